@@ -1,0 +1,30 @@
+//! The daemon about itself.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The daemon's program version.
+    pub version: String,
+    /// The version of the API, see [`crate::API_VERSION`].
+    pub api_version: u32,
+    /// The oldest client that this daemon serves in full.
+    pub min_client: String,
+    /// What this daemon can do, as words that are never taken away within an API version.
+    pub capabilities: Vec<String>,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Its socket's path.
+    pub socket: String,
+}
+
+/// `GET /healthz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Always `ok`: a daemon that cannot say so does not answer.
+    pub status: String,
+}

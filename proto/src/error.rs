@@ -1,0 +1,203 @@
+//! Errors on the wire: RFC 9457 problem documents with a stable code.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::HostName;
+
+/// The media type of a [`Problem`] (RFC 9457, section 3).
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+        /// What went wrong, as a stable word that programs can match on.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $text)] $variant,)*
+            /// A code of a newer daemon that this program does not know.
+            #[serde(other, rename = "unknown")]
+            Unknown,
+        }
+
+        impl Code {
+            /// Every code with its word, for documents and tests.
+            pub const ALL: &[Code] = &[$(Code::$variant,)*];
+
+            /// Returns the word used on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Code::$variant => $text,)*
+                    Code::Unknown => "unknown",
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The request is malformed: bad JSON, a bad name, a value out of range.
+    BadRequest = "bad_request",
+    /// Refused by the checks on origin, host header or peer.
+    Forbidden = "forbidden",
+    /// No such route.
+    NotFound = "not_found",
+    /// The route exists, the method does not.
+    MethodNotAllowed = "method_not_allowed",
+    /// The body is not declared as JSON.
+    UnsupportedMediaType = "unsupported_media_type",
+    /// The body is larger than the limit.
+    TooLarge = "too_large",
+    /// No host of that name is configured.
+    HostNotFound = "host_not_found",
+    /// A host of that name exists already.
+    HostExists = "host_exists",
+    /// The host has work running.
+    HostBusy = "host_busy",
+    /// The host was changed since it was read (If-Match).
+    EditConflict = "edit_conflict",
+    /// hosts.json cannot be read or does not parse.
+    HostsFileInvalid = "hosts_file_invalid",
+    /// hosts.json could not be written.
+    HostsFileWrite = "hosts_file_write",
+    /// occd.toml is invalid.
+    ConfigInvalid = "config_invalid",
+    /// The host is not connected and could not be reached: network, DNS, refused, lost.
+    HostUnreachable = "host_unreachable",
+    /// The host's connection was stopped on request (`occ disconnect`).
+    HostStopped = "host_stopped",
+    /// The server accepted none of the offered credentials.
+    AuthFailed = "auth_failed",
+    /// The identity file is missing, unreadable, too open, encrypted or not a private key.
+    IdentityInvalid = "identity_invalid",
+    /// The server's host key differs from the recorded one, or is revoked.
+    HostKeyChanged = "host_key_changed",
+    /// The server's host key is unknown and policy refuses unknown keys.
+    HostKeyUnknown = "host_key_unknown",
+    /// The host's SSH configuration cannot be used (ssh_config, jump host, proxy).
+    SshConfigInvalid = "ssh_config_invalid",
+    /// The peer does not speak SSH, or no algorithm is shared.
+    NotSsh = "not_ssh",
+    /// The server refuses to open a session channel.
+    SessionRefused = "session_refused",
+    /// The connection was lost after the command may have started.
+    OutcomeUnknown = "outcome_unknown",
+    /// The server refused to start the command.
+    ExecRefused = "exec_refused",
+    /// Kept output passed the spill limit because its reader was too slow.
+    OutputOverflow = "output_overflow",
+    /// No Docker Engine answers on the host.
+    DockerUnavailable = "docker_unavailable",
+    /// The Docker socket may not be opened by this user.
+    DockerPermission = "docker_permission",
+    /// Docker answered with an error.
+    DockerError = "docker_error",
+    /// The daemon is stopping.
+    ShuttingDown = "shutting_down",
+    /// A defect in the daemon.
+    Internal = "internal",
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An RFC 9457 problem document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A URI reference for the kind of problem: `urn:occ:problem:<code>`.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// The short text for the code's HTTP status.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// One sentence for a person.
+    #[serde(default)]
+    pub detail: String,
+    /// The stable word.
+    pub code: Code,
+    /// Whether the same request may succeed later without anybody acting.
+    #[serde(default)]
+    pub retryable: bool,
+    /// When to try again, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// The host concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+    /// The phase of connecting that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<crate::status::Phase>,
+    /// The chain of causes, outermost first, without secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+}
+
+impl Problem {
+    /// Returns a problem with status, code and detail, and everything else empty.
+    pub fn new(status: u16, code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:occ:problem:{code}"),
+            title: title(status).to_owned(),
+            status,
+            detail: detail.into(),
+            code,
+            retryable: false,
+            retry_after_ms: None,
+            host: None,
+            phase: None,
+            causes: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// Returns the reason phrase of the statuses in use (RFC 9110, section 15).
+fn title(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        507 => "Insufficient Storage",
+        _ => "Internal Server Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_their_words_and_unknown_ones_still_parse() {
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_string(code).unwrap(), format!("\"{code}\""));
+        }
+        let newer: Code = serde_json::from_str("\"not_yet_invented\"").unwrap();
+        assert_eq!(newer, Code::Unknown);
+    }
+
+    #[test]
+    fn a_problem_of_a_newer_daemon_parses() {
+        let text = r#"{"status":503,"code":"x","new_field":{}}"#;
+        assert_eq!(serde_json::from_str::<Problem>(text).unwrap().status, 503);
+    }
+}

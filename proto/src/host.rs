@@ -1,0 +1,245 @@
+//! hosts.json: the file shared with the existing opencode-cloud tool, and the host type in it.
+//!
+//! The schema is that tool's and closed: a key it does not know makes it refuse the whole file, so
+//! nothing is ever added here. Settings of our own live in occd.toml.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::name::{Address, HostName, UserName};
+
+/// One configured host, in the shape of hosts.json.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// A DNS name, an IP address, or an alias of ssh_config.
+    pub hostname: Address,
+    /// The login name; absent means ssh_config's `User`, else the local login name.
+    #[serde(default)]
+    pub user: Option<UserName>,
+    /// The TCP port, 1 to 65535; absent means ssh_config's `Port`, else 22.
+    #[serde(default, deserialize_with = "port")]
+    pub port: Option<u16>,
+    /// The path of a private key; `~` is the home directory.
+    #[serde(default)]
+    pub identity_file: Option<String>,
+    /// Jump hosts as for `ssh -J`: comma-separated `[user@]host[:port]`.
+    #[serde(default)]
+    pub jump_host: Option<String>,
+    /// Groups, for commands on several hosts.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// A label shown beside the name.
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+impl HostConfig {
+    /// Returns a configuration with only the address set.
+    pub fn new(hostname: Address) -> Self {
+        Self {
+            hostname,
+            user: None,
+            port: None,
+            identity_file: None,
+            jump_host: None,
+            groups: Vec::new(),
+            description: None,
+        }
+    }
+
+    /// Returns whether a connection made for `other` would also serve `self`: the fields that decide
+    /// where and how to connect are equal.
+    pub fn same_connection(&self, other: &Self) -> bool {
+        self.hostname == other.hostname
+            && self.user == other.user
+            && self.port == other.port
+            && self.identity_file == other.identity_file
+            && self.jump_host == other.jump_host
+    }
+}
+
+/// Refuses port 0, which no server listens on, with the words a person would use.
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    match Option::<u64>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(number) => match u16::try_from(number) {
+            Ok(port) if port > 0 => Ok(Some(port)),
+            _ => Err(serde::de::Error::custom(format!("port {number} is not 1 to 65535"))),
+        },
+    }
+}
+
+/// The whole of hosts.json. Hosts keep the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostsFile {
+    /// 0 or 1. The existing tool writes 0 into a new file and reads a missing one as 1.
+    #[serde(default = "missing_version")]
+    pub version: u32,
+    /// The host that commands without a target go to.
+    #[serde(default)]
+    pub default_host: Option<HostName>,
+    /// The hosts by name.
+    #[serde(default)]
+    pub hosts: IndexMap<HostName, HostConfig>,
+}
+
+fn missing_version() -> u32 {
+    1
+}
+
+impl Default for HostsFile {
+    fn default() -> Self {
+        Self { version: 1, default_host: None, hosts: IndexMap::new() }
+    }
+}
+
+/// Body of `POST /v1/hosts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddHost {
+    /// The new host's name.
+    pub name: HostName,
+    /// Its configuration.
+    pub config: HostConfig,
+    /// Connect first and write nothing if that fails. True unless said otherwise.
+    #[serde(default = "yes")]
+    pub verify: bool,
+    /// Replace a host of the same name instead of refusing.
+    #[serde(default)]
+    pub force: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Body of `PATCH /v1/hosts/{host}`: fields that are absent stay as they are, `null` clears.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchHost {
+    /// A new address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Address>,
+    /// A new login name, or `null`.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub user: Option<Option<UserName>>,
+    /// A new port, or `null`.
+    #[serde(default, deserialize_with = "present_port", skip_serializing_if = "Option::is_none")]
+    pub port: Option<Option<u16>>,
+    /// A new identity file, or `null`.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub identity_file: Option<Option<String>>,
+    /// New jump hosts, or `null`.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub jump_host: Option<Option<String>>,
+    /// The whole new list of groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+    /// A new description, or `null`.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub description: Option<Option<String>>,
+    /// Connect first when a connection field changes. True unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<bool>,
+}
+
+impl PatchHost {
+    /// Returns `config` with the changes made.
+    pub fn apply(&self, config: &HostConfig) -> HostConfig {
+        let mut new = config.clone();
+        if let Some(hostname) = &self.hostname {
+            new.hostname = hostname.clone();
+        }
+        if let Some(user) = &self.user {
+            new.user = user.clone();
+        }
+        if let Some(port) = self.port {
+            new.port = port;
+        }
+        if let Some(identity_file) = &self.identity_file {
+            new.identity_file = identity_file.clone();
+        }
+        if let Some(jump_host) = &self.jump_host {
+            new.jump_host = jump_host.clone();
+        }
+        if let Some(groups) = &self.groups {
+            new.groups = groups.clone();
+        }
+        if let Some(description) = &self.description {
+            new.description = description.clone();
+        }
+        new
+    }
+}
+
+/// Tells `null` (clear) from absent (keep): called only when the key is there.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+fn present_port<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<u16>>, D::Error> {
+    port(deserializer).map(Some)
+}
+
+/// `GET` and `PUT /v1/default-host`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DefaultHost {
+    /// The default host; `null` when commands go to the local Docker.
+    pub name: Option<HostName>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_existing_tools_file_round_trips_with_its_nulls() {
+        let text = r#"{"version":0,"default_host":"b","hosts":{"b":{"hostname":"h","user":null,"port":null,"identity_file":null,"jump_host":null,"groups":[],"description":null},"a":{"hostname":"x","user":"u","port":2222,"identity_file":"~/.ssh/k","jump_host":"j","groups":["g"],"description":"d"}}}"#;
+        let file: HostsFile = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&file).unwrap(), text);
+    }
+
+    #[test]
+    fn only_hostname_is_required_and_a_missing_version_is_1() {
+        let file: HostsFile = serde_json::from_str(r#"{"hosts":{"a":{"hostname":"h"}}}"#).unwrap();
+        assert_eq!(file.version, 1);
+        assert!(serde_json::from_str::<HostsFile>(r#"{"hosts":{"a":{}}}"#).is_err());
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_ports_are_refused() {
+        for bad in [
+            r#"{"hosts":{},"extra":1}"#,
+            r#"{"hosts":{"a":{"hostname":"h","proxy_command":"x"}}}"#,
+            r#"{"hosts":{"a":{"hostname":"h","port":0}}}"#,
+            r#"{"hosts":{"a":{"hostname":"h","port":70000}}}"#,
+            r#"{"hosts":{"-a":{"hostname":"h"}}}"#,
+            r#"{"hosts":{"a":{"hostname":"-h"}}}"#,
+            r#"{"hosts":{"a":{"hostname":"h","user":"a b"}}}"#,
+        ] {
+            assert!(serde_json::from_str::<HostsFile>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_patch_tells_null_from_absent() {
+        let mut config = HostConfig::new(Address::new("h").unwrap());
+        config.port = Some(22);
+        config.description = Some("d".into());
+        let patch: PatchHost = serde_json::from_str(r#"{"port":null,"groups":["g"]}"#).unwrap();
+        let new = patch.apply(&config);
+        assert_eq!(new.port, None);
+        assert_eq!(new.description.as_deref(), Some("d"));
+        assert_eq!(new.groups, ["g"]);
+        assert!(serde_json::from_str::<PatchHost>(r#"{"port":0}"#).is_err());
+        assert!(serde_json::from_str::<PatchHost>(r#"{"proxy_command":"x"}"#).is_err());
+    }
+}

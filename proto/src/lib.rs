@@ -1,0 +1,28 @@
+//! The types that `occ`, `occd` and other clients exchange over the control socket.
+//!
+//! This crate owns the wire: JSON bodies, WebSocket frames, the names that are valid, and where the
+//! socket and the configuration files are. It does no IO and knows neither SSH nor HTTP, so that the
+//! client that links it stays small.
+
+pub mod container;
+pub mod daemon;
+pub mod error;
+pub mod exec;
+pub mod host;
+pub mod name;
+pub mod paths;
+pub mod status;
+pub mod text;
+
+pub use error::{Code, Problem};
+pub use host::{HostConfig, HostsFile};
+pub use name::{Address, HostName, InvalidName, UserName};
+
+/// The version of the HTTP API: the `v1` in its paths.
+pub const API_VERSION: u32 = 1;
+
+/// The response header that carries the daemon's program version.
+pub const VERSION_HEADER: &str = "occ-version";
+
+/// The response header that carries [`API_VERSION`].
+pub const API_VERSION_HEADER: &str = "occ-api-version";

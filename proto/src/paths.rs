@@ -1,0 +1,200 @@
+//! Where things are, as pure functions of the environment.
+//!
+//! Both programs compute the same paths from the same variables; nothing here touches the disk.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The longest path that fits a Unix socket address: `sun_path` less its terminating NUL.
+pub const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+
+/// The variables that decide the paths.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `XDG_RUNTIME_DIR`.
+    pub xdg_runtime_dir: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`.
+    pub xdg_config_home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub xdg_state_home: Option<PathBuf>,
+    /// `OCC_SOCKET`.
+    pub occ_socket: Option<PathBuf>,
+}
+
+/// Why a path cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// Neither `HOME` nor the variable that would replace it is set.
+    #[error("HOME is not set, so there is no place for {0}")]
+    NoHome(&'static str),
+    /// The socket's path does not fit a socket address.
+    #[error("the socket path {path} is {len} bytes long; the system's limit is {MAX_SOCKET_PATH}")]
+    SocketPathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A socket path without a directory of its own.
+    #[error("the socket path {0} must be absolute")]
+    SocketNotAbsolute(PathBuf),
+}
+
+impl Env {
+    /// Returns the variables of this process. An empty or relative value counts as not set, as the XDG
+    /// base directory specification asks.
+    pub fn from_process() -> Self {
+        Self::from_lookup(|name| std::env::var_os(name))
+    }
+
+    /// Returns the variables as `lookup` tells them.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+        let absolute =
+            |name: &str| lookup(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            home: absolute("HOME"),
+            xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
+            xdg_config_home: absolute("XDG_CONFIG_HOME"),
+            xdg_state_home: absolute("XDG_STATE_HOME"),
+            // Kept when relative, so that it is an error instead of being ignored.
+            occ_socket: lookup("OCC_SOCKET").filter(|v| !v.is_empty()).map(PathBuf::from),
+        }
+    }
+
+    fn home(&self, what: &'static str) -> Result<&Path, PathError> {
+        self.home.as_deref().ok_or(PathError::NoHome(what))
+    }
+
+    /// Returns the directory for what outlives a reboot but is not configuration:
+    /// `$XDG_STATE_HOME/occ`, else `~/.local/state/occ`.
+    pub fn state_dir(&self) -> Result<PathBuf, PathError> {
+        Ok(match &self.xdg_state_home {
+            Some(dir) => dir.join("occ"),
+            None => self.home("state")?.join(".local/state/occ"),
+        })
+    }
+
+    /// Returns the directory of the control socket: `$XDG_RUNTIME_DIR/occ`, else `run` in the state
+    /// directory. Never a directory that other users can write to.
+    pub fn runtime_dir(&self) -> Result<PathBuf, PathError> {
+        match &self.xdg_runtime_dir {
+            Some(dir) => Ok(dir.join("occ")),
+            None => Ok(self.state_dir()?.join("run")),
+        }
+    }
+
+    /// Returns the control socket: `explicit` (the `--socket` option), else `OCC_SOCKET`, else
+    /// `occd.sock` in [`Env::runtime_dir`].
+    pub fn socket(&self, explicit: Option<&Path>) -> Result<PathBuf, PathError> {
+        let path = match explicit.or(self.occ_socket.as_deref()) {
+            Some(path) => path.to_owned(),
+            None => self.runtime_dir()?.join("occd.sock"),
+        };
+        if !path.is_absolute() {
+            return Err(PathError::SocketNotAbsolute(path));
+        }
+        let len = path.as_os_str().len();
+        if len > MAX_SOCKET_PATH {
+            return Err(PathError::SocketPathTooLong { path, len });
+        }
+        Ok(path)
+    }
+
+    /// Returns the configuration directory shared with the existing opencode-cloud tool.
+    pub fn config_dir(&self) -> Result<PathBuf, PathError> {
+        Ok(match &self.xdg_config_home {
+            Some(dir) => dir.join("opencode-cloud"),
+            None => self.home("configuration")?.join(".config/opencode-cloud"),
+        })
+    }
+
+    /// Returns the places of hosts.json, the preferred one first. The existing tool ignores
+    /// XDG_CONFIG_HOME, so when that is set and its directory has no hosts.json, the one below
+    /// `~/.config` is used if it is there.
+    pub fn hosts_file_candidates(&self) -> Result<Vec<PathBuf>, PathError> {
+        let mut candidates = vec![self.config_dir()?.join("hosts.json")];
+        if let Some(home) = &self.home {
+            let theirs = home.join(".config/opencode-cloud/hosts.json");
+            if !candidates.contains(&theirs) {
+                candidates.push(theirs);
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// Returns our own settings file, beside hosts.json.
+    pub fn config_file(&self) -> Result<PathBuf, PathError> {
+        Ok(self.config_dir()?.join("occd.toml"))
+    }
+
+    /// Returns the log file of a daemon that was started by `occ`.
+    pub fn log_file(&self) -> Result<PathBuf, PathError> {
+        Ok(self.state_dir()?.join("occd.log"))
+    }
+}
+
+/// Returns `path` with a leading `~/` replaced by `home`.
+pub fn expand_tilde(path: &str, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ if path == "~" => home.map_or_else(|| PathBuf::from(path), Path::to_path_buf),
+        _ => PathBuf::from(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Env {
+        Env::from_lookup(|name| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn the_socket_is_private_with_and_without_a_runtime_dir() {
+        let with = env(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run/user/1")]);
+        assert_eq!(with.socket(None).unwrap(), Path::new("/run/user/1/occ/occd.sock"));
+        let without = env(&[("HOME", "/h")]);
+        assert_eq!(without.socket(None).unwrap(), Path::new("/h/.local/state/occ/run/occd.sock"));
+        assert_eq!(env(&[]).socket(None), Err(PathError::NoHome("state")));
+    }
+
+    #[test]
+    fn overrides_win_and_are_checked() {
+        let e = env(&[("HOME", "/h"), ("OCC_SOCKET", "/x/s")]);
+        assert_eq!(e.socket(None).unwrap(), Path::new("/x/s"));
+        assert_eq!(e.socket(Some(Path::new("/y/s"))).unwrap(), Path::new("/y/s"));
+        assert!(matches!(e.socket(Some(Path::new("s"))), Err(PathError::SocketNotAbsolute(_))));
+        let long = format!("/{}", "x".repeat(MAX_SOCKET_PATH));
+        assert!(matches!(
+            e.socket(Some(Path::new(&long))),
+            Err(PathError::SocketPathTooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn hosts_json_falls_back_to_where_the_existing_tool_keeps_it() {
+        let e = env(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/c")]);
+        assert_eq!(
+            e.hosts_file_candidates().unwrap(),
+            [
+                PathBuf::from("/c/opencode-cloud/hosts.json"),
+                PathBuf::from("/h/.config/opencode-cloud/hosts.json")
+            ]
+        );
+        let plain = env(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "relative")]);
+        assert_eq!(plain.hosts_file_candidates().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn tilde_is_the_home_directory() {
+        let home = Some(Path::new("/h"));
+        assert_eq!(expand_tilde("~/k", home), Path::new("/h/k"));
+        assert_eq!(expand_tilde("/k", home), Path::new("/k"));
+        assert_eq!(expand_tilde("~u/k", home), Path::new("~u/k"));
+    }
+}

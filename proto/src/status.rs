@@ -1,0 +1,271 @@
+//! The state of a host on the wire.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Code;
+use crate::host::HostConfig;
+use crate::name::HostName;
+
+/// Where a host's connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not connected, and nobody has asked.
+    Idle,
+    /// A dial is under way.
+    Connecting,
+    /// Connected and usable.
+    Connected,
+    /// The last dial failed or the connection broke; the next dial has a time.
+    Backoff,
+    /// A person must act; nothing is retried by itself.
+    Failed,
+    /// Disconnected on request.
+    Stopped,
+}
+
+impl State {
+    /// Returns the state in plain words.
+    pub fn status(self) -> Status {
+        match self {
+            State::Connected => Status::Connected,
+            State::Idle | State::Connecting | State::Backoff | State::Stopped => {
+                Status::Disconnected
+            }
+            State::Failed => Status::Error,
+        }
+    }
+
+    /// Returns the word used on the wire and on terminals.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Connecting => "connecting",
+            State::Connected => "connected",
+            State::Backoff => "backoff",
+            State::Failed => "failed",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+/// The state folded to three words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Usable now.
+    Connected,
+    /// Not usable now; may become so by itself or on use.
+    Disconnected,
+    /// A person must act.
+    Error,
+}
+
+/// The phase of connecting in which something failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Reading ssh_config, keys and settings.
+    Config,
+    /// Looking the name up.
+    Resolve,
+    /// The TCP connection.
+    Connect,
+    /// Waiting for the server's identification line.
+    Banner,
+    /// Agreeing on keys.
+    KeyExchange,
+    /// Checking the server's host key.
+    HostKey,
+    /// Logging in.
+    Authentication,
+    /// Opening a channel.
+    ChannelOpen,
+    /// After the connection was up.
+    Established,
+    /// A phase of a newer daemon.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Phase {
+    /// Returns the phase in words, as in "stopped at …".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Config => "configuration",
+            Phase::Resolve => "resolve",
+            Phase::Connect => "connect",
+            Phase::Banner => "banner",
+            Phase::KeyExchange => "key exchange",
+            Phase::HostKey => "host key",
+            Phase::Authentication => "login",
+            Phase::ChannelOpen => "channel open",
+            Phase::Established => "established",
+            Phase::Unknown => "unknown",
+        }
+    }
+}
+
+/// Why a connection could not be made or was lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LastError {
+    /// The stable word.
+    pub code: Code,
+    /// Where it stopped.
+    pub phase: Phase,
+    /// One sentence for a person, causes included.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+    /// Whether the daemon goes on by itself.
+    pub retryable: bool,
+}
+
+/// A host and its connection. More keys come with time; readers ignore those they do not know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The host's name.
+    pub name: HostName,
+    /// The state.
+    pub state: State,
+    /// The state in plain words.
+    pub status: Status,
+    /// Since when the host is in this state.
+    pub since: Timestamp,
+    /// Dials since the last good connection; 0 when connected.
+    pub attempt: u32,
+    /// When the next dial is due, in backoff.
+    pub next_retry_at: Option<Timestamp>,
+    /// The last failure; kept while connected, so that a past break can be seen.
+    pub last_error: Option<LastError>,
+    /// The last measured round trip, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Live SSH connections.
+    pub connections: u32,
+    /// Channels in use by commands and streams (spare ones are not counted).
+    pub open_channels: u32,
+    /// Connections made since the daemon started.
+    #[serde(default)]
+    pub connects: u64,
+    /// What the connection negotiated; absent unless connected.
+    #[serde(default)]
+    pub connection: Option<ConnectionInfo>,
+    /// The configuration.
+    pub config: HostConfig,
+    /// The entity tag of the configuration, for If-Match.
+    #[serde(default)]
+    pub etag: String,
+    /// Grows with every change of this host.
+    pub revision: u64,
+}
+
+/// Facts about a live connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionInfo {
+    /// The generation of the connection: grows with each dial of the host.
+    pub id: u64,
+    /// The login name in use.
+    pub user: String,
+    /// The address that was dialled, with port.
+    pub peer: String,
+    /// When it came up.
+    pub since: Timestamp,
+    /// The server's identification, such as `OpenSSH_9.2`.
+    pub server: String,
+    /// The key exchange algorithm.
+    pub kex: String,
+    /// The cipher.
+    pub cipher: String,
+    /// The server's host key: algorithm and SHA-256 fingerprint.
+    pub host_key: String,
+    /// How the login was made, such as `publickey ~/.ssh/id_ed25519`.
+    pub auth: String,
+    /// Bytes received on the connection.
+    pub bytes_in: u64,
+    /// Bytes sent on the connection.
+    pub bytes_out: u64,
+    /// What the probe after login found; absent until it has answered.
+    #[serde(default)]
+    pub system: Option<RemoteSystem>,
+}
+
+/// What the probe learned about the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RemoteSystem {
+    /// The login shell's path; empty when the host did not say.
+    pub shell: String,
+    /// `uname -s`, such as `Linux`; empty when the host did not say.
+    pub os: String,
+    /// `uname -m`, such as `x86_64`.
+    pub arch: String,
+    /// Docker sockets that exist, and whether this user may open them.
+    pub docker_sockets: Vec<DockerSocket>,
+    /// Whether a `docker` program is in the PATH.
+    pub docker_cli: bool,
+}
+
+/// A Docker socket found on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerSocket {
+    /// Its path.
+    pub path: String,
+    /// Whether this user may read and write it.
+    pub usable: bool,
+}
+
+/// `GET /v1/hosts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostList {
+    /// The hosts in the order of hosts.json.
+    pub hosts: Vec<HostStatus>,
+    /// The default host, if one is set.
+    pub default_host: Option<HostName>,
+    /// Why hosts.json or occd.toml on disk is not what is in force; absent when all is well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// The highest revision in the list.
+    pub revision: u64,
+}
+
+/// The outcome of one step of `occ host test`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TestStep {
+    /// `resolve`, `connect`, `host key`, `login`, `command`, `docker`, …
+    pub name: String,
+    /// Whether it went well.
+    pub ok: bool,
+    /// What was found, or why it failed.
+    pub detail: String,
+    /// How long it took, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms: Option<f64>,
+}
+
+/// `POST /v1/hosts/{host}/test`: what a fresh connection meets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TestReport {
+    /// The host's name.
+    pub name: HostName,
+    /// Whether a command could be run over SSH.
+    pub ssh_ok: bool,
+    /// Whether Docker answered.
+    pub docker_ok: bool,
+    /// Docker's version, when it answered.
+    pub docker_version: Option<String>,
+    /// The steps in their order; the last one is the first that failed, Docker's apart.
+    pub steps: Vec<TestStep>,
+    /// The problem that ended the test, when SSH failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<crate::error::Problem>,
+}
+
+/// The answer to adding or editing a host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostSaved {
+    /// The host as it is now.
+    pub host: HostStatus,
+    /// The test that was made before saving; absent when none was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<TestReport>,
+}
