@@ -1,1 +1,5 @@
-fn main() {}
+//! The `occ` program.
+
+fn main() {
+    occ_cli::main();
+}

@@ -1,1 +1,77 @@
-fn main() {}
+//! occd: arguments, logging and signals around [`occd::daemon`].
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use occ_proto::paths::Env;
+use occd::daemon::{Daemon, StartError};
+use occd::ssh::error::chain;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The exit status for a bad configuration (`EX_CONFIG`, sysexits.h): the systemd unit does not start
+/// the daemon again on it.
+const BAD_CONFIG: u8 = 78;
+
+/// The daemon behind occ: keeps SSH connections and serves them on a private Unix socket
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Usually occ starts it by itself, or systemctl --user start occd.")]
+struct Arguments {
+    /// The control socket, in place of $XDG_RUNTIME_DIR/occ/occd.sock
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Leave the terminal, log to a file, and print "ready" on stdout once clients are accepted
+    #[arg(long)]
+    daemonize: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may be a file; whoever started us reads stderr.
+            let _ = writeln!(std::io::stderr(), "{}", chain(error.as_ref()));
+            let bad_config = matches!(error.downcast_ref(), Some(StartError::Config(_)));
+            if bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let env = Env::from_process();
+    let socket = env.socket(arguments.socket.as_deref())?;
+    let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|v| !v.is_empty()).map(PathBuf::from);
+    occd::process::harden();
+    if arguments.daemonize {
+        occd::process::leave_session()?;
+    }
+    let daemon = Daemon::bind(env.clone(), &socket, occd::process::login_user()?, agent)?;
+    occd::logging::start(arguments.daemonize.then(|| env.log_file()).transpose()?.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let on_signal = stop.clone();
+        let signals = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            occd::process::notify_stopping();
+            on_signal.cancel();
+            std::future::pending::<()>().await;
+        };
+        let ready = || occd::process::notify_ready(&socket, arguments.daemonize);
+        tokio::select! {
+            result = daemon.run(stop, ready) => result.map_err(Into::into),
+            () = signals => Ok(()),
+        }
+    });
+    // Tasks that did not end in time are not waited for.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,320 @@
+//! Finding the daemon: its socket, whether to trust it, and starting it when it is not there.
+//!
+//! Fifty `occ` at once start one daemon: whoever holds `start.lock` in the socket's directory starts
+//! it, the others find it running when they get the lock.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use occ_proto::paths::Env;
+use occ_proto::text::sanitize;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+use crate::commands::Context;
+use crate::error::CliError;
+
+/// How long a daemon may take to accept connections.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// The most of a failing daemon's words that are read, in bytes.
+const MAX_REASON: u64 = 64 * 1024;
+
+/// EX_CONFIG of sysexits.h: the daemon's exit code for an invalid occd.toml.
+const EX_CONFIG: i32 = 78;
+
+/// The word for a daemon that does not run, where none may be started.
+pub(crate) const ABSENT: &str = "daemon_not_running";
+
+/// Whether a daemon may be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// When none runs, unless OCC_NO_AUTOSTART says no.
+    IfNeeded,
+    /// When none runs: the user asked for it.
+    Asked,
+    /// Never.
+    Never,
+}
+
+/// A daemon that answers and is ours.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its socket.
+    pub(crate) socket: PathBuf,
+    /// The connection on which it was checked.
+    pub(crate) stream: UnixStream,
+    /// It was started just now.
+    pub(crate) started: bool,
+}
+
+/// Why there is no connection.
+enum Failure {
+    /// Nobody listens.
+    Absent,
+    /// Somebody does, or something is wrong.
+    Refused(CliError),
+}
+
+/// Returns where the daemon's socket is.
+pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
+    Env::from_process()
+        .socket(context.socket.as_deref())
+        .map_err(|error| CliError::usage(sanitize(&error.to_string())))
+}
+
+/// Returns a checked connection to the daemon, starting one where that is allowed.
+pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found, CliError> {
+    let socket = socket_path(context)?;
+    match try_connect(&socket).await {
+        Ok(stream) => return Ok(Found { socket, stream, started: false }),
+        Err(Failure::Refused(error)) => return Err(error),
+        Err(Failure::Absent) => {}
+    }
+    let forbidden = std::env::var_os("OCC_NO_AUTOSTART").is_some_and(|v| !v.is_empty() && v != "0");
+    if start == Start::Never || (start == Start::IfNeeded && forbidden) {
+        let message = format!("occd is not running (socket {}).", shown(&socket));
+        let error = CliError { code: ABSENT.to_owned(), ..CliError::daemon(message) };
+        return Err(error.hint("occ daemon start"));
+    }
+    let _lock = lock(&socket).await?;
+    // Another occ may have started it while this one waited for the lock.
+    match try_connect(&socket).await {
+        Ok(stream) => return Ok(Found { socket, stream, started: false }),
+        Err(Failure::Refused(error)) => return Err(error),
+        Err(Failure::Absent) => {}
+    }
+    spawn(context, &socket).await?;
+    let stream = connect_checked(&socket).await?;
+    if start == Start::IfNeeded {
+        context.ui.note_if_talking(&format!(
+            "occd was not running: started (socket {}).",
+            shown(&socket)
+        ));
+    }
+    Ok(Found { socket, stream, started: true })
+}
+
+/// Returns a checked connection to a daemon that must be there.
+pub(crate) async fn connect_checked(socket: &Path) -> Result<UnixStream, CliError> {
+    match try_connect(socket).await {
+        Ok(stream) => Ok(stream),
+        Err(Failure::Refused(error)) => Err(error),
+        Err(Failure::Absent) => Err(CliError::daemon("occd went away.").hint("occ daemon start")),
+    }
+}
+
+async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
+    match check_directory(directory(socket)) {
+        Ok(true) => {}
+        Ok(false) => return Err(Failure::Absent),
+        Err(error) => return Err(Failure::Refused(error)),
+    }
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::Absent,
+                _ => Failure::Refused(CliError::daemon(format!(
+                    "occd's socket {} cannot be opened: {error}",
+                    shown(socket)
+                ))),
+            });
+        }
+    };
+    let peer = stream
+        .peer_cred()
+        .map_err(|error| Failure::Refused(CliError::daemon(format!("occd's user: {error}"))))?;
+    let own = rustix::process::geteuid().as_raw();
+    if peer.uid() != own {
+        return Err(Failure::Refused(CliError::daemon(format!(
+            "the program behind {} runs as user {}, not as you ({own}): not used.",
+            shown(socket),
+            peer.uid()
+        ))));
+    }
+    Ok(stream)
+}
+
+/// Returns a path as text that is safe for a terminal.
+fn shown(path: &Path) -> String {
+    sanitize(&path.to_string_lossy())
+}
+
+/// Returns the directory of a socket; sockets are absolute paths.
+fn directory(socket: &Path) -> &Path {
+    socket.parent().unwrap_or(Path::new("/"))
+}
+
+/// Returns whether the directory is there, and refuses one that another user could put a socket into.
+fn check_directory(dir: &Path) -> Result<bool, CliError> {
+    let refuse = |why: &str| {
+        Err(CliError::daemon(format!("the socket directory {} {why}: not used.", shown(dir)))
+            .hint(format!("ls -ld {}", shown(dir))))
+    };
+    let meta = match std::fs::symlink_metadata(dir) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return refuse(&format!("cannot be looked at ({error})")),
+    };
+    if meta.file_type().is_symlink() {
+        return refuse("is a symbolic link");
+    }
+    if !meta.is_dir() {
+        return refuse("is not a directory");
+    }
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return refuse(&format!("belongs to user {}", meta.uid()));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return refuse(&format!("has mode {:04o} instead of 0700", meta.mode() & 0o7777));
+    }
+    Ok(true)
+}
+
+/// Takes the lock that makes one daemon out of many starters; it is released when the file is dropped.
+async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
+    let dir = directory(socket);
+    let fail =
+        |what: &str, error: io::Error| CliError::daemon(format!("{what} {}: {error}", shown(dir)));
+    if !check_directory(dir)? {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| fail("cannot create", error))?;
+        check_directory(dir)?;
+    }
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+        .open(dir.join("start.lock"))
+        .map_err(|error| fail("cannot open start.lock in", error))?;
+    // The holder waits at most START_LIMIT, so this wait ends; blocking costs the least.
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(fail("cannot lock start.lock in", error.into())),
+        }
+    }
+}
+
+/// Returns the daemon's program: OCCD_BIN, else beside this program, else wherever PATH has it.
+pub(crate) fn occd_program() -> OsString {
+    if let Some(program) = std::env::var_os("OCCD_BIN").filter(|value| !value.is_empty()) {
+        return program;
+    }
+    // The canonical path: occ may be a link in a directory that has no occd.
+    std::env::current_exe()
+        .and_then(|path| path.canonicalize())
+        .map(|path| path.with_file_name("occd"))
+        .ok()
+        .filter(|path| path.is_file())
+        .map_or_else(|| OsString::from("occd"), PathBuf::into_os_string)
+}
+
+/// Returns the error for a daemon's program that cannot be run.
+pub(crate) fn cannot_run(program: &std::ffi::OsStr, error: &io::Error) -> CliError {
+    if error.kind() == io::ErrorKind::NotFound {
+        CliError::daemon("occd was not found beside occ nor in PATH.")
+            .hint("install occd beside occ, or name it in OCCD_BIN")
+    } else {
+        CliError::daemon(format!("{} cannot be run: {error}", sanitize(&program.to_string_lossy())))
+    }
+}
+
+/// Starts the daemon and returns when it accepts connections.
+async fn spawn(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
+    let program = occd_program();
+    let mut command = Command::new(&program);
+    command.arg("--daemonize");
+    if context.socket.is_some() || std::env::var_os("OCC_SOCKET").is_some_and(|v| !v.is_empty()) {
+        command.arg("--socket").arg(socket);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| cannot_run(&program, &error))?;
+    let outcome = tokio::time::timeout(START_LIMIT, until_ready(&mut child)).await;
+    match outcome {
+        Ok(result) => result,
+        Err(_) => {
+            // Ours, by its handle; the daemon proper has left it if it got that far.
+            let _ = child.start_kill();
+            Err(CliError::daemon(format!(
+                "occd did not start: not ready after {} seconds.",
+                START_LIMIT.as_secs()
+            ))
+            .hint("occ daemon run shows what it does"))
+        }
+    }
+}
+
+/// Waits for the daemon's `ready` line, or for its end and its reason.
+async fn until_ready(child: &mut Child) -> Result<(), CliError> {
+    if let Some(stdout) = child.stdout.take() {
+        let mut line = String::new();
+        let mut reader = BufReader::new(stdout).take(MAX_REASON);
+        if reader.read_line(&mut line).await.is_ok() && line.starts_with("ready ") {
+            return Ok(());
+        }
+    }
+    let mut reason = Vec::new();
+    let stderr = child.stderr.take();
+    let words = async {
+        if let Some(stderr) = stderr {
+            // What was read until an error is still the best reason there is.
+            let _ = stderr.take(MAX_REASON).read_to_end(&mut reason).await;
+        }
+    };
+    // A second is plenty for a reason that is already written; a child of occd may hold the pipe.
+    let _ = tokio::time::timeout(Duration::from_secs(1), words).await;
+    let status = child
+        .wait()
+        .await
+        .map_err(|error| CliError::daemon(format!("occd did not start: {error}")))?;
+    let reason = String::from_utf8_lossy(&reason);
+    let reason = reason.trim().trim_start_matches("Error: ");
+    let reason = if reason.is_empty() { status.to_string() } else { sanitize(reason) };
+    let error = CliError::daemon(format!("occd did not start: {reason}"));
+    Err(if status.code() == Some(EX_CONFIG) {
+        error.hint("mend occd.toml, then occ daemon start")
+    } else {
+        error.hint("occ daemon run shows what it does")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn only_a_private_directory_of_ours_will_do() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("run");
+        assert!(!check_directory(&dir).unwrap());
+        std::fs::create_dir(&dir).unwrap();
+        for (mode, good) in [(0o700, true), (0o750, false), (0o777, false), (0o701, false)] {
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(check_directory(&dir).is_ok(), good, "{mode:o}");
+        }
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let link = top.path().join("link");
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        let error = check_directory(&link).unwrap_err();
+        assert!(error.message.contains("symbolic link") && error.exit == 3, "{}", error.message);
+    }
+}

@@ -1,0 +1,494 @@
+//! The command line, as clap types and nothing else.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use occ_proto::name::Destination;
+use occ_proto::{Address, HostName, UserName};
+
+use crate::duration::parse_ms;
+use crate::target::HostArg;
+
+const HELP: &str = "\
+occ: your servers, always connected
+
+Usage: occ <command> [--host NAME | --local] [options]
+
+  status                         links, from memory
+  exec                           a command on a host
+  host                           add list show edit remove test default
+  connect disconnect reconnect   the link itself
+  daemon                         run start stop status: occd, which keeps the links
+
+  --host NAME    target (also --remote-host); else OCC_HOST, else the default host
+  --json -q -v   one JSON document; the essential; more
+  --no-color     as NO_COLOR does
+  --socket PATH  occd's socket; else OCC_SOCKET
+  --version      occ <command> --help has examples
+
+Start here
+  occ host add prod-1 deploy@203.0.113.10
+  occ status --host prod-1
+  occ exec --host prod-1 -- uname -a
+";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "occ",
+    bin_name = "occ",
+    version,
+    about = "occ: your servers, always connected",
+    override_help = HELP,
+    max_term_width = 100,
+    infer_long_args = false
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+impl Cli {
+    /// Returns the exit code that replaces ours (`exec --own-exit`).
+    pub(crate) fn own_exit(&self) -> Option<u8> {
+        match &self.command {
+            Some(Command::Exec(exec)) => exec.own_exit,
+            _ => None,
+        }
+    }
+}
+
+/// What every command takes, before or behind its name.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Global {
+    /// The host to work on; else OCC_HOST, else the default host
+    #[arg(
+        long,
+        alias = "remote-host",
+        global = true,
+        value_name = "NAME",
+        conflicts_with = "local"
+    )]
+    pub(crate) host: Option<HostArg>,
+    /// This machine instead of a host
+    #[arg(long, global = true)]
+    pub(crate) local: bool,
+    /// One JSON document on stdout; failures as a problem document on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Only the essential
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// More
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// No colours
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// occd's socket; else OCC_SOCKET
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show how hosts are linked, from the daemon's memory
+    #[command(after_help = "\
+Examples:
+  occ status --host prod-1
+  occ status --all
+  occ status --host prod-1 --fresh      connect first, and ask Docker
+  occ status -q --host prod-1           exit 0 connected, 1 not, 5 not known yet (idle, connecting)")]
+    Status(StatusArgs),
+    /// Run a command on a host, byte for byte
+    #[command(after_help = "\
+Examples:
+  occ exec --host prod-1 -- uname -a
+  occ exec --host prod-1 --shell -- 'ls *.log | wc -l'
+  tar c . | occ exec --host prod-1 --cwd /srv -- tar x
+  occ exec --host prod-1 --timeout 10s --env LANG=C -- make test
+
+The exit code is the command's own; 128 + n for a signal; 124 when --timeout ended it.
+What --env sets shows for a moment in the host's process list.")]
+    Exec(ExecArgs),
+    /// Connect to a host and wait until it is connected
+    #[command(after_help = "Example:\n  occ connect --host prod-1")]
+    Connect,
+    /// Disconnect from a host until `occ connect`
+    #[command(after_help = "Example:\n  occ disconnect --host prod-1")]
+    Disconnect,
+    /// Drop a host's connection and dial anew, now
+    #[command(after_help = "Example:\n  occ reconnect --host prod-1")]
+    Reconnect,
+    /// Add, list, show, edit, remove and test hosts
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  occ host add prod-1 deploy@203.0.113.10
+  occ host list
+  occ host test prod-1"
+    )]
+    Host(HostCommand),
+    /// Run, start, stop and look at occd
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  occ daemon status
+  occ daemon stop; occ daemon start"
+    )]
+    Daemon(DaemonCommand),
+
+    // Commands of the opencode-cloud tool, recognised so that the answer is a sentence.
+    #[command(hide = true, disable_help_flag = true)]
+    Start(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Stop(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Restart(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Logs(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Update(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Cockpit(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Config(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    User(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Mount(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Reset(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Install(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Uninstall(LegacyArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Setup(LegacyArgs),
+}
+
+/// Whatever follows a command that is not here.
+#[derive(Debug, Args)]
+pub(crate) struct LegacyArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(crate) rest: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Every host
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Wait for a connection and ask the host, instead of answering from memory
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// End the command after this long, such as 10s, 1m30s, 500ms
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub(crate) timeout: Option<u64>,
+    /// The directory to run in, on the host
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Set a variable for the command; may be given more than once
+    #[arg(long, value_name = "K=V", value_parser = parse_env)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Hand the words, joined by spaces, to the host's login shell as one line
+    #[arg(long)]
+    pub(crate) shell: bool,
+    /// How many times to dial again when the host cannot be reached [default: 3]
+    #[arg(long, value_name = "N")]
+    pub(crate) retries: Option<u32>,
+    /// Exit with this code for every failure of occ's own (ssh uses 255)
+    #[arg(long, value_name = "CODE")]
+    pub(crate) own_exit: Option<u8>,
+    /// Give the command no input
+    #[arg(short = 'n', long)]
+    pub(crate) no_stdin: bool,
+    /// The program and its arguments, passed exactly
+    #[arg(required = true, trailing_var_arg = true, value_name = "ARGV")]
+    pub(crate) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostCommand {
+    /// Add a host, after connecting to it
+    #[command(after_help = "\
+Examples:
+  occ host add prod-1 deploy@203.0.113.10
+  occ host add build-1 10.0.0.7 -u ci -i ~/.ssh/ci -J bastion.example.com -g build
+  occ host add later 192.0.2.9 --no-verify")]
+    Add(HostAddArgs),
+    /// Remove a host
+    #[command(after_help = "Examples:\n  occ host remove old-1\n  occ host remove old-1 -f")]
+    Remove {
+        /// The host's name
+        name: HostName,
+        /// Do not ask, and end work that runs there
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// List the hosts
+    #[command(after_help = "Examples:\n  occ host list\n  occ host list -g eu --names-only")]
+    List {
+        /// Only hosts of this group
+        #[arg(short, long, value_name = "GROUP")]
+        group: Option<String>,
+        /// One name per line
+        #[arg(long)]
+        names_only: bool,
+    },
+    /// Show a host's configuration
+    #[command(after_help = "Example:\n  occ host show prod-1")]
+    Show {
+        /// The host's name
+        name: HostName,
+    },
+    /// Change a host; an empty value clears a field
+    #[command(after_help = "\
+Examples:
+  occ host edit prod-1 --hostname 203.0.113.11
+  occ host edit prod-1 -J '' --add-group eu")]
+    Edit(HostEditArgs),
+    /// Connect anew and show each step
+    #[command(after_help = "Examples:\n  occ host test prod-1\n  occ host test prod-1 -q")]
+    Test {
+        /// The host's name
+        name: HostName,
+    },
+    /// Show or set the host that commands go to
+    #[command(after_help = "\
+Examples:
+  occ host default
+  occ host default prod-1
+  occ host default none")]
+    Default {
+        /// A host's name, or `local` or `none` to clear
+        name: Option<DefaultArg>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HostAddArgs {
+    /// The name to use for it
+    pub(crate) name: HostName,
+    /// A DNS name, an address or an ssh_config alias: [user@]hostname[:port]
+    #[arg(value_parser = parse_destination)]
+    pub(crate) hostname: Destination,
+    /// The login name; else ssh_config's, else yours
+    #[arg(short, long)]
+    pub(crate) user: Option<UserName>,
+    /// The port; else ssh_config's, else 22
+    #[arg(short, long, value_parser = parse_port, allow_hyphen_values = true)]
+    pub(crate) port: Option<u16>,
+    /// A private key
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) identity_file: Option<String>,
+    /// Jump hosts, as for ssh -J
+    #[arg(short = 'J', long, value_name = "HOSTS", value_parser = parse_jump)]
+    pub(crate) jump_host: Option<String>,
+    /// A group it belongs to; may be given more than once
+    #[arg(short, long, value_name = "GROUP")]
+    pub(crate) group: Vec<String>,
+    /// A label
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) description: Option<String>,
+    /// Do not connect first
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Replace a host of the same name
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Accepted for opencode-cloud's sake: ~/.ssh/config is never written
+    #[arg(long, hide = true)]
+    pub(crate) no_ssh_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HostEditArgs {
+    /// The host's name
+    pub(crate) name: HostName,
+    /// A new address
+    #[arg(long)]
+    pub(crate) hostname: Option<Address>,
+    /// A new login name
+    #[arg(short, long, value_parser = clearable_user)]
+    pub(crate) user: Option<Clearable<UserName>>,
+    /// A new port
+    #[arg(short, long, value_parser = clearable_port, allow_hyphen_values = true)]
+    pub(crate) port: Option<Clearable<u16>>,
+    /// A new private key
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) identity_file: Option<String>,
+    /// New jump hosts, as for ssh -J
+    #[arg(short = 'J', long, value_name = "HOSTS", value_parser = clearable_jump)]
+    pub(crate) jump_host: Option<Clearable<String>>,
+    /// Add it to a group; may be given more than once
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) add_group: Vec<String>,
+    /// Take it out of a group; may be given more than once
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) remove_group: Vec<String>,
+    /// A new label
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) description: Option<String>,
+    /// Do not connect first
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DaemonCommand {
+    /// Run occd in the foreground
+    #[command(after_help = "Example:\n  occ daemon run")]
+    Run,
+    /// Start occd unless it runs
+    #[command(after_help = "Example:\n  occ daemon start")]
+    Start,
+    /// Stop occd, and with it every connection
+    #[command(after_help = "Example:\n  occ daemon stop")]
+    Stop,
+    /// Show whether occd runs, its version and its socket; exit 0 or 3
+    #[command(after_help = "Examples:\n  occ daemon status\n  occ daemon status --json")]
+    Status,
+}
+
+/// A new value, or the wish to have none (an empty text).
+#[derive(Debug, Clone)]
+pub(crate) struct Clearable<T>(pub(crate) Option<T>);
+
+/// The argument of `host default`.
+#[derive(Debug, Clone)]
+pub(crate) enum DefaultArg {
+    Host(HostName),
+    Cleared,
+}
+
+impl std::str::FromStr for DefaultArg {
+    type Err = occ_proto::InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "local" | "none" => Ok(Self::Cleared),
+            name => HostName::new(name).map(Self::Host),
+        }
+    }
+}
+
+fn parse_destination(text: &str) -> Result<Destination, String> {
+    text.parse().map_err(|error: occ_proto::InvalidName| error.to_string())
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("a port is a number from 1 to 65535".to_owned()),
+    }
+}
+
+/// Checks each hop of `ssh -J`'s list, so that a wrong one is named here and not by a failing dial.
+fn parse_jump(text: &str) -> Result<String, String> {
+    for hop in text.split(',') {
+        let hop = hop.strip_prefix("ssh://").unwrap_or(hop);
+        parse_destination(hop)?;
+    }
+    Ok(text.to_owned())
+}
+
+fn clearable<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Clearable<T>, String> {
+    if text.is_empty() { Ok(Clearable(None)) } else { parse(text).map(|v| Clearable(Some(v))) }
+}
+
+fn clearable_user(text: &str) -> Result<Clearable<UserName>, String> {
+    clearable(text, |text| UserName::new(text).map_err(|error| error.to_string()))
+}
+
+fn clearable_port(text: &str) -> Result<Clearable<u16>, String> {
+    clearable(text, parse_port)
+}
+
+fn clearable_jump(text: &str) -> Result<Clearable<String>, String> {
+    clearable(text, parse_jump)
+}
+
+/// Returns the name and the value; the name as POSIX wants it (XBD 8.1), so that no shell on the host
+/// can read it as anything else.
+fn parse_env(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
+    let mut bytes = name.bytes();
+    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !valid {
+        return Err("the name must be letters, digits and _, not beginning with a digit".into());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_says_what_it_does_and_shows_an_example() {
+        fn check(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                if sub.get_name() == "help" {
+                    continue;
+                }
+                assert!(sub.get_about().is_some(), "{}", sub.get_name());
+                let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(examples.contains("occ "), "{}", sub.get_name());
+                check(sub);
+            }
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn the_help_names_every_visible_command() {
+        let command = Cli::command();
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            assert!(
+                HELP.contains(&format!("  {}", sub.get_name()))
+                    || HELP.contains(&format!(" {} ", sub.get_name())),
+                "{}",
+                sub.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn variables_need_a_valid_name() {
+        assert_eq!(parse_env("A_1=x=y").unwrap(), ("A_1".into(), "x=y".into()));
+        assert_eq!(parse_env("A=").unwrap().1, "");
+        for bad in ["A", "=x", "1A=x", "A B=x", "A-B=x", "$(id)=x"] {
+            assert!(parse_env(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn jump_hosts_are_checked_hop_by_hop() {
+        assert!(parse_jump("a,u@b:22,ssh://c").is_ok());
+        for bad in ["a,", "-oProxyCommand=x", "a,b c", "a;b"] {
+            assert!(parse_jump(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! JSON requests to the daemon.
+//!
+//! Requests go through hyperlocal's connector. It hides the socket from us, so the peer is checked on
+//! a connection of our own first (`autostart`): the directory is private to this user, hence whoever
+//! answered there once is the one who answers the second time. `exec` uses that first connection.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy;
+use hyperlocal::{UnixClientExt as _, UnixConnector};
+use occ_proto::error::Problem;
+use occ_proto::text::sanitize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::autostart::{self, Start};
+use crate::commands::Context;
+use crate::error::CliError;
+
+/// The largest answer that is read, in bytes: thousands of hosts, and no end of memory.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// How long an answer from the daemon's memory may take. It takes a millisecond; a daemon that needs
+/// this long is stopped or stuck.
+const FROM_MEMORY: Duration = Duration::from_secs(10);
+
+/// The daemon, found and trusted.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: legacy::Client<UnixConnector, Full<Bytes>>,
+    socket: PathBuf,
+    /// The connection on which the peer was checked.
+    first: Option<UnixStream>,
+}
+
+/// An answer with a status below 400.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// The entity tag, for If-Match.
+    pub(crate) etag: Option<HeaderValue>,
+    /// The body.
+    pub(crate) body: Bytes,
+    /// The daemon's program version, for messages.
+    daemon: String,
+}
+
+impl Reply {
+    /// Returns the body as a value. A body that does not fit is a daemon of another version.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, CliError> {
+        serde_json::from_slice(&self.body).map_err(|_| misunderstood(&self.daemon))
+    }
+}
+
+impl Client {
+    /// Returns a client of the running daemon, starting one if there is none and `start` allows it.
+    pub(crate) async fn open(context: &Context<'_>, start: Start) -> Result<Self, CliError> {
+        Ok(Self::of(autostart::connect(context, start).await?))
+    }
+
+    /// Returns a client of a daemon that was found.
+    pub(crate) fn of(found: autostart::Found) -> Self {
+        Self { http: legacy::Client::unix(), socket: found.socket, first: Some(found.stream) }
+    }
+
+    /// Returns the connection on which the peer was checked, or a new one.
+    pub(crate) async fn stream(&mut self) -> Result<UnixStream, CliError> {
+        match self.first.take() {
+            Some(stream) => Ok(stream),
+            None => autostart::connect_checked(&self.socket).await,
+        }
+    }
+
+    /// Asks for something the daemon has in memory.
+    pub(crate) async fn get(&self, path: &str) -> Result<Reply, CliError> {
+        let answer = self.send(Method::GET, path, None, None);
+        match tokio::time::timeout(FROM_MEMORY, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CliError::daemon(format!(
+                "occd has not answered for {} seconds.",
+                FROM_MEMORY.as_secs()
+            ))
+            .hint("occ daemon stop; occ daemon start")),
+        }
+    }
+
+    /// Asks for something that may wait for a host.
+    pub(crate) async fn get_slow(&self, path: &str) -> Result<Reply, CliError> {
+        self.send(Method::GET, path, None, None).await
+    }
+
+    /// Sends a request with a JSON body, or none.
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+        if_match: Option<HeaderValue>,
+    ) -> Result<Reply, CliError> {
+        let body = body
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(|error| CliError::failed(format!("the request cannot be written: {error}")))?;
+        self.send(method, path, body, if_match).await
+    }
+
+    /// Sends a POST without a body.
+    pub(crate) async fn post(&self, path: &str) -> Result<Reply, CliError> {
+        self.send(Method::POST, path, None, None).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        if_match: Option<HeaderValue>,
+    ) -> Result<Reply, CliError> {
+        let uri: hyper::Uri = hyperlocal::Uri::new(&self.socket, path).into();
+        // The connector's URI names the socket; the daemon accepts these words only.
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, "localhost");
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(tag) = if_match {
+            request = request.header(hyper::header::IF_MATCH, tag);
+        }
+        let request = request
+            .header(ACCEPT, "application/json")
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
+        let answer = self.http.request(request).await.map_err(|error| broken(&error))?;
+        let (head, body) = answer.into_parts();
+        let daemon = check_version(&head.headers)?;
+        let body = Limited::new(body, MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| broken(error.as_ref()))?
+            .to_bytes();
+        if is_failure(head.status) {
+            return Err(problem(head.status, &body, &daemon));
+        }
+        Ok(Reply { etag: head.headers.get(ETAG).cloned(), body, daemon })
+    }
+}
+
+/// Returns whether an answer is a problem.
+pub(crate) fn is_failure(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+/// Returns the problem in an answer.
+pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => problem.into(),
+        Err(_) => {
+            let mut error = misunderstood(daemon);
+            error.message = format!("occd answered {status} without a reason. {}", error.message);
+            error
+        }
+    }
+}
+
+/// Returns the daemon's program version, after checking that it speaks our API.
+pub(crate) fn check_version(headers: &HeaderMap) -> Result<String, CliError> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let daemon = sanitize(text(occ_proto::VERSION_HEADER).unwrap_or("of an unknown version"));
+    match text(occ_proto::API_VERSION_HEADER) {
+        Some(api) if api.parse() == Ok(occ_proto::API_VERSION) => Ok(daemon),
+        api => Err(CliError::incompatible(format!(
+            "occ {} speaks API version {}, but occd {daemon} speaks {}.",
+            env!("CARGO_PKG_VERSION"),
+            occ_proto::API_VERSION,
+            api.map_or_else(|| "an unknown one".to_owned(), sanitize),
+        ))),
+    }
+}
+
+/// Returns the error for an answer that does not have the expected shape.
+fn misunderstood(daemon: &str) -> CliError {
+    CliError::incompatible(format!(
+        "occ {} does not understand the answer of occd {daemon}.",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+/// Returns the error for a connection that broke between request and answer.
+pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> CliError {
+    let connecting = error.downcast_ref().is_some_and(legacy::Error::is_connect);
+    // The outermost text of hyper's errors says nothing; the innermost says why.
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    let what =
+        if connecting { "occd went away" } else { "occd closed the connection without an answer" };
+    CliError::daemon(format!("{what}: {inner}")).hint("occ daemon status")
+}
+
+/// Returns `/v1/hosts/{host}{rest}`.
+pub(crate) fn host_path(host: &occ_proto::HostName, rest: &str) -> String {
+    let mut path = String::from("/v1/hosts/");
+    for byte in host.as_str().bytes() {
+        // The unreserved characters of RFC 3986, section 2.3, stand for themselves.
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            const HEX: &[u8; 16] = b"0123456789ABCDEF";
+            path.push('%');
+            path.push(char::from(HEX[usize::from(byte >> 4)]));
+            path.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+    path.push_str(rest);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_become_one_path_segment() {
+        let host = occ_proto::HostName::new("bü:1").unwrap();
+        assert_eq!(host_path(&host, "/exec"), "/v1/hosts/b%C3%BC%3A1/exec");
+    }
+
+    #[test]
+    fn another_api_version_is_named() {
+        let mut headers = HeaderMap::new();
+        headers.insert("occ-version", HeaderValue::from_static("9.9.9"));
+        headers.insert("occ-api-version", HeaderValue::from_static("2"));
+        let error = check_version(&headers).unwrap_err();
+        assert!(
+            error.message.contains("9.9.9") && error.message.contains(env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(error.hint.as_deref(), Some("occ daemon stop; occ daemon start"));
+        headers.insert("occ-api-version", HeaderValue::from_static("1"));
+        assert_eq!(check_version(&headers).unwrap(), "9.9.9");
+    }
+}

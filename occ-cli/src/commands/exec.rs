@@ -1,0 +1,307 @@
+//! `occ exec`: a command on a host, its streams byte for byte, its exit code ours.
+
+use std::cell::Cell;
+use std::io;
+use std::os::unix::ffi::OsStringExt as _;
+use std::time::Duration;
+
+use occ_proto::HostName;
+use occ_proto::error::Code;
+use occ_proto::exec::{Bytes, ExecControl, ExecRequest, Exit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Context, Kept, exec_result};
+use crate::cli::ExecArgs;
+use crate::client::Client;
+use crate::duration::of_ms;
+use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, TERMINATED};
+use crate::ws::{Descriptor, End, ExecStream, Output, controls};
+
+/// When a person is told that there is no connection yet.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a command may take to end by the signal that was sent, before it is cancelled.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The exit code for a command that --timeout ended, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+
+/// A time that never comes within the life of this process.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Runs the command and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>, args: ExecArgs) -> Result<u8, CliError> {
+    let request = request(&args)?;
+    let (mut client, host, source) = context.client_and_host("exec").await?;
+    let result = execute(context, &args, &request, &mut client, &host).await;
+    match result {
+        Err(error) => Err(super::explain(context, &client, &host, source, error).await),
+        done => done,
+    }
+}
+
+fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
+    let mut request = ExecRequest {
+        cwd: args.cwd.clone(),
+        env: args.env.iter().cloned().collect(),
+        timeout_ms: args.timeout,
+        retries: args.retries,
+        ..ExecRequest::default()
+    };
+    if args.shell {
+        let words: Option<Vec<&str>> = args.argv.iter().map(|word| word.to_str()).collect();
+        let words = words.ok_or_else(|| CliError::usage("--shell takes text in UTF-8."))?;
+        request.shell = Some(words.join(" "));
+    } else {
+        request.argv = args.argv.iter().map(|word| Bytes(word.clone().into_vec())).collect();
+    }
+    Ok(request)
+}
+
+async fn execute(
+    context: &Context<'_>,
+    args: &ExecArgs,
+    request: &ExecRequest,
+    client: &mut Client,
+    host: &HostName,
+) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let stream = ExecStream::open(client, host).await?;
+    let mut signals = Signals::new()
+        .map_err(|error| CliError::failed(format!("signals cannot be caught: {error}")))?;
+    let mut output = if ui.json {
+        Output::Kept { out: Kept::default(), err: Kept::default() }
+    } else {
+        let open = || -> io::Result<Output> {
+            Ok(Output::Streams {
+                out: Descriptor::of(&io::stdout())?,
+                err: Descriptor::of(&io::stderr())?,
+            })
+        };
+        open().map_err(|error| CliError::failed(format!("standard output: {error}")))?
+    };
+
+    let started = Cell::new(false);
+    let (up, down) = stream.start(request).await?;
+    let (control, controls) = controls();
+    let mut caught: Option<Caught> = None;
+    let end = {
+        let mut up = std::pin::pin!(up.run(!args.no_stdin, controls));
+        let mut up_done = false;
+        let mut down = std::pin::pin!(down.run(&mut output, &started));
+        let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));
+        let mut noted = !ui.stderr_terminal || ui.json;
+        let mut cancel = std::pin::pin!(sleep_until(Instant::now() + NEVER));
+        loop {
+            let event = tokio::select! {
+                biased;
+                end = &mut down => Event::End(end),
+                signal = signals.next() => Event::Caught(signal),
+                () = &mut cancel => Event::Cancel,
+                () = &mut note, if !noted => Event::Slow,
+                () = &mut up, if !up_done => Event::InputDone,
+            };
+            match event {
+                Event::End(end) => break end,
+                Event::InputDone => up_done = true,
+                Event::Slow => {
+                    noted = true;
+                    if !started.get() {
+                        ui.note(&format!("[{host}] not connected; trying …"));
+                    }
+                }
+                Event::Cancel => {
+                    cancel.as_mut().reset(Instant::now() + NEVER);
+                    // Full means that cancels wait already.
+                    let _ = control.try_send(ExecControl::Cancel);
+                }
+                Event::Caught(Caught::HangUp) => return Err(quiet(HUNG_UP)),
+                Event::Caught(signal) if caught.is_some() => return Err(signal.error(host, None)),
+                Event::Caught(signal) => {
+                    caught = Some(signal);
+                    let name = signal.name().to_owned();
+                    let _ = control.try_send(ExecControl::Signal { signal: name });
+                    // Before it runs there is nothing that could end by itself.
+                    let grace = if started.get() { GRACE } else { Duration::ZERO };
+                    cancel.as_mut().reset(Instant::now() + grace);
+                }
+            }
+        }
+    };
+    match end {
+        End::Exit(exit) => finish(context, args, host, exit, output, caught),
+        End::Problem(problem) => {
+            if let Some(signal) = caught {
+                return Err(signal.error(host, None));
+            }
+            let code = problem.code;
+            let mut error = CliError::from(*problem);
+            if !started.get()
+                && code != Code::OutcomeUnknown
+                && !error.message.contains("not start")
+            {
+                let stop = if error.message.ends_with('.') { "" } else { "." };
+                error.message.push_str(stop);
+                error.message.push_str(" The command was not started.");
+            }
+            Err(error)
+        }
+        End::Lost => {
+            if let Some(signal) = caught {
+                return Err(signal.error(host, None));
+            }
+            let when = if started.get() {
+                format!("occd went away while the command ran on {host}")
+            } else {
+                format!("occd went away before the command on {host} was answered for")
+            };
+            Err(CliError::outcome_unknown(format!(
+                "{when}. Outcome unknown: it may still run or have finished."
+            ))
+            .hint(format!("look on {host} before running it again")))
+        }
+        End::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(quiet(CLOSED_PIPE)),
+        End::Output(error) => Err(CliError::failed(format!(
+            "the command's output cannot be written: {error}. The command was ended."
+        ))),
+    }
+}
+
+/// Returns the exit code for a command that ended, and says what a shell would not show.
+fn finish(
+    context: &Context<'_>,
+    args: &ExecArgs,
+    host: &HostName,
+    exit: Exit,
+    output: Output,
+    caught: Option<Caught>,
+) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if ui.verbose > 0 {
+        let how = match (&exit.signal, exit.code) {
+            (Some(signal), _) => format!("signal {}", occ_proto::text::sanitize(signal)),
+            (None, Some(code)) => format!("exit {code}"),
+            (None, None) => "no exit status".to_owned(),
+        };
+        ui.note(&format!("[{host}] {how} after {}", of_ms(exit.duration_ms)));
+    }
+    let error = ours(args, host, &exit, caught);
+    if let Output::Kept { out, err } = output {
+        let status = exit.status();
+        ui.value(&exec_result::result(exit, out, err))?;
+        // The document says how it ended; a second one on standard error would say it again.
+        return Ok(match error {
+            Some(error) => args.own_exit.unwrap_or(error.exit),
+            None => status,
+        });
+    }
+    match error {
+        Some(error) => Err(error),
+        None => Ok(exit.status()),
+    }
+}
+
+/// Returns the error when the end was of our making, or no end at all.
+fn ours(args: &ExecArgs, host: &HostName, exit: &Exit, caught: Option<Caught>) -> Option<CliError> {
+    let own =
+        |code: u8, message: String| Some(CliError { exit: code, ..CliError::failed(message) });
+    if let Some(signal) = caught {
+        return Some(signal.error(host, Some(exit)));
+    }
+    if exit.timed_out {
+        let limit = args.timeout.map_or_else(|| "its time".to_owned(), of_ms);
+        return own(
+            TIMED_OUT,
+            if exit.may_still_run {
+                format!(
+                    "the command ran longer than {limit}; {host} did not confirm its end: it may still run"
+                )
+            } else {
+                format!("the command ran longer than {limit} and was ended on {host}")
+            },
+        );
+    }
+    if exit.code.is_none() && exit.signal.is_none() {
+        return own(exit.status(), format!("{host} ended the command without an exit status."));
+    }
+    None
+}
+
+enum Event {
+    End(End),
+    Caught(Caught),
+    Cancel,
+    Slow,
+    InputDone,
+}
+
+/// Returns the end without words.
+fn quiet(code: u8) -> CliError {
+    CliError { exit: code, ..CliError::closed_pipe() }
+}
+
+/// A signal that this process got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caught {
+    Interrupt,
+    Terminate,
+    HangUp,
+}
+
+impl Caught {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "INT",
+            Self::Terminate => "TERM",
+            Self::HangUp => "HUP",
+        }
+    }
+
+    /// Returns the end of a command that was ended by this signal. `exit` is absent when nobody
+    /// waited for its end.
+    fn error(self, host: &HostName, exit: Option<&Exit>) -> CliError {
+        let (code, word) = match self {
+            Self::Interrupt => (INTERRUPTED, "interrupted"),
+            Self::Terminate => (TERMINATED, "terminated"),
+            Self::HangUp => (HUNG_UP, "hung up"),
+        };
+        let rest = match exit {
+            Some(exit) if exit.may_still_run => {
+                format!("{host} did not confirm the command's end: it may still run")
+            }
+            Some(_) => format!("the command was ended on {host}"),
+            None => format!("occd ends the command on {host}"),
+        };
+        CliError {
+            exit: code,
+            code: "interrupted".into(),
+            ..CliError::failed(format!("{word}: {rest}."))
+        }
+    }
+}
+
+/// The signals that end a command.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Caught {
+        tokio::select! {
+            _ = self.interrupt.recv() => Caught::Interrupt,
+            _ = self.terminate.recv() => Caught::Terminate,
+            _ = self.hang_up.recv() => Caught::HangUp,
+        }
+    }
+}

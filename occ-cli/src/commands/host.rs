@@ -1,0 +1,277 @@
+//! `occ host`: remove, list, show, test and default. `host_edit` has add and edit.
+
+use hyper::Method;
+use occ_proto::HostName;
+use occ_proto::error::Code;
+use occ_proto::host::DefaultHost;
+use occ_proto::status::{HostList, HostStatus, TestReport};
+use occ_proto::text::sanitize;
+use serde_json::json;
+
+use super::{Context, host_edit};
+use crate::cli::{DefaultArg, HostCommand};
+use crate::client::{Client, host_path};
+use crate::error::{CONNECTION, CliError, FAILED, hint_for};
+use crate::output::table::Table;
+use crate::output::{host as show, with_note};
+
+/// A request without a body.
+const NO_BODY: Option<&()> = None;
+
+/// Runs the command and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>, command: HostCommand) -> Result<u8, CliError> {
+    match command {
+        HostCommand::Add(args) => host_edit::add(context, args).await,
+        HostCommand::Edit(args) => host_edit::edit(context, args).await,
+        HostCommand::Remove { name, force } => remove(context, &name, force).await,
+        HostCommand::List { group, names_only } => {
+            list(context, group.as_deref(), names_only).await
+        }
+        HostCommand::Show { name } => show_one(context, &name).await,
+        HostCommand::Test { name } => test(context, &name).await,
+        HostCommand::Default { name } => default(context, name).await,
+    }
+}
+
+async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if !force && !ui.can_ask() {
+        return Err(CliError::usage(format!("Removing host '{name}' needs a confirmation."))
+            .hint(format!("occ host remove {name} -f")));
+    }
+    let client = context.client().await?;
+    if !force {
+        // Ask only about a host that is there.
+        client.get(&host_path(name, "")).await?;
+        if !ui.ask(&format!("Remove host '{name}'?")) {
+            ui.say("Cancelled.")?;
+            return Ok(0);
+        }
+    }
+    let delete = |force: bool| {
+        let path = host_path(name, if force { "?force=true" } else { "" });
+        let client = &client;
+        async move { client.request(Method::DELETE, &path, NO_BODY, None).await }
+    };
+    match delete(force).await {
+        Ok(_) => {}
+        Err(error) if error.daemon_code() == Some(Code::HostBusy) && ui.can_ask() => {
+            ui.note(&error.message);
+            if !ui.ask("End its work and remove it?") {
+                ui.say("Cancelled.")?;
+                return Ok(0);
+            }
+            delete(true).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    if ui.json {
+        ui.value(&json!({ "removed": name }))?;
+    } else {
+        ui.say(&format!("Removed: Host '{name}' removed."))?;
+    }
+    Ok(0)
+}
+
+async fn list(
+    context: &Context<'_>,
+    group: Option<&str>,
+    names_only: bool,
+) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let reply = context.client().await?.get("/v1/hosts").await?;
+    let list: HostList = reply.parse()?;
+    let hosts: Vec<&HostStatus> = list
+        .hosts
+        .iter()
+        .filter(|host| group.is_none_or(|group| host.config.groups.iter().any(|g| g == group)))
+        .collect();
+    if ui.json {
+        if group.is_none() {
+            ui.document(&reply.body)?;
+        } else {
+            // The daemon's own values, so that keys this program does not know stay.
+            let mut document: serde_json::Value = reply.parse()?;
+            if let Some(all) = document.get_mut("hosts").and_then(|hosts| hosts.as_array_mut()) {
+                all.retain(|one| {
+                    hosts.iter().any(|host| one.get("name") == Some(&json!(host.name)))
+                });
+            }
+            ui.value(&document)?;
+        }
+        return Ok(0);
+    }
+    for warning in &list.warnings {
+        ui.note(&format!("Warning: {}", sanitize(warning)));
+    }
+    if names_only || ui.quiet {
+        let names: String = hosts.iter().map(|host| format!("{}\n", host.name)).collect();
+        ui.print(&names)?;
+        return Ok(0);
+    }
+    if hosts.is_empty() {
+        match group.filter(|_| !list.hosts.is_empty()) {
+            Some(group) => ui.print(&format!("No hosts in group '{}'.\n", sanitize(group)))?,
+            None => {
+                ui.print("No hosts configured.\n")?;
+                ui.note("hint: occ host add NAME USER@ADDRESS");
+            }
+        }
+        return Ok(0);
+    }
+    ui.print(&list_table(&hosts, &list))?;
+    Ok(0)
+}
+
+fn list_table(hosts: &[&HostStatus], list: &HostList) -> String {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let mut table = Table::new(&["NAME", "HOSTNAME", "USER", "PORT", "GROUPS", "DEFAULT"]);
+    for host in hosts {
+        let config = &host.config;
+        let groups = (!config.groups.is_empty()).then(|| sanitize(&config.groups.join(", ")));
+        let default = list.default_host.as_ref() == Some(&host.name);
+        table.row(vec![
+            host.name.to_string(),
+            config.hostname.to_string(),
+            or_dash(config.user.as_ref().map(ToString::to_string)),
+            or_dash(config.port.map(|port| port.to_string())),
+            or_dash(groups),
+            if default { "*".to_owned() } else { String::new() },
+        ]);
+    }
+    table.lines().iter().map(|line| format!("{line}\n")).collect()
+}
+
+async fn show_one(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let client = context.client().await?;
+    let reply = client.get("/v1/hosts").await?;
+    let list: HostList = reply.parse()?;
+    // From the list, since asking for one host would dial it.
+    let host = list.hosts.iter().find(|host| host.name == *name).ok_or_else(|| not_found(name))?;
+    let config = &host.config;
+    let default = list.default_host.as_ref() == Some(name);
+    if ui.json {
+        let mut document = serde_json::to_value(config)
+            .map_err(|error| CliError::failed(format!("the host cannot be written: {error}")))?;
+        if let Some(keys) = document.as_object_mut() {
+            keys.insert("name".to_owned(), json!(name));
+            keys.insert("default".to_owned(), json!(default));
+        }
+        ui.value(&document)?;
+        return Ok(0);
+    }
+    let or_none = |text: Option<&str>| text.map_or_else(|| "-".to_owned(), sanitize);
+    let port = config.port.map(|port| port.to_string());
+    let groups = (!config.groups.is_empty()).then(|| config.groups.join(", "));
+    let rows = [
+        ("Name", name.to_string()),
+        ("Hostname", config.hostname.to_string()),
+        ("User", or_none(config.user.as_ref().map(|user| user.as_str()))),
+        ("Port", or_none(port.as_deref())),
+        ("Identity file", or_none(config.identity_file.as_deref())),
+        ("Jump host", or_none(config.jump_host.as_deref())),
+        ("Groups", or_none(groups.as_deref())),
+        ("Description", or_none(config.description.as_deref())),
+        ("Default", if default { "yes" } else { "no" }.to_owned()),
+    ];
+    let text: String = rows.iter().map(|(label, value)| format!("{label:<14} {value}\n")).collect();
+    ui.print(&text)?;
+    Ok(0)
+}
+
+/// Returns the error for a name that is not in the daemon's list.
+pub(crate) fn not_found(name: &HostName) -> CliError {
+    CliError::host_not_found(format!("Host '{name}' not found."))
+        .hint("occ host list shows the available hosts")
+}
+
+async fn test(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let client = context.client().await?;
+    let path = host_path(name, "/test");
+    let reply = with_note(ui, &format!("[{name}] testing …"), client.post(&path)).await?;
+    let report: TestReport = reply.parse()?;
+    let code = match (report.ssh_ok, ui.quiet) {
+        (true, _) => 0,
+        (false, true) => FAILED,
+        (false, false) => CONNECTION,
+    };
+    if ui.json {
+        ui.document(&reply.body)?;
+    } else if !ui.quiet {
+        ui.print(&show::steps(ui, &report))?;
+        if let Some(hint) = test_hint(&client, &report).await {
+            ui.note(&format!("hint: {hint}"));
+        }
+    }
+    Ok(code)
+}
+
+/// Returns what to type after a test that failed.
+async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
+    let code = if report.ssh_ok {
+        // The report has no code for Docker; the kernel's words tell the one case that has a cure.
+        let docker = report.steps.iter().find(|step| !step.ok && step.name == "docker")?;
+        docker
+            .detail
+            .to_lowercase()
+            .contains("permission denied")
+            .then_some(Code::DockerPermission)?
+    } else {
+        report.problem.as_ref()?.code
+    };
+    if matches!(code, Code::HostUnreachable | Code::NotSsh) {
+        // The general hint would name this very command.
+        return Some(format!(
+            "occ host show {}; is the address right, and the server up?",
+            report.name
+        ));
+    }
+    let reply = client.get("/v1/hosts").await.ok()?;
+    let list: HostList = reply.parse().ok()?;
+    let host = list.hosts.iter().find(|host| host.name == report.name)?;
+    let config = &host.config;
+    let user = config.user.as_ref().map(|user| user.as_str());
+    hint_for(code, report.name.as_str(), config.hostname.as_str(), user, config.port)
+}
+
+async fn default(context: &Context<'_>, name: Option<DefaultArg>) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let client = context.client().await?;
+    const PATH: &str = "/v1/default-host";
+    match name {
+        None => {
+            let reply = client.get(PATH).await?;
+            let default: DefaultHost = reply.parse()?;
+            if ui.json {
+                return ui.document(&reply.body).map(|()| 0);
+            }
+            let text = match (default.name, ui.quiet) {
+                (Some(name), true) => format!("{name}\n"),
+                (Some(name), false) => format!("Default host: {name}\n"),
+                (None, true) => "local\n".to_owned(),
+                (None, false) => "Default host: local (local Docker)\n".to_owned(),
+            };
+            ui.print(&text)?;
+        }
+        Some(DefaultArg::Host(name)) => {
+            let body = DefaultHost { name: Some(name.clone()) };
+            client.request(Method::PUT, PATH, Some(&body), None).await?;
+            if ui.json {
+                ui.value(&body)?;
+            } else {
+                ui.say(&format!("Updated: Default host set to '{name}'."))?;
+            }
+        }
+        Some(DefaultArg::Cleared) => {
+            client.request(Method::DELETE, PATH, NO_BODY, None).await?;
+            if ui.json {
+                ui.value(&DefaultHost { name: None })?;
+            } else {
+                ui.say("Updated: Default cleared. Commands will use local Docker.")?;
+            }
+        }
+    }
+    Ok(0)
+}

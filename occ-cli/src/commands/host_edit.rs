@@ -1,0 +1,242 @@
+//! `occ host add` and `occ host edit`: nothing is saved unless the host could be connected to.
+
+use hyper::Method;
+use hyper::header::HeaderValue;
+use occ_proto::HostConfig;
+use occ_proto::error::Code;
+use occ_proto::host::{AddHost, PatchHost};
+use occ_proto::status::{HostSaved, HostStatus, TestReport};
+use occ_proto::text::sanitize;
+
+use super::Context;
+use crate::cli::{Clearable, HostAddArgs, HostEditArgs};
+use crate::client::{Client, Reply, host_path};
+use crate::error::{CONNECTION, CliError, hint_for};
+use crate::output::{Colour, with_note};
+
+/// Runs `occ host add` and returns its exit code.
+pub(crate) async fn add(context: &Context<'_>, args: HostAddArgs) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let mut body = AddHost {
+        name: args.name.clone(),
+        config: config(&args)?,
+        verify: !args.no_verify,
+        force: args.force,
+    };
+    let client = context.client().await?;
+    let note = format!("[{}] connecting …", args.name);
+    let send = |body: AddHost| {
+        let client = &client;
+        async move { client.request(Method::POST, "/v1/hosts", Some(&body), None).await }
+    };
+    let reply = match with_note(ui, &note, send(body.clone())).await {
+        Ok(reply) => reply,
+        Err(error) if error.exit == CONNECTION && body.verify => {
+            let error = unverified(&args.name, &body.config, error, "occ host add");
+            failed_step(context, args.name.as_str(), &error);
+            if !ui.can_ask() {
+                return Err(error);
+            }
+            ui.note(&format!("Error: {}", error.message));
+            if let Some(hint) = &error.hint {
+                ui.note(&format!("hint: {hint}"));
+            }
+            if !ui.ask(&format!("Add '{}' anyway?", args.name)) {
+                // Said already; the exit code says it to scripts.
+                return Err(CliError { message: String::new(), ..error });
+            }
+            body.verify = false;
+            send(body).await?
+        }
+        Err(error) => return Err(error),
+    };
+    let done = format!("Added: Host '{}' added ({}).", args.name, args.hostname.address);
+    saved(context, &reply, &done)
+}
+
+fn config(args: &HostAddArgs) -> Result<HostConfig, CliError> {
+    let to = &args.hostname;
+    let mut config = HostConfig::new(to.address.clone());
+    config.user = one_of("user name", args.user.clone(), to.user.clone())?;
+    config.port = one_of("port", args.port, to.port)?;
+    config.identity_file = args.identity_file.as_deref().and_then(filled).map(absolute);
+    config.jump_host = args.jump_host.clone();
+    config.groups = args.group.clone();
+    config.description = args.description.as_deref().and_then(filled).map(str::to_owned);
+    Ok(config)
+}
+
+fn filled(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// Returns what was given as an option or inside HOSTNAME; two different ones are a mistake.
+fn one_of<T: PartialEq>(
+    what: &str,
+    option: Option<T>,
+    inside: Option<T>,
+) -> Result<Option<T>, CliError> {
+    match (option, inside) {
+        (Some(option), Some(inside)) if option != inside => {
+            Err(CliError::usage(format!("HOSTNAME and the option give two different {what}s.")))
+        }
+        (option, inside) => Ok(option.or(inside)),
+    }
+}
+
+/// Returns the path as the daemon can use it, whose working directory is another.
+fn absolute(path: &str) -> String {
+    if path.starts_with('~') {
+        return path.to_owned();
+    }
+    std::path::absolute(path)
+        .ok()
+        .and_then(|path| path.into_os_string().into_string().ok())
+        .unwrap_or_else(|| path.to_owned())
+}
+
+/// Runs `occ host edit` and returns its exit code.
+pub(crate) async fn edit(context: &Context<'_>, args: HostEditArgs) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if is_empty(&args) {
+        return Err(CliError::usage("Nothing to change was given.")
+            .hint("occ host edit --help lists what can be changed"));
+    }
+    let client = context.client().await?;
+    let mut retried = false;
+    loop {
+        let (status, tag) = current(&client, &args).await?;
+        let patch = patch(&args, &status.config);
+        let path = host_path(&args.name, "");
+        let send = client.request(Method::PATCH, &path, Some(&patch), tag);
+        let note = format!("[{}] connecting …", args.name);
+        match with_note(ui, &note, send).await {
+            Ok(reply) => {
+                return saved(context, &reply, &format!("Updated: Host '{}' updated.", args.name));
+            }
+            // Somebody edited between our two requests: once more, on what they left.
+            Err(error) if error.daemon_code() == Some(Code::EditConflict) && !retried => {
+                retried = true;
+            }
+            Err(error) if error.exit == CONNECTION => {
+                let new = patch.apply(&status.config);
+                let error = unverified(&args.name, &new, error, "occ host edit");
+                failed_step(context, args.name.as_str(), &error);
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_empty(args: &HostEditArgs) -> bool {
+    args.hostname.is_none()
+        && args.user.is_none()
+        && args.port.is_none()
+        && args.identity_file.is_none()
+        && args.jump_host.is_none()
+        && args.add_group.is_empty()
+        && args.remove_group.is_empty()
+        && args.description.is_none()
+}
+
+async fn current(
+    client: &Client,
+    args: &HostEditArgs,
+) -> Result<(HostStatus, Option<HeaderValue>), CliError> {
+    let reply = client.get(&host_path(&args.name, "")).await?;
+    let status: HostStatus = reply.parse()?;
+    let tag = reply.etag.clone().or_else(|| HeaderValue::from_str(&status.etag).ok());
+    Ok((status, tag.filter(|tag| !tag.is_empty())))
+}
+
+fn patch(args: &HostEditArgs, config: &HostConfig) -> PatchHost {
+    fn value<T: Clone>(field: Option<&Clearable<T>>) -> Option<Option<T>> {
+        field.map(|field| field.0.clone())
+    }
+    let text = |field: Option<&String>| field.map(|text| filled(text).map(str::to_owned));
+    let groups = (!args.add_group.is_empty() || !args.remove_group.is_empty()).then(|| {
+        let mut groups = config.groups.clone();
+        groups.retain(|group| !args.remove_group.contains(group));
+        for group in &args.add_group {
+            if !groups.contains(group) {
+                groups.push(group.clone());
+            }
+        }
+        groups
+    });
+    PatchHost {
+        hostname: args.hostname.clone(),
+        user: value(args.user.as_ref()),
+        port: value(args.port.as_ref()),
+        identity_file: args.identity_file.as_deref().map(|path| filled(path).map(absolute)),
+        jump_host: value(args.jump_host.as_ref()),
+        groups,
+        description: text(args.description.as_ref()),
+        verify: args.no_verify.then_some(false),
+    }
+}
+
+/// Returns `error` with the words for a host that was not saved: it has no name to reconnect to yet.
+fn unverified(
+    name: &occ_proto::HostName,
+    config: &HostConfig,
+    mut error: CliError,
+    command: &str,
+) -> CliError {
+    let stop = if error.message.ends_with('.') { "" } else { "." };
+    error.message.push_str(&format!("{stop} Nothing was written."));
+    let user = config.user.as_ref().map(|user| user.as_str());
+    let specific = error.daemon_code().filter(|code| {
+        matches!(code, Code::AuthFailed | Code::HostKeyChanged | Code::HostKeyUnknown)
+    });
+    let hint = specific
+        .and_then(|code| hint_for(code, name.as_str(), config.hostname.as_str(), user, config.port))
+        .map(|hint| {
+            hint.replace(&format!("occ reconnect --host {name}"), &format!("{command} again"))
+        });
+    error.hint = Some(
+        hint.unwrap_or_else(|| format!("{command} … --no-verify saves it without connecting")),
+    );
+    error
+}
+
+/// Prints where connecting stopped.
+fn failed_step(context: &Context<'_>, name: &str, error: &CliError) {
+    if context.ui.json {
+        return;
+    }
+    if let Some(phase) = error.problem.as_ref().and_then(|problem| problem.phase) {
+        context.ui.note(&format!("[{name}] ✗ {}", phase.as_str()));
+    }
+}
+
+fn saved(context: &Context<'_>, reply: &Reply, done: &str) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if ui.json {
+        return ui.document(&reply.body).map(|()| 0);
+    }
+    let saved: HostSaved = reply.parse()?;
+    if let Some(test) = &saved.test {
+        ui.say(&connected(context, test))?;
+    }
+    ui.say(done)?;
+    Ok(0)
+}
+
+fn connected(context: &Context<'_>, test: &TestReport) -> String {
+    let mark = context.ui.paint(Colour::Green, "✓");
+    let docker = match (&test.docker_version, test.docker_ok) {
+        (Some(version), true) => format!("Docker {}", sanitize(version)),
+        (None, true) => "Docker".to_owned(),
+        (_, false) => {
+            let denied = test.steps.iter().find(|step| {
+                step.name == "docker" && step.detail.to_lowercase().contains("permission denied")
+            });
+            // "No Docker" would be wrong where it is there and only closed to this user.
+            denied
+                .map_or_else(|| "no Docker on this host".to_owned(), |step| sanitize(&step.detail))
+        }
+    };
+    format!("[{}] {mark} Connected ({docker})", test.name)
+}

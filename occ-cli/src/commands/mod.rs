@@ -1,0 +1,106 @@
+//! One file per verb. A command asks the daemon, prints the answer, and returns its exit code.
+
+mod connect;
+mod daemon;
+mod exec;
+mod exec_result;
+mod host;
+mod host_edit;
+mod legacy;
+mod status;
+
+pub(crate) use exec_result::Kept;
+
+use std::path::PathBuf;
+
+use crate::autostart::Start;
+use crate::cli::{Cli, Command};
+use crate::client::{Client, host_path};
+use crate::error::CliError;
+use crate::output::Ui;
+use crate::target::{Source, Target};
+use occ_proto::HostName;
+use occ_proto::error::Code;
+use occ_proto::status::HostStatus;
+
+/// What every command knows.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    /// How to write.
+    pub(crate) ui: &'a Ui,
+    /// `--socket`.
+    pub(crate) socket: Option<PathBuf>,
+    /// The target, as far as the command line and the environment tell it.
+    named: Option<Target>,
+}
+
+impl Context<'_> {
+    /// Returns a client of the daemon, which is started when it does not run.
+    pub(crate) async fn client(&self) -> Result<Client, CliError> {
+        Client::open(self, Start::IfNeeded).await
+    }
+
+    /// Returns a client and the host to work on.
+    async fn client_and_host(&self, command: &str) -> Result<(Client, HostName, Source), CliError> {
+        if self.named == Some(Target::Local) {
+            Target::Local.host(command)?;
+        }
+        let client = self.client().await?;
+        let (host, source) = Target::resolve(self.named.clone(), &client).await?.host(command)?;
+        Ok((client, host, source))
+    }
+}
+
+/// Runs the command and returns its exit code.
+pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
+    let Cli { global, command } = cli;
+    // clap sees a conflict only between flags on the same side of the verb.
+    if global.local && global.host.is_some() {
+        return Err(CliError::usage("--local cannot be used with --host."));
+    }
+    let named = Target::named(&global, std::env::var_os("OCC_HOST").as_deref())?;
+    let context = Context { ui, socket: global.socket, named };
+    match command {
+        None => status::bare(&context).await,
+        Some(Command::Status(args)) => status::run(&context, &args).await,
+        Some(Command::Exec(args)) => exec::run(&context, args).await,
+        Some(Command::Connect) => connect::run(&context, connect::Verb::Connect).await,
+        Some(Command::Disconnect) => connect::run(&context, connect::Verb::Disconnect).await,
+        Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
+        Some(Command::Host(command)) => host::run(&context, command).await,
+        Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
+        Some(other) => Err(legacy::refuse(&other)),
+    }
+}
+
+/// Returns `error` in the words for this host: a default host that is missing, and hints that name its
+/// address and user, which takes one more request.
+async fn explain(
+    context: &Context<'_>,
+    client: &Client,
+    host: &HostName,
+    source: Source,
+    error: CliError,
+) -> CliError {
+    let error = source.explain(host, error);
+    let named = matches!(
+        error.daemon_code(),
+        Some(
+            Code::AuthFailed
+                | Code::HostKeyChanged
+                | Code::HostKeyUnknown
+                | Code::SshConfigInvalid
+                | Code::DockerPermission
+        )
+    );
+    let Some(code) = error.daemon_code().filter(|_| named && !context.ui.json) else {
+        return error;
+    };
+    // Without the status the general hint stays.
+    let status = match client.get(&host_path(host, "")).await {
+        Ok(reply) => reply.parse::<HostStatus>().ok(),
+        Err(_) => None,
+    };
+    let hint = status.and_then(|status| crate::output::host::status_hint(&status, code));
+    CliError { hint: hint.or(error.hint.clone()), ..error }
+}

@@ -1,0 +1,202 @@
+//! `occ status`: one host's link, or the table of all.
+
+use jiff::Timestamp;
+use occ_proto::HostName;
+use occ_proto::container::ContainerStatus;
+use occ_proto::status::{HostList, HostStatus, State};
+use occ_proto::text::sanitize;
+
+use super::Context;
+use crate::cli::StatusArgs;
+use crate::client::{Client, Reply, host_path};
+use crate::error::{CONNECTION, CliError, FAILED};
+use crate::output::{host as show, with_note};
+use crate::target::{Source, Target};
+
+/// Runs `occ` without a command: the table on a terminal, the help without hosts.
+pub(crate) async fn bare(context: &Context<'_>) -> Result<u8, CliError> {
+    if context.named.is_some() {
+        return run(context, &StatusArgs { all: false, fresh: false }).await;
+    }
+    if !context.ui.stdout_terminal && !context.ui.json {
+        return help(context);
+    }
+    let client = context.client().await?;
+    let reply = client.get("/v1/hosts").await?;
+    let list: HostList = reply.parse()?;
+    if list.hosts.is_empty() && list.warnings.is_empty() && !context.ui.json {
+        return help(context);
+    }
+    print_all(context, &reply, &list)
+}
+
+fn help(context: &Context<'_>) -> Result<u8, CliError> {
+    use clap::CommandFactory as _;
+    context.ui.print(&crate::cli::Cli::command().render_help().to_string())?;
+    Ok(0)
+}
+
+/// Runs `occ status` and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<u8, CliError> {
+    if args.all {
+        if let Some(Target::Host(..) | Target::Local) = context.named
+            && context.ui.verbose > 0
+        {
+            context.ui.note("--all shows every host; the target is not used.");
+        }
+        return all(context, args, None).await;
+    }
+    if context.named == Some(Target::Local) {
+        Target::Local.host("status")?;
+    }
+    let client = context.client().await?;
+    match Target::resolve(context.named.clone(), &client).await? {
+        Target::Host(host, source) => one(context, args, &client, &host, source).await,
+        Target::Local | Target::Unset => {
+            if !context.ui.json {
+                context.ui.note(
+                    "No host is selected, and local Docker is not supported by this version yet: all hosts.",
+                );
+            }
+            let code = all(context, args, Some(client)).await?;
+            if !context.ui.json {
+                context.ui.note("hint: occ status --host NAME, or occ host default NAME");
+            }
+            Ok(code)
+        }
+    }
+}
+
+async fn one(
+    context: &Context<'_>,
+    args: &StatusArgs,
+    client: &Client,
+    host: &HostName,
+    source: Source,
+) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let explain = |error| source.explain(host, error);
+    let reply = if args.fresh {
+        let note = format!("[{host}] connecting …");
+        with_note(ui, &note, client.get_slow(&host_path(host, "?fresh=true"))).await
+    } else {
+        client.get(&host_path(host, "")).await
+    }
+    .map_err(explain)?;
+    let status: HostStatus = reply.parse()?;
+    if ui.json {
+        ui.document(&reply.body)?;
+        return Ok(if ui.quiet { quiet_code(status.state) } else { 0 });
+    }
+    if ui.quiet {
+        return Ok(quiet_code(status.state));
+    }
+    let now = Timestamp::now();
+    let mut text = show::link(ui, &status, now);
+    text.push('\n');
+    let mut hint = show::hint(&status);
+    if status.state == State::Connected && (args.fresh || ui.verbose > 0) {
+        let (lines, docker_hint) = sandbox(context, client, &status, now).await?;
+        for line in lines {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        hint = hint.or(docker_hint);
+    }
+    if ui.verbose > 0 {
+        for line in show::details(&status, now) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    ui.print(&text)?;
+    if let Some(hint) = hint {
+        ui.note(&format!("hint: {hint}"));
+    }
+    Ok(0)
+}
+
+/// Returns the sandbox's lines. Docker's troubles are part of the answer, not a failure of `status`.
+async fn sandbox(
+    context: &Context<'_>,
+    client: &Client,
+    status: &HostStatus,
+    now: Timestamp,
+) -> Result<(Vec<String>, Option<String>), CliError> {
+    let note = format!("[{}] asking Docker …", status.name);
+    let path = host_path(&status.name, "/container");
+    match with_note(context.ui, &note, client.get_slow(&path)).await {
+        Ok(reply) => {
+            let container: ContainerStatus = reply.parse()?;
+            Ok((show::sandbox(context.ui, status, &container, now), None))
+        }
+        Err(error) => match error.daemon_code() {
+            Some(code) => Ok((
+                vec![show::sandbox_unknown(status, error.message.trim_end_matches('.'))],
+                show::status_hint(status, code),
+            )),
+            None => Err(error),
+        },
+    }
+}
+
+/// Returns the exit code of `status -q`.
+fn quiet_code(state: State) -> u8 {
+    match state {
+        State::Connected => 0,
+        State::Backoff | State::Failed | State::Stopped => FAILED,
+        // Nobody has tried yet, or the answer is under way.
+        State::Idle | State::Connecting => CONNECTION,
+    }
+}
+
+async fn all(
+    context: &Context<'_>,
+    args: &StatusArgs,
+    client: Option<Client>,
+) -> Result<u8, CliError> {
+    let client = match client {
+        Some(client) => client,
+        None => context.client().await?,
+    };
+    let mut reply = client.get("/v1/hosts").await?;
+    let mut list: HostList = reply.parse()?;
+    if args.fresh && !list.hosts.is_empty() {
+        // Every host dials at the same time; the daemon bounds how many at once.
+        let asks = list.hosts.iter().map(|status| {
+            let path = host_path(&status.name, "?fresh=true");
+            let client = &client;
+            async move { client.get_slow(&path).await }
+        });
+        let asks = futures_util::future::join_all(asks);
+        // A host that could not be asked shows its state in the list that follows.
+        with_note(context.ui, "connecting to every host …", asks).await;
+        reply = client.get("/v1/hosts").await?;
+        list = reply.parse()?;
+    }
+    print_all(context, &reply, &list)
+}
+
+fn print_all(context: &Context<'_>, reply: &Reply, list: &HostList) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let connected =
+        !list.hosts.is_empty() && list.hosts.iter().all(|host| host.state == State::Connected);
+    let code = if ui.quiet && !connected { FAILED } else { 0 };
+    if ui.json {
+        ui.document(&reply.body)?;
+        return Ok(code);
+    }
+    for warning in &list.warnings {
+        ui.note(&format!("Warning: {}", sanitize(warning)));
+    }
+    if ui.quiet {
+        return Ok(code);
+    }
+    if list.hosts.is_empty() {
+        ui.print("No hosts configured.\n")?;
+        ui.note("hint: occ host add NAME USER@ADDRESS");
+    } else {
+        ui.print(&show::table(ui, list, Timestamp::now()))?;
+    }
+    Ok(code)
+}

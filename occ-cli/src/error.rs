@@ -1,0 +1,280 @@
+//! What went wrong, as an exit code, a sentence and the next command to type.
+//!
+//! The daemon's codes become exit codes and hints here and nowhere else.
+
+use occ_proto::error::{Code, Problem};
+use occ_proto::text::sanitize;
+
+/// The operation failed.
+pub(crate) const FAILED: u8 = 1;
+/// The command line is wrong, or asks for something this version does not do.
+pub(crate) const USAGE: u8 = 2;
+/// The daemon cannot be reached, or may not be trusted.
+pub(crate) const DAEMON: u8 = 3;
+/// No such host.
+pub(crate) const NOT_FOUND: u8 = 4;
+/// The host could not be connected to, or refused the login. For `status -q`: not known.
+pub(crate) const CONNECTION: u8 = 5;
+/// The connection broke in the middle of a command.
+pub(crate) const OUTCOME_UNKNOWN: u8 = 6;
+/// Interrupted from the keyboard: 128 plus SIGINT, as shells count.
+pub(crate) const INTERRUPTED: u8 = 130;
+/// Ended by SIGTERM.
+pub(crate) const TERMINATED: u8 = 143;
+/// Ended by SIGHUP.
+pub(crate) const HUNG_UP: u8 = 129;
+/// The reader of our output went away: 128 plus SIGPIPE.
+pub(crate) const CLOSED_PIPE: u8 = 141;
+
+/// A failure on its way to the terminal.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    /// The exit code.
+    pub(crate) exit: u8,
+    /// The stable word: the daemon's, or our own for what happens before the daemon is asked.
+    pub(crate) code: String,
+    /// One sentence, already safe for a terminal.
+    pub(crate) message: String,
+    /// The next command to type.
+    pub(crate) hint: Option<String>,
+    /// The daemon's document, when it came from there.
+    pub(crate) problem: Option<Box<Problem>>,
+}
+
+impl CliError {
+    fn new(exit: u8, code: &str, message: impl Into<String>) -> Self {
+        Self { exit, code: code.to_owned(), message: message.into(), hint: None, problem: None }
+    }
+
+    /// Returns an error for a failed operation.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(FAILED, "failed", message)
+    }
+
+    /// Returns an error for a wrong command line.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(USAGE, "usage", message)
+    }
+
+    /// Returns an error for something that this version does not do.
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(USAGE, "not_supported", message)
+    }
+
+    /// Returns an error for a daemon that cannot be reached or trusted.
+    pub(crate) fn daemon(message: impl Into<String>) -> Self {
+        Self::new(DAEMON, "daemon_unreachable", message)
+    }
+
+    /// Returns an error for a daemon of another API version.
+    pub(crate) fn incompatible(message: impl Into<String>) -> Self {
+        Self::new(DAEMON, "daemon_incompatible", message).hint("occ daemon stop; occ daemon start")
+    }
+
+    /// Returns an error for a name that is not among the hosts.
+    pub(crate) fn host_not_found(message: impl Into<String>) -> Self {
+        Self::new(NOT_FOUND, Code::HostNotFound.as_str(), message)
+    }
+
+    /// Returns an error for a command whose end nobody saw.
+    pub(crate) fn outcome_unknown(message: impl Into<String>) -> Self {
+        Self::new(OUTCOME_UNKNOWN, Code::OutcomeUnknown.as_str(), message)
+    }
+
+    /// Returns the quiet end of a program whose reader went away.
+    pub(crate) fn closed_pipe() -> Self {
+        Self::new(CLOSED_PIPE, "closed_pipe", "")
+    }
+
+    /// Returns whether nothing is to be said.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.message.is_empty()
+    }
+
+    /// Returns the error with a hint.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Returns the daemon's code, when the error came from there.
+    pub(crate) fn daemon_code(&self) -> Option<Code> {
+        self.problem.as_ref().map(|problem| problem.code)
+    }
+}
+
+impl From<Problem> for CliError {
+    fn from(problem: Problem) -> Self {
+        let host = problem.host.as_ref().map(|host| host.as_str().to_owned());
+        let message = match (problem.code, &host) {
+            (Code::HostNotFound, Some(host)) => format!("Host '{host}' not found."),
+            (Code::HostExists, Some(host)) => format!(
+                "Host '{host}' already exists. Use --force to overwrite, or choose a different name."
+            ),
+            _ if problem.detail.is_empty() => format!("{} ({})", problem.title, problem.code),
+            _ => problem.detail.clone(),
+        };
+        Self {
+            exit: exit_code(problem.code, problem.status),
+            code: problem.code.as_str().to_owned(),
+            message: sanitize(&message),
+            hint: hint(problem.code, host.as_deref()),
+            problem: Some(Box::new(problem)),
+        }
+    }
+}
+
+/// Returns the exit code for the daemon's code; `status` decides for codes of a newer daemon.
+fn exit_code(code: Code, status: u16) -> u8 {
+    match code {
+        Code::HostNotFound => NOT_FOUND,
+        Code::HostUnreachable
+        | Code::HostStopped
+        | Code::AuthFailed
+        | Code::IdentityInvalid
+        | Code::HostKeyChanged
+        | Code::HostKeyUnknown
+        | Code::SshConfigInvalid
+        | Code::NotSsh
+        | Code::SessionRefused => CONNECTION,
+        Code::OutcomeUnknown => OUTCOME_UNKNOWN,
+        Code::ShuttingDown => DAEMON,
+        Code::Unknown if status == 503 => CONNECTION,
+        _ => FAILED,
+    }
+}
+
+/// Returns what to type next, for the daemon's code. `host` is absent where no host is concerned.
+pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
+    let h = host.unwrap_or("HOST");
+    Some(match code {
+        Code::HostNotFound => "occ host list shows the available hosts".to_owned(),
+        Code::HostBusy => format!("occ host remove {h} -f ends its work"),
+        Code::EditConflict => format!("occ host show {h}, then edit again"),
+        Code::HostsFileInvalid => {
+            "mend hosts.json by hand; the last good copy is hosts.json.bak beside it".to_owned()
+        }
+        Code::HostsFileWrite => {
+            "look at the permissions and the free space of hosts.json's directory".to_owned()
+        }
+        Code::ConfigInvalid => "mend occd.toml, then occ daemon stop; occ daemon start".to_owned(),
+        Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
+        Code::HostStopped => format!("occ connect --host {h}"),
+        Code::AuthFailed => {
+            format!("ssh-copy-id to {h}'s user and address; then occ reconnect --host {h}")
+        }
+        Code::IdentityInvalid => {
+            format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another")
+        }
+        Code::HostKeyChanged => format!(
+            "review it with the server's owner: ssh-keygen -F ADDRESS shows the recorded key, \
+             ssh-keygen -R ADDRESS forgets it; then occ reconnect --host {h}"
+        ),
+        Code::HostKeyUnknown => {
+            format!("ssh to it once to record its key; then occ reconnect --host {h}")
+        }
+        Code::SshConfigInvalid => format!("ssh -G ADDRESS shows what applies; occ host show {h}"),
+        Code::SessionRefused => {
+            format!("see MaxSessions in the server's sshd_config; occ status -v --host {h}")
+        }
+        Code::OutcomeUnknown => format!("look on {h} before running it again"),
+        Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
+        Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
+        Code::DockerPermission => {
+            format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
+        }
+        Code::ShuttingDown => "occ daemon start".to_owned(),
+        Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),
+        _ => return None,
+    })
+}
+
+/// Returns the hint for a host whose address and login are known: the placeholders of [`hint`] filled.
+pub(crate) fn hint_for(
+    code: Code,
+    host: &str,
+    address: &str,
+    user: Option<&str>,
+    port: Option<u16>,
+) -> Option<String> {
+    let login = user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}"));
+    let option = port.filter(|port| *port != 22).map_or_else(String::new, |p| format!("-p {p} "));
+    // known_hosts writes a port other than 22 as [address]:port (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT).
+    let known = match port {
+        Some(port) if port != 22 => format!("'[{address}]:{port}'"),
+        _ => address.to_owned(),
+    };
+    match code {
+        Code::AuthFailed => {
+            Some(format!("ssh-copy-id {option}{login}; then occ reconnect --host {host}"))
+        }
+        Code::HostKeyChanged => Some(format!(
+            "review it with the server's owner: ssh-keygen -F {known} shows the recorded key, \
+             ssh-keygen -R {known} forgets it; then occ reconnect --host {host}"
+        )),
+        Code::HostKeyUnknown => Some(format!(
+            "ssh {option}{login} once to record its key; then occ reconnect --host {host}"
+        )),
+        Code::SshConfigInvalid => {
+            Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
+        }
+        Code::DockerPermission => Some(format!(
+            "on {host}: sudo usermod -aG docker {}; then occ reconnect --host {host}",
+            user.unwrap_or("USER")
+        )),
+        _ => hint(code, Some(host)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use occ_proto::HostName;
+
+    fn of(code: Code, status: u16) -> CliError {
+        let mut problem = Problem::new(status, code, "It \u{1b}[31mfailed.");
+        problem.host = Some(HostName::new("x").unwrap());
+        problem.into()
+    }
+
+    #[test]
+    fn codes_become_exit_codes() {
+        for (code, exit) in [
+            (Code::HostNotFound, 4),
+            (Code::AuthFailed, 5),
+            (Code::HostUnreachable, 5),
+            (Code::HostKeyChanged, 5),
+            (Code::OutcomeUnknown, 6),
+            (Code::ShuttingDown, 3),
+            (Code::DockerUnavailable, 1),
+            (Code::HostExists, 1),
+        ] {
+            assert_eq!(of(code, 500).exit, exit, "{code}");
+        }
+        assert_eq!(of(Code::Unknown, 503).exit, 5);
+    }
+
+    #[test]
+    fn a_servers_text_cannot_drive_the_terminal() {
+        assert!(!of(Code::AuthFailed, 409).message.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn every_connection_problem_has_a_hint_that_names_the_host() {
+        for code in Code::ALL {
+            if exit_code(*code, 0) == CONNECTION {
+                assert!(hint(*code, Some("web-07")).unwrap().contains("web-07"), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn hints_know_the_address() {
+        assert_eq!(
+            hint_for(Code::AuthFailed, "p", "192.0.2.1", Some("deploy"), Some(2222)).unwrap(),
+            "ssh-copy-id -p 2222 deploy@192.0.2.1; then occ reconnect --host p"
+        );
+        let hint = hint_for(Code::HostKeyChanged, "p", "192.0.2.1", None, Some(2222)).unwrap();
+        assert!(hint.contains("ssh-keygen -R '[192.0.2.1]:2222'"), "{hint}");
+    }
+}

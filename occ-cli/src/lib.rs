@@ -1,0 +1,79 @@
+//! `occ`: the short-lived client of `occd`.
+//!
+//! It owns the command line, the texts on a terminal and the exit codes. It knows neither SSH nor
+//! Docker: everything about a host comes from the daemon. It must start in about a millisecond, so it
+//! runs on one thread and links nothing heavy (`tests/deps.rs`).
+
+mod autostart;
+mod cli;
+mod client;
+mod commands;
+mod duration;
+mod error;
+mod output;
+mod target;
+mod ws;
+
+use std::ffi::OsString;
+
+use clap::Parser as _;
+
+use cli::Cli;
+use error::CliError;
+use output::Ui;
+
+/// Runs `occ` with this process's arguments and ends the process with its exit code.
+pub fn main() -> ! {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let code = run(args);
+    // Not a return: a thread that is blocked reading standard input must not hold the process.
+    std::process::exit(i32::from(code))
+}
+
+fn run(args: Vec<OsString>) -> u8 {
+    let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, wants_json),
+    };
+    let ui = Ui::new(&cli.global);
+    let own_exit = cli.own_exit();
+    // One thread: occ waits for one socket, and a second thread costs more than it brings.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(commands::run(cli, &ui));
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(CliError::failed(format!("the runtime could not be started: {error}"))),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            output::problem::print(&ui, &error);
+            // A closed pipe is the reader's doing; everything else here is ours.
+            if error.is_quiet() { error.exit } else { own_exit.unwrap_or(error.exit) }
+        }
+    }
+}
+
+/// Prints what clap has to say: help and version on stdout, a usage error on stderr in our own form.
+fn usage(error: &clap::Error, json: bool) -> u8 {
+    let text = error.to_string();
+    if !error.use_stderr() {
+        // A closed pipe here is nobody's concern.
+        let _ = output::write_stdout(text.as_bytes());
+        return 0;
+    }
+    if json {
+        let detail = text.lines().next().unwrap_or_default();
+        let detail = detail.strip_prefix("error: ").unwrap_or(detail);
+        output::problem::print_json(&CliError::usage(detail));
+    } else {
+        let text =
+            text.strip_prefix("error: ").map(|rest| format!("Error: {rest}")).unwrap_or(text);
+        output::write_stderr(text.as_bytes());
+    }
+    error::USAGE
+}

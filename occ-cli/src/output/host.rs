@@ -1,0 +1,365 @@
+//! A host's state as lines and as a table row.
+
+use jiff::Timestamp;
+use occ_proto::container::ContainerStatus;
+use occ_proto::error::Code;
+use occ_proto::status::{ConnectionInfo, HostList, HostStatus, LastError, State, TestReport};
+use occ_proto::text::sanitize;
+
+use super::table::Table;
+use super::{Colour, Ui};
+use crate::duration::{one_unit, seconds_between, two_units};
+use crate::error::hint_for;
+
+/// The sign of a state: each differs in shape, so that colour is never needed.
+fn sign(state: State) -> &'static str {
+    match state {
+        State::Connected => "●",
+        State::Connecting | State::Backoff => "◐",
+        State::Idle | State::Stopped => "○",
+        State::Failed => "✗",
+    }
+}
+
+fn colour(state: State) -> Colour {
+    match state {
+        State::Connected => Colour::Green,
+        State::Connecting | State::Backoff => Colour::Yellow,
+        State::Idle | State::Stopped => Colour::Grey,
+        State::Failed => Colour::Red,
+    }
+}
+
+/// Returns milliseconds as a person reads them: `12 ms`, `0.4 ms`.
+pub(crate) fn milliseconds(ms: f64) -> String {
+    if ms < 9.95 && (ms.round() - ms).abs() >= 0.05 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
+}
+
+/// Returns a number of bytes in decimal units: `980 B`, `1.2 MB`.
+fn bytes(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let mut value = count as f64;
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    for unit in ["kB", "MB", "GB"] {
+        value /= 1000.0;
+        if value < 999.5 {
+            return if value < 9.95 {
+                format!("{value:.1} {unit}")
+            } else {
+                format!("{value:.0} {unit}")
+            };
+        }
+    }
+    format!("{:.1} TB", value / 1000.0)
+}
+
+/// Returns a line about a host: `[prod-1] Link      …`.
+fn line(status: &HostStatus, label: &str, text: &str) -> String {
+    format!("[{}] {label:<9} {text}", status.name)
+}
+
+/// Returns the line about a host's link.
+pub(crate) fn link(ui: &Ui, status: &HostStatus, now: Timestamp) -> String {
+    let state = ui.paint(
+        colour(status.state),
+        &format!("{} {:<10}", sign(status.state), status.state.as_str()),
+    );
+    line(status, "Link", format!("{state} {}", link_detail(status, now)).trim_end())
+}
+
+fn link_detail(status: &HostStatus, now: Timestamp) -> String {
+    let age = two_units(seconds_between(status.since, now));
+    let message = status.last_error.as_ref().map_or_else(|| "no reason given".to_owned(), said);
+    match status.state {
+        State::Connected => {
+            let mut parts = vec![age];
+            parts.extend(status.rtt_ms.map(milliseconds));
+            if let Some(connection) = &status.connection {
+                parts.push(login(connection));
+            }
+            let via = status
+                .config
+                .jump_host
+                .as_deref()
+                .map_or_else(String::new, |jump| format!(" via {}", sanitize(jump)));
+            format!("{}{via}", parts.join(", "))
+        }
+        State::Connecting => format!("{age}, attempt {}", status.attempt.max(1)),
+        State::Backoff => format!(
+            "{age}, {message}; attempt {} {}",
+            status.attempt.saturating_add(1),
+            due(status.next_retry_at, now)
+        ),
+        State::Failed => format!("{age}, {message}"),
+        State::Idle => "connecting on this request; --fresh waits for it".to_owned(),
+        State::Stopped => format!("{age}, disconnected on request"),
+    }
+}
+
+/// Returns a failure's sentence without its full stop, since text follows it.
+fn said(error: &LastError) -> String {
+    sanitize(error.message.trim_end_matches('.'))
+}
+
+fn login(connection: &ConnectionInfo) -> String {
+    // Port 22 goes without saying.
+    let peer = connection.peer.strip_suffix(":22").unwrap_or(&connection.peer);
+    sanitize(&format!("{}@{peer}", connection.user))
+}
+
+fn due(at: Option<Timestamp>, now: Timestamp) -> String {
+    match at.map(|at| seconds_between(now, at)) {
+        Some(0) | None => "now".to_owned(),
+        Some(seconds) => format!("in {}", two_units(seconds)),
+    }
+}
+
+/// Returns the next command to type for a host in this state.
+pub(crate) fn hint(status: &HostStatus) -> Option<String> {
+    match status.state {
+        State::Backoff => Some(format!("occ reconnect --host {}", status.name)),
+        State::Stopped => Some(format!("occ connect --host {}", status.name)),
+        State::Failed => {
+            status.last_error.as_ref().and_then(|error| status_hint(status, error.code))
+        }
+        State::Idle | State::Connecting | State::Connected => None,
+    }
+}
+
+/// Returns the hint for a problem of a host whose configuration is known.
+pub(crate) fn status_hint(status: &HostStatus, code: Code) -> Option<String> {
+    let config = &status.config;
+    let user = status
+        .connection
+        .as_ref()
+        .map(|connection| sanitize(&connection.user))
+        .or_else(|| config.user.as_ref().map(ToString::to_string));
+    hint_for(code, status.name.as_str(), config.hostname.as_str(), user.as_deref(), config.port)
+}
+
+/// Returns what `-v` adds: what the connection negotiated and what the probe found.
+pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut add = |label: &str, text: String| lines.push(line(status, label, &sanitize(&text)));
+    if let Some(connection) = &status.connection {
+        add("Server", connection.server.clone());
+        add("Host key", connection.host_key.clone());
+        add("Login", connection.auth.clone());
+        add("Cipher", format!("{}, {}", connection.cipher, connection.kex));
+        add(
+            "Traffic",
+            format!(
+                "{} in, {} out; {} connections, {} channels in use",
+                bytes(connection.bytes_in),
+                bytes(connection.bytes_out),
+                status.connections,
+                status.open_channels
+            ),
+        );
+        match &connection.system {
+            None => add("System", "not known yet".to_owned()),
+            Some(system) => {
+                let or =
+                    |text: &str| if text.is_empty() { "?".to_owned() } else { text.to_owned() };
+                add(
+                    "System",
+                    format!("{} {}, {}", or(&system.os), or(&system.arch), or(&system.shell)),
+                );
+                let mut docker: Vec<String> = system
+                    .docker_sockets
+                    .iter()
+                    .map(|socket| {
+                        let why = if socket.usable { "" } else { " (not open to this user)" };
+                        format!("{}{why}", socket.path)
+                    })
+                    .collect();
+                if system.docker_cli {
+                    docker.push("docker in PATH".to_owned());
+                }
+                if docker.is_empty() {
+                    docker.push("none".to_owned());
+                }
+                add("Docker", docker.join(", "));
+            }
+        }
+    }
+    if status.state == State::Connected
+        && let Some(error) = &status.last_error
+    {
+        let ago = two_units(seconds_between(error.at, now));
+        add("Last cut", format!("{ago} ago, {} ({})", said(error), error.phase.as_str()));
+    }
+    lines
+}
+
+/// Returns the lines about the sandbox container.
+pub(crate) fn sandbox(
+    ui: &Ui,
+    status: &HostStatus,
+    container: &ContainerStatus,
+    now: Timestamp,
+) -> Vec<String> {
+    if !container.exists {
+        let text = ui.paint(Colour::Grey, "○ No service found.");
+        return vec![line(status, "Sandbox", &text)];
+    }
+    let word = sanitize(container.state.as_deref().unwrap_or("unknown"));
+    let running = word == "running";
+    let (sign, colour) = if running { ("●", Colour::Green) } else { ("○", Colour::Grey) };
+    let mut parts = Vec::new();
+    if running && let Some(at) = container.started_at {
+        parts.push(two_units(seconds_between(at, now)));
+    }
+    parts.extend(container.health.as_deref().map(sanitize));
+    if let Some(code) = container.exit_code.filter(|_| !running) {
+        parts.push(format!("exit code {code}"));
+    }
+    let state = ui.paint(colour, &format!("{sign} {word:<10}"));
+    let mut lines =
+        vec![line(status, "Sandbox", format!("{state} {}", parts.join(", ")).trim_end())];
+    if let Some(image) = &container.image {
+        let mut text = sanitize(image);
+        if let Some(version) = &container.image_version {
+            text.push_str(&format!(" ({})", sanitize(version)));
+        }
+        if let Some(id) = &container.image_id {
+            // Docker's own short form: twelve digits of the digest.
+            let id: String = id.trim_start_matches("sha256:").chars().take(12).collect();
+            text.push_str(&format!(", {}", sanitize(&id)));
+        }
+        lines.push(line(status, "Image", &text));
+    }
+    for port in &container.ports {
+        lines.push(line(
+            status,
+            "Port",
+            &sanitize(&format!("{}:{} -> {}", port.host_ip, port.host_port, port.container_port)),
+        ));
+    }
+    lines
+}
+
+/// Returns the line for a sandbox that could not be asked about.
+pub(crate) fn sandbox_unknown(status: &HostStatus, why: &str) -> String {
+    line(status, "Sandbox", &format!("? unknown    {why}"))
+}
+
+/// Returns the table of `status --all`, problems first, and the summary line.
+pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp) -> String {
+    let rank = |state: State| match state {
+        State::Failed => 0,
+        State::Backoff => 1,
+        State::Connecting => 2,
+        State::Connected => 3,
+        State::Idle => 4,
+        State::Stopped => 5,
+    };
+    let mut hosts: Vec<&HostStatus> = list.hosts.iter().collect();
+    hosts.sort_by_key(|status| rank(status.state));
+    let mut table = Table::new(&["HOST", "LINK", "FOR", "RTT", "NOTE"]);
+    for status in &hosts {
+        table.row(row(status, list, now));
+    }
+    let mut text = String::new();
+    for (number, line) in table.lines().iter().enumerate() {
+        let state = number.checked_sub(1).and_then(|i| hosts.get(i)).map(|status| status.state);
+        match state {
+            Some(state) => text.push_str(&ui.paint(colour(state), sign(state))),
+            None => text.push(' '),
+        }
+        text.push_str(&format!(" {line}\n"));
+    }
+    text.push_str(&format!("\n{}\n", summary(list)));
+    text
+}
+
+fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let mark = if list.default_host.as_ref() == Some(&status.name) { " *" } else { "" };
+    let message = || status.last_error.as_ref().map(said).unwrap_or_default();
+    let note = match status.state {
+        State::Failed => message(),
+        State::Backoff => match status.next_retry_at.map(|at| seconds_between(now, at)) {
+            Some(0) | None => format!("{}, next try now", message()),
+            Some(seconds) => format!("{}, next try in {}", message(), two_units(seconds)),
+        },
+        State::Connecting => format!("attempt {}", status.attempt.max(1)),
+        State::Stopped => "disconnected on request".to_owned(),
+        State::Connected | State::Idle => {
+            status.config.description.as_deref().map(sanitize).unwrap_or_default()
+        }
+    };
+    vec![
+        format!("{}{mark}", status.name),
+        status.state.as_str().to_owned(),
+        if status.state == State::Idle {
+            dash()
+        } else {
+            one_unit(seconds_between(status.since, now))
+        },
+        match status.rtt_ms {
+            Some(ms) if status.state == State::Connected => milliseconds(ms),
+            _ => dash(),
+        },
+        note,
+    ]
+}
+
+fn summary(list: &HostList) -> String {
+    let states = [
+        State::Connected,
+        State::Connecting,
+        State::Backoff,
+        State::Failed,
+        State::Idle,
+        State::Stopped,
+    ];
+    let counts: Vec<String> = states
+        .iter()
+        .map(|state| (state, list.hosts.iter().filter(|host| host.state == *state).count()))
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| format!("{count} {}", state.as_str()))
+        .collect();
+    let hosts = if list.hosts.len() == 1 { "host" } else { "hosts" };
+    let mut text = format!("{} {hosts}: {}", list.hosts.len(), counts.join(", "));
+    if let Some(name) = &list.default_host {
+        let known = list.hosts.iter().any(|host| host.name == *name);
+        let missing = if known { "" } else { ", which does not exist" };
+        text.push_str(&format!("; * default: {name}{missing}"));
+    }
+    text
+}
+
+/// Returns the steps of `host test`, the times in one column.
+pub(crate) fn steps(ui: &Ui, report: &TestReport) -> String {
+    let names: Vec<String> = report.steps.iter().map(|step| sanitize(&step.name)).collect();
+    let details: Vec<String> = report.steps.iter().map(|step| sanitize(&step.detail)).collect();
+    let width = |texts: &[String]| texts.iter().map(|t| t.chars().count()).max().unwrap_or(0);
+    let timed: Vec<String> = report
+        .steps
+        .iter()
+        .zip(&details)
+        .filter(|(step, _)| step.ms.is_some())
+        .map(|(_, detail)| detail.clone())
+        .collect();
+    let (names_width, details_width) = (width(&names).max(8), width(&timed));
+    let mut text = String::new();
+    for ((step, name), detail) in report.steps.iter().zip(&names).zip(&details) {
+        let mark =
+            if step.ok { ui.paint(Colour::Green, "✓") } else { ui.paint(Colour::Red, "✗") };
+        let time = step.ms.map(milliseconds).unwrap_or_default();
+        let row = format!(
+            "[{}] {mark} {name:<names_width$}  {detail:<details_width$}  {time:>8}",
+            report.name
+        );
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}

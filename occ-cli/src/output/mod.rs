@@ -1,0 +1,156 @@
+//! Everything that `occ` writes to a terminal or a pipe, `exec`'s streams apart.
+
+pub(crate) mod host;
+pub(crate) mod json;
+pub(crate) mod problem;
+pub(crate) mod table;
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::cli::Global;
+use crate::error::CliError;
+
+/// A colour, which is only ever a second way to say what the text says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Green,
+    Yellow,
+    Red,
+    Grey,
+}
+
+impl Colour {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Red => "31",
+            Self::Grey => "90",
+        }
+    }
+}
+
+/// How to write: what was asked for on the command line, and what the streams are.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(crate) struct Ui {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    pub(crate) verbose: u8,
+    colour: bool,
+    pub(crate) stdout_terminal: bool,
+    pub(crate) stderr_terminal: bool,
+}
+
+impl Ui {
+    /// Returns how to write, for the flags and this process's streams.
+    pub(crate) fn new(global: &Global) -> Self {
+        let stdout_terminal = io::stdout().is_terminal();
+        // https://no-color.org: present and not empty.
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            colour: stdout_terminal && !no_color && !global.no_color,
+            stdout_terminal,
+            stderr_terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Returns `text` in a colour, where colours are wanted.
+    pub(crate) fn paint(&self, colour: Colour, text: &str) -> String {
+        if self.colour {
+            format!("\u{1b}[{}m{text}\u{1b}[0m", colour.code())
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// Writes text to standard output.
+    pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
+        write_stdout(text.as_bytes())
+    }
+
+    /// Writes one line to standard output, unless only the essential is wanted.
+    pub(crate) fn say(&self, line: &str) -> Result<(), CliError> {
+        if self.quiet { Ok(()) } else { self.print(&format!("{line}\n")) }
+    }
+
+    /// Writes a JSON document: as it is into a pipe, indented on a terminal.
+    pub(crate) fn document(&self, json: &[u8]) -> Result<(), CliError> {
+        if self.stdout_terminal {
+            write_stdout(json::pretty(json).as_bytes())
+        } else {
+            let mut text = json.trim_ascii_end().to_vec();
+            text.push(b'\n');
+            write_stdout(&text)
+        }
+    }
+
+    /// Writes a value as a JSON document.
+    pub(crate) fn value(&self, value: &impl serde::Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_vec(value)
+            .map_err(|error| CliError::failed(format!("the answer cannot be written: {error}")))?;
+        self.document(&text)
+    }
+
+    /// Writes one line to standard error, unless only the essential is wanted.
+    pub(crate) fn note(&self, line: &str) {
+        if !self.quiet {
+            write_stderr(format!("{line}\n").as_bytes());
+        }
+    }
+
+    /// Writes one line to standard error when a person reads it or asked for more.
+    pub(crate) fn note_if_talking(&self, line: &str) {
+        if self.stderr_terminal || self.verbose > 0 {
+            self.note(line);
+        }
+    }
+
+    /// Returns whether a person is there to be asked.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.stderr_terminal && !self.json && !self.quiet && io::stdin().is_terminal()
+    }
+
+    /// Asks a question and returns whether the answer is yes; no answer is no.
+    pub(crate) fn ask(&self, question: &str) -> bool {
+        write_stderr(format!("{question} [y/N] ").as_bytes());
+        let mut answer = String::new();
+        match io::stdin().read_line(&mut answer) {
+            Ok(_) => matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"),
+            Err(_) => false,
+        }
+    }
+}
+
+/// Writes to standard output; a reader that went away ends the program quietly.
+pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(CliError::closed_pipe()),
+        Err(error) => Err(CliError::failed(format!("standard output: {error}"))),
+    }
+}
+
+/// Writes to standard error. Where that fails there is nobody left to tell.
+pub(crate) fn write_stderr(bytes: &[u8]) {
+    let _ = io::stderr().lock().write_all(bytes);
+}
+
+/// Runs `work`; when it takes longer than a second a person is told what is waited for.
+pub(crate) async fn with_note<T>(ui: &Ui, note: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let slow = tokio::time::sleep(std::time::Duration::from_secs(1));
+    tokio::select! {
+        biased;
+        done = &mut work => return done,
+        () = slow => {}
+    }
+    if ui.stderr_terminal && !ui.json {
+        ui.note(note);
+    }
+    work.await
+}

@@ -1,0 +1,68 @@
+//! Failures on standard error: `Error: …` and `hint: …`, or the problem document with `--json`.
+
+use occ_proto::text::sanitize;
+use serde::Serialize;
+
+use super::{Ui, write_stderr};
+use crate::error::{CliError, DAEMON, USAGE};
+
+/// A problem that arose here: the shape of RFC 9457 with a code of our own.
+#[derive(Debug, Serialize)]
+struct Failure<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    retryable: bool,
+}
+
+/// Writes a failure to standard error.
+pub(crate) fn print(ui: &Ui, error: &CliError) {
+    if error.is_quiet() {
+        return;
+    }
+    if ui.json {
+        print_json(error);
+        return;
+    }
+    let mut text = format!("Error: {}\n", error.message);
+    if ui.verbose > 0
+        && let Some(problem) = &error.problem
+    {
+        for cause in &problem.causes {
+            text.push_str(&format!("  caused by: {}\n", sanitize(cause)));
+        }
+        text.push_str(&format!("  code: {}\n", error.code));
+    }
+    if let Some(hint) = &error.hint {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    write_stderr(text.as_bytes());
+}
+
+/// Writes a failure to standard error as one JSON document.
+pub(crate) fn print_json(error: &CliError) {
+    let text = match &error.problem {
+        Some(problem) => serde_json::to_string(problem),
+        None => {
+            // The statuses that the daemon would give, where it could be asked.
+            let (status, title) = match error.exit {
+                USAGE => (400, "Bad Request"),
+                DAEMON => (503, "Service Unavailable"),
+                _ => (500, "Internal Server Error"),
+            };
+            serde_json::to_string(&Failure {
+                kind: format!("urn:occ:problem:{}", error.code),
+                title,
+                status,
+                detail: &error.message,
+                code: &error.code,
+                retryable: error.exit == DAEMON,
+            })
+        }
+    };
+    // Plain structures of texts and numbers always serialise.
+    write_stderr(format!("{}\n", text.unwrap_or_default()).as_bytes());
+}

@@ -1,0 +1,333 @@
+//! The WebSocket on which a command runs: the upgrade, and the two directions of bytes.
+//!
+//! Bytes from the command go from the socket's buffer to the file descriptor without another copy.
+//! Nothing is read from the socket while a write is unfinished: a reader of ours that stops pushes
+//! back through the daemon.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt as _;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::header::{CONNECTION, HOST, HeaderName, UPGRADE};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use occ_proto::HostName;
+use occ_proto::error::Problem;
+use occ_proto::exec::{ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::client::{Client, broken, check_version, host_path, is_failure, problem};
+use crate::error::CliError;
+
+/// The key and its answer from RFC 6455, section 1.3. The key exists to tell a WebSocket server from
+/// a caching proxy; on a private Unix socket a fixed one does that as well as a random one.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// How much of standard input goes into one message, in bytes: what a pipe holds on Linux.
+const STDIN_CHUNK: usize = 64 * 1024;
+
+/// What a pipe takes without blocking once it is writable: POSIX's PIPE_BUF, 4096 on Linux and at
+/// least 512 elsewhere.
+const PIPE_BUF: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
+
+/// How many control messages may wait for the socket: two signals and their cancels.
+const CONTROLS: usize = 4;
+
+type Socket = WebSocketStream<UnixStream>;
+
+/// How a command's stream ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The daemon said how the command ended.
+    Exit(Exit),
+    /// The daemon said why it was not run, or that its end is not known.
+    Problem(Box<Problem>),
+    /// The daemon went away without a word.
+    Lost,
+    /// Our own output could not be written.
+    Output(io::Error),
+}
+
+/// A command's stream that is open and has not been read.
+#[derive(Debug)]
+pub(crate) struct ExecStream {
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
+}
+
+impl ExecStream {
+    /// Asks the daemon for a WebSocket to run a command on `host`.
+    pub(crate) async fn open(client: &mut Client, host: &HostName) -> Result<Self, CliError> {
+        let stream = client.stream().await?;
+        let request = Request::get(host_path(host, "/exec"))
+            .header(HOST, "localhost")
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, "websocket")
+            .header(HeaderName::from_static("sec-websocket-version"), "13")
+            .header(HeaderName::from_static("sec-websocket-key"), KEY)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        let answer = async move {
+            let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+            let daemon = check_version(answer.headers())?;
+            let status = answer.status();
+            if status != StatusCode::SWITCHING_PROTOCOLS {
+                let body =
+                    answer.into_body().collect().await.map_err(|error| broken(&error))?.to_bytes();
+                return Err(if is_failure(status) {
+                    problem(status, &body, &daemon)
+                } else {
+                    CliError::incompatible(format!("occd {daemon} opens no stream for commands."))
+                });
+            }
+            let accept = answer.headers().get("sec-websocket-accept");
+            if accept.is_none_or(|value| value != ACCEPT) {
+                return Err(CliError::incompatible(format!(
+                    "occd {daemon} does not speak WebSocket."
+                )));
+            }
+            hyper::upgrade::on(answer).await.map_err(|error| broken(&error))
+        };
+        // The connection must be driven for the answer to come; its own error is the answer's too.
+        let (_, upgraded) = tokio::join!(connection.with_upgrades(), answer);
+        let parts = upgraded?
+            .downcast::<TokioIo<UnixStream>>()
+            .map_err(|_| CliError::failed("the upgraded connection is of another kind"))?;
+        let socket = WebSocketStream::from_partially_read(
+            parts.io.into_inner(),
+            parts.read_buf.to_vec(),
+            Role::Client,
+            None,
+        )
+        .await;
+        let (sink, stream) = socket.split();
+        Ok(Self { sink, stream })
+    }
+
+    /// Sends the command and returns its two directions.
+    pub(crate) async fn start(mut self, request: &ExecRequest) -> Result<(Up, Down), CliError> {
+        let text = serde_json::to_string(request)
+            .map_err(|error| CliError::failed(format!("the request cannot be written: {error}")))?;
+        self.sink.send(Message::text(text)).await.map_err(|error| broken(&error))?;
+        Ok((Up { sink: self.sink }, Down { stream: self.stream }))
+    }
+}
+
+/// The direction to the command.
+#[derive(Debug)]
+pub(crate) struct Up {
+    sink: SplitSink<Socket, Message>,
+}
+
+/// Returns the way to send control messages, and where they come out.
+pub(crate) fn controls() -> (mpsc::Sender<ExecControl>, mpsc::Receiver<ExecControl>) {
+    mpsc::channel(CONTROLS)
+}
+
+impl Up {
+    /// Passes standard input and control messages on, until the socket or the controls end.
+    pub(crate) async fn run(mut self, with_stdin: bool, mut controls: mpsc::Receiver<ExecControl>) {
+        enum Next {
+            Control(Option<ExecControl>),
+            Input(io::Result<usize>),
+        }
+        let mut stdin = with_stdin.then(tokio::io::stdin);
+        let mut buffer = BytesMut::new();
+        if stdin.is_none() && self.send_input(Bytes::from_static(&[STDIN])).await.is_err() {
+            return;
+        }
+        loop {
+            if buffer.is_empty() {
+                buffer.reserve(STDIN_CHUNK + 1);
+                buffer.extend_from_slice(&[STDIN]);
+            }
+            let input = async {
+                match &mut stdin {
+                    Some(stdin) => stdin.read_buf(&mut buffer).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let next = tokio::select! {
+                biased;
+                control = controls.recv() => Next::Control(control),
+                read = input => Next::Input(read),
+            };
+            // A failed send means that the socket is gone, which the other direction reports.
+            let sent = match next {
+                Next::Control(None) => return,
+                Next::Control(Some(control)) => match serde_json::to_string(&control) {
+                    Ok(text) => self.sink.send(Message::text(text)).await,
+                    Err(_) => Ok(()),
+                },
+                Next::Input(Ok(0)) | Next::Input(Err(_)) => {
+                    // An input that cannot be read ends, as it does for a local program's child.
+                    stdin = None;
+                    self.send_input(Bytes::from_static(&[STDIN])).await
+                }
+                Next::Input(Ok(_)) => {
+                    let chunk = buffer.split().freeze();
+                    self.send_input(chunk).await
+                }
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn send_input(
+        &mut self,
+        chunk: Bytes,
+    ) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+        self.sink.send(Message::Binary(chunk)).await
+    }
+}
+
+/// The direction from the command.
+#[derive(Debug)]
+pub(crate) struct Down {
+    stream: SplitStream<Socket>,
+}
+
+impl Down {
+    /// Passes the command's output to `output` until its end. `started` turns true with the command.
+    pub(crate) async fn run(mut self, output: &mut Output, started: &Cell<bool>) -> End {
+        while let Some(message) = self.stream.next().await {
+            match message {
+                Ok(Message::Binary(bytes)) => {
+                    if let Err(error) = output.write(bytes).await {
+                        return End::Output(error);
+                    }
+                }
+                Ok(Message::Text(text)) => match serde_json::from_str(text.as_str()) {
+                    Ok(ExecEvent::Exit(exit)) => return End::Exit(exit),
+                    Ok(ExecEvent::Error { problem }) => return End::Problem(problem),
+                    Ok(ExecEvent::Started) => started.set(true),
+                    // Events of a newer daemon within this API version are there to be ignored.
+                    Ok(ExecEvent::Stdout { .. } | ExecEvent::Stderr { .. }) | Err(_) => {}
+                },
+                Ok(Message::Close(_)) | Err(_) => return End::Lost,
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+            }
+        }
+        End::Lost
+    }
+}
+
+/// Where a command's output goes.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// To our own two streams.
+    Streams {
+        /// Standard output.
+        out: Descriptor,
+        /// Standard error.
+        err: Descriptor,
+    },
+    /// Into memory, for one JSON document.
+    Kept {
+        /// Standard output.
+        out: crate::commands::Kept,
+        /// Standard error.
+        err: crate::commands::Kept,
+    },
+}
+
+impl Output {
+    async fn write(&mut self, message: Bytes) -> io::Result<()> {
+        let Some(&stream) = message.first() else { return Ok(()) };
+        let bytes = message.slice(1..);
+        match (self, stream) {
+            (Self::Streams { out, .. }, STDOUT) => out.write(bytes).await,
+            (Self::Streams { err, .. }, STDERR) => err.write(bytes).await,
+            (Self::Kept { out, .. }, STDOUT) => {
+                out.push(&bytes);
+                Ok(())
+            }
+            (Self::Kept { err, .. }, STDERR) => {
+                err.push(&bytes);
+                Ok(())
+            }
+            // A stream of a newer daemon.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file descriptor that output is written to.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    file: Arc<File>,
+    /// A pipe, a terminal or a socket: its reader may stop for ever.
+    may_block: bool,
+}
+
+impl Descriptor {
+    /// Returns a writer to a descriptor of this process.
+    pub(crate) fn of(stream: &impl AsFd) -> io::Result<Self> {
+        let file = File::from(stream.as_fd().try_clone_to_owned()?);
+        let kind = file.metadata()?.file_type();
+        let may_block = kind.is_fifo()
+            || kind.is_socket()
+            || (kind.is_char_device() && rustix::termios::isatty(&file));
+        Ok(Self { file: Arc::new(file), may_block })
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// A write that could block for ever is made on another thread, since a blocked thread would not
+    /// see Ctrl-C: SIGINT restarts the write (SA_RESTART) instead of ending it. It is awaited all the
+    /// same, so that nothing is read meanwhile.
+    async fn write(&self, bytes: Bytes) -> io::Result<()> {
+        if !self.may_block || (bytes.len() <= PIPE_BUF && is_writable(self.file.as_fd())) {
+            return write_all(&self.file, &bytes);
+        }
+        let file = Arc::clone(&self.file);
+        tokio::task::spawn_blocking(move || write_all(&file, &bytes))
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+}
+
+fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Writes all of `bytes`, waiting where another program made the shared descriptor non-blocking.
+fn write_all(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(&file, PollFlags::OUT)];
+                match poll(&mut fds, None) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! Finding, trusting, starting and stopping the daemon.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{Answer, Done, Fake, ago, connected, finish, occ, private_dir, run};
+use serde_json::{Value, json};
+
+fn version(pid: u32, socket: &Path) -> Value {
+    json!({"version": "0.1.0", "api_version": 1, "min_client": "0.1.0", "capabilities": [],
+        "pid": pid, "started_at": ago(7830), "socket": socket})
+}
+
+/// A daemon that answers for itself.
+fn daemon(pid: u32) -> Fake {
+    Fake::new(move |seen| match seen.path.as_str() {
+        "/v1/version" => Answer::ok(version(pid, Path::new("/run/occd.sock"))),
+        "/v1/hosts/h" => Answer::ok(connected("h")),
+        path => panic!("{path}"),
+    })
+}
+
+/// Writes a program that pretends to be occd.
+fn program(dir: &Path, body: &str) -> String {
+    let path = dir.join("fake-occd");
+    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs `occ` with a home of its own and a program to start.
+fn start(home: &Path, program: &str, args: &[&str]) -> Command {
+    let mut command = occ(args, home);
+    command
+        .env_remove("OCC_NO_AUTOSTART")
+        .env("OCCD_BIN", program)
+        .env("XDG_RUNTIME_DIR", home.join("run"));
+    command
+}
+
+#[test]
+fn without_a_daemon_and_without_autostart() {
+    let home = private_dir();
+    let done = run(&mut occ(&["status", "--host", "h"], home.path()));
+    assert_eq!(done.code, 3);
+    assert!(done.err.starts_with("Error: occd is not running (socket /"), "{done:?}");
+    assert!(done.err.ends_with("hint: occ daemon start\n"), "{done:?}");
+    assert!(!home.path().join(".local").exists());
+}
+
+#[test]
+fn fifty_at_once_start_one_daemon() {
+    let home = private_dir();
+    let home = home.path();
+    let fake = daemon(1);
+    let socket = home.join("run/occ/occd.sock");
+    // Renaming a socket's file leaves it listening: the daemon "starts" by appearing.
+    let program = program(
+        home,
+        &format!(
+            "echo \"$@\" >> {log}\nmv {from} {to} && echo ready {to}\nexec sleep 1",
+            log = home.join("log").display(),
+            from = fake.socket.display(),
+            to = socket.display()
+        ),
+    );
+    let children: Vec<_> = (0..50)
+        .map(|_| {
+            start(home, &program, &["status", "--host", "h"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let done = finish(child);
+        assert_eq!((done.code, done.err.as_str()), (0, ""), "{done:?}");
+    }
+    assert_eq!(std::fs::read_to_string(home.join("log")).unwrap(), "--daemonize\n");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&home.join("run/occ")), 0o700);
+    assert_eq!(mode(&home.join("run/occ/start.lock")), 0o600);
+}
+
+#[test]
+fn the_socket_is_passed_on_and_verbose_tells_of_the_start() {
+    let home = private_dir();
+    let home = home.path();
+    let fake = daemon(1);
+    let other = private_dir();
+    let socket = other.path().join("s");
+    let to = socket.to_str().unwrap();
+    let program = program(
+        home,
+        &format!(
+            "echo \"$@\" > {log}; mv {from} {to}; echo ready {to}",
+            log = home.join("log").display(),
+            from = fake.socket.display()
+        ),
+    );
+    let done = run(&mut start(home, &program, &["status", "-v", "--host", "h", "--socket", to]));
+    assert_eq!(
+        done.err.lines().next().unwrap(),
+        format!("occd was not running: started (socket {to}).")
+    );
+    let log = std::fs::read_to_string(home.join("log")).unwrap();
+    assert_eq!(log, format!("--daemonize --socket {to}\n"));
+}
+
+#[test]
+fn a_daemon_that_does_not_start_says_why() {
+    let home = private_dir();
+    let home = home.path();
+    let args = ["status", "--host", "h"];
+    let with = |body: &str| run(&mut start(home, &program(home, body), &args));
+    let done = with("echo 'Error: occd.toml line 3: unknown key' >&2; exit 78");
+    assert_eq!(done.code, 3);
+    assert_eq!(
+        done.err,
+        "Error: occd did not start: occd.toml line 3: unknown key\nhint: mend occd.toml, then occ daemon start\n"
+    );
+    let done = with("exit 1");
+    assert!(done.err.starts_with("Error: occd did not start: exit status: 1\n"), "{done:?}");
+    let done = run(&mut start(home, "/nowhere/occd", &args));
+    assert_eq!(done.code, 3);
+    assert!(done.err.starts_with("Error: occd was not found"), "{done:?}");
+}
+
+#[test]
+fn a_directory_that_others_can_write_to_is_refused() {
+    let fake = daemon(1);
+    let set = |mode| {
+        std::fs::set_permissions(fake.dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(0o755);
+    let done = fake.occ(&["status", "--host", "h"]);
+    assert_eq!(done.code, 3);
+    assert!(done.err.contains("has mode 0755 instead of 0700"), "{done:?}");
+    set(0o700);
+    let link = private_dir();
+    let link = link.path().join("link");
+    std::os::unix::fs::symlink(fake.dir.path(), &link).unwrap();
+    let done =
+        run(fake.command(&["status", "--host", "h"]).env("OCC_SOCKET", link.join("occd.sock")));
+    assert!(done.code == 3 && done.err.contains("symbolic link"), "{done:?}");
+    assert!(fake.lines().is_empty());
+}
+
+#[test]
+fn a_daemon_of_another_version_is_named_and_its_json_is_not_shown() {
+    let with = |answer: Answer| {
+        let fake = Fake::new(move |_| answer.clone());
+        fake.occ(&["status", "--host", "h"])
+    };
+    let newer =
+        Answer::ok(connected("h")).header("occ-version", "9.1.0").header("occ-api-version", "2");
+    for (done, words) in [
+        (with(newer), "API version 1, but occd 9.1.0 speaks 2"),
+        (with(Answer::text("{\"name\": 3}")), "does not understand the answer of occd 0.1.0"),
+        (with(Answer::text("not json")), "does not understand the answer of occd 0.1.0"),
+        (with(Answer::status(500)), "occd answered 500"),
+    ] {
+        assert_eq!(done.code, 3, "{done:?}");
+        assert!(done.err.contains(words) && done.err.contains("occ 0.1.0"), "{done:?}");
+        assert!(done.err.ends_with("hint: occ daemon stop; occ daemon start\n"), "{done:?}");
+        assert!(!done.err.contains("column"), "{done:?}");
+    }
+}
+
+#[test]
+fn daemon_status_says_whether_it_runs_and_starts_nothing() {
+    let fake = daemon(4711);
+    let done = fake.occ(&["daemon", "status"]);
+    assert_eq!(
+        (done.code, done.out.as_str()),
+        (0, "occd 0.1.0 is running: process 4711, up 2h 10m, socket /run/occd.sock\n")
+    );
+    let document: Value =
+        serde_json::from_str(&fake.occ(&["daemon", "status", "--json"]).out).unwrap();
+    assert_eq!(
+        (&document["running"], &document["socket"]),
+        (&json!(true), &json!("/run/occd.sock"))
+    );
+    let home = private_dir();
+    let status = |args: &[&str]| -> Done {
+        run(occ(args, home.path()).env_remove("OCC_NO_AUTOSTART").env("OCCD_BIN", "/nowhere/occd"))
+    };
+    let done = status(&["daemon", "status"]);
+    assert_eq!((done.code, done.out.starts_with("occd is not running (socket /")), (3, true));
+    let done = status(&["daemon", "status", "--json"]);
+    let document: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((done.code, &document["running"]), (3, &json!(false)));
+}
+
+#[test]
+fn daemon_start_is_content_with_a_running_one() {
+    let fake = daemon(1);
+    let done = fake.occ(&["daemon", "start"]);
+    let socket = fake.socket.display();
+    assert_eq!(done.out, format!("occd is already running (socket {socket}).\n"));
+}
+
+#[test]
+fn stop_signals_no_process_that_is_not_behind_the_socket() {
+    // The cardboard daemon is this test: were it signalled, nothing below would run.
+    let done = daemon(4711).occ(&["daemon", "stop"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("says it is process 4711"), "{done:?}");
+    let home = private_dir();
+    let done = run(&mut occ(&["daemon", "stop"], home.path()));
+    assert_eq!((done.code, done.out.as_str()), (0, "occd is not running.\n"));
+}
+
+#[test]
+fn run_becomes_the_daemon() {
+    let home = private_dir();
+    let home = home.path();
+    let program = program(home, "echo foreground \"$@\"; exit 9");
+    let done = run(&mut start(home, &program, &["daemon", "run"]));
+    assert_eq!((done.code, done.out.as_str()), (9, "foreground\n"));
+    let done = run(&mut start(home, &program, &["daemon", "run", "--socket", "/x/s"]));
+    assert_eq!(done.out, "foreground --socket /x/s\n");
+}
+
+/// Not a test of its own: the process that `stop_ends_the_daemon_behind_the_socket` runs as a daemon.
+#[test]
+fn daemon_process() {
+    let Some(link) = std::env::var_os("CARDBOARD_DAEMON") else { return };
+    let fake = daemon(std::process::id());
+    std::fs::rename(&fake.socket, link).unwrap();
+    println!("up");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn stop_ends_the_daemon_behind_the_socket() {
+    use std::io::{BufRead as _, BufReader};
+    let dir = private_dir();
+    let socket = dir.path().join("s");
+    let mut daemon = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "daemon_process", "--nocapture"])
+        .env("CARDBOARD_DAEMON", &socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.ends_with("up")));
+    let done = run(occ(&["daemon", "stop"], dir.path()).env("OCC_SOCKET", &socket));
+    let id = daemon.id();
+    let _ = daemon.kill();
+    let status = daemon.wait().unwrap();
+    assert_eq!((done.code, done.out), (0, format!("occd stopped (process {id}).\n")));
+    // By SIGTERM, not by the kill above.
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
+}

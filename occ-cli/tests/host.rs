@@ -1,0 +1,371 @@
+//! `occ host`: texts, questions, requests.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Answer, Fake, Terminal, connected, list, status};
+use serde_json::{Value, json};
+
+fn saved(docker: Option<&str>, verify: bool) -> Value {
+    let mut saved = json!({"host": connected("prod-1")});
+    if verify {
+        saved["test"] = json!({
+            "name": "prod-1", "ssh_ok": true, "docker_ok": docker.is_some(),
+            "docker_version": docker, "steps": [],
+        });
+    }
+    saved
+}
+
+fn adding(docker: Option<&'static str>) -> Fake {
+    Fake::new(move |seen| {
+        assert_eq!(seen.line(), "POST /v1/hosts");
+        let verify = seen.body["verify"] == json!(true);
+        let mut answer = Answer::ok(saved(docker, verify));
+        answer.status = 201;
+        answer
+    })
+}
+
+fn body(fake: &Fake) -> Value {
+    fake.seen.lock().unwrap().last().unwrap().body.clone()
+}
+
+#[test]
+fn add_takes_the_existing_tools_flags() {
+    let fake = adding(Some("27.3.1"));
+    let done = fake.occ(&[
+        "host",
+        "add",
+        "prod-1",
+        "203.0.113.10",
+        "-u",
+        "deploy",
+        "-p",
+        "2222",
+        "-i",
+        "~/.ssh/k",
+        "-J",
+        "bastion",
+        "-g",
+        "eu",
+        "-g",
+        "web",
+        "-d",
+        "the shop",
+        "--force",
+        "--no-ssh-config",
+    ]);
+    assert_eq!(
+        done.out,
+        "[prod-1] ✓ Connected (Docker 27.3.1)\nAdded: Host 'prod-1' added (203.0.113.10).\n"
+    );
+    assert_eq!(
+        body(&fake),
+        json!({"name": "prod-1", "verify": true, "force": true, "config": {
+            "hostname": "203.0.113.10", "user": "deploy", "port": 2222,
+            "identity_file": "~/.ssh/k", "jump_host": "bastion", "groups": ["eu", "web"],
+            "description": "the shop",
+        }})
+    );
+}
+
+#[test]
+fn add_takes_a_destination_apart_and_fills_nothing_in() {
+    let fake = adding(None);
+    let done = fake.occ(&["host", "add", "prod-1", "deploy@[2001:db8::1]:2222"]);
+    assert!(done.out.starts_with("[prod-1] ✓ Connected (no Docker on this host)\n"), "{done:?}");
+    assert!(done.out.ends_with("Added: Host 'prod-1' added (2001:db8::1).\n"), "{done:?}");
+    let config = body(&fake)["config"].clone();
+    assert_eq!(
+        (&config["user"], &config["port"], &config["identity_file"]),
+        (&json!("deploy"), &json!(2222), &Value::Null)
+    );
+    let done = fake.occ(&["host", "add", "prod-1", "h", "--no-verify", "-i", "keys/k"]);
+    assert_eq!(done.out, "Added: Host 'prod-1' added (h).\n");
+    // The daemon's directory is another: a path is made absolute here.
+    let file = body(&fake)["config"]["identity_file"].as_str().unwrap().to_owned();
+    assert!(file.starts_with('/') && file.ends_with("/keys/k"), "{file}");
+}
+
+fn refusing() -> Fake {
+    Fake::new(|seen| match seen.body["verify"].as_bool() {
+        Some(true) => {
+            let mut problem =
+                Answer::problem(409, "auth_failed", "Every key was refused.", "prod-1");
+            problem.body =
+                problem.body.replace("\"status\"", "\"phase\":\"authentication\",\"status\"");
+            problem
+        }
+        _ => Answer::ok(saved(None, false)),
+    })
+}
+
+const REFUSED: &str = "[prod-1] ✗ login
+Error: Every key was refused. Nothing was written.
+hint: ssh-copy-id deploy@h; then occ host add again
+";
+
+#[test]
+fn a_host_that_refuses_is_not_added() {
+    let fake = refusing();
+    let done = fake.occ(&["host", "add", "prod-1", "deploy@h"]);
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (5, "", REFUSED));
+    assert_eq!(fake.lines().len(), 1);
+}
+
+#[test]
+fn on_a_terminal_it_can_be_kept_anyway() {
+    for (answer, code, requests) in [("y\n", 0, 2), ("\n", 5, 1), ("n\n", 5, 1)] {
+        let fake = refusing();
+        let mut terminal = Terminal::start(fake.command(&["host", "add", "prod-1", "deploy@h"]));
+        terminal.type_line(answer);
+        let (screen, got) = terminal.finish();
+        assert!(screen.contains("Add 'prod-1' anyway? [y/N]"), "{screen}");
+        assert_eq!((got, fake.lines().len()), (code, requests), "{screen}");
+        assert_eq!(screen.contains("Added: Host 'prod-1' added (h)."), code == 0, "{screen}");
+    }
+}
+
+#[test]
+fn a_name_that_is_taken_is_said_as_before() {
+    let fake = Fake::new(|_| Answer::problem(409, "host_exists", "x", "prod-1"));
+    let done = fake.occ(&["host", "add", "prod-1", "h"]);
+    assert_eq!(done.code, 1);
+    assert_eq!(
+        done.err,
+        "Error: Host 'prod-1' already exists. Use --force to overwrite, or choose a different name.\n"
+    );
+}
+
+fn listed() -> Fake {
+    let mut full = connected("prod-1");
+    full["config"] = json!({"hostname": "203.0.113.10", "user": "deploy", "port": 2222,
+        "groups": ["eu", "web"], "description": "d\u{1b}c"});
+    let hosts = [full, status("build-1", "idle")];
+    Fake::new(move |_| Answer::ok(list(&hosts, Some("prod-1"))))
+}
+
+#[test]
+fn list_is_a_table() {
+    let fake = listed();
+    assert_eq!(
+        fake.occ(&["host", "list"]).out,
+        "\
+NAME     HOSTNAME      USER    PORT  GROUPS   DEFAULT
+prod-1   203.0.113.10  deploy  2222  eu, web  *
+build-1  203.0.113.10  -       -     -
+"
+    );
+    assert_eq!(fake.occ(&["host", "list", "--names-only"]).out, "prod-1\nbuild-1\n");
+    assert_eq!(fake.occ(&["host", "list", "-g", "eu", "--names-only"]).out, "prod-1\n");
+    assert_eq!(fake.occ(&["host", "list", "-g", "us"]).out, "No hosts in group 'us'.\n");
+    let document: Value =
+        serde_json::from_str(&fake.occ(&["host", "list", "-g", "eu", "--json"]).out).unwrap();
+    assert_eq!(document["hosts"].as_array().unwrap().len(), 1);
+    assert_eq!(document["hosts"][0]["a_key_of_a_newer_daemon"], json!(true));
+
+    let none = Fake::new(|_| Answer::ok(list(&[], None)));
+    let done = none.occ(&["host", "list"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "No hosts configured.\n"));
+}
+
+#[test]
+fn show_prints_the_configuration() {
+    let fake = listed();
+    let done = fake.occ(&["host", "show", "prod-1"]);
+    assert!(done.out.contains("User           deploy\nPort           2222\n"), "{done:?}");
+    assert!(done.out.contains("Description    d\u{fffd}c\nDefault        yes\n"), "{done:?}");
+    let document: Value =
+        serde_json::from_str(&fake.occ(&["host", "show", "prod-1", "--json"]).out).unwrap();
+    assert_eq!((&document["port"], &document["default"]), (&json!(2222), &json!(true)));
+    let done = fake.occ(&["host", "show", "nope"]);
+    assert_eq!(done.code, 4);
+    assert!(done.err.starts_with("Error: Host 'nope' not found.\nhint: occ host list"), "{done:?}");
+}
+
+#[test]
+fn edit_sends_what_changes_and_retries_a_conflict_once() {
+    let conflicted = AtomicBool::new(false);
+    let fake = Fake::new(move |seen| match seen.line().as_str() {
+        "GET /v1/hosts/prod-1" => {
+            let mut status = connected("prod-1");
+            status["config"]["groups"] = json!(["a", "b"]);
+            Answer::ok(status).header("etag", "\"9\"")
+        }
+        "PATCH /v1/hosts/prod-1" => {
+            assert_eq!(seen.header("if-match"), Some("\"9\""));
+            if conflicted.swap(true, Ordering::SeqCst) {
+                Answer::ok(saved(Some("27"), true))
+            } else {
+                Answer::problem(412, "edit_conflict", "It was changed.", "prod-1")
+            }
+        }
+        line => panic!("{line}"),
+    });
+    let done = fake.occ(&[
+        "host",
+        "edit",
+        "prod-1",
+        "--hostname",
+        "h2",
+        "-u",
+        "",
+        "-p",
+        "",
+        "-J",
+        "",
+        "-i",
+        "",
+        "-d",
+        "",
+        "--add-group",
+        "c",
+        "--remove-group",
+        "a",
+    ]);
+    assert_eq!(done.out, "[prod-1] ✓ Connected (Docker 27)\nUpdated: Host 'prod-1' updated.\n");
+    assert_eq!(
+        body(&fake),
+        json!({"hostname": "h2", "user": null, "port": null, "jump_host": null,
+            "identity_file": null, "description": null, "groups": ["b", "c"]})
+    );
+    assert_eq!(fake.lines().len(), 4);
+
+    let always = Fake::new(|seen| match seen.method.as_str() {
+        "GET" => Answer::ok(connected("prod-1")),
+        _ => Answer::problem(412, "edit_conflict", "It was changed.", "prod-1"),
+    });
+    let done = always.occ(&["host", "edit", "prod-1", "-p", "23", "--no-verify"]);
+    assert_eq!((done.code, always.lines().len()), (1, 4));
+    assert_eq!(body(&always), json!({"port": 23, "verify": false}));
+}
+
+fn removing() -> Fake {
+    Fake::new(|seen| match seen.line().as_str() {
+        "GET /v1/hosts/prod-1" => Answer::ok(connected("prod-1")),
+        "DELETE /v1/hosts/prod-1" => {
+            Answer::problem(409, "host_busy", "2 commands run on prod-1.", "prod-1")
+        }
+        "DELETE /v1/hosts/prod-1?force=true" => Answer::status(204),
+        _ => common::host_not_found("nope"),
+    })
+}
+
+#[test]
+fn remove_asks_and_names_running_work() {
+    let fake = removing();
+    let done = fake.occ(&["host", "remove", "prod-1", "-f"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "Removed: Host 'prod-1' removed.\n"));
+    assert_eq!(fake.occ(&["host", "remove", "nope", "-f"]).code, 4);
+
+    let mut terminal = Terminal::start(fake.command(&["host", "remove", "prod-1"]));
+    terminal.type_line("y\ny\n");
+    let (screen, code) = terminal.finish();
+    assert!(screen.contains("2 commands run on prod-1.") && code == 0, "{screen}");
+    let mut terminal = Terminal::start(fake.command(&["host", "remove", "prod-1"]));
+    terminal.type_line("n\n");
+    let (screen, code) = terminal.finish();
+    assert!(screen.contains("Cancelled.") && code == 0, "{screen}");
+
+    let without = fake.occ(&["host", "remove", "prod-1"]);
+    assert_eq!(without.code, 2);
+    assert!(without.err.contains("hint: occ host remove prod-1 -f"), "{without:?}");
+}
+
+#[test]
+fn default_is_shown_set_and_cleared() {
+    let fake = Fake::new(|seen| match seen.line().as_str() {
+        "GET /v1/default-host" => Answer::ok(json!({"name": null})),
+        "PUT /v1/default-host" if seen.body == json!({"name": "prod-1"}) => {
+            Answer::ok(seen.body.clone())
+        }
+        "PUT /v1/default-host" => common::host_not_found("nope"),
+        "DELETE /v1/default-host" => Answer::status(204),
+        line => panic!("{line}"),
+    });
+    for (args, out) in [
+        (&["host", "default"][..], "Default host: local (local Docker)\n"),
+        (&["host", "default", "-q"], "local\n"),
+        (&["host", "default", "prod-1"], "Updated: Default host set to 'prod-1'.\n"),
+        (
+            &["host", "default", "none"],
+            "Updated: Default cleared. Commands will use local Docker.\n",
+        ),
+        (&["host", "default", "local", "-q"], ""),
+    ] {
+        let done = fake.occ(args);
+        assert_eq!((done.code, done.out.as_str()), (0, out), "{args:?} {done:?}");
+    }
+    assert_eq!(fake.occ(&["host", "default", "nope"]).code, 4);
+}
+
+#[test]
+fn test_shows_each_step_and_the_way_on() {
+    let report = |ssh_ok: bool, steps: Value| {
+        let mut report = json!({"name": "prod-1", "ssh_ok": ssh_ok, "docker_ok": false,
+            "docker_version": null, "steps": steps});
+        if !ssh_ok {
+            report["problem"] = json!({"status": 409, "code": "auth_failed", "detail": "x"});
+        }
+        report
+    };
+    let serve = |report: Value| {
+        Fake::new(move |seen| match seen.line().as_str() {
+            "POST /v1/hosts/prod-1/test" => Answer::ok(report.clone()),
+            _ => {
+                let mut host = connected("prod-1");
+                host["config"]["user"] = json!("deploy");
+                Answer::ok(list(&[host], None))
+            }
+        })
+    };
+    let fake = serve(report(
+        true,
+        json!([
+            {"name": "resolve", "ok": true, "detail": "203.0.113.10:22 as deploy", "ms": 2.0},
+            {"name": "connect", "ok": true, "detail": "TCP", "ms": 12.4},
+            {"name": "docker", "ok": false, "detail": "permission denied on /var/run/docker.sock"},
+        ]),
+    ));
+    let done = fake.occ(&["host", "test", "prod-1"]);
+    assert_eq!(
+        done.out,
+        "\
+[prod-1] ✓ resolve   203.0.113.10:22 as deploy      2 ms
+[prod-1] ✓ connect   TCP                           12 ms
+[prod-1] ✗ docker    permission denied on /var/run/docker.sock
+"
+    );
+    assert_eq!(
+        (done.code, done.err.as_str()),
+        (0, "hint: on prod-1: sudo usermod -aG docker deploy; then occ reconnect --host prod-1\n")
+    );
+    let fake = serve(report(false, json!([{"name": "login", "ok": false, "detail": "refused"}])));
+    let done = fake.occ(&["host", "test", "prod-1"]);
+    assert_eq!((done.code, done.out.as_str()), (5, "[prod-1] ✗ login     refused\n"));
+    assert!(done.err.contains("ssh-copy-id deploy@203.0.113.10"), "{done:?}");
+    let done = fake.occ(&["host", "test", "prod-1", "-q"]);
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (1, "", ""));
+}
+
+#[test]
+fn connect_disconnect_reconnect() {
+    let fake = Fake::new(|seen| match seen.line().as_str() {
+        "POST /v1/hosts/prod-1/connect" => Answer::ok(connected("prod-1")),
+        "POST /v1/hosts/prod-1/disconnect" => Answer::ok(status("prod-1", "stopped")),
+        "POST /v1/hosts/prod-1/reconnect" => {
+            Answer::problem(503, "host_unreachable", "No route to host.", "prod-1")
+        }
+        line => panic!("{line}"),
+    });
+    assert!(fake.occ(&["connect", "--host", "prod-1"]).out.contains("● connected  2h 10m, 12 ms"));
+    assert!(fake.occ(&["disconnect", "--host", "prod-1"]).out.contains("○ stopped"));
+    let done = fake.occ(&["reconnect", "--host", "prod-1"]);
+    assert_eq!(done.code, 5);
+    assert_eq!(
+        done.err,
+        "Error: No route to host.\nhint: occ host test prod-1 shows where it stops\n"
+    );
+}

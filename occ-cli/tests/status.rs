@@ -1,0 +1,243 @@
+//! `occ status`: the texts, the tables and the exit codes.
+
+mod common;
+
+use common::{Answer, Fake, Terminal, ago, broken, connected, list, status};
+use serde_json::{Value, json};
+
+fn one(value: Value) -> Fake {
+    Fake::new(move |seen| match seen.path.as_str() {
+        "/v1/hosts/h" | "/v1/hosts/h?fresh=true" => Answer::ok(value.clone()),
+        "/v1/hosts/h/container" => Answer::ok(json!({
+            "exists": true, "state": "running", "health": "healthy", "started_at": ago(7830),
+            "image": "opencode-cloud-sandbox:latest", "image_id": "sha256:8f3a21c09d4eaaaa",
+            "image_version": "25.1.3", "id": "x", "exit_code": null, "docker_version": "27",
+            "as_of": ago(0),
+            "ports": [{"container_port": "3000/tcp", "host_ip": "127.0.0.1", "host_port": 3000}],
+        })),
+        path => panic!("{path}"),
+    })
+}
+
+fn text(value: Value) -> (String, String) {
+    let done = one(value).occ(&["status", "--host", "h"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    (done.out, done.err)
+}
+
+#[test]
+fn one_request_answers_for_a_connected_host() {
+    let mut value = connected("h");
+    value["config"]["jump_host"] = json!("bastion-eu");
+    let fake = one(value);
+    let done = fake.occ(&["status", "--host", "h"]);
+    assert_eq!(
+        done.out,
+        "[h] Link      ● connected  2h 10m, 12 ms, deploy@203.0.113.10 via bastion-eu\n"
+    );
+    assert_eq!((done.err.as_str(), fake.lines()), ("", vec!["GET /v1/hosts/h".to_owned()]));
+}
+
+#[test]
+fn every_state_has_its_line_and_its_hint() {
+    let mut value = broken("h", "backoff", "host_unreachable", "no route to host.");
+    value["attempt"] = json!(4);
+    value["next_retry_at"] = json!(ago(-7830));
+    let (out, err) = text(value);
+    assert_eq!(out, "[h] Link      ◐ backoff    2h 10m, no route to host; attempt 5 in 2h 10m\n");
+    assert_eq!(err, "hint: occ reconnect --host h\n");
+
+    let mut value = broken("h", "failed", "auth_failed", "every key was refused");
+    value["config"]["user"] = json!("deploy");
+    let (out, err) = text(value);
+    assert_eq!(out, "[h] Link      ✗ failed     2h 10m, every key was refused\n");
+    assert_eq!(err, "hint: ssh-copy-id deploy@203.0.113.10; then occ reconnect --host h\n");
+
+    assert!(text(status("h", "idle")).0.starts_with("[h] Link      ○ idle       "));
+    assert_eq!(text(status("h", "connecting")).0, "[h] Link      ◐ connecting 2h 10m, attempt 1\n");
+    let (out, err) = text(status("h", "stopped"));
+    assert_eq!(out, "[h] Link      ○ stopped    2h 10m, disconnected on request\n");
+    assert_eq!(err, "hint: occ connect --host h\n");
+}
+
+#[test]
+fn fresh_waits_and_asks_docker() {
+    let fake = one(connected("h"));
+    let done = fake.occ(&["status", "--host", "h", "--fresh"]);
+    assert_eq!(
+        done.out,
+        "[h] Link      ● connected  2h 10m, 12 ms, deploy@203.0.113.10\n\
+         [h] Sandbox   ● running    2h 10m, healthy\n\
+         [h] Image     opencode-cloud-sandbox:latest (25.1.3), 8f3a21c09d4e\n\
+         [h] Port      127.0.0.1:3000 -> 3000/tcp\n"
+    );
+    assert_eq!(fake.lines(), ["GET /v1/hosts/h?fresh=true", "GET /v1/hosts/h/container"]);
+}
+
+#[test]
+fn docker_trouble_is_part_of_the_answer() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/hosts/h?fresh=true" => Answer::ok(connected("h")),
+        _ => Answer::problem(502, "docker_permission", "docker.sock is not open to deploy.", "h"),
+    });
+    let done = fake.occ(&["status", "--host", "h", "--fresh"]);
+    assert_eq!(done.code, 0);
+    assert!(done.out.contains("[h] Sandbox   ? unknown    docker.sock is not open to deploy\n"));
+    assert_eq!(
+        done.err,
+        "hint: on h: sudo usermod -aG docker deploy; then occ reconnect --host h\n"
+    );
+}
+
+#[test]
+fn verbose_shows_the_connection() {
+    let out = one(connected("h")).occ(&["status", "-v", "--host", "h"]).out;
+    for line in [
+        "[h] Server    OpenSSH_9.2\n",
+        "[h] Host key  ssh-ed25519 SHA256:Qm3nV\n",
+        "[h] Login     publickey ~/.ssh/id_ed25519\n",
+        "[h] Cipher    aes128-gcm, curve25519-sha256\n",
+        "[h] Traffic   1.2 MB in, 980 B out; 1 connections, 0 channels in use\n",
+        "[h] System    Linux x86_64, /bin/bash\n",
+        "[h] Docker    /var/run/docker.sock, docker in PATH\n",
+    ] {
+        assert!(out.contains(line), "{line}{out}");
+    }
+}
+
+#[test]
+fn a_servers_text_cannot_drive_the_terminal() {
+    let (out, _) =
+        text(broken("h", "failed", "not_ssh", "banner \u{1b}]52;c;eA==\u{7}\u{9b}2J\u{202e}"));
+    assert!(!out.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{out:?}");
+}
+
+#[test]
+fn quiet_is_an_exit_code() {
+    for (state, code) in [
+        ("connected", 0),
+        ("backoff", 1),
+        ("failed", 1),
+        ("stopped", 1),
+        ("idle", 5),
+        ("connecting", 5),
+    ] {
+        let done = one(status("h", state)).occ(&["status", "-q", "--host", "h"]);
+        assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (code, "", ""), "{state}");
+    }
+}
+
+#[test]
+fn json_is_the_daemons_document() {
+    let value = connected("h");
+    let done = one(value.clone()).occ(&["status", "--json", "--host", "h"]);
+    assert_eq!(done.out, format!("{value}\n"));
+}
+
+#[test]
+fn errors_of_the_daemon_have_exit_codes_and_with_json_their_document() {
+    let fake = Fake::new(|_| common::host_not_found("h"));
+    let done = fake.occ(&["status", "--host", "h"]);
+    assert_eq!(done.code, 4);
+    assert_eq!(
+        done.err,
+        "Error: Host 'h' not found.\nhint: occ host list shows the available hosts\n"
+    );
+    let done = fake.occ(&["status", "--host", "h", "--json"]);
+    let document: Value = serde_json::from_str(&done.err).unwrap();
+    assert_eq!((done.code, &document["code"]), (4, &json!("host_not_found")));
+    assert_eq!(done.out, "");
+}
+
+fn many() -> Fake {
+    let mut backoff = broken("web-07", "backoff", "host_unreachable", "no route to host");
+    backoff["next_retry_at"] = json!(ago(-7830));
+    let mut described = connected("prod-1");
+    described["config"]["description"] = json!("the shop");
+    let hosts = [
+        status("build-1", "idle"),
+        described,
+        backoff,
+        connected("prod-2"),
+        broken("prod-3", "failed", "host_key_changed", "host key changed"),
+    ];
+    Fake::new(move |seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(json!({"name": null})),
+        "/v1/hosts" => {
+            let mut list = list(&hosts, Some("prod-1"));
+            list["warnings"] = json!(["hosts.json line 3: \u{1b}[31mbad"]);
+            Answer::ok(list)
+        }
+        path => panic!("{path}"),
+    })
+}
+
+const TABLE: &str = "  \
+  HOST      LINK       FOR  RTT    NOTE
+✗ prod-3    failed     2h   -      host key changed
+◐ web-07    backoff    2h   -      no route to host, next try in 2h 10m
+● prod-1 *  connected  2h   12 ms  the shop
+● prod-2    connected  2h   12 ms
+○ build-1   idle       -    -
+
+5 hosts: 2 connected, 1 backoff, 1 failed, 1 idle; * default: prod-1
+";
+
+#[test]
+fn the_table_has_problems_first() {
+    let done = many().occ(&["status", "--all"]);
+    assert_eq!(done.out, TABLE);
+    assert_eq!(done.err, "Warning: hosts.json line 3: \u{fffd}[31mbad\n");
+    assert_eq!(done.code, 0);
+}
+
+#[test]
+fn without_a_host_the_table_comes_with_the_way_to_choose_one() {
+    let done = many().occ(&["status"]);
+    assert_eq!((done.code, done.out.as_str()), (0, TABLE));
+    assert!(done.err.starts_with("No host is selected, and local Docker is not supported"));
+    assert!(done.err.ends_with("hint: occ status --host NAME, or occ host default NAME\n"));
+}
+
+#[test]
+fn occ_alone_on_a_terminal_is_the_table_and_without_hosts_the_help() {
+    let (screen, code) = Terminal::start(many().command(&["--no-color"])).finish();
+    assert_eq!((screen.contains(TABLE), code), (true, 0), "{screen}");
+    let empty = Fake::new(|_| Answer::ok(list(&[], None)));
+    let (screen, code) = Terminal::start(empty.command(&[])).finish();
+    assert_eq!((screen.starts_with("occ: your servers"), code), (true, 0), "{screen}");
+}
+
+#[test]
+fn colours_are_for_terminals_only_and_can_be_refused() {
+    let fake = one(connected("h"));
+    let screen = |args: &[&str], no_color: bool| {
+        let mut command = fake.command(args);
+        if no_color {
+            command.env("NO_COLOR", "1");
+        }
+        Terminal::start(command).finish().0
+    };
+    let args = ["status", "--host", "h"];
+    assert!(screen(&args, false).contains("\u{1b}[32m● connected"));
+    assert!(!screen(&args, true).contains('\u{1b}'));
+    assert!(!screen(&["status", "--host", "h", "--no-color"], false).contains('\u{1b}'));
+    assert!(!fake.occ(&args).out.contains('\u{1b}'));
+    // A document on a terminal is indented and has the same keys in the same order.
+    let screen = screen(&["status", "--host", "h", "--json"], false);
+    assert!(screen.contains("\n  \"name\": \"h\",\n"), "{screen}");
+}
+
+#[test]
+fn a_reader_that_went_away_ends_it_quietly() {
+    let fake = many();
+    let mut child = fake
+        .command(&["status", "--all", "-q", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let done = common::finish(child);
+    assert_eq!((done.code, done.err.as_str()), (141, ""));
+}

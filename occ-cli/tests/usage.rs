@@ -1,0 +1,172 @@
+//! The command line: what is accepted where, and how a wrong one is answered.
+
+mod common;
+
+use common::{Answer, Fake, connected, occ, private_dir, run, status};
+
+fn fake() -> Fake {
+    Fake::new(|seen| match seen.path.as_str() {
+        "/v1/hosts/prod-1" => Answer::ok(connected("prod-1")),
+        "/v1/hosts/web-07" => Answer::ok(status("web-07", "idle")),
+        path => panic!("{path}"),
+    })
+}
+
+#[test]
+fn global_flags_work_on_both_sides_of_the_verb_and_under_both_names() {
+    let fake = fake();
+    for args in [
+        ["--host", "prod-1", "status"],
+        ["status", "--host", "prod-1"],
+        ["--remote-host", "prod-1", "status"],
+        ["status", "--remote-host", "prod-1"],
+    ] {
+        let done = fake.occ(&args);
+        assert_eq!((done.code, done.out.starts_with("[prod-1] Link")), (0, true), "{done:?}");
+    }
+    for args in [["--json", "status", "--host=prod-1"], ["status", "--host=prod-1", "--json"]] {
+        assert!(fake.occ(&args).out.starts_with('{'));
+    }
+    let socket = fake.socket.to_str().unwrap();
+    for args in [
+        ["--socket", socket, "status", "--host=prod-1"],
+        ["status", "--host=prod-1", "--socket", socket],
+    ] {
+        assert_eq!(run(&mut occ(&args, fake.dir.path())).code, 0);
+    }
+}
+
+#[test]
+fn usage_errors_exit_2_and_say_why() {
+    let home = private_dir();
+    for (args, words) in [
+        (&["status", "--host", "a", "--local"][..], "cannot be used with"),
+        (&["--local", "status", "--host", "a"], "cannot be used with"),
+        (&["--host", "a", "status", "--local"], "cannot be used with"),
+        (&["frobnicate"], "frobnicate"),
+        (&["exec", "--host", "a"], "<ARGV>"),
+        (&["exec", "--host", "a", "--timeout", "soon", "--", "x"], "length of time"),
+        (&["exec", "--host", "a", "--env", "1=x", "--", "x"], "the name must be"),
+        (&["exec", "--local", "--", "x"], "local Docker is not supported by this version yet"),
+        (&["status", "--local"], "local Docker is not supported by this version yet"),
+        (&["status", "--host", "-x"], "unexpected argument"),
+        (&["status", "--host=-x"], "begins with '-'"),
+        (&["status", "--host", "a;b"], "shell would interpret"),
+        (&["host", "add", "a", "b", "-p", "0"], "1 to 65535"),
+        (&["host", "add", "a", "b", "-p", "70000"], "1 to 65535"),
+        (&["host", "add", "a", "b", "-p", "-1"], "1 to 65535"),
+        (&["host", "add", "a", "b:70000"], "1 to 65535"),
+        (&["host", "add", "local", "b"], "reserved"),
+        (&["host", "add", "a", "u@b", "-u", "v"], "two different"),
+        (&["host", "edit", "a", "-p", "0"], "1 to 65535"),
+        (&["host", "edit", "a"], "Nothing to change"),
+        (&["host", "remove", "a"], "confirmation"),
+        (&["connect", "--socket", "relative"], "must be absolute"),
+    ] {
+        let done = run(&mut occ(args, home.path()));
+        assert_eq!(done.code, 2, "{args:?} {done:?}");
+        assert!(done.err.starts_with("Error: ") && done.err.contains(words), "{args:?} {done:?}");
+        assert_eq!(done.out, "");
+    }
+}
+
+#[test]
+fn with_json_a_usage_error_is_a_problem_document() {
+    let home = private_dir();
+    for args in [&["--json", "frobnicate"][..], &["status", "--json", "--local"]] {
+        let done = run(&mut occ(args, home.path()));
+        let document: serde_json::Value = serde_json::from_str(&done.err).unwrap();
+        assert_eq!((done.code, &document["status"]), (2, &400.into()), "{done:?}");
+    }
+}
+
+#[test]
+fn commands_of_the_existing_tool_are_recognised() {
+    let home = private_dir();
+    for name in [
+        "start",
+        "stop",
+        "restart",
+        "logs",
+        "update",
+        "cockpit",
+        "config",
+        "user",
+        "mount",
+        "reset",
+        "install",
+        "uninstall",
+        "setup",
+    ] {
+        let done = run(&mut occ(&[name, "-p", "3", "--open", "x"], home.path()));
+        assert_eq!(done.code, 2, "{done:?}");
+        assert!(done.err.starts_with(&format!("Error: occ {name} is a command of")), "{done:?}");
+        assert!(done.err.contains("hint: "), "{done:?}");
+    }
+    let help = run(&mut occ(&["--help"], home.path())).out;
+    assert!(!help.contains("cockpit") && !help.contains("logs"), "{help}");
+}
+
+#[test]
+fn help_and_version_need_no_daemon() {
+    let home = private_dir();
+    for args in
+        [&["--help"][..], &["-h"], &["help"], &["exec", "--help"], &["host", "add", "--help"]]
+    {
+        let done = run(&mut occ(args, home.path()));
+        assert_eq!(done.code, 0);
+        assert!(
+            done.out.contains("occ exec --host") || done.out.contains("occ host add"),
+            "{done:?}"
+        );
+    }
+    let version = run(&mut occ(&["--version"], home.path()));
+    assert_eq!(version.out, format!("occ {}\n", env!("CARGO_PKG_VERSION")));
+    // Alone and not on a terminal: the help.
+    assert!(run(&mut occ(&[], home.path())).out.starts_with("occ: your servers"));
+}
+
+#[test]
+fn the_order_of_targets() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(serde_json::json!({"name": "from-default"})),
+        path => Answer::ok(connected(path.rsplit('/').next().unwrap())),
+    });
+    let host = |args: &[&str], env: &str| {
+        let done = run(fake.command(args).env("OCC_HOST", env));
+        done.out.split(']').next().unwrap().trim_start_matches('[').to_owned()
+    };
+    assert_eq!(host(&["status", "--host", "from-flag"], "from-env"), "from-flag");
+    assert_eq!(host(&["status"], "from-env"), "from-env");
+    assert_eq!(host(&["status"], ""), "from-default");
+    let local = run(fake.command(&["status", "--local"]).env("OCC_HOST", "from-env"));
+    assert_eq!(local.code, 2);
+    let bad = run(fake.command(&["status"]).env("OCC_HOST", "a b"));
+    assert_eq!((bad.code, bad.err.starts_with("Error: OCC_HOST: ")), (2, true));
+}
+
+#[test]
+fn a_default_host_that_is_missing_is_an_error_and_never_local() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(serde_json::json!({"name": "gone"})),
+        _ => common::host_not_found("gone"),
+    });
+    let done = fake.occ(&["status"]);
+    assert_eq!(done.code, 4);
+    assert_eq!(
+        done.err,
+        "Error: The default host 'gone' does not exist.\nhint: occ host default NAME, or occ host default none\n"
+    );
+}
+
+#[test]
+fn without_a_host_exec_says_how_to_choose_one() {
+    let fake = Fake::new(|_| Answer::ok(serde_json::json!({"name": null})));
+    let done = fake.occ(&["exec", "--", "true"]);
+    assert_eq!(done.code, 2);
+    assert_eq!(
+        done.err,
+        "Error: No host is selected, and local Docker is not supported by this version yet.\n\
+         hint: occ exec --host NAME, or occ host default NAME\n"
+    );
+}

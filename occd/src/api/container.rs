@@ -1,0 +1,20 @@
+//! The sandbox container of a host.
+
+use axum::Json;
+use occ_proto::container::ContainerStatus;
+
+use super::error::{self, ApiResult};
+use super::extract::Host;
+use crate::container::{self, Docker};
+use crate::host::COMMAND_RETRIES;
+
+pub(super) async fn show(Host(host): Host) -> ApiResult<Json<ContainerStatus>> {
+    let connection =
+        host.connection(COMMAND_RETRIES).await.map_err(|e| error::unreachable(host.name(), &e))?;
+    let socket = host.snapshot().settings.docker_socket.clone();
+    let docker = Docker::connect(&connection, socket.as_deref())
+        .await
+        .map_err(|e| error::docker(host.name(), &e))?;
+    let status = container::status(&docker).await.map_err(|e| error::docker(host.name(), &e))?;
+    Ok(Json(status))
+}

@@ -1,0 +1,30 @@
+//! `/healthz` and `/v1/version`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use occ_proto::API_VERSION;
+use occ_proto::daemon::{Health, Version};
+
+use super::App;
+
+/// Words for what this daemon can do; none is ever taken away within an API version.
+const CAPABILITIES: [&str; 6] =
+    ["hosts", "exec", "exec-stream", "exec-websocket", "host-test", "container-status"];
+
+pub(super) async fn health() -> Json<Health> {
+    Json(Health { status: "ok".into() })
+}
+
+pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
+    Json(Version {
+        version: env!("CARGO_PKG_VERSION").into(),
+        api_version: API_VERSION,
+        min_client: "0.1.0".into(),
+        capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+        pid: std::process::id(),
+        started_at: app.started_at,
+        socket: app.socket.display().to_string(),
+    })
+}

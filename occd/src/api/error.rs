@@ -1,0 +1,212 @@
+//! The one map from errors to problem documents.
+
+use std::error::Error;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use occ_proto::error::PROBLEM_JSON;
+use occ_proto::{Code, HostName, Problem};
+
+use crate::container::DockerError;
+use crate::exec::{BadCommand, ExecError};
+use crate::host::Unreachable;
+use crate::host::machine::Retry;
+use crate::hosts::{HostsFileError, UpdateError};
+use crate::ssh::error::chain;
+use crate::ssh::{ChannelError, ConnectError};
+
+/// A problem on its way to a client.
+#[derive(Debug)]
+pub(super) struct ApiError(pub Box<Problem>);
+
+/// The result of a handler.
+pub(super) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    /// Returns a problem with a status, a code and a sentence.
+    pub(super) fn new(status: StatusCode, code: Code, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(status.as_u16(), code, detail)))
+    }
+
+    /// Returns the problem of a malformed request.
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::BadRequest, detail)
+    }
+
+    /// Returns the problem of a host that is not configured.
+    pub(super) fn host_not_found(name: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            Code::HostNotFound,
+            format!("Host '{}' not found.", occ_proto::text::sanitize(name)),
+        )
+    }
+
+    /// Names the host concerned.
+    pub(super) fn host(mut self, name: &HostName) -> Self {
+        self.0.host = Some(name.clone());
+        self
+    }
+
+    fn retryable(mut self, after_ms: Option<u64>) -> Self {
+        self.0.retryable = true;
+        self.0.retry_after_ms = after_ms;
+        self
+    }
+
+    fn causes(mut self, error: &dyn Error) -> Self {
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if self.0.causes.last() != Some(&text) {
+                self.0.causes.push(text);
+            }
+            source = cause.source();
+        }
+        self
+    }
+
+    /// Returns the problem document.
+    pub(super) fn into_problem(self) -> Box<Problem> {
+        self.0
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.0.retry_after_ms.map(|ms| ms.div_ceil(1000));
+        let mut response = (status, Json(self.0)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// Returns the problem of a dial that failed, for the host of that name.
+pub(super) fn connect_error(name: &HostName, error: &ConnectError) -> ApiError {
+    let code = error.code();
+    let status = match error {
+        ConnectError::Stopped => StatusCode::CONFLICT,
+        _ if error.retry() == Retry::Fatal && code != Code::ShuttingDown => StatusCode::CONFLICT,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let detail = match error {
+        ConnectError::Stopped => format!("{name} is disconnected on request."),
+        _ => format!("{name}: {}.", chain(error).trim_end_matches('.')),
+    };
+    let mut problem = ApiError::new(status, code, detail).host(name).causes(error);
+    problem.0.phase = Some(error.phase());
+    problem.0.retryable = status == StatusCode::SERVICE_UNAVAILABLE;
+    problem
+}
+
+/// Returns the problem of a host that could not be reached in time.
+pub(super) fn unreachable(name: &HostName, unreachable: &Unreachable) -> ApiError {
+    let mut problem = connect_error(name, &unreachable.error);
+    if unreachable.attempts > 1 {
+        problem.0.causes.push(format!(
+            "{} attempts in {:.1} s",
+            unreachable.attempts,
+            unreachable.waited.as_secs_f32()
+        ));
+    }
+    match unreachable.next_retry_at {
+        Some(at) if problem.0.retryable => {
+            let wait = at.duration_since(Timestamp::now()).as_millis();
+            problem.retryable(Some(u64::try_from(wait).unwrap_or(0)))
+        }
+        _ => problem,
+    }
+}
+
+/// Returns the problem of a command that did not run or whose end is not known.
+pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
+    let (status, code) = match error {
+        ExecError::Unreachable(inner) => {
+            let mut problem = unreachable(name, inner);
+            problem.0.detail.push_str(" The command was not started.");
+            return problem;
+        }
+        ExecError::NoSession(ChannelError::Refused(_)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
+        }
+        ExecError::NoSession(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        ExecError::Refused | ExecError::NotStarted => (StatusCode::BAD_GATEWAY, Code::ExecRefused),
+        ExecError::LinkLost { .. } | ExecError::NoExit | ExecError::NoAnswer => {
+            (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown)
+        }
+        ExecError::Overflow { .. } | ExecError::Spill(_) => {
+            (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
+        }
+    };
+    let problem =
+        ApiError::new(status, code, format!("{name}: {}.", chain(error))).host(name).causes(error);
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+}
+
+/// Returns the problem of Docker on a host.
+pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
+    let (status, code) = match error {
+        DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
+        DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
+        DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
+        DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
+    };
+    let detail = occ_proto::text::sanitize(&chain(error));
+    let problem = ApiError::new(status, code, format!("{name}: {detail}.")).host(name);
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+}
+
+impl From<BadCommand> for ApiError {
+    fn from(error: BadCommand) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<&HostsFileError> for ApiError {
+    fn from(error: &HostsFileError) -> Self {
+        let mut problem =
+            Self::new(StatusCode::CONFLICT, Code::HostsFileInvalid, format!("{}.", chain(error)));
+        if let Some(bak) = &error.bak {
+            problem.0.causes.push(format!("the last good version is {}", bak.display()));
+        }
+        problem
+    }
+}
+
+impl From<UpdateError<ApiError>> for ApiError {
+    fn from(error: UpdateError<ApiError>) -> Self {
+        match &error {
+            UpdateError::Change(_) => {}
+            UpdateError::File(file) => return file.into(),
+            UpdateError::Write(write) => {
+                let status = if write.is_no_space() {
+                    StatusCode::INSUFFICIENT_STORAGE
+                } else {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                };
+                return Self::new(status, Code::HostsFileWrite, format!("{}.", chain(write)));
+            }
+            UpdateError::Contended { path } => {
+                return Self::new(
+                    StatusCode::PRECONDITION_FAILED,
+                    Code::EditConflict,
+                    format!("{} keeps changing under our hands.", path.display()),
+                )
+                .retryable(Some(1000));
+            }
+        }
+        match error {
+            UpdateError::Change(problem) => problem,
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "unreachable"),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `POST /v1/hosts/{host}/exec`: a command with its whole result, or as a stream of lines.
+
+use std::collections::VecDeque;
+
+use axum::Json;
+use axum::body::Body as HttpBody;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::stream;
+use occ_proto::HostName;
+use occ_proto::exec::{ExecEvent, ExecRequest, ExecResult, NDJSON, RESULT_LIMIT, STDOUT};
+
+use super::error::{self, ApiResult};
+use super::extract::{Body, Host};
+use crate::exec::{self, Command, Control, Running, Step};
+use crate::host::COMMAND_RETRIES;
+
+pub(super) async fn run(
+    headers: HeaderMap,
+    Host(host): Host,
+    Body(request): Body<ExecRequest>,
+) -> ApiResult<Response> {
+    let stdin = request.stdin.clone().unwrap_or_default();
+    let retries = request.retries.unwrap_or(COMMAND_RETRIES);
+    let command = Command::new(request)?;
+    let running = exec::start(&host, &command, retries)
+        .await
+        .map_err(|failure| error::exec(host.name(), &failure))?;
+    feed(running.control(), stdin.0.into());
+    let name = host.name().clone();
+    if wants_lines(&headers) {
+        let lines = HttpBody::from_stream(lines(name, running));
+        return Ok(([(header::CONTENT_TYPE, NDJSON)], lines).into_response());
+    }
+    let result = collect(running).await.map_err(|failure| error::exec(&name, &failure))?;
+    Ok(Json(result).into_response())
+}
+
+fn wants_lines(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|kind| kind.trim().starts_with(NDJSON)))
+}
+
+/// Sends the whole input beside the output. It ends with the channel at the latest.
+fn feed(control: Control, stdin: Bytes) {
+    let owner = control.clone();
+    owner.spawn(async move {
+        // A program that does not read its input is no error.
+        let sent = async {
+            if !stdin.is_empty() {
+                control.write(stdin).await?;
+            }
+            control.close_input().await
+        };
+        if let Err(closed) = sent.await {
+            tracing::debug!(?closed, "the program ended before it read all its input");
+        }
+    });
+}
+
+async fn collect(mut running: Running) -> Result<ExecResult, exec::ExecError> {
+    let (mut stdout, mut stderr) = (Excerpt::default(), Excerpt::default());
+    loop {
+        match running.next().await {
+            Step::Output(frame) if frame.stream() == STDOUT => stdout.push(&frame.data()),
+            Step::Output(frame) => stderr.push(&frame.data()),
+            Step::Ended(Err(failure)) => return Err(failure),
+            Step::Ended(Ok(exit)) => {
+                let truncated = stdout.dropped || stderr.dropped;
+                let (stdout_bytes, stderr_bytes) = (stdout.total, stderr.total);
+                let (stdout, stdout_b64) = stdout.into_text();
+                let (stderr, stderr_b64) = stderr.into_text();
+                return Ok(ExecResult {
+                    exit,
+                    stdout,
+                    stdout_b64,
+                    stderr,
+                    stderr_b64,
+                    truncated,
+                    stdout_bytes,
+                    stderr_bytes,
+                });
+            }
+        }
+    }
+}
+
+/// The beginning and the end of a stream, half of [`RESULT_LIMIT`] each.
+#[derive(Debug, Default)]
+struct Excerpt {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: u64,
+    dropped: bool,
+}
+
+impl Excerpt {
+    const HALF: usize = RESULT_LIMIT / 2;
+
+    fn push(&mut self, data: &[u8]) {
+        self.total += data.len() as u64;
+        let (head, rest) = data.split_at(data.len().min(Self::HALF - self.head.len()));
+        self.head.extend_from_slice(head);
+        let keep = &rest[rest.len().saturating_sub(Self::HALF)..];
+        let surplus = (self.tail.len() + keep.len()).saturating_sub(Self::HALF);
+        self.dropped |= surplus > 0 || keep.len() < rest.len();
+        self.tail.drain(..surplus);
+        self.tail.extend(keep);
+    }
+
+    /// Returns the text, or base64 where it is not UTF-8.
+    fn into_text(self) -> (Option<String>, Option<String>) {
+        let mut bytes = self.head;
+        bytes.extend(self.tail);
+        match String::from_utf8(bytes) {
+            Ok(text) => (Some(text), None),
+            Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
+        }
+    }
+}
+
+/// Makes lines of a running command. Dropping the stream ends the command.
+fn lines(
+    name: HostName,
+    running: Running,
+) -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    enum At {
+        Start(Running),
+        Output(Running),
+        End,
+    }
+    stream::unfold((At::Start(running), name), |(at, name)| async move {
+        let (event, next) = match at {
+            At::End => return None,
+            At::Start(running) => (ExecEvent::Started, At::Output(running)),
+            At::Output(mut running) => match running.next().await {
+                Step::Output(frame) => {
+                    let data = occ_proto::exec::Bytes(frame.data().to_vec());
+                    let event = match frame.stream() {
+                        STDOUT => ExecEvent::Stdout { data },
+                        _ => ExecEvent::Stderr { data },
+                    };
+                    (event, At::Output(running))
+                }
+                Step::Ended(Ok(exit)) => (ExecEvent::Exit(exit), At::End),
+                Step::Ended(Err(failure)) => {
+                    let problem = error::exec(&name, &failure).into_problem();
+                    (ExecEvent::Error { problem }, At::End)
+                }
+            },
+        };
+        Some((Ok(line(&event)), (next, name)))
+    })
+}
+
+/// Returns an event as a line of JSON.
+pub(super) fn line(event: &ExecEvent) -> Bytes {
+    // Strings, numbers and maps with string keys: this always serialises.
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_keeps_head_and_tail() {
+        let mut excerpt = Excerpt::default();
+        for i in 0..3000u32 {
+            excerpt.push(&[(i % 251) as u8; 1000]);
+        }
+        assert!(excerpt.dropped);
+        assert_eq!(excerpt.total, 3_000_000);
+        assert_eq!(excerpt.head.len(), Excerpt::HALF);
+        assert_eq!(excerpt.tail.len(), Excerpt::HALF);
+        assert_eq!(excerpt.tail.back(), Some(&(2999u32 % 251).to_le_bytes()[0]));
+
+        let mut small = Excerpt::default();
+        small.push(b"hello ");
+        small.push(b"\xff");
+        assert!(!small.dropped);
+        assert_eq!(small.into_text(), (None, Some("aGVsbG8g/w==".into())));
+        let mut huge = Excerpt::default();
+        huge.push(&vec![b'a'; RESULT_LIMIT + 1]);
+        assert!(huge.dropped);
+    }
+}

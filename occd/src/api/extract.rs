@@ -1,0 +1,104 @@
+//! Extractors whose refusals are problem documents.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use occ_proto::{Code, HostName};
+use serde::de::DeserializeOwned;
+
+use super::App;
+use super::error::ApiError;
+use crate::host::HostHandle;
+
+/// A JSON body.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        // Also what keeps a page's simple form from being taken for a request.
+        if !is_json(request.headers()) {
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Code::UnsupportedMediaType,
+                "The body must be sent with Content-Type: application/json.",
+            ));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    Code::TooLarge,
+                    "The body is larger than 1 MiB.",
+                )
+            } else {
+                ApiError::bad_request(format!("The body could not be read: {rejection}."))
+            }
+        })?;
+        // serde_json's errors name line and column.
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| ApiError::bad_request(format!("The body is not valid: {error}.")))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
+    else {
+        return false;
+    };
+    let kind = value.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json")
+}
+
+/// The host named in the path.
+#[derive(Debug)]
+pub(super) struct Host(pub(super) HostHandle);
+
+impl FromRequestParts<Arc<App>> for Host {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &Arc<App>,
+    ) -> Result<Self, Self::Rejection> {
+        let Path(name) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let name =
+            HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
+        if let Some(handle) = app.pool.get(&name) {
+            return Ok(Self(handle));
+        }
+        // The file is looked at once a second; somebody may have just edited it.
+        let snapshot = app.hosts.refresh().await;
+        match snapshot.usable() {
+            Err(problem) => Err(problem.into()),
+            Ok(file) if file.hosts.contains_key(&name) => {
+                let config = Arc::clone(&app.config.borrow().config);
+                app.pool.reload(file, &config).await;
+                app.pool.get(&name).map(Self).ok_or_else(|| ApiError::host_not_found(name.as_str()))
+            }
+            Ok(_) => Err(ApiError::host_not_found(name.as_str())),
+        }
+    }
+}
+
+/// Checks `If-Match` against the current entity tag.
+pub(super) fn check_match(headers: &HeaderMap, etag: &str) -> Result<(), ApiError> {
+    let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
+    let wanted = wanted.to_str().unwrap_or_default();
+    if wanted.split(',').any(|tag| tag.trim() == etag || tag.trim() == "*") {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::PRECONDITION_FAILED,
+        Code::EditConflict,
+        "The host was changed since you read it.",
+    ))
+}

@@ -1,0 +1,191 @@
+//! `/v1/hosts`: the configured hosts and their state.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use occ_proto::host::{AddHost, PatchHost};
+use occ_proto::status::{HostList, HostSaved, HostStatus, State as LinkState, TestReport};
+use occ_proto::{Code, HostConfig, HostName};
+use serde::Deserialize;
+
+use super::App;
+use super::error::{self, ApiError, ApiResult};
+use super::extract::{Body, Host, check_match};
+use super::test::test;
+use crate::host::{COMMAND_RETRIES, etag};
+use crate::ssh::error::chain;
+
+pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
+    let snapshot = app.hosts.current();
+    // With a broken file and nothing known, an empty list would be a lie.
+    snapshot.usable().map_err(ApiError::from)?;
+    let hosts: Vec<HostStatus> =
+        snapshot.file.hosts.keys().filter_map(|name| Some(app.pool.get(name)?.status())).collect();
+    let mut warnings: Vec<String> = snapshot.problem.iter().map(|problem| chain(problem)).collect();
+    warnings.extend(app.config.borrow().problem.clone());
+    Ok(Json(HostList {
+        revision: hosts.iter().map(|host| host.revision).max().unwrap_or(0),
+        hosts,
+        default_host: snapshot.file.default_host.clone(),
+        warnings,
+    }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ShowQuery {
+    /// Wait for a connection if there is none.
+    #[serde(default)]
+    fresh: bool,
+}
+
+pub(super) async fn show(Query(query): Query<ShowQuery>, Host(host): Host) -> Response {
+    if query.fresh {
+        // The state says what went wrong, so a failed dial is an answer too.
+        if let Err(unreachable) = host.connection(COMMAND_RETRIES).await {
+            tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
+        }
+    } else if host.snapshot().state == LinkState::Idle {
+        // Whoever looks will want to use it. The answer does not wait.
+        host.glance();
+    }
+    let status = host.status();
+    ([(header::ETAG, status.etag.clone())], Json(status)).into_response()
+}
+
+pub(super) async fn add(
+    State(app): State<Arc<App>>,
+    Body(request): Body<AddHost>,
+) -> ApiResult<Response> {
+    let AddHost { name, config, verify, force } = request;
+    let exists = |hosts: &occ_proto::HostsFile| !force && hosts.hosts.contains_key(&name);
+    let refuse = || {
+        ApiError::new(
+            StatusCode::CONFLICT,
+            Code::HostExists,
+            format!("Host '{name}' already exists. Use --force to overwrite, or choose a different name."),
+        )
+        .host(&name)
+    };
+    // Before the test, which may take a while; and again when it is written.
+    if exists(app.hosts.refresh().await.usable().map_err(ApiError::from)?) {
+        return Err(refuse());
+    }
+    let report = match verify {
+        true => Some(verified(&app, &name, &config).await?),
+        false => None,
+    };
+    app.hosts
+        .update(|file| {
+            if exists(file) {
+                return Err(refuse());
+            }
+            file.hosts.insert(name.clone(), config.clone());
+            Ok(())
+        })
+        .await
+        .map_err(ApiError::from)?;
+    let saved = HostSaved { host: reload(&app, &name).await?, test: report };
+    Ok((StatusCode::CREATED, Json(saved)).into_response())
+}
+
+pub(super) async fn edit(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Host(host): Host,
+    Body(patch): Body<PatchHost>,
+) -> ApiResult<Json<HostSaved>> {
+    let name = host.name();
+    let before = configured(&app, name).await?;
+    check_match(&headers, &etag(&before))?;
+    let after = patch.apply(&before);
+    let report = if patch.verify.unwrap_or(true) && !before.same_connection(&after) {
+        Some(verified(&app, name, &after).await?)
+    } else {
+        None
+    };
+    app.hosts
+        .update(|file| {
+            let config =
+                file.hosts.get_mut(name).ok_or_else(|| ApiError::host_not_found(name.as_str()))?;
+            // Without If-Match the patch applies to whatever is there by now.
+            check_match(&headers, &etag(config))?;
+            *config = patch.apply(config);
+            Ok(())
+        })
+        .await
+        .map_err(ApiError::from)?;
+    Ok(Json(HostSaved { host: reload(&app, name).await?, test: report }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RemoveQuery {
+    /// End what is running there.
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Query(query): Query<RemoveQuery>,
+    headers: HeaderMap,
+    Host(host): Host,
+) -> ApiResult<StatusCode> {
+    let name = host.name();
+    let running = host.snapshot().open_channels();
+    if running > 0 && !query.force {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            Code::HostBusy,
+            format!("{name} has {running} channels in use."),
+        )
+        .host(name));
+    }
+    app.hosts
+        .update(|file| {
+            let config =
+                file.hosts.get(name).ok_or_else(|| ApiError::host_not_found(name.as_str()))?;
+            check_match(&headers, &etag(config))?;
+            file.hosts.shift_remove(name);
+            // A default that names nothing would make every command fail.
+            file.default_host.take_if(|default| default == name);
+            Ok(())
+        })
+        .await
+        .map_err(ApiError::from)?;
+    let config = std::sync::Arc::clone(&app.config.borrow().config);
+    app.pool.reload(&app.hosts.current().file, &config).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {
+    let snapshot = app.hosts.refresh().await;
+    let file = snapshot.usable().map_err(ApiError::from)?;
+    file.hosts.get(name).cloned().ok_or_else(|| ApiError::host_not_found(name.as_str()))
+}
+
+/// Tests a host before it is saved. No Docker is not a failure.
+async fn verified(app: &App, name: &HostName, config: &HostConfig) -> ApiResult<TestReport> {
+    let settings = app.config.borrow().config.effective(name);
+    let mut report = test(app.pool.context(), name, config, &settings).await;
+    match report.problem.take() {
+        Some(problem) => Err(error::ApiError(Box::new(problem))),
+        None => Ok(report),
+    }
+}
+
+/// Brings the pool in line with what was just saved and returns the host's status.
+async fn reload(app: &App, name: &HostName) -> ApiResult<HostStatus> {
+    let config = std::sync::Arc::clone(&app.config.borrow().config);
+    app.pool.reload(&app.hosts.current().file, &config).await;
+    let host = app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name.as_str()))?;
+    let mut status = host.status();
+    // The host's actor learns its new configuration in a moment; the answer shows it already.
+    if let Some(config) = app.hosts.current().file.hosts.get(name) {
+        status.etag = etag(config);
+        status.config = config.clone();
+    }
+    Ok(status)
+}

@@ -1,0 +1,22 @@
+//! Connecting, disconnecting and reconnecting a host on request.
+
+use axum::Json;
+use occ_proto::status::HostStatus;
+
+use super::error::{self, ApiResult};
+use super::extract::Host;
+
+pub(super) async fn connect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
+    host.connect().await.map_err(|e| error::unreachable(host.name(), &e))?;
+    Ok(Json(host.status()))
+}
+
+pub(super) async fn disconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
+    host.disconnect().await.map_err(|e| error::unreachable(host.name(), &e))?;
+    Ok(Json(host.status()))
+}
+
+pub(super) async fn reconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
+    host.reconnect().await.map_err(|e| error::unreachable(host.name(), &e))?;
+    Ok(Json(host.status()))
+}

@@ -1,0 +1,137 @@
+//! The HTTP API: router, layers, and one file per resource.
+//!
+//! A handler extracts, makes one call, and maps the answer. It may be dropped at any await when its client
+//! leaves; what must outlive that is owned elsewhere.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use jiff::Timestamp;
+use occ_proto::{API_VERSION, API_VERSION_HEADER, Code, VERSION_HEADER};
+use tokio::sync::watch;
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+use crate::config::Config;
+use crate::hosts::HostsStore;
+use crate::pool::Pool;
+
+mod container;
+mod daemon;
+mod default_host;
+mod error;
+mod exec;
+mod exec_ws;
+mod extract;
+mod hosts;
+mod links;
+mod test;
+
+use error::ApiError;
+
+/// The largest body: hosts, commands and their input are small.
+const BODY_LIMIT: usize = 1024 * 1024;
+/// Requests at once. More wait in line, so that a client that floods cannot take all memory.
+const CONCURRENCY: usize = 1024;
+/// The names under which a client may address the daemon. A browser that was tricked into connecting
+/// (DNS rebinding) sends another one.
+const HOSTS: [&str; 2] = ["localhost", "occd"];
+
+/// What handlers share.
+#[derive(Debug)]
+pub struct App {
+    /// The hosts.
+    pub pool: Pool,
+    /// hosts.json.
+    pub hosts: HostsStore,
+    /// occd.toml.
+    pub config: watch::Receiver<LoadedConfig>,
+    /// The control socket's path.
+    pub socket: PathBuf,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+}
+
+/// The settings in force, and why they are not those on disk.
+#[derive(Debug, Clone)]
+pub struct LoadedConfig {
+    /// In force.
+    pub config: Arc<Config>,
+    /// What is wrong with the file.
+    pub problem: Option<String>,
+}
+
+/// Returns the service of the whole API.
+pub fn router(app: Arc<App>) -> Router {
+    let layers = ServiceBuilder::new()
+        .layer(middleware::map_response(version_headers))
+        .layer(middleware::from_fn(guard))
+        .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT));
+    Router::new()
+        .route("/healthz", get(daemon::health))
+        .route("/v1/version", get(daemon::version))
+        .route("/v1/hosts", get(hosts::list).post(hosts::add))
+        .route("/v1/hosts/{host}", get(hosts::show).patch(hosts::edit).delete(hosts::remove))
+        .route(
+            "/v1/default-host",
+            get(default_host::show).put(default_host::set).delete(default_host::clear),
+        )
+        .route("/v1/hosts/{host}/connect", post(links::connect))
+        .route("/v1/hosts/{host}/disconnect", post(links::disconnect))
+        .route("/v1/hosts/{host}/reconnect", post(links::reconnect))
+        .route("/v1/hosts/{host}/test", post(test::run))
+        .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
+        .route("/v1/hosts/{host}/container", get(container::show))
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(layers)
+        .with_state(app)
+}
+
+async fn version_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+    headers.insert(API_VERSION_HEADER, HeaderValue::from(API_VERSION));
+    response
+}
+
+/// Refuses what a browser would send: no page has business with this socket.
+async fn guard(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let forbidden = |detail| ApiError::new(StatusCode::FORBIDDEN, Code::Forbidden, detail);
+    if headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER) {
+        return forbidden("Requests with an Origin or Referer header are refused.").into_response();
+    }
+    if let Some(host) = headers.get(header::HOST) {
+        let name = host.to_str().unwrap_or("?");
+        let name = name.split_once(':').map_or(name, |(name, _port)| name);
+        if !name.is_empty() && !HOSTS.contains(&name) {
+            return forbidden("The Host header must be localhost or occd.").into_response();
+        }
+    }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    if method != Method::GET {
+        tracing::info!(%method, path, status = response.status().as_u16(), "request");
+    }
+    response
+}
+
+async fn no_route() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, Code::NotFound, "There is no such route.")
+}
+
+async fn wrong_method(method: Method) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Code::MethodNotAllowed,
+        format!("This route does not take {method}."),
+    )
+}

@@ -1,0 +1,94 @@
+//! `occ host test`: what a fresh connection to a host meets. The pooled connection is not touched.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use occ_proto::status::TestReport;
+use occ_proto::{HostConfig, HostName};
+use tokio::time::Instant;
+
+use super::App;
+use super::error::{self, ApiResult};
+use super::extract::Host;
+use crate::config::EffectiveSettings;
+use crate::container::Docker;
+use crate::host::HostContext;
+use crate::host::machine::ConnectionId;
+use crate::ssh::dial::{self, Steps};
+use crate::ssh::error::chain;
+
+/// Test connections are of no host's generations.
+const TEST: ConnectionId = ConnectionId(0);
+
+pub(super) async fn run(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+) -> ApiResult<Json<TestReport>> {
+    let snapshot = host.snapshot();
+    let report = test(app.pool.context(), host.name(), &snapshot.config, &snapshot.settings).await;
+    Ok(Json(report))
+}
+
+/// Dials a host anew, runs a command, asks Docker, and closes.
+pub(super) async fn test(
+    context: &HostContext,
+    name: &HostName,
+    config: &HostConfig,
+    settings: &EffectiveSettings,
+) -> TestReport {
+    let mut steps = Steps::default();
+    let mut report = TestReport {
+        name: name.clone(),
+        ssh_ok: false,
+        docker_ok: false,
+        docker_version: None,
+        steps: Vec::new(),
+        problem: None,
+    };
+    let dialled =
+        dial::dial(TEST, config, &settings.dial, &context.dial, &context.tasks, &mut steps).await;
+    let connection = match dialled {
+        Ok(connection) => connection,
+        Err(failure) => {
+            steps.failed(failure.phase().as_str(), chain(&failure));
+            report.problem = Some(*error::connect_error(name, &failure).into_problem());
+            report.steps = steps.0;
+            return report;
+        }
+    };
+    report.ssh_ok = true;
+    let begun = Instant::now();
+    match connection.system().await {
+        Some(system) if !system.shell.is_empty() => {
+            steps.ok(
+                "command",
+                format!("{} on {} {}", system.shell, system.os, system.arch),
+                begun,
+            );
+        }
+        // A forced command, or a system without sh: the login itself is what was promised.
+        Some(_) => {
+            steps.ok("command", "the host runs none of ours (forced command?)".into(), begun)
+        }
+        None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
+    }
+    let begun = Instant::now();
+    match Docker::connect(&connection, settings.docker_socket.as_deref()).await {
+        Ok(docker) => match docker.client().version().await {
+            Ok(version) => {
+                let version = occ_proto::text::sanitize(&version.version.unwrap_or_default());
+                steps.ok("docker", version.clone(), begun);
+                report.docker_ok = true;
+                report.docker_version = Some(version);
+            }
+            Err(failure) => {
+                steps.failed("docker", occ_proto::text::sanitize(&chain(&failure)));
+            }
+        },
+        Err(failure) => steps.failed("docker", occ_proto::text::sanitize(&chain(&failure))),
+    }
+    connection.close().await;
+    report.steps = steps.0;
+    report
+}

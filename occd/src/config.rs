@@ -1,0 +1,251 @@
+//! occd.toml: our own settings, beside hosts.json. Every key has a default; an unknown key is an error
+//! that names the line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use occ_proto::HostName;
+use serde::{Deserialize, Deserializer};
+
+use crate::host::backoff::Caps;
+use crate::host::machine::Limits;
+use crate::ssh::dial::DialSettings;
+
+/// The whole file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Settings for all hosts.
+    pub connection: ConnectionConfig,
+    /// What is kept for slow readers.
+    pub output: OutputConfig,
+    /// Settings for single hosts, over those for all.
+    pub hosts: BTreeMap<HostName, HostSettings>,
+}
+
+/// `[connection]`, and the same keys under `[hosts.NAME]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionConfig {
+    /// The longest a dial may take, such as `"15s"`.
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Option<Duration>,
+    /// Time without a byte after which a keep-alive is sent.
+    #[serde(deserialize_with = "duration")]
+    pub keepalive_interval: Option<Duration>,
+    /// Unanswered keep-alives after which a connection is dead.
+    pub keepalive_count: Option<u32>,
+    /// Failed dials in a row after which a host is failed; 0, the default, means never.
+    pub max_retries: Option<u32>,
+    /// The longest time between two dials.
+    #[serde(deserialize_with = "duration")]
+    pub max_backoff: Option<Duration>,
+    /// The same for a host that has been down for 30 minutes.
+    #[serde(deserialize_with = "duration")]
+    pub max_backoff_long_down: Option<Duration>,
+    /// Connections of one host at a time.
+    pub max_connections: Option<u32>,
+}
+
+/// `[hosts.NAME]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostSettings {
+    /// Settings of the connection.
+    pub connection: ConnectionConfig,
+    /// The Docker socket on the host, where it is not in a usual place.
+    pub docker_socket: Option<String>,
+}
+
+/// `[output]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputConfig {
+    /// The most unread output of one command that is kept on disk, in MiB.
+    pub spill_limit_mib: u64,
+}
+
+impl Default for OutputConfig {
+    fn default() -> Self {
+        Self { spill_limit_mib: 1024 }
+    }
+}
+
+/// What is in force for one host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EffectiveSettings {
+    /// For the dial.
+    pub dial: DialSettings,
+    /// For the backoff.
+    pub caps: Caps,
+    /// For the state machine.
+    pub limits: Limits,
+    /// Connections of the host at a time.
+    pub max_connections: usize,
+    /// The Docker socket, if set.
+    pub docker_socket: Option<String>,
+}
+
+/// Why occd.toml cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It does not parse, or a value is out of range.
+    #[error("{path}, line {line}: {message}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; 0 when the place is not known.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the file. A missing one means the defaults.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
+            path: path.to_owned(),
+            line: error.span().map_or(0, |span| line_of(text, span.start)),
+            message: error.message().to_owned(),
+        })?;
+        config.check().map_err(|message| ConfigError::Invalid {
+            path: path.to_owned(),
+            line: 0,
+            message,
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let all = std::iter::once(("connection".to_owned(), &self.connection)).chain(
+            self.hosts
+                .iter()
+                .map(|(name, host)| (format!("hosts.{name}.connection"), &host.connection)),
+        );
+        for (table, connection) in all {
+            if connection.keepalive_count == Some(0) {
+                return Err(format!("[{table}] keepalive_count must be at least 1"));
+            }
+            if connection.max_connections == Some(0) {
+                return Err(format!("[{table}] max_connections must be at least 1"));
+            }
+            for (key, value) in [
+                ("connect_timeout", connection.connect_timeout),
+                ("keepalive_interval", connection.keepalive_interval),
+                ("max_backoff", connection.max_backoff),
+                ("max_backoff_long_down", connection.max_backoff_long_down),
+            ] {
+                if value.is_some_and(|value| value < Duration::from_millis(100)) {
+                    return Err(format!("[{table}] {key} must be at least 100ms"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what is in force for a host: its own table, then `[connection]`, then the default.
+    pub fn effective(&self, host: &HostName) -> EffectiveSettings {
+        let own = self.hosts.get(host);
+        macro_rules! setting {
+            ($key:ident, $default:expr) => {
+                own.and_then(|own| own.connection.$key).or(self.connection.$key).unwrap_or($default)
+            };
+        }
+        let caps = Caps::default();
+        let max_backoff = setting!(max_backoff, caps.normal);
+        let max_retries = setting!(max_retries, 0);
+        EffectiveSettings {
+            dial: DialSettings {
+                timeout: setting!(connect_timeout, Duration::from_secs(15)),
+                keepalive_interval: setting!(keepalive_interval, Duration::from_secs(15)),
+                keepalive_count: setting!(keepalive_count, 2),
+            },
+            caps: Caps {
+                normal: max_backoff,
+                long_down: setting!(max_backoff_long_down, caps.long_down).max(max_backoff),
+            },
+            limits: Limits { max_retries: (max_retries > 0).then_some(max_retries) },
+            max_connections: setting!(max_connections, 4) as usize,
+            docker_socket: own.and_then(|own| own.docker_socket.clone()),
+        }
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Reads a duration such as `"15s"`, `"1m 30s"` or `"500ms"`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let error = || serde::de::Error::custom(format!("{text:?} is not a duration such as \"15s\""));
+    let signed: jiff::SignedDuration = text.parse().map_err(|_| error())?;
+    Duration::try_from(signed).map(Some).map_err(|_| error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("occd.toml"))
+    }
+
+    #[test]
+    fn a_host_inherits_what_it_does_not_set() {
+        let config = parse(
+            "[connection]\nkeepalive_interval = \"5s\"\nmax_retries = 3\n\
+             [hosts.a.connection]\nkeepalive_interval = \"1m 30s\"\n",
+        )
+        .unwrap();
+        let a = config.effective(&HostName::new("a").unwrap());
+        let b = config.effective(&HostName::new("b").unwrap());
+        assert_eq!(a.dial.keepalive_interval, Duration::from_secs(90));
+        assert_eq!(b.dial.keepalive_interval, Duration::from_secs(5));
+        assert_eq!(a.limits.max_retries, Some(3));
+        assert_eq!(a.dial.timeout, Duration::from_secs(15));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        for (text, line, word) in [
+            ("\n\nnope = 1\n", 3, "nope"),
+            ("[connection]\nconnect_timeout = \"soon\"\n", 2, "soon"),
+            ("[connection]\nconnect_timeout = 5\n", 2, "expected a string"),
+            ("[hosts.\"a b\"]\n", 1, "space"),
+            ("x", 1, "expected"),
+        ] {
+            let error = parse(text).unwrap_err();
+            let ConfigError::Invalid { line: at, message, .. } = &error else { panic!() };
+            assert_eq!(*at, line, "{error}");
+            assert!(message.contains(word) || error.to_string().contains(word), "{error}");
+        }
+        assert!(parse("[connection]\nkeepalive_count = 0\n").is_err());
+        assert!(parse("[connection]\nkeepalive_interval = \"1ms\"\n").is_err());
+    }
+
+    #[test]
+    fn a_missing_file_means_the_defaults() {
+        let config = Config::load(Path::new("/nonexistent/occd.toml")).unwrap();
+        assert_eq!(config, Config::default());
+    }
+}

@@ -1,0 +1,173 @@
+//! The Docker Engine's HTTP API over a channel to the remote socket.
+//!
+//! Docker gets no TCP port on either side. Where the server forbids opening sockets although the probe
+//! found a usable one, `docker system dial-stdio` carries the same bytes over a command.
+
+use std::sync::Arc;
+
+use bollard::errors::Error as BollardError;
+use bollard::{API_DEFAULT_VERSION, BollardRequest};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{HOST, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use occ_proto::status::RemoteSystem;
+use tokio::sync::Mutex;
+
+use crate::ssh::{Channel, ChannelError, Closed, Connection};
+
+/// How long Docker may take to answer one request, in seconds.
+const TIMEOUT: u64 = 30;
+
+/// Why Docker cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerError {
+    /// No socket was found on the host.
+    #[error("there is no Docker on this host")]
+    Missing,
+    /// The socket is there and this user may not open it.
+    #[error("permission denied on {0}")]
+    Permission(String),
+    /// The socket is there and nobody answers.
+    #[error("the Docker daemon does not answer on {path}")]
+    Down {
+        /// The socket.
+        path: String,
+        /// What the server said.
+        #[source]
+        source: ChannelError,
+    },
+    /// The connection broke.
+    #[error("the connection to the host was lost")]
+    Lost,
+    /// Docker answered with an error, or not with HTTP.
+    #[error("Docker answered with an error")]
+    Api(#[source] BollardError),
+}
+
+/// A client of one host's Docker Engine.
+#[derive(Debug)]
+pub struct Docker {
+    client: bollard::Docker,
+}
+
+impl Docker {
+    /// Opens a channel to the host's Docker Engine and agrees on an API version. `socket` is the one
+    /// set for the host; otherwise the probe's finding is used.
+    pub async fn connect(
+        connection: &Arc<Connection>,
+        socket: Option<&str>,
+    ) -> Result<Self, DockerError> {
+        let system = connection.system().await.ok_or(DockerError::Lost)?;
+        let path = choose(socket, &system)?;
+        let channel = open(connection, &path, &system).await?;
+        let (sender, http) = http1::handshake(TokioIo::new(channel.into_stream()))
+            .await
+            .map_err(|error| DockerError::Api(error.into()))?;
+        connection.spawn(async move {
+            if let Err(error) = http.with_upgrades().await {
+                tracing::debug!(%error, "a Docker connection ended");
+            }
+        });
+        let sender = Arc::new(Mutex::new(sender));
+        let client = bollard::Docker::connect_with_custom_transport(
+            move |request: BollardRequest| {
+                let sender = Arc::clone(&sender);
+                Box::pin(async move { send(&sender, request).await })
+            },
+            Some("http://docker"),
+            TIMEOUT,
+            API_DEFAULT_VERSION,
+        )
+        .map_err(DockerError::Api)?;
+        let client = client.negotiate_version().await.map_err(DockerError::Api)?;
+        Ok(Self { client })
+    }
+
+    /// Returns the API client.
+    pub fn client(&self) -> &bollard::Docker {
+        &self.client
+    }
+}
+
+/// Returns the socket to use: the one set, else the first usable one found.
+fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String, DockerError> {
+    if let Some(set) = set {
+        return Ok(set.to_owned());
+    }
+    let sockets = &system.docker_sockets;
+    match sockets.iter().find(|socket| socket.usable).or_else(|| sockets.first()) {
+        Some(socket) if socket.usable => Ok(socket.path.clone()),
+        Some(socket) => Err(DockerError::Permission(socket.path.clone())),
+        None => Err(DockerError::Missing),
+    }
+}
+
+async fn open(
+    connection: &Arc<Connection>,
+    path: &str,
+    system: &RemoteSystem,
+) -> Result<Channel, DockerError> {
+    let source = match connection.streamlocal(path).await {
+        Ok(channel) => return Ok(channel),
+        Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
+        Err(error) => error,
+    };
+    if !system.docker_cli {
+        return Err(DockerError::Down { path: path.to_owned(), source });
+    }
+    let down = |source| DockerError::Down { path: path.to_owned(), source };
+    let (channel, _) = connection.session(false).await.map_err(down)?;
+    let asked = async {
+        channel.request_exec(b"exec docker system dial-stdio").await?;
+        channel.accepted().await
+    };
+    match asked.await {
+        Ok(true) => Ok(channel),
+        Ok(false) | Err(Closed::ByServer) => Err(down(source)),
+        Err(_) => Err(DockerError::Lost),
+    }
+}
+
+/// Sends one request over the channel. bollard writes absolute URIs, which a Unix socket's server does
+/// not expect (RFC 9112, section 3.2.1).
+async fn send<B: Body + Send + 'static>(
+    sender: &Mutex<http1::SendRequest<B>>,
+    mut request: Request<B>,
+) -> Result<Response<Incoming>, BollardError> {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    request.headers_mut().insert(HOST, HeaderValue::from_static("docker"));
+    let mut sender = sender.lock().await;
+    sender.ready().await?;
+    Ok(sender.send_request(request).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use occ_proto::status::DockerSocket;
+
+    use super::*;
+
+    fn system(sockets: &[(&str, bool)]) -> RemoteSystem {
+        let docker_sockets = sockets
+            .iter()
+            .map(|(path, usable)| DockerSocket { path: (*path).into(), usable: *usable })
+            .collect();
+        RemoteSystem { docker_sockets, ..RemoteSystem::default() }
+    }
+
+    #[test]
+    fn the_first_usable_socket_is_used_and_a_denied_one_is_named() {
+        let two = system(&[("/var/run/docker.sock", false), ("/run/user/1/docker.sock", true)]);
+        assert_eq!(choose(None, &two).unwrap(), "/run/user/1/docker.sock");
+        assert_eq!(choose(Some("/x"), &two).unwrap(), "/x");
+        let denied = system(&[("/var/run/docker.sock", false)]);
+        assert!(
+            matches!(choose(None, &denied), Err(DockerError::Permission(path)) if path == "/var/run/docker.sock")
+        );
+        assert!(matches!(choose(None, &system(&[])), Err(DockerError::Missing)));
+    }
+}

@@ -1,0 +1,85 @@
+//! The opencode sandbox: the container that the existing tool makes, by its name there.
+
+use bollard::errors::Error as BollardError;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::InspectContainerOptions;
+use jiff::Timestamp;
+use occ_proto::container::{ContainerStatus, PublishedPort, SANDBOX_CONTAINER};
+use occ_proto::text::sanitize;
+
+use super::docker::{Docker, DockerError};
+
+/// The image's label with the version of what is in it.
+const VERSION_LABEL: &str = "org.opencode-cloud.version";
+
+/// Asks the host for the sandbox's state.
+pub async fn status(docker: &Docker) -> Result<ContainerStatus, DockerError> {
+    let version = docker.client().version().await.map_err(DockerError::Api)?;
+    let docker_version = version.version.as_deref().map(sanitize);
+    let inspected =
+        docker.client().inspect_container(SANDBOX_CONTAINER, None::<InspectContainerOptions>).await;
+    match inspected {
+        Ok(container) => Ok(of(container, docker_version)),
+        Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => {
+            Ok(absent(docker_version))
+        }
+        Err(error) => Err(DockerError::Api(error)),
+    }
+}
+
+fn absent(docker_version: Option<String>) -> ContainerStatus {
+    ContainerStatus {
+        exists: false,
+        state: None,
+        health: None,
+        started_at: None,
+        image: None,
+        image_id: None,
+        image_version: None,
+        id: None,
+        ports: Vec::new(),
+        exit_code: None,
+        docker_version,
+        as_of: Timestamp::now(),
+    }
+}
+
+fn of(container: ContainerInspectResponse, docker_version: Option<String>) -> ContainerStatus {
+    let state = container.state.unwrap_or_default();
+    let config = container.config.unwrap_or_default();
+    let running = state.running.unwrap_or(false);
+    let ports = container.network_settings.and_then(|network| network.ports).unwrap_or_default();
+    let mut ports: Vec<PublishedPort> = ports
+        .into_iter()
+        .flat_map(|(container_port, bindings)| {
+            bindings.unwrap_or_default().into_iter().filter_map(move |binding| {
+                Some(PublishedPort {
+                    container_port: sanitize(&container_port),
+                    host_ip: sanitize(&binding.host_ip.unwrap_or_default()),
+                    host_port: binding.host_port?.parse().ok()?,
+                })
+            })
+        })
+        .collect();
+    ports.sort_by(|a, b| (&a.container_port, &a.host_ip).cmp(&(&b.container_port, &b.host_ip)));
+    ContainerStatus {
+        exists: true,
+        state: state.status.map(|status| sanitize(&status.to_string())),
+        health: state
+            .health
+            .and_then(|health| health.status)
+            .map(|status| sanitize(&status.to_string()))
+            .filter(|status| !status.is_empty() && status != "none"),
+        started_at: state.started_at.and_then(|at| at.to_string().parse().ok()).filter(|_| running),
+        image: config.image.as_deref().map(sanitize),
+        image_id: container.image.as_deref().map(sanitize),
+        image_version: config
+            .labels
+            .and_then(|labels| labels.get(VERSION_LABEL).map(|version| sanitize(version))),
+        id: container.id.as_deref().map(sanitize),
+        ports,
+        exit_code: state.exit_code.filter(|_| !running),
+        docker_version,
+        as_of: Timestamp::now(),
+    }
+}

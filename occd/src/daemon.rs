@@ -1,0 +1,216 @@
+//! The composition root: what the daemon is made of, in which order it starts and stops.
+
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use occ_proto::paths::{Env, PathError};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, App, LoadedConfig};
+use crate::config::{Config, ConfigError};
+use crate::host::HostContext;
+use crate::hosts::HostsStore;
+use crate::pool::Pool;
+use crate::server;
+use crate::socket::{OwnedSocket, SocketError};
+use crate::ssh::SpillPolicy;
+use crate::ssh::dial::DialEnvironment;
+use crate::ssh::error::chain;
+use crate::ssh::ssh_config::Resolver;
+
+/// Dials at once. OpenSSH's default MaxStartups begins to refuse at 10 unauthenticated connections from
+/// everybody together; most dials go to different servers.
+const DIALS: usize = 16;
+/// How long running requests and connections may take to end.
+const DRAIN: Duration = Duration::from_secs(8);
+/// How often occd.toml is looked at.
+const CONFIG_POLL: Duration = Duration::from_secs(1);
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A path cannot be told.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// occd.toml is invalid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The listener could not be used.
+    #[error("the socket cannot be listened on")]
+    Listen(#[source] std::io::Error),
+}
+
+/// Everything that is decided before the runtime starts.
+#[derive(Debug)]
+pub struct Daemon {
+    socket: OwnedSocket,
+    listener: StdListener,
+    env: Env,
+    config: Config,
+    config_file: PathBuf,
+    home: PathBuf,
+    login_user: String,
+    agent: Option<PathBuf>,
+}
+
+impl Daemon {
+    /// Takes the lock and the socket. Called before the runtime exists: see [`OwnedSocket::bind`].
+    pub fn bind(
+        env: Env,
+        socket: &std::path::Path,
+        login_user: String,
+        agent: Option<PathBuf>,
+    ) -> Result<Self, StartError> {
+        let home = env.home.clone().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
+        let config_file = env.config_file()?;
+        // A bad file is said before another daemon is disturbed.
+        let config = Config::load(&config_file)?;
+        let (socket, listener) = OwnedSocket::bind(socket)?;
+        Ok(Self { socket, listener, env, config, config_file, home, login_user, agent })
+    }
+
+    /// Serves until `stop` is cancelled. `ready` is called when clients are accepted.
+    pub async fn run(
+        self,
+        stop: CancellationToken,
+        ready: impl FnOnce(),
+    ) -> Result<(), StartError> {
+        let tasks = TaskTracker::new();
+        // Hosts outlive the clients while both wind down, so they have a token of their own.
+        let hosts_stop = CancellationToken::new();
+        let spill_limit = self.config.output.spill_limit_mib.saturating_mul(1024 * 1024);
+        let spill = SpillPolicy { dir: self.env.state_dir()?.join("spill"), limit: spill_limit };
+        let context = Arc::new(HostContext {
+            dial: Arc::new(DialEnvironment {
+                resolver: Resolver::new(self.home.clone()),
+                home: self.home,
+                login_user: self.login_user,
+                agent: self.agent,
+                spill: Arc::new(spill),
+            }),
+            dials: Arc::new(Semaphore::new(DIALS)),
+            revision: Arc::new(AtomicU64::new(0)),
+            tasks: tasks.clone(),
+        });
+        let pool = Pool::new(context, hosts_stop.clone());
+        let hosts = HostsStore::open(self.env.hosts_file_candidates()?);
+        if let Some(problem) = &hosts.current().problem {
+            tracing::error!(error = chain(problem), "hosts.json cannot be used");
+        }
+        let (config_sender, config) =
+            watch::channel(LoadedConfig { config: Arc::new(self.config), problem: None });
+        pool.reload(&hosts.current().file, &config.borrow().config.clone()).await;
+        let app = Arc::new(App {
+            pool,
+            hosts: hosts.clone(),
+            config: config.clone(),
+            socket: self.socket.path().to_owned(),
+            started_at: Timestamp::now(),
+        });
+
+        let watchers = stop.child_token();
+        {
+            let (hosts, watchers) = (hosts.clone(), watchers.clone());
+            tasks.spawn(async move { hosts.watch(watchers).await });
+        }
+        tasks.spawn(watch_config(self.config_file, config_sender, watchers.clone()));
+        tasks.spawn(follow(Arc::clone(&app), watchers));
+
+        let listener = UnixListener::from_std(self.listener).map_err(StartError::Listen)?;
+        let clients = TaskTracker::new();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            socket = %self.socket.path().display(),
+            "ready"
+        );
+        ready();
+        server::serve(listener, api::router(app), clients.clone(), stop.clone()).await;
+
+        tracing::info!("stopping");
+        clients.close();
+        // Hosts end at the same time: a command that runs for ever would otherwise hold its client, and
+        // the client the daemon.
+        hosts_stop.cancel();
+        tasks.close();
+        let drained = timeout(DRAIN, async { tokio::join!(clients.wait(), tasks.wait()) }).await;
+        if drained.is_err() {
+            tracing::warn!(
+                clients = clients.len(),
+                tasks = tasks.len(),
+                "not everything ended in time; the rest is cut off"
+            );
+        }
+        drop(self.socket);
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Brings the pool in line whenever hosts.json or occd.toml has changed.
+async fn follow(app: Arc<App>, stop: CancellationToken) {
+    let mut hosts = app.hosts.subscribe();
+    let mut config = app.config.clone();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = hosts.changed() => if changed.is_err() { return },
+            changed = config.changed() => if changed.is_err() { return },
+        }
+        let snapshot = Arc::clone(&hosts.borrow_and_update());
+        if let Some(problem) = &snapshot.problem {
+            tracing::error!(
+                error = chain(problem),
+                "hosts.json cannot be used; the last good one stays"
+            );
+        }
+        let settings = Arc::clone(&config.borrow_and_update().config);
+        app.pool.reload(&snapshot.file, &settings).await;
+    }
+}
+
+/// Loads occd.toml anew when it changes. A bad one is told and not used.
+async fn watch_config(path: PathBuf, loaded: watch::Sender<LoadedConfig>, stop: CancellationToken) {
+    let mut seen = stamp(&path);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CONFIG_POLL) => {}
+        }
+        let now = stamp(&path);
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match Config::load(&path) {
+            Ok(config) => {
+                tracing::info!("occd.toml was read anew");
+                loaded.send_replace(LoadedConfig { config: Arc::new(config), problem: None });
+            }
+            Err(error) => {
+                let problem = chain(&error);
+                tracing::error!(
+                    error = problem,
+                    "occd.toml cannot be used; the last good one stays"
+                );
+                loaded.send_modify(|loaded| loaded.problem = Some(problem));
+            }
+        }
+    }
+}
+
+fn stamp(path: &std::path::Path) -> Option<(u64, i64, i64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
+}

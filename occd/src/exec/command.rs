@@ -1,0 +1,189 @@
+//! A request made into the line that the remote login shell gets.
+
+use occ_proto::exec::ExecRequest;
+
+use super::quote::{self, Shell};
+
+/// Why a request cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadCommand(pub String);
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub struct Command {
+    request: ExecRequest,
+}
+
+impl Command {
+    /// Checks a request.
+    pub fn new(request: ExecRequest) -> Result<Self, BadCommand> {
+        let bad = |text: &str| Err(BadCommand(text.into()));
+        match (&request.argv[..], &request.shell) {
+            ([], None) => return bad("argv is empty; name a program, or use shell"),
+            ([_, ..], Some(_)) => return bad("argv and shell exclude each other"),
+            ([], Some(line)) if line.trim().is_empty() => return bad("shell is empty"),
+            ([], Some(line)) if line.contains('\0') => return bad("shell contains a NUL byte"),
+            ([program, ..], None) => {
+                if program.0.is_empty() {
+                    return bad("the program's name is empty");
+                }
+                if program.0.starts_with(b"-") {
+                    return bad("the program's name begins with '-'; write ./-name if it is one");
+                }
+                if !request.env.is_empty() && program.0.contains(&b'=') {
+                    return bad("a program with '=' in its name cannot be given variables");
+                }
+                if request.argv.iter().any(|arg| arg.0.contains(&0)) {
+                    return bad("an argument contains a NUL byte, which no program can receive");
+                }
+            }
+            ([], Some(_)) => {}
+        }
+        for (name, value) in &request.env {
+            let mut bytes = name.bytes();
+            let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+                && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !valid {
+                return Err(BadCommand(format!("{name:?} is not a variable's name")));
+            }
+            if value.contains('\0') {
+                return Err(BadCommand(format!("the value of {name} contains a NUL byte")));
+            }
+        }
+        if let Some(cwd) = &request.cwd
+            && (cwd.is_empty() || cwd.contains('\0'))
+        {
+            return bad("cwd is empty or contains a NUL byte");
+        }
+        if request.timeout_ms == Some(0) {
+            return bad("a timeout of 0 would end the command before it began");
+        }
+        Ok(Self { request })
+    }
+
+    /// Returns the request.
+    pub fn request(&self) -> &ExecRequest {
+        &self.request
+    }
+
+    /// Returns whether the line depends on the login shell.
+    pub fn needs_shell(&self) -> bool {
+        let request = &self.request;
+        request.argv.iter().any(|arg| quote::needs_shell(&arg.0))
+            || request.env.values().any(|value| quote::needs_shell(value.as_bytes()))
+            || request.cwd.as_ref().is_some_and(|cwd| quote::needs_shell(cwd.as_bytes()))
+    }
+
+    /// Returns the line. The program takes the shell's place by `exec`, so that it leads its process group
+    /// and signals reach it: sshd signals the group of the process it started.
+    pub fn line(&self, shell: Shell) -> Vec<u8> {
+        let request = &self.request;
+        let mut line = Vec::new();
+        if let Some(cwd) = &request.cwd {
+            line.extend_from_slice(b"cd ");
+            change_to(&mut line, cwd, shell);
+            line.extend_from_slice(b" && ");
+        }
+        let raw = match &request.shell {
+            Some(raw) if line.is_empty() && request.env.is_empty() => {
+                return raw.clone().into_bytes();
+            }
+            raw => raw,
+        };
+        line.extend_from_slice(b"exec ");
+        if !request.env.is_empty() {
+            line.extend_from_slice(b"env ");
+            for (name, value) in &request.env {
+                line.extend_from_slice(name.as_bytes());
+                line.push(b'=');
+                quote::quote(&mut line, value.as_bytes(), shell);
+                line.push(b' ');
+            }
+        }
+        match raw {
+            Some(raw) => {
+                line.extend_from_slice(b"$SHELL -c ");
+                quote::quote(&mut line, raw.as_bytes(), shell);
+            }
+            None => {
+                for (at, arg) in request.argv.iter().enumerate() {
+                    if at > 0 {
+                        line.push(b' ');
+                    }
+                    quote::quote(&mut line, &arg.0, shell);
+                }
+            }
+        }
+        line
+    }
+}
+
+/// Appends a directory for `cd`. `~/` means the remote home, also inside our quotes.
+fn change_to(line: &mut Vec<u8>, cwd: &str, shell: Shell) {
+    match cwd.strip_prefix("~/") {
+        _ if cwd == "~" => line.extend_from_slice(b"\"$HOME\""),
+        Some(rest) => {
+            line.extend_from_slice(b"\"$HOME\"/");
+            quote::quote(line, rest.as_bytes(), shell);
+        }
+        None => {
+            // `cd -x` would be an option and `cd -` the previous directory.
+            if cwd.starts_with('-') {
+                line.extend_from_slice(b"./");
+            }
+            quote::quote(line, cwd.as_bytes(), shell);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(argv: &[&str]) -> ExecRequest {
+        ExecRequest { argv: argv.iter().map(|a| (*a).into()).collect(), ..Default::default() }
+    }
+
+    fn line(request: ExecRequest) -> String {
+        String::from_utf8(Command::new(request).unwrap().line(Shell::Posix)).unwrap()
+    }
+
+    #[test]
+    fn the_program_replaces_the_shell() {
+        assert_eq!(line(request(&["ls", "-l", "a b"])), "exec ls -l 'a b'");
+        let mut full = request(&["make"]);
+        full.cwd = Some("~/my src".into());
+        full.env.insert("K".into(), "v w".into());
+        assert_eq!(line(full), "cd \"$HOME\"/'my src' && exec env K='v w' make");
+        let mut dash = request(&["pwd"]);
+        dash.cwd = Some("-".into());
+        assert_eq!(line(dash), "cd ./- && exec pwd");
+    }
+
+    #[test]
+    fn a_shell_line_stays_as_it_is_unless_it_needs_a_place() {
+        let mut raw = ExecRequest { shell: Some("a; b | c".into()), ..Default::default() };
+        assert_eq!(line(raw.clone()), "a; b | c");
+        raw.cwd = Some("/srv".into());
+        assert_eq!(line(raw), "cd /srv && exec $SHELL -c 'a; b | c'");
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused() {
+        let with = |change: fn(&mut ExecRequest)| {
+            let mut request = request(&["a"]);
+            change(&mut request);
+            Command::new(request)
+        };
+        assert!(with(|r| r.argv.clear()).is_err());
+        assert!(with(|r| r.argv[0] = "-c".into()).is_err());
+        assert!(with(|r| r.argv[0] = "".into()).is_err());
+        assert!(with(|r| r.argv.push("a\0b".into())).is_err());
+        assert!(with(|r| r.shell = Some("x".into())).is_err());
+        assert!(with(|r| drop(r.env.insert("A B".into(), String::new()))).is_err());
+        assert!(with(|r| drop(r.env.insert("A=B".into(), String::new()))).is_err());
+        assert!(with(|r| r.cwd = Some(String::new())).is_err());
+        assert!(with(|r| r.timeout_ms = Some(0)).is_err());
+    }
+}

@@ -1,0 +1,297 @@
+//! A command on a host, from its start to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use occ_proto::exec::Exit;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::command::Command;
+use super::quote::Shell;
+use crate::host::{HostHandle, Unreachable};
+use crate::ssh::{Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, signal};
+
+/// How long a server may take to answer a request to run a command. It answers when it has forked, before
+/// the login shell reads its files, so this is generous.
+const ACCEPT: Duration = Duration::from_secs(30);
+/// A background child may hold the output open after the program has ended. So much silence after the
+/// program's end is taken for the end of the output.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Connections that may break under a command before it has been sent.
+const LOST_BEFORE_START: u32 = 3;
+
+/// Why a command did not run, or why its end is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// No connection. The command was not started.
+    #[error("no connection to the host")]
+    Unreachable(Unreachable),
+    /// No channel. The command was not started.
+    #[error("no session on the host")]
+    NoSession(#[source] ChannelError),
+    /// The server refused the request. The command was not started.
+    #[error("the server refused to run the command")]
+    Refused,
+    /// The server closed the channel before it answered, twice. The command was not started.
+    #[error("the server closed the session before it started the command")]
+    NotStarted,
+    /// The link broke while the command may have been running.
+    #[error("the link broke {:.1} s into the command; it may still run or have finished", .after.as_secs_f32())]
+    LinkLost {
+        /// How long after the start.
+        after: Duration,
+        /// Why.
+        #[source]
+        cause: LossCause,
+    },
+    /// The server ended the session without saying how the program ended.
+    #[error("the server ended the session without saying how the command ended")]
+    NoExit,
+    /// The server did not answer the request.
+    #[error("the server did not say within {} s whether it started the command", ACCEPT.as_secs())]
+    NoAnswer,
+    /// The output was not read and became too much to keep.
+    #[error(
+        "the output was not read and passed the limit; {held} bytes were kept, the command was ended"
+    )]
+    Overflow {
+        /// Bytes held when the limit was reached.
+        held: u64,
+    },
+    /// The output could not be kept.
+    #[error("the output was not read and could not be kept on disk: {0}")]
+    Spill(String),
+}
+
+/// What [`Running::next`] tells.
+#[derive(Debug)]
+pub enum Step {
+    /// Output.
+    Output(Frame),
+    /// The end.
+    Ended(Result<Exit, ExecError>),
+}
+
+/// A command that the host has accepted. Dropping it ends the program.
+#[derive(Debug)]
+pub struct Running {
+    control: Control,
+    begun: Instant,
+    drained: bool,
+    /// Ends the supervisor when the command is dropped.
+    _gone: DropGuard,
+}
+
+/// The way to a running command beside its output: input, signals, ending it.
+#[derive(Debug, Clone)]
+pub struct Control {
+    channel: Arc<Channel>,
+    cancel: CancellationToken,
+    timed_out: Arc<AtomicBool>,
+    /// `None` until the program was told to end; then whether it is known to have ended.
+    ended: watch::Receiver<Option<bool>>,
+}
+
+impl Control {
+    /// Sends bytes to the program; waits while it does not take them.
+    pub async fn write(&self, data: Bytes) -> Result<(), Closed> {
+        self.channel.write(data).await
+    }
+
+    /// Tells the program that nothing more comes.
+    pub async fn close_input(&self) -> Result<(), Closed> {
+        self.channel.eof().await
+    }
+
+    /// Sends a signal, named without `SIG`. Returns false for a name that is none.
+    pub async fn signal(&self, name: &str) -> bool {
+        match signal::parse(name) {
+            Some(signal) => {
+                if self.channel.signal(signal).await.is_err() {
+                    tracing::debug!(name, "a signal came after the program's end");
+                }
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Runs a task beside the command, owned by the host's connection.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.channel.connection().spawn(task);
+    }
+
+    /// Begins to end the program: TERM, then KILL. What it still writes goes on arriving.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+}
+
+/// Waits for the time limit or a cancellation and ends the program. A task of its own, so that a reader
+/// who takes no output does not stop the clock.
+async fn supervise(
+    control: Control,
+    deadline: Option<Instant>,
+    gone: CancellationToken,
+    ended: watch::Sender<Option<bool>>,
+) {
+    let limit = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = gone.cancelled() => return,
+        _ = control.channel.closed() => return,
+        () = control.cancel.cancelled() => {}
+        () = limit => control.timed_out.store(true, Ordering::Relaxed),
+    }
+    tokio::select! {
+        () = gone.cancelled() => {}
+        confirmed = control.channel.end() => drop(ended.send_replace(Some(confirmed))),
+    }
+}
+
+/// Starts a command. As long as it has not been sent, a broken connection is made anew; once it may have
+/// been sent, nothing is repeated.
+pub async fn start(
+    host: &HostHandle,
+    command: &Command,
+    retries: u32,
+) -> Result<Running, ExecError> {
+    let mut losses = 0;
+    loop {
+        let connection = host.connection(retries).await.map_err(ExecError::Unreachable)?;
+        match start_on(&connection, command).await {
+            Err(ExecError::NoSession(ChannelError::Lost(cause))) if losses < LOST_BEFORE_START => {
+                losses += 1;
+                tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
+                connection.closed().cancelled().await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn start_on(connection: &Arc<Connection>, command: &Command) -> Result<Running, ExecError> {
+    let shell = if command.needs_shell() {
+        match connection.system().await {
+            Some(system) => Shell::of(&system.shell),
+            None => return Err(ExecError::NoSession(ChannelError::Lost(connection.cause()))),
+        }
+    } else {
+        Shell::Posix
+    };
+    let line = command.line(shell);
+    for fresh in [false, true] {
+        let (channel, spare) = connection.session(fresh).await.map_err(ExecError::NoSession)?;
+        let begun = Instant::now();
+        let answer = async {
+            channel.request_exec(&line).await?;
+            channel.accepted().await
+        };
+        match timeout(ACCEPT, answer).await {
+            Ok(Ok(true)) => {
+                let limit = command.request().timeout_ms.map(Duration::from_millis);
+                return Ok(Running::new(channel, begun, limit.map(|limit| begun + limit)));
+            }
+            Ok(Ok(false)) => return Err(ExecError::Refused),
+            // Closed without an answer: the command did not run, and may be sent once more.
+            Ok(Err(Closed::ByServer)) => {
+                if spare {
+                    connection.spare_failed();
+                }
+                tracing::debug!(spare, "a session was closed before its command started");
+            }
+            Ok(Err(Closed::Connection(cause))) => {
+                return Err(ExecError::LinkLost { after: begun.elapsed(), cause });
+            }
+            Ok(Err(Closed::Overflow { held })) => return Err(ExecError::Overflow { held }),
+            Ok(Err(Closed::Spill(error))) => return Err(ExecError::Spill(error)),
+            Err(_) => return Err(ExecError::NoAnswer),
+        }
+    }
+    Err(ExecError::NotStarted)
+}
+
+impl Running {
+    fn new(channel: Channel, begun: Instant, deadline: Option<Instant>) -> Self {
+        let (ended, ended_receiver) = watch::channel(None);
+        let control = Control {
+            channel: Arc::new(channel),
+            cancel: CancellationToken::new(),
+            timed_out: Arc::default(),
+            ended: ended_receiver,
+        };
+        let gone = CancellationToken::new();
+        let supervisor = supervise(control.clone(), deadline, gone.clone(), ended);
+        control.channel.connection().spawn(supervisor);
+        Self { control, begun, drained: false, _gone: gone.drop_guard() }
+    }
+
+    /// Returns the way to the program's input.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits for output or the end. After the end it must not be called again. Dropping the future loses
+    /// nothing.
+    pub async fn next(&mut self) -> Step {
+        loop {
+            let drained = self.drained;
+            let channel = &self.control.channel;
+            let mut ended = self.control.ended.clone();
+            let over = async {
+                tokio::select! {
+                    // Output may follow the close from our own buffers, so a drained one alone counts.
+                    _ = channel.closed(), if drained => {}
+                    () = async { channel.exited().await; tokio::time::sleep(SILENCE).await } => {}
+                    // Nothing helps: the host ignores signals and does not close.
+                    Ok(_) = ended.wait_for(|ended| *ended == Some(false)) => {}
+                }
+            };
+            tokio::select! {
+                biased;
+                frame = channel.recv(), if !drained => match frame {
+                    Some(frame) => return Step::Output(frame),
+                    None => self.drained = true,
+                },
+                () = over => return Step::Ended(self.outcome()),
+            }
+        }
+    }
+
+    fn outcome(&self) -> Result<Exit, ExecError> {
+        let closed = self.control.channel.closed_reason();
+        match &closed {
+            Some(Closed::Overflow { held }) => return Err(ExecError::Overflow { held: *held }),
+            Some(Closed::Spill(error)) => return Err(ExecError::Spill(error.clone())),
+            _ => {}
+        }
+        let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let told_to_end = self.control.channel.was_told_to_end();
+        let exit = |code, signal| Exit {
+            code,
+            signal,
+            timed_out: self.control.timed_out.load(Ordering::Relaxed),
+            may_still_run: *self.control.ended.borrow() == Some(false),
+            duration_ms,
+        };
+        match (self.control.channel.exit(), closed) {
+            (Some(ExitReport::Status(code)), _) => Ok(exit(Some(code), None)),
+            (Some(ExitReport::Signal(signal)), _) => Ok(exit(None, Some(signal))),
+            (None, Some(Closed::Connection(cause))) => {
+                Err(ExecError::LinkLost { after: self.begun.elapsed(), cause })
+            }
+            // We ended it, and the server said no more than that.
+            (None, _) if told_to_end => Ok(exit(None, None)),
+            (None, _) => Err(ExecError::NoExit),
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! The actor of one host: carries out what the state machine says.
+//!
+//! It awaits in one place, [`Actor::next`]; everything else is not async. Dials are tasks of its own
+//! `JoinSet`, the backoff is a deadline, so that a request is answered at once whatever is under way.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
+use occ_proto::{HostConfig, HostName};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::backoff::DialBackoff;
+use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Retry};
+use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
+use crate::config::EffectiveSettings;
+use crate::ssh::dial::{self, DialEnvironment, Steps};
+use crate::ssh::error::chain;
+use crate::ssh::{ConnectError, Connection, LossCause};
+
+/// What all hosts share.
+#[derive(Debug)]
+pub struct HostContext {
+    /// For dialling.
+    pub dial: Arc<DialEnvironment>,
+    /// Dials at once, over all hosts.
+    pub dials: Arc<Semaphore>,
+    /// The counter behind every revision.
+    pub revision: Arc<AtomicU64>,
+    /// Owns the tasks of connections.
+    pub tasks: TaskTracker,
+}
+
+type DialResult = Result<Arc<Connection>, ConnectError>;
+
+/// What a connection tells.
+enum Signal {
+    Closed(Arc<Connection>),
+    Bulk(Arc<Connection>),
+}
+
+/// What [`Actor::next`] returns.
+enum Input {
+    Request(HostRequest),
+    Dialled(ConnectionId, DialResult),
+    Signal(Signal),
+    Due,
+    Stop,
+}
+
+struct Actor {
+    name: HostName,
+    config: HostConfig,
+    settings: EffectiveSettings,
+    context: Arc<HostContext>,
+    machine: HostMachine,
+    requests: mpsc::Receiver<HostRequest>,
+    stop: CancellationToken,
+    dials: JoinSet<(ConnectionId, DialResult)>,
+    dial: Option<(ConnectionId, AbortHandle)>,
+    signals: FuturesUnordered<BoxFuture<'static, Signal>>,
+    connections: Vec<Arc<Connection>>,
+    last_error: Option<(Arc<ConnectError>, Timestamp)>,
+    /// The files that a failed login depended on, as they were then.
+    inputs: Option<Inputs>,
+    connects: u64,
+    dial_failures: u64,
+    since: Timestamp,
+    published: watch::Sender<Arc<HostSnapshot>>,
+}
+
+/// Starts a host. It ends when `stop` is cancelled.
+pub fn spawn(
+    name: HostName,
+    config: HostConfig,
+    settings: EffectiveSettings,
+    context: Arc<HostContext>,
+    stop: CancellationToken,
+) -> HostHandle {
+    let (sender, requests) = mpsc::channel(REQUESTS);
+    let backoff = DialBackoff::new(settings.caps, fastrand::Rng::new());
+    let machine = HostMachine::new(Instant::now(), backoff, settings.limits);
+    let since = Timestamp::now();
+    let first = Arc::new(HostSnapshot {
+        state: machine.state(),
+        since,
+        attempt: 0,
+        next_retry_at: None,
+        last_error: None,
+        primary: None,
+        retired: Vec::new(),
+        connects: 0,
+        dial_failures: 0,
+        config: config.clone(),
+        settings: settings.clone(),
+        revision: context.revision.fetch_add(1, Ordering::Relaxed) + 1,
+    });
+    let (published, snapshot) = watch::channel(first);
+    let tasks = context.tasks.clone();
+    let actor = Actor {
+        name: name.clone(),
+        config,
+        settings,
+        context,
+        machine,
+        requests,
+        stop,
+        dials: JoinSet::new(),
+        dial: None,
+        signals: FuturesUnordered::new(),
+        connections: Vec::new(),
+        last_error: None,
+        inputs: None,
+        connects: 0,
+        dial_failures: 0,
+        since,
+        published,
+    };
+    tasks.spawn(actor.run());
+    HostHandle { name, requests: sender, snapshot }
+}
+
+impl Actor {
+    async fn run(mut self) {
+        loop {
+            match self.next().await {
+                Input::Request(request) => self.request(request),
+                Input::Dialled(id, result) => self.dialled(id, result),
+                Input::Signal(Signal::Closed(connection)) => self.closed(&connection),
+                Input::Signal(Signal::Bulk(connection)) => self.bulk(&connection),
+                Input::Due => self.handle(Event::Due),
+                Input::Stop => break,
+            }
+            self.publish();
+        }
+        self.handle(Event::Disconnect);
+        self.publish();
+        // Removing a host ends what is left on it; otherwise the daemon stops and all ends.
+        let goodbyes = self.connections.drain(..).map(|connection| async move {
+            connection.close().await;
+        });
+        futures_util::future::join_all(goodbyes).await;
+        self.dials.shutdown().await;
+    }
+
+    async fn next(&mut self) -> Input {
+        let deadline = self.machine.deadline();
+        let due = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Input::Stop,
+            Some(signal) = self.signals.next() => Input::Signal(signal),
+            Some(joined) = self.dials.join_next() => match joined {
+                Ok((id, result)) => Input::Dialled(id, result),
+                Err(error) => match &self.dial {
+                    // A panic in the dial is a defect of ours or of a library: this host fails, loudly.
+                    Some((id, _)) if error.is_panic() => {
+                        tracing::error!(host = %self.name, %error, "a dial panicked");
+                        let error = ConnectError::Lost {
+                            phase: occ_proto::status::Phase::Connect,
+                            cause: LossCause::Protocol("internal error during the dial".into()),
+                        };
+                        Input::Dialled(*id, Err(error))
+                    }
+                    // Cancelled by us.
+                    _ => Input::Due,
+                },
+            },
+            request = self.requests.recv() => match request {
+                Some(request) => Input::Request(request),
+                None => Input::Stop,
+            },
+            () = due => Input::Due,
+        }
+    }
+
+    fn request(&mut self, request: HostRequest) {
+        let done = match request {
+            HostRequest::Want { by, done } => {
+                let demand = match by {
+                    Wish::Glance => Demand::Glance,
+                    Wish::Command => Demand::Command { inputs_changed: self.inputs_changed() },
+                    Wish::Person => Demand::Person,
+                };
+                self.handle(Event::Wanted(demand));
+                Some(done)
+            }
+            HostRequest::Reconnect { done } => {
+                self.handle(Event::Reconnect);
+                Some(done)
+            }
+            HostRequest::Disconnect { done } => {
+                self.handle(Event::Disconnect);
+                Some(done)
+            }
+            HostRequest::Configure { config, settings } => {
+                let same = self.config.same_connection(&config) && self.settings == *settings;
+                self.config = *config;
+                self.settings = *settings;
+                if !same {
+                    tracing::info!(host = %self.name, "the configuration of the connection changed");
+                    self.machine.set_limits(self.settings.limits);
+                    self.handle(Event::ConfigChanged);
+                }
+                None
+            }
+        };
+        // Published before the answer, so that whoever asked sees the effect.
+        self.publish();
+        if let Some(done) = done {
+            reply(done);
+        }
+    }
+
+    fn dialled(&mut self, id: ConnectionId, result: DialResult) {
+        if self.dial.as_ref().is_some_and(|(dial, _)| *dial == id) {
+            self.dial = None;
+        }
+        match result {
+            Ok(connection) => {
+                let info = connection.info();
+                tracing::info!(
+                    host = %self.name, id = id.0, peer = info.peer, server = info.server,
+                    cipher = info.cipher, "connected"
+                );
+                self.connects += 1;
+                self.inputs = None;
+                self.watch(&connection);
+                self.connections.push(connection);
+                self.handle(Event::Dialled(id));
+            }
+            Err(error) => {
+                let retry = error.retry();
+                self.dial_failures += 1;
+                if retry == Retry::Fatal {
+                    self.inputs = Some(Inputs::now(&self.config, &self.context.dial));
+                }
+                tracing::warn!(
+                    host = %self.name, id = id.0, phase = error.phase().as_str(),
+                    code = error.code().as_str(), error = chain(&error), "the dial failed"
+                );
+                self.last_error = Some((Arc::new(error), Timestamp::now()));
+                self.handle(Event::DialFailed(id, retry));
+                if self.machine.retries_exhausted() {
+                    self.exhausted();
+                }
+            }
+        }
+    }
+
+    /// Says in the last error that no more dials follow.
+    fn exhausted(&mut self) {
+        if let Some((last, at)) = self.last_error.take() {
+            let attempts = self.machine.attempt();
+            let error = ConnectError::RetriesExhausted { attempts, last };
+            self.last_error = Some((Arc::new(error), at));
+        }
+    }
+
+    fn watch(&self, connection: &Arc<Connection>) {
+        let (closed, bulk) = (connection.closed(), connection.bulk());
+        let (for_closed, for_bulk) = (Arc::clone(connection), Arc::downgrade(connection));
+        let end = closed.clone();
+        self.signals.push(Box::pin(async move {
+            closed.cancelled().await;
+            Signal::Closed(for_closed)
+        }));
+        self.signals.push(Box::pin(async move {
+            tokio::select! {
+                () = bulk.cancelled() => {}
+                () = end.cancelled() => {}
+            }
+            match for_bulk.upgrade() {
+                Some(connection) => Signal::Bulk(connection),
+                // Dropped means closed, which the other signal tells.
+                None => std::future::pending().await,
+            }
+        }));
+    }
+
+    fn closed(&mut self, connection: &Arc<Connection>) {
+        let id = connection.id();
+        let was_primary = self.machine.primary() == Some(id);
+        self.connections.retain(|other| other.id() != id);
+        let cause = connection.cause();
+        tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");
+        if was_primary {
+            let idle_close = connection.active() == 0
+                && matches!(cause, LossCause::Closed | LossCause::Disconnected(_));
+            let error = ConnectError::Lost { phase: occ_proto::status::Phase::Established, cause };
+            self.last_error = Some((Arc::new(error), Timestamp::now()));
+            self.handle(Event::Lost { id, idle_close });
+        }
+        // A place has become free for the replacement of a bulk primary.
+        if let Some(primary) = self.primary().filter(|primary| primary.bulk().is_cancelled()) {
+            self.bulk(&primary);
+        }
+    }
+
+    fn bulk(&mut self, connection: &Arc<Connection>) {
+        if self.connections.len() < self.settings.max_connections && !connection.is_closed() {
+            self.handle(Event::Bulk(connection.id()));
+        }
+    }
+
+    fn primary(&self) -> Option<Arc<Connection>> {
+        self.machine.primary().and_then(|id| self.connection(id))
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        self.connections.iter().find(|connection| connection.id() == id).cloned()
+    }
+
+    /// Lets the machine decide and carries its actions out.
+    fn handle(&mut self, event: Event) {
+        let before = self.machine.since();
+        for action in self.machine.handle(event, Instant::now()) {
+            match action {
+                Action::Dial(id) => self.dial(id),
+                Action::CancelDial(id) => {
+                    if let Some((_, task)) = self.dial.take_if(|(dial, _)| *dial == id) {
+                        task.abort();
+                    }
+                }
+                Action::Close(id) => {
+                    if let Some(connection) = self.connection(id) {
+                        self.context.tasks.spawn(async move { connection.close().await });
+                    }
+                }
+                Action::Retire(id) => {
+                    if let Some(connection) = self.connection(id) {
+                        connection.retire();
+                    }
+                }
+            }
+        }
+        if self.machine.since() != before {
+            self.since = Timestamp::now();
+        }
+    }
+
+    fn dial(&mut self, id: ConnectionId) {
+        let (config, settings) = (self.config.clone(), self.settings.dial);
+        let context = Arc::clone(&self.context);
+        let name = self.name.clone();
+        let task = self.dials.spawn(async move {
+            // Never closed, so the permit always comes.
+            let _permit = context.dials.acquire().await;
+            tracing::debug!(host = %name, id = id.0, "dialling");
+            let mut steps = Steps::default();
+            let result =
+                dial::dial(id, &config, &settings, &context.dial, &context.tasks, &mut steps).await;
+            (id, result)
+        });
+        self.dial = Some((id, task));
+    }
+
+    fn inputs_changed(&self) -> bool {
+        self.inputs
+            .as_ref()
+            .is_some_and(|then| *then != Inputs::now(&self.config, &self.context.dial))
+    }
+
+    fn publish(&mut self) {
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        let primary = self.primary();
+        let primary_id = primary.as_ref().map(|connection| connection.id());
+        let next_retry_at = self.machine.deadline().map(|deadline| {
+            let wait = deadline.saturating_duration_since(now);
+            jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait)
+        });
+        let snapshot = HostSnapshot {
+            state: self.machine.state(),
+            since: self.since,
+            attempt: self.machine.attempt(),
+            next_retry_at,
+            last_error: self.last_error.clone(),
+            primary,
+            retired: self
+                .connections
+                .iter()
+                .filter(|connection| Some(connection.id()) != primary_id)
+                .cloned()
+                .collect(),
+            connects: self.connects,
+            dial_failures: self.dial_failures,
+            config: self.config.clone(),
+            settings: self.settings.clone(),
+            revision: self.context.revision.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        self.published.send_replace(Arc::new(snapshot));
+    }
+}
+
+/// Whoever asked may have gone; that is no concern of the host's.
+fn reply(done: oneshot::Sender<()>) {
+    let _ = done.send(());
+}
+
+/// The files that decide whether a login that failed would fail again.
+#[derive(Debug, PartialEq, Eq)]
+struct Inputs(Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>);
+
+impl Inputs {
+    fn now(config: &HostConfig, environment: &DialEnvironment) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let ssh = environment.home.join(".ssh");
+        let mut paths: Vec<PathBuf> = ["config", "known_hosts", "id_ed25519", "id_ecdsa", "id_rsa"]
+            .map(|f| ssh.join(f))
+            .into();
+        if let Some(path) = &config.identity_file {
+            paths.push(occ_proto::paths::expand_tilde(path, Some(&environment.home)));
+        }
+        paths.extend(environment.agent.clone());
+        let stamp = |path: &PathBuf| {
+            let m = std::fs::metadata(path).ok()?;
+            Some((m.ino(), m.mtime(), m.ctime(), m.len()))
+        };
+        Self(
+            paths
+                .into_iter()
+                .map(|path| {
+                    let s = stamp(&path);
+                    (path, s)
+                })
+                .collect(),
+        )
+    }
+}

@@ -1,0 +1,427 @@
+//! The life of one host's connection, as a pure state machine: an event and the time in, actions out.
+//!
+//! ```text
+//!                 wanted                     dialled
+//!        Idle ───────────────► Connecting ───────────────► Connected
+//!          ▲                    ▲   │   │                      │
+//!          │                due │   │   └─ failed, fatal ─┐    │ lost
+//!          │              wanted│   │ failed              ▼    │
+//!          │                    │   ▼                  Failed  │
+//!          │                  Backoff ◄────────────────────────┤
+//!          └───────────────────────────────────────────────────┘ closed in good order twice
+//!
+//!        any ── disconnect ──► Stopped ── connect ──► Connecting
+//! ```
+//!
+//! - There is at most one primary connection and at most one dial; the types hold their ids, so a
+//!   second one has no place to be. A dial may run beside the primary only to replace it, when the
+//!   primary has become a bulk connection.
+//! - Every dial has a [`ConnectionId`]; a result that carries another id than the one awaited is stale:
+//!   a late success is closed, a late failure or loss is dropped.
+//! - `Failed` means that a person must act. It is left only by a request or a changed configuration.
+//! - `Stopped` is silent: nothing but an explicit connect leaves it.
+//!
+//! The actor (`actor.rs`) carries the actions out. This module imports no IO, no clock, no randomness.
+
+use std::time::Duration;
+
+use occ_proto::status::State;
+use tokio::time::Instant;
+
+use super::backoff::DialBackoff;
+
+/// A connection that was up for this long has proved itself: the backoff starts anew.
+pub const PROVEN: Duration = Duration::from_secs(60);
+/// During backoff, commands cause at most one extra dial in this time.
+pub const EXTRA_DIAL: Duration = Duration::from_secs(2);
+/// A command on a failed host dials again when the failure is at least this old.
+pub const FAILED_RETRY: Duration = Duration::from_secs(30);
+/// Two ages at an orderly close are alike when they differ by less than this, or by a tenth.
+const LIKE_AGE: Duration = Duration::from_secs(2);
+
+/// One dial and the connection it makes: the generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// What to do after a failed dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Dial again, later each time.
+    Backoff,
+    /// The server said that we come too often: dial again much later.
+    SlowDown,
+    /// A person must act.
+    Fatal,
+}
+
+/// Who wants the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Somebody looked at the host: dials an idle host, nothing else.
+    Glance,
+    /// A command waits: also dials during backoff, and on a failed host if something may have changed.
+    Command {
+        /// Whether a key, the agent, known_hosts or ssh_config changed since the host failed.
+        inputs_changed: bool,
+    },
+    /// A person asked for the connection itself (`occ connect`): dials in every state.
+    Person,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The connection is wanted.
+    Wanted(Demand),
+    /// A person asked for a new connection: the old one is closed.
+    Reconnect,
+    /// A person asked to disconnect, or the daemon stops.
+    Disconnect,
+    /// A field that decides where or how to connect was edited.
+    ConfigChanged,
+    /// A dial ended well.
+    Dialled(ConnectionId),
+    /// A dial failed.
+    DialFailed(ConnectionId, Retry),
+    /// A connection ended.
+    Lost {
+        /// Which.
+        id: ConnectionId,
+        /// The server closed it in good order while nothing ran on it.
+        idle_close: bool,
+    },
+    /// A connection carries a bulk stream.
+    Bulk(ConnectionId),
+    /// [`HostMachine::deadline`] has passed.
+    Due,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start a dial.
+    Dial(ConnectionId),
+    /// End a dial that is under way.
+    CancelDial(ConnectionId),
+    /// Close a connection now, with everything on it.
+    Close(ConnectionId),
+    /// Give a connection no new work and close it when its last channel has ended.
+    Retire(ConnectionId),
+}
+
+/// Settings of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Failed dials in a row after which the host is failed; `None` means for ever.
+    pub max_retries: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Connecting { dial: ConnectionId },
+    Connected { primary: ConnectionId, since: Instant, replacement: Option<ConnectionId> },
+    Backoff { until: Instant },
+    Failed { at: Instant },
+    Stopped,
+}
+
+/// The state machine of one host.
+#[derive(Debug)]
+pub struct HostMachine {
+    phase: Phase,
+    since: Instant,
+    /// Dials since the last good connection.
+    attempt: u32,
+    /// Failed dials and broken connections since one proved itself.
+    failures: u32,
+    retries_exhausted: bool,
+    last_dial: Option<Instant>,
+    down_since: Option<Instant>,
+    last_idle_close: Option<Duration>,
+    next_id: u64,
+    backoff: DialBackoff,
+    limits: Limits,
+}
+
+impl HostMachine {
+    /// Returns an idle host.
+    pub fn new(now: Instant, backoff: DialBackoff, limits: Limits) -> Self {
+        Self {
+            phase: Phase::Idle,
+            since: now,
+            attempt: 0,
+            failures: 0,
+            retries_exhausted: false,
+            last_dial: None,
+            down_since: None,
+            last_idle_close: None,
+            next_id: 1,
+            backoff,
+            limits,
+        }
+    }
+
+    /// Returns the state.
+    pub fn state(&self) -> State {
+        match self.phase {
+            Phase::Idle => State::Idle,
+            Phase::Connecting { .. } => State::Connecting,
+            Phase::Connected { .. } => State::Connected,
+            Phase::Backoff { .. } => State::Backoff,
+            Phase::Failed { .. } => State::Failed,
+            Phase::Stopped => State::Stopped,
+        }
+    }
+
+    /// Returns since when the host is in its state.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Returns the number of dials since the last good connection; 0 when connected.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Returns whether the host failed because the limit of retries was reached.
+    pub fn retries_exhausted(&self) -> bool {
+        self.retries_exhausted
+    }
+
+    /// Returns when [`Event::Due`] is to be delivered.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Backoff { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Returns the connection that new work goes to.
+    pub fn primary(&self) -> Option<ConnectionId> {
+        match self.phase {
+            Phase::Connected { primary, .. } => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// Puts a new limit in force, from the next failure on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Takes an event and returns what to do, in order.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        match event {
+            Event::Wanted(demand) => self.wanted(demand, now),
+            Event::Reconnect => self.reconnect(now),
+            Event::Disconnect => self.disconnect(now),
+            Event::ConfigChanged => self.config_changed(now),
+            Event::Dialled(id) => self.dialled(id, now),
+            Event::DialFailed(id, retry) => self.dial_failed(id, retry, now),
+            Event::Lost { id, idle_close } => self.lost(id, idle_close, now),
+            Event::Bulk(id) => self.bulk(id, now),
+            Event::Due => match self.phase {
+                Phase::Backoff { until } if until <= now => self.dial(now),
+                _ => Vec::new(),
+            },
+        }
+    }
+
+    fn wanted(&mut self, demand: Demand, now: Instant) -> Vec<Action> {
+        let dial_now = match (self.phase, demand) {
+            (Phase::Connecting { .. } | Phase::Connected { .. }, _) => false,
+            (_, Demand::Person) => true,
+            (Phase::Idle, _) => true,
+            (Phase::Failed { at }, Demand::Command { inputs_changed }) => {
+                inputs_changed || now.duration_since(at) >= FAILED_RETRY
+            }
+            (Phase::Backoff { until }, Demand::Command { .. }) => {
+                let earliest = self.last_dial.map_or(now, |last| last + EXTRA_DIAL);
+                // Too early for an extra dial: it is made as soon as it may be.
+                self.phase = Phase::Backoff { until: until.min(earliest.max(now)) };
+                earliest <= now
+            }
+            (Phase::Backoff { .. } | Phase::Failed { .. }, Demand::Glance) => false,
+            (Phase::Stopped, _) => false,
+        };
+        if dial_now { self.dial(now) } else { Vec::new() }
+    }
+
+    fn reconnect(&mut self, now: Instant) -> Vec<Action> {
+        self.backoff.reset();
+        match self.phase {
+            // That dial is as new as another one would be.
+            Phase::Connecting { .. } => Vec::new(),
+            Phase::Connected { primary, replacement, .. } => {
+                let mut actions = vec![Action::Close(primary)];
+                match replacement {
+                    Some(dial) => self.enter(Phase::Connecting { dial }, now),
+                    None => actions.extend(self.dial(now)),
+                }
+                actions
+            }
+            _ => self.dial(now),
+        }
+    }
+
+    fn disconnect(&mut self, now: Instant) -> Vec<Action> {
+        let actions = match self.phase {
+            Phase::Connecting { dial } => vec![Action::CancelDial(dial)],
+            Phase::Connected { primary, replacement, .. } => replacement
+                .map(Action::CancelDial)
+                .into_iter()
+                .chain([Action::Close(primary)])
+                .collect(),
+            _ => Vec::new(),
+        };
+        self.forget_failures();
+        self.enter(Phase::Stopped, now);
+        actions
+    }
+
+    fn config_changed(&mut self, now: Instant) -> Vec<Action> {
+        self.forget_failures();
+        let mut actions = Vec::new();
+        match self.phase {
+            Phase::Idle | Phase::Stopped => return actions,
+            Phase::Failed { .. } => {
+                self.enter(Phase::Idle, now);
+                return actions;
+            }
+            Phase::Backoff { .. } => {}
+            Phase::Connecting { dial } => actions.push(Action::CancelDial(dial)),
+            // What runs on the old connection may end in peace.
+            Phase::Connected { primary, replacement, .. } => {
+                actions.extend(replacement.map(Action::CancelDial));
+                actions.push(Action::Retire(primary));
+            }
+        }
+        actions.extend(self.dial(now));
+        actions
+    }
+
+    fn dialled(&mut self, id: ConnectionId, now: Instant) -> Vec<Action> {
+        match self.phase {
+            Phase::Connecting { dial } if dial == id => {
+                self.enter(Phase::Connected { primary: id, since: now, replacement: None }, now);
+                self.attempt = 0;
+                self.down_since = None;
+                self.retries_exhausted = false;
+                Vec::new()
+            }
+            Phase::Connected { primary, replacement: Some(dial), .. } if dial == id => {
+                // The host was connected all along: its `since` stays.
+                self.phase = Phase::Connected { primary: id, since: now, replacement: None };
+                vec![Action::Retire(primary)]
+            }
+            _ => vec![Action::Close(id)],
+        }
+    }
+
+    fn dial_failed(&mut self, id: ConnectionId, retry: Retry, now: Instant) -> Vec<Action> {
+        match self.phase {
+            Phase::Connecting { dial } if dial == id => {}
+            Phase::Connected { primary, since, replacement: Some(dial) } if dial == id => {
+                // The old primary goes on; its next bulk stream tries again.
+                self.phase = Phase::Connected { primary, since, replacement: None };
+                return Vec::new();
+            }
+            _ => return Vec::new(),
+        }
+        self.failures += 1;
+        let down_for = now.duration_since(*self.down_since.get_or_insert(now));
+        let delay = match retry {
+            Retry::Fatal => {
+                self.enter(Phase::Failed { at: now }, now);
+                return Vec::new();
+            }
+            Retry::Backoff | Retry::SlowDown
+                if self.limits.max_retries.is_some_and(|limit| self.failures > limit) =>
+            {
+                self.retries_exhausted = true;
+                self.enter(Phase::Failed { at: now }, now);
+                return Vec::new();
+            }
+            Retry::Backoff => self.backoff.next(down_for),
+            Retry::SlowDown => self.backoff.next_penalty(),
+        };
+        self.enter(Phase::Backoff { until: now + delay }, now);
+        Vec::new()
+    }
+
+    fn lost(&mut self, id: ConnectionId, idle_close: bool, now: Instant) -> Vec<Action> {
+        let Phase::Connected { primary, since, replacement } = self.phase else {
+            return Vec::new();
+        };
+        if primary != id {
+            return Vec::new();
+        }
+        let age = now.duration_since(since);
+        if age >= PROVEN {
+            self.forget_failures();
+        }
+        // A younger connection that ends was killed, not idle for too long.
+        let idle_close = idle_close && age >= PROVEN;
+        let alike = idle_close && self.last_idle_close.is_some_and(|last| is_like_age(last, age));
+        self.last_idle_close = idle_close.then_some(age);
+        self.down_since = Some(now);
+        if let Some(dial) = replacement {
+            self.attempt = 1;
+            self.enter(Phase::Connecting { dial }, now);
+        } else if alike {
+            // The server ends idle connections by a rule of its own; fighting it helps nobody.
+            self.enter(Phase::Idle, now);
+        } else {
+            let delay = self.backoff.next(Duration::ZERO);
+            self.enter(Phase::Backoff { until: now + delay }, now);
+        }
+        Vec::new()
+    }
+
+    fn bulk(&mut self, id: ConnectionId, now: Instant) -> Vec<Action> {
+        match self.phase {
+            Phase::Connected { primary, since, replacement: None } if primary == id => {
+                let dial = self.new_dial(now);
+                self.phase = Phase::Connected { primary, since, replacement: Some(dial) };
+                vec![Action::Dial(dial)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn dial(&mut self, now: Instant) -> Vec<Action> {
+        let dial = self.new_dial(now);
+        self.attempt += 1;
+        self.enter(Phase::Connecting { dial }, now);
+        vec![Action::Dial(dial)]
+    }
+
+    fn new_dial(&mut self, now: Instant) -> ConnectionId {
+        let id = ConnectionId(self.next_id);
+        self.next_id += 1;
+        self.last_dial = Some(now);
+        id
+    }
+
+    fn forget_failures(&mut self) {
+        self.backoff.reset();
+        self.attempt = 0;
+        self.failures = 0;
+        self.retries_exhausted = false;
+    }
+
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        self.phase = phase;
+        self.since = now;
+    }
+}
+
+fn is_like_age(a: Duration, b: Duration) -> bool {
+    let difference = a.abs_diff(b);
+    difference < LIKE_AGE || difference < a.max(b) / 10
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

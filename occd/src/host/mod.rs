@@ -1,0 +1,295 @@
+//! One configured host: the handle through which everything else asks for its connection.
+//!
+//! A host is an actor (`actor.rs`) around a pure state machine (`machine.rs`). The handle sends it
+//! requests and reads its published [`HostSnapshot`]; nothing here dials or changes state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use occ_proto::status::{HostStatus, LastError, State};
+use occ_proto::{HostConfig, HostName};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::ssh::{ConnectError, Connection};
+
+mod actor;
+pub mod backoff;
+pub mod machine;
+
+pub use actor::{HostContext, spawn};
+
+use crate::config::EffectiveSettings;
+use crate::ssh::error::chain;
+
+/// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
+/// a thousand clients at once, and a fuller queue only makes them wait.
+const REQUESTS: usize = 64;
+
+/// How long a command waits for a connection in all.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+/// How many times a command's dial is repeated.
+pub const COMMAND_RETRIES: u32 = 3;
+
+/// What others may ask of a host.
+#[derive(Debug)]
+enum HostRequest {
+    /// The connection is wanted.
+    Want { by: Wish, done: oneshot::Sender<()> },
+    /// Close the connection and make a new one.
+    Reconnect { done: oneshot::Sender<()> },
+    /// Close the connection and stay away.
+    Disconnect { done: oneshot::Sender<()> },
+    /// The configuration changed.
+    Configure { config: Box<HostConfig>, settings: Box<EffectiveSettings> },
+}
+
+/// Why the connection is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Glance,
+    Command,
+    Person,
+}
+
+/// A host as its actor last published it.
+#[derive(Debug)]
+pub struct HostSnapshot {
+    /// The state.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// Dials since the last good connection.
+    pub attempt: u32,
+    /// When the next dial is due.
+    pub next_retry_at: Option<Timestamp>,
+    /// The last failure, and when it was.
+    pub last_error: Option<(Arc<ConnectError>, Timestamp)>,
+    /// The connection that new work goes to.
+    pub primary: Option<Arc<Connection>>,
+    /// Connections that only finish what runs on them.
+    pub retired: Vec<Arc<Connection>>,
+    /// Connections made so far.
+    pub connects: u64,
+    /// Dials that failed so far.
+    pub dial_failures: u64,
+    /// The configuration.
+    pub config: HostConfig,
+    /// The settings.
+    pub settings: EffectiveSettings,
+    /// Grows with every change.
+    pub revision: u64,
+}
+
+impl HostSnapshot {
+    /// Returns the connection if it is up.
+    pub fn usable(&self) -> Option<&Arc<Connection>> {
+        self.primary.as_ref().filter(|connection| !connection.is_closed())
+    }
+
+    /// Returns the channels in use on all connections.
+    pub fn open_channels(&self) -> u32 {
+        self.primary.iter().chain(&self.retired).map(|connection| connection.active()).sum()
+    }
+}
+
+/// Why a command got no connection.
+#[derive(Debug, Clone)]
+pub struct Unreachable {
+    /// The failure.
+    pub error: Arc<ConnectError>,
+    /// Dials made while waiting.
+    pub attempts: u32,
+    /// How long was waited.
+    pub waited: Duration,
+    /// When the daemon dials next by itself.
+    pub next_retry_at: Option<Timestamp>,
+}
+
+/// A host's handle. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HostHandle {
+    name: HostName,
+    requests: mpsc::Sender<HostRequest>,
+    snapshot: watch::Receiver<Arc<HostSnapshot>>,
+}
+
+impl HostHandle {
+    /// Returns the host's name.
+    pub fn name(&self) -> &HostName {
+        &self.name
+    }
+
+    /// Returns the host as it is now.
+    pub fn snapshot(&self) -> Arc<HostSnapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Starts a dial if the host is idle; waits for nothing.
+    pub fn glance(&self) {
+        let (done, _) = oneshot::channel();
+        // A full queue means that others are asking already.
+        let _ = self.requests.try_send(HostRequest::Want { by: Wish::Glance, done });
+    }
+
+    /// Returns the connection, dialling if need be: `1 + retries` times, within 30 s.
+    pub async fn connection(&self, retries: u32) -> Result<Arc<Connection>, Unreachable> {
+        if let Some(connection) = self.snapshot.borrow().usable() {
+            return Ok(Arc::clone(connection));
+        }
+        self.wait_for_connection(Wish::Command, retries).await
+    }
+
+    /// Connects because a person asked for it, also when the host is failed or stopped.
+    pub async fn connect(&self) -> Result<Arc<Connection>, Unreachable> {
+        self.wait_for_connection(Wish::Person, COMMAND_RETRIES).await
+    }
+
+    /// Closes the connection and makes a new one.
+    pub async fn reconnect(&self) -> Result<Arc<Connection>, Unreachable> {
+        self.ask(|done| HostRequest::Reconnect { done }).await?;
+        self.wait_for_connection(Wish::Command, COMMAND_RETRIES).await
+    }
+
+    /// Closes the connection; nothing but a request to connect opens it again.
+    pub async fn disconnect(&self) -> Result<(), Unreachable> {
+        self.ask(|done| HostRequest::Disconnect { done }).await
+    }
+
+    /// Puts a new configuration in force.
+    pub async fn configure(&self, config: HostConfig, settings: EffectiveSettings) {
+        let request =
+            HostRequest::Configure { config: Box::new(config), settings: Box::new(settings) };
+        if self.requests.send(request).await.is_err() {
+            tracing::debug!(host = %self.name, "the host ended before it was configured");
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: impl FnOnce(oneshot::Sender<()>) -> HostRequest,
+    ) -> Result<(), Unreachable> {
+        let gone = || Unreachable {
+            error: Arc::new(ConnectError::ShuttingDown),
+            attempts: 0,
+            waited: Duration::ZERO,
+            next_retry_at: None,
+        };
+        let (done, answered) = oneshot::channel();
+        self.requests.send(request(done)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
+    async fn wait_for_connection(
+        &self,
+        mut wish: Wish,
+        retries: u32,
+    ) -> Result<Arc<Connection>, Unreachable> {
+        let begun = Instant::now();
+        let deadline = begun + COMMAND_PATIENCE;
+        let mut snapshots = self.snapshot.clone();
+        let failures_before = snapshots.borrow_and_update().dial_failures;
+        loop {
+            self.ask(|done| HostRequest::Want { by: wish, done }).await?;
+            // A person's wish overrides a failed or stopped state once, not again and again.
+            wish = Wish::Command;
+            let failures = snapshots.borrow_and_update().dial_failures;
+            let give_up = |snapshot: &HostSnapshot, error: Arc<ConnectError>| Unreachable {
+                error,
+                attempts: u32::try_from(snapshot.dial_failures - failures_before)
+                    .unwrap_or(u32::MAX),
+                waited: begun.elapsed(),
+                next_retry_at: snapshot.next_retry_at,
+            };
+            // Wait for the end of the dial that was asked for.
+            loop {
+                let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                if let Some(connection) = snapshot.usable() {
+                    return Ok(Arc::clone(connection));
+                }
+                let last_error = || match &snapshot.last_error {
+                    Some((error, _)) => Arc::clone(error),
+                    None => Arc::new(ConnectError::Stopped),
+                };
+                match snapshot.state {
+                    State::Failed => return Err(give_up(&snapshot, last_error())),
+                    State::Stopped => {
+                        return Err(give_up(&snapshot, Arc::new(ConnectError::Stopped)));
+                    }
+                    State::Backoff if snapshot.dial_failures > failures => {
+                        if snapshot.dial_failures - failures_before > u64::from(retries) {
+                            return Err(give_up(&snapshot, last_error()));
+                        }
+                        break;
+                    }
+                    // A connection that broke while it was asked for.
+                    State::Idle => break,
+                    State::Backoff | State::Connecting | State::Connected => {}
+                }
+                match timeout_at(deadline, snapshots.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => {
+                        return Err(give_up(&snapshot, Arc::new(ConnectError::ShuttingDown)));
+                    }
+                    Err(_) => {
+                        let error = match &snapshot.last_error {
+                            Some((error, _)) => Arc::clone(error),
+                            None => Arc::new(ConnectError::Timeout {
+                                phase: occ_proto::status::Phase::Connect,
+                                after: COMMAND_PATIENCE,
+                            }),
+                        };
+                        return Err(give_up(&snapshot, error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the host as it is shown to clients.
+    pub fn status(&self) -> HostStatus {
+        let snapshot = self.snapshot();
+        HostStatus {
+            name: self.name.clone(),
+            state: snapshot.state,
+            status: snapshot.state.status(),
+            since: snapshot.since,
+            attempt: snapshot.attempt,
+            next_retry_at: snapshot.next_retry_at,
+            last_error: snapshot.last_error.as_ref().map(|(error, at)| last_error(error, *at)),
+            rtt_ms: snapshot
+                .usable()
+                .and_then(|connection| connection.rtt())
+                .map(|rtt| rtt.as_secs_f64() * 1000.0),
+            connections: u32::try_from(snapshot.retired.len()).unwrap_or(u32::MAX)
+                + u32::from(snapshot.primary.is_some()),
+            open_channels: snapshot.open_channels(),
+            connects: snapshot.connects,
+            connection: snapshot.primary.as_ref().map(|connection| connection.info()),
+            etag: etag(&snapshot.config),
+            config: snapshot.config.clone(),
+            revision: snapshot.revision,
+        }
+    }
+}
+
+fn last_error(error: &ConnectError, at: Timestamp) -> LastError {
+    LastError {
+        code: error.code(),
+        phase: error.phase(),
+        message: chain(error),
+        at,
+        retryable: error.retry() != machine::Retry::Fatal,
+    }
+}
+
+/// Returns the entity tag of a configuration: it changes exactly when the configuration does.
+pub fn etag(config: &HostConfig) -> String {
+    use sha2::Digest as _;
+    // A struct of strings and numbers always serialises.
+    let json = serde_json::to_vec(config).unwrap_or_default();
+    let digest = sha2::Sha256::digest(&json);
+    let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}

@@ -1,0 +1,18 @@
+//! occd: a per-user daemon that keeps SSH connections and serves them on a private Unix socket.
+//!
+//! ARCHITECTURE.md in the project's root draws the picture. The arrows go one way:
+//! `daemon → api → (pool, hosts, container, exec) → host → ssh`.
+
+pub mod api;
+pub mod config;
+pub mod container;
+pub mod daemon;
+pub mod exec;
+pub mod host;
+pub mod hosts;
+pub mod logging;
+pub mod pool;
+pub mod process;
+pub mod server;
+pub mod socket;
+pub mod ssh;

@@ -1,0 +1,77 @@
+//! The pool: every configured host by name.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use occ_proto::{HostName, HostsFile};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::host::{self, HostContext, HostHandle};
+
+/// The hosts. Shared by every request.
+#[derive(Debug)]
+pub struct Pool {
+    hosts: DashMap<HostName, Entry>,
+    context: Arc<HostContext>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Entry {
+    handle: HostHandle,
+    stop: CancellationToken,
+}
+
+impl Pool {
+    /// Returns an empty pool whose hosts end when `stop` is cancelled.
+    pub fn new(context: Arc<HostContext>, stop: CancellationToken) -> Self {
+        Self { hosts: DashMap::new(), context, stop }
+    }
+
+    /// Returns what all hosts share.
+    pub fn context(&self) -> &Arc<HostContext> {
+        &self.context
+    }
+
+    /// Returns a host.
+    pub fn get(&self, name: &HostName) -> Option<HostHandle> {
+        self.hosts.get(name).map(|entry| entry.handle.clone())
+    }
+
+    /// Brings the pool in line with the files: new hosts appear, changed ones learn their new
+    /// configuration, and those that are gone end.
+    pub async fn reload(&self, file: &HostsFile, config: &Config) {
+        let gone: Vec<HostName> = self
+            .hosts
+            .iter()
+            .map(|entry| entry.key().clone())
+            .filter(|name| !file.hosts.contains_key(name))
+            .collect();
+        for name in gone {
+            if let Some((name, entry)) = self.hosts.remove(&name) {
+                tracing::info!(host = %name, "removed");
+                entry.stop.cancel();
+            }
+        }
+        for (name, host) in &file.hosts {
+            let settings = config.effective(name);
+            // The guard of the map is not held across an await.
+            let existing = self.get(name);
+            match existing {
+                Some(handle) => handle.configure(host.clone(), settings).await,
+                None => {
+                    let stop = self.stop.child_token();
+                    let handle = host::spawn(
+                        name.clone(),
+                        host.clone(),
+                        settings,
+                        Arc::clone(&self.context),
+                        stop.clone(),
+                    );
+                    self.hosts.insert(name.clone(), Entry { handle, stop });
+                }
+            }
+        }
+    }
+}

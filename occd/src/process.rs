@@ -1,0 +1,99 @@
+//! The process around the daemon: hardening, the session, and telling whoever started it.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Why the process cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// Nobody knows who we are.
+    #[error("the login name of user id {0} is not known; set USER")]
+    NoLoginName(u32),
+    /// The terminal's session could not be left.
+    #[error("could not leave the terminal's session")]
+    Session(#[source] std::io::Error),
+}
+
+/// Keeps keys out of core dumps and other processes' reach, and allows as many files as the system does:
+/// each connection and each client takes one.
+pub fn harden() {
+    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, no_core) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "the process could not be made undumpable");
+    }
+    let files = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: files.maximum, maximum: files.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// Leaves the terminal's session, so that closing the terminal does not end the daemon, and the
+/// directory it was started in, so that that can be unmounted.
+pub fn leave_session() -> Result<(), ProcessError> {
+    rustix::process::setsid().map_err(|error| ProcessError::Session(error.into()))?;
+    rustix::process::chdir("/").map_err(|error| ProcessError::Session(error.into()))?;
+    Ok(())
+}
+
+/// Returns the local login name: what the user database says, else `USER`.
+pub fn login_user() -> Result<String, ProcessError> {
+    let uid = rustix::process::geteuid().as_raw();
+    // The database may be more than a file (LDAP, sssd); USER is what a login set from it.
+    let listed = std::fs::read_to_string("/etc/passwd").ok().and_then(|passwd| {
+        let mut lines = passwd.lines().map(|line| line.split(':'));
+        lines.find_map(|mut fields| {
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        })
+    });
+    listed
+        .or_else(|| std::env::var("USER").ok())
+        .or_else(|| std::env::var("LOGNAME").ok())
+        .filter(|name| !name.is_empty())
+        .ok_or(ProcessError::NoLoginName(uid))
+}
+
+/// Tells systemd, if it started us, and `occ`, if it did, that clients are accepted.
+pub fn notify_ready(socket: &Path, daemonized: bool) {
+    notify(sd_notify::NotifyState::Ready);
+    if daemonized {
+        let mut out = std::io::stdout();
+        // Whoever started us may have gone.
+        let _ = writeln!(out, "ready {}", socket.display()).and_then(|()| out.flush());
+        detach_stdio();
+    }
+}
+
+/// Tells systemd that we stop.
+pub fn notify_stopping() {
+    notify(sd_notify::NotifyState::Stopping);
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+/// Points the standard streams at /dev/null, so that whoever started us sees their end.
+fn detach_stdio() {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    let result = null.and_then(|null| {
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        Ok(())
+    });
+    if let Err(error) = result {
+        tracing::warn!(%error, "the standard streams could not be detached");
+    }
+}

@@ -1,0 +1,91 @@
+//! Accepting clients: the peer check, and HTTP/1.1 on each connection.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+/// How long a client may take to send a request's head.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+/// The pause after a failed accept. It fails when file descriptors run out, and then it fails again at
+/// once: the pause keeps the loop from spinning until some are free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves clients until `stop` is cancelled; then lets running requests end.
+pub async fn serve(
+    listener: UnixListener,
+    router: Router,
+    clients: TaskTracker,
+    stop: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!(%error, "could not accept a client");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Before a byte is read. A peer that cannot be told is nobody's.
+        if !is_ours(&stream) {
+            continue;
+        }
+        clients.spawn(client(stream, router.clone(), stop.clone()));
+    }
+}
+
+fn is_ours(stream: &UnixStream) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    match stream.peer_cred() {
+        // Root can do anything to this process anyway.
+        Ok(peer) if peer.uid() == me || peer.uid() == 0 => true,
+        Ok(peer) => {
+            tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refused a client of another user");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "refused a client whose user cannot be told");
+            false
+        }
+    }
+}
+
+async fn client(stream: UnixStream, router: Router, stop: CancellationToken) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        async move {
+            let response: Result<_, Infallible> = router.oneshot(request.map(Body::new)).await;
+            response
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended");
+    }
+}

@@ -1,0 +1,232 @@
+//! The control socket: who may hold it, where it lies, who may connect.
+//!
+//! The lock file beside the socket decides who is the daemon; the socket file never does. So a stale
+//! socket is removed without asking, and a live daemon's never is.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::process::umask;
+
+/// Why the daemon cannot have its socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another daemon holds the lock.
+    #[error("occd is already running (it holds {0})")]
+    AlreadyRunning(PathBuf),
+    /// The directory is not private.
+    #[error("the directory {path} is not private to you: {why}")]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What lies at the socket's path is no socket.
+    #[error("{0} exists and is not a socket; move it away")]
+    NotASocket(PathBuf),
+    /// The path has no directory.
+    #[error("the socket path {0} has no directory")]
+    NoDirectory(PathBuf),
+    /// The system refused.
+    #[error("{what} {path}")]
+    Io {
+        /// What was done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SocketError + 'a {
+    move |source| SocketError::Io { what, path: path.to_owned(), source }
+}
+
+/// The socket that this daemon owns. Dropping it removes the socket file, then releases the lock.
+#[derive(Debug)]
+pub struct OwnedSocket {
+    path: PathBuf,
+    inode: (u64, u64),
+    _lock: File,
+}
+
+impl OwnedSocket {
+    /// Takes the lock and binds the socket. Called before any thread exists, because the file mode that
+    /// the socket is born with comes from the process's umask.
+    pub fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
+        let dir = path
+            .parent()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .ok_or_else(|| SocketError::NoDirectory(path.to_owned()))?;
+        private_dir(dir)?;
+        let lock = lock(&path.with_extension("lock"))?;
+        remove_stale(path)?;
+        let before = umask(Mode::from_raw_mode(0o177));
+        let bound = StdListener::bind(path);
+        umask(before);
+        let listener = bound.map_err(io_error("could not bind", path))?;
+        listener.set_nonblocking(true).map_err(io_error("could not set up", path))?;
+        let metadata =
+            std::fs::symlink_metadata(path).map_err(io_error("could not look at", path))?;
+        let inode = (metadata.dev(), metadata.ino());
+        Ok((Self { path: path.to_owned(), inode, _lock: lock }, listener))
+    }
+
+    /// Returns the socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for OwnedSocket {
+    fn drop(&mut self) {
+        // Somebody may have replaced the file; theirs is not ours to remove.
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "the socket could not be removed");
+        }
+    }
+}
+
+/// Makes the directory, or checks that the one there is ours alone: anybody who can write to it could put
+/// a socket of his own in place of ours.
+fn private_dir(dir: &Path) -> Result<(), SocketError> {
+    match DirBuilder::new().mode(0o700).recursive(true).create(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(io_error("could not create", dir)(error)),
+    }
+    let metadata = std::fs::symlink_metadata(dir).map_err(io_error("could not look at", dir))?;
+    let not_private = |why: String| Err(SocketError::NotPrivate { path: dir.to_owned(), why });
+    if metadata.is_symlink() {
+        return not_private("it is a symbolic link".into());
+    }
+    if !metadata.is_dir() {
+        return not_private("it is not a directory".into());
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if metadata.uid() != me {
+        return not_private(format!("it belongs to user id {}", metadata.uid()));
+    }
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return not_private(format!("it has mode {mode:04o}; chmod 700 it"));
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, SocketError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .map_err(io_error("could not open the lock", path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(SocketError::AlreadyRunning(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(io_error("could not lock", path)(error)),
+    }
+}
+
+/// Removes the socket that a daemon left behind. Only called with the lock held.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    use std::os::unix::fs::FileTypeExt as _;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error("could not look at", path)(error)),
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            std::fs::remove_file(path).map_err(io_error("could not remove the stale socket", path))
+        }
+        Ok(_) => Err(SocketError::NotASocket(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().mode() & 0o777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn the_socket_and_its_directory_are_private_whatever_the_umask() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("occ/occd.sock");
+        let (owned, _listener) = OwnedSocket::bind(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        drop(owned);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_and_a_stale_socket_is_not_in_the_way() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("occ/occd.sock");
+        let (owned, _listener) = OwnedSocket::bind(&path).unwrap();
+        assert!(matches!(OwnedSocket::bind(&path), Err(SocketError::AlreadyRunning(_))));
+        assert!(path.exists(), "the live daemon's socket stays");
+        // What a daemon that was killed leaves: the file, without the lock.
+        std::mem::drop(owned);
+        drop(StdListener::bind(&path).unwrap());
+        assert!(path.exists());
+        OwnedSocket::bind(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_could_use_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let refused = |dir: &Path| {
+            matches!(OwnedSocket::bind(&dir.join("s.sock")), Err(SocketError::NotPrivate { .. }))
+        };
+        let open = root.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        set_mode(&open, 0o755);
+        assert!(refused(&open));
+
+        let real = root.path().join("real");
+        std::fs::create_dir(&real).unwrap();
+        set_mode(&real, 0o700);
+        let link = root.path().join("link");
+        symlink(&real, &link).unwrap();
+        assert!(refused(&link));
+
+        if rustix::process::geteuid().is_root() {
+            let foreign = root.path().join("foreign");
+            std::fs::create_dir(&foreign).unwrap();
+            set_mode(&foreign, 0o700);
+            std::os::unix::fs::chown(&foreign, Some(65534), None).unwrap();
+            assert!(refused(&foreign));
+        }
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("d");
+        std::fs::create_dir(&dir).unwrap();
+        set_mode(&dir, 0o700);
+        let path = dir.join("s.sock");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(OwnedSocket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,253 @@
+//! Logging in: keys named for the host, then the agent's, then the default key files; at most five
+//! offers, because servers count each one against MaxAuthTries (6 by default in OpenSSH).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use occ_proto::status::Phase;
+use occ_proto::text::sanitize;
+use russh::client::{AuthResult, Handle};
+use russh::keys::agent::AgentIdentity;
+use russh::keys::agent::client::AgentClient;
+use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
+use russh::{MethodKind, MethodSet};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::error::{ConnectError, IdentityError, LossCause, Offer};
+use super::handler::{Handler, Shared};
+use super::identity::{self, Identity};
+use super::known_hosts::fingerprint;
+
+/// Offers to one server in one login.
+const MAX_OFFERS: usize = 5;
+/// How long an agent may take to list its keys; one that hangs must not cost the whole dial.
+const AGENT_LIST: Duration = Duration::from_secs(3);
+
+/// What to log in with.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// The login name.
+    pub user: String,
+    /// The key file named for the host in hosts.json: it must be usable.
+    pub named: Option<PathBuf>,
+    /// Key files from ssh_config: those that are missing are passed over, as ssh does.
+    pub configured: Vec<PathBuf>,
+    /// Key files tried last.
+    pub defaults: Vec<PathBuf>,
+    /// The agent's socket.
+    pub agent: Option<PathBuf>,
+    /// Offer only the named and configured keys (`IdentitiesOnly`).
+    pub identities_only: bool,
+}
+
+type Agent = AgentClient<UnixStream>;
+
+enum Candidate {
+    File { path: PathBuf, key: Arc<PrivateKey> },
+    Agent { comment: String, key: Box<PublicKey> },
+}
+
+impl Candidate {
+    fn public(&self) -> &PublicKey {
+        match self {
+            Self::File { key, .. } => key.public_key(),
+            Self::Agent { key, .. } => key,
+        }
+    }
+
+    fn offer(&self) -> Offer {
+        let fingerprint = fingerprint(self.public());
+        match self {
+            Self::File { path, .. } => {
+                Offer { name: path.display().to_string(), fingerprint, origin: "file" }
+            }
+            Self::Agent { comment, .. } => {
+                Offer { name: sanitize(comment), fingerprint, origin: "agent" }
+            }
+        }
+    }
+}
+
+/// Logs in. Returns how, in words.
+pub async fn login(
+    handle: &mut Handle<Handler>,
+    shared: &Shared,
+    credentials: &Credentials,
+) -> Result<String, ConnectError> {
+    let (mut agent, agent_keys, agent_word) = open_agent(credentials.agent.as_deref()).await;
+    let candidates = candidates(credentials, agent_keys)?;
+    if candidates.is_empty() {
+        return Err(ConnectError::NoIdentity { user: credentials.user.clone(), agent: agent_word });
+    }
+    let mut offered = Vec::new();
+    let mut accepts = MethodSet::empty();
+    for candidate in candidates.into_iter().take(MAX_OFFERS) {
+        let offer = candidate.offer();
+        let hash = if candidate.public().algorithm().is_rsa() {
+            // Waits up to a second for the server's list, so only RSA keys pay for it.
+            handle
+                .best_supported_rsa_hash()
+                .await
+                .map_err(|_| lost(shared))?
+                .unwrap_or(Some(HashAlg::Sha512))
+        } else {
+            None
+        };
+        let user = credentials.user.clone();
+        let result = match candidate {
+            Candidate::File { key, .. } => handle
+                .authenticate_publickey(user, PrivateKeyWithHashAlg::new(key, hash))
+                .await
+                .map_err(|_| lost(shared)),
+            Candidate::Agent { key, .. } => {
+                let Some(agent) = agent.as_mut() else { continue };
+                match handle.authenticate_publickey_with(user, *key, hash, agent).await {
+                    Ok(result) => Ok(result),
+                    Err(_) if handle.is_closed() => Err(lost(shared)),
+                    Err(error) => {
+                        // The agent declined (a confirmation was refused, the key is gone): try the next.
+                        tracing::debug!(%error, key = offer.fingerprint, "the agent did not sign");
+                        offered.push(offer);
+                        continue;
+                    }
+                }
+            }
+        };
+        let result = result
+            .map_err(|error| too_many_failures(error, credentials, &offered, accepts.clone()))?;
+        match result {
+            AuthResult::Success => {
+                return Ok(format!("publickey {} ({})", offer.name, offer.origin));
+            }
+            AuthResult::Failure { remaining_methods, .. } => {
+                // russh tells a lost connection as a failure without any method left.
+                if handle.is_closed() || remaining_methods.is_empty() {
+                    offered.push(offer);
+                    return Err(too_many_failures(lost(shared), credentials, &offered, accepts));
+                }
+                offered.push(offer);
+                accepts = remaining_methods;
+                if !accepts.contains(&MethodKind::PublicKey) {
+                    break;
+                }
+            }
+        }
+    }
+    Err(refused(credentials, offered, &accepts))
+}
+
+fn refused(credentials: &Credentials, offered: Vec<Offer>, accepts: &MethodSet) -> ConnectError {
+    let accepts: Vec<&str> = accepts.iter().map(Into::into).collect();
+    ConnectError::AuthRefused {
+        user: credentials.user.clone(),
+        offered,
+        accepts: accepts.join(","),
+    }
+}
+
+/// OpenSSH ends the connection at MaxAuthTries: that is a refused login, not a lost connection, and
+/// dialling again would only repeat it.
+fn too_many_failures(
+    error: ConnectError,
+    credentials: &Credentials,
+    offered: &[Offer],
+    accepts: MethodSet,
+) -> ConnectError {
+    match &error {
+        ConnectError::Lost { cause: LossCause::Disconnected(text), .. }
+            if text.to_lowercase().contains("too many authentication failures") =>
+        {
+            refused(credentials, offered.to_vec(), &accepts)
+        }
+        _ => error,
+    }
+}
+
+fn lost(shared: &Shared) -> ConnectError {
+    ConnectError::Lost { phase: Phase::Authentication, cause: shared.cause() }
+}
+
+/// Puts the keys in the order of their offers, each once.
+fn candidates(
+    credentials: &Credentials,
+    agent_keys: Vec<(String, PublicKey)>,
+) -> Result<Vec<Candidate>, ConnectError> {
+    let mut list: Vec<Candidate> = Vec::new();
+    let mut add = |candidate: Candidate| {
+        if !list.iter().any(|c| c.public().key_data() == candidate.public().key_data()) {
+            list.push(candidate);
+        }
+    };
+    let in_agent = |public: &PublicKey| {
+        agent_keys.iter().find(|(_, key)| key.key_data() == public.key_data()).map(
+            |(comment, key)| Candidate::Agent {
+                comment: comment.clone(),
+                key: Box::new(key.clone()),
+            },
+        )
+    };
+    let of_file = |path: &Path| -> Result<Candidate, IdentityError> {
+        match identity::load(path)? {
+            Identity::Key(key) => Ok(Candidate::File { path: path.to_owned(), key }),
+            Identity::Locked(public) => public
+                .and_then(|public| in_agent(&public))
+                .ok_or_else(|| IdentityError::Encrypted { path: path.to_owned() }),
+        }
+    };
+    let optional = |path: &PathBuf| match of_file(path) {
+        Ok(candidate) => Some(candidate),
+        Err(IdentityError::Read { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            None
+        }
+        Err(error) => {
+            tracing::info!(%error, "an identity file is passed over");
+            None
+        }
+    };
+    if let Some(path) = &credentials.named {
+        add(of_file(path)?);
+    }
+    credentials.configured.iter().filter_map(optional).for_each(&mut add);
+    if !credentials.identities_only {
+        for (comment, key) in &agent_keys {
+            add(Candidate::Agent { comment: comment.clone(), key: Box::new(key.clone()) });
+        }
+        credentials.defaults.iter().filter_map(optional).for_each(&mut add);
+    }
+    Ok(list)
+}
+
+/// Returns the agent, its keys, and a word about it for errors. An agent that does not answer is not an
+/// error: there may be key files.
+async fn open_agent(socket: Option<&Path>) -> (Option<Agent>, Vec<(String, PublicKey)>, String) {
+    let Some(socket) = socket else {
+        return (None, Vec::new(), "occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".into());
+    };
+    let list = async {
+        let mut agent = AgentClient::connect_uds(socket).await?;
+        let identities = agent.request_identities().await?;
+        Ok::<_, russh::keys::Error>((agent, identities))
+    };
+    match timeout(AGENT_LIST, list).await {
+        Ok(Ok((agent, identities))) => {
+            let keys: Vec<_> = identities
+                .into_iter()
+                .filter_map(|identity| match identity {
+                    AgentIdentity::PublicKey { key, comment } => Some((comment, key)),
+                    AgentIdentity::Certificate { .. } => None,
+                })
+                .collect();
+            let word = format!("the ssh-agent holds {} keys", keys.len());
+            (Some(agent), keys, word)
+        }
+        Ok(Err(error)) => {
+            tracing::info!(%error, "the ssh-agent does not answer");
+            (None, Vec::new(), "the ssh-agent does not answer".into())
+        }
+        Err(_) => (None, Vec::new(), "the ssh-agent does not answer in time".into()),
+    }
+}

@@ -1,0 +1,309 @@
+//! One channel of a connection: opened, used, and always ended.
+//!
+//! russh sends nothing when a channel is dropped, and its own `close` leaves an entry of 3–4 KiB behind
+//! for ever, because russh forgets the channel before the server's answer comes. So a channel is ended by
+//! ending what runs on it and letting the server close it; a close of our own is the last resort.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use russh::client::Msg;
+use russh::{ChannelWriteHalf, Sig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use super::inbox::{Closed, ExitReport, Frame, Inbox};
+
+/// How long a program has between TERM and KILL, and between KILL and end of file.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long the server has to close a channel after end of file before we close it ourselves.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// An open channel without an owner's duties: what a spare is made of.
+#[derive(Debug)]
+pub(super) struct RawChannel {
+    /// A session channel, as opposed to one to a socket.
+    pub(super) session: bool,
+    pub(super) write: ChannelWriteHalf<Msg>,
+    pub(super) inbox: Arc<Inbox>,
+}
+
+/// An open channel. Dropping it ends what runs on it, in the background.
+#[derive(Debug)]
+pub struct Channel {
+    // Taken only when dropped.
+    raw: Option<RawChannel>,
+    inbox: Arc<Inbox>,
+    connection: Arc<Connection>,
+    /// A program was asked for, so that there may be something to end.
+    program: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Channel {
+    pub(super) fn new(raw: RawChannel, connection: Arc<Connection>) -> Self {
+        connection.channel_opened();
+        Self {
+            inbox: Arc::clone(&raw.inbox),
+            raw: Some(raw),
+            connection,
+            program: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "taken in drop alone")]
+    fn write_half(&self) -> &ChannelWriteHalf<Msg> {
+        &self.raw.as_ref().expect("present until dropped").write
+    }
+
+    /// Returns the connection the channel is on.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Asks for a command. The answer is awaited with [`Channel::accepted`].
+    pub async fn request_exec(&self, command: &[u8]) -> Result<(), Closed> {
+        self.program.store(true, Ordering::Relaxed);
+        self.send(self.write_half().exec(true, command)).await
+    }
+
+    /// Waits for the answer to the request: accepted or refused.
+    pub async fn accepted(&self) -> Result<bool, Closed> {
+        self.inbox.accepted().await
+    }
+
+    /// Waits for the next bytes. `None` means that no more comes.
+    pub async fn recv(&self) -> Option<Frame> {
+        self.inbox.recv().await
+    }
+
+    /// Waits until the program has ended or the channel is closed.
+    pub async fn exited(&self) {
+        self.inbox.exited().await;
+    }
+
+    /// Waits until the channel is closed.
+    pub async fn closed(&self) -> Closed {
+        self.inbox.closed().await
+    }
+
+    /// Returns how the program ended, if the server has told.
+    pub fn exit(&self) -> Option<ExitReport> {
+        self.inbox.exit()
+    }
+
+    /// Returns why the channel is closed, if it is.
+    pub fn closed_reason(&self) -> Option<Closed> {
+        self.inbox.closed_reason()
+    }
+
+    /// Sends bytes to the program, as fast as it takes them.
+    pub async fn write(&self, data: Bytes) -> Result<(), Closed> {
+        self.send(self.write_half().data_bytes(data)).await
+    }
+
+    /// Tells the program that nothing more comes.
+    pub async fn eof(&self) -> Result<(), Closed> {
+        self.send(self.write_half().eof()).await
+    }
+
+    /// Sends a signal to the program. Servers may ignore it; nothing tells.
+    pub async fn signal(&self, signal: Sig) -> Result<(), Closed> {
+        self.send(self.write_half().signal(signal)).await
+    }
+
+    /// Races a write against the channel's end: russh does not wake a writer that waits for window when
+    /// the channel or the connection is gone.
+    async fn send(
+        &self,
+        sending: impl Future<Output = Result<(), russh::Error>>,
+    ) -> Result<(), Closed> {
+        tokio::select! {
+            biased;
+            result = sending => match result {
+                Ok(()) => Ok(()),
+                Err(_) => Err(self.lost()),
+            },
+            closed = self.inbox.closed() => Err(closed),
+        }
+    }
+
+    /// The session loop takes no messages any more.
+    fn lost(&self) -> Closed {
+        self.inbox
+            .closed_reason()
+            .unwrap_or_else(|| Closed::Connection(self.connection.shared().cause()))
+    }
+
+    /// Ends the program: TERM, then KILL, then end of file. Returns whether it is known to have ended:
+    /// the server closed the channel or told how it exited. Output goes on arriving meanwhile.
+    pub async fn end(&self) -> bool {
+        self.ended.store(true, Ordering::Relaxed);
+        wind_down(self.write_half(), &self.inbox, self.program.load(Ordering::Relaxed)).await
+    }
+
+    /// Returns whether [`Channel::end`] was called.
+    pub fn was_told_to_end(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Returns the channel as a byte stream, for protocols that run over it. Standard error is dropped.
+    pub fn into_stream(self) -> ChannelStream {
+        ChannelStream::new(self)
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let Some(raw) = self.raw.take() else { return };
+        let connection = Arc::clone(&self.connection);
+        if raw.inbox.closed_reason() == Some(Closed::ByServer) || connection.is_closed() {
+            connection.channel_ended();
+            return;
+        }
+        raw.inbox.discard();
+        let asked = self.program.load(Ordering::Relaxed);
+        let program = asked && !self.ended.load(Ordering::Relaxed);
+        let task_owner = Arc::clone(&connection);
+        task_owner.spawn(async move {
+            // A session on which nothing was started has nothing to end, and its server waits for ever.
+            let unused = raw.session && !asked;
+            if !unused {
+                wind_down(&raw.write, &raw.inbox, program).await;
+            }
+            if unused || timeout(CLOSE, raw.inbox.closed()).await.is_err() {
+                // Costs an entry in russh's table, and frees the server's session.
+                if let Err(error) = raw.write.close().await {
+                    tracing::debug!(%error, "the connection ended before a channel was closed");
+                }
+            }
+            connection.channel_ended();
+        });
+    }
+}
+
+/// See [`Channel::end`].
+async fn wind_down(write: &ChannelWriteHalf<Msg>, inbox: &Inbox, program: bool) -> bool {
+    let send = async {
+        if program {
+            for signal in [Sig::TERM, Sig::KILL] {
+                write.signal(signal).await?;
+                if timeout(GRACE, inbox.exited()).await.is_ok() {
+                    break;
+                }
+            }
+        }
+        write.eof().await
+    };
+    tokio::select! {
+        biased;
+        _ = inbox.closed() => {}
+        result = send => {
+            if result.is_ok() {
+                // A background child may hold the output open; the program itself has then exited.
+                let _ = timeout(GRACE, inbox.closed()).await;
+            }
+        }
+    }
+    inbox.exit().is_some() || inbox.closed_reason() == Some(Closed::ByServer)
+}
+
+/// A channel as a byte stream.
+pub struct ChannelStream {
+    channel: Arc<Channel>,
+    frame: Bytes,
+    receiving: Option<Pin<Box<dyn Future<Output = Option<Frame>> + Send>>>,
+    writer: Pin<Box<dyn AsyncWrite + Send>>,
+    closed: Pin<Box<dyn Future<Output = Closed> + Send>>,
+}
+
+impl std::fmt::Debug for ChannelStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChannelStream").field("channel", &self.channel).finish_non_exhaustive()
+    }
+}
+
+impl ChannelStream {
+    fn new(channel: Channel) -> Self {
+        let writer = Box::pin(channel.write_half().make_writer());
+        let inbox = Arc::clone(&channel.inbox);
+        Self {
+            channel: Arc::new(channel),
+            frame: Bytes::new(),
+            receiving: None,
+            writer,
+            closed: Box::pin(async move { inbox.closed().await }),
+        }
+    }
+}
+
+impl AsyncRead for ChannelStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.frame.is_empty() {
+            let inbox = Arc::clone(&self.channel.inbox);
+            let receiving =
+                self.receiving.get_or_insert_with(|| Box::pin(async move { inbox.recv().await }));
+            let next = ready!(receiving.as_mut().poll(cx));
+            self.receiving = None;
+            match next {
+                Some(frame) if frame.stream() == occ_proto::exec::STDOUT => {
+                    self.frame = frame.data();
+                }
+                Some(_) => {}
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let n = self.frame.len().min(buf.remaining());
+        buf.put_slice(&self.frame[..n]);
+        self.frame.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl ChannelStream {
+    /// Fails a write that could wait for ever once the channel is gone.
+    fn check_open(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.closed.as_mut().poll(cx) {
+            Poll::Ready(_) => {
+                // Polled again on the next write: it must not be a finished future then.
+                let inbox = Arc::clone(&self.channel.inbox);
+                self.closed = Box::pin(async move { inbox.closed().await });
+                Err(io::Error::new(io::ErrorKind::BrokenPipe, "the channel is closed"))
+            }
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncWrite for ChannelStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check_open(cx)?;
+        self.writer.as_mut().poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.check_open(cx).is_err() {
+            return Poll::Ready(Ok(()));
+        }
+        self.writer.as_mut().poll_shutdown(cx)
+    }
+}

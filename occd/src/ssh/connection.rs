@@ -1,0 +1,399 @@
+//! One live SSH connection: it opens channels, keeps a spare one, and knows how it is.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use occ_proto::status::{ConnectionInfo, RemoteSystem};
+use occ_proto::text::sanitize;
+use russh::client::Handle;
+use russh::{ChannelOpenFailure, Disconnect};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::channel::{Channel, RawChannel};
+use super::error::{ChannelError, LossCause};
+use super::handler::{Handler, Shared};
+use super::probe;
+use super::stream::StreamControl;
+use crate::host::machine::ConnectionId;
+
+/// How long the server may take to open a channel, waiting for a free session included.
+const CHANNEL_OPEN: Duration = Duration::from_secs(10);
+/// How long a polite goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What is known when a connection has been made.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The login name.
+    pub user: String,
+    /// The address, with port.
+    pub peer: String,
+    /// The server's identification, such as `OpenSSH_9.2p1`.
+    pub server: String,
+    /// How the login was made.
+    pub auth: String,
+}
+
+/// A live SSH connection. Dropping the last reference kills it.
+pub struct Connection {
+    id: ConnectionId,
+    handle: Handle<Handler>,
+    shared: Arc<Shared>,
+    control: Arc<StreamControl>,
+    facts: Facts,
+    since: Timestamp,
+    tasks: TaskTracker,
+    spare: Mutex<Option<RawChannel>>,
+    /// The server ends spares (dropbear) or has no session to spare (MaxSessions).
+    no_spare: AtomicBool,
+    system: watch::Sender<Option<Arc<RemoteSystem>>>,
+    rtt_micros: AtomicU64,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id)
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Takes an authenticated session and begins to probe the host and to keep a spare channel, both in
+    /// the background: the connection can be used at once.
+    pub fn start(
+        id: ConnectionId,
+        handle: Handle<Handler>,
+        shared: Arc<Shared>,
+        control: Arc<StreamControl>,
+        facts: Facts,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        let connection = Arc::new(Self {
+            id,
+            handle,
+            shared,
+            control,
+            facts,
+            since: Timestamp::now(),
+            tasks,
+            spare: Mutex::new(None),
+            no_spare: AtomicBool::new(false),
+            system: watch::Sender::new(None),
+            rtt_micros: AtomicU64::new(0),
+        });
+        let weak = Arc::downgrade(&connection);
+        connection.spawn(async move {
+            let Some(connection) = weak.upgrade() else { return };
+            let system = probe::run(&connection).await;
+            connection.system.send_replace(Some(Arc::new(system)));
+            connection.refill_spare().await;
+        });
+        connection
+    }
+
+    /// Returns the generation.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Returns what is shared with the handler.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Returns a token that is cancelled when the connection has ended.
+    pub fn closed(&self) -> CancellationToken {
+        self.shared.closed.clone()
+    }
+
+    /// Returns whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.is_cancelled()
+    }
+
+    /// Returns why the connection ended.
+    pub fn cause(&self) -> LossCause {
+        self.shared.cause()
+    }
+
+    /// Returns a token that is cancelled when the connection carries a bulk stream.
+    pub fn bulk(&self) -> CancellationToken {
+        self.shared.bulk.clone()
+    }
+
+    /// Returns the channels in use, spares not counted.
+    pub fn active(&self) -> u32 {
+        self.shared.active.load(Ordering::Relaxed)
+    }
+
+    /// Returns the last measured round trip.
+    pub fn rtt(&self) -> Option<Duration> {
+        match self.rtt_micros.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    fn set_rtt(&self, rtt: Duration) {
+        let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.rtt_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// Runs a task that belongs to the connection's host.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Returns what the probe found, waiting for it; `None` when the connection ends first.
+    pub async fn system(&self) -> Option<Arc<RemoteSystem>> {
+        let mut system = self.system.subscribe();
+        tokio::select! {
+            found = system.wait_for(Option::is_some) => found.ok().and_then(|found| found.clone()),
+            () = self.shared.closed.cancelled() => None,
+        }
+    }
+
+    /// Returns what the probe found, if it has answered.
+    pub fn known_system(&self) -> Option<Arc<RemoteSystem>> {
+        self.system.borrow().clone()
+    }
+
+    /// Returns the facts for a status.
+    pub fn info(&self) -> ConnectionInfo {
+        let negotiated = self.shared.negotiated.get();
+        ConnectionInfo {
+            id: self.id.0,
+            user: self.facts.user.clone(),
+            peer: self.facts.peer.clone(),
+            since: self.since,
+            server: self.facts.server.clone(),
+            kex: negotiated.map(|n| n.kex.clone()).unwrap_or_default(),
+            cipher: negotiated.map(|n| n.cipher.clone()).unwrap_or_default(),
+            host_key: self.shared.host_key.get().cloned().unwrap_or_default(),
+            auth: self.facts.auth.clone(),
+            bytes_in: self.control.bytes_in(),
+            bytes_out: self.control.bytes_out(),
+            system: self.known_system().map(|system| (*system).clone()),
+        }
+    }
+
+    // ---- Channels.
+
+    /// Returns a session channel: the spare one at once, or a new one after a round trip.
+    /// `fresh` passes the spare over. The flag tells whether it was the spare.
+    pub async fn session(self: &Arc<Self>, fresh: bool) -> Result<(Channel, bool), ChannelError> {
+        if !fresh && let Some(raw) = self.take_spare() {
+            let connection = Arc::clone(self);
+            self.spawn(async move { connection.refill_spare().await });
+            return Ok((Channel::new(raw, Arc::clone(self)), true));
+        }
+        let deadline = Instant::now() + CHANNEL_OPEN;
+        loop {
+            let freed = self.shared.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            let error = match self.open(Kind::Session).await {
+                Ok(raw) => return Ok((Channel::new(raw, Arc::clone(self)), false)),
+                Err(error) => error,
+            };
+            // OpenSSH answers alike for "MaxSessions is reached" and for "never": with sessions open it
+            // is the former, and waiting for one to end helps.
+            let full = matches!(error, ChannelError::Refused(_)) && self.give_up_spare();
+            if !full && (self.active() == 0 || !matches!(error, ChannelError::Refused(_))) {
+                return Err(error);
+            }
+            tokio::select! {
+                () = &mut freed => {}
+                () = tokio::time::sleep_until(deadline) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns a channel to a Unix socket on the host.
+    pub async fn streamlocal(self: &Arc<Self>, path: &str) -> Result<Channel, ChannelError> {
+        let raw = self.open(Kind::Streamlocal(path.to_owned())).await?;
+        Ok(Channel::new(raw, Arc::clone(self)))
+    }
+
+    /// Opens a channel in a task of its own, so that a caller who leaves in the middle does not leave
+    /// behind a channel that the server has opened and nobody owns.
+    async fn open(self: &Arc<Self>, kind: Kind) -> Result<RawChannel, ChannelError> {
+        let (answer, answered) = oneshot::channel();
+        let connection = Arc::clone(self);
+        self.spawn(async move {
+            let result = connection.open_now(kind).await;
+            if let Err(Ok(orphan)) = answer.send(result) {
+                drop(Channel::new(orphan, connection));
+            }
+        });
+        match timeout(CHANNEL_OPEN, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ChannelError::Lost(self.cause())),
+            Err(_) => Err(ChannelError::Timeout(CHANNEL_OPEN)),
+        }
+    }
+
+    async fn open_now(&self, kind: Kind) -> Result<RawChannel, ChannelError> {
+        let begun = Instant::now();
+        let session = matches!(kind, Kind::Session);
+        let opening = async {
+            match kind {
+                Kind::Session => self.handle.channel_open_session().await,
+                Kind::Streamlocal(path) => self.handle.channel_open_direct_streamlocal(path).await,
+            }
+        };
+        let channel = tokio::select! {
+            result = opening => result.map_err(|error| match error {
+                russh::Error::ChannelOpenFailure(reason) => {
+                    ChannelError::Refused(refusal(&reason).to_owned())
+                }
+                _ => ChannelError::Lost(self.cause()),
+            })?,
+            () = self.shared.closed.cancelled() => return Err(ChannelError::Lost(self.cause())),
+        };
+        self.set_rtt(begun.elapsed());
+        let inbox = self.shared.claim(channel.id());
+        // The handler delivers to the inbox; russh's own queue, which stops the whole connection when it
+        // is full, is dropped here.
+        let (read, write) = channel.split();
+        drop(read);
+        Ok(RawChannel { session, write, inbox })
+    }
+
+    pub(super) fn channel_opened(&self) {
+        self.shared.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn channel_ended(&self) {
+        let left = self.shared.active.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.shared.freed.notify_waiters();
+        if left == 0 && self.shared.retired.load(Ordering::Relaxed) {
+            self.kill(LossCause::Ours);
+        }
+    }
+
+    // ---- The spare.
+
+    fn take_spare(&self) -> Option<RawChannel> {
+        let raw = self.spare_slot().take()?;
+        if raw.inbox.closed_reason().is_some() {
+            // Dropbear ends all spares when any session ends: keeping them would only cost.
+            self.no_spare.store(true, Ordering::Relaxed);
+            return None;
+        }
+        Some(raw)
+    }
+
+    fn spare_slot(&self) -> std::sync::MutexGuard<'_, Option<RawChannel>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn refill_spare(self: &Arc<Self>) {
+        let unwanted = || {
+            self.no_spare.load(Ordering::Relaxed)
+                || self.shared.retired.load(Ordering::Relaxed)
+                || self.is_closed()
+        };
+        if unwanted() || self.spare_slot().is_some() {
+            return;
+        }
+        match self.open(Kind::Session).await {
+            Ok(raw) => {
+                let surplus = {
+                    let mut slot = self.spare_slot();
+                    if unwanted() || slot.is_some() { Some(raw) } else { slot.replace(raw) }
+                };
+                if let Some(raw) = surplus {
+                    drop(Channel::new(raw, Arc::clone(self)));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no spare channel");
+                self.no_spare.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Ends the spare for good, because somebody needs its session. Returns whether there was one.
+    fn give_up_spare(self: &Arc<Self>) -> bool {
+        self.no_spare.store(true, Ordering::Relaxed);
+        let spare = self.spare_slot().take();
+        match spare {
+            Some(raw) => {
+                drop(Channel::new(raw, Arc::clone(self)));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A command was lost on the spare: the server does not tolerate them.
+    pub fn spare_failed(&self) {
+        self.no_spare.store(true, Ordering::Relaxed);
+    }
+
+    // ---- The end.
+
+    /// Gives the connection no new work; it closes when its last channel has ended.
+    pub fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Relaxed);
+        *self.spare_slot() = None;
+        if self.active() == 0 {
+            self.kill(LossCause::Ours);
+        }
+    }
+
+    /// Says goodbye and closes.
+    pub async fn close(&self) {
+        self.shared.set_cause(LossCause::Ours);
+        let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "en");
+        if timeout(GOODBYE, goodbye).await.is_ok_and(|sent| sent.is_ok()) {
+            // Sent means queued: the loop ends by itself once it is on the wire.
+            let _ = timeout(GOODBYE, self.shared.closed.cancelled()).await;
+        }
+        self.control.kill();
+    }
+
+    fn kill(&self, cause: LossCause) {
+        self.shared.set_cause(cause);
+        self.control.kill();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.control.kill();
+    }
+}
+
+#[derive(Debug)]
+enum Kind {
+    Session,
+    Streamlocal(String),
+}
+
+fn refusal(reason: &ChannelOpenFailure) -> &'static str {
+    match reason {
+        ChannelOpenFailure::AdministrativelyProhibited => "administratively prohibited",
+        ChannelOpenFailure::ConnectFailed => "connect failed",
+        ChannelOpenFailure::UnknownChannelType => "unknown channel type",
+        ChannelOpenFailure::ResourceShortage => "resource shortage",
+        _ => "unknown reason",
+    }
+}
+
+/// Returns a server's identification line as it is shown: without the protocol part.
+pub fn identification(head: &[u8]) -> String {
+    let text = String::from_utf8_lossy(head);
+    let line = text.lines().find_map(|line| line.strip_prefix("SSH-")).unwrap_or_default();
+    let software = line.split_once('-').map_or(line, |(_version, software)| software);
+    sanitize(software.trim_end())
+}

@@ -1,0 +1,422 @@
+//! Making a connection: resolve, connect, key exchange, login; each phase with its own deadline.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use occ_proto::HostConfig;
+use occ_proto::paths::expand_tilde;
+use occ_proto::status::{Phase, TestStep};
+use russh::client::Handle;
+use russh::keys::Algorithm;
+use russh::{Preferred, SshId, cipher};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::auth::{self, Credentials};
+use super::connection::{Connection, Facts, identification};
+use super::error::ConnectError;
+use super::handler::{Handler, SessionError, Shared, loss_cause};
+use super::host_key::{HostKeyPolicy, Unknown};
+use super::inbox::SpillPolicy;
+use super::known_hosts::KnownHosts;
+use super::ssh_config::{Resolver, SshConfig, Strict};
+use super::stream::{GuardedStream, StreamControl};
+use crate::host::machine::ConnectionId;
+
+/// How long a name may take to resolve.
+const RESOLVE: Duration = Duration::from_secs(5);
+/// How long TCP, the identification line and the key exchange may each take.
+const PER_PHASE: Duration = Duration::from_secs(10);
+/// How long written data may stay unacknowledged before the kernel gives the connection up.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A channel's receive window. OpenSSH's own 2 MiB allows 40 MB/s at a round trip of 50 ms; this much
+/// allows eight times that. It is a promise, not a buffer: only what arrives unread takes memory.
+const WINDOW: u32 = 16 * 1024 * 1024;
+/// SSH's usual largest packet, which every server takes (RFC 4254, section 5.2).
+const PACKET: u32 = 32 * 1024;
+
+/// What is the same for all hosts.
+#[derive(Debug)]
+pub struct DialEnvironment {
+    /// The home directory.
+    pub home: PathBuf,
+    /// The local login name, which is also the remote one unless something says otherwise.
+    pub login_user: String,
+    /// The agent's socket.
+    pub agent: Option<PathBuf>,
+    /// Resolves names by ssh_config.
+    pub resolver: Resolver,
+    /// Where unread output is kept.
+    pub spill: Arc<SpillPolicy>,
+}
+
+/// The settings of one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DialSettings {
+    /// The whole dial.
+    pub timeout: Duration,
+    /// Keep-alive interval.
+    pub keepalive_interval: Duration,
+    /// Unanswered keep-alives after which the connection is dead.
+    pub keepalive_count: u32,
+}
+
+/// The steps of a dial, as `occ host test` shows them.
+#[derive(Debug, Default)]
+pub struct Steps(pub Vec<TestStep>);
+
+impl Steps {
+    /// Records a step that went well.
+    pub fn ok(&mut self, name: &str, detail: String, since: Instant) {
+        let ms = Some(since.elapsed().as_secs_f64() * 1000.0);
+        self.0.push(TestStep { name: name.into(), ok: true, detail, ms });
+    }
+
+    /// Records a step that failed.
+    pub fn failed(&mut self, name: &str, detail: String) {
+        self.0.push(TestStep { name: name.into(), ok: false, detail, ms: None });
+    }
+}
+
+/// Makes a connection. Whatever goes wrong, nothing of the attempt stays behind.
+pub async fn dial(
+    id: ConnectionId,
+    config: &HostConfig,
+    settings: &DialSettings,
+    environment: &DialEnvironment,
+    tasks: &TaskTracker,
+    steps: &mut Steps,
+) -> Result<Arc<Connection>, ConnectError> {
+    let deadline = Instant::now() + settings.timeout;
+
+    let begun = Instant::now();
+    let target = resolve(config, environment).await?;
+    let addresses = lookup(&target).await?;
+    let origin = if target.from_ssh_config { "hosts.json, ssh_config" } else { "hosts.json" };
+    steps.ok(
+        "resolve",
+        format!("{}:{} as {} ({origin})", target.address, target.port, target.credentials.user),
+        begun,
+    );
+
+    let begun = Instant::now();
+    let (tcp, peer) = connect(&addresses, deadline).await?;
+    steps.ok("connect", format!("TCP {peer}"), begun);
+
+    let begun = Instant::now();
+    let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), WINDOW));
+    let host_key = host_key_policy(&target, environment).await?;
+    let preferred = preferred(&host_key);
+    let (stream, control) = GuardedStream::new(tcp);
+    let handler = Handler::new(Arc::clone(&shared), host_key);
+    // From here on a task of russh's owns the stream; killing the stream is what ends it.
+    let guard = KillOnDrop(Some(Arc::clone(&control)));
+    let mut handle =
+        handshake(stream, &control, handler, session_config(settings, preferred), deadline).await?;
+    steps.ok("host key", shared.host_key.get().cloned().unwrap_or_default(), begun);
+
+    let begun = Instant::now();
+    let login = auth::login(&mut handle, &shared, &target.credentials);
+    let auth = match timeout_at(deadline, login).await {
+        Ok(result) => result?,
+        Err(_) => {
+            return Err(ConnectError::Timeout {
+                phase: Phase::Authentication,
+                after: settings.timeout,
+            });
+        }
+    };
+    steps.ok("login", auth.clone(), begun);
+
+    let facts = Facts {
+        user: target.credentials.user,
+        peer: peer.to_string(),
+        server: identification(&control.head()),
+        auth,
+    };
+    guard.disarm();
+    Ok(Connection::start(id, handle, shared, control, facts, tasks.clone()))
+}
+
+/// Kills the stream of a dial that is given up.
+struct KillOnDrop(Option<Arc<StreamControl>>);
+
+impl KillOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(control) = &self.0 {
+            control.kill();
+        }
+    }
+}
+
+/// Where to connect and how to log in.
+#[derive(Debug)]
+struct Target {
+    address: String,
+    port: u16,
+    credentials: Credentials,
+    ssh_config: SshConfig,
+    from_ssh_config: bool,
+}
+
+/// Puts hosts.json over ssh_config over the defaults.
+async fn resolve(
+    config: &HostConfig,
+    environment: &DialEnvironment,
+) -> Result<Target, ConnectError> {
+    let ssh_config =
+        environment.resolver.resolve(&config.hostname, config.user.as_ref(), config.port).await?;
+    if let Some(jump) = config.jump_host.as_deref().or(ssh_config.proxy_jump.as_deref()) {
+        return Err(ConnectError::Unsupported(format!("a jump host ({jump})")));
+    }
+    if ssh_config.proxy_command.is_some() {
+        return Err(ConnectError::Unsupported("a ProxyCommand".into()));
+    }
+    let home = Some(environment.home.as_path());
+    let user = match config.user.as_ref().or(ssh_config.user.as_ref()) {
+        Some(user) => user.as_str().to_owned(),
+        None => environment.login_user.clone(),
+    };
+    let default_files = ["id_ed25519", "id_ecdsa", "id_rsa"];
+    let in_ssh_dir = |name| environment.home.join(".ssh").join(name);
+    let configured: Vec<PathBuf> =
+        ssh_config.identity_files.iter().map(|path| expand_tilde(path, home)).collect();
+    let defaults = if configured.is_empty() && !ssh_config.no_identity_files {
+        default_files.map(in_ssh_dir).into()
+    } else {
+        Vec::new()
+    };
+    let credentials = Credentials {
+        user,
+        named: config.identity_file.as_deref().map(|path| expand_tilde(path, home)),
+        configured,
+        defaults,
+        agent: agent(&ssh_config, environment),
+        identities_only: ssh_config.identities_only,
+    };
+    Ok(Target {
+        address: ssh_config.hostname.as_ref().unwrap_or(&config.hostname).as_str().to_owned(),
+        port: config.port.or(ssh_config.port).unwrap_or(22),
+        credentials,
+        from_ssh_config: ssh_config != SshConfig::default(),
+        ssh_config,
+    })
+}
+
+fn agent(ssh_config: &SshConfig, environment: &DialEnvironment) -> Option<PathBuf> {
+    match ssh_config.identity_agent.as_deref() {
+        None | Some("SSH_AUTH_SOCK") => environment.agent.clone(),
+        Some("none") => None,
+        Some(path) => Some(expand_tilde(path, Some(environment.home.as_path()))),
+    }
+}
+
+async fn lookup(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
+    let host = target.address.clone();
+    let error = |source| ConnectError::Resolve { host: target.address.clone(), source };
+    let lookup = tokio::net::lookup_host((host.as_str(), target.port));
+    let addresses: Vec<_> = match timeout(RESOLVE, lookup).await {
+        Ok(result) => result.map_err(error)?.collect(),
+        Err(_) => return Err(ConnectError::Timeout { phase: Phase::Resolve, after: RESOLVE }),
+    };
+    if addresses.is_empty() {
+        return Err(error(std::io::Error::other("no address")));
+    }
+    Ok(addresses)
+}
+
+/// Connects to the first address that answers, in the resolver's order.
+async fn connect(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let deadline = deadline.min(Instant::now() + PER_PHASE);
+    let mut last = ConnectError::Timeout { phase: Phase::Connect, after: PER_PHASE };
+    for (tried, addr) in addresses.iter().enumerate() {
+        // What is left is shared among the addresses not yet tried.
+        let share = deadline.saturating_duration_since(Instant::now())
+            / u32::try_from(addresses.len() - tried).unwrap_or(1);
+        match timeout(share, TcpStream::connect(addr)).await {
+            Ok(Ok(tcp)) => {
+                tune(&tcp).map_err(|source| ConnectError::Connect { addr: *addr, source })?;
+                return Ok((tcp, *addr));
+            }
+            Ok(Err(source)) => last = ConnectError::Connect { addr: *addr, source },
+            Err(_) => last = ConnectError::Timeout { phase: Phase::Connect, after: share },
+        }
+    }
+    Err(last)
+}
+
+fn tune(tcp: &TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+async fn host_key_policy(
+    target: &Target,
+    environment: &DialEnvironment,
+) -> Result<HostKeyPolicy, ConnectError> {
+    let home = Some(environment.home.as_path());
+    let ssh_config = &target.ssh_config;
+    let ssh_dir = environment.home.join(".ssh");
+    let paths = |configured: &[String], defaults: [&Path; 2]| -> Vec<PathBuf> {
+        if configured.is_empty() {
+            defaults.iter().map(PathBuf::from).collect()
+        } else {
+            configured.iter().map(|path| expand_tilde(path, home)).collect()
+        }
+    };
+    let user_files = paths(
+        &ssh_config.user_known_hosts_files,
+        [&ssh_dir.join("known_hosts"), &ssh_dir.join("known_hosts2")],
+    );
+    let mut files = user_files.clone();
+    files.extend(paths(
+        &ssh_config.global_known_hosts_files,
+        [Path::new("/etc/ssh/ssh_known_hosts"), Path::new("/etc/ssh/ssh_known_hosts2")],
+    ));
+    let known = tokio::task::spawn_blocking(move || KnownHosts::load(&files))
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        .map_err(ConnectError::KnownHosts)?;
+    let unknown = match ssh_config.strict_host_key_checking {
+        Strict::Yes => Unknown::Refuse,
+        // `no` and `off` would also accept a changed key; that much trust is never given here.
+        Strict::Unset | Strict::AcceptNew | Strict::No => Unknown::Record,
+    };
+    // An alias stands for host and port: it is filed as on port 22.
+    let (host, port) = match &ssh_config.host_key_alias {
+        Some(alias) => (alias.clone(), 22),
+        None => (target.address.clone(), target.port),
+    };
+    Ok(HostKeyPolicy {
+        host,
+        port,
+        known,
+        unknown,
+        file: user_files.into_iter().next().unwrap_or_else(|| ssh_dir.join("known_hosts")),
+        hash: ssh_config.hash_known_hosts,
+    })
+}
+
+/// Returns the algorithms to offer: the kinds of host key on record first, so that a server with several
+/// shows one that is known; AES-GCM first where the processor has AES instructions, because it is then
+/// twice as fast as ChaCha20.
+fn preferred(policy: &HostKeyPolicy) -> Preferred {
+    let mut preferred = Preferred::DEFAULT;
+    let known = policy.known.known_algorithms(&policy.host, policy.port);
+    let (mut first, rest): (Vec<_>, Vec<_>) =
+        preferred.key.iter().cloned().partition(|algorithm| {
+            known.iter().any(|k| *k == *algorithm || (is_rsa(k) && is_rsa(algorithm)))
+        });
+    first.extend(rest);
+    preferred.key = first.into();
+    if has_aes() {
+        let mut ciphers = vec![cipher::AES_128_GCM, cipher::AES_256_GCM];
+        ciphers.extend(preferred.cipher.iter().filter(|c| **c != cipher::AES_256_GCM).copied());
+        preferred.cipher = ciphers.into();
+    }
+    preferred
+}
+
+fn is_rsa(algorithm: &Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Rsa { .. })
+}
+
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes")
+        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+fn session_config(settings: &DialSettings, preferred: Preferred) -> russh::client::Config {
+    russh::client::Config {
+        client_id: SshId::Standard(concat!("SSH-2.0-occd_", env!("CARGO_PKG_VERSION")).into()),
+        window_size: WINDOW,
+        maximum_packet_size: PACKET,
+        preferred,
+        inactivity_timeout: None,
+        keepalive_interval: Some(settings.keepalive_interval),
+        // Death is seen after (max + 1) intervals without a byte.
+        keepalive_max: settings.keepalive_count as usize,
+        nodelay: true,
+        ..Default::default()
+    }
+}
+
+/// Exchanges identifications and keys. The two waits have deadlines of their own, so that the error names
+/// the one that failed.
+async fn handshake(
+    stream: GuardedStream,
+    control: &Arc<StreamControl>,
+    handler: Handler,
+    config: russh::client::Config,
+    deadline: Instant,
+) -> Result<Handle<Handler>, ConnectError> {
+    let connecting = russh::client::connect_stream(Arc::new(config), stream, handler);
+    tokio::pin!(connecting);
+    let mut phase = Phase::Banner;
+    let mut phase_end = deadline.min(Instant::now() + PER_PHASE);
+    loop {
+        match timeout_at(phase_end, &mut connecting).await {
+            Ok(Ok(handle)) => return Ok(handle),
+            Ok(Err(SessionError::HostKey(error))) => return Err(*error),
+            Ok(Err(SessionError::Russh(error))) => return Err(classify(error, control)),
+            Err(_) if phase == Phase::Banner && control.identified() => {
+                phase = Phase::KeyExchange;
+                phase_end = deadline.min(Instant::now() + PER_PHASE);
+                if phase_end <= Instant::now() {
+                    return Err(ConnectError::Timeout { phase, after: PER_PHASE });
+                }
+            }
+            Err(_) => return Err(ConnectError::Timeout { phase, after: PER_PHASE }),
+        }
+    }
+}
+
+/// Finds out what a failed handshake means from the error and the server's first words.
+fn classify(error: russh::Error, control: &StreamControl) -> ConnectError {
+    let head = control.head();
+    let text = occ_proto::text::sanitize(&String::from_utf8_lossy(&head));
+    // sshd's words to a client that it penalises, in place of its identification (sshd.c), and to one
+    // that comes when MaxStartups is reached.
+    for word in ["Not allowed at this time", "Exceeded MaxStartups"] {
+        if text.contains(word) {
+            return ConnectError::Penalised(word.into());
+        }
+    }
+    match error {
+        russh::Error::NoCommonAlgo { kind, theirs, .. } => ConnectError::NoCommonAlgorithm {
+            kind: format!("{kind:?}").to_lowercase(),
+            theirs: occ_proto::text::sanitize(&theirs.join(",")),
+        },
+        _ if !control.identified() && !head.is_empty() => {
+            ConnectError::NotSsh(text.chars().take(60).collect())
+        }
+        russh::Error::Version => ConnectError::NotSsh(text.chars().take(60).collect()),
+        error @ (russh::Error::IO(_)
+        | russh::Error::HUP
+        | russh::Error::Disconnect
+        | russh::Error::Join(_)) => {
+            let phase = if control.identified() { Phase::KeyExchange } else { Phase::Banner };
+            ConnectError::Lost { phase, cause: loss_cause(&error) }
+        }
+        error => ConnectError::KeyExchange(error),
+    }
+}

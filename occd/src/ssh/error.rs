@@ -1,0 +1,372 @@
+//! Why a connection could not be made, was lost, or could not open a channel.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use occ_proto::status::Phase;
+use occ_proto::{Code, InvalidName};
+
+use super::known_hosts::KnownHostsError;
+use super::ssh_config::SshConfigError;
+use crate::host::machine::Retry;
+
+/// Why an identity file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// It cannot be read.
+    #[error("the identity file {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is a directory, a device or the like.
+    #[error("the identity file {path} is not a regular file")]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others may read it, or it belongs to somebody else.
+    #[error("the identity file {path} has mode {mode:04o}; a private key must be yours alone")]
+    TooOpen {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It belongs to another user.
+    #[error("the identity file {path} belongs to user id {owner}, not to you")]
+    WrongOwner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// It holds something else than a private key.
+    #[error("the identity file {path} is {what}, not a private key in OpenSSH or PEM format")]
+    NotAKey {
+        /// The file.
+        path: PathBuf,
+        /// What it seems to be.
+        what: &'static str,
+    },
+    /// It is protected by a passphrase.
+    #[error("the identity file {path} is protected by a passphrase; add it to your ssh-agent")]
+    Encrypted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It begins like a private key and does not parse.
+    #[error("the identity file {path} is damaged or of an unsupported type")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: russh::keys::Error,
+    },
+}
+
+/// A key that was offered to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The file or the agent's comment.
+    pub name: String,
+    /// `SHA256:…`.
+    pub fingerprint: String,
+    /// `file` or `agent`.
+    pub origin: &'static str,
+}
+
+/// Why a dial failed or a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// `ssh -G` failed or gave something unusable.
+    #[error("the ssh configuration for this host cannot be used")]
+    SshConfig(#[from] SshConfigError),
+    /// The configuration asks for something this version does not do.
+    #[error("this host is configured with {0}, which this version of occd does not support yet")]
+    Unsupported(String),
+    /// A name from the configuration is not valid.
+    #[error("the configuration holds an invalid name")]
+    Name(#[from] InvalidName),
+    /// An identity file named for the host cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The known_hosts files cannot be read.
+    #[error("the known_hosts files cannot be used")]
+    KnownHosts(#[source] KnownHostsError),
+    /// The host key could not be recorded.
+    #[error("the host's key could not be recorded in known_hosts")]
+    KnownHostsWrite(#[source] KnownHostsError),
+    /// The name does not resolve.
+    #[error("the name {host} does not resolve")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The TCP connection failed.
+    #[error("no connection to {addr}")]
+    Connect {
+        /// The address that was tried last.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A phase took too long.
+    #[error("no answer within {} s ({})", .after.as_secs_f32(), .phase.as_str())]
+    Timeout {
+        /// The phase.
+        phase: Phase,
+        /// Its limit.
+        after: Duration,
+    },
+    /// The server closes new connections with a word that we come too often.
+    #[error("the server refuses connections for a while: {0}")]
+    Penalised(String),
+    /// The peer is not an SSH server.
+    #[error("the peer does not speak SSH; it sent {0:?}")]
+    NotSsh(String),
+    /// No algorithm is shared.
+    #[error("no common {kind} algorithm; the server offers {theirs}")]
+    NoCommonAlgorithm {
+        /// The kind.
+        kind: String,
+        /// What the server offers.
+        theirs: String,
+    },
+    /// The server's key differs from the recorded one.
+    #[error(
+        "the host key changed: the server shows {shown}, {file}:{line} has {recorded}. \
+         Nothing was sent to it"
+    )]
+    HostKeyChanged {
+        /// Type and fingerprint of the key shown.
+        shown: String,
+        /// Type and fingerprint of the keys on record.
+        recorded: String,
+        /// The known_hosts file.
+        file: PathBuf,
+        /// The line there.
+        line: usize,
+    },
+    /// The server's key is revoked.
+    #[error("the host key {shown} is revoked by {file}:{line}. Nothing was sent to the server")]
+    HostKeyRevoked {
+        /// Type and fingerprint of the key shown.
+        shown: String,
+        /// The known_hosts file.
+        file: PathBuf,
+        /// The line there.
+        line: usize,
+    },
+    /// The server's key is unknown and unknown keys are refused.
+    #[error("the host key {shown} is not known, and StrictHostKeyChecking refuses unknown keys")]
+    HostKeyUnknown {
+        /// Type and fingerprint of the key shown.
+        shown: String,
+    },
+    /// The server proved its key wrongly, or the like.
+    #[error("the key exchange failed")]
+    KeyExchange(#[source] russh::Error),
+    /// The server accepted none of the keys.
+    #[error("the server refused every key for {user}{}", offers_text(.offered))]
+    AuthRefused {
+        /// The login name.
+        user: String,
+        /// What was offered.
+        offered: Vec<Offer>,
+        /// What the server would accept, such as `publickey,password`.
+        accepts: String,
+    },
+    /// There was nothing to offer.
+    #[error("there is no key to log in with as {user}: no identity file, and {agent}")]
+    NoIdentity {
+        /// The login name.
+        user: String,
+        /// What the agent said.
+        agent: String,
+    },
+    /// The connection ended.
+    #[error("the connection was lost")]
+    Lost {
+        /// Where.
+        phase: Phase,
+        /// Why, as far as it is known.
+        #[source]
+        cause: LossCause,
+    },
+    /// The limit of retries was reached.
+    #[error("given up after {attempts} attempts")]
+    RetriesExhausted {
+        /// How many.
+        attempts: u32,
+        /// The last failure.
+        #[source]
+        last: std::sync::Arc<ConnectError>,
+    },
+    /// Stopped on request.
+    #[error("the host is disconnected on request")]
+    Stopped,
+    /// The daemon stops.
+    #[error("occd is stopping")]
+    ShuttingDown,
+}
+
+fn offers_text(offered: &[Offer]) -> String {
+    let list: Vec<_> = offered
+        .iter()
+        .map(|offer| format!("{} {} ({})", offer.name, offer.fingerprint, offer.origin))
+        .collect();
+    if list.is_empty() { String::new() } else { format!("; offered {}", list.join(", ")) }
+}
+
+/// Why an established connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LossCause {
+    /// The server sent a disconnect message.
+    #[error("the server disconnected: {0}")]
+    Disconnected(String),
+    /// The server closed the stream.
+    #[error("the server closed the connection")]
+    Closed,
+    /// Keep-alives were not answered.
+    #[error("the server did not answer keep-alives")]
+    KeepAlive,
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(String),
+    /// The peer broke the protocol.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(String),
+    /// We closed it.
+    #[error("closed by occd")]
+    Ours,
+}
+
+impl ConnectError {
+    /// Returns the phase that failed.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::SshConfig(_) | Self::Unsupported(_) | Self::Name(_) | Self::Identity(_) => {
+                Phase::Config
+            }
+            Self::KnownHosts(_)
+            | Self::KnownHostsWrite(_)
+            | Self::HostKeyChanged { .. }
+            | Self::HostKeyRevoked { .. }
+            | Self::HostKeyUnknown { .. } => Phase::HostKey,
+            Self::Resolve { .. } => Phase::Resolve,
+            Self::Connect { .. } => Phase::Connect,
+            Self::Timeout { phase, .. } | Self::Lost { phase, .. } => *phase,
+            Self::Penalised(_) | Self::NotSsh(_) => Phase::Banner,
+            Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Phase::KeyExchange,
+            Self::AuthRefused { .. } | Self::NoIdentity { .. } => Phase::Authentication,
+            Self::RetriesExhausted { last, .. } => last.phase(),
+            Self::Stopped | Self::ShuttingDown => Phase::Established,
+        }
+    }
+
+    /// Returns what to do about it.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Lost { .. }
+            // A server that is starting up may show either.
+            | Self::NotSsh(_) => Retry::Backoff,
+            Self::Penalised(_) => Retry::SlowDown,
+            Self::SshConfig(_)
+            | Self::Unsupported(_)
+            | Self::Name(_)
+            | Self::Identity(_)
+            | Self::KnownHosts(_)
+            | Self::KnownHostsWrite(_)
+            | Self::NoCommonAlgorithm { .. }
+            | Self::HostKeyChanged { .. }
+            | Self::HostKeyRevoked { .. }
+            | Self::HostKeyUnknown { .. }
+            | Self::KeyExchange(_)
+            | Self::AuthRefused { .. }
+            | Self::NoIdentity { .. }
+            | Self::RetriesExhausted { .. }
+            | Self::Stopped
+            | Self::ShuttingDown => Retry::Fatal,
+        }
+    }
+
+    /// Returns the stable word for it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::SshConfig(_)
+            | Self::Unsupported(_)
+            | Self::Name(_)
+            | Self::KnownHosts(_)
+            | Self::KnownHostsWrite(_) => Code::SshConfigInvalid,
+            Self::Identity(_) => Code::IdentityInvalid,
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Penalised(_)
+            | Self::Lost { .. } => Code::HostUnreachable,
+            Self::NotSsh(_) | Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Code::NotSsh,
+            Self::HostKeyChanged { .. } | Self::HostKeyRevoked { .. } => Code::HostKeyChanged,
+            Self::HostKeyUnknown { .. } => Code::HostKeyUnknown,
+            Self::AuthRefused { .. } | Self::NoIdentity { .. } => Code::AuthFailed,
+            Self::RetriesExhausted { last, .. } => last.code(),
+            Self::Stopped => Code::HostStopped,
+            Self::ShuttingDown => Code::ShuttingDown,
+        }
+    }
+}
+
+/// Why a channel could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The server refused.
+    #[error("the server refused to open a channel ({0})")]
+    Refused(String),
+    /// The server did not answer.
+    #[error("the server did not open a channel within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The connection ended meanwhile.
+    #[error("the connection was lost while opening a channel")]
+    Lost(#[source] LossCause),
+}
+
+/// Returns an error and its causes as one line, causes after colons.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // A transparent wrapper repeats its source; once is enough.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_names_each_cause_once() {
+        let error =
+            ConnectError::Resolve { host: "h".into(), source: io::Error::other("no such name") };
+        assert_eq!(chain(&error), "the name h does not resolve: no such name");
+    }
+}

@@ -1,0 +1,462 @@
+//! What russh calls while a connection lives: the host key check, and every message of every channel.
+//!
+//! The handler runs inside russh's session loop, so what it awaits stops the whole connection. It waits
+//! for the disk when a channel's unread output is spilled, and on purpose when a bulk connection is slowed
+//! down to its reader's rate; for nothing else.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use occ_proto::exec::{STDERR, STDOUT};
+use occ_proto::text::sanitize;
+use russh::client::{ChannelOpenHandle, DisconnectReason, Msg, Session};
+use russh::keys::PublicKeyOrCertificate;
+use russh::{Channel, ChannelId, ChannelOpenFailure, Names, Sig};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{ConnectError, LossCause};
+use super::host_key::HostKeyPolicy;
+use super::inbox::{Closed, ExitReport, Inbox, SpillPolicy};
+
+/// A stream that has moved this much makes its connection a bulk connection (ARCHITECTURE.md).
+const BULK: u64 = 8 * 1024 * 1024;
+/// A full window is always drained within this time, however slow the reader, so that the answers to
+/// the server's keep-alives, which queue behind the data, pass in time.
+const WINDOW_DRAIN: Duration = Duration::from_secs(10);
+/// Pauses are collected until they are worth a timer.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// What the key exchange agreed on.
+#[derive(Debug, Clone)]
+pub(super) struct Negotiated {
+    /// The key exchange algorithm.
+    pub kex: String,
+    /// The cipher.
+    pub cipher: String,
+}
+
+/// What the handler shares with the connection's owner.
+#[derive(Debug)]
+pub struct Shared {
+    inboxes: Mutex<HashMap<ChannelId, Slot>>,
+    spill: Arc<SpillPolicy>,
+    window: u32,
+    /// Cancelled when the session loop has ended, however it ended.
+    pub closed: CancellationToken,
+    cause: OnceLock<LossCause>,
+    /// Set when a stream has moved [`BULK`] bytes; never unset.
+    pub bulk: CancellationToken,
+    /// The connection takes no new work.
+    pub retired: AtomicBool,
+    /// Channels in use.
+    pub active: AtomicU32,
+    /// Told when a channel has ended, for those who wait for a free session.
+    pub freed: Notify,
+    pub(super) negotiated: OnceLock<Negotiated>,
+    /// The server's host key: type and fingerprint.
+    pub(super) host_key: OnceLock<String>,
+    /// The server's message before login, sanitized.
+    pub(super) banner: OnceLock<String>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    inbox: Arc<Inbox>,
+    /// The opener has taken its copy.
+    claimed: bool,
+}
+
+impl Shared {
+    /// Returns the state of a connection that is about to be made.
+    pub fn new(spill: Arc<SpillPolicy>, window: u32) -> Self {
+        Self {
+            inboxes: Mutex::default(),
+            spill,
+            window,
+            closed: CancellationToken::new(),
+            cause: OnceLock::new(),
+            bulk: CancellationToken::new(),
+            retired: AtomicBool::new(false),
+            active: AtomicU32::new(0),
+            freed: Notify::new(),
+            negotiated: OnceLock::new(),
+            host_key: OnceLock::new(),
+            banner: OnceLock::new(),
+        }
+    }
+
+    /// Returns why the connection ended.
+    pub fn cause(&self) -> LossCause {
+        self.cause.get().cloned().unwrap_or(LossCause::Closed)
+    }
+
+    /// Records why the connection ends; the first reason counts.
+    pub fn set_cause(&self, cause: LossCause) {
+        let _ = self.cause.set(cause);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChannelId, Slot>> {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the inbox of a channel that has just been opened, for its opener. russh tells the opener
+    /// and the handler of the confirmation in no particular order, and the server may close the channel
+    /// before either looks: whoever comes first makes the entry, and a closed one stays until claimed.
+    pub fn claim(&self, id: ChannelId) -> Arc<Inbox> {
+        let mut inboxes = self.lock();
+        let slot = inboxes.entry(id).or_insert_with(|| self.slot());
+        slot.claimed = true;
+        let inbox = Arc::clone(&slot.inbox);
+        if inbox.closed_reason().is_some() {
+            inboxes.remove(&id);
+        } else if self.closed.is_cancelled() {
+            inboxes.remove(&id);
+            inbox.close(Closed::Connection(self.cause()));
+        }
+        inbox
+    }
+
+    fn slot(&self) -> Slot {
+        Slot { inbox: Arc::new(Inbox::new(Arc::clone(&self.spill))), claimed: false }
+    }
+
+    fn confirmed(&self, id: ChannelId) {
+        self.lock().entry(id).or_insert_with(|| self.slot());
+    }
+
+    fn inbox(&self, id: ChannelId) -> Option<Arc<Inbox>> {
+        self.lock().get(&id).map(|slot| Arc::clone(&slot.inbox))
+    }
+
+    fn channel_closed(&self, id: ChannelId) {
+        let mut inboxes = self.lock();
+        if let Some(slot) = inboxes.get(&id) {
+            slot.inbox.close(Closed::ByServer);
+            if slot.claimed {
+                inboxes.remove(&id);
+            }
+        }
+    }
+
+    /// The session loop has ended: so has every channel.
+    fn connection_closed(&self) {
+        self.closed.cancel();
+        let slots: Vec<_> = self.lock().drain().map(|(_, slot)| slot).collect();
+        for slot in slots {
+            slot.inbox.close(Closed::Connection(self.cause()));
+        }
+        self.freed.notify_waiters();
+    }
+
+    /// Returns whether reading may be slowed down: the connection takes no new work and the channel that
+    /// would be slowed down is its only one.
+    fn may_pace(&self) -> bool {
+        self.retired.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) <= 1
+    }
+}
+
+/// Errors inside the session loop.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// russh's own.
+    #[error(transparent)]
+    Russh(#[from] russh::Error),
+    /// The host key was refused.
+    #[error(transparent)]
+    HostKey(Box<ConnectError>),
+}
+
+/// The handler of one connection.
+#[derive(Debug)]
+pub struct Handler {
+    shared: Arc<Shared>,
+    host_key: HostKeyPolicy,
+    /// Time owed by a bulk stream whose reader is slow.
+    debt: Duration,
+}
+
+impl Handler {
+    /// Returns the handler for a connection about to be made.
+    pub fn new(shared: Arc<Shared>, host_key: HostKeyPolicy) -> Self {
+        Self { shared, host_key, debt: Duration::ZERO }
+    }
+
+    async fn receive(&mut self, id: ChannelId, stream: u8, data: &[u8]) {
+        let Some(inbox) = self.shared.inbox(id) else { return };
+        let received = inbox.push(stream, data).await;
+        if received >= BULK && !self.shared.bulk.is_cancelled() {
+            self.shared.bulk.cancel();
+        }
+        if self.shared.may_pace() && inbox.is_backlogged() {
+            self.pace(&inbox, data.len()).await;
+        }
+    }
+
+    /// Waits for the reader, but not longer than these bytes' share of [`WINDOW_DRAIN`].
+    async fn pace(&mut self, inbox: &Inbox, len: usize) {
+        self.debt += WINDOW_DRAIN.mul_f64(len as f64 / f64::from(self.window()));
+        if self.debt >= SHORTEST_PAUSE {
+            let pause = std::mem::take(&mut self.debt);
+            // Either way the loop goes on: the time limit is what keeps the connection alive.
+            let _ = tokio::time::timeout(pause, inbox.drained()).await;
+        }
+    }
+
+    fn window(&self) -> u32 {
+        self.shared.window
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.shared.connection_closed();
+    }
+}
+
+/// Refuses a channel that the server opens: nothing here ever asks a server to open one.
+async fn refuse(kind: &str, reply: ChannelOpenHandle) -> Result<(), SessionError> {
+    tracing::warn!(kind, "refused a channel that the server tried to open");
+    reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+    Ok(())
+}
+
+impl russh::client::Handler for Handler {
+    type Error = SessionError;
+
+    async fn check_server_key(
+        &mut self,
+        key: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        let shown =
+            self.host_key.check(key).await.map_err(|e| SessionError::HostKey(Box::new(e)))?;
+        let _ = self.shared.host_key.set(shown);
+        Ok(true)
+    }
+
+    async fn kex_done(
+        &mut self,
+        _shared_secret: Option<&[u8]>,
+        names: &Names,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let _ = self.shared.negotiated.set(Negotiated {
+            kex: names.kex.as_ref().to_owned(),
+            cipher: names.cipher.as_ref().to_owned(),
+        });
+        Ok(())
+    }
+
+    async fn auth_banner(&mut self, banner: &str, _: &mut Session) -> Result<(), Self::Error> {
+        let _ = self.shared.banner.set(sanitize(banner));
+        Ok(())
+    }
+
+    async fn channel_open_confirmation(
+        &mut self,
+        id: ChannelId,
+        _max_packet_size: u32,
+        _window_size: u32,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.shared.confirmed(id);
+        Ok(())
+    }
+
+    async fn channel_success(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        if let Some(inbox) = self.shared.inbox(id) {
+            inbox.set_accepted(true);
+        }
+        Ok(())
+    }
+
+    async fn channel_failure(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        if let Some(inbox) = self.shared.inbox(id) {
+            inbox.set_accepted(false);
+        }
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        id: ChannelId,
+        data: &[u8],
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.receive(id, STDOUT, data).await;
+        Ok(())
+    }
+
+    async fn extended_data(
+        &mut self,
+        id: ChannelId,
+        ext: u32,
+        data: &[u8],
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        // 1 is standard error (RFC 4254, section 5.2); no other number is defined.
+        if ext == 1 {
+            self.receive(id, STDERR, data).await;
+        }
+        Ok(())
+    }
+
+    async fn exit_status(
+        &mut self,
+        id: ChannelId,
+        exit_status: u32,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if let Some(inbox) = self.shared.inbox(id) {
+            inbox.set_exit(ExitReport::Status(exit_status));
+        }
+        Ok(())
+    }
+
+    async fn exit_signal(
+        &mut self,
+        id: ChannelId,
+        signal: Sig,
+        _core_dumped: bool,
+        _message: &str,
+        _language: &str,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if let Some(inbox) = self.shared.inbox(id) {
+            inbox.set_exit(ExitReport::Signal(super::signal::name(&signal)));
+        }
+        Ok(())
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        if let Some(inbox) = self.shared.inbox(id) {
+            inbox.set_eof();
+        }
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        self.shared.channel_closed(id);
+        Ok(())
+    }
+
+    async fn disconnected(
+        &mut self,
+        reason: DisconnectReason<Self::Error>,
+    ) -> Result<(), Self::Error> {
+        match reason {
+            DisconnectReason::ReceivedDisconnect(info) => {
+                self.shared.set_cause(LossCause::Disconnected(sanitize(&info.message)));
+                Ok(())
+            }
+            DisconnectReason::Error(error) => {
+                if let SessionError::Russh(error) = &error {
+                    self.shared.set_cause(loss_cause(error));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("session", reply)
+    }
+
+    fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("direct-tcpip", reply)
+    }
+
+    fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("direct-streamlocal", reply)
+    }
+
+    fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("x11", reply)
+    }
+
+    fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("forwarded-tcpip", reply)
+    }
+
+    fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("forwarded-streamlocal", reply)
+    }
+
+    fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("auth-agent", reply)
+    }
+
+    fn server_channel_open_unknown(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        refuse("unknown", reply)
+    }
+}
+
+/// Returns russh's error in the words of a status.
+pub(super) fn loss_cause(error: &russh::Error) -> LossCause {
+    match error {
+        russh::Error::KeepaliveTimeout | russh::Error::InactivityTimeout => LossCause::KeepAlive,
+        russh::Error::HUP | russh::Error::Disconnect | russh::Error::ConnectionTimeout => {
+            LossCause::Closed
+        }
+        russh::Error::IO(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            LossCause::Closed
+        }
+        russh::Error::IO(error) => LossCause::Io(error.to_string()),
+        other => LossCause::Protocol(sanitize(&other.to_string())),
+    }
+}

@@ -1,0 +1,442 @@
+//! What a channel has received and its reader has not taken yet.
+//!
+//! The connection's handler pushes, one reader takes. Pushing never waits for the reader: up to
+//! [`MEMORY`] bytes are held in memory, the rest goes to an unlinked temporary file, up to a limit. So a
+//! reader that stops costs disk space and never stops the connection that its channel shares with others
+//! (ARCHITECTURE.md, "Channels").
+//!
+//! ```text
+//! push ──► tail (memory, ≤ 1 MiB) ──► file ──► front (memory, ≤ 4 MiB) ──► recv
+//!     └──────────── while tail and file are empty ────────►┘
+//! ```
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::sync::Notify;
+
+use super::error::LossCause;
+
+/// Bytes held in memory for a reader before the file is used.
+const MEMORY: usize = 4 * 1024 * 1024;
+/// Bytes collected before they are written to the file in one go.
+const TAIL: usize = 1024 * 1024;
+/// Small messages of one stream are joined up to this size, so that a reader takes few large frames.
+const JOIN: usize = 256 * 1024;
+/// The share of the file system that spilling leaves free, as a divisor: a tenth.
+const FREE_SHARE: u64 = 10;
+
+/// A run of bytes of one stream. The first byte names the stream (`occ_proto::exec::STDOUT` or
+/// `STDERR`), so that a frame is sent to a client as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    /// Returns the stream's number.
+    pub fn stream(&self) -> u8 {
+        self.0[0]
+    }
+
+    /// Returns the bytes.
+    pub fn data(&self) -> Bytes {
+        self.0.slice(1..)
+    }
+
+    /// Returns the stream's number followed by the bytes.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+/// How the program on the channel ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitReport {
+    /// It exited with a status.
+    Status(u32),
+    /// A signal ended it; its name without `SIG`.
+    Signal(String),
+}
+
+/// Why no more comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// The server closed the channel.
+    ByServer,
+    /// The connection ended.
+    Connection(LossCause),
+    /// The unread output passed the limit; the rest was thrown away.
+    Overflow {
+        /// Bytes that were held when the limit was reached.
+        held: u64,
+    },
+    /// The output could not be kept on disk.
+    Spill(String),
+}
+
+/// Where and how much unread output is kept on disk.
+#[derive(Debug, Clone)]
+pub struct SpillPolicy {
+    /// The directory of the temporary files.
+    pub dir: PathBuf,
+    /// The most bytes of one channel.
+    pub limit: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    front: VecDeque<BytesMut>,
+    front_bytes: usize,
+    file: Option<Spilled>,
+    tail: VecDeque<BytesMut>,
+    tail_bytes: usize,
+    /// The tail is on its way to the file; until it has arrived, newer bytes may not overtake it.
+    writing: bool,
+    accepted: Option<bool>,
+    exit: Option<ExitReport>,
+    eof: bool,
+    closed: Option<Closed>,
+    /// Nobody will read: what arrives is dropped.
+    discard: bool,
+    received: u64,
+}
+
+#[derive(Debug)]
+struct Spilled {
+    file: Arc<File>,
+    read: u64,
+    written: u64,
+}
+
+/// What a channel has received.
+#[derive(Debug)]
+pub struct Inbox {
+    state: Mutex<State>,
+    changed: Notify,
+    spill: Arc<SpillPolicy>,
+}
+
+impl Inbox {
+    /// Returns an empty inbox.
+    pub fn new(spill: Arc<SpillPolicy>) -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), spill }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- The handler's side.
+
+    /// Adds bytes of a stream. Waits for the disk, never for the reader. Returns how many bytes the
+    /// channel has received in all.
+    pub async fn push(&self, stream: u8, data: &[u8]) -> u64 {
+        let (received, full_tail) = {
+            let mut state = self.lock();
+            state.received += data.len() as u64;
+            let received = state.received;
+            if state.discard || state.closed.is_some() || data.is_empty() {
+                return received;
+            }
+            let spilling = state.file.is_some() || state.tail_bytes > 0 || state.writing;
+            if spilling || state.front_bytes + data.len() > MEMORY {
+                append(&mut state.tail, stream, data);
+                state.tail_bytes += data.len();
+            } else {
+                append(&mut state.front, stream, data);
+                state.front_bytes += data.len();
+            }
+            (received, state.tail_bytes >= TAIL)
+        };
+        self.changed.notify_waiters();
+        if full_tail {
+            self.write_tail().await;
+        }
+        received
+    }
+
+    /// Moves the tail to the file.
+    async fn write_tail(&self) {
+        let (file, offset, records) = {
+            let mut state = self.lock();
+            let frames = std::mem::take(&mut state.tail);
+            state.tail_bytes = 0;
+            state.writing = true;
+            let (file, offset) = match &state.file {
+                Some(spilled) => (Some(Arc::clone(&spilled.file)), spilled.written),
+                None => (None, 0),
+            };
+            (file, offset, frames)
+        };
+        let policy = Arc::clone(&self.spill);
+        let held = offset;
+        let result = tokio::task::spawn_blocking(move || write(file, offset, &records, &policy))
+            .await
+            .unwrap_or_else(|panic| Err(SpillError::Io(io::Error::other(panic))));
+        {
+            let mut state = self.lock();
+            state.writing = false;
+            match result {
+                Ok((file, written)) => {
+                    let spilled = state.file.get_or_insert(Spilled { file, read: 0, written: 0 });
+                    spilled.written = written;
+                }
+                Err(SpillError::Full) => state.closed = Some(Closed::Overflow { held }),
+                Err(SpillError::Io(error)) => state.closed = Some(Closed::Spill(error.to_string())),
+            }
+            if state.discard || state.closed.is_some() {
+                state.drop_all();
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// The server answered the exec or subsystem request.
+    pub fn set_accepted(&self, accepted: bool) {
+        self.lock().accepted.get_or_insert(accepted);
+        self.changed.notify_waiters();
+    }
+
+    /// The program ended.
+    pub fn set_exit(&self, exit: ExitReport) {
+        self.lock().exit.get_or_insert(exit);
+        self.changed.notify_waiters();
+    }
+
+    /// The server will send no more data.
+    pub fn set_eof(&self) {
+        self.lock().eof = true;
+        self.changed.notify_waiters();
+    }
+
+    /// No more comes.
+    pub fn close(&self, why: Closed) {
+        self.lock().closed.get_or_insert(why);
+        self.changed.notify_waiters();
+    }
+
+    // ---- The reader's side.
+
+    /// Drops what is held and what is still to come.
+    pub fn discard(&self) {
+        let mut state = self.lock();
+        state.discard = true;
+        state.drop_all();
+    }
+
+    /// Returns how the program ended, if it has.
+    pub fn exit(&self) -> Option<ExitReport> {
+        self.lock().exit.clone()
+    }
+
+    /// Returns why no more comes, if so.
+    pub fn closed_reason(&self) -> Option<Closed> {
+        self.lock().closed.clone()
+    }
+
+    /// Returns whether more is held than memory is meant for.
+    pub fn is_backlogged(&self) -> bool {
+        let state = self.lock();
+        state.file.is_some() || state.tail_bytes > 0 || state.writing
+    }
+
+    /// Waits for the answer to a request: accepted, refused, or the channel's end without an answer.
+    pub async fn accepted(&self) -> Result<bool, Closed> {
+        self.when(|state| match (&state.accepted, &state.closed) {
+            (Some(accepted), _) => Some(Ok(*accepted)),
+            (None, Some(closed)) => Some(Err(closed.clone())),
+            (None, None) => None,
+        })
+        .await
+    }
+
+    /// Waits until the channel is closed.
+    pub async fn closed(&self) -> Closed {
+        self.when(|state| state.closed.clone()).await
+    }
+
+    /// Waits until the program has ended or the channel is closed.
+    pub async fn exited(&self) {
+        self.when(|state| (state.exit.is_some() || state.closed.is_some()).then_some(())).await;
+    }
+
+    /// Waits until the backlog is gone or the channel is closed.
+    pub async fn drained(&self) {
+        self.when(|state| {
+            let backlog = state.file.is_some() || state.tail_bytes > 0 || state.writing;
+            (!backlog || state.closed.is_some() || state.discard).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for the next frame. Returns `None` when all is taken and no more comes: the server sent its
+    /// end of file, or the channel is closed. Dropping the future loses nothing.
+    pub async fn recv(&self) -> Option<Frame> {
+        loop {
+            let next = self
+                .when(|state| match state.front.pop_front() {
+                    Some(frame) => {
+                        state.front_bytes = state.front_bytes.saturating_sub(frame.len() - 1);
+                        Some(Next::Frame(Frame(frame.freeze())))
+                    }
+                    None => match &state.file {
+                        Some(spilled) if spilled.read < spilled.written => Some(Next::Read(
+                            Arc::clone(&spilled.file),
+                            spilled.read,
+                            spilled.written,
+                        )),
+                        // The tail being written is older than what follows it.
+                        _ if state.writing => None,
+                        _ if state.tail_bytes > 0 => {
+                            // The file has been read to its end: back to memory.
+                            state.file = None;
+                            state.front = std::mem::take(&mut state.tail);
+                            state.front_bytes = std::mem::take(&mut state.tail_bytes);
+                            Some(Next::Again)
+                        }
+                        _ => {
+                            state.file = None;
+                            (state.closed.is_some() || state.eof).then_some(Next::End)
+                        }
+                    },
+                })
+                .await;
+            match next {
+                Next::Frame(frame) => return Some(frame),
+                Next::End => return None,
+                Next::Again => {}
+                Next::Read(file, from, to) => self.read_back(file, from, to).await,
+            }
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Brings the next block of the file to the front.
+    async fn read_back(&self, file: Arc<File>, from: u64, to: u64) {
+        let result = tokio::task::spawn_blocking(move || read(&file, from, to))
+            .await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let mut state = self.lock();
+        match result {
+            Ok((frames, end)) => {
+                // Discarded meanwhile: there is no file any more.
+                let Some(spilled) = state.file.as_mut() else { return };
+                spilled.read = end;
+                state.front_bytes += frames.iter().map(|f| f.len() - 1).sum::<usize>();
+                state.front.extend(frames);
+            }
+            Err(error) => {
+                state.closed = Some(Closed::Spill(error.to_string()));
+                state.drop_all();
+            }
+        }
+    }
+
+    /// Waits until `check` returns something; it is asked again after every change.
+    async fn when<T>(&self, mut check: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that a change between look and wait is not missed.
+            changed.as_mut().enable();
+            if let Some(value) = check(&mut self.lock()) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+}
+
+enum Next {
+    Frame(Frame),
+    Read(Arc<File>, u64, u64),
+    Again,
+    End,
+}
+
+impl State {
+    fn drop_all(&mut self) {
+        self.front = VecDeque::new();
+        self.front_bytes = 0;
+        self.tail = VecDeque::new();
+        self.tail_bytes = 0;
+        self.file = None;
+    }
+}
+
+/// Appends to the last frame where stream and size allow it, else starts a new one.
+fn append(queue: &mut VecDeque<BytesMut>, stream: u8, data: &[u8]) {
+    match queue.back_mut() {
+        Some(last) if last[0] == stream && last.len() + data.len() <= JOIN => {
+            last.extend_from_slice(data);
+        }
+        _ => {
+            let mut frame = BytesMut::with_capacity(data.len() + 1);
+            frame.put_u8(stream);
+            frame.extend_from_slice(data);
+            queue.push_back(frame);
+        }
+    }
+}
+
+enum SpillError {
+    Full,
+    Io(io::Error),
+}
+
+/// Writes frames as records (length, then the frame) and returns the file and its new end.
+fn write(
+    file: Option<Arc<File>>,
+    offset: u64,
+    frames: &VecDeque<BytesMut>,
+    policy: &SpillPolicy,
+) -> Result<(Arc<File>, u64), SpillError> {
+    if offset >= policy.limit {
+        return Err(SpillError::Full);
+    }
+    let file = match file {
+        Some(file) => file,
+        None => {
+            std::fs::create_dir_all(&policy.dir).map_err(SpillError::Io)?;
+            Arc::new(tempfile::tempfile_in(&policy.dir).map_err(SpillError::Io)?)
+        }
+    };
+    let disk = rustix::fs::fstatvfs(&*file).map_err(|e| SpillError::Io(e.into()))?;
+    if disk.f_bavail < disk.f_blocks / FREE_SHARE {
+        return Err(SpillError::Full);
+    }
+    let mut block = Vec::with_capacity(TAIL + TAIL / 8);
+    for frame in frames {
+        // A frame is at most JOIN bytes or one SSH packet, far below u32::MAX.
+        block.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+        block.extend_from_slice(frame);
+    }
+    file.write_all_at(&block, offset).map_err(SpillError::Io)?;
+    Ok((file, offset + block.len() as u64))
+}
+
+/// Reads whole records from `from`, at most about [`TAIL`] bytes, and returns them with their end.
+fn read(file: &File, from: u64, to: u64) -> io::Result<(Vec<BytesMut>, u64)> {
+    let want = usize::try_from(to - from).unwrap_or(usize::MAX).min(TAIL + JOIN + 8);
+    let mut block = vec![0; want];
+    file.read_exact_at(&mut block, from)?;
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while let Some(header) = block.get(at..at + 4) {
+        let mut len = [0; 4];
+        len.copy_from_slice(header);
+        let len = u32::from_le_bytes(len) as usize;
+        let Some(frame) = block.get(at + 4..at + 4 + len) else { break };
+        frames.push(BytesMut::from(frame));
+        at += 4 + len;
+    }
+    Ok((frames, from + at as u64))
+}
+
+#[cfg(test)]
+#[path = "inbox_tests.rs"]
+mod tests;

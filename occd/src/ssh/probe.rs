@@ -1,0 +1,120 @@
+//! What the daemon wants to know about a host, asked once per connection with one command.
+//!
+//! The first command on a connection also makes OpenSSH's server set TCP_NODELAY, without which its
+//! first answers to channel opens wait 40 ms for an acknowledgement.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use occ_proto::exec::STDOUT;
+use occ_proto::status::{DockerSocket, RemoteSystem};
+use occ_proto::text::sanitize;
+use tokio::time::timeout;
+
+use super::connection::Connection;
+
+/// How long a host may take to answer; some login shells read slow start-up files.
+const PROBE: Duration = Duration::from_secs(30);
+/// The most bytes of an answer that are looked at.
+const LIMIT: usize = 16 * 1024;
+
+/// One line without quotes inside, so that every shell of the sh, csh and fish families hands it to
+/// `sh` unchanged. `docker context` is not asked: starting the docker client takes 20 ms and more.
+const SCRIPT: &str = concat!(
+    "exec sh -c '",
+    "echo occ-probe shell=$SHELL; ",
+    "echo occ-probe os=$(uname -s); ",
+    "echo occ-probe arch=$(uname -m); ",
+    "command -v docker >/dev/null 2>&1 && echo occ-probe docker=1; ",
+    "u=$(id -u); ",
+    "for s in ${DOCKER_HOST#unix://} /var/run/docker.sock ",
+    "${XDG_RUNTIME_DIR:-/run/user/$u}/docker.sock $HOME/.docker/run/docker.sock /run/podman/podman.sock ",
+    "${XDG_RUNTIME_DIR:-/run/user/$u}/podman/podman.sock; do ",
+    "test -S \"$s\" || continue; ",
+    "if test -r \"$s\" && test -w \"$s\"; then echo occ-probe usable=$s; ",
+    "else echo occ-probe denied=$s; fi; done'",
+);
+
+/// Asks the host. What it did not answer stays empty; that is not an error, because a host may allow
+/// nothing but one forced command, and be useful all the same.
+pub(super) async fn run(connection: &Arc<Connection>) -> RemoteSystem {
+    match timeout(PROBE, ask(connection)).await {
+        Ok(Ok(answer)) => parse(&answer),
+        Ok(Err(error)) => {
+            tracing::debug!(error, "the probe failed");
+            RemoteSystem::default()
+        }
+        Err(_) => {
+            tracing::debug!("the probe was not answered");
+            RemoteSystem::default()
+        }
+    }
+}
+
+async fn ask(connection: &Arc<Connection>) -> Result<Vec<u8>, String> {
+    let (channel, _) = connection.session(true).await.map_err(|e| e.to_string())?;
+    channel.request_exec(SCRIPT.as_bytes()).await.map_err(|e| format!("{e:?}"))?;
+    if !channel.accepted().await.map_err(|e| format!("{e:?}"))? {
+        return Err("refused".into());
+    }
+    channel.eof().await.map_err(|e| format!("{e:?}"))?;
+    let mut answer = Vec::new();
+    while let Some(frame) = channel.recv().await {
+        if frame.stream() == STDOUT && answer.len() < LIMIT {
+            answer.extend_from_slice(&frame.data());
+        }
+    }
+    channel.closed().await;
+    Ok(answer)
+}
+
+fn parse(answer: &[u8]) -> RemoteSystem {
+    let text = String::from_utf8_lossy(answer);
+    let mut system = RemoteSystem::default();
+    for line in text.lines() {
+        let Some((key, value)) = line.strip_prefix("occ-probe ").and_then(|l| l.split_once('='))
+        else {
+            continue;
+        };
+        let value = sanitize(value.trim());
+        match key {
+            "shell" => system.shell = value,
+            "os" => system.os = value,
+            "arch" => system.arch = value,
+            "docker" => system.docker_cli = true,
+            "usable" | "denied" => {
+                let usable = key == "usable";
+                if !system.docker_sockets.iter().any(|socket| socket.path == value) {
+                    system.docker_sockets.push(DockerSocket { path: value, usable });
+                }
+            }
+            _ => {}
+        }
+    }
+    system
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_found_among_a_shells_greetings() {
+        let system = parse(
+            b"Welcome!\nocc-probe shell=/bin/bash\nocc-probe os=Linux\nocc-probe arch=x86_64\n\
+              occ-probe docker=1\nocc-probe usable=/var/run/docker.sock\n\
+              occ-probe usable=/var/run/docker.sock\nocc-probe denied=/run/podman/podman.sock\n",
+        );
+        assert_eq!(system.shell, "/bin/bash");
+        assert!(system.docker_cli);
+        assert_eq!(system.docker_sockets.len(), 2);
+        assert!(!system.docker_sockets[1].usable);
+        assert_eq!(parse(b"\xff garbage"), RemoteSystem::default());
+    }
+
+    #[test]
+    fn the_script_has_nothing_that_csh_or_fish_would_change() {
+        let inner = SCRIPT.strip_prefix("exec sh -c '").unwrap().strip_suffix('\'').unwrap();
+        assert!(!inner.contains(['\'', '!', '\n', '\\']));
+    }
+}

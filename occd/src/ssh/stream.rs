@@ -1,0 +1,149 @@
+//! The transport under an SSH session: a stream that can be killed and that counts.
+//!
+//! russh spawns a task that owns the stream and offers no way to end it in the middle of a key
+//! exchange, so the stream itself is the handle: killing it makes every read and write fail, which ends
+//! the task. It also keeps the first bytes of the peer, because russh swallows the lines a server may
+//! send before its identification (RFC 4253, section 4.2), and that is where OpenSSH says that a client
+//! is penalised.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// How much of the peer's first words is kept: RFC 4253 limits the identification line to 255 bytes.
+const HEAD: usize = 255;
+/// Reads smaller than this set TCP_QUICKACK again. Larger ones are part of a bulk stream, where the
+/// kernel acknowledges at once by itself and a system call per read would cost.
+const QUICKACK_BELOW: usize = 8 * 1024;
+
+/// The controls of a [`GuardedStream`], shared with whoever may end it.
+#[derive(Debug, Default)]
+pub struct StreamControl {
+    kill: CancellationToken,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    head: Mutex<Vec<u8>>,
+}
+
+impl StreamControl {
+    /// Ends the stream: every read and write from now on fails.
+    pub fn kill(&self) {
+        self.kill.cancel();
+    }
+
+    /// Returns the bytes received.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes sent.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// Returns the first bytes the peer sent, at most 255.
+    pub fn head(&self) -> Vec<u8> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether the peer's identification line has arrived.
+    pub fn identified(&self) -> bool {
+        let head = self.head();
+        head.split_inclusive(|b| *b == b'\n')
+            .any(|line| line.starts_with(b"SSH-") && line.ends_with(b"\n"))
+    }
+
+    fn received(&self, bytes: &[u8]) {
+        let before = self.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if before < HEAD as u64 {
+            let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = HEAD.saturating_sub(head.len()).min(bytes.len());
+            head.extend_from_slice(&bytes[..room]);
+        }
+    }
+}
+
+/// A TCP stream that can be killed and that counts its bytes.
+#[derive(Debug)]
+pub(super) struct GuardedStream {
+    inner: TcpStream,
+    control: Arc<StreamControl>,
+    killed_read: Pin<Box<WaitForCancellationFutureOwned>>,
+    killed_write: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl GuardedStream {
+    /// Wraps a connected stream and returns its controls.
+    pub(super) fn new(inner: TcpStream) -> (Self, Arc<StreamControl>) {
+        let control = Arc::new(StreamControl::default());
+        let stream = Self {
+            inner,
+            killed_read: Box::pin(control.kill.clone().cancelled_owned()),
+            killed_write: Box::pin(control.kill.clone().cancelled_owned()),
+            control: Arc::clone(&control),
+        };
+        (stream, control)
+    }
+}
+
+fn killed() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "closed by occd")
+}
+
+impl AsyncRead for GuardedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.killed_read.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(killed()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = &result {
+            let new = &buf.filled()[before..];
+            self.control.received(new);
+            // The kernel leaves quick-ack mode by itself; without it the server's Nagle algorithm waits
+            // for an acknowledgement that we would delay by 40 ms.
+            #[cfg(target_os = "linux")]
+            if new.len() < QUICKACK_BELOW {
+                // Only a hint to the kernel: a failure costs time, never correctness.
+                let _ = socket2::SockRef::from(&self.inner).set_tcp_quickack(true);
+            }
+        }
+        result
+    }
+}
+
+impl AsyncWrite for GuardedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.killed_write.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(killed()));
+        }
+        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if let Poll::Ready(Ok(n)) = result {
+            self.control.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
