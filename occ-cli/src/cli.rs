@@ -8,6 +8,10 @@ use occ_proto::name::Destination;
 use occ_proto::{Address, HostName, UserName};
 
 use crate::duration::parse_ms;
+use crate::parse::{
+    Clearable, DefaultArg, clearable_jump, clearable_port, clearable_user, parse_destination,
+    parse_env, parse_jump, parse_port,
+};
 use crate::target::HostArg;
 
 const HELP: &str = "\
@@ -144,41 +148,6 @@ Examples:
   occ daemon stop; occ daemon start"
     )]
     Daemon(DaemonCommand),
-
-    // Commands of the opencode-cloud tool, recognised so that the answer is a sentence.
-    #[command(hide = true, disable_help_flag = true)]
-    Start(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Stop(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Restart(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Logs(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Update(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Cockpit(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Config(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    User(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Mount(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Reset(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Install(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Uninstall(LegacyArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Setup(LegacyArgs),
-}
-
-/// Whatever follows a command that is not here.
-#[derive(Debug, Args)]
-pub(crate) struct LegacyArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub(crate) rest: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -362,80 +331,6 @@ pub(crate) enum DaemonCommand {
     Status,
 }
 
-/// A new value, or the wish to have none (an empty text).
-#[derive(Debug, Clone)]
-pub(crate) struct Clearable<T>(pub(crate) Option<T>);
-
-/// The argument of `host default`.
-#[derive(Debug, Clone)]
-pub(crate) enum DefaultArg {
-    Host(HostName),
-    Cleared,
-}
-
-impl std::str::FromStr for DefaultArg {
-    type Err = occ_proto::InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "local" | "none" => Ok(Self::Cleared),
-            name => HostName::new(name).map(Self::Host),
-        }
-    }
-}
-
-fn parse_destination(text: &str) -> Result<Destination, String> {
-    text.parse().map_err(|error: occ_proto::InvalidName| error.to_string())
-}
-
-fn parse_port(text: &str) -> Result<u16, String> {
-    match text.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(port),
-        _ => Err("a port is a number from 1 to 65535".to_owned()),
-    }
-}
-
-/// Checks each hop of `ssh -J`'s list, so that a wrong one is named here and not by a failing dial.
-fn parse_jump(text: &str) -> Result<String, String> {
-    for hop in text.split(',') {
-        let hop = hop.strip_prefix("ssh://").unwrap_or(hop);
-        parse_destination(hop)?;
-    }
-    Ok(text.to_owned())
-}
-
-fn clearable<T>(
-    text: &str,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Result<Clearable<T>, String> {
-    if text.is_empty() { Ok(Clearable(None)) } else { parse(text).map(|v| Clearable(Some(v))) }
-}
-
-fn clearable_user(text: &str) -> Result<Clearable<UserName>, String> {
-    clearable(text, |text| UserName::new(text).map_err(|error| error.to_string()))
-}
-
-fn clearable_port(text: &str) -> Result<Clearable<u16>, String> {
-    clearable(text, parse_port)
-}
-
-fn clearable_jump(text: &str) -> Result<Clearable<String>, String> {
-    clearable(text, parse_jump)
-}
-
-/// Returns the name and the value; the name as POSIX wants it (XBD 8.1), so that no shell on the host
-/// can read it as anything else.
-fn parse_env(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
-    let mut bytes = name.bytes();
-    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if !valid {
-        return Err("the name must be letters, digits and _, not beginning with a digit".into());
-    }
-    Ok((name.to_owned(), value.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,23 +367,6 @@ mod tests {
                 "{}",
                 sub.get_name()
             );
-        }
-    }
-
-    #[test]
-    fn variables_need_a_valid_name() {
-        assert_eq!(parse_env("A_1=x=y").unwrap(), ("A_1".into(), "x=y".into()));
-        assert_eq!(parse_env("A=").unwrap().1, "");
-        for bad in ["A", "=x", "1A=x", "A B=x", "A-B=x", "$(id)=x"] {
-            assert!(parse_env(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn jump_hosts_are_checked_hop_by_hop() {
-        assert!(parse_jump("a,u@b:22,ssh://c").is_ok());
-        for bad in ["a,", "-oProxyCommand=x", "a,b c", "a;b"] {
-            assert!(parse_jump(bad).is_err(), "{bad}");
         }
     }
 }

@@ -11,12 +11,15 @@ mod commands;
 mod duration;
 mod error;
 mod output;
+mod parse;
+mod stdio;
 mod target;
 mod ws;
 
 use std::ffi::OsString;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
 
 use cli::Cli;
 use error::CliError;
@@ -32,9 +35,9 @@ pub fn main() -> ! {
 
 fn run(args: Vec<OsString>) -> u8 {
     let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, wants_json),
+        Err(error) => return unparsed(&error, &args, wants_json),
     };
     let ui = Ui::new(&cli.global);
     let own_exit = cli.own_exit();
@@ -43,7 +46,8 @@ fn run(args: Vec<OsString>) -> u8 {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(commands::run(cli, &ui));
-            runtime.shutdown_background();
+            // The process ends with the exit code: taking the runtime apart first would only take time.
+            std::mem::forget(runtime);
             result
         }
         Err(error) => Err(CliError::failed(format!("the runtime could not be started: {error}"))),
@@ -59,7 +63,18 @@ fn run(args: Vec<OsString>) -> u8 {
 }
 
 /// Prints what clap has to say: help and version on stdout, a usage error on stderr in our own form.
-fn usage(error: &clap::Error, json: bool) -> u8 {
+fn unparsed(error: &clap::Error, args: &[OsString], json: bool) -> u8 {
+    // `occ start`, but not `occ daemon restart`.
+    let first = |name: &str| {
+        args.iter().take_while(|arg| *arg != name).all(|arg| arg != "host" && arg != "daemon")
+    };
+    if let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)
+        && first(name)
+        && let Some(error) = commands::legacy::refuse(name)
+    {
+        output::problem::print_as(json, 0, &error);
+        return error.exit;
+    }
     let text = error.to_string();
     if !error.use_stderr() {
         // A closed pipe here is nobody's concern.
@@ -69,7 +84,7 @@ fn usage(error: &clap::Error, json: bool) -> u8 {
     if json {
         let detail = text.lines().next().unwrap_or_default();
         let detail = detail.strip_prefix("error: ").unwrap_or(detail);
-        output::problem::print_json(&CliError::usage(detail));
+        output::problem::print_as(true, 0, &CliError::usage(detail));
     } else {
         let text =
             text.strip_prefix("error: ").map(|rest| format!("Error: {rest}")).unwrap_or(text);

@@ -5,11 +5,7 @@
 //! back through the daemon.
 
 use std::cell::Cell;
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt as _;
-use std::sync::Arc;
+use std::io;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -21,8 +17,6 @@ use hyper_util::rt::TokioIo;
 use occ_proto::HostName;
 use occ_proto::error::Problem;
 use occ_proto::exec::{ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -31,6 +25,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::client::{Client, broken, check_version, host_path, is_failure, problem};
 use crate::error::CliError;
+use crate::stdio::{Descriptor, Input};
 
 /// The key and its answer from RFC 6455, section 1.3. The key exists to tell a WebSocket server from
 /// a caching proxy; on a private Unix socket a fixed one does that as well as a random one.
@@ -39,10 +34,6 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// How much of standard input goes into one message, in bytes: what a pipe holds on Linux.
 const STDIN_CHUNK: usize = 64 * 1024;
-
-/// What a pipe takes without blocking once it is writable: POSIX's PIPE_BUF, 4096 on Linux and at
-/// least 512 elsewhere.
-const PIPE_BUF: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
 
 /// How many control messages may wait for the socket: two signals and their cancels.
 const CONTROLS: usize = 4;
@@ -143,12 +134,15 @@ pub(crate) fn controls() -> (mpsc::Sender<ExecControl>, mpsc::Receiver<ExecContr
 
 impl Up {
     /// Passes standard input and control messages on, until the socket or the controls end.
-    pub(crate) async fn run(mut self, with_stdin: bool, mut controls: mpsc::Receiver<ExecControl>) {
+    pub(crate) async fn run(
+        mut self,
+        mut stdin: Option<Input>,
+        mut controls: mpsc::Receiver<ExecControl>,
+    ) {
         enum Next {
             Control(Option<ExecControl>),
             Input(io::Result<usize>),
         }
-        let mut stdin = with_stdin.then(tokio::io::stdin);
         let mut buffer = BytesMut::new();
         if stdin.is_none() && self.send_input(Bytes::from_static(&[STDIN])).await.is_err() {
             return;
@@ -160,7 +154,7 @@ impl Up {
             }
             let input = async {
                 match &mut stdin {
-                    Some(stdin) => stdin.read_buf(&mut buffer).await,
+                    Some(stdin) => stdin.read(&mut buffer).await,
                     None => std::future::pending().await,
                 }
             };
@@ -269,65 +263,4 @@ impl Output {
             _ => Ok(()),
         }
     }
-}
-
-/// A file descriptor that output is written to.
-#[derive(Debug)]
-pub(crate) struct Descriptor {
-    file: Arc<File>,
-    /// A pipe, a terminal or a socket: its reader may stop for ever.
-    may_block: bool,
-}
-
-impl Descriptor {
-    /// Returns a writer to a descriptor of this process.
-    pub(crate) fn of(stream: &impl AsFd) -> io::Result<Self> {
-        let file = File::from(stream.as_fd().try_clone_to_owned()?);
-        let kind = file.metadata()?.file_type();
-        let may_block = kind.is_fifo()
-            || kind.is_socket()
-            || (kind.is_char_device() && rustix::termios::isatty(&file));
-        Ok(Self { file: Arc::new(file), may_block })
-    }
-
-    /// Writes all of `bytes`.
-    ///
-    /// A write that could block for ever is made on another thread, since a blocked thread would not
-    /// see Ctrl-C: SIGINT restarts the write (SA_RESTART) instead of ending it. It is awaited all the
-    /// same, so that nothing is read meanwhile.
-    async fn write(&self, bytes: Bytes) -> io::Result<()> {
-        if !self.may_block || (bytes.len() <= PIPE_BUF && is_writable(self.file.as_fd())) {
-            return write_all(&self.file, &bytes);
-        }
-        let file = Arc::clone(&self.file);
-        tokio::task::spawn_blocking(move || write_all(&file, &bytes))
-            .await
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
-    }
-}
-
-fn is_writable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-}
-
-/// Writes all of `bytes`, waiting where another program made the shared descriptor non-blocking.
-fn write_all(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut fds = [PollFd::new(&file, PollFlags::OUT)];
-                match poll(&mut fds, None) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Finding, trusting, starting and stopping the daemon.
 
+#![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt as _;

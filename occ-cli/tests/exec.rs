@@ -1,5 +1,7 @@
 //! `occ exec`: bytes, exit codes, signals.
 
+#![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
+
 mod common;
 
 use std::io::{Read as _, Write as _};

@@ -1,5 +1,7 @@
 //! `occ host`: texts, questions, requests.
 
+#![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};

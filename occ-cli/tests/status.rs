@@ -78,7 +78,9 @@ fn fresh_waits_and_asks_docker() {
 fn docker_trouble_is_part_of_the_answer() {
     let fake = Fake::new(|seen| match seen.path.as_str() {
         "/v1/hosts/h?fresh=true" => Answer::ok(connected("h")),
-        _ => Answer::problem(502, "docker_permission", "docker.sock is not open to deploy.", "h"),
+        _ => {
+            Answer::problem(502, "docker_permission", "h: docker.sock is not open to deploy.", "h")
+        }
     });
     let done = fake.occ(&["status", "--host", "h", "--fresh"]);
     assert_eq!(done.code, 0);
@@ -97,7 +99,7 @@ fn verbose_shows_the_connection() {
         "[h] Host key  ssh-ed25519 SHA256:Qm3nV\n",
         "[h] Login     publickey ~/.ssh/id_ed25519\n",
         "[h] Cipher    aes128-gcm, curve25519-sha256\n",
-        "[h] Traffic   1.2 MB in, 980 B out; 1 connections, 0 channels in use\n",
+        "[h] Traffic   1.2 MB in, 980 B out; connections 1, channels in use 0\n",
         "[h] System    Linux x86_64, /bin/bash\n",
         "[h] Docker    /var/run/docker.sock, docker in PATH\n",
     ] {

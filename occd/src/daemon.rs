@@ -110,7 +110,7 @@ impl Daemon {
         }
         let (config_sender, config) =
             watch::channel(LoadedConfig { config: Arc::new(self.config), problem: None });
-        pool.reload(&hosts.current().file, &config.borrow().config.clone()).await;
+        pool.reload(&hosts.current(), &config.borrow().config.clone()).await;
         let app = Arc::new(App {
             pool,
             hosts: hosts.clone(),
@@ -175,7 +175,7 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
             );
         }
         let settings = Arc::clone(&config.borrow_and_update().config);
-        app.pool.reload(&snapshot.file, &settings).await;
+        app.pool.reload(&snapshot, &settings).await;
     }
 }
 

@@ -1,13 +1,16 @@
 //! The pool: every configured host by name.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use occ_proto::{HostName, HostsFile};
+use occ_proto::HostName;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::host::{self, HostContext, HostHandle};
+use crate::hosts::HostsSnapshot;
 
 /// The hosts. Shared by every request.
 #[derive(Debug)]
@@ -15,6 +18,9 @@ pub struct Pool {
     hosts: DashMap<HostName, Entry>,
     context: Arc<HostContext>,
     stop: CancellationToken,
+    /// The revision of hosts.json that the pool is in line with.
+    revision: AtomicU64,
+    reloading: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -26,7 +32,13 @@ struct Entry {
 impl Pool {
     /// Returns an empty pool whose hosts end when `stop` is cancelled.
     pub fn new(context: Arc<HostContext>, stop: CancellationToken) -> Self {
-        Self { hosts: DashMap::new(), context, stop }
+        Self {
+            hosts: DashMap::new(),
+            context,
+            stop,
+            revision: AtomicU64::new(0),
+            reloading: Mutex::new(()),
+        }
     }
 
     /// Returns what all hosts share.
@@ -39,9 +51,20 @@ impl Pool {
         self.hosts.get(name).map(|entry| entry.handle.clone())
     }
 
+    /// Returns whether the pool has been brought in line with this state of hosts.json.
+    pub fn knows(&self, snapshot: &HostsSnapshot) -> bool {
+        self.revision.load(Ordering::Acquire) == snapshot.revision
+    }
+
     /// Brings the pool in line with the files: new hosts appear, changed ones learn their new
     /// configuration, and those that are gone end.
-    pub async fn reload(&self, file: &HostsFile, config: &Config) {
+    pub async fn reload(&self, snapshot: &HostsSnapshot, config: &Config) {
+        // One at a time, and never back to an older state: the watcher and a request may both come.
+        let _reloading = self.reloading.lock().await;
+        if snapshot.revision < self.revision.load(Ordering::Acquire) {
+            return;
+        }
+        let file = &snapshot.file;
         let gone: Vec<HostName> = self
             .hosts
             .iter()
@@ -73,5 +96,6 @@ impl Pool {
                 }
             }
         }
+        self.revision.store(snapshot.revision, Ordering::Release);
     }
 }

@@ -179,6 +179,9 @@ pub struct ConnectionInfo {
     pub cipher: String,
     /// The server's host key: algorithm and SHA-256 fingerprint.
     pub host_key: String,
+    /// The host key was not on record before this connection, and was recorded by it.
+    #[serde(default)]
+    pub new_host_key: bool,
     /// How the login was made, such as `publickey ~/.ssh/id_ed25519`.
     pub auth: String,
     /// Bytes received on the connection.
@@ -253,6 +256,9 @@ pub struct TestReport {
     pub docker_ok: bool,
     /// Docker's version, when it answered.
     pub docker_version: Option<String>,
+    /// Type and fingerprint of a host key that was not on record until this test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_host_key: Option<String>,
     /// The steps in their order; the last one is the first that failed, Docker's apart.
     pub steps: Vec<TestStep>,
     /// The problem that ended the test, when SSH failed.

@@ -1,1 +1,143 @@
-fn main() {}
+//! `cargo xtask`: the commands for working on this repository.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool that talks to a person on a terminal"
+)]
+
+mod packages;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+cargo xtask: the commands for working on this repository
+
+Usage: cargo xtask <command>
+
+  demo [--keep]   occd and occ at work on a throw-away SSH server, in under a minute
+  test [ARGS]     install what the tests need (as root, with apt), build, run every test;
+                  ARGS go to the runner: cargo nextest run, or cargo test without nextest
+  bench [NAMES]   build with optimisation and measure; needs a quiet machine
+";
+
+/// Why a command failed. Whatever it ran has said more.
+struct Failed(String);
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        [] | ["help" | "-h" | "--help"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        ["demo", ref rest @ ..] => demo(rest),
+        ["test", "-h" | "--help"] | ["bench", "-h" | "--help"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        ["test", ref rest @ ..] => test(rest),
+        ["bench", ref rest @ ..] => bench(rest),
+        [unknown, ..] => {
+            eprint!("Error: there is no command {unknown:?}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(why)) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds everything the demo runs and becomes the demo, so that a signal reaches nobody else.
+fn demo(args: &[&str]) -> Result<(), Failed> {
+    let packages = ["-p", "occd", "-p", "occ-cli", "-p", "testkit"];
+    let programs = ["--bin", "occd", "--bin", "occ", "--bin", "demo"];
+    run(cargo().args(["build", "--quiet", "--locked"]).args(packages).args(programs))?;
+    // This program and those are built into one directory.
+    let demo = std::env::current_exe()?.with_file_name("demo");
+    Err(Command::new(&demo).args(args).exec().into())
+}
+
+fn test(args: &[&str]) -> Result<(), Failed> {
+    let args = args.strip_prefix(&["--"]).unwrap_or(args);
+    packages::install();
+    // With the tests, so that all is built with the same features, once.
+    run(cargo().args(["build", "--workspace", "--locked", "--bins", "--tests"]))?;
+    let mut settings = Vec::new();
+    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    for (variable, servers) in packages::SERVERS {
+        let installed = || servers.iter().all(|program| packages::is_installed(program));
+        if ci || (packages::is_root() && installed()) {
+            eprintln!("xtask: {variable}=1");
+            settings.push((variable, "1"));
+        }
+    }
+    let nextest = cargo().args(["nextest", "--version"]).output();
+    if !nextest.is_ok_and(|output| output.status.success()) {
+        let all = ["test", "--workspace", "--locked", "--no-fail-fast"];
+        return run(cargo().args(all).args(args).envs(settings));
+    }
+    // The doc tests first: the last words are then the summary of all others.
+    let docs = if args.is_empty() {
+        run(cargo().args(["test", "--quiet", "--doc", "--workspace", "--locked"]))
+    } else {
+        Ok(())
+    };
+    let all = ["nextest", "run", "--workspace", "--locked"];
+    run(cargo().args(all).args(args).envs(settings))?;
+    docs
+}
+
+/// Builds as users get it and measures.
+fn bench(args: &[&str]) -> Result<(), Failed> {
+    run(cargo().args(["build", "--release", "--locked", "-p", "occd", "-p", "occ-cli"]))?;
+    let bench = ["run", "--release", "--locked", "-p", "testkit", "--bin", "bench", "--"];
+    Err(announce(cargo().args(bench).args(args)).exec().into())
+}
+
+/// Returns the cargo that runs this program, in the workspace's directory.
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// Prints a command as a person would type it.
+fn announce(command: &mut Command) -> &mut Command {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let mut line = format!("$ {}", program.display());
+    for word in command.get_args() {
+        line.push_str(&format!(" {}", word.display()));
+    }
+    eprintln!("{line}");
+    command
+}
+
+/// Prints a command, runs it and fails if it does.
+fn run(command: &mut Command) -> Result<(), Failed> {
+    let status = announce(command).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default().display();
+    let verb = command.get_args().next().unwrap_or_default().display();
+    Err(Failed(format!("{name} {verb} ended with {status}")))
+}

@@ -16,7 +16,8 @@ use crate::cli::ExecArgs;
 use crate::client::Client;
 use crate::duration::of_ms;
 use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, TERMINATED};
-use crate::ws::{Descriptor, End, ExecStream, Output, controls};
+use crate::stdio::{Descriptor, Input};
+use crate::ws::{End, ExecStream, Output, controls};
 
 /// When a person is told that there is no connection yet.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -82,12 +83,14 @@ async fn execute(
         open().map_err(|error| CliError::failed(format!("standard output: {error}")))?
     };
 
+    // An input that was closed is no input.
+    let input = if args.no_stdin { None } else { Input::stdin().ok() };
     let started = Cell::new(false);
     let (up, down) = stream.start(request).await?;
     let (control, controls) = controls();
     let mut caught: Option<Caught> = None;
     let end = {
-        let mut up = std::pin::pin!(up.run(!args.no_stdin, controls));
+        let mut up = std::pin::pin!(up.run(input, controls));
         let mut up_done = false;
         let mut down = std::pin::pin!(down.run(&mut output, &started));
         let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));

@@ -9,11 +9,12 @@ use occ_proto::text::sanitize;
 use serde_json::json;
 
 use super::{Context, host_edit};
-use crate::cli::{DefaultArg, HostCommand};
+use crate::cli::HostCommand;
 use crate::client::{Client, host_path};
 use crate::error::{CONNECTION, CliError, FAILED, hint_for};
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
+use crate::parse::DefaultArg;
 
 /// A request without a body.
 const NO_BODY: Option<&()> = None;

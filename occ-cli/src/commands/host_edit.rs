@@ -9,10 +9,11 @@ use occ_proto::status::{HostSaved, HostStatus, TestReport};
 use occ_proto::text::sanitize;
 
 use super::Context;
-use crate::cli::{Clearable, HostAddArgs, HostEditArgs};
+use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, hint_for};
 use crate::output::{Colour, with_note};
+use crate::parse::Clearable;
 
 /// Runs `occ host add` and returns its exit code.
 pub(crate) async fn add(context: &Context<'_>, args: HostAddArgs) -> Result<u8, CliError> {

@@ -6,7 +6,7 @@ mod exec;
 mod exec_result;
 mod host;
 mod host_edit;
-mod legacy;
+pub(crate) mod legacy;
 mod status;
 
 pub(crate) use exec_result::Kept;
@@ -69,7 +69,6 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
         Some(Command::Host(command)) => host::run(&context, command).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
-        Some(other) => Err(legacy::refuse(&other)),
     }
 }
 

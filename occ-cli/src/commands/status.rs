@@ -27,7 +27,7 @@ pub(crate) async fn bare(context: &Context<'_>) -> Result<u8, CliError> {
     if list.hosts.is_empty() && list.warnings.is_empty() && !context.ui.json {
         return help(context);
     }
-    print_all(context, &reply, &list)
+    print_all(context, &reply, &list, false)
 }
 
 fn help(context: &Context<'_>) -> Result<u8, CliError> {
@@ -58,11 +58,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<u8, 
                     "No host is selected, and local Docker is not supported by this version yet: all hosts.",
                 );
             }
-            let code = all(context, args, Some(client)).await?;
-            if !context.ui.json {
-                context.ui.note("hint: occ status --host NAME, or occ host default NAME");
-            }
-            Ok(code)
+            all(context, args, Some(client)).await
         }
     }
 }
@@ -155,6 +151,8 @@ async fn all(
     args: &StatusArgs,
     client: Option<Client>,
 ) -> Result<u8, CliError> {
+    // A client that is there already was used to find that no host is selected.
+    let unset = client.is_some();
     let client = match client {
         Some(client) => client,
         None => context.client().await?,
@@ -174,10 +172,15 @@ async fn all(
         reply = client.get("/v1/hosts").await?;
         list = reply.parse()?;
     }
-    print_all(context, &reply, &list)
+    print_all(context, &reply, &list, unset)
 }
 
-fn print_all(context: &Context<'_>, reply: &Reply, list: &HostList) -> Result<u8, CliError> {
+fn print_all(
+    context: &Context<'_>,
+    reply: &Reply,
+    list: &HostList,
+    unset: bool,
+) -> Result<u8, CliError> {
     let ui = context.ui;
     let connected =
         !list.hosts.is_empty() && list.hosts.iter().all(|host| host.state == State::Connected);
@@ -197,6 +200,9 @@ fn print_all(context: &Context<'_>, reply: &Reply, list: &HostList) -> Result<u8
         ui.note("hint: occ host add NAME USER@ADDRESS");
     } else {
         ui.print(&show::table(ui, list, Timestamp::now()))?;
+        if unset {
+            ui.note("hint: occ status --host NAME, or occ host default NAME");
+        }
     }
     Ok(code)
 }

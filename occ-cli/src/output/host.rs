@@ -155,7 +155,7 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
         add(
             "Traffic",
             format!(
-                "{} in, {} out; {} connections, {} channels in use",
+                "{} in, {} out; connections {}, channels in use {}",
                 bytes(connection.bytes_in),
                 bytes(connection.bytes_out),
                 status.connections,
@@ -247,6 +247,8 @@ pub(crate) fn sandbox(
 
 /// Returns the line for a sandbox that could not be asked about.
 pub(crate) fn sandbox_unknown(status: &HostStatus, why: &str) -> String {
+    // The line names the host already.
+    let why = why.strip_prefix(&format!("{}: ", status.name)).unwrap_or(why);
     line(status, "Sandbox", &format!("? unknown    {why}"))
 }
 

@@ -20,15 +20,20 @@ struct Failure<'a> {
 
 /// Writes a failure to standard error.
 pub(crate) fn print(ui: &Ui, error: &CliError) {
+    print_as(ui.json, ui.verbose, error);
+}
+
+/// The same before the flags are known as a whole.
+pub(crate) fn print_as(json: bool, verbose: u8, error: &CliError) {
     if error.is_quiet() {
         return;
     }
-    if ui.json {
+    if json {
         print_json(error);
         return;
     }
     let mut text = format!("Error: {}\n", error.message);
-    if ui.verbose > 0
+    if verbose > 0
         && let Some(problem) = &error.problem
     {
         for cause in &problem.causes {
@@ -43,7 +48,7 @@ pub(crate) fn print(ui: &Ui, error: &CliError) {
 }
 
 /// Writes a failure to standard error as one JSON document.
-pub(crate) fn print_json(error: &CliError) {
+fn print_json(error: &CliError) {
     let text = match &error.problem {
         Some(problem) => serde_json::to_string(problem),
         None => {

@@ -1,6 +1,7 @@
 //! A daemon of cardboard: HTTP/1.1 on a Unix socket, with answers that the test gives.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses another part")]
+#![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "for tests only")]
+#![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use occ_proto::error::PROBLEM_JSON;
+use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
 use crate::container::DockerError;
@@ -146,8 +147,11 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
             (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
         }
     };
-    let problem =
+    let mut problem =
         ApiError::new(status, code, format!("{name}: {}.", chain(error))).host(name).causes(error);
+    if matches!(error, ExecError::NoSession(_)) {
+        problem.0.phase = Some(Phase::ChannelOpen);
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
 }
 

@@ -75,13 +75,10 @@ impl FromRequestParts<Arc<App>> for Host {
         if let Some(handle) = app.pool.get(&name) {
             return Ok(Self(handle));
         }
-        // The file is looked at once a second; somebody may have just edited it.
-        let snapshot = app.hosts.refresh().await;
+        let snapshot = app.hosts_now().await;
         match snapshot.usable() {
             Err(problem) => Err(problem.into()),
             Ok(file) if file.hosts.contains_key(&name) => {
-                let config = Arc::clone(&app.config.borrow().config);
-                app.pool.reload(file, &config).await;
                 app.pool.get(&name).map(Self).ok_or_else(|| ApiError::host_not_found(name.as_str()))
             }
             Ok(_) => Err(ApiError::host_not_found(name.as_str())),

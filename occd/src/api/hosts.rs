@@ -19,7 +19,7 @@ use crate::host::{COMMAND_RETRIES, etag};
 use crate::ssh::error::chain;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
-    let snapshot = app.hosts.current();
+    let snapshot = app.hosts_now().await;
     // With a broken file and nothing known, an empty list would be a lie.
     snapshot.usable().map_err(ApiError::from)?;
     let hosts: Vec<HostStatus> =
@@ -70,7 +70,7 @@ pub(super) async fn add(
         .host(&name)
     };
     // Before the test, which may take a while; and again when it is written.
-    if exists(app.hosts.refresh().await.usable().map_err(ApiError::from)?) {
+    if exists(app.hosts_now().await.usable().map_err(ApiError::from)?) {
         return Err(refuse());
     }
     let report = match verify {
@@ -156,12 +156,12 @@ pub(super) async fn remove(
         .await
         .map_err(ApiError::from)?;
     let config = std::sync::Arc::clone(&app.config.borrow().config);
-    app.pool.reload(&app.hosts.current().file, &config).await;
+    app.pool.reload(&app.hosts.current(), &config).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {
-    let snapshot = app.hosts.refresh().await;
+    let snapshot = app.hosts_now().await;
     let file = snapshot.usable().map_err(ApiError::from)?;
     file.hosts.get(name).cloned().ok_or_else(|| ApiError::host_not_found(name.as_str()))
 }
@@ -179,7 +179,7 @@ async fn verified(app: &App, name: &HostName, config: &HostConfig) -> ApiResult<
 /// Brings the pool in line with what was just saved and returns the host's status.
 async fn reload(app: &App, name: &HostName) -> ApiResult<HostStatus> {
     let config = std::sync::Arc::clone(&app.config.borrow().config);
-    app.pool.reload(&app.hosts.current().file, &config).await;
+    app.pool.reload(&app.hosts.current(), &config).await;
     let host = app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name.as_str()))?;
     let mut status = host.status();
     // The host's actor learns its new configuration in a moment; the answer shows it already.

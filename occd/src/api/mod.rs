@@ -19,7 +19,7 @@ use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::Config;
-use crate::hosts::HostsStore;
+use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
 
 mod container;
@@ -56,6 +56,20 @@ pub struct App {
     pub socket: PathBuf,
     /// When the daemon started.
     pub started_at: Timestamp,
+}
+
+impl App {
+    /// Returns the hosts as hosts.json has them at this moment, with the pool in line: the file is looked
+    /// at once a second, and somebody may have just edited it.
+    async fn hosts_now(&self) -> Arc<HostsSnapshot> {
+        let snapshot = self.hosts.refresh().await;
+        // Whoever saw the change first, the pool may not have heard of it yet.
+        if !self.pool.knows(&snapshot) {
+            let config = Arc::clone(&self.config.borrow().config);
+            self.pool.reload(&snapshot, &config).await;
+        }
+        snapshot
+    }
 }
 
 /// The settings in force, and why they are not those on disk.

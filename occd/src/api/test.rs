@@ -43,6 +43,7 @@ pub(super) async fn test(
         ssh_ok: false,
         docker_ok: false,
         docker_version: None,
+        new_host_key: None,
         steps: Vec::new(),
         problem: None,
     };
@@ -58,6 +59,7 @@ pub(super) async fn test(
         }
     };
     report.ssh_ok = true;
+    report.new_host_key = connection.new_host_key().then(|| connection.info().host_key);
     let begun = Instant::now();
     match connection.system().await {
         Some(system) if !system.shell.is_empty() => {

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::command::Command;
 use super::quote::Shell;
-use crate::host::{HostHandle, Unreachable};
+use crate::host::{COMMAND_PATIENCE, HostHandle, Unreachable};
 use crate::ssh::{Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, signal};
 
 /// How long a server may take to answer a request to run a command. It answers when it has forked, before
@@ -21,8 +21,6 @@ const ACCEPT: Duration = Duration::from_secs(30);
 /// A background child may hold the output open after the program has ended. So much silence after the
 /// program's end is taken for the end of the output.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Connections that may break under a command before it has been sent.
-const LOST_BEFORE_START: u32 = 3;
 
 /// Why a command did not run, or why its end is not known.
 #[derive(Debug, thiserror::Error)]
@@ -158,22 +156,27 @@ async fn supervise(
     }
 }
 
-/// Starts a command. As long as it has not been sent, a broken connection is made anew; once it may have
-/// been sent, nothing is repeated.
+/// Starts a command. As long as it has not been sent, a broken connection is made anew, with `1 + retries`
+/// dials in all; once it may have been sent, nothing is repeated.
 pub async fn start(
     host: &HostHandle,
     command: &Command,
     retries: u32,
 ) -> Result<Running, ExecError> {
-    let mut losses = 0;
+    let deadline = Instant::now() + COMMAND_PATIENCE;
+    let before = host.snapshot().dials();
+    let dialled = || u32::try_from(host.snapshot().dials() - before).unwrap_or(u32::MAX);
     loop {
-        let connection = host.connection(retries).await.map_err(ExecError::Unreachable)?;
+        let left = retries.saturating_sub(dialled());
+        let connection =
+            host.connection_by(deadline, left).await.map_err(ExecError::Unreachable)?;
         match start_on(&connection, command).await {
-            Err(ExecError::NoSession(ChannelError::Lost(cause))) if losses < LOST_BEFORE_START => {
-                losses += 1;
+            Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
                 connection.closed().cancelled().await;
             }
+            // The host has another connection now.
+            Err(ExecError::NoSession(ChannelError::Retired)) => tokio::task::yield_now().await,
             result => return result,
         }
     }

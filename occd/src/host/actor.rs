@@ -412,7 +412,7 @@ fn reply(done: oneshot::Sender<()>) {
 
 /// The files that decide whether a login that failed would fail again.
 #[derive(Debug, PartialEq, Eq)]
-struct Inputs(Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>);
+struct Inputs(Vec<(PathBuf, Option<[i64; 6]>)>);
 
 impl Inputs {
     fn now(config: &HostConfig, environment: &DialEnvironment) -> Self {
@@ -427,7 +427,9 @@ impl Inputs {
         paths.extend(environment.agent.clone());
         let stamp = |path: &PathBuf| {
             let m = std::fs::metadata(path).ok()?;
-            Some((m.ino(), m.mtime(), m.ctime(), m.len()))
+            // With nanoseconds: a file that is mended at once often keeps its length.
+            let (ino, len) = (m.ino().cast_signed(), m.len().cast_signed());
+            Some([ino, len, m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
         };
         Self(
             paths

@@ -88,6 +88,11 @@ impl HostSnapshot {
         self.primary.as_ref().filter(|connection| !connection.is_closed())
     }
 
+    /// Returns the dials that have ended, well or not.
+    pub fn dials(&self) -> u64 {
+        self.connects + self.dial_failures
+    }
+
     /// Returns the channels in use on all connections.
     pub fn open_channels(&self) -> u32 {
         self.primary.iter().chain(&self.retired).map(|connection| connection.active()).sum()
@@ -135,21 +140,32 @@ impl HostHandle {
 
     /// Returns the connection, dialling if need be: `1 + retries` times, within 30 s.
     pub async fn connection(&self, retries: u32) -> Result<Arc<Connection>, Unreachable> {
+        self.connection_by(Instant::now() + COMMAND_PATIENCE, retries).await
+    }
+
+    /// The same until a deadline, for a caller who asks more than once.
+    pub async fn connection_by(
+        &self,
+        deadline: Instant,
+        retries: u32,
+    ) -> Result<Arc<Connection>, Unreachable> {
         if let Some(connection) = self.snapshot.borrow().usable() {
             return Ok(Arc::clone(connection));
         }
-        self.wait_for_connection(Wish::Command, retries).await
+        self.wait_for_connection(Wish::Command, retries, deadline).await
     }
 
     /// Connects because a person asked for it, also when the host is failed or stopped.
     pub async fn connect(&self) -> Result<Arc<Connection>, Unreachable> {
-        self.wait_for_connection(Wish::Person, COMMAND_RETRIES).await
+        let deadline = Instant::now() + COMMAND_PATIENCE;
+        self.wait_for_connection(Wish::Person, COMMAND_RETRIES, deadline).await
     }
 
     /// Closes the connection and makes a new one.
     pub async fn reconnect(&self) -> Result<Arc<Connection>, Unreachable> {
         self.ask(|done| HostRequest::Reconnect { done }).await?;
-        self.wait_for_connection(Wish::Command, COMMAND_RETRIES).await
+        let deadline = Instant::now() + COMMAND_PATIENCE;
+        self.wait_for_connection(Wish::Command, COMMAND_RETRIES, deadline).await
     }
 
     /// Closes the connection; nothing but a request to connect opens it again.
@@ -185,20 +201,19 @@ impl HostHandle {
         &self,
         mut wish: Wish,
         retries: u32,
+        deadline: Instant,
     ) -> Result<Arc<Connection>, Unreachable> {
         let begun = Instant::now();
-        let deadline = begun + COMMAND_PATIENCE;
         let mut snapshots = self.snapshot.clone();
-        let failures_before = snapshots.borrow_and_update().dial_failures;
+        let before = snapshots.borrow_and_update().dials();
         loop {
+            let dials = snapshots.borrow_and_update().dials();
             self.ask(|done| HostRequest::Want { by: wish, done }).await?;
             // A person's wish overrides a failed or stopped state once, not again and again.
             wish = Wish::Command;
-            let failures = snapshots.borrow_and_update().dial_failures;
             let give_up = |snapshot: &HostSnapshot, error: Arc<ConnectError>| Unreachable {
                 error,
-                attempts: u32::try_from(snapshot.dial_failures - failures_before)
-                    .unwrap_or(u32::MAX),
+                attempts: u32::try_from(snapshot.dials() - before).unwrap_or(u32::MAX),
                 waited: begun.elapsed(),
                 next_retry_at: snapshot.next_retry_at,
             };
@@ -217,8 +232,9 @@ impl HostHandle {
                     State::Stopped => {
                         return Err(give_up(&snapshot, Arc::new(ConnectError::Stopped)));
                     }
-                    State::Backoff if snapshot.dial_failures > failures => {
-                        if snapshot.dial_failures - failures_before > u64::from(retries) {
+                    // It failed, or it made a connection that is gone already.
+                    State::Backoff if snapshot.dials() > dials => {
+                        if snapshot.dials() - before > u64::from(retries) {
                             return Err(give_up(&snapshot, last_error()));
                         }
                         break;

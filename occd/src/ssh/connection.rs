@@ -1,7 +1,7 @@
 //! One live SSH connection: it opens channels, keeps a spare one, and knows how it is.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +22,12 @@ use super::probe;
 use super::stream::StreamControl;
 use crate::host::machine::ConnectionId;
 
-/// How long the server may take to open a channel, waiting for a free session included.
+/// How long the server may take to open a channel.
 const CHANNEL_OPEN: Duration = Duration::from_secs(10);
+/// How long a call waits for a session to become free before another connection is asked for (commands
+/// that last a moment make room by themselves) and the server is asked again (it may end a session later
+/// than we do).
+const CROWDED: Duration = Duration::from_secs(1);
 /// How long a polite goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -52,8 +56,35 @@ pub struct Connection {
     spare: Mutex<Option<RawChannel>>,
     /// The server ends spares (dropbear) or has no session to spare (MaxSessions).
     no_spare: AtomicBool,
+    sessions: Sessions,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
     rtt_micros: AtomicU64,
+}
+
+/// What the server has said about session channels so far.
+#[derive(Debug, Default)]
+struct Sessions {
+    /// It has opened one.
+    granted: AtomicBool,
+    /// Requests without an answer.
+    opening: AtomicU32,
+}
+
+/// Counts as a channel in use, so that a retired connection does not close under a channel that is
+/// being opened.
+struct Busy<'a>(&'a Connection);
+
+impl<'a> Busy<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        connection.channel_opened();
+        Self(connection)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.one_less();
+    }
 }
 
 impl std::fmt::Debug for Connection {
@@ -86,6 +117,7 @@ impl Connection {
             tasks,
             spare: Mutex::new(None),
             no_spare: AtomicBool::new(false),
+            sessions: Sessions::default(),
             system: watch::Sender::new(None),
             rtt_micros: AtomicU64::new(0),
         });
@@ -131,7 +163,7 @@ impl Connection {
 
     /// Returns the channels in use, spares not counted.
     pub fn active(&self) -> u32 {
-        self.shared.active.load(Ordering::Relaxed)
+        self.shared.active.load(Ordering::SeqCst)
     }
 
     /// Returns the last measured round trip.
@@ -150,6 +182,11 @@ impl Connection {
     /// Runs a task that belongs to the connection's host.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
+    }
+
+    /// Returns whether the server's host key was recorded by this connection.
+    pub fn new_host_key(&self) -> bool {
+        self.shared.host_key.get().is_some_and(|key| key.new)
     }
 
     /// Returns what the probe found, waiting for it; `None` when the connection ends first.
@@ -177,7 +214,8 @@ impl Connection {
             server: self.facts.server.clone(),
             kex: negotiated.map(|n| n.kex.clone()).unwrap_or_default(),
             cipher: negotiated.map(|n| n.cipher.clone()).unwrap_or_default(),
-            host_key: self.shared.host_key.get().cloned().unwrap_or_default(),
+            host_key: self.shared.host_key.get().map(|key| key.text.clone()).unwrap_or_default(),
+            new_host_key: self.new_host_key(),
             auth: self.facts.auth.clone(),
             bytes_in: self.control.bytes_in(),
             bytes_out: self.control.bytes_out(),
@@ -187,38 +225,47 @@ impl Connection {
 
     // ---- Channels.
 
-    /// Returns a session channel: the spare one at once, or a new one after a round trip.
+    /// Returns a session channel: the spare one at once, a new one after a round trip, or, when the
+    /// server has none left, the next that becomes free; meanwhile another connection is asked for.
     /// `fresh` passes the spare over. The flag tells whether it was the spare.
     pub async fn session(self: &Arc<Self>, fresh: bool) -> Result<(Channel, bool), ChannelError> {
-        if !fresh && let Some(raw) = self.take_spare() {
-            let connection = Arc::clone(self);
-            self.spawn(async move { connection.refill_spare().await });
-            return Ok((Channel::new(raw, Arc::clone(self)), true));
-        }
-        let deadline = Instant::now() + CHANNEL_OPEN;
+        let _busy = Busy::new(self);
         loop {
             let freed = self.shared.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
+            if !fresh && let Some(raw) = self.take_spare() {
+                let connection = Arc::clone(self);
+                self.spawn(async move { connection.refill_spare().await });
+                return Ok((Channel::new(raw, Arc::clone(self)), true));
+            }
             let error = match self.open(Kind::Session).await {
                 Ok(raw) => return Ok((Channel::new(raw, Arc::clone(self)), false)),
                 Err(error) => error,
             };
-            // OpenSSH answers alike for "MaxSessions is reached" and for "never": with sessions open it
-            // is the former, and waiting for one to end helps.
-            let full = matches!(error, ChannelError::Refused(_)) && self.give_up_spare();
-            if !full && (self.active() == 0 || !matches!(error, ChannelError::Refused(_))) {
+            let refused = matches!(error, ChannelError::Refused(_));
+            if !(refused && (self.give_up_spare() || self.may_have_sessions())) {
                 return Err(error);
             }
-            tokio::select! {
-                () = &mut freed => {}
-                () = tokio::time::sleep_until(deadline) => return Err(error),
+            if timeout(CROWDED, freed).await.is_err() {
+                self.shared.bulk.cancel();
+            }
+            if self.shared.retired.load(Ordering::SeqCst) {
+                return Err(ChannelError::Retired);
             }
         }
     }
 
+    /// Returns whether a refused session means that the server is full. OpenSSH answers alike for
+    /// "MaxSessions is reached" and for "never": where one was granted before, it is the former.
+    fn may_have_sessions(&self) -> bool {
+        self.sessions.granted.load(Ordering::SeqCst)
+            || self.sessions.opening.load(Ordering::SeqCst) > 0
+    }
+
     /// Returns a channel to a Unix socket on the host.
     pub async fn streamlocal(self: &Arc<Self>, path: &str) -> Result<Channel, ChannelError> {
+        let _busy = Busy::new(self);
         let raw = self.open(Kind::Streamlocal(path.to_owned())).await?;
         Ok(Channel::new(raw, Arc::clone(self)))
     }
@@ -229,7 +276,10 @@ impl Connection {
         let (answer, answered) = oneshot::channel();
         let connection = Arc::clone(self);
         self.spawn(async move {
-            let result = connection.open_now(kind).await;
+            let result = match kind {
+                Kind::Session => connection.open_session().await,
+                Kind::Streamlocal(_) => connection.open_now(kind).await,
+            };
             if let Err(Ok(orphan)) = answer.send(result) {
                 drop(Channel::new(orphan, connection));
             }
@@ -239,6 +289,20 @@ impl Connection {
             Ok(Err(_)) => Err(ChannelError::Lost(self.cause())),
             Err(_) => Err(ChannelError::Timeout(CHANNEL_OPEN)),
         }
+    }
+
+    /// Opens a session and keeps the books for [`Connection::may_have_sessions`].
+    async fn open_session(&self) -> Result<RawChannel, ChannelError> {
+        self.sessions.opening.fetch_add(1, Ordering::SeqCst);
+        let result = self.open_now(Kind::Session).await;
+        if result.is_ok() {
+            self.sessions.granted.store(true, Ordering::SeqCst);
+        }
+        if self.sessions.opening.fetch_sub(1, Ordering::SeqCst) == 1 && result.is_err() {
+            // Who waited because this one might be granted can tell now.
+            self.shared.freed.notify_waiters();
+        }
+        result
     }
 
     async fn open_now(&self, kind: Kind) -> Result<RawChannel, ChannelError> {
@@ -269,13 +333,17 @@ impl Connection {
     }
 
     pub(super) fn channel_opened(&self) {
-        self.shared.active.fetch_add(1, Ordering::Relaxed);
+        self.shared.active.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(super) fn channel_ended(&self) {
-        let left = self.shared.active.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.shared.freed.notify_waiters();
-        if left == 0 && self.shared.retired.load(Ordering::Relaxed) {
+        self.shared.freed.notify_one();
+        self.one_less();
+    }
+
+    fn one_less(&self) {
+        let left = self.shared.active.fetch_sub(1, Ordering::SeqCst) - 1;
+        if left == 0 && self.shared.retired.load(Ordering::SeqCst) {
             self.kill(LossCause::Ours);
         }
     }
@@ -299,7 +367,7 @@ impl Connection {
     async fn refill_spare(self: &Arc<Self>) {
         let unwanted = || {
             self.no_spare.load(Ordering::Relaxed)
-                || self.shared.retired.load(Ordering::Relaxed)
+                || self.shared.retired.load(Ordering::SeqCst)
                 || self.is_closed()
         };
         if unwanted() || self.spare_slot().is_some() {
@@ -311,8 +379,10 @@ impl Connection {
                     let mut slot = self.spare_slot();
                     if unwanted() || slot.is_some() { Some(raw) } else { slot.replace(raw) }
                 };
-                if let Some(raw) = surplus {
-                    drop(Channel::new(raw, Arc::clone(self)));
+                match surplus {
+                    Some(raw) => drop(Channel::new(raw, Arc::clone(self))),
+                    // It may be the very session that somebody waits for.
+                    None => self.shared.freed.notify_one(),
                 }
             }
             Err(error) => {
@@ -344,8 +414,9 @@ impl Connection {
 
     /// Gives the connection no new work; it closes when its last channel has ended.
     pub fn retire(&self) {
-        self.shared.retired.store(true, Ordering::Relaxed);
+        self.shared.retired.store(true, Ordering::SeqCst);
         *self.spare_slot() = None;
+        self.shared.freed.notify_waiters();
         if self.active() == 0 {
             self.kill(LossCause::Ours);
         }

@@ -90,7 +90,7 @@ pub async fn dial(
     tasks: &TaskTracker,
     steps: &mut Steps,
 ) -> Result<Arc<Connection>, ConnectError> {
-    let deadline = Instant::now() + settings.timeout;
+    let limit = Limit { end: Instant::now() + settings.timeout, whole: settings.timeout };
 
     let begun = Instant::now();
     let target = resolve(config, environment).await?;
@@ -103,7 +103,7 @@ pub async fn dial(
     );
 
     let begun = Instant::now();
-    let (tcp, peer) = connect(&addresses, deadline).await?;
+    let (tcp, peer) = connect(&addresses, limit).await?;
     steps.ok("connect", format!("TCP {peer}"), begun);
 
     let begun = Instant::now();
@@ -115,12 +115,16 @@ pub async fn dial(
     // From here on a task of russh's owns the stream; killing the stream is what ends it.
     let guard = KillOnDrop(Some(Arc::clone(&control)));
     let mut handle =
-        handshake(stream, &control, handler, session_config(settings, preferred), deadline).await?;
-    steps.ok("host key", shared.host_key.get().cloned().unwrap_or_default(), begun);
+        handshake(stream, &control, handler, session_config(settings, preferred), limit).await?;
+    let trusted = shared.host_key.get().map(|key| {
+        let word = if key.new { "new, recorded in known_hosts" } else { "known" };
+        format!("{}, {word}", key.text)
+    });
+    steps.ok("host key", trusted.unwrap_or_default(), begun);
 
     let begun = Instant::now();
     let login = auth::login(&mut handle, &shared, &target.credentials);
-    let auth = match timeout_at(deadline, login).await {
+    let auth = match timeout_at(limit.end, login).await {
         Ok(result) => result?,
         Err(_) => {
             return Err(ConnectError::Timeout {
@@ -139,6 +143,23 @@ pub async fn dial(
     };
     guard.disarm();
     Ok(Connection::start(id, handle, shared, control, facts, tasks.clone()))
+}
+
+/// The time that a dial has.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    /// When it ends.
+    end: Instant,
+    /// How long it was in all.
+    whole: Duration,
+}
+
+impl Limit {
+    /// Returns when a phase that begins now must end, and the limit that this comes from.
+    fn of_a_phase(self) -> (Instant, Duration) {
+        let end = Instant::now() + PER_PHASE;
+        if self.end < end { (self.end, self.whole) } else { (end, PER_PHASE) }
+    }
 }
 
 /// Kills the stream of a dial that is given up.
@@ -237,13 +258,13 @@ async fn lookup(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
 /// Connects to the first address that answers, in the resolver's order.
 async fn connect(
     addresses: &[SocketAddr],
-    deadline: Instant,
+    limit: Limit,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let deadline = deadline.min(Instant::now() + PER_PHASE);
-    let mut last = ConnectError::Timeout { phase: Phase::Connect, after: PER_PHASE };
+    let (end, after) = limit.of_a_phase();
+    let mut last = ConnectError::Timeout { phase: Phase::Connect, after };
     for (tried, addr) in addresses.iter().enumerate() {
         // What is left is shared among the addresses not yet tried.
-        let share = deadline.saturating_duration_since(Instant::now())
+        let share = end.saturating_duration_since(Instant::now())
             / u32::try_from(addresses.len() - tried).unwrap_or(1);
         match timeout(share, TcpStream::connect(addr)).await {
             Ok(Ok(tcp)) => {
@@ -251,7 +272,7 @@ async fn connect(
                 return Ok((tcp, *addr));
             }
             Ok(Err(source)) => last = ConnectError::Connect { addr: *addr, source },
-            Err(_) => last = ConnectError::Timeout { phase: Phase::Connect, after: share },
+            Err(_) => last = ConnectError::Timeout { phase: Phase::Connect, after },
         }
     }
     Err(last)
@@ -367,49 +388,60 @@ async fn handshake(
     control: &Arc<StreamControl>,
     handler: Handler,
     config: russh::client::Config,
-    deadline: Instant,
+    limit: Limit,
 ) -> Result<Handle<Handler>, ConnectError> {
     let connecting = russh::client::connect_stream(Arc::new(config), stream, handler);
     tokio::pin!(connecting);
     let mut phase = Phase::Banner;
-    let mut phase_end = deadline.min(Instant::now() + PER_PHASE);
+    let (mut end, mut after) = limit.of_a_phase();
     loop {
-        match timeout_at(phase_end, &mut connecting).await {
+        match timeout_at(end, &mut connecting).await {
             Ok(Ok(handle)) => return Ok(handle),
             Ok(Err(SessionError::HostKey(error))) => return Err(*error),
             Ok(Err(SessionError::Russh(error))) => return Err(classify(error, control)),
             Err(_) if phase == Phase::Banner && control.identified() => {
                 phase = Phase::KeyExchange;
-                phase_end = deadline.min(Instant::now() + PER_PHASE);
-                if phase_end <= Instant::now() {
-                    return Err(ConnectError::Timeout { phase, after: PER_PHASE });
-                }
+                (end, after) = limit.of_a_phase();
             }
-            Err(_) => return Err(ConnectError::Timeout { phase, after: PER_PHASE }),
+            Err(_) => {
+                return Err(
+                    no_identification(control).unwrap_or(ConnectError::Timeout { phase, after })
+                );
+            }
         }
     }
 }
 
-/// Finds out what a failed handshake means from the error and the server's first words.
-fn classify(error: russh::Error, control: &StreamControl) -> ConnectError {
+/// Returns what it means that a peer has said something, and not who it is.
+fn no_identification(control: &StreamControl) -> Option<ConnectError> {
     let head = control.head();
+    if control.identified() || head.is_empty() {
+        return None;
+    }
     let text = occ_proto::text::sanitize(&String::from_utf8_lossy(&head));
     // sshd's words to a client that it penalises, in place of its identification (sshd.c), and to one
     // that comes when MaxStartups is reached.
-    for word in ["Not allowed at this time", "Exceeded MaxStartups"] {
-        if text.contains(word) {
-            return ConnectError::Penalised(word.into());
-        }
+    let penalty = ["Not allowed at this time", "Exceeded MaxStartups"];
+    Some(match penalty.into_iter().find(|word| text.contains(word)) {
+        Some(word) => ConnectError::Penalised(word.into()),
+        None => ConnectError::NotSsh(text.chars().take(60).collect()),
+    })
+}
+
+/// Finds out what a failed handshake means from the error and the server's first words.
+fn classify(error: russh::Error, control: &StreamControl) -> ConnectError {
+    if let Some(error) = no_identification(control) {
+        return error;
     }
     match error {
         russh::Error::NoCommonAlgo { kind, theirs, .. } => ConnectError::NoCommonAlgorithm {
             kind: format!("{kind:?}").to_lowercase(),
             theirs: occ_proto::text::sanitize(&theirs.join(",")),
         },
-        _ if !control.identified() && !head.is_empty() => {
+        russh::Error::Version => {
+            let text = occ_proto::text::sanitize(&String::from_utf8_lossy(&control.head()));
             ConnectError::NotSsh(text.chars().take(60).collect())
         }
-        russh::Error::Version => ConnectError::NotSsh(text.chars().take(60).collect()),
         error @ (russh::Error::IO(_)
         | russh::Error::HUP
         | russh::Error::Disconnect

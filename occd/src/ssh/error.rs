@@ -122,7 +122,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// A phase took too long.
-    #[error("no answer within {} s ({})", .after.as_secs_f32(), .phase.as_str())]
+    #[error("no answer within {} s ({})", tenths(*.after), .phase.as_str())]
     Timeout {
         /// The phase.
         phase: Phase,
@@ -219,6 +219,11 @@ pub enum ConnectError {
     /// The daemon stops.
     #[error("occd is stopping")]
     ShuttingDown,
+}
+
+/// Returns seconds as a person reads them.
+fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
 fn offers_text(offered: &[Offer]) -> String {
@@ -338,6 +343,9 @@ pub enum ChannelError {
     /// The server did not answer.
     #[error("the server did not open a channel within {} s", .0.as_secs())]
     Timeout(Duration),
+    /// The connection was replaced by another while a free session was awaited.
+    #[error("the connection takes no new work")]
+    Retired,
     /// The connection ended meanwhile.
     #[error("the connection was lost while opening a channel")]
     Lost(#[source] LossCause),

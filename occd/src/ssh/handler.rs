@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, LossCause};
-use super::host_key::HostKeyPolicy;
+use super::host_key::{HostKeyPolicy, TrustedKey};
 use super::inbox::{Closed, ExitReport, Inbox, SpillPolicy};
 
 /// A stream that has moved this much makes its connection a bulk connection (ARCHITECTURE.md).
@@ -48,7 +48,8 @@ pub struct Shared {
     /// Cancelled when the session loop has ended, however it ended.
     pub closed: CancellationToken,
     cause: OnceLock<LossCause>,
-    /// Set when a stream has moved [`BULK`] bytes; never unset.
+    /// Set when a stream has moved [`BULK`] bytes or no session has been free for a while: the
+    /// connection is to be replaced. Never unset.
     pub bulk: CancellationToken,
     /// The connection takes no new work.
     pub retired: AtomicBool,
@@ -57,8 +58,8 @@ pub struct Shared {
     /// Told when a channel has ended, for those who wait for a free session.
     pub freed: Notify,
     pub(super) negotiated: OnceLock<Negotiated>,
-    /// The server's host key: type and fingerprint.
-    pub(super) host_key: OnceLock<String>,
+    /// The server's host key.
+    pub(super) host_key: OnceLock<TrustedKey>,
     /// The server's message before login, sanitized.
     pub(super) banner: OnceLock<String>,
 }
@@ -155,7 +156,7 @@ impl Shared {
     /// Returns whether reading may be slowed down: the connection takes no new work and the channel that
     /// would be slowed down is its only one.
     fn may_pace(&self) -> bool {
-        self.retired.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) <= 1
+        self.retired.load(Ordering::SeqCst) && self.active.load(Ordering::SeqCst) <= 1
     }
 }
 

@@ -17,6 +17,15 @@ pub enum Unknown {
     Refuse,
 }
 
+/// A server's key that may be trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedKey {
+    /// Type and fingerprint.
+    pub text: String,
+    /// It was not on record until now.
+    pub new: bool,
+}
+
 /// The check of one host's key.
 #[derive(Debug, Clone)]
 pub struct HostKeyPolicy {
@@ -35,9 +44,9 @@ pub struct HostKeyPolicy {
 }
 
 impl HostKeyPolicy {
-    /// Returns the key's type and fingerprint when it may be trusted. Nothing has been sent to the
-    /// server by then but the key exchange.
-    pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<String, ConnectError> {
+    /// Returns what was shown when it may be trusted. Nothing has been sent to the server by then but the
+    /// key exchange.
+    pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<TrustedKey, ConnectError> {
         let key = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
             // Never offered by us, so a server that sends one breaks the protocol.
@@ -49,7 +58,8 @@ impl HostKeyPolicy {
         };
         let text = format!("{} {}", key.algorithm(), known_hosts::fingerprint(&key));
         let mut verdict = self.known.check(&self.host, self.port, &key);
-        if verdict == Verdict::Unknown {
+        let new = verdict == Verdict::Unknown;
+        if new {
             if self.unknown == Unknown::Refuse {
                 return Err(ConnectError::HostKeyUnknown { shown: text });
             }
@@ -57,7 +67,7 @@ impl HostKeyPolicy {
             tracing::info!(host = self.host, key = text, "recorded a new host key");
         }
         match verdict {
-            Verdict::Known => Ok(text),
+            Verdict::Known => Ok(TrustedKey { text, new }),
             Verdict::Revoked { file, line } => {
                 Err(ConnectError::HostKeyRevoked { shown: text, file, line })
             }

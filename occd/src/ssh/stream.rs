@@ -53,11 +53,14 @@ impl StreamControl {
         self.head.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns whether the peer's identification line has arrived.
+    /// Returns whether the peer's identification line has arrived: of protocol 2, which a server that
+    /// knows the older one too calls 1.99 (RFC 4253, section 5.1).
     pub fn identified(&self) -> bool {
         let head = self.head();
-        head.split_inclusive(|b| *b == b'\n')
-            .any(|line| line.starts_with(b"SSH-") && line.ends_with(b"\n"))
+        head.split_inclusive(|b| *b == b'\n').any(|line| {
+            let version_2 = line.starts_with(b"SSH-2.0-") || line.starts_with(b"SSH-1.99-");
+            version_2 && line.ends_with(b"\n")
+        })
     }
 
     fn received(&self, bytes: &[u8]) {

@@ -1,0 +1,105 @@
+//! The values of the command line: texts in, checked types out.
+
+use occ_proto::name::Destination;
+use occ_proto::{HostName, InvalidName, UserName};
+
+/// A new value, or the wish to have none (an empty text).
+#[derive(Debug, Clone)]
+pub(crate) struct Clearable<T>(pub(crate) Option<T>);
+
+/// The argument of `host default`.
+#[derive(Debug, Clone)]
+pub(crate) enum DefaultArg {
+    Host(HostName),
+    Cleared,
+}
+
+impl std::str::FromStr for DefaultArg {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "local" | "none" => Ok(Self::Cleared),
+            name => HostName::new(name).map(Self::Host),
+        }
+    }
+}
+
+/// Returns `[user@]hostname[:port]` taken apart.
+pub(crate) fn parse_destination(text: &str) -> Result<Destination, String> {
+    text.parse().map_err(|error: InvalidName| error.to_string())
+}
+
+/// Returns a port, 1 to 65535.
+pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("a port is a number from 1 to 65535".to_owned()),
+    }
+}
+
+/// Checks each hop of `ssh -J`'s list, so that a wrong one is named here and not by a failing dial.
+pub(crate) fn parse_jump(text: &str) -> Result<String, String> {
+    for hop in text.split(',') {
+        let hop = hop.strip_prefix("ssh://").unwrap_or(hop);
+        parse_destination(hop)?;
+    }
+    Ok(text.to_owned())
+}
+
+fn clearable<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Clearable<T>, String> {
+    if text.is_empty() { Ok(Clearable(None)) } else { parse(text).map(|v| Clearable(Some(v))) }
+}
+
+/// Returns a user name, or none for an empty text.
+pub(crate) fn clearable_user(text: &str) -> Result<Clearable<UserName>, String> {
+    clearable(text, |text| UserName::new(text).map_err(|error| error.to_string()))
+}
+
+/// Returns a port, or none for an empty text.
+pub(crate) fn clearable_port(text: &str) -> Result<Clearable<u16>, String> {
+    clearable(text, parse_port)
+}
+
+/// Returns jump hosts, or none for an empty text.
+pub(crate) fn clearable_jump(text: &str) -> Result<Clearable<String>, String> {
+    clearable(text, parse_jump)
+}
+
+/// Returns the name and the value; the name as POSIX wants it (XBD 8.1), so that no shell on the host
+/// can read it as anything else.
+pub(crate) fn parse_env(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
+    let mut bytes = name.bytes();
+    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !valid {
+        return Err("the name must be letters, digits and _, not beginning with a digit".into());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_need_a_valid_name() {
+        assert_eq!(parse_env("A_1=x=y").unwrap(), ("A_1".into(), "x=y".into()));
+        assert_eq!(parse_env("A=").unwrap().1, "");
+        for bad in ["A", "=x", "1A=x", "A B=x", "A-B=x", "$(id)=x"] {
+            assert!(parse_env(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn jump_hosts_are_checked_hop_by_hop() {
+        assert!(parse_jump("a,u@b:22,ssh://c").is_ok());
+        for bad in ["a,", "-oProxyCommand=x", "a,b c", "a;b"] {
+            assert!(parse_jump(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Logging in: which keys are offered, how often, and what is said when it cannot be done.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use occ_proto::Code;
+use occ_proto::status::{Phase, State};
+use testkit::daemon::Target;
+use testkit::keys::KeyFile;
+use testkit::wait::blocking::wait_for;
+use testkit::{DaemonRig, EmbeddedHost, RealSshd};
+
+use crate::ask::{Clock, GUARD, connect, echoes, exec, failure, look, meanwhile, post, problem};
+
+/// OpenSSH's agent, for one test.
+struct Agent {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// Starts an empty one in the rig and names it to whatever is started there from now on.
+    fn start(rig: &mut DaemonRig) -> Self {
+        let socket = rig.root().join("agent.sock");
+        let child = Command::new("ssh-agent")
+            .args(["-D", "-a"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let agent = Self { child, socket };
+        wait_for("the agent to listen", GUARD, || agent.run(&["-l"]).filter(|code| *code <= 1));
+        rig.set_env("SSH_AUTH_SOCK", &agent.socket);
+        agent
+    }
+
+    /// Runs `ssh-add` and returns its exit code: 0, 1 for an empty agent, 2 for none.
+    fn run(&self, args: &[&str]) -> Option<i32> {
+        let mut command = Command::new("ssh-add");
+        command.args(args).env("SSH_AUTH_SOCK", &self.socket);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().code()
+    }
+
+    fn add(&self, key: &Path) {
+        assert_eq!(self.run(&["-q", key.to_str().unwrap()]), Some(0));
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+}
+
+/// Adds a server with another identity file, or none.
+fn add_with(rig: &DaemonRig, target: impl Into<Target>, identity: Option<&Path>) {
+    rig.add_host("far", target);
+    rig.edit_hosts(|file| {
+        let config = file.hosts.get_mut("far").unwrap();
+        config.identity_file = identity.map(|path| path.display().to_string());
+    });
+}
+
+#[test]
+fn a_named_identity_file_logs_in_whatever_its_kind() {
+    if !RealSshd::require() {
+        return;
+    }
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let sshd = RealSshd::builder().client_key(kind).start();
+        let mut rig = DaemonRig::new();
+        rig.add_host("far", &sshd);
+        rig.start_daemon(&[]);
+        echoes(&rig, "far");
+        let auth = look(&rig, "far").connection.unwrap().auth;
+        let path = sshd.client_key_path().display();
+        assert_eq!(auth, format!("publickey {path} (file)"), "{kind}");
+    }
+}
+
+#[test]
+fn a_key_that_only_the_agent_holds_logs_in() {
+    if !RealSshd::require() {
+        return;
+    }
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let sshd = RealSshd::builder().client_key(kind).start();
+        let mut rig = DaemonRig::new();
+        let agent = Agent::start(&mut rig);
+        agent.add(sshd.client_key_path());
+        add_with(&rig, &sshd, None);
+        rig.start_daemon(&[]);
+        echoes(&rig, "far");
+        let auth = look(&rig, "far").connection.unwrap().auth;
+        assert!(auth.ends_with("(agent)"), "{kind}: {auth}");
+    }
+}
+
+#[test]
+fn a_locked_key_file_is_used_through_the_agent_that_holds_it() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    let key = KeyFile::generate(rig.home().join(".ssh/locked"), "ed25519");
+    fs::write(sshd.authorized_keys_path(), format!("{}\n", key.public)).unwrap();
+    agent.add(&key.path);
+    let locked = Command::new("ssh-keygen")
+        .args(["-q", "-p", "-P", "", "-N", "a passphrase", "-f"])
+        .arg(&key.path)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(locked.success());
+    add_with(&rig, &sshd, Some(&key.path));
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    assert!(look(&rig, "far").connection.unwrap().auth.ends_with("(agent)"));
+}
+
+#[test]
+fn a_default_key_file_is_found() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    fs::copy(sshd.client_key_path(), rig.home().join(".ssh/id_ed25519")).unwrap();
+    add_with(&rig, &sshd, None);
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    assert!(look(&rig, "far").connection.unwrap().auth.contains("id_ed25519 (file)"));
+}
+
+#[test]
+fn a_refused_login_is_made_once_and_waits_for_a_person() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let wrong = KeyFile::generate(rig.home().join("wrong"), "ed25519");
+    add_with(&rig, &sshd, Some(&wrong.path));
+    rig.write_config_toml(Clock::CONFIG);
+    let clock = Clock::add(&rig);
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!((answer.status, answer.code), (409, Code::AuthFailed));
+    assert_eq!(answer.phase, Some(Phase::Authentication));
+    assert!(!answer.retryable && answer.detail.contains("SHA256:"), "{answer:?}");
+    assert!(answer.detail.contains(&wrong.path.display().to_string()), "{answer:?}");
+    let error = failure(&rig, "far", State::Failed);
+    assert_eq!((error.code, error.phase), (Code::AuthFailed, Phase::Authentication));
+
+    meanwhile(&rig, &clock, 20);
+    assert_eq!(problem(&exec(&rig, "far", &["true"])).code, Code::AuthFailed);
+    let log = sshd.log();
+    assert_eq!(log.matches("Connection from ").count(), 1, "{log}");
+    assert_eq!(log.matches("Failed publickey").count(), 1, "{log}");
+
+    // The key is what a command's dial depends on: a new one is tried at once.
+    fs::copy(sshd.client_key_path(), &wrong.path).unwrap();
+    echoes(&rig, "far");
+}
+
+#[test]
+fn a_full_agent_makes_five_offers_and_one_round() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    for n in 0..8 {
+        agent.add(&KeyFile::generate(rig.home().join(format!("key{n}")), "ed25519").path);
+    }
+    add_with(&rig, &host, None);
+    rig.write_config_toml(Clock::CONFIG);
+    let clock = Clock::add(&rig);
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!(answer.code, Code::AuthFailed);
+    assert_eq!(answer.detail.matches("SHA256:").count(), 5, "{answer:?}");
+    let mut keys: Vec<_> = host.offered_auth().into_iter().filter_map(|offer| offer.key).collect();
+    assert_eq!(keys.len(), 5);
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 5, "no key is offered twice");
+    meanwhile(&rig, &clock, 20);
+    assert_eq!(host.connections(), 1);
+}
+
+#[test]
+fn a_named_key_comes_before_the_agents() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    for n in 0..8 {
+        agent.add(&KeyFile::generate(rig.home().join(format!("key{n}")), "ed25519").path);
+    }
+    rig.add_host("far", &host);
+    rig.start_daemon(&[]);
+    connect(&rig, "far");
+    assert_eq!(host.auth_attempts(), 1, "{:?}", host.offered_auth());
+}
+
+#[test]
+fn without_any_key_the_reason_is_said() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    add_with(&rig, &host, None);
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!((answer.status, answer.code), (409, Code::AuthFailed));
+    assert!(answer.detail.contains("SSH_AUTH_SOCK is not set"), "{answer:?}");
+    assert_eq!(host.auth_attempts(), 0);
+}
+
+#[test]
+fn an_agent_that_hangs_or_is_gone_does_not_stop_a_login_with_a_file() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    let socket = rig.root().join("mute.sock");
+    // Never accepted, never answered.
+    let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    rig.set_env("SSH_AUTH_SOCK", &socket);
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    fs::remove_file(&socket).unwrap();
+    assert_eq!(post(&rig, "/v1/hosts/far/reconnect").status, 200);
+}
+
+#[test]
+fn each_unusable_identity_file_gets_one_clear_sentence() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let dir = rig.home().join("keys");
+    fs::create_dir(&dir).unwrap();
+    let good = KeyFile::generate(dir.join("good"), "ed25519");
+    let text = fs::read_to_string(&good.path).unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = dir.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let cases = [
+        (dir.join("missing"), "cannot be read: No such file"),
+        (dir.clone(), "is not a regular file"),
+        (dir.join("good.pub"), "is a public key, not a private key"),
+        (write("open", &text, 0o644), "has mode 0644; a private key must be yours alone"),
+        (write("cut", &text[..text.len() / 2], 0o600), "is damaged or of an unsupported type"),
+        (write("putty", "PuTTY-User-Key-File-3: ssh-ed25519\n", 0o600), "is a PuTTY key"),
+        (write("empty", "", 0o600), "is empty"),
+        (write("other", "hello\n", 0o600), "is some other file"),
+        (
+            KeyFile::generate_with(dir.join("locked"), "ed25519", "a passphrase").path,
+            "is protected by a passphrase; add it to your ssh-agent",
+        ),
+    ];
+    add_with(&rig, &host, Some(&good.path));
+    rig.start_daemon(&[]);
+    for (path, says) in cases {
+        let patch = serde_json::json!({ "identity_file": path, "verify": false });
+        assert_eq!(rig.http("PATCH", "/v1/hosts/far", &[], Some(patch)).status, 200);
+        let answer = problem(&exec(&rig, "far", &["true"]));
+        assert_eq!((answer.status, answer.code), (409, Code::IdentityInvalid), "{answer:?}");
+        assert!(!answer.retryable, "{answer:?}");
+        let sentence = format!("far: the identity file {} {says}", path.display());
+        assert!(answer.detail.starts_with(&sentence), "{says}: {answer:?}");
+        // No content of a key file: its lines are base64 of this length.
+        assert!(!answer.detail.split(' ').any(|word| word.len() > 60 && !word.contains('/')));
+        let error = failure(&rig, "far", State::Failed);
+        assert_eq!((error.code, error.phase), (Code::IdentityInvalid, Phase::Config));
+    }
+    assert_eq!(host.auth_attempts(), 0);
+}

@@ -1,0 +1,46 @@
+//! What a daemon holds of the system: after a scenario it must be what it was before.
+
+use testkit::DaemonRig;
+use testkit::wait::blocking::wait_until;
+
+use crate::ask::GUARD;
+
+/// The runtime keeps threads for file access as long as each is used once in 10 s, and the daemon looks
+/// at its files once a second: a busy moment leaves a few more of them, however often it comes.
+const SPARE_THREADS: usize = 8;
+
+/// The daemon's files, threads and children at one moment.
+///
+/// Files can only be counted by root: the daemon makes itself undumpable, and then `/proc/PID/fd` is
+/// closed to its own user. Sockets, pipes and the like are what a leak would add, so all are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    files: usize,
+    threads: usize,
+    children: usize,
+}
+
+impl Held {
+    /// Returns what the daemon holds now. Call it in the state that the scenario ends in.
+    pub(crate) fn by(rig: &DaemonRig) -> Self {
+        Self {
+            files: rig.daemon_fds(),
+            threads: rig.daemon_threads(),
+            children: rig.daemon_children().len(),
+        }
+    }
+
+    /// Waits until the daemon holds no more than this.
+    ///
+    /// # Panics
+    /// When it goes on holding more.
+    pub(crate) fn is_all_again(self, rig: &DaemonRig) {
+        let within = |now: &Self| {
+            now.files <= self.files
+                && now.threads <= self.threads + SPARE_THREADS
+                && now.children <= self.children
+        };
+        let what = format!("the daemon to hold no more than {self:?}");
+        wait_until(&what, GUARD, || Self::by(rig), within);
+    }
+}

@@ -1,0 +1,22 @@
+//! What occd promises, tested against the programs as they are built. One binary, because linking is most
+//! of what a test binary costs; one file per promise.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod ask;
+mod auth;
+mod bad_names;
+mod cancel;
+mod docker;
+mod dropbear;
+mod evil_server;
+mod exec;
+mod host_keys;
+mod hosts_api;
+mod invariants;
+mod reconnect;
+mod slow_reader;
+mod socket;
+mod ssh_config;
+mod stalls;
+mod support;

@@ -1,0 +1,163 @@
+//! The user's ssh_config applies, hosts.json wins over it, and what is not supported is never ignored.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use occ_proto::status::{Phase, State};
+use occ_proto::{Address, Code, HostConfig, HostName, UserName};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd};
+
+use crate::ask::{connect, echoes, exec, failure, look, post, problem};
+
+fn write_ssh_config(rig: &DaemonRig, text: &str) {
+    let path = rig.home().join(".ssh/config");
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Adds a host that has nothing but an address.
+fn add_alias(rig: &DaemonRig, name: &str, address: &str, edit: impl FnOnce(&mut HostConfig)) {
+    let mut config = HostConfig::new(Address::new(address).unwrap());
+    edit(&mut config);
+    rig.edit_hosts(|file| {
+        file.hosts.insert(HostName::new(name).unwrap(), config);
+    });
+}
+
+/// Returns the block that makes `alias` this server.
+fn block(alias: &str, host: &EmbeddedHost, user: &str) -> String {
+    format!(
+        "Host {alias}\n  HostName 127.0.0.1\n  Port {}\n  User {user}\n  IdentityFile {}\n",
+        host.port(),
+        host.client_key_path().display()
+    )
+}
+
+#[test]
+fn an_alias_brings_address_user_port_and_key() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    write_ssh_config(&rig, &block("bastion", &host, "deploy"));
+    add_alias(&rig, "far", "bastion", |_| {});
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let connection = look(&rig, "far").connection.unwrap();
+    assert_eq!(connection.user, "deploy");
+    assert_eq!(connection.peer, host.addr().to_string());
+    assert!(host.offered_auth().iter().all(|offer| offer.user == "deploy"));
+}
+
+#[test]
+fn a_change_of_ssh_config_counts_from_the_next_dial_on() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (first, second) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    write_ssh_config(&rig, &block("alias", &first, "one"));
+    add_alias(&rig, "far", "alias", |_| {});
+    rig.start_daemon(&[]);
+    assert_eq!(connect(&rig, "far").connection.unwrap().user, "one");
+    write_ssh_config(&rig, &block("alias", &second, "two"));
+    assert_eq!(post(&rig, "/v1/hosts/far/reconnect").status, 200);
+    let connection = look(&rig, "far").connection.unwrap();
+    assert_eq!((connection.user.as_str(), connection.peer), ("two", second.addr().to_string()));
+}
+
+#[test]
+fn hosts_json_wins_over_ssh_config() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (right, wrong) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    write_ssh_config(&rig, &block("alias", &wrong, "theirs"));
+    add_alias(&rig, "far", "alias", |config| {
+        config.user = Some(UserName::new("ours").unwrap());
+        config.port = Some(right.port());
+        config.identity_file = Some(right.client_key_path().display().to_string());
+    });
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let connection = look(&rig, "far").connection.unwrap();
+    assert_eq!((connection.user.as_str(), connection.peer), ("ours", right.addr().to_string()));
+    assert!(connection.auth.contains(right.client_key_path().to_str().unwrap()));
+    assert_eq!(wrong.connections(), 0);
+}
+
+#[test]
+fn without_the_ssh_program_hosts_json_alone_is_enough() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.set_env("PATH", rig.root().join("empty"));
+    rig.add_host("far", &host);
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    assert_eq!(rig.occ_ok(&["exec", "--host", "far", "--", "echo", "hi"]), "hi\n");
+}
+
+#[test]
+fn a_jump_host_is_never_bypassed() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("far").unwrap().jump_host = Some("bastion.example.com".into());
+    });
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid));
+    assert_eq!(
+        answer.detail,
+        "far: this host is configured with a jump host (bastion.example.com), which this version \
+         of occd does not support yet. The command was not started."
+    );
+    assert_eq!(failure(&rig, "far", State::Failed).phase, Phase::Config);
+    assert_eq!(host.connections(), 0);
+}
+
+#[test]
+fn a_proxy_of_ssh_config_is_never_bypassed() {
+    if !RealSshd::require() {
+        return;
+    }
+    for (option, named) in [
+        ("ProxyJump bastion.example.com", "a jump host (bastion.example.com)"),
+        ("ProxyCommand touch /tmp/never", "a ProxyCommand"),
+    ] {
+        let host = EmbeddedHost::start();
+        let mut rig = DaemonRig::new();
+        rig.add_host("far", &host);
+        write_ssh_config(&rig, &format!("Host *\n  {option}\n"));
+        rig.start_daemon(&[]);
+        let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+        assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid));
+        assert!(answer.detail.contains(named) && answer.detail.contains("does not support yet"));
+        assert_eq!(host.connections(), 0);
+
+        // Mended, and a command asks: it works at once.
+        write_ssh_config(&rig, "");
+        echoes(&rig, "far");
+    }
+}
+
+#[test]
+fn a_mistake_in_ssh_config_is_told_in_one_sentence() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    write_ssh_config(&rig, "Host *\n  NoSuchOption yes\n");
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid));
+    assert!(answer.detail.to_lowercase().contains("nosuchoption"), "{answer:?}");
+    assert!(answer.detail.contains("line 2"), "{answer:?}");
+    assert_eq!(host.connections(), 0);
+    write_ssh_config(&rig, "");
+    echoes(&rig, "far");
+}

@@ -1,0 +1,186 @@
+//! A server that stalls, talks nonsense or hangs up in any phase of a dial: a clear word in time, and
+//! nothing left behind.
+
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use occ_proto::Code;
+use occ_proto::status::{Phase, State};
+use testkit::embedded;
+use testkit::wait::blocking::wait_until;
+use testkit::{DaemonRig, EmbeddedHost};
+
+use crate::ask::{GUARD, echoes, exec, failure, in_state, look, post, problem};
+use crate::invariants::Held;
+
+/// A daemon that knows an embedded server as `far` and gives a dial one second.
+fn far() -> (DaemonRig, EmbeddedHost) {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.write_config_toml("[connection]\nconnect_timeout = \"1s\"\n");
+    rig.start_daemon(&[]);
+    (rig, host)
+}
+
+/// Stalls the server in a phase, dials, and compares what the dial says and leaves.
+fn stalled(stall: embedded::Phase, phase: Phase) {
+    let (rig, host) = far();
+    let held = Held::by(&rig);
+    host.stall_at(stall);
+    let begun = Instant::now();
+    rig.http("GET", "/v1/hosts/far", &[], None);
+    let error = failure(&rig, "far", State::Backoff);
+    // The limit of the whole dial, and some for a busy machine.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!((error.code, error.phase), (Code::HostUnreachable, phase), "{error:?}");
+    assert!(error.message.starts_with("no answer within 1 s"), "{error:?}");
+    assert!(error.retryable, "{error:?}");
+    assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
+    held.is_all_again(&rig);
+
+    host.clear_stall();
+    assert_eq!(post(&rig, "/v1/hosts/far/connect").status, 200);
+    echoes(&rig, "far");
+}
+
+#[test]
+fn a_stall_before_the_identification_line_ends_in_time() {
+    stalled(embedded::Phase::Banner, Phase::Banner);
+}
+
+#[test]
+fn a_stall_in_the_key_exchange_ends_in_time() {
+    stalled(embedded::Phase::Kex, Phase::KeyExchange);
+}
+
+#[test]
+fn a_stall_during_the_login_ends_in_time() {
+    stalled(embedded::Phase::Auth, Phase::Authentication);
+}
+
+#[test]
+fn a_stall_when_a_channel_is_opened_ends_the_command_and_not_the_connection() {
+    let (rig, host) = far();
+    host.stall_at(embedded::Phase::ChannelOpen);
+    let held = Held::by(&rig);
+    let begun = Instant::now();
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!((answer.status, answer.code), (503, Code::HostUnreachable), "{answer:?}");
+    assert_eq!(answer.phase, Some(Phase::ChannelOpen), "{answer:?}");
+    assert!(answer.retryable, "{answer:?}");
+    let took = begun.elapsed();
+    assert!((9..20).contains(&took.as_secs()), "the limit is 10 s, it took {took:?}");
+    assert_eq!(host.execs(), 0);
+    let status = look(&rig, "far");
+    assert_eq!((status.state, status.open_channels), (State::Connected, 0));
+
+    host.clear_stall();
+    echoes(&rig, "far");
+    assert_eq!(host.connections(), 1);
+    assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
+    wait_until("the server's channels to be gone", GUARD, || host.open_channels(), |n| *n == 0);
+    held.is_all_again(&rig);
+}
+
+/// Dials a peer that is no SSH server and returns what the host says then.
+fn not_ssh(rig: &DaemonRig) -> String {
+    let held = Held::by(rig);
+    rig.http("GET", "/v1/hosts/far", &[], None);
+    let error = failure(rig, "far", State::Backoff);
+    assert_eq!((error.code, error.phase), (Code::NotSsh, Phase::Banner), "{error:?}");
+    assert!(error.message.starts_with("the peer does not speak SSH"), "{error:?}");
+    assert!(error.message.len() < 200, "{error:?}");
+    assert!(!error.message.chars().any(char::is_control), "{error:?}");
+    assert_eq!(post(rig, "/v1/hosts/far/disconnect").status, 200);
+    held.is_all_again(rig);
+    error.message
+}
+
+#[test]
+fn a_web_server_is_not_an_ssh_server() {
+    let (rig, host) = far();
+    host.http_banner();
+    let message = not_ssh(&rig);
+    assert!(message.contains("HTTP/1.1 400 Bad Request"), "{message}");
+    host.ssh_banner();
+    post(&rig, "/v1/hosts/far/connect");
+    echoes(&rig, "far");
+}
+
+#[test]
+fn garbage_is_not_an_ssh_server_whether_it_ends_or_not() {
+    for garbage in [
+        b"\0\x01\x02\xff\xfe\x1b[31mred\x1b]0;title\x07".to_vec(),
+        b"220 mail.example.com ESMTP\r\n".to_vec(),
+        b"SSH-1.5-ancient\r\n".to_vec(),
+        vec![b'A'; 1024 * 1024],
+        b"line\r\n".repeat(100_000),
+    ] {
+        let shown = String::from_utf8_lossy(&garbage[..20.min(garbage.len())]).into_owned();
+        println!("{shown:?}, {} bytes, and the connection stays open", garbage.len());
+        let (rig, host) = far();
+        host.garbage_banner(garbage.clone());
+        not_ssh(&rig);
+        println!("{shown:?}, and the connection is closed");
+        let (rig, host) = far();
+        host.farewell_banner(garbage);
+        not_ssh(&rig);
+    }
+}
+
+#[test]
+fn a_peer_that_closes_without_a_word_is_lost_and_not_something_else() {
+    let (rig, host) = far();
+    host.farewell_banner("");
+    rig.http("GET", "/v1/hosts/far", &[], None);
+    let error = failure(&rig, "far", State::Backoff);
+    assert_eq!((error.code, error.phase), (Code::HostUnreachable, Phase::Banner), "{error:?}");
+}
+
+#[test]
+fn a_penalty_is_waited_out() {
+    for farewell in ["Not allowed at this time\r\n", "Exceeded MaxStartups\r\n"] {
+        let (rig, host) = far();
+        host.farewell_banner(farewell);
+        rig.http("GET", "/v1/hosts/far", &[], None);
+        let status = in_state(&rig, "far", State::Backoff);
+        let error = status.last_error.unwrap();
+        assert_eq!((error.code, error.phase), (Code::HostUnreachable, Phase::Banner), "{error:?}");
+        assert!(error.message.contains(farewell.trim_end()), "{error:?}");
+        let wait = status.next_retry_at.unwrap().duration_since(error.at);
+        assert!(wait >= SignedDuration::from_millis(14_990), "{wait}");
+        assert_eq!(host.connections(), 1);
+    }
+}
+
+#[test]
+fn a_connection_lost_during_the_login_is_retried_and_not_a_refused_login() {
+    let (rig, host) = far();
+    host.drop_during_auth(true);
+    rig.http("GET", "/v1/hosts/far", &[], None);
+    let error = failure(&rig, "far", State::Backoff);
+    assert_eq!((error.code, error.phase), (Code::HostUnreachable, Phase::Authentication));
+    assert!(error.retryable, "{error:?}");
+    wait_until("another dial by itself", GUARD, || host.connections(), |n| *n >= 2);
+    host.drop_during_auth(false);
+    in_state(&rig, "far", State::Connected);
+}
+
+#[test]
+fn a_connection_dropped_right_after_the_login_runs_nothing_and_recovers() {
+    let (rig, host) = far();
+    let held = Held::by(&rig);
+    host.drop_after_auth(true);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!((answer.status, answer.code), (503, Code::HostUnreachable), "{answer:?}");
+    assert!(answer.retryable, "{answer:?}");
+    assert_eq!(host.execs(), 0);
+    let dials = host.connections();
+    assert!((1..=5).contains(&dials), "{dials} dials for one command");
+    host.drop_after_auth(false);
+    in_state(&rig, "far", State::Connected);
+    echoes(&rig, "far");
+    assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
+    held.is_all_again(&rig);
+}

@@ -1,0 +1,249 @@
+//! What the promises about commands share: a daemon with one host `h`, requests, and a raw WebSocket.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use occ_proto::exec::{ExecEvent, ExecResult, STDIN};
+use occ_proto::status::{HostStatus, State};
+use serde_json::{Value, json};
+use testkit::daemon::Target;
+use testkit::http::Response;
+use testkit::proc::{self, Process};
+use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, RealSshd};
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Message, WebSocket};
+
+/// Guards a test against hanging; nothing takes a tenth of it on an idle machine.
+pub(crate) const GUARD: Duration = Duration::from_secs(60);
+
+/// Returns a running daemon whose host `h` is the server.
+pub(crate) fn daemon_for(target: impl Into<Target>) -> DaemonRig {
+    daemon_with(target, "")
+}
+
+/// The same with an occd.toml.
+pub(crate) fn daemon_with(target: impl Into<Target>, config: &str) -> DaemonRig {
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", target);
+    rig.write_config_toml(config);
+    rig.start_daemon(&[]);
+    rig
+}
+
+/// Returns a real sshd and a daemon for it, unless there is no sshd.
+pub(crate) fn sshd() -> Option<(RealSshd, DaemonRig)> {
+    if !RealSshd::require() {
+        return None;
+    }
+    let sshd = RealSshd::start();
+    let rig = daemon_for(&sshd);
+    Some((sshd, rig))
+}
+
+/// Sends `POST /v1/hosts/h/exec`.
+pub(crate) fn post(rig: &DaemonRig, request: Value) -> Response {
+    rig.http("POST", "/v1/hosts/h/exec", &[], Some(request))
+}
+
+/// Runs a command through the API to a result.
+///
+/// # Panics
+/// When the answer is a problem, showing it.
+pub(crate) fn exec(rig: &DaemonRig, request: Value) -> ExecResult {
+    let response = post(rig, request);
+    assert_eq!(response.status, 200, "{}", response.text());
+    serde_json::from_slice(&response.body).unwrap()
+}
+
+/// Runs a line of the remote shell through the API.
+pub(crate) fn shell(rig: &DaemonRig, line: &str) -> ExecResult {
+    exec(rig, json!({ "shell": line }))
+}
+
+/// Returns an `occ exec --host h --` command, ready for the remote argv.
+pub(crate) fn occ_exec(rig: &DaemonRig) -> Command {
+    rig.occ(&["exec", "--host", "h", "--"])
+}
+
+/// Starts `occ exec` with pipes for all its streams.
+pub(crate) fn spawn_occ(rig: &DaemonRig, argv: &[&str]) -> Child {
+    occ_exec(rig)
+        .args(argv)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits for the end of a child and returns its exit code, 128 + n for a signal.
+pub(crate) fn exit_code(child: &mut Child) -> i32 {
+    use std::os::unix::process::ExitStatusExt as _;
+    let status = wait_for("the program's end", GUARD, || child.try_wait().unwrap());
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+/// Returns the state of `h`.
+pub(crate) fn status(rig: &DaemonRig) -> HostStatus {
+    let response = rig.http("GET", "/v1/hosts/h", &[], None);
+    assert_eq!(response.status, 200, "{}", response.text());
+    serde_json::from_slice(&response.body).unwrap()
+}
+
+/// Waits until `h` is connected and its probe has answered.
+pub(crate) fn settled(rig: &DaemonRig) -> HostStatus {
+    wait_until(
+        "a settled connection",
+        GUARD,
+        || status(rig),
+        |status| {
+            status.state == State::Connected
+                && status.connection.as_ref().is_some_and(|c| c.system.is_some())
+                && status.open_channels == 0
+        },
+    )
+}
+
+/// Waits until no channel of `h` is in use.
+pub(crate) fn no_channels(rig: &DaemonRig, within: Duration) {
+    wait_until("channels in use to be none", within, || status(rig).open_channels, |n| *n == 0);
+}
+
+/// Returns the programs that run in the server's sessions, wherever they are by now.
+pub(crate) fn remote_programs(sshd: &RealSshd) -> Vec<Process> {
+    proc::marked(&format!("OCC_TESTKIT={}", sshd.dir().display()))
+}
+
+/// Waits until the server runs a program of that name and returns it.
+pub(crate) fn remote_program(sshd: &RealSshd, name: &str) -> Process {
+    wait_for(&format!("a remote {name}"), GUARD, || {
+        remote_programs(sshd).into_iter().find(|process| process.name() == name)
+    })
+}
+
+/// Waits until nothing runs in the server's sessions any more.
+pub(crate) fn no_programs(sshd: &RealSshd, within: Duration) {
+    wait_until(
+        "the remote programs to be gone",
+        within,
+        || {
+            let names = |process: &Process| (process.pid, process.name());
+            remote_programs(sshd).iter().map(names).collect::<Vec<_>>()
+        },
+        Vec::is_empty,
+    );
+}
+
+/// A request on the daemon's socket whose answer is read as it comes, or not at all.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    reader: BufReader<UnixStream>,
+}
+
+impl Stream {
+    /// Sends `POST /v1/hosts/h/exec` and reads nothing.
+    pub(crate) fn post(rig: &DaemonRig, accept: &str, request: &Value) -> Self {
+        let mut socket = connect(rig);
+        let body = request.to_string();
+        write!(
+            socket,
+            "POST /v1/hosts/h/exec HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        Self { reader: BufReader::new(socket) }
+    }
+
+    /// Reads on until a line contains `text`, and returns that line.
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            let mut line = Vec::new();
+            self.reader.read_until(b'\n', &mut line).unwrap();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            assert!(!line.is_empty(), "the answer ended before {text:?} came");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+}
+
+fn connect(rig: &DaemonRig) -> UnixStream {
+    let socket = UnixStream::connect(rig.socket()).unwrap();
+    socket.set_read_timeout(Some(GUARD)).unwrap();
+    socket.set_write_timeout(Some(GUARD)).unwrap();
+    socket
+}
+
+/// What comes on a WebSocket.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Incoming {
+    /// Bytes of a stream.
+    Bytes(u8, Vec<u8>),
+    /// An event.
+    Event(ExecEvent),
+    /// The end of the connection.
+    End,
+}
+
+/// `GET /v1/hosts/h/exec` as a client of its own: nothing is read before it is asked for.
+pub(crate) struct Ws(WebSocket<UnixStream>);
+
+impl Ws {
+    /// Opens the WebSocket and sends the request.
+    pub(crate) fn start(rig: &DaemonRig, request: &Value) -> Self {
+        let mut socket = connect(rig);
+        socket
+            .write_all(
+                b"GET /v1/hosts/h/exec HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n\
+                  Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            )
+            .unwrap();
+        // Byte by byte, so that nothing of the first frame is taken.
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        let mut ws = WebSocket::from_raw_socket(socket, Role::Client, None);
+        ws.send(Message::text(request.to_string())).unwrap();
+        Self(ws)
+    }
+
+    /// Sends bytes for the program; none at all is the end of file.
+    pub(crate) fn input(&mut self, bytes: &[u8]) {
+        self.0.send(Message::binary([&[STDIN], bytes].concat())).unwrap();
+    }
+
+    /// Sends a control message.
+    pub(crate) fn control(&mut self, control: &Value) {
+        self.0.send(Message::text(control.to_string())).unwrap();
+    }
+
+    /// Returns what comes next.
+    pub(crate) fn next(&mut self) -> Incoming {
+        loop {
+            match self.0.read() {
+                Ok(Message::Binary(data)) => return Incoming::Bytes(data[0], data[1..].to_vec()),
+                Ok(Message::Text(text)) => {
+                    return Incoming::Event(serde_json::from_str(&text).unwrap());
+                }
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+                Ok(Message::Close(_)) => return Incoming::End,
+                Err(error) => panic!("the WebSocket failed: {error}"),
+            }
+        }
+    }
+
+    /// Waits until the host has accepted the command.
+    pub(crate) fn started(&mut self) {
+        assert_eq!(self.next(), Incoming::Event(ExecEvent::Started));
+    }
+}

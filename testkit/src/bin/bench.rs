@@ -1,0 +1,407 @@
+//! `cargo xtask bench`: what users wait for, side by side with the alternative, in one run.
+//!
+//! Every pair is measured in turns, so that a machine which slows down slows both. The medians are
+//! printed and written to docs/benchmarks.md, with the command that made them.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a tool that prints its findings and ends when something is not there"
+)]
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use occ_proto::{HostConfig, HostName};
+use testkit::daemon::Target;
+use testkit::proc::Process;
+use testkit::wait::blocking;
+use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd};
+
+/// Half of the far host's round trip of 50 ms.
+const ONE_WAY: Duration = Duration::from_millis(25);
+const CURVE25519: &str = "KexAlgorithms=curve25519-sha256";
+const NEAR_BYTES: u64 = 2_000_000_000;
+/// At 50 ms ssh moves 38 MB/s; more would only take longer.
+const FAR_BYTES: u64 = 400_000_000;
+const IDLE_CONNECTIONS: usize = 100;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|want| want == name);
+    let mut bench = Bench::start();
+    for (name, run) in [
+        ("status", Bench::status as fn(&mut Bench)),
+        ("exec", Bench::exec),
+        ("cold", Bench::cold),
+        ("stream", Bench::stream),
+        ("memory", Bench::memory),
+    ] {
+        if wants(name) {
+            run(&mut bench);
+        }
+    }
+    if wanted.is_empty() {
+        bench.write_report();
+    }
+}
+
+struct Bench {
+    rig: DaemonRig,
+    near: RealSshd,
+    far: FaultyLink,
+    ssh_config: PathBuf,
+    report: String,
+}
+
+impl Bench {
+    fn start() -> Self {
+        let user = testkit::user::test_user();
+        let near = RealSshd::builder()
+            .user(&user)
+            .config("MaxStartups 500")
+            .config("MaxSessions 100")
+            .start();
+        let far = FaultyLink::start(near.addr());
+        far.set_latency(ONE_WAY);
+        let mut rig = DaemonRig::new();
+        rig.add_host("near", &near);
+        rig.add_host("far", Target::from(&near).through(&far));
+        rig.start_daemon(&[]);
+        let ssh_config = rig.home().join(".ssh/bench_config");
+        let mut text = String::new();
+        for (host, port) in [("near", near.port()), ("far", far.port())] {
+            for (name, master) in [(host.to_owned(), false), (format!("{host}-master"), true)] {
+                write!(
+                    text,
+                    "Host {name}\n HostName 127.0.0.1\n Port {port}\n User {user}\n IdentityFile {}\n \
+                     StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n \
+                     IdentitiesOnly yes\n",
+                    near.client_key_path().display()
+                )
+                .unwrap();
+                if master {
+                    writeln!(text, " ControlPath {}/{name}", rig.root().display()).unwrap();
+                }
+            }
+        }
+        std::fs::write(&ssh_config, text).unwrap();
+        let bench = Self { rig, near, far, ssh_config, report: String::new() };
+        for host in ["near", "far"] {
+            bench.rig.occ_ok(&["connect", "--host", host]);
+            run(bench.ssh(&["-MNf", &format!("{host}-master")]));
+        }
+        bench
+    }
+
+    fn ssh(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ssh");
+        command.arg("-F").arg(&self.ssh_config).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn occ(&self, args: &[&str]) -> Command {
+        self.rig.occ(args)
+    }
+
+    fn say(&mut self, line: &str) {
+        println!("{line}");
+        self.report.push_str(line);
+        self.report.push('\n');
+    }
+
+    fn title(&mut self, title: &str) {
+        self.say(&format!("\n## {title}\n"));
+        self.say("| what | median | ratio | goal |");
+        self.say("| --- | --- | --- | --- |");
+    }
+
+    /// Prints ours and the others; the ratio is ours divided by theirs.
+    fn rows(&mut self, ours: (&str, Duration), others: &[(&str, Duration, &str)]) {
+        self.say(&format!("| {} | {} | | |", ours.0, ms(ours.1)));
+        for (name, time, goal) in others {
+            let ratio = ours.1.as_secs_f64() / time.as_secs_f64();
+            self.say(&format!("| {name} | {} | {ratio:.4} | {goal} |", ms(*time)));
+        }
+    }
+
+    fn status(&mut self) {
+        let docker = DockerRig::require().then(DockerRig::start);
+        let mut commands = vec![self.occ(&["status", "--host", "near"]), Command::new("true")];
+        // The far end's docker must find the private engine, and ssh our keys.
+        let mut remote = None;
+        if let Some(docker) = &docker {
+            docker.open_to_everyone();
+            commands.push(docker.docker(&["ps"]));
+            let user = testkit::user::test_user();
+            let sshd = RealSshd::builder()
+                .user(&user)
+                .config(format!("SetEnv DOCKER_HOST={}", docker.host()))
+                .start();
+            let path = self.ssh_wrapper(&sshd);
+            let mut docker_ssh = Command::new("docker");
+            docker_ssh
+                .args(["-H", &format!("ssh://{user}@127.0.0.1:{}", sshd.port()), "ps"])
+                .env("PATH", path);
+            commands.push(docker_ssh);
+            remote = Some(sshd);
+        }
+        let times = in_turns(40, &mut commands);
+        self.title("State of a connected host");
+        let mut others = vec![("an empty process (`true`)", times[1], "≤ 2.5")];
+        if times.len() > 2 {
+            others.push(("`docker ps`, local engine", times[2], "≤ 0.15"));
+            others.push(("`docker -H ssh:// ps`, no shared connection", times[3], "≤ 0.0067"));
+        }
+        self.rows(("`occ status --host h`", times[0]), &others);
+        drop(remote);
+    }
+
+    /// Returns a PATH in which `ssh` uses the fixture's key: docker gives no way to say so.
+    fn ssh_wrapper(&self, sshd: &RealSshd) -> std::ffi::OsString {
+        let dir = self.rig.root().join("bin");
+        std::fs::create_dir_all(&dir).unwrap();
+        let script = format!(
+            "#!/bin/sh\nexec {} -F none -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
+             -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \"$@\"\n",
+            which("ssh").display(),
+            sshd.client_key_path().display()
+        );
+        let path = dir.join("ssh");
+        std::fs::write(&path, script).unwrap();
+        run_ok(Command::new("chmod").arg("755").arg(&path));
+        let mut dirs = vec![dir];
+        dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+        std::env::join_paths(dirs).unwrap()
+    }
+
+    fn exec(&mut self) {
+        for (host, rounds) in [("near", 100), ("far", 30)] {
+            let master = format!("{host}-master");
+            let times = in_turns(
+                rounds,
+                &mut [
+                    self.occ(&["exec", "--host", host, "--", "true"]),
+                    self.ssh(&[&master, "true"]),
+                ],
+            );
+            self.title(&format!("Run a command, {host} host"));
+            let goal = if host == "near" { "≤ 0.55" } else { "" };
+            self.rows(
+                ("`occ exec -- true`", times[0]),
+                &[("`ssh` over a ControlMaster", times[1], goal)],
+            );
+            if host == "far" {
+                let trips = times[0].as_secs_f64() / (ONE_WAY * 2).as_secs_f64();
+                self.say(&format!("| in round trips of 50 ms | {trips:.2} | | ≤ 1.2 |"));
+            }
+        }
+    }
+
+    fn cold(&mut self) {
+        for (host, rounds, goal) in [("near", 20, "≤ 0.45"), ("far", 10, "≤ 0.9")] {
+            // A host is cold once, so there is one for each measurement.
+            let names: Vec<String> = (0..=rounds).map(|n| format!("cold-{host}-{n}")).collect();
+            self.same_as(host, &names);
+            let (mut occ, mut ssh, mut default) = (Vec::new(), Vec::new(), Vec::new());
+            for name in &names {
+                occ.push(time(&mut self.occ(&["exec", "--host", name, "--", "true"])));
+                ssh.push(time(&mut self.ssh(&["-o", CURVE25519, host, "true"])));
+                default.push(time(&mut self.ssh(&[host, "true"])));
+            }
+            self.title(&format!("First command on a cold host, {host}"));
+            self.rows(
+                ("`occ exec -- true`", median(&mut occ)),
+                &[
+                    ("`ssh`, curve25519-sha256 as with occ", median(&mut ssh), goal),
+                    ("`ssh`, its default key exchange", median(&mut default), ""),
+                ],
+            );
+            self.forget(&names);
+        }
+    }
+
+    /// Configures more names for a host and waits until the daemon knows them.
+    fn same_as(&self, host: &str, names: &[String]) {
+        let host = HostName::new(host).unwrap();
+        self.rig.edit_hosts(|file| {
+            let config: HostConfig = file.hosts[&host].clone();
+            for name in names {
+                file.hosts.insert(HostName::new(name.as_str()).unwrap(), config.clone());
+            }
+        });
+        self.rig.occ_ok(&["host", "show", names.last().unwrap()]);
+    }
+
+    fn forget(&self, names: &[String]) {
+        self.rig.edit_hosts(|file| {
+            file.hosts.retain(|name, _| !names.iter().any(|gone| gone == name.as_str()));
+        });
+        let known = names.last().unwrap();
+        blocking::wait_for("the hosts to be gone", Duration::from_secs(10), || {
+            let list = self.rig.occ_ok(&["host", "list", "--names-only"]);
+            (!list.contains(known.as_str())).then_some(())
+        });
+    }
+
+    fn stream(&mut self) {
+        for (host, bytes, rounds) in [("near", NEAR_BYTES, 5), ("far", FAR_BYTES, 3)] {
+            let (count, file) = (bytes.to_string(), "/dev/zero");
+            let remote = ["head", "-c", &count, file];
+            let mut commands = [
+                self.occ(&[&["exec", "--host", host, "--"], &remote[..]].concat()),
+                self.ssh(&[&[host], &remote[..]].concat()),
+                self.ssh(&[&["-c", "aes128-gcm@openssh.com", host], &remote[..]].concat()),
+            ];
+            let times = in_turns(rounds, &mut commands);
+            self.title(&format!("Stream {} MB from a host, {host}", bytes / 1_000_000));
+            self.say("In this table a ratio is how many times as fast occ is.\n");
+            let speed = |time: Duration| bytes as f64 / 1e6 / time.as_secs_f64();
+            self.say(&format!(
+                "| `occ exec -- head -c …` | {} ({:.0} MB/s) | | |",
+                ms(times[0]),
+                speed(times[0])
+            ));
+            let goals = if host == "near" { ["≥ 1.5", "≥ 1.0"] } else { ["≥ 3", ""] };
+            let names = ["`ssh`, default cipher", "`ssh`, aes128-gcm"];
+            for at in 0..2 {
+                let (time, name, goal) = (times[at + 1], names[at], goals[at]);
+                let ratio = time.as_secs_f64() / times[0].as_secs_f64();
+                self.say(&format!(
+                    "| {name} | {} ({:.0} MB/s) | {ratio:.2} | {goal} |",
+                    ms(time),
+                    speed(time)
+                ));
+            }
+        }
+    }
+
+    fn memory(&mut self) {
+        let names: Vec<String> = (0..IDLE_CONNECTIONS).map(|n| format!("idle-{n}")).collect();
+        // A few first, so that what the daemon allocates once is not counted.
+        self.same_as("near", &names);
+        let (warm, counted) = names.split_at(10);
+        for name in warm {
+            self.rig.occ_ok(&["connect", "--host", name]);
+        }
+        let private = |bench: &Self| bench.rig.daemon_private_dirty_kib();
+        let before = settled(|| private(self));
+        for name in counted {
+            self.rig.occ_ok(&["connect", "--host", name]);
+        }
+        let after = settled(|| private(self));
+        let each = (after - before) as f64 / counted.len() as f64;
+        let master = self.master_kib("near-master");
+        self.title("Memory of an idle connection");
+        self.say(&format!(
+            "| occd, each of {} | {each:.0} KiB | {:.3} | ≤ 110 KiB |",
+            counted.len(),
+            each / master
+        ));
+        self.say(&format!("| a ControlMaster process | {master:.0} KiB | | |"));
+        self.forget(&names);
+    }
+
+    /// Returns the private memory of the ControlMaster of that name.
+    fn master_kib(&self, name: &str) -> f64 {
+        let output = self.ssh(&["-O", "check", name]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let pid = text.split("pid=").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
+        let process = Process::find(pid.parse().unwrap()).unwrap();
+        process.memory_kib("Private_Dirty").unwrap() as f64
+    }
+
+    fn write_report(&self) {
+        let version = |program: &str, arg: &str| {
+            let output = Command::new(program).arg(arg).output().unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
+        };
+        let cores = std::thread::available_parallelism().unwrap();
+        let text = format!(
+            "# Benchmarks\n\nWritten by `cargo xtask bench`. Each pair was measured in turns in one run on \
+             one machine ({cores} cores, {}, {}), against a real sshd on loopback whose user has /bin/sh. \
+             Absolute times differ between machines; the ratios are what counts. A ratio is occ's time \
+             divided by the other's unless the table says otherwise.\n\n\
+             The far host is behind a TCP proxy that delays each direction by 25 ms. It hides TCP's own \
+             handshake and congestion window, so far throughput is an upper bound for both sides.\n{}",
+            version("ssh", "-V"),
+            version("docker", "--version"),
+            self.report
+        );
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+        std::fs::write(&path, text).unwrap();
+        println!("\nwritten to docs/benchmarks.md");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for host in ["near-master", "far-master"] {
+            let _ = self.ssh(&["-O", "exit", host]).stderr(Stdio::null()).status();
+        }
+        // The link and the server end with their fields.
+        let _ = (&self.near, &self.far);
+    }
+}
+
+/// Runs each command once to warm up, then all of them in turns. Returns their medians.
+fn in_turns(rounds: usize, commands: &mut [Command]) -> Vec<Duration> {
+    let mut times = vec![Vec::new(); commands.len()];
+    for command in commands.iter_mut() {
+        time(command);
+    }
+    for _ in 0..rounds {
+        for (command, times) in commands.iter_mut().zip(&mut times) {
+            times.push(time(command));
+        }
+    }
+    times.iter_mut().map(|times| median(times)).collect()
+}
+
+fn time(command: &mut Command) -> Duration {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let begun = Instant::now();
+    let status = command.status().unwrap();
+    let time = begun.elapsed();
+    assert!(status.success(), "{command:?} ended with {status}");
+    time
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn ms(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1000.0;
+    if ms < 1000.0 { format!("{ms:.2} ms") } else { format!("{:.2} s", ms / 1000.0) }
+}
+
+/// Waits until a figure has not changed for a while.
+fn settled(figure: impl Fn() -> u64) -> u64 {
+    let (mut last, mut same) = (figure(), 0);
+    blocking::wait_for("memory to settle", Duration::from_secs(60), || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = figure();
+        same = if now.abs_diff(last) <= 8 { same + 1 } else { 0 };
+        last = now;
+        (same >= 10).then_some(now)
+    })
+}
+
+fn run(mut command: Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?} ended with {status}");
+}
+
+fn run_ok(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?} failed");
+}
+
+fn which(program: &str) -> PathBuf {
+    testkit::require::find_program(program).unwrap()
+}

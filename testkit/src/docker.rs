@@ -1,0 +1,250 @@
+//! [`DockerRig`]: a private Docker Engine, with its own data, containerd and socket.
+//!
+//! It has no network (`--bridge=none`, no iptables), so nothing of the machine's is changed and
+//! nothing is pulled: images are imported from busybox. It needs root.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::http;
+use crate::keys::run;
+use crate::proc::{self, Process, Signal};
+use crate::require::{find_program, is_root, require};
+use crate::wait::blocking;
+
+/// How long dockerd may take to answer: it starts containerd first.
+const START: Duration = Duration::from_secs(60);
+
+/// How long dockerd may take to end after SIGTERM, with no container left.
+const STOP: Duration = Duration::from_secs(20);
+
+/// A running dockerd. Dropping it ends it with its containers, mounts and files.
+#[derive(Debug)]
+pub struct DockerRig {
+    root: TempDir,
+    dockerd: Option<Child>,
+}
+
+impl DockerRig {
+    /// Returns why Docker cannot be used here, if it cannot.
+    pub fn availability() -> Result<(), String> {
+        for program in ["dockerd", "containerd", "runc", "docker", "busybox", "tar"] {
+            find_program(program)?;
+        }
+        is_root().then_some(()).ok_or_else(|| "only root can run dockerd".to_owned())
+    }
+
+    /// Returns whether Docker can be used here.
+    pub fn available() -> bool {
+        Self::availability().is_ok()
+    }
+
+    /// Returns whether a test with Docker may run; says so in its output when not.
+    ///
+    /// # Panics
+    /// When Docker cannot be used and `OCC_REQUIRE_DOCKER=1`.
+    pub fn require() -> bool {
+        require("a Docker Engine", Self::availability(), "OCC_REQUIRE_DOCKER")
+    }
+
+    /// Starts an engine and waits until it answers. With a storage driver that does not work here it
+    /// falls back to `vfs`.
+    pub fn start() -> Self {
+        let root = tempfile::Builder::new().prefix("occ-docker-").tempdir_in("/tmp").unwrap();
+        // A login user must be able to reach the socket; who may open it is the socket's mode.
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let mut rig = Self { root, dockerd: None };
+        if rig.try_start(&[]).is_err() {
+            let started = rig.try_start(&["--storage-driver", "vfs"]);
+            started.unwrap_or_else(|log| panic!("dockerd does not start:\n{log}"));
+        }
+        rig
+    }
+
+    fn try_start(&mut self, args: &[&str]) -> Result<(), String> {
+        let dir = self.root.path();
+        let log = || File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut child = Command::new(find_program("dockerd").unwrap())
+            .arg("--data-root")
+            .arg(dir.join("data"))
+            .arg("--exec-root")
+            .arg(dir.join("exec"))
+            .arg("--pidfile")
+            .arg(dir.join("pid"))
+            .arg("--host")
+            .arg(self.host())
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(log())
+            .stderr(log())
+            .spawn()
+            .unwrap();
+        let answered = blocking::try_wait_for(START, || {
+            if let Some(status) = child.try_wait().unwrap() {
+                return Some(Err(status));
+            }
+            let limit = Duration::from_secs(5);
+            let ping = http::request_within(
+                &self.socket(),
+                "GET",
+                "/_ping",
+                &[("Host", "docker")],
+                None,
+                limit,
+            );
+            ping.is_ok_and(|answer| answer.status == 200).then_some(Ok(()))
+        });
+        self.dockerd = Some(child);
+        if answered == Some(Ok(())) {
+            return Ok(());
+        }
+        self.stop();
+        Err(self.log())
+    }
+
+    /// Returns the engine's socket. Only root may open it until [`Self::open_to_everyone`].
+    pub fn socket(&self) -> PathBuf {
+        self.root.path().join("docker.sock")
+    }
+
+    /// Returns the socket as `DOCKER_HOST` has it.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Lets every user of the machine open the socket, as membership of the `docker` group does.
+    pub fn open_to_everyone(&self) {
+        self.set_socket_mode(0o666);
+    }
+
+    /// Lets only root open the socket.
+    pub fn close_to_others(&self) {
+        self.set_socket_mode(0o600);
+    }
+
+    fn set_socket_mode(&self, mode: u32) {
+        std::fs::set_permissions(self.socket(), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Returns a `docker` command for this engine.
+    pub fn docker(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(find_program("docker").unwrap());
+        command
+            .env_remove("DOCKER_CONTEXT")
+            .env("DOCKER_HOST", self.host())
+            // Nothing of the person's own configuration.
+            .env("DOCKER_CONFIG", self.root.path().join("config"))
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `docker` and returns its standard output, trimmed.
+    ///
+    /// # Panics
+    /// When it fails, with its error output.
+    pub fn docker_ok(&self, args: &[&str]) -> String {
+        run(&mut self.docker(args)).trim().to_owned()
+    }
+
+    /// Makes an image from the machine's static busybox, under a name such as `busybox:1`.
+    pub fn import_busybox(&self, tag: &str) {
+        self.import_busybox_with(tag, &[]);
+    }
+
+    /// The same with changes of its configuration, such as `LABEL a=b` (`docker import --change`).
+    pub fn import_busybox_with(&self, tag: &str, changes: &[&str]) {
+        let tree = tempfile::tempdir_in(self.root.path()).unwrap();
+        let bin = tree.path().join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::create_dir_all(tree.path().join("tmp")).unwrap();
+        std::fs::copy(find_program("busybox").unwrap(), bin.join("busybox")).unwrap();
+        for applet in run(Command::new("busybox").arg("--list")).lines() {
+            // busybox itself is in its list too.
+            let _ = std::os::unix::fs::symlink("busybox", bin.join(applet));
+        }
+        let archive = tree.path().with_extension("tar");
+        run(Command::new("tar").arg("-C").arg(tree.path()).arg("-cf").arg(&archive).arg("."));
+        let changes = changes.iter().flat_map(|change| ["--change", change]);
+        run(self.docker(&["import"]).args(changes).arg(&archive).arg(tag));
+        std::fs::remove_file(archive).unwrap();
+    }
+
+    /// Starts a container in the background: `args` are options, image and command of `docker run`.
+    /// Returns its identifier.
+    pub fn run(&self, name: &str, args: &[&str]) -> String {
+        self.docker_ok(&[&["run", "--detach", "--network", "none", "--name", name], args].concat())
+    }
+
+    /// Runs `docker` to its end, whatever it says.
+    pub fn output(&self, args: &[&str]) -> Output {
+        self.docker(args).output().unwrap()
+    }
+
+    /// Stops and starts the engine, as an upgrade of Docker does. Containers end.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.try_start(&[]).unwrap_or_else(|log| panic!("dockerd does not start again:\n{log}"));
+    }
+
+    /// Stops the engine with its containers.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.dockerd.take() else { return };
+        // A container whose first program ignores SIGTERM would hold dockerd up for ten seconds each.
+        if let Ok(list) = self.docker(&["ps", "--quiet"]).output() {
+            for id in String::from_utf8_lossy(&list.stdout).split_whitespace() {
+                let _ = self.docker(&["kill", id]).output();
+            }
+        }
+        if let Some(process) = Process::find(child.id()) {
+            process.signal(Signal::TERM);
+        }
+        let ended = blocking::try_wait_for(STOP, || child.try_wait().unwrap());
+        // Its containerd and shims carry the directory in their arguments. So may others, such as a
+        // client of the socket: those are not ours to end.
+        let root = self.root.path().display().to_string();
+        let is_docker = |process: &Process| {
+            let name = process.name();
+            name == "dockerd" || name.starts_with("containerd")
+        };
+        proc::kill_all("dockerd and what it started", || {
+            proc::marked(&root).into_iter().filter(is_docker).collect()
+        });
+        if ended.is_none() {
+            let _ = child.wait();
+        }
+        unmount_below(self.root.path());
+    }
+
+    /// Returns dockerd's log.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.root.path().join("dockerd.log")
+    }
+}
+
+/// Unmounts what is mounted below a directory, the innermost first.
+fn unmount_below(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The fifth field is the mount point (proc(5)).
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let below: Vec<&str> = points.filter(|point| Path::new(point).starts_with(dir)).collect();
+    for point in below.into_iter().rev() {
+        let _ = Command::new("umount").args(["--lazy", point]).output();
+    }
+}
+
+impl Drop for DockerRig {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,42 @@
+//! Fixtures shared by tests, benches and the demo: servers to connect to, a link to break, and a
+//! daemon in a home of its own.
+//!
+//! | fixture | what it is |
+//! | --- | --- |
+//! | [`RealSshd`], [`Dropbear`] | a real server per test, with its own keys and port |
+//! | [`EmbeddedHost`] | an SSH server in this process, for faults that a real one cannot produce |
+//! | [`FaultyLink`] | a TCP proxy with latency, limits, black holes and resets |
+//! | [`DaemonRig`] | `occd` and `occ` with a home, a runtime directory and host files of their own |
+//! | [`DockerRig`] | a private Docker Engine |
+//!
+//! Every fixture ends all of its processes, threads and files when it is dropped, and all but
+//! [`wait::wait_for`] and [`wait::wait_until`] work without an async runtime: the in-process ones have
+//! a thread of their own, so a test with a paused clock or a blocked thread does not stop them.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a fixture that cannot be set up must fail its test at once"
+)]
+
+pub mod daemon;
+pub mod docker;
+pub mod dropbear;
+pub mod embedded;
+pub mod http;
+pub mod keys;
+pub mod link;
+pub mod proc;
+pub mod require;
+pub mod ssh;
+pub mod sshd;
+pub mod user;
+pub mod wait;
+
+mod worker;
+
+pub use daemon::DaemonRig;
+pub use docker::DockerRig;
+pub use dropbear::Dropbear;
+pub use embedded::EmbeddedHost;
+pub use link::FaultyLink;
+pub use sshd::RealSshd;

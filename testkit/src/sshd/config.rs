@@ -1,0 +1,150 @@
+//! What a [`RealSshd`] is made of: the builder, its files, its port.
+
+use super::*;
+use crate::user::test_user;
+
+/// Settings of a [`RealSshd`]. What is not set is OpenSSH's default.
+#[derive(Debug, Clone)]
+pub struct RealSshdBuilder {
+    listen: IpAddr,
+    host_keys: Vec<String>,
+    client_key: String,
+    user: Option<String>,
+    lines: Vec<String>,
+}
+
+impl Default for RealSshdBuilder {
+    fn default() -> Self {
+        Self {
+            listen: Ipv4Addr::LOCALHOST.into(),
+            host_keys: vec!["ed25519".to_owned()],
+            client_key: "ed25519".to_owned(),
+            user: None,
+            lines: Vec::new(),
+        }
+    }
+}
+
+impl RealSshdBuilder {
+    /// Adds a line of `sshd_config`. It comes before the fixture's own and so wins over them
+    /// (sshd_config(5): the first value counts). From a `Match` line on, lines go to the end.
+    #[must_use]
+    pub fn config(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// Sets `MaxSessions`: session channels per connection.
+    #[must_use]
+    pub fn max_sessions(self, count: u32) -> Self {
+        self.config(format!("MaxSessions {count}"))
+    }
+
+    /// Sets `ClientAliveInterval` in seconds and `ClientAliveCountMax`.
+    #[must_use]
+    pub fn client_alive(self, interval: u32, count_max: u32) -> Self {
+        self.config(format!("ClientAliveInterval {interval}"))
+            .config(format!("ClientAliveCountMax {count_max}"))
+    }
+
+    /// Listens on this address instead of 127.0.0.1.
+    #[must_use]
+    pub fn listen(mut self, address: IpAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// Uses host keys of these types (`ssh-keygen -t`): `ed25519`, `ecdsa`, `rsa`.
+    #[must_use]
+    pub fn host_keys(mut self, kinds: &[&str]) -> Self {
+        self.host_keys = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        self
+    }
+
+    /// Makes the client key of this type instead of `ed25519`.
+    #[must_use]
+    pub fn client_key(mut self, kind: &str) -> Self {
+        kind.clone_into(&mut self.client_key);
+        self
+    }
+
+    /// Lets this user log in instead of [`test_user`].
+    #[must_use]
+    pub fn user(mut self, name: &str) -> Self {
+        self.user = Some(name.to_owned());
+        self
+    }
+
+    /// Starts the server on a free port.
+    pub fn start(self) -> RealSshd {
+        if is_root() {
+            // The directory for privilege separation; Debian's package leaves it to systemd.
+            std::fs::create_dir_all("/run/sshd").unwrap();
+        }
+        let dir = tempfile::Builder::new().prefix("occ-sshd-").tempdir_in("/tmp").unwrap();
+        // sshd reads authorized_keys as the login user, who must be able to enter.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let keys = self.host_keys.iter().enumerate();
+        let host_keys = keys.map(|(i, kind)| generate_host_key(dir.path(), i, kind)).collect();
+        let client_key = KeyFile::generate(dir.path().join("client_key"), &self.client_key);
+        std::fs::write(dir.path().join("authorized_keys"), format!("{}\n", client_key.public))
+            .unwrap();
+        let mut sshd = RealSshd {
+            addr: SocketAddr::new(self.listen, 0),
+            user: self.user.clone().unwrap_or_else(test_user),
+            // sshd starts itself again for each connection and needs an absolute path for that.
+            program: find_program("sshd").unwrap(),
+            client_key,
+            host_keys,
+            listener: None,
+            orphans: Vec::new(),
+            dir,
+        };
+        for _ in 0..PORT_ATTEMPTS {
+            sshd.addr = SocketAddr::new(self.listen, free_port(self.listen));
+            std::fs::write(sshd.dir().join("sshd_config"), self.file(&sshd)).unwrap();
+            if sshd.try_start().is_ok() {
+                return sshd;
+            }
+        }
+        panic!("no free port for sshd:\n{}", sshd.log());
+    }
+
+    fn file(&self, sshd: &RealSshd) -> String {
+        let dir = sshd.dir().display();
+        let at_end = self.lines.iter().position(|line| line.trim_start().starts_with("Match"));
+        let (first, last) = self.lines.split_at(at_end.unwrap_or(self.lines.len()));
+        let mut lines = first.to_vec();
+        lines.push(format!("Port {}", sshd.port()));
+        lines.push(format!("ListenAddress {}", self.listen));
+        lines.extend(sshd.host_keys.iter().map(|key| format!("HostKey {}", key.path.display())));
+        lines.push(format!("AuthorizedKeysFile {dir}/authorized_keys"));
+        lines.push(format!("SetEnv {}", RealSshd::mark(sshd.dir())));
+        lines.extend(
+            ["PidFile none", "StrictModes no", "UsePAM no", "LogLevel VERBOSE", "UseDNS no"]
+                .map(str::to_owned),
+        );
+        lines.push("PasswordAuthentication no".to_owned());
+        lines.push("KbdInteractiveAuthentication no".to_owned());
+        if is_root() {
+            lines.push("PermitRootLogin prohibit-password".to_owned());
+        }
+        lines.extend_from_slice(last);
+        lines.join("\n") + "\n"
+    }
+}
+
+/// Returns a port that was free a moment ago.
+pub(crate) fn free_port(address: IpAddr) -> u16 {
+    std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port()
+}
+
+pub(super) fn generate_host_key(dir: &Path, index: usize, kind: &str) -> KeyFile {
+    KeyFile::generate(dir.join(format!("host_key_{index}_{kind}")), kind)
+}
+
+/// Returns the type that [`generate_host_key`] put into the file's name.
+pub(super) fn host_key_kind(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.rsplit('_').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,57 @@
+//! The login user of the fixtures.
+//!
+//! Root's login shell may read slow start-up files, and nothing of the person's own account may be
+//! touched, so as root a system user of our own is used.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::keys::run;
+use crate::require::is_root;
+
+/// The system user that [`test_user`] creates.
+pub const TEST_USER: &str = "occ-test";
+
+/// Taken while the user is created and while its files are changed: tests run in many processes.
+const LOCK: &str = "/tmp/.occ-test-user.lock";
+
+/// Returns the lock on the test user, released when dropped.
+pub(crate) fn lock() -> File {
+    let file = File::options().create(true).append(true).open(LOCK).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+/// Returns the login name for the fixtures: as root `occ-test`, created on first use with `/bin/sh`
+/// and a home of its own; else the current user.
+pub fn test_user() -> String {
+    static USER: OnceLock<String> = OnceLock::new();
+    let make = || {
+        if !is_root() {
+            return current_user();
+        }
+        let _lock = lock();
+        if home_of(TEST_USER).is_none() {
+            // `*` is no password at all; useradd's own `!` means locked, which sshd refuses.
+            run(Command::new("useradd")
+                .args(["--system", "--create-home", "--home-dir", "/var/lib/occ-test"])
+                .args(["--shell", "/bin/sh", "--password", "*", TEST_USER]));
+        }
+        TEST_USER.to_owned()
+    };
+    USER.get_or_init(make).clone()
+}
+
+/// Returns the name of the user who runs this process.
+pub fn current_user() -> String {
+    run(Command::new("id").arg("-un")).trim().to_owned()
+}
+
+/// Returns a user's home directory as `/etc/passwd` has it.
+pub fn home_of(user: &str) -> Option<PathBuf> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(user))?;
+    line.split(':').nth(5).map(PathBuf::from)
+}
