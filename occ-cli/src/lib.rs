@@ -20,6 +20,7 @@ use std::ffi::OsString;
 
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
+use occ_proto::text::sanitize;
 
 use cli::Cli;
 use error::CliError;
@@ -88,7 +89,10 @@ fn unparsed(error: &clap::Error, args: &[OsString], json: bool) -> u8 {
     } else {
         let text =
             text.strip_prefix("error: ").map(|rest| format!("Error: {rest}")).unwrap_or(text);
-        output::write_stderr(text.as_bytes());
+        // It repeats the argument, which a script may have taken from anywhere.
+        for line in text.lines() {
+            output::write_stderr(format!("{}\n", sanitize(line)).as_bytes());
+        }
     }
     error::USAGE
 }

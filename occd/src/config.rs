@@ -12,6 +12,9 @@ use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
 use crate::ssh::dial::DialSettings;
 
+/// The shortest time that can be set: what is shorter would only make work.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -35,6 +38,7 @@ pub struct ConnectionConfig {
     #[serde(deserialize_with = "duration")]
     pub keepalive_interval: Option<Duration>,
     /// Unanswered keep-alives after which a connection is dead.
+    #[serde(deserialize_with = "at_least_one")]
     pub keepalive_count: Option<u32>,
     /// Failed dials in a row after which a host is failed; 0, the default, means never.
     pub max_retries: Option<u32>,
@@ -45,6 +49,7 @@ pub struct ConnectionConfig {
     #[serde(deserialize_with = "duration")]
     pub max_backoff_long_down: Option<Duration>,
     /// Connections of one host at a time.
+    #[serde(deserialize_with = "at_least_one")]
     pub max_connections: Option<u32>,
 }
 
@@ -122,44 +127,11 @@ impl Config {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
+        toml::from_str(text).map_err(|error| ConfigError::Invalid {
             path: path.to_owned(),
             line: error.span().map_or(0, |span| line_of(text, span.start)),
             message: error.message().to_owned(),
-        })?;
-        config.check().map_err(|message| ConfigError::Invalid {
-            path: path.to_owned(),
-            line: 0,
-            message,
-        })?;
-        Ok(config)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let all = std::iter::once(("connection".to_owned(), &self.connection)).chain(
-            self.hosts
-                .iter()
-                .map(|(name, host)| (format!("hosts.{name}.connection"), &host.connection)),
-        );
-        for (table, connection) in all {
-            if connection.keepalive_count == Some(0) {
-                return Err(format!("[{table}] keepalive_count must be at least 1"));
-            }
-            if connection.max_connections == Some(0) {
-                return Err(format!("[{table}] max_connections must be at least 1"));
-            }
-            for (key, value) in [
-                ("connect_timeout", connection.connect_timeout),
-                ("keepalive_interval", connection.keepalive_interval),
-                ("max_backoff", connection.max_backoff),
-                ("max_backoff_long_down", connection.max_backoff_long_down),
-            ] {
-                if value.is_some_and(|value| value < Duration::from_millis(100)) {
-                    return Err(format!("[{table}] {key} must be at least 100ms"));
-                }
-            }
-        }
-        Ok(())
+        })
     }
 
     /// Returns what is in force for a host: its own table, then `[connection]`, then the default.
@@ -178,6 +150,7 @@ impl Config {
                 timeout: setting!(connect_timeout, Duration::from_secs(15)),
                 keepalive_interval: setting!(keepalive_interval, Duration::from_secs(15)),
                 keepalive_count: setting!(keepalive_count, 2),
+                known_rtt: None,
             },
             caps: Caps {
                 normal: max_backoff,
@@ -199,7 +172,19 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     let text = String::deserialize(deserializer)?;
     let error = || serde::de::Error::custom(format!("{text:?} is not a duration such as \"15s\""));
     let signed: jiff::SignedDuration = text.parse().map_err(|_| error())?;
-    Duration::try_from(signed).map(Some).map_err(|_| error())
+    let time = Duration::try_from(signed).map_err(|_| error())?;
+    // Here and not once the file is read, so that the error knows its line.
+    if time < SHORTEST {
+        return Err(serde::de::Error::custom(format!("{text:?} is too short: at least 100ms")));
+    }
+    Ok(Some(time))
+}
+
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(serde::de::Error::custom("0 is too small: at least 1")),
+        number => Ok(Some(number)),
+    }
 }
 
 #[cfg(test)]
@@ -233,14 +218,14 @@ mod tests {
             ("[connection]\nconnect_timeout = 5\n", 2, "expected a string"),
             ("[hosts.\"a b\"]\n", 1, "space"),
             ("x", 1, "expected"),
+            ("[connection]\nkeepalive_count = 0\n", 2, "at least 1"),
+            ("[hosts.a.connection]\n\nkeepalive_interval = \"1ms\"\n", 3, "at least 100ms"),
         ] {
             let error = parse(text).unwrap_err();
             let ConfigError::Invalid { line: at, message, .. } = &error else { panic!() };
             assert_eq!(*at, line, "{error}");
             assert!(message.contains(word) || error.to_string().contains(word), "{error}");
         }
-        assert!(parse("[connection]\nkeepalive_count = 0\n").is_err());
-        assert!(parse("[connection]\nkeepalive_interval = \"1ms\"\n").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,6 +16,9 @@ use tower::ServiceExt as _;
 
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
+/// The send buffer asked for on a client's socket; the system's limit (`net.core.wmem_max`) may be less. With
+/// the default a bulk stream wakes both ends for every 200 KiB.
+const SEND_BUFFER: usize = 1024 * 1024;
 /// The pause after a failed accept. It fails when file descriptors run out, and then it fails again at
 /// once: the pause keeps the loop from spinning until some are free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -43,6 +47,9 @@ pub async fn serve(
         // Before a byte is read. A peer that cannot be told is nobody's.
         if !is_ours(&stream) {
             continue;
+        }
+        if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
+            tracing::debug!(%error, "the send buffer stays as it is");
         }
         clients.spawn(client(stream, router.clone(), stop.clone()));
     }

@@ -97,6 +97,7 @@ impl Default for HostsFile {
 
 /// Body of `POST /v1/hosts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AddHost {
     /// The new host's name.
     pub name: HostName,

@@ -36,15 +36,11 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
-        [] | ["help" | "-h" | "--help"] => {
+        [] | ["help" | "-h" | "--help"] | ["demo" | "test" | "bench", "-h" | "--help"] => {
             print!("{HELP}");
             Ok(())
         }
         ["demo", ref rest @ ..] => demo(rest),
-        ["test", "-h" | "--help"] | ["bench", "-h" | "--help"] => {
-            print!("{HELP}");
-            Ok(())
-        }
         ["test", ref rest @ ..] => test(rest),
         ["bench", ref rest @ ..] => bench(rest),
         [unknown, ..] => {

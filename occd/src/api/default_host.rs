@@ -34,9 +34,7 @@ pub(super) async fn clear(State(app): State<Arc<App>>) -> ApiResult<StatusCode> 
 async fn change(app: &App, name: Option<&HostName>) -> ApiResult<()> {
     app.hosts
         .update(|file| match name {
-            Some(name) if !file.hosts.contains_key(name) => {
-                Err(ApiError::host_not_found(name.as_str()))
-            }
+            Some(name) if !file.hosts.contains_key(name) => Err(ApiError::host_not_found(name)),
             name => {
                 file.default_host = name.cloned();
                 Ok(())

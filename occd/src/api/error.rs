@@ -37,12 +37,9 @@ impl ApiError {
     }
 
     /// Returns the problem of a host that is not configured.
-    pub(super) fn host_not_found(name: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            Code::HostNotFound,
-            format!("Host '{}' not found.", occ_proto::text::sanitize(name)),
-        )
+    pub(super) fn host_not_found(name: &HostName) -> Self {
+        let detail = format!("Host '{name}' not found.");
+        Self::new(StatusCode::NOT_FOUND, Code::HostNotFound, detail).host(name)
     }
 
     /// Names the host concerned.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use occ_proto::exec::{ExecControl, ExecEvent, ExecRequest, STDIN};
 use tokio::time::{MissedTickBehavior, timeout};
 
-use super::error::{self, ApiError};
+use super::error::{self, ApiError, ApiResult};
 use super::extract::Host;
 use crate::exec::{self, Command, Control, Running, Step};
 use crate::host::{COMMAND_RETRIES, HostHandle};
@@ -34,12 +35,18 @@ const ALIVE: Duration = Duration::from_millis(500);
 type Sink = SplitSink<WebSocket, Message>;
 type Source = SplitStream<WebSocket>;
 
-pub(super) async fn upgrade(Host(host): Host, upgrade: WebSocketUpgrade) -> Response {
-    upgrade
+pub(super) async fn upgrade(
+    Host(host): Host,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> ApiResult<Response> {
+    let upgrade = upgrade.map_err(|rejection| {
+        ApiError::bad_request(format!("This is no WebSocket handshake: {rejection}."))
+    })?;
+    Ok(upgrade
         .max_message_size(MESSAGE_LIMIT)
         .max_frame_size(MESSAGE_LIMIT)
         .write_buffer_size(WRITE_BUFFER)
-        .on_upgrade(move |socket| async move { serve(host, socket).await })
+        .on_upgrade(move |socket| async move { serve(host, socket).await }))
 }
 
 async fn serve(host: HostHandle, socket: WebSocket) {

@@ -56,6 +56,21 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case("application/json")
 }
 
+/// The query string.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        match axum::extract::Query::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(query)) => Ok(Self(query)),
+            Err(rejection) => Err(ApiError::bad_request(format!("{rejection}."))),
+        }
+    }
+}
+
 /// The host named in the path.
 #[derive(Debug)]
 pub(super) struct Host(pub(super) HostHandle);
@@ -79,9 +94,9 @@ impl FromRequestParts<Arc<App>> for Host {
         match snapshot.usable() {
             Err(problem) => Err(problem.into()),
             Ok(file) if file.hosts.contains_key(&name) => {
-                app.pool.get(&name).map(Self).ok_or_else(|| ApiError::host_not_found(name.as_str()))
+                app.pool.get(&name).map(Self).ok_or_else(|| ApiError::host_not_found(&name))
             }
-            Ok(_) => Err(ApiError::host_not_found(name.as_str())),
+            Ok(_) => Err(ApiError::host_not_found(&name)),
         }
     }
 }

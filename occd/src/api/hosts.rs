@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use occ_proto::host::{AddHost, PatchHost};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Host, check_match};
+use super::extract::{Body, Host, Query, check_match};
 use super::test::test;
 use crate::host::{COMMAND_RETRIES, etag};
 use crate::ssh::error::chain;
@@ -108,8 +108,7 @@ pub(super) async fn edit(
     };
     app.hosts
         .update(|file| {
-            let config =
-                file.hosts.get_mut(name).ok_or_else(|| ApiError::host_not_found(name.as_str()))?;
+            let config = file.hosts.get_mut(name).ok_or_else(|| ApiError::host_not_found(name))?;
             // Without If-Match the patch applies to whatever is there by now.
             check_match(&headers, &etag(config))?;
             *config = patch.apply(config);
@@ -145,8 +144,7 @@ pub(super) async fn remove(
     }
     app.hosts
         .update(|file| {
-            let config =
-                file.hosts.get(name).ok_or_else(|| ApiError::host_not_found(name.as_str()))?;
+            let config = file.hosts.get(name).ok_or_else(|| ApiError::host_not_found(name))?;
             check_match(&headers, &etag(config))?;
             file.hosts.shift_remove(name);
             // A default that names nothing would make every command fail.
@@ -163,7 +161,7 @@ pub(super) async fn remove(
 async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {
     let snapshot = app.hosts_now().await;
     let file = snapshot.usable().map_err(ApiError::from)?;
-    file.hosts.get(name).cloned().ok_or_else(|| ApiError::host_not_found(name.as_str()))
+    file.hosts.get(name).cloned().ok_or_else(|| ApiError::host_not_found(name))
 }
 
 /// Tests a host before it is saved. No Docker is not a failure.
@@ -180,7 +178,7 @@ async fn verified(app: &App, name: &HostName, config: &HostConfig) -> ApiResult<
 async fn reload(app: &App, name: &HostName) -> ApiResult<HostStatus> {
     let config = std::sync::Arc::clone(&app.config.borrow().config);
     app.pool.reload(&app.hosts.current(), &config).await;
-    let host = app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name.as_str()))?;
+    let host = app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name))?;
     let mut status = host.status();
     // The host's actor learns its new configuration in a moment; the answer shows it already.
     if let Some(config) = app.hosts.current().file.hosts.get(name) {

@@ -123,9 +123,11 @@ async fn guard(request: Request, next: Next) -> Response {
     if headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER) {
         return forbidden("Requests with an Origin or Referer header are refused.").into_response();
     }
-    if let Some(host) = headers.get(header::HOST) {
-        let name = host.to_str().unwrap_or("?");
-        let name = name.split_once(':').map_or(name, |(name, _port)| name);
+    // An absolute target counts like the header (RFC 9112, section 3.2.2).
+    let target = request.uri().authority().map(|authority| authority.as_str());
+    let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+    for host in hosts.chain(target) {
+        let name = host.split_once(':').map_or(host, |(name, _port)| name);
         if !name.is_empty() && !HOSTS.contains(&name) {
             return forbidden("The Host header must be localhost or occd.").into_response();
         }

@@ -71,7 +71,7 @@ pub(super) async fn test(
         }
         // A forced command, or a system without sh: the login itself is what was promised.
         Some(_) => {
-            steps.ok("command", "the host runs none of ours (forced command?)".into(), begun)
+            steps.ok("command", "the host runs none of ours (forced command?)".into(), begun);
         }
         None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
     }

@@ -64,11 +64,11 @@ fn of(container: ContainerInspectResponse, docker_version: Option<String>) -> Co
     ports.sort_by(|a, b| (&a.container_port, &a.host_ip).cmp(&(&b.container_port, &b.host_ip)));
     ContainerStatus {
         exists: true,
-        state: state.status.map(|status| sanitize(&status.to_string())),
+        state: state.status.map(|status| sanitize(status.as_ref())),
         health: state
             .health
             .and_then(|health| health.status)
-            .map(|status| sanitize(&status.to_string()))
+            .map(|status| sanitize(status.as_ref()))
             .filter(|status| !status.is_empty() && status != "none"),
         started_at: state.started_at.and_then(|at| at.to_string().parse().ok()).filter(|_| running),
         image: config.image.as_deref().map(sanitize),

@@ -3,6 +3,7 @@
 use occ_proto::exec::ExecRequest;
 
 use super::quote::{self, Shell};
+use crate::ssh::marker;
 
 /// Why a request cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,8 +32,8 @@ impl Command {
                 if program.0.starts_with(b"-") {
                     return bad("the program's name begins with '-'; write ./-name if it is one");
                 }
-                if !request.env.is_empty() && program.0.contains(&b'=') {
-                    return bad("a program with '=' in its name cannot be given variables");
+                if program.0.contains(&b'=') {
+                    return bad("the program's name contains '=', which would set a variable");
                 }
                 if request.argv.iter().any(|arg| arg.0.contains(&0)) {
                     return bad("an argument contains a NUL byte, which no program can receive");
@@ -75,9 +76,9 @@ impl Command {
             || request.cwd.as_ref().is_some_and(|cwd| quote::needs_shell(cwd.as_bytes()))
     }
 
-    /// Returns the line. The program takes the shell's place by `exec`, so that it leads its process group
+    /// Returns the line. A marker goes into the program's environment. The program takes the shell's place by `exec`, so that it leads its process group
     /// and signals reach it: sshd signals the group of the process it started.
-    pub fn line(&self, shell: Shell) -> Vec<u8> {
+    pub fn line(&self, shell: Shell, marker: Option<&str>) -> Vec<u8> {
         let request = &self.request;
         let mut line = Vec::new();
         if let Some(cwd) = &request.cwd {
@@ -86,15 +87,17 @@ impl Command {
             line.extend_from_slice(b" && ");
         }
         let raw = match &request.shell {
-            Some(raw) if line.is_empty() && request.env.is_empty() => {
+            Some(raw) if line.is_empty() && request.env.is_empty() && marker.is_none() => {
                 return raw.clone().into_bytes();
             }
             raw => raw,
         };
         line.extend_from_slice(b"exec ");
-        if !request.env.is_empty() {
+        if !request.env.is_empty() || marker.is_some() {
             line.extend_from_slice(b"env ");
-            for (name, value) in &request.env {
+            let marker = marker.map(|marker| (marker::VARIABLE, marker));
+            let variables = request.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            for (name, value) in variables.chain(marker) {
                 line.extend_from_slice(name.as_bytes());
                 line.push(b'=');
                 quote::quote(&mut line, value.as_bytes(), shell);
@@ -146,7 +149,7 @@ mod tests {
     }
 
     fn line(request: ExecRequest) -> String {
-        String::from_utf8(Command::new(request).unwrap().line(Shell::Posix)).unwrap()
+        String::from_utf8(Command::new(request).unwrap().line(Shell::Posix, None)).unwrap()
     }
 
     #[test]
@@ -167,6 +170,17 @@ mod tests {
         assert_eq!(line(raw.clone()), "a; b | c");
         raw.cwd = Some("/srv".into());
         assert_eq!(line(raw), "cd /srv && exec $SHELL -c 'a; b | c'");
+    }
+
+    #[test]
+    fn a_marker_is_a_variable_more() {
+        let marked = |request| {
+            let line = Command::new(request).unwrap().line(Shell::Posix, Some("m"));
+            String::from_utf8(line).unwrap()
+        };
+        assert_eq!(marked(request(&["ls"])), "exec env OCC_EXEC_ID=m ls");
+        let raw = ExecRequest { shell: Some("a; b".into()), ..Default::default() };
+        assert_eq!(marked(raw), "exec env OCC_EXEC_ID=m $SHELL -c 'a; b'");
     }
 
     #[test]

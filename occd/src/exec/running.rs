@@ -13,7 +13,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::command::Command;
 use super::quote::Shell;
 use crate::host::{COMMAND_PATIENCE, HostHandle, Unreachable};
-use crate::ssh::{Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, signal};
+use crate::ssh::{
+    Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, marker, signal,
+};
 
 /// How long a server may take to answer a request to run a command. It answers when it has forked, before
 /// the login shell reads its files, so this is generous.
@@ -191,9 +193,13 @@ async fn start_on(connection: &Arc<Connection>, command: &Command) -> Result<Run
     } else {
         Shell::Posix
     };
-    let line = command.line(shell);
+    let marker = marker::for_command(connection);
+    let line = command.line(shell, marker.as_deref());
     for fresh in [false, true] {
         let (channel, spare) = connection.session(fresh).await.map_err(ExecError::NoSession)?;
+        if let Some(marker) = &marker {
+            channel.set_marker(marker.clone());
+        }
         let begun = Instant::now();
         let answer = async {
             channel.request_exec(&line).await?;

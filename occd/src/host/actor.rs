@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -22,7 +23,7 @@ use super::backoff::DialBackoff;
 use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Retry};
 use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
-use crate::ssh::dial::{self, DialEnvironment, Steps};
+use crate::ssh::dial::{self, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::{ConnectError, Connection, LossCause};
 
@@ -68,6 +69,7 @@ struct Actor {
     dial: Option<(ConnectionId, AbortHandle)>,
     signals: FuturesUnordered<BoxFuture<'static, Signal>>,
     connections: Vec<Arc<Connection>>,
+    known_rtt: Option<Duration>,
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
@@ -117,6 +119,7 @@ pub fn spawn(
         dial: None,
         signals: FuturesUnordered::new(),
         connections: Vec::new(),
+        known_rtt: None,
         last_error: None,
         inputs: None,
         connects: 0,
@@ -294,6 +297,7 @@ impl Actor {
     fn closed(&mut self, connection: &Arc<Connection>) {
         let id = connection.id();
         let was_primary = self.machine.primary() == Some(id);
+        self.rtt();
         self.connections.retain(|other| other.id() != id);
         let cause = connection.cause();
         tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");
@@ -353,7 +357,8 @@ impl Actor {
     }
 
     fn dial(&mut self, id: ConnectionId) {
-        let (config, settings) = (self.config.clone(), self.settings.dial);
+        let config = self.config.clone();
+        let settings = DialSettings { known_rtt: self.rtt(), ..self.settings.dial };
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
         let task = self.dials.spawn(async move {
@@ -366,6 +371,14 @@ impl Actor {
             (id, result)
         });
         self.dial = Some((id, task));
+    }
+
+    /// Returns the round trip as the last connection measured it.
+    fn rtt(&mut self) -> Option<Duration> {
+        if let Some(rtt) = self.connections.last().and_then(|connection| connection.rtt()) {
+            self.known_rtt = Some(rtt);
+        }
+        self.known_rtt
     }
 
     fn inputs_changed(&self) -> bool {

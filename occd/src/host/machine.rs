@@ -174,7 +174,8 @@ impl HostMachine {
         }
     }
 
-    /// Returns since when the host is in its state.
+    /// Returns since when the host is in its state. Connecting and backoff count as one: since when it
+    /// is down.
     pub fn since(&self) -> Instant {
         self.since
     }
@@ -412,8 +413,12 @@ impl HostMachine {
     }
 
     fn enter(&mut self, phase: Phase, now: Instant) {
+        // Dialling and waiting in turns is one long time of being down.
+        let down = |phase: Phase| matches!(phase, Phase::Connecting { .. } | Phase::Backoff { .. });
+        if !(down(self.phase) && down(phase)) {
+            self.since = now;
+        }
         self.phase = phase;
-        self.since = now;
     }
 }
 

@@ -184,6 +184,22 @@ fn disconnect_ends_a_dial() {
 }
 
 #[test]
+fn since_tells_how_long_the_host_is_down_however_often_it_was_dialled() {
+    let mut rig = Rig::connected();
+    rig.after(100.0, lost(1));
+    let down = rig.now;
+    for n in 2..5 {
+        rig.after(60.0, Event::Due);
+        assert_eq!(rig.machine.since(), down);
+        rig.on(Event::DialFailed(id(n), Retry::Backoff));
+        assert_eq!(rig.machine.since(), down);
+    }
+    rig.after(60.0, Event::Due);
+    rig.on(Event::Dialled(id(5)));
+    assert_eq!(rig.machine.since(), rig.now);
+}
+
+#[test]
 fn a_broken_connection_is_dialled_again_and_backoff_resets_only_after_60_s() {
     let mut rig = Rig::connected();
     rig.after(61.0, lost(1));
@@ -285,7 +301,7 @@ proptest! {
         // The model: dials under way, connections that take new work, and the highest id.
         let mut dials: Vec<ConnectionId> = Vec::new();
         let mut live: Vec<ConnectionId> = Vec::new();
-        let mut highest = 0;
+        let mut highest: u64 = 0;
         for step in steps {
             now += Duration::from_millis(step.millis);
             let any_id = ConnectionId(highest.saturating_sub(step.slot));

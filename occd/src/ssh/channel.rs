@@ -6,8 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::inbox::{Closed, ExitReport, Frame, Inbox};
+use super::marker;
 
 /// How long a program has between TERM and KILL, and between KILL and end of file.
 const GRACE: Duration = Duration::from_secs(2);
@@ -43,6 +44,8 @@ pub struct Channel {
     connection: Arc<Connection>,
     /// A program was asked for, so that there may be something to end.
     program: AtomicBool,
+    /// What finds the program where the server refuses signals.
+    marker: OnceLock<String>,
     ended: AtomicBool,
 }
 
@@ -54,6 +57,7 @@ impl Channel {
             raw: Some(raw),
             connection,
             program: AtomicBool::new(false),
+            marker: OnceLock::new(),
             ended: AtomicBool::new(false),
         }
     }
@@ -72,6 +76,12 @@ impl Channel {
     pub async fn request_exec(&self, command: &[u8]) -> Result<(), Closed> {
         self.program.store(true, Ordering::Relaxed);
         self.send(self.write_half().exec(true, command)).await
+    }
+
+    /// Tells how the program can be found where the server refuses signals (`marker.rs`).
+    pub fn set_marker(&self, marker: String) {
+        // One program runs on a channel.
+        let _ = self.marker.set(marker);
     }
 
     /// Waits for the answer to the request: accepted or refused.
@@ -116,6 +126,10 @@ impl Channel {
 
     /// Sends a signal to the program. Servers may ignore it; nothing tells.
     pub async fn signal(&self, signal: Sig) -> Result<(), Closed> {
+        if let Some(marker) = self.marker.get() {
+            marker::send(&self.connection, marker, &signal).await;
+            return Ok(());
+        }
         self.send(self.write_half().signal(signal)).await
     }
 
@@ -146,7 +160,9 @@ impl Channel {
     /// the server closed the channel or told how it exited. Output goes on arriving meanwhile.
     pub async fn end(&self) -> bool {
         self.ended.store(true, Ordering::Relaxed);
-        wind_down(self.write_half(), &self.inbox, self.program.load(Ordering::Relaxed)).await
+        let program = self.program.load(Ordering::Relaxed);
+        let marker = self.marker.get().map(String::as_str);
+        wind_down(&self.connection, self.write_half(), &self.inbox, program, marker).await
     }
 
     /// Returns whether [`Channel::end`] was called.
@@ -164,19 +180,27 @@ impl Drop for Channel {
     fn drop(&mut self) {
         let Some(raw) = self.raw.take() else { return };
         let connection = Arc::clone(&self.connection);
+        let session = raw.session;
         if raw.inbox.closed_reason() == Some(Closed::ByServer) || connection.is_closed() {
-            connection.channel_ended();
+            connection.channel_ended(session);
             return;
         }
-        raw.inbox.discard();
         let asked = self.program.load(Ordering::Relaxed);
         let program = asked && !self.ended.load(Ordering::Relaxed);
+        let unused = session && !asked;
+        let kept = if unused { connection.keep_spare(raw) } else { Some(raw) };
+        let Some(raw) = kept else {
+            connection.channel_ended(false);
+            return;
+        };
+        raw.inbox.discard();
+        let marker = self.marker.take();
         let task_owner = Arc::clone(&connection);
         task_owner.spawn(async move {
             // A session on which nothing was started has nothing to end, and its server waits for ever.
-            let unused = raw.session && !asked;
             if !unused {
-                wind_down(&raw.write, &raw.inbox, program).await;
+                let marker = marker.as_deref();
+                wind_down(&connection, &raw.write, &raw.inbox, program, marker).await;
             }
             if unused || timeout(CLOSE, raw.inbox.closed()).await.is_err() {
                 // Costs an entry in russh's table, and frees the server's session.
@@ -184,17 +208,27 @@ impl Drop for Channel {
                     tracing::debug!(%error, "the connection ended before a channel was closed");
                 }
             }
-            connection.channel_ended();
+            connection.channel_ended(session);
         });
     }
 }
 
 /// See [`Channel::end`].
-async fn wind_down(write: &ChannelWriteHalf<Msg>, inbox: &Inbox, program: bool) -> bool {
+async fn wind_down(
+    connection: &Arc<Connection>,
+    write: &ChannelWriteHalf<Msg>,
+    inbox: &Inbox,
+    program: bool,
+    marker: Option<&str>,
+) -> bool {
     let send = async {
-        if program {
+        // The process number of a program that has exited is not ours any more.
+        if program && inbox.exit().is_none() {
             for signal in [Sig::TERM, Sig::KILL] {
-                write.signal(signal).await?;
+                match marker {
+                    Some(marker) => marker::send(connection, marker, &signal).await,
+                    None => write.signal(signal).await?,
+                }
                 if timeout(GRACE, inbox.exited()).await.is_ok() {
                     break;
                 }

@@ -1,7 +1,7 @@
 //! One live SSH connection: it opens channels, keeps a spare one, and knows how it is.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,15 +19,12 @@ use super::channel::{Channel, RawChannel};
 use super::error::{ChannelError, LossCause};
 use super::handler::{Handler, Shared};
 use super::probe;
+use super::sessions::{CROWDED, LINGERING, Sessions};
 use super::stream::StreamControl;
 use crate::host::machine::ConnectionId;
 
 /// How long the server may take to open a channel.
 const CHANNEL_OPEN: Duration = Duration::from_secs(10);
-/// How long a call waits for a session to become free before another connection is asked for (commands
-/// that last a moment make room by themselves) and the server is asked again (it may end a session later
-/// than we do).
-const CROWDED: Duration = Duration::from_secs(1);
 /// How long a polite goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -56,18 +53,11 @@ pub struct Connection {
     spare: Mutex<Option<RawChannel>>,
     /// The server ends spares (dropbear) or has no session to spare (MaxSessions).
     no_spare: AtomicBool,
+    /// A spare is being opened.
+    refilling: AtomicBool,
     sessions: Sessions,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
     rtt_micros: AtomicU64,
-}
-
-/// What the server has said about session channels so far.
-#[derive(Debug, Default)]
-struct Sessions {
-    /// It has opened one.
-    granted: AtomicBool,
-    /// Requests without an answer.
-    opening: AtomicU32,
 }
 
 /// Counts as a channel in use, so that a retired connection does not close under a channel that is
@@ -117,6 +107,7 @@ impl Connection {
             tasks,
             spare: Mutex::new(None),
             no_spare: AtomicBool::new(false),
+            refilling: AtomicBool::new(false),
             sessions: Sessions::default(),
             system: watch::Sender::new(None),
             rtt_micros: AtomicU64::new(0),
@@ -189,6 +180,11 @@ impl Connection {
         self.shared.host_key.get().is_some_and(|key| key.new)
     }
 
+    /// Returns whether the server is known to refuse signals: OpenSSH does for root (`marker.rs`).
+    pub(super) fn refuses_signals(&self) -> bool {
+        self.facts.user == "root" && self.facts.server.starts_with("OpenSSH")
+    }
+
     /// Returns what the probe found, waiting for it; `None` when the connection ends first.
     pub async fn system(&self) -> Option<Arc<RemoteSystem>> {
         let mut system = self.system.subscribe();
@@ -230,6 +226,7 @@ impl Connection {
     /// `fresh` passes the spare over. The flag tells whether it was the spare.
     pub async fn session(self: &Arc<Self>, fresh: bool) -> Result<(Channel, bool), ChannelError> {
         let _busy = Busy::new(self);
+        let mut waited = false;
         loop {
             let freed = self.shared.freed.notified();
             tokio::pin!(freed);
@@ -239,28 +236,28 @@ impl Connection {
                 self.spawn(async move { connection.refill_spare().await });
                 return Ok((Channel::new(raw, Arc::clone(self)), true));
             }
-            let error = match self.open(Kind::Session).await {
-                Ok(raw) => return Ok((Channel::new(raw, Arc::clone(self)), false)),
-                Err(error) => error,
-            };
-            let refused = matches!(error, ChannelError::Refused(_));
-            if !(refused && (self.give_up_spare() || self.may_have_sessions())) {
-                return Err(error);
+            let mut patience = CROWDED;
+            if self.is_closed() {
+                return Err(ChannelError::Lost(self.cause()));
+            } else if self.sessions.begin(waited) {
+                let error = match self.open(Kind::Session).await {
+                    Ok(raw) => return Ok((Channel::new(raw, Arc::clone(self)), false)),
+                    Err(error) => error,
+                };
+                patience = match self.sessions.patience() {
+                    Some(patience) if matches!(error, ChannelError::Refused(_)) => patience,
+                    _ => return Err(error),
+                };
             }
-            if timeout(CROWDED, freed).await.is_err() {
+            self.give_up_spare();
+            waited = timeout(patience, freed).await.is_err() && patience == CROWDED;
+            if waited {
                 self.shared.bulk.cancel();
             }
             if self.shared.retired.load(Ordering::SeqCst) {
                 return Err(ChannelError::Retired);
             }
         }
-    }
-
-    /// Returns whether a refused session means that the server is full. OpenSSH answers alike for
-    /// "MaxSessions is reached" and for "never": where one was granted before, it is the former.
-    fn may_have_sessions(&self) -> bool {
-        self.sessions.granted.load(Ordering::SeqCst)
-            || self.sessions.opening.load(Ordering::SeqCst) > 0
     }
 
     /// Returns a channel to a Unix socket on the host.
@@ -291,16 +288,13 @@ impl Connection {
         }
     }
 
-    /// Opens a session and keeps the books for [`Connection::may_have_sessions`].
+    /// Opens a session that [`Sessions::begin`] allowed.
     async fn open_session(&self) -> Result<RawChannel, ChannelError> {
-        self.sessions.opening.fetch_add(1, Ordering::SeqCst);
         let result = self.open_now(Kind::Session).await;
-        if result.is_ok() {
-            self.sessions.granted.store(true, Ordering::SeqCst);
-        }
-        if self.sessions.opening.fetch_sub(1, Ordering::SeqCst) == 1 && result.is_err() {
-            // Who waited because this one might be granted can tell now.
-            self.shared.freed.notify_waiters();
+        match &result {
+            Ok(_) => self.sessions.granted(),
+            Err(ChannelError::Refused(_)) => self.sessions.refused(),
+            Err(_) => self.sessions.failed(),
         }
         result
     }
@@ -336,9 +330,25 @@ impl Connection {
         self.shared.active.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(super) fn channel_ended(&self) {
-        self.shared.freed.notify_one();
+    /// A channel is in use no longer; `session` when the server has one session less for us.
+    pub(super) fn channel_ended(self: &Arc<Self>, session: bool) {
         self.one_less();
+        if !session {
+            self.shared.freed.notify_one();
+        } else if self.sessions.is_full() {
+            let connection = Arc::clone(self);
+            self.spawn(async move {
+                tokio::time::sleep(LINGERING).await;
+                connection.session_ended();
+            });
+        } else {
+            self.session_ended();
+        }
+    }
+
+    fn session_ended(&self) {
+        self.sessions.ended();
+        self.shared.freed.notify_one();
     }
 
     fn one_less(&self) {
@@ -355,6 +365,7 @@ impl Connection {
         if raw.inbox.closed_reason().is_some() {
             // Dropbear ends all spares when any session ends: keeping them would only cost.
             self.no_spare.store(true, Ordering::Relaxed);
+            self.sessions.ended();
             return None;
         }
         Some(raw)
@@ -365,26 +376,18 @@ impl Connection {
     }
 
     async fn refill_spare(self: &Arc<Self>) {
-        let unwanted = || {
-            self.no_spare.load(Ordering::Relaxed)
-                || self.shared.retired.load(Ordering::SeqCst)
-                || self.is_closed()
-        };
-        if unwanted() || self.spare_slot().is_some() {
+        if !self.wants_spare() || self.refilling.swap(true, Ordering::SeqCst) {
             return;
         }
-        match self.open(Kind::Session).await {
-            Ok(raw) => {
-                let surplus = {
-                    let mut slot = self.spare_slot();
-                    if unwanted() || slot.is_some() { Some(raw) } else { slot.replace(raw) }
-                };
-                match surplus {
-                    Some(raw) => drop(Channel::new(raw, Arc::clone(self))),
-                    // It may be the very session that somebody waits for.
-                    None => self.shared.freed.notify_one(),
-                }
-            }
+        if !self.sessions.begin(false) {
+            self.refilling.store(false, Ordering::SeqCst);
+            return;
+        }
+        let opened = self.open(Kind::Session).await;
+        self.refilling.store(false, Ordering::SeqCst);
+        match opened {
+            // A session that is dropped unused becomes the spare.
+            Ok(raw) => drop(Channel::new(raw, Arc::clone(self))),
             Err(error) => {
                 tracing::debug!(%error, "no spare channel");
                 self.no_spare.store(true, Ordering::Relaxed);
@@ -392,16 +395,27 @@ impl Connection {
         }
     }
 
-    /// Ends the spare for good, because somebody needs its session. Returns whether there was one.
-    fn give_up_spare(self: &Arc<Self>) -> bool {
+    fn wants_spare(&self) -> bool {
+        let unwanted = self.no_spare.load(Ordering::Relaxed)
+            || self.shared.retired.load(Ordering::SeqCst)
+            || self.is_closed();
+        !unwanted && self.spare_slot().is_none()
+    }
+
+    /// Keeps a session on which nothing was started as the spare; returns it when none is wanted.
+    /// Closing it would leave an entry in russh's table.
+    pub(super) fn keep_spare(&self, raw: RawChannel) -> Option<RawChannel> {
+        let wanted = self.wants_spare();
+        let mut slot = self.spare_slot();
+        if wanted && slot.is_none() { slot.replace(raw) } else { Some(raw) }
+    }
+
+    /// Ends the spare for good, because somebody needs its session.
+    fn give_up_spare(self: &Arc<Self>) {
         self.no_spare.store(true, Ordering::Relaxed);
         let spare = self.spare_slot().take();
-        match spare {
-            Some(raw) => {
-                drop(Channel::new(raw, Arc::clone(self)));
-                true
-            }
-            None => false,
+        if let Some(raw) = spare {
+            drop(Channel::new(raw, Arc::clone(self)));
         }
     }
 

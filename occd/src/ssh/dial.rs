@@ -32,9 +32,12 @@ const RESOLVE: Duration = Duration::from_secs(5);
 const PER_PHASE: Duration = Duration::from_secs(10);
 /// How long written data may stay unacknowledged before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// A channel's receive window. OpenSSH's own 2 MiB allows 40 MB/s at a round trip of 50 ms; this much
-/// allows eight times that. It is a promise, not a buffer: only what arrives unread takes memory.
-const WINDOW: u32 = 16 * 1024 * 1024;
+/// The bounds of a channel's receive window, and the rate it should allow. OpenSSH's own 2 MiB allow 40 MB/s
+/// at a round trip of 50 ms. More than is needed costs the server: OpenSSH's buffers grow to the window,
+/// and at 16 MiB on a near host it spends twice the time.
+const WINDOW_MIN: u32 = 2 * 1024 * 1024;
+const WINDOW_MAX: u32 = 16 * 1024 * 1024;
+const WINDOW_BYTES_PER_SECOND: f64 = 330e6;
 /// SSH's usual largest packet, which every server takes (RFC 4254, section 5.2).
 const PACKET: u32 = 32 * 1024;
 
@@ -62,6 +65,8 @@ pub struct DialSettings {
     pub keepalive_interval: Duration,
     /// Unanswered keep-alives after which the connection is dead.
     pub keepalive_count: u32,
+    /// The round trip to the host, where an earlier connection measured it.
+    pub known_rtt: Option<Duration>,
 }
 
 /// The steps of a dial, as `occ host test` shows them.
@@ -104,10 +109,12 @@ pub async fn dial(
 
     let begun = Instant::now();
     let (tcp, peer) = connect(&addresses, limit).await?;
+    // The handshake took one round trip; what an earlier connection measured is at least as good.
+    let window = window(begun.elapsed().max(settings.known_rtt.unwrap_or_default()));
     steps.ok("connect", format!("TCP {peer}"), begun);
 
     let begun = Instant::now();
-    let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), WINDOW));
+    let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window));
     let host_key = host_key_policy(&target, environment).await?;
     let preferred = preferred(&host_key);
     let (stream, control) = GuardedStream::new(tcp);
@@ -115,7 +122,8 @@ pub async fn dial(
     // From here on a task of russh's owns the stream; killing the stream is what ends it.
     let guard = KillOnDrop(Some(Arc::clone(&control)));
     let mut handle =
-        handshake(stream, &control, handler, session_config(settings, preferred), limit).await?;
+        handshake(stream, &control, handler, session_config(settings, preferred, window), limit)
+            .await?;
     let trusted = shared.host_key.get().map(|key| {
         let word = if key.new { "new, recorded in known_hosts" } else { "known" };
         format!("{}, {word}", key.text)
@@ -366,10 +374,20 @@ fn has_aes() -> bool {
     return false;
 }
 
-fn session_config(settings: &DialSettings, preferred: Preferred) -> russh::client::Config {
+/// Returns the receive window for a round trip.
+fn window(rtt: Duration) -> u32 {
+    let bytes = (rtt.as_secs_f64() * WINDOW_BYTES_PER_SECOND) as u32;
+    bytes.clamp(WINDOW_MIN, WINDOW_MAX)
+}
+
+fn session_config(
+    settings: &DialSettings,
+    preferred: Preferred,
+    window: u32,
+) -> russh::client::Config {
     russh::client::Config {
         client_id: SshId::Standard(concat!("SSH-2.0-occd_", env!("CARGO_PKG_VERSION")).into()),
-        window_size: WINDOW,
+        window_size: window,
         maximum_packet_size: PACKET,
         preferred,
         inactivity_timeout: None,

@@ -102,7 +102,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (_dir, inbox) = inbox(1 << 30);
-            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let (mut out, mut err): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
             let (mut got_out, mut got_err) = (Vec::new(), Vec::new());
             let mut counter = 0u8;
             let mut pending = 0usize;

@@ -11,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -19,9 +19,15 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// How much of the peer's first words is kept: RFC 4253 limits the identification line to 255 bytes.
 const HEAD: usize = 255;
+/// The read buffer of a quiet connection. russh reads a packet in two pieces, of which the first has four
+/// or sixteen bytes: without a buffer each would be a system call.
+const SMALL_BUFFER: usize = 4 * 1024;
+/// The read buffer while much arrives; given back when it is quiet again, because there is one for each
+/// connection.
+const LARGE_BUFFER: usize = 128 * 1024;
 /// Reads smaller than this set TCP_QUICKACK again. Larger ones are part of a bulk stream, where the
 /// kernel acknowledges at once by itself and a system call per read would cost.
-const QUICKACK_BELOW: usize = 8 * 1024;
+const QUICKACK_BELOW: usize = SMALL_BUFFER;
 
 /// The controls of a [`GuardedStream`], shared with whoever may end it.
 #[derive(Debug, Default)]
@@ -73,10 +79,47 @@ impl StreamControl {
     }
 }
 
+/// Bytes that were read and not yet taken.
+#[derive(Debug, Default)]
+struct ReadBuffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The next buffer is a large one: the last read filled this one.
+    grow: bool,
+}
+
+impl ReadBuffer {
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Moves what fits to the caller.
+    fn take(&mut self, buf: &mut ReadBuf<'_>) {
+        let n = (self.end - self.start).min(buf.remaining());
+        buf.put_slice(&self.bytes[self.start..self.start + n]);
+        self.start += n;
+    }
+
+    /// Reads anew. The buffer must be empty.
+    fn fill(&mut self, cx: &mut Context<'_>, inner: &mut TcpStream) -> Poll<io::Result<&[u8]>> {
+        let size = if self.grow { LARGE_BUFFER } else { SMALL_BUFFER };
+        if self.bytes.len() != size {
+            self.bytes = vec![0; size].into();
+        }
+        let mut buf = ReadBuf::new(&mut self.bytes);
+        ready!(Pin::new(inner).poll_read(cx, &mut buf))?;
+        (self.start, self.end) = (0, buf.filled().len());
+        self.grow = self.end >= SMALL_BUFFER;
+        Poll::Ready(Ok(&self.bytes[..self.end]))
+    }
+}
+
 /// A TCP stream that can be killed and that counts its bytes.
 #[derive(Debug)]
 pub(super) struct GuardedStream {
     inner: TcpStream,
+    unread: ReadBuffer,
     control: Arc<StreamControl>,
     killed_read: Pin<Box<WaitForCancellationFutureOwned>>,
     killed_write: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -88,6 +131,7 @@ impl GuardedStream {
         let control = Arc::new(StreamControl::default());
         let stream = Self {
             inner,
+            unread: ReadBuffer::default(),
             killed_read: Box::pin(control.kill.clone().cancelled_owned()),
             killed_write: Box::pin(control.kill.clone().cancelled_owned()),
             control: Arc::clone(&control),
@@ -109,20 +153,20 @@ impl AsyncRead for GuardedStream {
         if self.killed_read.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(killed()));
         }
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if let Poll::Ready(Ok(())) = &result {
-            let new = &buf.filled()[before..];
-            self.control.received(new);
+        let this = &mut *self;
+        if this.unread.is_empty() {
+            let new = ready!(this.unread.fill(cx, &mut this.inner))?;
+            this.control.received(new);
             // The kernel leaves quick-ack mode by itself; without it the server's Nagle algorithm waits
             // for an acknowledgement that we would delay by 40 ms.
             #[cfg(target_os = "linux")]
             if new.len() < QUICKACK_BELOW {
                 // Only a hint to the kernel: a failure costs time, never correctness.
-                let _ = socket2::SockRef::from(&self.inner).set_tcp_quickack(true);
+                let _ = socket2::SockRef::from(&this.inner).set_tcp_quickack(true);
             }
         }
-        result
+        this.unread.take(buf);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -345,9 +345,9 @@ fn a_websocket_carries_a_command() {
     ws.started();
     let input = random_bytes(1024 * 1024);
     for chunk in input.chunks(50_000) {
-        ws.input(chunk);
+        assert!(ws.input(chunk));
     }
-    ws.input(&[]);
+    assert!(ws.input(&[]));
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = loop {
         match ws.next() {

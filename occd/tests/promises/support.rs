@@ -217,9 +217,10 @@ impl Ws {
         Self(ws)
     }
 
-    /// Sends bytes for the program; none at all is the end of file.
-    pub(crate) fn input(&mut self, bytes: &[u8]) {
-        self.0.send(Message::binary([&[STDIN], bytes].concat())).unwrap();
+    /// Sends bytes for the program; none at all is the end of file. Returns whether the daemon still
+    /// takes them.
+    pub(crate) fn input(&mut self, bytes: &[u8]) -> bool {
+        self.0.send(Message::binary([&[STDIN], bytes].concat())).is_ok()
     }
 
     /// Sends a control message.
