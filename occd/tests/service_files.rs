@@ -23,6 +23,7 @@ fn file(path: &str) -> PathBuf {
 }
 
 /// Returns whether a test that needs `program` may go on; it must where CI=true.
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen in its output")]
 fn require(program: &str) -> bool {
     let Err(reason) = find_program(program) else { return true };
     assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{reason}");

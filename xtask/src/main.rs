@@ -20,7 +20,8 @@ Usage: cargo xtask <command>
   demo [--keep]   occd and occ at work on a throw-away SSH server, in under a minute
   test [ARGS]     install what the tests need (as root, with apt), build, run every test;
                   ARGS go to the runner: cargo nextest run, or cargo test without nextest
-  bench [NAMES]   build with optimisation and measure; needs a quiet machine
+  dist            build occd and occ as users get them, into target/dist
+  bench [NAMES]   the same, and measure; needs a quiet machine
 ";
 
 /// Why a command failed. Whatever it ran has said more.
@@ -36,12 +37,13 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
-        [] | ["help" | "-h" | "--help"] | ["demo" | "test" | "bench", "-h" | "--help"] => {
+        [] | ["help" | "-h" | "--help"] | ["demo" | "test" | "dist" | "bench", "-h" | "--help"] => {
             print!("{HELP}");
             Ok(())
         }
         ["demo", ref rest @ ..] => demo(rest),
         ["test", ref rest @ ..] => test(rest),
+        ["dist"] => dist(),
         ["bench", ref rest @ ..] => bench(rest),
         [unknown, ..] => {
             eprint!("Error: there is no command {unknown:?}\n\n{HELP}");
@@ -97,11 +99,49 @@ fn test(args: &[&str]) -> Result<(), Failed> {
     docs
 }
 
-/// Builds as users get it and measures.
+/// Builds the programs as users get them.
+fn dist() -> Result<(), Failed> {
+    run(cargo().args(["build", "--release", "--locked", "-p", "occd"]))?;
+    let mut occ = cargo();
+    occ.args(["rustc", "--release", "--locked", "-p", "occ-cli", "--bin", "occ"]);
+    if cfg!(all(target_os = "linux", target_env = "gnu")) {
+        // A third of the time of an `occ status` would go into loading shared libraries. Not for occd:
+        // glibc resolves host names by modules that it loads.
+        occ.args(["--", "-C", "target-feature=+crt-static"]);
+    }
+    run(&mut occ)?;
+    let target = target_dir();
+    let dist = target.join("dist");
+    std::fs::create_dir_all(&dist)?;
+    for program in ["occd", "occ"] {
+        // A new file, because a running program cannot be written to.
+        let to = dist.join(program);
+        let staged = dist.join(format!(".{program}.new"));
+        std::fs::copy(target.join("release").join(program), &staged)?;
+        std::fs::rename(&staged, &to)?;
+        println!("{}", to.display());
+    }
+    Ok(())
+}
+
+/// Builds the programs as users get them and measures them.
 fn bench(args: &[&str]) -> Result<(), Failed> {
-    run(cargo().args(["build", "--release", "--locked", "-p", "occd", "-p", "occ-cli"]))?;
-    let bench = ["run", "--release", "--locked", "-p", "testkit", "--bin", "bench", "--"];
-    Err(announce(cargo().args(bench).args(args)).exec().into())
+    dist()?;
+    let dist = target_dir().join("dist");
+    let mut bench = cargo();
+    bench
+        .args(["run", "--quiet", "--locked", "-p", "testkit", "--bin", "bench", "--"])
+        .args(args)
+        .env("OCC_BIN", dist.join("occ"))
+        .env("OCCD_BIN", dist.join("occd"));
+    Err(announce(&mut bench).exec().into())
+}
+
+/// Returns the directory that this program, too, was built into: it is in `target/debug`.
+fn target_dir() -> PathBuf {
+    let own = std::env::current_exe().ok();
+    let target = own.as_deref().and_then(Path::parent).and_then(Path::parent);
+    target.map_or_else(|| root().join("target"), Path::to_owned)
 }
 
 /// Returns the cargo that runs this program, in the workspace's directory.

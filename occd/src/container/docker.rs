@@ -1,7 +1,7 @@
 //! The Docker Engine's HTTP API over a channel to the remote socket.
 //!
-//! Docker gets no TCP port on either side. Where the server forbids opening sockets although the probe
-//! found a usable one, `docker system dial-stdio` carries the same bytes over a command.
+//! Docker gets no TCP port on either side. Where the server does not open a socket that this user may
+//! open, `docker system dial-stdio` carries the same bytes over a command.
 
 use std::sync::Arc;
 
@@ -13,10 +13,12 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use occ_proto::exec::ExecRequest;
 use occ_proto::status::RemoteSystem;
 use tokio::sync::Mutex;
 
-use crate::ssh::{Channel, ChannelError, Closed, Connection};
+use crate::exec::{Command, Shell};
+use crate::ssh::{Channel, ChannelError, Closed, Connection, ExitReport};
 
 /// How long Docker may take to answer one request, in seconds.
 const TIMEOUT: u64 = 30;
@@ -62,7 +64,7 @@ impl Docker {
     ) -> Result<Self, DockerError> {
         let system = connection.system().await.ok_or(DockerError::Lost)?;
         let path = choose(socket, &system)?;
-        let channel = open(connection, &path, &system).await?;
+        let Way { channel, refusal } = open(connection, &path, &system).await?;
         let (sender, http) = http1::handshake(TokioIo::new(channel.into_stream()))
             .await
             .map_err(|error| DockerError::Api(error.into()))?;
@@ -82,8 +84,18 @@ impl Docker {
             API_DEFAULT_VERSION,
         )
         .map_err(DockerError::Api)?;
-        let client = client.negotiate_version().await.map_err(DockerError::Api)?;
-        Ok(Self { client })
+        match client.negotiate_version().await {
+            Ok(client) => Ok(Self { client }),
+            Err(error @ BollardError::DockerResponseServerError { .. }) => {
+                Err(DockerError::Api(error))
+            }
+            Err(_) if connection.is_closed() => Err(DockerError::Lost),
+            Err(error) => match refusal {
+                // The docker program ended without a word of HTTP.
+                Some(source) => Err(DockerError::Down { path, source }),
+                None => Err(DockerError::Api(error)),
+            },
+        }
     }
 
     /// Returns the API client.
@@ -105,29 +117,70 @@ fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String, DockerErro
     }
 }
 
+/// The way to the engine.
+struct Way {
+    channel: Channel,
+    /// Why the server did not open the socket, when the docker program stands in.
+    refusal: Option<ChannelError>,
+}
+
 async fn open(
     connection: &Arc<Connection>,
     path: &str,
     system: &RemoteSystem,
-) -> Result<Channel, DockerError> {
+) -> Result<Way, DockerError> {
     let source = match connection.streamlocal(path).await {
-        Ok(channel) => return Ok(channel),
+        Ok(channel) => return Ok(Way { channel, refusal: None }),
         Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
         Err(error) => error,
     };
-    if !system.docker_cli {
-        return Err(DockerError::Down { path: path.to_owned(), source });
-    }
     let down = |source| DockerError::Down { path: path.to_owned(), source };
-    let (channel, _) = connection.session(false).await.map_err(down)?;
+    // The server says no more than that it did not open the socket; the host knows why.
+    let look = r#"test -S "$1" || exit 3; test -r "$1" && test -w "$1" || exit 4"#;
+    let looked = start(connection, system, &["sh", "-c", look, "sh", path]).await?;
+    let exit = match &looked {
+        Some(channel) => {
+            channel.exited().await;
+            channel.exit()
+        }
+        None => None,
+    };
+    match exit {
+        Some(ExitReport::Status(3)) => return Err(down(source)),
+        Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
+        _ if !system.docker_cli => return Err(down(source)),
+        _ => {}
+    }
+    let host = format!("unix://{path}");
+    match start(connection, system, &["docker", "--host", &host, "system", "dial-stdio"]).await? {
+        Some(channel) => Ok(Way { channel, refusal: Some(source) }),
+        None => Err(down(source)),
+    }
+}
+
+/// Starts a command; `None` when the server does not run it.
+async fn start(
+    connection: &Arc<Connection>,
+    system: &RemoteSystem,
+    argv: &[&str],
+) -> Result<Option<Channel>, DockerError> {
+    let argv = argv.iter().map(|word| (*word).into()).collect();
+    let Ok(command) = Command::new(ExecRequest { argv, ..ExecRequest::default() }) else {
+        return Ok(None);
+    };
+    let channel = match connection.session(false).await {
+        Ok((channel, _)) => channel,
+        Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
+        Err(_) => return Ok(None),
+    };
     let asked = async {
-        channel.request_exec(b"exec docker system dial-stdio").await?;
+        channel.request_exec(&command.line(Shell::of(&system.shell), None)).await?;
         channel.accepted().await
     };
     match asked.await {
-        Ok(true) => Ok(channel),
-        Ok(false) | Err(Closed::ByServer) => Err(down(source)),
-        Err(_) => Err(DockerError::Lost),
+        Ok(true) => Ok(Some(channel)),
+        Ok(false) | Err(Closed::ByServer) => Ok(None),
+        Err(Closed::Connection(_)) => Err(DockerError::Lost),
     }
 }
 

@@ -5,4 +5,5 @@ mod quote;
 mod running;
 
 pub use command::{BadCommand, Command};
+pub use quote::Shell;
 pub use running::{Control, ExecError, Running, Step, start};

@@ -14,7 +14,8 @@ use super::command::Command;
 use super::quote::Shell;
 use crate::host::{COMMAND_PATIENCE, HostHandle, Unreachable};
 use crate::ssh::{
-    Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, marker, signal,
+    Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost, marker,
+    signal,
 };
 
 /// How long a server may take to answer a request to run a command. It answers when it has forked, before
@@ -131,7 +132,7 @@ impl Control {
     }
 }
 
-/// Waits for the time limit or a cancellation and ends the program. A task of its own, so that a reader
+/// Waits for the time limit, a cancellation or the loss of output and ends the program. A task of its own, so that a reader
 /// who takes no output does not stop the clock.
 async fn supervise(
     control: Control,
@@ -150,6 +151,8 @@ async fn supervise(
         () = gone.cancelled() => return,
         _ = control.channel.closed() => return,
         () = control.cancel.cancelled() => {}
+        // The reader may be stuck for ever; the program must not run on for nobody.
+        _ = control.channel.output_lost() => {}
         () = limit => control.timed_out.store(true, Ordering::Relaxed),
     }
     tokio::select! {
@@ -221,12 +224,18 @@ async fn start_on(connection: &Arc<Connection>, command: &Command) -> Result<Run
             Ok(Err(Closed::Connection(cause))) => {
                 return Err(ExecError::LinkLost { after: begun.elapsed(), cause });
             }
-            Ok(Err(Closed::Overflow { held })) => return Err(ExecError::Overflow { held }),
-            Ok(Err(Closed::Spill(error))) => return Err(ExecError::Spill(error)),
             Err(_) => return Err(ExecError::NoAnswer),
         }
     }
     Err(ExecError::NotStarted)
+}
+
+/// Waits for the program's end and then for silence that is the program's and not the link's: what the
+/// server sent before it answers has arrived.
+async fn silence(channel: &Channel) {
+    channel.exited().await;
+    tokio::time::sleep(SILENCE).await;
+    channel.connection().round_trip().await;
 }
 
 impl Running {
@@ -260,7 +269,8 @@ impl Running {
                 tokio::select! {
                     // Output may follow the close from our own buffers, so a drained one alone counts.
                     _ = channel.closed(), if drained => {}
-                    () = async { channel.exited().await; tokio::time::sleep(SILENCE).await } => {}
+                    _ = channel.output_lost(), if drained => {}
+                    () = silence(channel) => {}
                     // Nothing helps: the host ignores signals and does not close.
                     Ok(_) = ended.wait_for(|ended| *ended == Some(false)) => {}
                 }
@@ -277,12 +287,12 @@ impl Running {
     }
 
     fn outcome(&self) -> Result<Exit, ExecError> {
-        let closed = self.control.channel.closed_reason();
-        match &closed {
-            Some(Closed::Overflow { held }) => return Err(ExecError::Overflow { held: *held }),
-            Some(Closed::Spill(error)) => return Err(ExecError::Spill(error.clone())),
-            _ => {}
+        match self.control.channel.lost_output() {
+            Some(OutputLost::Overflow { held }) => return Err(ExecError::Overflow { held }),
+            Some(OutputLost::Spill(error)) => return Err(ExecError::Spill(error)),
+            None => {}
         }
+        let closed = self.control.channel.closed_reason();
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let told_to_end = self.control.channel.was_told_to_end();
         let exit = |code, signal| Exit {

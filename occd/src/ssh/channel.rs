@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::inbox::{Closed, ExitReport, Frame, Inbox};
+use super::inbox::{Closed, ExitReport, Frame, Inbox, OutputLost};
 use super::marker;
 
 /// How long a program has between TERM and KILL, and between KILL and end of file.
@@ -112,6 +112,16 @@ impl Channel {
     /// Returns why the channel is closed, if it is.
     pub fn closed_reason(&self) -> Option<Closed> {
         self.inbox.closed_reason()
+    }
+
+    /// Waits until output is lost, because there was too much to keep or no place for it.
+    pub async fn output_lost(&self) -> OutputLost {
+        self.inbox.output_lost().await
+    }
+
+    /// Returns why output was lost, if any was.
+    pub fn lost_output(&self) -> Option<OutputLost> {
+        self.inbox.lost()
     }
 
     /// Sends bytes to the program, as fast as it takes them.

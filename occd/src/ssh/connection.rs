@@ -426,6 +426,21 @@ impl Connection {
 
     // ---- The end.
 
+    /// Waits until the server has answered a question asked now, and so until all that it sent before has
+    /// arrived; or until the connection has ended.
+    pub async fn round_trip(&self) {
+        tokio::select! {
+            sent = self.handle.send_ping() => {
+                if sent.is_ok() {
+                    return;
+                }
+            }
+            () = self.shared.closed.cancelled() => return,
+        }
+        // The session loop takes no messages any more; it says so in a moment.
+        self.shared.closed.cancelled().await;
+    }
+
     /// Gives the connection no new work; it closes when its last channel has ended.
     pub fn retire(&self) {
         self.shared.retired.store(true, Ordering::SeqCst);

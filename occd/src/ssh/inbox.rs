@@ -69,7 +69,12 @@ pub enum Closed {
     ByServer,
     /// The connection ended.
     Connection(LossCause),
-    /// The unread output passed the limit; the rest was thrown away.
+}
+
+/// Why output was thrown away. The channel itself is open still, and what runs on it runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputLost {
+    /// The unread output passed the limit.
     Overflow {
         /// Bytes that were held when the limit was reached.
         held: u64,
@@ -100,6 +105,7 @@ struct State {
     exit: Option<ExitReport>,
     eof: bool,
     closed: Option<Closed>,
+    lost: Option<OutputLost>,
     /// Nobody will read: what arrives is dropped.
     discard: bool,
     received: u64,
@@ -139,7 +145,7 @@ impl Inbox {
             let mut state = self.lock();
             state.received += data.len() as u64;
             let received = state.received;
-            if state.discard || state.closed.is_some() || data.is_empty() {
+            if state.drops() || state.closed.is_some() || data.is_empty() {
                 return received;
             }
             let spilling = state.file.is_some() || state.tail_bytes > 0 || state.writing;
@@ -185,10 +191,12 @@ impl Inbox {
                     let spilled = state.file.get_or_insert(Spilled { file, read: 0, written: 0 });
                     spilled.written = written;
                 }
-                Err(SpillError::Full) => state.closed = Some(Closed::Overflow { held }),
-                Err(SpillError::Io(error)) => state.closed = Some(Closed::Spill(error.to_string())),
+                Err(SpillError::Full) => state.lost = Some(OutputLost::Overflow { held }),
+                Err(SpillError::Io(error)) => {
+                    state.lost = Some(OutputLost::Spill(error.to_string()))
+                }
             }
-            if state.discard || state.closed.is_some() {
+            if state.drops() {
                 state.drop_all();
             }
         }
@@ -238,6 +246,16 @@ impl Inbox {
         self.lock().closed.clone()
     }
 
+    /// Waits until output is lost.
+    pub async fn output_lost(&self) -> OutputLost {
+        self.when(|state| state.lost.clone()).await
+    }
+
+    /// Returns why output was lost, if any was.
+    pub fn lost(&self) -> Option<OutputLost> {
+        self.lock().lost.clone()
+    }
+
     /// Returns whether more is held than memory is meant for.
     pub fn is_backlogged(&self) -> bool {
         let state = self.lock();
@@ -268,7 +286,7 @@ impl Inbox {
     pub async fn drained(&self) {
         self.when(|state| {
             let backlog = state.file.is_some() || state.tail_bytes > 0 || state.writing;
-            (!backlog || state.closed.is_some() || state.discard).then_some(())
+            (!backlog || state.closed.is_some() || state.drops()).then_some(())
         })
         .await;
     }
@@ -300,7 +318,8 @@ impl Inbox {
                         }
                         _ => {
                             state.file = None;
-                            (state.closed.is_some() || state.eof).then_some(Next::End)
+                            (state.closed.is_some() || state.eof || state.lost.is_some())
+                                .then_some(Next::End)
                         }
                     },
                 })
@@ -330,7 +349,7 @@ impl Inbox {
                 state.front.extend(frames);
             }
             Err(error) => {
-                state.closed = Some(Closed::Spill(error.to_string()));
+                state.lost = Some(OutputLost::Spill(error.to_string()));
                 state.drop_all();
             }
         }
@@ -359,6 +378,11 @@ enum Next {
 }
 
 impl State {
+    /// What arrives is dropped.
+    fn drops(&self) -> bool {
+        self.discard || self.lost.is_some()
+    }
+
     fn drop_all(&mut self) {
         self.front = VecDeque::new();
         self.front_bytes = 0;

@@ -57,7 +57,7 @@ async fn past_the_limit_the_channel_ends_with_a_reason() {
     for _ in 0..200 {
         inbox.push(STDOUT, &chunk).await;
     }
-    assert!(matches!(inbox.closed_reason(), Some(Closed::Overflow { .. })));
+    assert!(matches!(inbox.lost(), Some(OutputLost::Overflow { .. })));
     assert_eq!(drain(&inbox).await.0.len(), 0, "a stream with a hole is not delivered");
 }
 
@@ -71,7 +71,7 @@ async fn a_directory_that_cannot_be_written_ends_the_channel_with_a_reason() {
     for _ in 0..200 {
         inbox.push(STDOUT, &chunk).await;
     }
-    assert!(matches!(inbox.closed_reason(), Some(Closed::Spill(_))));
+    assert!(matches!(inbox.lost(), Some(OutputLost::Spill(_))));
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 //!
 //! OpenSSH passes signals on only from its unprivileged half, and a login as root has none ("session
 //! signalling requires privilege separation"). There a command is started with a marker in its environment,
-//! which all its descendants inherit, and a second command finds them by it and signals them. Linux alone
-//! shows environments in /proc; elsewhere nothing is found, and the answer says that the program may still
-//! run.
+//! which all its descendants inherit, and a second command finds those by it that lead a process group and
+//! signals the groups, as the server would. Linux alone shows environments in /proc; elsewhere nothing is
+//! found, and the answer says that the program may still run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +25,12 @@ pub fn for_command(connection: &Connection) -> Option<String> {
     connection.refuses_signals().then(|| format!("{:032x}", fastrand::u128(..)))
 }
 
-/// Sends a signal to all processes with the marker.
+/// Sends a signal to the process groups of a marked command. A process that leads none is in one of them, and
+/// `kill` finds no group of its number.
 pub(super) async fn send(connection: &Arc<Connection>, marker: &str, signal: &Sig) {
     let script = format!(
         "exec sh -c 'for f in $(grep -laF {VARIABLE}={marker} /proc/[0-9]*/environ 2>/dev/null); do \
-         f=${{f#/proc/}}; kill -{} ${{f%/environ}}; done'",
+         f=${{f#/proc/}}; kill -{} -- -${{f%/environ}} 2>/dev/null; done'",
         signal::name(signal)
     );
     let run = async {

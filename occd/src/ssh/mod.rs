@@ -20,4 +20,4 @@ mod stream;
 pub use channel::{Channel, ChannelStream};
 pub use connection::Connection;
 pub use error::{ChannelError, ConnectError, LossCause};
-pub use inbox::{Closed, ExitReport, Frame, SpillPolicy};
+pub use inbox::{Closed, ExitReport, Frame, OutputLost, SpillPolicy};

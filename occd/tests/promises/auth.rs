@@ -206,6 +206,26 @@ fn a_named_key_comes_before_the_agents() {
 }
 
 #[test]
+fn identities_only_offers_nothing_else() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    // The right key is in the agent, and must stay there.
+    agent.add(&host.client_key_path());
+    let wrong = KeyFile::generate(rig.home().join("wrong"), "ed25519");
+    let config = format!("IdentitiesOnly yes\nIdentityFile {}\n", wrong.path.display());
+    fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    add_with(&rig, &host, None);
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&exec(&rig, "far", &["true"])).code, Code::AuthFailed);
+    let keys: Vec<_> = host.offered_auth().into_iter().filter_map(|offer| offer.key).collect();
+    assert_eq!(keys, [wrong.public]);
+}
+
+#[test]
 fn without_any_key_the_reason_is_said() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();

@@ -124,17 +124,14 @@ fn two_hundred_cancelled_commands_leave_nothing() {
 #[test]
 fn ten_thousand_cancelled_commands_take_no_memory() {
     let Some((sshd, rig)) = sshd() else { return };
-    let w: u32 = std::env::var("W").map_or(8, |w| w.parse().unwrap());
-    cancel(&rig, w, 2_000);
+    cancel(&rig, 8, 2_000);
     no_programs(&sshd, GUARD);
     no_channels(&rig, GUARD);
     let before = rig.daemon_rss_kib();
-    cancel(&rig, w, 8_000);
-    eprintln!("refused {}", sshd.log().matches("no more sessions").count());
+    cancel(&rig, 8, 8_000);
     no_programs(&sshd, GUARD);
     no_channels(&rig, GUARD);
     let after = rig.daemon_rss_kib();
-    eprintln!("{before} {after}");
     // An entry left in russh's table is 3 to 4 KiB: 8,000 of them would be 24 MiB and more.
     assert!(after < before + 2 * 1024, "{before} KiB before, {after} KiB after");
 }

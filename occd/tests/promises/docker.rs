@@ -1,1 +1,159 @@
-//! Being written.
+//! The sandbox container of a host, asked for through the SSH connection.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
+use occ_proto::status::{State, TestReport};
+use occ_proto::{Code, Problem};
+use testkit::{DaemonRig, DockerRig, RealSshd};
+
+use crate::support::{daemon_for, daemon_with, settled, status};
+
+/// Returns an engine, unless one of the servers is missing.
+fn engine() -> Option<DockerRig> {
+    (RealSshd::require() && DockerRig::require()).then(DockerRig::start)
+}
+
+/// Returns a daemon that is told where the engine's socket is.
+fn daemon(sshd: &RealSshd, docker: &DockerRig) -> DaemonRig {
+    let socket = docker.socket().display().to_string();
+    daemon_with(sshd, &format!("[hosts.h]\ndocker_socket = {socket:?}\n"))
+}
+
+fn container(rig: &DaemonRig) -> Result<ContainerStatus, Problem> {
+    let response = rig.http("GET", "/v1/hosts/h/container", &[], None);
+    match response.status {
+        200 => Ok(serde_json::from_slice(&response.body).unwrap()),
+        _ => Err(serde_json::from_slice(&response.body).unwrap()),
+    }
+}
+
+/// Returns the code and HTTP status of the container's problem. The link itself stays up.
+fn problem(rig: &DaemonRig) -> (Code, u16) {
+    let before = settled(rig).connects;
+    let problem = container(rig).unwrap_err();
+    let after = status(rig);
+    assert_eq!((after.state, after.connects), (State::Connected, before), "{problem:?}");
+    (problem.code, problem.status)
+}
+
+#[test]
+fn the_sandbox_is_seen_as_docker_sees_it() {
+    let Some(mut docker) = engine() else { return };
+    docker.open_to_everyone();
+    docker.import_busybox_with("sandbox:1", &["LABEL org.opencode-cloud.version=1.2.3"]);
+    let sshd = RealSshd::start();
+    let rig = daemon(&sshd, &docker);
+
+    let absent = container(&rig).unwrap();
+    assert!(!absent.exists && absent.state.is_none() && absent.id.is_none(), "{absent:?}");
+    let version = docker.docker_ok(&["version", "--format", "{{.Server.Version}}"]);
+    assert_eq!(absent.docker_version.as_deref(), Some(version.as_str()));
+
+    let id = docker.run(
+        SANDBOX_CONTAINER,
+        &["sandbox:1", "sh", "-c", "trap 'exit 7' TERM; sleep 1000 & wait"],
+    );
+    let running = container(&rig).unwrap();
+    assert!(running.exists);
+    assert_eq!(running.state.as_deref(), Some("running"));
+    assert_eq!(running.id.as_deref(), Some(id.as_str()));
+    assert_eq!(running.image.as_deref(), Some("sandbox:1"));
+    assert_eq!(running.image_version.as_deref(), Some("1.2.3"));
+    assert_eq!((running.exit_code, running.ports.len()), (None, 0));
+    let inspect =
+        |format: &str| docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER]);
+    let started = running.started_at.expect("a running container has been started");
+    assert_eq!(started, inspect("{{.State.StartedAt}}").parse().unwrap());
+    assert!(running.as_of >= started);
+
+    docker.docker_ok(&["stop", SANDBOX_CONTAINER]);
+    let exited = container(&rig).unwrap();
+    assert_eq!((exited.state.as_deref(), exited.exit_code), (Some("exited"), Some(7)));
+    assert_eq!(exited.started_at, None);
+
+    let report = rig.run_occ(&["host", "test", "h"]);
+    assert_eq!(report.code(), 0, "{report:?}");
+    let report: TestReport =
+        serde_json::from_str(&rig.occ_ok(&["host", "test", "h", "--json"])).unwrap();
+    assert!(report.ssh_ok && report.docker_ok, "{report:?}");
+    assert_eq!(report.docker_version.as_deref(), Some(version.as_str()));
+
+    // The engine goes away and comes back, as in an upgrade.
+    docker.stop();
+    assert_eq!(problem(&rig), (Code::DockerUnavailable, 503));
+    let report: TestReport =
+        serde_json::from_slice(&rig.http("POST", "/v1/hosts/h/test", &[], None).body).unwrap();
+    assert!(report.ssh_ok && !report.docker_ok, "{report:?}");
+    let step = report.steps.iter().find(|step| step.name == "docker").unwrap();
+    assert!(!step.ok, "{step:?}");
+    docker.restart();
+    docker.open_to_everyone();
+    assert!(container(&rig).unwrap().exists);
+    assert_eq!(status(&rig).connects, 1);
+}
+
+#[test]
+fn a_host_without_docker_says_so() {
+    if !RealSshd::require() {
+        return;
+    }
+    // With no socket in a usual place and none told.
+    let sshd = RealSshd::start();
+    let rig = daemon_for(&sshd);
+    let system = settled(&rig).connection.unwrap().system.unwrap();
+    if system.docker_sockets.is_empty() {
+        assert_eq!(problem(&rig), (Code::DockerUnavailable, 409));
+    }
+    // A place that is told wrongly.
+    let rig = daemon_with(&sshd, "[hosts.h]\ndocker_socket = \"/no/such/docker.sock\"\n");
+    assert_eq!(problem(&rig), (Code::DockerUnavailable, 503));
+    // A socket that nobody listens on any more, as a killed engine leaves it.
+    let left = sshd.dir().join("left.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    std::fs::set_permissions(&left, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let left = left.display().to_string();
+    let rig = daemon_with(&sshd, &format!("[hosts.h]\ndocker_socket = {left:?}\n"));
+    assert_eq!(problem(&rig), (Code::DockerUnavailable, 503));
+}
+
+#[test]
+fn a_socket_that_may_not_be_opened_is_named() {
+    let Some(docker) = engine() else { return };
+    docker.close_to_others();
+    let sshd = RealSshd::start();
+    if sshd.user() == "root" {
+        return;
+    }
+    let rig = daemon(&sshd, &docker);
+    assert_eq!(problem(&rig), (Code::DockerPermission, 409));
+    // The same when the host itself says where the socket is.
+    let host = format!("SetEnv DOCKER_HOST={}", docker.host());
+    let sshd = RealSshd::builder().config(host).start();
+    let rig = daemon_for(&sshd);
+    assert_eq!(problem(&rig), (Code::DockerPermission, 409));
+    let detail = container(&rig).unwrap_err().detail;
+    assert!(detail.contains(&docker.socket().display().to_string()), "{detail}");
+    docker.open_to_everyone();
+    // What the probe found is asked anew with the next connection.
+    rig.occ_ok(&["reconnect", "--host", "h"]);
+    assert!(!container(&rig).unwrap().exists);
+}
+
+#[test]
+fn where_sockets_are_forbidden_the_docker_program_carries() {
+    let Some(docker) = engine() else { return };
+    docker.open_to_everyone();
+    docker.import_busybox("busybox:1");
+    docker.run(SANDBOX_CONTAINER, &["busybox:1", "sleep", "1000"]);
+    let sshd = RealSshd::builder()
+        .config("AllowStreamLocalForwarding no")
+        .config(format!("SetEnv DOCKER_HOST={}", docker.host()))
+        .start();
+    let rig = daemon_for(&sshd);
+    for _ in 0..3 {
+        assert_eq!(container(&rig).unwrap().state.as_deref(), Some("running"));
+    }
+    assert_eq!(status(&rig).connects, 1);
+    crate::support::no_channels(&rig, crate::support::GUARD);
+}

@@ -1,1 +1,88 @@
-//! Being written.
+//! Dropbear, whose channels behave differently: it ends unused sessions when any session ends.
+
+use std::process::Stdio;
+use std::thread;
+
+use serde_json::json;
+use testkit::proc::{self, Process};
+use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, Dropbear};
+
+use crate::support::{GUARD, daemon_for, exec, no_channels, occ_exec, settled, shell, status};
+
+fn dropbear() -> Option<(Dropbear, DaemonRig)> {
+    if !Dropbear::require() {
+        return None;
+    }
+    let dropbear = Dropbear::start();
+    let rig = daemon_for(&dropbear);
+    Some((dropbear, rig))
+}
+
+/// Returns the processes whose command line holds `word`, occ's own apart.
+fn remote(word: &str) -> Vec<Process> {
+    proc::marked(word).into_iter().filter(|process| process.name() == "sleep").collect()
+}
+
+/// Returns an argument for `sleep` that no other test uses.
+fn unique_sleep() -> String {
+    format!("1000.{}", fastrand::u32(1_000_000..))
+}
+
+#[test]
+fn no_command_is_lost_and_none_runs_twice() {
+    let Some((_dropbear, rig)) = dropbear() else { return };
+    let dir = shell(&rig, "mktemp -d").stdout.unwrap().trim().to_owned();
+    for n in 0..60 {
+        let result = exec(&rig, json!({ "shell": format!("echo {n} >> {dir}/ran; echo {n}") }));
+        assert_eq!((result.stdout, result.exit.code), (Some(format!("{n}\n")), Some(0)));
+    }
+    let ran = shell(&rig, &format!("cat {dir}/ran; rm -r {dir}")).stdout.unwrap();
+    assert_eq!(ran, (0..60).map(|n| format!("{n}\n")).collect::<String>());
+    assert_eq!(status(&rig).connects, 1);
+    no_channels(&rig, GUARD);
+}
+
+#[test]
+fn a_time_limit_ends_the_command() {
+    let Some((_dropbear, rig)) = dropbear() else { return };
+    let sleep = unique_sleep();
+    let result = exec(&rig, json!({ "argv": ["sleep", sleep], "timeout_ms": 300 }));
+    assert!(result.exit.timed_out && !result.exit.may_still_run, "{result:?}");
+    assert_eq!(remote(&sleep), []);
+    no_channels(&rig, GUARD);
+    assert_eq!(shell(&rig, "echo next").stdout.as_deref(), Some("next\n"));
+}
+
+#[test]
+fn a_killed_client_ends_its_command() {
+    let Some((_dropbear, rig)) = dropbear() else { return };
+    let sleep = unique_sleep();
+    let mut occ = occ_exec(&rig).args(["sleep", &sleep]).stdout(Stdio::null()).spawn().unwrap();
+    wait_for("the remote sleep", GUARD, || remote(&sleep).first().copied());
+    occ.kill().unwrap();
+    occ.wait().unwrap();
+    wait_until("the remote sleep to be gone", GUARD, || remote(&sleep), Vec::is_empty);
+    no_channels(&rig, GUARD);
+    assert_eq!(shell(&rig, "echo next").stdout.as_deref(), Some("next\n"));
+}
+
+#[test]
+fn commands_at_once_answer_right() {
+    let Some((_dropbear, rig)) = dropbear() else { return };
+    settled(&rig);
+    thread::scope(|scope| {
+        for n in 0..30u32 {
+            let rig = &rig;
+            scope.spawn(move || {
+                let script = format!("cat; echo {n}; exit {n}");
+                let request = json!({ "argv": ["sh", "-c", script], "stdin": format!("in-{n} ") });
+                let result = exec(rig, request);
+                assert_eq!(result.stdout, Some(format!("in-{n} {n}\n")));
+                assert_eq!(result.exit.code, Some(n));
+            });
+        }
+    });
+    no_channels(&rig, GUARD);
+    assert_eq!(status(&rig).connects, 1);
+}

@@ -1,13 +1,16 @@
 //! What a daemon holds of the system: after a scenario it must be what it was before.
 
 use testkit::DaemonRig;
-use testkit::wait::blocking::wait_until;
+use testkit::wait::blocking::{wait_for, wait_until};
 
 use crate::ask::GUARD;
 
 /// The runtime keeps threads for file access as long as each is used once in 10 s, and the daemon looks
 /// at its files once a second: a busy moment leaves a few more of them, however often it comes.
 const SPARE_THREADS: usize = 8;
+
+/// So many looks, 3 ms apart, see the daemon the same when it is at rest.
+const LOOKS_AT_REST: u32 = 20;
 
 /// The daemon's files, threads and children at one moment.
 ///
@@ -21,13 +24,24 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Returns what the daemon holds now. Call it in the state that the scenario ends in.
-    pub(crate) fn by(rig: &DaemonRig) -> Self {
+    fn now(rig: &DaemonRig) -> Self {
         Self {
             files: rig.daemon_fds(),
             threads: rig.daemon_threads(),
             children: rig.daemon_children().len(),
         }
+    }
+
+    /// Returns what the daemon holds at rest, in the state that the scenario ends in: what it holds in
+    /// many looks in a row, so that a client that has just left is not taken for something it keeps.
+    pub(crate) fn by(rig: &DaemonRig) -> Self {
+        let (mut last, mut looks) = (Self::now(rig), 0);
+        wait_for("the daemon to be at rest", GUARD, || {
+            let now = Self::now(rig);
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            (looks == LOOKS_AT_REST).then_some(now)
+        })
     }
 
     /// Waits until the daemon holds no more than this.
@@ -41,6 +55,6 @@ impl Held {
                 && now.children <= self.children
         };
         let what = format!("the daemon to hold no more than {self:?}");
-        wait_until(&what, GUARD, || Self::by(rig), within);
+        wait_until(&what, GUARD, || Self::now(rig), within);
     }
 }

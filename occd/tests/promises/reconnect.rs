@@ -1,6 +1,6 @@
 //! A connection that breaks is noticed, shown, and brought back; one that was stopped stays away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use occ_proto::status::{HostStatus, Phase, State};
@@ -10,6 +10,7 @@ use serde_json::json;
 use testkit::daemon::Target;
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
+use tokio::time::Instant;
 
 use crate::ask::{
     Clock, GUARD, body, connect, echoes, exec, failure, in_state, list, look, meanwhile, post,
@@ -179,7 +180,7 @@ fn a_host_that_flaps_costs_one_dial_each_time_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn backoff_shows_attempt_next_retry_and_phase_and_a_command_ends_it() {
+fn backoff_shows_attempt_next_retry_and_phase() {
     let host = EmbeddedHost::start();
     let link = FaultyLink::start(host.addr());
     let mut rig = DaemonRig::new();
@@ -214,11 +215,28 @@ fn backoff_shows_attempt_next_retry_and_phase_and_a_command_ends_it() {
     assert!(refused.detail.ends_with("The command was not started."), "{refused:?}");
 
     link.refuse(false);
+    echoes(&rig, "far");
+    let up = look(&rig, "far");
+    assert_eq!((up.attempt, up.next_retry_at), (0, None));
+    assert!(up.last_error.is_some(), "a past break stays visible");
+}
+
+#[test]
+fn a_command_does_not_wait_for_a_backoff_to_end() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.start_daemon(&[]);
+    // The longest backoff there is after one dial: 15 s at least.
+    host.farewell_banner("Not allowed at this time\r\n");
+    rig.http("GET", "/v1/hosts/far", &[], None);
+    in_state(&rig, "far", State::Backoff);
+    host.ssh_banner();
     let begun = Instant::now();
     echoes(&rig, "far");
-    // At most 2 s after the last dial; the backoff by itself may be longer by now.
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    assert_eq!(look(&rig, "far").attempt, 0);
+    // One extra dial, at least 2 s after the one before.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(host.connections(), 2);
 }
 
 #[test]
@@ -289,15 +307,17 @@ fn a_host_that_was_disconnected_stays_silent_until_connect() {
 #[test]
 fn a_disconnect_ends_a_backoff_and_a_dial_under_way() {
     let host = EmbeddedHost::start();
-    host.stall_at(testkit::embedded::Phase::Kex);
+    // A dial that nothing but a disconnect ends before this test does.
+    host.stall_at(testkit::embedded::Phase::Auth);
+    let patient = "[hosts.far.connection]\nconnect_timeout = \"1000s\"\n";
     let mut rig = DaemonRig::new();
     rig.add_host("far", &host);
-    rig.write_config_toml(Clock::CONFIG);
+    rig.write_config_toml(&format!("{}{patient}", Clock::CONFIG));
     let clock = Clock::add(&rig);
     rig.start_daemon(&[]);
     let held = Held::by(&rig);
     rig.http("GET", "/v1/hosts/far", &[], None);
-    wait_until("the dial", GUARD, || host.active_connections(), |n| *n == 1);
+    wait_until("the login", GUARD, || host.offered_auth().len(), |n| *n > 0);
     assert_eq!(look(&rig, "far").state, State::Connecting);
     assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
     held.is_all_again(&rig);

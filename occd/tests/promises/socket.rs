@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use occ_proto::Code;
 use serde_json::json;
@@ -16,6 +15,7 @@ use testkit::proc::{self, Process};
 use testkit::require::is_root;
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost};
+use tokio::time::Instant;
 
 use crate::ask::{GUARD, connect, problem};
 

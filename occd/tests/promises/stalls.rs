@@ -1,7 +1,7 @@
 //! A server that stalls, talks nonsense or hangs up in any phase of a dial: a clear word in time, and
 //! nothing left behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use occ_proto::Code;
@@ -9,6 +9,7 @@ use occ_proto::status::{Phase, State};
 use testkit::embedded;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost};
+use tokio::time::Instant;
 
 use crate::ask::{GUARD, echoes, exec, failure, in_state, look, post, problem};
 use crate::invariants::Held;
