@@ -94,8 +94,22 @@ fn test(args: &[&str]) -> Result<(), Failed> {
     } else {
         Ok(())
     };
-    let all = ["nextest", "run", "--workspace", "--locked"];
-    run(cargo().args(all).args(args).envs(settings))?;
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run", "--locked"]);
+    let given = |names: [&str; 2]| args.iter().any(|arg| names.iter().any(|n| arg.starts_with(n)));
+    if !given(["-p", "--package"]) {
+        nextest.arg("--workspace");
+    }
+    if !given(["--failure-output", "--no-capture"]) {
+        // Each failure is shown as it happens; shown again at the end they would hide the summary.
+        nextest.args(["--failure-output", "immediate"]);
+    }
+    nextest.args(args).envs(settings);
+    let status = announce(&mut nextest).status()?;
+    if !status.success() {
+        // It has said what failed, and its summary is the last word.
+        std::process::exit(status.code().unwrap_or(1));
+    }
     docs
 }
 

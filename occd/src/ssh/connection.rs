@@ -97,6 +97,7 @@ impl Connection {
         facts: Facts,
         tasks: TaskTracker,
     ) -> Arc<Self> {
+        let sessions = Sessions::of(&facts.server);
         let connection = Arc::new(Self {
             id,
             handle,
@@ -106,9 +107,9 @@ impl Connection {
             since: Timestamp::now(),
             tasks,
             spare: Mutex::new(None),
-            no_spare: AtomicBool::new(false),
+            no_spare: AtomicBool::new(sessions.is_single()),
             refilling: AtomicBool::new(false),
-            sessions: Sessions::default(),
+            sessions,
             system: watch::Sender::new(None),
             rtt_micros: AtomicU64::new(0),
         });

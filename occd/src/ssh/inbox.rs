@@ -193,7 +193,7 @@ impl Inbox {
                 }
                 Err(SpillError::Full) => state.lost = Some(OutputLost::Overflow { held }),
                 Err(SpillError::Io(error)) => {
-                    state.lost = Some(OutputLost::Spill(error.to_string()))
+                    state.lost = Some(OutputLost::Spill(error.to_string()));
                 }
             }
             if state.drops() {

@@ -2,6 +2,10 @@
 //!
 //! A refused request is not free: russh keeps a record of each for the life of the connection. So once a
 //! server has refused, no more sessions are asked for than it has granted at once before.
+//!
+//! Dropbear before 2024.86 gets one session at a time: whenever a program ends there, it closes all sessions
+//! on which none runs yet, and a command that is already on its way to one of them runs all the same, without
+//! an answer. It could be taken for one that did not run, and run twice.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,9 +28,22 @@ struct Books {
     most: u32,
     /// The server has refused one.
     full: bool,
+    /// No session may be opened beside another.
+    single: bool,
 }
 
 impl Sessions {
+    /// Returns the books for a server by its identification, such as `OpenSSH_9.2p1`.
+    pub(super) fn of(server: &str) -> Self {
+        let single = closes_unused_sessions(server);
+        Self(Mutex::new(Books { single, ..Books::default() }))
+    }
+
+    /// Returns whether sessions may only be opened when no other is there.
+    pub(super) fn is_single(&self) -> bool {
+        self.lock().single
+    }
+
     fn lock(&self) -> MutexGuard<'_, Books> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,7 +53,10 @@ impl Sessions {
     pub(super) fn begin(&self, beyond: bool) -> bool {
         let mut books = self.lock();
         let taken = books.open + books.opening;
-        let free = !books.full || taken < books.most + u32::from(beyond);
+        let free = match books.single {
+            true => taken == 0,
+            false => !books.full || taken < books.most + u32::from(beyond),
+        };
         books.opening += u32::from(free);
         free
     }
@@ -84,9 +104,36 @@ impl Sessions {
     }
 }
 
+/// Returns whether a server is Dropbear before 2024.86, or one that does not tell its version.
+fn closes_unused_sessions(server: &str) -> bool {
+    let Some(version) = server.strip_prefix("dropbear") else { return false };
+    let version = version.trim_start_matches('_').split_once('.');
+    let fixed = version.and_then(|(year, release)| {
+        let release = release.split(|c: char| !c.is_ascii_digit()).next()?;
+        Some((year.parse::<u32>().ok()?, release.parse::<u32>().ok()?) >= (2024, 86))
+    });
+    fixed != Some(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_dropbears_get_one_session_at_a_time() {
+        for old in ["dropbear", "dropbear_2022.83", "dropbear_2019.78-1"] {
+            assert!(closes_unused_sessions(old), "{old}");
+        }
+        for good in ["dropbear_2024.86", "dropbear_2025.87-2", "OpenSSH_9.2p1", ""] {
+            assert!(!closes_unused_sessions(good), "{good}");
+        }
+        let sessions = Sessions::of("dropbear_2022.83");
+        assert!(sessions.begin(false) && !sessions.begin(true));
+        sessions.granted();
+        assert!(!sessions.begin(true) && !sessions.is_full());
+        sessions.ended();
+        assert!(sessions.begin(false));
+    }
 
     #[test]
     fn after_a_refusal_no_more_are_asked_for_than_were_granted() {

@@ -20,11 +20,11 @@ fn daemon(sshd: &RealSshd, docker: &DockerRig) -> DaemonRig {
     daemon_with(sshd, &format!("[hosts.h]\ndocker_socket = {socket:?}\n"))
 }
 
-fn container(rig: &DaemonRig) -> Result<ContainerStatus, Problem> {
+fn container(rig: &DaemonRig) -> Result<ContainerStatus, Box<Problem>> {
     let response = rig.http("GET", "/v1/hosts/h/container", &[], None);
     match response.status {
         200 => Ok(serde_json::from_slice(&response.body).unwrap()),
-        _ => Err(serde_json::from_slice(&response.body).unwrap()),
+        _ => Err(Box::new(serde_json::from_slice(&response.body).unwrap())),
     }
 }
 

@@ -143,10 +143,12 @@ fn a_reader_that_resumes_gets_every_byte() {
         sum.update(&buffer[..n]);
     }
     assert!(occ.wait().unwrap().success());
-    let local = Command::new("seq").args(&generator[1..]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut local =
+        Command::new("seq").args(&generator[1..]).stdout(Stdio::piped()).spawn().unwrap();
     let mut expected = Sha256::new();
-    let mut reader = local.stdout.unwrap();
-    let copied = std::io::copy(&mut reader, &mut expected).unwrap();
+    let copied = std::io::copy(local.stdout.as_mut().unwrap(), &mut expected).unwrap();
+    assert!(local.wait().unwrap().success());
+    assert!(local.wait().unwrap().success());
     assert_eq!(total, copied);
     assert!(sum.finalize() == expected.finalize(), "the bytes differ");
     assert!(highest < before + 24 * 1024, "{before} KiB before, {highest} KiB at the most");
