@@ -45,8 +45,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let socket = env.socket(arguments.socket.as_deref())?;
     let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|v| !v.is_empty()).map(PathBuf::from);
     occd::process::harden();
-    if arguments.daemonize {
-        occd::process::leave_session()?;
+    if arguments.daemonize && !occd::process::leave_session()? {
+        return Ok(());
     }
     let daemon = Daemon::bind(env.clone(), &socket, occd::process::login_user()?, agent)?;
     occd::logging::start(arguments.daemonize.then(|| env.log_file()).transpose()?.as_deref())?;

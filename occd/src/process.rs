@@ -37,11 +37,22 @@ pub fn harden() {
 }
 
 /// Leaves the terminal's session, so that closing the terminal does not end the daemon, and the
-/// directory it was started in, so that that can be unmounted.
-pub fn leave_session() -> Result<(), ProcessError> {
-    rustix::process::setsid().map_err(|error| ProcessError::Session(error.into()))?;
+/// directory it was started in, so that that can be unmounted. Returns false when a child has taken over
+/// and this process is to end.
+pub fn leave_session() -> Result<bool, ProcessError> {
+    match rustix::process::setsid() {
+        Ok(_) => {}
+        // A shell makes each job the leader of a group, and a leader cannot leave; a child of it can.
+        Err(rustix::io::Errno::PERM) => {
+            let program = std::env::current_exe().map_err(ProcessError::Session)?;
+            let mut child = std::process::Command::new(program);
+            child.args(std::env::args_os().skip(1)).spawn().map_err(ProcessError::Session)?;
+            return Ok(false);
+        }
+        Err(error) => return Err(ProcessError::Session(error.into())),
+    }
     rustix::process::chdir("/").map_err(|error| ProcessError::Session(error.into()))?;
-    Ok(())
+    Ok(true)
 }
 
 /// Returns the local login name: what the user database says, else `USER`.

@@ -239,5 +239,9 @@ fn connected(context: &Context<'_>, test: &TestReport) -> String {
                 .map_or_else(|| "no Docker on this host".to_owned(), |step| sanitize(&step.detail))
         }
     };
-    format!("[{}] {mark} Connected ({docker})", test.name)
+    let line = format!("[{}] {mark} Connected ({docker})", test.name);
+    match &test.new_host_key {
+        Some(key) => format!("[{}] New host key recorded: {}\n{line}", test.name, sanitize(key)),
+        None => line,
+    }
 }

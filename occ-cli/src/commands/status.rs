@@ -128,7 +128,7 @@ async fn sandbox(
         }
         Err(error) => match error.daemon_code() {
             Some(code) => Ok((
-                vec![show::sandbox_unknown(status, error.message.trim_end_matches('.'))],
+                vec![show::sandbox_unknown(status, code, error.message.trim_end_matches('.'))],
                 show::status_hint(status, code),
             )),
             None => Err(error),

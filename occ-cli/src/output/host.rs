@@ -245,11 +245,13 @@ pub(crate) fn sandbox(
     lines
 }
 
-/// Returns the line for a sandbox that could not be asked about.
-pub(crate) fn sandbox_unknown(status: &HostStatus, why: &str) -> String {
+/// Returns the line for a sandbox that Docker could not be asked about.
+pub(crate) fn sandbox_unknown(status: &HostStatus, code: Code, why: &str) -> String {
     // The line names the host already.
     let why = why.strip_prefix(&format!("{}: ", status.name)).unwrap_or(why);
-    line(status, "Sandbox", &format!("? unknown    {why}"))
+    // Without Docker there is no sandbox, and that much is known.
+    let sign = if code == Code::DockerUnavailable { "○ none   " } else { "? unknown" };
+    line(status, "Sandbox", &format!("{sign}    {why}"))
 }
 
 /// Returns the table of `status --all`, problems first, and the summary line.
