@@ -127,6 +127,7 @@ impl From<Problem> for CliError {
 /// Returns the exit code for the daemon's code; `status` decides for codes of a newer daemon.
 fn exit_code(code: Code, status: u16) -> u8 {
     match code {
+        Code::BadRequest => USAGE,
         Code::HostNotFound => NOT_FOUND,
         Code::HostUnreachable
         | Code::HostStopped
@@ -152,7 +153,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::HostBusy => format!("occ host remove {h} -f ends its work"),
         Code::EditConflict => format!("occ host show {h}, then edit again"),
         Code::HostsFileInvalid => {
-            "mend hosts.json by hand; the last good copy is hosts.json.bak beside it".to_owned()
+            "mend hosts.json by hand; hosts.json.bak, if there is one, is how it was before occ changed it last".to_owned()
         }
         Code::HostsFileWrite => {
             "look at the permissions and the free space of hosts.json's directory".to_owned()
@@ -167,12 +168,13 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
             format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another")
         }
         Code::HostKeyChanged => format!(
-            "review it with the server's owner: ssh-keygen -F ADDRESS shows the recorded key, \
-             ssh-keygen -R ADDRESS forgets it; then occ reconnect --host {h}"
+            "ask the server's owner which key is right; to trust the new one, remove that line; \
+             then occ reconnect --host {h}"
         ),
-        Code::HostKeyUnknown => {
-            format!("ssh to it once to record its key; then occ reconnect --host {h}")
-        }
+        Code::HostKeyUnknown => format!(
+            "compare the fingerprint with the server's owner and add the key to known_hosts \
+             (ssh-keyscan ADDRESS prints it); then occ reconnect --host {h}"
+        ),
         Code::SshConfigInvalid => format!("ssh -G ADDRESS shows what applies; occ host show {h}"),
         Code::SessionRefused => {
             format!("see MaxSessions in the server's sshd_config; occ status -v --host {h}")
@@ -199,22 +201,10 @@ pub(crate) fn hint_for(
 ) -> Option<String> {
     let login = user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}"));
     let option = port.filter(|port| *port != 22).map_or_else(String::new, |p| format!("-p {p} "));
-    // known_hosts writes a port other than 22 as [address]:port (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT).
-    let known = match port {
-        Some(port) if port != 22 => format!("'[{address}]:{port}'"),
-        _ => address.to_owned(),
-    };
     match code {
         Code::AuthFailed => {
             Some(format!("ssh-copy-id {option}{login}; then occ reconnect --host {host}"))
         }
-        Code::HostKeyChanged => Some(format!(
-            "review it with the server's owner: ssh-keygen -F {known} shows the recorded key, \
-             ssh-keygen -R {known} forgets it; then occ reconnect --host {host}"
-        )),
-        Code::HostKeyUnknown => Some(format!(
-            "ssh {option}{login} once to record its key; then occ reconnect --host {host}"
-        )),
         Code::SshConfigInvalid => {
             Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
         }

@@ -132,7 +132,7 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
             problem.0.detail.push_str(" The command was not started.");
             return problem;
         }
-        ExecError::NoSession(ChannelError::Refused(_)) => {
+        ExecError::NoSession(ChannelError::Refused(_) | ChannelError::Full(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
         }
         ExecError::NoSession(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
@@ -177,7 +177,10 @@ impl From<&HostsFileError> for ApiError {
         let mut problem =
             Self::new(StatusCode::CONFLICT, Code::HostsFileInvalid, format!("{}.", chain(error)));
         if let Some(bak) = &error.bak {
-            problem.0.causes.push(format!("the last good version is {}", bak.display()));
+            problem
+                .0
+                .causes
+                .push(format!("how it was before occd changed it last: {}", bak.display()));
         }
         problem
     }

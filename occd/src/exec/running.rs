@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use occ_proto::exec::Exit;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::command::Command;
@@ -151,6 +151,8 @@ async fn supervise(
         () = gone.cancelled() => return,
         _ = control.channel.closed() => return,
         () = control.cancel.cancelled() => {}
+        // The host is disconnected or removed, or the daemon stops.
+        () = control.channel.connection().ending() => {}
         // The reader may be stuck for ever; the program must not run on for nobody.
         _ = control.channel.output_lost() => {}
         () = limit => control.timed_out.store(true, Ordering::Relaxed),
@@ -175,7 +177,7 @@ pub async fn start(
         let left = retries.saturating_sub(dialled());
         let connection =
             host.connection_by(deadline, left).await.map_err(ExecError::Unreachable)?;
-        match start_on(&connection, command).await {
+        match start_on(&connection, command, deadline).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
                 connection.closed().cancelled().await;
@@ -187,7 +189,11 @@ pub async fn start(
     }
 }
 
-async fn start_on(connection: &Arc<Connection>, command: &Command) -> Result<Running, ExecError> {
+async fn start_on(
+    connection: &Arc<Connection>,
+    command: &Command,
+    deadline: Instant,
+) -> Result<Running, ExecError> {
     let shell = if command.needs_shell() {
         match connection.system().await {
             Some(system) => Shell::of(&system.shell),
@@ -199,7 +205,10 @@ async fn start_on(connection: &Arc<Connection>, command: &Command) -> Result<Run
     let marker = marker::for_command(connection);
     let line = command.line(shell, marker.as_deref());
     for fresh in [false, true] {
-        let (channel, spare) = connection.session(fresh).await.map_err(ExecError::NoSession)?;
+        let (channel, spare) = match timeout_at(deadline, connection.session(fresh)).await {
+            Ok(session) => session.map_err(ExecError::NoSession)?,
+            Err(_) => return Err(ExecError::NoSession(ChannelError::Full(COMMAND_PATIENCE))),
+        };
         if let Some(marker) = &marker {
             channel.set_marker(marker.clone());
         }
@@ -214,6 +223,10 @@ async fn start_on(connection: &Arc<Connection>, command: &Command) -> Result<Run
                 return Ok(Running::new(channel, begun, limit.map(|limit| begun + limit)));
             }
             Ok(Ok(false)) => return Err(ExecError::Refused),
+            // No answer, but a sign that it ran.
+            Ok(Err(Closed::ByServer)) if channel.exit().is_some() || channel.has_received() => {
+                return Err(ExecError::NoExit);
+            }
             // Closed without an answer: the command did not run, and may be sent once more.
             Ok(Err(Closed::ByServer)) => {
                 if spare {

@@ -224,6 +224,10 @@ fn parse(bytes: &[u8]) -> Result<HostsFile, HostsFault> {
     {
         return Err(HostsFault::Version(version.to_string()));
     }
+    if let Some(what) = misplaced_array(bytes) {
+        let message = format!("{what} is an array where an object belongs");
+        return Err(HostsFault::Invalid { message, line: 1, column: 1 });
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         let text = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
@@ -231,6 +235,18 @@ fn parse(bytes: &[u8]) -> Result<HostsFile, HostsFault> {
         let (line, column) = position(bytes, &error);
         HostsFault::Invalid { message, line, column }
     })
+}
+
+/// Returns what is an array instead of an object. serde takes an array for a struct, its fields in order, so
+/// that `[]` would be a file without hosts. Only structs: serde refuses an array for the map of hosts by itself.
+fn misplaced_array(bytes: &[u8]) -> Option<String> {
+    // What does not parse at all is told with its place by the caller.
+    let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    if value.is_array() {
+        return Some("the whole file".to_owned());
+    }
+    let (name, _) = value.get("hosts")?.as_object()?.iter().find(|(_, host)| host.is_array())?;
+    Some(occ_proto::text::sanitize(&format!("the host {name:?}")))
 }
 
 /// Returns line and column of an error. serde_json reports a value that our types refuse only after

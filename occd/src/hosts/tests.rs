@@ -350,6 +350,8 @@ async fn errors_name_line_and_column_at_start_and_at_run_time() {
             3,
             15,
         ),
+        ("[]", "the whole file is an array", 1, 1),
+        ("{\"hosts\": {\"a\": [\"h\"]}}", "the host \"a\" is an array", 1, 1),
         ("{\"hosts\": {\n  \"-a\": {}\n}}", "begins with '-'", 2, 6),
         ("{\"hosts\": []}", "invalid type: sequence", 1, 10),
         ("", "EOF while parsing", 1, 0),

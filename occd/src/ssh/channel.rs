@@ -104,6 +104,11 @@ impl Channel {
         self.inbox.closed().await
     }
 
+    /// Returns whether any output has arrived.
+    pub fn has_received(&self) -> bool {
+        self.inbox.received() > 0
+    }
+
     /// Returns how the program ended, if the server has told.
     pub fn exit(&self) -> Option<ExitReport> {
         self.inbox.exit()

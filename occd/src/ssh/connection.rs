@@ -25,6 +25,8 @@ use crate::host::machine::ConnectionId;
 
 /// How long the server may take to open a channel.
 const CHANNEL_OPEN: Duration = Duration::from_secs(10);
+/// How long programs have to end before their connection is closed: TERM, 2 s, KILL, and the way back.
+const END_WORK: Duration = Duration::from_secs(5);
 /// How long a polite goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -56,6 +58,8 @@ pub struct Connection {
     /// A spare is being opened.
     refilling: AtomicBool,
     sessions: Sessions,
+    /// See [`Connection::ending`].
+    ending: CancellationToken,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
     rtt_micros: AtomicU64,
 }
@@ -110,6 +114,7 @@ impl Connection {
             no_spare: AtomicBool::new(sessions.is_single()),
             refilling: AtomicBool::new(false),
             sessions,
+            ending: CancellationToken::new(),
             system: watch::Sender::new(None),
             rtt_micros: AtomicU64::new(0),
         });
@@ -452,8 +457,31 @@ impl Connection {
         }
     }
 
-    /// Says goodbye and closes.
+    /// Waits until the connection is about to be closed: what runs on it is to end.
+    pub async fn ending(&self) {
+        self.ending.cancelled().await;
+    }
+
+    /// Ends what runs on the connection, says goodbye and closes. A program that does not end in time is left
+    /// behind on the host, and whoever waits for it is told that its end is not known.
     pub async fn close(&self) {
+        self.ending.cancel();
+        let idle = async {
+            loop {
+                let freed = self.shared.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                if self.active() == 0 {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        tokio::select! {
+            () = idle => {}
+            () = self.shared.closed.cancelled() => {}
+            () = tokio::time::sleep(END_WORK) => {}
+        }
         self.shared.set_cause(LossCause::Ours);
         let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "en");
         if timeout(GOODBYE, goodbye).await.is_ok_and(|sent| sent.is_ok()) {

@@ -346,6 +346,9 @@ pub enum ChannelError {
     /// The connection was replaced by another while a free session was awaited.
     #[error("the connection takes no new work")]
     Retired,
+    /// Every session that the server grants is in use.
+    #[error("all sessions of the server are in use, and none became free within {} s", .0.as_secs())]
+    Full(Duration),
     /// The connection ended meanwhile.
     #[error("the connection was lost while opening a channel")]
     Lost(#[source] LossCause),

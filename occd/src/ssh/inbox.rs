@@ -236,6 +236,11 @@ impl Inbox {
         state.drop_all();
     }
 
+    /// Returns how many bytes have arrived in all.
+    pub fn received(&self) -> u64 {
+        self.lock().received
+    }
+
     /// Returns how the program ended, if it has.
     pub fn exit(&self) -> Option<ExitReport> {
         self.lock().exit.clone()

@@ -30,7 +30,7 @@ pub fn for_command(connection: &Connection) -> Option<String> {
 pub(super) async fn send(connection: &Arc<Connection>, marker: &str, signal: &Sig) {
     let script = format!(
         "exec sh -c 'for f in $(grep -laF {VARIABLE}={marker} /proc/[0-9]*/environ 2>/dev/null); do \
-         f=${{f#/proc/}}; kill -{} -- -${{f%/environ}} 2>/dev/null; done'",
+         f=${{f#/proc/}}; kill -{} -${{f%/environ}} 2>/dev/null; done'",
         signal::name(signal)
     );
     let run = async {

@@ -105,3 +105,15 @@ fn a_long_command_does_not_keep_others_from_running() {
     long.wait().unwrap();
     wait_until("the remote sleep to be gone", GUARD, || remote(&sleep), Vec::is_empty);
 }
+
+#[test]
+fn input_that_nobody_reads_holds_nothing() {
+    let Some((_dropbear, rig)) = dropbear() else { return };
+    // Dropbear's window is a few kilobytes: most of this waits for one that never opens.
+    let stdin = "x".repeat(900 * 1024);
+    for _ in 0..3 {
+        let result = exec(&rig, json!({ "argv": ["head", "-c1"], "stdin": stdin }));
+        assert_eq!((result.stdout.as_deref(), result.exit.code), (Some("x"), Some(0)));
+    }
+    no_channels(&rig, GUARD);
+}

@@ -9,6 +9,7 @@ mod bad_names;
 mod cancel;
 mod docker;
 mod dropbear;
+mod ending;
 mod evil_server;
 mod exec;
 mod host_keys;

@@ -110,6 +110,28 @@ fn a_stopped_reader_of_small_writes_delays_nobody() {
 }
 
 #[test]
+fn a_stopped_reader_delays_nobody_on_the_only_connection() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let rig = daemon_with(&sshd, "[connection]\nmax_connections = 1\n");
+    settled(&rig);
+    let alone = short_commands(&rig, 50, Duration::ZERO);
+    // Slower than the disk, since nothing may hold it back here.
+    let script = "while :; do head -c 1000000 /dev/zero; sleep 0.05; done";
+    let mut stream = Ws::start(&rig, &json!({ "argv": ["sh", "-c", script] }));
+    stream.started();
+    wait_until("much output on disk", GUARD, || spilled(&rig), |bytes| *bytes > 16 * 1024 * 1024);
+    let beside = short_commands(&rig, 100, Duration::ZERO);
+    assert!(beside < 5 * alone + Duration::from_millis(20), "{beside:?} instead of {alone:?}");
+    assert_eq!((status(&rig).connects, status(&rig).connections), (1, 1));
+    drop(stream);
+    no_programs(&sshd, GUARD);
+    no_channels(&rig, GUARD);
+}
+
+#[test]
 fn a_reader_that_resumes_gets_every_byte() {
     let Some((_sshd, rig)) = sshd() else { return };
     settled(&rig);

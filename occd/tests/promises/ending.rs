@@ -1,0 +1,97 @@
+//! Ending commands where it is harder: servers that refuse signals, hosts that are taken away, and hosts
+//! that are full.
+
+use occ_proto::exec::ExecResult;
+use occ_proto::{Code, Problem};
+use serde_json::json;
+use testkit::RealSshd;
+
+use crate::support::{
+    GUARD, Ws, daemon_for, daemon_with, exec, no_channels, no_programs, post, remote_program,
+    settled, sshd, status,
+};
+
+/// OpenSSH passes no signals on for a login as root.
+fn as_root() -> Option<(RealSshd, testkit::DaemonRig)> {
+    if !RealSshd::require() || !testkit::require::is_root() {
+        return None;
+    }
+    let sshd = RealSshd::builder().user("root").start();
+    let rig = daemon_for(&sshd);
+    Some((sshd, rig))
+}
+
+#[test]
+fn a_command_of_root_is_ended_too() {
+    let Some((sshd, rig)) = as_root() else { return };
+    settled(&rig);
+    let ended = |argv: serde_json::Value| -> ExecResult {
+        let result = exec(&rig, json!({ "argv": argv, "timeout_ms": 1000 }));
+        assert!(result.exit.timed_out && !result.exit.may_still_run, "{result:?}");
+        no_programs(&sshd, GUARD);
+        result
+    };
+    assert_eq!(ended(json!(["sleep", "1000"])).exit.signal.as_deref(), Some("TERM"));
+    // The whole group, and the second signal where the first does not help.
+    let deaf = "trap '' TERM; sleep 1000; sleep 1000";
+    assert_eq!(ended(json!(["sh", "-c", deaf])).exit.signal.as_deref(), Some("KILL"));
+    no_channels(&rig, GUARD);
+}
+
+#[test]
+fn a_client_of_root_that_leaves_ends_its_command() {
+    let Some((sshd, rig)) = as_root() else { return };
+    settled(&rig);
+    let mut ws = Ws::start(&rig, &json!({ "argv": ["sleep", "1000"] }));
+    ws.started();
+    remote_program(&sshd, "sleep");
+    drop(ws);
+    no_programs(&sshd, GUARD);
+    no_channels(&rig, GUARD);
+}
+
+#[test]
+fn what_runs_on_a_host_ends_when_the_host_is_taken_away() {
+    let Some((sshd, mut rig)) = sshd() else { return };
+    let runs = |rig: &testkit::DaemonRig| {
+        settled(rig);
+        let mut ws = Ws::start(rig, &json!({ "argv": ["sleep", "1000"] }));
+        ws.started();
+        remote_program(&sshd, "sleep");
+        ws
+    };
+    let ws = runs(&rig);
+    assert_eq!(rig.http("POST", "/v1/hosts/h/disconnect", &[], None).status, 200);
+    no_programs(&sshd, GUARD);
+    drop(ws);
+
+    assert_eq!(rig.http("POST", "/v1/hosts/h/connect", &[], None).status, 200);
+    let ws = runs(&rig);
+    assert!(rig.terminate_daemon().success());
+    no_programs(&sshd, GUARD);
+    drop(ws);
+
+    rig.start_daemon(&[]);
+    let ws = runs(&rig);
+    assert_eq!(rig.http("DELETE", "/v1/hosts/h?force=true", &[], None).status, 204);
+    no_programs(&sshd, GUARD);
+    drop(ws);
+}
+
+#[test]
+fn a_full_host_is_waited_for_and_not_for_ever() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::builder().max_sessions(1).start();
+    let rig = daemon_with(&sshd, "[connection]\nmax_connections = 1\n");
+    settled(&rig);
+    let mut ws = Ws::start(&rig, &json!({ "argv": ["sleep", "1000"] }));
+    ws.started();
+    let response = post(&rig, json!({ "argv": ["true"] }));
+    let problem: Problem = serde_json::from_slice(&response.body).unwrap();
+    assert_eq!((response.status, problem.code), (503, Code::SessionRefused), "{problem:?}");
+    drop(ws);
+    assert_eq!(exec(&rig, json!({ "argv": ["true"] })).exit.code, Some(0));
+    assert_eq!(status(&rig).connects, 1);
+}
