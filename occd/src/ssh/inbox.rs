@@ -436,7 +436,8 @@ fn write(
     };
     let disk = rustix::fs::fstatvfs(&*file).map_err(|e| SpillError::Io(e.into()))?;
     if disk.f_bavail < disk.f_blocks / FREE_SHARE {
-        return Err(SpillError::Full);
+        let error = format!("less than a tenth of the disk of {} is free", policy.dir.display());
+        return Err(SpillError::Io(io::Error::new(io::ErrorKind::StorageFull, error)));
     }
     let mut block = Vec::with_capacity(TAIL + TAIL / 8);
     for frame in frames {

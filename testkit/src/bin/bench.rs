@@ -114,7 +114,14 @@ impl Bench {
     }
 
     fn title(&mut self, title: &str) {
+        self.title_with(title, "");
+    }
+
+    fn title_with(&mut self, title: &str, note: &str) {
         self.say(&format!("\n## {title}\n"));
+        if !note.is_empty() {
+            self.say(&format!("{note}\n"));
+        }
         self.say("| what | median | ratio | goal |");
         self.say("| --- | --- | --- | --- |");
     }
@@ -257,8 +264,8 @@ impl Bench {
                 self.ssh(&[&["-c", "aes128-gcm@openssh.com", host], &remote[..]].concat()),
             ];
             let times = in_turns(rounds, &mut commands);
-            self.title(&format!("Stream {} MB from a host, {host}", bytes / 1_000_000));
-            self.say("In this table a ratio is how many times as fast occ is.\n");
+            let note = "In this table a ratio is how many times as fast occ is.";
+            self.title_with(&format!("Stream {} MB from a host, {host}", bytes / 1_000_000), note);
             let speed = |time: Duration| bytes as f64 / 1e6 / time.as_secs_f64();
             self.say(&format!(
                 "| `occ exec -- head -c …` | {} ({:.0} MB/s) | | |",
