@@ -119,7 +119,8 @@ fn two_hundred_cancelled_commands_leave_nothing() {
     cancel(&rig, 8, 200);
     wait_until("the baseline again", GUARD, footprint, |now| *now == before);
     assert_eq!(shell(&rig, "echo next").stdout.unwrap(), "next\n");
-    assert_eq!(status(&rig).connects, 1);
+    // A crowded connection may have been relieved by a second one; none was lost.
+    assert_eq!(status(&rig).last_error, None);
 }
 
 #[test]
@@ -142,6 +143,7 @@ fn a_client_that_leaves_while_the_host_connects_starts_nothing() {
     let host = EmbeddedHost::start();
     let rig = daemon_for(&host);
     host.stall_at(Phase::Auth);
+    let idle = rig.daemon_fds();
     let request = json!({ "argv": ["sh", "-c", "echo ran >> ~/ran"] });
     let mut occ = occ_exec(&rig)
         .args(["sh", "-c", "echo ran >> ~/ran"])
@@ -151,13 +153,16 @@ fn a_client_that_leaves_while_the_host_connects_starts_nothing() {
     let plain = Stream::post(&rig, "application/json", &request);
     let lines = Stream::post(&rig, NDJSON, &request);
     let ws = Ws::start(&rig, &request);
-    wait_until("the dial", GUARD, || host.connections(), |n| *n == 1);
-    let fds = rig.daemon_fds();
+    // Four clients and the dial.
+    wait_until("the clients and the dial", GUARD, || rig.daemon_fds(), |fds| *fds >= idle + 5);
+    wait_until("the stall", GUARD, || host.auth_attempts(), |n| *n > 0);
     drop((plain, lines, ws));
     signal(&occ, Signal::INT);
+    // Long before the dial or the patience of a command ends.
+    wait_for("occ to end", SOON, || occ.try_wait().unwrap());
     assert_eq!(exit_code(&mut occ), 130);
-    // Three sockets, and occ's own, if it got that far.
-    wait_until("the clients to be gone", GUARD, || rig.daemon_fds(), |now| now + 3 <= fds);
+    // The dial alone is left.
+    wait_until("the clients to be gone", SOON, || rig.daemon_fds(), |fds| *fds <= idle + 1);
     host.clear_stall();
     settled(&rig);
     let result = exec(&rig, json!({ "argv": ["echo", "alone"] }));
