@@ -252,7 +252,11 @@ impl Connection {
                 };
                 patience = match self.sessions.patience() {
                     Some(patience) if matches!(error, ChannelError::Refused(_)) => patience,
-                    _ => return Err(error),
+                    _ => {
+                        // Whoever waits for a session may ask for itself.
+                        self.shared.freed.notify_one();
+                        return Err(error);
+                    }
                 };
             }
             self.give_up_spare();

@@ -55,7 +55,7 @@ impl Sessions {
         let taken = books.open + books.opening;
         let free = match books.single {
             true => taken == 0,
-            false => !books.full || taken < books.most + u32::from(beyond),
+            false => !books.full || taken < books.most.max(1) + u32::from(beyond),
         };
         books.opening += u32::from(free);
         free
