@@ -1,7 +1,8 @@
 //! Finding the daemon: its socket, whether to trust it, and starting it when it is not there.
 //!
 //! Fifty `occ` at once start one daemon: whoever holds `start.lock` in the socket's directory starts
-//! it, the others find it running when they get the lock.
+//! it, the others find it running when they get the lock. It is started through its systemd unit where
+//! there is one (`unit`), else as a process of its own.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,6 +19,7 @@ use tokio::process::{Child, Command};
 
 use crate::commands::Context;
 use crate::error::CliError;
+use crate::unit;
 
 /// How long a daemon may take to accept connections.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -89,7 +91,7 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         Err(Failure::Refused(error)) => return Err(error),
         Err(Failure::Absent) => {}
     }
-    spawn(context, &socket).await?;
+    start_daemon(context, &socket).await?;
     let stream = connect_checked(&socket).await?;
     if start == Start::IfNeeded {
         context.ui.note_if_talking(&format!(
@@ -233,7 +235,29 @@ pub(crate) fn cannot_run(program: &std::ffi::OsStr, error: &io::Error) -> CliErr
     }
 }
 
-/// Starts the daemon and returns when it accepts connections.
+/// Starts the daemon and returns when it accepts connections: through its unit where systemd has one. A
+/// unit that fails is told, and does not keep anybody from working.
+async fn start_daemon(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
+    if is_usual(context) && unit::is_installed(Env::from_process().xdg_runtime_dir.as_deref()).await
+    {
+        match unit::start().await {
+            Ok(()) => return Ok(()),
+            Err(why) => context.ui.note(&format!(
+                "Warning: systemd could not start {}: {why} Starting occd without it.",
+                unit::UNIT
+            )),
+        }
+    }
+    spawn(context, socket).await
+}
+
+/// Returns whether nobody asked for another socket or another program than the unit has.
+fn is_usual(context: &Context<'_>) -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    context.socket.is_none() && !set("OCC_SOCKET") && !set("OCCD_BIN")
+}
+
+/// Starts the daemon's program and returns when it accepts connections.
 async fn spawn(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
     let program = occd_program();
     let mut command = Command::new(&program);

@@ -37,6 +37,8 @@ pub(crate) struct Client {
     socket: PathBuf,
     /// The connection on which the peer was checked.
     first: Option<UnixStream>,
+    /// The daemon's process, as the kernel names it.
+    pid: Option<i32>,
 }
 
 /// An answer with a status below 400.
@@ -65,7 +67,9 @@ impl Client {
 
     /// Returns a client of a daemon that was found.
     pub(crate) fn of(found: autostart::Found) -> Self {
-        Self { http: legacy::Client::unix(), socket: found.socket, first: Some(found.stream) }
+        let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let first = Some(found.stream);
+        Self { http: legacy::Client::unix(), socket: found.socket, first, pid }
     }
 
     /// Returns the connection on which the peer was checked, or a new one.
@@ -78,15 +82,26 @@ impl Client {
 
     /// Asks for something the daemon has in memory.
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, CliError> {
-        let answer = self.send(Method::GET, path, None, None);
-        match tokio::time::timeout(FROM_MEMORY, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(CliError::daemon(format!(
-                "occd has not answered for {} seconds.",
-                FROM_MEMORY.as_secs()
-            ))
-            .hint("occ daemon stop; occ daemon start")),
+        self.at_once(self.send(Method::GET, path, None, None)).await
+    }
+
+    /// Waits for an answer that takes the daemon a moment; a daemon that does not give it is stuck.
+    pub(crate) async fn at_once<T>(
+        &self,
+        answer: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
+        if let Ok(answer) = tokio::time::timeout(FROM_MEMORY, answer).await {
+            return answer;
         }
+        let seconds = FROM_MEMORY.as_secs();
+        Err(match self.pid {
+            // It would not hear TERM either: whoever stopped it with SIGSTOP, or it is stuck.
+            Some(pid) => CliError::daemon(format!(
+                "occd (process {pid}) has not answered for {seconds} seconds."
+            ))
+            .hint(format!("kill -CONT {pid} if it was stopped; else kill -9 {pid}, and the next command starts a new one")),
+            None => CliError::daemon(format!("occd has not answered for {seconds} seconds.")),
+        })
     }
 
     /// Asks for something that may wait for a host.

@@ -14,6 +14,7 @@ mod output;
 mod parse;
 mod stdio;
 mod target;
+mod unit;
 mod ws;
 
 use std::ffi::OsString;

@@ -33,7 +33,8 @@ pub(crate) fn parse_destination(text: &str) -> Result<Destination, String> {
 /// Returns a port, 1 to 65535.
 pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(port),
+        // Rust's parser takes a plus sign.
+        Ok(port) if port > 0 && !text.starts_with('+') => Ok(port),
         _ => Err("a port is a number from 1 to 65535".to_owned()),
     }
 }
@@ -92,6 +93,14 @@ mod tests {
         assert_eq!(parse_env("A=").unwrap().1, "");
         for bad in ["A", "=x", "1A=x", "A B=x", "A-B=x", "$(id)=x"] {
             assert!(parse_env(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports_are_plain_numbers() {
+        assert_eq!(parse_port("22"), Ok(22));
+        for bad in ["0", "70000", "+22", "-1", " 22", "22x", ""] {
+            assert!(parse_port(bad).is_err(), "{bad}");
         }
     }
 

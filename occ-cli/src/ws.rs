@@ -4,7 +4,6 @@
 //! Nothing is read from the socket while a write is unfinished: a reader of ours that stops pushes
 //! back through the daemon.
 
-use std::cell::Cell;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
@@ -97,8 +96,10 @@ impl ExecStream {
             hyper::upgrade::on(answer).await.map_err(|error| broken(&error))
         };
         // The connection must be driven for the answer to come; its own error is the answer's too.
-        let (_, upgraded) = tokio::join!(connection.with_upgrades(), answer);
-        let parts = upgraded?
+        let upgrading = async { tokio::join!(connection.with_upgrades(), answer).1 };
+        let parts = client
+            .at_once(upgrading)
+            .await?
             .downcast::<TokioIo<UnixStream>>()
             .map_err(|_| CliError::failed("the upgraded connection is of another kind"))?;
         let socket = WebSocketStream::from_partially_read(
@@ -201,8 +202,13 @@ pub(crate) struct Down {
 }
 
 impl Down {
-    /// Passes the command's output to `output` until its end. `started` turns true with the command.
-    pub(crate) async fn run(mut self, output: &mut Output, started: &Cell<bool>) -> End {
+    /// Passes the command's output to `output` until its end. `on_start` is called when the host has
+    /// accepted the command, with its host key if that was recorded just now.
+    pub(crate) async fn run(
+        mut self,
+        output: &mut Output,
+        on_start: impl Fn(Option<String>),
+    ) -> End {
         while let Some(message) = self.stream.next().await {
             match message {
                 Ok(Message::Binary(bytes)) => {
@@ -213,7 +219,7 @@ impl Down {
                 Ok(Message::Text(text)) => match serde_json::from_str(text.as_str()) {
                     Ok(ExecEvent::Exit(exit)) => return End::Exit(exit),
                     Ok(ExecEvent::Error { problem }) => return End::Problem(problem),
-                    Ok(ExecEvent::Started) => started.set(true),
+                    Ok(ExecEvent::Started { new_host_key }) => on_start(new_host_key),
                     // Events of a newer daemon within this API version are there to be ignored.
                     Ok(ExecEvent::Stdout { .. } | ExecEvent::Stderr { .. }) | Err(_) => {}
                 },

@@ -71,6 +71,13 @@ pub struct OutputConfig {
     pub spill_limit_mib: u64,
 }
 
+impl OutputConfig {
+    /// Returns the most unread output of one command that is kept on disk, in bytes.
+    pub fn spill_limit(&self) -> u64 {
+        self.spill_limit_mib.saturating_mul(1024 * 1024)
+    }
+}
+
 impl Default for OutputConfig {
     fn default() -> Self {
         Self { spill_limit_mib: 1024 }

@@ -89,8 +89,8 @@ impl Daemon {
         let tasks = TaskTracker::new();
         // Hosts outlive the clients while both wind down, so they have a token of their own.
         let hosts_stop = CancellationToken::new();
-        let spill_limit = self.config.output.spill_limit_mib.saturating_mul(1024 * 1024);
-        let spill = SpillPolicy { dir: self.env.state_dir()?.join("spill"), limit: spill_limit };
+        let spill =
+            SpillPolicy::new(self.env.state_dir()?.join("spill"), self.config.output.spill_limit());
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
                 resolver: Resolver::new(self.home.clone()),
@@ -175,6 +175,7 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
             );
         }
         let settings = Arc::clone(&config.borrow_and_update().config);
+        app.pool.context().dial.spill.set_limit(settings.output.spill_limit());
         app.pool.reload(&snapshot, &settings).await;
     }
 }

@@ -179,6 +179,10 @@ pub struct ExecResult {
     pub stdout_bytes: u64,
     /// All bytes of standard error, kept or not.
     pub stderr_bytes: u64,
+    /// Type and fingerprint of the host's key, when it was not on record and the connection made for this
+    /// command recorded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_host_key: Option<String>,
 }
 
 /// One line of the streaming answer; on a WebSocket only `started`, `exit` and `error` occur.
@@ -186,7 +190,12 @@ pub struct ExecResult {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ExecEvent {
     /// The host accepted the command.
-    Started,
+    Started {
+        /// Type and fingerprint of the host's key, when it was not on record and the connection made for
+        /// this command recorded it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new_host_key: Option<String>,
+    },
     /// Bytes of standard output.
     Stdout {
         /// The bytes.

@@ -4,6 +4,7 @@
 //! nothing is ever added here. Settings of our own live in occd.toml.
 
 use indexmap::IndexMap;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::name::{Address, HostName, UserName};
@@ -81,8 +82,39 @@ pub struct HostsFile {
     #[serde(default)]
     pub default_host: Option<HostName>,
     /// The hosts by name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "each_name_once")]
     pub hosts: IndexMap<HostName, HostConfig>,
+}
+
+/// Refuses a name that occurs twice: whichever entry were taken, the other would be lost without a word
+/// when the file is saved.
+fn each_name_once<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<IndexMap<HostName, HostConfig>, D::Error> {
+    struct Hosts;
+
+    impl<'de> Visitor<'de> for Hosts {
+        type Value = IndexMap<HostName, HostConfig>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a map")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut hosts = IndexMap::new();
+            while let Some(name) = map.next_key::<HostName>()? {
+                if hosts.contains_key(&name) {
+                    return Err(serde::de::Error::custom(format!(
+                        "the host '{name}' is there twice"
+                    )));
+                }
+                hosts.insert(name, map.next_value()?);
+            }
+            Ok(hosts)
+        }
+    }
+
+    deserializer.deserialize_map(Hosts)
 }
 
 fn missing_version() -> u32 {

@@ -156,6 +156,10 @@ pub struct HostStatus {
     /// The entity tag of the configuration, for If-Match.
     #[serde(default)]
     pub etag: String,
+    /// Why hosts.json or occd.toml on disk is not what is in force; absent when all is well. Only in
+    /// the answer about one host; a list has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Grows with every change of this host.
     pub revision: u64,
 }

@@ -8,6 +8,7 @@
 //! | [`FaultyLink`] | a TCP proxy with latency, limits, black holes and resets |
 //! | [`DaemonRig`] | `occd` and `occ` with a home, a runtime directory and host files of their own |
 //! | [`DockerRig`] | a private Docker Engine |
+//! | [`SystemdRig`] | a real `systemd --user` for a rig's home |
 //!
 //! Every fixture ends all of its processes, threads and files when it is dropped, and all but
 //! [`wait::wait_for`] and [`wait::wait_until`] work without an async runtime: the in-process ones have
@@ -29,6 +30,7 @@ pub mod proc;
 pub mod require;
 pub mod ssh;
 pub mod sshd;
+pub mod systemd;
 pub mod user;
 pub mod wait;
 
@@ -40,3 +42,4 @@ pub use dropbear::Dropbear;
 pub use embedded::EmbeddedHost;
 pub use link::FaultyLink;
 pub use sshd::RealSshd;
+pub use systemd::SystemdRig;

@@ -10,7 +10,11 @@ use occ_proto::paths::Env;
 use serde_json::json;
 use testkit::daemon::Target;
 use testkit::proc::{self, Process};
+use testkit::wait::blocking;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
+
+/// Guards against hanging.
+const GUARD: std::time::Duration = std::time::Duration::from_secs(30);
 
 #[test]
 fn hosts_are_written_as_the_schema_says_and_known() {
@@ -108,7 +112,9 @@ fn daemons_that_the_rig_did_not_start_end_with_it_too() {
     let mut other = rig.spawn_daemon(&ARGS);
     let process = Process::find(other.id()).unwrap();
     let root = rig.root().display().to_string();
-    assert_eq!(proc::marked(&root), [process]);
+    // A process that has just been started has no environment for a moment.
+    let marked = || proc::marked(&root);
+    blocking::wait_until("the mark", GUARD, marked, |found| *found == [process]);
     drop(rig);
     assert!(!process.is_alive());
     other.wait().unwrap();

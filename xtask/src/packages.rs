@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -15,14 +15,17 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("runc", "runc"),
     ("docker", "docker.io"),
     ("busybox", "busybox-static"),
+    ("systemctl", "systemd"),
+    ("systemd-analyze", "systemd"),
     ("curl", "curl"),
     ("python3", "python3-minimal"),
 ];
 
 /// The variable that makes a missing server a failure, and the programs that the server needs.
-pub(crate) const SERVERS: [(&str, &[&str]); 2] = [
+pub(crate) const SERVERS: [(&str, &[&str]); 3] = [
     ("OCC_REQUIRE_SSHD", &["sshd", "ssh", "dropbear", "dropbearkey"]),
     ("OCC_REQUIRE_DOCKER", &["dockerd", "containerd", "runc", "docker", "busybox"]),
+    ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount"]),
 ];
 
 /// Returns whether a program is in the PATH or where servers are, which is not in everybody's PATH.

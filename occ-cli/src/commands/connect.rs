@@ -28,6 +28,7 @@ impl Verb {
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, CliError> {
+    let asked = Timestamp::now();
     let (client, host, source) = context.client_and_host(verb.word()).await?;
     let path = host_path(&host, &format!("/{}", verb.word()));
     let note = format!("[{host}] {}ing …", verb.word());
@@ -39,6 +40,9 @@ pub(crate) async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, CliErro
     if context.ui.json {
         context.ui.document(&reply.body)?;
     } else {
+        if let Some(line) = show::new_host_key_since(&status, asked) {
+            context.ui.note(&line);
+        }
         context.ui.say(&show::link(context.ui, &status, Timestamp::now()))?;
     }
     Ok(0)

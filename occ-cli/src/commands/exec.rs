@@ -1,6 +1,6 @@
 //! `occ exec`: a command on a host, its streams byte for byte, its exit code ours.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::cli::ExecArgs;
 use crate::client::Client;
 use crate::duration::of_ms;
 use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, TERMINATED};
+use crate::output::host as show;
 use crate::stdio::{Descriptor, Input};
 use crate::ws::{End, ExecStream, Output, controls};
 
@@ -86,13 +87,21 @@ async fn execute(
     // An input that was closed is no input.
     let input = if args.no_stdin { None } else { Input::stdin().ok() };
     let started = Cell::new(false);
+    let new_host_key = RefCell::new(None);
     let (up, down) = stream.start(request).await?;
     let (control, controls) = controls();
     let mut caught: Option<Caught> = None;
     let end = {
         let mut up = std::pin::pin!(up.run(input, controls));
         let mut up_done = false;
-        let mut down = std::pin::pin!(down.run(&mut output, &started));
+        let on_start = |key: Option<String>| {
+            started.set(true);
+            if let Some(key) = key {
+                *new_host_key.borrow_mut() = Some(key.clone());
+                ui.note(&show::new_host_key(host, &key));
+            }
+        };
+        let mut down = std::pin::pin!(down.run(&mut output, on_start));
         let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));
         let mut noted = !ui.stderr_terminal || ui.json;
         let mut cancel = std::pin::pin!(sleep_until(Instant::now() + NEVER));
@@ -120,7 +129,9 @@ async fn execute(
                     let _ = control.try_send(ExecControl::Cancel);
                 }
                 Event::Caught(Caught::HangUp) => return Err(quiet(HUNG_UP)),
-                Event::Caught(signal) if caught.is_some() => return Err(signal.error(host, None)),
+                Event::Caught(signal) if caught.is_some() => {
+                    return Err(signal.error(host, Seen::of(started.get())));
+                }
                 Event::Caught(signal) => {
                     caught = Some(signal);
                     let name = signal.name().to_owned();
@@ -133,10 +144,13 @@ async fn execute(
         }
     };
     match end {
-        End::Exit(exit) => finish(context, args, host, exit, output, caught),
+        End::Exit(exit) => {
+            let ended = Ended { exit, output, caught, new_host_key: new_host_key.take() };
+            finish(context, args, host, ended)
+        }
         End::Problem(problem) => {
             if let Some(signal) = caught {
-                return Err(signal.error(host, None));
+                return Err(signal.error(host, Seen::of(started.get())));
             }
             let code = problem.code;
             let mut error = CliError::from(*problem);
@@ -152,7 +166,7 @@ async fn execute(
         }
         End::Lost => {
             if let Some(signal) = caught {
-                return Err(signal.error(host, None));
+                return Err(signal.error(host, Seen::of(started.get())));
             }
             let when = if started.get() {
                 format!("occd went away while the command ran on {host}")
@@ -171,16 +185,23 @@ async fn execute(
     }
 }
 
+/// A command that ended, and what was seen of it.
+struct Ended {
+    exit: Exit,
+    output: Output,
+    caught: Option<Caught>,
+    new_host_key: Option<String>,
+}
+
 /// Returns the exit code for a command that ended, and says what a shell would not show.
 fn finish(
     context: &Context<'_>,
     args: &ExecArgs,
     host: &HostName,
-    exit: Exit,
-    output: Output,
-    caught: Option<Caught>,
+    ended: Ended,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
+    let Ended { exit, output, caught, new_host_key } = ended;
     if ui.verbose > 0 {
         let how = match (&exit.signal, exit.code) {
             (Some(signal), _) => format!("signal {}", occ_proto::text::sanitize(signal)),
@@ -192,7 +213,7 @@ fn finish(
     let error = ours(args, host, &exit, caught);
     if let Output::Kept { out, err } = output {
         let status = exit.status();
-        ui.value(&exec_result::result(exit, out, err))?;
+        ui.value(&exec_result::result(exit, out, err, new_host_key))?;
         // The document says how it ended; a second one on standard error would say it again.
         return Ok(match error {
             Some(error) => args.own_exit.unwrap_or(error.exit),
@@ -210,7 +231,7 @@ fn ours(args: &ExecArgs, host: &HostName, exit: &Exit, caught: Option<Caught>) -
     let own =
         |code: u8, message: String| Some(CliError { exit: code, ..CliError::failed(message) });
     if let Some(signal) = caught {
-        return Some(signal.error(host, Some(exit)));
+        return Some(signal.error(host, Seen::End(exit)));
     }
     if exit.timed_out {
         let limit = args.timeout.map_or_else(|| "its time".to_owned(), of_ms);
@@ -261,26 +282,42 @@ impl Caught {
         }
     }
 
-    /// Returns the end of a command that was ended by this signal. `exit` is absent when nobody
-    /// waited for its end.
-    fn error(self, host: &HostName, exit: Option<&Exit>) -> CliError {
+    /// Returns the end of a command that was ended by this signal.
+    fn error(self, host: &HostName, seen: Seen<'_>) -> CliError {
         let (code, word) = match self {
             Self::Interrupt => (INTERRUPTED, "interrupted"),
             Self::Terminate => (TERMINATED, "terminated"),
             Self::HangUp => (HUNG_UP, "hung up"),
         };
-        let rest = match exit {
-            Some(exit) if exit.may_still_run => {
+        let rest = match seen {
+            Seen::End(exit) if exit.may_still_run => {
                 format!("{host} did not confirm the command's end: it may still run")
             }
-            Some(_) => format!("the command was ended on {host}"),
-            None => format!("occd ends the command on {host}"),
+            Seen::End(_) => format!("the command was ended on {host}"),
+            Seen::Start => format!("occd ends the command on {host}"),
+            Seen::Nothing => format!("the command had not started on {host}"),
         };
         CliError {
             exit: code,
             code: "interrupted".into(),
             ..CliError::failed(format!("{word}: {rest}."))
         }
+    }
+}
+
+/// What was seen of a command when a signal came.
+enum Seen<'a> {
+    /// It had not started.
+    Nothing,
+    /// It ran, and nobody waited for its end.
+    Start,
+    /// It has ended.
+    End(&'a Exit),
+}
+
+impl Seen<'_> {
+    fn of(started: bool) -> Self {
+        if started { Self::Start } else { Self::Nothing }
     }
 }
 

@@ -41,7 +41,7 @@ impl Kept {
 }
 
 /// Returns the document.
-pub(crate) fn result(exit: Exit, out: Kept, err: Kept) -> ExecResult {
+pub(crate) fn result(exit: Exit, out: Kept, err: Kept, new_host_key: Option<String>) -> ExecResult {
     let (stdout, stdout_b64, stdout_bytes, cut_out) = out.finish();
     let (stderr, stderr_b64, stderr_bytes, cut_err) = err.finish();
     ExecResult {
@@ -53,6 +53,7 @@ pub(crate) fn result(exit: Exit, out: Kept, err: Kept) -> ExecResult {
         truncated: cut_out || cut_err,
         stdout_bytes,
         stderr_bytes,
+        new_host_key,
     }
 }
 

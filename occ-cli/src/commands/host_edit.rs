@@ -12,7 +12,7 @@ use super::Context;
 use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, hint_for};
-use crate::output::{Colour, with_note};
+use crate::output::{Colour, host as show, with_note};
 use crate::parse::Clearable;
 
 /// Runs `occ host add` and returns its exit code.
@@ -241,7 +241,7 @@ fn connected(context: &Context<'_>, test: &TestReport) -> String {
     };
     let line = format!("[{}] {mark} Connected ({docker})", test.name);
     match &test.new_host_key {
-        Some(key) => format!("[{}] New host key recorded: {}\n{line}", test.name, sanitize(key)),
+        Some(key) => format!("{}\n{line}", show::new_host_key(&test.name, key)),
         None => line,
     }
 }

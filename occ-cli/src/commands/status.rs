@@ -10,7 +10,7 @@ use super::Context;
 use crate::cli::StatusArgs;
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::output::{host as show, with_note};
+use crate::output::{Ui, host as show, with_note};
 use crate::target::{Source, Target};
 
 /// Runs `occ` without a command: the table on a terminal, the help without hosts.
@@ -72,6 +72,7 @@ async fn one(
 ) -> Result<u8, CliError> {
     let ui = context.ui;
     let explain = |error| source.explain(host, error);
+    let asked = Timestamp::now();
     let reply = if args.fresh {
         let note = format!("[{host}] connecting …");
         with_note(ui, &note, client.get_slow(&host_path(host, "?fresh=true"))).await
@@ -80,6 +81,12 @@ async fn one(
     }
     .map_err(explain)?;
     let status: HostStatus = reply.parse()?;
+    if !ui.json {
+        warn(ui, &status.warnings);
+        if let Some(line) = show::new_host_key_since(&status, asked) {
+            ui.note(&line);
+        }
+    }
     if ui.json {
         ui.document(&reply.body)?;
         return Ok(if ui.quiet { quiet_code(status.state) } else { 0 });
@@ -110,6 +117,13 @@ async fn one(
         ui.note(&format!("hint: {hint}"));
     }
     Ok(0)
+}
+
+/// Says why the files on disk are not what is in force.
+fn warn(ui: &Ui, warnings: &[String]) {
+    for warning in warnings {
+        ui.note(&format!("Warning: {}", sanitize(warning)));
+    }
 }
 
 /// Returns the sandbox's lines. Docker's troubles are part of the answer, not a failure of `status`.
@@ -189,9 +203,7 @@ fn print_all(
         ui.document(&reply.body)?;
         return Ok(code);
     }
-    for warning in &list.warnings {
-        ui.note(&format!("Warning: {}", sanitize(warning)));
-    }
+    warn(ui, &list.warnings);
     if ui.quiet {
         return Ok(code);
     }

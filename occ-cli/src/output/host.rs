@@ -1,6 +1,7 @@
 //! A host's state as lines and as a table row.
 
 use jiff::Timestamp;
+use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
 use occ_proto::error::Code;
 use occ_proto::status::{ConnectionInfo, HostList, HostStatus, LastError, State, TestReport};
@@ -62,6 +63,18 @@ fn bytes(count: u64) -> String {
 /// Returns a line about a host: `[prod-1] Link      …`.
 fn line(status: &HostStatus, label: &str, text: &str) -> String {
     format!("[{}] {label:<9} {text}", status.name)
+}
+
+/// Returns the line about a host key that was not on record until now.
+pub(crate) fn new_host_key(host: &HostName, key: &str) -> String {
+    format!("[{host}] New host key recorded: {}", sanitize(key))
+}
+
+/// Returns the same for a status, if the connection was made at or after `asked`.
+pub(crate) fn new_host_key_since(status: &HostStatus, asked: Timestamp) -> Option<String> {
+    let connection = status.connection.as_ref()?;
+    let told = connection.new_host_key && connection.since >= asked;
+    told.then(|| new_host_key(&status.name, &connection.host_key))
 }
 
 /// Returns the line about a host's link.

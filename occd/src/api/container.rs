@@ -1,10 +1,10 @@
 //! The sandbox container of a host.
 
-use axum::Json;
 use occ_proto::container::ContainerStatus;
 
 use super::error::{self, ApiResult};
 use super::extract::Host;
+use super::json::Json;
 use crate::container::{self, Docker};
 use crate::host::COMMAND_RETRIES;
 

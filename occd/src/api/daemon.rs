@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use occ_proto::API_VERSION;
 use occ_proto::daemon::{Health, Version};
 
 use super::App;
+use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
 const CAPABILITIES: [&str; 6] =

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::HostName;
@@ -11,6 +10,7 @@ use occ_proto::host::DefaultHost;
 use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::Body;
+use super::json::Json;
 
 pub(super) async fn show(State(app): State<Arc<App>>) -> ApiResult<Json<DefaultHost>> {
     let snapshot = app.hosts.refresh().await;

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 
-use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -10,6 +9,7 @@ use occ_proto::error::PROBLEM_JSON;
 use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
+use super::json::Json;
 use crate::container::DockerError;
 use crate::exec::{BadCommand, ExecError};
 use crate::host::Unreachable;
@@ -45,6 +45,15 @@ impl ApiError {
     /// Names the host concerned.
     pub(super) fn host(mut self, name: &HostName) -> Self {
         self.0.host = Some(name.clone());
+        self
+    }
+
+    /// Says that the hosts in force, the last good ones, have no such host.
+    pub(super) fn not_among_the_last_good(mut self, name: &HostName) -> Self {
+        let detail = &mut self.0.detail;
+        detail.push_str(&format!(
+            " The hosts that were read before stay; '{name}' is not one of them."
+        ));
         self
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
@@ -15,6 +14,7 @@ use occ_proto::exec::{ExecEvent, ExecRequest, ExecResult, NDJSON, RESULT_LIMIT, 
 
 use super::error::{self, ApiResult};
 use super::extract::{Body, Host};
+use super::json::Json;
 use crate::exec::{self, Command, Control, Running, Step};
 use crate::host::COMMAND_RETRIES;
 
@@ -65,6 +65,7 @@ fn feed(control: Control, stdin: Bytes) {
 }
 
 async fn collect(mut running: Running) -> Result<ExecResult, exec::ExecError> {
+    let new_host_key = running.new_host_key();
     let (mut stdout, mut stderr) = (Excerpt::default(), Excerpt::default());
     loop {
         match running.next().await {
@@ -85,6 +86,7 @@ async fn collect(mut running: Running) -> Result<ExecResult, exec::ExecError> {
                     truncated,
                     stdout_bytes,
                     stderr_bytes,
+                    new_host_key,
                 });
             }
         }
@@ -138,7 +140,7 @@ fn lines(
     stream::unfold((At::Start(running), name), |(at, name)| async move {
         let (event, next) = match at {
             At::End => return None,
-            At::Start(running) => (ExecEvent::Started, At::Output(running)),
+            At::Start(running) => (started(&running), At::Output(running)),
             At::Output(mut running) => match running.next().await {
                 Step::Output(frame) => {
                     let data = occ_proto::exec::Bytes(frame.data().to_vec());
@@ -157,6 +159,11 @@ fn lines(
         };
         Some((Ok(line(&event)), (next, name)))
     })
+}
+
+/// Returns the event of a command that the host accepted.
+pub(super) fn started(running: &Running) -> ExecEvent {
+    ExecEvent::Started { new_host_key: running.new_host_key() }
 }
 
 /// Returns an event as a line of JSON.

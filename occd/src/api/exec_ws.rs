@@ -61,7 +61,7 @@ async fn serve(host: HostHandle, socket: WebSocket) {
             return;
         }
     };
-    if send_event(&mut sink, &ExecEvent::Started).await.is_err() {
+    if send_event(&mut sink, &super::exec::started(&running)).await.is_err() {
         return;
     }
     let mut input = Input::new(running.control(), early);

@@ -96,7 +96,11 @@ impl FromRequestParts<Arc<App>> for Host {
             Ok(file) if file.hosts.contains_key(&name) => {
                 app.pool.get(&name).map(Self).ok_or_else(|| ApiError::host_not_found(&name))
             }
-            Ok(_) => Err(ApiError::host_not_found(&name)),
+            // It may be in the file that cannot be read: "not found" alone would be a riddle.
+            Ok(_) => Err(match &snapshot.problem {
+                Some(problem) => ApiError::from(problem).host(&name).not_among_the_last_good(&name),
+                None => ApiError::host_not_found(&name),
+            }),
         }
     }
 }

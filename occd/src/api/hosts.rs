@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -14,9 +13,9 @@ use serde::Deserialize;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Host, Query, check_match};
+use super::json::Json;
 use super::test::test;
 use crate::host::{COMMAND_RETRIES, etag};
-use crate::ssh::error::chain;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
     let snapshot = app.hosts_now().await;
@@ -24,13 +23,11 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList
     snapshot.usable().map_err(ApiError::from)?;
     let hosts: Vec<HostStatus> =
         snapshot.file.hosts.keys().filter_map(|name| Some(app.pool.get(name)?.status())).collect();
-    let mut warnings: Vec<String> = snapshot.problem.iter().map(|problem| chain(problem)).collect();
-    warnings.extend(app.config.borrow().problem.clone());
     Ok(Json(HostList {
         revision: hosts.iter().map(|host| host.revision).max().unwrap_or(0),
         hosts,
         default_host: snapshot.file.default_host.clone(),
-        warnings,
+        warnings: app.warnings(&snapshot),
     }))
 }
 
@@ -41,7 +38,11 @@ pub(super) struct ShowQuery {
     fresh: bool,
 }
 
-pub(super) async fn show(Query(query): Query<ShowQuery>, Host(host): Host) -> Response {
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Query(query): Query<ShowQuery>,
+    Host(host): Host,
+) -> Response {
     if query.fresh {
         // The state says what went wrong, so a failed dial is an answer too.
         if let Err(unreachable) = host.connection(COMMAND_RETRIES).await {
@@ -51,7 +52,8 @@ pub(super) async fn show(Query(query): Query<ShowQuery>, Host(host): Host) -> Re
         // Whoever looks will want to use it. The answer does not wait.
         host.glance();
     }
-    let status = host.status();
+    let mut status = host.status();
+    status.warnings = app.warnings(&app.hosts.current());
     ([(header::ETAG, status.etag.clone())], Json(status)).into_response()
 }
 

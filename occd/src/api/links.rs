@@ -1,10 +1,10 @@
 //! Connecting, disconnecting and reconnecting a host on request.
 
-use axum::Json;
 use occ_proto::status::HostStatus;
 
 use super::error::{self, ApiResult};
 use super::extract::Host;
+use super::json::Json;
 
 pub(super) async fn connect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
     host.connect().await.map_err(|e| error::unreachable(host.name(), &e))?;

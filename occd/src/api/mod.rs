@@ -21,6 +21,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use crate::config::Config;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
+use crate::ssh::error::chain;
 
 mod container;
 mod daemon;
@@ -30,6 +31,7 @@ mod exec;
 mod exec_ws;
 mod extract;
 mod hosts;
+mod json;
 mod links;
 mod test;
 
@@ -69,6 +71,12 @@ impl App {
             self.pool.reload(&snapshot, &config).await;
         }
         snapshot
+    }
+
+    /// Returns why hosts.json or occd.toml on disk is not what is in force.
+    fn warnings(&self, snapshot: &HostsSnapshot) -> Vec<String> {
+        let hosts = snapshot.problem.iter().map(|problem| chain(problem));
+        hosts.chain(self.config.borrow().problem.clone()).collect()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use occ_proto::status::TestReport;
 use occ_proto::{HostConfig, HostName};
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{self, ApiResult};
 use super::extract::Host;
+use super::json::Json;
 use crate::config::EffectiveSettings;
 use crate::container::Docker;
 use crate::host::HostContext;

@@ -1,5 +1,7 @@
 //! A request made into the line that the remote login shell gets.
 
+use std::time::Duration;
+
 use occ_proto::exec::ExecRequest;
 
 use super::quote::{self, Shell};
@@ -66,6 +68,11 @@ impl Command {
     /// Returns the request.
     pub fn request(&self) -> &ExecRequest {
         &self.request
+    }
+
+    /// Returns how long the command may last, if that is limited.
+    pub fn limit(&self) -> Option<Duration> {
+        self.request.timeout_ms.map(Duration::from_millis)
     }
 
     /// Returns whether the line depends on the login shell.

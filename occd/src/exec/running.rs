@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use occ_proto::exec::Exit;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -83,6 +84,7 @@ pub struct Running {
     control: Control,
     begun: Instant,
     drained: bool,
+    new_host_key: Option<String>,
     /// Ends the supervisor when the command is dropped.
     _gone: DropGuard,
 }
@@ -170,14 +172,17 @@ pub async fn start(
     command: &Command,
     retries: u32,
 ) -> Result<Running, ExecError> {
-    let deadline = Instant::now() + COMMAND_PATIENCE;
+    let asked = Timestamp::now();
+    // A command that may last so long must not wait longer than that to begin.
+    let patience = command.limit().map_or(COMMAND_PATIENCE, |limit| limit.min(COMMAND_PATIENCE));
+    let deadline = Instant::now() + patience;
     let before = host.snapshot().dials();
     let dialled = || u32::try_from(host.snapshot().dials() - before).unwrap_or(u32::MAX);
     loop {
         let left = retries.saturating_sub(dialled());
         let connection =
             host.connection_by(deadline, left).await.map_err(ExecError::Unreachable)?;
-        match start_on(&connection, command, deadline).await {
+        match start_on(&connection, command, asked, deadline).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
                 connection.closed().cancelled().await;
@@ -192,8 +197,10 @@ pub async fn start(
 async fn start_on(
     connection: &Arc<Connection>,
     command: &Command,
+    asked: Timestamp,
     deadline: Instant,
 ) -> Result<Running, ExecError> {
+    let waiting_since = Instant::now();
     let shell = if command.needs_shell() {
         match connection.system().await {
             Some(system) => Shell::of(&system.shell),
@@ -207,7 +214,9 @@ async fn start_on(
     for fresh in [false, true] {
         let (channel, spare) = match timeout_at(deadline, connection.session(fresh)).await {
             Ok(session) => session.map_err(ExecError::NoSession)?,
-            Err(_) => return Err(ExecError::NoSession(ChannelError::Full(COMMAND_PATIENCE))),
+            Err(_) => {
+                return Err(ExecError::NoSession(ChannelError::Full(waiting_since.elapsed())));
+            }
         };
         if let Some(marker) = &marker {
             channel.set_marker(marker.clone());
@@ -219,8 +228,8 @@ async fn start_on(
         };
         match timeout(ACCEPT, answer).await {
             Ok(Ok(true)) => {
-                let limit = command.request().timeout_ms.map(Duration::from_millis);
-                return Ok(Running::new(channel, begun, limit.map(|limit| begun + limit)));
+                let limit = command.limit().map(|limit| begun + limit);
+                return Ok(Running::new(channel, begun, limit, asked));
             }
             Ok(Ok(false)) => return Err(ExecError::Refused),
             // No answer, but a sign that it ran.
@@ -252,8 +261,9 @@ async fn silence(channel: &Channel) {
 }
 
 impl Running {
-    fn new(channel: Channel, begun: Instant, deadline: Option<Instant>) -> Self {
+    fn new(channel: Channel, begun: Instant, deadline: Option<Instant>, asked: Timestamp) -> Self {
         let (ended, ended_receiver) = watch::channel(None);
+        let new_host_key = channel.connection().host_key_recorded_since(asked);
         let control = Control {
             channel: Arc::new(channel),
             cancel: CancellationToken::new(),
@@ -263,12 +273,18 @@ impl Running {
         let gone = CancellationToken::new();
         let supervisor = supervise(control.clone(), deadline, gone.clone(), ended);
         control.channel.connection().spawn(supervisor);
-        Self { control, begun, drained: false, _gone: gone.drop_guard() }
+        Self { control, begun, drained: false, new_host_key, _gone: gone.drop_guard() }
     }
 
     /// Returns the way to the program's input.
     pub fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// Returns type and fingerprint of a host key that was recorded by the connection made for this
+    /// command.
+    pub fn new_host_key(&self) -> Option<String> {
+        self.new_host_key.clone()
     }
 
     /// Waits for output or the end. After the end it must not be called again. Dropping the future loses

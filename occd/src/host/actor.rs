@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
+use occ_proto::status::State;
 use occ_proto::{HostConfig, HostName};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -391,7 +392,9 @@ impl Actor {
         let (now, wall) = (Instant::now(), Timestamp::now());
         let primary = self.primary();
         let primary_id = primary.as_ref().map(|connection| connection.id());
-        let next_retry_at = self.machine.deadline().map(|deadline| {
+        // The deadline of a connected host is that of a replacement, which is nobody's concern.
+        let due = self.machine.deadline().filter(|_| self.machine.state() == State::Backoff);
+        let next_retry_at = due.map(|deadline| {
             let wait = deadline.saturating_duration_since(now);
             jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait)
         });

@@ -120,10 +120,30 @@ pub struct Limits {
 enum Phase {
     Idle,
     Connecting { dial: ConnectionId },
-    Connected { primary: ConnectionId, since: Instant, replacement: Option<ConnectionId> },
+    Connected { primary: ConnectionId, since: Instant, replacement: Replacement },
     Backoff { until: Instant },
     Failed { at: Instant },
     Stopped,
+}
+
+/// What becomes of a primary that has become a bulk connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replacement {
+    /// None is needed, or a person must act before there can be one.
+    None,
+    /// It is being dialled.
+    Dialling(ConnectionId),
+    /// Its dial failed; the next one has a time.
+    Due(Instant),
+}
+
+impl Replacement {
+    fn dial(self) -> Option<ConnectionId> {
+        match self {
+            Self::Dialling(id) => Some(id),
+            Self::None | Self::Due(_) => None,
+        }
+    }
 }
 
 /// The state machine of one host.
@@ -193,7 +213,8 @@ impl HostMachine {
     /// Returns when [`Event::Due`] is to be delivered.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Backoff { until } => Some(until),
+            Phase::Backoff { until }
+            | Phase::Connected { replacement: Replacement::Due(until), .. } => Some(until),
             _ => None,
         }
     }
@@ -224,6 +245,11 @@ impl HostMachine {
             Event::Bulk(id) => self.bulk(id, now),
             Event::Due => match self.phase {
                 Phase::Backoff { until } if until <= now => self.dial(now),
+                Phase::Connected { primary, since, replacement: Replacement::Due(until) }
+                    if until <= now =>
+                {
+                    self.replace(primary, since, now)
+                }
                 _ => Vec::new(),
             },
         }
@@ -256,7 +282,7 @@ impl HostMachine {
             Phase::Connecting { .. } => Vec::new(),
             Phase::Connected { primary, replacement, .. } => {
                 let mut actions = vec![Action::Close(primary)];
-                match replacement {
+                match replacement.dial() {
                     Some(dial) => self.enter(Phase::Connecting { dial }, now),
                     None => actions.extend(self.dial(now)),
                 }
@@ -270,6 +296,7 @@ impl HostMachine {
         let actions = match self.phase {
             Phase::Connecting { dial } => vec![Action::CancelDial(dial)],
             Phase::Connected { primary, replacement, .. } => replacement
+                .dial()
                 .map(Action::CancelDial)
                 .into_iter()
                 .chain([Action::Close(primary)])
@@ -294,7 +321,7 @@ impl HostMachine {
             Phase::Connecting { dial } => actions.push(Action::CancelDial(dial)),
             // What runs on the old connection may end in peace.
             Phase::Connected { primary, replacement, .. } => {
-                actions.extend(replacement.map(Action::CancelDial));
+                actions.extend(replacement.dial().map(Action::CancelDial));
                 actions.push(Action::Retire(primary));
             }
         }
@@ -305,15 +332,19 @@ impl HostMachine {
     fn dialled(&mut self, id: ConnectionId, now: Instant) -> Vec<Action> {
         match self.phase {
             Phase::Connecting { dial } if dial == id => {
-                self.enter(Phase::Connected { primary: id, since: now, replacement: None }, now);
+                let replacement = Replacement::None;
+                self.enter(Phase::Connected { primary: id, since: now, replacement }, now);
                 self.attempt = 0;
                 self.down_since = None;
                 self.retries_exhausted = false;
                 Vec::new()
             }
-            Phase::Connected { primary, replacement: Some(dial), .. } if dial == id => {
+            Phase::Connected { primary, replacement: Replacement::Dialling(dial), .. }
+                if dial == id =>
+            {
                 // The host was connected all along: its `since` stays.
-                self.phase = Phase::Connected { primary: id, since: now, replacement: None };
+                let replacement = Replacement::None;
+                self.phase = Phase::Connected { primary: id, since: now, replacement };
                 vec![Action::Retire(primary)]
             }
             _ => vec![Action::Close(id)],
@@ -323,9 +354,16 @@ impl HostMachine {
     fn dial_failed(&mut self, id: ConnectionId, retry: Retry, now: Instant) -> Vec<Action> {
         match self.phase {
             Phase::Connecting { dial } if dial == id => {}
-            Phase::Connected { primary, since, replacement: Some(dial) } if dial == id => {
-                // The old primary goes on; its next bulk stream tries again.
-                self.phase = Phase::Connected { primary, since, replacement: None };
+            Phase::Connected { primary, since, replacement: Replacement::Dialling(dial) }
+                if dial == id =>
+            {
+                // The old primary goes on meanwhile.
+                let replacement = match retry {
+                    Retry::Fatal => Replacement::None,
+                    Retry::Backoff => Replacement::Due(now + self.backoff.next(Duration::ZERO)),
+                    Retry::SlowDown => Replacement::Due(now + self.backoff.next_penalty()),
+                };
+                self.phase = Phase::Connected { primary, since, replacement };
                 return Vec::new();
             }
             _ => return Vec::new(),
@@ -367,7 +405,7 @@ impl HostMachine {
         let alike = idle_close && self.last_idle_close.is_some_and(|last| is_like_age(last, age));
         self.last_idle_close = idle_close.then_some(age);
         self.down_since = Some(now);
-        if let Some(dial) = replacement {
+        if let Some(dial) = replacement.dial() {
             self.attempt = 1;
             self.enter(Phase::Connecting { dial }, now);
         } else if alike {
@@ -382,13 +420,21 @@ impl HostMachine {
 
     fn bulk(&mut self, id: ConnectionId, now: Instant) -> Vec<Action> {
         match self.phase {
-            Phase::Connected { primary, since, replacement: None } if primary == id => {
-                let dial = self.new_dial(now);
-                self.phase = Phase::Connected { primary, since, replacement: Some(dial) };
-                vec![Action::Dial(dial)]
+            Phase::Connected { primary, since, replacement: Replacement::None }
+                if primary == id =>
+            {
+                self.replace(primary, since, now)
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Dials a connection that is to take the primary's place.
+    fn replace(&mut self, primary: ConnectionId, since: Instant, now: Instant) -> Vec<Action> {
+        let dial = self.new_dial(now);
+        let replacement = Replacement::Dialling(dial);
+        self.phase = Phase::Connected { primary, since, replacement };
+        vec![Action::Dial(dial)]
     }
 
     fn dial(&mut self, now: Instant) -> Vec<Action> {

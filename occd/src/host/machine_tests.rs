@@ -256,6 +256,27 @@ fn a_bulk_primary_is_replaced_while_it_goes_on() {
 }
 
 #[test]
+fn a_replacement_that_fails_is_dialled_again_later() {
+    let mut rig = Rig::connected();
+    rig.on(Event::Bulk(id(1)));
+    assert_eq!(rig.on(Event::DialFailed(id(2), Retry::Backoff)), []);
+    assert_eq!((rig.machine.state(), rig.machine.primary()), (State::Connected, Some(id(1))));
+    // Not at once, however often it is asked for, and then by itself.
+    assert_eq!(rig.on(Event::Bulk(id(1))), []);
+    let due = rig.machine.deadline().expect("another dial is due");
+    let wait = due.duration_since(rig.now);
+    assert_eq!(rig.after(wait.as_secs_f64(), Event::Due), [Action::Dial(id(3))]);
+    assert_eq!(rig.on(Event::Dialled(id(3))), [Action::Retire(id(1))]);
+    assert_eq!(rig.machine.deadline(), None);
+
+    // Not where a person must act first.
+    let mut rig = Rig::connected();
+    rig.on(Event::Bulk(id(1)));
+    rig.on(Event::DialFailed(id(2), Retry::Fatal));
+    assert_eq!(rig.machine.deadline(), None);
+}
+
+#[test]
 fn a_limit_of_retries_fails_the_host() {
     let mut rig = Rig::with_limits(Limits { max_retries: Some(2) });
     rig.on(COMMAND);
@@ -363,8 +384,12 @@ proptest! {
             if before == State::Failed && machine.state() != State::Failed {
                 prop_assert!(matches!(event, Event::Wanted(_) | Event::Reconnect | Event::Disconnect | Event::ConfigChanged));
             }
-            prop_assert_eq!(machine.state() == State::Backoff, machine.deadline().is_some());
-            if before != State::Backoff && let Some(until) = machine.deadline() {
+            match machine.state() {
+                State::Backoff => prop_assert!(machine.deadline().is_some()),
+                State::Connected => {} // a replacement may be due
+                _ => prop_assert!(machine.deadline().is_none()),
+            }
+            if machine.state() == State::Backoff && before != State::Backoff && let Some(until) = machine.deadline() {
                 prop_assert!(until <= now + Duration::from_secs(750), "600 s penalty and a quarter");
                 if !matches!(event, Event::DialFailed(_, Retry::SlowDown)) {
                     prop_assert!(until <= now + Duration::from_secs(300));

@@ -253,7 +253,7 @@ impl HostHandle {
                             Some((error, _)) => Arc::clone(error),
                             None => Arc::new(ConnectError::Timeout {
                                 phase: occ_proto::status::Phase::Connect,
-                                after: COMMAND_PATIENCE,
+                                after: begun.elapsed(),
                             }),
                         };
                         return Err(give_up(&snapshot, error));
@@ -285,6 +285,7 @@ impl HostHandle {
             connection: snapshot.primary.as_ref().map(|connection| connection.info()),
             etag: etag(&snapshot.config),
             config: snapshot.config.clone(),
+            warnings: Vec::new(),
             revision: snapshot.revision,
         }
     }

@@ -1,7 +1,7 @@
 //! One live SSH connection: it opens channels, keeps a spare one, and knows how it is.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,8 +53,10 @@ pub struct Connection {
     since: Timestamp,
     tasks: TaskTracker,
     spare: Mutex<Option<RawChannel>>,
-    /// The server ends spares (dropbear) or has no session to spare (MaxSessions).
+    /// The server ends spares (dropbear).
     no_spare: AtomicBool,
+    /// Callers that wait for a session: none is kept idle while there are any.
+    waiting: AtomicU32,
     /// A spare is being opened.
     refilling: AtomicBool,
     sessions: Sessions,
@@ -78,6 +80,22 @@ impl<'a> Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.one_less();
+    }
+}
+
+/// Counts as a caller that waits for a session, until dropped.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -112,6 +130,7 @@ impl Connection {
             tasks,
             spare: Mutex::new(None),
             no_spare: AtomicBool::new(sessions.is_single()),
+            waiting: AtomicU32::new(0),
             refilling: AtomicBool::new(false),
             sessions,
             ending: CancellationToken::new(),
@@ -184,6 +203,13 @@ impl Connection {
     /// Returns whether the server's host key was recorded by this connection.
     pub fn new_host_key(&self) -> bool {
         self.shared.host_key.get().is_some_and(|key| key.new)
+    }
+
+    /// Returns the server's host key if this connection recorded it and was made at or after that time: a
+    /// caller who waited for it is to be told.
+    pub fn host_key_recorded_since(&self, asked: Timestamp) -> Option<String> {
+        let key = self.shared.host_key.get().filter(|key| key.new)?;
+        (self.since >= asked).then(|| key.text.clone())
     }
 
     /// Returns whether the server is known to refuse signals: OpenSSH does for root (`marker.rs`).
@@ -259,8 +285,14 @@ impl Connection {
                     }
                 };
             }
-            self.give_up_spare();
-            waited = timeout(patience, freed).await.is_err() && patience == CROWDED;
+            if fresh {
+                self.give_up_spare();
+            }
+            let timed_out = {
+                let _waiting = Waiting::new(&self.waiting);
+                timeout(patience, freed).await.is_err()
+            };
+            waited = timed_out && patience == CROWDED;
             if waited {
                 self.shared.bulk.cancel();
             }
@@ -356,9 +388,14 @@ impl Connection {
         }
     }
 
-    fn session_ended(&self) {
+    fn session_ended(self: &Arc<Self>) {
         self.sessions.ended();
         self.shared.freed.notify_one();
+        // Where the server has few sessions, the spare had to go for a command: now there is room again.
+        if self.sessions.is_full() {
+            let connection = Arc::clone(self);
+            self.spawn(async move { connection.refill_spare().await });
+        }
     }
 
     fn one_less(&self) {
@@ -398,29 +435,40 @@ impl Connection {
         match opened {
             // A session that is dropped unused becomes the spare.
             Ok(raw) => drop(Channel::new(raw, Arc::clone(self))),
-            Err(error) => {
-                tracing::debug!(%error, "no spare channel");
-                self.no_spare.store(true, Ordering::Relaxed);
-            }
+            Err(error) => tracing::debug!(%error, "no spare channel"),
         }
     }
 
     fn wants_spare(&self) -> bool {
+        let nobody_waits = self.waiting.load(Ordering::SeqCst) == 0;
+        self.tolerates_spare() && nobody_waits && self.spare_slot().is_none()
+    }
+
+    fn tolerates_spare(&self) -> bool {
         let unwanted = self.no_spare.load(Ordering::Relaxed)
             || self.shared.retired.load(Ordering::SeqCst)
             || self.is_closed();
-        !unwanted && self.spare_slot().is_none()
+        !unwanted
     }
 
     /// Keeps a session on which nothing was started as the spare; returns it when none is wanted.
     /// Closing it would leave an entry in russh's table.
     pub(super) fn keep_spare(&self, raw: RawChannel) -> Option<RawChannel> {
-        let wanted = self.wants_spare();
-        let mut slot = self.spare_slot();
-        if wanted && slot.is_none() { slot.replace(raw) } else { Some(raw) }
+        if !self.tolerates_spare() {
+            return Some(raw);
+        }
+        let surplus = {
+            let mut slot = self.spare_slot();
+            if slot.is_none() { slot.replace(raw) } else { Some(raw) }
+        };
+        if surplus.is_none() {
+            // Somebody may have begun to wait for a session meanwhile.
+            self.shared.freed.notify_one();
+        }
+        surplus
     }
 
-    /// Ends the spare for good, because somebody needs its session.
+    /// Ends the spare for good, because it is of no use to somebody who needs its session.
     fn give_up_spare(self: &Arc<Self>) {
         self.no_spare.store(true, Ordering::Relaxed);
         let spare = self.spare_slot().take();

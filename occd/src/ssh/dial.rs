@@ -98,8 +98,18 @@ pub async fn dial(
     let limit = Limit { end: Instant::now() + settings.timeout, whole: settings.timeout };
 
     let begun = Instant::now();
-    let target = resolve(config, environment).await?;
-    let addresses = lookup(&target).await?;
+    let resolving = async {
+        let target = resolve(config, environment).await?;
+        let addresses = lookup(&target).await?;
+        Ok::<_, ConnectError>((target, addresses))
+    };
+    // ssh -G and the lookup have limits of their own, so that the error names the one that is slow.
+    let (target, addresses) = match timeout_at(limit.end, resolving).await {
+        Ok(result) => result?,
+        Err(_) => {
+            return Err(ConnectError::Timeout { phase: Phase::Resolve, after: limit.whole });
+        }
+    };
     let origin = if target.from_ssh_config { "hosts.json, ssh_config" } else { "hosts.json" };
     steps.ok(
         "resolve",

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -84,12 +85,23 @@ pub enum OutputLost {
 }
 
 /// Where and how much unread output is kept on disk.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct SpillPolicy {
     /// The directory of the temporary files.
     pub dir: PathBuf,
-    /// The most bytes of one channel.
-    pub limit: u64,
+    limit: AtomicU64,
+}
+
+impl SpillPolicy {
+    /// Returns a policy with a directory and the most bytes of one channel.
+    pub fn new(dir: PathBuf, limit: u64) -> Self {
+        Self { dir, limit: AtomicU64::new(limit) }
+    }
+
+    /// Changes the most bytes of one channel, also for those that are open.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -424,7 +436,7 @@ fn write(
     frames: &VecDeque<BytesMut>,
     policy: &SpillPolicy,
 ) -> Result<(Arc<File>, u64), SpillError> {
-    if offset >= policy.limit {
+    if offset >= policy.limit.load(Ordering::Relaxed) {
         return Err(SpillError::Full);
     }
     let file = match file {

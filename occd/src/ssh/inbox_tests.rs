@@ -5,7 +5,7 @@ use super::*;
 
 fn inbox(limit: u64) -> (tempfile::TempDir, Inbox) {
     let dir = tempfile::tempdir().unwrap();
-    let spill = SpillPolicy { dir: dir.path().to_owned(), limit };
+    let spill = SpillPolicy::new(dir.path().to_owned(), limit);
     (dir, Inbox::new(Arc::new(spill)))
 }
 
@@ -51,6 +51,22 @@ async fn what_memory_cannot_hold_goes_to_an_unlinked_file_and_comes_back_whole()
 }
 
 #[tokio::test]
+async fn a_new_limit_counts_for_a_stream_that_is_open() {
+    let (_dir, inbox) = inbox(0);
+    inbox.spill.set_limit(1 << 30);
+    let chunk = vec![0; 64 * 1024];
+    for _ in 0..200 {
+        inbox.push(STDOUT, &chunk).await;
+    }
+    assert!(inbox.is_backlogged() && inbox.lost().is_none());
+    inbox.spill.set_limit(1024);
+    for _ in 0..200 {
+        inbox.push(STDOUT, &chunk).await;
+    }
+    assert!(matches!(inbox.lost(), Some(OutputLost::Overflow { .. })));
+}
+
+#[tokio::test]
 async fn past_the_limit_the_channel_ends_with_a_reason() {
     let (_dir, inbox) = inbox(2 * 1024 * 1024);
     let chunk = vec![0; 64 * 1024];
@@ -66,7 +82,7 @@ async fn a_directory_that_cannot_be_written_ends_the_channel_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("not-a-directory");
     std::fs::write(&file, "").unwrap();
-    let inbox = Inbox::new(Arc::new(SpillPolicy { dir: file, limit: 1 << 30 }));
+    let inbox = Inbox::new(Arc::new(SpillPolicy::new(file, 1 << 30)));
     let chunk = vec![0; 64 * 1024];
     for _ in 0..200 {
         inbox.push(STDOUT, &chunk).await;

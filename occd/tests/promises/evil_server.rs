@@ -11,7 +11,8 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost};
 
 use crate::support::{
-    GUARD, daemon_for, exec, exit_code, no_channels, post, settled, shell, spawn_occ, status,
+    GUARD, daemon_for, daemon_with, exec, exit_code, no_channels, post, settled, shell, spawn_occ,
+    status,
 };
 
 fn embedded() -> (EmbeddedHost, DaemonRig) {
@@ -149,6 +150,28 @@ fn one_session_at_a_time_is_enough() {
     }
     assert_eq!(ran(&host), 5);
     no_channels(&rig, GUARD);
+    // With nobody waiting any more, the only session is kept open ahead again, and serves.
+    for n in 6..8 {
+        wait_until("the spare", GUARD, || host.open_channels(), |open| *open == 1);
+        assert_eq!(shell(&rig, TRACE).stdout.as_deref(), Some("done\n"));
+        assert_eq!(ran(&host), n);
+    }
+}
+
+#[test]
+fn a_command_does_not_wait_longer_to_begin_than_it_may_last() {
+    let host = EmbeddedHost::start();
+    host.max_sessions(Some((1, Refusal::ConnectFailed)));
+    let rig = daemon_with(&host, "[connection]\nmax_connections = 1\n");
+    let mut first = spawn_occ(&rig, &["sh", "-c", "echo ran >> ~/ran; exec sleep 1000"]);
+    wait_until("the first command", GUARD, || ran(&host), |n| *n == 1);
+    let second = rig.run_occ(&["exec", "--host", "h", "--timeout", "1s", "--", "true"]);
+    // A command without a limit waits for 30 s.
+    assert!(second.stderr.contains("within 1 s"), "{second:?}");
+    assert_eq!(second.code(), 5, "{second:?}");
+    assert!(second.stderr.contains("The command was not started."), "{second:?}");
+    first.kill().unwrap();
+    first.wait().unwrap();
 }
 
 #[test]

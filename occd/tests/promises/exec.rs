@@ -317,7 +317,7 @@ fn events_come_in_order() {
     let Some((_sshd, rig)) = sshd() else { return };
     let script = r"seq 1 50000; printf '\377' >&2; exit 3";
     let events = events(&rig, json!({ "argv": ["sh", "-c", script] }));
-    assert_eq!(events.first(), Some(&ExecEvent::Started));
+    assert_eq!(events.first(), Some(&ExecEvent::Started { new_host_key: None }));
     let Some(ExecEvent::Exit(exit)) = events.last() else { panic!("{:?}", events.last()) };
     assert_eq!(exit.code, Some(3));
     let middle = &events[1..events.len() - 1];

@@ -123,6 +123,37 @@ fn an_unknown_key_is_recorded_once_and_openssh_finds_it() {
 }
 
 #[test]
+fn whoever_caused_the_dial_is_told_of_the_new_key() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    for name in ["by-exec", "by-connect", "by-status", "by-json"] {
+        add_unknown(&rig, name, &host);
+    }
+    rig.start_daemon(&[]);
+    let told = |args: &[&str]| {
+        let output = rig.run_occ(args);
+        assert_eq!(output.code(), 0, "{output:?}");
+        output.stderr.lines().filter(|line| line.contains("New host key recorded: ssh-")).count()
+    };
+    let forget = || std::fs::write(rig.known_hosts_file(), "").unwrap();
+    let exec = ["exec", "--host", "by-exec", "--", "true"];
+    assert_eq!(told(&exec), 1);
+    assert_eq!(told(&exec), 0, "once");
+    assert_eq!(told(&["reconnect", "--host", "by-exec"]), 0, "it is on record now");
+    forget();
+    assert_eq!(told(&["connect", "--host", "by-connect"]), 1);
+    assert_eq!(told(&["connect", "--host", "by-connect"]), 0);
+    forget();
+    assert_eq!(told(&["status", "--fresh", "--host", "by-status"]), 1);
+    assert_eq!(told(&["status", "--fresh", "--host", "by-status"]), 0);
+    forget();
+    let result = crate::ask::exec(&rig, "by-json", &["true"]).json();
+    let key = result["new_host_key"].as_str().unwrap_or_default();
+    assert!(key.starts_with("ssh-ed25519 SHA256:"), "{result}");
+    assert_eq!(crate::ask::exec(&rig, "by-json", &["true"]).json().get("new_host_key"), None);
+}
+
+#[test]
 fn a_key_is_recorded_hashed_where_ssh_config_asks_for_it() {
     if !RealSshd::require() {
         return;

@@ -35,6 +35,10 @@ fn patch(rig: &DaemonRig, name: &str, change: Value) -> Response {
     rig.http("PATCH", &format!("/v1/hosts/{name}"), &[], Some(change))
 }
 
+fn get(rig: &DaemonRig, path: &str) -> Response {
+    rig.http("GET", path, &[], None)
+}
+
 fn delete(rig: &DaemonRig, path: &str) -> Response {
     rig.http("DELETE", path, &[], None)
 }
@@ -63,6 +67,7 @@ fn names(rig: &DaemonRig) -> Vec<String> {
 fn a_host_is_added_shown_edited_and_removed() {
     let rig = empty_rig();
     assert!(list(&rig).hosts.is_empty());
+    assert!(get(&rig, "/v1/hosts").body.ends_with(b"}\n"), "curl's prompt stays on its own line");
     let full = json!({
         "hostname": "192.0.2.1", "user": "deploy", "port": 2222, "identity_file": "~/.ssh/k",
         "jump_host": null, "groups": ["eu"], "description": "the first",
@@ -324,6 +329,15 @@ fn a_file_that_breaks_at_run_time_changes_nothing_and_is_shown() {
     assert!(warning.contains("at line 3 column ") && warning.contains("hosts.json"), "{warning}");
     assert_eq!(shown.hosts[0].state, State::Connected);
     echoes(&rig, "far");
+    // Whoever looks at one host is told as well.
+    assert_eq!(body::<HostStatus>(&get(&rig, "/v1/hosts/far")).warnings, shown.warnings);
+    let status = rig.run_occ(&["status", "--host", "far"]);
+    assert_eq!(status.code(), 0, "{status:?}");
+    assert!(status.stderr.contains("Warning: hosts.json does not parse"), "{status:?}");
+    // A host that is perhaps in the broken file is not just "not found".
+    let riddle = problem(&get(&rig, "/v1/hosts/new"));
+    assert_eq!((riddle.status, riddle.code), (409, Code::HostsFileInvalid));
+    assert!(riddle.detail.contains("'new' is not one of them"), "{riddle:?}");
     // It belongs to whoever is editing it: nothing is written over it.
     let refused = problem(&patch(&rig, "far", json!({ "description": "d" })));
     assert_eq!((refused.status, refused.code), (409, Code::HostsFileInvalid));

@@ -21,3 +21,4 @@ mod socket;
 mod ssh_config;
 mod stalls;
 mod support;
+mod unit;

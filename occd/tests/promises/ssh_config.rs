@@ -50,6 +50,23 @@ fn an_alias_brings_address_user_port_and_key() {
 }
 
 #[test]
+fn the_limit_of_a_dial_counts_what_ssh_config_takes() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let slow = "Match exec \"sleep 4\"\n  User deploy\n";
+    write_ssh_config(&rig, &format!("{slow}{}", block("bastion", &host, "deploy")));
+    add_alias(&rig, "far", "bastion", |_| {});
+    rig.write_config_toml("[connection]\nconnect_timeout = \"300ms\"\nmax_retries = 1\n");
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert!(answer.detail.contains("no answer within 0.3 s (resolve)"), "{answer:?}");
+    assert_eq!(answer.phase, Some(Phase::Resolve));
+}
+
+#[test]
 fn a_change_of_ssh_config_counts_from_the_next_dial_on() {
     if !RealSshd::require() {
         return;

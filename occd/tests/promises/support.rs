@@ -245,6 +245,6 @@ impl Ws {
 
     /// Waits until the host has accepted the command.
     pub(crate) fn started(&mut self) {
-        assert_eq!(self.next(), Incoming::Event(ExecEvent::Started));
+        assert_eq!(self.next(), Incoming::Event(ExecEvent::Started { new_host_key: None }));
     }
 }
