@@ -1,17 +1,21 @@
 //! JSON requests to the daemon.
 //!
-//! Requests go through hyperlocal's connector. It hides the socket from us, so the peer is checked on
-//! a connection of our own first (`autostart`): the directory is private to this user, hence whoever
-//! answered there once is the one who answers the second time. `exec` uses that first connection.
+//! The first request goes over the connection on which the peer was checked (`autostart`); further ones
+//! go through hyperlocal's connector, which hides its sockets: the directory is private to this user,
+//! hence whoever answered there once is the one who answers the second time.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::http::response;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy;
+use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::error::Problem;
 use occ_proto::text::sanitize;
@@ -36,7 +40,7 @@ pub(crate) struct Client {
     http: legacy::Client<UnixConnector, Full<Bytes>>,
     socket: PathBuf,
     /// The connection on which the peer was checked.
-    first: Option<UnixStream>,
+    first: RefCell<Option<UnixStream>>,
     /// The daemon's process, as the kernel names it.
     pid: Option<i32>,
 }
@@ -68,13 +72,14 @@ impl Client {
     /// Returns a client of a daemon that was found.
     pub(crate) fn of(found: autostart::Found) -> Self {
         let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
-        let first = Some(found.stream);
+        let first = RefCell::new(Some(found.stream));
         Self { http: legacy::Client::unix(), socket: found.socket, first, pid }
     }
 
     /// Returns the connection on which the peer was checked, or a new one.
-    pub(crate) async fn stream(&mut self) -> Result<UnixStream, CliError> {
-        match self.first.take() {
+    pub(crate) async fn stream(&self) -> Result<UnixStream, CliError> {
+        let first = self.first.borrow_mut().take();
+        match first {
             Some(stream) => Ok(stream),
             None => autostart::connect_checked(&self.socket).await,
         }
@@ -136,32 +141,59 @@ impl Client {
         body: Option<Vec<u8>>,
         if_match: Option<HeaderValue>,
     ) -> Result<Reply, CliError> {
-        let uri: hyper::Uri = hyperlocal::Uri::new(&self.socket, path).into();
         // The connector's URI names the socket; the daemon accepts these words only.
-        let mut request = Request::builder().method(method).uri(uri).header(HOST, "localhost");
+        let mut request = Request::builder().method(method).header(HOST, "localhost");
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         if let Some(tag) = if_match {
             request = request.header(hyper::header::IF_MATCH, tag);
         }
-        let request = request
-            .header(ACCEPT, "application/json")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
-        let answer = self.http.request(request).await.map_err(|error| broken(&error))?;
-        let (head, body) = answer.into_parts();
+        let request = request.header(ACCEPT, "application/json");
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        let bad = |error| CliError::failed(format!("the request cannot be made: {error}"));
+        let first = self.first.borrow_mut().take();
+        let (head, body) = match first {
+            Some(stream) => {
+                first_exchange(stream, request.uri(path).body(body).map_err(bad)?).await?
+            }
+            None => {
+                let uri: hyper::Uri = hyperlocal::Uri::new(&self.socket, path).into();
+                let request = request.uri(uri).body(body).map_err(bad)?;
+                let answer = self.http.request(request).await.map_err(|error| broken(&error))?;
+                collect(answer).await?
+            }
+        };
         let daemon = check_version(&head.headers)?;
-        let body = Limited::new(body, MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| broken(error.as_ref()))?
-            .to_bytes();
         if is_failure(head.status) {
             return Err(problem(head.status, &body, &daemon));
         }
         Ok(Reply { etag: head.headers.get(ETAG).cloned(), body, daemon })
     }
+}
+
+/// Sends a request on the connection that is there already. Most commands make one request, and are half
+/// as long on the way as with a second connection.
+async fn first_exchange(
+    stream: UnixStream,
+    request: Request<Full<Bytes>>,
+) -> Result<(response::Parts, Bytes), CliError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
+    let exchange = async move {
+        let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        collect(answer).await
+    };
+    // The connection must be driven for the answer to come; its own error is the answer's too. It ends with
+    // the sender.
+    tokio::join!(connection, exchange).1
+}
+
+async fn collect(answer: Response<Incoming>) -> Result<(response::Parts, Bytes), CliError> {
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await;
+    Ok((head, body.map_err(|error| broken(error.as_ref()))?.to_bytes()))
 }
 
 /// Returns whether an answer is a problem.

@@ -262,3 +262,24 @@ fn stop_ends_the_daemon_behind_the_socket() {
     // By SIGTERM, not by the kill above.
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
 }
+
+#[test]
+fn a_daemon_that_does_not_answer_is_named() {
+    let dir = private_dir();
+    let socket = dir.path().join("s");
+    // Clients are connected by the kernel; nobody ever answers them.
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let commands: [&[&str]; 3] =
+        [&["status", "--host", "h"], &["exec", "--host", "h", "--", "true"], &["daemon", "stop"]];
+    std::thread::scope(|scope| {
+        for args in commands {
+            let (socket, dir) = (&socket, dir.path());
+            scope.spawn(move || {
+                let done = run(occ(args, dir).env("OCC_SOCKET", socket));
+                assert_eq!(done.code, 3, "{done:?}");
+                let pid = std::process::id();
+                assert!(done.err.contains(&format!("kill -9 {pid}")), "{args:?}: {done:?}");
+            });
+        }
+    });
+}

@@ -135,7 +135,12 @@ impl Daemon {
             "ready"
         );
         ready();
-        server::serve(listener, api::router(app), clients.clone(), stop.clone()).await;
+        let serving = server::serve(listener, api::router(app), clients.clone(), stop.clone());
+        // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
+        // then wake a worker.
+        if let Err(error) = tasks.spawn(serving).await {
+            tracing::error!(%error, "clients are accepted no more");
+        }
 
         tracing::info!("stopping");
         clients.close();
