@@ -5,6 +5,7 @@
 //! hence whoever answered there once is the one who answers the second time.
 
 use std::cell::RefCell;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy;
 use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
+use occ_proto::AGENT_HEADER;
 use occ_proto::error::Problem;
 use occ_proto::text::sanitize;
 use serde::Serialize;
@@ -149,6 +151,9 @@ impl Client {
         if let Some(tag) = if_match {
             request = request.header(hyper::header::IF_MATCH, tag);
         }
+        if let Some(agent) = agent() {
+            request = request.header(AGENT_HEADER, agent);
+        }
         let request = request.header(ACCEPT, "application/json");
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let bad = |error| CliError::failed(format!("the request cannot be made: {error}"));
@@ -194,6 +199,12 @@ async fn collect(answer: Response<Incoming>) -> Result<(response::Parts, Bytes),
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, MAX_ANSWER).collect().await;
     Ok((head, body.map_err(|error| broken(error.as_ref()))?.to_bytes()))
+}
+
+/// Returns this shell's ssh-agent, for the daemon: systemd's knows none, and another shell's may be gone.
+pub(crate) fn agent() -> Option<HeaderValue> {
+    let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty())?;
+    HeaderValue::from_bytes(socket.as_bytes()).ok()
 }
 
 /// Returns whether an answer is a problem.

@@ -13,16 +13,16 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::header::{CONNECTION, HOST, HeaderName, UPGRADE};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use occ_proto::HostName;
 use occ_proto::error::Problem;
 use occ_proto::exec::{ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT};
+use occ_proto::{AGENT_HEADER, HostName};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::client::{Client, broken, check_version, host_path, is_failure, problem};
+use crate::client::{Client, agent, broken, check_version, host_path, is_failure, problem};
 use crate::error::CliError;
 use crate::stdio::{Descriptor, Input};
 
@@ -63,12 +63,16 @@ impl ExecStream {
     /// Asks the daemon for a WebSocket to run a command on `host`.
     pub(crate) async fn open(client: &mut Client, host: &HostName) -> Result<Self, CliError> {
         let stream = client.stream().await?;
-        let request = Request::get(host_path(host, "/exec"))
+        let mut request = Request::get(host_path(host, "/exec"))
             .header(HOST, "localhost")
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, "websocket")
             .header(HeaderName::from_static("sec-websocket-version"), "13")
-            .header(HeaderName::from_static("sec-websocket-key"), KEY)
+            .header(HeaderName::from_static("sec-websocket-key"), KEY);
+        if let Some(agent) = agent() {
+            request = request.header(AGENT_HEADER, agent);
+        }
+        let request = request
             .body(Empty::<Bytes>::new())
             .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

@@ -22,6 +22,7 @@ use crate::pool::Pool;
 use crate::server;
 use crate::socket::{OwnedSocket, SocketError};
 use crate::ssh::SpillPolicy;
+use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
 use crate::ssh::error::chain;
 use crate::ssh::ssh_config::Resolver;
@@ -96,7 +97,7 @@ impl Daemon {
                 resolver: Resolver::new(self.home.clone()),
                 home: self.home,
                 login_user: self.login_user,
-                agent: self.agent,
+                agents: Agents::new(self.agent),
                 spill: Arc::new(spill),
             }),
             dials: Arc::new(Semaphore::new(DIALS)),

@@ -21,6 +21,10 @@ pub use name::{Address, HostName, InvalidName, UserName};
 /// The version of the HTTP API: the `v1` in its paths.
 pub const API_VERSION: u32 = 1;
 
+/// The request header by which a client names its ssh-agent's socket (`SSH_AUTH_SOCK`), in bytes as they
+/// are: a daemon under systemd knows none.
+pub const AGENT_HEADER: &str = "occ-ssh-auth-sock";
+
 /// The response header that carries the daemon's program version.
 pub const VERSION_HEADER: &str = "occ-version";
 

@@ -188,6 +188,9 @@ pub struct ConnectionInfo {
     pub new_host_key: bool,
     /// How the login was made, such as `publickey ~/.ssh/id_ed25519`.
     pub auth: String,
+    /// The socket of the ssh-agent that was asked, if one answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// Bytes received on the connection.
     pub bytes_in: u64,
     /// Bytes sent on the connection.

@@ -164,6 +164,9 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
         add("Server", connection.server.clone());
         add("Host key", connection.host_key.clone());
         add("Login", connection.auth.clone());
+        if let Some(agent) = &connection.agent {
+            add("Agent", agent.clone());
+        }
         add("Cipher", format!("{}, {}", connection.cipher, connection.kex));
         add(
             "Traffic",

@@ -3,17 +3,19 @@
 //! A handler extracts, makes one call, and maps the answer. It may be dropped at any await when its client
 //! leaves; what must outlive that is owned elsewhere.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use jiff::Timestamp;
-use occ_proto::{API_VERSION, API_VERSION_HEADER, Code, VERSION_HEADER};
+use occ_proto::{AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, VERSION_HEADER};
 use tokio::sync::watch;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -94,6 +96,7 @@ pub fn router(app: Arc<App>) -> Router {
     let layers = ServiceBuilder::new()
         .layer(middleware::map_response(version_headers))
         .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))
         .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
         .layer(DefaultBodyLimit::max(BODY_LIMIT));
     Router::new()
@@ -146,6 +149,14 @@ async fn guard(request: Request, next: Next) -> Response {
         tracing::info!(%method, path, status = response.status().as_u16(), "request");
     }
     response
+}
+
+/// Remembers the agent that a client names.
+async fn note_agent(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if let Some(socket) = request.headers().get(AGENT_HEADER) {
+        app.pool.context().dial.agents.offer(Path::new(OsStr::from_bytes(socket.as_bytes())));
+    }
+    next.run(request).await
 }
 
 async fn no_route() -> ApiError {

@@ -440,7 +440,7 @@ impl Inputs {
         if let Some(path) = &config.identity_file {
             paths.push(occ_proto::paths::expand_tilde(path, Some(&environment.home)));
         }
-        paths.extend(environment.agent.clone());
+        paths.extend(environment.agents.newest());
         let stamp = |path: &PathBuf| {
             let m = std::fs::metadata(path).ok()?;
             // With nanoseconds: a file that is mended at once often keeps its length.

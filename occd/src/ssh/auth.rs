@@ -3,18 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use occ_proto::status::Phase;
 use occ_proto::text::sanitize;
 use russh::client::{AuthResult, Handle};
-use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
 use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
 use russh::{MethodKind, MethodSet};
-use tokio::net::UnixStream;
-use tokio::time::timeout;
 
+use super::agent::{self, AgentChoice, Agents};
 use super::error::{ConnectError, IdentityError, LossCause, Offer};
 use super::handler::{Handler, Shared};
 use super::identity::{self, Identity};
@@ -22,8 +18,6 @@ use super::known_hosts::fingerprint;
 
 /// Offers to one server in one login.
 const MAX_OFFERS: usize = 5;
-/// How long an agent may take to list its keys; one that hangs must not cost the whole dial.
-const AGENT_LIST: Duration = Duration::from_secs(3);
 
 /// What to log in with.
 #[derive(Debug, Clone, Default)]
@@ -36,13 +30,11 @@ pub struct Credentials {
     pub configured: Vec<PathBuf>,
     /// Key files tried last.
     pub defaults: Vec<PathBuf>,
-    /// The agent's socket.
-    pub agent: Option<PathBuf>,
+    /// Which agent may be asked.
+    pub agent: AgentChoice,
     /// Offer only the named and configured keys (`IdentitiesOnly`).
     pub identities_only: bool,
 }
-
-type Agent = AgentClient<UnixStream>;
 
 enum Candidate {
     File { path: PathBuf, key: Arc<PrivateKey> },
@@ -70,13 +62,31 @@ impl Candidate {
     }
 }
 
-/// Logs in. Returns how, in words.
+/// How a login was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The method and the key, in words.
+    pub how: String,
+    /// The agent that was asked, if one answered.
+    pub agent: Option<PathBuf>,
+}
+
+/// Logs in.
 pub async fn login(
     handle: &mut Handle<Handler>,
     shared: &Shared,
     credentials: &Credentials,
-) -> Result<String, ConnectError> {
-    let (mut agent, agent_keys, agent_word) = open_agent(credentials.agent.as_deref()).await;
+    agents: &Agents,
+) -> Result<Login, ConnectError> {
+    let (mut agent, agent_socket, agent_keys, agent_word) =
+        match agent::open(&credentials.agent, agents).await {
+            Ok(open) => {
+                let keys = agent::plain_keys(open.identities);
+                let word = format!("the ssh-agent holds {} keys", keys.len());
+                (Some(open.agent), Some(open.socket), keys, word)
+            }
+            Err(word) => (None, None, Vec::new(), word),
+        };
     let candidates = candidates(credentials, agent_keys)?;
     if candidates.is_empty() {
         return Err(ConnectError::NoIdentity { user: credentials.user.clone(), agent: agent_word });
@@ -119,7 +129,8 @@ pub async fn login(
             .map_err(|error| too_many_failures(error, credentials, &offered, accepts.clone()))?;
         match result {
             AuthResult::Success => {
-                return Ok(format!("publickey {} ({})", offer.name, offer.origin));
+                let how = format!("publickey {} ({})", offer.name, offer.origin);
+                return Ok(Login { how, agent: agent_socket });
             }
             AuthResult::Failure { remaining_methods, .. } => {
                 // russh tells a lost connection as a failure without any method left.
@@ -219,35 +230,4 @@ fn candidates(
         credentials.defaults.iter().filter_map(optional).for_each(&mut add);
     }
     Ok(list)
-}
-
-/// Returns the agent, its keys, and a word about it for errors. An agent that does not answer is not an
-/// error: there may be key files.
-async fn open_agent(socket: Option<&Path>) -> (Option<Agent>, Vec<(String, PublicKey)>, String) {
-    let Some(socket) = socket else {
-        return (None, Vec::new(), "occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".into());
-    };
-    let list = async {
-        let mut agent = AgentClient::connect_uds(socket).await?;
-        let identities = agent.request_identities().await?;
-        Ok::<_, russh::keys::Error>((agent, identities))
-    };
-    match timeout(AGENT_LIST, list).await {
-        Ok(Ok((agent, identities))) => {
-            let keys: Vec<_> = identities
-                .into_iter()
-                .filter_map(|identity| match identity {
-                    AgentIdentity::PublicKey { key, comment } => Some((comment, key)),
-                    AgentIdentity::Certificate { .. } => None,
-                })
-                .collect();
-            let word = format!("the ssh-agent holds {} keys", keys.len());
-            (Some(agent), keys, word)
-        }
-        Ok(Err(error)) => {
-            tracing::info!(%error, "the ssh-agent does not answer");
-            (None, Vec::new(), "the ssh-agent does not answer".into())
-        }
-        Err(_) => (None, Vec::new(), "the ssh-agent does not answer in time".into()),
-    }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::auth::Login;
 use super::channel::{Channel, RawChannel};
 use super::error::{ChannelError, LossCause};
 use super::handler::{Handler, Shared};
@@ -40,7 +41,7 @@ pub struct Facts {
     /// The server's identification, such as `OpenSSH_9.2p1`.
     pub server: String,
     /// How the login was made.
-    pub auth: String,
+    pub login: Login,
 }
 
 /// A live SSH connection. Dropping the last reference kills it.
@@ -244,7 +245,8 @@ impl Connection {
             cipher: negotiated.map(|n| n.cipher.clone()).unwrap_or_default(),
             host_key: self.shared.host_key.get().map(|key| key.text.clone()).unwrap_or_default(),
             new_host_key: self.new_host_key(),
-            auth: self.facts.auth.clone(),
+            auth: self.facts.login.how.clone(),
+            agent: self.facts.login.agent.as_ref().map(|path| path.display().to_string()),
             bytes_in: self.control.bytes_in(),
             bytes_out: self.control.bytes_out(),
             system: self.known_system().map(|system| (*system).clone()),

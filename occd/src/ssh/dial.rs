@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::agent::{AgentChoice, Agents};
 use super::auth::{self, Credentials};
 use super::connection::{Connection, Facts, identification};
 use super::error::ConnectError;
@@ -48,8 +49,8 @@ pub struct DialEnvironment {
     pub home: PathBuf,
     /// The local login name, which is also the remote one unless something says otherwise.
     pub login_user: String,
-    /// The agent's socket.
-    pub agent: Option<PathBuf>,
+    /// The agents that logins may ask.
+    pub agents: Agents,
     /// Resolves names by ssh_config.
     pub resolver: Resolver,
     /// Where unread output is kept.
@@ -141,8 +142,8 @@ pub async fn dial(
     steps.ok("host key", trusted.unwrap_or_default(), begun);
 
     let begun = Instant::now();
-    let login = auth::login(&mut handle, &shared, &target.credentials);
-    let auth = match timeout_at(limit.end, login).await {
+    let login = auth::login(&mut handle, &shared, &target.credentials, &environment.agents);
+    let login = match timeout_at(limit.end, login).await {
         Ok(result) => result?,
         Err(_) => {
             return Err(ConnectError::Timeout {
@@ -151,13 +152,13 @@ pub async fn dial(
             });
         }
     };
-    steps.ok("login", auth.clone(), begun);
+    steps.ok("login", login.how.clone(), begun);
 
     let facts = Facts {
         user: target.credentials.user,
         peer: peer.to_string(),
         server: identification(&control.head()),
-        auth,
+        login,
     };
     guard.disarm();
     Ok(Connection::start(id, handle, shared, control, facts, tasks.clone()))
@@ -239,7 +240,7 @@ async fn resolve(
         named: config.identity_file.as_deref().map(|path| expand_tilde(path, home)),
         configured,
         defaults,
-        agent: agent(&ssh_config, environment),
+        agent: agent(&ssh_config, &environment.home),
         identities_only: ssh_config.identities_only,
     };
     Ok(Target {
@@ -251,11 +252,17 @@ async fn resolve(
     })
 }
 
-fn agent(ssh_config: &SshConfig, environment: &DialEnvironment) -> Option<PathBuf> {
+/// Returns which agent `IdentityAgent` allows (ssh_config(5)).
+fn agent(ssh_config: &SshConfig, home: &Path) -> AgentChoice {
     match ssh_config.identity_agent.as_deref() {
-        None | Some("SSH_AUTH_SOCK") => environment.agent.clone(),
-        Some("none") => None,
-        Some(path) => Some(expand_tilde(path, Some(environment.home.as_path()))),
+        None | Some("SSH_AUTH_SOCK" | "$SSH_AUTH_SOCK") => AgentChoice::Known,
+        Some("none") => AgentChoice::None,
+        Some(word) => match word.strip_prefix('$') {
+            // A variable of the daemon's own environment; one that is not set names no agent.
+            Some(variable) => std::env::var_os(variable)
+                .map_or(AgentChoice::None, |path| AgentChoice::Socket(path.into())),
+            None => AgentChoice::Socket(expand_tilde(word, Some(home))),
+        },
     }
 }
 

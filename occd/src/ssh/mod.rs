@@ -1,5 +1,6 @@
 //! SSH: the only place that names russh. What is above deals in [`Connection`]s and [`Channel`]s.
 
+pub mod agent;
 pub mod auth;
 pub mod channel;
 pub mod connection;

@@ -23,7 +23,11 @@ struct Agent {
 impl Agent {
     /// Starts an empty one in the rig and names it to whatever is started there from now on.
     fn start(rig: &mut DaemonRig) -> Self {
-        let socket = rig.root().join("agent.sock");
+        Self::start_at(rig, "agent.sock")
+    }
+
+    fn start_at(rig: &mut DaemonRig, name: &str) -> Self {
+        let socket = rig.root().join(name);
         let child = Command::new("ssh-agent")
             .args(["-D", "-a"])
             .arg(&socket)
@@ -235,6 +239,38 @@ fn without_any_key_the_reason_is_said() {
     assert_eq!((answer.status, answer.code), (409, Code::AuthFailed));
     assert!(answer.detail.contains("SSH_AUTH_SOCK is not set"), "{answer:?}");
     assert_eq!(host.auth_attempts(), 0);
+}
+
+#[test]
+fn a_daemon_without_an_agent_asks_the_newest_one_that_a_client_named() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    add_with(&rig, &sshd, None);
+    // As under systemd: nothing names an agent to it.
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/far/connect")).code, Code::AuthFailed);
+    let first = Agent::start(&mut rig);
+    first.add(sshd.client_key_path());
+    // A new agent is a reason to try a failed login again.
+    rig.occ_ok(&["exec", "--host", "far", "--", "true"]);
+    let named = |agent: &Agent| Some(agent.socket.display().to_string());
+    assert_eq!(look(&rig, "far").connection.unwrap().agent, named(&first));
+    // Other clients, too, from now on.
+    assert_eq!(post(&rig, "/v1/hosts/far/reconnect").status, 200);
+
+    let second = Agent::start_at(&mut rig, "agent2.sock");
+    second.add(sshd.client_key_path());
+    rig.occ_ok(&["reconnect", "--host", "far"]);
+    assert_eq!(look(&rig, "far").connection.unwrap().agent, named(&second));
+    // Its shell has ended: the one before still answers.
+    let path = second.socket.clone();
+    drop(second);
+    let _ = fs::remove_file(path);
+    assert_eq!(post(&rig, "/v1/hosts/far/reconnect").status, 200);
+    assert_eq!(look(&rig, "far").connection.unwrap().agent, named(&first));
 }
 
 #[test]

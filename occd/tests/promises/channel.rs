@@ -8,6 +8,7 @@ use bytes::Bytes;
 use occ_proto::{Address, HostConfig, HostName, UserName};
 use occd::config::Config;
 use occd::host::machine::ConnectionId;
+use occd::ssh::agent::Agents;
 use occd::ssh::dial::{DialEnvironment, Steps, dial};
 use occd::ssh::ssh_config::Resolver;
 use occd::ssh::{Closed, Connection, SpillPolicy};
@@ -27,7 +28,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
     let environment = DialEnvironment {
         home: home.to_owned(),
         login_user: "nobody".into(),
-        agent: None,
+        agents: Agents::default(),
         resolver: Resolver::new(home.to_owned()),
         spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
     };

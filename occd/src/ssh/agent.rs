@@ -1,0 +1,197 @@
+//! The ssh-agents that logins may ask.
+//!
+//! A daemon that systemd starts knows no agent, and one that a shell started knows that shell's, which may
+//! be gone. So clients name theirs, and the newest one that answers is asked.
+
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use occ_proto::paths::MAX_SOCKET_PATH;
+use russh::keys::PublicKey;
+use russh::keys::agent::AgentIdentity;
+use russh::keys::agent::client::AgentClient;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// How long an agent may take to list its keys; one that hangs must not cost the whole dial.
+const LIST: Duration = Duration::from_secs(3);
+/// Agents that are remembered: a person has one, and one for each forwarded login.
+const MAX_KNOWN: usize = 8;
+
+/// The connection to an agent.
+pub(super) type Agent = AgentClient<UnixStream>;
+
+/// The agents' sockets, the newest first.
+#[derive(Debug, Default)]
+pub struct Agents(Mutex<Vec<PathBuf>>);
+
+impl Agents {
+    /// Returns the agents of a daemon whose own environment names `own`.
+    pub fn new(own: Option<PathBuf>) -> Self {
+        Self(Mutex::new(own.into_iter().collect()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a client's agent. What is not a socket of this user is not remembered.
+    pub fn offer(&self, socket: &Path) {
+        if self.lock().first().is_some_and(|newest| newest == socket) {
+            return;
+        }
+        if let Err(why) = check(socket) {
+            tracing::debug!(socket = %socket.display(), why, "a client's agent is not remembered");
+            return;
+        }
+        tracing::info!(socket = %socket.display(), "a client named its ssh-agent");
+        let mut known = self.lock();
+        known.retain(|other| other != socket);
+        known.insert(0, socket.to_owned());
+        known.truncate(MAX_KNOWN);
+    }
+
+    /// Returns the sockets, the newest first.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        self.lock().clone()
+    }
+
+    /// Returns the newest socket: the one that the next login asks first.
+    pub fn newest(&self) -> Option<PathBuf> {
+        self.lock().first().cloned()
+    }
+
+    /// Forgets an agent that does not answer, unless it is the only one: it may come back.
+    fn gone(&self, socket: &Path) {
+        let mut known = self.lock();
+        if known.len() > 1 {
+            known.retain(|other| other != socket);
+        }
+    }
+}
+
+fn check(socket: &Path) -> Result<(), &'static str> {
+    if !socket.is_absolute() || socket.as_os_str().len() > MAX_SOCKET_PATH {
+        return Err("its path is not absolute, or too long");
+    }
+    let metadata = std::fs::metadata(socket).map_err(|_| "there is no such file")?;
+    if !metadata.file_type().is_socket() {
+        return Err("it is not a socket");
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err("it belongs to another user");
+    }
+    Ok(())
+}
+
+/// Which agents a login may ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AgentChoice {
+    /// The newest that answers of those that clients named.
+    #[default]
+    Known,
+    /// This one (`IdentityAgent`).
+    Socket(PathBuf),
+    /// None (`IdentityAgent none`).
+    None,
+}
+
+/// An agent that answered, and its keys.
+pub(super) struct Open {
+    pub(super) agent: Agent,
+    pub(super) socket: PathBuf,
+    pub(super) identities: Vec<AgentIdentity>,
+}
+
+/// Returns the agent for a login, or a word for errors about why there is none. An agent that does not
+/// answer is not an error: there may be key files.
+pub(super) async fn open(choice: &AgentChoice, known: &Agents) -> Result<Open, String> {
+    let sockets = match choice {
+        AgentChoice::Known => known.sockets(),
+        AgentChoice::Socket(socket) => vec![socket.clone()],
+        AgentChoice::None => return Err("ssh_config says to use no ssh-agent".into()),
+    };
+    if sockets.is_empty() {
+        return Err("occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".into());
+    }
+    let mut why = String::new();
+    for socket in sockets {
+        let list = async {
+            let mut agent = AgentClient::connect_uds(&socket).await?;
+            let identities = agent.request_identities().await?;
+            Ok::<_, russh::keys::Error>((agent, identities))
+        };
+        match timeout(LIST, list).await {
+            Ok(Ok((agent, identities))) => return Ok(Open { agent, socket, identities }),
+            Ok(Err(error)) => {
+                tracing::info!(socket = %socket.display(), %error, "the ssh-agent does not answer");
+                known.gone(&socket);
+                why = "the ssh-agent does not answer".into();
+            }
+            Err(_) => {
+                tracing::info!(socket = %socket.display(), "the ssh-agent does not answer in time");
+                why = "the ssh-agent does not answer in time".into();
+            }
+        }
+    }
+    Err(why)
+}
+
+/// Returns the plain keys among an agent's identities, with their comments.
+pub(super) fn plain_keys(identities: Vec<AgentIdentity>) -> Vec<(String, PublicKey)> {
+    let plain = |identity| match identity {
+        AgentIdentity::PublicKey { key, comment } => Some((comment, key)),
+        AgentIdentity::Certificate { .. } => None,
+    };
+    identities.into_iter().filter_map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_comes_first_and_only_sockets_of_ours_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = |name: &str| {
+            let path = dir.path().join(name);
+            UnixListener::bind(&path).unwrap();
+            path
+        };
+        let (own, first, second) = (dir.path().join("own"), socket("first"), socket("second"));
+        let agents = Agents::new(Some(own.clone()));
+        for path in [&first, &second, &first] {
+            agents.offer(path);
+        }
+        assert_eq!(agents.sockets(), [first.clone(), second, own]);
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        for bad in [dir.path().join("file"), dir.path().join("missing"), "relative".into()] {
+            agents.offer(&bad);
+        }
+        assert_eq!(agents.newest().as_ref(), Some(&first));
+        for n in 0..20 {
+            agents.offer(&socket(&n.to_string()));
+        }
+        assert_eq!(agents.sockets().len(), MAX_KNOWN);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_gone_is_forgotten_unless_it_is_the_only_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for path in [&a, &b] {
+            UnixListener::bind(path).unwrap();
+        }
+        let agents = Agents::new(Some(a.clone()));
+        agents.offer(&b);
+        // Nobody listens any more.
+        assert!(open(&AgentChoice::Known, &agents).await.is_err());
+        assert_eq!(agents.sockets(), [a]);
+        let none = open(&AgentChoice::None, &agents).await;
+        assert!(none.is_err_and(|why| why.contains("ssh_config")));
+    }
+}
