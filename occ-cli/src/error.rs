@@ -2,6 +2,7 @@
 //!
 //! The daemon's codes become exit codes and hints here and nowhere else.
 
+use occ_proto::HostName;
 use occ_proto::error::{Code, Problem};
 use occ_proto::text::sanitize;
 
@@ -118,7 +119,10 @@ impl From<Problem> for CliError {
             exit: exit_code(problem.code, problem.status),
             code: problem.code.as_str().to_owned(),
             message: sanitize(&message),
-            hint: hint(problem.code, host.as_deref()),
+            hint: hint(
+                problem.code,
+                problem.hop.as_ref().map(HostName::as_str).or(host.as_deref()),
+            ),
             problem: Some(Box::new(problem)),
         }
     }
@@ -219,7 +223,6 @@ pub(crate) fn hint_for(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use occ_proto::HostName;
 
     fn of(code: Code, status: u16) -> CliError {
         let mut problem = Problem::new(status, code, "It \u{1b}[31mfailed.");

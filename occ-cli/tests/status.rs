@@ -28,7 +28,7 @@ fn text(value: Value) -> (String, String) {
 #[test]
 fn one_request_answers_for_a_connected_host() {
     let mut value = connected("h");
-    value["config"]["jump_host"] = json!("bastion-eu");
+    value["connection"]["via"] = json!(["bastion-eu"]);
     let fake = one(value);
     let done = fake.occ(&["status", "--host", "h"]);
     assert_eq!(

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
+use crate::ssh::Compression;
 use crate::ssh::dial::DialSettings;
 
 /// The shortest time that can be set: what is shorter would only make work.
@@ -51,6 +52,8 @@ pub struct ConnectionConfig {
     /// Connections of one host at a time.
     #[serde(deserialize_with = "at_least_one")]
     pub max_connections: Option<u32>,
+    /// Whether to compress: `"auto"`, `"on"` or `"off"`.
+    pub compression: Option<Compression>,
 }
 
 /// `[hosts.NAME]`.
@@ -144,9 +147,14 @@ impl Config {
     /// Returns what is in force for a host: its own table, then `[connection]`, then the default.
     pub fn effective(&self, host: &HostName) -> EffectiveSettings {
         let own = self.hosts.get(host);
+        macro_rules! own {
+            ($key:ident) => {
+                own.and_then(|own| own.connection.$key).or(self.connection.$key)
+            };
+        }
         macro_rules! setting {
             ($key:ident, $default:expr) => {
-                own.and_then(|own| own.connection.$key).or(self.connection.$key).unwrap_or($default)
+                own!($key).unwrap_or($default)
             };
         }
         let caps = Caps::default();
@@ -154,9 +162,10 @@ impl Config {
         let max_retries = setting!(max_retries, 0);
         EffectiveSettings {
             dial: DialSettings {
-                timeout: setting!(connect_timeout, Duration::from_secs(15)),
-                keepalive_interval: setting!(keepalive_interval, Duration::from_secs(15)),
-                keepalive_count: setting!(keepalive_count, 2),
+                timeout: own!(connect_timeout),
+                keepalive_interval: own!(keepalive_interval),
+                keepalive_count: own!(keepalive_count),
+                compression: own!(compression),
                 known_rtt: None,
             },
             caps: Caps {
@@ -211,10 +220,11 @@ mod tests {
         .unwrap();
         let a = config.effective(&HostName::new("a").unwrap());
         let b = config.effective(&HostName::new("b").unwrap());
-        assert_eq!(a.dial.keepalive_interval, Duration::from_secs(90));
-        assert_eq!(b.dial.keepalive_interval, Duration::from_secs(5));
+        assert_eq!(a.dial.keepalive_interval, Some(Duration::from_secs(90)));
+        assert_eq!(b.dial.keepalive_interval, Some(Duration::from_secs(5)));
         assert_eq!(a.limits.max_retries, Some(3));
-        assert_eq!(a.dial.timeout, Duration::from_secs(15));
+        // Left to ssh_config, and to the default behind it.
+        assert_eq!(a.dial.timeout, None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
 use crate::ssh::error::chain;
+use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
 
 /// Dials at once. OpenSSH's default MaxStartups begins to refuse at 10 unauthenticated connections from
@@ -95,16 +96,19 @@ impl Daemon {
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
                 resolver: Resolver::new(self.home.clone()),
+                hops: HopsLink::default(),
+                dials: Semaphore::new(DIALS),
                 home: self.home,
                 login_user: self.login_user,
                 agents: Agents::new(self.agent),
                 spill: Arc::new(spill),
             }),
-            dials: Arc::new(Semaphore::new(DIALS)),
             revision: Arc::new(AtomicU64::new(0)),
             tasks: tasks.clone(),
         });
-        let pool = Pool::new(context, hosts_stop.clone());
+        let pool = Arc::new(Pool::new(Arc::clone(&context), hosts_stop.clone()));
+        let hops: Arc<dyn Hops> = Arc::clone(&pool) as _;
+        context.dial.hops.set(Arc::downgrade(&hops));
         let hosts = HostsStore::open(self.env.hosts_file_candidates()?);
         if let Some(problem) = &hosts.current().problem {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");

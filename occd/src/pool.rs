@@ -1,7 +1,7 @@
-//! The pool: every configured host by name.
+//! The pool: every configured host by name, and the jump hosts that are needed and not configured.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use dashmap::DashMap;
 use occ_proto::HostName;
@@ -12,10 +12,15 @@ use crate::config::Config;
 use crate::host::{self, HostContext, HostHandle};
 use crate::hosts::HostsSnapshot;
 
+mod hops;
+
 /// The hosts. Shared by every request.
 #[derive(Debug)]
 pub struct Pool {
     hosts: DashMap<HostName, Entry>,
+    /// Jump hosts that hosts.json does not name: never saved, and no part of `--all`.
+    via: DashMap<HostName, Entry>,
+    config: std::sync::Mutex<Arc<Config>>,
     context: Arc<HostContext>,
     stop: CancellationToken,
     /// The revision of hosts.json that the pool is in line with.
@@ -34,6 +39,8 @@ impl Pool {
     pub fn new(context: Arc<HostContext>, stop: CancellationToken) -> Self {
         Self {
             hosts: DashMap::new(),
+            via: DashMap::new(),
+            config: std::sync::Mutex::default(),
             context,
             stop,
             revision: AtomicU64::new(0),
@@ -48,7 +55,19 @@ impl Pool {
 
     /// Returns a host.
     pub fn get(&self, name: &HostName) -> Option<HostHandle> {
-        self.hosts.get(name).map(|entry| entry.handle.clone())
+        let map = if name.is_via() { &self.via } else { &self.hosts };
+        map.get(name).map(|entry| entry.handle.clone())
+    }
+
+    /// Returns the jump hosts that hosts.json does not name, by their names.
+    pub fn via(&self) -> Vec<HostHandle> {
+        let mut all: Vec<HostHandle> = self.via.iter().map(|entry| entry.handle.clone()).collect();
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        all
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns whether the pool has been brought in line with this state of hosts.json.
@@ -58,12 +77,13 @@ impl Pool {
 
     /// Brings the pool in line with the files: new hosts appear, changed ones learn their new
     /// configuration, and those that are gone end.
-    pub async fn reload(&self, snapshot: &HostsSnapshot, config: &Config) {
+    pub async fn reload(&self, snapshot: &HostsSnapshot, config: &Arc<Config>) {
         // One at a time, and never back to an older state: the watcher and a request may both come.
         let _reloading = self.reloading.lock().await;
         if snapshot.revision < self.revision.load(Ordering::Acquire) {
             return;
         }
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
         let file = &snapshot.file;
         let gone: Vec<HostName> = self
             .hosts
@@ -96,6 +116,21 @@ impl Pool {
                 }
             }
         }
+        self.reload_via(config).await;
         self.revision.store(snapshot.revision, Ordering::Release);
+    }
+
+    /// Ends the jump hosts that nobody uses, since what they were made from may have changed, and puts new
+    /// settings in force for the others.
+    async fn reload_via(&self, config: &Config) {
+        for handle in self.via() {
+            let snapshot = handle.snapshot();
+            if snapshot.open_channels() > 0 {
+                let settings = config.effective(handle.name());
+                handle.configure(snapshot.config.clone(), settings).await;
+            } else if let Some((_, entry)) = self.via.remove(handle.name()) {
+                entry.stop.cancel();
+            }
+        }
     }
 }

@@ -127,6 +127,9 @@ pub struct Problem {
     /// The host concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostName>,
+    /// The jump host on the way to that host that is to blame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop: Option<HostName>,
     /// The phase of connecting that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<crate::status::Phase>,
@@ -147,6 +150,7 @@ impl Problem {
             retryable: false,
             retry_after_ms: None,
             host: None,
+            hop: None,
             phase: None,
             causes: Vec::new(),
         }

@@ -103,6 +103,10 @@ fn each_name_once<'de, D: Deserializer<'de>>(
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut hosts = IndexMap::new();
             while let Some(name) = map.next_key::<HostName>()? {
+                if name.is_via() {
+                    let text = format!("'{name}': names that begin with 'via:' are occd's own");
+                    return Err(serde::de::Error::custom(text));
+                }
                 if hosts.contains_key(&name) {
                     return Err(serde::de::Error::custom(format!(
                         "the host '{name}' is there twice"
@@ -132,6 +136,7 @@ impl Default for HostsFile {
 #[serde(deny_unknown_fields)]
 pub struct AddHost {
     /// The new host's name.
+    #[serde(deserialize_with = "configurable")]
     pub name: HostName,
     /// Its configuration.
     pub config: HostConfig,
@@ -141,6 +146,15 @@ pub struct AddHost {
     /// Replace a host of the same name instead of refusing.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Refuses the names that the daemon gives to jump hosts.
+fn configurable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostName, D::Error> {
+    let name = HostName::deserialize(deserializer)?;
+    if name.is_via() {
+        return Err(serde::de::Error::custom("names that begin with 'via:' are occd's own"));
+    }
+    Ok(name)
 }
 
 fn yes() -> bool {

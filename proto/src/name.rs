@@ -136,10 +136,27 @@ validated! {
     UserName, check_user
 }
 
+impl HostName {
+    /// What the name of a jump host that is not configured begins with; the rest is its destination, and
+    /// behind a plus sign each, the ways there.
+    pub const VIA: &str = "via:";
+
+    /// Returns whether this is such a name. No configured host may have one.
+    pub fn is_via(&self) -> bool {
+        self.0.starts_with(Self::VIA)
+    }
+}
+
 fn check_host_name(value: &str) -> Result<(), InvalidName> {
     const WHAT: &str = "host name";
     check(WHAT, value, SHELL_SYNTAX)?;
-    if value.contains(['/', '%', '#', '?', '*', '!', '@', '[', ']']) || value.starts_with('.') {
+    // A jump host's name is its destination.
+    let rest = value.strip_prefix(HostName::VIA).unwrap_or(value);
+    let of_destinations = if rest.len() < value.len() { &[][..] } else { &['@', '[', ']'] };
+    if value.contains(['/', '%', '#', '?', '*', '!'])
+        || value.contains(of_destinations)
+        || value.starts_with('.')
+    {
         return Err(InvalidName::new(
             WHAT,
             value,

@@ -116,6 +116,9 @@ pub struct LastError {
     pub phase: Phase,
     /// One sentence for a person, causes included.
     pub message: String,
+    /// The jump host that is to blame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop: Option<HostName>,
     /// When.
     pub at: Timestamp,
     /// Whether the daemon goes on by itself.
@@ -173,6 +176,9 @@ pub struct ConnectionInfo {
     pub user: String,
     /// The address that was dialled, with port.
     pub peer: String,
+    /// The jump hosts on the way, the one next to us first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<String>,
     /// When it came up.
     pub since: Timestamp,
     /// The server's identification, such as `OpenSSH_9.2`.
@@ -181,6 +187,9 @@ pub struct ConnectionInfo {
     pub kex: String,
     /// The cipher.
     pub cipher: String,
+    /// Whether what the server sends is compressed.
+    #[serde(default)]
+    pub compressed: bool,
     /// The server's host key: algorithm and SHA-256 fingerprint.
     pub host_key: String,
     /// The host key was not on record before this connection, and was recorded by it.
@@ -229,6 +238,9 @@ pub struct DockerSocket {
 pub struct HostList {
     /// The hosts in the order of hosts.json.
     pub hosts: Vec<HostStatus>,
+    /// Jump hosts that hosts.json does not name, while they are needed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<HostStatus>,
     /// The default host, if one is set.
     pub default_host: Option<HostName>,
     /// Why hosts.json or occd.toml on disk is not what is in force; absent when all is well.

@@ -96,7 +96,8 @@ async fn explain(
         return error;
     };
     // Without the status the general hint stays.
-    let status = match client.get(&host_path(host, "")).await {
+    let blamed = error.problem.as_ref().and_then(|problem| problem.hop.as_ref()).unwrap_or(host);
+    let status = match client.get(&host_path(blamed, "")).await {
         Ok(reply) => reply.parse::<HostStatus>().ok(),
         Err(_) => None,
     };

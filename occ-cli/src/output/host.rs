@@ -96,11 +96,10 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             if let Some(connection) = &status.connection {
                 parts.push(login(connection));
             }
-            let via = status
-                .config
-                .jump_host
-                .as_deref()
-                .map_or_else(String::new, |jump| format!(" via {}", sanitize(jump)));
+            let via = status.connection.as_ref().filter(|connection| !connection.via.is_empty());
+            let via = via.map_or_else(String::new, |connection| {
+                format!(" via {}", sanitize(&connection.via.join(", ")))
+            });
             format!("{}{via}", parts.join(", "))
         }
         State::Connecting => format!("{age}, attempt {}", status.attempt.max(1)),
@@ -136,7 +135,10 @@ fn due(at: Option<Timestamp>, now: Timestamp) -> String {
 /// Returns the next command to type for a host in this state.
 pub(crate) fn hint(status: &HostStatus) -> Option<String> {
     match status.state {
-        State::Backoff => Some(format!("occ reconnect --host {}", status.name)),
+        State::Backoff => {
+            let hop = status.last_error.as_ref().and_then(|error| error.hop.as_ref());
+            Some(format!("occ reconnect --host {}", hop.unwrap_or(&status.name)))
+        }
         State::Stopped => Some(format!("occ connect --host {}", status.name)),
         State::Failed => {
             status.last_error.as_ref().and_then(|error| status_hint(status, error.code))
@@ -280,7 +282,7 @@ pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp) -> String {
         State::Idle => 4,
         State::Stopped => 5,
     };
-    let mut hosts: Vec<&HostStatus> = list.hosts.iter().collect();
+    let mut hosts: Vec<&HostStatus> = list.hosts.iter().chain(&list.via).collect();
     hosts.sort_by_key(|status| rank(status.state));
     let mut table = Table::new(&["HOST", "LINK", "FOR", "RTT", "NOTE"]);
     for status in &hosts {

@@ -99,9 +99,10 @@ impl IntoResponse for ApiError {
 /// Returns the problem of a dial that failed, for the host of that name.
 pub(super) fn connect_error(name: &HostName, error: &ConnectError) -> ApiError {
     let code = error.code();
-    let status = match error {
+    let (blamed, hop) = error.blame();
+    let status = match blamed {
         ConnectError::Stopped => StatusCode::CONFLICT,
-        _ if error.retry() == Retry::Fatal && code != Code::ShuttingDown => StatusCode::CONFLICT,
+        _ if blamed.retry() == Retry::Fatal && code != Code::ShuttingDown => StatusCode::CONFLICT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     let detail = match error {
@@ -110,6 +111,7 @@ pub(super) fn connect_error(name: &HostName, error: &ConnectError) -> ApiError {
     };
     let mut problem = ApiError::new(status, code, detail).host(name).causes(error);
     problem.0.phase = Some(error.phase());
+    problem.0.hop = hop.cloned();
     problem.0.retryable = status == StatusCode::SERVICE_UNAVAILABLE;
     problem
 }

@@ -15,17 +15,19 @@ use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Host, Query, check_match};
 use super::json::Json;
 use super::test::test;
-use crate::host::{COMMAND_RETRIES, etag};
+use crate::host::{COMMAND_RETRIES, HostHandle, etag};
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
     let snapshot = app.hosts_now().await;
     // With a broken file and nothing known, an empty list would be a lie.
     snapshot.usable().map_err(ApiError::from)?;
-    let hosts: Vec<HostStatus> =
-        snapshot.file.hosts.keys().filter_map(|name| Some(app.pool.get(name)?.status())).collect();
+    let configured = snapshot.file.hosts.keys().filter_map(|name| app.pool.get(name));
+    let hosts: Vec<HostStatus> = configured.map(|host| host.status()).collect();
+    let via: Vec<HostStatus> = app.pool.via().iter().map(HostHandle::status).collect();
     Ok(Json(HostList {
-        revision: hosts.iter().map(|host| host.revision).max().unwrap_or(0),
+        revision: hosts.iter().chain(&via).map(|host| host.revision).max().unwrap_or(0),
         hosts,
+        via,
         default_host: snapshot.file.default_host.clone(),
         warnings: app.warnings(&snapshot),
     }))

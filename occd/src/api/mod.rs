@@ -51,7 +51,7 @@ const HOSTS: [&str; 2] = ["localhost", "occd"];
 #[derive(Debug)]
 pub struct App {
     /// The hosts.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     /// hosts.json.
     pub hosts: HostsStore,
     /// occd.toml.

@@ -15,8 +15,9 @@ use crate::config::EffectiveSettings;
 use crate::container::Docker;
 use crate::host::HostContext;
 use crate::host::machine::ConnectionId;
-use crate::ssh::dial::{self, Steps};
+use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::error::chain;
+use crate::ssh::hop::HopDemand;
 
 /// Test connections are of no host's generations.
 const TEST: ConnectionId = ConnectionId(0);
@@ -47,9 +48,16 @@ pub(super) async fn test(
         steps: Vec::new(),
         problem: None,
     };
-    let dialled =
-        dial::dial(TEST, config, &settings.dial, &context.dial, &context.tasks, &mut steps).await;
-    let connection = match dialled {
+    let dial = Dial {
+        id: TEST,
+        name: Some(name),
+        config,
+        settings: &settings.dial,
+        demand: HopDemand::Command,
+        environment: &context.dial,
+        tasks: &context.tasks,
+    };
+    let connection = match dial.run(&mut steps).await {
         Ok(connection) => connection,
         Err(failure) => {
             steps.failed(failure.phase().as_str(), chain(&failure));

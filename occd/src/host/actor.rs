@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use occ_proto::status::State;
 use occ_proto::{HostConfig, HostName};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +24,9 @@ use super::backoff::DialBackoff;
 use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Retry};
 use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
-use crate::ssh::dial::{self, DialEnvironment, DialSettings, Steps};
+use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
+use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection, LossCause};
 
 /// What all hosts share.
@@ -33,8 +34,6 @@ use crate::ssh::{ConnectError, Connection, LossCause};
 pub struct HostContext {
     /// For dialling.
     pub dial: Arc<DialEnvironment>,
-    /// Dials at once, over all hosts.
-    pub dials: Arc<Semaphore>,
     /// The counter behind every revision.
     pub revision: Arc<AtomicU64>,
     /// Owns the tasks of connections.
@@ -47,6 +46,8 @@ type DialResult = Result<Arc<Connection>, ConnectError>;
 enum Signal {
     Closed(Arc<Connection>),
     Bulk(Arc<Connection>),
+    /// The jump host that was waited for is there.
+    HopUp,
 }
 
 /// What [`Actor::next`] returns.
@@ -74,6 +75,10 @@ struct Actor {
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
+    /// Somebody waits for the next dial, see [`HopDemand`].
+    demand: HopDemand,
+    /// A [`Signal::HopUp`] is to come.
+    waits_for_hop: bool,
     connects: u64,
     dial_failures: u64,
     since: Timestamp,
@@ -123,6 +128,8 @@ pub fn spawn(
         known_rtt: None,
         last_error: None,
         inputs: None,
+        demand: HopDemand::Background,
+        waits_for_hop: false,
         connects: 0,
         dial_failures: 0,
         since,
@@ -140,6 +147,13 @@ impl Actor {
                 Input::Dialled(id, result) => self.dialled(id, result),
                 Input::Signal(Signal::Closed(connection)) => self.closed(&connection),
                 Input::Signal(Signal::Bulk(connection)) => self.bulk(&connection),
+                Input::Signal(Signal::HopUp) => {
+                    self.waits_for_hop = false;
+                    // By now another dial may have failed for another reason.
+                    if self.hop_error().is_some() {
+                        self.handle(Event::HopUp);
+                    }
+                }
                 Input::Due => self.handle(Event::Due),
                 Input::Stop => break,
             }
@@ -199,11 +213,17 @@ impl Actor {
                     Wish::Command => Demand::Command { inputs_changed: self.inputs_changed() },
                     Wish::Person => Demand::Person,
                 };
+                if demand != Demand::Glance {
+                    self.demand = HopDemand::Command;
+                }
                 self.handle(Event::Wanted(demand));
+                self.demand = HopDemand::Background;
                 Some(done)
             }
             HostRequest::Reconnect { done } => {
+                self.demand = HopDemand::Command;
                 self.handle(Event::Reconnect);
+                self.demand = HopDemand::Background;
                 Some(done)
             }
             HostRequest::Disconnect { done } => {
@@ -257,12 +277,35 @@ impl Actor {
                     code = error.code().as_str(), error = chain(&error), "the dial failed"
                 );
                 self.last_error = Some((Arc::new(error), Timestamp::now()));
+                self.wait_for_hop();
                 self.handle(Event::DialFailed(id, retry));
                 if self.machine.retries_exhausted() {
                     self.exhausted();
                 }
             }
         }
+    }
+
+    /// Returns the jump host that the last dial waits for, and when that is dialled next.
+    fn hop_error(&self) -> Option<(&HostName, Option<Timestamp>)> {
+        match self.last_error.as_ref().map(|(error, _)| error.as_ref()) {
+            Some(ConnectError::Hop { name, next_retry_at, .. }) => Some((name, *next_retry_at)),
+            _ => None,
+        }
+    }
+
+    /// Arranges to be told when the jump host is there.
+    fn wait_for_hop(&mut self) {
+        let Some((name, _)) = self.hop_error() else { return };
+        let Some(hops) = self.context.dial.hops.get().filter(|_| !self.waits_for_hop) else {
+            return;
+        };
+        let up = hops.up(name);
+        self.waits_for_hop = true;
+        self.signals.push(Box::pin(async move {
+            up.await;
+            Signal::HopUp
+        }));
     }
 
     /// Says in the last error that no more dials follow.
@@ -362,14 +405,19 @@ impl Actor {
         let settings = DialSettings { known_rtt: self.rtt(), ..self.settings.dial };
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
+        let demand = self.demand;
         let task = self.dials.spawn(async move {
-            // Never closed, so the permit always comes.
-            let _permit = context.dials.acquire().await;
             tracing::debug!(host = %name, id = id.0, "dialling");
-            let mut steps = Steps::default();
-            let result =
-                dial::dial(id, &config, &settings, &context.dial, &context.tasks, &mut steps).await;
-            (id, result)
+            let dial = Dial {
+                id,
+                name: Some(&name),
+                config: &config,
+                settings: &settings,
+                demand,
+                environment: &context.dial,
+                tasks: &context.tasks,
+            };
+            (id, dial.run(&mut Steps::default()).await)
         });
         self.dial = Some((id, task));
     }
@@ -394,9 +442,12 @@ impl Actor {
         let primary_id = primary.as_ref().map(|connection| connection.id());
         // The deadline of a connected host is that of a replacement, which is nobody's concern.
         let due = self.machine.deadline().filter(|_| self.machine.state() == State::Backoff);
-        let next_retry_at = due.map(|deadline| {
-            let wait = deadline.saturating_duration_since(now);
-            jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait)
+        let of_hop = self.hop_error().filter(|_| due.is_some()).and_then(|(_, at)| at);
+        let next_retry_at = of_hop.or_else(|| {
+            due.map(|deadline| {
+                let wait = deadline.saturating_duration_since(now);
+                jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait)
+            })
         });
         let snapshot = HostSnapshot {
             state: self.machine.state(),

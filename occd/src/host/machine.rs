@@ -36,6 +36,8 @@ pub const PROVEN: Duration = Duration::from_secs(60);
 pub const EXTRA_DIAL: Duration = Duration::from_secs(2);
 /// A command on a failed host dials again when the failure is at least this old.
 pub const FAILED_RETRY: Duration = Duration::from_secs(30);
+/// How long a host waits for its jump host before it asks again by itself; usually it is told.
+pub const HOP_WAIT: Duration = Duration::from_secs(60);
 /// Two ages at an orderly close are alike when they differ by less than this, or by a tenth.
 const LIKE_AGE: Duration = Duration::from_secs(2);
 
@@ -50,6 +52,8 @@ pub enum Retry {
     Backoff,
     /// The server said that we come too often: dial again much later.
     SlowDown,
+    /// The jump host is not there: [`Event::HopUp`] tells when it is.
+    Wait,
     /// A person must act.
     Fatal,
 }
@@ -92,6 +96,8 @@ pub enum Event {
     },
     /// A connection carries a bulk stream.
     Bulk(ConnectionId),
+    /// The jump host that was waited for is there.
+    HopUp,
     /// [`HostMachine::deadline`] has passed.
     Due,
 }
@@ -243,6 +249,10 @@ impl HostMachine {
             Event::DialFailed(id, retry) => self.dial_failed(id, retry, now),
             Event::Lost { id, idle_close } => self.lost(id, idle_close, now),
             Event::Bulk(id) => self.bulk(id, now),
+            Event::HopUp => match self.phase {
+                Phase::Backoff { .. } => self.dial(now),
+                _ => Vec::new(),
+            },
             Event::Due => match self.phase {
                 Phase::Backoff { until } if until <= now => self.dial(now),
                 Phase::Connected { primary, since, replacement: Replacement::Due(until) }
@@ -362,11 +372,17 @@ impl HostMachine {
                     Retry::Fatal => Replacement::None,
                     Retry::Backoff => Replacement::Due(now + self.backoff.next(Duration::ZERO)),
                     Retry::SlowDown => Replacement::Due(now + self.backoff.next_penalty()),
+                    Retry::Wait => Replacement::Due(now + HOP_WAIT),
                 };
                 self.phase = Phase::Connected { primary, since, replacement };
                 return Vec::new();
             }
             _ => return Vec::new(),
+        }
+        if retry == Retry::Wait {
+            // Not this host's failure; nothing was sent to it.
+            self.enter(Phase::Backoff { until: now + HOP_WAIT }, now);
+            return Vec::new();
         }
         self.failures += 1;
         let down_for = now.duration_since(*self.down_since.get_or_insert(now));
@@ -384,6 +400,7 @@ impl HostMachine {
             }
             Retry::Backoff => self.backoff.next(down_for),
             Retry::SlowDown => self.backoff.next_penalty(),
+            Retry::Wait => HOP_WAIT,
         };
         self.enter(Phase::Backoff { until: now + delay }, now);
         Vec::new()

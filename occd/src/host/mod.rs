@@ -155,6 +155,46 @@ impl HostHandle {
         self.wait_for_connection(Wish::Command, retries, deadline).await
     }
 
+    /// Returns the connection if it is there or on its way; an idle host is dialled, one that is down is
+    /// left to its own time.
+    pub async fn connection_if_due(
+        &self,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, Unreachable> {
+        let begun = Instant::now();
+        self.ask(|done| HostRequest::Want { by: Wish::Glance, done }).await?;
+        let mut snapshots = self.snapshot.clone();
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            if let Some(connection) = snapshot.usable() {
+                return Ok(Arc::clone(connection));
+            }
+            let coming = matches!(snapshot.state, State::Connecting | State::Connected);
+            if !coming || !matches!(timeout_at(deadline, snapshots.changed()).await, Ok(Ok(()))) {
+                let error = match (&snapshot.last_error, snapshot.state) {
+                    (_, State::Stopped) | (None, _) => Arc::new(ConnectError::Stopped),
+                    (Some((error, _)), _) => Arc::clone(error),
+                };
+                let next_retry_at = snapshot.next_retry_at;
+                return Err(Unreachable {
+                    error,
+                    attempts: 0,
+                    waited: begun.elapsed(),
+                    next_retry_at,
+                });
+            }
+        }
+    }
+
+    /// Waits until the host is connected, or is no more.
+    pub fn up(&self) -> impl Future<Output = ()> + use<> {
+        let mut snapshots = self.snapshot.clone();
+        async move {
+            // A host that was removed: whoever waits for it asks again, and is told so.
+            let _ = snapshots.wait_for(|snapshot| snapshot.usable().is_some()).await;
+        }
+    }
+
     /// Connects because a person asked for it, also when the host is failed or stopped.
     pub async fn connect(&self) -> Result<Arc<Connection>, Unreachable> {
         let deadline = Instant::now() + COMMAND_PATIENCE;
@@ -234,8 +274,11 @@ impl HostHandle {
                     }
                     // It failed, or it made a connection that is gone already.
                     State::Backoff if snapshot.dials() > dials => {
-                        if snapshot.dials() - before > u64::from(retries) {
-                            return Err(give_up(&snapshot, last_error()));
+                        let error = last_error();
+                        // A jump host that needs a person: asking again brings the same answer.
+                        let hopeless = error.blame().0.retry() == machine::Retry::Fatal;
+                        if hopeless || snapshot.dials() - before > u64::from(retries) {
+                            return Err(give_up(&snapshot, error));
                         }
                         break;
                     }
@@ -296,6 +339,7 @@ fn last_error(error: &ConnectError, at: Timestamp) -> LastError {
         code: error.code(),
         phase: error.phase(),
         message: chain(error),
+        hop: error.blame().1.cloned(),
         at,
         retryable: error.retry() != machine::Retry::Fatal,
     }

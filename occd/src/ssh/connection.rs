@@ -19,6 +19,7 @@ use super::auth::Login;
 use super::channel::{Channel, RawChannel};
 use super::error::{ChannelError, LossCause};
 use super::handler::{Handler, Shared};
+use super::hop::Hop;
 use super::probe;
 use super::sessions::{CROWDED, LINGERING, Sessions};
 use super::stream::StreamControl;
@@ -38,6 +39,8 @@ pub struct Facts {
     pub user: String,
     /// The address, with port.
     pub peer: String,
+    /// The jump host that it was reached through.
+    pub hop: Option<Hop>,
     /// The server's identification, such as `OpenSSH_9.2p1`.
     pub server: String,
     /// How the login was made.
@@ -168,9 +171,15 @@ impl Connection {
         self.shared.closed.is_cancelled()
     }
 
-    /// Returns why the connection ended.
+    /// Returns why the connection ended. One that ends with its jump host's ends because of it.
     pub fn cause(&self) -> LossCause {
-        self.shared.cause()
+        let cause = self.shared.cause();
+        match (&self.facts.hop, &cause) {
+            (Some(hop), LossCause::Closed | LossCause::Io(_)) if hop.connection.is_closed() => {
+                LossCause::Hop(hop.name.clone())
+            }
+            _ => cause,
+        }
     }
 
     /// Returns a token that is cancelled when the connection carries a bulk stream.
@@ -239,10 +248,12 @@ impl Connection {
             id: self.id.0,
             user: self.facts.user.clone(),
             peer: self.facts.peer.clone(),
+            via: self.via(),
             since: self.since,
             server: self.facts.server.clone(),
             kex: negotiated.map(|n| n.kex.clone()).unwrap_or_default(),
             cipher: negotiated.map(|n| n.cipher.clone()).unwrap_or_default(),
+            compressed: negotiated.is_some_and(|n| n.compressed),
             host_key: self.shared.host_key.get().map(|key| key.text.clone()).unwrap_or_default(),
             new_host_key: self.new_host_key(),
             auth: self.facts.login.how.clone(),
@@ -251,6 +262,14 @@ impl Connection {
             bytes_out: self.control.bytes_out(),
             system: self.known_system().map(|system| (*system).clone()),
         }
+    }
+
+    /// Returns the names of the jump hosts on the way, the one next to us first.
+    fn via(&self) -> Vec<String> {
+        let Some(hop) = &self.facts.hop else { return Vec::new() };
+        let mut names = hop.connection.via();
+        names.push(hop.name.to_string());
+        names
     }
 
     // ---- Channels.
@@ -311,6 +330,26 @@ impl Connection {
         Ok(Channel::new(raw, Arc::clone(self)))
     }
 
+    /// Returns a channel to a TCP port that is reached from the host. It carries a connection of its own,
+    /// so its bytes do not make this one a bulk connection: others may have to go on sharing it.
+    pub async fn direct_tcpip(
+        self: &Arc<Self>,
+        address: &str,
+        port: u16,
+    ) -> Result<Channel, ChannelError> {
+        let _busy = Busy::new(self);
+        match self.open(Kind::Tcp(address.to_owned(), port)).await {
+            Ok(raw) => {
+                raw.inbox.set_transport();
+                Ok(Channel::new(raw, Arc::clone(self)))
+            }
+            Err(ChannelError::Refused(reason)) if reason == PROHIBITED => {
+                Err(ChannelError::Prohibited)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a channel in a task of its own, so that a caller who leaves in the middle does not leave
     /// behind a channel that the server has opened and nobody owns.
     async fn open(self: &Arc<Self>, kind: Kind) -> Result<RawChannel, ChannelError> {
@@ -319,7 +358,7 @@ impl Connection {
         self.spawn(async move {
             let result = match kind {
                 Kind::Session => connection.open_session().await,
-                Kind::Streamlocal(_) => connection.open_now(kind).await,
+                Kind::Streamlocal(_) | Kind::Tcp(..) => connection.open_now(kind).await,
             };
             if let Err(Ok(orphan)) = answer.send(result) {
                 drop(Channel::new(orphan, connection));
@@ -350,6 +389,11 @@ impl Connection {
             match kind {
                 Kind::Session => self.handle.channel_open_session().await,
                 Kind::Streamlocal(path) => self.handle.channel_open_direct_streamlocal(path).await,
+                // The originator is for the server's log (RFC 4254, section 7.2).
+                Kind::Tcp(address, port) => {
+                    let port = u32::from(port);
+                    self.handle.channel_open_direct_tcpip(address, port, "127.0.0.1", 0).await
+                }
             }
         };
         let channel = tokio::select! {
@@ -561,11 +605,15 @@ impl Drop for Connection {
 enum Kind {
     Session,
     Streamlocal(String),
+    Tcp(String, u16),
 }
+
+/// What a server says of what its settings forbid.
+const PROHIBITED: &str = "administratively prohibited";
 
 fn refusal(reason: &ChannelOpenFailure) -> &'static str {
     match reason {
-        ChannelOpenFailure::AdministrativelyProhibited => "administratively prohibited",
+        ChannelOpenFailure::AdministrativelyProhibited => PROHIBITED,
         ChannelOpenFailure::ConnectFailed => "connect failed",
         ChannelOpenFailure::UnknownChannelType => "unknown channel type",
         ChannelOpenFailure::ResourceShortage => "resource shortage",

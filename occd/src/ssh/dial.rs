@@ -1,38 +1,41 @@
 //! Making a connection: resolve, connect, key exchange, login; each phase with its own deadline.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use occ_proto::HostConfig;
-use occ_proto::paths::expand_tilde;
 use occ_proto::status::{Phase, TestStep};
+use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
-use russh::keys::Algorithm;
-use russh::{Preferred, SshId, cipher};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use russh::{Preferred, SshId};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::agent::{AgentChoice, Agents};
-use super::auth::{self, Credentials};
+use super::agent::Agents;
+use super::algorithms::{Compression, preferred};
+use super::auth;
 use super::connection::{Connection, Facts, identification};
 use super::error::ConnectError;
 use super::handler::{Handler, SessionError, Shared, loss_cause};
-use super::host_key::{HostKeyPolicy, Unknown};
+use super::hop::{Hop, HopDemand, HopsLink};
+use super::host_key::HostKeyPolicy;
 use super::inbox::SpillPolicy;
-use super::known_hosts::KnownHosts;
-use super::ssh_config::{Resolver, SshConfig, Strict};
+use super::limit::Limit;
+use super::proxy_command::{LastWords, ProxyCommand};
+use super::ssh_config::{Resolver, SshConfig};
 use super::stream::{GuardedStream, StreamControl};
+use super::target::{Route, Target, resolve};
+use super::tcp;
+use super::transport::Transport;
 use crate::host::machine::ConnectionId;
 
-/// How long a name may take to resolve.
-const RESOLVE: Duration = Duration::from_secs(5);
-/// How long TCP, the identification line and the key exchange may each take.
-const PER_PHASE: Duration = Duration::from_secs(10);
-/// How long written data may stay unacknowledged before the kernel gives the connection up.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a dial may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server may be silent before it is asked for a sign of life, and how many questions may stay
+/// unanswered: a dead peer is found within 45 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_COUNT: u32 = 2;
 /// The bounds of a channel's receive window, and the rate it should allow. OpenSSH's own 2 MiB allow 40 MB/s
 /// at a round trip of 50 ms. More than is needed costs the server: OpenSSH's buffers grow to the window,
 /// and at 16 MiB on a near host it spends twice the time.
@@ -53,21 +56,36 @@ pub struct DialEnvironment {
     pub agents: Agents,
     /// Resolves names by ssh_config.
     pub resolver: Resolver,
+    /// Keeps the connections of jump hosts.
+    pub hops: HopsLink,
+    /// Dials at once, over all hosts.
+    pub dials: Semaphore,
     /// Where unread output is kept.
     pub spill: Arc<SpillPolicy>,
 }
 
-/// The settings of one host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What occd.toml sets for one host; ssh_config stands behind it, and the defaults behind both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DialSettings {
     /// The whole dial.
-    pub timeout: Duration,
+    pub timeout: Option<Duration>,
     /// Keep-alive interval.
-    pub keepalive_interval: Duration,
+    pub keepalive_interval: Option<Duration>,
     /// Unanswered keep-alives after which the connection is dead.
-    pub keepalive_count: u32,
+    pub keepalive_count: Option<u32>,
+    /// Whether to compress.
+    pub compression: Option<Compression>,
     /// The round trip to the host, where an earlier connection measured it.
     pub known_rtt: Option<Duration>,
+}
+
+impl DialSettings {
+    /// Returns the interval of keep-alives, and how many may stay unanswered.
+    pub fn keepalive(&self, ssh_config: &SshConfig) -> (Duration, u32) {
+        let interval = self.keepalive_interval.or(ssh_config.server_alive_interval);
+        let count = self.keepalive_count.or(ssh_config.server_alive_count_max);
+        (interval.unwrap_or(KEEPALIVE_INTERVAL), count.unwrap_or(KEEPALIVE_COUNT))
+    }
 }
 
 /// The steps of a dial, as `occ host test` shows them.
@@ -87,97 +105,193 @@ impl Steps {
     }
 }
 
-/// Makes a connection. Whatever goes wrong, nothing of the attempt stays behind.
-pub async fn dial(
-    id: ConnectionId,
-    config: &HostConfig,
-    settings: &DialSettings,
-    environment: &DialEnvironment,
-    tasks: &TaskTracker,
-    steps: &mut Steps,
-) -> Result<Arc<Connection>, ConnectError> {
-    let limit = Limit { end: Instant::now() + settings.timeout, whole: settings.timeout };
-
-    let begun = Instant::now();
-    let resolving = async {
-        let target = resolve(config, environment).await?;
-        let addresses = lookup(&target).await?;
-        Ok::<_, ConnectError>((target, addresses))
-    };
-    // ssh -G and the lookup have limits of their own, so that the error names the one that is slow.
-    let (target, addresses) = match timeout_at(limit.end, resolving).await {
-        Ok(result) => result?,
-        Err(_) => {
-            return Err(ConnectError::Timeout { phase: Phase::Resolve, after: limit.whole });
-        }
-    };
-    let origin = if target.from_ssh_config { "hosts.json, ssh_config" } else { "hosts.json" };
-    steps.ok(
-        "resolve",
-        format!("{}:{} as {} ({origin})", target.address, target.port, target.credentials.user),
-        begun,
-    );
-
-    let begun = Instant::now();
-    let (tcp, peer) = connect(&addresses, limit).await?;
-    // The handshake took one round trip; what an earlier connection measured is at least as good.
-    let window = window(begun.elapsed().max(settings.known_rtt.unwrap_or_default()));
-    steps.ok("connect", format!("TCP {peer}"), begun);
-
-    let begun = Instant::now();
-    let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window));
-    let host_key = host_key_policy(&target, environment).await?;
-    let preferred = preferred(&host_key);
-    let (stream, control) = GuardedStream::new(tcp);
-    let handler = Handler::new(Arc::clone(&shared), host_key);
-    // From here on a task of russh's owns the stream; killing the stream is what ends it.
-    let guard = KillOnDrop(Some(Arc::clone(&control)));
-    let mut handle =
-        handshake(stream, &control, handler, session_config(settings, preferred, window), limit)
-            .await?;
-    let trusted = shared.host_key.get().map(|key| {
-        let word = if key.new { "new, recorded in known_hosts" } else { "known" };
-        format!("{}, {word}", key.text)
-    });
-    steps.ok("host key", trusted.unwrap_or_default(), begun);
-
-    let begun = Instant::now();
-    let login = auth::login(&mut handle, &shared, &target.credentials, &environment.agents);
-    let login = match timeout_at(limit.end, login).await {
-        Ok(result) => result?,
-        Err(_) => {
-            return Err(ConnectError::Timeout {
-                phase: Phase::Authentication,
-                after: settings.timeout,
-            });
-        }
-    };
-    steps.ok("login", login.how.clone(), begun);
-
-    let facts = Facts {
-        user: target.credentials.user,
-        peer: peer.to_string(),
-        server: identification(&control.head()),
-        login,
-    };
-    guard.disarm();
-    Ok(Connection::start(id, handle, shared, control, facts, tasks.clone()))
+/// One dial: of which host, for whom, and with what.
+#[derive(Debug)]
+pub struct Dial<'a> {
+    /// The generation of the connection to be made.
+    pub id: ConnectionId,
+    /// The host's name, if it has one in the pool.
+    pub name: Option<&'a HostName>,
+    /// Its configuration.
+    pub config: &'a HostConfig,
+    /// Its settings.
+    pub settings: &'a DialSettings,
+    /// Who wants it, which decides whether a jump host that is down is dialled.
+    pub demand: HopDemand,
+    /// What is the same for all hosts.
+    pub environment: &'a DialEnvironment,
+    /// Owns the connection's tasks.
+    pub tasks: &'a TaskTracker,
 }
 
-/// The time that a dial has.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    /// When it ends.
-    end: Instant,
-    /// How long it was in all.
-    whole: Duration,
+impl Dial<'_> {
+    /// Makes the connection. Whatever goes wrong, nothing of the attempt stays behind.
+    pub async fn run(&self, steps: &mut Steps) -> Result<Arc<Connection>, ConnectError> {
+        let settings = self.settings;
+        let environment = self.environment;
+        let limit = Limit::from_now(settings.timeout.unwrap_or(TIMEOUT));
+
+        let begun = Instant::now();
+        let target = within(limit, Phase::Resolve, resolve(self.config, environment)).await?;
+        let limit = match (settings.timeout, target.ssh_config.connect_timeout) {
+            (None, Some(set)) => limit.of_length(set),
+            _ => limit,
+        };
+        let user = &target.credentials.user;
+        let place = format!("{}:{} as {user} ({})", target.address, target.port, target.origin());
+        let way = self.way(&target, place, limit, steps, begun).await?;
+        // The time it took to open was one round trip; what an earlier connection measured is as good.
+        let rtt = way.rtt.max(settings.known_rtt.unwrap_or_default());
+
+        let begun = Instant::now();
+        let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window(rtt)));
+        let host_key = HostKeyPolicy::load(
+            &target.ssh_config,
+            &target.address,
+            target.port,
+            &environment.home,
+        )
+        .await?;
+        let ssh_config = &target.ssh_config;
+        let compression = match (settings.compression, ssh_config.compression) {
+            (Some(ours), _) => ours,
+            (None, Some(true)) => Compression::On,
+            (None, _) => Compression::Auto,
+        };
+        let preferred = preferred(&host_key, &ssh_config.algorithms, compression, rtt)?;
+        let (stream, control) = GuardedStream::new(way.transport);
+        let handler = Handler::new(Arc::clone(&shared), host_key);
+        // From here on a task of russh's owns the stream; killing the stream is what ends it.
+        let guard = KillOnDrop(Some(Arc::clone(&control)));
+        let config = session_config(settings, ssh_config, preferred, window(rtt));
+        let shaken = handshake(stream, &control, handler, config, limit).await;
+        let mut handle = shaken.map_err(|error| way.words.explain(error))?;
+        let trusted = shared.host_key.get().map(|key| {
+            let word = if key.new { "new, recorded in known_hosts" } else { "known" };
+            format!("{}, {word}", key.text)
+        });
+        steps.ok("host key", trusted.unwrap_or_default(), begun);
+
+        let begun = Instant::now();
+        let login = auth::login(&mut handle, &shared, &target.credentials, &environment.agents);
+        let login = within(limit, Phase::Authentication, login).await?;
+        steps.ok("login", login.how.clone(), begun);
+
+        let facts = Facts {
+            user: target.credentials.user,
+            peer: way.peer,
+            hop: way.hop,
+            server: identification(&control.head()),
+            login,
+        };
+        guard.disarm();
+        let tasks = self.tasks.clone();
+        Ok(Connection::start(self.id, handle, shared, control, facts, tasks))
+    }
+
+    /// Opens the way to the server.
+    async fn way(
+        &self,
+        target: &Target,
+        place: String,
+        limit: Limit,
+        steps: &mut Steps,
+        begun: Instant,
+    ) -> Result<Way, ConnectError> {
+        let (address, port) = (target.address.as_str(), target.port);
+        let peer = if address.contains(':') {
+            format!("[{address}]:{port}")
+        } else {
+            format!("{address}:{port}")
+        };
+        match &target.route {
+            Route::Direct => {
+                let addresses = within(limit, Phase::Resolve, tcp::lookup(address, port)).await?;
+                steps.ok("resolve", place, begun);
+                let _turn = self.turn().await;
+                let begun = Instant::now();
+                let (tcp, peer) = tcp::connect(&addresses, limit).await?;
+                steps.ok("connect", format!("TCP {peer}"), begun);
+                Ok(Way {
+                    transport: Transport::Tcp(tcp),
+                    peer: peer.to_string(),
+                    hop: None,
+                    rtt: begun.elapsed(),
+                    words: LastWords::default(),
+                })
+            }
+            Route::Jump(chain) => {
+                steps.ok("resolve", place, begun);
+                let begun = Instant::now();
+                let hops = self.environment.hops.get().ok_or(ConnectError::ShuttingDown)?;
+                // Not a turn of ours: the jump host's own dial takes one.
+                let hop = hops.connect(self.name, chain, self.demand, limit.end).await?;
+                steps.ok("jump", hop.name.to_string(), begun);
+                let _turn = self.turn().await;
+                let begun = Instant::now();
+                let opening = hop.connection.direct_tcpip(address, port);
+                let (end, after) = limit.of_a_phase();
+                let channel = match timeout_at(end, opening).await {
+                    Ok(Ok(channel)) => channel,
+                    Ok(Err(source)) => {
+                        return Err(ConnectError::HopConnect { name: hop.name, peer, source });
+                    }
+                    Err(_) => {
+                        return Err(ConnectError::Timeout { phase: Phase::Connect, after });
+                    }
+                };
+                steps.ok("connect", format!("{peer} from {}", hop.name), begun);
+                Ok(Way {
+                    transport: Transport::Channel(Box::new(channel.into_stream())),
+                    peer,
+                    hop: Some(hop),
+                    rtt: begun.elapsed(),
+                    words: LastWords::default(),
+                })
+            }
+            Route::Command(line) => {
+                steps.ok("resolve", place, begun);
+                let begun = Instant::now();
+                let (command, words) = ProxyCommand::start(line, self.tasks)
+                    .map_err(|source| ConnectError::ProxyCommand { source })?;
+                steps.ok("connect", "ProxyCommand started".into(), begun);
+                Ok(Way {
+                    transport: Transport::Command(Box::new(command)),
+                    peer,
+                    hop: None,
+                    rtt: Duration::ZERO,
+                    words,
+                })
+            }
+        }
+    }
+
+    /// Waits for one of the dials that may be made at once. Never closed, so the turn always comes.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.environment.dials.acquire().await.ok()
+    }
 }
 
-impl Limit {
-    /// Returns when a phase that begins now must end, and the limit that this comes from.
-    fn of_a_phase(self) -> (Instant, Duration) {
-        let end = Instant::now() + PER_PHASE;
-        if self.end < end { (self.end, self.whole) } else { (end, PER_PHASE) }
+/// An open way to a server.
+struct Way {
+    transport: Transport,
+    peer: String,
+    hop: Option<Hop>,
+    /// How long a round trip takes at most, if that was to be seen.
+    rtt: Duration,
+    /// What the program on the way says.
+    words: LastWords,
+}
+
+/// Bounds a phase by the whole dial's limit.
+async fn within<T>(
+    limit: Limit,
+    phase: Phase,
+    work: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    match timeout_at(limit.end, work).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout { phase, after: limit.whole }),
     }
 }
 
@@ -198,199 +312,6 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Where to connect and how to log in.
-#[derive(Debug)]
-struct Target {
-    address: String,
-    port: u16,
-    credentials: Credentials,
-    ssh_config: SshConfig,
-    from_ssh_config: bool,
-}
-
-/// Puts hosts.json over ssh_config over the defaults.
-async fn resolve(
-    config: &HostConfig,
-    environment: &DialEnvironment,
-) -> Result<Target, ConnectError> {
-    let ssh_config =
-        environment.resolver.resolve(&config.hostname, config.user.as_ref(), config.port).await?;
-    if let Some(jump) = config.jump_host.as_deref().or(ssh_config.proxy_jump.as_deref()) {
-        return Err(ConnectError::Unsupported(format!("a jump host ({jump})")));
-    }
-    if ssh_config.proxy_command.is_some() {
-        return Err(ConnectError::Unsupported("a ProxyCommand".into()));
-    }
-    let home = Some(environment.home.as_path());
-    let user = match config.user.as_ref().or(ssh_config.user.as_ref()) {
-        Some(user) => user.as_str().to_owned(),
-        None => environment.login_user.clone(),
-    };
-    let default_files = ["id_ed25519", "id_ecdsa", "id_rsa"];
-    let in_ssh_dir = |name| environment.home.join(".ssh").join(name);
-    let configured: Vec<PathBuf> =
-        ssh_config.identity_files.iter().map(|path| expand_tilde(path, home)).collect();
-    let defaults = if configured.is_empty() && !ssh_config.no_identity_files {
-        default_files.map(in_ssh_dir).into()
-    } else {
-        Vec::new()
-    };
-    let credentials = Credentials {
-        user,
-        named: config.identity_file.as_deref().map(|path| expand_tilde(path, home)),
-        configured,
-        defaults,
-        agent: agent(&ssh_config, &environment.home),
-        identities_only: ssh_config.identities_only,
-    };
-    Ok(Target {
-        address: ssh_config.hostname.as_ref().unwrap_or(&config.hostname).as_str().to_owned(),
-        port: config.port.or(ssh_config.port).unwrap_or(22),
-        credentials,
-        from_ssh_config: ssh_config != SshConfig::default(),
-        ssh_config,
-    })
-}
-
-/// Returns which agent `IdentityAgent` allows (ssh_config(5)).
-fn agent(ssh_config: &SshConfig, home: &Path) -> AgentChoice {
-    match ssh_config.identity_agent.as_deref() {
-        None | Some("SSH_AUTH_SOCK" | "$SSH_AUTH_SOCK") => AgentChoice::Known,
-        Some("none") => AgentChoice::None,
-        Some(word) => match word.strip_prefix('$') {
-            // A variable of the daemon's own environment; one that is not set names no agent.
-            Some(variable) => std::env::var_os(variable)
-                .map_or(AgentChoice::None, |path| AgentChoice::Socket(path.into())),
-            None => AgentChoice::Socket(expand_tilde(word, Some(home))),
-        },
-    }
-}
-
-async fn lookup(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
-    let host = target.address.clone();
-    let error = |source| ConnectError::Resolve { host: target.address.clone(), source };
-    let lookup = tokio::net::lookup_host((host.as_str(), target.port));
-    let addresses: Vec<_> = match timeout(RESOLVE, lookup).await {
-        Ok(result) => result.map_err(error)?.collect(),
-        Err(_) => return Err(ConnectError::Timeout { phase: Phase::Resolve, after: RESOLVE }),
-    };
-    if addresses.is_empty() {
-        return Err(error(std::io::Error::other("no address")));
-    }
-    Ok(addresses)
-}
-
-/// Connects to the first address that answers, in the resolver's order.
-async fn connect(
-    addresses: &[SocketAddr],
-    limit: Limit,
-) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let (end, after) = limit.of_a_phase();
-    let mut last = ConnectError::Timeout { phase: Phase::Connect, after };
-    for (tried, addr) in addresses.iter().enumerate() {
-        // What is left is shared among the addresses not yet tried.
-        let share = end.saturating_duration_since(Instant::now())
-            / u32::try_from(addresses.len() - tried).unwrap_or(1);
-        match timeout(share, TcpStream::connect(addr)).await {
-            Ok(Ok(tcp)) => {
-                tune(&tcp).map_err(|source| ConnectError::Connect { addr: *addr, source })?;
-                return Ok((tcp, *addr));
-            }
-            Ok(Err(source)) => last = ConnectError::Connect { addr: *addr, source },
-            Err(_) => last = ConnectError::Timeout { phase: Phase::Connect, after },
-        }
-    }
-    Err(last)
-}
-
-fn tune(tcp: &TcpStream) -> std::io::Result<()> {
-    tcp.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(())
-}
-
-async fn host_key_policy(
-    target: &Target,
-    environment: &DialEnvironment,
-) -> Result<HostKeyPolicy, ConnectError> {
-    let home = Some(environment.home.as_path());
-    let ssh_config = &target.ssh_config;
-    let ssh_dir = environment.home.join(".ssh");
-    let paths = |configured: &[String], defaults: [&Path; 2]| -> Vec<PathBuf> {
-        if configured.is_empty() {
-            defaults.iter().map(PathBuf::from).collect()
-        } else {
-            configured.iter().map(|path| expand_tilde(path, home)).collect()
-        }
-    };
-    let user_files = paths(
-        &ssh_config.user_known_hosts_files,
-        [&ssh_dir.join("known_hosts"), &ssh_dir.join("known_hosts2")],
-    );
-    let mut files = user_files.clone();
-    files.extend(paths(
-        &ssh_config.global_known_hosts_files,
-        [Path::new("/etc/ssh/ssh_known_hosts"), Path::new("/etc/ssh/ssh_known_hosts2")],
-    ));
-    let known = tokio::task::spawn_blocking(move || KnownHosts::load(&files))
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-        .map_err(ConnectError::KnownHosts)?;
-    let unknown = match ssh_config.strict_host_key_checking {
-        Strict::Yes => Unknown::Refuse,
-        // `no` and `off` would also accept a changed key; that much trust is never given here.
-        Strict::Unset | Strict::AcceptNew | Strict::No => Unknown::Record,
-    };
-    // An alias stands for host and port: it is filed as on port 22.
-    let (host, port) = match &ssh_config.host_key_alias {
-        Some(alias) => (alias.clone(), 22),
-        None => (target.address.clone(), target.port),
-    };
-    Ok(HostKeyPolicy {
-        host,
-        port,
-        known,
-        unknown,
-        file: user_files.into_iter().next().unwrap_or_else(|| ssh_dir.join("known_hosts")),
-        hash: ssh_config.hash_known_hosts,
-    })
-}
-
-/// Returns the algorithms to offer: the kinds of host key on record first, so that a server with several
-/// shows one that is known; AES-GCM first where the processor has AES instructions, because it is then
-/// twice as fast as ChaCha20.
-fn preferred(policy: &HostKeyPolicy) -> Preferred {
-    let mut preferred = Preferred::DEFAULT;
-    let known = policy.known.known_algorithms(&policy.host, policy.port);
-    let (mut first, rest): (Vec<_>, Vec<_>) =
-        preferred.key.iter().cloned().partition(|algorithm| {
-            known.iter().any(|k| *k == *algorithm || (is_rsa(k) && is_rsa(algorithm)))
-        });
-    first.extend(rest);
-    preferred.key = first.into();
-    if has_aes() {
-        let mut ciphers = vec![cipher::AES_128_GCM, cipher::AES_256_GCM];
-        ciphers.extend(preferred.cipher.iter().filter(|c| **c != cipher::AES_256_GCM).copied());
-        preferred.cipher = ciphers.into();
-    }
-    preferred
-}
-
-fn is_rsa(algorithm: &Algorithm) -> bool {
-    matches!(algorithm, Algorithm::Rsa { .. })
-}
-
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return false;
-}
-
 /// Returns the receive window for a round trip.
 fn window(rtt: Duration) -> u32 {
     let bytes = (rtt.as_secs_f64() * WINDOW_BYTES_PER_SECOND) as u32;
@@ -399,18 +320,20 @@ fn window(rtt: Duration) -> u32 {
 
 fn session_config(
     settings: &DialSettings,
+    ssh_config: &SshConfig,
     preferred: Preferred,
     window: u32,
 ) -> russh::client::Config {
+    let (interval, count) = settings.keepalive(ssh_config);
     russh::client::Config {
         client_id: SshId::Standard(concat!("SSH-2.0-occd_", env!("CARGO_PKG_VERSION")).into()),
         window_size: window,
         maximum_packet_size: PACKET,
         preferred,
         inactivity_timeout: None,
-        keepalive_interval: Some(settings.keepalive_interval),
+        keepalive_interval: Some(interval),
         // Death is seen after (max + 1) intervals without a byte.
-        keepalive_max: settings.keepalive_count as usize,
+        keepalive_max: count as usize,
         nodelay: true,
         ..Default::default()
     }

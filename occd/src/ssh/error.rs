@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use occ_proto::status::Phase;
-use occ_proto::{Code, InvalidName};
+use occ_proto::{Code, HostName, InvalidName};
 
 use super::known_hosts::KnownHostsError;
 use super::ssh_config::SshConfigError;
@@ -88,9 +89,6 @@ pub enum ConnectError {
     /// `ssh -G` failed or gave something unusable.
     #[error("the ssh configuration for this host cannot be used")]
     SshConfig(#[from] SshConfigError),
-    /// The configuration asks for something this version does not do.
-    #[error("this host is configured with {0}, which this version of occd does not support yet")]
-    Unsupported(String),
     /// A name from the configuration is not valid.
     #[error("the configuration holds an invalid name")]
     Name(#[from] InvalidName),
@@ -117,6 +115,52 @@ pub enum ConnectError {
     Connect {
         /// The address that was tried last.
         addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The jump host is not connected. It is waited for.
+    #[error("waiting for the jump host {name}")]
+    Hop {
+        /// Its name.
+        name: HostName,
+        /// Why it is not connected.
+        #[source]
+        source: std::sync::Arc<ConnectError>,
+        /// When the daemon dials it next.
+        next_retry_at: Option<Timestamp>,
+    },
+    /// The jump host did not open the way to the server.
+    #[error("the jump host {name} does not connect to {peer}")]
+    HopConnect {
+        /// The jump host.
+        name: HostName,
+        /// The server.
+        peer: String,
+        /// What it answered.
+        #[source]
+        source: ChannelError,
+    },
+    /// Jump hosts that lead through one another.
+    #[error("the jump hosts go in a circle: {0}")]
+    HopCircle(String),
+    /// A ProxyCommand in a file that others could have written.
+    #[error("{file} may be written by others, so its ProxyCommand is not run")]
+    UnsafeSshConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// ssh_config allows only algorithms that we do not have.
+    #[error("ssh_config sets {option} to {list}, and occd has none of these")]
+    UnknownAlgorithms {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        list: String,
+    },
+    /// The ProxyCommand did not start.
+    #[error("the ProxyCommand cannot be run")]
+    ProxyCommand {
         /// Why.
         #[source]
         source: io::Error,
@@ -252,6 +296,12 @@ pub enum LossCause {
     /// The peer broke the protocol.
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
+    /// The jump host's connection ended, and this one with it.
+    #[error("the connection to the jump host {0} ended")]
+    Hop(HostName),
+    /// The ProxyCommand ended; its last words.
+    #[error("the ProxyCommand says: {0}")]
+    ProxyCommand(String),
     /// We closed it.
     #[error("closed by occd")]
     Ours,
@@ -261,16 +311,22 @@ impl ConnectError {
     /// Returns the phase that failed.
     pub fn phase(&self) -> Phase {
         match self {
-            Self::SshConfig(_) | Self::Unsupported(_) | Self::Name(_) | Self::Identity(_) => {
-                Phase::Config
-            }
+            Self::SshConfig(_)
+            | Self::Name(_)
+            | Self::Identity(_)
+            | Self::HopCircle(_)
+            | Self::UnknownAlgorithms { .. }
+            | Self::UnsafeSshConfig { .. } => Phase::Config,
             Self::KnownHosts(_)
             | Self::KnownHostsWrite(_)
             | Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
             | Self::HostKeyUnknown { .. } => Phase::HostKey,
             Self::Resolve { .. } => Phase::Resolve,
-            Self::Connect { .. } => Phase::Connect,
+            Self::Connect { .. } | Self::HopConnect { .. } | Self::ProxyCommand { .. } => {
+                Phase::Connect
+            }
+            Self::Hop { source, .. } => source.phase(),
             Self::Timeout { phase, .. } | Self::Lost { phase, .. } => *phase,
             Self::Penalised(_) | Self::NotSsh(_) => Phase::Banner,
             Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Phase::KeyExchange,
@@ -278,6 +334,15 @@ impl ConnectError {
             Self::RetriesExhausted { last, .. } => last.phase(),
             Self::Stopped | Self::ShuttingDown => Phase::Established,
         }
+    }
+
+    /// Returns the failure at the bottom of it, and the jump host that it befell, if it is not the host's own.
+    pub fn blame(&self) -> (&Self, Option<&HostName>) {
+        let (mut error, mut hop) = (self, None);
+        while let Self::Hop { name, source, .. } = error {
+            (error, hop) = (source, Some(name));
+        }
+        (error, hop)
     }
 
     /// Returns what to do about it.
@@ -289,10 +354,17 @@ impl ConnectError {
             | Self::Lost { .. }
             // A server that is starting up may show either.
             | Self::NotSsh(_) => Retry::Backoff,
+            // It is dialled when the jump host is there again, whatever keeps that away.
+            Self::Hop { .. } => Retry::Wait,
+            Self::HopConnect { source: ChannelError::Prohibited, .. } => Retry::Fatal,
+            Self::HopConnect { .. } => Retry::Backoff,
             Self::Penalised(_) => Retry::SlowDown,
             Self::SshConfig(_)
-            | Self::Unsupported(_)
             | Self::Name(_)
+            | Self::HopCircle(_)
+            | Self::UnknownAlgorithms { .. }
+            | Self::UnsafeSshConfig { .. }
+            | Self::ProxyCommand { .. }
             | Self::Identity(_)
             | Self::KnownHosts(_)
             | Self::KnownHostsWrite(_)
@@ -313,8 +385,11 @@ impl ConnectError {
     pub fn code(&self) -> Code {
         match self {
             Self::SshConfig(_)
-            | Self::Unsupported(_)
             | Self::Name(_)
+            | Self::HopCircle(_)
+            | Self::UnknownAlgorithms { .. }
+            | Self::UnsafeSshConfig { .. }
+            | Self::ProxyCommand { .. }
             | Self::KnownHosts(_)
             | Self::KnownHostsWrite(_) => Code::SshConfigInvalid,
             Self::Identity(_) => Code::IdentityInvalid,
@@ -322,7 +397,9 @@ impl ConnectError {
             | Self::Connect { .. }
             | Self::Timeout { .. }
             | Self::Penalised(_)
+            | Self::HopConnect { .. }
             | Self::Lost { .. } => Code::HostUnreachable,
+            Self::Hop { source, .. } => source.code(),
             Self::NotSsh(_) | Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Code::NotSsh,
             Self::HostKeyChanged { .. } | Self::HostKeyRevoked { .. } => Code::HostKeyChanged,
             Self::HostKeyUnknown { .. } => Code::HostKeyUnknown,
@@ -340,6 +417,9 @@ pub enum ChannelError {
     /// The server refused.
     #[error("the server refused to open a channel ({0})")]
     Refused(String),
+    /// The server's settings forbid it.
+    #[error("the server's settings forbid it")]
+    Prohibited,
     /// The server did not answer.
     #[error("the server did not open a channel within {} s", .0.as_secs())]
     Timeout(Duration),

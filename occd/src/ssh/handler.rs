@@ -37,6 +37,8 @@ pub(super) struct Negotiated {
     pub kex: String,
     /// The cipher.
     pub cipher: String,
+    /// Whether what the server sends is compressed.
+    pub compressed: bool,
 }
 
 /// What the handler shares with the connection's owner.
@@ -189,7 +191,7 @@ impl Handler {
     async fn receive(&mut self, id: ChannelId, stream: u8, data: &[u8]) {
         let Some(inbox) = self.shared.inbox(id) else { return };
         let received = inbox.push(stream, data).await;
-        if received >= BULK && !self.shared.bulk.is_cancelled() {
+        if received >= BULK && !self.shared.bulk.is_cancelled() && !inbox.is_transport() {
             self.shared.bulk.cancel();
         }
         if self.shared.may_pace() && inbox.is_backlogged() {
@@ -247,6 +249,7 @@ impl russh::client::Handler for Handler {
         let _ = self.shared.negotiated.set(Negotiated {
             kex: names.kex.as_ref().to_owned(),
             cipher: names.cipher.as_ref().to_owned(),
+            compressed: !matches!(names.server_compression, russh::compression::Compression::None),
         });
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! Whether the key that a server shows is the host's: OpenSSH's known_hosts files, and what to do with a
 //! key that is in none of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use occ_proto::paths::expand_tilde;
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 
 use super::error::ConnectError;
 use super::known_hosts::{self, KnownHosts, Verdict};
+use super::ssh_config::{SshConfig, Strict};
 
 /// What happens to a key of a host that is not on record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,54 @@ pub struct HostKeyPolicy {
 }
 
 impl HostKeyPolicy {
+    /// Returns the policy for a server, from ssh_config and the known_hosts files.
+    pub async fn load(
+        ssh_config: &SshConfig,
+        address: &str,
+        port: u16,
+        home: &Path,
+    ) -> Result<Self, ConnectError> {
+        let ssh_dir = home.join(".ssh");
+        let paths = |configured: &[String], defaults: [&Path; 2]| -> Vec<PathBuf> {
+            if configured.is_empty() {
+                defaults.iter().map(PathBuf::from).collect()
+            } else {
+                configured.iter().map(|path| expand_tilde(path, Some(home))).collect()
+            }
+        };
+        let user_files = paths(
+            &ssh_config.user_known_hosts_files,
+            [&ssh_dir.join("known_hosts"), &ssh_dir.join("known_hosts2")],
+        );
+        let mut files = user_files.clone();
+        files.extend(paths(
+            &ssh_config.global_known_hosts_files,
+            [Path::new("/etc/ssh/ssh_known_hosts"), Path::new("/etc/ssh/ssh_known_hosts2")],
+        ));
+        let known = tokio::task::spawn_blocking(move || KnownHosts::load(&files))
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map_err(ConnectError::KnownHosts)?;
+        let unknown = match ssh_config.strict_host_key_checking {
+            Strict::Yes => Unknown::Refuse,
+            // `no` and `off` would also accept a changed key; that much trust is never given here.
+            Strict::Unset | Strict::AcceptNew | Strict::No => Unknown::Record,
+        };
+        // An alias stands for host and port: it is filed as on port 22.
+        let (host, port) = match &ssh_config.host_key_alias {
+            Some(alias) => (alias.clone(), 22),
+            None => (address.to_owned(), port),
+        };
+        Ok(Self {
+            host,
+            port,
+            known,
+            unknown,
+            file: user_files.into_iter().next().unwrap_or_else(|| ssh_dir.join("known_hosts")),
+            hash: ssh_config.hash_known_hosts,
+        })
+    }
+
     /// Returns what was shown when it may be trusted. Nothing has been sent to the server by then but the
     /// key exchange.
     pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<TrustedKey, ConnectError> {

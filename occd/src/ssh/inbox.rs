@@ -121,6 +121,8 @@ struct State {
     /// Nobody will read: what arrives is dropped.
     discard: bool,
     received: u64,
+    /// See [`Inbox::set_transport`].
+    transport: bool,
 }
 
 #[derive(Debug)]
@@ -246,6 +248,16 @@ impl Inbox {
         let mut state = self.lock();
         state.discard = true;
         state.drop_all();
+    }
+
+    /// The channel carries a whole SSH connection: its reader always reads, and it is never a bulk stream.
+    pub fn set_transport(&self) {
+        self.lock().transport = true;
+    }
+
+    /// Returns whether [`Inbox::set_transport`] was called.
+    pub fn is_transport(&self) -> bool {
+        self.lock().transport
     }
 
     /// Returns how many bytes have arrived in all.

@@ -1,23 +1,31 @@
 //! SSH: the only place that names russh. What is above deals in [`Connection`]s and [`Channel`]s.
 
 pub mod agent;
+mod algorithms;
 pub mod auth;
 pub mod channel;
 pub mod connection;
 pub mod dial;
 pub mod error;
 mod handler;
+pub mod hop;
 mod host_key;
 pub mod identity;
 mod inbox;
 pub mod known_hosts;
+mod limit;
 pub mod marker;
 mod probe;
+mod proxy_command;
 mod sessions;
 pub mod signal;
 pub mod ssh_config;
 mod stream;
+pub mod target;
+mod tcp;
+mod transport;
 
+pub use algorithms::Compression;
 pub use channel::{Channel, ChannelStream};
 pub use connection::Connection;
 pub use error::{ChannelError, ConnectError, LossCause};

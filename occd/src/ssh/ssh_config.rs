@@ -72,7 +72,7 @@ pub struct SshConfig {
     pub identity_agent: Option<String>,
     /// `ProxyJump`: one or more hops separated by commas, the first hop first.
     pub proxy_jump: Option<String>,
-    /// `ProxyCommand`, its tokens not yet expanded.
+    /// `ProxyCommand`, its tokens expanded.
     pub proxy_command: Option<String>,
     /// `UserKnownHostsFile`; empty is the default. New keys go to the first. `none` is `/dev/null`.
     pub user_known_hosts_files: Vec<String>,
@@ -90,8 +90,25 @@ pub struct SshConfig {
     pub server_alive_interval: Option<Duration>,
     /// `ServerAliveCountMax`.
     pub server_alive_count_max: Option<u32>,
+    /// `Compression`.
+    pub compression: Option<bool>,
+    /// The lists of algorithms.
+    pub algorithms: AlgorithmLists,
     /// `ForwardAgent`: `yes`, or the socket or `$VARIABLE` of the agent to forward.
     pub forward_agent: Option<String>,
+}
+
+/// Lists of algorithms, as ssh prints them: names separated by commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AlgorithmLists {
+    /// `Ciphers`.
+    pub cipher: Option<String>,
+    /// `KexAlgorithms`.
+    pub kex: Option<String>,
+    /// `MACs`.
+    pub mac: Option<String>,
+    /// `HostKeyAlgorithms`.
+    pub host_key: Option<String>,
 }
 
 /// Why a destination could not be resolved.
@@ -340,6 +357,9 @@ impl Resolver {
             tokens.expand_all("identityfile", identity_files.unwrap_or_default())?;
         let certificate_files = set.list("certificatefile").unwrap_or_default();
         let certificate_files = tokens.expand_all("certificatefile", certificate_files)?;
+        let proxy_command = set.value("proxycommand").map(|text| tokens.expand_command(&text));
+        let proxy_command =
+            proxy_command.transpose().map_err(|error| invalid("proxycommand", error))?;
         Ok(SshConfig {
             // ssh prints a name in lower case, whatever the case it was asked in.
             hostname: (!hostname.eq_ignore_ascii_case(asked.as_str())).then_some(resolved),
@@ -354,7 +374,7 @@ impl Resolver {
                 .word("identityagent")
                 .map(|path| baseline.at_home(path, &self.home)),
             proxy_jump: set.value("proxyjump"),
-            proxy_command: set.value("proxycommand"),
+            proxy_command,
             user_known_hosts_files: set.known_hosts("userknownhostsfile", |path| {
                 // With another home, `~/x` and ssh's home written out look the same: both are consulted.
                 let ours = baseline.at_home(&path, &self.home);
@@ -375,6 +395,13 @@ impl Resolver {
                 .number("serveraliveinterval")?
                 .map(|n| Duration::from_secs(n.into())),
             server_alive_count_max: set.number("serveralivecountmax")?,
+            compression: set.word("compression").map(|word| word == "yes"),
+            algorithms: AlgorithmLists {
+                cipher: set.value("ciphers"),
+                kex: set.value("kexalgorithms"),
+                mac: set.value("macs"),
+                host_key: set.value("hostkeyalgorithms"),
+            },
             forward_agent: set.word("forwardagent").filter(|word| *word != "no").map(str::to_owned),
         })
     }

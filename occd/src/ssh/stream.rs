@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::transport::Transport;
 
 /// How much of the peer's first words is kept: RFC 4253 limits the identification line to 255 bytes.
 const HEAD: usize = 255;
@@ -102,7 +103,7 @@ impl ReadBuffer {
     }
 
     /// Reads anew. The buffer must be empty.
-    fn fill(&mut self, cx: &mut Context<'_>, inner: &mut TcpStream) -> Poll<io::Result<&[u8]>> {
+    fn fill(&mut self, cx: &mut Context<'_>, inner: &mut Transport) -> Poll<io::Result<&[u8]>> {
         let size = if self.grow { LARGE_BUFFER } else { SMALL_BUFFER };
         if self.bytes.len() != size {
             self.bytes = vec![0; size].into();
@@ -115,10 +116,10 @@ impl ReadBuffer {
     }
 }
 
-/// A TCP stream that can be killed and that counts its bytes.
+/// A transport that can be killed and that counts its bytes.
 #[derive(Debug)]
 pub(super) struct GuardedStream {
-    inner: TcpStream,
+    inner: Transport,
     unread: ReadBuffer,
     control: Arc<StreamControl>,
     killed_read: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -127,7 +128,7 @@ pub(super) struct GuardedStream {
 
 impl GuardedStream {
     /// Wraps a connected stream and returns its controls.
-    pub(super) fn new(inner: TcpStream) -> (Self, Arc<StreamControl>) {
+    pub(super) fn new(inner: Transport) -> (Self, Arc<StreamControl>) {
         let control = Arc::new(StreamControl::default());
         let stream = Self {
             inner,
@@ -157,12 +158,8 @@ impl AsyncRead for GuardedStream {
         if this.unread.is_empty() {
             let new = ready!(this.unread.fill(cx, &mut this.inner))?;
             this.control.received(new);
-            // The kernel leaves quick-ack mode by itself; without it the server's Nagle algorithm waits
-            // for an acknowledgement that we would delay by 40 ms.
-            #[cfg(target_os = "linux")]
             if new.len() < QUICKACK_BELOW {
-                // Only a hint to the kernel: a failure costs time, never correctness.
-                let _ = socket2::SockRef::from(&this.inner).set_tcp_quickack(true);
+                this.inner.acknowledge();
             }
         }
         this.unread.take(buf);

@@ -9,11 +9,13 @@ use occ_proto::{Address, HostConfig, HostName, UserName};
 use occd::config::Config;
 use occd::host::machine::ConnectionId;
 use occd::ssh::agent::Agents;
-use occd::ssh::dial::{DialEnvironment, Steps, dial};
+use occd::ssh::dial::{Dial, DialEnvironment, Steps};
+use occd::ssh::hop::{HopDemand, HopsLink};
 use occd::ssh::ssh_config::Resolver;
 use occd::ssh::{Closed, Connection, SpillPolicy};
 use testkit::RealSshd;
 use testkit::daemon::Target;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -30,12 +32,23 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         login_user: "nobody".into(),
         agents: Agents::default(),
         resolver: Resolver::new(home.to_owned()),
+        hops: HopsLink::default(),
+        dials: Semaphore::new(1),
         spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
     };
     let settings = Config::default().effective(&HostName::new("h").unwrap()).dial;
     let tasks = TaskTracker::new();
     let mut steps = Steps::default();
-    dial(ConnectionId(1), &config, &settings, &environment, &tasks, &mut steps).await.unwrap()
+    let dial = Dial {
+        id: ConnectionId(1),
+        name: None,
+        config: &config,
+        settings: &settings,
+        demand: HopDemand::Command,
+        environment: &environment,
+        tasks: &tasks,
+    };
+    dial.run(&mut steps).await.unwrap()
 }
 
 /// Writes until a write has to wait, then lets `event` happen and returns how the write ended.

@@ -16,6 +16,7 @@ mod exec;
 mod host_keys;
 mod hosts_api;
 mod invariants;
+mod jump;
 mod reconnect;
 mod slow_reader;
 mod socket;

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use occ_proto::status::{HostStatus, Phase, State};
 use occ_proto::{Code, HostName};
 use occd::config::Config;
+use occd::ssh::ssh_config::SshConfig;
 use serde_json::json;
 use testkit::daemon::Target;
 use testkit::wait::blocking::{wait_for, wait_until};
@@ -149,7 +150,8 @@ fn silence_is_death_after_the_set_number_of_keepalives() {
 #[test]
 fn the_default_keepalive_finds_a_dead_peer_within_45_seconds() {
     let dial = Config::default().effective(&HostName::new("any").unwrap()).dial;
-    assert_eq!(dial.keepalive_interval * (dial.keepalive_count + 1), Duration::from_secs(45));
+    let (interval, count) = dial.keepalive(&SshConfig::default());
+    assert_eq!(interval * (count + 1), Duration::from_secs(45));
 }
 
 #[test]

@@ -1,12 +1,15 @@
-//! The user's ssh_config applies, hosts.json wins over it, and what is not supported is never ignored.
+//! The user's ssh_config applies, and hosts.json wins over it.
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use occ_proto::status::{Phase, State};
+use occ_proto::status::{HostStatus, Phase, State};
 use occ_proto::{Address, Code, HostConfig, HostName, UserName};
-use testkit::{DaemonRig, EmbeddedHost, RealSshd};
+use testkit::daemon::Target;
+use testkit::keys::known_hosts_line_for;
+use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 
-use crate::ask::{connect, echoes, exec, failure, look, post, problem};
+use crate::ask::{GUARD, connect, echoes, look, post, problem};
 
 fn write_ssh_config(rig: &DaemonRig, text: &str) {
     let path = rig.home().join(".ssh/config");
@@ -67,6 +70,53 @@ fn the_limit_of_a_dial_counts_what_ssh_config_takes() {
 }
 
 #[test]
+fn algorithms_compression_and_keep_alive_are_those_of_ssh_config() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let link = FaultyLink::start(sshd.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", Target::from(&sshd).through(&link));
+    let key = sshd.host_public_keys().next().unwrap();
+    rig.add_known_host(&known_hosts_line_for(link.addr(), key));
+    write_ssh_config(
+        &rig,
+        "Ciphers aes256-ctr\nKexAlgorithms curve25519-sha256\nCompression yes\n\
+         ServerAliveInterval 1\nServerAliveCountMax 1\n",
+    );
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let shown = look(&rig, "far").connection.unwrap();
+    assert_eq!((shown.cipher.as_str(), shown.kex.as_str()), ("aes256-ctr", "curve25519-sha256"));
+    assert!(shown.compressed, "{shown:?}");
+    // Compressed both ways and exact: far less on the wire than was read.
+    let bytes = rig.occ_ok(&["exec", "--host", "far", "--", "head", "-c", "3000000", "/dev/zero"]);
+    assert_eq!((bytes.len(), bytes.trim_matches('\0').len()), (3_000_000, 0));
+    assert!(look(&rig, "far").connection.unwrap().bytes_in < 300_000);
+    // Within 2 s where the default would take 45.
+    link.blackhole(true);
+    let within = std::time::Duration::from_secs(20);
+    let lost = |status: &HostStatus| status.state != State::Connected;
+    let error = wait_until("the death", within, || look(&rig, "far"), lost).last_error.unwrap();
+    assert!(error.message.contains("keep-alive"), "{error:?}");
+    link.blackhole(false);
+
+    write_ssh_config(&rig, "MACs umac-64@openssh.com\n");
+    let answer = problem(&post(&rig, "/v1/hosts/far/reconnect"));
+    assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid), "{answer:?}");
+    assert!(answer.detail.contains("sets MACs to umac-64@openssh.com"), "{answer:?}");
+
+    // occd.toml wins over ssh_config.
+    write_ssh_config(&rig, "Compression yes\n");
+    rig.write_config_toml("[connection]\ncompression = \"off\"\n");
+    wait_for("occd.toml to be read", GUARD, || {
+        assert_eq!(post(&rig, "/v1/hosts/far/reconnect").status, 200);
+        (!look(&rig, "far").connection.unwrap().compressed).then_some(())
+    });
+}
+
+#[test]
 fn a_change_of_ssh_config_counts_from_the_next_dial_on() {
     if !RealSshd::require() {
         return;
@@ -113,51 +163,6 @@ fn without_the_ssh_program_hosts_json_alone_is_enough() {
     rig.start_daemon(&[]);
     echoes(&rig, "far");
     assert_eq!(rig.occ_ok(&["exec", "--host", "far", "--", "echo", "hi"]), "hi\n");
-}
-
-#[test]
-fn a_jump_host_is_never_bypassed() {
-    let host = EmbeddedHost::start();
-    let mut rig = DaemonRig::new();
-    rig.add_host("far", &host);
-    rig.edit_hosts(|file| {
-        file.hosts.get_mut("far").unwrap().jump_host = Some("bastion.example.com".into());
-    });
-    rig.start_daemon(&[]);
-    let answer = problem(&exec(&rig, "far", &["true"]));
-    assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid));
-    assert_eq!(
-        answer.detail,
-        "far: this host is configured with a jump host (bastion.example.com), which this version \
-         of occd does not support yet. The command was not started."
-    );
-    assert_eq!(failure(&rig, "far", State::Failed).phase, Phase::Config);
-    assert_eq!(host.connections(), 0);
-}
-
-#[test]
-fn a_proxy_of_ssh_config_is_never_bypassed() {
-    if !RealSshd::require() {
-        return;
-    }
-    for (option, named) in [
-        ("ProxyJump bastion.example.com", "a jump host (bastion.example.com)"),
-        ("ProxyCommand touch /tmp/never", "a ProxyCommand"),
-    ] {
-        let host = EmbeddedHost::start();
-        let mut rig = DaemonRig::new();
-        rig.add_host("far", &host);
-        write_ssh_config(&rig, &format!("Host *\n  {option}\n"));
-        rig.start_daemon(&[]);
-        let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
-        assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid));
-        assert!(answer.detail.contains(named) && answer.detail.contains("does not support yet"));
-        assert_eq!(host.connections(), 0);
-
-        // Mended, and a command asks: it works at once.
-        write_ssh_config(&rig, "");
-        echoes(&rig, "far");
-    }
 }
 
 #[test]

@@ -191,7 +191,13 @@ pub(crate) enum Incoming {
 }
 
 /// `GET /v1/hosts/h/exec` as a client of its own: nothing is read before it is asked for.
-pub(crate) struct Ws(WebSocket<UnixStream>);
+///
+/// Reading and writing are apart: where the daemon has closed, a write that failed would be tried again
+/// before what it has sent is read.
+pub(crate) struct Ws {
+    reader: WebSocket<UnixStream>,
+    writer: WebSocket<UnixStream>,
+}
 
 impl Ws {
     /// Opens the WebSocket and sends the request.
@@ -212,26 +218,27 @@ impl Ws {
             head.push(byte[0]);
         }
         assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-        let mut ws = WebSocket::from_raw_socket(socket, Role::Client, None);
-        ws.send(Message::text(request.to_string())).unwrap();
-        Self(ws)
+        let half = |socket| WebSocket::from_raw_socket(socket, Role::Client, None);
+        let mut ws = Self { writer: half(socket.try_clone().unwrap()), reader: half(socket) };
+        ws.writer.send(Message::text(request.to_string())).unwrap();
+        ws
     }
 
     /// Sends bytes for the program; none at all is the end of file. Returns whether the daemon still
     /// takes them.
     pub(crate) fn input(&mut self, bytes: &[u8]) -> bool {
-        self.0.send(Message::binary([&[STDIN], bytes].concat())).is_ok()
+        self.writer.send(Message::binary([&[STDIN], bytes].concat())).is_ok()
     }
 
     /// Sends a control message.
     pub(crate) fn control(&mut self, control: &Value) {
-        self.0.send(Message::text(control.to_string())).unwrap();
+        self.writer.send(Message::text(control.to_string())).unwrap();
     }
 
     /// Returns what comes next.
     pub(crate) fn next(&mut self) -> Incoming {
         loop {
-            match self.0.read() {
+            match self.reader.read() {
                 Ok(Message::Binary(data)) => return Incoming::Bytes(data[0], data[1..].to_vec()),
                 Ok(Message::Text(text)) => {
                     return Incoming::Event(serde_json::from_str(&text).unwrap());

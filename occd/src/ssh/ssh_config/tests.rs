@@ -86,7 +86,9 @@ async fn every_option_is_read() {
         CertificateFile ~/c-cert.pub\nIdentitiesOnly yes\nIdentityAgent ~/agent.sock\n\
         ProxyJump u@j1:2200,j2\nUserKnownHostsFile ~/kh \"/a b/kh\"\nGlobalKnownHostsFile /g\n\
         StrictHostKeyChecking accept-new\nHostKeyAlias Key-Alias\nHashKnownHosts yes\n\
-        ConnectTimeout 7\nServerAliveInterval 1m\nServerAliveCountMax 9\nForwardAgent yes\n";
+        ConnectTimeout 7\nServerAliveInterval 1m\nServerAliveCountMax 9\nForwardAgent yes\n\
+        Compression yes\nCiphers aes256-ctr\nKexAlgorithms curve25519-sha256\n\
+        MACs hmac-sha2-256\nHostKeyAlgorithms ssh-ed25519,rsa-sha2-512\n";
     let home = home_with(config);
     let got = resolve_in(&home, "alias").await.unwrap();
     let below = |path: &str| home.path().join(path).to_str().unwrap().to_owned();
@@ -121,6 +123,13 @@ async fn every_option_is_read() {
         connect_timeout: Some(Duration::from_secs(7)),
         server_alive_interval: Some(Duration::from_secs(60)),
         server_alive_count_max: Some(9),
+        compression: Some(true),
+        algorithms: AlgorithmLists {
+            cipher: Some("aes256-ctr".to_owned()),
+            kex: Some("curve25519-sha256".to_owned()),
+            mac: Some("hmac-sha2-256".to_owned()),
+            host_key: Some("ssh-ed25519,rsa-sha2-512".to_owned()),
+        },
         forward_agent: Some("yes".to_owned()),
     };
     assert_eq!(got, expected);
@@ -162,7 +171,7 @@ async fn the_words_of_openssh_are_understood() {
 
     let proxy =
         resolve("ProxyCommand nc %h %p\nIdentityAgent $SOCK\nForwardAgent $SOCK\n", "h").await;
-    assert_eq!(proxy.proxy_command.as_deref(), Some("nc %h %p"));
+    assert_eq!(proxy.proxy_command.as_deref(), Some("nc h 22"));
     assert_eq!(proxy.identity_agent.as_deref(), Some("$SOCK"));
     assert_eq!(proxy.forward_agent.as_deref(), Some("$SOCK"));
     let agent = resolve("IdentityAgent SSH_AUTH_SOCK\nProxyJump none\n", "h").await;

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use occ_proto::Address;
+
 use super::{InvalidValue, SshConfigError, invalid};
 
 /// The options that are read. `user`, `hostname` and `port` are always printed.
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 23] = [
     "hostname",
     "user",
     "port",
@@ -25,6 +27,11 @@ pub(super) const KEYS: [&str; 18] = [
     "serveraliveinterval",
     "serveralivecountmax",
     "forwardagent",
+    "compression",
+    "ciphers",
+    "kexalgorithms",
+    "macs",
+    "hostkeyalgorithms",
 ];
 
 /// The values by option.
@@ -140,6 +147,29 @@ impl Tokens<'_> {
     ) -> Result<Vec<String>, SshConfigError> {
         let expand = |path| self.expand(path).map_err(|error| invalid(key, error));
         paths.into_iter().map(expand).collect()
+    }
+
+    /// Returns a ProxyCommand with the tokens that it may have (ssh_config(5), TOKENS). Only checked names
+    /// get into it: a shell reads it.
+    pub(super) fn expand_command(&self, command: &str) -> Result<String, InvalidValue> {
+        let mut expanded = String::new();
+        let mut characters = command.chars();
+        while let Some(character) = characters.next() {
+            if character != '%' {
+                expanded.push(character);
+                continue;
+            }
+            match characters.next() {
+                Some('%') => expanded.push('%'),
+                Some('h') => expanded += self.hostname,
+                Some('k') => expanded += Address::new(self.alias.unwrap_or(self.asked))?.as_str(),
+                Some('n') => expanded += self.asked,
+                Some('p') => expanded += &self.port.to_string(),
+                Some('r') => expanded += self.user,
+                other => return Err(InvalidValue::Token(other.unwrap_or(' '))),
+            }
+        }
+        Ok(expanded)
     }
 
     /// Returns a path with `~`, `%` tokens and `${VARIABLE}` replaced. `%C` and `%j` are errors: what they

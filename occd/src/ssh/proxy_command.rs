@@ -1,0 +1,130 @@
+//! A `ProxyCommand` of the user's own ssh_config: a program whose standard input and output lead to the
+//! server. It is the one thing here that a shell gets to see, because ssh defines it so (ssh_config(5)).
+
+use std::io;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use occ_proto::text::sanitize;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio_util::task::TaskTracker;
+
+use super::error::{ConnectError, LossCause};
+
+/// How much of the program's last words is kept for an error.
+const WORDS: usize = 300;
+
+/// What the program says on its standard error, for errors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastWords(Arc<Mutex<String>>);
+
+impl LastWords {
+    /// Returns the last line, safe to print; empty when it said nothing.
+    pub(super) fn get(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts the words of the program beside an error that it probably caused.
+    pub(super) fn explain(&self, error: ConnectError) -> ConnectError {
+        let words = self.get();
+        match error {
+            ConnectError::Lost { phase, .. } if !words.is_empty() => {
+                let cause = LossCause::ProxyCommand(words);
+                ConnectError::Lost { phase, cause }
+            }
+            error => error,
+        }
+    }
+
+    async fn follow(self, mut stderr: ChildStderr) {
+        let mut tail = Vec::new();
+        let mut buffer = [0; 1024];
+        // An error is the end of what can be read, and so of the words.
+        while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+            tail.extend_from_slice(&buffer[..read]);
+            let surplus = tail.len().saturating_sub(WORDS);
+            tail.drain(..surplus);
+            let text = String::from_utf8_lossy(&tail);
+            let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sanitize(line.trim());
+        }
+    }
+}
+
+/// The running program. Dropping it ends it and whatever it has started.
+#[derive(Debug)]
+pub(super) struct ProxyCommand {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+}
+
+impl ProxyCommand {
+    /// Starts the program as ssh does: the user's shell replaces itself by it. Its last words are followed
+    /// by a task of `tasks`.
+    pub(super) fn start(line: &str, tasks: &TaskTracker) -> io::Result<(Self, LastWords)> {
+        let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
+        let mut child = Command::new(shell.unwrap_or_else(|| "/bin/sh".into()))
+            .arg("-c")
+            .arg(format!("exec {line}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own, so that what it starts ends with it.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(io::Error::other("its streams are not connected"));
+        };
+        let words = LastWords::default();
+        tasks.spawn(words.clone().follow(stderr));
+        Ok((Self { child, stdin, stdout }, words))
+    }
+}
+
+impl Drop for ProxyCommand {
+    fn drop(&mut self) {
+        // The id is gone once the child was waited for: its number may belong to another process by then.
+        let pid =
+            self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.try_into().ok()?));
+        let Some(pid) = pid else { return };
+        if let Err(error) = rustix::process::kill_process_group(pid, rustix::process::Signal::TERM)
+        {
+            tracing::debug!(%error, "ending a ProxyCommand");
+        }
+    }
+}
+
+impl AsyncRead for ProxyCommand {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdout).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ProxyCommand {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stdin).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdin).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stdin).poll_shutdown(cx)
+    }
+}

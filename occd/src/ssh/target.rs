@@ -1,0 +1,150 @@
+//! What is dialled: hosts.json over ssh_config over the defaults.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use occ_proto::HostConfig;
+use occ_proto::paths::expand_tilde;
+
+use super::agent::AgentChoice;
+use super::auth::Credentials;
+use super::dial::DialEnvironment;
+use super::error::ConnectError;
+use super::ssh_config::SshConfig;
+
+/// Where to connect and how to log in.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) address: String,
+    pub(super) port: u16,
+    pub(super) route: Route,
+    pub(super) credentials: Credentials,
+    pub(super) ssh_config: SshConfig,
+}
+
+/// How the server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// By TCP.
+    Direct,
+    /// Through jump hosts, the one next to us first; never empty.
+    Jump(Vec<String>),
+    /// By a program's input and output.
+    Command(String),
+}
+
+impl Route {
+    /// Returns how a host is reached: hosts.json wins over ssh_config, and there as here `none` means
+    /// neither jump host nor program.
+    pub fn of(config: &HostConfig, ssh_config: &SshConfig) -> Self {
+        let chain = |text: &str| {
+            let hops = text.split(',').map(|hop| hop.trim().to_owned()).collect();
+            if text.eq_ignore_ascii_case("none") { Self::Direct } else { Self::Jump(hops) }
+        };
+        match (&config.jump_host, &ssh_config.proxy_jump, &ssh_config.proxy_command) {
+            (Some(own), ..) => chain(own),
+            (None, Some(jump), _) => chain(jump),
+            (None, None, Some(command)) => Self::Command(command.clone()),
+            (None, None, None) => Self::Direct,
+        }
+    }
+}
+
+/// Puts hosts.json over ssh_config over the defaults.
+pub(super) async fn resolve(
+    config: &HostConfig,
+    environment: &DialEnvironment,
+) -> Result<Target, ConnectError> {
+    let ssh_config =
+        environment.resolver.resolve(&config.hostname, config.user.as_ref(), config.port).await?;
+    let route = Route::of(config, &ssh_config);
+    if let Route::Command(_) = route {
+        check_owner(&environment.home.join(".ssh/config"))?;
+    }
+    let home = Some(environment.home.as_path());
+    let user = match config.user.as_ref().or(ssh_config.user.as_ref()) {
+        Some(user) => user.as_str().to_owned(),
+        None => environment.login_user.clone(),
+    };
+    let default_files = ["id_ed25519", "id_ecdsa", "id_rsa"];
+    let in_ssh_dir = |name| environment.home.join(".ssh").join(name);
+    let configured: Vec<PathBuf> =
+        ssh_config.identity_files.iter().map(|path| expand_tilde(path, home)).collect();
+    let defaults = if configured.is_empty() && !ssh_config.no_identity_files {
+        default_files.map(in_ssh_dir).into()
+    } else {
+        Vec::new()
+    };
+    let credentials = Credentials {
+        user,
+        named: config.identity_file.as_deref().map(|path| expand_tilde(path, home)),
+        configured,
+        defaults,
+        agent: agent(&ssh_config, &environment.home),
+        identities_only: ssh_config.identities_only,
+    };
+    Ok(Target {
+        address: ssh_config.hostname.as_ref().unwrap_or(&config.hostname).as_str().to_owned(),
+        port: config.port.or(ssh_config.port).unwrap_or(22),
+        route,
+        credentials,
+        ssh_config,
+    })
+}
+
+impl Target {
+    /// Returns what was read to find it, in words.
+    pub(super) fn origin(&self) -> &'static str {
+        if self.ssh_config == SshConfig::default() {
+            "hosts.json"
+        } else {
+            "hosts.json, ssh_config"
+        }
+    }
+}
+
+/// Returns which agent `IdentityAgent` allows (ssh_config(5)).
+fn agent(ssh_config: &SshConfig, home: &Path) -> AgentChoice {
+    match ssh_config.identity_agent.as_deref() {
+        None | Some("SSH_AUTH_SOCK" | "$SSH_AUTH_SOCK") => AgentChoice::Known,
+        Some("none") => AgentChoice::None,
+        Some(word) => match word.strip_prefix('$') {
+            // A variable of the daemon's own environment; one that is not set names no agent.
+            Some(variable) => std::env::var_os(variable)
+                .map_or(AgentChoice::None, |path| AgentChoice::Socket(path.into())),
+            None => AgentChoice::Socket(expand_tilde(word, Some(home))),
+        },
+    }
+}
+
+/// Refuses a configuration that somebody else could have put a program into. ssh checks the files that it
+/// finds by itself, not one that it is given, and in a home of its own choosing it is given one.
+fn check_owner(file: &Path) -> Result<(), ConnectError> {
+    let Ok(metadata) = std::fs::metadata(file) else { return Ok(()) };
+    let me = rustix::process::geteuid().as_raw();
+    let safe = [0, me].contains(&metadata.uid()) && metadata.mode() & 0o022 == 0;
+    if safe { Ok(()) } else { Err(ConnectError::UnsafeSshConfig { file: file.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use occ_proto::Address;
+
+    use super::*;
+
+    #[test]
+    fn hosts_json_wins_and_none_means_direct() {
+        let mut config = HostConfig::new(Address::new("h").unwrap());
+        let mut ssh = SshConfig::default();
+        assert_eq!(Route::of(&config, &ssh), Route::Direct);
+        ssh.proxy_command = Some("nc %h %p".into());
+        assert_eq!(Route::of(&config, &ssh), Route::Command("nc %h %p".into()));
+        ssh.proxy_jump = Some("a,u@b:22".into());
+        let jump = |hops: &[&str]| Route::Jump(hops.iter().map(|hop| (*hop).to_owned()).collect());
+        assert_eq!(Route::of(&config, &ssh), jump(&["a", "u@b:22"]));
+        config.jump_host = Some("c".into());
+        assert_eq!(Route::of(&config, &ssh), jump(&["c"]));
+        config.jump_host = Some("none".into());
+        assert_eq!(Route::of(&config, &ssh), Route::Direct);
+    }
+}

@@ -1,0 +1,147 @@
+//! TCP to a server: its addresses, and a connection to the first of them that answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use occ_proto::status::Phase;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::error::ConnectError;
+use super::limit::Limit;
+
+/// How long a name may take to resolve.
+const RESOLVE: Duration = Duration::from_secs(5);
+/// How long an address has before the next one is tried beside it (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// How long written data may stay unacknowledged before the kernel gives the connection up.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Returns the addresses of a name, or of an address written out.
+pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+    let error = |source| ConnectError::Resolve { host: host.to_owned(), source };
+    let addresses: Vec<_> = match timeout(RESOLVE, tokio::net::lookup_host((host, port))).await {
+        Ok(result) => result.map_err(error)?.collect(),
+        Err(_) => return Err(ConnectError::Timeout { phase: Phase::Resolve, after: RESOLVE }),
+    };
+    if addresses.is_empty() {
+        return Err(error(std::io::Error::other("no address")));
+    }
+    Ok(addresses)
+}
+
+/// Connects to the first address that answers. Both families are raced, so that a dead one costs a quarter
+/// of a second and not a time-out (RFC 8305).
+pub(super) async fn connect(
+    addresses: &[SocketAddr],
+    limit: Limit,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let (end, after) = limit.of_a_phase();
+    let attempt = |addr: SocketAddr| async move { (addr, TcpStream::connect(addr).await) };
+    let mut waiting = interleaved(addresses).into_iter();
+    let mut attempts: FuturesUnordered<_> = waiting.next().map(attempt).into_iter().collect();
+    loop {
+        let more = waiting.len() > 0;
+        tokio::select! {
+            biased;
+            Some((addr, result)) = attempts.next() => {
+                let failed = |source| ConnectError::Connect { addr, source };
+                match result {
+                    Ok(tcp) => {
+                        tune(&tcp).map_err(failed)?;
+                        return Ok((tcp, addr));
+                    }
+                    // The next one at once, and the last error when there is none.
+                    Err(source) => match waiting.next() {
+                        Some(next) => attempts.push(attempt(next)),
+                        None if attempts.is_empty() => return Err(failed(source)),
+                        None => {}
+                    },
+                }
+            }
+            () = sleep_until(end) => {
+                return Err(ConnectError::Timeout { phase: Phase::Connect, after });
+            }
+            () = sleep(STAGGER), if more => attempts.extend(waiting.next().map(attempt)),
+        }
+    }
+}
+
+/// Returns the addresses with the families in turns, the resolver's first one first (RFC 8305, section 4).
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.iter().partition(|addr| addr.is_ipv6() == first_is_v6);
+    let longer = first.len().max(second.len());
+    (0..longer).flat_map(|at| [first.get(at), second.get(at)]).flatten().copied().collect()
+}
+
+fn tune(tcp: &TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn limit(whole: Duration) -> Limit {
+        Limit { end: Instant::now() + whole, whole }
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let of = |text: &[&str]| -> Vec<SocketAddr> {
+            text.iter().map(|addr| addr.parse().unwrap()).collect()
+        };
+        let mixed = of(&["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"]);
+        let turns = of(&["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "[::3]:1"]);
+        assert_eq!(interleaved(&mixed), turns);
+        assert_eq!(interleaved(&of(&["127.0.0.1:1"])), of(&["127.0.0.1:1"]));
+    }
+
+    /// Returns an address that takes a connection and never completes it: its queue is full.
+    async fn silent() -> (socket2::Socket, Vec<TcpStream>, SocketAddr) {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.9:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(0).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut fill = Vec::new();
+        while let Ok(Ok(tcp)) = timeout(Duration::from_millis(200), TcpStream::connect(addr)).await
+        {
+            fill.push(tcp);
+        }
+        (socket, fill, addr)
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_hold_up_a_live_one() {
+        let (_socket, _fill, dead) = silent().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = listener.local_addr().unwrap();
+        let begun = Instant::now();
+        let (_, addr) = connect(&[dead, live], limit(Duration::from_secs(30))).await.unwrap();
+        assert_eq!(addr, live);
+        // Far below the time that an address has when nothing else is to be had.
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn errors_are_those_of_the_last_address_or_of_the_clock() {
+        let (_socket, _fill, dead) = silent().await;
+        let refused: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let error = connect(&[refused, refused], limit(Duration::from_secs(30))).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Connect { addr, .. } if addr == refused));
+        let error = connect(&[dead, refused], limit(Duration::from_millis(500))).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Timeout { phase: Phase::Connect, .. }));
+    }
+}

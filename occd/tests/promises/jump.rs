@@ -1,0 +1,297 @@
+//! Jump hosts and ProxyCommand: the way to a server is the one that ssh would take, and a jump host's
+//! connection is shared by all that are behind it.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use occ_proto::status::{HostStatus, State};
+use occ_proto::{Code, HostConfig, HostName};
+use testkit::daemon::Target;
+use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
+
+use crate::ask::{GUARD, connect, echoes, exec, in_state, list, look, post, problem};
+
+fn write_ssh_config(rig: &DaemonRig, text: &str) {
+    let path = rig.home().join(".ssh/config");
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn edit(rig: &DaemonRig, host: &str, change: impl FnOnce(&mut HostConfig)) {
+    rig.edit_hosts(|file| change(file.hosts.get_mut(&HostName::new(host).unwrap()).unwrap()));
+}
+
+/// Adds a host that is reached through others.
+fn add_behind(rig: &DaemonRig, name: &str, target: impl Into<Target>, jump: &str) {
+    rig.add_host(name, target);
+    edit(rig, name, |config| config.jump_host = Some(jump.to_owned()));
+}
+
+fn via(status: &HostStatus) -> Vec<String> {
+    status.connection.as_ref().map(|connection| connection.via.clone()).unwrap_or_default()
+}
+
+#[test]
+fn a_host_behind_a_bastion_is_reached_through_it_and_through_nothing_else() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (RealSshd::start(), RealSshd::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    add_behind(&rig, "far", &server, "bastion");
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let far = look(&rig, "far");
+    assert_eq!(via(&far), ["bastion"]);
+    // The bastion's connection is a connection like any other.
+    let hop = look(&rig, "bastion");
+    assert_eq!((hop.state, hop.open_channels), (State::Connected, 1));
+    echoes(&rig, "bastion");
+    // 64 MB through it, byte for byte, and it is shared by others still.
+    let bytes = rig.occ_ok(&["exec", "--host", "far", "--", "head", "-c", "64000000", "/dev/zero"]);
+    assert_eq!((bytes.len(), bytes.trim_matches('\0').len()), (64_000_000, 0));
+    assert_eq!(look(&rig, "bastion").connections, 1);
+    let shown = rig.occ_ok(&["status", "--host", "far"]);
+    assert!(shown.contains(" via bastion"), "{shown}");
+    let test = rig.occ_ok(&["host", "test", "far"]);
+    assert!(test.contains("✓ jump") && test.contains("bastion"), "{test}");
+}
+
+#[test]
+fn many_hosts_behind_one_bastion_share_one_connection() {
+    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    let names: Vec<String> = (0..30).map(|n| format!("far-{n}")).collect();
+    for name in &names {
+        add_behind(&rig, name, &server, "bastion");
+    }
+    rig.start_daemon(&[]);
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| echoes(&rig, name));
+        }
+    });
+    assert_eq!((bastion.connections(), server.connections()), (1, 30));
+    // Each host has its own connection; they end with it when the bastion's does, and come back.
+    bastion.drop_connections();
+    for name in &names {
+        wait_until(
+            "a new connection",
+            GUARD,
+            || look(&rig, name),
+            |status| status.state == State::Connected && status.connects == 2,
+        );
+        let error = look(&rig, name).last_error.unwrap();
+        assert!(error.message.contains("bastion"), "the bastion is to blame: {error:?}");
+    }
+    assert_eq!(bastion.connections(), 2);
+}
+
+#[test]
+fn a_chain_of_hosts_that_are_not_configured() {
+    let (first, second, server) =
+        (EmbeddedHost::start(), EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    let hop = |host: &EmbeddedHost| format!("{}@127.0.0.1:{}", host.user(), host.port());
+    let chain = format!("{},{}", hop(&first), hop(&second));
+    add_behind(&rig, "far", &server, &chain);
+    for host in [&first, &second] {
+        rig.add_known_host(&host.known_hosts_line());
+    }
+    let keys: Vec<String> = [&first, &second]
+        .iter()
+        .map(|host| format!("IdentityFile {}\n", host.client_key_path().display()))
+        .collect();
+    write_ssh_config(&rig, &keys.concat());
+    rig.start_daemon(&[]);
+    let before = std::fs::read_to_string(rig.hosts_file()).unwrap();
+    echoes(&rig, "far");
+    let names = via(&look(&rig, "far"));
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert_eq!(names[0], format!("via:{}", hop(&first)));
+    assert!(names[1].starts_with(&format!("via:{}+", hop(&second))), "{names:?}");
+    assert_eq!([&first, &second, &server].map(EmbeddedHost::connections), [1, 1, 1]);
+    // They are shown, and neither saved nor listed among the hosts.
+    let hosts = list(&rig);
+    assert_eq!((hosts.hosts.len(), hosts.via.len()), (1, 2));
+    assert_eq!(std::fs::read_to_string(rig.hosts_file()).unwrap(), before);
+    let shown = rig.occ_ok(&["status", "--host", &names[0]]);
+    assert!(shown.contains("connected"), "{shown}");
+}
+
+#[test]
+fn while_the_bastion_is_down_its_hosts_wait_and_dial_nothing() {
+    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let link = FaultyLink::start(bastion.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", Target::from(&bastion).through(&link));
+    rig.add_known_host(&testkit::keys::known_hosts_line_for(
+        link.addr(),
+        &bastion.host_public_key(),
+    ));
+    let names: Vec<String> = (0..5).map(|n| format!("far-{n}")).collect();
+    for name in &names {
+        add_behind(&rig, name, &server, "bastion");
+    }
+    rig.write_config_toml("[connection]\nmax_backoff = \"2s\"\n");
+    rig.start_daemon(&[]);
+    names.iter().for_each(|name| drop(connect(&rig, name)));
+    link.refuse(true);
+    link.reset_all();
+    for name in &names {
+        let waiting = wait_until(
+            "waiting for the bastion",
+            GUARD,
+            || look(&rig, name),
+            |status| {
+                let error = status.last_error.as_ref();
+                status.state == State::Backoff
+                    && error
+                        .is_some_and(|e| e.message.contains("waiting for the jump host bastion"))
+            },
+        );
+        assert!(waiting.last_error.unwrap().retryable);
+    }
+    let answer = problem(&exec(&rig, "far-0", &["true"]));
+    assert_eq!((answer.status, answer.code), (503, Code::HostUnreachable));
+    assert!(answer.detail.contains("waiting for the jump host bastion: "), "{answer:?}");
+    assert_eq!(server.connections(), 5, "nobody got past the bastion");
+
+    link.refuse(false);
+    for name in &names {
+        in_state(&rig, name, State::Connected);
+        echoes(&rig, name);
+    }
+    assert_eq!(server.connections(), 10);
+}
+
+#[test]
+fn a_bastion_that_needs_a_person_is_named() {
+    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    add_behind(&rig, "far", &server, "bastion");
+    bastion.change_host_key();
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!((answer.status, answer.code), (409, Code::HostKeyChanged), "{answer:?}");
+    assert!(answer.detail.contains("the jump host bastion: the host key changed"), "{answer:?}");
+    let occ = rig.run_occ(&["exec", "--host", "far", "--", "true"]);
+    assert_eq!(occ.code(), 5, "{occ:?}");
+    assert!(occ.stderr.contains("occ reconnect --host bastion"), "{occ:?}");
+    assert_eq!((server.connections(), bastion.auth_attempts()), (0, 0));
+
+    // Once a person has mended it, what is behind it comes back by itself.
+    let right = format!("{}\n{}\n", bastion.known_hosts_line(), server.known_hosts_line());
+    std::fs::write(rig.known_hosts_file(), right).unwrap();
+    assert_eq!(post(&rig, "/v1/hosts/bastion/reconnect").status, 200);
+    in_state(&rig, "far", State::Connected);
+    echoes(&rig, "far");
+}
+
+#[test]
+fn jump_hosts_that_lead_to_each_other_are_refused_at_once() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    for (name, jump) in [("a", "b"), ("b", "c"), ("c", "a"), ("self", "self")] {
+        add_behind(&rig, name, &host, jump);
+    }
+    rig.start_daemon(&[]);
+    for (name, way) in [("a", "a, b, c, a"), ("self", "self, self")] {
+        let answer = problem(&exec(&rig, name, &["true"]));
+        assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid), "{answer:?}");
+        assert!(answer.detail.contains(&format!("go in a circle: {way}")), "{answer:?}");
+    }
+    assert_eq!(host.connections(), 0);
+}
+
+#[test]
+fn what_the_bastion_may_not_forward_is_said() {
+    if !RealSshd::require() {
+        return;
+    }
+    let bastion = RealSshd::builder().config("PermitOpen none").start();
+    let server = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    add_behind(&rig, "far", &server, "bastion");
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!(answer.status, 409, "{answer:?}");
+    let said = format!("the jump host bastion does not connect to {}", server.addr());
+    assert!(answer.detail.contains(&said) && answer.detail.contains("forbid"), "{answer:?}");
+}
+
+#[test]
+fn ssh_config_names_the_way_and_hosts_json_overrides_it() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    rig.add_host("far", &server);
+    let block = format!(
+        "Host inner\n  HostName 127.0.0.1\n  Port {}\n  User u\n  IdentityFile {}\n  ProxyJump bastion\n",
+        server.port(),
+        server.client_key_path().display()
+    );
+    write_ssh_config(&rig, &block);
+    edit(&rig, "far", |config| {
+        *config = HostConfig::new(occ_proto::Address::new("inner").unwrap());
+    });
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    assert_eq!(via(&look(&rig, "far")), ["bastion"]);
+    assert_eq!(bastion.connections(), 1);
+
+    edit(&rig, "far", |config| config.jump_host = Some("none".into()));
+    wait_for("the direct way", GUARD, || {
+        echoes(&rig, "far");
+        via(&look(&rig, "far")).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_proxy_command_is_the_way_and_ends_with_its_connection() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (RealSshd::start(), RealSshd::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &server);
+    // As people write it: OpenSSH's own client as the program.
+    let command = format!(
+        "ssh -F none -q -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+         -i {} -p {} -W %h:%p {}@127.0.0.1",
+        bastion.client_key_path().display(),
+        bastion.port(),
+        bastion.user()
+    );
+    write_ssh_config(&rig, &format!("Host *\n  ProxyCommand {command}\n"));
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    assert_eq!(rig.daemon_children().len(), 1);
+    let peer = look(&rig, "far").connection.unwrap().peer;
+    assert_eq!(peer, server.addr().to_string());
+    assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
+    wait_for("the program to end", GUARD, || rig.daemon_children().is_empty().then_some(()));
+
+    // One that fails is quoted.
+    write_ssh_config(&rig, "Host *\n  ProxyCommand sh -c 'echo no way there >&2; exit 1'\n");
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert!(answer.detail.contains("the ProxyCommand says: no way there"), "{answer:?}");
+    wait_for("the program to end", GUARD, || rig.daemon_children().is_empty().then_some(()));
+
+    // One that others could have written is not run.
+    let file = rig.home().join(".ssh/config");
+    std::fs::write(&file, format!("Host *\n  ProxyCommand touch {}/ran\n", rig.root().display()))
+        .unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid), "{answer:?}");
+    assert!(answer.detail.contains("may be written by others"), "{answer:?}");
+    assert!(!rig.root().join("ran").exists());
+}
