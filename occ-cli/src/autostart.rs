@@ -156,8 +156,12 @@ fn directory(socket: &Path) -> &Path {
 /// Returns whether the directory is there, and refuses one that another user could put a socket into.
 fn check_directory(dir: &Path) -> Result<bool, CliError> {
     let refuse = |why: &str| {
-        Err(CliError::daemon(format!("the socket directory {} {why}: not used.", shown(dir)))
-            .hint(format!("ls -ld {}", shown(dir))))
+        Err(CliError::daemon(format!("the socket directory {} {why}: not used.", shown(dir))).hint(
+            match why.contains("has mode") {
+                true => format!("chmod 700 {}", shown(dir)),
+                false => format!("ls -ld {}", shown(dir)),
+            },
+        ))
     };
     let meta = match std::fs::symlink_metadata(dir) {
         Ok(meta) => meta,
@@ -209,6 +213,17 @@ async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
             Err(error) => return Err(fail("cannot lock start.lock in", error.into())),
         }
     }
+}
+
+/// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file.
+pub(crate) fn lock_holder(socket: &Path) -> Option<i32> {
+    let mut file = std::fs::File::open(socket.with_extension("lock")).ok()?;
+    let free = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok();
+    let mut text = String::new();
+    // What is in a lock that nobody holds is a process that is gone.
+    (!free && io::Read::read_to_string(&mut file, &mut text).is_ok())
+        .then(|| text.trim().parse().ok())
+        .flatten()
 }
 
 /// Returns the daemon's program: OCCD_BIN, else beside this program, else wherever PATH has it.
@@ -315,6 +330,9 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     let error = CliError::daemon(format!("occd did not start: {reason}"));
     Err(if status.code() == Some(EX_CONFIG) {
         error.hint("mend occd.toml, then occ daemon start")
+    } else if reason.contains("already running") {
+        // It has lost its socket.
+        error.hint("occ daemon stop ends it")
     } else {
         error.hint("occ daemon run shows what it does")
     })

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use occ_proto::name::Destination;
-use occ_proto::{Address, HostName, UserName};
+use occ_proto::{HostName, UserName};
 
 use crate::duration::parse_ms;
 use crate::parse::{
     Clearable, DefaultArg, clearable_jump, clearable_port, clearable_user, parse_destination,
-    parse_env, parse_jump, parse_port,
+    parse_env, parse_group, parse_jump, parse_port,
 };
 use crate::target::HostArg;
 
@@ -74,6 +74,8 @@ pub(crate) struct Global {
         long,
         alias = "remote-host",
         global = true,
+        // So that the name is refused in our words, and not taken for an option of ours.
+        allow_hyphen_values = true,
         value_name = "NAME",
         conflicts_with = "local"
     )]
@@ -254,7 +256,7 @@ pub(crate) struct HostAddArgs {
     #[arg(value_parser = parse_destination)]
     pub(crate) hostname: Destination,
     /// The login name; else ssh_config's, else yours
-    #[arg(short, long)]
+    #[arg(short, long, allow_hyphen_values = true)]
     pub(crate) user: Option<UserName>,
     /// The port; else ssh_config's, else 22
     #[arg(short, long, value_parser = parse_port, allow_hyphen_values = true)]
@@ -263,10 +265,10 @@ pub(crate) struct HostAddArgs {
     #[arg(short, long, value_name = "PATH")]
     pub(crate) identity_file: Option<String>,
     /// Jump hosts, as for ssh -J
-    #[arg(short = 'J', long, value_name = "HOSTS", value_parser = parse_jump)]
+    #[arg(short = 'J', long, value_name = "HOSTS", value_parser = parse_jump, allow_hyphen_values = true)]
     pub(crate) jump_host: Option<String>,
     /// A group it belongs to; may be given more than once
-    #[arg(short, long, value_name = "GROUP")]
+    #[arg(short, long, value_name = "GROUP", value_parser = parse_group)]
     pub(crate) group: Vec<String>,
     /// A label
     #[arg(short, long, value_name = "TEXT")]
@@ -286,11 +288,11 @@ pub(crate) struct HostAddArgs {
 pub(crate) struct HostEditArgs {
     /// The host's name
     pub(crate) name: HostName,
-    /// A new address
-    #[arg(long)]
-    pub(crate) hostname: Option<Address>,
+    /// A new address: [user@]hostname[:port]
+    #[arg(long, value_parser = parse_destination, allow_hyphen_values = true)]
+    pub(crate) hostname: Option<Destination>,
     /// A new login name
-    #[arg(short, long, value_parser = clearable_user)]
+    #[arg(short, long, value_parser = clearable_user, allow_hyphen_values = true)]
     pub(crate) user: Option<Clearable<UserName>>,
     /// A new port
     #[arg(short, long, value_parser = clearable_port, allow_hyphen_values = true)]
@@ -299,10 +301,10 @@ pub(crate) struct HostEditArgs {
     #[arg(short, long, value_name = "PATH")]
     pub(crate) identity_file: Option<String>,
     /// New jump hosts, as for ssh -J
-    #[arg(short = 'J', long, value_name = "HOSTS", value_parser = clearable_jump)]
+    #[arg(short = 'J', long, value_name = "HOSTS", value_parser = clearable_jump, allow_hyphen_values = true)]
     pub(crate) jump_host: Option<Clearable<String>>,
     /// Add it to a group; may be given more than once
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", value_parser = parse_group)]
     pub(crate) add_group: Vec<String>,
     /// Take it out of a group; may be given more than once
     #[arg(long, value_name = "GROUP")]

@@ -136,7 +136,10 @@ fn exit_code(code: Code, status: u16) -> u8 {
         Code::HostUnreachable
         | Code::HostStopped
         | Code::AuthFailed
+        | Code::NoIdentity
         | Code::IdentityInvalid
+        | Code::IdentityLocked
+        | Code::IdentityTooOpen
         | Code::HostKeyChanged
         | Code::HostKeyUnknown
         | Code::SshConfigInvalid
@@ -167,6 +170,16 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::HostStopped => format!("occ connect --host {h}"),
         Code::AuthFailed => {
             format!("ssh-copy-id to {h}'s user and address; then occ reconnect --host {h}")
+        }
+        Code::NoIdentity => format!(
+            "ssh-add KEY puts a key into your agent, or occ host edit {h} -i KEY names a file; \
+             then occ reconnect --host {h}"
+        ),
+        Code::IdentityLocked => {
+            format!("ssh-add with that file asks for its passphrase; then occ reconnect --host {h}")
+        }
+        Code::IdentityTooOpen => {
+            format!("chmod 600 that file, if it is yours; then occ reconnect --host {h}")
         }
         Code::IdentityInvalid => {
             format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another")

@@ -84,8 +84,11 @@ fn unparsed(error: &clap::Error, args: &[OsString], json: bool) -> u8 {
         return 0;
     }
     if json {
-        let detail = text.lines().next().unwrap_or_default();
-        let detail = detail.strip_prefix("error: ").unwrap_or(detail);
+        // Up to the usage, which is help and no error.
+        let lines = text.lines().take_while(|line| !line.starts_with("Usage:"));
+        let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+        let detail = words.join(" ");
+        let detail = sanitize(detail.strip_prefix("error: ").unwrap_or(&detail));
         output::problem::print_as(true, 0, &CliError::usage(detail));
     } else {
         let text =

@@ -1,6 +1,6 @@
 //! The values of the command line: texts in, checked types out.
 
-use occ_proto::name::Destination;
+use occ_proto::name::{Destination, check_jump_hosts};
 use occ_proto::{HostName, InvalidName, UserName};
 
 /// A new value, or the wish to have none (an empty text).
@@ -41,10 +41,7 @@ pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
 
 /// Checks each hop of `ssh -J`'s list, so that a wrong one is named here and not by a failing dial.
 pub(crate) fn parse_jump(text: &str) -> Result<String, String> {
-    for hop in text.split(',') {
-        let hop = hop.strip_prefix("ssh://").unwrap_or(hop);
-        parse_destination(hop)?;
-    }
+    check_jump_hosts(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
 }
 
@@ -53,6 +50,14 @@ fn clearable<T>(
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<Clearable<T>, String> {
     if text.is_empty() { Ok(Clearable(None)) } else { parse(text).map(|v| Clearable(Some(v))) }
+}
+
+/// Returns a group's name.
+pub(crate) fn parse_group(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.chars().any(char::is_control) {
+        return Err("a group has a name of printable characters".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// Returns a user name, or none for an empty text.
@@ -101,14 +106,6 @@ mod tests {
         assert_eq!(parse_port("22"), Ok(22));
         for bad in ["0", "70000", "+22", "-1", " 22", "22x", ""] {
             assert!(parse_port(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn jump_hosts_are_checked_hop_by_hop() {
-        assert!(parse_jump("a,u@b:22,ssh://c").is_ok());
-        for bad in ["a,", "-oProxyCommand=x", "a,b c", "a;b"] {
-            assert!(parse_jump(bad).is_err(), "{bad}");
         }
     }
 }

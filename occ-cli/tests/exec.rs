@@ -268,7 +268,8 @@ fn json_is_one_document() {
     assert_eq!(done.code, 4);
     assert_eq!(
         document,
-        json!({"code": 4, "timed_out": false, "may_still_run": false, "duration_ms": 5,
+        json!({"code": 4, "timed_out": false, "cut_off": false, "may_still_run": false,
+            "duration_ms": 5,
             "stdout": "hello\n", "stderr_b64": "/w==", "truncated": false,
             "stdout_bytes": 6, "stderr_bytes": 1})
     );

@@ -49,7 +49,7 @@ fn usage_errors_exit_2_and_say_why() {
         (&["exec", "--host", "a", "--env", "1=x", "--", "x"], "the name must be"),
         (&["exec", "--local", "--", "x"], "local Docker is not supported by this version yet"),
         (&["status", "--local"], "local Docker is not supported by this version yet"),
-        (&["status", "--host", "-x"], "unexpected argument"),
+        (&["status", "--host", "-x"], "begins with '-'"),
         (&["status", "--host=-x"], "begins with '-'"),
         (&["status", "--host", "a;b"], "shell would interpret"),
         (&["host", "add", "a", "b", "-p", "0"], "1 to 65535"),
@@ -171,4 +171,29 @@ fn without_a_host_exec_says_how_to_choose_one() {
         "Error: No host is selected, and local Docker is not supported by this version yet.\n\
          hint: occ exec --host NAME, or occ host default NAME\n"
     );
+}
+
+#[test]
+fn a_usage_error_as_json_says_all_of_it() {
+    let fake = Fake::new(|_| panic!("nothing is asked"));
+    let done = fake.occ(&["host", "add", "--json"]);
+    assert_eq!(done.code, 2);
+    let problem: serde_json::Value = serde_json::from_str(&done.err).unwrap();
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("<NAME>") && detail.contains("<HOSTNAME>"), "{detail}");
+}
+
+#[test]
+fn a_name_that_looks_like_an_option_is_refused_as_a_name() {
+    let fake = Fake::new(|_| panic!("nothing is asked"));
+    for args in [
+        &["exec", "--host", "-oProxyCommand=x", "--", "true"][..],
+        &["host", "add", "n", "h", "-u", "-l"],
+        &["host", "add", "n", "h", "-J", "-oProxyCommand=x"],
+        &["host", "edit", "n", "--hostname", "-v"],
+    ] {
+        let done = fake.occ(args);
+        assert_eq!(done.code, 2, "{args:?}: {done:?}");
+        assert!(done.err.contains("begins with '-'"), "{args:?}: {done:?}");
+    }
 }

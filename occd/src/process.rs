@@ -52,7 +52,33 @@ pub fn leave_session() -> Result<bool, ProcessError> {
         Err(error) => return Err(ProcessError::Session(error.into())),
     }
     rustix::process::chdir("/").map_err(|error| ProcessError::Session(error.into()))?;
+    close_inherited();
     Ok(true)
+}
+
+/// Closes what the shell that started us had open beside the standard streams: a lock or a pipe would
+/// otherwise be held as long as the daemon lives. Called before anything of ours is open.
+fn close_inherited() {
+    // Those of socket activation (sd_listen_fds(3)) come first, and are meant for us.
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
+    let for_us = number("LISTEN_PID") == i32::try_from(std::process::id()).ok();
+    let given = number("LISTEN_FDS").filter(|_| for_us).unwrap_or(0).max(0);
+    let open = match std::fs::read_dir("/dev/fd") {
+        Ok(entries) => {
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what was inherited stays open");
+            return;
+        }
+    };
+    // Collected first: the directory is itself among them, and closed by then.
+    for descriptor in open.collect::<Vec<i32>>() {
+        if descriptor >= 3 + given {
+            // It is the directory's own, or another thread's of a library: nobody else's by now.
+            let _ = nix::unistd::close(descriptor);
+        }
+    }
 }
 
 /// Returns the local login name: what the user database says, else `USER`.

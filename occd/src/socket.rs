@@ -4,7 +4,7 @@
 //! socket is removed without asking, and a live daemon's never is.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,13 @@ use rustix::process::umask;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another daemon holds the lock.
-    #[error("occd is already running (it holds {0})")]
-    AlreadyRunning(PathBuf),
+    #[error("occd is already running ({}it holds {})", .pid.map(|pid| format!("process {pid}, ")).unwrap_or_default(), .lock.display())]
+    AlreadyRunning {
+        /// The lock.
+        lock: PathBuf,
+        /// The process that holds it, as it wrote.
+        pid: Option<u32>,
+    },
     /// The directory is not private.
     #[error("the directory {path} is not private to you: {why}")]
     NotPrivate {
@@ -124,7 +129,8 @@ fn private_dir(dir: &Path) -> Result<(), SocketError> {
 }
 
 fn lock(path: &Path) -> Result<File, SocketError> {
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(false)
@@ -133,8 +139,17 @@ fn lock(path: &Path) -> Result<File, SocketError> {
         .open(path)
         .map_err(io_error("could not open the lock", path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SocketError::AlreadyRunning(path.to_owned())),
+        Ok(()) => {
+            // For whoever finds the lock held and no socket: somebody may have removed that.
+            let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            written.map_err(io_error("could not write", path))?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            Err(SocketError::AlreadyRunning { lock: path.to_owned(), pid })
+        }
         Err(TryLockError::Error(error)) => Err(io_error("could not lock", path)(error)),
     }
 }
@@ -182,7 +197,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("occ/occd.sock");
         let (owned, _listener) = OwnedSocket::bind(&path).unwrap();
-        assert!(matches!(OwnedSocket::bind(&path), Err(SocketError::AlreadyRunning(_))));
+        let own = std::process::id();
+        let refused = OwnedSocket::bind(&path);
+        assert!(
+            matches!(refused, Err(SocketError::AlreadyRunning { pid, .. }) if pid == Some(own))
+        );
         assert!(path.exists(), "the live daemon's socket stays");
         // What a daemon that was killed leaves: the file, without the lock.
         std::mem::drop(owned);

@@ -66,8 +66,14 @@ codes! {
     HostStopped = "host_stopped",
     /// The server accepted none of the offered credentials.
     AuthFailed = "auth_failed",
-    /// The identity file is missing, unreadable, too open, encrypted or not a private key.
+    /// There is no key to log in with: no file, and none in an agent.
+    NoIdentity = "no_identity",
+    /// The identity file is missing, unreadable or not a private key.
     IdentityInvalid = "identity_invalid",
+    /// The identity file is protected by a passphrase, and no agent holds the key.
+    IdentityLocked = "identity_locked",
+    /// The identity file may be read by others, or is another user's.
+    IdentityTooOpen = "identity_too_open",
     /// The server's host key differs from the recorded one, or is revoked.
     HostKeyChanged = "host_key_changed",
     /// The server's host key is unknown and policy refuses unknown keys.

@@ -111,6 +111,10 @@ pub struct Exit {
     /// The time limit was reached, and the program was told to end.
     #[serde(default)]
     pub timed_out: bool,
+    /// The program was told to end because its connection had to: the host was disconnected, reconnected
+    /// or removed, or the daemon stopped.
+    #[serde(default)]
+    pub cut_off: bool,
     /// The program was told to end but the host did not confirm it: it may still run.
     #[serde(default)]
     pub may_still_run: bool,
@@ -248,6 +252,7 @@ mod tests {
             code,
             signal: signal.map(Into::into),
             timed_out,
+            cut_off: false,
             may_still_run: false,
             duration_ms: 0,
         };

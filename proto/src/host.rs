@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::name::{Address, HostName, UserName};
+use crate::name::{Address, HostName, UserName, check_jump_hosts};
 
 /// One configured host, in the shape of hosts.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct HostConfig {
     #[serde(default)]
     pub identity_file: Option<String>,
     /// Jump hosts as for `ssh -J`: comma-separated `[user@]host[:port]`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "jump_hosts")]
     pub jump_host: Option<String>,
     /// Groups, for commands on several hosts.
     #[serde(default)]
@@ -69,6 +69,15 @@ fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Er
             _ => Err(serde::de::Error::custom(format!("port {number} is not 1 to 65535"))),
         },
     }
+}
+
+/// Refuses jump hosts that `ssh -J` could take for options, or a shell for syntax.
+fn jump_hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let jump = Option::<String>::deserialize(deserializer)?;
+    if let Some(jump) = &jump {
+        check_jump_hosts(jump).map_err(serde::de::Error::custom)?;
+    }
+    Ok(jump)
 }
 
 /// The whole of hosts.json. Hosts keep the order of the file.
@@ -178,7 +187,7 @@ pub struct PatchHost {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub identity_file: Option<Option<String>>,
     /// New jump hosts, or `null`.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present_jump", skip_serializing_if = "Option::is_none")]
     pub jump_host: Option<Option<String>>,
     /// The whole new list of groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +242,12 @@ fn present_port<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<u16>>, D::Error> {
     port(deserializer).map(Some)
+}
+
+fn present_jump<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<String>>, D::Error> {
+    jump_hosts(deserializer).map(Some)
 }
 
 /// `GET` and `PUT /v1/default-host`.

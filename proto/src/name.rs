@@ -7,6 +7,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -175,6 +176,15 @@ fn check_address(value: &str) -> Result<(), InvalidName> {
     if value.contains(['/', '#', '?', '*', '!', '@', '[', ']']) {
         return Err(InvalidName::new(WHAT, value, "contains one of / # ? * ! @ [ ]"));
     }
+    // An IPv6 address may name its interface (RFC 4007, section 11).
+    let bare = value.split_once('%').map_or(value, |(bare, _interface)| bare);
+    if value.contains([':', '%']) && bare.parse::<Ipv6Addr>().is_err() {
+        let why = "contains ':' or '%' and is no IPv6 address; a port is given apart";
+        return Err(InvalidName::new(WHAT, value, why));
+    }
+    if value.bytes().all(|byte| byte == b'.') {
+        return Err(InvalidName::new(WHAT, value, "is no name of a machine"));
+    }
     Ok(())
 }
 
@@ -183,6 +193,18 @@ fn check_user(value: &str) -> Result<(), InvalidName> {
     check(WHAT, value, SHELL_SYNTAX_USER)?;
     if value.contains('/') || value.ends_with('\\') {
         return Err(InvalidName::new(WHAT, value, "contains '/' or ends in '\\'"));
+    }
+    Ok(())
+}
+
+/// Checks jump hosts as for `ssh -J`: destinations separated by commas, the one next to us first, or `none`.
+///
+/// # Errors
+/// When one of them is no destination.
+pub fn check_jump_hosts(value: &str) -> Result<(), InvalidName> {
+    for hop in value.split(',') {
+        let hop = hop.strip_prefix("ssh://").unwrap_or(hop);
+        hop.trim_end_matches('/').parse::<Destination>()?;
     }
     Ok(())
 }
@@ -289,6 +311,26 @@ mod tests {
         for word in RESERVED {
             assert!(HostName::new(word).is_err());
             assert!(Address::new(word).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_address_is_no_destination() {
+        for bad in ["h:22", "127.0.0.1:22", "a%b", ".", ".."] {
+            assert!(Address::new(bad).is_err(), "{bad}");
+        }
+        for good in ["fe80::1%eth0", "::1", "a.b.", "..a"] {
+            Address::new(good).unwrap();
+        }
+    }
+
+    #[test]
+    fn jump_hosts_are_checked_hop_by_hop() {
+        for good in ["a", "a,u@b:22,ssh://c", "[::1]:22", "none", "ssh://u@h:22/"] {
+            check_jump_hosts(good).unwrap();
+        }
+        for bad in ["", "a,", "-oProxyCommand=x", "a,-J", "a,b c", "a;b", "a:0"] {
+            assert!(check_jump_hosts(bad).is_err(), "{bad}");
         }
     }
 

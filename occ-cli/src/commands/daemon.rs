@@ -9,7 +9,6 @@ use occ_proto::daemon::Version;
 use occ_proto::text::sanitize;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tokio::net::UnixStream;
 
 use super::Context;
 use crate::autostart::{self, Start, cannot_run, occd_program, socket_path};
@@ -61,6 +60,10 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
         Err(error) if error.code == autostart::ABSENT => {
+            let socket = socket_path(context)?;
+            if let Some(pid) = autostart::lock_holder(&socket) {
+                return end(context, pid, || autostart::lock_holder(&socket) == Some(pid)).await;
+            }
             if ui.json {
                 ui.value(&json!({ "stopped": false, "running": false }))?;
             } else {
@@ -86,28 +89,36 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
         ))
         .hint("systemctl --user stop occd.socket occd.service, if systemd holds its socket"));
     }
-    let pid = stated.filter(|pid| *pid > 1).and_then(Pid::from_raw).ok_or_else(|| {
-        CliError::failed(format!("occd's process number {} is odd.", version.pid))
-    })?;
-    kill_process(pid, Signal::TERM)
-        .map_err(|error| CliError::failed(format!("occd (process {}): {error}", version.pid)))?;
+    let pid = stated.unwrap_or_default();
+    // The standard library's connect, because it is asked again and again and never waits on a Unix socket.
+    end(context, pid, || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await
+}
+
+/// Tells the daemon to stop and waits until it is there no more.
+async fn end(context: &Context<'_>, pid: i32, is_there: impl Fn() -> bool) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let process = Some(pid)
+        .filter(|pid| *pid > 1)
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| CliError::failed(format!("occd's process number {pid} is odd.")))?;
+    kill_process(process, Signal::TERM)
+        .map_err(|error| CliError::failed(format!("occd (process {pid}): {error}")))?;
     let gone = async {
-        while UnixStream::connect(&socket).await.is_ok() {
+        while is_there() {
             tokio::time::sleep(STOP_STEP).await;
         }
     };
     if tokio::time::timeout(STOP_LIMIT, gone).await.is_err() {
         return Err(CliError::failed(format!(
-            "occd (process {}) was told to stop but still answers after {} seconds.",
-            version.pid,
+            "occd (process {pid}) was told to stop but is still there after {} seconds.",
             STOP_LIMIT.as_secs()
         ))
-        .hint(format!("kill -9 {}", version.pid)));
+        .hint(format!("kill -9 {pid}")));
     }
     if ui.json {
-        ui.value(&json!({ "stopped": true, "running": false, "pid": version.pid }))?;
+        ui.value(&json!({ "stopped": true, "running": false, "pid": pid }))?;
     } else {
-        ui.say(&format!("occd stopped (process {}).", version.pid))?;
+        ui.say(&format!("occd stopped (process {pid})."))?;
     }
     Ok(0)
 }
@@ -117,6 +128,13 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
         Ok(found) => describe(context, found).await,
         Err(error) if error.code == autostart::ABSENT => {
             let socket = socket_path(context)?;
+            if let Some(pid) = autostart::lock_holder(&socket) {
+                let text = format!(
+                    "occd (process {pid}) runs, but its socket {} is gone.",
+                    shown(&socket)
+                );
+                return Err(CliError::daemon(text).hint("occ daemon stop; occ daemon start"));
+            }
             if context.ui.json {
                 context
                     .ui

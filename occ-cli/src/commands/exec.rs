@@ -246,6 +246,13 @@ fn ours(args: &ExecArgs, host: &HostName, exit: &Exit, caught: Option<Caught>) -
             },
         );
     }
+    if exit.cut_off {
+        let end = if exit.may_still_run { "it may still run" } else { "it was ended" };
+        return own(
+            exit.status(),
+            format!("{host} was disconnected, or occd stopped, while the command ran: {end}."),
+        );
+    }
     if exit.code.is_none() && exit.signal.is_none() {
         return own(exit.status(), format!("{host} ended the command without an exit status."));
     }

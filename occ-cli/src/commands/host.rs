@@ -248,6 +248,13 @@ async fn default(context: &Context<'_>, name: Option<DefaultArg>) -> Result<u8, 
             if ui.json {
                 return ui.document(&reply.body).map(|()| 0);
             }
+            if let Some(name) = &default.name {
+                let list: HostList = client.get("/v1/hosts").await?.parse()?;
+                if !list.hosts.iter().any(|host| host.name == *name) {
+                    ui.note(&format!("Warning: there is no host '{name}'."));
+                    ui.note("hint: occ host default NAME, or occ host default none");
+                }
+            }
             let text = match (default.name, ui.quiet) {
                 (Some(name), true) => format!("{name}\n"),
                 (Some(name), false) => format!("Default host: {name}\n"),

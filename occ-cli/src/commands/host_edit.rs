@@ -155,6 +155,7 @@ fn patch(args: &HostEditArgs, config: &HostConfig) -> PatchHost {
     fn value<T: Clone>(field: Option<&Clearable<T>>) -> Option<Option<T>> {
         field.map(|field| field.0.clone())
     }
+    let to = args.hostname.as_ref();
     let text = |field: Option<&String>| field.map(|text| filled(text).map(str::to_owned));
     let groups = (!args.add_group.is_empty() || !args.remove_group.is_empty()).then(|| {
         let mut groups = config.groups.clone();
@@ -167,9 +168,9 @@ fn patch(args: &HostEditArgs, config: &HostConfig) -> PatchHost {
         groups
     });
     PatchHost {
-        hostname: args.hostname.clone(),
-        user: value(args.user.as_ref()),
-        port: value(args.port.as_ref()),
+        hostname: to.map(|to| to.address.clone()),
+        user: value(args.user.as_ref()).or_else(|| to?.user.clone().map(Some)),
+        port: value(args.port.as_ref()).or_else(|| to?.port.map(Some)),
         identity_file: args.identity_file.as_deref().map(|path| filled(path).map(absolute)),
         jump_host: value(args.jump_host.as_ref()),
         groups,
@@ -189,7 +190,16 @@ fn unverified(
     error.message.push_str(&format!("{stop} Nothing was written."));
     let user = config.user.as_ref().map(|user| user.as_str());
     let specific = error.daemon_code().filter(|code| {
-        matches!(code, Code::AuthFailed | Code::HostKeyChanged | Code::HostKeyUnknown)
+        // Those that a person mends elsewhere and then tries again.
+        matches!(
+            code,
+            Code::AuthFailed
+                | Code::NoIdentity
+                | Code::IdentityLocked
+                | Code::IdentityTooOpen
+                | Code::HostKeyChanged
+                | Code::HostKeyUnknown
+        )
     });
     let hint = specific
         .and_then(|code| hint_for(code, name.as_str(), config.hostname.as_str(), user, config.port))
@@ -197,7 +207,7 @@ fn unverified(
             hint.replace(&format!("occ reconnect --host {name}"), &format!("{command} again"))
         });
     error.hint = Some(
-        hint.unwrap_or_else(|| format!("{command} … --no-verify saves it without connecting")),
+        hint.unwrap_or_else(|| format!("{command} with --no-verify saves it without connecting")),
     );
     error
 }

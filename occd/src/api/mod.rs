@@ -139,7 +139,7 @@ async fn guard(request: Request, next: Next) -> Response {
     let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("?"));
     for host in hosts.chain(target) {
         let name = host.split_once(':').map_or(host, |(name, _port)| name);
-        if !name.is_empty() && !HOSTS.contains(&name) {
+        if !name.is_empty() && !HOSTS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
             return forbidden("The Host header must be localhost or occd.").into_response();
         }
     }

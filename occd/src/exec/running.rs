@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use occ_proto::exec::Exit;
 use tokio::sync::watch;
@@ -14,9 +15,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::command::Command;
 use super::quote::Shell;
 use crate::host::{COMMAND_PATIENCE, HostHandle, Unreachable};
+use crate::ssh::marker::{Elsewhere, Marker};
 use crate::ssh::{
-    Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost, marker,
-    signal,
+    Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost, signal,
 };
 
 /// How long a server may take to answer a request to run a command. It answers when it has forked, before
@@ -54,8 +55,11 @@ pub enum ExecError {
     #[error("the server ended the session without saying how the command ended")]
     NoExit,
     /// The server did not answer the request.
-    #[error("the server did not say within {} s whether it started the command", ACCEPT.as_secs())]
-    NoAnswer,
+    #[error("the server did not say within {} s whether it started the command", .after.as_secs_f32())]
+    NoAnswer {
+        /// How long it had.
+        after: Duration,
+    },
     /// The output was not read and became too much to keep.
     #[error(
         "the output was not read and passed the limit; {held} bytes were kept, the command was ended"
@@ -79,14 +83,22 @@ pub enum Step {
 }
 
 /// A command that the host has accepted. Dropping it ends the program.
-#[derive(Debug)]
 pub struct Running {
     control: Control,
     begun: Instant,
     drained: bool,
     new_host_key: Option<String>,
+    /// Ends when the program has ended and no more output comes. Kept over calls of [`Running::next`],
+    /// whose futures may be dropped at any moment.
+    silence: BoxFuture<'static, ()>,
     /// Ends the supervisor when the command is dropped.
     _gone: DropGuard,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("control", &self.control).finish_non_exhaustive()
+    }
 }
 
 /// The way to a running command beside its output: input, signals, ending it.
@@ -95,6 +107,10 @@ pub struct Control {
     channel: Arc<Channel>,
     cancel: CancellationToken,
     timed_out: Arc<AtomicBool>,
+    /// The host was disconnected or removed, or the daemon stops, and the command had to end.
+    cut_off: Arc<AtomicBool>,
+    /// The program ended in time, and something that it started holds its output beyond that.
+    left_behind: Arc<AtomicBool>,
     /// `None` until the program was told to end; then whether it is known to have ended.
     ended: watch::Receiver<Option<bool>>,
 }
@@ -154,10 +170,20 @@ async fn supervise(
         _ = control.channel.closed() => return,
         () = control.cancel.cancelled() => {}
         // The host is disconnected or removed, or the daemon stops.
-        () = control.channel.connection().ending() => {}
+        () = control.channel.connection().ending() => {
+            control.cut_off.store(true, Ordering::Relaxed);
+        }
         // The reader may be stuck for ever; the program must not run on for nobody.
         _ = control.channel.output_lost() => {}
-        () = limit => control.timed_out.store(true, Ordering::Relaxed),
+        () = limit => {
+            if control.channel.exit().is_some() {
+                // What it left behind and still holds its output has no more time than it had itself.
+                control.left_behind.store(true, Ordering::Relaxed);
+                ended.send_replace(Some(true));
+                return;
+            }
+            control.timed_out.store(true, Ordering::Relaxed);
+        }
     }
     tokio::select! {
         () = gone.cancelled() => {}
@@ -182,7 +208,7 @@ pub async fn start(
         let left = retries.saturating_sub(dialled());
         let connection =
             host.connection_by(deadline, left).await.map_err(ExecError::Unreachable)?;
-        match start_on(&connection, command, asked, deadline).await {
+        match start_on(host, &connection, command, asked, deadline).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
                 connection.closed().cancelled().await;
@@ -195,6 +221,7 @@ pub async fn start(
 }
 
 async fn start_on(
+    host: &HostHandle,
     connection: &Arc<Connection>,
     command: &Command,
     asked: Timestamp,
@@ -209,8 +236,8 @@ async fn start_on(
     } else {
         Shell::Posix
     };
-    let marker = marker::for_command(connection);
-    let line = command.line(shell, marker.as_deref());
+    let marker = Marker::for_command(connection, elsewhere(host));
+    let line = command.line(shell, marker.as_ref().map(Marker::id));
     for fresh in [false, true] {
         let (channel, spare) = match timeout_at(deadline, connection.session(fresh)).await {
             Ok(session) => session.map_err(ExecError::NoSession)?,
@@ -226,7 +253,9 @@ async fn start_on(
             channel.request_exec(&line).await?;
             channel.accepted().await
         };
-        match timeout(ACCEPT, answer).await {
+        // A command that may last only so long has no more time to begin.
+        let patience = command.limit().map_or(ACCEPT, |limit| limit.min(ACCEPT));
+        match timeout(patience, answer).await {
             Ok(Ok(true)) => {
                 let limit = command.limit().map(|limit| begun + limit);
                 return Ok(Running::new(channel, begun, limit, asked));
@@ -246,18 +275,30 @@ async fn start_on(
             Ok(Err(Closed::Connection(cause))) => {
                 return Err(ExecError::LinkLost { after: begun.elapsed(), cause });
             }
-            Err(_) => return Err(ExecError::NoAnswer),
+            Err(_) => return Err(ExecError::NoAnswer { after: patience }),
         }
     }
     Err(ExecError::NotStarted)
 }
 
+/// Returns the way to another connection of a host.
+fn elsewhere(host: &HostHandle) -> Elsewhere {
+    let host = host.clone();
+    Arc::new(move || {
+        let host = host.clone();
+        Box::pin(async move { host.connection(0).await.ok() })
+    })
+}
+
 /// Waits for the program's end and then for silence that is the program's and not the link's: what the
 /// server sent before it answers has arrived.
-async fn silence(channel: &Channel) {
-    channel.exited().await;
-    tokio::time::sleep(SILENCE).await;
-    channel.connection().round_trip().await;
+fn silence(channel: &Arc<Channel>) -> BoxFuture<'static, ()> {
+    let channel = Arc::clone(channel);
+    Box::pin(async move {
+        channel.exited().await;
+        tokio::time::sleep(SILENCE).await;
+        channel.connection().round_trip().await;
+    })
 }
 
 impl Running {
@@ -268,12 +309,16 @@ impl Running {
             channel: Arc::new(channel),
             cancel: CancellationToken::new(),
             timed_out: Arc::default(),
+            cut_off: Arc::default(),
+            left_behind: Arc::default(),
             ended: ended_receiver,
         };
         let gone = CancellationToken::new();
         let supervisor = supervise(control.clone(), deadline, gone.clone(), ended);
         control.channel.connection().spawn(supervisor);
-        Self { control, begun, drained: false, new_host_key, _gone: gone.drop_guard() }
+        let silence = silence(&control.channel);
+        let _gone = gone.drop_guard();
+        Self { control, begun, drained: false, new_host_key, silence, _gone }
     }
 
     /// Returns the way to the program's input.
@@ -294,20 +339,27 @@ impl Running {
             let drained = self.drained;
             let channel = &self.control.channel;
             let mut ended = self.control.ended.clone();
+            let left_behind = &self.control.left_behind;
             let over = async {
                 tokio::select! {
                     // Output may follow the close from our own buffers, so a drained one alone counts.
                     _ = channel.closed(), if drained => {}
                     _ = channel.output_lost(), if drained => {}
-                    () = silence(channel) => {}
+                    () = &mut self.silence => {}
                     // Nothing helps: the host ignores signals and does not close.
-                    Ok(_) = ended.wait_for(|ended| *ended == Some(false)) => {}
+                    Ok(_) = ended.wait_for(|ended| *ended == Some(false)
+                        || left_behind.load(Ordering::Relaxed)) => {}
                 }
             };
             tokio::select! {
                 biased;
                 frame = channel.recv(), if !drained => match frame {
-                    Some(frame) => return Step::Output(frame),
+                    Some(frame) => {
+                        if channel.exit().is_some() {
+                            self.silence = silence(channel);
+                        }
+                        return Step::Output(frame);
+                    }
                     None => self.drained = true,
                 },
                 () = over => return Step::Ended(self.outcome()),
@@ -328,6 +380,7 @@ impl Running {
             code,
             signal,
             timed_out: self.control.timed_out.load(Ordering::Relaxed),
+            cut_off: self.control.cut_off.load(Ordering::Relaxed),
             may_still_run: *self.control.ended.borrow() == Some(false),
             duration_ms,
         };

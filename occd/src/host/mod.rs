@@ -320,7 +320,7 @@ impl HostHandle {
             rtt_ms: snapshot
                 .usable()
                 .and_then(|connection| connection.rtt())
-                .map(|rtt| rtt.as_secs_f64() * 1000.0),
+                .map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
             connections: u32::try_from(snapshot.retired.len()).unwrap_or(u32::MAX)
                 + u32::from(snapshot.primary.is_some()),
             open_channels: snapshot.open_channels(),

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::inbox::{Closed, ExitReport, Frame, Inbox, OutputLost};
-use super::marker;
+use super::marker::Marker;
 
 /// How long a program has between TERM and KILL, and between KILL and end of file.
 const GRACE: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ pub struct Channel {
     /// A program was asked for, so that there may be something to end.
     program: AtomicBool,
     /// What finds the program where the server refuses signals.
-    marker: OnceLock<String>,
+    marker: OnceLock<Marker>,
     ended: AtomicBool,
 }
 
@@ -79,7 +79,7 @@ impl Channel {
     }
 
     /// Tells how the program can be found where the server refuses signals (`marker.rs`).
-    pub fn set_marker(&self, marker: String) {
+    pub fn set_marker(&self, marker: Marker) {
         // One program runs on a channel.
         let _ = self.marker.set(marker);
     }
@@ -142,7 +142,10 @@ impl Channel {
     /// Sends a signal to the program. Servers may ignore it; nothing tells.
     pub async fn signal(&self, signal: Sig) -> Result<(), Closed> {
         if let Some(marker) = self.marker.get() {
-            marker::send(&self.connection, marker, &signal).await;
+            if marker.goes_beside_the_server() {
+                self.send(self.write_half().signal(signal.clone())).await?;
+            }
+            marker.send(&self.connection, &signal).await;
             return Ok(());
         }
         self.send(self.write_half().signal(signal)).await
@@ -176,7 +179,7 @@ impl Channel {
     pub async fn end(&self) -> bool {
         self.ended.store(true, Ordering::Relaxed);
         let program = self.program.load(Ordering::Relaxed);
-        let marker = self.marker.get().map(String::as_str);
+        let marker = self.marker.get();
         wind_down(&self.connection, self.write_half(), &self.inbox, program, marker).await
     }
 
@@ -214,7 +217,7 @@ impl Drop for Channel {
         task_owner.spawn(async move {
             // A session on which nothing was started has nothing to end, and its server waits for ever.
             if !unused {
-                let marker = marker.as_deref();
+                let marker = marker.as_ref();
                 wind_down(&connection, &raw.write, &raw.inbox, program, marker).await;
             }
             if unused || timeout(CLOSE, raw.inbox.closed()).await.is_err() {
@@ -234,14 +237,19 @@ async fn wind_down(
     write: &ChannelWriteHalf<Msg>,
     inbox: &Inbox,
     program: bool,
-    marker: Option<&str>,
+    marker: Option<&Marker>,
 ) -> bool {
     let send = async {
         // The process number of a program that has exited is not ours any more.
         if program && inbox.exit().is_none() {
             for signal in [Sig::TERM, Sig::KILL] {
                 match marker {
-                    Some(marker) => marker::send(connection, marker, &signal).await,
+                    Some(marker) => {
+                        if marker.goes_beside_the_server() {
+                            write.signal(signal.clone()).await?;
+                        }
+                        marker.send(connection, &signal).await;
+                    }
                     None => write.signal(signal).await?,
                 }
                 if timeout(GRACE, inbox.exited()).await.is_ok() {

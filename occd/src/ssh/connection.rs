@@ -20,6 +20,7 @@ use super::channel::{Channel, RawChannel};
 use super::error::{ChannelError, LossCause};
 use super::handler::{Handler, Shared};
 use super::hop::Hop;
+use super::marker::SignalFault;
 use super::probe;
 use super::sessions::{CROWDED, LINGERING, Sessions};
 use super::stream::StreamControl;
@@ -222,9 +223,16 @@ impl Connection {
         (self.since >= asked).then(|| key.text.clone())
     }
 
-    /// Returns whether the server is known to refuse signals: OpenSSH does for root (`marker.rs`).
-    pub(super) fn refuses_signals(&self) -> bool {
-        self.facts.user == "root" && self.facts.server.starts_with("OpenSSH")
+    /// Returns what is known to be wrong with the server's way to signal a program (`marker.rs`).
+    pub(super) fn signal_fault(&self) -> Option<SignalFault> {
+        let server = &self.facts.server;
+        if server.starts_with("dropbear") {
+            Some(SignalFault::ProgramAlone)
+        } else if self.facts.user == "root" && server.starts_with("OpenSSH") {
+            Some(SignalFault::Refused)
+        } else {
+            None
+        }
     }
 
     /// Returns what the probe found, waiting for it; `None` when the connection ends first.

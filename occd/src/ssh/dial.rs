@@ -9,7 +9,7 @@ use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
 use russh::{Preferred, SshId};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::agent::Agents;
@@ -339,8 +339,7 @@ fn session_config(
     }
 }
 
-/// Exchanges identifications and keys. The two waits have deadlines of their own, so that the error names
-/// the one that failed.
+/// Exchanges identifications and keys.
 async fn handshake(
     stream: GuardedStream,
     control: &Arc<StreamControl>,
@@ -350,30 +349,35 @@ async fn handshake(
 ) -> Result<Handle<Handler>, ConnectError> {
     let connecting = russh::client::connect_stream(Arc::new(config), stream, handler);
     tokio::pin!(connecting);
-    let mut phase = Phase::Banner;
-    let (mut end, mut after) = limit.of_a_phase();
-    loop {
-        match timeout_at(end, &mut connecting).await {
-            Ok(Ok(handle)) => return Ok(handle),
-            Ok(Err(SessionError::HostKey(error))) => return Err(*error),
-            Ok(Err(SessionError::Russh(error))) => return Err(classify(error, control)),
-            Err(_) if phase == Phase::Banner && control.identified() => {
-                phase = Phase::KeyExchange;
-                (end, after) = limit.of_a_phase();
-            }
-            Err(_) => {
-                return Err(
-                    no_identification(control).unwrap_or(ConnectError::Timeout { phase, after })
-                );
+    // The error names the phase that failed, so the two waits have limits of their own.
+    let (end, after) = limit.of_a_phase();
+    let done = tokio::select! {
+        done = &mut connecting => done,
+        () = control.identified() => {
+            let (end, after) = limit.of_a_phase();
+            match timeout_at(end, connecting).await {
+                Ok(done) => done,
+                Err(_) => {
+                    return Err(ConnectError::Timeout { phase: Phase::KeyExchange, after });
+                }
             }
         }
-    }
+        () = sleep_until(end) => {
+            let timeout = ConnectError::Timeout { phase: Phase::Banner, after };
+            return Err(no_identification(control).unwrap_or(timeout));
+        }
+    };
+    done.map_err(|error| match error {
+        SessionError::HostKey(error) => *error,
+        SessionError::Russh(error) => classify(error, control),
+    })
 }
 
 /// Returns what it means that a peer has said something, and not who it is.
 fn no_identification(control: &StreamControl) -> Option<ConnectError> {
     let head = control.head();
-    if control.identified() || head.is_empty() {
+    // A slow server may have said only the beginning of its identification.
+    if control.is_identified() || head.is_empty() || is_beginning(&head) {
         return None;
     }
     let text = occ_proto::text::sanitize(&String::from_utf8_lossy(&head));
@@ -384,6 +388,12 @@ fn no_identification(control: &StreamControl) -> Option<ConnectError> {
         Some(word) => ConnectError::Penalised(word.into()),
         None => ConnectError::NotSsh(text.chars().take(60).collect()),
     })
+}
+
+/// Returns whether these bytes may be the beginning of an identification line.
+fn is_beginning(head: &[u8]) -> bool {
+    let last = head.split_inclusive(|b| *b == b'\n').next_back().unwrap_or_default();
+    !last.ends_with(b"\n") && (last.starts_with(b"SSH-") || b"SSH-".starts_with(last))
 }
 
 /// Finds out what a failed handshake means from the error and the server's first words.
@@ -404,7 +414,7 @@ fn classify(error: russh::Error, control: &StreamControl) -> ConnectError {
         | russh::Error::HUP
         | russh::Error::Disconnect
         | russh::Error::Join(_)) => {
-            let phase = if control.identified() { Phase::KeyExchange } else { Phase::Banner };
+            let phase = if control.is_identified() { Phase::KeyExchange } else { Phase::Banner };
             ConnectError::Lost { phase, cause: loss_cause(&error) }
         }
         error => ConnectError::KeyExchange(error),

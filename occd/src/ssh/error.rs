@@ -392,7 +392,12 @@ impl ConnectError {
             | Self::ProxyCommand { .. }
             | Self::KnownHosts(_)
             | Self::KnownHostsWrite(_) => Code::SshConfigInvalid,
+            Self::Identity(IdentityError::Encrypted { .. }) => Code::IdentityLocked,
+            Self::Identity(IdentityError::TooOpen { .. } | IdentityError::WrongOwner { .. }) => {
+                Code::IdentityTooOpen
+            }
             Self::Identity(_) => Code::IdentityInvalid,
+            Self::NoIdentity { .. } => Code::NoIdentity,
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }
@@ -403,7 +408,7 @@ impl ConnectError {
             Self::NotSsh(_) | Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Code::NotSsh,
             Self::HostKeyChanged { .. } | Self::HostKeyRevoked { .. } => Code::HostKeyChanged,
             Self::HostKeyUnknown { .. } => Code::HostKeyUnknown,
-            Self::AuthRefused { .. } | Self::NoIdentity { .. } => Code::AuthFailed,
+            Self::AuthRefused { .. } => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),
             Self::Stopped => Code::HostStopped,
             Self::ShuttingDown => Code::ShuttingDown,

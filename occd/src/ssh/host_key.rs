@@ -108,13 +108,18 @@ impl HostKeyPolicy {
         };
         let text = format!("{} {}", key.algorithm(), known_hosts::fingerprint(&key));
         let mut verdict = self.known.check(&self.host, self.port, &key);
-        let new = verdict == Verdict::Unknown;
-        if new {
+        let mut new = false;
+        if verdict == Verdict::Unknown {
             if self.unknown == Unknown::Refuse {
                 return Err(ConnectError::HostKeyUnknown { shown: text });
             }
-            verdict = self.record(key).await?;
-            tracing::info!(host = self.host, key = text, "recorded a new host key");
+            (verdict, new) = self.record(key).await?;
+            tracing::info!(
+                host = self.host,
+                key = text,
+                recorded = new,
+                "a host key that is not on record"
+            );
         }
         match verdict {
             Verdict::Known => Ok(TrustedKey { text, new }),
@@ -132,7 +137,7 @@ impl HostKeyPolicy {
     }
 
     /// Records a first key, unless somebody else recorded another one meanwhile.
-    async fn record(&self, key: PublicKey) -> Result<Verdict, ConnectError> {
+    async fn record(&self, key: PublicKey) -> Result<(Verdict, bool), ConnectError> {
         let (file, host, port, hash) = (self.file.clone(), self.host.clone(), self.port, self.hash);
         tokio::task::spawn_blocking(move || {
             known_hosts::record_first(&file, &host, port, &key, hash)

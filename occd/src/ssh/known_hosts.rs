@@ -415,7 +415,7 @@ pub fn append(
 /// [`Verdict::Known`] if the line was added or was there, and without adding anything
 /// [`Verdict::Changed`] or [`Verdict::Revoked`] if someone else recorded something against the key since
 /// the caller looked. Otherwise, of two first connections at a time, an impostor's would leave its key
-/// beside the right one.
+/// beside the right one. Also returns whether a line was added: to a device such as `/dev/null` none is.
 ///
 /// # Errors
 /// When the file cannot be read or written, or the name or the key cannot be recorded.
@@ -425,11 +425,21 @@ pub fn record_first(
     port: u16,
     key: &PublicKey,
     hash: bool,
-) -> Result<Verdict, KnownHostsError> {
-    let objection = add_unless(path, host, port, key, hash, |known| {
+) -> Result<(Verdict, bool), KnownHostsError> {
+    let added = add_unless(path, host, port, key, hash, |known| {
         Some(known.check(host, port, key)).filter(|verdict| *verdict != Verdict::Unknown)
     })?;
-    Ok(objection.unwrap_or(Verdict::Known))
+    Ok(match added {
+        Added::Yes => (Verdict::Known, true),
+        Added::No(objection) => (objection.unwrap_or(Verdict::Known), false),
+    })
+}
+
+/// What became of a line.
+enum Added<T> {
+    Yes,
+    /// There was an objection, or the file is a device that keeps nothing.
+    No(Option<T>),
 }
 
 /// Adds a line unless `objection`, asked under the lock, returns something; returns that.
@@ -440,7 +450,7 @@ fn add_unless<T>(
     key: &PublicKey,
     hash: bool,
     objection: impl FnOnce(&KnownHosts) -> Option<T>,
-) -> Result<Option<T>, KnownHostsError> {
+) -> Result<Added<T>, KnownHostsError> {
     let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
     if !is_recordable(host) {
         return Err(KnownHostsError::Name);
@@ -452,7 +462,7 @@ fn add_unless<T>(
     let name = lookup_name(host, port);
 
     match std::fs::metadata(path) {
-        Ok(metadata) if !is_regular(path, &metadata)? => return Ok(None),
+        Ok(metadata) if !is_regular(path, &metadata)? => return Ok(Added::No(None)),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -477,14 +487,14 @@ fn add_unless<T>(
     let mut known = KnownHosts::default();
     known.parse(path, &content);
     if let Some(objection) = objection(&known) {
-        return Ok(Some(objection));
+        return Ok(Added::No(Some(objection)));
     }
 
     let written_name = if hash { hashed_field(&name).map_err(fail)? } else { name };
     let newline = if content.is_empty() || content.ends_with(b"\n") { "" } else { "\n" };
     let line = format!("{newline}{written_name} {} {blob}\n", key.algorithm());
     file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
-    Ok(None)
+    Ok(Added::Yes)
 }
 
 /// Returns whether a host name would be read back as itself: OpenSSH's list of characters it does not

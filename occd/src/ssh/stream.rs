@@ -37,6 +37,7 @@ pub struct StreamControl {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     head: Mutex<Vec<u8>>,
+    identified: CancellationToken,
 }
 
 impl StreamControl {
@@ -62,12 +63,13 @@ impl StreamControl {
 
     /// Returns whether the peer's identification line has arrived: of protocol 2, which a server that
     /// knows the older one too calls 1.99 (RFC 4253, section 5.1).
-    pub fn identified(&self) -> bool {
-        let head = self.head();
-        head.split_inclusive(|b| *b == b'\n').any(|line| {
-            let version_2 = line.starts_with(b"SSH-2.0-") || line.starts_with(b"SSH-1.99-");
-            version_2 && line.ends_with(b"\n")
-        })
+    pub fn is_identified(&self) -> bool {
+        self.identified.is_cancelled()
+    }
+
+    /// Waits for that.
+    pub async fn identified(&self) {
+        self.identified.cancelled().await;
     }
 
     fn received(&self, bytes: &[u8]) {
@@ -76,8 +78,18 @@ impl StreamControl {
             let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
             let room = HEAD.saturating_sub(head.len()).min(bytes.len());
             head.extend_from_slice(&bytes[..room]);
+            if !self.is_identified() && has_identification(&head) {
+                self.identified.cancel();
+            }
         }
     }
+}
+
+fn has_identification(head: &[u8]) -> bool {
+    head.split_inclusive(|b| *b == b'\n').any(|line| {
+        let version_2 = line.starts_with(b"SSH-2.0-") || line.starts_with(b"SSH-1.99-");
+        version_2 && line.ends_with(b"\n")
+    })
 }
 
 /// Bytes that were read and not yet taken.

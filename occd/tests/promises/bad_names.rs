@@ -225,6 +225,14 @@ fn the_api_refuses_them_as_bad_requests() {
         }
         refused("PATCH", "/v1/hosts/prod", json!({ "hostname": bad, "verify": false }));
         refused("PATCH", "/v1/hosts/prod", json!({ "user": bad, "verify": false }));
+        // Jump hosts are destinations: some of the corpus are good ones.
+        if bad.starts_with('-') || bad.contains([' ', ';', '$', '`', '\n', '\0', '\'']) {
+            refused("PATCH", "/v1/hosts/prod", json!({ "jump_host": bad, "verify": false }));
+            let jump = format!("bastion,{bad}");
+            let config = json!({ "hostname": "example.com", "jump_host": jump });
+            let request = json!({ "name": "new", "config": config, "verify": false });
+            refused("POST", "/v1/hosts", request);
+        }
         refused("PUT", "/v1/default-host", json!({ "name": bad }));
         // Without a segment it is another route.
         if !bad.is_empty() {

@@ -55,6 +55,26 @@ fn a_time_limit_ends_the_command() {
 }
 
 #[test]
+fn what_a_shell_has_started_ends_with_it() {
+    let Some((_dropbear, rig)) = dropbear() else { return };
+    // Dropbear signals the shell alone.
+    let timed_out = unique_sleep();
+    let line = format!("sleep {timed_out} & sleep {timed_out}; echo never");
+    let result = exec(&rig, json!({ "shell": line, "timeout_ms": 300 }));
+    assert!(result.exit.timed_out, "{result:?}");
+    wait_until("the sleeps to be gone", GUARD, || remote(&timed_out), Vec::is_empty);
+    let left = unique_sleep();
+    let line = format!("sleep {left}; echo never");
+    let mut occ = occ_exec(&rig).args(["sh", "-c", &line]).stdout(Stdio::null()).spawn().unwrap();
+    wait_for("the remote sleep", GUARD, || remote(&left).first().copied());
+    occ.kill().unwrap();
+    occ.wait().unwrap();
+    wait_until("the sleep to be gone", GUARD, || remote(&left), Vec::is_empty);
+    no_channels(&rig, GUARD);
+    assert_eq!(shell(&rig, "echo next").stdout.as_deref(), Some("next\n"));
+}
+
+#[test]
 fn a_killed_client_ends_its_command() {
     let Some((_dropbear, rig)) = dropbear() else { return };
     let sleep = unique_sleep();

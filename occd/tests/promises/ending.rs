@@ -8,7 +8,7 @@ use testkit::RealSshd;
 
 use crate::support::{
     GUARD, Ws, daemon_for, daemon_with, exec, no_channels, no_programs, post, remote_program,
-    settled, sshd, status,
+    settled, spawn_occ, sshd, status,
 };
 
 /// OpenSSH passes no signals on for a login as root.
@@ -76,6 +76,35 @@ fn what_runs_on_a_host_ends_when_the_host_is_taken_away() {
     assert_eq!(rig.http("DELETE", "/v1/hosts/h?force=true", &[], None).status, 204);
     no_programs(&sshd, GUARD);
     drop(ws);
+}
+
+#[test]
+fn a_command_that_loses_its_host_on_purpose_says_so() {
+    let Some((sshd, rig)) = sshd() else { return };
+    for verb in ["disconnect", "reconnect"] {
+        rig.occ_ok(&["connect", "--host", "h"]);
+        let occ = spawn_occ(&rig, &["sleep", "1000"]);
+        remote_program(&sshd, "sleep");
+        rig.occ_ok(&[verb, "--host", "h"]);
+        let output = occ.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(143), "{said}");
+        assert!(said.starts_with("Error: h was disconnected"), "{said}");
+    }
+}
+
+#[test]
+fn root_is_signalled_where_only_one_session_is_to_be_had() {
+    if !RealSshd::require() || !testkit::require::is_root() {
+        return;
+    }
+    let sshd = RealSshd::builder().user("root").max_sessions(1).start();
+    let rig = daemon_for(&sshd);
+    settled(&rig);
+    let result = exec(&rig, json!({ "argv": ["sleep", "1000"], "timeout_ms": 500 }));
+    assert!(result.exit.timed_out && !result.exit.may_still_run, "{result:?}");
+    assert_eq!(result.exit.signal.as_deref(), Some("TERM"));
+    no_programs(&sshd, GUARD);
 }
 
 #[test]

@@ -500,3 +500,30 @@ fn more_long_commands_than_sessions_all_run() {
     }
     assert_eq!(remote_programs(&sshd), []);
 }
+
+#[test]
+fn a_child_in_the_background_holds_nobody_longer_than_a_second_of_silence() {
+    let Some((sshd, rig)) = sshd() else { return };
+    let sleeps = |n: &str| testkit::proc::marked(n).into_iter().any(|p| p.name() == "sleep");
+    let timed = |args: &[&str], line: &str| {
+        let output = occ_exec_with(&rig, args, line).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned() + &output.status.to_string()
+    };
+    // It outlives its command, which therefore did not wait for it.
+    let n = format!("1000.{}", fastrand::u32(1_000_000..));
+    assert_eq!(timed(&[], &format!("sleep {n} & echo started")), "exit status: 0");
+    assert!(sleeps(&n));
+    // A time limit is the program's, which ended long before.
+    let line = format!("sleep {n} & exit 3");
+    assert_eq!(timed(&["--timeout", "1500ms"], &line), "exit status: 3");
+    // One that goes on writing is left behind when the time is up.
+    let noisy = format!("(while sleep 0.2; do echo {n}; done) & exit 4");
+    assert_eq!(timed(&["--timeout", "2s"], &noisy), "exit status: 4");
+    sshd.kill_sessions();
+    testkit::proc::kill_all("what was left behind", || testkit::proc::marked(&n));
+}
+
+/// Returns `occ exec ARGS --host h -- sh -c LINE`.
+fn occ_exec_with(rig: &DaemonRig, args: &[&str], line: &str) -> std::process::Command {
+    rig.occ(&[&["exec", "--host", "h"], args, &["--", "sh", "-c", line]].concat())
+}

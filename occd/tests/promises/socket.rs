@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use occ_proto::Code;
 use serde_json::json;
+use testkit::daemon::client_binary;
 use testkit::http;
 use testkit::proc::{self, Process};
 use testkit::require::is_root;
@@ -271,7 +272,9 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let first = rig.daemon();
     let (code, words) = fails_to_start(&rig, &[]);
     assert_eq!(code, Some(1));
-    assert!(words.contains("occd is already running (it holds "), "{words}");
+    let pid = first.pid;
+    let said = format!("occd is already running (process {pid}, it holds ");
+    assert!(words.contains(&said), "{words}");
     assert!(first.is_alive());
     assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
     assert_eq!(rig.http("GET", "/v1/version", &[], None).json()["pid"], first.pid);
@@ -427,4 +430,38 @@ fn no_tcp_port_is_opened() {
     for table in ["udp", "udp6", "raw", "raw6"] {
         assert_eq!(in_table(table, false) + in_table(table, true), 0, "{table}");
     }
+}
+
+#[test]
+fn a_daemon_that_occ_starts_holds_nothing_of_the_shell() {
+    let rig = DaemonRig::new();
+    // A script that passes a pipe on: its reader sees the end only when nobody holds it any more.
+    let line = format!("{} host list 7>&1 >/dev/null 2>&1", client_binary().display());
+    let occ = rig.occ(&[]);
+    let variables = occ.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let output = std::process::Command::new("sh")
+        .args(["-c", &line])
+        .env_clear()
+        .envs(variables)
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(rig.occ_ok(&["daemon", "status"]).contains("is running"));
+}
+
+#[test]
+fn a_daemon_whose_socket_was_removed_is_told_and_can_be_stopped() {
+    let rig = DaemonRig::new();
+    rig.occ_ok(&["daemon", "start"]);
+    let pid = rig.daemon_pid();
+    std::fs::remove_file(rig.socket()).unwrap();
+    for args in [&["daemon", "status"][..], &["host", "list"]] {
+        let refused = rig.run_occ(args);
+        assert_eq!(refused.code(), 3, "{refused:?}");
+        assert!(refused.stderr.contains(&format!("process {pid}")), "{refused:?}");
+        assert!(refused.stderr.contains("hint: occ daemon stop"), "{refused:?}");
+    }
+    assert_eq!(rig.occ_ok(&["daemon", "stop"]), format!("occd stopped (process {pid}).\n"));
+    assert!(Process::find(pid).is_none());
+    rig.occ_ok(&["host", "list"]);
 }

@@ -405,7 +405,7 @@ fn appending_makes_private_files_and_keeps_what_is_there() {
 
     append(Path::new("/dev/null"), "h", 22, &key(1), false).unwrap();
     let nowhere = record_first(Path::new("/dev/null"), "h", 22, &key(1), true);
-    assert_eq!(nowhere.unwrap(), Verdict::Known);
+    assert_eq!(nowhere.unwrap(), (Verdict::Known, false), "nothing keeps it");
 }
 
 #[test]
@@ -428,7 +428,7 @@ fn of_several_first_keys_at_a_time_one_is_recorded() {
         let verdicts: Vec<Kind> = std::thread::scope(|scope| {
             let record = |seed| {
                 start.wait();
-                kind(&record_first(&file, "h", 22, &key(seed), true).unwrap())
+                kind(&record_first(&file, "h", 22, &key(seed), true).unwrap().0)
             };
             let threads = [1, 2, 3, 4, 5, 6, 7, 8].map(|seed| scope.spawn(move || record(seed)));
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -440,7 +440,7 @@ fn of_several_first_keys_at_a_time_one_is_recorded() {
     let file = dir.path().join("revoked");
     fs::write(&file, format!("@revoked {}", line("*", &key(1)))).unwrap();
     let verdict = record_first(&file, "h", 22, &key(1), false).unwrap();
-    assert_eq!(verdict, Verdict::Revoked { file, line: 1 });
+    assert_eq!(verdict, (Verdict::Revoked { file, line: 1 }, false));
 }
 
 #[test]
