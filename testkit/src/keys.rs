@@ -33,6 +33,22 @@ impl KeyFile {
     }
 }
 
+impl KeyFile {
+    /// Makes a certificate for the key, signed by `ca`, where ssh and sshd look for it: beside the key.
+    /// `args` are those of `ssh-keygen -s`, such as `-h -n HOST` or `-n USER -V -2d:-1d`.
+    pub fn certify(&self, ca: &KeyFile, args: &[&str]) -> PathBuf {
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-s"])
+            .arg(&ca.path)
+            .args(["-I", "a-certificate"])
+            .args(args)
+            .arg(with_pub(&self.path)));
+        let mut name = self.path.as_os_str().to_owned();
+        name.push("-cert.pub");
+        name.into()
+    }
+}
+
 fn with_pub(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".pub");

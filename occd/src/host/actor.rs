@@ -27,7 +27,7 @@ use crate::config::EffectiveSettings;
 use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
-use crate::ssh::{ConnectError, Connection, LossCause};
+use crate::ssh::{ConnectError, Connection, LossCause, certificate_beside};
 
 /// What all hosts share.
 #[derive(Debug)]
@@ -491,6 +491,10 @@ impl Inputs {
         if let Some(path) = &config.identity_file {
             paths.push(occ_proto::paths::expand_tilde(path, Some(&environment.home)));
         }
+        // The certificates beside the keys, which are renewed more often than those.
+        let certificates: Vec<PathBuf> =
+            paths.iter().map(|path| certificate_beside(path)).collect();
+        paths.extend(certificates);
         paths.extend(environment.agents.newest());
         let stamp = |path: &PathBuf| {
             let m = std::fs::metadata(path).ok()?;

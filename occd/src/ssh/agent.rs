@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::paths::MAX_SOCKET_PATH;
-use russh::keys::PublicKey;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
 use tokio::net::UnixStream;
@@ -137,15 +136,6 @@ pub(super) async fn open(choice: &AgentChoice, known: &Agents) -> Result<Open, S
         }
     }
     Err(why)
-}
-
-/// Returns the plain keys among an agent's identities, with their comments.
-pub(super) fn plain_keys(identities: Vec<AgentIdentity>) -> Vec<(String, PublicKey)> {
-    let plain = |identity| match identity {
-        AgentIdentity::PublicKey { key, comment } => Some((comment, key)),
-        AgentIdentity::Certificate { .. } => None,
-    };
-    identities.into_iter().filter_map(plain).collect()
 }
 
 #[cfg(test)]

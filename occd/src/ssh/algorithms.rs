@@ -55,6 +55,10 @@ pub(super) fn preferred(
         Some(set) => set.into(),
         None => by_record(policy).into(),
     };
+    // A server that has a certificate then shows that, where somebody can vouch for it.
+    if !policy.known.cert_authorities(&policy.host, policy.port).is_empty() {
+        preferred.host_key_certificates = preferred.key.clone();
+    }
     preferred.cipher =
         match only(&lists.cipher, "Ciphers", |name| cipher::Name::try_from(name).ok())? {
             Some(set) => set.into(),

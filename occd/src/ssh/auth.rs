@@ -1,20 +1,17 @@
 //! Logging in: keys named for the host, then the agent's, then the default key files; at most five
 //! offers, because servers count each one against MaxAuthTries (6 by default in OpenSSH).
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use occ_proto::status::Phase;
-use occ_proto::text::sanitize;
 use russh::client::{AuthResult, Handle};
-use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 
 use super::agent::{self, AgentChoice, Agents};
-use super::error::{ConnectError, IdentityError, LossCause, Offer};
+use super::candidates::{Candidate, candidates};
+use super::error::{ConnectError, LossCause, Offer};
 use super::handler::{Handler, Shared};
-use super::identity::{self, Identity};
-use super::known_hosts::fingerprint;
 
 /// Offers to one server in one login.
 const MAX_OFFERS: usize = 5;
@@ -28,38 +25,14 @@ pub struct Credentials {
     pub named: Option<PathBuf>,
     /// Key files from ssh_config: those that are missing are passed over, as ssh does.
     pub configured: Vec<PathBuf>,
+    /// Certificates from ssh_config, for whichever key they are.
+    pub certificates: Vec<PathBuf>,
     /// Key files tried last.
     pub defaults: Vec<PathBuf>,
     /// Which agent may be asked.
     pub agent: AgentChoice,
     /// Offer only the named and configured keys (`IdentitiesOnly`).
     pub identities_only: bool,
-}
-
-enum Candidate {
-    File { path: PathBuf, key: Arc<PrivateKey> },
-    Agent { comment: String, key: Box<PublicKey> },
-}
-
-impl Candidate {
-    fn public(&self) -> &PublicKey {
-        match self {
-            Self::File { key, .. } => key.public_key(),
-            Self::Agent { key, .. } => key,
-        }
-    }
-
-    fn offer(&self) -> Offer {
-        let fingerprint = fingerprint(self.public());
-        match self {
-            Self::File { path, .. } => {
-                Offer { name: path.display().to_string(), fingerprint, origin: "file" }
-            }
-            Self::Agent { comment, .. } => {
-                Offer { name: sanitize(comment), fingerprint, origin: "agent" }
-            }
-        }
-    }
 }
 
 /// How a login was made.
@@ -81,9 +54,8 @@ pub async fn login(
     let (mut agent, agent_socket, agent_keys, agent_word) =
         match agent::open(&credentials.agent, agents).await {
             Ok(open) => {
-                let keys = agent::plain_keys(open.identities);
-                let word = format!("the ssh-agent holds {} keys", keys.len());
-                (Some(open.agent), Some(open.socket), keys, word)
+                let word = format!("the ssh-agent holds {} keys", open.identities.len());
+                (Some(open.agent), Some(open.socket), open.identities, word)
             }
             Err(word) => (None, None, Vec::new(), word),
         };
@@ -107,13 +79,25 @@ pub async fn login(
         };
         let user = credentials.user.clone();
         let result = match candidate {
-            Candidate::File { key, .. } => handle
-                .authenticate_publickey(user, PrivateKeyWithHashAlg::new(key, hash))
-                .await
-                .map_err(|_| lost(shared)),
-            Candidate::Agent { key, .. } => {
+            Candidate::File { key, certificate, .. } => match certificate {
+                None => {
+                    let key = PrivateKeyWithHashAlg::new(key, hash);
+                    handle.authenticate_publickey(user, key).await
+                }
+                Some(certificate) => {
+                    handle.authenticate_openssh_cert(user, key, *certificate).await
+                }
+            }
+            .map_err(|_| lost(shared)),
+            Candidate::Agent { key, certificate, .. } => {
                 let Some(agent) = agent.as_mut() else { continue };
-                match handle.authenticate_publickey_with(user, *key, hash, agent).await {
+                let signed = match certificate {
+                    None => handle.authenticate_publickey_with(user, *key, hash, agent).await,
+                    Some(certificate) => {
+                        handle.authenticate_certificate_with(user, *certificate, hash, agent).await
+                    }
+                };
+                match signed {
                     Ok(result) => Ok(result),
                     Err(_) if handle.is_closed() => Err(lost(shared)),
                     Err(error) => {
@@ -178,56 +162,4 @@ fn too_many_failures(
 
 fn lost(shared: &Shared) -> ConnectError {
     ConnectError::Lost { phase: Phase::Authentication, cause: shared.cause() }
-}
-
-/// Puts the keys in the order of their offers, each once.
-fn candidates(
-    credentials: &Credentials,
-    agent_keys: Vec<(String, PublicKey)>,
-) -> Result<Vec<Candidate>, ConnectError> {
-    let mut list: Vec<Candidate> = Vec::new();
-    let mut add = |candidate: Candidate| {
-        if !list.iter().any(|c| c.public().key_data() == candidate.public().key_data()) {
-            list.push(candidate);
-        }
-    };
-    let in_agent = |public: &PublicKey| {
-        agent_keys.iter().find(|(_, key)| key.key_data() == public.key_data()).map(
-            |(comment, key)| Candidate::Agent {
-                comment: comment.clone(),
-                key: Box::new(key.clone()),
-            },
-        )
-    };
-    let of_file = |path: &Path| -> Result<Candidate, IdentityError> {
-        match identity::load(path)? {
-            Identity::Key(key) => Ok(Candidate::File { path: path.to_owned(), key }),
-            Identity::Locked(public) => public
-                .and_then(|public| in_agent(&public))
-                .ok_or_else(|| IdentityError::Encrypted { path: path.to_owned() }),
-        }
-    };
-    let optional = |path: &PathBuf| match of_file(path) {
-        Ok(candidate) => Some(candidate),
-        Err(IdentityError::Read { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            None
-        }
-        Err(error) => {
-            tracing::info!(%error, "an identity file is passed over");
-            None
-        }
-    };
-    if let Some(path) = &credentials.named {
-        add(of_file(path)?);
-    }
-    credentials.configured.iter().filter_map(optional).for_each(&mut add);
-    if !credentials.identities_only {
-        for (comment, key) in &agent_keys {
-            add(Candidate::Agent { comment: comment.clone(), key: Box::new(key.clone()) });
-        }
-        credentials.defaults.iter().filter_map(optional).for_each(&mut add);
-    }
-    Ok(list)
 }

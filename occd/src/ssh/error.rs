@@ -212,6 +212,14 @@ pub enum ConnectError {
         /// The line there.
         line: usize,
     },
+    /// The server shows a certificate that is not good for it.
+    #[error("the host certificate {shown} is refused: {why}. Nothing was sent to the server")]
+    HostCertificate {
+        /// Type and fingerprint of its key.
+        shown: String,
+        /// Why, safe to print.
+        why: String,
+    },
     /// The server's key is unknown and unknown keys are refused.
     #[error("the host key {shown} is not known, and StrictHostKeyChecking refuses unknown keys")]
     HostKeyUnknown {
@@ -321,6 +329,7 @@ impl ConnectError {
             | Self::KnownHostsWrite(_)
             | Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
+            | Self::HostCertificate { .. }
             | Self::HostKeyUnknown { .. } => Phase::HostKey,
             Self::Resolve { .. } => Phase::Resolve,
             Self::Connect { .. } | Self::HopConnect { .. } | Self::ProxyCommand { .. } => {
@@ -371,6 +380,7 @@ impl ConnectError {
             | Self::NoCommonAlgorithm { .. }
             | Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
+            | Self::HostCertificate { .. }
             | Self::HostKeyUnknown { .. }
             | Self::KeyExchange(_)
             | Self::AuthRefused { .. }
@@ -406,7 +416,9 @@ impl ConnectError {
             | Self::Lost { .. } => Code::HostUnreachable,
             Self::Hop { source, .. } => source.code(),
             Self::NotSsh(_) | Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Code::NotSsh,
-            Self::HostKeyChanged { .. } | Self::HostKeyRevoked { .. } => Code::HostKeyChanged,
+            Self::HostKeyChanged { .. }
+            | Self::HostKeyRevoked { .. }
+            | Self::HostCertificate { .. } => Code::HostKeyChanged,
             Self::HostKeyUnknown { .. } => Code::HostKeyUnknown,
             Self::AuthRefused { .. } => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),

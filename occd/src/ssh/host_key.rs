@@ -2,11 +2,14 @@
 //! key that is in none of them.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use occ_proto::paths::expand_tilde;
-use russh::keys::{PublicKey, PublicKeyOrCertificate};
+use occ_proto::text::sanitize;
+use russh::keys::{Certificate, PublicKey, PublicKeyOrCertificate};
 
 use super::error::ConnectError;
+use super::host_certificate;
 use super::known_hosts::{self, KnownHosts, Verdict};
 use super::ssh_config::{SshConfig, Strict};
 
@@ -99,11 +102,11 @@ impl HostKeyPolicy {
     pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<TrustedKey, ConnectError> {
         let key = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
-            // Never offered by us, so a server that sends one breaks the protocol.
             PublicKeyOrCertificate::Certificate(certificate) => {
-                return Err(ConnectError::HostKeyUnknown {
-                    shown: format!("certificate {}", certificate.algorithm()),
-                });
+                if let Some(trusted) = self.check_certificate(certificate)? {
+                    return Ok(trusted);
+                }
+                PublicKey::new(certificate.public_key().clone(), "")
             }
         };
         let text = format!("{} {}", key.algorithm(), known_hosts::fingerprint(&key));
@@ -133,6 +136,27 @@ impl HostKeyPolicy {
                 line,
             }),
             Verdict::Unknown => Err(ConnectError::HostKeyUnknown { shown: text }),
+        }
+    }
+
+    /// Takes a certificate that an authority of known_hosts vouches with; nothing is recorded. Returns nothing
+    /// for one of another authority.
+    fn check_certificate(
+        &self,
+        certificate: &Certificate,
+    ) -> Result<Option<TrustedKey>, ConnectError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs());
+        let key = PublicKey::new(certificate.public_key().clone(), "");
+        let shown = format!("{} {}", key.algorithm(), known_hosts::fingerprint(&key));
+        match host_certificate::check(certificate, &self.known, &self.host, self.port, now) {
+            Ok(None) => Ok(None),
+            Ok(Some(authority)) => {
+                let by = known_hosts::fingerprint(&authority);
+                let text = format!("{shown}, certificate by {by}");
+                Ok(Some(TrustedKey { text, new: false }))
+            }
+            Err(why) => Err(ConnectError::HostCertificate { shown, why: sanitize(&why) }),
         }
     }
 

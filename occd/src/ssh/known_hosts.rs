@@ -213,6 +213,11 @@ impl KnownHosts {
         }
     }
 
+    /// Returns whether a key is marked `@revoked` for a host.
+    pub fn is_revoked(&self, host: &str, port: u16, key: &PublicKey) -> bool {
+        matches!(self.check(host, port, key), Verdict::Revoked { .. })
+    }
+
     /// Returns the types of the keys on record for a host, in file order and without repetition, so that
     /// the dialer can ask for these first and does not take a new type for a change. Revoked keys do not
     /// count. RSA is `ssh-rsa` here, the name of the key type, not of a signature algorithm.
@@ -324,7 +329,7 @@ fn is_plain(key: &PublicKey) -> bool {
 
 /// Returns whether `text` matches a pattern of `*` (any run) and `?` (one byte). Takes at most the product
 /// of the lengths, whatever the pattern: on a mismatch only the last `*` is widened.
-fn matches_pattern(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn matches_pattern(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {

@@ -3,12 +3,14 @@
 pub mod agent;
 mod algorithms;
 pub mod auth;
+mod candidates;
 pub mod channel;
 pub mod connection;
 pub mod dial;
 pub mod error;
 mod handler;
 pub mod hop;
+mod host_certificate;
 mod host_key;
 pub mod identity;
 mod inbox;
@@ -26,6 +28,7 @@ mod tcp;
 mod transport;
 
 pub use algorithms::Compression;
+pub use candidates::certificate_beside;
 pub use channel::{Channel, ChannelStream};
 pub use connection::Connection;
 pub use error::{ChannelError, ConnectError, LossCause};

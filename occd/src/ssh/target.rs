@@ -79,6 +79,11 @@ pub(super) async fn resolve(
         user,
         named: config.identity_file.as_deref().map(|path| expand_tilde(path, home)),
         configured,
+        certificates: ssh_config
+            .certificate_files
+            .iter()
+            .map(|path| expand_tilde(path, home))
+            .collect(),
         defaults,
         agent: agent(&ssh_config, &environment.home),
         identities_only: ssh_config.identities_only,

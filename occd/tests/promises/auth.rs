@@ -15,14 +15,14 @@ use testkit::{DaemonRig, EmbeddedHost, RealSshd};
 use crate::ask::{Clock, GUARD, connect, echoes, exec, failure, look, meanwhile, post, problem};
 
 /// OpenSSH's agent, for one test.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
     socket: PathBuf,
 }
 
 impl Agent {
     /// Starts an empty one in the rig and names it to whatever is started there from now on.
-    fn start(rig: &mut DaemonRig) -> Self {
+    pub(crate) fn start(rig: &mut DaemonRig) -> Self {
         Self::start_at(rig, "agent.sock")
     }
 
@@ -47,7 +47,7 @@ impl Agent {
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().code()
     }
 
-    fn add(&self, key: &Path) {
+    pub(crate) fn add(&self, key: &Path) {
         assert_eq!(self.run(&["-q", key.to_str().unwrap()]), Some(0));
     }
 }

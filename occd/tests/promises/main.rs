@@ -7,6 +7,7 @@ mod ask;
 mod auth;
 mod bad_names;
 mod cancel;
+mod certificates;
 mod channel;
 mod docker;
 mod dropbear;

@@ -11,6 +11,7 @@ pub struct RealSshdBuilder {
     client_key: String,
     user: Option<String>,
     lines: Vec<String>,
+    host_ca: Option<(KeyFile, Vec<String>)>,
 }
 
 impl Default for RealSshdBuilder {
@@ -21,6 +22,7 @@ impl Default for RealSshdBuilder {
             client_key: "ed25519".to_owned(),
             user: None,
             lines: Vec::new(),
+            host_ca: None,
         }
     }
 }
@@ -58,6 +60,13 @@ impl RealSshdBuilder {
     #[must_use]
     pub fn host_keys(mut self, kinds: &[&str]) -> Self {
         self.host_keys = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        self
+    }
+
+    /// Shows a certificate for its first host key, see [`KeyFile::certify`].
+    #[must_use]
+    pub fn host_certificate(mut self, ca: &KeyFile, args: &[&str]) -> Self {
+        self.host_ca = Some((ca.clone(), args.iter().map(|arg| (*arg).to_owned()).collect()));
         self
     }
 
@@ -100,6 +109,10 @@ impl RealSshdBuilder {
             orphans: Vec::new(),
             dir,
         };
+        if let Some((ca, args)) = &self.host_ca {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            sshd.host_keys[0].certify(ca, &args);
+        }
         for _ in 0..PORT_ATTEMPTS {
             sshd.addr = SocketAddr::new(self.listen, free_port(self.listen));
             std::fs::write(sshd.dir().join("sshd_config"), self.file(&sshd)).unwrap();
@@ -118,6 +131,10 @@ impl RealSshdBuilder {
         lines.push(format!("Port {}", sshd.port()));
         lines.push(format!("ListenAddress {}", self.listen));
         lines.extend(sshd.host_keys.iter().map(|key| format!("HostKey {}", key.path.display())));
+        if self.host_ca.is_some() {
+            let path = sshd.host_keys[0].path.display();
+            lines.push(format!("HostCertificate {path}-cert.pub"));
+        }
         lines.push(format!("AuthorizedKeysFile {dir}/authorized_keys"));
         lines.push(format!("SetEnv {}", RealSshd::mark(sshd.dir())));
         lines.extend(

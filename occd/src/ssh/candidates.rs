@@ -1,0 +1,214 @@
+//! What can be offered to a server at a login, in the order of the offers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use occ_proto::text::sanitize;
+use russh::keys::agent::AgentIdentity;
+use russh::keys::{Certificate, PrivateKey, PublicKey};
+
+use super::auth::Credentials;
+use super::error::{IdentityError, Offer};
+use super::identity::{self, Identity};
+use super::known_hosts::fingerprint;
+
+/// The largest certificate that is read; one with hundreds of principals has some KiB.
+const MAX_CERTIFICATE: u64 = 256 * 1024;
+
+/// A key, with or without a certificate, and who signs with it.
+#[derive(Debug, Clone)]
+pub(super) enum Candidate {
+    File { path: PathBuf, key: Arc<PrivateKey>, certificate: Option<Box<Certificate>> },
+    Agent { comment: String, key: Box<PublicKey>, certificate: Option<Box<Certificate>> },
+}
+
+impl Candidate {
+    pub(super) fn public(&self) -> &PublicKey {
+        match self {
+            Self::File { key, .. } => key.public_key(),
+            Self::Agent { key, .. } => key,
+        }
+    }
+
+    pub(super) fn certificate(&self) -> Option<&Certificate> {
+        match self {
+            Self::File { certificate, .. } | Self::Agent { certificate, .. } => {
+                certificate.as_deref()
+            }
+        }
+    }
+
+    /// Returns it in the words of an error.
+    pub(super) fn offer(&self) -> Offer {
+        let fingerprint = fingerprint(self.public());
+        let mut name = match self {
+            Self::File { path, .. } => path.display().to_string(),
+            Self::Agent { comment, .. } => sanitize(comment),
+        };
+        if let Some(certificate) = self.certificate() {
+            name.push_str(&format!(" with certificate {}", sanitize(certificate.key_id())));
+            if is_expired(certificate) {
+                name.push_str(", which has expired");
+            }
+        }
+        let origin = match self {
+            Self::File { .. } => "file",
+            Self::Agent { .. } => "agent",
+        };
+        Offer { name, fingerprint, origin }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let bytes = |candidate: &Self| candidate.certificate().and_then(|c| c.to_bytes().ok());
+        self.public().key_data() == other.public().key_data() && bytes(self) == bytes(other)
+    }
+
+    fn with(&self, certificate: Certificate) -> Self {
+        let certificate = Some(Box::new(certificate));
+        match self.clone() {
+            Self::File { path, key, .. } => Self::File { path, key, certificate },
+            Self::Agent { comment, key, .. } => Self::Agent { comment, key, certificate },
+        }
+    }
+}
+
+fn is_expired(certificate: &Certificate) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    certificate.valid_before() <= now.as_secs()
+}
+
+/// Puts the keys in the order of their offers, each once: those named for the host, the agent's, the default
+/// files. A certificate comes before its bare key, as with ssh.
+pub(super) fn candidates(
+    credentials: &Credentials,
+    agent: Vec<AgentIdentity>,
+) -> Result<Vec<Candidate>, IdentityError> {
+    let of_agent: Vec<Candidate> = agent.into_iter().filter_map(of_agent).collect();
+    let certificates: Vec<Certificate> =
+        credentials.certificates.iter().filter_map(|path| read_certificate(path)).collect();
+    let mut list = List { candidates: Vec::new(), certificates };
+    let in_agent = |public: &PublicKey| {
+        let plain = |c: &&Candidate| c.certificate().is_none();
+        of_agent.iter().filter(plain).find(|c| c.public().key_data() == public.key_data()).cloned()
+    };
+    let of_file = |path: &Path| -> Result<Candidate, IdentityError> {
+        match identity::load(path)? {
+            Identity::Key(key) => {
+                Ok(Candidate::File { path: path.to_owned(), key, certificate: None })
+            }
+            Identity::Locked(public) => public
+                .and_then(|public| in_agent(&public))
+                .ok_or_else(|| IdentityError::Encrypted { path: path.to_owned() }),
+        }
+    };
+    let optional = |path: &PathBuf| match of_file(path) {
+        Ok(candidate) => Some(candidate),
+        Err(IdentityError::Read { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            None
+        }
+        Err(error) => {
+            tracing::info!(%error, "an identity file is passed over");
+            None
+        }
+    };
+    if let Some(path) = &credentials.named {
+        list.add_file(of_file(path)?, path);
+    }
+    for path in &credentials.configured {
+        if let Some(candidate) = optional(path) {
+            list.add_file(candidate, path);
+        }
+    }
+    if !credentials.identities_only {
+        of_agent.iter().for_each(|candidate| list.add(candidate));
+        for path in &credentials.defaults {
+            if let Some(candidate) = optional(path) {
+                list.add_file(candidate, path);
+            }
+        }
+    }
+    Ok(list.candidates)
+}
+
+/// Candidates, and the certificates of ssh_config for any of them.
+struct List {
+    candidates: Vec<Candidate>,
+    certificates: Vec<Certificate>,
+}
+
+impl List {
+    /// Adds a key with the certificate beside its file.
+    fn add_file(&mut self, candidate: Candidate, path: &Path) {
+        if let Some(beside) =
+            read_certificate(&certificate_beside(path)).filter(|c| is_for(c, &candidate))
+        {
+            self.push(candidate.with(beside));
+        }
+        self.add(&candidate);
+    }
+
+    /// Adds a key, the certificates of ssh_config for it first.
+    fn add(&mut self, candidate: &Candidate) {
+        if candidate.certificate().is_none() {
+            let ours: Vec<Certificate> =
+                self.certificates.iter().filter(|c| is_for(c, candidate)).cloned().collect();
+            ours.into_iter().for_each(|certificate| self.push(candidate.with(certificate)));
+        }
+        self.push(candidate.clone());
+    }
+
+    fn push(&mut self, candidate: Candidate) {
+        if !self.candidates.iter().any(|other| other.is_same(&candidate)) {
+            self.candidates.push(candidate);
+        }
+    }
+}
+
+/// Returns whether a certificate can be offered with a key. russh names an RSA certificate that it signs for
+/// by itself after SHA-1, which servers refuse; an agent is told the hash.
+fn is_for(certificate: &Certificate, candidate: &Candidate) -> bool {
+    let rsa_file = matches!(candidate, Candidate::File { key, .. } if key.algorithm().is_rsa());
+    certificate.public_key() == candidate.public().key_data() && !rsa_file
+}
+
+fn of_agent(identity: AgentIdentity) -> Option<Candidate> {
+    match identity {
+        AgentIdentity::PublicKey { key, comment } => {
+            Some(Candidate::Agent { comment, key: Box::new(key), certificate: None })
+        }
+        AgentIdentity::Certificate { certificate, comment } => {
+            let key = PublicKey::new(certificate.public_key().clone(), comment.clone());
+            Some(Candidate::Agent {
+                comment,
+                key: Box::new(key),
+                certificate: Some(Box::new(certificate)),
+            })
+        }
+    }
+}
+
+/// Returns where ssh looks for the certificate of a key file (ssh_config(5), CertificateFile).
+pub fn certificate_beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-cert.pub");
+    name.into()
+}
+
+/// Reads a certificate; one that is missing or no certificate is passed over, as ssh does.
+fn read_certificate(path: &Path) -> Option<Certificate> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > MAX_CERTIFICATE {
+        return None;
+    }
+    let text = std::fs::read_to_string(path).ok()?;
+    match Certificate::from_openssh(text.trim()) {
+        Ok(certificate) => Some(certificate),
+        Err(error) => {
+            tracing::info!(path = %path.display(), %error, "a certificate is passed over");
+            None
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! A server's certificate: whether an authority that known_hosts names vouches for this host (sshd(8),
+//! `@cert-authority`; PROTOCOL.certkeys of OpenSSH).
+
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::{Certificate, HashAlg, PublicKey};
+
+use super::known_hosts::KnownHosts;
+
+/// Returns the authority that vouches for the host; nothing if known_hosts names no such authority, in which
+/// case the certificate says nothing and its key stands for itself, as with ssh.
+///
+/// # Errors
+/// Why the certificate is not good for this host, in words.
+pub(super) fn check(
+    certificate: &Certificate,
+    known: &KnownHosts,
+    host: &str,
+    port: u16,
+    now: u64,
+) -> Result<Option<PublicKey>, String> {
+    let signer = PublicKey::new(certificate.signature_key().clone(), "");
+    let authorities = known.cert_authorities(host, port);
+    let Some(authority) = authorities.into_iter().find(|a| a.key_data() == signer.key_data())
+    else {
+        return Ok(None);
+    };
+    let key = PublicKey::new(certificate.public_key().clone(), "");
+    for (what, key) in [("its authority", &signer), ("its key", &key)] {
+        if known.is_revoked(host, port, key) {
+            return Err(format!("{what} is revoked"));
+        }
+    }
+    if certificate.cert_type() != CertType::Host {
+        return Err("it is a user's certificate, not a host's".into());
+    }
+    // Signature and authority; the time is looked at below, to say which end of it was missed.
+    let within = now.clamp(certificate.valid_after(), certificate.valid_before().saturating_sub(1));
+    let fingerprint = authority.fingerprint(HashAlg::Sha256);
+    if certificate.validate_at(within, [&fingerprint]).is_err() {
+        return Err("its signature is wrong".into());
+    }
+    if now < certificate.valid_after() {
+        return Err("it is not valid yet".into());
+    }
+    if now >= certificate.valid_before() {
+        return Err("it has expired".into());
+    }
+    // One without principals would be good for every host; OpenSSH takes none since 10.3.
+    let name = host.to_ascii_lowercase();
+    let named = |principal: &String| matches_principal(&principal.to_ascii_lowercase(), &name);
+    if !certificate.valid_principals().iter().any(named) {
+        let list = certificate.valid_principals().join(",");
+        return Err(format!("it is for {list:?}, not for {host}"));
+    }
+    if let Some((option, _)) = certificate.critical_options().iter().next() {
+        return Err(format!("it has the critical option {option:?}, which no host has"));
+    }
+    Ok(Some(authority.clone()))
+}
+
+/// Principals of hosts may have wildcards (`sshkey_cert_check_host` of OpenSSH).
+fn matches_principal(pattern: &str, host: &str) -> bool {
+    super::known_hosts::matches_pattern(pattern.as_bytes(), host.as_bytes())
+}

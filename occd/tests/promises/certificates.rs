@@ -1,0 +1,269 @@
+//! OpenSSH certificates, of users and of hosts, against a real sshd and beside a real ssh.
+
+use std::path::Path;
+use std::process::Command;
+
+use occ_proto::Code;
+use occ_proto::status::Phase;
+use testkit::daemon::Target;
+use testkit::keys::KeyFile;
+use testkit::{DaemonRig, RealSshd};
+
+use crate::ask::{connect, echoes, look, post, problem};
+
+/// A server that trusts an authority for its users and no key by itself.
+struct ByAuthority {
+    _dir: tempfile::TempDir,
+    ca: KeyFile,
+    sshd: RealSshd,
+}
+
+impl ByAuthority {
+    fn start() -> Option<Self> {
+        if !RealSshd::require() {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let ca = KeyFile::generate(dir.path().join("ca"), "ed25519");
+        let trust = format!("TrustedUserCAKeys {}.pub", ca.path.display());
+        let sshd = RealSshd::builder().config(trust).start();
+        std::fs::write(sshd.authorized_keys_path(), "").unwrap();
+        Some(Self { _dir: dir, ca, sshd })
+    }
+
+    fn user(&self) -> &str {
+        self.sshd.user()
+    }
+}
+
+fn add(rig: &DaemonRig, sshd: &RealSshd, key: Option<&Path>) {
+    rig.add_host("far", sshd);
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("far").unwrap().identity_file = key.map(|key| key.display().to_string());
+    });
+}
+
+#[test]
+fn a_certificate_beside_the_key_logs_in() {
+    let Some(server) = ByAuthority::start() else { return };
+    for kind in ["ed25519", "ecdsa"] {
+        let mut rig = DaemonRig::new();
+        let key = KeyFile::generate(rig.home().join("key"), kind);
+        add(&rig, &server.sshd, Some(&key.path));
+        rig.start_daemon(&[]);
+        // The bare key is not enough.
+        assert_eq!(problem(&post(&rig, "/v1/hosts/far/connect")).code, Code::AuthFailed);
+        key.certify(&server.ca, &["-n", server.user()]);
+        assert_eq!(post(&rig, "/v1/hosts/far/connect").status, 200, "{kind}");
+        let auth = look(&rig, "far").connection.unwrap().auth;
+        assert!(auth.contains("with certificate a-certificate"), "{auth}");
+    }
+}
+
+#[test]
+fn certificates_come_from_ssh_config_and_from_the_agent() {
+    let Some(server) = ByAuthority::start() else { return };
+    let mut rig = DaemonRig::new();
+    let key = KeyFile::generate(rig.home().join("key"), "ed25519");
+    let elsewhere = rig.home().join("elsewhere.pub");
+    std::fs::rename(key.certify(&server.ca, &["-n", server.user()]), &elsewhere).unwrap();
+    add(&rig, &server.sshd, None);
+    let config = format!(
+        "IdentityFile {}\nCertificateFile {}\nIdentitiesOnly yes\n",
+        key.path.display(),
+        elsewhere.display()
+    );
+    std::fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+
+    // ssh-add takes the certificate beside a key along. RSA too: an agent is told the hash.
+    std::fs::write(rig.home().join(".ssh/config"), "").unwrap();
+    let rsa = KeyFile::generate(rig.home().join("rsa"), "rsa");
+    rsa.certify(&server.ca, &["-n", server.user()]);
+    let agent = crate::auth::Agent::start(&mut rig);
+    agent.add(&rsa.path);
+    rig.occ_ok(&["reconnect", "--host", "far"]);
+    let auth = look(&rig, "far").connection.unwrap().auth;
+    assert!(auth.contains("with certificate") && auth.contains("(agent)"), "{auth}");
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_said_to_have() {
+    let Some(server) = ByAuthority::start() else { return };
+    let mut rig = DaemonRig::new();
+    let key = KeyFile::generate(rig.home().join("key"), "ed25519");
+    key.certify(&server.ca, &["-n", server.user(), "-V", "-2d:-1d"]);
+    add(&rig, &server.sshd, Some(&key.path));
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!(answer.code, Code::AuthFailed);
+    assert!(answer.detail.contains("a-certificate, which has expired"), "{answer:?}");
+    // A new one, and a command asks: it works at once.
+    key.certify(&server.ca, &["-n", server.user()]);
+    echoes(&rig, "far");
+}
+
+/// What a certificate is like, what known_hosts says, and whether the server is then trusted.
+#[derive(Debug)]
+struct Row {
+    what: &'static str,
+    /// Arguments of `ssh-keygen -s`.
+    certificate: &'static [&'static str],
+    /// Lines of known_hosts: CA, OTHER and KEY stand for public keys, HOST for the server's name there.
+    known_hosts: &'static str,
+    /// `None`: as ssh decides. `Some`: we are stricter on purpose.
+    trusted: Option<bool>,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        what: "good",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority HOST CA",
+        trusted: None,
+    },
+    Row {
+        what: "several principals",
+        certificate: &["-h", "-n", "a,127.0.0.1"],
+        known_hosts: "@cert-authority * CA",
+        trusted: None,
+    },
+    Row {
+        what: "another principal",
+        certificate: &["-h", "-n", "other"],
+        known_hosts: "@cert-authority * CA",
+        trusted: None,
+    },
+    Row {
+        what: "no principal",
+        certificate: &["-h"],
+        known_hosts: "@cert-authority * CA",
+        trusted: Some(false),
+    },
+    Row {
+        what: "expired",
+        certificate: &["-h", "-n", "127.0.0.1", "-V", "-2d:-1d"],
+        known_hosts: "@cert-authority * CA",
+        trusted: None,
+    },
+    Row {
+        what: "not yet valid",
+        certificate: &["-h", "-n", "127.0.0.1", "-V", "+1d:+2d"],
+        known_hosts: "@cert-authority * CA",
+        trusted: None,
+    },
+    Row {
+        what: "revoked authority",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority * CA\n@revoked * CA",
+        trusted: None,
+    },
+    Row {
+        what: "revoked key",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority * CA\n@revoked * KEY",
+        trusted: None,
+    },
+    Row {
+        what: "authority of another host",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority elsewhere CA",
+        trusted: None,
+    },
+    Row {
+        what: "another authority",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority * OTHER",
+        trusted: None,
+    },
+    Row {
+        what: "another authority, the key on record",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority * OTHER\nHOST KEY",
+        trusted: None,
+    },
+    Row {
+        what: "no authority, the key on record",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "HOST KEY",
+        trusted: None,
+    },
+    Row {
+        what: "a line that is not an authority's",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "* CA",
+        trusted: None,
+    },
+];
+
+/// Returns whether the real ssh trusts the server with these files, and logs in.
+fn ssh_trusts(rig: &DaemonRig, sshd: &RealSshd) -> bool {
+    let known = format!("UserKnownHostsFile={}", rig.known_hosts_file().display());
+    let output = Command::new("ssh")
+        .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"])
+        .args(["-o", &known, "-o", "GlobalKnownHostsFile=/dev/null", "-i"])
+        .arg(sshd.client_key_path())
+        .args(["-p", &sshd.port().to_string()])
+        .arg(format!("{}@127.0.0.1", sshd.user()))
+        .arg("true")
+        .output()
+        .unwrap();
+    output.status.success()
+}
+
+#[test]
+fn host_certificates_are_trusted_as_ssh_trusts_them() {
+    if !RealSshd::require() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ca = KeyFile::generate(dir.path().join("ca"), "ed25519");
+    let other = KeyFile::generate(dir.path().join("other"), "ed25519");
+    for row in ROWS {
+        let sshd = RealSshd::builder().host_certificate(&ca, row.certificate).start();
+        let mut rig = DaemonRig::new();
+        let target = Target::from(&sshd);
+        rig.add_host_to("far", &target.hostname, target.port, &target.user, &target.key);
+        let lines = row
+            .known_hosts
+            .replace("HOST", &format!("[127.0.0.1]:{}", sshd.port()))
+            .replace("CA", &ca.public)
+            .replace("OTHER", &other.public)
+            .replace("KEY", sshd.host_public_key());
+        rig.add_known_host(&lines);
+        std::fs::write(rig.home().join(".ssh/config"), "StrictHostKeyChecking yes\n").unwrap();
+        rig.start_daemon(&[]);
+        let trusted = row.trusted.unwrap_or_else(|| ssh_trusts(&rig, &sshd));
+        let response = post(&rig, "/v1/hosts/far/connect");
+        assert_eq!(response.status == 200, trusted, "{}: {}", row.what, response.text());
+        if trusted {
+            echoes(&rig, "far");
+        } else {
+            let answer = problem(&response);
+            assert_eq!((answer.status, answer.phase), (409, Some(Phase::HostKey)), "{}", row.what);
+        }
+        // Nothing is recorded for a host that a certificate vouches for.
+        let known = std::fs::read_to_string(rig.known_hosts_file()).unwrap();
+        assert_eq!(known.trim_end(), lines, "{}", row.what);
+    }
+}
+
+#[test]
+fn a_certificate_is_shown_with_its_authority() {
+    if !RealSshd::require() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ca = KeyFile::generate(dir.path().join("ca"), "ed25519");
+    let sshd = RealSshd::builder().host_certificate(&ca, &["-h", "-n", "127.0.0.1"]).start();
+    let mut rig = DaemonRig::new();
+    let target = Target::from(&sshd);
+    rig.add_host_to("far", &target.hostname, target.port, &target.user, &target.key);
+    rig.add_known_host(&format!("@cert-authority * {}", ca.public));
+    rig.start_daemon(&[]);
+    let shown = connect(&rig, "far").connection.unwrap().host_key;
+    assert!(shown.contains(", certificate by SHA256:"), "{shown}");
+}
