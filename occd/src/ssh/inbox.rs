@@ -136,6 +136,11 @@ struct Spilled {
 #[derive(Debug)]
 pub struct Inbox {
     state: Mutex<State>,
+    /// Told when there may be something for the reader. Apart from `changed`, because a bulk stream brings
+    /// a packet every few microseconds and only one task is to wake up for it: waking a second one makes
+    /// tokio wake another worker too.
+    arrived: Notify,
+    /// Told of every change but new bytes.
     changed: Notify,
     spill: Arc<SpillPolicy>,
 }
@@ -143,11 +148,16 @@ pub struct Inbox {
 impl Inbox {
     /// Returns an empty inbox.
     pub fn new(spill: Arc<SpillPolicy>) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), spill }
+        Self { state: Mutex::default(), arrived: Notify::new(), changed: Notify::new(), spill }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_all(&self) {
+        self.arrived.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     // ---- The handler's side.
@@ -172,7 +182,7 @@ impl Inbox {
             }
             (received, state.tail_bytes >= TAIL)
         };
-        self.changed.notify_waiters();
+        self.arrived.notify_waiters();
         if full_tail {
             self.write_tail().await;
         }
@@ -214,31 +224,31 @@ impl Inbox {
                 state.drop_all();
             }
         }
-        self.changed.notify_waiters();
+        self.tell_all();
     }
 
     /// The server answered the exec or subsystem request.
     pub fn set_accepted(&self, accepted: bool) {
         self.lock().accepted.get_or_insert(accepted);
-        self.changed.notify_waiters();
+        self.tell_all();
     }
 
     /// The program ended.
     pub fn set_exit(&self, exit: ExitReport) {
         self.lock().exit.get_or_insert(exit);
-        self.changed.notify_waiters();
+        self.tell_all();
     }
 
     /// The server will send no more data.
     pub fn set_eof(&self) {
         self.lock().eof = true;
-        self.changed.notify_waiters();
+        self.tell_all();
     }
 
     /// No more comes.
     pub fn close(&self, why: Closed) {
         self.lock().closed.get_or_insert(why);
-        self.changed.notify_waiters();
+        self.tell_all();
     }
 
     // ---- The reader's side.
@@ -325,7 +335,7 @@ impl Inbox {
     pub async fn recv(&self) -> Option<Frame> {
         loop {
             let next = self
-                .when(|state| match state.front.pop_front() {
+                .when_told(&self.arrived, |state| match state.front.pop_front() {
                     Some(frame) => {
                         state.front_bytes = state.front_bytes.saturating_sub(frame.len() - 1);
                         Some(Next::Frame(Frame(frame.freeze())))
@@ -359,7 +369,7 @@ impl Inbox {
                 Next::Again => {}
                 Next::Read(file, from, to) => self.read_back(file, from, to).await,
             }
-            self.changed.notify_waiters();
+            self.tell_all();
         }
     }
 
@@ -384,17 +394,26 @@ impl Inbox {
         }
     }
 
-    /// Waits until `check` returns something; it is asked again after every change.
-    async fn when<T>(&self, mut check: impl FnMut(&mut State) -> Option<T>) -> T {
+    /// Waits until `check` returns something; it is asked again after every change but new bytes.
+    async fn when<T>(&self, check: impl FnMut(&mut State) -> Option<T>) -> T {
+        self.when_told(&self.changed, check).await
+    }
+
+    /// Waits until `check` returns something; it is asked again after every notification.
+    async fn when_told<T>(
+        &self,
+        notify: &Notify,
+        mut check: impl FnMut(&mut State) -> Option<T>,
+    ) -> T {
         loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
+            let told = notify.notified();
+            tokio::pin!(told);
             // Registered before the look, so that a change between look and wait is not missed.
-            changed.as_mut().enable();
+            told.as_mut().enable();
             if let Some(value) = check(&mut self.lock()) {
                 return value;
             }
-            changed.await;
+            told.await;
         }
     }
 }
