@@ -223,6 +223,9 @@ impl Down {
                 Ok(Message::Text(text)) => match serde_json::from_str(text.as_str()) {
                     Ok(ExecEvent::Exit(exit)) => return End::Exit(exit),
                     Ok(ExecEvent::Error { problem }) => return End::Problem(problem),
+                    Ok(ExecEvent::OutputError { errno }) => {
+                        return End::Output(io::Error::from_raw_os_error(errno));
+                    }
                     Ok(ExecEvent::Started { new_host_key }) => on_start(new_host_key),
                     // Events of a newer daemon within this API version are there to be ignored.
                     Ok(ExecEvent::Stdout { .. } | ExecEvent::Stderr { .. }) | Err(_) => {}

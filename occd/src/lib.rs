@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod container;
 pub mod daemon;
+pub mod descriptors;
 pub mod exec;
 pub mod host;
 pub mod hosts;

@@ -55,6 +55,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // Caught, so that a write beyond RLIMIT_FSIZE fails instead of ending us; never waited for.
+        let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         let on_signal = stop.clone();
         let signals = async move {
             tokio::select! {

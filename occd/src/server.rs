@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::descriptors::{ClientStream, Passed};
+
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// The send buffer asked for on a client's socket; the system's limit (`net.core.wmem_max`) may be less. With
@@ -72,8 +74,11 @@ fn is_ours(stream: &UnixStream) -> bool {
 }
 
 async fn client(stream: UnixStream, router: Router, stop: CancellationToken) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let passed = Passed::default();
+    let stream = ClientStream::new(stream, passed.clone());
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let router = router.clone();
+        request.extensions_mut().insert(passed.clone());
         async move {
             let response: Result<_, Infallible> = router.oneshot(request.map(Body::new)).await;
             response

@@ -6,7 +6,10 @@
 //! - `GET /v1/hosts/{host}/exec` upgrades to a WebSocket. The client's first text message is an
 //!   [`ExecRequest`]; then binary messages carry bytes, their first byte naming the stream
 //!   ([`STDIN`], [`STDOUT`], [`STDERR`]); text messages carry an [`ExecControl`] to the daemon and an
-//!   [`ExecEvent`] to the client, of which `exit` or `error` is the last.
+//!   [`ExecEvent`] to the client, of which `exit`, `error` or `output_error` is the last.
+//!
+//! A client may pass the descriptors that the output is to go to, so that it need not carry the bytes
+//! itself ([`DESCRIPTORS_HEADER`]). A stream whose descriptor the daemon took has no binary messages.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +25,16 @@ pub const STDIN: u8 = 0;
 pub const STDOUT: u8 = 1;
 /// First byte of a binary message to the client: bytes of the program's standard error.
 pub const STDERR: u8 = 2;
+
+/// The header of a WebSocket handshake by which a client offers descriptors for the command's output:
+/// `stdout`, `stderr`, or both with a comma between them. Where the answer carries the same header, the
+/// client may attach them in that order (SCM_RIGHTS, unix(7)) to the first bytes of its first message.
+/// Any that the daemon cannot use it closes, and sends the stream as binary messages; a client must be
+/// ready for both.
+///
+/// The daemon uses anonymous pipes, regular files and /dev/null that are open for writing. It has written
+/// all output and closed all descriptors when it sends the last event.
+pub const DESCRIPTORS_HEADER: &str = "occ-descriptors";
 
 /// The media type of the streaming answer.
 pub const NDJSON: &str = "application/x-ndjson";
@@ -189,7 +202,8 @@ pub struct ExecResult {
     pub new_host_key: Option<String>,
 }
 
-/// One line of the streaming answer; on a WebSocket only `started`, `exit` and `error` occur.
+/// One line of the streaming answer; on a WebSocket `stdout` and `stderr` do not occur, and only there
+/// `output_error` does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ExecEvent {
@@ -216,6 +230,12 @@ pub enum ExecEvent {
     Error {
         /// Why.
         problem: Box<Problem>,
+    },
+    /// A descriptor that the client passed could not be written to; the command is ended. The last event.
+    #[serde(rename = "output_error")]
+    OutputError {
+        /// The system's number of the error (errno).
+        errno: i32,
     },
 }
 

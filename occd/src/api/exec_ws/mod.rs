@@ -1,0 +1,154 @@
+//! `GET /v1/hosts/{host}/exec`: a command over a WebSocket; the frames are in `proto/src/exec.rs`.
+
+mod input;
+mod output;
+mod passing;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
+use tokio::time::timeout;
+
+use input::{Input, READ_AHEAD};
+use output::Last;
+use passing::Passing;
+
+use super::error::{self, ApiError, ApiResult};
+use super::extract::Host;
+use crate::exec::{self, Command, Destinations, Running};
+use crate::host::{COMMAND_RETRIES, HostHandle};
+
+/// How long a client may take to say what to run.
+const REQUEST: Duration = Duration::from_secs(10);
+/// The largest message of a client: a request as large as a body may be, or a piece of input.
+const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
+/// Output is collected up to this size before it is written to the socket.
+const WRITE_BUFFER: usize = 256 * 1024;
+
+type Sink = SplitSink<WebSocket, Message>;
+type Source = SplitStream<WebSocket>;
+
+pub(super) async fn upgrade(
+    Host(host): Host,
+    passing: Passing,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> ApiResult<Response> {
+    let upgrade = upgrade.map_err(|rejection| {
+        ApiError::bad_request(format!("This is no WebSocket handshake: {rejection}."))
+    })?;
+    let offer = passing.accept();
+    let mut response = upgrade
+        .max_message_size(MESSAGE_LIMIT)
+        .max_frame_size(MESSAGE_LIMIT)
+        .write_buffer_size(WRITE_BUFFER)
+        .on_upgrade(move |socket| async move { serve(host, socket, passing).await });
+    if let Some(offer) = offer {
+        response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
+    }
+    Ok(response)
+}
+
+async fn serve(host: HostHandle, socket: WebSocket, passing: Passing) {
+    let (mut sink, mut source) = socket.split();
+    // Whatever fails here fails because the client has gone; dropping all of it ends the command.
+    let (running, early) = match begin(&host, &mut source).await {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return,
+        Err(problem) => {
+            passing.refuse().await;
+            let event = ExecEvent::Error { problem: problem.into_problem() };
+            let _ = send_event(&mut sink, &event).await;
+            return;
+        }
+    };
+    if send_event(&mut sink, &super::exec::started(&running)).await.is_err() {
+        return;
+    }
+    // A client that is told of a new host key says so first; its words and the output may share a file.
+    let destinations = if running.new_host_key().is_some() {
+        passing.refuse().await;
+        Destinations::default()
+    } else {
+        passing.destinations().await
+    };
+    let mut input = Input::new(running.control(), early);
+    let blocked = Arc::clone(&input.blocked);
+    // Both directions at once: a client that does not read must still be heard, and the other way round.
+    tokio::select! {
+        last = output::run(running, &mut sink, destinations, &blocked) => {
+            if let Some(last) = last {
+                let event = match last {
+                    Last::Ended(Ok(exit)) => ExecEvent::Exit(exit),
+                    Last::Ended(Err(failure)) => {
+                        ExecEvent::Error { problem: error::exec(host.name(), &failure).into_problem() }
+                    }
+                    Last::Unwritable(errno) => ExecEvent::OutputError { errno },
+                };
+                let _ = send_event(&mut sink, &event).await;
+                let _ = sink.send(Message::Close(None)).await;
+            }
+        }
+        () = input.run(&mut source) => {
+            tracing::debug!(host = %host.name(), "the client left before its command ended");
+        }
+    }
+}
+
+/// Takes the request and starts the command. `None` means that the client has gone or has changed its
+/// mind; the command is then not started, however long the connecting took. Also returns what the client
+/// sent meanwhile.
+async fn begin(
+    host: &HostHandle,
+    source: &mut Source,
+) -> Result<Option<(Running, VecDeque<Message>)>, ApiError> {
+    let first = match timeout(REQUEST, source.next()).await {
+        Ok(Some(Ok(Message::Text(text)))) => text,
+        Ok(Some(Ok(_))) => {
+            return Err(ApiError::bad_request("The first message must be the request, as text."));
+        }
+        Ok(None | Some(Err(_))) => return Ok(None),
+        Err(_) => return Err(ApiError::bad_request("No request came within 10 s.")),
+    };
+    let request: ExecRequest = serde_json::from_str(&first)
+        .map_err(|error| ApiError::bad_request(format!("The request is not valid: {error}.")))?;
+    if request.stdin.is_some() {
+        return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
+    }
+    let retries = request.retries.unwrap_or(COMMAND_RETRIES);
+    let command = Command::new(request)?;
+    let starting = exec::start(host, &command, retries);
+    tokio::pin!(starting);
+    let (mut early, mut early_bytes) = (VecDeque::new(), 0);
+    loop {
+        tokio::select! {
+            biased;
+            started = &mut starting => {
+                return started
+                    .map(|running| Some((running, early)))
+                    .map_err(|failure| error::exec(host.name(), &failure));
+            }
+            message = source.next(), if early_bytes < READ_AHEAD => match message {
+                // A signal before the start has nobody to go to but us.
+                None | Some(Err(_) | Ok(Message::Close(_) | Message::Text(_))) => return Ok(None),
+                Some(Ok(Message::Binary(data))) => {
+                    early_bytes += data.len();
+                    early.push_back(Message::Binary(data));
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            },
+        }
+    }
+}
+
+async fn send_event(sink: &mut Sink, event: &ExecEvent) -> Result<(), axum::Error> {
+    // See `exec::line`.
+    let text = serde_json::to_string(event).unwrap_or_default();
+    sink.send(Message::Text(Utf8Bytes::from(text))).await
+}

@@ -1,0 +1,108 @@
+//! The command's output, to the client or to the descriptors that it passed.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::extract::ws::Message;
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use occ_proto::exec::Exit;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::Sink;
+use crate::exec::{Destinations, ExecError, Running, Step};
+use crate::ssh::Frame;
+
+/// While the program takes no input, the client's side is not read; this often it is then checked that
+/// the client is still there.
+const ALIVE: Duration = Duration::from_millis(500);
+
+/// The number of an error that has none of its own.
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
+/// Why there is no more output.
+pub(super) enum Last {
+    /// The command ended, and all its output is written.
+    Ended(Result<Exit, ExecError>),
+    /// A descriptor could not be written to, for this reason (errno).
+    Unwritable(i32),
+}
+
+/// Sends output until the end, which it returns, or until the client has gone. The descriptors are closed
+/// then. `blocked` says that the client's side is not read.
+pub(super) async fn run(
+    mut running: Running,
+    sink: &mut Sink,
+    mut destinations: Destinations,
+    blocked: &AtomicBool,
+) -> Option<Last> {
+    let mut alive = Alive::new(blocked);
+    let last = loop {
+        let step = tokio::select! {
+            biased;
+            step = running.next() => step,
+            () = alive.check_is_due() => {
+                alive.check(sink).await?;
+                continue;
+            }
+        };
+        match step {
+            Step::Output(frame) if destinations.takes(frame.stream()) => {
+                if let Err(error) = write(&mut destinations, &frame, &mut alive, sink).await? {
+                    // A write that takes nothing and says nothing is a device's fault.
+                    break Last::Unwritable(error.raw_os_error().unwrap_or(EIO));
+                }
+            }
+            Step::Output(frame) => sink.send(Message::Binary(frame.into_bytes())).await.ok()?,
+            Step::Ended(outcome) => break Last::Ended(outcome),
+        }
+    };
+    // Whoever reads a pipe waits for the last writer to close it, and does not expect one after occ.
+    destinations.close().await;
+    Some(last)
+}
+
+/// Writes a frame to its descriptor. `None` means that the client has gone.
+async fn write(
+    destinations: &mut Destinations,
+    frame: &Frame,
+    alive: &mut Alive<'_>,
+    sink: &mut Sink,
+) -> Option<io::Result<()>> {
+    let mut writing = std::pin::pin!(destinations.write(frame));
+    loop {
+        tokio::select! {
+            biased;
+            written = &mut writing => return Some(written),
+            () = alive.check_is_due() => {}
+        }
+        alive.check(sink).await?;
+    }
+}
+
+/// Finds out now and then whether a client that is not read is still there.
+struct Alive<'a> {
+    blocked: &'a AtomicBool,
+    due: Interval,
+}
+
+impl<'a> Alive<'a> {
+    fn new(blocked: &'a AtomicBool) -> Self {
+        let mut due = tokio::time::interval(ALIVE);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { blocked, due }
+    }
+
+    async fn check_is_due(&mut self) {
+        self.due.tick().await;
+    }
+
+    /// Returns `None` when the client has gone.
+    async fn check(&mut self, sink: &mut Sink) -> Option<()> {
+        if self.blocked.load(Ordering::Relaxed) {
+            sink.send(Message::Ping(Bytes::new())).await.ok()?;
+        }
+        Some(())
+    }
+}
