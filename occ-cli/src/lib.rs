@@ -8,6 +8,7 @@ mod autostart;
 mod cli;
 mod client;
 mod commands;
+mod descriptors;
 mod duration;
 mod error;
 mod output;

@@ -2,7 +2,7 @@
 //!
 //! Bytes from the command go from the socket's buffer to the file descriptor without another copy.
 //! Nothing is read from the socket while a write is unfinished: a reader of ours that stops pushes
-//! back through the daemon.
+//! back through the daemon. Where the daemon has our descriptors (`descriptors.rs`), no bytes come here.
 
 use std::io;
 
@@ -14,7 +14,9 @@ use hyper::header::{CONNECTION, HOST, HeaderName, UPGRADE};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use occ_proto::error::Problem;
-use occ_proto::exec::{ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT};
+use occ_proto::exec::{
+    DESCRIPTORS_HEADER, ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT,
+};
 use occ_proto::{AGENT_HEADER, HostName};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -23,6 +25,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::client::{Client, agent, broken, check_version, host_path, is_failure, problem};
+use crate::descriptors::{Offer, Socket};
 use crate::error::CliError;
 use crate::stdio::{Descriptor, Input};
 
@@ -37,7 +40,7 @@ const STDIN_CHUNK: usize = 64 * 1024;
 /// How many control messages may wait for the socket: two signals and their cancels.
 const CONTROLS: usize = 4;
 
-type Socket = WebSocketStream<UnixStream>;
+type WebSocket = WebSocketStream<Socket>;
 
 /// How a command's stream ended.
 #[derive(Debug)]
@@ -55,13 +58,18 @@ pub(crate) enum End {
 /// A command's stream that is open and has not been read.
 #[derive(Debug)]
 pub(crate) struct ExecStream {
-    sink: SplitSink<Socket, Message>,
-    stream: SplitStream<Socket>,
+    sink: SplitSink<WebSocket, Message>,
+    stream: SplitStream<WebSocket>,
 }
 
 impl ExecStream {
-    /// Asks the daemon for a WebSocket to run a command on `host`.
-    pub(crate) async fn open(client: &mut Client, host: &HostName) -> Result<Self, CliError> {
+    /// Asks the daemon for a WebSocket to run a command on `host`. The offered descriptors are passed
+    /// with the first message, if the daemon takes them.
+    pub(crate) async fn open(
+        client: &mut Client,
+        host: &HostName,
+        offer: Offer,
+    ) -> Result<Self, CliError> {
         let stream = client.stream().await?;
         let mut request = Request::get(host_path(host, "/exec"))
             .header(HOST, "localhost")
@@ -71,6 +79,9 @@ impl ExecStream {
             .header(HeaderName::from_static("sec-websocket-key"), KEY);
         if let Some(agent) = agent() {
             request = request.header(AGENT_HEADER, agent);
+        }
+        if let Some(offer) = offer.header() {
+            request = request.header(DESCRIPTORS_HEADER, offer);
         }
         let request = request
             .body(Empty::<Bytes>::new())
@@ -97,17 +108,18 @@ impl ExecStream {
                     "occd {daemon} does not speak WebSocket."
                 )));
             }
-            hyper::upgrade::on(answer).await.map_err(|error| broken(&error))
+            let offer = offer.taken_up(answer.headers().get(DESCRIPTORS_HEADER));
+            let upgraded = hyper::upgrade::on(answer).await.map_err(|error| broken(&error))?;
+            Ok((upgraded, offer))
         };
         // The connection must be driven for the answer to come; its own error is the answer's too.
         let upgrading = async { tokio::join!(connection.with_upgrades(), answer).1 };
-        let parts = client
-            .at_once(upgrading)
-            .await?
+        let (upgraded, offer) = client.at_once(upgrading).await?;
+        let parts = upgraded
             .downcast::<TokioIo<UnixStream>>()
             .map_err(|_| CliError::failed("the upgraded connection is of another kind"))?;
         let socket = WebSocketStream::from_partially_read(
-            parts.io.into_inner(),
+            Socket::new(parts.io.into_inner(), offer),
             parts.read_buf.to_vec(),
             Role::Client,
             None,
@@ -129,7 +141,7 @@ impl ExecStream {
 /// The direction to the command.
 #[derive(Debug)]
 pub(crate) struct Up {
-    sink: SplitSink<Socket, Message>,
+    sink: SplitSink<WebSocket, Message>,
 }
 
 /// Returns the way to send control messages, and where they come out.
@@ -202,7 +214,7 @@ impl Up {
 /// The direction from the command.
 #[derive(Debug)]
 pub(crate) struct Down {
-    stream: SplitStream<Socket>,
+    stream: SplitStream<WebSocket>,
 }
 
 impl Down {

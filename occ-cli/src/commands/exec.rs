@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Context, Kept, exec_result};
 use crate::cli::ExecArgs;
 use crate::client::Client;
+use crate::descriptors::Offer;
 use crate::duration::of_ms;
 use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, TERMINATED};
 use crate::output::host as show;
@@ -69,7 +70,9 @@ async fn execute(
     host: &HostName,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
-    let stream = ExecStream::open(client, host).await?;
+    // One document is made of the output, so it must come to us.
+    let offer = if ui.json { Offer::default() } else { Offer::of_standard_streams() };
+    let stream = ExecStream::open(client, host, offer).await?;
     let mut signals = Signals::new()
         .map_err(|error| CliError::failed(format!("signals cannot be caught: {error}")))?;
     let mut output = if ui.json {

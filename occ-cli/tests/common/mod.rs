@@ -223,10 +223,13 @@ fn serve(stream: UnixStream, handler: &Handler, script: &Script, all: &Mutex<Vec
                 write(out, &answer);
                 continue;
             }
-            out.write_all(
-                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-                  sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
-                  occ-version: 0.1.0\r\nocc-api-version: 1\r\n\r\n",
+            let more: String =
+                answer.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            write!(
+                out,
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+                 occ-version: 0.1.0\r\nocc-api-version: 1\r\n{more}\r\n",
             )
             .unwrap();
             assert!(reader.buffer().is_empty());

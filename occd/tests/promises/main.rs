@@ -9,6 +9,7 @@ mod bad_names;
 mod cancel;
 mod certificates;
 mod channel;
+mod descriptors;
 mod docker;
 mod dropbear;
 mod ending;

@@ -1,12 +1,15 @@
 //! What the promises about commands share: a daemon with one host `h`, requests, and a raw WebSocket.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use occ_proto::exec::{ExecEvent, ExecResult, STDIN};
+use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecResult, STDIN};
 use occ_proto::status::{HostStatus, State};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use testkit::daemon::Target;
 use testkit::http::Response;
@@ -190,6 +193,28 @@ pub(crate) enum Incoming {
     End,
 }
 
+/// Upgrades a connection with more header lines and returns it with the head of the answer.
+fn handshake(rig: &DaemonRig, headers: &str) -> (UnixStream, String) {
+    let mut socket = connect(rig);
+    write!(
+        socket,
+        "GET /v1/hosts/h/exec HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n",
+    )
+    .unwrap();
+    // Byte by byte, so that nothing of the first frame is taken.
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    (socket, head)
+}
+
 /// `GET /v1/hosts/h/exec` as a client of its own: nothing is read before it is asked for.
 ///
 /// Reading and writing are apart: where the daemon has closed, a write that failed would be tried again
@@ -202,26 +227,41 @@ pub(crate) struct Ws {
 impl Ws {
     /// Opens the WebSocket and sends the request.
     pub(crate) fn start(rig: &DaemonRig, request: &Value) -> Self {
-        let mut socket = connect(rig);
-        socket
-            .write_all(
-                b"GET /v1/hosts/h/exec HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n\
-                  Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            )
-            .unwrap();
-        // Byte by byte, so that nothing of the first frame is taken.
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-        let half = |socket| WebSocket::from_raw_socket(socket, Role::Client, None);
-        let mut ws = Self { writer: half(socket.try_clone().unwrap()), reader: half(socket) };
+        let (socket, _) = handshake(rig, "");
+        let mut ws = Self::over(socket);
         ws.writer.send(Message::text(request.to_string())).unwrap();
         ws
+    }
+
+    /// The same with descriptors attached to the request. Also returns whether the daemon takes up the
+    /// offer.
+    pub(crate) fn passing(
+        rig: &DaemonRig,
+        offer: &str,
+        descriptors: &[BorrowedFd<'_>],
+        request: &Value,
+    ) -> (Self, bool) {
+        let (socket, head) = handshake(rig, &format!("{DESCRIPTORS_HEADER}: {offer}\r\n"));
+        let text = request.to_string();
+        // The last of a text; a mask of zeros changes nothing (RFC 6455, section 5.2).
+        let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+        assert!(text.len() < 126, "a longer one has another head");
+        frame.extend_from_slice(text.as_bytes());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        }
+        let sent =
+            sendmsg(&socket, &[IoSlice::new(&frame)], &mut control, SendFlags::empty()).unwrap();
+        assert_eq!(sent, frame.len());
+        let taken = head.contains(&format!("{DESCRIPTORS_HEADER}: {offer}\r\n"));
+        (Self::over(socket), taken)
+    }
+
+    fn over(socket: UnixStream) -> Self {
+        let half = |socket| WebSocket::from_raw_socket(socket, Role::Client, None);
+        Self { writer: half(socket.try_clone().unwrap()), reader: half(socket) }
     }
 
     /// Sends bytes for the program; none at all is the end of file. Returns whether the daemon still
