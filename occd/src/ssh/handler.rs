@@ -24,6 +24,9 @@ use super::inbox::{Closed, ExitReport, Inbox, SpillPolicy};
 
 /// A stream that has moved this much makes its connection a bulk connection (ARCHITECTURE.md).
 const BULK: u64 = 8 * 1024 * 1024;
+/// The reader of a stream gets its turn this often. tokio keeps the task that was woken last for the worker
+/// that woke it, which is busy as long as the server sends faster than this.
+const TURN: u64 = 1024 * 1024;
 /// A full window is always drained within this time, however slow the reader, so that the answers to
 /// the server's keep-alives, which queue behind the data, pass in time.
 const WINDOW_DRAIN: Duration = Duration::from_secs(10);
@@ -196,6 +199,8 @@ impl Handler {
         }
         if self.shared.may_pace() && inbox.is_backlogged() {
             self.pace(&inbox, data.len()).await;
+        } else if received % TURN < data.len() as u64 {
+            tokio::task::yield_now().await;
         }
     }
 
