@@ -1,8 +1,8 @@
 //! Passing our standard output and standard error to the daemon, which then writes the command's output
 //! straight to where it must go (`occ_proto::exec::DESCRIPTORS_HEADER`).
 //!
-//! Only what the daemon can write to as well as we could is passed: anonymous pipes, regular files and
-//! /dev/null. A terminal stays ours, as does whatever else there is.
+//! Only what the daemon can write to as well as we could is passed: anonymous pipes and /dev/null. A terminal
+//! stays ours, as does a file, which the daemon would not write any faster, and whatever else there is.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -47,7 +47,6 @@ impl Offer {
 #[cfg(target_os = "linux")]
 fn passable(descriptor: BorrowedFd<'_>) -> bool {
     use rustix::fs::{FileType, fstat, major, minor, readlink};
-    use rustix::process::{Resource, getrlimit};
     use std::os::fd::AsRawFd as _;
 
     let Ok(stat) = fstat(descriptor) else { return false };
@@ -55,8 +54,6 @@ fn passable(descriptor: BorrowedFd<'_>) -> bool {
         // A named one cannot be opened once more without a reader.
         FileType::Fifo => readlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()), Vec::new())
             .is_ok_and(|target| target.as_bytes().starts_with(b"pipe:[")),
-        // `ulimit -f` is ours and not the daemon's.
-        FileType::RegularFile => getrlimit(Resource::Fsize).current.is_none(),
         // Memory devices, major 1; null is the third (admin-guide/devices.txt).
         FileType::CharacterDevice => (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3),
         _ => false,

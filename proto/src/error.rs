@@ -86,6 +86,8 @@ codes! {
     SessionRefused = "session_refused",
     /// The connection was lost after the command may have started.
     OutcomeUnknown = "outcome_unknown",
+    /// The client gave up before the command was started.
+    Cancelled = "cancelled",
     /// The server refused to start the command.
     ExecRefused = "exec_refused",
     /// Kept output passed the spill limit because its reader was too slow.

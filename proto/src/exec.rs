@@ -32,7 +32,7 @@ pub const STDERR: u8 = 2;
 /// Any that the daemon cannot use it closes, and sends the stream as binary messages; a client must be
 /// ready for both.
 ///
-/// The daemon uses anonymous pipes, regular files and /dev/null that are open for writing. It has written
+/// The daemon uses anonymous pipes and /dev/null that are open for writing. It has written
 /// all output and closed all descriptors when it sends the last event.
 pub const DESCRIPTORS_HEADER: &str = "occ-descriptors";
 

@@ -153,7 +153,11 @@ async fn execute(
         }
         End::Problem(problem) => {
             if let Some(signal) = caught {
-                return Err(signal.error(host, Seen::of(started.get())));
+                let seen = match problem.code {
+                    Code::OutcomeUnknown if !started.get() => Seen::Unknown,
+                    _ => Seen::of(started.get()),
+                };
+                return Err(signal.error(host, seen));
             }
             let code = problem.code;
             let mut error = CliError::from(*problem);
@@ -306,6 +310,9 @@ impl Caught {
             Seen::End(_) => format!("the command was ended on {host}"),
             Seen::Start => format!("occd ends the command on {host}"),
             Seen::Nothing => format!("the command had not started on {host}"),
+            Seen::Unknown => format!(
+                "{host} had not said whether the command started; it may have, and is ended if it did"
+            ),
         };
         CliError {
             exit: code,
@@ -319,6 +326,8 @@ impl Caught {
 enum Seen<'a> {
     /// It had not started.
     Nothing,
+    /// It had been sent, and the host had not said yet whether it started.
+    Unknown,
     /// It ran, and nobody waited for its end.
     Start,
     /// It has ended.

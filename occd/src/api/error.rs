@@ -163,6 +163,18 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
 }
 
+/// Returns the problem of a command that its client gave up before the host had said that it started.
+pub(super) fn given_up(name: &HostName, may_have_started: bool) -> ApiError {
+    if may_have_started {
+        let detail = format!(
+            "{name}: the server has not said whether it started the command; it is ended if it did."
+        );
+        return ApiError::new(StatusCode::BAD_GATEWAY, Code::OutcomeUnknown, detail).host(name);
+    }
+    let detail = format!("{name}: given up. The command was not started.");
+    ApiError::new(StatusCode::CONFLICT, Code::Cancelled, detail).host(name)
+}
+
 /// Returns the problem of Docker on a host.
 pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
     let (status, code) = match error {

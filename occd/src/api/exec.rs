@@ -15,7 +15,7 @@ use occ_proto::exec::{ExecEvent, ExecRequest, ExecResult, NDJSON, RESULT_LIMIT, 
 use super::error::{self, ApiResult};
 use super::extract::{Body, Host};
 use super::json::Json;
-use crate::exec::{self, Command, Control, Running, Step};
+use crate::exec::{self, Command, Control, Progress, Running, Step};
 use crate::host::COMMAND_RETRIES;
 
 pub(super) async fn run(
@@ -26,7 +26,7 @@ pub(super) async fn run(
     let stdin = request.stdin.clone().unwrap_or_default();
     let retries = request.retries.unwrap_or(COMMAND_RETRIES);
     let command = Command::new(request)?;
-    let running = exec::start(&host, &command, retries)
+    let running = exec::start(&host, &command, retries, &Progress::default())
         .await
         .map_err(|failure| error::exec(host.name(), &failure))?;
     feed(running.control(), stdin.0.into());

@@ -3,27 +3,19 @@
 //! What a client passes is not to be trusted further than the client itself: it must be of a kind that is
 //! known, open for writing, and it must not be able to hold up anything but its own command. A pipe is
 //! therefore opened once more, non-blocking, because the open file that the client shares with others
-//! must stay as it is. A regular file must not be opened once more, because its offset is shared; it is
-//! written to, and closed, on a thread that may block (NFS).
+//! must stay as it is. A regular file is not taken: it could only be written on a thread that may block (NFS),
+//! which was no faster than the way through the client, and under limits that are ours and not the client's.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use occ_proto::exec::STDOUT;
 use tokio::net::unix::pipe;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::coop::consume_budget;
-use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::descriptors;
 use crate::ssh::Frame;
-
-/// Regular files written to at once. A file system that hangs holds a thread for each; tokio has 512, and
-/// others must remain. Output to more files goes through the clients.
-static FILES: Semaphore = Semaphore::const_new(128);
 
 /// The destinations of a command's two streams. Dropping it closes them.
 #[derive(Debug, Default)]
@@ -64,18 +56,6 @@ impl Destinations {
             None => Ok(()),
         }
     }
-
-    /// Closes all, and returns when that is done.
-    pub async fn close(self) {
-        for destination in [self.stdout, self.stderr].into_iter().flatten() {
-            if let Destination::File(mut file) = destination
-                && let Some(closing) = file.close()
-                && let Err(error) = closing.await
-            {
-                tracing::warn!(%error, "a file could not be closed");
-            }
-        }
-    }
 }
 
 /// What a descriptor is.
@@ -85,8 +65,6 @@ enum Destination {
     Null,
     /// The write end of an anonymous pipe, opened once more.
     Pipe(pipe::Sender),
-    /// A regular file.
-    File(RegularFile),
 }
 
 impl Destination {
@@ -111,10 +89,6 @@ impl Destination {
             FileType::CharacterDevice if (what.stx_rdev_major, what.stx_rdev_minor) == (1, 3) => {
                 Ok(Self::Null)
             }
-            FileType::RegularFile => match FILES.try_acquire() {
-                Ok(permit) => Ok(Self::File(RegularFile::new(descriptor, permit))),
-                Err(_) => Err(descriptor),
-            },
             FileType::Fifo => {
                 let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
                 // A named one belongs to a file system, and without readers it cannot be opened.
@@ -140,7 +114,6 @@ impl Destination {
     async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
         match self {
             Self::Null => Ok(()),
-            Self::File(file) => file.write(bytes).await,
             Self::Pipe(pipe) => {
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
@@ -155,48 +128,6 @@ impl Destination {
                 }
                 Ok(())
             }
-        }
-    }
-}
-
-/// A regular file. All that may block is done on other threads.
-#[derive(Debug)]
-struct RegularFile {
-    /// `None` when it is closed.
-    open: Option<Arc<Open>>,
-}
-
-#[derive(Debug)]
-struct Open {
-    file: File,
-    _permit: SemaphorePermit<'static>,
-}
-
-impl RegularFile {
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "nothing is received there"))]
-    fn new(descriptor: OwnedFd, permit: SemaphorePermit<'static>) -> Self {
-        Self { open: Some(Arc::new(Open { file: File::from(descriptor), _permit: permit })) }
-    }
-
-    /// Writes all of `bytes` where the shared offset is, or at the end of a file opened with O_APPEND.
-    async fn write(&self, bytes: Bytes) -> io::Result<()> {
-        let Some(open) = self.open.clone() else { return Ok(()) };
-        spawn_blocking(move || (&open.file).write_all(&bytes))
-            .await
-            .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-    }
-
-    /// Begins to close it.
-    fn close(&mut self) -> Option<JoinHandle<()>> {
-        let open = self.open.take()?;
-        Some(spawn_blocking(move || drop(open)))
-    }
-}
-
-impl Drop for RegularFile {
-    fn drop(&mut self) {
-        if tokio::runtime::Handle::try_current().is_ok() {
-            drop(self.close());
         }
     }
 }

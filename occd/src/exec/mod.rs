@@ -8,4 +8,4 @@ mod running;
 pub use command::{BadCommand, Command};
 pub use destination::Destinations;
 pub use quote::Shell;
-pub use running::{Control, ExecError, Running, Step, start};
+pub use running::{Control, ExecError, Progress, Running, Step, start};

@@ -191,12 +191,28 @@ async fn supervise(
     }
 }
 
+/// How far a start has come, for whoever gives it up.
+#[derive(Debug, Default)]
+pub struct Progress(AtomicBool);
+
+impl Progress {
+    /// Returns whether the command may have reached the server.
+    pub fn may_have_started(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, sent: bool) {
+        self.0.store(sent, Ordering::Relaxed);
+    }
+}
+
 /// Starts a command. As long as it has not been sent, a broken connection is made anew, with `1 + retries`
 /// dials in all; once it may have been sent, nothing is repeated.
 pub async fn start(
     host: &HostHandle,
     command: &Command,
     retries: u32,
+    progress: &Progress,
 ) -> Result<Running, ExecError> {
     let asked = Timestamp::now();
     // A command that may last so long must not wait longer than that to begin.
@@ -208,7 +224,7 @@ pub async fn start(
         let left = retries.saturating_sub(dialled());
         let connection =
             host.connection_by(deadline, left).await.map_err(ExecError::Unreachable)?;
-        match start_on(host, &connection, command, asked, deadline).await {
+        match start_on(host, &connection, command, asked, deadline, progress).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
                 connection.closed().cancelled().await;
@@ -226,6 +242,7 @@ async fn start_on(
     command: &Command,
     asked: Timestamp,
     deadline: Instant,
+    progress: &Progress,
 ) -> Result<Running, ExecError> {
     let waiting_since = Instant::now();
     let shell = if command.needs_shell() {
@@ -249,6 +266,7 @@ async fn start_on(
             channel.set_marker(marker.clone());
         }
         let begun = Instant::now();
+        progress.set(true);
         let answer = async {
             channel.request_exec(&line).await?;
             channel.accepted().await
@@ -270,6 +288,7 @@ async fn start_on(
                 if spare {
                     connection.spare_failed();
                 }
+                progress.set(false);
                 tracing::debug!(spare, "a session was closed before its command started");
             }
             Ok(Err(Closed::Connection(cause))) => {

@@ -277,3 +277,36 @@ fn a_server_that_dies_during_an_upload_is_told() {
     let line = stream.wait_for("error");
     assert!(line.contains(Code::OutcomeUnknown.as_str()), "{line}");
 }
+
+#[test]
+fn an_interrupt_before_the_start_says_what_is_known() {
+    let Some((sshd, rig)) = sshd() else { return };
+    settled(&rig);
+    // Sent to a server that does not answer: it may run, once that goes on.
+    sshd.pause();
+    let occ = spawn_occ(&rig, &["sleep", "1000"]);
+    wait_until("the request", GUARD, || status(&rig).open_channels, |open| *open > 0);
+    let said = interrupted(occ);
+    assert!(said.contains("had not said whether the command started"), "{said}");
+    sshd.resume();
+    no_programs(&sshd, GUARD);
+}
+
+#[test]
+fn an_interrupt_while_the_host_connects_says_that_nothing_started() {
+    let host = EmbeddedHost::start();
+    host.stall_at(Phase::Auth);
+    let rig = daemon_for(&host);
+    let occ = spawn_occ(&rig, &["true"]);
+    wait_until("the dial", GUARD, || host.connections(), |n| *n == 1);
+    let said = interrupted(occ);
+    assert!(said.contains("the command had not started on h"), "{said}");
+    assert_eq!(host.execs(), 0);
+}
+
+fn interrupted(occ: std::process::Child) -> String {
+    Process::find(occ.id()).unwrap().signal(Signal::INT);
+    let output = occ.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}

@@ -11,15 +11,14 @@ use std::time::Duration;
 
 use occ_proto::exec::{ExecEvent, STDERR, STDOUT};
 use rustix::fs::{CWD, Mode, mkfifoat};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 use testkit::DaemonRig;
 use testkit::proc::{Process, Signal};
 use testkit::wait::blocking::{wait_for, wait_until};
 
 use crate::support::{
-    GUARD, Incoming, Ws, exec, exit_code, no_channels, no_programs, occ_exec, remote_program,
-    settled, sshd, status,
+    GUARD, Incoming, Ws, exit_code, no_channels, no_programs, occ_exec, remote_program, settled,
+    sshd, status,
 };
 
 /// How soon nothing may be left of a command whose client has gone: the check of a client that is not
@@ -154,33 +153,6 @@ fn a_reader_that_leaves_ends_the_command_quietly() {
     no_channels(&rig, SOON);
 }
 
-#[test]
-fn a_file_that_takes_no_more_is_told_and_ends_the_command() {
-    let Some((sshd, rig)) = sshd() else { return };
-    settled(&rig);
-    let pid = i32::try_from(rig.daemon_pid()).ok().and_then(Pid::from_raw);
-    let limit = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
-    prlimit(pid, Resource::Fsize, limit).unwrap();
-    let file = File::create(rig.root().join("file")).unwrap();
-    let mut command = occ_exec(&rig);
-    let mut occ = command
-        .arg("yes")
-        .stdout(file.try_clone().unwrap())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    assert_eq!(exit_code(&mut occ), 1);
-    let mut said = String::new();
-    occ.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    let expected = "Error: the command's output cannot be written: File too large (os error 27). \
-                    The command was ended.\n";
-    assert_eq!(said, expected);
-    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
-    no_programs(&sshd, SOON);
-    // SIGXFSZ did not end the daemon.
-    assert_eq!(exec(&rig, json!({ "argv": ["echo", "on"] })).stdout.unwrap(), "on\n");
-}
-
 /// Kills an occ whose output nobody reads and whose standard input is `stdin`, when it is `stuck`.
 fn kill_with_a_full_pipe(stdin: Stdio, stuck: impl Fn(&DaemonRig)) {
     let Some((sshd, rig)) = sshd() else { return };
@@ -261,6 +233,7 @@ fn what_the_daemon_cannot_use_is_closed_and_the_output_comes_to_the_client() {
         both_ways("/dev/zero").into(),
         both_ways(fifo.to_str().unwrap()).into(),
         File::open(&path).unwrap().into(),
+        both_ways(path.to_str().unwrap()).into(),
         File::open("/dev/null").unwrap().into(),
         File::open(rig.root()).unwrap().into(),
         std::os::fd::OwnedFd::from(socket),
@@ -290,7 +263,7 @@ fn what_the_daemon_cannot_use_is_closed_and_the_output_comes_to_the_client() {
     drop((writer, refused));
     let mut rest = String::new();
     { reader }.read_to_string(&mut rest).unwrap();
-    assert_eq!(rest, "err\n".repeat(8));
+    assert_eq!(rest, "err\n".repeat(9));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use passing::Passing;
 
 use super::error::{self, ApiError, ApiResult};
 use super::extract::Host;
-use crate::exec::{self, Command, Destinations, Running};
+use crate::exec::{self, Command, Destinations, Progress, Running};
 use crate::host::{COMMAND_RETRIES, HostHandle};
 
 /// How long a client may take to say what to run.
@@ -101,9 +101,8 @@ async fn serve(host: HostHandle, socket: WebSocket, passing: Passing) {
     }
 }
 
-/// Takes the request and starts the command. `None` means that the client has gone or has changed its
-/// mind; the command is then not started, however long the connecting took. Also returns what the client
-/// sent meanwhile.
+/// Takes the request and starts the command. `None` means that the client has gone; a command that was not
+/// sent by then is not started, however long the connecting took. Also returns what the client sent meanwhile.
 async fn begin(
     host: &HostHandle,
     source: &mut Source,
@@ -123,7 +122,8 @@ async fn begin(
     }
     let retries = request.retries.unwrap_or(COMMAND_RETRIES);
     let command = Command::new(request)?;
-    let starting = exec::start(host, &command, retries);
+    let progress = Progress::default();
+    let starting = exec::start(host, &command, retries, &progress);
     tokio::pin!(starting);
     let (mut early, mut early_bytes) = (VecDeque::new(), 0);
     loop {
@@ -135,8 +135,11 @@ async fn begin(
                     .map_err(|failure| error::exec(host.name(), &failure));
             }
             message = source.next(), if early_bytes < READ_AHEAD => match message {
-                // A signal before the start has nobody to go to but us.
-                None | Some(Err(_) | Ok(Message::Close(_) | Message::Text(_))) => return Ok(None),
+                None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
+                // A signal before the start has nobody to go to but us: what may be under way is ended.
+                Some(Ok(Message::Text(_))) => {
+                    return Err(error::given_up(host.name(), progress.may_have_started()));
+                }
                 Some(Ok(Message::Binary(data))) => {
                     early_bytes += data.len();
                     early.push_back(Message::Binary(data));

@@ -59,7 +59,7 @@ pub(super) async fn run(
         }
     };
     // Whoever reads a pipe waits for the last writer to close it, and does not expect one after occ.
-    destinations.close().await;
+    drop(destinations);
     Some(last)
 }
 
