@@ -23,6 +23,7 @@ Usage: occ <command> [--host NAME | --local] [options]
   exec                           a command on a host
   host                           add list show edit remove test default
   connect disconnect reconnect   the link itself
+  trust                          a host key that has changed
   daemon                         run start stop status: occd, which keeps the links
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host
@@ -131,6 +132,12 @@ What --env sets shows for a moment in the host's process list.")]
     /// Drop a host's connection and dial anew, now
     #[command(after_help = "Example:\n  occ reconnect --host prod-1")]
     Reconnect,
+    /// Review a host's key, and trust it in place of the one on record
+    #[command(after_help = "\
+Examples:
+  occ trust --host prod-1                               shows both keys and asks
+  occ trust --host prod-1 --fingerprint SHA256:Qm3nV…   for scripts: that key and no other")]
+    Trust(TrustArgs),
     /// Add, list, show, edit, remove and test hosts
     #[command(
         subcommand,
@@ -282,6 +289,13 @@ pub(crate) struct HostAddArgs {
     /// Accepted for opencode-cloud's sake: ~/.ssh/config is never written
     #[arg(long, hide = true)]
     pub(crate) no_ssh_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// Trust the key with this fingerprint without asking, and no other
+    #[arg(long, value_name = "SHA256:…")]
+    pub(crate) fingerprint: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -184,13 +184,8 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::IdentityInvalid => {
             format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another")
         }
-        Code::HostKeyChanged => format!(
-            "ask the server's owner which key is right; to trust the new one, remove that line; \
-             then occ reconnect --host {h}"
-        ),
-        Code::HostKeyUnknown => format!(
-            "compare the fingerprint with the server's owner and add the key to known_hosts \
-             (ssh-keyscan ADDRESS prints it); then occ reconnect --host {h}"
+        Code::HostKeyChanged | Code::HostKeyUnknown => format!(
+            "ask the server's owner which key is right; occ trust --host {h} shows it and records it"
         ),
         Code::SshConfigInvalid => format!("ssh -G ADDRESS shows what applies; occ host show {h}"),
         Code::SessionRefused => {
@@ -281,6 +276,6 @@ mod tests {
             "ssh-copy-id -p 2222 deploy@192.0.2.1; then occ reconnect --host p"
         );
         let hint = hint_for(Code::HostKeyChanged, "p", "192.0.2.1", None, Some(2222)).unwrap();
-        assert!(hint.contains("remove that line") && hint.contains("--host p"), "{hint}");
+        assert!(hint.contains("occ trust --host p"), "{hint}");
     }
 }

@@ -13,6 +13,7 @@ pub mod name;
 pub mod paths;
 pub mod status;
 pub mod text;
+pub mod trust;
 
 pub use error::{Code, Problem};
 pub use host::{HostConfig, HostsFile};

@@ -8,6 +8,7 @@ mod host;
 mod host_edit;
 pub(crate) mod legacy;
 mod status;
+mod trust;
 
 pub(crate) use exec_result::Kept;
 
@@ -67,6 +68,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Connect) => connect::run(&context, connect::Verb::Connect).await,
         Some(Command::Disconnect) => connect::run(&context, connect::Verb::Disconnect).await,
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
+        Some(Command::Trust(args)) => trust::run(&context, &args).await,
         Some(Command::Host(command)) => host::run(&context, command).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
     }

@@ -36,6 +36,7 @@ mod hosts;
 mod json;
 mod links;
 mod test;
+mod trust;
 
 use error::ApiError;
 
@@ -112,6 +113,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/disconnect", post(links::disconnect))
         .route("/v1/hosts/{host}/reconnect", post(links::reconnect))
         .route("/v1/hosts/{host}/test", post(test::run))
+        .route("/v1/hosts/{host}/trust", get(trust::review).post(trust::trust))
         .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
         .route("/v1/hosts/{host}/container", get(container::show))
         .fallback(no_route)

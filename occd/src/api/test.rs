@@ -56,6 +56,7 @@ pub(super) async fn test(
         demand: HopDemand::Command,
         environment: &context.dial,
         tasks: &context.tasks,
+        review: None,
     };
     let connection = match dial.run(&mut steps).await {
         Ok(connection) => connection,

@@ -416,6 +416,7 @@ impl Actor {
                 demand,
                 environment: &context.dial,
                 tasks: &context.tasks,
+                review: None,
             };
             (id, dial.run(&mut Steps::default()).await)
         });

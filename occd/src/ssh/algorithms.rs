@@ -158,6 +158,8 @@ mod tests {
             unknown: Unknown::Record,
             file: PathBuf::new(),
             hash: false,
+            user_files: Vec::new(),
+            review: None,
         };
         preferred(&policy, &lists, Compression::Auto, Duration::ZERO)
     }

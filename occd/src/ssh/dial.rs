@@ -1,7 +1,7 @@
 //! Making a connection: resolve, connect, key exchange, login; each phase with its own deadline.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use occ_proto::status::{Phase, TestStep};
@@ -19,7 +19,7 @@ use super::connection::{Connection, Facts, identification};
 use super::error::ConnectError;
 use super::handler::{Handler, SessionError, Shared, loss_cause};
 use super::hop::{Hop, HopDemand, HopsLink};
-use super::host_key::HostKeyPolicy;
+use super::host_key::{HostKeyPolicy, ShownKey};
 use super::inbox::SpillPolicy;
 use super::limit::Limit;
 use super::proxy_command::{LastWords, ProxyCommand};
@@ -122,9 +122,23 @@ pub struct Dial<'a> {
     pub environment: &'a DialEnvironment,
     /// Owns the connection's tasks.
     pub tasks: &'a TaskTracker,
+    /// Where the server's key is put, if it is only to be looked at.
+    pub review: Option<Arc<OnceLock<ShownKey>>>,
 }
 
 impl Dial<'_> {
+    /// Returns the key that the server shows, without logging in.
+    pub async fn host_key(mut self) -> Result<ShownKey, ConnectError> {
+        let shown = Arc::new(OnceLock::new());
+        self.review = Some(Arc::clone(&shown));
+        match (self.run(&mut Steps::default()).await, shown.get()) {
+            (_, Some(shown)) => Ok(shown.clone()),
+            (Err(error), None) => Err(error),
+            // Nothing logs in before the key is seen.
+            (Ok(_), None) => Err(ConnectError::Reviewed),
+        }
+    }
+
     /// Makes the connection. Whatever goes wrong, nothing of the attempt stays behind.
     pub async fn run(&self, steps: &mut Steps) -> Result<Arc<Connection>, ConnectError> {
         let settings = self.settings;
@@ -145,13 +159,14 @@ impl Dial<'_> {
 
         let begun = Instant::now();
         let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window(rtt)));
-        let host_key = HostKeyPolicy::load(
+        let mut host_key = HostKeyPolicy::load(
             &target.ssh_config,
             &target.address,
             target.port,
             &environment.home,
         )
         .await?;
+        host_key.review = self.review.clone();
         let ssh_config = &target.ssh_config;
         let compression = match (settings.compression, ssh_config.compression) {
             (Some(ours), _) => ours,

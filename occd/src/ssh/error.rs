@@ -265,6 +265,9 @@ pub enum ConnectError {
         #[source]
         last: std::sync::Arc<ConnectError>,
     },
+    /// The key was only looked at.
+    #[error("the host key was only looked at")]
+    Reviewed,
     /// Stopped on request.
     #[error("the host is disconnected on request")]
     Stopped,
@@ -330,6 +333,7 @@ impl ConnectError {
             | Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
             | Self::HostCertificate { .. }
+            | Self::Reviewed
             | Self::HostKeyUnknown { .. } => Phase::HostKey,
             Self::Resolve { .. } => Phase::Resolve,
             Self::Connect { .. } | Self::HopConnect { .. } | Self::ProxyCommand { .. } => {
@@ -386,6 +390,7 @@ impl ConnectError {
             | Self::AuthRefused { .. }
             | Self::NoIdentity { .. }
             | Self::RetriesExhausted { .. }
+            | Self::Reviewed
             | Self::Stopped
             | Self::ShuttingDown => Retry::Fatal,
         }
@@ -419,7 +424,7 @@ impl ConnectError {
             Self::HostKeyChanged { .. }
             | Self::HostKeyRevoked { .. }
             | Self::HostCertificate { .. } => Code::HostKeyChanged,
-            Self::HostKeyUnknown { .. } => Code::HostKeyUnknown,
+            Self::HostKeyUnknown { .. } | Self::Reviewed => Code::HostKeyUnknown,
             Self::AuthRefused { .. } => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),
             Self::Stopped => Code::HostStopped,

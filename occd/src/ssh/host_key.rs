@@ -2,6 +2,7 @@
 //! key that is in none of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use occ_proto::paths::expand_tilde;
@@ -10,7 +11,7 @@ use russh::keys::{Certificate, PublicKey, PublicKeyOrCertificate};
 
 use super::error::ConnectError;
 use super::host_certificate;
-use super::known_hosts::{self, KnownHosts, Verdict};
+use super::known_hosts::{self, KnownHosts, KnownHostsError, Verdict};
 use super::ssh_config::{SshConfig, Strict};
 
 /// What happens to a key of a host that is not on record.
@@ -46,6 +47,37 @@ pub struct HostKeyPolicy {
     pub file: PathBuf,
     /// Whether a recorded host name is hashed.
     pub hash: bool,
+    /// The user's files, which a person may change.
+    pub user_files: Vec<PathBuf>,
+    /// The key is only looked at, and nobody logs in.
+    pub review: Option<Arc<OnceLock<ShownKey>>>,
+}
+
+/// A key that a server showed to somebody who wanted to see it, and the record that it was held against.
+#[derive(Debug, Clone)]
+pub struct ShownKey {
+    /// The key.
+    pub key: PublicKey,
+    /// What the files say of it.
+    pub verdict: Verdict,
+    policy: HostKeyPolicy,
+}
+
+impl ShownKey {
+    /// Returns type and fingerprint.
+    pub fn text(&self) -> String {
+        format!("{} {}", self.key.algorithm(), known_hosts::fingerprint(&self.key))
+    }
+
+    /// Puts the key in the place of whatever the user's files have of the host.
+    pub async fn trust(self) -> Result<(), KnownHostsError> {
+        tokio::task::spawn_blocking(move || {
+            let Self { key, policy, .. } = self;
+            known_hosts::replace(&policy.user_files, &policy.host, policy.port, &key, policy.hash)
+        })
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
 }
 
 impl HostKeyPolicy {
@@ -92,14 +124,28 @@ impl HostKeyPolicy {
             port,
             known,
             unknown,
-            file: user_files.into_iter().next().unwrap_or_else(|| ssh_dir.join("known_hosts")),
+            file: user_files.first().cloned().unwrap_or_else(|| ssh_dir.join("known_hosts")),
             hash: ssh_config.hash_known_hosts,
+            user_files,
+            review: None,
         })
     }
 
     /// Returns what was shown when it may be trusted. Nothing has been sent to the server by then but the
     /// key exchange.
     pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<TrustedKey, ConnectError> {
+        if let Some(review) = &self.review {
+            let key = match shown {
+                PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
+                PublicKeyOrCertificate::Certificate(certificate) => {
+                    PublicKey::new(certificate.public_key().clone(), "")
+                }
+            };
+            let verdict = self.known.check(&self.host, self.port, &key);
+            let policy = Self { review: None, ..self.clone() };
+            let _ = review.set(ShownKey { key, verdict, policy });
+            return Err(ConnectError::Reviewed);
+        }
         let key = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
             PublicKeyOrCertificate::Certificate(certificate) => {

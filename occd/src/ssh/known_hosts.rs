@@ -24,8 +24,11 @@ use hmac::{Hmac, Mac as _};
 use russh::keys::ssh_key::{self, Algorithm, HashAlg, PublicKey};
 use sha1::Sha1;
 
+mod replace;
 #[cfg(test)]
 mod tests;
+
+pub use replace::replace;
 
 /// The largest file that is read: over 50,000 hashed lines with RSA keys, and no memory to speak of.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
@@ -70,6 +73,14 @@ pub enum KnownHostsError {
     /// A name that the format would read as a pattern, a list or a second field.
     #[error("this host name cannot be recorded in a known_hosts file")]
     Name,
+    /// A line that is meant for more hosts than the one whose key is replaced.
+    #[error("line {line} of {} is a pattern for more hosts; change it by hand", path.display())]
+    Pattern {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+    },
     /// A key that has no place in a known_hosts file, such as a certificate.
     #[error("this kind of host key cannot be recorded in a known_hosts file")]
     KeyKind,

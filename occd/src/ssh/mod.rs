@@ -11,7 +11,7 @@ pub mod error;
 mod handler;
 pub mod hop;
 mod host_certificate;
-mod host_key;
+pub mod host_key;
 pub mod identity;
 mod inbox;
 pub mod known_hosts;

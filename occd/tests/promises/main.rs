@@ -25,4 +25,5 @@ mod socket;
 mod ssh_config;
 mod stalls;
 mod support;
+mod trust;
 mod unit;

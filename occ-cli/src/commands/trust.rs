@@ -1,0 +1,93 @@
+//! `occ trust`: review a host's key and put it in the place of what is on record.
+
+use hyper::Method;
+use occ_proto::text::sanitize;
+use occ_proto::trust::{HostKeyReview, Record, TrustKey};
+
+use super::Context;
+use super::connect::{self, Verb};
+use crate::cli::TrustArgs;
+use crate::client::host_path;
+use crate::error::{CONNECTION, CliError};
+use crate::output::with_note;
+
+/// Runs the command and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let (client, host, source) = context.client_and_host("trust").await?;
+    let path = host_path(&host, "/trust");
+    let note = format!("[{host}] looking at its key …");
+    let reply = match with_note(ui, &note, client.get_slow(&path)).await {
+        Ok(reply) => reply,
+        Err(error) => return Err(super::explain(context, &client, &host, source, error).await),
+    };
+    let review: HostKeyReview = reply.parse()?;
+    if review.record == Record::Known {
+        if ui.json {
+            return ui.document(&reply.body).map(|()| 0);
+        }
+        ui.say(&format!(
+            "[{host}] The server shows {}, which is on record.",
+            sanitize(&review.shown)
+        ))?;
+        return Ok(0);
+    }
+    if !ui.json {
+        show(context, &review);
+    }
+    let fingerprint = review.shown.split(' ').next_back().unwrap_or_default();
+    let agreed = match &args.fingerprint {
+        Some(wanted) if wanted == fingerprint => true,
+        Some(wanted) => {
+            return Err(CliError::failed(format!(
+                "{host} shows {fingerprint}, not {}. Nothing was changed.",
+                sanitize(wanted)
+            )));
+        }
+        None if ui.can_ask() => ui.ask("Trust the key that the server shows, from now on?"),
+        None => {
+            return Err(CliError::usage("a key is trusted by somebody who has compared it.")
+                .hint(format!("occ trust --host {host} --fingerprint {fingerprint}")));
+        }
+    };
+    if !agreed {
+        return Err(CliError::failed("Nothing was changed."));
+    }
+    let wish = TrustKey { shown: review.shown.clone() };
+    let reply = client.request(Method::POST, &path, Some(&wish), None).await?;
+    let after: HostKeyReview = reply.parse()?;
+    if after.record != Record::Known {
+        let place = after.file.as_deref().map_or_else(|| "known_hosts".to_owned(), sanitize);
+        return Err(CliError {
+            exit: CONNECTION,
+            ..CliError::failed(format!(
+                "the key is on record now, and {place} still has another: that file is the system's."
+            ))
+        });
+    }
+    if ui.json {
+        return ui.document(&reply.body).map(|()| 0);
+    }
+    ui.say(&format!("[{host}] Trusted: {}", sanitize(&review.shown)))?;
+    connect::run(context, Verb::Reconnect).await
+}
+
+fn show(context: &Context<'_>, review: &HostKeyReview) {
+    let line = |label: &str, text: &str| {
+        context.ui.note(&format!("[{}] {label:<17} {}", review.name, sanitize(text)));
+    };
+    let place = match (&review.file, review.line) {
+        (Some(file), Some(line)) => format!("  {file}:{line}"),
+        _ => String::new(),
+    };
+    line("The server shows", &review.shown);
+    match review.record {
+        Record::Revoked => line("Revoked by", place.trim_start()),
+        Record::Unknown | Record::Known => line("On record", "nothing"),
+        Record::Changed => {
+            for (number, key) in review.recorded.iter().enumerate() {
+                line("On record", &format!("{key}{}", if number == 0 { &place } else { "" }));
+            }
+        }
+    }
+}

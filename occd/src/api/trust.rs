@@ -1,0 +1,102 @@
+//! Reviewing a host's key, and trusting it in place of what is on record. Nobody logs in for that.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use occ_proto::Code;
+use occ_proto::trust::{HostKeyReview, Record, TrustKey};
+
+use super::App;
+use super::error::{self, ApiError, ApiResult};
+use super::extract::{Body, Host};
+use super::json::Json;
+use crate::host::HostHandle;
+use crate::host::machine::ConnectionId;
+use crate::ssh::dial::Dial;
+use crate::ssh::error::chain;
+use crate::ssh::hop::HopDemand;
+use crate::ssh::host_key::ShownKey;
+use crate::ssh::known_hosts::Verdict;
+
+/// A look makes no connection of any host's generations.
+const LOOK: ConnectionId = ConnectionId(0);
+
+pub(super) async fn review(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+) -> ApiResult<Json<HostKeyReview>> {
+    let shown = look(&app, &host).await?;
+    Ok(Json(describe(&host, &shown)))
+}
+
+pub(super) async fn trust(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+    Body(wanted): Body<TrustKey>,
+) -> ApiResult<Json<HostKeyReview>> {
+    // Looked at anew: it is this key that is trusted, and not whatever the server shows next.
+    let shown = look(&app, &host).await?;
+    let conflict = |code, text| {
+        Err(ApiError::new(StatusCode::CONFLICT, code, format!("{}: {text}", host.name()))
+            .host(host.name()))
+    };
+    if shown.text() != wanted.shown {
+        let text = format!("the server shows {} now, not {}.", shown.text(), wanted.shown);
+        return conflict(Code::EditConflict, text);
+    }
+    match shown.verdict {
+        Verdict::Known => {}
+        Verdict::Revoked { ref file, line } => {
+            let text = format!(
+                "the key is revoked by {}:{line}; take that line away by hand if it is wrong.",
+                file.display()
+            );
+            return conflict(Code::HostKeyChanged, text);
+        }
+        Verdict::Unknown | Verdict::Changed { .. } => {
+            tracing::info!(host = %host.name(), key = shown.text(), "a person trusts a host key");
+            if let Err(failure) = shown.clone().trust().await {
+                return conflict(Code::SshConfigInvalid, format!("{}.", chain(&failure)));
+            }
+        }
+    }
+    // Also tells what is still in the way: a file of the system, which is not ours to change.
+    let after = look(&app, &host).await?;
+    Ok(Json(describe(&host, &after)))
+}
+
+async fn look(app: &App, host: &HostHandle) -> ApiResult<ShownKey> {
+    let snapshot = host.snapshot();
+    let context = app.pool.context();
+    let dial = Dial {
+        id: LOOK,
+        name: Some(host.name()),
+        config: &snapshot.config,
+        settings: &snapshot.settings.dial,
+        demand: HopDemand::Command,
+        environment: &context.dial,
+        tasks: &context.tasks,
+        review: None,
+    };
+    dial.host_key().await.map_err(|failure| error::connect_error(host.name(), &failure))
+}
+
+fn describe(host: &HostHandle, shown: &ShownKey) -> HostKeyReview {
+    let (record, file, line, recorded) = match &shown.verdict {
+        Verdict::Known => (Record::Known, None, None, Vec::new()),
+        Verdict::Unknown => (Record::Unknown, None, None, Vec::new()),
+        Verdict::Changed { file, line, known, .. } => {
+            (Record::Changed, Some(file), Some(*line), known.clone())
+        }
+        Verdict::Revoked { file, line } => (Record::Revoked, Some(file), Some(*line), Vec::new()),
+    };
+    HostKeyReview {
+        name: host.name().clone(),
+        shown: shown.text(),
+        record,
+        recorded,
+        file: file.map(|file| file.display().to_string()),
+        line,
+    }
+}

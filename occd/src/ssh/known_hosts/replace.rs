@@ -1,0 +1,105 @@
+//! Replacing what is on record for a host by a key that a person has chosen.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use russh::keys::PublicKey;
+
+use super::{
+    Hosts, KnownHostsError, Marker, append, is_regular, lookup_name, matches_pattern, parse_line,
+    read_capped,
+};
+
+/// Takes every other key of the host out of the files and adds `key` to the first of them. Authorities and
+/// revocations stay as they are. What a file was before is kept beside it, with `.old` behind its name, as
+/// `ssh-keygen -R` does.
+///
+/// # Errors
+/// When a file cannot be read or written, or a pattern that is meant for more hosts would have to go.
+pub fn replace(
+    files: &[PathBuf],
+    host: &str,
+    port: u16,
+    key: &PublicKey,
+    hash: bool,
+) -> Result<(), KnownHostsError> {
+    let name = lookup_name(host, port);
+    for path in files {
+        remove(path, &name, key)?;
+    }
+    match files.first() {
+        Some(first) => append(first, host, port, key, hash),
+        None => Ok(()),
+    }
+}
+
+fn remove(path: &Path, name: &str, key: &PublicKey) -> Result<(), KnownHostsError> {
+    let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Ok(metadata) if is_regular(path, &metadata)? => {}
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error)),
+    }
+    // A link stays a link; what it points at is replaced.
+    let target = path.canonicalize().map_err(fail)?;
+    let file = std::fs::File::open(&target).map_err(fail)?;
+    file.lock().map_err(fail)?;
+    let before = read_capped(path, &file)?;
+    let mut after = Vec::with_capacity(before.len());
+    for (index, line) in before.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let wildcard = || KnownHostsError::Pattern { path: path.to_owned(), line: index + 1 };
+        match without(line, name, key) {
+            Line::Stays => after.extend_from_slice(line),
+            Line::Goes => {}
+            Line::Becomes(new) => after.extend_from_slice(&new),
+            Line::IsForOthersToo => return Err(wildcard()),
+        }
+    }
+    if after == before {
+        return Ok(());
+    }
+    let mut old = target.clone().into_os_string();
+    old.push(".old");
+    std::fs::copy(&target, &old).map_err(fail)?;
+    let dir = target.parent().unwrap_or(Path::new("/"));
+    let mut staged = tempfile::NamedTempFile::new_in(dir).map_err(fail)?;
+    let mode = file.metadata().map_err(fail)?.permissions();
+    staged.as_file().set_permissions(mode).map_err(fail)?;
+    staged.write_all(&after).map_err(fail)?;
+    staged.as_file().sync_all().map_err(fail)?;
+    staged.persist(&target).map_err(|error| fail(error.error))?;
+    Ok(())
+}
+
+/// What becomes of a line.
+enum Line {
+    Stays,
+    Goes,
+    Becomes(Vec<u8>),
+    IsForOthersToo,
+}
+
+fn without(line: &[u8], name: &str, key: &PublicKey) -> Line {
+    let text = line.trim_ascii();
+    let Some((Marker::None, hosts, recorded)) = parse_line(text) else { return Line::Stays };
+    if !hosts.contain(name) || recorded.key_data() == key.key_data() {
+        return Line::Stays;
+    }
+    let Hosts::Patterns(list) = &hosts else { return Line::Goes };
+    let rest: Vec<&[u8]> =
+        list.split(|byte| *byte == b',').filter(|pattern| *pattern != name.as_bytes()).collect();
+    let still = |pattern: &&[u8]| matches_pattern(pattern, name.as_bytes());
+    if rest.iter().any(still) {
+        return Line::IsForOthersToo;
+    }
+    if rest.is_empty() {
+        return Line::Goes;
+    }
+    // The names of the others, and the line as it was behind them.
+    let fields = text.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(text.len());
+    let mut new = rest.join(&b',');
+    new.extend_from_slice(&text[fields..]);
+    new.push(b'\n');
+    Line::Becomes(new)
+}

@@ -1,0 +1,117 @@
+//! `occ trust`: a changed host key is reviewed before anything is sent to the server, and takes the place of
+//! the record when a person says so.
+
+use std::process::Command;
+
+use occ_proto::Code;
+use occ_proto::status::State;
+use testkit::daemon::Target;
+use testkit::{DaemonRig, EmbeddedHost, RealSshd};
+
+use crate::ask::{echoes, exec, in_state, problem};
+
+fn known_hosts(rig: &DaemonRig) -> String {
+    std::fs::read_to_string(rig.known_hosts_file()).unwrap()
+}
+
+fn fingerprint(rig: &DaemonRig) -> String {
+    let review = rig.http("GET", "/v1/hosts/far/trust", &[], None).json();
+    review["shown"].as_str().unwrap().split(' ').next_back().unwrap().to_owned()
+}
+
+#[test]
+fn a_changed_key_is_shown_and_trusted_by_its_fingerprint() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    let others = "other.example.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIrc4g5bq1mJ7sKXGvWfTQxLQ7GZtLkG0bH1lQGJ2iuC";
+    rig.add_known_host(&format!("# mine\n{others}"));
+    let before = known_hosts(&rig);
+    host.change_host_key();
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&exec(&rig, "far", &["true"])).code, Code::HostKeyChanged);
+
+    // Nobody is there to ask: both keys and the command for scripts, and nothing changes.
+    let asked = rig.run_occ(&["trust", "--host", "far"]);
+    assert_eq!(asked.code(), 2, "{asked:?}");
+    assert_eq!(asked.stderr.matches("SHA256:").count(), 3, "{asked:?}");
+    assert!(asked.stderr.contains(&format!("{}:1", rig.known_hosts_file().display())), "{asked:?}");
+    let wrong = rig.run_occ(&["trust", "--host", "far", "--fingerprint", "SHA256:no"]);
+    assert_eq!(wrong.code(), 1, "{wrong:?}");
+    assert_eq!(known_hosts(&rig), before);
+    assert_eq!(host.auth_attempts(), 0, "a look sends nothing");
+
+    let trusted = rig.occ_ok(&["trust", "--host", "far", "--fingerprint", &fingerprint(&rig)]);
+    assert!(trusted.contains("Trusted: ssh-ed25519 SHA256:"), "{trusted}");
+    in_state(&rig, "far", State::Connected);
+    echoes(&rig, "far");
+    let old_line = before.lines().next().unwrap();
+    let after = known_hosts(&rig);
+    assert!(!after.contains(old_line) && after.contains("# mine") && after.contains(others));
+    let kept = std::fs::read_to_string(format!("{}.old", rig.known_hosts_file().display()));
+    assert_eq!(kept.unwrap(), before);
+    // Again there is nothing to do.
+    let again = rig.occ_ok(&["trust", "--host", "far"]);
+    assert!(again.contains("which is on record"), "{again}");
+}
+
+#[test]
+fn openssh_trusts_the_same_from_then_on() {
+    if !RealSshd::require() {
+        return;
+    }
+    for config in ["", "HashKnownHosts yes\n"] {
+        let mut sshd = RealSshd::start();
+        let mut rig = DaemonRig::new();
+        let target = Target::from(&sshd);
+        rig.add_host_to("far", &target.hostname, target.port, &target.user, &target.key);
+        std::fs::write(rig.home().join(".ssh/config"), config).unwrap();
+        rig.start_daemon(&[]);
+        echoes(&rig, "far");
+        sshd.change_host_keys();
+        sshd.kill_sessions();
+        in_state(&rig, "far", State::Failed);
+        rig.occ_ok(&["trust", "--host", "far", "--fingerprint", &fingerprint(&rig)]);
+        echoes(&rig, "far");
+        assert_eq!(known_hosts(&rig).lines().count(), 1, "{}", known_hosts(&rig));
+        let known = format!("UserKnownHostsFile={}", rig.known_hosts_file().display());
+        let ssh = Command::new("ssh")
+            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"])
+            .args(["-o", &known, "-i"])
+            .arg(sshd.client_key_path())
+            .args(["-p", &sshd.port().to_string()])
+            .arg(format!("{}@127.0.0.1", sshd.user()))
+            .arg("true")
+            .output()
+            .unwrap();
+        assert!(ssh.status.success(), "{ssh:?}");
+    }
+}
+
+#[test]
+fn what_is_not_ours_to_change_stays_and_is_told() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    host.change_host_key();
+    // A pattern for more hosts, and then a revocation.
+    let old = known_hosts(&rig);
+    let key: Vec<&str> = old.split_whitespace().skip(1).take(2).collect();
+    let pattern = format!("[127.0.0.*]:{} {}\n", host.port(), key.join(" "));
+    std::fs::write(rig.known_hosts_file(), &pattern).unwrap();
+    rig.start_daemon(&[]);
+    let print = fingerprint(&rig);
+    let trust = |print: &str| rig.run_occ(&["trust", "--host", "far", "--fingerprint", print]);
+    let refused = trust(&print);
+    assert_eq!(refused.code(), 5, "{refused:?}");
+    assert!(refused.stderr.contains("is a pattern for more hosts"), "{refused:?}");
+    assert_eq!(known_hosts(&rig), pattern);
+
+    let revoked = format!("@revoked * {}\n", host.host_public_key());
+    std::fs::write(rig.known_hosts_file(), &revoked).unwrap();
+    let refused = trust(&print);
+    assert_eq!(refused.code(), 5, "{refused:?}");
+    assert!(refused.stderr.contains("is revoked by"), "{refused:?}");
+    assert_eq!(known_hosts(&rig), revoked);
+    assert_eq!(host.auth_attempts(), 0);
+}

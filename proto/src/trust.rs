@@ -1,0 +1,47 @@
+//! Reviewing a host's key: `GET` and `POST /v1/hosts/{host}/trust`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::HostName;
+
+/// What is on record of a host's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Record {
+    /// This key.
+    Known,
+    /// Nothing.
+    Unknown,
+    /// Other keys.
+    Changed,
+    /// That this key is revoked.
+    Revoked,
+}
+
+/// The key that the server shows now, beside what is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKeyReview {
+    /// The host.
+    pub name: HostName,
+    /// Type and SHA-256 fingerprint of the key shown.
+    pub shown: String,
+    /// What is on record.
+    pub record: Record,
+    /// The other keys on record, in the same words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recorded: Vec<String>,
+    /// The known_hosts file with the first of them, or with the revocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The line there, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+}
+
+/// The wish to trust a key in place of what is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustKey {
+    /// The key as [`HostKeyReview::shown`] has it: no other is trusted.
+    pub shown: String,
+}
