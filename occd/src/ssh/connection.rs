@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ use super::probe;
 use super::sessions::{CROWDED, LINGERING, Sessions};
 use super::stream::StreamControl;
 use crate::host::machine::ConnectionId;
+
+mod spare;
 
 /// How long the server may take to open a channel.
 const CHANNEL_OPEN: Duration = Duration::from_secs(10);
@@ -463,83 +465,6 @@ impl Connection {
         if left == 0 && self.shared.retired.load(Ordering::SeqCst) {
             self.kill(LossCause::Ours);
         }
-    }
-
-    // ---- The spare.
-
-    fn take_spare(&self) -> Option<RawChannel> {
-        let raw = self.spare_slot().take()?;
-        if raw.inbox.closed_reason().is_some() {
-            // Dropbear ends all spares when any session ends: keeping them would only cost.
-            self.no_spare.store(true, Ordering::Relaxed);
-            self.sessions.ended();
-            return None;
-        }
-        Some(raw)
-    }
-
-    fn spare_slot(&self) -> std::sync::MutexGuard<'_, Option<RawChannel>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn refill_spare(self: &Arc<Self>) {
-        if !self.wants_spare() || self.refilling.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        if !self.sessions.begin(false) {
-            self.refilling.store(false, Ordering::SeqCst);
-            return;
-        }
-        let opened = self.open(Kind::Session).await;
-        self.refilling.store(false, Ordering::SeqCst);
-        match opened {
-            // A session that is dropped unused becomes the spare.
-            Ok(raw) => drop(Channel::new(raw, Arc::clone(self))),
-            Err(error) => tracing::debug!(%error, "no spare channel"),
-        }
-    }
-
-    fn wants_spare(&self) -> bool {
-        let nobody_waits = self.waiting.load(Ordering::SeqCst) == 0;
-        self.tolerates_spare() && nobody_waits && self.spare_slot().is_none()
-    }
-
-    fn tolerates_spare(&self) -> bool {
-        let unwanted = self.no_spare.load(Ordering::Relaxed)
-            || self.shared.retired.load(Ordering::SeqCst)
-            || self.is_closed();
-        !unwanted
-    }
-
-    /// Keeps a session on which nothing was started as the spare; returns it when none is wanted.
-    /// Closing it would leave an entry in russh's table.
-    pub(super) fn keep_spare(&self, raw: RawChannel) -> Option<RawChannel> {
-        if !self.tolerates_spare() {
-            return Some(raw);
-        }
-        let surplus = {
-            let mut slot = self.spare_slot();
-            if slot.is_none() { slot.replace(raw) } else { Some(raw) }
-        };
-        if surplus.is_none() {
-            // Somebody may have begun to wait for a session meanwhile.
-            self.shared.freed.notify_one();
-        }
-        surplus
-    }
-
-    /// Ends the spare for good, because it is of no use to somebody who needs its session.
-    fn give_up_spare(self: &Arc<Self>) {
-        self.no_spare.store(true, Ordering::Relaxed);
-        let spare = self.spare_slot().take();
-        if let Some(raw) = spare {
-            drop(Channel::new(raw, Arc::clone(self)));
-        }
-    }
-
-    /// A command was lost on the spare: the server does not tolerate them.
-    pub fn spare_failed(&self) {
-        self.no_spare.store(true, Ordering::Relaxed);
     }
 
     // ---- The end.

@@ -200,7 +200,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// Returns whether the real ssh trusts the server with these files, and logs in.
-fn ssh_trusts(rig: &DaemonRig, sshd: &RealSshd) -> bool {
+pub(crate) fn ssh_trusts(rig: &DaemonRig, sshd: &RealSshd) -> bool {
     let known = format!("UserKnownHostsFile={}", rig.known_hosts_file().display());
     let output = Command::new("ssh")
         .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"])

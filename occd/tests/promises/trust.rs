@@ -1,8 +1,6 @@
 //! `occ trust`: a changed host key is reviewed before anything is sent to the server, and takes the place of
 //! the record when a person says so.
 
-use std::process::Command;
-
 use occ_proto::Code;
 use occ_proto::status::State;
 use testkit::daemon::Target;
@@ -74,17 +72,7 @@ fn openssh_trusts_the_same_from_then_on() {
         rig.occ_ok(&["trust", "--host", "far", "--fingerprint", &fingerprint(&rig)]);
         echoes(&rig, "far");
         assert_eq!(known_hosts(&rig).lines().count(), 1, "{}", known_hosts(&rig));
-        let known = format!("UserKnownHostsFile={}", rig.known_hosts_file().display());
-        let ssh = Command::new("ssh")
-            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"])
-            .args(["-o", &known, "-i"])
-            .arg(sshd.client_key_path())
-            .args(["-p", &sshd.port().to_string()])
-            .arg(format!("{}@127.0.0.1", sshd.user()))
-            .arg("true")
-            .output()
-            .unwrap();
-        assert!(ssh.status.success(), "{ssh:?}");
+        assert!(crate::certificates::ssh_trusts(&rig, &sshd));
     }
 }
 
