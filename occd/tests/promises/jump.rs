@@ -180,7 +180,7 @@ fn a_bastion_that_needs_a_person_is_named() {
     assert!(answer.detail.contains("the jump host bastion: the host key changed"), "{answer:?}");
     let occ = rig.run_occ(&["exec", "--host", "far", "--", "true"]);
     assert_eq!(occ.code(), 5, "{occ:?}");
-    assert!(occ.stderr.contains("occ reconnect --host bastion"), "{occ:?}");
+    assert!(occ.stderr.contains("occ trust --host bastion"), "{occ:?}");
     assert_eq!((server.connections(), bastion.auth_attempts()), (0, 0));
 
     // Once a person has mended it, what is behind it comes back by itself.
