@@ -141,6 +141,8 @@ fn exit_code(code: Code, status: u16) -> u8 {
         | Code::IdentityLocked
         | Code::IdentityTooOpen
         | Code::HostKeyChanged
+        | Code::HostKeyRevoked
+        | Code::HostCertificate
         | Code::HostKeyUnknown
         | Code::SshConfigInvalid
         | Code::NotSsh
@@ -184,6 +186,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::IdentityInvalid => {
             format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another")
         }
+        Code::HostKeyRevoked => format!(
+            "somebody has marked that key: ask the server's owner for another; then occ reconnect --host {h}"
+        ),
+        Code::HostCertificate => format!(
+            "ask the server's owner for a certificate that is good; then occ reconnect --host {h}"
+        ),
         Code::HostKeyChanged | Code::HostKeyUnknown => format!(
             "ask the server's owner which key is right; occ trust --host {h} shows it and records it"
         ),

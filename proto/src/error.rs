@@ -74,7 +74,11 @@ codes! {
     IdentityLocked = "identity_locked",
     /// The identity file may be read by others, or is another user's.
     IdentityTooOpen = "identity_too_open",
-    /// The server's host key differs from the recorded one, or is revoked.
+    /// The server's host key is marked as revoked.
+    HostKeyRevoked = "host_key_revoked",
+    /// The server's certificate is not good for the host.
+    HostCertificate = "host_certificate",
+    /// The server's host key differs from the recorded one.
     HostKeyChanged = "host_key_changed",
     /// The server's host key is unknown and policy refuses unknown keys.
     HostKeyUnknown = "host_key_unknown",

@@ -30,6 +30,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The exit code for a command that --timeout ended, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
+/// How long the end of a cancelled command may take: TERM, 2 s, KILL, 2 s, and the way back.
+const STUCK: Duration = Duration::from_secs(8);
+
 /// A time that never comes within the life of this process.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -108,6 +111,7 @@ async fn execute(
         let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));
         let mut noted = !ui.stderr_terminal || ui.json;
         let mut cancel = std::pin::pin!(sleep_until(Instant::now() + NEVER));
+        let mut cancelled = false;
         loop {
             let event = tokio::select! {
                 biased;
@@ -126,8 +130,14 @@ async fn execute(
                         ui.note(&format!("[{host}] not connected; trying …"));
                     }
                 }
+                // Told before: our own output is stuck, and occd ends the command without us.
+                Event::Cancel if cancelled => {
+                    let signal = caught.unwrap_or(Caught::Interrupt);
+                    return Err(signal.error(host, Seen::of(started.get())));
+                }
                 Event::Cancel => {
-                    cancel.as_mut().reset(Instant::now() + NEVER);
+                    cancelled = true;
+                    cancel.as_mut().reset(Instant::now() + STUCK);
                     // Full means that cancels wait already.
                     let _ = control.try_send(ExecControl::Cancel);
                 }

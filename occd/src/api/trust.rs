@@ -52,7 +52,7 @@ pub(super) async fn trust(
                 "the key is revoked by {}:{line}; take that line away by hand if it is wrong.",
                 file.display()
             );
-            return conflict(Code::HostKeyChanged, text);
+            return conflict(Code::HostKeyRevoked, text);
         }
         Verdict::Unknown | Verdict::Changed { .. } => {
             tracing::info!(host = %host.name(), key = shown.text(), "a person trusts a host key");

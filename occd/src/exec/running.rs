@@ -144,6 +144,29 @@ impl Control {
         self.channel.connection().spawn(task);
     }
 
+    /// Waits until the program was told to end and has, or has had its time for that.
+    pub async fn told_to_end(&self) {
+        let mut ended = self.ended.clone();
+        let by_the_daemon = async {
+            if ended.wait_for(Option::is_some).await.is_err() {
+                // It ended by itself: nobody tells it any more.
+                std::future::pending::<()>().await;
+            }
+        };
+        // The program may be over, and its end not yet read, when the user gives up.
+        let over_and_given_up = async {
+            self.cancel.cancelled().await;
+            tokio::select! {
+                () = self.channel.exited() => {}
+                _ = self.channel.closed() => {}
+            }
+        };
+        tokio::select! {
+            () = by_the_daemon => {}
+            () = over_and_given_up => {}
+        }
+    }
+
     /// Begins to end the program: TERM, then KILL. What it still writes goes on arriving.
     pub fn cancel(&self) {
         self.cancel.cancel();
@@ -386,7 +409,8 @@ impl Running {
         }
     }
 
-    fn outcome(&self) -> Result<Exit, ExecError> {
+    /// Returns how the command ended, for somebody who does not wait for the rest of its output.
+    pub fn outcome(&self) -> Result<Exit, ExecError> {
         match self.control.channel.lost_output() {
             Some(OutputLost::Overflow { held }) => return Err(ExecError::Overflow { held }),
             Some(OutputLost::Spill(error)) => return Err(ExecError::Spill(error)),

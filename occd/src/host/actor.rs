@@ -217,13 +217,11 @@ impl Actor {
                     self.demand = HopDemand::Command;
                 }
                 self.handle(Event::Wanted(demand));
-                self.demand = HopDemand::Background;
                 Some(done)
             }
             HostRequest::Reconnect { done } => {
                 self.demand = HopDemand::Command;
                 self.handle(Event::Reconnect);
-                self.demand = HopDemand::Background;
                 Some(done)
             }
             HostRequest::Disconnect { done } => {
@@ -405,7 +403,8 @@ impl Actor {
         let settings = DialSettings { known_rtt: self.rtt(), ..self.settings.dial };
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
-        let demand = self.demand;
+        // Also a dial that comes a little later than it was asked for is made for whoever asked.
+        let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
         let task = self.dials.spawn(async move {
             tracing::debug!(host = %name, id = id.0, "dialling");
             let dial = Dial {

@@ -178,6 +178,7 @@ impl Channel {
     /// the server closed the channel or told how it exited. Output goes on arriving meanwhile.
     pub async fn end(&self) -> bool {
         self.ended.store(true, Ordering::Relaxed);
+        self.inbox.hurry();
         let program = self.program.load(Ordering::Relaxed);
         let marker = self.marker.get();
         wind_down(&self.connection, self.write_half(), &self.inbox, program, marker).await

@@ -421,9 +421,9 @@ impl ConnectError {
             | Self::Lost { .. } => Code::HostUnreachable,
             Self::Hop { source, .. } => source.code(),
             Self::NotSsh(_) | Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Code::NotSsh,
-            Self::HostKeyChanged { .. }
-            | Self::HostKeyRevoked { .. }
-            | Self::HostCertificate { .. } => Code::HostKeyChanged,
+            Self::HostKeyChanged { .. } => Code::HostKeyChanged,
+            Self::HostKeyRevoked { .. } => Code::HostKeyRevoked,
+            Self::HostCertificate { .. } => Code::HostCertificate,
             Self::HostKeyUnknown { .. } | Self::Reviewed => Code::HostKeyUnknown,
             Self::AuthRefused { .. } => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),

@@ -138,6 +138,8 @@ impl HostKeyPolicy {
             let key = match shown {
                 PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
                 PublicKeyOrCertificate::Certificate(certificate) => {
+                    // One that is refused is not made good by a record of its key.
+                    self.check_certificate(certificate)?;
                     PublicKey::new(certificate.public_key().clone(), "")
                 }
             };

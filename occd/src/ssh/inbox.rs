@@ -123,6 +123,8 @@ struct State {
     received: u64,
     /// See [`Inbox::set_transport`].
     transport: bool,
+    /// See [`Inbox::hurry`].
+    hurry: bool,
 }
 
 #[derive(Debug)]
@@ -265,6 +267,12 @@ impl Inbox {
         self.lock().transport = true;
     }
 
+    /// The program was told to end: how it ends, which comes behind its output, must not wait for the reader.
+    pub fn hurry(&self) {
+        self.lock().hurry = true;
+        self.tell_all();
+    }
+
     /// Returns whether [`Inbox::set_transport`] was called.
     pub fn is_transport(&self) -> bool {
         self.lock().transport
@@ -295,10 +303,10 @@ impl Inbox {
         self.lock().lost.clone()
     }
 
-    /// Returns whether more is held than memory is meant for.
+    /// Returns whether more is held than memory is meant for, and there is time for its reader.
     pub fn is_backlogged(&self) -> bool {
         let state = self.lock();
-        state.file.is_some() || state.tail_bytes > 0 || state.writing
+        !state.hurry && (state.file.is_some() || state.tail_bytes > 0 || state.writing)
     }
 
     /// Waits for the answer to a request: accepted, refused, or the channel's end without an answer.
@@ -325,7 +333,7 @@ impl Inbox {
     pub async fn drained(&self) {
         self.when(|state| {
             let backlog = state.file.is_some() || state.tail_bytes > 0 || state.writing;
-            (!backlog || state.closed.is_some() || state.drops()).then_some(())
+            (!backlog || state.hurry || state.closed.is_some() || state.drops()).then_some(())
         })
         .await;
     }

@@ -295,3 +295,29 @@ fn a_pipeline_of_occ_ends() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "100000\n", "{output:?}");
     no_channels(&rig, GUARD);
 }
+
+#[test]
+fn nobody_waits_for_a_stopped_reader_once_the_command_is_over() {
+    let Some((sshd, rig)) = sshd() else { return };
+    settled(&rig);
+    for (args, signal, code) in
+        [(&["--timeout", "500ms"][..], None, 124), (&[], Some(Signal::INT), 130)]
+    {
+        // Nothing is ever read.
+        let (_reader, writer) = pipe().unwrap();
+        let args = [&["exec", "--host", "h"], args, &["--", "yes"]].concat();
+        let mut command = rig.occ(&args);
+        command.stdout(writer).stderr(Stdio::piped());
+        let mut occ = command.spawn().unwrap();
+        drop(command);
+        remote_program(&sshd, "yes");
+        if let Some(signal) = signal {
+            Process::find(occ.id()).unwrap().signal(signal);
+        }
+        assert_eq!(exit_code(&mut occ), code);
+        let mut said = String::new();
+        occ.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(said.contains("was ended on h"), "{said}");
+        no_programs(&sshd, SOON);
+    }
+}

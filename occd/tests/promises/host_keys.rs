@@ -91,7 +91,7 @@ fn a_revoked_key_is_refused_whatever_else_the_file_says() {
     rig.add_known_host(&format!("@revoked * {}", host.host_public_key()));
     rig.start_daemon(&[]);
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
-    assert_eq!((answer.status, answer.code), (409, Code::HostKeyChanged));
+    assert_eq!((answer.status, answer.code), (409, Code::HostKeyRevoked));
     let place = format!("revoked by {}:2", rig.known_hosts_file().display());
     assert!(answer.detail.contains(&place), "{answer:?}");
     assert_eq!(host.auth_attempts(), 0);

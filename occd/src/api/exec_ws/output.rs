@@ -11,13 +11,15 @@ use occ_proto::exec::Exit;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Sink;
-use crate::exec::{Destinations, ExecError, Running, Step};
+use crate::exec::{Control, Destinations, ExecError, Running, Step};
 use crate::ssh::Frame;
 
 /// While the program takes no input, the client's side is not read; this often it is then checked that
 /// the client is still there.
 const ALIVE: Duration = Duration::from_millis(500);
 
+/// How long a piece of output may wait for its reader once the command was told to end.
+const STUCK: Duration = Duration::from_secs(1);
 /// The number of an error that has none of its own.
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
@@ -38,6 +40,7 @@ pub(super) async fn run(
     blocked: &AtomicBool,
 ) -> Option<Last> {
     let mut alive = Alive::new(blocked);
+    let control = running.control();
     let last = loop {
         let step = tokio::select! {
             biased;
@@ -49,18 +52,42 @@ pub(super) async fn run(
         };
         match step {
             Step::Output(frame) if destinations.takes(frame.stream()) => {
-                if let Err(error) = write(&mut destinations, &frame, &mut alive, sink).await? {
+                let writing = write(&mut destinations, &frame, &mut alive, sink);
+                let Some(written) = unless_stuck(&control, writing).await else {
+                    break Last::Ended(running.outcome());
+                };
+                if let Err(error) = written? {
                     // A write that takes nothing and says nothing is a device's fault.
                     break Last::Unwritable(error.raw_os_error().unwrap_or(EIO));
                 }
             }
-            Step::Output(frame) => sink.send(Message::Binary(frame.into_bytes())).await.ok()?,
+            Step::Output(frame) => {
+                let sending = sink.send(Message::Binary(frame.into_bytes()));
+                match unless_stuck(&control, sending).await {
+                    Some(sent) => sent.ok()?,
+                    None => break Last::Ended(running.outcome()),
+                }
+            }
             Step::Ended(outcome) => break Last::Ended(outcome),
         }
     };
     // Whoever reads a pipe waits for the last writer to close it, and does not expect one after occ.
     drop(destinations);
     Some(last)
+}
+
+/// Returns nothing when a command was told to end and its output is then stuck: whoever has set a time limit or
+/// pressed Ctrl-C does not wait for a reader that has stopped.
+async fn unless_stuck<T>(control: &Control, writing: impl Future<Output = T>) -> Option<T> {
+    let stuck = async {
+        control.told_to_end().await;
+        tokio::time::sleep(STUCK).await;
+    };
+    tokio::select! {
+        biased;
+        done = writing => Some(done),
+        () = stuck => None,
+    }
 }
 
 /// Writes a frame to its descriptor. `None` means that the client has gone.
