@@ -155,14 +155,11 @@ fn directory(socket: &Path) -> &Path {
 
 /// Returns whether the directory is there, and refuses one that another user could put a socket into.
 fn check_directory(dir: &Path) -> Result<bool, CliError> {
-    let refuse = |why: &str| {
-        Err(CliError::daemon(format!("the socket directory {} {why}: not used.", shown(dir))).hint(
-            match why.contains("has mode") {
-                true => format!("chmod 700 {}", shown(dir)),
-                false => format!("ls -ld {}", shown(dir)),
-            },
-        ))
+    let refused = |why: &str| {
+        let text = format!("the socket directory {} {why}: not used.", shown(dir));
+        CliError::daemon(text).hint(format!("ls -ld {}", shown(dir)))
     };
+    let refuse = |why: &str| Err(refused(why));
     let meta = match std::fs::symlink_metadata(dir) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -178,7 +175,8 @@ fn check_directory(dir: &Path) -> Result<bool, CliError> {
         return refuse(&format!("belongs to user {}", meta.uid()));
     }
     if meta.mode() & 0o077 != 0 {
-        return refuse(&format!("has mode {:04o} instead of 0700", meta.mode() & 0o7777));
+        let why = format!("has mode {:04o} instead of 0700", meta.mode() & 0o7777);
+        return Err(refused(&why).hint(format!("chmod 700 {}", shown(dir))));
     }
     Ok(true)
 }

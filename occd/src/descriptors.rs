@@ -2,7 +2,7 @@
 //!
 //! A [`ClientStream`] collects them only while somebody has asked for them with [`Passed::accept`]; at
 //! any other time it reads without room for them, and the kernel closes what comes. What is collected is
-//! not looked at here: `exec::Sink` decides what may be written to.
+//! not looked at here: `exec::Destinations` decides what may be written to.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -56,7 +56,6 @@ pub(super) async fn test(
         demand: HopDemand::Command,
         environment: &context.dial,
         tasks: &context.tasks,
-        review: None,
     };
     let connection = match dial.run(&mut steps).await {
         Ok(connection) => connection,

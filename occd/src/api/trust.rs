@@ -77,7 +77,6 @@ async fn look(app: &App, host: &HostHandle) -> ApiResult<ShownKey> {
         demand: HopDemand::Command,
         environment: &context.dial,
         tasks: &context.tasks,
-        review: None,
     };
     dial.host_key().await.map_err(|failure| error::connect_error(host.name(), &failure))
 }

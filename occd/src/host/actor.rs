@@ -415,7 +415,6 @@ impl Actor {
                 demand,
                 environment: &context.dial,
                 tasks: &context.tasks,
-                review: None,
             };
             (id, dial.run(&mut Steps::default()).await)
         });

@@ -368,12 +368,9 @@ impl HostMachine {
                 if dial == id =>
             {
                 // The old primary goes on meanwhile.
-                let replacement = match retry {
-                    Retry::Fatal => Replacement::None,
-                    Retry::Backoff => Replacement::Due(now + self.backoff.next(Duration::ZERO)),
-                    Retry::SlowDown => Replacement::Due(now + self.backoff.next_penalty()),
-                    Retry::Wait => Replacement::Due(now + HOP_WAIT),
-                };
+                let delay = self.delay(retry, Duration::ZERO);
+                let replacement =
+                    delay.map_or(Replacement::None, |delay| Replacement::Due(now + delay));
                 self.phase = Phase::Connected { primary, since, replacement };
                 return Vec::new();
             }
@@ -386,24 +383,26 @@ impl HostMachine {
         }
         self.failures += 1;
         let down_for = now.duration_since(*self.down_since.get_or_insert(now));
-        let delay = match retry {
-            Retry::Fatal => {
-                self.enter(Phase::Failed { at: now }, now);
-                return Vec::new();
-            }
-            Retry::Backoff | Retry::SlowDown
-                if self.limits.max_retries.is_some_and(|limit| self.failures > limit) =>
-            {
-                self.retries_exhausted = true;
-                self.enter(Phase::Failed { at: now }, now);
-                return Vec::new();
-            }
-            Retry::Backoff => self.backoff.next(down_for),
-            Retry::SlowDown => self.backoff.next_penalty(),
-            Retry::Wait => HOP_WAIT,
+        let limit = self.limits.max_retries.filter(|_| retry != Retry::Fatal);
+        let exhausted = limit.is_some_and(|limit| self.failures > limit);
+        self.retries_exhausted |= exhausted;
+        let delay = if exhausted { None } else { self.delay(retry, down_for) };
+        let Some(delay) = delay else {
+            self.enter(Phase::Failed { at: now }, now);
+            return Vec::new();
         };
         self.enter(Phase::Backoff { until: now + delay }, now);
         Vec::new()
+    }
+
+    /// Returns how long to wait before the next dial; nothing where a person must act first.
+    fn delay(&mut self, retry: Retry, down_for: Duration) -> Option<Duration> {
+        match retry {
+            Retry::Fatal => None,
+            Retry::Backoff => Some(self.backoff.next(down_for)),
+            Retry::SlowDown => Some(self.backoff.next_penalty()),
+            Retry::Wait => Some(HOP_WAIT),
+        }
     }
 
     fn lost(&mut self, id: ConnectionId, idle_close: bool, now: Instant) -> Vec<Action> {

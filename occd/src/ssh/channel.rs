@@ -141,14 +141,14 @@ impl Channel {
 
     /// Sends a signal to the program. Servers may ignore it; nothing tells.
     pub async fn signal(&self, signal: Sig) -> Result<(), Closed> {
-        if let Some(marker) = self.marker.get() {
-            if marker.goes_beside_the_server() {
-                self.send(self.write_half().signal(signal.clone())).await?;
-            }
-            marker.send(&self.connection, &signal).await;
-            return Ok(());
+        let marker = self.marker.get();
+        if marker.is_none_or(Marker::goes_beside_the_server) {
+            self.send(self.write_half().signal(signal.clone())).await?;
         }
-        self.send(self.write_half().signal(signal)).await
+        if let Some(marker) = marker {
+            marker.send(&self.connection, &signal).await;
+        }
+        Ok(())
     }
 
     /// Races a write against the channel's end: russh does not wake a writer that waits for window when
@@ -244,14 +244,11 @@ async fn wind_down(
         // The process number of a program that has exited is not ours any more.
         if program && inbox.exit().is_none() {
             for signal in [Sig::TERM, Sig::KILL] {
-                match marker {
-                    Some(marker) => {
-                        if marker.goes_beside_the_server() {
-                            write.signal(signal.clone()).await?;
-                        }
-                        marker.send(connection, &signal).await;
-                    }
-                    None => write.signal(signal).await?,
+                if marker.is_none_or(Marker::goes_beside_the_server) {
+                    write.signal(signal.clone()).await?;
+                }
+                if let Some(marker) = marker {
+                    marker.send(connection, &signal).await;
                 }
                 if timeout(GRACE, inbox.exited()).await.is_ok() {
                     break;

@@ -122,16 +122,14 @@ pub struct Dial<'a> {
     pub environment: &'a DialEnvironment,
     /// Owns the connection's tasks.
     pub tasks: &'a TaskTracker,
-    /// Where the server's key is put, if it is only to be looked at.
-    pub review: Option<Arc<OnceLock<ShownKey>>>,
 }
 
 impl Dial<'_> {
     /// Returns the key that the server shows, without logging in.
-    pub async fn host_key(mut self) -> Result<ShownKey, ConnectError> {
+    pub async fn host_key(&self) -> Result<ShownKey, ConnectError> {
         let shown = Arc::new(OnceLock::new());
-        self.review = Some(Arc::clone(&shown));
-        match (self.run(&mut Steps::default()).await, shown.get()) {
+        let dialled = self.connect(&mut Steps::default(), Some(Arc::clone(&shown))).await;
+        match (dialled, shown.get()) {
             (_, Some(shown)) => Ok(shown.clone()),
             (Err(error), None) => Err(error),
             // Nothing logs in before the key is seen.
@@ -141,6 +139,15 @@ impl Dial<'_> {
 
     /// Makes the connection. Whatever goes wrong, nothing of the attempt stays behind.
     pub async fn run(&self, steps: &mut Steps) -> Result<Arc<Connection>, ConnectError> {
+        self.connect(steps, None).await
+    }
+
+    /// Makes the connection, unless the server's key is only to be looked at: it is then put into `review`.
+    async fn connect(
+        &self,
+        steps: &mut Steps,
+        review: Option<Arc<OnceLock<ShownKey>>>,
+    ) -> Result<Arc<Connection>, ConnectError> {
         let settings = self.settings;
         let environment = self.environment;
         let limit = Limit::from_now(settings.timeout.unwrap_or(TIMEOUT));
@@ -166,7 +173,7 @@ impl Dial<'_> {
             &environment.home,
         )
         .await?;
-        host_key.review = self.review.clone();
+        host_key.review = review;
         let ssh_config = &target.ssh_config;
         let compression = match (settings.compression, ssh_config.compression) {
             (Some(ours), _) => ours,

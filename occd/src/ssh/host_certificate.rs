@@ -24,7 +24,7 @@ pub(super) fn check(
     else {
         return Ok(None);
     };
-    let key = PublicKey::new(certificate.public_key().clone(), "");
+    let key = key(certificate);
     for (what, key) in [("its authority", &signer), ("its key", &key)] {
         if known.is_revoked(host, port, key) {
             return Err(format!("{what} is revoked"));
@@ -56,6 +56,11 @@ pub(super) fn check(
         return Err(format!("it has the critical option {option:?}, which no host has"));
     }
     Ok(Some(authority.clone()))
+}
+
+/// Returns the key that a certificate is for.
+pub(super) fn key(certificate: &Certificate) -> PublicKey {
+    PublicKey::new(certificate.public_key().clone(), "")
 }
 
 /// Principals of hosts may have wildcards (`sshkey_cert_check_host` of OpenSSH).

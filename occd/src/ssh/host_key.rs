@@ -66,17 +66,16 @@ pub struct ShownKey {
 impl ShownKey {
     /// Returns type and fingerprint.
     pub fn text(&self) -> String {
-        format!("{} {}", self.key.algorithm(), known_hosts::fingerprint(&self.key))
+        known_hosts::describe(&self.key)
     }
 
     /// Puts the key in the place of whatever the user's files have of the host.
     pub async fn trust(self) -> Result<(), KnownHostsError> {
-        tokio::task::spawn_blocking(move || {
+        on_disk(move || {
             let Self { key, policy, .. } = self;
             known_hosts::replace(&policy.user_files, &policy.host, policy.port, &key, policy.hash)
         })
         .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 }
 
@@ -105,10 +104,8 @@ impl HostKeyPolicy {
             &ssh_config.global_known_hosts_files,
             [Path::new("/etc/ssh/ssh_known_hosts"), Path::new("/etc/ssh/ssh_known_hosts2")],
         ));
-        let known = tokio::task::spawn_blocking(move || KnownHosts::load(&files))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-            .map_err(ConnectError::KnownHosts)?;
+        let known =
+            on_disk(move || KnownHosts::load(&files)).await.map_err(ConnectError::KnownHosts)?;
         let unknown = match ssh_config.strict_host_key_checking {
             Strict::Yes => Unknown::Refuse,
             // `no` and `off` would also accept a changed key; that much trust is never given here.
@@ -134,30 +131,23 @@ impl HostKeyPolicy {
     /// Returns what was shown when it may be trusted. Nothing has been sent to the server by then but the
     /// key exchange.
     pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<TrustedKey, ConnectError> {
+        // A certificate that is refused is not made good by a record of its key.
+        let (key, vouched) = match shown {
+            PublicKeyOrCertificate::PublicKey { key, .. } => (key.clone(), None),
+            PublicKeyOrCertificate::Certificate(certificate) => {
+                (host_certificate::key(certificate), self.check_certificate(certificate)?)
+            }
+        };
         if let Some(review) = &self.review {
-            let key = match shown {
-                PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
-                PublicKeyOrCertificate::Certificate(certificate) => {
-                    // One that is refused is not made good by a record of its key.
-                    self.check_certificate(certificate)?;
-                    PublicKey::new(certificate.public_key().clone(), "")
-                }
-            };
             let verdict = self.known.check(&self.host, self.port, &key);
             let policy = Self { review: None, ..self.clone() };
             let _ = review.set(ShownKey { key, verdict, policy });
             return Err(ConnectError::Reviewed);
         }
-        let key = match shown {
-            PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
-            PublicKeyOrCertificate::Certificate(certificate) => {
-                if let Some(trusted) = self.check_certificate(certificate)? {
-                    return Ok(trusted);
-                }
-                PublicKey::new(certificate.public_key().clone(), "")
-            }
-        };
-        let text = format!("{} {}", key.algorithm(), known_hosts::fingerprint(&key));
+        if let Some(trusted) = vouched {
+            return Ok(trusted);
+        }
+        let text = known_hosts::describe(&key);
         let mut verdict = self.known.check(&self.host, self.port, &key);
         let mut new = false;
         if verdict == Verdict::Unknown {
@@ -195,8 +185,7 @@ impl HostKeyPolicy {
     ) -> Result<Option<TrustedKey>, ConnectError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs());
-        let key = PublicKey::new(certificate.public_key().clone(), "");
-        let shown = format!("{} {}", key.algorithm(), known_hosts::fingerprint(&key));
+        let shown = known_hosts::describe(&host_certificate::key(certificate));
         match host_certificate::check(certificate, &self.known, &self.host, self.port, now) {
             Ok(None) => Ok(None),
             Ok(Some(authority)) => {
@@ -211,11 +200,15 @@ impl HostKeyPolicy {
     /// Records a first key, unless somebody else recorded another one meanwhile.
     async fn record(&self, key: PublicKey) -> Result<(Verdict, bool), ConnectError> {
         let (file, host, port, hash) = (self.file.clone(), self.host.clone(), self.port, self.hash);
-        tokio::task::spawn_blocking(move || {
-            known_hosts::record_first(&file, &host, port, &key, hash)
-        })
+        on_disk(move || known_hosts::record_first(&file, &host, port, &key, hash))
+            .await
+            .map_err(ConnectError::KnownHostsWrite)
+    }
+}
+
+/// Runs work on the known_hosts files on a thread that may wait for the disk.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-        .map_err(ConnectError::KnownHostsWrite)
-    }
 }

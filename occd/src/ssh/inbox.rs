@@ -305,8 +305,7 @@ impl Inbox {
 
     /// Returns whether more is held than memory is meant for, and there is time for its reader.
     pub fn is_backlogged(&self) -> bool {
-        let state = self.lock();
-        !state.hurry && (state.file.is_some() || state.tail_bytes > 0 || state.writing)
+        self.lock().is_backlogged()
     }
 
     /// Waits for the answer to a request: accepted, refused, or the channel's end without an answer.
@@ -332,8 +331,7 @@ impl Inbox {
     /// Waits until the backlog is gone or the channel is closed.
     pub async fn drained(&self) {
         self.when(|state| {
-            let backlog = state.file.is_some() || state.tail_bytes > 0 || state.writing;
-            (!backlog || state.hurry || state.closed.is_some() || state.drops()).then_some(())
+            (!state.is_backlogged() || state.closed.is_some() || state.drops()).then_some(())
         })
         .await;
     }
@@ -434,6 +432,11 @@ enum Next {
 }
 
 impl State {
+    /// See [`Inbox::is_backlogged`].
+    fn is_backlogged(&self) -> bool {
+        !self.hurry && (self.file.is_some() || self.tail_bytes > 0 || self.writing)
+    }
+
     /// What arrives is dropped.
     fn drops(&self) -> bool {
         self.discard || self.lost.is_some()

@@ -211,7 +211,7 @@ impl KnownHosts {
         };
         let mut descriptions = Vec::new();
         for entry in &known {
-            let text = format!("{} {}", entry.key.algorithm(), fingerprint(&entry.key));
+            let text = describe(&entry.key);
             if !descriptions.contains(&text) {
                 descriptions.push(text);
             }
@@ -402,6 +402,11 @@ fn read_capped(path: &Path, file: &File) -> Result<Vec<u8>, KnownHostsError> {
 /// Returns the fingerprint as OpenSSH prints it: `SHA256:` and 43 characters of base64.
 pub fn fingerprint(key: &PublicKey) -> String {
     key.fingerprint(HashAlg::Sha256).to_string()
+}
+
+/// Returns type and fingerprint of a key, as errors and answers show it.
+pub fn describe(key: &PublicKey) -> String {
+    format!("{} {}", key.algorithm(), fingerprint(key))
 }
 
 /// Adds a line for `key`, with the host's name hashed if `hash` says so (`HashKnownHosts`). Does nothing if

@@ -47,7 +47,6 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         demand: HopDemand::Command,
         environment: &environment,
         tasks: &tasks,
-        review: None,
     };
     dial.run(&mut steps).await.unwrap()
 }
