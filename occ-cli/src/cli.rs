@@ -23,11 +23,12 @@ Usage: occ <command> [--host NAME | --local] [options]
   exec                           a command on a host
   host                           add list show edit remove test default
   connect disconnect reconnect   the link itself
-  trust                          a host key that has changed
+  trust unlock prompts           a changed host key; locked keys; open questions
   daemon                         run start stop status: occd, which keeps the links
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host
   --json -q -v   one JSON document; the essential; more
+  --no-input     ask nothing: what needs an answer fails
   --no-color     as NO_COLOR does
   --socket PATH  occd's socket; else OCC_SOCKET
   --version      occ <command> --help has examples
@@ -93,6 +94,9 @@ pub(crate) struct Global {
     /// More
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// Ask nothing: what needs an answer fails
+    #[arg(long, global = true)]
+    pub(crate) no_input: bool,
     /// No colours
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
@@ -138,6 +142,15 @@ Examples:
   occ trust --host prod-1                               shows both keys and asks
   occ trust --host prod-1 --fingerprint SHA256:Qm3nV…   for scripts: that key and no other")]
     Trust(TrustArgs),
+    /// Unlock the private keys of a host, or one key file, until occd stops
+    #[command(after_help = "\
+Examples:
+  occ unlock --host prod-1
+  occ unlock ~/.ssh/id_ed25519")]
+    Unlock(UnlockArgs),
+    /// Show what waits for an answer, and ask for it
+    #[command(after_help = "Examples:\n  occ prompts\n  occ prompts --json")]
+    Prompts,
     /// Add, list, show, edit, remove and test hosts
     #[command(
         subcommand,
@@ -289,6 +302,13 @@ pub(crate) struct HostAddArgs {
     /// Accepted for opencode-cloud's sake: ~/.ssh/config is never written
     #[arg(long, hide = true)]
     pub(crate) no_ssh_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnlockArgs {
+    /// A private key; else those that the host's login would offer
+    #[arg(value_name = "KEY")]
+    pub(crate) key: Option<String>,
 }
 
 #[derive(Debug, Args)]

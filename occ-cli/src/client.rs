@@ -4,7 +4,7 @@
 //! go through hyperlocal's connector, which hides its sockets: the directory is private to this user,
 //! hence whoever answered there once is the one who answers the second time.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::AGENT_HEADER;
 use occ_proto::error::Problem;
+use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::text::sanitize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,8 @@ use tokio::net::UnixStream;
 use crate::autostart::{self, Start};
 use crate::commands::Context;
 use crate::error::CliError;
+use crate::output::Ui;
+use crate::prompter::{self, Prompter};
 
 /// The largest answer that is read, in bytes: thousands of hosts, and no end of memory.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -45,6 +48,9 @@ pub(crate) struct Client {
     first: RefCell<Option<UnixStream>>,
     /// The daemon's process, as the kernel names it.
     pid: Option<i32>,
+    ui: Ui,
+    /// Who answers questions; looked for when the first request is made that may raise one.
+    prompter: OnceCell<Option<Prompter>>,
 }
 
 /// An answer with a status below 400.
@@ -68,14 +74,30 @@ impl Reply {
 impl Client {
     /// Returns a client of the running daemon, starting one if there is none and `start` allows it.
     pub(crate) async fn open(context: &Context<'_>, start: Start) -> Result<Self, CliError> {
-        Ok(Self::of(autostart::connect(context, start).await?))
+        Ok(Self::of(autostart::connect(context, start).await?, context.ui))
     }
 
     /// Returns a client of a daemon that was found.
-    pub(crate) fn of(found: autostart::Found) -> Self {
+    pub(crate) fn of(found: autostart::Found, ui: &Ui) -> Self {
         let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
         let first = RefCell::new(Some(found.stream));
-        Self { http: legacy::Client::unix(), socket: found.socket, first, pid }
+        let (ui, prompter) = (ui.clone(), OnceCell::new());
+        Self { http: legacy::Client::unix(), socket: found.socket, first, pid, ui, prompter }
+    }
+
+    /// Returns who answers the questions that requests raise, if somebody can.
+    pub(crate) fn prompter(&self) -> Option<&Prompter> {
+        self.prompter.get_or_init(|| Prompter::new(&self.ui)).as_ref()
+    }
+
+    /// Returns how to write.
+    pub(crate) fn ui(&self) -> &Ui {
+        &self.ui
+    }
+
+    /// Returns a new connection.
+    pub(crate) async fn another_stream(&self) -> Result<UnixStream, CliError> {
+        autostart::connect_checked(&self.socket).await
     }
 
     /// Returns the connection on which the peer was checked, or a new one.
@@ -83,13 +105,13 @@ impl Client {
         let first = self.first.borrow_mut().take();
         match first {
             Some(stream) => Ok(stream),
-            None => autostart::connect_checked(&self.socket).await,
+            None => self.another_stream().await,
         }
     }
 
     /// Asks for something the daemon has in memory.
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, CliError> {
-        self.at_once(self.send(Method::GET, path, None, None)).await
+        self.at_once(self.send(Method::GET, path, None, None, None)).await
     }
 
     /// Waits for an answer that takes the daemon a moment; a daemon that does not give it is stuck.
@@ -113,7 +135,7 @@ impl Client {
 
     /// Asks for something that may wait for a host.
     pub(crate) async fn get_slow(&self, path: &str) -> Result<Reply, CliError> {
-        self.send(Method::GET, path, None, None).await
+        self.send_answering(Method::GET, path, None, None).await
     }
 
     /// Sends a request with a JSON body, or none.
@@ -124,16 +146,35 @@ impl Client {
         body: Option<&(impl Serialize + Sync)>,
         if_match: Option<HeaderValue>,
     ) -> Result<Reply, CliError> {
-        let body = body
-            .map(serde_json::to_vec)
-            .transpose()
-            .map_err(|error| CliError::failed(format!("the request cannot be written: {error}")))?;
-        self.send(method, path, body, if_match).await
+        let body = body.map(written).transpose()?;
+        self.send_answering(method, path, body, if_match).await
+    }
+
+    /// Sends a request while another one waits for its answer.
+    pub(crate) async fn request_beside(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<Reply, CliError> {
+        self.at_once(self.send(method, path, Some(written(body)?), None, None)).await
     }
 
     /// Sends a POST without a body.
     pub(crate) async fn post(&self, path: &str) -> Result<Reply, CliError> {
-        self.send(Method::POST, path, None, None).await
+        self.send_answering(Method::POST, path, None, None).await
+    }
+
+    /// Sends a request and answers the questions that it raises.
+    async fn send_answering(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        if_match: Option<HeaderValue>,
+    ) -> Result<Reply, CliError> {
+        let prompts = self.prompter().map(Prompter::token);
+        prompter::answering(self, self.send(method, path, body, if_match, prompts)).await
     }
 
     async fn send(
@@ -142,6 +183,7 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
         if_match: Option<HeaderValue>,
+        prompts: Option<HeaderValue>,
     ) -> Result<Reply, CliError> {
         // The connector's URI names the socket; the daemon accepts these words only.
         let mut request = Request::builder().method(method).header(HOST, "localhost");
@@ -153,6 +195,9 @@ impl Client {
         }
         if let Some(agent) = agent() {
             request = request.header(AGENT_HEADER, agent);
+        }
+        if let Some(token) = prompts {
+            request = request.header(PROMPTS_HEADER, token);
         }
         let request = request.header(ACCEPT, "application/json");
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
@@ -175,6 +220,11 @@ impl Client {
         }
         Ok(Reply { etag: head.headers.get(ETAG).cloned(), body, daemon })
     }
+}
+
+fn written(body: &(impl Serialize + Sync)) -> Result<Vec<u8>, CliError> {
+    serde_json::to_vec(body)
+        .map_err(|error| CliError::failed(format!("the request cannot be written: {error}")))
 }
 
 /// Sends a request on the connection that is there already. Most commands make one request, and are half

@@ -138,7 +138,8 @@ fn exit_code(code: Code, status: u16) -> u8 {
         | Code::AuthFailed
         | Code::NoIdentity
         | Code::IdentityInvalid
-        | Code::IdentityLocked
+        | Code::KeyLocked
+        | Code::InputNeeded
         | Code::IdentityTooOpen
         | Code::HostKeyChanged
         | Code::HostKeyRevoked
@@ -177,9 +178,11 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
             "ssh-add KEY puts a key into your agent, or occ host edit {h} -i KEY names a file; \
              then occ reconnect --host {h}"
         ),
-        Code::IdentityLocked => {
-            format!("ssh-add with that file asks for its passphrase; then occ reconnect --host {h}")
+        Code::KeyLocked => format!("occ unlock --host {h} asks for the passphrase"),
+        Code::InputNeeded => {
+            format!("on a terminal: occ connect --host {h} asks; occ prompts shows what is asked")
         }
+        Code::PromptNotFound => "occ prompts shows what is asked".to_owned(),
         Code::IdentityTooOpen => {
             format!("chmod 600 that file, if it is yours; then occ reconnect --host {h}")
         }

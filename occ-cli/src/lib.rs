@@ -13,8 +13,10 @@ mod duration;
 mod error;
 mod output;
 mod parse;
+mod prompter;
 mod stdio;
 mod target;
+mod terminal;
 mod unit;
 mod ws;
 

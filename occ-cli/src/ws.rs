@@ -17,6 +17,7 @@ use occ_proto::error::Problem;
 use occ_proto::exec::{
     DESCRIPTORS_HEADER, ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT,
 };
+use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::{AGENT_HEADER, HostName};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -79,6 +80,9 @@ impl ExecStream {
             .header(HeaderName::from_static("sec-websocket-key"), KEY);
         if let Some(agent) = agent() {
             request = request.header(AGENT_HEADER, agent);
+        }
+        if let Some(prompter) = client.prompter() {
+            request = request.header(PROMPTS_HEADER, prompter.token());
         }
         if let Some(offer) = offer.header() {
             request = request.header(DESCRIPTORS_HEADER, offer);
@@ -150,12 +154,16 @@ pub(crate) fn controls() -> (mpsc::Sender<ExecControl>, mpsc::Receiver<ExecContr
 }
 
 impl Up {
-    /// Passes standard input and control messages on, until the socket or the controls end.
+    /// Passes standard input and control messages on, until the socket or the controls end. The input is not
+    /// touched before `ready`.
     pub(crate) async fn run(
         mut self,
         mut stdin: Option<Input>,
+        ready: impl Future<Output = ()>,
         mut controls: mpsc::Receiver<ExecControl>,
     ) {
+        let mut ready = std::pin::pin!(ready);
+        let mut is_ready = false;
         enum Next {
             Control(Option<ExecControl>),
             Input(io::Result<usize>),
@@ -170,6 +178,10 @@ impl Up {
                 buffer.extend_from_slice(&[STDIN]);
             }
             let input = async {
+                if !is_ready {
+                    ready.as_mut().await;
+                    is_ready = true;
+                }
                 match &mut stdin {
                     Some(stdin) => stdin.read(&mut buffer).await,
                     None => std::future::pending().await,

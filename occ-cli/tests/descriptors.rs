@@ -13,11 +13,10 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::{
-    Done, Fake, Terminal, Ws, event, exit, finish, host_not_found, output, send, started, text,
-};
+use common::{Done, Fake, Ws, event, exit, finish, host_not_found, output, send, started, text};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::json;
+use testkit::terminal::Terminal;
 
 const HEADER: &str = "occ-descriptors";
 const ARGS: [&str; 5] = ["exec", "--host", "prod-1", "--", "x"];

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 
 use common::{
-    Answer, Done, Fake, Terminal, Ws, connected, event, exit, finish, input, output, send, started,
-    text,
+    Answer, Done, Fake, Ws, connected, event, exit, finish, input, output, send, started, text,
 };
 use serde_json::{Value, json};
+use testkit::terminal::Terminal;
 
 /// Runs `occ exec --host prod-1 ARGS` against a script that gets the request.
 fn exec(args: &[&str], script: impl Fn(&mut Ws, Value) + Send + Sync + 'static) -> Done {

@@ -6,8 +6,9 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Answer, Fake, Terminal, connected, list, status};
+use common::{Answer, Fake, connected, list, status};
 use serde_json::{Value, json};
+use testkit::terminal::Terminal;
 
 fn saved(docker: Option<&str>, verify: bool) -> Value {
     let mut saved = json!({"host": connected("prod-1")});
@@ -122,7 +123,7 @@ fn on_a_terminal_it_can_be_kept_anyway() {
     for (answer, code, requests) in [("y\n", 0, 2), ("\n", 5, 1), ("n\n", 5, 1)] {
         let fake = refusing();
         let mut terminal = Terminal::start(fake.command(&["host", "add", "prod-1", "deploy@h"]));
-        terminal.type_line(answer);
+        terminal.type_text(answer);
         let (screen, got) = terminal.finish();
         assert!(screen.contains("Add 'prod-1' anyway? [y/N]"), "{screen}");
         assert_eq!((got, fake.lines().len()), (code, requests), "{screen}");
@@ -263,11 +264,11 @@ fn remove_asks_and_names_running_work() {
     assert_eq!(fake.occ(&["host", "remove", "nope", "-f"]).code, 4);
 
     let mut terminal = Terminal::start(fake.command(&["host", "remove", "prod-1"]));
-    terminal.type_line("y\ny\n");
+    terminal.type_text("y\ny\n");
     let (screen, code) = terminal.finish();
     assert!(screen.contains("2 commands run on prod-1.") && code == 0, "{screen}");
     let mut terminal = Terminal::start(fake.command(&["host", "remove", "prod-1"]));
-    terminal.type_line("n\n");
+    terminal.type_text("n\n");
     let (screen, code) = terminal.finish();
     assert!(screen.contains("Cancelled.") && code == 0, "{screen}");
 

@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{Answer, Fake, Terminal, ago, broken, connected, list, status};
+use common::{Answer, Fake, ago, broken, connected, list, status};
 use serde_json::{Value, json};
+use testkit::terminal::Terminal;
 
 fn one(value: Value) -> Fake {
     Fake::new(move |seen| match seen.path.as_str() {

@@ -11,7 +11,9 @@ use serde::{Deserialize, Deserializer};
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
 use crate::ssh::Compression;
+use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
+use crate::ssh::host_key::Unknown;
 
 /// The shortest time that can be set: what is shorter would only make work.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -24,6 +26,8 @@ pub struct Config {
     pub connection: ConnectionConfig,
     /// What is kept for slow readers.
     pub output: OutputConfig,
+    /// Secrets.
+    pub security: SecurityConfig,
     /// Settings for single hosts, over those for all.
     pub hosts: BTreeMap<HostName, HostSettings>,
 }
@@ -54,6 +58,9 @@ pub struct ConnectionConfig {
     pub max_connections: Option<u32>,
     /// Whether to compress: `"auto"`, `"on"` or `"off"`.
     pub compression: Option<Compression>,
+    /// What happens to a host key that is not on record: `"accept-new"`, `"ask"` or `"yes"`, which refuses it.
+    #[serde(deserialize_with = "strictness")]
+    pub strict_host_key_checking: Option<Unknown>,
 }
 
 /// `[hosts.NAME]`.
@@ -64,6 +71,37 @@ pub struct HostSettings {
     pub connection: ConnectionConfig,
     /// The Docker socket on the host, where it is not in a usual place.
     pub docker_socket: Option<String>,
+    /// What a login may ask of a person beside keys: `"password"`, `"keyboard-interactive"`.
+    pub auth: Vec<AuthMethod>,
+}
+
+/// A way to log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMethod {
+    /// Always allowed, and always tried first.
+    Publickey,
+    /// A password.
+    Password,
+    /// Questions of the server's, such as one-time codes.
+    KeyboardInteractive,
+}
+
+/// `[security]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecurityConfig {
+    /// Whether any host may be logged in to with a password or keyboard-interactive.
+    pub passwords: bool,
+    /// How long an unlocked key stays in memory; until the daemon stops, unless set.
+    #[serde(deserialize_with = "duration")]
+    pub key_lifetime: Option<Duration>,
+}
+
+impl Default for SecurityConfig {
+    fn default() -> Self {
+        Self { passwords: true, key_lifetime: None }
+    }
 }
 
 /// `[output]`.
@@ -166,6 +204,8 @@ impl Config {
                 keepalive_interval: own!(keepalive_interval),
                 keepalive_count: own!(keepalive_count),
                 compression: own!(compression),
+                methods: self.methods(own),
+                unknown_host_key: own!(strict_host_key_checking),
                 known_rtt: None,
             },
             caps: Caps {
@@ -176,6 +216,31 @@ impl Config {
             max_connections: setting!(max_connections, 4) as usize,
             docker_socket: own.and_then(|own| own.docker_socket.clone()),
         }
+    }
+}
+
+impl Config {
+    fn methods(&self, own: Option<&HostSettings>) -> Methods {
+        let allowed =
+            |method| self.security.passwords && own.is_some_and(|own| own.auth.contains(&method));
+        Methods {
+            password: allowed(AuthMethod::Password),
+            keyboard_interactive: allowed(AuthMethod::KeyboardInteractive),
+        }
+    }
+}
+
+/// Reads the words of `StrictHostKeyChecking` (ssh_config(5)). `no` would also take a changed key, which is
+/// never done.
+fn strictness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Unknown>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.as_str() {
+        "accept-new" => Ok(Some(Unknown::Record)),
+        "ask" => Ok(Some(Unknown::Ask)),
+        "yes" => Ok(Some(Unknown::Refuse)),
+        _ => Err(serde::de::Error::custom(format!(
+            "{text:?} is none of \"accept-new\", \"ask\" and \"yes\""
+        ))),
     }
 }
 
@@ -228,6 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn passwords_need_the_host_and_the_switch() {
+        let host = "[hosts.a]\nauth = [\"publickey\", \"password\"]\n";
+        let of = |text: &str, name| {
+            parse(text).unwrap().effective(&HostName::new(name).unwrap()).dial.methods
+        };
+        let password = Methods { password: true, keyboard_interactive: false };
+        assert_eq!(of(host, "a"), password);
+        assert_eq!(of(host, "b"), Methods::default());
+        assert_eq!(of(&format!("[security]\npasswords = false\n{host}"), "a"), Methods::default());
+    }
+
+    #[test]
     fn errors_name_the_line() {
         for (text, line, word) in [
             ("\n\nnope = 1\n", 3, "nope"),
@@ -237,6 +314,8 @@ mod tests {
             ("x", 1, "expected"),
             ("[connection]\nkeepalive_count = 0\n", 2, "at least 1"),
             ("[hosts.a.connection]\n\nkeepalive_interval = \"1ms\"\n", 3, "at least 100ms"),
+            ("[connection]\nstrict_host_key_checking = \"no\"\n", 2, "accept-new"),
+            ("[hosts.a]\nauth = [\"gssapi\"]\n", 2, "password"),
         ] {
             let error = parse(text).unwrap_err();
             let ConfigError::Invalid { line: at, message, .. } = &error else { panic!() };

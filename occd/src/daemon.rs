@@ -19,6 +19,7 @@ use crate::config::{Config, ConfigError};
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::pool::Pool;
+use crate::prompts::Prompts;
 use crate::server;
 use crate::socket::{OwnedSocket, SocketError};
 use crate::ssh::SpillPolicy;
@@ -27,6 +28,7 @@ use crate::ssh::dial::DialEnvironment;
 use crate::ssh::error::chain;
 use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
+use crate::ssh::unlocked::UnlockedKeys;
 
 /// Dials at once. OpenSSH's default MaxStartups begins to refuse at 10 unauthenticated connections from
 /// everybody together; most dials go to different servers.
@@ -93,6 +95,13 @@ impl Daemon {
         let hosts_stop = CancellationToken::new();
         let spill =
             SpillPolicy::new(self.env.state_dir()?.join("spill"), self.config.output.spill_limit());
+        let prompts = Arc::new(Prompts::default());
+        let unlocked = Arc::new(UnlockedKeys::new(Arc::clone(&prompts), self.home.clone()));
+        unlocked.set_lifetime(self.config.security.key_lifetime);
+        tasks.spawn({
+            let (unlocked, stop) = (Arc::clone(&unlocked), hosts_stop.clone());
+            async move { unlocked.sweep(stop).await }
+        });
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
                 resolver: Resolver::new(self.home.clone()),
@@ -101,6 +110,8 @@ impl Daemon {
                 home: self.home,
                 login_user: self.login_user,
                 agents: Agents::new(self.agent),
+                unlocked,
+                prompts: Arc::clone(&prompts),
                 spill: Arc::new(spill),
             }),
             revision: Arc::new(AtomicU64::new(0)),
@@ -148,6 +159,7 @@ impl Daemon {
         }
 
         tracing::info!("stopping");
+        prompts.close();
         clients.close();
         // Hosts end at the same time: a command that runs for ever would otherwise hold its client, and
         // the client the daemon.
@@ -186,6 +198,7 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
         }
         let settings = Arc::clone(&config.borrow_and_update().config);
         app.pool.context().dial.spill.set_limit(settings.output.spill_limit());
+        app.pool.context().dial.unlocked.set_lifetime(settings.security.key_lifetime);
         app.pool.reload(&snapshot, &settings).await;
     }
 }

@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod logging;
 pub mod pool;
 pub mod process;
+pub mod prompts;
 pub mod server;
 pub mod socket;
 pub mod ssh;

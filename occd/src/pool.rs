@@ -59,6 +59,14 @@ impl Pool {
         map.get(name).map(|entry| entry.handle.clone())
     }
 
+    /// Returns every host, also the jump hosts that hosts.json does not name, by their names.
+    pub fn all(&self) -> Vec<HostHandle> {
+        let hosts = self.hosts.iter().chain(self.via.iter());
+        let mut all: Vec<HostHandle> = hosts.map(|entry| entry.handle.clone()).collect();
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        all
+    }
+
     /// Returns the jump hosts that hosts.json does not name, by their names.
     pub fn via(&self) -> Vec<HostHandle> {
         let mut all: Vec<HostHandle> = self.via.iter().map(|entry| entry.handle.clone()).collect();

@@ -70,8 +70,12 @@ codes! {
     NoIdentity = "no_identity",
     /// The identity file is missing, unreadable or not a private key.
     IdentityInvalid = "identity_invalid",
-    /// The identity file is protected by a passphrase, and no agent holds the key.
-    IdentityLocked = "identity_locked",
+    /// The identity file is protected by a passphrase, and nobody gave it.
+    KeyLocked = "key_locked",
+    /// Somebody must answer a question, and this client cannot be asked.
+    InputNeeded = "input_needed",
+    /// There is no such prompt: it has been answered, or is asked no more.
+    PromptNotFound = "prompt_not_found",
     /// The identity file may be read by others, or is another user's.
     IdentityTooOpen = "identity_too_open",
     /// The server's host key is marked as revoked.

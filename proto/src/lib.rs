@@ -11,6 +11,8 @@ pub mod exec;
 pub mod host;
 pub mod name;
 pub mod paths;
+pub mod prompt;
+pub mod secret;
 pub mod status;
 pub mod text;
 pub mod trust;
@@ -18,6 +20,7 @@ pub mod trust;
 pub use error::{Code, Problem};
 pub use host::{HostConfig, HostsFile};
 pub use name::{Address, HostName, InvalidName, UserName};
+pub use secret::Secret;
 
 /// The version of the HTTP API: the `v1` in its paths.
 pub const API_VERSION: u32 = 1;

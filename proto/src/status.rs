@@ -142,6 +142,9 @@ pub struct HostStatus {
     pub next_retry_at: Option<Timestamp>,
     /// The last failure; kept while connected, so that a past break can be seen.
     pub last_error: Option<LastError>,
+    /// The question that the dial waits for somebody to answer (`/v1/prompts`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
     /// The last measured round trip, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// Live SSH connections.

@@ -8,6 +8,7 @@
 //! | [`FaultyLink`] | a TCP proxy with latency, limits, black holes and resets |
 //! | [`DaemonRig`] | `occd` and `occ` with a home, a runtime directory and host files of their own |
 //! | [`DockerRig`] | a private Docker Engine |
+//! | [`Terminal`] | a program on a pseudo-terminal, and somebody who types |
 //! | [`SystemdRig`] | a real `systemd --user` for a rig's home |
 //!
 //! Every fixture ends all of its processes, threads and files when it is dropped, and all but
@@ -31,6 +32,7 @@ pub mod require;
 pub mod ssh;
 pub mod sshd;
 pub mod systemd;
+pub mod terminal;
 pub mod user;
 pub mod wait;
 
@@ -43,3 +45,4 @@ pub use embedded::EmbeddedHost;
 pub use link::FaultyLink;
 pub use sshd::RealSshd;
 pub use systemd::SystemdRig;
+pub use terminal::Terminal;

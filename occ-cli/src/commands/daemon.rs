@@ -78,7 +78,7 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
         .stream
         .peer_cred()
         .map_err(|error| CliError::daemon(format!("occd's process cannot be told: {error}")))?;
-    let version: Version = Client::of(found).get("/v1/version").await?.parse()?;
+    let version: Version = Client::of(found, context.ui).get("/v1/version").await?.parse()?;
     // The number to signal must be the one that the kernel names, not only the one in a document.
     let stated = i32::try_from(version.pid).ok();
     if peer.pid().is_some() && peer.pid() != stated {
@@ -151,7 +151,7 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
 
 async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, CliError> {
     let ui = context.ui;
-    let reply = Client::of(found).get("/v1/version").await?;
+    let reply = Client::of(found, context.ui).get("/v1/version").await?;
     let version: Version = reply.parse()?;
     if ui.json {
         let mut document: serde_json::Value = reply.parse()?;

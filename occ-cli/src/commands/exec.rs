@@ -1,7 +1,7 @@
 //! `occ exec`: a command on a host, its streams byte for byte, its exit code ours.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::exec::{Bytes, ExecControl, ExecRequest, Exit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Context, Kept, exec_result};
@@ -18,6 +19,7 @@ use crate::descriptors::Offer;
 use crate::duration::of_ms;
 use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, TERMINATED};
 use crate::output::host as show;
+use crate::prompter;
 use crate::stdio::{Descriptor, Input};
 use crate::ws::{End, ExecStream, Output, controls};
 
@@ -92,22 +94,37 @@ async fn execute(
 
     // An input that was closed is no input.
     let input = if args.no_stdin { None } else { Input::stdin().ok() };
+    // What is typed before the command runs may be the answer to a question.
+    let input_waits = io::stdin().is_terminal() && client.prompter().is_some();
     let started = Cell::new(false);
+    let (start, starting) = watch::channel(false);
+    let starts = || {
+        let mut starting = starting.clone();
+        // The sender outlives whoever waits.
+        async move { drop(starting.wait_for(|started| *started).await) }
+    };
     let new_host_key = RefCell::new(None);
     let (up, down) = stream.start(request).await?;
     let (control, controls) = controls();
     let mut caught: Option<Caught> = None;
     let end = {
-        let mut up = std::pin::pin!(up.run(input, controls));
+        let ready = async {
+            if input_waits {
+                starts().await;
+            }
+        };
+        let mut up = std::pin::pin!(up.run(input, ready, controls));
         let mut up_done = false;
         let on_start = |key: Option<String>| {
             started.set(true);
+            start.send_replace(true);
             if let Some(key) = key {
                 *new_host_key.borrow_mut() = Some(key.clone());
                 ui.note(&show::new_host_key(host, &key));
             }
         };
         let mut down = std::pin::pin!(down.run(&mut output, on_start));
+        let mut answering = std::pin::pin!(prompter::listening(client, starts()));
         let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));
         let mut noted = !ui.stderr_terminal || ui.json;
         let mut cancel = std::pin::pin!(sleep_until(Instant::now() + NEVER));
@@ -117,6 +134,7 @@ async fn execute(
                 biased;
                 end = &mut down => Event::End(end),
                 signal = signals.next() => Event::Caught(signal),
+                error = &mut answering => Event::Unanswered(error),
                 () = &mut cancel => Event::Cancel,
                 () = &mut note, if !noted => Event::Slow,
                 () = &mut up, if !up_done => Event::InputDone,
@@ -124,9 +142,10 @@ async fn execute(
             match event {
                 Event::End(end) => break end,
                 Event::InputDone => up_done = true,
+                Event::Unanswered(error) => return Err(error),
                 Event::Slow => {
                     noted = true;
-                    if !started.get() {
+                    if !started.get() && !ui.asked.get() {
                         ui.note(&format!("[{host}] not connected; trying …"));
                     }
                 }
@@ -279,6 +298,7 @@ fn ours(args: &ExecArgs, host: &HostName, exit: &Exit, caught: Option<Caught>) -
 enum Event {
     End(End),
     Caught(Caught),
+    Unanswered(CliError),
     Cancel,
     Slow,
     InputDone,

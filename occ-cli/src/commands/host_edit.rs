@@ -86,7 +86,7 @@ fn one_of<T: PartialEq>(
 }
 
 /// Returns the path as the daemon can use it, whose working directory is another.
-fn absolute(path: &str) -> String {
+pub(super) fn absolute(path: &str) -> String {
     if path.starts_with('~') {
         return path.to_owned();
     }
@@ -195,7 +195,6 @@ fn unverified(
             code,
             Code::AuthFailed
                 | Code::NoIdentity
-                | Code::IdentityLocked
                 | Code::IdentityTooOpen
                 | Code::HostKeyChanged
                 | Code::HostKeyUnknown

@@ -7,6 +7,7 @@ mod exec_result;
 mod host;
 mod host_edit;
 pub(crate) mod legacy;
+mod prompts;
 mod status;
 mod trust;
 
@@ -69,6 +70,8 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Disconnect) => connect::run(&context, connect::Verb::Disconnect).await,
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
         Some(Command::Trust(args)) => trust::run(&context, &args).await,
+        Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
+        Some(Command::Prompts) => prompts::run(&context).await,
         Some(Command::Host(command)) => host::run(&context, command).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
     }

@@ -102,7 +102,7 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             });
             format!("{}{via}", parts.join(", "))
         }
-        State::Connecting => format!("{age}, attempt {}", status.attempt.max(1)),
+        State::Connecting => format!("{age}, {}", attempt(status)),
         State::Backoff => format!(
             "{age}, {message}; attempt {} {}",
             status.attempt.saturating_add(1),
@@ -111,6 +111,14 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
         State::Failed => format!("{age}, {message}"),
         State::Idle => "connecting on this request; --fresh waits for it".to_owned(),
         State::Stopped => format!("{age}, disconnected on request"),
+    }
+}
+
+/// Returns what a dial does, or what it waits for.
+fn attempt(status: &HostStatus) -> String {
+    match &status.question {
+        Some(question) => format!("waits for an answer (occ prompts): {}", sanitize(question)),
+        None => format!("attempt {}", status.attempt.max(1)),
     }
 }
 
@@ -311,7 +319,7 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
             Some(0) | None => format!("{}, next try now", message()),
             Some(seconds) => format!("{}, next try in {}", message(), two_units(seconds)),
         },
-        State::Connecting => format!("attempt {}", status.attempt.max(1)),
+        State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),
         State::Connected | State::Idle => {
             status.config.description.as_deref().map(sanitize).unwrap_or_default()

@@ -5,6 +5,7 @@ pub(crate) mod json;
 pub(crate) mod problem;
 pub(crate) mod table;
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::cli::Global;
@@ -40,6 +41,10 @@ pub(crate) struct Ui {
     colour: bool,
     pub(crate) stdout_terminal: bool,
     pub(crate) stderr_terminal: bool,
+    /// A person may be asked.
+    pub(crate) input: bool,
+    /// A person has been asked, so nobody has to be told what is waited for.
+    pub(crate) asked: Cell<bool>,
 }
 
 impl Ui {
@@ -55,6 +60,8 @@ impl Ui {
             colour: stdout_terminal && !no_color && !global.no_color,
             stdout_terminal,
             stderr_terminal: io::stderr().is_terminal(),
+            input: !global.no_input,
+            asked: Cell::new(false),
         }
     }
 
@@ -111,7 +118,7 @@ impl Ui {
 
     /// Returns whether a person is there to be asked.
     pub(crate) fn can_ask(&self) -> bool {
-        self.stderr_terminal && !self.json && !self.quiet && io::stdin().is_terminal()
+        self.input && self.stderr_terminal && !self.json && !self.quiet && io::stdin().is_terminal()
     }
 
     /// Asks a question and returns whether the answer is yes; no answer is no.
@@ -149,7 +156,7 @@ pub(crate) async fn with_note<T>(ui: &Ui, note: &str, work: impl Future<Output =
         done = &mut work => return done,
         () = slow => {}
     }
-    if ui.stderr_terminal && !ui.json {
+    if ui.stderr_terminal && !ui.json && !ui.asked.get() {
         ui.note(note);
     }
     work.await

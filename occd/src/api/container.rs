@@ -3,14 +3,19 @@
 use occ_proto::container::ContainerStatus;
 
 use super::error::{self, ApiResult};
-use super::extract::Host;
+use super::extract::{Host, MaybeAsker};
 use super::json::Json;
 use crate::container::{self, Docker};
 use crate::host::COMMAND_RETRIES;
 
-pub(super) async fn show(Host(host): Host) -> ApiResult<Json<ContainerStatus>> {
-    let connection =
-        host.connection(COMMAND_RETRIES).await.map_err(|e| error::unreachable(host.name(), &e))?;
+pub(super) async fn show(
+    Host(host): Host,
+    MaybeAsker(asker): MaybeAsker,
+) -> ApiResult<Json<ContainerStatus>> {
+    let connection = host
+        .connection(COMMAND_RETRIES, asker.as_ref())
+        .await
+        .map_err(|e| error::unreachable(host.name(), &e))?;
     let socket = host.snapshot().settings.docker_socket.clone();
     let docker = Docker::connect(&connection, socket.as_deref())
         .await

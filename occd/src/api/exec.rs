@@ -13,20 +13,21 @@ use occ_proto::HostName;
 use occ_proto::exec::{ExecEvent, ExecRequest, ExecResult, NDJSON, RESULT_LIMIT, STDOUT};
 
 use super::error::{self, ApiResult};
-use super::extract::{Body, Host};
-use super::json::Json;
+use super::extract::{Body, Host, MaybeAsker};
+use super::json::{self, Json};
 use crate::exec::{self, Command, Control, Progress, Running, Step};
 use crate::host::COMMAND_RETRIES;
 
 pub(super) async fn run(
     headers: HeaderMap,
     Host(host): Host,
+    MaybeAsker(asker): MaybeAsker,
     Body(request): Body<ExecRequest>,
 ) -> ApiResult<Response> {
     let stdin = request.stdin.clone().unwrap_or_default();
     let retries = request.retries.unwrap_or(COMMAND_RETRIES);
     let command = Command::new(request)?;
-    let running = exec::start(&host, &command, retries, &Progress::default())
+    let running = exec::start(&host, &command, retries, asker.as_ref(), &Progress::default())
         .await
         .map_err(|failure| error::exec(host.name(), &failure))?;
     feed(running.control(), stdin.0.into());
@@ -39,7 +40,8 @@ pub(super) async fn run(
     Ok(Json(result).into_response())
 }
 
-fn wants_lines(headers: &HeaderMap) -> bool {
+/// Returns whether the client wants lines of JSON.
+pub(super) fn wants_lines(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
         .iter()
@@ -157,21 +159,13 @@ fn lines(
                 }
             },
         };
-        Some((Ok(line(&event)), (next, name)))
+        Some((Ok(json::line(&event)), (next, name)))
     })
 }
 
 /// Returns the event of a command that the host accepted.
 pub(super) fn started(running: &Running) -> ExecEvent {
     ExecEvent::Started { new_host_key: running.new_host_key() }
-}
-
-/// Returns an event as a line of JSON.
-pub(super) fn line(event: &ExecEvent) -> Bytes {
-    // Strings, numbers and maps with string keys: this always serialises.
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    line.into()
 }
 
 #[cfg(test)]

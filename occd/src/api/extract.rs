@@ -6,12 +6,14 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::{Code, HostName};
 use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::ApiError;
 use crate::host::HostHandle;
+use crate::prompts::Asker;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -102,6 +104,24 @@ impl FromRequestParts<Arc<App>> for Host {
                 None => ApiError::host_not_found(&name),
             }),
         }
+    }
+}
+
+/// The client's request, if it listens for prompts.
+#[derive(Debug)]
+pub(super) struct MaybeAsker(pub(super) Option<Asker>);
+
+impl<S: Send + Sync> FromRequestParts<S> for MaybeAsker {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let Some(value) = parts.headers.get(PROMPTS_HEADER) else { return Ok(Self(None)) };
+        let asker = value.to_str().ok().and_then(Asker::new).ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "{PROMPTS_HEADER} must be 1 to 64 letters, digits and hyphens."
+            ))
+        })?;
+        Ok(Self(Some(asker)))
     }
 }
 

@@ -12,10 +12,11 @@ use serde::Deserialize;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Host, Query, check_match};
+use super::extract::{Body, Host, MaybeAsker, Query, check_match};
 use super::json::Json;
 use super::test::test;
 use crate::host::{COMMAND_RETRIES, HostHandle, etag};
+use crate::prompts::Asker;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
     let snapshot = app.hosts_now().await;
@@ -44,10 +45,11 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<ShowQuery>,
     Host(host): Host,
+    MaybeAsker(asker): MaybeAsker,
 ) -> Response {
     if query.fresh {
         // The state says what went wrong, so a failed dial is an answer too.
-        if let Err(unreachable) = host.connection(COMMAND_RETRIES).await {
+        if let Err(unreachable) = host.connection(COMMAND_RETRIES, asker.as_ref()).await {
             tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
         }
     } else if host.snapshot().state == LinkState::Idle {
@@ -61,6 +63,7 @@ pub(super) async fn show(
 
 pub(super) async fn add(
     State(app): State<Arc<App>>,
+    MaybeAsker(asker): MaybeAsker,
     Body(request): Body<AddHost>,
 ) -> ApiResult<Response> {
     let AddHost { name, config, verify, force } = request;
@@ -78,7 +81,7 @@ pub(super) async fn add(
         return Err(refuse());
     }
     let report = match verify {
-        true => Some(verified(&app, &name, &config).await?),
+        true => Some(verified(&app, &name, &config, asker.as_ref()).await?),
         false => None,
     };
     app.hosts
@@ -99,6 +102,7 @@ pub(super) async fn edit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     Host(host): Host,
+    MaybeAsker(asker): MaybeAsker,
     Body(patch): Body<PatchHost>,
 ) -> ApiResult<Json<HostSaved>> {
     let name = host.name();
@@ -106,7 +110,7 @@ pub(super) async fn edit(
     check_match(&headers, &etag(&before))?;
     let after = patch.apply(&before);
     let report = if patch.verify.unwrap_or(true) && !before.same_connection(&after) {
-        Some(verified(&app, name, &after).await?)
+        Some(verified(&app, name, &after, asker.as_ref()).await?)
     } else {
         None
     };
@@ -169,9 +173,14 @@ async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {
 }
 
 /// Tests a host before it is saved. No Docker is not a failure.
-async fn verified(app: &App, name: &HostName, config: &HostConfig) -> ApiResult<TestReport> {
+async fn verified(
+    app: &App,
+    name: &HostName,
+    config: &HostConfig,
+    asker: Option<&Asker>,
+) -> ApiResult<TestReport> {
     let settings = app.config.borrow().config.effective(name);
-    let mut report = test(app.pool.context(), name, config, &settings).await;
+    let mut report = test(app.pool.context(), name, config, &settings, asker).await;
     match report.problem.take() {
         Some(problem) => Err(error::ApiError(Box::new(problem))),
         None => Ok(report),

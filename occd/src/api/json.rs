@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
 
 /// A value as a JSON body. It ends with a newline, so that curl leaves a terminal's prompt on a line of
@@ -24,4 +25,12 @@ impl<T: Serialize> IntoResponse for Json<T> {
             }
         }
     }
+}
+
+/// Returns a value as a line of JSON, for streams.
+pub(super) fn line(value: &impl Serialize) -> Bytes {
+    // Strings, numbers and maps with string keys: this always serialises.
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
 }

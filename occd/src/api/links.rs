@@ -3,11 +3,14 @@
 use occ_proto::status::HostStatus;
 
 use super::error::{self, ApiResult};
-use super::extract::Host;
+use super::extract::{Host, MaybeAsker};
 use super::json::Json;
 
-pub(super) async fn connect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
-    host.connect().await.map_err(|e| error::unreachable(host.name(), &e))?;
+pub(super) async fn connect(
+    Host(host): Host,
+    MaybeAsker(asker): MaybeAsker,
+) -> ApiResult<Json<HostStatus>> {
+    host.connect(asker.as_ref()).await.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }
 
@@ -16,7 +19,10 @@ pub(super) async fn disconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> 
     Ok(Json(host.status()))
 }
 
-pub(super) async fn reconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
-    host.reconnect().await.map_err(|e| error::unreachable(host.name(), &e))?;
+pub(super) async fn reconnect(
+    Host(host): Host,
+    MaybeAsker(asker): MaybeAsker,
+) -> ApiResult<Json<HostStatus>> {
+    host.reconnect(asker.as_ref()).await.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }

@@ -35,6 +35,7 @@ mod extract;
 mod hosts;
 mod json;
 mod links;
+mod prompts;
 mod test;
 mod trust;
 
@@ -116,6 +117,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/trust", get(trust::review).post(trust::trust))
         .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
         .route("/v1/hosts/{host}/container", get(container::show))
+        .route("/v1/prompts", get(prompts::list))
+        .route("/v1/prompts/{id}", post(prompts::answer))
+        .route("/v1/unlock", post(prompts::unlock))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)

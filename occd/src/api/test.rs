@@ -9,12 +9,13 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{self, ApiResult};
-use super::extract::Host;
+use super::extract::{Host, MaybeAsker};
 use super::json::Json;
 use crate::config::EffectiveSettings;
 use crate::container::Docker;
-use crate::host::HostContext;
 use crate::host::machine::ConnectionId;
+use crate::host::{HostContext, HostSnapshot};
+use crate::prompts::{Asker, Questions};
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -25,9 +26,12 @@ const TEST: ConnectionId = ConnectionId(0);
 pub(super) async fn run(
     State(app): State<Arc<App>>,
     Host(host): Host,
+    MaybeAsker(asker): MaybeAsker,
 ) -> ApiResult<Json<TestReport>> {
     let snapshot = host.snapshot();
-    let report = test(app.pool.context(), host.name(), &snapshot.config, &snapshot.settings).await;
+    let HostSnapshot { config, settings, .. } = &*snapshot;
+    let context = app.pool.context();
+    let report = test(context, host.name(), config, settings, asker.as_ref()).await;
     Ok(Json(report))
 }
 
@@ -37,7 +41,9 @@ pub(super) async fn test(
     name: &HostName,
     config: &HostConfig,
     settings: &EffectiveSettings,
+    asker: Option<&Asker>,
 ) -> TestReport {
+    let questions = Arc::new(Questions::of(Arc::clone(&context.dial.prompts), asker));
     let mut steps = Steps::default();
     let mut report = TestReport {
         name: name.clone(),
@@ -54,6 +60,7 @@ pub(super) async fn test(
         config,
         settings: &settings.dial,
         demand: HopDemand::Command,
+        questions: &questions,
         environment: &context.dial,
         tasks: &context.tasks,
     };

@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::command::Command;
 use super::quote::Shell;
 use crate::host::{COMMAND_PATIENCE, HostHandle, Unreachable};
+use crate::prompts::Asker;
 use crate::ssh::marker::{Elsewhere, Marker};
 use crate::ssh::{
     Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost, signal,
@@ -235,18 +236,23 @@ pub async fn start(
     host: &HostHandle,
     command: &Command,
     retries: u32,
+    asker: Option<&Asker>,
     progress: &Progress,
 ) -> Result<Running, ExecError> {
     let asked = Timestamp::now();
     // A command that may last so long must not wait longer than that to begin.
     let patience = command.limit().map_or(COMMAND_PATIENCE, |limit| limit.min(COMMAND_PATIENCE));
     let deadline = Instant::now() + patience;
+    let answering = host.time_for_answers();
     let before = host.snapshot().dials();
     let dialled = || u32::try_from(host.snapshot().dials() - before).unwrap_or(u32::MAX);
     loop {
         let left = retries.saturating_sub(dialled());
-        let connection =
-            host.connection_by(deadline, left).await.map_err(ExecError::Unreachable)?;
+        // The time that a person took for an answer counts for nobody.
+        let end = deadline + host.time_for_answers().saturating_sub(answering);
+        let connecting = host.connection_by(end, left, asker);
+        let connection = connecting.await.map_err(ExecError::Unreachable)?;
+        let deadline = deadline + host.time_for_answers().saturating_sub(answering);
         match start_on(host, &connection, command, asked, deadline, progress).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
@@ -328,7 +334,7 @@ fn elsewhere(host: &HostHandle) -> Elsewhere {
     let host = host.clone();
     Arc::new(move || {
         let host = host.clone();
-        Box::pin(async move { host.connection(0).await.ok() })
+        Box::pin(async move { host.connection(0, None).await.ok() })
     })
 }
 

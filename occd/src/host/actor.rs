@@ -24,6 +24,7 @@ use super::backoff::DialBackoff;
 use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Retry};
 use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
+use crate::prompts::Questions;
 use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -48,6 +49,8 @@ enum Signal {
     Bulk(Arc<Connection>),
     /// The jump host that was waited for is there.
     HopUp,
+    /// Somebody has unlocked the key that the login failed for.
+    KeyOpened,
 }
 
 /// What [`Actor::next`] returns.
@@ -64,6 +67,7 @@ struct Actor {
     config: HostConfig,
     settings: EffectiveSettings,
     context: Arc<HostContext>,
+    questions: Arc<Questions>,
     machine: HostMachine,
     requests: mpsc::Receiver<HostRequest>,
     stop: CancellationToken,
@@ -79,6 +83,8 @@ struct Actor {
     demand: HopDemand,
     /// A [`Signal::HopUp`] is to come.
     waits_for_hop: bool,
+    /// A [`Signal::KeyOpened`] is to come.
+    waits_for_key: bool,
     connects: u64,
     dial_failures: u64,
     since: Timestamp,
@@ -113,11 +119,13 @@ pub fn spawn(
     });
     let (published, snapshot) = watch::channel(first);
     let tasks = context.tasks.clone();
+    let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
     let actor = Actor {
         name: name.clone(),
         config,
         settings,
         context,
+        questions: Arc::clone(&questions),
         machine,
         requests,
         stop,
@@ -130,13 +138,14 @@ pub fn spawn(
         inputs: None,
         demand: HopDemand::Background,
         waits_for_hop: false,
+        waits_for_key: false,
         connects: 0,
         dial_failures: 0,
         since,
         published,
     };
     tasks.spawn(actor.run());
-    HostHandle { name, requests: sender, snapshot }
+    HostHandle { name, questions, requests: sender, snapshot }
 }
 
 impl Actor {
@@ -152,6 +161,13 @@ impl Actor {
                     // By now another dial may have failed for another reason.
                     if self.hop_error().is_some() {
                         self.handle(Event::HopUp);
+                    }
+                }
+                Input::Signal(Signal::KeyOpened) => {
+                    self.waits_for_key = false;
+                    if self.locked_key().is_some() {
+                        self.demand = HopDemand::Command;
+                        self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
                     }
                 }
                 Input::Due => self.handle(Event::Due),
@@ -276,6 +292,7 @@ impl Actor {
                 );
                 self.last_error = Some((Arc::new(error), Timestamp::now()));
                 self.wait_for_hop();
+                self.wait_for_key();
                 self.handle(Event::DialFailed(id, retry));
                 if self.machine.retries_exhausted() {
                     self.exhausted();
@@ -303,6 +320,25 @@ impl Actor {
         self.signals.push(Box::pin(async move {
             up.await;
             Signal::HopUp
+        }));
+    }
+
+    /// Returns the key that the last dial failed for, because nobody unlocked it.
+    fn locked_key(&self) -> Option<&PathBuf> {
+        match self.last_error.as_ref().map(|(error, _)| error.as_ref()) {
+            Some(ConnectError::Unanswered { key, .. }) => key.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Arranges to be told when somebody has unlocked that key, for whatever host.
+    fn wait_for_key(&mut self) {
+        let Some(path) = self.locked_key().filter(|_| !self.waits_for_key) else { return };
+        let opened = self.context.dial.unlocked.opened(path.clone());
+        self.waits_for_key = true;
+        self.signals.push(Box::pin(async move {
+            opened.await;
+            Signal::KeyOpened
         }));
     }
 
@@ -403,6 +439,7 @@ impl Actor {
         let settings = DialSettings { known_rtt: self.rtt(), ..self.settings.dial };
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
+        let questions = Arc::clone(&self.questions);
         // Also a dial that comes a little later than it was asked for is made for whoever asked.
         let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
         let task = self.dials.spawn(async move {
@@ -413,6 +450,7 @@ impl Actor {
                 config: &config,
                 settings: &settings,
                 demand,
+                questions: &questions,
                 environment: &context.dial,
                 tasks: &context.tasks,
             };
@@ -429,7 +467,14 @@ impl Actor {
         self.known_rtt
     }
 
+    /// Returns whether a login that failed may go otherwise now.
     fn inputs_changed(&self) -> bool {
+        let error = self.last_error.as_ref().map(|(error, _)| error);
+        let answerable = error.is_some_and(|error| error.needs_answer());
+        (answerable && self.questions.has_askers()) || self.files_changed()
+    }
+
+    fn files_changed(&self) -> bool {
         self.inputs
             .as_ref()
             .is_some_and(|then| *then != Inputs::now(&self.config, &self.context.dial))

@@ -21,6 +21,7 @@ pub mod machine;
 pub use actor::{HostContext, spawn};
 
 use crate::config::EffectiveSettings;
+use crate::prompts::{Asker, NoAnswer, Questions, TimedOut};
 use crate::ssh::error::chain;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
@@ -116,6 +117,8 @@ pub struct Unreachable {
 #[derive(Debug, Clone)]
 pub struct HostHandle {
     name: HostName,
+    /// Shared with the actor, whose dials ask them.
+    questions: Arc<Questions>,
     requests: mpsc::Sender<HostRequest>,
     snapshot: watch::Receiver<Arc<HostSnapshot>>,
 }
@@ -138,9 +141,24 @@ impl HostHandle {
         let _ = self.requests.try_send(HostRequest::Want { by: Wish::Glance, done });
     }
 
-    /// Returns the connection, dialling if need be: `1 + retries` times, within 30 s.
-    pub async fn connection(&self, retries: u32) -> Result<Arc<Connection>, Unreachable> {
-        self.connection_by(Instant::now() + COMMAND_PATIENCE, retries).await
+    /// Returns the question that the host's dial waits for.
+    pub fn question(&self) -> Option<Arc<str>> {
+        self.questions.open()
+    }
+
+    /// Returns how long people have been waited for in all.
+    pub fn time_for_answers(&self) -> Duration {
+        self.questions.spent()
+    }
+
+    /// Returns the connection, dialling if need be: `1 + retries` times, within 30 s and the time that a
+    /// person takes for an answer. Without somebody to ask, a question is a failure.
+    pub async fn connection(
+        &self,
+        retries: u32,
+        asker: Option<&Asker>,
+    ) -> Result<Arc<Connection>, Unreachable> {
+        self.connection_by(Instant::now() + COMMAND_PATIENCE, retries, asker).await
     }
 
     /// The same until a deadline, for a caller who asks more than once.
@@ -148,11 +166,28 @@ impl HostHandle {
         &self,
         deadline: Instant,
         retries: u32,
+        asker: Option<&Asker>,
     ) -> Result<Arc<Connection>, Unreachable> {
         if let Some(connection) = self.snapshot.borrow().usable() {
             return Ok(Arc::clone(connection));
         }
-        self.wait_for_connection(Wish::Command, retries, deadline).await
+        self.questions.add(asker);
+        self.wait_for_connection(Wish::Command, retries, deadline, asker.is_some()).await
+    }
+
+    /// The same for a host behind this one, which is a jump host: whoever can answer for that can answer for
+    /// this, and the clock of that dial stands still with ours.
+    pub async fn connection_behind(
+        &self,
+        behind: &Questions,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, Unreachable> {
+        if let Some(connection) = self.snapshot.borrow().usable() {
+            return Ok(Arc::clone(connection));
+        }
+        let can_answer = behind.has_askers();
+        let waiting = self.wait_for_connection(Wish::Command, 0, deadline, can_answer);
+        behind.during(&self.questions, waiting).await
     }
 
     /// Returns the connection if it is there or on its way; an idle host is dialled, one that is down is
@@ -196,16 +231,18 @@ impl HostHandle {
     }
 
     /// Connects because a person asked for it, also when the host is failed or stopped.
-    pub async fn connect(&self) -> Result<Arc<Connection>, Unreachable> {
+    pub async fn connect(&self, asker: Option<&Asker>) -> Result<Arc<Connection>, Unreachable> {
+        self.questions.add(asker);
         let deadline = Instant::now() + COMMAND_PATIENCE;
-        self.wait_for_connection(Wish::Person, COMMAND_RETRIES, deadline).await
+        self.wait_for_connection(Wish::Person, COMMAND_RETRIES, deadline, asker.is_some()).await
     }
 
     /// Closes the connection and makes a new one.
-    pub async fn reconnect(&self) -> Result<Arc<Connection>, Unreachable> {
+    pub async fn reconnect(&self, asker: Option<&Asker>) -> Result<Arc<Connection>, Unreachable> {
+        self.questions.add(asker);
         self.ask(|done| HostRequest::Reconnect { done }).await?;
         let deadline = Instant::now() + COMMAND_PATIENCE;
-        self.wait_for_connection(Wish::Command, COMMAND_RETRIES, deadline).await
+        self.wait_for_connection(Wish::Command, COMMAND_RETRIES, deadline, asker.is_some()).await
     }
 
     /// Closes the connection; nothing but a request to connect opens it again.
@@ -242,8 +279,9 @@ impl HostHandle {
         mut wish: Wish,
         retries: u32,
         deadline: Instant,
+        can_answer: bool,
     ) -> Result<Arc<Connection>, Unreachable> {
-        let begun = Instant::now();
+        let (begun, spent) = (Instant::now(), self.questions.spent());
         let mut snapshots = self.snapshot.clone();
         let before = snapshots.borrow_and_update().dials();
         loop {
@@ -286,12 +324,25 @@ impl HostHandle {
                     State::Idle => break,
                     State::Backoff | State::Connecting | State::Connected => {}
                 }
-                match timeout_at(deadline, snapshots.changed()).await {
+                let changed = self.questions.timeout_at(deadline, spent, snapshots.changed());
+                let changed = tokio::select! {
+                    changed = changed => changed,
+                    question = self.questions.opened(), if !can_answer => {
+                        let error = ConnectError::Unanswered {
+                            question: question.to_string(),
+                            phase: occ_proto::status::Phase::Authentication,
+                            key: None,
+                            why: NoAnswer::Elsewhere,
+                        };
+                        return Err(give_up(&snapshot, Arc::new(error)));
+                    }
+                };
+                match changed {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => {
                         return Err(give_up(&snapshot, Arc::new(ConnectError::ShuttingDown)));
                     }
-                    Err(_) => {
+                    Err(TimedOut) => {
                         let error = match &snapshot.last_error {
                             Some((error, _)) => Arc::clone(error),
                             None => Arc::new(ConnectError::Timeout {
@@ -317,6 +368,7 @@ impl HostHandle {
             attempt: snapshot.attempt,
             next_retry_at: snapshot.next_retry_at,
             last_error: snapshot.last_error.as_ref().map(|(error, at)| last_error(error, *at)),
+            question: self.question().map(|question| question.to_string()),
             rtt_ms: snapshot
                 .usable()
                 .and_then(|connection| connection.rtt())

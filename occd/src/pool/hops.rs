@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Entry, Pool};
 use crate::host::{self, HostHandle, Unreachable};
+use crate::prompts::Questions;
 use crate::ssh::ConnectError;
 use crate::ssh::hop::{Hop, HopDemand, Hops};
 use crate::ssh::target::Route;
@@ -24,12 +25,13 @@ impl Hops for Pool {
         chain: &'a [String],
         demand: HopDemand,
         deadline: Instant,
+        questions: &'a Questions,
     ) -> BoxFuture<'a, Result<Hop, ConnectError>> {
         Box::pin(async move {
             let hop = self.hop(chain)?;
             self.check_way(host, &hop).await?;
             let connection = match demand {
-                HopDemand::Command => hop.connection_by(deadline, 0).await,
+                HopDemand::Command => hop.connection_behind(questions, deadline).await,
                 HopDemand::Background => hop.connection_if_due(deadline).await,
             };
             let name = hop.name().clone();

@@ -159,6 +159,7 @@ mod tests {
             file: PathBuf::new(),
             hash: false,
             user_files: Vec::new(),
+            asking: None,
             review: None,
         };
         preferred(&policy, &lists, Compression::Auto, Duration::ZERO)

@@ -1,20 +1,41 @@
 //! Logging in: keys named for the host, then the agent's, then the default key files; at most five
-//! offers, because servers count each one against MaxAuthTries (6 by default in OpenSSH).
+//! offers, because servers count each one against MaxAuthTries (6 by default in OpenSSH). Where the host
+//! allows it, a person is asked after that.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use occ_proto::status::Phase;
+use occ_proto::{HostConfig, HostName};
 use russh::client::{AuthResult, Handle};
 use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 
-use super::agent::{self, AgentChoice, Agents};
-use super::candidates::{Candidate, candidates};
+use super::agent::{self, AgentChoice};
+use super::candidates::{Candidate, Locked, candidates, locked};
+use super::dial::DialEnvironment;
 use super::error::{ConnectError, LossCause, Offer};
 use super::handler::{Handler, Shared};
+use super::identity;
+use super::target::resolve;
+use crate::prompts::Questions;
+
+mod interactive;
+mod signer;
+
+use interactive::{Interactive, Outcome};
+use signer::{FileSigner, SignError};
 
 /// Offers to one server in one login.
 const MAX_OFFERS: usize = 5;
+
+/// Ways to log in besides keys, each of which needs a person.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Methods {
+    /// Passwords.
+    pub password: bool,
+    /// Questions of the server's.
+    pub keyboard_interactive: bool,
+}
 
 /// What to log in with.
 #[derive(Debug, Clone, Default)]
@@ -42,121 +63,344 @@ pub struct Login {
     pub how: String,
     /// The agent that was asked, if one answered.
     pub agent: Option<PathBuf>,
+    /// A person was needed, and will be the next time.
+    pub by_person: bool,
+}
+
+/// One login: with what, and who can be asked.
+#[derive(Debug)]
+pub struct LoginRequest<'a> {
+    /// With what.
+    pub credentials: &'a Credentials,
+    /// The host's name, if it has one in the pool.
+    pub host: Option<&'a HostName>,
+    /// What else is allowed.
+    pub methods: Methods,
+    /// Who can be asked.
+    pub questions: &'a Questions,
+    /// The agents and the keys that are open.
+    pub environment: &'a DialEnvironment,
+}
+
+/// Opens the keys whose passphrases are asked for before anything is sent to the server: the one that is named
+/// for the host, and those of which not even the public part can be read. The others are asked for when
+/// the server has said that it would take them.
+pub async fn unlock_first(request: &LoginRequest<'_>) -> Result<(), ConnectError> {
+    let LoginRequest { credentials, environment, questions, .. } = request;
+    let keys = &environment.unlocked;
+    let named = credentials.named.iter().filter_map(|path| locked(path, keys));
+    let others = credentials.configured.iter().chain(&credentials.defaults);
+    let others = others.filter_map(|path| locked(path, keys)).filter(|key| key.public.is_none());
+    let needed: Vec<(Locked, bool)> =
+        named.map(|key| (key, true)).chain(others.map(|key| (key, false))).collect();
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let agent = agent::open(&credentials.agent, &environment.agents).await;
+    let identities = agent.map(|open| open.identities).unwrap_or_default();
+    for (key, is_named) in needed {
+        if key.is_among(&identities) {
+            continue;
+        }
+        match keys.unlock(&key.path, questions).await {
+            Ok(_) => {}
+            Err(error) if is_named => return Err(error),
+            Err(error) => {
+                tracing::info!(key = %key.path.display(), %error, "a locked key is passed over");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the key files of a host's login that are locked, and that no agent holds.
+pub async fn locked_keys(
+    config: &HostConfig,
+    environment: &DialEnvironment,
+) -> Result<Vec<PathBuf>, ConnectError> {
+    let credentials = resolve(config, environment).await?.credentials;
+    let agent = agent::open(&credentials.agent, &environment.agents).await;
+    let identities = agent.map(|open| open.identities).unwrap_or_default();
+    let files =
+        credentials.named.iter().chain(&credentials.configured).chain(&credentials.defaults);
+    let keys = files.filter_map(|path| locked(path, &environment.unlocked));
+    Ok(keys.filter(|key| !key.is_among(&identities)).map(|key| key.path).collect())
+}
+
+/// Returns a key file if it is locked.
+pub fn locked_key(
+    path: &Path,
+    environment: &DialEnvironment,
+) -> Result<Option<PathBuf>, ConnectError> {
+    identity::load(path)?;
+    Ok(locked(path, &environment.unlocked).map(|key| key.path))
 }
 
 /// Logs in.
 pub async fn login(
     handle: &mut Handle<Handler>,
     shared: &Shared,
-    credentials: &Credentials,
-    agents: &Agents,
+    request: &LoginRequest<'_>,
 ) -> Result<Login, ConnectError> {
+    let LoginRequest { credentials, environment, methods, .. } = request;
     let (mut agent, agent_socket, agent_keys, agent_word) =
-        match agent::open(&credentials.agent, agents).await {
+        match agent::open(&credentials.agent, &environment.agents).await {
             Ok(open) => {
                 let word = format!("the ssh-agent holds {} keys", open.identities.len());
                 (Some(open.agent), Some(open.socket), open.identities, word)
             }
             Err(word) => (None, None, Vec::new(), word),
         };
-    let candidates = candidates(credentials, agent_keys)?;
-    if candidates.is_empty() {
-        return Err(ConnectError::NoIdentity { user: credentials.user.clone(), agent: agent_word });
-    }
-    let mut offered = Vec::new();
-    let mut accepts = MethodSet::empty();
+    let candidates = candidates(credentials, agent_keys, &environment.unlocked)?;
+    let mut attempt = Attempt { handle, shared, request, offered: Vec::new(), unanswered: None };
+    let mut accepts = if candidates.is_empty() {
+        if *methods == Methods::default() {
+            let user = credentials.user.clone();
+            return Err(ConnectError::NoIdentity { user, agent: agent_word });
+        }
+        match attempt.none().await? {
+            Step::Done(how) => return Ok(Login { how, agent: agent_socket, by_person: false }),
+            Step::Further(accepts) | Step::Refused(accepts) => accepts,
+        }
+    } else {
+        MethodSet::empty()
+    };
+    let mut done = Vec::new();
     for candidate in candidates.into_iter().take(MAX_OFFERS) {
         let offer = candidate.offer();
-        let hash = if candidate.public().algorithm().is_rsa() {
-            // Waits up to a second for the server's list, so only RSA keys pay for it.
-            handle
-                .best_supported_rsa_hash()
-                .await
-                .map_err(|_| lost(shared))?
-                .unwrap_or(Some(HashAlg::Sha512))
-        } else {
-            None
-        };
-        let user = credentials.user.clone();
-        let result = match candidate {
-            Candidate::File { key, certificate, .. } => match certificate {
-                None => {
-                    let key = PrivateKeyWithHashAlg::new(key, hash);
-                    handle.authenticate_publickey(user, key).await
-                }
-                Some(certificate) => {
-                    handle.authenticate_openssh_cert(user, key, *certificate).await
+        match attempt.offer(candidate, &offer, agent.as_mut(), &accepts).await? {
+            // The agent declined, or nobody opened the key: try the next.
+            None => {}
+            Some(Step::Done(how)) => {
+                done.push(how);
+                let how = done.join(", then ");
+                return Ok(Login { how, agent: agent_socket, by_person: false });
+            }
+            Some(Step::Further(now)) => {
+                done.push(format!("publickey {} ({})", offer.name, offer.origin));
+                accepts = now;
+                if !accepts.contains(&MethodKind::PublicKey) {
+                    break;
                 }
             }
-            .map_err(|_| lost(shared)),
-            Candidate::Agent { key, certificate, .. } => {
-                let Some(agent) = agent.as_mut() else { continue };
-                let signed = match certificate {
-                    None => handle.authenticate_publickey_with(user, *key, hash, agent).await,
-                    Some(certificate) => {
-                        handle.authenticate_certificate_with(user, *certificate, hash, agent).await
-                    }
-                };
-                match signed {
-                    Ok(result) => Ok(result),
-                    Err(_) if handle.is_closed() => Err(lost(shared)),
-                    Err(error) => {
-                        // The agent declined (a confirmation was refused, the key is gone): try the next.
-                        tracing::debug!(%error, key = offer.fingerprint, "the agent did not sign");
-                        offered.push(offer);
-                        continue;
-                    }
-                }
-            }
-        };
-        let result = result
-            .map_err(|error| too_many_failures(error, credentials, &offered, accepts.clone()))?;
-        match result {
-            AuthResult::Success => {
-                let how = format!("publickey {} ({})", offer.name, offer.origin);
-                return Ok(Login { how, agent: agent_socket });
-            }
-            AuthResult::Failure { remaining_methods, .. } => {
-                // russh tells a lost connection as a failure without any method left.
-                if handle.is_closed() || remaining_methods.is_empty() {
-                    offered.push(offer);
-                    return Err(too_many_failures(lost(shared), credentials, &offered, accepts));
-                }
-                offered.push(offer);
-                accepts = remaining_methods;
+            Some(Step::Refused(now)) => {
+                accepts = now;
                 if !accepts.contains(&MethodKind::PublicKey) {
                     break;
                 }
             }
         }
     }
-    Err(refused(credentials, offered, &accepts))
+    attempt.by_person(accepts, done, agent_socket).await
 }
 
-fn refused(credentials: &Credentials, offered: Vec<Offer>, accepts: &MethodSet) -> ConnectError {
-    let accepts: Vec<&str> = accepts.iter().map(Into::into).collect();
-    ConnectError::AuthRefused {
-        user: credentials.user.clone(),
-        offered,
-        accepts: accepts.join(","),
-    }
+/// How a step of the login ended.
+enum Step {
+    Done(String),
+    Further(MethodSet),
+    Refused(MethodSet),
 }
 
-/// OpenSSH ends the connection at MaxAuthTries: that is a refused login, not a lost connection, and
-/// dialling again would only repeat it.
-fn too_many_failures(
-    error: ConnectError,
-    credentials: &Credentials,
-    offered: &[Offer],
-    accepts: MethodSet,
-) -> ConnectError {
-    match &error {
-        ConnectError::Lost { cause: LossCause::Disconnected(text), .. }
-            if text.to_lowercase().contains("too many authentication failures") =>
-        {
-            refused(credentials, offered.to_vec(), &accepts)
+/// A login under way.
+struct Attempt<'a, 'b> {
+    handle: &'a mut Handle<Handler>,
+    shared: &'a Shared,
+    request: &'a LoginRequest<'b>,
+    offered: Vec<Offer>,
+    /// A key that the server would have taken and that nobody opened.
+    unanswered: Option<ConnectError>,
+}
+
+impl Attempt<'_, '_> {
+    /// Asks what the server accepts (RFC 4252, section 5.2).
+    async fn none(&mut self) -> Result<Step, ConnectError> {
+        let user = self.request.credentials.user.clone();
+        let result = self.handle.authenticate_none(user).await.map_err(|_| lost(self.shared))?;
+        match result {
+            AuthResult::Success => Ok(Step::Done("none".into())),
+            AuthResult::Failure { remaining_methods, .. } => {
+                if self.handle.is_closed() || remaining_methods.is_empty() {
+                    return Err(lost(self.shared));
+                }
+                Ok(Step::Refused(remaining_methods))
+            }
         }
-        _ => error,
+    }
+
+    /// Offers a key. Nothing is returned when it was not to be used after all.
+    async fn offer(
+        &mut self,
+        candidate: Candidate,
+        offer: &Offer,
+        agent: Option<&mut agent::Agent>,
+        accepts: &MethodSet,
+    ) -> Result<Option<Step>, ConnectError> {
+        let (credentials, shared) = (self.request.credentials, self.shared);
+        let user = credentials.user.clone();
+        let hash = if candidate.public().algorithm().is_rsa() {
+            // Waits up to a second for the server's list, so only RSA keys pay for it.
+            let best = self.handle.best_supported_rsa_hash().await.map_err(|_| lost(shared))?;
+            best.unwrap_or(Some(HashAlg::Sha512))
+        } else {
+            None
+        };
+        let public = candidate.public().clone();
+        let result = match candidate {
+            Candidate::File { key, certificate, .. } => match certificate {
+                None => {
+                    let key = PrivateKeyWithHashAlg::new(key, hash);
+                    self.handle.authenticate_publickey(user, key).await.map_err(|_| lost(shared))
+                }
+                Some(certificate) => {
+                    let mut signer = FileSigner::Open(key);
+                    let login = self.handle.authenticate_certificate_with(
+                        user,
+                        *certificate,
+                        hash,
+                        &mut signer,
+                    );
+                    login.await.map_err(|_| lost(shared))
+                }
+            },
+            Candidate::Locked { path, certificate, .. } => {
+                let (keys, questions) =
+                    (&self.request.environment.unlocked, self.request.questions);
+                let mut signer = FileSigner::Locked { path: &path, keys, questions };
+                let signed = match certificate {
+                    None => {
+                        self.handle
+                            .authenticate_publickey_with(user, public, hash, &mut signer)
+                            .await
+                    }
+                    Some(certificate) => {
+                        self.handle
+                            .authenticate_certificate_with(user, *certificate, hash, &mut signer)
+                            .await
+                    }
+                };
+                match signed {
+                    Ok(result) => Ok(result),
+                    Err(_) if self.handle.is_closed() => Err(lost(shared)),
+                    Err(SignError::Locked(error)) => {
+                        tracing::info!(key = offer.fingerprint, %error, "a locked key is passed over");
+                        self.unanswered = Some(*error);
+                        return Ok(None);
+                    }
+                    Err(error) => {
+                        tracing::info!(key = offer.fingerprint, %error, "a key is passed over");
+                        self.offered.push(offer.clone());
+                        return Ok(None);
+                    }
+                }
+            }
+            Candidate::Agent { certificate, .. } => {
+                let Some(agent) = agent else { return Ok(None) };
+                let signed = match certificate {
+                    None => {
+                        self.handle.authenticate_publickey_with(user, public, hash, agent).await
+                    }
+                    Some(certificate) => {
+                        self.handle
+                            .authenticate_certificate_with(user, *certificate, hash, agent)
+                            .await
+                    }
+                };
+                match signed {
+                    Ok(result) => Ok(result),
+                    Err(_) if self.handle.is_closed() => Err(lost(shared)),
+                    Err(error) => {
+                        // The agent declined (a confirmation was refused, the key is gone): try the next.
+                        tracing::debug!(%error, key = offer.fingerprint, "the agent did not sign");
+                        self.offered.push(offer.clone());
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        let result = result.map_err(|error| self.too_many_failures(error, accepts))?;
+        self.offered.push(offer.clone());
+        match result {
+            AuthResult::Success => {
+                Ok(Some(Step::Done(format!("publickey {} ({})", offer.name, offer.origin))))
+            }
+            AuthResult::Failure { remaining_methods, partial_success } => {
+                // russh tells a lost connection as a failure without any method left.
+                if self.handle.is_closed() || remaining_methods.is_empty() {
+                    return Err(self.too_many_failures(lost(shared), accepts));
+                }
+                Ok(Some(match partial_success {
+                    true => Step::Further(remaining_methods),
+                    false => Step::Refused(remaining_methods),
+                }))
+            }
+        }
+    }
+
+    /// Goes on with what needs a person, as far as the host allows it.
+    async fn by_person(
+        mut self,
+        mut accepts: MethodSet,
+        mut done: Vec<String>,
+        agent: Option<PathBuf>,
+    ) -> Result<Login, ConnectError> {
+        let LoginRequest { credentials, host, methods, questions, .. } = *self.request;
+        let Methods { mut password, mut keyboard_interactive } = methods;
+        loop {
+            let mut interactive = Interactive {
+                handle: &mut *self.handle,
+                shared: self.shared,
+                credentials,
+                host,
+                questions,
+            };
+            let (outcome, word) =
+                if keyboard_interactive && accepts.contains(&MethodKind::KeyboardInteractive) {
+                    keyboard_interactive = false;
+                    (interactive.keyboard().await, "keyboard-interactive")
+                } else if password && accepts.contains(&MethodKind::Password) {
+                    password = false;
+                    (interactive.password().await, "password")
+                } else {
+                    break;
+                };
+            match outcome.map_err(|error| self.too_many_failures(error, &accepts))? {
+                Outcome::Done => {
+                    done.push(word.to_owned());
+                    return Ok(Login { how: done.join(", then "), agent, by_person: true });
+                }
+                Outcome::Further(now) => {
+                    done.push(word.to_owned());
+                    accepts = now;
+                }
+                Outcome::Refused(now) => accepts = now,
+            }
+        }
+        Err(match self.unanswered.take() {
+            Some(error) => error,
+            None => self.refused(&accepts),
+        })
+    }
+
+    fn refused(&self, accepts: &MethodSet) -> ConnectError {
+        let accepts: Vec<&str> = accepts.iter().map(Into::into).collect();
+        ConnectError::AuthRefused {
+            user: self.request.credentials.user.clone(),
+            offered: self.offered.clone(),
+            accepts: accepts.join(","),
+        }
+    }
+
+    /// OpenSSH ends the connection at MaxAuthTries: that is a refused login, not a lost connection, and
+    /// dialling again would only repeat it.
+    fn too_many_failures(&self, error: ConnectError, accepts: &MethodSet) -> ConnectError {
+        match &error {
+            ConnectError::Lost { cause: LossCause::Disconnected(text), .. }
+                if text.to_lowercase().contains("too many authentication failures") =>
+            {
+                self.refused(accepts)
+            }
+            _ => error,
+        }
     }
 }
 

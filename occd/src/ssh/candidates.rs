@@ -12,6 +12,7 @@ use super::auth::Credentials;
 use super::error::{IdentityError, Offer};
 use super::identity::{self, Identity};
 use super::known_hosts::fingerprint;
+use super::unlocked::UnlockedKeys;
 
 /// The largest certificate that is read; one with hundreds of principals has some KiB.
 const MAX_CERTIFICATE: u64 = 256 * 1024;
@@ -19,23 +20,37 @@ const MAX_CERTIFICATE: u64 = 256 * 1024;
 /// A key, with or without a certificate, and who signs with it.
 #[derive(Debug, Clone)]
 pub(super) enum Candidate {
-    File { path: PathBuf, key: Arc<PrivateKey>, certificate: Option<Box<Certificate>> },
-    Agent { comment: String, key: Box<PublicKey>, certificate: Option<Box<Certificate>> },
+    File {
+        path: PathBuf,
+        key: Arc<PrivateKey>,
+        certificate: Option<Box<Certificate>>,
+    },
+    /// Behind a passphrase that nobody has given yet.
+    Locked {
+        path: PathBuf,
+        key: Box<PublicKey>,
+        certificate: Option<Box<Certificate>>,
+    },
+    Agent {
+        comment: String,
+        key: Box<PublicKey>,
+        certificate: Option<Box<Certificate>>,
+    },
 }
 
 impl Candidate {
     pub(super) fn public(&self) -> &PublicKey {
         match self {
             Self::File { key, .. } => key.public_key(),
-            Self::Agent { key, .. } => key,
+            Self::Agent { key, .. } | Self::Locked { key, .. } => key,
         }
     }
 
     pub(super) fn certificate(&self) -> Option<&Certificate> {
         match self {
-            Self::File { certificate, .. } | Self::Agent { certificate, .. } => {
-                certificate.as_deref()
-            }
+            Self::File { certificate, .. }
+            | Self::Locked { certificate, .. }
+            | Self::Agent { certificate, .. } => certificate.as_deref(),
         }
     }
 
@@ -43,7 +58,7 @@ impl Candidate {
     pub(super) fn offer(&self) -> Offer {
         let fingerprint = fingerprint(self.public());
         let mut name = match self {
-            Self::File { path, .. } => path.display().to_string(),
+            Self::File { path, .. } | Self::Locked { path, .. } => path.display().to_string(),
             Self::Agent { comment, .. } => sanitize(comment),
         };
         if let Some(certificate) = self.certificate() {
@@ -53,7 +68,7 @@ impl Candidate {
             }
         }
         let origin = match self {
-            Self::File { .. } => "file",
+            Self::File { .. } | Self::Locked { .. } => "file",
             Self::Agent { .. } => "agent",
         };
         Offer { name, fingerprint, origin }
@@ -68,6 +83,7 @@ impl Candidate {
         let certificate = Some(Box::new(certificate));
         match self.clone() {
             Self::File { path, key, .. } => Self::File { path, key, certificate },
+            Self::Locked { path, key, .. } => Self::Locked { path, key, certificate },
             Self::Agent { comment, key, .. } => Self::Agent { comment, key, certificate },
         }
     }
@@ -83,6 +99,7 @@ fn is_expired(certificate: &Certificate) -> bool {
 pub(super) fn candidates(
     credentials: &Credentials,
     agent: Vec<AgentIdentity>,
+    unlocked: &UnlockedKeys,
 ) -> Result<Vec<Candidate>, IdentityError> {
     let of_agent: Vec<Candidate> = agent.into_iter().filter_map(of_agent).collect();
     let certificates: Vec<Certificate> =
@@ -92,18 +109,22 @@ pub(super) fn candidates(
         let plain = |c: &&Candidate| c.certificate().is_none();
         of_agent.iter().filter(plain).find(|c| c.public().key_data() == public.key_data()).cloned()
     };
-    let of_file = |path: &Path| -> Result<Candidate, IdentityError> {
-        match identity::load(path)? {
-            Identity::Key(key) => {
-                Ok(Candidate::File { path: path.to_owned(), key, certificate: None })
-            }
-            Identity::Locked(public) => public
-                .and_then(|public| in_agent(&public))
-                .ok_or_else(|| IdentityError::Encrypted { path: path.to_owned() }),
-        }
+    let of_file = |path: &Path| -> Result<Option<Candidate>, IdentityError> {
+        let open = |key| Candidate::File { path: path.to_owned(), key, certificate: None };
+        Ok(match identity::load(path)? {
+            Identity::Key(key) => Some(open(key)),
+            Identity::Locked(public) => match unlocked.get(path) {
+                Some(key) => Some(open(key)),
+                // Without a public part it was asked for before; whoever did not answer goes without.
+                None => public.map(|key| {
+                    let path = path.to_owned();
+                    in_agent(&key).unwrap_or(Candidate::Locked { path, key, certificate: None })
+                }),
+            },
+        })
     };
     let optional = |path: &PathBuf| match of_file(path) {
-        Ok(candidate) => Some(candidate),
+        Ok(candidate) => candidate,
         Err(IdentityError::Read { source, .. })
             if source.kind() == std::io::ErrorKind::NotFound =>
         {
@@ -114,8 +135,10 @@ pub(super) fn candidates(
             None
         }
     };
-    if let Some(path) = &credentials.named {
-        list.add_file(of_file(path)?, path);
+    if let Some(path) = &credentials.named
+        && let Some(candidate) = of_file(path)?
+    {
+        list.add_file(candidate, path);
     }
     for path in &credentials.configured {
         if let Some(candidate) = optional(path) {
@@ -167,11 +190,37 @@ impl List {
     }
 }
 
-/// Returns whether a certificate can be offered with a key. russh names an RSA certificate that it signs for
-/// by itself after SHA-1, which servers refuse; an agent is told the hash.
+/// Returns whether a certificate is one of that key.
 fn is_for(certificate: &Certificate, candidate: &Candidate) -> bool {
-    let rsa_file = matches!(candidate, Candidate::File { key, .. } if key.algorithm().is_rsa());
-    certificate.public_key() == candidate.public().key_data() && !rsa_file
+    certificate.public_key() == candidate.public().key_data()
+}
+
+/// A key file behind a passphrase.
+pub(super) struct Locked {
+    pub(super) path: PathBuf,
+    pub(super) public: Option<Box<PublicKey>>,
+}
+
+impl Locked {
+    /// Returns whether an agent holds the key.
+    pub(super) fn is_among(&self, identities: &[AgentIdentity]) -> bool {
+        let Some(public) = &self.public else { return false };
+        let same = |identity: &AgentIdentity| match identity {
+            AgentIdentity::PublicKey { key, .. } => key.key_data() == public.key_data(),
+            AgentIdentity::Certificate { .. } => false,
+        };
+        identities.iter().any(same)
+    }
+}
+
+/// Returns the key of a file if it is locked and nobody has opened it.
+pub(super) fn locked(path: &Path, unlocked: &UnlockedKeys) -> Option<Locked> {
+    match identity::load(path) {
+        Ok(Identity::Locked(public)) if unlocked.get(path).is_none() => {
+            Some(Locked { path: path.to_owned(), public })
+        }
+        _ => None,
+    }
 }
 
 fn of_agent(identity: AgentIdentity) -> Option<Candidate> {

@@ -9,17 +9,17 @@ use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
 use russh::{Preferred, SshId};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::agent::Agents;
 use super::algorithms::{Compression, preferred};
-use super::auth;
+use super::auth::{self, LoginRequest, Methods};
 use super::connection::{Connection, Facts, identification};
 use super::error::ConnectError;
 use super::handler::{Handler, SessionError, Shared, loss_cause};
 use super::hop::{Hop, HopDemand, HopsLink};
-use super::host_key::{HostKeyPolicy, ShownKey};
+use super::host_key::{HostKeyPolicy, ShownKey, Unknown};
 use super::inbox::SpillPolicy;
 use super::limit::Limit;
 use super::proxy_command::{LastWords, ProxyCommand};
@@ -28,7 +28,9 @@ use super::stream::{GuardedStream, StreamControl};
 use super::target::{Route, Target, resolve};
 use super::tcp;
 use super::transport::Transport;
+use super::unlocked::UnlockedKeys;
 use crate::host::machine::ConnectionId;
+use crate::prompts::{Prompts, Questions};
 
 /// How long a dial may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -54,6 +56,10 @@ pub struct DialEnvironment {
     pub login_user: String,
     /// The agents that logins may ask.
     pub agents: Agents,
+    /// The keys that are open.
+    pub unlocked: Arc<UnlockedKeys>,
+    /// Questions to people.
+    pub prompts: Arc<Prompts>,
     /// Resolves names by ssh_config.
     pub resolver: Resolver,
     /// Keeps the connections of jump hosts.
@@ -75,6 +81,10 @@ pub struct DialSettings {
     pub keepalive_count: Option<u32>,
     /// Whether to compress.
     pub compression: Option<Compression>,
+    /// What may be asked of a person to log in.
+    pub methods: Methods,
+    /// What happens to a host key that is not on record.
+    pub unknown_host_key: Option<Unknown>,
     /// The round trip to the host, where an earlier connection measured it.
     pub known_rtt: Option<Duration>,
 }
@@ -118,6 +128,8 @@ pub struct Dial<'a> {
     pub settings: &'a DialSettings,
     /// Who wants it, which decides whether a jump host that is down is dialled.
     pub demand: HopDemand,
+    /// Who can be asked.
+    pub questions: &'a Arc<Questions>,
     /// What is the same for all hosts.
     pub environment: &'a DialEnvironment,
     /// Owns the connection's tasks.
@@ -150,14 +162,28 @@ impl Dial<'_> {
     ) -> Result<Arc<Connection>, ConnectError> {
         let settings = self.settings;
         let environment = self.environment;
-        let limit = Limit::from_now(settings.timeout.unwrap_or(TIMEOUT));
+        let questions = self.questions;
+        let limit = Limit::from_now(settings.timeout.unwrap_or(TIMEOUT), questions);
 
         let begun = Instant::now();
-        let target = within(limit, Phase::Resolve, resolve(self.config, environment)).await?;
+        let resolving = resolve(self.config, environment);
+        let target = limit.bound(Phase::Resolve, questions, resolving).await?;
         let limit = match (settings.timeout, target.ssh_config.connect_timeout) {
             (None, Some(set)) => limit.of_length(set),
             _ => limit,
         };
+        let request = LoginRequest {
+            credentials: &target.credentials,
+            host: self.name,
+            methods: settings.methods,
+            questions,
+            environment,
+        };
+        // Before anything is sent: a server gives a login two minutes, and a person may need longer.
+        if review.is_none() {
+            let unlocking = auth::unlock_first(&request);
+            limit.bound(Phase::Authentication, questions, unlocking).await?;
+        }
         let user = &target.credentials.user;
         let place = format!("{}:{} as {user} ({})", target.address, target.port, target.origin());
         let way = self.way(&target, place, limit, steps, begun).await?;
@@ -174,6 +200,10 @@ impl Dial<'_> {
         )
         .await?;
         host_key.review = review;
+        if let Some(unknown) = settings.unknown_host_key {
+            host_key.unknown = unknown;
+        }
+        host_key.asking = Some((self.name.cloned(), Arc::clone(questions)));
         let ssh_config = &target.ssh_config;
         let compression = match (settings.compression, ssh_config.compression) {
             (Some(ours), _) => ours,
@@ -186,7 +216,7 @@ impl Dial<'_> {
         // From here on a task of russh's owns the stream; killing the stream is what ends it.
         let guard = KillOnDrop(Some(Arc::clone(&control)));
         let config = session_config(settings, ssh_config, preferred, window(rtt));
-        let shaken = handshake(stream, &control, handler, config, limit).await;
+        let shaken = handshake(stream, &control, handler, config, limit, questions).await;
         let mut handle = shaken.map_err(|error| way.words.explain(error))?;
         let trusted = shared.host_key.get().map(|key| {
             let word = if key.new { "new, recorded in known_hosts" } else { "known" };
@@ -195,8 +225,8 @@ impl Dial<'_> {
         steps.ok("host key", trusted.unwrap_or_default(), begun);
 
         let begun = Instant::now();
-        let login = auth::login(&mut handle, &shared, &target.credentials, &environment.agents);
-        let login = within(limit, Phase::Authentication, login).await?;
+        let login = auth::login(&mut handle, &shared, &request);
+        let login = limit.bound(Phase::Authentication, questions, login).await?;
         steps.ok("login", login.how.clone(), begun);
 
         let facts = Facts {
@@ -220,6 +250,7 @@ impl Dial<'_> {
         steps: &mut Steps,
         begun: Instant,
     ) -> Result<Way, ConnectError> {
+        let questions = self.questions;
         let (address, port) = (target.address.as_str(), target.port);
         let peer = if address.contains(':') {
             format!("[{address}]:{port}")
@@ -228,11 +259,14 @@ impl Dial<'_> {
         };
         match &target.route {
             Route::Direct => {
-                let addresses = within(limit, Phase::Resolve, tcp::lookup(address, port)).await?;
+                let looking = tcp::lookup(address, port);
+                let addresses = limit.bound(Phase::Resolve, questions, looking).await?;
                 steps.ok("resolve", place, begun);
                 let _turn = self.turn().await;
                 let begun = Instant::now();
-                let (tcp, peer) = tcp::connect(&addresses, limit).await?;
+                let phase = limit.of_a_phase(questions);
+                let connecting = tcp::connect(&addresses);
+                let (tcp, peer) = phase.bound(Phase::Connect, questions, connecting).await?;
                 steps.ok("connect", format!("TCP {peer}"), begun);
                 Ok(Way {
                     transport: Transport::Tcp(tcp),
@@ -247,21 +281,20 @@ impl Dial<'_> {
                 let begun = Instant::now();
                 let hops = self.environment.hops.get().ok_or(ConnectError::ShuttingDown)?;
                 // Not a turn of ours: the jump host's own dial takes one.
-                let hop = hops.connect(self.name, chain, self.demand, limit.end).await?;
+                let end = limit.end(questions);
+                let hop = hops.connect(self.name, chain, self.demand, end, questions).await?;
                 steps.ok("jump", hop.name.to_string(), begun);
                 let _turn = self.turn().await;
                 let begun = Instant::now();
                 let opening = hop.connection.direct_tcpip(address, port);
-                let (end, after) = limit.of_a_phase();
-                let channel = match timeout_at(end, opening).await {
-                    Ok(Ok(channel)) => channel,
-                    Ok(Err(source)) => {
-                        return Err(ConnectError::HopConnect { name: hop.name, peer, source });
-                    }
-                    Err(_) => {
-                        return Err(ConnectError::Timeout { phase: Phase::Connect, after });
-                    }
+                let opening = async {
+                    opening.await.map_err(|source| {
+                        let (name, peer) = (hop.name.clone(), peer.clone());
+                        ConnectError::HopConnect { name, peer, source }
+                    })
                 };
+                let phase = limit.of_a_phase(questions);
+                let channel = phase.bound(Phase::Connect, questions, opening).await?;
                 steps.ok("connect", format!("{peer} from {}", hop.name), begun);
                 Ok(Way {
                     transport: Transport::Channel(Box::new(channel.into_stream())),
@@ -303,18 +336,6 @@ struct Way {
     rtt: Duration,
     /// What the program on the way says.
     words: LastWords,
-}
-
-/// Bounds a phase by the whole dial's limit.
-async fn within<T>(
-    limit: Limit,
-    phase: Phase,
-    work: impl Future<Output = Result<T, ConnectError>>,
-) -> Result<T, ConnectError> {
-    match timeout_at(limit.end, work).await {
-        Ok(result) => result,
-        Err(_) => Err(ConnectError::Timeout { phase, after: limit.whole }),
-    }
 }
 
 /// Kills the stream of a dial that is given up.
@@ -368,26 +389,24 @@ async fn handshake(
     handler: Handler,
     config: russh::client::Config,
     limit: Limit,
+    questions: &Questions,
 ) -> Result<Handle<Handler>, ConnectError> {
     let connecting = russh::client::connect_stream(Arc::new(config), stream, handler);
     tokio::pin!(connecting);
     // The error names the phase that failed, so the two waits have limits of their own.
-    let (end, after) = limit.of_a_phase();
-    let done = tokio::select! {
-        done = &mut connecting => done,
-        () = control.identified() => {
-            let (end, after) = limit.of_a_phase();
-            match timeout_at(end, connecting).await {
-                Ok(done) => done,
-                Err(_) => {
-                    return Err(ConnectError::Timeout { phase: Phase::KeyExchange, after });
-                }
-            }
+    let first = async {
+        Ok(tokio::select! {
+            done = &mut connecting => Some(done),
+            () = control.identified() => None,
+        })
+    };
+    let done = match limit.of_a_phase(questions).bound(Phase::Banner, questions, first).await {
+        Ok(Some(done)) => done,
+        Ok(None) => {
+            let second = async { Ok(connecting.await) };
+            limit.of_a_phase(questions).bound(Phase::KeyExchange, questions, second).await?
         }
-        () = sleep_until(end) => {
-            let timeout = ConnectError::Timeout { phase: Phase::Banner, after };
-            return Err(no_identification(control).unwrap_or(timeout));
-        }
+        Err(timeout) => return Err(no_identification(control).unwrap_or(timeout)),
     };
     done.map_err(|error| match error {
         SessionError::HostKey(error) => *error,

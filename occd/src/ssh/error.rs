@@ -12,6 +12,7 @@ use occ_proto::{Code, HostName, InvalidName};
 use super::known_hosts::KnownHostsError;
 use super::ssh_config::SshConfigError;
 use crate::host::machine::Retry;
+use crate::prompts::NoAnswer;
 
 /// Why an identity file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +55,6 @@ pub enum IdentityError {
         path: PathBuf,
         /// What it seems to be.
         what: &'static str,
-    },
-    /// It is protected by a passphrase.
-    #[error("the identity file {path} is protected by a passphrase; add it to your ssh-agent")]
-    Encrypted {
-        /// The file.
-        path: PathBuf,
     },
     /// It begins like a private key and does not parse.
     #[error("the identity file {path} is damaged or of an unsupported type")]
@@ -247,6 +242,18 @@ pub enum ConnectError {
         /// What the agent said.
         agent: String,
     },
+    /// A person must answer a question, and none did.
+    #[error("{question}: {why}")]
+    Unanswered {
+        /// What is needed, in a sentence's words.
+        question: String,
+        /// When it was asked.
+        phase: Phase,
+        /// The key file whose passphrase it is.
+        key: Option<PathBuf>,
+        /// Why there is no answer.
+        why: NoAnswer,
+    },
     /// The connection ended.
     #[error("the connection was lost")]
     Lost {
@@ -340,7 +347,9 @@ impl ConnectError {
                 Phase::Connect
             }
             Self::Hop { source, .. } => source.phase(),
-            Self::Timeout { phase, .. } | Self::Lost { phase, .. } => *phase,
+            Self::Timeout { phase, .. }
+            | Self::Lost { phase, .. }
+            | Self::Unanswered { phase, .. } => *phase,
             Self::Penalised(_) | Self::NotSsh(_) => Phase::Banner,
             Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Phase::KeyExchange,
             Self::AuthRefused { .. } | Self::NoIdentity { .. } => Phase::Authentication,
@@ -356,6 +365,11 @@ impl ConnectError {
             (error, hop) = (source, Some(name));
         }
         (error, hop)
+    }
+
+    /// Returns whether somebody who can answer would bring it further.
+    pub fn needs_answer(&self) -> bool {
+        matches!(self.blame().0, Self::Unanswered { .. })
     }
 
     /// Returns what to do about it.
@@ -389,6 +403,7 @@ impl ConnectError {
             | Self::KeyExchange(_)
             | Self::AuthRefused { .. }
             | Self::NoIdentity { .. }
+            | Self::Unanswered { .. }
             | Self::RetriesExhausted { .. }
             | Self::Reviewed
             | Self::Stopped
@@ -407,12 +422,17 @@ impl ConnectError {
             | Self::ProxyCommand { .. }
             | Self::KnownHosts(_)
             | Self::KnownHostsWrite(_) => Code::SshConfigInvalid,
-            Self::Identity(IdentityError::Encrypted { .. }) => Code::IdentityLocked,
             Self::Identity(IdentityError::TooOpen { .. } | IdentityError::WrongOwner { .. }) => {
                 Code::IdentityTooOpen
             }
             Self::Identity(_) => Code::IdentityInvalid,
             Self::NoIdentity { .. } => Code::NoIdentity,
+            // Whoever asks again from a terminal is asked.
+            Self::Unanswered { why: NoAnswer::Nobody | NoAnswer::Elsewhere, .. } => {
+                Code::InputNeeded
+            }
+            Self::Unanswered { key: Some(_), .. } => Code::KeyLocked,
+            Self::Unanswered { .. } => Code::InputNeeded,
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::error::ConnectError;
+use crate::prompts::Questions;
 
 /// Who wants a jump host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub struct Hop {
 /// The keeper of the jump hosts' connections: the pool.
 pub trait Hops: Debug + Send + Sync {
     /// Returns the connection of the last of `chain`, which is reached through those before it. `host` is
-    /// the one that is dialled.
+    /// the one that is dialled, and `questions` are its: who can answer those can answer the jump host's.
     ///
     /// # Errors
     /// When the chain is none, goes in a circle, or the jump host is not connected by `deadline`.
@@ -41,6 +42,7 @@ pub trait Hops: Debug + Send + Sync {
         chain: &'a [String],
         demand: HopDemand,
         deadline: Instant,
+        questions: &'a Questions,
     ) -> BoxFuture<'a, Result<Hop, ConnectError>>;
 
     /// Waits until a jump host is connected.

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use occ_proto::HostName;
 use occ_proto::paths::expand_tilde;
+use occ_proto::prompt::PromptKind;
+use occ_proto::status::Phase;
 use occ_proto::text::sanitize;
 use russh::keys::{Certificate, PublicKey, PublicKeyOrCertificate};
 
@@ -13,12 +16,15 @@ use super::error::ConnectError;
 use super::host_certificate;
 use super::known_hosts::{self, KnownHosts, KnownHostsError, Verdict};
 use super::ssh_config::{SshConfig, Strict};
+use crate::prompts::{NoAnswer, Question, Questions};
 
 /// What happens to a key of a host that is not on record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
     /// It is recorded (`StrictHostKeyChecking accept-new`).
     Record,
+    /// A person is asked (`StrictHostKeyChecking ask`).
+    Ask,
     /// It is refused (`StrictHostKeyChecking yes`).
     Refuse,
 }
@@ -49,6 +55,8 @@ pub struct HostKeyPolicy {
     pub hash: bool,
     /// The user's files, which a person may change.
     pub user_files: Vec<PathBuf>,
+    /// The host's name and who can be asked about it.
+    pub asking: Option<(Option<HostName>, Arc<Questions>)>,
     /// The key is only looked at, and nobody logs in.
     pub review: Option<Arc<OnceLock<ShownKey>>>,
 }
@@ -124,6 +132,7 @@ impl HostKeyPolicy {
             file: user_files.first().cloned().unwrap_or_else(|| ssh_dir.join("known_hosts")),
             hash: ssh_config.hash_known_hosts,
             user_files,
+            asking: None,
             review: None,
         })
     }
@@ -151,8 +160,10 @@ impl HostKeyPolicy {
         let mut verdict = self.known.check(&self.host, self.port, &key);
         let mut new = false;
         if verdict == Verdict::Unknown {
-            if self.unknown == Unknown::Refuse {
-                return Err(ConnectError::HostKeyUnknown { shown: text });
+            match self.unknown {
+                Unknown::Record => {}
+                Unknown::Ask => self.ask(&text).await?,
+                Unknown::Refuse => return Err(ConnectError::HostKeyUnknown { shown: text }),
             }
             (verdict, new) = self.record(key).await?;
             tracing::info!(
@@ -175,6 +186,37 @@ impl HostKeyPolicy {
             }),
             Verdict::Unknown => Err(ConnectError::HostKeyUnknown { shown: text }),
         }
+    }
+
+    /// Asks a person whether a key that is not on record may be trusted.
+    async fn ask(&self, shown: &str) -> Result<(), ConnectError> {
+        let unanswered = |why| ConnectError::Unanswered {
+            question: format!(
+                "the host key {shown} is not on record, and somebody must compare it"
+            ),
+            phase: Phase::HostKey,
+            key: None,
+            why,
+        };
+        let Some((host, questions)) = &self.asking else {
+            return Err(unanswered(NoAnswer::Nobody));
+        };
+        let question = Question {
+            kind: PromptKind::HostKey,
+            host: host.clone(),
+            message: format!("The server shows {shown}, which is not on record. Trust it (yes/no)"),
+            note: None,
+            secret: false,
+            can_keep: false,
+        };
+        let answer = questions.ask(question).await.map_err(unanswered)?;
+        // As with ssh, the fingerprint is as good an answer, and a better one.
+        let text = answer.text.expose().trim();
+        let fingerprint = shown.split(' ').next_back().unwrap_or_default();
+        if text.eq_ignore_ascii_case("yes") || text == fingerprint {
+            return Ok(());
+        }
+        Err(unanswered(NoAnswer::Declined))
     }
 
     /// Takes a certificate that an authority of known_hosts vouches with; nothing is recorded. Returns nothing

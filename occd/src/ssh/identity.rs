@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use occ_proto::Secret;
 use russh::keys::{PrivateKey, PublicKey, decode_secret_key};
+use zeroize::Zeroizing;
 
 use super::error::IdentityError;
 
@@ -20,9 +22,40 @@ pub enum Identity {
     Locked(Option<Box<PublicKey>>),
 }
 
-/// Reads an identity file. It must be a regular file of this user that nobody else can read, as ssh
-/// demands. Small enough to read without leaving the task.
+/// Reads an identity file.
 pub fn load(path: &Path) -> Result<Identity, IdentityError> {
+    let text = read(path)?;
+    // PKCS#8 says so in its first line; russh tries to read on.
+    if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+        return Ok(Identity::Locked(public_part(path, &text)));
+    }
+    match decode_secret_key(&text, None) {
+        Ok(key) => Ok(Identity::Key(Arc::new(key))),
+        Err(russh::keys::Error::KeyIsEncrypted) => Ok(Identity::Locked(public_part(path, &text))),
+        Err(source) => Err(IdentityError::Damaged { path: path.to_owned(), source }),
+    }
+}
+
+/// Opens a locked key. Returns nothing if that is not its passphrase.
+pub fn open(path: &Path, passphrase: &Secret) -> Result<Option<PrivateKey>, IdentityError> {
+    let text = read(path)?;
+    match decode_secret_key(&text, Some(passphrase.expose())) {
+        Ok(key) => Ok(Some(key)),
+        // Only OpenSSH's format tells a wrong passphrase from a damaged file.
+        Err(source @ russh::keys::Error::SshKey(_)) if !is_wrong_passphrase(&source) => {
+            Err(IdentityError::Damaged { path: path.to_owned(), source })
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+fn is_wrong_passphrase(error: &russh::keys::Error) -> bool {
+    matches!(error, russh::keys::Error::SshKey(russh::keys::ssh_key::Error::Crypto))
+}
+
+/// Returns an identity file's text. It must be a regular file of this user that nobody else can read, as ssh
+/// demands. Small enough to read without leaving the task.
+fn read(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
     let path_buf = || path.to_owned();
     let read = |source| IdentityError::Read { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(read)?;
@@ -35,6 +68,7 @@ pub fn load(path: &Path) -> Result<Identity, IdentityError> {
     }
     let bytes = std::fs::read(path).map_err(read)?;
     let Ok(text) = String::from_utf8(bytes) else { return not_a_key("a binary file") };
+    let text = Zeroizing::new(text);
     let start = text.trim_start();
     if start.starts_with("PuTTY-User-Key-File") {
         return not_a_key("a PuTTY key (convert it: puttygen KEY -O private-openssh -o NEW)");
@@ -57,11 +91,7 @@ pub fn load(path: &Path) -> Result<Identity, IdentityError> {
     if mode & 0o077 != 0 {
         return Err(IdentityError::TooOpen { path: path_buf(), mode });
     }
-    match decode_secret_key(&text, None) {
-        Ok(key) => Ok(Identity::Key(Arc::new(key))),
-        Err(russh::keys::Error::KeyIsEncrypted) => Ok(Identity::Locked(public_part(path, &text))),
-        Err(source) => Err(IdentityError::Damaged { path: path_buf(), source }),
-    }
+    Ok(text)
 }
 
 /// Returns the public part of a locked key: OpenSSH's format holds it unencrypted; for the others the
@@ -120,6 +150,26 @@ mod tests {
         let Identity::Locked(Some(public)) = load(&locked).unwrap() else { panic!("not locked") };
         let line = fs::read_to_string(dir.path().join("locked.pub")).unwrap();
         assert_eq!(public.key_data(), PublicKey::from_openssh(&line).unwrap().key_data());
+    }
+
+    #[test]
+    fn a_locked_key_opens_with_its_passphrase_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = |text: &str| Secret::new(text.to_owned());
+        for (name, args) in [
+            ("ed25519", &["-t", "ed25519"][..]),
+            ("rsa", &["-t", "rsa", "-b", "2048"]),
+            ("pem", &["-t", "rsa", "-b", "2048", "-m", "PEM"]),
+            ("pkcs8", &["-t", "ecdsa", "-m", "PKCS8"]),
+        ] {
+            let path = keygen(dir.path(), name, &[args, &["-N", "open sesame"]].concat());
+            assert!(matches!(load(&path).unwrap(), Identity::Locked(Some(_))), "{name}");
+            assert!(open(&path, &secret("wrong")).unwrap().is_none(), "{name}");
+            let key = open(&path, &secret("open sesame")).unwrap().unwrap();
+            let line = fs::read_to_string(dir.path().join(format!("{name}.pub"))).unwrap();
+            let public = PublicKey::from_openssh(&line).unwrap();
+            assert_eq!(key.public_key().key_data(), public.key_data(), "{name}");
+        }
     }
 
     #[test]

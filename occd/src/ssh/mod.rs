@@ -26,6 +26,7 @@ mod stream;
 pub mod target;
 mod tcp;
 mod transport;
+pub mod unlocked;
 
 pub use algorithms::Compression;
 pub use candidates::certificate_beside;

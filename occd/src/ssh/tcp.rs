@@ -7,10 +7,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use occ_proto::status::Phase;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::error::ConnectError;
-use super::limit::Limit;
 
 /// How long a name may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -34,12 +33,10 @@ pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, Con
 }
 
 /// Connects to the first address that answers. Both families are raced, so that a dead one costs a quarter
-/// of a second and not a time-out (RFC 8305).
+/// of a second and not a time-out (RFC 8305). The caller sets the limit.
 pub(super) async fn connect(
     addresses: &[SocketAddr],
-    limit: Limit,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let (end, after) = limit.of_a_phase();
     let attempt = |addr: SocketAddr| async move { (addr, TcpStream::connect(addr).await) };
     let mut waiting = interleaved(addresses).into_iter();
     let mut attempts: FuturesUnordered<_> = waiting.next().map(attempt).into_iter().collect();
@@ -47,6 +44,7 @@ pub(super) async fn connect(
         let more = waiting.len() > 0;
         tokio::select! {
             biased;
+            // There is always one: a failed one that was the last returns.
             Some((addr, result)) = attempts.next() => {
                 let failed = |source| ConnectError::Connect { addr, source };
                 match result {
@@ -61,9 +59,6 @@ pub(super) async fn connect(
                         None => {}
                     },
                 }
-            }
-            () = sleep_until(end) => {
-                return Err(ConnectError::Timeout { phase: Phase::Connect, after });
             }
             () = sleep(STAGGER), if more => attempts.extend(waiting.next().map(attempt)),
         }
@@ -92,10 +87,6 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-
-    fn limit(whole: Duration) -> Limit {
-        Limit { end: Instant::now() + whole, whole }
-    }
 
     #[test]
     fn families_take_turns() {
@@ -129,19 +120,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let live = listener.local_addr().unwrap();
         let begun = Instant::now();
-        let (_, addr) = connect(&[dead, live], limit(Duration::from_secs(30))).await.unwrap();
+        let (_, addr) = connect(&[dead, live]).await.unwrap();
         assert_eq!(addr, live);
         // Far below the time that an address has when nothing else is to be had.
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
 
     #[tokio::test]
-    async fn errors_are_those_of_the_last_address_or_of_the_clock() {
-        let (_socket, _fill, dead) = silent().await;
+    async fn the_error_is_that_of_the_last_address() {
         let refused: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let error = connect(&[refused, refused], limit(Duration::from_secs(30))).await.unwrap_err();
+        let error = connect(&[refused, refused]).await.unwrap_err();
         assert!(matches!(error, ConnectError::Connect { addr, .. } if addr == refused));
-        let error = connect(&[dead, refused], limit(Duration::from_millis(500))).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Timeout { phase: Phase::Connect, .. }));
     }
 }

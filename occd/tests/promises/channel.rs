@@ -8,10 +8,12 @@ use bytes::Bytes;
 use occ_proto::{Address, HostConfig, HostName, UserName};
 use occd::config::Config;
 use occd::host::machine::ConnectionId;
+use occd::prompts::{Prompts, Questions};
 use occd::ssh::agent::Agents;
 use occd::ssh::dial::{Dial, DialEnvironment, Steps};
 use occd::ssh::hop::{HopDemand, HopsLink};
 use occd::ssh::ssh_config::Resolver;
+use occd::ssh::unlocked::UnlockedKeys;
 use occd::ssh::{Closed, Connection, SpillPolicy};
 use testkit::RealSshd;
 use testkit::daemon::Target;
@@ -27,7 +29,11 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
     config.port = Some(target.port);
     config.user = Some(UserName::new(&target.user).unwrap());
     config.identity_file = Some(target.key.display().to_string());
+    let prompts = Arc::new(Prompts::default());
+    let questions = Arc::new(Questions::new(Arc::clone(&prompts)));
     let environment = DialEnvironment {
+        unlocked: Arc::new(UnlockedKeys::new(Arc::clone(&prompts), home.to_owned())),
+        prompts,
         home: home.to_owned(),
         login_user: "nobody".into(),
         agents: Agents::default(),
@@ -45,6 +51,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         config: &config,
         settings: &settings,
         demand: HopDemand::Command,
+        questions: &questions,
         environment: &environment,
         tasks: &tasks,
     };

@@ -1,0 +1,222 @@
+//! Answering the daemon's questions while a request waits: passphrases, passwords, codes, unknown host keys.
+//!
+//! A request that may lead to a question names a token; the questions that it raises come over a second
+//! connection, which is opened only when the answer takes longer than a connected host needs.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use occ_proto::Secret;
+use occ_proto::error::Code;
+use occ_proto::exec::NDJSON;
+use occ_proto::prompt::{AnswerPrompt, Prompt, PromptEvent, PromptKind};
+use occ_proto::text::sanitize;
+use tokio::task::JoinSet;
+
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::Ui;
+use crate::terminal::Terminal;
+
+/// An answer that comes within this time raised no question.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// The longest line of the daemon's that is taken, in bytes.
+const LONGEST_LINE: usize = 1024 * 1024;
+
+/// The person at the terminal, and the token by which the daemon knows them.
+#[derive(Debug)]
+pub(crate) struct Prompter {
+    token: HeaderValue,
+    terminal: Terminal,
+}
+
+impl Prompter {
+    /// Returns a prompter, where there is a terminal to ask at.
+    pub(crate) fn new(ui: &Ui) -> Option<Self> {
+        if !ui.input {
+            return None;
+        }
+        let terminal = Terminal::open()?;
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).ok()?;
+        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Self { token: HeaderValue::from_str(&token).ok()?, terminal })
+    }
+
+    /// Returns the value of the header that goes with requests.
+    pub(crate) fn token(&self) -> HeaderValue {
+        self.token.clone()
+    }
+}
+
+/// Waits for a request and puts its questions to the person meanwhile.
+pub(crate) async fn answering<T>(
+    client: &Client,
+    request: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    tokio::select! {
+        biased;
+        done = request => done,
+        error = listening(client, std::future::pending()) => Err(error),
+    }
+}
+
+/// Puts questions to the person until `enough`. Ends only when that fails, or is interrupted.
+pub(crate) async fn listening(client: &Client, enough: impl Future<Output = ()>) -> CliError {
+    if let Some(prompter) = client.prompter() {
+        let listening = async {
+            tokio::time::sleep(AT_ONCE).await;
+            // Boxed: few requests come this far.
+            Box::pin(listen(client, prompter)).await
+        };
+        tokio::select! {
+            biased;
+            () = enough => {}
+            error = listening => return error,
+        }
+    }
+    std::future::pending().await
+}
+
+/// Puts questions to the person until that fails or is interrupted.
+async fn listen(client: &Client, prompter: &Prompter) -> CliError {
+    let Ok(mut events) = Events::open(client, prompter).await else {
+        // A daemon of an older version, or one that is ending: the request itself tells.
+        return std::future::pending().await;
+    };
+    let mut waiting = VecDeque::new();
+    loop {
+        let prompt = match waiting.pop_front() {
+            Some(prompt) => prompt,
+            None => match events.next().await {
+                Some(PromptEvent::Opened { prompt }) => prompt,
+                Some(PromptEvent::Closed { .. } | PromptEvent::Unknown) => continue,
+                None => return std::future::pending().await,
+            },
+        };
+        let mut asking = std::pin::pin!(ask(client.ui(), &prompter.terminal, &prompt));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut asking => break Some(answer),
+                event = events.next() => match event {
+                    Some(PromptEvent::Opened { prompt }) => waiting.push_back(prompt),
+                    // Somebody else has answered it.
+                    Some(PromptEvent::Closed { id }) if id == prompt.id => break None,
+                    Some(PromptEvent::Closed { id }) => waiting.retain(|p: &Prompt| p.id != id),
+                    Some(PromptEvent::Unknown) => {}
+                    None => break None,
+                },
+            }
+        };
+        match answer {
+            None => prompter.terminal.write("\n"),
+            Some(Err(error)) => return error,
+            Some(Ok(answer)) => match send(client, prompt.id, answer).await {
+                Ok(()) => {}
+                Err(error) => return error,
+            },
+        }
+    }
+}
+
+/// Puts a question to the person at the terminal; nothing means that they decline.
+pub(crate) async fn ask(
+    ui: &Ui,
+    terminal: &Terminal,
+    prompt: &Prompt,
+) -> Result<Option<Secret>, CliError> {
+    ui.asked.set(true);
+    let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
+    if let Some(note) = &prompt.note {
+        terminal.write(&format!("{host}{}\n", sanitize(note)));
+    }
+    let question = format!("{host}{}: ", sanitize(&prompt.message));
+    loop {
+        let answer = terminal.ask(&question, prompt.secret).await?;
+        let Some(text) = &answer else { return Ok(None) };
+        // A slip of the finger must not decide whom to trust.
+        let word = text.expose().trim();
+        if prompt.kind != PromptKind::HostKey || is_verdict(word) {
+            return Ok(answer);
+        }
+        terminal.write("Type yes or no, or the fingerprint that you have from elsewhere.\n");
+    }
+}
+
+fn is_verdict(word: &str) -> bool {
+    ["yes", "no"].iter().any(|verdict| word.eq_ignore_ascii_case(verdict))
+        || word.starts_with("SHA256:")
+}
+
+/// Sends an answer. A question that is open no more was answered by somebody else.
+pub(crate) async fn send(client: &Client, id: u64, answer: Option<Secret>) -> Result<(), CliError> {
+    let path = format!("/v1/prompts/{id}");
+    let body = AnswerPrompt { answer, keep: false };
+    match client.request_beside(Method::POST, &path, &body).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.daemon_code() == Some(Code::PromptNotFound) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The daemon's stream of questions.
+struct Events {
+    body: Incoming,
+    buffer: BytesMut,
+    /// Drives the connection as long as the stream is read.
+    _connections: JoinSet<()>,
+}
+
+impl Events {
+    async fn open(client: &Client, prompter: &Prompter) -> Result<Self, CliError> {
+        let stream = client.another_stream().await?;
+        let token = prompter.token.to_str().unwrap_or_default();
+        let request = Request::get(format!("/v1/prompts?client={token}"))
+            .header(HOST, "localhost")
+            .header(ACCEPT, NDJSON)
+            .body(Full::<Bytes>::default())
+            .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| crate::client::broken(&error))?;
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            // How it ended shows in the stream.
+            let _ = connection.await;
+        });
+        let answer =
+            sender.send_request(request).await.map_err(|error| crate::client::broken(&error))?;
+        if answer.status() != StatusCode::OK {
+            return Err(CliError::incompatible("this occd has no prompts"));
+        }
+        Ok(Self { body: answer.into_body(), buffer: BytesMut::new(), _connections: connections })
+    }
+
+    /// Returns the next event; nothing at the end of the stream. Nothing is lost when the future is dropped.
+    async fn next(&mut self) -> Option<PromptEvent> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                // An empty line is a sign of life.
+                if let Ok(event) = serde_json::from_slice(&line) {
+                    return Some(event);
+                }
+                continue;
+            }
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(data) = frame.into_data() {
+                self.buffer.extend_from_slice(&data);
+            }
+            if self.buffer.len() > LONGEST_LINE {
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `/v1/prompts`: the questions that wait for a person, and their answers; `/v1/unlock`: asking for the
+//! passphrase of a key on somebody's wish.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use occ_proto::exec::NDJSON;
+use occ_proto::paths::expand_tilde;
+use occ_proto::prompt::{AnswerPrompt, Prompt, PromptEvent, PromptList, Unlock, Unlocked};
+use occ_proto::{Code, HostName};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::App;
+use super::error::{self, ApiError, ApiResult};
+use super::exec::wants_lines;
+use super::extract::{Body, MaybeAsker, Query};
+use super::json::{self, Json};
+use crate::host::HostHandle;
+use crate::prompts::{NoSuchPrompt, Prompts, Questions};
+use crate::ssh::error::chain;
+use crate::ssh::{ConnectError, auth};
+
+/// A stream that has nothing to say sends an empty line this often, so that both sides see a dead one.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ListQuery {
+    /// Only the questions that requests with this token raised, which are shown at once; else those that are
+    /// for all.
+    client: Option<String>,
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Query(query): Query<ListQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let prompts = Arc::clone(&app.pool.context().dial.prompts);
+    if wants_lines(&headers) {
+        let lines = HttpBody::from_stream(events(prompts, query.client));
+        return ([(header::CONTENT_TYPE, NDJSON)], lines).into_response();
+    }
+    Json(PromptList { prompts: prompts.visible(query.client.as_deref()) }).into_response()
+}
+
+pub(super) async fn answer(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Body(answer): Body<AnswerPrompt>,
+) -> ApiResult<StatusCode> {
+    let gone = || {
+        ApiError::new(
+            StatusCode::NOT_FOUND,
+            Code::PromptNotFound,
+            "There is no such prompt: it has been answered, or is asked no more.",
+        )
+    };
+    let id = id.parse().map_err(|_| gone())?;
+    match app.pool.context().dial.prompts.answer(id, answer) {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(NoSuchPrompt) => Err(gone()),
+    }
+}
+
+pub(super) async fn unlock(
+    State(app): State<Arc<App>>,
+    MaybeAsker(asker): MaybeAsker,
+    Body(wish): Body<Unlock>,
+) -> ApiResult<Json<Unlocked>> {
+    let environment = &app.pool.context().dial;
+    let questions = Questions::of(Arc::clone(&environment.prompts), asker.as_ref());
+    let failed = |failure: ConnectError| match &wish {
+        Unlock::Host(name) => error::connect_error(name, &failure),
+        Unlock::IdentityFile(_) => {
+            let detail = format!("{}.", chain(&failure));
+            ApiError::new(StatusCode::CONFLICT, failure.code(), detail)
+        }
+    };
+    let paths = match &wish {
+        Unlock::Host(name) => {
+            let host = known(&app, name).await?;
+            let config = host.snapshot().config.clone();
+            auth::locked_keys(&config, environment).await.map_err(failed)?
+        }
+        Unlock::IdentityFile(file) => {
+            let path = expand_tilde(file, Some(&environment.home));
+            if !path.is_absolute() {
+                return Err(ApiError::bad_request("The identity file must be an absolute path."));
+            }
+            auth::locked_key(&path, environment).map_err(failed)?.into_iter().collect()
+        }
+    };
+    let mut unlocked = Unlocked::default();
+    for path in paths {
+        let waiting = waiting_for(&app, &path);
+        environment.unlocked.unlock(&path, &questions).await.map_err(failed)?;
+        unlocked.keys.push(path.display().to_string());
+        unlocked.hosts.extend(waiting);
+    }
+    Ok(Json(unlocked))
+}
+
+async fn known(app: &App, name: &HostName) -> ApiResult<HostHandle> {
+    app.hosts_now().await.usable().map_err(ApiError::from)?;
+    app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name))
+}
+
+/// Returns the hosts whose login failed for that key.
+fn waiting_for(app: &App, path: &PathBuf) -> Vec<HostName> {
+    let failed_for = |host: &HostHandle| match &host.snapshot().last_error {
+        Some((error, _)) => {
+            matches!(&**error, ConnectError::Unanswered { key: Some(key), .. } if key == path)
+        }
+        None => false,
+    };
+    app.pool.all().into_iter().filter(failed_for).map(|host| host.name().clone()).collect()
+}
+
+/// What a stream of prompts has told and must still tell.
+struct Stream {
+    prompts: Arc<Prompts>,
+    client: Option<String>,
+    changes: watch::Receiver<bool>,
+    told: Vec<Prompt>,
+    pending: VecDeque<PromptEvent>,
+}
+
+/// Returns the open questions and what becomes of them, as lines. Ends with the daemon.
+fn events(
+    prompts: Arc<Prompts>,
+    client: Option<String>,
+) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
+    let changes = prompts.changes();
+    let (told, pending) = (Vec::new(), VecDeque::new());
+    let state = Stream { prompts, client, changes, told, pending };
+    stream::unfold(state, |mut state| async move {
+        loop {
+            if let Some(event) = state.pending.pop_front() {
+                return Some((Ok(json::line(&event)), state));
+            }
+            if *state.changes.borrow_and_update() {
+                return None;
+            }
+            state.compare();
+            if !state.pending.is_empty() {
+                continue;
+            }
+            let heartbeat = Instant::now() + HEARTBEAT;
+            let next = state.prompts.next_for_all().map_or(heartbeat, |at| at.min(heartbeat));
+            tokio::select! {
+                changed = state.changes.changed() => if changed.is_err() { return None },
+                () = sleep_until(next) => if next == heartbeat {
+                    return Some((Ok(Bytes::from_static(b"\n")), state));
+                },
+            }
+        }
+    })
+}
+
+impl Stream {
+    fn compare(&mut self) {
+        let now = self.prompts.visible(self.client.as_deref());
+        let is_in = |list: &[Prompt], prompt: &Prompt| list.iter().any(|one| one.id == prompt.id);
+        let closed = self.told.iter().filter(|prompt| !is_in(&now, prompt));
+        self.pending.extend(closed.map(|prompt| PromptEvent::Closed { id: prompt.id }));
+        let opened = now.iter().filter(|prompt| !is_in(&self.told, prompt)).cloned();
+        self.pending.extend(opened.map(|prompt| PromptEvent::Opened { prompt }));
+        self.told = now;
+    }
+}

@@ -1,0 +1,310 @@
+//! Questions to people: who can be asked, what is open, and the answers.
+//!
+//! [`Prompts`] has every open question. Whatever may have to ask (a host, a locked key) has [`Questions`]: the
+//! clients that can answer for it, and whether it is waiting for an answer, which stops the clocks of
+//! everything that waits for it. What waits for something else that asks shares its question and lends it
+//! its clients ([`Questions::during`]).
+//!
+//! A question is shown first to the clients whose requests raised it, after [`FIRST`] to all; the first
+//! answer wins.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use occ_proto::prompt::{AnswerPrompt, Prompt, PromptKind};
+use occ_proto::{HostName, Secret};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+mod askers;
+
+pub use askers::{Asker, Askers};
+
+/// How long a person has for an answer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a question is shown only to the clients that raised it.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// What to ask.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// What is asked for.
+    pub kind: PromptKind,
+    /// The host concerned, if it is about one.
+    pub host: Option<HostName>,
+    /// In one line, safe for a terminal.
+    pub message: String,
+    /// What comes before it, safe for a terminal.
+    pub note: Option<String>,
+    /// The answer must not be shown.
+    pub secret: bool,
+    /// The answer can be kept.
+    pub can_keep: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// No client that waits for it can ask a person.
+    #[error("there is nobody to ask")]
+    Nobody,
+    /// Somebody else is asked, and has not answered yet.
+    #[error("somebody else is asked")]
+    Elsewhere,
+    /// Nobody answered in time.
+    #[error("nobody answered within {} s", PATIENCE.as_secs())]
+    Timeout,
+    /// The person did not want to.
+    #[error("the answer was declined")]
+    Declined,
+    /// The answers were wrong.
+    #[error("the answers were wrong")]
+    Wrong,
+}
+
+/// There is no such question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSuchPrompt;
+
+/// The open questions.
+#[derive(Debug, Default)]
+pub struct Prompts {
+    open: Mutex<Vec<Open>>,
+    changed: watch::Sender<bool>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Open {
+    prompt: Prompt,
+    opened: Instant,
+    askers: Askers,
+    reply: oneshot::Sender<AnswerPrompt>,
+}
+
+impl Prompts {
+    fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the open questions of a client; without one, those that are for all.
+    pub fn visible(&self, client: Option<&str>) -> Vec<Prompt> {
+        let open = self.lock();
+        let shown = open.iter().filter(|open| match client {
+            Some(token) => open.askers.has(token),
+            None => open.opened.elapsed() >= FIRST,
+        });
+        shown.map(|open| open.prompt.clone()).collect()
+    }
+
+    /// Returns when the next question becomes one for all.
+    pub fn next_for_all(&self) -> Option<Instant> {
+        let open = self.lock();
+        let later = open.iter().map(|open| open.opened + FIRST);
+        later.filter(|at| *at > Instant::now()).min()
+    }
+
+    /// Answers a question, or declines to.
+    pub fn answer(&self, id: u64, answer: AnswerPrompt) -> Result<(), NoSuchPrompt> {
+        let open = self.take(id).ok_or(NoSuchPrompt)?;
+        // Whoever asked may have given up in this moment.
+        open.reply.send(answer).map_err(|_| NoSuchPrompt)
+    }
+
+    /// Returns a watch that changes with the open questions, and is true when the daemon stops.
+    pub fn changes(&self) -> watch::Receiver<bool> {
+        self.changed.subscribe()
+    }
+
+    /// Withdraws every question: the daemon stops.
+    pub fn close(&self) {
+        self.lock().clear();
+        self.changed.send_replace(true);
+    }
+
+    fn take(&self, id: u64) -> Option<Open> {
+        let mut open = self.lock();
+        let at = open.iter().position(|open| open.prompt.id == id)?;
+        let taken = open.remove(at);
+        drop(open);
+        self.changed.send_modify(|_| {});
+        Some(taken)
+    }
+
+    fn open(&self, question: Question, askers: Askers) -> (u64, oneshot::Receiver<AnswerPrompt>) {
+        let (reply, answered) = oneshot::channel();
+        let Question { kind, host, message, note, secret, can_keep } = question;
+        let at = Timestamp::now();
+        // From 1: a 0 in somebody's JSON is more likely a mistake.
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let expires_at = jiff::SignedDuration::try_from(PATIENCE).map_or(at, |time| at + time);
+        let prompt = Prompt { id, kind, host, message, note, secret, can_keep, at, expires_at };
+        self.lock().push(Open { prompt, opened: Instant::now(), askers, reply });
+        self.changed.send_modify(|_| {});
+        (id, answered)
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// What was typed.
+    pub text: Secret,
+    /// The person wants it kept.
+    pub keep: bool,
+}
+
+/// What is waited for, and for how long people have been waited for in all.
+#[derive(Debug, Clone, Default)]
+struct Waiting {
+    question: Option<(Arc<str>, Instant)>,
+    spent: Duration,
+}
+
+/// The questions of one host or one key, of which one at a time is open.
+#[derive(Debug)]
+pub struct Questions {
+    prompts: Arc<Prompts>,
+    askers: Askers,
+    waiting: watch::Sender<Waiting>,
+}
+
+impl Questions {
+    /// Returns questions that nobody can answer yet.
+    pub fn new(prompts: Arc<Prompts>) -> Self {
+        Self { prompts, askers: Askers::default(), waiting: watch::Sender::default() }
+    }
+
+    /// Returns questions that one client at most can answer.
+    pub fn of(prompts: Arc<Prompts>, asker: Option<&Asker>) -> Self {
+        let questions = Self::new(prompts);
+        questions.add(asker);
+        questions
+    }
+
+    /// Lets a client answer as long as its request lasts.
+    pub fn add(&self, asker: Option<&Asker>) {
+        if let Some(asker) = asker {
+            self.askers.add(asker);
+            // An open question is one for this client, too.
+            self.prompts.changed.send_modify(|_| {});
+        }
+    }
+
+    /// Returns whether somebody can be asked.
+    pub fn has_askers(&self) -> bool {
+        self.askers.any()
+    }
+
+    /// Returns the question that is waited for.
+    pub fn open(&self) -> Option<Arc<str>> {
+        self.waiting.borrow().question.as_ref().map(|(text, _)| Arc::clone(text))
+    }
+
+    /// Waits until a question is open, and returns it.
+    pub async fn opened(&self) -> Arc<str> {
+        let mut waiting = self.waiting.subscribe();
+        let opened = waiting.wait_for(|waiting| waiting.question.is_some()).await;
+        // The sender is ours and lives as long as we do, and that one was waited for.
+        let question = opened.ok().and_then(|waiting| waiting.question.clone());
+        question.map_or_else(|| "".into(), |(text, _)| text)
+    }
+
+    /// Returns how long people have been waited for.
+    pub fn spent(&self) -> Duration {
+        let waiting = self.waiting.borrow();
+        waiting.spent + waiting.question.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed())
+    }
+
+    /// Asks, and waits for the answer.
+    pub async fn ask(&self, question: Question) -> Result<Answer, NoAnswer> {
+        if !self.askers.any() {
+            return Err(NoAnswer::Nobody);
+        }
+        let text: Arc<str> = question.message.as_str().into();
+        tracing::info!(kind = ?question.kind, question = %text, "somebody is asked");
+        let (id, answered) = self.prompts.open(question, self.askers.clone());
+        // Whoever waits for the answer may be dropped at any moment.
+        let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
+        let _over = OnDrop(|| self.set(None));
+        self.set(Some(text));
+        match timeout(PATIENCE, answered).await {
+            Err(_) => Err(NoAnswer::Timeout),
+            Ok(Err(_)) => Err(NoAnswer::Nobody),
+            Ok(Ok(AnswerPrompt { answer: None, .. })) => Err(NoAnswer::Declined),
+            Ok(Ok(AnswerPrompt { answer: Some(text), keep })) => Ok(Answer { text, keep }),
+        }
+    }
+
+    /// Waits for `work`, which may need an answer to one of the `other` questions: our clients can give it,
+    /// and it is ours for as long.
+    pub async fn during<T>(&self, other: &Questions, work: impl Future<Output = T>) -> T {
+        let _lent = other.askers.lend(&self.askers);
+        let _over = OnDrop(|| self.set(None));
+        let mut theirs = other.waiting.subscribe();
+        other.prompts.changed.send_modify(|_| {});
+        tokio::pin!(work);
+        loop {
+            let question = theirs.borrow_and_update().question.clone();
+            self.set(question.map(|(text, _)| text));
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                // `other` outlives the call, and so does its sender.
+                _ = theirs.changed() => {}
+            }
+        }
+    }
+
+    /// Waits for `work` until `end`. The clock stands still while a question is open; `spent` is what
+    /// [`Questions::spent`] was when `end` was set.
+    pub async fn timeout_at<T>(
+        &self,
+        end: Instant,
+        spent: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, TimedOut> {
+        let mut waiting = self.waiting.subscribe();
+        tokio::pin!(work);
+        loop {
+            let now = waiting.borrow_and_update().clone();
+            let end = end + now.spent.saturating_sub(spent);
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = sleep_until(end), if now.question.is_none() => return Err(TimedOut),
+                _ = waiting.changed() => {}
+            }
+        }
+    }
+
+    fn set(&self, question: Option<Arc<str>>) {
+        self.waiting.send_if_modified(|waiting| {
+            if waiting.question.as_ref().map(|(text, _)| text) == question.as_ref() {
+                return false;
+            }
+            if let Some((_, since)) = waiting.question.take() {
+                waiting.spent += since.elapsed();
+            }
+            waiting.question = question.map(|text| (text, Instant::now()));
+            true
+        });
+    }
+}
+
+/// The time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedOut;
+
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+use std::pin::pin;
+
+use futures_util::FutureExt as _;
+
+use super::*;
+
+fn question(text: &str) -> Question {
+    Question {
+        kind: PromptKind::Passphrase,
+        host: None,
+        message: text.to_owned(),
+        note: None,
+        secret: true,
+        can_keep: false,
+    }
+}
+
+fn answer(text: &str) -> AnswerPrompt {
+    AnswerPrompt { answer: Some(Secret::new(text.to_owned())), keep: false }
+}
+
+fn asker(token: &str) -> Asker {
+    Asker::new(token).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_that_raised_it_sees_it_first_and_all_after_five_seconds() {
+    let prompts = Arc::new(Prompts::default());
+    let ours = asker("ours");
+    let questions = Questions::of(Arc::clone(&prompts), Some(&ours));
+    let mut asking = pin!(questions.ask(question("q")));
+    assert!(asking.as_mut().now_or_never().is_none());
+    assert_eq!(prompts.visible(Some("ours")).len(), 1);
+    assert_eq!(prompts.visible(Some("other")), []);
+    assert_eq!(prompts.visible(None), []);
+    tokio::time::sleep_until(prompts.next_for_all().unwrap()).await;
+    let seen = prompts.visible(None);
+    assert_eq!((seen[0].message.as_str(), seen[0].secret), ("q", true));
+    // The first answer wins.
+    prompts.answer(seen[0].id, answer("a")).unwrap();
+    assert_eq!(prompts.answer(seen[0].id, answer("b")), Err(NoSuchPrompt));
+    assert_eq!(asking.await.unwrap().text.expose(), "a");
+    assert_eq!(questions.open(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_client_that_listens_there_is_nobody() {
+    let prompts = Arc::new(Prompts::default());
+    let questions = Questions::of(Arc::clone(&prompts), Some(&asker("gone")));
+    assert_eq!(questions.ask(question("q")).await.unwrap_err(), NoAnswer::Nobody);
+    let ours = asker("ours");
+    questions.add(Some(&ours));
+    assert_eq!(questions.ask(question("q")).await.unwrap_err(), NoAnswer::Timeout);
+    assert_eq!(prompts.visible(Some("ours")), []);
+    let mut asking = pin!(questions.ask(question("q")));
+    assert!(asking.as_mut().now_or_never().is_none());
+    let id = prompts.visible(Some("ours"))[0].id;
+    prompts.answer(id, AnswerPrompt { answer: None, keep: false }).unwrap();
+    assert_eq!(asking.await.unwrap_err(), NoAnswer::Declined);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_is_dropped_is_withdrawn() {
+    let prompts = Arc::new(Prompts::default());
+    let ours = asker("ours");
+    let questions = Questions::of(Arc::clone(&prompts), Some(&ours));
+    {
+        let mut asking = pin!(questions.ask(question("q")));
+        assert!(asking.as_mut().now_or_never().is_none());
+        assert_eq!(questions.open().as_deref(), Some("q"));
+    }
+    assert_eq!(questions.open(), None);
+    assert_eq!(prompts.visible(Some("ours")), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_stands_still_while_a_question_is_open() {
+    let prompts = Arc::new(Prompts::default());
+    let ours = asker("ours");
+    let key = Questions::new(Arc::clone(&prompts));
+    let host = Questions::of(Arc::clone(&prompts), Some(&ours));
+    let begun = Instant::now();
+    let work = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // The key's question is the host's, and the host's client answers it.
+        let asking = host.during(&key, key.ask(question("q")));
+        let person = async {
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            assert_eq!(host.open().as_deref(), Some("q"));
+            let id = prompts.visible(Some("ours"))[0].id;
+            prompts.answer(id, answer("a")).unwrap();
+        };
+        let (answer, ()) = tokio::join!(asking, person);
+        assert_eq!(answer.unwrap().text.expose(), "a");
+        std::future::pending::<()>().await;
+    };
+    let limit = begun + Duration::from_secs(15);
+    assert_eq!(host.timeout_at(limit, Duration::ZERO, work).await, Err(TimedOut));
+    assert_eq!(begun.elapsed().as_secs(), 55);
+    assert_eq!(host.spent().as_secs(), 40);
+    assert!(!key.has_askers());
+}
+
+#[test]
+fn tokens_are_short_words() {
+    for bad in ["", "a b", "ü", "a\n", &"x".repeat(65)] {
+        assert!(Asker::new(bad).is_none(), "{bad:?}");
+    }
+    assert!(Asker::new("9f-A").is_some());
+}

@@ -1,0 +1,229 @@
+//! Private keys that a person has given the passphrase for: in this process's memory and nowhere else, until
+//! the daemon stops or their time is over. russh's keys wipe themselves when they are dropped.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use occ_proto::Secret;
+use occ_proto::prompt::PromptKind;
+use occ_proto::status::Phase;
+use occ_proto::text::sanitize;
+use russh::keys::PrivateKey;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::error::ConnectError;
+use super::identity;
+use crate::prompts::{NoAnswer, Prompts, Question, Questions};
+
+/// How often a passphrase may be wrong.
+const TRIES: usize = 3;
+
+/// The keys that are open.
+#[derive(Debug)]
+pub struct UnlockedKeys {
+    keys: Mutex<HashMap<PathBuf, OpenKey>>,
+    turns: Mutex<HashMap<PathBuf, Arc<Turn>>>,
+    /// Counts the keys that were opened.
+    opened: watch::Sender<u64>,
+    lifetime: Mutex<Option<Duration>>,
+    prompts: Arc<Prompts>,
+    home: PathBuf,
+}
+
+struct OpenKey {
+    key: Arc<PrivateKey>,
+    /// The file as it was: another key may have taken its place.
+    stamp: Stamp,
+    since: Instant,
+}
+
+impl std::fmt::Debug for OpenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenKey").field("stamp", &self.stamp).finish_non_exhaustive()
+    }
+}
+
+/// One at a time asks for the passphrase of a key; the others wait for the same answer.
+#[derive(Debug)]
+struct Turn {
+    asking: tokio::sync::Mutex<()>,
+    questions: Questions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64, u64, i64, i64);
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self(metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+    }
+}
+
+impl UnlockedKeys {
+    /// Returns a place without keys.
+    pub fn new(prompts: Arc<Prompts>, home: PathBuf) -> Self {
+        Self {
+            keys: Mutex::default(),
+            turns: Mutex::default(),
+            opened: watch::Sender::default(),
+            lifetime: Mutex::default(),
+            prompts,
+            home,
+        }
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashMap<PathBuf, OpenKey>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, path: &Path) -> Arc<Turn> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turns.entry(path.to_owned()).or_insert_with(|| {
+            let questions = Questions::new(Arc::clone(&self.prompts));
+            Arc::new(Turn { asking: tokio::sync::Mutex::default(), questions })
+        });
+        Arc::clone(turn)
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets how long a key stays open; also for those that are.
+    pub fn set_lifetime(&self, lifetime: Option<Duration>) {
+        *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner) = lifetime;
+        self.opened.send_modify(|_| {});
+    }
+
+    /// Returns the open key of a file.
+    pub fn get(&self, path: &Path) -> Option<Arc<PrivateKey>> {
+        let stamp = Stamp::of(path)?;
+        let lifetime = self.lifetime();
+        let keys = self.keys();
+        let open = keys.get(path).filter(|open| open.stamp == stamp)?;
+        lifetime.is_none_or(|time| open.since.elapsed() < time).then(|| Arc::clone(&open.key))
+    }
+
+    /// Waits until the key of a file is open.
+    pub fn opened(self: &Arc<Self>, path: PathBuf) -> impl Future<Output = ()> + use<> {
+        let this = Arc::clone(self);
+        async move {
+            let mut opened = this.opened.subscribe();
+            while this.get(&path).is_none() {
+                if opened.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Returns the key of a file that is locked, asking for its passphrase if it is not open: once, however
+    /// many hosts need it.
+    pub async fn unlock(
+        &self,
+        path: &Path,
+        asking: &Questions,
+    ) -> Result<Arc<PrivateKey>, ConnectError> {
+        let turn = self.turn(path);
+        let work = async {
+            let _turn = turn.asking.lock().await;
+            match self.get(path) {
+                Some(key) => Ok(key),
+                None => self.ask(path, &turn.questions).await,
+            }
+        };
+        asking.during(&turn.questions, work).await
+    }
+
+    async fn ask(
+        &self,
+        path: &Path,
+        questions: &Questions,
+    ) -> Result<Arc<PrivateKey>, ConnectError> {
+        let message = format!("Passphrase for {} (asked once for all hosts)", self.shown(path));
+        let unanswered = |why| ConnectError::Unanswered {
+            question: format!("the passphrase for {} is needed", self.shown(path)),
+            phase: Phase::Authentication,
+            key: Some(path.to_owned()),
+            why,
+        };
+        let mut note = None;
+        for _ in 0..TRIES {
+            let question = Question {
+                kind: PromptKind::Passphrase,
+                host: None,
+                message: message.clone(),
+                note: note.take(),
+                secret: true,
+                can_keep: false,
+            };
+            let answer = questions.ask(question).await.map_err(unanswered)?;
+            let Some(stamp) = Stamp::of(path) else { break };
+            if let Some(key) = open(path, answer.text).await? {
+                tracing::info!(key = %path.display(), "a key was unlocked");
+                let key = Arc::new(key);
+                let open = OpenKey { key: Arc::clone(&key), stamp, since: Instant::now() };
+                self.keys().insert(path.to_owned(), open);
+                self.opened.send_modify(|count| *count += 1);
+                return Ok(key);
+            }
+            note = Some("That passphrase is wrong.".to_owned());
+        }
+        Err(unanswered(NoAnswer::Wrong))
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        let text = match path.strip_prefix(&self.home) {
+            Ok(rest) => format!("~/{}", rest.display()),
+            Err(_) => path.display().to_string(),
+        };
+        sanitize(&text)
+    }
+
+    /// Wipes each key when its time is over, and all when `stop` is cancelled.
+    pub async fn sweep(&self, stop: CancellationToken) {
+        let mut opened = self.opened.subscribe();
+        loop {
+            let next = {
+                let lifetime = self.lifetime();
+                let mut keys = self.keys();
+                keys.retain(|path, open| {
+                    let over = lifetime.is_some_and(|time| open.since.elapsed() >= time);
+                    if over {
+                        tracing::info!(key = %path.display(), "a key was locked: its time is over");
+                    }
+                    !over
+                });
+                lifetime.and_then(|time| keys.values().map(|open| open.since + time).min())
+            };
+            let due = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = due => {}
+                // The sender is ours.
+                _ = opened.changed() => {}
+            }
+        }
+        self.keys().clear();
+    }
+}
+
+/// Returns the key, or nothing if that is not its passphrase. Deriving the key from a passphrase takes a while
+/// on purpose.
+async fn open(path: &Path, passphrase: Secret) -> Result<Option<PrivateKey>, ConnectError> {
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || identity::open(&path, &passphrase));
+    let opened = opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    Ok(opened?)
+}

@@ -1,0 +1,445 @@
+//! Questions to people: who is asked, what is asked once, and what happens when nobody answers.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+
+use occ_proto::prompt::{Prompt, PromptEvent, PromptKind, PromptList};
+use occ_proto::status::State;
+use occ_proto::{Code, Problem};
+use serde_json::{Value, json};
+use testkit::http::Response;
+use testkit::keys::KeyFile;
+use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
+
+use crate::ask::{GUARD, echoes, failure, look, post, problem};
+
+const PASSPHRASE: &str = "open sesame";
+/// The header of a client that listens.
+const LISTENS: (&str, &str) = ("occ-prompts", "a-test");
+
+/// Returns a server and a daemon whose hosts, one for each name, log in there with one locked key.
+fn locked(names: &[&str]) -> Option<(RealSshd, DaemonRig, KeyFile)> {
+    if !RealSshd::require() {
+        return None;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let key = KeyFile::generate_with(rig.home().join(".ssh/locked"), "ed25519", PASSPHRASE);
+    fs::write(sshd.authorized_keys_path(), format!("{}\n", key.public)).unwrap();
+    for name in names {
+        rig.add_host(name, &sshd);
+        set_key(&rig, name, Some(&key.path));
+    }
+    rig.start_daemon(&[]);
+    Some((sshd, rig, key))
+}
+
+fn set_key(rig: &DaemonRig, name: &str, path: Option<&Path>) {
+    rig.edit_hosts(|file| {
+        let config = file.hosts.get_mut(name).unwrap();
+        config.identity_file = path.map(|path| path.display().to_string());
+    });
+}
+
+fn prompts(rig: &DaemonRig, client: &str) -> Vec<Prompt> {
+    let path = format!("/v1/prompts?client={client}");
+    let answer = rig.http("GET", &path, &[], None);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    serde_json::from_slice::<PromptList>(&answer.body).unwrap().prompts
+}
+
+fn prompt(rig: &DaemonRig, client: &str) -> Prompt {
+    wait_for("a prompt", GUARD, || prompts(rig, client).into_iter().next())
+}
+
+fn answer(rig: &DaemonRig, id: u64, body: Value) -> Response {
+    rig.http("POST", &format!("/v1/prompts/{id}"), &[], Some(body))
+}
+
+fn connect_listening(rig: &DaemonRig, host: &str, token: &str) -> Response {
+    rig.http("POST", &format!("/v1/hosts/{host}/connect"), &[("occ-prompts", token)], None)
+}
+
+#[test]
+fn a_passphrase_is_asked_for_once_for_all_hosts_and_before_anything_is_sent() {
+    let names = ["a", "b", "c"];
+    let Some((sshd, rig, key)) = locked(&names) else { return };
+    thread::scope(|scope| {
+        let rig = &rig;
+        let connecting =
+            names.map(|name| scope.spawn(move || connect_listening(rig, name, "a-test")));
+        let first = prompt(rig, "a-test");
+        assert_eq!((first.kind, first.secret, &first.host), (PromptKind::Passphrase, true, &None));
+        assert_eq!(first.message, "Passphrase for ~/.ssh/locked (asked once for all hosts)");
+        wait_until(
+            "every host to say what it waits for",
+            GUARD,
+            || names.map(|name| look(rig, name).question),
+            |questions| questions.iter().all(|q| q.as_deref() == Some(first.message.as_str())),
+        );
+        assert_eq!(prompts(rig, "a-test"), std::slice::from_ref(&first));
+        assert_eq!(sshd.session_count(), 0);
+        // A wrong one is told and asked for again.
+        assert_eq!(answer(rig, first.id, json!({ "answer": "wrong" })).status, 204);
+        let second = wait_for("another try", GUARD, || {
+            prompts(rig, "a-test").into_iter().find(|prompt| prompt.id != first.id)
+        });
+        assert_eq!(second.note.as_deref(), Some("That passphrase is wrong."));
+        assert_eq!(answer(rig, first.id, json!({ "answer": PASSPHRASE })).status, 404);
+        assert_eq!(answer(rig, second.id, json!({ "answer": PASSPHRASE })).status, 204);
+        for connecting in connecting {
+            let response = connecting.join().unwrap();
+            assert_eq!(response.status, 200, "{}", response.text());
+        }
+    });
+    for name in names {
+        let status = look(&rig, name);
+        let auth = status.connection.unwrap().auth;
+        assert_eq!(auth, format!("publickey {} (file)", key.path.display()));
+        assert_eq!(status.question, None);
+    }
+    // The key is open: a new login asks nobody.
+    assert_eq!(post(&rig, "/v1/hosts/a/reconnect").status, 200);
+    assert_eq!(prompts(&rig, "a-test"), []);
+    let log = rig.log();
+    assert!(!log.contains(PASSPHRASE) && !log.contains("\"wrong\""), "{log}");
+}
+
+#[test]
+fn without_somebody_to_ask_a_command_fails_at_once_and_says_what_to_type() {
+    let Some((sshd, rig, _key)) = locked(&["a"]) else { return };
+    let refused = |what: &Response| {
+        let problem = problem(what);
+        assert_eq!((problem.status, problem.code), (409, Code::InputNeeded), "{problem:?}");
+        assert!(!problem.retryable);
+        assert!(
+            problem.detail.contains("the passphrase for ~/.ssh/locked is needed"),
+            "{problem:?}"
+        );
+    };
+    refused(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(sshd.session_count(), 0);
+    let error = failure(&rig, "a", State::Failed);
+    assert!(!error.retryable);
+    let output = rig.run_occ(&["exec", "--host", "a", "--", "true"]);
+    assert_eq!(output.code(), 5, "{}", output.stderr);
+    assert!(output.stderr.contains("hint: ") && output.stderr.contains("occ connect --host a"));
+    // While somebody else is asked, too.
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
+        let asked = prompt(&rig, "a-test");
+        let problem = problem(&post(&rig, "/v1/hosts/a/connect"));
+        assert_eq!((problem.status, problem.code), (409, Code::InputNeeded), "{problem:?}");
+        assert!(problem.detail.contains("somebody else is asked"), "{problem:?}");
+        assert_eq!(answer(&rig, asked.id, json!({ "answer": PASSPHRASE })).status, 204);
+        assert_eq!(connecting.join().unwrap().status, 200);
+    });
+    echoes(&rig, "a");
+}
+
+#[test]
+fn who_declines_or_is_wrong_three_times_leaves_the_key_locked_until_somebody_unlocks_it() {
+    let Some((_sshd, rig, key)) = locked(&["a", "b"]) else { return };
+    for answers in [vec![json!({})], vec![json!({ "answer": "no" }); 3]] {
+        thread::scope(|scope| {
+            let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
+            let mut last = 0;
+            for body in answers {
+                let asked = wait_for("a new prompt", GUARD, || {
+                    prompts(&rig, "a-test").into_iter().find(|prompt| prompt.id != last)
+                });
+                last = asked.id;
+                assert_eq!(answer(&rig, asked.id, body).status, 204);
+            }
+            let problem = problem(&connecting.join().unwrap());
+            assert_eq!((problem.status, problem.code), (409, Code::KeyLocked), "{problem:?}");
+        });
+        assert_eq!(failure(&rig, "a", State::Failed).code, Code::KeyLocked);
+    }
+    assert_eq!(problem(&post(&rig, "/v1/hosts/b/connect")).code, Code::InputNeeded);
+    // Each host of that key is dialled when somebody has unlocked it.
+    thread::scope(|scope| {
+        let unlocking = scope.spawn(|| {
+            let body = json!({ "identity_file": key.path });
+            rig.http("POST", "/v1/unlock", &[LISTENS], Some(body))
+        });
+        let asked = prompt(&rig, "a-test");
+        assert_eq!(answer(&rig, asked.id, json!({ "answer": PASSPHRASE })).status, 204);
+        let unlocked = unlocking.join().unwrap();
+        assert_eq!(unlocked.status, 200, "{}", unlocked.text());
+        assert_eq!(unlocked.json(), json!({ "keys": [key.path], "hosts": ["a", "b"] }));
+    });
+    for name in ["a", "b"] {
+        wait_until(
+            "the host to be back",
+            GUARD,
+            || look(&rig, name).state,
+            |state| *state == State::Connected,
+        );
+    }
+    // Nothing is locked any more.
+    let again = rig.http("POST", "/v1/unlock", &[LISTENS], Some(json!({ "host": "a" })));
+    assert_eq!(again.json(), json!({ "keys": [], "hosts": [] }));
+}
+
+#[test]
+fn a_default_key_is_asked_for_only_when_the_server_would_take_it() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let right = KeyFile::generate_with(rig.home().join(".ssh/id_ecdsa"), "ecdsa", PASSPHRASE);
+    // Offered first, and not taken.
+    KeyFile::generate_with(rig.home().join(".ssh/id_ed25519"), "ed25519", "another");
+    fs::write(sshd.authorized_keys_path(), format!("{}\n", right.public)).unwrap();
+    rig.add_host("a", &sshd);
+    set_key(&rig, "a", None);
+    rig.start_daemon(&[]);
+    // The server would take it: not "refused every key".
+    let problem = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(problem.code, Code::InputNeeded, "{problem:?}");
+    assert!(problem.detail.contains("~/.ssh/id_ecdsa"), "{problem:?}");
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
+        let asked = prompt(&rig, "a-test");
+        assert!(asked.message.contains("~/.ssh/id_ecdsa"), "{asked:?}");
+        assert_eq!(answer(&rig, asked.id, json!({ "answer": PASSPHRASE })).status, 204);
+        assert_eq!(connecting.join().unwrap().status, 200);
+    });
+    echoes(&rig, "a");
+}
+
+#[test]
+fn an_answer_that_takes_longer_than_a_dial_may_is_in_time() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let key = KeyFile::generate_with(rig.home().join(".ssh/locked"), "ed25519", PASSPHRASE);
+    fs::write(sshd.authorized_keys_path(), format!("{}\n", key.public)).unwrap();
+    // The bastion's key is locked; the host behind it has another.
+    rig.add_host("bastion", &sshd);
+    set_key(&rig, "bastion", Some(&key.path));
+    let inner = EmbeddedHost::start();
+    rig.add_host("inner", &inner);
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("inner").unwrap().jump_host = Some("bastion".into());
+    });
+    rig.write_config_toml("[connection]\nconnect_timeout = \"2s\"\n");
+    rig.start_daemon(&[]);
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect_listening(&rig, "inner", "a-test"));
+        let asked = prompt(&rig, "a-test");
+        // It is asked on behalf of the host behind it, which says so.
+        assert_eq!(look(&rig, "inner").question.as_deref(), Some(asked.message.as_str()));
+        // After five seconds it is shown to everybody.
+        let all = wait_until(
+            "the prompt to be for all",
+            GUARD,
+            || rig.http("GET", "/v1/prompts", &[], None).json(),
+            |list| list["prompts"].as_array().is_some_and(|list| !list.is_empty()),
+        );
+        assert_eq!(all["prompts"][0]["id"], json!(asked.id));
+        assert!(!connecting.is_finished());
+        assert_eq!(answer(&rig, asked.id, json!({ "answer": PASSPHRASE })).status, 204);
+        let response = connecting.join().unwrap();
+        assert_eq!(response.status, 200, "{}", response.text());
+    });
+}
+
+#[test]
+fn prompts_are_streamed_with_what_becomes_of_them() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    let mut stream = UnixStream::connect(rig.socket()).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    let request = "GET /v1/prompts?client=a-test HTTP/1.1\r\nHost: localhost\r\n\
+                   Accept: application/x-ndjson\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut event = move || {
+        let is_event = |line: &String| line.starts_with('{');
+        let line = lines.by_ref().map(Result::unwrap).find(is_event).expect("the stream goes on");
+        serde_json::from_str::<PromptEvent>(&line).unwrap()
+    };
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
+        let PromptEvent::Opened { prompt } = event() else { panic!() };
+        assert_eq!(prompt.kind, PromptKind::Passphrase);
+        assert_eq!(answer(&rig, prompt.id, json!({ "answer": PASSPHRASE })).status, 204);
+        assert_eq!(event(), PromptEvent::Closed { id: prompt.id });
+        assert_eq!(connecting.join().unwrap().status, 200);
+    });
+}
+
+#[test]
+fn an_unlocked_key_is_forgotten_after_its_time() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    rig.write_config_toml("[security]\nkey_lifetime = \"2s\"\n");
+    wait_for("the new settings", GUARD, || {
+        rig.log().contains("occd.toml was read anew").then_some(())
+    });
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
+        let asked = prompt(&rig, "a-test");
+        assert_eq!(answer(&rig, asked.id, json!({ "answer": PASSPHRASE })).status, 204);
+        assert_eq!(connecting.join().unwrap().status, 200);
+    });
+    wait_for("the key to be forgotten", GUARD, || {
+        rig.log().contains("a key was locked: its time is over").then_some(())
+    });
+    // What is connected stays; a new login needs the passphrase again.
+    echoes(&rig, "a");
+    let problem: Problem = problem(&post(&rig, "/v1/hosts/a/reconnect"));
+    assert_eq!(problem.code, Code::InputNeeded, "{problem:?}");
+}
+
+#[test]
+fn tokens_and_answers_are_validated() {
+    let rig = {
+        let mut rig = DaemonRig::new();
+        rig.add_host("a", &EmbeddedHost::start());
+        rig.start_daemon(&[]);
+        rig
+    };
+    let long = "x".repeat(65);
+    for token in ["", "a b", long.as_str(), "a;b"] {
+        let answer = connect_listening(&rig, "a", token);
+        assert_eq!((answer.status, problem(&answer).code), (400, Code::BadRequest), "{token:?}");
+    }
+    for id in ["0", "99", "x", "-1"] {
+        let path = format!("/v1/prompts/{id}");
+        let answer = rig.http("POST", &path, &[], Some(json!({ "answer": "a" })));
+        assert_eq!((answer.status, problem(&answer).code), (404, Code::PromptNotFound), "{id}");
+    }
+    for body in [json!({ "identity_file": "relative" }), json!({ "host": "-a" }), json!({})] {
+        let answer = rig.http("POST", "/v1/unlock", &[LISTENS], Some(body.clone()));
+        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
+    }
+    let gone = rig.http("POST", "/v1/unlock", &[LISTENS], Some(json!({ "host": "nobody" })));
+    assert_eq!(problem(&gone).code, Code::HostNotFound);
+    let passwd =
+        rig.http("POST", "/v1/unlock", &[], Some(json!({ "identity_file": "/etc/passwd" })));
+    assert_eq!(problem(&passwd).code, Code::IdentityInvalid);
+    assert!(!passwd.text().contains("root:"), "{}", passwd.text());
+}
+
+#[test]
+fn occ_asks_on_the_terminal_without_showing_what_is_typed() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    // Its streams are something else, as in a pipeline.
+    let out = rig.root().join("out");
+    let redirect = format!("<{} >{} 2>&1", "/dev/null", out.display());
+    let command = rig.occ(&["exec", "--host", "a", "--", "echo", "hello"]);
+    let mut terminal = Terminal::control(&command, &redirect);
+    terminal.wait_for("Passphrase for ~/.ssh/locked (asked once for all hosts): ");
+    assert!(!terminal.echoes());
+    terminal.type_text("wrong\n");
+    terminal.wait_for("That passphrase is wrong.\n");
+    terminal.type_text(&format!("{PASSPHRASE}\n"));
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(!screen.contains("wrong\n\n") && !screen.contains(PASSPHRASE), "{screen}");
+    assert_eq!(fs::read_to_string(out).unwrap(), "hello\n");
+}
+
+#[test]
+fn what_is_typed_before_the_command_runs_is_the_answer_and_not_its_input() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "a", "--", "cat"]), "");
+    terminal.wait_for("Passphrase for ");
+    terminal.type_text(&format!("{PASSPHRASE}\n"));
+    wait_until("the terminal to show what is typed", GUARD, || terminal.echoes(), |echo| *echo);
+    wait_until("the command to run", GUARD, || look(&rig, "a").open_channels, |n| *n == 1);
+    terminal.type_text("typed\n\u{4}");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    // Once by the terminal, once by cat.
+    assert_eq!(screen.matches("typed\n").count(), 2, "{screen}");
+    assert!(!screen.contains(PASSPHRASE));
+}
+
+#[test]
+fn an_interrupted_question_leaves_the_terminal_as_it_was() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    for args in [&["connect", "--host", "a"][..], &["exec", "--host", "a", "--", "true"]] {
+        let mut terminal = Terminal::control(&rig.occ(args), "");
+        terminal.wait_for("Passphrase for ");
+        wait_until("the terminal to be silent", GUARD, || terminal.echoes(), |echo| !*echo);
+        terminal.type_text("\u{3}");
+        wait_until("the terminal to be as it was", GUARD, || terminal.echoes(), |echo| *echo);
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 130, "{screen}");
+    }
+}
+
+#[test]
+fn occ_unlock_and_occ_prompts_ask_and_no_input_asks_nothing() {
+    let Some((_sshd, rig, key)) = locked(&["a"]) else { return };
+    let refused = Terminal::control(&rig.occ(&["connect", "--host", "a", "--no-input"]), "");
+    let (screen, code) = refused.finish();
+    assert_eq!(code, 5, "{screen}");
+    assert!(screen.contains("hint: ") && !screen.contains("Passphrase for"), "{screen}");
+    assert_eq!(rig.occ_ok(&["prompts"]), "Nothing waits for an answer.\n");
+    // Asked for by one client, answered by a person at another terminal.
+    thread::scope(|scope| {
+        let rig = &rig;
+        let connecting = scope.spawn(|| connect_listening(rig, "a", "a-test"));
+        wait_until(
+            "the question to be for all",
+            GUARD,
+            || rig.occ_ok(&["prompts"]),
+            |text| text.starts_with("Passphrase for ~/.ssh/locked") && text.contains(" ago)\n"),
+        );
+        let status = rig.occ_ok(&["status", "--host", "a"]);
+        assert!(status.contains("waits for an answer (occ prompts): Passphrase"), "{status}");
+        let mut terminal = Terminal::control(&rig.occ(&["prompts"]), "");
+        terminal.wait_for("Passphrase for ~/.ssh/locked");
+        terminal.type_text(&format!("{PASSPHRASE}\n"));
+        assert_eq!(terminal.finish().1, 0);
+        assert_eq!(connecting.join().unwrap().status, 200);
+    });
+    assert!(rig.occ_ok(&["unlock", "--host", "a"]).starts_with("Nothing to unlock"));
+    // A daemon that was started anew knows nothing.
+    let mut rig = rig;
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let mut terminal = Terminal::control(&rig.occ(&["unlock", key.path.to_str().unwrap()]), "");
+    terminal.wait_for("Passphrase for ~/.ssh/locked");
+    terminal.type_text(&format!("{PASSPHRASE}\n"));
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains(&format!("Unlocked: {}\n", key.path.display())), "{screen}");
+    echoes(&rig, "a");
+}
+
+#[test]
+fn an_unknown_host_key_is_asked_about_where_that_is_set() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &sshd);
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
+    rig.start_daemon(&[]);
+    let nobody = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(nobody.code, Code::InputNeeded, "{nobody:?}");
+    for (says, code, recorded) in [("maybe\nno\n", 5, false), ("yes\n", 0, true)] {
+        let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+        terminal.wait_for("[a] The server shows ssh-ed25519 SHA256:");
+        terminal.type_text(says);
+        let (screen, ended) = terminal.finish();
+        assert_eq!(ended, code, "{screen}");
+        assert_eq!(screen.contains("Type yes or no"), !recorded, "{screen}");
+        let known = fs::read_to_string(rig.known_hosts_file()).unwrap();
+        assert_eq!(known.contains(&sshd.known_hosts_line()), recorded, "{known}");
+    }
+    echoes(&rig, "a");
+}
