@@ -4,8 +4,9 @@
 //! touched, so as root a system user of our own is used.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::keys::run;
@@ -42,6 +43,28 @@ pub fn test_user() -> String {
         TEST_USER.to_owned()
     };
     USER.get_or_init(make).clone()
+}
+
+/// The system user that [`password_user`] creates, and its password.
+pub const PASSWORD_USER: (&str, &str) = ("occ-test-pw", "correct horse");
+
+/// Returns a login name and its password, created on first use; nothing unless root runs this.
+pub fn password_user() -> Option<(&'static str, &'static str)> {
+    if !is_root() {
+        return None;
+    }
+    let (name, password) = PASSWORD_USER;
+    let _lock = lock();
+    if home_of(name).is_none() {
+        run(Command::new("useradd")
+            .args(["--system", "--create-home", "--home-dir", "/var/lib/occ-test-pw"])
+            .args(["--shell", "/bin/sh", name]));
+    }
+    // Each time: a run that was killed in between left it without.
+    let mut child = Command::new("chpasswd").stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{name}:{password}\n").as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "chpasswd failed");
+    Some(PASSWORD_USER)
 }
 
 /// Returns the name of the user who runs this process.

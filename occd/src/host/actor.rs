@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::backoff::DialBackoff;
-use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Retry};
+use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Loss, Retry};
 use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
-use crate::prompts::Questions;
+use crate::prompts::{NoAnswer, Questions};
 use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -382,9 +382,20 @@ impl Actor {
         if was_primary {
             let idle_close = connection.active() == 0
                 && matches!(cause, LossCause::Closed | LossCause::Disconnected(_));
-            let error = ConnectError::Lost { phase: occ_proto::status::Phase::Established, cause };
+            let loss = match connection.is_by_person() && !self.questions.has_askers() {
+                true => Loss::NeedsPerson,
+                false if idle_close => Loss::Idle,
+                false => Loss::Broken,
+            };
+            let phase = occ_proto::status::Phase::Established;
+            let error = if loss == Loss::NeedsPerson {
+                let question = format!("the connection ended ({cause}) and a login needs a person");
+                ConnectError::Unanswered { question, phase, key: None, why: NoAnswer::Nobody }
+            } else {
+                ConnectError::Lost { phase, cause }
+            };
             self.last_error = Some((Arc::new(error), Timestamp::now()));
-            self.handle(Event::Lost { id, idle_close });
+            self.handle(Event::Lost { id, loss });
         }
         // A place has become free for the replacement of a bulk primary.
         if let Some(primary) = self.primary().filter(|primary| primary.bulk().is_cancelled()) {
@@ -393,7 +404,9 @@ impl Actor {
     }
 
     fn bulk(&mut self, connection: &Arc<Connection>) {
-        if self.connections.len() < self.settings.max_connections && !connection.is_closed() {
+        let can_login = !connection.is_by_person() || self.questions.has_askers();
+        let room = self.connections.len() < self.settings.max_connections;
+        if room && can_login && !connection.is_closed() {
             self.handle(Event::Bulk(connection.id()));
         }
     }

@@ -91,8 +91,8 @@ pub enum Event {
     Lost {
         /// Which.
         id: ConnectionId,
-        /// The server closed it in good order while nothing ran on it.
-        idle_close: bool,
+        /// What kind of end it was.
+        loss: Loss,
     },
     /// A connection carries a bulk stream.
     Bulk(ConnectionId),
@@ -100,6 +100,17 @@ pub enum Event {
     HopUp,
     /// [`HostMachine::deadline`] has passed.
     Due,
+}
+
+/// How a connection ended, as far as it decides what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It broke.
+    Broken,
+    /// The server closed it in good order while nothing ran on it.
+    Idle,
+    /// Whichever it was, a new login would need a person, who has not asked for one.
+    NeedsPerson,
 }
 
 /// What to do.
@@ -247,7 +258,7 @@ impl HostMachine {
             Event::ConfigChanged => self.config_changed(now),
             Event::Dialled(id) => self.dialled(id, now),
             Event::DialFailed(id, retry) => self.dial_failed(id, retry, now),
-            Event::Lost { id, idle_close } => self.lost(id, idle_close, now),
+            Event::Lost { id, loss } => self.lost(id, loss, now),
             Event::Bulk(id) => self.bulk(id, now),
             Event::HopUp => match self.phase {
                 Phase::Backoff { .. } => self.dial(now),
@@ -405,7 +416,7 @@ impl HostMachine {
         }
     }
 
-    fn lost(&mut self, id: ConnectionId, idle_close: bool, now: Instant) -> Vec<Action> {
+    fn lost(&mut self, id: ConnectionId, loss: Loss, now: Instant) -> Vec<Action> {
         let Phase::Connected { primary, since, replacement } = self.phase else {
             return Vec::new();
         };
@@ -417,13 +428,15 @@ impl HostMachine {
             self.forget_failures();
         }
         // A younger connection that ends was killed, not idle for too long.
-        let idle_close = idle_close && age >= PROVEN;
+        let idle_close = loss == Loss::Idle && age >= PROVEN;
         let alike = idle_close && self.last_idle_close.is_some_and(|last| is_like_age(last, age));
         self.last_idle_close = idle_close.then_some(age);
         self.down_since = Some(now);
         if let Some(dial) = replacement.dial() {
             self.attempt = 1;
             self.enter(Phase::Connecting { dial }, now);
+        } else if loss == Loss::NeedsPerson {
+            self.enter(Phase::Failed { at: now }, now);
         } else if alike {
             // The server ends idle connections by a rule of its own; fighting it helps nobody.
             self.enter(Phase::Idle, now);

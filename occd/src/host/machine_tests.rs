@@ -14,7 +14,7 @@ fn id(n: u64) -> ConnectionId {
 }
 
 fn lost(n: u64) -> Event {
-    Event::Lost { id: id(n), idle_close: false }
+    Event::Lost { id: id(n), loss: Loss::Broken }
 }
 
 /// A machine and its clock.
@@ -221,7 +221,7 @@ fn a_broken_connection_is_dialled_again_and_backoff_resets_only_after_60_s() {
 
 #[test]
 fn a_server_that_closes_idle_connections_twice_alike_is_left_alone() {
-    let idle_close = |n| Event::Lost { id: id(n), idle_close: true };
+    let idle_close = |n| Event::Lost { id: id(n), loss: Loss::Idle };
     let mut rig = Rig::connected();
     rig.after(300.0, idle_close(1));
     assert_eq!(rig.machine.state(), State::Backoff);
@@ -230,6 +230,16 @@ fn a_server_that_closes_idle_connections_twice_alike_is_left_alone() {
     rig.after(301.0, idle_close(2));
     assert_eq!(rig.machine.state(), State::Idle);
     assert_eq!(rig.on(COMMAND), [Action::Dial(id(3))]);
+}
+
+#[test]
+fn a_login_that_needs_a_person_is_not_repeated_in_the_background() {
+    let mut rig = Rig::connected();
+    rig.after(300.0, Event::Lost { id: id(1), loss: Loss::NeedsPerson });
+    assert_eq!((rig.machine.state(), rig.machine.deadline()), (State::Failed, None));
+    let command = |inputs_changed| Event::Wanted(Demand::Command { inputs_changed });
+    assert_eq!(rig.on(command(false)), []);
+    assert_eq!(rig.on(command(true)), [Action::Dial(id(2))]);
 }
 
 #[test]
@@ -336,7 +346,10 @@ proptest! {
                 5 => Event::ConfigChanged,
                 6 | 7 => Event::Dialled(any_id),
                 8 => Event::DialFailed(any_id, retry),
-                9 => Event::Lost { id: any_id, idle_close: step.flag },
+                9 => Event::Lost {
+                    id: any_id,
+                    loss: if step.flag { Loss::Idle } else { Loss::Broken },
+                },
                 10 => Event::Bulk(any_id),
                 _ => Event::Due,
             };

@@ -152,7 +152,14 @@ pub async fn login(
             Err(word) => (None, None, Vec::new(), word),
         };
     let candidates = candidates(credentials, agent_keys, &environment.unlocked)?;
-    let mut attempt = Attempt { handle, shared, request, offered: Vec::new(), unanswered: None };
+    let mut attempt = Attempt {
+        handle,
+        shared,
+        request,
+        offered: Vec::new(),
+        answered: Vec::new(),
+        unanswered: None,
+    };
     let mut accepts = if candidates.is_empty() {
         if *methods == Methods::default() {
             let user = credentials.user.clone();
@@ -207,6 +214,8 @@ struct Attempt<'a, 'b> {
     shared: &'a Shared,
     request: &'a LoginRequest<'b>,
     offered: Vec<Offer>,
+    /// What a person gave in vain, in words.
+    answered: Vec<&'static str>,
     /// A key that the server would have taken and that nobody opened.
     unanswered: Option<ConnectError>,
 }
@@ -372,7 +381,14 @@ impl Attempt<'_, '_> {
                     done.push(word.to_owned());
                     accepts = now;
                 }
-                Outcome::Refused(now) => accepts = now,
+                Outcome::Refused(now) => {
+                    self.answered.push(if word == "password" {
+                        "the password"
+                    } else {
+                        "the answers"
+                    });
+                    accepts = now;
+                }
             }
         }
         Err(match self.unanswered.take() {
@@ -382,10 +398,20 @@ impl Attempt<'_, '_> {
     }
 
     fn refused(&self, accepts: &MethodSet) -> ConnectError {
+        let methods = self.request.methods;
+        let missing = [
+            (MethodKind::Password, "password", methods.password),
+            (MethodKind::KeyboardInteractive, "keyboard-interactive", methods.keyboard_interactive),
+        ];
+        let missing =
+            missing.iter().filter(|(kind, _, allowed)| !allowed && accepts.contains(kind));
+        let allow = missing.map(|(_, word, _)| *word).collect();
         let accepts: Vec<&str> = accepts.iter().map(Into::into).collect();
         ConnectError::AuthRefused {
+            allow,
             user: self.request.credentials.user.clone(),
             offered: self.offered.clone(),
+            answered: self.answered.clone(),
             accepts: accepts.join(","),
         }
     }

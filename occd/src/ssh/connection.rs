@@ -277,6 +277,11 @@ impl Connection {
         }
     }
 
+    /// Returns whether its login needed a person, as a new one would.
+    pub fn is_by_person(&self) -> bool {
+        self.facts.login.by_person
+    }
+
     /// Returns the names of the jump hosts on the way, the one next to us first.
     fn via(&self) -> Vec<String> {
         let Some(hop) = &self.facts.hop else { return Vec::new() };

@@ -225,14 +225,21 @@ pub enum ConnectError {
     #[error("the key exchange failed")]
     KeyExchange(#[source] russh::Error),
     /// The server accepted none of the keys.
-    #[error("the server refused every key for {user}{}", offers_text(.offered))]
+    #[error(
+        "the server refused {} for {user}{}{}",
+        refused_text(.offered, .answered), offers_text(.offered), allow_text(.allow)
+    )]
     AuthRefused {
         /// The login name.
         user: String,
         /// What was offered.
         offered: Vec<Offer>,
+        /// What a person gave in vain, in words.
+        answered: Vec<&'static str>,
         /// What the server would accept, such as `publickey,password`.
         accepts: String,
+        /// Of those, what the settings would have to allow.
+        allow: Vec<&'static str>,
     },
     /// There was nothing to offer.
     #[error("there is no key to log in with as {user}: no identity file, and {agent}")]
@@ -286,6 +293,23 @@ pub enum ConnectError {
 /// Returns seconds as a person reads them.
 fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
+}
+
+fn refused_text(offered: &[Offer], answered: &[&'static str]) -> String {
+    let keys = (!offered.is_empty() || answered.is_empty()).then_some("every key");
+    let all: Vec<&str> = keys.into_iter().chain(answered.iter().copied()).collect();
+    all.join(" and ")
+}
+
+fn allow_text(allow: &[&'static str]) -> String {
+    if allow.is_empty() {
+        return String::new();
+    }
+    let words: Vec<String> = allow.iter().map(|method| format!("\"{method}\"")).collect();
+    format!(
+        "; it would take {0}: auth = [{0}] for this host in occd.toml allows it",
+        words.join(", ")
+    )
 }
 
 fn offers_text(offered: &[Offer]) -> String {

@@ -19,6 +19,7 @@ mod host_keys;
 mod hosts_api;
 mod invariants;
 mod jump;
+mod passwords;
 mod prompts;
 mod reconnect;
 mod slow_reader;

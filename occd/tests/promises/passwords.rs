@@ -1,0 +1,139 @@
+//! Passwords and keyboard-interactive: only where a host allows them, and never without a person.
+
+use std::fs;
+
+use occ_proto::Code;
+use occ_proto::status::State;
+use testkit::user::password_user;
+use testkit::wait::blocking::wait_until;
+use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
+
+use crate::ask::{GUARD, echoes, failure, look, post, problem};
+
+/// Returns a server that asks for what its configuration says, and a daemon whose host `a` logs in there as a
+/// user with a password, with what occd.toml allows.
+fn server(lines: &[&str], config: &str) -> Option<(RealSshd, DaemonRig, &'static str)> {
+    if !RealSshd::require() {
+        return None;
+    }
+    let (user, password) = password_user()?;
+    let builder = RealSshd::builder().user(user);
+    let sshd = lines.iter().fold(builder, |builder, line| builder.config(*line)).start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &sshd);
+    rig.write_config_toml(config);
+    rig.start_daemon(&[]);
+    Some((sshd, rig, password))
+}
+
+const PASSWORD: &[&str] = &["PasswordAuthentication yes", "AuthenticationMethods password"];
+const PAM: [&str; 2] = ["UsePAM yes", "KbdInteractiveAuthentication yes"];
+
+#[test]
+fn a_password_is_asked_for_where_the_host_allows_it() {
+    let Some((sshd, rig, password)) = server(PASSWORD, "[hosts.a]\nauth = [\"password\"]\n") else {
+        return;
+    };
+    let nobody = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(nobody.code, Code::InputNeeded, "{nobody:?}");
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.wait_for(&format!("[a] Password for {} on a: ", sshd.user()));
+    assert!(!terminal.echoes());
+    terminal.type_text("wrong\n");
+    terminal.wait_for("[a] That password is wrong.\n");
+    terminal.type_text(&format!("{password}\n"));
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(!screen.contains(password), "{screen}");
+    assert_eq!(look(&rig, "a").connection.unwrap().auth, "password");
+    echoes(&rig, "a");
+    assert!(!rig.log().contains(password));
+}
+
+#[test]
+fn three_wrong_passwords_are_the_end_of_it() {
+    let Some((_sshd, rig, _)) = server(PASSWORD, "[hosts.a]\nauth = [\"password\"]\n") else {
+        return;
+    };
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    for _ in 0..3 {
+        terminal.wait_for("[a] Password for ");
+        wait_until("the terminal to be silent", GUARD, || terminal.echoes(), |echo| !*echo);
+        terminal.type_text("wrong\n");
+        wait_until("the terminal to be as it was", GUARD, || terminal.echoes(), |echo| *echo);
+    }
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 5, "{screen}");
+    assert_eq!(screen.matches("[a] Password for ").count(), 3, "{screen}");
+    let error = failure(&rig, "a", State::Failed);
+    assert_eq!(error.code, Code::AuthFailed);
+    assert!(error.message.contains("the password"), "{error:?}");
+}
+
+#[test]
+fn without_a_word_in_the_settings_no_password_is_asked_for() {
+    let forbidden = "[security]\npasswords = false\n[hosts.a]\nauth = [\"password\"]\n";
+    for config in ["", forbidden, "[hosts.a]\nauth = [\"keyboard-interactive\"]\n"] {
+        let Some((_sshd, rig, _)) = server(PASSWORD, config) else { return };
+        let terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 5, "{screen}");
+        assert!(!screen.contains("Password for"), "{screen}");
+        assert!(screen.contains("auth = [\"password\"] for this host in occd.toml"), "{screen}");
+    }
+}
+
+#[test]
+fn a_key_and_then_a_code_log_in_and_are_not_repeated_in_the_background() {
+    let lines = [&PAM[..], &["AuthenticationMethods publickey,keyboard-interactive"]].concat();
+    let config = "[hosts.a]\nauth = [\"keyboard-interactive\"]\n";
+    let Some((sshd, rig, password)) = server(&lines, config) else { return };
+    let mut terminal =
+        Terminal::control(&rig.occ(&["exec", "--host", "a", "--", "echo", "in"]), "");
+    // PAM's own words.
+    terminal.wait_for("[a] Password: ");
+    terminal.type_text(&format!("{password}\n"));
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.ends_with("in\n"), "{screen}");
+    let auth = look(&rig, "a").connection.unwrap().auth;
+    assert!(
+        auth.starts_with("publickey ") && auth.ends_with(", then keyboard-interactive"),
+        "{auth}"
+    );
+    let logins = |sshd: &RealSshd| sshd.log().matches("Connection from ").count();
+    let before = logins(&sshd);
+    sshd.kill_sessions();
+    let error = failure(&rig, "a", State::Failed);
+    assert_eq!(error.code, Code::InputNeeded, "{error:?}");
+    assert!(error.message.contains("a login needs a person"), "{error:?}");
+    // A command without a person is told so and causes no dial, either.
+    let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(answer.code, Code::InputNeeded);
+    let output = rig.run_occ(&["exec", "--host", "a", "--", "true"]);
+    assert_eq!(output.code(), 5, "{}", output.stderr);
+    // Only the one that was asked for by name has been made.
+    assert!(logins(&sshd) <= before + 1, "{}", sshd.log());
+}
+
+#[test]
+fn no_password_is_sent_to_a_server_whose_key_has_changed() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &host);
+    rig.edit_hosts(|file| file.hosts.get_mut("a").unwrap().identity_file = None);
+    rig.write_config_toml("[hosts.a]\nauth = [\"password\", \"keyboard-interactive\"]\n");
+    let other = EmbeddedHost::start();
+    let known = fs::read_to_string(rig.known_hosts_file()).unwrap();
+    rig.start_daemon(&[]);
+    // The record is that of another server.
+    let key = other.known_hosts_line();
+    let key = key.split_once(' ').unwrap().1;
+    let place = known.split_once(' ').unwrap().0;
+    fs::write(rig.known_hosts_file(), format!("{place} {key}\n")).unwrap();
+    let terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 5, "{screen}");
+    assert!(screen.contains("the host key changed"), "{screen}");
+    assert_eq!(host.auth_attempts(), 0);
+}
