@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use occ_proto::KEY_VARIABLES;
 use occ_proto::paths::Env;
 use occ_proto::text::sanitize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -275,6 +276,10 @@ async fn spawn(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
     let program = occd_program();
     let mut command = Command::new(&program);
     command.arg("--daemonize");
+    // A key that is meant for our own requests is not for all that the daemon will ever do.
+    for name in KEY_VARIABLES {
+        command.env_remove(name);
+    }
     if context.socket.is_some() || std::env::var_os("OCC_SOCKET").is_some_and(|v| !v.is_empty()) {
         command.arg("--socket").arg(socket);
     }

@@ -18,10 +18,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy;
 use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
-use occ_proto::AGENT_HEADER;
 use occ_proto::error::Problem;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::text::sanitize;
+use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -196,6 +196,9 @@ impl Client {
         if let Some(agent) = agent() {
             request = request.header(AGENT_HEADER, agent);
         }
+        if let Some(key) = given_key() {
+            request = request.header(KEY_HEADER, key);
+        }
         if let Some(token) = prompts {
             request = request.header(PROMPTS_HEADER, token);
         }
@@ -255,6 +258,15 @@ async fn collect(answer: Response<Incoming>) -> Result<(response::Parts, Bytes),
 pub(crate) fn agent() -> Option<HeaderValue> {
     let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty())?;
     HeaderValue::from_bytes(socket.as_bytes()).ok()
+}
+
+/// Returns the private key in this process's environment, for this request's login.
+pub(crate) fn given_key() -> Option<HeaderValue> {
+    let set = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
+    let key: String = KEY_VARIABLES.into_iter().find_map(set)?.split_ascii_whitespace().collect();
+    let mut value = HeaderValue::from_str(&key).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Returns whether an answer is a problem.

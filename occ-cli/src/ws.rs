@@ -18,14 +18,16 @@ use occ_proto::exec::{
     DESCRIPTORS_HEADER, ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT,
 };
 use occ_proto::prompt::PROMPTS_HEADER;
-use occ_proto::{AGENT_HEADER, HostName};
+use occ_proto::{AGENT_HEADER, HostName, KEY_HEADER};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::client::{Client, agent, broken, check_version, host_path, is_failure, problem};
+use crate::client::{
+    Client, agent, broken, check_version, given_key, host_path, is_failure, problem,
+};
 use crate::descriptors::{Offer, Socket};
 use crate::error::CliError;
 use crate::stdio::{Descriptor, Input};
@@ -80,6 +82,9 @@ impl ExecStream {
             .header(HeaderName::from_static("sec-websocket-key"), KEY);
         if let Some(agent) = agent() {
             request = request.header(AGENT_HEADER, agent);
+        }
+        if let Some(key) = given_key() {
+            request = request.header(KEY_HEADER, key);
         }
         if let Some(prompter) = client.prompter() {
             request = request.header(PROMPTS_HEADER, prompter.token());

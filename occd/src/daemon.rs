@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use occ_proto::Secret;
 use occ_proto::paths::{Env, PathError};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
@@ -26,6 +27,7 @@ use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
 use crate::ssh::error::chain;
+use crate::ssh::given_key;
 use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
 use crate::ssh::unlocked::UnlockedKeys;
@@ -66,6 +68,7 @@ pub struct Daemon {
     home: PathBuf,
     login_user: String,
     agent: Option<PathBuf>,
+    given_key: Option<Secret>,
 }
 
 impl Daemon {
@@ -75,13 +78,14 @@ impl Daemon {
         socket: &std::path::Path,
         login_user: String,
         agent: Option<PathBuf>,
+        given_key: Option<Secret>,
     ) -> Result<Self, StartError> {
         let home = env.home.clone().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
         let config_file = env.config_file()?;
         // A bad file is said before another daemon is disturbed.
         let config = Config::load(&config_file)?;
         let (socket, listener) = OwnedSocket::bind(socket)?;
-        Ok(Self { socket, listener, env, config, config_file, home, login_user, agent })
+        Ok(Self { socket, listener, env, config, config_file, home, login_user, agent, given_key })
     }
 
     /// Serves until `stop` is cancelled. `ready` is called when clients are accepted.
@@ -95,6 +99,13 @@ impl Daemon {
         let hosts_stop = CancellationToken::new();
         let spill =
             SpillPolicy::new(self.env.state_dir()?.join("spill"), self.config.output.spill_limit());
+        let given_key = self.given_key.and_then(|key| match given_key::parse(&key) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                tracing::error!("OCC_SSH_KEY in the environment of occd is {error}: not used");
+                None
+            }
+        });
         let prompts = Arc::new(Prompts::default());
         let unlocked = Arc::new(UnlockedKeys::new(Arc::clone(&prompts), self.home.clone()));
         unlocked.set_lifetime(self.config.security.key_lifetime);
@@ -111,6 +122,7 @@ impl Daemon {
                 login_user: self.login_user,
                 agents: Agents::new(self.agent),
                 unlocked,
+                given_key,
                 prompts: Arc::clone(&prompts),
                 spill: Arc::new(spill),
             }),

@@ -48,7 +48,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     if arguments.daemonize && !occd::process::leave_session()? {
         return Ok(());
     }
-    let daemon = Daemon::bind(env.clone(), &socket, occd::process::login_user()?, agent)?;
+    let daemon = Daemon::bind(
+        env.clone(),
+        &socket,
+        occd::process::login_user()?,
+        agent,
+        occd::process::given_key(),
+    )?;
     occd::logging::start(arguments.daemonize.then(|| env.log_file()).transpose()?.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use occ_proto::{KEY_VARIABLES, Secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Why the process cannot be set up.
@@ -133,4 +134,10 @@ fn detach_stdio() {
     if let Err(error) = result {
         tracing::warn!(%error, "the standard streams could not be detached");
     }
+}
+
+/// Returns the private key in our environment, if there is one. Programs that we start do not get it.
+pub fn given_key() -> Option<Secret> {
+    let set = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
+    KEY_VARIABLES.into_iter().find_map(set).map(Secret::new)
 }

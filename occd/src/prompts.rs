@@ -18,9 +18,11 @@ use occ_proto::{HostName, Secret};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-mod askers;
+mod clients;
 
-pub use askers::{Asker, Askers};
+pub use clients::{BadToken, Client};
+
+use clients::Clients;
 
 /// How long a person has for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -80,7 +82,7 @@ pub struct Prompts {
 struct Open {
     prompt: Prompt,
     opened: Instant,
-    askers: Askers,
+    clients: Clients,
     reply: oneshot::Sender<AnswerPrompt>,
 }
 
@@ -93,7 +95,7 @@ impl Prompts {
     pub fn visible(&self, client: Option<&str>) -> Vec<Prompt> {
         let open = self.lock();
         let shown = open.iter().filter(|open| match client {
-            Some(token) => open.askers.has(token),
+            Some(token) => open.clients.has(token),
             None => open.opened.elapsed() >= FIRST,
         });
         shown.map(|open| open.prompt.clone()).collect()
@@ -133,7 +135,7 @@ impl Prompts {
         Some(taken)
     }
 
-    fn open(&self, question: Question, askers: Askers) -> (u64, oneshot::Receiver<AnswerPrompt>) {
+    fn open(&self, question: Question, clients: Clients) -> (u64, oneshot::Receiver<AnswerPrompt>) {
         let (reply, answered) = oneshot::channel();
         let Question { kind, host, message, note, secret, can_keep } = question;
         let at = Timestamp::now();
@@ -141,7 +143,7 @@ impl Prompts {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let expires_at = jiff::SignedDuration::try_from(PATIENCE).map_or(at, |time| at + time);
         let prompt = Prompt { id, kind, host, message, note, secret, can_keep, at, expires_at };
-        self.lock().push(Open { prompt, opened: Instant::now(), askers, reply });
+        self.lock().push(Open { prompt, opened: Instant::now(), clients, reply });
         self.changed.send_modify(|_| {});
         (id, answered)
     }
@@ -167,35 +169,44 @@ struct Waiting {
 #[derive(Debug)]
 pub struct Questions {
     prompts: Arc<Prompts>,
-    askers: Askers,
+    clients: Clients,
     waiting: watch::Sender<Waiting>,
 }
 
 impl Questions {
     /// Returns questions that nobody can answer yet.
     pub fn new(prompts: Arc<Prompts>) -> Self {
-        Self { prompts, askers: Askers::default(), waiting: watch::Sender::default() }
+        Self { prompts, clients: Clients::default(), waiting: watch::Sender::default() }
     }
 
     /// Returns questions that one client at most can answer.
-    pub fn of(prompts: Arc<Prompts>, asker: Option<&Asker>) -> Self {
+    pub fn of(prompts: Arc<Prompts>, client: &Client) -> Self {
         let questions = Self::new(prompts);
-        questions.add(asker);
+        questions.add(client);
         questions
     }
 
-    /// Lets a client answer as long as its request lasts.
-    pub fn add(&self, asker: Option<&Asker>) {
-        if let Some(asker) = asker {
-            self.askers.add(asker);
+    /// Lets a client answer, and give its key, as long as its request lasts.
+    pub fn add(&self, client: &Client) {
+        if self.clients.add(client) {
             // An open question is one for this client, too.
             self.prompts.changed.send_modify(|_| {});
         }
     }
 
+    /// Returns whether a client waits that can answer, or brings a key.
+    pub fn can_help(&self) -> bool {
+        self.can_ask() || !self.keys().is_empty()
+    }
+
+    /// Returns the keys that waiting clients bring.
+    pub fn keys(&self) -> Vec<Secret> {
+        self.clients.keys()
+    }
+
     /// Returns whether somebody can be asked.
-    pub fn has_askers(&self) -> bool {
-        self.askers.any()
+    pub fn can_ask(&self) -> bool {
+        self.clients.can_answer()
     }
 
     /// Returns the question that is waited for.
@@ -220,12 +231,12 @@ impl Questions {
 
     /// Asks, and waits for the answer.
     pub async fn ask(&self, question: Question) -> Result<Answer, NoAnswer> {
-        if !self.askers.any() {
+        if !self.clients.can_answer() {
             return Err(NoAnswer::Nobody);
         }
         let text: Arc<str> = question.message.as_str().into();
         tracing::info!(kind = ?question.kind, question = %text, "somebody is asked");
-        let (id, answered) = self.prompts.open(question, self.askers.clone());
+        let (id, answered) = self.prompts.open(question, self.clients.clone());
         // Whoever waits for the answer may be dropped at any moment.
         let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
         let _over = OnDrop(|| self.set(None));
@@ -241,7 +252,7 @@ impl Questions {
     /// Waits for `work`, which may need an answer to one of the `other` questions: our clients can give it,
     /// and it is ours for as long.
     pub async fn during<T>(&self, other: &Questions, work: impl Future<Output = T>) -> T {
-        let _lent = other.askers.lend(&self.askers);
+        let _lent = other.clients.lend(&self.clients);
         let _over = OnDrop(|| self.set(None));
         let mut theirs = other.waiting.subscribe();
         other.prompts.changed.send_modify(|_| {});

@@ -29,6 +29,13 @@ pub const API_VERSION: u32 = 1;
 /// are: a daemon under systemd knows none.
 pub const AGENT_HEADER: &str = "occ-ssh-auth-sock";
 
+/// The request header by which a client brings a private key of its own in base64 (`OCC_SSH_KEY`), for this
+/// request only.
+pub const KEY_HEADER: &str = "occ-ssh-key";
+
+/// The variables of the environment that hold such a key, the first that is set counts.
+pub const KEY_VARIABLES: [&str; 2] = ["OCC_SSH_KEY", "TENDHOST_SSH_KEY"];
+
 /// The response header that carries the daemon's program version.
 pub const VERSION_HEADER: &str = "occ-version";
 

@@ -3,17 +3,17 @@
 use occ_proto::container::ContainerStatus;
 
 use super::error::{self, ApiResult};
-use super::extract::{Host, MaybeAsker};
+use super::extract::{Caller, Host};
 use super::json::Json;
 use crate::container::{self, Docker};
 use crate::host::COMMAND_RETRIES;
 
 pub(super) async fn show(
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
 ) -> ApiResult<Json<ContainerStatus>> {
     let connection = host
-        .connection(COMMAND_RETRIES, asker.as_ref())
+        .connection(COMMAND_RETRIES, &client)
         .await
         .map_err(|e| error::unreachable(host.name(), &e))?;
     let socket = host.snapshot().settings.docker_socket.clone();

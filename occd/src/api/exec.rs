@@ -13,7 +13,7 @@ use occ_proto::HostName;
 use occ_proto::exec::{ExecEvent, ExecRequest, ExecResult, NDJSON, RESULT_LIMIT, STDOUT};
 
 use super::error::{self, ApiResult};
-use super::extract::{Body, Host, MaybeAsker};
+use super::extract::{Body, Caller, Host};
 use super::json::{self, Json};
 use crate::exec::{self, Command, Control, Progress, Running, Step};
 use crate::host::COMMAND_RETRIES;
@@ -21,13 +21,13 @@ use crate::host::COMMAND_RETRIES;
 pub(super) async fn run(
     headers: HeaderMap,
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
     Body(request): Body<ExecRequest>,
 ) -> ApiResult<Response> {
     let stdin = request.stdin.clone().unwrap_or_default();
     let retries = request.retries.unwrap_or(COMMAND_RETRIES);
     let command = Command::new(request)?;
-    let running = exec::start(&host, &command, retries, asker.as_ref(), &Progress::default())
+    let running = exec::start(&host, &command, retries, &client, &Progress::default())
         .await
         .map_err(|failure| error::exec(host.name(), &failure))?;
     feed(running.control(), stdin.0.into());

@@ -7,13 +7,14 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use occ_proto::prompt::PROMPTS_HEADER;
-use occ_proto::{Code, HostName};
+use occ_proto::{Code, HostName, KEY_HEADER, Secret};
 use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::ApiError;
 use crate::host::HostHandle;
-use crate::prompts::Asker;
+use crate::prompts::{BadToken, Client};
+use crate::ssh::given_key;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -107,21 +108,28 @@ impl FromRequestParts<Arc<App>> for Host {
     }
 }
 
-/// The client's request, if it listens for prompts.
+/// What the client can give while its request lasts: answers, and a key of its own.
 #[derive(Debug)]
-pub(super) struct MaybeAsker(pub(super) Option<Asker>);
+pub(super) struct Caller(pub(super) Client);
 
-impl<S: Send + Sync> FromRequestParts<S> for MaybeAsker {
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let Some(value) = parts.headers.get(PROMPTS_HEADER) else { return Ok(Self(None)) };
-        let asker = value.to_str().ok().and_then(Asker::new).ok_or_else(|| {
+        // Whatever is not visible ASCII is not valid in either.
+        let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let key = text(KEY_HEADER).map(|key| Secret::new(key.to_owned()));
+        if let Some(key) = &key {
+            given_key::parse(key).map_err(|error| {
+                ApiError::bad_request(format!("OCC_SSH_KEY, or {KEY_HEADER}, is {error}."))
+            })?;
+        }
+        let client = Client::new(text(PROMPTS_HEADER), key).map_err(|BadToken| {
             ApiError::bad_request(format!(
                 "{PROMPTS_HEADER} must be 1 to 64 letters, digits and hyphens."
             ))
         })?;
-        Ok(Self(Some(asker)))
+        Ok(Self(client))
     }
 }
 

@@ -12,11 +12,11 @@ use serde::Deserialize;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Host, MaybeAsker, Query, check_match};
+use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::Json;
 use super::test::test;
 use crate::host::{COMMAND_RETRIES, HostHandle, etag};
-use crate::prompts::Asker;
+use crate::prompts::Client;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
     let snapshot = app.hosts_now().await;
@@ -45,11 +45,11 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<ShowQuery>,
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
 ) -> Response {
     if query.fresh {
         // The state says what went wrong, so a failed dial is an answer too.
-        if let Err(unreachable) = host.connection(COMMAND_RETRIES, asker.as_ref()).await {
+        if let Err(unreachable) = host.connection(COMMAND_RETRIES, &client).await {
             tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
         }
     } else if host.snapshot().state == LinkState::Idle {
@@ -63,7 +63,7 @@ pub(super) async fn show(
 
 pub(super) async fn add(
     State(app): State<Arc<App>>,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
     Body(request): Body<AddHost>,
 ) -> ApiResult<Response> {
     let AddHost { name, config, verify, force } = request;
@@ -81,7 +81,7 @@ pub(super) async fn add(
         return Err(refuse());
     }
     let report = match verify {
-        true => Some(verified(&app, &name, &config, asker.as_ref()).await?),
+        true => Some(verified(&app, &name, &config, &client).await?),
         false => None,
     };
     app.hosts
@@ -102,7 +102,7 @@ pub(super) async fn edit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
     Body(patch): Body<PatchHost>,
 ) -> ApiResult<Json<HostSaved>> {
     let name = host.name();
@@ -110,7 +110,7 @@ pub(super) async fn edit(
     check_match(&headers, &etag(&before))?;
     let after = patch.apply(&before);
     let report = if patch.verify.unwrap_or(true) && !before.same_connection(&after) {
-        Some(verified(&app, name, &after, asker.as_ref()).await?)
+        Some(verified(&app, name, &after, &client).await?)
     } else {
         None
     };
@@ -177,10 +177,10 @@ async fn verified(
     app: &App,
     name: &HostName,
     config: &HostConfig,
-    asker: Option<&Asker>,
+    client: &Client,
 ) -> ApiResult<TestReport> {
     let settings = app.config.borrow().config.effective(name);
-    let mut report = test(app.pool.context(), name, config, &settings, asker).await;
+    let mut report = test(app.pool.context(), name, config, &settings, client).await;
     match report.problem.take() {
         Some(problem) => Err(error::ApiError(Box::new(problem))),
         None => Ok(report),

@@ -3,14 +3,14 @@
 use occ_proto::status::HostStatus;
 
 use super::error::{self, ApiResult};
-use super::extract::{Host, MaybeAsker};
+use super::extract::{Caller, Host};
 use super::json::Json;
 
 pub(super) async fn connect(
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
 ) -> ApiResult<Json<HostStatus>> {
-    host.connect(asker.as_ref()).await.map_err(|e| error::unreachable(host.name(), &e))?;
+    host.connect(&client).await.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }
 
@@ -21,8 +21,8 @@ pub(super) async fn disconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> 
 
 pub(super) async fn reconnect(
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
 ) -> ApiResult<Json<HostStatus>> {
-    host.reconnect(asker.as_ref()).await.map_err(|e| error::unreachable(host.name(), &e))?;
+    host.reconnect(&client).await.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::exec::wants_lines;
-use super::extract::{Body, MaybeAsker, Query};
+use super::extract::{Body, Caller, Query};
 use super::json::{self, Json};
 use crate::host::HostHandle;
 use crate::prompts::{NoSuchPrompt, Prompts, Questions};
@@ -75,11 +75,11 @@ pub(super) async fn answer(
 
 pub(super) async fn unlock(
     State(app): State<Arc<App>>,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
     Body(wish): Body<Unlock>,
 ) -> ApiResult<Json<Unlocked>> {
     let environment = &app.pool.context().dial;
-    let questions = Questions::of(Arc::clone(&environment.prompts), asker.as_ref());
+    let questions = Questions::of(Arc::clone(&environment.prompts), &client);
     let failed = |failure: ConnectError| match &wish {
         Unlock::Host(name) => error::connect_error(name, &failure),
         Unlock::IdentityFile(_) => {

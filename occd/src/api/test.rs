@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{self, ApiResult};
-use super::extract::{Host, MaybeAsker};
+use super::extract::{Caller, Host};
 use super::json::Json;
 use crate::config::EffectiveSettings;
 use crate::container::Docker;
 use crate::host::machine::ConnectionId;
 use crate::host::{HostContext, HostSnapshot};
-use crate::prompts::{Asker, Questions};
+use crate::prompts::{Client, Questions};
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -26,12 +26,12 @@ const TEST: ConnectionId = ConnectionId(0);
 pub(super) async fn run(
     State(app): State<Arc<App>>,
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
 ) -> ApiResult<Json<TestReport>> {
     let snapshot = host.snapshot();
     let HostSnapshot { config, settings, .. } = &*snapshot;
     let context = app.pool.context();
-    let report = test(context, host.name(), config, settings, asker.as_ref()).await;
+    let report = test(context, host.name(), config, settings, &client).await;
     Ok(Json(report))
 }
 
@@ -41,9 +41,9 @@ pub(super) async fn test(
     name: &HostName,
     config: &HostConfig,
     settings: &EffectiveSettings,
-    asker: Option<&Asker>,
+    client: &Client,
 ) -> TestReport {
-    let questions = Arc::new(Questions::of(Arc::clone(&context.dial.prompts), asker));
+    let questions = Arc::new(Questions::of(Arc::clone(&context.dial.prompts), client));
     let mut steps = Steps::default();
     let mut report = TestReport {
         name: name.clone(),

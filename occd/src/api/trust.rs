@@ -9,11 +9,11 @@ use occ_proto::trust::{HostKeyReview, Record, TrustKey};
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Host, MaybeAsker};
+use super::extract::{Body, Caller, Host};
 use super::json::Json;
 use crate::host::HostHandle;
 use crate::host::machine::ConnectionId;
-use crate::prompts::{Asker, Questions};
+use crate::prompts::{Client, Questions};
 use crate::ssh::dial::Dial;
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -26,20 +26,20 @@ const LOOK: ConnectionId = ConnectionId(0);
 pub(super) async fn review(
     State(app): State<Arc<App>>,
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
 ) -> ApiResult<Json<HostKeyReview>> {
-    let shown = look(&app, &host, asker.as_ref()).await?;
+    let shown = look(&app, &host, &client).await?;
     Ok(Json(describe(&host, &shown)))
 }
 
 pub(super) async fn trust(
     State(app): State<Arc<App>>,
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
     Body(wanted): Body<TrustKey>,
 ) -> ApiResult<Json<HostKeyReview>> {
     // Looked at anew: it is this key that is trusted, and not whatever the server shows next.
-    let shown = look(&app, &host, asker.as_ref()).await?;
+    let shown = look(&app, &host, &client).await?;
     let conflict = |code, text| {
         Err(ApiError::new(StatusCode::CONFLICT, code, format!("{}: {text}", host.name()))
             .host(host.name()))
@@ -65,15 +65,15 @@ pub(super) async fn trust(
         }
     }
     // Also tells what is still in the way: a file of the system, which is not ours to change.
-    let after = look(&app, &host, asker.as_ref()).await?;
+    let after = look(&app, &host, &client).await?;
     Ok(Json(describe(&host, &after)))
 }
 
-async fn look(app: &App, host: &HostHandle, asker: Option<&Asker>) -> ApiResult<ShownKey> {
+async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownKey> {
     let snapshot = host.snapshot();
     let context = app.pool.context();
     // Of the jump hosts: this one's key is what is looked at, and nobody logs in.
-    let questions = Arc::new(Questions::of(Arc::clone(&context.dial.prompts), asker));
+    let questions = Arc::new(Questions::of(Arc::clone(&context.dial.prompts), client));
     let dial = Dial {
         id: LOOK,
         name: Some(host.name()),

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::command::Command;
 use super::quote::Shell;
 use crate::host::{COMMAND_PATIENCE, HostHandle, Unreachable};
-use crate::prompts::Asker;
+use crate::prompts::Client;
 use crate::ssh::marker::{Elsewhere, Marker};
 use crate::ssh::{
     Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost, signal,
@@ -236,7 +236,7 @@ pub async fn start(
     host: &HostHandle,
     command: &Command,
     retries: u32,
-    asker: Option<&Asker>,
+    client: &Client,
     progress: &Progress,
 ) -> Result<Running, ExecError> {
     let asked = Timestamp::now();
@@ -250,7 +250,7 @@ pub async fn start(
         let left = retries.saturating_sub(dialled());
         // The time that a person took for an answer counts for nobody.
         let end = deadline + host.time_for_answers().saturating_sub(answering);
-        let connecting = host.connection_by(end, left, asker);
+        let connecting = host.connection_by(end, left, client);
         let connection = connecting.await.map_err(ExecError::Unreachable)?;
         let deadline = deadline + host.time_for_answers().saturating_sub(answering);
         match start_on(host, &connection, command, asked, deadline, progress).await {
@@ -334,7 +334,7 @@ fn elsewhere(host: &HostHandle) -> Elsewhere {
     let host = host.clone();
     Arc::new(move || {
         let host = host.clone();
-        Box::pin(async move { host.connection(0, None).await.ok() })
+        Box::pin(async move { host.connection(0, &Client::default()).await.ok() })
     })
 }
 

@@ -3,6 +3,7 @@
 //! It awaits in one place, [`Actor::next`]; everything else is not async. Dials are tasks of its own
 //! `JoinSet`, the backoff is a deadline, so that a request is answered at once whatever is under way.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use occ_proto::status::State;
-use occ_proto::{HostConfig, HostName};
+use occ_proto::{HostConfig, HostName, Secret};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -79,6 +80,8 @@ struct Actor {
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
+    /// The keys of clients that it was tried with in vain, as hashes.
+    tried_keys: Vec<u64>,
     /// Somebody waits for the next dial, see [`HopDemand`].
     demand: HopDemand,
     /// A [`Signal::HopUp`] is to come.
@@ -136,6 +139,7 @@ pub fn spawn(
         known_rtt: None,
         last_error: None,
         inputs: None,
+        tried_keys: Vec::new(),
         demand: HopDemand::Background,
         waits_for_hop: false,
         waits_for_key: false,
@@ -285,6 +289,7 @@ impl Actor {
                 self.dial_failures += 1;
                 if retry == Retry::Fatal {
                     self.inputs = Some(Inputs::now(&self.config, &self.context.dial));
+                    self.tried_keys = self.given_keys();
                 }
                 tracing::warn!(
                     host = %self.name, id = id.0, phase = error.phase().as_str(),
@@ -382,7 +387,7 @@ impl Actor {
         if was_primary {
             let idle_close = connection.active() == 0
                 && matches!(cause, LossCause::Closed | LossCause::Disconnected(_));
-            let loss = match connection.is_by_person() && !self.questions.has_askers() {
+            let loss = match connection.is_by_client() && !self.questions.can_help() {
                 true => Loss::NeedsPerson,
                 false if idle_close => Loss::Idle,
                 false => Loss::Broken,
@@ -404,7 +409,7 @@ impl Actor {
     }
 
     fn bulk(&mut self, connection: &Arc<Connection>) {
-        let can_login = !connection.is_by_person() || self.questions.has_askers();
+        let can_login = !connection.is_by_client() || self.questions.can_help();
         let room = self.connections.len() < self.settings.max_connections;
         if room && can_login && !connection.is_closed() {
             self.handle(Event::Bulk(connection.id()));
@@ -484,7 +489,17 @@ impl Actor {
     fn inputs_changed(&self) -> bool {
         let error = self.last_error.as_ref().map(|(error, _)| error);
         let answerable = error.is_some_and(|error| error.needs_answer());
-        (answerable && self.questions.has_askers()) || self.files_changed()
+        let another_key = self.given_keys().iter().any(|key| !self.tried_keys.contains(key));
+        (answerable && self.questions.can_ask()) || another_key || self.files_changed()
+    }
+
+    fn given_keys(&self) -> Vec<u64> {
+        let hash = |key: &Secret| {
+            let mut hasher = DefaultHasher::new();
+            key.expose().hash(&mut hasher);
+            hasher.finish()
+        };
+        self.questions.keys().iter().map(hash).collect()
     }
 
     fn files_changed(&self) -> bool {

@@ -21,7 +21,7 @@ pub mod machine;
 pub use actor::{HostContext, spawn};
 
 use crate::config::EffectiveSettings;
-use crate::prompts::{Asker, NoAnswer, Questions, TimedOut};
+use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
 use crate::ssh::error::chain;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
@@ -156,9 +156,9 @@ impl HostHandle {
     pub async fn connection(
         &self,
         retries: u32,
-        asker: Option<&Asker>,
+        client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
-        self.connection_by(Instant::now() + COMMAND_PATIENCE, retries, asker).await
+        self.connection_by(Instant::now() + COMMAND_PATIENCE, retries, client).await
     }
 
     /// The same until a deadline, for a caller who asks more than once.
@@ -166,13 +166,13 @@ impl HostHandle {
         &self,
         deadline: Instant,
         retries: u32,
-        asker: Option<&Asker>,
+        client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
         if let Some(connection) = self.snapshot.borrow().usable() {
             return Ok(Arc::clone(connection));
         }
-        self.questions.add(asker);
-        self.wait_for_connection(Wish::Command, retries, deadline, asker.is_some()).await
+        self.questions.add(client);
+        self.wait_for_connection(Wish::Command, retries, deadline, client.can_answer()).await
     }
 
     /// The same for a host behind this one, which is a jump host: whoever can answer for that can answer for
@@ -185,7 +185,7 @@ impl HostHandle {
         if let Some(connection) = self.snapshot.borrow().usable() {
             return Ok(Arc::clone(connection));
         }
-        let can_answer = behind.has_askers();
+        let can_answer = behind.can_ask();
         let waiting = self.wait_for_connection(Wish::Command, 0, deadline, can_answer);
         behind.during(&self.questions, waiting).await
     }
@@ -231,18 +231,19 @@ impl HostHandle {
     }
 
     /// Connects because a person asked for it, also when the host is failed or stopped.
-    pub async fn connect(&self, asker: Option<&Asker>) -> Result<Arc<Connection>, Unreachable> {
-        self.questions.add(asker);
+    pub async fn connect(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
+        self.questions.add(client);
         let deadline = Instant::now() + COMMAND_PATIENCE;
-        self.wait_for_connection(Wish::Person, COMMAND_RETRIES, deadline, asker.is_some()).await
+        self.wait_for_connection(Wish::Person, COMMAND_RETRIES, deadline, client.can_answer()).await
     }
 
     /// Closes the connection and makes a new one.
-    pub async fn reconnect(&self, asker: Option<&Asker>) -> Result<Arc<Connection>, Unreachable> {
-        self.questions.add(asker);
+    pub async fn reconnect(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
+        self.questions.add(client);
         self.ask(|done| HostRequest::Reconnect { done }).await?;
         let deadline = Instant::now() + COMMAND_PATIENCE;
-        self.wait_for_connection(Wish::Command, COMMAND_RETRIES, deadline, asker.is_some()).await
+        self.wait_for_connection(Wish::Command, COMMAND_RETRIES, deadline, client.can_answer())
+            .await
     }
 
     /// Closes the connection; nothing but a request to connect opens it again.

@@ -14,6 +14,7 @@ use super::agent::{self, AgentChoice};
 use super::candidates::{Candidate, Locked, candidates, locked};
 use super::dial::DialEnvironment;
 use super::error::{ConnectError, LossCause, Offer};
+use super::given_key;
 use super::handler::{Handler, Shared};
 use super::identity;
 use super::target::resolve;
@@ -63,8 +64,8 @@ pub struct Login {
     pub how: String,
     /// The agent that was asked, if one answered.
     pub agent: Option<PathBuf>,
-    /// A person was needed, and will be the next time.
-    pub by_person: bool,
+    /// It took something that a client gave and that is not kept: an answer, a key of its own.
+    pub by_client: bool,
 }
 
 /// One login: with what, and who can be asked.
@@ -151,7 +152,8 @@ pub async fn login(
             }
             Err(word) => (None, None, Vec::new(), word),
         };
-    let candidates = candidates(credentials, agent_keys, &environment.unlocked)?;
+    let given = given(request);
+    let candidates = candidates(credentials, agent_keys, given, &environment.unlocked)?;
     let mut attempt = Attempt {
         handle,
         shared,
@@ -166,24 +168,27 @@ pub async fn login(
             return Err(ConnectError::NoIdentity { user, agent: agent_word });
         }
         match attempt.none().await? {
-            Step::Done(how) => return Ok(Login { how, agent: agent_socket, by_person: false }),
+            Step::Done(how) => return Ok(Login { how, agent: agent_socket, by_client: false }),
             Step::Further(accepts) | Step::Refused(accepts) => accepts,
         }
     } else {
         MethodSet::empty()
     };
-    let mut done = Vec::new();
+    let (mut done, mut by_client) = (Vec::new(), false);
     for candidate in candidates.into_iter().take(MAX_OFFERS) {
         let offer = candidate.offer();
+        let of_client = matches!(candidate, Candidate::Given { by_client: true, .. });
         match attempt.offer(candidate, &offer, agent.as_mut(), &accepts).await? {
             // The agent declined, or nobody opened the key: try the next.
             None => {}
             Some(Step::Done(how)) => {
                 done.push(how);
                 let how = done.join(", then ");
-                return Ok(Login { how, agent: agent_socket, by_person: false });
+                let by_client = by_client || of_client;
+                return Ok(Login { how, agent: agent_socket, by_client });
             }
             Some(Step::Further(now)) => {
+                by_client |= of_client;
                 done.push(format!("publickey {} ({})", offer.name, offer.origin));
                 accepts = now;
                 if !accepts.contains(&MethodKind::PublicKey) {
@@ -199,6 +204,16 @@ pub async fn login(
         }
     }
     attempt.by_person(accepts, done, agent_socket).await
+}
+
+/// Returns the keys from the environment of the clients that wait, and from the daemon's own.
+fn given(request: &LoginRequest<'_>) -> Vec<Candidate> {
+    let of_clients = request.questions.keys();
+    // Checked when they came.
+    let of_clients = of_clients.iter().filter_map(|key| given_key::parse(key).ok());
+    let of_clients = of_clients.map(|key| Candidate::Given { key, by_client: true });
+    let own = request.environment.given_key.clone();
+    of_clients.chain(own.map(|key| Candidate::Given { key, by_client: false })).collect()
 }
 
 /// How a step of the login ended.
@@ -255,22 +270,20 @@ impl Attempt<'_, '_> {
         };
         let public = candidate.public().clone();
         let result = match candidate {
-            Candidate::File { key, certificate, .. } => match certificate {
-                None => {
-                    let key = PrivateKeyWithHashAlg::new(key, hash);
-                    self.handle.authenticate_publickey(user, key).await.map_err(|_| lost(shared))
-                }
-                Some(certificate) => {
-                    let mut signer = FileSigner::Open(key);
-                    let login = self.handle.authenticate_certificate_with(
-                        user,
-                        *certificate,
-                        hash,
-                        &mut signer,
-                    );
-                    login.await.map_err(|_| lost(shared))
-                }
-            },
+            Candidate::Given { key, .. } | Candidate::File { key, certificate: None, .. } => {
+                let key = PrivateKeyWithHashAlg::new(key, hash);
+                self.handle.authenticate_publickey(user, key).await.map_err(|_| lost(shared))
+            }
+            Candidate::File { key, certificate: Some(certificate), .. } => {
+                let mut signer = FileSigner::Open(key);
+                let login = self.handle.authenticate_certificate_with(
+                    user,
+                    *certificate,
+                    hash,
+                    &mut signer,
+                );
+                login.await.map_err(|_| lost(shared))
+            }
             Candidate::Locked { path, certificate, .. } => {
                 let (keys, questions) =
                     (&self.request.environment.unlocked, self.request.questions);
@@ -375,7 +388,7 @@ impl Attempt<'_, '_> {
             match outcome.map_err(|error| self.too_many_failures(error, &accepts))? {
                 Outcome::Done => {
                     done.push(word.to_owned());
-                    return Ok(Login { how: done.join(", then "), agent, by_person: true });
+                    return Ok(Login { how: done.join(", then "), agent, by_client: true });
                 }
                 Outcome::Further(now) => {
                     done.push(word.to_owned());

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use occ_proto::KEY_VARIABLES;
 use occ_proto::text::sanitize;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::{Certificate, PrivateKey, PublicKey};
@@ -25,6 +26,11 @@ pub(super) enum Candidate {
         key: Arc<PrivateKey>,
         certificate: Option<Box<Certificate>>,
     },
+    /// From the environment of the client, or of the daemon.
+    Given {
+        key: Arc<PrivateKey>,
+        by_client: bool,
+    },
     /// Behind a passphrase that nobody has given yet.
     Locked {
         path: PathBuf,
@@ -41,7 +47,7 @@ pub(super) enum Candidate {
 impl Candidate {
     pub(super) fn public(&self) -> &PublicKey {
         match self {
-            Self::File { key, .. } => key.public_key(),
+            Self::File { key, .. } | Self::Given { key, .. } => key.public_key(),
             Self::Agent { key, .. } | Self::Locked { key, .. } => key,
         }
     }
@@ -51,6 +57,7 @@ impl Candidate {
             Self::File { certificate, .. }
             | Self::Locked { certificate, .. }
             | Self::Agent { certificate, .. } => certificate.as_deref(),
+            Self::Given { .. } => None,
         }
     }
 
@@ -60,6 +67,7 @@ impl Candidate {
         let mut name = match self {
             Self::File { path, .. } | Self::Locked { path, .. } => path.display().to_string(),
             Self::Agent { comment, .. } => sanitize(comment),
+            Self::Given { .. } => KEY_VARIABLES[0].to_owned(),
         };
         if let Some(certificate) = self.certificate() {
             name.push_str(&format!(" with certificate {}", sanitize(certificate.key_id())));
@@ -70,6 +78,8 @@ impl Candidate {
         let origin = match self {
             Self::File { .. } | Self::Locked { .. } => "file",
             Self::Agent { .. } => "agent",
+            Self::Given { by_client: true, .. } => "the client's environment",
+            Self::Given { by_client: false, .. } => "occd's environment",
         };
         Offer { name, fingerprint, origin }
     }
@@ -85,6 +95,7 @@ impl Candidate {
             Self::File { path, key, .. } => Self::File { path, key, certificate },
             Self::Locked { path, key, .. } => Self::Locked { path, key, certificate },
             Self::Agent { comment, key, .. } => Self::Agent { comment, key, certificate },
+            given @ Self::Given { .. } => given,
         }
     }
 }
@@ -94,11 +105,12 @@ fn is_expired(certificate: &Certificate) -> bool {
     certificate.valid_before() <= now.as_secs()
 }
 
-/// Puts the keys in the order of their offers, each once: those named for the host, the agent's, the default
-/// files. A certificate comes before its bare key, as with ssh.
+/// Puts the keys in the order of their offers, each once: those named for the host, those given in the
+/// environment, the agent's, the default files. A certificate comes before its bare key, as with ssh.
 pub(super) fn candidates(
     credentials: &Credentials,
     agent: Vec<AgentIdentity>,
+    given: Vec<Candidate>,
     unlocked: &UnlockedKeys,
 ) -> Result<Vec<Candidate>, IdentityError> {
     let of_agent: Vec<Candidate> = agent.into_iter().filter_map(of_agent).collect();
@@ -145,6 +157,7 @@ pub(super) fn candidates(
             list.add_file(candidate, path);
         }
     }
+    given.into_iter().for_each(|candidate| list.push(candidate));
     if !credentials.identities_only {
         of_agent.iter().for_each(|candidate| list.add(candidate));
         for path in &credentials.defaults {

@@ -277,9 +277,9 @@ impl Connection {
         }
     }
 
-    /// Returns whether its login needed a person, as a new one would.
-    pub fn is_by_person(&self) -> bool {
-        self.facts.login.by_person
+    /// Returns whether its login needed a client, as a new one would: for an answer, or for its key.
+    pub fn is_by_client(&self) -> bool {
+        self.facts.login.by_client
     }
 
     /// Returns the names of the jump hosts on the way, the one next to us first.

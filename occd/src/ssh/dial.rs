@@ -7,6 +7,7 @@ use std::time::Duration;
 use occ_proto::status::{Phase, TestStep};
 use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
+use russh::keys::PrivateKey;
 use russh::{Preferred, SshId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -58,6 +59,8 @@ pub struct DialEnvironment {
     pub agents: Agents,
     /// The keys that are open.
     pub unlocked: Arc<UnlockedKeys>,
+    /// The key in the daemon's own environment.
+    pub given_key: Option<Arc<PrivateKey>>,
     /// Questions to people.
     pub prompts: Arc<Prompts>,
     /// Resolves names by ssh_config.
@@ -217,7 +220,10 @@ impl Dial<'_> {
         let guard = KillOnDrop(Some(Arc::clone(&control)));
         let config = session_config(settings, ssh_config, preferred, window(rtt));
         let shaken = handshake(stream, &control, handler, config, limit, questions).await;
-        let mut handle = shaken.map_err(|error| way.words.explain(error))?;
+        let mut handle = match shaken {
+            Ok(handle) => handle,
+            Err(error) => return Err(way.words.explain(error).await),
+        };
         let trusted = shared.host_key.get().map(|key| {
             let word = if key.new { "new, recorded in known_hosts" } else { "known" };
             format!("{}, {word}", key.text)

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod connection;
 pub mod dial;
 pub mod error;
+pub mod given_key;
 mod handler;
 pub mod hop;
 mod host_certificate;

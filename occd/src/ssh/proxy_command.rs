@@ -6,10 +6,14 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use occ_proto::KEY_VARIABLES;
 use occ_proto::text::sanitize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::error::{ConnectError, LossCause};
@@ -17,18 +21,29 @@ use super::error::{ConnectError, LossCause};
 /// How much of the program's last words is kept for an error.
 const WORDS: usize = 300;
 
+/// How long a program that has closed its output may take to say why.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// What the program says on its standard error, for errors.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LastWords(Arc<Mutex<String>>);
+pub(super) struct LastWords {
+    text: Arc<Mutex<String>>,
+    /// Cancelled when it says no more; nothing where there is no program.
+    silent: Option<CancellationToken>,
+}
 
 impl LastWords {
     /// Returns the last line, safe to print; empty when it said nothing.
     pub(super) fn get(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts the words of the program beside an error that it probably caused.
-    pub(super) fn explain(&self, error: ConnectError) -> ConnectError {
+    pub(super) async fn explain(&self, error: ConnectError) -> ConnectError {
+        if let Some(silent) = &self.silent {
+            // Its words may still be on their way, or never come: then there are none.
+            let _ = timeout(PARTING, silent.cancelled()).await;
+        }
         let words = self.get();
         match error {
             ConnectError::Lost { phase, .. } if !words.is_empty() => {
@@ -40,6 +55,7 @@ impl LastWords {
     }
 
     async fn follow(self, mut stderr: ChildStderr) {
+        let _silent = self.silent.clone().map(CancellationToken::drop_guard);
         let mut tail = Vec::new();
         let mut buffer = [0; 1024];
         // An error is the end of what can be read, and so of the words.
@@ -49,7 +65,7 @@ impl LastWords {
             tail.drain(..surplus);
             let text = String::from_utf8_lossy(&tail);
             let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sanitize(line.trim());
+            *self.text.lock().unwrap_or_else(PoisonError::into_inner) = sanitize(line.trim());
         }
     }
 }
@@ -70,6 +86,8 @@ impl ProxyCommand {
         let mut child = Command::new(shell.unwrap_or_else(|| "/bin/sh".into()))
             .arg("-c")
             .arg(format!("exec {line}"))
+            .env_remove(KEY_VARIABLES[0])
+            .env_remove(KEY_VARIABLES[1])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -82,7 +100,7 @@ impl ProxyCommand {
         else {
             return Err(io::Error::other("its streams are not connected"));
         };
-        let words = LastWords::default();
+        let words = LastWords { silent: Some(CancellationToken::new()), ..LastWords::default() };
         tasks.spawn(words.clone().follow(stderr));
         Ok((Self { child, stdin, stdout }, words))
     }

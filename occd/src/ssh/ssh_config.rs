@@ -17,6 +17,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use occ_proto::KEY_VARIABLES;
 use occ_proto::name::{Address, InvalidName, UserName};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -282,6 +283,9 @@ impl Resolver {
         command
             .arg("-G")
             .args(arguments)
+            // `Match exec` runs programs.
+            .env_remove(KEY_VARIABLES[0])
+            .env_remove(KEY_VARIABLES[1])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use occ_proto::Code;
 use occ_proto::status::{Phase, State};
 use testkit::daemon::Target;
@@ -333,4 +335,95 @@ fn each_unusable_identity_file_gets_one_clear_sentence() {
         assert_eq!((error.code, error.phase), (code, Phase::Config));
     }
     assert_eq!(host.auth_attempts(), 0);
+}
+
+#[test]
+fn a_key_in_the_clients_environment_is_for_that_request_and_comes_after_the_named_ones() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let named = KeyFile::generate(rig.home().join(".ssh/named"), "ed25519");
+    add_with(&rig, &sshd, Some(&named.path));
+    rig.start_daemon(&[]);
+    let key = STANDARD.encode(fs::read(sshd.client_key_path()).unwrap());
+    assert_eq!(problem(&post(&rig, "/v1/hosts/far/connect")).code, Code::AuthFailed);
+    for variable in ["OCC_SSH_KEY", "TENDHOST_SSH_KEY"] {
+        let mut command = rig.occ(&["exec", "--host", "far", "--", "echo", "in"]);
+        let output = command.env(variable, &key).output().unwrap();
+        assert_eq!(output.stdout, b"in\n", "{}", String::from_utf8_lossy(&output.stderr));
+        let auth = look(&rig, "far").connection.unwrap().auth;
+        assert_eq!(auth, "publickey OCC_SSH_KEY (the client's environment)");
+        // The next login has no such key, so there is none in the background.
+        sshd.kill_sessions();
+        assert_eq!(failure(&rig, "far", State::Failed).code, Code::InputNeeded);
+    }
+    // The named one was offered first.
+    let offered: Vec<String> = sshd
+        .log()
+        .lines()
+        .filter(|line| line.contains("ed publickey for") && !line.starts_with("Postponed"))
+        .map(str::to_owned)
+        .collect();
+    assert!(offered[0].starts_with("Failed") && offered[1].starts_with("Failed"), "{offered:?}");
+    assert!(offered[2].starts_with("Accepted"), "{offered:?}");
+    assert!(!rig.log().contains(&key[..40]));
+    for bad in ["%%%", "aGVsbG8="] {
+        let output =
+            rig.occ(&["connect", "--host", "far"]).env("OCC_SSH_KEY", bad).output().unwrap();
+        let says = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{says}");
+        assert!(says.contains("OCC_SSH_KEY") && !says.contains(bad), "{says}");
+    }
+}
+
+#[test]
+fn a_key_in_the_daemons_environment_is_for_all_logins_and_for_no_program() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    add_with(&rig, &sshd, None);
+    let seen = rig.root().join("seen");
+    let config = format!(
+        "Match exec \"env | grep -c SSH_KEY >{0}\"\nHost *\n\
+         ProxyCommand bash -c 'env | grep -c SSH_KEY >>{0}; exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3'\n",
+        seen.display()
+    );
+    fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    let key = STANDARD.encode(fs::read(sshd.client_key_path()).unwrap());
+    rig.set_env("OCC_SSH_KEY", &key);
+    rig.start_daemon(&[]);
+    assert_eq!(post(&rig, "/v1/hosts/far/connect").status, 200);
+    let auth = look(&rig, "far").connection.unwrap().auth;
+    assert_eq!(auth, "publickey OCC_SSH_KEY (occd's environment)");
+    assert!(fs::read_to_string(seen).unwrap().lines().all(|line| line == "0"));
+    // It is there for the next one, too.
+    sshd.kill_sessions();
+    echoes(&rig, "far");
+}
+
+#[test]
+fn an_rsa_certificate_beside_a_key_file_logs_in() {
+    if !RealSshd::require() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ca = KeyFile::generate(dir.path().join("ca"), "ed25519");
+    let trusted = dir.path().join("ca.pub");
+    let sshd = RealSshd::builder()
+        .client_key("rsa")
+        .config(format!("TrustedUserCAKeys {}", trusted.display()))
+        .start();
+    fs::write(sshd.authorized_keys_path(), "").unwrap();
+    let key = KeyFile::generate(dir.path().join("key"), "rsa");
+    key.certify(&ca, &["-n", sshd.user()]);
+    let mut rig = DaemonRig::new();
+    add_with(&rig, &sshd, Some(&key.path));
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let auth = look(&rig, "far").connection.unwrap().auth;
+    assert!(auth.contains("with certificate a-certificate"), "{auth}");
 }

@@ -34,6 +34,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
     let environment = DialEnvironment {
         unlocked: Arc::new(UnlockedKeys::new(Arc::clone(&prompts), home.to_owned())),
         prompts,
+        given_key: None,
         home: home.to_owned(),
         login_user: "nobody".into(),
         agents: Agents::default(),

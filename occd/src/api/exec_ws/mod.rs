@@ -21,10 +21,10 @@ use output::Last;
 use passing::Passing;
 
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Host, MaybeAsker};
+use super::extract::{Caller, Host};
 use crate::exec::{self, Command, Destinations, Progress, Running};
 use crate::host::{COMMAND_RETRIES, HostHandle};
-use crate::prompts::Asker;
+use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ type Source = SplitStream<WebSocket>;
 
 pub(super) async fn upgrade(
     Host(host): Host,
-    MaybeAsker(asker): MaybeAsker,
+    Caller(client): Caller,
     passing: Passing,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
@@ -50,17 +50,17 @@ pub(super) async fn upgrade(
         .max_message_size(MESSAGE_LIMIT)
         .max_frame_size(MESSAGE_LIMIT)
         .write_buffer_size(WRITE_BUFFER)
-        .on_upgrade(move |socket| async move { serve(host, socket, asker, passing).await });
+        .on_upgrade(move |socket| async move { serve(host, socket, client, passing).await });
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
     }
     Ok(response)
 }
 
-async fn serve(host: HostHandle, socket: WebSocket, asker: Option<Asker>, passing: Passing) {
+async fn serve(host: HostHandle, socket: WebSocket, client: Client, passing: Passing) {
     let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let (running, early) = match begin(&host, &mut source, asker.as_ref()).await {
+    let (running, early) = match begin(&host, &mut source, &client).await {
         Ok(Some(begun)) => begun,
         Ok(None) => return,
         Err(problem) => {
@@ -108,7 +108,7 @@ async fn serve(host: HostHandle, socket: WebSocket, asker: Option<Asker>, passin
 async fn begin(
     host: &HostHandle,
     source: &mut Source,
-    asker: Option<&Asker>,
+    client: &Client,
 ) -> Result<Option<(Running, VecDeque<Message>)>, ApiError> {
     let first = match timeout(REQUEST, source.next()).await {
         Ok(Some(Ok(Message::Text(text)))) => text,
@@ -126,7 +126,7 @@ async fn begin(
     let retries = request.retries.unwrap_or(COMMAND_RETRIES);
     let command = Command::new(request)?;
     let progress = Progress::default();
-    let starting = exec::start(host, &command, retries, asker, &progress);
+    let starting = exec::start(host, &command, retries, client, &progress);
     tokio::pin!(starting);
     let (mut early, mut early_bytes) = (VecDeque::new(), 0);
     loop {

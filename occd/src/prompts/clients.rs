@@ -1,0 +1,118 @@
+//! The clients that wait for something, and what they can give: an answer, or a key of their own.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use occ_proto::Secret;
+
+/// How deep groups of clients lie in one another: a host behind jump hosts, and a key that the last needs.
+const DEEPEST: usize = 16;
+
+/// A client's request. What it can give ends with it.
+#[derive(Debug, Clone, Default)]
+pub struct Client(Arc<Gifts>);
+
+#[derive(Debug, Default)]
+struct Gifts {
+    /// The name under which it listens for prompts.
+    token: Option<String>,
+    /// A private key (`OCC_SSH_KEY`).
+    key: Option<Secret>,
+}
+
+/// A token is 1 to 64 letters, digits and hyphens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadToken;
+
+impl Client {
+    /// Returns a client that listens for prompts under that token, if any, and brings that key, if any.
+    pub fn new(token: Option<&str>, key: Option<Secret>) -> Result<Self, BadToken> {
+        let valid = |token: &&str| {
+            let letters = token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            (1..=64).contains(&token.len()) && letters
+        };
+        if token.is_some_and(|token| !valid(&token)) {
+            return Err(BadToken);
+        }
+        Ok(Self(Arc::new(Gifts { token: token.map(str::to_owned), key })))
+    }
+
+    /// Returns whether it can put a question to a person.
+    pub fn can_answer(&self) -> bool {
+        self.0.token.is_some()
+    }
+}
+
+#[derive(Debug)]
+enum Member {
+    Client(Weak<Gifts>),
+    Group(Weak<Mutex<Vec<Member>>>),
+}
+
+/// The clients of one host or key, and those of others that wait for it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clients(Arc<Mutex<Vec<Member>>>);
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a client for as long as its request lasts, if it has anything to give.
+    pub(super) fn add(&self, client: &Client) -> bool {
+        if client.0.token.is_none() && client.0.key.is_none() {
+            return false;
+        }
+        let mut members = self.lock();
+        members.retain(|member| match member {
+            Member::Client(client) => client.strong_count() > 0,
+            Member::Group(group) => group.strong_count() > 0,
+        });
+        members.push(Member::Client(Arc::downgrade(&client.0)));
+        true
+    }
+
+    /// Adds the clients of another, now and later, until the guard is dropped.
+    pub(super) fn lend<'a>(&'a self, other: &'a Clients) -> impl Drop + use<'a> {
+        self.lock().push(Member::Group(Arc::downgrade(&other.0)));
+        super::OnDrop(move || {
+            let mut members = self.lock();
+            let is_it = |member: &Member| match member {
+                Member::Group(group) => group.as_ptr() == Arc::as_ptr(&other.0),
+                Member::Client(_) => false,
+            };
+            if let Some(at) = members.iter().position(is_it) {
+                members.swap_remove(at);
+            }
+        })
+    }
+
+    /// Returns whether one can put a question to a person.
+    pub(super) fn can_answer(&self) -> bool {
+        self.all(DEEPEST).iter().any(|client| client.token.is_some())
+    }
+
+    /// Returns whether one listens under this token.
+    pub(super) fn has(&self, token: &str) -> bool {
+        self.all(DEEPEST).iter().any(|client| client.token.as_deref() == Some(token))
+    }
+
+    /// Returns the keys that they bring.
+    pub(super) fn keys(&self) -> Vec<Secret> {
+        self.all(DEEPEST).iter().filter_map(|client| client.key.clone()).collect()
+    }
+
+    fn all(&self, depth: usize) -> Vec<Arc<Gifts>> {
+        // Not under the lock: groups lie in one another.
+        let (mut clients, mut groups) = (Vec::new(), Vec::new());
+        for member in self.lock().iter() {
+            match member {
+                Member::Client(client) => clients.extend(client.upgrade()),
+                Member::Group(group) => groups.extend(group.upgrade().map(Clients)),
+            }
+        }
+        if depth > 0 {
+            clients.extend(groups.iter().flat_map(|group| group.all(depth - 1)));
+        }
+        clients
+    }
+}
