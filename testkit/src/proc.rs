@@ -113,6 +113,16 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count)
     }
 
+    /// Returns the processor time that it has used, all threads together (proc(5), `/proc/pid/stat`).
+    pub fn cpu_time(self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // Behind the name, which may hold spaces; utime and stime are fields 14 and 15.
+        let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks = rest.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok());
+        // USER_HZ, which is 100 on every Linux.
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
     /// Returns a line of `smaps_rollup` such as `Rss` or `Private_Dirty`, in KiB.
     pub fn memory_kib(self, line: &str) -> Option<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?;

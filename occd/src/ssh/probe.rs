@@ -19,17 +19,17 @@ const PROBE: Duration = Duration::from_secs(30);
 const LIMIT: usize = 16 * 1024;
 
 /// One line without quotes inside, so that every shell of the sh, csh and fish families hands it to
-/// `sh` unchanged. `docker context` is not asked: starting the docker client takes 20 ms and more.
+/// `sh` unchanged. Each program that it starts is a fork on a host that may log in hundreds at once, so there
+/// are few. `docker context` is not asked: starting the docker client takes 20 ms and more.
 const SCRIPT: &str = concat!(
     "exec sh -c '",
     "echo occ-probe shell=$SHELL; ",
-    "echo occ-probe os=$(uname -s); ",
-    "echo occ-probe arch=$(uname -m); ",
+    "printf \"occ-probe uname=\"; uname -sm; ",
     "command -v docker >/dev/null 2>&1 && echo occ-probe docker=1; ",
-    "u=$(id -u); ",
+    "r=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}; ",
     "for s in ${DOCKER_HOST#unix://} /var/run/docker.sock ",
-    "${XDG_RUNTIME_DIR:-/run/user/$u}/docker.sock $HOME/.docker/run/docker.sock /run/podman/podman.sock ",
-    "${XDG_RUNTIME_DIR:-/run/user/$u}/podman/podman.sock; do ",
+    "$r/docker.sock $HOME/.docker/run/docker.sock /run/podman/podman.sock ",
+    "$r/podman/podman.sock; do ",
     "test -S \"$s\" || continue; ",
     "if test -r \"$s\" && test -w \"$s\"; then echo occ-probe usable=$s; ",
     "else echo occ-probe denied=$s; fi; done'",
@@ -79,8 +79,10 @@ fn parse(answer: &[u8]) -> RemoteSystem {
         let value = sanitize(value.trim());
         match key {
             "shell" => system.shell = value,
-            "os" => system.os = value,
-            "arch" => system.arch = value,
+            "uname" => {
+                let (os, arch) = value.split_once(' ').unwrap_or((&value, ""));
+                (system.os, system.arch) = (os.to_owned(), arch.to_owned());
+            }
             "docker" => system.docker_cli = true,
             "usable" | "denied" => {
                 let usable = key == "usable";
@@ -101,11 +103,12 @@ mod tests {
     #[test]
     fn answers_are_found_among_a_shells_greetings() {
         let system = parse(
-            b"Welcome!\nocc-probe shell=/bin/bash\nocc-probe os=Linux\nocc-probe arch=x86_64\n\
+            b"Welcome!\nocc-probe shell=/bin/bash\nocc-probe uname=Linux x86_64\n\
               occ-probe docker=1\nocc-probe usable=/var/run/docker.sock\n\
               occ-probe usable=/var/run/docker.sock\nocc-probe denied=/run/podman/podman.sock\n",
         );
         assert_eq!(system.shell, "/bin/bash");
+        assert_eq!((system.os.as_str(), system.arch.as_str()), ("Linux", "x86_64"));
         assert!(system.docker_cli);
         assert_eq!(system.docker_sockets.len(), 2);
         assert!(!system.docker_sockets[1].usable);

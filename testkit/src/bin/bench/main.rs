@@ -10,6 +10,8 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
+mod crowd;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,6 +43,11 @@ fn main() {
         ("cold", Bench::cold),
         ("stream", Bench::stream),
         ("memory", Bench::memory),
+        ("parallel", Bench::parallel),
+        ("fleet", Bench::fleet),
+        ("thousand", Bench::thousand),
+        ("beside", Bench::beside),
+        ("back", Bench::back),
     ] {
         if wants(name) {
             run(&mut bench);
@@ -74,29 +81,35 @@ impl Bench {
         rig.add_host("far", Target::from(&near).through(&far));
         rig.start_daemon(&[]);
         let ssh_config = rig.home().join(".ssh/bench_config");
-        let mut text = String::new();
-        for (host, port) in [("near", near.port()), ("far", far.port())] {
-            for (name, master) in [(host.to_owned(), false), (format!("{host}-master"), true)] {
-                write!(
-                    text,
-                    "Host {name}\n HostName 127.0.0.1\n Port {port}\n User {user}\n IdentityFile {}\n \
-                     StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n \
-                     IdentitiesOnly yes\n",
-                    near.client_key_path().display()
-                )
-                .unwrap();
-                if master {
-                    writeln!(text, " ControlPath {}/{name}", rig.root().display()).unwrap();
-                }
-            }
-        }
-        std::fs::write(&ssh_config, text).unwrap();
         let bench = Self { rig, near, far, ssh_config, report: String::new() };
+        for (host, port) in [("near", bench.near.port()), ("far", bench.far.port())] {
+            bench.add_to_ssh_config(host, port, bench.near.client_key_path());
+        }
         for host in ["near", "far"] {
             bench.rig.occ_ok(&["connect", "--host", host]);
             run(bench.ssh(&["-MNf", &format!("{host}-master")]));
         }
         bench
+    }
+
+    /// Lets ssh know a server as `HOST`, and as `HOST-master` over a ControlMaster.
+    fn add_to_ssh_config(&self, host: &str, port: u16, key: &Path) {
+        let user = testkit::user::test_user();
+        let mut text = std::fs::read_to_string(&self.ssh_config).unwrap_or_default();
+        for (name, master) in [(host.to_owned(), false), (format!("{host}-master"), true)] {
+            write!(
+                text,
+                "Host {name}\n HostName 127.0.0.1\n Port {port}\n User {user}\n IdentityFile {}\n \
+                 StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n \
+                 IdentitiesOnly yes\n",
+                key.display()
+            )
+            .unwrap();
+            if master {
+                writeln!(text, " ControlPath {}/{name}", self.rig.root().display()).unwrap();
+            }
+        }
+        std::fs::write(&self.ssh_config, text).unwrap();
     }
 
     fn ssh(&self, args: &[&str]) -> Command {
