@@ -14,6 +14,7 @@ use crate::ssh::Compression;
 use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
 use crate::ssh::host_key::Unknown;
+use crate::used::Autoconnect;
 
 /// The shortest time that can be set: what is shorter would only make work.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -56,6 +57,8 @@ pub struct ConnectionConfig {
     /// Connections of one host at a time.
     #[serde(deserialize_with = "at_least_one")]
     pub max_connections: Option<u32>,
+    /// Whether the host is connected before anybody asks: `"recent"`, `"all"` or `"none"`.
+    pub autoconnect: Option<Autoconnect>,
     /// Whether to compress: `"auto"`, `"on"` or `"off"`.
     pub compression: Option<Compression>,
     /// What happens to a host key that is not on record: `"accept-new"`, `"ask"` or `"yes"`, which refuses it.
@@ -136,6 +139,8 @@ pub struct EffectiveSettings {
     pub limits: Limits,
     /// Connections of the host at a time.
     pub max_connections: usize,
+    /// Whether it is connected before anybody asks.
+    pub autoconnect: Autoconnect,
     /// The Docker socket, if set.
     pub docker_socket: Option<String>,
 }
@@ -214,6 +219,7 @@ impl Config {
             },
             limits: Limits { max_retries: (max_retries > 0).then_some(max_retries) },
             max_connections: setting!(max_connections, 4) as usize,
+            autoconnect: setting!(autoconnect, Autoconnect::Recent),
             docker_socket: own.and_then(|own| own.docker_socket.clone()),
         }
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use occ_proto::Secret;
 use occ_proto::paths::{Env, PathError};
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,10 +31,8 @@ use crate::ssh::given_key;
 use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
 use crate::ssh::unlocked::UnlockedKeys;
+use crate::used::UsedFile;
 
-/// Dials at once. OpenSSH's default MaxStartups begins to refuse at 10 unauthenticated connections from
-/// everybody together; most dials go to different servers.
-const DIALS: usize = 16;
 /// How long running requests and connections may take to end.
 const DRAIN: Duration = Duration::from_secs(8);
 /// How often occd.toml is looked at.
@@ -117,7 +115,7 @@ impl Daemon {
             dial: Arc::new(DialEnvironment {
                 resolver: Resolver::new(self.home.clone()),
                 hops: HopsLink::default(),
-                dials: Semaphore::new(DIALS),
+                turns: Arc::default(),
                 home: self.home,
                 login_user: self.login_user,
                 agents: Agents::new(self.agent),
@@ -129,7 +127,9 @@ impl Daemon {
             revision: Arc::new(AtomicU64::new(0)),
             tasks: tasks.clone(),
         });
-        let pool = Arc::new(Pool::new(Arc::clone(&context), hosts_stop.clone()));
+        let used = UsedFile::new(self.env.state_dir()?);
+        let pool = Arc::new(Pool::new(Arc::clone(&context), used.load(), hosts_stop.clone()));
+        tasks.spawn(used.keep(Arc::clone(&pool), hosts_stop.clone()));
         let hops: Arc<dyn Hops> = Arc::clone(&pool) as _;
         context.dial.hops.set(Arc::downgrade(&hops));
         let hosts = HostsStore::open(self.env.hosts_file_candidates()?);

@@ -18,3 +18,4 @@ pub mod prompts;
 pub mod server;
 pub mod socket;
 pub mod ssh;
+pub mod used;

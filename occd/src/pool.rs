@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use dashmap::DashMap;
+use dashmap::mapref::multiple::RefMulti;
+use jiff::Timestamp;
 use occ_proto::HostName;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::host::{self, HostContext, HostHandle};
 use crate::hosts::HostsSnapshot;
+use crate::used::LastUsed;
 
 mod hops;
 
@@ -23,6 +26,8 @@ pub struct Pool {
     config: std::sync::Mutex<Arc<Config>>,
     context: Arc<HostContext>,
     stop: CancellationToken,
+    /// When hosts were used before this daemon started.
+    used_before: LastUsed,
     /// The revision of hosts.json that the pool is in line with.
     revision: AtomicU64,
     reloading: Mutex<()>,
@@ -36,13 +41,14 @@ struct Entry {
 
 impl Pool {
     /// Returns an empty pool whose hosts end when `stop` is cancelled.
-    pub fn new(context: Arc<HostContext>, stop: CancellationToken) -> Self {
+    pub fn new(context: Arc<HostContext>, used_before: LastUsed, stop: CancellationToken) -> Self {
         Self {
             hosts: DashMap::new(),
             via: DashMap::new(),
             config: std::sync::Mutex::default(),
             context,
             stop,
+            used_before,
             revision: AtomicU64::new(0),
             reloading: Mutex::new(()),
         }
@@ -57,6 +63,14 @@ impl Pool {
     pub fn get(&self, name: &HostName) -> Option<HostHandle> {
         let map = if name.is_via() { &self.via } else { &self.hosts };
         map.get(name).map(|entry| entry.handle.clone())
+    }
+
+    /// Returns when each host of hosts.json was last used.
+    pub fn used(&self) -> LastUsed {
+        let used = |entry: RefMulti<'_, HostName, Entry>| {
+            Some((entry.key().clone(), entry.handle.last_used()?))
+        };
+        self.hosts.iter().filter_map(used).collect()
     }
 
     /// Returns every host, also the jump hosts that hosts.json does not name, by their names.
@@ -105,6 +119,7 @@ impl Pool {
                 entry.stop.cancel();
             }
         }
+        let mut eager = Vec::new();
         for (name, host) in &file.hosts {
             let settings = config.effective(name);
             // The guard of the map is not held across an await.
@@ -113,17 +128,26 @@ impl Pool {
                 Some(handle) => handle.configure(host.clone(), settings).await,
                 None => {
                     let stop = self.stop.child_token();
+                    let used = self.used_before.get(name).copied();
+                    let autoconnect = settings.autoconnect;
                     let handle = host::spawn(
                         name.clone(),
                         host.clone(),
                         settings,
                         Arc::clone(&self.context),
+                        used,
                         stop.clone(),
                     );
+                    if autoconnect.applies(used, Timestamp::now()) {
+                        eager.push(handle.clone());
+                    }
                     self.hosts.insert(name.clone(), Entry { handle, stop });
                 }
             }
         }
+        // Dials are made in the order in which they are asked for: the host that was used last comes first.
+        eager.sort_by_key(|handle| std::cmp::Reverse(handle.last_used()));
+        eager.iter().for_each(HostHandle::glance);
         self.reload_via(config).await;
         self.revision.store(snapshot.revision, Ordering::Release);
     }

@@ -223,6 +223,13 @@ impl Questions {
         question.map_or_else(|| "".into(), |(text, _)| text)
     }
 
+    /// Waits until a question is open, or none is.
+    pub async fn until(&self, open: bool) {
+        let mut waiting = self.waiting.subscribe();
+        // The sender is ours.
+        let _ = waiting.wait_for(|waiting| waiting.question.is_some() == open).await;
+    }
+
     /// Returns how long people have been waited for.
     pub fn spent(&self) -> Duration {
         let waiting = self.waiting.borrow();

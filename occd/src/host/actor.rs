@@ -30,6 +30,7 @@ use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection, LossCause, certificate_beside};
+use crate::used::UseClock;
 
 /// What all hosts share.
 #[derive(Debug)]
@@ -100,6 +101,7 @@ pub fn spawn(
     config: HostConfig,
     settings: EffectiveSettings,
     context: Arc<HostContext>,
+    used: Option<Timestamp>,
     stop: CancellationToken,
 ) -> HostHandle {
     let (sender, requests) = mpsc::channel(REQUESTS);
@@ -149,7 +151,8 @@ pub fn spawn(
         published,
     };
     tasks.spawn(actor.run());
-    HostHandle { name, questions, requests: sender, snapshot }
+    let used = Arc::new(UseClock::at(used));
+    HostHandle { name, questions, used, requests: sender, snapshot }
 }
 
 impl Actor {
@@ -235,6 +238,8 @@ impl Actor {
                 };
                 if demand != Demand::Glance {
                     self.demand = HopDemand::Command;
+                    // Also the dial that is under way is one that is waited for now.
+                    self.context.dial.turns.hurry(&self.name);
                 }
                 self.handle(Event::Wanted(demand));
                 Some(done)

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::ssh::{ConnectError, Connection};
+use crate::used::UseClock;
 
 mod actor;
 pub mod backoff;
@@ -119,6 +120,7 @@ pub struct HostHandle {
     name: HostName,
     /// Shared with the actor, whose dials ask them.
     questions: Arc<Questions>,
+    used: Arc<UseClock>,
     requests: mpsc::Sender<HostRequest>,
     snapshot: watch::Receiver<Arc<HostSnapshot>>,
 }
@@ -139,6 +141,11 @@ impl HostHandle {
         let (done, _) = oneshot::channel();
         // A full queue means that others are asking already.
         let _ = self.requests.try_send(HostRequest::Want { by: Wish::Glance, done });
+    }
+
+    /// Returns when it was last used.
+    pub fn last_used(&self) -> Option<Timestamp> {
+        self.used.last()
     }
 
     /// Returns the question that the host's dial waits for.
@@ -168,6 +175,7 @@ impl HostHandle {
         retries: u32,
         client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
+        self.used.note();
         if let Some(connection) = self.snapshot.borrow().usable() {
             return Ok(Arc::clone(connection));
         }
@@ -182,6 +190,7 @@ impl HostHandle {
         behind: &Questions,
         deadline: Instant,
     ) -> Result<Arc<Connection>, Unreachable> {
+        self.used.note();
         if let Some(connection) = self.snapshot.borrow().usable() {
             return Ok(Arc::clone(connection));
         }
@@ -232,6 +241,7 @@ impl HostHandle {
 
     /// Connects because a person asked for it, also when the host is failed or stopped.
     pub async fn connect(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
+        self.used.note();
         self.questions.add(client);
         let deadline = Instant::now() + COMMAND_PATIENCE;
         self.wait_for_connection(Wish::Person, COMMAND_RETRIES, deadline, client.can_answer()).await

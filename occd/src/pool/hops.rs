@@ -99,7 +99,7 @@ impl Pool {
             tracing::info!(host = %name, "a jump host that hosts.json does not name");
             let stop = self.stop.child_token();
             let context = Arc::clone(&self.context);
-            let handle = host::spawn(name, config, settings, context, stop.clone());
+            let handle = host::spawn(name, config, settings, context, None, stop.clone());
             Entry { handle, stop }
         });
         Ok(entry.handle.clone())

@@ -120,7 +120,7 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     /// Takes an authenticated session and begins to probe the host and to keep a spare channel, both in
-    /// the background: the connection can be used at once.
+    /// the background: the connection can be used at once. The probe waits for `calm`.
     pub fn start(
         id: ConnectionId,
         handle: Handle<Handler>,
@@ -128,6 +128,7 @@ impl Connection {
         control: Arc<StreamControl>,
         facts: Facts,
         tasks: TaskTracker,
+        calm: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Self> {
         let sessions = Sessions::of(&facts.server);
         let connection = Arc::new(Self {
@@ -149,6 +150,7 @@ impl Connection {
         });
         let weak = Arc::downgrade(&connection);
         connection.spawn(async move {
+            calm.await;
             let Some(connection) = weak.upgrade() else { return };
             let system = probe::run(&connection).await;
             connection.system.send_replace(Some(Arc::new(system)));

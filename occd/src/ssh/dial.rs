@@ -9,7 +9,6 @@ use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
 use russh::keys::PrivateKey;
 use russh::{Preferred, SshId};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +28,7 @@ use super::stream::{GuardedStream, StreamControl};
 use super::target::{Route, Target, resolve};
 use super::tcp;
 use super::transport::Transport;
+use super::turns::{Lane, Turn, Turns};
 use super::unlocked::UnlockedKeys;
 use crate::host::machine::ConnectionId;
 use crate::prompts::{Prompts, Questions};
@@ -67,8 +67,8 @@ pub struct DialEnvironment {
     pub resolver: Resolver,
     /// Keeps the connections of jump hosts.
     pub hops: HopsLink,
-    /// Dials at once, over all hosts.
-    pub dials: Semaphore,
+    /// Whose turn it is to dial.
+    pub turns: Arc<Turns>,
     /// Where unread output is kept.
     pub spill: Arc<SpillPolicy>,
 }
@@ -143,7 +143,8 @@ impl Dial<'_> {
     /// Returns the key that the server shows, without logging in.
     pub async fn host_key(&self) -> Result<ShownKey, ConnectError> {
         let shown = Arc::new(OnceLock::new());
-        let dialled = self.connect(&mut Steps::default(), Some(Arc::clone(&shown))).await;
+        let mut steps = Steps::default();
+        let dialled = Box::pin(self.connect(&mut steps, Some(Arc::clone(&shown)))).await;
         match (dialled, shown.get()) {
             (_, Some(shown)) => Ok(shown.clone()),
             (Err(error), None) => Err(error),
@@ -154,7 +155,8 @@ impl Dial<'_> {
 
     /// Makes the connection. Whatever goes wrong, nothing of the attempt stays behind.
     pub async fn run(&self, steps: &mut Steps) -> Result<Arc<Connection>, ConnectError> {
-        self.connect(steps, None).await
+        // Boxed: it is large, and rare.
+        Box::pin(self.connect(steps, None)).await
     }
 
     /// Makes the connection, unless the server's key is only to be looked at: it is then put into `review`.
@@ -171,7 +173,7 @@ impl Dial<'_> {
         let begun = Instant::now();
         let resolving = resolve(self.config, environment);
         let target = limit.bound(Phase::Resolve, questions, resolving).await?;
-        let limit = match (settings.timeout, target.ssh_config.connect_timeout) {
+        let mut limit = match (settings.timeout, target.ssh_config.connect_timeout) {
             (None, Some(set)) => limit.of_length(set),
             _ => limit,
         };
@@ -189,7 +191,7 @@ impl Dial<'_> {
         }
         let user = &target.credentials.user;
         let place = format!("{}:{} as {user} ({})", target.address, target.port, target.origin());
-        let way = self.way(&target, place, limit, steps, begun).await?;
+        let mut way = self.way(&target, place, &mut limit, steps, begun).await?;
         // The time it took to open was one round trip; what an earlier connection measured is as good.
         let rtt = way.rtt.max(settings.known_rtt.unwrap_or_default());
 
@@ -232,6 +234,7 @@ impl Dial<'_> {
 
         let begun = Instant::now();
         let login = auth::login(&mut handle, &shared, &request);
+        let login = Box::pin(way.turn.around(questions, login));
         let login = limit.bound(Phase::Authentication, questions, login).await?;
         steps.ok("login", login.how.clone(), begun);
 
@@ -244,7 +247,10 @@ impl Dial<'_> {
         };
         guard.disarm();
         let tasks = self.tasks.clone();
-        Ok(Connection::start(self.id, handle, shared, control, facts, tasks))
+        let turns = Arc::clone(&environment.turns);
+        // The probe is work for the server, too: logins that others wait for come first.
+        let calm = async move { turns.calm().await };
+        Ok(Connection::start(self.id, handle, shared, control, facts, tasks, calm))
     }
 
     /// Opens the way to the server.
@@ -252,7 +258,7 @@ impl Dial<'_> {
         &self,
         target: &Target,
         place: String,
-        limit: Limit,
+        limit: &mut Limit,
         steps: &mut Steps,
         begun: Instant,
     ) -> Result<Way, ConnectError> {
@@ -268,7 +274,7 @@ impl Dial<'_> {
                 let looking = tcp::lookup(address, port);
                 let addresses = limit.bound(Phase::Resolve, questions, looking).await?;
                 steps.ok("resolve", place, begun);
-                let _turn = self.turn().await;
+                let turn = self.turn(Lane::Server(address.to_owned(), port), limit).await;
                 let begun = Instant::now();
                 let phase = limit.of_a_phase(questions);
                 let connecting = tcp::connect(&addresses);
@@ -276,6 +282,7 @@ impl Dial<'_> {
                 steps.ok("connect", format!("TCP {peer}"), begun);
                 Ok(Way {
                     transport: Transport::Tcp(tcp),
+                    turn,
                     peer: peer.to_string(),
                     hop: None,
                     rtt: begun.elapsed(),
@@ -290,7 +297,7 @@ impl Dial<'_> {
                 let end = limit.end(questions);
                 let hop = hops.connect(self.name, chain, self.demand, end, questions).await?;
                 steps.ok("jump", hop.name.to_string(), begun);
-                let _turn = self.turn().await;
+                let turn = self.turn(Lane::Hop(hop.name.clone()), limit).await;
                 let begun = Instant::now();
                 let opening = hop.connection.direct_tcpip(address, port);
                 let opening = async {
@@ -304,6 +311,7 @@ impl Dial<'_> {
                 steps.ok("connect", format!("{peer} from {}", hop.name), begun);
                 Ok(Way {
                     transport: Transport::Channel(Box::new(channel.into_stream())),
+                    turn,
                     peer,
                     hop: Some(hop),
                     rtt: begun.elapsed(),
@@ -312,12 +320,14 @@ impl Dial<'_> {
             }
             Route::Command(line) => {
                 steps.ok("resolve", place, begun);
+                let turn = self.turn(Lane::Server(address.to_owned(), port), limit).await;
                 let begun = Instant::now();
                 let (command, words) = ProxyCommand::start(line, self.tasks)
                     .map_err(|source| ConnectError::ProxyCommand { source })?;
                 steps.ok("connect", "ProxyCommand started".into(), begun);
                 Ok(Way {
                     transport: Transport::Command(Box::new(command)),
+                    turn,
                     peer,
                     hop: None,
                     rtt: Duration::ZERO,
@@ -327,9 +337,12 @@ impl Dial<'_> {
         }
     }
 
-    /// Waits for one of the dials that may be made at once. Never closed, so the turn always comes.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.environment.dials.acquire().await.ok()
+    /// Waits for a turn. The time is nobody's fault, so it is not the dial's.
+    async fn turn(&self, lane: Lane, limit: &mut Limit) -> Turn {
+        let begun = Instant::now();
+        let turn = self.environment.turns.turn(self.name, lane, self.demand).await;
+        limit.extend(begun.elapsed());
+        turn
     }
 }
 
@@ -342,6 +355,8 @@ struct Way {
     rtt: Duration,
     /// What the program on the way says.
     words: LastWords,
+    /// Held until the login is made: a server counts who has not logged in.
+    turn: Turn,
 }
 
 /// Kills the stream of a dial that is given up.

@@ -33,6 +33,11 @@ impl Limit {
         Self { end: self.end - self.whole + whole, whole, ..self }
     }
 
+    /// Gives the dial so much more time.
+    pub(super) fn extend(&mut self, time: Duration) {
+        self.end += time;
+    }
+
     /// Returns when the dial must end, as it looks now.
     pub(super) fn end(self, questions: &Questions) -> Instant {
         self.end + questions.spent().saturating_sub(self.spent)

@@ -27,6 +27,7 @@ mod stream;
 pub mod target;
 mod tcp;
 mod transport;
+pub mod turns;
 pub mod unlocked;
 
 pub use algorithms::Compression;

@@ -17,7 +17,6 @@ use occd::ssh::unlocked::UnlockedKeys;
 use occd::ssh::{Closed, Connection, SpillPolicy};
 use testkit::RealSshd;
 use testkit::daemon::Target;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -40,7 +39,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         agents: Agents::default(),
         resolver: Resolver::new(home.to_owned()),
         hops: HopsLink::default(),
-        dials: Semaphore::new(1),
+        turns: Arc::default(),
         spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
     };
     let settings = Config::default().effective(&HostName::new("h").unwrap()).dial;

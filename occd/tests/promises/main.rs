@@ -5,6 +5,7 @@
 
 mod ask;
 mod auth;
+mod autoconnect;
 mod bad_names;
 mod cancel;
 mod certificates;

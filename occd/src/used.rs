@@ -1,0 +1,156 @@
+//! When each host was last used, kept over restarts: `used.json` in the state directory. It decides which hosts
+//! are connected when the daemon starts. Losing it loses nothing but that.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use occ_proto::HostName;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::pool::Pool;
+
+/// A host that was used within this time is connected when the daemon starts.
+pub const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How often the file is written at most while the daemon runs.
+const INTERVAL: Duration = Duration::from_secs(600);
+
+/// Which hosts are connected before anybody asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Autoconnect {
+    /// Those used within [`RECENT`].
+    #[default]
+    Recent,
+    /// Every one.
+    All,
+    /// None.
+    None,
+}
+
+impl Autoconnect {
+    /// Returns whether a host that was last used then is to be connected.
+    pub fn applies(self, used: Option<Timestamp>, now: Timestamp) -> bool {
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Recent => used.is_some_and(|used| now.duration_since(used) <= RECENT),
+        }
+    }
+}
+
+/// When each host was last used.
+pub type LastUsed = BTreeMap<HostName, Timestamp>;
+
+/// The file.
+#[derive(Debug)]
+pub struct UsedFile(PathBuf);
+
+impl UsedFile {
+    /// Returns the file in the state directory.
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self(state_dir.join("used.json"))
+    }
+
+    /// Reads it. One that is missing or damaged says nothing.
+    pub fn load(&self) -> LastUsed {
+        match std::fs::read(&self.0).map(|bytes| serde_json::from_slice(&bytes)) {
+            Ok(Ok(used)) => used,
+            Ok(Err(error)) => {
+                tracing::warn!(file = %self.0.display(), %error, "not read");
+                LastUsed::new()
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => LastUsed::new(),
+            Err(error) => {
+                tracing::warn!(file = %self.0.display(), %error, "not read");
+                LastUsed::new()
+            }
+        }
+    }
+
+    fn save(&self, used: &LastUsed) -> io::Result<()> {
+        let dir = self.0.parent().ok_or(io::ErrorKind::NotFound)?;
+        std::fs::create_dir_all(dir)?;
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        serde_json::to_writer(&mut file, used)?;
+        file.persist(&self.0)?;
+        Ok(())
+    }
+
+    /// Writes the file now and then, and when `stop` is cancelled.
+    pub async fn keep(self, pool: Arc<Pool>, stop: CancellationToken) {
+        let mut saved = self.load();
+        loop {
+            let stopped = tokio::time::timeout(INTERVAL, stop.cancelled()).await.is_ok();
+            let mut used = saved.clone();
+            used.extend(pool.used());
+            used.retain(|_, at| Timestamp::now().duration_since(*at) <= RECENT);
+            if used != saved {
+                match self.save(&used) {
+                    Ok(()) => saved = used,
+                    Err(error) => tracing::warn!(file = %self.0.display(), %error, "not written"),
+                }
+            }
+            if stopped {
+                return;
+            }
+        }
+    }
+}
+
+/// The moment of the last use of one host; shared with its handles.
+#[derive(Debug, Default)]
+pub struct UseClock(std::sync::Mutex<Option<Timestamp>>);
+
+impl UseClock {
+    /// Returns a clock that stands there.
+    pub fn at(used: Option<Timestamp>) -> Self {
+        Self(std::sync::Mutex::new(used))
+    }
+
+    /// Notes a use.
+    pub fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Timestamp::now());
+    }
+
+    /// Returns the last use.
+    pub fn last(&self) -> Option<Timestamp> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recent_means_within_a_week() {
+        let now = Timestamp::now();
+        let days = |days: i64| Some(now - SignedDuration::from_hours(24 * days));
+        for (setting, used, applies) in [
+            (Autoconnect::Recent, days(6), true),
+            (Autoconnect::Recent, days(8), false),
+            (Autoconnect::Recent, None, false),
+            (Autoconnect::All, None, true),
+            (Autoconnect::None, days(0), false),
+        ] {
+            assert_eq!(setting.applies(used, now), applies, "{setting:?} {used:?}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_read_back_and_a_damaged_one_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = UsedFile::new(dir.path().join("state"));
+        assert_eq!(file.load(), LastUsed::new());
+        let used = LastUsed::from([(HostName::new("a").unwrap(), Timestamp::now())]);
+        file.save(&used).unwrap();
+        assert_eq!(file.load(), used);
+        std::fs::write(dir.path().join("state/used.json"), "{").unwrap();
+        assert_eq!(file.load(), LastUsed::new());
+    }
+}

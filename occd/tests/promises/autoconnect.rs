@@ -1,0 +1,44 @@
+//! Which hosts are connected when the daemon starts.
+
+use occ_proto::status::State;
+use testkit::wait::blocking::wait_until;
+use testkit::{DaemonRig, EmbeddedHost};
+
+use crate::ask::{GUARD, echoes, list};
+
+/// Returns each host's state without asking for any of them.
+fn states(rig: &DaemonRig) -> Vec<(String, State)> {
+    list(rig).hosts.iter().map(|host| (host.name.to_string(), host.state)).collect()
+}
+
+#[test]
+fn what_was_used_lately_is_connected_again_unless_the_settings_say_otherwise() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    for name in ["used", "looked-at", "new"] {
+        rig.add_host(name, &host);
+    }
+    rig.start_daemon(&[]);
+    echoes(&rig, "used");
+    rig.occ_ok(&["status", "--host", "looked-at"]);
+    for (setting, expected) in [
+        ("", [State::Connected, State::Idle, State::Idle]),
+        ("[connection]\nautoconnect = \"all\"\n", [State::Connected; 3]),
+        ("[connection]\nautoconnect = \"none\"\n", [State::Idle; 3]),
+        (
+            "[connection]\nautoconnect = \"none\"\n[hosts.new.connection]\nautoconnect = \"all\"\n",
+            [State::Idle, State::Idle, State::Connected],
+        ),
+    ] {
+        // The use is remembered from start to start.
+        rig.terminate_daemon();
+        rig.write_config_toml(setting);
+        rig.start_daemon(&[]);
+        let names = ["used", "looked-at", "new"].map(str::to_owned);
+        let expected: Vec<(String, State)> = names.into_iter().zip(expected).collect();
+        wait_until("the states", GUARD, || states(&rig), |seen| *seen == expected);
+        // Nobody else follows.
+        rig.occ_ok(&["host", "list"]);
+        assert_eq!(states(&rig), expected);
+    }
+}
