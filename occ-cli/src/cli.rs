@@ -24,6 +24,7 @@ Usage: occ <command> [--host NAME | --local] [options]
   host                           add list show edit remove test default
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
+  history                        when a link was down, and why
   daemon                         run start stop status: occd, which keeps the links
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host
@@ -148,6 +149,13 @@ Examples:
   occ unlock --host prod-1
   occ unlock ~/.ssh/id_ed25519")]
     Unlock(UnlockArgs),
+    /// Show when a host's link was up and down, and why
+    #[command(after_help = "\
+Examples:
+  occ history --host prod-1
+  occ history --host prod-1 --since 24h
+  occ history --host prod-1 --since 2026-11-21T03:00:00Z --json")]
+    History(HistoryArgs),
     /// Show what waits for an answer, and ask for it
     #[command(after_help = "Examples:\n  occ prompts\n  occ prompts --json")]
     Prompts,
@@ -302,6 +310,13 @@ pub(crate) struct HostAddArgs {
     /// Accepted for opencode-cloud's sake: ~/.ssh/config is never written
     #[arg(long, hide = true)]
     pub(crate) no_ssh_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// From then on: a time before now, such as 24h or 7d, or a moment (RFC 3339)
+    #[arg(long, value_name = "TIME", default_value = "7d")]
+    pub(crate) since: String,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App, LoadedConfig};
 use crate::config::{Config, ConfigError};
+use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::pool::Pool;
@@ -111,6 +112,7 @@ impl Daemon {
             let (unlocked, stop) = (Arc::clone(&unlocked), hosts_stop.clone());
             async move { unlocked.sweep(stop).await }
         });
+        let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
                 resolver: Resolver::new(self.home.clone()),
@@ -126,9 +128,11 @@ impl Daemon {
             }),
             revision: Arc::new(AtomicU64::new(0)),
             tasks: tasks.clone(),
+            recorder,
         });
         let used = UsedFile::new(self.env.state_dir()?);
         let pool = Arc::new(Pool::new(Arc::clone(&context), used.load(), hosts_stop.clone()));
+        tasks.spawn(writer.run(Arc::clone(&pool), hosts_stop.clone()));
         tasks.spawn(used.keep(Arc::clone(&pool), hosts_stop.clone()));
         let hops: Arc<dyn Hops> = Arc::clone(&pool) as _;
         context.dial.hops.set(Arc::downgrade(&hops));
@@ -144,6 +148,7 @@ impl Daemon {
             hosts: hosts.clone(),
             config: config.clone(),
             socket: self.socket.path().to_owned(),
+            archive,
             started_at: Timestamp::now(),
         });
 

@@ -9,6 +9,7 @@ pub mod container;
 pub mod daemon;
 pub mod descriptors;
 pub mod exec;
+pub mod history;
 pub mod host;
 pub mod hosts;
 pub mod logging;

@@ -8,6 +8,7 @@ pub mod container;
 pub mod daemon;
 pub mod error;
 pub mod exec;
+pub mod history;
 pub mod host;
 pub mod name;
 pub mod paths;

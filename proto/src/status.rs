@@ -147,6 +147,10 @@ pub struct HostStatus {
     pub question: Option<String>,
     /// The last measured round trip, in milliseconds.
     pub rtt_ms: Option<f64>,
+    /// The round trips of the last hour, measured once a minute, the oldest first. Only in the answer about
+    /// one host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rtt_recent_ms: Vec<f64>,
     /// Live SSH connections.
     pub connections: u32,
     /// Channels in use by commands and streams (spare ones are not counted).

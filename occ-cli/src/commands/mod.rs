@@ -4,6 +4,7 @@ mod connect;
 mod daemon;
 mod exec;
 mod exec_result;
+mod history;
 mod host;
 mod host_edit;
 pub(crate) mod legacy;
@@ -70,6 +71,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Disconnect) => connect::run(&context, connect::Verb::Disconnect).await,
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
         Some(Command::Trust(args)) => trust::run(&context, &args).await,
+        Some(Command::History(args)) => history::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
         Some(Command::Prompts) => prompts::run(&context).await,
         Some(Command::Host(command)) => host::run(&context, command).await,

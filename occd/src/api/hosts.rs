@@ -56,7 +56,7 @@ pub(super) async fn show(
         // Whoever looks will want to use it. The answer does not wait.
         host.glance();
     }
-    let mut status = host.status();
+    let mut status = host.full_status();
     status.warnings = app.warnings(&app.hosts.current());
     ([(header::ETAG, status.etag.clone())], Json(status)).into_response()
 }

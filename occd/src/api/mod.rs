@@ -21,6 +21,7 @@ use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::Config;
+use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
 use crate::ssh::error::chain;
@@ -32,6 +33,7 @@ mod error;
 mod exec;
 mod exec_ws;
 mod extract;
+mod history;
 mod hosts;
 mod json;
 mod links;
@@ -58,6 +60,8 @@ pub struct App {
     pub hosts: HostsStore,
     /// occd.toml.
     pub config: watch::Receiver<LoadedConfig>,
+    /// What became of the hosts' links.
+    pub archive: Archive,
     /// The control socket's path.
     pub socket: PathBuf,
     /// When the daemon started.
@@ -117,6 +121,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/trust", get(trust::review).post(trust::trust))
         .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
         .route("/v1/hosts/{host}/container", get(container::show))
+        .route("/v1/hosts/{host}/history", get(history::show))
         .route("/v1/prompts", get(prompts::list))
         .route("/v1/prompts/{id}", post(prompts::answer))
         .route("/v1/unlock", post(prompts::unlock))

@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
+use occ_proto::history::{Change, Link};
 use occ_proto::status::State;
 use occ_proto::{HostConfig, HostName, Secret};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +26,7 @@ use super::backoff::DialBackoff;
 use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Loss, Retry};
 use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
+use crate::history::Recorder;
 use crate::prompts::{NoAnswer, Questions};
 use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
@@ -41,6 +43,8 @@ pub struct HostContext {
     pub revision: Arc<AtomicU64>,
     /// Owns the tasks of connections.
     pub tasks: TaskTracker,
+    /// Takes the changes of the link.
+    pub recorder: Recorder,
 }
 
 type DialResult = Result<Arc<Connection>, ConnectError>;
@@ -92,6 +96,8 @@ struct Actor {
     connects: u64,
     dial_failures: u64,
     since: Timestamp,
+    /// The link as the history has it, and why.
+    recorded: (Link, Option<String>),
     published: watch::Sender<Arc<HostSnapshot>>,
 }
 
@@ -148,11 +154,13 @@ pub fn spawn(
         connects: 0,
         dial_failures: 0,
         since,
+        recorded: (Link::Idle, None),
         published,
     };
     tasks.spawn(actor.run());
     let used = Arc::new(UseClock::at(used));
-    HostHandle { name, questions, used, requests: sender, snapshot }
+    let round_trips = Arc::default();
+    HostHandle { name, questions, used, round_trips, requests: sender, snapshot }
 }
 
 impl Actor {
@@ -546,6 +554,37 @@ impl Actor {
             revision: self.context.revision.fetch_add(1, Ordering::Relaxed) + 1,
         };
         self.published.send_replace(Arc::new(snapshot));
+        self.record(wall);
+    }
+}
+
+impl Actor {
+    /// Records a change of the link, and while it is down each new cause.
+    fn record(&mut self, at: Timestamp) {
+        let link = match self.machine.state() {
+            State::Connected => Link::Up,
+            State::Backoff => Link::Down,
+            State::Failed => Link::Failed,
+            State::Idle => Link::Idle,
+            State::Stopped => Link::Stopped,
+            // What comes of it is told soon.
+            State::Connecting => return,
+        };
+        let error = self.last_error.as_ref().map(|(error, _)| error);
+        let error = error.filter(|_| matches!(link, Link::Down | Link::Failed));
+        let recorded = (link, error.map(|error| chain(error.as_ref())));
+        if recorded == self.recorded || self.stop.is_cancelled() {
+            return;
+        }
+        let change = Change {
+            at,
+            link,
+            code: error.map(|error| error.code()),
+            phase: error.map(|error| error.phase()),
+            message: recorded.1.clone(),
+        };
+        self.context.recorder.record(&self.name, change);
+        self.recorded = recorded;
     }
 }
 

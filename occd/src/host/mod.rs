@@ -18,12 +18,14 @@ use crate::used::UseClock;
 mod actor;
 pub mod backoff;
 pub mod machine;
+mod samples;
 
 pub use actor::{HostContext, spawn};
 
 use crate::config::EffectiveSettings;
 use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
 use crate::ssh::error::chain;
+use samples::Samples;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
 /// a thousand clients at once, and a fuller queue only makes them wait.
@@ -121,6 +123,7 @@ pub struct HostHandle {
     /// Shared with the actor, whose dials ask them.
     questions: Arc<Questions>,
     used: Arc<UseClock>,
+    round_trips: Arc<Samples>,
     requests: mpsc::Sender<HostRequest>,
     snapshot: watch::Receiver<Arc<HostSnapshot>>,
 }
@@ -146,6 +149,27 @@ impl HostHandle {
     /// Returns when it was last used.
     pub fn last_used(&self) -> Option<Timestamp> {
         self.used.last()
+    }
+
+    /// Measures the round trip, if the host is connected and nothing that fills the line runs there. Waits
+    /// for nothing.
+    pub fn measure(&self) {
+        let snapshot = self.snapshot();
+        let Some(connection) = snapshot.usable().filter(|c| !c.bulk().is_cancelled()) else {
+            return;
+        };
+        let (connection, samples) = (Arc::clone(connection), Arc::clone(&self.round_trips));
+        let owner = Arc::clone(&connection);
+        owner.spawn(async move {
+            if let Some(rtt) = connection.measure().await {
+                samples.push(rtt);
+            }
+        });
+    }
+
+    /// Returns the round trips that were measured and not taken yet, in milliseconds.
+    pub fn take_round_trips(&self) -> Vec<f64> {
+        self.round_trips.take()
     }
 
     /// Returns the question that the host's dial waits for.
@@ -368,6 +392,11 @@ impl HostHandle {
         }
     }
 
+    /// Returns the same with what is too much for a list.
+    pub fn full_status(&self) -> HostStatus {
+        HostStatus { rtt_recent_ms: self.round_trips.recent(), ..self.status() }
+    }
+
     /// Returns the host as it is shown to clients.
     pub fn status(&self) -> HostStatus {
         let snapshot = self.snapshot();
@@ -379,6 +408,7 @@ impl HostHandle {
             attempt: snapshot.attempt,
             next_retry_at: snapshot.next_retry_at,
             last_error: snapshot.last_error.as_ref().map(|(error, at)| last_error(error, *at)),
+            rtt_recent_ms: Vec::new(),
             question: self.question().map(|question| question.to_string()),
             rtt_ms: snapshot
                 .usable()

@@ -491,6 +491,17 @@ impl Connection {
         self.shared.closed.cancelled().await;
     }
 
+    /// Measures the round trip to the server; nothing when the connection ends meanwhile.
+    pub async fn measure(&self) -> Option<Duration> {
+        let begun = Instant::now();
+        self.round_trip().await;
+        let rtt = begun.elapsed();
+        (!self.is_closed()).then(|| {
+            self.set_rtt(rtt);
+            rtt
+        })
+    }
+
     /// Gives the connection no new work; it closes when its last channel has ended.
     pub fn retire(&self) {
         self.shared.retired.store(true, Ordering::SeqCst);

@@ -16,6 +16,7 @@ mod dropbear;
 mod ending;
 mod evil_server;
 mod exec;
+mod history;
 mod host_keys;
 mod hosts_api;
 mod invariants;
