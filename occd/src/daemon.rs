@@ -33,6 +33,7 @@ use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
 use crate::ssh::unlocked::UnlockedKeys;
 use crate::used::UsedFile;
+use crate::wake;
 
 /// How long running requests and connections may take to end.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -129,9 +130,11 @@ impl Daemon {
             revision: Arc::new(AtomicU64::new(0)),
             tasks: tasks.clone(),
             recorder,
+            clock: Arc::default(),
         });
         let used = UsedFile::new(self.env.state_dir()?);
         let pool = Arc::new(Pool::new(Arc::clone(&context), used.load(), hosts_stop.clone()));
+        tasks.spawn(wake::watch(Arc::clone(&pool), Arc::clone(&context.clock), hosts_stop.clone()));
         tasks.spawn(writer.run(Arc::clone(&pool), hosts_stop.clone()));
         tasks.spawn(used.keep(Arc::clone(&pool), hosts_stop.clone()));
         let hops: Arc<dyn Hops> = Arc::clone(&pool) as _;

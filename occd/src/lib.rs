@@ -20,3 +20,4 @@ pub mod server;
 pub mod socket;
 pub mod ssh;
 pub mod used;
+pub mod wake;

@@ -81,6 +81,11 @@ impl Pool {
         all
     }
 
+    /// Has every connection of every host checked, and hosts that wait for their next dial dialled soon.
+    pub fn check_all(&self) {
+        self.all().iter().for_each(HostHandle::check);
+    }
+
     /// Returns the jump hosts that hosts.json does not name, by their names.
     pub fn via(&self) -> Vec<HostHandle> {
         let mut all: Vec<HostHandle> = self.via.iter().map(|entry| entry.handle.clone()).collect();

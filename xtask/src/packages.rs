@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -18,6 +18,7 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("systemctl", "systemd"),
     ("systemd-analyze", "systemd"),
     ("curl", "curl"),
+    ("ip", "iproute2"),
     ("python3", "python3-minimal"),
 ];
 

@@ -33,6 +33,10 @@ use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection, LossCause, certificate_beside};
 use crate::used::UseClock;
+use crate::wake::SleepClock;
+
+/// When the machine wakes up, hosts are dialled spread over this time, and not all at once.
+const WOKEN_SPREAD: Duration = Duration::from_secs(2);
 
 /// What all hosts share.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub struct HostContext {
     pub tasks: TaskTracker,
     /// Takes the changes of the link.
     pub recorder: Recorder,
+    /// Notices sleep.
+    pub clock: Arc<SleepClock>,
 }
 
 type DialResult = Result<Arc<Connection>, ConnectError>;
@@ -130,6 +136,7 @@ pub fn spawn(
     });
     let (published, snapshot) = watch::channel(first);
     let tasks = context.tasks.clone();
+    let clock = Arc::clone(&context.clock);
     let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
     let actor = Actor {
         name: name.clone(),
@@ -160,7 +167,7 @@ pub fn spawn(
     tasks.spawn(actor.run());
     let used = Arc::new(UseClock::at(used));
     let round_trips = Arc::default();
-    HostHandle { name, questions, used, round_trips, requests: sender, snapshot }
+    HostHandle { name, questions, used, clock, round_trips, requests: sender, snapshot }
 }
 
 impl Actor {
@@ -256,6 +263,10 @@ impl Actor {
                 self.demand = HopDemand::Command;
                 self.handle(Event::Reconnect);
                 Some(done)
+            }
+            HostRequest::Woken => {
+                self.handle(Event::Woken { after: WOKEN_SPREAD.mul_f64(fastrand::f64()) });
+                None
             }
             HostRequest::Disconnect { done } => {
                 self.handle(Event::Disconnect);

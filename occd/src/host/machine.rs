@@ -98,6 +98,11 @@ pub enum Event {
     Bulk(ConnectionId),
     /// The jump host that was waited for is there.
     HopUp,
+    /// The machine woke up, or its network changed: what failed before may go well now.
+    Woken {
+        /// When to dial, so that not all hosts do at once.
+        after: Duration,
+    },
     /// [`HostMachine::deadline`] has passed.
     Due,
 }
@@ -173,6 +178,8 @@ pub struct HostMachine {
     /// Failed dials and broken connections since one proved itself.
     failures: u32,
     retries_exhausted: bool,
+    /// The last failed dial was refused because we come too often.
+    penalised: bool,
     last_dial: Option<Instant>,
     down_since: Option<Instant>,
     last_idle_close: Option<Duration>,
@@ -190,6 +197,7 @@ impl HostMachine {
             attempt: 0,
             failures: 0,
             retries_exhausted: false,
+            penalised: false,
             last_dial: None,
             down_since: None,
             last_idle_close: None,
@@ -264,6 +272,15 @@ impl HostMachine {
                 Phase::Backoff { .. } => self.dial(now),
                 _ => Vec::new(),
             },
+            Event::Woken { after } => {
+                if let Phase::Backoff { until } = self.phase
+                    && !self.penalised
+                {
+                    self.backoff.reset();
+                    self.phase = Phase::Backoff { until: until.min(now + after) };
+                }
+                Vec::new()
+            }
             Event::Due => match self.phase {
                 Phase::Backoff { until } if until <= now => self.dial(now),
                 Phase::Connected { primary, since, replacement: Replacement::Due(until) }
@@ -387,6 +404,7 @@ impl HostMachine {
             }
             _ => return Vec::new(),
         }
+        self.penalised = retry == Retry::SlowDown;
         if retry == Retry::Wait {
             // Not this host's failure; nothing was sent to it.
             self.enter(Phase::Backoff { until: now + HOP_WAIT }, now);

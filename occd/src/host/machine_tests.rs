@@ -243,6 +243,31 @@ fn a_login_that_needs_a_person_is_not_repeated_in_the_background() {
 }
 
 #[test]
+fn waking_up_hurries_the_next_dial_unless_we_came_too_often() {
+    let woken = Event::Woken { after: Duration::from_secs(1) };
+    let mut rig = Rig::connected();
+    rig.after(1.0, lost(1));
+    // Far into the backoff.
+    for n in 2..12 {
+        let due = rig.machine.deadline().unwrap();
+        rig.now = due;
+        rig.on(Event::Due);
+        rig.on(Event::DialFailed(id(n), Retry::Backoff));
+    }
+    rig.on(woken);
+    assert!(rig.machine.deadline().unwrap() <= rig.now + Duration::from_secs(1));
+    rig.after(1.0, Event::Due);
+    rig.on(Event::DialFailed(id(12), Retry::SlowDown));
+    let penalty = rig.machine.deadline();
+    rig.on(woken);
+    assert_eq!(rig.machine.deadline(), penalty);
+    // A host that nobody wants is left alone.
+    let mut idle = Rig::new();
+    assert_eq!(idle.on(woken), []);
+    assert_eq!((idle.machine.state(), idle.machine.deadline()), (State::Idle, None));
+}
+
+#[test]
 fn a_bulk_primary_is_replaced_while_it_goes_on() {
     let mut rig = Rig::connected();
     let since = rig.machine.since();
@@ -351,6 +376,7 @@ proptest! {
                     loss: if step.flag { Loss::Idle } else { Loss::Broken },
                 },
                 10 => Event::Bulk(any_id),
+                11 => Event::Woken { after: Duration::from_millis(step.millis % 2000) },
                 _ => Event::Due,
             };
             if matches!(event, Event::Dialled(id) if live.contains(&id)) {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::ssh::{ConnectError, Connection};
 use crate::used::UseClock;
+use crate::wake::SleepClock;
 
 mod actor;
 pub mod backoff;
@@ -45,6 +46,8 @@ enum HostRequest {
     Reconnect { done: oneshot::Sender<()> },
     /// Close the connection and stay away.
     Disconnect { done: oneshot::Sender<()> },
+    /// The machine woke up, or its network changed.
+    Woken,
     /// The configuration changed.
     Configure { config: Box<HostConfig>, settings: Box<EffectiveSettings> },
 }
@@ -123,6 +126,7 @@ pub struct HostHandle {
     /// Shared with the actor, whose dials ask them.
     questions: Arc<Questions>,
     used: Arc<UseClock>,
+    clock: Arc<SleepClock>,
     round_trips: Arc<Samples>,
     requests: mpsc::Sender<HostRequest>,
     snapshot: watch::Receiver<Arc<HostSnapshot>>,
@@ -149,6 +153,23 @@ impl HostHandle {
     /// Returns when it was last used.
     pub fn last_used(&self) -> Option<Timestamp> {
         self.used.last()
+    }
+
+    /// Checks that the connections are alive, and hurries the next dial of a host that has none. Waits for
+    /// nothing.
+    pub fn check(&self) {
+        let snapshot = self.snapshot();
+        snapshot.primary.iter().chain(&snapshot.retired).for_each(Connection::check);
+        // A full queue means that somebody wants the host, which hurries it as well.
+        let _ = self.requests.try_send(HostRequest::Woken);
+    }
+
+    /// Returns the connection if it is up, and was looked at since the machine last slept.
+    async fn up_now(&self) -> Option<Arc<Connection>> {
+        self.clock.settled().await;
+        let connection = Arc::clone(self.snapshot.borrow().usable()?);
+        connection.checked().await;
+        (!connection.is_closed()).then_some(connection)
     }
 
     /// Measures the round trip, if the host is connected and nothing that fills the line runs there. Waits
@@ -200,8 +221,8 @@ impl HostHandle {
         client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
         self.used.note();
-        if let Some(connection) = self.snapshot.borrow().usable() {
-            return Ok(Arc::clone(connection));
+        if let Some(connection) = self.up_now().await {
+            return Ok(connection);
         }
         self.questions.add(client);
         self.wait_for_connection(Wish::Command, retries, deadline, client.can_answer()).await
@@ -215,8 +236,8 @@ impl HostHandle {
         deadline: Instant,
     ) -> Result<Arc<Connection>, Unreachable> {
         self.used.note();
-        if let Some(connection) = self.snapshot.borrow().usable() {
-            return Ok(Arc::clone(connection));
+        if let Some(connection) = self.up_now().await {
+            return Ok(connection);
         }
         let can_answer = behind.can_ask();
         let waiting = self.wait_for_connection(Wish::Command, 0, deadline, can_answer);

@@ -28,6 +28,11 @@ use crate::host::machine::ConnectionId;
 
 mod spare;
 
+/// How long a server may take to give a sign of life after the machine has slept.
+const CHECK: Duration = Duration::from_secs(3);
+/// The same on a connection that a slow reader slows down: a full window is drained within 10 s.
+const CHECK_RETIRED: Duration = Duration::from_secs(15);
+
 /// How long the server may take to open a channel.
 const CHANNEL_OPEN: Duration = Duration::from_secs(10);
 /// How long after the spare was taken the next one is opened: the command that took it goes first, and a server
@@ -74,6 +79,8 @@ pub struct Connection {
     ending: CancellationToken,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
     rtt_micros: AtomicU64,
+    /// The server is being asked for a sign of life.
+    checking: watch::Sender<bool>,
 }
 
 /// Counts as a channel in use, so that a retired connection does not close under a channel that is
@@ -147,6 +154,7 @@ impl Connection {
             ending: CancellationToken::new(),
             system: watch::Sender::new(None),
             rtt_micros: AtomicU64::new(0),
+            checking: watch::Sender::new(false),
         });
         let weak = Arc::downgrade(&connection);
         connection.spawn(async move {
@@ -500,6 +508,33 @@ impl Connection {
             self.set_rtt(rtt);
             rtt
         })
+    }
+
+    /// Asks the server for a sign of life in the background; a connection without one is closed.
+    pub fn check(self: &Arc<Self>) {
+        if self.checking.send_replace(true) {
+            return;
+        }
+        let connection = Arc::clone(self);
+        self.spawn(async move {
+            let before = connection.control.bytes_in();
+            // One that is read no faster than its reader reads may be so long behind with the answer.
+            let retired = connection.shared.retired.load(Ordering::SeqCst);
+            let patience = if retired { CHECK_RETIRED } else { CHECK };
+            let answered = timeout(patience, connection.round_trip()).await.is_ok();
+            // What is on its way before the answer is as good.
+            if !answered && connection.control.bytes_in() == before {
+                connection.kill(LossCause::Asleep);
+            }
+            connection.checking.send_replace(false);
+        });
+    }
+
+    /// Waits for the end of a check that is under way.
+    pub async fn checked(&self) {
+        let mut checking = self.checking.subscribe();
+        // The sender is ours.
+        let _ = checking.wait_for(|checking| !checking).await;
     }
 
     /// Gives the connection no new work; it closes when its last channel has ended.

@@ -332,6 +332,9 @@ pub enum LossCause {
     /// Keep-alives were not answered.
     #[error("the server did not answer keep-alives")]
     KeepAlive,
+    /// It was asked for a sign of life and gave none.
+    #[error("the server did not answer after this machine woke up or its network changed")]
+    Asleep,
     /// Reading or writing failed.
     #[error("{0}")]
     Io(String),

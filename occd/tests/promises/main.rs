@@ -31,3 +31,4 @@ mod stalls;
 mod support;
 mod trust;
 mod unit;
+mod wake;

@@ -1,0 +1,157 @@
+//! Notices that the machine has slept and that its network has changed: connections may be dead then without
+//! anybody having said so, and hosts that could not be reached may be reachable.
+//!
+//! Sleep shows as a jump of the clock that goes on while the machine sleeps. The kernel tells of addresses that
+//! come and go (rtnetlink(7)); elsewhere than on Linux only sleep is noticed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::pool::Pool;
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_secs(2);
+/// So much more than a tick between two looks was sleep, or the process was stopped.
+const GAP: Duration = Duration::from_millis(22_500);
+/// A network that changes does so in several steps.
+#[cfg(target_os = "linux")]
+const SETTLE: Duration = Duration::from_millis(250);
+/// Containers that come and go change addresses, too: the hosts are not asked more often than this.
+#[cfg(target_os = "linux")]
+const AT_MOST: Duration = Duration::from_secs(5);
+/// How long a command waits for a clock that is late: it ticks as soon as the process runs again.
+const LATE: Duration = Duration::from_secs(1);
+
+/// The clock that notices sleep.
+#[derive(Debug)]
+pub struct SleepClock {
+    /// The last look, in milliseconds since boot.
+    last: AtomicU64,
+    ticked: watch::Sender<()>,
+}
+
+impl Default for SleepClock {
+    fn default() -> Self {
+        Self { last: AtomicU64::new(since_boot()), ticked: watch::Sender::default() }
+    }
+}
+
+impl SleepClock {
+    /// Waits until the sleep that has just ended, if any, has been noticed: no command is to be sent on a
+    /// connection that nobody has looked at since.
+    pub async fn settled(&self) {
+        if !self.is_late() {
+            return;
+        }
+        let mut ticked = self.ticked.subscribe();
+        if self.is_late() {
+            // Better late than never: the connection is what it is.
+            let _ = timeout(LATE, ticked.changed()).await;
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        let elapsed = since_boot().saturating_sub(self.last.load(Ordering::Relaxed));
+        Duration::from_millis(elapsed) > TICK + GAP
+    }
+}
+
+/// Returns the milliseconds since boot, those in which the machine slept included.
+fn since_boot() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    // Goes on during sleep on the systems that have no such clock; it is never set back.
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(clock);
+    let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    seconds * 1000 + nanos / 1_000_000
+}
+
+/// Has every connection checked after each sleep and each change of the network, until `stop` is cancelled.
+pub async fn watch(pool: Arc<Pool>, clock: Arc<SleepClock>, stop: CancellationToken) {
+    let clock = async {
+        loop {
+            sleep(TICK).await;
+            let woke = clock.is_late();
+            if woke {
+                tracing::info!(
+                    "the machine was asleep, or the process stopped: every host is checked"
+                );
+                pool.check_all();
+            }
+            clock.last.store(since_boot(), Ordering::Relaxed);
+            clock.ticked.send_replace(());
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = clock => {}
+        () = network(&pool) => {}
+    }
+}
+
+#[cfg(target_os = "linux")]
+async fn network(pool: &Pool) {
+    let changes = match netlink::Changes::open() {
+        Ok(changes) => changes,
+        Err(error) => {
+            tracing::warn!(%error, "changes of the network are not noticed");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        changes.next().await;
+        sleep(SETTLE).await;
+        tracing::info!("the network changed: every host is checked");
+        pool.check_all();
+        sleep(AT_MOST).await;
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn network(_: &Pool) {
+    std::future::pending().await
+}
+
+#[cfg(target_os = "linux")]
+mod netlink {
+    use std::io;
+    use std::os::unix::net::UnixDatagram as StdDatagram;
+
+    use rustix::net::netlink::SocketAddrNetlink;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+    use tokio::net::UnixDatagram;
+
+    /// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of linux/rtnetlink.h: addresses that come and go.
+    const ADDRESSES: u32 = 0x10 | 0x100;
+    /// More than one message; what does not fit is cut off, and its contents do not matter.
+    const MESSAGE: usize = 8 * 1024;
+
+    /// The kernel's word of addresses that come and go.
+    pub(super) struct Changes(UnixDatagram);
+
+    impl Changes {
+        pub(super) fn open() -> io::Result<Self> {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            // Without a protocol: NETLINK_ROUTE is 0.
+            let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+            bind(&socket, &SocketAddrNetlink::new(0, ADDRESSES))?;
+            // tokio has no type for a netlink socket; recv(2) is the same for every socket of datagrams.
+            Ok(Self(UnixDatagram::from_std(StdDatagram::from(socket))?))
+        }
+
+        /// Waits for a change, and takes all that have been told.
+        pub(super) async fn next(&self) {
+            let mut buffer = [0; MESSAGE];
+            // An error is word of lost messages (ENOBUFS), and so of changes.
+            let _ = self.0.recv(&mut buffer).await;
+            while self.0.try_recv(&mut buffer).is_ok() {}
+        }
+    }
+}
