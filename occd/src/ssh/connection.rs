@@ -20,6 +20,7 @@ use super::channel::{Channel, RawChannel};
 use super::error::{ChannelError, LossCause};
 use super::handler::{Handler, Shared};
 use super::hop::Hop;
+use super::host_key::HostKeyPolicy;
 use super::marker::SignalFault;
 use super::probe;
 use super::sessions::{CROWDED, LINGERING, Sessions};
@@ -28,6 +29,10 @@ use crate::host::machine::ConnectionId;
 
 mod spare;
 
+/// How long a server may take to announce its host keys after the login.
+const ANNOUNCED: Duration = Duration::from_secs(10);
+/// How long it may take to prove them.
+const PROOF: Duration = Duration::from_secs(10);
 /// How long a server may take to give a sign of life after the machine has slept.
 const CHECK: Duration = Duration::from_secs(3);
 /// The same on a connection that a slow reader slows down: a full window is drained within 10 s.
@@ -508,6 +513,32 @@ impl Connection {
             self.set_rtt(rtt);
             rtt
         })
+    }
+
+    /// Follows the server's change of host keys, if it announces one, in the background.
+    pub fn follow_host_keys(self: &Arc<Self>, policy: HostKeyPolicy) {
+        let trusted = self.shared.host_key.get().and_then(|key| key.recorded.clone());
+        let Some(used) = trusted else { return };
+        let connection = Arc::clone(self);
+        self.spawn(async move {
+            let mut announced = connection.shared.announced.subscribe();
+            // A server that does announces them at the login.
+            let Ok(Ok(keys)) = timeout(ANNOUNCED, announced.wait_for(Option::is_some))
+                .await
+                .map(|announced| announced.map(|keys| keys.clone().unwrap_or_default()))
+            else {
+                return;
+            };
+            let prove =
+                async |keys| match timeout(PROOF, connection.handle.hostkeys_prove(keys)).await {
+                    Ok(Ok(())) => Ok(()),
+                    _ => Err(()),
+                };
+            if let Err(error) = policy.update(used, keys, prove).await {
+                let error = super::error::chain(&error);
+                tracing::warn!(error, "known_hosts is not updated");
+            }
+        });
     }
 
     /// Asks the server for a sign of life in the background; a connection without one is closed.

@@ -217,6 +217,7 @@ impl Dial<'_> {
         };
         let preferred = preferred(&host_key, &ssh_config.algorithms, compression, rtt)?;
         let (stream, control) = GuardedStream::new(way.transport);
+        let follow = (!ssh_config.keep_host_keys).then(|| host_key.clone());
         let handler = Handler::new(Arc::clone(&shared), host_key);
         // From here on a task of russh's owns the stream; killing the stream is what ends it.
         let guard = KillOnDrop(Some(Arc::clone(&control)));
@@ -250,7 +251,11 @@ impl Dial<'_> {
         let turns = Arc::clone(&environment.turns);
         // The probe is work for the server, too: logins that others wait for come first.
         let calm = async move { turns.calm().await };
-        Ok(Connection::start(self.id, handle, shared, control, facts, tasks, calm))
+        let connection = Connection::start(self.id, handle, shared, control, facts, tasks, calm);
+        if let Some(policy) = follow {
+            connection.follow_host_keys(policy);
+        }
+        Ok(connection)
     }
 
     /// Opens the way to the server.

@@ -13,9 +13,9 @@ use std::time::Duration;
 use occ_proto::exec::{STDERR, STDOUT};
 use occ_proto::text::sanitize;
 use russh::client::{ChannelOpenHandle, DisconnectReason, Msg, Session};
-use russh::keys::PublicKeyOrCertificate;
+use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Names, Sig};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, LossCause};
@@ -30,6 +30,8 @@ const TURN: u64 = 1024 * 1024;
 /// A full window is always drained within this time, however slow the reader, so that the answers to
 /// the server's keep-alives, which queue behind the data, pass in time.
 const WINDOW_DRAIN: Duration = Duration::from_secs(10);
+/// Host keys that a server may announce; one has three or four.
+const MAX_ANNOUNCED: usize = 32;
 /// Pauses are collected until they are worth a timer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
@@ -65,6 +67,8 @@ pub struct Shared {
     pub(super) negotiated: OnceLock<Negotiated>,
     /// The server's host key.
     pub(super) host_key: OnceLock<TrustedKey>,
+    /// The host keys that the server says it has.
+    pub(super) announced: watch::Sender<Option<Vec<PublicKey>>>,
     /// The server's message before login, sanitized.
     pub(super) banner: OnceLock<String>,
 }
@@ -91,6 +95,7 @@ impl Shared {
             freed: Notify::new(),
             negotiated: OnceLock::new(),
             host_key: OnceLock::new(),
+            announced: watch::Sender::default(),
             banner: OnceLock::new(),
         }
     }
@@ -256,6 +261,16 @@ impl russh::client::Handler for Handler {
             cipher: names.cipher.as_ref().to_owned(),
             compressed: !matches!(names.server_compression, russh::compression::Compression::None),
         });
+        Ok(())
+    }
+
+    async fn openssh_ext_host_keys_announced(
+        &mut self,
+        mut keys: Vec<PublicKey>,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        keys.truncate(MAX_ANNOUNCED);
+        self.shared.announced.send_replace(Some(keys));
         Ok(())
     }
 

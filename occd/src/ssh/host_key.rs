@@ -36,6 +36,8 @@ pub struct TrustedKey {
     pub text: String,
     /// It was not on record until now.
     pub new: bool,
+    /// The key that is on record; none where an authority vouches for it.
+    pub recorded: Option<PublicKey>,
 }
 
 /// The check of one host's key.
@@ -153,6 +155,7 @@ impl HostKeyPolicy {
             let _ = review.set(ShownKey { key, verdict, policy });
             return Err(ConnectError::Reviewed);
         }
+        let recorded = Some(key.clone());
         if let Some(trusted) = vouched {
             return Ok(trusted);
         }
@@ -174,7 +177,7 @@ impl HostKeyPolicy {
             );
         }
         match verdict {
-            Verdict::Known => Ok(TrustedKey { text, new }),
+            Verdict::Known => Ok(TrustedKey { text, new, recorded }),
             Verdict::Revoked { file, line } => {
                 Err(ConnectError::HostKeyRevoked { shown: text, file, line })
             }
@@ -233,10 +236,43 @@ impl HostKeyPolicy {
             Ok(Some(authority)) => {
                 let by = known_hosts::fingerprint(&authority);
                 let text = format!("{shown}, certificate by {by}");
-                Ok(Some(TrustedKey { text, new: false }))
+                Ok(Some(TrustedKey { text, new: false, recorded: None }))
             }
             Err(why) => Err(ConnectError::HostCertificate { shown, why: sanitize(&why) }),
         }
+    }
+
+    /// Follows a server that announces its keys: what it can prove is added to the user's files, and what it has
+    /// no more is taken out.
+    pub async fn update<E>(
+        self,
+        used: PublicKey,
+        announced: Vec<PublicKey>,
+        prove: impl AsyncFnOnce(Vec<PublicKey>) -> Result<(), E>,
+    ) -> Result<(), KnownHostsError> {
+        let (this, update) = on_disk(move || {
+            let Self { user_files, known, host, port, .. } = &self;
+            let update = known_hosts::compare(user_files, known, host, *port, &used, &announced);
+            update.map(|update| (self, update))
+        })
+        .await?;
+        if update.is_empty() {
+            return Ok(());
+        }
+        if !update.new.is_empty() && prove(update.new.clone()).await.is_err() {
+            tracing::warn!(host = this.host, "the server cannot prove the keys that it announces");
+            return Ok(());
+        }
+        let texts = |keys: &[PublicKey]| {
+            let texts: Vec<String> = keys.iter().map(known_hosts::describe).collect();
+            texts.join(", ")
+        };
+        let (added, removed) = (texts(&update.new), texts(&update.gone));
+        tracing::info!(host = this.host, added, removed, "the server changed its host keys");
+        on_disk(move || {
+            known_hosts::update(&this.user_files, &this.host, this.port, &update, this.hash)
+        })
+        .await
     }
 
     /// Records a first key, unless somebody else recorded another one meanwhile.

@@ -27,8 +27,10 @@ use sha1::Sha1;
 mod replace;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub use replace::replace;
+pub use update::{Update, compare, update};
 
 /// The largest file that is read: over 50,000 hashed lines with RSA keys, and no memory to speak of.
 const MAX_FILE: u64 = 16 * 1024 * 1024;

@@ -85,6 +85,8 @@ pub struct SshConfig {
     pub host_key_alias: Option<String>,
     /// `HashKnownHosts`.
     pub hash_known_hosts: bool,
+    /// `UpdateHostKeys` is `no` or `ask`, or is off because `UserKnownHostsFile` is set.
+    pub keep_host_keys: bool,
     /// `ConnectTimeout`.
     pub connect_timeout: Option<Duration>,
     /// `ServerAliveInterval`.
@@ -394,6 +396,7 @@ impl Resolver {
             },
             host_key_alias: set.word("hostkeyalias").map(str::to_owned),
             hash_known_hosts: set.flag("hashknownhosts")?,
+            keep_host_keys: set.word("updatehostkeys").is_some(),
             connect_timeout: set.number("connecttimeout")?.map(|n| Duration::from_secs(n.into())),
             server_alive_interval: set
                 .number("serveraliveinterval")?

@@ -31,4 +31,5 @@ mod stalls;
 mod support;
 mod trust;
 mod unit;
+mod update_host_keys;
 mod wake;

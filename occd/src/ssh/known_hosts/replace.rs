@@ -24,8 +24,9 @@ pub fn replace(
     hash: bool,
 ) -> Result<(), KnownHostsError> {
     let name = lookup_name(host, port);
+    let stays = |recorded: &PublicKey| recorded.key_data() == key.key_data();
     for path in files {
-        remove(path, &name, key)?;
+        remove_all_but(path, &name, &stays)?;
     }
     match files.first() {
         Some(first) => append(first, host, port, key, hash),
@@ -33,7 +34,12 @@ pub fn replace(
     }
 }
 
-fn remove(path: &Path, name: &str, key: &PublicKey) -> Result<(), KnownHostsError> {
+/// Takes the keys of a name out of a file, except those that stay.
+pub(super) fn remove_all_but(
+    path: &Path,
+    name: &str,
+    stays: &dyn Fn(&PublicKey) -> bool,
+) -> Result<(), KnownHostsError> {
     let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
     match std::fs::metadata(path) {
         Ok(metadata) if is_regular(path, &metadata)? => {}
@@ -49,7 +55,7 @@ fn remove(path: &Path, name: &str, key: &PublicKey) -> Result<(), KnownHostsErro
     let mut after = Vec::with_capacity(before.len());
     for (index, line) in before.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let wildcard = || KnownHostsError::Pattern { path: path.to_owned(), line: index + 1 };
-        match without(line, name, key) {
+        match without(line, name, stays) {
             Line::Stays => after.extend_from_slice(line),
             Line::Goes => {}
             Line::Becomes(new) => after.extend_from_slice(&new),
@@ -80,10 +86,10 @@ enum Line {
     IsForOthersToo,
 }
 
-fn without(line: &[u8], name: &str, key: &PublicKey) -> Line {
+fn without(line: &[u8], name: &str, stays: &dyn Fn(&PublicKey) -> bool) -> Line {
     let text = line.trim_ascii();
     let Some((Marker::None, hosts, recorded)) = parse_line(text) else { return Line::Stays };
-    if !hosts.contain(name) || recorded.key_data() == key.key_data() {
+    if !hosts.contain(name) || stays(&recorded) {
         return Line::Stays;
     }
     let Hosts::Patterns(list) = &hosts else { return Line::Goes };

@@ -120,6 +120,8 @@ async fn every_option_is_read() {
         strict_host_key_checking: Strict::AcceptNew,
         host_key_alias: Some("key-alias".to_owned()),
         hash_known_hosts: true,
+        // ssh's own default where UserKnownHostsFile is set.
+        keep_host_keys: true,
         connect_timeout: Some(Duration::from_secs(7)),
         server_alive_interval: Some(Duration::from_secs(60)),
         server_alive_count_max: Some(9),
@@ -165,6 +167,7 @@ async fn the_words_of_openssh_are_understood() {
         identity_agent: Some("none".to_owned()),
         user_known_hosts_files: null.clone(),
         global_known_hosts_files: null,
+        keep_host_keys: true,
         ..SshConfig::default()
     };
     assert_eq!(none, expected);

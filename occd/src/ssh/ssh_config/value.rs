@@ -8,7 +8,7 @@ use occ_proto::Address;
 use super::{InvalidValue, SshConfigError, invalid};
 
 /// The options that are read. `user`, `hostname` and `port` are always printed.
-pub(super) const KEYS: [&str; 23] = [
+pub(super) const KEYS: [&str; 24] = [
     "hostname",
     "user",
     "port",
@@ -23,6 +23,7 @@ pub(super) const KEYS: [&str; 23] = [
     "stricthostkeychecking",
     "hostkeyalias",
     "hashknownhosts",
+    "updatehostkeys",
     "connecttimeout",
     "serveraliveinterval",
     "serveralivecountmax",
