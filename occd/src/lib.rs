@@ -9,6 +9,8 @@ pub mod container;
 pub mod daemon;
 pub mod descriptors;
 pub mod exec;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod history;
 pub mod host;
 pub mod hosts;

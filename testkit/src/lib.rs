@@ -29,6 +29,7 @@ pub mod keys;
 pub mod link;
 pub mod proc;
 pub mod require;
+pub mod soak;
 pub mod ssh;
 pub mod sshd;
 pub mod systemd;

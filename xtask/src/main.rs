@@ -22,6 +22,9 @@ Usage: cargo xtask <command>
                   ARGS go to the runner: cargo nextest run, or cargo test without nextest
   dist            build occd and occ as users get them, into target/dist
   bench [NAMES]   the same, and measure; needs a quiet machine
+  soak [SECONDS [SEED]]
+                  twenty hosts behind links that break at random, and what must hold whatever breaks;
+                  three minutes, and a seed that it prints
 ";
 
 /// Why a command failed. Whatever it ran has said more.
@@ -37,7 +40,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
-        [] | ["help" | "-h" | "--help"] | ["demo" | "test" | "dist" | "bench", "-h" | "--help"] => {
+        []
+        | ["help" | "-h" | "--help"]
+        | ["demo" | "test" | "dist" | "bench" | "soak", "-h" | "--help"] => {
             print!("{HELP}");
             Ok(())
         }
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         ["test", ref rest @ ..] => test(rest),
         ["dist"] => dist(),
         ["bench", ref rest @ ..] => bench(rest),
+        ["soak", ref rest @ ..] => soak(rest),
         [unknown, ..] => {
             eprint!("Error: there is no command {unknown:?}\n\n{HELP}");
             return ExitCode::from(2);
@@ -67,6 +73,14 @@ fn demo(args: &[&str]) -> Result<(), Failed> {
     // This program and those are built into one directory.
     let demo = std::env::current_exe()?.with_file_name("demo");
     Err(Command::new(&demo).args(args).exec().into())
+}
+
+fn soak(args: &[&str]) -> Result<(), Failed> {
+    let packages = ["-p", "occd", "-p", "occ-cli", "-p", "testkit"];
+    let programs = ["--bin", "occd", "--bin", "occ", "--bin", "soak"];
+    run(cargo().args(["build", "--quiet", "--locked"]).args(packages).args(programs))?;
+    let soak = std::env::current_exe()?.with_file_name("soak");
+    Err(Command::new(&soak).args(args).exec().into())
 }
 
 fn test(args: &[&str]) -> Result<(), Failed> {

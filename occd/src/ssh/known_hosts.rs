@@ -520,6 +520,23 @@ fn add_unless<T>(
     Ok(Added::Yes)
 }
 
+/// See [`crate::fuzz`].
+pub(crate) fn fuzz(content: &[u8]) {
+    use russh::keys::ssh_key::public::{Ed25519PublicKey, KeyData};
+
+    let key = PublicKey::from(KeyData::Ed25519(Ed25519PublicKey([7; 32])));
+    let path = Path::new("known_hosts");
+    let mut known = KnownHosts::default();
+    known.parse(path, content);
+    let before = known.check("h", 22, &key);
+    let Ok(line) = key.to_openssh() else { return };
+    known.parse(path, format!("h {line}\n").as_bytes());
+    let after = known.check("h", 22, &key);
+    // Only a revocation outweighs the line that follows.
+    assert!(after == Verdict::Known || matches!(after, Verdict::Revoked { .. }), "{after:?}");
+    assert_eq!(matches!(before, Verdict::Revoked { .. }), matches!(after, Verdict::Revoked { .. }));
+}
+
 /// Returns whether a host name would be read back as itself: OpenSSH's list of characters it does not
 /// record (`check_host_key` in sshconnect.c), and those that end a field or a pattern.
 fn is_recordable(host: &str) -> bool {

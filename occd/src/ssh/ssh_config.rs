@@ -414,6 +414,22 @@ impl Resolver {
     }
 }
 
+/// See [`crate::fuzz`].
+pub(crate) fn fuzz(output: &[u8]) {
+    const DEFAULTS: &[u8] =
+        b"hostname localhost\nuser u\nport 22\nidentityfile ~/.ssh/id_ed25519\n";
+
+    let Ok(values) = parse(DEFAULTS) else { return };
+    let baseline = Baseline { values, other_home: None };
+    let resolver = Resolver::new(PathBuf::from("/home/u"));
+    let (Ok(asked), Ok(values)) = (Address::new("h"), parse(output)) else { return };
+    if let Ok(config) = resolver.read(&baseline, &values, &asked) {
+        // Typed names cannot be anything else; the rest goes to no shell, and to `ssh` never again.
+        assert!(config.hostname.is_none_or(|name| !name.as_str().starts_with('-')));
+        assert!(config.port != Some(0));
+    }
+}
+
 fn invalid(key: &'static str, source: impl Into<InvalidValue>) -> SshConfigError {
     SshConfigError::Invalid { key, source: source.into() }
 }

@@ -25,6 +25,7 @@ mod passwords;
 mod prompts;
 mod reconnect;
 mod slow_reader;
+mod soak;
 mod socket;
 mod ssh_config;
 mod stalls;
