@@ -10,10 +10,10 @@ use serde::{Deserialize, Deserializer};
 
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
-use crate::ssh::Compression;
 use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
 use crate::ssh::host_key::Unknown;
+use crate::ssh::{Compression, Line};
 use crate::used::Autoconnect;
 
 /// The shortest time that can be set: what is shorter would only make work.
@@ -211,7 +211,7 @@ impl Config {
                 compression: own!(compression),
                 methods: self.methods(own),
                 unknown_host_key: own!(strict_host_key_checking),
-                known_rtt: None,
+                line: Line::default(),
             },
             caps: Caps {
                 normal: max_backoff,

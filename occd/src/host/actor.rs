@@ -31,7 +31,7 @@ use crate::prompts::{NoAnswer, Questions};
 use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
-use crate::ssh::{ConnectError, Connection, LossCause, certificate_beside};
+use crate::ssh::{ConnectError, Connection, Line, LossCause, certificate_beside};
 use crate::used::UseClock;
 use crate::wake::SleepClock;
 
@@ -87,7 +87,7 @@ struct Actor {
     dial: Option<(ConnectionId, AbortHandle)>,
     signals: FuturesUnordered<BoxFuture<'static, Signal>>,
     connections: Vec<Arc<Connection>>,
-    known_rtt: Option<Duration>,
+    line: Line,
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
@@ -151,7 +151,7 @@ pub fn spawn(
         dial: None,
         signals: FuturesUnordered::new(),
         connections: Vec::new(),
-        known_rtt: None,
+        line: Line::default(),
         last_error: None,
         inputs: None,
         tried_keys: Vec::new(),
@@ -404,7 +404,7 @@ impl Actor {
     fn closed(&mut self, connection: &Arc<Connection>) {
         let id = connection.id();
         let was_primary = self.machine.primary() == Some(id);
-        self.rtt();
+        self.line();
         self.connections.retain(|other| other.id() != id);
         let cause = connection.cause();
         tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");
@@ -478,7 +478,7 @@ impl Actor {
 
     fn dial(&mut self, id: ConnectionId) {
         let config = self.config.clone();
-        let settings = DialSettings { known_rtt: self.rtt(), ..self.settings.dial };
+        let settings = DialSettings { line: self.line(), ..self.settings.dial };
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
         let questions = Arc::clone(&self.questions);
@@ -501,12 +501,13 @@ impl Actor {
         self.dial = Some((id, task));
     }
 
-    /// Returns the round trip as the last connection measured it.
-    fn rtt(&mut self) -> Option<Duration> {
-        if let Some(rtt) = self.connections.last().and_then(|connection| connection.rtt()) {
-            self.known_rtt = Some(rtt);
+    /// Returns what the last connection found out about the line.
+    fn line(&mut self) -> Line {
+        if let Some(connection) = self.connections.last() {
+            let Line { rtt, rate } = connection.line();
+            self.line = Line { rtt: rtt.or(self.line.rtt), rate: rate.or(self.line.rate) };
         }
-        self.known_rtt
+        self.line
     }
 
     /// Returns whether a login that failed may go otherwise now.

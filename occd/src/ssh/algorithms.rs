@@ -12,12 +12,23 @@ use super::ssh_config::AlgorithmLists;
 
 /// From this round trip on, compressing is worth the processor's time, unless told otherwise.
 const FAR: Duration = Duration::from_millis(80);
+/// Below this rate, in bytes per second, it is too.
+const SLOW: u64 = 2_000_000;
+
+/// What is known of the line to a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Line {
+    /// The last round trip.
+    pub rtt: Option<Duration>,
+    /// The highest rate at which data came, in bytes per second.
+    pub rate: Option<u64>,
+}
 
 /// Whether to compress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Where the last round trip took [`FAR`] or more.
+    /// Where the last round trip took [`FAR`] or more, or data never came faster than [`SLOW`].
     #[default]
     Auto,
     /// Always.
@@ -27,9 +38,11 @@ pub enum Compression {
 }
 
 impl Compression {
-    fn is_on(self, rtt: Duration) -> bool {
+    fn is_on(self, line: Line) -> bool {
         match self {
-            Self::Auto => rtt >= FAR,
+            Self::Auto => {
+                line.rtt.is_some_and(|rtt| rtt >= FAR) || line.rate.is_some_and(|rate| rate < SLOW)
+            }
             Self::On => true,
             Self::Off => false,
         }
@@ -44,7 +57,7 @@ pub(super) fn preferred(
     policy: &HostKeyPolicy,
     lists: &AlgorithmLists,
     compression: Compression,
-    rtt: Duration,
+    line: Line,
 ) -> Result<Preferred, ConnectError> {
     let mut preferred = Preferred::DEFAULT;
     preferred.key = match only(&lists.host_key, "HostKeyAlgorithms", |name| {
@@ -76,7 +89,7 @@ pub(super) fn preferred(
         preferred.mac = set.into();
     }
     // Compressed from the login on, not before: the other kind lets anybody feed the server's zlib.
-    preferred.compression = Cow::Borrowed(if compression.is_on(rtt) {
+    preferred.compression = Cow::Borrowed(if compression.is_on(line) {
         &[compression::ZLIB_LEGACY, compression::NONE]
     } else {
         &[compression::NONE, compression::ZLIB_LEGACY]
@@ -162,7 +175,7 @@ mod tests {
             asking: None,
             review: None,
         };
-        preferred(&policy, &lists, Compression::Auto, Duration::ZERO)
+        preferred(&policy, &lists, Compression::Auto, Line::default())
     }
 
     #[test]
@@ -195,7 +208,16 @@ mod tests {
 
     #[test]
     fn far_hosts_are_compressed() {
-        assert!(Compression::Auto.is_on(FAR) && !Compression::Auto.is_on(FAR / 2));
-        assert!(Compression::On.is_on(Duration::ZERO) && !Compression::Off.is_on(FAR));
+        let of = |rtt, rate| Line { rtt, rate };
+        for (line, on) in [
+            (Line::default(), false),
+            (of(Some(FAR), None), true),
+            (of(Some(FAR / 2), None), false),
+            (of(Some(FAR / 2), Some(SLOW - 1)), true),
+            (of(None, Some(SLOW)), false),
+        ] {
+            assert_eq!(Compression::Auto.is_on(line), on, "{line:?}");
+            assert!(Compression::On.is_on(line) && !Compression::Off.is_on(line));
+        }
     }
 }

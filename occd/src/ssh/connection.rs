@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::algorithms::Line;
 use super::auth::Login;
 use super::channel::{Channel, RawChannel};
 use super::error::{ChannelError, LossCause};
@@ -219,6 +220,12 @@ impl Connection {
             0 => None,
             micros => Some(Duration::from_micros(micros)),
         }
+    }
+
+    /// Returns what the connection has found out about the line.
+    pub fn line(&self) -> Line {
+        let rate = self.shared.rate.load(Ordering::Relaxed);
+        Line { rtt: self.rtt(), rate: (rate > 0).then_some(rate) }
     }
 
     fn set_rtt(&self, rtt: Duration) {

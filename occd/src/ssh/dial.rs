@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::agent::Agents;
-use super::algorithms::{Compression, preferred};
+use super::algorithms::{Compression, Line, preferred};
 use super::auth::{self, LoginRequest, Methods};
 use super::connection::{Connection, Facts, identification};
 use super::error::ConnectError;
@@ -88,8 +88,8 @@ pub struct DialSettings {
     pub methods: Methods,
     /// What happens to a host key that is not on record.
     pub unknown_host_key: Option<Unknown>,
-    /// The round trip to the host, where an earlier connection measured it.
-    pub known_rtt: Option<Duration>,
+    /// What earlier connections found out about the line to the host.
+    pub line: Line,
 }
 
 impl DialSettings {
@@ -193,7 +193,8 @@ impl Dial<'_> {
         let place = format!("{}:{} as {user} ({})", target.address, target.port, target.origin());
         let mut way = self.way(&target, place, &mut limit, steps, begun).await?;
         // The time it took to open was one round trip; what an earlier connection measured is as good.
-        let rtt = way.rtt.max(settings.known_rtt.unwrap_or_default());
+        let rtt = way.rtt.max(settings.line.rtt.unwrap_or_default());
+        let line = Line { rtt: Some(rtt), ..settings.line };
 
         let begun = Instant::now();
         let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window(rtt)));
@@ -215,7 +216,7 @@ impl Dial<'_> {
             (None, Some(true)) => Compression::On,
             (None, _) => Compression::Auto,
         };
-        let preferred = preferred(&host_key, &ssh_config.algorithms, compression, rtt)?;
+        let preferred = preferred(&host_key, &ssh_config.algorithms, compression, line)?;
         let (stream, control) = GuardedStream::new(way.transport);
         let follow = (!ssh_config.keep_host_keys).then(|| host_key.clone());
         let handler = Handler::new(Arc::clone(&shared), host_key);

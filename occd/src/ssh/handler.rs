@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use russh::client::{ChannelOpenHandle, DisconnectReason, Msg, Session};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Names, Sig};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, LossCause};
@@ -30,6 +31,10 @@ const TURN: u64 = 1024 * 1024;
 /// A full window is always drained within this time, however slow the reader, so that the answers to
 /// the server's keep-alives, which queue behind the data, pass in time.
 const WINDOW_DRAIN: Duration = Duration::from_secs(10);
+/// So many bytes without a pause are enough to tell how fast a line is.
+const MEASURED: u64 = 1024 * 1024;
+/// A longer pause than this is the sender's and not the line's.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Host keys that a server may announce; one has three or four.
 const MAX_ANNOUNCED: usize = 32;
 /// Pauses are collected until they are worth a timer.
@@ -67,6 +72,8 @@ pub struct Shared {
     pub(super) negotiated: OnceLock<Negotiated>,
     /// The server's host key.
     pub(super) host_key: OnceLock<TrustedKey>,
+    /// The highest rate at which data came, in bytes per second; 0 as long as too little came.
+    pub(super) rate: AtomicU64,
     /// The host keys that the server says it has.
     pub(super) announced: watch::Sender<Option<Vec<PublicKey>>>,
     /// The server's message before login, sanitized.
@@ -95,6 +102,7 @@ impl Shared {
             freed: Notify::new(),
             negotiated: OnceLock::new(),
             host_key: OnceLock::new(),
+            rate: AtomicU64::new(0),
             announced: watch::Sender::default(),
             banner: OnceLock::new(),
         }
@@ -188,17 +196,55 @@ pub struct Handler {
     host_key: HostKeyPolicy,
     /// Time owed by a bulk stream whose reader is slow.
     debt: Duration,
+    rate: RateMeter,
+}
+
+/// Measures how fast data comes while it comes without a pause.
+#[derive(Debug, Default)]
+struct RateMeter {
+    begun: Option<Instant>,
+    last: Option<Instant>,
+    bytes: u64,
+}
+
+impl RateMeter {
+    /// Counts bytes; every [`MEASURED`] of them, returns the rate in bytes per second.
+    fn count(&mut self, bytes: usize, now: Instant) -> Option<u64> {
+        let paused = self.last.is_some_and(|last| now.duration_since(last) > PAUSE);
+        self.last = Some(now);
+        let begun = match self.begun.filter(|_| !paused) {
+            Some(begun) => begun,
+            None => {
+                (self.begun, self.bytes) = (Some(now), 0);
+                return None;
+            }
+        };
+        self.bytes += bytes as u64;
+        if self.bytes < MEASURED {
+            return None;
+        }
+        let seconds = now.duration_since(begun).as_secs_f64().max(1e-6);
+        let rate = self.bytes as f64 / seconds;
+        (self.begun, self.bytes) = (Some(now), 0);
+        Some((rate as u64).max(1))
+    }
 }
 
 impl Handler {
     /// Returns the handler for a connection about to be made.
     pub fn new(shared: Arc<Shared>, host_key: HostKeyPolicy) -> Self {
-        Self { shared, host_key, debt: Duration::ZERO }
+        Self { shared, host_key, debt: Duration::ZERO, rate: RateMeter::default() }
     }
 
     async fn receive(&mut self, id: ChannelId, stream: u8, data: &[u8]) {
         let Some(inbox) = self.shared.inbox(id) else { return };
         let received = inbox.push(stream, data).await;
+        // What a slow reader holds up says nothing of the line.
+        if inbox.is_backlogged() {
+            self.rate = RateMeter::default();
+        } else if let Some(rate) = self.rate.count(data.len(), Instant::now()) {
+            self.shared.rate.fetch_max(rate, Ordering::Relaxed);
+        }
         if received >= BULK && !self.shared.bulk.is_cancelled() && !inbox.is_transport() {
             self.shared.bulk.cancel();
         }

@@ -30,7 +30,7 @@ mod transport;
 pub mod turns;
 pub mod unlocked;
 
-pub use algorithms::Compression;
+pub use algorithms::{Compression, Line};
 pub use candidates::certificate_beside;
 pub use channel::{Channel, ChannelStream};
 pub use connection::Connection;

@@ -10,6 +10,7 @@ mod bad_names;
 mod cancel;
 mod certificates;
 mod channel;
+mod compression;
 mod descriptors;
 mod docker;
 mod dropbear;
