@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::paths::MAX_SOCKET_PATH;
-use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
+use russh::keys::agent::{AgentIdentity, AgentSessionBinding};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -106,7 +106,14 @@ pub(super) struct Open {
 
 /// Returns the agent for a login, or a word for errors about why there is none. An agent that does not
 /// answer is not an error: there may be key files.
-pub(super) async fn open(choice: &AgentChoice, known: &Agents) -> Result<Open, String> {
+///
+/// The agent is told first whose session it is (`session-bind@openssh.com`, PROTOCOL.agent of OpenSSH): else it
+/// keeps back the keys that are constrained to certain destinations (`ssh-add -h`).
+pub(super) async fn open(
+    choice: &AgentChoice,
+    known: &Agents,
+    session: Option<&AgentSessionBinding>,
+) -> Result<Open, String> {
     let sockets = match choice {
         AgentChoice::Known => known.sockets(),
         AgentChoice::Socket(socket) => vec![socket.clone()],
@@ -119,6 +126,13 @@ pub(super) async fn open(choice: &AgentChoice, known: &Agents) -> Result<Open, S
     for socket in sockets {
         let list = async {
             let mut agent = AgentClient::connect_uds(&socket).await?;
+            if let Some(session) = session
+                && let Err(error) = agent.bind_session(session, false).await
+            {
+                // An agent of another make does not know it, and has no such keys.
+                tracing::debug!(%error, "the ssh-agent is not bound to the session");
+                agent = AgentClient::connect_uds(&socket).await?;
+            }
             let identities = agent.request_identities().await?;
             Ok::<_, russh::keys::Error>((agent, identities))
         };
@@ -179,9 +193,9 @@ mod tests {
         let agents = Agents::new(Some(a.clone()));
         agents.offer(&b);
         // Nobody listens any more.
-        assert!(open(&AgentChoice::Known, &agents).await.is_err());
+        assert!(open(&AgentChoice::Known, &agents, None).await.is_err());
         assert_eq!(agents.sockets(), [a]);
-        let none = open(&AgentChoice::None, &agents).await;
+        let none = open(&AgentChoice::None, &agents, None).await;
         assert!(none.is_err_and(|why| why.contains("ssh_config")));
     }
 }

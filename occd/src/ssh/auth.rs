@@ -97,7 +97,7 @@ pub async fn unlock_first(request: &LoginRequest<'_>) -> Result<(), ConnectError
     if needed.is_empty() {
         return Ok(());
     }
-    let agent = agent::open(&credentials.agent, &environment.agents).await;
+    let agent = agent::open(&credentials.agent, &environment.agents, None).await;
     let identities = agent.map(|open| open.identities).unwrap_or_default();
     for (key, is_named) in needed {
         if key.is_among(&identities) {
@@ -120,7 +120,7 @@ pub async fn locked_keys(
     environment: &DialEnvironment,
 ) -> Result<Vec<PathBuf>, ConnectError> {
     let credentials = resolve(config, environment).await?.credentials;
-    let agent = agent::open(&credentials.agent, &environment.agents).await;
+    let agent = agent::open(&credentials.agent, &environment.agents, None).await;
     let identities = agent.map(|open| open.identities).unwrap_or_default();
     let files =
         credentials.named.iter().chain(&credentials.configured).chain(&credentials.defaults);
@@ -144,8 +144,9 @@ pub async fn login(
     request: &LoginRequest<'_>,
 ) -> Result<Login, ConnectError> {
     let LoginRequest { credentials, environment, methods, .. } = request;
+    let session = handle.agent_session_binding().cloned();
     let (mut agent, agent_socket, agent_keys, agent_word) =
-        match agent::open(&credentials.agent, &environment.agents).await {
+        match agent::open(&credentials.agent, &environment.agents, session.as_ref()).await {
             Ok(open) => {
                 let word = format!("the ssh-agent holds {} keys", open.identities.len());
                 (Some(open.agent), Some(open.socket), open.identities, word)

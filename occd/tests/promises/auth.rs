@@ -427,3 +427,35 @@ fn an_rsa_certificate_beside_a_key_file_logs_in() {
     let auth = look(&rig, "far").connection.unwrap().auth;
     assert!(auth.contains("with certificate a-certificate"), "{auth}");
 }
+
+#[test]
+fn a_key_that_an_agent_keeps_for_certain_destinations_logs_in_there_and_nowhere_else() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (right, wrong) = (RealSshd::start(), RealSshd::start());
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    let key = KeyFile::generate(rig.home().join(".ssh/constrained"), "ed25519");
+    for sshd in [&right, &wrong] {
+        fs::write(sshd.authorized_keys_path(), format!("{}\n", key.public)).unwrap();
+    }
+    // ssh-add looks the destination's keys up.
+    let known = rig.home().join("known");
+    fs::write(&known, format!("{}\n", right.known_hosts_line())).unwrap();
+    let to = format!("{}@[127.0.0.1]:{}", right.user(), right.port());
+    let known = known.to_str().unwrap();
+    assert_eq!(agent.run(&["-q", "-H", known, "-h", &to, key.path.to_str().unwrap()]), Some(0));
+    for (name, sshd) in [("right", &right), ("wrong", &wrong)] {
+        rig.add_host(name, sshd);
+        rig.edit_hosts(|file| {
+            for config in file.hosts.values_mut() {
+                config.identity_file = None;
+            }
+        });
+    }
+    rig.start_daemon(&[]);
+    echoes(&rig, "right");
+    let refused = problem(&post(&rig, "/v1/hosts/wrong/connect"));
+    assert!([Code::AuthFailed, Code::NoIdentity].contains(&refused.code), "{refused:?}");
+}
