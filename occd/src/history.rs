@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use occ_proto::HostName;
 use occ_proto::history::{Change, History, Link, Percentiles, RoundTrips};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 mod file;
@@ -70,6 +71,8 @@ impl Writer {
         let mut seen = HashSet::new();
         let mut samples = 0;
         let mut tick = tokio::time::interval(SAMPLE);
+        // After sleep one look is enough.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut batch = Vec::new();
             tokio::select! {
