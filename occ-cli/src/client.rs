@@ -6,7 +6,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -87,7 +87,12 @@ impl Client {
 
     /// Returns who answers the questions that requests raise, if somebody can.
     pub(crate) fn prompter(&self) -> Option<&Prompter> {
-        self.prompter.get_or_init(|| Prompter::new(&self.ui)).as_ref()
+        self.prompter.get_or_init(|| Prompter::new(&self.ui, self.directory())).as_ref()
+    }
+
+    /// Returns the socket's directory, which is private to this user.
+    pub(crate) fn directory(&self) -> &Path {
+        self.socket.parent().unwrap_or(Path::new("/"))
     }
 
     /// Returns how to write.

@@ -20,6 +20,8 @@ pub(crate) const CONNECTION: u8 = 5;
 pub(crate) const OUTCOME_UNKNOWN: u8 = 6;
 /// Interrupted from the keyboard: 128 plus SIGINT, as shells count.
 pub(crate) const INTERRUPTED: u8 = 130;
+/// Ended by SIGQUIT.
+pub(crate) const QUIT: u8 = 131;
 /// Ended by SIGTERM.
 pub(crate) const TERMINATED: u8 = 143;
 /// Ended by SIGHUP.

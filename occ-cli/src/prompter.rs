@@ -4,6 +4,7 @@
 //! connection, which is opened only when the answer takes longer than a connected host needs.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::Ui;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, Turn};
 
 /// An answer that comes within this time raised no question.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -38,11 +39,11 @@ pub(crate) struct Prompter {
 
 impl Prompter {
     /// Returns a prompter, where there is a terminal to ask at.
-    pub(crate) fn new(ui: &Ui) -> Option<Self> {
+    pub(crate) fn new(ui: &Ui, dir: &Path) -> Option<Self> {
         if !ui.input {
             return None;
         }
-        let terminal = Terminal::open()?;
+        let terminal = Terminal::open(dir)?;
         let mut random = [0; 16];
         getrandom::fill(&mut random).ok()?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -118,10 +119,11 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
         match answer {
             None => prompter.terminal.write("\n"),
             Some(Err(error)) => return error,
-            Some(Ok(answer)) => match send(client, prompt.id, answer).await {
-                Ok(()) => {}
-                Err(error) => return error,
-            },
+            Some(Ok((answer, _turn))) => {
+                if let Err(error) = send(client, prompt.id, answer).await {
+                    return error;
+                }
+            }
         }
     }
 }
@@ -131,20 +133,20 @@ pub(crate) async fn ask(
     ui: &Ui,
     terminal: &Terminal,
     prompt: &Prompt,
-) -> Result<Option<Secret>, CliError> {
+) -> Result<(Option<Secret>, Turn), CliError> {
     ui.asked.set(true);
     let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
-    if let Some(note) = &prompt.note {
-        terminal.write(&format!("{host}{}\n", sanitize(note)));
-    }
-    let question = format!("{host}{}: ", sanitize(&prompt.message));
+    // In one piece: what is typed after the note must not be shown, either.
+    let note = prompt.note.as_ref();
+    let note = note.map_or_else(String::new, |note| format!("{host}{}\n", sanitize(note)));
+    let question = format!("{note}{host}{}: ", sanitize(&prompt.message));
     loop {
-        let answer = terminal.ask(&question, prompt.secret).await?;
-        let Some(text) = &answer else { return Ok(None) };
+        let (answer, turn) = terminal.ask(&question, prompt.secret).await?;
+        let Some(text) = &answer else { return Ok((None, turn)) };
         // A slip of the finger must not decide whom to trust.
         let word = text.expose().trim();
         if prompt.kind != PromptKind::HostKey || is_verdict(word) {
-            return Ok(answer);
+            return Ok((answer, turn));
         }
         terminal.write("Type yes or no, or the fingerprint that you have from elsewhere.\n");
     }
@@ -157,7 +159,10 @@ fn is_verdict(word: &str) -> bool {
 
 /// Sends an answer. A question that is open no more was answered by somebody else.
 pub(crate) async fn send(client: &Client, id: u64, answer: Option<Secret>) -> Result<(), CliError> {
-    let path = format!("/v1/prompts/{id}");
+    // A question is for its client at first; `occ prompts` answers those that are for all.
+    let token = client.prompter().and_then(|prompter| prompter.token.to_str().ok());
+    let query = token.map_or_else(String::new, |token| format!("?client={token}"));
+    let path = format!("/v1/prompts/{id}{query}");
     let body = AnswerPrompt { answer, keep: false };
     match client.request_beside(Method::POST, &path, &body).await {
         Ok(_) => Ok(()),

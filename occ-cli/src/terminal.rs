@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use occ_proto::Secret;
 use rustix::fs::OFlags;
@@ -11,7 +12,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::error::{CliError, HUNG_UP, INTERRUPTED, TERMINATED};
+use crate::error::{CliError, HUNG_UP, INTERRUPTED, QUIT, TERMINATED};
 
 /// The longest answer, in bytes: what a terminal hands over as one line.
 const LONGEST: usize = 4096;
@@ -22,12 +23,14 @@ pub(crate) struct Terminal {
     file: File,
     /// The same open file. tokio's reader for pipes reads whatever can be polled.
     input: pipe::Receiver,
+    /// Held by whoever asks: two at a time would share the answer between them.
+    lock: PathBuf,
 }
 
 impl Terminal {
     /// Returns the terminal, if there is one and this process may read from it: in the background, reading
-    /// would stop it.
-    pub(crate) fn open() -> Option<Self> {
+    /// would stop it. `dir` is a private directory that every occ of this user knows.
+    pub(crate) fn open(dir: &Path) -> Option<Self> {
         let flags = OFlags::NOCTTY | OFlags::NONBLOCK;
         let file = File::options()
             .read(true)
@@ -35,12 +38,14 @@ impl Terminal {
             .custom_flags(flags.bits().cast_signed())
             .open("/dev/tty")
             .ok()?;
-        let in_foreground = tcgetpgrp(&file).is_ok_and(|group| group == rustix::process::getpgrp());
-        if !in_foreground {
+        if !is_in_foreground(&file) {
             return None;
         }
+        // A session has one controlling terminal.
+        let session = rustix::process::getsid(None).ok()?.as_raw_nonzero();
+        let lock = dir.join(format!("terminal-{session}.lock"));
         let input = pipe::Receiver::from_file_unchecked(file.try_clone().ok()?).ok()?;
-        Some(Self { file, input })
+        Some(Self { file, input, lock })
     }
 
     /// Writes text.
@@ -51,25 +56,52 @@ impl Terminal {
 
     /// Asks and returns the line that was typed; nothing for the end of input (Ctrl-D). A secret is not shown.
     /// Nothing of the terminal's state is changed when the future has been dropped.
+    /// Others ask when the turn is dropped: when the daemon has the answer, which may be theirs as well.
     pub(crate) async fn ask(
         &self,
         question: &str,
         secret: bool,
-    ) -> Result<Option<Secret>, CliError> {
+    ) -> Result<(Option<Secret>, Turn), CliError> {
         let failed = |error| CliError::failed(format!("the terminal: {error}"));
         let mut signals = Signals::new().map_err(failed)?;
+        let turn = tokio::select! {
+            biased;
+            Caught::End(error) = signals.next() => return Err(error),
+            turn = self.turn() => turn,
+        };
         let hidden = if secret { Some(Hidden::new(&self.file).map_err(failed)?) } else { None };
         self.write(question);
-        let answer = tokio::select! {
-            biased;
-            error = signals.next() => Err(error),
-            line = self.line() => line.map_err(failed),
+        let answer = loop {
+            tokio::select! {
+                biased;
+                caught = signals.next() => match caught {
+                    Caught::End(error) => break Err(error),
+                    // The shell has set the terminal as it likes it, and written over the question.
+                    Caught::Continued if is_in_foreground(&self.file) => {
+                        if let Some(hidden) = &hidden {
+                            hidden.hide().map_err(failed)?;
+                        }
+                        self.write(question);
+                    }
+                    Caught::Continued => {}
+                },
+                line = self.line() => break line.map_err(failed),
+            }
         };
         // The line feed that ended the answer was hidden, too.
         if hidden.is_some() || !matches!(answer, Ok(Some(_))) {
             self.write("\n");
         }
-        answer
+        answer.map(|answer| (answer, Turn(turn)))
+    }
+
+    /// Waits until no other occ asks at this terminal. Without a lock file everybody asks at once.
+    async fn turn(&self) -> Option<File> {
+        let mut options = File::options();
+        let file = options.append(true).create(true).mode(0o600).open(&self.lock).ok()?;
+        // A thread that still waits when the question is withdrawn lets go of the lock as soon as it has it.
+        let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
+        locked.await.ok()?.ok()
     }
 
     async fn line(&self) -> io::Result<Option<Secret>> {
@@ -96,6 +128,12 @@ impl Terminal {
     }
 }
 
+/// The right to ask at the terminal.
+#[derive(Debug)]
+pub(crate) struct Turn(
+    #[expect(dead_code, reason = "held, and unlocked when it is closed")] Option<File>,
+);
+
 /// A terminal that does not show what is typed, until this is dropped.
 struct Hidden<'a> {
     file: &'a File,
@@ -104,12 +142,16 @@ struct Hidden<'a> {
 
 impl<'a> Hidden<'a> {
     fn new(file: &'a File) -> io::Result<Self> {
-        let before = tcgetattr(file)?;
-        let mut hidden = before.clone();
+        let hidden = Self { file, before: tcgetattr(file)? };
+        hidden.hide()?;
+        Ok(hidden)
+    }
+
+    fn hide(&self) -> io::Result<()> {
+        let mut hidden = self.before.clone();
         hidden.local_modes.remove(LocalModes::ECHO);
         // What was typed before the question is no answer to it.
-        tcsetattr(file, OptionalActions::Flush, &hidden)?;
-        Ok(Self { file, before })
+        Ok(tcsetattr(self.file, OptionalActions::Flush, &hidden)?)
     }
 }
 
@@ -120,9 +162,23 @@ impl Drop for Hidden<'_> {
     }
 }
 
-/// The signals that end the program; until then the terminal must be as it was.
+fn is_in_foreground(file: &File) -> bool {
+    tcgetpgrp(file).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+/// What a signal means to a question.
+enum Caught {
+    /// The program is to end; before that the terminal must be as it was.
+    End(CliError),
+    /// It was stopped, and goes on.
+    Continued,
+}
+
+/// The signals that matter while a question is open.
 struct Signals {
     interrupt: Signal,
+    quit: Signal,
+    continued: Signal,
     terminate: Signal,
     hang_up: Signal,
 }
@@ -131,17 +187,22 @@ impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            continued: signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()))?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) -> CliError {
+    async fn next(&mut self) -> Caught {
         let (exit, word) = tokio::select! {
+            _ = self.continued.recv() => return Caught::Continued,
             _ = self.interrupt.recv() => (INTERRUPTED, "interrupted"),
+            _ = self.quit.recv() => (QUIT, "quit"),
             _ = self.terminate.recv() => (TERMINATED, "terminated"),
             _ = self.hang_up.recv() => (HUNG_UP, "hung up"),
         };
-        CliError { exit, code: "interrupted".into(), ..CliError::failed(format!("{word}.")) }
+        let error = CliError::failed(format!("{word}."));
+        Caught::End(CliError { exit, code: "interrupted".into(), ..error })
     }
 }

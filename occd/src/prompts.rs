@@ -108,8 +108,18 @@ impl Prompts {
         later.filter(|at| *at > Instant::now()).min()
     }
 
-    /// Answers a question, or declines to.
-    pub fn answer(&self, id: u64, answer: AnswerPrompt) -> Result<(), NoSuchPrompt> {
+    /// Answers a question, or declines to. It must be one that this client is shown.
+    pub fn answer(
+        &self,
+        id: u64,
+        client: Option<&str>,
+        answer: AnswerPrompt,
+    ) -> Result<(), NoSuchPrompt> {
+        let is_for_all = |id| self.visible(None).iter().any(|prompt| prompt.id == id);
+        let is_theirs = |id| self.visible(client).iter().any(|prompt| prompt.id == id);
+        if !is_theirs(id) && !is_for_all(id) {
+            return Err(NoSuchPrompt);
+        }
         let open = self.take(id).ok_or(NoSuchPrompt)?;
         // Whoever asked may have given up in this moment.
         open.reply.send(answer).map_err(|_| NoSuchPrompt)

@@ -83,6 +83,14 @@ impl Terminal {
         modes.contains(rustix::termios::LocalModes::ECHO)
     }
 
+    /// Sets whether the terminal shows what is typed, as a shell does.
+    pub fn set_echo(&self, on: bool) {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let mut modes = tcgetattr(&self.master).unwrap();
+        modes.local_modes.set(LocalModes::ECHO, on);
+        tcsetattr(&self.master, OptionalActions::Now, &modes).unwrap();
+    }
+
     /// Reads on and returns whether there was more.
     fn read(&mut self) -> bool {
         match self.pieces.recv_timeout(SILENCE) {

@@ -91,7 +91,9 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
     }
     let pid = stated.unwrap_or_default();
     // The standard library's connect, because it is asked again and again and never waits on a Unix socket.
-    end(context, pid, || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await
+    let listens = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+    // Only when it has let go of its lock can another one start.
+    end(context, pid, || listens() || autostart::lock_holder(&socket) == Some(pid)).await
 }
 
 /// Tells the daemon to stop and waits until it is there no more.

@@ -25,7 +25,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         ui.say("Nothing waits for an answer.")?;
         return Ok(0);
     }
-    let terminal = if ui.input && !ui.quiet { Terminal::open() } else { None };
+    let terminal = if ui.input && !ui.quiet { Terminal::open(client.directory()) } else { None };
     let Some(terminal) = terminal else {
         let now = Timestamp::now();
         let lines: String = list.prompts.iter().map(|prompt| line(prompt, now)).collect();
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         return Ok(0);
     };
     for prompt in &list.prompts {
-        let answer = prompter::ask(ui, &terminal, prompt).await?;
+        let (answer, _turn) = prompter::ask(ui, &terminal, prompt).await?;
         prompter::send(&client, prompt.id, answer).await?;
     }
     Ok(0)

@@ -58,7 +58,7 @@ fn since(text: &str, now: Timestamp) -> Option<Timestamp> {
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    let time = SignedDuration::from_hours(days.checked_mul(24)?).checked_add(rest)?;
+    let time = SignedDuration::from_secs(days.checked_mul(24 * 3600)?).checked_add(rest)?;
     if time.is_negative() { None } else { now.checked_sub(time).ok() }
 }
 
@@ -78,7 +78,17 @@ mod tests {
         ] {
             assert_eq!(since(text, now), Some(expected.parse().unwrap()), "{text}");
         }
-        for bad in ["", "yesterday", "-1d", "-1h", "1x", "d", "x1h", "99999999999999d"] {
+        for bad in [
+            "",
+            "yesterday",
+            "-1d",
+            "-1h",
+            "1x",
+            "d",
+            "x1h",
+            "99999999999999d",
+            "99999999999999999d",
+        ] {
             assert_eq!(since(bad, now), None, "{bad}");
         }
     }

@@ -57,6 +57,7 @@ pub(super) async fn list(
 pub(super) async fn answer(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    Query(query): Query<ListQuery>,
     Body(answer): Body<AnswerPrompt>,
 ) -> ApiResult<StatusCode> {
     let gone = || {
@@ -67,7 +68,7 @@ pub(super) async fn answer(
         )
     };
     let id = id.parse().map_err(|_| gone())?;
-    match app.pool.context().dial.prompts.answer(id, answer) {
+    match app.pool.context().dial.prompts.answer(id, query.client.as_deref(), answer) {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(NoSuchPrompt) => Err(gone()),
     }

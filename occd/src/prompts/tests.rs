@@ -33,12 +33,16 @@ async fn the_client_that_raised_it_sees_it_first_and_all_after_five_seconds() {
     assert_eq!(prompts.visible(Some("ours")).len(), 1);
     assert_eq!(prompts.visible(Some("other")), []);
     assert_eq!(prompts.visible(None), []);
+    // Nor can anybody else answer it by then.
+    let id = prompts.visible(Some("ours"))[0].id;
+    assert_eq!(prompts.answer(id, None, answer("x")), Err(NoSuchPrompt));
+    assert_eq!(prompts.answer(id, Some("other"), answer("x")), Err(NoSuchPrompt));
     tokio::time::sleep_until(prompts.next_for_all().unwrap()).await;
     let seen = prompts.visible(None);
     assert_eq!((seen[0].message.as_str(), seen[0].secret), ("q", true));
     // The first answer wins.
-    prompts.answer(seen[0].id, answer("a")).unwrap();
-    assert_eq!(prompts.answer(seen[0].id, answer("b")), Err(NoSuchPrompt));
+    prompts.answer(seen[0].id, None, answer("a")).unwrap();
+    assert_eq!(prompts.answer(seen[0].id, None, answer("b")), Err(NoSuchPrompt));
     assert_eq!(asking.await.unwrap().text.expose(), "a");
     assert_eq!(questions.open(), None);
 }
@@ -55,7 +59,7 @@ async fn without_a_client_that_listens_there_is_nobody() {
     let mut asking = pin!(questions.ask(question("q")));
     assert!(asking.as_mut().now_or_never().is_none());
     let id = prompts.visible(Some("ours"))[0].id;
-    prompts.answer(id, AnswerPrompt { answer: None, keep: false }).unwrap();
+    prompts.answer(id, Some("ours"), AnswerPrompt { answer: None, keep: false }).unwrap();
     assert_eq!(asking.await.unwrap_err(), NoAnswer::Declined);
 }
 
@@ -88,7 +92,7 @@ async fn the_clock_stands_still_while_a_question_is_open() {
             tokio::time::sleep(Duration::from_secs(40)).await;
             assert_eq!(host.open().as_deref(), Some("q"));
             let id = prompts.visible(Some("ours"))[0].id;
-            prompts.answer(id, answer("a")).unwrap();
+            prompts.answer(id, Some("ours"), answer("a")).unwrap();
         };
         let (answer, ()) = tokio::join!(asking, person);
         assert_eq!(answer.unwrap().text.expose(), "a");

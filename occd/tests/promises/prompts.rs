@@ -57,7 +57,7 @@ fn prompt(rig: &DaemonRig, client: &str) -> Prompt {
 }
 
 fn answer(rig: &DaemonRig, id: u64, body: Value) -> Response {
-    rig.http("POST", &format!("/v1/prompts/{id}"), &[], Some(body))
+    rig.http("POST", &format!("/v1/prompts/{id}?client=a-test"), &[], Some(body))
 }
 
 fn connect_listening(rig: &DaemonRig, host: &str, token: &str) -> Response {
@@ -376,6 +376,53 @@ fn an_interrupted_question_leaves_the_terminal_as_it_was() {
         let (screen, code) = terminal.finish();
         assert_eq!(code, 130, "{screen}");
     }
+}
+
+#[test]
+fn a_question_comes_again_without_showing_the_answer_when_occ_was_stopped() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.wait_for("Passphrase for ");
+    wait_until("the terminal to be silent", GUARD, || terminal.echoes(), |echo| !*echo);
+    let occ = wait_for("occ", GUARD, || {
+        let all = testkit::proc::marked(&rig.root().display().to_string());
+        all.into_iter().find(|process| process.name() == "occ")
+    });
+    // As a shell that has taken the terminal back does.
+    occ.signal(testkit::proc::Signal::STOP);
+    terminal.set_echo(true);
+    occ.signal(testkit::proc::Signal::CONT);
+    wait_until("the terminal to be silent again", GUARD, || terminal.echoes(), |echo| !*echo);
+    terminal.type_text(&format!("{PASSPHRASE}\n"));
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert_eq!(screen.matches("Passphrase for ").count(), 2, "{screen}");
+    assert!(!screen.contains(PASSPHRASE), "{screen}");
+}
+
+#[test]
+fn several_occ_on_one_terminal_ask_one_after_the_other() {
+    let Some((_sshd, rig, _key)) = locked(&["a", "b", "c"]) else { return };
+    let mut script = rig.occ(&[]);
+    let program = script.get_program().to_owned();
+    script = {
+        let mut shell = std::process::Command::new("sh");
+        let run = "for h in a b c; do \"$0\" exec --host $h -- echo $h is done & done; wait";
+        shell.args(["-c", run]).arg(program);
+        shell.env_clear().envs(script.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        shell
+    };
+    let mut terminal = Terminal::control(&script, "");
+    terminal.wait_for("Passphrase for ");
+    wait_until("the terminal to be silent", GUARD, || terminal.echoes(), |echo| !*echo);
+    terminal.type_text(&format!("{PASSPHRASE}\n"));
+    for host in ["a", "b", "c"] {
+        terminal.wait_for(&format!("{host} is done\n"));
+    }
+    wait_until("the terminal to be as it was", GUARD, || terminal.echoes(), |echo| *echo);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(!screen.contains("wrong") && !screen.contains(PASSPHRASE), "{screen}");
 }
 
 #[test]

@@ -128,7 +128,9 @@ impl<'a> Alive<'a> {
     /// Returns `None` when the client has gone.
     async fn check(&mut self, sink: &mut Sink) -> Option<()> {
         if self.blocked.load(Ordering::Relaxed) {
-            sink.send(Message::Ping(Bytes::new())).await.ok()?;
+            // Not a ping: its answer could fail after our last word was sent, and with it the reading of that.
+            // A pong that nobody asked for wants none (RFC 6455, section 5.5.3).
+            sink.send(Message::Pong(Bytes::new())).await.ok()?;
         }
         Some(())
     }
