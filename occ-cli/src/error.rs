@@ -138,6 +138,8 @@ fn exit_code(code: Code, status: u16) -> u8 {
         Code::HostUnreachable
         | Code::HostStopped
         | Code::AuthFailed
+        | Code::AuthMethodNeeded
+        | Code::LoginRefused
         | Code::NoIdentity
         | Code::IdentityInvalid
         | Code::KeyLocked
@@ -176,6 +178,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::AuthFailed => {
             format!("ssh-copy-id to {h}'s user and address; then occ reconnect --host {h}")
         }
+        Code::AuthMethodNeeded => format!(
+            "mend auth for {h} in occd.toml, or passwords under [security]; then occ connect --host {h}"
+        ),
+        Code::LoginRefused => format!("occ connect --host {h} asks again"),
         Code::NoIdentity => format!(
             "ssh-add KEY puts a key into your agent, or occ host edit {h} -i KEY names a file; \
              then occ reconnect --host {h}"

@@ -230,6 +230,7 @@ impl Config {
         let allowed =
             |method| self.security.passwords && own.is_some_and(|own| own.auth.contains(&method));
         Methods {
+            forbidden: !self.security.passwords,
             password: allowed(AuthMethod::Password),
             keyboard_interactive: allowed(AuthMethod::KeyboardInteractive),
         }
@@ -304,10 +305,11 @@ mod tests {
         let of = |text: &str, name| {
             parse(text).unwrap().effective(&HostName::new(name).unwrap()).dial.methods
         };
-        let password = Methods { password: true, keyboard_interactive: false };
+        let password = Methods { password: true, ..Methods::default() };
         assert_eq!(of(host, "a"), password);
         assert_eq!(of(host, "b"), Methods::default());
-        assert_eq!(of(&format!("[security]\npasswords = false\n{host}"), "a"), Methods::default());
+        let forbidden = Methods { forbidden: true, ..Methods::default() };
+        assert_eq!(of(&format!("[security]\npasswords = false\n{host}"), "a"), forbidden);
     }
 
     #[test]

@@ -65,12 +65,15 @@ impl Pool {
         map.get(name).map(|entry| entry.handle.clone())
     }
 
-    /// Returns when each host of hosts.json was last used.
-    pub fn used(&self) -> LastUsed {
+    /// Returns when each host of hosts.json was last used; nothing for those whose login needs a client, which
+    /// are not to be connected without one.
+    pub fn used(&self) -> Vec<(HostName, Option<Timestamp>)> {
         let used = |entry: RefMulti<'_, HostName, Entry>| {
-            Some((entry.key().clone(), entry.handle.last_used()?))
+            let handle = &entry.handle;
+            let at = handle.last_used().filter(|_| !handle.needs_client());
+            (entry.key().clone(), at)
         };
-        self.hosts.iter().filter_map(used).collect()
+        self.hosts.iter().map(used).collect()
     }
 
     /// Returns every host, also the jump hosts that hosts.json does not name, by their names.

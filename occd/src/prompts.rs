@@ -61,6 +61,9 @@ pub enum NoAnswer {
     /// The person did not want to.
     #[error("the answer was declined")]
     Declined,
+    /// The fingerprint is that of another key.
+    #[error("the fingerprint that was typed is not that of this key")]
+    Mismatch,
     /// The answers were wrong.
     #[error("the answers were wrong")]
     Wrong,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -87,7 +88,12 @@ impl UsedFile {
         loop {
             let stopped = tokio::time::timeout(INTERVAL, stop.cancelled()).await.is_ok();
             let mut used = saved.clone();
-            used.extend(pool.used());
+            for (host, at) in pool.used() {
+                match at {
+                    Some(at) => used.insert(host, at),
+                    None => used.remove(&host),
+                };
+            }
             used.retain(|_, at| Timestamp::now().duration_since(*at) <= RECENT);
             if used != saved {
                 match self.save(&used) {
@@ -104,22 +110,36 @@ impl UsedFile {
 
 /// The moment of the last use of one host; shared with its handles.
 #[derive(Debug, Default)]
-pub struct UseClock(std::sync::Mutex<Option<Timestamp>>);
+pub struct UseClock {
+    last: std::sync::Mutex<Option<Timestamp>>,
+    /// The last login needed a client, so that none is to be tried without one.
+    by_client: AtomicBool,
+}
 
 impl UseClock {
     /// Returns a clock that stands there.
     pub fn at(used: Option<Timestamp>) -> Self {
-        Self(std::sync::Mutex::new(used))
+        Self { last: std::sync::Mutex::new(used), by_client: AtomicBool::new(false) }
     }
 
     /// Notes a use.
     pub fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Timestamp::now());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Timestamp::now());
+    }
+
+    /// Notes whether the last login needed a client.
+    pub fn set_by_client(&self, by_client: bool) {
+        self.by_client.store(by_client, Ordering::Relaxed);
+    }
+
+    /// Returns whether the last login needed a client.
+    pub fn is_by_client(&self) -> bool {
+        self.by_client.load(Ordering::Relaxed)
     }
 
     /// Returns the last use.
     pub fn last(&self) -> Option<Timestamp> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

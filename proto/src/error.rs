@@ -66,6 +66,10 @@ codes! {
     HostStopped = "host_stopped",
     /// The server accepted none of the offered credentials.
     AuthFailed = "auth_failed",
+    /// The server wants a method of logging in that the settings do not allow.
+    AuthMethodNeeded = "auth_method_needed",
+    /// The server refused the password or the answers that a person gave.
+    LoginRefused = "login_refused",
     /// There is no key to log in with: no file, and none in an agent.
     NoIdentity = "no_identity",
     /// The identity file is missing, unreadable or not a private key.

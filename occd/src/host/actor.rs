@@ -80,6 +80,7 @@ struct Actor {
     settings: EffectiveSettings,
     context: Arc<HostContext>,
     questions: Arc<Questions>,
+    used: Arc<UseClock>,
     machine: HostMachine,
     requests: mpsc::Receiver<HostRequest>,
     stop: CancellationToken,
@@ -137,6 +138,7 @@ pub fn spawn(
     let (published, snapshot) = watch::channel(first);
     let tasks = context.tasks.clone();
     let clock = Arc::clone(&context.clock);
+    let used = Arc::new(UseClock::at(used));
     let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
     let actor = Actor {
         name: name.clone(),
@@ -144,6 +146,7 @@ pub fn spawn(
         settings,
         context,
         questions: Arc::clone(&questions),
+        used: Arc::clone(&used),
         machine,
         requests,
         stop,
@@ -165,7 +168,6 @@ pub fn spawn(
         published,
     };
     tasks.spawn(actor.run());
-    let used = Arc::new(UseClock::at(used));
     let round_trips = Arc::default();
     HostHandle { name, questions, used, clock, round_trips, requests: sender, snapshot }
 }
@@ -304,6 +306,7 @@ impl Actor {
                 );
                 self.connects += 1;
                 self.inputs = None;
+                self.used.set_by_client(connection.is_by_client());
                 self.watch(&connection);
                 self.connections.push(connection);
                 self.handle(Event::Dialled(id));

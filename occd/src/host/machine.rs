@@ -36,6 +36,8 @@ pub const PROVEN: Duration = Duration::from_secs(60);
 pub const EXTRA_DIAL: Duration = Duration::from_secs(2);
 /// A command on a failed host dials again when the failure is at least this old.
 pub const FAILED_RETRY: Duration = Duration::from_secs(30);
+/// What a server with too many logins under way is given to get through with them, at least.
+pub const CROWD: Duration = Duration::from_secs(2);
 /// How long a host waits for its jump host before it asks again by itself; usually it is told.
 pub const HOP_WAIT: Duration = Duration::from_secs(60);
 /// Two ages at an orderly close are alike when they differ by less than this, or by a tenth.
@@ -52,6 +54,8 @@ pub enum Retry {
     Backoff,
     /// The server said that we come too often: dial again much later.
     SlowDown,
+    /// The server has too many logins under way at this moment: dial again in some seconds.
+    Crowded,
     /// The jump host is not there: [`Event::HopUp`] tells when it is.
     Wait,
     /// A person must act.
@@ -430,6 +434,7 @@ impl HostMachine {
             Retry::Fatal => None,
             Retry::Backoff => Some(self.backoff.next(down_for)),
             Retry::SlowDown => Some(self.backoff.next_penalty()),
+            Retry::Crowded => Some(self.backoff.next(down_for) + CROWD),
             Retry::Wait => Some(HOP_WAIT),
         }
     }

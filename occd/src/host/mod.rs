@@ -172,6 +172,11 @@ impl HostHandle {
         (!connection.is_closed()).then_some(connection)
     }
 
+    /// Returns whether the last login needed a client.
+    pub fn needs_client(&self) -> bool {
+        self.used.is_by_client()
+    }
+
     /// Measures the round trip, if the host is connected and nothing that fills the line runs there. Waits
     /// for nothing.
     pub fn measure(&self) {

@@ -13,7 +13,7 @@ use russh::{MethodKind, MethodSet};
 use super::agent::{self, AgentChoice};
 use super::candidates::{Candidate, Locked, candidates, locked};
 use super::dial::DialEnvironment;
-use super::error::{ConnectError, LossCause, Offer};
+use super::error::{ConnectError, LossCause, Offer, Refusal};
 use super::given_key;
 use super::handler::{Handler, Shared};
 use super::identity;
@@ -36,6 +36,14 @@ pub struct Methods {
     pub password: bool,
     /// Questions of the server's.
     pub keyboard_interactive: bool,
+    /// Neither is allowed to any host.
+    pub forbidden: bool,
+}
+
+impl Methods {
+    fn any(self) -> bool {
+        self.password || self.keyboard_interactive
+    }
 }
 
 /// What to log in with.
@@ -155,16 +163,19 @@ pub async fn login(
         };
     let given = given(request);
     let candidates = candidates(credentials, agent_keys, given, &environment.unlocked)?;
+    let unoffered = candidates.len();
     let mut attempt = Attempt {
         handle,
         shared,
         request,
         offered: Vec::new(),
+        accepted: Vec::new(),
+        unoffered,
         answered: Vec::new(),
         unanswered: None,
     };
     let mut accepts = if candidates.is_empty() {
-        if *methods == Methods::default() {
+        if !methods.any() {
             let user = credentials.user.clone();
             return Err(ConnectError::NoIdentity { user, agent: agent_word });
         }
@@ -178,6 +189,7 @@ pub async fn login(
     let (mut done, mut by_client) = (Vec::new(), false);
     for candidate in candidates.into_iter().take(MAX_OFFERS) {
         let offer = candidate.offer();
+        attempt.unoffered -= 1;
         let of_client = matches!(candidate, Candidate::Given { by_client: true, .. });
         match attempt.offer(candidate, &offer, agent.as_mut(), &accepts).await? {
             // The agent declined, or nobody opened the key: try the next.
@@ -190,6 +202,8 @@ pub async fn login(
             }
             Some(Step::Further(now)) => {
                 by_client |= of_client;
+                attempt.offered.pop();
+                attempt.accepted.push(format!("the key {}", offer.name));
                 done.push(format!("publickey {} ({})", offer.name, offer.origin));
                 accepts = now;
                 if !accepts.contains(&MethodKind::PublicKey) {
@@ -230,6 +244,10 @@ struct Attempt<'a, 'b> {
     shared: &'a Shared,
     request: &'a LoginRequest<'b>,
     offered: Vec<Offer>,
+    /// What the server took and is not content with, in words.
+    accepted: Vec<String>,
+    /// Keys whose turn has not come.
+    unoffered: usize,
     /// What a person gave in vain, in words.
     answered: Vec<&'static str>,
     /// A key that the server would have taken and that nobody opened.
@@ -367,7 +385,7 @@ impl Attempt<'_, '_> {
         agent: Option<PathBuf>,
     ) -> Result<Login, ConnectError> {
         let LoginRequest { credentials, host, methods, questions, .. } = *self.request;
-        let Methods { mut password, mut keyboard_interactive } = methods;
+        let Methods { mut password, mut keyboard_interactive, .. } = methods;
         loop {
             let mut interactive = Interactive {
                 handle: &mut *self.handle,
@@ -392,6 +410,8 @@ impl Attempt<'_, '_> {
                     return Ok(Login { how: done.join(", then "), agent, by_client: true });
                 }
                 Outcome::Further(now) => {
+                    let given = if word == "password" { "the password" } else { "the answers" };
+                    self.accepted.push(given.to_owned());
                     done.push(word.to_owned());
                     accepts = now;
                 }
@@ -407,11 +427,11 @@ impl Attempt<'_, '_> {
         }
         Err(match self.unanswered.take() {
             Some(error) => error,
-            None => self.refused(&accepts),
+            None => self.refused(&accepts, false),
         })
     }
 
-    fn refused(&self, accepts: &MethodSet) -> ConnectError {
+    fn refused(&self, accepts: &MethodSet, cut_short: bool) -> ConnectError {
         let methods = self.request.methods;
         let missing = [
             (MethodKind::Password, "password", methods.password),
@@ -421,13 +441,22 @@ impl Attempt<'_, '_> {
             missing.iter().filter(|(kind, _, allowed)| !allowed && accepts.contains(kind));
         let allow = missing.map(|(_, word, _)| *word).collect();
         let accepts: Vec<&str> = accepts.iter().map(Into::into).collect();
-        ConnectError::AuthRefused {
+        ConnectError::AuthRefused(Box::new(Refusal {
             allow,
             user: self.request.credentials.user.clone(),
+            accepted: self.accepted.clone(),
             offered: self.offered.clone(),
+            // Those that the server would not have looked at were not too many.
+            unoffered: if cut_short || self.offered.len() >= MAX_OFFERS {
+                self.unoffered
+            } else {
+                0
+            },
+            cut_short,
+            forbidden: methods.forbidden,
             answered: self.answered.clone(),
             accepts: accepts.join(","),
-        }
+        }))
     }
 
     /// OpenSSH ends the connection at MaxAuthTries: that is a refused login, not a lost connection, and
@@ -437,7 +466,7 @@ impl Attempt<'_, '_> {
             ConnectError::Lost { cause: LossCause::Disconnected(text), .. }
                 if text.to_lowercase().contains("too many authentication failures") =>
             {
-                self.refused(accepts)
+                self.refused(accepts, true)
             }
             _ => error,
         }

@@ -78,6 +78,43 @@ pub struct Offer {
     pub origin: &'static str,
 }
 
+/// A login that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refusal {
+    /// The login name.
+    pub user: String,
+    /// What it took, which was not enough.
+    pub accepted: Vec<String>,
+    /// What was offered in vain.
+    pub offered: Vec<Offer>,
+    /// Keys that were not offered, because there were too many.
+    pub unoffered: usize,
+    /// The server allowed no more tries.
+    pub cut_short: bool,
+    /// The settings forbid everything but keys for all hosts.
+    pub forbidden: bool,
+    /// What a person gave in vain, in words.
+    pub answered: Vec<&'static str>,
+    /// What the server would accept, such as `publickey,password`.
+    pub accepts: String,
+    /// Of those, what the settings would have to allow.
+    pub allow: Vec<&'static str>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { user, accepted, offered, answered, allow, .. } = self;
+        write!(
+            f,
+            "the server {} for {user}{}{}{}",
+            refused_text(accepted, offered, answered),
+            offers_text(offered),
+            limit_text(self.unoffered, self.cut_short),
+            allow_text(allow, self.forbidden)
+        )
+    }
+}
+
 /// Why a dial failed or a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -224,23 +261,9 @@ pub enum ConnectError {
     /// The server proved its key wrongly, or the like.
     #[error("the key exchange failed")]
     KeyExchange(#[source] russh::Error),
-    /// The server accepted none of the keys.
-    #[error(
-        "the server refused {} for {user}{}{}",
-        refused_text(.offered, .answered), offers_text(.offered), allow_text(.allow)
-    )]
-    AuthRefused {
-        /// The login name.
-        user: String,
-        /// What was offered.
-        offered: Vec<Offer>,
-        /// What a person gave in vain, in words.
-        answered: Vec<&'static str>,
-        /// What the server would accept, such as `publickey,password`.
-        accepts: String,
-        /// Of those, what the settings would have to allow.
-        allow: Vec<&'static str>,
-    },
+    /// The server accepted none of the keys, or wants more than that.
+    #[error("{0}")]
+    AuthRefused(Box<Refusal>),
     /// There was nothing to offer.
     #[error("there is no key to log in with as {user}: no identity file, and {agent}")]
     NoIdentity {
@@ -295,21 +318,36 @@ fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
-fn refused_text(offered: &[Offer], answered: &[&'static str]) -> String {
-    let keys = (!offered.is_empty() || answered.is_empty()).then_some("every key");
-    let all: Vec<&str> = keys.into_iter().chain(answered.iter().copied()).collect();
-    all.join(" and ")
+fn refused_text(accepted: &[String], offered: &[Offer], answered: &[&'static str]) -> String {
+    let nothing_else = answered.is_empty() && accepted.is_empty();
+    let keys = (!offered.is_empty() || nothing_else).then_some("every key");
+    let refused: Vec<&str> = keys.into_iter().chain(answered.iter().copied()).collect();
+    let refused = refused.join(" and ");
+    match (accepted.join(" and "), refused.is_empty()) {
+        (accepted, _) if accepted.is_empty() => format!("refused {refused}"),
+        (accepted, true) => format!("took {accepted} and wants more"),
+        (accepted, false) => format!("took {accepted}, and refused {refused}"),
+    }
 }
 
-fn allow_text(allow: &[&'static str]) -> String {
+fn limit_text(unoffered: usize, cut_short: bool) -> String {
+    match (unoffered, cut_short) {
+        (0, _) => String::new(),
+        (n, true) => format!("; it allowed no more tries, {n} more keys were not offered"),
+        (n, false) => format!("; {n} more keys were not offered, five is the most"),
+    }
+}
+
+fn allow_text(allow: &[&'static str], forbidden: bool) -> String {
     if allow.is_empty() {
         return String::new();
     }
     let words: Vec<String> = allow.iter().map(|method| format!("\"{method}\"")).collect();
-    format!(
-        "; it would take {0}: auth = [{0}] for this host in occd.toml allows it",
-        words.join(", ")
-    )
+    let words = words.join(", ");
+    if forbidden {
+        return format!("; it would take {words}, which [security] passwords = false forbids");
+    }
+    format!("; it would take {words}: auth = [{words}] for this host in occd.toml allows it")
 }
 
 fn offers_text(offered: &[Offer]) -> String {
@@ -379,7 +417,7 @@ impl ConnectError {
             | Self::Unanswered { phase, .. } => *phase,
             Self::Penalised(_) | Self::NotSsh(_) => Phase::Banner,
             Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Phase::KeyExchange,
-            Self::AuthRefused { .. } | Self::NoIdentity { .. } => Phase::Authentication,
+            Self::AuthRefused(_) | Self::NoIdentity { .. } => Phase::Authentication,
             Self::RetriesExhausted { last, .. } => last.phase(),
             Self::Stopped | Self::ShuttingDown => Phase::Established,
         }
@@ -412,6 +450,7 @@ impl ConnectError {
             Self::Hop { .. } => Retry::Wait,
             Self::HopConnect { source: ChannelError::Prohibited, .. } => Retry::Fatal,
             Self::HopConnect { .. } => Retry::Backoff,
+            Self::Penalised(word) if word.contains("MaxStartups") => Retry::Crowded,
             Self::Penalised(_) => Retry::SlowDown,
             Self::SshConfig(_)
             | Self::Name(_)
@@ -428,7 +467,7 @@ impl ConnectError {
             | Self::HostCertificate { .. }
             | Self::HostKeyUnknown { .. }
             | Self::KeyExchange(_)
-            | Self::AuthRefused { .. }
+            | Self::AuthRefused(_)
             | Self::NoIdentity { .. }
             | Self::Unanswered { .. }
             | Self::RetriesExhausted { .. }
@@ -472,7 +511,9 @@ impl ConnectError {
             Self::HostKeyRevoked { .. } => Code::HostKeyRevoked,
             Self::HostCertificate { .. } => Code::HostCertificate,
             Self::HostKeyUnknown { .. } | Self::Reviewed => Code::HostKeyUnknown,
-            Self::AuthRefused { .. } => Code::AuthFailed,
+            Self::AuthRefused(refusal) if !refusal.allow.is_empty() => Code::AuthMethodNeeded,
+            Self::AuthRefused(refusal) if !refusal.answered.is_empty() => Code::LoginRefused,
+            Self::AuthRefused(_) => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),
             Self::Stopped => Code::HostStopped,
             Self::ShuttingDown => Code::ShuttingDown,

@@ -219,7 +219,11 @@ impl HostKeyPolicy {
         if text.eq_ignore_ascii_case("yes") || text == fingerprint {
             return Ok(());
         }
-        Err(unanswered(NoAnswer::Declined))
+        Err(unanswered(if text.starts_with("SHA256:") {
+            NoAnswer::Mismatch
+        } else {
+            NoAnswer::Declined
+        }))
     }
 
     /// Takes a certificate that an authority of known_hosts vouches with; nothing is recorded. Returns nothing

@@ -8,7 +8,7 @@ use testkit::user::password_user;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
 
-use crate::ask::{GUARD, echoes, failure, look, post, problem};
+use crate::ask::{GUARD, echoes, failure, list, look, post, problem};
 
 /// Returns a server that asks for what its configuration says, and a daemon whose host `a` logs in there as a
 /// user with a password, with what occd.toml allows.
@@ -66,8 +66,11 @@ fn three_wrong_passwords_are_the_end_of_it() {
     assert_eq!(code, 5, "{screen}");
     assert_eq!(screen.matches("[a] Password for ").count(), 3, "{screen}");
     let error = failure(&rig, "a", State::Failed);
-    assert_eq!(error.code, Code::AuthFailed);
-    assert!(error.message.contains("the password"), "{error:?}");
+    assert_eq!(error.code, Code::LoginRefused);
+    assert!(
+        error.message.contains("the server refused every key and the password for"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -79,7 +82,13 @@ fn without_a_word_in_the_settings_no_password_is_asked_for() {
         let (screen, code) = terminal.finish();
         assert_eq!(code, 5, "{screen}");
         assert!(!screen.contains("Password for"), "{screen}");
-        assert!(screen.contains("auth = [\"password\"] for this host in occd.toml"), "{screen}");
+        let says = if config == forbidden {
+            "\"password\", which [security] passwords = false forbids"
+        } else {
+            "auth = [\"password\"] for this host in occd.toml"
+        };
+        assert!(screen.contains(says), "{screen}");
+        assert!(screen.contains("hint: mend auth for a in occd.toml"), "{screen}");
     }
 }
 
@@ -114,6 +123,23 @@ fn a_key_and_then_a_code_log_in_and_are_not_repeated_in_the_background() {
     assert_eq!(output.code(), 5, "{}", output.stderr);
     // Only the one that was asked for by name has been made.
     assert!(logins(&sshd) <= before + 1, "{}", sshd.log());
+    // Nor does a daemon that starts try what needs a person, though the host was used lately.
+    let before = logins(&sshd);
+    let mut rig = rig;
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    assert_eq!(list(&rig).hosts[0].state, State::Idle);
+    assert_eq!(logins(&sshd), before);
+    // The key was not refused: it was not enough.
+    rig.write_config_toml("");
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(answer.code, Code::AuthMethodNeeded, "{answer:?}");
+    assert!(
+        answer.detail.contains("took the key ") && !answer.detail.contains("refused"),
+        "{answer:?}"
+    );
 }
 
 #[test]
