@@ -504,12 +504,12 @@ impl Actor {
         self.dial = Some((id, task));
     }
 
-    /// Returns what the last connection found out about the line.
+    /// Returns what the connections found out about the line; what none of them knows stays.
     fn line(&mut self) -> Line {
-        if let Some(connection) = self.connections.last() {
-            let Line { rtt, rate } = connection.line();
-            self.line = Line { rtt: rtt.or(self.line.rtt), rate: rate.or(self.line.rate) };
-        }
+        let lines = self.connections.iter().map(|connection| connection.line());
+        let rtt = lines.clone().rev().find_map(|line| line.rtt);
+        let rate = lines.filter_map(|line| line.rate).max();
+        self.line = Line { rtt: rtt.or(self.line.rtt), rate: rate.or(self.line.rate) };
         self.line
     }
 
