@@ -7,6 +7,7 @@ pub(crate) mod table;
 
 use std::cell::Cell;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::rc::Rc;
 
 use crate::cli::Global;
 use crate::error::CliError;
@@ -43,8 +44,8 @@ pub(crate) struct Ui {
     pub(crate) stderr_terminal: bool,
     /// A person may be asked.
     pub(crate) input: bool,
-    /// A person has been asked, so nobody has to be told what is waited for.
-    pub(crate) asked: Cell<bool>,
+    /// A person has been asked, so nobody has to be told what is waited for. One for all copies.
+    pub(crate) asked: Rc<Cell<bool>>,
 }
 
 impl Ui {
@@ -61,7 +62,7 @@ impl Ui {
             stdout_terminal,
             stderr_terminal: io::stderr().is_terminal(),
             input: !global.no_input,
-            asked: Cell::new(false),
+            asked: Rc::default(),
         }
     }
 

@@ -365,6 +365,26 @@ fn what_is_typed_before_the_command_runs_is_the_answer_and_not_its_input() {
 }
 
 #[test]
+fn nothing_is_written_over_an_open_question() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    for args in [&["exec", "--host", "a", "--", "true"][..], &["reconnect", "--host", "a"]] {
+        let mut terminal = Terminal::control(&rig.occ(args), "");
+        terminal.wait_for("Passphrase for ");
+        // By then a person would have been told long ago what is waited for.
+        wait_until(
+            "the question to be for all",
+            GUARD,
+            || rig.http("GET", "/v1/prompts", &[], None).json(),
+            |list| list["prompts"].as_array().is_some_and(|list| !list.is_empty()),
+        );
+        terminal.type_text("\u{4}");
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 5, "{screen}");
+        assert!(!screen.contains(" …"), "{screen}");
+    }
+}
+
+#[test]
 fn an_interrupted_question_leaves_the_terminal_as_it_was() {
     let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
     for args in [&["connect", "--host", "a"][..], &["exec", "--host", "a", "--", "true"]] {
