@@ -19,6 +19,7 @@ mod file;
 
 use file::{Directory, Line};
 
+use crate::blocking::blocking;
 use crate::pool::Pool;
 
 /// How long the history goes back.
@@ -137,9 +138,7 @@ impl Writer {
         work: impl FnOnce(&Directory) -> T + Send + 'static,
     ) -> T {
         let directory = Arc::clone(&self.directory);
-        tokio::task::spawn_blocking(move || work(&directory))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        blocking(move || work(&directory)).await
     }
 }
 
@@ -155,12 +154,8 @@ impl Archive {
     /// When the file cannot be read.
     pub async fn read(&self, host: HostName, since: Timestamp) -> std::io::Result<History> {
         let directory = Arc::clone(&self.0);
-        let lines = tokio::task::spawn_blocking({
-            let host = host.clone();
-            move || directory.read(&host)
-        })
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let of = host.clone();
+        let lines = blocking(move || directory.read(&of)).await?;
         Ok(history(host, lines, since, Timestamp::now()))
     }
 }

@@ -32,6 +32,8 @@ pub use save::{WriteError, WriteStep};
 use file::{Good, Loaded, Seen, load, observe, same};
 use save::{Outcome, save, sweep};
 
+use crate::blocking::blocking;
+
 /// How often the file is looked at: soon enough for a person who saves and then types a command.
 const POLL: Duration = Duration::from_secs(1);
 /// How long a changed file must stay the same before it is read. Longer than an editor needs between
@@ -276,17 +278,5 @@ impl Shared {
                 Seen { at: observe(&self.candidates), conclusive: false };
         }
         Ok(outcome)
-    }
-}
-
-/// Runs file access off the async threads: a home directory on a network can hang.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Cancelled: the runtime is ending and drops this task next.
-            Err(_) => std::future::pending().await,
-        },
     }
 }

@@ -4,6 +4,7 @@
 //! `daemon → api → (pool, hosts, container, exec) → host → ssh`.
 
 pub mod api;
+mod blocking;
 pub mod config;
 pub mod container;
 pub mod daemon;

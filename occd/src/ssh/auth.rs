@@ -394,13 +394,13 @@ impl Attempt<'_, '_> {
                 host,
                 questions,
             };
-            let (outcome, word) =
+            let (outcome, word, given) =
                 if keyboard_interactive && accepts.contains(&MethodKind::KeyboardInteractive) {
                     keyboard_interactive = false;
-                    (interactive.keyboard().await, "keyboard-interactive")
+                    (interactive.keyboard().await, "keyboard-interactive", "the answers")
                 } else if password && accepts.contains(&MethodKind::Password) {
                     password = false;
-                    (interactive.password().await, "password")
+                    (interactive.password().await, "password", "the password")
                 } else {
                     break;
                 };
@@ -410,17 +410,12 @@ impl Attempt<'_, '_> {
                     return Ok(Login { how: done.join(", then "), agent, by_client: true });
                 }
                 Outcome::Further(now) => {
-                    let given = if word == "password" { "the password" } else { "the answers" };
                     self.accepted.push(given.to_owned());
                     done.push(word.to_owned());
                     accepts = now;
                 }
                 Outcome::Refused(now) => {
-                    self.answered.push(if word == "password" {
-                        "the password"
-                    } else {
-                        "the answers"
-                    });
+                    self.answered.push(given);
                     accepts = now;
                 }
             }

@@ -16,6 +16,7 @@ use super::error::ConnectError;
 use super::host_certificate;
 use super::known_hosts::{self, KnownHosts, KnownHostsError, Verdict};
 use super::ssh_config::{SshConfig, Strict};
+use crate::blocking::blocking;
 use crate::prompts::{NoAnswer, Question, Questions};
 
 /// What happens to a key of a host that is not on record.
@@ -81,7 +82,7 @@ impl ShownKey {
 
     /// Puts the key in the place of whatever the user's files have of the host.
     pub async fn trust(self) -> Result<(), KnownHostsError> {
-        on_disk(move || {
+        blocking(move || {
             let Self { key, policy, .. } = self;
             known_hosts::replace(&policy.user_files, &policy.host, policy.port, &key, policy.hash)
         })
@@ -115,7 +116,7 @@ impl HostKeyPolicy {
             [Path::new("/etc/ssh/ssh_known_hosts"), Path::new("/etc/ssh/ssh_known_hosts2")],
         ));
         let known =
-            on_disk(move || KnownHosts::load(&files)).await.map_err(ConnectError::KnownHosts)?;
+            blocking(move || KnownHosts::load(&files)).await.map_err(ConnectError::KnownHosts)?;
         let unknown = match ssh_config.strict_host_key_checking {
             Strict::Yes => Unknown::Refuse,
             // `no` and `off` would also accept a changed key; that much trust is never given here.
@@ -254,7 +255,7 @@ impl HostKeyPolicy {
         announced: Vec<PublicKey>,
         prove: impl AsyncFnOnce(Vec<PublicKey>) -> Result<(), E>,
     ) -> Result<(), KnownHostsError> {
-        let (this, update) = on_disk(move || {
+        let (this, update) = blocking(move || {
             let Self { user_files, known, host, port, .. } = &self;
             let update = known_hosts::compare(user_files, known, host, *port, &used, &announced);
             update.map(|update| (self, update))
@@ -273,7 +274,7 @@ impl HostKeyPolicy {
         };
         let (added, removed) = (texts(&update.new), texts(&update.gone));
         tracing::info!(host = this.host, added, removed, "the server changed its host keys");
-        on_disk(move || {
+        blocking(move || {
             known_hosts::update(&this.user_files, &this.host, this.port, &update, this.hash)
         })
         .await
@@ -282,15 +283,8 @@ impl HostKeyPolicy {
     /// Records a first key, unless somebody else recorded another one meanwhile.
     async fn record(&self, key: PublicKey) -> Result<(Verdict, bool), ConnectError> {
         let (file, host, port, hash) = (self.file.clone(), self.host.clone(), self.port, self.hash);
-        on_disk(move || known_hosts::record_first(&file, &host, port, &key, hash))
+        blocking(move || known_hosts::record_first(&file, &host, port, &key, hash))
             .await
             .map_err(ConnectError::KnownHostsWrite)
     }
-}
-
-/// Runs work on the known_hosts files on a thread that may wait for the disk.
-async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

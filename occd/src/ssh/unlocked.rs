@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::ConnectError;
 use super::identity;
+use crate::blocking::blocking;
 use crate::prompts::{NoAnswer, Prompts, Question, Questions};
 
 /// How often a passphrase may be wrong.
@@ -223,7 +224,5 @@ impl UnlockedKeys {
 /// on purpose.
 async fn open(path: &Path, passphrase: Secret) -> Result<Option<PrivateKey>, ConnectError> {
     let path = path.to_owned();
-    let opened = tokio::task::spawn_blocking(move || identity::open(&path, &passphrase));
-    let opened = opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    Ok(opened?)
+    Ok(blocking(move || identity::open(&path, &passphrase)).await?)
 }
