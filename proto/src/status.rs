@@ -192,8 +192,18 @@ pub struct ConnectionInfo {
     pub server: String,
     /// The key exchange algorithm.
     pub kex: String,
+    /// Whether it also withstands a quantum computer that reads a recording of it later.
+    #[serde(default)]
+    pub post_quantum: bool,
+    /// Whether the exchange itself was guarded against packets that somebody leaves out (Terrapin,
+    /// CVE-2023-48795): it is, where the server can.
+    #[serde(default)]
+    pub strict_kex: bool,
     /// The cipher.
     pub cipher: String,
+    /// What guards the packets against changes; absent where the cipher does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// Whether what the server sends is compressed.
     #[serde(default)]
     pub compressed: bool,
@@ -204,6 +214,9 @@ pub struct ConnectionInfo {
     pub new_host_key: bool,
     /// How the login was made, such as `publickey ~/.ssh/id_ed25519`.
     pub auth: String,
+    /// The SHA-256 fingerprint of the key that the login was made with, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_key: Option<String>,
     /// The socket of the ssh-agent that was asked, if one answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,

@@ -173,11 +173,15 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
     if let Some(connection) = &status.connection {
         add("Server", connection.server.clone());
         add("Host key", connection.host_key.clone());
-        add("Login", connection.auth.clone());
+        let key = connection.auth_key.as_ref().map_or_else(String::new, |key| format!(", {key}"));
+        add("Login", format!("{}{key}", connection.auth));
         if let Some(agent) = &connection.agent {
             add("Agent", agent.clone());
         }
-        add("Cipher", format!("{}, {}", connection.cipher, connection.kex));
+        let mac = connection.mac.as_ref().map_or_else(String::new, |mac| format!(" with {mac}"));
+        let quantum = if connection.post_quantum { "post-quantum" } else { "not post-quantum" };
+        add("Cipher", format!("{}{mac}", connection.cipher));
+        add("Exchange", format!("{}, {quantum}", connection.kex));
         add(
             "Traffic",
             format!(

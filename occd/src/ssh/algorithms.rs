@@ -136,6 +136,16 @@ fn is_sha1(algorithm: &Algorithm) -> bool {
     matches!(algorithm, Algorithm::Rsa { hash: None })
 }
 
+/// Returns whether a key exchange withstands a quantum computer. russh has ML-KEM and no sntrup761.
+pub(super) fn is_post_quantum(exchange: kex::Name) -> bool {
+    exchange.as_ref().starts_with("mlkem")
+}
+
+/// Returns whether a cipher guards the packets itself, so that the MAC that was agreed on is not used.
+pub(super) fn is_authenticated(cipher: cipher::Name) -> bool {
+    [cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305].contains(&cipher)
+}
+
 fn fastest_ciphers() -> Vec<cipher::Name> {
     let default = Preferred::DEFAULT.cipher;
     if !has_aes() {

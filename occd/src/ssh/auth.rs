@@ -70,6 +70,8 @@ pub struct Credentials {
 pub struct Login {
     /// The method and the key, in words.
     pub how: String,
+    /// The fingerprint of the key, if one was part of it.
+    pub key: Option<String>,
     /// The agent that was asked, if one answered.
     pub agent: Option<PathBuf>,
     /// It took something that a client gave and that is not kept: an answer, a key of its own.
@@ -180,13 +182,17 @@ pub async fn login(
             return Err(ConnectError::NoIdentity { user, agent: agent_word });
         }
         match attempt.none().await? {
-            Step::Done(how) => return Ok(Login { how, agent: agent_socket, by_client: false }),
+            Step::Done(how) => {
+                return Ok(Login { how, key: None, agent: agent_socket, by_client: false });
+            }
             Step::Further(accepts) | Step::Refused(accepts) => accepts,
         }
     } else {
         MethodSet::empty()
     };
-    let (mut done, mut by_client) = (Vec::new(), false);
+    let mut done = Vec::new();
+    let mut key = None;
+    let mut by_client = false;
     for candidate in candidates.into_iter().take(MAX_OFFERS) {
         let offer = candidate.offer();
         attempt.unoffered -= 1;
@@ -198,13 +204,15 @@ pub async fn login(
                 done.push(how);
                 let how = done.join(", then ");
                 let by_client = by_client || of_client;
-                return Ok(Login { how, agent: agent_socket, by_client });
+                let key = Some(offer.fingerprint);
+                return Ok(Login { how, key, agent: agent_socket, by_client });
             }
             Some(Step::Further(now)) => {
                 by_client |= of_client;
                 attempt.offered.pop();
                 attempt.accepted.push(format!("the key {}", offer.name));
                 done.push(format!("publickey {} ({})", offer.name, offer.origin));
+                key = Some(offer.fingerprint);
                 accepts = now;
                 if !accepts.contains(&MethodKind::PublicKey) {
                     break;
@@ -218,7 +226,8 @@ pub async fn login(
             }
         }
     }
-    attempt.by_person(accepts, done, agent_socket).await
+    let login = Login { how: String::new(), key, agent: agent_socket, by_client };
+    attempt.by_person(accepts, done, login).await
 }
 
 /// Returns the keys from the environment of the clients that wait, and from the daemon's own.
@@ -382,7 +391,7 @@ impl Attempt<'_, '_> {
         mut self,
         mut accepts: MethodSet,
         mut done: Vec<String>,
-        agent: Option<PathBuf>,
+        login: Login,
     ) -> Result<Login, ConnectError> {
         let LoginRequest { credentials, host, methods, questions, .. } = *self.request;
         let Methods { mut password, mut keyboard_interactive, .. } = methods;
@@ -407,7 +416,7 @@ impl Attempt<'_, '_> {
             match outcome.map_err(|error| self.too_many_failures(error, &accepts))? {
                 Outcome::Done => {
                     done.push(word.to_owned());
-                    return Ok(Login { how: done.join(", then "), agent, by_client: true });
+                    return Ok(Login { how: done.join(", then "), by_client: true, ..login });
                 }
                 Outcome::Further(now) => {
                     self.accepted.push(given.to_owned());

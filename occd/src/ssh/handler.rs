@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::algorithms::{is_authenticated, is_post_quantum};
 use super::error::{ConnectError, LossCause};
 use super::host_key::{HostKeyPolicy, TrustedKey};
 use super::inbox::{Closed, ExitReport, Inbox, SpillPolicy};
@@ -45,8 +46,14 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct Negotiated {
     /// The key exchange algorithm.
     pub kex: String,
+    /// Whether it withstands a quantum computer.
+    pub post_quantum: bool,
+    /// Whether the exchange itself is guarded against left-out packets (Terrapin, CVE-2023-48795).
+    pub strict: bool,
     /// The cipher.
     pub cipher: String,
+    /// What guards the packets against changes, where the cipher does not.
+    pub mac: Option<String>,
     /// Whether what the server sends is compressed.
     pub compressed: bool,
 }
@@ -304,7 +311,10 @@ impl russh::client::Handler for Handler {
     ) -> Result<(), Self::Error> {
         let _ = self.shared.negotiated.set(Negotiated {
             kex: names.kex.as_ref().to_owned(),
+            post_quantum: is_post_quantum(names.kex),
+            strict: names.strict_kex(),
             cipher: names.cipher.as_ref().to_owned(),
+            mac: (!is_authenticated(names.cipher)).then(|| names.client_mac.as_ref().to_owned()),
             compressed: !matches!(names.server_compression, russh::compression::Compression::None),
         });
         Ok(())

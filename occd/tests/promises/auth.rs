@@ -87,6 +87,42 @@ fn a_named_identity_file_logs_in_whatever_its_kind() {
 }
 
 #[test]
+fn a_status_tells_the_login_key_and_how_safe_the_exchange_was() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let embedded = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &sshd);
+    rig.add_host("new", &embedded);
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let shown = look(&rig, "far").connection.unwrap();
+    let listed =
+        Command::new("ssh-keygen").arg("-lf").arg(sshd.client_key_path()).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    // `256 SHA256:… comment (ED25519)`.
+    assert_eq!(shown.auth_key.as_deref(), listed.split(' ').nth(1));
+    let lines = rig.occ_ok(&["status", "-v", "--host", "far"]);
+    assert!(lines.contains(shown.auth_key.as_deref().unwrap()), "{lines}");
+    // AES-GCM and ChaCha20-Poly1305 need no MAC.
+    assert_eq!(shown.mac, None, "{shown:?}");
+    // sshd before 9.9 has no ML-KEM.
+    assert_eq!(shown.post_quantum, shown.kex.contains("mlkem"), "{shown:?}");
+    let quantum = if shown.post_quantum { ", post-quantum" } else { "not post-quantum" };
+    assert!(lines.contains(quantum), "{lines}");
+
+    echoes(&rig, "new");
+    let shown = look(&rig, "new").connection.unwrap();
+    assert!(shown.post_quantum && shown.strict_kex, "{shown:?}");
+    assert!(
+        rig.occ_ok(&["status", "-v", "--host", "new"])
+            .contains("mlkem768x25519-sha256, post-quantum")
+    );
+}
+
+#[test]
 fn a_key_that_only_the_agent_holds_logs_in() {
     if !RealSshd::require() {
         return;

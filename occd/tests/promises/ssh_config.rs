@@ -82,13 +82,14 @@ fn algorithms_compression_and_keep_alive_are_those_of_ssh_config() {
     rig.add_known_host(&known_hosts_line_for(link.addr(), key));
     write_ssh_config(
         &rig,
-        "Ciphers aes256-ctr\nKexAlgorithms curve25519-sha256\nCompression yes\n\
+        "Ciphers aes256-ctr\nMACs hmac-sha2-256\nKexAlgorithms curve25519-sha256\nCompression yes\n\
          ServerAliveInterval 1\nServerAliveCountMax 1\n",
     );
     rig.start_daemon(&[]);
     echoes(&rig, "far");
     let shown = look(&rig, "far").connection.unwrap();
     assert_eq!((shown.cipher.as_str(), shown.kex.as_str()), ("aes256-ctr", "curve25519-sha256"));
+    assert_eq!((shown.mac.as_deref(), shown.post_quantum), (Some("hmac-sha2-256"), false));
     assert!(shown.compressed, "{shown:?}");
     // Compressed both ways and exact: far less on the wire than was read.
     let bytes = rig.occ_ok(&["exec", "--host", "far", "--", "head", "-c", "3000000", "/dev/zero"]);
