@@ -258,6 +258,12 @@ Examples:
   occ host edit prod-1 --hostname 203.0.113.11
   occ host edit prod-1 -J '' --add-group eu")]
     Edit(HostEditArgs),
+    /// Forget the passwords that are kept for a host, in the keyring or in the encrypted file
+    #[command(after_help = "Example:\n  occ host forget-password prod-1")]
+    ForgetPassword {
+        /// The host's name
+        name: HostName,
+    },
     /// Connect anew and show each step
     #[command(after_help = "Examples:\n  occ host test prod-1\n  occ host test prod-1 -q")]
     Test {

@@ -139,7 +139,8 @@ pub(crate) async fn ask(
     // In one piece: what is typed after the note must not be shown, either.
     let note = prompt.note.as_ref();
     let note = note.map_or_else(String::new, |note| format!("{host}{}\n", sanitize(note)));
-    let question = format!("{note}{host}{}: ", sanitize(&prompt.message));
+    let end = if prompt.kind == PromptKind::Keep { " [y/N]: " } else { ": " };
+    let question = format!("{note}{host}{}{end}", sanitize(&prompt.message));
     loop {
         let (answer, turn) = terminal.ask(&question, prompt.secret).await?;
         let Some(text) = &answer else { return Ok((None, turn)) };
@@ -163,7 +164,7 @@ pub(crate) async fn send(client: &Client, id: u64, answer: Option<Secret>) -> Re
     let token = client.prompter().and_then(|prompter| prompter.token.to_str().ok());
     let query = token.map_or_else(String::new, |token| format!("?client={token}"));
     let path = format!("/v1/prompts/{id}{query}");
-    let body = AnswerPrompt { answer, keep: false };
+    let body = AnswerPrompt { answer };
     match client.request_beside(Method::POST, &path, &body).await {
         Ok(_) => Ok(()),
         Err(error) if error.daemon_code() == Some(Code::PromptNotFound) => Ok(()),

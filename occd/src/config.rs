@@ -8,8 +8,13 @@ use std::time::Duration;
 use occ_proto::HostName;
 use serde::{Deserialize, Deserializer};
 
+mod file;
+
+pub use file::ConfigFile;
+
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
+use crate::sealed::SealError;
 use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
 use crate::ssh::host_key::Unknown;
@@ -96,6 +101,8 @@ pub enum AuthMethod {
 pub struct SecurityConfig {
     /// Whether any host may be logged in to with a password or keyboard-interactive.
     pub passwords: bool,
+    /// Whether a person is offered to have a password kept, and kept ones are used.
+    pub keep_passwords: bool,
     /// How long an unlocked key stays in memory; until the daemon stops, unless set.
     #[serde(deserialize_with = "duration")]
     pub key_lifetime: Option<Duration>,
@@ -103,7 +110,7 @@ pub struct SecurityConfig {
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { passwords: true, key_lifetime: None }
+        Self { passwords: true, keep_passwords: true, key_lifetime: None }
     }
 }
 
@@ -157,6 +164,15 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// It is encrypted, and cannot be opened.
+    #[error("{path} cannot be opened")]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
     /// It does not parse, or a value is out of range.
     #[error("{path}, line {line}: {message}")]
     Invalid {
@@ -170,15 +186,6 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file. A missing one means the defaults.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
-        }
-    }
-
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| ConfigError::Invalid {
             path: path.to_owned(),
@@ -330,11 +337,5 @@ mod tests {
             assert_eq!(*at, line, "{error}");
             assert!(message.contains(word) || error.to_string().contains(word), "{error}");
         }
-    }
-
-    #[test]
-    fn a_missing_file_means_the_defaults() {
-        let config = Config::load(Path::new("/nonexistent/occd.toml")).unwrap();
-        assert_eq!(config, Config::default());
     }
 }

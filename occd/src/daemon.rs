@@ -16,12 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App, LoadedConfig};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, ConfigFile};
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::pool::Pool;
 use crate::prompts::Prompts;
+use crate::secrets::Secrets;
 use crate::server;
 use crate::socket::{OwnedSocket, SocketError};
 use crate::ssh::SpillPolicy;
@@ -64,7 +65,7 @@ pub struct Daemon {
     listener: StdListener,
     env: Env,
     config: Config,
-    config_file: PathBuf,
+    config_file: ConfigFile,
     home: PathBuf,
     login_user: String,
     agent: Option<PathBuf>,
@@ -81,9 +82,9 @@ impl Daemon {
         given_key: Option<Secret>,
     ) -> Result<Self, StartError> {
         let home = env.home.clone().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
-        let config_file = env.config_file()?;
+        let config_file = ConfigFile::of(&env)?;
         // A bad file is said before another daemon is disturbed.
-        let config = Config::load(&config_file)?;
+        let config = config_file.load()?;
         let (socket, listener) = OwnedSocket::bind(socket)?;
         Ok(Self { socket, listener, env, config, config_file, home, login_user, agent, given_key })
     }
@@ -113,6 +114,13 @@ impl Daemon {
             let (unlocked, stop) = (Arc::clone(&unlocked), hosts_stop.clone());
             async move { unlocked.sweep(stop).await }
         });
+        let secrets = Arc::new(Secrets::new(
+            self.env.secrets_file()?,
+            self.env.age_identity()?,
+            self.home.clone(),
+            Arc::clone(&prompts),
+        ));
+        secrets.set_enabled(self.config.security.keep_passwords);
         let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
@@ -124,6 +132,7 @@ impl Daemon {
                 agents: Agents::new(self.agent),
                 unlocked,
                 given_key,
+                secrets: Arc::clone(&secrets),
                 prompts: Arc::clone(&prompts),
                 spill: Arc::new(spill),
             }),
@@ -143,8 +152,9 @@ impl Daemon {
         if let Some(problem) = &hosts.current().problem {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");
         }
+        let problem = self.config_file.warning();
         let (config_sender, config) =
-            watch::channel(LoadedConfig { config: Arc::new(self.config), problem: None });
+            watch::channel(LoadedConfig { config: Arc::new(self.config), problem });
         pool.reload(&hosts.current(), &config.borrow().config.clone()).await;
         let app = Arc::new(App {
             pool,
@@ -184,6 +194,7 @@ impl Daemon {
         // Hosts end at the same time: a command that runs for ever would otherwise hold its client, and
         // the client the daemon.
         hosts_stop.cancel();
+        secrets.lock().await;
         tasks.close();
         let drained = timeout(DRAIN, async { tokio::join!(clients.wait(), tasks.wait()) }).await;
         if drained.is_err() {
@@ -218,28 +229,34 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
         }
         let settings = Arc::clone(&config.borrow_and_update().config);
         app.pool.context().dial.spill.set_limit(settings.output.spill_limit());
+        app.pool.context().dial.secrets.set_enabled(settings.security.keep_passwords);
         app.pool.context().dial.unlocked.set_lifetime(settings.security.key_lifetime);
         app.pool.reload(&snapshot, &settings).await;
     }
 }
 
 /// Loads occd.toml anew when it changes. A bad one is told and not used.
-async fn watch_config(path: PathBuf, loaded: watch::Sender<LoadedConfig>, stop: CancellationToken) {
-    let mut seen = stamp(&path);
+async fn watch_config(
+    file: ConfigFile,
+    loaded: watch::Sender<LoadedConfig>,
+    stop: CancellationToken,
+) {
+    let mut seen = file.stamp();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(CONFIG_POLL) => {}
         }
-        let now = stamp(&path);
+        let now = file.stamp();
         if now == seen {
             continue;
         }
         seen = now;
-        match Config::load(&path) {
+        match file.load() {
             Ok(config) => {
                 tracing::info!("occd.toml was read anew");
-                loaded.send_replace(LoadedConfig { config: Arc::new(config), problem: None });
+                let problem = file.warning();
+                loaded.send_replace(LoadedConfig { config: Arc::new(config), problem });
             }
             Err(error) => {
                 let problem = chain(&error);
@@ -251,10 +268,4 @@ async fn watch_config(path: PathBuf, loaded: watch::Sender<LoadedConfig>, stop: 
             }
         }
     }
-}
-
-fn stamp(path: &std::path::Path) -> Option<(u64, i64, i64, u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }

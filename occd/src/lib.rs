@@ -19,6 +19,8 @@ pub mod logging;
 pub mod pool;
 pub mod process;
 pub mod prompts;
+pub mod sealed;
+pub mod secrets;
 pub mod server;
 pub mod socket;
 pub mod ssh;

@@ -42,8 +42,6 @@ pub struct Question {
     pub note: Option<String>,
     /// The answer must not be shown.
     pub secret: bool,
-    /// The answer can be kept.
-    pub can_keep: bool,
 }
 
 /// Why there is no answer.
@@ -150,25 +148,16 @@ impl Prompts {
 
     fn open(&self, question: Question, clients: Clients) -> (u64, oneshot::Receiver<AnswerPrompt>) {
         let (reply, answered) = oneshot::channel();
-        let Question { kind, host, message, note, secret, can_keep } = question;
+        let Question { kind, host, message, note, secret } = question;
         let at = Timestamp::now();
         // From 1: a 0 in somebody's JSON is more likely a mistake.
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let expires_at = jiff::SignedDuration::try_from(PATIENCE).map_or(at, |time| at + time);
-        let prompt = Prompt { id, kind, host, message, note, secret, can_keep, at, expires_at };
+        let prompt = Prompt { id, kind, host, message, note, secret, at, expires_at };
         self.lock().push(Open { prompt, opened: Instant::now(), clients, reply });
         self.changed.send_modify(|_| {});
         (id, answered)
     }
-}
-
-/// An answer.
-#[derive(Debug)]
-pub struct Answer {
-    /// What was typed.
-    pub text: Secret,
-    /// The person wants it kept.
-    pub keep: bool,
 }
 
 /// What is waited for, and for how long people have been waited for in all.
@@ -250,7 +239,7 @@ impl Questions {
     }
 
     /// Asks, and waits for the answer.
-    pub async fn ask(&self, question: Question) -> Result<Answer, NoAnswer> {
+    pub async fn ask(&self, question: Question) -> Result<Secret, NoAnswer> {
         if !self.clients.can_answer() {
             return Err(NoAnswer::Nobody);
         }
@@ -264,8 +253,8 @@ impl Questions {
         match timeout(PATIENCE, answered).await {
             Err(_) => Err(NoAnswer::Timeout),
             Ok(Err(_)) => Err(NoAnswer::Nobody),
-            Ok(Ok(AnswerPrompt { answer: None, .. })) => Err(NoAnswer::Declined),
-            Ok(Ok(AnswerPrompt { answer: Some(text), keep })) => Ok(Answer { text, keep }),
+            Ok(Ok(AnswerPrompt { answer: None })) => Err(NoAnswer::Declined),
+            Ok(Ok(AnswerPrompt { answer: Some(text) })) => Ok(text),
         }
     }
 

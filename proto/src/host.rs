@@ -258,6 +258,13 @@ pub struct DefaultHost {
     pub name: Option<HostName>,
 }
 
+/// The answer to `DELETE /v1/hosts/{host}/password`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// How many passwords were kept for the host.
+    pub passwords: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,8 @@ pub struct Env {
     pub xdg_state_home: Option<PathBuf>,
     /// `OCC_SOCKET`.
     pub occ_socket: Option<PathBuf>,
+    /// `OCCD_AGE_IDENTITY`.
+    pub age_identity: Option<PathBuf>,
 }
 
 /// Why a path cannot be told.
@@ -60,6 +62,7 @@ impl Env {
             xdg_state_home: absolute("XDG_STATE_HOME"),
             // Kept when relative, so that it is an error instead of being ignored.
             occ_socket: lookup("OCC_SOCKET").filter(|v| !v.is_empty()).map(PathBuf::from),
+            age_identity: absolute("OCCD_AGE_IDENTITY"),
         }
     }
 
@@ -127,6 +130,24 @@ impl Env {
     /// Returns our own settings file, beside hosts.json.
     pub fn config_file(&self) -> Result<PathBuf, PathError> {
         Ok(self.config_dir()?.join("occd.toml"))
+    }
+
+    /// Returns the settings file in its encrypted form, which is read in place of the other.
+    pub fn sealed_config_file(&self) -> Result<PathBuf, PathError> {
+        Ok(self.config_dir()?.join("occd.toml.age"))
+    }
+
+    /// Returns the identity file with the key that opens encrypted files.
+    pub fn age_identity(&self) -> Result<PathBuf, PathError> {
+        match &self.age_identity {
+            Some(path) => Ok(path.clone()),
+            None => Ok(self.config_dir()?.join("age-identity.txt")),
+        }
+    }
+
+    /// Returns the file of kept passwords, for machines without a keyring.
+    pub fn secrets_file(&self) -> Result<PathBuf, PathError> {
+        Ok(self.state_dir()?.join("passwords.age"))
     }
 
     /// Returns the log file of a daemon that was started by `occ`.

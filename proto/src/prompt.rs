@@ -26,6 +26,8 @@ pub enum PromptKind {
     Code,
     /// Whether to trust a host key that is not on record: `yes` or `no`.
     HostKey,
+    /// Whether a password that the server has taken is to be kept for the next time: `yes` or `no`.
+    Keep,
     /// Something that a newer daemon asks for.
     #[serde(other)]
     Unknown,
@@ -48,9 +50,6 @@ pub struct Prompt {
     pub note: Option<String>,
     /// The answer must not be shown while it is typed.
     pub secret: bool,
-    /// The answer can be kept for the next time.
-    #[serde(default)]
-    pub can_keep: bool,
     /// When it was asked.
     pub at: Timestamp,
     /// When it is withdrawn without an answer.
@@ -90,9 +89,6 @@ pub struct AnswerPrompt {
     /// The answer; absent when the person declines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Secret>,
-    /// Keep it for the next time, where that can be done.
-    #[serde(default)]
-    pub keep: bool,
 }
 
 /// The body of `POST /v1/unlock`: which keys to unlock.

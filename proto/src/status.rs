@@ -217,6 +217,9 @@ pub struct ConnectionInfo {
     /// The SHA-256 fingerprint of the key that the login was made with, if one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_key: Option<String>,
+    /// Why the password was not kept, though somebody wanted that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
     /// The socket of the ssh-agent that was asked, if one answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,

@@ -9,6 +9,7 @@
 //! | [`DaemonRig`] | `occd` and `occ` with a home, a runtime directory and host files of their own |
 //! | [`DockerRig`] | a private Docker Engine |
 //! | [`Terminal`] | a program on a pseudo-terminal, and somebody who types |
+//! | [`Keyring`] | a desktop's keyring |
 //! | [`SystemdRig`] | a real `systemd --user` for a rig's home |
 //!
 //! Every fixture ends all of its processes, threads and files when it is dropped, and all but
@@ -25,6 +26,7 @@ pub mod docker;
 pub mod dropbear;
 pub mod embedded;
 pub mod http;
+pub mod keyring;
 pub mod keys;
 pub mod link;
 pub mod proc;
@@ -43,6 +45,7 @@ pub use daemon::DaemonRig;
 pub use docker::DockerRig;
 pub use dropbear::Dropbear;
 pub use embedded::EmbeddedHost;
+pub use keyring::Keyring;
 pub use link::FaultyLink;
 pub use sshd::RealSshd;
 pub use systemd::SystemdRig;

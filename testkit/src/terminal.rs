@@ -19,6 +19,8 @@ pub struct Terminal {
     pub child: Child,
     master: File,
     screen: String,
+    /// How much of it was there at the last answer.
+    answered: usize,
     pieces: mpsc::Receiver<Vec<u8>>,
 }
 
@@ -69,7 +71,7 @@ impl Terminal {
                 }
             }
         });
-        Self { child, master, screen: String::new(), pieces }
+        Self { child, master, screen: String::new(), answered: 0, pieces }
     }
 
     /// Types text; `\n` is the Enter key, `\u{3}` Ctrl-C.
@@ -111,6 +113,15 @@ impl Terminal {
         while !self.screen.contains(text) {
             assert!(self.read(), "{}", self.screen);
         }
+    }
+
+    /// Waits until `question` is on the screen after what was there at the last answer, and types a line.
+    pub fn answer(&mut self, question: &str, line: &str) {
+        while !self.screen[self.answered..].contains(question) {
+            assert!(self.read(), "{}", self.screen);
+        }
+        self.answered = self.screen.len();
+        self.type_text(&format!("{line}\n"));
     }
 
     /// Returns everything on the screen when the program has ended, and its exit code.

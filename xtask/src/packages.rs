@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -20,12 +20,22 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("curl", "curl"),
     ("ip", "iproute2"),
     ("python3", "python3-minimal"),
+    ("dbus-daemon", "dbus-daemon"),
+    ("dbus-send", "dbus-bin"),
+    ("gnome-keyring-daemon", "gnome-keyring"),
+    ("secret-tool", "libsecret-tools"),
+    ("age", "age"),
+    ("age-keygen", "age"),
 ];
 
 /// The variable that makes a missing server a failure, and the programs that the server needs.
-pub(crate) const SERVERS: [(&str, &[&str]); 3] = [
+pub(crate) const SERVERS: [(&str, &[&str]); 4] = [
     ("OCC_REQUIRE_SSHD", &["sshd", "ssh", "dropbear", "dropbearkey"]),
     ("OCC_REQUIRE_DOCKER", &["dockerd", "containerd", "runc", "docker", "busybox"]),
+    (
+        "OCC_REQUIRE_KEYRING",
+        &["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool", "age", "age-keygen"],
+    ),
     ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount"]),
 ];
 

@@ -43,6 +43,9 @@ pub(crate) async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, CliErro
         if let Some(line) = show::new_host_key_since(&status, asked) {
             context.ui.note(&line);
         }
+        if let Some(line) = show::not_kept_since(&status, asked) {
+            context.ui.note(&line);
+        }
         context.ui.say(&show::link(context.ui, &status, Timestamp::now()))?;
     }
     Ok(0)

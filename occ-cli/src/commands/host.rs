@@ -3,7 +3,7 @@
 use hyper::Method;
 use occ_proto::HostName;
 use occ_proto::error::Code;
-use occ_proto::host::DefaultHost;
+use occ_proto::host::{DefaultHost, Forgotten};
 use occ_proto::status::{HostList, HostStatus, TestReport};
 use occ_proto::text::sanitize;
 use serde_json::json;
@@ -29,6 +29,7 @@ pub(crate) async fn run(context: &Context<'_>, command: HostCommand) -> Result<u
             list(context, group.as_deref(), names_only).await
         }
         HostCommand::Show { name } => show_one(context, &name).await,
+        HostCommand::ForgetPassword { name } => forget_password(context, &name).await,
         HostCommand::Test { name } => test(context, &name).await,
         HostCommand::Default { name } => default(context, name).await,
     }
@@ -71,6 +72,24 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
     } else {
         ui.say(&format!("Removed: Host '{name}' removed."))?;
     }
+    Ok(0)
+}
+
+async fn forget_password(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let client = context.client().await?;
+    let path = host_path(name, "/password");
+    let reply = client.request(Method::DELETE, &path, NO_BODY, None).await?;
+    if ui.json {
+        return ui.document(&reply.body).map(|()| 0);
+    }
+    let forgotten: Forgotten = reply.parse()?;
+    let text = match forgotten.passwords {
+        0 => "No password is kept.".to_owned(),
+        1 => "Its password is forgotten.".to_owned(),
+        more => format!("{more} passwords are forgotten."),
+    };
+    ui.say(&format!("[{name}] {text}"))?;
     Ok(0)
 }
 

@@ -77,6 +77,13 @@ pub(crate) fn new_host_key_since(status: &HostStatus, asked: Timestamp) -> Optio
     told.then(|| new_host_key(&status.name, &connection.host_key))
 }
 
+/// Returns why a password was not kept, if the connection was made at or after `asked`.
+pub(crate) fn not_kept_since(status: &HostStatus, asked: Timestamp) -> Option<String> {
+    let connection = status.connection.as_ref().filter(|connection| connection.since >= asked)?;
+    let why = connection.not_kept.as_ref()?;
+    Some(format!("[{}] The password was not kept: {}.", status.name, sanitize(why)))
+}
+
 /// Returns the line about a host's link.
 pub(crate) fn link(ui: &Ui, status: &HostStatus, now: Timestamp) -> String {
     let state = ui.paint(
@@ -175,6 +182,9 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
         add("Host key", connection.host_key.clone());
         let key = connection.auth_key.as_ref().map_or_else(String::new, |key| format!(", {key}"));
         add("Login", format!("{}{key}", connection.auth));
+        if let Some(why) = &connection.not_kept {
+            add("Not kept", format!("the password: {why}"));
+        }
         if let Some(agent) = &connection.agent {
             add("Agent", agent.clone());
         }

@@ -13,7 +13,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use jiff::Timestamp;
 use occ_proto::{AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, VERSION_HEADER};
 use tokio::sync::watch;
@@ -37,6 +37,7 @@ mod history;
 mod hosts;
 mod json;
 mod links;
+mod password;
 mod prompts;
 mod test;
 mod trust;
@@ -118,6 +119,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/disconnect", post(links::disconnect))
         .route("/v1/hosts/{host}/reconnect", post(links::reconnect))
         .route("/v1/hosts/{host}/test", post(test::run))
+        .route("/v1/hosts/{host}/password", delete(password::forget))
         .route("/v1/hosts/{host}/trust", get(trust::review).post(trust::trust))
         .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
         .route("/v1/hosts/{host}/container", get(container::show))

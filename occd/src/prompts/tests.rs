@@ -11,12 +11,11 @@ fn question(text: &str) -> Question {
         message: text.to_owned(),
         note: None,
         secret: true,
-        can_keep: false,
     }
 }
 
 fn answer(text: &str) -> AnswerPrompt {
-    AnswerPrompt { answer: Some(Secret::new(text.to_owned())), keep: false }
+    AnswerPrompt { answer: Some(Secret::new(text.to_owned())) }
 }
 
 fn client(token: &str) -> Client {
@@ -43,7 +42,7 @@ async fn the_client_that_raised_it_sees_it_first_and_all_after_five_seconds() {
     // The first answer wins.
     prompts.answer(seen[0].id, None, answer("a")).unwrap();
     assert_eq!(prompts.answer(seen[0].id, None, answer("b")), Err(NoSuchPrompt));
-    assert_eq!(asking.await.unwrap().text.expose(), "a");
+    assert_eq!(asking.await.unwrap().expose(), "a");
     assert_eq!(questions.open(), None);
 }
 
@@ -59,7 +58,7 @@ async fn without_a_client_that_listens_there_is_nobody() {
     let mut asking = pin!(questions.ask(question("q")));
     assert!(asking.as_mut().now_or_never().is_none());
     let id = prompts.visible(Some("ours"))[0].id;
-    prompts.answer(id, Some("ours"), AnswerPrompt { answer: None, keep: false }).unwrap();
+    prompts.answer(id, Some("ours"), AnswerPrompt { answer: None }).unwrap();
     assert_eq!(asking.await.unwrap_err(), NoAnswer::Declined);
 }
 
@@ -95,7 +94,7 @@ async fn the_clock_stands_still_while_a_question_is_open() {
             prompts.answer(id, Some("ours"), answer("a")).unwrap();
         };
         let (answer, ()) = tokio::join!(asking, person);
-        assert_eq!(answer.unwrap().text.expose(), "a");
+        assert_eq!(answer.unwrap().expose(), "a");
         std::future::pending::<()>().await;
     };
     let limit = begun + Duration::from_secs(15);

@@ -19,11 +19,14 @@ use super::handler::{Handler, Shared};
 use super::identity;
 use super::target::resolve;
 use crate::prompts::Questions;
+use crate::secrets::Account;
 
 mod interactive;
+mod passwords;
 mod signer;
 
 use interactive::{Interactive, Outcome};
+use passwords::{Accepted, Passwords};
 use signer::{FileSigner, SignError};
 
 /// Offers to one server in one login.
@@ -66,7 +69,7 @@ pub struct Credentials {
 }
 
 /// How a login was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Login {
     /// The method and the key, in words.
     pub how: String,
@@ -76,6 +79,8 @@ pub struct Login {
     pub agent: Option<PathBuf>,
     /// It took something that a client gave and that is not kept: an answer, a key of its own.
     pub by_client: bool,
+    /// Why a password was not kept, though a person wanted that.
+    pub not_kept: Option<String>,
 }
 
 /// One login: with what, and who can be asked.
@@ -85,6 +90,8 @@ pub struct LoginRequest<'a> {
     pub credentials: &'a Credentials,
     /// The host's name, if it has one in the pool.
     pub host: Option<&'a HostName>,
+    /// The server's address and port.
+    pub server: String,
     /// What else is allowed.
     pub methods: Methods,
     /// Who can be asked.
@@ -183,7 +190,8 @@ pub async fn login(
         }
         match attempt.none().await? {
             Step::Done(how) => {
-                return Ok(Login { how, key: None, agent: agent_socket, by_client: false });
+                let login = Login { agent: agent_socket, ..Login::default() };
+                return Ok(Login { how, ..login });
             }
             Step::Further(accepts) | Step::Refused(accepts) => accepts,
         }
@@ -205,7 +213,7 @@ pub async fn login(
                 let how = done.join(", then ");
                 let by_client = by_client || of_client;
                 let key = Some(offer.fingerprint);
-                return Ok(Login { how, key, agent: agent_socket, by_client });
+                return Ok(Login { how, key, agent: agent_socket, by_client, not_kept: None });
             }
             Some(Step::Further(now)) => {
                 by_client |= of_client;
@@ -226,7 +234,7 @@ pub async fn login(
             }
         }
     }
-    let login = Login { how: String::new(), key, agent: agent_socket, by_client };
+    let login = Login { key, agent: agent_socket, by_client, ..Login::default() };
     attempt.by_person(accepts, done, login).await
 }
 
@@ -391,9 +399,16 @@ impl Attempt<'_, '_> {
         mut self,
         mut accepts: MethodSet,
         mut done: Vec<String>,
-        login: Login,
+        mut login: Login,
     ) -> Result<Login, ConnectError> {
         let LoginRequest { credentials, host, methods, questions, .. } = *self.request;
+        let user = &credentials.user;
+        let account = host.map(|host| Account {
+            host: host.clone(),
+            login: format!("{user}@{}", self.request.server),
+        });
+        let secrets = &self.request.environment.secrets;
+        let is_known = self.shared.host_key.get().is_some_and(|key| !key.new);
         let Methods { mut password, mut keyboard_interactive, .. } = methods;
         loop {
             let mut interactive = Interactive {
@@ -402,6 +417,8 @@ impl Attempt<'_, '_> {
                 credentials,
                 host,
                 questions,
+                passwords: Passwords::new(secrets, questions, account.clone(), is_known),
+                owed: Accepted::default(),
             };
             let (outcome, word, given) =
                 if keyboard_interactive && accepts.contains(&MethodKind::KeyboardInteractive) {
@@ -413,10 +430,13 @@ impl Attempt<'_, '_> {
                 } else {
                     break;
                 };
+            login.by_client |= interactive.owed.by_client;
+            login.not_kept = login.not_kept.or(interactive.owed.not_kept.take());
             match outcome.map_err(|error| self.too_many_failures(error, &accepts))? {
                 Outcome::Done => {
                     done.push(word.to_owned());
-                    return Ok(Login { how: done.join(", then "), by_client: true, ..login });
+                    login.how = done.join(", then ");
+                    return Ok(login);
                 }
                 Outcome::Further(now) => {
                     self.accepted.push(given.to_owned());

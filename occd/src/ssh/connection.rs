@@ -296,6 +296,7 @@ impl Connection {
             new_host_key: self.new_host_key(),
             auth: self.facts.login.how.clone(),
             auth_key: self.facts.login.key.clone(),
+            not_kept: self.facts.login.not_kept.clone(),
             agent: self.facts.login.agent.as_ref().map(|path| path.display().to_string()),
             bytes_in: self.control.bytes_in(),
             bytes_out: self.control.bytes_out(),

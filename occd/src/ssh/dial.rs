@@ -32,6 +32,7 @@ use super::turns::{Lane, Turn, Turns};
 use super::unlocked::UnlockedKeys;
 use crate::host::machine::ConnectionId;
 use crate::prompts::{Prompts, Questions};
+use crate::secrets::Secrets;
 
 /// How long a dial may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -61,6 +62,8 @@ pub struct DialEnvironment {
     pub unlocked: Arc<UnlockedKeys>,
     /// The key in the daemon's own environment.
     pub given_key: Option<Arc<PrivateKey>>,
+    /// The passwords that are kept.
+    pub secrets: Arc<Secrets>,
     /// Questions to people.
     pub prompts: Arc<Prompts>,
     /// Resolves names by ssh_config.
@@ -180,6 +183,7 @@ impl Dial<'_> {
         let request = LoginRequest {
             credentials: &target.credentials,
             host: self.name,
+            server: target.server(),
             methods: settings.methods,
             questions,
             environment,
@@ -270,11 +274,7 @@ impl Dial<'_> {
     ) -> Result<Way, ConnectError> {
         let questions = self.questions;
         let (address, port) = (target.address.as_str(), target.port);
-        let peer = if address.contains(':') {
-            format!("[{address}]:{port}")
-        } else {
-            format!("{address}:{port}")
-        };
+        let peer = target.server();
         match &target.route {
             Route::Direct => {
                 let looking = tcp::lookup(address, port);

@@ -211,11 +211,10 @@ impl HostKeyPolicy {
             message: format!("The server shows {shown}, which is not on record. Trust it (yes/no)"),
             note: None,
             secret: false,
-            can_keep: false,
         };
         let answer = questions.ask(question).await.map_err(unanswered)?;
         // As with ssh, the fingerprint is as good an answer, and a better one.
-        let text = answer.text.expose().trim();
+        let text = answer.expose().trim();
         let fingerprint = shown.split(' ').next_back().unwrap_or_default();
         if text.eq_ignore_ascii_case("yes") || text == fingerprint {
             return Ok(());

@@ -98,6 +98,15 @@ pub(super) async fn resolve(
 }
 
 impl Target {
+    /// Returns the server's address and port.
+    pub(super) fn server(&self) -> String {
+        let Self { address, port, .. } = self;
+        match address.contains(':') {
+            true => format!("[{address}]:{port}"),
+            false => format!("{address}:{port}"),
+        }
+    }
+
     /// Returns what was read to find it, in words.
     pub(super) fn origin(&self) -> &'static str {
         if self.ssh_config == SshConfig::default() {

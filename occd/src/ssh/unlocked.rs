@@ -162,11 +162,10 @@ impl UnlockedKeys {
                 message: message.clone(),
                 note: note.take(),
                 secret: true,
-                can_keep: false,
             };
             let answer = questions.ask(question).await.map_err(unanswered)?;
             let Some(stamp) = Stamp::of(path) else { break };
-            if let Some(key) = open(path, answer.text).await? {
+            if let Some(key) = open(path, answer).await? {
                 tracing::info!(key = %path.display(), "a key was unlocked");
                 let key = Arc::new(key);
                 let open = OpenKey { key: Arc::clone(&key), stamp, since: Instant::now() };

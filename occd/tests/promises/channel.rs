@@ -9,6 +9,7 @@ use occ_proto::{Address, HostConfig, HostName, UserName};
 use occd::config::Config;
 use occd::host::machine::ConnectionId;
 use occd::prompts::{Prompts, Questions};
+use occd::secrets::Secrets;
 use occd::ssh::agent::Agents;
 use occd::ssh::dial::{Dial, DialEnvironment, Steps};
 use occd::ssh::hop::{HopDemand, HopsLink};
@@ -32,6 +33,12 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
     let questions = Arc::new(Questions::new(Arc::clone(&prompts)));
     let environment = DialEnvironment {
         unlocked: Arc::new(UnlockedKeys::new(Arc::clone(&prompts), home.to_owned())),
+        secrets: Arc::new(Secrets::new(
+            home.join("passwords.age"),
+            home.join("age-identity.txt"),
+            home.to_owned(),
+            Arc::clone(&prompts),
+        )),
         prompts,
         given_key: None,
         home: home.to_owned(),

@@ -25,6 +25,7 @@ mod jump;
 mod passwords;
 mod prompts;
 mod reconnect;
+mod secrets;
 mod slow_reader;
 mod soak;
 mod socket;

@@ -42,6 +42,8 @@ fn a_password_is_asked_for_where_the_host_allows_it() {
     terminal.type_text("wrong\n");
     terminal.wait_for("[a] That password is wrong.\n");
     terminal.type_text(&format!("{password}\n"));
+    terminal.wait_for("[a] Keep the password in ");
+    terminal.type_text("n\n");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
     assert!(!screen.contains(password), "{screen}");
@@ -102,6 +104,8 @@ fn a_key_and_then_a_code_log_in_and_are_not_repeated_in_the_background() {
     // PAM's own words.
     terminal.wait_for("[a] Password: ");
     terminal.type_text(&format!("{password}\n"));
+    terminal.wait_for("[a] Keep the password in ");
+    terminal.type_text("n\n");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
     assert!(screen.ends_with("in\n"), "{screen}");

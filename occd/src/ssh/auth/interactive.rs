@@ -1,14 +1,14 @@
 //! Logins that need a person: keyboard-interactive and passwords, where the host allows them.
 
-use occ_proto::HostName;
 use occ_proto::prompt::PromptKind;
-use occ_proto::status::Phase;
 use occ_proto::text::sanitize;
+use occ_proto::{HostName, Secret};
 use russh::MethodSet;
-use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Response};
+use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Response, Prompt};
 
+use super::passwords::{Accepted, Passwords, unanswered};
 use super::{Credentials, lost};
-use crate::prompts::{Answer, NoAnswer, Question, Questions};
+use crate::prompts::{NoAnswer, Question, Questions};
 use crate::ssh::error::ConnectError;
 use crate::ssh::handler::{Handler, Shared};
 
@@ -34,6 +34,9 @@ pub(super) struct Interactive<'a> {
     pub(super) credentials: &'a Credentials,
     pub(super) host: Option<&'a HostName>,
     pub(super) questions: &'a Questions,
+    pub(super) passwords: Passwords<'a>,
+    /// What the login owes to what was given.
+    pub(super) owed: Accepted,
 }
 
 impl Interactive<'_> {
@@ -50,19 +53,21 @@ impl Interactive<'_> {
                 message: format!("Password for {user}{place}"),
                 note: note.take(),
                 secret: true,
-                can_keep: false,
             };
-            let answer = self.ask(question, "a password is needed").await?;
-            let password = answer.text.expose().to_owned();
+            let password = self.passwords.next(question).await?.expose().to_owned();
             let result = self.handle.authenticate_password(user.clone(), password).await;
             match result.map_err(|_| lost(self.shared))? {
-                AuthResult::Success => return Ok(Outcome::Done),
+                AuthResult::Success => {
+                    self.owed = self.passwords.accepted().await;
+                    return Ok(Outcome::Done);
+                }
                 AuthResult::Failure { remaining_methods, partial_success } => {
                     // russh tells a lost connection as a failure without any method left.
                     if self.handle.is_closed() || remaining_methods.is_empty() {
                         return Err(lost(self.shared));
                     }
                     if partial_success {
+                        self.owed = self.passwords.accepted().await;
                         return Ok(Outcome::Further(remaining_methods));
                     }
                     accepts = remaining_methods;
@@ -87,12 +92,16 @@ impl Interactive<'_> {
             let mut again = (round > 0).then(|| "That was wrong.".to_owned());
             loop {
                 match response {
-                    Response::Success => return Ok(Outcome::Done),
+                    Response::Success => {
+                        self.accepted().await;
+                        return Ok(Outcome::Done);
+                    }
                     Response::Failure { remaining_methods, partial_success } => {
                         if self.handle.is_closed() || remaining_methods.is_empty() {
                             return Err(lost(self.shared));
                         }
                         if partial_success {
+                            self.accepted().await;
                             return Ok(Outcome::Further(remaining_methods));
                         }
                         accepts = remaining_methods;
@@ -113,6 +122,7 @@ impl Interactive<'_> {
                             .collect();
                         let mut note = (!words.is_empty()).then(|| words.join(" "));
                         let mut answers = Vec::new();
+                        let is_password = is_password(&prompts);
                         for prompt in prompts {
                             let text = sanitize(&prompt.prompt);
                             let question = Question {
@@ -121,11 +131,13 @@ impl Interactive<'_> {
                                 message: text.trim().trim_end_matches(':').to_owned(),
                                 note: note.take(),
                                 secret: !prompt.echo,
-                                can_keep: false,
                             };
-                            let what = "the server asks a question";
-                            let answer = self.ask(question, what).await?;
-                            answers.push(answer.text.expose().to_owned());
+                            let answer = if is_password {
+                                self.passwords.next(question).await?
+                            } else {
+                                self.ask(question).await?
+                            };
+                            answers.push(answer.expose().to_owned());
                         }
                         let respond =
                             self.handle.authenticate_keyboard_interactive_respond(answers);
@@ -140,15 +152,26 @@ impl Interactive<'_> {
         Ok(Outcome::Refused(accepts))
     }
 
-    async fn ask(&self, question: Question, what: &str) -> Result<Answer, ConnectError> {
-        let words = match question.kind {
-            PromptKind::Code => format!("{what} ({})", question.message),
-            _ => what.to_owned(),
-        };
-        self.questions.ask(question).await.map_err(|why| unanswered(words, why))
+    async fn accepted(&mut self) {
+        let accepted = self.passwords.accepted().await;
+        self.owed.by_client |= accepted.by_client;
+        self.owed.not_kept = accepted.not_kept;
+    }
+
+    /// Asks what only a person knows.
+    async fn ask(&mut self, question: Question) -> Result<Secret, ConnectError> {
+        self.owed.by_client = true;
+        let words = format!("the server asks a question ({})", question.message);
+        let answer = self.questions.ask(question).await;
+        answer.map_err(|why| unanswered(words, why))
     }
 }
 
-fn unanswered(question: String, why: NoAnswer) -> ConnectError {
-    ConnectError::Unanswered { question, phase: Phase::Authentication, key: None, why }
+/// Returns whether a server asks for the password by its own words, as PAM does: one hidden question that says
+/// so. A code is good for once and nothing to keep.
+fn is_password(prompts: &[Prompt]) -> bool {
+    match prompts {
+        [one] => !one.echo && one.prompt.to_lowercase().contains("password"),
+        _ => false,
+    }
 }

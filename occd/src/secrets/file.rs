@@ -1,0 +1,289 @@
+//! Passwords in a file that is encrypted with age, for machines without a keyring.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use occ_proto::prompt::PromptKind;
+use occ_proto::text::sanitize;
+use occ_proto::{HostName, Secret};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Account;
+use crate::blocking::blocking;
+use crate::prompts::{NoAnswer, Prompts, Question, Questions};
+use crate::sealed::{self, Key, SealError};
+
+/// How often a passphrase may be wrong.
+const TRIES: usize = 3;
+
+/// Why the file was of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    /// It cannot be read or written.
+    #[error("{}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It cannot be opened or made.
+    #[error("{}", path.display())]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
+    /// What is in it is not ours.
+    #[error("{} has other content than expected", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Nobody gave its passphrase.
+    #[error("the passphrase for {} is needed", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: NoAnswer,
+    },
+}
+
+/// What is in the file: for each host the password of each login there.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Content {
+    version: Version,
+    passwords: BTreeMap<HostName, BTreeMap<String, Secret>>,
+}
+
+/// The only version there is.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct Version;
+
+impl TryFrom<u32> for Version {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        if number == 1 { Ok(Self) } else { Err(format!("version {number} is not known")) }
+    }
+}
+
+impl From<Version> for u32 {
+    fn from(_: Version) -> Self {
+        1
+    }
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct SecretsFile {
+    path: PathBuf,
+    /// Where a key is looked for; without one the file gets a passphrase.
+    identity: PathBuf,
+    home: PathBuf,
+    /// The passphrase, once somebody has given it. One at a time reads, asks or writes.
+    passphrase: tokio::sync::Mutex<Option<Secret>>,
+    questions: Questions,
+}
+
+impl SecretsFile {
+    pub(super) fn new(
+        path: PathBuf,
+        identity: PathBuf,
+        home: PathBuf,
+        prompts: Arc<Prompts>,
+    ) -> Self {
+        let questions = Questions::new(prompts);
+        Self { path, identity, home, passphrase: tokio::sync::Mutex::default(), questions }
+    }
+
+    /// Returns the file as a person knows it.
+    pub(super) fn shown(&self) -> String {
+        sanitize(&match self.path.strip_prefix(&self.home) {
+            Ok(rest) => format!("~/{}", rest.display()),
+            Err(_) => self.path.display().to_string(),
+        })
+    }
+
+    /// Forgets the passphrase.
+    pub(super) async fn lock(&self) {
+        self.passphrase.lock().await.take();
+    }
+
+    /// Returns a password, asking for the file's passphrase where that is needed.
+    pub(super) async fn get(
+        &self,
+        account: &Account,
+        asking: &Questions,
+    ) -> Result<Option<Secret>, FileError> {
+        let work = async {
+            let mut passphrase = self.passphrase.lock().await;
+            let opened = self.open(&mut passphrase).await?;
+            Ok(opened.and_then(|(content, _)| {
+                content.passwords.get(&account.host)?.get(&account.login).cloned()
+            }))
+        };
+        asking.during(&self.questions, work).await
+    }
+
+    /// Keeps a password. A file that is new gets a passphrase, unless there is an identity file.
+    pub(super) async fn keep(
+        &self,
+        account: &Account,
+        password: &Secret,
+        asking: &Questions,
+    ) -> Result<(), FileError> {
+        let work = async {
+            let mut passphrase = self.passphrase.lock().await;
+            let (mut content, key) = match self.open(&mut passphrase).await? {
+                Some(opened) => opened,
+                None if self.identity.exists() => {
+                    (Content::default(), Key::Identity(self.identity.clone()))
+                }
+                None => {
+                    let new = self.ask_new().await?;
+                    *passphrase = Some(new.clone());
+                    (Content::default(), Key::Passphrase(new))
+                }
+            };
+            let of_host = content.passwords.entry(account.host.clone()).or_default();
+            of_host.insert(account.login.clone(), password.clone());
+            self.save(content, key).await
+        };
+        asking.during(&self.questions, work).await
+    }
+
+    /// Deletes the passwords of a host, and returns how many there were.
+    pub(super) async fn forget(
+        &self,
+        host: &HostName,
+        asking: &Questions,
+    ) -> Result<usize, FileError> {
+        let work = async {
+            let mut passphrase = self.passphrase.lock().await;
+            let Some((mut content, key)) = self.open(&mut passphrase).await? else { return Ok(0) };
+            let Some(gone) = content.passwords.remove(host) else { return Ok(0) };
+            self.save(content, key).await?;
+            Ok(gone.len())
+        };
+        asking.during(&self.questions, work).await
+    }
+
+    /// Returns what is in the file and what opened it; nothing if there is no file.
+    async fn open(
+        &self,
+        passphrase: &mut Option<Secret>,
+    ) -> Result<Option<(Content, Key)>, FileError> {
+        let path = self.path.clone();
+        let sealed = match blocking(move || std::fs::read(&path)).await {
+            Ok(sealed) => Arc::new(sealed),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(FileError::Io { path: self.path.clone(), source }),
+        };
+        let failed = |source| FileError::Sealed { path: self.path.clone(), source };
+        if !sealed::is_by_passphrase(&sealed).map_err(failed)? {
+            let key = Key::Identity(self.identity.clone());
+            let content = unseal(&sealed, &key).await.map_err(failed)?;
+            return self.parse(&content).map(|content| Some((content, key)));
+        }
+        if let Some(known) = passphrase.clone() {
+            let key = Key::Passphrase(known);
+            match unseal(&sealed, &key).await {
+                Ok(content) => return self.parse(&content).map(|content| Some((content, key))),
+                // Somebody else has written it.
+                Err(SealError::WrongPassphrase) => *passphrase = None,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let mut note = None;
+        for _ in 0..TRIES {
+            let message = format!("Passphrase for the kept passwords ({})", self.shown());
+            let given = self.ask(message, note.take()).await?;
+            let key = Key::Passphrase(given.clone());
+            match unseal(&sealed, &key).await {
+                Ok(content) => {
+                    *passphrase = Some(given);
+                    return self.parse(&content).map(|content| Some((content, key)));
+                }
+                Err(SealError::WrongPassphrase) => {
+                    note = Some("That passphrase is wrong.".to_owned());
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(FileError::Locked { path: self.path.clone(), source: NoAnswer::Wrong })
+    }
+
+    fn parse(&self, content: &[u8]) -> Result<Content, FileError> {
+        serde_json::from_slice(content)
+            .map_err(|source| FileError::Content { path: self.path.clone(), source })
+    }
+
+    async fn ask_new(&self) -> Result<Secret, FileError> {
+        let mut note = Some("There is no keyring here: passwords are kept in a file.".to_owned());
+        for _ in 0..TRIES {
+            let message = format!("New passphrase for the kept passwords ({})", self.shown());
+            let first = self.ask(message, note.take()).await?;
+            if first.expose().is_empty() {
+                note = Some("An empty passphrase keeps nothing secret.".to_owned());
+                continue;
+            }
+            let again = self.ask("The same passphrase again".to_owned(), None).await?;
+            if first == again {
+                return Ok(first);
+            }
+            note = Some("They were not the same.".to_owned());
+        }
+        Err(FileError::Locked { path: self.path.clone(), source: NoAnswer::Wrong })
+    }
+
+    async fn ask(&self, message: String, note: Option<String>) -> Result<Secret, FileError> {
+        let question =
+            Question { kind: PromptKind::Passphrase, host: None, message, note, secret: true };
+        let answer = self.questions.ask(question).await;
+        answer.map_err(|source| FileError::Locked { path: self.path.clone(), source })
+    }
+
+    /// Replaces the file as a whole, so that it is the old one or the new one whatever happens.
+    async fn save(&self, content: Content, key: Key) -> Result<(), FileError> {
+        let path = self.path.clone();
+        blocking(move || {
+            let io = |source| FileError::Io { path: path.clone(), source };
+            let text = serde_json::to_vec(&content)
+                .map(Zeroizing::new)
+                .map_err(|source| FileError::Content { path: path.clone(), source })?;
+            let sealed = sealed::seal(&text, &key)
+                .map_err(|source| FileError::Sealed { path: path.clone(), source })?;
+            write(&path, &sealed).map_err(io)
+        })
+        .await
+    }
+}
+
+/// Readable by its owner alone from the first moment.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    std::fs::File::open(directory)?.sync_all()
+}
+
+async fn unseal(sealed: &Arc<Vec<u8>>, key: &Key) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let (sealed, key) = (Arc::clone(sealed), key.clone());
+    blocking(move || sealed::unseal(&sealed, &key)).await
+}

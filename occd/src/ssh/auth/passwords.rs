@@ -1,0 +1,91 @@
+//! The password of one login: the one that is kept for it, then what a person types.
+
+use occ_proto::Secret;
+use occ_proto::status::Phase;
+
+use crate::prompts::{NoAnswer, Question, Questions};
+use crate::secrets::{Account, Secrets};
+use crate::ssh::error::{ConnectError, chain};
+
+/// Where a login's passwords come from.
+pub(super) struct Passwords<'a> {
+    secrets: &'a Secrets,
+    questions: &'a Questions,
+    /// What a password is kept for; nothing where none is.
+    account: Option<Account>,
+    /// The kept one may be used, and has not been.
+    kept_is_next: bool,
+    given: Option<Given>,
+}
+
+/// The last password that was given to the server.
+enum Given {
+    Kept,
+    Typed(Secret),
+}
+
+/// What a login owes to the password that it was made with.
+#[derive(Debug, Default)]
+pub(super) struct Accepted {
+    /// A person typed it, and would have to again.
+    pub(super) by_client: bool,
+    /// Why it was not kept, though the person wanted that.
+    pub(super) not_kept: Option<String>,
+}
+
+impl<'a> Passwords<'a> {
+    /// Returns the passwords for an account. On a server whose key was unknown until now, the kept one is not
+    /// `trusted` to it: it may be another server.
+    pub(super) fn new(
+        secrets: &'a Secrets,
+        questions: &'a Questions,
+        account: Option<Account>,
+        trusted: bool,
+    ) -> Self {
+        Self { secrets, questions, account, kept_is_next: trusted, given: None }
+    }
+
+    /// Returns the next password to try.
+    pub(super) async fn next(&mut self, mut question: Question) -> Result<Secret, ConnectError> {
+        if std::mem::take(&mut self.kept_is_next)
+            && let Some(account) = &self.account
+            && let Some(kept) = self.secrets.get(account, self.questions).await
+        {
+            self.given = Some(Given::Kept);
+            return Ok(kept);
+        }
+        let mut words = "a password is needed";
+        if let (Some(Given::Kept), Some(account)) = (&self.given, &self.account) {
+            self.secrets.was_refused(account);
+            words = "the server refused the password that is kept, and a new one is needed";
+            question.note = Some("The password that is kept was refused.".to_owned());
+        }
+        let answer = self.questions.ask(question).await;
+        let answer = answer.map_err(|why| unanswered(words.to_owned(), why))?;
+        self.given = Some(Given::Typed(answer.clone()));
+        Ok(answer)
+    }
+
+    /// The server took the last one: asks whether it is to be kept, if a person typed it.
+    pub(super) async fn accepted(&mut self) -> Accepted {
+        let Some(Given::Typed(password)) = self.given.take() else { return Accepted::default() };
+        let by_client = Accepted { by_client: true, not_kept: None };
+        let Some(account) = &self.account else { return by_client };
+        if !self.secrets.may_keep(account, self.questions).await {
+            return by_client;
+        }
+        match self.secrets.keep(account, &password, self.questions).await {
+            Ok(()) => Accepted::default(),
+            Err(error) => {
+                let why = chain(&error);
+                tracing::warn!(%account, error = why, "a password could not be kept");
+                Accepted { by_client: true, not_kept: Some(why) }
+            }
+        }
+    }
+}
+
+/// Returns the error of a login that waited for an answer.
+pub(super) fn unanswered(question: String, why: NoAnswer) -> ConnectError {
+    ConnectError::Unanswered { question, phase: Phase::Authentication, key: None, why }
+}

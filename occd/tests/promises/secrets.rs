@@ -1,0 +1,314 @@
+//! Passwords that are kept: in a real keyring, or in a file that is encrypted with age; settings in such a file.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use occ_proto::Code;
+use occ_proto::status::State;
+use testkit::user::password_user;
+use testkit::wait::blocking::wait_for;
+use testkit::{DaemonRig, Keyring, RealSshd, Terminal};
+
+use crate::ask::{GUARD, echoes, in_state, list, look, post, problem};
+
+const PASSWORD: [&str; 2] = ["PasswordAuthentication yes", "AuthenticationMethods password"];
+const PAM: [&str; 3] = [
+    "UsePAM yes",
+    "KbdInteractiveAuthentication yes",
+    "AuthenticationMethods keyboard-interactive",
+];
+const ALLOWED: &str = "[hosts.a]\nauth = [\"password\", \"keyboard-interactive\"]\n";
+
+/// Returns a server, and a rig without a daemon whose host `a` logs in there with a password.
+fn server(lines: &[&str]) -> Option<(RealSshd, DaemonRig, &'static str)> {
+    if !RealSshd::require() || !Keyring::require() {
+        return None;
+    }
+    let (user, password) = password_user()?;
+    let builder = RealSshd::builder().user(user);
+    let sshd = lines.iter().fold(builder, |builder, line| builder.config(*line)).start();
+    let rig = DaemonRig::new();
+    rig.add_host("a", &sshd);
+    rig.write_config_toml(ALLOWED);
+    Some((sshd, rig, password))
+}
+
+fn connect(rig: &DaemonRig) -> Terminal {
+    Terminal::control(&rig.occ(&["connect", "--host", "a"]), "")
+}
+
+/// Ends the session and waits until the daemon has made another by itself.
+fn comes_back(rig: &DaemonRig, sshd: &RealSshd) {
+    let before = look(rig, "a").connects;
+    sshd.kill_sessions();
+    wait_for("the host to be connected anew", GUARD, || {
+        let now = list(rig).hosts.remove(0);
+        (now.connects > before && now.state == State::Connected).then_some(())
+    });
+}
+
+fn refusals(sshd: &RealSshd) -> usize {
+    sshd.log().matches("Failed password for").count()
+}
+
+fn log_in_and_keep(rig: &DaemonRig, password: &str) {
+    let mut terminal = connect(rig);
+    terminal.answer("Password for ", password);
+    terminal.answer("[a] Keep the password in the keyring? [y/N]: ", "y");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(!screen.contains(password) && !screen.contains("not kept"), "{screen}");
+}
+
+#[test]
+fn a_password_is_kept_in_the_keyring_and_logs_in_without_a_person() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    let keyring = Keyring::start(&mut rig);
+    rig.start_daemon(&[]);
+    let mut terminal = connect(&rig);
+    terminal.answer("Password for ", password);
+    // Whoever types nothing has it kept nowhere, and is not asked again.
+    terminal.answer("[a] Keep the password in the keyring? [y/N]: ", "");
+    assert_eq!(terminal.finish().1, 0);
+    assert_eq!(keyring.lookup("a"), None);
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    let mut terminal = connect(&rig);
+    terminal.answer("Password for ", password);
+    let (screen, code) = terminal.finish();
+    assert_eq!((code, screen.contains("Keep")), (0, false), "{screen}");
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+
+    log_in_and_keep(&rig, password);
+    assert_eq!(keyring.lookup("a").as_deref(), Some(password));
+    comes_back(&rig, &sshd);
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["--no-input", "connect", "--host", "a"]);
+    assert_eq!(output.code(), 0, "{}", output.stderr);
+    assert!(!rig.log().contains(password));
+
+    assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] Its password is forgotten.\n");
+    assert_eq!(keyring.lookup("a"), None);
+    assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] No password is kept.\n");
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+}
+
+#[test]
+fn a_kept_password_that_is_refused_is_sent_once_and_asked_for_again() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    let keyring = Keyring::start(&mut rig);
+    let login = format!("{}@{}", sshd.user(), sshd.addr());
+    assert!(keyring.store("a", &login, "an old one"));
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(answer.code, Code::InputNeeded, "{answer:?}");
+    assert!(answer.detail.contains("the server refused the password that is kept"), "{answer:?}");
+    assert_eq!(refusals(&sshd), 1, "{}", sshd.log());
+    problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert_eq!(refusals(&sshd), 1, "{}", sshd.log());
+    // Not deleted: the server may only have lost its directory for a while.
+    assert_eq!(keyring.lookup("a").as_deref(), Some("an old one"));
+    log_in_and_keep(&rig, password);
+    assert_eq!(keyring.lookup("a").as_deref(), Some(password));
+    comes_back(&rig, &sshd);
+}
+
+#[test]
+fn a_kept_password_is_for_one_server_whose_key_was_known() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    let keyring = Keyring::start(&mut rig);
+    rig.start_daemon(&[]);
+    log_in_and_keep(&rig, password);
+    let known = fs::read_to_string(rig.known_hosts_file()).unwrap();
+    // Whoever has lost the record may be talking to anybody.
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+    assert!(look(&rig, "a").connection.is_none());
+
+    // The same host at another address: its password is not sent there.
+    let other = RealSshd::builder().user(sshd.user());
+    let other = PASSWORD.iter().fold(other, |builder, line| builder.config(*line)).start();
+    fs::write(rig.known_hosts_file(), known).unwrap();
+    rig.add_host("b", &other);
+    rig.edit_hosts(|file| {
+        let there = file.hosts["b"].clone();
+        file.hosts.insert(occ_proto::HostName::new("a").unwrap(), there);
+    });
+    wait_for("the new address", GUARD, || {
+        (look(&rig, "a").config.port == Some(other.addr().port())).then_some(())
+    });
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+    assert!(!other.log().contains("Accepted password"), "{}", other.log());
+    assert_eq!(keyring.lookup("a").as_deref(), Some(password));
+}
+
+#[test]
+fn pams_own_question_for_the_password_is_answered_by_the_kept_one() {
+    let Some((sshd, mut rig, password)) = server(&PAM) else { return };
+    let _keyring = Keyring::start(&mut rig);
+    rig.start_daemon(&[]);
+    let mut terminal = connect(&rig);
+    terminal.answer("[a] Password: ", password);
+    terminal.answer("[a] Keep the password in the keyring? [y/N]: ", "y");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    comes_back(&rig, &sshd);
+    echoes(&rig, "a");
+}
+
+#[test]
+fn without_a_keyring_passwords_are_in_a_file_behind_a_passphrase() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    // A keyring that nobody has opened is none.
+    let keyring = Keyring::start(&mut rig);
+    keyring.lock();
+    rig.start_daemon(&[]);
+    let file = rig.paths().secrets_file().unwrap();
+    let mut terminal = connect(&rig);
+    terminal.answer("Password for ", password);
+    terminal.answer("[a] Keep the password in an encrypted file (", "y");
+    for (first, second) in [("open", "opne"), ("open", "open")] {
+        terminal.answer("New passphrase for the kept passwords (", first);
+        terminal.answer("The same passphrase again: ", second);
+    }
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("They were not the same."), "{screen}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read(&file).unwrap();
+    assert!(text.starts_with(b"age-encryption.org/v1\n"));
+    comes_back(&rig, &sshd);
+
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+    let mut terminal = connect(&rig);
+    terminal.answer("Passphrase for the kept passwords (", "wrong");
+    terminal.answer("That passphrase is wrong.", "open");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(!screen.contains("Password for "), "{screen}");
+    assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] Its password is forgotten.\n");
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+}
+
+/// Makes a key with the real program and returns what encrypts to it.
+fn age_keygen(identity: &Path) -> String {
+    fs::create_dir_all(identity.parent().unwrap()).unwrap();
+    let made = Command::new("age-keygen").arg("-o").arg(identity).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let text = fs::read_to_string(identity).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap().to_owned()
+}
+
+#[test]
+fn with_an_identity_file_the_file_of_passwords_needs_nobody() {
+    let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    let identity = rig.paths().age_identity().unwrap();
+    age_keygen(&identity);
+    rig.start_daemon(&[]);
+    let mut terminal = connect(&rig);
+    terminal.answer("Password for ", password);
+    terminal.answer("[a] Keep the password in an encrypted file (", "y");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    // Whoever has the key can read it with age itself.
+    let mut age = Command::new("age");
+    age.arg("-d").arg("-i").arg(&identity).arg(rig.paths().secrets_file().unwrap());
+    let opened = age.output().unwrap();
+    assert!(opened.status.success(), "{opened:?}");
+    assert!(String::from_utf8(opened.stdout).unwrap().contains(password));
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    assert_eq!(post(&rig, "/v1/hosts/a/connect").status, 200);
+
+    // Not read when it is anybody's.
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+    let says = format!("{} must be yours and closed to others", identity.display());
+    assert!(rig.log().contains(&says), "{}", rig.log());
+}
+
+#[test]
+fn nothing_is_kept_where_the_settings_say_so() {
+    let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    let keyring = Keyring::start(&mut rig);
+    rig.write_config_toml(&format!("[security]\nkeep_passwords = false\n{ALLOWED}"));
+    rig.start_daemon(&[]);
+    let mut terminal = connect(&rig);
+    terminal.answer("Password for ", password);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(!screen.contains("Keep the"), "{screen}");
+    assert_eq!(keyring.lookup("a"), None);
+}
+
+/// Encrypts a text with the real program.
+fn age(arguments: &[&str], text: &str, to: &PathBuf) {
+    let plain = to.with_extension("plain");
+    fs::write(&plain, text).unwrap();
+    let mut command = Command::new("age");
+    command.arg("-e").args(arguments).arg("-o").arg(to).arg(&plain).stdin(Stdio::null());
+    let made = command.output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    fs::remove_file(plain).unwrap();
+}
+
+#[test]
+fn encrypted_settings_are_read_in_place_of_the_others() {
+    if !Keyring::require() {
+        return;
+    }
+    let mut rig = DaemonRig::new();
+    let host = testkit::EmbeddedHost::start();
+    host.drop_during_auth(true);
+    rig.add_host("a", &host);
+    let identity = rig.paths().age_identity().unwrap();
+    let recipient = age_keygen(&identity);
+    let sealed = rig.paths().sealed_config_file().unwrap();
+    let settings =
+        |retries: u32| format!("[connection]\nmax_backoff = \"100ms\"\nmax_retries = {retries}\n");
+    rig.write_config_toml(&settings(9));
+    age(&["-r", &recipient], &settings(1), &sealed);
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert!(answer.detail.contains("given up after 2 attempts"), "{answer:?}");
+    let [warning] = &list(&rig).warnings[..] else { panic!("{:?}", list(&rig)) };
+    assert!(
+        warning.ends_with("occd.toml is not read, because occd.toml.age is there"),
+        "{warning}"
+    );
+    // Read anew when it changes, in age's form for mail as well.
+    age(&["-a", "-r", &recipient], &settings(2), &sealed);
+    wait_for("the new settings", GUARD, || {
+        let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
+        answer.detail.contains("given up after 3 attempts").then_some(())
+    });
+    in_state(&rig, "a", State::Failed);
+    rig.terminate_daemon();
+
+    // What cannot be read is no reason to go on with other settings.
+    let other = rig.root().join("other.txt");
+    let recipient = age_keygen(&other);
+    age(&["-r", &recipient], &settings(3), &sealed);
+    let mut child = rig.spawn_daemon(&[]);
+    let status = wait_for("the daemon to end", GUARD, || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(78), "{}", rig.log());
+    let says = format!(
+        "occd.toml.age cannot be opened: the key in {} does not open it",
+        identity.display()
+    );
+    assert!(rig.log().contains(&says), "{}", rig.log());
+    // The variable names another key.
+    rig.set_env("OCCD_AGE_IDENTITY", &other);
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
+    assert!(answer.detail.contains("given up after 4 attempts"), "{answer:?}");
+}
