@@ -6,27 +6,38 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Mutex;
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// A log file larger than this is put aside as `occd.log.1` when the daemon starts.
 const ROTATE: u64 = 8 * 1024 * 1024;
 
-/// What is logged unless OCCD_LOG says otherwise. russh's own messages begin at `warn`: below that it
-/// logs what it receives, which may hold secrets.
-const DEFAULT: &str = "info,russh=warn";
+/// What is logged unless OCCD_LOG says otherwise.
+const DEFAULT: &str = "info";
+/// Those who may say no more than this, whatever OCCD_LOG says: below it they log what they receive, which may
+/// hold secrets.
+const GUARDED: [(&str, Level); 3] =
+    [("russh", Level::WARN), ("zbus", Level::WARN), ("hyper", Level::INFO)];
 
 /// Starts logging. `OCCD_LOG` sets the level (`debug`, `occd=trace`, …).
 pub fn start(file: Option<&Path>) -> io::Result<()> {
-    let filter = EnvFilter::try_from_env("OCCD_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    match file {
-        Some(path) => builder.with_ansi(false).with_writer(Mutex::new(open(path)?)).init(),
-        None => {
-            let terminal = io::IsTerminal::is_terminal(&io::stderr());
-            builder.with_ansi(terminal).with_writer(io::stderr).init();
-        }
-    }
+    let wanted = EnvFilter::try_from_env("OCCD_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let (writer, ansi) = match file {
+        Some(path) => (BoxMakeWriter::new(Mutex::new(open(path)?)), false),
+        None => (BoxMakeWriter::new(io::stderr), io::IsTerminal::is_terminal(&io::stderr())),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(ansi);
+    let lines = lines.with_writer(writer).with_filter(wanted.and(filter_fn(may_say)));
+    tracing_subscriber::registry().with(lines).init();
     Ok(())
+}
+
+fn may_say(metadata: &Metadata<'_>) -> bool {
+    let most = GUARDED.iter().find(|(name, _)| metadata.target().starts_with(name));
+    most.is_none_or(|(_, most)| metadata.level() <= most)
 }
 
 fn open(path: &Path) -> io::Result<File> {

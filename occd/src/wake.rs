@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// Containers that come and go change addresses, too: the hosts are not asked more often than this.
 #[cfg(target_os = "linux")]
 const AT_MOST: Duration = Duration::from_secs(5);
-/// How long a command waits for a clock that is late: it ticks as soon as the process runs again.
+/// How long a command waits for a clock that is late: it is looked at as soon as somebody asks.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The clock that notices sleep.
@@ -33,11 +33,13 @@ pub struct SleepClock {
     /// The last look, in milliseconds since boot.
     last: AtomicU64,
     ticked: watch::Sender<()>,
+    asked: Notify,
 }
 
 impl Default for SleepClock {
     fn default() -> Self {
-        Self { last: AtomicU64::new(since_boot()), ticked: watch::Sender::default() }
+        let last = AtomicU64::new(since_boot());
+        Self { last, ticked: watch::Sender::default(), asked: Notify::new() }
     }
 }
 
@@ -50,9 +52,29 @@ impl SleepClock {
         }
         let mut ticked = self.ticked.subscribe();
         if self.is_late() {
+            // The timers stood still as well: the next look may be almost a tick away.
+            self.asked.notify_one();
             // Better late than never: the connection is what it is.
             let _ = timeout(LATE, ticked.changed()).await;
         }
+    }
+
+    /// Waits until it is time to look at the clock.
+    async fn due(&self) {
+        tokio::select! {
+            () = sleep(TICK) => {}
+            () = self.asked.notified() => {}
+        }
+    }
+
+    /// Looks at the clock, and has `check` done before anybody goes on if the machine was asleep.
+    fn look(&self, check: impl FnOnce()) {
+        if self.is_late() {
+            tracing::info!("the machine was asleep, or the process stopped: every host is checked");
+            check();
+        }
+        self.last.store(since_boot(), Ordering::Relaxed);
+        self.ticked.send_replace(());
     }
 
     fn is_late(&self) -> bool {
@@ -77,16 +99,8 @@ fn since_boot() -> u64 {
 pub async fn watch(pool: Arc<Pool>, clock: Arc<SleepClock>, stop: CancellationToken) {
     let clock = async {
         loop {
-            sleep(TICK).await;
-            let woke = clock.is_late();
-            if woke {
-                tracing::info!(
-                    "the machine was asleep, or the process stopped: every host is checked"
-                );
-                pool.check_all();
-            }
-            clock.last.store(since_boot(), Ordering::Relaxed);
-            clock.ticked.send_replace(());
+            clock.due().await;
+            clock.look(|| pool.check_all());
         }
     };
     tokio::select! {
@@ -153,5 +167,35 @@ mod netlink {
             let _ = self.0.recv(&mut buffer).await;
             while self.0.try_recv(&mut buffer).is_ok() {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_to_ask_after_a_sleep_waits_for_the_check_and_not_for_a_timer() {
+        let clock = SleepClock::default();
+        clock.last.store(since_boot().saturating_sub(60_000), Ordering::Relaxed);
+        let checked = AtomicBool::new(false);
+        let looks = async {
+            loop {
+                clock.due().await;
+                clock.look(|| checked.store(true, Ordering::Relaxed));
+            }
+        };
+        let begun = Instant::now();
+        tokio::select! {
+            () = clock.settled() => {}
+            () = looks => {}
+        }
+        assert!(checked.load(Ordering::Relaxed));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(!clock.is_late());
     }
 }

@@ -411,6 +411,7 @@ impl Actor {
         self.connections.retain(|other| other.id() != id);
         let cause = connection.cause();
         tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");
+        connection.doubt_hop();
         if was_primary {
             let idle_close = connection.active() == 0
                 && matches!(cause, LossCause::Closed | LossCause::Disconnected(_));

@@ -260,8 +260,12 @@ impl HostHandle {
         let mut snapshots = self.snapshot.clone();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            if let Some(connection) = snapshot.usable() {
-                return Ok(Arc::clone(connection));
+            if let Some(connection) = snapshot.usable().cloned() {
+                connection.checked().await;
+                if !connection.is_closed() {
+                    return Ok(connection);
+                }
+                // What becomes of the host now is told in a moment.
             }
             let coming = matches!(snapshot.state, State::Connecting | State::Connected);
             if !coming || !matches!(timeout_at(deadline, snapshots.changed()).await, Ok(Ok(()))) {

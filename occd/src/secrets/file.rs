@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,10 +94,22 @@ pub(super) struct SecretsFile {
     /// Where a key is looked for; without one the file gets a passphrase.
     identity: PathBuf,
     home: PathBuf,
-    /// The passphrase, once somebody has given it. One at a time reads, asks or writes.
-    passphrase: tokio::sync::Mutex<Option<Secret>>,
+    /// The file as it was last read or written: opening it takes a second. One at a time reads, asks or writes.
+    open: tokio::sync::Mutex<Option<Open>>,
     questions: Questions,
 }
+
+/// An open file.
+#[derive(Debug, Clone)]
+struct Open {
+    stamp: Stamp,
+    content: Content,
+    key: Key,
+}
+
+/// How the file looks from outside. Another look means other content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64, u64, i64, i64);
 
 impl SecretsFile {
     pub(super) fn new(
@@ -106,7 +119,7 @@ impl SecretsFile {
         prompts: Arc<Prompts>,
     ) -> Self {
         let questions = Questions::new(prompts);
-        Self { path, identity, home, passphrase: tokio::sync::Mutex::default(), questions }
+        Self { path, identity, home, open: tokio::sync::Mutex::default(), questions }
     }
 
     /// Returns the file as a person knows it.
@@ -117,9 +130,9 @@ impl SecretsFile {
         })
     }
 
-    /// Forgets the passphrase.
+    /// Forgets what was in it, and its passphrase.
     pub(super) async fn lock(&self) {
-        self.passphrase.lock().await.take();
+        self.open.lock().await.take();
     }
 
     /// Returns a password, asking for the file's passphrase where that is needed.
@@ -129,11 +142,10 @@ impl SecretsFile {
         asking: &Questions,
     ) -> Result<Option<Secret>, FileError> {
         let work = async {
-            let mut passphrase = self.passphrase.lock().await;
-            let opened = self.open(&mut passphrase).await?;
-            Ok(opened.and_then(|(content, _)| {
-                content.passwords.get(&account.host)?.get(&account.login).cloned()
-            }))
+            let mut open = self.open.lock().await;
+            self.open(&mut open).await?;
+            let of_host = open.as_ref().and_then(|open| open.content.passwords.get(&account.host));
+            Ok(of_host.and_then(|logins| logins.get(&account.login)).cloned())
         };
         asking.during(&self.questions, work).await
     }
@@ -146,21 +158,19 @@ impl SecretsFile {
         asking: &Questions,
     ) -> Result<(), FileError> {
         let work = async {
-            let mut passphrase = self.passphrase.lock().await;
-            let (mut content, key) = match self.open(&mut passphrase).await? {
-                Some(opened) => opened,
+            let mut open = self.open.lock().await;
+            self.open(&mut open).await?;
+            let (mut content, key) = match open.take() {
+                Some(open) => (open.content, open.key),
                 None if self.identity.exists() => {
                     (Content::default(), Key::Identity(self.identity.clone()))
                 }
-                None => {
-                    let new = self.ask_new().await?;
-                    *passphrase = Some(new.clone());
-                    (Content::default(), Key::Passphrase(new))
-                }
+                None => (Content::default(), Key::Passphrase(self.ask_new().await?)),
             };
             let of_host = content.passwords.entry(account.host.clone()).or_default();
             of_host.insert(account.login.clone(), password.clone());
-            self.save(content, key).await
+            *open = Some(self.save(content, key).await?);
+            Ok(())
         };
         asking.during(&self.questions, work).await
     }
@@ -172,50 +182,56 @@ impl SecretsFile {
         asking: &Questions,
     ) -> Result<usize, FileError> {
         let work = async {
-            let mut passphrase = self.passphrase.lock().await;
-            let Some((mut content, key)) = self.open(&mut passphrase).await? else { return Ok(0) };
+            let mut open = self.open.lock().await;
+            self.open(&mut open).await?;
+            let Some(Open { mut content, key, .. }) = open.clone() else { return Ok(0) };
             let Some(gone) = content.passwords.remove(host) else { return Ok(0) };
-            self.save(content, key).await?;
+            *open = Some(self.save(content, key).await?);
             Ok(gone.len())
         };
         asking.during(&self.questions, work).await
     }
 
-    /// Returns what is in the file and what opened it; nothing if there is no file.
-    async fn open(
-        &self,
-        passphrase: &mut Option<Secret>,
-    ) -> Result<Option<(Content, Key)>, FileError> {
+    /// Opens the file if there is one, unless that was done.
+    async fn open(&self, open: &mut Option<Open>) -> Result<(), FileError> {
         let path = self.path.clone();
-        let sealed = match blocking(move || std::fs::read(&path)).await {
-            Ok(sealed) => Arc::new(sealed),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        let read = blocking(move || {
+            std::fs::read(&path).and_then(|sealed| Ok((sealed, Stamp::of(&path)?)))
+        });
+        let (sealed, stamp) = match read.await {
+            Ok((sealed, stamp)) => (Arc::new(sealed), stamp),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                *open = None;
+                return Ok(());
+            }
             Err(source) => return Err(FileError::Io { path: self.path.clone(), source }),
         };
+        if open.as_ref().is_some_and(|open| open.stamp == stamp) {
+            return Ok(());
+        }
+        // Somebody else may have written it, with the same key or another.
+        let known = open.take().map(|open| open.key);
         let failed = |source| FileError::Sealed { path: self.path.clone(), source };
-        if !sealed::is_by_passphrase(&sealed).map_err(failed)? {
-            let key = Key::Identity(self.identity.clone());
-            let content = unseal(&sealed, &key).await.map_err(failed)?;
-            return self.parse(&content).map(|content| Some((content, key)));
-        }
-        if let Some(known) = passphrase.clone() {
-            let key = Key::Passphrase(known);
-            match unseal(&sealed, &key).await {
-                Ok(content) => return self.parse(&content).map(|content| Some((content, key))),
-                // Somebody else has written it.
-                Err(SealError::WrongPassphrase) => *passphrase = None,
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        let by_passphrase = sealed::is_by_passphrase(&sealed).map_err(failed)?;
+        let mut next = match known {
+            Some(key @ Key::Passphrase(_)) if by_passphrase => Some(key),
+            _ if !by_passphrase => Some(Key::Identity(self.identity.clone())),
+            _ => None,
+        };
         let mut note = None;
         for _ in 0..TRIES {
-            let message = format!("Passphrase for the kept passwords ({})", self.shown());
-            let given = self.ask(message, note.take()).await?;
-            let key = Key::Passphrase(given.clone());
+            let key = match next.take() {
+                Some(key) => key,
+                None => {
+                    let message = format!("Passphrase for the kept passwords ({})", self.shown());
+                    Key::Passphrase(self.ask(message, note.take()).await?)
+                }
+            };
             match unseal(&sealed, &key).await {
                 Ok(content) => {
-                    *passphrase = Some(given);
-                    return self.parse(&content).map(|content| Some((content, key)));
+                    let content = self.parse(&content)?;
+                    *open = Some(Open { stamp, content, key });
+                    return Ok(());
                 }
                 Err(SealError::WrongPassphrase) => {
                     note = Some("That passphrase is wrong.".to_owned());
@@ -257,7 +273,7 @@ impl SecretsFile {
     }
 
     /// Replaces the file as a whole, so that it is the old one or the new one whatever happens.
-    async fn save(&self, content: Content, key: Key) -> Result<(), FileError> {
+    async fn save(&self, content: Content, key: Key) -> Result<Open, FileError> {
         let path = self.path.clone();
         blocking(move || {
             let io = |source| FileError::Io { path: path.clone(), source };
@@ -266,21 +282,30 @@ impl SecretsFile {
                 .map_err(|source| FileError::Content { path: path.clone(), source })?;
             let sealed = sealed::seal(&text, &key)
                 .map_err(|source| FileError::Sealed { path: path.clone(), source })?;
-            write(&path, &sealed).map_err(io)
+            let stamp = write(&path, &sealed).map_err(io)?;
+            Ok(Open { stamp, content, key })
         })
         .await
     }
 }
 
 /// Readable by its owner alone from the first moment.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<Stamp> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(directory)?;
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    std::fs::File::open(directory)?.sync_all()
+    std::fs::File::open(directory)?.sync_all()?;
+    Stamp::of(path)
+}
+
+impl Stamp {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self(metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+    }
 }
 
 async fn unseal(sealed: &Arc<Vec<u8>>, key: &Key) -> Result<Zeroizing<Vec<u8>>, SealError> {

@@ -573,6 +573,13 @@ impl Connection {
         });
     }
 
+    /// Has the jump host checked, if there is one: it may be what is dead, and the next dial waits for the answer.
+    pub fn doubt_hop(&self) {
+        if let Some(hop) = self.facts.hop.as_ref().filter(|hop| !hop.connection.is_closed()) {
+            hop.connection.check();
+        }
+    }
+
     /// Waits for the end of a check that is under way.
     pub async fn checked(&self) {
         let mut checking = self.checking.subscribe();

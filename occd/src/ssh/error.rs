@@ -371,7 +371,7 @@ pub enum LossCause {
     #[error("the server did not answer keep-alives")]
     KeepAlive,
     /// It was asked for a sign of life and gave none.
-    #[error("the server did not answer after this machine woke up or its network changed")]
+    #[error("the server gave no sign of life when it was asked for one")]
     Asleep,
     /// Reading or writing failed.
     #[error("{0}")]

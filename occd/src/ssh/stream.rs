@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::tcp::USER_TIMEOUT;
 use super::transport::Transport;
 
 /// How much of the peer's first words is kept: RFC 4253 limits the identification line to 255 bytes.
@@ -136,6 +138,7 @@ pub(super) struct GuardedStream {
     control: Arc<StreamControl>,
     killed_read: Pin<Box<WaitForCancellationFutureOwned>>,
     killed_write: Pin<Box<WaitForCancellationFutureOwned>>,
+    stall: Stall,
 }
 
 impl GuardedStream {
@@ -147,9 +150,40 @@ impl GuardedStream {
             unread: ReadBuffer::default(),
             killed_read: Box::pin(control.kill.clone().cancelled_owned()),
             killed_write: Box::pin(control.kill.clone().cancelled_owned()),
+            stall: Stall::default(),
             control: Arc::clone(&control),
         };
         (stream, control)
+    }
+}
+
+/// Notices that nothing can be sent any more. While russh waits to send it looks at no keep-alive, and only a
+/// TCP connection of our own has the kernel's limit: not a channel of a jump host, not a ProxyCommand.
+#[derive(Debug, Default)]
+struct Stall {
+    waiting: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    /// Passes the result of a write on, or an error when it has been waited for too long.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.waiting = false;
+            return result;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(USER_TIMEOUT)));
+        if !self.waiting {
+            self.waiting = true;
+            timer.as_mut().reset(Instant::now() + USER_TIMEOUT);
+        }
+        ready!(timer.as_mut().poll(cx));
+        let text = format!("nothing could be sent for {} s", USER_TIMEOUT.as_secs());
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
     }
 }
 
@@ -189,6 +223,7 @@ impl AsyncWrite for GuardedStream {
             return Poll::Ready(Err(killed()));
         }
         let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        let result = self.stall.watch(cx, result);
         if let Poll::Ready(Ok(n)) = result {
             self.control.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
         }
@@ -196,7 +231,8 @@ impl AsyncWrite for GuardedStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let result = Pin::new(&mut self.inner).poll_flush(cx);
+        self.stall.watch(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

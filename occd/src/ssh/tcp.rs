@@ -15,9 +15,8 @@ use super::error::ConnectError;
 const RESOLVE: Duration = Duration::from_secs(5);
 /// How long an address has before the next one is tried beside it (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// How long written data may stay unacknowledged before the kernel gives the connection up.
-#[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long written data may stay unacknowledged, or wait to be written, before the connection is given up.
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns the addresses of a name, or of an address written out.
 pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {

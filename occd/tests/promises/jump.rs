@@ -122,6 +122,49 @@ fn a_chain_of_hosts_that_are_not_configured() {
 }
 
 #[test]
+fn a_bastion_that_falls_silent_is_what_its_hosts_wait_for() {
+    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let link = FaultyLink::start(bastion.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", Target::from(&bastion).through(&link));
+    rig.add_known_host(&testkit::keys::known_hosts_line_for(
+        link.addr(),
+        &bastion.host_public_key(),
+    ));
+    let names: Vec<String> = (0..5).map(|n| format!("far-{n}")).collect();
+    for name in &names {
+        add_behind(&rig, name, &server, "bastion");
+    }
+    // Its hosts notice first, and it is not their fault.
+    rig.write_config_toml(
+        "[connection]\nkeepalive_interval = \"1s\"\nkeepalive_count = 1\nmax_backoff = \"2s\"\n\
+         connect_timeout = \"4s\"\n[hosts.bastion.connection]\nkeepalive_interval = \"60s\"\n",
+    );
+    rig.start_daemon(&[]);
+    names.iter().for_each(|name| drop(connect(&rig, name)));
+    let dials = server.connections();
+    link.blackhole(true);
+    for name in &names {
+        let waits = |status: &HostStatus| {
+            let error = status.last_error.as_ref();
+            let hop = error.and_then(|error| error.hop.as_ref());
+            status.state == State::Backoff && hop.is_some_and(|hop| hop.as_str() == "bastion")
+        };
+        let waiting = wait_until("waiting for the bastion", GUARD, || look(&rig, name), waits);
+        let message = waiting.last_error.unwrap().message;
+        assert!(message.contains("waiting for the jump host bastion"), "{message}");
+    }
+    // One dial to the bastion at a time, and none past it.
+    assert_eq!(server.connections(), dials);
+    assert!(link.active() <= 2, "{} connections to the bastion", link.active());
+    link.blackhole(false);
+    for name in &names {
+        in_state(&rig, name, State::Connected);
+        echoes(&rig, name);
+    }
+}
+
+#[test]
 fn while_the_bastion_is_down_its_hosts_wait_and_dial_nothing() {
     let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
     let link = FaultyLink::start(bastion.addr());

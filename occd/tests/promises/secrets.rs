@@ -230,7 +230,8 @@ fn with_an_identity_file_the_file_of_passwords_needs_nobody() {
 
     // Not read when it is anybody's.
     fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
-    rig.occ_ok(&["disconnect", "--host", "a"]);
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
     assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
     let says = format!("{} must be yours and closed to others", identity.display());
     assert!(rig.log().contains(&says), "{}", rig.log());
@@ -311,4 +312,55 @@ fn encrypted_settings_are_read_in_place_of_the_others() {
     rig.start_daemon(&[]);
     let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
     assert!(answer.detail.contains("given up after 4 attempts"), "{answer:?}");
+}
+
+/// Returns the files below a directory that hold a text.
+fn holding(directory: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = fs::symlink_metadata(&path).unwrap().file_type();
+        if kind.is_dir() {
+            found.extend(holding(&path, text));
+        } else if kind.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            if bytes.windows(text.len()).any(|window| window == text.as_bytes()) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_secret_is_in_a_file_an_answer_or_a_command_line_however_much_is_logged() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    let passphrase = "a canary in a coal mine";
+    rig.set_env("OCCD_LOG", "trace");
+    rig.start_daemon(&[]);
+    let mut terminal = connect(&rig);
+    terminal.answer("Password for ", password);
+    terminal.answer("Keep the password in ", "y");
+    terminal.answer("New passphrase for ", passphrase);
+    terminal.answer("The same passphrase again: ", passphrase);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    comes_back(&rig, &sshd);
+    echoes(&rig, "a");
+    let read = |path: &str| rig.http("GET", path, &[], None).text();
+    let answers = ["/v1/hosts", "/v1/hosts/a", "/v1/hosts/a/history", "/v1/prompts", "/v1/version"];
+    let answers = answers.map(read).concat();
+    let log = rig.log();
+    assert!(log.contains("DEBUG"), "the log was to say all it can");
+    let daemon = format!("/proc/{}", rig.daemon_pid());
+    let shown = ["cmdline", "environ"].map(|file| fs::read(format!("{daemon}/{file}")).unwrap());
+    let shown = String::from_utf8_lossy(&shown.concat()).into_owned();
+    for secret in [password, passphrase] {
+        assert_eq!(holding(rig.root(), secret), Vec::<PathBuf>::new());
+        assert!(!answers.contains(secret) && !log.contains(secret) && !shown.contains(secret));
+    }
+    // What is in memory stays there.
+    let limits = fs::read_to_string(format!("{daemon}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
 }

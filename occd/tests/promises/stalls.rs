@@ -1,14 +1,20 @@
 //! A server that stalls, talks nonsense or hangs up in any phase of a dial: a clear word in time, and
 //! nothing left behind.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use occ_proto::Code;
+use occ_proto::name::Address;
 use occ_proto::status::{Phase, State};
+use testkit::daemon::Target;
 use testkit::embedded;
-use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, EmbeddedHost};
+use testkit::keys::known_hosts_line_for;
+use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 use tokio::time::Instant;
 
 use crate::ask::{GUARD, echoes, exec, failure, in_state, look, post, problem};
@@ -187,4 +193,63 @@ fn a_connection_dropped_right_after_the_login_runs_nothing_and_recovers() {
     echoes(&rig, "far");
     assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
     held.is_all_again(&rig);
+}
+
+#[test]
+fn an_upload_to_a_server_that_is_gone_ends_on_every_way_there() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (RealSshd::start(), RealSshd::start());
+    let link = FaultyLink::start_narrow(server.addr());
+    let mut rig = DaemonRig::new();
+    let names = ["direct", "behind", "proxied"];
+    rig.add_host("bastion", &bastion);
+    for name in names {
+        rig.add_host(name, Target::from(&server).through(&link));
+    }
+    let key = server.host_public_keys().next().unwrap();
+    rig.add_known_host(&known_hosts_line_for(link.addr(), key));
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("behind").unwrap().jump_host = Some("bastion".to_owned());
+        file.hosts.get_mut("proxied").unwrap().hostname = Address::new("alias").unwrap();
+    });
+    let config = format!(
+        "Host alias\n  HostName 127.0.0.1\n  ProxyCommand ssh -F none -q -o BatchMode=yes \
+         -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i {} -p {} -W %h:%p {}@127.0.0.1\n",
+        bastion.client_key_path().display(),
+        bastion.port(),
+        bastion.user()
+    );
+    let file = rig.home().join(".ssh/config");
+    fs::write(&file, config).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    // Not found by a keep-alive: while something waits to be sent, none is looked at.
+    rig.write_config_toml("[connection]\nkeepalive_interval = \"10m\"\n");
+    rig.start_daemon(&[]);
+    // As many as it takes to fill every buffer on the way: one stops at its channel's window before.
+    let uploads = names.map(|name| [name; 9]).concat();
+    let uploads: Vec<_> = uploads
+        .into_iter()
+        .map(|name| {
+            let mut command = rig.occ(&["exec", "--host", name, "--shell", "--", "cat >/dev/null"]);
+            command.stdin(fs::File::open("/dev/zero").unwrap()).stderr(Stdio::piped());
+            (name, command.spawn().unwrap())
+        })
+        .collect();
+    for name in names {
+        wait_for("the upload to run", GUARD, || {
+            let sent = look(&rig, name).connection.map_or(0, |connection| connection.bytes_out);
+            (sent > 100_000_000).then_some(())
+        });
+    }
+    link.blackhole(true);
+    let begun = Instant::now();
+    for (name, upload) in uploads {
+        let output = upload.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(6), "{name}: {said}");
+        assert!(begun.elapsed() < Duration::from_secs(45), "{name}: {:?}", begun.elapsed());
+    }
+    assert_eq!(look(&rig, "bastion").state, State::Connected);
 }

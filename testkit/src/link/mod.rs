@@ -27,6 +27,8 @@ const BACKLOG: u32 = 1024;
 /// How long an orderly close waits for the other sides before it just closes.
 const ORDERLY_CLOSE: Duration = Duration::from_secs(1);
 
+/// The receive buffer of a narrow link, in bytes.
+const NARROW: usize = 64 * 1024;
 /// How long the listener may take to follow [`FaultyLink::refuse`].
 const SWITCH: Duration = Duration::from_secs(10);
 
@@ -71,6 +73,19 @@ pub struct FaultyLink {
 impl FaultyLink {
     /// Starts a link to `target` on a free loopback port, without any fault.
     pub fn start(target: SocketAddr) -> Self {
+        Self::start_on(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), target)
+    }
+
+    /// The same with small buffers in the kernel, so that what the link holds up is soon held up everywhere. They
+    /// are otherwise as large as several of SSH's windows.
+    pub fn start_narrow(target: SocketAddr) -> Self {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        // Inherited by what is accepted.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&listener, NARROW).unwrap();
+        Self::start_on(listener, target)
+    }
+
+    fn start_on(listener: std::net::TcpListener, target: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             target,
             toxics: watch::Sender::new(Toxics::default()),
@@ -82,7 +97,6 @@ impl FaultyLink {
             to_server: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
         });
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let worker = Worker::start("faulty-link", |stop| {
