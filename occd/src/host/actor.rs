@@ -63,6 +63,8 @@ enum Signal {
     HopUp,
     /// Somebody has unlocked the key that the login failed for.
     KeyOpened,
+    /// What the agent held when the login failed.
+    AgentLooked(Option<u64>),
 }
 
 /// What [`Actor::next`] returns.
@@ -92,6 +94,8 @@ struct Actor {
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
+    /// What the agent held then.
+    agent_held: Option<u64>,
     /// The keys of clients that it was tried with in vain, as hashes.
     tried_keys: Vec<u64>,
     /// Somebody waits for the next dial, see [`HopDemand`].
@@ -138,6 +142,7 @@ pub fn spawn(
     let (published, snapshot) = watch::channel(first);
     let tasks = context.tasks.clone();
     let clock = Arc::clone(&context.clock);
+    let environment = Arc::clone(&context.dial);
     let used = Arc::new(UseClock::at(used));
     let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
     let actor = Actor {
@@ -157,6 +162,7 @@ pub fn spawn(
         line: Line::default(),
         last_error: None,
         inputs: None,
+        agent_held: None,
         tried_keys: Vec::new(),
         demand: HopDemand::Background,
         waits_for_hop: false,
@@ -169,7 +175,16 @@ pub fn spawn(
     };
     tasks.spawn(actor.run());
     let round_trips = Arc::default();
-    HostHandle { name, questions, used, clock, round_trips, requests: sender, snapshot }
+    HostHandle {
+        name,
+        environment,
+        questions,
+        used,
+        clock,
+        round_trips,
+        requests: sender,
+        snapshot,
+    }
 }
 
 impl Actor {
@@ -194,6 +209,7 @@ impl Actor {
                         self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
                     }
                 }
+                Input::Signal(Signal::AgentLooked(held)) => self.agent_held = held,
                 Input::Due => self.handle(Event::Due),
                 Input::Stop => break,
             }
@@ -247,10 +263,12 @@ impl Actor {
 
     fn request(&mut self, request: HostRequest) {
         let done = match request {
-            HostRequest::Want { by, done } => {
+            HostRequest::Want { by, agent_holds, done } => {
                 let demand = match by {
                     Wish::Glance => Demand::Glance,
-                    Wish::Command => Demand::Command { inputs_changed: self.inputs_changed() },
+                    Wish::Command => Demand::Command {
+                        inputs_changed: self.inputs_changed() || self.agent_changed(agent_holds),
+                    },
                     Wish::Person => Demand::Person,
                 };
                 if demand != Demand::Glance {
@@ -317,6 +335,7 @@ impl Actor {
                 if retry == Retry::Fatal {
                     self.inputs = Some(Inputs::now(&self.config, &self.context.dial));
                     self.tried_keys = self.given_keys();
+                    self.look_at_agent();
                 }
                 tracing::warn!(
                     host = %self.name, id = id.0, phase = error.phase().as_str(),
@@ -520,6 +539,17 @@ impl Actor {
         let answerable = error.is_some_and(|error| error.needs_answer());
         let another_key = self.given_keys().iter().any(|key| !self.tried_keys.contains(key));
         (answerable && self.questions.can_ask()) || another_key || self.files_changed()
+    }
+
+    fn agent_changed(&self, now: Option<u64>) -> bool {
+        now.is_some() && self.agent_held.is_some() && now != self.agent_held
+    }
+
+    fn look_at_agent(&mut self) {
+        self.agent_held = None;
+        let environment = Arc::clone(&self.context.dial);
+        self.signals
+            .push(Box::pin(async move { Signal::AgentLooked(environment.agents.holds().await) }));
     }
 
     fn given_keys(&self) -> Vec<u64> {

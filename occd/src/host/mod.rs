@@ -25,6 +25,7 @@ pub use actor::{HostContext, spawn};
 
 use crate::config::EffectiveSettings;
 use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
+use crate::ssh::dial::DialEnvironment;
 use crate::ssh::error::chain;
 use samples::Samples;
 
@@ -41,7 +42,12 @@ pub const COMMAND_RETRIES: u32 = 3;
 #[derive(Debug)]
 enum HostRequest {
     /// The connection is wanted.
-    Want { by: Wish, done: oneshot::Sender<()> },
+    Want {
+        by: Wish,
+        /// What the ssh-agent holds now, as a hash, where it was looked at.
+        agent_holds: Option<u64>,
+        done: oneshot::Sender<()>,
+    },
     /// Close the connection and make a new one.
     Reconnect { done: oneshot::Sender<()> },
     /// Close the connection and stay away.
@@ -123,6 +129,7 @@ pub struct Unreachable {
 #[derive(Debug, Clone)]
 pub struct HostHandle {
     name: HostName,
+    environment: Arc<DialEnvironment>,
     /// Shared with the actor, whose dials ask them.
     questions: Arc<Questions>,
     used: Arc<UseClock>,
@@ -147,7 +154,8 @@ impl HostHandle {
     pub fn glance(&self) {
         let (done, _) = oneshot::channel();
         // A full queue means that others are asking already.
-        let _ = self.requests.try_send(HostRequest::Want { by: Wish::Glance, done });
+        let _ =
+            self.requests.try_send(HostRequest::Want { by: Wish::Glance, agent_holds: None, done });
     }
 
     /// Returns when it was last used.
@@ -256,7 +264,7 @@ impl HostHandle {
         deadline: Instant,
     ) -> Result<Arc<Connection>, Unreachable> {
         let begun = Instant::now();
-        self.ask(|done| HostRequest::Want { by: Wish::Glance, done }).await?;
+        self.ask(|done| HostRequest::Want { by: Wish::Glance, agent_holds: None, done }).await?;
         let mut snapshots = self.snapshot.clone();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
@@ -351,7 +359,10 @@ impl HostHandle {
         let before = snapshots.borrow_and_update().dials();
         loop {
             let dials = snapshots.borrow_and_update().dials();
-            self.ask(|done| HostRequest::Want { by: wish, done }).await?;
+            // What failed for want of a key may go well with those that somebody has added since.
+            let failed = self.snapshot.borrow().state == State::Failed;
+            let agent_holds = if failed { self.environment.agents.holds().await } else { None };
+            self.ask(|done| HostRequest::Want { by: wish, agent_holds, done }).await?;
             // A person's wish overrides a failed or stopped state once, not again and again.
             wish = Wish::Command;
             let give_up = |snapshot: &HostSnapshot, error: Arc<ConnectError>| Unreachable {

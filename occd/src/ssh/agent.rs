@@ -3,6 +3,7 @@
 //! A daemon that systemd starts knows no agent, and one that a shell started knows that shell's, which may
 //! be gone. So clients name theirs, and the newest one that answers is asked.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,8 @@ use tokio::time::timeout;
 
 /// How long an agent may take to list its keys; one that hangs must not cost the whole dial.
 const LIST: Duration = Duration::from_secs(3);
+/// The same for a look at whether its keys have changed.
+const LOOK: Duration = Duration::from_millis(500);
 /// Agents that are remembered: a person has one, and one for each forwarded login.
 const MAX_KNOWN: usize = 8;
 
@@ -60,6 +63,22 @@ impl Agents {
     /// Returns the newest socket: the one that the next login asks first.
     pub fn newest(&self) -> Option<PathBuf> {
         self.lock().first().cloned()
+    }
+
+    /// Returns what the newest agent holds, as a hash; nothing when it does not answer at once.
+    pub async fn holds(&self) -> Option<u64> {
+        let socket = self.newest()?;
+        let list = async { AgentClient::connect_uds(&socket).await?.request_identities().await };
+        let identities = timeout(LOOK, list).await.ok()?.ok()?;
+        let mut hasher = DefaultHasher::new();
+        for identity in &identities {
+            match identity {
+                AgentIdentity::PublicKey { key, .. } => key.to_bytes().ok(),
+                AgentIdentity::Certificate { certificate, .. } => certificate.to_bytes().ok(),
+            }
+            .hash(&mut hasher);
+        }
+        Some(hasher.finish())
     }
 
     /// Forgets an agent that does not answer, unless it is the only one: it may come back.

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -138,6 +139,26 @@ fn a_key_that_only_the_agent_holds_logs_in() {
         let auth = look(&rig, "far").connection.unwrap().auth;
         assert!(auth.ends_with("(agent)"), "{kind}: {auth}");
     }
+}
+
+#[test]
+fn what_is_added_to_the_agent_after_a_login_failed_is_tried_by_the_next_command() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    add_with(&rig, &sshd, None);
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!(answer.code, Code::NoIdentity, "{answer:?}");
+    agent.add(sshd.client_key_path());
+    // Long before a failed login is tried again for any command.
+    wait_for("the login", Duration::from_secs(10), || {
+        (exec(&rig, "far", &["true"]).status == 200).then_some(())
+    });
+    assert_eq!(sshd.log().matches("Connection from ").count(), 2, "{}", sshd.log());
 }
 
 #[test]
