@@ -79,6 +79,8 @@ pub struct HostSettings {
     pub connection: ConnectionConfig,
     /// The Docker socket on the host, where it is not in a usual place.
     pub docker_socket: Option<String>,
+    /// Whether commands on the host may use the user's ssh-agent; what `ForwardAgent` says, unless set.
+    pub forward_agent: Option<bool>,
     /// What a login may ask of a person beside keys: `"password"`, `"keyboard-interactive"`.
     pub auth: Vec<AuthMethod>,
 }
@@ -216,6 +218,7 @@ impl Config {
                 keepalive_interval: own!(keepalive_interval),
                 keepalive_count: own!(keepalive_count),
                 compression: own!(compression),
+                forward_agent: own.and_then(|own| own.forward_agent),
                 methods: self.methods(own),
                 unknown_host_key: own!(strict_host_key_checking),
                 line: Line::default(),

@@ -129,7 +129,7 @@ impl Daemon {
                 turns: Arc::default(),
                 home: self.home,
                 login_user: self.login_user,
-                agents: Agents::new(self.agent),
+                agents: Arc::new(Agents::new(self.agent)),
                 unlocked,
                 given_key,
                 secrets: Arc::clone(&secrets),

@@ -60,6 +60,7 @@ pub(super) async fn test(
         config,
         settings: &settings.dial,
         demand: HopDemand::Command,
+        lend_agent: false,
         questions: &questions,
         environment: &context.dial,
         tasks: &context.tasks,

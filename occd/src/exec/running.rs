@@ -252,6 +252,9 @@ pub async fn start(
         let end = deadline + host.time_for_answers().saturating_sub(answering);
         let connecting = host.connection_by(end, left, client);
         let connection = connecting.await.map_err(ExecError::Unreachable)?;
+        let end = deadline + host.time_for_answers().saturating_sub(answering);
+        let connection =
+            host.for_commands(connection, end).await.map_err(ExecError::Unreachable)?;
         let deadline = deadline + host.time_for_answers().saturating_sub(answering);
         match start_on(host, &connection, command, asked, deadline, progress).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {

@@ -142,7 +142,7 @@ pub fn spawn(
     let (published, snapshot) = watch::channel(first);
     let tasks = context.tasks.clone();
     let clock = Arc::clone(&context.clock);
-    let environment = Arc::clone(&context.dial);
+    let shared_context = Arc::clone(&context);
     let used = Arc::new(UseClock::at(used));
     let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
     let actor = Actor {
@@ -177,7 +177,8 @@ pub fn spawn(
     let round_trips = Arc::default();
     HostHandle {
         name,
-        environment,
+        context: shared_context,
+        lending: Arc::default(),
         questions,
         used,
         clock,
@@ -279,7 +280,13 @@ impl Actor {
                 self.handle(Event::Wanted(demand));
                 Some(done)
             }
+            HostRequest::Adopt { connection } => {
+                self.watch(&connection);
+                self.connections.push(connection);
+                None
+            }
             HostRequest::Reconnect { done } => {
+                self.end_lending();
                 self.demand = HopDemand::Command;
                 self.handle(Event::Reconnect);
                 Some(done)
@@ -289,6 +296,7 @@ impl Actor {
                 None
             }
             HostRequest::Disconnect { done } => {
+                self.end_lending();
                 self.handle(Event::Disconnect);
                 Some(done)
             }
@@ -299,6 +307,7 @@ impl Actor {
                 if !same {
                     tracing::info!(host = %self.name, "the configuration of the connection changed");
                     self.machine.set_limits(self.settings.limits);
+                    self.lending().for_each(|connection| connection.retire());
                     self.handle(Event::ConfigChanged);
                 }
                 None
@@ -308,6 +317,18 @@ impl Actor {
         self.publish();
         if let Some(done) = done {
             reply(done);
+        }
+    }
+
+    /// Returns the connections that lend the agent, of which the state machine knows nothing.
+    fn lending(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.iter().filter(|connection| connection.lends_agent())
+    }
+
+    fn end_lending(&self) {
+        for connection in self.lending() {
+            let connection = Arc::clone(connection);
+            self.context.tasks.spawn(async move { connection.close().await });
         }
     }
 
@@ -515,6 +536,7 @@ impl Actor {
                 config: &config,
                 settings: &settings,
                 demand,
+                lend_agent: false,
                 questions: &questions,
                 environment: &context.dial,
                 tasks: &context.tasks,

@@ -18,6 +18,7 @@ use crate::wake::SleepClock;
 
 mod actor;
 pub mod backoff;
+mod lending;
 pub mod machine;
 mod samples;
 
@@ -25,8 +26,8 @@ pub use actor::{HostContext, spawn};
 
 use crate::config::EffectiveSettings;
 use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
-use crate::ssh::dial::DialEnvironment;
 use crate::ssh::error::chain;
+use lending::Lending;
 use samples::Samples;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
@@ -52,6 +53,8 @@ enum HostRequest {
     Reconnect { done: oneshot::Sender<()> },
     /// Close the connection and stay away.
     Disconnect { done: oneshot::Sender<()> },
+    /// A connection that lends the agent is the host's.
+    Adopt { connection: Arc<Connection> },
     /// The machine woke up, or its network changed.
     Woken,
     /// The configuration changed.
@@ -129,7 +132,8 @@ pub struct Unreachable {
 #[derive(Debug, Clone)]
 pub struct HostHandle {
     name: HostName,
-    environment: Arc<DialEnvironment>,
+    context: Arc<HostContext>,
+    lending: Arc<Lending>,
     /// Shared with the actor, whose dials ask them.
     questions: Arc<Questions>,
     used: Arc<UseClock>,
@@ -361,7 +365,7 @@ impl HostHandle {
             let dials = snapshots.borrow_and_update().dials();
             // What failed for want of a key may go well with those that somebody has added since.
             let failed = self.snapshot.borrow().state == State::Failed;
-            let agent_holds = if failed { self.environment.agents.holds().await } else { None };
+            let agent_holds = if failed { self.context.dial.agents.holds().await } else { None };
             self.ask(|done| HostRequest::Want { by: wish, agent_holds, done }).await?;
             // A person's wish overrides a failed or stopped state once, not again and again.
             wish = Wish::Command;

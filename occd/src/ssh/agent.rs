@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::paths::MAX_SOCKET_PATH;
-use russh::keys::agent::client::AgentClient;
+use russh::keys::agent::client::{AgentClient, AgentStream};
 use russh::keys::agent::{AgentIdentity, AgentSessionBinding};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -144,14 +144,7 @@ pub(super) async fn open(
     let mut why = String::new();
     for socket in sockets {
         let list = async {
-            let mut agent = AgentClient::connect_uds(&socket).await?;
-            if let Some(session) = session
-                && let Err(error) = agent.bind_session(session, false).await
-            {
-                // An agent of another make does not know it, and has no such keys.
-                tracing::debug!(%error, "the ssh-agent is not bound to the session");
-                agent = AgentClient::connect_uds(&socket).await?;
-            }
+            let mut agent = connect(&socket, session, false).await?;
             let identities = agent.request_identities().await?;
             Ok::<_, russh::keys::Error>((agent, identities))
         };
@@ -169,6 +162,42 @@ pub(super) async fn open(
         }
     }
     Err(why)
+}
+
+/// Connects to an agent and tells it whose session it is, and whether it is lent to the server.
+async fn connect(
+    socket: &Path,
+    session: Option<&AgentSessionBinding>,
+    lent: bool,
+) -> Result<Agent, russh::keys::Error> {
+    let mut agent = AgentClient::connect_uds(socket).await?;
+    if let Some(session) = session
+        && let Err(error) = agent.bind_session(session, lent).await
+    {
+        // An agent of another make does not know it, and has no such keys.
+        tracing::debug!(%error, "the ssh-agent is not bound to the session");
+        agent = AgentClient::connect_uds(socket).await?;
+    }
+    Ok(agent)
+}
+
+/// Returns the stream to the agent that a server may use, bound to that session.
+pub(super) async fn open_to_lend(
+    choice: &AgentChoice,
+    known: &Agents,
+    session: Option<&AgentSessionBinding>,
+) -> Result<Box<dyn AgentStream + Send + Unpin>, String> {
+    let socket = match choice {
+        AgentChoice::Known => known.newest(),
+        AgentChoice::Socket(socket) => Some(socket.clone()),
+        AgentChoice::None => None,
+    };
+    let socket = socket.ok_or("occd knows no ssh-agent")?;
+    match timeout(LIST, connect(&socket, session, true)).await {
+        Ok(Ok(agent)) => Ok(agent.into_inner()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it does not answer in time".into()),
+    }
 }
 
 #[cfg(test)]

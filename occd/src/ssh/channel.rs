@@ -75,6 +75,10 @@ impl Channel {
     /// Asks for a command. The answer is awaited with [`Channel::accepted`].
     pub async fn request_exec(&self, command: &[u8]) -> Result<(), Closed> {
         self.program.store(true, Ordering::Relaxed);
+        if self.connection.lends_agent() {
+            // A server that does not want it runs the command without, as with ssh.
+            self.send(self.write_half().agent_forward(false)).await?;
+        }
         self.send(self.write_half().exec(true, command)).await
     }
 

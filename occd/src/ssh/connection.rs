@@ -62,6 +62,8 @@ pub struct Facts {
     pub server: String,
     /// How the login was made.
     pub login: Login,
+    /// Commands on the host may use the user's agent, over a connection of its own.
+    pub may_lend_agent: bool,
 }
 
 /// A live SSH connection. Dropping the last reference kills it.
@@ -302,6 +304,16 @@ impl Connection {
             bytes_out: self.control.bytes_out(),
             system: self.known_system().map(|system| (*system).clone()),
         }
+    }
+
+    /// Returns whether commands on the host may use the user's agent.
+    pub fn may_lend_agent(&self) -> bool {
+        self.facts.may_lend_agent
+    }
+
+    /// Returns whether commands on this connection can use it.
+    pub fn lends_agent(&self) -> bool {
+        self.shared.lends_agent()
     }
 
     /// Returns whether its login needed a client, as a new one would: for an answer, or for its key.
@@ -585,6 +597,12 @@ impl Connection {
         let mut checking = self.checking.subscribe();
         // The sender is ours.
         let _ = checking.wait_for(|checking| !checking).await;
+    }
+
+    /// Returns whether new work may go over it.
+    pub fn takes_work(&self) -> bool {
+        let retired = self.shared.retired.load(Ordering::SeqCst);
+        !retired && !self.is_closed() && !self.ending.is_cancelled()
     }
 
     /// Gives the connection no new work; it closes when its last channel has ended.

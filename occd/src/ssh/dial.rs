@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::agent::Agents;
+use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
 use super::auth::{self, LoginRequest, Methods};
 use super::connection::{Connection, Facts, identification};
@@ -57,7 +58,7 @@ pub struct DialEnvironment {
     /// The local login name, which is also the remote one unless something says otherwise.
     pub login_user: String,
     /// The agents that logins may ask.
-    pub agents: Agents,
+    pub agents: Arc<Agents>,
     /// The keys that are open.
     pub unlocked: Arc<UnlockedKeys>,
     /// The key in the daemon's own environment.
@@ -87,6 +88,8 @@ pub struct DialSettings {
     pub keepalive_count: Option<u32>,
     /// Whether to compress.
     pub compression: Option<Compression>,
+    /// Whether commands may use the user's ssh-agent.
+    pub forward_agent: Option<bool>,
     /// What may be asked of a person to log in.
     pub methods: Methods,
     /// What happens to a host key that is not on record.
@@ -134,6 +137,8 @@ pub struct Dial<'a> {
     pub settings: &'a DialSettings,
     /// Who wants it, which decides whether a jump host that is down is dialled.
     pub demand: HopDemand,
+    /// Whether the connection lends the agent, where the host is allowed to have it: nothing else goes over it.
+    pub lend_agent: bool,
     /// Who can be asked.
     pub questions: &'a Arc<Questions>,
     /// What is the same for all hosts.
@@ -244,7 +249,16 @@ impl Dial<'_> {
         let login = limit.bound(Phase::Authentication, questions, login).await?;
         steps.ok("login", login.how.clone(), begun);
 
+        let lends = target.lends_agent(settings.forward_agent, &environment.home);
+        if self.lend_agent
+            && let Some(choice) = &lends
+        {
+            let session = handle.agent_session_binding().cloned();
+            let agents = Arc::clone(&environment.agents);
+            shared.lend(AgentLender::new(choice.clone(), agents, session, self.tasks.clone()));
+        }
         let facts = Facts {
+            may_lend_agent: lends.is_some(),
             user: target.credentials.user,
             peer: way.peer,
             hop: way.hop,

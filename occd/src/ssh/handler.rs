@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::agent_forward::AgentLender;
 use super::algorithms::{is_authenticated, is_post_quantum};
 use super::error::{ConnectError, LossCause};
 use super::host_key::{HostKeyPolicy, TrustedKey};
@@ -83,6 +84,8 @@ pub struct Shared {
     pub(super) rate: AtomicU64,
     /// The host keys that the server says it has.
     pub(super) announced: watch::Sender<Option<Vec<PublicKey>>>,
+    /// Lends the agent, on a connection that is for that.
+    lender: OnceLock<AgentLender>,
     /// The server's message before login, sanitized.
     pub(super) banner: OnceLock<String>,
 }
@@ -111,8 +114,20 @@ impl Shared {
             host_key: OnceLock::new(),
             rate: AtomicU64::new(0),
             announced: watch::Sender::default(),
+            lender: OnceLock::new(),
             banner: OnceLock::new(),
         }
+    }
+
+    /// Lets commands on the connection use an agent, from now on.
+    pub(super) fn lend(&self, lender: AgentLender) {
+        // Once, by the dial.
+        let _ = self.lender.set(lender);
+    }
+
+    /// Returns whether the connection lends an agent.
+    pub(super) fn lends_agent(&self) -> bool {
+        self.lender.get().is_some()
     }
 
     /// Returns why the connection ended.
@@ -283,7 +298,7 @@ impl Drop for Handler {
     }
 }
 
-/// Refuses a channel that the server opens: nothing here ever asks a server to open one.
+/// Refuses a channel that the server opens: nothing here ever asks a server to open one, the lent agent's apart.
 async fn refuse(kind: &str, reply: ChannelOpenHandle) -> Result<(), SessionError> {
     tracing::warn!(kind, "refused a channel that the server tried to open");
     reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
@@ -507,13 +522,17 @@ impl russh::client::Handler for Handler {
         refuse("forwarded-streamlocal", reply)
     }
 
-    fn server_channel_open_agent_forward(
+    async fn server_channel_open_agent_forward(
         &mut self,
-        _: Channel<Msg>,
+        channel: Channel<Msg>,
         reply: ChannelOpenHandle,
         _: &mut Session,
-    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
-        refuse("auth-agent", reply)
+    ) -> Result<(), Self::Error> {
+        match self.shared.lender.get().and_then(|lender| lender.serve(channel)) {
+            Some(()) => reply.accept().await,
+            None => return refuse("auth-agent", reply).await,
+        }
+        Ok(())
     }
 
     fn server_channel_open_unknown(

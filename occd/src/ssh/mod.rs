@@ -1,6 +1,7 @@
 //! SSH: the only place that names russh. What is above deals in [`Connection`]s and [`Channel`]s.
 
 pub mod agent;
+mod agent_forward;
 mod algorithms;
 pub mod auth;
 mod candidates;

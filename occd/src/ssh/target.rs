@@ -98,6 +98,19 @@ pub(super) async fn resolve(
 }
 
 impl Target {
+    /// Returns the agent that commands on the host may use: none, unless occd.toml or else `ForwardAgent` of
+    /// ssh_config(5) says so.
+    pub(super) fn lends_agent(&self, allowed: Option<bool>, home: &Path) -> Option<AgentChoice> {
+        let word = self.ssh_config.forward_agent.as_deref();
+        if !allowed.unwrap_or(word.is_some()) {
+            return None;
+        }
+        match word {
+            None | Some("yes") => Some(self.credentials.agent.clone()),
+            Some(word) => Some(socket(word, home)),
+        }
+    }
+
     /// Returns the server's address and port.
     pub(super) fn server(&self) -> String {
         let Self { address, port, .. } = self;
@@ -122,12 +135,18 @@ fn agent(ssh_config: &SshConfig, home: &Path) -> AgentChoice {
     match ssh_config.identity_agent.as_deref() {
         None | Some("SSH_AUTH_SOCK" | "$SSH_AUTH_SOCK") => AgentChoice::Known,
         Some("none") => AgentChoice::None,
-        Some(word) => match word.strip_prefix('$') {
-            // A variable of the daemon's own environment; one that is not set names no agent.
-            Some(variable) => std::env::var_os(variable)
-                .map_or(AgentChoice::None, |path| AgentChoice::Socket(path.into())),
-            None => AgentChoice::Socket(expand_tilde(word, Some(home))),
-        },
+        Some(word) => socket(word, home),
+    }
+}
+
+/// Returns the agent that a path names, or a variable of the daemon's own environment; one that is not set
+/// names none.
+fn socket(word: &str, home: &Path) -> AgentChoice {
+    match word.strip_prefix('$') {
+        Some("SSH_AUTH_SOCK") => AgentChoice::Known,
+        Some(variable) => std::env::var_os(variable)
+            .map_or(AgentChoice::None, |path| AgentChoice::Socket(path.into())),
+        None => AgentChoice::Socket(expand_tilde(word, Some(home))),
     }
 }
 

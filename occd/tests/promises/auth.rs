@@ -44,7 +44,7 @@ impl Agent {
     }
 
     /// Runs `ssh-add` and returns its exit code: 0, 1 for an empty agent, 2 for none.
-    fn run(&self, args: &[&str]) -> Option<i32> {
+    pub(crate) fn run(&self, args: &[&str]) -> Option<i32> {
         let mut command = Command::new("ssh-add");
         command.args(args).env("SSH_AUTH_SOCK", &self.socket);
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().code()

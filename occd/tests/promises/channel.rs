@@ -10,7 +10,6 @@ use occd::config::Config;
 use occd::host::machine::ConnectionId;
 use occd::prompts::{Prompts, Questions};
 use occd::secrets::Secrets;
-use occd::ssh::agent::Agents;
 use occd::ssh::dial::{Dial, DialEnvironment, Steps};
 use occd::ssh::hop::{HopDemand, HopsLink};
 use occd::ssh::ssh_config::Resolver;
@@ -43,7 +42,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         given_key: None,
         home: home.to_owned(),
         login_user: "nobody".into(),
-        agents: Agents::default(),
+        agents: Arc::default(),
         resolver: Resolver::new(home.to_owned()),
         hops: HopsLink::default(),
         turns: Arc::default(),
@@ -58,6 +57,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         config: &config,
         settings: &settings,
         demand: HopDemand::Command,
+        lend_agent: false,
         questions: &questions,
         environment: &environment,
         tasks: &tasks,
