@@ -9,7 +9,7 @@ use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
 use russh::keys::PrivateKey;
 use russh::{Preferred, SshId};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::agent::Agents;
@@ -41,6 +41,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// unanswered: a dead peer is found within 45 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_COUNT: u32 = 2;
+/// How long after a login the turn is kept at most. sshd says that a login went well before it stops counting it
+/// among those under way (MaxStartups); its answer to anything else comes after that.
+const SETTLED: Duration = Duration::from_secs(2);
 /// The bounds of a channel's receive window, and the rate it should allow. OpenSSH's own 2 MiB allow 40 MB/s
 /// at a round trip of 50 ms. More than is needed costs the server: OpenSSH's buffers grow to the window,
 /// and at 16 MiB on a near host it spends twice the time.
@@ -271,6 +274,12 @@ impl Dial<'_> {
         // The probe is work for the server, too: logins that others wait for come first.
         let calm = async move { turns.calm().await };
         let connection = Connection::start(self.id, handle, shared, control, facts, tasks, calm);
+        let (turn, made) = (way.turn, Arc::clone(&connection));
+        self.tasks.spawn(async move {
+            // No matter whether it came: the turn must not be lost.
+            let _ = timeout(SETTLED, made.round_trip()).await;
+            drop(turn);
+        });
         if let Some(policy) = follow {
             connection.follow_host_keys(policy);
         }

@@ -338,3 +338,45 @@ fn a_proxy_command_is_the_way_and_ends_with_its_connection() {
     assert!(answer.detail.contains("may be written by others"), "{answer:?}");
     assert!(!rig.root().join("ran").exists());
 }
+
+/// Connects sixty hosts on one server, straight or through a bastion, and looks for refusals. The servers are set
+/// up as OpenSSH is: from ten logins under way on, some are refused (MaxStartups 10:30:100).
+fn sixty_hosts_at_once(through_bastion: bool) {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (RealSshd::start(), RealSshd::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    for n in 0..60 {
+        match through_bastion {
+            true => add_behind(&rig, &format!("far-{n}"), &server, "bastion"),
+            false => rig.add_host(&format!("far-{n}"), &server),
+        }
+    }
+    rig.write_config_toml("[connection]\nautoconnect = \"all\"\n");
+    rig.start_daemon(&[]);
+    let connected = || {
+        let hosts = list(&rig).hosts;
+        hosts.into_iter().filter(|host| host.state == State::Connected).collect::<Vec<_>>()
+    };
+    let hosts = wait_until("all to be connected", GUARD, connected, |hosts| hosts.len() == 61);
+    for host in hosts {
+        assert_eq!((host.connects, host.last_error), (1, None), "{}", host.name);
+    }
+    for sshd in [&bastion, &server] {
+        assert!(!sshd.log().contains("MaxStartups"), "{}", sshd.log());
+    }
+    assert_eq!(server.session_count(), 60);
+    assert_eq!(bastion.session_count(), 1);
+}
+
+#[test]
+fn sixty_hosts_on_one_server_are_connected_without_one_refusal() {
+    sixty_hosts_at_once(false);
+}
+
+#[test]
+fn sixty_hosts_behind_one_bastion_are_connected_without_one_refusal() {
+    sixty_hosts_at_once(true);
+}

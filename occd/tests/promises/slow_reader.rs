@@ -26,7 +26,7 @@ use crate::support::{
 const STOPPED: Duration = Duration::from_secs(10);
 
 /// Returns the bytes of unread output that the daemon keeps in unlinked files.
-fn spilled(rig: &DaemonRig) -> u64 {
+pub(crate) fn spilled(rig: &DaemonRig) -> u64 {
     let dir = rig.root().join("state/occ/spill").display().to_string();
     let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", rig.daemon_pid())) else { return 0 };
     entries
@@ -40,7 +40,7 @@ fn spilled(rig: &DaemonRig) -> u64 {
         .sum()
 }
 
-fn wait_for_spill(rig: &DaemonRig) {
+pub(crate) fn wait_for_spill(rig: &DaemonRig) {
     wait_until("output on disk", GUARD, || spilled(rig), |bytes| *bytes > 0);
 }
 
