@@ -56,6 +56,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         occd::process::given_key(),
     )?;
     occd::logging::start(arguments.daemonize.then(|| env.log_file()).transpose()?.as_deref())?;
+    // A daemon without a terminal has nowhere else to say it.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a defect of occd")));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();

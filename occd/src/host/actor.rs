@@ -4,17 +4,18 @@
 //! `JoinSet`, the backoff is a deadline, so that a request is answered at once whatever is under way.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use occ_proto::history::{Change, Link};
-use occ_proto::status::State;
+use occ_proto::status::{Phase, State};
 use occ_proto::{HostConfig, HostName, Secret};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -190,6 +191,40 @@ pub fn spawn(
 
 impl Actor {
     async fn run(mut self) {
+        // A panic is a defect of ours. It costs this host its connections, and nobody else anything.
+        while AssertUnwindSafe(self.serve()).catch_unwind().await.is_err() {
+            self.start_anew();
+        }
+        self.handle(Event::Disconnect);
+        self.publish();
+        // Removing a host ends what is left on it; otherwise the daemon stops and all ends.
+        let goodbyes = self.connections.drain(..).map(|connection| async move {
+            connection.close().await;
+        });
+        futures_util::future::join_all(goodbyes).await;
+        self.dials.shutdown().await;
+    }
+
+    /// Forgets what was under way.
+    fn start_anew(&mut self) {
+        tracing::error!(host = %self.name, "the host's task panicked; it starts anew");
+        self.connections.drain(..).for_each(|connection| connection.kill(LossCause::Ours));
+        // Dropped, so that no result of theirs is taken for one of a later dial.
+        self.dials = JoinSet::new();
+        self.signals = FuturesUnordered::new();
+        self.dial = None;
+        (self.waits_for_hop, self.waits_for_key) = (false, false);
+        let backoff = DialBackoff::new(self.settings.caps, fastrand::Rng::new());
+        self.machine = HostMachine::new(Instant::now(), backoff, self.settings.limits);
+        let cause = LossCause::Protocol("internal error; the log of occd has more".into());
+        let error = ConnectError::Lost { phase: Phase::Established, cause };
+        self.last_error = Some((Arc::new(error), Timestamp::now()));
+        self.since = Timestamp::now();
+        self.publish();
+    }
+
+    /// Does what comes, until the host is to end.
+    async fn serve(&mut self) {
         loop {
             match self.next().await {
                 Input::Request(request) => self.request(request),
@@ -212,18 +247,10 @@ impl Actor {
                 }
                 Input::Signal(Signal::AgentLooked(held)) => self.agent_held = held,
                 Input::Due => self.handle(Event::Due),
-                Input::Stop => break,
+                Input::Stop => return,
             }
             self.publish();
         }
-        self.handle(Event::Disconnect);
-        self.publish();
-        // Removing a host ends what is left on it; otherwise the daemon stops and all ends.
-        let goodbyes = self.connections.drain(..).map(|connection| async move {
-            connection.close().await;
-        });
-        futures_util::future::join_all(goodbyes).await;
-        self.dials.shutdown().await;
     }
 
     async fn next(&mut self) -> Input {
@@ -245,7 +272,7 @@ impl Actor {
                     Some((id, _)) if error.is_panic() => {
                         tracing::error!(host = %self.name, %error, "a dial panicked");
                         let error = ConnectError::Lost {
-                            phase: occ_proto::status::Phase::Connect,
+                            phase: Phase::Connect,
                             cause: LossCause::Protocol("internal error during the dial".into()),
                         };
                         Input::Dialled(*id, Err(error))
@@ -291,6 +318,8 @@ impl Actor {
                 self.handle(Event::Reconnect);
                 Some(done)
             }
+            #[cfg(test)]
+            HostRequest::Panic => panic!("asked to"),
             HostRequest::Woken => {
                 self.handle(Event::Woken { after: WOKEN_SPREAD.mul_f64(fastrand::f64()) });
                 None
@@ -460,7 +489,7 @@ impl Actor {
                 false if idle_close => Loss::Idle,
                 false => Loss::Broken,
             };
-            let phase = occ_proto::status::Phase::Established;
+            let phase = Phase::Established;
             let error = if loss == Loss::NeedsPerson {
                 let question = format!("the connection ended ({cause}) and a login needs a person");
                 ConnectError::Unanswered { question, phase, key: None, why: NoAnswer::Nobody }
@@ -697,3 +726,7 @@ impl Inputs {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

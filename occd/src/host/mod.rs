@@ -57,6 +57,9 @@ enum HostRequest {
     Adopt { connection: Arc<Connection> },
     /// The machine woke up, or its network changed.
     Woken,
+    /// A defect.
+    #[cfg(test)]
+    Panic,
     /// The configuration changed.
     Configure { config: Box<HostConfig>, settings: Box<EffectiveSettings> },
 }

@@ -649,7 +649,8 @@ impl Connection {
         self.control.kill();
     }
 
-    fn kill(&self, cause: LossCause) {
+    /// Ends the connection at once.
+    pub fn kill(&self, cause: LossCause) {
         self.shared.set_cause(cause);
         self.control.kill();
     }

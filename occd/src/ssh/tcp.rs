@@ -1,18 +1,23 @@
 //! TCP to a server: its addresses, and a connection to the first of them that answers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use occ_proto::status::Phase;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::error::ConnectError;
+use crate::blocking::blocking;
 
 /// How long a name may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
+/// Lookups at once. Each has a thread, and a name server that does not answer must not take those that the disk is
+/// waited for on.
+static LOOKUPS: Semaphore = Semaphore::const_new(32);
 /// How long an address has before the next one is tried beside it (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 /// How long written data may stay unacknowledged, or wait to be written, before the connection is given up.
@@ -21,8 +26,22 @@ pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Returns the addresses of a name, or of an address written out.
 pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
     let error = |source| ConnectError::Resolve { host: host.to_owned(), source };
-    let addresses: Vec<_> = match timeout(RESOLVE, tokio::net::lookup_host((host, port))).await {
-        Ok(result) => result.map_err(error)?.collect(),
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let name = host.to_owned();
+    let asking = async {
+        // Never closed.
+        let place = LOOKUPS.acquire().await;
+        // The thread waits on when nobody does any more, and so the place is given up with it.
+        blocking(move || {
+            let _place = place;
+            (name.as_str(), port).to_socket_addrs().map(|found| found.collect::<Vec<_>>())
+        })
+        .await
+    };
+    let addresses = match timeout(RESOLVE, asking).await {
+        Ok(result) => result.map_err(error)?,
         Err(_) => return Err(ConnectError::Timeout { phase: Phase::Resolve, after: RESOLVE }),
     };
     if addresses.is_empty() {

@@ -14,6 +14,7 @@ mod certificates;
 mod channel;
 mod compression;
 mod descriptors;
+mod dns;
 mod docker;
 mod dropbear;
 mod ending;

@@ -2,8 +2,11 @@
 //! nothing left behind.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -252,4 +255,63 @@ fn an_upload_to_a_server_that_is_gone_ends_on_every_way_there() {
         assert!(begun.elapsed() < Duration::from_secs(45), "{name}: {:?}", begun.elapsed());
     }
     assert_eq!(look(&rig, "bastion").state, State::Connected);
+}
+
+/// Passes connections on to a server, and puts a packet that means nothing behind the server's first one, as
+/// somebody on the way could who is about to leave out a later one (Terrapin, CVE-2023-48795).
+fn injecting(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = TcpStream::connect(server).unwrap();
+            let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut up, &mut down));
+            thread::spawn(move || inject(&server, &client));
+        }
+    });
+    address
+}
+
+fn inject(mut server: &TcpStream, mut client: &TcpStream) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        server.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    let mut length = [0; 4];
+    server.read_exact(&mut length)?;
+    let mut first = vec![0; u32::from_be_bytes(length) as usize];
+    server.read_exact(&mut first)?;
+    client.write_all(&[&line[..], &length, &first].concat())?;
+    // SSH_MSG_IGNORE with no data (RFC 4253, sections 6 and 11.2): 12 bytes, 6 of them padding.
+    client.write_all(&[0, 0, 0, 12, 6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
+    std::io::copy(&mut server, &mut client).map(drop)
+}
+
+#[test]
+fn a_packet_that_somebody_slips_into_the_key_exchange_ends_it() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let between = injecting(sshd.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("straight", &sshd);
+    rig.add_host("between", &sshd);
+    rig.edit_hosts(|file| file.hosts.get_mut("between").unwrap().port = Some(between.port()));
+    let key = sshd.host_public_keys().next().unwrap();
+    rig.add_known_host(&known_hosts_line_for(between, key));
+    rig.start_daemon(&[]);
+    echoes(&rig, "straight");
+    assert!(
+        look(&rig, "straight").connection.unwrap().strict_kex,
+        "this sshd is too old to test with"
+    );
+    let answer = problem(&exec(&rig, "between", &["true"]));
+    assert!(answer.detail.contains("Violation detected during strict key exchange"), "{answer:?}");
+    let error = failure(&rig, "between", State::Failed);
+    assert_eq!(error.phase, Phase::KeyExchange, "{error:?}");
+    assert_eq!(sshd.log().matches("Accepted publickey").count(), 1, "{}", sshd.log());
 }

@@ -1,0 +1,73 @@
+use testkit::EmbeddedHost;
+use testkit::daemon::Target;
+
+use super::*;
+use crate::config::Config;
+use crate::host::Unreachable;
+use crate::prompts::{Client, Prompts};
+use crate::secrets::Secrets;
+use crate::ssh::SpillPolicy;
+use crate::ssh::hop::HopsLink;
+use crate::ssh::ssh_config::Resolver;
+use crate::ssh::unlocked::UnlockedKeys;
+
+fn context(home: &std::path::Path) -> Arc<HostContext> {
+    let prompts = Arc::new(Prompts::default());
+    let (recorder, _writer, _archive) = crate::history::open(home.join("state"));
+    Arc::new(HostContext {
+        dial: Arc::new(DialEnvironment {
+            unlocked: Arc::new(UnlockedKeys::new(Arc::clone(&prompts), home.to_owned())),
+            secrets: Arc::new(Secrets::new(
+                home.join("passwords.age"),
+                home.join("age-identity.txt"),
+                home.to_owned(),
+                Arc::clone(&prompts),
+            )),
+            prompts,
+            given_key: None,
+            home: home.to_owned(),
+            login_user: "nobody".into(),
+            agents: Arc::default(),
+            resolver: Resolver::new(home.to_owned()),
+            hops: HopsLink::default(),
+            turns: Arc::default(),
+            spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
+        }),
+        revision: Arc::default(),
+        tasks: TaskTracker::new(),
+        recorder,
+        clock: Arc::default(),
+    })
+}
+
+fn host(name: &str, server: &EmbeddedHost, context: &Arc<HostContext>) -> HostHandle {
+    let target = Target::from(server);
+    let mut config = HostConfig::new(occ_proto::Address::new(&target.hostname).unwrap());
+    config.port = Some(target.port);
+    config.user = Some(occ_proto::UserName::new(&target.user).unwrap());
+    config.identity_file = Some(target.key.display().to_string());
+    let name = HostName::new(name).unwrap();
+    let settings = Config::default().effective(&name);
+    spawn(name, config, settings, Arc::clone(context), None, CancellationToken::new())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_costs_one_host_its_connections_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let context = context(directory.path());
+    let server = EmbeddedHost::start();
+    let (a, b) = (host("a", &server, &context), host("b", &server, &context));
+    let connect = async |host: &HostHandle| -> Result<Arc<Connection>, Unreachable> {
+        host.connection(0, &Client::default()).await
+    };
+    let (of_a, of_b) = (connect(&a).await.unwrap(), connect(&b).await.unwrap());
+    a.requests.send(HostRequest::Panic).await.unwrap();
+    of_a.closed().cancelled().await;
+    let mut snapshots = a.snapshot.clone();
+    let anew = snapshots.wait_for(|snapshot| snapshot.state == State::Idle).await.unwrap();
+    let (error, _) = anew.last_error.clone().unwrap();
+    drop(anew);
+    assert!(chain(error.as_ref()).contains("internal error"), "{error:?}");
+    let again = connect(&a).await.unwrap();
+    assert!(!again.is_closed() && !of_b.is_closed());
+}
