@@ -192,10 +192,13 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         }
         Code::PromptNotFound => "occ prompts shows what is asked".to_owned(),
         Code::IdentityTooOpen => {
-            format!("chmod 600 that file, if it is yours; then occ reconnect --host {h}")
+            format!("make that file yours alone (chown, chmod 600){}", then_reconnect(host))
         }
         Code::IdentityInvalid => {
-            format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another")
+            match host {
+                Some(h) => format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another"),
+                None => "ssh-keygen -y -f KEY checks a key".to_owned(),
+            }
         }
         Code::HostKeyRevoked => format!(
             "somebody has marked that key: ask the server's owner for another; then occ reconnect --host {h}"
@@ -220,6 +223,11 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),
         _ => return None,
     })
+}
+
+/// Returns what comes after the cure.
+fn then_reconnect(host: Option<&str>) -> String {
+    host.map_or_else(String::new, |host| format!("; then occ reconnect --host {host}"))
 }
 
 /// Returns the hint for a host whose address and login are known: the placeholders of [`hint`] filled.

@@ -168,7 +168,8 @@ async fn show_one(context: &Context<'_>, name: &HostName) -> Result<u8, CliError
     let reply = client.get("/v1/hosts").await?;
     let list: HostList = reply.parse()?;
     // From the list, since asking for one host would dial it.
-    let host = list.hosts.iter().find(|host| host.name == *name).ok_or_else(|| not_found(name))?;
+    let mut hosts = list.hosts.iter().chain(&list.via);
+    let host = hosts.find(|host| host.name == *name).ok_or_else(|| not_found(name))?;
     let config = &host.config;
     let default = list.default_host.as_ref() == Some(name);
     if ui.json {
@@ -242,15 +243,18 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
         report.problem.as_ref()?.code
     };
     if matches!(code, Code::HostUnreachable | Code::NotSsh) {
-        // The general hint would name this very command.
-        return Some(format!(
-            "occ host show {}; is the address right, and the server up?",
-            report.name
-        ));
+        let blamed = report.problem.as_ref().and_then(|problem| problem.hop.as_ref());
+        return Some(match blamed {
+            Some(hop) => format!("occ host test {hop} shows where it stops"),
+            // The general hint would name this very command.
+            None => {
+                format!("occ host show {}; is the address right, and the server up?", report.name)
+            }
+        });
     }
     let reply = client.get("/v1/hosts").await.ok()?;
     let list: HostList = reply.parse().ok()?;
-    let host = list.hosts.iter().find(|host| host.name == report.name)?;
+    let host = list.hosts.iter().chain(&list.via).find(|host| host.name == report.name)?;
     let config = &host.config;
     let user = config.user.as_ref().map(|user| user.as_str());
     hint_for(code, report.name.as_str(), config.hostname.as_str(), user, config.port)

@@ -3,6 +3,7 @@
 use hyper::Method;
 use jiff::Timestamp;
 use occ_proto::prompt::{Prompt, PromptList, Unlock, Unlocked};
+use occ_proto::status::HostList;
 use occ_proto::text::sanitize;
 
 use super::Context;
@@ -22,7 +23,19 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     }
     let list: PromptList = reply.parse()?;
     if list.prompts.is_empty() {
-        ui.say("Nothing waits for an answer.")?;
+        let hosts: HostList = client.get("/v1/hosts").await?.parse()?;
+        let mut asked = false;
+        for host in hosts.hosts.iter().chain(&hosts.via) {
+            if let Some(question) = &host.question {
+                asked = true;
+                let question = sanitize(question);
+                ui.say(&format!("[{}] Another client is being asked: {question}", host.name))?;
+            }
+        }
+        match asked {
+            true => ui.note("hint: a question is for everybody after 5 s: occ prompts"),
+            false => ui.say("Nothing waits for an answer.")?,
+        }
         return Ok(0);
     }
     let terminal = if ui.input && !ui.quiet { Terminal::open(client.directory()) } else { None };

@@ -35,6 +35,15 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
     if !ui.json {
         show(context, &review);
     }
+    if review.record == Record::Revoked {
+        let place = match (&review.file, review.line) {
+            (Some(file), Some(line)) => format!("{}:{line}", sanitize(file)),
+            _ => "known_hosts".to_owned(),
+        };
+        let says = format!("{host} shows a key that is revoked. Nothing was changed.");
+        let hint = format!("ask the server's owner for another; take {place} away if it is wrong");
+        return Err(CliError { exit: CONNECTION, ..CliError::failed(says).hint(hint) });
+    }
     let fingerprint = review.shown.split(' ').next_back().unwrap_or_default();
     let agreed = match &args.fingerprint {
         Some(wanted) if wanted == fingerprint => true,
@@ -46,7 +55,9 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
         }
         None if ui.can_ask() => ui.ask("Trust the key that the server shows, from now on?"),
         None => {
-            return Err(CliError::usage("a key is trusted by somebody who has compared it.")
+            return Err(CliError::usage(
+                "without a terminal a key is trusted by its fingerprint, which somebody has compared.",
+            )
                 .hint(format!("occ trust --host {host} --fingerprint {fingerprint}")));
         }
     };

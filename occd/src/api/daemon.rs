@@ -10,8 +10,19 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 6] =
-    ["hosts", "exec", "exec-stream", "exec-websocket", "host-test", "container-status"];
+const CAPABILITIES: [&str; 11] = [
+    "hosts",
+    "exec",
+    "exec-stream",
+    "exec-websocket",
+    "host-test",
+    "container-status",
+    "prompts",
+    "unlock",
+    "trust",
+    "history",
+    "passwords",
+];
 
 pub(super) async fn health() -> Json<Health> {
     Json(Health { status: "ok".into() })

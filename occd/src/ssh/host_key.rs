@@ -287,3 +287,38 @@ impl HostKeyPolicy {
             .map_err(ConnectError::KnownHostsWrite)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use testkit::keys::{KeyFile, known_hosts_line};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_that_a_server_announces_are_recorded_once_it_has_proved_them() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join(".ssh/known_hosts");
+        std::fs::create_dir(home.path().join(".ssh")).unwrap();
+        let [known, new] = ["known", "new"].map(|name| {
+            let key = KeyFile::generate(home.path().join(name), "ed25519");
+            PublicKey::from_openssh(&key.public).unwrap()
+        });
+        let text = |key: &PublicKey| key.to_openssh().unwrap();
+        std::fs::write(&file, format!("{}\n", known_hosts_line("h", 22, &text(&known)))).unwrap();
+        let before = std::fs::read_to_string(&file).unwrap();
+        for (proof, added) in [(Err(()), false), (Ok(()), true)] {
+            let config = SshConfig::default();
+            let policy = HostKeyPolicy::load(&config, "h", 22, home.path()).await.unwrap();
+            let announced = vec![known.clone(), new.clone()];
+            let prove = async |keys: Vec<PublicKey>| {
+                assert_eq!(keys.iter().map(text).collect::<Vec<_>>(), [text(&new)]);
+                proof
+            };
+            policy.update(known.clone(), announced, prove).await.unwrap();
+            let after = std::fs::read_to_string(&file).unwrap();
+            assert!(after.starts_with(&before), "{after}");
+            let blob = text(&new).split(' ').nth(1).unwrap().to_owned();
+            assert_eq!(after.contains(&blob), added, "{after}");
+        }
+    }
+}
