@@ -40,6 +40,12 @@ pub const FAILED_RETRY: Duration = Duration::from_secs(30);
 pub const CROWD: Duration = Duration::from_secs(2);
 /// How long a host waits for its jump host before it asks again by itself; usually it is told.
 pub const HOP_WAIT: Duration = Duration::from_secs(60);
+/// So many orderly closes of idle connections at like ages, with no dial failing in between, are a rule of the
+/// server's: two of connections that had proved themselves, more of younger ones, which may have been killed.
+const RULE: u32 = 2;
+const RULE_YOUNG: u32 = 4;
+/// What ends sooner than this was killed.
+const YOUNGEST: Duration = Duration::from_secs(1);
 /// Two ages at an orderly close are alike when they differ by less than this, or by a tenth.
 const LIKE_AGE: Duration = Duration::from_secs(2);
 
@@ -186,7 +192,8 @@ pub struct HostMachine {
     penalised: bool,
     last_dial: Option<Instant>,
     down_since: Option<Instant>,
-    last_idle_close: Option<Duration>,
+    /// The age of the last connection that was closed idle, and how many were in a row.
+    idle_closes: Option<(Duration, u32)>,
     next_id: u64,
     backoff: DialBackoff,
     limits: Limits,
@@ -204,7 +211,7 @@ impl HostMachine {
             penalised: false,
             last_dial: None,
             down_since: None,
-            last_idle_close: None,
+            idle_closes: None,
             next_id: 1,
             backoff,
             limits,
@@ -394,6 +401,8 @@ impl HostMachine {
     }
 
     fn dial_failed(&mut self, id: ConnectionId, retry: Retry, now: Instant) -> Vec<Action> {
+        // A server that was away closed nothing by a rule.
+        self.idle_closes = None;
         match self.phase {
             Phase::Connecting { dial } if dial == id => {}
             Phase::Connected { primary, since, replacement: Replacement::Dialling(dial) }
@@ -450,10 +459,12 @@ impl HostMachine {
         if age >= PROVEN {
             self.forget_failures();
         }
-        // A younger connection that ends was killed, not idle for too long.
-        let idle_close = loss == Loss::Idle && age >= PROVEN;
-        let alike = idle_close && self.last_idle_close.is_some_and(|last| is_like_age(last, age));
-        self.last_idle_close = idle_close.then_some(age);
+        self.idle_closes = (loss == Loss::Idle && age >= YOUNGEST).then(|| {
+            let before = self.idle_closes.filter(|(last, _)| is_like_age(*last, age));
+            (age, before.map_or(1, |(_, count)| count + 1))
+        });
+        let needed = if age >= PROVEN { RULE } else { RULE_YOUNG };
+        let alike = self.idle_closes.is_some_and(|(_, count)| count >= needed);
         self.down_since = Some(now);
         if let Some(dial) = replacement.dial() {
             self.attempt = 1;

@@ -233,6 +233,42 @@ fn a_server_that_closes_idle_connections_twice_alike_is_left_alone() {
 }
 
 #[test]
+fn young_connections_must_be_closed_alike_more_often_and_without_a_failed_dial_between() {
+    let idle_close = |n| Event::Lost { id: id(n), loss: Loss::Idle };
+    // Connects again and loses that connection after so many seconds.
+    let again = |rig: &mut Rig, n, seconds| {
+        rig.now = rig.machine.deadline().unwrap();
+        rig.on(Event::Due);
+        rig.on(Event::Dialled(id(n)));
+        rig.after(seconds, idle_close(n));
+        rig.machine.state()
+    };
+    for (ages, left_alone) in [
+        ([10.0, 11.0, 10.0, 11.0], true),
+        ([10.0, 11.0, 30.0, 31.0], false),
+        // Killed, most likely.
+        ([0.5, 0.5, 0.5, 0.5], false),
+    ] {
+        let mut rig = Rig::connected();
+        rig.after(ages[0], idle_close(1));
+        for (n, age) in (2..).zip(&ages[1..3]) {
+            assert_eq!(again(&mut rig, n, *age), State::Backoff, "{ages:?}");
+        }
+        let state = again(&mut rig, 4, ages[3]);
+        assert_eq!(state == State::Idle, left_alone, "{ages:?}");
+    }
+    // A server that goes away and comes back flaps.
+    let mut rig = Rig::connected();
+    rig.after(10.0, idle_close(1));
+    for n in [2, 4, 6, 8, 10] {
+        rig.now = rig.machine.deadline().unwrap();
+        rig.on(Event::Due);
+        rig.on(Event::DialFailed(id(n), Retry::Backoff));
+        assert_eq!(again(&mut rig, n + 1, 10.0), State::Backoff);
+    }
+}
+
+#[test]
 fn a_login_that_needs_a_person_is_not_repeated_in_the_background() {
     let mut rig = Rig::connected();
     rig.after(300.0, Event::Lost { id: id(1), loss: Loss::NeedsPerson });

@@ -23,6 +23,7 @@ mod exec;
 mod history;
 mod host_keys;
 mod hosts_api;
+mod idle;
 mod invariants;
 mod jump;
 mod passwords;
