@@ -4,7 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::{Connection, Kind};
+use super::Connection;
+use super::channels::Kind;
 use crate::ssh::channel::{Channel, RawChannel};
 
 impl Connection {

@@ -1,0 +1,255 @@
+//! Opening channels: sessions, of which a server has only so many, and the ways to sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use russh::ChannelOpenFailure;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::Connection;
+use crate::ssh::channel::{Channel, RawChannel};
+use crate::ssh::error::{ChannelError, LossCause};
+use crate::ssh::sessions::{CROWDED, LINGERING};
+
+/// How long the server may take to open a channel.
+const CHANNEL_OPEN: Duration = Duration::from_secs(10);
+/// How long after the spare was taken the next one is opened: the command that took it goes first, and a server
+/// that starts a program at that moment answers it 5 % sooner.
+const REFILL_AFTER: Duration = Duration::from_millis(3);
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Session,
+    Streamlocal(String),
+    Tcp(String, u16),
+}
+
+/// What a server says of what its settings forbid.
+const PROHIBITED: &str = "administratively prohibited";
+
+fn refusal(reason: &ChannelOpenFailure) -> &'static str {
+    match reason {
+        ChannelOpenFailure::AdministrativelyProhibited => PROHIBITED,
+        ChannelOpenFailure::ConnectFailed => "connect failed",
+        ChannelOpenFailure::UnknownChannelType => "unknown channel type",
+        ChannelOpenFailure::ResourceShortage => "resource shortage",
+        _ => "unknown reason",
+    }
+}
+
+/// Counts as a channel in use, so that a retired connection does not close under a channel that is
+/// being opened.
+struct Busy<'a>(&'a Connection);
+
+impl<'a> Busy<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        connection.channel_opened();
+        Self(connection)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.one_less();
+    }
+}
+
+/// Counts as a caller that waits for a session, until dropped.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Connection {
+    /// Returns a session channel: the spare one at once, a new one after a round trip, or, when the
+    /// server has none left, the next that becomes free; meanwhile another connection is asked for.
+    /// `fresh` passes the spare over. The flag tells whether it was the spare.
+    pub async fn session(self: &Arc<Self>, fresh: bool) -> Result<(Channel, bool), ChannelError> {
+        let _busy = Busy::new(self);
+        let mut waited = false;
+        loop {
+            let freed = self.shared.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if !fresh && let Some(raw) = self.take_spare() {
+                let connection = Arc::clone(self);
+                self.spawn(async move {
+                    tokio::time::sleep(REFILL_AFTER).await;
+                    connection.refill_spare().await;
+                });
+                return Ok((Channel::new(raw, Arc::clone(self)), true));
+            }
+            let mut patience = CROWDED;
+            if self.is_closed() {
+                return Err(ChannelError::Lost(self.cause()));
+            } else if self.sessions.begin(waited) {
+                let error = match self.open(Kind::Session).await {
+                    Ok(raw) => return Ok((Channel::new(raw, Arc::clone(self)), false)),
+                    Err(error) => error,
+                };
+                patience = match self.sessions.patience() {
+                    Some(patience) if matches!(error, ChannelError::Refused(_)) => patience,
+                    _ => {
+                        // Whoever waits for a session may ask for itself.
+                        self.shared.freed.notify_one();
+                        return Err(error);
+                    }
+                };
+            }
+            if fresh {
+                self.give_up_spare();
+            }
+            let timed_out = {
+                let _waiting = Waiting::new(&self.waiting);
+                timeout(patience, freed).await.is_err()
+            };
+            waited = timed_out && patience == CROWDED;
+            if waited {
+                self.shared.bulk.cancel();
+            }
+            if self.shared.retired.load(Ordering::SeqCst) {
+                return Err(ChannelError::Retired);
+            }
+        }
+    }
+
+    /// Returns a channel to a Unix socket on the host.
+    pub async fn streamlocal(self: &Arc<Self>, path: &str) -> Result<Channel, ChannelError> {
+        let _busy = Busy::new(self);
+        let raw = self.open(Kind::Streamlocal(path.to_owned())).await?;
+        Ok(Channel::new(raw, Arc::clone(self)))
+    }
+
+    /// Returns a channel to a TCP port that is reached from the host. It carries a connection of its own,
+    /// so its bytes do not make this one a bulk connection: others may have to go on sharing it.
+    pub async fn direct_tcpip(
+        self: &Arc<Self>,
+        address: &str,
+        port: u16,
+    ) -> Result<Channel, ChannelError> {
+        let _busy = Busy::new(self);
+        match self.open(Kind::Tcp(address.to_owned(), port)).await {
+            Ok(raw) => {
+                raw.inbox.set_transport();
+                Ok(Channel::new(raw, Arc::clone(self)))
+            }
+            Err(ChannelError::Refused(reason)) if reason == PROHIBITED => {
+                Err(ChannelError::Prohibited)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a channel in a task of its own, so that a caller who leaves in the middle does not leave
+    /// behind a channel that the server has opened and nobody owns.
+    pub(super) async fn open(self: &Arc<Self>, kind: Kind) -> Result<RawChannel, ChannelError> {
+        let (answer, answered) = oneshot::channel();
+        let connection = Arc::clone(self);
+        self.spawn(async move {
+            let result = match kind {
+                Kind::Session => connection.open_session().await,
+                Kind::Streamlocal(_) | Kind::Tcp(..) => connection.open_now(kind).await,
+            };
+            if let Err(Ok(orphan)) = answer.send(result) {
+                drop(Channel::new(orphan, connection));
+            }
+        });
+        match timeout(CHANNEL_OPEN, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ChannelError::Lost(self.cause())),
+            Err(_) => Err(ChannelError::Timeout(CHANNEL_OPEN)),
+        }
+    }
+
+    /// Opens a session that [`Sessions::begin`] allowed.
+    async fn open_session(&self) -> Result<RawChannel, ChannelError> {
+        let result = self.open_now(Kind::Session).await;
+        match &result {
+            Ok(_) => self.sessions.granted(),
+            Err(ChannelError::Refused(_)) => self.sessions.refused(),
+            Err(_) => self.sessions.failed(),
+        }
+        result
+    }
+
+    async fn open_now(&self, kind: Kind) -> Result<RawChannel, ChannelError> {
+        let begun = Instant::now();
+        let session = matches!(kind, Kind::Session);
+        let opening = async {
+            match kind {
+                Kind::Session => self.handle.channel_open_session().await,
+                Kind::Streamlocal(path) => self.handle.channel_open_direct_streamlocal(path).await,
+                // The originator is for the server's log (RFC 4254, section 7.2).
+                Kind::Tcp(address, port) => {
+                    let port = u32::from(port);
+                    self.handle.channel_open_direct_tcpip(address, port, "127.0.0.1", 0).await
+                }
+            }
+        };
+        let channel = tokio::select! {
+            result = opening => result.map_err(|error| match error {
+                russh::Error::ChannelOpenFailure(reason) => {
+                    ChannelError::Refused(refusal(&reason).to_owned())
+                }
+                _ => ChannelError::Lost(self.cause()),
+            })?,
+            () = self.shared.closed.cancelled() => return Err(ChannelError::Lost(self.cause())),
+        };
+        self.set_rtt(begun.elapsed());
+        let inbox = self.shared.claim(channel.id());
+        // The handler delivers to the inbox; russh's own queue, which stops the whole connection when it
+        // is full, is dropped here.
+        let (read, write) = channel.split();
+        drop(read);
+        Ok(RawChannel { session, write, inbox })
+    }
+
+    pub(in crate::ssh) fn channel_opened(&self) {
+        self.shared.active.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A channel is in use no longer; `session` when the server has one session less for us.
+    pub(in crate::ssh) fn channel_ended(self: &Arc<Self>, session: bool) {
+        self.one_less();
+        if !session {
+            self.shared.freed.notify_one();
+        } else if self.sessions.is_full() {
+            let connection = Arc::clone(self);
+            self.spawn(async move {
+                tokio::time::sleep(LINGERING).await;
+                connection.session_ended();
+            });
+        } else {
+            self.session_ended();
+        }
+    }
+
+    fn session_ended(self: &Arc<Self>) {
+        self.sessions.ended();
+        self.shared.freed.notify_one();
+        // Where the server has few sessions, the spare had to go for a command: now there is room again.
+        if self.sessions.is_full() {
+            let connection = Arc::clone(self);
+            self.spawn(async move { connection.refill_spare().await });
+        }
+    }
+
+    fn one_less(&self) {
+        let left = self.shared.active.fetch_sub(1, Ordering::SeqCst) - 1;
+        if left == 0 && self.shared.retired.load(Ordering::SeqCst) {
+            self.kill(LossCause::Ours);
+        }
+    }
+}

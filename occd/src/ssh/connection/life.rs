@@ -1,0 +1,169 @@
+//! Whether a connection lives, and how it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use russh::Disconnect;
+use tokio::time::{Instant, timeout};
+
+use super::Connection;
+use crate::ssh::error::{LossCause, chain};
+use crate::ssh::host_key::HostKeyPolicy;
+
+/// How long a server may take to announce its host keys after the login.
+const ANNOUNCED: Duration = Duration::from_secs(10);
+/// How long it may take to prove them.
+const PROOF: Duration = Duration::from_secs(10);
+/// How long a server may take to give a sign of life after the machine has slept.
+const CHECK: Duration = Duration::from_secs(3);
+/// The same on a connection that a slow reader slows down: a full window is drained within 10 s.
+const CHECK_RETIRED: Duration = Duration::from_secs(15);
+/// How long programs have to end before their connection is closed: TERM, 2 s, KILL, and the way back.
+const END_WORK: Duration = Duration::from_secs(5);
+/// How long a polite goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+impl Connection {
+    /// Waits until the server has answered a question asked now, and so until all that it sent before has
+    /// arrived; or until the connection has ended.
+    pub async fn round_trip(&self) {
+        tokio::select! {
+            sent = self.handle.send_ping() => {
+                if sent.is_ok() {
+                    return;
+                }
+            }
+            () = self.shared.closed.cancelled() => return,
+        }
+        // The session loop takes no messages any more; it says so in a moment.
+        self.shared.closed.cancelled().await;
+    }
+
+    /// Measures the round trip to the server; nothing when the connection ends meanwhile.
+    pub async fn measure(&self) -> Option<Duration> {
+        let begun = Instant::now();
+        self.round_trip().await;
+        let rtt = begun.elapsed();
+        (!self.is_closed()).then(|| {
+            self.set_rtt(rtt);
+            rtt
+        })
+    }
+
+    /// Follows the server's change of host keys, if it announces one, in the background.
+    pub fn follow_host_keys(self: &Arc<Self>, policy: HostKeyPolicy) {
+        let trusted = self.shared.host_key.get().and_then(|key| key.recorded.clone());
+        let Some(used) = trusted else { return };
+        let connection = Arc::clone(self);
+        self.spawn(async move {
+            let mut announced = connection.shared.announced.subscribe();
+            // A server that does announces them at the login.
+            let Ok(Ok(keys)) = timeout(ANNOUNCED, announced.wait_for(Option::is_some))
+                .await
+                .map(|announced| announced.map(|keys| keys.clone().unwrap_or_default()))
+            else {
+                return;
+            };
+            let prove =
+                async |keys| match timeout(PROOF, connection.handle.hostkeys_prove(keys)).await {
+                    Ok(Ok(())) => Ok(()),
+                    _ => Err(()),
+                };
+            if let Err(error) = policy.update(used, keys, prove).await {
+                let error = chain(&error);
+                tracing::warn!(error, "known_hosts is not updated");
+            }
+        });
+    }
+
+    /// Asks the server for a sign of life in the background; a connection without one is closed.
+    pub fn check(self: &Arc<Self>) {
+        if self.checking.send_replace(true) {
+            return;
+        }
+        let connection = Arc::clone(self);
+        self.spawn(async move {
+            let before = connection.control.bytes_in();
+            // One that is read no faster than its reader reads may be so long behind with the answer.
+            let retired = connection.shared.retired.load(Ordering::SeqCst);
+            let patience = if retired { CHECK_RETIRED } else { CHECK };
+            let answered = timeout(patience, connection.round_trip()).await.is_ok();
+            // What is on its way before the answer is as good.
+            if !answered && connection.control.bytes_in() == before {
+                connection.kill(LossCause::Asleep);
+            }
+            connection.checking.send_replace(false);
+        });
+    }
+
+    /// Has the jump host checked, if there is one: it may be what is dead, and the next dial waits for the answer.
+    pub fn doubt_hop(&self) {
+        if let Some(hop) = self.facts.hop.as_ref().filter(|hop| !hop.connection.is_closed()) {
+            hop.connection.check();
+        }
+    }
+
+    /// Waits for the end of a check that is under way.
+    pub async fn checked(&self) {
+        let mut checking = self.checking.subscribe();
+        // The sender is ours.
+        let _ = checking.wait_for(|checking| !checking).await;
+    }
+
+    /// Returns whether new work may go over it.
+    pub fn takes_work(&self) -> bool {
+        let retired = self.shared.retired.load(Ordering::SeqCst);
+        !retired && !self.is_closed() && !self.ending.is_cancelled()
+    }
+
+    /// Gives the connection no new work; it closes when its last channel has ended.
+    pub fn retire(&self) {
+        self.shared.retired.store(true, Ordering::SeqCst);
+        *self.spare_slot() = None;
+        self.shared.freed.notify_waiters();
+        if self.active() == 0 {
+            self.kill(LossCause::Ours);
+        }
+    }
+
+    /// Waits until the connection is about to be closed: what runs on it is to end.
+    pub async fn ending(&self) {
+        self.ending.cancelled().await;
+    }
+
+    /// Ends what runs on the connection, says goodbye and closes. A program that does not end in time is left
+    /// behind on the host, and whoever waits for it is told that its end is not known.
+    pub async fn close(&self) {
+        self.ending.cancel();
+        let idle = async {
+            loop {
+                let freed = self.shared.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                if self.active() == 0 {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        tokio::select! {
+            () = idle => {}
+            () = self.shared.closed.cancelled() => {}
+            () = tokio::time::sleep(END_WORK) => {}
+        }
+        self.shared.set_cause(LossCause::Ours);
+        let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "en");
+        if timeout(GOODBYE, goodbye).await.is_ok_and(|sent| sent.is_ok()) {
+            // Sent means queued: the loop ends by itself once it is on the wire.
+            let _ = timeout(GOODBYE, self.shared.closed.cancelled()).await;
+        }
+        self.control.kill();
+    }
+
+    /// Ends the connection at once.
+    pub fn kill(&self, cause: LossCause) {
+        self.shared.set_cause(cause);
+        self.control.kill();
+    }
+}
