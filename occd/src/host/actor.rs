@@ -3,9 +3,7 @@
 //! It awaits in one place, [`Actor::next`]; everything else is not async. Dials are tasks of its own
 //! `JoinSet`, the backoff is a deadline, so that a request is answered at once whatever is under way.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,9 +12,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
-use occ_proto::history::{Change, Link};
-use occ_proto::status::{Phase, State};
-use occ_proto::{HostConfig, HostName, Secret};
+use occ_proto::history::Link;
+use occ_proto::status::Phase;
+use occ_proto::{HostConfig, HostName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -32,9 +30,15 @@ use crate::prompts::{NoAnswer, Questions};
 use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
-use crate::ssh::{ConnectError, Connection, Line, LossCause, certificate_beside};
+use crate::ssh::{ConnectError, Connection, Line, LossCause};
 use crate::used::UseClock;
 use crate::wake::SleepClock;
+
+mod inputs;
+mod publish;
+mod waiting;
+
+use inputs::Inputs;
 
 /// When the machine wakes up, hosts are dialled spread over this time, and not all at once.
 const WOKEN_SPREAD: Duration = Duration::from_secs(2);
@@ -402,47 +406,6 @@ impl Actor {
         }
     }
 
-    /// Returns the jump host that the last dial waits for, and when that is dialled next.
-    fn hop_error(&self) -> Option<(&HostName, Option<Timestamp>)> {
-        match self.last_error.as_ref().map(|(error, _)| error.as_ref()) {
-            Some(ConnectError::Hop { name, next_retry_at, .. }) => Some((name, *next_retry_at)),
-            _ => None,
-        }
-    }
-
-    /// Arranges to be told when the jump host is there.
-    fn wait_for_hop(&mut self) {
-        let Some((name, _)) = self.hop_error() else { return };
-        let Some(hops) = self.context.dial.hops.get().filter(|_| !self.waits_for_hop) else {
-            return;
-        };
-        let up = hops.up(name);
-        self.waits_for_hop = true;
-        self.signals.push(Box::pin(async move {
-            up.await;
-            Signal::HopUp
-        }));
-    }
-
-    /// Returns the key that the last dial failed for, because nobody unlocked it.
-    fn locked_key(&self) -> Option<&PathBuf> {
-        match self.last_error.as_ref().map(|(error, _)| error.as_ref()) {
-            Some(ConnectError::Unanswered { key, .. }) => key.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// Arranges to be told when somebody has unlocked that key, for whatever host.
-    fn wait_for_key(&mut self) {
-        let Some(path) = self.locked_key().filter(|_| !self.waits_for_key) else { return };
-        let opened = self.context.dial.unlocked.opened(path.clone());
-        self.waits_for_key = true;
-        self.signals.push(Box::pin(async move {
-            opened.await;
-            Signal::KeyOpened
-        }));
-    }
-
     /// Says in the last error that no more dials follow.
     fn exhausted(&mut self) {
         if let Some((last, at)) = self.last_error.take() {
@@ -583,106 +546,6 @@ impl Actor {
         self.line = Line { rtt: rtt.or(self.line.rtt), rate: rate.or(self.line.rate) };
         self.line
     }
-
-    /// Returns whether a login that failed may go otherwise now.
-    fn inputs_changed(&self) -> bool {
-        let error = self.last_error.as_ref().map(|(error, _)| error);
-        let answerable = error.is_some_and(|error| error.needs_answer());
-        let another_key = self.given_keys().iter().any(|key| !self.tried_keys.contains(key));
-        (answerable && self.questions.can_ask()) || another_key || self.files_changed()
-    }
-
-    fn agent_changed(&self, now: Option<u64>) -> bool {
-        now.is_some() && self.agent_held.is_some() && now != self.agent_held
-    }
-
-    fn look_at_agent(&mut self) {
-        self.agent_held = None;
-        let environment = Arc::clone(&self.context.dial);
-        self.signals
-            .push(Box::pin(async move { Signal::AgentLooked(environment.agents.holds().await) }));
-    }
-
-    fn given_keys(&self) -> Vec<u64> {
-        let hash = |key: &Secret| {
-            let mut hasher = DefaultHasher::new();
-            key.expose().hash(&mut hasher);
-            hasher.finish()
-        };
-        self.questions.keys().iter().map(hash).collect()
-    }
-
-    fn files_changed(&self) -> bool {
-        self.inputs
-            .as_ref()
-            .is_some_and(|then| *then != Inputs::now(&self.config, &self.context.dial))
-    }
-
-    fn publish(&mut self) {
-        let (now, wall) = (Instant::now(), Timestamp::now());
-        let primary = self.primary();
-        let primary_id = primary.as_ref().map(|connection| connection.id());
-        // The deadline of a connected host is that of a replacement, which is nobody's concern.
-        let due = self.machine.deadline().filter(|_| self.machine.state() == State::Backoff);
-        let of_hop = self.hop_error().filter(|_| due.is_some()).and_then(|(_, at)| at);
-        let next_retry_at = of_hop.or_else(|| {
-            due.map(|deadline| {
-                let wait = deadline.saturating_duration_since(now);
-                jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait)
-            })
-        });
-        let snapshot = HostSnapshot {
-            state: self.machine.state(),
-            since: self.since,
-            attempt: self.machine.attempt(),
-            next_retry_at,
-            last_error: self.last_error.clone(),
-            primary,
-            retired: self
-                .connections
-                .iter()
-                .filter(|connection| Some(connection.id()) != primary_id)
-                .cloned()
-                .collect(),
-            connects: self.connects,
-            dial_failures: self.dial_failures,
-            config: self.config.clone(),
-            settings: self.settings.clone(),
-            revision: self.context.revision.fetch_add(1, Ordering::Relaxed) + 1,
-        };
-        self.published.send_replace(Arc::new(snapshot));
-        self.record(wall);
-    }
-}
-
-impl Actor {
-    /// Records a change of the link, and while it is down each new cause.
-    fn record(&mut self, at: Timestamp) {
-        let link = match self.machine.state() {
-            State::Connected => Link::Up,
-            State::Backoff => Link::Down,
-            State::Failed => Link::Failed,
-            State::Idle => Link::Idle,
-            State::Stopped => Link::Stopped,
-            // What comes of it is told soon.
-            State::Connecting => return,
-        };
-        let error = self.last_error.as_ref().map(|(error, _)| error);
-        let error = error.filter(|_| matches!(link, Link::Down | Link::Failed));
-        let recorded = (link, error.map(|error| chain(error.as_ref())));
-        if recorded == self.recorded || self.stop.is_cancelled() {
-            return;
-        }
-        let change = Change {
-            at,
-            link,
-            code: error.map(|error| error.code()),
-            phase: error.map(|error| error.phase()),
-            message: recorded.1.clone(),
-        };
-        self.context.recorder.record(&self.name, change);
-        self.recorded = recorded;
-    }
 }
 
 /// Whoever asked may have gone; that is no concern of the host's.
@@ -690,43 +553,5 @@ fn reply(done: oneshot::Sender<()>) {
     let _ = done.send(());
 }
 
-/// The files that decide whether a login that failed would fail again.
-#[derive(Debug, PartialEq, Eq)]
-struct Inputs(Vec<(PathBuf, Option<[i64; 6]>)>);
-
-impl Inputs {
-    fn now(config: &HostConfig, environment: &DialEnvironment) -> Self {
-        use std::os::unix::fs::MetadataExt as _;
-        let ssh = environment.home.join(".ssh");
-        let mut paths: Vec<PathBuf> = ["config", "known_hosts", "id_ed25519", "id_ecdsa", "id_rsa"]
-            .map(|f| ssh.join(f))
-            .into();
-        if let Some(path) = &config.identity_file {
-            paths.push(occ_proto::paths::expand_tilde(path, Some(&environment.home)));
-        }
-        // The certificates beside the keys, which are renewed more often than those.
-        let certificates: Vec<PathBuf> =
-            paths.iter().map(|path| certificate_beside(path)).collect();
-        paths.extend(certificates);
-        paths.extend(environment.agents.newest());
-        let stamp = |path: &PathBuf| {
-            let m = std::fs::metadata(path).ok()?;
-            // With nanoseconds: a file that is mended at once often keeps its length.
-            let (ino, len) = (m.ino().cast_signed(), m.len().cast_signed());
-            Some([ino, len, m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
-        };
-        Self(
-            paths
-                .into_iter()
-                .map(|path| {
-                    let s = stamp(&path);
-                    (path, s)
-                })
-                .collect(),
-        )
-    }
-}
-
 #[cfg(test)]
-#[path = "actor_tests.rs"]
 mod tests;

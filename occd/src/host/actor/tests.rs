@@ -1,3 +1,4 @@
+use occ_proto::status::State;
 use testkit::EmbeddedHost;
 use testkit::daemon::Target;
 

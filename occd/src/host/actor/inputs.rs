@@ -1,0 +1,84 @@
+//! What a login that failed depended on: when that changes, the next command tries again.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use occ_proto::{HostConfig, Secret};
+
+use super::{Actor, Signal};
+use crate::ssh::certificate_beside;
+use crate::ssh::dial::DialEnvironment;
+
+/// The files that decide whether a login that failed would fail again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Inputs(Vec<(PathBuf, Option<[i64; 6]>)>);
+
+impl Inputs {
+    pub(super) fn now(config: &HostConfig, environment: &DialEnvironment) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let ssh = environment.home.join(".ssh");
+        let mut paths: Vec<PathBuf> = ["config", "known_hosts", "id_ed25519", "id_ecdsa", "id_rsa"]
+            .map(|f| ssh.join(f))
+            .into();
+        if let Some(path) = &config.identity_file {
+            paths.push(occ_proto::paths::expand_tilde(path, Some(&environment.home)));
+        }
+        // The certificates beside the keys, which are renewed more often than those.
+        let certificates: Vec<PathBuf> =
+            paths.iter().map(|path| certificate_beside(path)).collect();
+        paths.extend(certificates);
+        paths.extend(environment.agents.newest());
+        let stamp = |path: &PathBuf| {
+            let m = std::fs::metadata(path).ok()?;
+            // With nanoseconds: a file that is mended at once often keeps its length.
+            let (ino, len) = (m.ino().cast_signed(), m.len().cast_signed());
+            Some([ino, len, m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
+        };
+        Self(
+            paths
+                .into_iter()
+                .map(|path| {
+                    let s = stamp(&path);
+                    (path, s)
+                })
+                .collect(),
+        )
+    }
+}
+
+impl Actor {
+    /// Returns whether a login that failed may go otherwise now.
+    pub(super) fn inputs_changed(&self) -> bool {
+        let error = self.last_error.as_ref().map(|(error, _)| error);
+        let answerable = error.is_some_and(|error| error.needs_answer());
+        let another_key = self.given_keys().iter().any(|key| !self.tried_keys.contains(key));
+        (answerable && self.questions.can_ask()) || another_key || self.files_changed()
+    }
+
+    pub(super) fn agent_changed(&self, now: Option<u64>) -> bool {
+        now.is_some() && self.agent_held.is_some() && now != self.agent_held
+    }
+
+    pub(super) fn look_at_agent(&mut self) {
+        self.agent_held = None;
+        let environment = Arc::clone(&self.context.dial);
+        self.signals
+            .push(Box::pin(async move { Signal::AgentLooked(environment.agents.holds().await) }));
+    }
+
+    pub(super) fn given_keys(&self) -> Vec<u64> {
+        let hash = |key: &Secret| {
+            let mut hasher = DefaultHasher::new();
+            key.expose().hash(&mut hasher);
+            hasher.finish()
+        };
+        self.questions.keys().iter().map(hash).collect()
+    }
+
+    pub(super) fn files_changed(&self) -> bool {
+        self.inputs
+            .as_ref()
+            .is_some_and(|then| *then != Inputs::now(&self.config, &self.context.dial))
+    }
+}

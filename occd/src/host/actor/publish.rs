@@ -1,0 +1,79 @@
+//! Telling others how the host is: its snapshot, and its history.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use occ_proto::history::{Change, Link};
+use occ_proto::status::State;
+use tokio::time::Instant;
+
+use super::Actor;
+use crate::host::HostSnapshot;
+use crate::ssh::error::chain;
+
+impl Actor {
+    pub(super) fn publish(&mut self) {
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        let primary = self.primary();
+        let primary_id = primary.as_ref().map(|connection| connection.id());
+        // The deadline of a connected host is that of a replacement, which is nobody's concern.
+        let due = self.machine.deadline().filter(|_| self.machine.state() == State::Backoff);
+        let of_hop = self.hop_error().filter(|_| due.is_some()).and_then(|(_, at)| at);
+        let next_retry_at = of_hop.or_else(|| {
+            due.map(|deadline| {
+                let wait = deadline.saturating_duration_since(now);
+                jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait)
+            })
+        });
+        let snapshot = HostSnapshot {
+            state: self.machine.state(),
+            since: self.since,
+            attempt: self.machine.attempt(),
+            next_retry_at,
+            last_error: self.last_error.clone(),
+            primary,
+            retired: self
+                .connections
+                .iter()
+                .filter(|connection| Some(connection.id()) != primary_id)
+                .cloned()
+                .collect(),
+            connects: self.connects,
+            dial_failures: self.dial_failures,
+            config: self.config.clone(),
+            settings: self.settings.clone(),
+            revision: self.context.revision.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        self.published.send_replace(Arc::new(snapshot));
+        self.record(wall);
+    }
+
+    /// Records a change of the link, and while it is down each new cause.
+    fn record(&mut self, at: Timestamp) {
+        let link = match self.machine.state() {
+            State::Connected => Link::Up,
+            State::Backoff => Link::Down,
+            State::Failed => Link::Failed,
+            State::Idle => Link::Idle,
+            State::Stopped => Link::Stopped,
+            // What comes of it is told soon.
+            State::Connecting => return,
+        };
+        let error = self.last_error.as_ref().map(|(error, _)| error);
+        let error = error.filter(|_| matches!(link, Link::Down | Link::Failed));
+        let recorded = (link, error.map(|error| chain(error.as_ref())));
+        if recorded == self.recorded || self.stop.is_cancelled() {
+            return;
+        }
+        let change = Change {
+            at,
+            link,
+            code: error.map(|error| error.code()),
+            phase: error.map(|error| error.phase()),
+            message: recorded.1.clone(),
+        };
+        self.context.recorder.record(&self.name, change);
+        self.recorded = recorded;
+    }
+}
