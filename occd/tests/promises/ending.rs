@@ -2,9 +2,10 @@
 //! that are full.
 
 use occ_proto::exec::ExecResult;
+use occ_proto::status::State;
 use occ_proto::{Code, Problem};
 use serde_json::json;
-use testkit::RealSshd;
+use testkit::{DaemonRig, RealSshd};
 
 use crate::support::{
     GUARD, Ws, daemon_for, daemon_with, exec, no_channels, no_programs, post, remote_program,
@@ -123,4 +124,49 @@ fn a_full_host_is_waited_for_and_not_for_ever() {
     drop(ws);
     assert_eq!(exec(&rig, json!({ "argv": ["true"] })).exit.code, Some(0));
     assert_eq!(status(&rig).connects, 1);
+}
+
+#[test]
+fn a_forced_command_runs_in_place_of_the_one_asked_for_and_is_told_when_it_cannot_be_ended() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::builder()
+        .config(
+            "ForceCommand case \"$SSH_ORIGINAL_COMMAND\" in *probe*) exit;; esac; \
+             echo forced: $SSH_ORIGINAL_COMMAND; exec sleep 600",
+        )
+        .start();
+    let rig = daemon_for(&sshd);
+    // sshd passes no signals to a forced command.
+    let output = rig.run_occ(&["exec", "--host", "h", "--timeout", "1s", "--", "echo", "asked"]);
+    assert_eq!(output.code(), 124, "{output:?}");
+    assert!(output.stdout.starts_with("forced: ") && output.stdout.contains("asked"), "{output:?}");
+    assert!(output.stderr.contains("may still run"), "{output:?}");
+    // The host is as good as it was.
+    no_channels(&rig, GUARD);
+    assert_eq!(status(&rig).state, State::Connected);
+}
+
+#[test]
+fn a_server_without_sessions_is_a_jump_host_and_says_that_it_runs_nothing() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (RealSshd::builder().max_sessions(0).start(), RealSshd::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    rig.add_host("h", &server);
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("h").unwrap().jump_host = Some("bastion".to_owned());
+    });
+    rig.start_daemon(&[]);
+    assert_eq!(exec(&rig, json!({ "argv": ["echo", "through"] })).stdout.unwrap(), "through\n");
+    let output = rig.run_occ(&["exec", "--host", "bastion", "--", "true"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    assert!(
+        output.stderr.contains("session") && output.stderr.contains("MaxSessions"),
+        "{output:?}"
+    );
+    assert_eq!(exec(&rig, json!({ "argv": ["echo", "still"] })).stdout.unwrap(), "still\n");
 }
