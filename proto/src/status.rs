@@ -223,6 +223,9 @@ pub struct ConnectionInfo {
     /// The socket of the ssh-agent that was asked, if one answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// Commands on the host may use the user's ssh-agent, over a connection of its own.
+    #[serde(default)]
+    pub agent_forwarding: bool,
     /// Bytes received on the connection.
     pub bytes_in: u64,
     /// Bytes sent on the connection.

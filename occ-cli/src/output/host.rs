@@ -188,6 +188,9 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
         if let Some(agent) = &connection.agent {
             add("Agent", agent.clone());
         }
+        if connection.agent_forwarding {
+            add("Lent", "commands there may use your ssh-agent".to_owned());
+        }
         let mac = connection.mac.as_ref().map_or_else(String::new, |mac| format!(" with {mac}"));
         let quantum = if connection.post_quantum { "post-quantum" } else { "not post-quantum" };
         add("Cipher", format!("{}{mac}", connection.cipher));

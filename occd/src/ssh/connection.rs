@@ -247,6 +247,7 @@ impl Connection {
             auth_key: self.facts.login.key.clone(),
             not_kept: self.facts.login.not_kept.clone(),
             agent: self.facts.login.agent.as_ref().map(|path| path.display().to_string()),
+            agent_forwarding: self.facts.may_lend_agent,
             bytes_in: self.control.bytes_in(),
             bytes_out: self.control.bytes_out(),
             system: self.known_system().map(|system| (*system).clone()),

@@ -47,6 +47,7 @@ fn commands_have_the_agent_where_the_host_may_have_it_and_over_a_connection_of_i
     rig.write_config_toml(ALLOWED);
     let shared = |status: &HostStatus| status.connects == 2;
     wait_until("the settings to be in force", GUARD, || connect(&rig, "far"), shared);
+    assert!(rig.occ_ok(&["status", "-v", "--host", "far"]).contains("may use your ssh-agent"));
     let held = Held::by(&rig);
     let listed = run(&rig, "ssh-add -L");
     let key = fs::read_to_string(sshd.client_key_path().with_extension("pub")).unwrap();
