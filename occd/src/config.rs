@@ -103,6 +103,8 @@ pub enum AuthMethod {
 pub struct SecurityConfig {
     /// Whether any host may be logged in to with a password or keyboard-interactive.
     pub passwords: bool,
+    /// Whether the ProxyCommand of ssh_config is run.
+    pub proxy_commands: bool,
     /// Whether a person is offered to have a password kept, and kept ones are used.
     pub keep_passwords: bool,
     /// How long an unlocked key stays in memory; until the daemon stops, unless set.
@@ -112,7 +114,7 @@ pub struct SecurityConfig {
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { passwords: true, keep_passwords: true, key_lifetime: None }
+        Self { passwords: true, proxy_commands: true, keep_passwords: true, key_lifetime: None }
     }
 }
 
@@ -219,6 +221,7 @@ impl Config {
                 keepalive_count: own!(keepalive_count),
                 compression: own!(compression),
                 forward_agent: own.and_then(|own| own.forward_agent),
+                no_proxy_commands: !self.security.proxy_commands,
                 methods: self.methods(own),
                 unknown_host_key: own!(strict_host_key_checking),
                 line: Line::default(),

@@ -91,6 +91,8 @@ pub struct DialSettings {
     pub keepalive_count: Option<u32>,
     /// Whether to compress.
     pub compression: Option<Compression>,
+    /// No ProxyCommand may be run.
+    pub no_proxy_commands: bool,
     /// Whether commands may use the user's ssh-agent.
     pub forward_agent: Option<bool>,
     /// What may be asked of a person to log in.
@@ -346,6 +348,9 @@ impl Dial<'_> {
                     rtt: begun.elapsed(),
                     words: LastWords::default(),
                 })
+            }
+            Route::Command(_) if self.settings.no_proxy_commands => {
+                Err(ConnectError::ProxyCommandForbidden)
             }
             Route::Command(line) => {
                 steps.ok("resolve", place, begun);

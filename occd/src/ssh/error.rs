@@ -176,12 +176,9 @@ pub enum ConnectError {
     /// Jump hosts that lead through one another.
     #[error("the jump hosts go in a circle: {0}")]
     HopCircle(String),
-    /// A ProxyCommand in a file that others could have written.
-    #[error("{file} may be written by others, so its ProxyCommand is not run")]
-    UnsafeSshConfig {
-        /// The file.
-        file: PathBuf,
-    },
+    /// A ProxyCommand where none may be run.
+    #[error("ssh_config names a ProxyCommand, which [security] proxy_commands = false forbids")]
+    ProxyCommandForbidden,
     /// ssh_config allows only algorithms that we do not have.
     #[error("ssh_config sets {option} to {list}, and occd has none of these")]
     UnknownAlgorithms {
@@ -399,7 +396,7 @@ impl ConnectError {
             | Self::Identity(_)
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
-            | Self::UnsafeSshConfig { .. } => Phase::Config,
+            | Self::ProxyCommandForbidden => Phase::Config,
             Self::KnownHosts(_)
             | Self::KnownHostsWrite(_)
             | Self::HostKeyChanged { .. }
@@ -456,7 +453,7 @@ impl ConnectError {
             | Self::Name(_)
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
-            | Self::UnsafeSshConfig { .. }
+            | Self::ProxyCommandForbidden
             | Self::ProxyCommand { .. }
             | Self::Identity(_)
             | Self::KnownHosts(_)
@@ -484,7 +481,7 @@ impl ConnectError {
             | Self::Name(_)
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
-            | Self::UnsafeSshConfig { .. }
+            | Self::ProxyCommandForbidden
             | Self::ProxyCommand { .. }
             | Self::KnownHosts(_)
             | Self::KnownHostsWrite(_) => Code::SshConfigInvalid,

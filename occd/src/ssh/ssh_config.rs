@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -137,6 +138,13 @@ pub enum SshConfigError {
         /// The beginning of what it said, safe to print.
         stderr: String,
     },
+    /// Somebody else could have put a program into the file. ssh checks those that it finds by itself, not one
+    /// that it is given.
+    #[error("{file} may be written by others, so nothing in it is used")]
+    Unsafe {
+        /// The file.
+        file: PathBuf,
+    },
     /// An option has a value that we cannot use.
     #[error("ssh_config has an unusable value for {key}")]
     Invalid {
@@ -228,6 +236,7 @@ impl Resolver {
         port: Option<u16>,
     ) -> Result<SshConfig, SshConfigError> {
         let Some(baseline) = self.baseline().await? else { return Ok(SshConfig::default()) };
+        check_owner(&self.home.join(".ssh/config"))?;
         // Looked at before ssh reads them: a change in between makes the answer be thrown away, not kept.
         let files = self.survey(baseline).await;
         let key: CacheKey = (host.clone(), user.cloned(), port);
@@ -461,4 +470,12 @@ fn is_missing(program: &Path, error: &io::Error) -> bool {
 
 fn is_same_directory(a: &Path, b: &Path) -> bool {
     a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Refuses a file that somebody else could have written, as ssh does (ssh_config(5), FILES).
+fn check_owner(file: &Path) -> Result<(), SshConfigError> {
+    let Ok(metadata) = std::fs::metadata(file) else { return Ok(()) };
+    let me = rustix::process::geteuid().as_raw();
+    let safe = [0, me].contains(&metadata.uid()) && metadata.mode() & 0o022 == 0;
+    if safe { Ok(()) } else { Err(SshConfigError::Unsafe { file: file.to_owned() }) }
 }

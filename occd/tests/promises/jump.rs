@@ -337,7 +337,28 @@ fn a_proxy_command_is_the_way_and_ends_with_its_connection() {
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
     assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid), "{answer:?}");
     assert!(answer.detail.contains("may be written by others"), "{answer:?}");
+    // Nor is what ssh itself would run.
+    let text = format!("Match exec \"touch {}/ran\"\n  User nobody\n", rig.root().display());
+    std::fs::write(&file, text).unwrap();
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!(answer.code, Code::SshConfigInvalid, "{answer:?}");
     assert!(!rig.root().join("ran").exists());
+    if testkit::require::is_root() {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&file, Some(65534), None).unwrap();
+        let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+        assert_eq!(answer.code, Code::SshConfigInvalid, "{answer:?}");
+        std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+    }
+
+    // There is a switch.
+    write_ssh_config(&rig, &format!("Host *\n  ProxyCommand touch {}/ran\n", rig.root().display()));
+    rig.write_config_toml("[security]\nproxy_commands = false\n");
+    let says = "which [security] proxy_commands = false forbids";
+    wait_for("the switch", GUARD, || {
+        let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+        answer.detail.contains(says).then_some(())
+    });
 }
 
 /// Connects sixty hosts on one server, straight or through a bastion, and looks for refusals. The servers are set
