@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::Account;
 
 /// How long the keyring may take for an answer. It may be asking a person to open it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the keyring was of no use.
 #[derive(Debug, thiserror::Error)]
