@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use occ_proto::host::Forgotten;
 use occ_proto::prompt::PromptKind;
 use occ_proto::{HostName, Secret};
 
@@ -22,14 +23,16 @@ use keyring::KeyringError;
 /// Whose the items in the keyring are.
 const APPLICATION: &str = "occ";
 
-/// What a password is for. The server is part of it: a host that is given another address does not send its
-/// password there.
+/// What a password is for. The server is part of it: a host that is given another address, or that answers with
+/// another key, is not sent it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Account {
     /// The host.
     pub host: HostName,
     /// `user@address:port`.
     pub login: String,
+    /// The server's host key: type and fingerprint.
+    pub host_key: String,
 }
 
 impl fmt::Display for Account {
@@ -44,9 +47,13 @@ impl fmt::Display for Account {
 pub struct SecretsError(#[from] Fault);
 
 impl SecretsError {
-    /// Returns whether nobody gave the passphrase that was needed.
+    /// Returns whether nobody opened what they are in.
     pub fn is_unanswered(&self) -> bool {
-        matches!(self.0, Fault::File(FileError::Locked { .. }))
+        let locked = &self.0;
+        matches!(
+            locked,
+            Fault::File(FileError::Locked { .. }) | Fault::Keyring(KeyringError::Locked)
+        )
     }
 }
 
@@ -114,19 +121,23 @@ impl Secrets {
 
     /// Returns the password of an account, if it is kept and was not refused. Somebody may be asked for the
     /// passphrase of the file it is in.
-    pub async fn get(&self, account: &Account, questions: &Questions) -> Option<Secret> {
+    pub async fn get(
+        &self,
+        account: &Account,
+        questions: &Questions,
+    ) -> Result<Option<Secret>, SecretsError> {
         if !self.enabled.load(Ordering::Relaxed) || lock(&self.refused).contains(account) {
-            return None;
+            return Ok(None);
         }
         let found = match keyring::get(account).await {
-            Err(KeyringError::Unavailable) => {
+            Err(KeyringError::Unavailable | KeyringError::Locked) => {
                 self.file.get(account, questions).await.map_err(Fault::from)
             }
             found => found.map_err(Fault::from),
         };
-        found.unwrap_or_else(|error| {
+        found.map_err(|error| {
             tracing::warn!(%account, error = chain(&error), "the kept password cannot be had");
-            None
+            SecretsError(error)
         })
     }
 
@@ -144,7 +155,7 @@ impl Secrets {
         questions: &Questions,
     ) -> Result<(), SecretsError> {
         match keyring::keep(account, password).await {
-            Err(KeyringError::Unavailable) => {
+            Err(KeyringError::Unavailable | KeyringError::Locked) => {
                 self.file.keep(account, password, questions).await.map_err(Fault::from)?;
             }
             kept => kept.map_err(Fault::from)?,
@@ -154,19 +165,22 @@ impl Secrets {
         Ok(())
     }
 
-    /// Deletes the passwords of a host, wherever they are, and returns how many there were.
+    /// Deletes the passwords of a host, wherever they are. A keyring that is locked is an error: nobody knows what
+    /// is in it.
     pub async fn forget(
         &self,
         host: &HostName,
         questions: &Questions,
-    ) -> Result<usize, SecretsError> {
-        let in_keyring = match keyring::forget(host).await {
-            Err(KeyringError::Unavailable) => 0,
-            count => count.map_err(Fault::from)?,
-        };
+    ) -> Result<Forgotten, SecretsError> {
         let in_file = self.file.forget(host, questions).await.map_err(Fault::from)?;
+        let in_keyring = match keyring::forget(host).await {
+            Err(KeyringError::Unavailable) => None,
+            count => Some(count.map_err(Fault::from)?),
+        };
         lock(&self.refused).retain(|account| account.host != *host);
-        Ok(in_keyring + in_file)
+        lock(&self.declined).retain(|account| account.host != *host);
+        let passwords = in_keyring.unwrap_or_default() + in_file;
+        Ok(Forgotten { passwords, keyring: in_keyring.is_some() })
     }
 
     /// Wipes what memory holds: the daemon stops.

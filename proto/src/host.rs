@@ -263,6 +263,9 @@ pub struct DefaultHost {
 pub struct Forgotten {
     /// How many passwords were kept for the host.
     pub passwords: usize,
+    /// Whether there was a keyring to look into.
+    #[serde(default)]
+    pub keyring: bool,
 }
 
 #[cfg(test)]

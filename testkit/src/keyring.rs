@@ -66,7 +66,7 @@ impl Keyring {
         daemon.stdin.take().unwrap().write_all(b"the keyring's own").unwrap();
         let keyring = Self { dir, bus, daemon };
         wait_for("the keyring to answer", DEADLINE, || {
-            keyring.store("probe", "-", "x").then_some(())
+            keyring.store("probe", "-", "-", "x").then_some(())
         });
         rig.set_env("DBUS_SESSION_BUS_ADDRESS", keyring.address());
         keyring
@@ -85,9 +85,9 @@ impl Keyring {
         command
     }
 
-    /// Puts a password in, as the one of a login at a host.
-    pub fn store(&self, host: &str, login: &str, password: &str) -> bool {
-        let attributes = ["application", "occ", "host", host, "login", login];
+    /// Puts a password in, as the one of a login at a host whose server has that key.
+    pub fn store(&self, host: &str, login: &str, host_key: &str, password: &str) -> bool {
+        let attributes = ["application", "occ", "host", host, "login", login, "host_key", host_key];
         let mut child = Self::in_session(&self.dir, "secret-tool")
             .args(["store", "--label=test"])
             .args(attributes)

@@ -79,13 +79,20 @@ async fn forget_password(context: &Context<'_>, name: &HostName) -> Result<u8, C
     let ui = context.ui;
     let client = context.client().await?;
     let path = host_path(name, "/password");
-    let reply = client.request(Method::DELETE, &path, NO_BODY, None).await?;
+    let reply = client.request(Method::DELETE, &path, NO_BODY, None).await;
+    let reply = reply.map_err(|error| match error.daemon_code() {
+        Some(Code::InputNeeded) => error.hint(format!(
+            "unlock the keyring, or answer on a terminal: occ host forget-password {name}"
+        )),
+        _ => error,
+    })?;
     if ui.json {
         return ui.document(&reply.body).map(|()| 0);
     }
     let forgotten: Forgotten = reply.parse()?;
     let text = match forgotten.passwords {
-        0 => "No password is kept.".to_owned(),
+        0 if forgotten.keyring => "No password is kept.".to_owned(),
+        0 => "No password is kept in a file, and there is no keyring to look into.".to_owned(),
         1 => "Its password is forgotten.".to_owned(),
         more => format!("{more} passwords are forgotten."),
     };

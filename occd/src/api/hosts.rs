@@ -16,7 +16,8 @@ use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::Json;
 use super::test::test;
 use crate::host::{COMMAND_RETRIES, HostHandle, etag};
-use crate::prompts::Client;
+use crate::prompts::{Client, Questions};
+use crate::ssh::error::chain;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
     let snapshot = app.hosts_now().await;
@@ -163,6 +164,15 @@ pub(super) async fn remove(
         .map_err(ApiError::from)?;
     let config = std::sync::Arc::clone(&app.config.borrow().config);
     app.pool.reload(&app.hosts.current(), &config).await;
+    let context = Arc::clone(app.pool.context());
+    let name = name.clone();
+    app.pool.context().tasks.spawn(async move {
+        // Nobody is asked: what is locked stays, and `forget-password` deletes it by the name.
+        let nobody = Questions::new(Arc::clone(&context.dial.prompts));
+        if let Err(error) = context.dial.secrets.forget(&name, &nobody).await {
+            tracing::warn!(host = %name, error = chain(&error), "its passwords are still kept");
+        }
+    });
     Ok(StatusCode::NO_CONTENT)
 }
 

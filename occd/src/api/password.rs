@@ -2,34 +2,37 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use occ_proto::Code;
 use occ_proto::host::Forgotten;
+use occ_proto::{Code, HostName};
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::extract::{Caller, Host};
+use super::extract::Caller;
 use super::json::Json;
 use crate::prompts::Questions;
 use crate::ssh::error::chain;
 
 pub(super) async fn forget(
     State(app): State<Arc<App>>,
-    Host(host): Host,
+    Path(name): Path<String>,
     Caller(client): Caller,
 ) -> ApiResult<Json<Forgotten>> {
+    // Also one that is no more: its passwords may have outlived it.
+    let name =
+        HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
     let environment = &app.pool.context().dial;
     let questions = Questions::of(Arc::clone(&environment.prompts), &client);
-    match environment.secrets.forget(host.name(), &questions).await {
-        Ok(passwords) => Ok(Json(Forgotten { passwords })),
+    match environment.secrets.forget(&name, &questions).await {
+        Ok(forgotten) => Ok(Json(forgotten)),
         Err(error) => {
             let (status, code) = match error.is_unanswered() {
                 true => (StatusCode::CONFLICT, Code::InputNeeded),
                 false => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
             };
             let detail = format!("The passwords cannot be forgotten: {}.", chain(&error));
-            Err(ApiError::new(status, code, detail).host(host.name()))
+            Err(ApiError::new(status, code, detail).host(&name))
         }
     }
 }

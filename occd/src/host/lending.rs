@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::machine::ConnectionId;
 use super::{HostHandle, HostRequest, Unreachable};
 use crate::prompts::TimedOut;
+use crate::ssh::agent;
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection};
@@ -48,7 +49,9 @@ impl HostHandle {
         shared: Arc<Connection>,
         deadline: Instant,
     ) -> Result<Arc<Connection>, Unreachable> {
-        if !shared.may_lend_agent() {
+        let agents = &self.context.dial.agents;
+        // Without an agent commands run without, as with ssh.
+        if !shared.lends().is_some_and(|choice| agent::is_there(choice, agents)) {
             return Ok(shared);
         }
         let (begun, spent) = (Instant::now(), self.questions.spent());

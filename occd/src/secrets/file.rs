@@ -65,7 +65,14 @@ pub(super) enum FileError {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Content {
     version: Version,
-    passwords: BTreeMap<HostName, BTreeMap<String, Secret>>,
+    passwords: BTreeMap<HostName, BTreeMap<String, Kept>>,
+}
+
+/// A password, and the host key of the server that it is for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    password: Secret,
+    host_key: String,
 }
 
 /// The only version there is.
@@ -145,7 +152,9 @@ impl SecretsFile {
             let mut open = self.open.lock().await;
             self.open(&mut open).await?;
             let of_host = open.as_ref().and_then(|open| open.content.passwords.get(&account.host));
-            Ok(of_host.and_then(|logins| logins.get(&account.login)).cloned())
+            let kept = of_host.and_then(|logins| logins.get(&account.login));
+            let kept = kept.filter(|kept| kept.host_key == account.host_key);
+            Ok(kept.map(|kept| kept.password.clone()))
         };
         asking.during(&self.questions, work).await
     }
@@ -168,7 +177,8 @@ impl SecretsFile {
                 None => (Content::default(), Key::Passphrase(self.ask_new().await?)),
             };
             let of_host = content.passwords.entry(account.host.clone()).or_default();
-            of_host.insert(account.login.clone(), password.clone());
+            let kept = Kept { password: password.clone(), host_key: account.host_key.clone() };
+            of_host.insert(account.login.clone(), kept);
             *open = Some(self.save(content, key).await?);
             Ok(())
         };
@@ -248,7 +258,8 @@ impl SecretsFile {
     }
 
     async fn ask_new(&self) -> Result<Secret, FileError> {
-        let mut note = Some("There is no keyring here: passwords are kept in a file.".to_owned());
+        let mut note =
+            Some("There is no keyring that is open: the password is kept in a file.".to_owned());
         for _ in 0..TRIES {
             let message = format!("New passphrase for the kept passwords ({})", self.shown());
             let first = self.ask(message, note.take()).await?;

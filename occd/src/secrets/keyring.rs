@@ -14,9 +14,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Why the keyring was of no use.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeyringError {
-    /// There is none in this session, or it is locked and has no display to ask on.
-    #[error("there is no keyring that is open")]
+    /// There is none in this session.
+    #[error("there is no keyring")]
     Unavailable,
+    /// It is locked, and has no display to ask on, or nobody opened it.
+    #[error("the keyring is locked")]
+    Locked,
     /// It did not answer.
     #[error("the keyring did not answer within {} s", PATIENCE.as_secs())]
     Slow,
@@ -62,10 +65,9 @@ mod system {
     impl From<Error> for KeyringError {
         fn from(error: Error) -> Self {
             match error {
-                // No keyring has been made, or nobody opened it.
-                Error::Unavailable | Error::NoResult | Error::Locked | Error::Prompt => {
-                    Self::Unavailable
-                }
+                // No keyring has been made.
+                Error::Unavailable | Error::NoResult => Self::Unavailable,
+                Error::Locked | Error::Prompt => Self::Locked,
                 other => Self::Failed(occ_proto::text::sanitize(&other.to_string())),
             }
         }
@@ -89,7 +91,7 @@ mod system {
         let collection = service.get_default_collection().await?;
         match can_ask() || !collection.is_locked().await? {
             true => Ok(()),
-            false => Err(KeyringError::Unavailable),
+            false => Err(KeyringError::Locked),
         }
     }
 
@@ -97,7 +99,7 @@ mod system {
         let collection = service.get_default_collection().await?;
         if collection.is_locked().await? {
             if !can_ask() {
-                return Err(KeyringError::Unavailable);
+                return Err(KeyringError::Locked);
             }
             collection.unlock().await?;
         }
@@ -115,7 +117,7 @@ mod system {
             return unlocked(&service).await.map(|_| None);
         };
         if !can_ask() {
-            return Err(KeyringError::Unavailable);
+            return Err(KeyringError::Locked);
         }
         item.unlock().await?;
         secret(item.get_secret().await?).map(Some)
@@ -132,6 +134,12 @@ mod system {
         let label = format!("{APPLICATION}: password for {account}");
         let bytes = password.expose().as_bytes();
         let attributes = attributes(account);
+        // One that was for the same login and another host key is good for nothing any more.
+        let mut any_key = attributes.clone();
+        any_key.remove("host_key");
+        for item in service.search_items(any_key).await?.unlocked {
+            item.delete().await?;
+        }
         collection.create_item(&label, attributes, bytes, true, "text/plain").await?;
         Ok(())
     }
@@ -152,6 +160,7 @@ mod system {
             ("application", APPLICATION),
             ("host", account.host.as_str()),
             ("login", account.login.as_str()),
+            ("host_key", account.host_key.as_str()),
         ])
     }
 }
@@ -184,12 +193,17 @@ mod system {
         format!("{APPLICATION}: {host}")
     }
 
+    /// An account of the service.
+    fn login(account: &Account) -> String {
+        format!("{} {}", account.login, account.host_key)
+    }
+
     pub(super) async fn is_there() -> Result<(), KeyringError> {
         Ok(())
     }
 
     pub(super) async fn get(account: &Account) -> Result<Option<Secret>, KeyringError> {
-        let (service, login) = (service(&account.host), account.login.clone());
+        let (service, login) = (service(&account.host), login(account));
         match blocking(move || get_generic_password(&service, &login)).await {
             Ok(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => Ok(Some(Secret::new(text))),
@@ -201,7 +215,7 @@ mod system {
     }
 
     pub(super) async fn keep(account: &Account, password: &Secret) -> Result<(), KeyringError> {
-        let (service, login) = (service(&account.host), account.login.clone());
+        let (service, login) = (service(&account.host), login(account));
         let password = password.clone();
         let keep = move || set_generic_password(&service, &login, password.expose().as_bytes());
         Ok(blocking(keep).await?)

@@ -181,6 +181,16 @@ async fn connect(
     Ok(agent)
 }
 
+/// Returns whether there is an agent that could be lent.
+pub fn is_there(choice: &AgentChoice, known: &Agents) -> bool {
+    let socket = match choice {
+        AgentChoice::Known => known.newest(),
+        AgentChoice::Socket(socket) => Some(socket.clone()),
+        AgentChoice::None => None,
+    };
+    socket.is_some_and(|socket| check(&socket).is_ok())
+}
+
 /// Returns the stream to the agent that a server may use, bound to that session.
 pub(super) async fn open_to_lend(
     choice: &AgentChoice,

@@ -62,14 +62,18 @@ impl AgentLender {
             (self.choice.clone(), Arc::clone(&self.agents), self.session.clone());
         self.tasks.spawn(async move {
             let _place = place;
+            let (mut read, write) = channel.split();
             match agent::open_to_lend(&choice, &agents, session.as_ref()).await {
                 Ok(agent) => {
-                    if let Err(error) = relay(channel.into_stream(), agent).await {
+                    let client = tokio::io::join(read.make_reader(), write.make_writer());
+                    if let Err(error) = relay(client, agent).await {
                         tracing::debug!(%error, "a lent agent's use ended");
                     }
                 }
                 Err(why) => tracing::info!(why, "there is no agent to lend"),
             }
+            // Dropped, it would stay open, and whoever waits at its other end would wait for ever.
+            let _ = write.close().await;
         });
         Some(())
     }

@@ -406,9 +406,9 @@ impl Attempt<'_, '_> {
         let account = host.map(|host| Account {
             host: host.clone(),
             login: format!("{user}@{}", self.request.server),
+            host_key: self.shared.host_key.get().map(|key| key.text.clone()).unwrap_or_default(),
         });
         let secrets = &self.request.environment.secrets;
-        let is_known = self.shared.host_key.get().is_some_and(|key| !key.new);
         let Methods { mut password, mut keyboard_interactive, .. } = methods;
         loop {
             let mut interactive = Interactive {
@@ -417,7 +417,7 @@ impl Attempt<'_, '_> {
                 credentials,
                 host,
                 questions,
-                passwords: Passwords::new(secrets, questions, account.clone(), is_known),
+                passwords: Passwords::new(secrets, questions, account.clone()),
                 owed: Accepted::default(),
             };
             let (outcome, word, given) =

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::agent::AgentChoice;
 use super::algorithms::Line;
 use super::auth::Login;
 use super::channel::RawChannel;
@@ -42,8 +43,8 @@ pub struct Facts {
     pub server: String,
     /// How the login was made.
     pub login: Login,
-    /// Commands on the host may use the user's agent, over a connection of its own.
-    pub may_lend_agent: bool,
+    /// The agent that commands on the host may use, over a connection of its own.
+    pub lends: Option<AgentChoice>,
 }
 
 /// A live SSH connection. Dropping the last reference kills it.
@@ -247,16 +248,16 @@ impl Connection {
             auth_key: self.facts.login.key.clone(),
             not_kept: self.facts.login.not_kept.clone(),
             agent: self.facts.login.agent.as_ref().map(|path| path.display().to_string()),
-            agent_forwarding: self.facts.may_lend_agent,
+            agent_forwarding: self.facts.lends.is_some(),
             bytes_in: self.control.bytes_in(),
             bytes_out: self.control.bytes_out(),
             system: self.known_system().map(|system| (*system).clone()),
         }
     }
 
-    /// Returns whether commands on the host may use the user's agent.
-    pub fn may_lend_agent(&self) -> bool {
-        self.facts.may_lend_agent
+    /// Returns the agent that commands on the host may use.
+    pub fn lends(&self) -> Option<&AgentChoice> {
+        self.facts.lends.as_ref()
     }
 
     /// Returns whether commands on this connection can use it.

@@ -263,7 +263,7 @@ impl Dial<'_> {
             shared.lend(AgentLender::new(choice.clone(), agents, session, self.tasks.clone()));
         }
         let facts = Facts {
-            may_lend_agent: lends.is_some(),
+            lends,
             user: target.credentials.user,
             peer: way.peer,
             hop: way.hop,

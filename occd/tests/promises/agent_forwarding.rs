@@ -123,3 +123,25 @@ fn a_key_that_is_not_for_lending_is_kept_back() {
     assert_eq!(agent.run(&constrained), Some(0));
     assert_eq!(run(&rig, "ssh-add -l >/dev/null; echo $?"), "1\n", "it shows no key");
 }
+
+#[test]
+fn an_agent_that_is_gone_leaves_nobody_waiting() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &sshd);
+    rig.write_config_toml(ALLOWED);
+    rig.start_daemon(&[]);
+    // None at all: as with ssh, the command runs without.
+    assert_eq!(run(&rig, "echo \"[$SSH_AUTH_SOCK]\""), "[]\n");
+    rig.terminate_daemon();
+    let agent = Agent::start(&mut rig);
+    rig.start_daemon(&[]);
+    assert_eq!(run(&rig, "ssh-add -l; echo $?"), "The agent has no identities.\n1\n");
+    // It dies: its socket is there still, and refuses.
+    drop(agent);
+    let said = run(&rig, "ssh-add -l 2>&1; true");
+    assert!(said.contains("communication with agent failed"), "{said}");
+}

@@ -93,6 +93,12 @@ fn a_password_is_kept_in_the_keyring_and_logs_in_without_a_person() {
     assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] Its password is forgotten.\n");
     assert_eq!(keyring.lookup("a"), None);
     assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] No password is kept.\n");
+    // A host that is removed takes its password along.
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    log_in_and_keep(&rig, password);
+    rig.occ_ok(&["host", "remove", "a", "-f"]);
+    wait_for("the password to be gone", GUARD, || keyring.lookup("a").is_none().then_some(()));
+    rig.add_host("a", &sshd);
     rig.occ_ok(&["disconnect", "--host", "a"]);
     assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
 }
@@ -101,9 +107,13 @@ fn a_password_is_kept_in_the_keyring_and_logs_in_without_a_person() {
 fn a_kept_password_that_is_refused_is_sent_once_and_asked_for_again() {
     let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
     let keyring = Keyring::start(&mut rig);
-    let login = format!("{}@{}", sshd.user(), sshd.addr());
-    assert!(keyring.store("a", &login, "an old one"));
     rig.start_daemon(&[]);
+    // What the status says of the host key is what the password is kept for.
+    log_in_and_keep(&rig, password);
+    let host_key = look(&rig, "a").connection.unwrap().host_key;
+    let login = format!("{}@{}", sshd.user(), sshd.addr());
+    assert!(keyring.store("a", &login, &host_key, "an old one"));
+    rig.occ_ok(&["disconnect", "--host", "a"]);
     let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
     assert_eq!(answer.code, Code::InputNeeded, "{answer:?}");
     assert!(answer.detail.contains("the server refused the password that is kept"), "{answer:?}");
@@ -118,22 +128,28 @@ fn a_kept_password_that_is_refused_is_sent_once_and_asked_for_again() {
 }
 
 #[test]
-fn a_kept_password_is_for_one_server_whose_key_was_known() {
-    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+fn a_kept_password_is_for_one_server_and_its_key() {
+    let Some((mut sshd, mut rig, password)) = server(&PASSWORD) else { return };
     let keyring = Keyring::start(&mut rig);
     rig.start_daemon(&[]);
     log_in_and_keep(&rig, password);
-    let known = fs::read_to_string(rig.known_hosts_file()).unwrap();
-    // Whoever has lost the record may be talking to anybody.
-    fs::write(rig.known_hosts_file(), "").unwrap();
+    // Another key at the same address: trusted by a person, it is another server all the same.
+    sshd.change_host_keys();
     rig.occ_ok(&["disconnect", "--host", "a"]);
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    for _ in 0..2 {
+        assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+    }
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
     assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
-    assert!(look(&rig, "a").connection.is_none());
+    assert_eq!(sshd.log().matches("Accepted password").count(), 1, "{}", sshd.log());
+    log_in_and_keep(&rig, password);
+    comes_back(&rig, &sshd);
 
     // The same host at another address: its password is not sent there.
     let other = RealSshd::builder().user(sshd.user());
     let other = PASSWORD.iter().fold(other, |builder, line| builder.config(*line)).start();
-    fs::write(rig.known_hosts_file(), known).unwrap();
     rig.add_host("b", &other);
     rig.edit_hosts(|file| {
         let there = file.hosts["b"].clone();
@@ -193,7 +209,10 @@ fn without_a_keyring_passwords_are_in_a_file_behind_a_passphrase() {
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
     assert!(!screen.contains("Password for "), "{screen}");
-    assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] Its password is forgotten.\n");
+    // Gone from the file; nobody knows what is in the keyring.
+    let output = rig.run_occ(&["host", "forget-password", "a"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    assert!(output.stderr.contains("the keyring is locked"), "{output:?}");
     rig.occ_ok(&["disconnect", "--host", "a"]);
     assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
 }

@@ -34,34 +34,41 @@ pub(super) struct Accepted {
 }
 
 impl<'a> Passwords<'a> {
-    /// Returns the passwords for an account. On a server whose key was unknown until now, the kept one is not
-    /// `trusted` to it: it may be another server.
+    /// Returns the passwords for an account.
     pub(super) fn new(
         secrets: &'a Secrets,
         questions: &'a Questions,
         account: Option<Account>,
-        trusted: bool,
     ) -> Self {
-        Self { secrets, questions, account, kept_is_next: trusted, given: None }
+        Self { secrets, questions, account, kept_is_next: true, given: None }
     }
 
     /// Returns the next password to try.
     pub(super) async fn next(&mut self, mut question: Question) -> Result<Secret, ConnectError> {
+        let mut words = "a password is needed".to_owned();
         if std::mem::take(&mut self.kept_is_next)
             && let Some(account) = &self.account
-            && let Some(kept) = self.secrets.get(account, self.questions).await
         {
-            self.given = Some(Given::Kept);
-            return Ok(kept);
+            match self.secrets.get(account, self.questions).await {
+                Ok(Some(kept)) => {
+                    self.given = Some(Given::Kept);
+                    return Ok(kept);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let why = format!("one that is kept cannot be had: {}", chain(&error));
+                    words = format!("{words} ({why})");
+                    question.note = Some(format!("A password: {why}."));
+                }
+            }
         }
-        let mut words = "a password is needed";
         if let (Some(Given::Kept), Some(account)) = (&self.given, &self.account) {
             self.secrets.was_refused(account);
-            words = "the server refused the password that is kept, and a new one is needed";
+            words = "the server refused the password that is kept, and a new one is needed".into();
             question.note = Some("The password that is kept was refused.".to_owned());
         }
         let answer = self.questions.ask(question).await;
-        let answer = answer.map_err(|why| unanswered(words.to_owned(), why))?;
+        let answer = answer.map_err(|why| unanswered(words, why))?;
         self.given = Some(Given::Typed(answer.clone()));
         Ok(answer)
     }
