@@ -166,6 +166,19 @@ fn is_in_foreground(file: &File) -> bool {
     tcgetpgrp(file).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
+/// Waits until a signal ends the program, and returns how.
+pub(crate) async fn ended() -> CliError {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return CliError::failed(format!("signals cannot be caught: {error}")),
+    };
+    loop {
+        if let Caught::End(error) = signals.next().await {
+            return error;
+        }
+    }
+}
+
 /// What a signal means to a question.
 enum Caught {
     /// The program is to end; before that the terminal must be as it was.

@@ -45,7 +45,7 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
     if !force {
         // Ask only about a host that is there.
         client.get(&host_path(name, "")).await?;
-        if !ui.ask(&format!("Remove host '{name}'?")) {
+        if !ui.ask(&format!("Remove host '{name}'?")).await? {
             ui.say("Cancelled.")?;
             return Ok(0);
         }
@@ -59,7 +59,7 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
         Ok(_) => {}
         Err(error) if error.daemon_code() == Some(Code::HostBusy) && ui.can_ask() => {
             ui.note(&error.message);
-            if !ui.ask("End its work and remove it?") {
+            if !ui.ask("End its work and remove it?").await? {
                 ui.say("Cancelled.")?;
                 return Ok(0);
             }

@@ -42,7 +42,7 @@ pub(crate) async fn add(context: &Context<'_>, args: HostAddArgs) -> Result<u8, 
             if let Some(hint) = &error.hint {
                 ui.note(&format!("hint: {hint}"));
             }
-            if !ui.ask(&format!("Add '{}' anyway?", args.name)) {
+            if !ui.ask(&format!("Add '{}' anyway?", args.name)).await? {
                 // Said already; the exit code says it to scripts.
                 return Err(CliError { message: String::new(), ..error });
             }

@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
                 sanitize(wanted)
             )));
         }
-        None if ui.can_ask() => ui.ask("Trust the key that the server shows, from now on?"),
+        None if ui.can_ask() => ui.ask("Trust the key that the server shows, from now on?").await?,
         None => {
             return Err(CliError::usage(
                 "without a terminal a key is trusted by its fingerprint, which somebody has compared.",

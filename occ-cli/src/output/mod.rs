@@ -122,13 +122,23 @@ impl Ui {
         self.input && self.stderr_terminal && !self.json && !self.quiet && io::stdin().is_terminal()
     }
 
-    /// Asks a question and returns whether the answer is yes; no answer is no.
-    pub(crate) fn ask(&self, question: &str) -> bool {
+    /// Asks a question and returns whether the answer is yes; no answer is no. Everything else goes on meanwhile:
+    /// signals, and the connection to the daemon, which may not last as long as a person thinks.
+    pub(crate) async fn ask(&self, question: &str) -> Result<bool, CliError> {
         write_stderr(format!("{question} [y/N] ").as_bytes());
-        let mut answer = String::new();
-        match io::stdin().read_line(&mut answer) {
-            Ok(_) => matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"),
-            Err(_) => false,
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            io::stdin().read_line(&mut answer).map(|_| answer)
+        });
+        tokio::select! {
+            answer = answer => Ok(match answer {
+                Ok(Ok(answer)) => matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"),
+                _ => false,
+            }),
+            error = crate::terminal::ended() => {
+                write_stderr(b"\n");
+                Err(error)
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use super::extract::{Caller, Host};
 use super::json::Json;
 use crate::config::EffectiveSettings;
 use crate::container::Docker;
+use crate::exec::ExecError;
 use crate::host::machine::ConnectionId;
 use crate::host::{HostContext, HostSnapshot};
 use crate::prompts::{Client, Questions};
@@ -32,6 +33,10 @@ pub(super) async fn run(
     let HostSnapshot { config, settings, .. } = &*snapshot;
     let context = app.pool.context();
     let report = test(context, host.name(), config, settings, &client).await;
+    if report.ssh_ok {
+        // What kept the host from connecting has been mended.
+        host.mended();
+    }
     Ok(Json(report))
 }
 
@@ -90,6 +95,17 @@ pub(super) async fn test(
             steps.ok("command", "the host runs none of ours (forced command?)".into(), begun);
         }
         None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
+    }
+    // It may run none because it grants no session: that is no place for commands.
+    if let Err(failure) = connection.session(false).await {
+        steps.0.retain(|step| step.name != "command");
+        steps.failed("command", chain(&failure));
+        let failure = ExecError::NoSession(failure);
+        report.problem = Some(*error::exec(name, &failure).into_problem());
+        report.ssh_ok = false;
+        connection.close().await;
+        report.steps = steps.0;
+        return report;
     }
     let begun = Instant::now();
     match Docker::connect(&connection, settings.docker_socket.as_deref()).await {

@@ -165,6 +165,16 @@ impl HostHandle {
             self.requests.try_send(HostRequest::Want { by: Wish::Glance, agent_holds: None, done });
     }
 
+    /// Dials anew if the host is failed: a test has just gone well. Waits for nothing.
+    pub fn mended(&self) {
+        if self.snapshot.borrow().state == State::Failed {
+            let (done, _) = oneshot::channel();
+            let wish = HostRequest::Want { by: Wish::Person, agent_holds: None, done };
+            // A full queue means that somebody wants the host, which hurries it as well.
+            let _ = self.requests.try_send(wish);
+        }
+    }
+
     /// Returns when it was last used.
     pub fn last_used(&self) -> Option<Timestamp> {
         self.used.last()

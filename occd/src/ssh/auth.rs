@@ -11,7 +11,7 @@ use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 
 use super::agent::{self, AgentChoice};
-use super::candidates::{Candidate, Locked, candidates, locked};
+use super::candidates::{Candidate, Found, Locked, candidates, locked};
 use super::dial::DialEnvironment;
 use super::error::{ConnectError, LossCause, Offer, Refusal};
 use super::given_key;
@@ -171,7 +171,8 @@ pub async fn login(
             Err(word) => (None, None, Vec::new(), word),
         };
     let given = given(request);
-    let candidates = candidates(credentials, agent_keys, given, &environment.unlocked)?;
+    let found = candidates(credentials, agent_keys, given, &environment.unlocked)?;
+    let Found { candidates, passed_over } = found;
     let unoffered = candidates.len();
     let mut attempt = Attempt {
         handle,
@@ -186,7 +187,7 @@ pub async fn login(
     let mut accepts = if candidates.is_empty() {
         if !methods.any() {
             let user = credentials.user.clone();
-            return Err(ConnectError::NoIdentity { user, agent: agent_word });
+            return Err(ConnectError::NoIdentity { user, agent: agent_word, passed_over });
         }
         match attempt.none().await? {
             Step::Done(how) => {

@@ -112,7 +112,8 @@ pub(super) fn candidates(
     agent: Vec<AgentIdentity>,
     given: Vec<Candidate>,
     unlocked: &UnlockedKeys,
-) -> Result<Vec<Candidate>, IdentityError> {
+) -> Result<Found, IdentityError> {
+    let mut passed_over = Vec::new();
     let of_agent: Vec<Candidate> = agent.into_iter().filter_map(of_agent).collect();
     let certificates: Vec<Certificate> =
         credentials.certificates.iter().filter_map(|path| read_certificate(path)).collect();
@@ -135,7 +136,7 @@ pub(super) fn candidates(
             },
         })
     };
-    let optional = |path: &PathBuf| match of_file(path) {
+    let mut optional = |path: &PathBuf| match of_file(path) {
         Ok(candidate) => candidate,
         Err(IdentityError::Read { source, .. })
             if source.kind() == std::io::ErrorKind::NotFound =>
@@ -144,6 +145,7 @@ pub(super) fn candidates(
         }
         Err(error) => {
             tracing::info!(%error, "an identity file is passed over");
+            passed_over.push(error.to_string());
             None
         }
     };
@@ -166,7 +168,14 @@ pub(super) fn candidates(
             }
         }
     }
-    Ok(list.candidates)
+    Ok(Found { candidates: list.candidates, passed_over })
+}
+
+/// What can be offered, and why some files cannot.
+pub(super) struct Found {
+    pub(super) candidates: Vec<Candidate>,
+    /// In words, in the order of the files.
+    pub(super) passed_over: Vec<String>,
 }
 
 /// Candidates, and the certificates of ssh_config for any of them.

@@ -262,12 +262,14 @@ pub enum ConnectError {
     #[error("{0}")]
     AuthRefused(Box<Refusal>),
     /// There was nothing to offer.
-    #[error("there is no key to log in with as {user}: no identity file, and {agent}")]
+    #[error("there is no key to log in with as {user}: {}, and {agent}", files_text(passed_over))]
     NoIdentity {
         /// The login name.
         user: String,
         /// What the agent said.
         agent: String,
+        /// Why the files that are there cannot be used.
+        passed_over: Vec<String>,
     },
     /// A person must answer a question, and none did.
     #[error("{question}: {why}")]
@@ -332,6 +334,13 @@ fn limit_text(unoffered: usize, cut_short: bool) -> String {
         (0, _) => String::new(),
         (n, true) => format!("; it allowed no more tries, {n} more keys were not offered"),
         (n, false) => format!("; {n} more keys were not offered, five is the most"),
+    }
+}
+
+fn files_text(passed_over: &[String]) -> String {
+    match passed_over {
+        [] => "no identity file".to_owned(),
+        some => some.join("; "),
     }
 }
 

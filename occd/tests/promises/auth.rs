@@ -162,6 +162,38 @@ fn what_is_added_to_the_agent_after_a_login_failed_is_tried_by_the_next_command(
 }
 
 #[test]
+fn a_default_key_that_others_may_read_is_said_to_be_there() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    add_with(&rig, &host, None);
+    let key = KeyFile::generate(rig.home().join(".ssh/id_ed25519"), "ed25519");
+    fs::set_permissions(&key.path, fs::Permissions::from_mode(0o644)).unwrap();
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!(answer.code, Code::NoIdentity, "{answer:?}");
+    assert!(answer.detail.contains("id_ed25519 has mode 0644"), "{answer:?}");
+}
+
+#[test]
+fn a_test_that_goes_well_brings_a_failed_host_back() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let keys = fs::read_to_string(sshd.authorized_keys_path()).unwrap();
+    fs::write(sshd.authorized_keys_path(), "").unwrap();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &sshd);
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&exec(&rig, "far", &["true"])).code, Code::AuthFailed);
+    failure(&rig, "far", State::Failed);
+    fs::write(sshd.authorized_keys_path(), keys).unwrap();
+    // Nothing here has changed, so a command would say the same as before for half a minute.
+    rig.occ_ok(&["host", "test", "far"]);
+    crate::ask::in_state(&rig, "far", State::Connected);
+}
+
+#[test]
 fn a_locked_key_file_is_used_through_the_agent_that_holds_it() {
     if !RealSshd::require() {
         return;

@@ -168,5 +168,8 @@ fn a_server_without_sessions_is_a_jump_host_and_says_that_it_runs_nothing() {
         output.stderr.contains("session") && output.stderr.contains("MaxSessions"),
         "{output:?}"
     );
+    let output = rig.run_occ(&["host", "test", "bastion"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    assert!(output.stdout.contains("✗ command") && output.stdout.contains("✓ login"), "{output:?}");
     assert_eq!(exec(&rig, json!({ "argv": ["echo", "still"] })).stdout.unwrap(), "still\n");
 }

@@ -167,3 +167,34 @@ fn no_password_is_sent_to_a_server_whose_key_has_changed() {
     assert!(screen.contains("the host key changed"), "{screen}");
     assert_eq!(host.auth_attempts(), 0);
 }
+
+#[test]
+fn a_question_after_others_is_ended_by_a_signal_and_waits_as_long_as_a_person_takes() {
+    let Some((sshd, rig, _)) = server(PASSWORD, "[hosts.b]\nauth = [\"password\"]\n") else {
+        return;
+    };
+    let to = format!("{}@{}", sshd.user(), sshd.addr());
+    let add = || {
+        let mut terminal = Terminal::control(&rig.occ(&["host", "add", "b", &to]), "");
+        for _ in 0..3 {
+            terminal.answer("[b] Password for ", "wrong");
+        }
+        terminal
+    };
+    let mut terminal = add();
+    terminal.wait_for("Add 'b' anyway? [y/N] ");
+    terminal.type_text("\u{3}");
+    assert_eq!(terminal.finish().1, 130);
+    assert_eq!(list(&rig).hosts.len(), 1);
+
+    let mut terminal = add();
+    terminal.wait_for("Add 'b' anyway? [y/N] ");
+    // Longer than the daemon keeps a connection on which nothing is asked.
+    let begun = tokio::time::Instant::now();
+    let waited = |time: &std::time::Duration| time.as_secs() >= 7;
+    wait_until("the connection to be given up", GUARD, || begun.elapsed(), waited);
+    terminal.type_text("y\n");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert_eq!(list(&rig).hosts.len(), 2);
+}

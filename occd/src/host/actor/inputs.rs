@@ -7,8 +7,8 @@ use std::sync::Arc;
 use occ_proto::{HostConfig, Secret};
 
 use super::{Actor, Signal};
-use crate::ssh::certificate_beside;
 use crate::ssh::dial::DialEnvironment;
+use crate::ssh::{ConnectError, certificate_beside};
 
 /// The files that decide whether a login that failed would fail again.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,8 +52,12 @@ impl Actor {
     pub(super) fn inputs_changed(&self) -> bool {
         let error = self.last_error.as_ref().map(|(error, _)| error);
         let answerable = error.is_some_and(|error| error.needs_answer());
+        // Nothing here says whether the jump host was mended; asking it costs no login.
+        let of_hop = error.is_some_and(|error| {
+            matches!(**error, ConnectError::Hop { .. } | ConnectError::HopConnect { .. })
+        });
         let another_key = self.given_keys().iter().any(|key| !self.tried_keys.contains(key));
-        (answerable && self.questions.can_ask()) || another_key || self.files_changed()
+        (answerable && self.questions.can_ask()) || of_hop || another_key || self.files_changed()
     }
 
     pub(super) fn agent_changed(&self, now: Option<u64>) -> bool {
