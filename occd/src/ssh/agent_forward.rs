@@ -63,14 +63,16 @@ impl AgentLender {
         self.tasks.spawn(async move {
             let _place = place;
             let (mut read, write) = channel.split();
-            match agent::open_to_lend(&choice, &agents, session.as_ref()).await {
-                Ok(agent) => {
-                    let client = tokio::io::join(read.make_reader(), write.make_writer());
-                    if let Err(error) = relay(client, agent).await {
-                        tracing::debug!(%error, "a lent agent's use ended");
-                    }
+            let client = tokio::io::join(read.make_reader(), write.make_writer());
+            let ended = match agent::open_to_lend(&choice, &agents, session.as_ref()).await {
+                Ok(agent) => relay(client, agent).await,
+                Err(why) => {
+                    tracing::info!(why, "there is no agent to lend");
+                    refuse_all(client).await
                 }
-                Err(why) => tracing::info!(why, "there is no agent to lend"),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a lent agent's use ended");
             }
             // Dropped, it would stay open, and whoever waits at its other end would wait for ever.
             let _ = write.close().await;
@@ -96,6 +98,14 @@ async fn relay(
             );
             write(&mut client, &[message::FAILURE]).await?;
         }
+    }
+    Ok(())
+}
+
+/// Answers for an agent that is not there: a program that only loses its connection may die of it.
+async fn refuse_all(mut client: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    while read(&mut client).await?.is_some() {
+        write(&mut client, &[message::FAILURE]).await?;
     }
     Ok(())
 }
