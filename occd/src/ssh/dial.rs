@@ -1,6 +1,6 @@
 //! Making a connection: resolve, connect, key exchange, login; each phase with its own deadline.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -78,6 +78,33 @@ pub struct DialEnvironment {
     pub turns: Arc<Turns>,
     /// Where unread output is kept.
     pub spill: Arc<SpillPolicy>,
+}
+
+impl DialEnvironment {
+    /// Returns one for single dials: everything is below one directory, and there is no agent, no key of the
+    /// daemon's own and nobody to ask.
+    #[doc(hidden)]
+    pub fn alone(home: &Path) -> Self {
+        let prompts = Arc::new(Prompts::default());
+        Self {
+            unlocked: Arc::new(UnlockedKeys::new(Arc::clone(&prompts), home.to_owned())),
+            secrets: Arc::new(Secrets::new(
+                home.join("passwords.age"),
+                home.join("age-identity.txt"),
+                home.to_owned(),
+                Arc::clone(&prompts),
+            )),
+            prompts,
+            given_key: None,
+            home: home.to_owned(),
+            login_user: "nobody".into(),
+            agents: Arc::default(),
+            resolver: Resolver::new(home.to_owned()),
+            hops: HopsLink::default(),
+            turns: Arc::default(),
+            spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
+        }
+    }
 }
 
 /// What occd.toml sets for one host; ssh_config stands behind it, and the defaults behind both.

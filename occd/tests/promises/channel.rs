@@ -8,13 +8,10 @@ use bytes::Bytes;
 use occ_proto::{Address, HostConfig, HostName, UserName};
 use occd::config::Config;
 use occd::host::machine::ConnectionId;
-use occd::prompts::{Prompts, Questions};
-use occd::secrets::Secrets;
+use occd::prompts::Questions;
 use occd::ssh::dial::{Dial, DialEnvironment, Steps};
-use occd::ssh::hop::{HopDemand, HopsLink};
-use occd::ssh::ssh_config::Resolver;
-use occd::ssh::unlocked::UnlockedKeys;
-use occd::ssh::{Closed, Connection, SpillPolicy};
+use occd::ssh::hop::HopDemand;
+use occd::ssh::{Closed, Connection};
 use testkit::RealSshd;
 use testkit::daemon::Target;
 use tokio::time::timeout;
@@ -28,26 +25,8 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
     config.port = Some(target.port);
     config.user = Some(UserName::new(&target.user).unwrap());
     config.identity_file = Some(target.key.display().to_string());
-    let prompts = Arc::new(Prompts::default());
-    let questions = Arc::new(Questions::new(Arc::clone(&prompts)));
-    let environment = DialEnvironment {
-        unlocked: Arc::new(UnlockedKeys::new(Arc::clone(&prompts), home.to_owned())),
-        secrets: Arc::new(Secrets::new(
-            home.join("passwords.age"),
-            home.join("age-identity.txt"),
-            home.to_owned(),
-            Arc::clone(&prompts),
-        )),
-        prompts,
-        given_key: None,
-        home: home.to_owned(),
-        login_user: "nobody".into(),
-        agents: Arc::default(),
-        resolver: Resolver::new(home.to_owned()),
-        hops: HopsLink::default(),
-        turns: Arc::default(),
-        spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
-    };
+    let environment = DialEnvironment::alone(home);
+    let questions = Arc::new(Questions::new(Arc::clone(&environment.prompts)));
     let settings = Config::default().effective(&HostName::new("h").unwrap()).dial;
     let tasks = TaskTracker::new();
     let mut steps = Steps::default();

@@ -122,8 +122,11 @@ fn a_chain_of_hosts_that_are_not_configured() {
     assert!(shown.contains("connected"), "{shown}");
 }
 
-#[test]
-fn a_bastion_that_falls_silent_is_what_its_hosts_wait_for() {
+/// Connects five hosts on one server behind a bastion with a link before it, and returns the bastion, the server, the
+/// link, the daemon and the hosts' names.
+fn five_behind_a_link(
+    config: &str,
+) -> (EmbeddedHost, EmbeddedHost, FaultyLink, DaemonRig, Vec<String>) {
     let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
     let link = FaultyLink::start(bastion.addr());
     let mut rig = DaemonRig::new();
@@ -136,13 +139,19 @@ fn a_bastion_that_falls_silent_is_what_its_hosts_wait_for() {
     for name in &names {
         add_behind(&rig, name, &server, "bastion");
     }
+    rig.write_config_toml(config);
+    rig.start_daemon(&[]);
+    names.iter().for_each(|name| drop(connect(&rig, name)));
+    (bastion, server, link, rig, names)
+}
+
+#[test]
+fn a_bastion_that_falls_silent_is_what_its_hosts_wait_for() {
     // Its hosts notice first, and it is not their fault.
-    rig.write_config_toml(
+    let (_bastion, server, link, rig, names) = five_behind_a_link(
         "[connection]\nkeepalive_interval = \"1s\"\nkeepalive_count = 1\nmax_backoff = \"2s\"\n\
          connect_timeout = \"4s\"\n[hosts.bastion.connection]\nkeepalive_interval = \"60s\"\n",
     );
-    rig.start_daemon(&[]);
-    names.iter().for_each(|name| drop(connect(&rig, name)));
     let dials = server.connections();
     link.blackhole(true);
     for name in &names {
@@ -167,21 +176,8 @@ fn a_bastion_that_falls_silent_is_what_its_hosts_wait_for() {
 
 #[test]
 fn while_the_bastion_is_down_its_hosts_wait_and_dial_nothing() {
-    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
-    let link = FaultyLink::start(bastion.addr());
-    let mut rig = DaemonRig::new();
-    rig.add_host("bastion", Target::from(&bastion).through(&link));
-    rig.add_known_host(&testkit::keys::known_hosts_line_for(
-        link.addr(),
-        &bastion.host_public_key(),
-    ));
-    let names: Vec<String> = (0..5).map(|n| format!("far-{n}")).collect();
-    for name in &names {
-        add_behind(&rig, name, &server, "bastion");
-    }
-    rig.write_config_toml("[connection]\nmax_backoff = \"2s\"\n");
-    rig.start_daemon(&[]);
-    names.iter().for_each(|name| drop(connect(&rig, name)));
+    let (_bastion, server, link, rig, names) =
+        five_behind_a_link("[connection]\nmax_backoff = \"2s\"\n");
     link.refuse(true);
     link.reset_all();
     for name in &names {

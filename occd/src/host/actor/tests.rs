@@ -5,35 +5,12 @@ use testkit::daemon::Target;
 use super::*;
 use crate::config::Config;
 use crate::host::Unreachable;
-use crate::prompts::{Client, Prompts};
-use crate::secrets::Secrets;
-use crate::ssh::SpillPolicy;
-use crate::ssh::hop::HopsLink;
-use crate::ssh::ssh_config::Resolver;
-use crate::ssh::unlocked::UnlockedKeys;
+use crate::prompts::Client;
 
 fn context(home: &std::path::Path) -> Arc<HostContext> {
-    let prompts = Arc::new(Prompts::default());
     let (recorder, _writer, _archive) = crate::history::open(home.join("state"));
     Arc::new(HostContext {
-        dial: Arc::new(DialEnvironment {
-            unlocked: Arc::new(UnlockedKeys::new(Arc::clone(&prompts), home.to_owned())),
-            secrets: Arc::new(Secrets::new(
-                home.join("passwords.age"),
-                home.join("age-identity.txt"),
-                home.to_owned(),
-                Arc::clone(&prompts),
-            )),
-            prompts,
-            given_key: None,
-            home: home.to_owned(),
-            login_user: "nobody".into(),
-            agents: Arc::default(),
-            resolver: Resolver::new(home.to_owned()),
-            hops: HopsLink::default(),
-            turns: Arc::default(),
-            spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
-        }),
+        dial: Arc::new(DialEnvironment::alone(home)),
         revision: Arc::default(),
         tasks: TaskTracker::new(),
         recorder,
