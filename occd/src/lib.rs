@@ -24,5 +24,6 @@ pub mod secrets;
 pub mod server;
 pub mod socket;
 pub mod ssh;
+pub mod stamp;
 pub mod used;
 pub mod wake;

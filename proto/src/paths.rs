@@ -165,6 +165,14 @@ pub fn expand_tilde(path: &str, home: Option<&Path>) -> PathBuf {
     }
 }
 
+/// Returns `path` as a person knows it: with `~/` in place of `home`.
+pub fn with_tilde(path: &Path, home: &Path) -> String {
+    match path.strip_prefix(home) {
+        Ok(rest) => format!("~/{}", rest.display()),
+        Err(_) => path.display().to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,10 +79,20 @@ pub(super) async fn test(
             return report;
         }
     };
-    report.ssh_ok = true;
     report.new_host_key = connection.new_host_key().then(|| connection.info().host_key);
     let begun = Instant::now();
-    match connection.system().await {
+    let system = connection.system().await;
+    // One that grants no session runs nothing: that is no place for commands.
+    if let Err(failure) = connection.session(false).await {
+        steps.failed("command", chain(&failure));
+        let failure = ExecError::NoSession(failure);
+        report.problem = Some(*error::exec(name, &failure).into_problem());
+        connection.close().await;
+        report.steps = steps.0;
+        return report;
+    }
+    report.ssh_ok = true;
+    match system {
         Some(system) if !system.shell.is_empty() => {
             steps.ok(
                 "command",
@@ -95,17 +105,6 @@ pub(super) async fn test(
             steps.ok("command", "the host runs none of ours (forced command?)".into(), begun);
         }
         None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
-    }
-    // It may run none because it grants no session: that is no place for commands.
-    if let Err(failure) = connection.session(false).await {
-        steps.0.retain(|step| step.name != "command");
-        steps.failed("command", chain(&failure));
-        let failure = ExecError::NoSession(failure);
-        report.problem = Some(*error::exec(name, &failure).into_problem());
-        report.ssh_ok = false;
-        connection.close().await;
-        report.steps = steps.0;
-        return report;
     }
     let begun = Instant::now();
     match Docker::connect(&connection, settings.docker_socket.as_deref()).await {

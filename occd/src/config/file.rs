@@ -1,13 +1,13 @@
 //! Where the settings are: in occd.toml or, in its place, encrypted in occd.toml.age.
 
 use std::io::ErrorKind::NotFound;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use occ_proto::paths::{Env, PathError};
 
 use super::{Config, ConfigError};
 use crate::sealed::{self, Key, SealError};
+use crate::stamp::Stamp;
 
 /// The two files, of which the encrypted one counts where there are both.
 #[derive(Debug, Clone)]
@@ -17,10 +17,6 @@ pub struct ConfigFile {
     /// Has the key of the encrypted one. There is nobody to ask for a passphrase when a daemon starts.
     identity: PathBuf,
 }
-
-/// How the files look from outside. Another look means other content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp([Option<(u64, i64, i64, u64)>; 2]);
 
 impl ConfigFile {
     /// Returns the files of an environment.
@@ -65,11 +61,8 @@ impl ConfigFile {
     }
 
     /// Returns how the files look now.
-    pub fn stamp(&self) -> Stamp {
-        Stamp([&self.plain, &self.sealed].map(|path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
-        }))
+    pub fn stamp(&self) -> [Option<Stamp>; 2] {
+        [&self.plain, &self.sealed].map(|path| Stamp::of(path).ok())
     }
 }
 

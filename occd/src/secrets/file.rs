@@ -1,11 +1,11 @@
 //! Passwords in a file that is encrypted with age, for machines without a keyring.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use occ_proto::paths::with_tilde;
 use occ_proto::prompt::PromptKind;
 use occ_proto::text::sanitize;
 use occ_proto::{HostName, Secret};
@@ -16,6 +16,7 @@ use super::Account;
 use crate::blocking::blocking;
 use crate::prompts::{NoAnswer, Prompts, Question, Questions};
 use crate::sealed::{self, Key, SealError};
+use crate::stamp::Stamp;
 
 /// How often a passphrase may be wrong.
 const TRIES: usize = 3;
@@ -30,7 +31,7 @@ pub(super) enum FileError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It cannot be opened or made.
     #[error("{}", path.display())]
@@ -114,10 +115,6 @@ struct Open {
     key: Key,
 }
 
-/// How the file looks from outside. Another look means other content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp(u64, u64, i64, i64);
-
 impl SecretsFile {
     pub(super) fn new(
         path: PathBuf,
@@ -131,10 +128,7 @@ impl SecretsFile {
 
     /// Returns the file as a person knows it.
     pub(super) fn shown(&self) -> String {
-        sanitize(&match self.path.strip_prefix(&self.home) {
-            Ok(rest) => format!("~/{}", rest.display()),
-            Err(_) => self.path.display().to_string(),
-        })
+        sanitize(&with_tilde(&self.path, &self.home))
     }
 
     /// Forgets what was in it, and its passphrase.
@@ -204,21 +198,22 @@ impl SecretsFile {
 
     /// Opens the file if there is one, unless that was done.
     async fn open(&self, open: &mut Option<Open>) -> Result<(), FileError> {
-        let path = self.path.clone();
-        let read = blocking(move || {
-            std::fs::read(&path).and_then(|sealed| Ok((sealed, Stamp::of(&path)?)))
+        let (path, known) = (self.path.clone(), open.as_ref().map(|open| open.stamp));
+        let look = blocking(move || -> io::Result<_> {
+            // First the look: what is written in between is then read again the next time.
+            let stamp = Stamp::of(&path)?;
+            let changed = known != Some(stamp);
+            Ok(if changed { Some((std::fs::read(&path)?, stamp)) } else { None })
         });
-        let (sealed, stamp) = match read.await {
-            Ok((sealed, stamp)) => (Arc::new(sealed), stamp),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let (sealed, stamp) = match look.await {
+            Ok(Some((sealed, stamp))) => (Arc::new(sealed), stamp),
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 *open = None;
                 return Ok(());
             }
             Err(source) => return Err(FileError::Io { path: self.path.clone(), source }),
         };
-        if open.as_ref().is_some_and(|open| open.stamp == stamp) {
-            return Ok(());
-        }
         // Somebody else may have written it, with the same key or another.
         let known = open.take().map(|open| open.key);
         let failed = |source| FileError::Sealed { path: self.path.clone(), source };
@@ -287,13 +282,13 @@ impl SecretsFile {
     async fn save(&self, content: Content, key: Key) -> Result<Open, FileError> {
         let path = self.path.clone();
         blocking(move || {
-            let io = |source| FileError::Io { path: path.clone(), source };
+            let failed = |source| FileError::Io { path: path.clone(), source };
             let text = serde_json::to_vec(&content)
                 .map(Zeroizing::new)
                 .map_err(|source| FileError::Content { path: path.clone(), source })?;
             let sealed = sealed::seal(&text, &key)
                 .map_err(|source| FileError::Sealed { path: path.clone(), source })?;
-            let stamp = write(&path, &sealed).map_err(io)?;
+            let stamp = write(&path, &sealed).map_err(failed)?;
             Ok(Open { stamp, content, key })
         })
         .await
@@ -301,7 +296,7 @@ impl SecretsFile {
 }
 
 /// Readable by its owner alone from the first moment.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<Stamp> {
+fn write(path: &Path, bytes: &[u8]) -> io::Result<Stamp> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(directory)?;
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -310,13 +305,6 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<Stamp> {
     file.persist(path).map_err(|error| error.error)?;
     std::fs::File::open(directory)?.sync_all()?;
     Stamp::of(path)
-}
-
-impl Stamp {
-    fn of(path: &Path) -> std::io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        Ok(Self(metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
-    }
 }
 
 async fn unseal(sealed: &Arc<Vec<u8>>, key: &Key) -> Result<Zeroizing<Vec<u8>>, SealError> {

@@ -116,6 +116,17 @@ pub enum AgentChoice {
     None,
 }
 
+impl AgentChoice {
+    /// Returns the sockets to try, in that order.
+    fn sockets(&self, known: &Agents) -> Vec<PathBuf> {
+        match self {
+            Self::Known => known.sockets(),
+            Self::Socket(socket) => vec![socket.clone()],
+            Self::None => Vec::new(),
+        }
+    }
+}
+
 /// An agent that answered, and its keys.
 pub(super) struct Open {
     pub(super) agent: Agent,
@@ -133,11 +144,10 @@ pub(super) async fn open(
     known: &Agents,
     session: Option<&AgentSessionBinding>,
 ) -> Result<Open, String> {
-    let sockets = match choice {
-        AgentChoice::Known => known.sockets(),
-        AgentChoice::Socket(socket) => vec![socket.clone()],
-        AgentChoice::None => return Err("ssh_config says to use no ssh-agent".into()),
-    };
+    if *choice == AgentChoice::None {
+        return Err("ssh_config says to use no ssh-agent".into());
+    }
+    let sockets = choice.sockets(known);
     if sockets.is_empty() {
         return Err("occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".into());
     }
@@ -183,12 +193,7 @@ async fn connect(
 
 /// Returns whether there is an agent that could be lent.
 pub fn is_there(choice: &AgentChoice, known: &Agents) -> bool {
-    let socket = match choice {
-        AgentChoice::Known => known.newest(),
-        AgentChoice::Socket(socket) => Some(socket.clone()),
-        AgentChoice::None => None,
-    };
-    socket.is_some_and(|socket| check(&socket).is_ok())
+    choice.sockets(known).first().is_some_and(|socket| check(socket).is_ok())
 }
 
 /// Returns the stream to the agent that a server may use, bound to that session.
@@ -197,13 +202,9 @@ pub(super) async fn open_to_lend(
     known: &Agents,
     session: Option<&AgentSessionBinding>,
 ) -> Result<Box<dyn AgentStream + Send + Unpin>, String> {
-    let socket = match choice {
-        AgentChoice::Known => known.newest(),
-        AgentChoice::Socket(socket) => Some(socket.clone()),
-        AgentChoice::None => None,
-    };
-    let socket = socket.ok_or("occd knows no ssh-agent")?;
-    match timeout(LIST, connect(&socket, session, true)).await {
+    let sockets = choice.sockets(known);
+    let socket = sockets.first().ok_or("occd knows no ssh-agent")?;
+    match timeout(LIST, connect(socket, session, true)).await {
         Ok(Ok(agent)) => Ok(agent.into_inner()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it does not answer in time".into()),

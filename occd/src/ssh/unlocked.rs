@@ -2,12 +2,12 @@
 //! the daemon stops or their time is over. russh's keys wipe themselves when they are dropped.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::Secret;
+use occ_proto::paths::with_tilde;
 use occ_proto::prompt::PromptKind;
 use occ_proto::status::Phase;
 use occ_proto::text::sanitize;
@@ -20,6 +20,7 @@ use super::error::ConnectError;
 use super::identity;
 use crate::blocking::blocking;
 use crate::prompts::{NoAnswer, Prompts, Question, Questions};
+use crate::stamp::Stamp;
 
 /// How often a passphrase may be wrong.
 const TRIES: usize = 3;
@@ -54,16 +55,6 @@ impl std::fmt::Debug for OpenKey {
 struct Turn {
     asking: tokio::sync::Mutex<()>,
     questions: Questions,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp(u64, u64, i64, i64);
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self(metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
-    }
 }
 
 impl UnlockedKeys {
@@ -104,7 +95,7 @@ impl UnlockedKeys {
 
     /// Returns the open key of a file.
     pub fn get(&self, path: &Path) -> Option<Arc<PrivateKey>> {
-        let stamp = Stamp::of(path)?;
+        let stamp = Stamp::of(path).ok()?;
         let lifetime = self.lifetime();
         let keys = self.keys();
         let open = keys.get(path).filter(|open| open.stamp == stamp)?;
@@ -164,7 +155,7 @@ impl UnlockedKeys {
                 secret: true,
             };
             let answer = questions.ask(question).await.map_err(unanswered)?;
-            let Some(stamp) = Stamp::of(path) else { break };
+            let Ok(stamp) = Stamp::of(path) else { break };
             if let Some(key) = open(path, answer).await? {
                 tracing::info!(key = %path.display(), "a key was unlocked");
                 let key = Arc::new(key);
@@ -179,11 +170,7 @@ impl UnlockedKeys {
     }
 
     fn shown(&self, path: &Path) -> String {
-        let text = match path.strip_prefix(&self.home) {
-            Ok(rest) => format!("~/{}", rest.display()),
-            Err(_) => path.display().to_string(),
-        };
-        sanitize(&text)
+        sanitize(&with_tilde(path, &self.home))
     }
 
     /// Wipes each key when its time is over, and all when `stop` is cancelled.

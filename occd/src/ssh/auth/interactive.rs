@@ -58,7 +58,7 @@ impl Interactive<'_> {
             let result = self.handle.authenticate_password(user.clone(), password).await;
             match result.map_err(|_| lost(self.shared))? {
                 AuthResult::Success => {
-                    self.owed = self.passwords.accepted().await;
+                    self.accepted().await;
                     return Ok(Outcome::Done);
                 }
                 AuthResult::Failure { remaining_methods, partial_success } => {
@@ -67,7 +67,7 @@ impl Interactive<'_> {
                         return Err(lost(self.shared));
                     }
                     if partial_success {
-                        self.owed = self.passwords.accepted().await;
+                        self.accepted().await;
                         return Ok(Outcome::Further(remaining_methods));
                     }
                     accepts = remaining_methods;
