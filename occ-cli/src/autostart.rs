@@ -332,7 +332,7 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     let reason = if reason.is_empty() { status.to_string() } else { sanitize(reason) };
     let error = CliError::daemon(format!("occd did not start: {reason}"));
     Err(if status.code() == Some(EX_CONFIG) {
-        error.hint("mend occd.toml, then occ daemon start")
+        error.hint("mend that file, then occ daemon start")
     } else if reason.contains("already running") {
         // It has lost its socket.
         error.hint("occ daemon stop ends it")

@@ -10,7 +10,7 @@ use occ_proto::{HostName, UserName};
 use crate::duration::parse_ms;
 use crate::parse::{
     Clearable, DefaultArg, clearable_jump, clearable_port, clearable_user, parse_destination,
-    parse_env, parse_group, parse_jump, parse_port,
+    parse_env, parse_group, parse_jump, parse_name, parse_port,
 };
 use crate::target::HostArg;
 
@@ -285,6 +285,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct HostAddArgs {
     /// The name to use for it
+    #[arg(value_parser = parse_name)]
     pub(crate) name: HostName,
     /// A DNS name, an address or an ssh_config alias: [user@]hostname[:port]
     #[arg(value_parser = parse_destination)]

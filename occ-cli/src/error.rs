@@ -2,9 +2,10 @@
 //!
 //! The daemon's codes become exit codes and hints here and nowhere else.
 
-use occ_proto::HostName;
 use occ_proto::error::{Code, Problem};
+use occ_proto::host::HostConfig;
 use occ_proto::text::sanitize;
+use occ_proto::{HostName, UserName};
 
 /// The operation failed.
 pub(crate) const FAILED: u8 = 1;
@@ -75,8 +76,9 @@ impl CliError {
     }
 
     /// Returns an error for a name that is not among the hosts.
-    pub(crate) fn host_not_found(message: impl Into<String>) -> Self {
-        Self::new(NOT_FOUND, Code::HostNotFound.as_str(), message)
+    pub(crate) fn host_not_found(name: &HostName) -> Self {
+        let error = Self::new(NOT_FOUND, Code::HostNotFound.as_str(), not_found(name.as_str()));
+        Self { hint: hint(Code::HostNotFound, Some(name.as_str())), ..error }
     }
 
     /// Returns an error for a command whose end nobody saw.
@@ -110,7 +112,7 @@ impl From<Problem> for CliError {
     fn from(problem: Problem) -> Self {
         let host = problem.host.as_ref().map(|host| host.as_str().to_owned());
         let message = match (problem.code, &host) {
-            (Code::HostNotFound, Some(host)) => format!("Host '{host}' not found."),
+            (Code::HostNotFound, Some(host)) => not_found(host),
             (Code::HostExists, Some(host)) => format!(
                 "Host '{host}' already exists. Use --force to overwrite, or choose a different name."
             ),
@@ -163,6 +165,9 @@ fn exit_code(code: Code, status: u16) -> u8 {
 pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
     let h = host.unwrap_or("HOST");
     Some(match code {
+        Code::HostNotFound if h.starts_with(HostName::VIA) => {
+            "occ status --all shows the jump hosts in use".to_owned()
+        }
         Code::HostNotFound => "occ host list shows the available hosts".to_owned(),
         Code::HostBusy => format!("occ host remove {h} -f ends its work"),
         Code::EditConflict => format!("occ host show {h}, then edit again"),
@@ -172,7 +177,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::HostsFileWrite => {
             "look at the permissions and the free space of hosts.json's directory".to_owned()
         }
-        Code::ConfigInvalid => "mend occd.toml, then occ daemon stop; occ daemon start".to_owned(),
+        Code::ConfigInvalid => "mend that file, then occ daemon stop; occ daemon start".to_owned(),
         Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
         Code::HostStopped => format!("occ connect --host {h}"),
         Code::AuthFailed => {
@@ -225,34 +230,60 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
     })
 }
 
+/// Returns the sentence for a name that is not among the hosts. Jump hosts that hosts.json does not name come and
+/// go with the hosts behind them.
+fn not_found(host: &str) -> String {
+    if host.starts_with(HostName::VIA) {
+        format!("The jump host '{host}' is not in use.")
+    } else {
+        format!("Host '{host}' not found.")
+    }
+}
+
 /// Returns what comes after the cure.
 fn then_reconnect(host: Option<&str>) -> String {
     host.map_or_else(String::new, |host| format!("; then occ reconnect --host {host}"))
 }
 
-/// Returns the hint for a host whose address and login are known: the placeholders of [`hint`] filled.
+/// Returns the hint for a host whose configuration is known: the placeholders of [`hint`] filled. `user` is the
+/// login in use, where there is a connection.
 pub(crate) fn hint_for(
     code: Code,
-    host: &str,
-    address: &str,
+    host: &HostName,
+    config: &HostConfig,
     user: Option<&str>,
-    port: Option<u16>,
 ) -> Option<String> {
-    let login = user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}"));
-    let option = port.filter(|port| *port != 22).map_or_else(String::new, |p| format!("-p {p} "));
+    let address = config.hostname.as_str();
+    let user = user.or(config.user.as_ref().map(UserName::as_str)).map(sanitize);
     match code {
         Code::AuthFailed => {
-            Some(format!("ssh-copy-id {option}{login}; then occ reconnect --host {host}"))
+            let login = user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}"));
+            let port = config.port.filter(|port| *port != 22);
+            let port = port.map_or_else(String::new, |port| format!("-p {port} "));
+            let key = config.identity_file.as_deref().map(shell_word);
+            let key = key.map_or_else(String::new, |key| format!("-i {key} "));
+            Some(format!("ssh-copy-id {key}{port}{login}; then occ reconnect --host {host}"))
         }
         Code::SshConfigInvalid => {
             Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
         }
         Code::DockerPermission => Some(format!(
             "on {host}: sudo usermod -aG docker {}; then occ reconnect --host {host}",
-            user.unwrap_or("USER")
+            user.as_deref().unwrap_or("USER")
         )),
-        _ => hint(code, Some(host)),
+        _ => hint(code, Some(host.as_str())),
     }
+}
+
+/// Returns a path as it is typed in a shell. A tilde at its start stays for the shell.
+fn shell_word(path: &str) -> String {
+    let path = sanitize(path);
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%~".contains(c);
+    if path.chars().all(plain) {
+        return path;
+    }
+    let (home, rest) = path.strip_prefix("~/").map_or(("", path.as_str()), |rest| ("~/", rest));
+    format!("{home}'{}'", rest.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
@@ -298,11 +329,21 @@ mod tests {
 
     #[test]
     fn hints_know_the_address() {
+        let mut config: HostConfig = serde_json::from_value(serde_json::json!({
+            "hostname": "192.0.2.1", "user": "deploy", "port": 2222
+        }))
+        .unwrap();
+        let host = HostName::new("p").unwrap();
         assert_eq!(
-            hint_for(Code::AuthFailed, "p", "192.0.2.1", Some("deploy"), Some(2222)).unwrap(),
+            hint_for(Code::AuthFailed, &host, &config, None).unwrap(),
             "ssh-copy-id -p 2222 deploy@192.0.2.1; then occ reconnect --host p"
         );
-        let hint = hint_for(Code::HostKeyChanged, "p", "192.0.2.1", None, Some(2222)).unwrap();
+        config.identity_file = Some("~/.ssh/my key".into());
+        assert_eq!(
+            hint_for(Code::AuthFailed, &host, &config, Some("root")).unwrap(),
+            "ssh-copy-id -i ~/'.ssh/my key' -p 2222 root@192.0.2.1; then occ reconnect --host p"
+        );
+        let hint = hint_for(Code::HostKeyChanged, &host, &config, None).unwrap();
         assert!(hint.contains("occ trust --host p"), "{hint}");
     }
 }

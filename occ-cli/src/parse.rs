@@ -25,6 +25,15 @@ impl std::str::FromStr for DefaultArg {
     }
 }
 
+/// Returns a name for a new host. Those of jump hosts are the daemon's to give.
+pub(crate) fn parse_name(text: &str) -> Result<HostName, String> {
+    let name = HostName::new(text).map_err(|error| error.to_string())?;
+    if name.is_via() {
+        return Err(format!("names that begin with '{}' are occd's own", HostName::VIA));
+    }
+    Ok(name)
+}
+
 /// Returns `[user@]hostname[:port]` taken apart.
 pub(crate) fn parse_destination(text: &str) -> Result<Destination, String> {
     text.parse().map_err(|error: InvalidName| error.to_string())

@@ -124,7 +124,7 @@ fn a_daemon_that_does_not_start_says_why() {
     assert_eq!(done.code, 3);
     assert_eq!(
         done.err,
-        "Error: occd did not start: occd.toml line 3: unknown key\nhint: mend occd.toml, then occ daemon start\n"
+        "Error: occd did not start: occd.toml line 3: unknown key\nhint: mend that file, then occ daemon start\n"
     );
     let done = with("exit 1");
     assert!(done.err.starts_with("Error: occd did not start: exit status: 1\n"), "{done:?}");

@@ -246,7 +246,11 @@ fn edit_sends_what_changes_and_retries_a_conflict_once() {
 }
 
 fn removing() -> Fake {
-    Fake::new(|seen| match seen.line().as_str() {
+    let mut behind = connected("web-1");
+    behind["config"]["jump_host"] = json!("gate,prod-1");
+    let list = list(&[connected("prod-1"), behind, connected("web-2")], None);
+    Fake::new(move |seen| match seen.line().as_str() {
+        "GET /v1/hosts" => Answer::ok(list.clone()),
         "GET /v1/hosts/prod-1" => Answer::ok(connected("prod-1")),
         "DELETE /v1/hosts/prod-1" => {
             Answer::problem(409, "host_busy", "2 commands run on prod-1.", "prod-1")
@@ -257,10 +261,25 @@ fn removing() -> Fake {
 }
 
 #[test]
+fn the_names_of_jump_hosts_are_the_daemons_own() {
+    let fake = removing();
+    let done = fake.occ(&["host", "add", "via:gate", "192.0.2.1"]);
+    assert_eq!(done.code, 2);
+    assert!(done.err.contains("names that begin with 'via:' are occd's own"), "{done:?}");
+    // One that was in use, and is no more.
+    let done = fake.occ(&["host", "show", "via:gate"]);
+    assert_eq!(done.code, 4);
+    let expected = "Error: The jump host 'via:gate' is not in use.\n\
+                    hint: occ status --all shows the jump hosts in use\n";
+    assert_eq!(done.err, expected);
+}
+
+#[test]
 fn remove_asks_and_names_running_work() {
     let fake = removing();
     let done = fake.occ(&["host", "remove", "prod-1", "-f"]);
     assert_eq!((done.code, done.out.as_str()), (0, "Removed: Host 'prod-1' removed.\n"));
+    assert_eq!(done.err, "Warning: Hosts that are reached through it: web-1.\n");
     assert_eq!(fake.occ(&["host", "remove", "nope", "-f"]).code, 4);
 
     let mut terminal = Terminal::start(fake.command(&["host", "remove", "prod-1"]));
@@ -271,6 +290,7 @@ fn remove_asks_and_names_running_work() {
     terminal.type_text("n\n");
     let (screen, code) = terminal.finish();
     assert!(screen.contains("Cancelled.") && code == 0, "{screen}");
+    assert!(screen.contains("Hosts that are reached through it: web-1."), "{screen}");
 
     let without = fake.occ(&["host", "remove", "prod-1"]);
     assert_eq!(without.code, 2);

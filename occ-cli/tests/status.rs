@@ -164,6 +164,7 @@ fn many() -> Fake {
         backoff,
         connected("prod-2"),
         broken("prod-3", "failed", "host_key_changed", "host key changed"),
+        broken("web-08", "backoff", "host_unreachable", "waiting for the jump host gate"),
     ];
     Fake::new(move |seen| match seen.path.as_str() {
         "/v1/default-host" => Answer::ok(json!({"name": null})),
@@ -180,11 +181,12 @@ const TABLE: &str = "  \
   HOST      LINK       FOR  RTT    NOTE
 ✗ prod-3    failed     2h   -      host key changed
 ◐ web-07    backoff    2h   -      no route to host, next try in 2h 10m
+◐ web-08    backoff    2h   -      waiting for the jump host gate
 ● prod-1 *  connected  2h   12 ms  the shop
 ● prod-2    connected  2h   12 ms
 ○ build-1   idle       -    -
 
-5 hosts: 2 connected, 1 backoff, 1 failed, 1 idle; * default: prod-1
+6 hosts: 2 connected, 2 backoff, 1 failed, 1 idle; * default: prod-1
 ";
 
 #[test]

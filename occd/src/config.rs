@@ -14,6 +14,7 @@ pub use file::ConfigFile;
 
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
+use crate::ownership::Exposed;
 use crate::sealed::SealError;
 use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
@@ -167,6 +168,14 @@ pub enum ConfigError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Somebody else could have written it.
+    #[error("{path} {source}")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Who.
+        source: Exposed,
     },
     /// It is encrypted, and cannot be opened.
     #[error("{path} cannot be opened")]

@@ -16,6 +16,7 @@ pub mod history;
 pub mod host;
 pub mod hosts;
 pub mod logging;
+pub mod ownership;
 pub mod pool;
 pub mod process;
 pub mod prompts;

@@ -4,14 +4,26 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// The look of a file: which one it is, its length, and when it was last written.
+/// The look of a file: which one it is, its length, when it was last written, and who may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp(u64, u64, i64, i64);
+pub struct Stamp {
+    inode: u64,
+    length: u64,
+    written: (i64, i64),
+    owner: u32,
+    mode: u32,
+}
 
 impl Stamp {
     /// Returns how a file looks now.
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
-        Ok(Self(metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+        Ok(Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            written: (metadata.mtime(), metadata.mtime_nsec()),
+            owner: metadata.uid(),
+            mode: metadata.mode(),
+        })
     }
 }

@@ -42,9 +42,16 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
             .hint(format!("occ host remove {name} -f")));
     }
     let client = context.client().await?;
+    let list: HostList = client.get("/v1/hosts").await?.parse()?;
+    let behind = hosts_behind(name, &list);
+    let reached =
+        behind.as_ref().map(|names| format!("Hosts that are reached through it: {names}."));
     if !force {
         // Ask only about a host that is there.
         client.get(&host_path(name, "")).await?;
+        if let Some(reached) = &reached {
+            ui.note(reached);
+        }
         if !ui.ask(&format!("Remove host '{name}'?")).await? {
             ui.say("Cancelled.")?;
             return Ok(0);
@@ -71,8 +78,21 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
         ui.value(&json!({ "removed": name }))?;
     } else {
         ui.say(&format!("Removed: Host '{name}' removed."))?;
+        if let Some(reached) = reached.filter(|_| force) {
+            ui.note(&format!("Warning: {reached}"));
+        }
     }
     Ok(0)
+}
+
+/// Returns the names of the hosts that have a host among their jump hosts.
+fn hosts_behind(name: &HostName, list: &HostList) -> Option<String> {
+    let leads = |host: &&HostStatus| {
+        let hops = host.config.jump_host.as_deref().unwrap_or_default();
+        hops.split(',').any(|hop| hop.trim() == name.as_str())
+    };
+    let names: Vec<&str> = list.hosts.iter().filter(leads).map(|host| host.name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 async fn forget_password(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
@@ -176,7 +196,8 @@ async fn show_one(context: &Context<'_>, name: &HostName) -> Result<u8, CliError
     let list: HostList = reply.parse()?;
     // From the list, since asking for one host would dial it.
     let mut hosts = list.hosts.iter().chain(&list.via);
-    let host = hosts.find(|host| host.name == *name).ok_or_else(|| not_found(name))?;
+    let host =
+        hosts.find(|host| host.name == *name).ok_or_else(|| CliError::host_not_found(name))?;
     let config = &host.config;
     let default = list.default_host.as_ref() == Some(name);
     if ui.json {
@@ -206,12 +227,6 @@ async fn show_one(context: &Context<'_>, name: &HostName) -> Result<u8, CliError
     let text: String = rows.iter().map(|(label, value)| format!("{label:<14} {value}\n")).collect();
     ui.print(&text)?;
     Ok(0)
-}
-
-/// Returns the error for a name that is not in the daemon's list.
-pub(crate) fn not_found(name: &HostName) -> CliError {
-    CliError::host_not_found(format!("Host '{name}' not found."))
-        .hint("occ host list shows the available hosts")
 }
 
 async fn test(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
@@ -262,9 +277,7 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
     let reply = client.get("/v1/hosts").await.ok()?;
     let list: HostList = reply.parse().ok()?;
     let host = list.hosts.iter().chain(&list.via).find(|host| host.name == report.name)?;
-    let config = &host.config;
-    let user = config.user.as_ref().map(|user| user.as_str());
-    hint_for(code, report.name.as_str(), config.hostname.as_str(), user, config.port)
+    hint_for(code, &host.name, &host.config, None)
 }
 
 async fn default(context: &Context<'_>, name: Option<DefaultArg>) -> Result<u8, CliError> {

@@ -188,7 +188,6 @@ fn unverified(
 ) -> CliError {
     let stop = if error.message.ends_with('.') { "" } else { "." };
     error.message.push_str(&format!("{stop} Nothing was written."));
-    let user = config.user.as_ref().map(|user| user.as_str());
     let specific = error.daemon_code().filter(|code| {
         // Those that a person mends elsewhere and then tries again.
         matches!(
@@ -200,11 +199,9 @@ fn unverified(
                 | Code::HostKeyUnknown
         )
     });
-    let hint = specific
-        .and_then(|code| hint_for(code, name.as_str(), config.hostname.as_str(), user, config.port))
-        .map(|hint| {
-            hint.replace(&format!("occ reconnect --host {name}"), &format!("{command} again"))
-        });
+    let hint = specific.and_then(|code| hint_for(code, name, config, None)).map(|hint| {
+        hint.replace(&format!("occ reconnect --host {name}"), &format!("{command} again"))
+    });
     error.hint = Some(
         hint.unwrap_or_else(|| format!("{command} with --no-verify saves it without connecting")),
     );

@@ -110,11 +110,12 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             format!("{}{via}", parts.join(", "))
         }
         State::Connecting => format!("{age}, {}", attempt(status)),
-        State::Backoff => format!(
-            "{age}, {message}; attempt {} {}",
-            status.attempt.saturating_add(1),
-            due(status.next_retry_at, now)
-        ),
+        State::Backoff => {
+            let attempt = status.attempt.saturating_add(1);
+            let next = next_try(status, now)
+                .map_or_else(String::new, |due| format!("; attempt {attempt} {due}"));
+            format!("{age}, {message}{next}")
+        }
         State::Failed => format!("{age}, {message}"),
         State::Idle => "connecting on this request; --fresh waits for it".to_owned(),
         State::Stopped => format!("{age}, disconnected on request"),
@@ -140,11 +141,12 @@ fn login(connection: &ConnectionInfo) -> String {
     sanitize(&format!("{}@{peer}", connection.user))
 }
 
-fn due(at: Option<Timestamp>, now: Timestamp) -> String {
-    match at.map(|at| seconds_between(now, at)) {
-        Some(0) | None => "now".to_owned(),
-        Some(seconds) => format!("in {}", two_units(seconds)),
-    }
+/// Returns when the next dial is due; nothing for a host that follows its jump host.
+fn next_try(status: &HostStatus, now: Timestamp) -> Option<String> {
+    Some(match seconds_between(now, status.next_retry_at?) {
+        0 => "now".to_owned(),
+        seconds => format!("in {}", two_units(seconds)),
+    })
 }
 
 /// Returns the next command to type for a host in this state.
@@ -164,13 +166,8 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
 
 /// Returns the hint for a problem of a host whose configuration is known.
 pub(crate) fn status_hint(status: &HostStatus, code: Code) -> Option<String> {
-    let config = &status.config;
-    let user = status
-        .connection
-        .as_ref()
-        .map(|connection| sanitize(&connection.user))
-        .or_else(|| config.user.as_ref().map(ToString::to_string));
-    hint_for(code, status.name.as_str(), config.hostname.as_str(), user.as_deref(), config.port)
+    let login = status.connection.as_ref().map(|connection| connection.user.as_str());
+    hint_for(code, &status.name, &status.config, login)
 }
 
 /// Returns what `-v` adds: what the connection negotiated and what the probe found.
@@ -332,9 +329,9 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
     let message = || status.last_error.as_ref().map(said).unwrap_or_default();
     let note = match status.state {
         State::Failed => message(),
-        State::Backoff => match status.next_retry_at.map(|at| seconds_between(now, at)) {
-            Some(0) | None => format!("{}, next try now", message()),
-            Some(seconds) => format!("{}, next try in {}", message(), two_units(seconds)),
+        State::Backoff => match next_try(status, now) {
+            Some(due) => format!("{}, next try {due}", message()),
+            None => message(),
         },
         State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),

@@ -1,11 +1,14 @@
 //! Where the settings are: in occd.toml or, in its place, encrypted in occd.toml.age.
 
+use std::fs::File;
 use std::io::ErrorKind::NotFound;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use occ_proto::paths::{Env, PathError};
 
 use super::{Config, ConfigError};
+use crate::ownership;
 use crate::sealed::{self, Key, SealError};
 use crate::stamp::Stamp;
 
@@ -30,17 +33,15 @@ impl ConfigFile {
 
     /// Reads the settings. No file means the defaults.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        let failed = |path: &Path, source| ConfigError::Read { path: path.to_owned(), source };
-        match std::fs::read(&self.sealed) {
-            Ok(sealed) => return self.unseal(&sealed),
-            Err(error) if error.kind() == NotFound => {}
-            Err(error) => return Err(failed(&self.sealed, error)),
+        if let Some(sealed) = read(&self.sealed)? {
+            return self.unseal(&sealed);
         }
-        match std::fs::read_to_string(&self.plain) {
-            Ok(text) => Config::parse(&text, &self.plain),
-            Err(error) if error.kind() == NotFound => Ok(Config::default()),
-            Err(error) => Err(failed(&self.plain, error)),
-        }
+        let Some(text) = read(&self.plain)? else { return Ok(Config::default()) };
+        let text = String::from_utf8(text).map_err(|error| ConfigError::Read {
+            path: self.plain.clone(),
+            source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+        })?;
+        Config::parse(&text, &self.plain)
     }
 
     fn unseal(&self, sealed: &[u8]) -> Result<Config, ConfigError> {
@@ -64,6 +65,21 @@ impl ConfigFile {
     pub fn stamp(&self) -> [Option<Stamp>; 2] {
         [&self.plain, &self.sealed].map(|path| Stamp::of(path).ok())
     }
+}
+
+/// Returns what is in a file, if it is there.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    ownership::check(&file.metadata().map_err(failed)?)
+        .map_err(|source| ConfigError::Exposed { path: path.to_owned(), source })?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).map_err(failed)?;
+    Ok(Some(content))
 }
 
 #[cfg(test)]

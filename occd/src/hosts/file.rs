@@ -13,6 +13,8 @@ use occ_proto::host::{HostConfig, HostsFile};
 use occ_proto::name::{Address, HostName, UserName};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::ownership::{self, Exposed};
+
 /// A file written less than this before it was read may be written again without a visible change of
 /// its times, which some file systems keep in whole seconds (two, on FAT).
 const TIMES_ARE_COARSE: Duration = Duration::from_secs(2);
@@ -56,6 +58,9 @@ pub enum HostsFault {
     /// the real one lives is not there at the moment.
     #[error("is a symbolic link to {}, which does not exist", .0.display())]
     DanglingLink(PathBuf),
+    /// Somebody else could have written it.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     /// The system does not let it be read.
     #[error("cannot be read")]
     Read(#[source] Arc<io::Error>),
@@ -193,6 +198,7 @@ fn read_file(path: &Path) -> Result<(Vec<u8>, fs::Metadata), HostsFault> {
         .map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     regular(&meta)?;
+    ownership::check(&meta)?;
     let mut bytes = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_SIZE {

@@ -71,9 +71,7 @@ impl Candidate {
         };
         if let Some(certificate) = self.certificate() {
             name.push_str(&format!(" with certificate {}", sanitize(certificate.key_id())));
-            if is_expired(certificate) {
-                name.push_str(", which has expired");
-            }
+            name.push_str(validity_note(certificate));
         }
         let origin = match self {
             Self::File { .. } | Self::Locked { .. } => "file",
@@ -100,9 +98,17 @@ impl Candidate {
     }
 }
 
-fn is_expired(certificate: &Certificate) -> bool {
+/// Returns what is to be said of a certificate that no server takes at this time.
+fn validity_note(certificate: &Certificate) -> &'static str {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    certificate.valid_before() <= now.as_secs()
+    let now = now.as_secs();
+    if certificate.valid_before() <= now {
+        ", which has expired"
+    } else if now < certificate.valid_after() {
+        ", which is not valid yet"
+    } else {
+        ""
+    }
 }
 
 /// Puts the keys in the order of their offers, each once: those named for the host, those given in the

@@ -101,6 +101,15 @@ pub struct Refusal {
     pub allow: Vec<&'static str>,
 }
 
+impl Refusal {
+    /// Returns whether another key would not do, and a method that the settings do not allow might.
+    fn wants_another_method(&self) -> bool {
+        let takes_keys = self.accepts.split(',').any(|method| method == "publickey");
+        let key_was_wrong = takes_keys && self.accepted.is_empty() && !self.offered.is_empty();
+        !self.allow.is_empty() && !key_was_wrong
+    }
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { user, accepted, offered, answered, allow, .. } = self;
@@ -517,7 +526,7 @@ impl ConnectError {
             Self::HostKeyRevoked { .. } => Code::HostKeyRevoked,
             Self::HostCertificate { .. } => Code::HostCertificate,
             Self::HostKeyUnknown { .. } | Self::Reviewed => Code::HostKeyUnknown,
-            Self::AuthRefused(refusal) if !refusal.allow.is_empty() => Code::AuthMethodNeeded,
+            Self::AuthRefused(refusal) if refusal.wants_another_method() => Code::AuthMethodNeeded,
             Self::AuthRefused(refusal) if !refusal.answered.is_empty() => Code::LoginRefused,
             Self::AuthRefused(_) => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),

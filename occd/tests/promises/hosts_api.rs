@@ -1,6 +1,8 @@
 //! hosts.json and occd.toml through the API and by hand: nothing is lost, nothing broken is obeyed.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use occ_proto::exec::ExecResult;
@@ -480,4 +482,42 @@ fn a_broken_occd_toml_at_run_time_is_a_warning_and_the_last_good_one_stays() {
         let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
         answer.detail.contains(expected).then_some(())
     });
+}
+
+#[test]
+fn files_that_others_could_have_written_are_not_obeyed() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.write_config_toml("[connection]\nmax_retries = 1\n");
+    let toml = rig.config_toml();
+    let hosts = rig.hosts_file();
+    let chmod =
+        |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    chmod(&toml, 0o666);
+    let mut child = rig.spawn_daemon(&[]);
+    let status = wait_for("the daemon to end", GUARD, || child.try_wait().unwrap());
+    let log = rig.log();
+    assert_eq!(status.code(), Some(78), "{log}");
+    let says = "occd.toml can be written by others, its mode is 0666 (chmod go-w)";
+    assert!(log.contains(says), "{log}");
+
+    chmod(&toml, 0o600);
+    rig.start_daemon(&[]);
+    let warning = |word: &'static str| {
+        wait_until(
+            "the warning",
+            GUARD,
+            || list(&rig).warnings,
+            move |warnings| warnings.iter().any(|text| text.contains(word)),
+        )
+    };
+    chmod(&toml, 0o606);
+    warning("occd.toml can be written by others");
+    chmod(&hosts, 0o646);
+    warning("hosts.json can be written by others");
+    chmod(&toml, 0o600);
+    chmod(&hosts, 0o600);
+    wait_until("no warning", GUARD, || list(&rig).warnings, Vec::is_empty);
+    echoes(&rig, "far");
 }

@@ -108,7 +108,12 @@ impl DaemonRig {
 
     /// Writes occd.toml as given, in one step.
     pub fn write_config_toml(&self, text: &str) {
-        replace(&self.paths().config_file().unwrap(), text);
+        replace(&self.config_toml(), text);
+    }
+
+    /// Returns where occd.toml is.
+    pub fn config_toml(&self) -> PathBuf {
+        self.paths().config_file().unwrap()
     }
 
     /// Returns where hosts.json is.
