@@ -267,6 +267,9 @@ impl Dial<'_> {
         let shaken = handshake(stream, &control, handler, config, limit, questions).await;
         let mut handle = match shaken {
             Ok(handle) => handle,
+            Err(ConnectError::Lost { phase, .. }) if let Some(cause) = shared.told_cause() => {
+                return Err(ConnectError::Lost { phase, cause });
+            }
             Err(error) => return Err(way.words.explain(error).await),
         };
         let trusted = shared.host_key.get().map(|key| {

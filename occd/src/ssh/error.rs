@@ -293,7 +293,7 @@ pub enum ConnectError {
         why: NoAnswer,
     },
     /// The connection ended.
-    #[error("the connection was lost")]
+    #[error("the connection was lost{}", during(*.phase))]
     Lost {
         /// Where.
         phase: Phase,
@@ -319,6 +319,14 @@ pub enum ConnectError {
     /// The daemon stops.
     #[error("occd is stopping")]
     ShuttingDown,
+}
+
+/// Returns the phase in which a dial ended, for a sentence.
+fn during(phase: Phase) -> String {
+    match phase {
+        Phase::Established => String::new(),
+        phase => format!(" ({})", phase.as_str()),
+    }
 }
 
 /// Returns seconds as a person reads them.

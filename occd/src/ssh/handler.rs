@@ -135,6 +135,11 @@ impl Shared {
         self.cause.get().cloned().unwrap_or(LossCause::Closed)
     }
 
+    /// Returns the reason, if one was recorded.
+    pub fn told_cause(&self) -> Option<LossCause> {
+        self.cause.get().cloned()
+    }
+
     /// Records why the connection ends; the first reason counts.
     pub fn set_cause(&self, cause: LossCause) {
         let _ = self.cause.set(cause);

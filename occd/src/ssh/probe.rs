@@ -52,7 +52,7 @@ pub(super) async fn run(connection: &Arc<Connection>) -> RemoteSystem {
 }
 
 async fn ask(connection: &Arc<Connection>) -> Result<Vec<u8>, String> {
-    let (channel, _) = connection.session(true).await.map_err(|e| e.to_string())?;
+    let (channel, _) = connection.session(false).await.map_err(|e| e.to_string())?;
     channel.request_exec(SCRIPT.as_bytes()).await.map_err(|e| format!("{e:?}"))?;
     if !channel.accepted().await.map_err(|e| format!("{e:?}"))? {
         return Err("refused".into());

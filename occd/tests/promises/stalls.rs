@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use occ_proto::Code;
 use occ_proto::name::Address;
 use occ_proto::status::{Phase, State};
+use occ_proto::{Code, HostConfig, HostName};
 use testkit::daemon::Target;
 use testkit::embedded;
 use testkit::keys::known_hosts_line_for;
@@ -314,4 +314,50 @@ fn a_packet_that_somebody_slips_into_the_key_exchange_ends_it() {
     let error = failure(&rig, "between", State::Failed);
     assert_eq!(error.phase, Phase::KeyExchange, "{error:?}");
     assert_eq!(sshd.log().matches("Accepted publickey").count(), 1, "{}", sshd.log());
+}
+
+/// Identifies itself and turns everybody away with a message (RFC 4253, section 11.1), before anything is agreed.
+fn turning_away(reason: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut payload = vec![1, 0, 0, 0, 12];
+    for text in [reason, ""] {
+        payload.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+        payload.extend(text.as_bytes());
+    }
+    // Blocks of 8 bytes, and at least 4 of padding (section 6).
+    let padding = 4 + (8 - (payload.len() + 9) % 8) % 8;
+    let length = u32::try_from(1 + payload.len() + padding).unwrap();
+    let mut packet = length.to_be_bytes().to_vec();
+    packet.push(u8::try_from(padding).unwrap());
+    packet.extend(payload);
+    packet.extend(vec![0; padding]);
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let words = [b"SSH-2.0-Gate\r\n", &packet[..]].concat();
+            // Whoever hangs up first shows in the client's answer.
+            let _ = client.write_all(&words).and_then(|()| client.read_to_end(&mut Vec::new()));
+        }
+    });
+    address
+}
+
+#[test]
+fn what_a_server_says_when_it_turns_us_away_is_told_and_drives_no_terminal() {
+    let gate = turning_away("closed for \u{1b}[31mmaintenance\nuntil noon");
+    let mut rig = DaemonRig::new();
+    rig.edit_hosts(|file| {
+        let mut config = HostConfig::new(Address::new("127.0.0.1").unwrap());
+        config.port = Some(gate.port());
+        file.hosts.insert(HostName::new("far").unwrap(), config);
+    });
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    let expected = "(key exchange): the server disconnected: closed for ";
+    assert!(output.stderr.contains(expected), "{output:?}");
+    assert!(output.stderr.contains("until noon"), "{output:?}");
+    assert!(!output.stderr.contains('\u{1b}'), "{output:?}");
+    let error = look(&rig, "far").last_error.unwrap();
+    assert_eq!(error.phase, Phase::KeyExchange);
 }
