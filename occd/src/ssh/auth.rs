@@ -13,7 +13,7 @@ use russh::{MethodKind, MethodSet};
 use super::agent::{self, AgentChoice};
 use super::candidates::{Candidate, Found, Locked, candidates, locked};
 use super::dial::DialEnvironment;
-use super::error::{ConnectError, LossCause, Offer, Refusal};
+use super::error::{ConnectError, IdentityError, LossCause, Offer, Refusal};
 use super::given_key;
 use super::handler::{Handler, Shared};
 use super::identity;
@@ -102,8 +102,10 @@ pub struct LoginRequest<'a> {
 
 /// Opens the keys whose passphrases are asked for before anything is sent to the server: the one that is named
 /// for the host, and those of which not even the public part can be read. The others are asked for when
-/// the server has said that it would take them.
-pub async fn unlock_first(request: &LoginRequest<'_>) -> Result<(), ConnectError> {
+/// the server has said that it would take them. Returns why one of them stays locked that a login may do without.
+pub async fn unlock_first(
+    request: &LoginRequest<'_>,
+) -> Result<Option<ConnectError>, ConnectError> {
     let LoginRequest { credentials, environment, questions, .. } = request;
     let keys = &environment.unlocked;
     let named = credentials.named.iter().filter_map(|path| locked(path, keys));
@@ -112,8 +114,9 @@ pub async fn unlock_first(request: &LoginRequest<'_>) -> Result<(), ConnectError
     let needed: Vec<(Locked, bool)> =
         named.map(|key| (key, true)).chain(others.map(|key| (key, false))).collect();
     if needed.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
+    let mut stays = None;
     let agent = agent::open(&credentials.agent, &environment.agents, None).await;
     let identities = agent.map(|open| open.identities).unwrap_or_default();
     for (key, is_named) in needed {
@@ -125,10 +128,11 @@ pub async fn unlock_first(request: &LoginRequest<'_>) -> Result<(), ConnectError
             Err(error) if is_named => return Err(error),
             Err(error) => {
                 tracing::info!(key = %key.path.display(), %error, "a locked key is passed over");
+                stays.get_or_insert(error);
             }
         }
     }
-    Ok(())
+    Ok(stays)
 }
 
 /// Returns the key files of a host's login that are locked, and that no agent holds.
@@ -150,7 +154,10 @@ pub fn locked_key(
     path: &Path,
     environment: &DialEnvironment,
 ) -> Result<Option<PathBuf>, ConnectError> {
-    identity::load(path)?;
+    if let identity::Identity::Public(_) = identity::load(path)? {
+        let what = "a public key";
+        return Err(IdentityError::NotAKey { path: path.to_owned(), what }.into());
+    }
     Ok(locked(path, &environment.unlocked).map(|key| key.path))
 }
 

@@ -132,6 +132,16 @@ pub(super) fn candidates(
         let open = |key| Candidate::File { path: path.to_owned(), key, certificate: None };
         Ok(match identity::load(path)? {
             Identity::Key(key) => Some(open(key)),
+            Identity::Public(key) => match in_agent(&key) {
+                None => {
+                    let what = match path.exists() {
+                        true => "is a public key",
+                        false => "is missing but for its public key",
+                    };
+                    return Err(IdentityError::NotInAgent { path: path.to_owned(), what });
+                }
+                held => held,
+            },
             Identity::Locked(public) => match unlocked.get(path) {
                 Some(key) => Some(open(key)),
                 // Without a public part it was asked for before; whoever did not answer goes without.

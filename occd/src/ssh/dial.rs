@@ -226,9 +226,10 @@ impl Dial<'_> {
             environment,
         };
         // Before anything is sent: a server gives a login two minutes, and a person may need longer.
+        let mut locked = None;
         if review.is_none() {
             let unlocking = auth::unlock_first(&request);
-            limit.bound(Phase::Authentication, questions, unlocking).await?;
+            locked = limit.bound(Phase::Authentication, questions, unlocking).await?;
         }
         let user = &target.credentials.user;
         let place = format!("{}:{} as {user} ({})", target.address, target.port, target.origin());
@@ -281,7 +282,13 @@ impl Dial<'_> {
         let begun = Instant::now();
         let login = auth::login(&mut handle, &shared, &request);
         let login = Box::pin(way.turn.around(questions, login));
-        let login = limit.bound(Phase::Authentication, questions, login).await?;
+        let login = match limit.bound(Phase::Authentication, questions, login).await {
+            // There would have been one, had somebody opened it.
+            Err(ConnectError::NoIdentity { .. }) if let Some(locked) = locked => {
+                return Err(locked);
+            }
+            login => login?,
+        };
         steps.ok("login", login.how.clone(), begun);
 
         let lends = target.lends_agent(settings.forward_agent, &environment.home);

@@ -56,6 +56,14 @@ pub enum IdentityError {
         /// What it seems to be.
         what: &'static str,
     },
+    /// Only its public half is there, and no agent holds the other.
+    #[error("the identity file {path} {what}, and the ssh-agent does not hold the private one")]
+    NotInAgent {
+        /// The file.
+        path: PathBuf,
+        /// Which half there is.
+        what: &'static str,
+    },
     /// It begins like a private key and does not parse.
     #[error("the identity file {path} is damaged or of an unsupported type")]
     Damaged {
@@ -417,6 +425,9 @@ impl ConnectError {
     /// Returns the phase that failed.
     pub fn phase(&self) -> Phase {
         match self {
+            Self::Identity(IdentityError::NotInAgent { .. })
+            | Self::AuthRefused(_)
+            | Self::NoIdentity { .. } => Phase::Authentication,
             Self::SshConfig(_)
             | Self::Name(_)
             | Self::Identity(_)
@@ -440,7 +451,6 @@ impl ConnectError {
             | Self::Unanswered { phase, .. } => *phase,
             Self::Penalised(_) | Self::NotSsh(_) => Phase::Banner,
             Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Phase::KeyExchange,
-            Self::AuthRefused(_) | Self::NoIdentity { .. } => Phase::Authentication,
             Self::RetriesExhausted { last, .. } => last.phase(),
             Self::Stopped | Self::ShuttingDown => Phase::Established,
         }
@@ -514,6 +524,7 @@ impl ConnectError {
             Self::Identity(IdentityError::TooOpen { .. } | IdentityError::WrongOwner { .. }) => {
                 Code::IdentityTooOpen
             }
+            Self::Identity(IdentityError::NotInAgent { .. }) => Code::NoIdentity,
             Self::Identity(_) => Code::IdentityInvalid,
             Self::NoIdentity { .. } => Code::NoIdentity,
             // Whoever asks again from a terminal is asked.

@@ -143,11 +143,20 @@ impl HostKeyPolicy {
     /// Returns what was shown when it may be trusted. Nothing has been sent to the server by then but the
     /// key exchange.
     pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<TrustedKey, ConnectError> {
-        // A certificate that is refused is not made good by a record of its key.
         let (key, vouched) = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => (key.clone(), None),
             PublicKeyOrCertificate::Certificate(certificate) => {
-                (host_certificate::key(certificate), self.check_certificate(certificate)?)
+                let key = host_certificate::key(certificate);
+                match self.check_certificate(certificate) {
+                    Ok(vouched) => (key, vouched),
+                    // As with ssh, the key is still as good as its record. We do not record it for the first time
+                    // where an authority should decide.
+                    Err(error) if self.is_on_record(certificate, &key) => {
+                        tracing::warn!(host = self.host, %error, "the key itself is on record");
+                        (key, None)
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         };
         if let Some(review) = &self.review {
@@ -224,6 +233,13 @@ impl HostKeyPolicy {
         } else {
             NoAnswer::Declined
         }))
+    }
+
+    /// Returns whether a certificate's key is on record by itself, and the authority is not revoked.
+    fn is_on_record(&self, certificate: &Certificate, key: &PublicKey) -> bool {
+        let signer = PublicKey::new(certificate.signature_key().clone(), "");
+        !self.known.is_revoked(&self.host, self.port, &signer)
+            && self.known.check(&self.host, self.port, key) == Verdict::Known
     }
 
     /// Takes a certificate that an authority of known_hosts vouches with; nothing is recorded. Returns nothing

@@ -1,7 +1,7 @@
 //! Private key files: checked, then read.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use occ_proto::Secret;
@@ -12,6 +12,7 @@ use super::error::IdentityError;
 
 /// The largest file that is looked at; an RSA key of 16384 bits has 13 KiB.
 const LIMIT: u64 = 256 * 1024;
+const A_PUBLIC_KEY: &str = "a public key";
 
 /// What an identity file holds.
 #[derive(Debug, Clone)]
@@ -20,11 +21,26 @@ pub enum Identity {
     Key(Arc<PrivateKey>),
     /// A key behind a passphrase; its public part tells whether an agent holds it.
     Locked(Option<Box<PublicKey>>),
+    /// Only a public key: it names one that an agent may hold, such as that of a security key.
+    Public(Box<PublicKey>),
 }
 
-/// Reads an identity file.
+/// Reads an identity file. As with ssh, it may be a public key, or be missing where one with `.pub` behind its
+/// name is there (`IdentityFile` and `IdentitiesOnly` of ssh_config(5)).
 pub fn load(path: &Path) -> Result<Identity, IdentityError> {
-    let text = read(path)?;
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let is_missing = matches!(&error, IdentityError::Read { source, .. }
+                if source.kind() == std::io::ErrorKind::NotFound);
+            let public = match &error {
+                IdentityError::NotAKey { what: A_PUBLIC_KEY, .. } => read_public(path),
+                _ if is_missing => read_public(&with_pub(path)),
+                _ => None,
+            };
+            return public.map(Identity::Public).ok_or(error);
+        }
+    };
     // PKCS#8 says so in its first line; russh tries to read on.
     if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
         return Ok(Identity::Locked(public_part(path, &text)));
@@ -74,7 +90,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
         return not_a_key("a PuTTY key (convert it: puttygen KEY -O private-openssh -o NEW)");
     }
     if ["ssh-", "ecdsa-", "sk-"].iter().any(|kind| start.starts_with(kind)) {
-        return not_a_key("a public key");
+        return not_a_key(A_PUBLIC_KEY);
     }
     if start.is_empty() {
         return not_a_key("empty");
@@ -100,9 +116,21 @@ fn public_part(path: &Path, text: &str) -> Option<Box<PublicKey>> {
     if let Ok(key) = PrivateKey::from_openssh(text) {
         return Some(Box::new(key.public_key().clone()));
     }
+    read_public(&with_pub(path))
+}
+
+fn with_pub(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".pub");
-    let line = std::fs::read_to_string(&name).ok()?;
+    name.into()
+}
+
+fn read_public(path: &Path) -> Option<Box<PublicKey>> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > LIMIT {
+        return None;
+    }
+    let line = std::fs::read_to_string(path).ok()?;
     PublicKey::from_openssh(line.trim()).ok().map(Box::new)
 }
 
@@ -110,7 +138,6 @@ fn public_part(path: &Path, text: &str) -> Option<Box<PublicKey>> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
-    use std::path::PathBuf;
     use std::process::Command;
 
     use super::*;
@@ -153,6 +180,19 @@ mod tests {
     }
 
     #[test]
+    fn a_public_key_may_stand_for_one_that_an_agent_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = keygen(dir.path(), "key", &["-t", "ed25519", "-N", ""]);
+        let Identity::Key(key) = load(&path).unwrap() else { panic!("not a key") };
+        let public = path.with_extension("pub");
+        fs::remove_file(&path).unwrap();
+        for path in [path, public] {
+            let Identity::Public(found) = load(&path).unwrap() else { panic!("not public") };
+            assert_eq!(found.key_data(), key.public_key().key_data());
+        }
+    }
+
+    #[test]
     fn a_locked_key_opens_with_its_passphrase_only() {
         let dir = tempfile::tempdir().unwrap();
         let secret = |text: &str| Secret::new(text.to_owned());
@@ -180,7 +220,8 @@ mod tests {
 
         assert!(says(&dir.path().join("missing")).contains("cannot be read"));
         assert!(says(dir.path()).contains("not a regular file"));
-        assert!(says(&dir.path().join("good.pub")).contains("is a public key"));
+        let broken = write(dir.path(), "broken.pub", "ssh-ed25519 AAAA");
+        assert!(says(&broken).contains("is a public key"));
         assert!(says(&write(dir.path(), "e", "")).contains("is empty"));
         assert!(says(&write(dir.path(), "t", "hello")).contains("some other file"));
         assert!(says(&write(dir.path(), "p", "PuTTY-User-Key-File-3: x")).contains("PuTTY"));

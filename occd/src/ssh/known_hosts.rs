@@ -226,6 +226,12 @@ impl KnownHosts {
         }
     }
 
+    /// Returns whether a key is on record under a name from [`lookup_name`].
+    fn has(&self, name: &str, key: &PublicKey) -> bool {
+        let same = |entry: &&Entry| entry.key.key_data() == key.key_data();
+        self.keys.iter().filter(same).any(|entry| entry.hosts.contain(name))
+    }
+
     /// Returns whether a key is marked `@revoked` for a host.
     pub fn is_revoked(&self, host: &str, port: u16, key: &PublicKey) -> bool {
         matches!(self.check(host, port, key), Verdict::Revoked { .. })
@@ -254,10 +260,12 @@ impl KnownHosts {
         algorithms
     }
 
-    /// Returns the certificate authorities that may vouch for a host. [`KnownHosts::check`] ignores them.
+    /// Returns the certificate authorities that may vouch for a host: those of the plain name may do so on every
+    /// port. [`KnownHosts::check`] ignores them.
     pub fn cert_authorities(&self, host: &str, port: u16) -> Vec<&PublicKey> {
-        let name = lookup_name(host, port);
-        let lines = self.authorities.iter().filter(|entry| entry.hosts.contain(&name));
+        let names = [lookup_name(host, port), lookup_name(host, DEFAULT_PORT)];
+        let is_for_host = |entry: &&Entry| names.iter().any(|name| entry.hosts.contain(name));
+        let lines = self.authorities.iter().filter(is_for_host);
         lines.map(|entry| &entry.key).collect()
     }
 
@@ -427,11 +435,8 @@ pub fn append(
     hash: bool,
 ) -> Result<(), KnownHostsError> {
     let name = lookup_name(host, port);
-    let is_there = |known: &KnownHosts| {
-        let same = |entry: &&Entry| entry.key.key_data() == key.key_data();
-        known.keys.iter().filter(same).any(|entry| entry.hosts.contain(&name))
-    };
-    add_unless(path, host, port, key, hash, |known| is_there(known).then_some(())).map(|_| ())
+    let objection = |known: &KnownHosts| known.has(&name, key).then_some(());
+    add_unless(path, host, port, key, hash, objection).map(|_| ())
 }
 
 /// Adds a line for the first key ever seen of a host, and returns the verdict of this file from then on:
@@ -458,6 +463,24 @@ pub fn record_first(
     })
 }
 
+/// Returns the line for a key, to be put behind `content`.
+fn new_line(
+    content: &[u8],
+    name: &str,
+    key: &PublicKey,
+    hash: bool,
+    path: &Path,
+) -> Result<Vec<u8>, KnownHostsError> {
+    let blob = STANDARD.encode(key.to_bytes().map_err(KnownHostsError::Key)?);
+    let name = match hash {
+        true => hashed_field(name)
+            .map_err(|source| KnownHostsError::Write { path: path.to_owned(), source })?,
+        false => name.to_owned(),
+    };
+    let newline = if content.is_empty() || content.ends_with(b"\n") { "" } else { "\n" };
+    Ok(format!("{newline}{name} {} {blob}\n", key.algorithm()).into_bytes())
+}
+
 /// What became of a line.
 enum Added<T> {
     Yes,
@@ -481,9 +504,6 @@ fn add_unless<T>(
     if !is_plain(key) {
         return Err(KnownHostsError::KeyKind);
     }
-    let blob = STANDARD.encode(key.to_bytes().map_err(KnownHostsError::Key)?);
-    let name = lookup_name(host, port);
-
     match std::fs::metadata(path) {
         Ok(metadata) if !is_regular(path, &metadata)? => return Ok(Added::No(None)),
         Ok(_) => {}
@@ -513,10 +533,8 @@ fn add_unless<T>(
         return Ok(Added::No(Some(objection)));
     }
 
-    let written_name = if hash { hashed_field(&name).map_err(fail)? } else { name };
-    let newline = if content.is_empty() || content.ends_with(b"\n") { "" } else { "\n" };
-    let line = format!("{newline}{written_name} {} {blob}\n", key.algorithm());
-    file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
+    let line = new_line(&content, &lookup_name(host, port), key, hash, path)?;
+    file.write_all(&line).and_then(|()| file.sync_all()).map_err(fail)?;
     Ok(Added::Yes)
 }
 

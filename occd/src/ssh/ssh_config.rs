@@ -121,6 +121,15 @@ pub enum SshConfigError {
     /// The ssh program is there and does not start.
     #[error("the ssh program cannot be run")]
     Spawn(#[source] io::Error),
+    /// There is no ssh program, and a file that only it can read. Without what is set there, such as
+    /// `StrictHostKeyChecking yes`, nothing is dialled.
+    #[error(
+        "{file} is there and no ssh program to read it: install OpenSSH's client, or put it into occd's PATH"
+    )]
+    NoProgram {
+        /// The file.
+        file: PathBuf,
+    },
     /// Its answer could not be read.
     #[error("the answer of ssh -G cannot be read")]
     Read(#[source] io::Error),
@@ -186,7 +195,8 @@ type CacheKey = (Address, Option<UserName>, Option<u16>);
 /// Resolves destinations by `ssh -G`. Keep one per process: it remembers answers.
 #[derive(Debug)]
 pub struct Resolver {
-    ssh: PathBuf,
+    /// The places where the program may be, of which the first counts.
+    ssh: Vec<PathBuf>,
     home: PathBuf,
     time_limit: Duration,
     baseline: OnceLock<Baseline>,
@@ -208,13 +218,16 @@ struct Cache {
 }
 
 impl Resolver {
-    /// Returns a resolver that runs the `ssh` found in `PATH` for the user whose `$HOME` is `home`.
+    /// Returns a resolver that runs the `ssh` found in `PATH` for the user whose `$HOME` is `home`. The `PATH`
+    /// of a service may be shorter than a person's, so it is also looked for in the usual places.
     pub fn new(home: PathBuf) -> Self {
-        Self::with_program(home, "ssh".into())
+        const USUAL: [&str; 4] =
+            ["ssh", "/usr/bin/ssh", "/usr/local/bin/ssh", "/opt/homebrew/bin/ssh"];
+        Self::with_programs(home, USUAL.map(PathBuf::from).into())
     }
 
-    /// Returns a resolver that runs `ssh`, a path or a name to be found in `PATH`.
-    pub fn with_program(home: PathBuf, ssh: PathBuf) -> Self {
+    /// Returns a resolver that runs the first of these that is there: paths, or names to be found in `PATH`.
+    pub fn with_programs(home: PathBuf, ssh: Vec<PathBuf>) -> Self {
         Self {
             ssh,
             home,
@@ -225,7 +238,8 @@ impl Resolver {
     }
 
     /// Returns what is set for `host`, when logging in as `user` on `port` if these are given (they can
-    /// select a `Match` block). Without an ssh program nothing is set. May be cancelled at any time.
+    /// select a `Match` block). Without an ssh program and without a file of the user's nothing is set. May be
+    /// cancelled at any time.
     ///
     /// # Errors
     /// When ssh does not answer, refuses its configuration, or gives a value that is not safe to use.
@@ -235,7 +249,7 @@ impl Resolver {
         user: Option<&UserName>,
         port: Option<u16>,
     ) -> Result<SshConfig, SshConfigError> {
-        let Some(baseline) = self.baseline().await? else { return Ok(SshConfig::default()) };
+        let Some(baseline) = self.baseline().await? else { return self.without_program() };
         check_owner(&self.home.join(".ssh/config"))?;
         // Looked at before ssh reads them: a change in between makes the answer be thrown away, not kept.
         let files = self.survey(baseline).await;
@@ -251,10 +265,19 @@ impl Resolver {
             arguments.extend(["-p".into(), port.to_string().into()]);
         }
         arguments.extend(["--".into(), host.as_str().into()]);
-        let Some(output) = self.run(&arguments).await? else { return Ok(SshConfig::default()) };
+        let Some(output) = self.run(&arguments).await? else { return self.without_program() };
         let answer = self.read(baseline, &parse(&output)?, host)?;
         self.keep(key, files, answer.clone());
         Ok(answer)
+    }
+
+    fn without_program(&self) -> Result<SshConfig, SshConfigError> {
+        let file = self.home.join(".ssh/config");
+        if file.exists() {
+            Err(SshConfigError::NoProgram { file })
+        } else {
+            Ok(SshConfig::default())
+        }
     }
 
     /// Returns ssh's defaults, asked for once, or nothing when there is no ssh. An ssh that is upgraded
@@ -290,7 +313,20 @@ impl Resolver {
 
     /// Runs `ssh -G` and returns what it printed, or nothing when there is no such program.
     async fn run(&self, arguments: &[OsString]) -> Result<Option<Vec<u8>>, SshConfigError> {
-        let mut command = Command::new(&self.ssh);
+        for program in &self.ssh {
+            if let Some(output) = self.run_program(program, arguments).await? {
+                return Ok(Some(output));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn run_program(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+    ) -> Result<Option<Vec<u8>>, SshConfigError> {
+        let mut command = Command::new(program);
         command
             .arg("-G")
             .args(arguments)
@@ -305,7 +341,7 @@ impl Resolver {
             .kill_on_drop(true);
         let mut group = match command.spawn() {
             Ok(child) => Group(child),
-            Err(error) if is_missing(&self.ssh, &error) => return Ok(None),
+            Err(error) if is_missing(program, &error) => return Ok(None),
             Err(error) => return Err(SshConfigError::Spawn(error)),
         };
         match tokio::time::timeout(self.time_limit, group.output()).await {

@@ -387,6 +387,7 @@ fn each_unusable_identity_file_gets_one_clear_sentence() {
     fs::create_dir(&dir).unwrap();
     let good = KeyFile::generate(dir.join("good"), "ed25519");
     let text = fs::read_to_string(&good.path).unwrap();
+    fs::copy(dir.join("good.pub"), dir.join("gone.pub")).unwrap();
     let write = |name: &str, text: &str, mode: u32| {
         let path = dir.join(name);
         fs::write(&path, text).unwrap();
@@ -396,7 +397,8 @@ fn each_unusable_identity_file_gets_one_clear_sentence() {
     let cases = [
         (dir.join("missing"), "cannot be read: No such file"),
         (dir.clone(), "is not a regular file"),
-        (dir.join("good.pub"), "is a public key, not a private key"),
+        (dir.join("gone"), "is missing but for its public key, and the ssh-agent does not hold"),
+        (dir.join("good.pub"), "is a public key, and the ssh-agent does not hold the private one"),
         (write("open", &text, 0o644), "has mode 0644; a private key must be yours alone"),
         (write("cut", &text[..text.len() / 2], 0o600), "is damaged or of an unsupported type"),
         (write("putty", "PuTTY-User-Key-File-3: ssh-ed25519\n", 0o600), "is a PuTTY key"),
@@ -407,9 +409,10 @@ fn each_unusable_identity_file_gets_one_clear_sentence() {
     rig.start_daemon(&[]);
     for (path, says) in cases {
         // What a person does about it differs, and so does the word for it.
-        let code = match says.split(' ').next() {
-            Some("has") => Code::IdentityTooOpen,
-            _ => Code::IdentityInvalid,
+        let (code, phase) = match says.split(' ').next() {
+            Some("has") => (Code::IdentityTooOpen, Phase::Config),
+            _ if says.contains("ssh-agent") => (Code::NoIdentity, Phase::Authentication),
+            _ => (Code::IdentityInvalid, Phase::Config),
         };
         let patch = serde_json::json!({ "identity_file": path, "verify": false });
         assert_eq!(rig.http("PATCH", "/v1/hosts/far", &[], Some(patch)).status, 200);
@@ -421,9 +424,63 @@ fn each_unusable_identity_file_gets_one_clear_sentence() {
         // No content of a key file: its lines are base64 of this length.
         assert!(!answer.detail.split(' ').any(|word| word.len() > 60 && !word.contains('/')));
         let error = failure(&rig, "far", State::Failed);
-        assert_eq!((error.code, error.phase), (code, Phase::Config));
+        assert_eq!((error.code, error.phase), (code, phase));
     }
     assert_eq!(host.auth_attempts(), 0);
+}
+
+#[test]
+fn a_public_key_names_the_one_of_a_full_agent_that_is_offered() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    for n in 0..6 {
+        agent.add(&KeyFile::generate(rig.home().join(format!("key{n}")), "ed25519").path);
+    }
+    agent.add(sshd.client_key_path());
+    // The private half is nowhere but in the agent, as that of a security key is.
+    let public = rig.home().join("hardware.pub");
+    fs::copy(sshd.client_key_path().with_extension("pub"), &public).unwrap();
+    let missing = public.with_extension("");
+    add_with(&rig, &sshd, Some(&public));
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let auth = look(&rig, "far").connection.unwrap().auth;
+    assert!(auth.ends_with("(agent)"), "{auth}");
+    rig.occ_ok(&["disconnect", "--host", "far"]);
+    let patch = serde_json::json!({ "identity_file": null, "verify": false });
+    assert_eq!(rig.http("PATCH", "/v1/hosts/far", &[], Some(patch)).status, 200);
+    for (file, only) in [(&public, "yes"), (&missing, "yes"), (&missing, "no")] {
+        let config = format!("IdentitiesOnly {only}\nIdentityFile {}\n", file.display());
+        fs::write(rig.home().join(".ssh/config"), config).unwrap();
+        rig.occ_ok(&["reconnect", "--host", "far"]);
+        echoes(&rig, "far");
+    }
+}
+
+#[test]
+fn a_login_that_lacks_only_a_passphrase_says_so() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    // In this format even the public half is behind the passphrase.
+    let key = rig.home().join("locked");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "secret", "-f"])
+        .arg(&key)
+        .status();
+    assert!(made.unwrap().success());
+    fs::remove_file(key.with_extension("pub")).unwrap();
+    let config = format!("IdentitiesOnly yes\nIdentityFile {}\n", key.display());
+    fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    add_with(&rig, &host, None);
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!(answer.code, Code::InputNeeded, "{answer:?}");
+    assert!(answer.detail.contains("passphrase"), "{answer:?}");
+    assert_eq!(host.connections(), 1);
 }
 
 #[test]

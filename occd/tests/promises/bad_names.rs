@@ -331,7 +331,7 @@ async fn what_ssh_says_is_not_believed_either() {
     let resolve = async |text: String| {
         fs::write(dir.path().join("answer"), text).unwrap();
         // A new one each time: a resolver keeps answers.
-        let resolver = Resolver::with_program(dir.path().to_owned(), program.clone());
+        let resolver = Resolver::with_programs(dir.path().to_owned(), vec![program.clone()]);
         resolver.resolve(&alias, None, None).await.map_err(|error| error.to_string())
     };
     // A line feed ends the value there.

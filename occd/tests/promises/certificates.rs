@@ -179,6 +179,36 @@ const ROWS: &[Row] = &[
         trusted: None,
     },
     Row {
+        what: "an authority of the name without the port",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority 127.0.* CA",
+        trusted: None,
+    },
+    Row {
+        what: "an authority of the name without the port, another key on record with it",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority 127.0.0.1 CA\nHOST OTHER",
+        trusted: None,
+    },
+    Row {
+        what: "expired, the key on record",
+        certificate: &["-h", "-n", "127.0.0.1", "-V", "-2d:-1d"],
+        known_hosts: "@cert-authority * CA\nHOST KEY",
+        trusted: None,
+    },
+    Row {
+        what: "another principal, another key on record",
+        certificate: &["-h", "-n", "other"],
+        known_hosts: "@cert-authority * CA\nHOST OTHER",
+        trusted: None,
+    },
+    Row {
+        what: "revoked authority, the key on record",
+        certificate: &["-h", "-n", "127.0.0.1"],
+        known_hosts: "@cert-authority * CA\n@revoked * CA\nHOST KEY",
+        trusted: None,
+    },
+    Row {
         what: "another authority",
         certificate: &["-h", "-n", "127.0.0.1"],
         known_hosts: "@cert-authority * OTHER",

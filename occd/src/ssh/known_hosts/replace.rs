@@ -1,13 +1,14 @@
 //! Replacing what is on record for a host by a key that a person has chosen.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use russh::keys::PublicKey;
 
 use super::{
-    Hosts, KnownHostsError, Marker, append, is_regular, lookup_name, matches_pattern, parse_line,
-    read_capped,
+    Hosts, KnownHosts, KnownHostsError, Marker, append, is_plain, is_recordable, is_regular,
+    lookup_name, matches_pattern, new_line, parse_line, read_capped,
 };
 
 /// Takes every other key of the host out of the files and adds `key` to the first of them. Authorities and
@@ -23,33 +24,57 @@ pub fn replace(
     key: &PublicKey,
     hash: bool,
 ) -> Result<(), KnownHostsError> {
+    if !is_recordable(host) {
+        return Err(KnownHostsError::Name);
+    }
+    if !is_plain(key) {
+        return Err(KnownHostsError::KeyKind);
+    }
     let name = lookup_name(host, port);
     let stays = |recorded: &PublicKey| recorded.key_data() == key.key_data();
+    // A line that must stay is found before anything is changed.
     for path in files {
-        remove_all_but(path, &name, &stays)?;
+        rewritten(path, &name, &stays)?;
     }
-    match files.first() {
-        Some(first) => append(first, host, port, key, hash),
-        None => Ok(()),
+    let Some((first, others)) = files.split_first() else { return Ok(()) };
+    match rewritten(first, &name, &stays)? {
+        // In one step: a host that lost its record and got no other would be one that nobody knows.
+        Some(mut rewrite) => {
+            let mut known = KnownHosts::default();
+            known.parse(first, &rewrite.after);
+            if !known.has(&name, key) {
+                rewrite.after.extend(new_line(&rewrite.after, &name, key, hash, first)?);
+            }
+            rewrite.save(first)?;
+        }
+        None => append(first, host, port, key, hash)?,
     }
+    others.iter().try_for_each(|path| remove_all_but(path, &name, &stays))
 }
 
-/// Takes the keys of a name out of a file, except those that stay.
-pub(super) fn remove_all_but(
+/// A file that is to lose some lines, and is locked until this is dropped.
+struct Rewrite {
+    file: File,
+    target: PathBuf,
+    after: Vec<u8>,
+}
+
+/// Returns what a file becomes without the keys of a name, except those that stay; nothing if it stays as it is.
+fn rewritten(
     path: &Path,
     name: &str,
     stays: &dyn Fn(&PublicKey) -> bool,
-) -> Result<(), KnownHostsError> {
+) -> Result<Option<Rewrite>, KnownHostsError> {
     let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
     match std::fs::metadata(path) {
         Ok(metadata) if is_regular(path, &metadata)? => {}
-        Ok(_) => return Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(fail(error)),
     }
     // A link stays a link; what it points at is replaced.
     let target = path.canonicalize().map_err(fail)?;
-    let file = std::fs::File::open(&target).map_err(fail)?;
+    let file = File::open(&target).map_err(fail)?;
     file.lock().map_err(fail)?;
     let before = read_capped(path, &file)?;
     let mut after = Vec::with_capacity(before.len());
@@ -62,20 +87,35 @@ pub(super) fn remove_all_but(
             Line::IsForOthersToo => return Err(wildcard()),
         }
     }
-    if after == before {
-        return Ok(());
+    Ok((after != before).then_some(Rewrite { file, target, after }))
+}
+
+/// Takes the keys of a name out of a file, except those that stay.
+pub(super) fn remove_all_but(
+    path: &Path,
+    name: &str,
+    stays: &dyn Fn(&PublicKey) -> bool,
+) -> Result<(), KnownHostsError> {
+    rewritten(path, name, stays)?.map_or(Ok(()), |rewrite| rewrite.save(path))
+}
+
+impl Rewrite {
+    /// Puts the new content in the place of the old, which is kept beside it.
+    fn save(self, path: &Path) -> Result<(), KnownHostsError> {
+        let Self { file, target, after } = self;
+        let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
+        let mut old = target.clone().into_os_string();
+        old.push(".old");
+        std::fs::copy(&target, &old).map_err(fail)?;
+        let dir = target.parent().unwrap_or(Path::new("/"));
+        let mut staged = tempfile::NamedTempFile::new_in(dir).map_err(fail)?;
+        let mode = file.metadata().map_err(fail)?.permissions();
+        staged.as_file().set_permissions(mode).map_err(fail)?;
+        staged.write_all(&after).map_err(fail)?;
+        staged.as_file().sync_all().map_err(fail)?;
+        staged.persist(&target).map_err(|error| fail(error.error))?;
+        Ok(())
     }
-    let mut old = target.clone().into_os_string();
-    old.push(".old");
-    std::fs::copy(&target, &old).map_err(fail)?;
-    let dir = target.parent().unwrap_or(Path::new("/"));
-    let mut staged = tempfile::NamedTempFile::new_in(dir).map_err(fail)?;
-    let mode = file.metadata().map_err(fail)?.permissions();
-    staged.as_file().set_permissions(mode).map_err(fail)?;
-    staged.write_all(&after).map_err(fail)?;
-    staged.as_file().sync_all().map_err(fail)?;
-    staged.persist(&target).map_err(|error| fail(error.error))?;
-    Ok(())
 }
 
 /// What becomes of a line.

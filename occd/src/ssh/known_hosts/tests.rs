@@ -519,3 +519,27 @@ proptest! {
         prop_assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 1);
     }
 }
+
+#[test]
+fn a_host_whose_key_is_replaced_is_never_without_a_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["first", "second"].map(|name| dir.path().join(name));
+    let (old, new) = (key(1), key(2));
+    let before = line("h", &old);
+    fs::write(&files[0], &before).unwrap();
+    // What cannot be changed is found before anything is.
+    fs::write(&files[1], line("h*", &old)).unwrap();
+    let error = replace(&files, "h", 22, &new, false).unwrap_err();
+    assert!(matches!(error, KnownHostsError::Pattern { line: 1, .. }), "{error}");
+    assert_eq!(fs::read_to_string(&files[0]).unwrap(), before);
+    // Nor is a file that cannot be replaced: here, because the copy has no place.
+    fs::write(&files[1], line("other", &old)).unwrap();
+    fs::create_dir(dir.path().join("first.old")).unwrap();
+    let error = replace(&files, "h", 22, &new, false).unwrap_err();
+    assert!(matches!(error, KnownHostsError::Write { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&files[0]).unwrap(), before);
+    fs::remove_dir(dir.path().join("first.old")).unwrap();
+    replace(&files, "h", 22, &new, false).unwrap();
+    assert_eq!(fs::read_to_string(&files[0]).unwrap(), line("h", &new));
+    assert_eq!(fs::read_to_string(&files[1]).unwrap(), line("other", &old));
+}

@@ -46,7 +46,7 @@ fn answering(dir: &TempDir, lines: &str) -> Resolver {
         "case \"$*\" in *localhost) exec ssh \"$@\";; esac\n\
          echo user root; echo hostname h; echo port 22\ncat <<'END'\n{lines}\nEND"
     );
-    Resolver::with_program(dir.path().to_owned(), program(dir, &script))
+    Resolver::with_programs(dir.path().to_owned(), vec![program(dir, &script)])
 }
 
 async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -224,14 +224,21 @@ async fn our_own_home_needs_no_file_argument() {
 
 #[tokio::test]
 async fn no_ssh_program_means_nothing_is_set() {
-    let home = home_with("Port 2222");
-    for missing in ["/nowhere/ssh", "no-such-program-of-ours"] {
-        let resolver = Resolver::with_program(home.path().to_owned(), missing.into());
-        let answer = resolver.resolve(&address("h"), None, Some(2222)).await;
-        assert_eq!(answer.unwrap(), SshConfig::default());
-    }
+    let home = home_with("StrictHostKeyChecking yes");
+    let missing = || ["/nowhere/ssh", "no-such-program-of-ours"].map(PathBuf::from);
+    let resolver = Resolver::with_programs(home.path().to_owned(), missing().into());
+    // Not unless there is nothing to set: the file may forbid what would be done without it.
+    let error = resolver.resolve(&address("h"), None, Some(2222)).await.unwrap_err();
+    assert!(matches!(error, SshConfigError::NoProgram { .. }), "{error:?}");
+    fs::remove_file(home.path().join(".ssh/config")).unwrap();
+    let answer = resolver.resolve(&address("h"), None, Some(2222)).await;
+    assert_eq!(answer.unwrap(), SshConfig::default());
+    // The first that is there is run.
+    let found = missing().into_iter().chain(["ssh".into()]).collect();
+    let resolver = Resolver::with_programs(home.path().to_owned(), found);
+    assert!(resolver.baseline().await.unwrap().is_some());
     // One that is there and cannot be run is an error.
-    let resolver = Resolver::with_program(home.path().to_owned(), home.path().to_owned());
+    let resolver = Resolver::with_programs(home.path().to_owned(), vec![home.path().to_owned()]);
     let error = resolver.resolve(&address("h"), None, None).await.unwrap_err();
     assert!(matches!(error, SshConfigError::Spawn(_)), "{error:?}");
 }
@@ -252,7 +259,7 @@ async fn a_mistake_in_the_configuration_is_told_safely() {
         &dir,
         "i=0; while [ $i -lt 9999 ]; do echo 0123456789 >&2; i=$((i+1)); done; exit 3",
     );
-    let resolver = Resolver::with_program(dir.path().to_owned(), long);
+    let resolver = Resolver::with_programs(dir.path().to_owned(), vec![long]);
     match resolver.resolve(&address("h"), None, None).await.unwrap_err() {
         SshConfigError::Failed { stderr, .. } => assert_eq!(stderr.chars().count(), SHOWN_STDERR),
         error => panic!("{error:?}"),
@@ -299,12 +306,12 @@ async fn values_that_a_program_could_misread_are_refused() {
 async fn garbage_is_not_an_answer() {
     for script in ["echo what", "head -c 5000 /dev/urandom", "printf 'user\\n\\377'", "true"] {
         let dir = tempfile::tempdir().unwrap();
-        let resolver = Resolver::with_program(dir.path().to_owned(), program(&dir, script));
+        let resolver = Resolver::with_programs(dir.path().to_owned(), vec![program(&dir, script)]);
         let error = resolver.resolve(&address("h"), None, None).await.unwrap_err();
         assert!(matches!(error, SshConfigError::Invalid { .. }), "{script}: {error:?}");
     }
     let dir = tempfile::tempdir().unwrap();
-    let resolver = Resolver::with_program(dir.path().to_owned(), program(&dir, "yes"));
+    let resolver = Resolver::with_programs(dir.path().to_owned(), vec![program(&dir, "yes")]);
     let error = resolver.resolve(&address("h"), None, None).await.unwrap_err();
     assert!(matches!(error, SshConfigError::TooLong), "{error:?}");
     assert!(matches!(parse(b"port \xff\n"), Err(SshConfigError::Invalid { key: "port", .. })));
@@ -324,7 +331,7 @@ async fn an_ssh_that_hangs_is_ended_with_all_it_started() {
     let pids = dir.path().join("pids");
     let hang =
         format!("sleep 600 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", pids.to_str().unwrap());
-    let resolver = Resolver::with_program(dir.path().to_owned(), program(&dir, &hang));
+    let resolver = Resolver::with_programs(dir.path().to_owned(), vec![program(&dir, &hang)]);
     let host = address("h");
     let started = |pids: &Path| -> Vec<String> {
         let text = fs::read_to_string(pids).unwrap();
@@ -360,7 +367,7 @@ async fn answers_are_kept_until_a_file_changes() {
     let home = home_with("Host h\n  Port 2001\n");
     let runs = home.path().join("runs");
     let counting = format!("echo >> {}; exec ssh \"$@\"", runs.to_str().unwrap());
-    let resolver = Resolver::with_program(home.path().to_owned(), program(&home, &counting));
+    let resolver = Resolver::with_programs(home.path().to_owned(), vec![program(&home, &counting)]);
     // The system's own files may make answers short-lived; then nothing is to be seen here.
     if Files::survey(Path::new("/nowhere"), Path::new("/nowhere")).lasts.is_some() {
         eprintln!("SKIPPED: /etc/ssh/ssh_config uses Match exec or a foreign Include");
