@@ -21,7 +21,8 @@ use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::error::Problem;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::text::sanitize;
-use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES};
+use occ_proto::trust::NewHostKey;
+use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -30,6 +31,7 @@ use crate::autostart::{self, Start};
 use crate::commands::Context;
 use crate::error::CliError;
 use crate::output::Ui;
+use crate::output::host::tell_host_key;
 use crate::prompter::{self, Prompter};
 
 /// The largest answer that is read, in bytes: thousands of hosts, and no end of memory.
@@ -223,6 +225,11 @@ impl Client {
             }
         };
         let daemon = check_version(&head.headers)?;
+        for value in head.headers.get_all(NEW_HOST_KEY_HEADER) {
+            if let Ok(NewHostKey { host, key }) = serde_json::from_slice(value.as_bytes()) {
+                tell_host_key(&self.ui, &host, &key);
+            }
+        }
         if is_failure(head.status) {
             return Err(problem(head.status, &body, &daemon));
         }

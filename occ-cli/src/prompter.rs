@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::Ui;
+use crate::output::host::host_key_news;
 use crate::terminal::{Terminal, Turn};
 
 /// An answer that comes within this time raised no question.
@@ -136,11 +137,13 @@ pub(crate) async fn ask(
 ) -> Result<(Option<Secret>, Turn), CliError> {
     ui.asked.set(true);
     let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
+    let keys = prompt.new_host_keys.iter();
+    let keys: String = keys.filter_map(|new| host_key_news(ui, &new.host, &new.key)).collect();
     // In one piece: what is typed after the note must not be shown, either.
     let note = prompt.note.as_ref();
     let note = note.map_or_else(String::new, |note| format!("{host}{}\n", sanitize(note)));
     let end = if prompt.kind == PromptKind::Keep { " [y/N]: " } else { ": " };
-    let question = format!("{note}{host}{}{end}", sanitize(&prompt.message));
+    let question = format!("{keys}{note}{host}{}{end}", sanitize(&prompt.message));
     loop {
         let (answer, turn) = terminal.ask(&question, prompt.secret).await?;
         let Some(text) = &answer else { return Ok((None, turn)) };

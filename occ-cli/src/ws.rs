@@ -18,6 +18,7 @@ use occ_proto::exec::{
     DESCRIPTORS_HEADER, ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT,
 };
 use occ_proto::prompt::PROMPTS_HEADER;
+use occ_proto::trust::NewHostKey;
 use occ_proto::{AGENT_HEADER, HostName, KEY_HEADER};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -236,11 +237,13 @@ pub(crate) struct Down {
 
 impl Down {
     /// Passes the command's output to `output` until its end. `on_start` is called when the host has
-    /// accepted the command, with its host key if that was recorded just now.
+    /// accepted the command, with its host key if that was recorded just now; `on_key` for each key that was
+    /// recorded, also of jump hosts.
     pub(crate) async fn run(
         mut self,
         output: &mut Output,
         on_start: impl Fn(Option<String>),
+        on_key: impl Fn(NewHostKey),
     ) -> End {
         while let Some(message) = self.stream.next().await {
             match message {
@@ -256,6 +259,7 @@ impl Down {
                         return End::Output(io::Error::from_raw_os_error(errno));
                     }
                     Ok(ExecEvent::Started { new_host_key }) => on_start(new_host_key),
+                    Ok(ExecEvent::NewHostKey(key)) => on_key(key),
                     // Events of a newer daemon within this API version are there to be ignored.
                     Ok(ExecEvent::Stdout { .. } | ExecEvent::Stderr { .. }) | Err(_) => {}
                 },

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::prompt::{AnswerPrompt, Prompt, PromptKind};
+use occ_proto::trust::NewHostKey;
 use occ_proto::{HostName, Secret};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 mod clients;
 
-pub use clients::{BadToken, Client};
+pub use clients::{BadToken, Client, News};
 
 use clients::Clients;
 
@@ -153,7 +154,9 @@ impl Prompts {
         // From 1: a 0 in somebody's JSON is more likely a mistake.
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let expires_at = jiff::SignedDuration::try_from(PATIENCE).map_or(at, |time| at + time);
-        let prompt = Prompt { id, kind, host, message, note, secret, at, expires_at };
+        let new_host_keys = clients.show_news();
+        let prompt =
+            Prompt { id, kind, host, message, note, new_host_keys, secret, at, expires_at };
         self.lock().push(Open { prompt, opened: Instant::now(), clients, reply });
         self.changed.send_modify(|_| {});
         (id, answered)
@@ -236,6 +239,11 @@ impl Questions {
     pub fn spent(&self) -> Duration {
         let waiting = self.waiting.borrow();
         waiting.spent + waiting.question.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed())
+    }
+
+    /// Tells all who wait of a host key that was recorded just now.
+    pub fn tell(&self, key: &NewHostKey) {
+        self.clients.tell(key);
     }
 
     /// Asks, and waits for the answer.

@@ -214,6 +214,9 @@ pub enum ExecEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         new_host_key: Option<String>,
     },
+    /// A host key was recorded for this command: the host's, or that of a jump host on the way. Before all others.
+    #[serde(rename = "new_host_key")]
+    NewHostKey(crate::trust::NewHostKey),
     /// Bytes of standard output.
     Stdout {
         /// The bytes.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::HostName;
 use crate::secret::Secret;
+use crate::trust::NewHostKey;
 
 /// The request header by which a client says that it listens for prompts, and under which token: 1 to 64
 /// letters, digits and hyphens of its own choosing that nobody else can guess.
@@ -48,6 +49,10 @@ pub struct Prompt {
     /// What comes before it, such as why it is asked again or the server's instructions; safe for a terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Host keys that were recorded for the request and that no question has told of yet: who types a password
+    /// should know that the server's key is trusted on first sight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub new_host_keys: Vec<NewHostKey>,
     /// The answer must not be shown while it is typed.
     pub secret: bool,
     /// When it was asked.

@@ -45,3 +45,13 @@ pub struct TrustKey {
     /// The key as [`HostKeyReview::shown`] has it: no other is trusted.
     pub shown: String,
 }
+
+/// A host key that was not on record and has been recorded for a request, perhaps that of a jump host on the
+/// way. The value of [`crate::NEW_HOST_KEY_HEADER`], as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewHostKey {
+    /// The host.
+    pub host: HostName,
+    /// Type and SHA-256 fingerprint of the key.
+    pub key: String,
+}

@@ -40,9 +40,7 @@ pub(crate) async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, CliErro
     if context.ui.json {
         context.ui.document(&reply.body)?;
     } else {
-        if let Some(line) = show::new_host_key_since(&status, asked) {
-            context.ui.note(&line);
-        }
+        show::tell_host_key_since(context.ui, &status, asked);
         if let Some(line) = show::not_kept_since(&status, asked) {
             context.ui.note(&line);
         }

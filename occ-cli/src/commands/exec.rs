@@ -8,6 +8,7 @@ use std::time::Duration;
 use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::exec::{Bytes, ExecControl, ExecRequest, Exit};
+use occ_proto::trust::NewHostKey;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -120,10 +121,11 @@ async fn execute(
             start.send_replace(true);
             if let Some(key) = key {
                 *new_host_key.borrow_mut() = Some(key.clone());
-                ui.note(&show::new_host_key(host, &key));
+                show::tell_host_key(ui, host, &key);
             }
         };
-        let mut down = std::pin::pin!(down.run(&mut output, on_start));
+        let on_key = |told: NewHostKey| show::tell_host_key(ui, &told.host, &told.key);
+        let mut down = std::pin::pin!(down.run(&mut output, on_start, on_key));
         let mut answering = std::pin::pin!(prompter::listening(client, starts()));
         let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));
         let mut noted = !ui.stderr_terminal || ui.json;

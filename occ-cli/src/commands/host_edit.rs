@@ -245,9 +245,8 @@ fn connected(context: &Context<'_>, test: &TestReport) -> String {
                 .map_or_else(|| "no Docker on this host".to_owned(), |step| sanitize(&step.detail))
         }
     };
-    let line = format!("[{}] {mark} Connected ({docker})", test.name);
-    match &test.new_host_key {
-        Some(key) => format!("{}\n{line}", show::new_host_key(&test.name, key)),
-        None => line,
+    if let Some(key) = &test.new_host_key {
+        show::tell_host_key(context.ui, &test.name, key);
     }
+    format!("[{}] {mark} Connected ({docker})", test.name)
 }

@@ -83,9 +83,7 @@ async fn one(
     let status: HostStatus = reply.parse()?;
     if !ui.json {
         warn(ui, &status.warnings);
-        if let Some(line) = show::new_host_key_since(&status, asked) {
-            ui.note(&line);
-        }
+        show::tell_host_key_since(ui, &status, asked);
     }
     if ui.json {
         ui.document(&reply.body)?;

@@ -65,16 +65,29 @@ fn line(status: &HostStatus, label: &str, text: &str) -> String {
     format!("[{}] {label:<9} {text}", status.name)
 }
 
-/// Returns the line about a host key that was not on record until now.
-pub(crate) fn new_host_key(host: &HostName, key: &str) -> String {
-    format!("[{host}] New host key recorded: {}", sanitize(key))
+/// Returns the line about a host key that was not on record until now, unless it has been told already.
+pub(crate) fn host_key_news(ui: &Ui, host: &HostName, key: &str) -> Option<String> {
+    let line = format!("[{host}] New host key recorded: {}\n", sanitize(key));
+    ui.is_news(&line).then_some(line)
 }
 
-/// Returns the same for a status, if the connection was made at or after `asked`.
-pub(crate) fn new_host_key_since(status: &HostStatus, asked: Timestamp) -> Option<String> {
-    let connection = status.connection.as_ref()?;
-    let told = connection.new_host_key && connection.since >= asked;
-    told.then(|| new_host_key(&status.name, &connection.host_key))
+/// Tells of a host key that was not on record until now.
+pub(crate) fn tell_host_key(ui: &Ui, host: &HostName, key: &str) {
+    if !ui.json
+        && let Some(line) = host_key_news(ui, host, key)
+    {
+        ui.note(line.trim_end());
+    }
+}
+
+/// The same for a status, if the connection was made at or after `asked`.
+pub(crate) fn tell_host_key_since(ui: &Ui, status: &HostStatus, asked: Timestamp) {
+    if let Some(connection) = &status.connection
+        && connection.new_host_key
+        && connection.since >= asked
+    {
+        tell_host_key(ui, &status.name, &connection.host_key);
+    }
 }
 
 /// Returns why a password was not kept, if the connection was made at or after `asked`.

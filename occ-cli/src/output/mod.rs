@@ -5,7 +5,7 @@ pub(crate) mod json;
 pub(crate) mod problem;
 pub(crate) mod table;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::rc::Rc;
 
@@ -46,6 +46,8 @@ pub(crate) struct Ui {
     pub(crate) input: bool,
     /// A person has been asked, so nobody has to be told what is waited for. One for all copies.
     pub(crate) asked: Rc<Cell<bool>>,
+    /// What is said once only.
+    said: Rc<RefCell<Vec<String>>>,
 }
 
 impl Ui {
@@ -63,6 +65,7 @@ impl Ui {
             stderr_terminal: io::stderr().is_terminal(),
             input: !global.no_input,
             asked: Rc::default(),
+            said: Rc::default(),
         }
     }
 
@@ -108,6 +111,14 @@ impl Ui {
         if !self.quiet {
             write_stderr(format!("{line}\n").as_bytes());
         }
+    }
+
+    /// Returns whether a line has not been said yet; from now on it has.
+    pub(crate) fn is_news(&self, line: &str) -> bool {
+        let mut said = self.said.borrow_mut();
+        let is_news = !said.iter().any(|other| other == line);
+        said.push(line.to_owned());
+        is_news
     }
 
     /// Writes one line to standard error when a person reads it or asked for more.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::App;
 use super::error::ApiError;
 use crate::host::HostHandle;
-use crate::prompts::{BadToken, Client};
+use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
 
 /// A JSON body.
@@ -124,7 +124,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
                 ApiError::bad_request(format!("OCC_SSH_KEY, or {KEY_HEADER}, is {error}."))
             })?;
         }
-        let client = Client::new(text(PROMPTS_HEADER), key).map_err(|BadToken| {
+        let news = parts.extensions.get::<Arc<News>>().cloned().unwrap_or_default();
+        let client = Client::new(text(PROMPTS_HEADER), key, news).map_err(|BadToken| {
             ApiError::bad_request(format!(
                 "{PROMPTS_HEADER} must be 1 to 64 letters, digits and hyphens."
             ))

@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use jiff::Timestamp;
-use occ_proto::{AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, VERSION_HEADER};
+use occ_proto::{
+    AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, NEW_HOST_KEY_HEADER, VERSION_HEADER,
+};
 use tokio::sync::watch;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -24,6 +27,7 @@ use crate::config::Config;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
+use crate::prompts::News;
 use crate::ssh::error::chain;
 
 mod container;
@@ -104,6 +108,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::map_response(version_headers))
         .layer(middleware::from_fn(guard))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))
+        .layer(middleware::from_fn(tell_new_host_keys))
         .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
         .layer(DefaultBodyLimit::max(BODY_LIMIT));
     Router::new()
@@ -170,6 +175,22 @@ async fn note_agent(State(app): State<Arc<App>>, request: Request, next: Next) -
         app.pool.context().dial.agents.offer(Path::new(OsStr::from_bytes(socket.as_bytes())));
     }
     next.run(request).await
+}
+
+/// Tells in the answer's headers of host keys that were recorded for the request.
+async fn tell_new_host_keys(mut request: Request, next: Next) -> Response {
+    let news = Arc::new(News::default());
+    request.extensions_mut().insert(Arc::clone(&news));
+    let mut response = next.run(request).await;
+    for key in news.take() {
+        // JSON has no control characters, so this is always a header's value.
+        let value = serde_json::to_vec(&key).ok();
+        let value = value.and_then(|json| HeaderValue::from_maybe_shared(Bytes::from(json)).ok());
+        if let Some(value) = value {
+            response.headers_mut().append(NEW_HOST_KEY_HEADER, value);
+        }
+    }
+    response
 }
 
 async fn no_route() -> ApiError {

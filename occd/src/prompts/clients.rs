@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use occ_proto::Secret;
+use occ_proto::trust::NewHostKey;
 
 /// How deep groups of clients lie in one another: a host behind jump hosts, and a key that the last needs.
 const DEEPEST: usize = 16;
@@ -17,6 +18,30 @@ struct Gifts {
     token: Option<String>,
     /// A private key (`OCC_SSH_KEY`).
     key: Option<Secret>,
+    /// The host keys that were recorded while it waited.
+    news: Arc<News>,
+}
+
+/// Host keys that were recorded for a request, for its answer.
+#[derive(Debug, Default)]
+pub struct News(Mutex<Vec<Told>>);
+
+#[derive(Debug)]
+struct Told {
+    key: NewHostKey,
+    /// A question has said so.
+    shown: bool,
+}
+
+impl News {
+    fn lock(&self) -> MutexGuard<'_, Vec<Told>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the keys out.
+    pub fn take(&self) -> Vec<NewHostKey> {
+        self.lock().drain(..).map(|told| told.key).collect()
+    }
 }
 
 /// A token is 1 to 64 letters, digits and hyphens.
@@ -25,7 +50,12 @@ pub struct BadToken;
 
 impl Client {
     /// Returns a client that listens for prompts under that token, if any, and brings that key, if any.
-    pub fn new(token: Option<&str>, key: Option<Secret>) -> Result<Self, BadToken> {
+    /// What it is to be told of comes into `news`.
+    pub fn new(
+        token: Option<&str>,
+        key: Option<Secret>,
+        news: Arc<News>,
+    ) -> Result<Self, BadToken> {
         let valid = |token: &&str| {
             let letters = token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
             (1..=64).contains(&token.len()) && letters
@@ -33,7 +63,12 @@ impl Client {
         if token.is_some_and(|token| !valid(&token)) {
             return Err(BadToken);
         }
-        Ok(Self(Arc::new(Gifts { token: token.map(str::to_owned), key })))
+        Ok(Self(Arc::new(Gifts { token: token.map(str::to_owned), key, news })))
+    }
+
+    /// Takes the host keys out that were recorded for it so far.
+    pub fn take_news(&self) -> Vec<NewHostKey> {
+        self.0.news.take()
     }
 
     /// Returns whether it can put a question to a person.
@@ -57,18 +92,36 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a client for as long as its request lasts, if it has anything to give.
+    /// Adds a client for as long as its request lasts. Returns whether it has anything to give.
     pub(super) fn add(&self, client: &Client) -> bool {
-        if client.0.token.is_none() && client.0.key.is_none() {
-            return false;
-        }
         let mut members = self.lock();
         members.retain(|member| match member {
             Member::Client(client) => client.strong_count() > 0,
             Member::Group(group) => group.strong_count() > 0,
         });
         members.push(Member::Client(Arc::downgrade(&client.0)));
-        true
+        client.0.token.is_some() || client.0.key.is_some()
+    }
+
+    /// Tells every client of a host key.
+    pub(super) fn tell(&self, key: &NewHostKey) {
+        for client in self.all(DEEPEST) {
+            client.news.lock().push(Told { key: key.clone(), shown: false });
+        }
+    }
+
+    /// Returns the host keys that no question has shown them yet; from now on one has.
+    pub(super) fn show_news(&self) -> Vec<NewHostKey> {
+        let mut news: Vec<NewHostKey> = Vec::new();
+        for client in self.all(DEEPEST) {
+            for told in client.news.lock().iter_mut().filter(|told| !told.shown) {
+                told.shown = true;
+                if !news.contains(&told.key) {
+                    news.push(told.key.clone());
+                }
+            }
+        }
+        news
     }
 
     /// Adds the clients of another, now and later, until the guard is dropped.

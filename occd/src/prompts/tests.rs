@@ -19,7 +19,7 @@ fn answer(text: &str) -> AnswerPrompt {
 }
 
 fn client(token: &str) -> Client {
-    Client::new(Some(token), None).unwrap()
+    Client::new(Some(token), None, Arc::default()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,7 +107,7 @@ async fn the_clock_stands_still_while_a_question_is_open() {
 #[test]
 fn tokens_are_short_words() {
     for bad in ["", "a b", "ü", "a\n", &"x".repeat(65)] {
-        assert!(Client::new(Some(bad), None).is_err(), "{bad:?}");
+        assert!(Client::new(Some(bad), None, Arc::default()).is_err(), "{bad:?}");
     }
-    assert!(Client::new(Some("9f-A"), None).is_ok());
+    assert!(Client::new(Some("9f-A"), None, Arc::default()).is_ok());
 }

@@ -10,6 +10,7 @@ use occ_proto::paths::expand_tilde;
 use occ_proto::prompt::PromptKind;
 use occ_proto::status::Phase;
 use occ_proto::text::sanitize;
+use occ_proto::trust::NewHostKey;
 use russh::keys::{Certificate, PublicKey, PublicKeyOrCertificate};
 
 use super::error::ConnectError;
@@ -179,6 +180,11 @@ impl HostKeyPolicy {
                 Unknown::Refuse => return Err(ConnectError::HostKeyUnknown { shown: text }),
             }
             (verdict, new) = self.record(key).await?;
+            if new && let Some((name, questions)) = &self.asking {
+                let name = name.clone().or_else(|| HostName::new(self.host.as_str()).ok());
+                let told = name.map(|host| NewHostKey { host, key: text.clone() });
+                told.iter().for_each(|key| questions.tell(key));
+            }
             tracing::info!(
                 host = self.host,
                 key = text,

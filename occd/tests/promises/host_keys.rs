@@ -154,6 +154,41 @@ fn whoever_caused_the_dial_is_told_of_the_new_key() {
 }
 
 #[test]
+fn keys_of_jump_hosts_and_of_logins_that_fail_are_told_too() {
+    let (outer, inner, host) =
+        (EmbeddedHost::start(), EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    add_unknown(&rig, "outer", &outer);
+    add_unknown(&rig, "inner", &inner);
+    add_unknown(&rig, "far", &host);
+    add_unknown(&rig, "refused", &host);
+    rig.write_config_toml("[connection]\nautoconnect = \"none\"\n");
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("inner").unwrap().jump_host = Some("outer".into());
+        file.hosts.get_mut("far").unwrap().jump_host = Some("inner".into());
+    });
+    rig.start_daemon(&[]);
+    let told = |rig: &DaemonRig, args: &[&str], code: i32| {
+        let output = rig.run_occ(args);
+        assert_eq!(output.code(), code, "{output:?}");
+        let lines = output.stderr.lines().filter(|line| line.contains("New host key recorded"));
+        let hosts = lines.filter_map(|line| line.split(']').next());
+        hosts.map(|host| host.trim_start_matches('[').to_owned()).collect::<Vec<_>>()
+    };
+    for command in [&["exec", "--host", "far", "--", "true"][..], &["connect", "--host", "far"]] {
+        assert_eq!(told(&rig, command, 0), ["outer", "inner", "far"]);
+        assert_eq!(told(&rig, command, 0), [""; 0], "once");
+        rig.terminate_daemon();
+        std::fs::write(rig.known_hosts_file(), "").unwrap();
+        rig.start_daemon(&[]);
+    }
+    host.reject_auth(true);
+    assert_eq!(told(&rig, &["exec", "--host", "refused", "--", "true"], 5), ["refused"]);
+    std::fs::write(rig.known_hosts_file(), "").unwrap();
+    assert_eq!(told(&rig, &["reconnect", "--host", "refused"], 5), ["refused"]);
+}
+
+#[test]
 fn a_key_is_recorded_hashed_where_ssh_config_asks_for_it() {
     if !RealSshd::require() {
         return;

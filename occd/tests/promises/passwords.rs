@@ -36,7 +36,10 @@ fn a_password_is_asked_for_where_the_host_allows_it() {
     };
     let nobody = problem(&post(&rig, "/v1/hosts/a/connect"));
     assert_eq!(nobody.code, Code::InputNeeded, "{nobody:?}");
+    fs::write(rig.known_hosts_file(), "").unwrap();
     let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    // Who the server is on first sight, before anything is typed, and once.
+    terminal.wait_for("[a] New host key recorded: ssh-ed25519 SHA256:");
     terminal.wait_for(&format!("[a] Password for {} on a: ", sshd.user()));
     assert!(!terminal.echoes());
     terminal.type_text("wrong\n");
@@ -47,6 +50,7 @@ fn a_password_is_asked_for_where_the_host_allows_it() {
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
     assert!(!screen.contains(password), "{screen}");
+    assert_eq!(screen.matches("New host key").count(), 1, "{screen}");
     assert_eq!(look(&rig, "a").connection.unwrap().auth, "password");
     echoes(&rig, "a");
     assert!(!rig.log().contains(password));

@@ -136,7 +136,9 @@ impl RealSshdBuilder {
             lines.push(format!("HostCertificate {path}-cert.pub"));
         }
         lines.push(format!("AuthorizedKeysFile {dir}/authorized_keys"));
-        lines.push(format!("SetEnv {}", RealSshd::mark(sshd.dir())));
+        // A person's start-up files are slow, and some leave locks behind when a test ends the shell in them.
+        let home = if sshd.user == "root" { format!(" HOME={dir}") } else { String::new() };
+        lines.push(format!("SetEnv {}{home}", RealSshd::mark(sshd.dir())));
         lines.extend(
             ["PidFile none", "StrictModes no", "UsePAM no", "LogLevel VERBOSE", "UseDNS no"]
                 .map(str::to_owned),

@@ -60,7 +60,15 @@ pub(super) async fn upgrade(
 async fn serve(host: HostHandle, socket: WebSocket, client: Client, passing: Passing) {
     let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let (running, early) = match begin(&host, &mut source, &client).await {
+    let begun = begin(&host, &mut source, &client).await;
+    let news = client.take_news();
+    let is_told = !news.is_empty();
+    for key in news {
+        if send_event(&mut sink, &ExecEvent::NewHostKey(key)).await.is_err() {
+            return;
+        }
+    }
+    let (running, early) = match begun {
         Ok(Some(begun)) => begun,
         Ok(None) => return,
         Err(problem) => {
@@ -74,7 +82,7 @@ async fn serve(host: HostHandle, socket: WebSocket, client: Client, passing: Pas
         return;
     }
     // A client that is told of a new host key says so first; its words and the output may share a file.
-    let destinations = if running.new_host_key().is_some() {
+    let destinations = if is_told || running.new_host_key().is_some() {
         passing.refuse().await;
         Destinations::default()
     } else {

@@ -59,11 +59,13 @@ impl Connection {
         self.spawn(async move {
             let mut announced = connection.shared.announced.subscribe();
             // A server that does announces them at the login.
-            let Ok(Ok(keys)) = timeout(ANNOUNCED, announced.wait_for(Option::is_some))
-                .await
-                .map(|announced| announced.map(|keys| keys.clone().unwrap_or_default()))
-            else {
-                return;
+            let announced = timeout(ANNOUNCED, announced.wait_for(Option::is_some));
+            let keys = tokio::select! {
+                announced = announced => match announced {
+                    Ok(Ok(keys)) => keys.clone().unwrap_or_default(),
+                    _ => return,
+                },
+                () = connection.shared.closed.cancelled() => return,
             };
             let prove =
                 async |keys| match timeout(PROOF, connection.handle.hostkeys_prove(keys)).await {
