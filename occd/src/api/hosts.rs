@@ -53,8 +53,8 @@ pub(super) async fn show(
         if let Err(unreachable) = host.connection(COMMAND_RETRIES, &client).await {
             tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
         }
-    } else if host.snapshot().state == LinkState::Idle {
-        // Whoever looks will want to use it. The answer does not wait.
+    } else if matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed) {
+        // Whoever looks will want to use it, or has done something about it. The answer does not wait.
         host.glance();
     }
     let mut status = host.full_status();

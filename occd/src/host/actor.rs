@@ -70,6 +70,10 @@ enum Signal {
     KeyOpened,
     /// What the agent held when the login failed.
     AgentLooked(Option<u64>),
+    /// There is another agent than when the login failed.
+    AgentReplaced,
+    /// What the agent holds now.
+    AgentHolds(Option<u64>),
 }
 
 /// What [`Actor::next`] returns.
@@ -101,6 +105,8 @@ struct Actor {
     inputs: Option<Inputs>,
     /// What the agent held then.
     agent_held: Option<u64>,
+    /// That is known by now.
+    agent_looked: bool,
     /// The keys of clients that it was tried with in vain, as hashes.
     tried_keys: Vec<u64>,
     /// Somebody waits for the next dial, see [`HopDemand`].
@@ -109,6 +115,10 @@ struct Actor {
     waits_for_hop: bool,
     /// A [`Signal::KeyOpened`] is to come.
     waits_for_key: bool,
+    /// A [`Signal::AgentReplaced`] is to come.
+    waits_for_agent: bool,
+    /// When the agent was asked what it holds since the login failed.
+    agent_asked: Option<Instant>,
     connects: u64,
     dial_failures: u64,
     since: Timestamp,
@@ -168,10 +178,13 @@ pub fn spawn(
         last_error: None,
         inputs: None,
         agent_held: None,
+        agent_looked: false,
         tried_keys: Vec::new(),
         demand: HopDemand::Background,
         waits_for_hop: false,
         waits_for_key: false,
+        waits_for_agent: false,
+        agent_asked: None,
         connects: 0,
         dial_failures: 0,
         since,
@@ -249,7 +262,21 @@ impl Actor {
                         self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
                     }
                 }
-                Input::Signal(Signal::AgentLooked(held)) => self.agent_held = held,
+                Input::Signal(Signal::AgentLooked(held)) => {
+                    self.agent_held = held;
+                    self.agent_looked = true;
+                }
+                Input::Signal(Signal::AgentReplaced) => {
+                    self.waits_for_agent = false;
+                    self.agent_asked = None;
+                    self.ask_agent();
+                    self.wait_for_agent();
+                }
+                Input::Signal(Signal::AgentHolds(held)) => {
+                    if self.lacks_key() && held.is_some() && held != self.agent_held {
+                        self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
+                    }
+                }
                 Input::Due => self.handle(Event::Due),
                 Input::Stop => return,
             }
@@ -303,7 +330,9 @@ impl Actor {
                     },
                     Wish::Person => Demand::Person,
                 };
-                if demand != Demand::Glance {
+                if demand == Demand::Glance {
+                    self.ask_agent();
+                } else {
                     self.demand = HopDemand::Command;
                     // Also the dial that is under way is one that is waited for now.
                     self.context.dial.turns.hurry(&self.name);
@@ -399,6 +428,7 @@ impl Actor {
                 self.wait_for_hop();
                 self.wait_for_key();
                 self.handle(Event::DialFailed(id, retry));
+                self.wait_for_agent();
                 if self.machine.retries_exhausted() {
                     self.exhausted();
                 }

@@ -157,7 +157,7 @@ impl HostHandle {
         Arc::clone(&self.snapshot.borrow())
     }
 
-    /// Starts a dial if the host is idle; waits for nothing.
+    /// Starts a dial if the host is idle, or if it lacked a key that the agent has now; waits for nothing.
     pub fn glance(&self) {
         let (done, _) = oneshot::channel();
         // A full queue means that others are asking already.

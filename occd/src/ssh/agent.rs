@@ -15,10 +15,14 @@ use russh::keys::agent::{AgentIdentity, AgentSessionBinding};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::stamp::Stamp;
+
 /// How long an agent may take to list its keys; one that hangs must not cost the whole dial.
 const LIST: Duration = Duration::from_secs(3);
 /// The same for a look at whether its keys have changed.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often a login that failed looks at whether the agent's socket is another.
+const GLANCE: Duration = Duration::from_secs(5);
 /// Agents that are remembered: a person has one, and one for each forwarded login.
 const MAX_KNOWN: usize = 8;
 
@@ -79,6 +83,23 @@ impl Agents {
             .hash(&mut hasher);
         }
         Some(hasher.finish())
+    }
+
+    /// Waits until there is another newest agent, or that one's socket is another: it was gone and has come back.
+    pub async fn replaced(&self) {
+        let before = self.newest_socket();
+        loop {
+            tokio::time::sleep(GLANCE).await;
+            if self.newest_socket() != before {
+                return;
+            }
+        }
+    }
+
+    fn newest_socket(&self) -> Option<(PathBuf, Option<Stamp>)> {
+        let socket = self.newest()?;
+        let stamp = Stamp::of(&socket).ok();
+        Some((socket, stamp))
     }
 
     /// Forgets an agent that does not answer, unless it is the only one: it may come back.

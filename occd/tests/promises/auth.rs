@@ -194,6 +194,33 @@ fn a_test_that_goes_well_brings_a_failed_host_back() {
 }
 
 #[test]
+fn an_agent_that_comes_back_or_gets_the_key_brings_the_host_back() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    add_with(&rig, &sshd, None);
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/far/connect")).code, Code::NoIdentity);
+    // Nobody says more than that they look.
+    agent.add(sshd.client_key_path());
+    wait_for("the host to be back", GUARD, || {
+        rig.occ_ok(&["status", "--host", "far"]).contains("● connected").then_some(())
+    });
+
+    drop(agent);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/far/reconnect")).code, Code::NoIdentity);
+    fs::remove_file(rig.root().join("agent.sock")).unwrap();
+    let agent = Agent::start(&mut rig);
+    agent.add(sshd.client_key_path());
+    // Not even that.
+    wait_for("the login", GUARD, || rig.log().matches("connected host=far").nth(1).map(drop));
+    echoes(&rig, "far");
+}
+
+#[test]
 fn a_locked_key_file_is_used_through_the_agent_that_holds_it() {
     if !RealSshd::require() {
         return;

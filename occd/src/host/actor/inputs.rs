@@ -65,7 +65,7 @@ impl Actor {
     }
 
     pub(super) fn look_at_agent(&mut self) {
-        self.agent_held = None;
+        (self.agent_held, self.agent_looked) = (None, false);
         let environment = Arc::clone(&self.context.dial);
         self.signals
             .push(Box::pin(async move { Signal::AgentLooked(environment.agents.holds().await) }));

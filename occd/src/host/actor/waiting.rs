@@ -1,12 +1,21 @@
-//! What a host that is down waits for besides its own time: its jump host, and somebody who unlocks a key.
+//! What a host that is down waits for besides its own time: its jump host, somebody who unlocks a key, and
+//! an agent that holds one.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::HostName;
+use occ_proto::status::State;
+use tokio::time::Instant;
 
 use super::{Actor, Signal};
 use crate::ssh::ConnectError;
+use crate::ssh::error::IdentityError;
+
+/// How long the agent is left alone after it was asked: somebody may look at a status again and again.
+const AGENT_REST: Duration = Duration::from_secs(1);
 
 impl Actor {
     /// Returns the jump host that the last dial waits for, and when that is dialled next.
@@ -48,5 +57,45 @@ impl Actor {
             opened.await;
             Signal::KeyOpened
         }));
+    }
+
+    /// Returns whether the login failed for want of a key that an agent may hold.
+    pub(super) fn lacks_key(&self) -> bool {
+        let error = self.last_error.as_ref().map(|(error, _)| error.as_ref());
+        self.machine.state() == State::Failed
+            && error.is_some_and(|error| {
+                matches!(
+                    error,
+                    ConnectError::NoIdentity { .. }
+                        | ConnectError::AuthRefused(_)
+                        | ConnectError::Identity(IdentityError::NotInAgent { .. })
+                        | ConnectError::Unanswered { key: Some(_), .. }
+                )
+            })
+    }
+
+    /// Arranges to be told when the agent is another one: what it holds may be what the login lacked.
+    pub(super) fn wait_for_agent(&mut self) {
+        if !self.lacks_key() || self.waits_for_agent {
+            return;
+        }
+        self.waits_for_agent = true;
+        let environment = Arc::clone(&self.context.dial);
+        self.signals.push(Box::pin(async move {
+            environment.agents.replaced().await;
+            Signal::AgentReplaced
+        }));
+    }
+
+    /// Has the agent asked what it holds now, if that may help.
+    pub(super) fn ask_agent(&mut self) {
+        let lately = self.agent_asked.is_some_and(|at| at.elapsed() < AGENT_REST);
+        if !self.lacks_key() || lately || !self.agent_looked {
+            return;
+        }
+        self.agent_asked = Some(Instant::now());
+        let environment = Arc::clone(&self.context.dial);
+        self.signals
+            .push(Box::pin(async move { Signal::AgentHolds(environment.agents.holds().await) }));
     }
 }
