@@ -153,6 +153,7 @@ fn exit_code(code: Code, status: u16) -> u8 {
         | Code::HostKeyUnknown
         | Code::SshConfigInvalid
         | Code::NotSsh
+        | Code::NoCommonAlgorithm
         | Code::SessionRefused => CONNECTION,
         Code::OutcomeUnknown => OUTCOME_UNKNOWN,
         Code::ShuttingDown => DAEMON,
@@ -179,6 +180,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         }
         Code::ConfigInvalid => "mend that file, then occ daemon stop; occ daemon start".to_owned(),
         Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
+        Code::NoCommonAlgorithm => format!(
+            "Ciphers, MACs, KexAlgorithms and HostKeyAlgorithms of ssh_config choose what is offered; occ host show {h}"
+        ),
         Code::HostStopped => format!("occ connect --host {h}"),
         Code::AuthFailed => {
             format!("ssh-copy-id to {h}'s user and address; then occ reconnect --host {h}")

@@ -119,6 +119,32 @@ fn a_host_that_refuses_is_not_added() {
 }
 
 #[test]
+fn what_to_type_works_for_a_host_that_is_not_there_yet() {
+    for (code, hint) in [
+        (
+            "no_identity",
+            "ssh-add KEY puts a key into your agent, or -i KEY names a file; then occ host add again",
+        ),
+        (
+            "host_key_changed",
+            "occ host add with --no-verify saves it without connecting, then occ trust --host prod-1",
+        ),
+        (
+            "host_key_revoked",
+            "ask the server's owner for another key; occ host add with --no-verify",
+        ),
+        ("key_locked", "on a terminal occ host add asks; occ host add with --no-verify"),
+        ("host_unreachable", "hint: occ host add with --no-verify saves it without connecting"),
+    ] {
+        let fake = Fake::new(move |_| Answer::problem(409, code, "It failed.", "prod-1"));
+        let done = fake.occ(&["host", "add", "prod-1", "deploy@h"]);
+        assert_eq!(done.code, 5, "{done:?}");
+        assert!(done.err.contains(hint), "{done:?}");
+        assert!(!done.err.contains("occ host edit prod-1"), "{done:?}");
+    }
+}
+
+#[test]
 fn on_a_terminal_it_can_be_kept_anyway() {
     for (answer, code, requests) in [("y\n", 0, 2), ("\n", 5, 1), ("n\n", 5, 1)] {
         let fake = refusing();

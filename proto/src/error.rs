@@ -92,8 +92,10 @@ codes! {
     HostKeyUnknown = "host_key_unknown",
     /// The host's SSH configuration cannot be used (ssh_config, jump host, proxy).
     SshConfigInvalid = "ssh_config_invalid",
-    /// The peer does not speak SSH, or no algorithm is shared.
+    /// The peer does not speak SSH, or not as the standard has it.
     NotSsh = "not_ssh",
+    /// The server and the settings share no algorithm.
+    NoCommonAlgorithm = "no_common_algorithm",
     /// The server refuses to open a session channel.
     SessionRefused = "session_refused",
     /// The connection was lost after the command may have started.

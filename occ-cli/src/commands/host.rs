@@ -276,7 +276,9 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
     }
     let reply = client.get("/v1/hosts").await.ok()?;
     let list: HostList = reply.parse().ok()?;
-    let host = list.hosts.iter().chain(&list.via).find(|host| host.name == report.name)?;
+    let problem = report.problem.as_ref();
+    let blamed = problem.and_then(|problem| problem.hop.as_ref()).unwrap_or(&report.name);
+    let host = list.hosts.iter().chain(&list.via).find(|host| host.name == *blamed)?;
     hint_for(code, &host.name, &host.config, None)
 }
 

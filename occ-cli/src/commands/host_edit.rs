@@ -188,23 +188,33 @@ fn unverified(
 ) -> CliError {
     let stop = if error.message.ends_with('.') { "" } else { "." };
     error.message.push_str(&format!("{stop} Nothing was written."));
-    let specific = error.daemon_code().filter(|code| {
-        // Those that a person mends elsewhere and then tries again.
-        matches!(
-            code,
-            Code::AuthFailed
-                | Code::NoIdentity
-                | Code::IdentityTooOpen
-                | Code::HostKeyChanged
-                | Code::HostKeyUnknown
-        )
-    });
-    let hint = specific.and_then(|code| hint_for(code, name, config, None)).map(|hint| {
+    let unsaved = format!("{command} with --no-verify saves it without connecting");
+    let again = |hint: String| {
         hint.replace(&format!("occ reconnect --host {name}"), &format!("{command} again"))
-    });
-    error.hint = Some(
-        hint.unwrap_or_else(|| format!("{command} with --no-verify saves it without connecting")),
-    );
+    };
+    let of_hop = error.problem.as_ref().is_some_and(|problem| problem.hop.is_some());
+    let hint = match error.daemon_code() {
+        // That host is there, and is mended by itself.
+        Some(_) if of_hop => error.hint.take().map(|hint| format!("{hint}; then {command} again")),
+        Some(code @ (Code::AuthFailed | Code::IdentityTooOpen)) => {
+            hint_for(code, name, config, None).map(again)
+        }
+        Some(Code::NoIdentity) => Some(format!(
+            "ssh-add KEY puts a key into your agent, or -i KEY names a file; then {command} again"
+        )),
+        Some(Code::HostKeyChanged | Code::HostKeyUnknown) => Some(format!(
+            "ask the server's owner which key is right; {unsaved}, then occ trust --host {name} \
+             shows the key and records it"
+        )),
+        Some(Code::HostKeyRevoked | Code::HostCertificate) => {
+            Some(format!("ask the server's owner for another key; {unsaved}"))
+        }
+        Some(Code::InputNeeded | Code::KeyLocked | Code::LoginRefused) => {
+            Some(format!("on a terminal {command} asks; {unsaved}"))
+        }
+        _ => None,
+    };
+    error.hint = hint.or(Some(unsaved));
     error
 }
 

@@ -166,8 +166,15 @@ fn next_try(status: &HostStatus, now: Timestamp) -> Option<String> {
 pub(crate) fn hint(status: &HostStatus) -> Option<String> {
     match status.state {
         State::Backoff => {
-            let hop = status.last_error.as_ref().and_then(|error| error.hop.as_ref());
-            Some(format!("occ reconnect --host {}", hop.unwrap_or(&status.name)))
+            let error = status.last_error.as_ref();
+            match error.and_then(|error| Some((error.code, error.hop.as_ref()?))) {
+                // It has failed for a reason that trying again does not mend.
+                Some((code, hop)) if code != Code::HostUnreachable => {
+                    crate::error::hint(code, Some(hop.as_str()))
+                }
+                Some((_, hop)) => Some(format!("occ reconnect --host {hop}")),
+                None => Some(format!("occ reconnect --host {}", status.name)),
+            }
         }
         State::Stopped => Some(format!("occ connect --host {}", status.name)),
         State::Failed => {

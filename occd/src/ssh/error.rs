@@ -416,6 +416,12 @@ pub enum LossCause {
     /// The ProxyCommand ended; its last words.
     #[error("the ProxyCommand says: {0}")]
     ProxyCommand(String),
+    /// It sent a text in another encoding, which RFC 4252 (section 5.4) and RFC 4253 (section 11.1) forbid and
+    /// the library does not read.
+    #[error(
+        "the server sent text that is not UTF-8, perhaps its banner (Banner in its sshd_config)"
+    )]
+    NotText,
     /// We closed it.
     #[error("closed by occd")]
     Ours,
@@ -473,6 +479,8 @@ impl ConnectError {
     /// Returns what to do about it.
     pub fn retry(&self) -> Retry {
         match self {
+            // It will be there the next time.
+            Self::Lost { cause: LossCause::NotText, .. } => Retry::Fatal,
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }
@@ -516,7 +524,6 @@ impl ConnectError {
             Self::SshConfig(_)
             | Self::Name(_)
             | Self::HopCircle(_)
-            | Self::UnknownAlgorithms { .. }
             | Self::ProxyCommandForbidden
             | Self::ProxyCommand { .. }
             | Self::KnownHosts(_)
@@ -533,14 +540,19 @@ impl ConnectError {
             }
             Self::Unanswered { key: Some(_), .. } => Code::KeyLocked,
             Self::Unanswered { .. } => Code::InputNeeded,
+            Self::Hop { source, .. } => source.code(),
+            Self::NotSsh(_)
+            | Self::KeyExchange(_)
+            | Self::Lost { cause: LossCause::NotText, .. } => Code::NotSsh,
+            Self::NoCommonAlgorithm { .. } | Self::UnknownAlgorithms { .. } => {
+                Code::NoCommonAlgorithm
+            }
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }
             | Self::Penalised(_)
             | Self::HopConnect { .. }
             | Self::Lost { .. } => Code::HostUnreachable,
-            Self::Hop { source, .. } => source.code(),
-            Self::NotSsh(_) | Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Code::NotSsh,
             Self::HostKeyChanged { .. } => Code::HostKeyChanged,
             Self::HostKeyRevoked { .. } => Code::HostKeyRevoked,
             Self::HostCertificate { .. } => Code::HostCertificate,

@@ -561,6 +561,9 @@ pub(super) fn loss_cause(error: &russh::Error) -> LossCause {
             LossCause::Closed
         }
         russh::Error::IO(error) => LossCause::Io(error.to_string()),
+        russh::Error::SshEncoding(russh::keys::ssh_encoding::Error::CharacterEncoding) => {
+            LossCause::NotText
+        }
         other => LossCause::Protocol(sanitize(&other.to_string())),
     }
 }

@@ -398,3 +398,29 @@ fn sixty_hosts_on_one_server_are_connected_without_one_refusal() {
 fn sixty_hosts_behind_one_bastion_are_connected_without_one_refusal() {
     sixty_hosts_at_once(true);
 }
+
+#[test]
+fn what_to_type_next_names_the_hop_that_is_to_blame() {
+    let (bastion, host) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    add_behind(&rig, "far", &host, "bastion");
+    bastion.change_host_key();
+    rig.start_daemon(&[]);
+    let target = format!("{}@127.0.0.1:{}", host.user(), host.port());
+    for command in [
+        &["exec", "--host", "far", "--", "true"][..],
+        &["connect", "--host", "far"],
+        &["host", "test", "far"],
+        &["host", "add", "more", &target, "-J", "bastion"],
+        &["status", "--host", "far"],
+    ] {
+        let output = rig.run_occ(command);
+        assert!(output.stderr.contains("occ trust --host bastion"), "{command:?}: {output:?}");
+    }
+    // The next command to type does what it says.
+    let review = rig.http("GET", "/v1/hosts/bastion/trust", &[], None).json();
+    let print = review["shown"].as_str().unwrap().split(' ').next_back().unwrap().to_owned();
+    rig.occ_ok(&["trust", "--host", "bastion", "--fingerprint", &print]);
+    echoes(&rig, "far");
+}

@@ -361,3 +361,46 @@ fn what_a_server_says_when_it_turns_us_away_is_told_and_drives_no_terminal() {
     let error = look(&rig, "far").last_error.unwrap();
     assert_eq!(error.phase, Phase::KeyExchange);
 }
+
+#[test]
+fn a_banner_in_another_encoding_is_named_and_not_tried_again_and_again() {
+    if !RealSshd::require() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let banner = dir.path().join("banner");
+    fs::write(&banner, b"Zugang f\xfcr Befugte\n").unwrap();
+    let sshd = RealSshd::builder().config(format!("Banner {}", banner.display())).start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &sshd);
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    let expected = "(login): the server sent text that is not UTF-8, perhaps its banner";
+    assert!(output.stderr.contains(expected), "{output:?}");
+    assert_eq!(look(&rig, "far").state, State::Failed);
+    fs::write(&banner, "Zugang für Befugte\n").unwrap();
+    rig.occ_ok(&["connect", "--host", "far"]);
+}
+
+#[test]
+fn without_a_common_algorithm_the_settings_are_named() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::builder().config("Ciphers aes128-ctr").start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &sshd);
+    fs::write(rig.home().join(".ssh/config"), "Ciphers aes256-gcm@openssh.com\n").unwrap();
+    rig.start_daemon(&[]);
+    for command in [&["connect", "--host", "far"][..], &["host", "test", "far"]] {
+        let output = rig.run_occ(command);
+        assert_eq!(output.code(), 5, "{output:?}");
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(
+            said.contains("no common cipher algorithm; the server offers aes128-ctr"),
+            "{said}"
+        );
+        assert!(said.contains("hint: Ciphers, MACs, KexAlgorithms"), "{said}");
+    }
+}
