@@ -172,7 +172,10 @@ pub async fn login(
     let (mut agent, agent_socket, agent_keys, agent_word) =
         match agent::open(&credentials.agent, &environment.agents, session.as_ref()).await {
             Ok(open) => {
-                let word = format!("the ssh-agent holds {} keys", open.identities.len());
+                let word = match open.identities.len() {
+                    1 => "the ssh-agent holds 1 key".to_owned(),
+                    count => format!("the ssh-agent holds {count} keys"),
+                };
                 (Some(open.agent), Some(open.socket), open.identities, word)
             }
             Err(word) => (None, None, Vec::new(), word),

@@ -524,6 +524,7 @@ impl ConnectError {
             Self::SshConfig(_)
             | Self::Name(_)
             | Self::HopCircle(_)
+            | Self::UnknownAlgorithms { .. }
             | Self::ProxyCommandForbidden
             | Self::ProxyCommand { .. }
             | Self::KnownHosts(_)
@@ -544,9 +545,7 @@ impl ConnectError {
             Self::NotSsh(_)
             | Self::KeyExchange(_)
             | Self::Lost { cause: LossCause::NotText, .. } => Code::NotSsh,
-            Self::NoCommonAlgorithm { .. } | Self::UnknownAlgorithms { .. } => {
-                Code::NoCommonAlgorithm
-            }
+            Self::NoCommonAlgorithm { .. } => Code::NoCommonAlgorithm,
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use occ_proto::KEY_VARIABLES;
 use occ_proto::text::sanitize;
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -20,6 +21,9 @@ use super::error::{ConnectError, LossCause};
 
 /// How much of the program's last words is kept for an error.
 const WORDS: usize = 300;
+
+/// How long the program and what it has started may take to end by themselves.
+const GRACE: Duration = Duration::from_millis(300);
 
 /// How long a program that has closed its output may take to say why.
 const PARTING: Duration = Duration::from_secs(1);
@@ -73,9 +77,10 @@ impl LastWords {
 /// The running program. Dropping it ends it and whatever it has started.
 #[derive(Debug)]
 pub(super) struct ProxyCommand {
-    child: Child,
+    child: Option<Child>,
     stdin: ChildStdin,
     stdout: ChildStdout,
+    tasks: TaskTracker,
 }
 
 impl ProxyCommand {
@@ -102,20 +107,29 @@ impl ProxyCommand {
         };
         let words = LastWords { silent: Some(CancellationToken::new()), ..LastWords::default() };
         tasks.spawn(words.clone().follow(stderr));
-        Ok((Self { child, stdin, stdout }, words))
+        Ok((Self { child: Some(child), stdin, stdout, tasks: tasks.clone() }, words))
     }
 }
 
 impl Drop for ProxyCommand {
     fn drop(&mut self) {
+        let Some(child) = self.child.take() else { return };
         // The id is gone once the child was waited for: its number may belong to another process by then.
-        let pid =
-            self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.try_into().ok()?));
+        let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
         let Some(pid) = pid else { return };
-        if let Err(error) = rustix::process::kill_process_group(pid, rustix::process::Signal::TERM)
-        {
-            tracing::debug!(%error, "ending a ProxyCommand");
-        }
+        signal_group(pid, Signal::TERM);
+        self.tasks.spawn(async move {
+            // Not waited for meanwhile, so that the group's number stays this group's.
+            tokio::time::sleep(GRACE).await;
+            signal_group(pid, Signal::KILL);
+            drop(child);
+        });
+    }
+}
+
+fn signal_group(group: Pid, signal: Signal) {
+    if let Err(error) = rustix::process::kill_process_group(group, signal) {
+        tracing::debug!(%error, "ending a ProxyCommand");
     }
 }
 

@@ -424,3 +424,31 @@ fn what_to_type_next_names_the_hop_that_is_to_blame() {
     rig.occ_ok(&["trust", "--host", "bastion", "--fingerprint", &print]);
     echoes(&rig, "far");
 }
+
+#[test]
+fn a_proxy_command_that_ignores_its_end_is_ended_with_what_it_started() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    let pids = rig.root().join("pids");
+    // It says nothing, and neither it nor its child heeds TERM.
+    let script = rig.root().join("stubborn");
+    let text = format!(
+        "#!/bin/sh\ntrap '' TERM\necho $$ >>{0}\nsleep 1000 &\necho $! >>{0}\nwait\nsleep 1000\n",
+        pids.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();
+    write_ssh_config(&rig, &format!("ConnectTimeout 1\nProxyCommand {}\n", script.display()));
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["exec", "--retries", "0", "--host", "far", "--", "true"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    rig.terminate_daemon();
+    let pids = std::fs::read_to_string(&pids).unwrap();
+    assert!(pids.lines().count() >= 2, "{pids}");
+    for pid in pids.lines().map(|pid| pid.parse::<u32>().unwrap()) {
+        wait_for("the program to be gone", GUARD, || {
+            testkit::proc::Process::find(pid).is_none().then_some(())
+        });
+    }
+}

@@ -168,10 +168,11 @@ impl Interactive<'_> {
 }
 
 /// Returns whether a server asks for the password by its own words, as PAM does: one hidden question that says
-/// so. A code is good for once and nothing to keep.
+/// so and nothing of a new one. A code is good for once and nothing to keep.
 fn is_password(prompts: &[Prompt]) -> bool {
-    match prompts {
-        [one] => !one.echo && one.prompt.to_lowercase().contains("password"),
-        _ => false,
-    }
+    let [one] = prompts else { return false };
+    let text = one.prompt.to_lowercase();
+    let is_new =
+        ["new", "retype", "repeat", "again", "change"].iter().any(|word| text.contains(word));
+    !one.echo && text.contains("password") && !is_new
 }
