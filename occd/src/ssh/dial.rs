@@ -345,7 +345,7 @@ impl Dial<'_> {
                 let turn = self.turn(Lane::Server(address.to_owned(), port), limit).await;
                 let begun = Instant::now();
                 let phase = limit.of_a_phase(questions);
-                let connecting = tcp::connect(&addresses);
+                let connecting = tcp::connect(&addresses, target.ssh_config.local);
                 let (tcp, peer) = phase.bound(Phase::Connect, questions, connecting).await?;
                 steps.ok("connect", format!("TCP {peer}"), begun);
                 Ok(Way {

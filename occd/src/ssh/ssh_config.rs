@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use self::files::Files;
 use self::program::Group;
 use self::value::{Set, Tokens, Values, parse, split_paths};
+use super::tcp::Local;
 
 mod files;
 mod program;
@@ -62,6 +63,8 @@ pub struct SshConfig {
     pub user: Option<UserName>,
     /// `Port`, when it is not 22.
     pub port: Option<u16>,
+    /// `AddressFamily` and `BindAddress`.
+    pub local: Local,
     /// `IdentityFile`, with `~`, tokens and variables expanded; empty is the default list.
     pub identity_files: Vec<String>,
     /// `IdentityFile none`: use no files, not even the default ones.
@@ -176,6 +179,9 @@ pub enum InvalidValue {
     /// Not a number in range.
     #[error("it is not a number in range")]
     Number,
+    /// Not an IP address.
+    #[error("it is not an IP address")]
+    Ip,
     /// Not one of the words this option takes.
     #[error("it is none of the words that this option takes")]
     Word,
@@ -416,6 +422,17 @@ impl Resolver {
             hostname: (!hostname.eq_ignore_ascii_case(asked.as_str())).then_some(resolved),
             user: set.word("user").is_some().then_some(remote_user),
             port: set.word("port").is_some().then_some(port),
+            local: Local {
+                v6: match set.word("addressfamily") {
+                    Some("inet") => Some(false),
+                    Some("inet6") => Some(true),
+                    _ => None,
+                },
+                address: set
+                    .value("bindaddress")
+                    .map(|text| text.parse().map_err(|_| invalid("bindaddress", InvalidValue::Ip)))
+                    .transpose()?,
+            },
             identity_files,
             no_identity_files,
             certificate_files,

@@ -1,12 +1,13 @@
 //! TCP to a server: its addresses, and a connection to the first of them that answers.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use occ_proto::status::Phase;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -22,6 +23,29 @@ static LOOKUPS: Semaphore = Semaphore::const_new(32);
 const STAGGER: Duration = Duration::from_millis(250);
 /// How long written data may stay unacknowledged, or wait to be written, before the connection is given up.
 pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What ssh_config says of our end of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Local {
+    /// Whether only IPv6 is used, or only IPv4 (`AddressFamily`).
+    pub v6: Option<bool>,
+    /// Our address (`BindAddress`).
+    pub address: Option<IpAddr>,
+}
+
+impl Local {
+    fn fits(self, addr: &SocketAddr) -> bool {
+        let family = self.v6.is_none_or(|v6| addr.is_ipv6() == v6);
+        family && self.address.is_none_or(|ours| addr.is_ipv6() == ours.is_ipv6())
+    }
+
+    async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
+        let Some(ours) = self.address else { return TcpStream::connect(addr).await };
+        let socket = if addr.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+        socket.bind(SocketAddr::new(ours, 0))?;
+        socket.connect(addr).await
+    }
+}
 
 /// Returns the addresses of a name, or of an address written out.
 pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
@@ -45,18 +69,26 @@ pub(super) async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, Con
         Err(_) => return Err(ConnectError::Timeout { phase: Phase::Resolve, after: RESOLVE }),
     };
     if addresses.is_empty() {
-        return Err(error(std::io::Error::other("no address")));
+        return Err(error(io::Error::other("no address")));
     }
     Ok(addresses)
 }
 
-/// Connects to the first address that answers. Both families are raced, so that a dead one costs a quarter
+/// Connects to the first address that answers, of those that fit our end. Both families are raced, so that a dead one costs a quarter
 /// of a second and not a time-out (RFC 8305). The caller sets the limit.
 pub(super) async fn connect(
     addresses: &[SocketAddr],
+    local: Local,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let attempt = |addr: SocketAddr| async move { (addr, TcpStream::connect(addr).await) };
-    let mut waiting = interleaved(addresses).into_iter();
+    let attempt = |addr: SocketAddr| async move { (addr, local.connect(addr).await) };
+    let fitting: Vec<SocketAddr> =
+        addresses.iter().filter(|addr| local.fits(addr)).copied().collect();
+    if let ([], Some(addr)) = (&fitting[..], addresses.first()) {
+        let why = "AddressFamily or BindAddress of ssh_config asks for the other family";
+        let source = io::Error::new(io::ErrorKind::AddrNotAvailable, why);
+        return Err(ConnectError::Connect { addr: *addr, source });
+    }
+    let mut waiting = interleaved(&fitting).into_iter();
     let mut attempts: FuturesUnordered<_> = waiting.next().map(attempt).into_iter().collect();
     loop {
         let more = waiting.len() > 0;
@@ -92,7 +124,7 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     (0..longer).flat_map(|at| [first.get(at), second.get(at)]).flatten().copied().collect()
 }
 
-fn tune(tcp: &TcpStream) -> std::io::Result<()> {
+fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
@@ -138,7 +170,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let live = listener.local_addr().unwrap();
         let begun = Instant::now();
-        let (_, addr) = connect(&[dead, live]).await.unwrap();
+        let (_, addr) = connect(&[dead, live], Local::default()).await.unwrap();
         assert_eq!(addr, live);
         // Far below the time that an address has when nothing else is to be had.
         assert!(begun.elapsed() < Duration::from_secs(5));
@@ -147,7 +179,25 @@ mod tests {
     #[tokio::test]
     async fn the_error_is_that_of_the_last_address() {
         let refused: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let error = connect(&[refused, refused]).await.unwrap_err();
+        let error = connect(&[refused, refused], Local::default()).await.unwrap_err();
         assert!(matches!(error, ConnectError::Connect { addr, .. } if addr == refused));
+    }
+
+    #[tokio::test]
+    async fn our_end_is_what_is_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        let ours: IpAddr = "127.0.0.77".parse().unwrap();
+        let local = Local { v6: Some(false), address: Some(ours) };
+        let (tcp, _) = connect(&["[::1]:1".parse().unwrap(), there], local).await.unwrap();
+        assert_eq!(tcp.local_addr().unwrap().ip(), ours);
+        for local in [
+            Local { v6: Some(true), address: None },
+            Local { v6: None, address: Some("::1".parse().unwrap()) },
+        ] {
+            let error = connect(&[there], local).await.unwrap_err();
+            let ConnectError::Connect { source, .. } = error else { panic!("{error}") };
+            assert!(source.to_string().contains("AddressFamily"), "{source}");
+        }
     }
 }

@@ -185,3 +185,21 @@ fn a_mistake_in_ssh_config_is_told_in_one_sentence() {
     write_ssh_config(&rig, "");
     echoes(&rig, "far");
 }
+
+#[test]
+fn a_connection_comes_from_the_address_that_is_asked_for() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &sshd);
+    write_ssh_config(&rig, "BindAddress 127.0.0.5\n");
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    assert!(sshd.log().contains("Accepted publickey for "), "{}", sshd.log());
+    assert!(sshd.log().contains(" from 127.0.0.5 port "), "{}", sshd.log());
+    write_ssh_config(&rig, "AddressFamily inet6\n");
+    let answer = problem(&post(&rig, "/v1/hosts/far/reconnect"));
+    assert!(answer.detail.contains("AddressFamily or BindAddress of ssh_config"), "{answer:?}");
+}

@@ -81,6 +81,7 @@ async fn what_is_not_set_is_not_reported() {
 async fn every_option_is_read() {
     let config = "Host alias other\n\
         HostName %h.Example.com\nUser deploy\nPort 2222\n\
+        AddressFamily inet\nBindAddress 127.0.0.2\n\
         IdentityFile ~/.ssh/id-%h-%r-%p-%n\nIdentityFile \"/a b/100%%\"\nIdentityFile ${PATH}/k\n\
         IdentityFile %d/%k-%u\n\
         CertificateFile ~/c-cert.pub\nIdentitiesOnly yes\nIdentityAgent ~/agent.sock\n\
@@ -99,6 +100,7 @@ async fn every_option_is_read() {
         hostname: Some(address("alias.example.com")),
         user: Some(UserName::new("deploy").unwrap()),
         port: Some(2222),
+        local: Local { v6: Some(false), address: Some("127.0.0.2".parse().unwrap()) },
         identity_files: vec![
             below(".ssh/id-alias.example.com-deploy-2222-alias"),
             "/a b/100%".to_owned(),
@@ -280,6 +282,7 @@ async fn values_that_a_program_could_misread_are_refused() {
     };
     assert_eq!(key_of("stricthostkeychecking maybe").await, "stricthostkeychecking");
     assert_eq!(key_of("connecttimeout -1").await, "connecttimeout");
+    assert_eq!(key_of("bindaddress eth0.example").await, "bindaddress");
     assert_eq!(key_of("serveralivecountmax 4294967296").await, "serveralivecountmax");
     assert_eq!(key_of("identitiesonly \u{1b}[31m").await, "identitiesonly");
     assert_eq!(key_of("identityfile ~/%C").await, "identityfile");

@@ -8,7 +8,9 @@ use occ_proto::Address;
 use super::{InvalidValue, SshConfigError, invalid};
 
 /// The options that are read. `user`, `hostname` and `port` are always printed.
-pub(super) const KEYS: [&str; 24] = [
+pub(super) const KEYS: [&str; 26] = [
+    "addressfamily",
+    "bindaddress",
     "hostname",
     "user",
     "port",
