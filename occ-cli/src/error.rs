@@ -140,6 +140,7 @@ fn exit_code(code: Code, status: u16) -> u8 {
         Code::HostUnreachable
         | Code::HostStopped
         | Code::AuthFailed
+        | Code::AgentRefused
         | Code::AuthMethodNeeded
         | Code::LoginRefused
         | Code::NoIdentity
@@ -152,6 +153,7 @@ fn exit_code(code: Code, status: u16) -> u8 {
         | Code::HostCertificate
         | Code::HostKeyUnknown
         | Code::SshConfigInvalid
+        | Code::KnownHostsInvalid
         | Code::NotSsh
         | Code::NoCommonAlgorithm
         | Code::SessionRefused => CONNECTION,
@@ -187,6 +189,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         Code::AuthFailed => {
             format!("ssh-copy-id to {h}'s user and address; then occ reconnect --host {h}")
         }
+        Code::AgentRefused => format!(
+            "confirm or touch the key when the agent asks: occ connect --host {h}; ssh-add -l shows what it holds"
+        ),
         Code::AuthMethodNeeded => format!(
             "mend auth for {h} in occd.toml, or passwords under [security]; then occ connect --host {h}"
         ),
@@ -217,6 +222,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
         ),
         Code::HostKeyChanged | Code::HostKeyUnknown => format!(
             "ask the server's owner which key is right; occ trust --host {h} shows it and records it"
+        ),
+        Code::KnownHostsInvalid => format!(
+            "look at that file and its directory (owner, mode, the line); then occ reconnect --host {h}"
         ),
         Code::SshConfigInvalid => format!("ssh -G ADDRESS shows what applies; occ host show {h}"),
         Code::SessionRefused => {
@@ -260,6 +268,13 @@ pub(crate) fn hint_for(
     let address = config.hostname.as_str();
     let user = user.or(config.user.as_ref().map(UserName::as_str)).map(sanitize);
     match code {
+        // ssh does not know the names of our jump hosts.
+        Code::AuthFailed if config.jump_host.is_some() => {
+            let user = user.as_deref().unwrap_or("the user");
+            Some(format!(
+                "put your public key into ~/.ssh/authorized_keys of {user} there; then occ reconnect --host {host}"
+            ))
+        }
         Code::AuthFailed => {
             let login = user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}"));
             let port = config.port.filter(|port| *port != 22);

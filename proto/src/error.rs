@@ -66,6 +66,8 @@ codes! {
     HostStopped = "host_stopped",
     /// The server accepted none of the offered credentials.
     AuthFailed = "auth_failed",
+    /// The ssh-agent did not sign: nobody confirmed or touched the key, or it is not there.
+    AgentRefused = "agent_refused",
     /// The server wants a method of logging in that the settings do not allow.
     AuthMethodNeeded = "auth_method_needed",
     /// The server refused the password or the answers that a person gave.
@@ -92,6 +94,8 @@ codes! {
     HostKeyUnknown = "host_key_unknown",
     /// The host's SSH configuration cannot be used (ssh_config, jump host, proxy).
     SshConfigInvalid = "ssh_config_invalid",
+    /// A known_hosts file cannot be read or changed.
+    KnownHostsInvalid = "known_hosts_invalid",
     /// The peer does not speak SSH, or not as the standard has it.
     NotSsh = "not_ssh",
     /// The server and the settings share no algorithm.

@@ -193,12 +193,10 @@ impl DaemonRig {
             process.signal(Signal::TERM);
         }
         let status = blocking::try_wait_for(STOP, || child.try_wait().unwrap());
-        let status = status.unwrap_or_else(|| {
+        status.unwrap_or_else(|| {
             let _ = (child.kill(), child.wait());
             panic!("occd did not end within {STOP:?} of SIGTERM:\n{}", self.log())
-        });
-        assert!(!self.log().contains("not everything ended in time"), "{}", self.log());
-        status
+        })
     }
 
     /// Returns the daemon's process id: that of [`Self::start_daemon`], else what the daemon on the

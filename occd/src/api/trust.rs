@@ -60,7 +60,7 @@ pub(super) async fn trust(
         Verdict::Unknown | Verdict::Changed { .. } => {
             tracing::info!(host = %host.name(), key = shown.text(), "a person trusts a host key");
             if let Err(failure) = shown.clone().trust().await {
-                return conflict(Code::SshConfigInvalid, format!("{}.", chain(&failure)));
+                return conflict(Code::KnownHostsInvalid, format!("{}.", chain(&failure)));
             }
         }
     }

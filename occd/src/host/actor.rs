@@ -219,7 +219,13 @@ impl Actor {
             connection.close().await;
         });
         futures_util::future::join_all(goodbyes).await;
-        self.dials.shutdown().await;
+        self.dials.abort_all();
+        while let Some(dialled) = self.dials.join_next().await {
+            // One that came too late to be known to anybody.
+            if let Ok((_, Ok(connection))) = dialled {
+                connection.kill(LossCause::Ours);
+            }
+        }
     }
 
     /// Forgets what was under way.

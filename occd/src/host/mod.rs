@@ -439,7 +439,7 @@ impl HostHandle {
                         let error = match &snapshot.last_error {
                             Some((error, _)) => Arc::clone(error),
                             None => Arc::new(ConnectError::Timeout {
-                                phase: occ_proto::status::Phase::Connect,
+                                phase: occ_proto::status::Phase::Unknown,
                                 after: begun.elapsed(),
                             }),
                         };

@@ -189,6 +189,7 @@ pub async fn login(
         shared,
         request,
         offered: Vec::new(),
+        unsigned: Vec::new(),
         accepted: Vec::new(),
         unoffered,
         answered: Vec::new(),
@@ -197,7 +198,11 @@ pub async fn login(
     let mut accepts = if candidates.is_empty() {
         if !methods.any() {
             let user = credentials.user.clone();
-            return Err(ConnectError::NoIdentity { user, agent: agent_word, passed_over });
+            let agent = match credentials.identities_only {
+                true => format!("{agent_word}, of which IdentitiesOnly allows none"),
+                false => agent_word,
+            };
+            return Err(ConnectError::NoIdentity { user, agent, passed_over });
         }
         match attempt.none().await? {
             Step::Done(how) => {
@@ -272,6 +277,8 @@ struct Attempt<'a, 'b> {
     shared: &'a Shared,
     request: &'a LoginRequest<'b>,
     offered: Vec<Offer>,
+    /// What the agent did not sign with.
+    unsigned: Vec<Offer>,
     /// What the server took and is not content with, in words.
     accepted: Vec<String>,
     /// Keys whose turn has not come.
@@ -379,8 +386,8 @@ impl Attempt<'_, '_> {
                     Err(_) if self.handle.is_closed() => Err(lost(shared)),
                     Err(error) => {
                         // The agent declined (a confirmation was refused, the key is gone): try the next.
-                        tracing::debug!(%error, key = offer.fingerprint, "the agent did not sign");
-                        self.offered.push(offer.clone());
+                        tracing::info!(%error, key = offer.fingerprint, "the agent did not sign");
+                        self.unsigned.push(offer.clone());
                         return Ok(None);
                     }
                 }
@@ -481,6 +488,7 @@ impl Attempt<'_, '_> {
             user: self.request.credentials.user.clone(),
             accepted: self.accepted.clone(),
             offered: self.offered.clone(),
+            unsigned: self.unsigned.clone(),
             // Those that the server would not have looked at were not too many.
             unoffered: if cut_short || self.offered.len() >= MAX_OFFERS {
                 self.unoffered

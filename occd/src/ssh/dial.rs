@@ -311,7 +311,8 @@ impl Dial<'_> {
         let tasks = self.tasks.clone();
         let turns = Arc::clone(&environment.turns);
         // The probe is work for the server, too: logins that others wait for come first.
-        let calm = async move { turns.calm().await };
+        let lane = way.turn.lane().clone();
+        let calm = async move { turns.calm(&lane).await };
         let connection = Connection::start(self.id, handle, shared, control, facts, tasks, calm);
         let (turn, made) = (way.turn, Arc::clone(&connection));
         self.tasks.spawn(async move {

@@ -95,6 +95,8 @@ pub struct Refusal {
     pub accepted: Vec<String>,
     /// What was offered in vain.
     pub offered: Vec<Offer>,
+    /// What the server would have taken and the agent did not sign with.
+    pub unsigned: Vec<Offer>,
     /// Keys that were not offered, because there were too many.
     pub unoffered: usize,
     /// The server allowed no more tries.
@@ -110,6 +112,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Returns whether nothing but the agent was in the way.
+    fn is_for_the_agent(&self) -> bool {
+        !self.unsigned.is_empty() && self.offered.is_empty() && self.answered.is_empty()
+    }
+
     /// Returns whether another key would not do, and a method that the settings do not allow might.
     fn wants_another_method(&self) -> bool {
         let takes_keys = self.accepts.split(',').any(|method| method == "publickey");
@@ -120,7 +127,14 @@ impl Refusal {
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { user, accepted, offered, answered, allow, .. } = self;
+        let Self { user, accepted, offered, unsigned, answered, allow, .. } = self;
+        if !unsigned.is_empty() {
+            write!(f, "the ssh-agent did not sign with {}", list_text(unsigned))?;
+            if self.is_for_the_agent() {
+                return write!(f, ", which the server would take for {user}");
+            }
+            f.write_str("; ")?;
+        }
         write!(
             f,
             "the server {} for {user}{}{}{}",
@@ -212,7 +226,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// A phase took too long.
-    #[error("no answer within {} s ({})", tenths(*.after), .phase.as_str())]
+    #[error("{}", timeout_text(*.phase, *.after))]
     Timeout {
         /// The phase.
         phase: Phase,
@@ -337,6 +351,15 @@ fn during(phase: Phase) -> String {
     }
 }
 
+fn timeout_text(phase: Phase, after: Duration) -> String {
+    let seconds = tenths(after);
+    match phase {
+        // The dial itself has a limit of its own and goes on.
+        Phase::Unknown => format!("not connected within {seconds} s; the dial goes on"),
+        phase => format!("no answer within {seconds} s ({})", phase.as_str()),
+    }
+}
+
 /// Returns seconds as a person reads them.
 fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
@@ -382,11 +405,12 @@ fn allow_text(allow: &[&'static str], forbidden: bool) -> String {
 }
 
 fn offers_text(offered: &[Offer]) -> String {
-    let list: Vec<_> = offered
-        .iter()
-        .map(|offer| format!("{} {} ({})", offer.name, offer.fingerprint, offer.origin))
-        .collect();
-    if list.is_empty() { String::new() } else { format!("; offered {}", list.join(", ")) }
+    if offered.is_empty() { String::new() } else { format!("; offered {}", list_text(offered)) }
+}
+
+fn list_text(offers: &[Offer]) -> String {
+    let text = |offer: &Offer| format!("{} {} ({})", offer.name, offer.fingerprint, offer.origin);
+    offers.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// Why an established connection ended.
@@ -526,9 +550,8 @@ impl ConnectError {
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
             | Self::ProxyCommandForbidden
-            | Self::ProxyCommand { .. }
-            | Self::KnownHosts(_)
-            | Self::KnownHostsWrite(_) => Code::SshConfigInvalid,
+            | Self::ProxyCommand { .. } => Code::SshConfigInvalid,
+            Self::KnownHosts(_) | Self::KnownHostsWrite(_) => Code::KnownHostsInvalid,
             Self::Identity(IdentityError::TooOpen { .. } | IdentityError::WrongOwner { .. }) => {
                 Code::IdentityTooOpen
             }
@@ -556,6 +579,7 @@ impl ConnectError {
             Self::HostKeyRevoked { .. } => Code::HostKeyRevoked,
             Self::HostCertificate { .. } => Code::HostCertificate,
             Self::HostKeyUnknown { .. } | Self::Reviewed => Code::HostKeyUnknown,
+            Self::AuthRefused(refusal) if refusal.is_for_the_agent() => Code::AgentRefused,
             Self::AuthRefused(refusal) if refusal.wants_another_method() => Code::AuthMethodNeeded,
             Self::AuthRefused(refusal) if !refusal.answered.is_empty() => Code::LoginRefused,
             Self::AuthRefused(_) => Code::AuthFailed,
@@ -573,7 +597,7 @@ pub enum ChannelError {
     #[error("the server refused to open a channel ({0})")]
     Refused(String),
     /// The server's settings forbid it.
-    #[error("the server's settings forbid it")]
+    #[error("its sshd_config forbids it (AllowTcpForwarding, PermitOpen)")]
     Prohibited,
     /// The server did not answer.
     #[error("the server did not open a channel within {} s", .0.as_secs())]

@@ -25,6 +25,9 @@ const WORDS: usize = 300;
 /// How long the program and what it has started may take to end by themselves.
 const GRACE: Duration = Duration::from_millis(300);
 
+/// How long is waited after a piece of a flood.
+const REST: Duration = Duration::from_millis(20);
+
 /// How long a program that has closed its output may take to say why.
 const PARTING: Duration = Duration::from_secs(1);
 
@@ -70,6 +73,10 @@ impl LastWords {
             let text = String::from_utf8_lossy(&tail);
             let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
             *self.text.lock().unwrap_or_else(PoisonError::into_inner) = sanitize(line.trim());
+            // One that floods waits for us, and not the other way round.
+            if read == buffer.len() {
+                tokio::time::sleep(REST).await;
+            }
         }
     }
 }

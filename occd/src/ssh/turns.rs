@@ -97,11 +97,15 @@ impl Turns {
         }
     }
 
-    /// Waits until nobody dials, but not for long.
-    pub async fn calm(&self) {
-        let mut busy = self.busy.subscribe();
+    /// Waits until nobody dials in a lane, but not for long.
+    pub async fn calm(&self, lane: &Lane) {
+        let mut changes = self.busy.subscribe();
+        let calm = async {
+            // The sender is ours.
+            while self.lock().is_busy(lane) && changes.changed().await.is_ok() {}
+        };
         // Either way: it was only a courtesy.
-        let _ = timeout(PATIENCE, busy.wait_for(|dials| *dials == 0)).await;
+        let _ = timeout(PATIENCE, calm).await;
     }
 
     /// Gives out what turns there are.
@@ -126,11 +130,15 @@ impl Turns {
         }
         let busy = state.running + state.waiting.len();
         drop(state);
-        self.busy.send_if_modified(|before| std::mem::replace(before, busy) != busy);
+        self.busy.send_replace(busy);
     }
 }
 
 impl State {
+    fn is_busy(&self, lane: &Lane) -> bool {
+        self.lanes.contains_key(lane) || self.waiting.iter().any(|waiting| waiting.lane == *lane)
+    }
+
     fn take(&mut self, lane: &Lane) {
         self.running += 1;
         *self.lanes.entry(lane.clone()).or_default() += 1;
@@ -147,7 +155,7 @@ impl State {
     }
 }
 
-/// A turn. It ends when it is dropped.
+/// A turn in a lane. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
@@ -158,6 +166,11 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Returns the lane.
+    pub fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
     /// Waits for `work`. Others may dial while a person is asked.
     pub async fn around<T>(&mut self, questions: &Questions, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
@@ -293,14 +306,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_can_wait_waits_for_the_dials_but_not_for_ever() {
         let turns = Arc::new(Turns::default());
-        turns.calm().now_or_never().expect("nobody dials");
+        let (lane, other) = (server(0), server(1));
+        turns.calm(&lane).now_or_never().expect("nobody dials");
         let running = take(&turns, 1, server);
-        let mut calm = turns.calm().boxed();
+        turns.calm(&other).now_or_never().expect("nobody dials there");
+        let mut calm = turns.calm(&lane).boxed();
         assert!((&mut calm).now_or_never().is_none());
         drop(running);
         calm.now_or_never().expect("nobody dials any more");
         let running = take(&turns, 1, server);
-        turns.calm().await;
+        turns.calm(&lane).await;
         drop(running);
     }
 }

@@ -489,6 +489,27 @@ fn a_public_key_names_the_one_of_a_full_agent_that_is_offered() {
 }
 
 #[test]
+fn an_agent_that_does_not_sign_is_blamed_and_not_the_server() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let agent = Agent::start(&mut rig);
+    // Each use is to be confirmed, and there is nothing to confirm with: as a security key that nobody touches.
+    assert_eq!(agent.run(&["-q", "-c", sshd.client_key_path().to_str().unwrap()]), Some(0));
+    add_with(&rig, &sshd, None);
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!(answer.code, Code::AgentRefused, "{answer:?}");
+    let said = &answer.detail;
+    assert!(said.starts_with("far: the ssh-agent did not sign with "), "{said}");
+    assert!(said.contains("which the server would take") && !said.contains("refused"), "{said}");
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    assert!(output.stderr.contains("hint: confirm or touch the key"), "{output:?}");
+}
+
+#[test]
 fn a_login_that_lacks_only_a_passphrase_says_so() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();

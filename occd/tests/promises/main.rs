@@ -36,6 +36,7 @@ mod soak;
 mod socket;
 mod ssh_config;
 mod stalls;
+mod stop;
 mod support;
 mod trust;
 mod unit;

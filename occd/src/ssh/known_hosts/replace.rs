@@ -32,11 +32,15 @@ pub fn replace(
     }
     let name = lookup_name(host, port);
     let stays = |recorded: &PublicKey| recorded.key_data() == key.key_data();
-    // A line that must stay is found before anything is changed.
-    for path in files {
-        rewritten(path, &name, &stays)?;
-    }
     let Some((first, others)) = files.split_first() else { return Ok(()) };
+    // Whatever keeps a file from being changed is found before any is: a key that the answer calls refused must
+    // not be trusted.
+    let mut staged = Vec::new();
+    for path in others {
+        if let Some(rewrite) = rewritten(path, &name, &stays)? {
+            staged.push((path, rewrite.stage(path)?));
+        }
+    }
     match rewritten(first, &name, &stays)? {
         // In one step: a host that lost its record and got no other would be one that nobody knows.
         Some(mut rewrite) => {
@@ -45,11 +49,11 @@ pub fn replace(
             if !known.has(&name, key) {
                 rewrite.after.extend(new_line(&rewrite.after, &name, key, hash, first)?);
             }
-            rewrite.save(first)?;
+            rewrite.stage(first)?.save(first)?;
         }
         None => append(first, host, port, key, hash)?,
     }
-    others.iter().try_for_each(|path| remove_all_but(path, &name, &stays))
+    staged.into_iter().try_for_each(|(path, staged)| staged.save(path))
 }
 
 /// A file that is to lose some lines, and is locked until this is dropped.
@@ -96,14 +100,18 @@ pub(super) fn remove_all_but(
     name: &str,
     stays: &dyn Fn(&PublicKey) -> bool,
 ) -> Result<(), KnownHostsError> {
-    rewritten(path, name, stays)?.map_or(Ok(()), |rewrite| rewrite.save(path))
+    rewritten(path, name, stays)?.map_or(Ok(()), |rewrite| rewrite.stage(path)?.save(path))
 }
 
 impl Rewrite {
-    /// Puts the new content in the place of the old, which is kept beside it.
-    fn save(self, path: &Path) -> Result<(), KnownHostsError> {
+    /// Writes the new content beside the old, and a copy of the old.
+    fn stage(self, path: &Path) -> Result<Staged, KnownHostsError> {
         let Self { file, target, after } = self;
-        let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
+        // The library's error names its temporary file, which says nothing to anybody.
+        let fail = |error: std::io::Error| KnownHostsError::Write {
+            path: path.to_owned(),
+            source: error.kind().into(),
+        };
         let mut old = target.clone().into_os_string();
         old.push(".old");
         std::fs::copy(&target, &old).map_err(fail)?;
@@ -113,8 +121,24 @@ impl Rewrite {
         staged.as_file().set_permissions(mode).map_err(fail)?;
         staged.write_all(&after).map_err(fail)?;
         staged.as_file().sync_all().map_err(fail)?;
-        staged.persist(&target).map_err(|error| fail(error.error))?;
-        Ok(())
+        Ok(Staged { staged, target, _file: file })
+    }
+}
+
+/// New content that is ready to take the place of the old.
+struct Staged {
+    staged: tempfile::NamedTempFile,
+    target: PathBuf,
+    /// Locked until then.
+    _file: File,
+}
+
+impl Staged {
+    fn save(self, path: &Path) -> Result<(), KnownHostsError> {
+        let saved = self.staged.persist(&self.target);
+        saved
+            .map(drop)
+            .map_err(|error| KnownHostsError::Write { path: path.to_owned(), source: error.error })
     }
 }
 

@@ -532,6 +532,13 @@ fn a_host_whose_key_is_replaced_is_never_without_a_record() {
     let error = replace(&files, "h", 22, &new, false).unwrap_err();
     assert!(matches!(error, KnownHostsError::Pattern { line: 1, .. }), "{error}");
     assert_eq!(fs::read_to_string(&files[0]).unwrap(), before);
+    // So is a second file that cannot be changed: the key is not trusted then.
+    fs::write(&files[1], line("h", &old)).unwrap();
+    fs::create_dir(dir.path().join("second.old")).unwrap();
+    let error = replace(&files, "h", 22, &new, false).unwrap_err();
+    assert!(matches!(error, KnownHostsError::Write { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&files[0]).unwrap(), before);
+    fs::remove_dir(dir.path().join("second.old")).unwrap();
     // Nor is a file that cannot be replaced: here, because the copy has no place.
     fs::write(&files[1], line("other", &old)).unwrap();
     fs::create_dir(dir.path().join("first.old")).unwrap();
