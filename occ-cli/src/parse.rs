@@ -29,7 +29,7 @@ impl std::str::FromStr for DefaultArg {
 pub(crate) fn parse_name(text: &str) -> Result<HostName, String> {
     let name = HostName::new(text).map_err(|error| error.to_string())?;
     if name.is_via() {
-        return Err(format!("names that begin with '{}' are occd's own", HostName::VIA));
+        return Err(HostName::VIA_IS_OURS.to_owned());
     }
     Ok(name)
 }

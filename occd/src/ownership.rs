@@ -17,12 +17,20 @@ pub enum Exposed {
 /// Refuses a file that somebody else could have written. The user's own group may write: where everybody has a
 /// group of their own, that is how files come into being (a umask of 002).
 pub fn check(metadata: &Metadata) -> Result<(), Exposed> {
+    let own_group = metadata.gid() == rustix::process::getegid().as_raw();
+    check_bits(metadata, if own_group { 0o002 } else { 0o022 })
+}
+
+/// The same, and no group may write, as ssh has it for its own files (ssh_config(5), FILES).
+pub fn check_strictly(metadata: &Metadata) -> Result<(), Exposed> {
+    check_bits(metadata, 0o022)
+}
+
+fn check_bits(metadata: &Metadata, others: u32) -> Result<(), Exposed> {
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if ![0, rustix::process::geteuid().as_raw()].contains(&owner) {
         return Err(Exposed::Owner(owner));
     }
-    let own_group = metadata.gid() == rustix::process::getegid().as_raw();
-    let others = if own_group { 0o002 } else { 0o022 };
     if mode & others == 0 { Ok(()) } else { Err(Exposed::Mode(mode)) }
 }
 
@@ -44,6 +52,8 @@ mod tests {
             file.set_permissions(Permissions::from_mode(mode)).unwrap();
             let refused = check(&file.metadata().unwrap()).err();
             assert_eq!(refused, (!good).then_some(Exposed::Mode(mode)), "{mode:o}");
+            let strictly = check_strictly(&file.metadata().unwrap()).is_ok();
+            assert_eq!(strictly, good && mode != 0o664, "{mode:o}");
         }
     }
 }

@@ -113,7 +113,7 @@ fn each_name_once<'de, D: Deserializer<'de>>(
             let mut hosts = IndexMap::new();
             while let Some(name) = map.next_key::<HostName>()? {
                 if name.is_via() {
-                    let text = format!("'{name}': names that begin with 'via:' are occd's own");
+                    let text = format!("'{name}': {}", HostName::VIA_IS_OURS);
                     return Err(serde::de::Error::custom(text));
                 }
                 if hosts.contains_key(&name) {
@@ -161,7 +161,7 @@ pub struct AddHost {
 fn configurable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostName, D::Error> {
     let name = HostName::deserialize(deserializer)?;
     if name.is_via() {
-        return Err(serde::de::Error::custom("names that begin with 'via:' are occd's own"));
+        return Err(serde::de::Error::custom(HostName::VIA_IS_OURS));
     }
     Ok(name)
 }

@@ -142,6 +142,9 @@ impl HostName {
     /// behind a plus sign each, the ways there.
     pub const VIA: &str = "via:";
 
+    /// Why a configured host may not have such a name.
+    pub const VIA_IS_OURS: &str = "names that begin with 'via:' are occd's own";
+
     /// Returns whether this is such a name. No configured host may have one.
     pub fn is_via(&self) -> bool {
         self.0.starts_with(Self::VIA)

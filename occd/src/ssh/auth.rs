@@ -155,7 +155,7 @@ pub fn locked_key(
     environment: &DialEnvironment,
 ) -> Result<Option<PathBuf>, ConnectError> {
     if let identity::Identity::Public(_) = identity::load(path)? {
-        let what = "a public key";
+        let what = identity::A_PUBLIC_KEY;
         return Err(IdentityError::NotAKey { path: path.to_owned(), what }.into());
     }
     Ok(locked(path, &environment.unlocked).map(|key| key.path))

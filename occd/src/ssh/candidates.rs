@@ -154,7 +154,13 @@ pub(super) fn candidates(
     };
     let mut optional = |path: &PathBuf| match of_file(path) {
         Ok(candidate) => candidate,
-        Err(error) if is_not_found(&error) => None,
+        Err(error) if error.is_not_found() => {
+            // Of the default files most are not there.
+            if credentials.configured.contains(path) {
+                passed_over.push(format!("the identity file {} is not there", path.display()));
+            }
+            None
+        }
         Err(error) => {
             tracing::info!(%error, "an identity file is passed over");
             passed_over.push(error.to_string());
@@ -180,19 +186,7 @@ pub(super) fn candidates(
             }
         }
     }
-    let absent = credentials.configured.iter().filter(|path| is_absent(path));
-    passed_over
-        .extend(absent.map(|path| format!("the identity file {} is not there", path.display())));
     Ok(Found { candidates: list.candidates, passed_over })
-}
-
-fn is_not_found(error: &IdentityError) -> bool {
-    matches!(error, IdentityError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
-}
-
-/// Returns whether neither half of a key is there.
-fn is_absent(path: &Path) -> bool {
-    identity::load(path).is_err_and(|error| is_not_found(&error))
 }
 
 /// What can be offered, and why some files cannot.

@@ -12,7 +12,8 @@ use super::error::IdentityError;
 
 /// The largest file that is looked at; an RSA key of 16384 bits has 13 KiB.
 const LIMIT: u64 = 256 * 1024;
-const A_PUBLIC_KEY: &str = "a public key";
+/// What a file is in the words of an error.
+pub(super) const A_PUBLIC_KEY: &str = "a public key";
 
 /// What an identity file holds.
 #[derive(Debug, Clone)]
@@ -31,11 +32,9 @@ pub fn load(path: &Path) -> Result<Identity, IdentityError> {
     let text = match read(path) {
         Ok(text) => text,
         Err(error) => {
-            let is_missing = matches!(&error, IdentityError::Read { source, .. }
-                if source.kind() == std::io::ErrorKind::NotFound);
             let public = match &error {
                 IdentityError::NotAKey { what: A_PUBLIC_KEY, .. } => read_public(path),
-                _ if is_missing => read_public(&with_pub(path)),
+                error if error.is_not_found() => read_public(&with_pub(path)),
                 _ => None,
             };
             return public.map(Identity::Public).ok_or(error);

@@ -21,6 +21,7 @@ mod limit;
 pub mod marker;
 mod probe;
 mod proxy_command;
+mod refusal;
 mod sessions;
 pub mod signal;
 pub mod ssh_config;

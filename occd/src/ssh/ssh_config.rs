@@ -12,7 +12,6 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -27,6 +26,7 @@ use self::files::Files;
 use self::program::Group;
 use self::value::{Set, Tokens, Values, parse, split_paths};
 use super::tcp::Local;
+use crate::ownership;
 
 mod files;
 mod program;
@@ -528,7 +528,6 @@ fn is_same_directory(a: &Path, b: &Path) -> bool {
 /// Refuses a file that somebody else could have written, as ssh does (ssh_config(5), FILES).
 fn check_owner(file: &Path) -> Result<(), SshConfigError> {
     let Ok(metadata) = std::fs::metadata(file) else { return Ok(()) };
-    let me = rustix::process::geteuid().as_raw();
-    let safe = [0, me].contains(&metadata.uid()) && metadata.mode() & 0o022 == 0;
-    if safe { Ok(()) } else { Err(SshConfigError::Unsafe { file: file.to_owned() }) }
+    ownership::check_strictly(&metadata)
+        .map_err(|_| SshConfigError::Unsafe { file: file.to_owned() })
 }
