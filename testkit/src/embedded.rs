@@ -240,6 +240,12 @@ impl EmbeddedHost {
         self.set(|faults| faults.exit_without_status = on);
     }
 
+    /// Tells how a program ended and then disconnects; what the program wrote is never sent. OpenSSH, too, may
+    /// send a status before output, and a link may break between the two.
+    pub fn disconnect_before_output(&self, on: bool) {
+        self.set(|faults| faults.disconnect_before_output = on);
+    }
+
     /// Closes every open connection without a word of SSH; programs in them are killed.
     pub fn drop_connections(&self) {
         self.shared.drop_connections.send_replace(());

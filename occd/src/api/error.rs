@@ -148,9 +148,10 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
         }
         ExecError::NoSession(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
         ExecError::Refused | ExecError::NotStarted => (StatusCode::BAD_GATEWAY, Code::ExecRefused),
-        ExecError::LinkLost { .. } | ExecError::NoExit | ExecError::NoAnswer { .. } => {
-            (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown)
-        }
+        ExecError::LinkLost { .. }
+        | ExecError::OutputCut { .. }
+        | ExecError::NoExit
+        | ExecError::NoAnswer { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
         ExecError::Overflow { .. } | ExecError::Spill(_) => {
             (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
         }

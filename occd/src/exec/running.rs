@@ -52,6 +52,16 @@ pub enum ExecError {
         #[source]
         cause: LossCause,
     },
+    /// The program ended, and the link broke before the end of its output had come: what was received may
+    /// lack its last part, so this is no success whatever the program's status.
+    #[error("the command ended with {exit}, but the link broke before all of its output had come")]
+    OutputCut {
+        /// How the program ended.
+        exit: ExitReport,
+        /// Why the link broke.
+        #[source]
+        cause: LossCause,
+    },
     /// The server ended the session without saying how the program ended.
     #[error("the server ended the session without saying how the command ended")]
     NoExit,
@@ -437,6 +447,11 @@ impl Running {
             duration_ms,
         };
         match (self.control.channel.exit(), closed) {
+            (Some(exit), Some(Closed::Connection(cause)))
+                if !told_to_end && !self.control.channel.output_complete() =>
+            {
+                Err(ExecError::OutputCut { exit, cause })
+            }
             (Some(ExitReport::Status(code)), _) => Ok(exit(Some(code), None)),
             (Some(ExitReport::Signal(signal)), _) => Ok(exit(None, Some(signal))),
             (None, Some(Closed::Connection(cause))) => {

@@ -123,6 +123,11 @@ impl Channel {
         self.inbox.closed_reason()
     }
 
+    /// Returns whether all output has arrived, as far as the server says.
+    pub fn output_complete(&self) -> bool {
+        self.inbox.is_complete()
+    }
+
     /// Waits until output is lost, because there was too much to keep or no place for it.
     pub async fn output_lost(&self) -> OutputLost {
         self.inbox.output_lost().await

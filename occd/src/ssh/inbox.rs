@@ -63,6 +63,15 @@ pub enum ExitReport {
     Signal(String),
 }
 
+impl std::fmt::Display for ExitReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exit code {status}"),
+            Self::Signal(name) => write!(f, "signal {name}"),
+        }
+    }
+}
+
 /// Why no more comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
@@ -291,6 +300,12 @@ impl Inbox {
     /// Returns why no more comes, if so.
     pub fn closed_reason(&self) -> Option<Closed> {
         self.lock().closed.clone()
+    }
+
+    /// Returns whether the server has said that no more data comes: by its end of file or its close.
+    pub fn is_complete(&self) -> bool {
+        let state = self.lock();
+        state.eof || state.closed == Some(Closed::ByServer)
     }
 
     /// Waits until output is lost.

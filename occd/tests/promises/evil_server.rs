@@ -97,6 +97,23 @@ fn an_end_without_a_status_is_no_success() {
 }
 
 #[test]
+fn a_status_without_the_output_is_no_success() {
+    // A soak found it: the status had come, the link broke before the output, and occd said success.
+    let (host, rig) = embedded();
+    settled(&rig);
+    host.disconnect_before_output(true);
+    let problem = problem(&rig, json!({ "shell": TRACE }));
+    assert_eq!((problem.code, problem.status), (Code::OutcomeUnknown, 502));
+    assert!(problem.detail.contains("ended with exit code 0"), "{problem:?}");
+    let occ = rig.run_occ(&["exec", "--host", "h", "--shell", "--", TRACE]);
+    assert_eq!(occ.code(), 6, "{occ:?}");
+    assert_eq!(ran(&host), 2);
+    host.disconnect_before_output(false);
+    assert_eq!(shell(&rig, TRACE).stdout.as_deref(), Some("done\n"));
+    no_channels(&rig, GUARD);
+}
+
+#[test]
 fn a_channel_that_is_never_closed_holds_nothing() {
     let (host, rig) = embedded();
     settled(&rig);

@@ -112,6 +112,13 @@ impl Sessions {
                 group.ended.store(true, Ordering::SeqCst);
                 self.report(id, status).await;
             };
+            if self.shared.faults.borrow().disconnect_before_output {
+                status.await;
+                let (reason, text) = (russh::Disconnect::ByApplication, "before the output");
+                // An error is a connection that is gone.
+                let _ = self.handle.disconnect(reason, text.to_owned(), String::new()).await;
+                return;
+            }
             let (out, err) = (copy(stdout, &writer, None), copy(stderr, &writer, Some(STDERR)));
             tokio::join!(status, out, err);
         };

@@ -57,4 +57,5 @@ pub(super) struct Faults {
     pub(super) max_sessions: Option<(usize, Refusal)>,
     pub(super) ignore_signals: bool,
     pub(super) exit_without_status: bool,
+    pub(super) disconnect_before_output: bool,
 }
