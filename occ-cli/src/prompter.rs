@@ -102,6 +102,10 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
                 None => return std::future::pending().await,
             },
         };
+        if prompt.kind == PromptKind::Notice {
+            prompter.terminal.write(&notice(&prompt));
+            continue;
+        }
         let mut asking = std::pin::pin!(ask(client.ui(), &prompter.terminal, &prompt));
         let answer = loop {
             tokio::select! {
@@ -127,6 +131,13 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
             }
         }
     }
+}
+
+/// Returns what is to be told of a notice.
+pub(crate) fn notice(prompt: &Prompt) -> String {
+    let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
+    let lines = prompt.note.iter().flat_map(|note| note.lines()).chain([prompt.message.as_str()]);
+    lines.map(|line| format!("{host}{}\n", sanitize(line))).collect()
 }
 
 /// Puts a question to the person at the terminal; nothing means that they decline.

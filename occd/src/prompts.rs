@@ -5,6 +5,9 @@
 //! everything that waits for it. What waits for something else that asks shares its question and lends it
 //! its clients ([`Questions::during`]).
 //!
+//! A notice is a question without an answer: it tells of a person who is waited for elsewhere
+//! ([`Questions::elsewhere`]).
+//!
 //! A question is shown first to the clients whose requests raised it, after [`FIRST`] to all; the first
 //! answer wins.
 
@@ -17,7 +20,7 @@ use occ_proto::prompt::{AnswerPrompt, Prompt, PromptKind};
 use occ_proto::trust::NewHostKey;
 use occ_proto::{HostName, Secret};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 mod clients;
 
@@ -29,6 +32,8 @@ use clients::Clients;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a question is shown only to the clients that raised it.
 const FIRST: Duration = Duration::from_secs(5);
+/// What takes longer may wait for a person: programs answer faster.
+pub const BY_ITSELF: Duration = Duration::from_secs(1);
 
 /// What to ask.
 #[derive(Debug, Clone)]
@@ -66,6 +71,9 @@ pub enum NoAnswer {
     /// The answers were wrong.
     #[error("the answers were wrong")]
     Wrong,
+    /// The connection went before it was known what became of the answer.
+    #[error("the connection was lost before the server said whether it is content")]
+    Lost,
 }
 
 /// There is no such question.
@@ -122,6 +130,12 @@ impl Prompts {
         if !is_theirs(id) && !is_for_all(id) {
             return Err(NoSuchPrompt);
         }
+        // A notice can be declined, which gives up what it is about; it has no answer.
+        let is_notice =
+            |open: &Open| open.prompt.id == id && open.prompt.kind == PromptKind::Notice;
+        if answer.answer.is_some() && self.lock().iter().any(is_notice) {
+            return Err(NoSuchPrompt);
+        }
         let open = self.take(id).ok_or(NoSuchPrompt)?;
         // Whoever asked may have given up in this moment.
         open.reply.send(answer).map_err(|_| NoSuchPrompt)
@@ -166,8 +180,18 @@ impl Prompts {
 /// What is waited for, and for how long people have been waited for in all.
 #[derive(Debug, Clone, Default)]
 struct Waiting {
-    question: Option<(Arc<str>, Instant)>,
+    open: Option<Wait>,
     spent: Duration,
+}
+
+/// A person is waited for.
+#[derive(Debug, Clone)]
+struct Wait {
+    /// For what.
+    text: Arc<str>,
+    /// A client has to answer, as opposed to a person who is busy with something else than a client.
+    asks: bool,
+    since: Instant,
 }
 
 /// The questions of one host or one key, of which one at a time is open.
@@ -216,29 +240,30 @@ impl Questions {
 
     /// Returns the question that is waited for.
     pub fn open(&self) -> Option<Arc<str>> {
-        self.waiting.borrow().question.as_ref().map(|(text, _)| Arc::clone(text))
+        self.waiting.borrow().open.as_ref().map(|wait| Arc::clone(&wait.text))
     }
 
-    /// Waits until a question is open, and returns it.
+    /// Waits until a question is open that a client has to answer, and returns it.
     pub async fn opened(&self) -> Arc<str> {
         let mut waiting = self.waiting.subscribe();
-        let opened = waiting.wait_for(|waiting| waiting.question.is_some()).await;
+        let asks = |waiting: &Waiting| waiting.open.as_ref().is_some_and(|wait| wait.asks);
+        let opened = waiting.wait_for(asks).await;
         // The sender is ours and lives as long as we do, and that one was waited for.
-        let question = opened.ok().and_then(|waiting| waiting.question.clone());
-        question.map_or_else(|| "".into(), |(text, _)| text)
+        let wait = opened.ok().and_then(|waiting| waiting.open.clone());
+        wait.map_or_else(|| "".into(), |wait| wait.text)
     }
 
     /// Waits until a question is open, or none is.
     pub async fn until(&self, open: bool) {
         let mut waiting = self.waiting.subscribe();
         // The sender is ours.
-        let _ = waiting.wait_for(|waiting| waiting.question.is_some() == open).await;
+        let _ = waiting.wait_for(|waiting| waiting.open.is_some() == open).await;
     }
 
     /// Returns how long people have been waited for.
     pub fn spent(&self) -> Duration {
         let waiting = self.waiting.borrow();
-        waiting.spent + waiting.question.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed())
+        waiting.spent + waiting.open.as_ref().map_or(Duration::ZERO, |wait| wait.since.elapsed())
     }
 
     /// Tells all who wait of a host key that was recorded just now.
@@ -257,12 +282,38 @@ impl Questions {
         // Whoever waits for the answer may be dropped at any moment.
         let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
         let _over = OnDrop(|| self.set(None));
-        self.set(Some(text));
+        self.set(Some((text, true)));
         match timeout(PATIENCE, answered).await {
             Err(_) => Err(NoAnswer::Timeout),
             Ok(Err(_)) => Err(NoAnswer::Nobody),
             Ok(Ok(AnswerPrompt { answer: None })) => Err(NoAnswer::Declined),
             Ok(Ok(AnswerPrompt { answer: Some(text) })) => Ok(text),
+        }
+    }
+
+    /// Waits for `work`, which may wait for a person who is busy with something else than a client of ours: a
+    /// security key to be touched, the dialog of an agent, a push to a telephone. When it does not end by itself
+    /// the clients are told `notice` and the clocks stand still, for [`PATIENCE`] at most.
+    pub async fn elsewhere<T>(
+        &self,
+        notice: Question,
+        work: impl Future<Output = T>,
+    ) -> Result<T, NoAnswer> {
+        tokio::pin!(work);
+        if let Ok(done) = timeout(BY_ITSELF, &mut work).await {
+            return Ok(done);
+        }
+        let text: Arc<str> = notice.message.as_str().into();
+        tracing::info!(notice = %text, "somebody is waited for");
+        let (id, declined) = self.prompts.open(notice, self.clients.clone());
+        let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
+        let _over = OnDrop(|| self.set(None));
+        self.set(Some((text, false)));
+        tokio::select! {
+            biased;
+            done = &mut work => Ok(done),
+            _ = declined => Err(NoAnswer::Declined),
+            () = sleep(PATIENCE) => Err(NoAnswer::Timeout),
         }
     }
 
@@ -275,8 +326,8 @@ impl Questions {
         other.prompts.changed.send_modify(|_| {});
         tokio::pin!(work);
         loop {
-            let question = theirs.borrow_and_update().question.clone();
-            self.set(question.map(|(text, _)| text));
+            let wait = theirs.borrow_and_update().open.clone();
+            self.set(wait.map(|wait| (wait.text, wait.asks)));
             tokio::select! {
                 biased;
                 done = &mut work => return done,
@@ -302,21 +353,22 @@ impl Questions {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = sleep_until(end), if now.question.is_none() => return Err(TimedOut),
+                () = sleep_until(end), if now.open.is_none() => return Err(TimedOut),
                 _ = waiting.changed() => {}
             }
         }
     }
 
-    fn set(&self, question: Option<Arc<str>>) {
+    fn set(&self, open: Option<(Arc<str>, bool)>) {
         self.waiting.send_if_modified(|waiting| {
-            if waiting.question.as_ref().map(|(text, _)| text) == question.as_ref() {
+            let now = waiting.open.as_ref().map(|wait| (&wait.text, wait.asks));
+            if now == open.as_ref().map(|(text, asks)| (text, *asks)) {
                 return false;
             }
-            if let Some((_, since)) = waiting.question.take() {
-                waiting.spent += since.elapsed();
+            if let Some(wait) = waiting.open.take() {
+                waiting.spent += wait.since.elapsed();
             }
-            waiting.question = question.map(|text| (text, Instant::now()));
+            waiting.open = open.map(|(text, asks)| Wait { text, asks, since: Instant::now() });
             true
         });
     }

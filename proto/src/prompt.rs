@@ -29,6 +29,9 @@ pub enum PromptKind {
     HostKey,
     /// Whether a password that the server has taken is to be kept for the next time: `yes` or `no`.
     Keep,
+    /// Nothing: a person is waited for elsewhere, at a security key, a dialog of the ssh-agent, a telephone. It
+    /// can be declined, which gives the login up.
+    Notice,
     /// Something that a newer daemon asks for.
     #[serde(other)]
     Unknown,

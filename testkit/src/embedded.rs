@@ -194,6 +194,16 @@ impl EmbeddedHost {
         self.set(|faults| faults.banner = faults::Banner::Ssh);
     }
 
+    /// Says this before the login (RFC 4252, section 5.4).
+    pub fn say_before_login(&self, text: &str) {
+        self.set(|faults| faults.before_login = Some(text.to_owned()));
+    }
+
+    /// Asks for passwords, too. None is right.
+    pub fn ask_passwords(&self, on: bool) {
+        self.set(|faults| faults.ask_passwords = on);
+    }
+
     /// Closes each connection just after it has logged in.
     pub fn drop_after_auth(&self, on: bool) {
         self.set(|faults| faults.drop_after_auth = on);

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use jiff::Timestamp;
-use occ_proto::prompt::{Prompt, PromptList, Unlock, Unlocked};
+use occ_proto::prompt::{Prompt, PromptKind, PromptList, Unlock, Unlocked};
 use occ_proto::status::HostList;
 use occ_proto::text::sanitize;
 
@@ -47,6 +47,10 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         return Ok(0);
     };
     for prompt in &list.prompts {
+        if prompt.kind == PromptKind::Notice {
+            ui.say(prompter::notice(prompt).trim_end())?;
+            continue;
+        }
         let (answer, _turn) = prompter::ask(ui, &terminal, prompt).await?;
         prompter::send(&client, prompt.id, answer).await?;
     }

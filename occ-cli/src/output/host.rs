@@ -138,7 +138,7 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
 /// Returns what a dial does, or what it waits for.
 fn attempt(status: &HostStatus) -> String {
     match &status.question {
-        Some(question) => format!("waits for an answer (occ prompts): {}", sanitize(question)),
+        Some(question) => format!("waits for a person (occ prompts): {}", sanitize(question)),
         None => format!("attempt {}", status.attempt.max(1)),
     }
 }

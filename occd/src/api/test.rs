@@ -17,6 +17,7 @@ use crate::exec::ExecError;
 use crate::host::machine::ConnectionId;
 use crate::host::{HostContext, HostSnapshot};
 use crate::prompts::{Client, Questions};
+use crate::ssh::agent::AgentSeen;
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -68,6 +69,7 @@ pub(super) async fn test(
         lend_agent: false,
         questions: &questions,
         environment: &context.dial,
+        agent_seen: &AgentSeen::default(),
         tasks: &context.tasks,
     };
     let connection = match dial.run(&mut steps).await {

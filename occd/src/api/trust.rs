@@ -14,6 +14,7 @@ use super::json::Json;
 use crate::host::HostHandle;
 use crate::host::machine::ConnectionId;
 use crate::prompts::{Client, Questions};
+use crate::ssh::agent::AgentSeen;
 use crate::ssh::dial::Dial;
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -83,6 +84,7 @@ async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownK
         lend_agent: false,
         questions: &questions,
         environment: &context.dial,
+        agent_seen: &AgentSeen::default(),
         tasks: &context.tasks,
     };
     dial.host_key().await.map_err(|failure| error::connect_error(host.name(), &failure))

@@ -18,7 +18,7 @@ use occ_proto::{HostConfig, HostName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::backoff::DialBackoff;
@@ -27,6 +27,7 @@ use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
 use crate::history::Recorder;
 use crate::prompts::{NoAnswer, Questions};
+use crate::ssh::agent::{AgentChoice, AgentSeen};
 use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -68,10 +69,8 @@ enum Signal {
     HopUp,
     /// Somebody has unlocked the key that the login failed for.
     KeyOpened,
-    /// What the agent held when the login failed.
-    AgentLooked(Option<u64>),
-    /// There is another agent than when the login failed.
-    AgentReplaced,
+    /// There is another agent than when the login failed, and it holds that.
+    AgentCame(u64),
     /// What the agent holds now.
     AgentHolds(Option<u64>),
 }
@@ -103,10 +102,12 @@ struct Actor {
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
-    /// What the agent held then.
-    agent_held: Option<u64>,
-    /// That is known by now.
-    agent_looked: bool,
+    /// For what the dial under way sees of the agent.
+    agent_seen: Arc<AgentSeen>,
+    /// The agent that the login that failed asked.
+    agent: Option<AgentChoice>,
+    /// What agents held when it was tried in vain, as hashes.
+    agents_tried: Vec<u64>,
     /// The keys of clients that it was tried with in vain, as hashes.
     tried_keys: Vec<u64>,
     /// Somebody waits for the next dial, see [`HopDemand`].
@@ -115,9 +116,9 @@ struct Actor {
     waits_for_hop: bool,
     /// A [`Signal::KeyOpened`] is to come.
     waits_for_key: bool,
-    /// A [`Signal::AgentReplaced`] is to come.
-    waits_for_agent: bool,
-    /// When the agent was asked what it holds since the login failed.
+    /// A [`Signal::AgentCame`] is to come, unless this is dropped.
+    agent_watch: Option<DropGuard>,
+    /// When the agent was last asked what it holds.
     agent_asked: Option<Instant>,
     connects: u64,
     dial_failures: u64,
@@ -146,6 +147,7 @@ pub fn spawn(
         attempt: 0,
         next_retry_at: None,
         last_error: None,
+        awaited_agent: None,
         primary: None,
         retired: Vec::new(),
         connects: 0,
@@ -177,13 +179,14 @@ pub fn spawn(
         line: Line::default(),
         last_error: None,
         inputs: None,
-        agent_held: None,
-        agent_looked: false,
+        agent_seen: Arc::default(),
+        agent: None,
+        agents_tried: Vec::new(),
         tried_keys: Vec::new(),
         demand: HopDemand::Background,
         waits_for_hop: false,
         waits_for_key: false,
-        waits_for_agent: false,
+        agent_watch: None,
         agent_asked: None,
         connects: 0,
         dial_failures: 0,
@@ -237,6 +240,7 @@ impl Actor {
         self.signals = FuturesUnordered::new();
         self.dial = None;
         (self.waits_for_hop, self.waits_for_key) = (false, false);
+        (self.agent, self.agent_watch) = (None, None);
         let backoff = DialBackoff::new(self.settings.caps, fastrand::Rng::new());
         self.machine = HostMachine::new(Instant::now(), backoff, self.settings.limits);
         let cause = LossCause::Protocol("internal error; the log of occd has more".into());
@@ -268,25 +272,22 @@ impl Actor {
                         self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
                     }
                 }
-                Input::Signal(Signal::AgentLooked(held)) => {
-                    self.agent_held = held;
-                    self.agent_looked = true;
+                Input::Signal(Signal::AgentCame(held)) => {
+                    self.agent_watch = None;
+                    self.agent_holds(Some(held));
                 }
-                Input::Signal(Signal::AgentReplaced) => {
-                    self.waits_for_agent = false;
-                    self.agent_asked = None;
-                    self.ask_agent();
-                    self.wait_for_agent();
-                }
-                Input::Signal(Signal::AgentHolds(held)) => {
-                    if self.lacks_key() && held.is_some() && held != self.agent_held {
-                        self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
-                    }
-                }
+                Input::Signal(Signal::AgentHolds(held)) => self.agent_holds(held),
                 Input::Due => self.handle(Event::Due),
                 Input::Stop => return,
             }
+            self.wait_for_agent();
             self.publish();
+        }
+    }
+
+    fn agent_holds(&mut self, holds: Option<u64>) {
+        if self.agent_may_help(holds) {
+            self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
         }
     }
 
@@ -332,7 +333,7 @@ impl Actor {
                 let demand = match by {
                     Wish::Glance => Demand::Glance,
                     Wish::Command => Demand::Command {
-                        inputs_changed: self.inputs_changed() || self.agent_changed(agent_holds),
+                        inputs_changed: self.inputs_changed() || self.agent_may_help(agent_holds),
                     },
                     Wish::Person => Demand::Person,
                 };
@@ -373,6 +374,7 @@ impl Actor {
                 self.config = *config;
                 self.settings = *settings;
                 if !same {
+                    self.agents_tried.clear();
                     tracing::info!(host = %self.name, "the configuration of the connection changed");
                     self.machine.set_limits(self.settings.limits);
                     self.lending().for_each(|connection| connection.retire());
@@ -413,6 +415,7 @@ impl Actor {
                 );
                 self.connects += 1;
                 self.inputs = None;
+                self.agents_tried.clear();
                 self.used.set_by_client(connection.is_by_client());
                 self.watch(&connection);
                 self.connections.push(connection);
@@ -424,7 +427,7 @@ impl Actor {
                 if retry == Retry::Fatal {
                     self.inputs = Some(Inputs::now(&self.config, &self.context.dial));
                     self.tried_keys = self.given_keys();
-                    self.look_at_agent();
+                    self.note_agent();
                 }
                 tracing::warn!(
                     host = %self.name, id = id.0, phase = error.phase().as_str(),
@@ -434,7 +437,6 @@ impl Actor {
                 self.wait_for_hop();
                 self.wait_for_key();
                 self.handle(Event::DialFailed(id, retry));
-                self.wait_for_agent();
                 if self.machine.retries_exhausted() {
                     self.exhausted();
                 }
@@ -554,6 +556,8 @@ impl Actor {
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
         let questions = Arc::clone(&self.questions);
+        self.agent_seen = Arc::default();
+        let agent_seen = Arc::clone(&self.agent_seen);
         // Also a dial that comes a little later than it was asked for is made for whoever asked.
         let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
         let task = self.dials.spawn(async move {
@@ -567,6 +571,7 @@ impl Actor {
                 lend_agent: false,
                 questions: &questions,
                 environment: &context.dial,
+                agent_seen: &agent_seen,
                 tasks: &context.tasks,
             };
             (id, dial.run(&mut Steps::default()).await)

@@ -12,6 +12,7 @@ use occ_proto::{HostConfig, HostName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::ssh::agent::AgentChoice;
 use crate::ssh::{ConnectError, Connection};
 use crate::used::UseClock;
 use crate::wake::SleepClock;
@@ -85,6 +86,8 @@ pub struct HostSnapshot {
     pub next_retry_at: Option<Timestamp>,
     /// The last failure, and when it was.
     pub last_error: Option<(Arc<ConnectError>, Timestamp)>,
+    /// The agent that may hold, some day, the key that the login failed for want of.
+    pub awaited_agent: Option<AgentChoice>,
     /// The connection that new work goes to.
     pub primary: Option<Arc<Connection>>,
     /// Connections that only finish what runs on them.
@@ -377,8 +380,11 @@ impl HostHandle {
         loop {
             let dials = snapshots.borrow_and_update().dials();
             // What failed for want of a key may go well with those that somebody has added since.
-            let failed = self.snapshot.borrow().state == State::Failed;
-            let agent_holds = if failed { self.context.dial.agents.holds().await } else { None };
+            let awaited = self.snapshot.borrow().awaited_agent.clone();
+            let agent_holds = match awaited {
+                Some(choice) => self.context.dial.agents.holds(&choice).await,
+                None => None,
+            };
             self.ask(|done| HostRequest::Want { by: wish, agent_holds, done }).await?;
             // A person's wish overrides a failed or stopped state once, not again and again.
             wish = Wish::Command;
@@ -406,8 +412,11 @@ impl HostHandle {
                     // It failed, or it made a connection that is gone already.
                     State::Backoff if snapshot.dials() > dials => {
                         let error = last_error();
-                        // A jump host that needs a person: asking again brings the same answer.
-                        let hopeless = error.blame().0.retry() == machine::Retry::Fatal;
+                        // A jump host that needs a person, or a server that wants us to stay away for a while:
+                        // asking again brings the same answer.
+                        let retry = error.blame().0.retry();
+                        let hopeless =
+                            matches!(retry, machine::Retry::Fatal | machine::Retry::SlowDown);
                         if hopeless || snapshot.dials() - before > u64::from(retries) {
                             return Err(give_up(&snapshot, error));
                         }

@@ -111,3 +111,39 @@ fn tokens_are_short_words() {
     }
     assert!(Client::new(Some("9f-A"), None, Arc::default()).is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_person_elsewhere_stops_the_clocks_and_is_no_question() {
+    let prompts = Arc::new(Prompts::default());
+    let ours = client("ours");
+    let questions = Questions::of(Arc::clone(&prompts), &ours);
+    let notice = || Question { kind: PromptKind::Notice, ..question("touch it") };
+    // What ends by itself is nobody's concern.
+    assert_eq!(questions.elsewhere(notice(), async { 1 }).await, Ok(1));
+    assert_eq!(questions.spent(), Duration::ZERO);
+
+    let begun = Instant::now();
+    let work = sleep(Duration::from_secs(20));
+    let mut waiting = pin!(questions.elsewhere(notice(), work));
+    assert!(timeout(BY_ITSELF * 2, &mut waiting).await.is_err());
+    let shown = prompts.visible(Some("ours"));
+    assert_eq!((shown[0].kind, shown[0].message.as_str()), (PromptKind::Notice, "touch it"));
+    assert_eq!(questions.open().as_deref(), Some("touch it"));
+    // Whoever cannot answer questions waits all the same.
+    assert!(questions.opened().now_or_never().is_none());
+    // The clock of a dial stands still meanwhile: a second is enough for twenty.
+    let end = begun + Duration::from_secs(2);
+    assert!(questions.timeout_at(end, Duration::ZERO, &mut waiting).await.is_ok());
+    assert!(questions.spent() >= Duration::from_secs(18));
+    assert_eq!(questions.open(), None);
+
+    // It has no answer, and can be declined.
+    let mut waiting = pin!(questions.elsewhere(notice(), std::future::pending::<()>()));
+    assert!(timeout(BY_ITSELF * 2, &mut waiting).await.is_err());
+    let id = prompts.visible(Some("ours"))[0].id;
+    assert_eq!(prompts.answer(id, Some("ours"), answer("yes")), Err(NoSuchPrompt));
+    prompts.answer(id, Some("ours"), AnswerPrompt { answer: None }).unwrap();
+    assert_eq!(waiting.await, Err(NoAnswer::Declined));
+    let waiting = questions.elsewhere(notice(), std::future::pending::<()>());
+    assert_eq!(waiting.await, Err(NoAnswer::Timeout));
+}

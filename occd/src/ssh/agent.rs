@@ -13,7 +13,7 @@ use occ_proto::paths::MAX_SOCKET_PATH;
 use russh::keys::agent::client::{AgentClient, AgentStream};
 use russh::keys::agent::{AgentIdentity, AgentSessionBinding};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::stamp::Stamp;
 
@@ -21,8 +21,12 @@ use crate::stamp::Stamp;
 const LIST: Duration = Duration::from_secs(3);
 /// The same for a look at whether its keys have changed.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long all agents together may take.
+const LIST_ALL: Duration = Duration::from_secs(5);
 /// How often a login that failed looks at whether the agent's socket is another.
 const GLANCE: Duration = Duration::from_secs(5);
+/// How often an agent that has just come is asked whether it holds a key by now: for two minutes.
+const FILLED: u32 = 24;
 /// Agents that are remembered: a person has one, and one for each forwarded login.
 const MAX_KNOWN: usize = 8;
 
@@ -69,37 +73,50 @@ impl Agents {
         self.lock().first().cloned()
     }
 
-    /// Returns what the newest agent holds, as a hash; nothing when it does not answer at once.
-    pub async fn holds(&self) -> Option<u64> {
-        let socket = self.newest()?;
-        let list = async { AgentClient::connect_uds(&socket).await?.request_identities().await };
-        let identities = timeout(LOOK, list).await.ok()?.ok()?;
-        let mut hasher = DefaultHasher::new();
-        for identity in &identities {
-            match identity {
-                AgentIdentity::PublicKey { key, .. } => key.to_bytes().ok(),
-                AgentIdentity::Certificate { certificate, .. } => certificate.to_bytes().ok(),
+    /// Returns what the agent of a choice holds, as a hash; nothing when it holds no key, or does not answer at
+    /// once.
+    pub async fn holds(&self, choice: &AgentChoice) -> Option<u64> {
+        for socket in choice.sockets(self) {
+            let list =
+                async { AgentClient::connect_uds(&socket).await?.request_identities().await };
+            if let Ok(Ok(identities)) = timeout(LOOK, list).await {
+                return digest(&identities);
             }
-            .hash(&mut hasher);
         }
-        Some(hasher.finish())
+        None
     }
 
-    /// Waits until there is another newest agent, or that one's socket is another: it was gone and has come back.
-    pub async fn replaced(&self) {
-        let before = self.newest_socket();
+    /// Waits until the agent of a choice is another, or has come back, and holds keys. Returns what it holds, as a
+    /// hash. Agents are not asked again and again: some ask their user to be unlocked then.
+    pub async fn comes(&self, choice: &AgentChoice) -> u64 {
+        let mut before = choice.look(self);
         loop {
             tokio::time::sleep(GLANCE).await;
-            if self.newest_socket() != before {
-                return;
+            let now = choice.look(self);
+            if now == before {
+                continue;
+            }
+            before = now;
+            // One that has just started gets its keys in a moment.
+            for _ in 0..FILLED {
+                if let Some(held) = self.holds(choice).await {
+                    return held;
+                }
+                tokio::time::sleep(GLANCE).await;
+                if choice.look(self) != before {
+                    break;
+                }
             }
         }
     }
 
-    fn newest_socket(&self) -> Option<(PathBuf, Option<Stamp>)> {
-        let socket = self.newest()?;
-        let stamp = Stamp::of(&socket).ok();
-        Some((socket, stamp))
+    /// Asks an agent last that takes its time.
+    fn put_off(&self, socket: &Path) {
+        let mut known = self.lock();
+        if let Some(at) = known.iter().position(|other| other == socket) {
+            let slow = known.remove(at);
+            known.push(slow);
+        }
     }
 
     /// Forgets an agent that does not answer, unless it is the only one: it may come back.
@@ -137,7 +154,51 @@ pub enum AgentChoice {
     None,
 }
 
+/// Returns a hash of what an agent holds; nothing when that is nothing.
+fn digest(identities: &[AgentIdentity]) -> Option<u64> {
+    if identities.is_empty() {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    for identity in identities {
+        match identity {
+            AgentIdentity::PublicKey { key, .. } => key.to_bytes().ok(),
+            AgentIdentity::Certificate { certificate, .. } => certificate.to_bytes().ok(),
+        }
+        .hash(&mut hasher);
+    }
+    Some(hasher.finish())
+}
+
+/// Which agent a login asked, and what that held, as a hash: a login that failed may go well with other keys.
+#[derive(Debug, Default)]
+pub struct AgentSeen(Mutex<Option<(AgentChoice, Option<u64>)>>);
+
+impl AgentSeen {
+    pub(super) fn set(&self, choice: &AgentChoice, identities: &[AgentIdentity]) {
+        *self.lock() = Some((choice.clone(), digest(identities)));
+    }
+
+    /// Takes out what the login has seen, if it came as far as to ask.
+    pub fn take(&self) -> Option<(AgentChoice, Option<u64>)> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(AgentChoice, Option<u64>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl AgentChoice {
+    /// Returns how the sockets look: others are other agents.
+    fn look(&self, known: &Agents) -> Vec<(PathBuf, Option<Stamp>)> {
+        let look = |socket: PathBuf| {
+            let stamp = Stamp::of(&socket).ok();
+            (socket, stamp)
+        };
+        self.sockets(known).into_iter().map(look).collect()
+    }
+
     /// Returns the sockets to try, in that order.
     fn sockets(&self, known: &Agents) -> Vec<PathBuf> {
         match self {
@@ -173,13 +234,14 @@ pub(super) async fn open(
         return Err("occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".into());
     }
     let mut why = String::new();
+    let end = Instant::now() + LIST_ALL;
     for socket in sockets {
         let list = async {
             let mut agent = connect(&socket, session, false).await?;
             let identities = agent.request_identities().await?;
             Ok::<_, russh::keys::Error>((agent, identities))
         };
-        match timeout(LIST, list).await {
+        match timeout_at(end.min(Instant::now() + LIST), list).await {
             Ok(Ok((agent, identities))) => return Ok(Open { agent, socket, identities }),
             Ok(Err(error)) => {
                 tracing::info!(socket = %socket.display(), %error, "the ssh-agent does not answer");
@@ -188,6 +250,7 @@ pub(super) async fn open(
             }
             Err(_) => {
                 tracing::info!(socket = %socket.display(), "the ssh-agent does not answer in time");
+                known.put_off(&socket);
                 why = "the ssh-agent does not answer in time".into();
             }
         }

@@ -10,10 +10,10 @@ use russh::client::{AuthResult, Handle};
 use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 
-use super::agent::{self, AgentChoice};
+use super::agent::{self, AgentChoice, AgentSeen};
 use super::candidates::{Candidate, Found, Locked, candidates, locked};
 use super::dial::DialEnvironment;
-use super::error::{ConnectError, IdentityError, LossCause, Offer, Refusal};
+use super::error::{ConnectError, IdentityError, Offer, Refusal};
 use super::given_key;
 use super::handler::{Handler, Shared};
 use super::identity;
@@ -23,11 +23,13 @@ use crate::secrets::Account;
 
 mod interactive;
 mod passwords;
+mod person;
 mod signer;
 
 use interactive::{Interactive, Outcome};
-use passwords::{Accepted, Passwords};
-use signer::{FileSigner, SignError};
+use passwords::{Accepted, Passwords, unanswered};
+use person::{is_refusal, unless_asked};
+use signer::{AgentSigner, FileSigner, SignError};
 
 /// Offers to one server in one login.
 const MAX_OFFERS: usize = 5;
@@ -98,6 +100,8 @@ pub struct LoginRequest<'a> {
     pub questions: &'a Questions,
     /// The agents and the keys that are open.
     pub environment: &'a DialEnvironment,
+    /// For what the agent holds.
+    pub agent_seen: &'a AgentSeen,
 }
 
 /// Opens the keys whose passphrases are asked for before anything is sent to the server: the one that is named
@@ -119,6 +123,7 @@ pub async fn unlock_first(
     let mut stays = None;
     let agent = agent::open(&credentials.agent, &environment.agents, None).await;
     let identities = agent.map(|open| open.identities).unwrap_or_default();
+    request.agent_seen.set(&credentials.agent, &identities);
     for (key, is_named) in needed {
         if key.is_among(&identities) {
             continue;
@@ -180,6 +185,7 @@ pub async fn login(
             }
             Err(word) => (None, None, Vec::new(), word),
         };
+    request.agent_seen.set(&credentials.agent, &agent_keys);
     let given = given(request);
     let found = candidates(credentials, agent_keys, given, &environment.unlocked)?;
     let Found { candidates, passed_over } = found;
@@ -194,11 +200,12 @@ pub async fn login(
         unoffered,
         answered: Vec::new(),
         unanswered: None,
+        by_person: false,
     };
     let mut accepts = if candidates.is_empty() {
         if !methods.any() {
             let user = credentials.user.clone();
-            let agent = match credentials.identities_only {
+            let agent = match credentials.identities_only && agent.is_some() {
                 true => format!("{agent_word}, of which IdentitiesOnly allows none"),
                 false => agent_word,
             };
@@ -206,8 +213,8 @@ pub async fn login(
         }
         match attempt.none().await? {
             Step::Done(how) => {
-                let login = Login { agent: agent_socket, ..Login::default() };
-                return Ok(Login { how, ..login });
+                let by_client = attempt.by_person;
+                return Ok(Login { how, by_client, agent: agent_socket, ..Login::default() });
             }
             Step::Further(accepts) | Step::Refused(accepts) => accepts,
         }
@@ -227,7 +234,7 @@ pub async fn login(
             Some(Step::Done(how)) => {
                 done.push(how);
                 let how = done.join(", then ");
-                let by_client = by_client || of_client;
+                let by_client = by_client || of_client || attempt.by_person;
                 let key = Some(offer.fingerprint);
                 return Ok(Login { how, key, agent: agent_socket, by_client, not_kept: None });
             }
@@ -250,6 +257,14 @@ pub async fn login(
             }
         }
     }
+    // The server has not said what else it would take, if no key came as far as to be refused.
+    if accepts.is_empty()
+        && methods.any()
+        && let Step::Refused(now) = attempt.none().await?
+    {
+        accepts = now;
+    }
+    let by_client = by_client || attempt.by_person;
     let login = Login { key, agent: agent_socket, by_client, ..Login::default() };
     attempt.by_person(accepts, done, login).await
 }
@@ -287,14 +302,19 @@ struct Attempt<'a, 'b> {
     answered: Vec<&'static str>,
     /// A key that the server would have taken and that nobody opened.
     unanswered: Option<ConnectError>,
+    /// A person was part of it elsewhere than at a client.
+    by_person: bool,
 }
 
 impl Attempt<'_, '_> {
     /// Asks what the server accepts (RFC 4252, section 5.2).
     async fn none(&mut self) -> Result<Step, ConnectError> {
         let user = self.request.credentials.user.clone();
-        let result = self.handle.authenticate_none(user).await.map_err(|_| lost(self.shared))?;
-        match result {
+        let LoginRequest { questions, host, .. } = *self.request;
+        let asking = self.handle.authenticate_none(user);
+        let verdict = unless_asked(questions, host, self.shared, asking).await?;
+        self.by_person |= verdict.by_person;
+        match verdict.word.map_err(|_| lost(self.shared))? {
             AuthResult::Success => Ok(Step::Done("none".into())),
             AuthResult::Failure { remaining_methods, .. } => {
                 if self.handle.is_closed() || remaining_methods.is_empty() {
@@ -323,10 +343,14 @@ impl Attempt<'_, '_> {
             None
         };
         let public = candidate.public().clone();
+        let LoginRequest { questions, host, .. } = *self.request;
         let result = match candidate {
             Candidate::Given { key, .. } | Candidate::File { key, certificate: None, .. } => {
                 let key = PrivateKeyWithHashAlg::new(key, hash);
-                self.handle.authenticate_publickey(user, key).await.map_err(|_| lost(shared))
+                let login = self.handle.authenticate_publickey(user, key);
+                let verdict = unless_asked(questions, host, shared, login).await?;
+                self.by_person |= verdict.by_person;
+                verdict.word.map_err(|_| lost(shared))
             }
             Candidate::File { key, certificate: Some(certificate), .. } => {
                 let mut signer = FileSigner::Open(key);
@@ -339,8 +363,7 @@ impl Attempt<'_, '_> {
                 login.await.map_err(|_| lost(shared))
             }
             Candidate::Locked { path, certificate, .. } => {
-                let (keys, questions) =
-                    (&self.request.environment.unlocked, self.request.questions);
+                let keys = &self.request.environment.unlocked;
                 let mut signer = FileSigner::Locked { path: &path, keys, questions };
                 let signed = match certificate {
                     None => {
@@ -371,19 +394,27 @@ impl Attempt<'_, '_> {
             }
             Candidate::Agent { certificate, .. } => {
                 let Some(agent) = agent else { return Ok(None) };
+                let mut signer = AgentSigner { agent, host, questions, by_person: false };
                 let signed = match certificate {
                     None => {
-                        self.handle.authenticate_publickey_with(user, public, hash, agent).await
+                        self.handle
+                            .authenticate_publickey_with(user, public, hash, &mut signer)
+                            .await
                     }
                     Some(certificate) => {
                         self.handle
-                            .authenticate_certificate_with(user, *certificate, hash, agent)
+                            .authenticate_certificate_with(user, *certificate, hash, &mut signer)
                             .await
                     }
                 };
+                self.by_person |= signer.by_person;
                 match signed {
                     Ok(result) => Ok(result),
                     Err(_) if self.handle.is_closed() => Err(lost(shared)),
+                    Err(SignError::NoConsent(why)) => {
+                        let words = "the ssh-agent waits for its user".to_owned();
+                        return Err(unanswered(words, why));
+                    }
                     Err(error) => {
                         // The agent declined (a confirmation was refused, the key is gone): try the next.
                         tracing::info!(%error, key = offer.fingerprint, "the agent did not sign");
@@ -490,7 +521,7 @@ impl Attempt<'_, '_> {
             offered: self.offered.clone(),
             unsigned: self.unsigned.clone(),
             // Those that the server would not have looked at were not too many.
-            unoffered: if cut_short || self.offered.len() >= MAX_OFFERS {
+            unoffered: if cut_short || self.offered.len() + self.unsigned.len() >= MAX_OFFERS {
                 self.unoffered
             } else {
                 0
@@ -506,11 +537,7 @@ impl Attempt<'_, '_> {
     /// dialling again would only repeat it.
     fn too_many_failures(&self, error: ConnectError, accepts: &MethodSet) -> ConnectError {
         match &error {
-            ConnectError::Lost { cause: LossCause::Disconnected(text), .. }
-                if text.to_lowercase().contains("too many authentication failures") =>
-            {
-                self.refused(accepts, true)
-            }
+            ConnectError::Lost { cause, .. } if is_refusal(cause) => self.refused(accepts, true),
             _ => error,
         }
     }

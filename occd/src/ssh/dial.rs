@@ -12,7 +12,7 @@ use russh::{Preferred, SshId};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::agent::Agents;
+use super::agent::{AgentSeen, Agents};
 use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
 use super::auth::{self, LoginRequest, Methods};
@@ -175,6 +175,8 @@ pub struct Dial<'a> {
     pub questions: &'a Arc<Questions>,
     /// What is the same for all hosts.
     pub environment: &'a DialEnvironment,
+    /// For which agent the login asks, and what that holds.
+    pub agent_seen: &'a AgentSeen,
     /// Owns the connection's tasks.
     pub tasks: &'a TaskTracker,
 }
@@ -224,6 +226,7 @@ impl Dial<'_> {
             methods: settings.methods,
             questions,
             environment,
+            agent_seen: self.agent_seen,
         };
         // Before anything is sent: a server gives a login two minutes, and a person may need longer.
         let mut locked = None;
@@ -280,6 +283,10 @@ impl Dial<'_> {
         steps.ok("host key", trusted.unwrap_or_default(), begun);
 
         let begun = Instant::now();
+        if settings.timeout.is_none() && ssh_config.connect_timeout.is_some() {
+            // ConnectTimeout ends with the key exchange (ssh_config(5)).
+            limit = Limit::from_now(TIMEOUT, questions);
+        }
         let login = auth::login(&mut handle, &shared, &request);
         let login = Box::pin(way.turn.around(questions, login));
         let login = match limit.bound(Phase::Authentication, questions, login).await {

@@ -86,8 +86,8 @@ pub struct Shared {
     pub(super) announced: watch::Sender<Option<Vec<PublicKey>>>,
     /// Lends the agent, on a connection that is for that.
     lender: OnceLock<AgentLender>,
-    /// The server's message before login, sanitized.
-    pub(super) banner: OnceLock<String>,
+    /// The server's messages before the login, sanitized.
+    banner: watch::Sender<String>,
 }
 
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Shared {
             rate: AtomicU64::new(0),
             announced: watch::Sender::default(),
             lender: OnceLock::new(),
-            banner: OnceLock::new(),
+            banner: watch::Sender::default(),
         }
     }
 
@@ -128,6 +128,18 @@ impl Shared {
     /// Returns whether the connection lends an agent.
     pub(super) fn lends_agent(&self) -> bool {
         self.lender.get().is_some()
+    }
+
+    /// Waits until the server has shown an address before the login, and returns what it said.
+    pub(super) async fn address_in_banner(&self) -> String {
+        let mut banner = self.banner.subscribe();
+        let shown =
+            banner.wait_for(|text| text.contains("://")).await.map(|text| text.trim().to_owned());
+        match shown {
+            Ok(text) => text,
+            // The sender is ours.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Returns why the connection ended.
@@ -215,6 +227,9 @@ pub enum SessionError {
     #[error(transparent)]
     HostKey(Box<ConnectError>),
 }
+
+/// Characters of a server's messages before the login that are kept.
+const MAX_BANNER: usize = 4096;
 
 /// The handler of one connection.
 #[derive(Debug)]
@@ -351,7 +366,10 @@ impl russh::client::Handler for Handler {
     }
 
     async fn auth_banner(&mut self, banner: &str, _: &mut Session) -> Result<(), Self::Error> {
-        let _ = self.shared.banner.set(sanitize(banner));
+        self.shared.banner.send_modify(|all| {
+            let room = MAX_BANNER.saturating_sub(all.chars().count());
+            all.extend(sanitize(banner).chars().take(room));
+        });
         Ok(())
     }
 

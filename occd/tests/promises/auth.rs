@@ -29,18 +29,27 @@ impl Agent {
         Self::start_at(rig, "agent.sock")
     }
 
-    fn start_at(rig: &mut DaemonRig, name: &str) -> Self {
-        let socket = rig.root().join(name);
-        let child = Command::new("ssh-agent")
-            .args(["-D", "-a"])
-            .arg(&socket)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let agent = Self { child, socket };
-        wait_for("the agent to listen", GUARD, || agent.run(&["-l"]).filter(|code| *code <= 1));
+    pub(crate) fn start_at(rig: &mut DaemonRig, name: &str) -> Self {
+        let agent = Self::listen(&rig.root().join(name), None);
         rig.set_env("SSH_AUTH_SOCK", &agent.socket);
         agent
+    }
+
+    /// Starts an empty one that nobody is told of. `asks` is the program by which it asks its user.
+    pub(crate) fn listen(socket: &Path, asks: Option<&Path>) -> Self {
+        let mut command = Command::new("ssh-agent");
+        command.args(["-D", "-a"]).arg(socket).stdout(Stdio::null());
+        if let Some(program) = asks {
+            command.env("SSH_ASKPASS", program).env("SSH_ASKPASS_REQUIRE", "force");
+            command.env("DISPLAY", ":0");
+        }
+        let agent = Self { child: command.spawn().unwrap(), socket: socket.to_owned() };
+        wait_for("the agent to listen", GUARD, || agent.run(&["-l"]).filter(|code| *code <= 1));
+        agent
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Runs `ssh-add` and returns its exit code: 0, 1 for an empty agent, 2 for none.
@@ -62,7 +71,7 @@ impl Drop for Agent {
 }
 
 /// Adds a server with another identity file, or none.
-fn add_with(rig: &DaemonRig, target: impl Into<Target>, identity: Option<&Path>) {
+pub(crate) fn add_with(rig: &DaemonRig, target: impl Into<Target>, identity: Option<&Path>) {
     rig.add_host("far", target);
     rig.edit_hosts(|file| {
         let config = file.hosts.get_mut("far").unwrap();

@@ -9,6 +9,7 @@ use occ_proto::{Address, HostConfig, HostName, UserName};
 use occd::config::Config;
 use occd::host::machine::ConnectionId;
 use occd::prompts::Questions;
+use occd::ssh::agent::AgentSeen;
 use occd::ssh::dial::{Dial, DialEnvironment, Steps};
 use occd::ssh::hop::HopDemand;
 use occd::ssh::{Closed, Connection};
@@ -39,6 +40,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         lend_agent: false,
         questions: &questions,
         environment: &environment,
+        agent_seen: &AgentSeen::default(),
         tasks: &tasks,
     };
     dial.run(&mut steps).await.unwrap()

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 mod agent_forwarding;
+mod agents;
 mod ask;
 mod auth;
 mod autoconnect;
@@ -17,6 +18,7 @@ mod descriptors;
 mod dns;
 mod docker;
 mod dropbear;
+mod elsewhere;
 mod ending;
 mod evil_server;
 mod exec;

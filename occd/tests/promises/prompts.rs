@@ -464,7 +464,7 @@ fn occ_unlock_and_occ_prompts_ask_and_no_input_asks_nothing() {
             |text| text.starts_with("Passphrase for ~/.ssh/locked") && text.contains(" ago)\n"),
         );
         let status = rig.occ_ok(&["status", "--host", "a"]);
-        assert!(status.contains("waits for an answer (occ prompts): Passphrase"), "{status}");
+        assert!(status.contains("waits for a person (occ prompts): Passphrase"), "{status}");
         let mut terminal = Terminal::control(&rig.occ(&["prompts"]), "");
         terminal.wait_for("Passphrase for ~/.ssh/locked");
         terminal.type_text(&format!("{PASSPHRASE}\n"));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use russh::keys::PrivateKey;
 use russh::server::{Config, run_stream};
 use russh::{MethodKind, MethodSet, SshId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -118,7 +117,7 @@ async fn session(
         () = token.cancelled() => return,
         () = shared.pass(Phase::Banner) => {}
     }
-    let config = config(shared.host_key.lock().unwrap().clone());
+    let config = config(&shared);
     let end_on_read = EndOnRead::default();
     let tap = Tap::new(stream, token.clone(), end_on_read.clone(), Arc::clone(&shared));
     let handler = HostHandler::new(shared, token, tasks, end_on_read);
@@ -128,10 +127,13 @@ async fn session(
     }
 }
 
-fn config(host_key: PrivateKey) -> Arc<Config> {
+fn config(shared: &Shared) -> Arc<Config> {
+    let host_key = shared.host_key.lock().unwrap().clone();
+    let faults = shared.faults.borrow();
+    let methods = [MethodKind::PublicKey, MethodKind::Password];
     Arc::new(Config {
         server_id: SshId::Standard("SSH-2.0-testkit_1".into()),
-        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        methods: MethodSet::from(&methods[..if faults.ask_passwords { 2 } else { 1 }]),
         // Tests offer wrong keys on purpose, and no attacker is to be slowed down.
         auth_rejection_time: Duration::ZERO,
         max_auth_attempts: 20,

@@ -49,6 +49,8 @@ pub(super) enum Banner {
 pub(super) struct Faults {
     pub(super) stall: Option<Phase>,
     pub(super) banner: Banner,
+    pub(super) before_login: Option<String>,
+    pub(super) ask_passwords: bool,
     pub(super) drop_after_auth: bool,
     pub(super) drop_during_auth: bool,
     pub(super) reject_auth: bool,

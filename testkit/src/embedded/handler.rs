@@ -190,6 +190,10 @@ type Reply = Result<(), russh::Error>;
 impl Handler for HostHandler {
     type Error = russh::Error;
 
+    async fn authentication_banner(&mut self) -> Result<Option<String>, Self::Error> {
+        Ok(self.faults().before_login)
+    }
+
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
         self.offered(user, "none", None).await?;
         Ok(Auth::reject())

@@ -2,11 +2,10 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use occ_proto::{HostConfig, Secret};
 
-use super::{Actor, Signal};
+use super::Actor;
 use crate::ssh::dial::DialEnvironment;
 use crate::ssh::{ConnectError, certificate_beside};
 
@@ -28,7 +27,6 @@ impl Inputs {
         let certificates: Vec<PathBuf> =
             paths.iter().map(|path| certificate_beside(path)).collect();
         paths.extend(certificates);
-        paths.extend(environment.agents.newest());
         let stamp = |path: &PathBuf| {
             let m = std::fs::metadata(path).ok()?;
             // With nanoseconds: a file that is mended at once often keeps its length.
@@ -58,17 +56,6 @@ impl Actor {
         });
         let another_key = self.given_keys().iter().any(|key| !self.tried_keys.contains(key));
         (answerable && self.questions.can_ask()) || of_hop || another_key || self.files_changed()
-    }
-
-    pub(super) fn agent_changed(&self, now: Option<u64>) -> bool {
-        now.is_some() && self.agent_held.is_some() && now != self.agent_held
-    }
-
-    pub(super) fn look_at_agent(&mut self) {
-        (self.agent_held, self.agent_looked) = (None, false);
-        let environment = Arc::clone(&self.context.dial);
-        self.signals
-            .push(Box::pin(async move { Signal::AgentLooked(environment.agents.holds().await) }));
     }
 
     pub(super) fn given_keys(&self) -> Vec<u64> {

@@ -32,6 +32,7 @@ impl Actor {
             attempt: self.machine.attempt(),
             next_retry_at,
             last_error: self.last_error.clone(),
+            awaited_agent: self.awaited_agent().cloned(),
             primary,
             retired: self
                 .connections

@@ -9,13 +9,17 @@ use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::status::State;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Actor, Signal};
 use crate::ssh::ConnectError;
+use crate::ssh::agent::AgentChoice;
 use crate::ssh::error::IdentityError;
 
 /// How long the agent is left alone after it was asked: somebody may look at a status again and again.
 const AGENT_REST: Duration = Duration::from_secs(1);
+/// States of agents that are remembered as tried in vain.
+const AGENTS_TRIED: usize = 32;
 
 impl Actor {
     /// Returns the jump host that the last dial waits for, and when that is dialled next.
@@ -74,28 +78,60 @@ impl Actor {
             })
     }
 
-    /// Arranges to be told when the agent is another one: what it holds may be what the login lacked.
+    /// Returns the agent that may hold, some day, the key that the login failed for want of.
+    pub(super) fn awaited_agent(&self) -> Option<&AgentChoice> {
+        self.agent.as_ref().filter(|choice| **choice != AgentChoice::None && self.lacks_key())
+    }
+
+    /// Arranges to be told when that agent holds other keys, as long as it is waited for.
     pub(super) fn wait_for_agent(&mut self) {
-        if !self.lacks_key() || self.waits_for_agent {
+        let Some(choice) = self.awaited_agent().cloned() else {
+            self.agent_watch = None;
+            return;
+        };
+        if self.agent_watch.is_some() {
             return;
         }
-        self.waits_for_agent = true;
+        let over = CancellationToken::new();
+        self.agent_watch = Some(over.clone().drop_guard());
         let environment = Arc::clone(&self.context.dial);
         self.signals.push(Box::pin(async move {
-            environment.agents.replaced().await;
-            Signal::AgentReplaced
+            let coming = environment.agents.comes(&choice);
+            match over.run_until_cancelled(coming).await {
+                Some(held) => Signal::AgentCame(held),
+                None => Signal::AgentHolds(None),
+            }
         }));
     }
 
     /// Has the agent asked what it holds now, if that may help.
     pub(super) fn ask_agent(&mut self) {
         let lately = self.agent_asked.is_some_and(|at| at.elapsed() < AGENT_REST);
-        if !self.lacks_key() || lately || !self.agent_looked {
-            return;
-        }
+        let Some(choice) = self.awaited_agent().filter(|_| !lately).cloned() else { return };
         self.agent_asked = Some(Instant::now());
         let environment = Arc::clone(&self.context.dial);
-        self.signals
-            .push(Box::pin(async move { Signal::AgentHolds(environment.agents.holds().await) }));
+        self.signals.push(Box::pin(async move {
+            Signal::AgentHolds(environment.agents.holds(&choice).await)
+        }));
+    }
+
+    /// Returns whether the agent holds what no login has been tried with in vain. Each such state is good for one
+    /// login: agents come and go, and a server counts refusals.
+    pub(super) fn agent_may_help(&self, holds: Option<u64>) -> bool {
+        holds.is_some_and(|held| self.lacks_key() && !self.agents_tried.contains(&held))
+    }
+
+    /// Takes note of what the agent held when a login failed.
+    pub(super) fn note_agent(&mut self) {
+        let Some((choice, held)) = self.agent_seen.take() else {
+            self.agent = None;
+            return;
+        };
+        self.agent = Some(choice);
+        if let Some(held) = held.filter(|held| !self.agents_tried.contains(held)) {
+            self.agents_tried.push(held);
+            let too_many = self.agents_tried.len().saturating_sub(AGENTS_TRIED);
+            self.agents_tried.drain(..too_many);
+        }
     }
 }

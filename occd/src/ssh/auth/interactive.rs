@@ -7,6 +7,7 @@ use russh::MethodSet;
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Response, Prompt};
 
 use super::passwords::{Accepted, Passwords, unanswered};
+use super::person::verdict;
 use super::{Credentials, lost};
 use crate::prompts::{NoAnswer, Question, Questions};
 use crate::ssh::error::ConnectError;
@@ -55,17 +56,27 @@ impl Interactive<'_> {
                 secret: true,
             };
             let password = self.passwords.next(question).await?.expose().to_owned();
-            let result = self.handle.authenticate_password(user.clone(), password).await;
-            match result.map_err(|_| lost(self.shared))? {
+            let (handle, shared) = (&mut *self.handle, self.shared);
+            let login = async {
+                let result = handle.authenticate_password(user.clone(), password).await;
+                match result.map_err(|_| lost(shared))? {
+                    // russh tells a lost connection as a failure without any method left.
+                    AuthResult::Failure { remaining_methods, .. }
+                        if handle.is_closed() || remaining_methods.is_empty() =>
+                    {
+                        Err(lost(shared))
+                    }
+                    result => Ok(result),
+                }
+            };
+            let verdict = verdict(self.questions, self.host, None, login).await?;
+            self.owed.by_client |= verdict.by_person;
+            match verdict.word {
                 AuthResult::Success => {
                     self.accepted().await;
                     return Ok(Outcome::Done);
                 }
                 AuthResult::Failure { remaining_methods, partial_success } => {
-                    // russh tells a lost connection as a failure without any method left.
-                    if self.handle.is_closed() || remaining_methods.is_empty() {
-                        return Err(lost(self.shared));
-                    }
                     if partial_success {
                         self.accepted().await;
                         return Ok(Outcome::Further(remaining_methods));
@@ -89,7 +100,11 @@ impl Interactive<'_> {
             let start =
                 self.handle.authenticate_keyboard_interactive_start(user.clone(), None::<String>);
             let mut response = start.await.map_err(|_| lost(self.shared))?;
+            if is_lost(self.handle, &response) {
+                return Err(lost(self.shared));
+            }
             let mut again = (round > 0).then(|| "That was wrong.".to_owned());
+            let mut password_given = false;
             loop {
                 match response {
                     Response::Success => {
@@ -97,9 +112,6 @@ impl Interactive<'_> {
                         return Ok(Outcome::Done);
                     }
                     Response::Failure { remaining_methods, partial_success } => {
-                        if self.handle.is_closed() || remaining_methods.is_empty() {
-                            return Err(lost(self.shared));
-                        }
                         if partial_success {
                             self.accepted().await;
                             return Ok(Outcome::Further(remaining_methods));
@@ -122,7 +134,13 @@ impl Interactive<'_> {
                             .collect();
                         let mut note = (!words.is_empty()).then(|| words.join(" "));
                         let mut answers = Vec::new();
-                        let is_password = is_password(&prompts);
+                        // A second one in a round is another: the first has not been refused.
+                        let is_password = is_password(&prompts) && !password_given;
+                        password_given |= is_password;
+                        if prompts.iter().any(|prompt| is_new(&prompt.prompt)) {
+                            self.passwords.change();
+                        }
+                        let nothing_asked = prompts.is_empty();
                         for prompt in prompts {
                             let text = sanitize(&prompt.prompt);
                             let question = Question {
@@ -139,9 +157,17 @@ impl Interactive<'_> {
                             };
                             answers.push(answer.expose().to_owned());
                         }
-                        let respond =
-                            self.handle.authenticate_keyboard_interactive_respond(answers);
-                        response = respond.await.map_err(|_| lost(self.shared))?;
+                        let (handle, shared) = (&mut *self.handle, self.shared);
+                        let respond = async {
+                            let said = handle.authenticate_keyboard_interactive_respond(answers);
+                            let said = said.await.map_err(|_| lost(shared))?;
+                            if is_lost(handle, &said) { Err(lost(shared)) } else { Ok(said) }
+                        };
+                        // Words without a question say what the server does now, such as a push to a telephone.
+                        let note = note.filter(|_| nothing_asked);
+                        let verdict = verdict(self.questions, self.host, note, respond).await?;
+                        self.owed.by_client |= verdict.by_person;
+                        response = verdict.word;
                     }
                 }
             }
@@ -167,12 +193,66 @@ impl Interactive<'_> {
     }
 }
 
+/// Returns whether an answer is none: russh tells a lost connection as a failure without any method left.
+fn is_lost(handle: &Handle<Handler>, response: &Response) -> bool {
+    matches!(response, Response::Failure { remaining_methods, .. }
+        if handle.is_closed() || remaining_methods.is_empty())
+}
+
 /// Returns whether a server asks for the password by its own words, as PAM does: one hidden question that says
-/// so and nothing of a new one. A code is good for once and nothing to keep.
+/// so and nothing of a new one, a changed one or one for once. A code is good for once and nothing to keep.
 fn is_password(prompts: &[Prompt]) -> bool {
     let [one] = prompts else { return false };
-    let text = one.prompt.to_lowercase();
-    let is_new =
-        ["new", "retype", "repeat", "again", "change"].iter().any(|word| text.contains(word));
-    !one.echo && text.contains("password") && !is_new
+    let other = ["current", "old", "one", "time", "otp", "oath", "token", "code"];
+    let words = words(&one.prompt);
+    !one.echo
+        && words.iter().any(|word| word == "password")
+        && !is_new(&one.prompt)
+        && !other.iter().any(|other| words.iter().any(|word| word == other))
+}
+
+/// Returns whether a server asks for a new password.
+fn is_new(prompt: &str) -> bool {
+    let new = ["new", "retype", "repeat", "again", "change"];
+    words(prompt).iter().any(|word| new.contains(&word.as_str()))
+}
+
+/// Returns the words of a question, without the name that it is for: `Password for alice@new-york:`.
+fn words(prompt: &str) -> Vec<String> {
+    let text = prompt.to_lowercase();
+    let text = text.split(" for ").next().unwrap_or_default();
+    text.split(|c: char| !c.is_alphanumeric()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_told_from_a_code_and_from_a_new_password() {
+        let asks =
+            |prompt: &str, echo: bool| is_password(&[Prompt { prompt: prompt.to_owned(), echo }]);
+        for prompt in [
+            "Password: ",
+            "Password for u@exchange1.new-york:",
+            "u@h's password: ",
+            "LDAP Password:",
+        ] {
+            assert!(asks(prompt, false), "{prompt}");
+        }
+        for prompt in [
+            "One-time password (OATH) for `alice': ",
+            "New password: ",
+            "Retype new password: ",
+            "(current) UNIX password: ",
+            "Current password: ",
+            "Verification code: ",
+            "Passcode or option (1-3): ",
+        ] {
+            assert!(!asks(prompt, false), "{prompt}");
+        }
+        assert!(!asks("Password: ", true));
+        assert!(is_new("New password: ") && is_new("Retype new UNIX password:"));
+        assert!(!is_new("Password for u@new-york: "));
+    }
 }

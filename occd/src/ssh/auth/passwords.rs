@@ -73,6 +73,13 @@ impl<'a> Passwords<'a> {
         Ok(answer)
     }
 
+    /// The server wants a new one: the one that it took is good no more.
+    pub(super) fn change(&mut self) {
+        if let (Some(Given::Kept), Some(account)) = (self.given.take(), &self.account) {
+            self.secrets.was_refused(account);
+        }
+    }
+
     /// The server took the last one: asks whether it is to be kept, if a person typed it.
     pub(super) async fn accepted(&mut self) -> Accepted {
         let Some(Given::Typed(password)) = self.given.take() else { return Accepted::default() };

@@ -1,17 +1,22 @@
-//! Signing with a key file: asked for only when the server has said that it would take the key.
+//! Signing with a key file or by an agent: asked for only when the server has said that it would take the key.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use russh::SendError;
+use occ_proto::HostName;
 use russh::keys::agent::AgentIdentity;
 use russh::keys::signature::Signer as _;
 use russh::keys::ssh_encoding::Encode as _;
 use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::ssh_key::{self, Signature};
-use russh::keys::{HashAlg, PrivateKey};
+use russh::keys::{Algorithm, HashAlg, PrivateKey};
+use russh::{AgentAuthError, SendError};
+use tokio::time::Instant;
 
-use crate::prompts::Questions;
+use super::person::{BY_ITSELF, notice};
+use crate::prompts::{NoAnswer, Questions};
+use crate::ssh::agent::Agent;
 use crate::ssh::error::ConnectError;
 use crate::ssh::unlocked::UnlockedKeys;
 
@@ -23,6 +28,42 @@ pub(super) enum FileSigner<'a> {
     Locked { path: &'a Path, keys: &'a UnlockedKeys, questions: &'a Questions },
 }
 
+/// A security key blinks before it is touched; one that signs sooner wants no touch.
+const TOUCHED: Duration = Duration::from_millis(300);
+
+/// An agent as a signer. It may ask its user first, or wait for a touch of the key.
+pub(super) struct AgentSigner<'a> {
+    pub(super) agent: &'a mut Agent,
+    pub(super) host: Option<&'a HostName>,
+    pub(super) questions: &'a Questions,
+    /// Whether the signature took so long that a person must have been part of it.
+    pub(super) by_person: bool,
+}
+
+impl russh::Signer for AgentSigner<'_> {
+    type Error = SignError;
+
+    async fn auth_sign(
+        &mut self,
+        key: &AgentIdentity,
+        hash: Option<HashAlg>,
+        to_sign: Vec<u8>,
+    ) -> Result<Vec<u8>, Self::Error> {
+        let words =
+            "the ssh-agent has not signed yet: touch the security key, or confirm in its dialog";
+        let begun = Instant::now();
+        let signing = self.agent.auth_sign(key, hash, to_sign);
+        let signed = self.questions.elsewhere(notice(self.host, words.into(), None), signing);
+        let signed = signed.await.map_err(SignError::NoConsent)?;
+        let is_touched = matches!(
+            key.public_key().algorithm(),
+            Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256
+        );
+        self.by_person = begun.elapsed() >= if is_touched { TOUCHED } else { BY_ITSELF };
+        Ok(signed?)
+    }
+}
+
 /// Why there is no signature.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SignError {
@@ -32,6 +73,12 @@ pub(super) enum SignError {
     /// The key could not be opened.
     #[error(transparent)]
     Locked(Box<ConnectError>),
+    /// The agent did not sign.
+    #[error(transparent)]
+    Agent(#[from] AgentAuthError),
+    /// Nobody touched the key, or answered the agent's dialog.
+    #[error("{0}")]
+    NoConsent(NoAnswer),
     /// The key cannot sign.
     #[error("the key cannot sign")]
     Key(#[from] ssh_key::Error),

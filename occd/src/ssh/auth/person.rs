@@ -1,0 +1,123 @@
+//! Waiting for a person who is part of a login without being asked by us: who touches a security key, confirms
+//! on a telephone, opens the address in the server's banner.
+
+use std::time::Duration;
+
+use occ_proto::HostName;
+use occ_proto::prompt::PromptKind;
+use tokio::time::Instant;
+
+use super::passwords::unanswered;
+use crate::prompts::{NoAnswer, Question, Questions};
+use crate::ssh::error::{ConnectError, LossCause};
+use crate::ssh::handler::Shared;
+
+pub(super) use crate::prompts::BY_ITSELF;
+
+/// What a server decides by itself, with a directory at hand, it says within this time. What takes longer waits
+/// for a person, who must not be bothered again without having asked for it.
+const DECIDED: Duration = Duration::from_secs(3);
+
+/// The server's word to what was given to it.
+pub(super) struct Verdict<T> {
+    pub(super) word: T,
+    /// It took so long that a person must have been part of it.
+    pub(super) by_person: bool,
+}
+
+/// Returns the notice that a person is waited for.
+pub(super) fn notice(host: Option<&HostName>, message: String, note: Option<String>) -> Question {
+    Question { kind: PromptKind::Notice, host: host.cloned(), message, note, secret: false }
+}
+
+/// Waits for what the server says to a password or to answers. It may ask a person meanwhile, and whatever
+/// becomes of it, the same must not be sent again without somebody's wish: a connection that ends now is no
+/// mere break of the line.
+pub(super) async fn verdict<T>(
+    questions: &Questions,
+    host: Option<&HostName>,
+    note: Option<String>,
+    work: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<Verdict<T>, ConnectError> {
+    const WORDS: &str = "the server has not said yet whether the login is good";
+    let begun = Instant::now();
+    let notice = notice(host, format!("{WORDS}; it may wait for you elsewhere"), note);
+    match questions.elsewhere(notice, work).await {
+        Ok(Ok(word)) => Ok(Verdict { word, by_person: begun.elapsed() >= DECIDED }),
+        Ok(Err(ConnectError::Lost { cause, .. })) if !is_refusal(&cause) => {
+            Err(unanswered(format!("the login was not decided ({cause})"), NoAnswer::Lost))
+        }
+        Ok(Err(error)) => Err(error),
+        Err(why) => Err(unanswered(WORDS.into(), why)),
+    }
+}
+
+/// Returns whether a server ended the connection because of what was given to it: OpenSSH does so at MaxAuthTries.
+pub(super) fn is_refusal(cause: &LossCause) -> bool {
+    let LossCause::Disconnected(text) = cause else { return false };
+    text.to_lowercase().contains("too many authentication failures")
+}
+
+/// Waits for what the server says to a key. It may want a person to open an address, which it shows in its banner.
+pub(super) async fn unless_asked<T>(
+    questions: &Questions,
+    host: Option<&HostName>,
+    shared: &Shared,
+    work: impl Future<Output = T>,
+) -> Result<Verdict<T>, ConnectError> {
+    let begun = Instant::now();
+    tokio::pin!(work);
+    let banner = tokio::select! {
+        biased;
+        word = &mut work => return Ok(Verdict { word, by_person: false }),
+        banner = shared.address_in_banner() => banner,
+    };
+    let words = "the server waits for you to do what it says";
+    let done = questions.elsewhere(notice(host, words.into(), Some(banner)), work).await;
+    let word = done.map_err(|why| unanswered(words.into(), why))?;
+    Ok(Verdict { word, by_person: begun.elapsed() >= DECIDED })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use occ_proto::status::Phase;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::host::machine::Retry;
+    use crate::prompts::Prompts;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_verdict_that_takes_a_persons_time_is_a_persons() {
+        let questions = Questions::new(Arc::new(Prompts::default()));
+        let after = |time: Duration| async move {
+            sleep(time).await;
+            Ok::<_, ConnectError>(())
+        };
+        for (seconds, by_person) in [(0, false), (2, false), (5, true), (40, true)] {
+            let work = after(Duration::from_secs(seconds));
+            let said = verdict(&questions, None, None, work).await.unwrap();
+            assert_eq!(said.by_person, by_person, "{seconds} s");
+        }
+        let error = verdict(&questions, None, None, after(Duration::from_secs(90))).await;
+        assert_eq!(error.err().map(|error| error.retry()), Some(Retry::Fatal));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_before_the_verdict_is_not_made_anew() {
+        let questions = Questions::new(Arc::new(Prompts::default()));
+        let lost = |cause| ConnectError::Lost { phase: Phase::Authentication, cause };
+        for cause in [LossCause::Closed, LossCause::Disconnected("go away".into())] {
+            let work = async { Err::<(), _>(lost(cause.clone())) };
+            let error = verdict(&questions, None, None, work).await.err().unwrap();
+            assert_eq!(error.retry(), Retry::Fatal, "{error}");
+        }
+        // That has words of its own, at the end of the login.
+        let cause = LossCause::Disconnected("Too many authentication failures".into());
+        let work = async { Err::<(), _>(lost(cause)) };
+        let error = verdict(&questions, None, None, work).await.err().unwrap();
+        assert!(matches!(error, ConnectError::Lost { .. }), "{error}");
+    }
+}
