@@ -124,13 +124,17 @@ Examples:
   occ exec --host prod-1 --shell -- 'ls *.log | wc -l'
   tar c . | occ exec --host prod-1 --cwd /srv -- tar x
   occ exec --host prod-1 --timeout 10s --env LANG=C -- make test
+  occ exec --host prod-1 --wait 5m -- uptime       waits for a host that is down
 
 The exit code is the command's own; 128 + n for a signal; 124 when --timeout ended it.
 What --env sets shows for a moment in the host's process list.")]
     Exec(ExecArgs),
     /// Connect to a host and wait until it is connected
-    #[command(after_help = "Example:\n  occ connect --host prod-1")]
-    Connect,
+    #[command(after_help = "\
+Examples:
+  occ connect --host prod-1
+  occ connect --host prod-1 --wait 5m   also if it is down for a while")]
+    Connect(ConnectArgs),
     /// Disconnect from a host until `occ connect`
     #[command(after_help = "Example:\n  occ disconnect --host prod-1")]
     Disconnect,
@@ -191,6 +195,13 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub(crate) wait: Option<u64>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// End the command after this long, such as 10s, 1m30s, 500ms
     #[arg(long, value_name = "TIME", value_parser = parse_ms)]
@@ -207,6 +218,9 @@ pub(crate) struct ExecArgs {
     /// How many times to dial again when the host cannot be reached [default: 3]
     #[arg(long, value_name = "N")]
     pub(crate) retries: Option<u32>,
+    /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
+    #[arg(long, value_name = "TIME", value_parser = parse_ms, conflicts_with = "retries")]
+    pub(crate) wait: Option<u64>,
     /// Exit with this code for every failure of occ's own (ssh uses 255)
     #[arg(long, value_name = "CODE")]
     pub(crate) own_exit: Option<u8>,

@@ -60,6 +60,12 @@ pub struct ConnectionConfig {
     /// The same for a host that has been down for 30 minutes.
     #[serde(deserialize_with = "duration")]
     pub max_backoff_long_down: Option<Duration>,
+    /// Time after which a command is ended that says nothing of its own; none unless set.
+    #[serde(deserialize_with = "duration")]
+    pub command_timeout: Option<Duration>,
+    /// Time after which a host that nobody uses is disconnected; never unless set.
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Option<Duration>,
     /// Connections of one host at a time.
     #[serde(deserialize_with = "at_least_one")]
     pub max_connections: Option<u32>,
@@ -149,6 +155,10 @@ pub struct EffectiveSettings {
     pub caps: Caps,
     /// For the state machine.
     pub limits: Limits,
+    /// Time after which a command is ended that sets no limit of its own.
+    pub command_timeout: Option<Duration>,
+    /// Time after which the host is disconnected if nobody uses it.
+    pub idle_timeout: Option<Duration>,
     /// Connections of the host at a time.
     pub max_connections: usize,
     /// Whether it is connected before anybody asks.
@@ -240,6 +250,8 @@ impl Config {
                 long_down: setting!(max_backoff_long_down, caps.long_down).max(max_backoff),
             },
             limits: Limits { max_retries: (max_retries > 0).then_some(max_retries) },
+            command_timeout: own!(command_timeout),
+            idle_timeout: own!(idle_timeout),
             max_connections: setting!(max_connections, 4) as usize,
             autoconnect: setting!(autoconnect, Autoconnect::Recent),
             docker_socket: own.and_then(|own| own.docker_socket.clone()),

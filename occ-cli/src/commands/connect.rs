@@ -11,7 +11,10 @@ use crate::output::{host as show, with_note};
 /// What to do with the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
-    Connect,
+    Connect {
+        /// How long to wait for a host that is down, in place of a few dials.
+        wait_ms: Option<u64>,
+    },
     Disconnect,
     Reconnect,
 }
@@ -19,7 +22,7 @@ pub(crate) enum Verb {
 impl Verb {
     fn word(self) -> &'static str {
         match self {
-            Self::Connect => "connect",
+            Self::Connect { .. } => "connect",
             Self::Disconnect => "disconnect",
             Self::Reconnect => "reconnect",
         }
@@ -30,7 +33,11 @@ impl Verb {
 pub(crate) async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, CliError> {
     let asked = Timestamp::now();
     let (client, host, source) = context.client_and_host(verb.word()).await?;
-    let path = host_path(&host, &format!("/{}", verb.word()));
+    let query = match verb {
+        Verb::Connect { wait_ms: Some(ms) } => format!("?wait_ms={ms}"),
+        _ => String::new(),
+    };
+    let path = host_path(&host, &format!("/{}{query}", verb.word()));
     let note = format!("[{host}] {}ing …", verb.word());
     let reply = match with_note(context.ui, &note, client.post(&path)).await {
         Ok(reply) => reply,

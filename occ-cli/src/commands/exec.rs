@@ -56,6 +56,7 @@ fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
         env: args.env.iter().cloned().collect(),
         timeout_ms: args.timeout,
         retries: args.retries,
+        wait_ms: args.wait,
         ..ExecRequest::default()
     };
     if args.shell {

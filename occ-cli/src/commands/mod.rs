@@ -67,7 +67,9 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         None => status::bare(&context).await,
         Some(Command::Status(args)) => status::run(&context, &args).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
-        Some(Command::Connect) => connect::run(&context, connect::Verb::Connect).await,
+        Some(Command::Connect(args)) => {
+            connect::run(&context, connect::Verb::Connect { wait_ms: args.wait }).await
+        }
         Some(Command::Disconnect) => connect::run(&context, connect::Verb::Disconnect).await,
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
         Some(Command::Trust(args)) => trust::run(&context, &args).await,

@@ -6,14 +6,14 @@ use super::error::{self, ApiResult};
 use super::extract::{Caller, Host};
 use super::json::Json;
 use crate::container::{self, Docker};
-use crate::host::COMMAND_RETRIES;
+use crate::host::Tries;
 
 pub(super) async fn show(
     Host(host): Host,
     Caller(client): Caller,
 ) -> ApiResult<Json<ContainerStatus>> {
     let connection = host
-        .connection(COMMAND_RETRIES, &client)
+        .connection(Tries::default(), &client)
         .await
         .map_err(|e| error::unreachable(host.name(), &e))?;
     let socket = host.snapshot().settings.docker_socket.clone();

@@ -16,7 +16,7 @@ use super::error::{self, ApiResult};
 use super::extract::{Body, Caller, Host};
 use super::json::{self, Json};
 use crate::exec::{self, Command, Control, Progress, Running, Step};
-use crate::host::COMMAND_RETRIES;
+use crate::host::Tries;
 
 pub(super) async fn run(
     headers: HeaderMap,
@@ -25,9 +25,9 @@ pub(super) async fn run(
     Body(request): Body<ExecRequest>,
 ) -> ApiResult<Response> {
     let stdin = request.stdin.clone().unwrap_or_default();
-    let retries = request.retries.unwrap_or(COMMAND_RETRIES);
-    let command = Command::new(request)?;
-    let running = exec::start(&host, &command, retries, &client, &Progress::default())
+    let tries = Tries::of(request.retries, request.wait_ms);
+    let command = Command::new(request)?.limited(host.snapshot().settings.command_timeout);
+    let running = exec::start(&host, &command, tries, &client, &Progress::default())
         .await
         .map_err(|failure| error::exec(host.name(), &failure))?;
     feed(running.control(), stdin.0.into());

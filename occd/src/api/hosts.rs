@@ -15,7 +15,7 @@ use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::Json;
 use super::test::test;
-use crate::host::{COMMAND_RETRIES, HostHandle, etag};
+use crate::host::{HostHandle, Tries, etag};
 use crate::prompts::{Client, Questions};
 use crate::ssh::error::chain;
 
@@ -50,7 +50,7 @@ pub(super) async fn show(
 ) -> Response {
     if query.fresh {
         // The state says what went wrong, so a failed dial is an answer too.
-        if let Err(unreachable) = host.connection(COMMAND_RETRIES, &client).await {
+        if let Err(unreachable) = host.connection(Tries::default(), &client).await {
             tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
         }
     } else if matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed) {

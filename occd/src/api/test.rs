@@ -66,6 +66,7 @@ pub(super) async fn test(
         config,
         settings: &settings.dial,
         demand: HopDemand::Command,
+        used: None,
         lend_agent: false,
         questions: &questions,
         environment: &context.dial,

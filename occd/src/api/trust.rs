@@ -81,6 +81,7 @@ async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownK
         config: &snapshot.config,
         settings: &snapshot.settings.dial,
         demand: HopDemand::Command,
+        used: None,
         lend_agent: false,
         questions: &questions,
         environment: &context.dial,

@@ -65,6 +65,13 @@ impl Command {
         Ok(Self { request })
     }
 
+    /// Returns the same with a limit where the request sets none.
+    pub fn limited(mut self, limit: Option<Duration>) -> Self {
+        let limit = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        self.request.timeout_ms = self.request.timeout_ms.or(limit);
+        self
+    }
+
     /// Returns the request.
     pub fn request(&self) -> &ExecRequest {
         &self.request

@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::command::Command;
 use super::quote::Shell;
-use crate::host::{COMMAND_PATIENCE, HostHandle, Unreachable};
+use crate::host::{HostHandle, Tries, Unreachable};
 use crate::prompts::Client;
 use crate::ssh::marker::{Elsewhere, Marker};
 use crate::ssh::{
@@ -240,34 +240,36 @@ impl Progress {
     }
 }
 
-/// Starts a command. As long as it has not been sent, a broken connection is made anew, with `1 + retries`
-/// dials in all; once it may have been sent, nothing is repeated.
+/// Starts a command. As long as it has not been sent, a broken connection is made anew, as the tries allow; once
+/// it may have been sent, nothing is repeated.
 pub async fn start(
     host: &HostHandle,
     command: &Command,
-    retries: u32,
+    tries: Tries,
     client: &Client,
     progress: &Progress,
 ) -> Result<Running, ExecError> {
     let asked = Timestamp::now();
     // A command that may last so long must not wait longer than that to begin.
-    let patience = command.limit().map_or(COMMAND_PATIENCE, |limit| limit.min(COMMAND_PATIENCE));
+    let patience = match (tries, command.limit()) {
+        (Tries::Retries(_), Some(limit)) => limit.min(tries.patience()),
+        _ => tries.patience(),
+    };
     let deadline = Instant::now() + patience;
     let answering = host.time_for_answers();
     let before = host.snapshot().dials();
     let dialled = || u32::try_from(host.snapshot().dials() - before).unwrap_or(u32::MAX);
     loop {
-        let left = retries.saturating_sub(dialled());
         // The time that a person took for an answer counts for nobody.
         let end = deadline + host.time_for_answers().saturating_sub(answering);
-        let connecting = host.connection_by(end, left, client);
+        let connecting = host.connection_by(end, tries.after(dialled()), client);
         let connection = connecting.await.map_err(ExecError::Unreachable)?;
         let end = deadline + host.time_for_answers().saturating_sub(answering);
         let connection =
             host.for_commands(connection, end).await.map_err(ExecError::Unreachable)?;
         let deadline = deadline + host.time_for_answers().saturating_sub(answering);
         match start_on(host, &connection, command, asked, deadline, progress).await {
-            Err(ExecError::NoSession(ChannelError::Lost(cause))) if dialled() <= retries => {
+            Err(ExecError::NoSession(ChannelError::Lost(cause))) if tries.allow(dialled()) => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
                 connection.closed().cancelled().await;
             }
@@ -347,7 +349,7 @@ fn elsewhere(host: &HostHandle) -> Elsewhere {
     let host = host.clone();
     Arc::new(move || {
         let host = host.clone();
-        Box::pin(async move { host.connection(0, &Client::default()).await.ok() })
+        Box::pin(async move { host.connection(Tries::Retries(0), &Client::default()).await.ok() })
     })
 }
 

@@ -22,19 +22,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::backoff::DialBackoff;
-use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Loss, Retry};
+use super::machine::{Action, ConnectionId, Demand, Event, HostMachine, Loss};
 use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
 use crate::history::Recorder;
 use crate::prompts::{NoAnswer, Questions};
 use crate::ssh::agent::{AgentChoice, AgentSeen};
-use crate::ssh::dial::{Dial, DialEnvironment, DialSettings, Steps};
-use crate::ssh::error::chain;
+use crate::ssh::dial::DialEnvironment;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection, Line, LossCause};
 use crate::used::UseClock;
 use crate::wake::SleepClock;
 
+mod dialling;
 mod inputs;
 mod publish;
 mod waiting;
@@ -104,6 +104,8 @@ struct Actor {
     inputs: Option<Inputs>,
     /// For what the dial under way sees of the agent.
     agent_seen: Arc<AgentSeen>,
+    /// When to look whether the host is in use, where one that is not is to be disconnected.
+    look_at_use: Option<Instant>,
     /// The agent that the login that failed asked.
     agent: Option<AgentChoice>,
     /// What agents held when it was tried in vain, as hashes.
@@ -180,6 +182,7 @@ pub fn spawn(
         last_error: None,
         inputs: None,
         agent_seen: Arc::default(),
+        look_at_use: None,
         agent: None,
         agents_tried: Vec::new(),
         tried_keys: Vec::new(),
@@ -281,6 +284,7 @@ impl Actor {
                 Input::Stop => return,
             }
             self.wait_for_agent();
+            self.look_at_use();
             self.publish();
         }
     }
@@ -292,7 +296,7 @@ impl Actor {
     }
 
     async fn next(&mut self) -> Input {
-        let deadline = self.machine.deadline();
+        let deadline = [self.machine.deadline(), self.look_at_use].into_iter().flatten().min();
         let due = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -402,57 +406,6 @@ impl Actor {
         }
     }
 
-    fn dialled(&mut self, id: ConnectionId, result: DialResult) {
-        if self.dial.as_ref().is_some_and(|(dial, _)| *dial == id) {
-            self.dial = None;
-        }
-        match result {
-            Ok(connection) => {
-                let info = connection.info();
-                tracing::info!(
-                    host = %self.name, id = id.0, peer = info.peer, server = info.server,
-                    cipher = info.cipher, "connected"
-                );
-                self.connects += 1;
-                self.inputs = None;
-                self.agents_tried.clear();
-                self.used.set_by_client(connection.is_by_client());
-                self.watch(&connection);
-                self.connections.push(connection);
-                self.handle(Event::Dialled(id));
-            }
-            Err(error) => {
-                let retry = error.retry();
-                self.dial_failures += 1;
-                if retry == Retry::Fatal {
-                    self.inputs = Some(Inputs::now(&self.config, &self.context.dial));
-                    self.tried_keys = self.given_keys();
-                    self.note_agent();
-                }
-                tracing::warn!(
-                    host = %self.name, id = id.0, phase = error.phase().as_str(),
-                    code = error.code().as_str(), error = chain(&error), "the dial failed"
-                );
-                self.last_error = Some((Arc::new(error), Timestamp::now()));
-                self.wait_for_hop();
-                self.wait_for_key();
-                self.handle(Event::DialFailed(id, retry));
-                if self.machine.retries_exhausted() {
-                    self.exhausted();
-                }
-            }
-        }
-    }
-
-    /// Says in the last error that no more dials follow.
-    fn exhausted(&mut self) {
-        if let Some((last, at)) = self.last_error.take() {
-            let attempts = self.machine.attempt();
-            let error = ConnectError::RetriesExhausted { attempts, last };
-            self.last_error = Some((Arc::new(error), at));
-        }
-    }
-
     fn watch(&self, connection: &Arc<Connection>) {
         let (closed, bulk) = (connection.closed(), connection.bulk());
         let (for_closed, for_bulk) = (Arc::clone(connection), Arc::downgrade(connection));
@@ -548,44 +501,6 @@ impl Actor {
         if self.machine.since() != before {
             self.since = Timestamp::now();
         }
-    }
-
-    fn dial(&mut self, id: ConnectionId) {
-        let config = self.config.clone();
-        let settings = DialSettings { line: self.line(), ..self.settings.dial };
-        let context = Arc::clone(&self.context);
-        let name = self.name.clone();
-        let questions = Arc::clone(&self.questions);
-        self.agent_seen = Arc::default();
-        let agent_seen = Arc::clone(&self.agent_seen);
-        // Also a dial that comes a little later than it was asked for is made for whoever asked.
-        let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
-        let task = self.dials.spawn(async move {
-            tracing::debug!(host = %name, id = id.0, "dialling");
-            let dial = Dial {
-                id,
-                name: Some(&name),
-                config: &config,
-                settings: &settings,
-                demand,
-                lend_agent: false,
-                questions: &questions,
-                environment: &context.dial,
-                agent_seen: &agent_seen,
-                tasks: &context.tasks,
-            };
-            (id, dial.run(&mut Steps::default()).await)
-        });
-        self.dial = Some((id, task));
-    }
-
-    /// Returns what the connections found out about the line; what none of them knows stays.
-    fn line(&mut self) -> Line {
-        let lines = self.connections.iter().map(|connection| connection.line());
-        let rtt = lines.clone().rev().find_map(|line| line.rtt);
-        let rate = lines.filter_map(|line| line.rate).max();
-        self.line = Line { rtt: rtt.or(self.line.rtt), rate: rate.or(self.line.rate) };
-        self.line
     }
 }
 

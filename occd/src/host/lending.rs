@@ -82,6 +82,7 @@ impl HostHandle {
             config: &snapshot.config,
             settings: &snapshot.settings.dial,
             demand: HopDemand::Command,
+            used: None,
             lend_agent: true,
             questions: &self.questions,
             environment: &self.context.dial,

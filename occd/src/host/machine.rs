@@ -8,7 +8,7 @@
 //!          │              wanted│   │ failed              ▼    │
 //!          │                    │   ▼                  Failed  │
 //!          │                  Backoff ◄────────────────────────┤
-//!          └───────────────────────────────────────────────────┘ closed in good order twice
+//!          └───────────────────────────────────────────────────┘ closed in good order twice, or unused
 //!
 //!        any ── disconnect ──► Stopped ── connect ──► Connecting
 //! ```
@@ -68,6 +68,13 @@ pub enum Retry {
     Fatal,
 }
 
+impl Retry {
+    /// Returns whether to dial once more in this moment would bring the same answer.
+    pub fn is_hopeless_now(self) -> bool {
+        matches!(self, Self::Fatal | Self::SlowDown)
+    }
+}
+
 /// Who wants the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
@@ -106,6 +113,8 @@ pub enum Event {
     },
     /// A connection carries a bulk stream.
     Bulk(ConnectionId),
+    /// Nobody has used the host for so long that it is to be disconnected.
+    Unused,
     /// The jump host that was waited for is there.
     HopUp,
     /// The machine woke up, or its network changed: what failed before may go well now.
@@ -279,6 +288,13 @@ impl HostMachine {
             Event::DialFailed(id, retry) => self.dial_failed(id, retry, now),
             Event::Lost { id, loss } => self.lost(id, loss, now),
             Event::Bulk(id) => self.bulk(id, now),
+            Event::Unused => match self.phase {
+                Phase::Connected { primary, replacement: Replacement::None, .. } => {
+                    self.enter(Phase::Idle, now);
+                    vec![Action::Close(primary)]
+                }
+                _ => Vec::new(),
+            },
             Event::HopUp => match self.phase {
                 Phase::Backoff { .. } => self.dial(now),
                 _ => Vec::new(),

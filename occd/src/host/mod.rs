@@ -22,23 +22,21 @@ pub mod backoff;
 mod lending;
 pub mod machine;
 mod samples;
+mod tries;
 
 pub use actor::{HostContext, spawn};
+pub use tries::Tries;
 
 use crate::config::EffectiveSettings;
 use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
 use crate::ssh::error::chain;
 use lending::Lending;
 use samples::Samples;
+use tries::COMMAND_PATIENCE;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
 /// a thousand clients at once, and a fuller queue only makes them wait.
 const REQUESTS: usize = 64;
-
-/// How long a command waits for a connection in all.
-pub const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
-/// How many times a command's dial is repeated.
-pub const COMMAND_RETRIES: u32 = 3;
 
 /// What others may ask of a host.
 #[derive(Debug)]
@@ -236,21 +234,21 @@ impl HostHandle {
         self.questions.spent()
     }
 
-    /// Returns the connection, dialling if need be: `1 + retries` times, within 30 s and the time that a
-    /// person takes for an answer. Without somebody to ask, a question is a failure.
+    /// Returns the connection, dialling if need be, within the time that the tries have and that a person
+    /// takes for an answer. Without somebody to ask, a question is a failure.
     pub async fn connection(
         &self,
-        retries: u32,
+        tries: Tries,
         client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
-        self.connection_by(Instant::now() + COMMAND_PATIENCE, retries, client).await
+        self.connection_by(Instant::now() + tries.patience(), tries, client).await
     }
 
     /// The same until a deadline, for a caller who asks more than once.
     pub async fn connection_by(
         &self,
         deadline: Instant,
-        retries: u32,
+        tries: Tries,
         client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
         self.used.note();
@@ -258,7 +256,7 @@ impl HostHandle {
             return Ok(connection);
         }
         self.questions.add(client);
-        self.wait_for_connection(Wish::Command, retries, deadline, client.can_answer()).await
+        self.wait_for_connection(Wish::Command, tries, deadline, client.can_answer()).await
     }
 
     /// The same for a host behind this one, which is a jump host: whoever can answer for that can answer for
@@ -273,7 +271,8 @@ impl HostHandle {
             return Ok(connection);
         }
         let can_answer = behind.can_ask();
-        let waiting = self.wait_for_connection(Wish::Command, 0, deadline, can_answer);
+        let waiting =
+            self.wait_for_connection(Wish::Command, Tries::Retries(0), deadline, can_answer);
         behind.during(&self.questions, waiting).await
     }
 
@@ -322,11 +321,15 @@ impl HostHandle {
     }
 
     /// Connects because a person asked for it, also when the host is failed or stopped.
-    pub async fn connect(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
+    pub async fn connect(
+        &self,
+        tries: Tries,
+        client: &Client,
+    ) -> Result<Arc<Connection>, Unreachable> {
         self.used.note();
         self.questions.add(client);
-        let deadline = Instant::now() + COMMAND_PATIENCE;
-        self.wait_for_connection(Wish::Person, COMMAND_RETRIES, deadline, client.can_answer()).await
+        let deadline = Instant::now() + tries.patience();
+        self.wait_for_connection(Wish::Person, tries, deadline, client.can_answer()).await
     }
 
     /// Closes the connection and makes a new one.
@@ -334,8 +337,8 @@ impl HostHandle {
         self.questions.add(client);
         self.ask(|done| HostRequest::Reconnect { done }).await?;
         let deadline = Instant::now() + COMMAND_PATIENCE;
-        self.wait_for_connection(Wish::Command, COMMAND_RETRIES, deadline, client.can_answer())
-            .await
+        let can_answer = client.can_answer();
+        self.wait_for_connection(Wish::Command, Tries::default(), deadline, can_answer).await
     }
 
     /// Closes the connection; nothing but a request to connect opens it again.
@@ -370,7 +373,7 @@ impl HostHandle {
     async fn wait_for_connection(
         &self,
         mut wish: Wish,
-        retries: u32,
+        tries: Tries,
         deadline: Instant,
         can_answer: bool,
     ) -> Result<Arc<Connection>, Unreachable> {
@@ -415,12 +418,18 @@ impl HostHandle {
                         // A jump host that needs a person, or a server that wants us to stay away for a while:
                         // asking again brings the same answer.
                         let retry = error.blame().0.retry();
-                        let hopeless =
-                            matches!(retry, machine::Retry::Fatal | machine::Retry::SlowDown);
-                        if hopeless || snapshot.dials() - before > u64::from(retries) {
+                        let hopeless = match tries {
+                            Tries::Retries(_) => retry.is_hopeless_now(),
+                            Tries::Wait(_) => retry == machine::Retry::Fatal,
+                        };
+                        let made = u32::try_from(snapshot.dials() - before).unwrap_or(u32::MAX);
+                        if hopeless || !tries.allow(made) {
                             return Err(give_up(&snapshot, error));
                         }
-                        break;
+                        // Who waits leaves the rest to the daemon's own time.
+                        if matches!(tries, Tries::Retries(_)) {
+                            break;
+                        }
                     }
                     // A connection that broke while it was asked for.
                     State::Idle => break,

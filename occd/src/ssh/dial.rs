@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use occ_proto::status::{Phase, TestStep};
 use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
@@ -169,6 +170,8 @@ pub struct Dial<'a> {
     pub settings: &'a DialSettings,
     /// Who wants it, which decides whether a jump host that is down is dialled.
     pub demand: HopDemand,
+    /// When the host was last used: what is used more comes first.
+    pub used: Option<Timestamp>,
     /// Whether the connection lends the agent, where the host is allowed to have it: nothing else goes over it.
     pub lend_agent: bool,
     /// Who can be asked.
@@ -419,7 +422,7 @@ impl Dial<'_> {
     /// Waits for a turn. The time is nobody's fault, so it is not the dial's.
     async fn turn(&self, lane: Lane, limit: &mut Limit) -> Turn {
         let begun = Instant::now();
-        let turn = self.environment.turns.turn(self.name, lane, self.demand).await;
+        let turn = self.environment.turns.turn(self.name, lane, self.demand, self.used).await;
         limit.extend(begun.elapsed());
         turn
     }

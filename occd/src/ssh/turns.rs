@@ -1,11 +1,13 @@
 //! Whose turn it is to dial: so many at once in all, fewer to one server or through one jump host, because a
 //! server refuses logins that come in crowds (`MaxStartups` of sshd_config(5): from ten on). Who is waited for
-//! comes first, then whoever asked first.
+//! comes first, then what was used last, then whoever asked first.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use occ_proto::HostName;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -60,6 +62,8 @@ struct Waiting {
     host: Option<HostName>,
     lane: Lane,
     demand: HopDemand,
+    /// When the host was last used.
+    used: Option<Timestamp>,
     grant: oneshot::Sender<()>,
 }
 
@@ -74,12 +78,13 @@ impl Turns {
         host: Option<&HostName>,
         lane: Lane,
         demand: HopDemand,
+        used: Option<Timestamp>,
     ) -> Turn {
         let (grant, granted) = oneshot::channel();
         let host = host.cloned();
         let turns = Arc::clone(self);
         let mut turn = Turn { turns, lane: lane.clone(), granted: Some(granted), holds: false };
-        self.lock().waiting.push(Waiting { host, lane, demand, grant });
+        self.lock().waiting.push(Waiting { host, lane, demand, used, grant });
         self.next();
         if let Some(granted) = &mut turn.granted {
             // The other end is in the list until it is given.
@@ -113,16 +118,17 @@ impl Turns {
         let mut state = self.lock();
         state.waiting.retain(|waiting| !waiting.grant.is_closed());
         while state.running < IN_ALL {
-            let free = |waiting: &&Waiting| {
+            let free = |waiting: &Waiting| {
                 let running = state.lanes.get(&waiting.lane).copied().unwrap_or(0);
                 running < waiting.lane.limit()
             };
-            let urgent = |waiting: &&Waiting| waiting.demand == HopDemand::Command;
-            let mut candidates = state.waiting.iter().filter(free);
-            let first = candidates.clone().position(|waiting| urgent(&waiting)).unwrap_or(0);
-            let Some(chosen) = candidates.nth(first) else { break };
-            let at = state.waiting.iter().position(|waiting| std::ptr::eq(waiting, chosen));
-            let Some(at) = at else { break };
+            // Of equals the first is taken, which has waited longest.
+            let rank = |waiting: &Waiting| match waiting.demand {
+                HopDemand::Command => (false, None),
+                HopDemand::Background => (true, Some(Reverse(waiting.used))),
+            };
+            let candidates = state.waiting.iter().enumerate().filter(|(_, waiting)| free(waiting));
+            let Some((at, _)) = candidates.min_by_key(|(_, waiting)| rank(waiting)) else { break };
             let Waiting { lane, grant, .. } = state.waiting.remove(at);
             if grant.send(()).is_ok() {
                 state.take(&lane);
@@ -239,13 +245,24 @@ mod tests {
         lane: Lane,
         demand: HopDemand,
     ) -> BoxFuture<'a, Turn> {
-        let mut waiting = turns.turn(Some(host), lane, demand).boxed();
+        wait_used(turns, host, lane, demand, None)
+    }
+
+    fn wait_used<'a>(
+        turns: &'a Arc<Turns>,
+        host: &'a HostName,
+        lane: Lane,
+        demand: HopDemand,
+        used: Option<Timestamp>,
+    ) -> BoxFuture<'a, Turn> {
+        let mut waiting = turns.turn(Some(host), lane, demand, used).boxed();
         assert!((&mut waiting).now_or_never().is_none(), "{host} was to wait");
         waiting
     }
 
     fn take(turns: &Arc<Turns>, count: usize, lane: impl Fn(usize) -> Lane) -> Vec<Turn> {
-        let turn = |number| turns.turn(None, lane(number), HopDemand::Background).now_or_never();
+        let turn =
+            |number| turns.turn(None, lane(number), HopDemand::Background, None).now_or_never();
         (0..count).map(|number| turn(number).expect("there is room")).collect()
     }
 
@@ -269,6 +286,26 @@ mod tests {
         drop((b, running));
         drop(a.await);
         assert_eq!(*turns.busy.borrow(), 0);
+    }
+
+    #[tokio::test]
+    async fn of_those_that_nobody_waits_for_the_last_used_comes_first() {
+        let turns = Arc::new(Turns::default());
+        let mut running = take(&turns, IN_ALL, server);
+        let names: Vec<HostName> = ["never", "long-ago", "lately"].map(name).into();
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        let mut waiting: Vec<_> = names
+            .iter()
+            .zip([None, at(1), at(1_000_000)])
+            .map(|(name, used)| wait_used(&turns, name, server(99), HopDemand::Background, used))
+            .collect();
+        for expected in [2, 1, 0] {
+            drop(running.pop());
+            let granted = (&mut waiting[expected]).now_or_never();
+            drop(granted.unwrap_or_else(|| panic!("it is the turn of {}", names[expected])));
+            // Another takes the place.
+            running.extend(take(&turns, 0, server));
+        }
     }
 
     #[tokio::test]

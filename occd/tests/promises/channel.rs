@@ -37,6 +37,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         config: &config,
         settings: &settings,
         demand: HopDemand::Command,
+        used: None,
         lend_agent: false,
         questions: &questions,
         environment: &environment,

@@ -29,6 +29,7 @@ mod idle;
 mod invariants;
 mod jump;
 mod passwords;
+mod patience;
 mod prompts;
 mod reconnect;
 mod rekey;

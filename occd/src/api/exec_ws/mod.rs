@@ -23,7 +23,7 @@ use passing::Passing;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Host};
 use crate::exec::{self, Command, Destinations, Progress, Running};
-use crate::host::{COMMAND_RETRIES, HostHandle};
+use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
@@ -131,10 +131,10 @@ async fn begin(
     if request.stdin.is_some() {
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
     }
-    let retries = request.retries.unwrap_or(COMMAND_RETRIES);
-    let command = Command::new(request)?;
+    let tries = Tries::of(request.retries, request.wait_ms);
+    let command = Command::new(request)?.limited(host.snapshot().settings.command_timeout);
     let progress = Progress::default();
-    let starting = exec::start(host, &command, retries, client, &progress);
+    let starting = exec::start(host, &command, tries, client, &progress);
     tokio::pin!(starting);
     let (mut early, mut early_bytes) = (VecDeque::new(), 0);
     loop {

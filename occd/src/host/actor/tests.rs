@@ -4,8 +4,10 @@ use testkit::daemon::Target;
 
 use super::*;
 use crate::config::Config;
+use crate::host::Tries;
 use crate::host::Unreachable;
 use crate::prompts::Client;
+use crate::ssh::error::chain;
 
 fn context(home: &std::path::Path) -> Arc<HostContext> {
     let (recorder, _writer, _archive) = crate::history::open(home.join("state"));
@@ -36,7 +38,7 @@ async fn a_panic_costs_one_host_its_connections_and_no_more() {
     let server = EmbeddedHost::start();
     let (a, b) = (host("a", &server, &context), host("b", &server, &context));
     let connect = async |host: &HostHandle| -> Result<Arc<Connection>, Unreachable> {
-        host.connection(0, &Client::default()).await
+        host.connection(Tries::Retries(0), &Client::default()).await
     };
     let (of_a, of_b) = (connect(&a).await.unwrap(), connect(&b).await.unwrap());
     a.requests.send(HostRequest::Panic).await.unwrap();

@@ -1,5 +1,5 @@
-//! What a host that is down waits for besides its own time: its jump host, somebody who unlocks a key, and
-//! an agent that holds one.
+//! What a host waits for besides its own time: its jump host, somebody who unlocks a key, an agent that holds one;
+//! and, while it is up, nobody's using it any more.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,13 +11,15 @@ use occ_proto::status::State;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Actor, Signal};
+use super::{Actor, Event, Signal};
 use crate::ssh::ConnectError;
 use crate::ssh::agent::AgentChoice;
 use crate::ssh::error::IdentityError;
 
 /// How long the agent is left alone after it was asked: somebody may look at a status again and again.
 const AGENT_REST: Duration = Duration::from_secs(1);
+/// The shortest time between two looks at whether a host is in use.
+const SHORT_LOOK: Duration = Duration::from_millis(50);
 /// States of agents that are remembered as tried in vain.
 const AGENTS_TRIED: usize = 32;
 
@@ -61,6 +63,32 @@ impl Actor {
             opened.await;
             Signal::KeyOpened
         }));
+    }
+
+    /// Disconnects a host that nobody has used for as long as occd.toml says, and arranges the next look.
+    pub(super) fn look_at_use(&mut self) {
+        let limit = self.settings.idle_timeout.filter(|_| self.machine.state() == State::Connected);
+        let Some(limit) = limit else {
+            self.look_at_use = None;
+            return;
+        };
+        let now = Instant::now();
+        let next = *self.look_at_use.get_or_insert(now + limit);
+        if next > now {
+            return;
+        }
+        let busy = self.connections.iter().any(|connection| connection.active() > 0);
+        let used = self.used.last().map(|at| Timestamp::now().duration_since(at));
+        let unused = used.and_then(|time| Duration::try_from(time).ok()).unwrap_or(limit);
+        if !busy && unused >= limit {
+            self.look_at_use = None;
+            tracing::info!(host = %self.name, "nobody has used the host for as long as idle_timeout says");
+            self.handle(Event::Unused);
+            return;
+        }
+        // What has just ended was in use until now, as far as is known.
+        let left = if busy { limit } else { limit.saturating_sub(unused).max(SHORT_LOOK) };
+        self.look_at_use = Some(now + left);
     }
 
     /// Returns whether the login failed for want of a key that an agent may hold.

@@ -1,0 +1,106 @@
+//! Dials: what they are made with, and what becomes of them.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::inputs::Inputs;
+use super::{Actor, DialResult};
+use crate::host::machine::{ConnectionId, Event, Retry};
+use crate::ssh::dial::{Dial, DialSettings, Steps};
+use crate::ssh::error::chain;
+use crate::ssh::hop::HopDemand;
+use crate::ssh::{ConnectError, Line};
+
+impl Actor {
+    pub(super) fn dialled(&mut self, id: ConnectionId, result: DialResult) {
+        if self.dial.as_ref().is_some_and(|(dial, _)| *dial == id) {
+            self.dial = None;
+        }
+        match result {
+            Ok(connection) => {
+                let info = connection.info();
+                tracing::info!(
+                    host = %self.name, id = id.0, peer = info.peer, server = info.server,
+                    cipher = info.cipher, "connected"
+                );
+                self.connects += 1;
+                self.inputs = None;
+                self.agents_tried.clear();
+                self.used.set_by_client(connection.is_by_client());
+                self.watch(&connection);
+                self.connections.push(connection);
+                self.handle(Event::Dialled(id));
+            }
+            Err(error) => {
+                let retry = error.retry();
+                self.dial_failures += 1;
+                if retry == Retry::Fatal {
+                    self.inputs = Some(Inputs::now(&self.config, &self.context.dial));
+                    self.tried_keys = self.given_keys();
+                    self.note_agent();
+                }
+                tracing::warn!(
+                    host = %self.name, id = id.0, phase = error.phase().as_str(),
+                    code = error.code().as_str(), error = chain(&error), "the dial failed"
+                );
+                self.last_error = Some((Arc::new(error), Timestamp::now()));
+                self.wait_for_hop();
+                self.wait_for_key();
+                self.handle(Event::DialFailed(id, retry));
+                if self.machine.retries_exhausted() {
+                    self.exhausted();
+                }
+            }
+        }
+    }
+
+    /// Says in the last error that no more dials follow.
+    fn exhausted(&mut self) {
+        if let Some((last, at)) = self.last_error.take() {
+            let attempts = self.machine.attempt();
+            let error = ConnectError::RetriesExhausted { attempts, last };
+            self.last_error = Some((Arc::new(error), at));
+        }
+    }
+
+    pub(super) fn dial(&mut self, id: ConnectionId) {
+        let config = self.config.clone();
+        let settings = DialSettings { line: self.line(), ..self.settings.dial };
+        let context = Arc::clone(&self.context);
+        let name = self.name.clone();
+        let questions = Arc::clone(&self.questions);
+        self.agent_seen = Arc::default();
+        let agent_seen = Arc::clone(&self.agent_seen);
+        let used = self.used.last();
+        // Also a dial that comes a little later than it was asked for is made for whoever asked.
+        let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
+        let task = self.dials.spawn(async move {
+            tracing::debug!(host = %name, id = id.0, "dialling");
+            let dial = Dial {
+                id,
+                name: Some(&name),
+                config: &config,
+                settings: &settings,
+                demand,
+                used,
+                lend_agent: false,
+                questions: &questions,
+                environment: &context.dial,
+                agent_seen: &agent_seen,
+                tasks: &context.tasks,
+            };
+            (id, dial.run(&mut Steps::default()).await)
+        });
+        self.dial = Some((id, task));
+    }
+
+    /// Returns what the connections found out about the line; what none of them knows stays.
+    pub(super) fn line(&mut self) -> Line {
+        let lines = self.connections.iter().map(|connection| connection.line());
+        let rtt = lines.clone().rev().find_map(|line| line.rtt);
+        let rate = lines.filter_map(|line| line.rate).max();
+        self.line = Line { rtt: rtt.or(self.line.rtt), rate: rate.or(self.line.rate) };
+        self.line
+    }
+}

@@ -1,0 +1,91 @@
+//! Settings that say how long: for a host that is down, for a command, for a connection that nobody uses.
+
+use std::thread;
+
+use occ_proto::Code;
+use occ_proto::status::State;
+use serde_json::json;
+use testkit::wait::blocking::wait_until;
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
+
+use crate::ask::{GUARD, echoes, exec, in_state, look, post, problem};
+
+#[test]
+fn who_wants_to_wait_waits_for_a_host_that_is_down() {
+    let host = EmbeddedHost::start();
+    let link = FaultyLink::start(host.addr());
+    link.refuse(true);
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", testkit::daemon::Target::from(&host).through(&link));
+    rig.write_config_toml("[connection]\nmax_backoff = \"300ms\"\n");
+    rig.start_daemon(&[]);
+    thread::scope(|scope| {
+        let waiting = [
+            scope.spawn(|| {
+                rig.run_occ(&["exec", "--host", "far", "--wait", "1m", "--", "echo", "in"])
+            }),
+            scope.spawn(|| rig.run_occ(&["connect", "--host", "far", "--wait", "1m"])),
+        ];
+        // More dials than a command makes by itself.
+        let dials = || rig.log().matches("the dial failed").count();
+        wait_until("the dials", GUARD, dials, |count| *count > 6);
+        link.refuse(false);
+        for waiting in waiting {
+            let output = waiting.join().unwrap();
+            assert_eq!(output.code(), 0, "{output:?}");
+        }
+    });
+    // It ends with the time that it was given, and says why.
+    link.refuse(true);
+    host.drop_connections();
+    in_state(&rig, "far", State::Backoff);
+    let output = rig.run_occ(&["exec", "--host", "far", "--wait", "500ms", "--", "true"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    assert!(output.stderr.contains("was not started"), "{output:?}");
+    // What a person must mend is not waited for.
+    host.reject_auth(true);
+    link.refuse(false);
+    let output = rig.run_occ(&["exec", "--host", "far", "--wait", "1m", "--", "true"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    assert!(output.stderr.contains("refused every key"), "{output:?}");
+}
+
+#[test]
+fn a_command_has_the_time_that_the_settings_give_it() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.write_config_toml("[hosts.far.connection]\ncommand_timeout = \"300ms\"\n");
+    rig.start_daemon(&[]);
+    let answer = exec(&rig, "far", &["sleep", "1000"]);
+    assert_eq!((answer.status, &answer.json()["timed_out"]), (200, &json!(true)));
+    let output = rig.run_occ(&["exec", "--host", "far", "--", "sleep", "1000"]);
+    assert_eq!(output.code(), 124, "{output:?}");
+    // The command's own limit counts.
+    let script = "exec sleep 0.6";
+    let output =
+        rig.run_occ(&["exec", "--host", "far", "--timeout", "1m", "--shell", "--", script]);
+    assert_eq!(output.code(), 0, "{output:?}");
+}
+
+#[test]
+fn a_host_that_nobody_uses_is_disconnected_where_the_settings_say_so() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.write_config_toml("[connection]\nidle_timeout = \"700ms\"\n");
+    rig.start_daemon(&[]);
+    assert_eq!(post(&rig, "/v1/hosts/far/connect").status, 200);
+    // A command that runs is use, however long it takes.
+    let output = rig.run_occ(&["exec", "--host", "far", "--", "sh", "-c", "sleep 1.6; echo in"]);
+    assert_eq!((output.code(), output.stdout.as_str()), (0, "in\n"), "{output:?}");
+    assert_eq!(host.connections(), 1);
+    in_state(&rig, "far", State::Idle);
+    wait_until("the connection to end", GUARD, || host.active_connections(), |count| *count == 0);
+    // Nobody is told of a failure, and the next command connects.
+    assert_eq!(look(&rig, "far").last_error, None);
+    echoes(&rig, "far");
+    assert_eq!(host.connections(), 2);
+    let answer = problem(&rig.http("POST", "/v1/hosts/far/connect?wait_ms=soon", &[], None));
+    assert_eq!(answer.code, Code::BadRequest);
+}
