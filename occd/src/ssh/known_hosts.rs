@@ -14,7 +14,9 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +38,8 @@ pub use update::{Update, compare, update};
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// The port whose keys are recorded under the bare host name.
 const DEFAULT_PORT: u16 = 22;
+/// How often a file may be replaced while its lock is waited for: each time, somebody else got on.
+const MAX_REPLACED: u32 = 1000;
 /// What a hashed name begins with; 1 stands for HMAC-SHA1, the only kind there is.
 const HASHED: &str = "|1|";
 /// The length of a salt and of a hash: one SHA-1 digest. OpenSSH refuses every other salt.
@@ -409,6 +413,23 @@ fn read_capped(path: &Path, file: &File) -> Result<Vec<u8>, KnownHostsError> {
     Ok(content)
 }
 
+/// Opens a file and locks it until it is closed. Who waited for the lock may hold that of a file which another has
+/// taken the place of meanwhile: what is read there is old, and what is written there is lost.
+fn open_locked(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    for _ in 0..MAX_REPLACED {
+        let file = options.open(path)?;
+        file.lock()?;
+        let ours = file.metadata()?;
+        match std::fs::metadata(path) {
+            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("it is replaced again and again"))
+}
+
 /// Returns the fingerprint as OpenSSH prints it: `SHA256:` and 43 characters of base64.
 pub fn fingerprint(key: &PublicKey) -> String {
     key.fingerprint(HashAlg::Sha256).to_string()
@@ -516,16 +537,10 @@ fn add_unless<T>(
     }
     // Opened in place, through symbolic links, as ssh does: people keep this file in a repository of
     // dotfiles, and a replaced file would lose the entries that ssh adds meanwhile.
-    let mut file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(fail)?;
-    // Released when the file is closed. ssh itself takes no lock; against it, the single write below
-    // in append mode has to do.
-    file.lock().map_err(fail)?;
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o600);
+    // ssh itself takes no lock; against it, the single write below in append mode has to do.
+    let mut file = open_locked(path, &options).map_err(fail)?;
     let content = read_capped(path, &file)?;
     let mut known = KnownHosts::default();
     known.parse(path, &content);

@@ -1,6 +1,6 @@
 //! Replacing what is on record for a host by a key that a person has chosen.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use russh::keys::PublicKey;
 
 use super::{
     Hosts, KnownHosts, KnownHostsError, Marker, append, is_plain, is_recordable, is_regular,
-    lookup_name, matches_pattern, new_line, parse_line, read_capped,
+    lookup_name, matches_pattern, new_line, open_locked, parse_line, read_capped,
 };
 
 /// Takes every other key of the host out of the files and adds `key` to the first of them. Authorities and
@@ -78,8 +78,7 @@ fn rewritten(
     }
     // A link stays a link; what it points at is replaced.
     let target = path.canonicalize().map_err(fail)?;
-    let file = File::open(&target).map_err(fail)?;
-    file.lock().map_err(fail)?;
+    let file = open_locked(&target, OpenOptions::new().read(true)).map_err(fail)?;
     let before = read_capped(path, &file)?;
     let mut after = Vec::with_capacity(before.len());
     for (index, line) in before.split_inclusive(|byte| *byte == b'\n').enumerate() {

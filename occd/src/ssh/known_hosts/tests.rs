@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use russh::keys::ssh_key::public::{Ed25519PublicKey, KeyData};
@@ -466,6 +467,54 @@ fn concurrent_writers_add_each_line_once() {
     for host in 0..10 {
         assert_eq!(known.check(&format!("h{host}"), 22, &key(7)), Verdict::Known);
     }
+}
+
+#[test]
+fn nothing_is_lost_of_what_is_added_while_the_file_is_replaced() {
+    const THREADS: u8 = 8;
+    const HOSTS: u8 = 25;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("known_hosts");
+    fs::write(&file, line("changing", &key(0))).unwrap();
+    let running = AtomicUsize::new(THREADS.into());
+    let start = Barrier::new(usize::from(THREADS) + 2);
+    let name = |thread, host| format!("h{thread}-{host}");
+    std::thread::scope(|scope| {
+        let (file, start, running) = (&file, &start, &running);
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                start.wait();
+                for host in 0..HOSTS {
+                    let (verdict, new) =
+                        record_first(file, &name(thread, host), 22, &key(thread), false).unwrap();
+                    assert_eq!((verdict, new), (Verdict::Known, true));
+                }
+                running.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        // Two, so that a replacement is waited for by another one as well.
+        for seeds in [[100, 101], [102, 103]] {
+            scope.spawn(move || {
+                start.wait();
+                for seed in seeds.into_iter().cycle() {
+                    let files = std::slice::from_ref(file);
+                    replace(files, "changing", 22, &key(seed), false).unwrap();
+                    if running.load(Ordering::Relaxed) == 0 {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let known = load(&file);
+    for thread in 0..THREADS {
+        for host in 0..HOSTS {
+            let verdict = known.check(&name(thread, host), 22, &key(thread));
+            assert_eq!(verdict, Verdict::Known, "{}", name(thread, host));
+        }
+    }
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().filter(|line| line.starts_with("changing ")).count(), 1, "{text}");
 }
 
 #[test]
