@@ -413,6 +413,21 @@ fn read_capped(path: &Path, file: &File) -> Result<Vec<u8>, KnownHostsError> {
     Ok(content)
 }
 
+/// Makes the directory that a file is to be in.
+fn make_directory(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => DirBuilder::new().recursive(true).mode(0o700).create(parent),
+        None => Ok(()),
+    }
+}
+
+/// Returns how a file is opened that a line is added to, and that perhaps is not there.
+fn to_append() -> OpenOptions {
+    let mut options = File::options();
+    options.read(true).append(true).create(true).mode(0o600);
+    options
+}
+
 /// Opens a file and locks it until it is closed. Who waited for the lock may hold that of a file which another has
 /// taken the place of meanwhile: what is read there is old, and what is written there is lost.
 fn open_locked(path: &Path, options: &OpenOptions) -> io::Result<File> {
@@ -529,18 +544,14 @@ fn add_unless<T>(
         Ok(metadata) if !is_regular(path, &metadata)? => return Ok(Added::No(None)),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fail)?;
-            }
+            make_directory(path).map_err(fail)?;
         }
         Err(error) => return Err(fail(error)),
     }
     // Opened in place, through symbolic links, as ssh does: people keep this file in a repository of
     // dotfiles, and a replaced file would lose the entries that ssh adds meanwhile.
-    let mut options = OpenOptions::new();
-    options.read(true).append(true).create(true).mode(0o600);
     // ssh itself takes no lock; against it, the single write below in append mode has to do.
-    let mut file = open_locked(path, &options).map_err(fail)?;
+    let mut file = open_locked(path, &to_append()).map_err(fail)?;
     let content = read_capped(path, &file)?;
     let mut known = KnownHosts::default();
     known.parse(path, &content);

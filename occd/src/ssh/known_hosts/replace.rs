@@ -1,14 +1,17 @@
 //! Replacing what is on record for a host by a key that a person has chosen.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use russh::keys::PublicKey;
 
 use super::{
-    Hosts, KnownHosts, KnownHostsError, Marker, append, is_plain, is_recordable, is_regular,
-    lookup_name, matches_pattern, new_line, open_locked, parse_line, read_capped,
+    Hosts, KnownHosts, KnownHostsError, Marker, is_plain, is_recordable, is_regular, lookup_name,
+    make_directory, matches_pattern, new_line, open_locked, parse_line, read_capped, to_append,
 };
 
 /// Takes every other key of the host out of the files and adds `key` to the first of them. Authorities and
@@ -32,65 +35,49 @@ pub fn replace(
     }
     let name = lookup_name(host, port);
     let stays = |recorded: &PublicKey| recorded.key_data() == key.key_data();
-    let Some((first, others)) = files.split_first() else { return Ok(()) };
+    let Some(path) = files.first() else { return Ok(()) };
+    make(path)?;
+    let locked = Locked::all(files)?;
+    let (first, others): (Vec<_>, Vec<_>) = locked.iter().partition(|file| file.path == *path);
     // Whatever keeps a file from being changed is found before any is: a key that the answer calls refused must
     // not be trusted.
     let mut staged = Vec::new();
-    for path in others {
-        if let Some(rewrite) = rewritten(path, &name, &stays)? {
-            staged.push((path, rewrite.stage(path)?));
+    for file in others {
+        let after = file.without(&name, &stays)?;
+        if after != file.before {
+            staged.push(file.stage(&after)?);
         }
     }
-    match rewritten(first, &name, &stays)? {
-        // In one step: a host that lost its record and got no other would be one that nobody knows.
-        Some(mut rewrite) => {
-            let mut known = KnownHosts::default();
-            known.parse(first, &rewrite.after);
-            if !known.has(&name, key) {
-                rewrite.after.extend(new_line(&rewrite.after, &name, key, hash, first)?);
-            }
-            rewrite.stage(first)?.save(first)?;
+    // None where it is a device that keeps nothing.
+    for file in first {
+        let mut after = file.without(&name, &stays)?;
+        let mut known = KnownHosts::default();
+        known.parse(path, &after);
+        let mut line = Vec::new();
+        if !known.has(&name, key) {
+            line = new_line(&after, &name, key, hash, path)?;
         }
-        None => append(first, host, port, key, hash)?,
+        if after == file.before {
+            file.append(&line)?;
+        } else {
+            // In one step: a host that lost its record and got no other would be one that nobody knows.
+            after.extend(line);
+            file.stage(&after)?.save()?;
+        }
     }
-    staged.into_iter().try_for_each(|(path, staged)| staged.save(path))
+    staged.into_iter().try_for_each(Staged::save)
 }
 
-/// A file that is to lose some lines, and is locked until this is dropped.
-struct Rewrite {
-    file: File,
-    target: PathBuf,
-    after: Vec<u8>,
-}
-
-/// Returns what a file becomes without the keys of a name, except those that stay; nothing if it stays as it is.
-fn rewritten(
-    path: &Path,
-    name: &str,
-    stays: &dyn Fn(&PublicKey) -> bool,
-) -> Result<Option<Rewrite>, KnownHostsError> {
+/// Makes a file that is not there: only one that is can be locked.
+fn make(path: &Path) -> Result<(), KnownHostsError> {
     let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
     match std::fs::metadata(path) {
-        Ok(metadata) if is_regular(path, &metadata)? => {}
-        Ok(_) => return Ok(None),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(fail(error)),
-    }
-    // A link stays a link; what it points at is replaced.
-    let target = path.canonicalize().map_err(fail)?;
-    let file = open_locked(&target, OpenOptions::new().read(true)).map_err(fail)?;
-    let before = read_capped(path, &file)?;
-    let mut after = Vec::with_capacity(before.len());
-    for (index, line) in before.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let wildcard = || KnownHostsError::Pattern { path: path.to_owned(), line: index + 1 };
-        match without(line, name, stays) {
-            Line::Stays => after.extend_from_slice(line),
-            Line::Goes => {}
-            Line::Becomes(new) => after.extend_from_slice(&new),
-            Line::IsForOthersToo => return Err(wildcard()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_directory(path).and_then(|()| to_append().open(path)).map(drop).map_err(fail)
         }
+        // What else is wrong with it shows when it is locked.
+        _ => Ok(()),
     }
-    Ok((after != before).then_some(Rewrite { file, target, after }))
 }
 
 /// Takes the keys of a name out of a file, except those that stay.
@@ -99,45 +86,129 @@ pub(super) fn remove_all_but(
     name: &str,
     stays: &dyn Fn(&PublicKey) -> bool,
 ) -> Result<(), KnownHostsError> {
-    rewritten(path, name, stays)?.map_or(Ok(()), |rewrite| rewrite.stage(path)?.save(path))
+    for file in Locked::all(&[path.to_owned()])? {
+        let after = file.without(name, stays)?;
+        if after != file.before {
+            file.stage(&after)?.save()?;
+        }
+    }
+    Ok(())
 }
 
-impl Rewrite {
-    /// Writes the new content beside the old, and a copy of the old.
-    fn stage(self, path: &Path) -> Result<Staged, KnownHostsError> {
-        let Self { file, target, after } = self;
+/// A file that is locked until this is dropped.
+struct Locked {
+    /// As it is configured.
+    path: PathBuf,
+    /// What it points at: a link stays a link, and this is replaced.
+    target: PathBuf,
+    file: Arc<File>,
+    /// Its device and inode.
+    id: (u64, u64),
+    before: Vec<u8>,
+}
+
+impl Locked {
+    /// Locks the files that are there, each once and in the order of their names: two who want the same ones in
+    /// different orders would else wait for each other.
+    fn all(paths: &[PathBuf]) -> Result<Vec<Self>, KnownHostsError> {
+        let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        let mut targets = BTreeMap::new();
+        for path in paths {
+            let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
+            match std::fs::metadata(path) {
+                Ok(metadata) if is_regular(path, &metadata)? => {
+                    targets.entry(path.canonicalize().map_err(fail)?).or_insert(path);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        let mut locked: Vec<Self> = Vec::new();
+        for (target, path) in targets {
+            let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
+            let there = id(&std::fs::metadata(&target).map_err(fail)?);
+            // Another name of a file whose lock we have: to wait for it would be to wait for ourselves.
+            let twin = locked.iter().find(|other| other.id == there);
+            let (file, id, before) = match twin {
+                Some(twin) => (Arc::clone(&twin.file), twin.id, twin.before.clone()),
+                None => {
+                    let file = open_locked(&target, File::options().read(true)).map_err(fail)?;
+                    let before = read_capped(path, &file)?;
+                    let id = id(&file.metadata().map_err(fail)?);
+                    (Arc::new(file), id, before)
+                }
+            };
+            locked.push(Self { path: path.clone(), target, file, id, before });
+        }
+        Ok(locked)
+    }
+
+    /// Returns what the file becomes without the keys of a name, except those that stay.
+    fn without(
+        &self,
+        name: &str,
+        stays: &dyn Fn(&PublicKey) -> bool,
+    ) -> Result<Vec<u8>, KnownHostsError> {
+        let mut after = Vec::with_capacity(self.before.len());
+        let lines = self.before.split_inclusive(|byte| *byte == b'\n');
+        for (index, line) in lines.enumerate() {
+            match without(line, name, stays) {
+                Line::Stays => after.extend_from_slice(line),
+                Line::Goes => {}
+                Line::Becomes(new) => after.extend_from_slice(&new),
+                Line::IsForOthersToo => {
+                    let path = self.path.clone();
+                    return Err(KnownHostsError::Pattern { path, line: index + 1 });
+                }
+            }
+        }
+        Ok(after)
+    }
+
+    /// Adds a line.
+    fn append(&self, line: &[u8]) -> Result<(), KnownHostsError> {
+        if line.is_empty() {
+            return Ok(());
+        }
+        let opened = to_append().open(&self.target);
+        opened
+            .and_then(|mut file| file.write_all(line).and_then(|()| file.sync_all()))
+            .map_err(|source| KnownHostsError::Write { path: self.path.clone(), source })
+    }
+
+    /// Writes new content beside the old, and a copy of the old.
+    fn stage(&self, after: &[u8]) -> Result<Staged<'_>, KnownHostsError> {
         // The library's error names its temporary file, which says nothing to anybody.
-        let fail = |error: std::io::Error| KnownHostsError::Write {
-            path: path.to_owned(),
+        let fail = |error: io::Error| KnownHostsError::Write {
+            path: self.path.clone(),
             source: error.kind().into(),
         };
-        let mut old = target.clone().into_os_string();
+        let mut old = self.target.clone().into_os_string();
         old.push(".old");
-        std::fs::copy(&target, &old).map_err(fail)?;
-        let dir = target.parent().unwrap_or(Path::new("/"));
+        std::fs::copy(&self.target, &old).map_err(fail)?;
+        let dir = self.target.parent().unwrap_or(Path::new("/"));
         let mut staged = tempfile::NamedTempFile::new_in(dir).map_err(fail)?;
-        let mode = file.metadata().map_err(fail)?.permissions();
+        let mode = self.file.metadata().map_err(fail)?.permissions();
         staged.as_file().set_permissions(mode).map_err(fail)?;
-        staged.write_all(&after).map_err(fail)?;
+        staged.write_all(after).map_err(fail)?;
         staged.as_file().sync_all().map_err(fail)?;
-        Ok(Staged { staged, target, _file: file })
+        Ok(Staged { staged, of: self })
     }
 }
 
 /// New content that is ready to take the place of the old.
-struct Staged {
+struct Staged<'a> {
     staged: tempfile::NamedTempFile,
-    target: PathBuf,
-    /// Locked until then.
-    _file: File,
+    of: &'a Locked,
 }
 
-impl Staged {
-    fn save(self, path: &Path) -> Result<(), KnownHostsError> {
-        let saved = self.staged.persist(&self.target);
-        saved
-            .map(drop)
-            .map_err(|error| KnownHostsError::Write { path: path.to_owned(), source: error.error })
+impl Staged<'_> {
+    fn save(self) -> Result<(), KnownHostsError> {
+        self.staged.persist(&self.of.target).map(drop).map_err(|error| KnownHostsError::Write {
+            path: self.of.path.clone(),
+            source: error.error,
+        })
     }
 }
 

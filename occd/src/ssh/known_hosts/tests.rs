@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use russh::keys::ssh_key::public::{Ed25519PublicKey, KeyData};
@@ -598,4 +599,62 @@ fn a_host_whose_key_is_replaced_is_never_without_a_record() {
     replace(&files, "h", 22, &new, false).unwrap();
     assert_eq!(fs::read_to_string(&files[0]).unwrap(), line("h", &new));
     assert_eq!(fs::read_to_string(&files[1]).unwrap(), line("other", &old));
+}
+
+/// Returns what a call returns, which must not wait for itself.
+fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(call()));
+    done.recv_timeout(Duration::from_secs(30)).expect("it waits for ever")
+}
+
+#[test]
+fn a_key_is_replaced_where_several_names_are_of_one_file() {
+    let (old, new) = (key(1), key(2));
+    let others = line("other", &key(3));
+    for (what, content) in [("changed", line("h", &old)), ("added to", String::new())] {
+        for second in ["symlink", "hard link", "the same", "the same, otherwise written"] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("known_hosts");
+            fs::write(&file, format!("{others}{content}")).unwrap();
+            let mut again = dir.path().join("known_hosts2");
+            match second {
+                "symlink" => symlink("known_hosts", &again).unwrap(),
+                "hard link" => fs::hard_link(&file, &again).unwrap(),
+                "the same" => again = file.clone(),
+                _ => again = dir.path().join(".").join("known_hosts"),
+            }
+            for files in [[file.clone(), again.clone()], [again, file]] {
+                let (wanted, given) = (new.clone(), files.clone());
+                in_time(move || replace(&given, "h", 22, &wanted, false)).unwrap();
+                let known = KnownHosts::load(&files).unwrap();
+                let verdict = |key| kind(&known.check("h", 22, key));
+                assert_eq!((verdict(&new), verdict(&old)), (Known, Changed), "{second} {what}");
+                assert_eq!(known.check("other", 22, &key(3)), Verdict::Known, "{second} {what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_that_replace_keys_in_the_same_files_do_not_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["one", "two"].map(|name| dir.path().join(name));
+    in_time(move || {
+        std::thread::scope(|scope| {
+            for (host, turned) in [("a", false), ("b", true)] {
+                let mut files = files.clone();
+                if turned {
+                    files.reverse();
+                }
+                scope.spawn(move || {
+                    for seed in 0..50 {
+                        // In both, so that both are replaced.
+                        append(&files[1], host, 22, &key(100), false).unwrap();
+                        replace(&files, host, 22, &key(seed), false).unwrap();
+                    }
+                });
+            }
+        });
+    });
 }
