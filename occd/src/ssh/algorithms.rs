@@ -181,6 +181,7 @@ mod tests {
             unknown: Unknown::Record,
             file: PathBuf::new(),
             hash: false,
+            ca_signatures: None,
             user_files: Vec::new(),
             asking: None,
             review: None,

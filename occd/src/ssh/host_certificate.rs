@@ -6,6 +6,11 @@ use russh::keys::{Certificate, HashAlg, PublicKey};
 
 use super::known_hosts::KnownHosts;
 
+/// The signatures of authorities that are taken unless `CASignatureAlgorithms` is set: OpenSSH's own, so none with
+/// SHA-1.
+const SIGNATURES: &str = "ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521,\
+    sk-ssh-ed25519@openssh.com,sk-ecdsa-sha2-nistp256@openssh.com,rsa-sha2-512,rsa-sha2-256";
+
 /// Returns the authority that vouches for the host; nothing if known_hosts names no such authority, in which
 /// case the certificate says nothing and its key stands for itself, as with ssh.
 ///
@@ -16,6 +21,7 @@ pub(super) fn check(
     known: &KnownHosts,
     host: &str,
     port: u16,
+    signatures: Option<&str>,
     now: u64,
 ) -> Result<Option<PublicKey>, String> {
     let signer = PublicKey::new(certificate.signature_key().clone(), "");
@@ -32,6 +38,11 @@ pub(super) fn check(
     }
     if certificate.cert_type() != CertType::Host {
         return Err("it is a user's certificate, not a host's".into());
+    }
+    let algorithm = certificate.signature().algorithm();
+    let mut allowed = signatures.unwrap_or(SIGNATURES).split(',');
+    if !allowed.any(|name| name.trim() == algorithm.as_str()) {
+        return Err(format!("it is signed with {algorithm}, which is not taken from an authority"));
     }
     // Signature and authority; the time is looked at below, to say which end of it was missed.
     let within = now.clamp(certificate.valid_after(), certificate.valid_before().saturating_sub(1));

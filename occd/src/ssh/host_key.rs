@@ -57,6 +57,8 @@ pub struct HostKeyPolicy {
     pub file: PathBuf,
     /// Whether a recorded host name is hashed.
     pub hash: bool,
+    /// The signatures that are taken from an authority (`CASignatureAlgorithms`).
+    pub ca_signatures: Option<String>,
     /// The user's files, which a person may change.
     pub user_files: Vec<PathBuf>,
     /// The host's name and who can be asked about it.
@@ -135,6 +137,7 @@ impl HostKeyPolicy {
             unknown,
             file: user_files.first().cloned().unwrap_or_else(|| ssh_dir.join("known_hosts")),
             hash: ssh_config.hash_known_hosts,
+            ca_signatures: ssh_config.algorithms.ca_signature.clone(),
             user_files,
             asking: None,
             review: None,
@@ -257,7 +260,9 @@ impl HostKeyPolicy {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs());
         let shown = known_hosts::describe(&host_certificate::key(certificate));
-        match host_certificate::check(certificate, &self.known, &self.host, self.port, now) {
+        let signatures = self.ca_signatures.as_deref();
+        let Self { known, host, port, .. } = self;
+        match host_certificate::check(certificate, known, host, *port, signatures, now) {
             Ok(None) => Ok(None),
             Ok(Some(authority)) => {
                 let by = known_hosts::fingerprint(&authority);

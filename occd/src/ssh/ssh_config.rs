@@ -116,6 +116,8 @@ pub struct AlgorithmLists {
     pub mac: Option<String>,
     /// `HostKeyAlgorithms`.
     pub host_key: Option<String>,
+    /// `CASignatureAlgorithms`.
+    pub ca_signature: Option<String>,
 }
 
 /// Why a destination could not be resolved.
@@ -470,6 +472,7 @@ impl Resolver {
                 kex: set.value("kexalgorithms"),
                 mac: set.value("macs"),
                 host_key: set.value("hostkeyalgorithms"),
+                ca_signature: set.value("casignaturealgorithms"),
             },
             forward_agent: set.word("forwardagent").filter(|word| *word != "no").map(str::to_owned),
         })

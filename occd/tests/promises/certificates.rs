@@ -234,14 +234,37 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// Those of an authority with an RSA key, which may sign with SHA-1.
+const RSA_ROWS: &[Row] = &[
+    Row {
+        what: "RSA with SHA-2",
+        certificate: &["-h", "-n", "127.0.0.1", "-t", "rsa-sha2-256"],
+        known_hosts: "@cert-authority * CA",
+        trusted: None,
+    },
+    Row {
+        what: "RSA with SHA-1",
+        certificate: &["-h", "-n", "127.0.0.1", "-t", "ssh-rsa"],
+        known_hosts: "@cert-authority * CA",
+        trusted: None,
+    },
+    Row {
+        what: "RSA with SHA-1, the key on record",
+        certificate: &["-h", "-n", "127.0.0.1", "-t", "ssh-rsa"],
+        known_hosts: "@cert-authority * CA\nHOST KEY",
+        trusted: None,
+    },
+];
+
 /// Returns whether the real ssh trusts the server with these files, and logs in.
-pub(crate) fn ssh_trusts(rig: &DaemonRig, sshd: &RealSshd) -> bool {
+pub(crate) fn ssh_trusts(rig: &DaemonRig, sshd: &RealSshd, options: &[&str]) -> bool {
     let known = format!("UserKnownHostsFile={}", rig.known_hosts_file().display());
     let output = Command::new("ssh")
         .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"])
         .args(["-o", &known, "-o", "GlobalKnownHostsFile=/dev/null", "-i"])
         .arg(sshd.client_key_path())
         .args(["-p", &sshd.port().to_string()])
+        .args(options.iter().flat_map(|option| ["-o", option]))
         .arg(format!("{}@127.0.0.1", sshd.user()))
         .arg("true")
         .output()
@@ -251,13 +274,26 @@ pub(crate) fn ssh_trusts(rig: &DaemonRig, sshd: &RealSshd) -> bool {
 
 #[test]
 fn host_certificates_are_trusted_as_ssh_trusts_them() {
+    follow_ssh("ed25519", ROWS, &[]);
+}
+
+#[test]
+fn the_signatures_of_authorities_are_those_that_ssh_takes() {
+    follow_ssh("rsa", RSA_ROWS, &[]);
+    // A list of the user's may be longer, and shorter.
+    follow_ssh("rsa", &RSA_ROWS[1..2], &["CASignatureAlgorithms=+ssh-rsa"]);
+    follow_ssh("ed25519", &ROWS[..1], &["CASignatureAlgorithms=rsa-sha2-512"]);
+}
+
+/// Compares us with the real ssh in each row, with these options of ssh_config.
+fn follow_ssh(kind: &str, rows: &[Row], options: &[&str]) {
     if !RealSshd::require() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let ca = KeyFile::generate(dir.path().join("ca"), "ed25519");
+    let ca = KeyFile::generate(dir.path().join("ca"), kind);
     let other = KeyFile::generate(dir.path().join("other"), "ed25519");
-    for row in ROWS {
+    for row in rows {
         let sshd = RealSshd::builder().host_certificate(&ca, row.certificate).start();
         let mut rig = DaemonRig::new();
         let target = Target::from(&sshd);
@@ -269,9 +305,10 @@ fn host_certificates_are_trusted_as_ssh_trusts_them() {
             .replace("OTHER", &other.public)
             .replace("KEY", sshd.host_public_key());
         rig.add_known_host(&lines);
-        std::fs::write(rig.home().join(".ssh/config"), "StrictHostKeyChecking yes\n").unwrap();
+        let config = format!("StrictHostKeyChecking yes\n{}\n", options.join("\n"));
+        std::fs::write(rig.home().join(".ssh/config"), config).unwrap();
         rig.start_daemon(&[]);
-        let trusted = row.trusted.unwrap_or_else(|| ssh_trusts(&rig, &sshd));
+        let trusted = row.trusted.unwrap_or_else(|| ssh_trusts(&rig, &sshd, options));
         let response = post(&rig, "/v1/hosts/far/connect");
         assert_eq!(response.status == 200, trusted, "{}: {}", row.what, response.text());
         if trusted {

@@ -72,7 +72,7 @@ fn openssh_trusts_the_same_from_then_on() {
         rig.occ_ok(&["trust", "--host", "far", "--fingerprint", &fingerprint(&rig)]);
         echoes(&rig, "far");
         assert_eq!(known_hosts(&rig).lines().count(), 1, "{}", known_hosts(&rig));
-        assert!(crate::certificates::ssh_trusts(&rig, &sshd));
+        assert!(crate::certificates::ssh_trusts(&rig, &sshd, &[]));
     }
 }
 

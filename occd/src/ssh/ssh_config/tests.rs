@@ -89,7 +89,8 @@ async fn every_option_is_read() {
         StrictHostKeyChecking accept-new\nHostKeyAlias Key-Alias\nHashKnownHosts yes\n\
         ConnectTimeout 7\nServerAliveInterval 1m\nServerAliveCountMax 9\nForwardAgent yes\n\
         Compression yes\nCiphers aes256-ctr\nKexAlgorithms curve25519-sha256\n\
-        MACs hmac-sha2-256\nHostKeyAlgorithms ssh-ed25519,rsa-sha2-512\n";
+        MACs hmac-sha2-256\nHostKeyAlgorithms ssh-ed25519,rsa-sha2-512\n\
+        CASignatureAlgorithms ssh-ed25519\n";
     let home = home_with(config);
     let got = resolve_in(&home, "alias").await.unwrap();
     let below = |path: &str| home.path().join(path).to_str().unwrap().to_owned();
@@ -133,6 +134,7 @@ async fn every_option_is_read() {
             kex: Some("curve25519-sha256".to_owned()),
             mac: Some("hmac-sha2-256".to_owned()),
             host_key: Some("ssh-ed25519,rsa-sha2-512".to_owned()),
+            ca_signature: Some("ssh-ed25519".to_owned()),
         },
         forward_agent: Some("yes".to_owned()),
     };

@@ -8,7 +8,7 @@ use occ_proto::Address;
 use super::{InvalidValue, SshConfigError, invalid};
 
 /// The options that are read. `user`, `hostname` and `port` are always printed.
-pub(super) const KEYS: [&str; 26] = [
+pub(super) const KEYS: [&str; 27] = [
     "addressfamily",
     "bindaddress",
     "hostname",
@@ -35,6 +35,7 @@ pub(super) const KEYS: [&str; 26] = [
     "kexalgorithms",
     "macs",
     "hostkeyalgorithms",
+    "casignaturealgorithms",
 ];
 
 /// The values by option.
