@@ -3,6 +3,8 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 
+use crate::process::login_user;
+
 /// Somebody else can write to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Exposed {
@@ -14,11 +16,14 @@ pub enum Exposed {
     Mode(u32),
 }
 
-/// Refuses a file that somebody else could have written. The user's own group may write: where everybody has a
-/// group of their own, that is how files come into being (a umask of 002).
+/// Refuses a file that somebody else could have written. A group that is the user's alone may write: where everybody
+/// has one, that is how files come into being (a umask of 002).
 pub fn check(metadata: &Metadata) -> Result<(), Exposed> {
-    let own_group = metadata.gid() == rustix::process::getegid().as_raw();
-    check_bits(metadata, if own_group { 0o002 } else { 0o022 })
+    check_bits(metadata, 0o002)?;
+    match check_strictly(metadata) {
+        Err(Exposed::Mode(_)) if is_own_group(metadata.gid()) => Ok(()),
+        result => result,
+    }
 }
 
 /// The same, and no group may write, as ssh has it for its own files (ssh_config(5), FILES).
@@ -34,6 +39,44 @@ fn check_bits(metadata: &Metadata, others: u32) -> Result<(), Exposed> {
     if mode & others == 0 { Ok(()) } else { Err(Exposed::Mode(mode)) }
 }
 
+/// Returns whether a group is this user's alone.
+fn is_own_group(gid: u32) -> bool {
+    // Where there is no such file, it says nothing.
+    let read = |path| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    gid == rustix::process::getegid().as_raw()
+        && login_user().is_ok_and(|user| {
+            let uid = rustix::process::geteuid().as_raw();
+            is_private(gid, uid, &user, &read("/etc/group"), &read("/etc/passwd"))
+        })
+}
+
+/// Returns whether a group has a user's name or number, and nobody else in it as far as these files tell (group(5),
+/// passwd(5)). They need not name it: the database may be more than files.
+fn is_private(gid: u32, uid: u32, user: &str, group: &str, passwd: &str) -> bool {
+    let number = |field: Option<&str>| field.and_then(|text| text.parse::<u32>().ok());
+    let mut has_name = gid == uid;
+    for line in group.lines() {
+        let mut fields = line.split(':');
+        let name = fields.next();
+        if number(fields.nth(1)) != Some(gid) {
+            continue;
+        }
+        has_name |= name == Some(user);
+        let mut members = fields.next().unwrap_or_default().split(',').map(str::trim);
+        if members.any(|member| !member.is_empty() && member != user) {
+            return false;
+        }
+    }
+    let is_of_another = |line: &str| {
+        let mut fields = line.split(':').skip(2);
+        number(fields.next()) != Some(uid) && number(fields.next()) == Some(gid)
+    };
+    has_name && !passwd.lines().any(is_of_another)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{File, Permissions};
@@ -46,14 +89,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let file = File::create(&path).unwrap();
+        let own = is_own_group(file.metadata().unwrap().gid());
         for (mode, good) in
-            [(0o600, true), (0o644, true), (0o664, true), (0o666, false), (0o602, false)]
+            [(0o600, true), (0o644, true), (0o664, own), (0o666, false), (0o602, false)]
         {
             file.set_permissions(Permissions::from_mode(mode)).unwrap();
             let refused = check(&file.metadata().unwrap()).err();
             assert_eq!(refused, (!good).then_some(Exposed::Mode(mode)), "{mode:o}");
             let strictly = check_strictly(&file.metadata().unwrap()).is_ok();
             assert_eq!(strictly, good && mode != 0o664, "{mode:o}");
+        }
+    }
+    #[test]
+    fn only_a_group_of_the_user_alone_may_write() {
+        const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n\
+            bob:x:1001:100::/home/bob:/bin/sh\neve:x:1002:1000::/home/eve:/bin/sh\n\
+            joe:x:1003:2003::/home/joe:/bin/sh\n";
+        for (gid, uid, user, group, private) in [
+            (0, 0, "root", "root:x:0:", true),
+            (0, 0, "root", "root:x:0:bob", false),
+            // A group of one's own, by its name or its number.
+            (2003, 1003, "joe", "joe:x:2003:", true),
+            (2003, 1003, "joe", "joe:x:2003:joe", true),
+            (1004, 1004, "far", "", true),
+            // Of others as well.
+            (2003, 1003, "joe", "joe:x:2003:joe,bob", false),
+            (2003, 1003, "joe", "joe:x:2003:\nsame:x:2003:bob", false),
+            (1000, 1000, "ann", "ann:x:1000:", false),
+            // Everybody's.
+            (100, 1001, "bob", "users:x:100:", false),
+            (100, 1001, "bob", "", false),
+            (20, 501, "mac", "staff:*:20:root", false),
+        ] {
+            let got = is_private(gid, uid, user, group, PASSWD);
+            assert_eq!(got, private, "{gid} {user} {group:?}");
         }
     }
 }
