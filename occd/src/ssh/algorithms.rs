@@ -182,6 +182,7 @@ mod tests {
             file: PathBuf::new(),
             hash: false,
             ca_signatures: None,
+            has_command: false,
             user_files: Vec::new(),
             asking: None,
             review: None,

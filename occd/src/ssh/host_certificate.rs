@@ -12,7 +12,8 @@ const SIGNATURES: &str = "ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ec
     sk-ssh-ed25519@openssh.com,sk-ecdsa-sha2-nistp256@openssh.com,rsa-sha2-512,rsa-sha2-256";
 
 /// Returns the authority that vouches for the host; nothing if known_hosts names no such authority, in which
-/// case the certificate says nothing and its key stands for itself, as with ssh.
+/// case the certificate says nothing and its key stands for itself, as with ssh. Whether the two keys are revoked
+/// is for the caller to see.
 ///
 /// # Errors
 /// Why the certificate is not good for this host, in words.
@@ -24,18 +25,12 @@ pub(super) fn check(
     signatures: Option<&str>,
     now: u64,
 ) -> Result<Option<PublicKey>, String> {
-    let signer = PublicKey::new(certificate.signature_key().clone(), "");
+    let signer = signer(certificate);
     let authorities = known.cert_authorities(host, port);
     let Some(authority) = authorities.into_iter().find(|a| a.key_data() == signer.key_data())
     else {
         return Ok(None);
     };
-    let key = key(certificate);
-    for (what, key) in [("its authority", &signer), ("its key", &key)] {
-        if known.is_revoked(host, port, key) {
-            return Err(format!("{what} is revoked"));
-        }
-    }
     if certificate.cert_type() != CertType::Host {
         return Err("it is a user's certificate, not a host's".into());
     }
@@ -72,6 +67,11 @@ pub(super) fn check(
 /// Returns the key that a certificate is for.
 pub(super) fn key(certificate: &Certificate) -> PublicKey {
     PublicKey::new(certificate.public_key().clone(), "")
+}
+
+/// Returns the key that signed a certificate.
+pub(super) fn signer(certificate: &Certificate) -> PublicKey {
+    PublicKey::new(certificate.signature_key().clone(), "")
 }
 
 /// Principals of hosts may have wildcards (`sshkey_cert_check_host` of OpenSSH).

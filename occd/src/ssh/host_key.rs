@@ -59,6 +59,8 @@ pub struct HostKeyPolicy {
     pub hash: bool,
     /// The signatures that are taken from an authority (`CASignatureAlgorithms`).
     pub ca_signatures: Option<String>,
+    /// `KnownHostsCommand` is set. It is not run, and might know a key that is not on record, or know better.
+    pub has_command: bool,
     /// The user's files, which a person may change.
     pub user_files: Vec<PathBuf>,
     /// The host's name and who can be asked about it.
@@ -118,8 +120,16 @@ impl HostKeyPolicy {
             &ssh_config.global_known_hosts_files,
             [Path::new("/etc/ssh/ssh_known_hosts"), Path::new("/etc/ssh/ssh_known_hosts2")],
         ));
-        let known =
-            blocking(move || KnownHosts::load(&files)).await.map_err(ConnectError::KnownHosts)?;
+        let expand = |path: &String| expand_tilde(path, Some(home));
+        let revoked: Vec<PathBuf> = ssh_config.revoked_host_keys.iter().map(expand).collect();
+        let known = blocking(move || {
+            let mut known = KnownHosts::load(&files)?;
+            revoked.iter().try_for_each(|path| known.revoke(path)).map(|()| known)
+        });
+        let known = known.await.map_err(ConnectError::KnownHosts)?;
+        if ssh_config.known_hosts_command {
+            tracing::warn!(host = address, "KnownHostsCommand of ssh_config is not run");
+        }
         let unknown = match ssh_config.strict_host_key_checking {
             Strict::Yes => Unknown::Refuse,
             // `no` and `off` would also accept a changed key; that much trust is never given here.
@@ -138,6 +148,7 @@ impl HostKeyPolicy {
             file: user_files.first().cloned().unwrap_or_else(|| ssh_dir.join("known_hosts")),
             hash: ssh_config.hash_known_hosts,
             ca_signatures: ssh_config.algorithms.ca_signature.clone(),
+            has_command: ssh_config.known_hosts_command,
             user_files,
             asking: None,
             review: None,
@@ -151,11 +162,21 @@ impl HostKeyPolicy {
             PublicKeyOrCertificate::PublicKey { key, .. } => (key.clone(), None),
             PublicKeyOrCertificate::Certificate(certificate) => {
                 let key = host_certificate::key(certificate);
+                // As with ssh, whether or not the authority is one for this host.
+                for key in [&key, &host_certificate::signer(certificate)] {
+                    let verdict = self.known.check(&self.host, self.port, key);
+                    if let Verdict::Revoked { file, line } = verdict {
+                        let shown = known_hosts::describe(key);
+                        return Err(ConnectError::HostKeyRevoked { shown, file, line });
+                    }
+                }
                 match self.check_certificate(certificate) {
                     Ok(vouched) => (key, vouched),
                     // As with ssh, the key is still as good as its record. We do not record it for the first time
                     // where an authority should decide.
-                    Err(error) if self.is_on_record(certificate, &key) => {
+                    Err(error)
+                        if self.known.check(&self.host, self.port, &key) == Verdict::Known =>
+                    {
                         tracing::warn!(host = self.host, %error, "the key itself is on record");
                         (key, None)
                     }
@@ -178,6 +199,7 @@ impl HostKeyPolicy {
         let mut new = false;
         if verdict == Verdict::Unknown {
             match self.unknown {
+                Unknown::Record if self.has_command => self.ask(&text).await?,
                 Unknown::Record => {}
                 Unknown::Ask => self.ask(&text).await?,
                 Unknown::Refuse => return Err(ConnectError::HostKeyUnknown { shown: text }),
@@ -212,9 +234,13 @@ impl HostKeyPolicy {
 
     /// Asks a person whether a key that is not on record may be trusted.
     async fn ask(&self, shown: &str) -> Result<(), ConnectError> {
+        let command = match self.has_command {
+            true => " (KnownHostsCommand of ssh_config is not run)",
+            false => "",
+        };
         let unanswered = |why| ConnectError::Unanswered {
             question: format!(
-                "the host key {shown} is not on record, and somebody must compare it"
+                "the host key {shown} is not on record{command}, and somebody must compare it"
             ),
             phase: Phase::HostKey,
             key: None,
@@ -226,7 +252,9 @@ impl HostKeyPolicy {
         let question = Question {
             kind: PromptKind::HostKey,
             host: host.clone(),
-            message: format!("The server shows {shown}, which is not on record. Trust it (yes/no)"),
+            message: format!(
+                "The server shows {shown}, which is not on record{command}. Trust it (yes/no)"
+            ),
             note: None,
             secret: false,
         };
@@ -242,13 +270,6 @@ impl HostKeyPolicy {
         } else {
             NoAnswer::Declined
         }))
-    }
-
-    /// Returns whether a certificate's key is on record by itself, and the authority is not revoked.
-    fn is_on_record(&self, certificate: &Certificate, key: &PublicKey) -> bool {
-        let signer = PublicKey::new(certificate.signature_key().clone(), "");
-        !self.known.is_revoked(&self.host, self.port, &signer)
-            && self.known.check(&self.host, self.port, key) == Verdict::Known
     }
 
     /// Takes a certificate that an authority of known_hosts vouches with; nothing is recorded. Returns nothing

@@ -27,11 +27,13 @@ use russh::keys::ssh_key::{self, Algorithm, HashAlg, PublicKey};
 use sha1::Sha1;
 
 mod replace;
+mod revoked;
 #[cfg(test)]
 mod tests;
 mod update;
 
 pub use replace::replace;
+pub use revoked::RevokedKeysError;
 pub use update::{Update, compare, update};
 
 /// The largest file that is read: over 50,000 hashed lines with RSA keys, and no memory to speak of.
@@ -67,6 +69,14 @@ pub enum KnownHostsError {
     NotAFile {
         /// The path.
         path: PathBuf,
+    },
+    /// A file of `RevokedHostKeys` cannot be used, so nobody can tell whether the key is revoked.
+    #[error("{}, which RevokedHostKeys of ssh_config names, cannot be used", path.display())]
+    RevokedKeys {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: RevokedKeysError,
     },
     /// A line could not be added.
     #[error("the known_hosts file {} cannot be written", path.display())]

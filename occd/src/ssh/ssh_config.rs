@@ -83,6 +83,10 @@ pub struct SshConfig {
     pub user_known_hosts_files: Vec<String>,
     /// `GlobalKnownHostsFile`; empty is the default. `none` is `/dev/null`.
     pub global_known_hosts_files: Vec<String>,
+    /// `RevokedHostKeys`, expanded like `IdentityFile`.
+    pub revoked_host_keys: Vec<String>,
+    /// `KnownHostsCommand` is set.
+    pub known_hosts_command: bool,
     /// `StrictHostKeyChecking`.
     pub strict_host_key_checking: Strict,
     /// `HostKeyAlias`, which stands for host and port in known_hosts, so it is looked up as on port 22.
@@ -91,6 +95,14 @@ pub struct SshConfig {
     pub hash_known_hosts: bool,
     /// `UpdateHostKeys` is `no` or `ask`, or is off because `UserKnownHostsFile` is set.
     pub keep_host_keys: bool,
+    /// `PubkeyAuthentication`; `unbound` and `host-bound` are yes.
+    pub pubkey_authentication: Option<bool>,
+    /// `PasswordAuthentication`.
+    pub password_authentication: Option<bool>,
+    /// `KbdInteractiveAuthentication`.
+    pub kbd_interactive_authentication: Option<bool>,
+    /// `PreferredAuthentications`: the methods that may be tried, in this order.
+    pub preferred_authentications: Option<Vec<String>>,
     /// `ConnectTimeout`.
     pub connect_timeout: Option<Duration>,
     /// `ServerAliveInterval`.
@@ -416,6 +428,15 @@ impl Resolver {
             tokens.expand_all("identityfile", identity_files.unwrap_or_default())?;
         let certificate_files = set.list("certificatefile").unwrap_or_default();
         let certificate_files = tokens.expand_all("certificatefile", certificate_files)?;
+        // From OpenSSH 10 on there may be several, in one line.
+        let revoked_host_keys = set.value("revokedhostkeys").unwrap_or_default();
+        let revoked_host_keys = split_paths(&revoked_host_keys);
+        let revoked_host_keys = revoked_host_keys.iter().map(String::as_str);
+        let revoked_host_keys = tokens.expand_all(
+            "revokedhostkeys",
+            revoked_host_keys.filter(|path| !path.is_empty()).collect(),
+        )?;
+        let allows = |key| set.word(key).map(|word| !matches!(word, "no" | "false"));
         let proxy_command = set.value("proxycommand").map(|text| tokens.expand_command(&text));
         let proxy_command =
             proxy_command.transpose().map_err(|error| invalid("proxycommand", error))?;
@@ -451,6 +472,8 @@ impl Resolver {
                 if ours == path { vec![path] } else { vec![ours, path] }
             }),
             global_known_hosts_files: set.known_hosts("globalknownhostsfile", |path| vec![path]),
+            revoked_host_keys,
+            known_hosts_command: set.value("knownhostscommand").is_some(),
             strict_host_key_checking: match set.word("stricthostkeychecking") {
                 None | Some("ask") => Strict::Unset,
                 Some("accept-new") => Strict::AcceptNew,
@@ -461,6 +484,12 @@ impl Resolver {
             host_key_alias: set.word("hostkeyalias").map(str::to_owned),
             hash_known_hosts: set.flag("hashknownhosts")?,
             keep_host_keys: set.word("updatehostkeys").is_some(),
+            pubkey_authentication: allows("pubkeyauthentication"),
+            password_authentication: allows("passwordauthentication"),
+            kbd_interactive_authentication: allows("kbdinteractiveauthentication"),
+            preferred_authentications: set
+                .word("preferredauthentications")
+                .map(|list| list.split(',').map(|name| name.trim().to_owned()).collect()),
             connect_timeout: set.number("connecttimeout")?.map(|n| Duration::from_secs(n.into())),
             server_alive_interval: set
                 .number("serveraliveinterval")?

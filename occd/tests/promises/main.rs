@@ -33,6 +33,7 @@ mod patience;
 mod prompts;
 mod reconnect;
 mod rekey;
+mod revoked_keys;
 mod secrets;
 mod slow_reader;
 mod soak;

@@ -90,7 +90,9 @@ async fn every_option_is_read() {
         ConnectTimeout 7\nServerAliveInterval 1m\nServerAliveCountMax 9\nForwardAgent yes\n\
         Compression yes\nCiphers aes256-ctr\nKexAlgorithms curve25519-sha256\n\
         MACs hmac-sha2-256\nHostKeyAlgorithms ssh-ed25519,rsa-sha2-512\n\
-        CASignatureAlgorithms ssh-ed25519\n";
+        CASignatureAlgorithms ssh-ed25519\nRevokedHostKeys ~/revoked\n\
+        KnownHostsCommand /bin/false %H\nPubkeyAuthentication no\nPasswordAuthentication no\n\
+        KbdInteractiveAuthentication no\nPreferredAuthentications publickey,password\n";
     let home = home_with(config);
     let got = resolve_in(&home, "alias").await.unwrap();
     let below = |path: &str| home.path().join(path).to_str().unwrap().to_owned();
@@ -120,11 +122,17 @@ async fn every_option_is_read() {
             "/a b/kh".to_owned(),
         ],
         global_known_hosts_files: vec!["/g".to_owned()],
+        revoked_host_keys: vec![below("revoked")],
+        known_hosts_command: true,
         strict_host_key_checking: Strict::AcceptNew,
         host_key_alias: Some("key-alias".to_owned()),
         hash_known_hosts: true,
         // ssh's own default where UserKnownHostsFile is set.
         keep_host_keys: true,
+        pubkey_authentication: Some(false),
+        password_authentication: Some(false),
+        kbd_interactive_authentication: Some(false),
+        preferred_authentications: Some(vec!["publickey".to_owned(), "password".to_owned()]),
         connect_timeout: Some(Duration::from_secs(7)),
         server_alive_interval: Some(Duration::from_secs(60)),
         server_alive_count_max: Some(9),

@@ -8,7 +8,7 @@ use occ_proto::Address;
 use super::{InvalidValue, SshConfigError, invalid};
 
 /// The options that are read. `user`, `hostname` and `port` are always printed.
-pub(super) const KEYS: [&str; 27] = [
+pub(super) const KEYS: [&str; 33] = [
     "addressfamily",
     "bindaddress",
     "hostname",
@@ -36,6 +36,12 @@ pub(super) const KEYS: [&str; 27] = [
     "macs",
     "hostkeyalgorithms",
     "casignaturealgorithms",
+    "revokedhostkeys",
+    "knownhostscommand",
+    "pubkeyauthentication",
+    "passwordauthentication",
+    "kbdinteractiveauthentication",
+    "preferredauthentications",
 ];
 
 /// The values by option.
