@@ -60,18 +60,22 @@ pub(super) fn preferred(
     line: Line,
 ) -> Result<Preferred, ConnectError> {
     let mut preferred = Preferred::DEFAULT;
-    preferred.key = match only(&lists.host_key, "HostKeyAlgorithms", |name| {
-        Algorithm::new(name)
-            .ok()
-            .filter(|algorithm| DEFAULT_KEYS.contains(algorithm) || is_sha1(algorithm))
-    })? {
-        Some(set) => set.into(),
-        None => by_record(policy).into(),
-    };
-    // A server that has a certificate then shows that, where somebody can vouch for it.
-    if !policy.known.cert_authorities(&policy.host, policy.port).is_empty() {
-        preferred.host_key_certificates = preferred.key.clone();
-    }
+    let (keys, mut certificates): (Vec<_>, Vec<_>) =
+        match only(&lists.host_key, "HostKeyAlgorithms", host_key)? {
+            Some(set) => {
+                let (certificates, keys): (Vec<_>, Vec<_>) =
+                    set.into_iter().partition(|(_, in_certificate)| *in_certificate);
+                let plain = |list: Vec<(Algorithm, bool)>| list.into_iter().map(|(name, _)| name);
+                (plain(keys).collect(), plain(certificates).collect())
+            }
+            None => (by_record(policy), by_record(policy)),
+        };
+    // A server that has a certificate then shows that: where somebody can vouch for it, or the key by itself is not
+    // taken.
+    let vouched = !policy.known.cert_authorities(&policy.host, policy.port).is_empty();
+    certificates.retain(|kind| vouched || !keys.contains(kind));
+    preferred.host_key_certificates = certificates.into();
+    preferred.key = keys.into();
     preferred.cipher =
         match only(&lists.cipher, "Ciphers", |name| cipher::Name::try_from(name).ok())? {
             Some(set) => set.into(),
@@ -109,6 +113,14 @@ fn only<T>(
         return Err(ConnectError::UnknownAlgorithms { option, list: list.clone() });
     }
     Ok(Some(ours))
+}
+
+/// Returns the kind of host key that a name of `HostKeyAlgorithms` stands for, and whether it is in a certificate.
+fn host_key(name: &str) -> Option<(Algorithm, bool)> {
+    let is_ours = |algorithm: &Algorithm| DEFAULT_KEYS.contains(algorithm) || is_sha1(algorithm);
+    let plain = Algorithm::new(name).ok().filter(is_ours).map(|algorithm| (algorithm, false));
+    let certificate = || Algorithm::new_certificate(name).ok().filter(is_ours);
+    plain.or_else(|| certificate().map(|algorithm| (algorithm, true)))
 }
 
 /// The kinds of host key that are taken, the best first.
@@ -200,6 +212,11 @@ mod tests {
         assert!(default.cipher.iter().all(|name| !name.as_ref().contains("cbc")));
         let old = AlgorithmLists { host_key: Some("ssh-rsa".into()), ..Default::default() };
         assert_eq!(*with(old).unwrap().key, [Algorithm::Rsa { hash: None }]);
+        assert!(default.host_key_certificates.is_empty(), "nobody vouches");
+        let certificate = "ssh-ed25519-cert-v01@openssh.com,no-such-cert-v01@openssh.com";
+        let set = AlgorithmLists { host_key: Some(certificate.into()), ..Default::default() };
+        let set = with(set).unwrap();
+        assert_eq!((&*set.key, &*set.host_key_certificates), (&[][..], &[Algorithm::Ed25519][..]));
     }
 
     #[test]

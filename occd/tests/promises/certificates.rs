@@ -112,7 +112,7 @@ fn a_certificate_of_another_time_is_said_to_be() {
 }
 
 /// What a certificate is like, what known_hosts says, and whether the server is then trusted.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Row {
     what: &'static str,
     /// Arguments of `ssh-keygen -s`.
@@ -283,6 +283,19 @@ fn the_signatures_of_authorities_are_those_that_ssh_takes() {
     // A list of the user's may be longer, and shorter.
     follow_ssh("rsa", &RSA_ROWS[1..2], &["CASignatureAlgorithms=+ssh-rsa"]);
     follow_ssh("ed25519", &ROWS[..1], &["CASignatureAlgorithms=rsa-sha2-512"]);
+}
+
+#[test]
+fn host_key_algorithms_say_whether_certificates_are_taken() {
+    let named = |names: &[&str]| -> Vec<Row> {
+        let rows = ROWS.iter().filter(|row| names.contains(&row.what));
+        rows.copied().collect()
+    };
+    let rows = named(&["good", "another principal", "no authority, the key on record"]);
+    assert_eq!(rows.len(), 3);
+    for list in ["ssh-ed25519-cert-v01@openssh.com", "ssh-ed25519", "-ssh-ed25519", "+ssh-rsa"] {
+        follow_ssh("ed25519", &rows, &[&format!("HostKeyAlgorithms={list}")]);
+    }
 }
 
 /// Compares us with the real ssh in each row, with these options of ssh_config.
