@@ -63,8 +63,10 @@ pub struct SshConfig {
     pub user: Option<UserName>,
     /// `Port`, when it is not 22.
     pub port: Option<u16>,
-    /// `AddressFamily` and `BindAddress`.
+    /// `AddressFamily`; the addresses of `BindAddress` when they have been looked up.
     pub local: Local,
+    /// `BindAddress`.
+    pub bind_address: Option<Address>,
     /// `IdentityFile`, with `~`, tokens and variables expanded; empty is the default list.
     pub identity_files: Vec<String>,
     /// `IdentityFile none`: use no files, not even the default ones.
@@ -193,9 +195,6 @@ pub enum InvalidValue {
     /// Not a number in range.
     #[error("it is not a number in range")]
     Number,
-    /// Not an IP address.
-    #[error("it is not an IP address")]
-    Ip,
     /// Not one of the words this option takes.
     #[error("it is none of the words that this option takes")]
     Word,
@@ -451,11 +450,12 @@ impl Resolver {
                     Some("inet6") => Some(true),
                     _ => None,
                 },
-                address: set
-                    .value("bindaddress")
-                    .map(|text| text.parse().map_err(|_| invalid("bindaddress", InvalidValue::Ip)))
-                    .transpose()?,
+                ..Local::default()
             },
+            bind_address: set
+                .value("bindaddress")
+                .map(|text| Address::new(text).map_err(|error| invalid("bindaddress", error)))
+                .transpose()?,
             identity_files,
             no_identity_files,
             certificate_files,

@@ -54,9 +54,12 @@ pub(super) async fn resolve(
     config: &HostConfig,
     environment: &DialEnvironment,
 ) -> Result<Target, ConnectError> {
-    let ssh_config =
+    let mut ssh_config =
         environment.resolver.resolve(&config.hostname, config.user.as_ref(), config.port).await?;
     let route = Route::of(config, &ssh_config);
+    if let (Route::Direct, Some(name)) = (&route, &ssh_config.bind_address) {
+        ssh_config.local = ssh_config.local.bound_to(name.as_str()).await?;
+    }
     let home = Some(environment.home.as_path());
     let user = match config.user.as_ref().or(ssh_config.user.as_ref()) {
         Some(user) => user.as_str().to_owned(),

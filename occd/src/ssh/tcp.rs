@@ -29,20 +29,36 @@ pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Local {
     /// Whether only IPv6 is used, or only IPv4 (`AddressFamily`).
     pub v6: Option<bool>,
-    /// Our address (`BindAddress`).
-    pub address: Option<IpAddr>,
+    /// Our address where the server's is of IPv4, and where it is of IPv6; neither unless `BindAddress` is set.
+    pub addresses: [Option<SocketAddr>; 2],
 }
 
 impl Local {
+    /// Returns it with the addresses of `BindAddress`, of each family the first, as ssh takes them.
+    pub(super) async fn bound_to(self, name: &str) -> Result<Self, ConnectError> {
+        let found = lookup(name, 0).await.map_err(|error| match error {
+            ConnectError::Resolve { host, source } => {
+                ConnectError::Resolve { host: format!("{host} (BindAddress)"), source }
+            }
+            other => other,
+        })?;
+        let first = |v6| found.iter().find(|addr| addr.is_ipv6() == v6).copied();
+        Ok(Self { addresses: [first(false), first(true)], ..self })
+    }
+
+    fn ours(self, addr: &SocketAddr) -> Option<SocketAddr> {
+        self.addresses[usize::from(addr.is_ipv6())]
+    }
+
     fn fits(self, addr: &SocketAddr) -> bool {
         let family = self.v6.is_none_or(|v6| addr.is_ipv6() == v6);
-        family && self.address.is_none_or(|ours| addr.is_ipv6() == ours.is_ipv6())
+        family && (self.addresses == [None; 2] || self.ours(addr).is_some())
     }
 
     async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
-        let Some(ours) = self.address else { return TcpStream::connect(addr).await };
+        let Some(ours) = self.ours(&addr) else { return TcpStream::connect(addr).await };
         let socket = if addr.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
-        socket.bind(SocketAddr::new(ours, 0))?;
+        socket.bind(ours)?;
         socket.connect(addr).await
     }
 }
@@ -187,17 +203,29 @@ mod tests {
     async fn our_end_is_what_is_asked_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = listener.local_addr().unwrap();
-        let ours: IpAddr = "127.0.0.77".parse().unwrap();
-        let local = Local { v6: Some(false), address: Some(ours) };
+        let local = Local { v6: Some(false), ..Local::default() };
+        let local = local.bound_to("127.0.0.77").await.unwrap();
         let (tcp, _) = connect(&["[::1]:1".parse().unwrap(), there], local).await.unwrap();
-        assert_eq!(tcp.local_addr().unwrap().ip(), ours);
+        assert_eq!(tcp.local_addr().unwrap().ip().to_string(), "127.0.0.77");
         for local in [
-            Local { v6: Some(true), address: None },
-            Local { v6: None, address: Some("::1".parse().unwrap()) },
+            Local { v6: Some(true), ..Local::default() },
+            Local::default().bound_to("::1").await.unwrap(),
         ] {
             let error = connect(&[there], local).await.unwrap_err();
             let ConnectError::Connect { source, .. } = error else { panic!("{error}") };
             assert!(source.to_string().contains("AddressFamily"), "{source}");
         }
+    }
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn our_end_may_be_a_name_or_have_an_interface() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        let local = Local::default().bound_to("localhost").await.unwrap();
+        let (tcp, _) = connect(&[there], local).await.unwrap();
+        assert!(tcp.local_addr().unwrap().ip().is_loopback());
+        let local = Local::default().bound_to("fe80::1%lo").await.unwrap();
+        let [None, Some(SocketAddr::V6(ours))] = local.addresses else { panic!("{local:?}") };
+        assert_ne!(ours.scope_id(), 0);
     }
 }

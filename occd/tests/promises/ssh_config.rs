@@ -199,6 +199,13 @@ fn a_connection_comes_from_the_address_that_is_asked_for() {
     echoes(&rig, "far");
     assert!(sshd.log().contains("Accepted publickey for "), "{}", sshd.log());
     assert!(sshd.log().contains(" from 127.0.0.5 port "), "{}", sshd.log());
+    // A name is looked up, and its addresses of the server's family count.
+    write_ssh_config(&rig, "BindAddress localhost\n");
+    assert_eq!(post(&rig, "/v1/hosts/far/reconnect").status, 200);
+    assert!(sshd.log().contains(" from 127.0.0.1 port "), "{}", sshd.log());
+    write_ssh_config(&rig, "BindAddress ::1\n");
+    let answer = problem(&post(&rig, "/v1/hosts/far/reconnect"));
+    assert!(answer.detail.contains("AddressFamily or BindAddress of ssh_config"), "{answer:?}");
     write_ssh_config(&rig, "AddressFamily inet6\n");
     let answer = problem(&post(&rig, "/v1/hosts/far/reconnect"));
     assert!(answer.detail.contains("AddressFamily or BindAddress of ssh_config"), "{answer:?}");

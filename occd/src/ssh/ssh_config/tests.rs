@@ -81,7 +81,7 @@ async fn what_is_not_set_is_not_reported() {
 async fn every_option_is_read() {
     let config = "Host alias other\n\
         HostName %h.Example.com\nUser deploy\nPort 2222\n\
-        AddressFamily inet\nBindAddress 127.0.0.2\n\
+        AddressFamily inet\nBindAddress fe80::1%lo\n\
         IdentityFile ~/.ssh/id-%h-%r-%p-%n\nIdentityFile \"/a b/100%%\"\nIdentityFile ${PATH}/k\n\
         IdentityFile %d/%k-%u\n\
         CertificateFile ~/c-cert.pub\nIdentitiesOnly yes\nIdentityAgent ~/agent.sock\n\
@@ -103,7 +103,8 @@ async fn every_option_is_read() {
         hostname: Some(address("alias.example.com")),
         user: Some(UserName::new("deploy").unwrap()),
         port: Some(2222),
-        local: Local { v6: Some(false), address: Some("127.0.0.2".parse().unwrap()) },
+        local: Local { v6: Some(false), ..Local::default() },
+        bind_address: Some(address("fe80::1%lo")),
         identity_files: vec![
             below(".ssh/id-alias.example.com-deploy-2222-alias"),
             "/a b/100%".to_owned(),
@@ -292,7 +293,7 @@ async fn values_that_a_program_could_misread_are_refused() {
     };
     assert_eq!(key_of("stricthostkeychecking maybe").await, "stricthostkeychecking");
     assert_eq!(key_of("connecttimeout -1").await, "connecttimeout");
-    assert_eq!(key_of("bindaddress eth0.example").await, "bindaddress");
+    assert_eq!(key_of("bindaddress a;b").await, "bindaddress");
     assert_eq!(key_of("serveralivecountmax 4294967296").await, "serveralivecountmax");
     assert_eq!(key_of("identitiesonly \u{1b}[31m").await, "identitiesonly");
     assert_eq!(key_of("identityfile ~/%C").await, "identityfile");
