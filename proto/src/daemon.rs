@@ -27,4 +27,8 @@ pub struct Version {
 pub struct Health {
     /// Always `ok`: a daemon that cannot say so does not answer.
     pub status: String,
+    /// The tasks of its runtime that live now. It comes back to what it was when the work is done: one that
+    /// grows is a leak.
+    #[serde(default)]
+    pub tasks: u64,
 }

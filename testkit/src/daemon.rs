@@ -250,6 +250,15 @@ impl DaemonRig {
         self.daemon().threads()
     }
 
+    /// Returns the number of the tasks in the daemon's runtime.
+    ///
+    /// # Panics
+    /// When the daemon does not say.
+    pub fn daemon_tasks(&self) -> u64 {
+        let health = self.http("GET", "/healthz", &[], None).json();
+        health["tasks"].as_u64().expect("healthz has no tasks")
+    }
+
     /// Returns an `occ` command in this rig's environment, without standard input.
     pub fn occ(&self, args: &[&str]) -> Command {
         let mut command = self.command(&client_binary());

@@ -31,7 +31,8 @@ const CONFIG: &str = "[connection]\nkeepalive_interval = \"2s\"\nkeepalive_count
 pub struct Soak {
     /// What is random follows from it.
     pub seed: u64,
-    /// Hosts, each behind a link of its own.
+    /// Hosts, at least two, each behind a link of its own. The last one's goes dead and is mended only when the
+    /// daemon has found out.
     pub hosts: usize,
     /// For how long.
     pub time: Duration,
@@ -50,6 +51,8 @@ pub struct Report {
     pub not_started: u64,
     /// Changes of the links.
     pub faults: u64,
+    /// Dead connections that were called connected at first, and then no longer.
+    pub deaths: u64,
 }
 
 /// What a client was told of a command.
@@ -85,7 +88,7 @@ impl Soak {
             assert!(matches!(run(host, &format!("first-{host}")), Told::Ran), "{}", name(host));
         }
         settle(&rig, self.hosts);
-        let fds = rig.daemon_fds();
+        let (fds, tasks) = (rig.daemon_fds(), rig.daemon_tasks());
 
         let over = AtomicBool::new(false);
         let next = AtomicU64::new(0);
@@ -105,14 +108,19 @@ impl Soak {
                 });
             }
             let (over_flag, rig, black) = (&over, &rig, &black);
-            scope.spawn(move || {
+            let (last_link, others) = links.split_last().unwrap();
+            let deaths = scope.spawn(move || {
+                let mut victim = Victim::new(last_link, black.last().unwrap());
                 while !over_flag.load(Ordering::Relaxed) {
-                    check_deaths(rig, black);
+                    let alive = check_deaths(rig, black);
+                    victim.is(alive.contains(&(self.hosts - 1)));
                     thread::sleep(Duration::from_millis(250));
                 }
+                victim.deaths
             });
-            report.faults = self.torment(&links, black);
+            report.faults = self.torment(others, black);
             over.store(true, Ordering::Relaxed);
+            report.deaths = deaths.join().unwrap();
         });
         for (link, black) in links.iter().zip(&black) {
             heal(link, black);
@@ -142,6 +150,9 @@ impl Soak {
         settle(&rig, self.hosts);
         let after = blocking::try_wait_for(CALM, || (rig.daemon_fds() <= fds).then_some(()));
         assert!(after.is_some(), "{fds} descriptors before, {} after", rig.daemon_fds());
+        let after = blocking::try_wait_for(CALM, || (rig.daemon_tasks() <= tasks).then_some(()));
+        assert!(after.is_some(), "{tasks} tasks before, {} after", rig.daemon_tasks());
+        assert!(report.deaths > 0, "no connection was seen to die: {report:?}");
         blocking::wait_until(
             "the server's sessions to go",
             CALM,
@@ -160,13 +171,7 @@ impl Soak {
             let at = random.usize(0..links.len());
             let (link, black) = (&links[at], &black[at]);
             match random.u8(0..10) {
-                0 | 1 => {
-                    link.blackhole(true);
-                    black
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .get_or_insert(Instant::now());
-                }
+                0 | 1 => kill(link, black),
                 2 => link.reset_all(),
                 3 => link.close_all(),
                 4 => link.refuse(true),
@@ -183,6 +188,43 @@ impl Soak {
 
 fn name(number: usize) -> String {
     format!("soak-{number}")
+}
+
+/// The host whose link is dead until the daemon has found out.
+struct Victim<'a> {
+    link: &'a FaultyLink,
+    black: &'a Mutex<Option<Instant>>,
+    /// It was called connected while its link was dead.
+    believed: bool,
+    deaths: u64,
+}
+
+impl<'a> Victim<'a> {
+    fn new(link: &'a FaultyLink, black: &'a Mutex<Option<Instant>>) -> Self {
+        Self { link, black, believed: false, deaths: 0 }
+    }
+
+    /// Takes what the daemon says of it.
+    fn is(&mut self, connected: bool) {
+        let dead = self.black.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        match (connected, dead) {
+            (true, false) => {
+                self.believed = false;
+                kill(self.link, self.black);
+            }
+            (true, true) => self.believed = true,
+            (false, true) => {
+                self.deaths += u64::from(self.believed);
+                heal(self.link, self.black);
+            }
+            (false, false) => {}
+        }
+    }
+}
+
+fn kill(link: &FaultyLink, black: &Mutex<Option<Instant>>) {
+    link.blackhole(true);
+    black.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(Instant::now());
 }
 
 fn heal(link: &FaultyLink, black: &Mutex<Option<Instant>>) {
@@ -215,21 +257,25 @@ fn exec(rig: &DaemonRig, host: &str, script: &str, id: &str) -> Told {
     }
 }
 
-/// Checks that no host behind a link that has been dead for long enough is called connected.
-fn check_deaths(rig: &DaemonRig, black: &[Mutex<Option<Instant>>]) {
+/// Checks that no host behind a link that has been dead for long enough is called connected. Returns the
+/// numbers of those that are called so.
+fn check_deaths(rig: &DaemonRig, black: &[Mutex<Option<Instant>>]) -> Vec<usize> {
     let dead =
         |black: &Mutex<Option<Instant>>| *black.lock().unwrap_or_else(PoisonError::into_inner);
     let before: Vec<Option<Instant>> = black.iter().map(dead).collect();
     let list = rig.http("GET", "/v1/hosts", &[], None).json();
+    let mut connected = Vec::new();
     for host in list["hosts"].as_array().unwrap() {
         let number = host["name"].as_str().and_then(|name| name.strip_prefix("soak-"));
         let number: usize = number.unwrap().parse().unwrap();
+        let alive = host["state"] == json!("connected");
+        connected.extend(alive.then_some(number));
         // The same dead time before and after the question.
         if let Some(since) = before[number].filter(|_| dead(&black[number]) == before[number]) {
-            let alive = host["state"] == json!("connected");
             assert!(!alive || since.elapsed() < DEATH, "dead for {:?}: {host}", since.elapsed());
         }
     }
+    connected
 }
 
 /// Waits until every host has one connection and nothing runs.

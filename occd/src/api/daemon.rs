@@ -25,7 +25,8 @@ const CAPABILITIES: [&str; 11] = [
 ];
 
 pub(super) async fn health() -> Json<Health> {
-    Json(Health { status: "ok".into() })
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    Json(Health { status: "ok".into(), tasks: u64::try_from(tasks).unwrap_or(u64::MAX) })
 }
 
 pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {

@@ -12,13 +12,14 @@ const SPARE_THREADS: usize = 8;
 /// So many looks, 3 ms apart, see the daemon the same when it is at rest.
 const LOOKS_AT_REST: u32 = 20;
 
-/// The daemon's files, threads and children at one moment.
+/// The daemon's files, tasks, threads and children at one moment.
 ///
 /// Files can only be counted by root: the daemon makes itself undumpable, and then `/proc/PID/fd` is
 /// closed to its own user. Sockets, pipes and the like are what a leak would add, so all are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
     files: usize,
+    tasks: u64,
     threads: usize,
     children: usize,
 }
@@ -27,6 +28,7 @@ impl Held {
     fn now(rig: &DaemonRig) -> Self {
         Self {
             files: rig.daemon_fds(),
+            tasks: rig.daemon_tasks(),
             threads: rig.daemon_threads(),
             children: rig.daemon_children().len(),
         }
@@ -51,6 +53,7 @@ impl Held {
     pub(crate) fn is_all_again(self, rig: &DaemonRig) {
         let within = |now: &Self| {
             now.files <= self.files
+                && now.tasks <= self.tasks
                 && now.threads <= self.threads + SPARE_THREADS
                 && now.children <= self.children
         };

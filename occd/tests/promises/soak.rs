@@ -12,5 +12,6 @@ fn what_must_hold_holds_whatever_breaks() {
     }
     let soak = Soak { seed: 7, hosts: 6, time: Duration::from_secs(20) };
     let report = soak.run();
+    println!("{report:?}");
     assert!(report.succeeded > 50 && report.faults > 20, "{soak:?}: {report:?}");
 }
