@@ -54,7 +54,15 @@ fn every_state_has_its_line_and_its_hint() {
     assert_eq!(out, "[h] Link      ✗ failed     2h 10m, every key was refused\n");
     assert_eq!(err, "hint: ssh-copy-id deploy@203.0.113.10; then occ reconnect --host h\n");
 
-    assert!(text(status("h", "idle")).0.starts_with("[h] Link      ○ idle       "));
+    let on_this = "connecting on this request; --fresh waits for it\n";
+    let mut idle = status("h", "idle");
+    assert_eq!(text(idle.clone()).0, format!("[h] Link      ○ idle       {on_this}"));
+    idle["idle_reason"] = json!("server_idle_policy");
+    idle["idle_close_s"] = json!(301);
+    let why = "the server closes idle connections after 5m 1s";
+    assert_eq!(text(idle.clone()).0, format!("[h] Link      ○ idle       {why}; {on_this}"));
+    idle["idle_reason"] = json!("a reason of a newer daemon");
+    assert_eq!(text(idle).0, format!("[h] Link      ○ idle       {on_this}"));
     assert_eq!(text(status("h", "connecting")).0, "[h] Link      ◐ connecting 2h 10m, attempt 1\n");
     let (out, err) = text(status("h", "stopped"));
     assert_eq!(out, "[h] Link      ○ stopped    2h 10m, disconnected on request\n");
@@ -158,8 +166,11 @@ fn many() -> Fake {
     backoff["next_retry_at"] = json!(ago(-7830));
     let mut described = connected("prod-1");
     described["config"]["description"] = json!("the shop");
+    let mut left_alone = status("build-1", "idle");
+    left_alone["idle_reason"] = json!("server_idle_policy");
+    left_alone["idle_close_s"] = json!(7830);
     let hosts = [
-        status("build-1", "idle"),
+        left_alone,
         described,
         backoff,
         connected("prod-2"),
@@ -184,7 +195,7 @@ const TABLE: &str = "  \
 ◐ web-08    backoff    2h   -      waiting for the jump host gate
 ● prod-1 *  connected  2h   12 ms  the shop
 ● prod-2    connected  2h   12 ms
-○ build-1   idle       -    -
+○ build-1   idle       -    -      the server closes idle connections after 2h 10m; connects on use
 
 6 hosts: 2 connected, 2 backoff, 1 failed, 1 idle; * default: prod-1
 ";

@@ -144,7 +144,7 @@ impl Writer {
 
 /// Returns the change to a daemon that does not run.
 fn off(at: Timestamp) -> Change {
-    Change { at, link: Link::Off, code: None, phase: None, message: None }
+    Change { at, link: Link::Off, code: None, phase: None, idle_reason: None, message: None }
 }
 
 impl Archive {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Code;
 use crate::name::HostName;
-use crate::status::Phase;
+use crate::status::{IdleReason, Phase};
 
 /// A host's link, as its history has it: dialling and waiting for the next dial are both `down`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,6 +58,9 @@ pub struct Change {
     /// In which phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
+    /// Why it is idle, where there is a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_reason: Option<IdleReason>,
     /// Why, in one sentence for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -107,6 +107,17 @@ impl Phase {
     }
 }
 
+/// Why a host is idle, where it was not so from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdleReason {
+    /// The server closes idle connections by a rule of its own; the next use connects again.
+    ServerIdlePolicy,
+    /// A reason of a newer daemon.
+    #[serde(other)]
+    Unknown,
+}
+
 /// Why a connection could not be made or was lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastError {
@@ -140,6 +151,12 @@ pub struct HostStatus {
     pub attempt: u32,
     /// When the next dial is due, in backoff.
     pub next_retry_at: Option<Timestamp>,
+    /// Why the host is idle, where there is a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_reason: Option<IdleReason>,
+    /// At what age the server closed the last connections, in seconds, where that is the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_close_s: Option<u64>,
     /// The last failure; kept while connected, so that a past break can be seen.
     pub last_error: Option<LastError>,
     /// The question that the dial waits for somebody to answer (`/v1/prompts`).

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
 use occ_proto::error::Code;
-use occ_proto::status::{ConnectionInfo, HostList, HostStatus, LastError, State, TestReport};
+use occ_proto::status::{
+    ConnectionInfo, HostList, HostStatus, IdleReason, LastError, State, TestReport,
+};
 use occ_proto::text::sanitize;
 
 use super::table::Table;
@@ -130,9 +132,20 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             format!("{age}, {message}{next}")
         }
         State::Failed => format!("{age}, {message}"),
-        State::Idle => "connecting on this request; --fresh waits for it".to_owned(),
+        State::Idle => {
+            let why = idle_policy(status).map_or_else(String::new, |why| format!("{why}; "));
+            format!("{why}connecting on this request; --fresh waits for it")
+        }
         State::Stopped => format!("{age}, disconnected on request"),
     }
+}
+
+/// Returns the rule of the server's for which the host is idle.
+fn idle_policy(status: &HostStatus) -> Option<String> {
+    status.idle_reason.filter(|reason| *reason == IdleReason::ServerIdlePolicy)?;
+    let after =
+        status.idle_close_s.map_or_else(String::new, |s| format!(" after {}", two_units(s)));
+    Some(format!("the server closes idle connections{after}"))
 }
 
 /// Returns what a dial does, or what it waits for.
@@ -355,9 +368,10 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),
-        State::Connected | State::Idle => {
-            status.config.description.as_deref().map(sanitize).unwrap_or_default()
-        }
+        State::Connected | State::Idle => match idle_policy(status) {
+            Some(why) => format!("{why}; connects on use"),
+            None => status.config.description.as_deref().map(sanitize).unwrap_or_default(),
+        },
     };
     vec![
         format!("{}{mark}", status.name),

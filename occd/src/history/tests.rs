@@ -9,7 +9,14 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn change(seconds: i64, link: Link) -> Line {
-    Line::Change(Change { at: at(seconds), link, code: None, phase: None, message: None })
+    Line::Change(Change {
+        at: at(seconds),
+        link,
+        code: None,
+        phase: None,
+        idle_reason: None,
+        message: None,
+    })
 }
 
 #[test]

@@ -148,6 +148,7 @@ pub fn spawn(
         since,
         attempt: 0,
         next_retry_at: None,
+        idle_policy: None,
         last_error: None,
         awaited_agent: None,
         primary: None,

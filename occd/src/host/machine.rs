@@ -255,6 +255,12 @@ impl HostMachine {
         self.retries_exhausted
     }
 
+    /// Returns at what age the server closed the last connections, where the host is idle because it does so by a
+    /// rule of its own.
+    pub fn idle_policy(&self) -> Option<Duration> {
+        self.idle_closes.filter(|_| self.phase == Phase::Idle).map(|(age, _)| age)
+    }
+
     /// Returns when [`Event::Due`] is to be delivered.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
@@ -375,6 +381,8 @@ impl HostMachine {
 
     fn config_changed(&mut self, now: Instant) -> Vec<Action> {
         self.forget_failures();
+        // It may be another server's rule, or none.
+        self.idle_closes = None;
         let mut actions = Vec::new();
         match self.phase {
             Phase::Idle | Phase::Stopped => return actions,

@@ -224,12 +224,24 @@ fn a_server_that_closes_idle_connections_twice_alike_is_left_alone() {
     let idle_close = |n| Event::Lost { id: id(n), loss: Loss::Idle };
     let mut rig = Rig::connected();
     rig.after(300.0, idle_close(1));
-    assert_eq!(rig.machine.state(), State::Backoff);
+    assert_eq!((rig.machine.state(), rig.machine.idle_policy()), (State::Backoff, None));
     rig.after(1.0, Event::Due);
     rig.on(Event::Dialled(id(2)));
     rig.after(301.0, idle_close(2));
     assert_eq!(rig.machine.state(), State::Idle);
+    assert_eq!(rig.machine.idle_policy(), Some(Duration::from_secs(301)));
     assert_eq!(rig.on(COMMAND), [Action::Dial(id(3))]);
+    assert_eq!(rig.machine.idle_policy(), None);
+    // Left alone at once the next time, unless it may be another server by now.
+    rig.on(Event::Dialled(id(3)));
+    rig.after(300.0, idle_close(3));
+    assert_eq!(rig.machine.idle_policy(), Some(Duration::from_secs(300)));
+    rig.on(Event::ConfigChanged);
+    assert_eq!((rig.machine.state(), rig.machine.idle_policy()), (State::Idle, None));
+    rig.on(COMMAND);
+    rig.on(Event::Dialled(id(4)));
+    rig.after(300.0, idle_close(4));
+    assert_eq!(rig.machine.state(), State::Backoff);
 }
 
 #[test]

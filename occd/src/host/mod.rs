@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use occ_proto::status::{HostStatus, LastError, State};
+use occ_proto::status::{HostStatus, IdleReason, LastError, State};
 use occ_proto::{HostConfig, HostName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -82,6 +82,8 @@ pub struct HostSnapshot {
     pub attempt: u32,
     /// When the next dial is due.
     pub next_retry_at: Option<Timestamp>,
+    /// At what age the server closed the last connections, where the host is idle because of that.
+    pub idle_policy: Option<Duration>,
     /// The last failure, and when it was.
     pub last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The agent that may hold, some day, the key that the login failed for want of.
@@ -483,6 +485,8 @@ impl HostHandle {
             since: snapshot.since,
             attempt: snapshot.attempt,
             next_retry_at: snapshot.next_retry_at,
+            idle_reason: snapshot.idle_policy.map(|_| IdleReason::ServerIdlePolicy),
+            idle_close_s: snapshot.idle_policy.map(|age| age.as_secs()),
             last_error: snapshot.last_error.as_ref().map(|(error, at)| last_error(error, *at)),
             rtt_recent_ms: Vec::new(),
             question: self.question().map(|question| question.to_string()),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::history::{Change, Link};
-use occ_proto::status::State;
+use occ_proto::status::{IdleReason, State};
 use tokio::time::Instant;
 
 use super::Actor;
@@ -31,6 +32,7 @@ impl Actor {
             since: self.since,
             attempt: self.machine.attempt(),
             next_retry_at,
+            idle_policy: self.machine.idle_policy(),
             last_error: self.last_error.clone(),
             awaited_agent: self.awaited_agent().cloned(),
             primary,
@@ -63,7 +65,10 @@ impl Actor {
         };
         let error = self.last_error.as_ref().map(|(error, _)| error);
         let error = error.filter(|_| matches!(link, Link::Down | Link::Failed));
-        let recorded = (link, error.map(|error| chain(error.as_ref())));
+        let idle = self.machine.idle_policy();
+        let policy =
+            |age: Duration| format!("the server closes idle connections after {} s", age.as_secs());
+        let recorded = (link, error.map(|error| chain(error.as_ref())).or(idle.map(policy)));
         if recorded == self.recorded || self.stop.is_cancelled() {
             return;
         }
@@ -72,6 +77,7 @@ impl Actor {
             link,
             code: error.map(|error| error.code()),
             phase: error.map(|error| error.phase()),
+            idle_reason: idle.map(|_| IdleReason::ServerIdlePolicy),
             message: recorded.1.clone(),
         };
         self.context.recorder.record(&self.name, change);
