@@ -30,6 +30,7 @@ pub mod keyring;
 pub mod keys;
 pub mod link;
 pub mod proc;
+pub mod readers;
 pub mod require;
 pub mod soak;
 pub mod ssh;

@@ -25,6 +25,8 @@ Usage: cargo xtask <command>
   soak [SECONDS [SEED]]
                   twenty hosts behind links that break at random, and what must hold whatever breaks;
                   three minutes, and a seed that it prints
+  soak readers [SECONDS]
+                  a reader of 5 MB/s for ten minutes, and stopped ones for two, beside short commands
 ";
 
 /// Why a command failed. Whatever it ran has said more.

@@ -1,7 +1,6 @@
 //! A reader that is slow or has stopped costs disk, and nobody else anything; it loses nothing.
 
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -12,9 +11,12 @@ use occ_proto::status::State;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use testkit::proc::{Process, Signal};
+use testkit::readers::{self, median};
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, FaultyLink, RealSshd};
 use tokio::time::Instant;
+
+pub(crate) use testkit::readers::spilled;
 
 use crate::support::{
     GUARD, Incoming, Ws, daemon_for, daemon_with, exec, no_channels, no_programs, occ_exec,
@@ -24,21 +26,6 @@ use crate::support::{
 /// How long a server with `ClientAliveInterval 1` and `ClientAliveCountMax 3` is put to the test: more
 /// than twice what it takes to give up a client that does not answer.
 const STOPPED: Duration = Duration::from_secs(10);
-
-/// Returns the bytes of unread output that the daemon keeps in unlinked files.
-pub(crate) fn spilled(rig: &DaemonRig) -> u64 {
-    let dir = rig.root().join("state/occ/spill").display().to_string();
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", rig.daemon_pid())) else { return 0 };
-    entries
-        .flatten()
-        .filter(|entry| {
-            let target = std::fs::read_link(entry.path()).unwrap_or_default();
-            target.to_string_lossy().starts_with(&dir)
-        })
-        .filter_map(|entry| std::fs::metadata(entry.path()).ok())
-        .map(|file| file.size())
-        .sum()
-}
 
 pub(crate) fn wait_for_spill(rig: &DaemonRig) {
     wait_until("output on disk", GUARD, || spilled(rig), |bytes| *bytes > 0);
@@ -50,16 +37,7 @@ pub(crate) fn wait_for_spill(rig: &DaemonRig) {
 /// When one fails.
 fn short_commands(rig: &DaemonRig, count: usize, span: Duration) -> Duration {
     let begun = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < count || begun.elapsed() < span {
-        let word = format!("word-{}", times.len());
-        let start = Instant::now();
-        let result = exec(rig, json!({ "argv": ["echo", word] }));
-        times.push(start.elapsed());
-        assert_eq!(result.stdout, Some(format!("{word}\n")));
-    }
-    times.sort_unstable();
-    times[times.len() / 2]
+    median(&readers::short_commands(rig, "h", |n| n < count || begun.elapsed() < span))
 }
 
 fn strict_sshd() -> Option<(RealSshd, DaemonRig)> {
@@ -128,6 +106,22 @@ fn a_stopped_reader_delays_nobody_on_the_only_connection() {
     assert_eq!((status(&rig).connects, status(&rig).connections), (1, 1));
     drop(stream);
     no_programs(&sshd, GUARD);
+    no_channels(&rig, GUARD);
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte_and_delays_nobody() {
+    let Some((sshd, rig)) = strict_sshd() else { return };
+    settled(&rig);
+    let alone = short_commands(&rig, 100, Duration::ZERO);
+    let times = readers::paced(&rig, "h", 300_000_000, 20_000_000);
+    let beside = median(&times);
+    assert!(beside < 5 * alone + Duration::from_millis(20), "{beside:?} instead of {alone:?}");
+    assert!(times.len() > 100, "{} commands", times.len());
+    assert!(!sshd.log().contains("Timeout, client not responding"), "{}", sshd.log());
+    // The stream kept the first connection to itself, and none was lost.
+    wait_until("the first to close", GUARD, || status(&rig).connections, |n| *n == 1);
+    assert_eq!((status(&rig).connects, status(&rig).last_error), (2, None));
     no_channels(&rig, GUARD);
 }
 
