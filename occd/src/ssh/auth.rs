@@ -68,6 +68,10 @@ pub struct Credentials {
     pub agent: AgentChoice,
     /// Offer only the named and configured keys (`IdentitiesOnly`).
     pub identities_only: bool,
+    /// ssh_config allows no keys: none is offered but the one that hosts.json names.
+    pub no_keys: bool,
+    /// Passwords before keyboard-interactive (`PreferredAuthentications`).
+    pub password_first: bool,
 }
 
 /// How a login was made.
@@ -206,6 +210,9 @@ pub async fn login(
         if !methods.any() {
             let user = credentials.user.clone();
             let agent = match credentials.identities_only && agent.is_some() {
+                _ if credentials.no_keys => {
+                    "ssh_config allows none (PubkeyAuthentication, PreferredAuthentications)".into()
+                }
                 true => format!("{agent_word}, of which IdentitiesOnly allows none"),
                 false => agent_word,
             };
@@ -469,13 +476,16 @@ impl Attempt<'_, '_> {
                 passwords: Passwords::new(secrets, questions, account.clone()),
                 owed: Accepted::default(),
             };
+            let by_keyboard =
+                keyboard_interactive && accepts.contains(&MethodKind::KeyboardInteractive);
+            let by_password = password && accepts.contains(&MethodKind::Password);
             let (outcome, word, given) =
-                if keyboard_interactive && accepts.contains(&MethodKind::KeyboardInteractive) {
-                    keyboard_interactive = false;
-                    (interactive.keyboard().await, "keyboard-interactive", "the answers")
-                } else if password && accepts.contains(&MethodKind::Password) {
+                if by_password && (credentials.password_first || !by_keyboard) {
                     password = false;
                     (interactive.password().await, "password", "the password")
+                } else if by_keyboard {
+                    keyboard_interactive = false;
+                    (interactive.keyboard().await, "keyboard-interactive", "the answers")
                 } else {
                     break;
                 };

@@ -67,9 +67,10 @@ pub(super) async fn resolve(
     };
     let default_files = ["id_ed25519", "id_ecdsa", "id_rsa"];
     let in_ssh_dir = |name| environment.home.join(".ssh").join(name);
+    let no_keys = !allows_keys(&ssh_config);
     let configured: Vec<PathBuf> =
         ssh_config.identity_files.iter().map(|path| expand_tilde(path, home)).collect();
-    let defaults = if configured.is_empty() && !ssh_config.no_identity_files {
+    let defaults = if configured.is_empty() && !ssh_config.no_identity_files && !no_keys {
         default_files.map(in_ssh_dir).into()
     } else {
         Vec::new()
@@ -77,15 +78,17 @@ pub(super) async fn resolve(
     let credentials = Credentials {
         user,
         named: config.identity_file.as_deref().map(|path| expand_tilde(path, home)),
-        configured,
+        configured: if no_keys { Vec::new() } else { configured },
         certificates: ssh_config
             .certificate_files
             .iter()
             .map(|path| expand_tilde(path, home))
             .collect(),
         defaults,
-        agent: agent(&ssh_config, &environment.home),
+        agent: if no_keys { AgentChoice::None } else { agent(&ssh_config, &environment.home) },
         identities_only: ssh_config.identities_only,
+        no_keys,
+        password_first: password_first(&ssh_config),
     };
     Ok(Target {
         address: ssh_config.hostname.as_ref().unwrap_or(&config.hostname).as_str().to_owned(),
@@ -129,6 +132,24 @@ impl Target {
     }
 }
 
+/// Returns whether keys may be offered that hosts.json does not name.
+fn allows_keys(ssh_config: &SshConfig) -> bool {
+    let preferred = ssh_config.preferred_authentications.as_ref();
+    ssh_config.pubkey_authentication != Some(false)
+        && preferred.is_none_or(|list| list.iter().any(|method| method == "publickey"))
+}
+
+/// Returns whether `PreferredAuthentications` has passwords before keyboard-interactive, unlike ssh's own order.
+fn password_first(ssh_config: &SshConfig) -> bool {
+    let list = ssh_config.preferred_authentications.as_deref().unwrap_or_default();
+    let of = |name: &str| list.iter().position(|method| method == name);
+    match (of("password"), of("keyboard-interactive")) {
+        (Some(password), Some(keyboard)) => password < keyboard,
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
 /// Returns which agent `IdentityAgent` allows (ssh_config(5)).
 fn agent(ssh_config: &SshConfig, home: &Path) -> AgentChoice {
     match ssh_config.identity_agent.as_deref() {
@@ -154,6 +175,31 @@ mod tests {
     use occ_proto::Address;
 
     use super::*;
+
+    #[test]
+    fn preferred_methods_order_passwords_and_may_leave_out_keys() {
+        let list = |list: &str| SshConfig {
+            preferred_authentications: Some(list.split(',').map(str::to_owned).collect()),
+            ..SshConfig::default()
+        };
+        for (config, keys, password) in [
+            (SshConfig::default(), true, false),
+            (list("publickey,keyboard-interactive,password"), true, false),
+            (list("password,publickey"), true, true),
+            (list("password,keyboard-interactive"), false, true),
+            (
+                SshConfig { pubkey_authentication: Some(false), ..SshConfig::default() },
+                false,
+                false,
+            ),
+        ] {
+            assert_eq!(
+                (allows_keys(&config), password_first(&config)),
+                (keys, password),
+                "{config:?}"
+            );
+        }
+    }
 
     #[test]
     fn hosts_json_wins_and_none_means_direct() {

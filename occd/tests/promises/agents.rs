@@ -66,3 +66,26 @@ fn an_agent_is_tried_once_for_what_it_holds() {
     }
     assert_eq!(logins(&sshd), 2, "{}", sshd.log());
 }
+
+#[test]
+fn no_key_is_offered_where_ssh_config_allows_none_but_the_one_that_is_named() {
+    if !RealSshd::require() {
+        return;
+    }
+    for setting in ["PubkeyAuthentication no", "PreferredAuthentications password"] {
+        let sshd = RealSshd::start();
+        let mut rig = DaemonRig::new();
+        let agent = Agent::start(&mut rig);
+        agent.add(sshd.client_key_path());
+        fs::write(rig.home().join(".ssh/config"), format!("{setting}\n")).unwrap();
+        add_with(&rig, &sshd, None);
+        rig.start_daemon(&[]);
+        let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+        assert_eq!(answer.code, Code::NoIdentity, "{answer:?}");
+        assert!(answer.detail.contains("ssh_config allows none"), "{answer:?}");
+        assert!(!sshd.log().contains("Postponed publickey"), "{}", sshd.log());
+        // hosts.json wins.
+        rig.add_host("near", &sshd);
+        assert_eq!(post(&rig, "/v1/hosts/near/connect").status, 200);
+    }
+}
