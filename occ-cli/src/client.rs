@@ -31,7 +31,7 @@ use crate::autostart::{self, Start};
 use crate::commands::Context;
 use crate::error::CliError;
 use crate::output::Ui;
-use crate::output::host::tell_host_key;
+use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
 
 /// The largest answer that is read, in bytes: thousands of hosts, and no end of memory.
@@ -226,8 +226,8 @@ impl Client {
         };
         let daemon = check_version(&head.headers)?;
         for value in head.headers.get_all(NEW_HOST_KEY_HEADER) {
-            if let Ok(NewHostKey { host, key }) = serde_json::from_slice(value.as_bytes()) {
-                tell_host_key(&self.ui, &host, &key);
+            if let Ok(new) = serde_json::from_slice::<NewHostKey>(value.as_bytes()) {
+                tell_news(&self.ui, &new);
             }
         }
         if is_failure(head.status) {

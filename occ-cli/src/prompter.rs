@@ -149,7 +149,7 @@ pub(crate) async fn ask(
     ui.asked.set(true);
     let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
     let keys = prompt.new_host_keys.iter();
-    let keys: String = keys.filter_map(|new| host_key_news(ui, &new.host, &new.key)).collect();
+    let keys: String = keys.filter_map(|new| host_key_news(ui, new)).collect();
     // In one piece: what is typed after the note must not be shown, either.
     let note = prompt.note.as_ref();
     let note = note.map_or_else(String::new, |note| format!("{host}{}\n", sanitize(note)));

@@ -43,6 +43,6 @@ pub const VERSION_HEADER: &str = "occ-version";
 /// The response header that carries [`API_VERSION`].
 pub const API_VERSION_HEADER: &str = "occ-api-version";
 
-/// The response header that tells of a host key which was recorded for the request ([`trust::NewHostKey`]);
+/// The response header that tells of a host key which was trusted for the request ([`trust::NewHostKey`]);
 /// one for each key, also when the request failed.
 pub const NEW_HOST_KEY_HEADER: &str = "occ-new-host-key";

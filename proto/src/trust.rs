@@ -46,7 +46,7 @@ pub struct TrustKey {
     pub shown: String,
 }
 
-/// A host key that was not on record and has been recorded for a request, perhaps that of a jump host on the
+/// A host key that was not on record and has been trusted for a request, perhaps that of a jump host on the
 /// way. The value of [`crate::NEW_HOST_KEY_HEADER`], as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewHostKey {
@@ -54,4 +54,7 @@ pub struct NewHostKey {
     pub host: HostName,
     /// Type and SHA-256 fingerprint of the key.
     pub key: String,
+    /// Why it could not be recorded, if so: the next dial does not know it, either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_recorded: Option<String>,
 }

@@ -125,7 +125,7 @@ async fn execute(
                 show::tell_host_key(ui, host, &key);
             }
         };
-        let on_key = |told: NewHostKey| show::tell_host_key(ui, &told.host, &told.key);
+        let on_key = |told: NewHostKey| show::tell_news(ui, &told);
         let mut down = std::pin::pin!(down.run(&mut output, on_start, on_key));
         let mut answering = std::pin::pin!(prompter::listening(client, starts()));
         let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));

@@ -8,6 +8,7 @@ use occ_proto::status::{
     ConnectionInfo, HostList, HostStatus, IdleReason, LastError, State, TestReport,
 };
 use occ_proto::text::sanitize;
+use occ_proto::trust::NewHostKey;
 
 use super::table::Table;
 use super::{Colour, Ui};
@@ -68,15 +69,24 @@ fn line(status: &HostStatus, label: &str, text: &str) -> String {
 }
 
 /// Returns the line about a host key that was not on record until now, unless it has been told already.
-pub(crate) fn host_key_news(ui: &Ui, host: &HostName, key: &str) -> Option<String> {
-    let line = format!("[{host}] New host key recorded: {}\n", sanitize(key));
+pub(crate) fn host_key_news(ui: &Ui, new: &NewHostKey) -> Option<String> {
+    let (host, key) = (&new.host, sanitize(&new.key));
+    let line = match &new.not_recorded {
+        None => format!("[{host}] New host key recorded: {key}\n"),
+        Some(why) => format!("[{host}] New host key not recorded, {}: {key}\n", sanitize(why)),
+    };
     ui.is_news(&line).then_some(line)
 }
 
 /// Tells of a host key that was not on record until now.
 pub(crate) fn tell_host_key(ui: &Ui, host: &HostName, key: &str) {
+    tell_news(ui, &NewHostKey { host: host.clone(), key: key.to_owned(), not_recorded: None });
+}
+
+/// The same of what the daemon tells of it.
+pub(crate) fn tell_news(ui: &Ui, new: &NewHostKey) {
     if !ui.json
-        && let Some(line) = host_key_news(ui, host, key)
+        && let Some(line) = host_key_news(ui, new)
     {
         ui.note(line.trim_end());
     }

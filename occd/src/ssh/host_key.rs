@@ -13,7 +13,7 @@ use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
 use russh::keys::{Certificate, PublicKey, PublicKeyOrCertificate};
 
-use super::error::ConnectError;
+use super::error::{ConnectError, chain};
 use super::host_certificate;
 use super::known_hosts::{self, KnownHosts, KnownHostsError, Verdict};
 use super::ssh_config::{SshConfig, Strict};
@@ -38,7 +38,7 @@ pub struct TrustedKey {
     pub text: String,
     /// It was not on record until now.
     pub new: bool,
-    /// The key that is on record; none where an authority vouches for it.
+    /// The key that is on record; none where an authority vouches for it, or it could not be recorded.
     pub recorded: Option<PublicKey>,
 }
 
@@ -204,11 +204,19 @@ impl HostKeyPolicy {
                 Unknown::Ask => self.ask(&text).await?,
                 Unknown::Refuse => return Err(ConnectError::HostKeyUnknown { shown: text }),
             }
-            (verdict, new) = self.record(key).await?;
-            if new && let Some((name, questions)) = &self.asking {
+            let not_recorded;
+            (verdict, new, not_recorded) = self.record(key).await?;
+            if (new || not_recorded.is_some())
+                && let Some((name, questions)) = &self.asking
+            {
                 let name = name.clone().or_else(|| HostName::new(self.host.as_str()).ok());
-                let told = name.map(|host| NewHostKey { host, key: text.clone() });
+                let not_recorded = not_recorded.clone();
+                let told = name.map(|host| NewHostKey { host, key: text.clone(), not_recorded });
                 told.iter().for_each(|key| questions.tell(key));
+            }
+            if let Some(why) = not_recorded {
+                tracing::warn!(host = self.host, key = text, why, "a host key cannot be recorded");
+                return Ok(TrustedKey { text, new, recorded: None });
             }
             tracing::info!(
                 host = self.host,
@@ -327,12 +335,24 @@ impl HostKeyPolicy {
         .await
     }
 
-    /// Records a first key, unless somebody else recorded another one meanwhile.
-    async fn record(&self, key: PublicKey) -> Result<(Verdict, bool), ConnectError> {
-        let (file, host, port, hash) = (self.file.clone(), self.host.clone(), self.port, self.hash);
-        blocking(move || known_hosts::record_first(&file, &host, port, &key, hash))
-            .await
-            .map_err(ConnectError::KnownHostsWrite)
+    /// Records a first key, unless somebody else recorded another one meanwhile. Returns the verdict from then on,
+    /// whether a line was added, and for a key that is unknown still why none could be: as with ssh, it is trusted
+    /// this once.
+    async fn record(
+        &self,
+        key: PublicKey,
+    ) -> Result<(Verdict, bool, Option<String>), ConnectError> {
+        let Self { file, user_files, host, port, hash, .. } = self.clone();
+        let record = move || match known_hosts::record_first(&file, &host, port, &key, hash) {
+            Ok((verdict, new)) => Ok((verdict, new, None)),
+            Err(error @ KnownHostsError::Write { .. }) => {
+                let verdict = KnownHosts::load(&user_files)?.check(&host, port, &key);
+                let why = (verdict == Verdict::Unknown).then(|| chain(&error));
+                Ok((verdict, false, why))
+            }
+            Err(error) => Err(error),
+        };
+        blocking(record).await.map_err(ConnectError::KnownHostsWrite)
     }
 }
 
@@ -368,5 +388,27 @@ mod tests {
             let blob = text(&new).split(' ').nth(1).unwrap().to_owned();
             assert_eq!(after.contains(&blob), added, "{after}");
         }
+    }
+    #[tokio::test]
+    async fn a_key_that_cannot_be_recorded_is_trusted_once_unless_another_is_on_record() {
+        let home = tempfile::tempdir().unwrap();
+        let ssh = home.path().join(".ssh");
+        std::fs::create_dir(&ssh).unwrap();
+        std::os::unix::fs::symlink("nowhere/known_hosts", ssh.join("known_hosts")).unwrap();
+        let [shown, other] = ["shown", "other"].map(|name| {
+            let key = KeyFile::generate(home.path().join(name), "ed25519");
+            PublicKey::from_openssh(&key.public).unwrap()
+        });
+        let config = SshConfig::default();
+        let policy = HostKeyPolicy::load(&config, "h", 22, home.path()).await.unwrap();
+        let server = PublicKeyOrCertificate::PublicKey { key: shown.clone(), hash_alg: None };
+        let trusted = policy.check(&server).await.unwrap();
+        let text = known_hosts::describe(&shown);
+        assert_eq!(trusted, TrustedKey { text, new: false, recorded: None });
+        // Somebody recorded another one since the policy was made, where it could be.
+        let line = known_hosts_line("h", 22, &other.to_openssh().unwrap());
+        std::fs::write(ssh.join("known_hosts2"), format!("{line}\n")).unwrap();
+        let error = policy.check(&server).await.unwrap_err();
+        assert!(matches!(error, ConnectError::HostKeyChanged { .. }), "{error}");
     }
 }

@@ -189,6 +189,26 @@ fn keys_of_jump_hosts_and_of_logins_that_fail_are_told_too() {
 }
 
 #[test]
+fn a_key_that_cannot_be_recorded_is_told_to_be_so() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    add_unknown(&rig, "far", &host);
+    std::fs::create_dir_all(rig.home().join(".ssh")).unwrap();
+    // A directory that is not there: root, too, cannot write into it.
+    std::os::unix::fs::symlink("nowhere/known_hosts", rig.known_hosts_file()).unwrap();
+    rig.start_daemon(&[]);
+    for command in [&["exec", "--host", "far", "--", "true"][..], &["reconnect", "--host", "far"]] {
+        let output = rig.run_occ(command);
+        assert_eq!(output.code(), 0, "{output:?}");
+        let says = "[far] New host key not recorded, the known_hosts file ";
+        let line = output.stderr.lines().find(|line| line.starts_with(says));
+        let line = line.unwrap_or_else(|| panic!("{output:?}"));
+        assert!(line.contains("No such file") && line.contains("ssh-ed25519 SHA256:"), "{line}");
+        assert!(!output.stderr.contains("key recorded"), "{output:?}");
+    }
+}
+
+#[test]
 fn a_key_is_recorded_hashed_where_ssh_config_asks_for_it() {
     if !RealSshd::require() {
         return;
