@@ -187,6 +187,28 @@ fn a_mistake_in_ssh_config_is_told_in_one_sentence() {
 }
 
 #[test]
+fn an_included_file_that_others_can_write_is_not_obeyed() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    let included = rig.home().join("included");
+    let ran = rig.root().join("ran");
+    let text = format!("Match exec \"touch {}\"\n  User nobody\n", ran.display());
+    std::fs::write(&included, text).unwrap();
+    std::fs::set_permissions(&included, std::fs::Permissions::from_mode(0o666)).unwrap();
+    write_ssh_config(&rig, &format!("Include {}\n", included.display()));
+    rig.start_daemon(&[]);
+    // ssh looks at those itself, also where it was given the file that names them.
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid), "{answer:?}");
+    assert!(answer.detail.contains("Bad owner or permissions"), "{answer:?}");
+    assert!(!ran.exists());
+}
+
+#[test]
 fn a_connection_comes_from_the_address_that_is_asked_for() {
     if !RealSshd::require() {
         return;

@@ -4,7 +4,7 @@
 use occ_proto::Code;
 use occ_proto::status::State;
 use testkit::daemon::Target;
-use testkit::{DaemonRig, EmbeddedHost, RealSshd};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
 
 use crate::ask::{echoes, exec, in_state, problem};
 
@@ -13,7 +13,11 @@ fn known_hosts(rig: &DaemonRig) -> String {
 }
 
 fn fingerprint(rig: &DaemonRig) -> String {
-    let review = rig.http("GET", "/v1/hosts/far/trust", &[], None).json();
+    fingerprint_of(rig, "far")
+}
+
+fn fingerprint_of(rig: &DaemonRig, host: &str) -> String {
+    let review = rig.http("GET", &format!("/v1/hosts/{host}/trust"), &[], None).json();
     review["shown"].as_str().unwrap().split(' ').next_back().unwrap().to_owned()
 }
 
@@ -102,4 +106,65 @@ fn what_is_not_ours_to_change_stays_and_is_told() {
     assert!(refused.stderr.contains("shows a key that is revoked"), "{refused:?}");
     assert_eq!(known_hosts(&rig), revoked);
     assert_eq!(host.auth_attempts(), 0);
+}
+
+#[test]
+fn a_person_at_the_terminal_decides() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    let before = known_hosts(&rig);
+    host.change_host_key();
+    rig.start_daemon(&[]);
+    let ask = |answer: &str| {
+        let mut terminal = Terminal::control(&rig.occ(&["trust", "--host", "far"]), "");
+        terminal.answer("Trust the key that the server shows, from now on? [y/N]", answer);
+        terminal.finish()
+    };
+    for no in ["n", "", "ye"] {
+        let (screen, code) = ask(no);
+        assert_eq!(code, 1, "{screen}");
+        assert!(screen.contains("Nothing was changed."), "{screen}");
+        // Both keys came before the question.
+        assert_eq!(screen.matches("SHA256:").count(), 2, "{screen}");
+        assert_eq!((known_hosts(&rig), host.auth_attempts()), (before.clone(), 0), "{no:?}");
+    }
+    let (screen, code) = ask("y");
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("[far] Trusted: ssh-ed25519 SHA256:"), "{screen}");
+    assert_eq!(known_hosts(&rig), format!("{}\n", host.known_hosts_line()));
+    in_state(&rig, "far", State::Connected);
+}
+
+#[test]
+fn the_key_of_a_jump_host_that_is_not_configured_is_trusted_by_its_own_name() {
+    let (hop, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &server);
+    let way = format!("{}@127.0.0.1:{}", hop.user(), hop.port());
+    rig.edit_hosts(|file| file.hosts.get_mut("far").unwrap().jump_host = Some(way.clone()));
+    rig.add_known_host(&hop.known_hosts_line());
+    let old = hop.known_hosts_line();
+    hop.change_host_key();
+    let config = format!("IdentityFile {}\n", hop.client_key_path().display());
+    std::fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    rig.start_daemon(&[]);
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!(answer.code, Code::HostKeyChanged, "{answer:?}");
+    let name = format!("via:{way}");
+    assert_eq!(answer.hop.as_ref().map(|hop| hop.as_str()), Some(name.as_str()), "{answer:?}");
+
+    // Without a terminal, the command that was told for it.
+    let asked = rig.run_occ(&["trust", "--host", &name]);
+    assert_eq!(asked.code(), 2, "{asked:?}");
+    let fingerprint = fingerprint_of(&rig, &name);
+    let command = format!("occ trust --host {name} --fingerprint {fingerprint}");
+    assert!(asked.stderr.contains(&command), "{asked:?}");
+    let trusted = rig.occ_ok(&["trust", "--host", &name, "--fingerprint", &fingerprint]);
+    assert!(trusted.contains(&format!("[{name}] Trusted: ")), "{trusted}");
+    let known = known_hosts(&rig);
+    assert!(!known.contains(&old) && known.contains(&hop.known_hosts_line()), "{known}");
+    // The server's own key is as it was.
+    assert!(known.contains(&server.known_hosts_line()), "{known}");
+    echoes(&rig, "far");
 }
