@@ -168,7 +168,7 @@ impl EmbeddedHost {
         self.set(|faults| faults.stall = Some(phase));
     }
 
-    /// Ends the stall; stalled connections go on.
+    /// Ends the stall; stalled connections go on, but a request for a command at which it stalled is lost.
     pub fn clear_stall(&self) {
         self.set(|faults| faults.stall = None);
     }

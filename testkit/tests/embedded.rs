@@ -142,7 +142,14 @@ fn each_phase_stalls_and_goes_on() {
         return;
     }
     let host = EmbeddedHost::start();
-    for phase in [Phase::Banner, Phase::Kex, Phase::Auth, Phase::ChannelOpen] {
+    for phase in [
+        Phase::Banner,
+        Phase::Kex,
+        Phase::KexReply,
+        Phase::Auth,
+        Phase::Signature,
+        Phase::ChannelOpen,
+    ] {
         host.stall_at(phase);
         let before = (host.connections(), host.auth_attempts());
         let mut child = client(&host).arg("echo done").stdout(Stdio::piped()).spawn().unwrap();
@@ -150,9 +157,12 @@ fn each_phase_stalls_and_goes_on() {
         if phase == Phase::ChannelOpen {
             wait_until("the channel", DEADLINE, || host.open_channels(), |n| *n == 1);
         }
+        if phase == Phase::Signature {
+            wait_until("the key", DEADLINE, || host.auth_attempts(), |n| *n == before.1 + 1);
+        }
         std::thread::sleep(SILENCE);
         assert!(child.try_wait().unwrap().is_none(), "{phase:?} did not stall");
-        if phase != Phase::ChannelOpen {
+        if !matches!(phase, Phase::Signature | Phase::ChannelOpen) {
             assert_eq!(host.auth_attempts(), before.1, "{phase:?}");
         }
         host.clear_stall();
@@ -165,6 +175,11 @@ fn each_phase_stalls_and_goes_on() {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     assert!(line.starts_with("SSH-2.0-"), "{line}");
+    host.stall_at(Phase::KexReply);
+    lines.get_mut().write_all(b"SSH-2.0-test\r\n").unwrap();
+    let mut head = [0; 6];
+    lines.read_exact(&mut head).unwrap();
+    assert_eq!(head[5], 20, "SSH_MSG_KEXINIT (RFC 4253, section 12)");
     drop(host);
 }
 

@@ -13,6 +13,7 @@ use jiff::SignedDuration;
 use occ_proto::name::Address;
 use occ_proto::status::{Phase, State};
 use occ_proto::{Code, HostConfig, HostName};
+use serde_json::json;
 use testkit::daemon::Target;
 use testkit::embedded;
 use testkit::keys::known_hosts_line_for;
@@ -65,8 +66,18 @@ fn a_stall_in_the_key_exchange_ends_in_time() {
 }
 
 #[test]
+fn a_stall_in_the_middle_of_the_key_exchange_ends_in_time() {
+    stalled(embedded::Phase::KexReply, Phase::KeyExchange);
+}
+
+#[test]
 fn a_stall_during_the_login_ends_in_time() {
     stalled(embedded::Phase::Auth, Phase::Authentication);
+}
+
+#[test]
+fn a_stall_after_the_signature_ends_in_time() {
+    stalled(embedded::Phase::Signature, Phase::Authentication);
 }
 
 #[test]
@@ -90,6 +101,33 @@ fn a_stall_when_a_channel_is_opened_ends_the_command_and_not_the_connection() {
     assert_eq!(host.connections(), 1);
     assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
     wait_until("the server's channels to be gone", GUARD, || host.open_channels(), |n| *n == 0);
+    held.is_all_again(&rig);
+}
+
+#[test]
+fn a_stall_when_a_command_is_started_ends_the_command_and_not_the_connection() {
+    let (rig, host) = far();
+    let held = Held::by(&rig);
+    echoes(&rig, "far");
+    let (execs, spare) = (host.execs(), host.open_channels());
+    host.stall_at(embedded::Phase::Exec);
+    // Not longer than it may last: without a limit it would be given 30 s.
+    let request = json!({ "argv": ["true"], "timeout_ms": 1000 });
+    let begun = Instant::now();
+    let answer = problem(&rig.http("POST", "/v1/hosts/far/exec", &[], Some(request)));
+    assert_eq!((answer.status, answer.code), (502, Code::OutcomeUnknown), "{answer:?}");
+    let expected = "did not say within 1 s whether it started the command";
+    assert!(answer.detail.contains(expected), "{answer:?}");
+    let took = begun.elapsed();
+    assert!((1..10).contains(&took.as_secs()), "the limit is 1 s, it took {took:?}");
+    // It may have started, so it is not sent again.
+    assert_eq!(host.execs() - execs, 1);
+    host.clear_stall();
+    wait_until("its channel to be gone", GUARD, || host.open_channels(), |n| *n <= spare);
+    echoes(&rig, "far");
+    let status = look(&rig, "far");
+    assert_eq!((status.state, host.connections()), (State::Connected, 1));
+    assert_eq!(post(&rig, "/v1/hosts/far/disconnect").status, 200);
     held.is_all_again(&rig);
 }
 

@@ -9,10 +9,16 @@ pub enum Phase {
     Banner,
     /// After the identification line: the key exchange does not start.
     Kex,
+    /// After the first packet of the key exchange: the algorithms are agreed, the keys are not.
+    KexReply,
     /// At the first authentication request: no answer.
     Auth,
+    /// At a good signature, of a key that was said to be acceptable: no answer.
+    Signature,
     /// When a channel is opened: no answer; everything else on the connection goes on.
     ChannelOpen,
+    /// At a request to run a command: neither an answer nor the command.
+    Exec,
 }
 
 /// How the opening of a channel is refused (RFC 4254, section 5.1).

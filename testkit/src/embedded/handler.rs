@@ -90,6 +90,10 @@ impl HostHandler {
     fn start(&mut self, id: ChannelId, command: Option<&[u8]>, session: &mut Session) -> Reply {
         let counters = &self.shared.counters;
         counters.execs.fetch_add(1, Ordering::SeqCst);
+        if self.faults().stall == Some(Phase::Exec) {
+            // The channel is kept until the client closes it.
+            return Ok(());
+        }
         let Some(Kept::Session(channel, guards)) = self.channels.remove(&id) else {
             return session.channel_failure(id);
         };
@@ -229,6 +233,10 @@ impl Handler for HostHandler {
         _user: &str,
         _key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
+        tokio::select! {
+            () = self.token.cancelled() => return end(),
+            () = self.shared.pass(Phase::Signature) => {}
+        }
         Ok(Auth::Accept)
     }
 

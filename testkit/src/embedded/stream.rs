@@ -27,12 +27,30 @@ impl EndOnRead {
     }
 }
 
+/// How far what is written has come.
 enum Writes {
     /// Until the identification line is out.
     Identification,
-    /// Waiting for the stall in the key exchange to end, if there is one.
-    Held(BoxedFuture),
+    /// Until the first packet is out, which says how long it is (RFC 4253, section 6).
+    FirstPacket(Vec<u8>),
+    /// Waiting for a stall in the key exchange to end, if there is one, and then this.
+    Held(BoxedFuture, Box<Writes>),
     Open,
+}
+
+impl Writes {
+    /// Returns how many of these bytes belong to what is being written, if its end is among them.
+    fn end(&self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Identification => bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1),
+            Self::FirstPacket(before) => {
+                let head: Vec<u8> = before.iter().chain(bytes).take(4).copied().collect();
+                let length = u32::from_be_bytes(head.try_into().ok()?) as usize;
+                Some(4 + length - before.len()).filter(|end| *end <= bytes.len())
+            }
+            Self::Held(..) | Self::Open => None,
+        }
+    }
 }
 
 pub(super) struct Tap {
@@ -88,14 +106,24 @@ impl AsyncWrite for Tap {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        if let Writes::Held(held) = &mut self.writes {
+        while let Writes::Held(held, next) = &mut self.writes {
             ready!(held.as_mut().poll(context));
-            self.writes = Writes::Open;
+            self.writes = std::mem::replace(next, Writes::Open);
         }
-        let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;
-        if matches!(self.writes, Writes::Identification) && bytes[..written].contains(&b'\n') {
+        let end = self.writes.end(bytes).unwrap_or(bytes.len());
+        let written = ready!(Pin::new(&mut self.inner).poll_write(context, &bytes[..end]))?;
+        let (done, next) = (&bytes[..written], self.writes.end(bytes) == Some(written));
+        if let Writes::FirstPacket(before) = &mut self.writes {
+            before.extend_from_slice(done);
+        }
+        if next {
+            let (phase, then) = match self.writes {
+                Writes::Identification => (Phase::Kex, Writes::FirstPacket(Vec::new())),
+                _ => (Phase::KexReply, Writes::Open),
+            };
             let shared = Arc::clone(&self.shared);
-            self.writes = Writes::Held(Box::pin(async move { shared.pass(Phase::Kex).await }));
+            let held = Box::pin(async move { shared.pass(phase).await });
+            self.writes = Writes::Held(held, Box::new(then));
         }
         Poll::Ready(Ok(written))
     }
