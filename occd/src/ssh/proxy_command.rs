@@ -22,8 +22,12 @@ use super::error::{ConnectError, LossCause};
 /// How much of the program's last words is kept for an error.
 const WORDS: usize = 300;
 
-/// How long the program and what it has started may take to end by themselves.
-const GRACE: Duration = Duration::from_millis(300);
+/// How long the program and what it has started may take to end by themselves. Some have a session at a cloud
+/// service to end. Shorter than what the daemon waits for at its own end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What they have of it even when nothing holds their output any more.
+const LEAST_GRACE: Duration = Duration::from_millis(300);
 
 /// How long is waited after a piece of a flood.
 const REST: Duration = Duration::from_millis(20);
@@ -86,7 +90,8 @@ impl LastWords {
 pub(super) struct ProxyCommand {
     child: Option<Child>,
     stdin: ChildStdin,
-    stdout: ChildStdout,
+    /// There until the end.
+    stdout: Option<ChildStdout>,
     tasks: TaskTracker,
 }
 
@@ -114,7 +119,8 @@ impl ProxyCommand {
         };
         let words = LastWords { silent: Some(CancellationToken::new()), ..LastWords::default() };
         tasks.spawn(words.clone().follow(stderr));
-        Ok((Self { child: Some(child), stdin, stdout, tasks: tasks.clone() }, words))
+        let (child, stdout, tasks) = (Some(child), Some(stdout), tasks.clone());
+        Ok((Self { child, stdin, stdout, tasks }, words))
     }
 }
 
@@ -125,13 +131,26 @@ impl Drop for ProxyCommand {
         let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
         let Some(pid) = pid else { return };
         signal_group(pid, Signal::TERM);
+        let stdout = self.stdout.take();
         self.tasks.spawn(async move {
-            // Not waited for meanwhile, so that the group's number stays this group's.
-            tokio::time::sleep(GRACE).await;
+            let ended = async {
+                tokio::join!(tokio::time::sleep(LEAST_GRACE), end_of(stdout));
+            };
+            // The child is not waited for meanwhile, so that the group's number stays this group's. Those that
+            // are late are ended all the same.
+            let _ = timeout(GRACE, ended).await;
             signal_group(pid, Signal::KILL);
             drop(child);
         });
     }
+}
+
+/// Returns when nobody can write there any more.
+async fn end_of(stdout: Option<ChildStdout>) {
+    let Some(mut stdout) = stdout else { return };
+    let mut buffer = [0; 4096];
+    // An error is an end, too.
+    while let Ok(1..) = stdout.read(&mut buffer).await {}
 }
 
 fn signal_group(group: Pid, signal: Signal) {
@@ -146,7 +165,10 @@ impl AsyncRead for ProxyCommand {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdout).poll_read(cx, buf)
+        match &mut self.stdout {
+            Some(stdout) => Pin::new(stdout).poll_read(cx, buf),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 

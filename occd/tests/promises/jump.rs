@@ -426,6 +426,29 @@ fn what_to_type_next_names_the_hop_that_is_to_blame() {
 }
 
 #[test]
+fn a_proxy_command_has_the_time_to_end_a_session_of_its_own() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    let (script, ended) = (rig.root().join("manager"), rig.root().join("ended"));
+    // As the session managers of clouds do: what the program started says goodbye, and that takes a while. The
+    // program itself ends at once.
+    let text = format!(
+        "#!/bin/sh\nsh -c 'trap \"sleep 1; echo far >{0}; exit\" TERM; sleep 1000 & wait' &\nwait\n",
+        ended.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();
+    write_ssh_config(&rig, &format!("ConnectTimeout 1\nProxyCommand {}\n", script.display()));
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["exec", "--retries", "0", "--host", "far", "--", "true"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    // Also at the end of the daemon, which waits for it.
+    rig.terminate_daemon();
+    assert_eq!(std::fs::read_to_string(&ended).unwrap_or_default(), "far\n");
+}
+
+#[test]
 fn a_proxy_command_that_ignores_its_end_is_ended_with_what_it_started() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
