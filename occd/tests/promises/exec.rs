@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use occ_proto::exec::{Bytes, ExecEvent, NDJSON, RESULT_LIMIT, STDERR, STDOUT};
 use occ_proto::status::State;
 use occ_proto::{Code, Problem};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use testkit::daemon::client_binary;
@@ -480,6 +481,35 @@ fn a_thousand_commands_answer_right() {
         worker.join().unwrap();
     }
     no_channels(&rig, GUARD);
+}
+
+#[test]
+fn a_thousand_commands_at_once_answer_right() {
+    const ALL: usize = 1000;
+    /// A client's thread: room for a small request, a thousand times.
+    const STACK: usize = 256 * 1024;
+    let Some((sshd, rig)) = sshd() else { return };
+    // A client each, so more files than many systems let a program have unasked.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).unwrap();
+    status(&rig);
+    let at_once = Barrier::new(ALL);
+    thread::scope(|scope| {
+        let run = |n: usize| {
+            at_once.wait();
+            let result = exec(&rig, json!({ "shell": format!("echo {n}; exit {}", n % 200) }));
+            let code = u32::try_from(n % 200).unwrap();
+            let right = (Some(format!("{n}\n")), Some(code));
+            assert_eq!((result.stdout, result.exit.code), right, "command {n}");
+        };
+        for n in 0..ALL {
+            let thread = thread::Builder::new().stack_size(STACK);
+            thread.spawn_scoped(scope, move || run(n)).unwrap();
+        }
+    });
+    no_channels(&rig, GUARD);
+    assert_eq!(remote_programs(&sshd), []);
+    assert_eq!(status(&rig).last_error, None);
 }
 
 #[test]
