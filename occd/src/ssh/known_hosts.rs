@@ -12,11 +12,9 @@
 //!
 //! Everything here blocks on the disk; asynchronous callers use `spawn_blocking`.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
-};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,12 +24,14 @@ use hmac::{Hmac, Mac as _};
 use russh::keys::ssh_key::{self, Algorithm, HashAlg, PublicKey};
 use sha1::Sha1;
 
+mod locked;
 mod replace;
 mod revoked;
 #[cfg(test)]
 mod tests;
 mod update;
 
+use locked::{make_directory, open_locked, to_append};
 pub use replace::replace;
 pub use revoked::RevokedKeysError;
 pub use update::{Update, compare, update};
@@ -40,8 +40,6 @@ pub use update::{Update, compare, update};
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// The port whose keys are recorded under the bare host name.
 const DEFAULT_PORT: u16 = 22;
-/// How often a file may be replaced while its lock is waited for: each time, somebody else got on.
-const MAX_REPLACED: u32 = 1000;
 /// What a hashed name begins with; 1 stands for HMAC-SHA1, the only kind there is.
 const HASHED: &str = "|1|";
 /// The length of a salt and of a hash: one SHA-1 digest. OpenSSH refuses every other salt.
@@ -421,38 +419,6 @@ fn read_capped(path: &Path, file: &File) -> Result<Vec<u8>, KnownHostsError> {
         return Err(KnownHostsError::TooLarge { path: path.to_owned() });
     }
     Ok(content)
-}
-
-/// Makes the directory that a file is to be in.
-fn make_directory(path: &Path) -> io::Result<()> {
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => DirBuilder::new().recursive(true).mode(0o700).create(parent),
-        None => Ok(()),
-    }
-}
-
-/// Returns how a file is opened that a line is added to, and that perhaps is not there.
-fn to_append() -> OpenOptions {
-    let mut options = File::options();
-    options.read(true).append(true).create(true).mode(0o600);
-    options
-}
-
-/// Opens a file and locks it until it is closed. Who waited for the lock may hold that of a file which another has
-/// taken the place of meanwhile: what is read there is old, and what is written there is lost.
-fn open_locked(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    for _ in 0..MAX_REPLACED {
-        let file = options.open(path)?;
-        file.lock()?;
-        let ours = file.metadata()?;
-        match std::fs::metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::Error::other("it is replaced again and again"))
 }
 
 /// Returns the fingerprint as OpenSSH prints it: `SHA256:` and 43 characters of base64.

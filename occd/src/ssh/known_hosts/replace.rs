@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use russh::keys::PublicKey;
 
+use super::locked::{make_directory, open_locked, to_append};
 use super::{
     Hosts, KnownHosts, KnownHostsError, Marker, is_plain, is_recordable, is_regular, lookup_name,
-    make_directory, matches_pattern, new_line, open_locked, parse_line, read_capped, to_append,
+    matches_pattern, new_line, parse_line, read_capped,
 };
 
 /// Takes every other key of the host out of the files and adds `key` to the first of them. Authorities and
