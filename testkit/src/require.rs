@@ -1,5 +1,7 @@
 //! Skipping a test whose server is not installed, visibly, or failing it where it must run.
 
+use std::process::Command;
+
 /// Returns whether a test that needs `what` may go on.
 ///
 /// # Panics
@@ -29,4 +31,28 @@ pub fn find_program(name: &str) -> Result<std::path::PathBuf, String> {
 /// Returns whether this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Returns whether a test that needs root, for `what`, may go on; says so in its output when not.
+///
+/// # Panics
+/// When this is not root and `OCC_REQUIRE_SSHD=1`, which `cargo xtask test` sets as root.
+pub fn require_root(what: &str) -> bool {
+    let available = is_root().then_some(()).ok_or_else(|| "this is not root".to_owned());
+    require(what, available, "OCC_REQUIRE_SSHD")
+}
+
+/// Returns whether a test may go on that needs namespaces of its own, which `unshare` makes with these options; says
+/// so in its output when not.
+///
+/// # Panics
+/// When there are none and `OCC_REQUIRE_SYSTEMD=1`, as for systemd, which is run in some, too.
+pub fn require_namespaces(options: &[&str]) -> bool {
+    let tried = Command::new("unshare").args(options).arg("true").output();
+    let available = match tried {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(format!("unshare: {error}")),
+    };
+    require(&format!("unshare {}", options.join(" ")), available, "OCC_REQUIRE_SYSTEMD")
 }

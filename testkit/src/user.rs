@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::keys::run;
-use crate::require::is_root;
+use crate::require::{is_root, require_root};
 
 /// The system user that [`test_user`] creates.
 pub const TEST_USER: &str = "occ-test";
@@ -48,9 +48,13 @@ pub fn test_user() -> String {
 /// The system user that [`password_user`] creates, and its password.
 pub const PASSWORD_USER: (&str, &str) = ("occ-test-pw", "correct horse");
 
-/// Returns a login name and its password, created on first use; nothing unless root runs this.
+/// Returns a login name and its password, created on first use; nothing unless root runs this, which the output
+/// then says.
+///
+/// # Panics
+/// When this is not root and `OCC_REQUIRE_SSHD=1`.
 pub fn password_user() -> Option<(&'static str, &'static str)> {
-    if !is_root() {
+    if !require_root("a user with a password") {
         return None;
     }
     let (name, password) = PASSWORD_USER;

@@ -36,7 +36,7 @@ pub(crate) const SERVERS: [(&str, &[&str]); 4] = [
         "OCC_REQUIRE_KEYRING",
         &["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool", "age", "age-keygen"],
     ),
-    ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount"]),
+    ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount", "ip"]),
 ];
 
 /// Returns whether a program is in the PATH or where servers are, which is not in everybody's PATH.

@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use occ_proto::Code;
 use occ_proto::name::Address;
 use occ_proto::status::{Phase, State};
+use testkit::require::{require, require_namespaces};
 use testkit::{DaemonRig, EmbeddedHost};
 use tokio::time::Instant;
 
@@ -17,10 +17,10 @@ use crate::ask::{connect, echoes, exec, failure, problem};
 
 /// Answers as the first label says: `nx` does not exist, `fail` is an error, `stall` gets no answer. Ends with the
 /// test's process.
-fn name_server() -> Option<String> {
+fn name_server() -> std::io::Result<String> {
     // The port is the only one that resolv.conf(5) knows; the address is nobody else's.
     let address = format!("127.53.{}.{}", fastrand::u8(1..255), fastrand::u8(1..255));
-    let socket = UdpSocket::bind((address.as_str(), 53)).ok()?;
+    let socket = UdpSocket::bind((address.as_str(), 53))?;
     thread::spawn(move || {
         let mut query = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut query) {
@@ -36,15 +36,11 @@ fn name_server() -> Option<String> {
             let _ = socket.send_to(&[&head, &query[12..]].concat(), from);
         }
     });
-    Some(address)
+    Ok(address)
 }
 
 /// Returns a daemon that asks that name server, in a mount namespace of its own.
-fn rig(server: &str) -> Option<DaemonRig> {
-    let can = Command::new("unshare").args(["--mount", "true"]).status();
-    if !can.is_ok_and(|status| status.success()) {
-        return None;
-    }
+fn rig(server: &str) -> DaemonRig {
     let mut rig = DaemonRig::new();
     let resolv = rig.root().join("resolv.conf");
     fs::write(&resolv, format!("nameserver {server}\noptions timeout:30 attempts:1\n")).unwrap();
@@ -57,15 +53,19 @@ fn rig(server: &str) -> Option<DaemonRig> {
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     rig.set_daemon_binary(script);
-    Some(rig)
+    rig
 }
 
 #[test]
 fn a_name_that_does_not_resolve_is_said_in_time_and_disturbs_nobody() {
-    let Some(mut rig) = name_server().and_then(|server| rig(&server)) else {
-        eprintln!("SKIPPED: this test needs a name server of its own, which only root can have");
+    let server = name_server();
+    let available = server.as_ref().map(drop).map_err(|error| format!("port 53: {error}"));
+    if !require("a name server", available, "OCC_REQUIRE_SYSTEMD")
+        || !require_namespaces(&["--mount"])
+    {
         return;
-    };
+    }
+    let mut rig = rig(&server.unwrap());
     let host = EmbeddedHost::start();
     rig.add_host("near", &host);
     for name in ["nx", "fail", "stall"] {

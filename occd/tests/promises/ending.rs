@@ -5,6 +5,7 @@ use occ_proto::exec::ExecResult;
 use occ_proto::status::State;
 use occ_proto::{Code, Problem};
 use serde_json::json;
+use testkit::require::require_root;
 use testkit::{DaemonRig, RealSshd};
 
 use crate::support::{
@@ -14,7 +15,7 @@ use crate::support::{
 
 /// OpenSSH passes no signals on for a login as root.
 fn as_root() -> Option<(RealSshd, testkit::DaemonRig)> {
-    if !RealSshd::require() || !testkit::require::is_root() {
+    if !RealSshd::require() || !require_root("a login as root") {
         return None;
     }
     let sshd = RealSshd::builder().user("root").start();
@@ -96,7 +97,7 @@ fn a_command_that_loses_its_host_on_purpose_says_so() {
 
 #[test]
 fn root_is_signalled_where_only_one_session_is_to_be_had() {
-    if !RealSshd::require() || !testkit::require::is_root() {
+    if !RealSshd::require() || !require_root("a login as root") {
         return;
     }
     let sshd = RealSshd::builder().user("root").max_sessions(1).start();

@@ -13,7 +13,7 @@ use serde_json::json;
 use testkit::daemon::client_binary;
 use testkit::http;
 use testkit::proc::{self, Process};
-use testkit::require::is_root;
+use testkit::require::{is_root, require_root};
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost};
 use tokio::time::Instant;
@@ -130,8 +130,7 @@ fn another_users_client() {
 #[test]
 fn a_client_of_another_user_gets_not_a_byte() {
     const NOBODY: u32 = 65534;
-    if !is_root() {
-        println!("SKIPPED: only root can be somebody else");
+    if !require_root("to be somebody else") {
         return;
     }
     let rig = running();

@@ -7,6 +7,7 @@ use occ_proto::Code;
 use occ_proto::status::State;
 use testkit::daemon::Target;
 use testkit::proc::Signal;
+use testkit::require::{find_program, require, require_namespaces};
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 use tokio::time::Instant;
@@ -37,10 +38,10 @@ fn ip(verb: &str, address: &str) {
 }
 
 /// Runs a test of this program once more in a network namespace of its own, in which it may change what it
-/// likes. Needs root; elsewhere it is skipped.
+/// likes. Needs root; elsewhere it is skipped, visibly.
 fn in_namespace(test: &str) {
-    let can = Command::new("unshare").args(["--net", "true"]).status();
-    if !can.is_ok_and(|status| status.success()) || Command::new("ip").output().is_err() {
+    let ip = find_program("ip").map(drop);
+    if !require_namespaces(&["--net"]) || !require("ip", ip, "OCC_REQUIRE_SYSTEMD") {
         return;
     }
     let mut command = Command::new("unshare");
