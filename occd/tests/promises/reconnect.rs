@@ -156,7 +156,7 @@ fn the_default_keepalive_finds_a_dead_peer_within_45_seconds() {
 
 #[test]
 fn a_host_that_flaps_costs_one_dial_each_time_and_leaves_nothing_behind() {
-    const FLAPS: u64 = 20;
+    const FLAPS: u64 = 50;
     let host = EmbeddedHost::start();
     let link = FaultyLink::start(host.addr());
     let mut rig = DaemonRig::new();

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use occ_proto::Code;
 use occ_proto::status::State;
+use testkit::require::is_root;
 use testkit::user::password_user;
 use testkit::wait::blocking::wait_for;
 use testkit::{DaemonRig, Keyring, RealSshd, Terminal};
@@ -382,4 +384,41 @@ fn no_secret_is_in_a_file_an_answer_or_a_command_line_however_much_is_logged() {
     let limits = fs::read_to_string(format!("{daemon}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+}
+
+#[test]
+fn not_even_its_own_user_reads_what_the_daemon_has_in_memory() {
+    // Root reads everything, so root's daemon is somebody else's here.
+    const NOBODY: u32 = 65534;
+    let rig = DaemonRig::new();
+    let (root, daemon) = (rig.root(), rig.root().join("occd"));
+    // Its own place may be closed to others, and a program that cannot be read has no readable memory anyway.
+    fs::copy(testkit::daemon::daemon_binary(), &daemon).unwrap();
+    fs::set_permissions(&daemon, fs::Permissions::from_mode(0o755)).unwrap();
+    let theirs = |program: &Path| {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", rig.home()).current_dir("/");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    };
+    if is_root() {
+        let owner = format!("{NOBODY}:{NOBODY}");
+        let changed = Command::new("chown").args(["-R", &owner]).arg(root).status();
+        assert!(changed.unwrap().success());
+    }
+    let mut any = theirs(Path::new("sleep")).arg("1000").spawn().unwrap();
+    let mut occd = theirs(&daemon).env("XDG_RUNTIME_DIR", root.join("run")).spawn().unwrap();
+    wait_for("the daemon", GUARD, || rig.socket().exists().then_some(()));
+    let read = |pid: u32| {
+        let file = format!("/proc/{pid}/environ");
+        theirs(Path::new("cat")).arg(file).status().unwrap().success()
+    };
+    assert_eq!((read(any.id()), read(occd.id())), (true, false));
+    for child in [&mut any, &mut occd] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
