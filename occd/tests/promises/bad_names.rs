@@ -26,6 +26,18 @@ fn corpus() -> Vec<String> {
         "-F/dev/null",
         "--help",
         "-J",
+        "-p2222",
+        "-lroot",
+        "-W127.0.0.1:22",
+        "-E/tmp/log",
+        "-S/tmp/socket",
+        "-oLocalCommand=id",
+        "-oPermitLocalCommand=yes",
+        "--host=other",
+        "a;id",
+        "$(touch /tmp/x)",
+        "`touch /tmp/x`",
+        "%(h)",
         "$(id)",
         "`id`",
         "${IFS}",
@@ -78,15 +90,21 @@ fn corpus() -> Vec<String> {
         '\r',
         '\0',
         '\u{1}',
+        '\u{2}',
         '\u{7}',
         '\u{8}',
+        '\u{b}',
+        '\u{c}',
         '\u{1b}',
+        '\u{1f}',
         '\u{7f}',
         '\u{80}',
         '\u{85}',
         '\u{a0}',
         '\u{ad}',
         '\u{61c}',
+        '\u{1680}',
+        '\u{2003}',
         '\u{200b}',
         '\u{200d}',
         '\u{200e}',
@@ -94,15 +112,21 @@ fn corpus() -> Vec<String> {
         '\u{2028}',
         '\u{2029}',
         '\u{202a}',
+        '\u{202d}',
         '\u{202e}',
+        '\u{202f}',
+        '\u{205f}',
         '\u{2060}',
         '\u{2066}',
         '\u{2069}',
         '\u{3000}',
+        '\u{206f}',
+        '\u{fe00}',
         '\u{fe0f}',
         '\u{feff}',
         '\u{fff9}',
         '\u{e0001}',
+        '\u{e007f}',
     ];
     for bad in anywhere {
         all.extend([format!("{bad}prod"), format!("pr{bad}od"), format!("prod{bad}")]);
@@ -171,7 +195,7 @@ fn segment(text: &str) -> String {
 fn the_corpus_is_large_and_has_no_doubles() {
     let mut all = corpus();
     let count = all.len();
-    assert!(count >= 100, "{count}");
+    assert!(count >= 200, "{count}");
     all.sort();
     all.dedup();
     assert_eq!(all.len(), count);
