@@ -20,6 +20,7 @@ use super::channel::RawChannel;
 use super::error::LossCause;
 use super::handler::{Handler, Shared};
 use super::hop::Hop;
+use super::host_key::Standing;
 use super::marker::SignalFault;
 use super::probe;
 use super::sessions::Sessions;
@@ -190,13 +191,13 @@ impl Connection {
 
     /// Returns whether the server's host key was recorded by this connection.
     pub fn new_host_key(&self) -> bool {
-        self.shared.host_key.get().is_some_and(|key| key.new)
+        self.shared.host_key.get().is_some_and(|key| key.standing == Standing::Recorded)
     }
 
     /// Returns the server's host key if this connection recorded it and was made at or after that time: a
     /// caller who waited for it is to be told.
     pub fn host_key_recorded_since(&self, asked: Timestamp) -> Option<String> {
-        let key = self.shared.host_key.get().filter(|key| key.new)?;
+        let key = self.shared.host_key.get().filter(|key| key.standing == Standing::Recorded)?;
         (self.since >= asked).then(|| key.text.clone())
     }
 

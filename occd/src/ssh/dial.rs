@@ -279,10 +279,8 @@ impl Dial<'_> {
             }
             Err(error) => return Err(way.words.explain(error).await),
         };
-        let trusted = shared.host_key.get().map(|key| {
-            let word = if key.new { "new, recorded in known_hosts" } else { "known" };
-            format!("{}, {word}", key.text)
-        });
+        let trusted =
+            shared.host_key.get().map(|key| format!("{}, {}", key.text, key.standing.word()));
         steps.ok("host key", trusted.unwrap_or_default(), begun);
 
         let begun = Instant::now();

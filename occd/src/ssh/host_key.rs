@@ -36,10 +36,32 @@ pub enum Unknown {
 pub struct TrustedKey {
     /// Type and fingerprint.
     pub text: String,
-    /// It was not on record until now.
-    pub new: bool,
+    /// Why it may be trusted.
+    pub standing: Standing,
     /// The key that is on record; none where an authority vouches for it, or it could not be recorded.
     pub recorded: Option<PublicKey>,
+}
+
+/// Why a key may be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It was on record, or an authority that is vouches for it.
+    Known,
+    /// It is on record from now on.
+    Recorded,
+    /// It is new, and could not be recorded.
+    Unrecorded,
+}
+
+impl Standing {
+    /// Returns the word for a person.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Known => "known",
+            Self::Recorded => "new, recorded in known_hosts",
+            Self::Unrecorded => "new, could not be recorded in known_hosts",
+        }
+    }
 }
 
 /// The check of one host's key.
@@ -216,7 +238,7 @@ impl HostKeyPolicy {
             }
             if let Some(why) = not_recorded {
                 tracing::warn!(host = self.host, key = text, why, "a host key cannot be recorded");
-                return Ok(TrustedKey { text, new, recorded: None });
+                return Ok(TrustedKey { text, standing: Standing::Unrecorded, recorded: None });
             }
             tracing::info!(
                 host = self.host,
@@ -226,7 +248,10 @@ impl HostKeyPolicy {
             );
         }
         match verdict {
-            Verdict::Known => Ok(TrustedKey { text, new, recorded }),
+            Verdict::Known => {
+                let standing = if new { Standing::Recorded } else { Standing::Known };
+                Ok(TrustedKey { text, standing, recorded })
+            }
             Verdict::Revoked { file, line } => {
                 Err(ConnectError::HostKeyRevoked { shown: text, file, line })
             }
@@ -296,7 +321,7 @@ impl HostKeyPolicy {
             Ok(Some(authority)) => {
                 let by = known_hosts::fingerprint(&authority);
                 let text = format!("{shown}, certificate by {by}");
-                Ok(Some(TrustedKey { text, new: false, recorded: None }))
+                Ok(Some(TrustedKey { text, standing: Standing::Known, recorded: None }))
             }
             Err(why) => Err(ConnectError::HostCertificate { shown, why: sanitize(&why) }),
         }
@@ -404,7 +429,7 @@ mod tests {
         let server = PublicKeyOrCertificate::PublicKey { key: shown.clone(), hash_alg: None };
         let trusted = policy.check(&server).await.unwrap();
         let text = known_hosts::describe(&shown);
-        assert_eq!(trusted, TrustedKey { text, new: false, recorded: None });
+        assert_eq!(trusted, TrustedKey { text, standing: Standing::Unrecorded, recorded: None });
         // Somebody recorded another one since the policy was made, where it could be.
         let line = known_hosts_line("h", 22, &other.to_openssh().unwrap());
         std::fs::write(ssh.join("known_hosts2"), format!("{line}\n")).unwrap();
