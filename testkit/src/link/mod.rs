@@ -200,6 +200,8 @@ async fn accept_loop(
     stop: CancellationToken,
 ) {
     let mut refuse = shared.refuse.subscribe();
+    // It may have been told before this began to listen.
+    refuse.mark_changed();
     let mut connections = JoinSet::new();
     let mut listener = TcpListener::from_std(listener).unwrap();
     loop {
