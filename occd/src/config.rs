@@ -86,6 +86,9 @@ pub struct HostSettings {
     pub connection: ConnectionConfig,
     /// The Docker socket on the host, where it is not in a usual place.
     pub docker_socket: Option<String>,
+    /// Whether the host is asked, by a command at each login, for its shell, system and Docker sockets. One that
+    /// runs one command whatever is asked for (ForceCommand) would run that.
+    pub probe: Option<bool>,
     /// Whether commands on the host may use the user's ssh-agent; what `ForwardAgent` says, unless set.
     pub forward_agent: Option<bool>,
     /// What a login may ask of a person beside keys: `"password"`, `"keyboard-interactive"`.
@@ -240,6 +243,7 @@ impl Config {
                 keepalive_count: own!(keepalive_count),
                 compression: own!(compression),
                 forward_agent: own.and_then(|own| own.forward_agent),
+                no_probe: own.is_some_and(|own| own.probe == Some(false)),
                 no_proxy_commands: !self.security.proxy_commands,
                 methods: self.methods(own),
                 unknown_host_key: own!(strict_host_key_checking),

@@ -99,6 +99,8 @@ struct Actor {
     signals: FuturesUnordered<BoxFuture<'static, Signal>>,
     connections: Vec<Arc<Connection>>,
     line: Line,
+    /// The host runs one command, whatever is asked for, as far as its connections have found out.
+    forced: bool,
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
@@ -180,6 +182,7 @@ pub fn spawn(
         signals: FuturesUnordered::new(),
         connections: Vec::new(),
         line: Line::default(),
+        forced: false,
         last_error: None,
         inputs: None,
         agent_seen: Arc::default(),
@@ -379,6 +382,7 @@ impl Actor {
                 self.config = *config;
                 self.settings = *settings;
                 if !same {
+                    self.forced = false;
                     self.agents_tried.clear();
                     tracing::info!(host = %self.name, "the configuration of the connection changed");
                     self.machine.set_limits(self.settings.limits);
@@ -432,6 +436,7 @@ impl Actor {
         let id = connection.id();
         let was_primary = self.machine.primary() == Some(id);
         self.line();
+        self.forced |= connection.is_forced();
         self.connections.retain(|other| other.id() != id);
         let cause = connection.cause();
         tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");

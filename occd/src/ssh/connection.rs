@@ -68,6 +68,8 @@ pub struct Connection {
     /// See [`Connection::ending`].
     ending: CancellationToken,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
+    /// See [`Connection::is_forced`].
+    forced: AtomicBool,
     rtt_micros: AtomicU64,
     /// The server is being asked for a sign of life.
     checking: watch::Sender<bool>,
@@ -83,8 +85,8 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Takes an authenticated session and begins to probe the host and to keep a spare channel, both in
-    /// the background: the connection can be used at once. The probe waits for `calm`.
+    /// Takes an authenticated session and begins to probe the host, if it may be `asked`, and to keep a spare
+    /// channel, both in the background: the connection can be used at once. The probe waits for `calm`.
     pub fn start(
         id: ConnectionId,
         handle: Handle<Handler>,
@@ -92,6 +94,7 @@ impl Connection {
         control: Arc<StreamControl>,
         facts: Facts,
         tasks: TaskTracker,
+        asked: bool,
         calm: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Self> {
         let sessions = Sessions::of(&facts.server);
@@ -110,6 +113,7 @@ impl Connection {
             sessions,
             ending: CancellationToken::new(),
             system: watch::Sender::new(None),
+            forced: AtomicBool::new(false),
             rtt_micros: AtomicU64::new(0),
             checking: watch::Sender::new(false),
         });
@@ -117,8 +121,10 @@ impl Connection {
         connection.spawn(async move {
             calm.await;
             let Some(connection) = weak.upgrade() else { return };
-            let system = probe::run(&connection).await;
-            connection.system.send_replace(Some(Arc::new(system)));
+            let answer =
+                if asked { probe::run(&connection).await } else { probe::Answer::default() };
+            connection.forced.store(answer.forced, Ordering::Relaxed);
+            connection.system.send_replace(Some(Arc::new(answer.system)));
             connection.refill_spare().await;
         });
         connection
@@ -220,6 +226,11 @@ impl Connection {
             found = system.wait_for(Option::is_some) => found.ok().and_then(|found| found.clone()),
             () = self.shared.closed.cancelled() => None,
         }
+    }
+
+    /// Returns whether the host ran something else than the probe: it runs one command, whatever is asked for.
+    pub fn is_forced(&self) -> bool {
+        self.forced.load(Ordering::Relaxed)
     }
 
     /// Returns what the probe found, if it has answered.

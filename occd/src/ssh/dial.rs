@@ -119,6 +119,8 @@ pub struct DialSettings {
     pub keepalive_count: Option<u32>,
     /// Whether to compress.
     pub compression: Option<Compression>,
+    /// The host runs one command, whatever is asked for: it is not asked what it is.
+    pub no_probe: bool,
     /// No ProxyCommand may be run.
     pub no_proxy_commands: bool,
     /// Whether commands may use the user's ssh-agent.
@@ -321,7 +323,16 @@ impl Dial<'_> {
         // The probe is work for the server, too: logins that others wait for come first.
         let lane = way.turn.lane().clone();
         let calm = async move { turns.calm(&lane).await };
-        let connection = Connection::start(self.id, handle, shared, control, facts, tasks, calm);
+        let connection = Connection::start(
+            self.id,
+            handle,
+            shared,
+            control,
+            facts,
+            tasks,
+            !settings.no_probe,
+            calm,
+        );
         let (turn, made) = (way.turn, Arc::clone(&connection));
         self.tasks.spawn(async move {
             // No matter whether it came: the turn must not be lost.

@@ -12,6 +12,7 @@ use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
 use super::connection::Connection;
+use super::inbox::Closed;
 
 /// How long a host may take to answer; some login shells read slow start-up files.
 const PROBE: Duration = Duration::from_secs(30);
@@ -35,18 +36,30 @@ const SCRIPT: &str = concat!(
     "else echo occ-probe denied=$s; fi; done'",
 );
 
-/// Asks the host. What it did not answer stays empty; that is not an error, because a host may allow
-/// nothing but one forced command, and be useful all the same.
-pub(super) async fn run(connection: &Arc<Connection>) -> RemoteSystem {
+/// What came of asking.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// What is known of the host. What it did not answer stays empty; that is not an error, because a host may
+    /// allow nothing but one forced command, and be useful all the same.
+    pub(super) system: RemoteSystem,
+    /// It ran something else than it was asked to.
+    pub(super) forced: bool,
+}
+
+/// Asks the host.
+pub(super) async fn run(connection: &Arc<Connection>) -> Answer {
     match timeout(PROBE, ask(connection)).await {
-        Ok(Ok(answer)) => parse(&answer),
+        Ok(Ok(answer)) => {
+            let system = parse(&answer);
+            Answer { forced: system.shell.is_empty(), system }
+        }
         Ok(Err(error)) => {
             tracing::debug!(error, "the probe failed");
-            RemoteSystem::default()
+            Answer::default()
         }
         Err(_) => {
             tracing::debug!("the probe was not answered");
-            RemoteSystem::default()
+            Answer::default()
         }
     }
 }
@@ -64,8 +77,10 @@ async fn ask(connection: &Arc<Connection>) -> Result<Vec<u8>, String> {
             answer.extend_from_slice(&frame.data());
         }
     }
-    channel.closed().await;
-    Ok(answer)
+    match channel.closed().await {
+        Closed::ByServer => Ok(answer),
+        lost => Err(format!("{lost:?}")),
+    }
 }
 
 fn parse(answer: &[u8]) -> RemoteSystem {

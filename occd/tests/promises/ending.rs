@@ -1,11 +1,14 @@
 //! Ending commands where it is harder: servers that refuse signals, hosts that are taken away, and hosts
 //! that are full.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use occ_proto::exec::ExecResult;
-use occ_proto::status::State;
+use occ_proto::status::{HostStatus, State};
 use occ_proto::{Code, Problem};
 use serde_json::json;
 use testkit::require::require_root;
+use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, RealSshd};
 
 use crate::support::{
@@ -147,6 +150,36 @@ fn a_forced_command_runs_in_place_of_the_one_asked_for_and_is_told_when_it_canno
     // The host is as good as it was.
     no_channels(&rig, GUARD);
     assert_eq!(status(&rig).state, State::Connected);
+}
+
+#[test]
+fn a_forced_command_is_run_once_by_the_daemon_or_never() {
+    if !RealSshd::require() {
+        return;
+    }
+    for (probe, runs) in [("true", 1), ("false", 0)] {
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let file = dir.path().join("ran");
+        let command = format!("ForceCommand echo >> {}", file.display());
+        let sshd = RealSshd::builder().config(&command).start();
+        let mut rig = DaemonRig::new();
+        rig.add_host("h", &sshd);
+        rig.write_config_toml(&format!("[hosts.h]\nprobe = {probe}\n"));
+        rig.start_daemon(&[]);
+        let ran = || std::fs::read_to_string(&file).unwrap_or_default().lines().count();
+        for connects in 1..=3 {
+            let known = |status: &HostStatus| {
+                status.connects == connects
+                    && status.connection.as_ref().is_some_and(|c| c.system.is_some())
+            };
+            assert_eq!(crate::ask::post(&rig, "/v1/hosts/h/connect").status, 200);
+            wait_until("the host to be known", GUARD, || status(&rig), known);
+            assert_eq!(ran(), runs, "after {connects} logins");
+            sshd.kill_sessions();
+            wait_until("the end", GUARD, || status(&rig), |s| !known(s));
+        }
+    }
 }
 
 #[test]
