@@ -17,10 +17,10 @@ use crate::exec::ExecError;
 use crate::host::machine::ConnectionId;
 use crate::host::{HostContext, HostSnapshot};
 use crate::prompts::{Client, Questions};
-use crate::ssh::agent::AgentSeen;
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
+use crate::ssh::seen::Seen;
 
 /// Test connections are of no host's generations.
 const TEST: ConnectionId = ConnectionId(0);
@@ -70,7 +70,7 @@ pub(super) async fn test(
         lend_agent: false,
         questions: &questions,
         environment: &context.dial,
-        agent_seen: &AgentSeen::default(),
+        seen: &Seen::default(),
         tasks: &context.tasks,
     };
     let connection = match dial.run(&mut steps).await {

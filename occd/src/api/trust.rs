@@ -14,12 +14,12 @@ use super::json::Json;
 use crate::host::HostHandle;
 use crate::host::machine::ConnectionId;
 use crate::prompts::{Client, Questions};
-use crate::ssh::agent::AgentSeen;
 use crate::ssh::dial::Dial;
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::host_key::ShownKey;
 use crate::ssh::known_hosts::Verdict;
+use crate::ssh::seen::Seen;
 
 /// A look makes no connection of any host's generations.
 const LOOK: ConnectionId = ConnectionId(0);
@@ -85,7 +85,7 @@ async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownK
         lend_agent: false,
         questions: &questions,
         environment: &context.dial,
-        agent_seen: &AgentSeen::default(),
+        seen: &Seen::default(),
         tasks: &context.tasks,
     };
     dial.host_key().await.map_err(|failure| error::connect_error(host.name(), &failure))

@@ -27,9 +27,10 @@ use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
 use crate::history::Recorder;
 use crate::prompts::{NoAnswer, Questions};
-use crate::ssh::agent::{AgentChoice, AgentSeen};
+use crate::ssh::agent::AgentChoice;
 use crate::ssh::dial::DialEnvironment;
 use crate::ssh::hop::HopDemand;
+use crate::ssh::seen::Seen;
 use crate::ssh::{ConnectError, Connection, Line, LossCause};
 use crate::used::UseClock;
 use crate::wake::SleepClock;
@@ -104,8 +105,8 @@ struct Actor {
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
-    /// For what the dial under way sees of the agent.
-    agent_seen: Arc<AgentSeen>,
+    /// For what the dial under way looks at.
+    seen: Arc<Seen>,
     /// When to look whether the host is in use, where one that is not is to be disconnected.
     look_at_use: Option<Instant>,
     /// The agent that the login that failed asked.
@@ -185,7 +186,7 @@ pub fn spawn(
         forced: false,
         last_error: None,
         inputs: None,
-        agent_seen: Arc::default(),
+        seen: Arc::default(),
         look_at_use: None,
         agent: None,
         agents_tried: Vec::new(),

@@ -12,9 +12,9 @@ use super::machine::ConnectionId;
 use super::{HostHandle, HostRequest, Unreachable};
 use crate::prompts::TimedOut;
 use crate::ssh::agent;
-use crate::ssh::agent::AgentSeen;
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::hop::HopDemand;
+use crate::ssh::seen::Seen;
 use crate::ssh::{ConnectError, Connection};
 
 /// How long it stays open after its last command.
@@ -86,7 +86,7 @@ impl HostHandle {
             lend_agent: true,
             questions: &self.questions,
             environment: &self.context.dial,
-            agent_seen: &AgentSeen::default(),
+            seen: &Seen::default(),
             tasks: &self.context.tasks,
         };
         let connection = dial.run(&mut Steps::default()).await?;

@@ -155,7 +155,7 @@ pub enum AgentChoice {
 }
 
 /// Returns a hash of what an agent holds; nothing when that is nothing.
-fn digest(identities: &[AgentIdentity]) -> Option<u64> {
+pub(super) fn digest(identities: &[AgentIdentity]) -> Option<u64> {
     if identities.is_empty() {
         return None;
     }
@@ -168,25 +168,6 @@ fn digest(identities: &[AgentIdentity]) -> Option<u64> {
         .hash(&mut hasher);
     }
     Some(hasher.finish())
-}
-
-/// Which agent a login asked, and what that held, as a hash: a login that failed may go well with other keys.
-#[derive(Debug, Default)]
-pub struct AgentSeen(Mutex<Option<(AgentChoice, Option<u64>)>>);
-
-impl AgentSeen {
-    pub(super) fn set(&self, choice: &AgentChoice, identities: &[AgentIdentity]) {
-        *self.lock() = Some((choice.clone(), digest(identities)));
-    }
-
-    /// Takes out what the login has seen, if it came as far as to ask.
-    pub fn take(&self) -> Option<(AgentChoice, Option<u64>)> {
-        self.lock().take()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<(AgentChoice, Option<u64>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl AgentChoice {

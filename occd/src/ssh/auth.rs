@@ -10,13 +10,14 @@ use russh::client::{AuthResult, Handle};
 use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 
-use super::agent::{self, AgentChoice, AgentSeen};
+use super::agent::{self, AgentChoice};
 use super::candidates::{Candidate, Found, Locked, candidates, locked};
 use super::dial::DialEnvironment;
 use super::error::{ConnectError, IdentityError, Offer, Refusal};
 use super::given_key;
 use super::handler::{Handler, Shared};
 use super::identity;
+use super::seen::Seen;
 use super::target::resolve;
 use crate::prompts::Questions;
 use crate::secrets::Account;
@@ -104,8 +105,8 @@ pub struct LoginRequest<'a> {
     pub questions: &'a Questions,
     /// The agents and the keys that are open.
     pub environment: &'a DialEnvironment,
-    /// For what the agent holds.
-    pub agent_seen: &'a AgentSeen,
+    /// For what it looks at.
+    pub seen: &'a Seen,
 }
 
 /// Opens the keys whose passphrases are asked for before anything is sent to the server: the one that is named
@@ -127,7 +128,7 @@ pub async fn unlock_first(
     let mut stays = None;
     let agent = agent::open(&credentials.agent, &environment.agents, None).await;
     let identities = agent.map(|open| open.identities).unwrap_or_default();
-    request.agent_seen.set(&credentials.agent, &identities);
+    request.seen.set_agent(&credentials.agent, &identities);
     for (key, is_named) in needed {
         if key.is_among(&identities) {
             continue;
@@ -189,7 +190,7 @@ pub async fn login(
             }
             Err(word) => (None, None, Vec::new(), word),
         };
-    request.agent_seen.set(&credentials.agent, &agent_keys);
+    request.seen.set_agent(&credentials.agent, &agent_keys);
     let given = given(request);
     let found = candidates(credentials, agent_keys, given, &environment.unlocked)?;
     let Found { candidates, passed_over } = found;

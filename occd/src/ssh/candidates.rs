@@ -280,7 +280,7 @@ fn of_agent(identity: AgentIdentity) -> Option<Candidate> {
 }
 
 /// Returns where ssh looks for the certificate of a key file (ssh_config(5), CertificateFile).
-pub fn certificate_beside(path: &Path) -> PathBuf {
+pub(super) fn certificate_beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-cert.pub");
     name.into()

@@ -46,6 +46,8 @@ pub struct Facts {
     pub login: Login,
     /// The agent that commands on the host may use, over a connection of its own.
     pub lends: Option<AgentChoice>,
+    /// Whether the host may be asked what it is.
+    pub probe: bool,
 }
 
 /// A live SSH connection. Dropping the last reference kills it.
@@ -85,7 +87,7 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Takes an authenticated session and begins to probe the host, if it may be `asked`, and to keep a spare
+    /// Takes an authenticated session and begins to probe the host, if it may be, and to keep a spare
     /// channel, both in the background: the connection can be used at once. The probe waits for `calm`.
     pub fn start(
         id: ConnectionId,
@@ -94,7 +96,6 @@ impl Connection {
         control: Arc<StreamControl>,
         facts: Facts,
         tasks: TaskTracker,
-        asked: bool,
         calm: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Self> {
         let sessions = Sessions::of(&facts.server);
@@ -117,12 +118,12 @@ impl Connection {
             rtt_micros: AtomicU64::new(0),
             checking: watch::Sender::new(false),
         });
-        let weak = Arc::downgrade(&connection);
+        let (weak, may_probe) = (Arc::downgrade(&connection), connection.facts.probe);
         connection.spawn(async move {
             calm.await;
             let Some(connection) = weak.upgrade() else { return };
             let answer =
-                if asked { probe::run(&connection).await } else { probe::Answer::default() };
+                if may_probe { probe::run(&connection).await } else { probe::Answer::default() };
             connection.forced.store(answer.forced, Ordering::Relaxed);
             connection.system.send_replace(Some(Arc::new(answer.system)));
             connection.refill_spare().await;

@@ -13,7 +13,7 @@ use russh::{Preferred, SshId};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::agent::{AgentSeen, Agents};
+use super::agent::Agents;
 use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
 use super::auth::{self, LoginRequest, Methods};
@@ -25,6 +25,7 @@ use super::host_key::{HostKeyPolicy, ShownKey, Unknown};
 use super::inbox::SpillPolicy;
 use super::limit::Limit;
 use super::proxy_command::{LastWords, ProxyCommand};
+use super::seen::Seen;
 use super::ssh_config::{Resolver, SshConfig};
 use super::stream::{GuardedStream, StreamControl};
 use super::target::{Route, Target, resolve};
@@ -180,8 +181,8 @@ pub struct Dial<'a> {
     pub questions: &'a Arc<Questions>,
     /// What is the same for all hosts.
     pub environment: &'a DialEnvironment,
-    /// For which agent the login asks, and what that holds.
-    pub agent_seen: &'a AgentSeen,
+    /// For what it looks at.
+    pub seen: &'a Seen,
     /// Owns the connection's tasks.
     pub tasks: &'a TaskTracker,
 }
@@ -220,6 +221,7 @@ impl Dial<'_> {
         let begun = Instant::now();
         let resolving = resolve(self.config, environment);
         let target = limit.bound(Phase::Resolve, questions, resolving).await?;
+        self.seen.set_files(&target, &environment.home);
         let mut limit = match (settings.timeout, target.ssh_config.connect_timeout) {
             (None, Some(set)) => limit.of_length(set),
             _ => limit,
@@ -231,7 +233,7 @@ impl Dial<'_> {
             methods: settings.methods,
             questions,
             environment,
-            agent_seen: self.agent_seen,
+            seen: self.seen,
         };
         // Before anything is sent: a server gives a login two minutes, and a person may need longer.
         let mut locked = None;
@@ -311,6 +313,7 @@ impl Dial<'_> {
         }
         let facts = Facts {
             lends,
+            probe: !settings.no_probe,
             user: target.credentials.user,
             peer: way.peer,
             hop: way.hop,
@@ -323,16 +326,7 @@ impl Dial<'_> {
         // The probe is work for the server, too: logins that others wait for come first.
         let lane = way.turn.lane().clone();
         let calm = async move { turns.calm(&lane).await };
-        let connection = Connection::start(
-            self.id,
-            handle,
-            shared,
-            control,
-            facts,
-            tasks,
-            !settings.no_probe,
-            calm,
-        );
+        let connection = Connection::start(self.id, handle, shared, control, facts, tasks, calm);
         let (turn, made) = (way.turn, Arc::clone(&connection));
         self.tasks.spawn(async move {
             // No matter whether it came: the turn must not be lost.

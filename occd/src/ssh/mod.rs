@@ -22,6 +22,7 @@ pub mod marker;
 mod probe;
 mod proxy_command;
 mod refusal;
+pub mod seen;
 mod sessions;
 pub mod signal;
 pub mod ssh_config;
@@ -33,7 +34,6 @@ pub mod turns;
 pub mod unlocked;
 
 pub use algorithms::{Compression, Line};
-pub use candidates::certificate_beside;
 pub use channel::{Channel, ChannelStream};
 pub use connection::Connection;
 pub use error::{ChannelError, ConnectError, LossCause};

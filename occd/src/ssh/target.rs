@@ -7,6 +7,7 @@ use occ_proto::paths::expand_tilde;
 
 use super::agent::AgentChoice;
 use super::auth::Credentials;
+use super::candidates::certificate_beside;
 use super::dial::DialEnvironment;
 use super::error::ConnectError;
 use super::ssh_config::SshConfig;
@@ -111,6 +112,19 @@ impl Target {
             None | Some("yes") => Some(self.credentials.agent.clone()),
             Some(word) => Some(socket(word, home)),
         }
+    }
+
+    /// Returns the files that decide about the login and about the server's key.
+    pub(super) fn files(&self, home: &Path) -> Vec<PathBuf> {
+        let Credentials { named, configured, certificates, defaults, .. } = &self.credentials;
+        let keys = named.iter().chain(configured).chain(defaults);
+        // A certificate beside a key is renewed more often than that.
+        let beside = keys.clone().map(|key| certificate_beside(key));
+        let own = keys.chain(certificates).cloned().chain(beside);
+        let config = &self.ssh_config;
+        let records = config.user_known_hosts_files.iter().chain(&config.global_known_hosts_files);
+        let records = records.chain(&config.revoked_host_keys);
+        own.chain(records.map(|path| expand_tilde(path, Some(home)))).collect()
     }
 
     /// Returns the server's address and port.

@@ -89,3 +89,26 @@ fn no_key_is_offered_where_ssh_config_allows_none_but_the_one_that_is_named() {
         assert_eq!(post(&rig, "/v1/hosts/near/connect").status, 200);
     }
 }
+
+#[test]
+fn a_key_file_that_ssh_config_names_is_tried_when_it_is_another() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    let key = KeyFile::generate(rig.home().join("elsewhere"), "ed25519");
+    let config = format!("IdentityFile {}\n", key.path.display());
+    fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    add_with(&rig, &sshd, None);
+    rig.start_daemon(&[]);
+    let run = ["exec", "--host", "far", "--", "echo", "in"];
+    for _ in 0..3 {
+        assert_eq!(rig.run_occ(&run).code(), 5);
+    }
+    assert_eq!(logins(&sshd), 1, "{}", sshd.log());
+    // The right one takes its place: the next command need not wait.
+    fs::copy(sshd.client_key_path(), &key.path).unwrap();
+    let output = rig.run_occ(&run);
+    assert_eq!((output.code(), output.stdout.as_str()), (0, "in\n"), "{output:?}");
+}

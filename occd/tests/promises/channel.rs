@@ -9,9 +9,9 @@ use occ_proto::{Address, HostConfig, HostName, UserName};
 use occd::config::Config;
 use occd::host::machine::ConnectionId;
 use occd::prompts::Questions;
-use occd::ssh::agent::AgentSeen;
 use occd::ssh::dial::{Dial, DialEnvironment, Steps};
 use occd::ssh::hop::HopDemand;
+use occd::ssh::seen::Seen;
 use occd::ssh::{Closed, Connection};
 use testkit::RealSshd;
 use testkit::daemon::Target;
@@ -41,7 +41,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         lend_agent: false,
         questions: &questions,
         environment: &environment,
-        agent_seen: &AgentSeen::default(),
+        seen: &Seen::default(),
         tasks: &tasks,
     };
     dial.run(&mut steps).await.unwrap()

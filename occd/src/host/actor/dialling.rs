@@ -36,9 +36,10 @@ impl Actor {
                 let retry = error.retry();
                 self.dial_failures += 1;
                 if retry == Retry::Fatal {
-                    self.inputs = Some(Inputs::now(&self.config, &self.context.dial));
+                    let seen = self.seen.take();
+                    self.inputs = Some(Inputs::of(&seen.files, &self.context.dial));
                     self.tried_keys = self.given_keys();
-                    self.note_agent();
+                    self.note_agent(seen.agent);
                 }
                 tracing::warn!(
                     host = %self.name, id = id.0, phase = error.phase().as_str(),
@@ -71,8 +72,8 @@ impl Actor {
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
         let questions = Arc::clone(&self.questions);
-        self.agent_seen = Arc::default();
-        let agent_seen = Arc::clone(&self.agent_seen);
+        self.seen = Arc::default();
+        let seen = Arc::clone(&self.seen);
         let used = self.used.last();
         // Also a dial that comes a little later than it was asked for is made for whoever asked.
         let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
@@ -88,7 +89,7 @@ impl Actor {
                 lend_agent: false,
                 questions: &questions,
                 environment: &context.dial,
-                agent_seen: &agent_seen,
+                seen: &seen,
                 tasks: &context.tasks,
             };
             (id, dial.run(&mut Steps::default()).await)

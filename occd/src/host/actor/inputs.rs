@@ -3,45 +3,41 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
-use occ_proto::{HostConfig, Secret};
+use occ_proto::Secret;
 
 use super::Actor;
+use crate::ssh::ConnectError;
 use crate::ssh::dial::DialEnvironment;
-use crate::ssh::{ConnectError, certificate_beside};
 
 /// The files that decide whether a login that failed would fail again.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Inputs(Vec<(PathBuf, Option<[i64; 6]>)>);
 
 impl Inputs {
-    pub(super) fn now(config: &HostConfig, environment: &DialEnvironment) -> Self {
+    /// Returns how these files look, and those that any login depends on.
+    pub(super) fn of(files: &[PathBuf], environment: &DialEnvironment) -> Self {
         use std::os::unix::fs::MetadataExt as _;
         let ssh = environment.home.join(".ssh");
-        let mut paths: Vec<PathBuf> = ["config", "known_hosts", "id_ed25519", "id_ecdsa", "id_rsa"]
-            .map(|f| ssh.join(f))
-            .into();
-        if let Some(path) = &config.identity_file {
-            paths.push(occ_proto::paths::expand_tilde(path, Some(&environment.home)));
-        }
-        // The certificates beside the keys, which are renewed more often than those.
-        let certificates: Vec<PathBuf> =
-            paths.iter().map(|path| certificate_beside(path)).collect();
-        paths.extend(certificates);
+        let always = ["config", "known_hosts", "id_ed25519", "id_ecdsa", "id_rsa"];
+        let paths = always.map(|file| ssh.join(file)).into_iter().chain(files.iter().cloned());
         let stamp = |path: &PathBuf| {
             let m = std::fs::metadata(path).ok()?;
             // With nanoseconds: a file that is mended at once often keeps its length.
             let (ino, len) = (m.ino().cast_signed(), m.len().cast_signed());
             Some([ino, len, m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
         };
-        Self(
-            paths
-                .into_iter()
-                .map(|path| {
-                    let s = stamp(&path);
-                    (path, s)
-                })
-                .collect(),
-        )
+        let with_stamp = |path: PathBuf| {
+            let stamp = stamp(&path);
+            (path, stamp)
+        };
+        Self(paths.map(with_stamp).collect())
+    }
+
+    /// Returns whether one of the files looks otherwise by now.
+    fn have_changed(&self, environment: &DialEnvironment) -> bool {
+        let files: Vec<PathBuf> = self.0.iter().map(|(path, _)| path.clone()).collect();
+        let now = Self::of(&files, environment);
+        self.0.iter().any(|then| !now.0.contains(then))
     }
 }
 
@@ -68,8 +64,6 @@ impl Actor {
     }
 
     pub(super) fn files_changed(&self) -> bool {
-        self.inputs
-            .as_ref()
-            .is_some_and(|then| *then != Inputs::now(&self.config, &self.context.dial))
+        self.inputs.as_ref().is_some_and(|inputs| inputs.have_changed(&self.context.dial))
     }
 }

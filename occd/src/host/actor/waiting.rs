@@ -150,8 +150,8 @@ impl Actor {
     }
 
     /// Takes note of what the agent held when a login failed.
-    pub(super) fn note_agent(&mut self) {
-        let Some((choice, held)) = self.agent_seen.take() else {
+    pub(super) fn note_agent(&mut self, seen: Option<(AgentChoice, Option<u64>)>) {
+        let Some((choice, held)) = seen else {
             self.agent = None;
             return;
         };
