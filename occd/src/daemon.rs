@@ -140,6 +140,7 @@ impl Daemon {
             tasks: tasks.clone(),
             recorder,
             clock: Arc::default(),
+            stop: hosts_stop.clone(),
         });
         let used = UsedFile::new(self.env.state_dir()?);
         let pool = Arc::new(Pool::new(Arc::clone(&context), used.load(), hosts_stop.clone()));

@@ -165,7 +165,7 @@ impl Pool {
     async fn reload_via(&self, config: &Config) {
         for handle in self.via() {
             let snapshot = handle.snapshot();
-            if snapshot.open_channels() > 0 {
+            if snapshot.open_channels() > 0 || handle.is_waited_for() {
                 let settings = config.effective(handle.name());
                 handle.configure(snapshot.config.clone(), settings).await;
             } else if let Some((_, entry)) = self.via.remove(handle.name()) {

@@ -283,9 +283,17 @@ impl Questions {
         let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
         let _over = OnDrop(|| self.set(None));
         self.set(Some((text, true)));
+        let answered = async {
+            tokio::select! {
+                biased;
+                answered = answered => answered.map_err(|_| NoAnswer::Nobody),
+                // Whoever else waits gets no answer to somebody's question, and can ask anew.
+                () = self.clients.gone() => Err(NoAnswer::Nobody),
+            }
+        };
         match timeout(PATIENCE, answered).await {
             Err(_) => Err(NoAnswer::Timeout),
-            Ok(Err(_)) => Err(NoAnswer::Nobody),
+            Ok(Err(why)) => Err(why),
             Ok(Ok(AnswerPrompt { answer: None })) => Err(NoAnswer::Declined),
             Ok(Ok(AnswerPrompt { answer: Some(text) })) => Ok(text),
         }

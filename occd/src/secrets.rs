@@ -11,7 +11,7 @@ use occ_proto::host::Forgotten;
 use occ_proto::prompt::PromptKind;
 use occ_proto::{HostName, Secret};
 
-use crate::prompts::{Prompts, Question, Questions};
+use crate::prompts::{NoAnswer, Prompts, Question, Questions};
 use crate::ssh::error::chain;
 
 mod file;
@@ -109,14 +109,19 @@ impl Secrets {
             note: None,
             secret: false,
         };
-        let yes = match questions.ask(question).await {
-            Ok(answer) => ["y", "yes"].iter().any(|yes| answer.expose().eq_ignore_ascii_case(yes)),
-            Err(_) => false,
-        };
-        if !yes {
-            lock(&self.declined).insert(account.clone());
+        match questions.ask(question).await {
+            Ok(answer)
+                if ["y", "yes"].iter().any(|yes| answer.expose().eq_ignore_ascii_case(yes)) =>
+            {
+                true
+            }
+            // Nobody has said anything.
+            Err(NoAnswer::Nobody | NoAnswer::Elsewhere | NoAnswer::Timeout) => false,
+            Ok(_) | Err(_) => {
+                lock(&self.declined).insert(account.clone());
+                false
+            }
         }
-        yes
     }
 
     /// Returns the password of an account, if it is kept and was not refused. Somebody may be asked for the

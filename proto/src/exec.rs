@@ -67,7 +67,7 @@ pub struct ExecRequest {
     /// How many times to dial again when the host cannot be reached: 3 unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
-    /// In place of that: how many milliseconds to wait for the connection that the daemon makes by itself.
+    /// In place of that: how many milliseconds to wait for a host that is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
 }

@@ -58,6 +58,8 @@ pub struct HostContext {
     pub recorder: Recorder,
     /// Notices sleep.
     pub clock: Arc<SleepClock>,
+    /// Cancelled when the daemon stops, and all hosts with it.
+    pub stop: CancellationToken,
 }
 
 type DialResult = Result<Arc<Connection>, ConnectError>;
@@ -211,6 +213,7 @@ pub fn spawn(
         questions,
         used,
         clock,
+        waiting: Arc::default(),
         round_trips,
         requests: sender,
         snapshot,
@@ -379,14 +382,16 @@ impl Actor {
                 Some(done)
             }
             HostRequest::Configure { config, settings } => {
-                let same = self.config.same_connection(&config) && self.settings == *settings;
+                // What is no part of a dial is in force without a new one.
+                let same = self.config.same_connection(&config)
+                    && (&self.settings.dial, self.settings.caps) == (&settings.dial, settings.caps);
                 self.config = *config;
                 self.settings = *settings;
+                self.machine.set_limits(self.settings.limits);
                 if !same {
                     self.forced = false;
                     self.agents_tried.clear();
                     tracing::info!(host = %self.name, "the configuration of the connection changed");
-                    self.machine.set_limits(self.settings.limits);
                     self.lending().for_each(|connection| connection.retire());
                     self.handle(Event::ConfigChanged);
                 }

@@ -4,6 +4,7 @@
 //! requests and reads its published [`HostSnapshot`]; nothing here dials or changes state.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +38,25 @@ use tries::COMMAND_PATIENCE;
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
 /// a thousand clients at once, and a fuller queue only makes them wait.
 const REQUESTS: usize = 64;
+
+/// How often a command that waits for a host that is down has it dialled, at least.
+const WAIT_STEP: Duration = Duration::from_secs(5);
+
+/// Counts as one that waits, until dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// What others may ask of a host.
 #[derive(Debug)]
@@ -144,6 +164,8 @@ pub struct HostHandle {
     questions: Arc<Questions>,
     used: Arc<UseClock>,
     clock: Arc<SleepClock>,
+    /// How many wait for the connection.
+    waiting: Arc<AtomicUsize>,
     round_trips: Arc<Samples>,
     requests: mpsc::Sender<HostRequest>,
     snapshot: watch::Receiver<Arc<HostSnapshot>>,
@@ -284,6 +306,7 @@ impl HostHandle {
         &self,
         deadline: Instant,
     ) -> Result<Arc<Connection>, Unreachable> {
+        let _waiting = Waiting::new(&self.waiting);
         let begun = Instant::now();
         self.ask(|done| HostRequest::Want { by: Wish::Glance, agent_holds: None, done }).await?;
         let mut snapshots = self.snapshot.clone();
@@ -311,6 +334,11 @@ impl HostHandle {
                 });
             }
         }
+    }
+
+    /// Returns whether somebody waits for the connection.
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 
     /// Waits until the host is connected, or is no more.
@@ -379,7 +407,9 @@ impl HostHandle {
         deadline: Instant,
         can_answer: bool,
     ) -> Result<Arc<Connection>, Unreachable> {
+        let _waiting = Waiting::new(&self.waiting);
         let (begun, spent) = (Instant::now(), self.questions.spent());
+        let mut asked_in_vain = false;
         let mut snapshots = self.snapshot.clone();
         let before = snapshots.borrow_and_update().dials();
         loop {
@@ -412,7 +442,11 @@ impl HostHandle {
                 match snapshot.state {
                     State::Failed => return Err(give_up(&snapshot, last_error())),
                     State::Stopped => {
-                        return Err(give_up(&snapshot, Arc::new(ConnectError::Stopped)));
+                        let error = match self.context.stop.is_cancelled() {
+                            true => ConnectError::ShuttingDown,
+                            false => ConnectError::Stopped,
+                        };
+                        return Err(give_up(&snapshot, Arc::new(error)));
                     }
                     // It failed, or it made a connection that is gone already.
                     State::Backoff if snapshot.dials() > dials => {
@@ -424,11 +458,15 @@ impl HostHandle {
                             Tries::Retries(_) => retry.is_hopeless_now(),
                             Tries::Wait(_) => retry == machine::Retry::Fatal,
                         };
+                        // The dial was under way before we came, and did not know whom to ask.
+                        if error.needs_answer() && can_answer && !asked_in_vain {
+                            asked_in_vain = true;
+                            break;
+                        }
                         let made = u32::try_from(snapshot.dials() - before).unwrap_or(u32::MAX);
                         if hopeless || !tries.allow(made) {
                             return Err(give_up(&snapshot, error));
                         }
-                        // Who waits leaves the rest to the daemon's own time.
                         if matches!(tries, Tries::Retries(_)) {
                             break;
                         }
@@ -437,7 +475,13 @@ impl HostHandle {
                     State::Idle => break,
                     State::Backoff | State::Connecting | State::Connected => {}
                 }
-                let changed = self.questions.timeout_at(deadline, spent, snapshots.changed());
+                // Who waits for long looks again by themselves: the backoff may have grown to minutes.
+                let again = Instant::now() + WAIT_STEP;
+                let looks_again = matches!(tries, Tries::Wait(_))
+                    && snapshot.state == State::Backoff
+                    && !last_error().retry().is_hopeless_now();
+                let until = if looks_again { again.min(deadline) } else { deadline };
+                let changed = self.questions.timeout_at(until, spent, snapshots.changed());
                 let changed = tokio::select! {
                     changed = changed => changed,
                     question = self.questions.opened(), if !can_answer => {
@@ -452,6 +496,7 @@ impl HostHandle {
                 };
                 match changed {
                     Ok(Ok(())) => {}
+                    Err(TimedOut) if until < deadline => break,
                     Ok(Err(_)) => {
                         return Err(give_up(&snapshot, Arc::new(ConnectError::ShuttingDown)));
                     }

@@ -12,7 +12,7 @@ pub(super) const COMMAND_RETRIES: u32 = 3;
 pub enum Tries {
     /// It dials, and so many times again.
     Retries(u32),
-    /// It dials, and then waits for so long for what the daemon does by itself.
+    /// It has the host dialled for so long, more seldom.
     Wait(Duration),
 }
 

@@ -1,12 +1,16 @@
 //! The clients that wait for something, and what they can give: an answer, or a key of their own.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use occ_proto::Secret;
 use occ_proto::trust::NewHostKey;
 
 /// How deep groups of clients lie in one another: a host behind jump hosts, and a key that the last needs.
 const DEEPEST: usize = 16;
+
+/// How often it is looked whether those who are asked are still there.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A client's request. What it can give ends with it.
 #[derive(Debug, Clone, Default)]
@@ -142,6 +146,13 @@ impl Clients {
     /// Returns whether one can put a question to a person.
     pub(super) fn can_answer(&self) -> bool {
         self.all(DEEPEST).iter().any(|client| client.token.is_some())
+    }
+
+    /// Waits until none is left that can put a question to a person: its request has ended.
+    pub(super) async fn gone(&self) {
+        while self.can_answer() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Returns whether one listens under this token.

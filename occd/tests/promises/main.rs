@@ -26,6 +26,7 @@ mod history;
 mod host_keys;
 mod hosts_api;
 mod idle;
+mod interrupted;
 mod invariants;
 mod jump;
 mod passwords;

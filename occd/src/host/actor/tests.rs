@@ -17,6 +17,7 @@ fn context(home: &std::path::Path) -> Arc<HostContext> {
         tasks: TaskTracker::new(),
         recorder,
         clock: Arc::default(),
+        stop: CancellationToken::new(),
     })
 }
 
@@ -50,4 +51,18 @@ async fn a_panic_costs_one_host_its_connections_and_no_more() {
     assert!(chain(error.as_ref()).contains("internal error"), "{error:?}");
     let again = connect(&a).await.unwrap();
     assert!(!again.is_closed() && !of_b.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_host_that_is_down_looks_again_before_the_backoff_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let context = context(directory.path());
+    let server = EmbeddedHost::start();
+    let down = host("down", &server, &context);
+    // Nobody listens there any more.
+    drop(server);
+    let wait = Tries::Wait(Duration::from_secs(300));
+    let error = down.connection(wait, &Client::default()).await.unwrap_err();
+    // The backoff alone dials some sixteen times in these five minutes.
+    assert!(error.attempts >= 40, "{error:?}");
 }
