@@ -158,6 +158,7 @@ fn exit_code(code: Code, status: u16) -> u8 {
         | Code::NoCommonAlgorithm
         | Code::SessionRefused => CONNECTION,
         Code::OutcomeUnknown => OUTCOME_UNKNOWN,
+        Code::CommandTooLong => USAGE,
         Code::ShuttingDown => DAEMON,
         Code::Unknown if status == 503 => CONNECTION,
         _ => FAILED,
@@ -231,6 +232,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
             format!("see MaxSessions in the server's sshd_config; occ status -v --host {h}")
         }
         Code::OutcomeUnknown => format!("look on {h} before running it again"),
+        Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
         Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
         Code::DockerPermission => {

@@ -18,7 +18,7 @@ use crate::pool::Pool;
 /// A host that was used within this time is connected when the daemon starts.
 pub const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How often the file is written at most while the daemon runs.
-const INTERVAL: Duration = Duration::from_secs(600);
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Which hosts are connected before anybody asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

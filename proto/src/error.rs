@@ -106,6 +106,8 @@ codes! {
     OutcomeUnknown = "outcome_unknown",
     /// The client gave up before the command was started.
     Cancelled = "cancelled",
+    /// The command is longer than the server reads, and was not sent.
+    CommandTooLong = "command_too_long",
     /// The server refused to start the command.
     ExecRefused = "exec_refused",
     /// Kept output passed the spill limit because its reader was too slow.

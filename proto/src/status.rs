@@ -175,6 +175,12 @@ pub struct HostStatus {
     /// Connections made since the daemon started.
     #[serde(default)]
     pub connects: u64,
+    /// Bytes received from the host since the daemon started, over all connections.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes sent to it.
+    #[serde(default)]
+    pub bytes_out: u64,
     /// What the connection negotiated; absent unless connected.
     #[serde(default)]
     pub connection: Option<ConnectionInfo>,

@@ -14,16 +14,32 @@ pub fn sanitize(text: &str) -> String {
             '\u{61c}'
             | '\u{200e}'
             | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
+            | '\u{2028}'..='\u{202e}'
             | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
             c => c,
         })
         .collect()
 }
 
+/// The same of a text of any length, of which at most so many characters are kept.
+pub fn sanitize_short(text: &str, most: usize) -> String {
+    let mut short: String = text.chars().take(most).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    sanitize(&short)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(sanitize_short("äöü", 3), "äöü");
+        assert_eq!(sanitize_short("äöü\n", 2), "äö…");
+        assert_eq!(sanitize("a\u{2028}b"), "a\u{fffd}b");
+    }
 
     #[test]
     fn terminal_controls_do_not_survive() {

@@ -239,8 +239,8 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
             "Traffic",
             format!(
                 "{} in, {} out; connections {}, channels in use {}",
-                bytes(connection.bytes_in),
-                bytes(connection.bytes_out),
+                bytes(status.bytes_in.max(connection.bytes_in)),
+                bytes(status.bytes_out.max(connection.bytes_out)),
                 status.connections,
                 status.open_channels
             ),

@@ -147,6 +147,7 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
             (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
         }
         ExecError::NoSession(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        ExecError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::CommandTooLong),
         ExecError::Refused | ExecError::NotStarted => (StatusCode::BAD_GATEWAY, Code::ExecRefused),
         ExecError::LinkLost { .. }
         | ExecError::OutputCut { .. }

@@ -37,6 +37,14 @@ pub enum ExecError {
     /// No channel. The command was not started.
     #[error("no session on the host")]
     NoSession(#[source] ChannelError),
+    /// The command is longer than a server reads, which would end the connection for all who use it.
+    #[error("the command is {length} bytes long, and the server takes {limit} at most")]
+    TooLong {
+        /// Bytes of the line that the login shell would get.
+        length: usize,
+        /// The most.
+        limit: usize,
+    },
     /// The server refused the request. The command was not started.
     #[error("the server refused to run the command")]
     Refused,
@@ -299,6 +307,10 @@ async fn start_on(
     };
     let marker = Marker::for_command(connection, elsewhere(host));
     let line = command.line(shell, marker.as_ref().map(Marker::id));
+    let limit = connection.longest_command();
+    if line.len() > limit {
+        return Err(ExecError::TooLong { length: line.len(), limit });
+    }
     for fresh in [false, true] {
         let (channel, spare) = match timeout_at(deadline, connection.session(fresh)).await {
             Ok(session) => session.map_err(ExecError::NoSession)?,

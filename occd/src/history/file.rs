@@ -1,6 +1,6 @@
 //! The files of the history: one per host, a line of JSON for each change and for each hour of round trips.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -66,14 +66,16 @@ impl Directory {
             let mut text = serde_json::to_vec(line)?;
             text.push(b'\n');
             // One write: a line is there as a whole or not at all.
-            File::options().append(true).create(true).mode(0o600).open(path)?.write_all(&text)
+            open(&path, File::options().append(true).create(true).mode(0o600))?.write_all(&text)
         };
-        let all = || -> io::Result<()> {
-            self.create()?;
-            lines.iter().try_for_each(|(host, line)| write(host, line))
-        };
-        if let Err(error) = all() {
+        if let Err(error) = self.create() {
             tracing::warn!(directory = %self.0.display(), %error, "the history is not written");
+            return;
+        }
+        for (host, line) in lines {
+            if let Err(error) = write(host, line) {
+                tracing::warn!(file = %self.file(host).display(), %error, "the history is not written");
+            }
         }
     }
 
@@ -103,7 +105,7 @@ impl Directory {
         let note = || -> io::Result<()> {
             self.create()?;
             let path = self.0.join(ALIVE);
-            let file = File::options().append(true).create(true).mode(0o600).open(path)?;
+            let file = open(&path, File::options().append(true).create(true).mode(0o600))?;
             file.set_modified(std::time::SystemTime::now())
         };
         if let Err(error) = note() {
@@ -130,8 +132,18 @@ impl Directory {
     }
 }
 
+/// Opens a regular file and nothing else: a pipe would hold up whoever reads or writes it.
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file =
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
 fn read(path: &Path) -> io::Result<Vec<Line>> {
-    let file = match File::open(path) {
+    let file = match open(path, File::options().read(true)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),

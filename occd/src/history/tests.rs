@@ -79,3 +79,18 @@ fn a_line_that_does_not_parse_is_passed_over() {
     directory.append(&[(long.clone(), change(0, Link::Up))]);
     assert_eq!(directory.read(&long).unwrap().len(), 1);
 }
+
+#[test]
+fn a_file_that_is_none_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = Directory::new(dir.path().to_owned());
+    let names = ["a", "b"].map(|name| HostName::new(name).unwrap());
+    let made = std::process::Command::new("mkfifo").arg(dir.path().join("a.jsonl")).status();
+    assert!(made.unwrap().success());
+    let line = |name: &HostName| {
+        (name.clone(), Line::Rtt { at: Timestamp::now(), rtt: RoundTrips::default() })
+    };
+    directory.append(&names.each_ref().map(line));
+    assert!(directory.read(&names[0]).is_err());
+    assert_eq!(directory.read(&names[1]).unwrap().len(), 1);
+}

@@ -129,6 +129,7 @@ struct Actor {
     agent_asked: Option<Instant>,
     connects: u64,
     dial_failures: u64,
+    past_bytes: (u64, u64),
     since: Timestamp,
     /// The link as the history has it, and why.
     recorded: (Link, Option<String>),
@@ -160,6 +161,7 @@ pub fn spawn(
         retired: Vec::new(),
         connects: 0,
         dial_failures: 0,
+        past_bytes: (0, 0),
         config: config.clone(),
         settings: settings.clone(),
         revision: context.revision.fetch_add(1, Ordering::Relaxed) + 1,
@@ -200,6 +202,7 @@ pub fn spawn(
         agent_asked: None,
         connects: 0,
         dial_failures: 0,
+        past_bytes: (0, 0),
         since,
         recorded: (Link::Idle, None),
         published,
@@ -444,6 +447,8 @@ impl Actor {
         self.line();
         self.forced |= connection.is_forced();
         self.connections.retain(|other| other.id() != id);
+        let (bytes_in, bytes_out) = connection.bytes();
+        self.past_bytes = (self.past_bytes.0 + bytes_in, self.past_bytes.1 + bytes_out);
         let cause = connection.cause();
         tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");
         connection.doubt_hop();
@@ -460,10 +465,15 @@ impl Actor {
                 let question = format!("the connection ended ({cause}) and a login needs a person");
                 ConnectError::Unanswered { question, phase, key: None, why: NoAnswer::Nobody }
             } else {
-                ConnectError::Lost { phase, cause }
+                ConnectError::Lost { phase, cause: cause.clone() }
             };
             self.last_error = Some((Arc::new(error), Timestamp::now()));
             self.handle(Event::Lost { id, loss });
+        }
+        // One beside the primary: the host goes on, and what was on that connection does not.
+        if !was_primary && cause != LossCause::Ours {
+            let error = ConnectError::Lost { phase: Phase::Established, cause: cause.clone() };
+            self.last_error = Some((Arc::new(error), Timestamp::now()));
         }
         // A place has become free for the replacement of a bulk primary.
         if let Some(primary) = self.primary().filter(|primary| primary.bulk().is_cancelled()) {

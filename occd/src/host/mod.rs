@@ -39,6 +39,8 @@ use tries::COMMAND_PATIENCE;
 /// a thousand clients at once, and a fuller queue only makes them wait.
 const REQUESTS: usize = 64;
 
+/// How long a dial may be set to take, at most.
+const LONGEST_DIAL: Duration = Duration::from_secs(600);
 /// How often a command that waits for a host that is down has it dialled, at least.
 const WAIT_STEP: Duration = Duration::from_secs(5);
 
@@ -116,6 +118,8 @@ pub struct HostSnapshot {
     pub connects: u64,
     /// Dials that failed so far.
     pub dial_failures: u64,
+    /// Bytes that were received and sent over connections that have ended.
+    pub past_bytes: (u64, u64),
     /// The configuration.
     pub config: HostConfig,
     /// The settings.
@@ -133,6 +137,12 @@ impl HostSnapshot {
     /// Returns the dials that have ended, well or not.
     pub fn dials(&self) -> u64 {
         self.connects + self.dial_failures
+    }
+
+    /// Returns the bytes that were received and sent over all connections.
+    pub fn bytes(&self) -> (u64, u64) {
+        let live = self.primary.iter().chain(&self.retired).map(|connection| connection.bytes());
+        live.fold(self.past_bytes, |sum, bytes| (sum.0 + bytes.0, sum.1 + bytes.1))
     }
 
     /// Returns the channels in use on all connections.
@@ -404,9 +414,10 @@ impl HostHandle {
         &self,
         mut wish: Wish,
         tries: Tries,
-        deadline: Instant,
+        mut deadline: Instant,
         can_answer: bool,
     ) -> Result<Arc<Connection>, Unreachable> {
+        let mut prolonged = matches!(tries, Tries::Wait(_));
         let _waiting = Waiting::new(&self.waiting);
         let (begun, spent) = (Instant::now(), self.questions.spent());
         let mut asked_in_vain = false;
@@ -497,6 +508,11 @@ impl HostHandle {
                 match changed {
                     Ok(Ok(())) => {}
                     Err(TimedOut) if until < deadline => break,
+                    // The first dial has a limit of its own, which may be set to more than this.
+                    Err(TimedOut) if !prolonged && snapshot.dials() == before => {
+                        prolonged = true;
+                        deadline += LONGEST_DIAL;
+                    }
                     Ok(Err(_)) => {
                         return Err(give_up(&snapshot, Arc::new(ConnectError::ShuttingDown)));
                     }
@@ -543,6 +559,8 @@ impl HostHandle {
                 + u32::from(snapshot.primary.is_some()),
             open_channels: snapshot.open_channels(),
             connects: snapshot.connects,
+            bytes_in: snapshot.bytes().0,
+            bytes_out: snapshot.bytes().1,
             connection: snapshot.primary.as_ref().map(|connection| connection.info()),
             etag: etag(&snapshot.config),
             config: snapshot.config.clone(),

@@ -172,6 +172,11 @@ impl Connection {
         self.shared.active.load(Ordering::SeqCst)
     }
 
+    /// Returns the bytes that were received and sent.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.control.bytes_in(), self.control.bytes_out())
+    }
+
     /// Returns the last measured round trip.
     pub fn rtt(&self) -> Option<Duration> {
         match self.rtt_micros.load(Ordering::Relaxed) {
@@ -206,6 +211,16 @@ impl Connection {
     pub fn host_key_recorded_since(&self, asked: Timestamp) -> Option<String> {
         let key = self.shared.host_key.get().filter(|key| key.standing == Standing::Recorded)?;
         (self.since >= asked).then(|| key.text.clone())
+    }
+
+    /// Returns the longest command that the server takes, in bytes: its packets have a limit, past which it ends the
+    /// connection (`PACKET_MAX_SIZE` of OpenSSH, `RECV_MAX_PAYLOAD_LEN` of Dropbear).
+    pub fn longest_command(&self) -> usize {
+        const AROUND: usize = 1024;
+        match self.facts.server.starts_with("dropbear") {
+            true => 32 * 1024 - AROUND,
+            false => 256 * 1024 - AROUND,
+        }
     }
 
     /// Returns what is known to be wrong with the server's way to signal a program (`marker.rs`).

@@ -18,7 +18,7 @@ use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
 use super::auth::{self, LoginRequest, Methods};
 use super::connection::{Connection, Facts, identification};
-use super::error::ConnectError;
+use super::error::{ConnectError, LossCause};
 use super::handler::{Handler, SessionError, Shared, loss_cause};
 use super::hop::{Hop, HopDemand, HopsLink};
 use super::host_key::{HostKeyPolicy, ShownKey, Unknown};
@@ -216,7 +216,7 @@ impl Dial<'_> {
         let settings = self.settings;
         let environment = self.environment;
         let questions = self.questions;
-        let limit = Limit::from_now(settings.timeout.unwrap_or(TIMEOUT), questions);
+        let limit = Limit::from_now(settings.timeout, TIMEOUT, questions);
 
         let begun = Instant::now();
         let resolving = resolve(self.config, environment);
@@ -290,7 +290,7 @@ impl Dial<'_> {
         let begun = Instant::now();
         if settings.timeout.is_none() && ssh_config.connect_timeout.is_some() {
             // ConnectTimeout ends with the key exchange (ssh_config(5)).
-            limit = Limit::from_now(TIMEOUT, questions);
+            limit = Limit::from_now(None, TIMEOUT, questions);
         }
         let login = auth::login(&mut handle, &shared, &request);
         let login = Box::pin(way.turn.around(questions, login));
@@ -551,7 +551,12 @@ fn classify(error: russh::Error, control: &StreamControl) -> ConnectError {
     match error {
         russh::Error::NoCommonAlgo { kind, theirs, .. } => ConnectError::NoCommonAlgorithm {
             kind: format!("{kind:?}").to_lowercase(),
-            theirs: occ_proto::text::sanitize(&theirs.join(",")),
+            theirs: occ_proto::text::sanitize_short(&theirs.join(","), 300),
+        },
+        // Its reason to disconnect, most likely; what it is nobody knows, so it may be another the next time.
+        russh::Error::SshEncoding(_) => ConnectError::Lost {
+            phase: Phase::KeyExchange,
+            cause: LossCause::Protocol("it sent what cannot be read".into()),
         },
         russh::Error::Version => {
             let text = occ_proto::text::sanitize(&String::from_utf8_lossy(&control.head()));

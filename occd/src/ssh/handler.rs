@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use occ_proto::exec::{STDERR, STDOUT};
-use occ_proto::text::sanitize;
+use occ_proto::text::{sanitize, sanitize_short};
 use russh::client::{ChannelOpenHandle, DisconnectReason, Msg, Session};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Names, Sig};
@@ -228,6 +228,8 @@ pub enum SessionError {
     HostKey(Box<ConnectError>),
 }
 
+/// Characters of a server's reason to disconnect that are kept: it is shown in tables and kept in the history.
+const MAX_REASON: usize = 300;
 /// Characters of a server's messages before the login that are kept.
 const MAX_BANNER: usize = 4096;
 
@@ -467,7 +469,8 @@ impl russh::client::Handler for Handler {
     ) -> Result<(), Self::Error> {
         match reason {
             DisconnectReason::ReceivedDisconnect(info) => {
-                self.shared.set_cause(LossCause::Disconnected(sanitize(&info.message)));
+                self.shared
+                    .set_cause(LossCause::Disconnected(sanitize_short(&info.message, MAX_REASON)));
                 Ok(())
             }
             DisconnectReason::Error(error) => {

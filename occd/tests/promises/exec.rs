@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use testkit::daemon::client_binary;
 use testkit::proc::{Process, Signal};
+use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, RealSshd};
 use tokio::time::Instant;
 
@@ -556,4 +557,40 @@ fn a_child_in_the_background_holds_nobody_longer_than_a_second_of_silence() {
 /// Returns `occ exec ARGS --host h -- sh -c LINE`.
 fn occ_exec_with(rig: &DaemonRig, args: &[&str], line: &str) -> std::process::Command {
     rig.occ(&[&["exec", "--host", "h"], args, &["--", "sh", "-c", line]].concat())
+}
+
+#[test]
+fn a_command_that_is_too_long_for_the_server_is_not_sent_and_harms_nobody() {
+    let Some((sshd, rig)) = sshd() else { return };
+    let long = "a".repeat(100_000);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            exec(&rig, json!({ "argv": ["sh", "-c", "read x; echo $x"], "stdin": "in" }))
+        });
+        let request = json!({ "argv": ["true", long, long, long] });
+        let answer = post(&rig, request);
+        assert_eq!(answer.status, 413, "{}", answer.text());
+        assert_eq!(answer.json()["code"], json!("command_too_long"));
+        let occ = rig.run_occ(&["exec", "--host", "h", "--", "true", &long, &long, &long]);
+        assert_eq!(occ.code(), 2, "{occ:?}");
+        // Long, and not too long.
+        let output = exec(&rig, json!({ "argv": ["sh", "-c", "echo $#", "sh", long, "b"] }));
+        assert_eq!(output.stdout.as_deref(), Some("2\n"));
+        assert_eq!(other.join().unwrap().stdout.as_deref(), Some("in\n"));
+    });
+    assert_eq!(status(&rig).connects, 1);
+    drop(sshd);
+}
+
+#[test]
+fn the_bytes_of_a_host_are_those_of_all_its_connections() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let sent = || status(&rig).bytes_in;
+    let run = ["exec", "--host", "h", "--", "head", "-c", "20000000", "/dev/zero"];
+    let output = rig.occ(&run).output().unwrap();
+    assert_eq!(output.stdout.len(), 20_000_000);
+    assert!(sent() >= 20_000_000);
+    // The connection of a stream goes when that is over; what it carried does not.
+    wait_until("one connection", GUARD, || status(&rig), |s| s.connections == 1 && s.connects == 2);
+    assert!(sent() >= 20_000_000);
 }

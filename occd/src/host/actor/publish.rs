@@ -44,6 +44,7 @@ impl Actor {
                 .collect(),
             connects: self.connects,
             dial_failures: self.dial_failures,
+            past_bytes: self.past_bytes,
             config: self.config.clone(),
             settings: self.settings.clone(),
             revision: self.context.revision.fetch_add(1, Ordering::Relaxed) + 1,

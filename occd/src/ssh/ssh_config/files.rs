@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// How long an answer holds that may depend on something we do not watch.
-const UNWATCHED: Duration = Duration::from_secs(10);
+const UNWATCHED: Duration = Duration::from_secs(2);
 /// The largest configuration file that is looked into.
 const MAX_CONFIG: u64 = 1024 * 1024;
 /// The system's configuration, which ssh reads after the user's.
