@@ -1,7 +1,7 @@
 //! The composition root: what the daemon is made of, in which order it starts and stops.
 
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::config::{Config, ConfigError, ConfigFile};
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
+use crate::ownership::{self, Exposed};
 use crate::pool::Pool;
 use crate::prompts::Prompts;
 use crate::secrets::Secrets;
@@ -47,6 +48,14 @@ pub enum StartError {
     /// A path cannot be told.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// Others could change what the daemon remembers, or where it logs to.
+    #[error("the directory {path} {source}")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Who.
+        source: Exposed,
+    },
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -85,6 +94,7 @@ impl Daemon {
         let config_file = ConfigFile::of(&env)?;
         // A bad file is said before another daemon is disturbed.
         let config = config_file.load()?;
+        check_state_dir(&env.state_dir()?)?;
         let (socket, listener) = OwnedSocket::bind(socket)?;
         Ok(Self { socket, listener, env, config, config_file, home, login_user, agent, given_key })
     }
@@ -208,6 +218,16 @@ impl Daemon {
         drop(self.socket);
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Refuses a state directory that others can write to. One that is not there is made private.
+fn check_state_dir(path: &Path) -> Result<(), StartError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => ownership::check_strictly(&metadata)
+            .map_err(|source| StartError::State { path: path.to_owned(), source }),
+        // Whoever writes there first says what is wrong.
+        Err(_) => Ok(()),
     }
 }
 

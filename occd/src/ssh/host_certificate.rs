@@ -53,8 +53,8 @@ pub(super) fn check(
     }
     // One without principals would be good for every host; OpenSSH takes none since 10.3.
     let name = host.to_ascii_lowercase();
-    let named = |principal: &String| matches_principal(&principal.to_ascii_lowercase(), &name);
-    if !certificate.valid_principals().iter().any(named) {
+    // Exactly: a principal has no wildcards, and ssh asks with the name in lower case.
+    if !certificate.valid_principals().contains(&name) {
         let list = certificate.valid_principals().join(",");
         return Err(format!("it is for {list:?}, not for {host}"));
     }
@@ -72,9 +72,4 @@ pub(super) fn key(certificate: &Certificate) -> PublicKey {
 /// Returns the key that signed a certificate.
 pub(super) fn signer(certificate: &Certificate) -> PublicKey {
     PublicKey::new(certificate.signature_key().clone(), "")
-}
-
-/// Principals of hosts may have wildcards (`sshkey_cert_check_host` of OpenSSH).
-fn matches_principal(pattern: &str, host: &str) -> bool {
-    super::known_hosts::matches_pattern(pattern.as_bytes(), host.as_bytes())
 }

@@ -137,6 +137,12 @@ const ROWS: &[Row] = &[
         trusted: None,
     },
     Row {
+        what: "a principal with a wildcard",
+        certificate: &["-h", "-n", "127.0.*"],
+        known_hosts: "@cert-authority HOST CA",
+        trusted: None,
+    },
+    Row {
         what: "another principal",
         certificate: &["-h", "-n", "other"],
         known_hosts: "@cert-authority * CA",
@@ -351,4 +357,27 @@ fn a_certificate_is_shown_with_its_authority() {
     rig.start_daemon(&[]);
     let shown = connect(&rig, "far").connection.unwrap().host_key;
     assert!(shown.contains(", certificate by SHA256:"), "{shown}");
+}
+
+#[test]
+fn a_key_whose_certificate_is_not_good_can_be_put_on_record() {
+    if !RealSshd::require() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ca = KeyFile::generate(dir.path().join("ca"), "ed25519");
+    let old = ["-h", "-n", "127.0.0.1", "-V", "-2d:-1d"];
+    let sshd = RealSshd::builder().host_certificate(&ca, &old).start();
+    let mut rig = DaemonRig::new();
+    let target = Target::from(&sshd);
+    rig.add_host_to("far", &target.hostname, target.port, &target.user, &target.key);
+    rig.add_known_host(&format!("@cert-authority * {}", ca.public));
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/far/connect")).code, Code::HostCertificate);
+    let review = rig.http("GET", "/v1/hosts/far/trust", &[], None);
+    assert_eq!(review.status, 200, "{}", review.text());
+    let review = review.json();
+    let (_, fingerprint) = review["shown"].as_str().unwrap().rsplit_once(' ').unwrap();
+    rig.occ_ok(&["trust", "--host", "far", "--fingerprint", fingerprint]);
+    echoes(&rig, "far");
 }

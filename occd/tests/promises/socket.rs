@@ -464,3 +464,18 @@ fn a_daemon_whose_socket_was_removed_is_told_and_can_be_stopped() {
     assert!(Process::find(pid).is_none());
     rig.occ_ok(&["host", "list"]);
 }
+
+#[test]
+fn a_state_directory_that_others_could_write_to_is_refused() {
+    let rig = DaemonRig::new();
+    let dir = rig.root().join("state/occ");
+    fs::create_dir_all(&dir).unwrap();
+    set_mode(&dir, 0o777);
+    let (code, words) = fails_to_start(&rig, &[]);
+    assert_eq!(code, Some(1));
+    let expected = format!("the directory {} can be written by others", dir.display());
+    assert!(words.starts_with(&expected), "{words}");
+    set_mode(&dir, 0o755);
+    let mut rig = rig;
+    rig.start_daemon(&[]);
+}
