@@ -181,6 +181,7 @@ pub(super) fn given_up(name: &HostName, may_have_started: bool) -> ApiError {
 pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
     let (status, code) = match error {
         DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
+        DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
         DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
         DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),

@@ -29,6 +29,9 @@ pub enum DockerError {
     /// No socket was found on the host.
     #[error("there is no Docker on this host")]
     Missing,
+    /// The host was asked nothing: it runs no command of ours.
+    #[error("whether there is Docker is not known, because the host runs no command of occd's")]
+    Untold,
     /// The socket is there and this user may not open it.
     #[error("permission denied on {0}")]
     Permission(String),
@@ -113,6 +116,8 @@ fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String, DockerErro
     match sockets.iter().find(|socket| socket.usable).or_else(|| sockets.first()) {
         Some(socket) if socket.usable => Ok(socket.path.clone()),
         Some(socket) => Err(DockerError::Permission(socket.path.clone())),
+        // A host that runs none of our commands has said nothing of it.
+        None if system.shell.is_empty() => Err(DockerError::Untold),
         None => Err(DockerError::Missing),
     }
 }
@@ -204,12 +209,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_a_host_did_not_say_is_not_known() {
+        let silent = RemoteSystem::default();
+        assert!(matches!(choose(None, &silent), Err(DockerError::Untold)));
+    }
+
     fn system(sockets: &[(&str, bool)]) -> RemoteSystem {
         let docker_sockets = sockets
             .iter()
             .map(|(path, usable)| DockerSocket { path: (*path).into(), usable: *usable })
             .collect();
-        RemoteSystem { docker_sockets, ..RemoteSystem::default() }
+        RemoteSystem { docker_sockets, shell: "/bin/sh".into(), ..RemoteSystem::default() }
     }
 
     #[test]

@@ -43,6 +43,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// unanswered: a dead peer is found within 45 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_COUNT: u32 = 2;
+/// The share of the interval after which a sign of life is asked for: so the last of them is missed in time to find
+/// the dead within so many whole intervals, however busy the machine is.
+const EARLY: f64 = 0.96;
 /// How long after a login the turn is kept at most. sshd says that a login went well before it stops counting it
 /// among those under way (MaxStartups); its answer to anything else comes after that.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -480,7 +483,7 @@ fn session_config(
         maximum_packet_size: PACKET,
         preferred,
         inactivity_timeout: None,
-        keepalive_interval: Some(interval),
+        keepalive_interval: Some(interval.mul_f64(EARLY)),
         // Death is seen after (max + 1) intervals without a byte.
         keepalive_max: count as usize,
         nodelay: true,
