@@ -281,10 +281,11 @@ impl Dial<'_> {
         let shaken = handshake(stream, &control, handler, config, limit, questions).await;
         let mut handle = match shaken {
             Ok(handle) => handle,
-            Err(ConnectError::Lost { phase, .. }) if let Some(cause) = shared.told_cause() => {
+            Err(ConnectError::Lost { phase, cause }) => {
+                let cause = way.words.explain(shared.told_cause().unwrap_or(cause)).await;
                 return Err(ConnectError::Lost { phase, cause });
             }
-            Err(error) => return Err(way.words.explain(error).await),
+            Err(error) => return Err(error),
         };
         let trusted =
             shared.host_key.get().map(|key| format!("{}, {}", key.text, key.standing.word()));

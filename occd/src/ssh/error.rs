@@ -333,8 +333,8 @@ pub enum LossCause {
     /// The jump host's connection ended, and this one with it.
     #[error("the connection to the jump host {0} ended")]
     Hop(HostName),
-    /// The ProxyCommand ended; its last words.
-    #[error("the ProxyCommand says: {0}")]
+    /// The ProxyCommand ended: how, and its last words.
+    #[error("the ProxyCommand {0}")]
     ProxyCommand(String),
     /// It sent a text in another encoding, which RFC 4252 (section 5.4) and RFC 4253 (section 11.1) forbid and
     /// the library does not read.

@@ -4,20 +4,20 @@
 use std::io;
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use occ_proto::KEY_VARIABLES;
 use occ_proto::text::sanitize;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::error::{ConnectError, LossCause};
+use super::error::LossCause;
 
 /// How much of the program's last words is kept for an error.
 const WORDS: usize = 300;
@@ -32,15 +32,27 @@ const LEAST_GRACE: Duration = Duration::from_millis(300);
 /// How long is waited after a piece of a flood.
 const REST: Duration = Duration::from_millis(20);
 
-/// How long a program that has closed its output may take to say why.
+/// How long a program that has closed its output may take to say why, and to end by itself.
 const PARTING: Duration = Duration::from_secs(1);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(10);
 
-/// What the program says on its standard error, for errors.
+/// How the program ends and what it says on its standard error, for errors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastWords {
     text: Arc<Mutex<String>>,
-    /// Cancelled when it says no more; nothing where there is no program.
-    silent: Option<CancellationToken>,
+    /// How it ended by itself, in words.
+    end: Arc<OnceLock<String>>,
+    /// Nothing where there is no program.
+    over: Option<Over>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Over {
+    /// Cancelled when it says no more.
+    silent: CancellationToken,
+    /// Cancelled when it has ended, or is no longer waited for.
+    ended: CancellationToken,
 }
 
 impl LastWords {
@@ -49,24 +61,24 @@ impl LastWords {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts the words of the program beside an error that it probably caused.
-    pub(super) async fn explain(&self, error: ConnectError) -> ConnectError {
-        if let Some(silent) = &self.silent {
-            // Its words may still be on their way, or never come: then there are none.
-            let _ = timeout(PARTING, silent.cancelled()).await;
-        }
-        let words = self.get();
-        match error {
-            ConnectError::Lost { phase, .. } if !words.is_empty() => {
-                let cause = LossCause::ProxyCommand(words);
-                ConnectError::Lost { phase, cause }
-            }
-            error => error,
+    /// Returns why a connection ended before the login: its end may be the program's, and not the server's.
+    pub(super) async fn explain(&self, cause: LossCause) -> LossCause {
+        let (Some(over), LossCause::Closed | LossCause::Io(_)) = (&self.over, &cause) else {
+            return cause;
+        };
+        let both = async { tokio::join!(over.silent.cancelled(), over.ended.cancelled()) };
+        // Its words may still be on their way, or never come: then there are none.
+        let _ = timeout(PARTING, both).await;
+        match (self.end.get(), self.get()) {
+            (None, words) if words.is_empty() => cause,
+            (None, words) => LossCause::ProxyCommand(format!("says: {words}")),
+            (Some(end), words) if words.is_empty() => LossCause::ProxyCommand(end.clone()),
+            (Some(end), words) => LossCause::ProxyCommand(format!("{end} and says: {words}")),
         }
     }
 
     async fn follow(self, mut stderr: ChildStderr) {
-        let _silent = self.silent.clone().map(CancellationToken::drop_guard);
+        let _silent = self.over.clone().map(|over| over.silent.drop_guard());
         let mut tail = Vec::new();
         let mut buffer = [0; 1024];
         // An error is the end of what can be read, and so of the words.
@@ -92,6 +104,9 @@ pub(super) struct ProxyCommand {
     stdin: ChildStdin,
     /// There until the end.
     stdout: Option<ChildStdout>,
+    /// It has closed its output, or its input.
+    at_end: bool,
+    words: LastWords,
     tasks: TaskTracker,
 }
 
@@ -117,10 +132,11 @@ impl ProxyCommand {
         else {
             return Err(io::Error::other("its streams are not connected"));
         };
-        let words = LastWords { silent: Some(CancellationToken::new()), ..LastWords::default() };
+        let words = LastWords { over: Some(Over::default()), ..LastWords::default() };
         tasks.spawn(words.clone().follow(stderr));
         let (child, stdout, tasks) = (Some(child), Some(stdout), tasks.clone());
-        Ok((Self { child, stdin, stdout, tasks }, words))
+        let command = Self { child, stdin, stdout, at_end: false, words: words.clone(), tasks };
+        Ok((command, words))
     }
 }
 
@@ -129,19 +145,53 @@ impl Drop for ProxyCommand {
         let Some(child) = self.child.take() else { return };
         // The id is gone once the child was waited for: its number may belong to another process by then.
         let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+        let ended = self.words.over.take().map(|over| over.ended.drop_guard());
         let Some(pid) = pid else { return };
-        signal_group(pid, Signal::TERM);
-        let stdout = self.stdout.take();
+        // One that ends by itself says more by its end than by ours.
+        let parting = if self.at_end { PARTING } else { Duration::ZERO };
+        if !self.at_end {
+            signal_group(pid, Signal::TERM);
+        }
+        let (stdout, end) = (self.stdout.take(), Arc::clone(&self.words.end));
         self.tasks.spawn(async move {
+            if let Ok(how) = timeout(parting, end_of_program(pid)).await {
+                let _ = end.set(how);
+            }
+            drop(ended);
+            if !parting.is_zero() {
+                signal_group(pid, Signal::TERM);
+            }
             let ended = async {
                 tokio::join!(tokio::time::sleep(LEAST_GRACE), end_of(stdout));
             };
             // The child is not waited for meanwhile, so that the group's number stays this group's. Those that
             // are late are ended all the same.
-            let _ = timeout(GRACE, ended).await;
+            let _ = timeout(GRACE - parting, ended).await;
             signal_group(pid, Signal::KILL);
             drop(child);
         });
+    }
+}
+
+/// Returns how the program has ended, in words, once it has. It stays a zombie, so that its number stays its own.
+async fn end_of_program(pid: Pid) -> String {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    loop {
+        match waitid(WaitId::Pid(pid), options) {
+            Ok(None) => tokio::time::sleep(LOOK).await,
+            Ok(Some(status)) => {
+                return match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => format!("ended with exit code {code}"),
+                    (None, Some(signal)) => format!("was ended by signal {signal}"),
+                    (None, None) => "ended".to_owned(),
+                };
+            }
+            // It is nobody's child any more.
+            Err(error) => {
+                tracing::debug!(%error, "waiting for a ProxyCommand");
+                return "ended".to_owned();
+            }
+        }
     }
 }
 
@@ -166,7 +216,13 @@ impl AsyncRead for ProxyCommand {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.stdout {
-            Some(stdout) => Pin::new(stdout).poll_read(cx, buf),
+            Some(stdout) => {
+                let (before, room) = (buf.filled().len(), buf.remaining() > 0);
+                let polled = Pin::new(stdout).poll_read(cx, buf);
+                let is_end = room && buf.filled().len() == before;
+                self.at_end |= is_end && matches!(polled, Poll::Ready(Ok(())));
+                polled
+            }
             None => Poll::Ready(Ok(())),
         }
     }
@@ -178,7 +234,9 @@ impl AsyncWrite for ProxyCommand {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stdin).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stdin).poll_write(cx, buf);
+        self.at_end |= matches!(polled, Poll::Ready(Err(_)));
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -329,7 +329,8 @@ fn a_proxy_command_is_the_way_and_ends_with_its_connection() {
     // One that fails is quoted.
     write_ssh_config(&rig, "Host *\n  ProxyCommand sh -c 'echo no way there >&2; exit 1'\n");
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
-    assert!(answer.detail.contains("the ProxyCommand says: no way there"), "{answer:?}");
+    let says = "the ProxyCommand ended with exit code 1 and says: no way there";
+    assert!(answer.detail.contains(says), "{answer:?}");
     wait_for("the program to end", GUARD, || rig.daemon_children().is_empty().then_some(()));
 
     // One that others could have written is not run.
@@ -430,6 +431,31 @@ fn what_to_type_next_names_the_hop_that_is_to_blame() {
     let print = review["shown"].as_str().unwrap().split(' ').next_back().unwrap().to_owned();
     rig.occ_ok(&["trust", "--host", "bastion", "--fingerprint", &print]);
     echoes(&rig, "far");
+}
+
+#[test]
+fn a_proxy_command_that_ends_is_to_blame_and_not_the_server() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.start_daemon(&[]);
+    for (command, says) in [
+        ("echo 'vpn is down' >&2; exit 7", "ended with exit code 7 and says: vpn is down"),
+        // As some write it, and ssh runs it: the program takes the place of the shell.
+        ("exec echo 'vpn is down' >&2", "ended with exit code 0 and says: vpn is down"),
+        ("exec >&-; sleep 0.3; echo late >&2; exit 3", "ended with exit code 3 and says: late"),
+        ("exit 9", "ended with exit code 9"),
+        ("kill -9 \\$\\$", "was ended by signal 9"),
+    ] {
+        write_ssh_config(&rig, &format!("Host *\n  ProxyCommand sh -c \"{command}\"\n"));
+        // It is fast, so each time something else may come first.
+        for _ in 0..5 {
+            let test = rig.run_occ(&["host", "test", "far"]);
+            let said = format!("{}{}", test.stdout, test.stderr);
+            assert!(said.contains(&format!("the ProxyCommand {says}")), "{said}");
+        }
+    }
+    assert_eq!(host.connections(), 0);
 }
 
 #[test]
