@@ -71,6 +71,27 @@ pub fn password_user() -> Option<(&'static str, &'static str)> {
     Some(PASSWORD_USER)
 }
 
+/// Returns the login name of an account that has expired, created on first use; nothing unless root runs this, which
+/// the output then says.
+///
+/// # Panics
+/// When this is not root and `OCC_REQUIRE_SSHD=1`.
+pub fn expired_user() -> Option<&'static str> {
+    const NAME: &str = "occ-test-old";
+    if !require_root("an account that has expired") {
+        return None;
+    }
+    let _lock = lock();
+    if home_of(NAME).is_none() {
+        run(Command::new("useradd")
+            .args(["--system", "--create-home", "--home-dir", "/var/lib/occ-test-old"])
+            .args(["--shell", "/bin/sh", "--password", "*", NAME]));
+    }
+    // useradd does not do this to a system user.
+    run(Command::new("usermod").args(["--expiredate", "1", NAME]));
+    Some(NAME)
+}
+
 /// Returns the name of the user who runs this process.
 pub fn current_user() -> String {
     run(Command::new("id").arg("-un")).trim().to_owned()

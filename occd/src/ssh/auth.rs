@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use occ_proto::status::Phase;
 use occ_proto::{HostConfig, HostName};
 use russh::client::{AuthResult, Handle};
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg};
+use russh::keys::{Certificate, HashAlg, PublicKey};
 use russh::{MethodKind, MethodSet};
 
 use super::agent::{self, AgentChoice};
 use super::candidates::{Candidate, Found, Locked, candidates, locked};
 use super::dial::DialEnvironment;
-use super::error::{ConnectError, IdentityError, Offer, Refusal};
+use super::error::{ConnectError, IdentityError, LossCause, Offer, Refusal};
 use super::given_key;
 use super::handler::{Handler, Shared};
 use super::identity;
@@ -30,7 +30,7 @@ mod signer;
 use interactive::{Interactive, Outcome};
 use passwords::{Accepted, Passwords, unanswered};
 use person::{is_refusal, unless_asked};
-use signer::{AgentSigner, FileSigner, SignError};
+use signer::{AgentSigner, FileSigner, Noted, SignError};
 
 /// Offers to one server in one login.
 const MAX_OFFERS: usize = 5;
@@ -341,8 +341,7 @@ impl Attempt<'_, '_> {
         agent: Option<&mut agent::Agent>,
         accepts: &MethodSet,
     ) -> Result<Option<Step>, ConnectError> {
-        let (credentials, shared) = (self.request.credentials, self.shared);
-        let user = credentials.user.clone();
+        let shared = self.shared;
         let hash = if candidate.public().algorithm().is_rsa() {
             // Waits up to a second for the server's list, so only RSA keys pay for it.
             let best = self.handle.best_supported_rsa_hash().await.map_err(|_| lost(shared))?;
@@ -352,84 +351,52 @@ impl Attempt<'_, '_> {
         };
         let public = candidate.public().clone();
         let LoginRequest { questions, host, .. } = *self.request;
-        let result = match candidate {
+        shared.unsigned();
+        let signed = match candidate {
             Candidate::Given { key, .. } | Candidate::File { key, certificate: None, .. } => {
-                let key = PrivateKeyWithHashAlg::new(key, hash);
-                let login = self.handle.authenticate_publickey(user, key);
+                let mut signer = FileSigner::Open(key);
+                let login = self.sign_in(public, None, hash, &mut signer);
                 let verdict = unless_asked(questions, host, shared, login).await?;
                 self.by_person |= verdict.by_person;
-                verdict.word.map_err(|_| lost(shared))
+                verdict.word
             }
-            Candidate::File { key, certificate: Some(certificate), .. } => {
-                let mut signer = FileSigner::Open(key);
-                let login = self.handle.authenticate_certificate_with(
-                    user,
-                    *certificate,
-                    hash,
-                    &mut signer,
-                );
-                login.await.map_err(|_| lost(shared))
+            Candidate::File { key, certificate, .. } => {
+                self.sign_in(public, certificate, hash, &mut FileSigner::Open(key)).await
             }
             Candidate::Locked { path, certificate, .. } => {
                 let keys = &self.request.environment.unlocked;
                 let mut signer = FileSigner::Locked { path: &path, keys, questions };
-                let signed = match certificate {
-                    None => {
-                        self.handle
-                            .authenticate_publickey_with(user, public, hash, &mut signer)
-                            .await
-                    }
-                    Some(certificate) => {
-                        self.handle
-                            .authenticate_certificate_with(user, *certificate, hash, &mut signer)
-                            .await
-                    }
-                };
-                match signed {
-                    Ok(result) => Ok(result),
-                    Err(_) if self.handle.is_closed() => Err(lost(shared)),
-                    Err(SignError::Locked(error)) => {
-                        tracing::info!(key = offer.fingerprint, %error, "a locked key is passed over");
-                        self.unanswered = Some(*error);
-                        return Ok(None);
-                    }
-                    Err(error) => {
-                        tracing::info!(key = offer.fingerprint, %error, "a key is passed over");
-                        self.offered.push(offer.clone());
-                        return Ok(None);
-                    }
-                }
+                self.sign_in(public, certificate, hash, &mut signer).await
             }
             Candidate::Agent { certificate, .. } => {
                 let Some(agent) = agent else { return Ok(None) };
                 let mut signer = AgentSigner { agent, host, questions, by_person: false };
-                let signed = match certificate {
-                    None => {
-                        self.handle
-                            .authenticate_publickey_with(user, public, hash, &mut signer)
-                            .await
-                    }
-                    Some(certificate) => {
-                        self.handle
-                            .authenticate_certificate_with(user, *certificate, hash, &mut signer)
-                            .await
-                    }
-                };
+                let signed = self.sign_in(public, certificate, hash, &mut signer).await;
                 self.by_person |= signer.by_person;
-                match signed {
-                    Ok(result) => Ok(result),
-                    Err(_) if self.handle.is_closed() => Err(lost(shared)),
-                    Err(SignError::NoConsent(why)) => {
-                        let words = "the ssh-agent waits for its user".to_owned();
-                        return Err(unanswered(words, why));
-                    }
-                    Err(error) => {
-                        // The agent declined (a confirmation was refused, the key is gone): try the next.
-                        tracing::info!(%error, key = offer.fingerprint, "the agent did not sign");
-                        self.unsigned.push(offer.clone());
-                        return Ok(None);
-                    }
-                }
+                signed
+            }
+        };
+        let result = match signed {
+            Ok(result) => Ok(result),
+            Err(_) if self.handle.is_closed() => Err(self.lost_with(offer)),
+            Err(SignError::Locked(error)) => {
+                tracing::info!(key = offer.fingerprint, %error, "a locked key is passed over");
+                self.unanswered = Some(*error);
+                return Ok(None);
+            }
+            Err(SignError::NoConsent(why)) => {
+                return Err(unanswered("the ssh-agent waits for its user".to_owned(), why));
+            }
+            Err(error @ SignError::Agent(_)) => {
+                // The agent declined (a confirmation was refused, the key is gone): try the next.
+                tracing::info!(%error, key = offer.fingerprint, "the agent did not sign");
+                self.unsigned.push(offer.clone());
+                return Ok(None);
+            }
+            Err(error) => {
+                tracing::info!(key = offer.fingerprint, %error, "a key is passed over");
+                self.offered.push(offer.clone());
+                return Ok(None);
             }
         };
         let result = result.map_err(|error| self.too_many_failures(error, accepts))?;
@@ -441,13 +408,50 @@ impl Attempt<'_, '_> {
             AuthResult::Failure { remaining_methods, partial_success } => {
                 // russh tells a lost connection as a failure without any method left.
                 if self.handle.is_closed() || remaining_methods.is_empty() {
-                    return Err(self.too_many_failures(lost(shared), accepts));
+                    return Err(self.too_many_failures(self.lost_with(offer), accepts));
                 }
                 Ok(Some(match partial_success {
                     true => Step::Further(remaining_methods),
                     false => Step::Refused(remaining_methods),
                 }))
             }
+        }
+    }
+
+    /// Logs in with a key, or its certificate.
+    async fn sign_in<S: russh::Signer<Error = SignError> + Send>(
+        &mut self,
+        key: PublicKey,
+        certificate: Option<Box<Certificate>>,
+        hash: Option<HashAlg>,
+        signer: &mut S,
+    ) -> Result<AuthResult, SignError> {
+        let user = self.request.credentials.user.clone();
+        let mut signer = Noted { signer, shared: self.shared };
+        match certificate {
+            None => self.handle.authenticate_publickey_with(user, key, hash, &mut signer).await,
+            Some(certificate) => {
+                let login = self.handle.authenticate_certificate_with(
+                    user,
+                    *certificate,
+                    hash,
+                    &mut signer,
+                );
+                login.await
+            }
+        }
+    }
+
+    /// Returns the error of a connection that ended while a key was offered. A server that takes a key and then
+    /// closes in good order does not let its account in; a line that breaks does so otherwise, and seldom then.
+    fn lost_with(&self, offer: &Offer) -> ConnectError {
+        match (self.shared.said_since_signed(), self.shared.cause()) {
+            (Some(said), LossCause::Closed) => ConnectError::ClosedAtLogin {
+                user: self.request.credentials.user.clone(),
+                key: offer.name.clone(),
+                said,
+            },
+            _ => lost(self.shared),
         }
     }
 

@@ -303,6 +303,12 @@ impl Dial<'_> {
             Err(ConnectError::NoIdentity { .. }) if let Some(locked) = locked => {
                 return Err(locked);
             }
+            Err(ConnectError::ClosedAtLogin { .. })
+                if let Some(hop) = way.hop.as_ref().filter(|hop| hop.connection.is_closed()) =>
+            {
+                let cause = LossCause::Hop(hop.name.clone());
+                return Err(ConnectError::Lost { phase: Phase::Authentication, cause });
+            }
             login => login?,
         };
         steps.ok("login", login.how.clone(), begun);

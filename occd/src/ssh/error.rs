@@ -229,6 +229,20 @@ pub enum ConnectError {
     /// The server accepted none of the keys, or wants more than that.
     #[error("{0}")]
     AuthRefused(Box<Refusal>),
+    /// The server took a key and closed the connection in place of a login: OpenSSH does so when PAM denies the
+    /// account, also while the machine starts or stops (pam_nologin(8)).
+    #[error(
+        "the server took the key {key} and closed the connection: is the account {user} locked or expired?{}",
+        said_text(.said)
+    )]
+    ClosedAtLogin {
+        /// The login name.
+        user: String,
+        /// The file or the agent's comment.
+        key: String,
+        /// What it said then, safe to print.
+        said: String,
+    },
     /// There was nothing to offer.
     #[error("there is no key to log in with as {user}: {}, and {agent}", files_text(passed_over))]
     NoIdentity {
@@ -302,6 +316,10 @@ fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
+fn said_text(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(" It says: {said}") }
+}
+
 fn files_text(passed_over: &[String]) -> String {
     match passed_over {
         [] => "no identity file".to_owned(),
@@ -353,6 +371,7 @@ impl ConnectError {
         match self {
             Self::Identity(IdentityError::NotInAgent { .. })
             | Self::AuthRefused(_)
+            | Self::ClosedAtLogin { .. }
             | Self::NoIdentity { .. } => Phase::Authentication,
             Self::SshConfig(_)
             | Self::Name(_)
@@ -412,7 +431,8 @@ impl ConnectError {
             Self::HopConnect { source: ChannelError::Prohibited, .. } => Retry::Fatal,
             Self::HopConnect { .. } => Retry::Backoff,
             Self::Penalised(word) if word.contains("MaxStartups") => Retry::Crowded,
-            Self::Penalised(_) => Retry::SlowDown,
+            // It may be a person's to mend, or a machine that starts: not to be asked often.
+            Self::Penalised(_) | Self::ClosedAtLogin { .. } => Retry::SlowDown,
             Self::SshConfig(_)
             | Self::Name(_)
             | Self::HopCircle(_)
@@ -470,6 +490,7 @@ impl ConnectError {
             | Self::Timeout { .. }
             | Self::Penalised(_)
             | Self::HopConnect { .. }
+            | Self::ClosedAtLogin { .. }
             | Self::Lost { .. } => Code::HostUnreachable,
             Self::HostKeyChanged { .. } => Code::HostKeyChanged,
             Self::HostKeyRevoked { .. } => Code::HostKeyRevoked,

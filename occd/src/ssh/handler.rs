@@ -88,6 +88,8 @@ pub struct Shared {
     lender: OnceLock<AgentLender>,
     /// The server's messages before the login, sanitized.
     banner: watch::Sender<String>,
+    /// How long they were when the last offer of a key was signed.
+    signed_at: Mutex<Option<usize>>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl Shared {
             announced: watch::Sender::default(),
             lender: OnceLock::new(),
             banner: watch::Sender::default(),
+            signed_at: Mutex::default(),
         }
     }
 
@@ -140,6 +143,26 @@ impl Shared {
             // The sender is ours.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    fn signed_at(&self) -> MutexGuard<'_, Option<usize>> {
+        self.signed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a key is offered, and has not signed yet.
+    pub(super) fn unsigned(&self) {
+        *self.signed_at() = None;
+    }
+
+    /// Notes that it has.
+    pub(super) fn signed(&self) {
+        *self.signed_at() = Some(self.banner.borrow().len());
+    }
+
+    /// Returns what the server has said since the key signed, if it did.
+    pub(super) fn said_since_signed(&self) -> Option<String> {
+        let at = (*self.signed_at())?;
+        Some(self.banner.borrow().get(at..).unwrap_or_default().trim().to_owned())
     }
 
     /// Returns why the connection ended.

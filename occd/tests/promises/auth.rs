@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::SignedDuration;
 use occ_proto::Code;
 use occ_proto::status::{Phase, State};
 use testkit::daemon::Target;
@@ -296,6 +297,31 @@ fn a_refused_login_is_made_once_and_waits_for_a_person() {
     // The key is what a command's dial depends on: a new one is tried at once.
     fs::copy(sshd.client_key_path(), &wrong.path).unwrap();
     echoes(&rig, "far");
+}
+
+#[test]
+fn an_account_that_the_server_does_not_let_in_is_said_to_be_so_and_seldom_asked_for() {
+    if !RealSshd::require() {
+        return;
+    }
+    let Some(user) = testkit::user::expired_user() else { return };
+    let sshd = RealSshd::builder().user(user).config("UsePAM yes").start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &sshd);
+    rig.start_daemon(&[]);
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!((answer.code, answer.phase), (Code::HostUnreachable, Some(Phase::Authentication)));
+    let key = sshd.client_key_path().display();
+    let says = format!(
+        "the server took the key {key} and closed the connection: is the account {user} locked"
+    );
+    assert!(answer.detail.contains(&says), "{answer:?}");
+    // PAM's own words, which sshd passes on.
+    assert!(answer.detail.contains("Your account has expired"), "{answer:?}");
+    let error = failure(&rig, "far", State::Backoff);
+    let wait = look(&rig, "far").next_retry_at.unwrap().duration_since(error.at);
+    assert!(wait >= SignedDuration::from_secs(15), "{wait}");
+    assert_eq!(sshd.log().matches("Connection from ").count(), 1, "{}", sshd.log());
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::person::{BY_ITSELF, notice};
 use crate::prompts::{NoAnswer, Questions};
 use crate::ssh::agent::Agent;
 use crate::ssh::error::ConnectError;
+use crate::ssh::handler::Shared;
 use crate::ssh::unlocked::UnlockedKeys;
 
 /// A key file as a signer.
@@ -61,6 +62,27 @@ impl russh::Signer for AgentSigner<'_> {
         );
         self.by_person = begun.elapsed() >= if is_touched { TOUCHED } else { BY_ITSELF };
         Ok(signed?)
+    }
+}
+
+/// A signer whose signatures are noted: what a server does after one is its word to the login.
+pub(super) struct Noted<'a, S> {
+    pub(super) signer: &'a mut S,
+    pub(super) shared: &'a Shared,
+}
+
+impl<S: russh::Signer<Error = SignError> + Send> russh::Signer for Noted<'_, S> {
+    type Error = SignError;
+
+    async fn auth_sign(
+        &mut self,
+        key: &AgentIdentity,
+        hash: Option<HashAlg>,
+        to_sign: Vec<u8>,
+    ) -> Result<Vec<u8>, Self::Error> {
+        let signed = self.signer.auth_sign(key, hash, to_sign).await?;
+        self.shared.signed();
+        Ok(signed)
     }
 }
 
