@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::paths::MAX_SOCKET_PATH;
+use occ_proto::text::sanitize;
 use russh::keys::agent::client::{AgentClient, AgentStream};
 use russh::keys::agent::{AgentIdentity, AgentSessionBinding};
 use tokio::net::UnixStream;
@@ -150,6 +151,8 @@ pub enum AgentChoice {
     Known,
     /// This one (`IdentityAgent`).
     Socket(PathBuf),
+    /// The one that a variable of the daemon's environment names, and that is not set (`IdentityAgent $NAME`).
+    Unset(String),
     /// None (`IdentityAgent none`).
     None,
 }
@@ -185,7 +188,7 @@ impl AgentChoice {
         match self {
             Self::Known => known.sockets(),
             Self::Socket(socket) => vec![socket.clone()],
-            Self::None => Vec::new(),
+            Self::Unset(_) | Self::None => Vec::new(),
         }
     }
 }
@@ -207,14 +210,11 @@ pub(super) async fn open(
     known: &Agents,
     session: Option<&AgentSessionBinding>,
 ) -> Result<Open, String> {
-    if *choice == AgentChoice::None {
-        return Err("ssh_config says to use no ssh-agent".into());
-    }
     let sockets = choice.sockets(known);
     if sockets.is_empty() {
-        return Err("occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".into());
+        return Err(no_socket(choice));
     }
-    let mut why = String::new();
+    let mut whys = Vec::new();
     let end = Instant::now() + LIST_ALL;
     for socket in sockets {
         let list = async {
@@ -225,18 +225,36 @@ pub(super) async fn open(
         match timeout_at(end.min(Instant::now() + LIST), list).await {
             Ok(Ok((agent, identities))) => return Ok(Open { agent, socket, identities }),
             Ok(Err(error)) => {
-                tracing::info!(socket = %socket.display(), %error, "the ssh-agent does not answer");
                 known.gone(&socket);
-                why = "the ssh-agent does not answer".into();
+                whys.push(format!("{} does not answer: {error}", named(&socket)));
             }
             Err(_) => {
-                tracing::info!(socket = %socket.display(), "the ssh-agent does not answer in time");
                 known.put_off(&socket);
-                why = "the ssh-agent does not answer in time".into();
+                whys.push(format!("{} does not answer in time", named(&socket)));
             }
         }
+        tracing::info!("{}", whys.last().map(String::as_str).unwrap_or_default());
     }
-    Err(why)
+    Err(whys.join(", and "))
+}
+
+/// Returns an agent's name for errors.
+pub(super) fn named(socket: &Path) -> String {
+    format!("the ssh-agent {}", sanitize(&socket.display().to_string()))
+}
+
+/// Returns why there is no agent to ask.
+fn no_socket(choice: &AgentChoice) -> String {
+    match choice {
+        AgentChoice::None => "ssh_config says to use no ssh-agent".to_owned(),
+        AgentChoice::Unset(variable) => format!(
+            "the ssh-agent is ${} by ssh_config, which is not set in occd's environment",
+            sanitize(variable)
+        ),
+        AgentChoice::Known | AgentChoice::Socket(_) => {
+            "occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".to_owned()
+        }
+    }
 }
 
 /// Connects to an agent and tells it whose session it is, and whether it is lent to the server.

@@ -182,9 +182,11 @@ pub async fn login(
     let (mut agent, agent_socket, agent_keys, agent_word) =
         match agent::open(&credentials.agent, &environment.agents, session.as_ref()).await {
             Ok(open) => {
+                let name = agent::named(&open.socket);
                 let word = match open.identities.len() {
-                    1 => "the ssh-agent holds 1 key".to_owned(),
-                    count => format!("the ssh-agent holds {count} keys"),
+                    0 => format!("{name} holds no keys (is it locked?)"),
+                    1 => format!("{name} holds 1 key"),
+                    count => format!("{name} holds {count} keys"),
                 };
                 (Some(open.agent), Some(open.socket), open.identities, word)
             }
@@ -192,8 +194,16 @@ pub async fn login(
         };
     request.seen.set_agent(&credentials.agent, &agent_keys);
     let given = given(request);
-    let found = candidates(credentials, agent_keys, given, &environment.unlocked)?;
-    let Found { candidates, passed_over } = found;
+    // For a key that it is asked for by name.
+    let has_keys = !agent_keys.is_empty();
+    let lacks = match &agent_socket {
+        Some(socket) if has_keys => {
+            format!("{} does not hold the private one", agent::named(socket))
+        }
+        _ => agent_word.clone(),
+    };
+    let found = candidates(credentials, (agent_keys, &lacks), given, &environment.unlocked)?;
+    let Found { candidates, passed_over, wants_agent } = found;
     let unoffered = candidates.len();
     let mut attempt = Attempt {
         handle,
@@ -210,14 +220,20 @@ pub async fn login(
     let mut accepts = if candidates.is_empty() {
         if !methods.any() {
             let user = credentials.user.clone();
-            let agent = match credentials.identities_only && agent.is_some() {
-                _ if credentials.no_keys => {
-                    "ssh_config allows none (PubkeyAuthentication, PreferredAuthentications)".into()
-                }
-                true => format!("{agent_word}, of which IdentitiesOnly allows none"),
-                false => agent_word,
+            let is_of_files =
+                credentials.identities_only && !wants_agent && !passed_over.is_empty();
+            let rest = if credentials.no_keys {
+                "ssh_config allows none (PubkeyAuthentication, PreferredAuthentications)".into()
+            } else if wants_agent {
+                lacks
+            } else if is_of_files {
+                "IdentitiesOnly of ssh_config allows no other".into()
+            } else if credentials.identities_only && has_keys {
+                format!("{agent_word}, of which IdentitiesOnly allows none")
+            } else {
+                agent_word
             };
-            return Err(ConnectError::NoIdentity { user, agent, passed_over });
+            return Err(ConnectError::NoIdentity { user, rest, is_of_files, passed_over });
         }
         match attempt.none().await? {
             Step::Done(how) => {

@@ -115,11 +115,12 @@ fn validity_note(certificate: &Certificate) -> &'static str {
 /// environment, the agent's, the default files. A certificate comes before its bare key, as with ssh.
 pub(super) fn candidates(
     credentials: &Credentials,
-    agent: Vec<AgentIdentity>,
+    (agent, agent_word): (Vec<AgentIdentity>, &str),
     given: Vec<Candidate>,
     unlocked: &UnlockedKeys,
 ) -> Result<Found, IdentityError> {
     let mut passed_over = Vec::new();
+    let mut wants_agent = false;
     let of_agent: Vec<Candidate> = agent.into_iter().filter_map(of_agent).collect();
     let certificates: Vec<Certificate> =
         credentials.certificates.iter().filter_map(|path| read_certificate(path)).collect();
@@ -138,7 +139,8 @@ pub(super) fn candidates(
                         true => "is a public key",
                         false => "is missing but for its public key",
                     };
-                    return Err(IdentityError::NotInAgent { path: path.to_owned(), what });
+                    let (path, agent) = (path.to_owned(), agent_word.to_owned());
+                    return Err(IdentityError::NotInAgent { path, what, agent });
                 }
                 held => held,
             },
@@ -161,6 +163,11 @@ pub(super) fn candidates(
             }
             None
         }
+        Err(IdentityError::NotInAgent { path, what, .. }) => {
+            wants_agent = true;
+            passed_over.push(format!("the identity file {} {what}", path.display()));
+            None
+        }
         Err(error) => {
             tracing::info!(%error, "an identity file is passed over");
             passed_over.push(error.to_string());
@@ -180,13 +187,16 @@ pub(super) fn candidates(
     given.into_iter().for_each(|candidate| list.push(candidate));
     if !credentials.identities_only {
         of_agent.iter().for_each(|candidate| list.add(candidate));
+    }
+    // As with ssh, the default files are among what IdentitiesOnly allows, unless others take their place.
+    if !credentials.identities_only || credentials.named.is_none() {
         for path in &credentials.defaults {
             if let Some(candidate) = optional(path) {
                 list.add_file(candidate, path);
             }
         }
     }
-    Ok(Found { candidates: list.candidates, passed_over })
+    Ok(Found { candidates: list.candidates, passed_over, wants_agent })
 }
 
 /// What can be offered, and why some files cannot.
@@ -194,6 +204,8 @@ pub(super) struct Found {
     pub(super) candidates: Vec<Candidate>,
     /// In words, in the order of the files.
     pub(super) passed_over: Vec<String>,
+    /// One of them only names a key that an agent may hold.
+    pub(super) wants_agent: bool,
 }
 
 /// Candidates, and the certificates of ssh_config for any of them.

@@ -58,12 +58,14 @@ pub enum IdentityError {
         what: &'static str,
     },
     /// Only its public half is there, and no agent holds the other.
-    #[error("the identity file {path} {what}, and the ssh-agent does not hold the private one")]
+    #[error("the identity file {path} {what}, and {agent}")]
     NotInAgent {
         /// The file.
         path: PathBuf,
         /// Which half there is.
         what: &'static str,
+        /// What is the matter with the agent, in words.
+        agent: String,
     },
     /// It begins like a private key and does not parse.
     #[error("the identity file {path} is damaged or of an unsupported type")]
@@ -244,12 +246,14 @@ pub enum ConnectError {
         said: String,
     },
     /// There was nothing to offer.
-    #[error("there is no key to log in with as {user}: {}, and {agent}", files_text(passed_over))]
+    #[error("there is no key to log in with as {user}: {}, and {rest}", files_text(passed_over))]
     NoIdentity {
         /// The login name.
         user: String,
-        /// What the agent said.
-        agent: String,
+        /// What the agent said, or why it was not asked.
+        rest: String,
+        /// No agent could help: it is the files.
+        is_of_files: bool,
         /// Why the files that are there cannot be used.
         passed_over: Vec<String>,
     },
@@ -472,7 +476,7 @@ impl ConnectError {
                 Code::IdentityTooOpen
             }
             Self::Identity(IdentityError::NotInAgent { .. }) => Code::NoIdentity,
-            Self::Identity(_) => Code::IdentityInvalid,
+            Self::Identity(_) | Self::NoIdentity { is_of_files: true, .. } => Code::IdentityInvalid,
             Self::NoIdentity { .. } => Code::NoIdentity,
             // Whoever asks again from a terminal is asked.
             Self::Unanswered { why: NoAnswer::Nobody | NoAnswer::Elsewhere, .. } => {

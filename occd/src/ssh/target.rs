@@ -173,13 +173,14 @@ fn agent(ssh_config: &SshConfig, home: &Path) -> AgentChoice {
     }
 }
 
-/// Returns the agent that a path names, or a variable of the daemon's own environment; one that is not set
-/// names none.
+/// Returns the agent that a path names, or a variable of the daemon's own environment.
 fn socket(word: &str, home: &Path) -> AgentChoice {
     match word.strip_prefix('$') {
         Some("SSH_AUTH_SOCK") => AgentChoice::Known,
         Some(variable) => std::env::var_os(variable)
-            .map_or(AgentChoice::None, |path| AgentChoice::Socket(path.into())),
+            .map_or(AgentChoice::Unset(variable.to_owned()), |path| {
+                AgentChoice::Socket(path.into())
+            }),
         None => AgentChoice::Socket(expand_tilde(word, Some(home))),
     }
 }

@@ -2,11 +2,15 @@
 //! only then.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use occ_proto::Code;
 use occ_proto::status::State;
 use testkit::keys::KeyFile;
-use testkit::{DaemonRig, RealSshd};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd};
 
 use crate::ask::{failure, in_state, post, problem};
 use crate::auth::{Agent, add_with};
@@ -111,4 +115,83 @@ fn a_key_file_that_ssh_config_names_is_tried_when_it_is_another() {
     fs::copy(sshd.client_key_path(), &key.path).unwrap();
     let output = rig.run_occ(&run);
     assert_eq!((output.code(), output.stdout.as_str()), (0, "in\n"), "{output:?}");
+}
+
+/// Locks an agent, as `ssh-add -x` does for a person.
+fn lock(agent: &Agent, dir: &Path) {
+    let program = dir.join("passphrase");
+    fs::write(&program, "#!/bin/sh\necho secret\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut command = Command::new("ssh-add");
+    command.arg("-x").env("SSH_AUTH_SOCK", agent.socket()).stdout(Stdio::null());
+    command.stderr(Stdio::null());
+    command.env("SSH_ASKPASS", &program).env("SSH_ASKPASS_REQUIRE", "force").env("DISPLAY", ":0");
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn what_is_the_matter_with_an_agent_is_said() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let socket = |name: &str| rig.root().join(name);
+    let key = KeyFile::generate(rig.home().join("key"), "ed25519");
+    let agents = ["other", "empty", "locked"].map(|name| Agent::listen(&socket(name), None));
+    agents[0].add(&KeyFile::generate(rig.home().join("another"), "ed25519").path);
+    agents[2].add(&key.path);
+    lock(&agents[2], rig.root());
+    drop(UnixListener::bind(socket("dead")).unwrap());
+    // Never accepted, never answered.
+    let _mute = UnixListener::bind(socket("mute")).unwrap();
+    let public = rig.home().join("key.pub");
+    let of = |name: &str, says: &str| {
+        (
+            socket(name).display().to_string(),
+            format!("the ssh-agent {}{says}", socket(name).display()),
+        )
+    };
+    let cases = [
+        (
+            "SSH_AUTH_SOCK".to_owned(),
+            "occd knows no ssh-agent (SSH_AUTH_SOCK is not set)".to_owned(),
+        ),
+        ("none".to_owned(), "ssh_config says to use no ssh-agent".to_owned()),
+        (
+            "$MY_AGENT".to_owned(),
+            "the ssh-agent is $MY_AGENT by ssh_config, which is not set in occd's environment"
+                .to_owned(),
+        ),
+        of("nowhere", " does not answer: No such file or directory"),
+        of("dead", " does not answer: Connection refused"),
+        of("mute", " does not answer in time"),
+        of("empty", " holds no keys (is it locked?)"),
+        of("locked", " holds no keys (is it locked?)"),
+        of("other", " does not hold the private one"),
+    ];
+    let file = rig.home().join(".ssh/config");
+    add_with(&rig, &host, Some(&public));
+    rig.add_host("near", &host);
+    rig.edit_hosts(|file| file.hosts.get_mut("near").unwrap().identity_file = None);
+    rig.start_daemon(&[]);
+    for (agent, says) in cases {
+        let config = format!("IdentityAgent {agent}\nIdentityFile {}\n", public.display());
+        fs::write(&file, config).unwrap();
+        // Once as the key that is named for the host, and once as one of ssh_config.
+        for (host, begins) in [("far", ""), ("near", "there is no key to log in with as ")] {
+            if host == "near" && says.contains("private one") {
+                // What it does hold is offered.
+                continue;
+            }
+            let answer = problem(&post(&rig, &format!("/v1/hosts/{host}/connect")));
+            assert_eq!(answer.code, Code::NoIdentity, "{answer:?}");
+            let says =
+                format!("the identity file {} is a public key, and {says}", public.display());
+            assert!(answer.detail.contains(&says), "{says}: {answer:?}");
+            assert!(answer.detail.contains(begins), "{answer:?}");
+            assert_eq!(answer.detail.matches("ssh-agent").count(), 1, "{answer:?}");
+        }
+    }
+    assert_eq!(host.auth_attempts(), 0);
 }

@@ -383,6 +383,39 @@ fn identities_only_offers_nothing_else() {
 }
 
 #[test]
+fn identities_only_with_no_file_that_is_there_blames_the_file_and_no_agent() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let gone = rig.home().join("gone");
+    let config = format!("IdentitiesOnly yes\nIdentityFile {}\n", gone.display());
+    fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    add_with(&rig, &host, None);
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    let says = format!(
+        "the identity file {} is not there, and IdentitiesOnly of ssh_config allows no other",
+        gone.display()
+    );
+    assert!(output.stderr.contains(&says), "{output:?}");
+    assert!(!output.stderr.contains("ssh-add"), "{output:?}");
+    assert_eq!(host.auth_attempts(), 0);
+}
+
+#[test]
+fn identities_only_allows_the_default_files_as_with_ssh() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let key = rig.home().join(".ssh/id_ed25519");
+    fs::copy(host.client_key_path(), &key).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(rig.home().join(".ssh/config"), "IdentitiesOnly yes\n").unwrap();
+    add_with(&rig, &host, None);
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+}
+
+#[test]
 fn without_any_key_the_reason_is_said() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
@@ -459,8 +492,8 @@ fn each_unusable_identity_file_gets_one_clear_sentence() {
     let cases = [
         (dir.join("missing"), "cannot be read: No such file"),
         (dir.clone(), "is not a regular file"),
-        (dir.join("gone"), "is missing but for its public key, and the ssh-agent does not hold"),
-        (dir.join("good.pub"), "is a public key, and the ssh-agent does not hold the private one"),
+        (dir.join("gone"), "is missing but for its public key, and occd knows no ssh-agent"),
+        (dir.join("good.pub"), "is a public key, and occd knows no ssh-agent"),
         (write("open", &text, 0o644), "has mode 0644; a private key must be yours alone"),
         (write("cut", &text[..text.len() / 2], 0o600), "is damaged or of an unsupported type"),
         (write("putty", "PuTTY-User-Key-File-3: ssh-ed25519\n", 0o600), "is a PuTTY key"),
