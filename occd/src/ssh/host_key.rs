@@ -49,7 +49,7 @@ pub enum Standing {
     Known,
     /// It is on record from now on.
     Recorded,
-    /// It is new, and could not be recorded.
+    /// It is new, and could not be recorded, or only where nothing is kept (`UserKnownHostsFile /dev/null`).
     Unrecorded,
 }
 
@@ -59,7 +59,7 @@ impl Standing {
         match self {
             Self::Known => "known",
             Self::Recorded => "new, recorded in known_hosts",
-            Self::Unrecorded => "new, could not be recorded in known_hosts",
+            Self::Unrecorded => "new, not recorded in known_hosts",
         }
     }
 }
@@ -239,7 +239,7 @@ impl HostKeyPolicy {
                 told.iter().for_each(|key| questions.tell(key));
             }
             if let Some(why) = not_recorded {
-                tracing::warn!(host = self.host, key = text, why, "a host key cannot be recorded");
+                tracing::warn!(host = self.host, key = text, why, "a host key is not recorded");
                 return Ok(TrustedKey { text, standing: Standing::Unrecorded, recorded: None });
             }
             tracing::info!(
@@ -371,6 +371,13 @@ impl HostKeyPolicy {
     ) -> Result<(Verdict, bool, Option<String>), ConnectError> {
         let Self { file, user_files, host, port, hash, .. } = self.clone();
         let record = move || match known_hosts::record_first(&file, &host, port, &key, hash) {
+            // Not recorded now, nor by somebody else meanwhile.
+            Ok((Verdict::Known, false))
+                if KnownHosts::load(&user_files)?.check(&host, port, &key) == Verdict::Unknown =>
+            {
+                let why = format!("{} keeps nothing", file.display());
+                Ok((Verdict::Unknown, false, Some(why)))
+            }
             Ok((verdict, new)) => Ok((verdict, new, None)),
             Err(error @ KnownHostsError::Write { .. }) => {
                 let verdict = KnownHosts::load(&user_files)?.check(&host, port, &key);

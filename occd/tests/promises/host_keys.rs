@@ -8,7 +8,7 @@ use occ_proto::status::{Phase, State};
 use testkit::daemon::Target;
 use testkit::keys::known_hosts_line_for;
 use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, EmbeddedHost, RealSshd};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
 
 use crate::ask::{Clock, GUARD, connect, echoes, exec, failure, look, meanwhile, post, problem};
 
@@ -205,6 +205,30 @@ fn a_key_that_cannot_be_recorded_is_told_to_be_so() {
         let line = line.unwrap_or_else(|| panic!("{output:?}"));
         assert!(line.contains("No such file") && line.contains("ssh-ed25519 SHA256:"), "{line}");
         assert!(!output.stderr.contains("key recorded"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_key_for_which_no_record_is_kept_is_told_before_a_password_is_asked_for() {
+    for (file, names) in [("/dev/null", "/dev/null"), ("none", "/dev/null")] {
+        let host = EmbeddedHost::start();
+        host.ask_passwords(true);
+        let mut rig = DaemonRig::new();
+        add_unknown(&rig, "far", &host);
+        rig.edit_hosts(|file| file.hosts.get_mut("far").unwrap().identity_file = None);
+        write_ssh_config(&rig, &format!("UserKnownHostsFile {file}\n"));
+        rig.write_config_toml("[hosts.far]\nauth = [\"password\"]\n");
+        rig.start_daemon(&[]);
+        let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "far"]), "");
+        let key =
+            format!("[far] New host key not recorded, {names} keeps nothing: ssh-ed25519 SHA256:");
+        terminal.wait_for(&key);
+        terminal.wait_for("[far] Password for ");
+        drop(terminal);
+        let test = rig.run_occ(&["host", "test", "far"]);
+        let said = format!("{}{}", test.stdout, test.stderr);
+        let line = said.lines().find(|line| line.contains("host key")).unwrap_or_default();
+        assert!(line.contains(", new, not recorded in known_hosts"), "{said}");
     }
 }
 
