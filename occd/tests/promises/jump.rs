@@ -272,6 +272,33 @@ fn what_the_bastion_may_not_forward_is_said() {
 }
 
 #[test]
+fn what_the_bastion_says_of_a_server_that_it_does_not_reach_is_passed_on() {
+    if !RealSshd::require() {
+        return;
+    }
+    let bastion = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    let gone = EmbeddedHost::start();
+    add_behind(&rig, "refused", &gone, "bastion");
+    add_behind(&rig, "nowhere", &gone, "bastion");
+    let address = occ_proto::Address::new("no-such-host.invalid").unwrap();
+    edit(&rig, "nowhere", |config| config.hostname = address);
+    drop(gone);
+    rig.start_daemon(&[]);
+    for (host, says) in [
+        ("refused", "(connect failed: Connection refused)"),
+        // In the words of its own resolver.
+        ("nowhere", "(connect failed: "),
+    ] {
+        let test = rig.run_occ(&["host", "test", host]);
+        let said = format!("{}{}", test.stdout, test.stderr);
+        assert!(said.contains("the jump host bastion does not connect to"), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
 fn ssh_config_names_the_way_and_hosts_json_overrides_it() {
     if !RealSshd::require() {
         return;
