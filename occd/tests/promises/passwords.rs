@@ -80,6 +80,21 @@ fn three_wrong_passwords_are_the_end_of_it() {
 }
 
 #[test]
+fn a_server_that_lets_time_pass_after_a_wrong_password_is_not_said_to_wait_for_somebody() {
+    let config = "[hosts.a]\nauth = [\"keyboard-interactive\"]\n";
+    let lines = [&PAM[..], &["AuthenticationMethods keyboard-interactive"]].concat();
+    let Some((_sshd, rig, password)) = server(&lines, config) else { return };
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.answer("[a] Password: ", "wrong");
+    terminal.wait_for("[a] That was wrong.");
+    terminal.answer("[a] Password: ", password);
+    terminal.answer("[a] Keep the password in ", "n");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(!screen.contains("the server has not said yet"), "{screen}");
+}
+
+#[test]
 fn without_a_word_in_the_settings_no_password_is_asked_for() {
     let forbidden = "[security]\npasswords = false\n[hosts.a]\nauth = [\"password\"]\n";
     for config in ["", forbidden, "[hosts.a]\nauth = [\"keyboard-interactive\"]\n"] {

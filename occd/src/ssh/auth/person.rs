@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use occ_proto::HostName;
 use occ_proto::prompt::PromptKind;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::passwords::unanswered;
 use crate::prompts::{NoAnswer, Question, Questions};
@@ -17,6 +17,10 @@ pub(super) use crate::prompts::BY_ITSELF;
 /// What a server decides by itself, with a directory at hand, it says within this time. What takes longer waits
 /// for a person, who must not be bothered again without having asked for it.
 const DECIDED: Duration = Duration::from_secs(3);
+
+/// How much longer than [`BY_ITSELF`] a server may take before it is told that it may wait for somebody: PAM lets
+/// two to four seconds pass after a password that is wrong. The dial's clock goes on.
+const UNTOLD: Duration = Duration::from_secs(4);
 
 /// The server's word to what was given to it.
 pub(super) struct Verdict<T> {
@@ -41,8 +45,15 @@ pub(super) async fn verdict<T>(
 ) -> Result<Verdict<T>, ConnectError> {
     const WORDS: &str = "the server has not said yet whether the login is good";
     let begun = Instant::now();
+    // What it has said itself is no guess.
+    let untold = if note.is_some() { Duration::ZERO } else { UNTOLD };
     let notice = notice(host, format!("{WORDS}; it may wait for you elsewhere"), note);
-    match questions.elsewhere(notice, work).await {
+    tokio::pin!(work);
+    let done = match timeout(untold, &mut work).await {
+        Ok(done) => Ok(done),
+        Err(_) => questions.elsewhere(notice, work).await,
+    };
+    match done {
         Ok(Ok(word)) => Ok(Verdict { word, by_person: begun.elapsed() >= DECIDED }),
         Ok(Err(ConnectError::Lost { cause, .. })) if !is_refusal(&cause) => {
             Err(unanswered(format!("the login was not decided ({cause})"), NoAnswer::Lost))
@@ -103,6 +114,20 @@ mod tests {
         }
         let error = verdict(&questions, None, None, after(Duration::from_secs(90))).await;
         assert_eq!(error.err().map(|error| error.retry()), Some(Retry::Fatal));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_its_time_is_not_at_once_said_to_wait_for_somebody() {
+        let prompts = Arc::new(Prompts::default());
+        let questions = Questions::new(Arc::clone(&prompts));
+        for (note, quiet) in [(None, 4), (Some("a push".to_owned()), 0)] {
+            let work = std::future::pending::<Result<(), ConnectError>>();
+            let mut said = std::pin::pin!(verdict(&questions, None, note, work));
+            assert!(timeout(Duration::from_millis(quiet * 1000 + 900), &mut said).await.is_err());
+            assert_eq!(questions.open(), None);
+            assert!(timeout(Duration::from_millis(200), &mut said).await.is_err());
+            assert!(questions.open().is_some());
+        }
     }
 
     #[tokio::test]
