@@ -4,6 +4,7 @@
 //! be gone. So clients name theirs, and the newest one that answers is asked.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -276,7 +277,31 @@ async fn connect(
 
 /// Returns whether there is an agent that could be lent.
 pub fn is_there(choice: &AgentChoice, known: &Agents) -> bool {
-    choice.sockets(known).first().is_some_and(|socket| check(socket).is_ok())
+    why_not_there(choice, known).is_none()
+}
+
+/// Returns why there is none, if so. As with ssh, it must take a connection.
+pub(super) fn why_not_there(choice: &AgentChoice, known: &Agents) -> Option<String> {
+    let Some(socket) = choice.sockets(known).into_iter().next() else {
+        return Some(no_socket(choice));
+    };
+    if let Err(why) = check(&socket) {
+        return Some(format!("{} cannot be used: {why}", named(&socket)));
+    }
+    match knock(&socket) {
+        Ok(()) => None,
+        Err(error) => Some(format!("{} does not answer: {error}", named(&socket))),
+    }
+}
+
+/// Connects to a socket without waiting: one with a full queue has somebody behind it, too.
+fn knock(path: &Path) -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&socket2::SockAddr::unix(path)?) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the stream to the agent that a server may use, bound to that session.
@@ -286,7 +311,7 @@ pub(super) async fn open_to_lend(
     session: Option<&AgentSessionBinding>,
 ) -> Result<Box<dyn AgentStream + Send + Unpin>, String> {
     let sockets = choice.sockets(known);
-    let socket = sockets.first().ok_or("occd knows no ssh-agent")?;
+    let socket = sockets.first().ok_or_else(|| no_socket(choice))?;
     match timeout(LIST, connect(socket, session, true)).await {
         Ok(Ok(agent)) => Ok(agent.into_inner()),
         Ok(Err(error)) => Err(error.to_string()),

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::agent::AgentChoice;
+use super::agent::{self, AgentChoice, Agents};
 use super::algorithms::Line;
 use super::auth::Login;
 use super::channel::RawChannel;
@@ -46,6 +46,8 @@ pub struct Facts {
     pub login: Login,
     /// The agent that commands on the host may use, over a connection of its own.
     pub lends: Option<AgentChoice>,
+    /// The agents that it is one of.
+    pub agents: Arc<Agents>,
     /// Whether the host may be asked what it is.
     pub probe: bool,
 }
@@ -72,6 +74,8 @@ pub struct Connection {
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
     /// See [`Connection::is_forced`].
     forced: AtomicBool,
+    /// It has been logged that the agent that may be lent is not there.
+    missed_agent: AtomicBool,
     rtt_micros: AtomicU64,
     /// The server is being asked for a sign of life.
     checking: watch::Sender<bool>,
@@ -115,6 +119,7 @@ impl Connection {
             ending: CancellationToken::new(),
             system: watch::Sender::new(None),
             forced: AtomicBool::new(false),
+            missed_agent: AtomicBool::new(false),
             rtt_micros: AtomicU64::new(0),
             checking: watch::Sender::new(false),
         });
@@ -276,16 +281,24 @@ impl Connection {
             auth_key: self.facts.login.key.clone(),
             not_kept: self.facts.login.not_kept.clone(),
             agent: self.facts.login.agent.as_ref().map(|path| path.display().to_string()),
-            agent_forwarding: self.facts.lends.is_some(),
+            agent_forwarding: self.lends().is_some(),
             bytes_in: self.control.bytes_in(),
             bytes_out: self.control.bytes_out(),
             system: self.known_system().map(|system| (*system).clone()),
         }
     }
 
-    /// Returns the agent that commands on the host may use.
+    /// Returns the agent that commands on the host may use, if it is there. That it is not is logged once.
     pub fn lends(&self) -> Option<&AgentChoice> {
-        self.facts.lends.as_ref()
+        let choice = self.facts.lends.as_ref()?;
+        let Some(why) = agent::why_not_there(choice, &self.facts.agents) else {
+            return Some(choice);
+        };
+        if !self.missed_agent.swap(true, Ordering::Relaxed) {
+            let peer = &self.facts.peer;
+            tracing::warn!(peer, why, "commands run without the ssh-agent that they may use");
+        }
+        None
     }
 
     /// Returns whether commands on this connection can use it.

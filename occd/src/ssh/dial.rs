@@ -323,6 +323,7 @@ impl Dial<'_> {
         }
         let facts = Facts {
             lends,
+            agents: Arc::clone(&environment.agents),
             probe: !settings.no_probe,
             user: target.credentials.user,
             peer: way.peer,
@@ -337,6 +338,10 @@ impl Dial<'_> {
         let lane = way.turn.lane().clone();
         let calm = async move { turns.calm(&lane).await };
         let connection = Connection::start(self.id, handle, shared, control, facts, tasks, calm);
+        if !self.lend_agent {
+            // For the log: now, and not only with the first command.
+            let _ = connection.lends();
+        }
         let (turn, made) = (way.turn, Arc::clone(&connection));
         self.tasks.spawn(async move {
             // No matter whether it came: the turn must not be lost.

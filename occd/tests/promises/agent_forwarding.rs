@@ -140,8 +140,39 @@ fn an_agent_that_is_gone_leaves_nobody_waiting() {
     let agent = Agent::start(&mut rig);
     rig.start_daemon(&[]);
     assert_eq!(run(&rig, "ssh-add -l; echo $?"), "The agent has no identities.\n1\n");
+    assert!(rig.occ_ok(&["status", "-v", "--host", "far"]).contains("may use your ssh-agent"));
     // It dies: its socket is there still, and refuses.
     drop(agent);
-    let said = run(&rig, "ssh-add -l 2>&1; true");
-    assert!(said.contains("agent refused operation"), "{said}");
+    assert_eq!(run(&rig, "echo \"[$SSH_AUTH_SOCK]\""), "[]\n");
+    assert!(!rig.occ_ok(&["status", "-v", "--host", "far"]).contains("may use your ssh-agent"));
+    let log = rig.log();
+    // Once for each of the two daemons.
+    assert_eq!(log.matches("commands run without the ssh-agent").count(), 2, "{log}");
+    assert!(log.contains("does not answer: Connection refused"), "{log}");
+}
+
+#[test]
+fn an_agent_that_cannot_be_lent_is_told_in_the_log_and_not_promised() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    for (config, says) in [
+        ("ForwardAgent yes", "occd knows no ssh-agent"),
+        ("ForwardAgent /no/such", "the ssh-agent /no/such cannot be used: there is no such file"),
+        ("ForwardAgent $XAGENT", "the ssh-agent is $XAGENT by ssh_config, which is not set in"),
+    ] {
+        let mut rig = DaemonRig::new();
+        rig.add_host("far", &sshd);
+        let file = rig.home().join(".ssh/config");
+        fs::write(&file, format!("{config}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        rig.start_daemon(&[]);
+        assert_eq!(run(&rig, "echo \"[$SSH_AUTH_SOCK]\""), "[]\n");
+        assert!(!connect(&rig, "far").connection.unwrap().agent_forwarding, "{config}");
+        assert_eq!(run(&rig, "echo \"[$SSH_AUTH_SOCK]\""), "[]\n");
+        let log = rig.log();
+        assert_eq!(log.matches("commands run without the ssh-agent").count(), 1, "{log}");
+        assert!(log.contains(says), "{log}");
+    }
 }
