@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use occ_proto::status::Phase;
 use occ_proto::{HostConfig, HostName};
 use russh::client::{AuthResult, Handle};
-use russh::keys::{Certificate, HashAlg, PublicKey};
+use russh::keys::{HashAlg, PublicKey};
 use russh::{MethodKind, MethodSet};
 
 use super::agent::{self, AgentChoice};
-use super::candidates::{Candidate, Found, Locked, candidates, locked};
+use super::candidates::{Candidate, Found, Locked, UserCertificate, candidates, locked};
 use super::dial::DialEnvironment;
 use super::error::{ConnectError, IdentityError, LossCause, Offer, Refusal};
 use super::given_key;
@@ -203,7 +203,10 @@ pub async fn login(
         _ => agent_word.clone(),
     };
     let found = candidates(credentials, (agent_keys, &lacks), given, &environment.unlocked)?;
-    let Found { candidates, passed_over, wants_agent } = found;
+    let Found { candidates, passed_over, wants_agent, unusable } = found;
+    for why in &unusable {
+        tracing::info!("{why}");
+    }
     let unoffered = candidates.len();
     let mut attempt = Attempt {
         handle,
@@ -211,6 +214,7 @@ pub async fn login(
         request,
         offered: Vec::new(),
         unsigned: Vec::new(),
+        unusable,
         accepted: Vec::new(),
         unoffered,
         answered: Vec::new(),
@@ -233,6 +237,7 @@ pub async fn login(
             } else {
                 agent_word
             };
+            let passed_over = [passed_over, attempt.unusable].concat();
             return Err(ConnectError::NoIdentity { user, rest, is_of_files, passed_over });
         }
         match attempt.none().await? {
@@ -249,7 +254,7 @@ pub async fn login(
     let mut key = None;
     let mut by_client = false;
     for candidate in candidates.into_iter().take(MAX_OFFERS) {
-        let offer = candidate.offer();
+        let offer = candidate.offer(&credentials.user);
         attempt.unoffered -= 1;
         let of_client = matches!(candidate, Candidate::Given { by_client: true, .. });
         match attempt.offer(candidate, &offer, agent.as_mut(), &accepts).await? {
@@ -318,6 +323,8 @@ struct Attempt<'a, 'b> {
     offered: Vec<Offer>,
     /// What the agent did not sign with.
     unsigned: Vec<Offer>,
+    /// Certificates that could not be offered, in words.
+    unusable: Vec<String>,
     /// What the server took and is not content with, in words.
     accepted: Vec<String>,
     /// Keys whose turn has not come.
@@ -438,7 +445,7 @@ impl Attempt<'_, '_> {
     async fn sign_in<S: russh::Signer<Error = SignError> + Send>(
         &mut self,
         key: PublicKey,
-        certificate: Option<Box<Certificate>>,
+        certificate: Option<Box<UserCertificate>>,
         hash: Option<HashAlg>,
         signer: &mut S,
     ) -> Result<AuthResult, SignError> {
@@ -449,7 +456,7 @@ impl Attempt<'_, '_> {
             Some(certificate) => {
                 let login = self.handle.authenticate_certificate_with(
                     user,
-                    *certificate,
+                    certificate.certificate,
                     hash,
                     &mut signer,
                 );
@@ -551,6 +558,7 @@ impl Attempt<'_, '_> {
             accepted: self.accepted.clone(),
             offered: self.offered.clone(),
             unsigned: self.unsigned.clone(),
+            unusable: self.unusable.clone(),
             // Those that the server would not have looked at were not too many.
             unoffered: if cut_short || self.offered.len() + self.unsigned.len() >= MAX_OFFERS {
                 self.unoffered

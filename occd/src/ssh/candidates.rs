@@ -18,13 +18,23 @@ use super::unlocked::UnlockedKeys;
 /// The largest certificate that is read; one with hundreds of principals has some KiB.
 const MAX_CERTIFICATE: u64 = 256 * 1024;
 
+/// Characters of a certificate's names in an error.
+const MAX_PRINCIPALS: usize = 100;
+
+/// A certificate, and the file that it is from; an agent's is from none.
+#[derive(Debug, Clone)]
+pub(super) struct UserCertificate {
+    pub(super) certificate: Certificate,
+    path: Option<PathBuf>,
+}
+
 /// A key, with or without a certificate, and who signs with it.
 #[derive(Debug, Clone)]
 pub(super) enum Candidate {
     File {
         path: PathBuf,
         key: Arc<PrivateKey>,
-        certificate: Option<Box<Certificate>>,
+        certificate: Option<Box<UserCertificate>>,
     },
     /// From the environment of the client, or of the daemon.
     Given {
@@ -35,12 +45,12 @@ pub(super) enum Candidate {
     Locked {
         path: PathBuf,
         key: Box<PublicKey>,
-        certificate: Option<Box<Certificate>>,
+        certificate: Option<Box<UserCertificate>>,
     },
     Agent {
         comment: String,
         key: Box<PublicKey>,
-        certificate: Option<Box<Certificate>>,
+        certificate: Option<Box<UserCertificate>>,
     },
 }
 
@@ -52,7 +62,7 @@ impl Candidate {
         }
     }
 
-    pub(super) fn certificate(&self) -> Option<&Certificate> {
+    fn certificate(&self) -> Option<&UserCertificate> {
         match self {
             Self::File { certificate, .. }
             | Self::Locked { certificate, .. }
@@ -61,17 +71,21 @@ impl Candidate {
         }
     }
 
-    /// Returns it in the words of an error.
-    pub(super) fn offer(&self) -> Offer {
+    /// Returns it in the words of an error, which is one for a login as `user`.
+    pub(super) fn offer(&self, user: &str) -> Offer {
         let fingerprint = fingerprint(self.public());
         let mut name = match self {
             Self::File { path, .. } | Self::Locked { path, .. } => path.display().to_string(),
             Self::Agent { comment, .. } => sanitize(comment),
             Self::Given { .. } => KEY_VARIABLES[0].to_owned(),
         };
-        if let Some(certificate) = self.certificate() {
+        let mut note = String::new();
+        if let Some(UserCertificate { certificate, path }) = self.certificate() {
             name.push_str(&format!(" with certificate {}", sanitize(certificate.key_id())));
-            name.push_str(validity_note(certificate));
+            if let Some(path) = path {
+                name.push_str(&format!(" of {}", path.display()));
+            }
+            note = certificate_note(certificate, user);
         }
         let origin = match self {
             Self::File { .. } | Self::Locked { .. } => "file",
@@ -79,15 +93,16 @@ impl Candidate {
             Self::Given { by_client: true, .. } => "the client's environment",
             Self::Given { by_client: false, .. } => "occd's environment",
         };
-        Offer { name, fingerprint, origin }
+        Offer { name, note, fingerprint, origin }
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        let bytes = |candidate: &Self| candidate.certificate().and_then(|c| c.to_bytes().ok());
+        let bytes =
+            |candidate: &Self| candidate.certificate().and_then(|c| c.certificate.to_bytes().ok());
         self.public().key_data() == other.public().key_data() && bytes(self) == bytes(other)
     }
 
-    fn with(&self, certificate: Certificate) -> Self {
+    fn with(&self, certificate: UserCertificate) -> Self {
         let certificate = Some(Box::new(certificate));
         match self.clone() {
             Self::File { path, key, .. } => Self::File { path, key, certificate },
@@ -98,17 +113,26 @@ impl Candidate {
     }
 }
 
-/// Returns what is to be said of a certificate that no server takes at this time.
-fn validity_note(certificate: &Certificate) -> &'static str {
+/// Returns what is to be said of a certificate that a server hardly takes for a user: not at this time, or only where
+/// it maps the names (AuthorizedPrincipalsFile in its sshd_config).
+fn certificate_note(certificate: &Certificate, user: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let now = now.as_secs();
+    let mut notes = Vec::new();
     if certificate.valid_before() <= now {
-        ", which has expired"
+        notes.push("has expired".to_owned());
     } else if now < certificate.valid_after() {
-        ", which is not valid yet"
-    } else {
-        ""
+        notes.push("is not valid yet".to_owned());
     }
+    let principals = certificate.valid_principals();
+    if !principals.is_empty() && !principals.iter().any(|principal| principal == user) {
+        let mut names = sanitize(&principals.join(", "));
+        if let Some((at, _)) = names.char_indices().nth(MAX_PRINCIPALS) {
+            names.replace_range(at.., "…");
+        }
+        notes.push(format!("is for {names} and not for {user}"));
+    }
+    if notes.is_empty() { String::new() } else { format!(", which {}", notes.join(" and ")) }
 }
 
 /// Puts the keys in the order of their offers, each once: those named for the host, those given in the
@@ -122,8 +146,14 @@ pub(super) fn candidates(
     let mut passed_over = Vec::new();
     let mut wants_agent = false;
     let of_agent: Vec<Candidate> = agent.into_iter().filter_map(of_agent).collect();
-    let certificates: Vec<Certificate> =
-        credentials.certificates.iter().filter_map(|path| read_certificate(path)).collect();
+    let mut unusable = Vec::new();
+    let mut certificates = Vec::new();
+    for path in &credentials.certificates {
+        match read_certificate(path) {
+            Ok(certificate) => certificates.push(certificate),
+            Err(why) => unusable.push(unusable_text(path, &why)),
+        }
+    }
     let mut list = List { candidates: Vec::new(), certificates };
     let in_agent = |public: &PublicKey| {
         let plain = |c: &&Candidate| c.certificate().is_none();
@@ -196,7 +226,8 @@ pub(super) fn candidates(
             }
         }
     }
-    Ok(Found { candidates: list.candidates, passed_over, wants_agent })
+    unusable.extend(list.strays());
+    Ok(Found { candidates: list.candidates, passed_over, wants_agent, unusable })
 }
 
 /// What can be offered, and why some files cannot.
@@ -206,21 +237,27 @@ pub(super) struct Found {
     pub(super) passed_over: Vec<String>,
     /// One of them only names a key that an agent may hold.
     pub(super) wants_agent: bool,
+    /// The certificates of ssh_config that are for nothing, in words.
+    pub(super) unusable: Vec<String>,
 }
 
 /// Candidates, and the certificates of ssh_config for any of them.
 struct List {
     candidates: Vec<Candidate>,
-    certificates: Vec<Certificate>,
+    certificates: Vec<UserCertificate>,
 }
 
 impl List {
     /// Adds a key with the certificate beside its file.
     fn add_file(&mut self, candidate: Candidate, path: &Path) {
-        if let Some(beside) =
-            read_certificate(&certificate_beside(path)).filter(|c| is_for(c, &candidate))
-        {
-            self.push(candidate.with(beside));
+        let beside = certificate_beside(path);
+        match read_certificate(&beside) {
+            Ok(certificate) if is_for(&certificate, &candidate) => {
+                self.push(candidate.with(certificate));
+            }
+            Ok(_) => {}
+            // Most keys have none.
+            Err(why) => tracing::debug!(path = %beside.display(), why, "no certificate"),
         }
         self.add(&candidate);
     }
@@ -228,11 +265,21 @@ impl List {
     /// Adds a key, the certificates of ssh_config for it first.
     fn add(&mut self, candidate: &Candidate) {
         if candidate.certificate().is_none() {
-            let ours: Vec<Certificate> =
+            let ours: Vec<UserCertificate> =
                 self.certificates.iter().filter(|c| is_for(c, candidate)).cloned().collect();
             ours.into_iter().for_each(|certificate| self.push(candidate.with(certificate)));
         }
         self.push(candidate.clone());
+    }
+
+    /// Returns the certificates that are for none of the keys, in words.
+    fn strays(&self) -> Vec<String> {
+        let is_stray = |certificate: &&UserCertificate| {
+            !self.candidates.iter().any(|candidate| is_for(certificate, candidate))
+        };
+        let strays = self.certificates.iter().filter(is_stray);
+        let path = |certificate: &UserCertificate| certificate.path.clone().unwrap_or_default();
+        strays.map(|c| unusable_text(&path(c), "it is for none of the keys")).collect()
     }
 
     fn push(&mut self, candidate: Candidate) {
@@ -243,8 +290,8 @@ impl List {
 }
 
 /// Returns whether a certificate is one of that key.
-fn is_for(certificate: &Certificate, candidate: &Candidate) -> bool {
-    certificate.public_key() == candidate.public().key_data()
+fn is_for(certificate: &UserCertificate, candidate: &Candidate) -> bool {
+    certificate.certificate.public_key() == candidate.public().key_data()
 }
 
 /// A key file behind a passphrase.
@@ -285,7 +332,7 @@ fn of_agent(identity: AgentIdentity) -> Option<Candidate> {
             Some(Candidate::Agent {
                 comment,
                 key: Box::new(key),
-                certificate: Some(Box::new(certificate)),
+                certificate: Some(Box::new(UserCertificate { certificate, path: None })),
             })
         }
     }
@@ -298,18 +345,18 @@ pub(super) fn certificate_beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Reads a certificate; one that is missing or no certificate is passed over, as ssh does.
-fn read_certificate(path: &Path) -> Option<Certificate> {
-    let metadata = std::fs::metadata(path).ok()?;
+fn unusable_text(path: &Path, why: &str) -> String {
+    format!("the certificate {} cannot be used: {why}", sanitize(&path.display().to_string()))
+}
+
+/// Reads a certificate, or returns why that cannot be.
+fn read_certificate(path: &Path) -> Result<UserCertificate, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() || metadata.len() > MAX_CERTIFICATE {
-        return None;
+        return Err("it is no regular file, or too large".to_owned());
     }
-    let text = std::fs::read_to_string(path).ok()?;
-    match Certificate::from_openssh(text.trim()) {
-        Ok(certificate) => Some(certificate),
-        Err(error) => {
-            tracing::info!(path = %path.display(), %error, "a certificate is passed over");
-            None
-        }
-    }
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let certificate = Certificate::from_openssh(text.trim());
+    let certificate = certificate.map_err(|_| "it is not an OpenSSH certificate".to_owned())?;
+    Ok(UserCertificate { certificate, path: Some(path.to_owned()) })
 }

@@ -5,6 +5,8 @@
 pub struct Offer {
     /// The file or the agent's comment.
     pub name: String,
+    /// Why a server may not take it, to be put behind the name; mostly empty.
+    pub note: String,
     /// `SHA256:…`.
     pub fingerprint: String,
     /// `file` or `agent`.
@@ -22,6 +24,8 @@ pub struct Refusal {
     pub offered: Vec<Offer>,
     /// What the server would have taken and the agent did not sign with.
     pub unsigned: Vec<Offer>,
+    /// Certificates that could not be offered, in words.
+    pub unusable: Vec<String>,
     /// Keys that were not offered, because there were too many.
     pub unoffered: usize,
     /// The server allowed no more tries.
@@ -62,9 +66,10 @@ impl std::fmt::Display for Refusal {
         }
         write!(
             f,
-            "the server {} for {user}{}{}{}",
+            "the server {} for {user}{}{}{}{}",
             refused_text(accepted, offered, answered),
             offers_text(offered),
+            self.unusable.iter().map(|why| format!("; {why}")).collect::<String>(),
             limit_text(self.unoffered, self.cut_short),
             allow_text(allow, self.forbidden)
         )
@@ -108,6 +113,9 @@ fn offers_text(offered: &[Offer]) -> String {
 }
 
 fn list_text(offers: &[Offer]) -> String {
-    let text = |offer: &Offer| format!("{} {} ({})", offer.name, offer.fingerprint, offer.origin);
+    let text = |offer: &Offer| {
+        let Offer { name, note, fingerprint, origin } = offer;
+        format!("{name}{note} {fingerprint} ({origin})")
+    };
     offers.iter().map(text).collect::<Vec<_>>().join(", ")
 }

@@ -104,11 +104,52 @@ fn a_certificate_of_another_time_is_said_to_be() {
         let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
         // Also where the server would take a password: it is the certificate that is to be mended.
         assert_eq!(answer.code, Code::AuthFailed);
-        assert!(answer.detail.contains(&format!("a-certificate, which {note}")), "{answer:?}");
+        let file = rig.home().join("key-cert.pub");
+        let says = format!("with certificate a-certificate of {}, which {note}", file.display());
+        assert!(answer.detail.contains(&says), "{answer:?}");
     }
+    key.certify(&server.ca, &["-n", "alice,bob", "-V", "-2d:-1d"]);
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    let says = format!(", which has expired and is for alice, bob and not for {} ", server.user());
+    assert!(answer.detail.contains(&says), "{answer:?}");
     // A new one, and a command asks: it works at once.
     key.certify(&server.ca, &["-n", server.user()]);
     echoes(&rig, "far");
+}
+
+#[test]
+fn a_certificate_file_that_is_of_no_use_is_named_when_the_login_fails() {
+    let Some(server) = ByAuthority::start() else { return };
+    let mut rig = DaemonRig::new();
+    let [key, other] = ["key", "other"].map(|name| {
+        let key = KeyFile::generate(rig.home().join(name), "ed25519");
+        let of = key.certify(&server.ca, &["-n", server.user()]);
+        (key, of)
+    });
+    let good = rig.home().join("good.pub");
+    std::fs::rename(&key.1, &good).unwrap();
+    let garbage = rig.home().join("garbage.pub");
+    std::fs::write(&garbage, "ssh-ed25519-cert-v01@openssh.com AAAA\n").unwrap();
+    let missing = rig.home().join("missing.pub");
+    add(&rig, &server.sshd, Some(&key.0.path));
+    rig.start_daemon(&[]);
+    let configure = |certificate: &Path| {
+        let text = format!("CertificateFile {}\n", certificate.display());
+        std::fs::write(rig.home().join(".ssh/config"), text).unwrap();
+    };
+    for (certificate, says) in [
+        (&missing, "No such file or directory"),
+        (&garbage, "it is not an OpenSSH certificate"),
+        (&other.1, "it is for none of the keys"),
+    ] {
+        configure(certificate);
+        let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+        assert_eq!(answer.code, Code::AuthFailed, "{answer:?}");
+        let says = format!("; the certificate {} cannot be used: {says}", certificate.display());
+        assert!(answer.detail.contains(&says), "{says}: {answer:?}");
+    }
+    configure(&good);
+    assert_eq!(post(&rig, "/v1/hosts/far/connect").status, 200);
 }
 
 /// What a certificate is like, what known_hosts says, and whether the server is then trusted.
