@@ -58,7 +58,10 @@ impl Local {
     async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
         let Some(ours) = self.ours(&addr) else { return TcpStream::connect(addr).await };
         let socket = if addr.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
-        socket.bind(ours)?;
+        socket.bind(ours).map_err(|error| {
+            let ours = ours.ip();
+            io::Error::new(error.kind(), format!("BindAddress {ours} of ssh_config: {error}"))
+        })?;
         socket.connect(addr).await
     }
 }
@@ -216,6 +219,19 @@ mod tests {
             assert!(source.to_string().contains("AddressFamily"), "{source}");
         }
     }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_ours_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        // RFC 5737: nobody has it.
+        let local = Local::default().bound_to("203.0.113.77").await.unwrap();
+        let error = connect(&[there], local).await.unwrap_err();
+        let ConnectError::Connect { source, .. } = error else { panic!("{error}") };
+        let says = "BindAddress 203.0.113.77 of ssh_config: ";
+        assert!(source.to_string().starts_with(says), "{source}");
+    }
+
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn our_end_may_be_a_name_or_have_an_interface() {
