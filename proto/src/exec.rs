@@ -127,6 +127,9 @@ pub struct Exit {
     /// The time limit was reached, and the program was told to end.
     #[serde(default)]
     pub timed_out: bool,
+    /// That limit, in milliseconds: the request's, else `command_timeout` of occd.toml.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_ms: Option<u64>,
     /// The program was told to end because its connection had to: the host was disconnected, reconnected
     /// or removed, or the daemon stopped.
     #[serde(default)]
@@ -278,6 +281,7 @@ mod tests {
             code,
             signal: signal.map(Into::into),
             timed_out,
+            limit_ms: None,
             cut_off: false,
             may_still_run: false,
             duration_ms: 0,

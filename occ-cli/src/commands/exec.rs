@@ -273,7 +273,11 @@ fn ours(args: &ExecArgs, host: &HostName, exit: &Exit, caught: Option<Caught>) -
         return Some(signal.error(host, Seen::End(exit)));
     }
     if exit.timed_out {
-        let limit = args.timeout.map_or_else(|| "its time".to_owned(), of_ms);
+        let limit = match (args.timeout, exit.limit_ms) {
+            (Some(ms), _) => of_ms(ms),
+            (None, Some(ms)) => format!("{} (command_timeout in occd.toml)", of_ms(ms)),
+            (None, None) => "command_timeout in occd.toml".to_owned(),
+        };
         return own(
             TIMED_OUT,
             if exit.may_still_run {

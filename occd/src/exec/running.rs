@@ -105,6 +105,7 @@ pub enum Step {
 pub struct Running {
     control: Control,
     begun: Instant,
+    deadline: Option<Instant>,
     drained: bool,
     new_host_key: Option<String>,
     /// Ends when the program has ended and no more output comes. Kept over calls of [`Running::next`],
@@ -393,7 +394,7 @@ impl Running {
         control.channel.connection().spawn(supervisor);
         let silence = silence(&control.channel);
         let _gone = gone.drop_guard();
-        Self { control, begun, drained: false, new_host_key, silence, _gone }
+        Self { control, begun, deadline, drained: false, new_host_key, silence, _gone }
     }
 
     /// Returns the way to the program's input.
@@ -452,10 +453,14 @@ impl Running {
         let closed = self.control.channel.closed_reason();
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let told_to_end = self.control.channel.was_told_to_end();
+        let timed_out = self.control.timed_out.load(Ordering::Relaxed);
+        let limit = self.deadline.filter(|_| timed_out).map(|at| at.duration_since(self.begun));
+        let limit_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let exit = |code, signal| Exit {
             code,
             signal,
-            timed_out: self.control.timed_out.load(Ordering::Relaxed),
+            timed_out,
+            limit_ms,
             cut_off: self.control.cut_off.load(Ordering::Relaxed),
             may_still_run: *self.control.ended.borrow() == Some(false),
             duration_ms,

@@ -61,6 +61,8 @@ fn a_command_has_the_time_that_the_settings_give_it() {
     assert_eq!((answer.status, &answer.json()["timed_out"]), (200, &json!(true)));
     let output = rig.run_occ(&["exec", "--host", "far", "--", "sleep", "1000"]);
     assert_eq!(output.code(), 124, "{output:?}");
+    let says = "ran longer than 300ms (command_timeout in occd.toml)";
+    assert!(output.stderr.contains(says), "{output:?}");
     // The command's own limit counts.
     let script = "exec sleep 0.6";
     let output =
