@@ -122,7 +122,7 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
             }
         };
         match answer {
-            None => prompter.terminal.write("\n"),
+            None => {}
             Some(Err(error)) => return error,
             Some(Ok((answer, _turn))) => {
                 if let Err(error) = send(client, prompt.id, answer).await {

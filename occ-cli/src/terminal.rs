@@ -71,6 +71,8 @@ impl Terminal {
         };
         let hidden = if secret { Some(Hidden::new(&self.file).map_err(failed)?) } else { None };
         self.write(question);
+        // What comes next begins on a line of its own, also when the question is withdrawn.
+        let mut line = OpenLine { terminal: self, open: true };
         let answer = loop {
             tokio::select! {
                 biased;
@@ -89,9 +91,8 @@ impl Terminal {
             }
         };
         // The line feed that ended the answer was hidden, too.
-        if hidden.is_some() || !matches!(answer, Ok(Some(_))) {
-            self.write("\n");
-        }
+        line.open = hidden.is_some() || !matches!(answer, Ok(Some(_)));
+        drop(line);
         answer.map(|answer| (answer, Turn(turn)))
     }
 
@@ -125,6 +126,20 @@ impl Terminal {
         let text = std::str::from_utf8(&line)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the answer is not UTF-8"))?;
         Ok(Some(Secret::new(text.to_owned())))
+    }
+}
+
+/// A question that waits for its answer on the same line.
+struct OpenLine<'a> {
+    terminal: &'a Terminal,
+    open: bool,
+}
+
+impl Drop for OpenLine<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.terminal.write("\n");
+        }
     }
 }
 
