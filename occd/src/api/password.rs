@@ -25,7 +25,13 @@ pub(super) async fn forget(
     let environment = &app.pool.context().dial;
     let questions = Questions::of(Arc::clone(&environment.prompts), &client);
     match environment.secrets.forget(&name, &questions).await {
-        Ok(forgotten) => Ok(Json(forgotten)),
+        Ok(forgotten) => {
+            let is_known = forgotten.passwords > 0 || name.is_via() || {
+                let snapshot = app.hosts_now().await;
+                snapshot.usable().map_err(ApiError::from)?.hosts.contains_key(&name)
+            };
+            if is_known { Ok(Json(forgotten)) } else { Err(ApiError::host_not_found(&name)) }
+        }
         Err(error) => {
             let (status, code) = match error.is_unanswered() {
                 true => (StatusCode::CONFLICT, Code::InputNeeded),

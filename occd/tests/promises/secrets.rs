@@ -95,6 +95,9 @@ fn a_password_is_kept_in_the_keyring_and_logs_in_without_a_person() {
     assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] Its password is forgotten.\n");
     assert_eq!(keyring.lookup("a"), None);
     assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] No password is kept.\n");
+    let nobody = rig.run_occ(&["host", "forget-password", "nosuch"]);
+    assert_eq!(nobody.code(), 4, "{nobody:?}");
+    assert!(nobody.stderr.contains("Host 'nosuch' not found."), "{nobody:?}");
     // A host that is removed takes its password along.
     rig.occ_ok(&["disconnect", "--host", "a"]);
     log_in_and_keep(&rig, password);
