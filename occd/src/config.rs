@@ -24,6 +24,10 @@ use crate::used::Autoconnect;
 
 /// The shortest time that can be set: what is shorter would only make work.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// The longest that a server may be silent, or a dial last: what is longer is a slip of the finger.
+const LONGEST_SILENCE: Duration = Duration::from_secs(24 * 3600);
+/// The longest of all other times: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -44,10 +48,10 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectionConfig {
     /// The longest a dial may take, such as `"15s"`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "silence")]
     pub connect_timeout: Option<Duration>,
     /// Time without a byte after which a keep-alive is sent.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "silence")]
     pub keepalive_interval: Option<Duration>,
     /// Unanswered keep-alives after which a connection is dead.
     #[serde(deserialize_with = "at_least_one")]
@@ -295,6 +299,19 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 /// Reads a duration such as `"15s"`, `"1m 30s"` or `"500ms"`.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    up_to(LONGEST, "ten years", deserializer)
+}
+
+/// Reads a time in which nothing is heard of a server.
+fn silence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    up_to(LONGEST_SILENCE, "24h", deserializer)
+}
+
+fn up_to<'de, D: Deserializer<'de>>(
+    longest: Duration,
+    words: &str,
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let error = || serde::de::Error::custom(format!("{text:?} is not a duration such as \"15s\""));
     let signed: jiff::SignedDuration = text.parse().map_err(|_| error())?;
@@ -302,6 +319,9 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     // Here and not once the file is read, so that the error knows its line.
     if time < SHORTEST {
         return Err(serde::de::Error::custom(format!("{text:?} is too short: at least 100ms")));
+    }
+    if time > longest {
+        return Err(serde::de::Error::custom(format!("{text:?} is too long: at most {words}")));
     }
     Ok(Some(time))
 }
@@ -360,6 +380,9 @@ mod tests {
             ("x", 1, "expected"),
             ("[connection]\nkeepalive_count = 0\n", 2, "at least 1"),
             ("[hosts.a.connection]\n\nkeepalive_interval = \"1ms\"\n", 3, "at least 100ms"),
+            ("[connection]\n\nkeepalive_interval = \"100000000000h\"\n", 3, "at most 24h"),
+            ("[connection]\nconnect_timeout = \"25h\"\n", 2, "at most 24h"),
+            ("[connection]\nidle_timeout = \"87601h\"\n", 2, "at most ten years"),
             ("[connection]\nstrict_host_key_checking = \"no\"\n", 2, "accept-new"),
             ("[hosts.a]\nauth = [\"gssapi\"]\n", 2, "password"),
         ] {
