@@ -22,7 +22,7 @@ use occ_proto::error::Problem;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
-use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER};
+use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER, WARNING_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -225,6 +225,7 @@ impl Client {
             }
         };
         let daemon = check_version(&head.headers)?;
+        note_warnings(&self.ui, &head.headers);
         for value in head.headers.get_all(NEW_HOST_KEY_HEADER) {
             if let Ok(new) = serde_json::from_slice::<NewHostKey>(value.as_bytes()) {
                 tell_news(&self.ui, &new);
@@ -296,6 +297,13 @@ pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError
             error
         }
     }
+}
+
+/// Keeps what the daemon says of its files, for the case that something fails.
+pub(crate) fn note_warnings(ui: &Ui, headers: &HeaderMap) {
+    let warnings = headers.get_all(WARNING_HEADER).iter();
+    let warnings = warnings.filter_map(|value| serde_json::from_slice(value.as_bytes()).ok());
+    ui.warnings.replace(warnings.collect());
 }
 
 /// Returns the daemon's program version, after checking that it speaks our API.

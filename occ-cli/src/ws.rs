@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::client::{
-    Client, agent, broken, check_version, given_key, host_path, is_failure, problem,
+    Client, agent, broken, check_version, given_key, host_path, is_failure, note_warnings, problem,
 };
 use crate::descriptors::{Offer, Socket};
 use crate::error::CliError;
@@ -99,9 +99,11 @@ impl ExecStream {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
+        let ui = client.ui().clone();
         let answer = async move {
             let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let daemon = check_version(answer.headers())?;
+            note_warnings(&ui, answer.headers());
             let status = answer.status();
             if status != StatusCode::SWITCHING_PROTOCOLS {
                 let body =

@@ -418,3 +418,32 @@ fn connect_disconnect_reconnect() {
         "Error: No route to host.\nhint: occ host test prod-1 shows where it stops\n"
     );
 }
+
+#[test]
+fn what_is_wrong_with_the_settings_is_said_where_something_fails() {
+    let warning = "/c/occd.toml, line 2: no; the settings from before stay in force";
+    let header = json!(warning).to_string();
+    let of = move |answer: Answer| answer.header("occ-warning", &header);
+    let failing = of.clone();
+    let fake = Fake::new(move |seen| match seen.line().as_str() {
+        "POST /v1/hosts/prod-1/test" => failing(Answer::ok(json!({
+            "name": "prod-1", "ssh_ok": false, "docker_ok": false, "docker_version": null,
+            "steps": [{"name": "connect", "ok": false, "detail": "refused"}],
+        }))),
+        "GET /v1/hosts/prod-1" => failing(Answer::ok(connected("prod-1"))),
+        _ => failing(Answer::problem(503, "host_unreachable", "It is down.", "prod-1")),
+    });
+    let line = format!("Warning: {warning}\n");
+    for args in [
+        &["host", "test", "prod-1"][..],
+        &["connect", "--host", "prod-1"],
+        &["exec", "--host", "prod-1", "--", "true"],
+        &["host", "add", "prod-1", "h"],
+    ] {
+        let done = fake.occ(args);
+        assert_eq!((done.code, done.err.matches(&line).count()), (5, 1), "{args:?}: {done:?}");
+    }
+    let fake = Fake::new(move |_| of(Answer::ok(connected("prod-1"))));
+    let done = fake.occ(&["connect", "--host", "prod-1"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""), "{done:?}");
+}

@@ -9,8 +9,10 @@ use occ_proto::HostName;
 use serde::{Deserialize, Deserializer};
 
 mod file;
+mod live;
 
 pub use file::ConfigFile;
+pub use live::{LiveConfig, LoadedConfig};
 
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;

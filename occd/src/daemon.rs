@@ -10,13 +10,12 @@ use jiff::Timestamp;
 use occ_proto::Secret;
 use occ_proto::paths::{Env, PathError};
 use tokio::net::UnixListener;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App, LoadedConfig};
-use crate::config::{Config, ConfigError, ConfigFile};
+use crate::api::{self, App};
+use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
@@ -34,6 +33,7 @@ use crate::ssh::given_key;
 use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
 use crate::ssh::unlocked::UnlockedKeys;
+use crate::stamp::Stamp;
 use crate::used::UsedFile;
 use crate::wake;
 
@@ -75,6 +75,8 @@ pub struct Daemon {
     env: Env,
     config: Config,
     config_file: ConfigFile,
+    /// How the settings' files looked when they were read.
+    config_stamp: [Option<Stamp>; 2],
     home: PathBuf,
     login_user: String,
     agent: Option<PathBuf>,
@@ -93,10 +95,22 @@ impl Daemon {
         let home = env.home.clone().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
         let config_file = ConfigFile::of(&env)?;
         // A bad file is said before another daemon is disturbed.
+        let config_stamp = config_file.stamp();
         let config = config_file.load()?;
         check_state_dir(&env.state_dir()?)?;
         let (socket, listener) = OwnedSocket::bind(socket)?;
-        Ok(Self { socket, listener, env, config, config_file, home, login_user, agent, given_key })
+        Ok(Self {
+            socket,
+            listener,
+            env,
+            config,
+            config_file,
+            config_stamp,
+            home,
+            login_user,
+            agent,
+            given_key,
+        })
     }
 
     /// Serves until `stop` is cancelled. `ready` is called when clients are accepted.
@@ -163,14 +177,12 @@ impl Daemon {
         if let Some(problem) = &hosts.current().problem {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");
         }
-        let problem = self.config_file.warning();
-        let (config_sender, config) =
-            watch::channel(LoadedConfig { config: Arc::new(self.config), problem });
-        pool.reload(&hosts.current(), &config.borrow().config.clone()).await;
+        let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
+        pool.reload(&hosts.current(), &config.current().config).await;
         let app = Arc::new(App {
             pool,
             hosts: hosts.clone(),
-            config: config.clone(),
+            config,
             socket: self.socket.path().to_owned(),
             archive,
             started_at: Timestamp::now(),
@@ -181,7 +193,7 @@ impl Daemon {
             let (hosts, watchers) = (hosts.clone(), watchers.clone());
             tasks.spawn(async move { hosts.watch(watchers).await });
         }
-        tasks.spawn(watch_config(self.config_file, config_sender, watchers.clone()));
+        tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
         tasks.spawn(follow(Arc::clone(&app), watchers));
 
         let listener = UnixListener::from_std(self.listener).map_err(StartError::Listen)?;
@@ -234,7 +246,7 @@ fn check_state_dir(path: &Path) -> Result<(), StartError> {
 /// Brings the pool in line whenever hosts.json or occd.toml has changed.
 async fn follow(app: Arc<App>, stop: CancellationToken) {
     let mut hosts = app.hosts.subscribe();
-    let mut config = app.config.clone();
+    let mut config = app.config.subscribe();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -249,44 +261,17 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
             );
         }
         let settings = Arc::clone(&config.borrow_and_update().config);
-        app.pool.context().dial.spill.set_limit(settings.output.spill_limit());
-        app.pool.context().dial.secrets.set_enabled(settings.security.keep_passwords);
-        app.pool.context().dial.unlocked.set_lifetime(settings.security.key_lifetime);
-        app.pool.reload(&snapshot, &settings).await;
+        app.apply(&snapshot, &settings).await;
     }
 }
 
-/// Loads occd.toml anew when it changes. A bad one is told and not used.
-async fn watch_config(
-    file: ConfigFile,
-    loaded: watch::Sender<LoadedConfig>,
-    stop: CancellationToken,
-) {
-    let mut seen = file.stamp();
+/// Loads occd.toml anew when it changes, also when nobody asks for anything.
+async fn watch_config(app: Arc<App>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(CONFIG_POLL) => {}
         }
-        let now = file.stamp();
-        if now == seen {
-            continue;
-        }
-        seen = now;
-        match file.load() {
-            Ok(config) => {
-                tracing::info!("occd.toml was read anew");
-                let problem = file.warning();
-                loaded.send_replace(LoadedConfig { config: Arc::new(config), problem });
-            }
-            Err(error) => {
-                let problem = chain(&error);
-                tracing::error!(
-                    error = problem,
-                    "occd.toml cannot be used; the last good one stays"
-                );
-                loaded.send_modify(|loaded| loaded.problem = Some(problem));
-            }
-        }
+        app.refresh_config().await;
     }
 }

@@ -20,6 +20,9 @@ pub struct Version {
     pub started_at: Timestamp,
     /// Its socket's path.
     pub socket: String,
+    /// Why the files on disk are not what is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// `GET /healthz`.

@@ -46,3 +46,6 @@ pub const API_VERSION_HEADER: &str = "occ-api-version";
 /// The response header that tells of a host key which was trusted for the request ([`trust::NewHostKey`]);
 /// one for each key, also when the request failed.
 pub const NEW_HOST_KEY_HEADER: &str = "occ-new-host-key";
+
+/// The response header that says why the files on disk are not what is in force: a JSON string, one for each file.
+pub const WARNING_HEADER: &str = "occ-warning";

@@ -170,6 +170,9 @@ async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, 
         version.pid,
         sanitize(&version.socket)
     ))?;
+    for warning in &version.warnings {
+        ui.warn(warning);
+    }
     let own = env!("CARGO_PKG_VERSION");
     if version.version != own {
         ui.note(&format!("occ is {own}. hint: occ daemon stop; occ daemon start"));

@@ -148,9 +148,7 @@ async fn list(
         }
         return Ok(0);
     }
-    for warning in &list.warnings {
-        ui.note(&format!("Warning: {}", sanitize(warning)));
-    }
+    list.warnings.iter().for_each(|warning| ui.warn(warning));
     if names_only || ui.quiet {
         let names: String = hosts.iter().map(|host| format!("{}\n", host.name)).collect();
         ui.print(&names)?;
@@ -244,6 +242,9 @@ async fn test(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
         ui.document(&reply.body)?;
     } else if !ui.quiet {
         ui.print(&show::steps(ui, &report))?;
+        if !report.ssh_ok {
+            ui.warn_of_failure();
+        }
         if let Some(hint) = test_hint(&client, &report).await {
             ui.note(&format!("hint: {hint}"));
         }

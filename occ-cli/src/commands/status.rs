@@ -4,13 +4,12 @@ use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
 use occ_proto::status::{HostList, HostStatus, State};
-use occ_proto::text::sanitize;
 
 use super::Context;
 use crate::cli::StatusArgs;
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::output::{Ui, host as show, with_note};
+use crate::output::{host as show, with_note};
 use crate::target::{Source, Target};
 
 /// Runs `occ` without a command: the table on a terminal, the help without hosts.
@@ -82,7 +81,7 @@ async fn one(
     .map_err(explain)?;
     let status: HostStatus = reply.parse()?;
     if !ui.json {
-        warn(ui, &status.warnings);
+        status.warnings.iter().for_each(|warning| ui.warn(warning));
         show::tell_host_key_since(ui, &status, asked);
     }
     if ui.json {
@@ -115,13 +114,6 @@ async fn one(
         ui.note(&format!("hint: {hint}"));
     }
     Ok(0)
-}
-
-/// Says why the files on disk are not what is in force.
-fn warn(ui: &Ui, warnings: &[String]) {
-    for warning in warnings {
-        ui.note(&format!("Warning: {}", sanitize(warning)));
-    }
 }
 
 /// Returns the sandbox's lines. Docker's troubles are part of the answer, not a failure of `status`.
@@ -201,7 +193,7 @@ fn print_all(
         ui.document(&reply.body)?;
         return Ok(code);
     }
-    warn(ui, &list.warnings);
+    list.warnings.iter().for_each(|warning| ui.warn(warning));
     if ui.quiet {
         return Ok(code);
     }

@@ -9,6 +9,8 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::rc::Rc;
 
+use occ_proto::text::sanitize;
+
 use crate::cli::Global;
 use crate::error::CliError;
 
@@ -48,6 +50,8 @@ pub(crate) struct Ui {
     pub(crate) asked: Rc<Cell<bool>>,
     /// What is said once only.
     said: Rc<RefCell<Vec<String>>>,
+    /// Why the daemon's files on disk are not what is in force, by its last answer.
+    pub(crate) warnings: Rc<RefCell<Vec<String>>>,
 }
 
 impl Ui {
@@ -66,6 +70,7 @@ impl Ui {
             input: !global.no_input,
             asked: Rc::default(),
             said: Rc::default(),
+            warnings: Rc::default(),
         }
     }
 
@@ -119,6 +124,19 @@ impl Ui {
         let is_news = !said.iter().any(|other| other == line);
         said.push(line.to_owned());
         is_news
+    }
+
+    /// Says, once, why a file on disk is not what is in force.
+    pub(crate) fn warn(&self, warning: &str) {
+        let line = format!("Warning: {}", sanitize(warning));
+        if !self.json && self.is_news(&line) {
+            self.note(&line);
+        }
+    }
+
+    /// The same of what the daemon said last: it may be why something failed.
+    pub(crate) fn warn_of_failure(&self) {
+        self.warnings.borrow().iter().for_each(|warning| self.warn(warning));
     }
 
     /// Writes one line to standard error when a person reads it or asked for more.

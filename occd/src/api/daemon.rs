@@ -38,5 +38,6 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
         pid: std::process::id(),
         started_at: app.started_at,
         socket: app.socket.display().to_string(),
+        warnings: app.warnings(&app.hosts.current()),
     })
 }

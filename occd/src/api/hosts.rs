@@ -162,7 +162,7 @@ pub(super) async fn remove(
         })
         .await
         .map_err(ApiError::from)?;
-    let config = std::sync::Arc::clone(&app.config.borrow().config);
+    let config = app.config.current().config;
     app.pool.reload(&app.hosts.current(), &config).await;
     let context = Arc::clone(app.pool.context());
     let name = name.clone();
@@ -189,7 +189,7 @@ async fn verified(
     config: &HostConfig,
     client: &Client,
 ) -> ApiResult<TestReport> {
-    let settings = app.config.borrow().config.effective(name);
+    let settings = app.config.current().config.effective(name);
     let mut report = test(app.pool.context(), name, config, &settings, client).await;
     match report.problem.take() {
         Some(problem) => Err(error::ApiError(Box::new(problem))),
@@ -199,7 +199,7 @@ async fn verified(
 
 /// Brings the pool in line with what was just saved and returns the host's status.
 async fn reload(app: &App, name: &HostName) -> ApiResult<HostStatus> {
-    let config = std::sync::Arc::clone(&app.config.borrow().config);
+    let config = app.config.current().config;
     app.pool.reload(&app.hosts.current(), &config).await;
     let host = app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name))?;
     let mut status = host.status();

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -17,13 +18,14 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use jiff::Timestamp;
 use occ_proto::{
-    AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, NEW_HOST_KEY_HEADER, VERSION_HEADER,
+    AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, HostName, NEW_HOST_KEY_HEADER,
+    VERSION_HEADER, WARNING_HEADER,
 };
-use tokio::sync::watch;
+use tokio::time::timeout;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
-use crate::config::Config;
+use crate::config::{Config, LiveConfig};
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
@@ -52,6 +54,8 @@ use error::ApiError;
 const BODY_LIMIT: usize = 1024 * 1024;
 /// Requests at once. More wait in line, so that a client that floods cannot take all memory.
 const CONCURRENCY: usize = 1024;
+/// How long a request waits for a look at occd.toml.
+const FILES: Duration = Duration::from_millis(500);
 /// The names under which a client may address the daemon. A browser that was tricked into connecting
 /// (DNS rebinding) sends another one.
 const HOSTS: [&str; 2] = ["localhost", "occd"];
@@ -64,7 +68,7 @@ pub struct App {
     /// hosts.json.
     pub hosts: HostsStore,
     /// occd.toml.
-    pub config: watch::Receiver<LoadedConfig>,
+    pub config: LiveConfig,
     /// What became of the hosts' links.
     pub archive: Archive,
     /// The control socket's path.
@@ -80,26 +84,44 @@ impl App {
         let snapshot = self.hosts.refresh().await;
         // Whoever saw the change first, the pool may not have heard of it yet.
         if !self.pool.knows(&snapshot) {
-            let config = Arc::clone(&self.config.borrow().config);
+            let config = self.config.current().config;
             self.pool.reload(&snapshot, &config).await;
         }
         snapshot
     }
 
-    /// Returns why hosts.json or occd.toml on disk is not what is in force.
-    fn warnings(&self, snapshot: &HostsSnapshot) -> Vec<String> {
-        let hosts = snapshot.problem.iter().map(|problem| chain(problem));
-        hosts.chain(self.config.borrow().problem.clone()).collect()
+    /// Puts occd.toml as it is at this moment in force.
+    pub async fn refresh_config(&self) {
+        self.config.refresh(async |config| self.apply(&self.hosts.current(), config).await).await;
     }
-}
 
-/// The settings in force, and why they are not those on disk.
-#[derive(Debug, Clone)]
-pub struct LoadedConfig {
-    /// In force.
-    pub config: Arc<Config>,
-    /// What is wrong with the file.
-    pub problem: Option<String>,
+    /// Brings everything in line with the files.
+    pub async fn apply(&self, snapshot: &HostsSnapshot, config: &Arc<Config>) {
+        let environment = &self.pool.context().dial;
+        environment.spill.set_limit(config.output.spill_limit());
+        environment.secrets.set_enabled(config.security.keep_passwords);
+        environment.unlocked.set_lifetime(config.security.key_lifetime);
+        self.pool.reload(snapshot, config).await;
+    }
+
+    /// Returns why hosts.json or occd.toml on disk is not what is in force, or means nothing.
+    fn warnings(&self, snapshot: &HostsSnapshot) -> Vec<String> {
+        let loaded = self.config.current();
+        let hosts = snapshot.problem.iter().map(|problem| match snapshot.usable() {
+            Ok(_) => format!("{}; the hosts from before stay in force", chain(problem)),
+            Err(_) => chain(problem),
+        });
+        let is_known = |name: &&HostName| name.is_via() || snapshot.file.hosts.contains_key(*name);
+        let nobodys = loaded.config.hosts.keys().filter(|name| !is_known(name));
+        let nobodys: Vec<String> = match snapshot.problem {
+            None => nobodys.map(|name| format!("[hosts.{name}]")).collect(),
+            // They may be in the file that cannot be read.
+            Some(_) => Vec::new(),
+        };
+        let nobodys = (!nobodys.is_empty())
+            .then(|| format!("occd.toml: there is no host for {}", nobodys.join(", ")));
+        hosts.chain(loaded.problem).chain(nobodys).collect()
+    }
 }
 
 /// Returns the service of the whole API.
@@ -108,6 +130,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::map_response(version_headers))
         .layer(middleware::from_fn(guard))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), see_files))
         .layer(middleware::from_fn(tell_new_host_keys))
         .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
         .layer(DefaultBodyLimit::max(BODY_LIMIT));
@@ -177,16 +200,40 @@ async fn note_agent(State(app): State<Arc<App>>, request: Request, next: Next) -
     next.run(request).await
 }
 
+/// Has a request that concerns hosts see the settings as they are on disk at this moment, and tells in the answer's
+/// headers why that is not what is in force: it may be why a request failed.
+async fn see_files(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let concerns_hosts = path.starts_with("/v1/hosts") || path == "/v1/unlock";
+    if !concerns_hosts {
+        return next.run(request).await;
+    }
+    // A home directory on a network can hang; what is in force is in memory.
+    if timeout(FILES, app.refresh_config()).await.is_err() {
+        tracing::warn!("occd.toml could not be looked at in time");
+    }
+    let mut response = next.run(request).await;
+    for warning in app.warnings(&app.hosts.current()) {
+        if let Some(value) = header_value(&warning) {
+            response.headers_mut().append(WARNING_HEADER, value);
+        }
+    }
+    response
+}
+
+/// Returns a value as JSON in a header, which has no control characters.
+fn header_value(value: &impl serde::Serialize) -> Option<HeaderValue> {
+    let json = serde_json::to_vec(value).ok()?;
+    HeaderValue::from_maybe_shared(Bytes::from(json)).ok()
+}
+
 /// Tells in the answer's headers of host keys that were recorded for the request.
 async fn tell_new_host_keys(mut request: Request, next: Next) -> Response {
     let news = Arc::new(News::default());
     request.extensions_mut().insert(Arc::clone(&news));
     let mut response = next.run(request).await;
     for key in news.take() {
-        // JSON has no control characters, so this is always a header's value.
-        let value = serde_json::to_vec(&key).ok();
-        let value = value.and_then(|json| HeaderValue::from_maybe_shared(Bytes::from(json)).ok());
-        if let Some(value) = value {
+        if let Some(value) = header_value(&key) {
             response.headers_mut().append(NEW_HOST_KEY_HEADER, value);
         }
     }

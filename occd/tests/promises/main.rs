@@ -36,6 +36,7 @@ mod reconnect;
 mod rekey;
 mod revoked_keys;
 mod secrets;
+mod settings;
 mod slow_reader;
 mod soak;
 mod socket;

@@ -1,0 +1,81 @@
+//! The settings in force, loaded anew when the file changes.
+//!
+//! Who must not be late, such as a request that comes right after an edit, calls [`LiveConfig::refresh`]; the daemon
+//! does so once a second. A file that cannot be used is told and not used.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+
+use super::{Config, ConfigFile};
+use crate::blocking::blocking;
+use crate::ssh::error::chain;
+use crate::stamp::Stamp;
+
+/// The settings in force, and why they are not those on disk.
+#[derive(Debug, Clone)]
+pub struct LoadedConfig {
+    /// In force.
+    pub config: Arc<Config>,
+    /// What is wrong with the file.
+    pub problem: Option<String>,
+}
+
+/// The settings of a daemon.
+#[derive(Debug)]
+pub struct LiveConfig {
+    file: Arc<ConfigFile>,
+    /// How the files looked when they were read. Locked until what was read is in force.
+    seen: Mutex<[Option<Stamp>; 2]>,
+    loaded: watch::Sender<LoadedConfig>,
+}
+
+impl LiveConfig {
+    /// Returns the settings that were read from a file when it looked like `seen`.
+    pub fn new(file: ConfigFile, seen: [Option<Stamp>; 2], config: Config) -> Self {
+        let loaded = LoadedConfig { config: Arc::new(config), problem: file.warning() };
+        Self { file: Arc::new(file), seen: Mutex::new(seen), loaded: watch::channel(loaded).0 }
+    }
+
+    /// Returns what is in force.
+    pub fn current(&self) -> LoadedConfig {
+        self.loaded.borrow().clone()
+    }
+
+    /// Returns what is in force, as it changes.
+    pub fn subscribe(&self) -> watch::Receiver<LoadedConfig> {
+        self.loaded.subscribe()
+    }
+
+    /// Reads the file anew if it has changed, and has `apply` put it in force. Nobody who calls it returns before
+    /// that is done.
+    pub async fn refresh(&self, apply: impl AsyncFnOnce(&Arc<Config>)) {
+        let mut seen = self.seen.lock().await;
+        let file = Arc::clone(&self.file);
+        let now = blocking(move || file.stamp()).await;
+        if *seen == now {
+            return;
+        }
+        let file = Arc::clone(&self.file);
+        match blocking(move || file.load()).await {
+            Ok(config) => {
+                tracing::info!("occd.toml was read anew");
+                let config = Arc::new(config);
+                let problem = self.file.warning();
+                self.loaded.send_replace(LoadedConfig { config: Arc::clone(&config), problem });
+                apply(&config).await;
+            }
+            Err(error) => {
+                let problem = chain(&error);
+                tracing::error!(
+                    error = problem,
+                    "occd.toml cannot be used; the last good one stays"
+                );
+                let problem = format!("{problem}; the settings from before stay in force");
+                self.loaded.send_modify(|loaded| loaded.problem = Some(problem));
+            }
+        }
+        // Last: whoever asked may have left before it was done.
+        *seen = now;
+    }
+}

@@ -1,0 +1,67 @@
+//! occd.toml: an edit counts for the command that comes next, and a file that cannot be used is said where it matters.
+
+use occ_proto::Code;
+use testkit::daemon::Output;
+use testkit::{DaemonRig, EmbeddedHost};
+
+use crate::ask::{echoes, post, problem};
+
+/// Returns whether a command failed with this on its standard error, once.
+fn warns(output: &Output, warning: &str) -> bool {
+    !output.status.success() && output.stderr.matches(&format!("Warning: {warning}")).count() == 1
+}
+
+#[test]
+fn an_edit_counts_for_the_next_command() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &host);
+    rig.start_daemon(&[]);
+    echoes(&rig, "a");
+    for seconds in [1, 2, 1] {
+        let setting = format!("[hosts.a.connection]\ncommand_timeout = \"{seconds}00ms\"\n");
+        rig.write_config_toml(&setting);
+        let output = rig.run_occ(&["exec", "--host", "a", "--", "sleep", "30"]);
+        assert_eq!(output.code(), 124, "{output:?}");
+        let says =
+            format!("ran longer than {seconds}00ms (command_timeout in occd.toml) and was ended");
+        assert!(output.stderr.contains(&says), "{output:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_said_by_what_fails() {
+    let host = EmbeddedHost::start();
+    host.reject_auth(true);
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &host);
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::AuthFailed);
+    rig.write_config_toml("[hosts.a]\nauth = [\"pasword\"]\n");
+    let file = rig.config_toml();
+    let start = format!("{}, line 2: ", file.display());
+    for args in [
+        &["exec", "--host", "a", "--", "true"][..],
+        &["connect", "--host", "a"],
+        &["reconnect", "--host", "a"],
+        &["host", "test", "a"],
+    ] {
+        let output = rig.run_occ(args);
+        assert!(warns(&output, &start), "{args:?}: {output:?}");
+        assert!(output.stderr.contains("; the settings from before stay in force\n"), "{output:?}");
+    }
+    for args in [&["daemon", "status"][..], &["status", "--host", "a"], &["status", "--all"]] {
+        let output = rig.run_occ(args);
+        assert!(output.stderr.contains(&start), "{args:?}: {output:?}");
+    }
+    // A host that is not there is a slip of the finger.
+    rig.write_config_toml("[hosts.a]\n[hosts.nosuch]\n[hosts.\"via:gate\"]\n");
+    for args in [&["status", "--all"][..], &["daemon", "status"]] {
+        let output = rig.run_occ(args);
+        let says = "Warning: occd.toml: there is no host for [hosts.nosuch]\n";
+        assert!(output.stderr.contains(says), "{args:?}: {output:?}");
+    }
+    rig.write_config_toml("");
+    let output = rig.run_occ(&["connect", "--host", "a"]);
+    assert!(!output.stderr.contains("Warning"), "{output:?}");
+}
