@@ -9,6 +9,7 @@ use occ_proto::daemon::Version;
 use occ_proto::text::sanitize;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use tokio::net::UnixStream;
 
 use super::Context;
 use crate::autostart::{self, Start, cannot_run, occd_program, socket_path};
@@ -20,7 +21,7 @@ use crate::error::{CliError, DAEMON};
 /// How long a daemon may take to stop: it gives running work 10 s, and 2 s more are for the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
 
-/// How often to look whether the socket is gone: often enough to feel instant.
+/// How often to look whether it is gone: often enough to feel instant.
 const STOP_STEP: Duration = Duration::from_millis(20);
 
 /// Runs the command and returns its exit code.
@@ -62,7 +63,7 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
         Err(error) if error.code == autostart::ABSENT => {
             let socket = socket_path(context)?;
             if let Some(pid) = autostart::lock_holder(&socket) {
-                return end(context, pid, || autostart::lock_holder(&socket) == Some(pid)).await;
+                return end(context, pid, &socket).await;
             }
             if ui.json {
                 ui.value(&json!({ "stopped": false, "running": false }))?;
@@ -90,14 +91,11 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
         .hint("systemctl --user stop occd.socket occd.service, if systemd holds its socket"));
     }
     let pid = stated.unwrap_or_default();
-    // The standard library's connect, because it is asked again and again and never waits on a Unix socket.
-    let listens = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
-    // Only when it has let go of its lock can another one start.
-    end(context, pid, || listens() || autostart::lock_holder(&socket) == Some(pid)).await
+    end(context, pid, &socket).await
 }
 
-/// Tells the daemon to stop and waits until it is there no more.
-async fn end(context: &Context<'_>, pid: i32, is_there: impl Fn() -> bool) -> Result<u8, CliError> {
+/// Tells the daemon to stop and waits until it is there no more. Another client may have started a new one by then.
+async fn end(context: &Context<'_>, pid: i32, socket: &Path) -> Result<u8, CliError> {
     let ui = context.ui;
     let process = Some(pid)
         .filter(|pid| *pid > 1)
@@ -106,7 +104,8 @@ async fn end(context: &Context<'_>, pid: i32, is_there: impl Fn() -> bool) -> Re
     kill_process(process, Signal::TERM)
         .map_err(|error| CliError::failed(format!("occd (process {pid}): {error}")))?;
     let gone = async {
-        while is_there() {
+        // Only when it has let go of its lock can another one start.
+        while autostart::lock_holder(socket) == Some(pid) || listener(socket).await == Some(pid) {
             tokio::time::sleep(STOP_STEP).await;
         }
     };
@@ -117,12 +116,25 @@ async fn end(context: &Context<'_>, pid: i32, is_there: impl Fn() -> bool) -> Re
         ))
         .hint(format!("kill -9 {pid}")));
     }
+    let next = autostart::lock_holder(socket).or(listener(socket).await);
     if ui.json {
-        ui.value(&json!({ "stopped": true, "running": false, "pid": pid }))?;
-    } else {
-        ui.say(&format!("occd stopped (process {pid})."))?;
+        let mut document = json!({ "stopped": true, "running": next.is_some(), "pid": pid });
+        if let (Some(next), Some(keys)) = (next, document.as_object_mut()) {
+            keys.insert("new_pid".to_owned(), json!(next));
+        }
+        ui.value(&document)?;
+        return Ok(0);
     }
+    let again = next.map_or_else(String::new, |next| {
+        format!("; another client has started it again (process {next})")
+    });
+    ui.say(&format!("occd stopped (process {pid}){again}."))?;
     Ok(0)
+}
+
+/// Returns the process that listens on the socket, if one does.
+async fn listener(socket: &Path) -> Option<i32> {
+    UnixStream::connect(socket).await.ok()?.peer_cred().ok()?.pid()
 }
 
 async fn status(context: &Context<'_>) -> Result<u8, CliError> {
