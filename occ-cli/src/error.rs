@@ -1,11 +1,12 @@
-//! What went wrong, as an exit code, a sentence and the next command to type.
+//! What went wrong, as an exit code, a sentence and the next command to type (`hint.rs`).
 //!
-//! The daemon's codes become exit codes and hints here and nowhere else.
+//! The daemon's codes become exit codes here and nowhere else.
 
 use occ_proto::error::{Code, Problem};
-use occ_proto::host::HostConfig;
 use occ_proto::text::sanitize;
-use occ_proto::{HostName, UserName};
+use occ_proto::{HostName, KEY_VARIABLES};
+
+use crate::hint::hint;
 
 /// The operation failed.
 pub(crate) const FAILED: u8 = 1;
@@ -78,7 +79,7 @@ impl CliError {
     /// Returns an error for a name that is not among the hosts.
     pub(crate) fn host_not_found(name: &HostName) -> Self {
         let error = Self::new(NOT_FOUND, Code::HostNotFound.as_str(), not_found(name.as_str()));
-        Self { hint: hint(Code::HostNotFound, Some(name.as_str())), ..error }
+        Self { hint: hint(Code::HostNotFound, Some(name.as_str()), ""), ..error }
     }
 
     /// Returns an error for a command whose end nobody saw.
@@ -111,6 +112,9 @@ impl CliError {
 impl From<Problem> for CliError {
     fn from(problem: Problem) -> Self {
         let host = problem.host.as_ref().map(|host| host.as_str().to_owned());
+        if let Some(error) = bad_given_key(&problem) {
+            return error;
+        }
         let message = match (problem.code, &host) {
             (Code::HostNotFound, Some(host)) => not_found(host),
             (Code::HostExists, Some(host)) => format!(
@@ -126,10 +130,25 @@ impl From<Problem> for CliError {
             hint: hint(
                 problem.code,
                 problem.hop.as_ref().map(HostName::as_str).or(host.as_deref()),
+                &problem.detail,
             ),
             problem: Some(Box::new(problem)),
         }
     }
+}
+
+/// Returns the error for a key of the environment that is none, by the name of its variable.
+fn bad_given_key(problem: &Problem) -> Option<CliError> {
+    let (_, what) = problem.detail.strip_prefix("OCC_SSH_KEY, or ")?.split_once(", is ")?;
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|key| !key.is_empty());
+    let name = KEY_VARIABLES.into_iter().find(is_set).unwrap_or(KEY_VARIABLES[0]);
+    Some(CliError {
+        exit: exit_code(problem.code, problem.status),
+        code: problem.code.as_str().to_owned(),
+        message: sanitize(&format!("{name} is {what}")),
+        hint: Some(format!("export {name}=$(base64 -w0 KEYFILE)")),
+        problem: Some(Box::new(problem.clone())),
+    })
 }
 
 /// Returns the exit code for the daemon's code; `status` decides for codes of a newer daemon.
@@ -165,85 +184,6 @@ fn exit_code(code: Code, status: u16) -> u8 {
     }
 }
 
-/// Returns what to type next, for the daemon's code. `host` is absent where no host is concerned.
-pub(crate) fn hint(code: Code, host: Option<&str>) -> Option<String> {
-    let h = host.unwrap_or("HOST");
-    Some(match code {
-        Code::HostNotFound if h.starts_with(HostName::VIA) => {
-            "occ status --all shows the jump hosts in use".to_owned()
-        }
-        Code::HostNotFound => "occ host list shows the available hosts".to_owned(),
-        Code::HostBusy => format!("occ host remove {h} -f ends its work"),
-        Code::EditConflict => format!("occ host show {h}, then edit again"),
-        Code::HostsFileInvalid => {
-            "mend hosts.json by hand; hosts.json.bak, if there is one, is how it was before occ changed it last".to_owned()
-        }
-        Code::HostsFileWrite => {
-            "look at the permissions and the free space of hosts.json's directory".to_owned()
-        }
-        Code::ConfigInvalid => "mend that file, then occ daemon stop; occ daemon start".to_owned(),
-        Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
-        Code::NoCommonAlgorithm => format!(
-            "Ciphers, MACs, KexAlgorithms and HostKeyAlgorithms of ssh_config choose what is offered; occ host show {h}"
-        ),
-        Code::HostStopped => format!("occ connect --host {h}"),
-        Code::AuthFailed => {
-            format!("ssh-copy-id to {h}'s user and address; then occ reconnect --host {h}")
-        }
-        Code::AgentRefused => format!(
-            "confirm or touch the key when the agent asks: occ connect --host {h}; ssh-add -l shows what it holds"
-        ),
-        Code::AuthMethodNeeded => format!(
-            "mend auth for {h} in occd.toml, or passwords under [security]; then occ connect --host {h}"
-        ),
-        Code::LoginRefused => format!("occ connect --host {h} asks again"),
-        Code::NoIdentity => format!(
-            "ssh-add KEY puts a key into your agent, or occ host edit {h} -i KEY names a file; \
-             then occ reconnect --host {h}"
-        ),
-        Code::KeyLocked => format!("occ unlock --host {h} asks for the passphrase"),
-        Code::InputNeeded => {
-            format!("on a terminal: occ connect --host {h} asks; occ prompts shows what is asked")
-        }
-        Code::PromptNotFound => "occ prompts shows what is asked".to_owned(),
-        Code::IdentityTooOpen => {
-            format!("make that file yours alone (chown, chmod 600){}", then_reconnect(host))
-        }
-        Code::IdentityInvalid => {
-            match host {
-                Some(h) => format!("ssh-keygen -y -f KEY checks a key; occ host edit {h} -i KEY names another"),
-                None => "ssh-keygen -y -f KEY checks a key".to_owned(),
-            }
-        }
-        Code::HostKeyRevoked => format!(
-            "somebody has marked that key: ask the server's owner for another; then occ reconnect --host {h}"
-        ),
-        Code::HostCertificate => format!(
-            "ask the server's owner for a certificate that is good; then occ reconnect --host {h}"
-        ),
-        Code::HostKeyChanged | Code::HostKeyUnknown => format!(
-            "ask the server's owner which key is right; occ trust --host {h} shows it and records it"
-        ),
-        Code::KnownHostsInvalid => format!(
-            "look at that file and its directory (owner, mode, the line); then occ reconnect --host {h}"
-        ),
-        Code::SshConfigInvalid => format!("ssh -G ADDRESS shows what applies; occ host show {h}"),
-        Code::SessionRefused => {
-            format!("see MaxSessions in the server's sshd_config; occ status -v --host {h}")
-        }
-        Code::OutcomeUnknown => format!("look on {h} before running it again"),
-        Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
-        Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
-        Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
-        Code::DockerPermission => {
-            format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
-        }
-        Code::ShuttingDown => "occ daemon start".to_owned(),
-        Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),
-        _ => return None,
-    })
-}
-
 /// Returns the sentence for a name that is not among the hosts. Jump hosts that hosts.json does not name come and
 /// go with the hosts behind them.
 fn not_found(host: &str) -> String {
@@ -252,59 +192,6 @@ fn not_found(host: &str) -> String {
     } else {
         format!("Host '{host}' not found.")
     }
-}
-
-/// Returns what comes after the cure.
-fn then_reconnect(host: Option<&str>) -> String {
-    host.map_or_else(String::new, |host| format!("; then occ reconnect --host {host}"))
-}
-
-/// Returns the hint for a host whose configuration is known: the placeholders of [`hint`] filled. `user` is the
-/// login in use, where there is a connection.
-pub(crate) fn hint_for(
-    code: Code,
-    host: &HostName,
-    config: &HostConfig,
-    user: Option<&str>,
-) -> Option<String> {
-    let address = config.hostname.as_str();
-    let user = user.or(config.user.as_ref().map(UserName::as_str)).map(sanitize);
-    match code {
-        // ssh does not know the names of our jump hosts.
-        Code::AuthFailed if config.jump_host.is_some() => {
-            let user = user.as_deref().unwrap_or("the user");
-            Some(format!(
-                "put your public key into ~/.ssh/authorized_keys of {user} there; then occ reconnect --host {host}"
-            ))
-        }
-        Code::AuthFailed => {
-            let login = user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}"));
-            let port = config.port.filter(|port| *port != 22);
-            let port = port.map_or_else(String::new, |port| format!("-p {port} "));
-            let key = config.identity_file.as_deref().map(shell_word);
-            let key = key.map_or_else(String::new, |key| format!("-i {key} "));
-            Some(format!("ssh-copy-id {key}{port}{login}; then occ reconnect --host {host}"))
-        }
-        Code::SshConfigInvalid => {
-            Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
-        }
-        Code::DockerPermission => Some(format!(
-            "on {host}: sudo usermod -aG docker {}; then occ reconnect --host {host}",
-            user.as_deref().unwrap_or("USER")
-        )),
-        _ => hint(code, Some(host.as_str())),
-    }
-}
-
-/// Returns a path as it is typed in a shell. A tilde at its start stays for the shell.
-fn shell_word(path: &str) -> String {
-    let path = sanitize(path);
-    let plain = |c: char| c.is_alphanumeric() || "/._-+@%~".contains(c);
-    if path.chars().all(plain) {
-        return path;
-    }
-    let (home, rest) = path.strip_prefix("~/").map_or(("", path.as_str()), |rest| ("~/", rest));
-    format!("{home}'{}'", rest.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
@@ -343,28 +230,8 @@ mod tests {
     fn every_connection_problem_has_a_hint_that_names_the_host() {
         for code in Code::ALL {
             if exit_code(*code, 0) == CONNECTION {
-                assert!(hint(*code, Some("web-07")).unwrap().contains("web-07"), "{code}");
+                assert!(hint(*code, Some("web-07"), "").unwrap().contains("web-07"), "{code}");
             }
         }
-    }
-
-    #[test]
-    fn hints_know_the_address() {
-        let mut config: HostConfig = serde_json::from_value(serde_json::json!({
-            "hostname": "192.0.2.1", "user": "deploy", "port": 2222
-        }))
-        .unwrap();
-        let host = HostName::new("p").unwrap();
-        assert_eq!(
-            hint_for(Code::AuthFailed, &host, &config, None).unwrap(),
-            "ssh-copy-id -p 2222 deploy@192.0.2.1; then occ reconnect --host p"
-        );
-        config.identity_file = Some("~/.ssh/my key".into());
-        assert_eq!(
-            hint_for(Code::AuthFailed, &host, &config, Some("root")).unwrap(),
-            "ssh-copy-id -i ~/'.ssh/my key' -p 2222 root@192.0.2.1; then occ reconnect --host p"
-        );
-        let hint = hint_for(Code::HostKeyChanged, &host, &config, None).unwrap();
-        assert!(hint.contains("occ trust --host p"), "{hint}");
     }
 }

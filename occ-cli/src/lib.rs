@@ -11,6 +11,7 @@ mod commands;
 mod descriptors;
 mod duration;
 mod error;
+mod hint;
 mod output;
 mod parse;
 mod prompter;

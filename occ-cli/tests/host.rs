@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Answer, Fake, connected, list, status};
+use common::{Answer, Done, Fake, connected, list, status};
 use serde_json::{Value, json};
 use testkit::terminal::Terminal;
 
@@ -118,29 +118,73 @@ fn a_host_that_refuses_is_not_added() {
     assert_eq!(fake.lines().len(), 1);
 }
 
+/// Runs `occ host add prod-1` where that fails.
+fn failing_add(code: &'static str, detail: &'static str) -> Done {
+    let fake = Fake::new(move |_| Answer::problem(409, code, detail, "prod-1"));
+    let done = fake.occ(&["host", "add", "prod-1", "deploy@h"]);
+    assert_eq!(done.code, 5, "{done:?}");
+    done
+}
+
 #[test]
 fn what_to_type_works_for_a_host_that_is_not_there_yet() {
-    for (code, hint) in [
+    for (code, detail, hint) in [
         (
             "no_identity",
+            "no identity file",
             "ssh-add KEY puts a key into your agent, or -i KEY names a file; then occ host add again",
         ),
         (
+            "no_identity",
+            "no identity file, and ssh_config allows none (PubkeyAuthentication, P)",
+            "auth = [\"password\"] under [hosts.prod-1] in /",
+        ),
+        ("auth_failed", "refused", "ssh-copy-id deploy@h; then occ host add again"),
+        (
+            "auth_failed",
+            "refused; 3 more keys were not offered, five is the most",
+            "occ host add with -i KEY names the right one",
+        ),
+        (
+            "auth_method_needed",
+            "it would take \"password\": auth = [\"password\"] for this host in occd.toml",
+            "auth = [\"password\"] under [hosts.prod-1] in /",
+        ),
+        (
             "host_key_changed",
+            "changed",
             "occ host add with --no-verify saves it without connecting, then occ trust --host prod-1",
         ),
         (
             "host_key_revoked",
-            "ask the server's owner for another key; occ host add with --no-verify",
+            "revoked",
+            "ask the server's owner for another key; then occ host add again",
         ),
-        ("key_locked", "on a terminal occ host add asks; occ host add with --no-verify"),
-        ("host_unreachable", "hint: occ host add with --no-verify saves it without connecting"),
+        ("key_locked", "p: there is nobody to ask", "on a terminal occ host add asks"),
+        ("key_locked", "p: the answers were wrong", "occ host add again asks again"),
+        ("ssh_config_invalid", "bad", "ssh -G h shows what applies; then occ host add again"),
+        ("no_common_algorithm", "none", "choose what is offered; then occ host add again"),
+        ("known_hosts_invalid", "bad", "the line); then occ host add again"),
+        (
+            "identity_too_open",
+            "the identity file /k has mode 0644",
+            "chmod 600 /k; then occ host add again",
+        ),
+        (
+            "identity_invalid",
+            "the identity file /k is damaged",
+            "ssh-keygen -y -f /k checks it; occ host add with -i KEY names another",
+        ),
+        ("host_unreachable", "gone", "is the server up? occ host add with --no-verify saves it"),
     ] {
-        let fake = Fake::new(move |_| Answer::problem(409, code, "It failed.", "prod-1"));
-        let done = fake.occ(&["host", "add", "prod-1", "deploy@h"]);
-        assert_eq!(done.code, 5, "{done:?}");
-        assert!(done.err.contains(hint), "{done:?}");
-        assert!(!done.err.contains("occ host edit prod-1"), "{done:?}");
+        let done = failing_add(code, detail);
+        assert!(done.err.contains(hint), "{code}: {done:?}");
+        for other in ["occ host edit prod-1", "occ reconnect --host prod-1", "occ host show"] {
+            assert!(!done.err.contains(other), "{code}: {done:?}");
+        }
+        // It is no cure, except where the network may be at fault.
+        let saves = matches!(code, "host_unreachable" | "host_key_changed");
+        assert_eq!(done.err.contains("--no-verify"), saves, "{code}: {done:?}");
     }
 }
 
@@ -417,6 +461,34 @@ fn connect_disconnect_reconnect() {
         done.err,
         "Error: No route to host.\nhint: occ host test prod-1 shows where it stops\n"
     );
+}
+
+#[test]
+fn a_host_without_docker_has_no_fault() {
+    let fake = Fake::new(|_| {
+        Answer::ok(json!({
+            "name": "prod-1", "ssh_ok": true, "docker_ok": false, "docker_version": null,
+            "steps": [
+                {"name": "login", "ok": true, "detail": "key", "ms": 1.0},
+                {"name": "docker", "ok": false, "detail": "there is no Docker on this host"},
+            ],
+        }))
+    });
+    let done = fake.occ(&["host", "test", "prod-1"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""), "{done:?}");
+    assert!(done.out.contains("[prod-1] – docker    no Docker on this host\n"), "{done:?}");
+}
+
+#[test]
+fn a_bad_key_of_the_environment_goes_by_its_variable() {
+    let detail = "OCC_SSH_KEY, or occ-ssh-key, is not base64.";
+    for name in ["OCC_SSH_KEY", "TENDHOST_SSH_KEY"] {
+        let fake = Fake::new(move |_| Answer::problem(400, "bad_request", detail, "prod-1"));
+        let done = common::run(fake.command(&["host", "test", "prod-1"]).env(name, "x"));
+        let said =
+            format!("Error: {name} is not base64.\nhint: export {name}=$(base64 -w0 KEYFILE)\n");
+        assert_eq!((done.code, done.err), (2, said));
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use serde_json::json;
 use super::{Context, host_edit};
 use crate::cli::HostCommand;
 use crate::client::{Client, host_path};
-use crate::error::{CONNECTION, CliError, FAILED, hint_for};
+use crate::error::{CONNECTION, CliError, FAILED};
+use crate::hint::hint_for;
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
 use crate::parse::DefaultArg;
@@ -280,7 +281,8 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
     let problem = report.problem.as_ref();
     let blamed = problem.and_then(|problem| problem.hop.as_ref()).unwrap_or(&report.name);
     let host = list.hosts.iter().chain(&list.via).find(|host| host.name == *blamed)?;
-    hint_for(code, &host.name, &host.config, None)
+    let detail = problem.map_or("", |problem| problem.detail.as_str());
+    hint_for(code, &host.name, &host.config, None, detail)
 }
 
 async fn default(context: &Context<'_>, name: Option<DefaultArg>) -> Result<u8, CliError> {

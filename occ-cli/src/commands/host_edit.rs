@@ -11,7 +11,8 @@ use occ_proto::text::sanitize;
 use super::Context;
 use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
-use crate::error::{CONNECTION, CliError, hint_for};
+use crate::error::{CONNECTION, CliError};
+use crate::hint::{NOT_OFFERED, hint_for, was_asked};
 use crate::output::{Colour, host as show, with_note};
 use crate::parse::Clearable;
 
@@ -187,34 +188,56 @@ fn unverified(
     command: &str,
 ) -> CliError {
     let stop = if error.message.ends_with('.') { "" } else { "." };
-    error.message.push_str(&format!("{stop} Nothing was written."));
+    let detail = std::mem::take(&mut error.message);
+    error.message = format!("{detail}{stop} Nothing was written.");
     let unsaved = format!("{command} with --no-verify saves it without connecting");
-    let again = |hint: String| {
-        hint.replace(&format!("occ reconnect --host {name}"), &format!("{command} again"))
+    let again = |cure: &str| format!("{cure}; then {command} again");
+    // The cure that other commands have, without what they do with a host that is saved.
+    let cure = |code| {
+        let hint = hint_for(code, name, config, None, &detail)?;
+        let end = ["; then occ ", "; occ host show "].iter().filter_map(|end| hint.find(end)).min();
+        Some(again(hint.get(..end?)?))
     };
     let of_hop = error.problem.as_ref().is_some_and(|problem| problem.hop.is_some());
-    let hint = match error.daemon_code() {
+    error.hint = match error.daemon_code() {
         // That host is there, and is mended by itself.
-        Some(_) if of_hop => error.hint.take().map(|hint| format!("{hint}; then {command} again")),
-        Some(code @ (Code::AuthFailed | Code::IdentityTooOpen)) => {
-            hint_for(code, name, config, None).map(again)
+        Some(_) if of_hop => error.hint.take().map(|hint| again(&hint)),
+        // Who is right, the network or the person, cannot be told.
+        Some(Code::HostUnreachable) => {
+            Some(format!("are the address and the port right, and is the server up? {unsaved}"))
         }
-        Some(Code::NoIdentity) => Some(format!(
-            "ssh-add KEY puts a key into your agent, or -i KEY names a file; then {command} again"
+        Some(Code::NotSsh) => Some(again("is the port right?")),
+        Some(Code::NoIdentity) if !detail.contains("ssh_config allows none") => {
+            Some(again("ssh-add KEY puts a key into your agent, or -i KEY names a file"))
+        }
+        Some(Code::AuthFailed) if detail.contains(NOT_OFFERED) => {
+            Some(format!("{command} with -i KEY names the right one, which is offered first"))
+        }
+        Some(Code::IdentityInvalid) => {
+            let hint = error.hint.take();
+            let check = hint.as_deref().and_then(|hint| hint.split("; ").next());
+            check.map(|check| format!("{check}; {command} with -i KEY names another"))
+        }
+        Some(Code::AgentRefused) => Some(format!(
+            "confirm or touch the key when the agent asks: {command} again; ssh-add -l shows what it holds"
         )),
         Some(Code::HostKeyChanged | Code::HostKeyUnknown) => Some(format!(
             "ask the server's owner which key is right; {unsaved}, then occ trust --host {name} \
              shows the key and records it"
         )),
         Some(Code::HostKeyRevoked | Code::HostCertificate) => {
-            Some(format!("ask the server's owner for another key; {unsaved}"))
+            Some(again("ask the server's owner for another key"))
+        }
+        Some(Code::SessionRefused) => Some(again("see MaxSessions in the server's sshd_config")),
+        Some(Code::InputNeeded | Code::KeyLocked | Code::LoginRefused) if was_asked(&detail) => {
+            Some(format!("{command} again asks again"))
         }
         Some(Code::InputNeeded | Code::KeyLocked | Code::LoginRefused) => {
-            Some(format!("on a terminal {command} asks; {unsaved}"))
+            Some(format!("on a terminal {command} asks"))
         }
-        _ => None,
+        Some(code) => cure(code),
+        None => error.hint.take(),
     };
-    error.hint = hint.or(Some(unsaved));
     error
 }
 

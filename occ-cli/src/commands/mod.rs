@@ -110,6 +110,7 @@ async fn explain(
         Ok(reply) => reply.parse::<HostStatus>().ok(),
         Err(_) => None,
     };
-    let hint = status.and_then(|status| crate::output::host::status_hint(&status, code));
+    let hint =
+        status.and_then(|status| crate::output::host::status_hint(&status, code, &error.message));
     CliError { hint: hint.or(error.hint.clone()), ..error }
 }

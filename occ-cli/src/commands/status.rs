@@ -133,7 +133,7 @@ async fn sandbox(
         Err(error) => match error.daemon_code() {
             Some(code) => Ok((
                 vec![show::sandbox_unknown(status, code, error.message.trim_end_matches('.'))],
-                show::status_hint(status, code),
+                show::status_hint(status, code, &error.message),
             )),
             None => Err(error),
         },

@@ -13,7 +13,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::error::hint_for;
+use crate::hint::{has_no_docker, hint_for};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -190,10 +190,10 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
     match status.state {
         State::Backoff => {
             let error = status.last_error.as_ref();
-            match error.and_then(|error| Some((error.code, error.hop.as_ref()?))) {
+            match error.and_then(|error| Some((error, error.hop.as_ref()?))) {
                 // It has failed for a reason that trying again does not mend.
-                Some((code, hop)) if code != Code::HostUnreachable => {
-                    crate::error::hint(code, Some(hop.as_str()))
+                Some((error, hop)) if error.code != Code::HostUnreachable => {
+                    crate::hint::hint(error.code, Some(hop.as_str()), &error.message)
                 }
                 Some((_, hop)) => Some(format!("occ reconnect --host {hop}")),
                 None => Some(format!("occ reconnect --host {}", status.name)),
@@ -201,16 +201,17 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
         }
         State::Stopped => Some(format!("occ connect --host {}", status.name)),
         State::Failed => {
-            status.last_error.as_ref().and_then(|error| status_hint(status, error.code))
+            let error = status.last_error.as_ref();
+            error.and_then(|error| status_hint(status, error.code, &error.message))
         }
         State::Idle | State::Connecting | State::Connected => None,
     }
 }
 
 /// Returns the hint for a problem of a host whose configuration is known.
-pub(crate) fn status_hint(status: &HostStatus, code: Code) -> Option<String> {
+pub(crate) fn status_hint(status: &HostStatus, code: Code, detail: &str) -> Option<String> {
     let login = status.connection.as_ref().map(|connection| connection.user.as_str());
-    hint_for(code, &status.name, &status.config, login)
+    hint_for(code, &status.name, &status.config, login, detail)
 }
 
 /// Returns what `-v` adds: what the connection negotiated and what the probe found.
@@ -233,7 +234,8 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
         }
         let mac = connection.mac.as_ref().map_or_else(String::new, |mac| format!(" with {mac}"));
         let quantum = if connection.post_quantum { "post-quantum" } else { "not post-quantum" };
-        add("Cipher", format!("{}{mac}", connection.cipher));
+        let compressed = if connection.compressed { ", compressed" } else { "" };
+        add("Cipher", format!("{}{mac}{compressed}", connection.cipher));
         add("Exchange", format!("{}, {quantum}", connection.kex));
         add(
             "Traffic",
@@ -439,8 +441,13 @@ pub(crate) fn steps(ui: &Ui, report: &TestReport) -> String {
     let (names_width, details_width) = (width(&names).max(8), width(&timed));
     let mut text = String::new();
     for ((step, name), detail) in report.steps.iter().zip(&names).zip(&details) {
-        let mark =
-            if step.ok { ui.paint(Colour::Green, "✓") } else { ui.paint(Colour::Red, "✗") };
+        let mark = match step.ok {
+            true => ui.paint(Colour::Green, "✓"),
+            // Nothing is wrong with such a host.
+            false if step.name == "docker" && has_no_docker(detail) => ui.paint(Colour::Grey, "–"),
+            false => ui.paint(Colour::Red, "✗"),
+        };
+        let detail = detail.strip_prefix("there is ").unwrap_or(detail);
         let time = step.ms.map(milliseconds).unwrap_or_default();
         let row = format!(
             "[{}] {mark} {name:<names_width$}  {detail:<details_width$}  {time:>8}",

@@ -87,6 +87,10 @@ fn no_key_is_offered_where_ssh_config_allows_none_but_the_one_that_is_named() {
         let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
         assert_eq!(answer.code, Code::NoIdentity, "{answer:?}");
         assert!(answer.detail.contains("ssh_config allows none"), "{answer:?}");
+        let output = rig.run_occ(&["connect", "--host", "far"]);
+        let cure = "hint: auth = [\"password\"] under [hosts.far] in /";
+        assert!(output.stderr.contains(cure), "{output:?}");
+        assert!(!output.stderr.contains("ssh-add"), "{output:?}");
         assert!(!sshd.log().contains("Postponed publickey"), "{}", sshd.log());
         // hosts.json wins.
         rig.add_host("near", &sshd);

@@ -346,6 +346,10 @@ fn a_full_agent_makes_five_offers_and_one_round() {
     assert_eq!(keys.len(), 5, "no key is offered twice");
     meanwhile(&rig, &clock, 20);
     assert_eq!(host.connections(), 1);
+    // The right one may be among the others.
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    let says = "hint: occ host edit far -i KEY names the right one, which is offered first";
+    assert!(output.stderr.contains(says) && !output.stderr.contains("copy-id"), "{output:?}");
 }
 
 #[test]

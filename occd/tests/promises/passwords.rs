@@ -109,8 +109,32 @@ fn without_a_word_in_the_settings_no_password_is_asked_for() {
             "auth = [\"password\"] for this host in occd.toml"
         };
         assert!(screen.contains(says), "{screen}");
-        assert!(screen.contains("hint: mend auth for a in occd.toml"), "{screen}");
+        let place = format!("under [hosts.a] in {}; then occ", rig.config_toml().display());
+        assert!(screen.contains("hint: ") && screen.contains(&place), "{screen}");
+        assert!(screen.contains("auth = [\"password\"] under"), "{screen}");
     }
+}
+
+#[test]
+fn a_jump_host_that_hosts_json_does_not_name_has_settings_by_its_name() {
+    let Some((sshd, rig, _)) = server(PASSWORD, "") else { return };
+    let host = EmbeddedHost::start();
+    rig.add_host("far", &host);
+    let gate = format!("{}@127.0.0.1:{}", sshd.user(), sshd.port());
+    rig.edit_hosts(|file| {
+        let far = file.hosts.iter_mut().find(|(name, _)| name.as_str() == "far").unwrap();
+        far.1.jump_host = Some(gate.clone());
+    });
+    // A key that is offered in vain: the server then says what it takes.
+    let config = format!("IdentityFile {}\n", host.client_key_path().display());
+    fs::write(rig.home().join(".ssh/config"), config).unwrap();
+    let section = format!("[hosts.\"via:{gate}\"]");
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    let says = format!("auth = [\"password\"] under {section} in {}", rig.config_toml().display());
+    assert!(output.stderr.contains(&says), "{output:?}");
+    rig.write_config_toml(&format!("{section}\nauth = [\"password\"]\n"));
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    assert_eq!(answer.code, Code::InputNeeded, "{answer:?}");
 }
 
 #[test]

@@ -1,0 +1,397 @@
+//! What to type next, for the daemon's codes.
+//!
+//! A hint is a command that works as it stands: what the failure names (a file, a method of logging in, a jump
+//! host's address) is in it.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use occ_proto::error::Code;
+use occ_proto::host::HostConfig;
+use occ_proto::name::Destination;
+use occ_proto::paths::Env;
+use occ_proto::text::sanitize;
+use occ_proto::{HostName, UserName};
+
+/// There are keys that the server has not seen.
+pub(crate) const NOT_OFFERED: &str = "more keys were not offered";
+/// ssh_config forbids keys.
+const NO_KEYS: &str = "ssh_config allows none (PubkeyAuthentication";
+/// ssh_config forbids those of the agent.
+const NO_AGENT_KEYS: &str = "of which IdentitiesOnly allows none";
+
+/// Returns what to type next, for the daemon's code and its sentence. `host` is absent where no host is concerned.
+pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<String> {
+    let h = host.unwrap_or("HOST");
+    Some(match code {
+        Code::HostNotFound if h.starts_with(HostName::VIA) => {
+            "occ status --all shows the jump hosts in use".to_owned()
+        }
+        Code::HostNotFound => "occ host list shows the available hosts".to_owned(),
+        Code::HostBusy => format!("occ host remove {h} -f ends its work"),
+        Code::EditConflict => format!("occ host show {h}, then edit again"),
+        Code::HostsFileInvalid => {
+            "mend hosts.json by hand; hosts.json.bak, if there is one, is how it was before occ changed it last".to_owned()
+        }
+        Code::HostsFileWrite => {
+            "look at the permissions and the free space of hosts.json's directory".to_owned()
+        }
+        Code::ConfigInvalid => "mend that file, then occ daemon stop; occ daemon start".to_owned(),
+        Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
+        Code::NoCommonAlgorithm => format!(
+            "Ciphers, MACs, KexAlgorithms and HostKeyAlgorithms of ssh_config choose what is offered; occ host show {h}"
+        ),
+        Code::HostStopped => format!("occ connect --host {h}"),
+        Code::AuthFailed => format!("{}; then occ reconnect --host {h}", new_key(h, detail)),
+        Code::AgentRefused => format!(
+            "confirm or touch the key when the agent asks: occ connect --host {h}; ssh-add -l shows what it holds"
+        ),
+        Code::AuthMethodNeeded => format!("{}; then occ connect --host {h}", allow(h, detail)),
+        Code::LoginRefused => format!("occ connect --host {h} asks again"),
+        Code::NoIdentity => format!("{}; then occ reconnect --host {h}", key(h, detail)),
+        Code::KeyLocked => format!("occ unlock --host {h} asks for the passphrase"),
+        Code::InputNeeded if was_asked(detail) => format!("occ connect --host {h} asks again"),
+        Code::InputNeeded => {
+            format!("on a terminal: occ connect --host {h} asks; occ prompts shows what is asked")
+        }
+        Code::PromptNotFound => "occ prompts shows what is asked".to_owned(),
+        Code::IdentityTooOpen => format!("{}{}", private(detail), then_reconnect(host)),
+        Code::IdentityInvalid => {
+            let check = check_key(detail);
+            match host {
+                Some(h) => format!("{check}; {}", name_a_key(h, "another")),
+                None => check,
+            }
+        }
+        Code::HostKeyRevoked => format!(
+            "somebody has marked that key: ask the server's owner for another; then occ reconnect --host {h}"
+        ),
+        Code::HostCertificate => format!(
+            "ask the server's owner for a certificate that is good; then occ reconnect --host {h}"
+        ),
+        Code::HostKeyChanged | Code::HostKeyUnknown => format!(
+            "ask the server's owner which key is right; occ trust --host {h} shows it and records it"
+        ),
+        Code::KnownHostsInvalid => format!(
+            "look at that file and its directory (owner, mode, the line); then occ reconnect --host {h}"
+        ),
+        Code::SshConfigInvalid => match unsafe_file(detail) {
+            Some(cure) => format!("{cure}; then occ reconnect --host {h}"),
+            None => format!("ssh -G ADDRESS shows what applies; occ host show {h}"),
+        },
+        Code::SessionRefused => {
+            format!("see MaxSessions in the server's sshd_config; occ status -v --host {h}")
+        }
+        Code::OutcomeUnknown => format!("look on {h} before running it again"),
+        Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
+        Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
+        Code::DockerUnavailable if has_no_docker(detail) => return None,
+        Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
+        Code::DockerPermission => {
+            format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
+        }
+        Code::ShuttingDown => "occ daemon start".to_owned(),
+        Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),
+        _ => return None,
+    })
+}
+
+/// Returns the hint for a host whose configuration is known: the placeholders of [`hint`] filled. `user` is the
+/// login in use, where there is a connection.
+pub(crate) fn hint_for(
+    code: Code,
+    host: &HostName,
+    config: &HostConfig,
+    user: Option<&str>,
+    detail: &str,
+) -> Option<String> {
+    let address = config.hostname.as_str();
+    let user = user.or(config.user.as_ref().map(UserName::as_str)).map(sanitize);
+    match code {
+        Code::AuthFailed if detail.contains(NOT_OFFERED) => hint(code, Some(host.as_str()), detail),
+        // ssh does not know the names of our jump hosts.
+        Code::AuthFailed if config.jump_host.is_some() => {
+            let user = user.as_deref().unwrap_or("the user");
+            Some(format!("{}; then occ reconnect --host {host}", authorize(user)))
+        }
+        Code::AuthFailed => {
+            let key = config.identity_file.as_deref().map(shell_word);
+            let key = key.map_or_else(String::new, |key| format!("-i {key} "));
+            let copy = copy_id(&key, user.as_deref(), address, config.port);
+            Some(format!("{copy}; then occ reconnect --host {host}"))
+        }
+        Code::SshConfigInvalid if unsafe_file(detail).is_none() => {
+            Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
+        }
+        Code::DockerPermission => Some(format!(
+            "on {host}: sudo usermod -aG docker {}; then occ reconnect --host {host}",
+            user.as_deref().unwrap_or("USER")
+        )),
+        _ => hint(code, Some(host.as_str()), detail),
+    }
+}
+
+/// Returns whether Docker is not there, which is no fault of anything.
+pub(crate) fn has_no_docker(detail: &str) -> bool {
+    detail.contains("no Docker on this host")
+}
+
+/// Returns whether a person was there to answer, and did not or wrongly.
+pub(crate) fn was_asked(detail: &str) -> bool {
+    !["there is nobody to ask", "somebody else is asked"].iter().any(|why| detail.contains(why))
+}
+
+/// Returns how to get a key onto the server, or the right one offered.
+fn new_key(host: &str, detail: &str) -> String {
+    if detail.contains(NOT_OFFERED) {
+        return name_a_key(host, "the right one, which is offered first");
+    }
+    let Some(way) = host.strip_prefix(HostName::VIA) else {
+        return format!("ssh-copy-id to {host}'s user and address");
+    };
+    // Behind a plus sign, the ways there: ssh does not know those.
+    let (own, behind) = way.split_once('+').map_or((way, false), |(own, _)| (own, true));
+    match own.parse::<Destination>() {
+        Ok(to) if behind => authorize(to.user.as_ref().map_or("the user", UserName::as_str)),
+        Ok(to) => copy_id("", to.user.as_ref().map(UserName::as_str), to.address.as_str(), to.port),
+        Err(_) => authorize("the user"),
+    }
+}
+
+fn authorize(user: &str) -> String {
+    format!("put your public key into ~/.ssh/authorized_keys of {user} there")
+}
+
+fn copy_id(key: &str, user: Option<&str>, address: &str, port: Option<u16>) -> String {
+    let login = user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}"));
+    let port = port.filter(|port| *port != 22);
+    let port = port.map_or_else(String::new, |port| format!("-p {port} "));
+    format!("ssh-copy-id {key}{port}{login}")
+}
+
+/// Returns how to name a host's key. A jump host that hosts.json does not have has only ssh_config.
+fn name_a_key(host: &str, what: &str) -> String {
+    let Some(way) = host.strip_prefix(HostName::VIA) else {
+        return format!("occ host edit {host} -i KEY names {what}");
+    };
+    let own = way.split('+').next().unwrap_or(way);
+    let address =
+        own.parse::<Destination>().map_or_else(|_| own.to_owned(), |to| to.address.to_string());
+    format!("IdentityFile KEY for {address} in ~/.ssh/config names {what}")
+}
+
+/// Returns how to come by a key, or to do without.
+fn key(host: &str, detail: &str) -> String {
+    if detail.contains(NO_KEYS) {
+        return format!(
+            "{}, or change PubkeyAuthentication or PreferredAuthentications in ssh_config",
+            write(host, "auth = [\"password\"]")
+        );
+    }
+    let name = name_a_key(host, "a file");
+    if detail.contains(NO_AGENT_KEYS) {
+        return name;
+    }
+    format!("ssh-add KEY puts a key into your agent, or {name}")
+}
+
+/// Returns how a method of logging in is allowed.
+fn allow(host: &str, detail: &str) -> String {
+    if let Some((before, _)) = detail.split_once(", which [security] passwords = false forbids") {
+        let words = before.rsplit_once("it would take ").map_or("\"password\"", |(_, words)| words);
+        let auth = write(host, &format!("auth = [{}]", sanitize(words)));
+        return format!("passwords = true under [security], and {auth}");
+    }
+    let auth = detail.find("auth = [").and_then(|at| detail.get(at..));
+    let auth = auth.and_then(|text| text.split_inclusive(']').next());
+    write(host, &sanitize(auth.unwrap_or("auth = [\"password\"]")))
+}
+
+/// Returns where to write a host's setting.
+fn write(host: &str, setting: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    // TOML's bare keys; a name has no quotation mark and no backslash in it.
+    let name = if host.chars().all(plain) { host.to_owned() } else { format!("\"{host}\"") };
+    format!("{setting} under [hosts.{name}] in {}", settings_file())
+}
+
+/// Returns the settings file, by the same rules as the daemon.
+fn settings_file() -> String {
+    let env = Env::from_process();
+    let sealed = env.sealed_config_file().ok().filter(|path| path.exists());
+    let path = sealed.or_else(|| env.config_file().ok());
+    path.map_or_else(|| "occd.toml".to_owned(), |path| sanitize(&path.to_string_lossy()))
+}
+
+/// Returns the key file that a sentence is about.
+fn identity_file(detail: &str) -> Option<String> {
+    let (_, rest) = detail.split_once("the identity file ")?;
+    let ends = [" has mode ", " belongs to ", " cannot be read", " is "];
+    let end = ends.iter().filter_map(|end| rest.find(end)).min()?;
+    rest.get(..end).map(shell_word)
+}
+
+fn check_key(detail: &str) -> String {
+    let file = identity_file(detail).unwrap_or_else(|| "KEY".to_owned());
+    format!("ssh-keygen -y -f {file} checks it")
+}
+
+fn private(detail: &str) -> String {
+    match identity_file(detail) {
+        Some(file) if detail.contains(" belongs to ") => {
+            format!("sudo chown \"$(id -un)\" {file}; chmod 600 {file}")
+        }
+        Some(file) => format!("chmod 600 {file}"),
+        None => "make that file yours alone (chown, chmod 600)".to_owned(),
+    }
+}
+
+/// Returns the cure for a file of ssh_config that others may write, if that is what is wrong.
+fn unsafe_file(detail: &str) -> Option<String> {
+    const SSHS_WORDS: &str = "Bad owner or permissions on ";
+    let file = match detail.split_once(" may be written by others") {
+        Some((before, _)) => before.rsplit_once(": ").map_or(before, |(_, file)| file),
+        None => detail.split_once(SSHS_WORDS)?.1.lines().next()?.trim_end_matches('.'),
+    };
+    let word = shell_word(file);
+    let ours = |owner: u32| [0, rustix::process::geteuid().as_raw()].contains(&owner);
+    let is_anothers = std::fs::metadata(file).is_ok_and(|file| !ours(file.uid()));
+    let chown =
+        if is_anothers { format!("sudo chown \"$(id -un)\" {word}; ") } else { String::new() };
+    Some(format!("{chown}chmod go-w {word}"))
+}
+
+/// Returns what comes after the cure.
+fn then_reconnect(host: Option<&str>) -> String {
+    host.map_or_else(String::new, |host| format!("; then occ reconnect --host {host}"))
+}
+
+/// Returns a path as it is typed in a shell. A tilde at its start stays for the shell.
+pub(crate) fn shell_word(path: &str) -> String {
+    let path = sanitize(path);
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%~".contains(c);
+    if path.chars().all(plain) {
+        return path;
+    }
+    let (home, rest) = path.strip_prefix("~/").map_or(("", path.as_str()), |rest| ("~/", rest));
+    format!("{home}'{}'", rest.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(code: Code, host: &str, detail: &str) -> String {
+        hint(code, Some(host), detail).unwrap()
+    }
+
+    #[test]
+    fn hints_know_the_address() {
+        let mut config: HostConfig = serde_json::from_value(serde_json::json!({
+            "hostname": "192.0.2.1", "user": "deploy", "port": 2222
+        }))
+        .unwrap();
+        let host = HostName::new("p").unwrap();
+        assert_eq!(
+            hint_for(Code::AuthFailed, &host, &config, None, "").unwrap(),
+            "ssh-copy-id -p 2222 deploy@192.0.2.1; then occ reconnect --host p"
+        );
+        config.identity_file = Some("~/.ssh/my key".into());
+        assert_eq!(
+            hint_for(Code::AuthFailed, &host, &config, Some("root"), "").unwrap(),
+            "ssh-copy-id -i ~/'.ssh/my key' -p 2222 root@192.0.2.1; then occ reconnect --host p"
+        );
+        let hint = hint_for(Code::HostKeyChanged, &host, &config, None, "").unwrap();
+        assert!(hint.contains("occ trust --host p"), "{hint}");
+    }
+
+    #[test]
+    fn a_jump_host_that_is_not_configured_is_known_by_its_name() {
+        for (host, copy) in [
+            ("via:u@127.0.0.1:4203", "ssh-copy-id -p 4203 u@127.0.0.1; then"),
+            ("via:gate", "ssh-copy-id gate; then"),
+            ("via:u@far:23+gate", "put your public key into ~/.ssh/authorized_keys of u there"),
+        ] {
+            let hint = of(Code::AuthFailed, host, "");
+            assert!(hint.starts_with(copy), "{hint}");
+        }
+        for code in [Code::NoIdentity, Code::IdentityInvalid] {
+            let hint = of(code, "via:u@gate:23", "");
+            assert!(!hint.contains("occ host edit"), "{hint}");
+            assert!(hint.contains("IdentityFile KEY for gate in ~/.ssh/config"), "{hint}");
+        }
+    }
+
+    #[test]
+    fn where_keys_were_left_out_the_right_one_is_named() {
+        for limit in [
+            "3 more keys were not offered, five is the most",
+            "it allowed no more tries, 1 more keys were not offered",
+        ] {
+            let hint =
+                of(Code::AuthFailed, "h", &format!("h: the server refused every key; {limit}."));
+            assert!(hint.starts_with("occ host edit h -i KEY"), "{hint}");
+            assert!(!hint.contains("ssh-copy-id"), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_setting_comes_with_its_place() {
+        let detail = "x: refused; it would take \"password\": auth = [\"password\"] for this host in occd.toml allows it.";
+        let hint = of(Code::AuthMethodNeeded, "via:u@h", detail);
+        assert!(hint.starts_with("auth = [\"password\"] under [hosts.\"via:u@h\"] in /"), "{hint}");
+        assert!(hint.ends_with("/occd.toml; then occ connect --host via:u@h"), "{hint}");
+        let hint = of(Code::AuthMethodNeeded, "pw-1", detail);
+        assert!(hint.contains(" under [hosts.pw-1] in "), "{hint}");
+        let forbidden =
+            "x: refused; it would take \"password\", which [security] passwords = false forbids.";
+        let hint = of(Code::AuthMethodNeeded, "pw", forbidden);
+        assert!(
+            hint.starts_with(
+                "passwords = true under [security], and auth = [\"password\"] under [hosts.pw] in"
+            ),
+            "{hint}"
+        );
+        let no_keys = "h: no identity file, and ssh_config allows none (PubkeyAuthentication, PreferredAuthentications).";
+        let hint = of(Code::NoIdentity, "h", no_keys);
+        assert!(hint.contains("[hosts.h] in /") && !hint.contains("ssh-add"), "{hint}");
+    }
+
+    #[test]
+    fn files_are_named() {
+        let at = |what: &str| format!("h: the identity file /k/my key {what}.");
+        let hint =
+            of(Code::IdentityTooOpen, "h", &at("has mode 0644; a private key must be yours alone"));
+        assert!(hint.starts_with("chmod 600 '/k/my key'; then"), "{hint}");
+        let hint = of(Code::IdentityTooOpen, "h", &at("belongs to user id 7, not to you"));
+        assert!(hint.starts_with("sudo chown \"$(id -un)\" '/k/my key'; "), "{hint}");
+        let hint = of(Code::IdentityInvalid, "h", &at("is damaged or of an unsupported type"));
+        assert!(
+            hint.starts_with("ssh-keygen -y -f '/k/my key' checks it; occ host edit h"),
+            "{hint}"
+        );
+        let words = "h: the ssh configuration for this host cannot be used: /h/.ssh/config may be written by others, so nothing in it is used.";
+        let hint = of(Code::SshConfigInvalid, "h", words);
+        assert!(hint.starts_with("chmod go-w /h/.ssh/config; then"), "{hint}");
+        let words =
+            "h: ssh -G failed (exit status: 255): Bad owner or permissions on /h/.ssh/config.";
+        assert_eq!(of(Code::SshConfigInvalid, "h", words), hint);
+    }
+
+    #[test]
+    fn a_terminal_is_spoken_of_only_where_there_was_none() {
+        let asked = of(Code::InputNeeded, "h", "h: a password is needed: the answer was declined.");
+        assert_eq!(asked, "occ connect --host h asks again");
+        let unasked =
+            of(Code::InputNeeded, "h", "h: a password is needed: there is nobody to ask.");
+        assert!(unasked.starts_with("on a terminal"), "{unasked}");
+    }
+
+    #[test]
+    fn a_host_without_docker_lacks_nothing() {
+        assert_eq!(
+            hint(Code::DockerUnavailable, Some("h"), "h: there is no Docker on this host."),
+            None
+        );
+        assert!(hint(Code::DockerUnavailable, Some("h"), "it does not answer").is_some());
+    }
+}
