@@ -90,7 +90,7 @@ impl FromRequestParts<Arc<App>> for Host {
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
         let name =
             HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
-        if let Some(handle) = app.pool.get(&name) {
+        if let Some(handle) = app.pool.get_or_make_via(&name) {
             return Ok(Self(handle));
         }
         let snapshot = app.hosts_now().await;

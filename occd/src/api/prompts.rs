@@ -114,7 +114,7 @@ pub(super) async fn unlock(
 
 async fn known(app: &App, name: &HostName) -> ApiResult<HostHandle> {
     app.hosts_now().await.usable().map_err(ApiError::from)?;
-    app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name))
+    app.pool.get_or_make_via(name).ok_or_else(|| ApiError::host_not_found(name))
 }
 
 /// Returns the hosts whose login failed for that key.

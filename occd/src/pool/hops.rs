@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use occ_proto::name::Destination;
+use occ_proto::name::{Destination, check_jump_hosts};
 use occ_proto::{HostConfig, HostName, InvalidName};
 use tokio::time::Instant;
 
@@ -54,6 +54,20 @@ impl Hops for Pool {
 }
 
 impl Pool {
+    /// Returns a host; a jump host that hosts.json does not name is made from its name, as it is when a host behind
+    /// it is dialled.
+    pub fn get_or_make_via(&self, name: &HostName) -> Option<HostHandle> {
+        if let Some(handle) = self.get(name) {
+            return Some(handle);
+        }
+        // See `make_via`: the destination, and the ways there.
+        let way = name.as_str().strip_prefix(HostName::VIA)?;
+        let (text, before) = way.split_once('+').unwrap_or((way, ""));
+        let hops = before.split('+').filter(|hop| !hop.is_empty()).chain([text]);
+        let chain: Vec<String> = hops.map(str::to_owned).collect();
+        check_jump_hosts(&chain.join(",")).and_then(|()| self.hop(&chain)).ok()
+    }
+
     /// Returns the last jump host of a chain: the configured host of that name, else one made from its
     /// address, which ssh_config may know more about.
     fn hop(&self, chain: &[String]) -> Result<HostHandle, InvalidName> {

@@ -123,6 +123,51 @@ fn a_chain_of_hosts_that_are_not_configured() {
     assert!(shown.contains("connected"), "{shown}");
 }
 
+#[test]
+fn a_jump_host_that_hosts_json_does_not_name_answers_to_its_name() {
+    let (gate, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    rig.add_known_host(&gate.known_hosts_line());
+    let key = format!("IdentityFile {}\n", gate.client_key_path().display());
+    write_ssh_config(&rig, &key);
+    rig.add_host("far", &server);
+    rig.start_daemon(&[]);
+    let name = format!("via:{}@127.0.0.1:{}", gate.user(), gate.port());
+    let name = name.as_str();
+    for command in [
+        &["host", "test", name][..],
+        &["trust", "--host", name],
+        &["connect", "--host", name],
+        &["reconnect", "--host", name],
+        &["exec", "--host", name, "--", "true"],
+        &["status", "--host", name],
+    ] {
+        rig.occ_ok(command);
+        // Ends the jump hosts that nobody uses: the next command finds none.
+        edit(&rig, "far", |config| config.description = Some(command.concat()));
+        wait_until("no jump host in use", GUARD, || list(&rig).via, Vec::is_empty);
+    }
+    for bad in ["via:a:b", "via:u@h:0", "via:"] {
+        let output = rig.run_occ(&["host", "test", bad]);
+        assert_eq!(output.code(), 4, "{bad}: {output:?}");
+    }
+    // What to type next names it, and works.
+    let target = format!("{}@127.0.0.1:{}", server.user(), server.port());
+    let output = rig.run_occ(&["host", "add", "j1", &target, "-J", "srvu@127.0.0.1:1"]);
+    assert!(output.stderr.contains("occ host test via:srvu@127.0.0.1:1 shows"), "{output:?}");
+    edit(&rig, "far", |config| config.description = None);
+    wait_until("no jump host in use", GUARD, || list(&rig).via, Vec::is_empty);
+    let output = rig.run_occ(&["host", "test", "via:srvu@127.0.0.1:1"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    assert!(output.stdout.contains("✗ connect"), "{output:?}");
+    // One that refuses the login is told how to take the key, by its own address.
+    std::fs::remove_file(rig.home().join(".ssh/config")).unwrap();
+    let stranger = testkit::keys::KeyFile::generate(rig.home().join(".ssh/id_ed25519"), "ed25519");
+    let output = rig.run_occ(&["host", "add", "j1", &target, "-J", &name[4..]]);
+    let copy = format!("ssh-copy-id -p {} {}@127.0.0.1; then", gate.port(), gate.user());
+    assert!(output.stderr.contains(&copy), "{output:?} {}", stranger.public);
+}
+
 /// Connects five hosts on one server behind a bastion with a link before it, and returns the bastion, the server, the
 /// link, the daemon and the hosts' names.
 fn five_behind_a_link(
