@@ -342,7 +342,7 @@ pub(crate) struct HistoryArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UnlockArgs {
-    /// A private key; else those that the host's login would offer
+    /// A private key; else those that the host's login would offer; without a host, those that hosts wait for
     #[arg(value_name = "KEY")]
     pub(crate) key: Option<String>,
 }

@@ -2,14 +2,17 @@
 
 use hyper::Method;
 use jiff::Timestamp;
+use occ_proto::error::Code;
 use occ_proto::prompt::{Prompt, PromptKind, PromptList, Unlock, Unlocked};
-use occ_proto::status::HostList;
+use occ_proto::status::{HostList, State};
 use occ_proto::text::sanitize;
 
 use super::Context;
 use crate::cli::UnlockArgs;
+use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::CliError;
+use crate::hint::{shell_word, was_asked};
 use crate::prompter;
 use crate::terminal::Terminal;
 
@@ -66,21 +69,31 @@ fn line(prompt: &Prompt, now: Timestamp) -> String {
 /// Runs `occ unlock` and returns its exit code.
 pub(crate) async fn unlock(context: &Context<'_>, args: &UnlockArgs) -> Result<u8, CliError> {
     let ui = context.ui;
-    let (client, wish) = match &args.key {
-        Some(key) => {
+    let (client, wishes) = match (&args.key, &context.named) {
+        (Some(key), _) => {
             let key = super::host_edit::absolute(key);
-            (context.client().await?, Unlock::IdentityFile(key))
+            (context.client().await?, vec![Unlock::IdentityFile(key)])
         }
-        None => {
+        (None, Some(_)) => {
             let (client, host, _) = context.client_and_host("unlock").await?;
-            (client, Unlock::Host(host))
+            (client, vec![Unlock::Host(host)])
+        }
+        (None, None) => {
+            let client = context.client().await?;
+            let wishes = waiting(&client).await?;
+            (client, wishes)
         }
     };
-    let reply = client.request(Method::POST, "/v1/unlock", Some(&wish), None).await?;
-    if ui.json {
-        return ui.document(&reply.body).map(|()| 0);
+    let mut unlocked = Unlocked::default();
+    for wish in &wishes {
+        let reply = client.request(Method::POST, "/v1/unlock", Some(wish), None).await;
+        let now: Unlocked = reply.map_err(|error| explain(error, args.key.as_deref()))?.parse()?;
+        unlocked.keys.extend(now.keys);
+        unlocked.hosts.extend(now.hosts);
     }
-    let unlocked: Unlocked = reply.parse()?;
+    if ui.json {
+        return ui.value(&unlocked).map(|()| 0);
+    }
     if unlocked.keys.is_empty() {
         ui.say("Nothing to unlock: no key is behind a passphrase, or it is open already.")?;
     }
@@ -91,4 +104,42 @@ pub(crate) async fn unlock(context: &Context<'_>, args: &UnlockArgs) -> Result<u
         ui.say(&format!("[{host}] waited for it and is dialled now."))?;
     }
     Ok(0)
+}
+
+/// Returns the default host, else the hosts whose login waits for a key.
+async fn waiting(client: &Client) -> Result<Vec<Unlock>, CliError> {
+    let list: HostList = client.get("/v1/hosts").await?.parse()?;
+    if let Some(default) = list.default_host {
+        return Ok(vec![Unlock::Host(default)]);
+    }
+    let mut hosts = Vec::new();
+    for host in list.hosts.iter().chain(&list.via) {
+        let Some(error) = host.last_error.as_ref().filter(|_| host.state != State::Connected)
+        else {
+            continue;
+        };
+        let blamed = error.hop.as_ref().unwrap_or(&host.name);
+        let waits = matches!(error.code, Code::KeyLocked | Code::InputNeeded);
+        if waits && !hosts.contains(blamed) {
+            hosts.push(blamed.clone());
+        }
+    }
+    if hosts.is_empty() {
+        return Err(CliError::usage("No host waits for a key; name a host or a key file.")
+            .hint("occ unlock --host NAME, or occ unlock KEYFILE"));
+    }
+    Ok(hosts.into_iter().map(Unlock::Host).collect())
+}
+
+/// Returns `error` with what to type for a key that was named by its file.
+fn explain(error: CliError, key: Option<&str>) -> CliError {
+    let (Some(key), Some(Code::KeyLocked | Code::InputNeeded)) = (key, error.daemon_code()) else {
+        return error;
+    };
+    let key = shell_word(key);
+    let hint = match was_asked(&error.message) {
+        true => format!("occ unlock {key} asks again"),
+        false => format!("on a terminal: occ unlock {key} asks"),
+    };
+    error.hint(hint)
 }

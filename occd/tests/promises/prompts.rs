@@ -399,6 +399,46 @@ fn an_interrupted_question_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
+fn a_failure_begins_on_a_line_of_its_own() {
+    let Some((_sshd, mut rig, _key)) = locked(&["a"]) else { return };
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.wait_for("(asked once for all hosts): ");
+    rig.kill_daemon();
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 3, "{screen}");
+    assert!(screen.contains(": \nError: occd "), "{screen}");
+}
+
+#[test]
+fn unlock_without_a_name_opens_what_waits() {
+    let Some((_sshd, rig, key)) = locked(&["a"]) else { return };
+    let output = rig.run_occ(&["unlock"]);
+    assert_eq!(output.code(), 2, "{output:?}");
+    assert!(output.stderr.contains("name a host or a key file"), "{output:?}");
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+    let mut terminal = Terminal::control(&rig.occ(&["unlock"]), "");
+    terminal.wait_for("Passphrase for ");
+    terminal.type_text(&format!("{PASSPHRASE}\n"));
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains(&format!("Unlocked: {}", key.path.display())), "{screen}");
+}
+
+#[test]
+fn what_to_type_next_fits_who_was_asked() {
+    let Some((_sshd, rig, key)) = locked(&["a"]) else { return };
+    let path = key.path.to_str().unwrap();
+    let mut terminal = Terminal::control(&rig.occ(&["unlock", path]), "");
+    terminal.answer("Passphrase for ", "\u{4}");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 5, "{screen}");
+    assert!(screen.contains(&format!("hint: occ unlock {path} asks again\n")), "{screen}");
+    let output = rig.run_occ(&["unlock", path]);
+    let says = format!("hint: on a terminal: occ unlock {path} asks\n");
+    assert!(output.stderr.contains(&says), "{output:?}");
+}
+
+#[test]
 fn a_question_comes_again_without_showing_the_answer_when_occ_was_stopped() {
     let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
     let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
