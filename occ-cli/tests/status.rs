@@ -101,6 +101,25 @@ fn docker_trouble_is_part_of_the_answer() {
 }
 
 #[test]
+fn a_host_without_docker_has_no_hint() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/hosts/h" => Answer::ok(connected("h")),
+        _ => Answer::problem(409, "docker_unavailable", "h: there is no Docker on this host.", "h"),
+    });
+    let done = fake.occ(&["status", "-v", "--host", "h"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""), "{done:?}");
+    assert!(done.out.contains("○ none       there is no Docker on this host\n"), "{done:?}");
+}
+
+#[test]
+fn verbose_says_whether_the_connection_is_compressed() {
+    let mut value = connected("h");
+    value["connection"]["compressed"] = json!(true);
+    let out = one(value).occ(&["status", "-v", "--host", "h"]).out;
+    assert!(out.contains("[h] Cipher    aes128-gcm, compressed\n"), "{out}");
+}
+
+#[test]
 fn verbose_shows_the_connection() {
     let out = one(connected("h")).occ(&["status", "-v", "--host", "h"]).out;
     for line in [
