@@ -1,8 +1,10 @@
 //! `POST /v1/hosts/{host}/exec`: a command with its whole result, or as a stream of lines.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
+use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
@@ -12,6 +14,7 @@ use futures_util::stream;
 use occ_proto::HostName;
 use occ_proto::exec::{ExecEvent, ExecRequest, ExecResult, NDJSON, RESULT_LIMIT, STDOUT};
 
+use super::App;
 use super::error::{self, ApiResult};
 use super::extract::{Body, Caller, Host};
 use super::json::{self, Json};
@@ -19,6 +22,7 @@ use crate::exec::{self, Command, Control, Progress, Running, Step};
 use crate::host::Tries;
 
 pub(super) async fn run(
+    State(app): State<Arc<App>>,
     headers: HeaderMap,
     Host(host): Host,
     Caller(client): Caller,
@@ -26,7 +30,7 @@ pub(super) async fn run(
 ) -> ApiResult<Response> {
     let stdin = request.stdin.clone().unwrap_or_default();
     let tries = Tries::of(request.retries, request.wait_ms);
-    let command = Command::new(request)?.limited(host.snapshot().settings.command_timeout);
+    let command = Command::new(request)?.limited(app.settings(host.name()).command_timeout);
     let running = exec::start(&host, &command, tries, &client, &Progress::default())
         .await
         .map_err(|failure| error::exec(host.name(), &failure))?;

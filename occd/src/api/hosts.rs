@@ -189,7 +189,7 @@ async fn verified(
     config: &HostConfig,
     client: &Client,
 ) -> ApiResult<TestReport> {
-    let settings = app.config.current().config.effective(name);
+    let settings = app.settings(name);
     let mut report = test(app.pool.context(), name, config, &settings, client).await;
     match report.problem.take() {
         Some(problem) => Err(error::ApiError(Box::new(problem))),

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
-use crate::config::{Config, LiveConfig};
+use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
@@ -102,6 +102,11 @@ impl App {
         environment.secrets.set_enabled(config.security.keep_passwords);
         environment.unlocked.set_lifetime(config.security.key_lifetime);
         self.pool.reload(snapshot, config).await;
+    }
+
+    /// Returns what is in force for a host. Its actor may not have heard of it yet.
+    fn settings(&self, host: &HostName) -> EffectiveSettings {
+        self.config.current().config.effective(host)
     }
 
     /// Returns why hosts.json or occd.toml on disk is not what is in force, or means nothing.

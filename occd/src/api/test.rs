@@ -14,8 +14,8 @@ use super::json::Json;
 use crate::config::EffectiveSettings;
 use crate::container::Docker;
 use crate::exec::ExecError;
+use crate::host::HostContext;
 use crate::host::machine::ConnectionId;
-use crate::host::{HostContext, HostSnapshot};
 use crate::prompts::{Client, Questions};
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::error::chain;
@@ -30,10 +30,8 @@ pub(super) async fn run(
     Host(host): Host,
     Caller(client): Caller,
 ) -> ApiResult<Json<TestReport>> {
-    let snapshot = host.snapshot();
-    let HostSnapshot { config, settings, .. } = &*snapshot;
-    let context = app.pool.context();
-    let report = test(context, host.name(), config, settings, &client).await;
+    let (config, settings) = (host.snapshot().config.clone(), app.settings(host.name()));
+    let report = test(app.pool.context(), host.name(), &config, &settings, &client).await;
     if report.ssh_ok {
         // What kept the host from connecting has been mended.
         host.mended();

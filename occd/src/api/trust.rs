@@ -79,7 +79,7 @@ async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownK
         id: LOOK,
         name: Some(host.name()),
         config: &snapshot.config,
-        settings: &snapshot.settings.dial,
+        settings: &app.settings(host.name()).dial,
         demand: HopDemand::Command,
         used: None,
         lend_agent: false,

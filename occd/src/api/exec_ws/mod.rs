@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
@@ -20,6 +21,7 @@ use input::{Input, READ_AHEAD};
 use output::Last;
 use passing::Passing;
 
+use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Host};
 use crate::exec::{self, Command, Destinations, Progress, Running};
@@ -37,6 +39,7 @@ type Sink = SplitSink<WebSocket, Message>;
 type Source = SplitStream<WebSocket>;
 
 pub(super) async fn upgrade(
+    State(app): State<Arc<App>>,
     Host(host): Host,
     Caller(client): Caller,
     passing: Passing,
@@ -50,17 +53,23 @@ pub(super) async fn upgrade(
         .max_message_size(MESSAGE_LIMIT)
         .max_frame_size(MESSAGE_LIMIT)
         .write_buffer_size(WRITE_BUFFER)
-        .on_upgrade(move |socket| async move { serve(host, socket, client, passing).await });
+        .on_upgrade(move |socket| async move { serve(app, host, socket, client, passing).await });
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
     }
     Ok(response)
 }
 
-async fn serve(host: HostHandle, socket: WebSocket, client: Client, passing: Passing) {
+async fn serve(
+    app: Arc<App>,
+    host: HostHandle,
+    socket: WebSocket,
+    client: Client,
+    passing: Passing,
+) {
     let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let begun = begin(&host, &mut source, &client).await;
+    let begun = begin(&app, &host, &mut source, &client).await;
     let news = client.take_news();
     let is_told = !news.is_empty();
     for key in news {
@@ -114,6 +123,7 @@ async fn serve(host: HostHandle, socket: WebSocket, client: Client, passing: Pas
 /// Takes the request and starts the command. `None` means that the client has gone; a command that was not
 /// sent by then is not started, however long the connecting took. Also returns what the client sent meanwhile.
 async fn begin(
+    app: &App,
     host: &HostHandle,
     source: &mut Source,
     client: &Client,
@@ -132,7 +142,7 @@ async fn begin(
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
     }
     let tries = Tries::of(request.retries, request.wait_ms);
-    let command = Command::new(request)?.limited(host.snapshot().settings.command_timeout);
+    let command = Command::new(request)?.limited(app.settings(host.name()).command_timeout);
     let progress = Progress::default();
     let starting = exec::start(host, &command, tries, client, &progress);
     tokio::pin!(starting);
