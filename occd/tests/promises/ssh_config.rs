@@ -232,3 +232,30 @@ fn a_connection_comes_from_the_address_that_is_asked_for() {
     let answer = problem(&post(&rig, "/v1/hosts/far/reconnect"));
     assert!(answer.detail.contains("AddressFamily or BindAddress of ssh_config"), "{answer:?}");
 }
+
+#[test]
+fn a_hash_of_the_connection_in_a_file_name_is_what_ssh_replaces_it_by_or_an_error() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let target = Target::from(&host);
+    rig.add_host_to("far", &target.hostname, target.port, &target.user, &target.key);
+    write_ssh_config(&rig, "UserKnownHostsFile ~/.ssh/known-%C\n");
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let names = std::fs::read_dir(rig.home().join(".ssh")).unwrap();
+    let names: Vec<_> =
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let is_hash = |name: &String| {
+        let hash = name.strip_prefix("known-").unwrap_or_default();
+        hash.len() == 40 && hash.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    assert!(names.iter().any(is_hash), "{names:?}");
+    for option in ["IdentityFile", "CertificateFile", "RevokedHostKeys", "ProxyCommand"] {
+        write_ssh_config(&rig, &format!("{option} /nowhere/%C\n"));
+        let answer = problem(&post(&rig, "/v1/hosts/far/reconnect"));
+        assert_eq!(answer.code, Code::SshConfigInvalid, "{option}: {answer:?}");
+    }
+}
