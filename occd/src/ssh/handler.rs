@@ -24,6 +24,7 @@ use super::algorithms::{is_authenticated, is_post_quantum};
 use super::error::{ConnectError, LossCause};
 use super::host_key::{HostKeyPolicy, TrustedKey};
 use super::inbox::{Closed, ExitReport, Inbox, SpillPolicy};
+use super::refused_channels::RefusedChannels;
 
 /// A stream that has moved this much makes its connection a bulk connection (ARCHITECTURE.md).
 const BULK: u64 = 8 * 1024 * 1024;
@@ -90,18 +91,8 @@ pub struct Shared {
     banner: watch::Sender<String>,
     /// How long they were when the last offer of a key was signed.
     signed_at: Mutex<Option<usize>>,
-    /// What the server said when it refused channels.
-    refusals: Mutex<Refusals>,
-}
-
-/// Channels that a server refused. Its words reach the handler, and not who asked for the channel.
-#[derive(Debug, Default)]
-struct Refusals {
-    count: u64,
-    /// What it said last, safe to print.
-    text: String,
-    /// The first refusal since which it has said nothing else.
-    since: u64,
+    /// The channels that the server refused.
+    pub(super) refused: RefusedChannels,
 }
 
 #[derive(Debug)]
@@ -131,7 +122,7 @@ impl Shared {
             lender: OnceLock::new(),
             banner: watch::Sender::default(),
             signed_at: Mutex::default(),
-            refusals: Mutex::default(),
+            refused: RefusedChannels::default(),
         }
     }
 
@@ -156,23 +147,6 @@ impl Shared {
             // The sender is ours.
             Err(_) => std::future::pending().await,
         }
-    }
-
-    fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns how many channels the server has refused.
-    pub(super) fn refused(&self) -> u64 {
-        self.refusals().count
-    }
-
-    /// Returns what the server said to a refusal that was none of the first `before`; nothing if it has said
-    /// different things since, of which any could be meant.
-    pub(super) fn refusal_since(&self, before: u64) -> Option<String> {
-        let refusals = self.refusals();
-        let is_clear = refusals.count > before && refusals.since <= before + 1;
-        (is_clear && !refusals.text.is_empty()).then(|| refusals.text.clone())
     }
 
     fn signed_at(&self) -> MutexGuard<'_, Option<usize>> {
@@ -285,8 +259,6 @@ pub enum SessionError {
 const MAX_REASON: usize = 300;
 /// Characters of a server's messages before the login that are kept.
 const MAX_BANNER: usize = 4096;
-/// The same of its words to a channel that it refuses.
-const MAX_REFUSAL: usize = 200;
 
 /// The handler of one connection.
 #[derive(Debug)]
@@ -449,12 +421,7 @@ impl russh::client::Handler for Handler {
         _language: &str,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let text: String = sanitize(description.trim()).chars().take(MAX_REFUSAL).collect();
-        let mut refusals = self.shared.refusals();
-        refusals.count += 1;
-        if refusals.text != text {
-            (refusals.text, refusals.since) = (text, refusals.count);
-        }
+        self.shared.refused.note(description);
         Ok(())
     }
 

@@ -22,6 +22,7 @@ pub mod marker;
 mod probe;
 mod proxy_command;
 mod refusal;
+mod refused_channels;
 pub mod seen;
 mod sessions;
 pub mod signal;

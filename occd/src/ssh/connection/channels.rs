@@ -140,7 +140,7 @@ impl Connection {
         port: u16,
     ) -> Result<Channel, ChannelError> {
         let _busy = Busy::new(self);
-        let before = self.shared.refused();
+        let before = self.shared.refused.count();
         match self.open(Kind::Tcp(address.to_owned(), port)).await {
             Ok(raw) => {
                 raw.inbox.set_transport();
@@ -152,7 +152,7 @@ impl Connection {
             Err(ChannelError::Refused(reason)) => {
                 // The answer overtakes the words that came with it, inside this process.
                 let _ = timeout(CHANNEL_OPEN, self.round_trip()).await;
-                Err(ChannelError::Refused(match self.shared.refusal_since(before) {
+                Err(ChannelError::Refused(match self.shared.refused.words_since(before) {
                     Some(words) => format!("{reason}: {words}"),
                     None => reason,
                 }))
