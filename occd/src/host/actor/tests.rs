@@ -8,6 +8,7 @@ use crate::host::Tries;
 use crate::host::Unreachable;
 use crate::prompts::Client;
 use crate::ssh::error::chain;
+use crate::ssh::ssh_config::Resolver;
 
 fn context(home: &std::path::Path) -> Arc<HostContext> {
     let (recorder, _writer, _archive) = crate::history::open(home.join("state"));
@@ -56,7 +57,12 @@ async fn a_panic_costs_one_host_its_connections_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_a_host_that_is_down_looks_again_before_the_backoff_does() {
     let directory = tempfile::tempdir().unwrap();
-    let context = context(directory.path());
+    let mut context = Arc::into_inner(context(directory.path())).unwrap();
+    let mut environment = Arc::into_inner(context.dial).unwrap();
+    // A program takes time of its own, of which this clock knows nothing.
+    environment.resolver = Resolver::with_programs(directory.path().to_owned(), Vec::new());
+    context.dial = Arc::new(environment);
+    let context = Arc::new(context);
     let server = EmbeddedHost::start();
     let down = host("down", &server, &context);
     // Nobody listens there any more.
