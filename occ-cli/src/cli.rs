@@ -24,6 +24,7 @@ Usage: occ <command> [--host NAME | --local] [options]
   host                           add list show edit remove test default
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
+  docker docker-socket docker-context   the docker program at a host's engine
   history                        when a link was down, and why
   daemon                         run start stop status: occd, which keeps the links
 
@@ -163,6 +164,26 @@ Examples:
     /// Show what waits for an answer, and ask for it
     #[command(after_help = "Examples:\n  occ prompts\n  occ prompts --json")]
     Prompts,
+    /// Run the docker program here against a host's engine, over the pooled connection
+    #[command(after_help = "\
+Examples:
+  occ docker --host prod-1 -- ps
+  occ docker --host prod-1 -- logs -f web
+  occ docker --host prod-1 -- compose up -d")]
+    Docker(DockerArgs),
+    /// Print the Unix socket of this machine that speaks to a host's engine
+    #[command(after_help = "\
+Examples:
+  export DOCKER_HOST=unix://$(occ docker-socket -q --host prod-1)
+  occ docker-socket --all
+  occ docker-socket --host prod-1 --remove")]
+    DockerSocket(DockerSocketArgs),
+    /// Make a docker context for a host's engine
+    #[command(after_help = "\
+Examples:
+  occ docker-context --host prod-1; docker --context occ-prod-1 ps
+  occ docker-context --host prod-1 --remove")]
+    DockerContext(DockerContextArgs),
     /// Add, list, show, edit, remove and test hosts
     #[command(
         subcommand,
@@ -192,6 +213,35 @@ pub(crate) struct StatusArgs {
     /// Wait for a connection and ask the host, instead of answering from memory
     #[arg(long)]
     pub(crate) fresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DockerArgs {
+    /// What the docker program is to do
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGV"
+    )]
+    pub(crate) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DockerSocketArgs {
+    /// Of every host
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Take the socket away
+    #[arg(long)]
+    pub(crate) remove: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DockerContextArgs {
+    /// Remove the context and the socket
+    #[arg(long)]
+    pub(crate) remove: bool,
 }
 
 #[derive(Debug, Args)]

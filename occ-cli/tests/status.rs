@@ -9,7 +9,7 @@ use testkit::terminal::Terminal;
 fn one(value: Value) -> Fake {
     Fake::new(move |seen| match seen.path.as_str() {
         "/v1/hosts/h" | "/v1/hosts/h?fresh=true" => Answer::ok(value.clone()),
-        "/v1/hosts/h/container" => Answer::ok(json!({
+        "/v1/hosts/h/container?fresh=true" => Answer::ok(json!({
             "exists": true, "state": "running", "health": "healthy", "started_at": ago(7830),
             "image": "opencode-cloud-sandbox:latest", "image_id": "sha256:8f3a21c09d4eaaaa",
             "image_version": "25.1.3", "id": "x", "exit_code": null, "docker_version": "27",
@@ -80,7 +80,10 @@ fn fresh_waits_and_asks_docker() {
          [h] Image     opencode-cloud-sandbox:latest (25.1.3), 8f3a21c09d4e\n\
          [h] Port      127.0.0.1:3000 -> 3000/tcp\n"
     );
-    assert_eq!(fake.lines(), ["GET /v1/hosts/h?fresh=true", "GET /v1/hosts/h/container"]);
+    assert_eq!(
+        fake.lines(),
+        ["GET /v1/hosts/h?fresh=true", "GET /v1/hosts/h/container?fresh=true"]
+    );
 }
 
 #[test]
@@ -276,4 +279,43 @@ fn a_reader_that_went_away_ends_it_quietly() {
     drop(child.stdout.take());
     let done = common::finish(child);
     assert_eq!((done.code, done.err.as_str()), (141, ""));
+}
+
+fn sandbox(state: &str, as_of: i64, stale: bool) -> Value {
+    json!({
+        "exists": true, "state": state, "health": "healthy", "started_at": ago(7830),
+        "image": "opencode-cloud-sandbox:latest", "image_id": "sha256:8f3a21c09d4eaaaa",
+        "image_version": "25.1.3", "id": "x", "exit_code": null, "docker_version": "27",
+        "as_of": ago(as_of), "stale": stale, "ports": [],
+    })
+}
+
+#[test]
+fn the_sandbox_comes_from_memory_with_the_time_it_was_seen() {
+    let mut value = connected("h");
+    value["sandbox"] = sandbox("running", 0, false);
+    let fake = one(value.clone());
+    let out = fake.occ(&["status", "--host", "h"]).out;
+    assert!(out.contains("[h] Sandbox   ● running    2h 10m, healthy\n"), "{out}");
+    assert_eq!(fake.lines(), ["GET /v1/hosts/h"]);
+
+    let mut down = broken("h", "backoff", "host_unreachable", "no route to host.");
+    down["sandbox"] = sandbox("running", 52, true);
+    let (out, _) = text(down.clone());
+    assert!(out.contains("[h] Sandbox   ? running    as of 52s ago, stale, healthy\n"), "{out}");
+
+    value["docker_error"] = json!({"code": "docker_unavailable", "message": "nobody answers"});
+    value["sandbox"]["stale"] = json!(true);
+    let (out, _) = text(value.clone());
+    assert!(out.contains("[h] Docker    ✗ nobody answers\n"), "{out}");
+
+    let mut plain = connected("p");
+    plain["sandbox"] = sandbox("exited", 0, false);
+    let hosts = list(&[down, plain, status("idle", "idle")], None);
+    let fake = Fake::new(move |_| Answer::ok(hosts.clone()));
+    let out = fake.occ(&["status", "--all"]).out;
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..7], ["HOST", "LINK", "FOR", "RTT", "SANDBOX", "AS", "OF"]);
+    assert!(out.contains("running?  52s"), "{out}");
+    assert!(out.contains("exited    now"), "{out}");
 }

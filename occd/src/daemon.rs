@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
+use crate::container::{DockerSockets, Sandboxes};
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
@@ -178,8 +179,14 @@ impl Daemon {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");
         }
         let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
-        pool.reload(&hosts.current(), &config.current().config).await;
         let app = Arc::new(App {
+            sandboxes: Sandboxes::new(tasks.clone(), hosts_stop.child_token()),
+            docker_sockets: DockerSockets::new(
+                self.socket.path().parent().unwrap_or(Path::new("/")),
+                &self.env.state_dir()?,
+                tasks.clone(),
+                hosts_stop.child_token(),
+            ),
             pool,
             hosts: hosts.clone(),
             config,
@@ -187,6 +194,9 @@ impl Daemon {
             archive,
             started_at: Timestamp::now(),
         });
+
+        let settings = app.config.current().config;
+        app.reload(&hosts.current(), &settings).await;
 
         let watchers = stop.child_token();
         {

@@ -76,6 +76,11 @@ impl Pool {
         self.hosts.iter().map(used).collect()
     }
 
+    /// Returns the hosts of hosts.json.
+    pub fn configured(&self) -> Vec<HostHandle> {
+        self.hosts.iter().map(|entry| entry.handle.clone()).collect()
+    }
+
     /// Returns every host, also the jump hosts that hosts.json does not name, by their names.
     pub fn all(&self) -> Vec<HostHandle> {
         let hosts = self.hosts.iter().chain(self.via.iter());

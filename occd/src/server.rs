@@ -36,24 +36,26 @@ pub async fn serve(
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener) => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::error!(%error, "could not accept a client");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Before a byte is read. A peer that cannot be told is nobody's.
-        if !is_ours(&stream) {
-            continue;
-        }
+        let Some(stream) = accepted else { continue };
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
             tracing::debug!(%error, "the send buffer stays as it is");
         }
         clients.spawn(client(stream, router.clone(), stop.clone()));
+    }
+}
+
+/// Accepts a client of this user's; nothing when it was none.
+pub async fn accept(listener: &UnixListener) -> Option<UnixStream> {
+    match listener.accept().await {
+        // Before a byte is read. A peer that cannot be told is nobody's.
+        Ok((stream, _)) => is_ours(&stream).then_some(stream),
+        Err(error) => {
+            tracing::error!(%error, "could not accept a client");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
     }
 }
 

@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::name::HostName;
+
 /// The container's name, shared with the existing opencode-cloud tool.
 pub const SANDBOX_CONTAINER: &str = "opencode-cloud-sandbox";
 
-/// `GET /v1/hosts/{host}/container`.
+/// `GET /v1/hosts/{host}/container`, from memory where that is up to date, or with `?fresh=true` from the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerStatus {
     /// Whether the sandbox container exists.
@@ -34,6 +36,18 @@ pub struct ContainerStatus {
     pub docker_version: Option<String>,
     /// When this was true.
     pub as_of: Timestamp,
+    /// Whether it may be otherwise by now: nothing has been heard of it since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+/// `GET`, `PUT /v1/hosts/{host}/docker-socket`: where the host's Docker Engine is reached on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerSocketPath {
+    /// The host.
+    pub host: HostName,
+    /// The Unix socket's path, for `DOCKER_HOST=unix://PATH`.
+    pub path: String,
 }
 
 /// A container's port that is published on its host.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::container::ContainerStatus;
 use crate::error::Code;
 use crate::host::HostConfig;
 use crate::name::HostName;
@@ -184,6 +185,12 @@ pub struct HostStatus {
     /// What the connection negotiated; absent unless connected.
     #[serde(default)]
     pub connection: Option<ConnectionInfo>,
+    /// The sandbox container, as far as it is known without asking; absent where it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<ContainerStatus>,
+    /// Why Docker does not tell of the sandbox, while the host is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_error: Option<DockerFault>,
     /// The configuration.
     pub config: HostConfig,
     /// The entity tag of the configuration, for If-Match.
@@ -195,6 +202,15 @@ pub struct HostStatus {
     pub warnings: Vec<String>,
     /// Grows with every change of this host.
     pub revision: u64,
+}
+
+/// What keeps Docker on a host from being asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerFault {
+    /// The stable word.
+    pub code: Code,
+    /// One sentence for a person.
+    pub message: String,
 }
 
 /// Facts about a live connection.

@@ -2,6 +2,7 @@
 
 mod connect;
 mod daemon;
+mod docker;
 mod exec;
 mod exec_result;
 mod history;
@@ -76,6 +77,9 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::History(args)) => history::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
         Some(Command::Prompts) => prompts::run(&context).await,
+        Some(Command::Docker(args)) => docker::run(&context, &args).await,
+        Some(Command::DockerSocket(args)) => docker::run_socket(&context, &args).await,
+        Some(Command::DockerContext(args)) => docker::run_context(&context, &args).await,
         Some(Command::Host(command)) => host::run(&context, command).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
     }

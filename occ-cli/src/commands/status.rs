@@ -9,7 +9,7 @@ use super::Context;
 use crate::cli::StatusArgs;
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::output::{host as show, with_note};
+use crate::output::{Ui, host as show, with_note};
 use crate::target::{Source, Target};
 
 /// Runs `occ` without a command: the table on a terminal, the help without hosts.
@@ -95,8 +95,14 @@ async fn one(
     let mut text = show::link(ui, &status, now);
     text.push('\n');
     let mut hint = show::hint(&status);
-    if status.state == State::Connected && (args.fresh || ui.verbose > 0) {
-        let (lines, docker_hint) = sandbox(context, client, &status, now).await?;
+    let connected = status.state == State::Connected;
+    let unknown = status.sandbox.is_none() && status.docker_error.is_none();
+    let ask = connected && (args.fresh || (ui.verbose > 0 && unknown));
+    if ask || !unknown {
+        let (lines, docker_hint) = match ask {
+            true => sandbox(context, client, &status, now).await?,
+            false => remembered(ui, &status, now),
+        };
         for line in lines {
             text.push_str(&line);
             text.push('\n');
@@ -116,6 +122,24 @@ async fn one(
     Ok(0)
 }
 
+/// Returns the sandbox's lines from memory.
+fn remembered(ui: &Ui, status: &HostStatus, now: Timestamp) -> (Vec<String>, Option<String>) {
+    match (&status.sandbox, &status.docker_error) {
+        // What was seen last, and why nothing has been heard since.
+        (Some(container), None) => (show::sandbox(ui, status, container, now), None),
+        (Some(container), Some(fault)) if container.exists => {
+            let mut lines = show::sandbox(ui, status, container, now);
+            lines.push(show::docker_fault(status, fault));
+            (lines, show::status_hint(status, fault.code, &fault.message))
+        }
+        (_, Some(fault)) => {
+            let line = show::sandbox_unknown(status, fault.code, &fault.message);
+            (vec![line], show::status_hint(status, fault.code, &fault.message))
+        }
+        (None, None) => (Vec::new(), None),
+    }
+}
+
 /// Returns the sandbox's lines. Docker's troubles are part of the answer, not a failure of `status`.
 async fn sandbox(
     context: &Context<'_>,
@@ -124,7 +148,7 @@ async fn sandbox(
     now: Timestamp,
 ) -> Result<(Vec<String>, Option<String>), CliError> {
     let note = format!("[{}] asking Docker …", status.name);
-    let path = host_path(&status.name, "/container");
+    let path = host_path(&status.name, "/container?fresh=true");
     match with_note(context.ui, &note, client.get_slow(&path)).await {
         Ok(reply) => {
             let container: ContainerStatus = reply.parse()?;

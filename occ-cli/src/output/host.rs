@@ -5,7 +5,7 @@ use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
 use occ_proto::error::Code;
 use occ_proto::status::{
-    ConnectionInfo, HostList, HostStatus, IdleReason, LastError, State, TestReport,
+    ConnectionInfo, DockerFault, HostList, HostStatus, IdleReason, LastError, State, TestReport,
 };
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
@@ -290,15 +290,25 @@ pub(crate) fn sandbox(
     container: &ContainerStatus,
     now: Timestamp,
 ) -> Vec<String> {
+    let as_of = two_units(seconds_between(container.as_of, now));
+    let stale = container.stale.then(|| format!("as of {as_of} ago, stale"));
     if !container.exists {
         let text = ui.paint(Colour::Grey, "○ No service found.");
-        return vec![line(status, "Sandbox", &text)];
+        let stale = stale.map_or_else(String::new, |stale| format!(" ({stale})"));
+        return vec![line(status, "Sandbox", &format!("{text}{stale}"))];
     }
     let word = sanitize(container.state.as_deref().unwrap_or("unknown"));
     let running = word == "running";
-    let (sign, colour) = if running { ("●", Colour::Green) } else { ("○", Colour::Grey) };
-    let mut parts = Vec::new();
-    if running && let Some(at) = container.started_at {
+    let (sign, colour) = match (container.stale, running) {
+        (true, _) => ("?", Colour::Yellow),
+        (false, true) => ("●", Colour::Green),
+        (false, false) => ("○", Colour::Grey),
+    };
+    let mut parts: Vec<String> = stale.into_iter().collect();
+    if running
+        && !container.stale
+        && let Some(at) = container.started_at
+    {
         parts.push(two_units(seconds_between(at, now)));
     }
     parts.extend(container.health.as_deref().map(sanitize));
@@ -330,6 +340,11 @@ pub(crate) fn sandbox(
     lines
 }
 
+/// Returns the line about why Docker tells nothing more.
+pub(crate) fn docker_fault(status: &HostStatus, fault: &DockerFault) -> String {
+    line(status, "Docker", &format!("✗ {}", sanitize(&fault.message)))
+}
+
 /// Returns the line for a sandbox that Docker could not be asked about.
 pub(crate) fn sandbox_unknown(status: &HostStatus, code: Code, why: &str) -> String {
     // The line names the host already.
@@ -351,9 +366,19 @@ pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp) -> String {
     };
     let mut hosts: Vec<&HostStatus> = list.hosts.iter().chain(&list.via).collect();
     hosts.sort_by_key(|status| rank(status.state));
-    let mut table = Table::new(&["HOST", "LINK", "FOR", "RTT", "NOTE"]);
+    // Without Docker anywhere nobody misses its columns.
+    let docker = hosts.iter().any(|host| host.sandbox.is_some() || host.docker_error.is_some());
+    let mut headings = vec!["HOST", "LINK", "FOR", "RTT", "NOTE"];
+    if docker {
+        headings.splice(4..4, ["SANDBOX", "AS OF"]);
+    }
+    let mut table = Table::new(&headings);
     for status in &hosts {
-        table.row(row(status, list, now));
+        let mut cells = row(status, list, now);
+        if docker {
+            cells.splice(4..4, sandbox_cells(status, now));
+        }
+        table.row(cells);
     }
     let mut text = String::new();
     for (number, line) in table.lines().iter().enumerate() {
@@ -380,9 +405,10 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),
-        State::Connected | State::Idle => match idle_policy(status) {
-            Some(why) => format!("{why}; connects on use"),
-            None => status.config.description.as_deref().map(sanitize).unwrap_or_default(),
+        State::Connected | State::Idle => match (idle_policy(status), &status.docker_error) {
+            (Some(why), _) => format!("{why}; connects on use"),
+            (None, Some(fault)) => sanitize(&fault.message),
+            (None, None) => status.config.description.as_deref().map(sanitize).unwrap_or_default(),
         },
     };
     vec![
@@ -399,6 +425,24 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         note,
     ]
+}
+
+/// Returns a word for the sandbox and the time at which it was true.
+fn sandbox_cells(status: &HostStatus, now: Timestamp) -> [String; 2] {
+    let Some(container) = &status.sandbox else {
+        let word = if status.docker_error.is_some() { "?" } else { "-" };
+        return [word.to_owned(), "-".to_owned()];
+    };
+    let word = match (container.exists, container.state.as_deref()) {
+        (false, _) => "none".to_owned(),
+        (true, state) => sanitize(state.unwrap_or("?")),
+    };
+    let unhealthy = container.health.as_deref() == Some("unhealthy");
+    let word = if unhealthy && !container.stale { "unhealthy".to_owned() } else { word };
+    match container.stale {
+        true => [format!("{word}?"), one_unit(seconds_between(container.as_of, now))],
+        false => [word, "now".to_owned()],
+    }
 }
 
 fn summary(list: &HostList) -> String {

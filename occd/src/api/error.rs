@@ -187,9 +187,14 @@ pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
         DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
         DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
     };
-    let detail = occ_proto::text::sanitize(&chain(error));
+    let detail = docker_text(error);
     let problem = ApiError::new(status, code, format!("{name}: {detail}.")).host(name);
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+}
+
+/// Returns what is wrong with Docker, safe for a terminal.
+pub(super) fn docker_text(error: &DockerError) -> String {
+    occ_proto::text::sanitize(&chain(error))
 }
 
 impl From<BadCommand> for ApiError {

@@ -24,7 +24,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList
     // With a broken file and nothing known, an empty list would be a lie.
     snapshot.usable().map_err(ApiError::from)?;
     let configured = snapshot.file.hosts.keys().filter_map(|name| app.pool.get(name));
-    let hosts: Vec<HostStatus> = configured.map(|host| host.status()).collect();
+    let hosts: Vec<HostStatus> = configured.map(|host| app.with_sandbox(host.status())).collect();
     let via: Vec<HostStatus> = app.pool.via().iter().map(HostHandle::status).collect();
     Ok(Json(HostList {
         revision: hosts.iter().chain(&via).map(|host| host.revision).max().unwrap_or(0),
@@ -57,7 +57,7 @@ pub(super) async fn show(
         // Whoever looks will want to use it, or has done something about it. The answer does not wait.
         host.glance();
     }
-    let mut status = host.full_status();
+    let mut status = app.with_sandbox(host.full_status());
     status.warnings = app.warnings(&app.hosts.current());
     ([(header::ETAG, status.etag.clone())], Json(status)).into_response()
 }
@@ -163,7 +163,7 @@ pub(super) async fn remove(
         .await
         .map_err(ApiError::from)?;
     let config = app.config.current().config;
-    app.pool.reload(&app.hosts.current(), &config).await;
+    app.reload(&app.hosts.current(), &config).await;
     let context = Arc::clone(app.pool.context());
     let name = name.clone();
     app.pool.context().tasks.spawn(async move {
@@ -200,7 +200,7 @@ async fn verified(
 /// Brings the pool in line with what was just saved and returns the host's status.
 async fn reload(app: &App, name: &HostName) -> ApiResult<HostStatus> {
     let config = app.config.current().config;
-    app.pool.reload(&app.hosts.current(), &config).await;
+    app.reload(&app.hosts.current(), &config).await;
     let host = app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name))?;
     let mut status = host.status();
     // The host's actor learns its new configuration in a moment; the answer shows it already.

@@ -17,6 +17,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use jiff::Timestamp;
+use occ_proto::status::{DockerFault, HostStatus};
 use occ_proto::{
     AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, HostName, NEW_HOST_KEY_HEADER,
     VERSION_HEADER, WARNING_HEADER,
@@ -26,6 +27,7 @@ use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
+use crate::container::{DockerError, DockerSockets, Sandboxes};
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
@@ -35,6 +37,7 @@ use crate::ssh::error::chain;
 mod container;
 mod daemon;
 mod default_host;
+mod docker_socket;
 mod error;
 mod exec;
 mod exec_ws;
@@ -65,6 +68,10 @@ const HOSTS: [&str; 2] = ["localhost", "occd"];
 pub struct App {
     /// The hosts.
     pub pool: Arc<Pool>,
+    /// The sandboxes on them.
+    pub sandboxes: Sandboxes,
+    /// The sockets of this machine that speak to their engines.
+    pub docker_sockets: DockerSockets,
     /// hosts.json.
     pub hosts: HostsStore,
     /// occd.toml.
@@ -85,9 +92,29 @@ impl App {
         // Whoever saw the change first, the pool may not have heard of it yet.
         if !self.pool.knows(&snapshot) {
             let config = self.config.current().config;
-            self.pool.reload(&snapshot, &config).await;
+            self.reload(&snapshot, &config).await;
         }
         snapshot
+    }
+
+    /// Brings the pool, and what follows its hosts, in line with the files.
+    pub async fn reload(&self, snapshot: &HostsSnapshot, config: &Arc<Config>) {
+        self.pool.reload(snapshot, config).await;
+        let hosts = self.pool.configured();
+        self.sandboxes.follow(&hosts);
+        self.docker_sockets.follow(&hosts);
+    }
+
+    /// Returns a host's status with what is known of its sandbox.
+    fn with_sandbox(&self, status: HostStatus) -> HostStatus {
+        let known = self.sandboxes.known(&status.name);
+        // A host without Docker has no sandbox, which is no fault.
+        let fault = known.error.as_deref().filter(|error| !matches!(error, DockerError::Missing));
+        let docker_error = fault.map(|error| {
+            let problem = error::docker(&status.name, error).into_problem();
+            DockerFault { code: problem.code, message: error::docker_text(error) }
+        });
+        HostStatus { sandbox: known.status(), docker_error, ..status }
     }
 
     /// Puts occd.toml as it is at this moment in force.
@@ -101,7 +128,7 @@ impl App {
         environment.spill.set_limit(config.output.spill_limit());
         environment.secrets.set_enabled(config.security.keep_passwords);
         environment.unlocked.set_lifetime(config.security.key_lifetime);
-        self.pool.reload(snapshot, config).await;
+        self.reload(snapshot, config).await;
     }
 
     /// Returns what is in force for a host. Its actor may not have heard of it yet.
@@ -156,6 +183,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/trust", get(trust::review).post(trust::trust))
         .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
         .route("/v1/hosts/{host}/container", get(container::show))
+        .route(
+            "/v1/hosts/{host}/docker-socket",
+            get(docker_socket::show).put(docker_socket::open).delete(docker_socket::close),
+        )
         .route("/v1/hosts/{host}/history", get(history::show))
         .route("/v1/prompts", get(prompts::list))
         .route("/v1/prompts/{id}", post(prompts::answer))

@@ -3,22 +3,17 @@
 //! Docker gets no TCP port on either side. Where the server does not open a socket that this user may
 //! open, `docker system dial-stdio` carries the same bytes over a command.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bollard::errors::Error as BollardError;
 use bollard::{API_DEFAULT_VERSION, BollardRequest};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderValue};
-use hyper::http::uri::PathAndQuery;
-use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioIo;
-use occ_proto::exec::ExecRequest;
 use occ_proto::status::RemoteSystem;
-use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 
-use crate::exec::{Command, Shell};
-use crate::ssh::{Channel, ChannelError, Closed, Connection, ExitReport};
+use super::transport::Transport;
+use super::way::Way;
+use crate::ssh::Connection;
 
 /// How long Docker may take to answer one request, in seconds.
 const TIMEOUT: u64 = 30;
@@ -40,9 +35,9 @@ pub enum DockerError {
     Down {
         /// The socket.
         path: String,
-        /// What the server said.
+        /// What was said.
         #[source]
-        source: ChannelError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection broke.
     #[error("the connection to the host was lost")]
@@ -65,22 +60,24 @@ impl Docker {
         connection: &Arc<Connection>,
         socket: Option<&str>,
     ) -> Result<Self, DockerError> {
-        let system = connection.system().await.ok_or(DockerError::Lost)?;
-        let path = choose(socket, &system)?;
-        let Way { channel, refusal } = open(connection, &path, &system).await?;
-        let (sender, http) = http1::handshake(TokioIo::new(channel.into_stream()))
-            .await
-            .map_err(|error| DockerError::Api(error.into()))?;
-        connection.spawn(async move {
-            if let Err(error) = http.with_upgrades().await {
-                tracing::debug!(%error, "a Docker connection ended");
-            }
-        });
-        let sender = Arc::new(Mutex::new(sender));
+        Self::over(Way::to_host(connection, socket).await?).await
+    }
+
+    /// The same with a socket of this machine; its tasks belong to the tracker.
+    pub async fn connect_local(path: PathBuf, tasks: TaskTracker) -> Result<Self, DockerError> {
+        Self::over(Way::Local { path, tasks }).await
+    }
+
+    async fn over(way: Way) -> Result<Self, DockerError> {
+        let path = way.path();
+        let mut opened = way.open().await?;
+        let refusal = opened.refusal.take();
+        let transport = Transport::new(way, opened).await.map_err(DockerError::Api)?;
+        let requests = Arc::clone(&transport);
         let client = bollard::Docker::connect_with_custom_transport(
             move |request: BollardRequest| {
-                let sender = Arc::clone(&sender);
-                Box::pin(async move { send(&sender, request).await })
+                let requests = Arc::clone(&requests);
+                Box::pin(async move { requests.send(request).await })
             },
             Some("http://docker"),
             TIMEOUT,
@@ -92,10 +89,10 @@ impl Docker {
             Err(error @ BollardError::DockerResponseServerError { .. }) => {
                 Err(DockerError::Api(error))
             }
-            Err(_) if connection.is_closed() => Err(DockerError::Lost),
+            Err(_) if transport.is_closed() => Err(DockerError::Lost),
             Err(error) => match refusal {
                 // The docker program ended without a word of HTTP.
-                Some(source) => Err(DockerError::Down { path, source }),
+                Some(source) => Err(DockerError::Down { path, source: source.into() }),
                 None => Err(DockerError::Api(error)),
             },
         }
@@ -108,7 +105,7 @@ impl Docker {
 }
 
 /// Returns the socket to use: the one set, else the first usable one found.
-fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String, DockerError> {
+pub(super) fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String, DockerError> {
     if let Some(set) = set {
         return Ok(set.to_owned());
     }
@@ -120,87 +117,6 @@ fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String, DockerErro
         None if system.shell.is_empty() => Err(DockerError::Untold),
         None => Err(DockerError::Missing),
     }
-}
-
-/// The way to the engine.
-struct Way {
-    channel: Channel,
-    /// Why the server did not open the socket, when the docker program stands in.
-    refusal: Option<ChannelError>,
-}
-
-async fn open(
-    connection: &Arc<Connection>,
-    path: &str,
-    system: &RemoteSystem,
-) -> Result<Way, DockerError> {
-    let source = match connection.streamlocal(path).await {
-        Ok(channel) => return Ok(Way { channel, refusal: None }),
-        Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
-        Err(error) => error,
-    };
-    let down = |source| DockerError::Down { path: path.to_owned(), source };
-    // The server says no more than that it did not open the socket; the host knows why.
-    let look = r#"test -S "$1" || exit 3; test -r "$1" && test -w "$1" || exit 4"#;
-    let looked = start(connection, system, &["sh", "-c", look, "sh", path]).await?;
-    let exit = match &looked {
-        Some(channel) => {
-            channel.exited().await;
-            channel.exit()
-        }
-        None => None,
-    };
-    match exit {
-        Some(ExitReport::Status(3)) => return Err(down(source)),
-        Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
-        _ if !system.docker_cli => return Err(down(source)),
-        _ => {}
-    }
-    let host = format!("unix://{path}");
-    match start(connection, system, &["docker", "--host", &host, "system", "dial-stdio"]).await? {
-        Some(channel) => Ok(Way { channel, refusal: Some(source) }),
-        None => Err(down(source)),
-    }
-}
-
-/// Starts a command; `None` when the server does not run it.
-async fn start(
-    connection: &Arc<Connection>,
-    system: &RemoteSystem,
-    argv: &[&str],
-) -> Result<Option<Channel>, DockerError> {
-    let argv = argv.iter().map(|word| (*word).into()).collect();
-    let Ok(command) = Command::new(ExecRequest { argv, ..ExecRequest::default() }) else {
-        return Ok(None);
-    };
-    let channel = match connection.session(false).await {
-        Ok((channel, _)) => channel,
-        Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
-        Err(_) => return Ok(None),
-    };
-    let asked = async {
-        channel.request_exec(&command.line(Shell::of(&system.shell), None)).await?;
-        channel.accepted().await
-    };
-    match asked.await {
-        Ok(true) => Ok(Some(channel)),
-        Ok(false) | Err(Closed::ByServer) => Ok(None),
-        Err(Closed::Connection(_)) => Err(DockerError::Lost),
-    }
-}
-
-/// Sends one request over the channel. bollard writes absolute URIs, which a Unix socket's server does
-/// not expect (RFC 9112, section 3.2.1).
-async fn send<B: Body + Send + 'static>(
-    sender: &Mutex<http1::SendRequest<B>>,
-    mut request: Request<B>,
-) -> Result<Response<Incoming>, BollardError> {
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    request.headers_mut().insert(HOST, HeaderValue::from_static("docker"));
-    let mut sender = sender.lock().await;
-    sender.ready().await?;
-    Ok(sender.send_request(request).await?)
 }
 
 #[cfg(test)]

@@ -14,8 +14,21 @@ const VERSION_LABEL: &str = "org.opencode-cloud.version";
 
 /// Asks the host for the sandbox's state.
 pub async fn status(docker: &Docker) -> Result<ContainerStatus, DockerError> {
+    let version = version(docker).await?;
+    look(docker, version).await
+}
+
+/// Asks for the engine's version.
+pub(super) async fn version(docker: &Docker) -> Result<Option<String>, DockerError> {
     let version = docker.client().version().await.map_err(DockerError::Api)?;
-    let docker_version = version.version.as_deref().map(sanitize);
+    Ok(version.version.as_deref().map(sanitize))
+}
+
+/// Asks for the sandbox's state alone.
+pub(super) async fn look(
+    docker: &Docker,
+    docker_version: Option<String>,
+) -> Result<ContainerStatus, DockerError> {
     let inspected =
         docker.client().inspect_container(SANDBOX_CONTAINER, None::<InspectContainerOptions>).await;
     match inspected {
@@ -27,7 +40,8 @@ pub async fn status(docker: &Docker) -> Result<ContainerStatus, DockerError> {
     }
 }
 
-fn absent(docker_version: Option<String>) -> ContainerStatus {
+/// Returns the state of a sandbox that is not there.
+pub(super) fn absent(docker_version: Option<String>) -> ContainerStatus {
     ContainerStatus {
         exists: false,
         state: None,
@@ -41,6 +55,7 @@ fn absent(docker_version: Option<String>) -> ContainerStatus {
         exit_code: None,
         docker_version,
         as_of: Timestamp::now(),
+        stale: false,
     }
 }
 
@@ -81,5 +96,6 @@ fn of(container: ContainerInspectResponse, docker_version: Option<String>) -> Co
         exit_code: state.exit_code.filter(|_| !running),
         docker_version,
         as_of: Timestamp::now(),
+        stale: false,
     }
 }

@@ -47,6 +47,8 @@ pub struct Channel {
     /// What finds the program where the server refuses signals.
     marker: OnceLock<Marker>,
     ended: AtomicBool,
+    /// See [`Channel::in_background`].
+    background: AtomicBool,
 }
 
 impl Channel {
@@ -59,6 +61,7 @@ impl Channel {
             program: AtomicBool::new(false),
             marker: OnceLock::new(),
             ended: AtomicBool::new(false),
+            background: AtomicBool::new(false),
         }
     }
 
@@ -70,6 +73,14 @@ impl Channel {
     /// Returns the connection the channel is on.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// Counts the channel as one that is in use no longer: it only stands by, and can be opened anew. A connection
+    /// that closes does not wait for it, and a host with nothing else is not in use.
+    pub fn in_background(&self) {
+        if !self.background.swap(true, Ordering::Relaxed) {
+            self.connection.one_less();
+        }
     }
 
     /// Asks for a command. The answer is awaited with [`Channel::accepted`].
@@ -209,6 +220,10 @@ impl Drop for Channel {
         let Some(raw) = self.raw.take() else { return };
         let connection = Arc::clone(&self.connection);
         let session = raw.session;
+        if *self.background.get_mut() {
+            // It was counted off, and is counted off once more when it ends.
+            connection.channel_opened();
+        }
         if raw.inbox.closed_reason() == Some(Closed::ByServer) || connection.is_closed() {
             connection.channel_ended(session);
             return;
@@ -305,6 +320,13 @@ impl ChannelStream {
             writer,
             closed: Box::pin(async move { inbox.closed().await }),
         }
+    }
+}
+
+impl ChannelStream {
+    /// Returns whether the other side has said that nothing more comes.
+    pub fn is_ended(&self) -> bool {
+        self.channel.output_complete() || self.channel.closed_reason().is_some()
     }
 }
 

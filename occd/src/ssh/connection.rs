@@ -27,7 +27,7 @@ use super::sessions::Sessions;
 use super::stream::StreamControl;
 use crate::host::machine::ConnectionId;
 
-mod channels;
+pub(crate) mod channels;
 mod life;
 mod spare;
 

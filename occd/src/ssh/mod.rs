@@ -37,5 +37,6 @@ pub mod unlocked;
 pub use algorithms::{Compression, Line};
 pub use channel::{Channel, ChannelStream};
 pub use connection::Connection;
+pub use connection::channels::Work;
 pub use error::{ChannelError, ConnectError, LossCause};
 pub use inbox::{Closed, ExitReport, Frame, OutputLost, SpillPolicy};

@@ -21,7 +21,7 @@ fn daemon(sshd: &RealSshd, docker: &DockerRig) -> DaemonRig {
 }
 
 fn container(rig: &DaemonRig) -> Result<ContainerStatus, Box<Problem>> {
-    let response = rig.http("GET", "/v1/hosts/h/container", &[], None);
+    let response = rig.http("GET", "/v1/hosts/h/container?fresh=true", &[], None);
     match response.status {
         200 => Ok(serde_json::from_slice(&response.body).unwrap()),
         _ => Err(Box::new(serde_json::from_slice(&response.body).unwrap())),

@@ -56,6 +56,17 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// Work on a connection, see [`Connection::work`].
+#[derive(Debug)]
+pub struct Work(Arc<Connection>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.one_less();
+        self.0.shared.freed.notify_waiters();
+    }
+}
+
 /// Counts as a caller that waits for a session, until dropped.
 struct Waiting<'a>(&'a AtomicU32);
 
@@ -225,6 +236,12 @@ impl Connection {
         Ok(RawChannel { session, write, inbox })
     }
 
+    /// Counts as work on the connection until it is dropped: for what goes over channels that stand by.
+    pub fn work(self: &Arc<Self>) -> Work {
+        self.channel_opened();
+        Work(Arc::clone(self))
+    }
+
     pub(in crate::ssh) fn channel_opened(&self) {
         self.shared.active.fetch_add(1, Ordering::SeqCst);
     }
@@ -255,7 +272,7 @@ impl Connection {
         }
     }
 
-    fn one_less(&self) {
+    pub(in crate::ssh) fn one_less(&self) {
         let left = self.shared.active.fetch_sub(1, Ordering::SeqCst) - 1;
         if left == 0 && self.shared.retired.load(Ordering::SeqCst) {
             self.kill(LossCause::Ours);

@@ -1,0 +1,48 @@
+//! A host's Docker socket on this machine.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use occ_proto::Code;
+use occ_proto::container::DockerSocketPath;
+
+use super::App;
+use super::error::{ApiError, ApiResult};
+use super::extract::Host;
+use super::json::Json;
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+) -> ApiResult<Json<DockerSocketPath>> {
+    let path = app.docker_sockets.path(host.name());
+    let none = || {
+        let detail = format!("{} has no Docker socket here.", host.name());
+        ApiError::new(StatusCode::NOT_FOUND, Code::NotFound, detail).host(host.name())
+    };
+    let path = path.ok_or_else(none)?.display().to_string();
+    Ok(Json(DockerSocketPath { host: host.name().clone(), path }))
+}
+
+pub(super) async fn open(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+) -> ApiResult<Json<DockerSocketPath>> {
+    let opened =
+        app.docker_sockets.open(&host).map_err(|error| failed(&error).host(host.name()))?;
+    // Whoever wants it will use it.
+    host.glance();
+    let path = opened.display().to_string();
+    Ok(Json(DockerSocketPath { host: host.name().clone(), path }))
+}
+
+pub(super) async fn close(State(app): State<Arc<App>>, Host(host): Host) -> ApiResult<StatusCode> {
+    app.docker_sockets.close(host.name()).map_err(|error| failed(&error).host(host.name()))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn failed(error: &std::io::Error) -> ApiError {
+    let detail = format!("The Docker socket cannot be made or taken away: {error}.");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, detail)
+}

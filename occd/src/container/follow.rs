@@ -1,0 +1,181 @@
+//! Following a host's sandbox by Docker's event stream, from one connection to the next.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptions;
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use occ_proto::container::SANDBOX_CONTAINER;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::memory::Known;
+use super::{Docker, DockerError, sandbox};
+use crate::host::HostHandle;
+use crate::ssh::Connection;
+
+/// How long until an engine that does not answer is asked again, at first and at most.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Keeps what is known of a host's sandbox up to date, as long as there is the host.
+pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>) {
+    while !host.is_ended() {
+        host.up().await;
+        let Some(connection) = host.snapshot().usable().cloned() else {
+            // It went as it came. What the host does next is told to `up`.
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let closed = connection.closed();
+        // A bulk stream is read at its reader's pace, and has the connection for itself.
+        let bulk = connection.bulk();
+        tokio::select! {
+            () = on(host, &connection, known) => {}
+            () = closed.cancelled() => {}
+            () = bulk.cancelled() => {}
+        }
+        known.send_modify(|known| {
+            known.live = false;
+            known.error = None;
+            if let Some(status) = &mut known.status {
+                status.as_of = Timestamp::now();
+            }
+        });
+        // The next connection is another one.
+        host.other_than(&connection).await;
+    }
+}
+
+/// The same on one connection.
+async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &watch::Sender<Known>) {
+    let mut pause = RETRY;
+    loop {
+        let mut was_live = false;
+        let error = events(host, connection, known, &mut was_live).await.err();
+        // What the host has not is found out once for a connection.
+        let is_final = matches!(error, Some(DockerError::Missing));
+        if let Some(error) = error {
+            tracing::debug!(host = %host.name(), %error, "the sandbox is not followed");
+            known.send_modify(|known| {
+                if std::mem::take(&mut known.live)
+                    && let Some(status) = &mut known.status
+                {
+                    status.as_of = Timestamp::now();
+                }
+                if is_final {
+                    known.status = None;
+                }
+                known.error = Some(Arc::new(error));
+            });
+        }
+        if is_final {
+            return std::future::pending().await;
+        }
+        pause = if was_live { RETRY } else { (pause * 2).min(RETRY_MAX) };
+        sleep(pause).await;
+    }
+}
+
+/// Follows until the stream of events ends.
+async fn events(
+    host: &HostHandle,
+    connection: &Arc<Connection>,
+    known: &watch::Sender<Known>,
+    was_live: &mut bool,
+) -> Result<(), DockerError> {
+    let socket = host.snapshot().settings.docker_socket.clone();
+    let docker = Docker::connect(connection, socket.as_deref()).await?;
+    let filters = HashMap::from([
+        ("type".to_owned(), vec!["container".to_owned()]),
+        ("container".to_owned(), vec![SANDBOX_CONTAINER.to_owned()]),
+    ]);
+    let options = EventsOptions { filters: Some(filters), ..EventsOptions::default() };
+    let client = docker.client();
+    let mut events = pin!(client.events(Some(options)));
+    // The stream is asked for first, so that no change falls between it and the look.
+    let mut first = pin!(events.next());
+    let version = sandbox::version(&docker).await?;
+    let look = async |known: &watch::Sender<Known>| {
+        let status = sandbox::look(&docker, version.clone()).await?;
+        known.send_replace(Known { status: Some(status), live: true, error: None });
+        Ok::<_, DockerError>(())
+    };
+    let mut event = tokio::select! {
+        biased;
+        event = &mut first => event,
+        looked = look(known) => {
+            looked?;
+            *was_live = true;
+            first.await
+        }
+    };
+    loop {
+        match event {
+            Some(Ok(event)) => {
+                known.send_modify(|known| apply(known, &event));
+                look(known).await?;
+                *was_live = true;
+            }
+            Some(Err(error)) => return Err(DockerError::Api(error)),
+            None => return Ok(()),
+        }
+        event = events.next().await;
+    }
+}
+
+/// Takes over what an event itself says, which is known half a round trip before the next look has its answer.
+fn apply(known: &mut Known, event: &EventMessage) {
+    let Some(status) = &mut known.status else { return };
+    let actor = event.actor.as_ref();
+    if status.id.as_ref() != actor.and_then(|actor| actor.id.as_ref()) {
+        return;
+    }
+    let attribute = |name: &str| actor?.attributes.as_ref()?.get(name);
+    match event.action.as_deref() {
+        Some("die") => {
+            status.state = Some("exited".into());
+            status.exit_code = attribute("exitCode").and_then(|code| code.parse().ok());
+            (status.started_at, status.health) = (None, None);
+        }
+        Some("destroy") => known.status = Some(sandbox::absent(status.docker_version.clone())),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::EventActor;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_container_is_taken_from_the_event() {
+        let mut status = sandbox::absent(None);
+        (status.exists, status.id, status.state) = (true, Some("a".into()), Some("running".into()));
+        let mut known = Known { status: Some(status), live: true, error: None };
+        let event = |action: &str, id: &str| EventMessage {
+            action: Some(action.to_owned()),
+            actor: Some(EventActor {
+                id: Some(id.to_owned()),
+                attributes: Some(HashMap::from([("exitCode".to_owned(), "137".to_owned())])),
+            }),
+            ..EventMessage::default()
+        };
+        let state = |known: &Known| {
+            let status = known.status.as_ref().unwrap();
+            (status.state.clone(), status.exit_code, status.exists)
+        };
+        // Of one that had the name before.
+        apply(&mut known, &event("die", "b"));
+        assert_eq!(state(&known), (Some("running".into()), None, true));
+        apply(&mut known, &event("die", "a"));
+        assert_eq!(state(&known), (Some("exited".into()), Some(137), true));
+        apply(&mut known, &event("destroy", "a"));
+        assert_eq!(state(&known), (None, None, false));
+    }
+}

@@ -1,0 +1,135 @@
+//! The heads of HTTP messages, as far as the socket for Docker's clients has to know them.
+
+use std::io::{Error, ErrorKind};
+
+/// The longest head that is read, in bytes.
+const LONGEST: usize = 64 * 1024;
+/// The most headers of one.
+const HEADERS: usize = 100;
+
+/// What the engine answers to `/_ping`: its version and what it can, in headers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ping(Vec<(String, String)>);
+
+impl Ping {
+    /// Returns the whole answer; `head_only` to a HEAD request.
+    pub(super) fn answer(&self, head_only: bool) -> String {
+        let headers: String =
+            self.0.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let body = if head_only { "" } else { "OK" };
+        format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: 2\r\n\r\n{body}")
+    }
+}
+
+/// Reads the engine's answer to `/_ping`, once it is there as a whole.
+pub(super) fn answer(bytes: &[u8]) -> Result<Option<Ping>, Error> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let at = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(at)) => at,
+        Ok(httparse::Status::Partial) if bytes.len() < LONGEST => return Ok(None),
+        _ => return Err(ErrorKind::InvalidData.into()),
+    };
+    if response.code != Some(200) {
+        return Err(Error::other(format!("it answers with status {}", response.code.unwrap_or(0))));
+    }
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let all = response.headers.iter().map(|header| (header.name.to_owned(), text(header.value)));
+    let (framing, kept): (Vec<_>, Vec<_>) = all.partition(|(name, _)| {
+        ["content-length", "transfer-encoding", "connection", "date"]
+            .iter()
+            .any(|framing| name.eq_ignore_ascii_case(framing))
+    });
+    let length = framing.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: usize =
+        length.and_then(|(_, value)| value.parse().ok()).ok_or(ErrorKind::InvalidData)?;
+    Ok((bytes.len() >= at + length).then_some(Ping(kept)))
+}
+
+/// A client's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// `/_ping`, whose head is so long; with HEAD; and no other request follows.
+    Ping { length: usize, head_only: bool, last: bool },
+    /// Another one.
+    Other,
+}
+
+/// Reads the head of a client's request, once it is there as a whole.
+pub(super) fn request(bytes: &[u8]) -> Result<Option<Request>, Error> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let length = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if bytes.len() < LONGEST => return Ok(None),
+        _ => return Err(ErrorKind::InvalidData.into()),
+    };
+    let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+    let has_body = request.headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("transfer-encoding")
+            || (header.name.eq_ignore_ascii_case("content-length") && header.value != b"0")
+    });
+    let last = request.headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("connection")
+            && header.value.to_ascii_lowercase().windows(5).any(|word| word == b"close")
+    });
+    let head_only = method == "HEAD";
+    let ping = (head_only || method == "GET") && is_ping(path) && !has_body;
+    Ok(Some(if ping { Request::Ping { length, head_only, last } } else { Request::Other }))
+}
+
+/// Returns whether a path is `/_ping`, or `/v1.44/_ping`.
+fn is_ping(path: &str) -> bool {
+    let path = path.strip_prefix("http://docker").unwrap_or(path);
+    match path.strip_suffix("/_ping") {
+        Some("") => true,
+        Some(version) => version.strip_prefix("/v").is_some_and(|version| {
+            !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        }),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_is_told_from_what_else_is_asked() {
+        let asked = |text: &str| request(text.as_bytes()).unwrap();
+        for (path, is) in [
+            ("/_ping", true),
+            ("/v1.44/_ping", true),
+            ("/_pingx", false),
+            ("/x/_ping", false),
+            ("/v/_ping", false),
+            ("/containers/json", false),
+        ] {
+            let text = format!("GET {path} HTTP/1.1\r\nHost: d\r\n\r\nrest");
+            let ping = Request::Ping { length: text.len() - 4, head_only: false, last: false };
+            assert_eq!(asked(&text), Some(if is { ping } else { Request::Other }), "{path}");
+        }
+        let closing = asked("HEAD /_ping HTTP/1.1\r\nConnection: Close\r\n\r\n");
+        assert!(matches!(closing, Some(Request::Ping { head_only: true, last: true, .. })));
+        assert_eq!(asked("GET /_ping HTTP/1.1\r\nHost:"), None);
+        assert_eq!(asked("POST /_ping HTTP/1.1\r\n\r\n"), Some(Request::Other));
+        let body = "GET /_ping HTTP/1.1\r\nContent-Length: 3\r\n\r\n";
+        assert_eq!(asked(body), Some(Request::Other));
+        assert!(request(b"\x00\x01").is_err());
+        assert!(request(&[b'a'; LONGEST + 1]).is_err());
+    }
+
+    #[test]
+    fn the_answer_is_kept_without_its_framing() {
+        let text =
+            "HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nDate: now\r\nContent-Length: 2\r\n\r\nOK";
+        assert_eq!(answer(&text.as_bytes()[..text.len() - 1]).unwrap(), None);
+        let ping = answer(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(
+            ping.answer(true),
+            "HTTP/1.1 200 OK\r\nApi-Version: 1.44\r\nContent-Length: 2\r\n\r\n"
+        );
+        assert!(ping.answer(false).ends_with("\r\n\r\nOK"));
+        assert!(answer(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").is_err());
+    }
+}

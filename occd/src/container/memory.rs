@@ -1,0 +1,83 @@
+//! What is known of each host's sandbox, so that a status costs no round trip.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use occ_proto::HostName;
+use occ_proto::container::ContainerStatus;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::{DockerError, follow};
+use crate::host::HostHandle;
+
+/// What is known of a sandbox.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Its state when it was last seen.
+    pub status: Option<ContainerStatus>,
+    /// Docker tells of every change.
+    pub live: bool,
+    /// Why it does not, where the link is up.
+    pub error: Option<Arc<DockerError>>,
+}
+
+impl Known {
+    /// Returns the state with the time at which it was true: now, as long as changes are told.
+    pub fn status(&self) -> Option<ContainerStatus> {
+        let status = self.status.clone()?;
+        Some(match self.live {
+            true => ContainerStatus { as_of: Timestamp::now(), ..status },
+            false => ContainerStatus { stale: true, ..status },
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Followed {
+    /// The host that it is, which a later one of the same name is not.
+    host: HostHandle,
+    known: watch::Receiver<Known>,
+    _end: DropGuard,
+}
+
+/// The sandboxes of all hosts.
+#[derive(Debug)]
+pub struct Sandboxes {
+    hosts: DashMap<HostName, Followed>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Sandboxes {
+    /// Returns a memory of nothing, whose tasks end when `stop` is cancelled.
+    pub fn new(tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { hosts: DashMap::new(), tasks, stop }
+    }
+
+    /// Follows these hosts and no others.
+    pub fn follow(&self, hosts: &[HostHandle]) {
+        self.hosts.retain(|name, followed| {
+            hosts.iter().any(|host| host.name() == name && host.is_same(&followed.host))
+        });
+        for host in hosts.iter().filter(|host| !self.hosts.contains_key(host.name())) {
+            let end = self.stop.child_token();
+            let (sender, known) = watch::channel(Known::default());
+            self.tasks.spawn({
+                let (host, end) = (host.clone(), end.clone());
+                async move {
+                    end.run_until_cancelled(follow::follow(&host, &sender)).await;
+                }
+            });
+            let followed = Followed { host: host.clone(), known, _end: end.drop_guard() };
+            self.hosts.insert(host.name().clone(), followed);
+        }
+    }
+
+    /// Returns what is known of a host's sandbox.
+    pub fn known(&self, name: &HostName) -> Known {
+        self.hosts.get(name).map(|followed| followed.known.borrow().clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,178 @@
+//! A host's engine made ready for clients of Docker's own protocol: streams that are open ahead, since opening one
+//! costs a round trip, and the answer to `/_ping`, with which every client begins.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::DockerError;
+use super::head::{self, Ping};
+use super::way::{Opened, Stream, Way};
+use crate::host::HostHandle;
+use crate::ssh::Work;
+
+/// Streams that are open ahead: a client begins with one or two.
+const AHEAD: usize = 2;
+/// How long the engine may take to answer `/_ping`.
+const PING: Duration = Duration::from_secs(10);
+/// How long until an engine that does not answer is asked again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A host's engine.
+#[derive(Debug)]
+pub(super) struct Ready {
+    host: HostHandle,
+    live: watch::Sender<Option<Arc<Live>>>,
+}
+
+/// The engine over one connection of the host.
+pub(super) struct Live {
+    way: Way,
+    /// What the engine answers to `/_ping`.
+    pub(super) ping: Ping,
+    ahead: Mutex<VecDeque<Box<dyn Stream>>>,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").field("way", &self.way).finish_non_exhaustive()
+    }
+}
+
+impl Ready {
+    /// Returns the engine of a host, about which nothing is known yet.
+    pub(super) fn new(host: HostHandle) -> Self {
+        Self { host, live: watch::Sender::new(None) }
+    }
+
+    /// Returns the host.
+    pub(super) fn host(&self) -> &HostHandle {
+        &self.host
+    }
+
+    /// Returns the engine, if it is there.
+    pub(super) fn live(&self) -> Option<Arc<Live>> {
+        self.live.borrow().clone()
+    }
+
+    /// Waits until the engine is there.
+    pub(super) async fn until_live(&self) -> Arc<Live> {
+        let mut live = self.live.subscribe();
+        loop {
+            if let Some(live) = live.borrow_and_update().clone() {
+                return live;
+            }
+            // The sender is ours.
+            let _ = live.changed().await;
+        }
+    }
+
+    /// Keeps the engine ready, as long as there is the host.
+    pub(super) async fn keep(&self) {
+        while !self.host.is_ended() {
+            self.host.up().await;
+            let Some(connection) = self.host.snapshot().usable().cloned() else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let socket = self.host.snapshot().settings.docker_socket.clone();
+            let making_ready = async {
+                loop {
+                    match Way::to_host(&connection, socket.as_deref()).await {
+                        Ok(way) => match Live::over(way).await {
+                            Ok(live) => return live,
+                            Err(error) => tracing::debug!(%error, "the engine is not ready"),
+                        },
+                        Err(error) => tracing::debug!(%error, "there is no way to an engine"),
+                    }
+                    sleep(RETRY).await;
+                }
+            };
+            tokio::select! {
+                live = making_ready => drop(self.live.send_replace(Some(live))),
+                () = self.host.other_than(&connection) => continue,
+            }
+            self.host.other_than(&connection).await;
+            self.live.send_replace(None);
+        }
+    }
+}
+
+impl Live {
+    /// Asks the engine for its answer to `/_ping` and opens streams ahead, of which the one that asked is the first.
+    async fn over(way: Way) -> Result<Arc<Self>, DockerError> {
+        let Opened { mut stream, refusal } = way.open().await?;
+        let path = way.path();
+        let asked = timeout(PING, ask(&mut stream)).await;
+        let Ok(Ok(ping)) = asked else {
+            let source = match (refusal, asked) {
+                (Some(refusal), _) => refusal.into(),
+                (None, Ok(Err(error))) => error.into(),
+                (None, _) => "it does not answer".into(),
+            };
+            return Err(DockerError::Down { path, source });
+        };
+        let live = Arc::new(Self { way, ping, ahead: Mutex::new(VecDeque::from([stream])) });
+        live.refill();
+        Ok(live)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Box<dyn Stream>>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a stream on which nothing was sent: one that is open ahead and that the engine has not closed, else a
+    /// new one.
+    pub(super) async fn stream(self: &Arc<Self>) -> Result<Box<dyn Stream>, DockerError> {
+        let open = {
+            let mut ahead = self.lock();
+            ahead.retain(|stream| !stream.is_ended());
+            ahead.pop_front()
+        };
+        self.refill();
+        match open {
+            Some(stream) => Ok(stream),
+            None => Ok(self.way.open().await?.stream),
+        }
+    }
+
+    /// Counts as work on the connection until it is dropped.
+    pub(super) fn work(&self) -> Option<Work> {
+        self.way.work()
+    }
+
+    /// Opens streams ahead, in the background.
+    fn refill(self: &Arc<Self>) {
+        let live = Arc::clone(self);
+        self.way.spawn(async move {
+            while live.lock().len() < AHEAD {
+                match live.way.open().await {
+                    Ok(opened) => live.lock().push_back(opened.stream),
+                    Err(error) => {
+                        tracing::debug!(%error, "no stream is opened ahead");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Asks for the answer to `/_ping` and leaves the stream as new.
+async fn ask(stream: &mut Box<dyn Stream>) -> std::io::Result<Ping> {
+    stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n").await?;
+    let mut buffer = BytesMut::new();
+    loop {
+        if let Some(ping) = head::answer(&buffer)? {
+            return Ok(ping);
+        }
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The way to a Docker Engine's socket: a channel of a host's connection, or a socket of this machine.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use occ_proto::exec::ExecRequest;
+use occ_proto::status::RemoteSystem;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+use tokio_util::task::TaskTracker;
+
+use super::DockerError;
+use crate::exec::{Command, Shell};
+use crate::ssh::{Channel, ChannelError, ChannelStream, Closed, Connection, ExitReport, Work};
+
+/// The way to an engine.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// The socket `path` of the host at the other end.
+    Host { connection: Arc<Connection>, system: Arc<RemoteSystem>, path: String },
+    /// A socket of this machine; its tasks belong to the tracker.
+    Local { path: PathBuf, tasks: TaskTracker },
+}
+
+/// A byte stream to an engine.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Returns whether the engine has closed it.
+    fn is_ended(&self) -> bool;
+}
+
+impl Stream for ChannelStream {
+    fn is_ended(&self) -> bool {
+        Self::is_ended(self)
+    }
+}
+
+impl Stream for UnixStream {
+    fn is_ended(&self) -> bool {
+        // Nothing comes before a request, so whatever can be read is the end.
+        !matches!(self.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// An open stream.
+pub(super) struct Opened {
+    pub(super) stream: Box<dyn Stream>,
+    /// Why the server did not open the socket, where the docker program stands in for it.
+    pub(super) refusal: Option<ChannelError>,
+}
+
+impl Way {
+    /// Opens a stream. A channel is in the background: it counts as work only while somebody says so.
+    pub(super) async fn open(&self) -> Result<Opened, DockerError> {
+        match self {
+            Self::Host { connection, system, path } => {
+                let (channel, refusal) = open(connection, path, system).await?;
+                channel.in_background();
+                Ok(Opened { stream: Box::new(channel.into_stream()), refusal })
+            }
+            Self::Local { path, .. } => match UnixStream::connect(path).await {
+                Ok(stream) => Ok(Opened { stream: Box::new(stream), refusal: None }),
+                Err(error) => Err(local_error(path, error)),
+            },
+        }
+    }
+
+    /// Runs a task that belongs to the way.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Self::Host { connection, .. } => connection.spawn(task),
+            Self::Local { tasks, .. } => drop(tasks.spawn(task)),
+        }
+    }
+
+    /// Counts as work on the connection until it is dropped.
+    pub(super) fn work(&self) -> Option<Work> {
+        match self {
+            Self::Host { connection, .. } => Some(connection.work()),
+            Self::Local { .. } => None,
+        }
+    }
+
+    /// Returns the socket.
+    pub(super) fn path(&self) -> String {
+        match self {
+            Self::Host { path, .. } => path.clone(),
+            Self::Local { path, .. } => path.display().to_string(),
+        }
+    }
+
+    /// Returns whether it leads nowhere any more.
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Host { connection, .. } => connection.is_closed(),
+            Self::Local { .. } => false,
+        }
+    }
+}
+
+impl Way {
+    /// Returns the way to a host's engine: by the socket that is set for it, else by the one that the probe found.
+    pub(super) async fn to_host(
+        connection: &Arc<Connection>,
+        socket: Option<&str>,
+    ) -> Result<Self, DockerError> {
+        let system = connection.system().await.ok_or(DockerError::Lost)?;
+        let path = super::docker::choose(socket, &system)?;
+        Ok(Self::Host { connection: Arc::clone(connection), system, path })
+    }
+}
+
+fn local_error(path: &std::path::Path, error: std::io::Error) -> DockerError {
+    let name = path.display().to_string();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => DockerError::Missing,
+        std::io::ErrorKind::PermissionDenied => DockerError::Permission(name),
+        _ => DockerError::Down { path: name, source: error.into() },
+    }
+}
+
+async fn open(
+    connection: &Arc<Connection>,
+    path: &str,
+    system: &RemoteSystem,
+) -> Result<(Channel, Option<ChannelError>), DockerError> {
+    let source = match connection.streamlocal(path).await {
+        Ok(channel) => return Ok((channel, None)),
+        Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
+        Err(error) => error,
+    };
+    let down =
+        |source: ChannelError| DockerError::Down { path: path.to_owned(), source: source.into() };
+    // The server says no more than that it did not open the socket; the host knows why.
+    let look = r#"test -S "$1" || exit 3; test -r "$1" && test -w "$1" || exit 4"#;
+    let looked = start(connection, system, &["sh", "-c", look, "sh", path]).await?;
+    let exit = match &looked {
+        Some(channel) => {
+            channel.exited().await;
+            channel.exit()
+        }
+        None => None,
+    };
+    match exit {
+        Some(ExitReport::Status(3)) => return Err(down(source)),
+        Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
+        _ if !system.docker_cli => return Err(down(source)),
+        _ => {}
+    }
+    let host = format!("unix://{path}");
+    match start(connection, system, &["docker", "--host", &host, "system", "dial-stdio"]).await? {
+        Some(channel) => Ok((channel, Some(source))),
+        None => Err(down(source)),
+    }
+}
+
+/// Starts a command; `None` when the server does not run it.
+async fn start(
+    connection: &Arc<Connection>,
+    system: &RemoteSystem,
+    argv: &[&str],
+) -> Result<Option<Channel>, DockerError> {
+    let argv = argv.iter().map(|word| (*word).into()).collect();
+    let Ok(command) = Command::new(ExecRequest { argv, ..ExecRequest::default() }) else {
+        return Ok(None);
+    };
+    let channel = match connection.session(false).await {
+        Ok((channel, _)) => channel,
+        Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
+        Err(_) => return Ok(None),
+    };
+    let asked = async {
+        channel.request_exec(&command.line(Shell::of(&system.shell), None)).await?;
+        channel.accepted().await
+    };
+    match asked.await {
+        Ok(true) => Ok(Some(channel)),
+        Ok(false) | Err(Closed::ByServer) => Ok(None),
+        Err(Closed::Connection(_)) => Err(DockerError::Lost),
+    }
+}

@@ -1,0 +1,168 @@
+//! A Unix socket of this machine that speaks to a host's engine: the docker program works as if it were local.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use occ_proto::status::State;
+use testkit::daemon::Target;
+use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, http};
+
+use crate::ask::{GUARD, in_state, look};
+
+/// Returns a server behind a link with an engine that a daemon has a socket for.
+fn far_engine() -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig, PathBuf)> {
+    if !RealSshd::require() || !DockerRig::require() {
+        return None;
+    }
+    let docker = DockerRig::start();
+    docker.open_to_everyone();
+    docker.import_busybox("busybox:1");
+    let sshd = RealSshd::start();
+    let link = FaultyLink::start(sshd.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", Target::from(&sshd).through(&link));
+    let socket = docker.socket().display().to_string();
+    rig.write_config_toml(&format!(
+        "[connection]\nmax_backoff = \"200ms\"\n[hosts.h]\ndocker_socket = {socket:?}\n"
+    ));
+    rig.start_daemon(&[]);
+    let path = open(&rig);
+    Some((docker, sshd, link, rig, path))
+}
+
+fn open(rig: &DaemonRig) -> PathBuf {
+    let answer = rig.http("PUT", "/v1/hosts/h/docker-socket", &[], None);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["path"].as_str().unwrap().into()
+}
+
+/// Returns the docker program for that socket.
+fn docker_at(rig: &DaemonRig, socket: &std::path::Path, args: &[&str]) -> Command {
+    let mut command = Command::new("docker");
+    command
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .env("DOCKER_CONFIG", rig.root().join("docker"))
+        .env("DOCKER_BUILDKIT", "0")
+        .env_remove("DOCKER_CONTEXT")
+        .args(args)
+        .stdin(Stdio::null());
+    command
+}
+
+fn ok(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn the_docker_program_works_as_if_the_engine_were_here() {
+    let Some((engine, sshd, _link, rig, socket)) = far_engine() else { return };
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o7777, 0o600);
+    let docker = |args: &[&str]| docker_at(&rig, &socket, args);
+    let version = ok(docker(&["version", "--format", "{{.Server.Version}}"]));
+    assert_eq!(version, engine.docker_ok(&["version", "--format", "{{.Server.Version}}"]));
+
+    let run = ["run", "--rm", "--network", "none", "busybox:1", "echo", "in"];
+    assert_eq!(ok(docker(&run)), "in");
+    let mut background = run.to_vec();
+    background.splice(1..2, ["-d", "--name", "cc"]);
+    background.splice(7.., ["sh", "-c", "for i in 1 2 3; do echo line $i; done; sleep 1000"]);
+    ok(docker(&background));
+    // Both ways through a connection that has become a stream, with an end of the input.
+    let mut child = docker(&["exec", "-i", "cc", "tr", "a-z", "A-Z"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"upper").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"UPPER");
+    let logs = wait_for("the lines", GUARD, || {
+        Some(ok(docker(&["logs", "cc"]))).filter(|logs| logs.contains("line 3"))
+    });
+    assert_eq!(logs, "line 1\nline 2\nline 3");
+    let mut follow = docker(&["logs", "-f", "cc"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+
+    let file = rig.root().join("file");
+    fs::write(&file, "content").unwrap();
+    ok(docker(&["cp", file.to_str().unwrap(), "cc:/tmp/file"]));
+    assert_eq!(ok(docker(&["exec", "cc", "cat", "/tmp/file"])), "content");
+    let context = rig.root().join("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("Dockerfile"), "FROM busybox:1\nCOPY f /f\nRUN cat /f\n").unwrap();
+    fs::write(context.join("f"), "built").unwrap();
+    let build = ["build", "--network", "none", "-t", "built:1", context.to_str().unwrap()];
+    assert!(ok(docker(&build)).contains("Successfully tagged built:1"));
+    assert!(engine.docker_ok(&["images"]).contains("built"));
+    ok(docker(&["kill", "cc"]));
+    let followed = follow.wait().unwrap();
+    assert!(followed.success(), "{followed:?}");
+
+    // occ runs the program itself, and a context has a name for it.
+    let occ = |args: &[&str]| {
+        let mut command = rig.occ(args);
+        ok({
+            command.env("DOCKER_CONFIG", rig.root().join("docker")).env_remove("DOCKER_HOST");
+            command
+        })
+    };
+    assert!(
+        occ(&["docker", "--host", "h", "--", "ps", "-a", "--format", "{{.Names}}"]).contains("cc")
+    );
+    assert_eq!(occ(&["docker-socket", "-q", "--host", "h"]), socket.display().to_string());
+    occ(&["docker-context", "--host", "h"]);
+    let mut by_context = docker(&["--context", "occ-h", "ps", "-a"]);
+    by_context.env_remove("DOCKER_HOST");
+    assert!(ok(by_context).contains("cc"));
+    let listed = occ(&["docker-socket", "--all", "--json"]);
+    assert!(listed.contains("\"host\":\"h\""), "{listed}");
+
+    // Nothing is left over when they are gone; what is open ahead is no work.
+    wait_until("no work", GUARD, || look(&rig, "h"), |status| status.open_channels == 0);
+    assert_eq!(sshd.session_count(), 1);
+    occ(&["docker-context", "--host", "h", "--remove"]);
+    assert!(!socket.exists());
+    assert_eq!(rig.http("GET", "/v1/hosts/h/docker-socket", &[], None).status, 404);
+}
+
+#[test]
+fn a_link_that_is_down_is_an_answer_and_comes_back() {
+    let Some((mut engine, _sshd, link, mut rig, socket)) = far_engine() else { return };
+    let ask =
+        |path: &str| http::request(&socket, "GET", path, &[("Host", "docker")], None).unwrap();
+    wait_until("the engine", GUARD, || ask("/_ping").status, |status| *status == 200);
+    link.refuse(true);
+    link.reset_all();
+    in_state(&rig, "h", State::Backoff);
+    for path in ["/_ping", "/v1.41/containers/json"] {
+        let answer = ask(path);
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with("h is unreachable: "), "{message}");
+    }
+    let output = docker_at(&rig, &socket, &["ps"]).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("h is unreachable"), "{said}");
+    link.refuse(false);
+    in_state(&rig, "h", State::Connected);
+    assert!(ok(docker_at(&rig, &socket, &["ps"])).contains("CONTAINER"));
+
+    // The engine goes; the link has nothing to do with it.
+    engine.stop();
+    wait_until("the end", GUARD, || ask("/v1.41/version").status, |status| *status == 503);
+    engine.restart();
+    engine.open_to_everyone();
+    wait_until("the engine again", GUARD, || ask("/v1.41/version").status, |s| *s == 200);
+
+    // A daemon that starts anew has the socket, too.
+    rig.terminate_daemon();
+    assert!(!socket.exists());
+    rig.start_daemon(&[]);
+    wait_for("the socket", GUARD, || socket.exists().then_some(()));
+    assert!(ok(docker_at(&rig, &socket, &["ps"])).contains("CONTAINER"));
+    rig.occ_ok(&["host", "remove", "h", "-f"]);
+    wait_for("the socket to go", GUARD, || (!socket.exists()).then_some(()));
+}

@@ -1,0 +1,90 @@
+//! The sandbox's state from memory: told by Docker's events, dated, and called stale when nobody tells any more.
+
+use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
+use occ_proto::status::{HostStatus, State};
+use testkit::daemon::Target;
+use testkit::wait::blocking::wait_until;
+use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd};
+
+use crate::ask::{GUARD, body, in_state, look, post};
+
+/// Returns the sandbox of the host `h` as the list of hosts has it, once it is as it should be.
+fn known(rig: &DaemonRig, what: &str, is: impl Fn(&ContainerStatus) -> bool) -> ContainerStatus {
+    let sandbox = || look(rig, "h").sandbox;
+    let found = wait_until(what, GUARD, sandbox, |sandbox| sandbox.as_ref().is_some_and(&is));
+    found.unwrap()
+}
+
+fn is(state: &str) -> impl Fn(&ContainerStatus) -> bool {
+    let state = state.to_owned();
+    move |sandbox| sandbox.state.as_ref() == Some(&state) && !sandbox.stale
+}
+
+#[test]
+fn the_sandbox_is_followed_and_remembered() {
+    if !RealSshd::require() || !DockerRig::require() {
+        return;
+    }
+    let mut docker = DockerRig::start();
+    docker.open_to_everyone();
+    docker.import_busybox("sandbox:1");
+    let sshd = RealSshd::start();
+    let link = FaultyLink::start(sshd.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", Target::from(&sshd).through(&link));
+    let socket = docker.socket().display().to_string();
+    rig.write_config_toml(&format!(
+        "[connection]\nmax_backoff = \"200ms\"\n[hosts.h]\ndocker_socket = {socket:?}\n"
+    ));
+    rig.start_daemon(&[]);
+    assert_eq!(look(&rig, "h").sandbox, None);
+    assert_eq!(post(&rig, "/v1/hosts/h/connect").status, 200);
+    known(&rig, "no sandbox", |sandbox| !sandbox.exists);
+
+    // Nobody asks; Docker tells.
+    let id = docker.run(SANDBOX_CONTAINER, &["sandbox:1", "sleep", "1000"]);
+    let running = known(&rig, "the sandbox to run", is("running"));
+    assert_eq!(running.id.as_deref(), Some(id.as_str()));
+    let status = rig.occ_ok(&["status", "--host", "h"]);
+    assert!(status.contains("Sandbox   ● running"), "{status}");
+    // What only stands by is no work, and ends with nothing left.
+    let calm: HostStatus = look(&rig, "h");
+    assert_eq!((calm.connections, calm.open_channels), (1, 0));
+    docker.docker_ok(&["pause", SANDBOX_CONTAINER]);
+    known(&rig, "the pause", is("paused"));
+    docker.docker_ok(&["unpause", SANDBOX_CONTAINER]);
+    known(&rig, "the end of it", is("running"));
+    docker.docker_ok(&["kill", SANDBOX_CONTAINER]);
+    let ended = known(&rig, "the end", is("exited"));
+    assert_eq!((ended.exit_code, ended.started_at), (Some(137), None));
+
+    // The link breaks: what was seen stays, with its age, and what happened meanwhile is found afterwards.
+    link.refuse(true);
+    link.reset_all();
+    let stale = known(&rig, "the loss", |sandbox| sandbox.stale);
+    assert_eq!(stale.state.as_deref(), Some("exited"));
+    let again: ContainerStatus = body(&rig.http("GET", "/v1/hosts/h/container", &[], None));
+    assert_eq!((again.stale, again.as_of), (true, stale.as_of));
+    let table = rig.occ_ok(&["status", "--all"]);
+    assert!(table.contains("exited?"), "{table}");
+    docker.docker_ok(&["start", SANDBOX_CONTAINER]);
+    link.refuse(false);
+    let back = known(&rig, "the way back", is("running"));
+    assert!(back.as_of > stale.as_of);
+
+    // The engine goes, and the link has nothing to do with it.
+    let connects = in_state(&rig, "h", State::Connected).connects;
+    docker.stop();
+    let fault = wait_until("the fault", GUARD, || look(&rig, "h"), |s| s.docker_error.is_some());
+    assert!(fault.sandbox.is_some_and(|sandbox| sandbox.stale));
+    docker.restart();
+    docker.open_to_everyone();
+    known(&rig, "the engine to tell again", is("exited"));
+    docker.docker_ok(&["rm", SANDBOX_CONTAINER]);
+    known(&rig, "no sandbox any more", |sandbox| !sandbox.exists && !sandbox.stale);
+    let end = in_state(&rig, "h", State::Connected);
+    assert_eq!((end.connects, end.docker_error), (connects, None));
+    // Without the host nobody follows it.
+    rig.occ_ok(&["host", "remove", "h", "-f"]);
+    wait_until("the session to end", GUARD, || sshd.session_count(), |count| *count == 0);
+}
