@@ -24,13 +24,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Keeps what is known of a host's sandbox up to date, as long as there is the host.
 pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>) {
-    while !host.is_ended() {
-        host.up().await;
-        let Some(connection) = host.snapshot().usable().cloned() else {
-            // It went as it came. What the host does next is told to `up`.
-            tokio::task::yield_now().await;
-            continue;
-        };
+    while let Some(connection) = host.next_connection().await {
         let closed = connection.closed();
         // A bulk stream is read at its reader's pace, and has the connection for itself.
         let bulk = connection.bulk();

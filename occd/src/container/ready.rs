@@ -74,12 +74,7 @@ impl Ready {
 
     /// Keeps the engine ready, as long as there is the host.
     pub(super) async fn keep(&self) {
-        while !self.host.is_ended() {
-            self.host.up().await;
-            let Some(connection) = self.host.snapshot().usable().cloned() else {
-                tokio::task::yield_now().await;
-                continue;
-            };
+        while let Some(connection) = self.host.next_connection().await {
             let socket = self.host.snapshot().settings.docker_socket.clone();
             let making_ready = async {
                 loop {

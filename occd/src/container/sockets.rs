@@ -59,17 +59,15 @@ impl DockerSockets {
     /// Returns the sockets below `dir` that are remembered in `state`, none of them open yet.
     pub fn new(dir: &Path, state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let file = state.join("docker-sockets.json");
-        let wanted = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(file = %file.display(), %error, "not read; no Docker socket is opened");
-                BTreeSet::new()
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
-            Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "not read; no Docker socket is opened");
-                BTreeSet::new()
-            }
+        let read = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(error) => Err(error),
         };
+        let wanted = read.unwrap_or_else(|error| {
+            tracing::warn!(file = %file.display(), %error, "not read; no Docker socket is opened");
+            BTreeSet::new()
+        });
         let dir = dir.to_owned();
         Self { dir, file, wanted: Mutex::new(wanted), open: DashMap::new(), tasks, stop }
     }

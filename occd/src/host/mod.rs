@@ -20,6 +20,7 @@ use crate::wake::SleepClock;
 
 mod actor;
 pub mod backoff;
+mod following;
 mod lending;
 pub mod machine;
 mod samples;
@@ -349,26 +350,6 @@ impl HostHandle {
     /// Returns whether somebody waits for the connection.
     pub fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
-    }
-
-    /// Waits until the host has another connection than this, none included, or is no more.
-    pub async fn other_than(&self, connection: &Arc<Connection>) {
-        let mut snapshots = self.snapshot.clone();
-        let is_other = |snapshot: &Arc<HostSnapshot>| {
-            snapshot.usable().is_none_or(|usable| usable.id() != connection.id())
-        };
-        // A host that was removed has none.
-        let _ = snapshots.wait_for(is_other).await;
-    }
-
-    /// Returns whether the host is no more.
-    pub fn is_ended(&self) -> bool {
-        self.requests.is_closed()
-    }
-
-    /// Returns whether this is a handle of the same host, and not of another of its name.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.snapshot.same_channel(&other.snapshot)
     }
 
     /// Waits until the host is connected, or is no more.

@@ -13,14 +13,21 @@ use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, http};
 
 use crate::ask::{GUARD, in_state, look};
 
-/// Returns a server behind a link with an engine that a daemon has a socket for.
-fn far_engine() -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig, PathBuf)> {
+/// Returns a server behind a link with an engine, and a daemon that has a socket for it.
+fn with_socket() -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig, PathBuf)> {
+    let (docker, sshd, link, rig) = far_engine("busybox:1")?;
+    let path = open(&rig);
+    Some((docker, sshd, link, rig, path))
+}
+
+/// Returns a server behind a link with an engine that has one image, and a daemon with it as the host `h`.
+pub(crate) fn far_engine(image: &str) -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig)> {
     if !RealSshd::require() || !DockerRig::require() {
         return None;
     }
     let docker = DockerRig::start();
     docker.open_to_everyone();
-    docker.import_busybox("busybox:1");
+    docker.import_busybox(image);
     let sshd = RealSshd::start();
     let link = FaultyLink::start(sshd.addr());
     let mut rig = DaemonRig::new();
@@ -30,8 +37,7 @@ fn far_engine() -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig, PathBuf)>
         "[connection]\nmax_backoff = \"200ms\"\n[hosts.h]\ndocker_socket = {socket:?}\n"
     ));
     rig.start_daemon(&[]);
-    let path = open(&rig);
-    Some((docker, sshd, link, rig, path))
+    Some((docker, sshd, link, rig))
 }
 
 fn open(rig: &DaemonRig) -> PathBuf {
@@ -61,7 +67,7 @@ fn ok(mut command: Command) -> String {
 
 #[test]
 fn the_docker_program_works_as_if_the_engine_were_here() {
-    let Some((engine, sshd, _link, rig, socket)) = far_engine() else { return };
+    let Some((engine, sshd, _link, rig, socket)) = with_socket() else { return };
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o7777, 0o600);
     let docker = |args: &[&str]| docker_at(&rig, &socket, args);
     let version = ok(docker(&["version", "--format", "{{.Server.Version}}"]));
@@ -129,7 +135,7 @@ fn the_docker_program_works_as_if_the_engine_were_here() {
 
 #[test]
 fn a_link_that_is_down_is_an_answer_and_comes_back() {
-    let Some((mut engine, _sshd, link, mut rig, socket)) = far_engine() else { return };
+    let Some((mut engine, _sshd, link, mut rig, socket)) = with_socket() else { return };
     let ask =
         |path: &str| http::request(&socket, "GET", path, &[("Host", "docker")], None).unwrap();
     wait_until("the engine", GUARD, || ask("/_ping").status, |status| *status == 200);

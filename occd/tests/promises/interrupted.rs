@@ -34,17 +34,23 @@ fn behind_a_locked_bastion() -> (RealSshd, RealSshd, DaemonRig) {
     (bastion, server, rig)
 }
 
+/// Returns the same with the daemon, and a command that asks for the passphrase at a terminal.
+fn at_the_question() -> Option<([RealSshd; 2], DaemonRig, Terminal)> {
+    if !RealSshd::require() {
+        return None;
+    }
+    let (bastion, server, mut rig) = behind_a_locked_bastion();
+    rig.start_daemon(&[]);
+    let mut terminal = Terminal::control(&rig.occ(&RUN), "");
+    terminal.wait_for("Passphrase for ~/.ssh/locked");
+    Some(([bastion, server], rig, terminal))
+}
+
 const RUN: [&str; 6] = ["exec", "--host", "h", "--", "echo", "in"];
 
 #[test]
 fn an_edited_file_does_not_disturb_a_question_for_a_jump_host() {
-    if !RealSshd::require() {
-        return;
-    }
-    let (_bastion, _server, mut rig) = behind_a_locked_bastion();
-    rig.start_daemon(&[]);
-    let mut terminal = Terminal::control(&rig.occ(&RUN), "");
-    terminal.wait_for("Passphrase for ~/.ssh/locked");
+    let Some((_servers, rig, mut terminal)) = at_the_question() else { return };
     // Both files; the daemon has read them when occ is done.
     rig.write_config_toml("[connection]\nmax_connections = 3\n");
     wait_until("the settings", GUARD, || rig.log(), |log| log.contains("occd.toml was read anew"));
@@ -56,13 +62,7 @@ fn an_edited_file_does_not_disturb_a_question_for_a_jump_host() {
 
 #[test]
 fn a_question_goes_with_the_one_who_was_asked() {
-    if !RealSshd::require() {
-        return;
-    }
-    let (_bastion, _server, mut rig) = behind_a_locked_bastion();
-    rig.start_daemon(&[]);
-    let mut terminal = Terminal::control(&rig.occ(&RUN), "");
-    terminal.wait_for("Passphrase for ~/.ssh/locked");
+    let Some((_servers, rig, mut terminal)) = at_the_question() else { return };
     terminal.type_text("\u{3}");
     assert_eq!(terminal.finish().1, 130);
     wait_until("the question to go", GUARD, || look(&rig, "h"), |h| h.question.is_none());
@@ -95,13 +95,7 @@ fn the_first_command_of_a_daemon_asks_whatever_the_daemon_has_begun_by_itself() 
 
 #[test]
 fn a_daemon_that_is_stopped_says_so_to_who_was_asked() {
-    if !RealSshd::require() {
-        return;
-    }
-    let (_bastion, _server, mut rig) = behind_a_locked_bastion();
-    rig.start_daemon(&[]);
-    let mut terminal = Terminal::control(&rig.occ(&RUN), "");
-    terminal.wait_for("Passphrase for ~/.ssh/locked");
+    let Some((_servers, mut rig, terminal)) = at_the_question() else { return };
     rig.terminate_daemon();
     let (screen, code) = terminal.finish();
     assert_ne!(code, 0);

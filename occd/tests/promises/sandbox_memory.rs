@@ -2,11 +2,11 @@
 
 use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
 use occ_proto::status::{HostStatus, State};
-use testkit::daemon::Target;
+use testkit::DaemonRig;
 use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd};
 
 use crate::ask::{GUARD, body, in_state, look, post};
+use crate::docker_socket::far_engine;
 
 /// Returns the sandbox of the host `h` as the list of hosts has it, once it is as it should be.
 fn known(rig: &DaemonRig, what: &str, is: impl Fn(&ContainerStatus) -> bool) -> ContainerStatus {
@@ -22,21 +22,7 @@ fn is(state: &str) -> impl Fn(&ContainerStatus) -> bool {
 
 #[test]
 fn the_sandbox_is_followed_and_remembered() {
-    if !RealSshd::require() || !DockerRig::require() {
-        return;
-    }
-    let mut docker = DockerRig::start();
-    docker.open_to_everyone();
-    docker.import_busybox("sandbox:1");
-    let sshd = RealSshd::start();
-    let link = FaultyLink::start(sshd.addr());
-    let mut rig = DaemonRig::new();
-    rig.add_host("h", Target::from(&sshd).through(&link));
-    let socket = docker.socket().display().to_string();
-    rig.write_config_toml(&format!(
-        "[connection]\nmax_backoff = \"200ms\"\n[hosts.h]\ndocker_socket = {socket:?}\n"
-    ));
-    rig.start_daemon(&[]);
+    let Some((mut docker, sshd, link, rig)) = far_engine("sandbox:1") else { return };
     assert_eq!(look(&rig, "h").sandbox, None);
     assert_eq!(post(&rig, "/v1/hosts/h/connect").status, 200);
     known(&rig, "no sandbox", |sandbox| !sandbox.exists);
