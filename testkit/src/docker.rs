@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -28,6 +29,36 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct DockerRig {
     root: TempDir,
     dockerd: Option<Child>,
+    bridge: Option<Bridge>,
+}
+
+/// A bridge of this machine that leads nowhere but to an engine's containers.
+#[derive(Debug)]
+struct Bridge {
+    name: String,
+}
+
+impl Bridge {
+    /// Makes one with a network that no other has.
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Tests run in processes of their own, each with few engines.
+        let number = std::process::id() * 4 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("occ-br{}", number % 1_000_000);
+        // Of 10.0.0.0/8, what nobody's router hands out.
+        let (high, low) = (64 + number / 64 % 128, number % 64 * 4);
+        let ip = |args: &[&str]| run(Command::new("ip").args(args));
+        ip(&["link", "add", &name, "type", "bridge"]);
+        ip(&["addr", "add", &format!("10.{high}.{low}.1/24"), "dev", &name]);
+        ip(&["link", "set", &name, "up"]);
+        Self { name }
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.name]).output();
+    }
 }
 
 impl DockerRig {
@@ -55,10 +86,19 @@ impl DockerRig {
     /// Starts an engine and waits until it answers. With a storage driver that does not work here it
     /// falls back to `vfs`.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same with a network, whose containers can publish ports.
+    pub fn start_with_network() -> Self {
+        Self::start_with(Some(Bridge::new()))
+    }
+
+    fn start_with(bridge: Option<Bridge>) -> Self {
         let root = tempfile::Builder::new().prefix("occ-docker-").tempdir_in("/tmp").unwrap();
         // A login user must be able to reach the socket; who may open it is the socket's mode.
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
-        let mut rig = Self { root, dockerd: None };
+        let mut rig = Self { root, dockerd: None, bridge };
         if rig.try_start(&[]).is_err() {
             let started = rig.try_start(&["--storage-driver", "vfs"]);
             started.unwrap_or_else(|log| panic!("dockerd does not start:\n{log}"));
@@ -78,7 +118,8 @@ impl DockerRig {
             .arg(dir.join("pid"))
             .arg("--host")
             .arg(self.host())
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .args(["--iptables=false", "--ip6tables=false", "--ip-forward=false"])
+            .arg(format!("--bridge={}", self.bridge.as_ref().map_or("none", |b| &b.name)))
             .args(args)
             .stdin(Stdio::null())
             .stdout(log())
@@ -160,6 +201,22 @@ impl DockerRig {
 
     /// The same with changes of its configuration, such as `LABEL a=b` (`docker import --change`).
     pub fn import_busybox_with(&self, tag: &str, changes: &[&str]) {
+        self.import(tag, &[], changes);
+    }
+
+    /// Makes an image that stands in for the sandbox: it serves its version over HTTP on port 3000. `files` are more
+    /// files of it: a path, a mode and a content.
+    pub fn import_sandbox(&self, tag: &str, version: &str, files: &[(&str, u32, &str)]) {
+        let label = format!("LABEL org.opencode-cloud.version={version}");
+        // The first process of a container hears TERM only if it has said so.
+        let serve = "CMD trap 'exit 0' TERM; echo serving; httpd -f -p 3000 -h /www & wait";
+        let mut all = vec![("www/index.html", 0o644, version)];
+        all.extend_from_slice(files);
+        self.import(tag, &all, &[&label, serve, "EXPOSE 3000", "ENV PATH=/bin IMAGE=yes"]);
+    }
+
+    /// Makes an image from busybox and more files (a path, a mode and a content), with changes of its configuration.
+    pub fn import(&self, tag: &str, files: &[(&str, u32, &str)], changes: &[&str]) {
         let tree = tempfile::tempdir_in(self.root.path()).unwrap();
         let bin = tree.path().join("bin");
         std::fs::create_dir_all(&bin).unwrap();
@@ -168,6 +225,12 @@ impl DockerRig {
         for applet in run(Command::new("busybox").arg("--list")).lines() {
             // busybox itself is in its list too.
             let _ = std::os::unix::fs::symlink("busybox", bin.join(applet));
+        }
+        for (path, mode, content) in files {
+            let path = tree.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).unwrap();
         }
         let archive = tree.path().with_extension("tar");
         run(Command::new("tar").arg("-C").arg(tree.path()).arg("-cf").arg(&archive).arg("."));

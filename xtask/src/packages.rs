@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 20] = [
+const PROGRAMS: [(&str, &str); 22] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -14,6 +14,8 @@ const PROGRAMS: [(&str, &str); 20] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("docker", "docker.io"),
+    ("docker-registry", "docker-registry"),
+    ("docker-compose", "docker-compose"),
     ("busybox", "busybox-static"),
     ("systemctl", "systemd"),
     ("systemd-analyze", "systemd"),
@@ -31,7 +33,18 @@ const PROGRAMS: [(&str, &str); 20] = [
 /// The variable that makes a missing server a failure, and the programs that the server needs.
 pub(crate) const SERVERS: [(&str, &[&str]); 4] = [
     ("OCC_REQUIRE_SSHD", &["sshd", "ssh", "dropbear", "dropbearkey"]),
-    ("OCC_REQUIRE_DOCKER", &["dockerd", "containerd", "runc", "docker", "busybox"]),
+    (
+        "OCC_REQUIRE_DOCKER",
+        &[
+            "dockerd",
+            "containerd",
+            "runc",
+            "docker",
+            "docker-registry",
+            "docker-compose",
+            "busybox",
+        ],
+    ),
     (
         "OCC_REQUIRE_KEYRING",
         &["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool", "age", "age-keygen"],
