@@ -8,9 +8,10 @@ use occ_proto::name::Destination;
 use occ_proto::{HostName, UserName};
 
 use crate::duration::parse_ms;
+use crate::error::CliError;
 use crate::parse::{
     Clearable, DefaultArg, clearable_jump, clearable_port, clearable_user, parse_destination,
-    parse_env, parse_group, parse_jump, parse_name, parse_port,
+    parse_env, parse_group, parse_jump, parse_lines, parse_name, parse_port,
 };
 use crate::target::HostArg;
 
@@ -19,16 +20,18 @@ occ: your servers, always connected
 
 Usage: occ <command> [--host NAME | --local] [options]
 
-  status                         links, from memory
+  status                         link and sandbox, from memory
+  start stop restart logs update cockpit   the opencode sandbox
   exec                           a command on a host
   host                           add list show edit remove test default
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
+  operations                     what is being done, or was not long ago
   docker docker-socket docker-context   the docker program at a host's engine
   history                        when a link was down, and why
   daemon                         run start stop status: occd, which keeps the links
 
-  --host NAME    target (also --remote-host); else OCC_HOST, else the default host
+  --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
   --json -q -v   one JSON document; the essential; more
   --no-input     ask nothing: what needs an answer fails
   --no-color     as NO_COLOR does
@@ -118,6 +121,52 @@ Examples:
   occ status --host prod-1 --fresh      connect first, and ask Docker
   occ status -q --host prod-1           exit 0 connected, 1 not, 5 not known yet (idle, connecting)")]
     Status(StatusArgs),
+    /// Start the opencode sandbox, making it if need be
+    #[command(after_help = "\
+Examples:
+  occ start --host prod-1
+  occ start --host prod-1 -p 4000 --mount /srv/work:/home/opencoder/workspace
+  occ start --host prod-1 --open        shows it in the browser
+  occ start -q --host prod-1            prints the address alone
+  occ start --local                     this machine's own Docker")]
+    Start(StartArgs),
+    /// Stop the sandbox
+    #[command(after_help = "\
+Examples:
+  occ stop --host prod-1
+  occ stop --host prod-1 --remove       its volumes stay")]
+    Stop(StopArgs),
+    /// Stop and start the sandbox
+    #[command(after_help = "Example:\n  occ restart --host prod-1")]
+    Restart,
+    /// Show what the sandbox says, and follow it
+    #[command(after_help = "\
+Examples:
+  occ logs --host prod-1
+  occ logs --host prod-1 -n 200 --no-follow --grep error
+  occ logs --host prod-1 --timestamps")]
+    Logs(LogsArgs),
+    /// Bring the sandbox to the newest image, or back to the one before
+    #[command(after_help = "\
+Examples:
+  occ update --host prod-1
+  occ update --host prod-1 --rollback
+  occ update --host prod-1 -y           for scripts")]
+    Update(UpdateArgs),
+    /// Open the sandbox's cockpit
+    #[command(after_help = "Example:\n  occ cockpit --host prod-1")]
+    Cockpit,
+    /// Show what is being done on hosts, attach to it, or cancel it
+    #[command(after_help = "\
+Examples:
+  occ operations
+  occ operations attach 1f3c9a2b
+  occ operations cancel 1f3c9a2b")]
+    Operations {
+        /// What to do; list unless given
+        #[command(subcommand)]
+        command: Option<OperationsCommand>,
+    },
     /// Run a command on a host, byte for byte
     #[command(after_help = "\
 Examples:
@@ -213,6 +262,147 @@ pub(crate) struct StatusArgs {
     /// Wait for a connection and ask the host, instead of answering from memory
     #[arg(long)]
     pub(crate) fresh: bool,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(crate) struct StartArgs {
+    /// The port on the host; else the settings', else 3000
+    #[arg(short, long, value_parser = parse_port)]
+    pub(crate) port: Option<u16>,
+    /// Show it in the browser
+    #[arg(long)]
+    pub(crate) open: bool,
+    /// Mount a path of the host: /path/there:/path/inside, and :ro behind it; may be given more than once
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) mount: Vec<String>,
+    /// Mount nothing of the host
+    #[arg(long)]
+    pub(crate) no_mounts: bool,
+    /// Pull the image even if there is one
+    #[arg(long)]
+    pub(crate) pull_sandbox_image: bool,
+    /// Make a sandbox anew that was made otherwise, without asking
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Accepted for opencode-cloud's sake: versions are never compared
+    #[arg(long, hide = true)]
+    pub(crate) ignore_version: bool,
+    /// Accepted for opencode-cloud's sake: occ looks for no updates by itself
+    #[arg(long, hide = true)]
+    pub(crate) no_update_check: bool,
+    /// Not done by occ
+    #[arg(long, hide = true)]
+    no_daemon: bool,
+    /// Not done by occ
+    #[arg(long, hide = true)]
+    cached_rebuild_sandbox_image: bool,
+    /// Not done by occ
+    #[arg(long, hide = true)]
+    full_rebuild_sandbox_image: bool,
+    /// Not done by occ
+    #[arg(long, hide = true)]
+    local_opencode_submodule: bool,
+}
+
+impl StartArgs {
+    /// Says what to do in place of building an image, if that is asked for.
+    pub(crate) fn refuse_builds(&self) -> Result<(), CliError> {
+        if self.no_daemon {
+            return Err(CliError::unsupported(
+                "--no-daemon: occd itself is the daemon, and a service of systemd or launchd.",
+            )
+            .hint("occ start, without it"));
+        }
+        let builds = [
+            (self.cached_rebuild_sandbox_image, "--cached-rebuild-sandbox-image"),
+            (self.full_rebuild_sandbox_image, "--full-rebuild-sandbox-image"),
+            (self.local_opencode_submodule, "--local-opencode-submodule"),
+        ];
+        match builds.into_iter().find(|(asked, _)| *asked) {
+            Some((_, flag)) => Err(CliError::unsupported(format!(
+                "{flag}: occ builds no images from source."
+            ))
+            .hint("occ docker --host NAME -- build …, then image = \"NAME\" under [hosts.NAME.sandbox] of occd.toml; or occ start --pull-sandbox-image")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// How long it has to end by itself, in seconds [default: 30]
+    #[arg(short, long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// Remove the container, too; its volumes stay
+    #[arg(long)]
+    pub(crate) remove: bool,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(crate) struct LogsArgs {
+    /// How many of the lines that are there, or `all`
+    #[arg(short = 'n', long, value_name = "N", default_value = "50", value_parser = parse_lines)]
+    pub(crate) lines: String,
+    /// Go on with those that come, which is the default
+    #[arg(short, long, conflicts_with = "no_follow")]
+    pub(crate) follow: bool,
+    /// End with the lines that are there
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+    /// The time before each line
+    #[arg(long)]
+    pub(crate) timestamps: bool,
+    /// Only lines with this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) grep: Option<String>,
+    /// No host's name before each line
+    #[arg(long)]
+    pub(crate) no_prefix: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// What to update
+    #[arg(value_enum, hide = true)]
+    pub(crate) what: Option<UpdateWhat>,
+    /// Back to the image from before the last update
+    #[arg(long)]
+    pub(crate) rollback: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+/// What the existing tool updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum UpdateWhat {
+    /// The sandbox.
+    Container,
+    /// The program itself.
+    Cli,
+    /// What is in the sandbox.
+    Opencode,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationsCommand {
+    /// List them, the newest first
+    #[command(after_help = "Example:\n  occ operations list")]
+    List,
+    /// Follow one to its end
+    #[command(after_help = "Example:\n  occ operations attach 1f3c9a2b")]
+    Attach {
+        /// Its ID
+        id: String,
+    },
+    /// Cancel one, and leave nothing half made behind
+    #[command(after_help = "Example:\n  occ operations cancel 1f3c9a2b")]
+    Cancel {
+        /// Its ID
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]

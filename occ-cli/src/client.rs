@@ -322,7 +322,7 @@ pub(crate) fn check_version(headers: &HeaderMap) -> Result<String, CliError> {
 }
 
 /// Returns the error for an answer that does not have the expected shape.
-fn misunderstood(daemon: &str) -> CliError {
+pub(crate) fn misunderstood(daemon: &str) -> CliError {
     CliError::incompatible(format!(
         "occ {} does not understand the answer of occd {daemon}.",
         env!("CARGO_PKG_VERSION")

@@ -89,6 +89,18 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::DockerPermission => {
             format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
         }
+        Code::NoSandbox => format!("occ start{}", at(host)),
+        Code::ImageUnavailable => format!(
+            "occ docker{} -- pull shows more; image under [hosts.NAME.sandbox] of occd.toml names another",
+            at(host)
+        ),
+        Code::PortTaken => format!("occ start{} -p PORT takes another", at(host)),
+        Code::MountInvalid => format!("occ start{} --mount /path/there:/path/inside", at(host)),
+        Code::ConfirmationNeeded => format!("occ start{} … --yes makes it anew; its volumes stay", at(host)),
+        Code::SandboxNotReady => format!("occ logs{}", at(host)),
+        Code::SandboxConfigInvalid => "mend that file; opencode-cloud config validates it".to_owned(),
+        Code::OperationRunning => "occ operations shows it; occ operations attach ID follows it".to_owned(),
+        Code::OperationNotFound => "occ operations lists them".to_owned(),
         Code::ShuttingDown => "occ daemon start".to_owned(),
         Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),
         _ => return None,
@@ -128,6 +140,11 @@ pub(crate) fn hint_for(
         )),
         _ => hint(code, Some(host.as_str()), detail),
     }
+}
+
+/// Returns the option that names a host; nothing for this machine.
+fn at(host: Option<&str>) -> String {
+    host.map_or_else(String::new, |host| format!(" --host {host}"))
 }
 
 /// Returns whether Docker is not there, which is no fault of anything.

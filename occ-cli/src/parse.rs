@@ -97,6 +97,14 @@ pub(crate) fn parse_env(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// Reads a number of lines, or `all`.
+pub(crate) fn parse_lines(text: &str) -> Result<String, String> {
+    match text == "all" || text.parse::<u64>().is_ok() {
+        true => Ok(text.to_owned()),
+        false => Err("is neither a number of lines nor all".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -86,13 +86,13 @@ impl Target {
         match self {
             Self::Host(name, source) => Ok((name, source)),
             Self::Local => Err(CliError::unsupported(format!(
-                "occ {command} needs a host: local Docker is not supported by this version yet."
+                "occ {command} needs a host: it does not work on this machine itself yet."
             ))
             .hint(format!("occ {command} --host NAME"))),
-            Self::Unset => Err(CliError::usage(
-                "No host is selected, and local Docker is not supported by this version yet.",
-            )
-            .hint(format!("occ {command} --host NAME, or occ host default NAME"))),
+            Self::Unset => {
+                Err(CliError::usage(format!("No host is selected, and occ {command} needs one."))
+                    .hint(format!("occ {command} --host NAME, or occ host default NAME")))
+            }
         }
     }
 }

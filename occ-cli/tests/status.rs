@@ -78,7 +78,8 @@ fn fresh_waits_and_asks_docker() {
         "[h] Link      ● connected  2h 10m, 12 ms, deploy@203.0.113.10\n\
          [h] Sandbox   ● running    2h 10m, healthy\n\
          [h] Image     opencode-cloud-sandbox:latest (25.1.3), 8f3a21c09d4e\n\
-         [h] Port      127.0.0.1:3000 -> 3000/tcp\n"
+         [h] Port      127.0.0.1:3000 -> 3000/tcp\n\
+         [h] Security  local only\n"
     );
     assert_eq!(
         fake.lines(),
@@ -231,11 +232,27 @@ fn the_table_has_problems_first() {
 }
 
 #[test]
-fn without_a_host_the_table_comes_with_the_way_to_choose_one() {
-    let done = many().occ(&["status"]);
-    assert_eq!((done.code, done.out.as_str()), (0, TABLE));
-    assert!(done.err.starts_with("No host is selected, and local Docker is not supported"));
-    assert!(done.err.ends_with("hint: occ status --host NAME, or occ host default NAME\n"));
+fn without_a_host_it_is_this_machine() {
+    let answering = |exists: bool| {
+        Fake::new(move |seen| match seen.path.as_str() {
+            "/v1/default-host" => Answer::ok(json!({"name": null})),
+            "/v1/hosts/local/container" => {
+                let mut sandbox = sandbox("running", 0, false);
+                sandbox["exists"] = exists.into();
+                Answer::ok(sandbox)
+            }
+            other => panic!("{other}"),
+        })
+    };
+    let done = answering(true).occ(&["status"]);
+    assert!(done.out.starts_with("Sandbox   ● running"), "{done:?}");
+    assert_eq!(answering(false).occ(&["status", "--local"]).out, "Sandbox   ○ No service found.\n");
+    let none = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(json!({"name": null})),
+        _ => Answer::problem(409, "docker_unavailable", "there is no Docker here.", "h"),
+    });
+    assert_eq!(none.occ(&["status"]).code, 0);
+    assert_eq!(none.occ(&["status", "-q"]).code, 1);
 }
 
 #[test]

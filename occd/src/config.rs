@@ -14,6 +14,7 @@ mod live;
 pub use file::ConfigFile;
 pub use live::{LiveConfig, LoadedConfig};
 
+use crate::container::SandboxConfig;
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
 use crate::ownership::Exposed;
@@ -41,6 +42,10 @@ pub struct Config {
     pub output: OutputConfig,
     /// Secrets.
     pub security: SecurityConfig,
+    /// Ports of this machine.
+    pub forwards: ForwardsConfig,
+    /// This machine's own Docker.
+    pub local: LocalConfig,
     /// Settings for single hosts, over those for all.
     pub hosts: BTreeMap<HostName, HostSettings>,
 }
@@ -99,6 +104,8 @@ pub struct HostSettings {
     pub forward_agent: Option<bool>,
     /// What a login may ask of a person beside keys: `"password"`, `"keyboard-interactive"`.
     pub auth: Vec<AuthMethod>,
+    /// How the opencode sandbox is made there.
+    pub sandbox: SandboxConfig,
 }
 
 /// A way to log in.
@@ -152,6 +159,37 @@ impl OutputConfig {
 impl Default for OutputConfig {
     fn default() -> Self {
         Self { spill_limit_mib: 1024 }
+    }
+}
+
+/// `[local]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalConfig {
+    /// The Docker socket; else the one that the docker program would use.
+    pub docker_socket: Option<PathBuf>,
+    /// How the opencode sandbox is made here, over config.json.
+    pub sandbox: SandboxConfig,
+}
+
+/// `[forwards]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ForwardsConfig {
+    /// The port of this machine where `http://NAME.localhost` leads to the sandbox of the host NAME; 0 for none.
+    pub by_name_port: u16,
+}
+
+impl ForwardsConfig {
+    /// Returns that port, if there is to be one.
+    pub fn by_name(&self) -> Option<u16> {
+        (self.by_name_port != 0).then_some(self.by_name_port)
+    }
+}
+
+impl Default for ForwardsConfig {
+    fn default() -> Self {
+        Self { by_name_port: 4180 }
     }
 }
 

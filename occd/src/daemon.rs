@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
-use crate::container::{DockerSockets, Sandboxes};
+use crate::container::{DockerSockets, Operations, Sandboxes};
+use crate::forward::Forwards;
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
@@ -187,6 +188,14 @@ impl Daemon {
                 tasks.clone(),
                 hosts_stop.child_token(),
             ),
+            forwards: Arc::new(Forwards::new(
+                &self.env.state_dir()?,
+                tasks.clone(),
+                hosts_stop.child_token(),
+            )),
+            operations: Operations::new(tasks.clone(), hosts_stop.child_token()),
+            opencode_config: self.env.opencode_config_candidates()?,
+            tasks: tasks.clone(),
             pool,
             hosts: hosts.clone(),
             config,

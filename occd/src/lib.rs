@@ -10,6 +10,7 @@ pub mod container;
 pub mod daemon;
 pub mod descriptors;
 pub mod exec;
+pub mod forward;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod history;

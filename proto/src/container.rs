@@ -30,6 +30,15 @@ pub struct ContainerStatus {
     /// Published ports.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
+    /// What of the host is mounted, and the volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<SandboxMount>,
+    /// Whether it has an address of the host's network, and not of the host alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exposed: bool,
+    /// Where it answers on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The exit code of a container that has ended.
     pub exit_code: Option<i64>,
     /// The Docker Engine's version.
@@ -59,4 +68,84 @@ pub struct PublishedPort {
     pub host_ip: String,
     /// The port on the host.
     pub host_port: u16,
+}
+
+/// What is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxMount {
+    /// `bind` for a path of the host, `volume` for a volume.
+    pub kind: String,
+    /// The path on the host, or the volume's name.
+    pub source: String,
+    /// The path inside.
+    pub target: String,
+    /// Whether it cannot be written to.
+    pub read_only: bool,
+}
+
+/// `POST /v1/hosts/{host}/container/start`. What is absent is as the settings have it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StartRequest {
+    /// The port on the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// More mounts: `/host/path:/path/inside`, and `:ro` behind it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<String>,
+    /// Nothing of the host is mounted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_mounts: bool,
+    /// Pull the image even if there is one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pull: bool,
+    /// Replace a sandbox that was made otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub yes: bool,
+}
+
+/// `POST /v1/hosts/{host}/container/stop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StopRequest {
+    /// How long it has to end by itself, in seconds; 30 unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u32>,
+    /// Remove the container, not its volumes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
+}
+
+/// `POST /v1/hosts/{host}/container/update`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateRequest {
+    /// Back to the image from before the last update.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rollback: bool,
+}
+
+/// A line of `GET /v1/hosts/{host}/container/logs`, which answers with one per line.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Whether the program wrote it to its standard error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stderr: bool,
+    /// When, as Docker has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// The text without its end; bytes that are not UTF-8 are replaced.
+    #[serde(default)]
+    pub text: String,
+    /// Instead of a line: why there are no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Box<crate::Problem>>,
+}
+
+/// `GET /v1/hosts/{host}/container/password`: the first login to a new sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneTimePassword {
+    /// The password, as long as nobody has used it.
+    #[serde(default)]
+    pub password: Option<crate::Secret>,
 }

@@ -118,6 +118,26 @@ codes! {
     DockerPermission = "docker_permission",
     /// Docker answered with an error.
     DockerError = "docker_error",
+    /// There is no sandbox on the host.
+    NoSandbox = "no_sandbox",
+    /// The sandbox's image is not there and cannot be pulled.
+    ImageUnavailable = "image_unavailable",
+    /// Something else listens on the port on the host.
+    PortTaken = "port_taken",
+    /// A mount is malformed, or its path is not on the host.
+    MountInvalid = "mount_invalid",
+    /// What is asked for replaces something: to be asked for again with `yes`.
+    ConfirmationNeeded = "confirmation_needed",
+    /// The sandbox does not answer, or has ended.
+    SandboxNotReady = "sandbox_not_ready",
+    /// The settings of the opencode-cloud tool (config.json) cannot be used.
+    SandboxConfigInvalid = "sandbox_config_invalid",
+    /// Another operation is at work on the host's sandbox.
+    OperationRunning = "operation_running",
+    /// There is no such operation, or it has been forgotten.
+    OperationNotFound = "operation_not_found",
+    /// No port of this machine can be had for a forward.
+    ForwardFailed = "forward_failed",
     /// The daemon is stopping.
     ShuttingDown = "shutting_down",
     /// A defect in the daemon.

@@ -117,9 +117,18 @@ impl Env {
     /// XDG_CONFIG_HOME, so when that is set and its directory has no hosts.json, the one below
     /// `~/.config` is used if it is there.
     pub fn hosts_file_candidates(&self) -> Result<Vec<PathBuf>, PathError> {
-        let mut candidates = vec![self.config_dir()?.join("hosts.json")];
+        self.candidates("hosts.json")
+    }
+
+    /// Returns the places of the existing tool's config.json, in the same way.
+    pub fn opencode_config_candidates(&self) -> Result<Vec<PathBuf>, PathError> {
+        self.candidates("config.json")
+    }
+
+    fn candidates(&self, name: &str) -> Result<Vec<PathBuf>, PathError> {
+        let mut candidates = vec![self.config_dir()?.join(name)];
         if let Some(home) = &self.home {
-            let theirs = home.join(".config/opencode-cloud/hosts.json");
+            let theirs = home.join(".config/opencode-cloud").join(name);
             if !candidates.contains(&theirs) {
                 candidates.push(theirs);
             }

@@ -30,6 +30,32 @@ pub fn sanitize_short(text: &str, most: usize) -> String {
     sanitize(&short)
 }
 
+/// The same of a line of a log, in which colours (SGR, ECMA-48 section 8.3.117) are kept, or taken away.
+pub fn sanitize_log(line: &str, colours: bool) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find("\u{1b}[") {
+        let (before, sequence) = rest.split_at(at);
+        text.push_str(&sanitize(before));
+        let parameters = &sequence[2..];
+        let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';');
+        match end.filter(|end| parameters[*end..].starts_with('m')) {
+            Some(end) => {
+                if colours {
+                    text.push_str(&sequence[..end + 3]);
+                }
+                rest = &parameters[end + 1..];
+            }
+            None => {
+                text.push(char::REPLACEMENT_CHARACTER);
+                rest = &sequence[1..];
+            }
+        }
+    }
+    text.push_str(&sanitize(rest));
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +65,14 @@ mod tests {
         assert_eq!(sanitize_short("äöü", 3), "äöü");
         assert_eq!(sanitize_short("äöü\n", 2), "äö…");
         assert_eq!(sanitize("a\u{2028}b"), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn colours_of_a_log_are_kept_and_nothing_else() {
+        let line = "\u{1b}[1;31mred\u{1b}[0m\u{1b}[2J\u{1b}]0;t\u{7} \u{1b}[";
+        let kept = sanitize_log(line, true);
+        assert_eq!(kept, "\u{1b}[1;31mred\u{1b}[0m\u{fffd}[2J\u{fffd}]0;t\u{fffd} \u{fffd}[");
+        assert_eq!(sanitize_log("\u{1b}[32mok\u{1b}[m", false), "ok");
     }
 
     #[test]

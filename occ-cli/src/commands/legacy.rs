@@ -8,22 +8,6 @@ use crate::error::CliError;
 /// Returns the answer to a command that this version does not have; `None` for a word that was never
 /// a command.
 pub(crate) fn refuse(name: &str) -> Option<CliError> {
-    // What acts on the sandbox comes later; until then Docker itself does.
-    let docker = match name {
-        "start" => "start opencode-cloud-sandbox",
-        "stop" => "stop opencode-cloud-sandbox",
-        "restart" => "restart opencode-cloud-sandbox",
-        "logs" => "logs -n 50 opencode-cloud-sandbox",
-        "update" => "pull ghcr.io/prizz/opencode-cloud-sandbox:latest",
-        "cockpit" => "port opencode-cloud-sandbox",
-        _ => return other(name),
-    };
-    let message =
-        format!("occ {name} is a command of opencode-cloud that this version does not have yet.");
-    Some(CliError::unsupported(message).hint(format!("occ exec --host NAME -- docker {docker}")))
-}
-
-fn other(name: &str) -> Option<CliError> {
     let instead = match name {
         "config" => "opencode-cloud config; occ's own settings are in occd.toml",
         "user" => "opencode-cloud user",

@@ -9,7 +9,10 @@ mod history;
 mod host;
 mod host_edit;
 pub(crate) mod legacy;
+mod logs;
+mod operations;
 mod prompts;
+mod sandbox;
 mod status;
 mod trust;
 
@@ -22,6 +25,7 @@ use crate::cli::{Cli, Command};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
 use crate::output::Ui;
+use crate::place::Place;
 use crate::target::{Source, Target};
 use occ_proto::HostName;
 use occ_proto::error::Code;
@@ -55,6 +59,15 @@ impl Context<'_> {
     }
 }
 
+impl Context<'_> {
+    /// Returns a client and the host to work on, or this machine where no host is chosen.
+    async fn client_and_place(&self) -> Result<(Client, Place), CliError> {
+        let client = self.client().await?;
+        let target = Target::resolve(self.named.clone(), &client).await?;
+        Ok((client, target.into()))
+    }
+}
+
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     let Cli { global, command } = cli;
@@ -67,6 +80,13 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     match command {
         None => status::bare(&context).await,
         Some(Command::Status(args)) => status::run(&context, &args).await,
+        Some(Command::Start(args)) => sandbox::start(&context, &args).await,
+        Some(Command::Stop(args)) => sandbox::stop(&context, &args).await,
+        Some(Command::Restart) => sandbox::restart(&context).await,
+        Some(Command::Update(args)) => sandbox::update(&context, &args).await,
+        Some(Command::Cockpit) => sandbox::cockpit(&context).await,
+        Some(Command::Logs(args)) => logs::run(&context, &args).await,
+        Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
         Some(Command::Connect(args)) => {
             connect::run(&context, connect::Verb::Connect { wait_ms: args.wait }).await

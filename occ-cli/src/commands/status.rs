@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
+use occ_proto::error::Code;
 use occ_proto::status::{HostList, HostStatus, State};
 
 use super::Context;
@@ -26,7 +27,7 @@ pub(crate) async fn bare(context: &Context<'_>) -> Result<u8, CliError> {
     if list.hosts.is_empty() && list.warnings.is_empty() && !context.ui.json {
         return help(context);
     }
-    print_all(context, &reply, &list, false)
+    print_all(context, &reply, &list)
 }
 
 fn help(context: &Context<'_>) -> Result<u8, CliError> {
@@ -43,23 +44,48 @@ pub(crate) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<u8, 
         {
             context.ui.note("--all shows every host; the target is not used.");
         }
-        return all(context, args, None).await;
-    }
-    if context.named == Some(Target::Local) {
-        Target::Local.host("status")?;
+        return all(context, args).await;
     }
     let client = context.client().await?;
     match Target::resolve(context.named.clone(), &client).await? {
         Target::Host(host, source) => one(context, args, &client, &host, source).await,
-        Target::Local | Target::Unset => {
-            if !context.ui.json {
-                context.ui.note(
-                    "No host is selected, and local Docker is not supported by this version yet: all hosts.",
-                );
+        Target::Local => local(context, &client).await,
+        Target::Unset => {
+            let code = local(context, &client).await?;
+            if !context.ui.json && context.ui.stderr_terminal {
+                context.ui.note("hint: occ status --all shows every host");
             }
-            all(context, args, Some(client)).await
+            Ok(code)
         }
     }
+}
+
+/// Shows this machine's own sandbox.
+async fn local(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let reply = match client.get_slow("/v1/hosts/local/container").await {
+        Ok(reply) => reply,
+        // Docker's troubles are part of the answer.
+        Err(error) if error.daemon_code() == Some(Code::DockerUnavailable) && !ui.json => {
+            if ui.quiet {
+                return Ok(FAILED);
+            }
+            ui.print(&format!("Sandbox   ○ none       {}\n", error.message))?;
+            return Ok(0);
+        }
+        Err(error) => return Err(error),
+    };
+    let sandbox: ContainerStatus = reply.parse()?;
+    let running = sandbox.state.as_deref() == Some("running");
+    let code = if ui.quiet && !running { FAILED } else { 0 };
+    if ui.json {
+        ui.document(&reply.body)?;
+    } else if !ui.quiet {
+        for line in show::sandbox(ui, "", &sandbox, Timestamp::now()) {
+            ui.print(&format!("{line}\n"))?;
+        }
+    }
+    Ok(code)
 }
 
 async fn one(
@@ -126,9 +152,9 @@ async fn one(
 fn remembered(ui: &Ui, status: &HostStatus, now: Timestamp) -> (Vec<String>, Option<String>) {
     match (&status.sandbox, &status.docker_error) {
         // What was seen last, and why nothing has been heard since.
-        (Some(container), None) => (show::sandbox(ui, status, container, now), None),
+        (Some(container), None) => (show::sandbox(ui, &show::prefix(status), container, now), None),
         (Some(container), Some(fault)) if container.exists => {
-            let mut lines = show::sandbox(ui, status, container, now);
+            let mut lines = show::sandbox(ui, &show::prefix(status), container, now);
             lines.push(show::docker_fault(status, fault));
             (lines, show::status_hint(status, fault.code, &fault.message))
         }
@@ -152,7 +178,7 @@ async fn sandbox(
     match with_note(context.ui, &note, client.get_slow(&path)).await {
         Ok(reply) => {
             let container: ContainerStatus = reply.parse()?;
-            Ok((show::sandbox(context.ui, status, &container, now), None))
+            Ok((show::sandbox(context.ui, &show::prefix(status), &container, now), None))
         }
         Err(error) => match error.daemon_code() {
             Some(code) => Ok((
@@ -174,17 +200,8 @@ fn quiet_code(state: State) -> u8 {
     }
 }
 
-async fn all(
-    context: &Context<'_>,
-    args: &StatusArgs,
-    client: Option<Client>,
-) -> Result<u8, CliError> {
-    // A client that is there already was used to find that no host is selected.
-    let unset = client.is_some();
-    let client = match client {
-        Some(client) => client,
-        None => context.client().await?,
-    };
+async fn all(context: &Context<'_>, args: &StatusArgs) -> Result<u8, CliError> {
+    let client = context.client().await?;
     let mut reply = client.get("/v1/hosts").await?;
     let mut list: HostList = reply.parse()?;
     if args.fresh && !list.hosts.is_empty() {
@@ -200,15 +217,10 @@ async fn all(
         reply = client.get("/v1/hosts").await?;
         list = reply.parse()?;
     }
-    print_all(context, &reply, &list, unset)
+    print_all(context, &reply, &list)
 }
 
-fn print_all(
-    context: &Context<'_>,
-    reply: &Reply,
-    list: &HostList,
-    unset: bool,
-) -> Result<u8, CliError> {
+fn print_all(context: &Context<'_>, reply: &Reply, list: &HostList) -> Result<u8, CliError> {
     let ui = context.ui;
     let connected =
         !list.hosts.is_empty() && list.hosts.iter().all(|host| host.state == State::Connected);
@@ -226,9 +238,6 @@ fn print_all(
         ui.note("hint: occ host add NAME USER@ADDRESS");
     } else {
         ui.print(&show::table(ui, list, Timestamp::now()))?;
-        if unset {
-            ui.note("hint: occ status --host NAME, or occ host default NAME");
-        }
     }
     Ok(code)
 }

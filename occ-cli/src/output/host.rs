@@ -44,7 +44,7 @@ pub(crate) fn milliseconds(ms: f64) -> String {
 }
 
 /// Returns a number of bytes in decimal units: `980 B`, `1.2 MB`.
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
     let mut value = count as f64;
     if count < 1000 {
@@ -65,7 +65,17 @@ fn bytes(count: u64) -> String {
 
 /// Returns a line about a host: `[prod-1] Link      …`.
 fn line(status: &HostStatus, label: &str, text: &str) -> String {
-    format!("[{}] {label:<9} {text}", status.name)
+    line_of(&prefix(status), label, text)
+}
+
+/// Returns a line about a host, or about this machine, which has no prefix.
+fn line_of(prefix: &str, label: &str, text: &str) -> String {
+    format!("{prefix}{label:<9} {text}")
+}
+
+/// Returns what a host's lines begin with.
+pub(crate) fn prefix(status: &HostStatus) -> String {
+    format!("[{}] ", status.name)
 }
 
 /// Returns the line about a host key that was not on record until now, unless it has been told already.
@@ -286,7 +296,7 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
 /// Returns the lines about the sandbox container.
 pub(crate) fn sandbox(
     ui: &Ui,
-    status: &HostStatus,
+    prefix: &str,
     container: &ContainerStatus,
     now: Timestamp,
 ) -> Vec<String> {
@@ -295,7 +305,7 @@ pub(crate) fn sandbox(
     if !container.exists {
         let text = ui.paint(Colour::Grey, "○ No service found.");
         let stale = stale.map_or_else(String::new, |stale| format!(" ({stale})"));
-        return vec![line(status, "Sandbox", &format!("{text}{stale}"))];
+        return vec![line_of(prefix, "Sandbox", &format!("{text}{stale}"))];
     }
     let word = sanitize(container.state.as_deref().unwrap_or("unknown"));
     let running = word == "running";
@@ -317,7 +327,10 @@ pub(crate) fn sandbox(
     }
     let state = ui.paint(colour, &format!("{sign} {word:<10}"));
     let mut lines =
-        vec![line(status, "Sandbox", format!("{state} {}", parts.join(", ")).trim_end())];
+        vec![line_of(prefix, "Sandbox", format!("{state} {}", parts.join(", ")).trim_end())];
+    if let Some(url) = &container.url {
+        lines.push(line_of(prefix, "URL", &sanitize(url)));
+    }
     if let Some(image) = &container.image {
         let mut text = sanitize(image);
         if let Some(version) = &container.image_version {
@@ -328,14 +341,24 @@ pub(crate) fn sandbox(
             let id: String = id.trim_start_matches("sha256:").chars().take(12).collect();
             text.push_str(&format!(", {}", sanitize(&id)));
         }
-        lines.push(line(status, "Image", &text));
+        lines.push(line_of(prefix, "Image", &text));
     }
     for port in &container.ports {
-        lines.push(line(
-            status,
+        lines.push(line_of(
+            prefix,
             "Port",
             &sanitize(&format!("{}:{} -> {}", port.host_ip, port.host_port, port.container_port)),
         ));
+    }
+    let binds = container.mounts.iter().filter(|mount| mount.kind == "bind");
+    for mount in binds {
+        let mode = if mount.read_only { " (read-only)" } else { "" };
+        let text = format!("{} -> {}{mode}", mount.source, mount.target);
+        lines.push(line_of(prefix, "Mount", &sanitize(&text)));
+    }
+    if !container.ports.is_empty() {
+        let words = if container.exposed { "network exposed" } else { "local only" };
+        lines.push(line_of(prefix, "Security", words));
     }
     lines
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod host;
 pub(crate) mod json;
+pub(crate) mod operation;
 pub(crate) mod problem;
 pub(crate) mod table;
 

@@ -1,4 +1,4 @@
-//! The sandbox container of a host.
+//! The sandbox container of a host, or of this machine.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use super::App;
 use super::error::{self, ApiResult};
-use super::extract::{Caller, Host, Query};
+use super::extract::{Caller, EngineOf, Query};
 use super::json::Json;
-use crate::container::{self, Docker};
+use crate::container::{self, SandboxError};
 use crate::host::Tries;
 
 #[derive(Debug, Deserialize)]
@@ -23,22 +23,21 @@ pub(super) struct ShowQuery {
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<ShowQuery>,
-    Host(host): Host,
+    EngineOf(engine): EngineOf,
     Caller(client): Caller,
 ) -> ApiResult<Json<ContainerStatus>> {
     if !query.fresh
-        && let Some(status) = app.sandboxes.known(host.name()).status()
+        && let Some(host) = engine.host()
+        && let Some(status) = app.sandboxes.known(host).status()
     {
-        return Ok(Json(status));
+        return Ok(Json(app.with_url(host, status)));
     }
-    let connection = host
-        .connection(Tries::default(), &client)
-        .await
-        .map_err(|e| error::unreachable(host.name(), &e))?;
-    let socket = app.settings(host.name()).docker_socket;
-    let docker = Docker::connect(&connection, socket.as_deref())
-        .await
-        .map_err(|e| error::docker(host.name(), &e))?;
-    let status = container::status(&docker).await.map_err(|e| error::docker(host.name(), &e))?;
-    Ok(Json(status))
+    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
+    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    let status = container::status(&docker).await.map_err(|e| failed(e.into()))?;
+    Ok(Json(match engine.host() {
+        Some(host) => app.with_url(host, status),
+        // Nothing has to lead there.
+        None => app.with_local_url(status),
+    }))
 }

@@ -10,7 +10,7 @@ use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
 use super::json::Json;
-use crate::container::DockerError;
+use crate::container::{BadSettings, DockerError, SandboxError};
 use crate::exec::{BadCommand, ExecError};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
@@ -179,22 +179,68 @@ pub(super) fn given_up(name: &HostName, may_have_started: bool) -> ApiError {
 
 /// Returns the problem of Docker on a host.
 pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
-    let (status, code) = match error {
+    let (status, code) = docker_status(error);
+    let detail = docker_text(error);
+    let problem = ApiError::new(status, code, format!("{name}: {detail}.")).host(name);
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+}
+
+fn docker_status(error: &DockerError) -> (StatusCode, Code) {
+    match error {
         DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
         DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
         DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
         DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
-    };
-    let detail = docker_text(error);
-    let problem = ApiError::new(status, code, format!("{name}: {detail}.")).host(name);
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+    }
 }
 
 /// Returns what is wrong with Docker, safe for a terminal.
 pub(super) fn docker_text(error: &DockerError) -> String {
     occ_proto::text::sanitize(&chain(error))
+}
+
+/// Returns the problem of something with a sandbox; `host` is absent for this machine's.
+pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError {
+    let (status, code) = match error {
+        SandboxError::Unreachable(inner) => match host {
+            Some(name) => return unreachable(name, inner),
+            None => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        },
+        SandboxError::Docker(inner) => docker_status(inner),
+        SandboxError::Config(_) => (StatusCode::CONFLICT, Code::SandboxConfigInvalid),
+        SandboxError::Settings(BadSettings::Mount(_)) => {
+            (StatusCode::BAD_REQUEST, Code::MountInvalid)
+        }
+        SandboxError::Settings(BadSettings::Address(_)) => {
+            (StatusCode::CONFLICT, Code::SandboxConfigInvalid)
+        }
+        SandboxError::Settings(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
+        SandboxError::NoPath { .. } => (StatusCode::CONFLICT, Code::MountInvalid),
+        SandboxError::PortTaken { .. } => (StatusCode::CONFLICT, Code::PortTaken),
+        SandboxError::NoImage { .. } => (StatusCode::BAD_GATEWAY, Code::ImageUnavailable),
+        SandboxError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::ImageUnavailable),
+        SandboxError::NoPrevious { .. } => (StatusCode::CONFLICT, Code::ImageUnavailable),
+        SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
+        SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),
+        SandboxError::Ended { .. }
+        | SandboxError::Silent { .. }
+        | SandboxError::Unhealthy { .. }
+        | SandboxError::RolledBack { .. }
+        | SandboxError::Stuck { .. } => (StatusCode::BAD_GATEWAY, Code::SandboxNotReady),
+        SandboxError::Cancelled { .. } => (StatusCode::CONFLICT, Code::Cancelled),
+        SandboxError::Forward(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::ForwardFailed),
+        SandboxError::Install { .. } => (StatusCode::BAD_GATEWAY, Code::DockerError),
+    };
+    let text = occ_proto::text::sanitize(&chain(error));
+    let place = host.map_or_else(String::new, |name| format!("{name}: "));
+    let problem = ApiError::new(status, code, format!("{place}{}.", text.trim_end_matches('.')));
+    let problem = match host {
+        Some(name) => problem.host(name),
+        None => problem,
+    };
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
 }
 
 impl From<BadCommand> for ApiError {

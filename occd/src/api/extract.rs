@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -12,9 +13,13 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::ApiError;
+use crate::container::Engine;
 use crate::host::HostHandle;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
+
+/// What stands for this machine in place of a host's name.
+const LOCAL: &str = "local";
 
 /// A JSON body.
 #[derive(Debug)]
@@ -105,6 +110,42 @@ impl FromRequestParts<Arc<App>> for Host {
                 None => ApiError::host_not_found(&name),
             }),
         }
+    }
+}
+
+/// The engine of the host named in the path; `local` is this machine's.
+#[derive(Debug)]
+pub(super) struct EngineOf(pub(super) Engine);
+
+impl FromRequestParts<Arc<App>> for EngineOf {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &Arc<App>,
+    ) -> Result<Self, Self::Rejection> {
+        let named = Path::<String>::from_request_parts(parts, app).await;
+        if named.is_ok_and(|Path(name)| name == LOCAL) {
+            return Ok(Self(app.local_engine()));
+        }
+        let Host(host) = Host::from_request_parts(parts, app).await?;
+        Ok(Self(Engine::Host(host)))
+    }
+}
+
+/// A JSON body that may be left out.
+#[derive(Debug)]
+pub(super) struct OptionalBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        if request.headers().contains_key(header::CONTENT_TYPE) || !request.body().is_end_stream() {
+            let Body(body) = Body::from_request(request, state).await?;
+            return Ok(Self(body));
+        }
+        Ok(Self(T::default()))
     }
 }
 

@@ -23,11 +23,13 @@ use occ_proto::{
     VERSION_HEADER, WARNING_HEADER,
 };
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
-use crate::container::{DockerError, DockerSockets, Sandboxes};
+use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
+use crate::forward::Forwards;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
@@ -42,12 +44,16 @@ mod error;
 mod exec;
 mod exec_ws;
 mod extract;
+mod forwards;
 mod history;
 mod hosts;
 mod json;
 mod links;
+mod logs;
+mod operations;
 mod password;
 mod prompts;
+mod sandbox;
 mod test;
 mod trust;
 
@@ -72,6 +78,14 @@ pub struct App {
     pub sandboxes: Sandboxes,
     /// The sockets of this machine that speak to their engines.
     pub docker_sockets: DockerSockets,
+    /// The ports of this machine that lead to theirs.
+    pub forwards: Arc<Forwards>,
+    /// What is being done, or was not long ago.
+    pub operations: Operations,
+    /// Where config.json of the existing tool may be, the preferred place first.
+    pub opencode_config: Vec<PathBuf>,
+    /// Tasks that end with the daemon.
+    pub tasks: TaskTracker,
     /// hosts.json.
     pub hosts: HostsStore,
     /// occd.toml.
@@ -103,6 +117,7 @@ impl App {
         let hosts = self.pool.configured();
         self.sandboxes.follow(&hosts);
         self.docker_sockets.follow(&hosts);
+        self.forwards.follow(&hosts, config.forwards.by_name());
     }
 
     /// Returns a host's status with what is known of its sandbox.
@@ -114,7 +129,8 @@ impl App {
             let problem = error::docker(&status.name, error).into_problem();
             DockerFault { code: problem.code, message: error::docker_text(error) }
         });
-        HostStatus { sandbox: known.status(), docker_error, ..status }
+        let sandbox = known.status().map(|sandbox| self.with_url(&status.name, sandbox));
+        HostStatus { sandbox, docker_error, ..status }
     }
 
     /// Puts occd.toml as it is at this moment in force.
@@ -183,11 +199,22 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/trust", get(trust::review).post(trust::trust))
         .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
         .route("/v1/hosts/{host}/container", get(container::show))
+        .route("/v1/hosts/{host}/container/start", post(sandbox::start))
+        .route("/v1/hosts/{host}/container/stop", post(sandbox::stop))
+        .route("/v1/hosts/{host}/container/restart", post(sandbox::restart))
+        .route("/v1/hosts/{host}/container/update", post(sandbox::update))
+        .route("/v1/hosts/{host}/container/cockpit", post(sandbox::cockpit))
+        .route("/v1/hosts/{host}/container/password", get(sandbox::password))
+        .route("/v1/hosts/{host}/container/logs", get(logs::show))
         .route(
             "/v1/hosts/{host}/docker-socket",
             get(docker_socket::show).put(docker_socket::open).delete(docker_socket::close),
         )
         .route("/v1/hosts/{host}/history", get(history::show))
+        .route("/v1/forwards", get(forwards::list))
+        .route("/v1/operations", get(operations::list))
+        .route("/v1/operations/{id}", get(operations::show).delete(operations::cancel))
+        .route("/v1/operations/{id}/events", get(operations::events))
         .route("/v1/prompts", get(prompts::list))
         .route("/v1/prompts/{id}", post(prompts::answer))
         .route("/v1/unlock", post(prompts::unlock))

@@ -1,17 +1,41 @@
 //! Docker on a host, and the opencode sandbox in it, through a channel of the pooled connection.
 
+mod answer;
 mod docker;
+mod engine;
+mod error;
 mod follow;
 mod head;
+mod image;
+mod logs;
 mod memory;
+mod mount;
+mod objects;
+mod opencode_config;
+mod operations;
+mod password;
 mod ready;
 mod relay;
+mod replace;
 mod sandbox;
+mod session;
+mod settings;
 mod sockets;
+mod steps;
+mod there;
 mod transport;
 mod way;
 
+pub use answer::reached_at;
 pub use docker::{Docker, DockerError};
+pub use engine::{Engine, EngineError, LocalEngine};
+pub use error::SandboxError;
+pub use logs::{LogQuery, Logs};
 pub use memory::{Known, Sandboxes};
+pub use opencode_config::{OpencodeConfig, OpencodeConfigError};
+pub use operations::{End, Event, NotBegun, Operations, Progress, Running};
+pub use password::one_time_password;
 pub use sandbox::status;
+pub use settings::{BadSettings, SandboxConfig, SandboxSettings};
 pub use sockets::DockerSockets;
+pub use steps::{restart, start, stop, update};

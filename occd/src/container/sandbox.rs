@@ -1,16 +1,16 @@
 //! The opencode sandbox: the container that the existing tool makes, by its name there.
 
+use std::net::IpAddr;
+
 use bollard::errors::Error as BollardError;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::InspectContainerOptions;
 use jiff::Timestamp;
-use occ_proto::container::{ContainerStatus, PublishedPort, SANDBOX_CONTAINER};
+use occ_proto::container::{ContainerStatus, PublishedPort, SANDBOX_CONTAINER, SandboxMount};
 use occ_proto::text::sanitize;
 
 use super::docker::{Docker, DockerError};
-
-/// The image's label with the version of what is in it.
-const VERSION_LABEL: &str = "org.opencode-cloud.version";
+use super::objects::VERSION_LABEL;
 
 /// Asks the host for the sandbox's state.
 pub async fn status(docker: &Docker) -> Result<ContainerStatus, DockerError> {
@@ -52,6 +52,9 @@ pub(super) fn absent(docker_version: Option<String>) -> ContainerStatus {
         image_version: None,
         id: None,
         ports: Vec::new(),
+        mounts: Vec::new(),
+        exposed: false,
+        url: None,
         exit_code: None,
         docker_version,
         as_of: Timestamp::now(),
@@ -59,7 +62,10 @@ pub(super) fn absent(docker_version: Option<String>) -> ContainerStatus {
     }
 }
 
-fn of(container: ContainerInspectResponse, docker_version: Option<String>) -> ContainerStatus {
+pub(super) fn of(
+    container: ContainerInspectResponse,
+    docker_version: Option<String>,
+) -> ContainerStatus {
     let state = container.state.unwrap_or_default();
     let config = container.config.unwrap_or_default();
     let running = state.running.unwrap_or(false);
@@ -76,6 +82,17 @@ fn of(container: ContainerInspectResponse, docker_version: Option<String>) -> Co
             })
         })
         .collect();
+    let exposed = ports
+        .iter()
+        .any(|port| port.host_ip.parse::<IpAddr>().is_ok_and(|address| !address.is_loopback()));
+    let mounts = container.mounts.unwrap_or_default().into_iter().map(|mount| SandboxMount {
+        kind: mount.typ.map(|kind| kind.to_string()).unwrap_or_default(),
+        source: sanitize(&mount.name.or(mount.source).unwrap_or_default()),
+        target: sanitize(&mount.destination.unwrap_or_default()),
+        read_only: mount.rw == Some(false),
+    });
+    let mut mounts: Vec<SandboxMount> = mounts.collect();
+    mounts.sort_by(|a, b| (&a.kind, &a.target).cmp(&(&b.kind, &b.target)));
     ports.sort_by(|a, b| (&a.container_port, &a.host_ip).cmp(&(&b.container_port, &b.host_ip)));
     ContainerStatus {
         exists: true,
@@ -93,6 +110,9 @@ fn of(container: ContainerInspectResponse, docker_version: Option<String>) -> Co
             .and_then(|labels| labels.get(VERSION_LABEL).map(|version| sanitize(version))),
         id: container.id.as_deref().map(sanitize),
         ports,
+        mounts,
+        exposed,
+        url: None,
         exit_code: state.exit_code.filter(|_| !running),
         docker_version,
         as_of: Timestamp::now(),

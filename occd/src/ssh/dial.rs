@@ -396,7 +396,7 @@ impl Dial<'_> {
                 steps.ok("jump", hop.name.to_string(), begun);
                 let turn = self.turn(Lane::Hop(hop.name.clone()), limit).await;
                 let begun = Instant::now();
-                let opening = hop.connection.direct_tcpip(address, port);
+                let opening = hop.connection.transport(address, port);
                 let opening = async {
                     opening.await.map_err(|source| {
                         let (name, peer) = (hop.name.clone(), peer.clone());

@@ -36,6 +36,7 @@ mod prompts;
 mod reconnect;
 mod rekey;
 mod revoked_keys;
+mod sandbox;
 mod sandbox_memory;
 mod secrets;
 mod settings;

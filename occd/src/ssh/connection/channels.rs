@@ -143,20 +143,35 @@ impl Connection {
         Ok(Channel::new(raw, Arc::clone(self)))
     }
 
-    /// Returns a channel to a TCP port that is reached from the host. It carries a connection of its own,
-    /// so its bytes do not make this one a bulk connection: others may have to go on sharing it.
+    /// Returns a channel to a TCP port that is reached from the host, for an SSH connection of its own: its
+    /// bytes do not make this one a bulk connection, since others may have to go on sharing it.
+    pub async fn transport(
+        self: &Arc<Self>,
+        address: &str,
+        port: u16,
+    ) -> Result<Channel, ChannelError> {
+        let raw = self.open_tcp(address, port).await?;
+        raw.inbox.set_transport();
+        Ok(Channel::new(raw, Arc::clone(self)))
+    }
+
+    /// Returns a channel to a TCP port that is reached from the host.
     pub async fn direct_tcpip(
         self: &Arc<Self>,
         address: &str,
         port: u16,
     ) -> Result<Channel, ChannelError> {
+        Ok(Channel::new(self.open_tcp(address, port).await?, Arc::clone(self)))
+    }
+
+    async fn open_tcp(
+        self: &Arc<Self>,
+        address: &str,
+        port: u16,
+    ) -> Result<RawChannel, ChannelError> {
         let _busy = Busy::new(self);
         let before = self.shared.refused.count();
         match self.open(Kind::Tcp(address.to_owned(), port)).await {
-            Ok(raw) => {
-                raw.inbox.set_transport();
-                Ok(Channel::new(raw, Arc::clone(self)))
-            }
             Err(ChannelError::Refused(reason)) if reason == PROHIBITED => {
                 Err(ChannelError::Prohibited)
             }
@@ -168,7 +183,7 @@ impl Connection {
                     None => reason,
                 }))
             }
-            Err(error) => Err(error),
+            opened => opened,
         }
     }
 

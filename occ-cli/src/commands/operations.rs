@@ -1,0 +1,150 @@
+//! `occ operations`, and following an operation to its end.
+
+use hyper::Method;
+use jiff::Timestamp;
+use occ_proto::operation::{Operation, OperationEvent, OperationList, OperationState};
+use occ_proto::text::sanitize;
+
+use super::Context;
+use crate::cli::OperationsCommand;
+use crate::client::Client;
+use crate::duration::{one_unit, seconds_between};
+use crate::error::{CliError, FAILED};
+use crate::lines::Lines;
+use crate::output::operation::{self as show, ProgressLine};
+use crate::output::table::Table;
+use crate::place::Place;
+use crate::prompter;
+use crate::target::Source;
+
+/// Follows an operation to its end, with its progress shown. When the person leaves, it goes on.
+pub(crate) async fn follow(
+    context: &Context<'_>,
+    client: &Client,
+    place: &Place,
+    id: &str,
+) -> Result<Operation, CliError> {
+    let following = async {
+        let mut lines = Lines::get(client, &format!("/v1/operations/{id}/events")).await?;
+        let mut progress = ProgressLine::new(context.ui, place);
+        while let Some(event) = lines.next::<OperationEvent>().await? {
+            if let OperationEvent::End { operation } = event {
+                return Ok(*operation);
+            }
+            progress.tell(&event);
+        }
+        Err(CliError::daemon(format!("occd went away in the middle of operation {id}."))
+            .hint("occ status shows what became of the sandbox"))
+    };
+    tokio::select! {
+        ended = prompter::answering(client, following) => ended,
+        error = crate::terminal::ended() => Err(CliError {
+            message: format!("The operation goes on without you: {id}."),
+            hint: Some(format!("occ operations attach {id}; occ operations cancel {id}")),
+            ..error
+        }),
+    }
+}
+
+/// Returns where an operation is at work.
+fn place_of(operation: &Operation) -> Place {
+    match &operation.host {
+        Some(host) => Place::Host(host.clone(), Source::Named),
+        None => Place::Local,
+    }
+}
+
+/// Runs `occ operations`.
+pub(crate) async fn run(
+    context: &Context<'_>,
+    command: Option<&OperationsCommand>,
+) -> Result<u8, CliError> {
+    let client = context.client().await?;
+    match command {
+        None | Some(OperationsCommand::List) => list(context, &client).await,
+        Some(OperationsCommand::Attach { id }) => {
+            let now: Operation = client.get(&path(id)).await?.parse()?;
+            let place = place_of(&now);
+            let operation = follow(context, &client, &place, &now.id).await?;
+            finished(context, &place, &operation)
+        }
+        Some(OperationsCommand::Cancel { id }) => {
+            let none = None::<&()>;
+            let reply = client.request(Method::DELETE, &path(id), none, None).await?;
+            let now: Operation = reply.parse()?;
+            let place = place_of(&now);
+            let operation = follow(context, &client, &place, &now.id).await?;
+            match operation.state {
+                OperationState::Cancelled if context.ui.json => {
+                    context.ui.value(&operation).map(|()| 0)
+                }
+                OperationState::Cancelled => {
+                    let said = operation.problem.map(|problem| sanitize(&problem.detail));
+                    context.ui.say(&said.unwrap_or_else(|| "Cancelled.".to_owned()))?;
+                    Ok(0)
+                }
+                _ => finished(context, &place, &operation),
+            }
+        }
+    }
+}
+
+fn path(id: &str) -> String {
+    let id: String = id.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("/v1/operations/{id}")
+}
+
+/// Says what came of an operation; its failure is ours.
+pub(crate) fn finished(
+    context: &Context<'_>,
+    place: &Place,
+    operation: &Operation,
+) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if let Some(problem) = &operation.problem {
+        return Err(CliError::from((**problem).clone()));
+    }
+    if ui.json {
+        return ui.value(operation).map(|()| 0);
+    }
+    let Some(outcome) = &operation.outcome else { return Ok(FAILED) };
+    let end = operation.ended_at.unwrap_or_else(Timestamp::now);
+    let seconds = seconds_between(operation.started_at, end);
+    for line in show::outcome(ui, place, outcome, seconds) {
+        ui.say(&line)?;
+    }
+    Ok(0)
+}
+
+async fn list(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let reply = client.get("/v1/operations").await?;
+    if ui.json {
+        return ui.document(&reply.body).map(|()| 0);
+    }
+    let list: OperationList = reply.parse()?;
+    if list.operations.is_empty() {
+        ui.say("No operations.")?;
+        return Ok(0);
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(&["ID", "HOST", "WHAT", "STATE", "AGE", "STEP"]);
+    for operation in &list.operations {
+        let what = match &operation.problem {
+            Some(problem) => &problem.detail,
+            None => &operation.step,
+        };
+        table.row(vec![
+            operation.id.clone(),
+            operation.host.as_ref().map_or_else(|| "local".to_owned(), ToString::to_string),
+            operation.kind.as_str().to_owned(),
+            operation.state.as_str().to_owned(),
+            one_unit(seconds_between(operation.started_at, now)),
+            sanitize(what),
+        ]);
+    }
+    for line in table.lines() {
+        ui.print(&format!("{line}\n"))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,116 @@
+//! An answer that comes line by line.
+
+use std::pin::Pin;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, HOST};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use occ_proto::exec::NDJSON;
+use occ_proto::prompt::PROMPTS_HEADER;
+use serde::de::DeserializeOwned;
+
+use crate::client::{self, Client};
+use crate::error::CliError;
+use crate::prompter::Prompter;
+
+/// The longest line, in bytes.
+const LONGEST: usize = 16 * 1024 * 1024;
+
+/// The lines of an answer.
+pub(crate) struct Lines {
+    /// Drives the connection; nothing once it has ended.
+    connection: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    body: Incoming,
+    buffer: BytesMut,
+    daemon: String,
+}
+
+impl Lines {
+    /// Asks for lines of JSON.
+    pub(crate) async fn get(client: &Client, path: &str) -> Result<Self, CliError> {
+        let stream = client.another_stream().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| client::broken(&error))?;
+        // Its error is the body's, too.
+        let mut connection = Box::pin(async move { drop(connection.await) });
+        let mut request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(ACCEPT, NDJSON);
+        if let Some(agent) = client::agent() {
+            request = request.header(occ_proto::AGENT_HEADER, agent);
+        }
+        if let Some(token) = client.prompter().map(Prompter::token) {
+            request = request.header(PROMPTS_HEADER, token);
+        }
+        let request = request
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
+        let mut asked = std::pin::pin!(sender.send_request(request));
+        let answer = tokio::select! {
+            answer = &mut asked => answer,
+            () = &mut connection => asked.await,
+        };
+        let answer = answer.map_err(|error| client::broken(&error))?;
+        let (head, body) = answer.into_parts();
+        let daemon = client::check_version(&head.headers)?;
+        client::note_warnings(client.ui(), &head.headers);
+        let connection: Pin<Box<dyn Future<Output = ()>>> = connection;
+        let connection = Some(connection);
+        let mut lines = Self { connection, body, buffer: BytesMut::new(), daemon };
+        if client::is_failure(head.status) {
+            while lines.more().await? {}
+            return Err(client::problem(head.status, &lines.buffer, &lines.daemon));
+        }
+        Ok(lines)
+    }
+
+    /// Returns the next line; nothing at the end.
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CliError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                return match serde_json::from_slice(&line) {
+                    Ok(value) => Ok(Some(value)),
+                    Err(_) => Err(client::misunderstood(&self.daemon)),
+                };
+            }
+            if self.buffer.len() > LONGEST {
+                return Err(client::misunderstood(&self.daemon));
+            }
+            if !self.more().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads on. Returns whether there is more.
+    async fn more(&mut self) -> Result<bool, CliError> {
+        let frame = match &mut self.connection {
+            Some(connection) => tokio::select! {
+                biased;
+                frame = self.body.frame() => frame,
+                () = connection => {
+                    self.connection = None;
+                    self.body.frame().await
+                }
+            },
+            None => self.body.frame().await,
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    self.buffer.extend_from_slice(&data);
+                }
+                Ok(true)
+            }
+            Some(Err(error)) => Err(client::broken(&error)),
+            None => Ok(false),
+        }
+    }
+}

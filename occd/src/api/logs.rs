@@ -1,0 +1,62 @@
+//! What the sandbox says, as lines of JSON.
+
+use std::sync::Arc;
+
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use occ_proto::container::LogLine;
+use occ_proto::exec::NDJSON;
+use serde::Deserialize;
+
+use super::App;
+use super::error::{self, ApiResult};
+use super::extract::{Caller, EngineOf, Query};
+use super::json;
+use crate::container::{LogQuery, Logs};
+
+/// The lines that are there, unless a request says how many.
+const LINES: u64 = 50;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LogsQuery {
+    /// How many of the lines that are there.
+    lines: Option<u64>,
+    /// All of them.
+    #[serde(default)]
+    all: bool,
+    /// Go on with those that come.
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Query(query): Query<LogsQuery>,
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+) -> ApiResult<Response> {
+    let host = engine.host().cloned();
+    let lines = if query.all { None } else { Some(query.lines.unwrap_or(LINES)) };
+    let query = LogQuery { lines, follow: query.follow };
+    let tasks = app.tasks.clone();
+    let opened = Logs::open(engine, query, &client, |task| drop(tasks.spawn(task))).await;
+    let logs = opened.map_err(|failure| error::sandbox(host.as_ref(), &failure))?;
+    let lines = stream::unfold(Some(logs), move |logs| {
+        let host = host.clone();
+        async move {
+            let mut logs = logs?;
+            let (line, rest) = match logs.next().await? {
+                Ok(line) => (line, Some(logs)),
+                Err(failure) => {
+                    let problem = error::sandbox(host.as_ref(), &failure).into_problem();
+                    (LogLine { problem: Some(problem), ..LogLine::default() }, None)
+                }
+            };
+            Some((Ok::<_, std::convert::Infallible>(json::line(&line)), rest))
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
+}

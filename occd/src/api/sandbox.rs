@@ -1,0 +1,239 @@
+//! What is done with the sandbox of a host, or of this machine.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use occ_proto::container::{
+    ContainerStatus, OneTimePassword, StartRequest, StopRequest, UpdateRequest,
+};
+use occ_proto::forward::Service;
+use occ_proto::operation::{Did, Operation, OperationKind, Outcome};
+use occ_proto::{Code, HostName};
+
+use super::App;
+use super::error::{self, ApiError, ApiResult};
+use super::extract::{Caller, EngineOf, OptionalBody};
+use super::json::Json;
+use super::operations;
+use crate::container::{
+    self, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, SandboxError, SandboxSettings,
+};
+use crate::host::Tries;
+use crate::prompts::Client;
+
+/// The ports inside.
+const WEB: &str = "3000/tcp";
+const COCKPIT: &str = "9090/tcp";
+
+/// Returns where a service of the sandbox is reached on its host.
+fn published(sandbox: &ContainerStatus, service: Service) -> Option<(String, u16)> {
+    let inside = match service {
+        Service::Sandbox => WEB,
+        Service::Cockpit => COCKPIT,
+    };
+    let port = sandbox.ports.iter().find(|port| port.container_port == inside)?;
+    Some((container::reached_at(&port.host_ip), port.host_port))
+}
+
+fn url(address: &str, port: u16) -> String {
+    match address.contains(':') {
+        true => format!("http://[{address}]:{port}"),
+        false => format!("http://{address}:{port}"),
+    }
+}
+
+impl App {
+    /// Returns this machine's engine.
+    pub(super) fn local_engine(&self) -> Engine {
+        let tasks = self.tasks.clone();
+        Engine::Local(Arc::new(match &self.config.current().config.local.docker_socket {
+            Some(socket) => LocalEngine::at(socket.clone(), tasks),
+            None => LocalEngine::find(&self.pool.context().dial.home, tasks),
+        }))
+    }
+
+    /// Returns how a sandbox is to be made there.
+    fn sandbox_settings(&self, engine: &Engine) -> Result<SandboxSettings, SandboxError> {
+        let places = &self.opencode_config;
+        let place = places.iter().find(|path| path.exists()).or_else(|| places.first());
+        let shared = match place {
+            Some(path) => OpencodeConfig::load(path)?,
+            None => OpencodeConfig::default(),
+        };
+        let config = self.config.current().config;
+        Ok(match engine {
+            Engine::Host(host) => {
+                let own = config.hosts.get(host.name()).map(|own| own.sandbox.clone());
+                SandboxSettings::for_host(&own.unwrap_or_default(), &shared)?
+            }
+            Engine::Local(_) => {
+                let home = &self.pool.context().dial.home;
+                SandboxSettings::for_this_machine(&config.local.sandbox, &shared, home)?
+            }
+        })
+    }
+
+    /// Returns a sandbox's state with its address on this machine, where there is one.
+    pub(super) fn with_url(&self, host: &HostName, sandbox: ContainerStatus) -> ContainerStatus {
+        let port = self.forwards.port(host, Service::Sandbox).filter(|_| sandbox.exists);
+        ContainerStatus { url: port.map(|port| format!("http://127.0.0.1:{port}")), ..sandbox }
+    }
+
+    /// Has a service of the sandbox answer on this machine. Returns its address.
+    fn reach(
+        &self,
+        engine: &Engine,
+        sandbox: &ContainerStatus,
+        service: Service,
+    ) -> Result<Option<String>, SandboxError> {
+        let Some((address, port)) = published(sandbox, service) else { return Ok(None) };
+        let Engine::Host(host) = engine else { return Ok(Some(url(&address, port))) };
+        let by_name = self.config.current().config.forwards.by_name();
+        let local = self.forwards.ensure(host, service, (&address, port), by_name);
+        Ok(Some(url("127.0.0.1", local.map_err(SandboxError::Forward)?)))
+    }
+
+    /// Returns the state of this machine's sandbox with its address.
+    pub(super) fn with_local_url(&self, sandbox: ContainerStatus) -> ContainerStatus {
+        let at = published(&sandbox, Service::Sandbox);
+        ContainerStatus { url: at.map(|(address, port)| url(&address, port)), ..sandbox }
+    }
+
+    /// Completes what came of an operation with the address on this machine.
+    fn reached(&self, engine: &Engine, mut outcome: Outcome) -> Result<Outcome, SandboxError> {
+        let Some(mut sandbox) = outcome.sandbox.take() else { return Ok(outcome) };
+        if let (Did::Removed, Some(host)) = (outcome.did, engine.host()) {
+            for service in [Service::Sandbox, Service::Cockpit] {
+                self.forwards.remove(host, service).map_err(SandboxError::Forward)?;
+            }
+        }
+        if sandbox.state.as_deref() == Some("running") {
+            outcome.url = self.reach(engine, &sandbox, Service::Sandbox)?;
+            sandbox.url.clone_from(&outcome.url);
+        }
+        outcome.sandbox = Some(sandbox);
+        Ok(outcome)
+    }
+}
+
+/// Begins an operation once the host is connected, for which its client can still be asked.
+async fn begin<F>(
+    app: &Arc<App>,
+    engine: &Engine,
+    kind: OperationKind,
+    client: &Client,
+    work: impl FnOnce(Engine, Progress) -> F + Send,
+) -> ApiResult<(StatusCode, Json<Operation>)>
+where
+    F: Future<Output = Result<Outcome, SandboxError>> + Send + 'static,
+{
+    if let Engine::Host(host) = engine {
+        let connected = host.connection(Tries::default(), client).await;
+        connected.map_err(|failure| error::unreachable(host.name(), &failure))?;
+    }
+    let begun = app.operations.begin(kind, engine.clone(), |progress| {
+        let (app, engine) = (Arc::clone(app), engine.clone());
+        let work = work(engine.clone(), progress);
+        async move {
+            let outcome = work.await?;
+            app.reached(&engine, outcome)
+        }
+    });
+    match begun {
+        Ok(running) => Ok((StatusCode::ACCEPTED, Json(operations::of(&running)))),
+        Err(NotBegun::Busy(other)) => {
+            let detail = format!(
+                "{}: another operation ({}) is at work on the sandbox: {}.",
+                engine.name(),
+                other.kind.as_str(),
+                other.id
+            );
+            let problem = ApiError::new(StatusCode::CONFLICT, Code::OperationRunning, detail);
+            Err(match engine.host() {
+                Some(host) => problem.host(host),
+                None => problem,
+            })
+        }
+        Err(NotBegun::Stopping) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Code::ShuttingDown,
+            "occd is stopping.",
+        )),
+    }
+}
+
+pub(super) async fn start(
+    State(app): State<Arc<App>>,
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+    OptionalBody(request): OptionalBody<StartRequest>,
+) -> ApiResult<(StatusCode, Json<Operation>)> {
+    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
+    let settings = app.sandbox_settings(&engine).map_err(failed)?;
+    let settings = settings.with(&request).map_err(|bad| failed(bad.into()))?;
+    let work = move |engine, progress| async move {
+        container::start(engine, &settings, &request, progress).await
+    };
+    begin(&app, &engine, OperationKind::Start, &client, work).await
+}
+
+pub(super) async fn stop(
+    State(app): State<Arc<App>>,
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+    OptionalBody(request): OptionalBody<StopRequest>,
+) -> ApiResult<(StatusCode, Json<Operation>)> {
+    let work =
+        move |engine, progress| async move { container::stop(engine, &request, progress).await };
+    begin(&app, &engine, OperationKind::Stop, &client, work).await
+}
+
+pub(super) async fn restart(
+    State(app): State<Arc<App>>,
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+) -> ApiResult<(StatusCode, Json<Operation>)> {
+    begin(&app, &engine, OperationKind::Restart, &client, container::restart).await
+}
+
+pub(super) async fn update(
+    State(app): State<Arc<App>>,
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+    OptionalBody(request): OptionalBody<UpdateRequest>,
+) -> ApiResult<(StatusCode, Json<Operation>)> {
+    let settings =
+        app.sandbox_settings(&engine).map_err(|failure| error::sandbox(engine.host(), &failure))?;
+    let work = move |engine, progress| async move {
+        container::update(engine, &settings, &request, progress).await
+    };
+    begin(&app, &engine, OperationKind::Update, &client, work).await
+}
+
+/// Has the sandbox's cockpit answer on this machine.
+pub(super) async fn cockpit(
+    State(app): State<Arc<App>>,
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+) -> ApiResult<Json<ContainerStatus>> {
+    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
+    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    let sandbox = container::status(&docker).await.map_err(|e| failed(e.into()))?;
+    if !sandbox.exists {
+        return Err(failed(SandboxError::NoSandbox));
+    }
+    let url = app.reach(&engine, &sandbox, Service::Cockpit).map_err(failed)?;
+    Ok(Json(ContainerStatus { url, ..sandbox }))
+}
+
+/// Asks the sandbox for its first password, which is kept nowhere else.
+pub(super) async fn password(
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+) -> ApiResult<Json<OneTimePassword>> {
+    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
+    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    let password = container::one_time_password(&docker).await.map_err(failed)?;
+    Ok(Json(OneTimePassword { password }))
+}

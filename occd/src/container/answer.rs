@@ -1,0 +1,184 @@
+//! Whether the sandbox answers, asked from its host's side of the wire.
+//!
+//! That its port can be connected to says little: Docker's own proxy listens there from the first moment.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
+use bollard::query_parameters::{InspectContainerOptions, LogsOptions};
+use futures_util::StreamExt as _;
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use occ_proto::container::SANDBOX_CONTAINER;
+use occ_proto::text::sanitize;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::engine::TcpError;
+use super::objects::WEB;
+use super::session::Session;
+use super::{Engine, SandboxError};
+
+/// How long a sandbox may take to answer: systemd starts a lot in it.
+const READY: Duration = Duration::from_secs(60);
+/// How long a health check of the image's own may take to its first verdict: it runs every 30 s.
+const HEALTHY: Duration = Duration::from_secs(180);
+/// How long until it is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// What of its last words is told.
+const LAST_LINES: usize = 5;
+
+/// How sure one has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It answers.
+    Ready,
+    /// Its image's own check, where there is one, says so, too.
+    Healthy,
+}
+
+/// Waits until the sandbox answers. Returns what a person should know about that.
+pub(super) async fn wait(
+    session: &mut Session,
+    until: Until,
+) -> Result<Option<String>, SandboxError> {
+    session.progress.step("waiting for the sandbox to answer");
+    let begun = Instant::now();
+    let mut answers = false;
+    loop {
+        let container = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
+        let state = container.state.clone().unwrap_or_default();
+        if state.running != Some(true) || state.restarting == Some(true) {
+            let code = state.exit_code.unwrap_or(-1);
+            return Err(SandboxError::Ended { code, log: last_words(session).await });
+        }
+        let health = state.health.as_ref().and_then(|health| health.status);
+        if health == Some(HealthStatusEnum::UNHEALTHY) {
+            let log = state.health.and_then(|health| health.log).unwrap_or_default();
+            let said = log.last().and_then(|result| result.output.as_deref()).map(sanitize);
+            return Err(SandboxError::Unhealthy { log: said.into_iter().collect() });
+        }
+        let (address, port) = published(&container).unwrap_or_else(|| ("127.0.0.1".into(), 3000));
+        if !answers {
+            match timeout(ANSWER, ask(&session.engine, &address, port)).await {
+                Ok(Ok(())) => answers = true,
+                Ok(Err(TcpError::Forbidden)) => {
+                    return Ok(Some(
+                        "whether it answers was not looked at: the SSH server forbids forwarding"
+                            .to_owned(),
+                    ));
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        let checked = !matches!(health, Some(HealthStatusEnum::STARTING));
+        if answers && (checked || until == Until::Ready) {
+            return Ok(None);
+        }
+        let within = if answers { HEALTHY } else { READY };
+        if begun.elapsed() > within {
+            return Err(SandboxError::Silent { port, within });
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Asks for anything over HTTP. Every answer is one.
+async fn ask(engine: &Engine, address: &str, port: u16) -> Result<(), TcpError> {
+    let stream = engine.tcp(address, port).await?;
+    let asked = async {
+        let (mut sender, http) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::builder()
+            .uri("/")
+            .header(hyper::header::HOST, format!("{address}:{port}"))
+            .body(Empty::<Bytes>::new());
+        let request = match request {
+            Ok(request) => request,
+            // Both are plain text of ours.
+            Err(error) => unreachable!("{error}"),
+        };
+        let answered = tokio::select! {
+            answer = sender.send_request(request) => answer.is_ok(),
+            // Docker's proxy takes a connection for which there is nobody inside, and ends it.
+            _ended = http => false,
+        };
+        Ok(answered)
+    };
+    match asked.await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(TcpError::Refused),
+        Err::<_, hyper::Error>(_) => Err(TcpError::Refused),
+    }
+}
+
+/// Returns the sandbox, if there is one.
+pub(super) async fn inspect(
+    session: &mut Session,
+) -> Result<Option<Box<ContainerInspectResponse>>, SandboxError> {
+    inspect_named(session, SANDBOX_CONTAINER).await
+}
+
+/// Returns a container, if it is there.
+pub(super) async fn inspect_named(
+    session: &mut Session,
+    name: &str,
+) -> Result<Option<Box<ContainerInspectResponse>>, SandboxError> {
+    let look = session
+        .ask(async |docker| docker.inspect_container(name, None::<InspectContainerOptions>).await);
+    match look.await {
+        Ok(container) => Ok(Some(Box::new(container))),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns where a container's web port is reached on its host.
+pub(super) fn published(container: &ContainerInspectResponse) -> Option<(String, u16)> {
+    let bindings = container.host_config.as_ref()?.port_bindings.as_ref()?.get(WEB)?.as_ref()?;
+    let binding = bindings.first()?;
+    let port = binding.host_port.as_ref()?.parse().ok()?;
+    Some((reached_at(binding.host_ip.as_deref().unwrap_or_default()), port))
+}
+
+/// Returns the address at which a host itself reaches a port that is bound to `bound` there.
+pub fn reached_at(bound: &str) -> String {
+    match bound.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) if ip.is_unspecified() => "::1".to_owned(),
+        Ok(ip) if !ip.is_unspecified() => ip.to_string(),
+        _ => "127.0.0.1".to_owned(),
+    }
+}
+
+/// Returns what the sandbox said last.
+async fn last_words(session: &mut Session) -> Vec<String> {
+    let options = LogsOptions {
+        stdout: true,
+        stderr: true,
+        tail: LAST_LINES.to_string(),
+        ..LogsOptions::default()
+    };
+    let read = session.ask(async |docker| {
+        let mut lines = docker.logs(SANDBOX_CONTAINER, Some(options.clone()));
+        let mut text = Vec::new();
+        while let Some(line) = lines.next().await {
+            text.extend_from_slice(&line?.into_bytes());
+        }
+        Ok(text)
+    });
+    match read.await {
+        Ok(text) => String::from_utf8_lossy(&text)
+            .lines()
+            .map(sanitize)
+            .filter(|line| !line.trim().is_empty())
+            .collect(),
+        Err(error) => {
+            tracing::debug!(%error, "the sandbox's last words cannot be read");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Why something with the sandbox did not work.
+
+use std::time::Duration;
+
+use bollard::errors::Error as BollardError;
+
+use super::opencode_config::OpencodeConfigError;
+use super::settings::BadSettings;
+use super::{DockerError, EngineError};
+use crate::host::Unreachable;
+
+/// Why something with the sandbox did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The host is not connected.
+    #[error("{}", .0.error)]
+    Unreachable(Unreachable),
+    /// Docker cannot be asked, or said no.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+    /// config.json cannot be used.
+    #[error(transparent)]
+    Config(#[from] OpencodeConfigError),
+    /// The settings mean nothing.
+    #[error(transparent)]
+    Settings(#[from] BadSettings),
+    /// A path to be mounted is not there.
+    #[error("there is no {path} to mount")]
+    NoPath {
+        /// The path on the host.
+        path: String,
+    },
+    /// The port is in use.
+    #[error("port {port} is in use by {by}")]
+    PortTaken {
+        /// The port on the host.
+        port: u16,
+        /// By what.
+        by: String,
+    },
+    /// The image is not there and does not come.
+    #[error("the image {image} cannot be pulled")]
+    NoImage {
+        /// Its name.
+        image: String,
+        /// Why.
+        #[source]
+        source: DockerError,
+    },
+    /// There is no room for the image.
+    #[error("there is no room for the image {image}: the disk is full")]
+    DiskFull {
+        /// Its name.
+        image: String,
+    },
+    /// The image before the last update is not there.
+    #[error("there is no image {image} to go back to")]
+    NoPrevious {
+        /// Its name.
+        image: String,
+    },
+    /// There is no sandbox.
+    #[error("there is no sandbox")]
+    NoSandbox,
+    /// The sandbox is made otherwise than asked for.
+    #[error("the sandbox was made with {is}, and not with {asked}: it would have to be made anew")]
+    Otherwise {
+        /// What it has.
+        is: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// The container ended.
+    #[error("the sandbox ended with exit code {code}{}", last_words(.log))]
+    Ended {
+        /// Its exit code.
+        code: i64,
+        /// What it said last.
+        log: Vec<String>,
+    },
+    /// The sandbox does not answer.
+    #[error("the sandbox runs, but does not answer on port {port} of its host within {} s", .within.as_secs())]
+    Silent {
+        /// The port on the host.
+        port: u16,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// Its own check says that it does not work.
+    #[error("the sandbox is unhealthy{}", last_words(.log))]
+    Unhealthy {
+        /// What the check said.
+        log: Vec<String>,
+    },
+    /// The new image did not work, and the old one is back.
+    #[error("the update failed and was undone: the sandbox runs {image} as before")]
+    RolledBack {
+        /// The image that runs.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<SandboxError>,
+    },
+    /// The new image did not work, and the old one could not be brought back.
+    #[error(
+        "the update failed, and so did going back ({undo}); the sandbox from before is the container {container}"
+    )]
+    Stuck {
+        /// What it is called now.
+        container: String,
+        /// Why it could not be brought back.
+        undo: String,
+        /// Why the update failed.
+        #[source]
+        source: Box<SandboxError>,
+    },
+    /// Somebody cancelled it.
+    #[error("cancelled{}", if *.undone { "; everything is as it was before" } else { "" })]
+    Cancelled {
+        /// Whether something had been done, and was undone.
+        undone: bool,
+    },
+    /// No port of this machine can be had.
+    #[error("no port of this machine can be had for it")]
+    Forward(#[source] std::io::Error),
+    /// Installing did not work.
+    #[error("{what}")]
+    Install {
+        /// What did not.
+        what: String,
+    },
+}
+
+fn last_words(log: &[String]) -> String {
+    match log.last() {
+        Some(line) => format!("; it said last: {line}"),
+        None => String::new(),
+    }
+}
+
+impl From<EngineError> for SandboxError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Unreachable(unreachable) => Self::Unreachable(unreachable),
+            EngineError::Docker(error) => Self::Docker(error),
+        }
+    }
+}
+
+impl From<BollardError> for SandboxError {
+    fn from(error: BollardError) -> Self {
+        Self::Docker(DockerError::Api(error))
+    }
+}
+
+impl SandboxError {
+    /// Returns the status and the words with which Docker refused, if it did.
+    pub(super) fn refusal(&self) -> Option<(u16, &str)> {
+        match self {
+            Self::Docker(DockerError::Api(BollardError::DockerResponseServerError {
+                status_code,
+                message,
+            })) => Some((*status_code, message)),
+            _ => None,
+        }
+    }
+
+    /// Returns whether Docker does not know what it was asked for.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.refusal().is_some_and(|(status, _)| status == 404)
+    }
+}

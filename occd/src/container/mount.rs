@@ -1,0 +1,103 @@
+//! A mount as the existing tool writes it: `/host/path:/path/inside`, with `:ro` or `:rw` behind it.
+
+use std::str::FromStr;
+
+use bollard::models::{Mount, MountType};
+use serde::{Deserialize, Deserializer};
+
+/// What of the host is mounted, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// The path on the host.
+    pub source: String,
+    /// The path inside.
+    pub target: String,
+    /// Whether it cannot be written to from inside.
+    pub read_only: bool,
+}
+
+/// Why a mount is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadMount {
+    /// Not two paths.
+    #[error("{0:?} is not /host/path:/path/inside, with :ro or :rw behind it")]
+    Form(String),
+    /// A path that depends on where one stands.
+    #[error("{0:?} is not an absolute path")]
+    Relative(String),
+    /// A path that would take the place of what the sandbox runs.
+    #[error("{0:?} would hide the sandbox's own programs")]
+    Hides(String),
+}
+
+impl FromStr for BindMount {
+    type Err = BadMount;
+
+    fn from_str(text: &str) -> Result<Self, BadMount> {
+        let form = || BadMount::Form(text.to_owned());
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target, read_only) = match parts[..] {
+            [source, target] => (source, target, false),
+            [source, target, mode] if mode.eq_ignore_ascii_case("ro") => (source, target, true),
+            [source, target, mode] if mode.eq_ignore_ascii_case("rw") => (source, target, false),
+            _ => return Err(form()),
+        };
+        if text.chars().any(char::is_control) {
+            return Err(form());
+        }
+        for path in [source, target] {
+            if !path.starts_with('/') {
+                return Err(BadMount::Relative(path.to_owned()));
+            }
+        }
+        let inside = target.trim_end_matches('/');
+        if inside.is_empty() || inside == "/opt/opencode" || inside.starts_with("/opt/opencode/") {
+            return Err(BadMount::Hides(target.to_owned()));
+        }
+        Ok(Self { source: source.to_owned(), target: inside.to_owned(), read_only })
+    }
+}
+
+impl<'de> Deserialize<'de> for BindMount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl BindMount {
+    /// Returns it as Docker's API has it. Docker refuses a path that is not there, and makes none.
+    pub(super) fn to_docker(&self) -> Mount {
+        Mount {
+            typ: Some(MountType::BIND),
+            source: Some(self.source.clone()),
+            target: Some(self.target.clone()),
+            read_only: Some(self.read_only),
+            ..Mount::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forms_of_a_mount() {
+        let bind = |source: &str, target: &str, read_only| BindMount {
+            source: source.into(),
+            target: target.into(),
+            read_only,
+        };
+        assert_eq!("/a:/b".parse(), Ok(bind("/a", "/b", false)));
+        assert_eq!("/a b:/c/:ro".parse(), Ok(bind("/a b", "/c", true)));
+        assert_eq!("/a:/b:RW".parse(), Ok(bind("/a", "/b", false)));
+        for bad in ["", "/a", "/a:/b:xx", "/a:/b:ro:z", "a:/b", "/a:b", "/a:/", "/a\n:/b"] {
+            assert!(bad.parse::<BindMount>().is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            "/x:/opt/opencode/bin".parse::<BindMount>(),
+            Err(BadMount::Hides("/opt/opencode/bin".into()))
+        );
+        assert!("/x:/opt/opencode-data".parse::<BindMount>().is_ok());
+    }
+}

@@ -1,0 +1,154 @@
+//! Putting another container in the sandbox's place, so that at every moment one of the two can be gone back to.
+
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
+use bollard::query_parameters::{
+    CreateContainerOptions, RemoveContainerOptions, RenameContainerOptions, StartContainerOptions,
+    StopContainerOptions,
+};
+use occ_proto::container::SANDBOX_CONTAINER;
+
+use super::answer::{self, Until, inspect, inspect_named};
+use super::objects::SET_ASIDE;
+use super::session::Session;
+use super::{SandboxError, steps};
+
+/// How long the old one has to end by itself, in seconds.
+const STOP: u32 = 30;
+
+/// Puts a container in the sandbox's place. The old one is set aside until the new one answers, and is back when it
+/// does not. Returns what a person should know.
+pub(super) async fn replace(
+    session: &mut Session,
+    old: &ContainerInspectResponse,
+    new: Box<ContainerCreateBody>,
+    until: Until,
+) -> Result<Option<String>, SandboxError> {
+    let was_running = old.state.as_ref().and_then(|state| state.running) == Some(true);
+    let image = old.config.as_ref().and_then(|config| config.image.clone()).unwrap_or_default();
+    let cancel = session.progress.cancelled().clone();
+    let put = async {
+        if was_running {
+            session.progress.step("stopping the sandbox");
+            stop(session, STOP).await?;
+        }
+        session.progress.step("putting the new sandbox in its place");
+        rename(session, SANDBOX_CONTAINER, SET_ASIDE).await?;
+        create(session, new).await?;
+        start(session).await?;
+        answer::wait(session, until).await
+    };
+    let error = match cancel.run_until_cancelled(Box::pin(put)).await {
+        Some(Ok(note)) => {
+            remove(session, SET_ASIDE).await?;
+            return Ok(note);
+        }
+        Some(Err(error)) => error,
+        None => SandboxError::Cancelled { undone: true },
+    };
+    session.progress.step("going back to the sandbox from before");
+    match go_back(session, was_running).await {
+        Ok(()) if matches!(error, SandboxError::Cancelled { .. }) => Err(error),
+        Ok(()) => Err(SandboxError::RolledBack { image, source: Box::new(error) }),
+        Err(undo) => Err(SandboxError::Stuck {
+            container: SET_ASIDE.to_owned(),
+            undo: crate::ssh::error::chain(&undo),
+            source: Box::new(error),
+        }),
+    }
+}
+
+/// Brings the sandbox back that was set aside.
+async fn go_back(session: &mut Session, was_running: bool) -> Result<(), SandboxError> {
+    if inspect_named(session, SET_ASIDE).await?.is_some() {
+        remove(session, SANDBOX_CONTAINER).await?;
+        rename(session, SET_ASIDE, SANDBOX_CONTAINER).await?;
+    }
+    if was_running { start(session).await } else { Ok(()) }
+}
+
+/// Mends what a replacement left that was cut short, such as by the end of the daemon. Returns what was done.
+pub(super) async fn mend(session: &mut Session) -> Result<Option<String>, SandboxError> {
+    if inspect_named(session, SET_ASIDE).await?.is_none() {
+        return Ok(None);
+    }
+    let is_running = |container: &ContainerInspectResponse| {
+        container.state.as_ref().and_then(|state| state.running) == Some(true)
+    };
+    if inspect(session).await?.as_ref().is_some_and(|c| is_running(c))
+        && answer::wait(session, Until::Ready).await.is_ok()
+    {
+        remove(session, SET_ASIDE).await?;
+        return Ok(Some("an update that was cut short is finished".to_owned()));
+    }
+    go_back(session, false).await?;
+    Ok(Some("an update that was cut short is undone".to_owned()))
+}
+
+/// Makes the sandbox's container.
+pub(super) async fn create(
+    session: &mut Session,
+    body: Box<ContainerCreateBody>,
+) -> Result<(), SandboxError> {
+    let options = CreateContainerOptions {
+        name: Some(SANDBOX_CONTAINER.to_owned()),
+        ..CreateContainerOptions::default()
+    };
+    let created = session.ask(async |docker| {
+        docker.create_container(Some(options.clone()), (*body).clone()).await.map(drop)
+    });
+    match created.await {
+        // Made by the question before this one, whose answer was lost with the link.
+        Err(error) if error.refusal().is_some_and(|(status, _)| status == 409) => {
+            match inspect(session).await? {
+                Some(_) => Ok(()),
+                None => Err(error),
+            }
+        }
+        created => created.map_err(|error| steps::explained(error, &body)),
+    }
+}
+
+/// Starts the sandbox's container.
+pub(super) async fn start(session: &mut Session) -> Result<(), SandboxError> {
+    session
+        .ask(async |docker| {
+            docker.start_container(SANDBOX_CONTAINER, None::<StartContainerOptions>).await
+        })
+        .await
+}
+
+/// Stops the sandbox's container; it is killed after so many seconds.
+pub(super) async fn stop(session: &mut Session, seconds: u32) -> Result<(), SandboxError> {
+    let seconds_for_docker = i32::try_from(seconds).unwrap_or(i32::MAX);
+    let options = StopContainerOptions { t: Some(seconds_for_docker), signal: None };
+    session
+        .ask(async |docker| {
+            let docker = steps::patient(docker, seconds);
+            docker.stop_container(SANDBOX_CONTAINER, Some(options.clone())).await
+        })
+        .await
+}
+
+async fn rename(session: &mut Session, from: &str, to: &str) -> Result<(), SandboxError> {
+    let options = RenameContainerOptions { name: to.to_owned() };
+    let renamed = session.ask(async |docker| docker.rename_container(from, options.clone()).await);
+    match renamed.await {
+        // Done by the question before this one, whose answer was lost with the link.
+        Err(error) if error.is_not_found() => match inspect_named(session, to).await? {
+            Some(_) => Ok(()),
+            None => Err(error),
+        },
+        renamed => renamed,
+    }
+}
+
+/// Removes a container, running or not, and none of its volumes.
+pub(super) async fn remove(session: &mut Session, name: &str) -> Result<(), SandboxError> {
+    let options = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
+    let removed =
+        session.ask(async |docker| docker.remove_container(name, Some(options.clone())).await);
+    match removed.await {
+        Err(error) if error.is_not_found() => Ok(()),
+        removed => removed,
+    }
+}

@@ -1,0 +1,102 @@
+//! Docker as an operation uses it: asked again over the next connection when the link breaks in the middle.
+
+use std::time::Duration;
+
+use bollard::errors::Error as BollardError;
+use tokio::time::{Instant, sleep};
+
+use super::operations::Progress;
+use super::{Docker, DockerError, Engine, EngineError, SandboxError};
+use crate::host::Tries;
+use crate::prompts::Client;
+
+/// How long an operation waits for a link that broke.
+const LINK: Duration = Duration::from_secs(300);
+/// How long it waits for an engine that went away, such as one that is started anew.
+const ENGINE: Duration = Duration::from_secs(20);
+/// How long until an engine that does not answer is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// An operation's way to Docker.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) engine: Engine,
+    pub(super) progress: Progress,
+    docker: Option<Docker>,
+}
+
+impl Session {
+    pub(super) fn new(engine: Engine, progress: Progress) -> Self {
+        Self { engine, progress, docker: None }
+    }
+
+    /// Asks Docker. What is asked may be asked again, so it must do no harm the second time.
+    pub(super) async fn ask<T, F>(
+        &mut self,
+        question: impl Fn(bollard::Docker) -> F,
+    ) -> Result<T, SandboxError>
+    where
+        F: Future<Output = Result<T, BollardError>>,
+    {
+        let mut broken_since = None;
+        loop {
+            let error = match self.client(broken_since.is_some()).await {
+                // In a box: what is asked for can be large.
+                Ok(client) => match Box::pin(question(client)).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) if is_answer(&error) => return Err(error.into()),
+                    Err(error) => DockerError::Api(error),
+                },
+                // What was said before the first question is said to the one who asks.
+                Err(EngineError::Docker(error))
+                    if broken_since.is_some() && may_come_back(&error) =>
+                {
+                    error
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.docker = None;
+            let since = *broken_since.get_or_insert_with(|| {
+                self.progress.note("the link to Docker broke; this goes on when it is back");
+                Instant::now()
+            });
+            // The link has its own patience.
+            let is_up = match &self.engine {
+                Engine::Host(host) => host.snapshot().usable().is_some(),
+                Engine::Local(_) => true,
+            };
+            if is_up && since.elapsed() > ENGINE {
+                return Err(error.into());
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Returns a client of bollard's, of a connection that was not found broken.
+    async fn client(&mut self, again: bool) -> Result<bollard::Docker, EngineError> {
+        if self.docker.is_none() {
+            // A person's part was done before the operation began.
+            let tries = if again { Tries::Wait(LINK) } else { Tries::default() };
+            self.docker = Some(self.engine.docker(tries, &Client::default()).await?);
+        }
+        let docker = self.docker.as_ref().ok_or(DockerError::Lost)?;
+        Ok(docker.client().clone())
+    }
+}
+
+/// Returns whether Docker has answered, and would answer the same again.
+pub(super) fn is_answer(error: &BollardError) -> bool {
+    matches!(
+        error,
+        BollardError::DockerResponseServerError { .. }
+            | BollardError::DockerStreamError { .. }
+            | BollardError::DockerContainerWaitError { .. }
+            | BollardError::JsonDataError { .. }
+            | BollardError::RequestTimeoutError
+    )
+}
+
+/// Returns whether an engine may be there again in a moment.
+fn may_come_back(error: &DockerError) -> bool {
+    matches!(error, DockerError::Down { .. } | DockerError::Lost | DockerError::Api(_))
+}

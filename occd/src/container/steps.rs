@@ -1,0 +1,403 @@
+//! What `start`, `stop`, `restart` and `update` do, step by step.
+
+use std::time::Duration;
+
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
+use bollard::query_parameters::ListContainersOptions;
+use occ_proto::container::{SANDBOX_CONTAINER, StartRequest, StopRequest, UpdateRequest};
+use occ_proto::operation::{Did, Outcome};
+use occ_proto::text::sanitize;
+
+use super::answer::{self, Until, inspect, published};
+use super::engine::TcpError;
+use super::objects::{self, PREVIOUS};
+use super::operations::Progress;
+use super::replace::{self, mend, replace};
+use super::session::Session;
+use super::settings::{DEFAULT_IMAGE, SandboxSettings};
+use super::{Engine, SandboxError, image, sandbox, there};
+
+/// How long the sandbox has to end by itself unless a request says otherwise, in seconds.
+const STOP: u32 = 30;
+/// How much longer Docker may take to say that it has ended.
+const GRACE: u32 = 30;
+/// The exit code of a program that was killed: 128 plus SIGKILL.
+const KILLED: i64 = 137;
+
+/// Makes the sandbox if need be, starts it, and waits until it answers.
+///
+/// # Errors
+/// When it cannot; what was made for it is gone again.
+pub async fn start(
+    engine: Engine,
+    settings: &SandboxSettings,
+    request: &StartRequest,
+    progress: Progress,
+) -> Result<Outcome, SandboxError> {
+    let mut session = Session::new(engine, progress);
+    let session = &mut session;
+    let mut notes = Vec::from_iter(mend(session).await?);
+    let old = inspect(session).await?;
+    let did = match old {
+        Some(old) if differs(&old, settings, request).is_some() => {
+            if let Some(difference) = differs(&old, settings, request).filter(|_| !request.yes) {
+                return Err(difference);
+            }
+            let new = Box::pin(prepare(session, settings, request, Some(&old))).await?;
+            notes.extend(Box::pin(replace(session, &old, new, Until::Ready)).await?);
+            Did::Started
+        }
+        Some(old) if is_running(&old) => {
+            if request.pull {
+                notes.push("it runs already: occ update brings a newer image".to_owned());
+            }
+            Did::WasRunning
+        }
+        Some(old) => {
+            if let Some((address, port)) = published(&old) {
+                port_is_free(session, &address, port).await?;
+            }
+            session.progress.step("starting the sandbox");
+            replace::start(session)
+                .await
+                .map_err(|error| explained_port(error, published(&old)))?;
+            notes.extend(answered(session, Undo::Stop).await?);
+            Did::Started
+        }
+        None => {
+            let new = Box::pin(prepare(session, settings, request, None)).await?;
+            Box::pin(make(session, new)).await?;
+            notes.extend(answered(session, Undo::Remove).await?);
+            Did::Started
+        }
+    };
+    outcome(session, did, notes).await
+}
+
+/// How a sandbox is brought back to what it was.
+#[derive(Debug, Clone, Copy)]
+enum Undo {
+    Stop,
+    Remove,
+}
+
+/// Waits until the sandbox answers. One that does not is left to be looked at; only who cancels wants it undone.
+async fn answered(session: &mut Session, undo: Undo) -> Result<Option<String>, SandboxError> {
+    let cancel = session.progress.cancelled().clone();
+    let waiting = Box::pin(answer::wait(session, Until::Ready));
+    if let Some(answered) = cancel.run_until_cancelled(waiting).await {
+        return answered;
+    }
+    session.progress.step("undoing the start");
+    match undo {
+        Undo::Stop => replace::stop(session, STOP).await?,
+        Undo::Remove => replace::remove(session, SANDBOX_CONTAINER).await?,
+    }
+    Err(SandboxError::Cancelled { undone: true })
+}
+
+/// Makes and starts a sandbox where there is none; nothing of it stays when that fails or is cancelled.
+async fn make(session: &mut Session, body: Box<ContainerCreateBody>) -> Result<(), SandboxError> {
+    let cancel = session.progress.cancelled().clone();
+    let port = binding(&body);
+    let made = async {
+        session.progress.step("making the sandbox");
+        replace::create(session, body).await?;
+        session.progress.step("starting the sandbox");
+        replace::start(session).await.map_err(|error| explained_port(error, port))
+    };
+    let error = match cancel.run_until_cancelled(Box::pin(made)).await {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(error)) => error,
+        None => SandboxError::Cancelled { undone: true },
+    };
+    if let Err(undo) = replace::remove(session, SANDBOX_CONTAINER).await {
+        session.progress.note(format!("what was made for it could not be removed: {undo}"));
+    }
+    Err(error)
+}
+
+/// Checks what can be checked before anything is made, and has the image there.
+async fn prepare(
+    session: &mut Session,
+    settings: &SandboxSettings,
+    request: &StartRequest,
+    old: Option<&ContainerInspectResponse>,
+) -> Result<Box<ContainerCreateBody>, SandboxError> {
+    if settings.own_directories
+        && let Err(error) = there::make_directories(&settings.mounts)
+    {
+        session.progress.note(format!("a directory of the sandbox cannot be made: {error}"));
+    }
+    if let Some(path) = there::missing_path(&session.engine, &settings.mounts).await {
+        return Err(SandboxError::NoPath { path });
+    }
+    let address = match settings.bind_address {
+        ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
+        ip => ip.to_string(),
+    };
+    let is_ours = old.and_then(published).is_some_and(|(_, port)| port == settings.port);
+    if !is_ours {
+        port_is_free(session, &address, settings.port).await?;
+    }
+    if request.pull || image::find(session, &settings.image).await?.is_none() {
+        let cancel = session.progress.cancelled().clone();
+        let pulled = cancel.run_until_cancelled(image::pull(session, &settings.image)).await;
+        pulled.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?;
+    }
+    let systemd = match settings.systemd {
+        Some(systemd) => systemd,
+        None => objects::runs_systemd(&session.ask(async |docker| docker.info().await).await?),
+    };
+    Ok(Box::new(objects::new(settings, systemd)))
+}
+
+/// Returns how a sandbox differs from what a request asks for in so many words.
+fn differs(
+    old: &ContainerInspectResponse,
+    settings: &SandboxSettings,
+    request: &StartRequest,
+) -> Option<SandboxError> {
+    let host = old.host_config.clone().unwrap_or_default();
+    let port = published(old).map(|(_, port)| port);
+    if request.port.is_some() && port != request.port {
+        let of =
+            |port: Option<u16>| port.map_or_else(|| "no port".to_owned(), |p| format!("port {p}"));
+        return Some(SandboxError::Otherwise { is: of(port), asked: of(request.port) });
+    }
+    if !request.no_mounts && request.mounts.is_empty() {
+        return None;
+    }
+    let path = |path: &Option<String>| sanitize(path.as_deref().unwrap_or_default());
+    let binds = host.mounts.unwrap_or_default();
+    let binds = binds
+        .iter()
+        .filter(|mount| mount.typ == Some(bollard::models::MountType::BIND))
+        .map(|mount| (path(&mount.source), path(&mount.target), mount.read_only == Some(true)));
+    let asked = settings.mounts.iter().map(|m| (m.source.clone(), m.target.clone(), m.read_only));
+    let (mut binds, mut asked): (Vec<_>, Vec<_>) = (binds.collect(), asked.collect());
+    binds.sort();
+    asked.sort();
+    let words = |mounts: &[(String, String, bool)]| match mounts {
+        [] => "no mounts".to_owned(),
+        mounts => {
+            let mounts = mounts.iter().map(|(source, target, read_only)| {
+                format!("{source}:{target}{}", if *read_only { ":ro" } else { "" })
+            });
+            format!("the mounts {}", mounts.collect::<Vec<_>>().join(", "))
+        }
+    };
+    (binds != asked).then(|| SandboxError::Otherwise { is: words(&binds), asked: words(&asked) })
+}
+
+/// Says who has the port, if somebody has.
+async fn port_is_free(session: &mut Session, address: &str, port: u16) -> Result<(), SandboxError> {
+    let running =
+        session.ask(async |docker| docker.list_containers(None::<ListContainersOptions>).await);
+    for container in running.await? {
+        let ports = container.ports.unwrap_or_default();
+        if ports.iter().any(|published| published.public_port == Some(port)) {
+            let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+            let by = format!("the container {}", sanitize(name.trim_start_matches('/')));
+            return Err(SandboxError::PortTaken { port, by });
+        }
+    }
+    match session.engine.tcp(address, port).await {
+        Ok(_) => {
+            let by = there::listener(&session.engine, port).await;
+            Err(SandboxError::PortTaken { port, by })
+        }
+        // Docker finds out what cannot be looked at.
+        Err(TcpError::Refused | TcpError::Forbidden | TcpError::Down) => Ok(()),
+    }
+}
+
+/// Stops the sandbox, and removes its container if asked for.
+///
+/// # Errors
+/// When Docker does not.
+pub async fn stop(
+    engine: Engine,
+    request: &StopRequest,
+    progress: Progress,
+) -> Result<Outcome, SandboxError> {
+    let mut session = Session::new(engine, progress);
+    let session = &mut session;
+    let notes = Vec::from_iter(mend(session).await?);
+    let Some(container) = inspect(session).await? else {
+        return outcome(session, Did::NotFound, notes).await;
+    };
+    let mut did = Did::WasStopped;
+    if is_running(&container) {
+        session.progress.step("stopping the sandbox");
+        replace::stop(session, request.timeout_s.unwrap_or(STOP)).await?;
+        let code = inspect(session).await?.and_then(|container| container.state?.exit_code);
+        did = if code == Some(KILLED) { Did::Killed } else { Did::Stopped };
+    }
+    if request.remove {
+        session.progress.step("removing the sandbox");
+        replace::remove(session, SANDBOX_CONTAINER).await?;
+        did = Did::Removed;
+    }
+    outcome(session, did, notes).await
+}
+
+/// Stops and starts the sandbox, and waits until it answers.
+///
+/// # Errors
+/// When there is none, or it does not answer.
+pub async fn restart(engine: Engine, progress: Progress) -> Result<Outcome, SandboxError> {
+    let mut session = Session::new(engine, progress);
+    let session = &mut session;
+    let mut notes = Vec::from_iter(mend(session).await?);
+    let container = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
+    if is_running(&container) {
+        session.progress.step("stopping the sandbox");
+        replace::stop(session, STOP).await?;
+    }
+    session.progress.step("starting the sandbox");
+    replace::start(session).await.map_err(|error| explained_port(error, published(&container)))?;
+    let cancel = session.progress.cancelled().clone();
+    let waiting = cancel.run_until_cancelled(Box::pin(answer::wait(session, Until::Ready))).await;
+    // It was to be running before, too.
+    notes.extend(waiting.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?);
+    outcome(session, Did::Restarted, notes).await
+}
+
+/// Brings the sandbox to the newest image, or back to the one before. Nothing is pruned.
+///
+/// # Errors
+/// When it does not work; the sandbox is as it was before then.
+pub async fn update(
+    engine: Engine,
+    settings: &SandboxSettings,
+    request: &UpdateRequest,
+    progress: Progress,
+) -> Result<Outcome, SandboxError> {
+    let mut session = Session::new(engine, progress);
+    let session = &mut session;
+    let mut notes = Vec::from_iter(mend(session).await?);
+    let old = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
+    let name = image_name(&old, settings);
+    let now = old.image.clone().unwrap_or_default();
+    let old_image = image::find(session, &now).await?;
+    let (repo, previous) = objects::with_tag(&name, PREVIOUS);
+    let previous_name = format!("{repo}:{previous}");
+    let before = image::find(session, &previous_name).await?.and_then(|image| image.id);
+    let new = if request.rollback {
+        let missing = || SandboxError::NoPrevious { image: previous_name.clone() };
+        before.clone().ok_or_else(missing)?
+    } else {
+        let cancel = session.progress.cancelled().clone();
+        let pulled = cancel.run_until_cancelled(image::pull(session, &name)).await;
+        pulled.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?;
+        image::find(session, &name).await?.and_then(|image| image.id).unwrap_or_default()
+    };
+    if new == now {
+        let did = if request.rollback { Did::RolledBack } else { Did::UpToDate };
+        return outcome(session, did, notes).await;
+    }
+    // From now on the name means the new image, and `previous` the one that runs.
+    let (repo, tag) = split(&name);
+    image::tag(session, &new, &repo, &tag).await?;
+    image::tag(session, &now, &repo, PREVIOUS).await?;
+    let body = Box::new(objects::like(&old, old_image.as_ref(), &name));
+    match replace(session, &old, body, Until::Healthy).await {
+        Ok(note) => notes.extend(note),
+        Err(error) => {
+            // Neither name is worth an error of its own: the sandbox is what counts.
+            let tags = [(Some(now), tag), (before, PREVIOUS.to_owned())];
+            for (id, tag) in tags.into_iter().filter_map(|(id, tag)| Some((id?, tag))) {
+                if let Err(undo) = image::tag(session, &id, &repo, &tag).await {
+                    session
+                        .progress
+                        .note(format!("{repo}:{tag} still names the other image: {undo}"));
+                }
+            }
+            return Err(error);
+        }
+    }
+    if let Some((from, to)) = versions(session, old_image.as_ref(), &new).await? {
+        notes.push(format!("version {from} -> {to}"));
+    }
+    let did = if request.rollback { Did::RolledBack } else { Did::Updated };
+    outcome(session, did, notes).await
+}
+
+/// Returns the image that an update is to bring: the one that is set, else what the sandbox was made of.
+fn image_name(container: &ContainerInspectResponse, settings: &SandboxSettings) -> String {
+    let made_of = container.config.as_ref().and_then(|config| config.image.clone());
+    match made_of {
+        Some(name) if settings.image == DEFAULT_IMAGE && !name.starts_with("sha256:") => name,
+        _ => settings.image.clone(),
+    }
+}
+
+fn split(image: &str) -> (String, String) {
+    let (repo, _) = objects::with_tag(image, "");
+    let tag = image[repo.len()..].strip_prefix(':').unwrap_or("latest").to_owned();
+    (repo, tag)
+}
+
+/// Returns the versions of two images, where they have some and differ.
+async fn versions(
+    session: &mut Session,
+    old: Option<&bollard::models::ImageInspect>,
+    new: &str,
+) -> Result<Option<(String, String)>, SandboxError> {
+    let new = image::find(session, new).await?;
+    let of = |image: &bollard::models::ImageInspect| {
+        let labels = image.config.as_ref()?.labels.as_ref()?;
+        labels.get(objects::VERSION_LABEL).map(|version| sanitize(version))
+    };
+    let (from, to) = (old.and_then(of), new.as_ref().and_then(of));
+    Ok(from.zip(to).filter(|(from, to)| from != to))
+}
+
+/// Returns what came of an operation, with the sandbox as it is now.
+async fn outcome(
+    session: &mut Session,
+    did: Did,
+    notes: Vec<String>,
+) -> Result<Outcome, SandboxError> {
+    let container = inspect(session).await?;
+    let sandbox = container.map_or_else(|| sandbox::absent(None), |c| sandbox::of(*c, None));
+    Ok(Outcome { did, sandbox: Some(sandbox), url: None, notes })
+}
+
+fn is_running(container: &ContainerInspectResponse) -> bool {
+    container.state.as_ref().and_then(|state| state.running) == Some(true)
+}
+
+fn binding(body: &ContainerCreateBody) -> Option<(String, u16)> {
+    let bindings =
+        body.host_config.as_ref()?.port_bindings.as_ref()?.get(objects::WEB)?.as_ref()?;
+    let binding = bindings.first()?;
+    Some((binding.host_ip.clone().unwrap_or_default(), binding.host_port.as_ref()?.parse().ok()?))
+}
+
+/// Returns a client that waits for an answer that takes Docker so long, in seconds.
+pub(super) fn patient(docker: bollard::Docker, seconds: u32) -> bollard::Docker {
+    docker.with_timeout(Duration::from_secs(u64::from(seconds) + u64::from(GRACE)))
+}
+
+/// Returns why Docker did not make a container, in our words where they say more.
+pub(super) fn explained(error: SandboxError, body: &ContainerCreateBody) -> SandboxError {
+    if let Some((_, words)) = error.refusal()
+        && let Some((_, path)) = words.split_once("bind source path does not exist: ")
+    {
+        return SandboxError::NoPath { path: sanitize(path.trim()) };
+    }
+    explained_port(error, binding(body))
+}
+
+/// Returns why Docker did not start a container, in our words where the port is to blame.
+fn explained_port(error: SandboxError, binding: Option<(String, u16)>) -> SandboxError {
+    let taken = ["port is already allocated", "address already in use"];
+    match (error.refusal(), binding) {
+        (Some((_, words)), Some((_, port))) if taken.iter().any(|text| words.contains(text)) => {
+            SandboxError::PortTaken { port, by: "another program there".to_owned() }
+        }
+        _ => error,
+    }
+}
