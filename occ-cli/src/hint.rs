@@ -14,6 +14,8 @@ use occ_proto::{HostName, UserName};
 
 /// There are keys that the server has not seen.
 pub(crate) const NOT_OFFERED: &str = "more keys were not offered";
+/// What is written to known_hosts is gone.
+const KEEPS_NOTHING: &str = "which keeps nothing";
 /// ssh_config forbids keys.
 const NO_KEYS: &str = "ssh_config allows none (PubkeyAuthentication";
 /// ssh_config forbids those of the agent.
@@ -70,6 +72,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         ),
         Code::HostKeyChanged | Code::HostKeyUnknown => format!(
             "ask the server's owner which key is right; occ trust --host {h} shows it and records it"
+        ),
+        Code::KnownHostsInvalid if detail.contains(KEEPS_NOTHING) => format!(
+            "name a file in UserKnownHostsFile of ssh_config, or take that line away; then occ trust --host {h}"
         ),
         Code::KnownHostsInvalid => format!(
             "look at that file and its directory (owner, mode, the line); then occ reconnect --host {h}"

@@ -68,6 +68,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
     let reply = client.request(Method::POST, &path, Some(&wish), None).await?;
     let after: HostKeyReview = reply.parse()?;
     if after.record != Record::Known {
+        // The user's files have no other any more.
         let place = after.file.as_deref().map_or_else(|| "known_hosts".to_owned(), sanitize);
         return Err(CliError {
             exit: CONNECTION,

@@ -84,6 +84,15 @@ pub enum KnownHostsError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A device, which `UserKnownHostsFile none` is as well: what is written there is gone.
+    #[error(
+        "UserKnownHostsFile of ssh_config is {}, which keeps nothing, so the key cannot be recorded",
+        path.display()
+    )]
+    KeepsNothing {
+        /// The device.
+        path: PathBuf,
+    },
     /// A name that the format would read as a pattern, a list or a second field.
     #[error("this host name cannot be recorded in a known_hosts file")]
     Name,

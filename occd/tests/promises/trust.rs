@@ -109,6 +109,26 @@ fn what_is_not_ours_to_change_stays_and_is_told() {
 }
 
 #[test]
+fn where_no_record_is_kept_trust_says_so_and_what_to_change() {
+    for (set, file) in [("/dev/null", "/dev/null"), ("none", "/dev/null")] {
+        let host = EmbeddedHost::start();
+        let mut rig = DaemonRig::new();
+        rig.add_host("far", &host);
+        let config = format!("UserKnownHostsFile {set}\nStrictHostKeyChecking yes\n");
+        std::fs::write(rig.home().join(".ssh/config"), config).unwrap();
+        rig.start_daemon(&[]);
+        let print = fingerprint(&rig);
+        let refused = rig.run_occ(&["trust", "--host", "far", "--fingerprint", &print]);
+        assert_eq!(refused.code(), 5, "{refused:?}");
+        let why = format!("UserKnownHostsFile of ssh_config is {file}, which keeps nothing");
+        assert!(refused.stderr.contains(&why), "{refused:?}");
+        let hint = "hint: name a file in UserKnownHostsFile of ssh_config";
+        assert!(refused.stderr.contains(hint), "{refused:?}");
+        assert!(!refused.stderr.contains("the system's"), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_person_at_the_terminal_decides() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();

@@ -20,7 +20,8 @@ use super::{
 /// `ssh-keygen -R` does.
 ///
 /// # Errors
-/// When a file cannot be read or written, or a pattern that is meant for more hosts would have to go.
+/// When a file cannot be read or written, the first of them keeps nothing, or a pattern that is meant for more hosts
+/// would have to go.
 pub fn replace(
     files: &[PathBuf],
     host: &str,
@@ -38,6 +39,11 @@ pub fn replace(
     let stays = |recorded: &PublicKey| recorded.key_data() == key.key_data();
     let Some(path) = files.first() else { return Ok(()) };
     make(path)?;
+    if let Ok(metadata) = std::fs::metadata(path)
+        && !is_regular(path, &metadata)?
+    {
+        return Err(KnownHostsError::KeepsNothing { path: path.clone() });
+    }
     let locked = Locked::all(files)?;
     let (first, others): (Vec<_>, Vec<_>) = locked.iter().partition(|file| file.path == *path);
     // Whatever keeps a file from being changed is found before any is: a key that the answer calls refused must
@@ -49,7 +55,6 @@ pub fn replace(
             staged.push(file.stage(&after)?);
         }
     }
-    // None where it is a device that keeps nothing.
     for file in first {
         let mut after = file.without(&name, &stays)?;
         let mut known = KnownHosts::default();
