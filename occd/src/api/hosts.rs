@@ -17,6 +17,7 @@ use super::json::Json;
 use super::test::test;
 use crate::host::{HostHandle, Tries, etag};
 use crate::prompts::{Client, Questions};
+use crate::ssh::Connection;
 use crate::ssh::error::chain;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
@@ -81,7 +82,7 @@ pub(super) async fn add(
     if exists(app.hosts_now().await.usable().map_err(ApiError::from)?) {
         return Err(refuse());
     }
-    let report = match verify {
+    let verified = match verify {
         true => Some(verified(&app, &name, &config, &client).await?),
         false => None,
     };
@@ -95,7 +96,7 @@ pub(super) async fn add(
         })
         .await
         .map_err(ApiError::from)?;
-    let saved = HostSaved { host: reload(&app, &name).await?, test: report };
+    let saved = reload(&app, &name, verified).await?;
     Ok((StatusCode::CREATED, Json(saved)).into_response())
 }
 
@@ -110,7 +111,7 @@ pub(super) async fn edit(
     let before = configured(&app, name).await?;
     check_match(&headers, &etag(&before))?;
     let after = patch.apply(&before);
-    let report = if patch.verify.unwrap_or(true) && !before.same_connection(&after) {
+    let verified = if patch.verify.unwrap_or(true) && !before.same_connection(&after) {
         Some(verified(&app, name, &after, &client).await?)
     } else {
         None
@@ -125,7 +126,7 @@ pub(super) async fn edit(
         })
         .await
         .map_err(ApiError::from)?;
-    Ok(Json(HostSaved { host: reload(&app, name).await?, test: report }))
+    Ok(Json(reload(&app, name, verified).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -182,25 +183,54 @@ async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {
     file.hosts.get(name).cloned().ok_or_else(|| ApiError::host_not_found(name))
 }
 
+/// A host that could be connected to before it was saved.
+struct Verified {
+    config: HostConfig,
+    report: TestReport,
+    connection: Option<Arc<Connection>>,
+}
+
 /// Tests a host before it is saved. No Docker is not a failure.
 async fn verified(
     app: &App,
     name: &HostName,
     config: &HostConfig,
     client: &Client,
-) -> ApiResult<TestReport> {
+) -> ApiResult<Verified> {
     let settings = app.settings(name);
-    let mut report = test(app.pool.context(), name, config, &settings, client).await;
+    let (mut report, connection) = test(app.pool.context(), name, config, &settings, client).await;
     match report.problem.take() {
         Some(problem) => Err(error::ApiError(Box::new(problem))),
-        None => Ok(report),
+        None => Ok(Verified { config: config.clone(), report, connection }),
     }
 }
 
-/// Brings the pool in line with what was just saved and returns the host's status.
-async fn reload(app: &App, name: &HostName) -> ApiResult<HostStatus> {
+/// Brings the pool in line with what was just saved and returns the host's status. The connection that was made to
+/// verify it is the host's from now on: whoever answered a question for it is not asked again.
+async fn reload(app: &App, name: &HostName, verified: Option<Verified>) -> ApiResult<HostSaved> {
+    let snapshot = app.hosts.current();
     let config = app.config.current().config;
-    app.reload(&app.hosts.current(), &config).await;
+    if app.pool.get(name).is_none() {
+        app.reload(&snapshot, &config).await;
+    }
+    let mut test = None;
+    if let Some(Verified { config, report, connection }) = verified {
+        test = Some(report);
+        // Somebody else may have edited it meanwhile.
+        let saved = snapshot.file.hosts.get(name).filter(|saved| saved.same_connection(&config));
+        match (saved, connection, app.pool.get(name)) {
+            // Before the reload, for which the configuration is then no new one.
+            (Some(saved), Some(connection), Some(host)) => {
+                let taken = host.take(saved.clone(), app.settings(name), connection).await;
+                if let Err(gone) = taken {
+                    tracing::debug!(host = %name, error = %gone.error, "removed meanwhile");
+                }
+            }
+            (_, Some(connection), _) => connection.close().await,
+            (_, None, _) => {}
+        }
+    }
+    app.reload(&snapshot, &config).await;
     let host = app.pool.get(name).ok_or_else(|| ApiError::host_not_found(name))?;
     let mut status = host.status();
     // The host's actor learns its new configuration in a moment; the answer shows it already.
@@ -208,5 +238,5 @@ async fn reload(app: &App, name: &HostName) -> ApiResult<HostStatus> {
         status.etag = etag(config);
         status.config = config.clone();
     }
-    Ok(status)
+    Ok(HostSaved { host: status, test })
 }

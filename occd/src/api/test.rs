@@ -1,4 +1,5 @@
-//! `occ host test`: what a fresh connection to a host meets. The pooled connection is not touched.
+//! What a fresh connection to a host meets, for `occ host test` and before a host is saved. The pooled connection
+//! is not touched.
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::exec::ExecError;
 use crate::host::HostContext;
 use crate::host::machine::ConnectionId;
 use crate::prompts::{Client, Questions};
+use crate::ssh::Connection;
 use crate::ssh::dial::{Dial, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
@@ -31,7 +33,11 @@ pub(super) async fn run(
     Caller(client): Caller,
 ) -> ApiResult<Json<TestReport>> {
     let (config, settings) = (host.snapshot().config.clone(), app.settings(host.name()));
-    let report = test(app.pool.context(), host.name(), &config, &settings, &client).await;
+    let context = app.pool.context();
+    let (report, connection) = test(context, host.name(), &config, &settings, &client).await;
+    if let Some(connection) = connection {
+        connection.close().await;
+    }
     if report.ssh_ok {
         // What kept the host from connecting has been mended.
         host.mended();
@@ -39,14 +45,14 @@ pub(super) async fn run(
     Ok(Json(report))
 }
 
-/// Dials a host anew, runs a command, asks Docker, and closes.
+/// Dials a host anew, runs a command and asks Docker. Returns the connection, if one was made that commands can use.
 pub(super) async fn test(
     context: &HostContext,
     name: &HostName,
     config: &HostConfig,
     settings: &EffectiveSettings,
     client: &Client,
-) -> TestReport {
+) -> (TestReport, Option<Arc<Connection>>) {
     let questions = Arc::new(Questions::of(Arc::clone(&context.dial.prompts), client));
     let mut steps = Steps::default();
     let mut report = TestReport {
@@ -77,7 +83,7 @@ pub(super) async fn test(
             steps.failed(failure.phase().as_str(), chain(&failure));
             report.problem = Some(*error::connect_error(name, &failure).into_problem());
             report.steps = steps.0;
-            return report;
+            return (report, None);
         }
     };
     report.new_host_key = connection.new_host_key().then(|| connection.info().host_key);
@@ -90,7 +96,7 @@ pub(super) async fn test(
         report.problem = Some(*error::exec(name, &failure).into_problem());
         connection.close().await;
         report.steps = steps.0;
-        return report;
+        return (report, None);
     }
     report.ssh_ok = true;
     match system {
@@ -122,7 +128,6 @@ pub(super) async fn test(
         },
         Err(failure) => steps.failed("docker", occ_proto::text::sanitize(&chain(&failure))),
     }
-    connection.close().await;
     report.steps = steps.0;
-    report
+    (report, Some(connection))
 }

@@ -385,20 +385,15 @@ impl Actor {
                 Some(done)
             }
             HostRequest::Configure { config, settings } => {
-                // What is no part of a dial is in force without a new one.
-                let same = self.config.same_connection(&config)
-                    && (&self.settings.dial, self.settings.caps) == (&settings.dial, settings.caps);
-                self.config = *config;
-                self.settings = *settings;
-                self.machine.set_limits(self.settings.limits);
-                if !same {
-                    self.forced = false;
-                    self.agents_tried.clear();
-                    tracing::info!(host = %self.name, "the configuration of the connection changed");
-                    self.lending().for_each(|connection| connection.retire());
+                if self.configure(*config, *settings) {
                     self.handle(Event::ConfigChanged);
                 }
                 None
+            }
+            HostRequest::Take { config, settings, connection, done } => {
+                self.configure(*config, *settings);
+                self.take(connection);
+                Some(done)
             }
         };
         // Published before the answer, so that whoever asked sees the effect.
@@ -406,6 +401,23 @@ impl Actor {
         if let Some(done) = done {
             reply(done);
         }
+    }
+
+    /// Puts a configuration in force. Returns whether it takes another connection than the one before.
+    fn configure(&mut self, config: HostConfig, settings: EffectiveSettings) -> bool {
+        // What is no part of a dial is in force without a new one.
+        let same = self.config.same_connection(&config)
+            && (&self.settings.dial, self.settings.caps) == (&settings.dial, settings.caps);
+        self.config = config;
+        self.settings = settings;
+        self.machine.set_limits(self.settings.limits);
+        if !same {
+            self.forced = false;
+            self.agents_tried.clear();
+            tracing::info!(host = %self.name, "the configuration of the connection changed");
+            self.lending().for_each(|connection| connection.retire());
+        }
+        !same
     }
 
     /// Returns the connections that lend the agent, of which the state machine knows nothing.

@@ -20,6 +20,7 @@
 //!   a late success is closed, a late failure or loss is dropped.
 //! - `Failed` means that a person must act. It is left only by a request or a changed configuration.
 //! - `Stopped` is silent: nothing but an explicit connect leaves it.
+//! - In every other state a connection that was made to verify the configuration may be given, and is the primary.
 //!
 //! The actor (`actor.rs`) carries the actions out. This module imports no IO, no clock, no randomness.
 
@@ -100,6 +101,8 @@ pub enum Event {
     Disconnect,
     /// A field that decides where or how to connect was edited.
     ConfigChanged,
+    /// There is a connection that was made elsewhere, for the configuration in force: it is to be the primary.
+    Given,
     /// A dial ended well.
     Dialled(ConnectionId),
     /// A dial failed.
@@ -290,6 +293,7 @@ impl HostMachine {
             Event::Reconnect => self.reconnect(now),
             Event::Disconnect => self.disconnect(now),
             Event::ConfigChanged => self.config_changed(now),
+            Event::Given => self.given(now),
             Event::Dialled(id) => self.dialled(id, now),
             Event::DialFailed(id, retry) => self.dial_failed(id, retry, now),
             Event::Lost { id, loss } => self.lost(id, loss, now),
@@ -399,6 +403,27 @@ impl HostMachine {
             }
         }
         actions.extend(self.dial(now));
+        actions
+    }
+
+    /// Takes a connection that was made elsewhere, whose id is that of the primary from now on. A host that is
+    /// stopped takes none.
+    fn given(&mut self, now: Instant) -> Vec<Action> {
+        self.forget_failures();
+        self.idle_closes = None;
+        let mut actions = Vec::new();
+        match self.phase {
+            Phase::Stopped => return actions,
+            Phase::Idle | Phase::Failed { .. } | Phase::Backoff { .. } => {}
+            Phase::Connecting { dial } => actions.push(Action::CancelDial(dial)),
+            Phase::Connected { primary, replacement, .. } => {
+                actions.extend(replacement.dial().map(Action::CancelDial));
+                actions.push(Action::Retire(primary));
+            }
+        }
+        let (primary, replacement) = (self.new_dial(now), Replacement::None);
+        self.down_since = None;
+        self.enter(Phase::Connected { primary, since: now, replacement }, now);
         actions
     }
 

@@ -380,6 +380,27 @@ fn reconnect_closes_and_dials_at_once() {
     assert_eq!(rig.on(Event::Reconnect), []);
 }
 
+#[test]
+fn a_connection_that_is_given_takes_the_place_of_whatever_there_was() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.on(Event::Given), []);
+    assert_eq!((rig.machine.state(), rig.machine.primary()), (State::Connected, Some(id(1))));
+    assert_eq!(rig.on(Event::Given), [Action::Retire(id(1))]);
+    assert_eq!(rig.machine.primary(), Some(id(2)));
+    let mut rig = Rig::new();
+    rig.on(COMMAND);
+    assert_eq!(rig.on(Event::Given), [Action::CancelDial(id(1))]);
+    assert_eq!((rig.machine.primary(), rig.machine.attempt()), (Some(id(2)), 0));
+    for mut rig in [Rig::failed(), Rig::in_backoff()] {
+        assert_eq!(rig.on(Event::Given), []);
+        assert_eq!(rig.machine.state(), State::Connected);
+    }
+    let mut rig = Rig::connected();
+    rig.on(Event::Disconnect);
+    assert_eq!(rig.on(Event::Given), []);
+    assert_eq!((rig.machine.state(), rig.machine.primary()), (State::Stopped, None));
+}
+
 /// One step of a random history. `slot` picks an id that was given out, or one that never was.
 #[derive(Debug, Clone)]
 struct Step {
@@ -390,7 +411,7 @@ struct Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = (0u64..120_000, 0u8..12, 0u64..4, any::<bool>())
+    let step = (0u64..120_000, 0u8..14, 0u64..4, any::<bool>())
         .prop_map(|(millis, kind, slot, flag)| Step { millis, kind, slot, flag });
     proptest::collection::vec(step, 1..200)
 }
@@ -425,6 +446,7 @@ proptest! {
                 },
                 10 => Event::Bulk(any_id),
                 11 => Event::Woken { after: Duration::from_millis(step.millis % 2000) },
+                12 => Event::Given,
                 _ => Event::Due,
             };
             if matches!(event, Event::Dialled(id) if live.contains(&id)) {
@@ -443,6 +465,7 @@ proptest! {
                 Event::Lost { id, .. } => live.retain(|c| *c != id),
                 _ => {}
             }
+            let given = event == Event::Given && before != State::Stopped;
             let dialled_unasked = matches!(event, Event::Dialled(_));
             for action in machine.handle(event, now) {
                 match action {
@@ -465,11 +488,16 @@ proptest! {
                     }
                 }
             }
+            if given && let Some(id) = machine.primary() {
+                prop_assert!(id.0 > highest, "ids grow");
+                highest = id.0;
+                live.push(id);
+            }
             prop_assert!(dials.len() <= 1, "two dials: {dials:?}");
             prop_assert!(live.len() <= 1, "two connections: {live:?}");
             prop_assert_eq!(machine.primary(), live.first().copied());
             if before == State::Failed && machine.state() != State::Failed {
-                prop_assert!(matches!(event, Event::Wanted(_) | Event::Reconnect | Event::Disconnect | Event::ConfigChanged));
+                prop_assert!(matches!(event, Event::Wanted(_) | Event::Reconnect | Event::Disconnect | Event::ConfigChanged | Event::Given));
             }
             match machine.state() {
                 State::Backoff => prop_assert!(machine.deadline().is_some()),

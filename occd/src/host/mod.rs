@@ -84,6 +84,13 @@ enum HostRequest {
     Panic,
     /// The configuration changed.
     Configure { config: Box<HostConfig>, settings: Box<EffectiveSettings> },
+    /// The same, and there is a connection that was made with it.
+    Take {
+        config: Box<HostConfig>,
+        settings: Box<EffectiveSettings>,
+        connection: Arc<Connection>,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Why the connection is wanted.
@@ -394,6 +401,19 @@ impl HostHandle {
         if self.requests.send(request).await.is_err() {
             tracing::debug!(host = %self.name, "the host ended before it was configured");
         }
+    }
+
+    /// Puts a configuration in force together with the connection that was made to try it. A host that is stopped
+    /// stays so, and the connection is closed.
+    pub async fn take(
+        &self,
+        config: HostConfig,
+        settings: EffectiveSettings,
+        connection: Arc<Connection>,
+    ) -> Result<(), Unreachable> {
+        self.used.note();
+        let (config, settings) = (Box::new(config), Box::new(settings));
+        self.ask(|done| HostRequest::Take { config, settings, connection, done }).await
     }
 
     async fn ask(

@@ -54,7 +54,7 @@ pub struct Facts {
 
 /// A live SSH connection. Dropping the last reference kills it.
 pub struct Connection {
-    id: ConnectionId,
+    id: AtomicU64,
     handle: Handle<Handler>,
     shared: Arc<Shared>,
     control: Arc<StreamControl>,
@@ -84,7 +84,7 @@ pub struct Connection {
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
-            .field("id", &self.id)
+            .field("id", &self.id())
             .field("facts", &self.facts)
             .finish_non_exhaustive()
     }
@@ -104,7 +104,7 @@ impl Connection {
     ) -> Arc<Self> {
         let sessions = Sessions::of(&facts.server);
         let connection = Arc::new(Self {
-            id,
+            id: AtomicU64::new(id.0),
             handle,
             shared,
             control,
@@ -138,7 +138,13 @@ impl Connection {
 
     /// Returns the generation.
     pub fn id(&self) -> ConnectionId {
-        self.id
+        ConnectionId(self.id.load(Ordering::Relaxed))
+    }
+
+    /// Makes it one of a host's generations, before the host knows it. What was made to try a configuration is of
+    /// none until then.
+    pub fn set_id(&self, id: ConnectionId) {
+        self.id.store(id.0, Ordering::Relaxed);
     }
 
     /// Returns what is shared with the handler.
@@ -263,7 +269,7 @@ impl Connection {
     pub fn info(&self) -> ConnectionInfo {
         let negotiated = self.shared.negotiated.get();
         ConnectionInfo {
-            id: self.id.0,
+            id: self.id().0,
             user: self.facts.user.clone(),
             peer: self.facts.peer.clone(),
             via: self.via(),

@@ -66,6 +66,47 @@ fn names(rig: &DaemonRig) -> Vec<String> {
 }
 
 #[test]
+fn the_connection_that_verified_a_host_is_the_hosts() {
+    let server = EmbeddedHost::start();
+    let rig = empty_rig();
+    rig.add_known_host(&server.known_hosts_line());
+    let config = config_of(&server);
+    let add = json!({ "name": "h", "config": config });
+    let added = rig.http("POST", "/v1/hosts", &[], Some(add));
+    assert_eq!(added.status, 201, "{}", added.text());
+    let added: HostSaved = body(&added);
+    let generation = |status: &HostStatus| status.connection.as_ref().map(|made| made.id);
+    assert_eq!((added.host.state, generation(&added.host)), (State::Connected, Some(1)));
+    echoes(&rig, "h");
+    assert_eq!(server.connections(), 1);
+
+    // A connection with the new configuration takes the old one's place.
+    let edited = patch(&rig, "h", json!({ "hostname": "localhost" }));
+    assert_eq!(edited.status, 200, "{}", edited.text());
+    let edited: HostSaved = body(&edited);
+    assert_eq!(edited.host.state, State::Connected);
+    assert_ne!(generation(&edited.host), Some(1));
+    echoes(&rig, "h");
+    assert_eq!(look(&rig, "h").connects, 2);
+    wait_for("the old connection to end", GUARD, || {
+        (server.active_connections() == 1).then_some(())
+    });
+
+    // One that somebody has disconnected stays so.
+    assert_eq!(post(&rig, "/v1/hosts/h/disconnect").status, 200);
+    let edited = patch(&rig, "h", json!({ "hostname": "127.0.0.1" }));
+    assert_eq!(edited.status, 200, "{}", edited.text());
+    assert_eq!(look(&rig, "h").state, State::Stopped);
+    wait_for("all connections to end", GUARD, || (server.active_connections() == 0).then_some(()));
+
+    // Nothing stays of one that cannot be connected to.
+    server.reject_auth(true);
+    let add = json!({ "name": "bad", "config": config });
+    assert_eq!(rig.http("POST", "/v1/hosts", &[], Some(add)).status, 409);
+    assert_eq!(names(&rig), ["h"]);
+}
+
+#[test]
 fn a_host_is_added_shown_edited_and_removed() {
     let rig = empty_rig();
     assert!(list(&rig).hosts.is_empty());

@@ -212,6 +212,28 @@ fn no_password_is_sent_to_a_server_whose_key_has_changed() {
 }
 
 #[test]
+fn whoever_adds_or_edits_a_host_is_asked_once() {
+    let Some((sshd, rig, password)) = server(PASSWORD, "[hosts.b]\nauth = [\"password\"]\n") else {
+        return;
+    };
+    let (to, key) = (format!("{}@{}", sshd.user(), sshd.addr()), sshd.client_key_path());
+    let key = key.to_str().unwrap();
+    for command in [&["host", "add", "b", &to][..], &["host", "edit", "b", "-i", key]] {
+        let mut terminal = Terminal::control(&rig.occ(command), "");
+        terminal.answer("[b] Password for ", password);
+        if command.contains(&"add") {
+            terminal.answer("[b] Keep the password in ", "n");
+        }
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 0, "{screen}");
+        assert_eq!(screen.matches("Password for").count(), 1, "{screen}");
+        // Nobody is there to be asked now.
+        echoes(&rig, "b");
+    }
+    assert_eq!(look(&rig, "b").connects, 2);
+}
+
+#[test]
 fn a_question_after_others_is_ended_by_a_signal_and_waits_as_long_as_a_person_takes() {
     let Some((sshd, rig, _)) = server(PASSWORD, "[hosts.b]\nauth = [\"password\"]\n") else {
         return;

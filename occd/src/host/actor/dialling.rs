@@ -10,7 +10,7 @@ use crate::host::machine::{ConnectionId, Event, Retry};
 use crate::ssh::dial::{Dial, DialSettings, Steps};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
-use crate::ssh::{ConnectError, Line};
+use crate::ssh::{ConnectError, Connection, Line};
 
 impl Actor {
     pub(super) fn dialled(&mut self, id: ConnectionId, result: DialResult) {
@@ -19,17 +19,7 @@ impl Actor {
         }
         match result {
             Ok(connection) => {
-                let info = connection.info();
-                tracing::info!(
-                    host = %self.name, id = id.0, peer = info.peer, server = info.server,
-                    cipher = info.cipher, "connected"
-                );
-                self.connects += 1;
-                self.inputs = None;
-                self.agents_tried.clear();
-                self.used.set_by_client(connection.is_by_client());
-                self.watch(&connection);
-                self.connections.push(connection);
+                self.connected(connection);
                 self.handle(Event::Dialled(id));
             }
             Err(error) => {
@@ -54,6 +44,34 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// Takes a connection that was made to try the configuration.
+    pub(super) fn take(&mut self, connection: Arc<Connection>) {
+        self.handle(Event::Given);
+        match self.machine.primary() {
+            Some(id) => {
+                connection.set_id(id);
+                self.connected(connection);
+            }
+            None => {
+                self.context.tasks.spawn(async move { connection.close().await });
+            }
+        }
+    }
+
+    fn connected(&mut self, connection: Arc<Connection>) {
+        let info = connection.info();
+        tracing::info!(
+            host = %self.name, id = info.id, peer = info.peer, server = info.server,
+            cipher = info.cipher, "connected"
+        );
+        self.connects += 1;
+        self.inputs = None;
+        self.agents_tried.clear();
+        self.used.set_by_client(connection.is_by_client());
+        self.watch(&connection);
+        self.connections.push(connection);
     }
 
     /// Says in the last error that no more dials follow.
