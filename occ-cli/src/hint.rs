@@ -14,6 +14,11 @@ use occ_proto::{HostName, UserName};
 
 /// There are keys that the server has not seen.
 pub(crate) const NOT_OFFERED: &str = "more keys were not offered";
+/// A certificate was offered at the wrong time.
+const EXPIRED: &str = ", which expired on ";
+const NOT_YET: &str = ", which is not valid before ";
+/// The program on the way to the server is to blame.
+pub(crate) const PROXY_COMMAND: &str = "the ProxyCommand ";
 /// What is written to known_hosts is gone.
 const KEEPS_NOTHING: &str = "which keeps nothing";
 /// ssh_config forbids keys.
@@ -38,6 +43,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "look at the permissions and the free space of hosts.json's directory".to_owned()
         }
         Code::ConfigInvalid => "mend that file, then occ daemon stop; occ daemon start".to_owned(),
+        Code::HostUnreachable if detail.contains(PROXY_COMMAND) => {
+            format!("{}; then occ reconnect --host {h}", proxy_command("ADDRESS"))
+        }
         Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
         Code::NoCommonAlgorithm => format!(
             "Ciphers, MACs, KexAlgorithms and HostKeyAlgorithms of ssh_config choose what is offered; occ host show {h}"
@@ -66,6 +74,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         }
         Code::HostKeyRevoked => format!(
             "somebody has marked that key: ask the server's owner for another; then occ reconnect --host {h}"
+        ),
+        Code::HostCertificate if detail.contains("it is not valid before ") => format!(
+            "check the clock here, or ask the server's owner; then occ reconnect --host {h}"
+        ),
+        Code::HostCertificate if detail.contains("it expired on ") => format!(
+            "ask the server's owner to renew it (there, ssh-keygen -L -f CERT shows it); then occ reconnect --host {h}"
         ),
         Code::HostCertificate => format!(
             "ask the server's owner for a certificate that is good; then occ reconnect --host {h}"
@@ -124,7 +138,12 @@ pub(crate) fn hint_for(
     let address = config.hostname.as_str();
     let user = user.or(config.user.as_ref().map(UserName::as_str)).map(sanitize);
     match code {
-        Code::AuthFailed if detail.contains(NOT_OFFERED) => hint(code, Some(host.as_str()), detail),
+        Code::HostUnreachable if detail.contains(PROXY_COMMAND) => {
+            Some(format!("{}; then occ reconnect --host {host}", proxy_command(address)))
+        }
+        Code::AuthFailed if detail.contains(NOT_OFFERED) || certificate(detail).is_some() => {
+            hint(code, Some(host.as_str()), detail)
+        }
         // ssh does not know the names of our jump hosts.
         Code::AuthFailed if config.jump_host.is_some() => {
             let user = user.as_deref().unwrap_or("the user");
@@ -167,6 +186,9 @@ fn new_key(host: &str, detail: &str) -> String {
     if detail.contains(NOT_OFFERED) {
         return name_a_key(host, "the right one, which is offered first");
     }
+    if let Some(cure) = certificate(detail) {
+        return cure;
+    }
     let Some(way) = host.strip_prefix(HostName::VIA) else {
         return format!("ssh-copy-id to {host}'s user and address");
     };
@@ -177,6 +199,28 @@ fn new_key(host: &str, detail: &str) -> String {
         Ok(to) => copy_id("", to.user.as_ref().map(UserName::as_str), to.address.as_str(), to.port),
         Err(_) => authorize("the user"),
     }
+}
+
+/// Returns the cure for a certificate that was offered at the wrong time, if that is what is wrong.
+fn certificate(detail: &str) -> Option<String> {
+    let (mark, cure) =
+        [(EXPIRED, "whoever issued it has to renew it"), (NOT_YET, "check the clock here")]
+            .into_iter()
+            .find(|(mark, _)| detail.contains(mark))?;
+    let (before, _) = detail.split_once(mark)?;
+    // An agent's is from no file. Paths are absolute.
+    let of =
+        before.rsplit_once(" with certificate ").and_then(|(_, name)| name.rsplit_once(" of /"));
+    let look = match of {
+        Some((_, path)) => format!("ssh-keygen -L -f {}", shell_word(&format!("/{path}"))),
+        None => "ssh-add -L | ssh-keygen -L -f -".to_owned(),
+    };
+    Some(format!("{look} shows it; {cure}"))
+}
+
+/// Returns how to look at a ProxyCommand.
+fn proxy_command(address: &str) -> String {
+    format!("ssh -G {address} | grep -i proxycommand shows it, to be tried by hand")
 }
 
 fn authorize(user: &str) -> String {
@@ -397,6 +441,29 @@ mod tests {
         let words =
             "h: ssh -G failed (exit status: 255): Bad owner or permissions on /h/.ssh/config.";
         assert_eq!(of(Code::SshConfigInvalid, "h", words), hint);
+    }
+
+    #[test]
+    fn a_certificate_of_another_time_is_looked_at_and_renewed() {
+        let offered = |of: &str, why: &str| {
+            format!(
+                "h: the server refused every key for u; offered k with certificate a of b{of}, which {why} UTC, SHA256:x (file)."
+            )
+        };
+        let expired = "expired on 2026-01-01 00:00";
+        let hint = of(Code::AuthFailed, "h", &offered(" of /k/my c.pub", expired));
+        let shows = "ssh-keygen -L -f '/k/my c.pub' shows it; whoever issued it has to renew it; then occ reconnect --host h";
+        assert_eq!(hint, shows);
+        let hint = of(Code::AuthFailed, "h", &offered("", expired));
+        assert!(hint.starts_with("ssh-add -L | ssh-keygen -L -f - shows it; "), "{hint}");
+        let early = offered(" of /c", "is not valid before 2030-01-01 00:00");
+        assert!(of(Code::AuthFailed, "h", &early).contains("; check the clock here; then"));
+        let refused =
+            |why: &str| format!("h: the host certificate k SHA256:x is refused: it {why}.");
+        let hint = of(Code::HostCertificate, "h", &refused("expired on 2026-01-01 00:00 UTC"));
+        assert!(hint.contains("renew it (there, ssh-keygen -L -f CERT shows it)"), "{hint}");
+        let hint = of(Code::HostCertificate, "h", &refused("is not valid before 2030-01-01 UTC"));
+        assert!(hint.starts_with("check the clock here"), "{hint}");
     }
 
     #[test]

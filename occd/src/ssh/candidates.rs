@@ -14,6 +14,7 @@ use super::error::{IdentityError, Offer};
 use super::identity::{self, Identity};
 use super::known_hosts::fingerprint;
 use super::unlocked::UnlockedKeys;
+use super::validity;
 
 /// The largest certificate that is read; one with hundreds of principals has some KiB.
 const MAX_CERTIFICATE: u64 = 256 * 1024;
@@ -118,12 +119,8 @@ impl Candidate {
 fn certificate_note(certificate: &Certificate, user: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let now = now.as_secs();
-    let mut notes = Vec::new();
-    if certificate.valid_before() <= now {
-        notes.push("has expired".to_owned());
-    } else if now < certificate.valid_after() {
-        notes.push("is not valid yet".to_owned());
-    }
+    let mut notes: Vec<String> = Vec::new();
+    notes.extend(validity::fault(certificate, now));
     let principals = certificate.valid_principals();
     if !principals.is_empty() && !principals.iter().any(|principal| principal == user) {
         let mut names = sanitize(&principals.join(", "));
@@ -132,7 +129,7 @@ fn certificate_note(certificate: &Certificate, user: &str) -> String {
         }
         notes.push(format!("is for {names} and not for {user}"));
     }
-    if notes.is_empty() { String::new() } else { format!(", which {}", notes.join(" and ")) }
+    if notes.is_empty() { String::new() } else { format!(", which {},", notes.join(" and ")) }
 }
 
 /// Puts the keys in the order of their offers, each once: those named for the host, those given in the

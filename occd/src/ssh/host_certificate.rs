@@ -5,6 +5,7 @@ use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Certificate, HashAlg, PublicKey};
 
 use super::known_hosts::KnownHosts;
+use super::validity;
 
 /// The signatures of authorities that are taken unless `CASignatureAlgorithms` is set: OpenSSH's own, so none with
 /// SHA-1.
@@ -45,11 +46,8 @@ pub(super) fn check(
     if certificate.validate_at(within, [&fingerprint]).is_err() {
         return Err("its signature is wrong".into());
     }
-    if now < certificate.valid_after() {
-        return Err("it is not valid yet".into());
-    }
-    if now >= certificate.valid_before() {
-        return Err("it has expired".into());
+    if let Some(fault) = validity::fault(certificate, now) {
+        return Err(format!("it {fault}"));
     }
     // One without principals would be good for every host; OpenSSH takes none since 10.3.
     let name = host.to_ascii_lowercase();

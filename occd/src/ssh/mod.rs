@@ -33,6 +33,7 @@ mod tcp;
 mod transport;
 pub mod turns;
 pub mod unlocked;
+mod validity;
 
 pub use algorithms::{Compression, Line};
 pub use channel::{Channel, ChannelStream};

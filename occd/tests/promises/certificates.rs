@@ -95,9 +95,16 @@ fn a_certificate_of_another_time_is_said_to_be() {
     let Some(server) = ByAuthority::start() else { return };
     let mut rig = DaemonRig::new();
     let key = KeyFile::generate(rig.home().join("key"), "ed25519");
-    for (time, note) in [("-2d:-1d", "has expired"), ("+1d:+2d", "is not valid yet")] {
+    let day = |days: i64| {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+        at.strftime("%F ").to_string()
+    };
+    for (time, note) in [
+        ("-2d:-1d", format!("expired on {}", day(-1))),
+        ("+1d:+2d", format!("is not valid before {}", day(1))),
+    ] {
         key.certify(&server.ca, &["-n", server.user(), "-V", time]);
-        if note == "has expired" {
+        if time == "-2d:-1d" {
             add(&rig, &server.sshd, Some(&key.path));
             rig.start_daemon(&[]);
         }
@@ -107,10 +114,17 @@ fn a_certificate_of_another_time_is_said_to_be() {
         let file = rig.home().join("key-cert.pub");
         let says = format!("with certificate a-certificate of {}, which {note}", file.display());
         assert!(answer.detail.contains(&says), "{answer:?}");
+        // Set off from what follows.
+        assert!(answer.detail.contains(" UTC, SHA256:"), "{answer:?}");
+        let said = rig.run_occ(&["connect", "--host", "far"]).stderr;
+        let hint = format!("ssh-keygen -L -f {} shows it", file.display());
+        assert!(said.contains(&hint) && !said.contains("ssh-copy-id"), "{said}");
+        let said = rig.run_occ(&["status", "--host", "far"]).stderr;
+        assert!(said.contains(&hint) && !said.contains("ssh-copy-id"), "{said}");
     }
     key.certify(&server.ca, &["-n", "alice,bob", "-V", "-2d:-1d"]);
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
-    let says = format!(", which has expired and is for alice, bob and not for {} ", server.user());
+    let says = format!(" UTC and is for alice, bob and not for {}, SHA256:", server.user());
     assert!(answer.detail.contains(&says), "{answer:?}");
     // A new one, and a command asks: it works at once.
     key.certify(&server.ca, &["-n", server.user()]);
