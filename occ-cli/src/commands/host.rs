@@ -12,7 +12,7 @@ use super::{Context, host_edit};
 use crate::cli::HostCommand;
 use crate::client::{Client, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::hint::hint_for;
+use crate::hint::{PROXY_COMMAND, hint_for};
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
 use crate::parse::DefaultArg;
@@ -266,7 +266,9 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
     } else {
         report.problem.as_ref()?.code
     };
-    if matches!(code, Code::HostUnreachable | Code::NotSsh) {
+    let detail = report.problem.as_ref().map_or("", |problem| problem.detail.as_str());
+    let of_proxy = detail.contains(PROXY_COMMAND);
+    if matches!(code, Code::HostUnreachable | Code::NotSsh) && !of_proxy {
         let blamed = report.problem.as_ref().and_then(|problem| problem.hop.as_ref());
         return Some(match blamed {
             Some(hop) => format!("occ host test {hop} shows where it stops"),
@@ -281,7 +283,6 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
     let problem = report.problem.as_ref();
     let blamed = problem.and_then(|problem| problem.hop.as_ref()).unwrap_or(&report.name);
     let host = list.hosts.iter().chain(&list.via).find(|host| host.name == *blamed)?;
-    let detail = problem.map_or("", |problem| problem.detail.as_str());
     hint_for(code, &host.name, &host.config, None, detail)
 }
 

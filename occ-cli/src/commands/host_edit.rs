@@ -12,7 +12,7 @@ use super::Context;
 use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError};
-use crate::hint::{NOT_OFFERED, hint_for, was_asked};
+use crate::hint::{NOT_OFFERED, PROXY_COMMAND, hint_for, was_asked};
 use crate::output::{Colour, host as show, with_note};
 use crate::parse::Clearable;
 
@@ -202,6 +202,7 @@ fn unverified(
     error.hint = match error.daemon_code() {
         // That host is there, and is mended by itself.
         Some(_) if of_hop => error.hint.take().map(|hint| again(&hint)),
+        Some(code @ Code::HostUnreachable) if detail.contains(PROXY_COMMAND) => cure(code),
         // Who is right, the network or the person, cannot be told.
         Some(Code::HostUnreachable) => {
             Some(format!("are the address and the port right, and is the server up? {unsaved}"))

@@ -13,7 +13,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::hint::{has_no_docker, hint_for};
+use crate::hint::{PROXY_COMMAND, has_no_docker, hint_for};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -206,6 +206,9 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
                     crate::hint::hint(error.code, Some(hop.as_str()), &error.message)
                 }
                 Some((_, hop)) => Some(format!("occ reconnect --host {hop}")),
+                None if let Some(error) = error.filter(|e| e.message.contains(PROXY_COMMAND)) => {
+                    status_hint(status, error.code, &error.message)
+                }
                 None => Some(format!("occ reconnect --host {}", status.name)),
             }
         }

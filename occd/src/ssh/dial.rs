@@ -283,7 +283,13 @@ impl Dial<'_> {
             Ok(handle) => handle,
             Err(ConnectError::Lost { phase, cause }) => {
                 let cause = way.words.explain(shared.told_cause().unwrap_or(cause)).await;
-                return Err(ConnectError::Lost { phase, cause });
+                return Err(match cause {
+                    LossCause::ProxyCommand(how) if phase == Phase::Banner => {
+                        let not_run = way.words.was_not_run();
+                        ConnectError::ProxyCommandEnded { how, not_run }
+                    }
+                    cause => ConnectError::Lost { phase, cause },
+                });
             }
             Err(error) => return Err(error),
         };

@@ -164,6 +164,14 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The ProxyCommand ended before the server said anything.
+    #[error("the ProxyCommand {how}")]
+    ProxyCommandEnded {
+        /// How, and its last words.
+        how: String,
+        /// There is no such program, or it cannot be run: by its exit code, as shells have it.
+        not_run: bool,
+    },
     /// A phase took too long.
     #[error("{}", timeout_text(*.phase, *.after))]
     Timeout {
@@ -391,9 +399,10 @@ impl ConnectError {
             | Self::Reviewed
             | Self::HostKeyUnknown { .. } => Phase::HostKey,
             Self::Resolve { .. } => Phase::Resolve,
-            Self::Connect { .. } | Self::HopConnect { .. } | Self::ProxyCommand { .. } => {
-                Phase::Connect
-            }
+            Self::Connect { .. }
+            | Self::HopConnect { .. }
+            | Self::ProxyCommand { .. }
+            | Self::ProxyCommandEnded { .. } => Phase::Connect,
             Self::Hop { source, .. } => source.phase(),
             Self::Timeout { phase, .. }
             | Self::Lost { phase, .. }
@@ -428,6 +437,7 @@ impl ConnectError {
             | Self::Connect { .. }
             | Self::Timeout { .. }
             | Self::Lost { .. }
+            | Self::ProxyCommandEnded { not_run: false, .. }
             // A server that is starting up may show either.
             | Self::NotSsh(_) => Retry::Backoff,
             // It is dialled when the jump host is there again, whatever keeps that away.
@@ -443,6 +453,7 @@ impl ConnectError {
             | Self::UnknownAlgorithms { .. }
             | Self::ProxyCommandForbidden
             | Self::ProxyCommand { .. }
+            | Self::ProxyCommandEnded { not_run: true, .. }
             | Self::Identity(_)
             | Self::KnownHosts(_)
             | Self::KnownHostsWrite(_)
@@ -470,7 +481,8 @@ impl ConnectError {
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
             | Self::ProxyCommandForbidden
-            | Self::ProxyCommand { .. } => Code::SshConfigInvalid,
+            | Self::ProxyCommand { .. }
+            | Self::ProxyCommandEnded { not_run: true, .. } => Code::SshConfigInvalid,
             Self::KnownHosts(_) | Self::KnownHostsWrite(_) => Code::KnownHostsInvalid,
             Self::Identity(IdentityError::TooOpen { .. } | IdentityError::WrongOwner { .. }) => {
                 Code::IdentityTooOpen
@@ -495,6 +507,7 @@ impl ConnectError {
             | Self::Penalised(_)
             | Self::HopConnect { .. }
             | Self::ClosedAtLogin { .. }
+            | Self::ProxyCommandEnded { not_run: false, .. }
             | Self::Lost { .. } => Code::HostUnreachable,
             Self::HostKeyChanged { .. } => Code::HostKeyChanged,
             Self::HostKeyRevoked { .. } => Code::HostKeyRevoked,

@@ -41,10 +41,17 @@ const LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastWords {
     text: Arc<Mutex<String>>,
-    /// How it ended by itself, in words.
-    end: Arc<OnceLock<String>>,
+    /// How it ended by itself.
+    end: Arc<OnceLock<End>>,
     /// Nothing where there is no program.
     over: Option<Over>,
+}
+
+#[derive(Debug)]
+struct End {
+    /// In words.
+    how: String,
+    exit_code: Option<i32>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -69,12 +76,18 @@ impl LastWords {
         let both = async { tokio::join!(over.silent.cancelled(), over.ended.cancelled()) };
         // Its words may still be on their way, or never come: then there are none.
         let _ = timeout(PARTING, both).await;
-        match (self.end.get(), self.get()) {
+        match (self.end.get().map(|end| &end.how), self.get()) {
             (None, words) if words.is_empty() => cause,
             (None, words) => LossCause::ProxyCommand(format!("says: {words}")),
             (Some(end), words) if words.is_empty() => LossCause::ProxyCommand(end.clone()),
             (Some(end), words) => LossCause::ProxyCommand(format!("{end} and says: {words}")),
         }
+    }
+
+    /// Returns whether it ended with one of the exit codes by which shells say that they could not run a program.
+    pub(super) fn was_not_run(&self) -> bool {
+        const CANNOT: [i32; 2] = [126, 127];
+        self.end.get().and_then(|end| end.exit_code).is_some_and(|code| CANNOT.contains(&code))
     }
 
     async fn follow(self, mut stderr: ChildStderr) {
@@ -173,23 +186,25 @@ impl Drop for ProxyCommand {
     }
 }
 
-/// Returns how the program has ended, in words, once it has. It stays a zombie, so that its number stays its own.
-async fn end_of_program(pid: Pid) -> String {
+/// Returns how the program has ended, once it has. It stays a zombie, so that its number stays its own.
+async fn end_of_program(pid: Pid) -> End {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         match waitid(WaitId::Pid(pid), options) {
             Ok(None) => tokio::time::sleep(LOOK).await,
             Ok(Some(status)) => {
-                return match (status.exit_status(), status.terminating_signal()) {
+                let exit_code = status.exit_status();
+                let how = match (exit_code, status.terminating_signal()) {
                     (Some(code), _) => format!("ended with exit code {code}"),
                     (None, Some(signal)) => format!("was ended by signal {signal}"),
                     (None, None) => "ended".to_owned(),
                 };
+                return End { how, exit_code };
             }
             // It is nobody's child any more.
             Err(error) => {
                 tracing::debug!(%error, "waiting for a ProxyCommand");
-                return "ended".to_owned();
+                return End { how: "ended".to_owned(), exit_code: None };
             }
         }
     }

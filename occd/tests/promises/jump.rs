@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use jiff::SignedDuration;
-use occ_proto::status::{HostStatus, State};
+use occ_proto::status::{HostStatus, Phase, State};
 use occ_proto::{Code, HostConfig, HostName};
 use testkit::daemon::Target;
 use testkit::wait::blocking::{wait_for, wait_until};
@@ -527,7 +527,34 @@ fn a_proxy_command_that_ends_is_to_blame_and_not_the_server() {
             assert!(said.contains(&format!("the ProxyCommand {says}")), "{said}");
         }
     }
+    let answer = problem(&exec(&rig, "far", &["true"]));
+    assert_eq!((answer.code, answer.phase), (Code::HostUnreachable, Some(Phase::Connect)));
+    for command in [&["status", "--host", "far"][..], &["host", "test", "far"]] {
+        let said = rig.run_occ(command).stderr;
+        assert!(said.contains("hint: ssh -G 127.0.0.1 | grep -i proxycommand"), "{said}");
+    }
     assert_eq!(host.connections(), 0);
+}
+
+#[test]
+fn a_proxy_command_that_cannot_be_run_is_not_tried_again_before_the_settings_change() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.start_daemon(&[]);
+    let script = rig.root().join("no-program");
+    std::fs::write(&script, "text").unwrap();
+    for (command, code) in [("no-such-program-here -W %h:%p", 127), (script.to_str().unwrap(), 126)]
+    {
+        write_ssh_config(&rig, &format!("ProxyCommand {command}\n"));
+        let answer = problem(&exec(&rig, "far", &["true"]));
+        assert_eq!((answer.status, answer.code), (409, Code::SshConfigInvalid), "{answer:?}");
+        let says = format!("far: the ProxyCommand ended with exit code {code} and says: ");
+        assert!(answer.detail.starts_with(&says), "{answer:?}");
+        assert_eq!(look(&rig, "far").state, State::Failed);
+    }
+    write_ssh_config(&rig, "");
+    echoes(&rig, "far");
 }
 
 #[test]
