@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::name::{Address, HostName, UserName, check_jump_hosts};
+use crate::name::{Address, Destination, HostName, UserName, check_jump_hosts};
 
 /// One configured host, in the shape of hosts.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,37 @@ pub struct HostsFile {
     /// The hosts by name.
     #[serde(default, deserialize_with = "each_name_once")]
     pub hosts: IndexMap<HostName, HostConfig>,
+}
+
+impl HostsFile {
+    /// Returns the names on the way from a host to itself, if its jump hosts lead there: each would wait for the
+    /// other.
+    pub fn jump_circle(&self, host: &HostName) -> Option<Vec<HostName>> {
+        let mut way = vec![host.clone()];
+        let mut jump = self.hosts.get(host)?.jump_host.as_deref();
+        while let Some(list) = jump {
+            jump = None;
+            // The last one is next to the host. Behind one that is not configured nobody knows more.
+            for hop in list.rsplit(',') {
+                let known = self.named(hop);
+                jump = known.and_then(|(_, config)| config.jump_host.as_deref());
+                let Some((name, _)) = known else { continue };
+                let again = way.contains(name);
+                way.push(name.clone());
+                if again {
+                    return (name == host).then_some(way);
+                }
+            }
+        }
+        None
+    }
+
+    /// Returns the host that a jump host stands for: its name, or that of a host with another user.
+    fn named(&self, hop: &str) -> Option<(&HostName, &HostConfig)> {
+        let hop = hop.strip_prefix("ssh://").unwrap_or(hop).trim_end_matches('/');
+        let by_name = |name: &str| self.hosts.get_key_value(&HostName::new(name).ok()?);
+        by_name(hop).or_else(|| by_name(hop.parse::<Destination>().ok()?.address.as_str()))
+    }
 }
 
 /// Refuses a name that occurs twice: whichever entry were taken, the other would be lost without a word
@@ -298,6 +329,36 @@ mod tests {
             r#"{"hosts":{"a":{"hostname":"h","user":"a b"}}}"#,
         ] {
             assert!(serde_json::from_str::<HostsFile>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn jump_hosts_that_lead_back_are_found() {
+        let file = |jumps: &[(&str, &str)]| -> HostsFile {
+            let host = |(name, jump): &(&str, &str)| {
+                let config = serde_json::json!({ "hostname": "h", "jump_host": jump });
+                ((*name).to_owned(), config)
+            };
+            let hosts: serde_json::Map<_, _> = jumps.iter().map(host).collect();
+            serde_json::from_value(serde_json::json!({ "hosts": hosts })).unwrap()
+        };
+        for (jumps, circle) in [
+            (&[("a", "a")][..], Some("a a")),
+            (&[("a", "root@a:23")], Some("a a")),
+            (&[("a", "gate,ssh://a/")], Some("a a")),
+            (&[("a", "a,gate")], Some("a a")),
+            (&[("a", "b"), ("b", "c"), ("c", "a")], Some("a b c a")),
+            (&[("a", "b"), ("b", "x")], None),
+            // Not by way of this host: its owner is told when it is used.
+            (&[("a", "b"), ("b", "c"), ("c", "b")], None),
+            // Whatever is before an explicit way there does not count.
+            (&[("a", "c,b"), ("b", "a"), ("c", "x")], None),
+            (&[("a", "none")], None),
+        ] {
+            let found = file(jumps).jump_circle(&HostName::new("a").unwrap());
+            let words =
+                found.map(|way| way.iter().map(HostName::as_str).collect::<Vec<_>>().join(" "));
+            assert_eq!(words.as_deref(), circle, "{jumps:?}");
         }
     }
 

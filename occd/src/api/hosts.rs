@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use occ_proto::host::{AddHost, PatchHost};
 use occ_proto::status::{HostList, HostSaved, HostStatus, State as LinkState, TestReport};
-use occ_proto::{Code, HostConfig, HostName};
+use occ_proto::{Code, HostConfig, HostName, HostsFile};
 use serde::Deserialize;
 
 use super::App;
@@ -69,7 +69,7 @@ pub(super) async fn add(
     Body(request): Body<AddHost>,
 ) -> ApiResult<Response> {
     let AddHost { name, config, verify, force } = request;
-    let exists = |hosts: &occ_proto::HostsFile| !force && hosts.hosts.contains_key(&name);
+    let exists = |hosts: &HostsFile| !force && hosts.hosts.contains_key(&name);
     let refuse = || {
         ApiError::new(
             StatusCode::CONFLICT,
@@ -78,24 +78,20 @@ pub(super) async fn add(
         )
         .host(&name)
     };
+    let insert = |file: &mut HostsFile| {
+        if exists(file) {
+            return Err(refuse());
+        }
+        file.hosts.insert(name.clone(), config.clone());
+        refuse_circle(file, &name)
+    };
     // Before the test, which may take a while; and again when it is written.
-    if exists(app.hosts_now().await.usable().map_err(ApiError::from)?) {
-        return Err(refuse());
-    }
+    insert(&mut app.hosts_now().await.usable().map_err(ApiError::from)?.clone())?;
     let verified = match verify {
         true => Some(verified(&app, &name, &config, &client).await?),
         false => None,
     };
-    app.hosts
-        .update(|file| {
-            if exists(file) {
-                return Err(refuse());
-            }
-            file.hosts.insert(name.clone(), config.clone());
-            Ok(())
-        })
-        .await
-        .map_err(ApiError::from)?;
+    app.hosts.update(insert).await.map_err(ApiError::from)?;
     let saved = reload(&app, &name, verified).await?;
     Ok((StatusCode::CREATED, Json(saved)).into_response())
 }
@@ -111,21 +107,20 @@ pub(super) async fn edit(
     let before = configured(&app, name).await?;
     check_match(&headers, &etag(&before))?;
     let after = patch.apply(&before);
+    let change = |file: &mut HostsFile| {
+        let config = file.hosts.get_mut(name).ok_or_else(|| ApiError::host_not_found(name))?;
+        // Without If-Match the patch applies to whatever is there by now.
+        check_match(&headers, &etag(config))?;
+        *config = patch.apply(config);
+        if patch.jump_host.is_some() { refuse_circle(file, name) } else { Ok(()) }
+    };
+    change(&mut app.hosts_now().await.usable().map_err(ApiError::from)?.clone())?;
     let verified = if patch.verify.unwrap_or(true) && !before.same_connection(&after) {
         Some(verified(&app, name, &after, &client).await?)
     } else {
         None
     };
-    app.hosts
-        .update(|file| {
-            let config = file.hosts.get_mut(name).ok_or_else(|| ApiError::host_not_found(name))?;
-            // Without If-Match the patch applies to whatever is there by now.
-            check_match(&headers, &etag(config))?;
-            *config = patch.apply(config);
-            Ok(())
-        })
-        .await
-        .map_err(ApiError::from)?;
+    app.hosts.update(change).await.map_err(ApiError::from)?;
     Ok(Json(reload(&app, name, verified).await?))
 }
 
@@ -175,6 +170,19 @@ pub(super) async fn remove(
         }
     });
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses a host that is reached through itself.
+fn refuse_circle(file: &HostsFile, name: &HostName) -> ApiResult<()> {
+    let Some(way) = file.jump_circle(name) else { return Ok(()) };
+    let detail = match way.len() {
+        2 => format!("Host '{name}' cannot be its own jump host."),
+        _ => {
+            let names: Vec<&str> = way.iter().map(HostName::as_str).collect();
+            format!("Host '{name}' would be reached through itself: {}.", names.join(", "))
+        }
+    };
+    Err(ApiError::bad_request(detail).host(name))
 }
 
 async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {

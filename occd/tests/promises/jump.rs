@@ -300,6 +300,27 @@ fn jump_hosts_that_lead_to_each_other_are_refused_at_once() {
 }
 
 #[test]
+fn a_host_that_would_be_reached_through_itself_is_not_saved() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &host);
+    add_behind(&rig, "b", &host, "a");
+    rig.start_daemon(&[]);
+    let before = std::fs::read_to_string(rig.hosts_file()).unwrap();
+    for (args, says) in [
+        (&["host", "add", "x", "h", "-J", "x"][..], "Host 'x' cannot be its own jump host."),
+        (&["host", "add", "x", "h", "-J", "root@x", "--no-verify"], "cannot be its own jump host."),
+        (&["host", "edit", "a", "-J", "b"], "Host 'a' would be reached through itself: a, b, a."),
+    ] {
+        let output = rig.run_occ(args);
+        assert_eq!(output.code(), 2, "{args:?}: {output:?}");
+        assert!(output.stderr.contains(says), "{args:?}: {output:?}");
+    }
+    assert_eq!(std::fs::read_to_string(rig.hosts_file()).unwrap(), before);
+    assert_eq!(host.connections(), 0);
+}
+
+#[test]
 fn what_the_bastion_may_not_forward_is_said() {
     if !RealSshd::require() {
         return;
