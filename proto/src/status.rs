@@ -150,7 +150,8 @@ pub struct HostStatus {
     pub since: Timestamp,
     /// Dials since the last good connection; 0 when connected.
     pub attempt: u32,
-    /// When the next dial is due, in backoff.
+    /// When the next dial is due, in backoff: that of the jump host, where it is waited for, and nothing where that
+    /// waits for a person.
     pub next_retry_at: Option<Timestamp>,
     /// Why the host is idle, where there is a reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -147,8 +147,10 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
         State::Connecting => format!("{age}, {}", attempt(status)),
         State::Backoff => {
             let attempt = status.attempt.saturating_add(1);
-            let next = next_try(status, now)
-                .map_or_else(String::new, |due| format!("; attempt {attempt} {due}"));
+            let of_hop = status.last_error.as_ref().is_some_and(|error| error.hop.is_some());
+            let what = if of_hop { "it is tried".to_owned() } else { format!("attempt {attempt}") };
+            let next =
+                next_try(status, now).map_or_else(String::new, |due| format!("; {what} {due}"));
             format!("{age}, {message}{next}")
         }
         State::Failed => format!("{age}, {message}"),

@@ -243,6 +243,8 @@ fn while_the_bastion_is_down_its_hosts_wait_and_dial_nothing() {
         );
         assert!(waiting.last_error.unwrap().retryable);
     }
+    let told = rig.occ_ok(&["status", "--host", "far-0"]);
+    assert!(told.contains("s, waiting for the jump host bastion: "), "{told}");
     let answer = problem(&exec(&rig, "far-0", &["true"]));
     assert_eq!((answer.status, answer.code), (503, Code::HostUnreachable));
     assert!(answer.detail.contains("waiting for the jump host bastion: "), "{answer:?}");
@@ -274,6 +276,14 @@ fn a_bastion_that_needs_a_person_is_named() {
     assert_eq!(occ.code(), 5, "{occ:?}");
     assert!(occ.stderr.contains("occ trust --host bastion"), "{occ:?}");
     assert_eq!((server.connections(), bastion.auth_attempts()), (0, 0));
+    // Nobody dials before somebody has mended the bastion, so no time is promised.
+    assert_eq!(look(&rig, "far").next_retry_at, None);
+    for args in [&["status", "--host", "far"][..], &["status", "--all"]] {
+        let told = rig.occ_ok(args);
+        let line = told.lines().find(|line| line.contains("far")).unwrap();
+        assert!(line.contains("waiting for the jump host bastion: the host key"), "{told}");
+        assert!(!line.contains("attempt") && !line.contains("next try"), "{told}");
+    }
 
     // Once a person has mended it, what is behind it comes back by itself.
     let right = format!("{}\n{}\n", bastion.known_hosts_line(), server.known_hosts_line());

@@ -20,13 +20,15 @@ impl Actor {
         let primary_id = primary.as_ref().map(|connection| connection.id());
         // The deadline of a connected host is that of a replacement, which is nobody's concern.
         let due = self.machine.deadline().filter(|_| self.machine.state() == State::Backoff);
-        let of_hop = self.hop_error().filter(|_| due.is_some()).and_then(|(_, at)| at);
-        let next_retry_at = of_hop.or_else(|| {
-            due.map(|deadline| {
+        let next_retry_at = match (due, self.hop_error()) {
+            (None, _) => None,
+            // Its own time is only there in case that nobody tells it of the jump host.
+            (Some(_), Some((_, of_hop))) => of_hop,
+            (Some(deadline), None) => {
                 let wait = deadline.saturating_duration_since(now);
-                jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait)
-            })
-        });
+                Some(jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait))
+            }
+        };
         let snapshot = HostSnapshot {
             state: self.machine.state(),
             since: self.since,
