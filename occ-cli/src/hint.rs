@@ -257,7 +257,36 @@ fn key(host: &str, detail: &str) -> String {
     if detail.contains(NO_AGENT_KEYS) {
         return name;
     }
-    format!("ssh-add KEY puts a key into your agent, or {name}")
+    format!("{}, or {name}", agent_cure(detail))
+}
+
+/// Returns how the ssh-agent comes to hold a key.
+pub(crate) fn agent_cure(detail: &str) -> String {
+    if detail.contains("ssh_config says to use no ssh-agent") {
+        return "IdentityAgent none in ssh_config is in the way of one in your agent".to_owned();
+    }
+    if detail.contains("the ssh-agent is $") {
+        return "give IdentityAgent in ssh_config the socket's path".to_owned();
+    }
+    let socket = |end: &str| {
+        let (before, _) = detail.split_once(end)?;
+        Some(before.rsplit_once("the ssh-agent ")?.1)
+    };
+    if let Some(path) = socket(" does not answer") {
+        return format!(
+            "the agent at {} does not answer: start it, or name another (SSH_AUTH_SOCK; IdentityAgent in ssh_config)",
+            sanitize(path)
+        );
+    }
+    // One that IdentityAgent names is not the one of this shell.
+    let ours = std::env::var("SSH_AUTH_SOCK").unwrap_or_default();
+    let told = [" holds ", " does not hold "].iter().find_map(|end| socket(end));
+    match told.filter(|path| *path != ours) {
+        Some(path) => {
+            format!("SSH_AUTH_SOCK={} ssh-add KEY puts a key into that agent", shell_word(path))
+        }
+        None => "ssh-add KEY puts a key into your agent".to_owned(),
+    }
 }
 
 /// Returns how a method of logging in is allowed.
@@ -464,6 +493,36 @@ mod tests {
         assert!(hint.contains("renew it (there, ssh-keygen -L -f CERT shows it)"), "{hint}");
         let hint = of(Code::HostCertificate, "h", &refused("is not valid before 2030-01-01 UTC"));
         assert!(hint.starts_with("check the clock here"), "{hint}");
+    }
+
+    #[test]
+    fn an_agent_is_mended_according_to_what_is_the_matter_with_it() {
+        let of = |agent: &str| {
+            let detail =
+                format!("h: there is no key to log in with as u: no identity file, and {agent}.");
+            of(Code::NoIdentity, "h", &detail)
+        };
+        for (agent, begins) in [
+            (
+                "the ssh-agent /a b does not answer: Connection refused (os error 111)",
+                "the agent at /a b does not answer: start it, or name another (SSH_AUTH_SOCK; Id",
+            ),
+            (
+                "the ssh-agent /a does not answer in time",
+                "the agent at /a does not answer: start it",
+            ),
+            (
+                "the ssh-agent /a b holds no keys (is it locked?)",
+                "SSH_AUTH_SOCK='/a b' ssh-add KEY puts a key into that agent, or occ host edit h",
+            ),
+            ("ssh_config says to use no ssh-agent", "IdentityAgent none in ssh_config is in the"),
+            ("the ssh-agent is $A by ssh_config, which is not set", "give IdentityAgent in ssh_co"),
+            ("occd knows no ssh-agent (SSH_AUTH_SOCK is not set)", "ssh-add KEY puts a key into"),
+        ] {
+            let hint = of(agent);
+            assert!(hint.starts_with(begins), "{agent}: {hint}");
+            assert!(hint.contains(", or occ host edit h -i KEY names a file; then"), "{hint}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::Context;
 use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError};
-use crate::hint::{NOT_OFFERED, PROXY_COMMAND, hint_for, was_asked};
+use crate::hint::{NOT_OFFERED, PROXY_COMMAND, agent_cure, hint_for, was_asked};
 use crate::output::{Colour, host as show, with_note};
 use crate::parse::Clearable;
 
@@ -209,7 +209,7 @@ fn unverified(
         }
         Some(Code::NotSsh) => Some(again("is the port right?")),
         Some(Code::NoIdentity) if !detail.contains("ssh_config allows none") => {
-            Some(again("ssh-add KEY puts a key into your agent, or -i KEY names a file"))
+            Some(again(&format!("{}, or -i KEY names a file", agent_cure(&detail))))
         }
         Some(Code::AuthFailed) if detail.contains(NOT_OFFERED) => {
             Some(format!("{command} with -i KEY names the right one, which is offered first"))

@@ -195,6 +195,16 @@ fn what_is_the_matter_with_an_agent_is_said() {
             assert!(answer.detail.contains(&says), "{says}: {answer:?}");
             assert!(answer.detail.contains(begins), "{answer:?}");
             assert_eq!(answer.detail.matches("ssh-agent").count(), 1, "{answer:?}");
+            let hint = rig.run_occ(&["connect", "--host", host]).stderr;
+            let fits = match says.as_str() {
+                says if says.contains("not answer") => hint.contains("does not answer: start it"),
+                says if says.contains("hold") => {
+                    hint.contains(&format!("SSH_AUTH_SOCK={agent} ssh-add KEY"))
+                }
+                says if says.contains("SSH_AUTH_SOCK") => hint.contains("hint: ssh-add KEY"),
+                _ => hint.contains("IdentityAgent"),
+            };
+            assert!(fits, "{says}: {hint}");
         }
     }
     assert_eq!(host.auth_attempts(), 0);
