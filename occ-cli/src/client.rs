@@ -299,7 +299,7 @@ pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError
     }
 }
 
-/// Keeps what the daemon says of its files, for the case that something fails.
+/// Keeps what the daemon says of its files, to be told in the end.
 pub(crate) fn note_warnings(ui: &Ui, headers: &HeaderMap) {
     let warnings = headers.get_all(WARNING_HEADER).iter();
     let warnings = warnings.filter_map(|value| serde_json::from_slice(value.as_bytes()).ok());

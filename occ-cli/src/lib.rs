@@ -60,10 +60,10 @@ fn run(args: Vec<OsString>) -> u8 {
         }
         Err(error) => Err(CliError::failed(format!("the runtime could not be started: {error}"))),
     };
+    ui.warn_of_files();
     match result {
         Ok(code) => code,
         Err(error) => {
-            ui.warn_of_failure();
             output::problem::print(&ui, &error);
             // A closed pipe is the reader's doing; everything else here is ours.
             if error.is_quiet() { error.exit } else { own_exit.unwrap_or(error.exit) }

@@ -492,7 +492,7 @@ fn a_bad_key_of_the_environment_goes_by_its_variable() {
 }
 
 #[test]
-fn what_is_wrong_with_the_settings_is_said_where_something_fails() {
+fn what_is_wrong_with_the_settings_is_said_by_every_command() {
     let warning = "/c/occd.toml, line 2: no; the settings from before stay in force";
     let header = json!(warning).to_string();
     let of = move |answer: Answer| answer.header("occ-warning", &header);
@@ -517,5 +517,7 @@ fn what_is_wrong_with_the_settings_is_said_where_something_fails() {
     }
     let fake = Fake::new(move |_| of(Answer::ok(connected("prod-1"))));
     let done = fake.occ(&["connect", "--host", "prod-1"]);
+    assert_eq!((done.code, done.err.as_str()), (0, line.as_str()), "{done:?}");
+    let done = fake.occ(&["connect", "-q", "--host", "prod-1"]);
     assert_eq!((done.code, done.err.as_str()), (0, ""), "{done:?}");
 }

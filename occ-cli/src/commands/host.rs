@@ -243,9 +243,6 @@ async fn test(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
         ui.document(&reply.body)?;
     } else if !ui.quiet {
         ui.print(&show::steps(ui, &report))?;
-        if !report.ssh_ok {
-            ui.warn_of_failure();
-        }
         if let Some(hint) = test_hint(&client, &report).await {
             ui.note(&format!("hint: {hint}"));
         }

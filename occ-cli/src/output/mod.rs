@@ -135,8 +135,8 @@ impl Ui {
         }
     }
 
-    /// The same of what the daemon said last: it may be why something failed.
-    pub(crate) fn warn_of_failure(&self) {
+    /// The same of what the daemon said last: it may be why something failed, or went otherwise than it was set.
+    pub(crate) fn warn_of_files(&self) {
         self.warnings.borrow().iter().for_each(|warning| self.warn(warning));
     }
 
