@@ -114,6 +114,8 @@ impl Phase {
 pub enum IdleReason {
     /// The server closes idle connections by a rule of its own; the next use connects again.
     ServerIdlePolicy,
+    /// Nobody has used it for as long as `idle_timeout` says.
+    IdleTimeout,
     /// A reason of a newer daemon.
     #[serde(other)]
     Unknown,
@@ -288,6 +290,24 @@ pub struct RemoteSystem {
     pub docker_sockets: Vec<DockerSocket>,
     /// Whether a `docker` program is in the PATH.
     pub docker_cli: bool,
+    /// Why nothing of all this is known, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<SystemUnknown>,
+}
+
+/// Why a host has not said what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SystemUnknown {
+    /// It was not asked, because occd.toml has `probe = false`.
+    ProbeOff,
+    /// It runs one command, whatever it is asked for.
+    ForcedCommand,
+    /// It did not answer.
+    NoAnswer,
+    /// A reason of a newer daemon.
+    #[serde(other)]
+    Other,
 }
 
 /// A Docker socket found on a host.

@@ -5,7 +5,8 @@ use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
 use occ_proto::error::Code;
 use occ_proto::status::{
-    ConnectionInfo, DockerFault, HostList, HostStatus, IdleReason, LastError, State, TestReport,
+    ConnectionInfo, DockerFault, HostList, HostStatus, IdleReason, LastError, RemoteSystem, State,
+    SystemUnknown, TestReport,
 };
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
@@ -155,19 +156,26 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
         }
         State::Failed => format!("{age}, {message}"),
         State::Idle => {
-            let why = idle_policy(status).map_or_else(String::new, |why| format!("{why}; "));
+            let why = idle_reason(status).map_or_else(String::new, |why| format!("{why}; "));
             format!("{why}connecting on this request; --fresh waits for it")
         }
         State::Stopped => format!("{age}, disconnected on request"),
     }
 }
 
-/// Returns the rule of the server's for which the host is idle.
-fn idle_policy(status: &HostStatus) -> Option<String> {
-    status.idle_reason.filter(|reason| *reason == IdleReason::ServerIdlePolicy)?;
-    let after =
-        status.idle_close_s.map_or_else(String::new, |s| format!(" after {}", two_units(s)));
-    Some(format!("the server closes idle connections{after}"))
+/// Returns the rule for which the host is idle.
+fn idle_reason(status: &HostStatus) -> Option<String> {
+    match status.idle_reason? {
+        IdleReason::ServerIdlePolicy => {
+            let after = status.idle_close_s;
+            let after = after.map_or_else(String::new, |s| format!(" after {}", two_units(s)));
+            Some(format!("the server closes idle connections{after}"))
+        }
+        IdleReason::IdleTimeout => {
+            Some("nobody used it for as long as idle_timeout says".to_owned())
+        }
+        IdleReason::Unknown => None,
+    }
 }
 
 /// Returns what a dial does, or what it waits for.
@@ -264,6 +272,17 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
         );
         match &connection.system {
             None => add("System", "not known yet".to_owned()),
+            Some(RemoteSystem { unknown: Some(why), .. }) => {
+                let why = match why {
+                    SystemUnknown::ProbeOff => "it was not asked (probe = false in occd.toml)",
+                    SystemUnknown::ForcedCommand => {
+                        "the host runs one command, whatever it is asked for (a forced command)"
+                    }
+                    SystemUnknown::NoAnswer => "it did not answer",
+                    SystemUnknown::Other => "?",
+                };
+                add("System", format!("not known: {why}"));
+            }
             Some(system) => {
                 let or =
                     |text: &str| if text.is_empty() { "?".to_owned() } else { text.to_owned() };
@@ -433,7 +452,7 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),
-        State::Connected | State::Idle => match (idle_policy(status), &status.docker_error) {
+        State::Connected | State::Idle => match (idle_reason(status), &status.docker_error) {
             (Some(why), _) => format!("{why}; connects on use"),
             (None, Some(fault)) => sanitize(&fault.message),
             (None, None) => status.config.description.as_deref().map(sanitize).unwrap_or_default(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use occ_proto::status::TestReport;
+use occ_proto::status::{SystemUnknown, TestReport};
 use occ_proto::{HostConfig, HostName};
 use tokio::time::Instant;
 
@@ -107,9 +107,15 @@ pub(super) async fn test(
                 begun,
             );
         }
-        // A forced command, or a system without sh: the login itself is what was promised.
-        Some(_) => {
-            steps.ok("command", "the host runs none of ours (forced command?)".into(), begun);
+        // The login itself is what was promised.
+        Some(system) => {
+            let why = match system.unknown {
+                Some(SystemUnknown::ProbeOff) => "none was run (probe = false in occd.toml)",
+                Some(SystemUnknown::NoAnswer) => "the host did not answer what it is",
+                // Or a system without sh.
+                _ => "the host runs none of ours (forced command?)",
+            };
+            steps.ok("command", why.into(), begun);
         }
         None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
     }

@@ -25,7 +25,9 @@ pub enum DockerError {
     #[error("there is no Docker on this host")]
     Missing,
     /// The host was asked nothing: it runs no command of ours.
-    #[error("whether there is Docker is not known, because the host runs no command of occd's")]
+    #[error(
+        "whether there is Docker is not known: the host was not asked, or runs no command of occd's"
+    )]
     Untold,
     /// The socket is there and this user may not open it.
     #[error("permission denied on {0}")]

@@ -154,6 +154,7 @@ pub fn spawn(
         since,
         attempt: 0,
         next_retry_at: None,
+        idle_reason: None,
         idle_policy: None,
         last_error: None,
         awaited_agent: None,

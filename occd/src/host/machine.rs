@@ -204,6 +204,8 @@ pub struct HostMachine {
     penalised: bool,
     last_dial: Option<Instant>,
     down_since: Option<Instant>,
+    /// It is idle because nobody used it.
+    unused: bool,
     /// The age of the last connection that was closed idle, and how many were in a row.
     idle_closes: Option<(Duration, u32)>,
     next_id: u64,
@@ -223,6 +225,7 @@ impl HostMachine {
             penalised: false,
             last_dial: None,
             down_since: None,
+            unused: false,
             idle_closes: None,
             next_id: 1,
             backoff,
@@ -264,6 +267,11 @@ impl HostMachine {
         self.idle_closes.filter(|_| self.phase == Phase::Idle).map(|(age, _)| age)
     }
 
+    /// Returns whether the host is idle because nobody used it.
+    pub fn is_unused(&self) -> bool {
+        self.unused
+    }
+
     /// Returns when [`Event::Due`] is to be delivered.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
@@ -301,6 +309,7 @@ impl HostMachine {
             Event::Unused => match self.phase {
                 Phase::Connected { primary, replacement: Replacement::None, .. } => {
                     self.enter(Phase::Idle, now);
+                    self.unused = true;
                     vec![Action::Close(primary)]
                 }
                 _ => Vec::new(),
@@ -576,6 +585,7 @@ impl HostMachine {
         if !(down(self.phase) && down(phase)) {
             self.since = now;
         }
+        self.unused = false;
         self.phase = phase;
     }
 }

@@ -381,6 +381,15 @@ fn reconnect_closes_and_dials_at_once() {
 }
 
 #[test]
+fn a_host_that_nobody_uses_says_so_until_it_is_used() {
+    let mut rig = Rig::connected();
+    assert_eq!(rig.on(Event::Unused), [Action::Close(id(1))]);
+    assert!(rig.machine.is_unused());
+    rig.on(COMMAND);
+    assert!(!rig.machine.is_unused());
+}
+
+#[test]
 fn a_connection_that_is_given_takes_the_place_of_whatever_there_was() {
     let mut rig = Rig::new();
     assert_eq!(rig.on(Event::Given), []);

@@ -112,6 +112,8 @@ pub struct HostSnapshot {
     pub attempt: u32,
     /// When the next dial is due.
     pub next_retry_at: Option<Timestamp>,
+    /// Why the host is idle, where there is a reason.
+    pub idle_reason: Option<IdleReason>,
     /// At what age the server closed the last connections, where the host is idle because of that.
     pub idle_policy: Option<Duration>,
     /// The last failure, and when it was.
@@ -567,7 +569,7 @@ impl HostHandle {
             since: snapshot.since,
             attempt: snapshot.attempt,
             next_retry_at: snapshot.next_retry_at,
-            idle_reason: snapshot.idle_policy.map(|_| IdleReason::ServerIdlePolicy),
+            idle_reason: snapshot.idle_reason,
             idle_close_s: snapshot.idle_policy.map(|age| age.as_secs()),
             last_error: snapshot.last_error.as_ref().map(|(error, at)| last_error(error, *at)),
             rtt_recent_ms: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use occ_proto::status::{ConnectionInfo, RemoteSystem};
+use occ_proto::status::{ConnectionInfo, RemoteSystem, SystemUnknown};
 use occ_proto::text::sanitize;
 use russh::client::Handle;
 use tokio::sync::watch;
@@ -48,8 +48,8 @@ pub struct Facts {
     pub lends: Option<AgentChoice>,
     /// The agents that it is one of.
     pub agents: Arc<Agents>,
-    /// Whether the host may be asked what it is.
-    pub probe: bool,
+    /// Why the host is not asked what it is, if so.
+    pub unasked: Option<SystemUnknown>,
 }
 
 /// A live SSH connection. Dropping the last reference kills it.
@@ -123,12 +123,14 @@ impl Connection {
             rtt_micros: AtomicU64::new(0),
             checking: watch::Sender::new(false),
         });
-        let (weak, may_probe) = (Arc::downgrade(&connection), connection.facts.probe);
+        let (weak, unasked) = (Arc::downgrade(&connection), connection.facts.unasked);
         connection.spawn(async move {
             calm.await;
             let Some(connection) = weak.upgrade() else { return };
-            let answer =
-                if may_probe { probe::run(&connection).await } else { probe::Answer::default() };
+            let answer = match unasked {
+                None => probe::run(&connection).await,
+                Some(why) => probe::Answer::none(why),
+            };
             connection.forced.store(answer.forced, Ordering::Relaxed);
             connection.system.send_replace(Some(Arc::new(answer.system)));
             connection.refill_spare().await;

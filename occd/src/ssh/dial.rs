@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use occ_proto::status::{Phase, TestStep};
+use occ_proto::status::{Phase, SystemUnknown, TestStep};
 use occ_proto::{HostConfig, HostName};
 use russh::client::Handle;
 use russh::keys::PrivateKey;
@@ -123,8 +123,10 @@ pub struct DialSettings {
     pub keepalive_count: Option<u32>,
     /// Whether to compress.
     pub compression: Option<Compression>,
-    /// The host runs one command, whatever is asked for: it is not asked what it is.
+    /// The host is not asked what it is (`probe = false`).
     pub no_probe: bool,
+    /// Nor is one that runs one command, whatever is asked for, as earlier connections found out.
+    pub forced: bool,
     /// No ProxyCommand may be run.
     pub no_proxy_commands: bool,
     /// Whether commands may use the user's ssh-agent.
@@ -330,7 +332,11 @@ impl Dial<'_> {
         let facts = Facts {
             lends,
             agents: Arc::clone(&environment.agents),
-            probe: !settings.no_probe,
+            unasked: match (settings.no_probe, settings.forced) {
+                (true, _) => Some(SystemUnknown::ProbeOff),
+                (false, true) => Some(SystemUnknown::ForcedCommand),
+                (false, false) => None,
+            },
             user: target.credentials.user,
             peer: way.peer,
             hop: way.hop,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use occ_proto::exec::STDOUT;
-use occ_proto::status::{DockerSocket, RemoteSystem};
+use occ_proto::status::{DockerSocket, RemoteSystem, SystemUnknown};
 use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
@@ -37,7 +37,7 @@ const SCRIPT: &str = concat!(
 );
 
 /// What came of asking.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Answer {
     /// What is known of the host. What it did not answer stays empty; that is not an error, because a host may
     /// allow nothing but one forced command, and be useful all the same.
@@ -46,20 +46,31 @@ pub(super) struct Answer {
     pub(super) forced: bool,
 }
 
+impl Answer {
+    /// Returns that of a host that has not said what it is.
+    pub(super) fn none(why: SystemUnknown) -> Self {
+        let system = RemoteSystem { unknown: Some(why), ..RemoteSystem::default() };
+        Self { system, forced: why == SystemUnknown::ForcedCommand }
+    }
+}
+
 /// Asks the host.
 pub(super) async fn run(connection: &Arc<Connection>) -> Answer {
     match timeout(PROBE, ask(connection)).await {
         Ok(Ok(answer)) => {
             let system = parse(&answer);
-            Answer { forced: system.shell.is_empty(), system }
+            match system.shell.is_empty() {
+                true => Answer::none(SystemUnknown::ForcedCommand),
+                false => Answer { system, forced: false },
+            }
         }
         Ok(Err(error)) => {
             tracing::debug!(error, "the probe failed");
-            Answer::default()
+            Answer::none(SystemUnknown::NoAnswer)
         }
         Err(_) => {
             tracing::debug!("the probe was not answered");
-            Answer::default()
+            Answer::none(SystemUnknown::NoAnswer)
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use occ_proto::exec::ExecResult;
-use occ_proto::status::{HostStatus, State};
+use occ_proto::status::{HostStatus, State, SystemUnknown};
 use occ_proto::{Code, Problem};
 use serde_json::json;
 use testkit::require::require_root;
@@ -174,7 +174,21 @@ fn a_forced_command_is_run_once_by_the_daemon_or_never() {
                     && status.connection.as_ref().is_some_and(|c| c.system.is_some())
             };
             assert_eq!(crate::ask::post(&rig, "/v1/hosts/h/connect").status, 200);
-            wait_until("the host to be known", GUARD, || status(&rig), known);
+            let status_of = wait_until("the host to be known", GUARD, || status(&rig), known);
+            let system = status_of.connection.unwrap().system.unwrap();
+            let (unknown, says) = match probe {
+                "true" => (SystemUnknown::ForcedCommand, "not known: the host runs one command"),
+                _ => (SystemUnknown::ProbeOff, "not known: it was not asked (probe = false"),
+            };
+            assert_eq!(system.unknown, Some(unknown));
+            let told = rig.occ_ok(&["status", "-v", "--host", "h"]);
+            assert!(told.contains(&format!("System    {says}")), "{told}");
+            assert!(!told.contains("Docker    none"), "{told}");
+            assert_eq!(told.contains("forced command"), probe == "true", "{told}");
+            if probe == "false" {
+                let test = rig.occ_ok(&["host", "test", "h"]);
+                assert!(test.contains("none was run (probe = false in occd.toml)"), "{test}");
+            }
             assert_eq!(ran(), runs, "after {connects} logins");
             sshd.kill_sessions();
             wait_until("the end", GUARD, || status(&rig), |s| !known(s));

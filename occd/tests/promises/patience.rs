@@ -3,9 +3,9 @@
 use std::thread;
 
 use occ_proto::Code;
-use occ_proto::status::State;
+use occ_proto::status::{IdleReason, State};
 use serde_json::json;
-use testkit::wait::blocking::wait_until;
+use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 
 use crate::ask::{GUARD, echoes, exec, in_state, look, post, problem};
@@ -85,9 +85,17 @@ fn a_host_that_nobody_uses_is_disconnected_where_the_settings_say_so() {
     in_state(&rig, "far", State::Idle);
     wait_until("the connection to end", GUARD, || host.active_connections(), |count| *count == 0);
     // Nobody is told of a failure, and the next command connects.
-    assert_eq!(look(&rig, "far").last_error, None);
+    let idle = look(&rig, "far");
+    assert_eq!((idle.last_error, idle.idle_reason), (None, Some(IdleReason::IdleTimeout)));
+    let why = "nobody used it for as long as idle_timeout says";
+    let table = rig.occ_ok(&["status", "--all"]);
+    assert!(table.contains(&format!("{why}; connects on use")), "{table}");
+    wait_for("the history", GUARD, || {
+        rig.occ_ok(&["history", "--host", "far"]).contains(why).then_some(())
+    });
     echoes(&rig, "far");
     assert_eq!(host.connections(), 2);
+    assert_eq!(look(&rig, "far").idle_reason, None);
     let answer = problem(&rig.http("POST", "/v1/hosts/far/connect?wait_ms=soon", &[], None));
     assert_eq!(answer.code, Code::BadRequest);
 }

@@ -85,8 +85,8 @@ impl Actor {
 
     pub(super) fn dial(&mut self, id: ConnectionId) {
         let config = self.config.clone();
-        let no_probe = self.settings.dial.no_probe || self.forced;
-        let settings = DialSettings { line: self.line(), no_probe, ..self.settings.dial };
+        let settings =
+            DialSettings { line: self.line(), forced: self.forced, ..self.settings.dial };
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
         let questions = Arc::clone(&self.questions);

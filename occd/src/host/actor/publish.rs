@@ -34,6 +34,7 @@ impl Actor {
             since: self.since,
             attempt: self.machine.attempt(),
             next_retry_at,
+            idle_reason: self.idle_reason(),
             idle_policy: self.machine.idle_policy(),
             last_error: self.last_error.clone(),
             awaited_agent: self.awaited_agent().cloned(),
@@ -55,6 +56,11 @@ impl Actor {
         self.record(wall);
     }
 
+    fn idle_reason(&self) -> Option<IdleReason> {
+        let policy = self.machine.idle_policy().map(|_| IdleReason::ServerIdlePolicy);
+        policy.or_else(|| self.machine.is_unused().then_some(IdleReason::IdleTimeout))
+    }
+
     /// Records a change of the link, and while it is down each new cause.
     fn record(&mut self, at: Timestamp) {
         let link = match self.machine.state() {
@@ -71,7 +77,12 @@ impl Actor {
         let idle = self.machine.idle_policy();
         let policy =
             |age: Duration| format!("the server closes idle connections after {} s", age.as_secs());
-        let recorded = (link, error.map(|error| chain(error.as_ref())).or(idle.map(policy)));
+        let unused = || {
+            let words = "nobody used it for as long as idle_timeout says";
+            self.machine.is_unused().then(|| words.to_owned())
+        };
+        let why = error.map(|error| chain(error.as_ref())).or(idle.map(policy)).or_else(unused);
+        let recorded = (link, why);
         if recorded == self.recorded || self.stop.is_cancelled() {
             return;
         }
@@ -80,7 +91,7 @@ impl Actor {
             link,
             code: error.map(|error| error.code()),
             phase: error.map(|error| error.phase()),
-            idle_reason: idle.map(|_| IdleReason::ServerIdlePolicy),
+            idle_reason: self.idle_reason(),
             message: recorded.1.clone(),
         };
         self.context.recorder.record(&self.name, change);
