@@ -239,10 +239,23 @@ fn name_a_key(host: &str, what: &str) -> String {
     let Some(way) = host.strip_prefix(HostName::VIA) else {
         return format!("occ host edit {host} -i KEY names {what}");
     };
+    format!("IdentityFile KEY for {} in ~/.ssh/config names {what}", address_of(way))
+}
+
+/// Returns the address in the name of a jump host that hosts.json does not have, after its prefix.
+fn address_of(way: &str) -> String {
     let own = way.split('+').next().unwrap_or(way);
-    let address =
-        own.parse::<Destination>().map_or_else(|_| own.to_owned(), |to| to.address.to_string());
-    format!("IdentityFile KEY for {address} in ~/.ssh/config names {what}")
+    own.parse::<Destination>().map_or_else(|_| own.to_owned(), |to| to.address.to_string())
+}
+
+/// Returns what to look at when a test of a host did not reach it.
+pub(crate) fn after_test(host: &str) -> String {
+    let show = match host.strip_prefix(HostName::VIA) {
+        // It has nothing of its own to show.
+        Some(way) => format!("ssh -G {} shows what applies", address_of(way)),
+        None => format!("occ host show {host}"),
+    };
+    format!("{show}; is the address right, and the server up?")
 }
 
 /// Returns how to come by a key, or to do without.
@@ -413,6 +426,14 @@ mod tests {
             let hint = of(code, "via:u@gate:23", "");
             assert!(!hint.contains("occ host edit"), "{hint}");
             assert!(hint.contains("IdentityFile KEY for gate in ~/.ssh/config"), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_test_that_reached_nobody_leads_on() {
+        assert!(after_test("h").starts_with("occ host show h; "));
+        for host in ["via:u@gate:23", "via:u@gate+far"] {
+            assert!(after_test(host).starts_with("ssh -G gate shows what applies; "));
         }
     }
 

@@ -12,7 +12,7 @@ use super::{Context, host_edit};
 use crate::cli::HostCommand;
 use crate::client::{Client, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::hint::{PROXY_COMMAND, hint_for};
+use crate::hint::{PROXY_COMMAND, after_test, hint_for};
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
 use crate::parse::DefaultArg;
@@ -270,9 +270,7 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
         return Some(match blamed {
             Some(hop) => format!("occ host test {hop} shows where it stops"),
             // The general hint would name this very command.
-            None => {
-                format!("occ host show {}; is the address right, and the server up?", report.name)
-            }
+            None => after_test(report.name.as_str()),
         });
     }
     let reply = client.get("/v1/hosts").await.ok()?;
