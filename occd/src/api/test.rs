@@ -80,7 +80,13 @@ pub(super) async fn test(
     let connection = match dial.run(&mut steps).await {
         Ok(connection) => connection,
         Err(failure) => {
-            steps.failed(failure.phase().as_str(), chain(&failure));
+            let phase = failure.phase().as_str();
+            match failure.blame() {
+                (error, Some(hop)) => {
+                    steps.failed("jump", format!("{hop} stopped at {phase}: {}", chain(error)));
+                }
+                (error, None) => steps.failed(phase, chain(error)),
+            }
             report.problem = Some(*error::connect_error(name, &failure).into_problem());
             report.steps = steps.0;
             return (report, None);

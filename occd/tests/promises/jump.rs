@@ -276,6 +276,10 @@ fn a_bastion_that_needs_a_person_is_named() {
     assert_eq!(occ.code(), 5, "{occ:?}");
     assert!(occ.stderr.contains("occ trust --host bastion"), "{occ:?}");
     assert_eq!((server.connections(), bastion.auth_attempts()), (0, 0));
+    let test = rig.run_occ(&["host", "test", "far"]);
+    let step = test.stdout.lines().find(|line| line.contains("✗")).unwrap();
+    assert!(step.contains("✗ jump"), "{test:?}");
+    assert!(step.contains("  bastion stopped at host key: the host key changed"), "{test:?}");
     // Nobody dials before somebody has mended the bastion, so no time is promised.
     assert_eq!(look(&rig, "far").next_retry_at, None);
     for args in [&["status", "--host", "far"][..], &["status", "--all"]] {
