@@ -27,6 +27,10 @@ pub struct HostKeyReview {
     pub shown: String,
     /// What is on record.
     pub record: Record,
+    /// The SHA-256 fingerprint of the certificate authority on record that vouches for the key, if one does: the key
+    /// itself is on record nowhere, and need not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
     /// The other keys on record, in the same words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recorded: Vec<String>,

@@ -26,10 +26,14 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
         if ui.json {
             return ui.document(&reply.body).map(|()| 0);
         }
-        ui.say(&format!(
-            "[{host}] The server shows {}, which is on record.",
-            sanitize(&review.shown)
-        ))?;
+        let why = match &review.authority {
+            None => "which is on record".to_owned(),
+            Some(authority) => format!(
+                "for which the certificate authority {} of known_hosts vouches",
+                sanitize(authority)
+            ),
+        };
+        ui.say(&format!("[{host}] The server shows {}, {why}.", sanitize(&review.shown)))?;
         return Ok(0);
     }
     if !ui.json {

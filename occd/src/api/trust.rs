@@ -104,6 +104,7 @@ fn describe(host: &HostHandle, shown: &ShownKey) -> HostKeyReview {
         name: host.name().clone(),
         shown: shown.text(),
         record,
+        authority: shown.authority.clone(),
         recorded,
         file: file.map(|file| file.display().to_string()),
         line,

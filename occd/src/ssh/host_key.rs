@@ -38,6 +38,8 @@ pub struct TrustedKey {
     pub text: String,
     /// Why it may be trusted.
     pub standing: Standing,
+    /// The authority that vouches for it, by its fingerprint.
+    pub authority: Option<String>,
     /// The key that is on record; none where an authority vouches for it, or it could not be recorded.
     pub recorded: Option<PublicKey>,
 }
@@ -98,6 +100,8 @@ pub struct ShownKey {
     pub key: PublicKey,
     /// What the files say of it.
     pub verdict: Verdict,
+    /// The authority that vouches for it, by its fingerprint.
+    pub authority: Option<String>,
     policy: HostKeyPolicy,
 }
 
@@ -209,9 +213,13 @@ impl HostKeyPolicy {
             }
         };
         if let Some(review) = &self.review {
-            let verdict = self.known.check(&self.host, self.port, &key);
+            let authority = vouched.and_then(|vouched| vouched.authority);
+            let verdict = match authority {
+                Some(_) => Verdict::Known,
+                None => self.known.check(&self.host, self.port, &key),
+            };
             let policy = Self { review: None, ..self.clone() };
-            let _ = review.set(ShownKey { key, verdict, policy });
+            let _ = review.set(ShownKey { key, verdict, authority, policy });
             return Err(ConnectError::Reviewed);
         }
         let recorded = Some(key.clone());
@@ -240,7 +248,8 @@ impl HostKeyPolicy {
             }
             if let Some(why) = not_recorded {
                 tracing::warn!(host = self.host, key = text, why, "a host key is not recorded");
-                return Ok(TrustedKey { text, standing: Standing::Unrecorded, recorded: None });
+                let standing = Standing::Unrecorded;
+                return Ok(TrustedKey { text, standing, authority: None, recorded: None });
             }
             tracing::info!(
                 host = self.host,
@@ -252,7 +261,7 @@ impl HostKeyPolicy {
         match verdict {
             Verdict::Known => {
                 let standing = if new { Standing::Recorded } else { Standing::Known };
-                Ok(TrustedKey { text, standing, recorded })
+                Ok(TrustedKey { text, standing, authority: None, recorded })
             }
             Verdict::Revoked { file, line } => {
                 Err(ConnectError::HostKeyRevoked { shown: text, file, line })
@@ -323,7 +332,8 @@ impl HostKeyPolicy {
             Ok(Some(authority)) => {
                 let by = known_hosts::fingerprint(&authority);
                 let text = format!("{shown}, certificate by {by}");
-                Ok(Some(TrustedKey { text, standing: Standing::Known, recorded: None }))
+                let (standing, authority) = (Standing::Known, Some(by));
+                Ok(Some(TrustedKey { text, standing, authority, recorded: None }))
             }
             Err(why) => Err(ConnectError::HostCertificate { shown, why: sanitize(&why) }),
         }
@@ -438,7 +448,8 @@ mod tests {
         let server = PublicKeyOrCertificate::PublicKey { key: shown.clone(), hash_alg: None };
         let trusted = policy.check(&server).await.unwrap();
         let text = known_hosts::describe(&shown);
-        assert_eq!(trusted, TrustedKey { text, standing: Standing::Unrecorded, recorded: None });
+        let standing = Standing::Unrecorded;
+        assert_eq!(trusted, TrustedKey { text, standing, authority: None, recorded: None });
         // Somebody recorded another one since the policy was made, where it could be.
         let line = known_hosts_line("h", 22, &other.to_openssh().unwrap());
         std::fs::write(ssh.join("known_hosts2"), format!("{line}\n")).unwrap();

@@ -411,7 +411,15 @@ fn a_certificate_is_shown_with_its_authority() {
     rig.add_known_host(&format!("@cert-authority * {}", ca.public));
     rig.start_daemon(&[]);
     let shown = connect(&rig, "far").connection.unwrap().host_key;
-    assert!(shown.contains(", certificate by SHA256:"), "{shown}");
+    let (key, authority) = shown.split_once(", certificate by ").unwrap();
+    // There is nothing to record, and whose word it is is said.
+    let before = std::fs::read_to_string(rig.known_hosts_file()).unwrap();
+    let trust = rig.occ_ok(&["trust", "--host", "far"]);
+    let says = format!(
+        "The server shows {key}, for which the certificate authority {authority} of known_hosts vouches."
+    );
+    assert!(authority.starts_with("SHA256:") && trust.contains(&says), "{says}: {trust}");
+    assert_eq!(std::fs::read_to_string(rig.known_hosts_file()).unwrap(), before);
 }
 
 #[test]
