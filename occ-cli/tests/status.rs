@@ -70,6 +70,33 @@ fn every_state_has_its_line_and_its_hint() {
 }
 
 #[test]
+fn a_server_that_leaves_keep_alives_unanswered_is_told_of() {
+    let mut value = connected("h");
+    value["connection"]["unanswered_since"] = json!(ago(75));
+    let done = one(value.clone()).occ(&["status", "--host", "h"]);
+    let says = "keep-alives unanswered for 1m 15s";
+    assert!(done.out.contains(&format!("@203.0.113.10, {says}\n")), "{done:?}");
+    let fake = Fake::new(move |_| Answer::ok(list(&[value.clone()], None)));
+    let done = fake.occ(&["status", "--all"]);
+    assert!(done.out.contains(&format!("  {says}\n")), "{done:?}");
+}
+
+#[test]
+fn jump_hosts_that_are_not_configured_are_counted_apart() {
+    let fake = Fake::new(move |_| {
+        let mut list = list(&[connected("h")], Some("h"));
+        list["via"] = json!([
+            connected("via:gate"),
+            broken("via:u@far", "backoff", "host_unreachable", "down"),
+        ]);
+        Answer::ok(list)
+    });
+    let done = fake.occ(&["status", "--all"]);
+    let summary = "1 host: 1 connected; 2 jump hosts: 1 connected, 1 backoff; * default: h\n";
+    assert!(done.out.ends_with(summary), "{done:?}");
+}
+
+#[test]
 fn fresh_waits_and_asks_docker() {
     let fake = one(connected("h"));
     let done = fake.occ(&["status", "--host", "h", "--fresh"]);

@@ -230,6 +230,9 @@ pub struct ConnectionInfo {
     pub via: Vec<String>,
     /// When it came up.
     pub since: Timestamp,
+    /// Since when the server leaves keep-alives unanswered, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered_since: Option<Timestamp>,
     /// The server's identification, such as `OpenSSH_9.2`.
     pub server: String,
     /// The key exchange algorithm.

@@ -139,6 +139,7 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             if let Some(connection) = &status.connection {
                 parts.push(login(connection));
             }
+            parts.extend(unanswered(status, now));
             let via = status.connection.as_ref().filter(|connection| !connection.via.is_empty());
             let via = via.map_or_else(String::new, |connection| {
                 format!(" via {}", sanitize(&connection.via.join(", ")))
@@ -176,6 +177,12 @@ fn idle_reason(status: &HostStatus) -> Option<String> {
         }
         IdleReason::Unknown => None,
     }
+}
+
+/// Returns since when a connected server gives no sign of life, if so.
+fn unanswered(status: &HostStatus, now: Timestamp) -> Option<String> {
+    let since = status.connection.as_ref()?.unanswered_since?;
+    Some(format!("keep-alives unanswered for {}", two_units(seconds_between(since, now))))
 }
 
 /// Returns what a dial does, or what it waits for.
@@ -452,6 +459,7 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),
+        State::Connected if let Some(silent) = unanswered(status, now) => silent,
         State::Connected | State::Idle => match (idle_reason(status), &status.docker_error) {
             (Some(why), _) => format!("{why}; connects on use"),
             (None, Some(fault)) => sanitize(&fault.message),
@@ -501,14 +509,21 @@ fn summary(list: &HostList) -> String {
         State::Idle,
         State::Stopped,
     ];
-    let counts: Vec<String> = states
-        .iter()
-        .map(|state| (state, list.hosts.iter().filter(|host| host.state == *state).count()))
-        .filter(|(_, count)| *count > 0)
-        .map(|(state, count)| format!("{count} {}", state.as_str()))
-        .collect();
-    let hosts = if list.hosts.len() == 1 { "host" } else { "hosts" };
-    let mut text = format!("{} {hosts}: {}", list.hosts.len(), counts.join(", "));
+    let counted = |hosts: &[HostStatus], what: &str| {
+        let counts: Vec<String> = states
+            .iter()
+            .map(|state| (state, hosts.iter().filter(|host| host.state == *state).count()))
+            .filter(|(_, count)| *count > 0)
+            .map(|(state, count)| format!("{count} {}", state.as_str()))
+            .collect();
+        let plural = if hosts.len() == 1 { "" } else { "s" };
+        format!("{} {what}{plural}: {}", hosts.len(), counts.join(", "))
+    };
+    let mut text = counted(&list.hosts, "host");
+    if !list.via.is_empty() {
+        // hosts.json has no such host, and nobody counts it among theirs.
+        text.push_str(&format!("; {}", counted(&list.via, "jump host")));
+    }
     if let Some(name) = &list.default_host {
         let known = list.hosts.iter().any(|host| host.name == *name);
         let missing = if known { "" } else { ", which does not exist" };

@@ -48,6 +48,8 @@ pub struct Facts {
     pub lends: Option<AgentChoice>,
     /// The agents that it is one of.
     pub agents: Arc<Agents>,
+    /// The silence after which the server is asked for a sign of life.
+    pub keepalive: Duration,
     /// Why the host is not asked what it is, if so.
     pub unasked: Option<SystemUnknown>,
 }
@@ -276,6 +278,9 @@ impl Connection {
             peer: self.facts.peer.clone(),
             via: self.via(),
             since: self.since,
+            unanswered_since: self.unanswered().and_then(|time| {
+                Timestamp::now().checked_sub(jiff::SignedDuration::try_from(time).ok()?).ok()
+            }),
             server: self.facts.server.clone(),
             kex: negotiated.map(|n| n.kex.clone()).unwrap_or_default(),
             post_quantum: negotiated.is_some_and(|n| n.post_quantum),

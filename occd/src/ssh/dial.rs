@@ -337,6 +337,7 @@ impl Dial<'_> {
                 (false, true) => Some(SystemUnknown::ForcedCommand),
                 (false, false) => None,
             },
+            keepalive: keepalive_interval(settings, &target.ssh_config),
             user: target.credentials.user,
             peer: way.peer,
             hop: way.hop,
@@ -494,20 +495,25 @@ fn window(rtt: Duration) -> u32 {
     bytes.clamp(WINDOW_MIN, WINDOW_MAX)
 }
 
+/// Returns the silence after which the server is asked for a sign of life.
+fn keepalive_interval(settings: &DialSettings, ssh_config: &SshConfig) -> Duration {
+    settings.keepalive(ssh_config).0.mul_f64(EARLY)
+}
+
 fn session_config(
     settings: &DialSettings,
     ssh_config: &SshConfig,
     preferred: Preferred,
     window: u32,
 ) -> russh::client::Config {
-    let (interval, count) = settings.keepalive(ssh_config);
+    let (_, count) = settings.keepalive(ssh_config);
     russh::client::Config {
         client_id: SshId::Standard(concat!("SSH-2.0-occd_", env!("CARGO_PKG_VERSION")).into()),
         window_size: window,
         maximum_packet_size: PACKET,
         preferred,
         inactivity_timeout: None,
-        keepalive_interval: Some(interval.mul_f64(EARLY)),
+        keepalive_interval: Some(keepalive_interval(settings, ssh_config)),
         // Death is seen after (max + 1) intervals without a byte.
         keepalive_max: count as usize,
         nodelay: true,

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
@@ -33,9 +34,12 @@ const LARGE_BUFFER: usize = 128 * 1024;
 const QUICKACK_BELOW: usize = SMALL_BUFFER;
 
 /// The controls of a [`GuardedStream`], shared with whoever may end it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StreamControl {
     kill: CancellationToken,
+    begun: Instant,
+    /// When something came last, in milliseconds since then.
+    last_in: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     head: Mutex<Vec<u8>>,
@@ -43,6 +47,24 @@ pub struct StreamControl {
 }
 
 impl StreamControl {
+    fn new() -> Self {
+        Self {
+            kill: CancellationToken::new(),
+            begun: Instant::now(),
+            last_in: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            head: Mutex::default(),
+            identified: CancellationToken::new(),
+        }
+    }
+
+    /// Returns for how long nothing has come.
+    pub fn silence(&self) -> Duration {
+        let last = Duration::from_millis(self.last_in.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last)
+    }
+
     /// Ends the stream: every read and write from now on fails.
     pub fn kill(&self) {
         self.kill.cancel();
@@ -75,6 +97,8 @@ impl StreamControl {
     }
 
     fn received(&self, bytes: &[u8]) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_in.store(now, Ordering::Relaxed);
         let before = self.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if before < HEAD as u64 {
             let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,7 +168,7 @@ pub(super) struct GuardedStream {
 impl GuardedStream {
     /// Wraps a connected stream and returns its controls.
     pub(super) fn new(inner: Transport) -> (Self, Arc<StreamControl>) {
-        let control = Arc::new(StreamControl::default());
+        let control = Arc::new(StreamControl::new());
         let stream = Self {
             inner,
             unread: ReadBuffer::default(),

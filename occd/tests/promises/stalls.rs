@@ -187,6 +187,29 @@ fn a_peer_that_closes_without_a_word_is_lost_and_not_something_else() {
 }
 
 #[test]
+fn a_server_that_leaves_keep_alives_unanswered_is_told_of_before_it_counts_as_dead() {
+    let host = EmbeddedHost::start();
+    let link = FaultyLink::start(host.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", Target::from(&host).through(&link));
+    rig.write_config_toml("[connection]\nkeepalive_interval = \"1s\"\nkeepalive_count = 100\n");
+    rig.start_daemon(&[]);
+    echoes(&rig, "far");
+    let since = || look(&rig, "far").connection.unwrap().unanswered_since;
+    assert_eq!(since(), None);
+    link.blackhole(true);
+    let first = wait_for("the silence to be told of", GUARD, since);
+    let told = rig.occ_ok(&["status", "--host", "far"]);
+    assert!(told.contains("connected") && told.contains("keep-alives unanswered for "), "{told}");
+    let again = since().unwrap();
+    let apart = again.duration_since(first).abs();
+    assert!(apart < jiff::SignedDuration::from_secs(1), "{first} {again}");
+    link.blackhole(false);
+    wait_until("an answer", GUARD, since, Option::is_none);
+    assert_eq!(look(&rig, "far").connects, 1);
+}
+
+#[test]
 fn a_penalty_is_waited_out() {
     // A crowd is over sooner than a penalty.
     for (farewell, least) in

@@ -19,6 +19,8 @@ const PROOF: Duration = Duration::from_secs(10);
 const CHECK: Duration = Duration::from_secs(3);
 /// The same on a connection that a slow reader slows down: a full window is drained within 10 s.
 const CHECK_RETIRED: Duration = Duration::from_secs(15);
+/// How long an answer to a keep-alive may take before anybody is told that there is none.
+const ANSWER: Duration = Duration::from_secs(2);
 /// How long programs have to end before their connection is closed: TERM, 2 s, KILL, and the way back.
 const END_WORK: Duration = Duration::from_secs(5);
 /// How long a polite goodbye may take.
@@ -49,6 +51,12 @@ impl Connection {
             self.set_rtt(rtt);
             rtt
         })
+    }
+
+    /// Returns for how long the server has left a keep-alive unanswered, if it has for longer than an answer takes.
+    pub fn unanswered(&self) -> Option<Duration> {
+        let asked = self.control.silence().checked_sub(self.facts.keepalive)?;
+        (asked >= ANSWER).then_some(asked)
     }
 
     /// Follows the server's change of host keys, if it announces one, in the background.
