@@ -1,9 +1,9 @@
 //! The controlling terminal, for questions to the person at it: as with ssh, also where standard input and
 //! output are something else.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use occ_proto::Secret;
@@ -17,13 +17,17 @@ use crate::error::{CliError, HUNG_UP, INTERRUPTED, QUIT, TERMINATED};
 /// The longest answer, in bytes: what a terminal hands over as one line.
 const LONGEST: usize = 4096;
 
+/// What the name of a terminal's lock begins and ends with; its session is between.
+const LOCK_START: &str = "terminal-";
+const LOCK_END: &str = ".lock";
+
 /// The terminal of a process in its foreground.
 #[derive(Debug)]
 pub(crate) struct Terminal {
     file: File,
     /// The same open file. tokio's reader for pipes reads whatever can be polled.
     input: pipe::Receiver,
-    /// Held by whoever asks: two at a time would share the answer between them.
+    /// The name of the lock that is held by whoever asks: two at a time would share the answer between them.
     lock: PathBuf,
 }
 
@@ -43,7 +47,7 @@ impl Terminal {
         }
         // A session has one controlling terminal.
         let session = rustix::process::getsid(None).ok()?.as_raw_nonzero();
-        let lock = dir.join(format!("terminal-{session}.lock"));
+        let lock = dir.join(format!("{LOCK_START}{session}{LOCK_END}"));
         let input = pipe::Receiver::from_file_unchecked(file.try_clone().ok()?).ok()?;
         Some(Self { file, input, lock })
     }
@@ -97,11 +101,14 @@ impl Terminal {
     }
 
     /// Waits until no other occ asks at this terminal. Without a lock file everybody asks at once.
-    async fn turn(&self) -> Option<File> {
-        let mut options = File::options();
-        let file = options.append(true).create(true).mode(0o600).open(&self.lock).ok()?;
+    async fn turn(&self) -> Option<Lock> {
+        let path = self.lock.clone();
         // A thread that still waits when the question is withdrawn lets go of the lock as soon as it has it.
-        let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
+        let locked = tokio::task::spawn_blocking(move || {
+            let lock = Lock::wait(&path)?;
+            sweep(&path);
+            Ok::<_, io::Error>(lock)
+        });
         locked.await.ok()?.ok()
     }
 
@@ -145,9 +152,58 @@ impl Drop for OpenLine<'_> {
 
 /// The right to ask at the terminal.
 #[derive(Debug)]
-pub(crate) struct Turn(
-    #[expect(dead_code, reason = "held, and unlocked when it is closed")] Option<File>,
-);
+pub(crate) struct Turn(#[expect(dead_code, reason = "held until it is dropped")] Option<Lock>);
+
+/// A lock on a file that lasts as long as the lock: it is removed under the lock, so whoever has waited for one
+/// that is gone takes the next.
+#[derive(Debug)]
+struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Waits for the lock of that name.
+    fn wait(path: &Path) -> io::Result<Self> {
+        loop {
+            let mut options = File::options();
+            let file = options.append(true).create(true).mode(0o600).open(path)?;
+            file.lock()?;
+            if is_at(&file, path) {
+                return Ok(Self { file, path: path.to_owned() });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Somebody may have removed the directory.
+        if is_at(&self.file, &self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    matches!((file.metadata(), std::fs::metadata(path)), (Ok(a), Ok(b)) if same(&a, &b))
+}
+
+/// Removes the locks beside `own` that nobody holds: whoever made them was killed.
+fn sweep(own: &Path) {
+    let Some(Ok(entries)) = own.parent().map(std::fs::read_dir) else { return };
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path != own) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !(name.starts_with(LOCK_START) && name.ends_with(LOCK_END)) {
+            continue;
+        }
+        let Ok(file) = File::options().append(true).open(&path) else { continue };
+        if file.try_lock().is_ok() {
+            drop(Lock { file, path });
+        }
+    }
+}
 
 /// A terminal that does not show what is typed, until this is dropped.
 struct Hidden<'a> {

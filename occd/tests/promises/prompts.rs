@@ -254,6 +254,36 @@ fn an_answer_that_takes_longer_than_a_dial_may_is_in_time() {
 }
 
 #[test]
+fn the_lock_of_a_terminal_goes_with_who_asks_there() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    let directory = rig.socket().parent().unwrap().to_owned();
+    let locks = || {
+        let names = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("terminal-")).collect::<Vec<_>>()
+    };
+    let mut killed = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    killed.wait_for("Passphrase for ");
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.wait_for("Passphrase for ");
+    // That of one who asks elsewhere is left alone.
+    assert_eq!(locks().len(), 2, "{:?}", locks());
+    let occ = testkit::proc::marked(&rig.root().display().to_string());
+    let occ = occ.into_iter().filter(|process| process.name() == "occ").collect::<Vec<_>>();
+    assert_eq!(occ.len(), 2, "{occ:?}");
+    for process in occ {
+        process.signal(testkit::proc::Signal::KILL);
+    }
+    let _ended = (killed.finish(), terminal.finish());
+    assert_eq!(locks().len(), 2, "{:?}", locks());
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.answer("Passphrase for ", PASSPHRASE);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert_eq!(locks(), Vec::<String>::new());
+}
+
+#[test]
 fn prompts_are_streamed_with_what_becomes_of_them() {
     let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
     let mut stream = UnixStream::connect(rig.socket()).unwrap();
