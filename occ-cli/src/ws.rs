@@ -240,10 +240,11 @@ pub(crate) struct Down {
 impl Down {
     /// Passes the command's output to `output` until its end. `on_start` is called when the host has
     /// accepted the command, with its host key if that was recorded just now; `on_key` for each key that was
-    /// recorded, also of jump hosts.
+    /// recorded, also of jump hosts; `on_unsent` with whether the command is certain not to have been sent.
     pub(crate) async fn run(
         mut self,
         output: &mut Output,
+        on_unsent: impl Fn(bool),
         on_start: impl Fn(Option<String>),
         on_key: impl Fn(NewHostKey),
     ) -> End {
@@ -262,6 +263,8 @@ impl Down {
                     }
                     Ok(ExecEvent::Started { new_host_key }) => on_start(new_host_key),
                     Ok(ExecEvent::NewHostKey(key)) => on_key(key),
+                    Ok(ExecEvent::Waiting) => on_unsent(true),
+                    Ok(ExecEvent::Sending) => on_unsent(false),
                     // Events of a newer daemon within this API version are there to be ignored.
                     Ok(ExecEvent::Stdout { .. } | ExecEvent::Stderr { .. }) | Err(_) => {}
                 },

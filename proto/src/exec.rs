@@ -213,6 +213,11 @@ pub struct ExecResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ExecEvent {
+    /// There is no connection to the host yet: until `sending` comes, the command has not been started. Only on a
+    /// WebSocket.
+    Waiting,
+    /// From now on the command may be running. Only after `waiting`.
+    Sending,
     /// The host accepted the command.
     Started {
         /// Type and fingerprint of the host's key, when it was not on record and the connection made for
@@ -220,7 +225,8 @@ pub enum ExecEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         new_host_key: Option<String>,
     },
-    /// A host key was recorded for this command: the host's, or that of a jump host on the way. Before all others.
+    /// A host key was recorded for this command: the host's, or that of a jump host on the way. Before all that
+    /// come after the login.
     #[serde(rename = "new_host_key")]
     NewHostKey(crate::trust::NewHostKey),
     /// Bytes of standard output.

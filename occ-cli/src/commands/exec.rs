@@ -99,6 +99,7 @@ async fn execute(
     // What is typed before the command runs may be the answer to a question.
     let input_waits = io::stdin().is_terminal() && client.prompter().is_some();
     let started = Cell::new(false);
+    let unsent = Cell::new(false);
     let (start, starting) = watch::channel(false);
     let starts = || {
         let mut starting = starting.clone();
@@ -126,7 +127,7 @@ async fn execute(
             }
         };
         let on_key = |told: NewHostKey| show::tell_news(ui, &told);
-        let mut down = std::pin::pin!(down.run(&mut output, on_start, on_key));
+        let mut down = std::pin::pin!(down.run(&mut output, |is| unsent.set(is), on_start, on_key));
         let mut answering = std::pin::pin!(prompter::listening(client, starts()));
         let mut note = std::pin::pin!(sleep_until(Instant::now() + PATIENCE));
         let mut noted = !ui.stderr_terminal || ui.json;
@@ -206,6 +207,10 @@ async fn execute(
         End::Lost => {
             if let Some(signal) = caught {
                 return Err(signal.error(host, Seen::of(started.get())));
+            }
+            if unsent.get() && !started.get() {
+                let when = format!("occd went away before it was connected to {host}");
+                return Err(CliError::daemon(format!("{when}. The command was not started.")));
             }
             let when = if started.get() {
                 format!("occd went away while the command ran on {host}")

@@ -236,16 +236,64 @@ async fn supervise(
 
 /// How far a start has come, for whoever gives it up.
 #[derive(Debug, Default)]
-pub struct Progress(AtomicBool);
+pub struct Progress {
+    sent: AtomicBool,
+    gate: watch::Sender<Gate>,
+}
+
+/// Whether a command may be sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Gate {
+    #[default]
+    Open,
+    Held,
+    /// It is ready to be sent, and held.
+    Ready,
+}
 
 impl Progress {
     /// Returns whether the command may have reached the server.
     pub fn may_have_started(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Has the command wait before it is sent, unless it was sent by now, until it is let go. Returns whether it
+    /// does.
+    pub fn hold(&self) -> bool {
+        if !self.may_have_started() {
+            self.gate.send_replace(Gate::Held);
+        }
+        !self.may_have_started()
+    }
+
+    /// Waits until the command is held and ready to be sent.
+    pub async fn ready(&self) {
+        // The sender is ours.
+        let _ = self.gate.subscribe().wait_for(|gate| *gate == Gate::Ready).await;
+    }
+
+    /// Lets it go.
+    pub fn let_go(&self) {
+        self.gate.send_replace(Gate::Open);
+    }
+
+    async fn pass(&self) {
+        let is_held = self.gate.send_if_modified(|gate| {
+            let is_held = *gate != Gate::Open;
+            if is_held {
+                *gate = Gate::Ready;
+            }
+            is_held
+        });
+        if is_held {
+            // The sender is ours.
+            let _ = self.gate.subscribe().wait_for(|gate| *gate == Gate::Open).await;
+        }
+        self.set(true);
     }
 
     fn set(&self, sent: bool) {
-        self.0.store(sent, Ordering::Relaxed);
+        self.sent.store(sent, Ordering::Relaxed);
     }
 }
 
@@ -323,7 +371,7 @@ async fn start_on(
             channel.set_marker(marker.clone());
         }
         let begun = Instant::now();
-        progress.set(true);
+        progress.pass().await;
         let answer = async {
             channel.request_exec(&line).await?;
             channel.accepted().await

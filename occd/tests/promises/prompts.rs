@@ -254,6 +254,17 @@ fn an_answer_that_takes_longer_than_a_dial_may_is_in_time() {
 }
 
 #[test]
+fn a_command_whose_daemon_dies_at_a_question_was_not_started() {
+    let Some((_sshd, mut rig, _key)) = locked(&["a"]) else { return };
+    let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "a", "true"]), "");
+    terminal.wait_for("(asked once for all hosts): ");
+    rig.kill_daemon();
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 3, "{screen}");
+    assert!(screen.contains("The command was not started."), "{screen}");
+}
+
+#[test]
 fn the_lock_of_a_terminal_goes_with_who_asks_there() {
     let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
     let directory = rig.socket().parent().unwrap().to_owned();

@@ -280,9 +280,11 @@ impl Ws {
         loop {
             match self.reader.read() {
                 Ok(Message::Binary(data)) => return Incoming::Bytes(data[0], data[1..].to_vec()),
-                Ok(Message::Text(text)) => {
-                    return Incoming::Event(serde_json::from_str(&text).unwrap());
-                }
+                Ok(Message::Text(text)) => match serde_json::from_str(&text).unwrap() {
+                    // How long a login takes is nobody's concern.
+                    ExecEvent::Waiting | ExecEvent::Sending => {}
+                    event => return Incoming::Event(event),
+                },
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
                 Ok(Message::Close(_)) => return Incoming::End,
                 Err(error) => panic!("the WebSocket failed: {error}"),

@@ -15,7 +15,7 @@ use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use input::{Input, READ_AHEAD};
 use output::Last;
@@ -30,6 +30,8 @@ use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
 const REQUEST: Duration = Duration::from_secs(10);
+/// A command on a connected host is sent within this time, and nothing is said before it is started.
+const AT_ONCE: Duration = Duration::from_millis(50);
 /// The largest message of a client: a request as large as a body may be, or a piece of input.
 const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
 /// Output is collected up to this size before it is written to the socket.
@@ -69,7 +71,7 @@ async fn serve(
 ) {
     let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let begun = begin(&app, &host, &mut source, &client).await;
+    let begun = begin(&app, &host, &mut sink, &mut source, &client).await;
     let news = client.take_news();
     let is_told = !news.is_empty();
     for key in news {
@@ -125,6 +127,7 @@ async fn serve(
 async fn begin(
     app: &App,
     host: &HostHandle,
+    sink: &mut Sink,
     source: &mut Source,
     client: &Client,
 ) -> Result<Option<(Running, VecDeque<Message>)>, ApiError> {
@@ -147,14 +150,19 @@ async fn begin(
     let starting = exec::start(host, &command, tries, client, &progress);
     tokio::pin!(starting);
     let (mut early, mut early_bytes) = (VecDeque::new(), 0);
+    let mut is_told = false;
+    let late = sleep(AT_ONCE);
+    tokio::pin!(late);
     loop {
-        tokio::select! {
+        let event = tokio::select! {
             biased;
             started = &mut starting => {
                 return started
                     .map(|running| Some((running, early)))
                     .map_err(|failure| error::exec(host.name(), &failure));
             }
+            () = progress.ready() => ExecEvent::Sending,
+            () = &mut late, if !is_told => ExecEvent::Waiting,
             message = source.next(), if early_bytes < READ_AHEAD => match message {
                 None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
                 // A signal before the start has nobody to go to but us: what may be under way is ended.
@@ -164,9 +172,20 @@ async fn begin(
                 Some(Ok(Message::Binary(data))) => {
                     early_bytes += data.len();
                     early.push_back(Message::Binary(data));
+                    continue;
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
             },
+        };
+        is_told = true;
+        if event == ExecEvent::Waiting && !progress.hold() {
+            continue;
+        }
+        if send_event(sink, &event).await.is_err() {
+            return Ok(None);
+        }
+        if event == ExecEvent::Sending {
+            progress.let_go();
         }
     }
 }
