@@ -348,6 +348,7 @@ impl Actor {
             HostRequest::Want { by, agent_holds, done } => {
                 let demand = match by {
                     Wish::Glance => Demand::Glance,
+                    Wish::Command if self.is_answerable() => Demand::Answer,
                     Wish::Command => Demand::Command {
                         inputs_changed: self.inputs_changed() || self.agent_may_help(agent_holds),
                     },

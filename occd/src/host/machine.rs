@@ -86,6 +86,9 @@ pub enum Demand {
         /// Whether a key, the agent, known_hosts or ssh_config changed since the host failed.
         inputs_changed: bool,
     },
+    /// A command waits, and with it somebody who can answer what the last dial failed for: nothing is sent to a
+    /// server in vain, so it dials in every state but `Stopped`.
+    Answer,
     /// A person asked for the connection itself (`occ connect`): dials in every state.
     Person,
 }
@@ -344,6 +347,7 @@ impl HostMachine {
             (Phase::Connecting { .. } | Phase::Connected { .. }, _) => false,
             (_, Demand::Person) => true,
             (Phase::Idle, _) => true,
+            (Phase::Failed { .. } | Phase::Backoff { .. }, Demand::Answer) => true,
             (Phase::Failed { at }, Demand::Command { inputs_changed }) => {
                 inputs_changed || now.duration_since(at) >= FAILED_RETRY
             }

@@ -8,6 +8,7 @@ use crate::host::backoff::Caps;
 const COMMAND: Event = Event::Wanted(Demand::Command { inputs_changed: false });
 const GLANCE: Event = Event::Wanted(Demand::Glance);
 const PERSON: Event = Event::Wanted(Demand::Person);
+const ANSWER: Event = Event::Wanted(Demand::Answer);
 
 fn id(n: u64) -> ConnectionId {
     ConnectionId(n)
@@ -131,6 +132,19 @@ fn a_glance_does_not_hurry_backoff_and_a_person_does() {
     assert_eq!(rig.after(5.0, GLANCE), []);
     assert_eq!(rig.machine.deadline(), until);
     assert_eq!(rig.on(PERSON), [Action::Dial(id(2))]);
+}
+
+#[test]
+fn who_can_answer_is_asked_at_once_but_on_a_stopped_host() {
+    let mut rig = Rig::new();
+    rig.on(COMMAND);
+    rig.on(Event::DialFailed(id(1), Retry::Wait));
+    assert_eq!(rig.on(COMMAND), []);
+    assert_eq!(rig.on(ANSWER), [Action::Dial(id(2))]);
+    assert_eq!(rig.on(ANSWER), []);
+    assert_eq!(Rig::failed().on(ANSWER), [Action::Dial(id(2))]);
+    rig.on(Event::Disconnect);
+    assert_eq!(rig.on(ANSWER), []);
 }
 
 #[test]
@@ -443,6 +457,7 @@ proptest! {
             let event = match step.kind {
                 0 => GLANCE,
                 1 => Event::Wanted(Demand::Command { inputs_changed: step.flag }),
+                2 if step.flag => ANSWER,
                 2 => PERSON,
                 3 => Event::Reconnect,
                 4 => Event::Disconnect,

@@ -473,7 +473,14 @@ impl HostHandle {
                     Some((error, _)) => Arc::clone(error),
                     None => Arc::new(ConnectError::Stopped),
                 };
+                // The dial was under way before we came, and did not know whom to ask.
+                let was_early =
+                    |error: &ConnectError| can_answer && !asked_in_vain && error.asked_nobody();
                 match snapshot.state {
+                    State::Failed if was_early(&last_error()) => {
+                        asked_in_vain = true;
+                        break;
+                    }
                     State::Failed => return Err(give_up(&snapshot, last_error())),
                     State::Stopped => {
                         let error = match self.context.stop.is_cancelled() {
@@ -492,8 +499,7 @@ impl HostHandle {
                             Tries::Retries(_) => retry.is_hopeless_now(),
                             Tries::Wait(_) => retry == machine::Retry::Fatal,
                         };
-                        // The dial was under way before we came, and did not know whom to ask.
-                        if error.needs_answer() && can_answer && !asked_in_vain {
+                        if was_early(&error) {
                             asked_in_vain = true;
                             break;
                         }

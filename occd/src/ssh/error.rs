@@ -428,6 +428,12 @@ impl ConnectError {
         matches!(self.blame().0, Self::Unanswered { .. })
     }
 
+    /// Returns whether that is all there is to it: nobody who waited then could be asked.
+    pub fn asked_nobody(&self) -> bool {
+        let error = self.blame().0;
+        matches!(error, Self::Unanswered { why: NoAnswer::Nobody | NoAnswer::Elsewhere, .. })
+    }
+
     /// Returns what to do about it.
     pub fn retry(&self) -> Retry {
         match self {

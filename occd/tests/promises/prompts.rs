@@ -253,6 +253,44 @@ fn an_answer_that_takes_longer_than_a_dial_may_is_in_time() {
     });
 }
 
+/// Returns a bastion whose key is locked, and a host `inner` behind it whose key is not.
+fn behind_a_locked_bastion() -> Option<(RealSshd, EmbeddedHost, DaemonRig, KeyFile)> {
+    let (sshd, rig, key) = locked(&["bastion"])?;
+    let inner = EmbeddedHost::start();
+    rig.add_host("inner", &inner);
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("inner").unwrap().jump_host = Some("bastion".into());
+    });
+    Some((sshd, inner, rig, key))
+}
+
+#[test]
+fn a_bastions_passphrase_is_asked_for_when_the_daemon_found_nobody_at_its_start() {
+    let Some((_sshd, _inner, mut rig, _key)) = behind_a_locked_bastion() else { return };
+    rig.terminate_daemon();
+    rig.write_config_toml("[connection]\nautoconnect = \"all\"\n");
+    rig.start_daemon(&[]);
+    assert_eq!(failure(&rig, "inner", State::Backoff).code, Code::InputNeeded);
+    let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "inner", "true"]), "");
+    terminal.answer("Passphrase for ", PASSPHRASE);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    // It would have said so after a second.
+    assert!(!screen.contains("not connected"), "{screen}");
+}
+
+#[test]
+fn a_command_has_three_tries_whatever_is_dialled_for_it() {
+    let Some((_sshd, _inner, rig, _key)) = behind_a_locked_bastion() else { return };
+    let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "inner", "true"]), "");
+    for _ in 0..3 {
+        terminal.answer("Passphrase for ", "wrong");
+    }
+    let (screen, code) = terminal.finish();
+    assert_eq!((code, screen.matches("Passphrase for ").count()), (5, 3), "{screen}");
+    assert!(screen.contains("the answers were wrong"), "{screen}");
+}
+
 #[test]
 fn a_command_whose_daemon_dies_at_a_question_was_not_started() {
     let Some((_sshd, mut rig, _key)) = locked(&["a"]) else { return };

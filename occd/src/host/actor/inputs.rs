@@ -42,16 +42,21 @@ impl Inputs {
 }
 
 impl Actor {
+    /// Returns whether somebody waits who can answer what the last dial failed for.
+    pub(super) fn is_answerable(&self) -> bool {
+        let error = self.last_error.as_ref().map(|(error, _)| error);
+        error.is_some_and(|error| error.needs_answer()) && self.questions.can_ask()
+    }
+
     /// Returns whether a login that failed may go otherwise now.
     pub(super) fn inputs_changed(&self) -> bool {
         let error = self.last_error.as_ref().map(|(error, _)| error);
-        let answerable = error.is_some_and(|error| error.needs_answer());
         // Nothing here says whether the jump host was mended; asking it costs no login.
         let of_hop = error.is_some_and(|error| {
             matches!(**error, ConnectError::Hop { .. } | ConnectError::HopConnect { .. })
         });
         let another_key = self.given_keys().iter().any(|key| !self.tried_keys.contains(key));
-        (answerable && self.questions.can_ask()) || of_hop || another_key || self.files_changed()
+        of_hop || another_key || self.files_changed()
     }
 
     pub(super) fn given_keys(&self) -> Vec<u64> {
