@@ -170,7 +170,9 @@ impl Pool {
     async fn reload_via(&self, config: &Config) {
         for handle in self.via() {
             let snapshot = handle.snapshot();
-            if snapshot.open_channels() > 0 || handle.is_waited_for() {
+            // Whoever waits for an answer there may be a dial that is being made anew.
+            let is_asking = handle.question().is_some();
+            if snapshot.open_channels() > 0 || handle.is_waited_for() || is_asking {
                 let settings = config.effective(handle.name());
                 handle.configure(snapshot.config.clone(), settings).await;
             } else if let Some((_, entry)) = self.via.remove(handle.name()) {

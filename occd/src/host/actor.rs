@@ -87,6 +87,13 @@ enum Input {
     Stop,
 }
 
+/// The dial under way.
+struct CurrentDial {
+    id: ConnectionId,
+    demand: HopDemand,
+    task: AbortHandle,
+}
+
 struct Actor {
     name: HostName,
     config: HostConfig,
@@ -98,7 +105,7 @@ struct Actor {
     requests: mpsc::Receiver<HostRequest>,
     stop: CancellationToken,
     dials: JoinSet<(ConnectionId, DialResult)>,
-    dial: Option<(ConnectionId, AbortHandle)>,
+    dial: Option<CurrentDial>,
     signals: FuturesUnordered<BoxFuture<'static, Signal>>,
     connections: Vec<Arc<Connection>>,
     line: Line,
@@ -323,13 +330,13 @@ impl Actor {
                 Ok((id, result)) => Input::Dialled(id, result),
                 Err(error) => match &self.dial {
                     // A panic in the dial is a defect of ours or of a library: this host fails, loudly.
-                    Some((id, _)) if error.is_panic() => {
+                    Some(dial) if error.is_panic() => {
                         tracing::error!(host = %self.name, %error, "a dial panicked");
                         let error = ConnectError::Lost {
                             phase: Phase::Connect,
                             cause: LossCause::Protocol("internal error during the dial".into()),
                         };
-                        Input::Dialled(*id, Err(error))
+                        Input::Dialled(dial.id, Err(error))
                     }
                     // Cancelled by us.
                     _ => Input::Due,
@@ -408,11 +415,11 @@ impl Actor {
     /// Puts a configuration in force. Returns whether it takes another connection than the one before.
     fn configure(&mut self, config: HostConfig, settings: EffectiveSettings) -> bool {
         // What is no part of a dial is in force without a new one.
-        let same = self.config.same_connection(&config)
-            && (&self.settings.dial, self.settings.caps) == (&settings.dial, settings.caps);
+        let same =
+            self.config.same_connection(&config) && self.settings.dial.same_dial(&settings.dial);
         self.config = config;
         self.settings = settings;
-        self.machine.set_limits(self.settings.limits);
+        self.machine.set_limits(self.settings.limits, self.settings.caps);
         if !same {
             self.forced = false;
             self.agents_tried.clear();
@@ -518,8 +525,12 @@ impl Actor {
             match action {
                 Action::Dial(id) => self.dial(id),
                 Action::CancelDial(id) => {
-                    if let Some((_, task)) = self.dial.take_if(|(dial, _)| *dial == id) {
-                        task.abort();
+                    if let Some(dial) = self.dial.take_if(|dial| dial.id == id) {
+                        dial.task.abort();
+                        // Whoever waits for it waits for the one in its place.
+                        if dial.demand == HopDemand::Command {
+                            self.demand = HopDemand::Command;
+                        }
                     }
                 }
                 Action::Close(id) => {

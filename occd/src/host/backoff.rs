@@ -62,6 +62,12 @@ impl DialBackoff {
         Self { interval, penalty: PENALTY_INITIAL, caps, random }
     }
 
+    /// Puts other caps in force, from the next delay on.
+    pub fn set_caps(&mut self, caps: Caps) {
+        self.interval.max_interval = caps.long_down;
+        self.caps = caps;
+    }
+
     /// Returns the delay before the next dial of a host that has been down for `down_for`.
     pub fn next(&mut self, down_for: Duration) -> Duration {
         let cap = if down_for >= LONG_DOWN { self.caps.long_down } else { self.caps.normal };

@@ -29,7 +29,7 @@ use std::time::Duration;
 use occ_proto::status::State;
 use tokio::time::Instant;
 
-use super::backoff::DialBackoff;
+use super::backoff::{Caps, DialBackoff};
 
 /// A connection that was up for this long has proved itself: the backoff starts anew.
 pub const PROVEN: Duration = Duration::from_secs(60);
@@ -292,9 +292,10 @@ impl HostMachine {
         }
     }
 
-    /// Puts a new limit in force, from the next failure on.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// Puts new limits in force, from the next failure on.
+    pub fn set_limits(&mut self, limits: Limits, caps: Caps) {
         self.limits = limits;
+        self.backoff.set_caps(caps);
     }
 
     /// Takes an event and returns what to do, in order.
@@ -346,8 +347,8 @@ impl HostMachine {
         let dial_now = match (self.phase, demand) {
             (Phase::Connecting { .. } | Phase::Connected { .. }, _) => false,
             (_, Demand::Person) => true,
-            (Phase::Idle, _) => true,
             (Phase::Failed { .. } | Phase::Backoff { .. }, Demand::Answer) => true,
+            (Phase::Idle, _) => true,
             (Phase::Failed { at }, Demand::Command { inputs_changed }) => {
                 inputs_changed || now.duration_since(at) >= FAILED_RETRY
             }

@@ -150,7 +150,14 @@ impl Clients {
 
     /// Waits until none is left that can put a question to a person: its request has ended.
     pub(super) async fn gone(&self) {
-        while self.can_answer() {
+        // Not at the first look: a dial of theirs that is made anew lends them again in a moment.
+        let mut was_there = true;
+        loop {
+            let is_there = self.can_answer();
+            if !is_there && !was_there {
+                return;
+            }
+            was_there = is_there;
             tokio::time::sleep(LOOK).await;
         }
     }

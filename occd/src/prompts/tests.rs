@@ -147,3 +147,21 @@ async fn a_person_elsewhere_stops_the_clocks_and_is_no_question() {
     let waiting = questions.elsewhere(notice(), std::future::pending::<()>());
     assert_eq!(waiting.await, Err(NoAnswer::Timeout));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_lent_anew_at_once_keeps_the_question_open() {
+    let prompts = Arc::new(Prompts::default());
+    let ours = client("ours");
+    let (hop, host) = (Questions::new(Arc::clone(&prompts)), Questions::of(prompts, &ours));
+    let mut lent = Some(hop.clients.lend(&host.clients));
+    let mut asking = pin!(hop.ask(question("q")));
+    let look = Duration::from_millis(250);
+    for _ in 0..3 {
+        assert!(timeout(look * 2, &mut asking).await.is_err());
+        lent.take();
+        assert!(timeout(look / 2, &mut asking).await.is_err());
+        lent = Some(hop.clients.lend(&host.clients));
+    }
+    drop(lent);
+    assert_eq!(timeout(look * 3, &mut asking).await.unwrap().unwrap_err(), NoAnswer::Nobody);
+}

@@ -140,6 +140,13 @@ pub struct DialSettings {
 }
 
 impl DialSettings {
+    /// Returns whether a dial would be the same with these.
+    pub fn same_dial(&self, other: &Self) -> bool {
+        // What is allowed to no host at all only gives a refusal other words.
+        let methods = |settings: &Self| Methods { forbidden: false, ..settings.methods };
+        Self { methods: methods(self), ..*self } == Self { methods: methods(other), ..*other }
+    }
+
     /// Returns the interval of keep-alives, and how many may stay unanswered.
     pub fn keepalive(&self, ssh_config: &SshConfig) -> (Duration, u32) {
         let interval = self.keepalive_interval.or(ssh_config.server_alive_interval);

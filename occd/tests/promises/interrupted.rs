@@ -61,6 +61,23 @@ fn an_edited_file_does_not_disturb_a_question_for_a_jump_host() {
 }
 
 #[test]
+fn new_settings_of_a_host_do_not_disturb_a_question_for_its_jump_host() {
+    let Some((_servers, rig, mut terminal)) = at_the_question() else { return };
+    for seconds in 11..16 {
+        let redials = || rig.log().matches("the configuration of the connection changed").count();
+        let before = redials();
+        let setting = format!("[hosts.h.connection]\nconnect_timeout = \"{seconds}s\"\n");
+        rig.write_config_toml(&setting);
+        wait_until("the dial to be made anew", GUARD, redials, |count| *count > before);
+        wait_until("the question", GUARD, || look(&rig, "h"), |h| h.question.is_some());
+    }
+    terminal.answer("Passphrase for ~/.ssh/locked", PASSPHRASE);
+    let (screen, code) = terminal.finish();
+    assert_eq!((code, screen.ends_with("in\n")), (0, true), "{screen}");
+    assert_eq!(screen.matches("Passphrase for ").count(), 1, "{screen}");
+}
+
+#[test]
 fn a_question_goes_with_the_one_who_was_asked() {
     let Some((_servers, rig, mut terminal)) = at_the_question() else { return };
     terminal.type_text("\u{3}");

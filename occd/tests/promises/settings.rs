@@ -2,9 +2,10 @@
 
 use occ_proto::Code;
 use testkit::daemon::Output;
+use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost};
 
-use crate::ask::{echoes, post, problem};
+use crate::ask::{GUARD, echoes, look, post, problem};
 
 /// Returns whether a command has this on its standard error, once.
 fn warns(output: &Output, warning: &str) -> bool {
@@ -27,6 +28,35 @@ fn an_edit_counts_for_the_next_command() {
             format!("ran longer than {seconds}00ms (command_timeout in occd.toml) and was ended");
         assert!(output.stderr.contains(&says), "{output:?}");
     }
+}
+
+#[test]
+fn what_is_no_part_of_a_dial_leaves_the_connection_alone() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &host);
+    rig.start_daemon(&[]);
+    echoes(&rig, "a");
+    for setting in ["[connection]\nmax_backoff = \"100ms\"\n", "[security]\npasswords = false\n"] {
+        // The time limit shows that the edit is in force.
+        rig.write_config_toml(&format!(
+            "{setting}[hosts.a.connection]\ncommand_timeout = \"100ms\"\n"
+        ));
+        let output = rig.run_occ(&["exec", "--host", "a", "--", "sleep", "30"]);
+        assert_eq!(output.code(), 124, "{output:?}");
+        assert_eq!(look(&rig, "a").connects, 1, "{setting}");
+        rig.write_config_toml("");
+        echoes(&rig, "a");
+    }
+    assert!(!rig.log().contains("the configuration of the connection changed"));
+    // And the backoff is another: without it the fifth dial may take eight seconds to come.
+    rig.write_config_toml("[connection]\nmax_backoff = \"100ms\"\n");
+    echoes(&rig, "a");
+    host.drop_during_auth(true);
+    let before = host.connections();
+    post(&rig, "/v1/hosts/a/reconnect");
+    let now = || host.connections() - before;
+    wait_until("many dials", GUARD, now, |dials| *dials >= 40);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::inputs::Inputs;
-use super::{Actor, DialResult};
+use super::{Actor, CurrentDial, DialResult};
 use crate::host::machine::{ConnectionId, Event, Retry};
 use crate::ssh::dial::{Dial, DialSettings, Steps};
 use crate::ssh::error::chain;
@@ -14,9 +14,7 @@ use crate::ssh::{ConnectError, Connection, Line};
 
 impl Actor {
     pub(super) fn dialled(&mut self, id: ConnectionId, result: DialResult) {
-        if self.dial.as_ref().is_some_and(|(dial, _)| *dial == id) {
-            self.dial = None;
-        }
+        self.dial.take_if(|dial| dial.id == id);
         match result {
             Ok(connection) => {
                 self.connected(connection);
@@ -112,7 +110,7 @@ impl Actor {
             };
             (id, dial.run(&mut Steps::default()).await)
         });
-        self.dial = Some((id, task));
+        self.dial = Some(CurrentDial { id, demand, task });
     }
 
     /// Returns what the connections found out about the line; what none of them knows stays.
