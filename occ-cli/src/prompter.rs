@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use occ_proto::Secret;
 use occ_proto::error::Code;
 use occ_proto::exec::NDJSON;
-use occ_proto::prompt::{AnswerPrompt, Prompt, PromptEvent, PromptKind};
+use occ_proto::prompt::{AnswerPrompt, Prompt, PromptEvent, PromptKind, PromptVerdict};
 use occ_proto::text::sanitize;
 use tokio::task::JoinSet;
 
@@ -173,8 +173,8 @@ fn is_verdict(word: &str) -> bool {
 }
 
 /// Sends an answer. A question that is open no more was answered by somebody else.
-pub(crate) async fn send(client: &Client, id: u64, answer: Option<Secret>) -> Result<(), CliError> {
-    // A question is for its client at first; `occ prompts` answers those that are for all.
+async fn send(client: &Client, id: u64, answer: Option<Secret>) -> Result<(), CliError> {
+    // A question is for its client at first.
     let token = client.prompter().and_then(|prompter| prompter.token.to_str().ok());
     let query = token.map_or_else(String::new, |token| format!("?client={token}"));
     let path = format!("/v1/prompts/{id}{query}");
@@ -182,6 +182,25 @@ pub(crate) async fn send(client: &Client, id: u64, answer: Option<Secret>) -> Re
     match client.request_beside(Method::POST, &path, &body).await {
         Ok(_) => Ok(()),
         Err(error) if error.daemon_code() == Some(Code::PromptNotFound) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends an answer to a question that is for all, and waits until it is known what became of it.
+pub(crate) async fn send_for_another(
+    client: &Client,
+    id: u64,
+    answer: Option<Secret>,
+) -> Result<PromptVerdict, CliError> {
+    let path = format!("/v1/prompts/{id}?verdict=true");
+    let body = AnswerPrompt { answer };
+    match client.request(Method::POST, &path, Some(&body), None).await {
+        // An older daemon does not say.
+        Ok(reply) if reply.body.is_empty() => Ok(PromptVerdict::default()),
+        Ok(reply) => reply.parse(),
+        Err(error) if error.daemon_code() == Some(Code::PromptNotFound) => {
+            Ok(PromptVerdict::default())
+        }
         Err(error) => Err(error),
     }
 }

@@ -11,6 +11,7 @@
 //! A question is shown first to the clients whose requests raised it, after [`FIRST`] to all; the first
 //! answer wins.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,16 +23,21 @@ use occ_proto::{HostName, Secret};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+mod asked;
 mod clients;
 
+pub use asked::{Answer, Asked, Place, Whom, Wrong};
 pub use clients::{BadToken, Client, News};
 
+use asked::{Last, Reply};
 use clients::Clients;
 
 /// How long a person has for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a question is shown only to the clients that raised it.
 const FIRST: Duration = Duration::from_secs(5);
+/// How often a passphrase may be wrong, for one request.
+pub const TRIES: usize = 3;
 /// What takes longer may wait for a person: programs answer faster.
 pub const BY_ITSELF: Duration = Duration::from_secs(1);
 
@@ -48,6 +54,8 @@ pub struct Question {
     pub note: Option<String>,
     /// The answer must not be shown.
     pub secret: bool,
+    /// The last answer was wrong, and this is asked in place of that question.
+    pub again: bool,
 }
 
 /// Why there is no answer.
@@ -91,9 +99,10 @@ pub struct Prompts {
 #[derive(Debug)]
 struct Open {
     prompt: Prompt,
-    opened: Instant,
+    /// When it is shown to all.
+    for_all: Instant,
     clients: Clients,
-    reply: oneshot::Sender<AnswerPrompt>,
+    reply: oneshot::Sender<Reply>,
 }
 
 impl Prompts {
@@ -106,7 +115,7 @@ impl Prompts {
         let open = self.lock();
         let shown = open.iter().filter(|open| match client {
             Some(token) => open.clients.has(token),
-            None => open.opened.elapsed() >= FIRST,
+            None => open.for_all <= Instant::now(),
         });
         shown.map(|open| open.prompt.clone()).collect()
     }
@@ -114,17 +123,24 @@ impl Prompts {
     /// Returns when the next question becomes one for all.
     pub fn next_for_all(&self) -> Option<Instant> {
         let open = self.lock();
-        let later = open.iter().map(|open| open.opened + FIRST);
+        let later = open.iter().map(|open| open.for_all);
         later.filter(|at| *at > Instant::now()).min()
     }
 
-    /// Answers a question, or declines to. It must be one that this client is shown.
+    /// Returns an open question.
+    pub fn get(&self, id: u64) -> Option<Prompt> {
+        let open = self.lock();
+        open.iter().find(|open| open.prompt.id == id).map(|open| open.prompt.clone())
+    }
+
+    /// Answers a question, or declines to. It must be one that this client is shown. What is returned tells when
+    /// the answer was wrong, and closes otherwise.
     pub fn answer(
         &self,
         id: u64,
         client: Option<&str>,
         answer: AnswerPrompt,
-    ) -> Result<(), NoSuchPrompt> {
+    ) -> Result<oneshot::Receiver<Wrong>, NoSuchPrompt> {
         let is_for_all = |id| self.visible(None).iter().any(|prompt| prompt.id == id);
         let is_theirs = |id| self.visible(client).iter().any(|prompt| prompt.id == id);
         if !is_theirs(id) && !is_for_all(id) {
@@ -137,8 +153,11 @@ impl Prompts {
             return Err(NoSuchPrompt);
         }
         let open = self.take(id).ok_or(NoSuchPrompt)?;
+        let by = client.and_then(|token| open.clients.only(token));
+        let (wrong, told) = oneshot::channel();
+        let reply = Reply { answer: answer.answer, by, wrong };
         // Whoever asked may have given up in this moment.
-        open.reply.send(answer).map_err(|_| NoSuchPrompt)
+        open.reply.send(reply).map(|()| told).map_err(|_| NoSuchPrompt)
     }
 
     /// Returns a watch that changes with the open questions, and is true when the daemon stops.
@@ -161,9 +180,14 @@ impl Prompts {
         Some(taken)
     }
 
-    fn open(&self, question: Question, clients: Clients) -> (u64, oneshot::Receiver<AnswerPrompt>) {
+    fn open(
+        &self,
+        question: Question,
+        clients: Clients,
+        is_for_all: bool,
+    ) -> (u64, oneshot::Receiver<Reply>) {
         let (reply, answered) = oneshot::channel();
-        let Question { kind, host, message, note, secret } = question;
+        let Question { kind, host, message, note, secret, again: _ } = question;
         let at = Timestamp::now();
         // From 1: a 0 in somebody's JSON is more likely a mistake.
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
@@ -171,7 +195,9 @@ impl Prompts {
         let new_host_keys = clients.show_news();
         let prompt =
             Prompt { id, kind, host, message, note, new_host_keys, secret, at, expires_at };
-        self.lock().push(Open { prompt, opened: Instant::now(), clients, reply });
+        let now = Instant::now();
+        let for_all = if is_for_all { now } else { now + FIRST };
+        self.lock().push(Open { prompt, for_all, clients, reply });
         self.changed.send_modify(|_| {});
         (id, answered)
     }
@@ -200,12 +226,14 @@ pub struct Questions {
     prompts: Arc<Prompts>,
     clients: Clients,
     waiting: watch::Sender<Waiting>,
+    last: Mutex<Option<Last>>,
 }
 
 impl Questions {
     /// Returns questions that nobody can answer yet.
     pub fn new(prompts: Arc<Prompts>) -> Self {
-        Self { prompts, clients: Clients::default(), waiting: watch::Sender::default() }
+        let (clients, waiting) = (Clients::default(), watch::Sender::default());
+        Self { prompts, clients, waiting, last: Mutex::default() }
     }
 
     /// Returns questions that one client at most can answer.
@@ -236,6 +264,11 @@ impl Questions {
     /// Returns whether somebody can be asked.
     pub fn can_ask(&self) -> bool {
         self.clients.can_answer()
+    }
+
+    /// Returns whether each who can be asked has given as many wrong passphrases for a file as a request may.
+    pub fn are_spent(&self, file: &Path) -> bool {
+        self.clients.are_spent(file, TRIES)
     }
 
     /// Returns the question that is waited for.
@@ -271,34 +304,6 @@ impl Questions {
         self.clients.tell(key);
     }
 
-    /// Asks, and waits for the answer.
-    pub async fn ask(&self, question: Question) -> Result<Secret, NoAnswer> {
-        if !self.clients.can_answer() {
-            return Err(NoAnswer::Nobody);
-        }
-        let text: Arc<str> = question.message.as_str().into();
-        tracing::info!(kind = ?question.kind, question = %text, "somebody is asked");
-        let (id, answered) = self.prompts.open(question, self.clients.clone());
-        // Whoever waits for the answer may be dropped at any moment.
-        let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
-        let _over = OnDrop(|| self.set(None));
-        self.set(Some((text, true)));
-        let answered = async {
-            tokio::select! {
-                biased;
-                answered = answered => answered.map_err(|_| NoAnswer::Nobody),
-                // Whoever else waits gets no answer to somebody's question, and can ask anew.
-                () = self.clients.gone() => Err(NoAnswer::Nobody),
-            }
-        };
-        match timeout(PATIENCE, answered).await {
-            Err(_) => Err(NoAnswer::Timeout),
-            Ok(Err(why)) => Err(why),
-            Ok(Ok(AnswerPrompt { answer: None })) => Err(NoAnswer::Declined),
-            Ok(Ok(AnswerPrompt { answer: Some(text) })) => Ok(text),
-        }
-    }
-
     /// Waits for `work`, which may wait for a person who is busy with something else than a client of ours: a
     /// security key to be touched, the dialog of an agent, a push to a telephone. When it does not end by itself
     /// the clients are told `notice` and the clocks stand still, for [`PATIENCE`] at most.
@@ -313,7 +318,7 @@ impl Questions {
         }
         let text: Arc<str> = notice.message.as_str().into();
         tracing::info!(notice = %text, "somebody is waited for");
-        let (id, declined) = self.prompts.open(notice, self.clients.clone());
+        let (id, declined) = self.prompts.open(notice, self.clients.clone(), false);
         let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
         let _over = OnDrop(|| self.set(None));
         self.set(Some((text, false)));

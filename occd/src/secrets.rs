@@ -11,10 +11,11 @@ use occ_proto::host::Forgotten;
 use occ_proto::prompt::PromptKind;
 use occ_proto::{HostName, Secret};
 
-use crate::prompts::{NoAnswer, Prompts, Question, Questions};
+use crate::prompts::{NoAnswer, Prompts, Question, Questions, Whom};
 use crate::ssh::error::chain;
 
 mod file;
+mod index;
 mod keyring;
 
 use file::{FileError, SecretsFile};
@@ -47,6 +48,14 @@ impl fmt::Display for Account {
 pub struct SecretsError(#[from] Fault);
 
 impl SecretsError {
+    /// Returns why the file they are in was not opened, where that is for want of an answer.
+    pub fn no_answer(&self) -> Option<NoAnswer> {
+        match &self.0 {
+            Fault::File(FileError::Locked { source, .. }) => Some(*source),
+            _ => None,
+        }
+    }
+
     /// Returns whether nobody opened what they are in.
     pub fn is_unanswered(&self) -> bool {
         let locked = &self.0;
@@ -90,13 +99,13 @@ impl Secrets {
         self.enabled.store(enabled, Ordering::Relaxed);
     }
 
-    /// Asks whether a password is to be kept. Whoever says no is not asked again.
-    pub async fn may_keep(&self, account: &Account, questions: &Questions) -> bool {
+    /// Asks whether a password is to be kept, and returns who says so. Whoever says no is not asked again.
+    pub async fn may_keep(&self, account: &Account, questions: &Questions) -> Option<Whom> {
         let is_asked = self.enabled.load(Ordering::Relaxed)
             && questions.can_ask()
             && !lock(&self.declined).contains(account);
         if !is_asked {
-            return false;
+            return None;
         }
         let place = match keyring::is_there().await {
             true => "the keyring".to_owned(),
@@ -108,18 +117,17 @@ impl Secrets {
             message: format!("Keep the password in {place}?"),
             note: None,
             secret: false,
+            again: false,
         };
-        match questions.ask(question).await {
-            Ok(answer)
-                if ["y", "yes"].iter().any(|yes| answer.expose().eq_ignore_ascii_case(yes)) =>
-            {
-                true
-            }
+        let says_yes =
+            |text: &Secret| ["y", "yes"].iter().any(|yes| text.expose().eq_ignore_ascii_case(yes));
+        match questions.ask_in(&mut None, question).await {
+            Ok(answer) if says_yes(&answer.text) => Some(answer.by),
             // Nobody has said anything.
-            Err(NoAnswer::Nobody | NoAnswer::Elsewhere | NoAnswer::Timeout) => false,
+            Err(NoAnswer::Nobody | NoAnswer::Elsewhere | NoAnswer::Timeout) => None,
             Ok(_) | Err(_) => {
                 lock(&self.declined).insert(account.clone());
-                false
+                None
             }
         }
     }
@@ -152,16 +160,18 @@ impl Secrets {
         lock(&self.refused).insert(account.clone());
     }
 
-    /// Keeps a password in place of the one before.
+    /// Keeps a password in place of the one before, as those wish.
     pub async fn keep(
         &self,
         account: &Account,
         password: &Secret,
         questions: &Questions,
+        whom: &Whom,
     ) -> Result<(), SecretsError> {
         match keyring::keep(account, password).await {
             Err(KeyringError::Unavailable | KeyringError::Locked) => {
-                self.file.keep(account, password, questions).await.map_err(Fault::from)?;
+                let kept = self.file.keep(account, password, questions, whom).await;
+                kept.map_err(Fault::from)?;
             }
             kept => kept.map_err(Fault::from)?,
         }

@@ -99,6 +99,16 @@ pub struct AnswerPrompt {
     pub answer: Option<Secret>,
 }
 
+/// The answer to `POST /v1/prompts/{id}?verdict=true`, which comes when it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PromptVerdict {
+    /// The answer was wrong.
+    pub wrong: bool,
+    /// What is asked in place of that question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Prompt>,
+}
+
 /// The body of `POST /v1/unlock`: which keys to unlock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

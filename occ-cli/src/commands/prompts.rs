@@ -49,13 +49,22 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         ui.note("hint: occ prompts on a terminal asks for the answers");
         return Ok(0);
     };
-    for prompt in &list.prompts {
+    let mut is_wrong = false;
+    for prompt in list.prompts {
         if prompt.kind == PromptKind::Notice {
-            ui.say(prompter::notice(prompt).trim_end())?;
+            ui.say(prompter::notice(&prompt).trim_end())?;
             continue;
         }
-        let (answer, _turn) = prompter::ask(ui, &terminal, prompt).await?;
-        prompter::send(&client, prompt.id, answer).await?;
+        let mut next = Some(prompt);
+        while let Some(prompt) = next {
+            let (answer, _turn) = prompter::ask(ui, &terminal, &prompt).await?;
+            let verdict = prompter::send_for_another(&client, prompt.id, answer).await?;
+            is_wrong |= verdict.wrong && verdict.again.is_none();
+            next = verdict.again;
+        }
+    }
+    if is_wrong {
+        return Err(CliError::failed("That was wrong, and it is not asked again."));
     }
     Ok(0)
 }

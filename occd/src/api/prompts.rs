@@ -15,11 +15,13 @@ use bytes::Bytes;
 use futures_util::stream;
 use occ_proto::exec::NDJSON;
 use occ_proto::paths::expand_tilde;
-use occ_proto::prompt::{AnswerPrompt, Prompt, PromptEvent, PromptList, Unlock, Unlocked};
+use occ_proto::prompt::{
+    AnswerPrompt, Prompt, PromptEvent, PromptList, PromptVerdict, Unlock, Unlocked,
+};
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
@@ -33,6 +35,8 @@ use crate::ssh::{ConnectError, auth};
 
 /// A stream that has nothing to say sends an empty line this often, so that both sides see a dead one.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long whoever answers waits to hear what became of it; a server takes some seconds to refuse a password.
+const VERDICT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ListQuery {
@@ -54,12 +58,20 @@ pub(super) async fn list(
     Json(PromptList { prompts: prompts.visible(query.client.as_deref()) }).into_response()
 }
 
+#[derive(Debug, Deserialize)]
+pub(super) struct AnswerQuery {
+    client: Option<String>,
+    /// Wait until it is known what became of the answer.
+    #[serde(default)]
+    verdict: bool,
+}
+
 pub(super) async fn answer(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<AnswerQuery>,
     Body(answer): Body<AnswerPrompt>,
-) -> ApiResult<StatusCode> {
+) -> ApiResult<Response> {
     let gone = || {
         ApiError::new(
             StatusCode::NOT_FOUND,
@@ -68,10 +80,16 @@ pub(super) async fn answer(
         )
     };
     let id = id.parse().map_err(|_| gone())?;
-    match app.pool.context().dial.prompts.answer(id, query.client.as_deref(), answer) {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(NoSuchPrompt) => Err(gone()),
+    let prompts = &app.pool.context().dial.prompts;
+    let told = prompts.answer(id, query.client.as_deref(), answer);
+    let told = told.map_err(|NoSuchPrompt| gone())?;
+    if !query.verdict {
+        return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    // Closed means that nobody finds fault with it.
+    let wrong = timeout(VERDICT, told).await.ok().and_then(Result::ok);
+    let again = wrong.and_then(|wrong| wrong.again).and_then(|id| prompts.get(id));
+    Ok(Json(PromptVerdict { wrong: wrong.is_some(), again }).into_response())
 }
 
 pub(super) async fn unlock(

@@ -1,5 +1,7 @@
 //! The clients that wait for something, and what they can give: an answer, or a key of their own.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,6 +26,14 @@ struct Gifts {
     key: Option<Secret>,
     /// The host keys that were recorded while it waited.
     news: Arc<News>,
+    /// How often it gave a wrong passphrase, for each file.
+    wrong: Mutex<HashMap<PathBuf, usize>>,
+}
+
+impl Gifts {
+    fn wrong(&self) -> MutexGuard<'_, HashMap<PathBuf, usize>> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Host keys that were recorded for a request, for its answer.
@@ -67,7 +77,8 @@ impl Client {
         if token.is_some_and(|token| !valid(&token)) {
             return Err(BadToken);
         }
-        Ok(Self(Arc::new(Gifts { token: token.map(str::to_owned), key, news })))
+        let token = token.map(str::to_owned);
+        Ok(Self(Arc::new(Gifts { token, key, news, wrong: Mutex::default() })))
     }
 
     /// Takes the host keys out that were recorded for it so far.
@@ -146,6 +157,29 @@ impl Clients {
     /// Returns whether one can put a question to a person.
     pub(super) fn can_answer(&self) -> bool {
         self.all(DEEPEST).iter().any(|client| client.token.is_some())
+    }
+
+    /// Returns those of them that listen under this token: nobody who comes later.
+    pub(super) fn only(&self, token: &str) -> Option<Self> {
+        let all = self.all(DEEPEST);
+        let own = all.iter().filter(|client| client.token.as_deref() == Some(token));
+        let own: Vec<Member> = own.map(|client| Member::Client(Arc::downgrade(client))).collect();
+        (!own.is_empty()).then(|| Self(Arc::new(Mutex::new(own))))
+    }
+
+    /// Notes that each of them gave a wrong passphrase for a file.
+    pub(super) fn were_wrong(&self, file: &Path) {
+        for client in self.all(DEEPEST) {
+            *client.wrong().entry(file.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Returns whether each that can be asked gave wrong ones for a file so often.
+    pub(super) fn are_spent(&self, file: &Path, tries: usize) -> bool {
+        let all = self.all(DEEPEST);
+        let mut asked = all.iter().filter(|client| client.token.is_some()).peekable();
+        let is_spent = |client: &Arc<Gifts>| client.wrong().get(file).is_some_and(|n| *n >= tries);
+        asked.peek().is_some() && asked.all(is_spent)
     }
 
     /// Waits until none is left that can put a question to a person: its request has ended.

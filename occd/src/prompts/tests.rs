@@ -11,6 +11,7 @@ fn question(text: &str) -> Question {
         message: text.to_owned(),
         note: None,
         secret: true,
+        again: false,
     }
 }
 
@@ -34,14 +35,14 @@ async fn the_client_that_raised_it_sees_it_first_and_all_after_five_seconds() {
     assert_eq!(prompts.visible(None), []);
     // Nor can anybody else answer it by then.
     let id = prompts.visible(Some("ours"))[0].id;
-    assert_eq!(prompts.answer(id, None, answer("x")), Err(NoSuchPrompt));
-    assert_eq!(prompts.answer(id, Some("other"), answer("x")), Err(NoSuchPrompt));
+    assert!(prompts.answer(id, None, answer("x")).is_err());
+    assert!(prompts.answer(id, Some("other"), answer("x")).is_err());
     tokio::time::sleep_until(prompts.next_for_all().unwrap()).await;
     let seen = prompts.visible(None);
     assert_eq!((seen[0].message.as_str(), seen[0].secret), ("q", true));
     // The first answer wins.
     prompts.answer(seen[0].id, None, answer("a")).unwrap();
-    assert_eq!(prompts.answer(seen[0].id, None, answer("b")), Err(NoSuchPrompt));
+    assert!(prompts.answer(seen[0].id, None, answer("b")).is_err());
     assert_eq!(asking.await.unwrap().expose(), "a");
     assert_eq!(questions.open(), None);
 }
@@ -141,7 +142,7 @@ async fn a_person_elsewhere_stops_the_clocks_and_is_no_question() {
     let mut waiting = pin!(questions.elsewhere(notice(), std::future::pending::<()>()));
     assert!(timeout(BY_ITSELF * 2, &mut waiting).await.is_err());
     let id = prompts.visible(Some("ours"))[0].id;
-    assert_eq!(prompts.answer(id, Some("ours"), answer("yes")), Err(NoSuchPrompt));
+    assert!(prompts.answer(id, Some("ours"), answer("yes")).is_err());
     prompts.answer(id, Some("ours"), AnswerPrompt { answer: None }).unwrap();
     assert_eq!(waiting.await, Err(NoAnswer::Declined));
     let waiting = questions.elsewhere(notice(), std::future::pending::<()>());
@@ -164,4 +165,44 @@ async fn who_is_lent_anew_at_once_keeps_the_question_open() {
     }
     drop(lent);
     assert_eq!(timeout(look * 3, &mut asking).await.unwrap().unwrap_err(), NoAnswer::Nobody);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_elsewhere_is_told_its_fate_and_shown_the_next_question_at_once() {
+    let prompts = Arc::new(Prompts::default());
+    let (ours, other) = (client("ours"), client("other"));
+    let questions = Questions::of(Arc::clone(&prompts), &ours);
+    questions.add(&other);
+    let (questions, file) = (&questions, Path::new("key"));
+    let ask = |again| async move {
+        let question = Question { again, ..question("q") };
+        questions.ask_in(&mut None, question).await.unwrap()
+    };
+    let mut asking = pin!(ask(false));
+    assert!(timeout(FIRST, &mut asking).await.is_err());
+    let shown = prompts.visible(None).remove(0);
+    let mut told = prompts.answer(shown.id, None, answer("a")).unwrap();
+    let first = asking.await;
+    assert!(told.try_recv().is_err());
+    first.by.were_wrong(file);
+    let mut asking = pin!(ask(true));
+    assert!(asking.as_mut().now_or_never().is_none());
+    let next = prompts.visible(None).remove(0);
+    assert_eq!(told.await, Ok(Wrong { again: Some(next.id) }));
+    // One client's answers are that client's tries; those from elsewhere are everybody's.
+    let told = prompts.answer(next.id, Some("ours"), answer("b")).unwrap();
+    asking.await.by.were_wrong(file);
+    questions.settle(true);
+    assert_eq!(told.await, Ok(Wrong { again: None }));
+    let mut asking = pin!(ask(false));
+    assert!(asking.as_mut().now_or_never().is_none());
+    assert_eq!(prompts.visible(None), []);
+    let third = prompts.visible(Some("ours")).remove(0);
+    let told = prompts.answer(third.id, Some("ours"), answer("c")).unwrap();
+    asking.await.by.were_wrong(file);
+    questions.settle(false);
+    assert!(told.await.is_err());
+    assert!(!questions.are_spent(file));
+    drop(other);
+    assert!(questions.are_spent(file));
 }

@@ -13,13 +13,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Account;
+use super::index::Index;
 use crate::blocking::blocking;
-use crate::prompts::{NoAnswer, Prompts, Question, Questions};
+use crate::prompts::{NoAnswer, Place, Prompts, Question, Questions, TRIES, Whom};
 use crate::sealed::{self, Key, SealError};
 use crate::stamp::Stamp;
-
-/// How often a passphrase may be wrong.
-const TRIES: usize = 3;
 
 /// Why the file was of no use.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +74,16 @@ struct Kept {
     host_key: String,
 }
 
+impl Content {
+    fn index(&self, sealed: &[u8]) -> Index {
+        let of_host = |logins: &BTreeMap<String, Kept>| {
+            logins.iter().map(|(login, kept)| (login.clone(), kept.host_key.clone())).collect()
+        };
+        let hosts = self.passwords.iter().map(|(host, logins)| (host.clone(), of_host(logins)));
+        Index::new(sealed, hosts.collect())
+    }
+}
+
 /// The only version there is.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -104,6 +112,7 @@ pub(super) struct SecretsFile {
     home: PathBuf,
     /// The file as it was last read or written: opening it takes a second. One at a time reads, asks or writes.
     open: tokio::sync::Mutex<Option<Open>>,
+    place: Place,
     questions: Questions,
 }
 
@@ -123,7 +132,8 @@ impl SecretsFile {
         prompts: Arc<Prompts>,
     ) -> Self {
         let questions = Questions::new(prompts);
-        Self { path, identity, home, open: tokio::sync::Mutex::default(), questions }
+        let (open, place) = (tokio::sync::Mutex::default(), Place::default());
+        Self { path, identity, home, open, place, questions }
     }
 
     /// Returns the file as a person knows it.
@@ -136,15 +146,19 @@ impl SecretsFile {
         self.open.lock().await.take();
     }
 
-    /// Returns a password, asking for the file's passphrase where that is needed.
+    /// Returns a password, asking for the file's passphrase where that is needed: where one is kept.
     pub(super) async fn get(
         &self,
         account: &Account,
         asking: &Questions,
     ) -> Result<Option<Secret>, FileError> {
+        if self.index().await.is_some_and(|index| !index.has(account)) {
+            return Ok(None);
+        }
+        let _stay = self.place.enter();
         let work = async {
             let mut open = self.open.lock().await;
-            self.open(&mut open).await?;
+            self.open(&mut open, asking).await?;
             let of_host = open.as_ref().and_then(|open| open.content.passwords.get(&account.host));
             let kept = of_host.and_then(|logins| logins.get(&account.login));
             let kept = kept.filter(|kept| kept.host_key == account.host_key);
@@ -153,22 +167,25 @@ impl SecretsFile {
         asking.during(&self.questions, work).await
     }
 
-    /// Keeps a password. A file that is new gets a passphrase, unless there is an identity file.
+    /// Keeps a password. A file that is new gets a passphrase, unless there is an identity file: `whom` is asked
+    /// for it, who wants the password kept.
     pub(super) async fn keep(
         &self,
         account: &Account,
         password: &Secret,
         asking: &Questions,
+        whom: &Whom,
     ) -> Result<(), FileError> {
+        let _stay = self.place.enter();
         let work = async {
             let mut open = self.open.lock().await;
-            self.open(&mut open).await?;
+            self.open(&mut open, asking).await?;
             let (mut content, key) = match open.take() {
                 Some(open) => (open.content, open.key),
                 None if self.identity.exists() => {
                     (Content::default(), Key::Identity(self.identity.clone()))
                 }
-                None => (Content::default(), Key::Passphrase(self.ask_new().await?)),
+                None => (Content::default(), Key::Passphrase(self.ask_new(whom).await?)),
             };
             let of_host = content.passwords.entry(account.host.clone()).or_default();
             let kept = Kept { password: password.clone(), host_key: account.host_key.clone() };
@@ -179,25 +196,56 @@ impl SecretsFile {
         asking.during(&self.questions, work).await
     }
 
-    /// Deletes the passwords of a host, and returns how many there were.
+    /// Deletes the passwords of a host, and returns how many there were; with the last one the file.
     pub(super) async fn forget(
         &self,
         host: &HostName,
         asking: &Questions,
     ) -> Result<usize, FileError> {
+        if self.index().await.is_some_and(|index| index.count(host) == 0) {
+            return Ok(0);
+        }
+        let _stay = self.place.enter();
         let work = async {
             let mut open = self.open.lock().await;
-            self.open(&mut open).await?;
+            // What is deleted as a whole need not be opened.
+            if let Some(index) = self.index().await.filter(|index| index.is_all_of(host)) {
+                self.remove().await?;
+                *open = None;
+                return Ok(index.count(host));
+            }
+            self.open(&mut open, asking).await?;
             let Some(Open { mut content, key, .. }) = open.clone() else { return Ok(0) };
             let Some(gone) = content.passwords.remove(host) else { return Ok(0) };
-            *open = Some(self.save(content, key).await?);
+            if content.passwords.is_empty() {
+                self.remove().await?;
+                *open = None;
+            } else {
+                *open = Some(self.save(content, key).await?);
+            }
             Ok(gone.len())
         };
         asking.during(&self.questions, work).await
     }
 
+    /// Returns what is in the file, as far as that is known without opening it.
+    async fn index(&self) -> Option<Index> {
+        let path = self.path.clone();
+        blocking(move || Index::of(&path)).await
+    }
+
+    async fn remove(&self) -> Result<(), FileError> {
+        let path = self.path.clone();
+        blocking(move || {
+            std::fs::remove_file(&path)
+                .and_then(|()| Index::remove(&path))
+                .map_err(|source| FileError::Io { path, source })
+        })
+        .await
+    }
+
     /// Opens the file if there is one, unless that was done.
-    async fn open(&self, open: &mut Option<Open>) -> Result<(), FileError> {
+    async fn open(&self, open: &mut Option<Open>, asking: &Questions) -> Result<(), FileError> {
         let (path, known) = (self.path.clone(), open.as_ref().map(|open| open.stamp));
         let look = blocking(move || -> io::Result<_> {
             // First the look: what is written in between is then read again the next time.
@@ -223,28 +271,56 @@ impl SecretsFile {
             _ if !by_passphrase => Some(Key::Identity(self.identity.clone())),
             _ => None,
         };
+        let mut asked = self.place.turn().await;
         let mut note = None;
         for _ in 0..TRIES {
-            let key = match next.take() {
-                Some(key) => key,
+            let (key, by) = match next.take() {
+                Some(key) => (key, None),
+                // Another dial of the same request has asked already.
+                None if asking.are_spent(&self.path) => break,
                 None => {
                     let message = format!("Passphrase for the kept passwords ({})", self.shown());
-                    Key::Passphrase(self.ask(message, note.take()).await?)
+                    let question = question(message, note.take());
+                    let answer = self.questions.ask_in(&mut asked, question).await;
+                    let answer = answer.map_err(|source| self.locked(source))?;
+                    (Key::Passphrase(answer.text), Some(answer.by))
                 }
             };
             match unseal(&sealed, &key).await {
                 Ok(content) => {
+                    self.questions.settle(false);
                     let content = self.parse(&content)?;
+                    self.note(&content, &sealed).await;
                     *open = Some(Open { stamp, content, key });
                     return Ok(());
                 }
                 Err(SealError::WrongPassphrase) => {
-                    note = Some("That passphrase is wrong.".to_owned());
+                    if let Some(by) = by {
+                        by.were_wrong(&self.path);
+                        note = Some("That passphrase is wrong.".to_owned());
+                    }
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
-        Err(FileError::Locked { path: self.path.clone(), source: NoAnswer::Wrong })
+        self.questions.settle(true);
+        Err(self.locked(NoAnswer::Wrong))
+    }
+
+    fn locked(&self, source: NoAnswer) -> FileError {
+        FileError::Locked { path: self.path.clone(), source }
+    }
+
+    /// Writes down what is in the file, where that is not known without opening it.
+    async fn note(&self, content: &Content, sealed: &[u8]) {
+        let (path, index) = (self.path.clone(), content.index(sealed));
+        let known = blocking(move || match Index::of(&path) {
+            Some(known) if known == index => Ok(()),
+            _ => index.save(&path),
+        });
+        if let Err(error) = known.await {
+            tracing::warn!(%error, "it cannot be written down which passwords are kept");
+        }
     }
 
     fn parse(&self, content: &[u8]) -> Result<Content, FileError> {
@@ -252,36 +328,33 @@ impl SecretsFile {
             .map_err(|source| FileError::Content { path: self.path.clone(), source })
     }
 
-    async fn ask_new(&self) -> Result<Secret, FileError> {
+    async fn ask_new(&self, whom: &Whom) -> Result<Secret, FileError> {
+        let ask = async |message, note| {
+            let answer = self.questions.ask_of(whom, question(message, note)).await;
+            answer.map(|answer| answer.text).map_err(|source| self.locked(source))
+        };
         let mut note =
             Some("There is no keyring that is open: the password is kept in a file.".to_owned());
         for _ in 0..TRIES {
             let message = format!("New passphrase for the kept passwords ({})", self.shown());
-            let first = self.ask(message, note.take()).await?;
+            let first = ask(message, note.take()).await?;
             if first.expose().is_empty() {
                 note = Some("An empty passphrase keeps nothing secret.".to_owned());
                 continue;
             }
-            let again = self.ask("The same passphrase again".to_owned(), None).await?;
+            let again = ask("The same passphrase again".to_owned(), None).await?;
             if first == again {
                 return Ok(first);
             }
             note = Some("They were not the same.".to_owned());
         }
-        Err(FileError::Locked { path: self.path.clone(), source: NoAnswer::Wrong })
-    }
-
-    async fn ask(&self, message: String, note: Option<String>) -> Result<Secret, FileError> {
-        let question =
-            Question { kind: PromptKind::Passphrase, host: None, message, note, secret: true };
-        let answer = self.questions.ask(question).await;
-        answer.map_err(|source| FileError::Locked { path: self.path.clone(), source })
+        Err(self.locked(NoAnswer::Wrong))
     }
 
     /// Replaces the file as a whole, so that it is the old one or the new one whatever happens.
     async fn save(&self, content: Content, key: Key) -> Result<Open, FileError> {
         let path = self.path.clone();
-        blocking(move || {
+        let (open, sealed) = blocking(move || {
             let failed = |source| FileError::Io { path: path.clone(), source };
             let text = serde_json::to_vec(&content)
                 .map(Zeroizing::new)
@@ -289,14 +362,22 @@ impl SecretsFile {
             let sealed = sealed::seal(&text, &key)
                 .map_err(|source| FileError::Sealed { path: path.clone(), source })?;
             let stamp = write(&path, &sealed).map_err(failed)?;
-            Ok(Open { stamp, content, key })
+            Ok((Open { stamp, content, key }, sealed))
         })
-        .await
+        .await?;
+        self.note(&open.content, &sealed).await;
+        Ok(open)
     }
 }
 
+fn question(message: String, note: Option<String>) -> Question {
+    // A note says why it is asked again.
+    let again = note.is_some();
+    Question { kind: PromptKind::Passphrase, host: None, message, note, secret: true, again }
+}
+
 /// Readable by its owner alone from the first moment.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<Stamp> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<Stamp> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(directory)?;
     let mut file = tempfile::NamedTempFile::new_in(directory)?;

@@ -301,6 +301,7 @@ impl HostKeyPolicy {
             ),
             note: None,
             secret: false,
+            again: false,
         };
         let answer = questions.ask(question).await.map_err(unanswered)?;
         // As with ssh, the fingerprint is as good an answer, and a better one.

@@ -19,11 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::error::ConnectError;
 use super::identity;
 use crate::blocking::blocking;
-use crate::prompts::{NoAnswer, Prompts, Question, Questions};
+use crate::prompts::{Asked, NoAnswer, Place, Prompts, Question, Questions, TRIES};
 use crate::stamp::Stamp;
-
-/// How often a passphrase may be wrong.
-const TRIES: usize = 3;
 
 /// The keys that are open.
 #[derive(Debug)]
@@ -53,7 +50,7 @@ impl std::fmt::Debug for OpenKey {
 /// One at a time asks for the passphrase of a key; the others wait for the same answer.
 #[derive(Debug)]
 struct Turn {
-    asking: tokio::sync::Mutex<()>,
+    place: Place,
     questions: Questions,
 }
 
@@ -78,7 +75,7 @@ impl UnlockedKeys {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = turns.entry(path.to_owned()).or_insert_with(|| {
             let questions = Questions::new(Arc::clone(&self.prompts));
-            Arc::new(Turn { asking: tokio::sync::Mutex::default(), questions })
+            Arc::new(Turn { place: Place::default(), questions })
         });
         Arc::clone(turn)
     }
@@ -116,19 +113,28 @@ impl UnlockedKeys {
     }
 
     /// Returns the key of a file that is locked, asking for its passphrase if it is not open: once, however
-    /// many hosts need it.
+    /// many hosts need it, and as long as one of them does.
     pub async fn unlock(
         &self,
         path: &Path,
         asking: &Questions,
     ) -> Result<Arc<PrivateKey>, ConnectError> {
         let turn = self.turn(path);
+        let _stay = turn.place.enter();
         let work = async {
-            let _turn = turn.asking.lock().await;
-            match self.get(path) {
-                Some(key) => Ok(key),
-                None => self.ask(path, &turn.questions).await,
+            let mut asked = turn.place.turn().await;
+            if let Some(key) = self.get(path) {
+                return Ok(key);
             }
+            // Another dial of the same request has asked already.
+            if asking.are_spent(path) {
+                return Err(self.unanswered(path, NoAnswer::Wrong));
+            }
+            let key = self.ask(path, &turn.questions, &mut asked).await;
+            let is_wrong =
+                matches!(key, Err(ConnectError::Unanswered { why: NoAnswer::Wrong, .. }));
+            turn.questions.settle(is_wrong);
+            key
         };
         asking.during(&turn.questions, work).await
     }
@@ -137,26 +143,26 @@ impl UnlockedKeys {
         &self,
         path: &Path,
         questions: &Questions,
+        asked: &mut Option<Asked>,
     ) -> Result<Arc<PrivateKey>, ConnectError> {
         let message = format!("Passphrase for {} (asked once for all hosts)", self.shown(path));
-        let unanswered = |why| ConnectError::Unanswered {
-            question: format!("the passphrase for {} is needed", self.shown(path)),
-            phase: Phase::Authentication,
-            key: Some(path.to_owned()),
-            why,
-        };
         let mut note = None;
         for _ in 0..TRIES {
+            if questions.are_spent(path) {
+                break;
+            }
             let question = Question {
                 kind: PromptKind::Passphrase,
                 host: None,
                 message: message.clone(),
+                again: note.is_some(),
                 note: note.take(),
                 secret: true,
             };
-            let answer = questions.ask(question).await.map_err(unanswered)?;
+            let answer = questions.ask_in(asked, question).await;
+            let answer = answer.map_err(|why| self.unanswered(path, why))?;
             let Ok(stamp) = Stamp::of(path) else { break };
-            if let Some(key) = open(path, answer).await? {
+            if let Some(key) = open(path, answer.text).await? {
                 tracing::info!(key = %path.display(), "a key was unlocked");
                 let key = Arc::new(key);
                 let open = OpenKey { key: Arc::clone(&key), stamp, since: Instant::now() };
@@ -164,9 +170,19 @@ impl UnlockedKeys {
                 self.opened.send_modify(|count| *count += 1);
                 return Ok(key);
             }
+            answer.by.were_wrong(path);
             note = Some("That passphrase is wrong.".to_owned());
         }
-        Err(unanswered(NoAnswer::Wrong))
+        Err(self.unanswered(path, NoAnswer::Wrong))
+    }
+
+    fn unanswered(&self, path: &Path, why: NoAnswer) -> ConnectError {
+        ConnectError::Unanswered {
+            question: format!("the passphrase for {} is needed", self.shown(path)),
+            phase: Phase::Authentication,
+            key: Some(path.to_owned()),
+            why,
+        }
     }
 
     fn shown(&self, path: &Path) -> String {

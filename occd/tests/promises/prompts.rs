@@ -289,6 +289,97 @@ fn a_command_has_three_tries_whatever_is_dialled_for_it() {
     let (screen, code) = terminal.finish();
     assert_eq!((code, screen.matches("Passphrase for ").count()), (5, 3), "{screen}");
     assert!(screen.contains("the answers were wrong"), "{screen}");
+
+    // A key whose public part cannot be read, for both: it is asked for before anything is sent to either.
+    let shared = KeyFile::generate_with(rig.home().join(".ssh/id_ecdsa"), "ecdsa", PASSPHRASE).path;
+    let mut pem = std::process::Command::new("ssh-keygen");
+    pem.args(["-q", "-p", "-m", "PKCS8", "-P", PASSPHRASE, "-N", PASSPHRASE, "-f"]).arg(&shared);
+    assert!(pem.status().unwrap().success());
+    fs::remove_file(shared.with_extension("pub")).unwrap();
+    for name in ["bastion", "inner"] {
+        set_key(&rig, name, None);
+        // That is in force from now on.
+        assert_eq!(look(&rig, name).config.identity_file, None);
+    }
+    let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "inner", "true"]), "");
+    for _ in 0..3 {
+        terminal.answer("Passphrase for ", "wrong");
+    }
+    let (screen, code) = terminal.finish();
+    assert_eq!((code, screen.matches("Passphrase for ").count()), (5, 3), "{screen}");
+    // Another command has tries of its own.
+    let mut terminal = Terminal::control(&rig.occ(&["unlock", shared.to_str().unwrap()]), "");
+    terminal.answer("Passphrase for ", "wrong");
+    terminal.answer("That passphrase is wrong.", PASSPHRASE);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+}
+
+#[test]
+fn a_hosts_new_settings_leave_the_question_that_others_wait_for_open() {
+    let Some((_sshd, rig, _key)) = locked(&["a", "b"]) else { return };
+    thread::scope(|scope| {
+        let rig = &rig;
+        let mut connecting = vec![scope.spawn(|| connect_listening(rig, "a", "a-test"))];
+        let asked = prompt(rig, "a-test");
+        connecting.push(scope.spawn(|| connect_listening(rig, "b", "b-test")));
+        let waits = || look(rig, "b").question;
+        wait_until("b to wait for it", GUARD, waits, |question| question.is_some());
+        rig.write_config_toml("[hosts.a.connection]\nconnect_timeout = \"14s\"\n");
+        wait_for("the new settings", GUARD, || {
+            let log = rig.log();
+            log.contains("the configuration of the connection changed").then_some(())
+        });
+        let both = || ["a", "b"].map(|name| look(rig, name).question.is_some());
+        wait_until("both to wait for it", GUARD, both, |waits| *waits == [true; 2]);
+        for client in ["a-test", "b-test"] {
+            assert_eq!(prompts(rig, client), std::slice::from_ref(&asked));
+        }
+        assert_eq!(answer(rig, asked.id, json!({ "answer": PASSPHRASE })).status, 204);
+        for connecting in connecting {
+            let response = connecting.join().unwrap();
+            assert_eq!(response.status, 200, "{}", response.text());
+        }
+    });
+}
+
+#[test]
+fn a_question_is_withdrawn_when_the_last_who_waits_for_it_has_gone() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.wait_for("Passphrase for ");
+    assert_eq!(post(&rig, "/v1/hosts/a/disconnect").status, 200);
+    let open = || rig.http("GET", "/v1/prompts", &[], None).json()["prompts"].clone();
+    assert_eq!(open(), json!([]));
+    assert_eq!(look(&rig, "a").question, None);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 5, "{screen}");
+}
+
+#[test]
+fn occ_prompts_says_that_an_answer_was_wrong_and_asks_again() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    let for_all = || {
+        let says = |text: &String| text.starts_with("Passphrase for ~/.ssh/locked");
+        wait_until("the question to be for all", GUARD, || rig.occ_ok(&["prompts"]), says);
+    };
+    // In this order: an open key is asked for no more.
+    for (answers, status) in [(["no"; 3].as_slice(), 409), (&["no", PASSPHRASE], 200)] {
+        thread::scope(|scope| {
+            let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
+            for_all();
+            let mut terminal = Terminal::control(&rig.occ(&["prompts"]), "");
+            let mut question = "Passphrase for ~/.ssh/locked";
+            for text in answers {
+                terminal.answer(question, text);
+                question = "That passphrase is wrong.\nPassphrase for ~/.ssh/locked";
+            }
+            let (screen, code) = terminal.finish();
+            assert_eq!(code, i32::from(status != 200), "{screen}");
+            assert_eq!(screen.contains("it is not asked again"), status != 200, "{screen}");
+            assert_eq!(connecting.join().unwrap().status, status);
+        });
+    }
 }
 
 #[test]

@@ -222,6 +222,106 @@ fn without_a_keyring_passwords_are_in_a_file_behind_a_passphrase() {
     assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
 }
 
+/// Logs in, has the password kept in the file and gives that a passphrase.
+fn log_in_and_keep_in_file(rig: &DaemonRig, password: &str) {
+    let mut terminal = connect(rig);
+    terminal.answer("Password for ", password);
+    terminal.answer("[a] Keep the password in an encrypted file (", "y");
+    terminal.answer("New passphrase for the kept passwords (", "open");
+    terminal.answer("The same passphrase again: ", "open");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+}
+
+#[test]
+fn a_login_that_has_nothing_to_do_with_the_file_of_passwords_is_not_asked_about_it() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    rig.add_host("b", &sshd);
+    rig.write_config_toml(&format!("{ALLOWED}{}", ALLOWED.replace(".a]", ".b]")));
+    rig.start_daemon(&[]);
+    let to_b = || Terminal::control(&rig.occ(&["connect", "--host", "b"]), "");
+    let mut keeping = connect(&rig);
+    // Another terminal waits for the same host; it does not ask for anything to be kept.
+    let mut beside = connect(&rig);
+    beside.wait_for("Password for ");
+    keeping.answer("Password for ", password);
+    keeping.answer("[a] Keep the password in an encrypted file (", "y");
+    keeping.answer("New passphrase for the kept passwords (", "open");
+    keeping.wait_for("The same passphrase again: ");
+    let mut other = to_b();
+    other.answer("Password for ", password);
+    other.answer("[b] Keep the password in an encrypted file (", "");
+    let (screen, code) = other.finish();
+    assert_eq!((code, screen.contains("passphrase")), (0, false), "{screen}");
+    keeping.answer("The same passphrase again: ", "open");
+    assert_eq!(keeping.finish().1, 0);
+    let (screen, code) = beside.finish();
+    assert_eq!((code, screen.contains("passphrase")), (0, false), "{screen}");
+
+    // Nor when the file is there and locked.
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let problem = problem(&post(&rig, "/v1/hosts/b/connect"));
+    assert!(problem.detail.contains("a password is needed: "), "{problem:?}");
+    let to_b = || Terminal::control(&rig.occ(&["connect", "--host", "b"]), "");
+    let mut other = to_b();
+    other.answer("[b] Password for ", password);
+    other.answer("[b] Keep the password in an encrypted file (", "");
+    let (screen, code) = other.finish();
+    assert_eq!((code, screen.contains("passphrase")), (0, false), "{screen}");
+}
+
+#[test]
+fn the_file_of_passwords_goes_with_the_last_one() {
+    let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    rig.start_daemon(&[]);
+    let file = rig.paths().secrets_file().unwrap();
+    let left = || {
+        let names = fs::read_dir(file.parent().unwrap()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("passwords")).collect::<Vec<_>>()
+    };
+    for is_open in [true, false] {
+        log_in_and_keep_in_file(&rig, password);
+        assert_eq!(left().len(), 2, "{:?}", left());
+        if !is_open {
+            rig.terminate_daemon();
+            rig.start_daemon(&[]);
+            let problem = problem(&post(&rig, "/v1/hosts/a/connect"));
+            assert_eq!(problem.code, Code::InputNeeded);
+            assert_eq!(problem.detail.matches("there is nobody to ask").count(), 1, "{problem:?}");
+        }
+        // What is deleted as a whole need not be opened.
+        let forgotten = rig.occ_ok(&["host", "forget-password", "a"]);
+        assert_eq!(forgotten, "[a] Its password is forgotten.\n");
+        assert_eq!(left(), Vec::<String>::new());
+        let forgotten = rig.occ_ok(&["host", "forget-password", "a"]);
+        assert!(forgotten.starts_with("[a] No password is kept in a file"), "{forgotten}");
+        rig.occ_ok(&["disconnect", "--host", "a"]);
+        let problem = problem(&post(&rig, "/v1/hosts/a/connect"));
+        assert!(problem.detail.contains("a password is needed: "), "{problem:?}");
+    }
+}
+
+#[test]
+fn without_the_list_of_what_is_kept_the_file_is_opened() {
+    let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    rig.start_daemon(&[]);
+    log_in_and_keep_in_file(&rig, password);
+    rig.terminate_daemon();
+    let index = rig.paths().secrets_file().unwrap().with_extension("index");
+    let text = fs::read_to_string(&index).unwrap();
+    assert_eq!(fs::metadata(&index).unwrap().permissions().mode() & 0o777, 0o600);
+    // As it was for another file.
+    fs::write(&index, text.replace(|c: char| c.is_ascii_digit(), "x")).unwrap();
+    rig.start_daemon(&[]);
+    let mut terminal = connect(&rig);
+    terminal.answer("Passphrase for the kept passwords (", "open");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert_eq!(fs::read_to_string(&index).unwrap(), text);
+}
+
 /// Makes a key with the real program and returns what encrypts to it.
 fn age_keygen(identity: &Path) -> String {
     fs::create_dir_all(identity.parent().unwrap()).unwrap();

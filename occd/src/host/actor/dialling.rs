@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use occ_proto::Code;
 
 use super::inputs::Inputs;
 use super::{Actor, CurrentDial, DialResult};
@@ -15,6 +16,8 @@ use crate::ssh::{ConnectError, Connection, Line};
 impl Actor {
     pub(super) fn dialled(&mut self, id: ConnectionId, result: DialResult) {
         self.dial.take_if(|dial| dial.id == id);
+        let is_refused = |error: &ConnectError| error.code() == Code::LoginRefused;
+        self.questions.settle(result.as_ref().err().is_some_and(is_refused));
         match result {
             Ok(connection) => {
                 self.connected(connection);

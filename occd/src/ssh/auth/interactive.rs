@@ -52,6 +52,7 @@ impl Interactive<'_> {
                 kind: PromptKind::Password,
                 host: self.host.cloned(),
                 message: format!("Password for {user}{place}"),
+                again: note.is_some(),
                 note: note.take(),
                 secret: true,
             };
@@ -103,7 +104,8 @@ impl Interactive<'_> {
             if is_lost(self.handle, &response) {
                 return Err(lost(self.shared));
             }
-            let mut again = (round > 0).then(|| "That was wrong.".to_owned());
+            let mut is_again = round > 0;
+            let mut again = is_again.then(|| "That was wrong.".to_owned());
             let mut password_given = false;
             loop {
                 match response {
@@ -149,6 +151,7 @@ impl Interactive<'_> {
                                 message: text.trim().trim_end_matches(':').to_owned(),
                                 note: note.take(),
                                 secret: !prompt.echo,
+                                again: std::mem::take(&mut is_again),
                             };
                             let answer = if is_password {
                                 self.passwords.next(question).await?

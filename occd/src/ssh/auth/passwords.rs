@@ -4,7 +4,7 @@ use occ_proto::Secret;
 use occ_proto::status::Phase;
 
 use crate::prompts::{NoAnswer, Question, Questions};
-use crate::secrets::{Account, Secrets};
+use crate::secrets::{Account, Secrets, SecretsError};
 use crate::ssh::error::{ConnectError, chain};
 
 /// Where a login's passwords come from.
@@ -46,6 +46,7 @@ impl<'a> Passwords<'a> {
     /// Returns the next password to try.
     pub(super) async fn next(&mut self, mut question: Question) -> Result<Secret, ConnectError> {
         let mut words = "a password is needed".to_owned();
+        let mut locked = None;
         if std::mem::take(&mut self.kept_is_next)
             && let Some(account) = &self.account
         {
@@ -56,9 +57,10 @@ impl<'a> Passwords<'a> {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    let why = format!("one that is kept cannot be had: {}", chain(&error));
-                    words = format!("{words} ({why})");
-                    question.note = Some(format!("A password: {why}."));
+                    let why = chain(&error);
+                    question.note =
+                        Some(format!("A password: one that is kept cannot be had: {why}."));
+                    locked = Some(error);
                 }
             }
         }
@@ -68,7 +70,15 @@ impl<'a> Passwords<'a> {
             question.note = Some("The password that is kept was refused.".to_owned());
         }
         let answer = self.questions.ask(question).await;
-        let answer = answer.map_err(|why| unanswered(words, why))?;
+        let answer = answer.map_err(|why| {
+            if let Some(error) = &locked {
+                // The same once.
+                let is_same = SecretsError::no_answer(error) == Some(why);
+                let cause = if is_same { error.to_string() } else { chain(error) };
+                words = format!("{words} (one that is kept cannot be had: {cause})");
+            }
+            unanswered(words, why)
+        })?;
         self.given = Some(Given::Typed(answer.clone()));
         Ok(answer)
     }
@@ -85,10 +95,10 @@ impl<'a> Passwords<'a> {
         let Some(Given::Typed(password)) = self.given.take() else { return Accepted::default() };
         let by_client = Accepted { by_client: true, not_kept: None };
         let Some(account) = &self.account else { return by_client };
-        if !self.secrets.may_keep(account, self.questions).await {
+        let Some(whom) = self.secrets.may_keep(account, self.questions).await else {
             return by_client;
-        }
-        match self.secrets.keep(account, &password, self.questions).await {
+        };
+        match self.secrets.keep(account, &password, self.questions, &whom).await {
             Ok(()) => Accepted::default(),
             Err(error) => {
                 let why = chain(&error);

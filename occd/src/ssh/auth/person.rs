@@ -31,7 +31,8 @@ pub(super) struct Verdict<T> {
 
 /// Returns the notice that a person is waited for.
 pub(super) fn notice(host: Option<&HostName>, message: String, note: Option<String>) -> Question {
-    Question { kind: PromptKind::Notice, host: host.cloned(), message, note, secret: false }
+    let host = host.cloned();
+    Question { kind: PromptKind::Notice, host, message, note, secret: false, again: false }
 }
 
 /// Waits for what the server says to a password or to answers. It may ask a person meanwhile, and whatever
