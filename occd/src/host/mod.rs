@@ -474,10 +474,9 @@ impl HostHandle {
                     None => Arc::new(ConnectError::Stopped),
                 };
                 // The dial was under way before we came, and did not know whom to ask.
-                let was_early =
-                    |error: &ConnectError| can_answer && !asked_in_vain && error.asked_nobody();
+                let early = |e: &ConnectError| can_answer && !asked_in_vain && e.asked_nobody();
                 match snapshot.state {
-                    State::Failed if was_early(&last_error()) => {
+                    State::Failed if early(&last_error()) => {
                         asked_in_vain = true;
                         break;
                     }
@@ -499,7 +498,7 @@ impl HostHandle {
                             Tries::Retries(_) => retry.is_hopeless_now(),
                             Tries::Wait(_) => retry == machine::Retry::Fatal,
                         };
-                        if was_early(&error) {
+                        if early(&error) {
                             asked_in_vain = true;
                             break;
                         }

@@ -298,8 +298,8 @@ fn a_command_has_three_tries_whatever_is_dialled_for_it() {
     fs::remove_file(shared.with_extension("pub")).unwrap();
     for name in ["bastion", "inner"] {
         set_key(&rig, name, None);
-        // That is in force from now on.
-        assert_eq!(look(&rig, name).config.identity_file, None);
+        let named = || look(&rig, name).config.identity_file;
+        wait_until("the edit to be in force", GUARD, named, |named| named.is_none());
     }
     let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "inner", "true"]), "");
     for _ in 0..3 {
