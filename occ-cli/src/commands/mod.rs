@@ -13,6 +13,7 @@ mod logs;
 mod operations;
 mod prompts;
 mod sandbox;
+mod sandbox_spec;
 mod status;
 mod trust;
 
@@ -85,6 +86,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Restart) => sandbox::restart(&context).await,
         Some(Command::Update(args)) => sandbox::update(&context, &args).await,
         Some(Command::Cockpit) => sandbox::cockpit(&context).await,
+        Some(Command::Sandbox(command)) => sandbox_spec::run(&context, &command).await,
         Some(Command::Logs(args)) => logs::run(&context, &args).await,
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,

@@ -158,7 +158,12 @@ fn a_link_that_is_down_is_an_answer_and_comes_back() {
 
     // The engine goes; the link has nothing to do with it.
     engine.stop();
-    wait_until("the end", GUARD, || ask("/v1.41/version").status, |status| *status == 503);
+    // A request that the engine had begun to read when it ended has no answer, as on its own socket.
+    let version = || {
+        let answer = http::request(&socket, "GET", "/v1.41/version", &[("Host", "docker")], None);
+        answer.map_or(0, |answer| answer.status)
+    };
+    wait_until("the end", GUARD, version, |status| *status == 503);
     engine.restart();
     engine.open_to_everyone();
     wait_until("the engine again", GUARD, || ask("/v1.41/version").status, |s| *s == 200);
