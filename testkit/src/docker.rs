@@ -239,6 +239,27 @@ impl DockerRig {
         std::fs::remove_file(archive).unwrap();
     }
 
+    /// Makes an image of one program and the libraries that it loads, beside busybox.
+    pub fn import_program(&self, tag: &str, program: &Path, changes: &[&str]) {
+        self.import("program-base:1", &[], &[]);
+        let build = tempfile::tempdir_in(self.root.path()).unwrap();
+        let tree = build.path().join("tree");
+        let libraries = run(Command::new("ldd").arg(program));
+        let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+        for library in paths {
+            let to = tree.join(library.trim_start_matches('/'));
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(library, to).unwrap();
+        }
+        let bin = tree.join("usr/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy(program, bin.join(program.file_name().unwrap())).unwrap();
+        let file = format!("FROM program-base:1\nCOPY tree /\n{}\n", changes.join("\n"));
+        std::fs::write(build.path().join("Dockerfile"), file).unwrap();
+        let mut docker = self.docker(&["build", "--quiet", "--tag", tag]);
+        run(docker.arg(build.path()).env("DOCKER_BUILDKIT", "0"));
+    }
+
     /// Starts a container in the background: `args` are options, image and command of `docker run`.
     /// Returns its identifier.
     pub fn run(&self, name: &str, args: &[&str]) -> String {

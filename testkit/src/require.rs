@@ -1,6 +1,13 @@
 //! Skipping a test whose server is not installed, visibly, or failing it where it must run.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// Finds a program that `cargo xtask test` fetched for the tests.
+pub fn find_fetched(name: &str) -> Result<PathBuf, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-programs").join(name);
+    if path.is_file() { Ok(path) } else { Err(format!("{name} was not fetched")) }
+}
 
 /// Returns whether a test that needs `what` may go on.
 ///
@@ -18,11 +25,11 @@ pub fn require(what: &str, available: Result<(), String>, env: &str) -> bool {
 }
 
 /// Returns where a program is: an absolute path from the usual system directories or `PATH`.
-pub fn find_program(name: &str) -> Result<std::path::PathBuf, String> {
+pub fn find_program(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
     std::env::split_paths(&path)
-        .chain(system.iter().map(std::path::PathBuf::from))
+        .chain(system.iter().map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_absolute() && candidate.is_file())
         .ok_or_else(|| format!("{name} is not installed"))

@@ -6,6 +6,7 @@
     reason = "a tool that talks to a person on a terminal"
 )]
 
+mod npm;
 mod packages;
 
 use std::os::unix::process::CommandExt as _;
@@ -18,7 +19,7 @@ cargo xtask: the commands for working on this repository
 Usage: cargo xtask <command>
 
   demo [--keep]   occd and occ at work on a throw-away SSH server, in under a minute
-  test [ARGS]     install what the tests need (as root, with apt), build, run every test;
+  test [ARGS]     install what the tests need (as root, with apt and npm), build, run every test;
                   ARGS go to the runner: cargo nextest run, or cargo test without nextest
   dist            build occd and occ as users get them, into target/dist
   bench [NAMES]   the same, and measure; needs a quiet machine
@@ -88,6 +89,7 @@ fn soak(args: &[&str]) -> Result<(), Failed> {
 fn test(args: &[&str]) -> Result<(), Failed> {
     let args = args.strip_prefix(&["--"]).unwrap_or(args);
     packages::install();
+    npm::install();
     // With the tests, so that all is built with the same features, once.
     run(cargo().args(["build", "--workspace", "--locked", "--bins", "--tests"]))?;
     let mut settings = Vec::new();

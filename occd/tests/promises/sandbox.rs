@@ -57,11 +57,20 @@ fn free_port() -> u16 {
 
 /// Returns what a URL answers with.
 pub(crate) fn fetch(url: &str, host: Option<&str>) -> std::io::Result<String> {
+    request(url, "/", host)
+}
+
+/// Returns what a path of a URL answers with.
+pub(crate) fn get(url: &str, path: &str) -> std::io::Result<String> {
+    request(url, path, None)
+}
+
+fn request(url: &str, path: &str, host: Option<&str>) -> std::io::Result<String> {
     let at = url.strip_prefix("http://").unwrap().trim_end_matches('/');
     let mut stream = TcpStream::connect(at)?;
     stream.set_read_timeout(Some(GUARD))?;
     let host = host.unwrap_or(at);
-    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)

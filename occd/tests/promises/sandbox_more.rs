@@ -9,7 +9,7 @@ use testkit::wait::blocking::wait_until;
 use testkit::{DockerRig, FaultyLink, Registry};
 
 use crate::ask::{GUARD, body, look};
-use crate::sandbox::{World, fails, fetch, json, world};
+use crate::sandbox::{World, fails, fetch, get, json, world};
 
 fn begin(world: &World, verb: &str) -> Operation {
     let begun = world.rig.http("POST", &format!("/v1/hosts/h/container/{verb}"), &[], None);
@@ -186,4 +186,25 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     assert!(disk.image > 0, "{disk:?}");
     let restarted = json(rig, &["start", "--host", "h", "-p", "41998", "--yes"]);
     assert_eq!(restarted.outcome.unwrap().did, Did::Started);
+}
+
+#[test]
+fn the_real_opencode_answers_on_the_address_that_start_prints() {
+    // `cargo xtask test` fetches it where there is npm.
+    let program = testkit::require::find_fetched("opencode");
+    let found = program.clone().map(drop);
+    if !testkit::require::require("opencode", found, "OCC_REQUIRE_OPENCODE") {
+        return;
+    }
+    let program = program.unwrap();
+    let image = "opencode:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    let serve = "CMD [\"opencode\", \"serve\", \"--hostname\", \"0.0.0.0\", \"--port\", \"3000\"]";
+    docker.import_program(image, &program, &["ENV PATH=/usr/bin:/bin HOME=/tmp", serve]);
+    let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
+    let health = get(&url, "/global/health").unwrap();
+    assert!(health.contains("\"healthy\":true"), "{health}");
+    let logs = rig.occ_ok(&["logs", "--host", "h", "--no-follow"]);
+    assert!(logs.contains("opencode server listening on http://0.0.0.0:3000"), "{logs}");
 }
