@@ -120,7 +120,7 @@ Examples:
   occ status --host prod-1
   occ status --all
   occ status --host prod-1 --fresh      connect first, and ask Docker
-  occ status -q --host prod-1           exit 0 connected, 1 not, 5 not known yet (idle, connecting)")]
+  occ status -q --host prod-1           exit 0 if the sandbox runs, 1 if not, 5 if that is not known")]
     Status(StatusArgs),
     /// Start the opencode sandbox, making it if need be
     #[command(after_help = "\

@@ -176,16 +176,30 @@ fn a_servers_text_cannot_drive_the_terminal() {
 
 #[test]
 fn quiet_is_an_exit_code() {
-    for (state, code) in [
-        ("connected", 0),
-        ("backoff", 1),
-        ("failed", 1),
-        ("stopped", 1),
-        ("idle", 5),
-        ("connecting", 5),
+    let with = |sandbox: Value| {
+        let mut value = connected("h");
+        value["sandbox"] = sandbox;
+        value
+    };
+    let mut gone = sandbox("running", 0, false);
+    gone["exists"] = json!(false);
+    gone["state"] = Value::Null;
+    let mut no_docker = connected("h");
+    no_docker["connection"]["system"] = json!({
+        "shell": "/bin/sh", "os": "Linux", "arch": "x86_64", "docker_sockets": [], "docker_cli": false,
+    });
+    for (value, code) in [
+        (with(sandbox("running", 0, false)), 0),
+        (with(sandbox("exited", 0, false)), 1),
+        (with(gone), 1),
+        (no_docker, 1),
+        (with(sandbox("running", 60, true)), 5),
+        (connected("h"), 5),
+        (status("h", "backoff"), 5),
+        (status("h", "idle"), 5),
     ] {
-        let done = one(status("h", state)).occ(&["status", "-q", "--host", "h"]);
-        assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (code, "", ""), "{state}");
+        let done = one(value.clone()).occ(&["status", "-q", "--host", "h"]);
+        assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (code, "", ""), "{value}");
     }
 }
 

@@ -94,10 +94,28 @@ impl DockerRig {
         Self::start_with(Some(Bridge::new()))
     }
 
-    fn start_with(bridge: Option<Bridge>) -> Self {
+    /// The same with a disk of so many MiB.
+    pub fn start_with_disk(mib: u32) -> Self {
+        let root = Self::root();
+        let data = root.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let size = format!("size={mib}m");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(data));
+        Self::start_in(root, None)
+    }
+
+    fn root() -> TempDir {
         let root = tempfile::Builder::new().prefix("occ-docker-").tempdir_in("/tmp").unwrap();
         // A login user must be able to reach the socket; who may open it is the socket's mode.
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        root
+    }
+
+    fn start_with(bridge: Option<Bridge>) -> Self {
+        Self::start_in(Self::root(), bridge)
+    }
+
+    fn start_in(root: TempDir, bridge: Option<Bridge>) -> Self {
         let mut rig = Self { root, dockerd: None, bridge };
         if rig.try_start(&[]).is_err() {
             let started = rig.try_start(&["--storage-driver", "vfs"]);

@@ -112,10 +112,10 @@ async fn one(
     }
     if ui.json {
         ui.document(&reply.body)?;
-        return Ok(if ui.quiet { quiet_code(status.state) } else { 0 });
+        return Ok(if ui.quiet { quiet_code(&status) } else { 0 });
     }
     if ui.quiet {
-        return Ok(quiet_code(status.state));
+        return Ok(quiet_code(&status));
     }
     let now = Timestamp::now();
     let mut text = show::link(ui, &status, now);
@@ -190,13 +190,21 @@ async fn sandbox(
     }
 }
 
-/// Returns the exit code of `status -q`.
-fn quiet_code(state: State) -> u8 {
-    match state {
-        State::Connected => 0,
-        State::Backoff | State::Failed | State::Stopped => FAILED,
-        // Nobody has tried yet, or the answer is under way.
-        State::Idle | State::Connecting => CONNECTION,
+/// Returns the exit code of `status -q`: whether the sandbox runs, as far as it is known at this moment.
+fn quiet_code(status: &HostStatus) -> u8 {
+    let connection = status.connection.as_ref().filter(|_| status.state == State::Connected);
+    let system = connection.and_then(|connection| connection.system.as_ref());
+    let no_docker = system.is_some_and(|system| {
+        system.unknown.is_none()
+            && system.docker_sockets.is_empty()
+            && status.docker_error.is_none()
+    });
+    match &status.sandbox {
+        Some(sandbox) if sandbox.stale => CONNECTION,
+        Some(sandbox) if sandbox.state.as_deref() == Some("running") => 0,
+        Some(_) => FAILED,
+        None if no_docker => FAILED,
+        None => CONNECTION,
     }
 }
 

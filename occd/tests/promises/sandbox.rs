@@ -38,7 +38,7 @@ pub(crate) fn world(image: &str, extra: &str) -> Option<World> {
     Some(World { docker, _sshd: sshd, link, rig })
 }
 
-fn settings(rig: &DaemonRig, docker: &DockerRig, image: &str, extra: &str) {
+pub(crate) fn settings(rig: &DaemonRig, docker: &DockerRig, image: &str, extra: &str) {
     let socket = docker.socket().display().to_string();
     rig.write_config_toml(&format!(
         "[connection]\nmax_backoff = \"200ms\"\n[forwards]\nby_name_port = {}\n\

@@ -114,6 +114,35 @@ fn a_pull_goes_on_over_a_broken_link_and_tells_how_far_it_is() {
 }
 
 #[test]
+fn a_disk_that_is_full_is_said_and_nothing_is_left() {
+    if !Registry::require() {
+        return;
+    }
+    let registry = Registry::start();
+    let image = format!("{}/large:latest", registry.name());
+    let Some(world) = world(&image, "") else { return };
+    // What does not compress: two million bytes in hexadecimal digits that nobody has seen before.
+    let mut seed = 1u64;
+    let noise: String = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{seed:016x}")
+    })
+    .take(2_000_000)
+    .collect();
+    world.docker.import_sandbox(&image, "1.0", &[("noise", 0o644, &noise)]);
+    world.docker.docker_ok(&["push", &image]);
+    let small = DockerRig::start_with_disk(24);
+    small.open_to_everyone();
+    crate::sandbox::settings(&world.rig, &small, &image, "");
+    let full = fails(&world.rig, &["start", "--host", "h"], 1);
+    assert!(
+        full.contains("there is no room for the image") && full.contains("disk is full"),
+        "{full}"
+    );
+    assert_eq!(small.docker_ok(&["ps", "--all", "--quiet"]), "");
+}
+
+#[test]
 fn an_engine_that_is_started_anew_does_not_stop_a_start() {
     let image = "slow:1";
     let Some(mut world) = world(image, "") else { return };
