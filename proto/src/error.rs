@@ -138,6 +138,12 @@ codes! {
     OperationRunning = "operation_running",
     /// There is no such operation, or it has been forgotten.
     OperationNotFound = "operation_not_found",
+    /// Docker cannot be installed there: how is not known, or nobody may become root.
+    InstallImpossible = "install_impossible",
+    /// A command of the installation failed.
+    InstallFailed = "install_failed",
+    /// Other commands would be run by now than those that were shown.
+    PlanChanged = "plan_changed",
     /// No port of this machine can be had for a forward.
     ForwardFailed = "forward_failed",
     /// The daemon is stopping.

@@ -6,6 +6,7 @@
 
 pub mod container;
 pub mod daemon;
+pub mod docker_setup;
 pub mod error;
 pub mod exec;
 pub mod forward;

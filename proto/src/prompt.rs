@@ -21,7 +21,7 @@ pub const PROMPTS_HEADER: &str = "occ-prompts";
 pub enum PromptKind {
     /// The passphrase of a private key.
     Passphrase,
-    /// A password for a login.
+    /// A password for a login, or for sudo.
     Password,
     /// The answer to a question of the server's (keyboard-interactive), such as a one-time code.
     Code,

@@ -10,7 +10,7 @@ use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
 use super::json::Json;
-use crate::container::{BadSettings, DockerError, SandboxError};
+use crate::container::{BadSettings, DockerError, InstallError, SandboxError};
 use crate::exec::{BadCommand, ExecError};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
@@ -232,16 +232,33 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         | SandboxError::Stuck { .. } => (StatusCode::BAD_GATEWAY, Code::SandboxNotReady),
         SandboxError::Cancelled { .. } => (StatusCode::CONFLICT, Code::Cancelled),
         SandboxError::Forward(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::ForwardFailed),
-        SandboxError::Install { .. } => (StatusCode::BAD_GATEWAY, Code::DockerError),
+        SandboxError::Install(inner) => install_status(inner),
     };
     let text = occ_proto::text::sanitize(&chain(error));
     let place = host.map_or_else(String::new, |name| format!("{name}: "));
     let problem = ApiError::new(status, code, format!("{place}{}.", text.trim_end_matches('.')));
-    let problem = match host {
+    let mut problem = match host {
         Some(name) => problem.host(name),
         None => problem,
     };
+    if let SandboxError::Install(InstallError::Failed { log, .. }) = error {
+        problem.0.causes = log.iter().map(|line| occ_proto::text::sanitize(line)).collect();
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+}
+
+fn install_status(error: &InstallError) -> (StatusCode, Code) {
+    match error {
+        InstallError::Unsupported { .. } | InstallError::NoRoot { .. } | InstallError::Look(_) => {
+            (StatusCode::CONFLICT, Code::InstallImpossible)
+        }
+        InstallError::PlanChanged => (StatusCode::PRECONDITION_FAILED, Code::PlanChanged),
+        InstallError::NoPassword { .. } => (StatusCode::CONFLICT, Code::InputNeeded),
+        InstallError::NotStarted { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused),
+        InstallError::Failed { .. } => (StatusCode::BAD_GATEWAY, Code::InstallFailed),
+        InstallError::Unknown { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
+        InstallError::Silent(inner) => docker_status(inner),
+    }
 }
 
 impl From<BadCommand> for ApiError {

@@ -40,6 +40,7 @@ use crate::ssh::error::chain;
 mod container;
 mod daemon;
 mod default_host;
+mod docker_setup;
 mod docker_socket;
 mod error;
 mod exec;
@@ -215,6 +216,7 @@ pub fn router(app: Arc<App>) -> Router {
             "/v1/hosts/{host}/docker-socket",
             get(docker_socket::show).put(docker_socket::open).delete(docker_socket::close),
         )
+        .route("/v1/hosts/{host}/docker-setup", get(docker_setup::show).post(docker_setup::install))
         .route("/v1/hosts/{host}/history", get(history::show))
         .route("/v1/forwards", get(forwards::list))
         .route("/v1/operations", get(operations::list))

@@ -18,7 +18,8 @@ use super::extract::{Body, Caller, EngineOf, OptionalBody, engine_named};
 use super::json::Json;
 use super::operations;
 use crate::container::{
-    self, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, SandboxError, SandboxSettings,
+    self, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
+    SandboxSettings,
 };
 use crate::host::Tries;
 use crate::prompts::Client;
@@ -119,7 +120,7 @@ impl App {
 }
 
 /// Begins an operation once the host is connected, for which its client can still be asked.
-async fn begin<F>(
+pub(super) async fn begin<F>(
     app: &Arc<App>,
     engine: &Engine,
     kind: OperationKind,
@@ -143,24 +144,27 @@ where
     });
     match begun {
         Ok(running) => Ok((StatusCode::ACCEPTED, Json(operations::of(&running)))),
-        Err(NotBegun::Busy(other)) => {
-            let detail = format!(
-                "{}: another operation ({}) is at work on the sandbox: {}.",
-                engine.name(),
-                other.kind.as_str(),
-                other.id
-            );
-            let problem = ApiError::new(StatusCode::CONFLICT, Code::OperationRunning, detail);
-            Err(match engine.host() {
-                Some(host) => problem.host(host),
-                None => problem,
-            })
-        }
+        Err(NotBegun::Busy(other)) => Err(busy(engine, &other)),
         Err(NotBegun::Stopping) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             Code::ShuttingDown,
             "occd is stopping.",
         )),
+    }
+}
+
+/// Returns the problem of an engine on which another operation is at work.
+pub(super) fn busy(engine: &Engine, other: &Running) -> ApiError {
+    let detail = format!(
+        "{}: another operation ({}) is at work there: {}.",
+        engine.name(),
+        other.kind.as_str(),
+        other.id
+    );
+    let problem = ApiError::new(StatusCode::CONFLICT, Code::OperationRunning, detail);
+    match engine.host() {
+        Some(host) => problem.host(host),
+        None => problem,
     }
 }
 

@@ -6,7 +6,7 @@ use bollard::errors::Error as BollardError;
 
 use super::opencode_config::OpencodeConfigError;
 use super::settings::BadSettings;
-use super::{DockerError, EngineError};
+use super::{DockerError, EngineError, InstallError};
 use crate::host::Unreachable;
 
 /// Why something with the sandbox did not work.
@@ -123,12 +123,9 @@ pub enum SandboxError {
     /// No port of this machine can be had.
     #[error("no port of this machine can be had for it")]
     Forward(#[source] std::io::Error),
-    /// Installing did not work.
-    #[error("{what}")]
-    Install {
-        /// What did not.
-        what: String,
-    },
+    /// Docker is not installed.
+    #[error(transparent)]
+    Install(#[from] InstallError),
 }
 
 fn last_words(log: &[String]) -> String {

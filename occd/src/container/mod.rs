@@ -8,6 +8,7 @@ mod error;
 mod follow;
 mod head;
 mod image;
+mod install;
 mod logs;
 mod memory;
 mod mount;
@@ -33,6 +34,9 @@ pub use disk::measure as disk_use;
 pub use docker::{Docker, DockerError};
 pub use engine::{Engine, EngineError, LocalEngine};
 pub use error::SandboxError;
+pub use install::{
+    InstallError, Plan as InstallPlan, Root, install as install_docker, plan as plan_install,
+};
 pub use logs::{LogQuery, Logs};
 pub use memory::{Known, Sandboxes};
 pub use opencode_config::{OpencodeConfig, OpencodeConfigError};

@@ -153,6 +153,12 @@ impl Operations {
         Ok(running)
     }
 
+    /// Returns what is at work on an engine.
+    pub fn at_work(&self, engine: &Engine) -> Option<Arc<Running>> {
+        let is_it = |other: &&Arc<Running>| other.engine.is_same(engine) && other.end().is_none();
+        self.lock().iter().find(is_it).cloned()
+    }
+
     /// Returns the operations, the newest first.
     pub fn list(&self) -> Vec<Arc<Running>> {
         self.lock().iter().rev().cloned().collect()
@@ -273,7 +279,7 @@ mod tests {
     }
 
     fn outcome(did: Did) -> Outcome {
-        Outcome { did, sandbox: None, url: None, notes: Vec::new() }
+        Outcome { did, sandbox: None, url: None, docker_version: None, notes: Vec::new() }
     }
 
     #[tokio::test]

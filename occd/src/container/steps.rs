@@ -369,7 +369,7 @@ pub(super) async fn outcome(
 ) -> Result<Outcome, SandboxError> {
     let container = inspect(session).await?;
     let sandbox = container.map_or_else(|| sandbox::absent(None), |c| sandbox::of(*c, None));
-    Ok(Outcome { did, sandbox: Some(sandbox), url: None, notes })
+    Ok(Outcome { did, sandbox: Some(sandbox), url: None, docker_version: None, notes })
 }
 
 fn is_running(container: &ContainerInspectResponse) -> bool {

@@ -382,6 +382,13 @@ impl Actor {
                 self.handle(Event::Reconnect);
                 Some(done)
             }
+            HostRequest::Renew { done } => {
+                // The agent's connection is as old as the other.
+                self.lending().for_each(|connection| connection.retire());
+                self.demand = HopDemand::Command;
+                self.handle(Event::Renew);
+                Some(done)
+            }
             #[cfg(test)]
             HostRequest::Panic => panic!("asked to"),
             HostRequest::Woken => {

@@ -100,6 +100,8 @@ pub enum Event {
     Wanted(Demand),
     /// A person asked for a new connection: the old one is closed.
     Reconnect,
+    /// Another connection is wanted in place of the one that there is.
+    Renew,
     /// A person asked to disconnect, or the daemon stops.
     Disconnect,
     /// A field that decides where or how to connect was edited.
@@ -304,7 +306,8 @@ impl HostMachine {
             Event::Wanted(demand) => self.wanted(demand, now),
             Event::Reconnect => self.reconnect(now),
             Event::Disconnect => self.disconnect(now),
-            Event::ConfigChanged => self.config_changed(now),
+            // A connection of the configuration from before is no better than one that is to be replaced.
+            Event::ConfigChanged | Event::Renew => self.config_changed(now),
             Event::Given => self.given(now),
             Event::Dialled(id) => self.dialled(id, now),
             Event::DialFailed(id, retry) => self.dial_failed(id, retry, now),

@@ -73,6 +73,8 @@ enum HostRequest {
     },
     /// Close the connection and make a new one.
     Reconnect { done: oneshot::Sender<()> },
+    /// Make a new connection, and leave the old one to what runs on it.
+    Renew { done: oneshot::Sender<()> },
     /// Close the connection and stay away.
     Disconnect { done: oneshot::Sender<()> },
     /// A connection that lends the agent is the host's.
@@ -386,6 +388,15 @@ impl HostHandle {
     pub async fn reconnect(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
         self.questions.add(client);
         self.ask(|done| HostRequest::Reconnect { done }).await?;
+        let deadline = Instant::now() + COMMAND_PATIENCE;
+        let can_answer = client.can_answer();
+        self.wait_for_connection(Wish::Command, Tries::default(), deadline, can_answer).await
+    }
+
+    /// Makes a new connection for all that comes. What runs on the old one goes on there.
+    pub async fn renew(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
+        self.questions.add(client);
+        self.ask(|done| HostRequest::Renew { done }).await?;
         let deadline = Instant::now() + COMMAND_PATIENCE;
         let can_answer = client.can_answer();
         self.wait_for_connection(Wish::Command, Tries::default(), deadline, can_answer).await

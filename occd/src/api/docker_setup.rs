@@ -1,0 +1,47 @@
+//! Installing Docker on a host: what it takes there, and doing it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use occ_proto::docker_setup::{DockerSetup, InstallDocker};
+use occ_proto::operation::{Operation, OperationKind};
+
+use super::App;
+use super::error::{self, ApiResult};
+use super::extract::{Caller, Host, OptionalBody};
+use super::json::Json;
+use super::sandbox;
+use crate::container::{self, Engine, InstallError, Root, SandboxError};
+
+pub(super) async fn show(Host(host): Host, Caller(client): Caller) -> ApiResult<Json<DockerSetup>> {
+    let plan = container::plan_install(&host, &client).await;
+    let plan = plan.map_err(|failure| error::sandbox(Some(host.name()), &failure))?;
+    Ok(Json(plan.setup().clone()))
+}
+
+/// Asks for sudo's password as long as the client is there, and begins the operation.
+pub(super) async fn install(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+    Caller(client): Caller,
+    OptionalBody(request): OptionalBody<InstallDocker>,
+) -> ApiResult<(StatusCode, Json<Operation>)> {
+    let failed = |failure: SandboxError| error::sandbox(Some(host.name()), &failure);
+    let engine = Engine::Host(host.clone());
+    // Nobody types a password for nothing.
+    if let Some(other) = app.operations.at_work(&engine) {
+        return Err(sandbox::busy(&engine, &other));
+    }
+    let plan = container::plan_install(&host, &client).await.map_err(failed)?;
+    if request.digest.is_some_and(|digest| digest != plan.setup().digest) {
+        return Err(failed(InstallError::PlanChanged.into()));
+    }
+    let prompts = &app.pool.context().dial.prompts;
+    let root = Root::obtain(&host, &plan, prompts, &client).await.map_err(failed)?;
+    let work = {
+        let (host, client) = (host.clone(), client.clone());
+        move |_, progress| container::install_docker(host, plan, root, client, progress)
+    };
+    sandbox::begin(&app, &engine, OperationKind::InstallDocker, &client, work).await
+}
