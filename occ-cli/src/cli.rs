@@ -24,7 +24,7 @@ Usage: occ <command> [--host NAME | --local] [options]
   start stop restart logs update cockpit   the opencode sandbox
   sandbox                        compare two, make them alike
   exec                           a command on a host
-  host                           add list show edit remove test default
+  host                           add list show edit remove test default install-docker
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
   operations                     what is being done, or was not long ago
@@ -518,7 +518,8 @@ pub(crate) enum HostCommand {
 Examples:
   occ host add prod-1 deploy@203.0.113.10
   occ host add build-1 10.0.0.7 -u ci -i ~/.ssh/ci -J bastion.example.com -g build
-  occ host add later 192.0.2.9 --no-verify")]
+  occ host add later 192.0.2.9 --no-verify
+  occ host add new-1 root@198.51.100.7 --install-docker")]
     Add(HostAddArgs),
     /// Remove a host
     #[command(after_help = "Examples:\n  occ host remove old-1\n  occ host remove old-1 -f")]
@@ -563,6 +564,24 @@ Examples:
         /// The host's name
         name: HostName,
     },
+    /// Install Docker on a host, after showing the commands
+    #[command(after_help = "\
+Examples:
+  occ host install-docker prod-1
+  occ host install-docker prod-1 --dry-run   only shows the commands
+  occ host install-docker prod-1 --yes       for scripts, where sudo asks for no password
+
+sudo's password is asked for on the terminal, or by occ prompts on another.")]
+    InstallDocker {
+        /// The host's name
+        name: HostName,
+        /// Do not ask whether to run the commands
+        #[arg(short, long)]
+        yes: bool,
+        /// Show the commands and run none
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+    },
     /// Show or set the host that commands go to
     #[command(after_help = "\
 Examples:
@@ -576,6 +595,7 @@ Examples:
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct HostAddArgs {
     /// The name to use for it
     #[arg(value_parser = parse_name)]
@@ -607,6 +627,12 @@ pub(crate) struct HostAddArgs {
     /// Replace a host of the same name
     #[arg(long)]
     pub(crate) force: bool,
+    /// Do not ask anything: a host that cannot be connected to is not added
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Install Docker if it is missing there, without asking
+    #[arg(long, conflicts_with = "no_verify")]
+    pub(crate) install_docker: bool,
     /// Accepted for opencode-cloud's sake: ~/.ssh/config is never written
     #[arg(long, hide = true)]
     pub(crate) no_ssh_config: bool,

@@ -26,6 +26,9 @@ const NO_KEYS: &str = "ssh_config allows none (PubkeyAuthentication";
 /// ssh_config forbids those of the agent.
 const NO_AGENT_KEYS: &str = "of which IdentitiesOnly allows none";
 
+/// It is sudo that asks.
+const SUDO: &str = "the sudo password of ";
+
 /// Returns what to type next, for the daemon's code and its sentence. `host` is absent where no host is concerned.
 pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<String> {
     let h = host.unwrap_or("HOST");
@@ -59,6 +62,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::LoginRefused => format!("occ connect --host {h} asks again"),
         Code::NoIdentity => format!("{}; then occ reconnect --host {h}", key(h, detail)),
         Code::KeyLocked => format!("occ unlock --host {h} asks for the passphrase"),
+        Code::InputNeeded if detail.contains(SUDO) && was_asked(detail) => {
+            format!("occ host install-docker {h} asks again")
+        }
+        Code::InputNeeded if detail.contains(SUDO) => format!(
+            "on a terminal: occ host install-docker {h} asks; occ prompts shows what is asked"
+        ),
         Code::InputNeeded if was_asked(detail) => format!("occ connect --host {h} asks again"),
         Code::InputNeeded => {
             format!("on a terminal: occ connect --host {h} asks; occ prompts shows what is asked")
@@ -100,10 +109,15 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::SessionRefused => {
             format!("see MaxSessions in the server's sshd_config; occ status -v --host {h}")
         }
+        Code::OutcomeUnknown if detail.contains("run again without harm") => {
+            format!("occ host install-docker {h} begins anew")
+        }
         Code::OutcomeUnknown => format!("look on {h} before running it again"),
         Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
-        Code::DockerUnavailable if has_no_docker(detail) => return None,
+        Code::DockerUnavailable if has_no_docker(detail) => {
+            format!("occ host install-docker {} installs it", host?)
+        }
         Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
         Code::DockerTooOld => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
         Code::DockerPermission => {
@@ -119,6 +133,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::ConfirmationNeeded => format!("occ start{} … --yes makes it anew; its volumes stay", at(host)),
         Code::SandboxNotReady => format!("occ logs{}", at(host)),
         Code::SandboxConfigInvalid => "mend that file; opencode-cloud config validates it".to_owned(),
+        Code::InstallImpossible => format!("when Docker is there: occ reconnect --host {h}"),
+        Code::InstallFailed => format!("mend what it says there; then occ host install-docker {h} begins anew"),
+        Code::PlanChanged => format!("occ host install-docker {h} shows them again"),
         Code::OperationRunning => "occ operations shows it; occ operations attach ID follows it".to_owned(),
         Code::OperationNotFound => "occ operations lists them".to_owned(),
         Code::ShuttingDown => "occ daemon start".to_owned(),
@@ -548,6 +565,14 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_a_sudo_password_is_told() {
+        let asked = "h: the sudo password of alice is needed: the answers were wrong.";
+        assert_eq!(of(Code::InputNeeded, "h", asked), "occ host install-docker h asks again");
+        let unasked = "h: the sudo password of alice is needed: there is nobody to ask.";
+        assert!(of(Code::InputNeeded, "h", unasked).starts_with("on a terminal: occ host install"));
+    }
+
+    #[test]
     fn a_terminal_is_spoken_of_only_where_there_was_none() {
         let asked = of(Code::InputNeeded, "h", "h: a password is needed: the answer was declined.");
         assert_eq!(asked, "occ connect --host h asks again");
@@ -557,11 +582,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_docker_lacks_nothing() {
+    fn a_host_without_docker_can_get_it() {
+        let missing = "there is no Docker on this host.";
         assert_eq!(
-            hint(Code::DockerUnavailable, Some("h"), "h: there is no Docker on this host."),
-            None
+            of(Code::DockerUnavailable, "h", missing),
+            "occ host install-docker h installs it"
         );
+        assert_eq!(hint(Code::DockerUnavailable, None, missing), None);
         assert!(hint(Code::DockerUnavailable, Some("h"), "it does not answer").is_some());
     }
 }

@@ -5,9 +5,10 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::keys::run;
 use crate::require::{is_root, require_root};
@@ -90,6 +91,54 @@ pub fn expired_user() -> Option<&'static str> {
     // useradd does not do this to a system user.
     run(Command::new("usermod").args(["--expiredate", "1", NAME]));
     Some(NAME)
+}
+
+/// A login of one test's own, and a group that it is no member of. Both are gone when this is dropped. It needs root.
+#[derive(Debug)]
+pub struct OwnLogin {
+    name: String,
+}
+
+impl OwnLogin {
+    /// Makes both.
+    #[expect(clippy::new_without_default, reason = "it changes the machine")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("occ-own{}-{number}", std::process::id());
+        let _lock = lock();
+        run(Command::new("groupadd").arg("--system").arg(format!("{name}-g")));
+        run(Command::new("useradd")
+            .args(["--system", "--no-create-home", "--home-dir", "/", "--shell", "/bin/sh"])
+            .args(["--password", "*", &name]));
+        Self { name }
+    }
+
+    /// Returns the login name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives a file to the group, whose members alone may use it.
+    pub fn give(&self, path: &Path) {
+        run(Command::new("chgrp").arg(format!("{}-g", self.name)).arg(path));
+        run(Command::new("chmod").arg("660").arg(path));
+    }
+
+    /// Has the login join the group. Processes that it has do not notice.
+    pub fn join(&self) {
+        let _lock = lock();
+        run(Command::new("usermod").args(["-aG", &format!("{}-g", self.name), &self.name]));
+    }
+}
+
+impl Drop for OwnLogin {
+    fn drop(&mut self) {
+        let _lock = lock();
+        // Its processes may not have ended yet.
+        let _ = Command::new("userdel").arg("--force").arg(&self.name).output();
+        let _ = Command::new("groupdel").arg(format!("{}-g", self.name)).output();
+    }
 }
 
 /// Returns the name of the user who runs this process.

@@ -8,7 +8,7 @@ use occ_proto::status::{HostList, HostStatus, TestReport};
 use occ_proto::text::sanitize;
 use serde_json::json;
 
-use super::{Context, host_edit};
+use super::{Context, host_edit, install_docker};
 use crate::cli::HostCommand;
 use crate::client::{Client, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
@@ -33,6 +33,9 @@ pub(crate) async fn run(context: &Context<'_>, command: HostCommand) -> Result<u
         HostCommand::ForgetPassword { name } => forget_password(context, &name).await,
         HostCommand::Test { name } => test(context, &name).await,
         HostCommand::Default { name } => default(context, name).await,
+        HostCommand::InstallDocker { name, yes, dry_run } => {
+            install_docker::run(context, &name, yes, dry_run).await
+        }
     }
 }
 
@@ -246,6 +249,7 @@ async fn test(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
         if let Some(hint) = test_hint(&client, &report).await {
             ui.note(&format!("hint: {hint}"));
         }
+        install_docker::offer(context, &client, &report).await?;
     }
     Ok(code)
 }

@@ -8,13 +8,17 @@ use occ_proto::host::{AddHost, PatchHost};
 use occ_proto::status::{HostSaved, HostStatus, TestReport};
 use occ_proto::text::sanitize;
 
-use super::Context;
+use serde_json::json;
+
+use super::{Context, install_docker, operations};
 use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError};
 use crate::hint::{NOT_OFFERED, PROXY_COMMAND, agent_cure, hint_for, was_asked};
 use crate::output::{Colour, host as show, with_note};
 use crate::parse::Clearable;
+use crate::place::Place;
+use crate::target::Source;
 
 /// Runs `occ host add` and returns its exit code.
 pub(crate) async fn add(context: &Context<'_>, args: HostAddArgs) -> Result<u8, CliError> {
@@ -36,7 +40,7 @@ pub(crate) async fn add(context: &Context<'_>, args: HostAddArgs) -> Result<u8, 
         Err(error) if error.exit == CONNECTION && body.verify => {
             let error = unverified(&args.name, &body.config, error, "occ host add");
             failed_step(context, args.name.as_str(), &error);
-            if !ui.can_ask() {
+            if args.yes || !ui.can_ask() {
                 return Err(error);
             }
             ui.note(&format!("Error: {}", error.message));
@@ -53,7 +57,51 @@ pub(crate) async fn add(context: &Context<'_>, args: HostAddArgs) -> Result<u8, 
         Err(error) => return Err(error),
     };
     let done = format!("Added: Host '{}' added ({}).", args.name, args.hostname.address);
-    saved(context, &reply, &done)
+    if args.install_docker {
+        return installed(context, &client, &reply, &done).await;
+    }
+    let code = saved(context, &reply, &done)?;
+    if let (false, Some(test)) = (args.yes, reply.parse::<HostSaved>()?.test) {
+        install_docker::offer(context, &client, &test).await?;
+    }
+    Ok(code)
+}
+
+/// Installs Docker on a host that was added and has none.
+async fn installed(
+    context: &Context<'_>,
+    client: &Client,
+    reply: &Reply,
+    done: &str,
+) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if !ui.json {
+        saved(context, reply, done)?;
+    }
+    let host: HostSaved = reply.parse()?;
+    let operation = match &host.test {
+        Some(test) => install_docker::unasked(context, client, test).await?,
+        None => None,
+    };
+    if let Some(problem) = operation.as_ref().and_then(|operation| operation.problem.as_ref()) {
+        return Err(CliError::from((**problem).clone()));
+    }
+    if ui.json {
+        // The daemon's own values, so that keys this program does not know stay.
+        let mut document: serde_json::Value = reply.parse()?;
+        if let (Some(keys), Some(operation)) = (document.as_object_mut(), &operation) {
+            keys.insert("operation".to_owned(), json!(operation));
+        }
+        return ui.value(&document).map(|()| 0);
+    }
+    match &operation {
+        Some(operation) => operations::finished(
+            context,
+            &Place::Host(host.host.name.clone(), Source::Named),
+            operation,
+        ),
+        None => Ok(0),
+    }
 }
 
 fn config(args: &HostAddArgs) -> Result<HostConfig, CliError> {

@@ -8,6 +8,7 @@ mod exec_result;
 mod history;
 mod host;
 mod host_edit;
+mod install_docker;
 pub(crate) mod legacy;
 mod logs;
 mod operations;

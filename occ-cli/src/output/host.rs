@@ -240,6 +240,10 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
 
 /// Returns the hint for a problem of a host whose configuration is known.
 pub(crate) fn status_hint(status: &HostStatus, code: Code, detail: &str) -> Option<String> {
+    // A host may do without, and is not to be told so each time.
+    if has_no_docker(detail) {
+        return None;
+    }
     let login = status.connection.as_ref().map(|connection| connection.user.as_str());
     hint_for(code, &status.name, &status.config, login, detail)
 }

@@ -40,10 +40,21 @@ impl<'a> ProgressLine<'a> {
             }
             OperationEvent::Pull(progress) => self.tenths(*progress),
             OperationEvent::Output { text } | OperationEvent::Note { text } => {
-                self.clear();
+                // What a program says is of the step before it.
+                match event {
+                    OperationEvent::Output { .. } => self.keep(),
+                    _ => self.clear(),
+                }
                 self.ui.note(&format!("{}{}", self.prefix, sanitize(text)));
             }
             OperationEvent::End { .. } | OperationEvent::Unknown => {}
+        }
+    }
+
+    /// Lets an unfinished line stand.
+    fn keep(&mut self) {
+        if std::mem::take(&mut self.open) {
+            write_stderr(b"\n");
         }
     }
 
@@ -125,7 +136,10 @@ pub(crate) fn sentence(did: Did, seconds: u64) -> (&'static str, String) {
 /// Returns the lines about what came of an operation.
 pub(crate) fn outcome(ui: &Ui, place: &Place, outcome: &Outcome, seconds: u64) -> Vec<String> {
     let prefix = place.prefix();
-    let (sign, text) = sentence(outcome.did, seconds);
+    let (sign, mut text) = sentence(outcome.did, seconds);
+    if let (Did::Installed, Some(version)) = (outcome.did, &outcome.docker_version) {
+        text = format!("Docker {} is installed", sanitize(version));
+    }
     let colour = if sign == "✓" { Colour::Green } else { Colour::Grey };
     let mut lines = vec![format!("{prefix}{} {text}", ui.paint(colour, sign))];
     let mut add = |label: &str, text: &str| {

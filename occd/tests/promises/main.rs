@@ -27,6 +27,7 @@ mod history;
 mod host_keys;
 mod hosts_api;
 mod idle;
+mod install_docker;
 mod interrupted;
 mod invariants;
 mod jump;
