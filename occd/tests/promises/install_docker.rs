@@ -59,7 +59,7 @@ echo "did $1"; exit 0"#,
     ),
     (
         "systemctl",
-        r#"[ "$1" = is-system-running ] && { echo degraded; exit 1; }
+        r#"[ "$1" = is-system-running ] && { [ -e %/offline ] && echo offline || echo degraded; exit 1; }
 echo "systemctl $*" >> %/log
 cat >> %/stdin
 touch %/enable
@@ -206,6 +206,14 @@ impl World {
             || body(&self.rig.http("GET", &path, &[], None)),
             |operation: &Operation| operation.state != OperationState::Running,
         )
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A step that nobody ended has left the server's tree.
+        let mark = self.mark();
+        proc::kill_all("what was begun on the host", || proc::marked(&mark));
     }
 }
 
@@ -450,10 +458,6 @@ fn a_link_that_breaks_in_a_step_leaves_it_unknown_and_it_is_run_again() {
     let again = world.ended(&world.begun(&[]));
     assert_eq!(again.problem.unwrap().code, Code::InstallFailed);
     assert_eq!(world.ran().len(), 2);
-    proc::kill_all("what hangs", || {
-        let is_sleep = |process: &proc::Process| process.name() == "sleep";
-        proc::marked(&world.mark()).into_iter().filter(is_sleep).collect()
-    });
 }
 
 #[test]
@@ -546,6 +550,22 @@ fn only_what_was_shown_is_run() {
 }
 
 #[test]
+fn where_nothing_starts_docker_that_is_said() {
+    let Some(world) = World::start(None) else { return };
+    ["free", "offline", "joined"].iter().for_each(|name| world.touch(name));
+    if Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let plan = world.plan();
+    assert!(plan.notes.iter().any(|note| note.contains("nothing starts Docker")), "{plan:?}");
+    let operation = world.ended(&world.begun(&[]));
+    let outcome = operation.outcome.unwrap_or_else(|| panic!("{:?}", operation.problem));
+    assert_eq!((outcome.did, outcome.docker_version), (Did::Installed, None));
+    assert_eq!(outcome.notes, ["nothing starts it there, and it does not run"]);
+    assert_eq!(world.ran().len(), 3);
+}
+
+#[test]
 fn a_login_of_roots_needs_no_sudo() {
     if !testkit::require::require_root("a login as root") {
         return;
@@ -609,10 +629,17 @@ fn a_host_that_is_added_or_tested_is_offered_docker_and_gets_none_unasked() {
         terminal.answer("[n] Install Docker there? [y/N]", "n");
         assert_eq!(terminal.finish().1, 0);
         assert_eq!(world.ran(), Vec::<String>::new());
+        let output = add(&["--install-docker", "--json"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["host"]["name"], "n");
+        assert_eq!(said["operation"]["outcome"]["docker_version"], version(docker));
+        assert_eq!(world.ran().len(), 4);
+        // Another time there is nothing to do.
         let output = add(&["--install-docker"]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let done = format!("[n] ✓ Docker {} is installed\n", version(docker));
-        assert!(output.status.success() && said.ends_with(&done), "{output:?}");
+        let done = format!("[n] ✓ Connected (Docker {})\n", version(docker));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.starts_with(&done), "{output:?}");
         assert_eq!(world.ran().len(), 4);
     });
 }

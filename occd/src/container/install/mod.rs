@@ -42,7 +42,10 @@ done; exit 0"#;
 pub async fn plan(host: &HostHandle, client: &Client) -> Result<Plan, SandboxError> {
     let now = match version(host, client).await {
         Ok(version) => Now::Answers(version),
-        Err(EngineError::Docker(DockerError::Permission(_))) => Now::Closed,
+        // Root's podman is no Docker, and the group docker opens nothing of it.
+        Err(EngineError::Docker(DockerError::Permission(path))) if !path.contains("podman") => {
+            Now::Closed
+        }
         Err(EngineError::Docker(error)) if !matches!(error, DockerError::Lost) => Now::Silent,
         Err(error) => return Err(error.into()),
     };

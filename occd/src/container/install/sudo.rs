@@ -63,7 +63,8 @@ impl Root {
                 questions.settle(false);
                 return Ok(root);
             }
-            if let Some(why) = refusal(&said.stderr) {
+            let silent = said.exit.timed_out.then(|| "sudo does not answer".to_owned());
+            if let Some(why) = silent.or_else(|| refusal(&said.stderr)) {
                 questions.settle(false);
                 return Err(no_root(why).into());
             }
