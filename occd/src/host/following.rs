@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{HostHandle, HostSnapshot};
+use tokio::time::Instant;
+
+use super::tries::COMMAND_PATIENCE;
+use super::{HostHandle, HostRequest, HostSnapshot, Tries, Unreachable, Wish};
+use crate::prompts::Client;
 use crate::ssh::Connection;
 
 impl HostHandle {
@@ -39,6 +43,15 @@ impl HostHandle {
             // A host that was removed has none.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Makes a new connection for all that comes. What runs on the old one goes on there.
+    pub async fn renew(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
+        self.questions.add(client);
+        self.ask(|done| HostRequest::Renew { done }).await?;
+        let deadline = Instant::now() + COMMAND_PATIENCE;
+        let can_answer = client.can_answer();
+        self.wait_for_connection(Wish::Command, Tries::default(), deadline, can_answer).await
     }
 
     /// Returns whether the host is no more.

@@ -461,6 +461,7 @@ proptest! {
                 2 => PERSON,
                 3 => Event::Reconnect,
                 4 => Event::Disconnect,
+                5 if step.flag => Event::Renew,
                 5 => Event::ConfigChanged,
                 6 | 7 => Event::Dialled(any_id),
                 8 => Event::DialFailed(any_id, retry),
@@ -521,7 +522,7 @@ proptest! {
             prop_assert!(live.len() <= 1, "two connections: {live:?}");
             prop_assert_eq!(machine.primary(), live.first().copied());
             if before == State::Failed && machine.state() != State::Failed {
-                prop_assert!(matches!(event, Event::Wanted(_) | Event::Reconnect | Event::Disconnect | Event::ConfigChanged | Event::Given));
+                prop_assert!(matches!(event, Event::Wanted(_) | Event::Reconnect | Event::Disconnect | Event::ConfigChanged | Event::Renew | Event::Given));
             }
             match machine.state() {
                 State::Backoff => prop_assert!(machine.deadline().is_some()),

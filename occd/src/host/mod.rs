@@ -393,15 +393,6 @@ impl HostHandle {
         self.wait_for_connection(Wish::Command, Tries::default(), deadline, can_answer).await
     }
 
-    /// Makes a new connection for all that comes. What runs on the old one goes on there.
-    pub async fn renew(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
-        self.questions.add(client);
-        self.ask(|done| HostRequest::Renew { done }).await?;
-        let deadline = Instant::now() + COMMAND_PATIENCE;
-        let can_answer = client.can_answer();
-        self.wait_for_connection(Wish::Command, Tries::default(), deadline, can_answer).await
-    }
-
     /// Closes the connection; nothing but a request to connect opens it again.
     pub async fn disconnect(&self) -> Result<(), Unreachable> {
         self.ask(|done| HostRequest::Disconnect { done }).await

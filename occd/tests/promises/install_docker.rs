@@ -592,6 +592,11 @@ fn where_only_the_group_is_missing_only_that_is_done() {
         let done: Operation = serde_json::from_str(&done).unwrap();
         let outcome = done.outcome.unwrap();
         assert_eq!((outcome.did, outcome.docker_version), (Did::Installed, Some(version(docker))));
+        let again = world.rig.occ_ok(&["host", "install-docker", "h", "--yes", "--json"]);
+        let again: Operation = serde_json::from_str(&again).unwrap();
+        let outcome = again.outcome.unwrap();
+        assert_eq!((outcome.did, outcome.docker_version), (Did::Installed, Some(version(docker))));
+        assert_eq!(outcome.notes, ["it was there already"]);
         assert_eq!(world.ran(), [format!("usermod -aG docker {}", login.name())]);
     });
 }
