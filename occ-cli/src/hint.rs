@@ -26,6 +26,8 @@ const NO_KEYS: &str = "ssh_config allows none (PubkeyAuthentication";
 /// ssh_config forbids those of the agent.
 const NO_AGENT_KEYS: &str = "of which IdentitiesOnly allows none";
 
+/// Docker was installed and does not answer.
+const IN_VAIN: &str = "every command went well";
 /// It is sudo that asks.
 const SUDO: &str = "the sudo password of ";
 
@@ -115,7 +117,8 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::OutcomeUnknown => format!("look on {h} before running it again"),
         Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
-        Code::DockerUnavailable if has_no_docker(detail) => {
+        // Not after it was installed in vain.
+        Code::DockerUnavailable if has_no_docker(detail) && !detail.contains(IN_VAIN) => {
             format!("occ host install-docker {} installs it", host?)
         }
         Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
@@ -589,6 +592,11 @@ mod tests {
             "occ host install-docker h installs it"
         );
         assert_eq!(hint(Code::DockerUnavailable, None, missing), None);
+        let in_vain = format!("every command went well, but Docker does not answer: {missing}");
+        assert_eq!(
+            of(Code::DockerUnavailable, "h", &in_vain),
+            "occ host test h shows what was tried"
+        );
         assert!(hint(Code::DockerUnavailable, Some("h"), "it does not answer").is_some());
     }
 }

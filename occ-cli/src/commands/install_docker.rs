@@ -23,6 +23,8 @@ enum Verdict {
     Declined,
     /// Docker is there.
     Done,
+    /// They cannot be run.
+    Impossible(CliError),
 }
 
 /// Runs `occ host install-docker`.
@@ -54,6 +56,7 @@ pub(crate) async fn run(
     match decided(context, host, &setup, yes).await? {
         Verdict::Done => {}
         Verdict::Declined => ui.say("Cancelled.")?,
+        Verdict::Impossible(error) => return Err(error),
         Verdict::Go => {
             let operation = install(context, &client, host, &setup).await?;
             return operations::finished(context, &place(host), &operation);
@@ -84,6 +87,10 @@ pub(crate) async fn offer(
         match decided(context, host, &setup, false).await? {
             Verdict::Done => {}
             Verdict::Declined => ui.note(&how),
+            Verdict::Impossible(error) => {
+                ui.note(&error.message);
+                error.hint.iter().for_each(|hint| ui.note(&format!("hint: {hint}")));
+            }
             Verdict::Go => {
                 let operation = install(context, client, host, &setup).await?;
                 operations::finished(context, &place(host), &operation)?;
@@ -114,6 +121,7 @@ pub(crate) async fn unasked(
     let setup = look(context, client, &report.name).await?;
     match decided(context, &report.name, &setup, true).await? {
         Verdict::Go => install(context, client, &report.name, &setup).await.map(Some),
+        Verdict::Impossible(error) => Err(error),
         Verdict::Declined | Verdict::Done => Ok(None),
     }
 }
@@ -159,10 +167,11 @@ async fn decided(
     }
     if setup.sudo == Sudo::None {
         let user = sanitize(&setup.user);
-        return Err(CliError::failed(format!(
+        let error = CliError::failed(format!(
             "[{host}] {user} cannot become root there with sudo, so occ cannot run these commands."
-        ))
-        .hint(format!("run them as root on {host}; then occ reconnect --host {host}")));
+        ));
+        let hint = format!("run them as root on {host}; then occ reconnect --host {host}");
+        return Ok(Verdict::Impossible(error.hint(hint)));
     }
     if yes || ui.ask(&format!("[{host}] Install Docker there?")).await? {
         return Ok(Verdict::Go);

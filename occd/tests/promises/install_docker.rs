@@ -517,6 +517,13 @@ fn who_cannot_become_root_is_told_what_root_has_to_run() {
     assert_eq!(output.code(), 1, "{}", output.stderr);
     assert!(output.stderr.contains("[h]   systemctl enable --now docker\n"), "{}", output.stderr);
     assert!(output.stderr.contains("hint: run them as root on h; then"), "{}", output.stderr);
+    // A test of the host went well all the same.
+    let (screen, code) = Terminal::control(&world.rig.occ(&["host", "test", "h"]), "").finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(
+        screen.ends_with("hint: run them as root on h; then occ reconnect --host h\n"),
+        "{screen}"
+    );
     assert_eq!(world.ran(), Vec::<String>::new());
 }
 

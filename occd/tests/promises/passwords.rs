@@ -218,7 +218,8 @@ fn whoever_adds_or_edits_a_host_is_asked_once() {
     };
     let (to, key) = (format!("{}@{}", sshd.user(), sshd.addr()), sshd.client_key_path());
     let key = key.to_str().unwrap();
-    for command in [&["host", "add", "b", &to][..], &["host", "edit", "b", "-i", key]] {
+    // Whether Docker can be installed there is another question.
+    for command in [&["host", "add", "b", &to, "--yes"][..], &["host", "edit", "b", "-i", key]] {
         let mut terminal = Terminal::control(&rig.occ(command), "");
         terminal.answer("[b] Password for ", password);
         if command.contains(&"add") {
