@@ -159,6 +159,11 @@ impl Control {
         }
     }
 
+    /// Returns the connection that it runs on.
+    pub fn connection(&self) -> &Arc<Connection> {
+        self.channel.connection()
+    }
+
     /// Runs a task beside the command, owned by the host's connection.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.channel.connection().spawn(task);

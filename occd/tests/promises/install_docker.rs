@@ -414,6 +414,13 @@ fn a_step_that_fails_is_named_with_what_it_said_and_all_can_be_run_again() {
     assert!(output.stderr.contains("hint: mend what it says there"), "{}", output.stderr);
 }
 
+/// Returns the processes of steps on the host.
+fn steps_of(world: &World) -> Vec<proc::Process> {
+    let steps = proc::marked("OCC_STEP_ID=");
+    let ours = proc::marked(&world.mark());
+    steps.into_iter().filter(|process| ours.contains(process)).collect()
+}
+
 #[test]
 fn cancelling_ends_the_step_on_the_host_and_nothing_else_is_begun_there_before() {
     let Some(world) = World::start(None) else { return };
@@ -427,19 +434,20 @@ fn cancelling_ends_the_step_on_the_host_and_nothing_else_is_begun_there_before()
     assert_eq!(world.rig.http("DELETE", &path, &[], None).status, 202);
     let operation = world.ended(&operation);
     assert_eq!(operation.state, OperationState::Cancelled);
-    wait_until(
-        "the step's processes to be gone",
-        GUARD,
-        || {
-            let left = proc::marked("OCC_STEP_ID=");
-            let ours = proc::marked(&world.mark());
-            left.into_iter().filter(|process| ours.contains(process)).collect::<Vec<_>>()
-        },
-        Vec::is_empty,
-    );
+    wait_until("the step's processes to be gone", GUARD, || steps_of(&world), Vec::is_empty);
     let events = world.events(&operation);
     assert!(events.contains("was ended; installing again begins anew"), "{events}");
     assert_eq!(world.ran().len(), 1);
+}
+
+#[test]
+fn a_daemon_that_stops_ends_the_step_as_well() {
+    let Some(mut world) = World::start(None) else { return };
+    world.touch("hang");
+    world.begun(&[given(PASSWORD)]);
+    wait_for("the step", GUARD, || world.said("hanging").exists().then_some(()));
+    assert!(world.rig.terminate_daemon().success());
+    assert_eq!(steps_of(&world), []);
 }
 
 #[test]

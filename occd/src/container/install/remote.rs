@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use occ_proto::Secret;
 use occ_proto::exec::{ExecRequest, Exit, STDOUT};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::InstallError;
 use super::sudo::Root;
 use crate::container::SandboxError;
 use crate::container::operations::Progress;
-use crate::exec::{self, Command, ExecError, Running, Step};
+use crate::exec::{self, Command, Control, ExecError, Running, Shell, Step};
 use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
 use crate::ssh::Frame;
@@ -134,11 +134,15 @@ async fn end(
     root: &Root,
     output: &mut Output<'_>,
 ) -> bool {
+    let control = running.control();
     if let Some(mark) = mark {
         for signal in ["TERM", "KILL"] {
             let kill = ["sh", "-c", KILL, "sh", mark, signal].map(str::to_owned);
             let (argv, _) = root.argv(&kill);
-            if let Err(error) = ask(host, client, &argv, root.password(), SIGNAL).await {
+            let beside = run_beside(&control, &argv, root.password());
+            if timeout(SIGNAL, beside).await.ok().flatten().is_none()
+                && let Err(error) = ask(host, client, &argv, root.password(), SIGNAL).await
+            {
                 tracing::debug!(host = %host.name(), %error, "a step could not be signalled");
             }
             let deadline = Instant::now() + GRACE;
@@ -150,13 +154,30 @@ async fn end(
             }
         }
     }
-    running.control().cancel();
+    control.cancel();
     loop {
         match running.next().await {
             Step::Output(frame) => output.push(&frame),
             Step::Ended(ended) => return ended.is_ok_and(|exit| !exit.may_still_run),
         }
     }
+}
+
+/// Runs a command on the connection of another to its end: it is there also when the daemon stops, which ends all that
+/// is no part of that. Returns nothing where it was not run.
+async fn run_beside(control: &Control, argv: &[String], input: Option<&Secret>) -> Option<()> {
+    let command = command(argv).ok()?;
+    let connection = control.connection();
+    let system = connection.system().await?;
+    let (channel, _) = connection.session(false).await.ok()?;
+    channel.request_exec(&command.line(Shell::of(&system.shell), None)).await.ok()?;
+    channel.accepted().await.ok().filter(|accepted| *accepted)?;
+    if let Some(secret) = input {
+        channel.write(line(secret)).await.ok()?;
+    }
+    channel.eof().await.ok()?;
+    channel.exited().await;
+    channel.exit().map(drop)
 }
 
 /// Returns a command for the host. sudo and the package managers say the same everywhere in the C locale.
