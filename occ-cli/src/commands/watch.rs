@@ -1,0 +1,270 @@
+//! `occ status --watch`: the same again whenever something changes.
+//!
+//! The daemon's memory is looked at once a second, with one request whatever the number of hosts. Nobody is
+//! dialled for that.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use occ_proto::HostName;
+use occ_proto::status::{HostList, HostStatus, State};
+use rustix::termios::tcgetwinsize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Context;
+use super::group::{Selection, of_host};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::{Ui, host as show, json, write_stdout};
+use crate::target::Target;
+
+/// How often the daemon is asked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Takes the whole screen: the alternate one, without a cursor and with lines cut off at the edge (xterm's control
+/// sequences, DECSET 1049, 25 and 7).
+const TAKE: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l";
+/// Gives it back as it was.
+const GIVE_BACK: &[u8] = b"\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+/// What is watched.
+enum Watched {
+    One(HostName),
+    Many(Selection),
+}
+
+impl Watched {
+    async fn of(context: &Context<'_>, client: &Client) -> Result<Self, CliError> {
+        if let Some(selection) = &context.selection {
+            return Ok(Self::Many(selection.clone()));
+        }
+        Ok(match Target::resolve(context.named.clone(), client).await? {
+            Target::Host(host, _) => Self::One(host),
+            Target::Unset => Self::Many(Selection::All),
+            Target::Local => {
+                Target::Local.host("status --watch").map(|(host, _)| Self::One(host))?
+            }
+        })
+    }
+
+    /// Leaves only what is watched in the list.
+    fn narrow(&self, list: &mut HostList) -> Result<(), CliError> {
+        match self {
+            Self::Many(selection) => selection.narrow(list),
+            Self::One(name) => {
+                list.hosts.append(&mut list.via);
+                list.hosts.retain(|host| host.name == *name);
+                match list.hosts.is_empty() {
+                    true => Err(CliError::host_not_found(name)),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Runs `occ status --watch` until a signal ends it.
+pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
+    let client = context.client().await?;
+    let watched = Watched::of(context, &client).await?;
+    let screen = context.ui.stdout_terminal && !context.ui.json;
+    let following = async {
+        match screen {
+            true => on_screen(context.ui, &client, &watched).await,
+            false => by_line(context.ui, &client, &watched).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        // It is how watching ends.
+        ended = crate::terminal::ended() => Ok(ended.exit),
+        failed = following => failed.map(|never| match never {}),
+    }
+}
+
+async fn look(
+    client: &Client,
+    watched: &Watched,
+) -> Result<(HostList, serde_json::Value), CliError> {
+    let reply = client.get("/v1/hosts").await?;
+    let mut list: HostList = reply.parse()?;
+    watched.narrow(&mut list)?;
+    Ok((list, reply.parse()?))
+}
+
+/// The screen, for as long as it is ours.
+struct Screen {
+    shown: String,
+}
+
+impl Screen {
+    fn take() -> Result<Self, CliError> {
+        write_stdout(TAKE)?;
+        Ok(Self { shown: String::new() })
+    }
+
+    /// Shows a text, as much of it as there is room for. In one piece and without clearing first, so that nothing
+    /// flickers.
+    fn show(&mut self, text: &str, anew: bool) -> Result<(), CliError> {
+        if !anew && text == self.shown {
+            return Ok(());
+        }
+        self.shown = text.to_owned();
+        let rows = tcgetwinsize(rustix::stdio::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        // One that does not know its size is taken for a long one.
+        let rows = if rows == 0 { usize::MAX } else { rows };
+        let lines: Vec<&str> = text.lines().collect();
+        let fits = lines.len() <= rows;
+        let room = if fits { rows } else { rows.saturating_sub(1) };
+        let mut shown: Vec<String> =
+            lines.iter().take(room).map(|line| format!("{line}\x1b[K")).collect();
+        if !fits {
+            shown.push(format!("… {} more lines\x1b[K", lines.len() - room));
+        }
+        write_stdout(format!("\x1b[H{}\x1b[J", shown.join("\r\n")).as_bytes())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // What was seen last stays where it can be scrolled to. A terminal that is gone needs nothing.
+        let _ = write_stdout(&[GIVE_BACK, self.shown.as_bytes()].concat());
+    }
+}
+
+/// Nothing: following has no end of its own.
+enum Never {}
+
+async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, CliError> {
+    let failed = |error| CliError::failed(format!("signals cannot be caught: {error}"));
+    let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
+    let stop = SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw());
+    let mut stopped = signal(stop).map_err(failed)?;
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Before the screen is taken, so that what is wrong is read where it was asked.
+    look(client, watched).await?;
+    let mut screen = Screen::take()?;
+    loop {
+        enum Event {
+            Tick,
+            Resized,
+            Stopped,
+        }
+        let event = tokio::select! {
+            biased;
+            _ = stopped.recv() => Event::Stopped,
+            _ = resized.recv() => Event::Resized,
+            _ = tick.tick() => Event::Tick,
+        };
+        if let Event::Stopped = event {
+            write_stdout(GIVE_BACK)?;
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
+                .map_err(|error| CliError::failed(format!("occ cannot be stopped: {error}")))?;
+            // Here it goes on.
+            write_stdout(TAKE)?;
+        }
+        let (list, _) = look(client, watched).await?;
+        screen.show(&picture(ui, watched, &list), !matches!(event, Event::Tick))?;
+    }
+}
+
+/// Returns what is to be seen.
+fn picture(ui: &Ui, watched: &Watched, list: &HostList) -> String {
+    let now = Timestamp::now();
+    match (watched, list.hosts.first()) {
+        (Watched::One(_), Some(status)) => {
+            let mut lines = vec![show::link(ui, status, now)];
+            lines.extend(super::status::remembered(ui, status, now).0);
+            lines.iter().map(|line| format!("{line}\n")).collect()
+        }
+        _ => show::table(ui, list, now, ui.verbose == 0),
+    }
+}
+
+/// What of a host is looked at for changes.
+#[derive(Debug, Clone, PartialEq)]
+struct Look {
+    link: (State, Timestamp, String),
+    sandbox: Option<String>,
+}
+
+impl Look {
+    fn at(status: &HostStatus) -> Self {
+        let note = show::note(status);
+        Self { link: (status.state, status.since, note), sandbox: show::sandbox_word(status) }
+    }
+
+    /// Returns the lines about what is not as it was.
+    fn changes(&self, host: &HostName, before: Option<&Self>, now: Timestamp) -> Vec<String> {
+        let mut lines = Vec::new();
+        let (state, since, note) = &self.link;
+        if before.is_none_or(|before| before.link != self.link) {
+            // The time of the change itself; of a new reason in the same state, when it was seen.
+            let same = before.is_some_and(|before| before.link.1 == *since);
+            let at = second(if same { now } else { *since });
+            let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+            lines.push(format!("[{host}] {at} {}{note}\n", state.as_str()));
+        }
+        let sandbox_before = before.map(|before| &before.sandbox);
+        if let Some(word) = &self.sandbox
+            && sandbox_before != Some(&self.sandbox)
+        {
+            lines.push(format!("[{host}] {} sandbox {word}\n", second(now)));
+        }
+        lines
+    }
+}
+
+fn second(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
+async fn by_line(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, CliError> {
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before: BTreeMap<HostName, Look> = BTreeMap::new();
+    loop {
+        tick.tick().await;
+        let (list, document) = look(client, watched).await?;
+        let now = Timestamp::now();
+        let mut text = String::new();
+        for status in list.hosts.iter().chain(&list.via) {
+            let (host, look) = (&status.name, Look::at(status));
+            let lines = look.changes(host, before.get(host), now);
+            if ui.json && !lines.is_empty() {
+                text.push_str(&of_host(host, &own_document(&document, host)));
+            } else {
+                text.extend(lines);
+            }
+            before.insert(host.clone(), look);
+        }
+        let is_there =
+            |host: &HostName| list.hosts.iter().chain(&list.via).any(|other| other.name == *host);
+        before.retain(|host, _| {
+            let stays = is_there(host);
+            if !stays {
+                let gone = serde_json::json!({ "host": host, "removed": true }).to_string();
+                text.push_str(&match ui.json {
+                    true => json::line(&gone),
+                    false => format!("[{host}] {} removed\n", second(now)),
+                });
+            }
+            stays
+        });
+        if !text.is_empty() {
+            ui.print(&text)?;
+        }
+    }
+}
+
+/// Returns the daemon's own document about a host.
+fn own_document(list: &serde_json::Value, name: &HostName) -> Vec<u8> {
+    let hosts = ["hosts", "via"].iter().filter_map(|key| list.get(key)?.as_array()).flatten();
+    let mut hosts = hosts;
+    let own =
+        hosts.find(|host| host.get("name").and_then(|name| name.as_str()) == Some(name.as_str()));
+    own.map_or_else(Vec::new, |host| host.to_string().into_bytes())
+}
