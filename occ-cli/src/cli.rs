@@ -174,8 +174,7 @@ Examples:
   occ update --host prod-1 -y           for scripts
   occ update --group eu                 one after the other, up to the first that fails
   occ update --group eu --canary eu-01 --batch 5 --max-fail 2
-                                        eu-01 first; if it is healthy then, the rest, five at a time,
-                                        up to the third that fails")]
+      eu-01 first; if it is healthy then, the rest, five at a time, up to the third that fails")]
     Update(UpdateArgs),
     /// Open the sandbox's cockpit
     #[command(after_help = "Example:\n  occ cockpit --host prod-1")]
@@ -205,10 +204,11 @@ Examples:
 The exit code is the command's own; 128 + n for a signal; 124 when --timeout ended it.
 What --env sets shows for a moment in the host's process list.
 
-With --group or --all each line has its host before it; on a terminal hosts with equal output are shown
-once, unless -v is given. The exit code is 0 when it was 0 everywhere, else 1. What is on standard input is
-read first, up to 16 MiB, and given to each; a terminal is not read, and -n gives nothing. A host that is
-down is dialled once, unless --retries or --wait says otherwise.")]
+With --group or --all:
+  Each line has its host before it; on a terminal, equal outputs are shown once, unless with -v.
+  The exit code is 0 when it was 0 everywhere, else 1.
+  Standard input is read first, up to 16 MiB, and given to each; a terminal is not read.
+  A host that is down is dialled once, unless --retries or --wait says otherwise.")]
     Exec(ExecArgs),
     /// Connect to a host and wait until it is connected
     #[command(after_help = "\

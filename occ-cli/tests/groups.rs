@@ -291,8 +291,10 @@ failed        1 host : eu-down (Connection refused)
 #[test]
 fn a_reader_that_goes_away_ends_all_of_it() {
     let (gone, is_gone) = mpsc::channel();
+    let both = std::sync::Barrier::new(2);
     let fake = running(&["eu-1", "eu-2"], move |ws, _, _| {
         started(ws);
+        both.wait();
         while send(ws, 1, b"xxxxxxxxxxxxxxxxxxxxxxxx\n") {}
         gone.send(()).unwrap();
     });
@@ -380,4 +382,272 @@ fn links_are_made_and_cut_for_all() {
     assert_eq!(problems, 1, "{done:?}");
     assert_eq!(fake.occ(&["disconnect", "--all"]).code, 0);
     assert!(!fake.lines().iter().any(|line| line.contains("via")));
+}
+
+/// A daemon whose operations end as `end` says; those it says nothing of go on until the test is over. Returns
+/// it with the hosts on which something was begun, in that order, and those of which the end was told.
+fn operating(
+    names: &[&str],
+    end: impl Fn(&str) -> Option<Value> + Send + Sync + 'static,
+) -> (Fake, Arc<Mutex<Vec<String>>>) {
+    let list = hosts(names);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&told);
+    let running = |host: &str| {
+        json!({"id": host.replace('-', ""), "kind": "update", "host": host, "state": "running",
+            "started_at": common::ago(3), "step": "pulling"})
+    };
+    let all: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let fake = Fake::new(move |seen| {
+        let path = seen.path.as_str();
+        let note = |what: &str, host: &str| log.lock().unwrap().push(format!("{what} {host}"));
+        if path == "/v1/hosts" {
+            return Answer::ok(list.clone());
+        }
+        if path == "/v1/operations" {
+            let still: Vec<Value> =
+                all.iter().filter(|host| end(host).is_none()).map(|h| running(h)).collect();
+            return Answer::ok(json!({ "operations": still }));
+        }
+        if path.ends_with("/container/password") {
+            return Answer::ok(json!({"password": "once"}));
+        }
+        if let Some(id) = path.strip_prefix("/v1/operations/") {
+            let id = id.strip_suffix("/events").unwrap();
+            let host = all.iter().find(|host| host.replace('-', "") == id).unwrap();
+            let Some(end) = end(host) else {
+                note("follow", host);
+                // Its client goes first.
+                std::thread::sleep(common::GUARD);
+                return Answer::status(500);
+            };
+            let mut operation = running(host);
+            operation["state"] = json!("succeeded");
+            operation["ended_at"] = json!(common::ago(0));
+            for (key, value) in end.as_object().unwrap() {
+                operation[key] = value.clone();
+            }
+            note("end", host);
+            return Answer::text(&format!("{}\n", json!({"event": "end", "operation": operation})));
+        }
+        assert!(path.contains("/container/") && path.ends_with("?retries=0"), "{path}");
+        note("begin", host_of(seen));
+        Answer { status: 202, ..Answer::ok(running(host_of(seen))) }
+    });
+    (fake, told)
+}
+
+fn did(what: &str) -> Option<Value> {
+    Some(json!({"outcome": {"did": what}}))
+}
+
+fn failing(host: &str) -> Option<Value> {
+    Some(json!({"state": "failed", "problem": {"status": 502, "code": "sandbox_not_ready",
+        "detail": format!("{host}: the sandbox does not answer."), "host": host}}))
+}
+
+#[test]
+fn an_update_goes_canary_first_and_in_batches_up_to_too_many_failures() {
+    let names = ["eu-1", "eu-2", "eu-3", "eu-4", "eu-5", "eu-6", "us-1"];
+    let (fake, told) = operating(&names, |host| match host {
+        "eu-1" | "eu-4" => failing(host),
+        "eu-3" => did("up_to_date"),
+        _ => did("updated"),
+    });
+    let update = |args: &[&str]| {
+        told.lock().unwrap().clear();
+        let done = fake.occ(&[&["update", "--group", "eu", "-y"], args].concat());
+        (done, told.lock().unwrap().clone())
+    };
+    // One after the other, up to the first that fails.
+    let (done, order) = update(&[]);
+    assert_eq!(order, ["begin eu-1", "end eu-1"]);
+    assert_eq!(done.code, 1);
+    assert_eq!(
+        done.err,
+        "\
+[eu-1] Error: the sandbox does not answer.
+[eu-1] hint: occ logs --host eu-1
+1 failed: eu-1 (the sandbox does not answer)
+5 not touched: eu-2, eu-3, eu-4, eu-5, eu-6
+"
+    );
+    let (done, order) =
+        update(&["--canary", "eu-3", "--batch", "2", "--max-fail", "1", "--parallel", "9"]);
+    assert_eq!(order[..2], ["begin eu-3", "end eu-3"]);
+    let of_batch = |order: &[String]| {
+        let mut hosts: Vec<String> =
+            order.iter().map(|line| line[line.len() - 4..].into()).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts
+    };
+    assert_eq!(of_batch(&order[2..6]), ["eu-1", "eu-2"]);
+    assert_eq!(of_batch(&order[6..]), ["eu-4", "eu-5"]);
+    assert!(
+        done.err.ends_with(
+            "\
+2 updated: eu-2, eu-5
+1 up to date already: eu-3
+2 failed: eu-1 (the sandbox does not answer), eu-4 (the sandbox does not answer)
+1 not touched: eu-6
+"
+        ),
+        "{done:?}"
+    );
+    // A canary that fails is the last, whatever may fail.
+    let (done, order) = update(&["--canary", "eu-4", "--max-fail", "5", "--json"]);
+    assert_eq!((done.code, order.len()), (1, 2));
+    let documents: Vec<Value> =
+        done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(documents.len(), 6, "{done:?}");
+    assert_eq!(documents[0]["problem"]["code"], "sandbox_not_ready");
+    assert_eq!(documents[1], json!({"host": "eu-1", "untouched": true}));
+    let (done, order) = update(&["--max-fail", "9", "--batch", "9"]);
+    assert_eq!((done.code, order.len()), (1, 12), "{done:?}");
+}
+
+#[test]
+fn what_the_daemon_goes_on_with_after_an_interrupt_is_said() {
+    let (fake, told) =
+        operating(&["eu-1", "eu-2", "eu-3"], |host| (host == "eu-1").then(|| did("updated"))?);
+    for (args, end) in [
+        (
+            &["update", "--all", "-y"][..],
+            "1 updated: eu-1\n1 interrupted: eu-2\n1 not touched: eu-3\n",
+        ),
+        (&["stop", "--all", "-y", "--parallel", "1"], "1 ok, 1 interrupted, 1 not begun\n"),
+    ] {
+        told.lock().unwrap().clear();
+        let child = fake
+            .command(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        testkit::wait::blocking::wait_until(
+            "eu-2 to be followed",
+            common::GUARD,
+            || told.lock().unwrap().clone(),
+            |told| told.contains(&"follow eu-2".to_owned()),
+        );
+        let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let done = finish(child);
+        assert_eq!(done.code, 130, "{done:?}");
+        assert_eq!(
+            done.err,
+            format!(
+                "[eu-2] The operation goes on without you: eu2.\n\
+                 [eu-2] hint: occ operations attach eu2; occ operations cancel eu2\n{end}"
+            )
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_undone_is_asked_for_once() {
+    let names = ["eu-1", "eu-2", "eu-3", "eu-4", "eu-5", "eu-6"];
+    let (fake, told) = operating(&names, |_| did("stopped"));
+    for args in [
+        &["stop", "--all"][..],
+        &["restart", "--group", "eu"],
+        &["update", "--group", "eu"],
+        &["stop", "--all", "--remove"],
+    ] {
+        let done = fake.occ(args);
+        assert_eq!(done.code, 2, "{done:?}");
+        assert!(done.err.contains("on 6 hosts needs a confirmation"), "{done:?}");
+        let hint = format!("hint: occ {} {} --yes\n", args[0], args[1..].join(" "));
+        assert!(args[0] == "stop" || done.err.ends_with(&hint), "{done:?}");
+    }
+    let mut terminal = Terminal::start(fake.command(&["stop", "--all", "--remove"]));
+    let question =
+        "Stop and remove the sandbox on 6 hosts (eu-1, eu-2, eu-3, eu-4, eu-5, …)? [y/N] ";
+    terminal.answer(question, "n");
+    assert!(terminal.finish().0.ends_with("Cancelled.\n"));
+    assert_eq!(told.lock().unwrap().len(), 0);
+    let mut terminal = Terminal::start(fake.command(&["stop", "--all", "--no-color"]));
+    terminal.answer("[y/N] ", "y");
+    let (screen, code) = terminal.finish();
+    assert_eq!((code, screen.matches("✓ Service stopped").count()), (0, 6), "{screen}");
+    assert!(screen.ends_with("6 ok\n"), "{screen}");
+}
+
+#[test]
+fn a_start_tells_each_hosts_password() {
+    let (fake, _) = operating(&["eu-1", "eu-2"], |_| did("started"));
+    let done = fake.occ(&["start", "--group", "eu"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.out.contains("[eu-2] First login: one-time password once\n"), "{done:?}");
+    let done = fake.occ(&["start", "--group", "eu", "--json"]);
+    for line in done.out.lines() {
+        let document: Value = serde_json::from_str(line).unwrap();
+        assert!(document["host"].as_str().unwrap().starts_with("eu-"), "{document}");
+        assert_eq!(document["one_time_password"], "once");
+    }
+    assert_eq!(done.out.lines().count(), 2);
+}
+
+#[test]
+fn commands_that_were_cut_short_fold_by_what_did_it() {
+    let fake = running(&["eu-1", "eu-2", "eu-3", "eu-4"], |ws, host, _| {
+        started(ws);
+        let ended = match host {
+            "eu-1" | "eu-2" => json!({"type": "exit", "code": 143, "timed_out": true,
+                "limit_ms": 1000, "duration_ms": 1000}),
+            _ => json!({"type": "error", "problem": {"status": 502, "code": "outcome_unknown",
+                "detail": format!("{host}: the link broke 0.{} s into the command.", host.len())}}),
+        };
+        event(ws, &ended);
+        while ws.read().is_ok() {}
+    });
+    let args = ["exec", "--all", "--timeout", "1s", "--", "x"];
+    let (screen, code) = Terminal::start(fake.command(&args)).finish();
+    assert_eq!(
+        (screen.as_str(), code),
+        (
+            "\
+failed      2 hosts: eu-1 eu-2 (timed out)
+failed      2 hosts: eu-3 eu-4 (outcome unknown, it may still run)
+",
+            1
+        )
+    );
+}
+
+#[test]
+fn tests_and_logs_are_told_host_by_host() {
+    let list = hosts(&["eu-1", "eu-2"]);
+    let fake = Fake::new(move |seen| match seen.path.as_str() {
+        "/v1/hosts" => Answer::ok(list.clone()),
+        "/v1/hosts/eu-2/container/logs?lines=50&follow=false&retries=0" => {
+            Answer::problem(409, "no_sandbox", "eu-2: there is no sandbox.", "eu-2")
+        }
+        path if path.ends_with("/test") => {
+            let host = host_of(seen);
+            let ok = host == "eu-1";
+            let problem = json!({"status": 503, "code": "auth_failed", "host": host,
+                "detail": "eu-2: the server refused every key for u."});
+            Answer::ok(
+                json!({"name": host, "ssh_ok": ok, "docker_ok": false, "docker_version": null,
+                "steps": [{"name": "login", "ok": ok, "detail": "x"}],
+                "problem": if ok { Value::Null } else { problem }}),
+            )
+        }
+        path if path.contains("/logs?") => {
+            Answer::text("{\"text\":\"a line\"}\n{\"text\":\"b\"}\n")
+        }
+        path => panic!("{path}"),
+    });
+    let done = fake.occ(&["host", "test", "--group", "eu"]);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert_eq!(lines(&done.out), ["[eu-1] ✓ login     x", "[eu-2] ✗ login     x"]);
+    assert_eq!(done.err, "1 ok, 1 failed: eu-2 (every key refused)\n");
+    let done = fake.occ(&["logs", "--all", "--no-follow"]);
+    assert_eq!(lines(&done.out), ["[eu-1] a line", "[eu-1] b"], "{done:?}");
+    assert!(done.err.ends_with("1 ok, 1 failed: eu-2 (there is no sandbox)\n"), "{done:?}");
+    let done = fake.occ(&["logs", "--all", "--no-follow", "--json"]);
+    assert!(done.out.contains("{\"host\":\"eu-1\","), "{done:?}");
 }

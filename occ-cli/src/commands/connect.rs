@@ -89,5 +89,5 @@ async fn many(context: &Context<'_>, verb: Verb, group: &Group) -> Result<u8, Cl
         }
     };
     let done = group.each(ui, &group.hosts, OnSignal::Leave, work).await?;
-    Ok(done.conclude(ui))
+    done.conclude(ui)
 }

@@ -110,7 +110,7 @@ async fn sockets(
         }
     };
     let done = group.each(ui, &group.hosts, OnSignal::Leave, work).await?;
-    Ok(done.conclude(ui))
+    done.conclude(ui)
 }
 
 /// Runs `occ docker-context`: makes or removes the docker program's name for the engine.

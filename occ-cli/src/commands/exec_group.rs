@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use occ_proto::HostName;
-use occ_proto::exec::{ExecRequest, ExecResult};
+use occ_proto::exec::{ExecRequest, ExecResult, Exit};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::exec_run::{Caught, Ended, Run, Signals, how, ours, quiet};
-use super::group::{Done, End, Group, OnSignal, cause, failure, streams};
+use super::group::{Done, End, Group, INTERRUPTED, OnSignal, cause, failure, streams};
 use super::host_lines::Screen;
 use super::{Context, Kept, exec_result};
 use crate::cli::ExecArgs;
@@ -18,7 +18,7 @@ use crate::descriptors::Offer;
 use crate::duration::of_ms;
 use crate::error::CliError;
 use crate::output::fold::{Ending, Stream};
-use crate::output::json;
+use crate::output::{json, with_note};
 use crate::stdio::Input;
 use crate::ws::{ExecStream, Output};
 
@@ -57,7 +57,8 @@ pub(super) async fn run(
         // Sixty hosts are not waited for as one is.
         request.retries = request.retries.or(Some(0));
     }
-    let input = input(args).await?;
+    let note = "reading the input, which each host is given; -n gives none …";
+    let input = with_note(ui, note, input(args)).await?;
     let fold = ui.stdout_terminal && ui.stderr_terminal && ui.verbose == 0 && !ui.json;
     let screen = Screen::new(ui, fold).map_err(|error| streams(&error))?;
     let many = Many { context, args, request, group, input, screen };
@@ -65,13 +66,13 @@ pub(super) async fn run(
     let work = |host| many.on(host, told.clone());
     let done = group.each(ui, &group.hosts, OnSignal::Tell(tell), work).await?;
     let folded = many.screen.fold().await.map_err(|error| streams(&error))?;
-    Ok(conclude(context, &done, folded))
+    conclude(context, &done, folded)
 }
 
-fn conclude(context: &Context<'_>, done: &Done, folded: bool) -> u8 {
+fn conclude(context: &Context<'_>, done: &Done, folded: bool) -> Result<u8, CliError> {
     // The folded output says it all, unless it is not all.
     match folded && done.caught.is_none() {
-        true => done.code(),
+        true => Ok(done.code()),
         false => done.conclude(context.ui),
     }
 }
@@ -100,6 +101,17 @@ async fn input(args: &ExecArgs) -> Result<Option<Bytes>, CliError> {
         }
     }
     Ok((!all.is_empty()).then(|| all.freeze()))
+}
+
+/// Returns in a few words why a command had no end of its own.
+fn cut_short(exit: &Exit) -> &'static str {
+    match (exit.timed_out, exit.cut_off, exit.may_still_run) {
+        (true, _, false) => "timed out",
+        (true, _, true) => "timed out, may still run",
+        (_, true, false) => "cut off",
+        (_, true, true) => "cut off, may still run",
+        (false, false, _) => "no exit status",
+    }
 }
 
 impl Many<'_> {
@@ -156,10 +168,13 @@ impl Many<'_> {
         };
         Ok(match (error, ended) {
             (Some(error), _) => {
-                let cause = cause(host, error);
-                let end = match error.code.as_str() {
-                    "interrupted" => End::Interrupted,
-                    _ => End::Failed(cause.clone()),
+                let cause = match ended {
+                    Ok(ended) if ended.caught.is_none() => cut_short(&ended.exit).to_owned(),
+                    _ => cause(host, error),
+                };
+                let end = match error.code == INTERRUPTED {
+                    true => End::Interrupted,
+                    false => End::Failed(cause.clone()),
                 };
                 (end, Ending::Failed(cause), Some(self.group.sentences(host, error)))
             }

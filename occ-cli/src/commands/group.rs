@@ -26,6 +26,8 @@ use crate::prompter;
 const PARALLEL: usize = 32;
 /// When a person is shown how far it is, and how often that is looked at.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// The word for what a signal ended.
+pub(crate) const INTERRUPTED: &str = "interrupted";
 /// The word for hosts.json without hosts.
 const NO_HOSTS: &str = "no_hosts";
 /// The longest cause in a summary, in characters.
@@ -138,6 +140,8 @@ pub(crate) enum OnSignal {
 pub(crate) struct Done {
     /// In the order of the hosts.
     pub(crate) ends: Vec<(HostName, End)>,
+    /// What was begun and then left, and the operation there that goes on.
+    pub(crate) left: Vec<(HostName, Option<String>)>,
     pub(crate) untouched: Vec<HostName>,
     pub(crate) caught: Option<Caught>,
 }
@@ -209,6 +213,7 @@ impl Group {
             }
         }
         ui.clear_progress();
+        done.left = under_way.iter().map(|host| (host.clone(), None)).collect();
         done.ends.extend(under_way.into_iter().map(|host| (host, End::Interrupted)));
         done.ends.sort_by_key(|(host, _)| hosts.iter().position(|other| other == host));
         done.untouched.extend(waiting.cloned());
@@ -303,11 +308,28 @@ impl Done {
     }
 
     /// Says how it went in all, and returns the exit code.
-    pub(crate) fn conclude(&self, ui: &Ui) -> u8 {
-        if !ui.json {
-            ui.note(&self.summary());
+    pub(crate) fn conclude(&self, ui: &Ui) -> Result<u8, CliError> {
+        match ui.json {
+            true => self.documents(ui)?,
+            false => ui.note(&self.summary()),
         }
-        self.code()
+        Ok(self.code())
+    }
+
+    /// Prints documents about the hosts that have none of their own, so that each has one.
+    pub(crate) fn documents(&self, ui: &Ui) -> Result<(), CliError> {
+        for (host, operation) in &self.left {
+            let mut document = serde_json::json!({ "host": host, "interrupted": true });
+            if let (Some(id), Some(keys)) = (operation, document.as_object_mut()) {
+                keys.insert("operation".to_owned(), id.as_str().into());
+            }
+            ui.print(&json::line(&document.to_string()))?;
+        }
+        for host in &self.untouched {
+            let document = serde_json::json!({ "host": host, "untouched": true });
+            ui.print(&json::line(&document.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Returns `57 ok, 2 failed: eu-03 (every key refused), eu-22 (exit 3)`.
@@ -354,6 +376,8 @@ pub(crate) fn cause(host: &HostName, error: &CliError) -> String {
         last.split(" (os error ").next().unwrap_or(last)
     };
     let short = match error.daemon_code() {
+        _ if error.code == INTERRUPTED => "interrupted",
+        _ if error.code == Code::OutcomeUnknown.as_str() => "outcome unknown, it may still run",
         Some(Code::AuthFailed) => "every key refused",
         Some(Code::AgentRefused) => "the ssh-agent did not sign",
         Some(Code::LoginRefused) => "login refused",

@@ -289,7 +289,7 @@ async fn test_many(context: &Context<'_>, group: &Group) -> Result<u8, CliError>
         }
     };
     let done = group.each(ui, &group.hosts, OnSignal::Leave, work).await?;
-    Ok(done.conclude(ui))
+    done.conclude(ui)
 }
 
 /// Returns what to type after a test that failed.

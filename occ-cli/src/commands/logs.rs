@@ -104,7 +104,7 @@ async fn many(
     // It is how following ends.
     match follow && done.caught.is_some() && done.failures().next().is_none() {
         true => Ok(done.code()),
-        false => Ok(done.conclude(ui)),
+        false => done.conclude(ui),
     }
 }
 

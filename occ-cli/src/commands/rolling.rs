@@ -12,7 +12,6 @@ use super::sandbox_group::{Job, tell_what_goes_on};
 use crate::cli::UpdateArgs;
 use crate::error::{CliError, NOT_FOUND};
 use crate::output::Ui;
-use crate::output::json;
 
 /// Returns the batches: the canary alone, then the others in their order.
 fn batches(hosts: &[HostName], canary: Option<&HostName>, size: usize) -> Vec<Vec<HostName>> {
@@ -61,7 +60,7 @@ pub(super) async fn update(
     for batch in batches(&group.hosts, canary, args.batch.unwrap_or(1)) {
         let done = group.each(ui, &batch, OnSignal::Leave, work).await?;
         all.ends.extend(done.ends);
-        all.untouched.extend(done.untouched);
+        all.left.extend(done.left);
         all.caught = done.caught;
         let failed = all.failures().count();
         let is_canary = canary.is_some_and(|canary| batch.contains(canary));
@@ -71,7 +70,7 @@ pub(super) async fn update(
     }
     let ended = |host: &&HostName| !all.ends.iter().any(|(other, _)| other == *host);
     all.untouched = group.hosts.iter().filter(ended).cloned().collect();
-    tell_what_goes_on(ui, group, &all).await?;
+    tell_what_goes_on(ui, group, &mut all).await?;
     report(ui, &all, &did.into_inner())?;
     Ok(all.code())
 }
@@ -79,11 +78,7 @@ pub(super) async fn update(
 /// Says what was done where, what failed, and what was not touched.
 fn report(ui: &Ui, all: &Done, did: &[(HostName, Did)]) -> Result<(), CliError> {
     if ui.json {
-        for host in &all.untouched {
-            let document = serde_json::json!({ "host": host, "untouched": true });
-            ui.print(&json::line(&document.to_string()))?;
-        }
-        return Ok(());
+        return all.documents(ui);
     }
     let tell = |what: &str, hosts: Vec<String>| {
         if !hosts.is_empty() {

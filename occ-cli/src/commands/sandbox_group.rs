@@ -83,9 +83,9 @@ impl<B: Serialize + Sync> Job<'_, B> {
                 Err(error) => self.group.failed(ui, &host, &error),
             }
         };
-        let done = self.group.each(ui, &self.group.hosts, OnSignal::Leave, work).await?;
-        tell_what_goes_on(ui, self.group, &done).await?;
-        Ok(done.conclude(ui))
+        let mut done = self.group.each(ui, &self.group.hosts, OnSignal::Leave, work).await?;
+        tell_what_goes_on(ui, self.group, &mut done).await?;
+        done.conclude(ui)
     }
 }
 
@@ -96,20 +96,28 @@ fn said(ui: &Ui, host: &HostName, text: &str) {
 }
 
 /// Says which operations the daemon goes on with after a signal, and how to follow them.
-pub(super) async fn tell_what_goes_on(ui: &Ui, group: &Group, done: &Done) -> Result<(), CliError> {
-    if done.caught.is_none() {
+pub(super) async fn tell_what_goes_on(
+    ui: &Ui,
+    group: &Group,
+    done: &mut Done,
+) -> Result<(), CliError> {
+    if done.left.is_empty() {
         return Ok(());
     }
     let list: OperationList = group.client.get("/v1/operations").await?.parse()?;
-    let left = |host: &HostName| done.ends.iter().any(|(h, e)| h == host && *e == End::Interrupted);
-    let goes_on = |operation: &&Operation| {
-        operation.state == OperationState::Running && operation.host.as_ref().is_some_and(left)
-    };
-    for operation in list.operations.iter().filter(goes_on) {
-        let (Some(host), id) = (&operation.host, &operation.id) else { continue };
-        ui.note(&format!(
-            "[{host}] The operation goes on without you: {id}. hint: occ operations attach {id}"
-        ));
+    for (host, left) in &mut done.left {
+        let goes_on = |operation: &&Operation| {
+            operation.state == OperationState::Running && operation.host.as_ref() == Some(host)
+        };
+        let Some(operation) = list.operations.iter().find(goes_on) else { continue };
+        let id = &operation.id;
+        *left = Some(id.clone());
+        if !ui.json {
+            ui.note(&format!("[{host}] The operation goes on without you: {id}."));
+            ui.note(&format!(
+                "[{host}] hint: occ operations attach {id}; occ operations cancel {id}"
+            ));
+        }
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::status::{HostList, HostStatus, State};
-use rustix::termios::tcgetwinsize;
+use rustix::stdio::stdout;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -17,7 +18,7 @@ use super::Context;
 use super::group::{Selection, of_host};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Ui, host as show, json, write_stdout};
+use crate::output::{Ui, host as show, json, rows, write_stdout};
 use crate::target::Target;
 
 /// How often the daemon is asked.
@@ -97,12 +98,35 @@ async fn look(
 /// The screen, for as long as it is ours.
 struct Screen {
     shown: String,
+    /// The terminal's modes as they were; nothing where they cannot be known.
+    before: Option<Termios>,
 }
 
 impl Screen {
     fn take() -> Result<Self, CliError> {
-        write_stdout(TAKE)?;
-        Ok(Self { shown: String::new() })
+        let screen = Self { shown: String::new(), before: tcgetattr(stdout()).ok() };
+        screen.begin()?;
+        Ok(screen)
+    }
+
+    fn begin(&self) -> Result<(), CliError> {
+        if let Some(before) = &self.before {
+            let mut ours = before.clone();
+            // What is typed is not for the screen; and Ctrl-C must not throw away what gives it back.
+            ours.local_modes.remove(LocalModes::ECHO);
+            ours.local_modes.insert(LocalModes::NOFLSH);
+            set(&ours);
+        }
+        write_stdout(TAKE)
+    }
+
+    /// Gives the screen back, with a text on it.
+    fn end(&self, text: &str) -> Result<(), CliError> {
+        let given = write_stdout(&[GIVE_BACK, text.as_bytes()].concat());
+        if let Some(before) = &self.before {
+            set(before);
+        }
+        given
     }
 
     /// Shows a text, as much of it as there is room for. In one piece and without clearing first, so that nothing
@@ -112,7 +136,7 @@ impl Screen {
             return Ok(());
         }
         self.shown = text.to_owned();
-        let rows = tcgetwinsize(rustix::stdio::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        let rows = tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_row));
         // One that does not know its size is taken for a long one.
         let rows = if rows == 0 { usize::MAX } else { rows };
         let lines: Vec<&str> = text.lines().collect();
@@ -130,8 +154,13 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // What was seen last stays where it can be scrolled to. A terminal that is gone needs nothing.
-        let _ = write_stdout(&[GIVE_BACK, self.shown.as_bytes()].concat());
+        let _ = self.end(&self.shown);
     }
+}
+
+/// Sets the terminal's modes. Without them the screen is not as tidy, and nothing else.
+fn set(modes: &Termios) {
+    let _ = tcsetattr(stdout(), OptionalActions::Now, modes);
 }
 
 /// Nothing: following has no end of its own.
@@ -160,11 +189,11 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
             _ = tick.tick() => Event::Tick,
         };
         if let Event::Stopped = event {
-            write_stdout(GIVE_BACK)?;
+            screen.end("")?;
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
                 .map_err(|error| CliError::failed(format!("occ cannot be stopped: {error}")))?;
             // Here it goes on.
-            write_stdout(TAKE)?;
+            screen.begin()?;
         }
         let (list, _) = look(client, watched).await?;
         screen.show(&picture(ui, watched, &list), !matches!(event, Event::Tick))?;
@@ -193,8 +222,8 @@ struct Look {
 
 impl Look {
     fn at(status: &HostStatus) -> Self {
-        let note = show::note(status);
-        Self { link: (status.state, status.since, note), sandbox: show::sandbox_word(status) }
+        let note = rows::note(status);
+        Self { link: (status.state, status.since, note), sandbox: rows::sandbox_word(status) }
     }
 
     /// Returns the lines about what is not as it was.

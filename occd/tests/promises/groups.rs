@@ -8,6 +8,7 @@ use occ_proto::HostName;
 use occ_proto::status::State;
 use serde_json::{Value, json};
 use testkit::embedded::Phase;
+use testkit::keys::KeyFile;
 use testkit::proc::{Process, Signal};
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, RealSshd, Registry, Terminal};
@@ -143,6 +144,32 @@ fn an_interrupt_ends_the_command_on_all_hosts() {
     wait_for("nothing to be left", GUARD, || {
         list(&rig).hosts.iter().all(|host| host.open_channels == 0).then_some(())
     });
+}
+
+#[test]
+fn what_several_hosts_need_is_asked_once() {
+    if !RealSshd::require() {
+        return;
+    }
+    let servers = [RealSshd::start(), RealSshd::start()];
+    let mut rig = DaemonRig::new();
+    let key = KeyFile::generate_with(rig.home().join(".ssh/locked"), "ed25519", "open sesame");
+    for (name, sshd) in ["a", "b"].iter().zip(&servers) {
+        std::fs::write(sshd.authorized_keys_path(), format!("{}\n", key.public)).unwrap();
+        rig.add_host(name, sshd);
+        rig.add_host_to(name, "127.0.0.1", sshd.port(), sshd.user(), &key.path);
+    }
+    group(&rig, "locked", &["a", "b"]);
+    rig.start_daemon(&[]);
+    let run = ["exec", "--group", "locked", "--", "echo", "in"];
+    let unasked = rig.run_occ(&run);
+    let end = "0 ok, 2 failed: a (a login needs an answer), b (a login needs an answer)\n";
+    assert!(unasked.stderr.ends_with(end), "{unasked:?}");
+    let mut terminal = Terminal::control(&rig.occ(&run), "");
+    terminal.answer("Passphrase for ~/.ssh/locked", "open sesame");
+    let (screen, code) = terminal.finish();
+    assert_eq!((code, screen.matches("Passphrase for ").count()), (0, 1), "{screen}");
+    assert!(screen.ends_with("in      2 hosts: a b\n"), "{screen}");
 }
 
 #[test]
