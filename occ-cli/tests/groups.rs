@@ -289,6 +289,30 @@ failed        1 host : eu-down (Connection refused)
 }
 
 #[test]
+fn on_a_terminal_how_far_it_is_stands_there_until_it_is_done() {
+    let (go, may_go) = mpsc::channel::<()>();
+    let may_go = Mutex::new(may_go);
+    let fake = running(&["eu-1", "eu-2"], move |ws, host, _| {
+        started(ws);
+        if host == "eu-2" {
+            may_go.lock().unwrap().recv().unwrap();
+        }
+        send(ws, 1, b"x\n");
+        exit(ws, 0);
+    });
+    let args = ["exec", "--all", "--", "x"];
+    let mut terminal = Terminal::start(fake.command(&args));
+    terminal.wait_for("1 of 2 …");
+    go.send(()).unwrap();
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0);
+    // Erased, and nothing of it after that.
+    assert!(screen.ends_with("\u{1b}[Kx      2 hosts: eu-1 eu-2\n"), "{screen:?}");
+    go.send(()).unwrap();
+    assert_eq!(fake.occ(&args).err, "2 ok\n");
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_all_of_it() {
     let (gone, is_gone) = mpsc::channel();
     let both = std::sync::Barrier::new(2);

@@ -88,6 +88,6 @@ async fn many(context: &Context<'_>, verb: Verb, group: &Group) -> Result<u8, Cl
             Err(error) => group.failed(ui, &host, &error),
         }
     };
-    let done = group.each(ui, &group.hosts, OnSignal::Leave, work).await?;
+    let done = group.each(ui, OnSignal::Leave, work).await?;
     done.conclude(ui)
 }

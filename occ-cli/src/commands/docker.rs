@@ -109,7 +109,7 @@ async fn sockets(
             Err(error) => group.failed(ui, &host, &error),
         }
     };
-    let done = group.each(ui, &group.hosts, OnSignal::Leave, work).await?;
+    let done = group.each(ui, OnSignal::Leave, work).await?;
     done.conclude(ui)
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn run(
     let many = Many { context, args, request, group, input, screen };
     let (tell, told) = watch::channel(None);
     let work = |host| many.on(host, told.clone());
-    let done = group.each(ui, &group.hosts, OnSignal::Tell(tell), work).await?;
+    let done = group.each(ui, OnSignal::Tell(tell), work).await?;
     let folded = many.screen.fold().await.map_err(|error| streams(&error))?;
     conclude(context, &done, folded)
 }

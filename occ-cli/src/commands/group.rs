@@ -147,11 +147,26 @@ pub(crate) struct Done {
 }
 
 impl Group {
-    /// Works on hosts of the group, so many at once. An error ends it all.
+    /// Works on all hosts of the group, so many at once. An error ends it all.
     pub(crate) async fn each<F>(
         &self,
         ui: &Ui,
+        on_signal: OnSignal,
+        work: impl Fn(HostName) -> F,
+    ) -> Result<Done, CliError>
+    where
+        F: Future<Output = Result<End, CliError>>,
+    {
+        let mut signals = Signals::catch()?;
+        self.each_of(ui, &self.hosts, &mut signals, on_signal, work).await
+    }
+
+    /// The same with some of them, for a caller who has more to do until a signal comes.
+    pub(crate) async fn each_of<F>(
+        &self,
+        ui: &Ui,
         hosts: &[HostName],
+        signals: &mut Signals,
         on_signal: OnSignal,
         work: impl Fn(HostName) -> F,
     ) -> Result<Done, CliError>
@@ -164,7 +179,6 @@ impl Group {
             Unanswered(CliError),
             Tick,
         }
-        let mut signals = Signals::catch()?;
         let mut answering =
             std::pin::pin!(prompter::listening(&self.client, std::future::pending()));
         let mut tick = tokio::time::interval(PATIENCE);

@@ -288,7 +288,7 @@ async fn test_many(context: &Context<'_>, group: &Group) -> Result<u8, CliError>
             Err(error) => group.failed(ui, &host, &error),
         }
     };
-    let done = group.each(ui, &group.hosts, OnSignal::Leave, work).await?;
+    let done = group.each(ui, OnSignal::Leave, work).await?;
     done.conclude(ui)
 }
 

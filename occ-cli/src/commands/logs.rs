@@ -100,7 +100,7 @@ async fn many(
     if follow && ui.stderr_terminal && !ui.json {
         ui.note("Following logs (Ctrl-C ends it) …");
     }
-    let done = group.each(ui, &group.hosts, OnSignal::Leave, work).await?;
+    let done = group.each(ui, OnSignal::Leave, work).await?;
     // It is how following ends.
     match follow && done.caught.is_some() && done.failures().next().is_none() {
         true => Ok(done.code()),

@@ -7,6 +7,7 @@ use occ_proto::container::UpdateRequest;
 use occ_proto::operation::Did;
 
 use super::Context;
+use super::exec_run::Signals;
 use super::group::{Done, End, Group, OnSignal};
 use super::sandbox_group::{Job, tell_what_goes_on};
 use crate::cli::UpdateArgs;
@@ -57,8 +58,10 @@ pub(super) async fn update(
         }
     };
     let mut all = Done::default();
+    // For all batches, so that one between two of them counts.
+    let mut signals = Signals::catch()?;
     for batch in batches(&group.hosts, canary, args.batch.unwrap_or(1)) {
-        let done = group.each(ui, &batch, OnSignal::Leave, work).await?;
+        let done = group.each_of(ui, &batch, &mut signals, OnSignal::Leave, work).await?;
         all.ends.extend(done.ends);
         all.left.extend(done.left);
         all.caught = done.caught;
@@ -70,7 +73,7 @@ pub(super) async fn update(
     }
     let ended = |host: &&HostName| !all.ends.iter().any(|(other, _)| other == *host);
     all.untouched = group.hosts.iter().filter(ended).cloned().collect();
-    tell_what_goes_on(ui, group, &mut all).await?;
+    tell_what_goes_on(ui, group, &mut all).await;
     report(ui, &all, &did.into_inner())?;
     Ok(all.code())
 }

@@ -83,8 +83,8 @@ impl<B: Serialize + Sync> Job<'_, B> {
                 Err(error) => self.group.failed(ui, &host, &error),
             }
         };
-        let mut done = self.group.each(ui, &self.group.hosts, OnSignal::Leave, work).await?;
-        tell_what_goes_on(ui, self.group, &mut done).await?;
+        let mut done = self.group.each(ui, OnSignal::Leave, work).await?;
+        tell_what_goes_on(ui, self.group, &mut done).await;
         done.conclude(ui)
     }
 }
@@ -96,15 +96,16 @@ fn said(ui: &Ui, host: &HostName, text: &str) {
 }
 
 /// Says which operations the daemon goes on with after a signal, and how to follow them.
-pub(super) async fn tell_what_goes_on(
-    ui: &Ui,
-    group: &Group,
-    done: &mut Done,
-) -> Result<(), CliError> {
+pub(super) async fn tell_what_goes_on(ui: &Ui, group: &Group, done: &mut Done) {
     if done.left.is_empty() {
-        return Ok(());
+        return;
     }
-    let list: OperationList = group.client.get("/v1/operations").await?.parse()?;
+    let asked = async { group.client.get("/v1/operations").await?.parse::<OperationList>() };
+    let list = match asked.await {
+        Ok(list) => list,
+        // How far it was is to be said all the same.
+        Err(error) => return ui.note(&format!("What goes on is not known: {}", error.message)),
+    };
     for (host, left) in &mut done.left {
         let goes_on = |operation: &&Operation| {
             operation.state == OperationState::Running && operation.host.as_ref() == Some(host)
@@ -119,7 +120,6 @@ pub(super) async fn tell_what_goes_on(
             ));
         }
     }
-    Ok(())
 }
 
 /// Runs `occ start`.

@@ -228,7 +228,7 @@ async fn many(
                 Ok(End::Ok)
             }
         };
-        let done = group.each(context.ui, &group.hosts, OnSignal::Leave, ask).await?;
+        let done = group.each(context.ui, OnSignal::Leave, ask).await?;
         if done.caught.is_some() {
             return Ok(done.code());
         }
@@ -245,7 +245,7 @@ async fn many(
 
 /// Returns the daemon's own document with only those hosts in it that are in the list, so that keys which this
 /// program does not know stay.
-pub(super) fn narrowed(document: &serde_json::Value, list: &HostList) -> Vec<u8> {
+fn narrowed(document: &serde_json::Value, list: &HostList) -> Vec<u8> {
     let mut document = document.clone();
     if let Some(keys) = document.as_object_mut() {
         keys.remove("via");
