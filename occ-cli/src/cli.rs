@@ -18,7 +18,7 @@ use crate::target::HostArg;
 const HELP: &str = "\
 occ: your servers, always connected
 
-Usage: occ <command> [--host NAME | --local] [options]
+Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
 
   status                         link and sandbox, from memory
   start stop restart logs update cockpit   the opencode sandbox
