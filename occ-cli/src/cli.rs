@@ -22,6 +22,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
 
   status                         link and sandbox, from memory
   start stop restart logs update cockpit   the opencode sandbox
+  sandbox                        compare two, make them alike
   exec                           a command on a host
   host                           add list show edit remove test default
   connect disconnect reconnect   the link itself
@@ -179,6 +180,15 @@ Examples:
     /// Open the sandbox's cockpit
     #[command(after_help = "Example:\n  occ cockpit --host prod-1")]
     Cockpit,
+    /// Compare how two sandboxes are made, and make them alike
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  occ sandbox diff --from prod-1 --to prod-2
+  occ sandbox sync --from prod-1 --to prod-2 --to prod-3"
+    )]
+    Sandbox(SandboxCommand),
     /// Show what is being done on hosts, attach to it, or cancel it
     #[command(after_help = "\
 Examples:
@@ -459,6 +469,35 @@ pub(crate) enum UpdateWhat {
     Cli,
     /// What is in the sandbox.
     Opencode,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// Show what differs: image, variables, ports, mounts, policy; exit 1 if anything does
+    #[command(after_help = "Example:\n  occ sandbox diff --from prod-1 --to prod-2")]
+    Diff(SandboxPair),
+    /// Make sandboxes like another one; secrets, volumes and data stay as they are
+    #[command(after_help = "\
+Examples:
+  occ sandbox sync --from prod-1 --to prod-2
+  occ sandbox sync --from prod-1 --to prod-2 --to prod-3 --yes")]
+    Sync {
+        #[command(flatten)]
+        pair: SandboxPair,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SandboxPair {
+    /// The host whose sandbox is the model, or `local`
+    #[arg(long, value_name = "HOST")]
+    pub(crate) from: HostArg,
+    /// The host whose sandbox is compared or made like it; may be given more than once
+    #[arg(long, value_name = "HOST", required = true)]
+    pub(crate) to: Vec<HostArg>,
 }
 
 #[derive(Debug, Subcommand)]

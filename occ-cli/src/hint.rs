@@ -105,6 +105,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
         Code::DockerUnavailable if has_no_docker(detail) => return None,
         Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
+        Code::DockerTooOld => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
         Code::DockerPermission => {
             format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
         }

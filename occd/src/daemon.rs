@@ -196,6 +196,7 @@ impl Daemon {
             operations: Operations::new(tasks.clone(), hosts_stop.child_token()),
             opencode_config: self.env.opencode_config_candidates()?,
             tasks: tasks.clone(),
+            stop: hosts_stop.child_token(),
             pool,
             hosts: hosts.clone(),
             config,

@@ -1,5 +1,7 @@
 //! The sandbox container's state on the wire.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,9 @@ pub struct ContainerStatus {
     pub url: Option<String>,
     /// The exit code of a container that has ended.
     pub exit_code: Option<i64>,
+    /// What it takes on disk, which is looked at now and then only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskUse>,
     /// The Docker Engine's version.
     pub docker_version: Option<String>,
     /// When this was true.
@@ -70,6 +75,19 @@ pub struct PublishedPort {
     pub host_port: u16,
 }
 
+/// What a sandbox takes on its host's disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// What it has written outside its volumes.
+    pub container: u64,
+    /// Its image.
+    pub image: u64,
+    /// Its volumes.
+    pub volumes: u64,
+    /// When this was true. Docker tells of no change.
+    pub as_of: Timestamp,
+}
+
 /// What is mounted into a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxMount {
@@ -81,6 +99,34 @@ pub struct SandboxMount {
     pub target: String,
     /// Whether it cannot be written to.
     pub read_only: bool,
+}
+
+/// `GET /v1/hosts/{host}/container/spec`: how a sandbox is made, for comparing it with another's. No secrets, and none
+/// of its data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// The image's name.
+    pub image: String,
+    /// The image's identifier.
+    pub image_id: String,
+    /// Its own variables; without a value where that is a secret, by its name.
+    pub env: BTreeMap<String, Option<String>>,
+    /// Published ports: the port inside, and where it is on the host.
+    pub ports: BTreeMap<String, String>,
+    /// What of the host is mounted, and the volumes.
+    pub mounts: Vec<SandboxMount>,
+    /// Docker's word for when it is started again: `no`, `always`, `unless-stopped`, `on-failure`.
+    pub restart: String,
+    /// Whether it may do what the host's root may.
+    pub privileged: bool,
+}
+
+/// `POST /v1/hosts/{host}/container/sync`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncRequest {
+    /// The host whose sandbox is the model; `local` for this machine's.
+    pub from: String,
 }
 
 /// `POST /v1/hosts/{host}/container/start`. What is absent is as the settings have it.

@@ -116,6 +116,8 @@ codes! {
     DockerUnavailable = "docker_unavailable",
     /// The Docker socket may not be opened by this user.
     DockerPermission = "docker_permission",
+    /// The Docker Engine is older than what is understood.
+    DockerTooOld = "docker_too_old",
     /// Docker answered with an error.
     DockerError = "docker_error",
     /// There is no sandbox on the host.

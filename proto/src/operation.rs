@@ -23,6 +23,8 @@ pub enum OperationKind {
     Restart,
     /// Brings the sandbox to the newest image, or back to the one before.
     Update,
+    /// Makes the sandbox like another one.
+    Sync,
     /// Installs Docker.
     InstallDocker,
     /// Something of a newer daemon.
@@ -38,6 +40,7 @@ impl OperationKind {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Update => "update",
+            Self::Sync => "sync",
             Self::InstallDocker => "install docker",
             Self::Unknown => "unknown",
         }
@@ -147,6 +150,8 @@ pub enum Did {
     UpToDate,
     /// It runs the image from before the last update.
     RolledBack,
+    /// It is like the other one now.
+    Synced,
     /// Docker was installed.
     Installed,
     /// Something of a newer daemon.

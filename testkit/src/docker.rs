@@ -256,11 +256,21 @@ impl DockerRig {
         self.try_start(&[]).unwrap_or_else(|log| panic!("dockerd does not start again:\n{log}"));
     }
 
+    /// The same with the engine ending its containers itself, which it starts again where they say so.
+    pub fn restart_with_containers(&mut self) {
+        self.end(false);
+        self.try_start(&[]).unwrap_or_else(|log| panic!("dockerd does not start again:\n{log}"));
+    }
+
     /// Stops the engine with its containers.
     pub fn stop(&mut self) {
+        self.end(true);
+    }
+
+    fn end(&mut self, kill: bool) {
         let Some(mut child) = self.dockerd.take() else { return };
         // A container whose first program ignores SIGTERM would hold dockerd up for ten seconds each.
-        if let Ok(list) = self.docker(&["ps", "--quiet"]).output() {
+        if kill && let Ok(list) = self.docker(&["ps", "--quiet"]).output() {
             for id in String::from_utf8_lossy(&list.stdout).split_whitespace() {
                 let _ = self.docker(&["kill", id]).output();
             }

@@ -12,6 +12,7 @@ use super::group::{End, Group, OnSignal};
 use crate::cli::{DockerArgs, DockerContextArgs, DockerSocketArgs};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
+use crate::place::Place;
 
 /// Returns the socket that speaks to a host's engine; it is there from now on.
 async fn socket(client: &Client, host: &HostName) -> Result<DockerSocketPath, CliError> {
@@ -26,7 +27,11 @@ async fn remove(client: &Client, host: &HostName) -> Result<(), CliError> {
 
 /// Runs `occ docker`: the docker program takes occ's place.
 pub(crate) async fn run(context: &Context<'_>, args: &DockerArgs) -> Result<u8, CliError> {
-    let (client, host, source) = context.client_and_host("docker").await?;
+    let (client, place) = context.client_and_place().await?;
+    let Place::Host(host, source) = place else {
+        // What the docker program does by itself.
+        return Err(no_docker(&Command::new("docker").args(&args.argv).exec()));
+    };
     let socket = match socket(&client, &host).await {
         Ok(socket) => socket,
         Err(error) => return Err(super::explain(context, &client, &host, source, error).await),

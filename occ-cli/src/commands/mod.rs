@@ -19,6 +19,7 @@ mod prompts;
 mod rolling;
 mod sandbox;
 mod sandbox_group;
+mod sandbox_spec;
 mod status;
 mod trust;
 mod watch;
@@ -100,6 +101,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Restart(args)) => sandbox::restart(&context, &args).await,
         Some(Command::Update(args)) => sandbox::update(&context, &args).await,
         Some(Command::Cockpit) => sandbox::cockpit(&context).await,
+        Some(Command::Sandbox(command)) => sandbox_spec::run(&context, &command).await,
         Some(Command::Logs(args)) => logs::run(&context, &args).await,
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,

@@ -35,7 +35,7 @@ pub(super) fn document(
 }
 
 /// Begins an operation and follows it to its end.
-async fn operate(
+pub(crate) async fn operate(
     context: &Context<'_>,
     client: &Client,
     place: &Place,
@@ -54,7 +54,7 @@ async fn operate(
 }
 
 /// Returns an error in the words for its place.
-async fn explained(
+pub(crate) async fn explained(
     context: &Context<'_>,
     client: &Client,
     place: &Place,
@@ -215,7 +215,7 @@ pub(crate) async fn update(context: &Context<'_>, args: &UpdateArgs) -> Result<u
     done(context, &client, &place, &operation).await
 }
 
-async fn done(
+pub(crate) async fn done(
     context: &Context<'_>,
     client: &Client,
     place: &Place,

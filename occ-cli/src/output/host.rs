@@ -387,6 +387,18 @@ pub(crate) fn sandbox(
         let text = format!("{} -> {}{mode}", mount.source, mount.target);
         lines.push(line_of(prefix, "Mount", &sanitize(&text)));
     }
+    if let Some(disk) = &container.disk {
+        let total = disk.container + disk.image + disk.volumes;
+        let text = format!(
+            "{}: image {}, volumes {}, container {} (as of {} ago)",
+            bytes(total),
+            bytes(disk.image),
+            bytes(disk.volumes),
+            bytes(disk.container),
+            two_units(seconds_between(disk.as_of, now))
+        );
+        lines.push(line_of(prefix, "Disk", &text));
+    }
     if !container.ports.is_empty() {
         let words = if container.exposed { "network exposed" } else { "local only" };
         lines.push(line_of(prefix, "Security", words));

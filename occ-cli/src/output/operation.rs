@@ -111,6 +111,7 @@ pub(crate) fn sentence(did: Did, seconds: u64) -> (&'static str, String) {
         Did::Updated => "Service updated".to_owned(),
         Did::UpToDate => "Service is up to date".to_owned(),
         Did::RolledBack => "Service rolled back to the image from before".to_owned(),
+        Did::Synced => "Service is like the other one now".to_owned(),
         Did::Installed => "Docker is installed".to_owned(),
         Did::Unknown => "Done".to_owned(),
     };

@@ -1,10 +1,12 @@
 //! The sandbox container of a host, or of this machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use occ_proto::container::ContainerStatus;
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::App;
 use super::error::{self, ApiResult};
@@ -12,6 +14,9 @@ use super::extract::{Caller, EngineOf, Query};
 use super::json::Json;
 use crate::container::{self, SandboxError};
 use crate::host::Tries;
+
+/// How long a look at the disk may take.
+const DISK: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ShowQuery {
@@ -34,7 +39,12 @@ pub(super) async fn show(
     }
     let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
     let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
-    let status = container::status(&docker).await.map_err(|e| failed(e.into()))?;
+    let mut status = container::status(&docker).await.map_err(|e| failed(e.into()))?;
+    if query.fresh && status.exists {
+        // It takes a while where there is much, and is no reason to fail.
+        let measured = timeout(DISK, container::disk_use(&docker)).await;
+        status.disk = measured.ok().and_then(Result::ok).flatten();
+    }
     Ok(Json(match engine.host() {
         Some(host) => app.with_url(host, status),
         // Nothing has to lead there.

@@ -192,6 +192,7 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
         DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
         DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        DockerError::TooOld(_) => (StatusCode::CONFLICT, Code::DockerTooOld),
         DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
     }
 }

@@ -93,24 +93,37 @@ impl FromRequestParts<Arc<App>> for Host {
         let Path(name) = Path::<String>::from_request_parts(parts, app)
             .await
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
-        let name =
-            HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
-        if let Some(handle) = app.pool.get_or_make_via(&name) {
-            return Ok(Self(handle));
-        }
-        let snapshot = app.hosts_now().await;
-        match snapshot.usable() {
-            Err(problem) => Err(problem.into()),
-            Ok(file) if file.hosts.contains_key(&name) => {
-                app.pool.get(&name).map(Self).ok_or_else(|| ApiError::host_not_found(&name))
-            }
-            // It may be in the file that cannot be read: "not found" alone would be a riddle.
-            Ok(_) => Err(match &snapshot.problem {
-                Some(problem) => ApiError::from(problem).host(&name).not_among_the_last_good(&name),
-                None => ApiError::host_not_found(&name),
-            }),
-        }
+        host_named(app, name).await.map(Self)
     }
+}
+
+/// Returns a host by its name.
+async fn host_named(app: &Arc<App>, name: String) -> Result<HostHandle, ApiError> {
+    let name =
+        HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
+    if let Some(handle) = app.pool.get_or_make_via(&name) {
+        return Ok(handle);
+    }
+    let snapshot = app.hosts_now().await;
+    match snapshot.usable() {
+        Err(problem) => Err(problem.into()),
+        Ok(file) if file.hosts.contains_key(&name) => {
+            app.pool.get(&name).ok_or_else(|| ApiError::host_not_found(&name))
+        }
+        // It may be in the file that cannot be read: "not found" alone would be a riddle.
+        Ok(_) => Err(match &snapshot.problem {
+            Some(problem) => ApiError::from(problem).host(&name).not_among_the_last_good(&name),
+            None => ApiError::host_not_found(&name),
+        }),
+    }
+}
+
+/// Returns the engine of a host by its name; `local` is this machine's.
+pub(super) async fn engine_named(app: &Arc<App>, name: &str) -> Result<Engine, ApiError> {
+    if name == LOCAL {
+        return Ok(app.local_engine());
+    }
+    host_named(app, name.to_owned()).await.map(Engine::Host)
 }
 
 /// The engine of the host named in the path; `local` is this machine's.
@@ -124,12 +137,10 @@ impl FromRequestParts<Arc<App>> for EngineOf {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
-        let named = Path::<String>::from_request_parts(parts, app).await;
-        if named.is_ok_and(|Path(name)| name == LOCAL) {
-            return Ok(Self(app.local_engine()));
-        }
-        let Host(host) = Host::from_request_parts(parts, app).await?;
-        Ok(Self(Engine::Host(host)))
+        let Path(name) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
+        engine_named(app, &name).await.map(Self)
     }
 }
 

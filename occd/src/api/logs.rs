@@ -48,8 +48,13 @@ pub(super) async fn show(
     let host = engine.host().cloned();
     let lines = if query.all { None } else { Some(query.lines.unwrap_or(LINES)) };
     let query = LogQuery { lines, follow: query.follow };
-    let tasks = app.tasks.clone();
-    let opened = Logs::open(engine, query, &client, |task| drop(tasks.spawn(task))).await;
+    let (tasks, stop) = (app.tasks.clone(), app.stop.clone());
+    let spawn = |task| {
+        tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    };
+    let opened = Logs::open(engine, query, &client, spawn).await;
     let logs = opened.map_err(|failure| error::sandbox(host.as_ref(), &failure))?;
     let lines = stream::unfold(Some(logs), move |logs| {
         let host = host.clone();

@@ -23,6 +23,7 @@ use occ_proto::{
     VERSION_HEADER, WARNING_HEADER,
 };
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -84,8 +85,10 @@ pub struct App {
     pub operations: Operations,
     /// Where config.json of the existing tool may be, the preferred place first.
     pub opencode_config: Vec<PathBuf>,
-    /// Tasks that end with the daemon.
+    /// Tasks that the daemon waits for when it stops.
     pub tasks: TaskTracker,
+    /// Cancelled when the daemon stops.
+    pub stop: CancellationToken,
     /// hosts.json.
     pub hosts: HostsStore,
     /// occd.toml.
@@ -203,6 +206,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/container/stop", post(sandbox::stop))
         .route("/v1/hosts/{host}/container/restart", post(sandbox::restart))
         .route("/v1/hosts/{host}/container/update", post(sandbox::update))
+        .route("/v1/hosts/{host}/container/spec", get(sandbox::spec))
+        .route("/v1/hosts/{host}/container/sync", post(sandbox::sync))
         .route("/v1/hosts/{host}/container/cockpit", post(sandbox::cockpit))
         .route("/v1/hosts/{host}/container/password", get(sandbox::password))
         .route("/v1/hosts/{host}/container/logs", get(logs::show))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::container::{
-    ContainerStatus, OneTimePassword, StartRequest, StopRequest, UpdateRequest,
+    ContainerStatus, OneTimePassword, SandboxSpec, StartRequest, StopRequest, SyncRequest,
+    UpdateRequest,
 };
 use occ_proto::forward::Service;
 use occ_proto::operation::{Did, Operation, OperationKind, Outcome};
@@ -13,7 +14,7 @@ use occ_proto::{Code, HostName};
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Caller, EngineOf, OptionalBody, Query};
+use super::extract::{Body, Caller, EngineOf, OptionalBody, Query, engine_named};
 use super::json::Json;
 use super::links::TriesQuery;
 use super::operations;
@@ -214,6 +215,36 @@ pub(super) async fn update(
         container::update(engine, &settings, &request, progress).await
     };
     begin(&app, &engine, OperationKind::Update, (query.tries(), &client), work).await
+}
+
+/// Shows how the sandbox is made.
+pub(super) async fn spec(
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+) -> ApiResult<Json<SandboxSpec>> {
+    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
+    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    Ok(Json(container::spec(&docker).await.map_err(failed)?))
+}
+
+/// Makes the sandbox like that of another host.
+pub(super) async fn sync(
+    State(app): State<Arc<App>>,
+    EngineOf(engine): EngineOf,
+    Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
+    Body(request): Body<SyncRequest>,
+) -> ApiResult<(StatusCode, Json<Operation>)> {
+    let from = engine_named(&app, &request.from).await?;
+    if from.is_same(&engine) {
+        return Err(ApiError::bad_request("A sandbox is like itself already."));
+    }
+    if let Engine::Host(host) = &from {
+        let connected = host.connection(query.tries(), &client).await;
+        connected.map_err(|failure| error::unreachable(host.name(), &failure))?;
+    }
+    let work = move |engine, progress| async move { container::sync(from, engine, progress).await };
+    begin(&app, &engine, OperationKind::Sync, (query.tries(), &client), work).await
 }
 
 /// Has the sandbox's cockpit answer on this machine.

@@ -28,6 +28,11 @@ const READY: Duration = Duration::from_secs(60);
 const HEALTHY: Duration = Duration::from_secs(180);
 /// How long until it is asked again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How often one that has ended is looked at again, and when.
+const ENDED_LOOKS: u32 = 3;
+const ENDED_AGAIN: Duration = Duration::from_millis(700);
+/// How often Docker may have started it again until it counts as one that does not work.
+const RESTARTS: i64 = 3;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// What of its last words is told.
@@ -50,13 +55,22 @@ pub(super) async fn wait(
     session.progress.step("waiting for the sandbox to answer");
     let begun = Instant::now();
     let mut answers = false;
+    let mut ended_looks = 0;
     loop {
         let container = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
         let state = container.state.clone().unwrap_or_default();
         if state.running != Some(true) || state.restarting == Some(true) {
-            let code = state.exit_code.unwrap_or(-1);
-            return Err(SandboxError::Ended { code, log: last_words(session).await });
+            // Docker may start it again, as it is told to, also when Docker itself ends and starts.
+            let tries = container.restart_count.unwrap_or(0);
+            if ended_looks == ENDED_LOOKS || tries >= RESTARTS {
+                let code = state.exit_code.unwrap_or(-1);
+                return Err(SandboxError::Ended { code, log: last_words(session).await });
+            }
+            ended_looks += 1;
+            sleep(ENDED_AGAIN).await;
+            continue;
         }
+        ended_looks = 0;
         let health = state.health.as_ref().and_then(|health| health.status);
         if health == Some(HealthStatusEnum::UNHEALTHY) {
             let log = state.health.and_then(|health| health.log).unwrap_or_default();

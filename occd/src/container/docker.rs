@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bollard::errors::Error as BollardError;
-use bollard::{API_DEFAULT_VERSION, BollardRequest};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion};
+use http_body_util::{BodyExt as _, Limited};
 use occ_proto::status::RemoteSystem;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +18,11 @@ use crate::ssh::Connection;
 
 /// How long Docker may take to answer one request, in seconds.
 const TIMEOUT: u64 = 30;
+
+/// The largest answer that is read whole, in bytes.
+const LARGEST: usize = 64 * 1024 * 1024;
+/// The oldest version of the API that is spoken: Docker 20.10's. Older ones lack what a sandbox needs.
+const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
 
 /// Why Docker cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +47,11 @@ pub enum DockerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An engine that is too old.
+    #[error(
+        "its Docker speaks version {0} of the API, and {OLDEST} is the oldest that is understood (Docker 20.10)"
+    )]
+    TooOld(String),
     /// The connection broke.
     #[error("the connection to the host was lost")]
     Lost,
@@ -49,10 +60,25 @@ pub enum DockerError {
     Api(#[source] BollardError),
 }
 
+/// The body of bollard's requests, whose name it does not tell.
+trait BodyOf {
+    type Body;
+}
+
+impl<B> BodyOf for hyper::Request<B> {
+    type Body = B;
+}
+
 /// A client of one host's Docker Engine.
-#[derive(Debug)]
 pub struct Docker {
     client: bollard::Docker,
+    transport: Arc<Transport<<BollardRequest as BodyOf>::Body>>,
+}
+
+impl std::fmt::Debug for Docker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Docker").field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 impl Docker {
@@ -87,7 +113,10 @@ impl Docker {
         )
         .map_err(DockerError::Api)?;
         match client.negotiate_version().await {
-            Ok(client) => Ok(Self { client }),
+            Ok(client) => match client.client_version() {
+                version if version < OLDEST => Err(DockerError::TooOld(version.to_string())),
+                _ => Ok(Self { client, transport }),
+            },
             Err(error @ BollardError::DockerResponseServerError { .. }) => {
                 Err(DockerError::Api(error))
             }
@@ -98,6 +127,27 @@ impl Docker {
                 None => Err(DockerError::Api(error)),
             },
         }
+    }
+
+    /// Asks for something that bollard knows in one version of the API only. `path` is without that version.
+    pub(super) async fn get(&self, path: &str) -> Result<serde_json::Value, DockerError> {
+        let version = self.client.client_version();
+        let request = hyper::Request::get(format!("/v{version}{path}"))
+            .body(bollard::body_full(bytes::Bytes::new()))
+            .map_err(|error| DockerError::Api(BollardError::from(error)))?;
+        let answer = self.transport.send(request).await.map_err(DockerError::Api)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+        let body = body
+            .map_err(|error| DockerError::Api(BollardError::from(std::io::Error::other(error))))?;
+        let body = body.to_bytes();
+        if !status.is_success() {
+            let message = String::from_utf8_lossy(&body).into_owned();
+            let status_code = status.as_u16();
+            let error = BollardError::DockerResponseServerError { status_code, message };
+            return Err(DockerError::Api(error));
+        }
+        serde_json::from_slice(&body).map_err(|error| DockerError::Api(error.into()))
     }
 
     /// Returns the API client.
@@ -131,6 +181,25 @@ mod tests {
     fn what_a_host_did_not_say_is_not_known() {
         let silent = RemoteSystem::default();
         assert!(matches!(choose(None, &silent), Err(DockerError::Untold)));
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_too_old_is_said_to_be() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let tasks = TaskTracker::new();
+        tasks.spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            assert!(client.read(&mut [0; 4096]).await.unwrap() > 0);
+            let body = r#"{"Version":"17.03","ApiVersion":"1.26","MinAPIVersion":"1.12"}"#;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length";
+            let answer = format!("{head}: {}\r\n\r\n{body}", body.len());
+            client.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let error = Docker::connect_local(socket, tasks).await.unwrap_err();
+        assert!(matches!(&error, DockerError::TooOld(version) if version == "1.26"), "{error}");
     }
 
     fn system(sockets: &[(&str, bool)]) -> RemoteSystem {

@@ -14,10 +14,14 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::memory::Known;
-use super::{Docker, DockerError, sandbox};
+use super::{Docker, DockerError, disk, sandbox};
 use crate::host::HostHandle;
 use crate::ssh::Connection;
 
+/// How long until the disk is looked at again.
+const DISK: Duration = Duration::from_secs(3600);
+/// The same for a sandbox that is new.
+const DISK_MIN: Duration = Duration::from_secs(10);
 /// How long until an engine that does not answer is asked again, at first and at most.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -28,11 +32,13 @@ pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>) {
         let closed = connection.closed();
         // A bulk stream is read at its reader's pace, and has the connection for itself.
         let bulk = connection.bulk();
-        tokio::select! {
-            () = on(host, &connection, known) => {}
-            () = closed.cancelled() => {}
-            () = bulk.cancelled() => {}
-        }
+        let socket = host.snapshot().settings.docker_socket.clone();
+        let goes_on = tokio::select! {
+            () = on(host, &connection, known) => false,
+            () = closed.cancelled() => false,
+            () = bulk.cancelled() => false,
+            () = host.docker_socket_other_than(socket.as_deref()) => true,
+        };
         known.send_modify(|known| {
             known.live = false;
             known.error = None;
@@ -40,8 +46,10 @@ pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>) {
                 status.as_of = Timestamp::now();
             }
         });
-        // The next connection is another one.
-        host.other_than(&connection).await;
+        if !goes_on {
+            // The next connection is another one.
+            host.other_than(&connection).await;
+        }
     }
 }
 
@@ -50,7 +58,8 @@ async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &watch::Send
     let mut pause = RETRY;
     loop {
         let mut was_live = false;
-        let error = events(host, connection, known, &mut was_live).await.err();
+        // In a box: there may be a thousand hosts, most of them without Docker.
+        let error = Box::pin(events(host, connection, known, &mut was_live)).await.err();
         // What the host has not is found out once for a connection.
         let is_final = matches!(error, Some(DockerError::Missing));
         if let Some(error) = error {
@@ -83,42 +92,68 @@ async fn events(
     was_live: &mut bool,
 ) -> Result<(), DockerError> {
     let socket = host.snapshot().settings.docker_socket.clone();
-    let docker = Docker::connect(connection, socket.as_deref()).await?;
+    let docker = Box::pin(Docker::connect(connection, socket.as_deref())).await?;
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
         ("container".to_owned(), vec![SANDBOX_CONTAINER.to_owned()]),
     ]);
     let options = EventsOptions { filters: Some(filters), ..EventsOptions::default() };
     let client = docker.client();
-    let mut events = pin!(client.events(Some(options)));
-    // The stream is asked for first, so that no change falls between it and the look.
-    let mut first = pin!(events.next());
-    let version = sandbox::version(&docker).await?;
+    let mut events = pin!(client.events(Some(options)).peekable());
+    let version = Box::pin(sandbox::version(&docker)).await?;
     let look = async |known: &watch::Sender<Known>| {
-        let status = sandbox::look(&docker, version.clone()).await?;
-        known.send_replace(Known { status: Some(status), live: true, error: None });
+        let status = Box::pin(sandbox::look(&docker, version.clone())).await?;
+        known.send_modify(|known| {
+            let disk = known.disk;
+            *known = Known { status: Some(status), disk, live: true, error: None };
+        });
         Ok::<_, DockerError>(())
     };
-    let mut event = tokio::select! {
+    // The stream is asked for with the look, so that no change falls between the two.
+    tokio::select! {
         biased;
-        event = &mut first => event,
+        _ = events.as_mut().peek() => {}
         looked = look(known) => {
             looked?;
             *was_live = true;
-            first.await
+        }
+    }
+    let told = async {
+        loop {
+            match events.next().await {
+                Some(Ok(event)) => {
+                    known.send_modify(|known| apply(known, &event));
+                    look(known).await?;
+                    *was_live = true;
+                }
+                Some(Err(error)) => return Err(DockerError::Api(error)),
+                None => return Ok(()),
+            }
         }
     };
+    tokio::select! {
+        ended = told => ended,
+        () = follow_disk(&docker, known) => Ok(()),
+    }
+}
+
+/// Looks at the disk now and then. That takes a while where there is much, and nobody waits for it.
+async fn follow_disk(docker: &Docker, known: &watch::Sender<Known>) {
     loop {
-        match event {
-            Some(Ok(event)) => {
-                known.send_modify(|known| apply(known, &event));
-                look(known).await?;
-                *was_live = true;
-            }
-            Some(Err(error)) => return Err(DockerError::Api(error)),
-            None => return Ok(()),
+        match Box::pin(disk::measure(docker)).await {
+            Ok(disk) => known.send_modify(|known| known.disk = disk),
+            Err(error) => tracing::debug!(%error, "the disk was not looked at"),
         }
-        event = events.next().await;
+        sleep(DISK_MIN).await;
+        let mut changes = known.subscribe();
+        let is_new = |known: &Known| {
+            known.disk.is_none() && known.status.as_ref().is_some_and(|status| status.exists)
+        };
+        tokio::select! {
+            () = sleep(DISK) => {}
+            // The sender is there as long as this is.
+            _ = changes.wait_for(is_new) => {}
+        }
     }
 }
 
@@ -136,7 +171,10 @@ fn apply(known: &mut Known, event: &EventMessage) {
             status.exit_code = attribute("exitCode").and_then(|code| code.parse().ok());
             (status.started_at, status.health) = (None, None);
         }
-        Some("destroy") => known.status = Some(sandbox::absent(status.docker_version.clone())),
+        Some("destroy") => {
+            known.disk = None;
+            known.status = Some(sandbox::absent(status.docker_version.clone()));
+        }
         _ => {}
     }
 }
@@ -151,7 +189,7 @@ mod tests {
     fn the_end_of_a_container_is_taken_from_the_event() {
         let mut status = sandbox::absent(None);
         (status.exists, status.id, status.state) = (true, Some("a".into()), Some("running".into()));
-        let mut known = Known { status: Some(status), live: true, error: None };
+        let mut known = Known { status: Some(status), live: true, ..Known::default() };
         let event = |action: &str, id: &str| EventMessage {
             action: Some(action.to_owned()),
             actor: Some(EventActor {

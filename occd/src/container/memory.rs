@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use jiff::Timestamp;
 use occ_proto::HostName;
-use occ_proto::container::ContainerStatus;
+use occ_proto::container::{ContainerStatus, DiskUse};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -18,6 +18,8 @@ use crate::host::HostHandle;
 pub struct Known {
     /// Its state when it was last seen.
     pub status: Option<ContainerStatus>,
+    /// What it took on disk when that was looked at.
+    pub disk: Option<DiskUse>,
     /// Docker tells of every change.
     pub live: bool,
     /// Why it does not, where the link is up.
@@ -28,6 +30,7 @@ impl Known {
     /// Returns the state with the time at which it was true: now, as long as changes are told.
     pub fn status(&self) -> Option<ContainerStatus> {
         let status = self.status.clone()?;
+        let status = ContainerStatus { disk: self.disk.filter(|_| status.exists), ..status };
         Some(match self.live {
             true => ContainerStatus { as_of: Timestamp::now(), ..status },
             false => ContainerStatus { stale: true, ..status },

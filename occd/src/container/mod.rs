@@ -1,6 +1,7 @@
 //! Docker on a host, and the opencode sandbox in it, through a channel of the pooled connection.
 
 mod answer;
+mod disk;
 mod docker;
 mod engine;
 mod error;
@@ -21,12 +22,14 @@ mod sandbox;
 mod session;
 mod settings;
 mod sockets;
+mod spec;
 mod steps;
 mod there;
 mod transport;
 mod way;
 
 pub use answer::reached_at;
+pub use disk::measure as disk_use;
 pub use docker::{Docker, DockerError};
 pub use engine::{Engine, EngineError, LocalEngine};
 pub use error::SandboxError;
@@ -38,4 +41,5 @@ pub use password::one_time_password;
 pub use sandbox::status;
 pub use settings::{BadSettings, SandboxConfig, SandboxSettings};
 pub use sockets::DockerSockets;
+pub use spec::{spec, sync};
 pub use steps::{restart, start, stop, update};

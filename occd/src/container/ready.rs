@@ -88,11 +88,19 @@ impl Ready {
                     sleep(RETRY).await;
                 }
             };
+            let (host, wanted) = (&self.host, socket.as_deref());
+            let another = async {
+                tokio::select! {
+                    () = host.other_than(&connection) => {}
+                    () = host.docker_socket_other_than(wanted) => {}
+                }
+            };
+            let mut another = std::pin::pin!(another);
             tokio::select! {
                 live = making_ready => drop(self.live.send_replace(Some(live))),
-                () = self.host.other_than(&connection) => continue,
+                () = &mut another => continue,
             }
-            self.host.other_than(&connection).await;
+            another.await;
             self.live.send_replace(None);
         }
     }

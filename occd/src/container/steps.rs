@@ -97,7 +97,10 @@ async fn answered(session: &mut Session, undo: Undo) -> Result<Option<String>, S
 }
 
 /// Makes and starts a sandbox where there is none; nothing of it stays when that fails or is cancelled.
-async fn make(session: &mut Session, body: Box<ContainerCreateBody>) -> Result<(), SandboxError> {
+pub(super) async fn make(
+    session: &mut Session,
+    body: Box<ContainerCreateBody>,
+) -> Result<(), SandboxError> {
     let cancel = session.progress.cancelled().clone();
     let port = binding(&body);
     let made = async {
@@ -191,7 +194,11 @@ fn differs(
 }
 
 /// Says who has the port, if somebody has.
-async fn port_is_free(session: &mut Session, address: &str, port: u16) -> Result<(), SandboxError> {
+pub(super) async fn port_is_free(
+    session: &mut Session,
+    address: &str,
+    port: u16,
+) -> Result<(), SandboxError> {
     let running =
         session.ask(async |docker| docker.list_containers(None::<ListContainersOptions>).await);
     for container in running.await? {
@@ -355,7 +362,7 @@ async fn versions(
 }
 
 /// Returns what came of an operation, with the sandbox as it is now.
-async fn outcome(
+pub(super) async fn outcome(
     session: &mut Session,
     did: Did,
     notes: Vec<String>,

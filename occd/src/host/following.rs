@@ -30,6 +30,17 @@ impl HostHandle {
         let _ = snapshots.wait_for(is_other).await;
     }
 
+    /// Waits until another Docker socket is set for the host than this one.
+    pub async fn docker_socket_other_than(&self, socket: Option<&str>) {
+        let mut snapshots = self.snapshot.clone();
+        let is_other =
+            |snapshot: &Arc<HostSnapshot>| snapshot.settings.docker_socket.as_deref() != socket;
+        if snapshots.wait_for(is_other).await.is_err() {
+            // A host that was removed has none.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Returns whether the host is no more.
     fn is_ended(&self) -> bool {
         self.requests.is_closed()

@@ -21,14 +21,17 @@ const LIMIT: usize = 16 * 1024;
 
 /// One line without quotes inside, so that every shell of the sh, csh and fish families hands it to
 /// `sh` unchanged. Each program that it starts is a fork on a host that may log in hundreds at once, so there
-/// are few. `docker context` is not asked: starting the docker client takes 20 ms and more.
+/// are few. `docker context` is asked only where one is chosen: starting the docker client takes 20 ms and more.
 const SCRIPT: &str = concat!(
     "exec sh -c '",
     "echo occ-probe shell=$SHELL; ",
     "printf \"occ-probe uname=\"; uname -sm; ",
     "command -v docker >/dev/null 2>&1 && echo occ-probe docker=1; ",
     "r=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}; ",
-    "for s in ${DOCKER_HOST#unix://} /var/run/docker.sock ",
+    "c=${DOCKER_CONFIG:-$HOME/.docker}/config.json; ",
+    "test -f $c && grep -q currentContext $c && ",
+    "x=$(docker context inspect -f {{.Endpoints.docker.Host}} 2>/dev/null); ",
+    "for s in ${DOCKER_HOST#unix://} ${x#unix://} /var/run/docker.sock ",
     "$r/docker.sock $HOME/.docker/run/docker.sock /run/podman/podman.sock ",
     "$r/podman/podman.sock; do ",
     "test -S \"$s\" || continue; ",

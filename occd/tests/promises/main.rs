@@ -39,6 +39,7 @@ mod rekey;
 mod revoked_keys;
 mod sandbox;
 mod sandbox_memory;
+mod sandbox_more;
 mod secrets;
 mod settings;
 mod slow_reader;

@@ -71,13 +71,13 @@ fn said(output: &Output) -> String {
     format!("{}{}", output.stdout, output.stderr)
 }
 
-fn fails(rig: &DaemonRig, args: &[&str], exit: i32) -> String {
+pub(crate) fn fails(rig: &DaemonRig, args: &[&str], exit: i32) -> String {
     let output = rig.run_occ(args);
     assert_eq!(output.status.code(), Some(exit), "{args:?}: {}", said(&output));
     said(&output)
 }
 
-fn json(rig: &DaemonRig, args: &[&str]) -> Operation {
+pub(crate) fn json(rig: &DaemonRig, args: &[&str]) -> Operation {
     let text = rig.occ_ok(&[args, &["--json"]].concat());
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 mod crowd;
+mod docker;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ fn main() {
         ("thousand", Bench::thousand),
         ("beside", Bench::beside),
         ("back", Bench::back),
+        ("docker", Bench::docker),
     ] {
         if wants(name) {
             run(&mut bench);

@@ -1,0 +1,189 @@
+//! The sandbox's logs over a broken link, operations that meet trouble halfway, and two sandboxes made alike.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use occ_proto::container::{DiskUse, SANDBOX_CONTAINER};
+use occ_proto::operation::{Did, Operation, OperationState};
+use testkit::wait::blocking::wait_until;
+use testkit::{DockerRig, FaultyLink, Registry};
+
+use crate::ask::{GUARD, body, look};
+use crate::sandbox::{World, fails, fetch, json, world};
+
+fn begin(world: &World, verb: &str) -> Operation {
+    let begun = world.rig.http("POST", &format!("/v1/hosts/h/container/{verb}"), &[], None);
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    body(&begun)
+}
+
+fn now(world: &World, operation: &Operation) -> Operation {
+    body(&world.rig.http("GET", &format!("/v1/operations/{}", operation.id), &[], None))
+}
+
+fn ended(world: &World, operation: &Operation) -> Operation {
+    wait_until(
+        "the end",
+        GUARD,
+        || now(world, operation),
+        |operation| operation.state != OperationState::Running,
+    )
+}
+
+#[test]
+fn logs_go_on_over_a_broken_link_without_a_line_lost_or_doubled() {
+    let image = "talker:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, link, .. } = &world;
+    let nothing = fails(rig, &["logs", "--host", "h"], 1);
+    assert!(nothing.contains("there is no sandbox"), "{nothing}");
+    let talk =
+        "CMD i=0; while true; do i=$((i+1)); echo line $i; echo err $i >&2; sleep 0.05; done";
+    docker.import(image, &[], &[talk, "ENV PATH=/bin"]);
+    docker.run(SANDBOX_CONTAINER, &[image]);
+    let mut child = rig.occ(&["logs", "--host", "h", "-n", "all", "-f"]);
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut expected = 1;
+    let mut read = |count: usize| {
+        for _ in 0..count {
+            let line = lines.next().unwrap().unwrap();
+            assert_eq!(line, format!("[h] line {expected}"));
+            expected += 1;
+        }
+    };
+    read(30);
+    link.refuse(true);
+    link.reset_all();
+    wait_until("the loss", GUARD, || look(rig, "h").connection.is_none(), |lost| *lost);
+    link.refuse(false);
+    read(60);
+    link.reset_all();
+    read(60);
+    let process = testkit::proc::Process::find(child.id()).unwrap();
+    process.signal(testkit::proc::Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+
+    let last = rig.occ_ok(&["logs", "--host", "h", "-n", "4", "--no-follow", "--no-prefix"]);
+    assert!(last.lines().count() <= 4 && last.contains("line "), "{last}");
+    let found =
+        rig.occ_ok(&["logs", "--host", "h", "-n", "all", "--no-follow", "--grep", "line 17"]);
+    assert!(found.lines().all(|line| line.starts_with("[h] line 17")), "{found}");
+    let timed = rig.occ_ok(&["logs", "--local", "-n", "2", "--no-follow", "--timestamps"]);
+    assert!(timed.lines().all(|line| line.starts_with("20") && line.contains("Z line")), "{timed}");
+    // Nobody reads any more, and nothing of it stays.
+    wait_until("calm", GUARD, || look(rig, "h").open_channels, |channels| *channels == 0);
+}
+
+#[test]
+fn a_pull_goes_on_over_a_broken_link_and_tells_how_far_it_is() {
+    if !Registry::require() {
+        return;
+    }
+    let registry = Registry::start();
+    let way = FaultyLink::start(([127, 0, 0, 1], registry.port()).into());
+    let image = format!("127.0.0.1:{}/sandbox:latest", way.port());
+    let Some(world) = world(&image, "") else { return };
+    let World { docker, rig, link, .. } = &world;
+    docker.import_sandbox(&image, "1.0", &[]);
+    docker.docker_ok(&["push", &image]);
+    docker.docker_ok(&["rmi", &image]);
+    way.set_bandwidth(Some(400_000));
+    let start = begin(&world, "start");
+    // Somebody watches, as a client does.
+    let mut watching = rig.occ(&["operations", "attach", &start.id]);
+    let watching = watching.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    wait_until("the pull", GUARD, || way.bytes().1, |bytes| *bytes > 200_000);
+    link.reset_all();
+    let end = ended(&world, &start);
+    assert_eq!(end.state, OperationState::Succeeded, "{end:?}");
+    let output = watching.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("[h] the link to Docker broke; this goes on when it is back"), "{told}");
+    assert!(told.contains("layers"), "{told}");
+    assert!(fetch(&end.outcome.unwrap().url.unwrap(), None).unwrap().ends_with("1.0"));
+    // A pull that is cancelled leaves nothing.
+    rig.occ_ok(&["stop", "--host", "h", "-t", "1", "--remove"]);
+    docker.docker_ok(&["rmi", "-f", &image]);
+    way.set_bandwidth(Some(20_000));
+    let again = begin(&world, "start");
+    wait_until("the pull", GUARD, || now(&world, &again), |now| now.step.contains("pulling"));
+    rig.occ_ok(&["operations", "cancel", &again.id]);
+    assert_eq!(now(&world, &again).state, OperationState::Cancelled);
+    assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]), "");
+}
+
+#[test]
+fn an_engine_that_is_started_anew_does_not_stop_a_start() {
+    let image = "slow:1";
+    let Some(mut world) = world(image, "") else { return };
+    let serve = "CMD trap 'exit 0' TERM; echo up >> /tmp/ups; n=$(wc -l < /tmp/ups); \
+                 test $n -gt 1 && httpd -f -p 3000 -h /bin & while true; do sleep 0.1; done";
+    world.docker.import(image, &[], &[serve, "ENV PATH=/bin"]);
+    let start = begin(&world, "start");
+    wait_until(
+        "the wait for it",
+        GUARD,
+        || now(&world, &start),
+        |now| now.step.contains("waiting for the sandbox"),
+    );
+    // It answers only the second time that it is up.
+    world.docker.restart_with_containers();
+    world.docker.open_to_everyone();
+    let end = ended(&world, &start);
+    assert_eq!(end.state, OperationState::Succeeded, "{end:?}");
+    // Docker is down: that is said, and the link has nothing to do with it.
+    world.docker.stop();
+    let down = fails(&world.rig, &["restart", "--host", "h"], 1);
+    assert!(down.contains("the Docker daemon does not answer"), "{down}");
+    assert!(look(&world.rig, "h").connection.is_some());
+}
+
+#[test]
+fn a_sandbox_is_made_like_another_one_without_its_secrets() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "env = [\"COLOUR=red\", \"API_KEY=canary-key-1\"]") else {
+        return;
+    };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1.0", &[]);
+    rig.occ_ok(&["start", "--host", "h"]);
+    // This machine's own engine is another one.
+    let other = DockerRig::start_with_network();
+    other.import_sandbox(image, "1.0", &[]);
+    rig.write_config_toml(&format!(
+        "{}[local]\ndocker_socket = {:?}\n[local.sandbox]\nsystemd = false\nimage = {image:?}\n\
+         env = [\"COLOUR=blue\", \"API_KEY=own\"]\n",
+        std::fs::read_to_string(rig.config_toml()).unwrap().split("[local").next().unwrap(),
+        other.socket().display().to_string()
+    ));
+    let missing = fails(rig, &["sandbox", "diff", "--from", "h", "--to", "local"], 1);
+    assert!(missing.contains("there is no sandbox"), "{missing}");
+    rig.occ_ok(&["start", "--local", "-p", "41999", "--no-mounts"]);
+    let differ = fails(rig, &["sandbox", "diff", "--from", "h", "--to", "local"], 1);
+    assert!(
+        differ.contains("env COLOUR") && differ.contains("red") && differ.contains("blue"),
+        "{differ}"
+    );
+    assert!(!differ.contains("canary-key-1") && !differ.contains("env API_KEY"), "{differ}");
+    let asked = fails(rig, &["sandbox", "sync", "--from", "h", "--to", "local"], 2);
+    assert!(asked.contains("--yes"), "{asked}");
+    // The port of the model is taken on this one machine, which a test has for both.
+    let taken = fails(rig, &["sandbox", "sync", "--from", "h", "--to", "local", "--yes"], 1);
+    assert!(taken.contains("is in use by"), "{taken}");
+    rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
+    let synced = rig.occ_ok(&["sandbox", "sync", "--from", "h", "--to", "local", "--yes"]);
+    assert!(synced.contains("✓ Service is like the other one now"), "{synced}");
+    let env = other.docker_ok(&["inspect", "--format", "{{.Config.Env}}", SANDBOX_CONTAINER]);
+    assert!(env.contains("COLOUR=red") && env.contains("API_KEY=own"), "{env}");
+    // The image cannot be pulled there, so its own of that name had to do, which is said.
+    assert!(synced.contains("is another image there"), "{synced}");
+    let alike = fails(rig, &["sandbox", "diff", "--from", "h", "--to", "local"], 1);
+    assert!(alike.contains("image id") && !alike.contains("env"), "{alike}");
+    // What is like it already stays as it is, and its disk use is known.
+    let disk = || -> Option<DiskUse> { look(rig, "h").sandbox?.disk };
+    let disk = wait_until("the disk to be looked at", GUARD, disk, Option::is_some).unwrap();
+    assert!(disk.image > 0, "{disk:?}");
+    let restarted = json(rig, &["start", "--host", "h", "-p", "41998", "--yes"]);
+    assert_eq!(restarted.outcome.unwrap().did, Did::Started);
+}
