@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Context;
 use super::group::{Selection, of_host};
 use crate::client::Client;
-use crate::error::CliError;
+use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
 use crate::output::{Ui, host as show, json, rows, write_stdout};
 use crate::target::Target;
 
@@ -93,6 +93,15 @@ async fn look(
     let mut list: HostList = reply.parse()?;
     watched.narrow(&mut list)?;
     Ok((list, reply.parse()?))
+}
+
+/// Returns whether the daemon is away, and may be there again a moment later.
+fn may_come_back(error: &CliError) -> bool {
+    error.exit == DAEMON && error.code != DAEMON_INCOMPATIBLE
+}
+
+fn away(error: &CliError) -> String {
+    format!("{}. It is tried again.", error.message.trim_end_matches('.'))
 }
 
 /// The screen, for as long as it is ours.
@@ -176,6 +185,7 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
     // Before the screen is taken, so that what is wrong is read where it was asked.
     look(client, watched).await?;
     let mut screen = Screen::take()?;
+    let mut last = String::new();
     loop {
         enum Event {
             Tick,
@@ -195,8 +205,15 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
             // Here it goes on.
             screen.begin()?;
         }
-        let (list, _) = look(client, watched).await?;
-        screen.show(&picture(ui, watched, &list), !matches!(event, Event::Tick))?;
+        let text = match look(client, watched).await {
+            Ok((list, _)) => {
+                last = picture(ui, watched, &list);
+                last.clone()
+            }
+            Err(error) if may_come_back(&error) => format!("{last}\n{}\n", away(&error)),
+            Err(error) => return Err(error),
+        };
+        screen.show(&text, !matches!(event, Event::Tick))?;
     }
 }
 
@@ -255,9 +272,21 @@ async fn by_line(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, C
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: BTreeMap<HostName, Look> = BTreeMap::new();
+    let mut is_away = false;
     loop {
         tick.tick().await;
-        let (list, document) = look(client, watched).await?;
+        let (list, document) = match look(client, watched).await {
+            // One that was there when the watching began; whoever starts it again wants it watched.
+            Err(error) if may_come_back(&error) && !before.is_empty() => {
+                if !is_away {
+                    ui.note(&away(&error));
+                }
+                is_away = true;
+                continue;
+            }
+            seen => seen?,
+        };
+        is_away = false;
         let now = Timestamp::now();
         let mut text = String::new();
         for status in list.hosts.iter().chain(&list.via) {

@@ -259,9 +259,17 @@ fn watching_tells_each_change_and_dials_nobody() {
     hosts[1].drop_during_auth(true);
     hosts[1].drop_connections();
     while !next().contains(" backoff: ") {}
+    // Another daemon is watched as well.
+    rig.terminate_daemon();
+    hosts[1].drop_during_auth(false);
+    rig.start_daemon(&[]);
+    rig.occ_ok(&["connect", "--host", "eu-2"]);
+    while !next().ends_with(" connected\n") {}
     Process::find(child.id()).unwrap().signal(Signal::INT);
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), output.stderr.len()), (Some(130), 0));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.lines().all(|line| line.ends_with(" It is tried again.")), "{said}");
     assert_eq!(hosts[0].connections(), 0);
 
     // On a terminal the screen is given back.
