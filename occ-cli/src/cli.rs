@@ -10,15 +10,15 @@ use occ_proto::{HostName, UserName};
 use crate::duration::parse_ms;
 use crate::error::CliError;
 use crate::parse::{
-    Clearable, DefaultArg, clearable_jump, clearable_port, clearable_user, parse_destination,
-    parse_env, parse_group, parse_jump, parse_lines, parse_name, parse_port,
+    Clearable, DefaultArg, clearable_jump, clearable_port, clearable_user, parse_count,
+    parse_destination, parse_env, parse_group, parse_jump, parse_lines, parse_name, parse_port,
 };
 use crate::target::HostArg;
 
 const HELP: &str = "\
 occ: your servers, always connected
 
-Usage: occ <command> [--host NAME | --local] [options]
+Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
 
   status                         link and sandbox, from memory
   start stop restart logs update cockpit   the opencode sandbox
@@ -33,6 +33,8 @@ Usage: occ <command> [--host NAME | --local] [options]
   daemon                         run start stop status: occd, which keeps the links
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
+  --group NAME, --all   many hosts, --parallel N at once [default: 32]: exec status start stop
+                 restart update logs connect disconnect reconnect docker-socket, host test
   --json -q -v   one JSON document; the essential; more
   --no-input     ask nothing: what needs an answer fails
   --no-color     as NO_COLOR does
@@ -43,6 +45,7 @@ Start here
   occ host add prod-1 deploy@203.0.113.10
   occ status --host prod-1
   occ exec --host prod-1 -- uname -a
+  occ exec --group eu -- uname -r
 ";
 
 /// The whole command line.
@@ -91,6 +94,15 @@ pub(crate) struct Global {
     /// This machine instead of a host
     #[arg(long, global = true)]
     pub(crate) local: bool,
+    /// All hosts of a group
+    #[arg(long, global = true, value_name = "NAME", conflicts_with_all = ["host", "local", "all"])]
+    pub(crate) group: Option<String>,
+    /// All hosts that hosts.json lists
+    #[arg(long, global = true, conflicts_with_all = ["host", "local"])]
+    pub(crate) all: bool,
+    /// How many hosts of --group or --all at once [default: 32]
+    #[arg(long, global = true, value_name = "N", value_parser = parse_count)]
+    pub(crate) parallel: Option<usize>,
     /// One JSON document on stdout; failures as a problem document on stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -118,7 +130,9 @@ pub(crate) enum Command {
     #[command(after_help = "\
 Examples:
   occ status --host prod-1
-  occ status --all
+  occ status --all                      on a terminal, rows that are alike fold; not with -v
+  occ status --group eu
+  occ status --watch --group eu         follows; in a pipe a line per change, with --json a document
   occ status --host prod-1 --fresh      connect first, and ask Docker
   occ status -q --host prod-1           exit 0 if the sandbox runs, 1 if not, 5 if that is not known")]
     Status(StatusArgs),
@@ -129,30 +143,39 @@ Examples:
   occ start --host prod-1 -p 4000 --mount /srv/work:/home/opencoder/workspace
   occ start --host prod-1 --open        shows it in the browser
   occ start -q --host prod-1            prints the address alone
+  occ start --group eu
   occ start --local                     this machine's own Docker")]
     Start(StartArgs),
     /// Stop the sandbox
     #[command(after_help = "\
 Examples:
   occ stop --host prod-1
-  occ stop --host prod-1 --remove       its volumes stay")]
+  occ stop --host prod-1 --remove       its volumes stay
+  occ stop --group eu                   asks once for all; -y for scripts")]
     Stop(StopArgs),
     /// Stop and start the sandbox
-    #[command(after_help = "Example:\n  occ restart --host prod-1")]
-    Restart,
+    #[command(after_help = "\
+Examples:
+  occ restart --host prod-1
+  occ restart --group eu -y             for scripts; without -y it asks once for all")]
+    Restart(RestartArgs),
     /// Show what the sandbox says, and follow it
     #[command(after_help = "\
 Examples:
   occ logs --host prod-1
   occ logs --host prod-1 -n 200 --no-follow --grep error
-  occ logs --host prod-1 --timestamps")]
+  occ logs --host prod-1 --timestamps
+  occ logs --group eu -n 5              all of them, each line with its host")]
     Logs(LogsArgs),
     /// Bring the sandbox to the newest image, or back to the one before
     #[command(after_help = "\
 Examples:
   occ update --host prod-1
   occ update --host prod-1 --rollback
-  occ update --host prod-1 -y           for scripts")]
+  occ update --host prod-1 -y           for scripts
+  occ update --group eu                 one after the other, up to the first that fails
+  occ update --group eu --canary eu-01 --batch 5 --max-fail 2
+      eu-01 first; if it is healthy then, the rest, five at a time, up to the third that fails")]
     Update(UpdateArgs),
     /// Open the sandbox's cockpit
     #[command(after_help = "Example:\n  occ cockpit --host prod-1")]
@@ -185,21 +208,32 @@ Examples:
   tar c . | occ exec --host prod-1 --cwd /srv -- tar x
   occ exec --host prod-1 --timeout 10s --env LANG=C -- make test
   occ exec --host prod-1 --wait 5m -- uptime       waits for a host that is down
+  occ exec --group eu -- uname -r                  on all hosts of a group, 32 at once
+  occ exec --all --parallel 4 --json -- df /       a document per host, as each ends
 
 The exit code is the command's own; 128 + n for a signal; 124 when --timeout ended it.
-What --env sets shows for a moment in the host's process list.")]
+What --env sets shows for a moment in the host's process list.
+
+With --group or --all:
+  Each line has its host before it; on a terminal, equal outputs are shown once, unless with -v.
+  The exit code is 0 when it was 0 everywhere, else 1.
+  Standard input is read first, up to 16 MiB, and given to each; a terminal is not read.
+  A host that is down is dialled once, unless --retries or --wait says otherwise.")]
     Exec(ExecArgs),
     /// Connect to a host and wait until it is connected
     #[command(after_help = "\
 Examples:
   occ connect --host prod-1
-  occ connect --host prod-1 --wait 5m   also if it is down for a while")]
+  occ connect --host prod-1 --wait 5m   also if it is down for a while
+  occ connect --group eu                a host that is down is dialled once")]
     Connect(ConnectArgs),
     /// Disconnect from a host until `occ connect`
-    #[command(after_help = "Example:\n  occ disconnect --host prod-1")]
+    #[command(
+        after_help = "Examples:\n  occ disconnect --host prod-1\n  occ disconnect --group eu"
+    )]
     Disconnect,
     /// Drop a host's connection and dial anew, now
-    #[command(after_help = "Example:\n  occ reconnect --host prod-1")]
+    #[command(after_help = "Examples:\n  occ reconnect --host prod-1\n  occ reconnect --group eu")]
     Reconnect,
     /// Review a host's key, and trust it in place of the one on record
     #[command(after_help = "\
@@ -235,6 +269,7 @@ Examples:
 Examples:
   export DOCKER_HOST=unix://$(occ docker-socket -q --host prod-1)
   occ docker-socket --all
+  occ docker-socket --group eu
   occ docker-socket --host prod-1 --remove")]
     DockerSocket(DockerSocketArgs),
     /// Make a docker context for a host's engine
@@ -264,14 +299,35 @@ Examples:
     Daemon(DaemonCommand),
 }
 
+impl Command {
+    /// Returns whether it goes with `--group` and `--all`.
+    pub(crate) fn works_on_many(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(_)
+                | Self::Start(_)
+                | Self::Stop(_)
+                | Self::Restart(_)
+                | Self::Update(_)
+                | Self::Logs(_)
+                | Self::Exec(_)
+                | Self::Connect(_)
+                | Self::Disconnect
+                | Self::Reconnect
+                | Self::DockerSocket(_)
+                | Self::Host(HostCommand::Test { .. })
+        )
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// Every host
-    #[arg(long)]
-    pub(crate) all: bool,
     /// Wait for a connection and ask the host, instead of answering from memory
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Go on showing it when something changes
+    #[arg(long, conflicts_with = "fresh")]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Args)]
@@ -347,6 +403,16 @@ pub(crate) struct StopArgs {
     /// Remove the container, too; its volumes stay
     #[arg(long)]
     pub(crate) remove: bool,
+    /// With --group or --all: do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// With --group or --all: do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -383,6 +449,15 @@ pub(crate) struct UpdateArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// With --group or --all: this host first, and the others only when that went well
+    #[arg(long, value_name = "HOST")]
+    pub(crate) canary: Option<HostName>,
+    /// With --group or --all: so many hosts at a time [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub(crate) batch: Option<usize>,
+    /// With --group or --all: go on until more than so many have failed [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_fail: Option<usize>,
 }
 
 /// What the existing tool updates.
@@ -458,9 +533,6 @@ pub(crate) struct DockerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DockerSocketArgs {
-    /// Of every host
-    #[arg(long)]
-    pub(crate) all: bool,
     /// Take the socket away
     #[arg(long)]
     pub(crate) remove: bool,
@@ -494,7 +566,7 @@ pub(crate) struct ExecArgs {
     /// Hand the words, joined by spaces, to the host's login shell as one line
     #[arg(long)]
     pub(crate) shell: bool,
-    /// How many times to dial again when the host cannot be reached [default: 3]
+    /// How many times to dial again when the host cannot be reached [default: 3; 0 with --group or --all]
     #[arg(long, value_name = "N")]
     pub(crate) retries: Option<u32>,
     /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
@@ -559,10 +631,14 @@ Examples:
         name: HostName,
     },
     /// Connect anew and show each step
-    #[command(after_help = "Examples:\n  occ host test prod-1\n  occ host test prod-1 -q")]
+    #[command(after_help = "\
+Examples:
+  occ host test prod-1
+  occ host test prod-1 -q
+  occ host test --group eu")]
     Test {
         /// The host's name
-        name: HostName,
+        name: Option<HostName>,
     },
     /// Install Docker on a host, after showing the commands
     #[command(after_help = "\

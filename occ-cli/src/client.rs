@@ -167,6 +167,18 @@ impl Client {
         self.at_once(self.send(method, path, Some(written(body)?), None, None)).await
     }
 
+    /// Sends one of many requests, whose questions are answered in one place (`prompter::listening`).
+    pub(crate) async fn request_among(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<Reply, CliError> {
+        let body = body.map(written).transpose()?;
+        let prompts = self.prompter().map(Prompter::token);
+        self.send(method, path, body, None, prompts).await
+    }
+
     /// Sends a POST without a body.
     pub(crate) async fn post(&self, path: &str) -> Result<Reply, CliError> {
         self.send_answering(Method::POST, path, None, None).await

@@ -31,6 +31,9 @@ pub(crate) const HUNG_UP: u8 = 129;
 /// The reader of our output went away: 128 plus SIGPIPE.
 pub(crate) const CLOSED_PIPE: u8 = 141;
 
+/// The word for a daemon of another API version.
+pub(crate) const DAEMON_INCOMPATIBLE: &str = "daemon_incompatible";
+
 /// A failure on its way to the terminal.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -73,7 +76,7 @@ impl CliError {
 
     /// Returns an error for a daemon of another API version.
     pub(crate) fn incompatible(message: impl Into<String>) -> Self {
-        Self::new(DAEMON, "daemon_incompatible", message).hint("occ daemon stop; occ daemon start")
+        Self::new(DAEMON, DAEMON_INCOMPATIBLE, message).hint("occ daemon stop; occ daemon start")
     }
 
     /// Returns an error for a name that is not among the hosts.

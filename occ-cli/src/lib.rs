@@ -60,6 +60,7 @@ fn run(args: Vec<OsString>) -> u8 {
         }
         Err(error) => Err(CliError::failed(format!("the runtime could not be started: {error}"))),
     };
+    ui.clear_progress();
     ui.warn_of_files();
     match result {
         Ok(code) => code,

@@ -39,6 +39,14 @@ pub(crate) fn parse_destination(text: &str) -> Result<Destination, String> {
     text.parse().map_err(|error: InvalidName| error.to_string())
 }
 
+/// Returns a number of hosts, from 1 on.
+pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err("a number from 1 on is wanted".to_owned()),
+    }
+}
+
 /// Returns a port, 1 to 65535.
 pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {

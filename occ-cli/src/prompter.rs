@@ -102,6 +102,7 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
                 None => return std::future::pending().await,
             },
         };
+        client.ui().clear_progress();
         if prompt.kind == PromptKind::Notice {
             prompter.terminal.write(&notice(&prompt));
             continue;

@@ -57,6 +57,8 @@ pub(crate) enum Input {
     Pipe(pipe::Receiver),
     /// Read by another thread.
     Thread(tokio::io::Stdin),
+    /// Read already.
+    Kept(Bytes),
 }
 
 impl Input {
@@ -90,6 +92,12 @@ impl Input {
             }
             Self::Pipe(pipe) => pipe.read_buf(buffer).await,
             Self::Thread(stdin) => stdin.read_buf(buffer).await,
+            Self::Kept(bytes) => {
+                let room = buffer.capacity() - buffer.len();
+                let some = bytes.split_to(room.min(bytes.len()));
+                buffer.extend_from_slice(&some);
+                Ok(some.len())
+            }
         }
     }
 }

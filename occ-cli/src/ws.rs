@@ -31,6 +31,7 @@ use crate::client::{
 };
 use crate::descriptors::{Offer, Socket};
 use crate::error::CliError;
+use crate::output::fold::Stream;
 use crate::stdio::{Descriptor, Input};
 
 /// The key and its answer from RFC 6455, section 1.3. The key exists to tell a WebSocket server from
@@ -70,7 +71,7 @@ impl ExecStream {
     /// Asks the daemon for a WebSocket to run a command on `host`. The offered descriptors are passed
     /// with the first message, if the daemon takes them.
     pub(crate) async fn open(
-        client: &mut Client,
+        client: &Client,
         host: &HostName,
         offer: Offer,
     ) -> Result<Self, CliError> {
@@ -293,6 +294,8 @@ pub(crate) enum Output {
         /// Standard error.
         err: crate::commands::Kept,
     },
+    /// To our own two streams, line by line, beside other hosts'.
+    Lines(crate::commands::HostLines),
 }
 
 impl Output {
@@ -310,6 +313,8 @@ impl Output {
                 err.push(&bytes);
                 Ok(())
             }
+            (Self::Lines(lines), STDOUT) => lines.push(Stream::Out, &bytes).await,
+            (Self::Lines(lines), STDERR) => lines.push(Stream::Err, &bytes).await,
             // A stream of a newer daemon.
             _ => Ok(()),
         }

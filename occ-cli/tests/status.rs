@@ -72,9 +72,10 @@ fn every_state_has_its_line_and_its_hint() {
 #[test]
 fn a_server_that_leaves_keep_alives_unanswered_is_told_of() {
     let mut value = connected("h");
-    value["connection"]["unanswered_since"] = json!(ago(75));
+    value["connection"]["unanswered_since"] = json!(ago(75 * 60));
     let done = one(value.clone()).occ(&["status", "--host", "h"]);
-    let says = "keep-alives unanswered for 1m 15s";
+    // Two units are shown, so a slow machine changes neither.
+    let says = "keep-alives unanswered for 1h 15m";
     assert!(done.out.contains(&format!("@203.0.113.10, {says}\n")), "{done:?}");
     let fake = Fake::new(move |_| Answer::ok(list(&[value.clone()], None)));
     let done = fake.occ(&["status", "--all"]);
@@ -376,4 +377,189 @@ fn the_sandbox_comes_from_memory_with_the_time_it_was_seen() {
     assert_eq!(rows[0][..7], ["HOST", "LINK", "FOR", "RTT", "SANDBOX", "AS", "OF"]);
     assert!(out.contains("running?  52s"), "{out}");
     assert!(out.contains("exited    now"), "{out}");
+}
+
+/// Many hosts behind a bastion that is down, and a few others.
+fn behind_a_bastion() -> Value {
+    let mut hosts: Vec<Value> = (1..=61)
+        .map(|number| {
+            let mut host = broken(
+                &format!("us-{number}"),
+                "backoff",
+                "host_unreachable",
+                "wait for bastion-us",
+            );
+            host["config"]["groups"] = json!(["us"]);
+            host
+        })
+        .collect();
+    hosts.extend([connected("eu-1"), connected("eu-2"), status("idle-1", "idle")]);
+    list(&hosts, Some("us-3"))
+}
+
+#[test]
+fn on_a_terminal_rows_that_are_alike_are_one() {
+    let fake = Fake::new(|_| Answer::ok(behind_a_bastion()));
+    let screen = |args: &[&str]| {
+        let (screen, code) = Terminal::start(fake.command(args)).finish();
+        assert_eq!(code, 0, "{screen}");
+        screen
+    };
+    // The default host has a mark that no other has.
+    let folded = screen(&["status", "--all", "--no-color"]);
+    assert_eq!(
+        folded,
+        "  \
+  HOST      LINK       FOR  RTT    NOTE
+◐ 60 hosts  backoff    2h   -      wait for bastion-us
+◐ us-3 *    backoff    2h   -      wait for bastion-us
+● eu-1      connected  2h   12 ms
+● eu-2      connected  2h   12 ms
+○ idle-1    idle       -    -
+
+64 hosts: 2 connected, 61 backoff, 1 idle; * default: us-3
+"
+    );
+    assert_eq!(fake.lines(), ["GET /v1/hosts"]);
+    assert!(screen(&["status", "--all", "-v"]).contains("us-61 "));
+    assert!(fake.occ(&["status", "--all"]).out.contains("us-61 "));
+    let group = screen(&["status", "--group", "us"]);
+    assert!(group.contains("60 hosts") && !group.contains("eu-1"), "{group}");
+    assert!(group.contains("61 hosts: 61 backoff; * default: us-3\n"), "{group}");
+}
+
+#[test]
+fn a_group_is_the_daemons_document_with_its_hosts_alone() {
+    let fake = Fake::new(|_| Answer::ok(behind_a_bastion()));
+    let done = fake.occ(&["status", "--group", "us", "--json", "-q"]);
+    let document: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((done.code, document["hosts"].as_array().unwrap().len()), (1, 61));
+    assert_eq!(document["hosts"][0]["a_key_of_a_newer_daemon"], true);
+    assert_eq!(fake.occ(&["status", "--group", "asia"]).code, 4);
+}
+
+/// A daemon whose memory is another one at each look; the last one stays.
+fn changing(looks: Vec<Value>) -> Fake {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    Fake::new(move |seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(json!({"name": null})),
+        "/v1/hosts" => {
+            let at = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Answer::ok(looks[at.min(looks.len() - 1)].clone())
+        }
+        path => panic!("{path}"),
+    })
+}
+
+#[test]
+fn watching_in_a_pipe_is_a_line_per_change() {
+    let mut sick = connected("a");
+    sick["sandbox"] = sandbox("running", 0, false);
+    let mut well = sick.clone();
+    sick["sandbox"]["health"] = json!("unhealthy");
+    for host in [&mut sick, &mut well] {
+        host["since"] = json!("2026-11-26T06:00:00.5Z");
+    }
+    let mut down = broken("b", "backoff", "host_unreachable", "no route to host.");
+    down["since"] = json!("2026-11-26T06:00:07Z");
+    let mut idle = status("b", "idle");
+    idle["since"] = json!("2026-11-26T06:00:01Z");
+    let looks = vec![
+        list(&[well.clone(), idle], None),
+        list(&[well, down.clone()], None),
+        list(&[sick.clone(), down], None),
+        list(&[sick], None),
+    ];
+    let watch = |args: &[&str], lines: usize| {
+        use std::io::BufRead as _;
+        let fake = changing(looks.clone());
+        let mut child = fake
+            .command(args)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+        let told: Vec<String> = stdout.lines().take(lines).map(Result::unwrap).collect();
+        let id = child.id().to_string();
+        let kill = std::process::Command::new("kill").args(["-INT", &id]).status();
+        assert!(kill.unwrap().success());
+        assert_eq!(common::finish(child).code, 130);
+        told
+    };
+    let told = watch(&["status", "--watch"], 6);
+    assert_eq!(told[0], "[a] 2026-11-26T06:00:00Z connected");
+    assert!(told[1].starts_with("[a] ") && told[1].ends_with("Z sandbox running, healthy"));
+    assert_eq!(told[2], "[b] 2026-11-26T06:00:01Z idle");
+    assert_eq!(told[3], "[b] 2026-11-26T06:00:07Z backoff: no route to host");
+    assert!(told[4].ends_with("Z sandbox running, unhealthy"), "{told:?}");
+    assert!(told[5].starts_with("[b] ") && told[5].ends_with("Z removed"), "{told:?}");
+    let told = watch(&["status", "--watch", "--all", "--json"], 5);
+    let documents: Vec<Value> = told.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((&documents[2]["host"], &documents[2]["state"]), (&json!("b"), &json!("backoff")));
+    assert_eq!(documents[2]["a_key_of_a_newer_daemon"], true);
+    assert_eq!(documents[3]["sandbox"]["health"], "unhealthy");
+    assert_eq!(documents[4], json!({"host": "b", "removed": true}));
+    let told = watch(&["status", "--watch", "--host", "a", "-q"], 3);
+    assert!(told[2].ends_with("Z sandbox running, unhealthy"), "{told:?}");
+}
+
+#[test]
+fn watching_on_a_terminal_shows_only_what_is_new() {
+    let first = list(&[status("a", "stopped")], None);
+    let then = list(&[connected("a")], None);
+    let fake = changing(vec![first.clone(), first.clone(), first, then]);
+    let args = ["status", "--watch", "--all", "--no-color"];
+    let mut terminal = Terminal::control(&fake.command(&args), "");
+    terminal.wait_for("● a");
+    assert!(!terminal.echoes());
+    terminal.type_text("\u{3}");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 130, "{screen}");
+    // The same picture is not drawn twice, and drawing does not begin with clearing.
+    assert_eq!(screen.matches("○ a").count(), 1, "{screen:?}");
+    assert!(!screen.contains("\u{1b}[2J"), "{screen:?}");
+    let (before, after) = screen.rsplit_once("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l").unwrap();
+    assert_eq!(before.matches("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l").count(), 1);
+    assert!(after.contains("● a") && after.contains("1 host: 1 connected"), "{screen:?}");
+}
+
+#[test]
+fn watching_gives_the_screen_back_while_it_is_stopped() {
+    let fake = changing(vec![list(&[connected("a")], None)]);
+    let mut terminal = Terminal::start(fake.command(&["status", "--watch", "--all", "--no-color"]));
+    let id = terminal.child.id().to_string();
+    let signal = |name: &str| {
+        let kill = std::process::Command::new("kill").args([name, &id]).status();
+        assert!(kill.unwrap().success());
+    };
+    terminal.wait_for("● a");
+    signal("-TSTP");
+    terminal.wait_for("\u{1b}[?1049l");
+    let state = || std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    testkit::wait::blocking::wait_until("it to stop", common::GUARD, state, |stat| {
+        stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+    });
+    assert!(terminal.echoes());
+    signal("-CONT");
+    terminal.wait_for("\u{1b}[?1049l\u{1b}[?1049h");
+    signal("-TERM");
+    let (screen, code) = terminal.finish();
+    assert_eq!((code, screen.matches("\u{1b}[?1049l").count()), (143, 2), "{screen:?}");
+}
+
+#[test]
+fn what_cannot_be_watched_is_said_on_the_screen_where_it_was_asked() {
+    let fake = changing(vec![list(&[connected("a")], None)]);
+    for (args, code) in [
+        (&["status", "--watch", "--host", "b"][..], 4),
+        (&["status", "--watch", "--group", "b"], 4),
+        (&["status", "--watch", "--local"], 2),
+        (&["status", "--watch", "--fresh"], 2),
+    ] {
+        let done = fake.occ(args);
+        assert_eq!((done.code, done.out.as_str()), (code, ""), "{done:?}");
+        let (screen, _) = Terminal::start(fake.command(args)).finish();
+        assert!(!screen.contains("\u{1b}[?1049h"), "{screen:?}");
+    }
 }

@@ -1,9 +1,12 @@
 //! `occ connect`, `disconnect`, `reconnect`.
 
+use hyper::Method;
 use jiff::Timestamp;
+use occ_proto::HostName;
 use occ_proto::status::HostStatus;
 
 use super::Context;
+use super::group::{End, Group, OnSignal, of_host};
 use crate::client::host_path;
 use crate::error::CliError;
 use crate::output::{host as show, with_note};
@@ -32,6 +35,9 @@ impl Verb {
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, CliError> {
     let asked = Timestamp::now();
+    if let Some(group) = context.group().await? {
+        return many(context, verb, &group).await;
+    }
     let (client, host, source) = context.client_and_host(verb.word()).await?;
     let query = match verb {
         Verb::Connect { wait_ms: Some(ms) } => format!("?wait_ms={ms}"),
@@ -43,15 +49,45 @@ pub(crate) async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, CliErro
         Ok(reply) => reply,
         Err(error) => return Err(super::explain(context, &client, &host, source, error).await),
     };
-    let status: HostStatus = reply.parse()?;
-    if context.ui.json {
-        context.ui.document(&reply.body)?;
-    } else {
-        show::tell_host_key_since(context.ui, &status, asked);
-        if let Some(line) = show::not_kept_since(&status, asked) {
-            context.ui.note(&line);
-        }
-        context.ui.say(&show::link(context.ui, &status, Timestamp::now()))?;
+    match context.ui.json {
+        true => context.ui.document(&reply.body)?,
+        false => tell(context, &reply.parse()?, asked)?,
     }
     Ok(0)
+}
+
+/// Shows what has become of a host.
+fn tell(context: &Context<'_>, status: &HostStatus, asked: Timestamp) -> Result<(), CliError> {
+    show::tell_host_key_since(context.ui, status, asked);
+    if let Some(line) = show::not_kept_since(status, asked) {
+        context.ui.note(&line);
+    }
+    context.ui.say(&show::link(context.ui, status, Timestamp::now()))
+}
+
+/// Does the same with each host of a group.
+async fn many(context: &Context<'_>, verb: Verb, group: &Group) -> Result<u8, CliError> {
+    let (ui, asked) = (context.ui, Timestamp::now());
+    let query = match verb {
+        Verb::Connect { wait_ms: Some(ms) } => format!("?wait_ms={ms}"),
+        Verb::Connect { .. } | Verb::Reconnect => "?retries=0".to_owned(),
+        Verb::Disconnect => String::new(),
+    };
+    let query = query.as_str();
+    let work = |host: HostName| async move {
+        let path = host_path(&host, &format!("/{}{query}", verb.word()));
+        let done = async {
+            let reply = group.client.request_among(Method::POST, &path, None::<&()>).await?;
+            match ui.json {
+                true => ui.print(&of_host(&host, &reply.body)),
+                false => tell(context, &reply.parse()?, asked),
+            }
+        };
+        match done.await {
+            Ok(()) => Ok(End::Ok),
+            Err(error) => group.failed(ui, &host, &error),
+        }
+    };
+    let done = group.each(ui, OnSignal::Leave, work).await?;
+    done.conclude(ui)
 }

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use hyper::Method;
 use occ_proto::HostName;
 use occ_proto::container::DockerSocketPath;
-use occ_proto::status::HostList;
 
 use super::Context;
+use super::group::{End, Group, OnSignal};
 use crate::cli::{DockerArgs, DockerContextArgs, DockerSocketArgs};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
@@ -17,12 +17,12 @@ use crate::place::Place;
 /// Returns the socket that speaks to a host's engine; it is there from now on.
 async fn socket(client: &Client, host: &HostName) -> Result<DockerSocketPath, CliError> {
     let path = host_path(host, "/docker-socket");
-    client.request(Method::PUT, &path, None::<&()>, None).await?.parse()
+    client.request_among(Method::PUT, &path, None::<&()>).await?.parse()
 }
 
 async fn remove(client: &Client, host: &HostName) -> Result<(), CliError> {
     let path = host_path(host, "/docker-socket");
-    client.request(Method::DELETE, &path, None::<&()>, None).await.map(drop)
+    client.request_among(Method::DELETE, &path, None::<&()>).await.map(drop)
 }
 
 /// Runs `occ docker`: the docker program takes occ's place.
@@ -55,42 +55,67 @@ pub(crate) async fn run_socket(
     args: &DockerSocketArgs,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
-    let (client, hosts) = if args.all {
-        let client = context.client().await?;
-        let list: HostList = client.get("/v1/hosts").await?.parse()?;
-        (client, list.hosts.into_iter().map(|host| host.name).collect())
-    } else {
-        let (client, host, _) = context.client_and_host("docker-socket").await?;
-        (client, vec![host])
-    };
-    let mut sockets = Vec::new();
-    for host in &hosts {
-        if args.remove {
-            remove(&client, host).await?;
-            if !ui.json {
-                ui.say(&format!("Removed: the Docker socket of '{host}'."))?;
-            }
-        } else {
-            sockets.push(socket(&client, host).await?);
-        }
+    if let Some(group) = context.group().await? {
+        return sockets(context, args, &group).await;
     }
-    if ui.json {
-        for socket in &sockets {
-            let line = serde_json::to_string(socket)
-                .map_err(|error| CliError::failed(format!("cannot be written: {error}")))?;
-            ui.print(&format!("{line}\n"))?;
-        }
+    let (client, host, _) = context.client_and_host("docker-socket").await?;
+    if args.remove {
+        remove(&client, &host).await?;
+        removed(context, &host)?;
         return Ok(0);
     }
-    for socket in &sockets {
-        // A path alone where there is one, for `DOCKER_HOST=unix://$(occ docker-socket --host h)`.
-        let name = if args.all { format!("{}  ", socket.host) } else { String::new() };
-        ui.print(&format!("{name}{}\n", socket.path))?;
+    let socket = socket(&client, &host).await?;
+    if ui.json {
+        ui.print(&document(&socket)?)?;
+        return Ok(0);
     }
-    if let (false, Some(first)) = (args.remove || ui.quiet, sockets.first()) {
-        ui.note(&format!("hint: export DOCKER_HOST=unix://{}", first.path));
+    // The path alone, for `DOCKER_HOST=unix://$(occ docker-socket --host h)`.
+    ui.print(&format!("{}\n", socket.path))?;
+    if !ui.quiet {
+        ui.note(&format!("hint: export DOCKER_HOST=unix://{}", socket.path));
     }
     Ok(0)
+}
+
+fn document(socket: &DockerSocketPath) -> Result<String, CliError> {
+    let line = serde_json::to_string(socket)
+        .map_err(|error| CliError::failed(format!("cannot be written: {error}")))?;
+    Ok(format!("{line}\n"))
+}
+
+fn removed(context: &Context<'_>, host: &HostName) -> Result<(), CliError> {
+    match context.ui.json {
+        true => Ok(()),
+        false => context.ui.say(&format!("Removed: the Docker socket of '{host}'.")),
+    }
+}
+
+/// Does the same for each host of a group.
+async fn sockets(
+    context: &Context<'_>,
+    args: &DockerSocketArgs,
+    group: &Group,
+) -> Result<u8, CliError> {
+    let (ui, client) = (context.ui, &group.client);
+    let work = |host: HostName| async move {
+        let done = async {
+            if args.remove {
+                remove(client, &host).await?;
+                return removed(context, &host);
+            }
+            let socket = socket(client, &host).await?;
+            match ui.json {
+                true => ui.print(&document(&socket)?),
+                false => ui.print(&format!("[{host}] {}\n", socket.path)),
+            }
+        };
+        match done.await {
+            Ok(()) => Ok(End::Ok),
+            Err(error) => group.failed(ui, &host, &error),
+        }
+    };
+    let done = group.each(ui, OnSignal::Leave, work).await?;
+    done.conclude(ui)
 }
 
 /// Runs `occ docker-context`: makes or removes the docker program's name for the engine.

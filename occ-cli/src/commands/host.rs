@@ -8,6 +8,7 @@ use occ_proto::status::{HostList, HostStatus, TestReport};
 use occ_proto::text::sanitize;
 use serde_json::json;
 
+use super::group::{End, Group, OnSignal, cause, of_host};
 use super::{Context, host_edit, install_docker};
 use crate::cli::HostCommand;
 use crate::client::{Client, host_path};
@@ -31,7 +32,7 @@ pub(crate) async fn run(context: &Context<'_>, command: HostCommand) -> Result<u
         }
         HostCommand::Show { name } => show_one(context, &name).await,
         HostCommand::ForgetPassword { name } => forget_password(context, &name).await,
-        HostCommand::Test { name } => test(context, &name).await,
+        HostCommand::Test { name } => test(context, name).await,
         HostCommand::Default { name } => default(context, name).await,
         HostCommand::InstallDocker { name, yes, dry_run } => {
             install_docker::run(context, &name, yes, dry_run).await
@@ -231,8 +232,21 @@ async fn show_one(context: &Context<'_>, name: &HostName) -> Result<u8, CliError
     Ok(0)
 }
 
-async fn test(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
+async fn test(context: &Context<'_>, name: Option<HostName>) -> Result<u8, CliError> {
     let ui = context.ui;
+    let name = match (name, context.group().await?) {
+        (None, Some(group)) => return test_many(context, &group).await,
+        (Some(name), None) => name,
+        (Some(_), Some(group)) => {
+            let option = group.selection.option();
+            return Err(CliError::usage(format!("{option} cannot be used with a host's name.")));
+        }
+        (None, None) => {
+            return Err(CliError::usage("occ host test needs a host's name, --group or --all.")
+                .hint("occ host list shows the available hosts"));
+        }
+    };
+    let name = &name;
     let client = context.client().await?;
     let path = host_path(name, "/test");
     let reply = with_note(ui, &format!("[{name}] testing …"), client.post(&path)).await?;
@@ -252,6 +266,34 @@ async fn test(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
         install_docker::offer(context, &client, &report).await?;
     }
     Ok(code)
+}
+
+/// Tests each host of a group.
+async fn test_many(context: &Context<'_>, group: &Group) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let work = |host: HostName| async move {
+        let tested = async {
+            let path = host_path(&host, "/test");
+            let reply = group.client.request_among(Method::POST, &path, NO_BODY).await?;
+            let report: TestReport = reply.parse()?;
+            if ui.json {
+                ui.print(&of_host(&host, &reply.body))?;
+            } else if !ui.quiet {
+                ui.print(&show::steps(ui, &report))?;
+            }
+            Ok(report)
+        };
+        match tested.await {
+            Ok(TestReport { ssh_ok: true, .. }) => Ok(End::Ok),
+            Ok(TestReport { problem: Some(problem), .. }) => {
+                Ok(End::Failed(cause(&host, &problem.into())))
+            }
+            Ok(_) => Ok(End::Failed("the test failed".to_owned())),
+            Err(error) => group.failed(ui, &host, &error),
+        }
+    };
+    let done = group.each(ui, OnSignal::Leave, work).await?;
+    done.conclude(ui)
 }
 
 /// Returns what to type after a test that failed.

@@ -4,31 +4,40 @@ mod connect;
 mod daemon;
 mod docker;
 mod exec;
+mod exec_group;
 mod exec_result;
+mod exec_run;
+mod group;
 mod history;
 mod host;
 mod host_edit;
+mod host_lines;
 mod install_docker;
 pub(crate) mod legacy;
 mod logs;
 mod operations;
 mod prompts;
+mod rolling;
 mod sandbox;
+mod sandbox_group;
 mod sandbox_spec;
 mod status;
 mod trust;
+mod watch;
 
 pub(crate) use exec_result::Kept;
+pub(crate) use host_lines::HostLines;
 
 use std::path::PathBuf;
 
 use crate::autostart::Start;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Global, HostCommand};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
 use crate::output::Ui;
 use crate::place::Place;
 use crate::target::{Source, Target};
+use group::Selection;
 use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::status::HostStatus;
@@ -42,6 +51,10 @@ pub(crate) struct Context<'a> {
     pub(crate) socket: Option<PathBuf>,
     /// The target, as far as the command line and the environment tell it.
     named: Option<Target>,
+    /// `--group` or `--all`.
+    selection: Option<Selection>,
+    /// `--parallel`.
+    parallel: Option<usize>,
 }
 
 impl Context<'_> {
@@ -77,14 +90,16 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     if global.local && global.host.is_some() {
         return Err(CliError::usage("--local cannot be used with --host."));
     }
+    let selection = selection(&global, command.as_ref())?;
     let named = Target::named(&global, std::env::var_os("OCC_HOST").as_deref())?;
-    let context = Context { ui, socket: global.socket, named };
+    let parallel = global.parallel;
+    let context = Context { ui, socket: global.socket, named, selection, parallel };
     match command {
         None => status::bare(&context).await,
         Some(Command::Status(args)) => status::run(&context, &args).await,
         Some(Command::Start(args)) => sandbox::start(&context, &args).await,
         Some(Command::Stop(args)) => sandbox::stop(&context, &args).await,
-        Some(Command::Restart) => sandbox::restart(&context).await,
+        Some(Command::Restart(args)) => sandbox::restart(&context, &args).await,
         Some(Command::Update(args)) => sandbox::update(&context, &args).await,
         Some(Command::Cockpit) => sandbox::cockpit(&context).await,
         Some(Command::Sandbox(command)) => sandbox_spec::run(&context, &command).await,
@@ -106,6 +121,36 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Host(command)) => host::run(&context, command).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
     }
+}
+
+/// Returns the hosts that `--group` or `--all` means, after checking that the command can be done on many.
+fn selection(global: &Global, command: Option<&Command>) -> Result<Option<Selection>, CliError> {
+    // The option of that name is their own.
+    let own =
+        matches!(command, Some(Command::Host(HostCommand::Add(_) | HostCommand::List { .. })));
+    let selection = match (&global.group, global.all) {
+        (Some(_), true) => {
+            return Err(CliError::usage("--group cannot be used with --all."));
+        }
+        (Some(group), false) if !own => Selection::Group(group.clone()),
+        (None, true) => Selection::All,
+        (_, false) => return Ok(None),
+    };
+    let option = selection.option();
+    // clap sees a conflict only between flags on the same side of the verb.
+    if global.local || global.host.is_some() {
+        return Err(CliError::usage(format!("{option} cannot be used with --host or --local.")));
+    }
+    let can = match command {
+        // `occ` alone is `occ status`.
+        None => true,
+        Some(command) => command.works_on_many(),
+    };
+    if !can {
+        return Err(CliError::usage(format!("{option} does not go with this command."))
+            .hint("occ --help lists those that it goes with"));
+    }
+    Ok(Some(selection))
 }
 
 /// Returns `error` in the words for this host: a default host that is missing, and hints that name its

@@ -24,18 +24,8 @@ pub(crate) async fn follow(
     place: &Place,
     id: &str,
 ) -> Result<Operation, CliError> {
-    let following = async {
-        let mut lines = Lines::get(client, &format!("/v1/operations/{id}/events")).await?;
-        let mut progress = ProgressLine::new(context.ui, place);
-        while let Some(event) = lines.next::<OperationEvent>().await? {
-            if let OperationEvent::End { operation } = event {
-                return Ok(*operation);
-            }
-            progress.tell(&event);
-        }
-        Err(CliError::daemon(format!("occd went away in the middle of operation {id}."))
-            .hint("occ status shows what became of the sandbox"))
-    };
+    let mut progress = ProgressLine::new(context.ui, place);
+    let following = to_its_end(client, id, |event| progress.tell(event));
     tokio::select! {
         ended = prompter::answering(client, following) => ended,
         error = crate::terminal::ended() => Err(CliError {
@@ -44,6 +34,23 @@ pub(crate) async fn follow(
             ..error
         }),
     }
+}
+
+/// Follows an operation to its end, and tells what happens.
+pub(crate) async fn to_its_end(
+    client: &Client,
+    id: &str,
+    mut tell: impl FnMut(&OperationEvent),
+) -> Result<Operation, CliError> {
+    let mut lines = Lines::get(client, &format!("/v1/operations/{id}/events")).await?;
+    while let Some(event) = lines.next::<OperationEvent>().await? {
+        if let OperationEvent::End { operation } = event {
+            return Ok(*operation);
+        }
+        tell(&event);
+    }
+    Err(CliError::daemon(format!("occd went away in the middle of operation {id}."))
+        .hint("occ status shows what became of the sandbox"))
 }
 
 /// Returns where an operation is at work.

@@ -9,8 +9,8 @@ use occ_proto::operation::{Did, Operation};
 use occ_proto::text::sanitize;
 use serde::Serialize;
 
-use super::{Context, operations};
-use crate::cli::{StartArgs, StopArgs, UpdateArgs, UpdateWhat};
+use super::{Context, operations, rolling, sandbox_group};
+use crate::cli::{RestartArgs, StartArgs, StopArgs, UpdateArgs, UpdateWhat};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::with_note;
@@ -23,6 +23,15 @@ struct Started<'a> {
     operation: &'a Operation,
     #[serde(skip_serializing_if = "Option::is_none")]
     one_time_password: Option<&'a str>,
+}
+
+/// Returns that document.
+pub(super) fn document(
+    operation: &Operation,
+    one_time_password: Option<&str>,
+) -> Result<String, CliError> {
+    serde_json::to_string(&Started { operation, one_time_password })
+        .map_err(|error| CliError::failed(format!("the answer cannot be written: {error}")))
 }
 
 /// Begins an operation and follows it to its end.
@@ -57,18 +66,26 @@ pub(crate) async fn explained(
     }
 }
 
-/// Runs `occ start`.
-pub(crate) async fn start(context: &Context<'_>, args: &StartArgs) -> Result<u8, CliError> {
-    args.refuse_builds()?;
-    let ui = context.ui;
-    let (client, place) = context.client_and_place().await?;
-    let mut request = StartRequest {
+/// Returns what is asked for.
+pub(super) fn start_request(args: &StartArgs) -> StartRequest {
+    StartRequest {
         port: args.port,
         mounts: args.mount.clone(),
         no_mounts: args.no_mounts,
         pull: args.pull_sandbox_image,
         yes: args.yes,
-    };
+    }
+}
+
+/// Runs `occ start`.
+pub(crate) async fn start(context: &Context<'_>, args: &StartArgs) -> Result<u8, CliError> {
+    args.refuse_builds()?;
+    let ui = context.ui;
+    if let Some(group) = context.group().await? {
+        return sandbox_group::start(context, args, &group).await;
+    }
+    let (client, place) = context.client_and_place().await?;
+    let mut request = start_request(args);
     let mut operation = operate(context, &client, &place, "start", &request).await?;
     let needs_a_yes =
         operation.problem.as_ref().is_some_and(|problem| problem.code == Code::ConfirmationNeeded);
@@ -96,7 +113,7 @@ pub(crate) async fn start(context: &Context<'_>, args: &StartArgs) -> Result<u8,
     };
     let exposed = password.as_ref().and_then(|p| p.password.as_ref()).map(|p| p.expose());
     if ui.json {
-        ui.value(&Started { operation: &operation, one_time_password: exposed })?;
+        ui.document(document(&operation, exposed)?.as_bytes())?;
     } else if ui.quiet {
         if let Some(url) = &url {
             ui.print(&format!("{url}\n"))?;
@@ -142,6 +159,9 @@ fn open(context: &Context<'_>, place: &Place, url: Option<&str>) -> Result<(), C
 
 /// Runs `occ stop`.
 pub(crate) async fn stop(context: &Context<'_>, args: &StopArgs) -> Result<u8, CliError> {
+    if let Some(group) = context.group().await? {
+        return sandbox_group::stop(context, args, &group).await;
+    }
     let (client, place) = context.client_and_place().await?;
     let request = StopRequest { timeout_s: args.timeout, remove: args.remove };
     let operation = operate(context, &client, &place, "stop", &request).await?;
@@ -149,7 +169,10 @@ pub(crate) async fn stop(context: &Context<'_>, args: &StopArgs) -> Result<u8, C
 }
 
 /// Runs `occ restart`.
-pub(crate) async fn restart(context: &Context<'_>) -> Result<u8, CliError> {
+pub(crate) async fn restart(context: &Context<'_>, args: &RestartArgs) -> Result<u8, CliError> {
+    if let Some(group) = context.group().await? {
+        return sandbox_group::restart(context, args, &group).await;
+    }
     let (client, place) = context.client_and_place().await?;
     let operation = operate(context, &client, &place, "restart", &serde_json::json!({})).await?;
     done(context, &client, &place, &operation).await
@@ -171,6 +194,12 @@ pub(crate) async fn update(context: &Context<'_>, args: &UpdateArgs) -> Result<u
         }
     }
     let ui = context.ui;
+    if let Some(group) = context.group().await? {
+        return rolling::update(context, args, &group).await;
+    }
+    if args.canary.is_some() || args.batch.is_some() || args.max_fail.is_some() {
+        return Err(CliError::usage("--canary, --batch and --max-fail are for --group or --all."));
+    }
     let (client, place) = context.client_and_place().await?;
     let what =
         if args.rollback { "Go back to the image from before?" } else { "Update the sandbox?" };

@@ -1,22 +1,24 @@
-//! `occ status`: one host's link, or the table of all.
+//! `occ status`: one host's link, or the table of many.
 
+use hyper::Method;
 use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
 use occ_proto::error::Code;
 use occ_proto::status::{HostList, HostStatus, State};
 
-use super::Context;
+use super::group::{End, OnSignal, Selection};
+use super::{Context, watch};
 use crate::cli::StatusArgs;
-use crate::client::{Client, Reply, host_path};
+use crate::client::{Client, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
 use crate::output::{Ui, host as show, with_note};
 use crate::target::{Source, Target};
 
 /// Runs `occ` without a command: the table on a terminal, the help without hosts.
 pub(crate) async fn bare(context: &Context<'_>) -> Result<u8, CliError> {
-    if context.named.is_some() {
-        return run(context, &StatusArgs { all: false, fresh: false }).await;
+    if context.named.is_some() || context.selection.is_some() {
+        return run(context, &StatusArgs { fresh: false, watch: false }).await;
     }
     if !context.ui.stdout_terminal && !context.ui.json {
         return help(context);
@@ -27,7 +29,7 @@ pub(crate) async fn bare(context: &Context<'_>) -> Result<u8, CliError> {
     if list.hosts.is_empty() && list.warnings.is_empty() && !context.ui.json {
         return help(context);
     }
-    print_all(context, &reply, &list)
+    print_all(context, &reply.body, &list)
 }
 
 fn help(context: &Context<'_>) -> Result<u8, CliError> {
@@ -38,13 +40,17 @@ fn help(context: &Context<'_>) -> Result<u8, CliError> {
 
 /// Runs `occ status` and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<u8, CliError> {
-    if args.all {
+    if args.watch {
+        return watch::run(context).await;
+    }
+    if let Some(selection) = &context.selection {
         if let Some(Target::Host(..) | Target::Local) = context.named
             && context.ui.verbose > 0
         {
-            context.ui.note("--all shows every host; the target is not used.");
+            let option = selection.option();
+            context.ui.note(&format!("{option} says which hosts; the target is not used."));
         }
-        return all(context, args).await;
+        return many(context, args, selection).await;
     }
     let client = context.client().await?;
     match Target::resolve(context.named.clone(), &client).await? {
@@ -149,7 +155,11 @@ async fn one(
 }
 
 /// Returns the sandbox's lines from memory.
-fn remembered(ui: &Ui, status: &HostStatus, now: Timestamp) -> (Vec<String>, Option<String>) {
+pub(super) fn remembered(
+    ui: &Ui,
+    status: &HostStatus,
+    now: Timestamp,
+) -> (Vec<String>, Option<String>) {
     match (&status.sandbox, &status.docker_error) {
         // What was seen last, and why nothing has been heard since.
         (Some(container), None) => (show::sandbox(ui, &show::prefix(status), container, now), None),
@@ -208,33 +218,60 @@ fn quiet_code(status: &HostStatus) -> u8 {
     }
 }
 
-async fn all(context: &Context<'_>, args: &StatusArgs) -> Result<u8, CliError> {
-    let client = context.client().await?;
-    let mut reply = client.get("/v1/hosts").await?;
-    let mut list: HostList = reply.parse()?;
-    if args.fresh && !list.hosts.is_empty() {
-        // Every host dials at the same time; the daemon bounds how many at once.
-        let asks = list.hosts.iter().map(|status| {
-            let path = host_path(&status.name, "?fresh=true");
-            let client = &client;
-            async move { client.get_slow(&path).await }
-        });
-        let asks = futures_util::future::join_all(asks);
+async fn many(
+    context: &Context<'_>,
+    args: &StatusArgs,
+    selection: &Selection,
+) -> Result<u8, CliError> {
+    if args.fresh
+        && let Some(group) = context.group_if_any().await?
+    {
         // A host that could not be asked shows its state in the list that follows.
-        with_note(context.ui, "connecting to every host …", asks).await;
-        reply = client.get("/v1/hosts").await?;
-        list = reply.parse()?;
+        let ask = |host: HostName| {
+            let client = &group.client;
+            async move {
+                let path = host_path(&host, "?fresh=true&retries=0");
+                // Its own trouble is in its state.
+                drop(client.request_among(Method::GET, &path, None::<&()>).await);
+                Ok(End::Ok)
+            }
+        };
+        let done = group.each(context.ui, OnSignal::Leave, ask).await?;
+        if done.caught.is_some() {
+            return Ok(done.code());
+        }
     }
-    print_all(context, &reply, &list)
+    let client = context.client().await?;
+    let reply = client.get("/v1/hosts").await?;
+    let mut list: HostList = reply.parse()?;
+    selection.narrow(&mut list)?;
+    if *selection == Selection::All {
+        return print_all(context, &reply.body, &list);
+    }
+    print_all(context, &narrowed(&reply.parse()?, &list), &list)
 }
 
-fn print_all(context: &Context<'_>, reply: &Reply, list: &HostList) -> Result<u8, CliError> {
+/// Returns the daemon's own document with only those hosts in it that are in the list, so that keys which this
+/// program does not know stay.
+fn narrowed(document: &serde_json::Value, list: &HostList) -> Vec<u8> {
+    let mut document = document.clone();
+    if let Some(keys) = document.as_object_mut() {
+        keys.remove("via");
+    }
+    if let Some(hosts) = document.get_mut("hosts").and_then(|hosts| hosts.as_array_mut()) {
+        let is_in = |name: &str| list.hosts.iter().any(|host| host.name.as_str() == name);
+        hosts.retain(|host| host.get("name").and_then(|name| name.as_str()).is_some_and(is_in));
+    }
+    document.to_string().into_bytes()
+}
+
+fn print_all(context: &Context<'_>, document: &[u8], list: &HostList) -> Result<u8, CliError> {
     let ui = context.ui;
     let connected =
         !list.hosts.is_empty() && list.hosts.iter().all(|host| host.state == State::Connected);
     let code = if ui.quiet && !connected { FAILED } else { 0 };
     if ui.json {
-        ui.document(&reply.body)?;
+        ui.document(document)?;
         return Ok(code);
     }
     list.warnings.iter().for_each(|warning| ui.warn(warning));
@@ -245,7 +282,8 @@ fn print_all(context: &Context<'_>, reply: &Reply, list: &HostList) -> Result<u8
         ui.print("No hosts configured.\n")?;
         ui.note("hint: occ host add NAME USER@ADDRESS");
     } else {
-        ui.print(&show::table(ui, list, Timestamp::now()))?;
+        let fold = ui.stdout_terminal && ui.verbose == 0;
+        ui.print(&show::table(ui, list, Timestamp::now(), fold))?;
     }
     Ok(code)
 }

@@ -165,7 +165,7 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
 }
 
 /// Returns the rule for which the host is idle.
-fn idle_reason(status: &HostStatus) -> Option<String> {
+pub(super) fn idle_reason(status: &HostStatus) -> Option<String> {
     match status.idle_reason? {
         IdleReason::ServerIdlePolicy => {
             let after = status.idle_close_s;
@@ -194,7 +194,7 @@ fn attempt(status: &HostStatus) -> String {
 }
 
 /// Returns a failure's sentence without its full stop, since text follows it.
-fn said(error: &LastError) -> String {
+pub(super) fn said(error: &LastError) -> String {
     sanitize(error.message.trim_end_matches('.'))
 }
 
@@ -424,8 +424,9 @@ pub(crate) fn sandbox_unknown(status: &HostStatus, code: Code, why: &str) -> Str
     line(status, "Sandbox", &format!("{sign}    {why}"))
 }
 
-/// Returns the table of `status --all`, problems first, and the summary line.
-pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp) -> String {
+/// Returns the table of `status --all`, problems first, and the summary line. With `fold`, rows that differ in
+/// nothing but the host's name are one.
+pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp, fold: bool) -> String {
     let rank = |state: State| match state {
         State::Failed => 0,
         State::Backoff => 1,
@@ -442,17 +443,22 @@ pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp) -> String {
     if docker {
         headings.splice(4..4, ["SANDBOX", "AS OF"]);
     }
-    let mut table = Table::new(&headings);
+    let mut rows: Vec<(State, Vec<String>)> = Vec::new();
     for status in &hosts {
         let mut cells = row(status, list, now);
         if docker {
             cells.splice(4..4, sandbox_cells(status, now));
         }
-        table.row(cells);
+        rows.push((status.state, cells));
     }
+    if fold {
+        rows = super::rows::folded(rows, list);
+    }
+    let mut table = Table::new(&headings);
+    rows.iter().for_each(|(_, cells)| table.row(cells.clone()));
     let mut text = String::new();
     for (number, line) in table.lines().iter().enumerate() {
-        let state = number.checked_sub(1).and_then(|i| hosts.get(i)).map(|status| status.state);
+        let state = number.checked_sub(1).and_then(|i| rows.get(i)).map(|(state, _)| *state);
         match state {
             Some(state) => text.push_str(&ui.paint(colour(state), sign(state))),
             None => text.push(' '),

@@ -57,6 +57,14 @@ pub(crate) fn pretty(json: &[u8]) -> String {
     out
 }
 
+/// Returns a JSON text on one line, as it is, with the characters escaped that a terminal would act on.
+pub(crate) fn line(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() + 1);
+    json.trim_end().chars().for_each(|c| push_safe(&mut out, c));
+    out.push('\n');
+    out
+}
+
 fn push_safe(out: &mut String, c: char) {
     let mut buffer = [0; 4];
     let one = c.encode_utf8(&mut buffer);

@@ -1,9 +1,11 @@
 //! Everything that `occ` writes to a terminal or a pipe, `exec`'s streams apart.
 
+pub(crate) mod fold;
 pub(crate) mod host;
 pub(crate) mod json;
 pub(crate) mod operation;
 pub(crate) mod problem;
+pub(crate) mod rows;
 pub(crate) mod table;
 
 use std::cell::{Cell, RefCell};
@@ -49,6 +51,8 @@ pub(crate) struct Ui {
     pub(crate) input: bool,
     /// A person has been asked, so nobody has to be told what is waited for. One for all copies.
     pub(crate) asked: Rc<Cell<bool>>,
+    /// A line about how far it is stands unfinished on standard error. One for all copies.
+    progress: Rc<Cell<bool>>,
     /// What is said once only.
     said: Rc<RefCell<Vec<String>>>,
     /// Why the daemon's files on disk are not what is in force, by its last answer.
@@ -70,6 +74,7 @@ impl Ui {
             stderr_terminal: io::stderr().is_terminal(),
             input: !global.no_input,
             asked: Rc::default(),
+            progress: Rc::default(),
             said: Rc::default(),
             warnings: Rc::default(),
         }
@@ -86,6 +91,7 @@ impl Ui {
 
     /// Writes text to standard output.
     pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
+        self.clear_progress();
         write_stdout(text.as_bytes())
     }
 
@@ -115,7 +121,23 @@ impl Ui {
     /// Writes one line to standard error, unless only the essential is wanted.
     pub(crate) fn note(&self, line: &str) {
         if !self.quiet {
+            self.clear_progress();
             write_stderr(format!("{line}\n").as_bytes());
+        }
+    }
+
+    /// Shows how far it is, on a terminal, until something else is said. Not beside a question.
+    pub(crate) fn show_progress(&self, text: &str) {
+        if self.stderr_terminal && !self.json && !self.quiet && !self.asked.get() {
+            self.progress.set(true);
+            write_stderr(format!("\r{text}\u{1b}[K").as_bytes());
+        }
+    }
+
+    /// Takes the line about how far it is away.
+    pub(crate) fn clear_progress(&self) {
+        if self.progress.take() {
+            write_stderr(b"\r\x1b[K");
         }
     }
 

@@ -49,6 +49,11 @@ pub(crate) fn print_as(json: bool, verbose: u8, error: &CliError) {
 
 /// Writes a failure to standard error as one JSON document.
 fn print_json(error: &CliError) {
+    write_stderr(format!("{}\n", json(error)).as_bytes());
+}
+
+/// Returns a failure as a JSON document on one line.
+pub(crate) fn json(error: &CliError) -> String {
     let text = match &error.problem {
         Some(problem) => serde_json::to_string(problem),
         None => {
@@ -69,5 +74,5 @@ fn print_json(error: &CliError) {
         }
     };
     // Plain structures of texts and numbers always serialise.
-    write_stderr(format!("{}\n", text.unwrap_or_default()).as_bytes());
+    text.unwrap_or_default()
 }

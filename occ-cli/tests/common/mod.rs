@@ -77,7 +77,7 @@ impl Answer {
 
 pub type Ws = WebSocket<UnixStream>;
 type Handler = dyn Fn(&Seen) -> Answer + Send + Sync;
-type Script = dyn Fn(Ws) + Send + Sync;
+type Script = dyn Fn(Ws, &Seen) + Send + Sync;
 
 pub struct Fake {
     pub dir: tempfile::TempDir,
@@ -99,6 +99,14 @@ impl Fake {
     pub fn with_exec(
         handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
         script: impl Fn(Ws) + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_execs(handler, move |ws, _| script(ws))
+    }
+
+    /// The same with a script that knows which request it plays for.
+    pub fn with_execs(
+        handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+        script: impl Fn(Ws, &Seen) + Send + Sync + 'static,
     ) -> Self {
         let dir = private_dir();
         let socket = dir.path().join("occd.sock");
@@ -233,7 +241,7 @@ fn serve(stream: UnixStream, handler: &Handler, script: &Script, all: &Mutex<Vec
             )
             .unwrap();
             assert!(reader.buffer().is_empty());
-            script(WebSocket::from_raw_socket(stream, Role::Server, None));
+            script(WebSocket::from_raw_socket(stream, Role::Server, None), &seen);
             return;
         }
         write(out, &handler(&seen));

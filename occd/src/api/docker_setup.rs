@@ -13,6 +13,7 @@ use super::extract::{Caller, Host, OptionalBody};
 use super::json::Json;
 use super::sandbox;
 use crate::container::{self, Engine, InstallError, Root, SandboxError};
+use crate::host::Tries;
 
 pub(super) async fn show(Host(host): Host, Caller(client): Caller) -> ApiResult<Json<DockerSetup>> {
     let plan = container::plan_install(&host, &client).await;
@@ -43,5 +44,6 @@ pub(super) async fn install(
         let (host, client) = (host.clone(), client.clone());
         move |_, progress| container::install_docker(host, plan, root, client, progress)
     };
-    sandbox::begin(&app, &engine, OperationKind::InstallDocker, &client, work).await
+    sandbox::begin(&app, &engine, OperationKind::InstallDocker, (Tries::default(), &client), work)
+        .await
 }

@@ -41,6 +41,8 @@ pub(super) struct ShowQuery {
     /// Wait for a connection if there is none.
     #[serde(default)]
     fresh: bool,
+    /// How many times to dial again for that.
+    retries: Option<u32>,
 }
 
 pub(super) async fn show(
@@ -51,7 +53,8 @@ pub(super) async fn show(
 ) -> Response {
     if query.fresh {
         // The state says what went wrong, so a failed dial is an answer too.
-        if let Err(unreachable) = host.connection(Tries::default(), &client).await {
+        let tries = Tries::of(query.retries, None);
+        if let Err(unreachable) = host.connection(tries, &client).await {
             tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
         }
     } else if matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed) {

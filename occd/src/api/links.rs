@@ -8,20 +8,28 @@ use super::extract::{Caller, Host, Query};
 use super::json::Json;
 use crate::host::Tries;
 
+/// How hard a host that is down is tried for a request.
 #[derive(Debug, Deserialize)]
-pub(super) struct ConnectQuery {
-    /// How many milliseconds to wait for a host that is down, in place of four dials.
+pub(super) struct TriesQuery {
+    /// How many times to dial again.
+    retries: Option<u32>,
+    /// In place of that: how many milliseconds to wait for it.
     wait_ms: Option<u64>,
+}
+
+impl TriesQuery {
+    /// Returns what is asked for.
+    pub(super) fn tries(&self) -> Tries {
+        Tries::of(self.retries, self.wait_ms)
+    }
 }
 
 pub(super) async fn connect(
     Host(host): Host,
     Caller(client): Caller,
-    Query(query): Query<ConnectQuery>,
+    Query(query): Query<TriesQuery>,
 ) -> ApiResult<Json<HostStatus>> {
-    host.connect(Tries::of(None, query.wait_ms), &client)
-        .await
-        .map_err(|e| error::unreachable(host.name(), &e))?;
+    host.connect(query.tries(), &client).await.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }
 
@@ -33,7 +41,10 @@ pub(super) async fn disconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> 
 pub(super) async fn reconnect(
     Host(host): Host,
     Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
 ) -> ApiResult<Json<HostStatus>> {
-    host.reconnect(&client).await.map_err(|e| error::unreachable(host.name(), &e))?;
+    host.reconnect(query.tries(), &client)
+        .await
+        .map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }

@@ -15,7 +15,8 @@ use super::App;
 use super::error::{self, ApiResult};
 use super::extract::{Caller, EngineOf, Query};
 use super::json;
-use crate::container::{LogQuery, Logs};
+use crate::container::{Engine, LogQuery, Logs};
+use crate::host::Tries;
 
 /// The lines that are there, unless a request says how many.
 const LINES: u64 = 50;
@@ -30,6 +31,8 @@ pub(super) struct LogsQuery {
     /// Go on with those that come.
     #[serde(default)]
     follow: bool,
+    /// How many times to dial a host again that is down.
+    retries: Option<u32>,
 }
 
 pub(super) async fn show(
@@ -38,6 +41,10 @@ pub(super) async fn show(
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
 ) -> ApiResult<Response> {
+    if let (Engine::Host(host), Some(retries)) = (&engine, query.retries) {
+        let connected = host.connection(Tries::Retries(retries), &client).await;
+        connected.map_err(|failure| error::unreachable(host.name(), &failure))?;
+    }
     let host = engine.host().cloned();
     let lines = if query.all { None } else { Some(query.lines.unwrap_or(LINES)) };
     let query = LogQuery { lines, follow: query.follow };

@@ -14,8 +14,9 @@ use occ_proto::{Code, HostName};
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Caller, EngineOf, OptionalBody, engine_named};
+use super::extract::{Body, Caller, EngineOf, OptionalBody, Query, engine_named};
 use super::json::Json;
+use super::links::TriesQuery;
 use super::operations;
 use crate::container::{
     self, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
@@ -124,14 +125,14 @@ pub(super) async fn begin<F>(
     app: &Arc<App>,
     engine: &Engine,
     kind: OperationKind,
-    client: &Client,
+    (tries, client): (Tries, &Client),
     work: impl FnOnce(Engine, Progress) -> F + Send,
 ) -> ApiResult<(StatusCode, Json<Operation>)>
 where
     F: Future<Output = Result<Outcome, SandboxError>> + Send + 'static,
 {
     if let Engine::Host(host) = engine {
-        let connected = host.connection(Tries::default(), client).await;
+        let connected = host.connection(tries, client).await;
         connected.map_err(|failure| error::unreachable(host.name(), &failure))?;
     }
     let begun = app.operations.begin(kind, engine.clone(), |progress| {
@@ -172,6 +173,7 @@ pub(super) async fn start(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
     OptionalBody(request): OptionalBody<StartRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
     let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
@@ -180,32 +182,35 @@ pub(super) async fn start(
     let work = move |engine, progress| async move {
         container::start(engine, &settings, &request, progress).await
     };
-    begin(&app, &engine, OperationKind::Start, &client, work).await
+    begin(&app, &engine, OperationKind::Start, (query.tries(), &client), work).await
 }
 
 pub(super) async fn stop(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
     OptionalBody(request): OptionalBody<StopRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
     let work =
         move |engine, progress| async move { container::stop(engine, &request, progress).await };
-    begin(&app, &engine, OperationKind::Stop, &client, work).await
+    begin(&app, &engine, OperationKind::Stop, (query.tries(), &client), work).await
 }
 
 pub(super) async fn restart(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
-    begin(&app, &engine, OperationKind::Restart, &client, container::restart).await
+    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), container::restart).await
 }
 
 pub(super) async fn update(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
     OptionalBody(request): OptionalBody<UpdateRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
     let settings =
@@ -213,7 +218,7 @@ pub(super) async fn update(
     let work = move |engine, progress| async move {
         container::update(engine, &settings, &request, progress).await
     };
-    begin(&app, &engine, OperationKind::Update, &client, work).await
+    begin(&app, &engine, OperationKind::Update, (query.tries(), &client), work).await
 }
 
 /// Shows how the sandbox is made.
@@ -231,6 +236,7 @@ pub(super) async fn sync(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
     Body(request): Body<SyncRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
     let from = engine_named(&app, &request.from).await?;
@@ -238,11 +244,11 @@ pub(super) async fn sync(
         return Err(ApiError::bad_request("A sandbox is like itself already."));
     }
     if let Engine::Host(host) = &from {
-        let connected = host.connection(Tries::default(), &client).await;
+        let connected = host.connection(query.tries(), &client).await;
         connected.map_err(|failure| error::unreachable(host.name(), &failure))?;
     }
     let work = move |engine, progress| async move { container::sync(from, engine, progress).await };
-    begin(&app, &engine, OperationKind::Sync, &client, work).await
+    begin(&app, &engine, OperationKind::Sync, (query.tries(), &client), work).await
 }
 
 /// Has the sandbox's cockpit answer on this machine.

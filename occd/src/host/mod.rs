@@ -34,7 +34,6 @@ use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
 use crate::ssh::error::chain;
 use lending::Lending;
 use samples::Samples;
-use tries::COMMAND_PATIENCE;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
 /// a thousand clients at once, and a fuller queue only makes them wait.
@@ -385,12 +384,15 @@ impl HostHandle {
     }
 
     /// Closes the connection and makes a new one.
-    pub async fn reconnect(&self, client: &Client) -> Result<Arc<Connection>, Unreachable> {
+    pub async fn reconnect(
+        &self,
+        tries: Tries,
+        client: &Client,
+    ) -> Result<Arc<Connection>, Unreachable> {
         self.questions.add(client);
         self.ask(|done| HostRequest::Reconnect { done }).await?;
-        let deadline = Instant::now() + COMMAND_PATIENCE;
-        let can_answer = client.can_answer();
-        self.wait_for_connection(Wish::Command, Tries::default(), deadline, can_answer).await
+        let deadline = Instant::now() + tries.patience();
+        self.wait_for_connection(Wish::Command, tries, deadline, client.can_answer()).await
     }
 
     /// Closes the connection; nothing but a request to connect opens it again.

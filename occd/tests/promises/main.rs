@@ -23,6 +23,7 @@ mod elsewhere;
 mod ending;
 mod evil_server;
 mod exec;
+mod groups;
 mod history;
 mod host_keys;
 mod hosts_api;

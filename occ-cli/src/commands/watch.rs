@@ -1,0 +1,328 @@
+//! `occ status --watch`: the same again whenever something changes.
+//!
+//! The daemon's memory is looked at once a second, with one request whatever the number of hosts. Nobody is
+//! dialled for that.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use occ_proto::HostName;
+use occ_proto::status::{HostList, HostStatus, State};
+use rustix::stdio::stdout;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Context;
+use super::group::{Selection, of_host};
+use crate::client::Client;
+use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
+use crate::output::{Ui, host as show, json, rows, write_stdout};
+use crate::target::Target;
+
+/// How often the daemon is asked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Takes the whole screen: the alternate one, without a cursor and with lines cut off at the edge (xterm's control
+/// sequences, DECSET 1049, 25 and 7).
+const TAKE: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l";
+/// Gives it back as it was.
+const GIVE_BACK: &[u8] = b"\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+/// What is watched.
+enum Watched {
+    One(HostName),
+    Many(Selection),
+}
+
+impl Watched {
+    async fn of(context: &Context<'_>, client: &Client) -> Result<Self, CliError> {
+        if let Some(selection) = &context.selection {
+            return Ok(Self::Many(selection.clone()));
+        }
+        Ok(match Target::resolve(context.named.clone(), client).await? {
+            Target::Host(host, _) => Self::One(host),
+            Target::Unset => Self::Many(Selection::All),
+            Target::Local => {
+                Target::Local.host("status --watch").map(|(host, _)| Self::One(host))?
+            }
+        })
+    }
+
+    /// Leaves only what is watched in the list.
+    fn narrow(&self, list: &mut HostList) -> Result<(), CliError> {
+        match self {
+            Self::Many(selection) => selection.narrow(list),
+            Self::One(name) => {
+                list.hosts.append(&mut list.via);
+                list.hosts.retain(|host| host.name == *name);
+                match list.hosts.is_empty() {
+                    true => Err(CliError::host_not_found(name)),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Runs `occ status --watch` until a signal ends it.
+pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
+    let client = context.client().await?;
+    let watched = Watched::of(context, &client).await?;
+    let screen = context.ui.stdout_terminal && !context.ui.json;
+    let following = async {
+        match screen {
+            true => on_screen(context.ui, &client, &watched).await,
+            false => by_line(context.ui, &client, &watched).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        // It is how watching ends.
+        ended = crate::terminal::ended() => Ok(ended.exit),
+        failed = following => failed.map(|never| match never {}),
+    }
+}
+
+async fn look(
+    client: &Client,
+    watched: &Watched,
+) -> Result<(HostList, serde_json::Value), CliError> {
+    let reply = client.get("/v1/hosts").await?;
+    let mut list: HostList = reply.parse()?;
+    watched.narrow(&mut list)?;
+    Ok((list, reply.parse()?))
+}
+
+/// Returns whether the daemon is away, and may be there again a moment later.
+fn may_come_back(error: &CliError) -> bool {
+    error.exit == DAEMON && error.code != DAEMON_INCOMPATIBLE
+}
+
+fn away(error: &CliError) -> String {
+    format!("{}. It is tried again.", error.message.trim_end_matches('.'))
+}
+
+/// The screen, for as long as it is ours.
+struct Screen {
+    shown: String,
+    /// The terminal's modes as they were; nothing where they cannot be known.
+    before: Option<Termios>,
+}
+
+impl Screen {
+    fn take() -> Result<Self, CliError> {
+        let screen = Self { shown: String::new(), before: tcgetattr(stdout()).ok() };
+        screen.begin()?;
+        Ok(screen)
+    }
+
+    fn begin(&self) -> Result<(), CliError> {
+        if let Some(before) = &self.before {
+            let mut ours = before.clone();
+            // What is typed is not for the screen; and Ctrl-C must not throw away what gives it back.
+            ours.local_modes.remove(LocalModes::ECHO);
+            ours.local_modes.insert(LocalModes::NOFLSH);
+            set(&ours);
+        }
+        write_stdout(TAKE)
+    }
+
+    /// Gives the screen back, with a text on it.
+    fn end(&self, text: &str) -> Result<(), CliError> {
+        let given = write_stdout(&[GIVE_BACK, text.as_bytes()].concat());
+        if let Some(before) = &self.before {
+            set(before);
+        }
+        given
+    }
+
+    /// Shows a text, as much of it as there is room for. In one piece and without clearing first, so that nothing
+    /// flickers.
+    fn show(&mut self, text: &str, anew: bool) -> Result<(), CliError> {
+        if !anew && text == self.shown {
+            return Ok(());
+        }
+        self.shown = text.to_owned();
+        let rows = tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_row));
+        // One that does not know its size is taken for a long one.
+        let rows = if rows == 0 { usize::MAX } else { rows };
+        let lines: Vec<&str> = text.lines().collect();
+        let fits = lines.len() <= rows;
+        let room = if fits { rows } else { rows.saturating_sub(1) };
+        let mut shown: Vec<String> =
+            lines.iter().take(room).map(|line| format!("{line}\x1b[K")).collect();
+        if !fits {
+            shown.push(format!("… {} more lines\x1b[K", lines.len() - room));
+        }
+        write_stdout(format!("\x1b[H{}\x1b[J", shown.join("\r\n")).as_bytes())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // What was seen last stays where it can be scrolled to. A terminal that is gone needs nothing.
+        let _ = self.end(&self.shown);
+    }
+}
+
+/// Sets the terminal's modes. Without them the screen is not as tidy, and nothing else.
+fn set(modes: &Termios) {
+    let _ = tcsetattr(stdout(), OptionalActions::Now, modes);
+}
+
+/// Nothing: following has no end of its own.
+enum Never {}
+
+async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, CliError> {
+    let failed = |error| CliError::failed(format!("signals cannot be caught: {error}"));
+    let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
+    let stop = SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw());
+    let mut stopped = signal(stop).map_err(failed)?;
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Before the screen is taken, so that what is wrong is read where it was asked.
+    look(client, watched).await?;
+    let mut screen = Screen::take()?;
+    let mut last = String::new();
+    loop {
+        enum Event {
+            Tick,
+            Resized,
+            Stopped,
+        }
+        let event = tokio::select! {
+            biased;
+            _ = stopped.recv() => Event::Stopped,
+            _ = resized.recv() => Event::Resized,
+            _ = tick.tick() => Event::Tick,
+        };
+        if let Event::Stopped = event {
+            screen.end("")?;
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
+                .map_err(|error| CliError::failed(format!("occ cannot be stopped: {error}")))?;
+            // Here it goes on.
+            screen.begin()?;
+        }
+        let text = match look(client, watched).await {
+            Ok((list, _)) => {
+                last = picture(ui, watched, &list);
+                last.clone()
+            }
+            Err(error) if may_come_back(&error) => format!("{last}\n{}\n", away(&error)),
+            Err(error) => return Err(error),
+        };
+        screen.show(&text, !matches!(event, Event::Tick))?;
+    }
+}
+
+/// Returns what is to be seen.
+fn picture(ui: &Ui, watched: &Watched, list: &HostList) -> String {
+    let now = Timestamp::now();
+    match (watched, list.hosts.first()) {
+        (Watched::One(_), Some(status)) => {
+            let mut lines = vec![show::link(ui, status, now)];
+            lines.extend(super::status::remembered(ui, status, now).0);
+            lines.iter().map(|line| format!("{line}\n")).collect()
+        }
+        _ => show::table(ui, list, now, ui.verbose == 0),
+    }
+}
+
+/// What of a host is looked at for changes.
+#[derive(Debug, Clone, PartialEq)]
+struct Look {
+    link: (State, Timestamp, String),
+    sandbox: Option<String>,
+}
+
+impl Look {
+    fn at(status: &HostStatus) -> Self {
+        let note = rows::note(status);
+        Self { link: (status.state, status.since, note), sandbox: rows::sandbox_word(status) }
+    }
+
+    /// Returns the lines about what is not as it was.
+    fn changes(&self, host: &HostName, before: Option<&Self>, now: Timestamp) -> Vec<String> {
+        let mut lines = Vec::new();
+        let (state, since, note) = &self.link;
+        if before.is_none_or(|before| before.link != self.link) {
+            // The time of the change itself; of a new reason in the same state, when it was seen.
+            let same = before.is_some_and(|before| before.link.1 == *since);
+            let at = second(if same { now } else { *since });
+            let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+            lines.push(format!("[{host}] {at} {}{note}\n", state.as_str()));
+        }
+        let sandbox_before = before.map(|before| &before.sandbox);
+        if let Some(word) = &self.sandbox
+            && sandbox_before != Some(&self.sandbox)
+        {
+            lines.push(format!("[{host}] {} sandbox {word}\n", second(now)));
+        }
+        lines
+    }
+}
+
+fn second(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
+async fn by_line(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, CliError> {
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before: BTreeMap<HostName, Look> = BTreeMap::new();
+    let mut is_away = false;
+    loop {
+        tick.tick().await;
+        let (list, document) = match look(client, watched).await {
+            // One that was there when the watching began; whoever starts it again wants it watched.
+            Err(error) if may_come_back(&error) && !before.is_empty() => {
+                if !is_away {
+                    ui.note(&away(&error));
+                }
+                is_away = true;
+                continue;
+            }
+            seen => seen?,
+        };
+        is_away = false;
+        let now = Timestamp::now();
+        let mut text = String::new();
+        for status in list.hosts.iter().chain(&list.via) {
+            let (host, look) = (&status.name, Look::at(status));
+            let lines = look.changes(host, before.get(host), now);
+            if ui.json && !lines.is_empty() {
+                text.push_str(&of_host(host, &own_document(&document, host)));
+            } else {
+                text.extend(lines);
+            }
+            before.insert(host.clone(), look);
+        }
+        let is_there =
+            |host: &HostName| list.hosts.iter().chain(&list.via).any(|other| other.name == *host);
+        before.retain(|host, _| {
+            let stays = is_there(host);
+            if !stays {
+                let gone = serde_json::json!({ "host": host, "removed": true }).to_string();
+                text.push_str(&match ui.json {
+                    true => json::line(&gone),
+                    false => format!("[{host}] {} removed\n", second(now)),
+                });
+            }
+            stays
+        });
+        if !text.is_empty() {
+            ui.print(&text)?;
+        }
+    }
+}
+
+/// Returns the daemon's own document about a host.
+fn own_document(list: &serde_json::Value, name: &HostName) -> Vec<u8> {
+    let hosts = ["hosts", "via"].iter().filter_map(|key| list.get(key)?.as_array()).flatten();
+    let mut hosts = hosts;
+    let own =
+        hosts.find(|host| host.get("name").and_then(|name| name.as_str()) == Some(name.as_str()));
+    own.map_or_else(Vec::new, |host| host.to_string().into_bytes())
+}
