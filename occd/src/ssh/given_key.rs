@@ -8,8 +8,10 @@ use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use occ_proto::Secret;
-use russh::keys::{PrivateKey, decode_secret_key};
+use russh::keys::PrivateKey;
 use zeroize::Zeroizing;
+
+use super::private_key;
 
 /// The longest text that is taken, in bytes: an RSA key of 16384 bits has 17 KiB in base64.
 pub const LONGEST: usize = 32 * 1024;
@@ -48,7 +50,7 @@ pub fn parse(text: &Secret) -> Result<Arc<PrivateKey>, GivenKeyError> {
         return Err(GivenKeyError::NotAKey);
     }
     let locked = key.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----");
-    match decode_secret_key(&key, None) {
+    match private_key::decode(&key, None) {
         Ok(key) => Ok(Arc::new(key)),
         Err(russh::keys::Error::KeyIsEncrypted) => Err(GivenKeyError::Locked),
         Err(_) if locked => Err(GivenKeyError::Locked),

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use occ_proto::Secret;
-use russh::keys::{PrivateKey, PublicKey, decode_secret_key};
+use russh::keys::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use super::error::IdentityError;
+use super::private_key;
 
 /// The largest file that is looked at; an RSA key of 16384 bits has 13 KiB.
 const LIMIT: u64 = 256 * 1024;
@@ -44,7 +45,7 @@ pub fn load(path: &Path) -> Result<Identity, IdentityError> {
     if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
         return Ok(Identity::Locked(public_part(path, &text)));
     }
-    match decode_secret_key(&text, None) {
+    match private_key::decode(&text, None) {
         Ok(key) => Ok(Identity::Key(Arc::new(key))),
         Err(russh::keys::Error::KeyIsEncrypted) => Ok(Identity::Locked(public_part(path, &text))),
         Err(source) => Err(IdentityError::Damaged { path: path.to_owned(), source }),
@@ -54,7 +55,7 @@ pub fn load(path: &Path) -> Result<Identity, IdentityError> {
 /// Opens a locked key. Returns nothing if that is not its passphrase.
 pub fn open(path: &Path, passphrase: &Secret) -> Result<Option<PrivateKey>, IdentityError> {
     let text = read(path)?;
-    match decode_secret_key(&text, Some(passphrase.expose())) {
+    match private_key::decode(&text, Some(passphrase.expose())) {
         Ok(key) => Ok(Some(key)),
         // Only OpenSSH's format tells a wrong passphrase from a damaged file.
         Err(source @ russh::keys::Error::SshKey(_)) if !is_wrong_passphrase(&source) => {

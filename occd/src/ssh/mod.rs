@@ -19,6 +19,7 @@ mod inbox;
 pub mod known_hosts;
 mod limit;
 pub mod marker;
+mod private_key;
 mod probe;
 mod proxy_command;
 mod refusal;
