@@ -104,15 +104,29 @@ impl App {
     }
 
     /// Completes what came of an operation with the address on this machine.
-    fn reached(&self, engine: &Engine, mut outcome: Outcome) -> Result<Outcome, SandboxError> {
+    async fn reached(
+        &self,
+        engine: &Engine,
+        mut outcome: Outcome,
+    ) -> Result<Outcome, SandboxError> {
         let Some(mut sandbox) = outcome.sandbox.take() else { return Ok(outcome) };
         if let (Did::Removed, Some(host)) = (outcome.did, engine.host()) {
             for service in [Service::Sandbox, Service::Cockpit] {
                 self.forwards.remove(host, service).map_err(SandboxError::Forward)?;
             }
         }
-        if sandbox.state.as_deref() == Some("running") {
-            outcome.url = self.reach(engine, &sandbox, Service::Sandbox)?;
+        if sandbox.state.as_deref() == Some("running")
+            && let Some((address, port)) = published(&sandbox, Service::Sandbox)
+        {
+            // An address that leads nowhere is none.
+            if let Err(container::TcpError::Forbidden) = engine.tcp(&address, port).await {
+                let there = url(&address, port);
+                outcome.notes.push(format!(
+                    "it answers on its host only, at {there}: the SSH server forbids forwarding (AllowTcpForwarding)"
+                ));
+            } else {
+                outcome.url = self.reach(engine, &sandbox, Service::Sandbox)?;
+            }
             sandbox.url.clone_from(&outcome.url);
         }
         outcome.sandbox = Some(sandbox);
@@ -140,7 +154,7 @@ where
         let work = work(engine.clone(), progress);
         async move {
             let outcome = work.await?;
-            app.reached(&engine, outcome)
+            app.reached(&engine, outcome).await
         }
     });
     match begun {

@@ -32,7 +32,7 @@ mod way;
 pub use answer::reached_at;
 pub use disk::measure as disk_use;
 pub use docker::{Docker, DockerError};
-pub use engine::{Engine, EngineError, LocalEngine};
+pub use engine::{Engine, EngineError, LocalEngine, TcpError};
 pub use error::SandboxError;
 pub use install::{
     InstallError, Plan as InstallPlan, Root, install as install_docker, plan as plan_install,

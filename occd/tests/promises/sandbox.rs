@@ -26,9 +26,16 @@ pub(crate) fn world(image: &str, extra: &str) -> Option<World> {
     if !RealSshd::require() || !DockerRig::require() {
         return None;
     }
+    world_on(RealSshd::start(), image, extra)
+}
+
+/// The same on that server.
+pub(crate) fn world_on(sshd: RealSshd, image: &str, extra: &str) -> Option<World> {
+    if !DockerRig::require() {
+        return None;
+    }
     let docker = DockerRig::start_with_network();
     docker.open_to_everyone();
-    let sshd = RealSshd::start();
     let link = FaultyLink::start(sshd.addr());
     let mut rig = DaemonRig::new();
     rig.add_host("h", Target::from(&sshd).through(&link));

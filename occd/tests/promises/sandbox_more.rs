@@ -6,10 +6,10 @@ use std::process::Stdio;
 use occ_proto::container::{DiskUse, SANDBOX_CONTAINER};
 use occ_proto::operation::{Did, Operation, OperationState};
 use testkit::wait::blocking::wait_until;
-use testkit::{DockerRig, FaultyLink, Registry};
+use testkit::{DockerRig, FaultyLink, RealSshd, Registry};
 
 use crate::ask::{GUARD, body, look};
-use crate::sandbox::{World, fails, fetch, get, json, world};
+use crate::sandbox::{World, fails, fetch, get, json, world, world_on};
 
 fn begin(world: &World, verb: &str) -> Operation {
     let begun = world.rig.http("POST", &format!("/v1/hosts/h/container/{verb}"), &[], None);
@@ -111,6 +111,20 @@ fn a_pull_goes_on_over_a_broken_link_and_tells_how_far_it_is() {
     rig.occ_ok(&["operations", "cancel", &again.id]);
     assert_eq!(now(&world, &again).state, OperationState::Cancelled);
     assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]), "");
+}
+
+#[test]
+fn where_forwarding_is_forbidden_no_address_is_promised() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::builder().config("AllowTcpForwarding no").start();
+    let image = "sandbox:1";
+    let Some(world) = world_on(sshd, image, "") else { return };
+    world.docker.import_sandbox(image, "1.0", &[]);
+    let started = world.rig.occ_ok(&["start", "--host", "h"]);
+    assert!(started.contains("✓ Service started") && !started.contains("URL:"), "{started}");
+    assert!(started.contains("it answers on its host only, at http://127.0.0.1:"), "{started}");
 }
 
 #[test]
