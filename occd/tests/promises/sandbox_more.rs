@@ -114,6 +114,56 @@ fn a_pull_goes_on_over_a_broken_link_and_tells_how_far_it_is() {
 }
 
 #[test]
+fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
+    let image = "sandbox:1";
+    let Some(mut world) = world(image, "") else { return };
+    world.docker.import_sandbox(image, "1.0", &[]);
+    world.rig.occ_ok(&["start", "--host", "h"]);
+    let docker = &world.docker;
+    let id = |name: &str| docker.docker_ok(&["inspect", "--format", "{{.Id}}", name]);
+    let old = id(SANDBOX_CONTAINER);
+    let aside = "opencode-cloud-sandbox-before-update";
+    // The daemon ended when the old one was set aside and there was no new one yet.
+    docker.docker_ok(&["stop", "-t", "1", SANDBOX_CONTAINER]);
+    docker.docker_ok(&["rename", SANDBOX_CONTAINER, aside]);
+    let started = world.rig.occ_ok(&["start", "--host", "h"]);
+    assert!(started.contains("an update that was cut short is undone"), "{started}");
+    assert_eq!(id(SANDBOX_CONTAINER), old);
+    // It ended when the new one ran already.
+    docker.docker_ok(&["rename", SANDBOX_CONTAINER, aside]);
+    docker.docker_ok(&["stop", "-t", "1", aside]);
+    let port = docker.docker_ok(&[
+        "inspect",
+        "--format",
+        "{{(index (index .HostConfig.PortBindings \"3000/tcp\") 0).HostPort}}",
+        aside,
+    ]);
+    let publish = format!("127.0.0.1:{port}:3000");
+    docker.docker_ok(&["run", "-d", "--name", SANDBOX_CONTAINER, "-p", &publish, image]);
+    let new = id(SANDBOX_CONTAINER);
+    let finished = world.rig.occ_ok(&["start", "--host", "h"]);
+    assert!(finished.contains("an update that was cut short is finished"), "{finished}");
+    assert_eq!((id(SANDBOX_CONTAINER), docker.docker_ok(&["ps", "-aq"]).lines().count()), (new, 1));
+
+    // A daemon that is killed in the middle of a start leaves one that the next start goes on with.
+    docker.docker_ok(&["rm", "-f", SANDBOX_CONTAINER]);
+    let begun = begin(&world, "start");
+    wait_until(
+        "it to be made",
+        GUARD,
+        || now(&world, &begun),
+        |now| {
+            ["starting", "waiting"].iter().any(|word| now.step.contains(word))
+                || now.state == OperationState::Succeeded
+        },
+    );
+    world.rig.kill_daemon();
+    world.rig.start_daemon(&[]);
+    let started = world.rig.occ_ok(&["start", "--host", "h", "-q"]);
+    assert!(fetch(started.trim(), None).unwrap().ends_with("1.0"), "{started}");
+}
+
+#[test]
 fn where_forwarding_is_forbidden_no_address_is_promised() {
     if !RealSshd::require() {
         return;
