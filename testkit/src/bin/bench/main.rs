@@ -55,9 +55,7 @@ fn main() {
             run(&mut bench);
         }
     }
-    if wanted.is_empty() {
-        bench.write_report();
-    }
+    bench.write_report(wanted.is_empty());
 }
 
 struct Bench {
@@ -338,7 +336,15 @@ impl Bench {
         process.memory_kib("Private_Dirty").unwrap() as f64
     }
 
-    fn write_report(&self) {
+    /// Writes the report; of a part of it, the tables that were measured anew.
+    fn write_report(&self, whole: bool) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        if !whole {
+            std::fs::write(&path, with_tables(&before, &self.report)).unwrap();
+            println!("\nwritten to docs/benchmarks.md: the tables above");
+            return;
+        }
         let version = |program: &str, arg: &str| {
             let output = Command::new(program).arg(arg).output().unwrap();
             let text = [output.stdout, output.stderr].concat();
@@ -356,9 +362,7 @@ impl Bench {
             version("docker", "--version"),
             self.report
         );
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
         // What a person wrote about the findings stays.
-        let before = std::fs::read_to_string(&path).unwrap_or_default();
         let findings = before.find(FINDINGS).map_or("", |at| &before[at..]);
         std::fs::write(&path, text + findings).unwrap();
         println!("\nwritten to docs/benchmarks.md");
@@ -373,6 +377,24 @@ impl Drop for Bench {
         // The link and the server end with their fields.
         let _ = (&self.near, &self.far);
     }
+}
+
+/// Returns a report in which the tables of `new` take the place of those with the same title.
+fn with_tables(report: &str, new: &str) -> String {
+    let (tables, findings) = match report.find(FINDINGS) {
+        Some(at) => report.split_at(at),
+        None => (report, ""),
+    };
+    const HEADING: &str = "\n## ";
+    let title = |table: &str| table.lines().next().unwrap_or_default().to_owned();
+    let mut all: Vec<String> = tables.split(HEADING).map(str::to_owned).collect();
+    for table in new.split(HEADING).skip(1) {
+        match all.iter_mut().skip(1).find(|old| title(old) == title(table)) {
+            Some(old) => *old = table.to_owned(),
+            None => all.push(table.to_owned()),
+        }
+    }
+    all.join(HEADING) + findings
 }
 
 /// Runs each command once to warm up, then all of them in turns. Returns their medians.
