@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::duration::parse_ms;
-use crate::parse::{parse_count, parse_env};
+use crate::parse::{parse_count, parse_env, parse_fingerprint};
 use crate::target::HostArg;
 
 pub(crate) use host::*;
@@ -385,7 +385,7 @@ pub(crate) struct UnlockArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TrustArgs {
     /// Trust the key with this fingerprint without asking, and no other
-    #[arg(long, value_name = "SHA256:…")]
+    #[arg(long, value_name = "SHA256:…", value_parser = parse_fingerprint)]
     pub(crate) fingerprint: Option<String>,
 }
 

@@ -69,6 +69,18 @@ fn clearable<T>(
     if text.is_empty() { Ok(Clearable(None)) } else { parse(text).map(|v| Clearable(Some(v))) }
 }
 
+/// Returns a key's fingerprint, as ssh-keygen shows it: a SHA-256 hash in base64 without padding.
+pub(crate) fn parse_fingerprint(text: &str) -> Result<String, String> {
+    let hash = text.strip_prefix("SHA256:").unwrap_or_default();
+    let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    match hash.len() == 43 && hash.bytes().all(is_base64) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("a fingerprint is SHA256: and 43 characters, as ssh-keygen -l shows it".into())
+        }
+    }
+}
+
 /// Returns a group's name.
 pub(crate) fn parse_group(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.chars().any(char::is_control) {

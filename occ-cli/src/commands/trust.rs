@@ -22,6 +22,13 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
         Err(error) => return Err(super::explain(context, &client, &host, source, error).await),
     };
     let review: HostKeyReview = reply.parse()?;
+    let fingerprint = review.shown.split(' ').next_back().unwrap_or_default();
+    // Whatever is on record: whoever names a key has another in mind than this.
+    if let Some(wanted) = args.fingerprint.as_ref().filter(|wanted| *wanted != fingerprint) {
+        return Err(CliError::failed(format!(
+            "{host} shows {fingerprint}, not {wanted}. Nothing was changed."
+        )));
+    }
     if review.record == Record::Known {
         if ui.json {
             return ui.document(&reply.body).map(|()| 0);
@@ -48,15 +55,8 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
         let hint = format!("ask the server's owner for another; take {place} away if it is wrong");
         return Err(CliError { exit: CONNECTION, ..CliError::failed(says).hint(hint) });
     }
-    let fingerprint = review.shown.split(' ').next_back().unwrap_or_default();
     let agreed = match &args.fingerprint {
-        Some(wanted) if wanted == fingerprint => true,
-        Some(wanted) => {
-            return Err(CliError::failed(format!(
-                "{host} shows {fingerprint}, not {}. Nothing was changed.",
-                sanitize(wanted)
-            )));
-        }
+        Some(_) => true,
         None if ui.can_ask() => ui.ask("Trust the key that the server shows, from now on?").await?,
         None => {
             return Err(CliError::usage(

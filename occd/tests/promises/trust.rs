@@ -38,8 +38,15 @@ fn a_changed_key_is_shown_and_trusted_by_its_fingerprint() {
     assert_eq!(asked.code(), 2, "{asked:?}");
     assert_eq!(asked.stderr.matches("SHA256:").count(), 3, "{asked:?}");
     assert!(asked.stderr.contains(&format!("{}:1", rig.known_hosts_file().display())), "{asked:?}");
-    let wrong = rig.run_occ(&["trust", "--host", "far", "--fingerprint", "SHA256:no"]);
-    assert_eq!(wrong.code(), 1, "{wrong:?}");
+    let another = format!("SHA256:{}", "A".repeat(43));
+    let named = |print: &str| rig.run_occ(&["trust", "--host", "far", "--fingerprint", print]);
+    let says = format!("far shows {}, not {another}.", fingerprint(&rig));
+    let wrong = named(&another);
+    assert!(wrong.code() == 1 && wrong.stderr.contains(&says), "{wrong:?}");
+    for none in ["bad", "SHA256:no", &another[7..], &format!("{another}=")] {
+        let wrong = named(none);
+        assert!(wrong.code() == 2 && wrong.stderr.contains("a fingerprint is"), "{wrong:?}");
+    }
     assert_eq!(known_hosts(&rig), before);
     assert_eq!(host.auth_attempts(), 0, "a look sends nothing");
 
@@ -55,6 +62,10 @@ fn a_changed_key_is_shown_and_trusted_by_its_fingerprint() {
     // Again there is nothing to do.
     let again = rig.occ_ok(&["trust", "--host", "far"]);
     assert!(again.contains("which is on record"), "{again}");
+    // Not for whoever has another key in mind.
+    let wrong = named(&another);
+    assert!(wrong.code() == 1 && wrong.stderr.contains(&says), "{wrong:?}");
+    assert_eq!(known_hosts(&rig), after);
 }
 
 #[test]
