@@ -218,7 +218,7 @@ async fn supervise(
         _ = control.channel.closed() => return,
         () = control.cancel.cancelled() => {}
         // The host is disconnected or removed, or the daemon stops.
-        () = control.channel.connection().ending() => {
+        () = control.channel.connection().ending().cancelled_owned() => {
             control.cut_off.store(true, Ordering::Relaxed);
         }
         // The reader may be stuck for ever; the program must not run on for nobody.

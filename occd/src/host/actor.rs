@@ -67,6 +67,8 @@ type DialResult = Result<Arc<Connection>, ConnectError>;
 /// What a connection tells.
 enum Signal {
     Closed(Arc<Connection>),
+    /// It is about to be closed, by us or because that of its jump host is.
+    Ending(Arc<Connection>),
     Bulk(Arc<Connection>),
     /// The jump host that was waited for is there.
     HopUp,
@@ -279,6 +281,7 @@ impl Actor {
                 Input::Request(request) => self.request(request),
                 Input::Dialled(id, result) => self.dialled(id, result),
                 Input::Signal(Signal::Closed(connection)) => self.closed(&connection),
+                Input::Signal(Signal::Ending(connection)) => self.ending(connection),
                 Input::Signal(Signal::Bulk(connection)) => self.bulk(&connection),
                 Input::Signal(Signal::HopUp) => {
                     self.waits_for_hop = false;
@@ -444,6 +447,7 @@ impl Actor {
     fn end_lending(&self) {
         for connection in self.lending() {
             let connection = Arc::clone(connection);
+            connection.begin_to_end();
             self.context.tasks.spawn(async move { connection.close().await });
         }
     }
@@ -451,7 +455,15 @@ impl Actor {
     fn watch(&self, connection: &Arc<Connection>) {
         let (closed, bulk) = (connection.closed(), connection.bulk());
         let (for_closed, for_bulk) = (Arc::clone(connection), Arc::downgrade(connection));
-        let end = closed.clone();
+        let (ending, for_ending) = (connection.ending(), Arc::clone(connection));
+        let (end, over) = (closed.clone(), closed.clone());
+        self.signals.push(Box::pin(async move {
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = over.cancelled() => {}
+            }
+            Signal::Ending(for_ending)
+        }));
         self.signals.push(Box::pin(async move {
             closed.cancelled().await;
             Signal::Closed(for_closed)
@@ -481,22 +493,7 @@ impl Actor {
         tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");
         connection.doubt_hop();
         if was_primary {
-            let idle_close = connection.active() == 0
-                && matches!(cause, LossCause::Closed | LossCause::Disconnected(_));
-            let loss = match connection.is_by_client() && !self.questions.can_help() {
-                true => Loss::NeedsPerson,
-                false if idle_close => Loss::Idle,
-                false => Loss::Broken,
-            };
-            let phase = Phase::Established;
-            let error = if loss == Loss::NeedsPerson {
-                let question = format!("the connection ended ({cause}) and a login needs a person");
-                ConnectError::Unanswered { question, phase, key: None, why: NoAnswer::Nobody }
-            } else {
-                ConnectError::Lost { phase, cause: cause.clone() }
-            };
-            self.last_error = Some((Arc::new(error), Timestamp::now()));
-            self.handle(Event::Lost { id, loss });
+            self.lost(connection, cause.clone());
         }
         // One beside the primary: the host goes on, and what was on that connection does not.
         if !was_primary && cause != LossCause::Ours {
@@ -507,6 +504,35 @@ impl Actor {
         if let Some(primary) = self.primary().filter(|primary| primary.bulk().is_cancelled()) {
             self.bulk(&primary);
         }
+    }
+
+    /// The host has lost its primary.
+    fn lost(&mut self, connection: &Connection, cause: LossCause) {
+        let idle_close = connection.active() == 0
+            && matches!(cause, LossCause::Closed | LossCause::Disconnected(_));
+        let loss = match connection.is_by_client() && !self.questions.can_help() {
+            true => Loss::NeedsPerson,
+            false if idle_close => Loss::Idle,
+            false => Loss::Broken,
+        };
+        let phase = Phase::Established;
+        let error = if loss == Loss::NeedsPerson {
+            let question = format!("the connection ended ({cause}) and a login needs a person");
+            ConnectError::Unanswered { question, phase, key: None, why: NoAnswer::Nobody }
+        } else {
+            ConnectError::Lost { phase, cause }
+        };
+        self.last_error = Some((Arc::new(error), Timestamp::now()));
+        self.handle(Event::Lost { id: connection.id(), loss });
+    }
+
+    /// Closes a connection when that of its jump host is about to be closed: the host has none from now on.
+    fn ending(&mut self, connection: Arc<Connection>) {
+        let Some(hop) = connection.ending_hop().filter(|_| !connection.is_closed()) else { return };
+        if self.machine.primary() == Some(connection.id()) {
+            self.lost(&connection, LossCause::Hop(hop.clone()));
+        }
+        self.context.tasks.spawn(async move { connection.close().await });
     }
 
     fn bulk(&mut self, connection: &Arc<Connection>) {
@@ -542,6 +568,8 @@ impl Actor {
                 }
                 Action::Close(id) => {
                     if let Some(connection) = self.connection(id) {
+                        // At once: whoever asked for it finds it so.
+                        connection.begin_to_end();
                         self.context.tasks.spawn(async move { connection.close().await });
                     }
                 }

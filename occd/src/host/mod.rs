@@ -140,9 +140,11 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    /// Returns the connection if it is up.
+    /// Returns the connection if it is up and stays so.
     pub fn usable(&self) -> Option<&Arc<Connection>> {
-        self.primary.as_ref().filter(|connection| !connection.is_closed())
+        self.primary
+            .as_ref()
+            .filter(|connection| !connection.is_closed() && !connection.is_ending())
     }
 
     /// Returns the dials that have ended, well or not.

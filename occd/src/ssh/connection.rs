@@ -105,6 +105,8 @@ impl Connection {
         calm: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Self> {
         let sessions = Sessions::of(&facts.server);
+        // It ends with its jump host's.
+        let ending = facts.hop.as_ref().map(|hop| hop.connection.ending.child_token());
         let connection = Arc::new(Self {
             id: AtomicU64::new(id.0),
             handle,
@@ -118,7 +120,7 @@ impl Connection {
             waiting: AtomicU32::new(0),
             refilling: AtomicBool::new(false),
             sessions,
-            ending: CancellationToken::new(),
+            ending: ending.unwrap_or_default(),
             system: watch::Sender::new(None),
             forced: AtomicBool::new(false),
             missed_agent: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 
 use crate::ask::{GUARD, connect, echoes, exec, in_state, list, look, post, problem};
+use crate::support::remote_program;
 
 fn write_ssh_config(rig: &DaemonRig, text: &str) {
     let path = rig.home().join(".ssh/config");
@@ -295,6 +296,45 @@ fn a_bastion_that_needs_a_person_is_named() {
     assert_eq!(post(&rig, "/v1/hosts/bastion/reconnect").status, 200);
     in_state(&rig, "far", State::Connected);
     echoes(&rig, "far");
+}
+
+#[test]
+fn what_runs_behind_a_bastion_that_is_ended_on_request_is_cut_off_and_new_work_goes_elsewhere() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (RealSshd::start(), RealSshd::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    add_behind(&rig, "far", &server, "bastion");
+    rig.start_daemon(&[]);
+    for how in ["reconnect", "disconnect"] {
+        connect(&rig, "far");
+        // It ends only with its KILL.
+        let line = "trap '' TERM; while :; do sleep 1; done";
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| exec(&rig, "far", &["sh", "-c", line]));
+            remote_program(&server, "sleep");
+            let ended = post(&rig, &format!("/v1/hosts/bastion/{how}"));
+            assert_eq!(ended.status, 200, "{}", ended.text());
+            if how == "reconnect" {
+                echoes(&rig, "far");
+                let connects = |host| look(&rig, host).connects;
+                assert_eq!((connects("far"), connects("bastion")), (2, 2));
+            } else {
+                let answer = problem(&exec(&rig, "far", &["true"]));
+                assert_eq!(answer.code, Code::HostStopped, "{answer:?}");
+                let says = "bastion: the host is disconnected on request";
+                assert!(answer.detail.contains(says), "{answer:?}");
+                assert_eq!(look(&rig, "far").state, State::Backoff);
+            }
+            assert!(!running.is_finished(), "{how}");
+            let result = running.join().unwrap();
+            assert_eq!(result.status, 200, "{}", result.text());
+            let exit = result.json();
+            assert_eq!((&exit["cut_off"], &exit["may_still_run"]), (&true.into(), &false.into()));
+        });
+    }
 }
 
 #[test]

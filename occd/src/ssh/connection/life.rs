@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use occ_proto::HostName;
 use russh::Disconnect;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use crate::ssh::error::{LossCause, chain};
@@ -124,7 +126,7 @@ impl Connection {
     /// Returns whether new work may go over it.
     pub fn takes_work(&self) -> bool {
         let retired = self.shared.retired.load(Ordering::SeqCst);
-        !retired && !self.is_closed() && !self.ending.is_cancelled()
+        !retired && !self.is_closed() && !self.is_ending()
     }
 
     /// Gives the connection no new work; it closes when its last channel has ended.
@@ -137,15 +139,32 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is about to be closed: what runs on it is to end.
-    pub async fn ending(&self) {
-        self.ending.cancelled().await;
+    /// Returns a token that is cancelled when the connection is about to be closed, or that of its jump host: what
+    /// runs on it is to end.
+    pub fn ending(&self) -> CancellationToken {
+        self.ending.clone()
+    }
+
+    /// Returns whether it is about to be closed.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_cancelled()
+    }
+
+    /// Returns the jump host whose connection is about to be closed, and this one with it.
+    pub fn ending_hop(&self) -> Option<&HostName> {
+        let hop = self.facts.hop.as_ref().filter(|hop| hop.connection.is_ending());
+        hop.map(|hop| &hop.name)
+    }
+
+    /// From now on there is no new work for it, nor for what leads through it.
+    pub fn begin_to_end(&self) {
+        self.ending.cancel();
     }
 
     /// Ends what runs on the connection, says goodbye and closes. A program that does not end in time is left
     /// behind on the host, and whoever waits for it is told that its end is not known.
     pub async fn close(&self) {
-        self.ending.cancel();
+        self.begin_to_end();
         let idle = async {
             loop {
                 let freed = self.shared.freed.notified();
