@@ -21,6 +21,8 @@ const NOT_YET: &str = ", which is not valid before ";
 pub(crate) const PROXY_COMMAND: &str = "the ProxyCommand ";
 /// What is written to known_hosts is gone.
 const KEEPS_NOTHING: &str = "which keeps nothing";
+/// Nothing that is offered would do: the account is closed, or the server has no way to log in.
+const CLOSED_TO_ALL: [&str; 2] = [": is the account ", "authentication method"];
 /// ssh_config forbids keys.
 const NO_KEYS: &str = "ssh_config allows none (PubkeyAuthentication";
 /// ssh_config forbids those of the agent.
@@ -162,7 +164,11 @@ pub(crate) fn hint_for(
         Code::HostUnreachable if detail.contains(PROXY_COMMAND) => {
             Some(format!("{}; then occ reconnect --host {host}", proxy_command(address)))
         }
-        Code::AuthFailed if detail.contains(NOT_OFFERED) || certificate(detail).is_some() => {
+        Code::AuthFailed
+            if detail.contains(NOT_OFFERED)
+                || is_closed(detail)
+                || certificate(detail).is_some() =>
+        {
             hint(code, Some(host.as_str()), detail)
         }
         // ssh does not know the names of our jump hosts.
@@ -207,6 +213,9 @@ fn new_key(host: &str, detail: &str) -> String {
     if detail.contains(NOT_OFFERED) {
         return name_a_key(host, "the right one, which is offered first");
     }
+    if is_closed(detail) {
+        return "ask the server's owner".to_owned();
+    }
     if let Some(cure) = certificate(detail) {
         return cure;
     }
@@ -220,6 +229,11 @@ fn new_key(host: &str, detail: &str) -> String {
         Ok(to) => copy_id("", to.user.as_ref().map(UserName::as_str), to.address.as_str(), to.port),
         Err(_) => authorize("the user"),
     }
+}
+
+/// Returns whether no key helps.
+fn is_closed(detail: &str) -> bool {
+    CLOSED_TO_ALL.iter().any(|words| detail.contains(words))
 }
 
 /// Returns the cure for a certificate that was offered at the wrong time, if that is what is wrong.

@@ -29,7 +29,7 @@ mod signer;
 
 use interactive::{Interactive, Outcome};
 use passwords::{Accepted, Passwords, unanswered};
-use person::{is_refusal, unless_asked};
+use person::{is_refusal, leaves_no_method, unless_asked};
 use signer::{AgentSigner, FileSigner, Noted, SignError};
 
 /// Offers to one server in one login.
@@ -349,7 +349,8 @@ impl Attempt<'_, '_> {
             AuthResult::Success => Ok(Step::Done("none".into())),
             AuthResult::Failure { remaining_methods, .. } => {
                 if self.handle.is_closed() || remaining_methods.is_empty() {
-                    return Err(lost(self.shared));
+                    let lost = lost_at_last(self.shared).await;
+                    return Err(self.too_many_failures(lost, &MethodSet::empty()));
                 }
                 Ok(Step::Refused(remaining_methods))
             }
@@ -431,6 +432,7 @@ impl Attempt<'_, '_> {
             AuthResult::Failure { remaining_methods, partial_success } => {
                 // russh tells a lost connection as a failure without any method left.
                 if self.handle.is_closed() || remaining_methods.is_empty() {
+                    shared.closed.cancelled().await;
                     return Err(self.too_many_failures(self.lost_with(offer), accepts));
                 }
                 Ok(Some(match partial_success {
@@ -543,6 +545,10 @@ impl Attempt<'_, '_> {
     }
 
     fn refused(&self, accepts: &MethodSet, cut_short: bool) -> ConnectError {
+        ConnectError::AuthRefused(Box::new(self.refusal(accepts, cut_short)))
+    }
+
+    fn refusal(&self, accepts: &MethodSet, cut_short: bool) -> Refusal {
         let methods = self.request.methods;
         let missing = [
             (MethodKind::Password, "password", methods.password),
@@ -552,7 +558,7 @@ impl Attempt<'_, '_> {
             missing.iter().filter(|(kind, _, allowed)| !allowed && accepts.contains(kind));
         let allow = missing.map(|(_, word, _)| *word).collect();
         let accepts: Vec<&str> = accepts.iter().map(Into::into).collect();
-        ConnectError::AuthRefused(Box::new(Refusal {
+        Refusal {
             allow,
             user: self.request.credentials.user.clone(),
             accepted: self.accepted.clone(),
@@ -566,20 +572,34 @@ impl Attempt<'_, '_> {
                 0
             },
             cut_short,
+            no_method: false,
             forbidden: methods.forbidden,
             answered: self.answered.clone(),
             accepts: accepts.join(","),
-        }))
+        }
     }
 
     /// OpenSSH ends the connection at MaxAuthTries: that is a refused login, not a lost connection, and
     /// dialling again would only repeat it.
     fn too_many_failures(&self, error: ConnectError, accepts: &MethodSet) -> ConnectError {
         match &error {
+            ConnectError::Lost { cause, .. } if leaves_no_method(cause) => {
+                // Another key would be offered in vain.
+                let refusal = self.refusal(&MethodSet::empty(), false);
+                let refusal = Refusal { no_method: true, unoffered: 0, ..refusal };
+                ConnectError::AuthRefused(Box::new(refusal))
+            }
             ConnectError::Lost { cause, .. } if is_refusal(cause) => self.refused(accepts, true),
             _ => error,
         }
     }
+}
+
+/// Returns the error of a connection that has ended or is about to, as russh tells both: a server that names no
+/// method any more is left by it.
+async fn lost_at_last(shared: &Shared) -> ConnectError {
+    shared.closed.cancelled().await;
+    lost(shared)
 }
 
 fn lost(shared: &Shared) -> ConnectError {

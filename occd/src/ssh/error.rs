@@ -332,6 +332,13 @@ fn said_text(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(" It says: {said}") }
 }
 
+/// Returns whether a server says that the account is closed, in PAM's words or the like. What a machine says that
+/// starts or stops (nologin(5)) is anything.
+fn is_of_account(said: &str) -> bool {
+    let said = said.to_lowercase();
+    said.contains("account") && ["expired", "locked", "disabled"].iter().any(|w| said.contains(w))
+}
+
 fn files_text(passed_over: &[String]) -> String {
     match passed_over {
         [] => "no identity file".to_owned(),
@@ -372,6 +379,9 @@ pub enum LossCause {
         "the server sent text that is not UTF-8, perhaps its banner (Banner in its sshd_config)"
     )]
     NotText,
+    /// The server left no way to log in.
+    #[error("the server has no authentication method")]
+    NoMethod,
     /// We closed it.
     #[error("closed by occd")]
     Ours,
@@ -451,6 +461,7 @@ impl ConnectError {
             Self::HopConnect { source: ChannelError::Prohibited, .. } => Retry::Fatal,
             Self::HopConnect { .. } => Retry::Backoff,
             Self::Penalised(word) if word.contains("MaxStartups") => Retry::Crowded,
+            Self::ClosedAtLogin { said, .. } if is_of_account(said) => Retry::Fatal,
             // It may be a person's to mend, or a machine that starts: not to be asked often.
             Self::Penalised(_) | Self::ClosedAtLogin { .. } => Retry::SlowDown,
             Self::SshConfig(_)
@@ -507,6 +518,7 @@ impl ConnectError {
             | Self::KeyExchange(_)
             | Self::Lost { cause: LossCause::NotText, .. } => Code::NotSsh,
             Self::NoCommonAlgorithm { .. } => Code::NoCommonAlgorithm,
+            Self::ClosedAtLogin { said, .. } if is_of_account(said) => Code::AuthFailed,
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }
@@ -572,6 +584,26 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_that_is_said_to_be_closed_is_not_tried_again() {
+        for (said, retry) in [
+            ("Your account has expired; please contact your system administrator.", Retry::Fatal),
+            ("This account is LOCKED.", Retry::Fatal),
+            ("", Retry::SlowDown),
+            // As pam_nologin has it.
+            (
+                "System is booting up. Unprivileged users are not permitted to log in yet.",
+                Retry::SlowDown,
+            ),
+        ] {
+            let (user, key, said) = ("u".to_owned(), "k".to_owned(), said.to_owned());
+            let error = ConnectError::ClosedAtLogin { user, key, said };
+            assert_eq!(error.retry(), retry, "{error}");
+            let code = if retry == Retry::Fatal { Code::AuthFailed } else { Code::HostUnreachable };
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
 
     #[test]
     fn a_chain_names_each_cause_once() {

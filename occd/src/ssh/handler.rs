@@ -620,6 +620,7 @@ pub(super) fn loss_cause(error: &russh::Error) -> LossCause {
         russh::Error::IO(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             LossCause::Closed
         }
+        russh::Error::NoAuthMethod => LossCause::NoMethod,
         russh::Error::IO(error) => LossCause::Io(error.to_string()),
         russh::Error::SshEncoding(russh::keys::ssh_encoding::Error::CharacterEncoding) => {
             LossCause::NotText

@@ -30,6 +30,8 @@ pub struct Refusal {
     pub unoffered: usize,
     /// The server allowed no more tries.
     pub cut_short: bool,
+    /// The server has no other method, whatever is offered.
+    pub no_method: bool,
     /// The settings forbid everything but keys for all hosts.
     pub forbidden: bool,
     /// What a person gave in vain, in words.
@@ -64,13 +66,17 @@ impl std::fmt::Display for Refusal {
             }
             f.write_str("; ")?;
         }
+        if self.no_method && offered.is_empty() && accepted.is_empty() && answered.is_empty() {
+            return write!(f, "the server has no authentication method for {user}");
+        }
         write!(
             f,
-            "the server {} for {user}{}{}{}{}",
+            "the server {} for {user}{}{}{}{}{}",
             refused_text(accepted, offered, answered),
             offers_text(offered),
             self.unusable.iter().map(|why| format!("; {why}")).collect::<String>(),
             limit_text(self.unoffered, self.cut_short),
+            if self.no_method { "; it has no other authentication method" } else { "" },
             allow_text(allow, self.forbidden)
         )
     }

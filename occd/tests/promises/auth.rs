@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::SignedDuration;
 use occ_proto::Code;
 use occ_proto::status::{Phase, State};
 use testkit::daemon::Target;
@@ -300,7 +299,7 @@ fn a_refused_login_is_made_once_and_waits_for_a_person() {
 }
 
 #[test]
-fn an_account_that_the_server_does_not_let_in_is_said_to_be_so_and_seldom_asked_for() {
+fn an_account_that_the_server_says_is_closed_is_a_refused_login() {
     if !RealSshd::require() {
         return;
     }
@@ -310,7 +309,7 @@ fn an_account_that_the_server_does_not_let_in_is_said_to_be_so_and_seldom_asked_
     rig.add_host("far", &sshd);
     rig.start_daemon(&[]);
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
-    assert_eq!((answer.code, answer.phase), (Code::HostUnreachable, Some(Phase::Authentication)));
+    assert_eq!((answer.code, answer.phase), (Code::AuthFailed, Some(Phase::Authentication)));
     let key = sshd.client_key_path().display();
     let says = format!(
         "the server took the key {key} and closed the connection: is the account {user} locked"
@@ -318,10 +317,40 @@ fn an_account_that_the_server_does_not_let_in_is_said_to_be_so_and_seldom_asked_
     assert!(answer.detail.contains(&says), "{answer:?}");
     // PAM's own words, which sshd passes on.
     assert!(answer.detail.contains("Your account has expired"), "{answer:?}");
-    let error = failure(&rig, "far", State::Backoff);
-    let wait = look(&rig, "far").next_retry_at.unwrap().duration_since(error.at);
-    assert!(wait >= SignedDuration::from_secs(15), "{wait}");
+    assert!(!failure(&rig, "far", State::Failed).retryable);
     assert_eq!(sshd.log().matches("Connection from ").count(), 1, "{}", sshd.log());
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    let hint = "hint: ask the server's owner; then occ reconnect --host far";
+    assert!(output.code() == 5 && output.stderr.contains(hint), "{output:?}");
+}
+
+#[test]
+fn a_server_without_an_authentication_method_refuses_the_login() {
+    if !RealSshd::require() {
+        return;
+    }
+    for config in [
+        // It names no method.
+        &["PubkeyAuthentication no"][..],
+        // It says so.
+        &["Match User *", "AuthenticationMethods password"],
+    ] {
+        let builder = RealSshd::builder().config("PasswordAuthentication no");
+        let builder = builder.config("KbdInteractiveAuthentication no");
+        let sshd = config.iter().fold(builder, |builder, line| builder.config(*line)).start();
+        let mut rig = DaemonRig::new();
+        rig.add_host("far", &sshd);
+        rig.start_daemon(&[]);
+        let answer = problem(&exec(&rig, "far", &["true"]));
+        assert_eq!(answer.code, Code::AuthFailed, "{config:?}: {answer:?}");
+        assert!(answer.detail.contains("authentication method"), "{answer:?}");
+        assert!(!answer.detail.contains("broke the protocol"), "{answer:?}");
+        assert!(!failure(&rig, "far", State::Failed).retryable);
+        assert_eq!(sshd.log().matches("Connection from ").count(), 1, "{}", sshd.log());
+        let output = rig.run_occ(&["exec", "--host", "far", "--", "true"]);
+        let hint = "hint: ask the server's owner; then occ reconnect --host far";
+        assert!(output.code() == 5 && output.stderr.contains(hint), "{output:?}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Respo
 
 use super::passwords::{Accepted, Passwords, unanswered};
 use super::person::verdict;
-use super::{Credentials, lost};
+use super::{Credentials, lost, lost_at_last};
 use crate::prompts::{NoAnswer, Question, Questions};
 use crate::ssh::error::ConnectError;
 use crate::ssh::handler::{Handler, Shared};
@@ -65,7 +65,7 @@ impl Interactive<'_> {
                     AuthResult::Failure { remaining_methods, .. }
                         if handle.is_closed() || remaining_methods.is_empty() =>
                     {
-                        Err(lost(shared))
+                        Err(lost_at_last(shared).await)
                     }
                     result => Ok(result),
                 }
@@ -102,7 +102,7 @@ impl Interactive<'_> {
                 self.handle.authenticate_keyboard_interactive_start(user.clone(), None::<String>);
             let mut response = start.await.map_err(|_| lost(self.shared))?;
             if is_lost(self.handle, &response) {
-                return Err(lost(self.shared));
+                return Err(lost_at_last(self.shared).await);
             }
             let mut is_again = round > 0;
             let mut again = is_again.then(|| "That was wrong.".to_owned());
@@ -164,7 +164,10 @@ impl Interactive<'_> {
                         let respond = async {
                             let said = handle.authenticate_keyboard_interactive_respond(answers);
                             let said = said.await.map_err(|_| lost(shared))?;
-                            if is_lost(handle, &said) { Err(lost(shared)) } else { Ok(said) }
+                            match is_lost(handle, &said) {
+                                true => Err(lost_at_last(shared).await),
+                                false => Ok(said),
+                            }
                         };
                         // Words without a question say what the server does now, such as a push to a telephone.
                         let note = note.filter(|_| nothing_asked);

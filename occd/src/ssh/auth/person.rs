@@ -64,10 +64,20 @@ pub(super) async fn verdict<T>(
     }
 }
 
-/// Returns whether a server ended the connection because of what was given to it: OpenSSH does so at MaxAuthTries.
+/// Returns whether a server ended the connection because of what was given to it: OpenSSH does so at MaxAuthTries,
+/// and where it has no method left.
 pub(super) fn is_refusal(cause: &LossCause) -> bool {
+    is_said(cause, "too many authentication failures") || leaves_no_method(cause)
+}
+
+/// Returns whether a server has no method for the account: OpenSSH says so, or names none.
+pub(super) fn leaves_no_method(cause: &LossCause) -> bool {
+    *cause == LossCause::NoMethod || is_said(cause, "no authentication method")
+}
+
+fn is_said(cause: &LossCause, words: &str) -> bool {
     let LossCause::Disconnected(text) = cause else { return false };
-    text.to_lowercase().contains("too many authentication failures")
+    text.to_lowercase().contains(words)
 }
 
 /// Waits for what the server says to a key. It may want a person to open an address, which it shows in its banner.
