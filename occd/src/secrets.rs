@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use occ_proto::host::Forgotten;
 use occ_proto::prompt::PromptKind;
 use occ_proto::{HostName, Secret};
+use tokio::sync::watch;
 
 use crate::prompts::{NoAnswer, Prompts, Question, Questions, Whom};
 use crate::ssh::error::chain;
@@ -152,6 +153,11 @@ impl Secrets {
             tracing::warn!(%account, error = chain(&error), "the kept password cannot be had");
             SecretsError(error)
         })
+    }
+
+    /// Returns what changes when somebody gives the passphrase of the file that they are in.
+    pub fn opened(&self) -> watch::Receiver<u64> {
+        self.file.opened()
     }
 
     /// Records that the server refused the password that is kept.

@@ -74,6 +74,8 @@ enum Signal {
     HopUp,
     /// Somebody has unlocked the key that the login failed for.
     KeyOpened,
+    /// Somebody has given the passphrase of the passwords that are kept.
+    PasswordsOpened,
     /// There is another agent than when the login failed, and it holds that.
     AgentCame(u64),
     /// What the agent holds now.
@@ -132,6 +134,8 @@ struct Actor {
     waits_for_hop: bool,
     /// A [`Signal::KeyOpened`] is to come.
     waits_for_key: bool,
+    /// A [`Signal::PasswordsOpened`] is to come.
+    waits_for_passwords: bool,
     /// A [`Signal::AgentCame`] is to come, unless this is dropped.
     agent_watch: Option<DropGuard>,
     /// When the agent was last asked what it holds.
@@ -208,6 +212,7 @@ pub fn spawn(
         demand: HopDemand::Background,
         waits_for_hop: false,
         waits_for_key: false,
+        waits_for_passwords: false,
         agent_watch: None,
         agent_asked: None,
         connects: 0,
@@ -263,7 +268,7 @@ impl Actor {
         self.dials = JoinSet::new();
         self.signals = FuturesUnordered::new();
         self.dial = None;
-        (self.waits_for_hop, self.waits_for_key) = (false, false);
+        (self.waits_for_hop, self.waits_for_key, self.waits_for_passwords) = (false, false, false);
         (self.agent, self.agent_watch) = (None, None);
         let backoff = DialBackoff::new(self.settings.caps, fastrand::Rng::new());
         self.machine = HostMachine::new(Instant::now(), backoff, self.settings.limits);
@@ -293,6 +298,13 @@ impl Actor {
                 Input::Signal(Signal::KeyOpened) => {
                     self.waits_for_key = false;
                     if self.locked_key().is_some() {
+                        self.demand = HopDemand::Command;
+                        self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
+                    }
+                }
+                Input::Signal(Signal::PasswordsOpened) => {
+                    self.waits_for_passwords = false;
+                    if self.lacks_answer() {
                         self.demand = HopDemand::Command;
                         self.handle(Event::Wanted(Demand::Command { inputs_changed: true }));
                     }

@@ -10,6 +10,7 @@ use occ_proto::prompt::PromptKind;
 use occ_proto::text::sanitize;
 use occ_proto::{HostName, Secret};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::Account;
@@ -114,6 +115,8 @@ pub(super) struct SecretsFile {
     open: tokio::sync::Mutex<Option<Open>>,
     place: Place,
     questions: Questions,
+    /// Counts how often somebody gave its passphrase.
+    opened: watch::Sender<u64>,
 }
 
 /// An open file.
@@ -133,7 +136,12 @@ impl SecretsFile {
     ) -> Self {
         let questions = Questions::new(prompts);
         let (open, place) = (tokio::sync::Mutex::default(), Place::default());
-        Self { path, identity, home, open, place, questions }
+        Self { path, identity, home, open, place, questions, opened: watch::Sender::default() }
+    }
+
+    /// Returns what changes when somebody opens the file.
+    pub(super) fn opened(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
     }
 
     /// Returns the file as a person knows it.
@@ -292,6 +300,9 @@ impl SecretsFile {
                     let content = self.parse(&content)?;
                     self.note(&content, &sealed).await;
                     *open = Some(Open { stamp, content, key });
+                    if by.is_some() {
+                        self.opened.send_modify(|count| *count += 1);
+                    }
                     return Ok(());
                 }
                 Err(SealError::WrongPassphrase) => {

@@ -487,7 +487,7 @@ impl Attempt<'_, '_> {
         mut done: Vec<String>,
         mut login: Login,
     ) -> Result<Login, ConnectError> {
-        let LoginRequest { credentials, host, methods, questions, .. } = *self.request;
+        let LoginRequest { credentials, host, methods, questions, seen, .. } = *self.request;
         let user = &credentials.user;
         let account = host.map(|host| Account {
             host: host.clone(),
@@ -503,7 +503,7 @@ impl Attempt<'_, '_> {
                 credentials,
                 host,
                 questions,
-                passwords: Passwords::new(secrets, questions, account.clone()),
+                passwords: Passwords::new(secrets, questions, seen, account.clone()),
                 owed: Accepted::default(),
             };
             let by_keyboard =

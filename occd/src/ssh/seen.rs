@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use russh::keys::agent::AgentIdentity;
+use tokio::sync::watch;
 
 use super::agent::{AgentChoice, digest};
 use super::target::Target;
@@ -19,6 +20,8 @@ pub struct Parts {
     pub agent: Option<(AgentChoice, Option<u64>)>,
     /// Keys, certificates and records, those that were not there included.
     pub files: Vec<PathBuf>,
+    /// A password that is kept could not be had for want of a passphrase: what changes when somebody gives that.
+    pub passwords: Option<watch::Receiver<u64>>,
 }
 
 impl Seen {
@@ -32,6 +35,10 @@ impl Seen {
 
     pub(super) fn set_files(&self, target: &Target, home: &Path) {
         self.lock().files = target.files(home);
+    }
+
+    pub(super) fn set_locked_passwords(&self, opened: watch::Receiver<u64>) {
+        self.lock().passwords = Some(opened);
     }
 
     /// Takes out what was seen.

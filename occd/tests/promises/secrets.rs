@@ -272,6 +272,30 @@ fn a_login_that_has_nothing_to_do_with_the_file_of_passwords_is_not_asked_about_
 }
 
 #[test]
+fn hosts_that_failed_for_want_of_the_passphrase_come_back_when_somebody_gives_it() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    rig.add_host("b", &sshd);
+    rig.write_config_toml(&format!("{ALLOWED}{}", ALLOWED.replace(".a]", ".b]")));
+    rig.start_daemon(&[]);
+    log_in_and_keep_in_file(&rig, password);
+    let mut other = Terminal::control(&rig.occ(&["connect", "--host", "b"]), "");
+    other.answer("Password for ", password);
+    other.answer("[b] Keep the password in an encrypted file (", "y");
+    assert_eq!(other.finish().1, 0);
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    for host in ["a", "b"] {
+        let problem = problem(&post(&rig, &format!("/v1/hosts/{host}/connect")));
+        assert_eq!(problem.code, Code::InputNeeded, "{problem:?}");
+        in_state(&rig, host, State::Failed);
+    }
+    let mut terminal = connect(&rig);
+    terminal.answer("Passphrase for the kept passwords (", "open");
+    assert_eq!(terminal.finish().1, 0);
+    in_state(&rig, "b", State::Connected);
+}
+
+#[test]
 fn the_file_of_passwords_goes_with_the_last_one() {
     let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
     rig.start_daemon(&[]);

@@ -31,6 +31,7 @@ impl Actor {
                     self.inputs = Some(Inputs::of(&seen.files, &self.context.dial));
                     self.tried_keys = self.given_keys();
                     self.note_agent(seen.agent);
+                    self.wait_for_passwords(seen.passwords);
                 }
                 tracing::warn!(
                     host = %self.name, id = id.0, phase = error.phase().as_str(),

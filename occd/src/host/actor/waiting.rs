@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::status::State;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +64,24 @@ impl Actor {
             opened.await;
             Signal::KeyOpened
         }));
+    }
+
+    /// Arranges to be told when somebody gives the passphrase that a kept password could not be had for.
+    pub(super) fn wait_for_passwords(&mut self, opened: Option<watch::Receiver<u64>>) {
+        let Some(mut opened) = opened.filter(|_| !self.waits_for_passwords) else { return };
+        self.waits_for_passwords = true;
+        self.signals.push(Box::pin(async move {
+            // The sender lives as long as the daemon.
+            let _ = opened.changed().await;
+            Signal::PasswordsOpened
+        }));
+    }
+
+    /// Returns whether the login failed for want of an answer, and of none for a key.
+    pub(super) fn lacks_answer(&self) -> bool {
+        let error = self.last_error.as_ref().map(|(error, _)| error.as_ref());
+        self.machine.state() == State::Failed
+            && matches!(error, Some(ConnectError::Unanswered { key: None, .. }))
     }
 
     /// Disconnects a host that nobody has used for as long as occd.toml says, and arranges the next look.

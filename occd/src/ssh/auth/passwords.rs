@@ -6,11 +6,13 @@ use occ_proto::status::Phase;
 use crate::prompts::{NoAnswer, Question, Questions};
 use crate::secrets::{Account, Secrets, SecretsError};
 use crate::ssh::error::{ConnectError, chain};
+use crate::ssh::seen::Seen;
 
 /// Where a login's passwords come from.
 pub(super) struct Passwords<'a> {
     secrets: &'a Secrets,
     questions: &'a Questions,
+    seen: &'a Seen,
     /// What a password is kept for; nothing where none is.
     account: Option<Account>,
     /// The kept one may be used, and has not been.
@@ -38,9 +40,10 @@ impl<'a> Passwords<'a> {
     pub(super) fn new(
         secrets: &'a Secrets,
         questions: &'a Questions,
+        seen: &'a Seen,
         account: Option<Account>,
     ) -> Self {
-        Self { secrets, questions, account, kept_is_next: true, given: None }
+        Self { secrets, questions, seen, account, kept_is_next: true, given: None }
     }
 
     /// Returns the next password to try.
@@ -50,6 +53,7 @@ impl<'a> Passwords<'a> {
         if std::mem::take(&mut self.kept_is_next)
             && let Some(account) = &self.account
         {
+            let opened = self.secrets.opened();
             match self.secrets.get(account, self.questions).await {
                 Ok(Some(kept)) => {
                     self.given = Some(Given::Kept);
@@ -57,6 +61,9 @@ impl<'a> Passwords<'a> {
                 }
                 Ok(None) => {}
                 Err(error) => {
+                    if error.no_answer().is_some() {
+                        self.seen.set_locked_passwords(opened);
+                    }
                     let why = chain(&error);
                     question.note =
                         Some(format!("A password: one that is kept cannot be had: {why}."));
