@@ -198,6 +198,14 @@ fn at(host: Option<&str>) -> String {
     host.map_or_else(String::new, |host| format!(" --host {host}"))
 }
 
+/// Returns what to do about a file of kept passwords that cannot be read, if that is what a sentence says.
+pub(crate) fn damaged_passwords(detail: &str) -> Option<String> {
+    let ends = [": it is no age file, or is damaged", " has other content than expected"];
+    let before = ends.iter().find_map(|end| Some(detail.split_once(end)?.0))?;
+    let file = shell_word(before.rsplit_once(": ").map_or(before, |(_, file)| file));
+    Some(format!("mv {file} {file}.damaged; a new one is made for the next password that is kept"))
+}
+
 /// Returns whether Docker is not there, which is no fault of anything.
 pub(crate) fn has_no_docker(detail: &str) -> bool {
     detail.contains("no Docker on this host")

@@ -3,16 +3,19 @@
 use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
 
+use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::exec::{Bytes, ExecRequest};
+use occ_proto::status::HostStatus;
 
 use super::exec_run::{Ended, Run, Signals, how, ours};
 use super::{Context, Kept, exec_group, exec_result};
 use crate::cli::ExecArgs;
-use crate::client::Client;
+use crate::client::{Client, host_path};
 use crate::descriptors::Offer;
 use crate::duration::of_ms;
 use crate::error::CliError;
+use crate::output::host as show;
 use crate::stdio::{Descriptor, Input};
 use crate::ws::{ExecStream, Output};
 
@@ -57,6 +60,7 @@ async fn execute(
     host: &HostName,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
+    let asked = Timestamp::now();
     // One document is made of the output, so it must come to us.
     let offer = if ui.json { Offer::default() } else { Offer::of_standard_streams() };
     let stream = ExecStream::open(client, host, offer).await?;
@@ -76,8 +80,11 @@ async fn execute(
     let input = if args.no_stdin { None } else { Input::stdin().ok() };
     let input_waits = io::stdin().is_terminal() && client.prompter().is_some();
     let run = Run { ui, host, request, input, input_waits, signals, asks: Some(client) };
-    let ended = run.complete(stream, &mut output).await?;
-    finish(context, args, host, ended, output)
+    let ended = run.complete(stream, &mut output).await;
+    if ui.asked.get() && !ui.json {
+        tell_not_kept(context, client, host, asked).await;
+    }
+    finish(context, args, host, ended?, output)
 }
 
 /// Returns the exit code for a command that ended, and says what a shell would not show.
@@ -106,5 +113,14 @@ fn finish(
     match error {
         Some(error) => Err(error),
         None => Ok(exit.status()),
+    }
+}
+
+/// Says that a password was not kept, if a person wanted that. That it cannot be asked is no reason to fail.
+async fn tell_not_kept(context: &Context<'_>, client: &Client, host: &HostName, asked: Timestamp) {
+    let Ok(reply) = client.get(&host_path(host, "")).await else { return };
+    let status = reply.parse::<HostStatus>().ok();
+    if let Some(line) = status.and_then(|status| show::not_kept_since(&status, asked)) {
+        context.ui.note(&line);
     }
 }

@@ -13,7 +13,7 @@ use super::{Context, host_edit, install_docker};
 use crate::cli::HostCommand;
 use crate::client::{Client, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::hint::{PROXY_COMMAND, after_test, hint_for};
+use crate::hint::{PROXY_COMMAND, after_test, damaged_passwords, hint_for};
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
 use crate::parse::DefaultArg;
@@ -109,7 +109,10 @@ async fn forget_password(context: &Context<'_>, name: &HostName) -> Result<u8, C
         Some(Code::InputNeeded) => error.hint(format!(
             "unlock the keyring, or answer on a terminal: occ host forget-password {name}"
         )),
-        _ => error,
+        _ => match damaged_passwords(&error.message) {
+            Some(hint) => error.hint(hint),
+            None => error,
+        },
     })?;
     if ui.json {
         return ui.document(&reply.body).map(|()| 0);

@@ -14,7 +14,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::hint::{PROXY_COMMAND, has_no_docker, hint_for};
+use crate::hint::{PROXY_COMMAND, damaged_passwords, has_no_docker, hint_for};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -117,7 +117,8 @@ pub(crate) fn tell_host_key_since(ui: &Ui, status: &HostStatus, asked: Timestamp
 pub(crate) fn not_kept_since(status: &HostStatus, asked: Timestamp) -> Option<String> {
     let connection = status.connection.as_ref().filter(|connection| connection.since >= asked)?;
     let why = connection.not_kept.as_ref()?;
-    Some(format!("[{}] The password was not kept: {}.", status.name, sanitize(why)))
+    let hint = damaged_passwords(why).map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+    Some(format!("[{}] The password was not kept: {}.{hint}", status.name, sanitize(why)))
 }
 
 /// Returns the line about a host's link.

@@ -296,6 +296,27 @@ fn hosts_that_failed_for_want_of_the_passphrase_come_back_when_somebody_gives_it
 }
 
 #[test]
+fn a_damaged_file_of_passwords_is_named_wherever_it_is_in_the_way() {
+    let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    rig.start_daemon(&[]);
+    let file = rig.paths().secrets_file().unwrap();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "no age file").unwrap();
+    let hint = format!("hint: mv {0} {0}.damaged; a new one is made", file.display());
+    for command in [&["exec", "--host", "a", "--", "true"][..], &["connect", "--host", "a"]] {
+        let mut terminal = Terminal::control(&rig.occ(command), "");
+        terminal.answer("Password for ", password);
+        terminal.answer("[a] Keep the password in an encrypted file (", "y");
+        let (screen, code) = terminal.finish();
+        let says = format!("[a] The password was not kept: {}: it is no age file", file.display());
+        assert!(code == 0 && screen.contains(&says) && screen.contains(&hint), "{screen}");
+        rig.occ_ok(&["disconnect", "--host", "a"]);
+    }
+    let output = rig.run_occ(&["host", "forget-password", "a"]);
+    assert!(output.code() != 0 && output.stderr.contains(&hint), "{output:?}");
+}
+
+#[test]
 fn the_file_of_passwords_goes_with_the_last_one() {
     let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
     rig.start_daemon(&[]);
