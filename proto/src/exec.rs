@@ -58,7 +58,8 @@ pub struct ExecRequest {
     /// Variables to set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// End the command after this many milliseconds.
+    /// End the command so many milliseconds after the request: the wait for a connection is part of it, unless
+    /// `wait_ms` says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// What the program reads; absent means nothing (end of file at once). Not for WebSocket.

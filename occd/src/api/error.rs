@@ -146,7 +146,9 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
         ExecError::NoSession(ChannelError::Refused(_) | ChannelError::Full(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
         }
-        ExecError::NoSession(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        ExecError::NoSession(_) | ExecError::NoShell(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
+        }
         ExecError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::CommandTooLong),
         ExecError::Refused | ExecError::NotStarted => (StatusCode::BAD_GATEWAY, Code::ExecRefused),
         ExecError::LinkLost { .. }
@@ -159,7 +161,7 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
     };
     let mut problem =
         ApiError::new(status, code, format!("{name}: {}.", chain(error))).host(name).causes(error);
-    if matches!(error, ExecError::NoSession(_)) {
+    if matches!(error, ExecError::NoSession(_) | ExecError::NoShell(_)) {
         problem.0.phase = Some(Phase::ChannelOpen);
     }
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }

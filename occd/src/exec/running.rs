@@ -16,6 +16,7 @@ use super::command::Command;
 use super::quote::Shell;
 use crate::host::{HostHandle, Tries, Unreachable};
 use crate::prompts::Client;
+use crate::ssh::error::tenths;
 use crate::ssh::marker::{Elsewhere, Marker};
 use crate::ssh::{
     Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost, signal,
@@ -37,6 +38,9 @@ pub enum ExecError {
     /// No channel. The command was not started.
     #[error("no session on the host")]
     NoSession(#[source] ChannelError),
+    /// The host did not say in time which shell it has. The command was not started.
+    #[error("the host did not say within {} s which shell it has", tenths(*.0))]
+    NoShell(Duration),
     /// The command is longer than a server reads, which would end the connection for all who use it.
     #[error("the command is {length} bytes long, and the server takes {limit} at most")]
     TooLong {
@@ -74,7 +78,7 @@ pub enum ExecError {
     #[error("the server ended the session without saying how the command ended")]
     NoExit,
     /// The server did not answer the request.
-    #[error("the server did not say within {} s whether it started the command", .after.as_secs_f32())]
+    #[error("the server did not say within {} s whether it started the command", tenths(*.after))]
     NoAnswer {
         /// How long it had.
         after: Duration,
@@ -105,7 +109,8 @@ pub enum Step {
 pub struct Running {
     control: Control,
     begun: Instant,
-    deadline: Option<Instant>,
+    /// How long it may take, and when that is over.
+    limit: Option<(Duration, Instant)>,
     drained: bool,
     new_host_key: Option<String>,
     /// Ends when the program has ended and no more output comes. Kept over calls of [`Running::next`],
@@ -312,25 +317,25 @@ pub async fn start(
     progress: &Progress,
 ) -> Result<Running, ExecError> {
     let asked = Timestamp::now();
-    // A command that may last so long must not wait longer than that to begin.
-    let patience = match (tries, command.limit()) {
-        (Tries::Retries(_), Some(limit)) => limit.min(tries.patience()),
-        _ => tries.patience(),
-    };
-    let deadline = Instant::now() + patience;
+    let begun = Instant::now();
+    // Its limit is for the connection and the command together, unless somebody wants to wait for the host.
+    let limit = command.limit().filter(|_| matches!(tries, Tries::Retries(_)));
+    let end = limit.map(|limit| begun + limit);
+    let deadline = begun + limit.unwrap_or(Duration::MAX).min(tries.patience());
     let answering = host.time_for_answers();
     let before = host.snapshot().dials();
     let dialled = || u32::try_from(host.snapshot().dials() - before).unwrap_or(u32::MAX);
     loop {
         // The time that a person took for an answer counts for nobody.
-        let end = deadline + host.time_for_answers().saturating_sub(answering);
-        let connecting = host.connection_by(end, tries.after(dialled()), client);
+        let answered = || host.time_for_answers().saturating_sub(answering);
+        let by = deadline + answered();
+        let connecting = host.connection_by(by, tries.after(dialled()), client);
+        let connecting = host.at_most_until(end.map(|end| end + answered()), begun, connecting);
         let connection = connecting.await.map_err(ExecError::Unreachable)?;
-        let end = deadline + host.time_for_answers().saturating_sub(answering);
-        let connection =
-            host.for_commands(connection, end).await.map_err(ExecError::Unreachable)?;
-        let deadline = deadline + host.time_for_answers().saturating_sub(answering);
-        match start_on(host, &connection, command, asked, deadline, progress).await {
+        let by = deadline + answered();
+        let connection = host.for_commands(connection, by).await.map_err(ExecError::Unreachable)?;
+        let time = Time { by: deadline + answered(), end: end.map(|end| end + answered()) };
+        match start_on(host, &connection, command, asked, time, progress).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if tries.allow(dialled()) => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
                 connection.closed().cancelled().await;
@@ -342,19 +347,29 @@ pub async fn start(
     }
 }
 
+/// The time of a start.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    /// When the command has its session.
+    by: Instant,
+    /// When it is over, if that is known before it begins.
+    end: Option<Instant>,
+}
+
 async fn start_on(
     host: &HostHandle,
     connection: &Arc<Connection>,
     command: &Command,
     asked: Timestamp,
-    deadline: Instant,
+    time: Time,
     progress: &Progress,
 ) -> Result<Running, ExecError> {
     let waiting_since = Instant::now();
     let shell = if command.needs_shell() {
-        match connection.system().await {
-            Some(system) => Shell::of(&system.shell),
-            None => return Err(ExecError::NoSession(ChannelError::Lost(connection.cause()))),
+        match timeout_at(time.by, connection.system()).await {
+            Ok(Some(system)) => Shell::of(&system.shell),
+            Ok(None) => return Err(ExecError::NoSession(ChannelError::Lost(connection.cause()))),
+            Err(_) => return Err(ExecError::NoShell(waiting_since.elapsed())),
         }
     } else {
         Shell::Posix
@@ -366,7 +381,7 @@ async fn start_on(
         return Err(ExecError::TooLong { length: line.len(), limit });
     }
     for fresh in [false, true] {
-        let (channel, spare) = match timeout_at(deadline, connection.session(fresh)).await {
+        let (channel, spare) = match timeout_at(time.by, connection.session(fresh)).await {
             Ok(session) => session.map_err(ExecError::NoSession)?,
             Err(_) => {
                 return Err(ExecError::NoSession(ChannelError::Full(waiting_since.elapsed())));
@@ -382,10 +397,11 @@ async fn start_on(
             channel.accepted().await
         };
         // A command that may last only so long has no more time to begin.
-        let patience = command.limit().map_or(ACCEPT, |limit| limit.min(ACCEPT));
+        let limit = command.limit().map(|limit| (limit, time.end.unwrap_or(begun + limit)));
+        let left = limit.map(|(_, end)| end.saturating_duration_since(begun));
+        let patience = left.map_or(ACCEPT, |left| left.min(ACCEPT));
         match timeout(patience, answer).await {
             Ok(Ok(true)) => {
-                let limit = command.limit().map(|limit| begun + limit);
                 return Ok(Running::new(channel, begun, limit, asked));
             }
             Ok(Ok(false)) => return Err(ExecError::Refused),
@@ -431,7 +447,12 @@ fn silence(channel: &Arc<Channel>) -> BoxFuture<'static, ()> {
 }
 
 impl Running {
-    fn new(channel: Channel, begun: Instant, deadline: Option<Instant>, asked: Timestamp) -> Self {
+    fn new(
+        channel: Channel,
+        begun: Instant,
+        limit: Option<(Duration, Instant)>,
+        asked: Timestamp,
+    ) -> Self {
         let (ended, ended_receiver) = watch::channel(None);
         let new_host_key = channel.connection().host_key_recorded_since(asked);
         let control = Control {
@@ -443,11 +464,11 @@ impl Running {
             ended: ended_receiver,
         };
         let gone = CancellationToken::new();
-        let supervisor = supervise(control.clone(), deadline, gone.clone(), ended);
+        let supervisor = supervise(control.clone(), limit.map(|(_, end)| end), gone.clone(), ended);
         control.channel.connection().spawn(supervisor);
         let silence = silence(&control.channel);
         let _gone = gone.drop_guard();
-        Self { control, begun, deadline, drained: false, new_host_key, silence, _gone }
+        Self { control, begun, limit, drained: false, new_host_key, silence, _gone }
     }
 
     /// Returns the way to the program's input.
@@ -507,8 +528,8 @@ impl Running {
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let told_to_end = self.control.channel.was_told_to_end();
         let timed_out = self.control.timed_out.load(Ordering::Relaxed);
-        let limit = self.deadline.filter(|_| timed_out).map(|at| at.duration_since(self.begun));
-        let limit_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let limit = self.limit.filter(|_| timed_out);
+        let limit_ms = limit.map(|(limit, _)| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let exit = |code, signal| Exit {
             code,
             signal,

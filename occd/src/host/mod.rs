@@ -306,6 +306,35 @@ impl HostHandle {
         self.wait_for_connection(Wish::Command, tries, deadline, client.can_answer()).await
     }
 
+    /// Waits for a connection until then at most, whatever is under way. The clock stands still while a person is
+    /// asked.
+    pub async fn at_most_until(
+        &self,
+        end: Option<Instant>,
+        begun: Instant,
+        connecting: impl Future<Output = Result<Arc<Connection>, Unreachable>>,
+    ) -> Result<Arc<Connection>, Unreachable> {
+        let Some(end) = end else { return connecting.await };
+        let (before, spent) = (self.snapshot().dials(), self.questions.spent());
+        match self.questions.timeout_at(end, spent, connecting).await {
+            Ok(done) => done,
+            Err(TimedOut) => {
+                let (snapshot, waited) = (self.snapshot(), begun.elapsed());
+                let attempts = snapshot.dials() - before;
+                let error = match &snapshot.last_error {
+                    Some((error, _)) if attempts > 0 => Arc::clone(error),
+                    _ => Arc::new(ConnectError::Timeout {
+                        phase: occ_proto::status::Phase::Unknown,
+                        after: waited,
+                    }),
+                };
+                let next_retry_at = snapshot.next_retry_at;
+                let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+                Err(Unreachable { error, attempts, waited, next_retry_at })
+            }
+        }
+    }
+
     /// The same for a host behind this one, which is a jump host: whoever can answer for that can answer for
     /// this, and the clock of that dial stands still with ours.
     pub async fn connection_behind(

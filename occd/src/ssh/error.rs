@@ -324,7 +324,7 @@ fn timeout_text(phase: Phase, after: Duration) -> String {
 }
 
 /// Returns seconds as a person reads them.
-fn tenths(time: Duration) -> f64 {
+pub fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
 }
 

@@ -5,10 +5,11 @@ use std::thread;
 use occ_proto::Code;
 use occ_proto::status::{IdleReason, State};
 use serde_json::json;
+use testkit::embedded::Phase;
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 
-use crate::ask::{GUARD, echoes, exec, in_state, look, post, problem};
+use crate::ask::{GUARD, connect, echoes, exec, in_state, look, post, problem};
 
 #[test]
 fn who_wants_to_wait_waits_for_a_host_that_is_down() {
@@ -57,6 +58,7 @@ fn a_command_has_the_time_that_the_settings_give_it() {
     rig.add_host("far", &host);
     rig.write_config_toml("[hosts.far.connection]\ncommand_timeout = \"300ms\"\n");
     rig.start_daemon(&[]);
+    connect(&rig, "far");
     let answer = exec(&rig, "far", &["sleep", "1000"]);
     assert_eq!((answer.status, &answer.json()["timed_out"]), (200, &json!(true)));
     let output = rig.run_occ(&["exec", "--host", "far", "--", "sleep", "1000"]);
@@ -68,6 +70,35 @@ fn a_command_has_the_time_that_the_settings_give_it() {
     let output =
         rig.run_occ(&["exec", "--host", "far", "--timeout", "1m", "--shell", "--", script]);
     assert_eq!(output.code(), 0, "{output:?}");
+}
+
+#[test]
+fn a_limit_is_for_the_connection_and_the_command_together() {
+    let host = EmbeddedHost::start();
+    // It takes the connection and says nothing: the dial has 15 s.
+    host.stall_at(Phase::Banner);
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["exec", "--host", "far", "--timeout", "300ms", "--", "true"]);
+    assert_eq!(output.code(), 5, "{output:?}");
+    let says = "far: not connected within 0.3 s; the dial goes on";
+    assert!(
+        output.stderr.contains(says) && output.stderr.contains("was not started"),
+        "{output:?}"
+    );
+    let request = json!({ "argv": ["true"], "timeout_ms": 300 });
+    let answer = problem(&rig.http("POST", "/v1/hosts/far/exec", &[], Some(request)));
+    assert_eq!(answer.code, Code::HostUnreachable, "{answer:?}");
+    assert!(answer.detail.contains("within 0.3 s"), "{answer:?}");
+    // Who wants to wait says for how long, and the command has its own time.
+    let args = ["exec", "--host", "far", "--wait", "1m", "--timeout", "10s", "--", "true"];
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| rig.run_occ(&args));
+        host.clear_stall();
+        let output = waiting.join().unwrap();
+        assert_eq!(output.code(), 0, "{output:?}");
+    });
 }
 
 #[test]

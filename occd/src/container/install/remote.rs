@@ -228,6 +228,7 @@ fn failed(command: &str, source: ExecError) -> SandboxError {
     match source {
         ExecError::Unreachable(unreachable) => SandboxError::Unreachable(unreachable),
         ExecError::NoSession(_)
+        | ExecError::NoShell(_)
         | ExecError::TooLong { .. }
         | ExecError::Refused
         | ExecError::NotStarted => InstallError::NotStarted { command, source }.into(),
