@@ -51,8 +51,8 @@ impl Compression {
 
 /// Returns the algorithms to offer. What ssh_config sets is offered as it is set, as far as russh has it.
 /// Otherwise: the kinds of host key on record first, so that a server with several shows one that is known;
-/// AES-GCM first where the processor has AES instructions, because it is then twice as fast as ChaCha20;
-/// nothing with SHA-1.
+/// AES-GCM first where the processor has AES instructions, because it is then twice as fast as ChaCha20; SHA-1 only
+/// in a MAC and last, as with ssh, because HMAC does not rest on what is broken of it.
 pub(super) fn preferred(
     policy: &HostKeyPolicy,
     lists: &AlgorithmLists,
@@ -89,9 +89,13 @@ pub(super) fn preferred(
         });
         preferred.kex = set.into_iter().chain(extensions.copied()).collect::<Vec<_>>().into();
     }
-    if let Some(set) = only(&lists.mac, "MACs", |name| mac::Name::try_from(name).ok())? {
-        preferred.mac = set.into();
-    }
+    preferred.mac = match only(&lists.mac, "MACs", |name| mac::Name::try_from(name).ok())? {
+        Some(set) => set.into(),
+        None => {
+            let best = preferred.mac.iter().copied();
+            best.chain([mac::HMAC_SHA1_ETM, mac::HMAC_SHA1]).collect::<Vec<_>>().into()
+        }
+    };
     // Compressed from the login on, not before: the other kind lets anybody feed the server's zlib.
     preferred.compression = Cow::Borrowed(if compression.is_on(line) {
         &[compression::ZLIB_LEGACY, compression::NONE]
@@ -203,12 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_with_sha1_is_offered_unless_it_is_asked_for() {
+    fn nothing_with_sha1_is_offered_unless_it_is_asked_for_but_a_mac_at_last() {
         let default = with(AlgorithmLists::default()).unwrap();
         let names: Vec<String> = default.key.iter().map(ToString::to_string).collect();
         assert!(!names.contains(&"ssh-rsa".to_owned()), "{names:?}");
         assert!(default.kex.iter().all(|name| !name.as_ref().ends_with("-sha1")));
-        assert!(default.mac.iter().all(|name| !name.as_ref().contains("sha1")));
+        let (best, last) = default.mac.split_at(default.mac.len() - 2);
+        assert_eq!(last, [mac::HMAC_SHA1_ETM, mac::HMAC_SHA1]);
+        assert!(best.iter().all(|name| !name.as_ref().contains("sha1") && *name != mac::NONE));
         assert!(default.cipher.iter().all(|name| !name.as_ref().contains("cbc")));
         let old = AlgorithmLists { host_key: Some("ssh-rsa".into()), ..Default::default() };
         assert_eq!(*with(old).unwrap().key, [Algorithm::Rsa { hash: None }]);

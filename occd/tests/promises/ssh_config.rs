@@ -259,3 +259,28 @@ fn a_hash_of_the_connection_in_a_file_name_is_what_ssh_replaces_it_by_or_an_erro
         assert_eq!(answer.code, Code::SshConfigInvalid, "{option}: {answer:?}");
     }
 }
+
+#[test]
+fn a_server_with_nothing_but_hmac_sha1_is_reached_as_by_ssh() {
+    if !RealSshd::require() {
+        return;
+    }
+    for mac in ["hmac-sha1", "hmac-sha1-etm@openssh.com"] {
+        let sshd = RealSshd::builder().config(format!("MACs {mac}")).config("Ciphers aes128-ctr");
+        let sshd = sshd.start();
+        let mut rig = DaemonRig::new();
+        rig.add_host("far", &sshd);
+        rig.start_daemon(&[]);
+        echoes(&rig, "far");
+        assert_eq!(look(&rig, "far").connection.unwrap().mac.as_deref(), Some(mac));
+        for (set, is_had) in [
+            ("-hmac-sha1*", false),
+            ("+hmac-sha1", true),
+            ("^hmac-sha1,hmac-sha1-etm@openssh.com", true),
+        ] {
+            write_ssh_config(&rig, &format!("MACs {set}\n"));
+            let answer = post(&rig, "/v1/hosts/far/reconnect");
+            assert_eq!(answer.status == 200, is_had, "{mac}, {set}: {}", answer.text());
+        }
+    }
+}
