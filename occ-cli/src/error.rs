@@ -149,7 +149,12 @@ fn bad_given_key(problem: &Problem) -> Option<CliError> {
         exit: exit_code(problem.code, problem.status),
         code: problem.code.as_str().to_owned(),
         message: sanitize(&format!("{name} is {what}")),
-        hint: Some(format!("export {name}=$(base64 -w0 KEYFILE)")),
+        hint: Some(match problem.detail.contains("behind a passphrase") {
+            true => format!(
+                "unset {name} and name its file: occ host edit HOST -i KEYFILE, or -i KEYFILE with occ host add"
+            ),
+            false => format!("export {name}=$(base64 -w0 KEYFILE)"),
+        }),
         problem: Some(Box::new(problem.clone())),
     })
 }

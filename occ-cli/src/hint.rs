@@ -14,6 +14,10 @@ use occ_proto::{HostName, UserName};
 
 /// There are keys that the server has not seen.
 pub(crate) const NOT_OFFERED: &str = "more keys were not offered";
+/// A jump host's sshd does not let us through.
+const NO_WAY_THROUGH: &str = "its sshd_config forbids it";
+/// The server wants to be left alone, see sshd_config(5), MaxStartups and PerSourcePenalties.
+const LEFT_ALONE: &str = "the server refuses connections for a while";
 /// A certificate was offered at the wrong time.
 const EXPIRED: &str = ", which expired on ";
 const NOT_YET: &str = ", which is not valid before ";
@@ -53,6 +57,14 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::HostUnreachable if detail.contains(PROXY_COMMAND) => {
             format!("{}; then occ reconnect --host {h}", proxy_command("ADDRESS"))
         }
+        Code::HostUnreachable if detail.contains(LEFT_ALONE) => {
+            "wait: occd tries again by itself, more seldom".to_owned()
+        }
+        Code::HostUnreachable if detail.contains(NO_WAY_THROUGH) => {
+            let hop = detail.split_once("the jump host ").and_then(|(_, rest)| rest.split_once(' '));
+            let hop = hop.map_or("the jump host", |(hop, _)| hop);
+            format!("AllowTcpForwarding and PermitOpen in sshd_config of {hop} decide that; then occ reconnect --host {h}")
+        }
         Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
         Code::NoCommonAlgorithm => format!(
             "Ciphers, MACs, KexAlgorithms and HostKeyAlgorithms of ssh_config choose what is offered; occ host show {h}"
@@ -64,6 +76,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         ),
         Code::AuthMethodNeeded => format!("{}; then occ connect --host {h}", allow(h, detail)),
         Code::LoginRefused => format!("occ connect --host {h} asks again"),
+        Code::NoIdentity | Code::IdentityInvalid if let Some(file) = too_open(detail) => {
+            format!("chmod 600 {file}{}", then_reconnect(host))
+        }
         Code::NoIdentity => format!("{}; then occ reconnect --host {h}", key(h, detail)),
         Code::KeyLocked => format!("occ unlock --host {h} asks for the passphrase"),
         Code::InputNeeded if detail.contains(SUDO) && was_asked(detail) => {
@@ -198,6 +213,11 @@ fn at(host: Option<&str>) -> String {
     host.map_or_else(String::new, |host| format!(" --host {host}"))
 }
 
+/// Returns whether there is more to do than to try again.
+pub(crate) fn has_own_hint(detail: &str) -> bool {
+    [PROXY_COMMAND, LEFT_ALONE, NO_WAY_THROUGH].iter().any(|words| detail.contains(words))
+}
+
 /// Returns what to do about a file of kept passwords that cannot be read, if that is what a sentence says.
 pub(crate) fn damaged_passwords(detail: &str) -> Option<String> {
     let ends = [": it is no age file, or is damaged", " has other content than expected"];
@@ -244,16 +264,23 @@ fn is_closed(detail: &str) -> bool {
     CLOSED_TO_ALL.iter().any(|words| detail.contains(words))
 }
 
-/// Returns the cure for a certificate that was offered at the wrong time, if that is what is wrong.
+/// Returns the cure for a certificate that was offered in vain, if one was.
 fn certificate(detail: &str) -> Option<String> {
-    let (mark, cure) =
-        [(EXPIRED, "whoever issued it has to renew it"), (NOT_YET, "check the clock here")]
-            .into_iter()
-            .find(|(mark, _)| detail.contains(mark))?;
-    let (before, _) = detail.split_once(mark)?;
+    let offers = || {
+        let after = detail.split(" with certificate ").skip(1);
+        after.filter_map(|text| Some(text.split_once(" SHA256:")?.0))
+    };
+    let cures = [(EXPIRED, "whoever issued it has to renew it"), (NOT_YET, "check the clock here")];
+    let of_time = cures.into_iter().find_map(|(mark, cure)| {
+        let offer = offers().find(|offer| offer.contains(mark))?;
+        Some((offer, cure))
+    });
+    let other =
+        "whoever issued it has to issue one for that user, by an authority that the server trusts";
+    let (offer, cure) = of_time.or_else(|| Some((offers().next()?, other)))?;
+    let name = offer.split_once(", which ").map_or(offer, |(name, _)| name);
     // An agent's is from no file. Paths are absolute.
-    let of =
-        before.rsplit_once(" with certificate ").and_then(|(_, name)| name.rsplit_once(" of /"));
+    let of = name.rsplit_once(" of /");
     let look = match of {
         Some((_, path)) => format!("ssh-keygen -L -f {}", shell_word(&format!("/{path}"))),
         None => "ssh-add -L | ssh-keygen -L -f -".to_owned(),
@@ -379,6 +406,13 @@ fn identity_file(detail: &str) -> Option<String> {
     let ends = [" has mode ", " belongs to ", " cannot be read", " is "];
     let end = ends.iter().filter_map(|end| rest.find(end)).min()?;
     rest.get(..end).map(shell_word)
+}
+
+/// Returns the key file that others may read, if one is passed over for that.
+fn too_open(detail: &str) -> Option<String> {
+    let files = detail.split("the identity file ").skip(1);
+    let mut files = files.filter_map(|rest| Some(rest.split_once(" has mode ")?.0));
+    files.find(|file| !file.contains(';')).map(shell_word)
 }
 
 fn check_key(detail: &str) -> String {

@@ -14,7 +14,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::hint::{PROXY_COMMAND, damaged_passwords, has_no_docker, hint_for};
+use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -143,7 +143,13 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             parts.extend(unanswered(status, now));
             let via = status.connection.as_ref().filter(|connection| !connection.via.is_empty());
             let via = via.map_or_else(String::new, |connection| {
-                format!(" via {}", sanitize(&connection.via.join(", ")))
+                let names = sanitize(&connection.via.join(", "));
+                // The name of one that hosts.json does not have says so itself.
+                if names.starts_with(HostName::VIA) {
+                    format!(" {names}")
+                } else {
+                    format!(" via {names}")
+                }
             });
             format!("{}{via}", parts.join(", "))
         }
@@ -224,7 +230,7 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
                     crate::hint::hint(error.code, Some(hop.as_str()), &error.message)
                 }
                 Some((_, hop)) => Some(format!("occ reconnect --host {hop}")),
-                None if let Some(error) = error.filter(|e| e.message.contains(PROXY_COMMAND)) => {
+                None if let Some(error) = error.filter(|e| has_own_hint(&e.message)) => {
                     status_hint(status, error.code, &error.message)
                 }
                 None => Some(format!("occ reconnect --host {}", status.name)),

@@ -237,6 +237,20 @@ pub async fn login(
             } else {
                 agent_word
             };
+            // One that takes no keys at all wants no other key. As with ssh, it is asked.
+            match attempt.none().await {
+                Ok(Step::Done(how)) => {
+                    return Ok(Login { how, agent: agent_socket, ..Login::default() });
+                }
+                Ok(Step::Further(accepts) | Step::Refused(accepts))
+                    if !accepts.contains(&MethodKind::PublicKey) =>
+                {
+                    return Err(attempt.refused(&accepts, false));
+                }
+                Err(refused @ ConnectError::AuthRefused(_)) => return Err(refused),
+                // Nothing was lost with it that would have been of use.
+                Ok(Step::Further(_) | Step::Refused(_)) | Err(_) => {}
+            }
             let passed_over = [passed_over, attempt.unusable].concat();
             return Err(ConnectError::NoIdentity { user, rest, is_of_files, passed_over });
         }

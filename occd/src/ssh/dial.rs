@@ -300,6 +300,12 @@ impl Dial<'_> {
                     cause => ConnectError::Lost { phase, cause },
                 });
             }
+            Err(ConnectError::Timeout { phase: Phase::Banner, after })
+                if way.words.is_program() =>
+            {
+                let how = way.words.silence(after);
+                return Err(ConnectError::ProxyCommandEnded { how, not_run: false });
+            }
             Err(error) => return Err(error),
         };
         let trusted =

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::error::LossCause;
+use super::error::{LossCause, tenths};
 
 /// How much of the program's last words is kept for an error.
 const WORDS: usize = 300;
@@ -66,6 +66,18 @@ impl LastWords {
     /// Returns the last line, safe to print; empty when it said nothing.
     pub(super) fn get(&self) -> String {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether there is a program on the way.
+    pub(super) fn is_program(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Returns that it brought no server, in words.
+    pub(super) fn silence(&self, after: Duration) -> String {
+        let words = self.get();
+        let words = if words.is_empty() { words } else { format!(" and says: {words}") };
+        format!("brought no word of a server within {} s{words}", tenths(after))
     }
 
     /// Returns why a connection ended before the login: its end may be the program's, and not the server's.

@@ -69,6 +69,11 @@ impl std::fmt::Display for Refusal {
         if self.no_method && offered.is_empty() && accepted.is_empty() && answered.is_empty() {
             return write!(f, "the server has no authentication method for {user}");
         }
+        let takes_keys = self.accepts.split(',').any(|method| method == "publickey");
+        if offered.is_empty() && accepted.is_empty() && answered.is_empty() && !takes_keys {
+            let allow = allow_text(allow, self.forbidden);
+            return write!(f, "the server takes no key for {user}{allow}");
+        }
         write!(
             f,
             "the server {} for {user}{}{}{}{}{}",

@@ -181,6 +181,9 @@ fn a_default_key_that_others_may_read_is_said_to_be_there() {
     let answer = problem(&exec(&rig, "far", &["true"]));
     assert_eq!(answer.code, Code::NoIdentity, "{answer:?}");
     assert!(answer.detail.contains("id_ed25519 has mode 0644"), "{answer:?}");
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    let hint = format!("hint: chmod 600 {}; then occ reconnect --host far", key.path.display());
+    assert!(output.stderr.contains(&hint), "{output:?}");
 }
 
 #[test]
@@ -457,7 +460,12 @@ fn without_any_key_the_reason_is_said() {
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
     assert_eq!((answer.status, answer.code), (409, Code::NoIdentity));
     assert!(answer.detail.contains("SSH_AUTH_SOCK is not set"), "{answer:?}");
-    assert_eq!(host.auth_attempts(), 0);
+    // Only what it takes was asked.
+    assert!(
+        host.offered_auth().iter().all(|offer| offer.key.is_none()),
+        "{:?}",
+        host.offered_auth()
+    );
 }
 
 #[test]
@@ -664,6 +672,12 @@ fn a_key_in_the_clients_environment_is_for_that_request_and_comes_after_the_name
     assert!(offered[0].starts_with("Failed") && offered[1].starts_with("Failed"), "{offered:?}");
     assert!(offered[2].starts_with("Accepted"), "{offered:?}");
     assert!(!rig.log().contains(&key[..40]));
+    // Nobody can be asked for its passphrase there.
+    let locked = KeyFile::generate_with(rig.home().join("locked"), "ed25519", "secret");
+    let text = STANDARD.encode(fs::read(&locked.path).unwrap());
+    let output = rig.occ(&["connect", "--host", "far"]).env("OCC_SSH_KEY", text).output().unwrap();
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(says.contains("name its file: occ host edit HOST -i KEYFILE"), "{says}");
     for bad in ["%%%", "aGVsbG8="] {
         let output =
             rig.occ(&["connect", "--host", "far"]).env("OCC_SSH_KEY", bad).output().unwrap();

@@ -126,6 +126,15 @@ fn a_certificate_of_another_time_is_said_to_be() {
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
     let says = format!(" UTC and is for alice, bob and not for {}, SHA256:", server.user());
     assert!(answer.detail.contains(&says), "{answer:?}");
+    // For somebody else, or by an authority that the server does not know: no other key would help.
+    let stranger = KeyFile::generate(rig.home().join("stranger"), "ed25519");
+    for (ca, user) in [(&server.ca, "alice"), (&stranger, server.user())] {
+        key.certify(ca, &["-n", user]);
+        let said = rig.run_occ(&["reconnect", "--host", "far"]).stderr;
+        let file = rig.home().join("key-cert.pub");
+        let hint = format!("hint: ssh-keygen -L -f {} shows it; whoever issued it", file.display());
+        assert!(said.contains(&hint) && !said.contains("ssh-copy-id"), "{said}");
+    }
     // A new one, and a command asks: it works at once.
     key.certify(&server.ca, &["-n", server.user()]);
     echoes(&rig, "far");

@@ -122,6 +122,8 @@ fn a_chain_of_hosts_that_are_not_configured() {
     assert_eq!(std::fs::read_to_string(rig.hosts_file()).unwrap(), before);
     let shown = rig.occ_ok(&["status", "--host", &names[0]]);
     assert!(shown.contains("connected"), "{shown}");
+    let shown = rig.occ_ok(&["status", "--host", "far"]);
+    assert!(shown.contains(&format!(" {}", names[0])) && !shown.contains("via via"), "{shown}");
 }
 
 #[test]
@@ -389,6 +391,9 @@ fn what_the_bastion_may_not_forward_is_said() {
     assert_eq!(answer.status, 409, "{answer:?}");
     let said = format!("the jump host bastion does not connect to {}", server.addr());
     assert!(answer.detail.contains(&said) && answer.detail.contains("forbid"), "{answer:?}");
+    let output = rig.run_occ(&["exec", "--host", "far", "--", "true"]);
+    let hint = "hint: AllowTcpForwarding and PermitOpen in sshd_config of bastion decide that";
+    assert!(output.stderr.contains(hint), "{output:?}");
 }
 
 #[test]
@@ -478,6 +483,17 @@ fn a_proxy_command_is_the_way_and_ends_with_its_connection() {
     let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
     let says = "the ProxyCommand ended with exit code 1 and says: no way there";
     assert!(answer.detail.contains(says), "{answer:?}");
+    wait_for("the program to end", GUARD, || rig.daemon_children().is_empty().then_some(()));
+
+    // So is one that brings nothing.
+    write_ssh_config(
+        &rig,
+        "Host *\n  ConnectTimeout 1\n  ProxyCommand sh -c 'echo trying >&2; exec sleep 1000'\n",
+    );
+    let output = rig.run_occ(&["connect", "--host", "far"]);
+    let says = "the ProxyCommand brought no word of a server within 1 s and says: trying";
+    assert!(output.stderr.contains(says), "{output:?}");
+    assert!(output.stderr.contains(" | grep -i proxycommand shows it"), "{output:?}");
     wait_for("the program to end", GUARD, || rig.daemon_children().is_empty().then_some(()));
 
     // One that others could have written is not run.

@@ -57,6 +57,26 @@ fn a_password_is_asked_for_where_the_host_allows_it() {
 }
 
 #[test]
+fn a_server_that_takes_no_keys_is_known_for_it_without_any() {
+    for (config, begins) in [
+        ("", "hint: auth = [\"password\"] under [hosts.a] in "),
+        ("[security]\npasswords = false\n", "hint: passwords = true under [security], and auth ="),
+    ] {
+        let Some((_sshd, rig, _)) = server(PASSWORD, config) else { return };
+        rig.edit_hosts(|file| {
+            file.hosts.values_mut().for_each(|host| host.identity_file = None);
+        });
+        let key = || list(&rig).hosts[0].config.identity_file.clone();
+        wait_until("the host without a key", GUARD, key, Option::is_none);
+        let answer = problem(&post(&rig, "/v1/hosts/a/connect"));
+        assert_eq!(answer.code, Code::AuthMethodNeeded, "{answer:?}");
+        assert!(answer.detail.contains("the server takes no key for "), "{answer:?}");
+        let output = rig.run_occ(&["connect", "--host", "a"]);
+        assert!(output.stderr.contains(begins), "{output:?}");
+    }
+}
+
+#[test]
 fn three_wrong_passwords_are_the_end_of_it() {
     let Some((_sshd, rig, _)) = server(PASSWORD, "[hosts.a]\nauth = [\"password\"]\n") else {
         return;
