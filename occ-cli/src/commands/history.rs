@@ -47,6 +47,8 @@ fn line(change: &Change, end: Timestamp) -> String {
     let time = two_units(seconds_between(change.at, end));
     let why = change.message.as_deref().map_or_else(String::new, |message| {
         let phase = change.phase.map_or_else(String::new, |phase| format!(" ({})", phase.as_str()));
+        // Some sentences say it themselves.
+        let phase = if message.contains(phase.trim_start()) { String::new() } else { phase };
         format!("  {}{phase}", sanitize(message))
     });
     let line = format!("{}  {:<7} {time:<8}{why}", moment(change.at), change.link.as_str());

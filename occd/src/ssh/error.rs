@@ -449,6 +449,10 @@ impl ConnectError {
         match self {
             // It will be there the next time.
             Self::Lost { cause: LossCause::NotText, .. } => Retry::Fatal,
+            // So does sshd at MaxStartups, whose words to that may be lost on the way.
+            Self::Lost { phase: Phase::Banner, cause: LossCause::Closed | LossCause::Io(_) } => {
+                Retry::Crowded
+            }
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }

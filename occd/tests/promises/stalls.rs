@@ -225,7 +225,27 @@ fn a_penalty_is_waited_out() {
         let wait = status.next_retry_at.unwrap().duration_since(error.at);
         assert!(wait >= SignedDuration::from_millis(least), "{wait}");
         assert_eq!(host.connections(), 1);
+        let said = rig.run_occ(&["status", "--host", "far"]).stderr;
+        assert!(said.contains("hint: wait: occd tries again by itself"), "{said}");
     }
+}
+
+#[test]
+fn a_server_that_closes_before_it_says_who_it_is_may_be_crowded() {
+    let (rig, host) = far();
+    host.farewell_banner("");
+    rig.http("GET", "/v1/hosts/far", &[], None);
+    let status = in_state(&rig, "far", State::Backoff);
+    let error = status.last_error.unwrap();
+    assert_eq!((error.code, error.phase), (Code::HostUnreachable, Phase::Banner), "{error:?}");
+    let wait = status.next_retry_at.unwrap().duration_since(error.at);
+    assert!(wait >= SignedDuration::from_millis(1_990), "{wait}");
+    // The history says where it was, and once.
+    let history = wait_for("the history", GUARD, || {
+        Some(rig.occ_ok(&["history", "--host", "far"])).filter(|text| text.contains("(banner)"))
+    });
+    let line = history.lines().find(|line| line.contains("(banner)")).unwrap();
+    assert_eq!(line.matches("(banner)").count(), 1, "{history}");
 }
 
 #[test]
