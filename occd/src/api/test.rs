@@ -72,6 +72,7 @@ pub(super) async fn test(
         demand: HopDemand::Command,
         used: None,
         lend_agent: false,
+        looks_at_hop: true,
         questions: &questions,
         environment: &context.dial,
         seen: &Seen::default(),

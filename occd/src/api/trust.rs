@@ -83,6 +83,7 @@ async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownK
         demand: HopDemand::Command,
         used: None,
         lend_agent: false,
+        looks_at_hop: false,
         questions: &questions,
         environment: &context.dial,
         seen: &Seen::default(),

@@ -84,6 +84,7 @@ impl HostHandle {
             demand: HopDemand::Command,
             used: None,
             lend_agent: true,
+            looks_at_hop: false,
             questions: &self.questions,
             environment: &self.context.dial,
             seen: &Seen::default(),

@@ -55,6 +55,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 const WINDOW_MIN: u32 = 2 * 1024 * 1024;
 const WINDOW_MAX: u32 = 16 * 1024 * 1024;
 const WINDOW_BYTES_PER_SECOND: f64 = 330e6;
+/// How long a jump host may take to give a sign of life where a test asks for one.
+const ALIVE: Duration = Duration::from_secs(3);
 /// SSH's usual largest packet, which every server takes (RFC 4254, section 5.2).
 const PACKET: u32 = 32 * 1024;
 
@@ -189,6 +191,8 @@ pub struct Dial<'a> {
     pub used: Option<Timestamp>,
     /// Whether the connection lends the agent, where the host is allowed to have it: nothing else goes over it.
     pub lend_agent: bool,
+    /// Whether the jump host must give a sign of life first.
+    pub looks_at_hop: bool,
     /// Who can be asked.
     pub questions: &'a Arc<Questions>,
     /// What is the same for all hosts.
@@ -419,6 +423,19 @@ impl Dial<'_> {
                 // Not a turn of ours: the jump host's own dial takes one.
                 let end = limit.end(questions);
                 let hop = hops.connect(self.name, chain, self.demand, end, questions).await?;
+                if self.looks_at_hop {
+                    // It may have gone without a word, and not been found out yet.
+                    let alive = timeout(ALIVE, hop.connection.round_trip()).await;
+                    if alive.is_err() || hop.connection.is_closed() {
+                        let (phase, cause) = (Phase::Established, LossCause::Asleep);
+                        let source = Arc::new(ConnectError::Lost { phase, cause });
+                        return Err(ConnectError::Hop {
+                            name: hop.name,
+                            source,
+                            next_retry_at: None,
+                        });
+                    }
+                }
                 steps.ok("jump", hop.name.to_string(), begun);
                 let turn = self.turn(Lane::Hop(hop.name.clone()), limit).await;
                 let begun = Instant::now();

@@ -39,6 +39,7 @@ async fn connect(target: Target, home: &std::path::Path) -> Arc<Connection> {
         demand: HopDemand::Command,
         used: None,
         lend_agent: false,
+        looks_at_hop: false,
         questions: &questions,
         environment: &environment,
         seen: &Seen::default(),

@@ -223,6 +223,19 @@ fn a_bastion_that_falls_silent_is_what_its_hosts_wait_for() {
     }
 }
 
+#[test]
+fn a_test_does_not_take_a_bastions_word_that_it_gave_before_it_fell_silent() {
+    let (_bastion, _server, link, rig, names) = five_behind_a_link("");
+    link.blackhole(true);
+    let test = rig.run_occ(&["host", "test", &names[0]]);
+    assert_eq!(test.code(), 5, "{test:?}");
+    assert!(test.stdout.contains("✗ jump") && !test.stdout.contains("✓ jump"), "{test:?}");
+    assert!(
+        test.stdout.contains("bastion ") && test.stdout.contains("no sign of life"),
+        "{test:?}"
+    );
+}
+
 /// How long after its jump host a host is back at the latest.
 const AFTER_THE_HOP: SignedDuration = SignedDuration::from_secs(10);
 

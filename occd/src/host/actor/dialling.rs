@@ -107,6 +107,7 @@ impl Actor {
                 demand,
                 used,
                 lend_agent: false,
+                looks_at_hop: false,
                 questions: &questions,
                 environment: &context.dial,
                 seen: &seen,
