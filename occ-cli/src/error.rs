@@ -119,7 +119,9 @@ impl From<Problem> for CliError {
             return error;
         }
         let message = match (problem.code, &host) {
-            (Code::HostNotFound, Some(host)) => not_found(host),
+            (Code::HostNotFound, Some(host)) if !problem.detail.contains(" was removed") => {
+                not_found(host)
+            }
             (Code::HostExists, Some(host)) => format!(
                 "Host '{host}' already exists. Use --force to overwrite, or choose a different name."
             ),

@@ -102,11 +102,13 @@ pub(super) fn connect_error(name: &HostName, error: &ConnectError) -> ApiError {
     let (blamed, hop) = error.blame();
     let status = match blamed {
         ConnectError::Stopped => StatusCode::CONFLICT,
+        ConnectError::Removed => StatusCode::NOT_FOUND,
         _ if blamed.retry() == Retry::Fatal && code != Code::ShuttingDown => StatusCode::CONFLICT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     let detail = match error {
         ConnectError::Stopped => format!("{name} is disconnected on request."),
+        ConnectError::Removed => format!("Host '{name}' was removed."),
         _ => format!("{name}: {}.", chain(error).trim_end_matches('.')),
     };
     let mut problem = ApiError::new(status, code, detail).host(name).causes(error);

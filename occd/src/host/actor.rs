@@ -195,7 +195,7 @@ pub fn spawn(
         used: Arc::clone(&used),
         machine,
         requests,
-        stop,
+        stop: stop.clone(),
         dials: JoinSet::new(),
         dial: None,
         signals: FuturesUnordered::new(),
@@ -234,6 +234,7 @@ pub fn spawn(
         waiting: Arc::default(),
         round_trips,
         requests: sender,
+        stop,
         snapshot,
     }
 }

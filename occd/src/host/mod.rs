@@ -12,6 +12,7 @@ use occ_proto::status::{HostStatus, IdleReason, LastError, State};
 use occ_proto::{HostConfig, HostName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::ssh::agent::AgentChoice;
 use crate::ssh::{ConnectError, Connection};
@@ -191,10 +192,21 @@ pub struct HostHandle {
     waiting: Arc<AtomicUsize>,
     round_trips: Arc<Samples>,
     requests: mpsc::Sender<HostRequest>,
+    /// Cancelled when it is removed, and when the daemon stops.
+    stop: CancellationToken,
     snapshot: watch::Receiver<Arc<HostSnapshot>>,
 }
 
 impl HostHandle {
+    /// Returns why it is not connected and will not be by itself.
+    fn ended(&self) -> Arc<ConnectError> {
+        Arc::new(match (self.context.stop.is_cancelled(), self.stop.is_cancelled()) {
+            (true, _) => ConnectError::ShuttingDown,
+            (false, true) => ConnectError::Removed,
+            (false, false) => ConnectError::Stopped,
+        })
+    }
+
     /// Returns the host's name.
     pub fn name(&self) -> &HostName {
         &self.name
@@ -374,7 +386,7 @@ impl HostHandle {
             let coming = matches!(snapshot.state, State::Connecting | State::Connected);
             if !coming || !matches!(timeout_at(deadline, snapshots.changed()).await, Ok(Ok(()))) {
                 let error = match (&snapshot.last_error, snapshot.state) {
-                    (_, State::Stopped) | (None, _) => Arc::new(ConnectError::Stopped),
+                    (_, State::Stopped) | (None, _) => self.ended(),
                     (Some((error, _)), _) => Arc::clone(error),
                 };
                 let next_retry_at = snapshot.next_retry_at;
@@ -458,7 +470,7 @@ impl HostHandle {
         request: impl FnOnce(oneshot::Sender<()>) -> HostRequest,
     ) -> Result<(), Unreachable> {
         let gone = || Unreachable {
-            error: Arc::new(ConnectError::ShuttingDown),
+            error: self.ended(),
             attempts: 0,
             waited: Duration::ZERO,
             next_retry_at: None,
@@ -516,13 +528,7 @@ impl HostHandle {
                         break;
                     }
                     State::Failed => return Err(give_up(&snapshot, last_error())),
-                    State::Stopped => {
-                        let error = match self.context.stop.is_cancelled() {
-                            true => ConnectError::ShuttingDown,
-                            false => ConnectError::Stopped,
-                        };
-                        return Err(give_up(&snapshot, Arc::new(error)));
-                    }
+                    State::Stopped => return Err(give_up(&snapshot, self.ended())),
                     // It failed, or it made a connection that is gone already.
                     State::Backoff if snapshot.dials() > dials => {
                         let error = last_error();
@@ -577,7 +583,7 @@ impl HostHandle {
                         deadline += LONGEST_DIAL;
                     }
                     Ok(Err(_)) => {
-                        return Err(give_up(&snapshot, Arc::new(ConnectError::ShuttingDown)));
+                        return Err(give_up(&snapshot, self.ended()));
                     }
                     Err(TimedOut) => {
                         let error = match &snapshot.last_error {

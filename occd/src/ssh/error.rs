@@ -301,6 +301,9 @@ pub enum ConnectError {
     /// Stopped on request.
     #[error("the host is disconnected on request")]
     Stopped,
+    /// It was taken out of hosts.json.
+    #[error("the host was removed")]
+    Removed,
     /// The daemon stops.
     #[error("occd is stopping")]
     ShuttingDown,
@@ -420,7 +423,7 @@ impl ConnectError {
             Self::Penalised(_) | Self::NotSsh(_) => Phase::Banner,
             Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => Phase::KeyExchange,
             Self::RetriesExhausted { last, .. } => last.phase(),
-            Self::Stopped | Self::ShuttingDown => Phase::Established,
+            Self::Stopped | Self::Removed | Self::ShuttingDown => Phase::Established,
         }
     }
 
@@ -490,6 +493,7 @@ impl ConnectError {
             | Self::RetriesExhausted { .. }
             | Self::Reviewed
             | Self::Stopped
+            | Self::Removed
             | Self::ShuttingDown => Retry::Fatal,
         }
     }
@@ -541,6 +545,7 @@ impl ConnectError {
             Self::AuthRefused(_) => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),
             Self::Stopped => Code::HostStopped,
+            Self::Removed => Code::HostNotFound,
             Self::ShuttingDown => Code::ShuttingDown,
         }
     }

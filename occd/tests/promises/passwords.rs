@@ -77,6 +77,19 @@ fn a_server_that_takes_no_keys_is_known_for_it_without_any() {
 }
 
 #[test]
+fn who_is_asked_for_a_host_that_is_removed_is_told_so() {
+    let Some((_sshd, rig, _)) = server(PASSWORD, "[hosts.a]\nauth = [\"password\"]\n") else {
+        return;
+    };
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--host", "a"]), "");
+    terminal.wait_for("Password for ");
+    rig.occ_ok(&["host", "remove", "a", "-f"]);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 4, "{screen}");
+    assert!(screen.contains("Host 'a' was removed.") && !screen.contains("on request"), "{screen}");
+}
+
+#[test]
 fn three_wrong_passwords_are_the_end_of_it() {
     let Some((_sshd, rig, _)) = server(PASSWORD, "[hosts.a]\nauth = [\"password\"]\n") else {
         return;
