@@ -113,7 +113,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "ask the server's owner for a certificate that is good; then occ reconnect --host {h}"
         ),
         Code::HostKeyChanged | Code::HostKeyUnknown => format!(
-            "ask the server's owner which key is right; occ trust --host {h} shows it and records it"
+            "ask the server's owner which key is right; occ trust --host {h} shows it and asks"
         ),
         Code::KnownHostsInvalid if detail.contains(KEEPS_NOTHING) => format!(
             "name a file in UserKnownHostsFile of ssh_config, or take that line away; then occ trust --host {h}"

@@ -31,6 +31,12 @@ pub struct HostKeyReview {
     /// itself is on record nowhere, and need not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
+    /// Why the certificate that the server shows with the key is refused, if an authority on record has signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// What a person has to change in the records before the key can take their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
     /// The other keys on record, in the same words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recorded: Vec<String>,

@@ -55,6 +55,13 @@ pub(crate) async fn run(context: &Context<'_>, args: &TrustArgs) -> Result<u8, C
         let hint = format!("ask the server's owner for another; take {place} away if it is wrong");
         return Err(CliError { exit: CONNECTION, ..CliError::failed(says).hint(hint) });
     }
+    if let Some(obstacle) = &review.obstacle {
+        let says = format!("{host}: {}. Nothing was changed.", sanitize(obstacle));
+        let hint = format!(
+            "give {host} a line of its own there, or take that line away; then occ reconnect --host {host}"
+        );
+        return Err(CliError { exit: CONNECTION, ..CliError::failed(says).hint(hint) });
+    }
     let agreed = match &args.fingerprint {
         Some(_) => true,
         None if ui.can_ask() => ui.ask("Trust the key that the server shows, from now on?").await?,
@@ -97,8 +104,14 @@ fn show(context: &Context<'_>, review: &HostKeyReview) {
         _ => String::new(),
     };
     line("The server shows", &review.shown);
+    if let Some(why) = &review.certificate {
+        line("Its certificate", &format!("is by an authority on record, and refused: {why}"));
+    }
     match review.record {
         Record::Revoked => line("Revoked by", place.trim_start()),
+        Record::Unknown | Record::Known if review.certificate.is_some() => {
+            line("On record", "that authority, and no key");
+        }
         Record::Unknown | Record::Known => line("On record", "nothing"),
         Record::Changed => {
             for (number, key) in review.recorded.iter().enumerate() {

@@ -30,7 +30,7 @@ pub(super) async fn review(
     Caller(client): Caller,
 ) -> ApiResult<Json<HostKeyReview>> {
     let shown = look(&app, &host, &client).await?;
-    Ok(Json(describe(&host, &shown)))
+    Ok(Json(describe(&host, &shown).await))
 }
 
 pub(super) async fn trust(
@@ -67,7 +67,7 @@ pub(super) async fn trust(
     }
     // Also tells what is still in the way: a file of the system, which is not ours to change.
     let after = look(&app, &host, &client).await?;
-    Ok(Json(describe(&host, &after)))
+    Ok(Json(describe(&host, &after).await))
 }
 
 async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownKey> {
@@ -92,7 +92,7 @@ async fn look(app: &App, host: &HostHandle, client: &Client) -> ApiResult<ShownK
     dial.host_key().await.map_err(|failure| error::connect_error(host.name(), &failure))
 }
 
-fn describe(host: &HostHandle, shown: &ShownKey) -> HostKeyReview {
+async fn describe(host: &HostHandle, shown: &ShownKey) -> HostKeyReview {
     let (record, file, line, recorded) = match &shown.verdict {
         Verdict::Known => (Record::Known, None, None, Vec::new()),
         Verdict::Unknown => (Record::Unknown, None, None, Vec::new()),
@@ -106,6 +106,11 @@ fn describe(host: &HostHandle, shown: &ShownKey) -> HostKeyReview {
         shown: shown.text(),
         record,
         authority: shown.authority.clone(),
+        certificate: shown.refused.clone(),
+        obstacle: match record {
+            Record::Changed => shown.obstacle().await,
+            Record::Known | Record::Unknown | Record::Revoked => None,
+        },
         recorded,
         file: file.map(|file| file.display().to_string()),
         line,

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use occ_proto::KEY_VARIABLES;
 use occ_proto::text::sanitize;
 use russh::keys::agent::AgentIdentity;
+use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Certificate, PrivateKey, PublicKey};
 
 use super::auth::Credentials;
@@ -151,7 +152,7 @@ pub(super) fn candidates(
             Err(why) => unusable.push(unusable_text(path, &why)),
         }
     }
-    let mut list = List { candidates: Vec::new(), certificates };
+    let mut list = List { candidates: Vec::new(), certificates, unusable: Vec::new() };
     let in_agent = |public: &PublicKey| {
         let plain = |c: &&Candidate| c.certificate().is_none();
         of_agent.iter().filter(plain).find(|c| c.public().key_data() == public.key_data()).cloned()
@@ -224,6 +225,7 @@ pub(super) fn candidates(
         }
     }
     unusable.extend(list.strays());
+    unusable.append(&mut list.unusable);
     Ok(Found { candidates: list.candidates, passed_over, wants_agent, unusable })
 }
 
@@ -242,6 +244,8 @@ pub(super) struct Found {
 struct List {
     candidates: Vec<Candidate>,
     certificates: Vec<UserCertificate>,
+    /// Those beside keys that cannot be used, in words.
+    unusable: Vec<String>,
 }
 
 impl List {
@@ -254,7 +258,10 @@ impl List {
             }
             Ok(_) => {}
             // Most keys have none.
-            Err(why) => tracing::debug!(path = %beside.display(), why, "no certificate"),
+            Err(why) => {
+                tracing::debug!(path = %beside.display(), why, "no certificate");
+                self.unusable.extend(beside.exists().then(|| unusable_text(&beside, &why)));
+            }
         }
         self.add(&candidate);
     }
@@ -355,5 +362,8 @@ fn read_certificate(path: &Path) -> Result<UserCertificate, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let certificate = Certificate::from_openssh(text.trim());
     let certificate = certificate.map_err(|_| "it is not an OpenSSH certificate".to_owned())?;
+    if certificate.cert_type() != CertType::User {
+        return Err("it is a host's certificate, not a user's".to_owned());
+    }
     Ok(UserCertificate { certificate, path: Some(path.to_owned()) })
 }

@@ -210,8 +210,10 @@ pub enum ConnectError {
         line: usize,
     },
     /// The server's key is revoked.
-    #[error("the host key {shown} is revoked by {file}:{line}. Nothing was sent to the server")]
+    #[error("the {what} {shown} is revoked by {file}:{line}. Nothing was sent to the server")]
     HostKeyRevoked {
+        /// Whose key it is: the host's, or that of the authority which vouches for it.
+        what: &'static str,
         /// Type and fingerprint of the key shown.
         shown: String,
         /// The known_hosts file.

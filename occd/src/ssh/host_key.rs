@@ -102,6 +102,8 @@ pub struct ShownKey {
     pub verdict: Verdict,
     /// The authority that vouches for it, by its fingerprint.
     pub authority: Option<String>,
+    /// Why its certificate is refused, though an authority on record has signed that, in words.
+    pub refused: Option<String>,
     policy: HostKeyPolicy,
 }
 
@@ -109,6 +111,14 @@ impl ShownKey {
     /// Returns type and fingerprint.
     pub fn text(&self) -> String {
         known_hosts::describe(&self.key)
+    }
+
+    /// Returns what is in the way of putting the key in the place of what is on record, if a person has to mend it.
+    pub async fn obstacle(&self) -> Option<String> {
+        let Self { key, policy, .. } = self.clone();
+        let look =
+            move || known_hosts::obstacle(&policy.user_files, &policy.host, policy.port, &key);
+        blocking(look).await.err().map(|error| chain(&error))
     }
 
     /// Puts the key in the place of whatever the user's files have of the host.
@@ -184,16 +194,18 @@ impl HostKeyPolicy {
     /// Returns what was shown when it may be trusted. Nothing has been sent to the server by then but the
     /// key exchange.
     pub async fn check(&self, shown: &PublicKeyOrCertificate) -> Result<TrustedKey, ConnectError> {
+        let mut refused = None;
         let (key, vouched) = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => (key.clone(), None),
             PublicKeyOrCertificate::Certificate(certificate) => {
                 let key = host_certificate::key(certificate);
                 // As with ssh, whether or not the authority is one for this host.
-                for key in [&key, &host_certificate::signer(certificate)] {
+                let signer = host_certificate::signer(certificate);
+                for (what, key) in [("host key", &key), ("certificate authority", &signer)] {
                     let verdict = self.known.check(&self.host, self.port, key);
                     if let Verdict::Revoked { file, line } = verdict {
                         let shown = known_hosts::describe(key);
-                        return Err(ConnectError::HostKeyRevoked { shown, file, line });
+                        return Err(ConnectError::HostKeyRevoked { what, shown, file, line });
                     }
                 }
                 match self.check_certificate(certificate) {
@@ -204,10 +216,14 @@ impl HostKeyPolicy {
                         if self.known.check(&self.host, self.port, &key) == Verdict::Known =>
                     {
                         tracing::warn!(host = self.host, %error, "the key itself is on record");
+                        refused = why_refused(error);
                         (key, None)
                     }
                     // A person may put the key itself on record.
-                    Err(_) if self.review.is_some() => (key, None),
+                    Err(error) if self.review.is_some() => {
+                        refused = why_refused(error);
+                        (key, None)
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -219,7 +235,7 @@ impl HostKeyPolicy {
                 None => self.known.check(&self.host, self.port, &key),
             };
             let policy = Self { review: None, ..self.clone() };
-            let _ = review.set(ShownKey { key, verdict, authority, policy });
+            let _ = review.set(ShownKey { key, verdict, authority, refused, policy });
             return Err(ConnectError::Reviewed);
         }
         let recorded = Some(key.clone());
@@ -264,7 +280,8 @@ impl HostKeyPolicy {
                 Ok(TrustedKey { text, standing, authority: None, recorded })
             }
             Verdict::Revoked { file, line } => {
-                Err(ConnectError::HostKeyRevoked { shown: text, file, line })
+                let what = "host key";
+                Err(ConnectError::HostKeyRevoked { what, shown: text, file, line })
             }
             Verdict::Changed { file, line, known, .. } => Err(ConnectError::HostKeyChanged {
                 shown: text,
@@ -398,6 +415,14 @@ impl HostKeyPolicy {
             Err(error) => Err(error),
         };
         blocking(record).await.map_err(ConnectError::KnownHostsWrite)
+    }
+}
+
+/// Returns what is wrong with a certificate, in words.
+fn why_refused(error: ConnectError) -> Option<String> {
+    match error {
+        ConnectError::HostCertificate { why, .. } => Some(why),
+        _ => None,
     }
 }
 

@@ -32,7 +32,7 @@ mod tests;
 mod update;
 
 use locked::{make_directory, open_locked, to_append};
-pub use replace::replace;
+pub use replace::{obstacle, replace};
 pub use revoked::RevokedKeysError;
 pub use update::{Update, compare, update};
 

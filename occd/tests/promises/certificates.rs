@@ -171,7 +171,15 @@ fn a_certificate_file_that_is_of_no_use_is_named_when_the_login_fails() {
         let says = format!("; the certificate {} cannot be used: {says}", certificate.display());
         assert!(answer.detail.contains(&says), "{says}: {answer:?}");
     }
+    // Beside its key, and of the wrong kind.
     configure(&good);
+    let beside = key.0.certify(&server.ca, &["-h", "-n", server.user()]);
+    std::fs::copy(&beside, &good).unwrap();
+    let answer = problem(&post(&rig, "/v1/hosts/far/connect"));
+    let says = format!("{} cannot be used: it is a host's certificate", beside.display());
+    assert!(answer.detail.contains(&says), "{answer:?}");
+    std::fs::remove_file(&beside).unwrap();
+    std::fs::rename(key.0.certify(&server.ca, &["-n", server.user()]), &good).unwrap();
     assert_eq!(post(&rig, "/v1/hosts/far/connect").status, 200);
 }
 
@@ -398,6 +406,8 @@ fn follow_ssh(kind: &str, rows: &[Row], options: &[&str]) {
             echoes(&rig, "far");
         } else {
             let answer = problem(&response);
+            let of_authority = answer.detail.contains("the certificate authority ");
+            assert_eq!(of_authority, row.what.starts_with("revoked authority"), "{answer:?}");
             assert_eq!((answer.status, answer.phase), (409, Some(Phase::HostKey)), "{}", row.what);
         }
         // Nothing is recorded for a host that a certificate vouches for.
@@ -450,6 +460,9 @@ fn a_key_whose_certificate_is_not_good_can_be_put_on_record() {
     assert_eq!(review.status, 200, "{}", review.text());
     let review = review.json();
     let (_, fingerprint) = review["shown"].as_str().unwrap().rsplit_once(' ').unwrap();
+    let asked = rig.run_occ(&["trust", "--host", "far"]).stderr;
+    assert!(asked.contains("is by an authority on record, and refused: it expired on "), "{asked}");
+    assert!(asked.contains("that authority, and no key"), "{asked}");
     rig.occ_ok(&["trust", "--host", "far", "--fingerprint", fingerprint]);
     echoes(&rig, "far");
 }

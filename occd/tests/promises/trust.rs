@@ -108,6 +108,12 @@ fn what_is_not_ours_to_change_stays_and_is_told() {
     let refused = trust(&print);
     assert_eq!(refused.code(), 5, "{refused:?}");
     assert!(refused.stderr.contains("is a pattern for more hosts"), "{refused:?}");
+    assert!(refused.stderr.contains("hint: give far a line of its own there"), "{refused:?}");
+    // Nobody is asked about what cannot be done, nor told that it can.
+    let (screen, code) = Terminal::control(&rig.occ(&["trust", "--host", "far"]), "").finish();
+    assert!(code == 5 && screen.contains("is a pattern") && !screen.contains("[y/N]"), "{screen}");
+    let hint = rig.run_occ(&["connect", "--host", "far"]).stderr;
+    assert!(hint.contains("occ trust --host far shows it") && !hint.contains("records"), "{hint}");
     assert_eq!(known_hosts(&rig), pattern);
 
     let revoked = format!("@revoked * {}\n", host.host_public_key());

@@ -74,6 +74,31 @@ pub fn replace(
     staged.into_iter().try_for_each(Staged::save)
 }
 
+/// Looks whether the other keys of a host can be taken out of the files.
+///
+/// # Errors
+/// The line that is meant for more hosts, which a person has to change. What else may be in the way shows when it is
+/// done.
+pub fn obstacle(
+    files: &[PathBuf],
+    host: &str,
+    port: u16,
+    key: &PublicKey,
+) -> Result<(), KnownHostsError> {
+    let name = lookup_name(host, port);
+    let stays = |recorded: &PublicKey| recorded.key_data() == key.key_data();
+    for path in files {
+        let Some(file) = File::open(path)
+            .ok()
+            .filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))
+        else {
+            continue;
+        };
+        without_all(path, &read_capped(path, &file)?, &name, &stays)?;
+    }
+    Ok(())
+}
+
 /// Makes a file that is not there: only one that is can be locked.
 fn make(path: &Path) -> Result<(), KnownHostsError> {
     let fail = |source| KnownHostsError::Write { path: path.to_owned(), source };
@@ -156,20 +181,7 @@ impl Locked {
         name: &str,
         stays: &dyn Fn(&PublicKey) -> bool,
     ) -> Result<Vec<u8>, KnownHostsError> {
-        let mut after = Vec::with_capacity(self.before.len());
-        let lines = self.before.split_inclusive(|byte| *byte == b'\n');
-        for (index, line) in lines.enumerate() {
-            match without(line, name, stays) {
-                Line::Stays => after.extend_from_slice(line),
-                Line::Goes => {}
-                Line::Becomes(new) => after.extend_from_slice(&new),
-                Line::IsForOthersToo => {
-                    let path = self.path.clone();
-                    return Err(KnownHostsError::Pattern { path, line: index + 1 });
-                }
-            }
-        }
-        Ok(after)
+        without_all(&self.path, &self.before, name, stays)
     }
 
     /// Adds a line.
@@ -224,6 +236,28 @@ enum Line {
     Goes,
     Becomes(Vec<u8>),
     IsForOthersToo,
+}
+
+fn without_all(
+    path: &Path,
+    before: &[u8],
+    name: &str,
+    stays: &dyn Fn(&PublicKey) -> bool,
+) -> Result<Vec<u8>, KnownHostsError> {
+    let mut after = Vec::with_capacity(before.len());
+    let lines = before.split_inclusive(|byte| *byte == b'\n');
+    for (index, line) in lines.enumerate() {
+        match without(line, name, stays) {
+            Line::Stays => after.extend_from_slice(line),
+            Line::Goes => {}
+            Line::Becomes(new) => after.extend_from_slice(&new),
+            Line::IsForOthersToo => {
+                let path = path.to_owned();
+                return Err(KnownHostsError::Pattern { path, line: index + 1 });
+            }
+        }
+    }
+    Ok(after)
 }
 
 fn without(line: &[u8], name: &str, stays: &dyn Fn(&PublicKey) -> bool) -> Line {
