@@ -58,8 +58,9 @@ pub struct ContainerStatus {
 /// `GET`, `PUT /v1/hosts/{host}/docker-socket`: where the host's Docker Engine is reached on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DockerSocketPath {
-    /// The host.
-    pub host: HostName,
+    /// The host; absent for this machine's own engine, of which it is the socket itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
     /// The Unix socket's path, for `DOCKER_HOST=unix://PATH`.
     pub path: String,
 }

@@ -29,19 +29,25 @@ async fn remove(client: &Client, host: &HostName) -> Result<(), CliError> {
 pub(crate) async fn run(context: &Context<'_>, args: &DockerArgs) -> Result<u8, CliError> {
     let (client, place) = context.client_and_place().await?;
     let Place::Host(host, source) = place else {
-        // What the docker program does by itself.
-        return Err(no_docker(&Command::new("docker").args(&args.argv).exec()));
+        // The engine that the sandbox commands mean, whatever this shell's docker would use.
+        let path = "/v1/hosts/local/docker-socket";
+        let socket: DockerSocketPath = client.get(path).await?.parse()?;
+        return Err(no_docker(&docker_at(&socket, args)));
     };
     let socket = match socket(&client, &host).await {
         Ok(socket) => socket,
         Err(error) => return Err(super::explain(context, &client, &host, source, error).await),
     };
-    let error = Command::new("docker")
+    Err(no_docker(&docker_at(&socket, args)))
+}
+
+/// Becomes the docker program; returns why it cannot.
+fn docker_at(socket: &DockerSocketPath, args: &DockerArgs) -> std::io::Error {
+    Command::new("docker")
         .env("DOCKER_HOST", format!("unix://{}", socket.path))
         .env_remove("DOCKER_CONTEXT")
         .args(&args.argv)
-        .exec();
-    Err(no_docker(&error))
+        .exec()
 }
 
 fn no_docker(error: &std::io::Error) -> CliError {

@@ -2,10 +2,12 @@
 
 use hyper::Method;
 use jiff::Timestamp;
-use occ_proto::operation::{Operation, OperationEvent, OperationList, OperationState};
+use occ_proto::operation::{
+    Operation, OperationEvent, OperationKind, OperationList, OperationState,
+};
 use occ_proto::text::sanitize;
 
-use super::Context;
+use super::{Context, sandbox};
 use crate::cli::OperationsCommand;
 use crate::client::Client;
 use crate::duration::{one_unit, seconds_between};
@@ -73,7 +75,12 @@ pub(crate) async fn run(
             let now: Operation = client.get(&path(id)).await?.parse()?;
             let place = place_of(&now);
             let operation = follow(context, &client, &place, &now.id).await?;
-            finished(context, &place, &operation)
+            let code = finished(context, &place, &operation)?;
+            // Whoever began it left before it was shown.
+            if operation.kind == OperationKind::Start && !context.ui.json {
+                sandbox::tell_password(context, &client, &place).await?;
+            }
+            Ok(code)
         }
         Some(OperationsCommand::Cancel { id }) => {
             let none = None::<&()>;

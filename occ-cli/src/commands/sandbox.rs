@@ -105,9 +105,12 @@ pub(crate) async fn start(context: &Context<'_>, args: &StartArgs) -> Result<u8,
         return Err(explained(context, &client, &place, error).await);
     }
     let url = operation.outcome.as_ref().and_then(|outcome| outcome.url.clone());
-    let is_new = operation.outcome.as_ref().is_some_and(|outcome| outcome.did == Did::Started);
-    // Of a sandbox that has been running somebody has seen it; of an image without one there is none.
-    let password = match is_new && (ui.json || !ui.quiet) {
+    let runs = operation
+        .outcome
+        .as_ref()
+        .is_some_and(|outcome| matches!(outcome.did, Did::Started | Did::WasRunning));
+    // It is told until somebody has used it: whoever began the start may have left.
+    let password = match runs && (ui.json || !ui.quiet) {
         true => password(&client, &place).await,
         false => None,
     };
@@ -121,8 +124,7 @@ pub(crate) async fn start(context: &Context<'_>, args: &StartArgs) -> Result<u8,
     } else {
         operations::finished(context, &place, &operation)?;
         if let Some(password) = exposed {
-            let prefix = place.prefix();
-            ui.say(&format!("{prefix}First login: one-time password {}", sanitize(password)))?;
+            say_password(context, &place, password)?;
         }
     }
     if args.open {
@@ -134,6 +136,23 @@ pub(crate) async fn start(context: &Context<'_>, args: &StartArgs) -> Result<u8,
 /// Asks for the first password. That it cannot be asked for is no failure of the start.
 async fn password(client: &Client, place: &Place) -> Option<OneTimePassword> {
     client.get_slow(&place.path("/container/password")).await.ok()?.parse().ok()
+}
+
+/// Says the first password, as long as nobody has used it.
+pub(crate) async fn tell_password(
+    context: &Context<'_>,
+    client: &Client,
+    place: &Place,
+) -> Result<(), CliError> {
+    match password(client, place).await.and_then(|answer| answer.password) {
+        Some(password) => say_password(context, place, password.expose()),
+        None => Ok(()),
+    }
+}
+
+fn say_password(context: &Context<'_>, place: &Place, password: &str) -> Result<(), CliError> {
+    let prefix = place.prefix();
+    context.ui.say(&format!("{prefix}First login: one-time password {}", sanitize(password)))
 }
 
 /// Shows an address in the person's browser.

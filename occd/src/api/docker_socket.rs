@@ -9,20 +9,28 @@ use occ_proto::container::DockerSocketPath;
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::extract::Host;
+use super::extract::{EngineOf, Host};
 use super::json::Json;
+use crate::container::Engine;
 
 pub(super) async fn show(
     State(app): State<Arc<App>>,
-    Host(host): Host,
+    EngineOf(engine): EngineOf,
 ) -> ApiResult<Json<DockerSocketPath>> {
+    let host = match engine {
+        Engine::Host(host) => host,
+        Engine::Local(local) => {
+            let path = local.socket().display().to_string();
+            return Ok(Json(DockerSocketPath { host: None, path }));
+        }
+    };
     let path = app.docker_sockets.path(host.name());
     let none = || {
         let detail = format!("{} has no Docker socket here.", host.name());
         ApiError::new(StatusCode::NOT_FOUND, Code::NotFound, detail).host(host.name())
     };
     let path = path.ok_or_else(none)?.display().to_string();
-    Ok(Json(DockerSocketPath { host: host.name().clone(), path }))
+    Ok(Json(DockerSocketPath { host: Some(host.name().clone()), path }))
 }
 
 pub(super) async fn open(
@@ -34,7 +42,7 @@ pub(super) async fn open(
     // Whoever wants it will use it.
     host.glance();
     let path = opened.display().to_string();
-    Ok(Json(DockerSocketPath { host: host.name().clone(), path }))
+    Ok(Json(DockerSocketPath { host: Some(host.name().clone()), path }))
 }
 
 pub(super) async fn close(State(app): State<Arc<App>>, Host(host): Host) -> ApiResult<StatusCode> {

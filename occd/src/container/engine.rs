@@ -56,6 +56,11 @@ impl LocalEngine {
         Self { socket, tasks }
     }
 
+    /// Returns its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Finds this machine's engine as the docker program does: by `DOCKER_HOST`, the current docker context, the
     /// usual places.
     pub fn find(home: &Path, tasks: TaskTracker) -> Self {

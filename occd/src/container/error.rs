@@ -93,7 +93,7 @@ pub enum SandboxError {
         log: Vec<String>,
     },
     /// The new image did not work, and the old one is back.
-    #[error("the update failed and was undone: the sandbox runs {image} as before")]
+    #[error("the new sandbox failed and was undone: it is as before, of {image}")]
     RolledBack {
         /// The image that runs.
         image: String,
@@ -103,7 +103,7 @@ pub enum SandboxError {
     },
     /// The new image did not work, and the old one could not be brought back.
     #[error(
-        "the update failed, and so did going back ({undo}); the sandbox from before is the container {container}"
+        "the new sandbox failed, and so did going back ({undo}); the sandbox from before is the container {container}"
     )]
     Stuck {
         /// What it is called now.

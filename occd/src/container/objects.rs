@@ -171,6 +171,13 @@ pub(super) fn with_tag(image: &str, tag: &str) -> (String, String) {
     (name[..end].to_owned(), tag.to_owned())
 }
 
+/// Takes an image's name and its tag apart.
+pub(super) fn split(image: &str) -> (String, String) {
+    let (repo, _) = with_tag(image, "");
+    let tag = image[repo.len()..].strip_prefix(':').unwrap_or("latest").to_owned();
+    (repo, tag)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

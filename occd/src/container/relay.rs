@@ -82,6 +82,11 @@ async fn engine(ready: &Ready) -> Result<std::sync::Arc<super::ready::Live>, Una
     let connection = connected.map_err(|unreachable| {
         Unavailable(format!("{name} is unreachable: {}", chain(unreachable.error.as_ref())))
     })?;
+    // What is known to be missing is not waited for.
+    let socket = host.snapshot().settings.docker_socket.clone();
+    if let Err(error) = super::way::Way::to_host(&connection, socket.as_deref()).await {
+        return Err(Unavailable(format!("{name}: {}", chain(&error))));
+    }
     match timeout(READY, ready.until_live()).await {
         Ok(live) => Ok(live),
         Err(_) => {

@@ -10,7 +10,7 @@ use occ_proto::container::SANDBOX_CONTAINER;
 use super::answer::{self, Until, inspect, inspect_named};
 use super::objects::SET_ASIDE;
 use super::session::Session;
-use super::{SandboxError, steps};
+use super::{SandboxError, image, objects, steps};
 
 /// How long the old one has to end by itself, in seconds.
 const STOP: u32 = 30;
@@ -81,7 +81,21 @@ pub(super) async fn mend(session: &mut Session) -> Result<Option<String>, Sandbo
         return Ok(Some("an update that was cut short is finished".to_owned()));
     }
     go_back(session, false).await?;
+    restore_name(session).await?;
     Ok(Some("an update that was cut short is undone".to_owned()))
+}
+
+/// Has the name of the sandbox's image mean the image that it is made of, as before the update.
+async fn restore_name(session: &mut Session) -> Result<(), SandboxError> {
+    let Some(container) = inspect(session).await? else { return Ok(()) };
+    let name = container.config.and_then(|config| config.image);
+    let (Some(name), Some(id)) = (name, container.image) else { return Ok(()) };
+    let now = image::find(session, &name).await?.and_then(|image| image.id);
+    if name.starts_with("sha256:") || name.contains('@') || now.as_ref() == Some(&id) {
+        return Ok(());
+    }
+    let (repo, tag) = objects::split(&name);
+    image::tag(session, &id, &repo, &tag).await
 }
 
 /// Makes the sandbox's container.

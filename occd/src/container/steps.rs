@@ -51,6 +51,11 @@ pub async fn start(
             if request.pull {
                 notes.push("it runs already: occ update brings a newer image".to_owned());
             }
+            // That it runs is not yet that it works.
+            let cancel = session.progress.cancelled().clone();
+            let waiting = Box::pin(answer::wait(session, Until::Ready));
+            let answered = cancel.run_until_cancelled(waiting).await;
+            notes.extend(answered.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?);
             Did::WasRunning
         }
         Some(old) => {
@@ -86,6 +91,12 @@ async fn answered(session: &mut Session, undo: Undo) -> Result<Option<String>, S
     let cancel = session.progress.cancelled().clone();
     let waiting = Box::pin(answer::wait(session, Until::Ready));
     if let Some(answered) = cancel.run_until_cancelled(waiting).await {
+        // It stays to be looked at, and is not started for ever.
+        if let Err(SandboxError::Ended { .. }) = &answered
+            && let Err(error) = replace::stop(session, STOP).await
+        {
+            session.progress.note(format!("it could not be stopped: {error}"));
+        }
         return answered;
     }
     session.progress.step("undoing the start");
@@ -305,7 +316,7 @@ pub async fn update(
         return outcome(session, did, notes).await;
     }
     // From now on the name means the new image, and `previous` the one that runs.
-    let (repo, tag) = split(&name);
+    let (repo, tag) = objects::split(&name);
     image::tag(session, &new, &repo, &tag).await?;
     image::tag(session, &now, &repo, PREVIOUS).await?;
     let body = Box::new(objects::like(&old, old_image.as_ref(), &name));
@@ -338,12 +349,6 @@ fn image_name(container: &ContainerInspectResponse, settings: &SandboxSettings) 
         Some(name) if settings.image == DEFAULT_IMAGE && !name.starts_with("sha256:") => name,
         _ => settings.image.clone(),
     }
-}
-
-fn split(image: &str) -> (String, String) {
-    let (repo, _) = objects::with_tag(image, "");
-    let tag = image[repo.len()..].strip_prefix(':').unwrap_or("latest").to_owned();
-    (repo, tag)
 }
 
 /// Returns the versions of two images, where they have some and differ.

@@ -316,7 +316,7 @@ fn an_update_brings_the_new_image_or_leaves_the_old_one() {
     docker.docker_ok(&["push", &image]);
     docker.docker_ok(&["rmi", &image]);
     let failed = fails(rig, &["update", "--host", "h", "-y"], 1);
-    assert!(failed.contains("the update failed and was undone"), "{failed}");
+    assert!(failed.contains("the new sandbox failed and was undone"), "{failed}");
     assert!(failed.contains("ended with exit code 1"), "{failed}");
     assert_eq!(version(), "2.0");
     assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]).lines().count(), 2);

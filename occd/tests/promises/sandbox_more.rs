@@ -118,6 +118,7 @@ fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
     let image = "sandbox:1";
     let Some(mut world) = world(image, "") else { return };
     world.docker.import_sandbox(image, "1.0", &[]);
+    world.docker.import("program-other:1", &[], &[]);
     world.rig.occ_ok(&["start", "--host", "h"]);
     let docker = &world.docker;
     let id = |name: &str| docker.docker_ok(&["inspect", "--format", "{{.Id}}", name]);
@@ -126,9 +127,13 @@ fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
     // The daemon ended when the old one was set aside and there was no new one yet.
     docker.docker_ok(&["stop", "-t", "1", SANDBOX_CONTAINER]);
     docker.docker_ok(&["rename", SANDBOX_CONTAINER, aside]);
+    // The name means the new image already.
+    docker.docker_ok(&["tag", "program-other:1", image]);
     let started = world.rig.occ_ok(&["start", "--host", "h"]);
     assert!(started.contains("an update that was cut short is undone"), "{started}");
     assert_eq!(id(SANDBOX_CONTAINER), old);
+    let made_of = docker.docker_ok(&["inspect", "--format", "{{.Image}}", SANDBOX_CONTAINER]);
+    assert_eq!(docker.docker_ok(&["inspect", "--format", "{{.Id}}", image]), made_of);
     // It ended when the new one ran already.
     docker.docker_ok(&["rename", SANDBOX_CONTAINER, aside]);
     docker.docker_ok(&["stop", "-t", "1", aside]);
@@ -161,6 +166,34 @@ fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
     world.rig.start_daemon(&[]);
     let started = world.rig.occ_ok(&["start", "--host", "h", "-q"]);
     assert!(fetch(started.trim(), None).unwrap().ends_with("1.0"), "{started}");
+}
+
+#[test]
+fn one_that_does_not_work_is_no_running_service() {
+    let image = "dying:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import(image, &[], &["CMD echo dying; sleep 0.2; exit 3", "ENV PATH=/bin"]);
+    for _ in 0..2 {
+        let died = fails(rig, &["start", "--host", "h"], 1);
+        assert!(died.contains("exit code 3; it said last: dying"), "{died}");
+        // It is there to be looked at, and is not started for ever.
+        let state =
+            docker.docker_ok(&["inspect", "--format", "{{.State.Status}}", SANDBOX_CONTAINER]);
+        assert_eq!(state, "exited");
+    }
+    docker.docker_ok(&["start", SANDBOX_CONTAINER]);
+    let restarting = fails(rig, &["start", "--host", "h"], 1);
+    assert!(restarting.contains("exit code 3"), "{restarting}");
+    // The docker program means the same engine as the sandbox commands.
+    let elsewhere = DockerRig::start();
+    let config = std::fs::read_to_string(rig.config_toml()).unwrap();
+    let socket = elsewhere.socket().display().to_string();
+    rig.write_config_toml(&config.replace(
+        "[local.sandbox]",
+        &format!("[local]\ndocker_socket = {socket:?}\n[local.sandbox]"),
+    ));
+    assert_eq!(rig.occ_ok(&["docker", "--local", "--", "ps", "-aq"]).trim(), "");
 }
 
 #[test]
