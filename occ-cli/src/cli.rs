@@ -339,7 +339,8 @@ pub(crate) struct ConnectArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// End the command after this long, such as 10s, 1m30s, 500ms; getting a connection is part of it
+    /// End the command after this long, such as 10s, 1m30s, 500ms; getting a connection
+    /// is part of it, unless --wait says how long that may take
     #[arg(long, value_name = "TIME", value_parser = parse_ms)]
     pub(crate) timeout: Option<u64>,
     /// The directory to run in, on the host

@@ -145,12 +145,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         }
         Code::NoSandbox => format!("occ start{}", at(host)),
         Code::ImageUnavailable => format!(
-            "occ docker{} -- pull shows more; image under [hosts.NAME.sandbox] of occd.toml names another",
+            "occ docker{} -- pull IMAGE shows more; image under [hosts.NAME.sandbox] of occd.toml names another",
             at(host)
         ),
         Code::PortTaken => format!("occ start{} -p PORT takes another", at(host)),
         Code::MountInvalid => format!("occ start{} --mount /path/there:/path/inside", at(host)),
-        Code::ConfirmationNeeded => format!("occ start{} … --yes makes it anew; its volumes stay", at(host)),
+        Code::ConfirmationNeeded => format!("occ start{} and the same options with --yes makes it anew; its volumes stay", at(host)),
         Code::SandboxNotReady => format!("occ logs{}", at(host)),
         Code::SandboxConfigInvalid => "mend that file; opencode-cloud config validates it".to_owned(),
         Code::InstallImpossible => format!("when Docker is there: occ reconnect --host {h}"),
