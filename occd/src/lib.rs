@@ -27,5 +27,6 @@ pub mod server;
 pub mod socket;
 pub mod ssh;
 pub mod stamp;
+mod state_file;
 pub mod used;
 pub mod wake;

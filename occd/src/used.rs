@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::pool::Pool;
+use crate::state_file;
 
 /// A host that was used within this time is connected when the daemon starts.
 pub const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -74,12 +75,7 @@ impl UsedFile {
     }
 
     fn save(&self, used: &LastUsed) -> io::Result<()> {
-        let dir = self.0.parent().ok_or(io::ErrorKind::NotFound)?;
-        std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        serde_json::to_writer(&mut file, used)?;
-        file.persist(&self.0)?;
-        Ok(())
+        state_file::save(&self.0, used)
     }
 
     /// Writes the file now and then, and when `stop` is cancelled.

@@ -90,11 +90,13 @@ impl FromRequestParts<Arc<App>> for Host {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
-        let Path(name) = Path::<String>::from_request_parts(parts, app)
-            .await
-            .map_err(|error| ApiError::bad_request(error.to_string()))?;
-        host_named(app, name).await.map(Self)
+        host_named(app, name_in_path(parts, app).await?).await.map(Self)
     }
+}
+
+async fn name_in_path(parts: &mut Parts, app: &Arc<App>) -> Result<String, ApiError> {
+    let named = Path::<String>::from_request_parts(parts, app).await;
+    named.map(|Path(name)| name).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 /// Returns a host by its name.
@@ -137,10 +139,7 @@ impl FromRequestParts<Arc<App>> for EngineOf {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
-        let Path(name) = Path::<String>::from_request_parts(parts, app)
-            .await
-            .map_err(|error| ApiError::bad_request(error.to_string()))?;
-        engine_named(app, &name).await.map(Self)
+        engine_named(app, &name_in_path(parts, app).await?).await.map(Self)
     }
 }
 

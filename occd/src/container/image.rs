@@ -38,8 +38,15 @@ pub(super) async fn tag(
     session.ask(async |docker| docker.tag_image(image, Some(options.clone())).await).await
 }
 
-/// Has an image pulled, with its progress told. The existing tool's own image has a second registry.
+/// Has an image pulled, with its progress told, until that is done or the operation is cancelled.
 pub(super) async fn pull(session: &mut Session, image: &str) -> Result<(), SandboxError> {
+    let cancel = session.progress.cancelled().clone();
+    let pulled = cancel.run_until_cancelled(pull_any(session, image)).await;
+    pulled.unwrap_or(Err(SandboxError::Cancelled { undone: false }))
+}
+
+/// The existing tool's own image has a second registry.
+async fn pull_any(session: &mut Session, image: &str) -> Result<(), SandboxError> {
     let Err(error) = pull_one(session, image).await else { return Ok(()) };
     if image != DEFAULT_IMAGE || !matches!(error, SandboxError::NoImage { .. }) {
         return Err(error);

@@ -3,7 +3,7 @@
 //! They are asked for by name and kept until somebody takes them away, also over a restart of the daemon.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::ready::Ready;
 use super::relay;
 use crate::host::HostHandle;
-use crate::server;
+use crate::{server, state_file};
 
 /// Clients of one socket at a time. More wait in line.
 const CLIENTS: usize = 128;
@@ -118,13 +118,7 @@ impl DockerSockets {
     }
 
     fn save(&self) -> io::Result<()> {
-        let dir = self.file.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(dir)?;
-        let mut staged = tempfile::NamedTempFile::new_in(dir)?;
-        let bytes = serde_json::to_vec(&*self.wanted()).map_err(io::Error::other)?;
-        staged.write_all(&bytes)?;
-        staged.persist(&self.file).map_err(|error| error.error)?;
-        Ok(())
+        state_file::save(&self.file, &*self.wanted())
     }
 
     fn listen(&self, host: &HostHandle) -> io::Result<PathBuf> {

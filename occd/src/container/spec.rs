@@ -136,9 +136,7 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
         port_is_free(session, &address, port).await?;
     }
     if image::find(session, &name).await?.and_then(|image| image.id) != Some(id.clone()) {
-        let cancel = session.progress.cancelled().clone();
-        let pulled = cancel.run_until_cancelled(image::pull(session, &name)).await;
-        match pulled.unwrap_or(Err(SandboxError::Cancelled { undone: false })) {
+        match image::pull(session, &name).await {
             // It has one of that name, such as one that was built there.
             Err(SandboxError::NoImage { .. }) if image::find(session, &name).await?.is_some() => {}
             pulled => pulled?,

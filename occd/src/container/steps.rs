@@ -38,11 +38,13 @@ pub async fn start(
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     let old = inspect(session).await?;
+    let difference = old.as_deref().and_then(|old| differs(old, settings, request));
+    let is_other = difference.is_some();
+    if let Some(difference) = difference.filter(|_| !request.yes) {
+        return Err(difference);
+    }
     let did = match old {
-        Some(old) if differs(&old, settings, request).is_some() => {
-            if let Some(difference) = differs(&old, settings, request).filter(|_| !request.yes) {
-                return Err(difference);
-            }
+        Some(old) if is_other => {
             let new = Box::pin(prepare(session, settings, request, Some(&old))).await?;
             notes.extend(Box::pin(replace(session, &old, new, Until::Ready)).await?);
             Did::Started
@@ -52,10 +54,7 @@ pub async fn start(
                 notes.push("it runs already: occ update brings a newer image".to_owned());
             }
             // That it runs is not yet that it works.
-            let cancel = session.progress.cancelled().clone();
-            let waiting = Box::pin(answer::wait(session, Until::Ready));
-            let answered = cancel.run_until_cancelled(waiting).await;
-            notes.extend(answered.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?);
+            notes.extend(still_answers(session).await?);
             Did::WasRunning
         }
         Some(old) => {
@@ -107,6 +106,14 @@ async fn answered(session: &mut Session, undo: Undo) -> Result<Option<String>, S
     Err(SandboxError::Cancelled { undone: true })
 }
 
+/// The same of one that was to be running before, too: there is nothing to undo.
+async fn still_answers(session: &mut Session) -> Result<Option<String>, SandboxError> {
+    let cancel = session.progress.cancelled().clone();
+    let waiting = Box::pin(answer::wait(session, Until::Ready));
+    let answered = cancel.run_until_cancelled(waiting).await;
+    answered.unwrap_or(Err(SandboxError::Cancelled { undone: false }))
+}
+
 /// Makes and starts a sandbox where there is none; nothing of it stays when that fails or is cancelled.
 pub(super) async fn make(
     session: &mut Session,
@@ -155,9 +162,7 @@ async fn prepare(
         port_is_free(session, &address, settings.port).await?;
     }
     if request.pull || image::find(session, &settings.image).await?.is_none() {
-        let cancel = session.progress.cancelled().clone();
-        let pulled = cancel.run_until_cancelled(image::pull(session, &settings.image)).await;
-        pulled.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?;
+        image::pull(session, &settings.image).await?;
     }
     let systemd = match settings.systemd {
         Some(systemd) => systemd,
@@ -275,10 +280,7 @@ pub async fn restart(engine: Engine, progress: Progress) -> Result<Outcome, Sand
     }
     session.progress.step("starting the sandbox");
     replace::start(session).await.map_err(|error| explained_port(error, published(&container)))?;
-    let cancel = session.progress.cancelled().clone();
-    let waiting = cancel.run_until_cancelled(Box::pin(answer::wait(session, Until::Ready))).await;
-    // It was to be running before, too.
-    notes.extend(waiting.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?);
+    notes.extend(still_answers(session).await?);
     outcome(session, Did::Restarted, notes).await
 }
 
@@ -306,9 +308,7 @@ pub async fn update(
         let missing = || SandboxError::NoPrevious { image: previous_name.clone() };
         before.clone().ok_or_else(missing)?
     } else {
-        let cancel = session.progress.cancelled().clone();
-        let pulled = cancel.run_until_cancelled(image::pull(session, &name)).await;
-        pulled.unwrap_or(Err(SandboxError::Cancelled { undone: false }))?;
+        image::pull(session, &name).await?;
         image::find(session, &name).await?.and_then(|image| image.id).unwrap_or_default()
     };
     if new == now {

@@ -2,7 +2,7 @@
 //! machine each time.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::host::HostHandle;
+use crate::state_file;
 
 mod by_name;
 mod serve;
@@ -200,13 +201,8 @@ impl Forwards {
     }
 
     fn save(&self) -> io::Result<()> {
-        let dir = self.file.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(dir)?;
         let known: Vec<Forward> = self.lock().values().map(|entry| entry.known.clone()).collect();
-        let mut staged = tempfile::NamedTempFile::new_in(dir)?;
-        staged.write_all(&serde_json::to_vec(&known).map_err(io::Error::other)?)?;
-        staged.persist(&self.file).map_err(|error| error.error)?;
-        Ok(())
+        state_file::save(&self.file, &known)
     }
 
     fn listen(&self, host: &HostHandle, forward: &Forward) -> io::Result<(Open, u16)> {
