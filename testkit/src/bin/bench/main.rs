@@ -352,7 +352,7 @@ impl Bench {
         };
         let cores = std::thread::available_parallelism().unwrap();
         let text = format!(
-            "# Benchmarks\n\nWritten by `cargo xtask bench`. Each pair was measured in turns in one run on \
+            "# Benchmarks\n\nWritten by `cargo xtask bench`. Each table was measured in turns in a run of its own on \
              one machine ({cores} cores, {}, {}), against a real sshd on loopback whose user has /bin/sh. \
              Absolute times differ between machines; the ratios are what counts. A ratio is occ's time \
              divided by the other's unless the table says otherwise.\n\n\
