@@ -124,7 +124,10 @@ pub(crate) struct Global {
 }
 
 /// The commands.
+///
+/// Deferred: only the grammar of the command that is given is built, since `occ` starts for each.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Show how hosts are linked, from the daemon's memory
     #[command(after_help = "\
@@ -429,7 +432,9 @@ mod tests {
                 check(sub);
             }
         }
-        check(&Cli::command());
+        let mut whole = Cli::command();
+        whole.build();
+        check(&whole);
     }
 
     #[test]
