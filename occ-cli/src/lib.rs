@@ -12,6 +12,7 @@ mod descriptors;
 mod duration;
 mod error;
 mod hint;
+mod keys;
 mod lines;
 mod output;
 mod parse;

@@ -1,4 +1,6 @@
-//! Where a command about the sandbox goes: to a host, or to this machine's own Docker.
+//! Where a command goes: to a host, or to this machine.
+
+use std::fmt;
 
 use occ_proto::HostName;
 
@@ -19,6 +21,15 @@ impl From<Target> for Place {
         match target {
             Target::Host(host, source) => Self::Host(host, source),
             Target::Local | Target::Unset => Self::Local,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host, _) => f.pad(host.as_str()),
+            Self::Local => f.pad("this machine"),
         }
     }
 }

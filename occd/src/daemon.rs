@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, App};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
+use crate::exec::Local;
 use crate::forward::Forwards;
 use crate::history;
 use crate::host::HostContext;
@@ -147,6 +148,8 @@ impl Daemon {
             Arc::clone(&prompts),
         ));
         secrets.set_enabled(self.config.security.keep_passwords);
+        let local =
+            Arc::new(Local::new(self.home.clone(), tasks.clone(), hosts_stop.child_token()));
         let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
@@ -194,6 +197,7 @@ impl Daemon {
                 hosts_stop.child_token(),
             )),
             operations: Operations::new(tasks.clone(), hosts_stop.child_token()),
+            local,
             opencode_config: self.env.opencode_config_candidates()?,
             tasks: tasks.clone(),
             stop: hosts_stop.child_token(),

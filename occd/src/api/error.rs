@@ -11,7 +11,7 @@ use occ_proto::{Code, HostName, Problem};
 
 use super::json::Json;
 use crate::container::{BadSettings, DockerError, InstallError, SandboxError};
-use crate::exec::{BadCommand, ExecError};
+use crate::exec::{BadCommand, ExecError, Executor};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
 use crate::hosts::{HostsFileError, UpdateError};
@@ -138,29 +138,26 @@ pub(super) fn unreachable(name: &HostName, unreachable: &Unreachable) -> ApiErro
 }
 
 /// Returns the problem of a command that did not run or whose end is not known.
+pub(super) fn exec_at(executor: &Executor, error: &ExecError) -> ApiError {
+    match executor.host() {
+        Some(name) => exec(name, error),
+        None => ApiError::new(
+            exec_status(error).0,
+            exec_status(error).1,
+            format!("This machine: {}.", chain(error)),
+        )
+        .causes(error),
+    }
+}
+
+/// Returns the problem of a command on a host.
 pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
-    let (status, code) = match error {
-        ExecError::Unreachable(inner) => {
-            let mut problem = unreachable(name, inner);
-            problem.0.detail.push_str(" The command was not started.");
-            return problem;
-        }
-        ExecError::NoSession(ChannelError::Refused(_) | ChannelError::Full(_)) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
-        }
-        ExecError::NoSession(_) | ExecError::NoShell(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
-        }
-        ExecError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::CommandTooLong),
-        ExecError::Refused | ExecError::NotStarted => (StatusCode::BAD_GATEWAY, Code::ExecRefused),
-        ExecError::LinkLost { .. }
-        | ExecError::OutputCut { .. }
-        | ExecError::NoExit
-        | ExecError::NoAnswer { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
-        ExecError::Overflow { .. } | ExecError::Spill(_) => {
-            (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
-        }
-    };
+    if let ExecError::Unreachable(inner) = error {
+        let mut problem = unreachable(name, inner);
+        problem.0.detail.push_str(" The command was not started.");
+        return problem;
+    }
+    let (status, code) = exec_status(error);
     let mut problem =
         ApiError::new(status, code, format!("{name}: {}.", chain(error))).host(name).causes(error);
     if matches!(error, ExecError::NoSession(_) | ExecError::NoShell(_)) {
@@ -169,16 +166,44 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
 }
 
+fn exec_status(error: &ExecError) -> (StatusCode, Code) {
+    match error {
+        ExecError::NoSession(ChannelError::Refused(_) | ChannelError::Full(_)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
+        }
+        ExecError::Unreachable(_) | ExecError::NoSession(_) | ExecError::NoShell(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
+        }
+        ExecError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::CommandTooLong),
+        ExecError::Refused | ExecError::NotStarted | ExecError::NoTerminal => {
+            (StatusCode::BAD_GATEWAY, Code::ExecRefused)
+        }
+        ExecError::Spawn(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::ExecRefused),
+        ExecError::LinkLost { .. }
+        | ExecError::OutputCut { .. }
+        | ExecError::NoExit
+        | ExecError::NoAnswer { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
+        ExecError::Overflow { .. } | ExecError::Spill(_) => {
+            (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
+        }
+    }
+}
+
 /// Returns the problem of a command that its client gave up before the host had said that it started.
-pub(super) fn given_up(name: &HostName, may_have_started: bool) -> ApiError {
+pub(super) fn given_up(executor: &Executor, may_have_started: bool) -> ApiError {
+    let name = executor.name();
+    let about = |problem: ApiError| match executor.host() {
+        Some(host) => problem.host(host),
+        None => problem,
+    };
     if may_have_started {
         let detail = format!(
             "{name}: the server has not said whether it started the command; it is ended if it did."
         );
-        return ApiError::new(StatusCode::BAD_GATEWAY, Code::OutcomeUnknown, detail).host(name);
+        return about(ApiError::new(StatusCode::BAD_GATEWAY, Code::OutcomeUnknown, detail));
     }
     let detail = format!("{name}: given up. The command was not started.");
-    ApiError::new(StatusCode::CONFLICT, Code::Cancelled, detail).host(name)
+    about(ApiError::new(StatusCode::CONFLICT, Code::Cancelled, detail))
 }
 
 /// Returns the problem of Docker on a host.

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::App;
 use super::error::ApiError;
 use crate::container::Engine;
+use crate::exec::Executor;
 use crate::host::HostHandle;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
@@ -140,6 +141,25 @@ impl FromRequestParts<Arc<App>> for EngineOf {
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
         engine_named(app, &name_in_path(parts, app).await?).await.map(Self)
+    }
+}
+
+/// The place to run commands on that the path names; `local` is this machine.
+#[derive(Debug)]
+pub(super) struct ExecutorOf(pub(super) Executor);
+
+impl FromRequestParts<Arc<App>> for ExecutorOf {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &Arc<App>,
+    ) -> Result<Self, Self::Rejection> {
+        let name = name_in_path(parts, app).await?;
+        if name == LOCAL {
+            return Ok(Self(Executor::Local(Arc::clone(&app.local))));
+        }
+        host_named(app, name).await.map(|host| Self(Executor::Host(host)))
     }
 }
 

@@ -30,6 +30,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
+use crate::exec::{Executor, Local};
 use crate::forward::Forwards;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
@@ -86,6 +87,8 @@ pub struct App {
     pub operations: Operations,
     /// Where config.json of the existing tool may be, the preferred place first.
     pub opencode_config: Vec<PathBuf>,
+    /// This machine, as a place to run commands on.
+    pub local: Arc<Local>,
     /// Tasks that the daemon waits for when it stops.
     pub tasks: TaskTracker,
     /// Cancelled when the daemon stops.
@@ -149,6 +152,11 @@ impl App {
         environment.secrets.set_enabled(config.security.keep_passwords);
         environment.unlocked.set_lifetime(config.security.key_lifetime);
         self.reload(snapshot, config).await;
+    }
+
+    /// Returns how long a command may take there, where its request does not say.
+    fn command_timeout(&self, executor: &Executor) -> Option<Duration> {
+        executor.host().and_then(|host| self.settings(host).command_timeout)
     }
 
     /// Returns what is in force for a host. Its actor may not have heard of it yet.

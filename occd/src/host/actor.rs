@@ -228,7 +228,7 @@ pub fn spawn(
     HostHandle {
         name,
         context: shared_context,
-        lending: Arc::default(),
+        beside: Arc::default(),
         questions,
         used,
         clock,
@@ -394,14 +394,14 @@ impl Actor {
                 None
             }
             HostRequest::Reconnect { done } => {
-                self.end_lending();
+                self.end_beside();
                 self.demand = HopDemand::Command;
                 self.handle(Event::Reconnect);
                 Some(done)
             }
             HostRequest::Renew { done } => {
-                // The agent's connection is as old as the other.
-                self.lending().for_each(|connection| connection.retire());
+                // They are as old as the shared one.
+                self.beside().for_each(|connection| connection.retire());
                 self.demand = HopDemand::Command;
                 self.handle(Event::Renew);
                 Some(done)
@@ -413,7 +413,7 @@ impl Actor {
                 None
             }
             HostRequest::Disconnect { done } => {
-                self.end_lending();
+                self.end_beside();
                 self.handle(Event::Disconnect);
                 Some(done)
             }
@@ -448,18 +448,18 @@ impl Actor {
             self.forced = false;
             self.agents_tried.clear();
             tracing::info!(host = %self.name, "the configuration of the connection changed");
-            self.lending().for_each(|connection| connection.retire());
+            self.beside().for_each(|connection| connection.retire());
         }
         !same
     }
 
-    /// Returns the connections that lend the agent, of which the state machine knows nothing.
-    fn lending(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.connections.iter().filter(|connection| connection.lends_agent())
+    /// Returns the connections beside the shared one, of which the state machine knows nothing.
+    fn beside(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.iter().filter(|connection| super::beside::is_beside(connection))
     }
 
-    fn end_lending(&self) {
-        for connection in self.lending() {
+    fn end_beside(&self) {
+        for connection in self.beside() {
             let connection = Arc::clone(connection);
             connection.begin_to_end();
             self.context.tasks.spawn(async move { connection.close().await });

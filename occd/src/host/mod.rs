@@ -21,8 +21,8 @@ use crate::wake::SleepClock;
 
 mod actor;
 pub mod backoff;
+mod beside;
 mod following;
-mod lending;
 pub mod machine;
 mod samples;
 mod tries;
@@ -33,7 +33,7 @@ pub use tries::Tries;
 use crate::config::EffectiveSettings;
 use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
 use crate::ssh::error::chain;
-use lending::Lending;
+use beside::Beside;
 use samples::Samples;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
@@ -183,7 +183,7 @@ pub struct Unreachable {
 pub struct HostHandle {
     name: HostName,
     context: Arc<HostContext>,
-    lending: Arc<Lending>,
+    beside: Arc<Beside>,
     /// Shared with the actor, whose dials ask them.
     questions: Arc<Questions>,
     used: Arc<UseClock>,
