@@ -312,6 +312,15 @@ impl Done {
         })
     }
 
+    /// Adds how it went with more of these hosts.
+    pub(crate) fn add(&mut self, other: Self, hosts: &[HostName]) {
+        self.ends.extend(other.ends);
+        self.ends.sort_by_key(|(host, _)| hosts.iter().position(|other| other == host));
+        self.left.extend(other.left);
+        self.untouched.extend(other.untouched);
+        self.caught = self.caught.or(other.caught);
+    }
+
     /// Returns the exit code.
     pub(crate) fn code(&self) -> u8 {
         match self.caught {

@@ -35,6 +35,7 @@ use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
 use crate::ssh::error::chain;
 use lending::Lending;
 use samples::Samples;
+use tries::COMMAND_RETRIES;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
 /// a thousand clients at once, and a fuller queue only makes them wait.
@@ -491,6 +492,7 @@ impl HostHandle {
         let _waiting = Waiting::new(&self.waiting);
         let (begun, spent) = (Instant::now(), self.questions.spent());
         let mut asked_in_vain = false;
+        let mut cut_off = 0;
         let mut snapshots = self.snapshot.clone();
         let before = snapshots.borrow_and_update().dials();
         loop {
@@ -543,7 +545,13 @@ impl HostHandle {
                             asked_in_vain = true;
                             break;
                         }
+                        // The jump host is being reconnected: the next dial waits for it.
+                        if error.is_end_of_hop() && cut_off < COMMAND_RETRIES {
+                            cut_off += 1;
+                            break;
+                        }
                         let made = u32::try_from(snapshot.dials() - before).unwrap_or(u32::MAX);
+                        let made = made.saturating_sub(cut_off);
                         if hopeless || !tries.allow(made) {
                             return Err(give_up(&snapshot, error));
                         }

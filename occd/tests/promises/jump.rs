@@ -353,6 +353,52 @@ fn what_runs_behind_a_bastion_that_is_ended_on_request_is_cut_off_and_new_work_g
 }
 
 #[test]
+fn a_bastion_and_what_is_behind_it_are_reconnected_and_connected_together() {
+    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let link = FaultyLink::start(bastion.addr());
+    // A dial through it takes long enough to be cut off.
+    link.set_latency(std::time::Duration::from_millis(20));
+    let mut rig = DaemonRig::new();
+    rig.add_known_host(&testkit::keys::known_hosts_line_for(
+        link.addr(),
+        &bastion.host_public_key(),
+    ));
+    let behind = ["a", "b", "c"];
+    // In the order of the list: those behind it before the bastion.
+    behind.iter().for_each(|name| add_behind(&rig, name, &server, "bastion"));
+    rig.add_host("bastion", Target::from(&bastion).through(&link));
+    rig.start_daemon(&[]);
+    behind.iter().for_each(|name| drop(connect(&rig, name)));
+    let reconnect = |host: &str| {
+        let answer = post(&rig, &format!("/v1/hosts/{host}/reconnect?retries=0"));
+        assert_eq!(answer.status, 200, "{host}: {}", answer.text());
+    };
+    std::thread::scope(|scope| {
+        let children = behind.map(|name| scope.spawn(move || reconnect(name)));
+        behind.iter().for_each(|name| drop(in_state(&rig, name, State::Connecting)));
+        reconnect("bastion");
+        children.into_iter().for_each(|child| child.join().unwrap());
+    });
+    for _ in 0..3 {
+        let told = rig.run_occ(&["reconnect", "--all"]);
+        assert_eq!(told.code(), 0, "{told:?}");
+    }
+    for verb in ["connect", "reconnect"] {
+        rig.occ_ok(&["disconnect", "--all"]);
+        for name in ["bastion", "a", "b", "c"] {
+            in_state(&rig, name, State::Stopped);
+        }
+        let told = rig.run_occ(&[verb, "--all", "--parallel", "1"]);
+        assert_eq!(told.code(), 0, "{told:?}");
+        assert_eq!(told.stderr.trim(), "4 ok", "{told:?}");
+    }
+    // Only what was asked for is connected.
+    rig.occ_ok(&["disconnect", "--all"]);
+    let told = rig.run_occ(&["connect", "--host", "a"]);
+    assert!(told.stderr.contains("the jump host bastion: the host is disconnected"), "{told:?}");
+}
+
+#[test]
 fn jump_hosts_that_lead_to_each_other_are_refused_at_once() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
