@@ -15,7 +15,7 @@ use occ_proto::{HostName, UserName};
 /// There are keys that the server has not seen.
 pub(crate) const NOT_OFFERED: &str = "more keys were not offered";
 /// A jump host's sshd does not let us through.
-const NO_WAY_THROUGH: &str = "its sshd_config forbids it";
+pub(crate) const NO_WAY_THROUGH: &str = "its sshd_config forbids it";
 /// The server wants to be left alone, see sshd_config(5), MaxStartups and PerSourcePenalties.
 const LEFT_ALONE: &str = "the server refuses connections for a while";
 /// A certificate was offered at the wrong time.
@@ -28,12 +28,18 @@ const KEEPS_NOTHING: &str = "which keeps nothing";
 /// Nothing that is offered would do: the account is closed, or the server has no way to log in.
 const CLOSED_TO_ALL: [&str; 2] = [": is the account ", "authentication method"];
 /// ssh_config forbids keys.
-const NO_KEYS: &str = "ssh_config allows none (PubkeyAuthentication";
+const NO_KEYS: &str = " (PubkeyAuthentication, ";
 /// ssh_config forbids those of the agent.
 const NO_AGENT_KEYS: &str = "of which IdentitiesOnly allows none";
 
 /// Docker was installed and does not answer.
 const IN_VAIN: &str = "every command went well";
+/// A question is open, elsewhere.
+const ELSEWHERE: &str = "somebody else is asked";
+/// The file of kept passwords has changed since occd wrote it.
+const CHANGED: &str = ", which is not as occd wrote it,";
+/// The keyring is in the way.
+const KEYRING_LOCKED: [&str; 2] = ["the keyring that has one is locked", "the keyring is locked"];
 /// It is sudo that asks.
 const SUDO: &str = "the sudo password of ";
 
@@ -61,8 +67,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "wait: occd tries again by itself, more seldom".to_owned()
         }
         Code::HostUnreachable if detail.contains(NO_WAY_THROUGH) => {
-            let hop = detail.split_once("the jump host ").and_then(|(_, rest)| rest.split_once(' '));
-            let hop = hop.map_or("the jump host", |(hop, _)| hop);
+            // Another may be named before it, which waits for it.
+            let hop = detail.split_once(" does not connect to ");
+            let hop = hop.and_then(|(before, _)| before.rsplit_once("the jump host "));
+            let hop = hop.map_or_else(|| "the jump host".to_owned(), |(_, hop)| address_if_via(hop));
             format!("AllowTcpForwarding and PermitOpen in sshd_config of {hop} decide that; then occ reconnect --host {h}")
         }
         Code::HostUnreachable | Code::NotSsh => format!("occ host test {h} shows where it stops"),
@@ -84,12 +92,22 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::InputNeeded if detail.contains(SUDO) && was_asked(detail) => {
             format!("occ host install-docker {h} asks again")
         }
-        Code::InputNeeded if detail.contains(SUDO) => format!(
-            "on a terminal: occ host install-docker {h} asks; occ prompts shows what is asked"
-        ),
-        Code::InputNeeded if was_asked(detail) => format!("occ connect --host {h} asks again"),
+        Code::InputNeeded if detail.contains(SUDO) => {
+            format!("on a terminal: occ host install-docker {h} asks")
+        }
         Code::InputNeeded => {
-            format!("on a terminal: occ connect --host {h} asks; occ prompts shows what is asked")
+            let connect = format!("occ connect --host {h}");
+            let asks = match (was_asked(detail), detail.contains(ELSEWHERE)) {
+                (true, _) => format!("{connect} asks again"),
+                (false, true) => {
+                    format!("on a terminal: {connect} asks; occ prompts shows what is asked")
+                }
+                (false, false) => format!("on a terminal: {connect} asks"),
+            };
+            match kept_passwords(detail) {
+                Some(cure) => format!("{cure}; {asks}"),
+                None => asks,
+            }
         }
         Code::PromptNotFound => "occ prompts shows what is asked".to_owned(),
         Code::IdentityTooOpen => format!("{}{}", private(detail), then_reconnect(host)),
@@ -218,6 +236,22 @@ pub(crate) fn has_own_hint(detail: &str) -> bool {
     [PROXY_COMMAND, LEFT_ALONE, NO_WAY_THROUGH].iter().any(|words| detail.contains(words))
 }
 
+/// Returns what to do about kept passwords that cannot be had, if that is what a sentence says.
+pub(crate) fn kept_passwords(detail: &str) -> Option<String> {
+    let changed = || {
+        let (before, _) = detail.split_once(CHANGED)?;
+        let file = shell_word(before.rsplit_once("the passphrase for ")?.1);
+        Some(format!("if it is damaged, mv {file} {file}.damaged"))
+    };
+    let keyring = || {
+        KEYRING_LOCKED.iter().any(|words| detail.contains(words)).then(|| {
+            "unlock the keyring (the desktop's password manager does, Seahorse or KWalletManager)"
+                .to_owned()
+        })
+    };
+    damaged_passwords(detail).or_else(changed).or_else(keyring)
+}
+
 /// Returns what to do about a file of kept passwords that cannot be read, if that is what a sentence says.
 pub(crate) fn damaged_passwords(detail: &str) -> Option<String> {
     let ends = [": it is no age file, or is damaged", " has other content than expected"];
@@ -233,7 +267,7 @@ pub(crate) fn has_no_docker(detail: &str) -> bool {
 
 /// Returns whether a person was there to answer, and did not or wrongly.
 pub(crate) fn was_asked(detail: &str) -> bool {
-    !["there is nobody to ask", "somebody else is asked"].iter().any(|why| detail.contains(why))
+    !["there is nobody to ask", ELSEWHERE].iter().any(|why| detail.contains(why))
 }
 
 /// Returns how to get a key onto the server, or the right one offered.
@@ -260,7 +294,7 @@ fn new_key(host: &str, detail: &str) -> String {
 }
 
 /// Returns whether no key helps.
-fn is_closed(detail: &str) -> bool {
+pub(crate) fn is_closed(detail: &str) -> bool {
     CLOSED_TO_ALL.iter().any(|words| detail.contains(words))
 }
 
@@ -310,6 +344,11 @@ fn name_a_key(host: &str, what: &str) -> String {
         return format!("occ host edit {host} -i KEY names {what}");
     };
     format!("IdentityFile KEY for {} in ~/.ssh/config names {what}", address_of(way))
+}
+
+/// Returns how a host is known to a person who goes there.
+fn address_if_via(host: &str) -> String {
+    host.strip_prefix(HostName::VIA).map_or_else(|| host.to_owned(), address_of)
 }
 
 /// Returns the address in the name of a jump host that hosts.json does not have, after its prefix.
@@ -507,6 +546,20 @@ mod tests {
     }
 
     #[test]
+    fn the_jump_host_that_lets_nobody_through_is_the_last_of_those_named() {
+        for (names, place) in [
+            ("the jump host bastion", "bastion"),
+            ("waiting for the jump host near: the jump host bastion", "bastion"),
+            ("the jump host via:u@gate:23+bastion", "gate"),
+            ("waiting for the jump host via:u@gate+b: the jump host via:u@far", "far"),
+        ] {
+            let detail = format!("h: {names} does not connect to h:22: its sshd_config forbids it");
+            let hint = of(Code::HostUnreachable, "h", &detail);
+            assert!(hint.contains(&format!("in sshd_config of {place} decide")), "{hint}");
+        }
+    }
+
+    #[test]
     fn a_test_that_reached_nobody_leads_on() {
         assert!(after_test("h").starts_with("occ host show h; "));
         for host in ["via:u@gate:23", "via:u@gate+far"] {
@@ -637,7 +690,10 @@ mod tests {
         assert_eq!(asked, "occ connect --host h asks again");
         let unasked =
             of(Code::InputNeeded, "h", "h: a password is needed: there is nobody to ask.");
-        assert!(unasked.starts_with("on a terminal"), "{unasked}");
+        assert_eq!(unasked, "on a terminal: occ connect --host h asks");
+        let elsewhere =
+            of(Code::InputNeeded, "h", "h: a password is needed: somebody else is asked.");
+        assert!(elsewhere.ends_with("asks; occ prompts shows what is asked"), "{elsewhere}");
     }
 
     #[test]
