@@ -16,6 +16,7 @@ use super::Context;
 use super::exec_run::{Caught, NOT_STARTED, Signals, quiet};
 use crate::client::Client;
 use crate::error::{CliError, FAILED, NOT_FOUND};
+use crate::hint::is_closed;
 use crate::output::fold::names;
 use crate::output::host::status_hint;
 use crate::output::{Ui, json, problem, write_stderr};
@@ -401,6 +402,10 @@ pub(crate) fn cause(host: &HostName, error: &CliError) -> String {
     let short = match error.daemon_code() {
         _ if error.code == INTERRUPTED => "interrupted",
         _ if error.code == Code::OutcomeUnknown.as_str() => "outcome unknown, it may still run",
+        Some(Code::AuthFailed) if error.message.contains(": is the account ") => {
+            "account locked or expired"
+        }
+        Some(Code::AuthFailed) if is_closed(&error.message) => "no way to log in",
         Some(Code::AuthFailed) => "every key refused",
         Some(Code::AgentRefused) => "the ssh-agent did not sign",
         Some(Code::LoginRefused) => "login refused",
