@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::name::HostName;
 
 /// First byte of a binary message to the daemon: bytes for the program; none at all is end of file.
 pub const STDIN: u8 = 0;
@@ -166,6 +167,9 @@ pub struct Exit {
     /// or removed, or the daemon stopped.
     #[serde(default)]
     pub cut_off: bool,
+    /// The jump host whose connection had to end, and that one with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off_by: Option<HostName>,
     /// The program was told to end but the host did not confirm it: it may still run.
     #[serde(default)]
     pub may_still_run: bool,
@@ -333,6 +337,7 @@ mod tests {
             timed_out,
             limit_ms: None,
             cut_off: false,
+            cut_off_by: None,
             may_still_run: false,
             duration_ms: 0,
         };

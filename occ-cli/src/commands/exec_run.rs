@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::cli::ExecArgs;
 use crate::client::Client;
 use crate::duration::of_ms;
-use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, TERMINATED};
+use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, OUTCOME_UNKNOWN, TERMINATED};
 use crate::keys::{self, Raw};
 use crate::output::Ui;
 use crate::output::host as show;
@@ -273,11 +273,14 @@ pub(super) fn ours(
         );
     }
     if exit.cut_off {
-        let end = if exit.may_still_run { "it may still run" } else { "it was ended" };
-        return own(
-            exit.status(),
-            format!("{host} was disconnected, or occd stopped, while the command ran: {end}."),
-        );
+        let why = match &exit.cut_off_by {
+            Some(hop) => format!("the connection to the jump host {hop} was closed on purpose"),
+            None => format!("{host} was disconnected, or occd stopped,"),
+        };
+        return match exit.may_still_run {
+            true => own(OUTCOME_UNKNOWN, format!("{why} while the command ran: it may still run.")),
+            false => own(exit.status(), format!("{why} while the command ran: it was ended.")),
+        };
     }
     if exit.code.is_none() && exit.signal.is_none() {
         return own(exit.status(), format!("{host} ended the command without an exit status."));

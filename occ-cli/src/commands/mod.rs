@@ -34,6 +34,7 @@ use crate::autostart::Start;
 use crate::cli::{Cli, Command, Global, HostCommand};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
+use crate::hint::PROXY_COMMAND;
 use crate::output::Ui;
 use crate::place::Place;
 use crate::target::{Source, Target};
@@ -173,7 +174,8 @@ async fn explain(
                 | Code::SshConfigInvalid
                 | Code::DockerPermission
         )
-    );
+    ) || error.daemon_code() == Some(Code::HostUnreachable)
+        && error.message.contains(PROXY_COMMAND);
     let Some(code) = error.daemon_code().filter(|_| named && !context.ui.json) else {
         return error;
     };

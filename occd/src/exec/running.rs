@@ -591,12 +591,16 @@ impl Running {
         let timed_out = self.control.timed_out.load(Ordering::Relaxed);
         let limit = self.limit.filter(|_| timed_out);
         let limit_ms = limit.map(|(limit, _)| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let cut_off = self.control.cut_off.load(Ordering::Relaxed);
+        let hop = || self.control.connection()?.ending_hop().cloned();
+        let cut_off_by = if cut_off { hop() } else { None };
         let exit = |code, signal| Exit {
             code,
             signal,
             timed_out,
             limit_ms,
-            cut_off: self.control.cut_off.load(Ordering::Relaxed),
+            cut_off,
+            cut_off_by: cut_off_by.clone(),
             may_still_run: *self.control.ended.borrow() == Some(false),
             duration_ms,
         };
