@@ -217,7 +217,10 @@ pub(super) async fn restart(
     Caller(client): Caller,
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
-    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), container::restart).await
+    // One that is made already can be started again whatever the settings are.
+    let settings = app.sandbox_settings(&engine);
+    let work = move |engine, progress| container::restart(engine, settings, progress);
+    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), work).await
 }
 
 pub(super) async fn update(

@@ -63,12 +63,10 @@ pub enum SandboxError {
     #[error("there is no sandbox")]
     NoSandbox,
     /// The sandbox is made otherwise than asked for.
-    #[error("the sandbox was made with {is}, and not with {asked}: it would have to be made anew")]
+    #[error("the sandbox has {it_has}: it would have to be made anew")]
     Otherwise {
-        /// What it has.
-        is: String,
-        /// What was asked for.
-        asked: String,
+        /// What it has, and what it would have.
+        it_has: String,
     },
     /// The container ended.
     #[error("the sandbox ended with exit code {code}{}", last_words(.log))]

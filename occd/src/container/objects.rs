@@ -42,6 +42,8 @@ const VARIABLES: [(&str, &str); 4] = [
     ("XDG_CONFIG_HOME", "/home/opencoder/.config"),
     ("XDG_CACHE_HOME", "/home/opencoder/.cache"),
 ];
+/// Has the image start systemd.
+const SYSTEMD: (&str, &str) = ("USE_SYSTEMD", "1");
 
 /// Returns whether systemd can run in a container of this engine, as the existing tool decides it: on Linux, neither
 /// in Docker Desktop nor rootless.
@@ -68,7 +70,7 @@ pub(super) fn new(settings: &SandboxSettings, systemd: bool) -> ContainerCreateB
         ports.insert(COCKPIT.to_owned(), bind(port));
     }
     let mut env = settings.env.clone();
-    let systemd_variable = systemd.then_some(("USE_SYSTEMD", "1"));
+    let systemd_variable = systemd.then_some(SYSTEMD);
     for (name, value) in VARIABLES.into_iter().chain(systemd_variable) {
         if !env.iter().any(|set| set.split('=').next() == Some(name)) {
             env.push(format!("{name}={value}"));
@@ -93,6 +95,12 @@ pub(super) fn new(settings: &SandboxSettings, systemd: bool) -> ContainerCreateB
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// Returns whether a variable is one that a sandbox has without being told to.
+pub(super) fn is_variable_of_every_sandbox(variable: &str) -> bool {
+    let all = VARIABLES.into_iter().chain([SYSTEMD]);
+    variable.split_once('=').is_some_and(|own| all.into_iter().any(|theirs| theirs == own))
 }
 
 /// Returns the volumes, each unless a path of the host takes its place, and those paths.

@@ -9,12 +9,13 @@ use occ_proto::operation::{Did, Outcome};
 use occ_proto::text::sanitize;
 
 use super::answer::{self, Until, inspect, published};
+use super::differs::{self, Difference};
 use super::engine::TcpError;
 use super::objects::{self, PREVIOUS};
 use super::operations::Progress;
 use super::replace::{self, mend, replace};
 use super::session::Session;
-use super::settings::{DEFAULT_IMAGE, SandboxSettings};
+use super::settings::SandboxSettings;
 use super::{Engine, SandboxError, image, sandbox, there};
 
 /// How long the sandbox has to end by itself unless a request says otherwise, in seconds.
@@ -38,13 +39,19 @@ pub async fn start(
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     let old = inspect(session).await?;
-    let difference = old.as_deref().and_then(|old| differs(old, settings, request));
-    let is_other = difference.is_some();
-    if let Some(difference) = difference.filter(|_| !request.yes) {
-        return Err(difference);
+    let differences = match old.as_deref() {
+        Some(old) => differences(session, old, settings, request).await?,
+        None => Vec::new(),
+    };
+    if !request.yes {
+        // What is asked for must be so; what only the settings say by now may wait.
+        if differences.iter().any(|one| one.asked) {
+            return Err(SandboxError::Otherwise { it_has: differs::words(&differences) });
+        }
+        notes.extend(differs::note(&session.engine, &differences));
     }
     let did = match old {
-        Some(old) if is_other => {
+        Some(old) if request.yes && !differences.is_empty() => {
             let new = Box::pin(prepare(session, settings, request, Some(&old))).await?;
             notes.extend(Box::pin(replace(session, &old, new, Until::Ready)).await?);
             Did::Started
@@ -76,6 +83,20 @@ pub async fn start(
         }
     };
     outcome(session, did, notes).await
+}
+
+/// Returns what of the sandbox is not as it would be made now.
+async fn differences(
+    session: &mut Session,
+    old: &ContainerInspectResponse,
+    settings: &SandboxSettings,
+    request: &StartRequest,
+) -> Result<Vec<Difference>, SandboxError> {
+    let image = match &old.image {
+        Some(id) => image::find(session, id).await?,
+        None => None,
+    };
+    Ok(differs::differences(old, image.as_ref(), settings, request))
 }
 
 /// How a sandbox is brought back to what it was.
@@ -171,44 +192,6 @@ async fn prepare(
     Ok(Box::new(objects::new(settings, systemd)))
 }
 
-/// Returns how a sandbox differs from what a request asks for in so many words.
-fn differs(
-    old: &ContainerInspectResponse,
-    settings: &SandboxSettings,
-    request: &StartRequest,
-) -> Option<SandboxError> {
-    let host = old.host_config.clone().unwrap_or_default();
-    let port = published(old).map(|(_, port)| port);
-    if request.port.is_some() && port != request.port {
-        let of =
-            |port: Option<u16>| port.map_or_else(|| "no port".to_owned(), |p| format!("port {p}"));
-        return Some(SandboxError::Otherwise { is: of(port), asked: of(request.port) });
-    }
-    if !request.no_mounts && request.mounts.is_empty() {
-        return None;
-    }
-    let path = |path: &Option<String>| sanitize(path.as_deref().unwrap_or_default());
-    let binds = host.mounts.unwrap_or_default();
-    let binds = binds
-        .iter()
-        .filter(|mount| mount.typ == Some(bollard::models::MountType::BIND))
-        .map(|mount| (path(&mount.source), path(&mount.target), mount.read_only == Some(true)));
-    let asked = settings.mounts.iter().map(|m| (m.source.clone(), m.target.clone(), m.read_only));
-    let (mut binds, mut asked): (Vec<_>, Vec<_>) = (binds.collect(), asked.collect());
-    binds.sort();
-    asked.sort();
-    let words = |mounts: &[(String, String, bool)]| match mounts {
-        [] => "no mounts".to_owned(),
-        mounts => {
-            let mounts = mounts.iter().map(|(source, target, read_only)| {
-                format!("{source}:{target}{}", if *read_only { ":ro" } else { "" })
-            });
-            format!("the mounts {}", mounts.collect::<Vec<_>>().join(", "))
-        }
-    };
-    (binds != asked).then(|| SandboxError::Otherwise { is: words(&binds), asked: words(&asked) })
-}
-
 /// Says who has the port, if somebody has.
 pub(super) async fn port_is_free(
     session: &mut Session,
@@ -269,11 +252,26 @@ pub async fn stop(
 ///
 /// # Errors
 /// When there is none, or it does not answer.
-pub async fn restart(engine: Engine, progress: Progress) -> Result<Outcome, SandboxError> {
+pub async fn restart(
+    engine: Engine,
+    settings: Result<SandboxSettings, SandboxError>,
+    progress: Progress,
+) -> Result<Outcome, SandboxError> {
     let mut session = Session::new(engine, progress);
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     let container = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
+    match settings {
+        Ok(settings) => {
+            let request = StartRequest::default();
+            let differences = differences(session, &container, &settings, &request).await?;
+            notes.extend(differs::note(&session.engine, &differences));
+        }
+        // It is made already.
+        Err(error) => {
+            notes.push(format!("whether it is as the settings say is not known: {error}"))
+        }
+    }
     if is_running(&container) {
         session.progress.step("stopping the sandbox");
         replace::stop(session, STOP).await?;
@@ -298,7 +296,7 @@ pub async fn update(
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     let old = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
-    let name = image_name(&old, settings);
+    let name = differs::image_name(&old, settings);
     let now = old.image.clone().unwrap_or_default();
     let old_image = image::find(session, &now).await?;
     let (repo, previous) = objects::with_tag(&name, PREVIOUS);
@@ -340,15 +338,6 @@ pub async fn update(
     }
     let did = if request.rollback { Did::RolledBack } else { Did::Updated };
     outcome(session, did, notes).await
-}
-
-/// Returns the image that an update is to bring: the one that is set, else what the sandbox was made of.
-fn image_name(container: &ContainerInspectResponse, settings: &SandboxSettings) -> String {
-    let made_of = container.config.as_ref().and_then(|config| config.image.clone());
-    match made_of {
-        Some(name) if settings.image == DEFAULT_IMAGE && !name.starts_with("sha256:") => name,
-        _ => settings.image.clone(),
-    }
 }
 
 /// Returns the versions of two images, where they have some and differ.
