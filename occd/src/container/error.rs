@@ -62,6 +62,16 @@ pub enum SandboxError {
     /// There is no sandbox.
     #[error("there is no sandbox")]
     NoSandbox,
+    /// A container of the sandbox's name was made by somebody else.
+    #[error(
+        "the container {container} is not a sandbox of this tool's, and is left alone: {owner}"
+    )]
+    NotOurs {
+        /// Its name.
+        container: String,
+        /// Whose it is.
+        owner: String,
+    },
     /// The sandbox is made otherwise than asked for.
     #[error("the sandbox has {it_has}: it would have to be made anew")]
     Otherwise {
@@ -95,6 +105,8 @@ pub enum SandboxError {
     RolledBack {
         /// The image that runs.
         image: String,
+        /// What the new one said last.
+        log: Vec<String>,
         /// Why.
         #[source]
         source: Box<SandboxError>,

@@ -9,6 +9,7 @@ use bollard::models::{
     SystemInfo,
 };
 use occ_proto::container::SANDBOX_CONTAINER;
+use occ_proto::text::sanitize;
 
 use super::settings::SandboxSettings;
 
@@ -94,6 +95,32 @@ pub(super) fn new(settings: &SandboxSettings, systemd: bool) -> ContainerCreateB
             ..if systemd { with_systemd() } else { without_systemd() }
         }),
         ..ContainerCreateBody::default()
+    }
+}
+
+/// Returns whether a container was made by this tool or by the existing one. What was not is nobody's here to change.
+pub(super) fn is_ours(container: &ContainerInspectResponse) -> bool {
+    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
+}
+
+/// Returns whose a container is that is not ours, as far as it says so.
+pub(super) fn owner(container: &ContainerInspectResponse) -> String {
+    let config = container.config.clone().unwrap_or_default();
+    let labels = config.labels.unwrap_or_default();
+    let image = sanitize(config.image.as_deref().unwrap_or("unknown"));
+    if let Some(project) = labels.get("com.docker.compose.project") {
+        return format!(
+            "it belongs to the compose project {}, of the image {image}",
+            sanitize(project)
+        );
+    }
+    match labels.get(MANAGED_BY.0) {
+        Some(by) => format!("it is managed by {}, of the image {image}", sanitize(by)),
+        None => format!(
+            "somebody made it of the image {image} without the label {}={}",
+            MANAGED_BY.0, MANAGED_BY.1
+        ),
     }
 }
 

@@ -174,6 +174,12 @@ async fn prepare(
     if let Some(path) = there::missing_path(&session.engine, &settings.mounts).await {
         return Err(SandboxError::NoPath { path });
     }
+    for mount in settings.mounts.iter().filter(|mount| mount.opens_the_host()) {
+        session.progress.note(format!(
+            "with the mount of {} what runs in the sandbox can do what root can on its host",
+            sanitize(&mount.source)
+        ));
+    }
     let address = match settings.bind_address {
         ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
         ip => ip.to_string(),
@@ -269,7 +275,7 @@ pub async fn restart(
         }
         // It is made already.
         Err(error) => {
-            notes.push(format!("whether it is as the settings say is not known: {error}"))
+            notes.push(format!("whether it is as the settings say is not known: {error}"));
         }
     }
     if is_running(&container) {
@@ -302,12 +308,17 @@ pub async fn update(
     let (repo, previous) = objects::with_tag(&name, PREVIOUS);
     let previous_name = format!("{repo}:{previous}");
     let before = image::find(session, &previous_name).await?.and_then(|image| image.id);
+    let mut pulled = false;
     let new = if request.rollback {
         let missing = || SandboxError::NoPrevious { image: previous_name.clone() };
         before.clone().ok_or_else(missing)?
     } else {
+        let there = image::identifiers(session).await?;
         image::pull(session, &name).await?;
-        image::find(session, &name).await?.and_then(|image| image.id).unwrap_or_default()
+        let new = image::find(session, &name).await?.and_then(|image| image.id);
+        let new = new.unwrap_or_default();
+        pulled = !there.contains(&new);
+        new
     };
     if new == now {
         let did = if request.rollback { Did::RolledBack } else { Did::UpToDate };
@@ -319,7 +330,15 @@ pub async fn update(
     image::tag(session, &now, &repo, PREVIOUS).await?;
     let body = Box::new(objects::like(&old, old_image.as_ref(), &name));
     match replace(session, &old, body, Until::Healthy).await {
-        Ok(note) => notes.extend(note),
+        Ok(note) => {
+            notes.extend(note);
+            // The name that it had from the last update is another one's now.
+            if let Some(before) =
+                before.filter(|before| [&new, &now].iter().all(|id| *id != before))
+            {
+                tidy(session, &before, &repo).await;
+            }
+        }
         Err(error) => {
             // Neither name is worth an error of its own: the sandbox is what counts.
             let tags = [(Some(now), tag), (before, PREVIOUS.to_owned())];
@@ -330,6 +349,10 @@ pub async fn update(
                         .note(format!("{repo}:{tag} still names the other image: {undo}"));
                 }
             }
+            // Where there was none before, `previous` stays the one that runs.
+            if pulled && !matches!(error, SandboxError::Stuck { .. }) {
+                tidy(session, &new, &repo).await;
+            }
             return Err(error);
         }
     }
@@ -338,6 +361,13 @@ pub async fn update(
     }
     let did = if request.rollback { Did::RolledBack } else { Did::Updated };
     outcome(session, did, notes).await
+}
+
+/// Removes an image that an update has left. That it cannot be removed is no failure of the update.
+async fn tidy(session: &mut Session, id: &str, repo: &str) {
+    if let Err(error) = image::remove_left(session, id, repo).await {
+        session.progress.note(format!("an image that nothing uses any more stays: {error}"));
+    }
 }
 
 /// Returns the versions of two images, where they have some and differ.
