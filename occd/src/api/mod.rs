@@ -54,12 +54,14 @@ mod links;
 mod logs;
 mod operations;
 mod password;
+mod past;
 mod prompts;
 mod sandbox;
 mod test;
 mod trust;
 
 use error::ApiError;
+pub use past::PastOperations;
 
 /// The largest body: hosts, commands and their input are small.
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -84,6 +86,8 @@ pub struct App {
     pub forwards: Arc<Forwards>,
     /// What is being done, or was not long ago.
     pub operations: Operations,
+    /// The same of the daemons before this one.
+    pub past: PastOperations,
     /// Where config.json of the existing tool may be, the preferred place first.
     pub opencode_config: Vec<PathBuf>,
     /// Tasks that the daemon waits for when it stops.
