@@ -282,18 +282,20 @@ Examples:
   occ docker --host prod-1 -- logs -f web
   occ docker --host prod-1 -- compose up -d")]
     Docker(DockerArgs),
-    /// Print the Unix socket of this machine that speaks to a host's engine
+    /// Print the Unix socket of this machine that speaks to a host's engine, or to its own
     #[command(after_help = "\
 Examples:
   export DOCKER_HOST=unix://$(occ docker-socket -q --host prod-1)
   occ docker-socket --all
   occ docker-socket --group eu
+  occ docker-socket --local
   occ docker-socket --host prod-1 --remove")]
     DockerSocket(DockerSocketArgs),
-    /// Make a docker context for a host's engine
+    /// Make a docker context for a host's engine, or this machine's
     #[command(after_help = "\
 Examples:
   occ docker-context --host prod-1; docker --context occ-prod-1 ps
+  occ docker-context --local; docker --context occ-local ps
   occ docker-context --host prod-1 --remove")]
     DockerContext(DockerContextArgs),
     /// Add, list, show, edit, remove and test hosts

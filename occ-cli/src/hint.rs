@@ -29,6 +29,10 @@ pub(crate) const PROXY_COMMAND: &str = "the ProxyCommand ";
 /// What is written to known_hosts is gone.
 const KEEPS_NOTHING: &str = "which keeps nothing";
 
+/// A sandbox was put in another one's place, and failed.
+const UNDONE: &str = "the new sandbox failed and was undone";
+/// An operation was cut short.
+const DAEMON_ENDED: &str = "occd ended in the middle of it";
 /// Docker was installed and does not answer.
 const IN_VAIN: &str = "every command went well";
 /// A question is open, elsewhere.
@@ -142,6 +146,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::OutcomeUnknown if detail.contains("run again without harm") => {
             format!("occ host install-docker {h} begins anew")
         }
+        Code::OutcomeUnknown if detail.contains(DAEMON_ENDED) => {
+            let place = host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"));
+            format!("occ status{place} shows how it is now")
+        }
         Code::OutcomeUnknown => format!("look on {h} before running it again"),
         Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
@@ -155,6 +163,14 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
         }
         Code::NoSandbox => format!("occ start{}", at(host)),
+        Code::SandboxForeign => {
+            let name = detail.split_once("the container ").and_then(|(_, rest)| rest.split_once(' '));
+            let name = name.map_or("NAME", |(name, _)| name);
+            format!(
+                "ask whoever made it; occ docker{} -- rename {name} {name}-theirs gives it another name and keeps it",
+                host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"))
+            )
+        }
         Code::ImageUnavailable => format!(
             "occ docker{} -- pull IMAGE shows more; image under [hosts.NAME.sandbox] of occd.toml names another",
             at(host)
@@ -162,6 +178,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::PortTaken => format!("occ start{} -p PORT takes another", at(host)),
         Code::MountInvalid => format!("occ start{} --mount /path/there:/path/inside", at(host)),
         Code::ConfirmationNeeded => format!("occ start{} and the same options with --yes makes it anew; its volumes stay", at(host)),
+        // The logs are the old one's.
+        Code::SandboxNotReady if detail.contains(UNDONE) => {
+            "occ operations lists it; occ operations attach ID shows what the new one said".to_owned()
+        }
         Code::SandboxNotReady => format!("occ logs{}", at(host)),
         Code::SandboxConfigInvalid => "mend that file; opencode-cloud config validates it".to_owned(),
         Code::InstallImpossible => format!("when Docker is there: occ reconnect --host {h}"),

@@ -554,7 +554,6 @@ fn what_cannot_be_watched_is_said_on_the_screen_where_it_was_asked() {
     for (args, code) in [
         (&["status", "--watch", "--host", "b"][..], 4),
         (&["status", "--watch", "--group", "b"], 4),
-        (&["status", "--watch", "--local"], 2),
         (&["status", "--watch", "--fresh"], 2),
     ] {
         let done = fake.occ(args);

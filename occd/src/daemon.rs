@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App};
+use crate::api::{self, App, PastOperations};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::exec::Local;
@@ -198,6 +198,7 @@ impl Daemon {
             )),
             operations: Operations::new(tasks.clone(), hosts_stop.child_token()),
             local,
+            past: PastOperations::load(&self.env.state_dir()?),
             opencode_config: self.env.opencode_config_candidates()?,
             tasks: tasks.clone(),
             stop: hosts_stop.child_token(),

@@ -27,7 +27,7 @@ pub(crate) struct StartArgs {
     /// Pull the image even if there is one
     #[arg(long)]
     pub(crate) pull_sandbox_image: bool,
-    /// Make a sandbox anew that was made otherwise, without asking
+    /// Make a sandbox anew that is not as the settings and the options say, without asking
     #[arg(short, long)]
     pub(crate) yes: bool,
     /// Accepted for opencode-cloud's sake: versions are never compared

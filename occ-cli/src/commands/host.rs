@@ -9,7 +9,7 @@ use occ_proto::text::sanitize;
 use serde_json::json;
 
 use super::group::{End, Group, OnSignal, cause, of_host};
-use super::{Context, host_edit, install_docker};
+use super::{Context, docker, host_edit, install_docker};
 use crate::cli::HostCommand;
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
@@ -94,6 +94,9 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
         if let Some(reached) = reached.filter(|_| force) {
             ui.note(&format!("Warning: {reached}"));
         }
+    }
+    if let Some(docker_context) = docker::own_context(&client, name) {
+        docker_context.remove(context)?;
     }
     Ok(0)
 }

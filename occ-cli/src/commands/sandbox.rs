@@ -276,7 +276,10 @@ pub(crate) async fn cockpit(context: &Context<'_>) -> Result<u8, CliError> {
             ui.say(&format!(
                 "{prefix}Note: cockpit is disabled in this sandbox: its port 9090 is not published."
             ))?;
-            ui.note("hint: \"cockpit_enabled\": true in config.json publishes it for a sandbox that is made anew");
+            ui.note(&format!(
+                "hint: \"cockpit_enabled\": true in config.json, then occ start{} --yes makes the sandbox anew with it; its volumes stay",
+                place.option()
+            ));
             Ok(0)
         }
     }

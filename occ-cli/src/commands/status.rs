@@ -87,7 +87,7 @@ async fn local(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
     if ui.json {
         ui.document(&reply.body)?;
     } else if !ui.quiet {
-        for line in show::sandbox(ui, "", &sandbox, Timestamp::now()) {
+        for line in show::sandbox(ui, None, &sandbox, Timestamp::now()) {
             ui.print(&format!("{line}\n"))?;
         }
     }
@@ -162,9 +162,9 @@ pub(super) fn remembered(
 ) -> (Vec<String>, Option<String>) {
     match (&status.sandbox, &status.docker_error) {
         // What was seen last, and why nothing has been heard since.
-        (Some(container), None) => (show::sandbox(ui, &show::prefix(status), container, now), None),
+        (Some(container), None) => (show::sandbox(ui, Some(&status.name), container, now), None),
         (Some(container), Some(fault)) if container.exists => {
-            let mut lines = show::sandbox(ui, &show::prefix(status), container, now);
+            let mut lines = show::sandbox(ui, Some(&status.name), container, now);
             lines.push(show::docker_fault(status, fault));
             (lines, show::status_hint(status, fault.code, &fault.message))
         }
@@ -188,7 +188,7 @@ async fn sandbox(
     match with_note(context.ui, &note, client.get_slow(&path)).await {
         Ok(reply) => {
             let container: ContainerStatus = reply.parse()?;
-            Ok((show::sandbox(context.ui, &show::prefix(status), &container, now), None))
+            Ok((show::sandbox(context.ui, Some(&status.name), &container, now), None))
         }
         Err(error) => match error.daemon_code() {
             Some(code) => Ok((

@@ -75,7 +75,7 @@ fn line_of(prefix: &str, label: &str, text: &str) -> String {
 }
 
 /// Returns what a host's lines begin with.
-pub(crate) fn prefix(status: &HostStatus) -> String {
+fn prefix(status: &HostStatus) -> String {
     format!("[{}] ", status.name)
 }
 
@@ -335,13 +335,31 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
     lines
 }
 
-/// Returns the lines about the sandbox container.
+/// Returns the lines about the sandbox container; `host` is absent for this machine's.
 pub(crate) fn sandbox(
     ui: &Ui,
-    prefix: &str,
+    host: Option<&HostName>,
     container: &ContainerStatus,
     now: Timestamp,
 ) -> Vec<String> {
+    let prefix = &host.map_or_else(String::new, |host| format!("[{host}] "));
+    let option = host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"));
+    let mut lines = state_lines(ui, prefix, container, now);
+    if container.foreign {
+        let text = "somebody else's container of this name: it is left alone";
+        lines.push(line_of(prefix, "Note", text));
+    }
+    if let Some(aside) = &container.set_aside {
+        let text = format!(
+            "an update was cut short, the sandbox from before is the container {}: occ start{option} finishes or undoes it",
+            sanitize(aside)
+        );
+        lines.push(line_of(prefix, "Note", &text));
+    }
+    lines
+}
+
+fn state_lines(ui: &Ui, prefix: &str, container: &ContainerStatus, now: Timestamp) -> Vec<String> {
     let as_of = two_units(seconds_between(container.as_of, now));
     let stale = container.stale.then(|| format!("as of {as_of} ago, stale"));
     if !container.exists {

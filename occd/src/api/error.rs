@@ -253,6 +253,7 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::ImageUnavailable),
         SandboxError::NoPrevious { .. } => (StatusCode::CONFLICT, Code::ImageUnavailable),
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
+        SandboxError::NotOurs { .. } => (StatusCode::CONFLICT, Code::SandboxForeign),
         SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),
         SandboxError::Ended { .. }
         | SandboxError::Silent { .. }
@@ -270,7 +271,9 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         Some(name) => problem.host(name),
         None => problem,
     };
-    if let SandboxError::Install(InstallError::Failed { log, .. }) = error {
+    if let SandboxError::Install(InstallError::Failed { log, .. })
+    | SandboxError::RolledBack { log, .. } = error
+    {
         problem.0.causes = log.iter().map(|line| occ_proto::text::sanitize(line)).collect();
     }
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }

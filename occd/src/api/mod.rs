@@ -55,12 +55,14 @@ mod links;
 mod logs;
 mod operations;
 mod password;
+mod past;
 mod prompts;
 mod sandbox;
 mod test;
 mod trust;
 
 use error::ApiError;
+pub use past::PastOperations;
 
 /// The largest body: hosts, commands and their input are small.
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -85,6 +87,8 @@ pub struct App {
     pub forwards: Arc<Forwards>,
     /// What is being done, or was not long ago.
     pub operations: Operations,
+    /// The same of the daemons before this one.
+    pub past: PastOperations,
     /// Where config.json of the existing tool may be, the preferred place first.
     pub opencode_config: Vec<PathBuf>,
     /// This machine, as a place to run commands on.

@@ -80,7 +80,14 @@ impl App {
     /// Returns a sandbox's state with its address on this machine, where there is one.
     pub(super) fn with_url(&self, host: &HostName, sandbox: ContainerStatus) -> ContainerStatus {
         let port = self.forwards.port(host, Service::Sandbox).filter(|_| sandbox.exists);
-        ContainerStatus { url: port.map(|port| format!("http://127.0.0.1:{port}")), ..sandbox }
+        let url = port.map(|port| format!("http://127.0.0.1:{port}"));
+        ContainerStatus { url, ..self.without_own(Some(host), sandbox) }
+    }
+
+    /// Leaves out what an operation has set aside that is still at work.
+    fn without_own(&self, host: Option<&HostName>, sandbox: ContainerStatus) -> ContainerStatus {
+        let set_aside = sandbox.set_aside.filter(|_| !self.operations.is_at_work(host));
+        ContainerStatus { set_aside, ..sandbox }
     }
 
     /// Has a service of the sandbox answer on this machine. Returns its address.
@@ -100,7 +107,8 @@ impl App {
     /// Returns the state of this machine's sandbox with its address.
     pub(super) fn with_local_url(&self, sandbox: ContainerStatus) -> ContainerStatus {
         let at = published(&sandbox, Service::Sandbox);
-        ContainerStatus { url: at.map(|(address, port)| url(&address, port)), ..sandbox }
+        let url = at.map(|(address, port)| url(&address, port));
+        ContainerStatus { url, ..self.without_own(None, sandbox) }
     }
 
     /// Completes what came of an operation with the address on this machine.
@@ -158,7 +166,10 @@ where
         }
     });
     match begun {
-        Ok(running) => Ok((StatusCode::ACCEPTED, Json(operations::of(&running)))),
+        Ok(running) => {
+            app.remember(&running);
+            Ok((StatusCode::ACCEPTED, Json(operations::of(&running))))
+        }
         Err(NotBegun::Busy(other)) => Err(busy(engine, &other)),
         Err(NotBegun::Stopping) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -217,7 +228,10 @@ pub(super) async fn restart(
     Caller(client): Caller,
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
-    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), container::restart).await
+    // One that is made already can be started again whatever the settings are.
+    let settings = app.sandbox_settings(&engine);
+    let work = move |engine, progress| container::restart(engine, settings, progress);
+    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), work).await
 }
 
 pub(super) async fn update(

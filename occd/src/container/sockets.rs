@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use occ_proto::HostName;
-use occ_proto::paths::MAX_SOCKET_PATH;
+use occ_proto::paths::{MAX_SOCKET_PATH, docker_socket_name};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -122,7 +122,7 @@ impl DockerSockets {
     }
 
     fn listen(&self, host: &HostHandle) -> io::Result<PathBuf> {
-        let path = self.dir.join(format!("docker-{}.sock", host.name()));
+        let path = self.dir.join(docker_socket_name(host.name()));
         if path.as_os_str().len() > MAX_SOCKET_PATH {
             let text = format!("the path {} is too long for a socket", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));

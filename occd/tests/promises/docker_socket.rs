@@ -1,11 +1,12 @@
 //! A Unix socket of this machine that speaks to a host's engine: the docker program works as if it were local.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use occ_proto::container::SANDBOX_CONTAINER;
 use occ_proto::status::State;
 use testkit::daemon::Target;
 use testkit::wait::blocking::{wait_for, wait_until};
@@ -131,6 +132,55 @@ fn the_docker_program_works_as_if_the_engine_were_here() {
     occ(&["docker-context", "--host", "h", "--remove"]);
     assert!(!socket.exists());
     assert_eq!(rig.http("GET", "/v1/hosts/h/docker-socket", &[], None).status, 404);
+}
+
+#[test]
+fn this_machines_own_engine_is_reached_alike_and_contexts_go_with_their_host() {
+    let Some((engine, sshd, _link, rig)) = far_engine("sandbox:1") else { return };
+    let path = engine.socket().display().to_string();
+    let config = fs::read_to_string(rig.config_toml()).unwrap();
+    rig.write_config_toml(&format!("{config}[local]\ndocker_socket = {path:?}\n"));
+    let occ = |args: &[&str]| {
+        let mut command = rig.occ(args);
+        command.env("DOCKER_CONFIG", rig.root().join("docker"));
+        command
+    };
+    assert_eq!(ok(occ(&["docker-socket", "--local", "-q"])), path);
+    let taken = occ(&["docker-socket", "--local", "--remove"]).output().unwrap();
+    assert_eq!(taken.status.code(), Some(2));
+    ok(occ(&["docker-context", "--local"]));
+    let mut by_context = docker_at(&rig, &engine.socket(), &["--context", "occ-local", "ps"]);
+    by_context.env_remove("DOCKER_HOST");
+    assert!(ok(by_context).contains("CONTAINER"));
+    ok(occ(&["docker-context", "--local", "--remove"]));
+    assert!(engine.socket().exists(), "it is the engine's");
+
+    // Watching this machine's sandbox.
+    let mut watch = rig.occ(&["status", "--watch", "--local"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert!(next().ends_with(" sandbox none"));
+    engine.run(SANDBOX_CONTAINER, &["sandbox:1", "sleep", "1000"]);
+    assert!(next().ends_with(" sandbox running"));
+    let process = testkit::proc::Process::find(watch.id()).unwrap();
+    process.signal(testkit::proc::Signal::INT);
+    assert_eq!(watch.wait().unwrap().code(), Some(130));
+
+    // A context that leads to our socket goes with its host, and no other.
+    let contexts = || ok(docker_at(&rig, &engine.socket(), &["context", "ls", "--quiet"]));
+    ok(occ(&["docker-context", "--host", "h"]));
+    rig.add_host("other", Target::from(&sshd));
+    let elsewhere = ["context", "create", "occ-other", "--docker", "host=unix:///elsewhere.sock"];
+    ok(docker_at(&rig, &engine.socket(), &elsewhere));
+    assert!(contexts().contains("occ-h") && contexts().contains("occ-other"));
+    // Also when its socket was taken away before.
+    ok(occ(&["docker-socket", "--host", "h", "--remove"]));
+    let removed = ok(occ(&["host", "remove", "h", "-f"]));
+    assert!(removed.contains("Removed: docker context 'occ-h'"), "{removed}");
+    let removed = ok(occ(&["host", "remove", "other", "-f"]));
+    assert!(!removed.contains("context"), "{removed}");
+    assert!(!contexts().contains("occ-h") && contexts().contains("occ-other"));
 }
 
 #[test]

@@ -40,6 +40,7 @@ mod reconnect;
 mod rekey;
 mod revoked_keys;
 mod sandbox;
+mod sandbox_kept;
 mod sandbox_memory;
 mod sandbox_more;
 mod secrets;

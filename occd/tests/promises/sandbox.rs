@@ -12,6 +12,9 @@ use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Registry};
 
 use crate::ask::{GUARD, body, look};
 
+/// What a container has that the existing tool made, or this one.
+pub(crate) const OURS: &str = "managed-by=opencode-cloud";
+
 /// A sandbox's world: an engine with a network behind a real server, and the daemon.
 pub(crate) struct World {
     pub(crate) docker: DockerRig,
@@ -233,6 +236,11 @@ fn bad_wishes_are_refused_before_anything_is_made() {
     assert!(path.contains("there is no /nowhere/at/all to mount"), "{path}");
     let form = fails(rig, &["start", "--host", "h", "--mount", "here"], 1);
     assert!(form.contains("/host/path:/path/inside"), "{form}");
+    for target in ["/proc", "/dev", "/sys/", "/a/../proc/sys"] {
+        let mount = format!("/tmp:{target}");
+        let system = fails(rig, &["start", "--host", "h", "--mount", &mount], 1);
+        assert!(system.contains("the kernel's own directory inside the sandbox"), "{system}");
+    }
     nothing_made();
     // Somebody else has the port: a program, then a container.
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -359,7 +367,7 @@ fn an_operation_goes_on_without_its_client_and_can_be_cancelled() {
     // Nothing half made is left behind.
     assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]), "");
     // One that hears no TERM.
-    docker.docker_ok(&["run", "-d", "--name", SANDBOX_CONTAINER, image]);
+    docker.docker_ok(&["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, image]);
     let killed = rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
     assert!(killed.contains("force killed after"), "{killed}");
     let unknown = fails(rig, &["operations", "attach", "nope"], 1);

@@ -9,7 +9,7 @@ use testkit::wait::blocking::wait_until;
 use testkit::{DockerRig, FaultyLink, RealSshd, Registry};
 
 use crate::ask::{GUARD, body, look};
-use crate::sandbox::{World, fails, fetch, get, json, world, world_on};
+use crate::sandbox::{OURS, World, fails, fetch, get, json, world, world_on};
 
 fn begin(world: &World, verb: &str) -> Operation {
     let begun = world.rig.http("POST", &format!("/v1/hosts/h/container/{verb}"), &[], None);
@@ -144,7 +144,8 @@ fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
         aside,
     ]);
     let publish = format!("127.0.0.1:{port}:3000");
-    docker.docker_ok(&["run", "-d", "--name", SANDBOX_CONTAINER, "-p", &publish, image]);
+    let run = ["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, "-p", &publish, image];
+    docker.docker_ok(&run);
     let new = id(SANDBOX_CONTAINER);
     let finished = world.rig.occ_ok(&["start", "--host", "h"]);
     assert!(finished.contains("an update that was cut short is finished"), "{finished}");
