@@ -195,7 +195,10 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
         DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
-        DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        DockerError::Lost | DockerError::Moved => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
+        }
+        DockerError::Crowded => (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused),
         DockerError::TooOld(_) => (StatusCode::CONFLICT, Code::DockerTooOld),
         DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
     }

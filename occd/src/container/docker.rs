@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::transport::Transport;
 use super::way::Way;
+use crate::host::HostHandle;
 use crate::ssh::Connection;
 
 /// How long Docker may take to answer one request, in seconds.
@@ -55,6 +56,14 @@ pub enum DockerError {
     /// The connection broke.
     #[error("the connection to the host was lost")]
     Lost,
+    /// The connection takes no more work, and another one does.
+    #[error("the connection takes no new work")]
+    Moved,
+    /// The server opens no socket, and has no session free for the docker program.
+    #[error(
+        "the server opens no socket for it (AllowStreamLocalForwarding), and all of its sessions are in use (MaxSessions)"
+    )]
+    Crowded,
     /// Docker answered with an error, or not with HTTP.
     #[error("Docker answered with an error")]
     Api(#[source] BollardError),
@@ -83,12 +92,14 @@ impl std::fmt::Debug for Docker {
 
 impl Docker {
     /// Opens a channel to the host's Docker Engine and agrees on an API version. `socket` is the one
-    /// set for the host; otherwise the probe's finding is used.
+    /// set for the host; otherwise the probe's finding is used. Without the host, it stands by: where sessions are
+    /// few it gives up.
     pub async fn connect(
         connection: &Arc<Connection>,
         socket: Option<&str>,
+        host: Option<HostHandle>,
     ) -> Result<Self, DockerError> {
-        Self::over(Way::to_host(connection, socket).await?).await
+        Self::over(Way::to_host(connection, socket, host).await?).await
     }
 
     /// The same with a socket of this machine; its tasks belong to the tracker.
@@ -115,7 +126,10 @@ impl Docker {
         match client.negotiate_version().await {
             Ok(client) => match client.client_version() {
                 version if version < OLDEST => Err(DockerError::TooOld(version.to_string())),
-                _ => Ok(Self { client, transport }),
+                _ => {
+                    transport.answered(refusal.as_ref());
+                    Ok(Self { client, transport })
+                }
             },
             Err(error @ BollardError::DockerResponseServerError { .. }) => {
                 Err(DockerError::Api(error))

@@ -127,7 +127,7 @@ impl Engine {
                 let connected = host.connection(tries, client).await;
                 let connection = connected.map_err(EngineError::Unreachable)?;
                 let socket = host.snapshot().settings.docker_socket.clone();
-                Ok(Docker::connect(&connection, socket.as_deref()).await?)
+                Ok(Docker::connect(&connection, socket.as_deref(), Some(host.clone())).await?)
             }
             Self::Local(local) => {
                 Ok(Docker::connect_local(local.socket.clone(), local.tasks.clone()).await?)
