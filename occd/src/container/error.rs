@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
+use occ_proto::HostName;
 
 use super::opencode_config::OpencodeConfigError;
 use super::settings::BadSettings;
@@ -62,6 +63,9 @@ pub enum SandboxError {
     /// There is no sandbox.
     #[error("there is no sandbox")]
     NoSandbox,
+    /// There is no sandbox to make another one like, on that host or on this machine.
+    #[error("there is no sandbox")]
+    NoModel(Option<HostName>),
     /// The sandbox is made otherwise than asked for.
     #[error("the sandbox was made with {is}, and not with {asked}: it would have to be made anew")]
     Otherwise {

@@ -41,6 +41,12 @@ pub async fn start(
     let difference = old.as_deref().and_then(|old| differs(old, settings, request));
     let is_other = difference.is_some();
     if let Some(difference) = difference.filter(|_| !request.yes) {
+        // Nobody is asked about what cannot be done.
+        if !request.mounts.is_empty()
+            && let Some(path) = there::missing_path(&session.engine, &settings.mounts).await
+        {
+            return Err(SandboxError::NoPath { path });
+        }
         return Err(difference);
     }
     let did = match old {
@@ -80,13 +86,16 @@ pub async fn start(
 
 /// How a sandbox is brought back to what it was.
 #[derive(Debug, Clone, Copy)]
-enum Undo {
+pub(super) enum Undo {
     Stop,
     Remove,
 }
 
 /// Waits until the sandbox answers. One that does not is left to be looked at; only who cancels wants it undone.
-async fn answered(session: &mut Session, undo: Undo) -> Result<Option<String>, SandboxError> {
+pub(super) async fn answered(
+    session: &mut Session,
+    undo: Undo,
+) -> Result<Option<String>, SandboxError> {
     let cancel = session.progress.cancelled().clone();
     let waiting = Box::pin(answer::wait(session, Until::Ready));
     if let Some(answered) = cancel.run_until_cancelled(waiting).await {
