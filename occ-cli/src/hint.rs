@@ -135,14 +135,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
         // Not after it was installed in vain.
-        Code::DockerUnavailable if has_no_docker(detail) && !detail.contains(IN_VAIN) => {
+        Code::DockerUnavailable if installing_helps(detail) && !detail.contains(IN_VAIN) => {
             format!("occ host install-docker {} installs it", host?)
         }
         Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
         Code::DockerTooOld => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
-        Code::DockerPermission => {
-            format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
-        }
+        Code::DockerPermission => join_group(h, "USER", detail),
         Code::NoSandbox => format!("occ start{}", at(host)),
         Code::ImageUnavailable => format!(
             "occ docker{} -- pull IMAGE shows more; image under [hosts.NAME.sandbox] of occd.toml names another",
@@ -200,10 +198,9 @@ pub(crate) fn hint_for(
         Code::SshConfigInvalid if unsafe_file(detail).is_none() => {
             Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
         }
-        Code::DockerPermission => Some(format!(
-            "on {host}: sudo usermod -aG docker {}; then occ reconnect --host {host}",
-            user.as_deref().unwrap_or("USER")
-        )),
+        Code::DockerPermission => {
+            Some(join_group(host.as_str(), user.as_deref().unwrap_or("USER"), detail))
+        }
         _ => hint(code, Some(host.as_str()), detail),
     }
 }
@@ -226,9 +223,28 @@ pub(crate) fn damaged_passwords(detail: &str) -> Option<String> {
     Some(format!("mv {file} {file}.damaged; a new one is made for the next password that is kept"))
 }
 
+/// Returns how a user comes to use a socket: by the group that owns it.
+fn join_group(host: &str, user: &str, detail: &str) -> String {
+    let named = detail.split_once("(of the group ").and_then(|(_, rest)| rest.split_once(')'));
+    match named.map_or("docker", |(group, _)| group) {
+        "root" | "wheel" => format!(
+            "on {host}: \"group\": \"docker\" in /etc/docker/daemon.json, and Docker started anew, gives the socket to that group; sudo usermod -aG docker {user}; then occ reconnect --host {host}"
+        ),
+        group => format!(
+            "on {host}: sudo usermod -aG {} {user}; then occ reconnect --host {host}",
+            shell_word(group)
+        ),
+    }
+}
+
 /// Returns whether Docker is not there, which is no fault of anything.
 pub(crate) fn has_no_docker(detail: &str) -> bool {
     detail.contains("no Docker on this host")
+}
+
+/// Returns whether `occ host install-docker` helps, which also starts a Docker that is installed.
+pub(crate) fn installing_helps(detail: &str) -> bool {
+    has_no_docker(detail) || detail.contains("its socket is not there")
 }
 
 /// Returns whether a person was there to answer, and did not or wrongly.

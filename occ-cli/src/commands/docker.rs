@@ -148,6 +148,10 @@ pub(crate) async fn run_context(
     if args.remove {
         done(docker(&["rm", "--force", &name])?)?;
         remove(&client, &host).await?;
+        if ui.json {
+            let gone = serde_json::json!({ "host": host, "context": name, "removed": true });
+            return ui.value(&gone).map(|()| 0);
+        }
         ui.say(&format!("Removed: docker context '{name}'."))?;
         return Ok(0);
     }
@@ -157,6 +161,10 @@ pub(crate) async fn run_context(
     let verb = if exists { "update" } else { "create" };
     let description = format!("{host}, by occ");
     done(docker(&[verb, &name, "--description", &description, "--docker", &endpoint])?)?;
+    if ui.json {
+        let made = serde_json::json!({ "host": host, "context": name, "socket": socket.path });
+        return ui.value(&made).map(|()| 0);
+    }
     ui.say(&format!("Added: docker context '{name}'."))?;
     if !ui.quiet {
         ui.note(&format!("hint: docker --context {name} ps"));

@@ -194,7 +194,9 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
-        DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
+        DockerError::Down { .. } | DockerError::NotThere(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable)
+        }
         DockerError::Lost | DockerError::Moved => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
         }
@@ -230,6 +232,8 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::NoImage { .. } => (StatusCode::BAD_GATEWAY, Code::ImageUnavailable),
         SandboxError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::ImageUnavailable),
         SandboxError::NoPrevious { .. } => (StatusCode::CONFLICT, Code::ImageUnavailable),
+        // What is to be done is to be done there.
+        SandboxError::NoModel(model) => return sandbox(model.as_ref(), &SandboxError::NoSandbox),
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
         SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),
         SandboxError::Ended { .. }

@@ -93,10 +93,22 @@ async fn engine(ready: &Ready) -> Result<std::sync::Arc<super::ready::Live>, Una
     })?;
     // What is known to be missing is not waited for.
     let socket = host.snapshot().settings.docker_socket.clone();
-    if let Err(error) = super::way::Way::to_host(&connection, socket.as_deref(), None).await {
-        return Err(Unavailable(format!("{name}: {}", chain(&error))));
-    }
-    match timeout(READY, ready.until_live()).await {
+    let way = match super::way::Way::to_host(&connection, socket.as_deref(), None).await {
+        Ok(way) => way,
+        Err(error) => return Err(Unavailable(format!("{name}: {}", chain(&error)))),
+    };
+    let missing = async {
+        match way.open().await {
+            Err(error @ (DockerError::NotThere(_) | DockerError::Permission(_))) => error,
+            _ => std::future::pending().await,
+        }
+    };
+    let live = tokio::select! {
+        biased;
+        live = timeout(READY, ready.until_live()) => live,
+        error = missing => return Err(Unavailable(format!("{name}: {}", chain(&error)))),
+    };
+    match live {
         Ok(live) => Ok(live),
         Err(_) => {
             let socket = host.snapshot().settings.docker_socket.clone();

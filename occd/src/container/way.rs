@@ -25,16 +25,17 @@ const SUCCESSOR: Duration = Duration::from_secs(15);
 /// The way to an engine.
 #[derive(Debug)]
 pub(super) enum Way {
-    /// The socket `path` of the host at the other end. Streams that somebody waits for are the host's: they go on
+    /// The socket `path` of the host at the other end, which occd.toml sets or which was found. Streams that somebody waits for are the host's: they go on
     /// to its next connection where this one has no room. Without it they stand by, and give up.
     Host {
         connection: Arc<Connection>,
         system: Arc<RemoteSystem>,
         path: String,
+        is_set: bool,
         host: Option<HostHandle>,
     },
     /// A socket of this machine; its tasks belong to the tracker.
-    Local { path: PathBuf, tasks: TaskTracker },
+    Local { path: PathBuf, is_set: bool, tasks: TaskTracker },
 }
 
 /// A byte stream to an engine.
@@ -76,10 +77,10 @@ impl Way {
     /// Opens a stream. A channel is in the background: it counts as work only while somebody says so.
     pub(super) async fn open(&self) -> Result<Opened, DockerError> {
         match self {
-            Self::Host { connection, system, path, host } => {
+            Self::Host { connection, system, path, is_set, host } => {
                 let mut on = Arc::clone(connection);
                 let (channel, refusal) = loop {
-                    match (open(&on, path, system, host.is_none()).await, host) {
+                    match (open(&on, path, *is_set, system, host.is_none()).await, host) {
                         (Err(DockerError::Moved), Some(host)) => on = successor(host, &on).await?,
                         (Err(DockerError::Moved), None) => return Err(DockerError::Lost),
                         (opened, _) => break opened?,
@@ -91,9 +92,9 @@ impl Way {
                 }
                 Ok(Opened { stream: Box::new(channel.into_stream()), refusal })
             }
-            Self::Local { path, .. } => match UnixStream::connect(path).await {
+            Self::Local { path, is_set, .. } => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Opened { stream: Box::new(stream), refusal: None }),
-                Err(error) => Err(local_error(path, error)),
+                Err(error) => Err(local_error(path, *is_set, error)),
             },
         }
     }
@@ -168,14 +169,16 @@ impl Way {
     ) -> Result<Self, DockerError> {
         let system = connection.system().await.ok_or(DockerError::Lost)?;
         let path = super::docker::choose(socket, &system)?;
-        Ok(Self::Host { connection: Arc::clone(connection), system, path, host })
+        let (connection, is_set) = (Arc::clone(connection), socket.is_some());
+        Ok(Self::Host { connection, system, path, is_set, host })
     }
 }
 
-fn local_error(path: &std::path::Path, error: std::io::Error) -> DockerError {
+fn local_error(path: &std::path::Path, is_set: bool, error: std::io::Error) -> DockerError {
     let name = path.display().to_string();
     match error.kind() {
-        std::io::ErrorKind::NotFound => DockerError::Missing,
+        ErrorKind::NotFound if is_set => DockerError::NotThere(name),
+        ErrorKind::NotFound if !super::engine::is_installed() => DockerError::Missing,
         std::io::ErrorKind::PermissionDenied => DockerError::Permission(name),
         _ => DockerError::Down { path: name, source: error.into() },
     }
@@ -201,6 +204,7 @@ async fn successor(
 async fn open(
     connection: &Arc<Connection>,
     path: &str,
+    is_set: bool,
     system: &RemoteSystem,
     stands_by: bool,
 ) -> Result<(Channel, Option<ChannelError>), DockerError> {
@@ -232,7 +236,13 @@ async fn open(
         None => None,
     };
     match exit {
-        Some(ExitReport::Status(3)) => return Err(down(source)),
+        Some(ExitReport::Status(3)) if is_set => {
+            return Err(DockerError::NotThere(path.to_owned()));
+        }
+        Some(ExitReport::Status(3)) => {
+            let source = "Docker is installed, but its socket is not there".into();
+            return Err(DockerError::Down { path: path.to_owned(), source });
+        }
         Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
         _ if !system.docker_cli => return Err(down(source)),
         _ => {}
