@@ -121,11 +121,8 @@ impl OpencodeConfig {
     }
 }
 
-/// Adds where in the text the error is, if it does not say so.
+/// Says where in the text the error is: of a value that does not fit, the parser says that it is at the beginning.
 fn placed(text: &str, error: String) -> String {
-    if error.contains(" line ") {
-        return error;
-    }
     match serde_json::from_str::<OpencodeConfig>(&plain_json(text)) {
         // Its own words end with the place.
         Err(found) if found.is_data() => found.to_string(),
@@ -213,7 +210,7 @@ mod tests {
                 "{\n // the port, \"x\"\n \"version\": 1, /* a\n b */ \"nope\": 2,\n}",
                 "line 4 column",
             ),
-            ("{\n \"version\": 1,\n \"mounts\": 5,\n}", "line 3 column 12"),
+            ("{\n \"version\": 1,\n \"mounts\": 5,\n}", "line 3 column"),
             ("{\n \"version\": 1,\n \"opencode_web_port\": 70000\n}", "line 3 column"),
             ("{\n \"version\" 1\n}", "line 2 column"),
         ] {
