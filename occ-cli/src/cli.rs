@@ -198,6 +198,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   occ operations
+  occ operations --host prod-1          those there; -q prints the IDs alone
   occ operations attach 1f3c9a2b
   occ operations cancel 1f3c9a2b")]
     Operations {
@@ -320,6 +321,20 @@ Examples:
 }
 
 impl Command {
+    /// Returns whether it does something with the sandbox.
+    pub(crate) fn is_about_the_sandbox(&self) -> bool {
+        matches!(
+            self,
+            Self::Start(_)
+                | Self::Stop(_)
+                | Self::Restart(_)
+                | Self::Update(_)
+                | Self::Logs(_)
+                | Self::Cockpit
+                | Self::Sandbox(_)
+        )
+    }
+
     /// Returns whether it goes with `--group` and `--all`.
     pub(crate) fn works_on_many(&self) -> bool {
         matches!(

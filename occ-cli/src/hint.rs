@@ -154,14 +154,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
         // Not after it was installed in vain.
-        Code::DockerUnavailable if has_no_docker(detail) && !detail.contains(IN_VAIN) => {
+        Code::DockerUnavailable if installing_helps(detail) && !detail.contains(IN_VAIN) => {
             format!("occ host install-docker {} installs it", host?)
         }
         Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
         Code::DockerTooOld => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
-        Code::DockerPermission => {
-            format!("on {h}: sudo usermod -aG docker USER; then occ reconnect --host {h}")
-        }
+        Code::DockerPermission => join_group(h, "USER", detail),
         Code::NoSandbox => format!("occ start{}", at(host)),
         Code::SandboxForeign => {
             let name = detail.split_once("the container ").and_then(|(_, rest)| rest.split_once(' '));
@@ -231,10 +229,9 @@ pub(crate) fn hint_for(
         Code::SshConfigInvalid if unsafe_file(detail).is_none() => {
             Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
         }
-        Code::DockerPermission => Some(format!(
-            "on {host}: sudo usermod -aG docker {}; then occ reconnect --host {host}",
-            user.as_deref().unwrap_or("USER")
-        )),
+        Code::DockerPermission => {
+            Some(join_group(host.as_str(), user.as_deref().unwrap_or("USER"), detail))
+        }
         _ => hint(code, Some(host.as_str()), detail),
     }
 }
@@ -249,9 +246,28 @@ pub(crate) fn has_own_hint(detail: &str) -> bool {
     [PROXY_COMMAND, LEFT_ALONE, NO_WAY_THROUGH].iter().any(|words| detail.contains(words))
 }
 
+/// Returns how a user comes to use a socket: by the group that owns it.
+fn join_group(host: &str, user: &str, detail: &str) -> String {
+    let named = detail.split_once("(of the group ").and_then(|(_, rest)| rest.split_once(')'));
+    match named.map_or("docker", |(group, _)| group) {
+        "root" | "wheel" => format!(
+            "on {host}: \"group\": \"docker\" in /etc/docker/daemon.json, and Docker started anew, gives the socket to that group; sudo usermod -aG docker {user}; then occ reconnect --host {host}"
+        ),
+        group => format!(
+            "on {host}: sudo usermod -aG {} {user}; then occ reconnect --host {host}",
+            shell_word(group)
+        ),
+    }
+}
+
 /// Returns whether Docker is not there, which is no fault of anything.
 pub(crate) fn has_no_docker(detail: &str) -> bool {
     detail.contains("no Docker on this host")
+}
+
+/// Returns whether `occ host install-docker` helps, which also starts a Docker that is installed.
+pub(crate) fn installing_helps(detail: &str) -> bool {
+    has_no_docker(detail) || detail.contains("its socket is not there")
 }
 
 /// Returns whether a person was there to answer, and did not or wrongly.

@@ -51,6 +51,14 @@ impl Place {
         }
     }
 
+    /// Returns what an error about it begins with: `prod-1: `, and nothing for this machine.
+    pub(crate) fn error_prefix(&self) -> String {
+        match self {
+            Self::Host(host, _) => format!("{host}: "),
+            Self::Local => String::new(),
+        }
+    }
+
     /// Returns the option that names it: ` --host prod-1`, and nothing for this machine.
     pub(crate) fn option(&self) -> String {
         match self {

@@ -19,7 +19,7 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub(crate) open: bool,
     /// Mount a path of the host: /path/there:/path/inside, and :ro behind it; may be given more than once
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", conflicts_with = "no_mounts")]
     pub(crate) mount: Vec<String>,
     /// Mount nothing of the host
     #[arg(long)]

@@ -214,6 +214,10 @@ pub(crate) async fn run_context(
         if let Some(host) = host {
             remove(&client, host).await?;
         }
+        if ui.json {
+            let gone = serde_json::json!({ "host": place, "context": name, "removed": true });
+            return ui.value(&gone).map(|()| 0);
+        }
         ui.say(&format!("Removed: docker context '{name}'."))?;
         return Ok(0);
     }
@@ -226,6 +230,10 @@ pub(crate) async fn run_context(
     let verb = if exists.status.success() { "update" } else { "create" };
     let description = format!("{place}, by occ");
     docker_context_ok(&[verb, &name, "--description", &description, "--docker", &endpoint])?;
+    if ui.json {
+        let made = serde_json::json!({ "host": place, "context": name, "socket": socket.path });
+        return ui.value(&made).map(|()| 0);
+    }
     ui.say(&format!("Added: docker context '{name}'."))?;
     if !ui.quiet {
         ui.note(&format!("hint: docker --context {name} ps"));

@@ -328,12 +328,12 @@ fn connected(context: &Context<'_>, test: &TestReport) -> String {
         (Some(version), true) => format!("Docker {}", sanitize(version)),
         (None, true) => "Docker".to_owned(),
         (_, false) => {
-            let denied = test.steps.iter().find(|step| {
-                step.name == "docker" && step.detail.to_lowercase().contains("permission denied")
-            });
-            // "No Docker" would be wrong where it is there and only closed to this user.
-            denied
-                .map_or_else(|| "no Docker on this host".to_owned(), |step| sanitize(&step.detail))
+            // "No Docker" would be wrong where it is there and does not answer, or not this user.
+            let other = test
+                .steps
+                .iter()
+                .find(|step| step.name == "docker" && !crate::hint::has_no_docker(&step.detail));
+            other.map_or_else(|| "no Docker on this host".to_owned(), |step| sanitize(&step.detail))
         }
     };
     if let Some(key) = &test.new_host_key {

@@ -91,6 +91,9 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     if global.local && global.host.is_some() {
         return Err(CliError::usage("--local cannot be used with --host."));
     }
+    if command.as_ref().is_some_and(Command::is_about_the_sandbox) {
+        legacy::refuse_instance_of_environment()?;
+    }
     let selection = selection(&global, command.as_ref())?;
     let named = Target::named(&global, std::env::var_os("OCC_HOST").as_deref())?;
     let parallel = global.parallel;

@@ -14,7 +14,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for};
+use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for, installing_helps};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -248,7 +248,7 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
 /// Returns the hint for a problem of a host whose configuration is known.
 pub(crate) fn status_hint(status: &HostStatus, code: Code, detail: &str) -> Option<String> {
     // A host may do without, and is not to be told so each time.
-    if has_no_docker(detail) {
+    if installing_helps(detail) {
         return None;
     }
     let login = status.connection.as_ref().map(|connection| connection.user.as_str());
@@ -445,7 +445,11 @@ pub(crate) fn sandbox_unknown(status: &HostStatus, code: Code, why: &str) -> Str
     // The line names the host already.
     let why = why.strip_prefix(&format!("{}: ", status.name)).unwrap_or(why);
     // Without Docker there is no sandbox, and that much is known.
-    let sign = if code == Code::DockerUnavailable { "○ none   " } else { "? unknown" };
+    let sign = if code == Code::DockerUnavailable && has_no_docker(why) {
+        "○ none   "
+    } else {
+        "? unknown"
+    };
     line(status, "Sandbox", &format!("{sign}    {why}"))
 }
 

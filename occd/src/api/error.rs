@@ -219,8 +219,13 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
-        DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
-        DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        DockerError::Down { .. } | DockerError::NotThere(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable)
+        }
+        DockerError::Lost | DockerError::Moved => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
+        }
+        DockerError::Crowded => (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused),
         DockerError::TooOld(_) => (StatusCode::CONFLICT, Code::DockerTooOld),
         DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
     }
@@ -252,6 +257,8 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::NoImage { .. } => (StatusCode::BAD_GATEWAY, Code::ImageUnavailable),
         SandboxError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::ImageUnavailable),
         SandboxError::NoPrevious { .. } => (StatusCode::CONFLICT, Code::ImageUnavailable),
+        // What is to be done is to be done there.
+        SandboxError::NoModel(model) => return sandbox(model.as_ref(), &SandboxError::NoSandbox),
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
         SandboxError::NotOurs { .. } => (StatusCode::CONFLICT, Code::SandboxForeign),
         SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),

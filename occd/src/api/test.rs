@@ -132,7 +132,7 @@ pub(super) async fn test(
         None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
     }
     let begun = Instant::now();
-    match Docker::connect(&connection, settings.docker_socket.as_deref()).await {
+    match Docker::connect(&connection, settings.docker_socket.as_deref(), None).await {
         Ok(docker) => match docker.client().version().await {
             Ok(version) => {
                 let version = occ_proto::text::sanitize(&version.version.unwrap_or_default());

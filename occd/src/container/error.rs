@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
+use occ_proto::HostName;
 
 use super::opencode_config::OpencodeConfigError;
 use super::settings::BadSettings;
@@ -72,6 +73,9 @@ pub enum SandboxError {
         /// Whose it is.
         owner: String,
     },
+    /// There is no sandbox to make another one like, on that host or on this machine.
+    #[error("there is no sandbox")]
+    NoModel(Option<HostName>),
     /// The sandbox is made otherwise than asked for.
     #[error("the sandbox has {it_has}: it would have to be made anew")]
     Otherwise {

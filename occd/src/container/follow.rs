@@ -93,7 +93,7 @@ async fn events(
     was_live: &mut bool,
 ) -> Result<(), DockerError> {
     let socket = host.snapshot().settings.docker_socket.clone();
-    let docker = Box::pin(Docker::connect(connection, socket.as_deref())).await?;
+    let docker = Box::pin(Docker::connect(connection, socket.as_deref(), None)).await?;
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
         ("container".to_owned(), vec![SANDBOX_CONTAINER.to_owned(), SET_ASIDE.to_owned()]),

@@ -46,6 +46,12 @@ pub async fn start(
     if !request.yes {
         // What is asked for must be so; what only the settings say by now may wait.
         if differences.iter().any(|one| one.asked) {
+            // Nobody is asked about what cannot be done.
+            if !request.mounts.is_empty()
+                && let Some(path) = there::missing_path(&session.engine, &settings.mounts).await
+            {
+                return Err(SandboxError::NoPath { path });
+            }
             return Err(SandboxError::Otherwise { it_has: differs::words(&differences) });
         }
         notes.extend(differs::note(&session.engine, &differences));
@@ -101,13 +107,16 @@ async fn differences(
 
 /// How a sandbox is brought back to what it was.
 #[derive(Debug, Clone, Copy)]
-enum Undo {
+pub(super) enum Undo {
     Stop,
     Remove,
 }
 
 /// Waits until the sandbox answers. One that does not is left to be looked at; only who cancels wants it undone.
-async fn answered(session: &mut Session, undo: Undo) -> Result<Option<String>, SandboxError> {
+pub(super) async fn answered(
+    session: &mut Session,
+    undo: Undo,
+) -> Result<Option<String>, SandboxError> {
     let cancel = session.progress.cancelled().clone();
     let waiting = Box::pin(answer::wait(session, Until::Ready));
     if let Some(answered) = cancel.run_until_cancelled(waiting).await {

@@ -116,6 +116,8 @@ struct Actor {
     line: Line,
     /// The host runs one command, whatever is asked for, as far as its connections have found out.
     forced: bool,
+    /// How many sessions the server grants a connection, as far as its connections have found out.
+    granted: Option<u32>,
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
@@ -203,6 +205,7 @@ pub fn spawn(
         connections: Vec::new(),
         line: Line::default(),
         forced: false,
+        granted: None,
         last_error: None,
         inputs: None,
         seen: Arc::default(),
@@ -446,6 +449,7 @@ impl Actor {
         self.machine.set_limits(self.settings.limits, self.settings.caps);
         if !same {
             self.forced = false;
+            self.granted = None;
             self.agents_tried.clear();
             tracing::info!(host = %self.name, "the configuration of the connection changed");
             self.beside().for_each(|connection| connection.retire());

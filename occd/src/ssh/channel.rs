@@ -21,11 +21,15 @@ use tokio::time::timeout;
 use super::connection::Connection;
 use super::inbox::{Closed, ExitReport, Frame, Inbox, OutputLost};
 use super::marker::Marker;
+use super::sessions::StreamPlace;
 
 /// How long a program has between TERM and KILL, and between KILL and end of file.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the server has to close a channel after end of file before we close it ourselves.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// How much of standard error is kept of a byte stream, in bytes: what one error takes.
+const SAID: usize = 1024;
 
 /// An open channel without an owner's duties: what a spare is made of.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub struct Channel {
     ended: AtomicBool,
     /// See [`Channel::in_background`].
     background: AtomicBool,
+    /// Its place among those that carry streams, until the server has its session back.
+    place: Option<StreamPlace>,
 }
 
 impl Channel {
@@ -66,7 +72,13 @@ impl Channel {
             marker: OnceLock::new(),
             ended: AtomicBool::new(false),
             background: AtomicBool::new(false),
+            place: None,
         }
+    }
+
+    /// Keeps the place until the channel has ended.
+    pub(super) fn hold(&mut self, place: StreamPlace) {
+        self.place = Some(place);
     }
 
     #[expect(clippy::expect_used, reason = "taken in drop alone")]
@@ -252,7 +264,7 @@ impl Channel {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Returns the channel as a byte stream, for protocols that run over it. Standard error is dropped.
+    /// Returns the channel as a byte stream, for protocols that run over it. Standard error is no part of it.
     pub fn into_stream(self) -> ChannelStream {
         ChannelStream::new(self)
     }
@@ -282,6 +294,7 @@ impl Drop for Channel {
         };
         raw.inbox.discard();
         let marker = self.marker.take();
+        let place = self.place.take();
         let task_owner = Arc::clone(&connection);
         task_owner.spawn(async move {
             // A session on which nothing was started has nothing to end, and its server waits for ever.
@@ -298,6 +311,7 @@ impl Drop for Channel {
                 }
             }
             connection.channel_ended(session);
+            drop(place);
         });
     }
 }
@@ -344,6 +358,8 @@ async fn wind_down(
 pub struct ChannelStream {
     channel: Arc<Channel>,
     frame: Bytes,
+    /// The beginning of its standard error.
+    said: Vec<u8>,
     receiving: Option<Pin<Box<dyn Future<Output = Option<Frame>> + Send>>>,
     writer: Pin<Box<dyn AsyncWrite + Send>>,
     closed: Pin<Box<dyn Future<Output = Closed> + Send>>,
@@ -362,6 +378,7 @@ impl ChannelStream {
         Self {
             channel: Arc::new(channel),
             frame: Bytes::new(),
+            said: Vec::new(),
             receiving: None,
             writer,
             closed: Box::pin(async move { inbox.closed().await }),
@@ -370,6 +387,11 @@ impl ChannelStream {
 }
 
 impl ChannelStream {
+    /// Returns the beginning of what has come on standard error.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said).trim().to_owned()
+    }
+
     /// Returns whether the other side has said that nothing more comes.
     pub fn is_ended(&self) -> bool {
         self.channel.output_complete() || self.channel.closed_reason().is_some()
@@ -392,7 +414,11 @@ impl AsyncRead for ChannelStream {
                 Some(frame) if frame.stream() == occ_proto::exec::STDOUT => {
                     self.frame = frame.data();
                 }
-                Some(_) => {}
+                Some(frame) => {
+                    let room = SAID.saturating_sub(self.said.len());
+                    let data = frame.data();
+                    self.said.extend_from_slice(&data[..data.len().min(room)]);
+                }
                 None => return Poll::Ready(Ok(())),
             }
         }

@@ -129,6 +129,8 @@ pub struct DialSettings {
     pub no_probe: bool,
     /// Nor is one that runs one command, whatever is asked for, as earlier connections found out.
     pub forced: bool,
+    /// The most sessions that the server grants a connection, as far as those before have found out.
+    pub granted: Option<u32>,
     /// No ProxyCommand may be run.
     pub no_proxy_commands: bool,
     /// Whether commands may use the user's ssh-agent.
@@ -353,6 +355,7 @@ impl Dial<'_> {
         let facts = Facts {
             lends,
             agents: Arc::clone(&environment.agents),
+            granted: settings.granted,
             unasked: match (settings.no_probe, settings.forced) {
                 (true, _) => Some(SystemUnknown::ProbeOff),
                 (false, true) => Some(SystemUnknown::ForcedCommand),

@@ -23,13 +23,21 @@ fn with_socket() -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig, PathBuf)
 
 /// Returns a server behind a link with an engine that has one image, and a daemon with it as the host `h`.
 pub(crate) fn far_engine(image: &str) -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig)> {
+    far_engine_behind(image, RealSshd::start)
+}
+
+/// The same with a server of that kind.
+fn far_engine_behind(
+    image: &str,
+    server: impl FnOnce() -> RealSshd,
+) -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig)> {
     if !RealSshd::require() || !DockerRig::require() {
         return None;
     }
     let docker = DockerRig::start();
     docker.open_to_everyone();
     docker.import_busybox(image);
-    let sshd = RealSshd::start();
+    let sshd = server();
     let link = FaultyLink::start(sshd.addr());
     let mut rig = DaemonRig::new();
     rig.add_host("h", Target::from(&sshd).through(&link));
@@ -254,4 +262,96 @@ fn a_link_that_is_down_is_an_answer_and_comes_back() {
     assert!(ok(docker_at(&rig, &socket, &["ps"])).contains("CONTAINER"));
     rig.occ_ok(&["host", "remove", "h", "-f"]);
     wait_for("the socket to go", GUARD, || (!socket.exists()).then_some(()));
+}
+
+/// Thirty requests at once, and more that last, over a server that opens no sockets and has so many sessions.
+fn many_at_once(max_sessions: u32, lasting: usize) {
+    let server = || {
+        let builder = RealSshd::builder().config("AllowStreamLocalForwarding no");
+        builder.max_sessions(max_sessions).start()
+    };
+    let Some((mut engine, _sshd, _link, rig)) = far_engine_behind("busybox:1", server) else {
+        return;
+    };
+    let socket = open(&rig);
+    let ask = |path: &str| {
+        http::request_within(&socket, "GET", path, &[("Host", "docker")], None, GUARD).unwrap()
+    };
+    assert_eq!(ask("/_ping").status, 200);
+    // Streams that last as long as their client wants.
+    let mut streams = Vec::new();
+    for _ in 0..lasting {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        stream.write_all(b"GET /v1.41/events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+        let mut begin = [0; 12];
+        std::io::Read::read_exact(&mut stream, &mut begin).unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200");
+        streams.push(stream);
+    }
+    std::thread::scope(|scope| {
+        let requests: Vec<_> =
+            (0..30).map(|_| scope.spawn(|| ask("/v1.41/containers/json"))).collect();
+        // Commands come through meanwhile.
+        for _ in 0..3 {
+            assert_eq!(rig.occ_ok(&["exec", "--host", "h", "--", "echo", "in"]).trim(), "in");
+        }
+        for request in requests {
+            let answer = request.join().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    });
+    drop(streams);
+    wait_until("no work", GUARD, || look(&rig, "h"), |status| status.open_channels == 0);
+    assert_eq!(ask("/v1.41/containers/json").status, 200);
+    // A program that has no engine to speak to says so.
+    engine.stop();
+    let answer = ask("/v1.41/containers/json");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("h: ") && message.contains("ocker"), "{message}");
+}
+
+#[test]
+fn many_clients_at_once_get_their_turns_where_a_program_stands_in_for_the_socket() {
+    many_at_once(10, 10);
+}
+
+#[test]
+fn many_clients_at_once_get_their_turns_where_sessions_are_few() {
+    many_at_once(3, 3);
+}
+
+#[test]
+fn compose_works_where_a_program_stands_in_for_the_socket() {
+    let server = || RealSshd::builder().config("AllowStreamLocalForwarding no").start();
+    let Some((_engine, _sshd, _link, rig)) = far_engine_behind("busybox:1", server) else {
+        return;
+    };
+    let compose = testkit::require::find_program("docker-compose");
+    if !testkit::require::require("docker-compose", compose.map(drop), "OCC_REQUIRE_DOCKER") {
+        return;
+    }
+    let socket = open(&rig);
+    let dir = rig.root().join("compose");
+    fs::create_dir_all(&dir).unwrap();
+    let service = "image: busybox:1\n    network_mode: none\n    stop_grace_period: 1s\n    \
+                   command: sh -c 'echo composed; sleep 1000'\n";
+    let services: String = (0..12).map(|n| format!("  web{n}:\n    {service}")).collect();
+    fs::write(dir.join("docker-compose.yml"), format!("version: \"3\"\nservices:\n{services}"))
+        .unwrap();
+    let compose = |args: &[&str]| {
+        let mut command = Command::new("docker-compose");
+        command
+            .current_dir(&dir)
+            .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+            .args(args)
+            .stdin(Stdio::null());
+        ok(command)
+    };
+    compose(&["up", "-d"]);
+    assert_eq!(compose(&["ps"]).matches("Up").count(), 12);
+    assert_eq!(compose(&["logs", "--no-color"]).matches("| composed").count(), 12);
+    compose(&["down"]);
+    assert_eq!(ok(docker_at(&rig, &socket, &["ps", "-aq"])), "");
 }

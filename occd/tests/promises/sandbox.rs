@@ -137,8 +137,15 @@ fn a_sandbox_lives_on_a_host_as_if_it_were_here() {
     let by_name = rig.http("GET", "/v1/forwards", &[], None).json()["by_name_port"].clone();
     let at = format!("http://127.0.0.1:{by_name}");
     assert!(fetch(&at, Some("H.localhost:4180")).unwrap().ends_with("1.0"));
-    assert!(fetch(&at, Some("other.localhost")).unwrap().starts_with("HTTP/1.1 404"));
+    let unknown = fetch(&at, Some("other.localhost")).unwrap();
+    assert!(unknown.starts_with("HTTP/1.1 404"), "{unknown}");
+    let known = format!("Known are http://h.localhost:{by_name}. occ start --host NAME");
+    assert!(unknown.contains(&known), "{unknown}");
     assert!(fetch(&at, Some("evil.example")).unwrap().starts_with("HTTP/1.1 421"));
+
+    // A path that is not there is said before anybody is asked whether to make it anew.
+    let nowhere = rig.run_occ(&["start", "--host", "h", "--mount", "/no/such:/x"]);
+    assert!(nowhere.stderr.contains("there is no /no/such to mount"), "{nowhere:?}");
 
     let again = rig.occ_ok(&["start", "--host", "h"]);
     assert!(again.contains("Service is already running"), "{again}");
