@@ -86,7 +86,7 @@ impl Target {
         match self {
             Self::Host(name, source) => Ok((name, source)),
             Self::Local => Err(CliError::unsupported(format!(
-                "occ {command} needs a host: it does not work on this machine itself yet."
+                "occ {command} needs a host: it is not for this machine itself."
             ))
             .hint(format!("occ {command} --host NAME"))),
             Self::Unset => {

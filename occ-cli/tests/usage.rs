@@ -47,7 +47,8 @@ fn usage_errors_exit_2_and_say_why() {
         (&["exec", "--host", "a"], "<ARGV>"),
         (&["exec", "--host", "a", "--timeout", "soon", "--", "x"], "length of time"),
         (&["exec", "--host", "a", "--env", "1=x", "--", "x"], "the name must be"),
-        (&["exec", "--local", "--", "x"], "needs a host"),
+        (&["connect", "--local"], "needs a host"),
+        (&["shell", "--local"], "needs a terminal"),
         (&["start", "--no-daemon"], "occd itself is the daemon"),
         (&["start", "--cached-rebuild-sandbox-image"], "builds no images from source"),
         (&["start", "--mount", "/a:/b", "--no-mounts"], "cannot be used with"),
@@ -86,7 +87,7 @@ fn usage_errors_exit_2_and_say_why() {
 #[test]
 fn with_json_a_usage_error_is_a_problem_document() {
     let home = private_dir();
-    for args in [&["--json", "frobnicate"][..], &["exec", "--json", "--local", "--", "x"]] {
+    for args in [&["--json", "frobnicate"][..], &["connect", "--json", "--local"]] {
         let done = run(&mut occ(args, home.path()));
         let document: serde_json::Value = serde_json::from_str(&done.err).unwrap();
         assert_eq!((done.code, &document["status"]), (2, &400.into()), "{done:?}");
@@ -147,7 +148,7 @@ fn the_order_of_targets() {
     assert_eq!(host(&["status", "--host", "from-flag"], "from-env"), "from-flag");
     assert_eq!(host(&["status"], "from-env"), "from-env");
     assert_eq!(host(&["status"], ""), "from-default");
-    let local = run(fake.command(&["exec", "--local", "--", "x"]).env("OCC_HOST", "from-env"));
+    let local = run(fake.command(&["connect", "--local"]).env("OCC_HOST", "from-env"));
     assert_eq!(local.code, 2);
     let bad = run(fake.command(&["status"]).env("OCC_HOST", "a b"));
     assert_eq!((bad.code, bad.err.starts_with("Error: OCC_HOST: ")), (2, true));
