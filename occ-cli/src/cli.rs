@@ -28,6 +28,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   host                           add list show edit remove test default install-docker
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
+  allow                          a project's .occ.toml: the host of its commands
   operations                     what is being done, or was not long ago
   docker docker-socket docker-context   the docker program at a host's engine
   history                        when a link was down, and why
@@ -273,6 +274,16 @@ Examples:
   occ history --host prod-1 --since 24h
   occ history --host prod-1 --since 2026-11-21T03:00:00Z --json")]
     History(HistoryArgs),
+    /// Let this project's .occ.toml say which host its commands go to
+    #[command(after_help = "\
+Examples:
+  echo 'host = \"prod-1\"' > .occ.toml
+  occ allow; occ exec -- make test      also from the directories below
+  occ allow --remove
+
+A .occ.toml has host, and may have directory: where commands run on the host. It counts once what it says
+has been allowed, and no more when it says something else. --host, --local and OCC_HOST go before it.")]
+    Allow(AllowArgs),
     /// Show what waits for an answer, and ask for it
     #[command(after_help = "Examples:\n  occ prompts\n  occ prompts --json")]
     Prompts,
@@ -436,6 +447,13 @@ pub(crate) struct ShellArgs {
     /// A program in place of the login shell, and its arguments
     #[arg(trailing_var_arg = true, value_name = "ARGV")]
     pub(crate) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AllowArgs {
+    /// Take that back
+    #[arg(long)]
+    pub(crate) remove: bool,
 }
 
 #[derive(Debug, Args)]

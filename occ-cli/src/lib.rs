@@ -17,6 +17,7 @@ mod lines;
 mod output;
 mod parse;
 mod place;
+mod project;
 mod prompter;
 mod stdio;
 mod target;

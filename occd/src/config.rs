@@ -97,6 +97,9 @@ pub struct HostSettings {
     pub connection: ConnectionConfig,
     /// The Docker socket on the host, where it is not in a usual place.
     pub docker_socket: Option<String>,
+    /// Where commands run on the host that name no directory; where the login begins, unless set. May begin with `~/`.
+    #[serde(deserialize_with = "directory")]
+    pub directory: Option<String>,
     /// Whether the host is asked, by a command at each login, for its shell, system and Docker sockets. One that
     /// runs one command whatever is asked for (ForceCommand) would run that.
     pub probe: Option<bool>,
@@ -212,6 +215,8 @@ pub struct EffectiveSettings {
     pub autoconnect: Autoconnect,
     /// The Docker socket, if set.
     pub docker_socket: Option<String>,
+    /// Where commands run that name no directory, if set.
+    pub directory: Option<String>,
 }
 
 /// Why occd.toml cannot be used.
@@ -305,6 +310,7 @@ impl Config {
             max_connections: setting!(max_connections, 4) as usize,
             autoconnect: setting!(autoconnect, Autoconnect::Recent),
             docker_socket: own.and_then(|own| own.docker_socket.clone()),
+            directory: own.and_then(|own| own.directory.clone()),
         }
     }
 }
@@ -333,6 +339,17 @@ fn strictness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Unkno
             "{text:?} is none of \"accept-new\", \"ask\" and \"yes\""
         ))),
     }
+}
+
+/// Reads a directory of a host's: one that does not depend on another.
+fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let is_anchored = text.starts_with('/') || text == "~" || text.starts_with("~/");
+    if !is_anchored || text.contains('\0') {
+        let why = format!("{text:?} is no directory that begins with / or ~/");
+        return Err(serde::de::Error::custom(why));
+    }
+    Ok(Some(text))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -418,6 +435,7 @@ mod tests {
             ("\n\nnope = 1\n", 3, "nope"),
             ("[connection]\nconnect_timeout = \"soon\"\n", 2, "soon"),
             ("[connection]\nconnect_timeout = 5\n", 2, "expected a string"),
+            ("[hosts.a]\ndirectory = \"srv\"\n", 2, "begins with / or ~/"),
             ("[hosts.\"a b\"]\n", 1, "space"),
             ("x", 1, "expected"),
             ("[connection]\nkeepalive_count = 0\n", 2, "at least 1"),

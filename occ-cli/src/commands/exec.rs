@@ -21,8 +21,9 @@ use crate::error::CliError;
 use crate::keys::{self, Keys};
 use crate::output::host as show;
 use crate::place::Place;
+use crate::project::{Project, Wishes};
 use crate::stdio::{Descriptor, Input};
-use crate::target::Target;
+use crate::target::{Source, Target};
 use crate::ws::{ExecStream, Output};
 
 /// Runs the command and returns its exit code.
@@ -34,8 +35,8 @@ pub(crate) async fn run(context: &Context<'_>, args: ExecArgs) -> Result<u8, Cli
         let request = request(&args)?;
         return exec_group::run(context, &args, request, &group).await;
     }
-    let (client, place) = place(context, "exec").await?;
-    let request = here(&place, request(&args)?)?;
+    let (client, place, directory) = place(context, "exec").await?;
+    let request = here(&place, directory, request(&args)?)?;
     on(context, &args, &request, &client, &place).await
 }
 
@@ -49,7 +50,7 @@ pub(crate) async fn shell(context: &Context<'_>, args: ShellArgs) -> Result<u8, 
         return Err(CliError::usage("occ shell needs a terminal as its input.")
             .hint("occ exec --shell -- 'LINE' runs a line of the login shell"));
     }
-    let (client, place) = place(context, "shell").await?;
+    let (client, place, directory) = place(context, "shell").await?;
     let args = ExecArgs {
         cwd: args.cwd,
         env: args.env,
@@ -61,17 +62,27 @@ pub(crate) async fn shell(context: &Context<'_>, args: ShellArgs) -> Result<u8, 
         tty: true,
         ..ExecArgs::default()
     };
-    let request = here(&place, request(&args)?)?;
+    let request = here(&place, directory, request(&args)?)?;
     on(context, &args, &request, &client, &place).await
 }
 
-/// Returns where the command goes: one that is not told is not run just anywhere.
-async fn place(context: &Context<'_>, command: &str) -> Result<(Client, Place), CliError> {
+/// Returns where the command goes, and in which directory if its project says so: one that is not told is not run
+/// just anywhere.
+async fn place(
+    context: &Context<'_>,
+    command: &str,
+) -> Result<(Client, Place, Option<String>), CliError> {
     if context.named == Some(Target::Local) {
-        return Ok((context.client().await?, Place::Local));
+        return Ok((context.client().await?, Place::Local, None));
+    }
+    if context.named.is_none()
+        && let Some(project) = Project::find()?
+    {
+        let Wishes { host, directory } = project.allowed()?;
+        return Ok((context.client().await?, Place::Host(host, Source::Named), directory));
     }
     let (client, host, source) = context.client_and_host(command).await?;
-    Ok((client, Place::Host(host, source)))
+    Ok((client, Place::Host(host, source), None))
 }
 
 async fn on(
@@ -90,9 +101,15 @@ async fn on(
     }
 }
 
-/// Returns the request as this machine is to run it: where we are, and with our environment.
-fn here(place: &Place, mut request: ExecRequest) -> Result<ExecRequest, CliError> {
+/// Returns the request with its place: in the project's directory, or, on this machine, where we are and with our
+/// environment.
+fn here(
+    place: &Place,
+    directory: Option<String>,
+    mut request: ExecRequest,
+) -> Result<ExecRequest, CliError> {
     if *place != Place::Local {
+        request.cwd = request.cwd.or(directory);
         return Ok(request);
     }
     let here = std::env::current_dir()

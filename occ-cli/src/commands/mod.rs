@@ -1,5 +1,6 @@
 //! One file per verb. A command asks the daemon, prints the answer, and returns its exit code.
 
+mod allow;
 mod connect;
 mod daemon;
 mod docker;
@@ -119,6 +120,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Trust(args)) => trust::run(&context, &args).await,
         Some(Command::History(args)) => history::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
+        Some(Command::Allow(args)) => allow::run(&context, &args),
         Some(Command::Prompts) => prompts::run(&context).await,
         Some(Command::Docker(args)) => docker::run(&context, &args).await,
         Some(Command::DockerSocket(args)) => docker::run_socket(&context, &args).await,

@@ -17,7 +17,7 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, ExecutorOf};
 use super::json::{self, Json};
-use crate::exec::{self, Command, Control, Executor, Progress, Running, Step};
+use crate::exec::{self, Control, Executor, Progress, Running, Step};
 use crate::host::Tries;
 
 pub(super) async fn run(
@@ -32,7 +32,7 @@ pub(super) async fn run(
     }
     let stdin = request.stdin.clone().unwrap_or_default();
     let tries = Tries::of(request.retries, request.wait_ms);
-    let command = Command::new(request)?.limited(app.command_timeout(&executor));
+    let command = app.command(&executor, request)?;
     let running = executor
         .start(&command, tries, &client, &Progress::default())
         .await

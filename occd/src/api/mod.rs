@@ -17,6 +17,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use jiff::Timestamp;
+use occ_proto::exec::ExecRequest;
 use occ_proto::status::{DockerFault, HostStatus};
 use occ_proto::{
     AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, HostName, NEW_HOST_KEY_HEADER,
@@ -30,7 +31,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
-use crate::exec::{Executor, Local};
+use crate::exec::{Command, Executor, Local};
 use crate::forward::Forwards;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
@@ -158,9 +159,16 @@ impl App {
         self.reload(snapshot, config).await;
     }
 
-    /// Returns how long a command may take there, where its request does not say.
-    fn command_timeout(&self, executor: &Executor) -> Option<Duration> {
-        executor.host().and_then(|host| self.settings(host).command_timeout)
+    /// Checks a command for that place, and completes it by what is set for its host.
+    fn command(&self, executor: &Executor, request: ExecRequest) -> Result<Command, ApiError> {
+        let command = Command::new(request)?;
+        Ok(match executor.host() {
+            Some(host) => {
+                let settings = self.settings(host);
+                command.limited(settings.command_timeout).placed(settings.directory)
+            }
+            None => command,
+        })
     }
 
     /// Returns what is in force for a host. Its actor may not have heard of it yet.

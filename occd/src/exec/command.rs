@@ -80,6 +80,12 @@ impl Command {
         self
     }
 
+    /// Returns the same in a directory where the request names none.
+    pub fn placed(mut self, directory: Option<String>) -> Self {
+        self.request.cwd = self.request.cwd.or(directory);
+        self
+    }
+
     /// Returns the request.
     pub fn request(&self) -> &ExecRequest {
         &self.request

@@ -23,8 +23,8 @@ use testkit::{DaemonRig, RealSshd};
 use tokio::time::Instant;
 
 use crate::support::{
-    GUARD, Incoming, Ws, exec, exit_code, no_channels, no_programs, occ_exec, post, remote_program,
-    remote_programs, shell, spawn_occ, sshd, status,
+    GUARD, Incoming, Ws, daemon_with, exec, exit_code, no_channels, no_programs, occ_exec, post,
+    remote_program, remote_programs, shell, spawn_occ, sshd, status,
 };
 
 /// Returns bytes of every value but NUL, which no argument can hold.
@@ -594,4 +594,21 @@ fn the_bytes_of_a_host_are_those_of_all_its_connections() {
     // The connection of a stream goes when that is over; what it carried does not.
     wait_until("one connection", GUARD, || status(&rig), |s| s.connections == 1 && s.connects == 2);
     assert!(sent() >= 20_000_000);
+}
+
+#[test]
+fn a_host_may_have_a_directory_for_its_commands() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let rig = daemon_with(&sshd, "[hosts.h]\ndirectory = \"/usr\"\n");
+    for (request, expected) in [
+        (json!({"argv": ["pwd"]}), "/usr\n"),
+        (json!({"shell": "pwd"}), "/usr\n"),
+        (json!({"argv": ["pwd"], "cwd": "/"}), "/\n"),
+    ] {
+        assert_eq!(exec(&rig, request.clone()).stdout.as_deref(), Some(expected), "{request}");
+    }
+    assert_eq!(rig.occ_ok(&["exec", "--host", "h", "--", "pwd"]), "/usr\n");
 }

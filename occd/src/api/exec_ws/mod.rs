@@ -24,7 +24,7 @@ use passing::Passing;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, ExecutorOf};
-use crate::exec::{Command, Destinations, Executor, Progress, Running};
+use crate::exec::{Destinations, Executor, Progress, Running};
 use crate::host::Tries;
 use crate::prompts::Client;
 
@@ -147,7 +147,7 @@ async fn begin(
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
     }
     let tries = Tries::of(request.retries, request.wait_ms);
-    let command = Command::new(request)?.limited(app.command_timeout(executor));
+    let command = app.command(executor, request)?;
     let progress = Progress::default();
     let starting = executor.start(&command, tries, client, &progress);
     tokio::pin!(starting);
