@@ -225,6 +225,14 @@ async fn open(
     };
     let down =
         |source: ChannelError| DockerError::Down { path: path.to_owned(), source: source.into() };
+    let not_there = || {
+        let source = "Docker is installed, but its socket is not there".into();
+        Err(DockerError::Down { path: path.to_owned(), source })
+    };
+    // Who only stands by has no command run each time: the login found none.
+    if stands_by && !is_set && system.docker_sockets.is_empty() {
+        return not_there();
+    }
     // The server says no more than that it did not open the socket; the host knows why.
     let look = r#"test -S "$1" || exit 3; test -r "$1" && test -w "$1" || exit 4"#;
     let looked = start(connection, system, &["sh", "-c", look, "sh", path], stands_by).await?;
@@ -239,10 +247,7 @@ async fn open(
         Some(ExitReport::Status(3)) if is_set => {
             return Err(DockerError::NotThere(path.to_owned()));
         }
-        Some(ExitReport::Status(3)) => {
-            let source = "Docker is installed, but its socket is not there".into();
-            return Err(DockerError::Down { path: path.to_owned(), source });
-        }
+        Some(ExitReport::Status(3)) => return not_there(),
         Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
         _ if !system.docker_cli => return Err(down(source)),
         _ => {}
