@@ -122,6 +122,16 @@ impl Terminal {
         }
     }
 
+    /// Types one character and waits until the terminal shows it. What was on the screen is forgotten.
+    pub fn press(&mut self, character: char) {
+        self.screen.clear();
+        self.answered = 0;
+        self.type_text(character.encode_utf8(&mut [0; 4]));
+        while !self.screen.contains(character) {
+            assert!(self.read(), "{}", self.screen);
+        }
+    }
+
     /// Waits until `question` is on the screen after what was there at the last answer, and types a line.
     pub fn answer(&mut self, question: &str, line: &str) {
         while !self.screen[self.answered..].contains(question) {
