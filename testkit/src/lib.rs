@@ -9,6 +9,7 @@
 //! | [`DaemonRig`] | `occd` and `occ` with a home, a runtime directory and host files of their own |
 //! | [`DockerRig`] | a private Docker Engine |
 //! | [`Terminal`] | a program on a pseudo-terminal, and somebody who types |
+//! | [`FakeModel`] | the model server of an agent's conversation |
 //! | [`Keyring`] | a desktop's keyring |
 //! | [`SystemdRig`] | a real `systemd --user` for a rig's home |
 //!
@@ -25,6 +26,7 @@ pub mod daemon;
 pub mod docker;
 pub mod dropbear;
 pub mod embedded;
+pub mod fake_model;
 pub mod http;
 pub mod keyring;
 pub mod keys;
@@ -47,6 +49,7 @@ pub use daemon::DaemonRig;
 pub use docker::DockerRig;
 pub use dropbear::Dropbear;
 pub use embedded::EmbeddedHost;
+pub use fake_model::FakeModel;
 pub use keyring::Keyring;
 pub use link::FaultyLink;
 pub use registry::Registry;

@@ -7,8 +7,14 @@ use crate::packages::is_installed;
 use crate::{Failed, run};
 
 /// The program, its package and version, and where it is in that.
-const PROGRAMS: [(&str, &str, &str); 1] =
-    [("opencode", "opencode-linux-x64-baseline@1.18.33", "package/bin/opencode")];
+const PROGRAMS: [(&str, &str, &str); 2] = [
+    ("opencode", "opencode-linux-x64-baseline@1.18.33", "package/bin/opencode"),
+    (
+        "codex",
+        "@openai/codex@0.171.0-linux-x64",
+        "package/vendor/x86_64-unknown-linux-musl/bin/codex",
+    ),
+];
 
 /// Returns the directory in which the tests look for them.
 fn dir() -> PathBuf {
