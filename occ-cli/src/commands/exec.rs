@@ -9,7 +9,7 @@ use occ_proto::exec::{Bytes, ExecRequest};
 use occ_proto::status::HostStatus;
 
 use super::exec_run::{Ended, Run, Signals, how, ours};
-use super::{Context, Kept, exec_group, exec_result};
+use super::{Context, Kept, exec_group, exec_result, session_durable};
 use crate::cli::ExecArgs;
 use crate::client::{Client, host_path};
 use crate::descriptors::Offer;
@@ -22,6 +22,9 @@ use crate::ws::{ExecStream, Output};
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: ExecArgs) -> Result<u8, CliError> {
     let request = request(&args)?;
+    if args.durable {
+        return session_durable::run(context, &args, &request).await;
+    }
     if let Some(group) = context.group().await? {
         return exec_group::run(context, &args, request, &group).await;
     }

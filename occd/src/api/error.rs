@@ -15,6 +15,7 @@ use crate::exec::{BadCommand, ExecError};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
 use crate::hosts::{HostsFileError, UpdateError};
+use crate::session::SessionError;
 use crate::ssh::error::chain;
 use crate::ssh::{ChannelError, ConnectError};
 
@@ -40,6 +41,19 @@ impl ApiError {
     pub(super) fn host_not_found(name: &HostName) -> Self {
         let detail = format!("Host '{name}' not found.");
         Self::new(StatusCode::NOT_FOUND, Code::HostNotFound, detail).host(name)
+    }
+
+    /// Returns the problem of a host that would have to be dialled first.
+    pub(super) fn not_connected(name: &HostName) -> Self {
+        let detail = format!("{name} is not connected.");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable, detail)
+            .host(name)
+            .retryable(None)
+    }
+
+    /// Returns the problem of a defect.
+    pub(super) fn new_internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, detail)
     }
 
     /// Names the host concerned.
@@ -262,6 +276,44 @@ fn install_status(error: &InstallError) -> (StatusCode, Code) {
         InstallError::Failed { .. } => (StatusCode::BAD_GATEWAY, Code::InstallFailed),
         InstallError::Unknown { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
         InstallError::Silent(inner) => docker_status(inner),
+    }
+}
+
+/// Returns the problem of something with a session, on a host where one is concerned.
+pub(super) fn session(host: Option<&HostName>, error: &SessionError) -> ApiError {
+    let (status, code) = match error {
+        SessionError::Exec(inner) => {
+            if let Some(name) = host {
+                return exec(name, inner);
+            }
+            (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown)
+        }
+        SessionError::LinkLost => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
+        SessionError::NotFound { .. } => (StatusCode::NOT_FOUND, Code::SessionNotFound),
+        SessionError::NoHost(_) => (StatusCode::NOT_FOUND, Code::HostNotFound),
+        SessionError::Gone => (StatusCode::NOT_FOUND, Code::SessionNotFound),
+        SessionError::Taken(_) => (StatusCode::CONFLICT, Code::SessionExists),
+        SessionError::BadName(_) | SessionError::BadCommand(_) | SessionError::NoSignal(_) => {
+            (StatusCode::BAD_REQUEST, Code::BadRequest)
+        }
+        SessionError::NoValues(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
+        SessionError::Running(_) => (StatusCode::CONFLICT, Code::SessionRunning),
+        SessionError::Ended => (StatusCode::CONFLICT, Code::SessionEnded),
+        SessionError::Hole { .. } | SessionError::Closed { .. } => {
+            (StatusCode::CONFLICT, Code::InputRefused)
+        }
+        SessionError::Immortal | SessionError::NotStarted(_) | SessionError::Garbled(_) => {
+            (StatusCode::BAD_GATEWAY, Code::SessionFailed)
+        }
+        SessionError::Unwritten => (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed),
+        SessionError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+    };
+    let text = chain(error);
+    let place = host.map_or_else(String::new, |name| format!("{name}: "));
+    let problem = ApiError::new(status, code, format!("{place}{}.", text.trim_end_matches('.')));
+    match host {
+        Some(name) => problem.host(name),
+        None => problem,
     }
 }
 

@@ -42,6 +42,7 @@ mod sandbox;
 mod sandbox_memory;
 mod sandbox_more;
 mod secrets;
+mod session;
 mod settings;
 mod slow_reader;
 mod soak;

@@ -138,7 +138,14 @@ impl RealSshdBuilder {
         lines.push(format!("AuthorizedKeysFile {dir}/authorized_keys"));
         // A person's start-up files are slow, and some leave locks behind when a test ends the shell in them.
         let home = if sshd.user == "root" { format!(" HOME={dir}") } else { String::new() };
-        lines.push(format!("SetEnv {}{home}", RealSshd::mark(sshd.dir())));
+        // What is kept there for later, such as sessions, is each server's own; the user is shared by many tests.
+        let cache = sshd.dir().join("cache");
+        if !cache.exists() {
+            std::fs::create_dir(&cache).unwrap();
+            std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let mark = RealSshd::mark(sshd.dir());
+        lines.push(format!("SetEnv {mark}{home} XDG_CACHE_HOME={}", cache.display()));
         lines.extend(
             ["PidFile none", "StrictModes no", "UsePAM no", "LogLevel VERBOSE", "UseDNS no"]
                 .map(str::to_owned),
