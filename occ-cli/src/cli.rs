@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::duration::parse_ms;
+use crate::keys::{EscapeKey, parse_escape};
 use crate::parse::{parse_count, parse_env, parse_fingerprint};
 use crate::target::HostArg;
 
@@ -25,7 +26,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   status                         link and sandbox, from memory
   start stop restart logs update cockpit   the opencode sandbox
   sandbox                        compare two, make them alike
-  exec                           a command on a host
+  exec shell                     a command on a host, a terminal there
   session                        programs that outlive the link: start attach send logs kill
   host                           add list show edit remove test default install-docker
   connect disconnect reconnect   the link itself
@@ -74,6 +75,7 @@ impl Cli {
     pub(crate) fn own_exit(&self) -> Option<u8> {
         match &self.command {
             Some(Command::Exec(exec)) => exec.own_exit,
+            Some(Command::Shell(shell)) => shell.own_exit,
             _ => None,
         }
     }
@@ -199,6 +201,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   occ operations
+  occ operations --host prod-1          those there; -q prints the IDs alone
   occ operations attach 1f3c9a2b
   occ operations cancel 1f3c9a2b")]
     Operations {
@@ -215,6 +218,8 @@ Examples:
   occ exec --host prod-1 --timeout 10s --env LANG=C -- make test
   occ exec --host prod-1 --wait 5m -- uptime       waits for a host that is down
   occ exec --host prod-1 --durable -- make         a broken link is a pause, and no more
+  occ exec --host prod-1 --tty -- sudo vi /etc/hosts   in a terminal there
+  occ exec --local -- make test                    here, as it would be on a host
   occ exec --group eu -- uname -r                  on all hosts of a group, 32 at once
   occ exec --all --parallel 4 --json -- df /       a document per host, as each ends
 
@@ -237,6 +242,17 @@ Examples:
   occ session list"
     )]
     Session(SessionCommand),
+    /// Open a shell on a host, or another program, in this terminal
+    #[command(after_help = "\
+Examples:
+  occ shell --host prod-1
+  occ shell --host prod-1 --cwd /srv/app
+  occ shell --host prod-1 -- top
+  occ shell --local
+
+At the beginning of a line, ~. leaves (the program is hung up), ~? lists the escapes.
+Terminals of a host have a connection of their own: no stream delays what is typed.")]
+    Shell(ShellArgs),
     /// Connect to a host and wait until it is connected
     #[command(after_help = "\
 Examples:
@@ -281,18 +297,20 @@ Examples:
   occ docker --host prod-1 -- logs -f web
   occ docker --host prod-1 -- compose up -d")]
     Docker(DockerArgs),
-    /// Print the Unix socket of this machine that speaks to a host's engine
+    /// Print the Unix socket of this machine that speaks to a host's engine, or to its own
     #[command(after_help = "\
 Examples:
   export DOCKER_HOST=unix://$(occ docker-socket -q --host prod-1)
   occ docker-socket --all
   occ docker-socket --group eu
+  occ docker-socket --local
   occ docker-socket --host prod-1 --remove")]
     DockerSocket(DockerSocketArgs),
-    /// Make a docker context for a host's engine
+    /// Make a docker context for a host's engine, or this machine's
     #[command(after_help = "\
 Examples:
   occ docker-context --host prod-1; docker --context occ-prod-1 ps
+  occ docker-context --local; docker --context occ-local ps
   occ docker-context --host prod-1 --remove")]
     DockerContext(DockerContextArgs),
     /// Add, list, show, edit, remove and test hosts
@@ -317,6 +335,20 @@ Examples:
 }
 
 impl Command {
+    /// Returns whether it does something with the sandbox.
+    pub(crate) fn is_about_the_sandbox(&self) -> bool {
+        matches!(
+            self,
+            Self::Start(_)
+                | Self::Stop(_)
+                | Self::Restart(_)
+                | Self::Update(_)
+                | Self::Logs(_)
+                | Self::Cockpit
+                | Self::Sandbox(_)
+        )
+    }
+
     /// Returns whether it goes with `--group` and `--all`.
     pub(crate) fn works_on_many(&self) -> bool {
         matches!(
@@ -354,7 +386,7 @@ pub(crate) struct ConnectArgs {
     pub(crate) wait: Option<u64>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct ExecArgs {
     /// End the command after this long, such as 10s, 1m30s, 500ms; getting a connection
     /// is part of it, unless --wait says how long that may take
@@ -384,8 +416,42 @@ pub(crate) struct ExecArgs {
     /// Run it as a session, which a broken link does not end
     #[arg(long, conflicts_with = "retries")]
     pub(crate) durable: bool,
+    /// Run it in a terminal: its output is one stream, and keys such as Ctrl-C are the program's
+    #[arg(short = 't', long)]
+    pub(crate) tty: bool,
+    /// The key that begins an escape with --tty, or none
+    #[arg(long, value_name = "CHAR", value_parser = parse_escape, requires = "tty")]
+    pub(crate) escape: Option<EscapeKey>,
+    /// Wait for what the program left behind with its output; else a second of silence is the end
+    #[arg(long)]
+    pub(crate) wait_output: bool,
     /// The program and its arguments, passed exactly
     #[arg(required = true, trailing_var_arg = true, value_name = "ARGV")]
+    pub(crate) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// The directory to begin in
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Set a variable; may be given more than once
+    #[arg(long, value_name = "K=V", value_parser = parse_env)]
+    pub(crate) env: Vec<(String, String)>,
+    /// How many times to dial again when the host cannot be reached [default: 3]
+    #[arg(long, value_name = "N")]
+    pub(crate) retries: Option<u32>,
+    /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
+    #[arg(long, value_name = "TIME", value_parser = parse_ms, conflicts_with = "retries")]
+    pub(crate) wait: Option<u64>,
+    /// Exit with this code for every failure of occ's own (ssh uses 255)
+    #[arg(long, value_name = "CODE")]
+    pub(crate) own_exit: Option<u8>,
+    /// The key that begins an escape at a line's beginning, or none [default: ~]
+    #[arg(long, value_name = "CHAR", value_parser = parse_escape)]
+    pub(crate) escape: Option<EscapeKey>,
+    /// A program in place of the login shell, and its arguments
+    #[arg(trailing_var_arg = true, value_name = "ARGV")]
     pub(crate) argv: Vec<OsString>,
 }
 

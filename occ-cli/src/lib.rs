@@ -12,6 +12,7 @@ mod descriptors;
 mod duration;
 mod error;
 mod hint;
+mod keys;
 mod lines;
 mod output;
 mod parse;
@@ -27,7 +28,7 @@ mod ws;
 use std::ffi::OsString;
 
 use clap::Parser as _;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use occ_proto::text::sanitize;
 
 use cli::Cli;
@@ -82,6 +83,13 @@ fn unparsed(error: &clap::Error, args: &[OsString], json: bool) -> u8 {
     if let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)
         && first(name)
         && let Some(error) = commands::legacy::refuse(name)
+    {
+        output::problem::print_as(json, 0, &error);
+        return error.exit;
+    }
+    if let (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) =
+        (error.kind(), error.get(ContextKind::InvalidArg))
+        && let Some(error) = commands::legacy::refuse_option(option)
     {
         output::problem::print_as(json, 0, &error);
         return error.exit;

@@ -1,4 +1,6 @@
-//! Where a command about the sandbox goes: to a host, or to this machine's own Docker.
+//! Where a command goes: to a host, or to this machine.
+
+use std::fmt;
 
 use occ_proto::HostName;
 
@@ -23,6 +25,15 @@ impl From<Target> for Place {
     }
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host, _) => f.pad(host.as_str()),
+            Self::Local => f.pad("this machine"),
+        }
+    }
+}
+
 impl Place {
     /// Returns `/v1/hosts/{host}{rest}`.
     pub(crate) fn path(&self, rest: &str) -> String {
@@ -36,6 +47,14 @@ impl Place {
     pub(crate) fn prefix(&self) -> String {
         match self {
             Self::Host(host, _) => format!("[{host}] "),
+            Self::Local => String::new(),
+        }
+    }
+
+    /// Returns what an error about it begins with: `prod-1: `, and nothing for this machine.
+    pub(crate) fn error_prefix(&self) -> String {
+        match self {
+            Self::Host(host, _) => format!("{host}: "),
             Self::Local => String::new(),
         }
     }

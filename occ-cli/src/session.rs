@@ -18,6 +18,7 @@
 //!     name: None,
 //!     cwd: None,
 //!     env: Default::default(),
+//!     base_env: Default::default(),
 //!     retries: None,
 //!     wait_ms: None,
 //! };
@@ -201,17 +202,27 @@ impl Sessions {
     /// # Errors
     /// When there is none.
     pub async fn attach(&self, session: &str, begin: Begin) -> Result<Attached, SessionError> {
-        self.follow(session, begin, true).await
+        self.open(session, begin, (true, true)).await
     }
 
-    /// Attaches to a session; with `on` false, for what there is so far.
-    pub(crate) async fn follow(
+    /// Looks at a session's output, and goes on with what comes if `on`. Where whoever is attached goes on stays as it is.
+    pub(crate) async fn look(
         &self,
         session: &str,
         begin: Begin,
         on: bool,
     ) -> Result<Attached, SessionError> {
-        Attached::open(self.ui.clone(), self.socket.clone(), &self.client, session, begin, on).await
+        self.open(session, begin, (on, false)).await
+    }
+
+    async fn open(
+        &self,
+        session: &str,
+        begin: Begin,
+        how: (bool, bool),
+    ) -> Result<Attached, SessionError> {
+        let (ui, socket) = (self.ui.clone(), self.socket.clone());
+        Attached::open(ui, socket, &self.client, session, begin, how).await
     }
 
     /// Signals a session's program and what it has started.

@@ -16,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
+use crate::keys::Keys;
+
 /// What a pipe takes without blocking once it is writable: POSIX's PIPE_BUF, 4096 on Linux and at
 /// least 512 elsewhere.
 const PIPE_BUF: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
@@ -55,6 +57,8 @@ pub(crate) enum Input {
     Direct(File),
     /// A pipe of our own.
     Pipe(pipe::Receiver),
+    /// A terminal that a program elsewhere has.
+    Keys(Keys),
     /// Read by another thread.
     Thread(tokio::io::Stdin),
     /// Read already.
@@ -91,6 +95,7 @@ impl Input {
                 read
             }
             Self::Pipe(pipe) => pipe.read_buf(buffer).await,
+            Self::Keys(keys) => keys.read(buffer).await,
             Self::Thread(stdin) => stdin.read_buf(buffer).await,
             Self::Kept(bytes) => {
                 let room = buffer.capacity() - buffer.len();

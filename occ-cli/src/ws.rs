@@ -19,7 +19,7 @@ use occ_proto::exec::{
 };
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::trust::NewHostKey;
-use occ_proto::{AGENT_HEADER, HostName, KEY_HEADER};
+use occ_proto::{AGENT_HEADER, KEY_HEADER};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -27,11 +27,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::client::{
-    Client, agent, broken, check_version, given_key, host_path, is_failure, note_warnings, problem,
+    Client, agent, broken, check_version, given_key, is_failure, note_warnings, problem,
 };
 use crate::descriptors::{Offer, Socket};
 use crate::error::CliError;
 use crate::output::fold::Stream;
+use crate::place::Place;
 use crate::stdio::{Descriptor, Input};
 
 /// The key and its answer from RFC 6455, section 1.3. The key exists to tell a WebSocket server from
@@ -134,14 +135,14 @@ pub(crate) struct ExecStream {
 }
 
 impl ExecStream {
-    /// Asks the daemon for a WebSocket to run a command on `host`. The offered descriptors are passed
+    /// Asks the daemon for a WebSocket to run a command there. The offered descriptors are passed
     /// with the first message, if the daemon takes them.
     pub(crate) async fn open(
         client: &Client,
-        host: &HostName,
+        place: &Place,
         offer: Offer,
     ) -> Result<Self, CliError> {
-        let socket = open(client, &host_path(host, "/exec"), offer).await?;
+        let socket = open(client, &place.path("/exec"), offer).await?;
         let (sink, stream) = socket.split();
         Ok(Self { sink, stream })
     }

@@ -153,7 +153,7 @@ fn what_to_type_works_for_a_host_that_is_not_there_yet() {
         (
             "host_key_changed",
             "changed",
-            "occ host add with --no-verify saves it without connecting, then occ trust --host prod-1",
+            "occ host add with --no-verify saves it without connecting, and occ trust --host prod-1 then shows both",
         ),
         (
             "host_key_revoked",

@@ -291,10 +291,16 @@ fn without_a_host_it_is_this_machine() {
     assert_eq!(answering(false).occ(&["status", "--local"]).out, "Sandbox   ○ No service found.\n");
     let none = Fake::new(|seen| match seen.path.as_str() {
         "/v1/default-host" => Answer::ok(json!({"name": null})),
-        _ => Answer::problem(409, "docker_unavailable", "there is no Docker here.", "h"),
+        _ => Answer::problem(409, "docker_unavailable", "there is no Docker on this host.", "h"),
     });
     assert_eq!(none.occ(&["status"]).code, 0);
     assert_eq!(none.occ(&["status", "-q"]).code, 1);
+    let down = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(json!({"name": null})),
+        _ => Answer::problem(503, "docker_unavailable", "the Docker daemon does not answer.", "h"),
+    });
+    assert!(down.occ(&["status"]).out.starts_with("Sandbox   ? unknown"));
+    assert_eq!(down.occ(&["status", "-q"]).code, 5);
 }
 
 #[test]
@@ -554,7 +560,6 @@ fn what_cannot_be_watched_is_said_on_the_screen_where_it_was_asked() {
     for (args, code) in [
         (&["status", "--watch", "--host", "b"][..], 4),
         (&["status", "--watch", "--group", "b"], 4),
-        (&["status", "--watch", "--local"], 2),
         (&["status", "--watch", "--fresh"], 2),
     ] {
         let done = fake.occ(args);

@@ -50,6 +50,13 @@ fn usage_errors_exit_2_and_say_why() {
         (&["exec", "--local", "--", "x"], "needs a host"),
         (&["start", "--no-daemon"], "occd itself is the daemon"),
         (&["start", "--cached-rebuild-sandbox-image"], "builds no images from source"),
+        (&["start", "--mount", "/a:/b", "--no-mounts"], "cannot be used with"),
+        (&["--sandbox-instance", "x", "start"], "one sandbox on each host"),
+        (&["start", "--sandbox-instance=x"], "one sandbox on each host"),
+        (&["--runtime", "host", "status"], "does not run inside the sandbox"),
+        (&["logs", "--broker"], "container's own log alone"),
+        (&["update", "opencode", "--branch", "main"], "its images bring it"),
+        (&["update", "opencode", "--commit", "abc"], "its images bring it"),
         (&["start", "-p", "0"], "1 to 65535"),
         (&["logs", "-n", "some"], "neither a number of lines nor all"),
         (&["logs", "-f", "--no-follow"], "cannot be used with"),
@@ -97,6 +104,15 @@ fn commands_of_the_existing_tool_are_recognised() {
     }
     let done = run(&mut occ(&["daemon", "restart"], home.path()));
     assert!(done.err.contains("unrecognized subcommand 'restart'"), "{done:?}");
+}
+
+#[test]
+fn a_sandbox_with_a_name_is_not_taken_for_the_one_without() {
+    let home = private_dir();
+    let mut named = occ(&["stop"], home.path());
+    let done = run(named.env("OPENCODE_SANDBOX_INSTANCE", "other"));
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.err.starts_with("Error: OPENCODE_SANDBOX_INSTANCE: occ has one"), "{done:?}");
 }
 
 #[test]

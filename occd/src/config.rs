@@ -289,6 +289,7 @@ impl Config {
                 forward_agent: own.and_then(|own| own.forward_agent),
                 no_probe: own.is_some_and(|own| own.probe == Some(false)),
                 forced: false,
+                granted: None,
                 no_proxy_commands: !self.security.proxy_commands,
                 methods: self.methods(own),
                 unknown_host_key: own!(strict_host_key_checking),

@@ -14,9 +14,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App};
+use crate::api::{self, App, PastOperations};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
+use crate::exec::Local;
 use crate::forward::Forwards;
 use crate::history;
 use crate::host::HostContext;
@@ -148,6 +149,8 @@ impl Daemon {
             Arc::clone(&prompts),
         ));
         secrets.set_enabled(self.config.security.keep_passwords);
+        let local =
+            Arc::new(Local::new(self.home.clone(), tasks.clone(), hosts_stop.child_token()));
         let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
@@ -200,6 +203,8 @@ impl Daemon {
                 hosts_stop.child_token(),
             )),
             operations: Operations::new(tasks.clone(), hosts_stop.child_token()),
+            local,
+            past: PastOperations::load(&self.env.state_dir()?),
             opencode_config: self.env.opencode_config_candidates()?,
             tasks: tasks.clone(),
             stop: hosts_stop.child_token(),

@@ -62,7 +62,8 @@ impl SecretsError {
         let locked = &self.0;
         matches!(
             locked,
-            Fault::File(FileError::Locked { .. }) | Fault::Keyring(KeyringError::Locked)
+            Fault::File(FileError::Locked { .. })
+                | Fault::Keyring(KeyringError::Locked | KeyringError::LockedItem)
         )
     }
 }
@@ -147,6 +148,13 @@ impl Secrets {
             Err(KeyringError::Unavailable | KeyringError::Locked) => {
                 self.file.get(account, questions).await.map_err(Fault::from)
             }
+            // Another may have been kept in the file since.
+            Err(locked @ KeyringError::LockedItem) => {
+                match self.file.get(account, questions).await {
+                    Ok(None) => Err(locked.into()),
+                    found => found.map_err(Fault::from),
+                }
+            }
             found => found.map_err(Fault::from),
         };
         found.map_err(|error| {
@@ -175,7 +183,7 @@ impl Secrets {
         whom: &Whom,
     ) -> Result<(), SecretsError> {
         match keyring::keep(account, password).await {
-            Err(KeyringError::Unavailable | KeyringError::Locked) => {
+            Err(KeyringError::Unavailable | KeyringError::Locked | KeyringError::LockedItem) => {
                 let kept = self.file.keep(account, password, questions, whom).await;
                 kept.map_err(Fault::from)?;
             }

@@ -1,6 +1,8 @@
 //! Accepting clients: the peer check, and HTTP/1.1 on each connection.
 
 use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,7 +11,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -43,6 +46,50 @@ pub async fn serve(
             tracing::debug!(%error, "the send buffer stays as it is");
         }
         clients.spawn(client(stream, router.clone(), stop.clone()));
+    }
+}
+
+/// Serves clients with `client`, so many at a time, until `end` is cancelled. More wait in line.
+pub async fn serve_each<S, A, C>(
+    places: usize,
+    accept: impl Fn() -> A,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+    client: impl Fn(S) -> C,
+) where
+    A: Future<Output = Option<S>>,
+    C: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(places));
+    loop {
+        let place = tokio::select! {
+            () = end.cancelled() => return,
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            () = end.cancelled() => return,
+            accepted = accept() => accepted,
+        };
+        let Some(stream) = accepted else { continue };
+        let (served, end) = (client(stream), end.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            if let Some(Err(error)) = end.run_until_cancelled(served).await {
+                tracing::debug!(%error, "a client ended");
+            }
+        });
+    }
+}
+
+/// Accepts a client of a port of this machine; nothing when that fails.
+pub async fn accept_tcp(listener: &TcpListener) -> Option<TcpStream> {
+    match listener.accept().await {
+        Ok((stream, _)) => Some(stream),
+        Err(error) => {
+            tracing::error!(%error, "could not accept a client of a forward");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
     }
 }
 

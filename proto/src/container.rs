@@ -46,6 +46,13 @@ pub struct ContainerStatus {
     /// What it takes on disk, which is looked at now and then only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskUse>,
+    /// The container of that name was made by neither this tool nor the existing one, and is left alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign: bool,
+    /// An update was cut short, and nobody is at work on it: what the sandbox from before it is called. The next
+    /// operation finishes or undoes the update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<String>,
     /// The Docker Engine's version.
     pub docker_version: Option<String>,
     /// When this was true.

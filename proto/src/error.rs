@@ -122,6 +122,8 @@ codes! {
     DockerError = "docker_error",
     /// There is no sandbox on the host.
     NoSandbox = "no_sandbox",
+    /// A container of the sandbox's name is somebody else's.
+    SandboxForeign = "sandbox_foreign",
     /// The sandbox's image is not there and cannot be pulled.
     ImageUnavailable = "image_unavailable",
     /// Something else listens on the port on the host.

@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::name::HostName;
 
 /// First byte of a binary message to the daemon: bytes for the program; none at all is end of file.
 pub const STDIN: u8 = 0;
@@ -58,6 +59,17 @@ pub struct ExecRequest {
     /// Variables to set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Give the program these variables and no others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clear_env: bool,
+    /// Run it in a terminal of its own. Without `argv` and `shell` that is the login shell. Its input and output
+    /// are the terminal's, all of it standard output. Only on a WebSocket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tty: Option<Tty>,
+    /// Wait for whatever the program left behind with its output, as ssh does; else a second of silence after the
+    /// program's end is the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wait_output: bool,
     /// End the command so many milliseconds after the request: the wait for a connection is part of it, unless
     /// `wait_ms` says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,6 +83,26 @@ pub struct ExecRequest {
     /// In place of that: how many milliseconds to wait for a host that is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
+}
+
+/// A terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tty {
+    /// What kind it is: `TERM` of the program, such as `xterm-256color`.
+    pub term: String,
+    /// Its size.
+    #[serde(flatten)]
+    pub size: TtySize,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TtySize {
+    /// The width.
+    pub cols: u16,
+    /// The height.
+    pub rows: u16,
 }
 
 /// Bytes in JSON: a string where they are UTF-8, else `{"b64": "…"}`.
@@ -135,6 +167,9 @@ pub struct Exit {
     /// or removed, or the daemon stopped.
     #[serde(default)]
     pub cut_off: bool,
+    /// The jump host whose connection had to end, and that one with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off_by: Option<HostName>,
     /// The program was told to end but the host did not confirm it: it may still run.
     #[serde(default)]
     pub may_still_run: bool,
@@ -157,25 +192,35 @@ impl Exit {
     }
 }
 
-/// Returns the number of a signal named without `SIG`, by POSIX and Linux; 0 for an unknown one.
+/// Names of signals without `SIG`, and their numbers by POSIX and Linux.
+const SIGNALS: [(&str, u8); 14] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+];
+
+/// Returns the number of a signal named without `SIG`; 0 for an unknown one.
 fn signal_number(name: &str) -> u8 {
-    match name {
-        "HUP" => 1,
-        "INT" => 2,
-        "QUIT" => 3,
-        "ILL" => 4,
-        "TRAP" => 5,
-        "ABRT" => 6,
-        "FPE" => 8,
-        "KILL" => 9,
-        "USR1" => 10,
-        "SEGV" => 11,
-        "USR2" => 12,
-        "PIPE" => 13,
-        "ALRM" => 14,
-        "TERM" => 15,
-        _ => 0,
-    }
+    SIGNALS.iter().find(|(known, _)| *known == name).map_or(0, |(_, number)| *number)
+}
+
+/// Returns the name of a signal without `SIG`; the number where it has none here.
+pub fn signal_name(number: i32) -> String {
+    SIGNALS
+        .iter()
+        .find(|(_, known)| i32::from(*known) == number)
+        .map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
 }
 
 /// The plain JSON answer.
@@ -266,6 +311,8 @@ pub enum ExecControl {
     },
     /// End the command: TERM, and KILL when that does not help.
     Cancel,
+    /// The client's terminal has another size now.
+    Resize(TtySize),
 }
 
 #[cfg(test)]
@@ -290,6 +337,7 @@ mod tests {
             timed_out,
             limit_ms: None,
             cut_off: false,
+            cut_off_by: None,
             may_still_run: false,
             duration_ms: 0,
         };

@@ -59,6 +59,8 @@ pub enum OperationState {
     Failed,
     /// Somebody cancelled it.
     Cancelled,
+    /// The daemon ended in the middle of it; what came of it is not known.
+    Interrupted,
 }
 
 impl OperationState {
@@ -69,6 +71,7 @@ impl OperationState {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
         }
     }
 }

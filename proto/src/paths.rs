@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 /// The longest path that fits a Unix socket address: `sun_path` less its terminating NUL.
 pub const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
+/// Returns the file name of the socket that speaks to a host's Docker Engine; it is beside the control socket.
+pub fn docker_socket_name(host: &crate::HostName) -> String {
+    format!("docker-{host}.sock")
+}
+
 /// The variables that decide the paths.
 #[derive(Debug, Clone, Default)]
 pub struct Env {

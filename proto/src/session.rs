@@ -18,17 +18,73 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
 use crate::exec::Bytes;
-use crate::name::HostName;
+use crate::name::{HostName, InvalidName};
 
 /// The longest name of a session, in bytes.
 pub const LONGEST_NAME: usize = 64;
+
+/// Where a session runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionHost {
+    /// This machine: `local`.
+    Local,
+    /// A host.
+    Host(HostName),
+}
+
+impl SessionHost {
+    /// Returns the host, if it is one.
+    pub fn host(&self) -> Option<&HostName> {
+        match self {
+            Self::Local => None,
+            Self::Host(host) => Some(host),
+        }
+    }
+
+    /// Returns the host's name, or `local`.
+    pub fn as_str(&self) -> &str {
+        self.host().map_or("local", HostName::as_str)
+    }
+}
+
+impl From<HostName> for SessionHost {
+    fn from(host: HostName) -> Self {
+        Self::Host(host)
+    }
+}
+
+impl std::fmt::Display for SessionHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for SessionHost {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text == "local" { Ok(Self::Local) } else { HostName::new(text).map(Self::Host) }
+    }
+}
+
+impl Serialize for SessionHost {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionHost {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 /// A session to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionRequest {
     /// The host to start it on.
-    pub host: HostName,
+    pub host: SessionHost,
     /// What to call it: letters, digits, `-`, `_` and `.`; else after its program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -40,6 +96,9 @@ pub struct SessionRequest {
     /// Variables to set. Their values are kept nowhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// The variables beneath those, for this machine: the client's own. Not even their names are kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub base_env: BTreeMap<String, String>,
     /// How many times a host that is lost is dialled again for somebody who is attached; for ever unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
@@ -108,10 +167,10 @@ pub struct Session {
     #[serde(flatten)]
     pub info: SessionInfo,
     /// The host it was started on.
-    pub host: HostName,
+    pub host: SessionHost,
     /// The host that its next start is to be on, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_host: Option<HostName>,
+    pub next_host: Option<SessionHost>,
     /// What its program is doing.
     pub state: SessionState,
     /// Its exit status as a shell gives it, 128 + n for a signal; absent while it runs.
@@ -144,7 +203,7 @@ pub struct SessionList {
 pub struct SessionEdit {
     /// The host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<HostName>,
+    pub host: Option<SessionHost>,
     /// The name, which changes at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -166,6 +225,9 @@ pub struct SessionStart {
     /// The values of the variables that the session was started with, or others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// See [`SessionRequest::base_env`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub base_env: BTreeMap<String, String>,
 }
 
 /// The body of `POST /v1/sessions/{id}/signal`.
@@ -283,6 +345,16 @@ mod tests {
         for bad in ["", "-a", ".a", "a b", "a/b", "ä", &"x".repeat(65)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn this_machine_is_local() {
+        let read = |json: &str| serde_json::from_str::<SessionHost>(json);
+        assert_eq!(read("\"local\"").unwrap(), SessionHost::Local);
+        let host = SessionHost::Host(HostName::new("h").unwrap());
+        assert_eq!(read("\"h\"").unwrap(), host);
+        assert_eq!(serde_json::to_string(&SessionHost::Local).unwrap(), "\"local\"");
+        assert!(read("\"-x\"").is_err());
     }
 
     #[test]

@@ -320,6 +320,9 @@ pub struct DockerSocket {
     pub path: String,
     /// Whether this user may read and write it.
     pub usable: bool,
+    /// The group that owns it, where this user may not use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// `GET /v1/hosts`.

@@ -61,6 +61,11 @@ impl Process {
         self.is_alive() && stat(self.pid).is_some_and(|stat| stat.state == 'T')
     }
 
+    /// Returns whether it waits for something.
+    pub fn is_waiting(self) -> bool {
+        self.is_alive() && stat(self.pid).is_some_and(|stat| stat.state == 'S')
+    }
+
     /// Returns its short name, such as `sshd`; empty when it is gone.
     pub fn name(self) -> String {
         stat(self.pid).filter(|_| self.is_alive()).map(|stat| stat.name).unwrap_or_default()

@@ -93,6 +93,13 @@ impl Terminal {
         tcsetattr(&self.master, OptionalActions::Now, &modes).unwrap();
     }
 
+    /// Gives the terminal another size; the program in its foreground is told.
+    pub fn resize(&self, rows: u16, cols: u16) {
+        let size =
+            rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.master, size).unwrap();
+    }
+
     /// Reads on and returns whether there was more.
     fn read(&mut self) -> bool {
         match self.pieces.recv_timeout(SILENCE) {

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 22] = [
+const PROGRAMS: [(&str, &str); 26] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -28,10 +28,14 @@ const PROGRAMS: [(&str, &str); 22] = [
     ("secret-tool", "libsecret-tools"),
     ("age", "age"),
     ("age-keygen", "age"),
+    ("tmux", "tmux"),
+    ("vi", "vim-tiny"),
+    ("top", "procps"),
+    ("tput", "ncurses-bin"),
 ];
 
 /// The variable that makes a missing server a failure, and the programs that the server needs.
-pub(crate) const SERVERS: [(&str, &[&str]); 4] = [
+pub(crate) const SERVERS: [(&str, &[&str]); 5] = [
     ("OCC_REQUIRE_SSHD", &["sshd", "ssh", "dropbear", "dropbearkey"]),
     (
         "OCC_REQUIRE_DOCKER",
@@ -49,6 +53,7 @@ pub(crate) const SERVERS: [(&str, &[&str]); 4] = [
         "OCC_REQUIRE_KEYRING",
         &["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool", "age", "age-keygen"],
     ),
+    ("OCC_REQUIRE_TERMINAL", &["tmux", "vi", "top", "tput"]),
     ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount", "ip"]),
 ];
 

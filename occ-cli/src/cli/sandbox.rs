@@ -19,7 +19,7 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub(crate) open: bool,
     /// Mount a path of the host: /path/there:/path/inside, and :ro behind it; may be given more than once
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", conflicts_with = "no_mounts")]
     pub(crate) mount: Vec<String>,
     /// Mount nothing of the host
     #[arg(long)]
@@ -27,7 +27,7 @@ pub(crate) struct StartArgs {
     /// Pull the image even if there is one
     #[arg(long)]
     pub(crate) pull_sandbox_image: bool,
-    /// Make a sandbox anew that was made otherwise, without asking
+    /// Make a sandbox anew that is not as the settings and the options say, without asking
     #[arg(short, long)]
     pub(crate) yes: bool,
     /// Accepted for opencode-cloud's sake: versions are never compared

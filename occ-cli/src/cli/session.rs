@@ -14,6 +14,7 @@ Examples:
   occ session start --host prod-1 -- codex app-server
   occ session start --host prod-1 --name build --cwd /srv/app --attach -- make -j8
   occ session start --name build                   once more, as it was or as edited
+  occ session start --local -- make                on this machine
 
 Its output is kept on the host, 64 MiB of each stream, until 7 days after its end.
 The values of --env are kept nowhere: a second start has to be given them again.")]

@@ -1,11 +1,15 @@
 //! `occ connect`, `disconnect`, `reconnect`.
 
+use std::cell::RefCell;
+
 use hyper::Method;
 use jiff::Timestamp;
 use occ_proto::HostName;
+use occ_proto::error::Code;
 use occ_proto::status::HostStatus;
 
 use super::Context;
+use super::exec_run::Signals;
 use super::group::{End, Group, OnSignal, of_host};
 use crate::client::host_path;
 use crate::error::CliError;
@@ -74,20 +78,47 @@ async fn many(context: &Context<'_>, verb: Verb, group: &Group) -> Result<u8, Cl
         Verb::Disconnect => String::new(),
     };
     let query = query.as_str();
-    let work = |host: HostName| async move {
-        let path = host_path(&host, &format!("/{}{query}", verb.word()));
-        let done = async {
-            let reply = group.client.request_among(Method::POST, &path, None::<&()>).await?;
-            match ui.json {
-                true => ui.print(&of_host(&host, &reply.body)),
-                false => tell(context, &reply.parse()?, asked),
+    let later = RefCell::new(Vec::new());
+    let work = |host: HostName, is_last: bool| {
+        let later = &later;
+        async move {
+            let path = host_path(&host, &format!("/{}{query}", verb.word()));
+            let done = async {
+                let reply = group.client.request_among(Method::POST, &path, None::<&()>).await?;
+                match ui.json {
+                    true => ui.print(&of_host(&host, &reply.body)),
+                    false => tell(context, &reply.parse()?, asked),
+                }
+            };
+            match done.await {
+                Ok(()) => Ok(End::Ok),
+                Err(error) if !is_last && waits_for(group, &error) => {
+                    later.borrow_mut().push(host);
+                    Ok(End::Interrupted)
+                }
+                Err(error) => group.failed(ui, &host, &error),
             }
-        };
-        match done.await {
-            Ok(()) => Ok(End::Ok),
-            Err(error) => group.failed(ui, &host, &error),
         }
     };
-    let done = group.each(ui, OnSignal::Leave, work).await?;
+    let mut signals = Signals::catch()?;
+    let first =
+        group.each_of(ui, &group.hosts, &mut signals, OnSignal::Leave, |host| work(host, false));
+    let mut done = first.await?;
+    let later = later.take();
+    done.ends.retain(|(host, _)| !later.contains(host));
+    if done.caught.is_some() {
+        done.untouched.extend(later);
+    } else {
+        let second =
+            group.each_of(ui, &later, &mut signals, OnSignal::Leave, |host| work(host, true));
+        done.add(second.await?, &group.hosts);
+    }
     done.conclude(ui)
+}
+
+/// Returns whether a host failed only because the turn of its jump host, which is one of the group, had not come.
+fn waits_for(group: &Group, error: &CliError) -> bool {
+    let hop = error.problem.as_ref().and_then(|problem| problem.hop.as_ref());
+    error.daemon_code() == Some(Code::HostStopped)
+        && hop.is_some_and(|hop| group.hosts.contains(hop))
 }

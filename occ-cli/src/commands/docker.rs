@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use hyper::Method;
 use occ_proto::HostName;
 use occ_proto::container::DockerSocketPath;
+use occ_proto::paths::docker_socket_name;
 
 use super::Context;
 use super::group::{End, Group, OnSignal};
@@ -13,6 +14,12 @@ use crate::cli::{DockerArgs, DockerContextArgs, DockerSocketArgs};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
 use crate::place::Place;
+
+/// Returns the socket of this machine's own engine: the one that the sandbox commands mean, whatever this shell's docker
+/// would use.
+async fn local_socket(client: &Client) -> Result<DockerSocketPath, CliError> {
+    client.get("/v1/hosts/local/docker-socket").await?.parse()
+}
 
 /// Returns the socket that speaks to a host's engine; it is there from now on.
 async fn socket(client: &Client, host: &HostName) -> Result<DockerSocketPath, CliError> {
@@ -29,10 +36,7 @@ async fn remove(client: &Client, host: &HostName) -> Result<(), CliError> {
 pub(crate) async fn run(context: &Context<'_>, args: &DockerArgs) -> Result<u8, CliError> {
     let (client, place) = context.client_and_place().await?;
     let Place::Host(host, source) = place else {
-        // The engine that the sandbox commands mean, whatever this shell's docker would use.
-        let path = "/v1/hosts/local/docker-socket";
-        let socket: DockerSocketPath = client.get(path).await?.parse()?;
-        return Err(no_docker(&docker_at(&socket, args)));
+        return Err(no_docker(&docker_at(&local_socket(&client).await?, args)));
     };
     let socket = match socket(&client, &host).await {
         Ok(socket) => socket,
@@ -64,13 +68,22 @@ pub(crate) async fn run_socket(
     if let Some(group) = context.group().await? {
         return sockets(context, args, &group).await;
     }
-    let (client, host, _) = context.client_and_host("docker-socket").await?;
-    if args.remove {
-        remove(&client, &host).await?;
-        removed(context, &host)?;
-        return Ok(0);
-    }
-    let socket = socket(&client, &host).await?;
+    let (client, place) = context.client_and_place().await?;
+    let socket = match (&place, args.remove) {
+        (Place::Host(host, _), true) => {
+            remove(&client, host).await?;
+            removed(context, host)?;
+            return Ok(0);
+        }
+        (Place::Host(host, _), false) => socket(&client, host).await?,
+        (Place::Local, true) => {
+            return Err(CliError::usage(
+                "The socket of this machine's own engine is the engine's, and is not taken away.",
+            )
+            .hint("occ docker-socket --host NAME --remove takes a host's away"));
+        }
+        (Place::Local, false) => local_socket(&client).await?,
+    };
     if ui.json {
         ui.print(&document(&socket)?)?;
         return Ok(0);
@@ -124,39 +137,103 @@ async fn sockets(
     done.conclude(ui)
 }
 
+/// Runs `docker context` with these arguments.
+fn docker_context(arguments: &[&str]) -> std::io::Result<std::process::Output> {
+    let mut command = Command::new("docker");
+    command.arg("context").args(arguments).env_remove("DOCKER_HOST");
+    command.stdin(Stdio::null()).output()
+}
+
+/// The same, and says why when it does not work.
+fn docker_context_ok(arguments: &[&str]) -> Result<(), CliError> {
+    let output = docker_context(arguments).map_err(|error| no_docker(&error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = occ_proto::text::sanitize(said.trim());
+    Err(CliError::failed(format!("docker context says: {said}")))
+}
+
+/// Returns where a docker context leads, if there is one of that name and a docker program.
+fn context_leads_to(name: &str) -> Option<String> {
+    let format = "{{(index .Endpoints \"docker\").Host}}";
+    let output = docker_context(&["inspect", "--format", format, name]).ok()?;
+    let there = output.status.success();
+    there.then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A host's docker context that leads to our socket.
+#[derive(Debug)]
+pub(crate) struct OwnContext(String);
+
+/// Returns the context of a host that was removed, if there is one and it is ours.
+pub(crate) fn own_context(client: &Client, host: &HostName) -> Option<OwnContext> {
+    let name = format!("occ-{host}");
+    let ours = client.directory().join(docker_socket_name(host));
+    let leads_to = context_leads_to(&name)?;
+    (leads_to == format!("unix://{}", ours.display())).then_some(OwnContext(name))
+}
+
+impl OwnContext {
+    /// Removes it: it leads nowhere any more.
+    pub(crate) fn remove(&self, context: &Context<'_>) -> Result<(), CliError> {
+        let (ui, name) = (context.ui, &self.0);
+        match docker_context_ok(&["rm", "--force", name]) {
+            Ok(()) if ui.json => Ok(()),
+            Ok(()) => ui.say(&format!("Removed: docker context '{name}'.")),
+            // The host is removed all the same.
+            Err(error) => {
+                ui.note(&format!(
+                    "Warning: docker context '{name}' leads nowhere any more: {}",
+                    error.message
+                ));
+                ui.note(&format!("hint: docker context rm --force {name}"));
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Runs `occ docker-context`: makes or removes the docker program's name for the engine.
 pub(crate) async fn run_context(
     context: &Context<'_>,
     args: &DockerContextArgs,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
-    let (client, host, _) = context.client_and_host("docker-context").await?;
-    let name = format!("occ-{host}");
-    let docker = |arguments: &[&str]| {
-        let mut command = Command::new("docker");
-        command.arg("context").args(arguments).env_remove("DOCKER_HOST");
-        command.stdin(Stdio::null()).output().map_err(|error| no_docker(&error))
+    let (client, place) = context.client_and_place().await?;
+    let host = match &place {
+        Place::Host(host, _) => Some(host),
+        Place::Local => None,
     };
-    let done = |output: std::process::Output| match output.status.success() {
-        true => Ok(()),
-        false => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said = occ_proto::text::sanitize(said.trim());
-            Err(CliError::failed(format!("docker context says: {said}")))
-        }
-    };
+    // No host has that name.
+    let place = host.map_or_else(|| "local".to_owned(), ToString::to_string);
+    let name = format!("occ-{place}");
     if args.remove {
-        done(docker(&["rm", "--force", &name])?)?;
-        remove(&client, &host).await?;
+        docker_context_ok(&["rm", "--force", &name])?;
+        if let Some(host) = host {
+            remove(&client, host).await?;
+        }
+        if ui.json {
+            let gone = serde_json::json!({ "host": place, "context": name, "removed": true });
+            return ui.value(&gone).map(|()| 0);
+        }
         ui.say(&format!("Removed: docker context '{name}'."))?;
         return Ok(0);
     }
-    let socket = socket(&client, &host).await?;
+    let socket = match host {
+        Some(host) => socket(&client, host).await?,
+        None => local_socket(&client).await?,
+    };
     let endpoint = format!("host=unix://{}", socket.path);
-    let exists = docker(&["inspect", &name])?.status.success();
-    let verb = if exists { "update" } else { "create" };
-    let description = format!("{host}, by occ");
-    done(docker(&[verb, &name, "--description", &description, "--docker", &endpoint])?)?;
+    let exists = docker_context(&["inspect", &name]).map_err(|error| no_docker(&error))?;
+    let verb = if exists.status.success() { "update" } else { "create" };
+    let description = format!("{place}, by occ");
+    docker_context_ok(&[verb, &name, "--description", &description, "--docker", &endpoint])?;
+    if ui.json {
+        let made = serde_json::json!({ "host": place, "context": name, "socket": socket.path });
+        return ui.value(&made).map(|()| 0);
+    }
     ui.say(&format!("Added: docker context '{name}'."))?;
     if !ui.quiet {
         ui.note(&format!("hint: docker --context {name} ps"));

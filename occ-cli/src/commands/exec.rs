@@ -1,48 +1,145 @@
-//! `occ exec`: a command on a host, its streams byte for byte, its exit code ours.
+//! `occ exec` and `occ shell`: a command on a host or here, its streams byte for byte, its exit code ours.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use occ_proto::HostName;
 use occ_proto::exec::{Bytes, ExecRequest};
 use occ_proto::status::HostStatus;
+use occ_proto::{HostName, KEY_VARIABLES};
+use tokio::sync::Notify;
 
 use super::exec_run::{Ended, Run, Signals, how, ours};
 use super::{Context, Kept, exec_group, exec_result, session_durable};
-use crate::cli::ExecArgs;
+use crate::cli::{ExecArgs, ShellArgs};
 use crate::client::{Client, host_path};
 use crate::descriptors::Offer;
 use crate::duration::of_ms;
 use crate::error::CliError;
+use crate::keys::{self, Keys};
 use crate::output::host as show;
+use crate::place::Place;
 use crate::stdio::{Descriptor, Input};
+use crate::target::Target;
 use crate::ws::{ExecStream, Output};
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: ExecArgs) -> Result<u8, CliError> {
-    let request = request(&args)?;
     if args.durable {
-        return session_durable::run(context, &args, &request).await;
+        return session_durable::run(context, &args).await;
     }
     if let Some(group) = context.group().await? {
+        if args.tty {
+            return Err(CliError::usage("--tty is for one host at a time."));
+        }
+        let request = request(&args)?;
         return exec_group::run(context, &args, request, &group).await;
     }
-    let (client, host, source) = context.client_and_host("exec").await?;
-    let result = execute(context, &args, &request, &client, &host).await;
-    match result {
-        Err(error) => Err(super::explain(context, &client, &host, source, error).await),
-        done => done,
+    let (client, place) = place(context, "exec").await?;
+    let request = here(&place, request(&args)?)?;
+    on(context, &args, &request, &client, &place).await
+}
+
+/// Runs the login shell of a host, or a program there, in this terminal.
+pub(crate) async fn shell(context: &Context<'_>, args: ShellArgs) -> Result<u8, CliError> {
+    if context.ui.json {
+        return Err(CliError::usage("occ shell is for a person: --json does not go with it.")
+            .hint("occ exec --json -- PROGRAM"));
+    }
+    if !io::stdin().is_terminal() {
+        return Err(CliError::usage("occ shell needs a terminal as its input.")
+            .hint("occ exec --shell -- 'LINE' runs a line of the login shell"));
+    }
+    let (client, place) = place(context, "shell").await?;
+    let args = ExecArgs {
+        cwd: args.cwd,
+        env: args.env,
+        retries: args.retries,
+        wait: args.wait,
+        own_exit: args.own_exit,
+        escape: args.escape,
+        argv: args.argv,
+        tty: true,
+        ..ExecArgs::default()
+    };
+    let request = here(&place, request(&args)?)?;
+    on(context, &args, &request, &client, &place).await
+}
+
+/// Returns where the command goes: one that is not told is not run just anywhere.
+pub(super) async fn place(
+    context: &Context<'_>,
+    command: &str,
+) -> Result<(Client, Place), CliError> {
+    if context.named == Some(Target::Local) {
+        return Ok((context.client().await?, Place::Local));
+    }
+    let (client, host, source) = context.client_and_host(command).await?;
+    Ok((client, Place::Host(host, source)))
+}
+
+async fn on(
+    context: &Context<'_>,
+    args: &ExecArgs,
+    request: &ExecRequest,
+    client: &Client,
+    place: &Place,
+) -> Result<u8, CliError> {
+    let result = execute(context, args, request, client, place).await;
+    match (result, place) {
+        (Err(error), Place::Host(host, source)) => {
+            Err(super::explain(context, client, host, *source, error).await)
+        }
+        (done, _) => done,
     }
 }
 
-fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
+/// Returns the request as this machine is to run it: where we are, and with our environment.
+pub(super) fn here(place: &Place, mut request: ExecRequest) -> Result<ExecRequest, CliError> {
+    if *place != Place::Local {
+        return Ok(request);
+    }
+    let here = std::env::current_dir()
+        .map_err(|error| CliError::failed(format!("the current directory: {error}")))?;
+    let cwd = match &request.cwd {
+        Some(cwd) if cwd == "~" || cwd.starts_with("~/") => None,
+        Some(cwd) => Some(here.join(cwd)),
+        None => Some(here),
+    };
+    if let Some(cwd) = cwd {
+        let cwd = cwd.into_os_string().into_string();
+        request.cwd = Some(cwd.map_err(|_| {
+            CliError::usage("The directory's name is not UTF-8, which a command needs here.")
+        })?);
+    }
+    let mut env: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        // What is no name of a shell's, such as an exported function of bash's, stays behind.
+        .filter(|(name, _)| is_variable(name) && !KEY_VARIABLES.contains(&name.as_str()))
+        .collect();
+    env.append(&mut request.env);
+    request.env = env;
+    request.clear_env = true;
+    Ok(request)
+}
+
+fn is_variable(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+pub(super) fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
     let mut request = ExecRequest {
         cwd: args.cwd.clone(),
         env: args.env.iter().cloned().collect(),
         timeout_ms: args.timeout,
         retries: args.retries,
         wait_ms: args.wait,
+        wait_output: args.wait_output,
+        tty: args.tty.then(keys::wanted),
         ..ExecRequest::default()
     };
     if args.shell {
@@ -60,13 +157,13 @@ async fn execute(
     args: &ExecArgs,
     request: &ExecRequest,
     client: &Client,
-    host: &HostName,
+    place: &Place,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
     let asked = Timestamp::now();
     // One document is made of the output, so it must come to us.
     let offer = if ui.json { Offer::default() } else { Offer::of_standard_streams() };
-    let stream = ExecStream::open(client, host, offer).await?;
+    let stream = ExecStream::open(client, place, offer).await?;
     let signals = Signals::catch()?;
     let mut output = if ui.json {
         Output::Kept { out: Kept::default(), err: Kept::default() }
@@ -80,30 +177,39 @@ async fn execute(
         open().map_err(|error| CliError::failed(format!("standard output: {error}")))?
     };
     // An input that was closed is no input.
-    let input = if args.no_stdin { None } else { Input::stdin().ok() };
-    let input_waits = io::stdin().is_terminal() && client.prompter().is_some();
-    let run = Run { ui, host, request, input, input_waits, signals, asks: Some(client) };
+    let left = Arc::new(Notify::new());
+    let keys = || {
+        let escape = args.escape.unwrap_or_default();
+        args.tty.then(|| Keys::open(escape, Arc::clone(&left)).map(Input::Keys)).flatten()
+    };
+    let input = if args.no_stdin { None } else { keys().or_else(|| Input::stdin().ok()) };
+    let asks = Some(client);
+    let input_waits = io::stdin().is_terminal() && (client.prompter().is_some() || args.tty);
+    let run = Run { ui, place, request, input, input_waits, left, signals, asks };
     let ended = run.complete(stream, &mut output).await;
-    if ui.asked.get() && !ui.json {
+    if ui.asked.get()
+        && !ui.json
+        && let Place::Host(host, _) = place
+    {
         tell_not_kept(context, client, host, asked).await;
     }
-    finish(context, args, host, ended?, output)
+    finish(context, args, place, ended?, output)
 }
 
 /// Returns the exit code for a command that ended, and says what a shell would not show.
 fn finish(
     context: &Context<'_>,
     args: &ExecArgs,
-    host: &HostName,
+    place: &Place,
     ended: Ended,
     output: Output,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
     let Ended { exit, caught, new_host_key } = ended;
     if ui.verbose > 0 {
-        ui.note(&format!("[{host}] {} after {}", how(&exit), of_ms(exit.duration_ms)));
+        ui.note(&format!("{}{} after {}", place.prefix(), how(&exit), of_ms(exit.duration_ms)));
     }
-    let error = ours(args, host, &exit, caught);
+    let error = ours(args, place, &exit, caught);
     if let Output::Kept { out, err } = output {
         let status = exit.status();
         ui.value(&exec_result::result(exit, out, err, new_host_key))?;

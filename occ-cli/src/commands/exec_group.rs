@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use occ_proto::HostName;
@@ -19,7 +20,9 @@ use crate::duration::of_ms;
 use crate::error::CliError;
 use crate::output::fold::{Ending, Stream};
 use crate::output::{json, with_note};
+use crate::place::Place;
 use crate::stdio::Input;
+use crate::target::Source;
 use crate::ws::{ExecStream, Output};
 
 /// The largest input that is kept for all hosts, in bytes.
@@ -144,10 +147,12 @@ impl Many<'_> {
         told: watch::Receiver<Option<Caught>>,
         output: &mut Output,
     ) -> Result<Ended, CliError> {
-        let stream = ExecStream::open(&self.group.client, host, Offer::default()).await?;
+        let place = &Place::Host(host.clone(), Source::Named);
+        let stream = ExecStream::open(&self.group.client, place, Offer::default()).await?;
         let input = self.input.clone().map(Input::Kept);
         let (ui, request, signals) = (self.context.ui, &self.request, Signals::Told(told));
-        let run = Run { ui, host, request, input, input_waits: false, signals, asks: None };
+        let left = Arc::default();
+        let run = Run { ui, place, request, input, input_waits: false, left, signals, asks: None };
         run.complete(stream, output).await
     }
 
@@ -160,7 +165,8 @@ impl Many<'_> {
         let own;
         let error = match ended {
             Ok(ended) => {
-                own = ours(self.args, host, &ended.exit, ended.caught);
+                let place = Place::Host(host.clone(), Source::Named);
+                own = ours(self.args, &place, &ended.exit, ended.caught);
                 own.as_ref()
             }
             Err(error) if error.is_quiet() => return Err(quiet(error.exit)),

@@ -2,22 +2,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use occ_proto::HostName;
 use occ_proto::error::{Code, Problem};
 use occ_proto::exec::{ExecControl, ExecRequest, Exit};
 use occ_proto::trust::NewHostKey;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::cli::ExecArgs;
 use crate::client::Client;
 use crate::duration::of_ms;
-use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, TERMINATED};
+use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, OUTCOME_UNKNOWN, TERMINATED};
+use crate::keys::{self, Raw};
 use crate::output::Ui;
 use crate::output::host as show;
+use crate::place::Place;
 use crate::prompter;
 use crate::stdio::Input;
 use crate::ws::{End, ExecStream, Output, controls};
@@ -40,11 +42,13 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A command to be run.
 pub(super) struct Run<'a> {
     pub(super) ui: &'a Ui,
-    pub(super) host: &'a HostName,
+    pub(super) place: &'a Place,
     pub(super) request: &'a ExecRequest,
     pub(super) input: Option<Input>,
     /// What is typed before the command runs may be the answer to a question.
     pub(super) input_waits: bool,
+    /// Told when the person leaves the terminal that the command has.
+    pub(super) left: Arc<Notify>,
     pub(super) signals: Signals,
     /// Whose questions are put to the person; nobody's where that is done for many at once.
     pub(super) asks: Option<&'a Client>,
@@ -64,7 +68,8 @@ impl Run<'_> {
         stream: ExecStream,
         output: &mut Output,
     ) -> Result<Ended, CliError> {
-        let Run { ui, host, request, input, input_waits, mut signals, asks } = self;
+        let Run { ui, place, request, input, input_waits, left, mut signals, asks } = self;
+        let raw = RefCell::new(None);
         let started = Cell::new(false);
         let unsent = Cell::new(false);
         let (start, starting) = watch::channel(false);
@@ -76,6 +81,7 @@ impl Run<'_> {
         let new_host_key = RefCell::new(None);
         let (up, down) = stream.start(request).await?;
         let (control, controls) = controls();
+        let mut resized = Resized::watch()?;
         let mut caught: Option<Caught> = None;
         let end = {
             let ready = async {
@@ -90,7 +96,13 @@ impl Run<'_> {
                 start.send_replace(true);
                 if let Some(key) = key {
                     *new_host_key.borrow_mut() = Some(key.clone());
-                    show::tell_host_key(ui, host, &key);
+                    if let Place::Host(host, _) = place {
+                        show::tell_host_key(ui, host, &key);
+                    }
+                }
+                if request.tty.is_some() {
+                    // A terminal that cannot be made raw is used as it is.
+                    *raw.borrow_mut() = Raw::begin().ok().flatten();
                 }
             };
             let on_key = |told: NewHostKey| show::tell_news(ui, &told);
@@ -114,6 +126,8 @@ impl Run<'_> {
                     error = &mut answering => Event::Unanswered(error),
                     () = &mut cancel => Event::Cancel,
                     () = &mut note, if !noted => Event::Slow,
+                    () = left.notified() => Event::Left,
+                    () = resized.next(), if request.tty.is_some() => Event::Resized,
                     () = &mut up, if !up_done => Event::InputDone,
                 };
                 match event {
@@ -123,13 +137,13 @@ impl Run<'_> {
                     Event::Slow => {
                         noted = true;
                         if !started.get() && !ui.asked.get() {
-                            ui.note(&format!("[{host}] not connected; trying …"));
+                            ui.note(&format!("{}not connected; trying …", place.prefix()));
                         }
                     }
                     // Told before: our own output is stuck, and occd ends the command without us.
                     Event::Cancel if cancelled => {
                         let signal = caught.unwrap_or(Caught::Interrupt);
-                        return Err(signal.error(host, Seen::of(started.get())));
+                        return Err(signal.error(place, Seen::of(started.get())));
                     }
                     Event::Cancel => {
                         cancelled = true;
@@ -137,9 +151,17 @@ impl Run<'_> {
                         // Full means that cancels wait already.
                         let _ = control.try_send(ExecControl::Cancel);
                     }
+                    Event::Resized => {
+                        // Full means that sizes wait already, and this is one of them.
+                        let _ = control.try_send(ExecControl::Resize(keys::size()));
+                    }
+                    Event::Left => {
+                        drop(raw.take());
+                        return Err(left_by_person(place));
+                    }
                     Event::Caught(Caught::HangUp) => return Err(quiet(HUNG_UP)),
                     Event::Caught(signal) if caught.is_some() => {
-                        return Err(signal.error(host, Seen::of(started.get())));
+                        return Err(signal.error(place, Seen::of(started.get())));
                     }
                     Event::Caught(signal) => {
                         caught = Some(signal);
@@ -152,7 +174,9 @@ impl Run<'_> {
                 }
             }
         };
-        let seen = Sent { host, started: started.get(), unsent: unsent.get(), caught };
+        // What follows is for a terminal as it was.
+        drop(raw.take());
+        let seen = Sent { place, started: started.get(), unsent: unsent.get(), caught };
         match end {
             End::Exit(exit) => Ok(Ended { exit, caught, new_host_key: new_host_key.take() }),
             End::Problem(problem) => Err(seen.problem(*problem)),
@@ -169,7 +193,7 @@ impl Run<'_> {
 
 /// What was seen of a command that nobody saw the end of.
 struct Sent<'a> {
-    host: &'a HostName,
+    place: &'a Place,
     started: bool,
     /// It is certain not to have been sent.
     unsent: bool,
@@ -184,7 +208,7 @@ impl Sent<'_> {
                 Code::OutcomeUnknown if !self.started => Seen::Unknown,
                 _ => Seen::of(self.started),
             };
-            return signal.error(self.host, seen);
+            return signal.error(self.place, seen);
         }
         let mut error = CliError::from(problem);
         if !self.started && code != Code::OutcomeUnknown && !error.message.contains("not start") {
@@ -196,7 +220,7 @@ impl Sent<'_> {
     }
 
     fn lost(&self) -> CliError {
-        let host = self.host;
+        let host = self.place;
         if let Some(signal) = self.caught {
             return signal.error(host, Seen::of(self.started));
         }
@@ -222,7 +246,7 @@ pub(super) const NOT_STARTED: &str = " The command was not started.";
 /// Returns the error when the end was of our making, or no end at all.
 pub(super) fn ours(
     args: &ExecArgs,
-    host: &HostName,
+    host: &Place,
     exit: &Exit,
     caught: Option<Caught>,
 ) -> Option<CliError> {
@@ -249,11 +273,14 @@ pub(super) fn ours(
         );
     }
     if exit.cut_off {
-        let end = if exit.may_still_run { "it may still run" } else { "it was ended" };
-        return own(
-            exit.status(),
-            format!("{host} was disconnected, or occd stopped, while the command ran: {end}."),
-        );
+        let why = match &exit.cut_off_by {
+            Some(hop) => format!("the connection to the jump host {hop} was closed on purpose"),
+            None => format!("{host} was disconnected, or occd stopped,"),
+        };
+        return match exit.may_still_run {
+            true => own(OUTCOME_UNKNOWN, format!("{why} while the command ran: it may still run.")),
+            false => own(exit.status(), format!("{why} while the command ran: it was ended.")),
+        };
     }
     if exit.code.is_none() && exit.signal.is_none() {
         return own(exit.status(), format!("{host} ended the command without an exit status."));
@@ -267,7 +294,30 @@ enum Event {
     Unanswered(CliError),
     Cancel,
     Slow,
+    Resized,
+    Left,
     InputDone,
+}
+
+/// The changes of this terminal's size.
+struct Resized(Signal);
+
+impl Resized {
+    fn watch() -> Result<Self, CliError> {
+        signal(SignalKind::window_change())
+            .map(Self)
+            .map_err(|error| CliError::failed(format!("signals cannot be caught: {error}")))
+    }
+
+    async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// The person has typed the escape that ends it.
+fn left_by_person(place: &Place) -> CliError {
+    let message = format!("left; the program on {place} is hung up.");
+    CliError { exit: HUNG_UP, code: "interrupted".into(), ..CliError::failed(message) }
 }
 
 /// Returns the end without words.
@@ -302,7 +352,7 @@ impl Caught {
     }
 
     /// Returns the end of a command that was ended by this signal.
-    fn error(self, host: &HostName, seen: Seen<'_>) -> CliError {
+    fn error(self, host: &Place, seen: Seen<'_>) -> CliError {
         let word = match self {
             Self::Interrupt => "interrupted",
             Self::Terminate => "terminated",

@@ -16,6 +16,7 @@ use super::Context;
 use super::exec_run::{Caught, NOT_STARTED, Signals, quiet};
 use crate::client::Client;
 use crate::error::{CliError, FAILED, NOT_FOUND};
+use crate::hint::is_closed;
 use crate::output::fold::names;
 use crate::output::host::status_hint;
 use crate::output::{Ui, json, problem, write_stderr};
@@ -312,6 +313,15 @@ impl Done {
         })
     }
 
+    /// Adds how it went with more of these hosts.
+    pub(crate) fn add(&mut self, other: Self, hosts: &[HostName]) {
+        self.ends.extend(other.ends);
+        self.ends.sort_by_key(|(host, _)| hosts.iter().position(|other| other == host));
+        self.left.extend(other.left);
+        self.untouched.extend(other.untouched);
+        self.caught = self.caught.or(other.caught);
+    }
+
     /// Returns the exit code.
     pub(crate) fn code(&self) -> u8 {
         match self.caught {
@@ -392,6 +402,10 @@ pub(crate) fn cause(host: &HostName, error: &CliError) -> String {
     let short = match error.daemon_code() {
         _ if error.code == INTERRUPTED => "interrupted",
         _ if error.code == Code::OutcomeUnknown.as_str() => "outcome unknown, it may still run",
+        Some(Code::AuthFailed) if error.message.contains(": is the account ") => {
+            "account locked or expired"
+        }
+        Some(Code::AuthFailed) if is_closed(&error.message) => "no way to log in",
         Some(Code::AuthFailed) => "every key refused",
         Some(Code::AgentRefused) => "the ssh-agent did not sign",
         Some(Code::LoginRefused) => "login refused",

@@ -9,11 +9,11 @@ use occ_proto::text::sanitize;
 use serde_json::json;
 
 use super::group::{End, Group, OnSignal, cause, of_host};
-use super::{Context, host_edit, install_docker};
+use super::{Context, docker, host_edit, install_docker};
 use crate::cli::HostCommand;
-use crate::client::{Client, host_path};
+use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::hint::{PROXY_COMMAND, after_test, damaged_passwords, hint_for};
+use crate::hint::{NO_WAY_THROUGH, PROXY_COMMAND, after_test, hint_for, kept_passwords, was_asked};
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
 use crate::parse::DefaultArg;
@@ -79,13 +79,24 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
         }
         Err(error) => return Err(error),
     }
-    if ui.json {
-        ui.value(&json!({ "removed": name }))?;
-    } else {
+    if !ui.json {
         ui.say(&format!("Removed: Host '{name}' removed."))?;
+    }
+    let kept = still_kept(&client, name).await;
+    if ui.json {
+        let kept = kept.map(|error| error.message);
+        ui.value(&json!({ "removed": name, "passwords_kept": kept }))?;
+    } else {
+        if let Some(error) = kept {
+            let hint = error.hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+            ui.note(&format!("Warning: [{name}] {}{hint}", error.message));
+        }
         if let Some(reached) = reached.filter(|_| force) {
             ui.note(&format!("Warning: {reached}"));
         }
+    }
+    if let Some(docker_context) = docker::own_context(&client, name) {
+        docker_context.remove(context)?;
     }
     Ok(0)
 }
@@ -100,20 +111,44 @@ fn hosts_behind(name: &HostName, list: &HostList) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
+/// Returns why passwords of a host that was removed may still be kept. The daemon forgets them by itself where it
+/// needs nobody for that.
+async fn still_kept(client: &Client, name: &HostName) -> Option<CliError> {
+    let error = forget(client, name).await.err()?;
+    // Of a keyring that shows nothing while it is locked nothing is known, which is no news.
+    let is_known = !error.message.contains("the keyring is locked");
+    (error.daemon_code() != Some(Code::HostNotFound) && is_known).then_some(error)
+}
+
+/// Forgets a host's passwords.
+async fn forget(client: &Client, name: &HostName) -> Result<Reply, CliError> {
+    let path = host_path(name, "/password");
+    let reply = client.request(Method::DELETE, &path, NO_BODY, None).await;
+    reply.map_err(|error| {
+        let again = format!("occ host forget-password {name}");
+        let cure = kept_passwords(&error.message);
+        let hint = match (error.daemon_code(), cure) {
+            (Some(Code::InputNeeded), Some(cure)) if error.message.contains("the keyring ") => {
+                format!("{cure}; then {again}")
+            }
+            (Some(Code::InputNeeded), cure) => {
+                let asks = match was_asked(&error.message) {
+                    true => format!("{again} asks again"),
+                    false => format!("on a terminal: {again} asks"),
+                };
+                cure.map_or(asks.clone(), |cure| format!("{asks}; {cure}"))
+            }
+            (_, Some(cure)) => cure,
+            (_, None) => return error,
+        };
+        error.hint(hint)
+    })
+}
+
 async fn forget_password(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
     let ui = context.ui;
     let client = context.client().await?;
-    let path = host_path(name, "/password");
-    let reply = client.request(Method::DELETE, &path, NO_BODY, None).await;
-    let reply = reply.map_err(|error| match error.daemon_code() {
-        Some(Code::InputNeeded) => error.hint(format!(
-            "unlock the keyring, or answer on a terminal: occ host forget-password {name}"
-        )),
-        _ => match damaged_passwords(&error.message) {
-            Some(hint) => error.hint(hint),
-            None => error,
-        },
-    })?;
+    let reply = forget(&client, name).await?;
     if ui.json {
         return ui.document(&reply.body).map(|()| 0);
     }
@@ -313,8 +348,8 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
         report.problem.as_ref()?.code
     };
     let detail = report.problem.as_ref().map_or("", |problem| problem.detail.as_str());
-    let of_proxy = detail.contains(PROXY_COMMAND);
-    if matches!(code, Code::HostUnreachable | Code::NotSsh) && !of_proxy {
+    let has_own = [PROXY_COMMAND, NO_WAY_THROUGH].iter().any(|words| detail.contains(words));
+    if matches!(code, Code::HostUnreachable | Code::NotSsh) && !has_own {
         let blamed = report.problem.as_ref().and_then(|problem| problem.hop.as_ref());
         return Some(match blamed {
             Some(hop) => format!("occ host test {hop} shows where it stops"),

@@ -14,7 +14,7 @@ use super::{Context, install_docker, operations};
 use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError};
-use crate::hint::{NOT_OFFERED, PROXY_COMMAND, agent_cure, hint_for, was_asked};
+use crate::hint::{NO_WAY_THROUGH, NOT_OFFERED, PROXY_COMMAND, agent_cure, hint_for, was_asked};
 use crate::output::{Colour, host as show, with_note};
 use crate::parse::Clearable;
 use crate::place::Place;
@@ -250,7 +250,11 @@ fn unverified(
     error.hint = match error.daemon_code() {
         // That host is there, and is mended by itself.
         Some(_) if of_hop => error.hint.take().map(|hint| again(&hint)),
-        Some(code @ Code::HostUnreachable) if detail.contains(PROXY_COMMAND) => cure(code),
+        Some(code @ Code::HostUnreachable)
+            if [PROXY_COMMAND, NO_WAY_THROUGH].iter().any(|words| detail.contains(words)) =>
+        {
+            cure(code)
+        }
         // Who is right, the network or the person, cannot be told.
         Some(Code::HostUnreachable) => {
             Some(format!("are the address and the port right, and is the server up? {unsaved}"))
@@ -270,10 +274,15 @@ fn unverified(
         Some(Code::AgentRefused) => Some(format!(
             "confirm or touch the key when the agent asks: {command} again; ssh-add -l shows what it holds"
         )),
-        Some(Code::HostKeyChanged | Code::HostKeyUnknown) => Some(format!(
-            "ask the server's owner which key is right; {unsaved}, then occ trust --host {name} \
-             shows the key and records it"
-        )),
+        Some(code @ (Code::HostKeyChanged | Code::HostKeyUnknown)) => {
+            let does = match code {
+                Code::HostKeyChanged => "shows both keys and asks before it replaces the old one",
+                _ => "shows the key and asks before it records it",
+            };
+            Some(format!(
+                "ask the server's owner which key is right; {unsaved}, and occ trust --host {name} then {does}"
+            ))
+        }
         Some(Code::HostKeyRevoked | Code::HostCertificate) => {
             Some(again("ask the server's owner for another key"))
         }
@@ -319,12 +328,12 @@ fn connected(context: &Context<'_>, test: &TestReport) -> String {
         (Some(version), true) => format!("Docker {}", sanitize(version)),
         (None, true) => "Docker".to_owned(),
         (_, false) => {
-            let denied = test.steps.iter().find(|step| {
-                step.name == "docker" && step.detail.to_lowercase().contains("permission denied")
-            });
-            // "No Docker" would be wrong where it is there and only closed to this user.
-            denied
-                .map_or_else(|| "no Docker on this host".to_owned(), |step| sanitize(&step.detail))
+            // "No Docker" would be wrong where it is there and does not answer, or not this user.
+            let other = test
+                .steps
+                .iter()
+                .find(|step| step.name == "docker" && !crate::hint::has_no_docker(&step.detail));
+            other.map_or_else(|| "no Docker on this host".to_owned(), |step| sanitize(&step.detail))
         }
     };
     if let Some(key) = &test.new_host_key {

@@ -10,7 +10,7 @@ use occ_proto::text::sanitize;
 use super::{Context, operations};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
-use crate::hint::has_no_docker;
+use crate::hint::installing_helps;
 use crate::output::{Colour, with_note};
 use crate::place::Place;
 use crate::target::Source;
@@ -132,7 +132,7 @@ fn is_missing(report: &TestReport) -> bool {
         && report
             .steps
             .iter()
-            .any(|step| step.name == "docker" && !step.ok && has_no_docker(&step.detail))
+            .any(|step| step.name == "docker" && !step.ok && installing_helps(&step.detail))
 }
 
 fn place(host: &HostName) -> Place {

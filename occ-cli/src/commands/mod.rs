@@ -37,6 +37,7 @@ use crate::autostart::Start;
 use crate::cli::{Cli, Command, Global, HostCommand};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
+use crate::hint::PROXY_COMMAND;
 use crate::output::Ui;
 use crate::place::Place;
 use crate::target::{Source, Target};
@@ -100,6 +101,9 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     if global.local && global.host.is_some() {
         return Err(CliError::usage("--local cannot be used with --host."));
     }
+    if command.as_ref().is_some_and(Command::is_about_the_sandbox) {
+        legacy::refuse_instance_of_environment()?;
+    }
     let selection = selection(&global, command.as_ref())?;
     let named = Target::named(&global, std::env::var_os("OCC_HOST").as_deref())?;
     let parallel = global.parallel;
@@ -117,6 +121,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
         Some(Command::Session(command)) => session::run(&context, command).await,
+        Some(Command::Shell(args)) => exec::shell(&context, args).await,
         Some(Command::Connect(args)) => {
             connect::run(&context, connect::Verb::Connect { wait_ms: args.wait }).await
         }
@@ -183,7 +188,8 @@ async fn explain(
                 | Code::SshConfigInvalid
                 | Code::DockerPermission
         )
-    );
+    ) || error.daemon_code() == Some(Code::HostUnreachable)
+        && error.message.contains(PROXY_COMMAND);
     let Some(code) = error.daemon_code().filter(|_| named && !context.ui.json) else {
         return error;
     };

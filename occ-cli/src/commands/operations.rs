@@ -133,10 +133,26 @@ pub(crate) fn finished(
 async fn list(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
     let ui = context.ui;
     let reply = client.get("/v1/operations").await?;
-    if ui.json {
+    let place = context.named.clone().map(Place::from);
+    if ui.json && place.is_none() {
         return ui.document(&reply.body).map(|()| 0);
     }
-    let list: OperationList = reply.parse()?;
+    let mut list: OperationList = reply.parse()?;
+    // A default host chooses where to work, and not what is shown.
+    let wanted = place.map(|place| match place {
+        Place::Host(host, _) => Some(host),
+        Place::Local => None,
+    });
+    list.operations.retain(|one| wanted.as_ref().is_none_or(|wanted| *wanted == one.host));
+    if ui.json {
+        return ui.value(&list).map(|()| 0);
+    }
+    if ui.quiet {
+        for operation in &list.operations {
+            ui.print(&format!("{}\n", operation.id))?;
+        }
+        return Ok(0);
+    }
     if list.operations.is_empty() {
         ui.say("No operations.")?;
         return Ok(0);

@@ -160,7 +160,7 @@ fn open(context: &Context<'_>, place: &Place, url: Option<&str>) -> Result<(), C
     let Some(url) = url else {
         return Err(CliError::failed(format!(
             "{}the sandbox has no address to open.",
-            place.prefix()
+            place.error_prefix()
         )));
     };
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
@@ -263,7 +263,8 @@ pub(crate) async fn cockpit(context: &Context<'_>) -> Result<u8, CliError> {
     let prefix = place.prefix();
     match (sandbox.url.as_deref(), sandbox.state.as_deref()) {
         (_, Some(state)) if state != "running" => Err(CliError::failed(format!(
-            "{prefix}the sandbox is {}, and cockpit runs inside it.",
+            "{}the sandbox is {}, and cockpit runs inside it.",
+            place.error_prefix(),
             sanitize(state)
         ))
         .hint(format!("occ start{}", place.option()))),
@@ -276,7 +277,10 @@ pub(crate) async fn cockpit(context: &Context<'_>) -> Result<u8, CliError> {
             ui.say(&format!(
                 "{prefix}Note: cockpit is disabled in this sandbox: its port 9090 is not published."
             ))?;
-            ui.note("hint: \"cockpit_enabled\": true in config.json publishes it for a sandbox that is made anew");
+            ui.note(&format!(
+                "hint: \"cockpit_enabled\": true in config.json, then occ start{} --yes makes the sandbox anew with it; its volumes stay",
+                place.option()
+            ));
             Ok(0)
         }
     }

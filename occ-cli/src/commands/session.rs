@@ -1,25 +1,27 @@
 //! `occ session`: programs on hosts that outlive the link, the daemon and this machine.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use occ_proto::HostName;
 use occ_proto::error::Code;
-use occ_proto::exec::Bytes as Arg;
+use occ_proto::exec::{Bytes as Arg, ExecRequest};
 use occ_proto::session::{
-    InputTaken, Session, SessionEdit, SessionList, SessionRequest, SessionStart, SessionState,
+    InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionStart,
+    SessionState,
 };
 use occ_proto::text::sanitize;
 
-use super::{Context, session_attach};
+use super::{Context, exec, session_attach};
 use crate::cli::{Eol, SendArgs, SessionCommand, SessionEditArgs, SessionStartArgs};
-use crate::client::segment;
+use crate::client::{Reply, segment};
 use crate::duration::{one_unit, seconds_between};
 use crate::error::CliError;
 use crate::output::table::Table;
+use crate::place::Place;
 use crate::session::{Begin, Sessions};
 use crate::target::Target;
 
@@ -87,25 +89,12 @@ async fn start(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
     if args.argv.is_empty() {
         return again(context, args).await;
     }
-    let (client, host, source) = context.client_and_host("session start").await?;
+    let (client, place) = exec::place(context, "session start").await?;
     let sessions = Sessions::of(context, client);
-    let request = SessionRequest {
-        host: host.clone(),
-        name: args.name,
-        argv: exactly(args.argv),
-        cwd: args.cwd,
-        env: args.env.into_iter().collect(),
-        retries: args.retries,
-        wait_ms: None,
-    };
-    let reply = match sessions.begin(&request).await {
-        Ok(reply) => reply,
-        Err(error) => {
-            return Err(super::explain(context, sessions.client(), &host, source, error).await);
-        }
-    };
+    let attach = args.attach;
+    let reply = begin(context, &sessions, &place, asked(&place, args)?).await?;
     let session: Session = reply.parse()?;
-    if args.attach {
+    if attach {
         return session_attach::follow(context, &sessions, &session.info.name, Begin::start())
             .await;
     }
@@ -117,6 +106,45 @@ async fn start(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
     Ok(0)
 }
 
+/// Returns what is asked for: here, where we are and with our environment.
+fn asked(place: &Place, args: SessionStartArgs) -> Result<SessionRequest, CliError> {
+    let here = ExecRequest { cwd: args.cwd, ..ExecRequest::default() };
+    let here = exec::here(place, here)?;
+    Ok(SessionRequest {
+        host: host_of(place),
+        name: args.name,
+        argv: exactly(args.argv),
+        cwd: here.cwd,
+        env: args.env.into_iter().collect(),
+        base_env: here.env,
+        retries: args.retries,
+        wait_ms: None,
+    })
+}
+
+/// Returns a place as sessions have it.
+pub(super) fn host_of(place: &Place) -> SessionHost {
+    match place {
+        Place::Host(host, _) => SessionHost::Host(host.clone()),
+        Place::Local => SessionHost::Local,
+    }
+}
+
+/// Starts a session.
+pub(super) async fn begin(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    place: &Place,
+    request: SessionRequest,
+) -> Result<Reply, CliError> {
+    match (sessions.begin(&request).await, place) {
+        (Err(error), Place::Host(host, source)) => {
+            Err(super::explain(context, sessions.client(), host, *source, error).await)
+        }
+        (begun, _) => begun,
+    }
+}
+
 async fn again(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliError> {
     let Some(name) = args.name else {
         return Err(CliError::usage(
@@ -125,7 +153,14 @@ async fn again(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
         .hint("occ session start --host NAME -- PROGRAM ARGUMENTS"));
     };
     let sessions = open(context).await?;
-    let request = SessionStart { env: args.env.into_iter().collect() };
+    // Here, it gets our environment, as at first.
+    let is_here = explained(sessions.show(&name).await.map_err(CliError::from))?;
+    let is_here = is_here.next_host.unwrap_or(is_here.host) == SessionHost::Local;
+    let base_env = match is_here {
+        true => exec::here(&Place::Local, ExecRequest::default())?.env,
+        false => BTreeMap::new(),
+    };
+    let request = SessionStart { env: args.env.into_iter().collect(), base_env };
     let started = sessions.start_again(&name, &request).await;
     let session = explained(started.map_err(CliError::from))?;
     if args.attach {
@@ -154,6 +189,7 @@ async fn list(context: &Context<'_>) -> Result<u8, CliError> {
     let client = context.client().await?;
     let path = match &context.named {
         Some(Target::Host(host, _)) => format!("/v1/sessions?host={}", segment(host.as_str())),
+        Some(Target::Local) => "/v1/sessions?host=local".to_owned(),
         _ => "/v1/sessions".to_owned(),
     };
     let reply = client.get_slow(&path).await?;
@@ -292,13 +328,10 @@ fn lf(text: &[u8], after_return: &mut bool) -> Vec<u8> {
 
 async fn edit(context: &Context<'_>, args: SessionEditArgs) -> Result<u8, CliError> {
     let sessions = open(context).await?;
-    let host: Option<HostName> = match &context.named {
-        Some(Target::Host(host, _)) => Some(host.clone()),
-        Some(Target::Local) => {
-            Target::Local.host("session edit")?;
-            None
-        }
-        _ => None,
+    let host = match &context.named {
+        Some(Target::Host(host, _)) => Some(SessionHost::Host(host.clone())),
+        Some(Target::Local) => Some(SessionHost::Local),
+        Some(Target::Unset) | None => None,
     };
     let argv = (!args.argv.is_empty()).then(|| exactly(args.argv));
     let edit = SessionEdit { host, name: args.name, argv, cwd: args.cwd, retries: args.retries };

@@ -295,7 +295,7 @@ pub(super) async fn logs(sessions: &Sessions, args: &SessionLogsArgs) -> Result<
         false => Begin { stdout: Some(from), stderr: none() },
         true => Begin { stdout: none(), stderr: Some(from) },
     };
-    let mut attached = sessions.follow(&args.name, begin, args.follow).await?;
+    let mut attached = sessions.look(&args.name, begin, args.follow).await?;
     let mut sink = OnlyOut(Streams::open()?);
     let typed = Typed { input: None, eof: false, escape: false };
     let ui = sessions.client().ui().clone();
@@ -323,7 +323,7 @@ pub(super) async fn wait(
 ) -> Result<u8, CliError> {
     let none = || Some("none".to_owned());
     let begin = Begin { stdout: none(), stderr: none() };
-    let mut attached = sessions.attach(name, begin).await?;
+    let mut attached = sessions.look(name, begin, true).await?;
     let waiting = async {
         loop {
             match attached.receive().await? {

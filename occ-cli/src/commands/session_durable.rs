@@ -3,12 +3,12 @@
 
 use std::io;
 
-use occ_proto::exec::{Bytes as Arg, ExecRequest, Exit};
+use occ_proto::exec::{Bytes as Arg, Exit};
 use occ_proto::session::{OutputStream, Session, SessionRequest};
 use tokio::time::Instant;
 
 use super::session_attach::{Left, Sink, Streams, Typed, ended, pass};
-use super::{Context, Kept, exec_result};
+use super::{Context, Kept, exec, exec_result, session};
 use crate::cli::ExecArgs;
 use crate::duration::of_ms;
 use crate::error::CliError;
@@ -37,16 +37,20 @@ impl Sink for Output {
 }
 
 /// Runs the command and returns its exit code.
-pub(super) async fn run(
-    context: &Context<'_>,
-    args: &ExecArgs,
-    request: &ExecRequest,
-) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, CliError> {
     let ui = context.ui;
     if context.selection.is_some() {
         return Err(CliError::usage("--durable goes with one host."));
     }
-    let (client, host, source) = context.client_and_host("exec").await?;
+    if args.tty {
+        return Err(CliError::usage(
+            "--durable does not go with --tty: a session has no terminal.",
+        ));
+    }
+    let (client, place) = exec::place(context, "exec").await?;
+    let request = exec::request(args)?;
+    let given = request.env.clone();
+    let request = exec::here(&place, request)?;
     let sessions = Sessions::of(context, client);
     let argv = match &request.shell {
         // As the login shell would get it.
@@ -56,22 +60,17 @@ pub(super) async fn run(
         None => request.argv.clone(),
     };
     let asked = SessionRequest {
-        host: host.clone(),
+        host: session::host_of(&place),
         name: None,
         argv,
         cwd: request.cwd.clone(),
-        env: request.env.clone(),
+        base_env: request.env,
+        env: given,
         retries: None,
         wait_ms: request.wait_ms,
     };
     let begun = Instant::now();
-    let started = sessions.begin(&asked).await;
-    let session: Session = match started {
-        Ok(reply) => reply.parse()?,
-        Err(error) => {
-            return Err(super::explain(context, sessions.client(), &host, source, error).await);
-        }
-    };
+    let session: Session = session::begin(context, &sessions, &place, asked).await?.parse()?;
     let name = &session.info.name;
     let mut attached = sessions.attach(&session.info.id, Begin::start()).await?;
     let mut output = match ui.json {
@@ -87,7 +86,7 @@ pub(super) async fn run(
         Left::Exit(code) => code,
         Left::Detached(caught) => {
             ui.note(&format!(
-                "{name} goes on on {host}\nhint: occ session attach {name}; occ session kill {name}"
+                "{name} goes on on {place}\nhint: occ session attach {name}; occ session kill {name}"
             ));
             return ended(name, Left::Detached(caught));
         }
@@ -104,6 +103,7 @@ pub(super) async fn run(
             timed_out,
             limit_ms: args.timeout.filter(|_| timed_out),
             cut_off: false,
+            cut_off_by: None,
             may_still_run: false,
             duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
@@ -114,7 +114,7 @@ pub(super) async fn run(
     match args.timeout.filter(|_| timed_out) {
         Some(ms) => {
             let limit = of_ms(ms);
-            let text = format!("the command ran longer than {limit} and was ended on {host}");
+            let text = format!("the command ran longer than {limit} and was ended on {place}");
             Err(CliError { exit: TIMED_OUT, ..CliError::failed(text) })
         }
         None => Ok(code),

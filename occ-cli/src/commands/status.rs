@@ -12,6 +12,7 @@ use super::{Context, watch};
 use crate::cli::StatusArgs;
 use crate::client::{Client, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
+use crate::hint::has_no_docker;
 use crate::output::{Ui, host as show, with_note};
 use crate::target::{Source, Target};
 
@@ -73,10 +74,13 @@ async fn local(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
         Ok(reply) => reply,
         // Docker's troubles are part of the answer.
         Err(error) if error.daemon_code() == Some(Code::DockerUnavailable) && !ui.json => {
+            // Without Docker there is no sandbox; of one whose Docker is down nothing is known.
+            let none = has_no_docker(&error.message);
             if ui.quiet {
-                return Ok(FAILED);
+                return Ok(if none { FAILED } else { CONNECTION });
             }
-            ui.print(&format!("Sandbox   ○ none       {}\n", error.message))?;
+            let sign = if none { "○ none   " } else { "? unknown" };
+            ui.print(&format!("Sandbox   {sign}    {}\n", error.message))?;
             return Ok(0);
         }
         Err(error) => return Err(error),
@@ -87,7 +91,7 @@ async fn local(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
     if ui.json {
         ui.document(&reply.body)?;
     } else if !ui.quiet {
-        for line in show::sandbox(ui, "", &sandbox, Timestamp::now()) {
+        for line in show::sandbox(ui, None, &sandbox, Timestamp::now()) {
             ui.print(&format!("{line}\n"))?;
         }
     }
@@ -162,9 +166,9 @@ pub(super) fn remembered(
 ) -> (Vec<String>, Option<String>) {
     match (&status.sandbox, &status.docker_error) {
         // What was seen last, and why nothing has been heard since.
-        (Some(container), None) => (show::sandbox(ui, &show::prefix(status), container, now), None),
+        (Some(container), None) => (show::sandbox(ui, Some(&status.name), container, now), None),
         (Some(container), Some(fault)) if container.exists => {
-            let mut lines = show::sandbox(ui, &show::prefix(status), container, now);
+            let mut lines = show::sandbox(ui, Some(&status.name), container, now);
             lines.push(show::docker_fault(status, fault));
             (lines, show::status_hint(status, fault.code, &fault.message))
         }
@@ -188,7 +192,7 @@ async fn sandbox(
     match with_note(context.ui, &note, client.get_slow(&path)).await {
         Ok(reply) => {
             let container: ContainerStatus = reply.parse()?;
-            Ok((show::sandbox(context.ui, &show::prefix(status), &container, now), None))
+            Ok((show::sandbox(context.ui, Some(&status.name), &container, now), None))
         }
         Err(error) => match error.daemon_code() {
             Some(code) => Ok((
@@ -207,6 +211,7 @@ fn quiet_code(status: &HostStatus) -> u8 {
     let no_docker = system.is_some_and(|system| {
         system.unknown.is_none()
             && system.docker_sockets.is_empty()
+            && !system.docker_cli
             && status.docker_error.is_none()
     });
     match &status.sandbox {
@@ -214,6 +219,9 @@ fn quiet_code(status: &HostStatus) -> u8 {
         Some(sandbox) if sandbox.state.as_deref() == Some("running") => 0,
         Some(_) => FAILED,
         None if no_docker => FAILED,
+        None if status.docker_error.as_ref().is_some_and(|fault| has_no_docker(&fault.message)) => {
+            FAILED
+        }
         None => CONNECTION,
     }
 }

@@ -1,14 +1,16 @@
 //! `occ status --watch`: the same again whenever something changes.
 //!
 //! The daemon's memory is looked at once a second, with one request whatever the number of hosts. Nobody is
-//! dialled for that.
+//! dialled for that. This machine's own Docker is asked each time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::HostName;
+use occ_proto::container::ContainerStatus;
 use occ_proto::status::{HostList, HostStatus, State};
+use occ_proto::text::sanitize;
 use rustix::stdio::stdout;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +36,15 @@ const GIVE_BACK: &[u8] = b"\x1b[?7h\x1b[?25h\x1b[?1049l";
 enum Watched {
     One(HostName),
     Many(Selection),
+    /// This machine's own Docker, which has no link.
+    Local,
+}
+
+/// What is seen of it at one time.
+enum Seen {
+    Hosts(HostList, serde_json::Value),
+    /// The sandbox of this machine, or why it cannot be seen.
+    Local(Result<(Box<ContainerStatus>, serde_json::Value), String>),
 }
 
 impl Watched {
@@ -44,9 +55,7 @@ impl Watched {
         Ok(match Target::resolve(context.named.clone(), client).await? {
             Target::Host(host, _) => Self::One(host),
             Target::Unset => Self::Many(Selection::All),
-            Target::Local => {
-                Target::Local.host("status --watch").map(|(host, _)| Self::One(host))?
-            }
+            Target::Local => Self::Local,
         })
     }
 
@@ -62,6 +71,7 @@ impl Watched {
                     false => Ok(()),
                 }
             }
+            Self::Local => Ok(()),
         }
     }
 }
@@ -85,14 +95,19 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     }
 }
 
-async fn look(
-    client: &Client,
-    watched: &Watched,
-) -> Result<(HostList, serde_json::Value), CliError> {
+async fn look(client: &Client, watched: &Watched) -> Result<Seen, CliError> {
+    if let Watched::Local = watched {
+        return match client.get_slow("/v1/hosts/local/container").await {
+            Ok(reply) => Ok(Seen::Local(Ok((Box::new(reply.parse()?), reply.parse()?)))),
+            // Docker's troubles are part of what is seen.
+            Err(error) if error.daemon_code().is_some() => Ok(Seen::Local(Err(error.message))),
+            Err(error) => Err(error),
+        };
+    }
     let reply = client.get("/v1/hosts").await?;
     let mut list: HostList = reply.parse()?;
     watched.narrow(&mut list)?;
-    Ok((list, reply.parse()?))
+    Ok(Seen::Hosts(list, reply.parse()?))
 }
 
 /// Returns whether the daemon is away, and may be there again a moment later.
@@ -206,8 +221,8 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
             screen.begin()?;
         }
         let text = match look(client, watched).await {
-            Ok((list, _)) => {
-                last = picture(ui, watched, &list);
+            Ok(seen) => {
+                last = picture(ui, watched, &seen);
                 last.clone()
             }
             Err(error) if may_come_back(&error) => format!("{last}\n{}\n", away(&error)),
@@ -218,8 +233,16 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
 }
 
 /// Returns what is to be seen.
-fn picture(ui: &Ui, watched: &Watched, list: &HostList) -> String {
+fn picture(ui: &Ui, watched: &Watched, seen: &Seen) -> String {
     let now = Timestamp::now();
+    let list = match seen {
+        Seen::Hosts(list, _) => list,
+        Seen::Local(Ok((sandbox, _))) => {
+            let lines = show::sandbox(ui, None, sandbox, now);
+            return lines.iter().map(|line| format!("{line}\n")).collect();
+        }
+        Seen::Local(Err(why)) => return format!("Sandbox   ○ unknown    {why}\n"),
+    };
     match (watched, list.hosts.first()) {
         (Watched::One(_), Some(status)) => {
             let mut lines = vec![show::link(ui, status, now)];
@@ -272,12 +295,15 @@ async fn by_line(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, C
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: BTreeMap<HostName, Look> = BTreeMap::new();
+    let mut local_before: Option<String> = None;
     let mut is_away = false;
     loop {
         tick.tick().await;
-        let (list, document) = match look(client, watched).await {
+        let seen = match look(client, watched).await {
             // One that was there when the watching began; whoever starts it again wants it watched.
-            Err(error) if may_come_back(&error) && !before.is_empty() => {
+            Err(error)
+                if may_come_back(&error) && (!before.is_empty() || local_before.is_some()) =>
+            {
                 if !is_away {
                     ui.note(&away(&error));
                 }
@@ -288,6 +314,26 @@ async fn by_line(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, C
         };
         is_away = false;
         let now = Timestamp::now();
+        let (list, document) = match seen {
+            Seen::Hosts(list, document) => (list, document),
+            Seen::Local(seen) => {
+                let word = match &seen {
+                    Ok((sandbox, _)) => rows::container_word(sandbox),
+                    Err(why) => format!("unknown: {}", sanitize(why)),
+                };
+                if local_before.as_ref() != Some(&word) {
+                    ui.print(&match (ui.json, &seen) {
+                        (false, _) => format!("{} sandbox {word}\n", second(now)),
+                        (true, Ok((_, document))) => json::line(&document.to_string()),
+                        (true, Err(why)) => {
+                            json::line(&serde_json::json!({ "error": why }).to_string())
+                        }
+                    })?;
+                    local_before = Some(word);
+                }
+                continue;
+            }
+        };
         let mut text = String::new();
         for status in list.hosts.iter().chain(&list.via) {
             let (host, look) = (&status.name, Look::at(status));

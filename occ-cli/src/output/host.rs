@@ -14,7 +14,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for};
+use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for, installing_helps};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -75,7 +75,7 @@ fn line_of(prefix: &str, label: &str, text: &str) -> String {
 }
 
 /// Returns what a host's lines begin with.
-pub(crate) fn prefix(status: &HostStatus) -> String {
+fn prefix(status: &HostStatus) -> String {
     format!("[{}] ", status.name)
 }
 
@@ -248,7 +248,7 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
 /// Returns the hint for a problem of a host whose configuration is known.
 pub(crate) fn status_hint(status: &HostStatus, code: Code, detail: &str) -> Option<String> {
     // A host may do without, and is not to be told so each time.
-    if has_no_docker(detail) {
+    if installing_helps(detail) {
         return None;
     }
     let login = status.connection.as_ref().map(|connection| connection.user.as_str());
@@ -335,13 +335,31 @@ pub(crate) fn details(status: &HostStatus, now: Timestamp) -> Vec<String> {
     lines
 }
 
-/// Returns the lines about the sandbox container.
+/// Returns the lines about the sandbox container; `host` is absent for this machine's.
 pub(crate) fn sandbox(
     ui: &Ui,
-    prefix: &str,
+    host: Option<&HostName>,
     container: &ContainerStatus,
     now: Timestamp,
 ) -> Vec<String> {
+    let prefix = &host.map_or_else(String::new, |host| format!("[{host}] "));
+    let option = host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"));
+    let mut lines = state_lines(ui, prefix, container, now);
+    if container.foreign {
+        let text = "somebody else's container of this name: it is left alone";
+        lines.push(line_of(prefix, "Note", text));
+    }
+    if let Some(aside) = &container.set_aside {
+        let text = format!(
+            "an update was cut short, the sandbox from before is the container {}: occ start{option} finishes or undoes it",
+            sanitize(aside)
+        );
+        lines.push(line_of(prefix, "Note", &text));
+    }
+    lines
+}
+
+fn state_lines(ui: &Ui, prefix: &str, container: &ContainerStatus, now: Timestamp) -> Vec<String> {
     let as_of = two_units(seconds_between(container.as_of, now));
     let stale = container.stale.then(|| format!("as of {as_of} ago, stale"));
     if !container.exists {
@@ -427,7 +445,11 @@ pub(crate) fn sandbox_unknown(status: &HostStatus, code: Code, why: &str) -> Str
     // The line names the host already.
     let why = why.strip_prefix(&format!("{}: ", status.name)).unwrap_or(why);
     // Without Docker there is no sandbox, and that much is known.
-    let sign = if code == Code::DockerUnavailable { "○ none   " } else { "? unknown" };
+    let sign = if code == Code::DockerUnavailable && has_no_docker(why) {
+        "○ none   "
+    } else {
+        "? unknown"
+    };
     line(status, "Sandbox", &format!("{sign}    {why}"))
 }
 

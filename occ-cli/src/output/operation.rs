@@ -1,8 +1,11 @@
 //! An operation on a terminal: its progress while it lasts, and what came of it.
 
+use std::time::Duration;
+
 use occ_proto::container::ContainerStatus;
 use occ_proto::operation::{Did, OperationEvent, Outcome, PullProgress};
 use occ_proto::text::sanitize;
+use tokio::time::Instant;
 
 use super::host::bytes;
 use super::{Colour, Ui, write_stderr};
@@ -10,8 +13,8 @@ use crate::place::Place;
 
 /// The progress bar's width.
 const BAR: usize = 24;
-/// Between two lines about a pull in a pipe, in tenths of the whole.
-const TENTHS: u64 = 2;
+/// Between two lines about a layer that comes, in a pipe: enough to see that it goes on.
+const PIPE: Duration = Duration::from_secs(10);
 
 /// The progress of one operation.
 #[derive(Debug)]
@@ -20,12 +23,32 @@ pub(crate) struct ProgressLine<'a> {
     prefix: String,
     /// A line that is not finished stands on the terminal.
     open: bool,
-    tenth: u64,
+    pull: PlainPull,
+}
+
+/// What was said last of a pull, in a pipe.
+#[derive(Debug, Default)]
+struct PlainPull {
+    said: PullProgress,
+    at: Option<Instant>,
+}
+
+impl PlainPull {
+    /// Returns whether it is time for a line: another layer is there, or it has gone on for a while.
+    fn is_due(&mut self, progress: PullProgress, now: Instant) -> bool {
+        let since = *self.at.get_or_insert(now);
+        let layer = progress.layers_done > self.said.layers_done;
+        let due = layer || (progress.bytes != self.said.bytes && now - since >= PIPE);
+        if due {
+            (self.said, self.at) = (progress, Some(now));
+        }
+        due
+    }
 }
 
 impl<'a> ProgressLine<'a> {
     pub(crate) fn new(ui: &'a Ui, place: &Place) -> Self {
-        Self { ui, prefix: place.prefix(), open: false, tenth: 0 }
+        Self { ui, prefix: place.prefix(), open: false, pull: PlainPull::default() }
     }
 
     /// Tells of an event.
@@ -38,7 +61,11 @@ impl<'a> ProgressLine<'a> {
             OperationEvent::Pull(progress) if self.ui.stderr_terminal => {
                 self.replace(&bar(*progress));
             }
-            OperationEvent::Pull(progress) => self.tenths(*progress),
+            OperationEvent::Pull(progress) => {
+                if self.pull.is_due(*progress, Instant::now()) {
+                    self.ui.note(&format!("{}pulled {}", self.prefix, amounts(*progress)));
+                }
+            }
             OperationEvent::Output { text } | OperationEvent::Note { text } => {
                 // What a program says is of the step before it.
                 match event {
@@ -72,15 +99,6 @@ impl<'a> ProgressLine<'a> {
             write_stderr(format!("{}{text}", self.prefix).as_bytes());
         } else {
             self.ui.note(&format!("{}{text}", self.prefix));
-        }
-    }
-
-    /// Says now and then how far a pull is.
-    fn tenths(&mut self, progress: PullProgress) {
-        let tenth = (progress.bytes * 10).checked_div(progress.total).unwrap_or(0);
-        if tenth >= self.tenth + TENTHS {
-            self.tenth = tenth;
-            self.ui.note(&format!("{}{}", self.prefix, amounts(progress)));
         }
     }
 }
@@ -173,6 +191,38 @@ pub(crate) fn security(sandbox: &ContainerStatus) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pull_in_a_pipe_is_a_line_for_each_layer_and_one_now_and_then() {
+        let mut pull = PlainPull::default();
+        let begun = Instant::now();
+        let mut lines = Vec::new();
+        for (second, layers_done, bytes) in [
+            (0, 0, 0),
+            (1, 0, 1_000_000),
+            (9, 0, 2_000_000),
+            (10, 0, 3_000_000),
+            (12, 1, 4_000_000),
+            (13, 1, 4_100_000),
+            (22, 1, 5_000_000),
+            (40, 1, 5_000_000),
+            (41, 2, 10_000_000),
+        ] {
+            let progress = PullProgress { layers: 2, layers_done, bytes, total: 10_000_000 };
+            if pull.is_due(progress, begun + Duration::from_secs(second)) {
+                lines.push(format!("{second} {}", amounts(progress)));
+            }
+        }
+        assert_eq!(
+            lines,
+            [
+                "10 3.0 MB of 10 MB, 0 of 2 layers",
+                "12 4.0 MB of 10 MB, 1 of 2 layers",
+                "22 5.0 MB of 10 MB, 1 of 2 layers",
+                "41 10 MB of 10 MB, 2 of 2 layers",
+            ]
+        );
+    }
 
     #[test]
     fn a_pull_is_a_bar() {

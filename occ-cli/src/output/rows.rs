@@ -1,5 +1,6 @@
 //! Hosts' states beside each other and after one another: which rows are alike, and what of a host has changed.
 
+use occ_proto::container::ContainerStatus;
 use occ_proto::status::{HostList, HostStatus, State};
 use occ_proto::text::sanitize;
 
@@ -55,7 +56,11 @@ pub(crate) fn sandbox_word(status: &HostStatus) -> Option<String> {
     if let Some(fault) = &status.docker_error {
         return Some(format!("unknown: {}", sanitize(&fault.message)));
     }
-    let container = status.sandbox.as_ref()?;
+    status.sandbox.as_ref().map(container_word)
+}
+
+/// Returns a word for a sandbox.
+pub(crate) fn container_word(container: &ContainerStatus) -> String {
     let state = match (container.exists, container.state.as_deref()) {
         (false, _) => "none".to_owned(),
         (true, state) => sanitize(state.unwrap_or("?")),
@@ -63,5 +68,5 @@ pub(crate) fn sandbox_word(status: &HostStatus) -> Option<String> {
     let health = container.health.as_deref();
     let health = health.map_or_else(String::new, |health| format!(", {}", sanitize(health)));
     let stale = if container.stale { ", stale" } else { "" };
-    Some(format!("{state}{health}{stale}"))
+    format!("{state}{health}{stale}")
 }

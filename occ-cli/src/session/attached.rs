@@ -70,6 +70,8 @@ pub struct Attached {
     session: String,
     begin: Begin,
     on: bool,
+    /// Where this one stops is where the next one goes on.
+    notes: bool,
     stream: Option<WebSocket>,
     /// Input that the host has not taken yet.
     waiting: VecDeque<Bytes>,
@@ -95,7 +97,7 @@ impl Attached {
         client: &Client,
         session: &str,
         begin: Begin,
-        on: bool,
+        (on, notes): (bool, bool),
     ) -> Result<Self, SessionError> {
         let mut attached = Self {
             ui,
@@ -103,6 +105,7 @@ impl Attached {
             session: session.to_owned(),
             begin,
             on,
+            notes,
             stream: None,
             waiting: VecDeque::new(),
             sent: 0,
@@ -119,7 +122,7 @@ impl Attached {
     }
 
     async fn connect(&self, client: &Client) -> Result<WebSocket, CliError> {
-        let mut query = format!("/attach?follow={}", self.on);
+        let mut query = format!("/attach?follow={}&note={}", self.on, self.notes);
         for (name, at) in [("stdout", &self.begin.stdout), ("stderr", &self.begin.stderr)] {
             if let Some(at) = at {
                 query.push_str(&format!("&{name}={at}"));

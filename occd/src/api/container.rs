@@ -9,11 +9,11 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::App;
-use super::error::{self, ApiResult};
+use super::error::ApiResult;
 use super::extract::{Caller, EngineOf, Query};
 use super::json::Json;
-use crate::container::{self, SandboxError};
-use crate::host::Tries;
+use super::sandbox::docker_of;
+use crate::container;
 
 /// How long a look at the disk may take.
 const DISK: Duration = Duration::from_secs(5);
@@ -37,8 +37,7 @@ pub(super) async fn show(
     {
         return Ok(Json(app.with_url(host, status)));
     }
-    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
-    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    let (docker, failed) = docker_of(&engine, &client).await?;
     let mut status = container::status(&docker).await.map_err(|e| failed(e.into()))?;
     if query.fresh && status.exists {
         // It takes a while where there is much, and is no reason to fail.

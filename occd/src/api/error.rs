@@ -6,12 +6,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use occ_proto::error::PROBLEM_JSON;
+use occ_proto::session::SessionHost;
 use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
 use super::json::Json;
 use crate::container::{BadSettings, DockerError, InstallError, SandboxError};
-use crate::exec::{BadCommand, ExecError};
+use crate::exec::{BadCommand, ExecError, Executor};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
 use crate::hosts::{HostsFileError, UpdateError};
@@ -44,11 +45,14 @@ impl ApiError {
     }
 
     /// Returns the problem of a host that would have to be dialled first.
-    pub(super) fn not_connected(name: &HostName) -> Self {
-        let detail = format!("{name} is not connected.");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable, detail)
-            .host(name)
-            .retryable(None)
+    pub(super) fn not_connected(place: &SessionHost) -> Self {
+        let detail = format!("{place} is not connected.");
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable, detail);
+        let problem = problem.retryable(None);
+        match place.host() {
+            Some(name) => problem.host(name),
+            None => problem,
+        }
     }
 
     /// Returns the problem of a defect.
@@ -152,29 +156,26 @@ pub(super) fn unreachable(name: &HostName, unreachable: &Unreachable) -> ApiErro
 }
 
 /// Returns the problem of a command that did not run or whose end is not known.
+pub(super) fn exec_at(executor: &Executor, error: &ExecError) -> ApiError {
+    match executor.host() {
+        Some(name) => exec(name, error),
+        None => ApiError::new(
+            exec_status(error).0,
+            exec_status(error).1,
+            format!("This machine: {}.", chain(error)),
+        )
+        .causes(error),
+    }
+}
+
+/// Returns the problem of a command on a host.
 pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
-    let (status, code) = match error {
-        ExecError::Unreachable(inner) => {
-            let mut problem = unreachable(name, inner);
-            problem.0.detail.push_str(" The command was not started.");
-            return problem;
-        }
-        ExecError::NoSession(ChannelError::Refused(_) | ChannelError::Full(_)) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
-        }
-        ExecError::NoSession(_) | ExecError::NoShell(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
-        }
-        ExecError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::CommandTooLong),
-        ExecError::Refused | ExecError::NotStarted => (StatusCode::BAD_GATEWAY, Code::ExecRefused),
-        ExecError::LinkLost { .. }
-        | ExecError::OutputCut { .. }
-        | ExecError::NoExit
-        | ExecError::NoAnswer { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
-        ExecError::Overflow { .. } | ExecError::Spill(_) => {
-            (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
-        }
-    };
+    if let ExecError::Unreachable(inner) = error {
+        let mut problem = unreachable(name, inner);
+        problem.0.detail.push_str(" The command was not started.");
+        return problem;
+    }
+    let (status, code) = exec_status(error);
     let mut problem =
         ApiError::new(status, code, format!("{name}: {}.", chain(error))).host(name).causes(error);
     if matches!(error, ExecError::NoSession(_) | ExecError::NoShell(_)) {
@@ -183,16 +184,44 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
 }
 
+fn exec_status(error: &ExecError) -> (StatusCode, Code) {
+    match error {
+        ExecError::NoSession(ChannelError::Refused(_) | ChannelError::Full(_)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
+        }
+        ExecError::Unreachable(_) | ExecError::NoSession(_) | ExecError::NoShell(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
+        }
+        ExecError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::CommandTooLong),
+        ExecError::Refused | ExecError::NotStarted | ExecError::NoTerminal => {
+            (StatusCode::BAD_GATEWAY, Code::ExecRefused)
+        }
+        ExecError::Spawn(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::ExecRefused),
+        ExecError::LinkLost { .. }
+        | ExecError::OutputCut { .. }
+        | ExecError::NoExit
+        | ExecError::NoAnswer { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
+        ExecError::Overflow { .. } | ExecError::Spill(_) => {
+            (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
+        }
+    }
+}
+
 /// Returns the problem of a command that its client gave up before the host had said that it started.
-pub(super) fn given_up(name: &HostName, may_have_started: bool) -> ApiError {
+pub(super) fn given_up(executor: &Executor, may_have_started: bool) -> ApiError {
+    let name = executor.name();
+    let about = |problem: ApiError| match executor.host() {
+        Some(host) => problem.host(host),
+        None => problem,
+    };
     if may_have_started {
         let detail = format!(
             "{name}: the server has not said whether it started the command; it is ended if it did."
         );
-        return ApiError::new(StatusCode::BAD_GATEWAY, Code::OutcomeUnknown, detail).host(name);
+        return about(ApiError::new(StatusCode::BAD_GATEWAY, Code::OutcomeUnknown, detail));
     }
     let detail = format!("{name}: given up. The command was not started.");
-    ApiError::new(StatusCode::CONFLICT, Code::Cancelled, detail).host(name)
+    about(ApiError::new(StatusCode::CONFLICT, Code::Cancelled, detail))
 }
 
 /// Returns the problem of Docker on a host.
@@ -208,8 +237,13 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
-        DockerError::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable),
-        DockerError::Lost => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        DockerError::Down { .. } | DockerError::NotThere(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable)
+        }
+        DockerError::Lost | DockerError::Moved => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable)
+        }
+        DockerError::Crowded => (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused),
         DockerError::TooOld(_) => (StatusCode::CONFLICT, Code::DockerTooOld),
         DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
     }
@@ -241,7 +275,10 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::NoImage { .. } => (StatusCode::BAD_GATEWAY, Code::ImageUnavailable),
         SandboxError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::ImageUnavailable),
         SandboxError::NoPrevious { .. } => (StatusCode::CONFLICT, Code::ImageUnavailable),
+        // What is to be done is to be done there.
+        SandboxError::NoModel(model) => return sandbox(model.as_ref(), &SandboxError::NoSandbox),
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
+        SandboxError::NotOurs { .. } => (StatusCode::CONFLICT, Code::SandboxForeign),
         SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),
         SandboxError::Ended { .. }
         | SandboxError::Silent { .. }
@@ -259,7 +296,9 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         Some(name) => problem.host(name),
         None => problem,
     };
-    if let SandboxError::Install(InstallError::Failed { log, .. }) = error {
+    if let SandboxError::Install(InstallError::Failed { log, .. })
+    | SandboxError::RolledBack { log, .. } = error
+    {
         problem.0.causes = log.iter().map(|line| occ_proto::text::sanitize(line)).collect();
     }
     if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
@@ -279,14 +318,15 @@ fn install_status(error: &InstallError) -> (StatusCode, Code) {
     }
 }
 
-/// Returns the problem of something with a session, on a host where one is concerned.
-pub(super) fn session(host: Option<&HostName>, error: &SessionError) -> ApiError {
+/// Returns the problem of something with a session, where one is concerned on its host.
+pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiError {
+    let host = place.and_then(SessionHost::host);
     let (status, code) = match error {
         SessionError::Exec(inner) => {
             if let Some(name) = host {
                 return exec(name, inner);
             }
-            (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown)
+            exec_status(inner)
         }
         SessionError::LinkLost => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
         SessionError::NotFound { .. } => (StatusCode::NOT_FOUND, Code::SessionNotFound),

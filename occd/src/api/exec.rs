@@ -11,36 +11,38 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
-use occ_proto::HostName;
 use occ_proto::exec::{ExecEvent, ExecRequest, ExecResult, NDJSON, RESULT_LIMIT, STDOUT};
 
 use super::App;
-use super::error::{self, ApiResult};
-use super::extract::{Body, Caller, Host};
+use super::error::{self, ApiError, ApiResult};
+use super::extract::{Body, Caller, ExecutorOf};
 use super::json::{self, Json};
-use crate::exec::{self, Command, Control, Progress, Running, Step};
+use crate::exec::{self, Command, Control, Executor, Progress, Running, Step};
 use crate::host::Tries;
 
 pub(super) async fn run(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    Host(host): Host,
+    ExecutorOf(executor): ExecutorOf,
     Caller(client): Caller,
     Body(request): Body<ExecRequest>,
 ) -> ApiResult<Response> {
+    if request.tty.is_some() {
+        return Err(ApiError::bad_request("A terminal is for a WebSocket: GET with Upgrade."));
+    }
     let stdin = request.stdin.clone().unwrap_or_default();
     let tries = Tries::of(request.retries, request.wait_ms);
-    let command = Command::new(request)?.limited(app.settings(host.name()).command_timeout);
-    let running = exec::start(&host, &command, tries, &client, &Progress::default())
+    let command = Command::new(request)?.limited(app.command_timeout(&executor));
+    let running = executor
+        .start(&command, tries, &client, &Progress::default())
         .await
-        .map_err(|failure| error::exec(host.name(), &failure))?;
+        .map_err(|failure| error::exec_at(&executor, &failure))?;
     feed(running.control(), stdin.0.into());
-    let name = host.name().clone();
     if wants_lines(&headers) {
-        let lines = HttpBody::from_stream(lines(name, running));
+        let lines = HttpBody::from_stream(lines(executor, running));
         return Ok(([(header::CONTENT_TYPE, NDJSON)], lines).into_response());
     }
-    let result = collect(running).await.map_err(|failure| error::exec(&name, &failure))?;
+    let result = collect(running).await.map_err(|failure| error::exec_at(&executor, &failure))?;
     Ok(Json(result).into_response())
 }
 
@@ -135,7 +137,7 @@ impl Excerpt {
 
 /// Makes lines of a running command. Dropping the stream ends the command.
 fn lines(
-    name: HostName,
+    executor: Executor,
     running: Running,
 ) -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     enum At {
@@ -143,7 +145,7 @@ fn lines(
         Output(Running),
         End,
     }
-    stream::unfold((At::Start(running), name), |(at, name)| async move {
+    stream::unfold((At::Start(running), executor), |(at, executor)| async move {
         let (event, next) = match at {
             At::End => return None,
             At::Start(running) => (started(&running), At::Output(running)),
@@ -158,12 +160,12 @@ fn lines(
                 }
                 Step::Ended(Ok(exit)) => (ExecEvent::Exit(exit), At::End),
                 Step::Ended(Err(failure)) => {
-                    let problem = error::exec(&name, &failure).into_problem();
+                    let problem = error::exec_at(&executor, &failure).into_problem();
                     (ExecEvent::Error { problem }, At::End)
                 }
             },
         };
-        Some((Ok(json::line(&event)), (next, name)))
+        Some((Ok(json::line(&event)), (next, executor)))
     })
 }
 

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::App;
 use super::error::ApiError;
 use crate::container::Engine;
+use crate::exec::Executor;
 use crate::host::HostHandle;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
@@ -100,7 +101,7 @@ async fn name_in_path(parts: &mut Parts, app: &Arc<App>) -> Result<String, ApiEr
 }
 
 /// Returns a host by its name.
-pub(super) async fn host_named(app: &Arc<App>, name: String) -> Result<HostHandle, ApiError> {
+async fn host_named(app: &Arc<App>, name: String) -> Result<HostHandle, ApiError> {
     let name =
         HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
     if let Some(handle) = app.pool.get_or_make_via(&name) {
@@ -140,6 +141,29 @@ impl FromRequestParts<Arc<App>> for EngineOf {
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
         engine_named(app, &name_in_path(parts, app).await?).await.map(Self)
+    }
+}
+
+/// Returns the place to run commands on by its name; `local` is this machine.
+pub(super) async fn executor_named(app: &Arc<App>, name: &str) -> Result<Executor, ApiError> {
+    if name == LOCAL {
+        return Ok(Executor::Local(Arc::clone(&app.local)));
+    }
+    host_named(app, name.to_owned()).await.map(Executor::Host)
+}
+
+/// The place to run commands on that the path names; `local` is this machine.
+#[derive(Debug)]
+pub(super) struct ExecutorOf(pub(super) Executor);
+
+impl FromRequestParts<Arc<App>> for ExecutorOf {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &Arc<App>,
+    ) -> Result<Self, Self::Rejection> {
+        executor_named(app, &name_in_path(parts, app).await?).await.map(Self)
     }
 }
 

@@ -30,6 +30,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
+use crate::exec::{Executor, Local};
 use crate::forward::Forwards;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
@@ -55,6 +56,7 @@ mod links;
 mod logs;
 mod operations;
 mod password;
+mod past;
 mod prompts;
 mod sandbox;
 mod session_events;
@@ -64,6 +66,7 @@ mod test;
 mod trust;
 
 use error::ApiError;
+pub use past::PastOperations;
 
 /// The largest body: hosts, commands and their input are small.
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -90,8 +93,12 @@ pub struct App {
     pub sessions: Arc<Sessions>,
     /// What is being done, or was not long ago.
     pub operations: Operations,
+    /// The same of the daemons before this one.
+    pub past: PastOperations,
     /// Where config.json of the existing tool may be, the preferred place first.
     pub opencode_config: Vec<PathBuf>,
+    /// This machine, as a place to run commands on.
+    pub local: Arc<Local>,
     /// Tasks that the daemon waits for when it stops.
     pub tasks: TaskTracker,
     /// Cancelled when the daemon stops.
@@ -155,6 +162,11 @@ impl App {
         environment.secrets.set_enabled(config.security.keep_passwords);
         environment.unlocked.set_lifetime(config.security.key_lifetime);
         self.reload(snapshot, config).await;
+    }
+
+    /// Returns how long a command may take there, where its request does not say.
+    fn command_timeout(&self, executor: &Executor) -> Option<Duration> {
+        executor.host().and_then(|host| self.settings(host).command_timeout)
     }
 
     /// Returns what is in force for a host. Its actor may not have heard of it yet.

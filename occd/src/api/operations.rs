@@ -1,12 +1,13 @@
 //! Operations: what is being done, or was not long ago.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use occ_proto::Code;
 use occ_proto::exec::NDJSON;
 use occ_proto::operation::{Operation, OperationEvent, OperationList};
@@ -41,24 +42,27 @@ pub(super) fn of(running: &Running) -> Operation {
 }
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<OperationList> {
-    let operations = app.operations.list().iter().map(|running| of(running)).collect();
-    Json(OperationList { operations })
+    let now = app.operations.list();
+    let now = now.iter().map(|running| of(running));
+    Json(OperationList { operations: now.chain(app.past.list().iter().cloned()).collect() })
 }
 
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Operation>> {
-    Ok(Json(of(&*find(&app, &id)?)))
+    Ok(Json(find(&app, &id)?.now()))
 }
 
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
-    let running = find(&app, &id)?;
-    running.cancel();
-    Ok((StatusCode::ACCEPTED, Json(of(&running))))
+    let found = find(&app, &id)?;
+    if let Found::Here(running) = &found {
+        running.cancel();
+    }
+    Ok((StatusCode::ACCEPTED, Json(found.now())))
 }
 
 /// Tells what happens, from the beginning on, as lines of JSON up to the end.
@@ -66,8 +70,15 @@ pub(super) async fn events(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> ApiResult<Response> {
-    let running = find(&app, &id)?;
-    let lines = stream::unfold(Some((running, 0)), |at| async move {
+    let body = match find(&app, &id)? {
+        Found::Here(running) => HttpBody::from_stream(lines(running)),
+        Found::Past(operation) => HttpBody::from(last_lines(*operation)),
+    };
+    Ok(([(header::CONTENT_TYPE, NDJSON)], body).into_response())
+}
+
+fn lines(running: Arc<Running>) -> impl Stream<Item = Result<Vec<u8>, Infallible>> {
+    stream::unfold(Some((running, 0)), |at| async move {
         let (running, next) = at?;
         let (events, next, ended) = running.events(next).await;
         let mut lines: Vec<u8> =
@@ -77,9 +88,19 @@ pub(super) async fn events(
             lines.extend(json::line(&OperationEvent::End { operation }));
         }
         let rest = (!ended).then_some((running, next));
-        Some((Ok::<_, std::convert::Infallible>(lines), rest))
-    });
-    Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
+        Some((Ok(lines), rest))
+    })
+}
+
+/// Returns what is kept of an operation's events: what a program said last where it failed, and the end.
+fn last_lines(operation: Operation) -> Vec<u8> {
+    let problem = operation.problem.as_ref();
+    let failed = problem
+        .filter(|problem| matches!(problem.code, Code::SandboxNotReady | Code::InstallFailed));
+    let said = failed.map(|problem| problem.causes.clone()).unwrap_or_default();
+    let said = said.into_iter().map(|text| OperationEvent::Output { text });
+    let end = OperationEvent::End { operation: Box::new(operation) };
+    said.chain([end]).flat_map(|event| json::line(&event)).collect()
 }
 
 fn told(event: Event) -> OperationEvent {
@@ -91,8 +112,25 @@ fn told(event: Event) -> OperationEvent {
     }
 }
 
-fn find(app: &App, id: &str) -> Result<Arc<Running>, ApiError> {
-    app.operations.get(id).ok_or_else(|| {
+/// An operation of this daemon's, or what is kept of an earlier one's.
+enum Found {
+    Here(Arc<Running>),
+    Past(Box<Operation>),
+}
+
+impl Found {
+    fn now(self) -> Operation {
+        match self {
+            Self::Here(running) => of(&running),
+            Self::Past(operation) => *operation,
+        }
+    }
+}
+
+fn find(app: &App, id: &str) -> Result<Found, ApiError> {
+    let here = app.operations.get(id).map(Found::Here);
+    let past = || app.past.list().iter().find(|operation| operation.id == id).cloned();
+    here.or_else(|| past().map(|operation| Found::Past(Box::new(operation)))).ok_or_else(|| {
         let detail = "There is no such operation; those that ended long ago are forgotten.";
         ApiError::new(StatusCode::NOT_FOUND, Code::OperationNotFound, detail)
     })

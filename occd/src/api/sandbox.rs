@@ -19,7 +19,7 @@ use super::json::Json;
 use super::links::TriesQuery;
 use super::operations;
 use crate::container::{
-    self, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
+    self, Docker, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
     SandboxSettings,
 };
 use crate::host::Tries;
@@ -37,6 +37,11 @@ fn published(sandbox: &ContainerStatus, service: Service) -> Option<(String, u16
     };
     let port = sandbox.ports.iter().find(|port| port.container_port == inside)?;
     Some((container::reached_at(&port.host_ip), port.host_port))
+}
+
+/// Returns whether anything answers there.
+fn is_running(sandbox: &ContainerStatus) -> bool {
+    sandbox.state.as_deref() == Some("running")
 }
 
 fn url(address: &str, port: u16) -> String {
@@ -79,8 +84,15 @@ impl App {
 
     /// Returns a sandbox's state with its address on this machine, where there is one.
     pub(super) fn with_url(&self, host: &HostName, sandbox: ContainerStatus) -> ContainerStatus {
-        let port = self.forwards.port(host, Service::Sandbox).filter(|_| sandbox.exists);
-        ContainerStatus { url: port.map(|port| format!("http://127.0.0.1:{port}")), ..sandbox }
+        let port = self.forwards.port(host, Service::Sandbox).filter(|_| is_running(&sandbox));
+        let url = port.map(|port| format!("http://127.0.0.1:{port}"));
+        ContainerStatus { url, ..self.without_own(Some(host), sandbox) }
+    }
+
+    /// Leaves out what an operation has set aside that is still at work.
+    fn without_own(&self, host: Option<&HostName>, sandbox: ContainerStatus) -> ContainerStatus {
+        let set_aside = sandbox.set_aside.filter(|_| !self.operations.is_at_work(host));
+        ContainerStatus { set_aside, ..sandbox }
     }
 
     /// Has a service of the sandbox answer on this machine. Returns its address.
@@ -99,8 +111,9 @@ impl App {
 
     /// Returns the state of this machine's sandbox with its address.
     pub(super) fn with_local_url(&self, sandbox: ContainerStatus) -> ContainerStatus {
-        let at = published(&sandbox, Service::Sandbox);
-        ContainerStatus { url: at.map(|(address, port)| url(&address, port)), ..sandbox }
+        let at = published(&sandbox, Service::Sandbox).filter(|_| is_running(&sandbox));
+        let url = at.map(|(address, port)| url(&address, port));
+        ContainerStatus { url, ..self.without_own(None, sandbox) }
     }
 
     /// Completes what came of an operation with the address on this machine.
@@ -115,7 +128,7 @@ impl App {
                 self.forwards.remove(host, service).map_err(SandboxError::Forward)?;
             }
         }
-        if sandbox.state.as_deref() == Some("running")
+        if is_running(&sandbox)
             && let Some((address, port)) = published(&sandbox, Service::Sandbox)
         {
             // An address that leads nowhere is none.
@@ -158,7 +171,10 @@ where
         }
     });
     match begun {
-        Ok(running) => Ok((StatusCode::ACCEPTED, Json(operations::of(&running)))),
+        Ok(running) => {
+            app.remember(&running);
+            Ok((StatusCode::ACCEPTED, Json(operations::of(&running))))
+        }
         Err(NotBegun::Busy(other)) => Err(busy(engine, &other)),
         Err(NotBegun::Stopping) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -217,7 +233,10 @@ pub(super) async fn restart(
     Caller(client): Caller,
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
-    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), container::restart).await
+    // One that is made already can be started again whatever the settings are.
+    let settings = app.sandbox_settings(&engine);
+    let work = move |engine, progress| container::restart(engine, settings, progress);
+    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), work).await
 }
 
 pub(super) async fn update(
@@ -235,13 +254,24 @@ pub(super) async fn update(
     begin(&app, &engine, OperationKind::Update, (query.tries(), &client), work).await
 }
 
+/// Returns Docker there, and what makes a problem of what it does not do.
+pub(super) async fn docker_of<'a>(
+    engine: &'a Engine,
+    client: &Client,
+) -> ApiResult<(Docker, impl Fn(SandboxError) -> ApiError + Copy + use<'a>)> {
+    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
+    match engine.docker(Tries::default(), client).await {
+        Ok(docker) => Ok((docker, failed)),
+        Err(failure) => Err(failed(failure.into())),
+    }
+}
+
 /// Shows how the sandbox is made.
 pub(super) async fn spec(
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
 ) -> ApiResult<Json<SandboxSpec>> {
-    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
-    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    let (docker, failed) = docker_of(&engine, &client).await?;
     Ok(Json(container::spec(&docker).await.map_err(failed)?))
 }
 
@@ -271,8 +301,7 @@ pub(super) async fn cockpit(
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
 ) -> ApiResult<Json<ContainerStatus>> {
-    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
-    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    let (docker, failed) = docker_of(&engine, &client).await?;
     let sandbox = container::status(&docker).await.map_err(|e| failed(e.into()))?;
     if !sandbox.exists {
         return Err(failed(SandboxError::NoSandbox));
@@ -286,8 +315,7 @@ pub(super) async fn password(
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
 ) -> ApiResult<Json<OneTimePassword>> {
-    let failed = |failure: SandboxError| error::sandbox(engine.host(), &failure);
-    let docker = engine.docker(Tries::default(), &client).await.map_err(|e| failed(e.into()))?;
+    let (docker, failed) = docker_of(&engine, &client).await?;
     let password = container::one_time_password(&docker).await.map_err(failed)?;
     Ok(Json(OneTimePassword { password }))
 }

@@ -9,8 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use occ_proto::HostName;
-use occ_proto::session::{OutputStream, SessionEvent, SessionState};
+use occ_proto::session::{OutputStream, SessionEvent, SessionHost, SessionState};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -115,7 +114,7 @@ fn as_it_is(
 fn server_sent(
     app: Arc<App>,
     id: String,
-    host: HostName,
+    host: SessionHost,
     first: Event,
     events: mpsc::Receiver<Event>,
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
@@ -150,7 +149,7 @@ fn server_sent(
 }
 
 /// Returns an event as clients get it.
-pub(super) fn on_the_wire(app: &App, id: &str, host: &HostName, event: Event) -> SessionEvent {
+pub(super) fn on_the_wire(app: &App, id: &str, host: &SessionHost, event: Event) -> SessionEvent {
     match event {
         Event::Attached { stdin, stdout, stderr } => {
             SessionEvent::Attached { stdin, stdout, stderr }

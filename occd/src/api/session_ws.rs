@@ -10,9 +10,8 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt as _, StreamExt as _};
-use occ_proto::HostName;
 use occ_proto::exec::{ExecControl, STDERR, STDIN, STDOUT};
-use occ_proto::session::{OutputStream, SessionEvent};
+use occ_proto::session::{OutputStream, SessionEvent, SessionHost};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -44,6 +43,8 @@ pub(super) struct AttachQuery {
     stderr: Option<String>,
     /// Go on with what comes, until the program has ended; so unless given.
     follow: Option<bool>,
+    /// Remember how far this client has read; so unless given.
+    note: Option<bool>,
 }
 
 pub(super) async fn upgrade(
@@ -70,7 +71,7 @@ pub(super) async fn upgrade(
     };
     Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(
         move |socket| async move {
-            serve(app, handle, host, wanted_output, socket).await;
+            serve(app, handle, host, wanted_output, query.note.unwrap_or(true), socket).await;
         },
     ))
 }
@@ -81,7 +82,14 @@ enum Input {
     End,
 }
 
-async fn serve(app: Arc<App>, handle: Handle, host: HostName, wanted: Wanted, socket: WebSocket) {
+async fn serve(
+    app: Arc<App>,
+    handle: Handle,
+    host: SessionHost,
+    wanted: Wanted,
+    notes: bool,
+    socket: WebSocket,
+) {
     let (mut sink, source) = socket.split();
     let mut events = handle.follow(&app.sessions, wanted);
     let id = handle.known().info.id;
@@ -115,7 +123,9 @@ async fn serve(app: Arc<App>, handle: Handle, host: HostName, wanted: Wanted, so
                 if sink.send(Message::Binary(message.freeze())).await.is_err() {
                     return;
                 }
-                read.note(stream, to);
+                if notes {
+                    read.note(stream, to);
+                }
                 continue;
             }
             let event = on_the_wire(&app, &id, &host, event);
@@ -202,6 +212,8 @@ async fn listen(
                 let control = match serde_json::from_str(&text) {
                     Ok(ExecControl::Signal { signal }) => Some(signal),
                     Ok(ExecControl::Cancel) => None,
+                    // A session has no terminal.
+                    Ok(ExecControl::Resize(_)) => continue,
                     Err(error) => {
                         tracing::debug!(%error, "a client sent a control that is none");
                         continue;
@@ -220,7 +232,7 @@ async fn listen(
 /// Brings the input to the host, as much at once as is there, and tells how far that is.
 async fn feed(
     handle: &Handle,
-    host: &HostName,
+    host: &SessionHost,
     mut queue: mpsc::Receiver<Input>,
     answers: &mpsc::Sender<SessionEvent>,
 ) {

@@ -8,17 +8,16 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
-use occ_proto::HostName;
 use occ_proto::session::{
-    InputTaken, Session, SessionEdit, SessionList, SessionRequest, SessionSignal, SessionStart,
-    SessionState,
+    InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionSignal,
+    SessionStart, SessionState,
 };
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Caller, OptionalBody, Query, host_named};
+use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
 use super::json::Json;
 use crate::prompts::Client;
 use crate::session::{Handle, Place, SessionError};
@@ -33,8 +32,8 @@ pub(super) struct ListQuery {
 }
 
 /// Returns where the sessions of a host run.
-async fn place(app: &Arc<App>, host: &HostName) -> ApiResult<Place> {
-    Ok(Place::host(host_named(app, host.as_str().to_owned()).await?))
+async fn place(app: &Arc<App>, host: &SessionHost) -> ApiResult<Place> {
+    Ok(Place::new(executor_named(app, host.as_str()).await?))
 }
 
 /// Returns a session by its name or ID, and its host.
@@ -42,7 +41,7 @@ pub(super) async fn handle(
     app: &Arc<App>,
     wanted: &str,
     client: Client,
-) -> ApiResult<(Handle, HostName)> {
+) -> ApiResult<(Handle, SessionHost)> {
     let found = app.sessions.host_of(wanted).map_err(|failure| error::session(None, &failure));
     let (id, host) = found?;
     let handle = app.sessions.handle(&id, place(app, &host).await?, client);
@@ -50,7 +49,7 @@ pub(super) async fn handle(
     Ok((handle, host))
 }
 
-fn problem(host: &HostName) -> impl Fn(SessionError) -> ApiError {
+fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
     move |failure| error::session(Some(host), &failure)
 }
 
@@ -60,44 +59,55 @@ pub(super) async fn list(
     Caller(client): Caller,
 ) -> ApiResult<Json<SessionList>> {
     if let Some(host) = query.host {
-        let handle = host_named(&app, host).await?;
-        let name = handle.name().clone();
-        let looked = app.sessions.look_at(&name, Place::host(handle), client).await;
+        let name: SessionHost =
+            host.parse().map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
+        let place = place(&app, &name).await?;
+        let looked = app.sessions.look_at(&name, place, client).await;
         return Ok(Json(SessionList { sessions: looked.map_err(problem(&name))? }));
     }
     // Hosts that are connected are asked; the others are not dialled for a list.
-    let mut hosts: Vec<HostName> =
+    let mut hosts: Vec<SessionHost> =
         app.sessions.known().into_iter().map(|session| session.host).collect();
     hosts.sort();
     hosts.dedup();
     let asked = hosts.into_iter().map(|host| {
         let (app, client) = (Arc::clone(&app), client.clone());
         async move {
-            let place = place(&app, &host).await?;
-            if !place.is_at_hand() {
-                return Err(ApiError::not_connected(&host));
-            }
-            match timeout(LOOK, app.sessions.look_at(&host, place, client)).await {
-                Ok(looked) => looked.map_err(problem(&host)),
-                Err(_) => Err(ApiError::not_connected(&host)),
-            }
+            let looked = look(&app, &host, client).await;
+            (host, looked.map_err(ApiError::into_problem))
         }
     });
     let answers = join_all(asked).await;
-    let fresh: Vec<Session> =
-        answers.iter().filter_map(|answer| answer.as_ref().ok()).flatten().cloned().collect();
-    let problems: Vec<ApiError> = answers.into_iter().filter_map(Result::err).collect();
     let mut sessions = app.sessions.known();
     for session in &mut sessions {
-        match fresh.iter().find(|other| other.info.id == session.info.id) {
-            Some(other) => *session = other.clone(),
-            None => {
-                let of = |problem: &&ApiError| problem.0.host.as_ref() == Some(&session.host);
-                session.problem = problems.iter().find(of).map(|problem| problem.0.clone());
+        match answers.iter().find(|(host, _)| *host == session.host) {
+            Some((_, Ok(fresh))) => {
+                if let Some(other) = fresh.iter().find(|other| other.info.id == session.info.id) {
+                    *session = other.clone();
+                }
             }
+            Some((_, Err(problem))) => session.problem = Some(problem.clone()),
+            // Started meanwhile.
+            None => {}
         }
     }
     Ok(Json(SessionList { sessions }))
+}
+
+/// Asks a host for its sessions, if that takes no dial and no long time.
+async fn look(
+    app: &Arc<App>,
+    host: &SessionHost,
+    client: Client,
+) -> Result<Vec<Session>, ApiError> {
+    let place = place(app, host).await?;
+    if !place.is_at_hand() {
+        return Err(ApiError::not_connected(host));
+    }
+    match timeout(LOOK, app.sessions.look_at(host, place, client)).await {
+        Ok(looked) => looked.map_err(problem(host)),
+        Err(_) => Err(ApiError::not_connected(host)),
+    }
 }
 
 pub(super) async fn start(
@@ -123,7 +133,7 @@ pub(super) async fn start_again(
     let new = place(&app, &to).await?;
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
-    let started = app.sessions.start_again(&known.info.id, old, new, request.env, client).await;
+    let started = app.sessions.start_again(&known.info.id, old, new, request, client).await;
     Ok(Json(started.map_err(problem(&to))?))
 }
 
@@ -150,7 +160,7 @@ pub(super) async fn edit(
     Body(edit): Body<SessionEdit>,
 ) -> ApiResult<Json<Session>> {
     if let Some(host) = &edit.host {
-        host_named(&app, host.as_str().to_owned()).await?;
+        place(&app, host).await?;
     }
     let edited = app.sessions.edit(&wanted, edit);
     Ok(Json(edited.map_err(|failure| error::session(None, &failure))?))

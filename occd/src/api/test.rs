@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use occ_proto::status::{SystemUnknown, TestReport};
+use occ_proto::status::{Phase, SystemUnknown, TestReport};
 use occ_proto::{HostConfig, HostName};
 use tokio::time::Instant;
 
@@ -84,7 +84,12 @@ pub(super) async fn test(
             let phase = failure.phase().as_str();
             match failure.blame() {
                 (error, Some(hop)) => {
-                    steps.failed("jump", format!("{hop} stopped at {phase}: {}", chain(error)));
+                    // A connection that was made and ended stopped at nothing.
+                    let at = match failure.phase() {
+                        Phase::Established | Phase::Unknown => String::new(),
+                        _ => format!(" stopped at {phase}"),
+                    };
+                    steps.failed("jump", format!("{hop}{at}: {}", chain(error)));
                 }
                 (error, None) => steps.failed(phase, chain(error)),
             }
@@ -127,7 +132,7 @@ pub(super) async fn test(
         None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
     }
     let begun = Instant::now();
-    match Docker::connect(&connection, settings.docker_socket.as_deref()).await {
+    match Docker::connect(&connection, settings.docker_socket.as_deref(), None).await {
         Ok(docker) => match docker.client().version().await {
             Ok(version) => {
                 let version = occ_proto::text::sanitize(&version.version.unwrap_or_default());

@@ -18,7 +18,7 @@ use occ_proto::text::sanitize;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::engine::TcpError;
-use super::objects::WEB;
+use super::objects::{self, WEB};
 use super::session::Session;
 use super::{Engine, SandboxError};
 
@@ -37,6 +37,8 @@ const RESTARTS: i64 = 3;
 const ANSWER: Duration = Duration::from_secs(5);
 /// What of its last words is told.
 const LAST_LINES: usize = 5;
+/// How much of one line that is, in characters.
+const LONGEST: usize = 1000;
 
 /// How sure one has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,10 @@ pub(super) async fn wait(
             let tries = container.restart_count.unwrap_or(0);
             if ended_looks == ENDED_LOOKS || tries >= RESTARTS {
                 let code = state.exit_code.unwrap_or(-1);
-                return Err(SandboxError::Ended { code, log: last_words(session).await });
+                return Err(SandboxError::Ended {
+                    code,
+                    log: last_words(session, LAST_LINES).await,
+                });
             }
             ended_looks += 1;
             sleep(ENDED_AGAIN).await;
@@ -137,7 +142,10 @@ pub(super) async fn inspect(
     inspect_named(session, SANDBOX_CONTAINER).await
 }
 
-/// Returns a container, if it is there.
+/// Returns a container of ours, if it is there.
+///
+/// # Errors
+/// When one of that name is somebody else's, which is not to be touched.
 pub(super) async fn inspect_named(
     session: &mut Session,
     name: &str,
@@ -145,7 +153,11 @@ pub(super) async fn inspect_named(
     let look = session
         .ask(async |docker| docker.inspect_container(name, None::<InspectContainerOptions>).await);
     match look.await {
-        Ok(container) => Ok(Some(Box::new(container))),
+        Ok(container) if objects::is_ours(&container) => Ok(Some(Box::new(container))),
+        Ok(container) => Err(SandboxError::NotOurs {
+            container: name.to_owned(),
+            owner: objects::owner(&container),
+        }),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
@@ -168,12 +180,12 @@ pub fn reached_at(bound: &str) -> String {
     }
 }
 
-/// Returns what the sandbox said last.
-async fn last_words(session: &mut Session) -> Vec<String> {
+/// Returns what the sandbox said last, so many lines of it at most.
+pub(super) async fn last_words(session: &mut Session, lines: usize) -> Vec<String> {
     let options = LogsOptions {
         stdout: true,
         stderr: true,
-        tail: LAST_LINES.to_string(),
+        tail: lines.to_string(),
         ..LogsOptions::default()
     };
     let read = session.ask(async |docker| {
@@ -187,7 +199,7 @@ async fn last_words(session: &mut Session) -> Vec<String> {
     match read.await {
         Ok(text) => String::from_utf8_lossy(&text)
             .lines()
-            .map(sanitize)
+            .map(|line| sanitize(line).chars().take(LONGEST).collect::<String>())
             .filter(|line| !line.trim().is_empty())
             .collect(),
         Err(error) => {

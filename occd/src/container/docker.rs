@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::transport::Transport;
 use super::way::Way;
+use crate::host::HostHandle;
 use crate::ssh::Connection;
 
 /// How long Docker may take to answer one request, in seconds.
@@ -30,6 +31,11 @@ pub enum DockerError {
     /// No socket was found on the host.
     #[error("there is no Docker on this host")]
     Missing,
+    /// The socket that is set is not there.
+    #[error(
+        "the Docker daemon does not answer: docker_socket in occd.toml names {0}, which is not there"
+    )]
+    NotThere(String),
     /// The host was asked nothing: it runs no command of ours.
     #[error(
         "whether there is Docker is not known: the host was not asked, or runs no command of occd's"
@@ -55,6 +61,14 @@ pub enum DockerError {
     /// The connection broke.
     #[error("the connection to the host was lost")]
     Lost,
+    /// The connection takes no more work, and another one does.
+    #[error("the connection takes no new work")]
+    Moved,
+    /// The server opens no socket, and has no session free for the docker program.
+    #[error(
+        "the server opens no socket for it (AllowStreamLocalForwarding), and all of its sessions are in use (MaxSessions)"
+    )]
+    Crowded,
     /// Docker answered with an error, or not with HTTP.
     #[error("Docker answered with an error")]
     Api(#[source] BollardError),
@@ -83,17 +97,23 @@ impl std::fmt::Debug for Docker {
 
 impl Docker {
     /// Opens a channel to the host's Docker Engine and agrees on an API version. `socket` is the one
-    /// set for the host; otherwise the probe's finding is used.
+    /// set for the host; otherwise the probe's finding is used. Without the host, it stands by: where sessions are
+    /// few it gives up.
     pub async fn connect(
         connection: &Arc<Connection>,
         socket: Option<&str>,
+        host: Option<HostHandle>,
     ) -> Result<Self, DockerError> {
-        Self::over(Way::to_host(connection, socket).await?).await
+        Self::over(Way::to_host(connection, socket, host).await?).await
     }
 
-    /// The same with a socket of this machine; its tasks belong to the tracker.
-    pub async fn connect_local(path: PathBuf, tasks: TaskTracker) -> Result<Self, DockerError> {
-        Self::over(Way::Local { path, tasks }).await
+    /// The same with a socket of this machine, which occd.toml sets or which was found; its tasks belong to the tracker.
+    pub async fn connect_local(
+        path: PathBuf,
+        is_set: bool,
+        tasks: TaskTracker,
+    ) -> Result<Self, DockerError> {
+        Self::over(Way::Local { path, is_set, tasks }).await
     }
 
     async fn over(way: Way) -> Result<Self, DockerError> {
@@ -115,7 +135,10 @@ impl Docker {
         match client.negotiate_version().await {
             Ok(client) => match client.client_version() {
                 version if version < OLDEST => Err(DockerError::TooOld(version.to_string())),
-                _ => Ok(Self { client, transport }),
+                _ => {
+                    transport.answered(refusal.as_ref());
+                    Ok(Self { client, transport })
+                }
             },
             Err(error @ BollardError::DockerResponseServerError { .. }) => {
                 Err(DockerError::Api(error))
@@ -164,9 +187,14 @@ pub(super) fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String,
     let sockets = &system.docker_sockets;
     match sockets.iter().find(|socket| socket.usable).or_else(|| sockets.first()) {
         Some(socket) if socket.usable => Ok(socket.path.clone()),
-        Some(socket) => Err(DockerError::Permission(socket.path.clone())),
+        Some(socket) => Err(DockerError::Permission(match &socket.group {
+            Some(group) => format!("{} (of the group {group})", socket.path),
+            None => socket.path.clone(),
+        })),
         // A host that runs none of our commands has said nothing of it.
         None if system.shell.is_empty() => Err(DockerError::Untold),
+        // Its daemon is down, and may be there later.
+        None if system.docker_cli => Ok(super::engine::USUAL[0].to_owned()),
         None => Err(DockerError::Missing),
     }
 }
@@ -176,6 +204,22 @@ mod tests {
     use occ_proto::status::DockerSocket;
 
     use super::*;
+
+    #[test]
+    fn no_docker_and_a_docker_that_is_down_are_two_things() {
+        let mut system = system(&[]);
+        assert!(matches!(choose(None, &system), Err(DockerError::Missing)));
+        system.docker_cli = true;
+        assert_eq!(choose(None, &system).unwrap(), "/var/run/docker.sock");
+    }
+
+    #[test]
+    fn the_group_that_may_is_named() {
+        let mut system = system(&[("/s", false)]);
+        system.docker_sockets[0].group = Some("wheel".into());
+        let error = choose(None, &system).unwrap_err().to_string();
+        assert_eq!(error, "permission denied on /s (of the group wheel)");
+    }
 
     #[test]
     fn what_a_host_did_not_say_is_not_known() {
@@ -198,14 +242,18 @@ mod tests {
             let answer = format!("{head}: {}\r\n\r\n{body}", body.len());
             client.write_all(answer.as_bytes()).await.unwrap();
         });
-        let error = Docker::connect_local(socket, tasks).await.unwrap_err();
+        let error = Docker::connect_local(socket, true, tasks).await.unwrap_err();
         assert!(matches!(&error, DockerError::TooOld(version) if version == "1.26"), "{error}");
     }
 
     fn system(sockets: &[(&str, bool)]) -> RemoteSystem {
         let docker_sockets = sockets
             .iter()
-            .map(|(path, usable)| DockerSocket { path: (*path).into(), usable: *usable })
+            .map(|(path, usable)| DockerSocket {
+                path: (*path).into(),
+                usable: *usable,
+                group: None,
+            })
             .collect();
         RemoteSystem { docker_sockets, shell: "/bin/sh".into(), ..RemoteSystem::default() }
     }

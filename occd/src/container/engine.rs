@@ -14,7 +14,7 @@ use crate::prompts::Client;
 use crate::ssh::ChannelError;
 
 /// Where the sockets of engines are usually.
-const USUAL: [&str; 2] = ["/var/run/docker.sock", "/run/podman/podman.sock"];
+pub(super) const USUAL: [&str; 2] = ["/var/run/docker.sock", "/run/podman/podman.sock"];
 /// The same below the user's runtime directory.
 const USUAL_ROOTLESS: [&str; 2] = ["docker.sock", "podman/podman.sock"];
 
@@ -31,6 +31,8 @@ pub enum Engine {
 #[derive(Debug)]
 pub struct LocalEngine {
     socket: PathBuf,
+    /// occd.toml sets it.
+    is_set: bool,
     tasks: TaskTracker,
 }
 
@@ -51,9 +53,9 @@ pub trait TcpLike: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> TcpLike for T {}
 
 impl LocalEngine {
-    /// Returns the engine behind a socket.
+    /// Returns the engine behind the socket that occd.toml sets.
     pub fn at(socket: PathBuf, tasks: TaskTracker) -> Self {
-        Self { socket, tasks }
+        Self { socket, is_set: true, tasks }
     }
 
     /// Returns its socket.
@@ -72,8 +74,17 @@ impl LocalEngine {
         let rootless = runtime.iter().flat_map(|dir| USUAL_ROOTLESS.map(|name| dir.join(name)));
         let usual = USUAL.map(PathBuf::from).into_iter().chain(rootless);
         let found = named.or_else(|| usual.into_iter().find(|path| path.exists()));
-        Self::at(found.unwrap_or_else(|| PathBuf::from(USUAL[0])), tasks)
+        let socket = found.unwrap_or_else(|| PathBuf::from(USUAL[0]));
+        Self { socket, is_set: false, tasks }
     }
+}
+
+/// Returns whether this machine has Docker, running or not.
+pub(super) fn is_installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where engines are may be no part of a user's path.
+    let places = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
+    places.into_iter().any(|dir| dir.join("dockerd").exists() || dir.join("docker").exists())
 }
 
 /// Returns the endpoint of a docker context, or of the current one (`docker context inspect`).
@@ -127,10 +138,11 @@ impl Engine {
                 let connected = host.connection(tries, client).await;
                 let connection = connected.map_err(EngineError::Unreachable)?;
                 let socket = host.snapshot().settings.docker_socket.clone();
-                Ok(Docker::connect(&connection, socket.as_deref()).await?)
+                Ok(Docker::connect(&connection, socket.as_deref(), Some(host.clone())).await?)
             }
             Self::Local(local) => {
-                Ok(Docker::connect_local(local.socket.clone(), local.tasks.clone()).await?)
+                Ok(Docker::connect_local(local.socket.clone(), local.is_set, local.tasks.clone())
+                    .await?)
             }
         }
     }

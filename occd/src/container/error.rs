@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
+use occ_proto::HostName;
 
 use super::opencode_config::OpencodeConfigError;
 use super::settings::BadSettings;
@@ -62,13 +63,24 @@ pub enum SandboxError {
     /// There is no sandbox.
     #[error("there is no sandbox")]
     NoSandbox,
+    /// A container of the sandbox's name was made by somebody else.
+    #[error(
+        "the container {container} is not a sandbox of this tool's, and is left alone: {owner}"
+    )]
+    NotOurs {
+        /// Its name.
+        container: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// There is no sandbox to make another one like, on that host or on this machine.
+    #[error("there is no sandbox")]
+    NoModel(Option<HostName>),
     /// The sandbox is made otherwise than asked for.
-    #[error("the sandbox was made with {is}, and not with {asked}: it would have to be made anew")]
+    #[error("the sandbox has {it_has}: it would have to be made anew")]
     Otherwise {
-        /// What it has.
-        is: String,
-        /// What was asked for.
-        asked: String,
+        /// What it has, and what it would have.
+        it_has: String,
     },
     /// The container ended.
     #[error("the sandbox ended with exit code {code}{}", last_words(.log))]
@@ -97,6 +109,8 @@ pub enum SandboxError {
     RolledBack {
         /// The image that runs.
         image: String,
+        /// What the new one said last.
+        log: Vec<String>,
         /// Why.
         #[source]
         source: Box<SandboxError>,

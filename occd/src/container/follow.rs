@@ -9,11 +9,12 @@ use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use occ_proto::container::SANDBOX_CONTAINER;
+use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::memory::Known;
+use super::objects::SET_ASIDE;
 use super::{Docker, DockerError, disk, sandbox};
 use crate::host::HostHandle;
 use crate::ssh::Connection;
@@ -92,20 +93,31 @@ async fn events(
     was_live: &mut bool,
 ) -> Result<(), DockerError> {
     let socket = host.snapshot().settings.docker_socket.clone();
-    let docker = Box::pin(Docker::connect(connection, socket.as_deref())).await?;
+    let docker = Box::pin(Docker::connect(connection, socket.as_deref(), None)).await?;
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
-        ("container".to_owned(), vec![SANDBOX_CONTAINER.to_owned()]),
+        ("container".to_owned(), vec![SANDBOX_CONTAINER.to_owned(), SET_ASIDE.to_owned()]),
     ]);
     let options = EventsOptions { filters: Some(filters), ..EventsOptions::default() };
     let client = docker.client();
     let mut events = pin!(client.events(Some(options)).peekable());
     let version = Box::pin(sandbox::version(&docker)).await?;
     let look = async |known: &watch::Sender<Known>| {
-        let status = Box::pin(sandbox::look(&docker, version.clone())).await?;
+        let mut status = Box::pin(sandbox::look(&docker, version.clone())).await?;
         known.send_modify(|known| {
             let disk = known.disk;
+            status.set_aside = known.status.take().and_then(|before| before.set_aside);
             *known = Known { status: Some(status), disk, live: true, error: None };
+        });
+        Ok::<_, DockerError>(())
+    };
+    // After the sandbox itself, so that nobody waits for it.
+    let look_aside = async |known: &watch::Sender<Known>| {
+        let set_aside = Box::pin(sandbox::set_aside(&docker)).await?;
+        known.send_modify(|known| {
+            if let Some(status) = &mut known.status {
+                status.set_aside = set_aside;
+            }
         });
         Ok::<_, DockerError>(())
     };
@@ -119,12 +131,20 @@ async fn events(
         }
     }
     let told = async {
+        let mut aside_is_known = *was_live;
+        if aside_is_known {
+            look_aside(known).await?;
+        }
         loop {
             match events.next().await {
                 Some(Ok(event)) => {
                     known.send_modify(|known| apply(known, &event));
                     look(known).await?;
                     *was_live = true;
+                    if !aside_is_known || is_of_names(&event) {
+                        look_aside(known).await?;
+                        aside_is_known = true;
+                    }
                 }
                 Some(Err(error)) => return Err(DockerError::Api(error)),
                 None => return Ok(()),
@@ -157,6 +177,11 @@ async fn follow_disk(docker: &Docker, known: &watch::Sender<Known>) {
     }
 }
 
+/// Returns whether after an event another container may have one of the two names.
+fn is_of_names(event: &EventMessage) -> bool {
+    matches!(event.action.as_deref(), Some("create" | "rename" | "destroy"))
+}
+
 /// Takes over what an event itself says, which is known half a round trip before the next look has its answer.
 fn apply(known: &mut Known, event: &EventMessage) {
     let Some(status) = &mut known.status else { return };
@@ -173,7 +198,9 @@ fn apply(known: &mut Known, event: &EventMessage) {
         }
         Some("destroy") => {
             known.disk = None;
-            known.status = Some(sandbox::absent(status.docker_version.clone()));
+            let set_aside = status.set_aside.take();
+            let absent = sandbox::absent(status.docker_version.clone());
+            known.status = Some(ContainerStatus { set_aside, ..absent });
         }
         _ => {}
     }

@@ -2,6 +2,8 @@
 
 use std::io::{Error, ErrorKind};
 
+use bytes::BytesMut;
+
 /// The longest head that is read, in bytes.
 const LONGEST: usize = 64 * 1024;
 /// The most headers of one.
@@ -55,6 +57,29 @@ pub(super) enum Request {
     Other,
 }
 
+/// Has the engine close the connection after its answer to a whole request's head, unless the connection is to become
+/// something else (RFC 9110, section 7.8).
+pub(super) fn close_after(buffer: &mut BytesMut) {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let Ok(httparse::Status::Complete(length)) = request.parse(buffer) else { return };
+    if request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("upgrade")) {
+        return;
+    }
+    let mut whole = Vec::with_capacity(buffer.len() + 32);
+    for (number, line) in buffer[..length].split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        if !name.eq_ignore_ascii_case(b"connection") {
+            whole.extend_from_slice(line);
+        }
+        if number == 0 {
+            whole.extend_from_slice(b"Connection: close\r\n");
+        }
+    }
+    whole.extend_from_slice(&buffer[length..]);
+    *buffer = BytesMut::from(&whole[..]);
+}
+
 /// Reads the head of a client's request, once it is there as a whole.
 pub(super) fn request(bytes: &[u8]) -> Result<Option<Request>, Error> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
@@ -93,6 +118,25 @@ fn is_ping(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_is_closed_after_its_request_unless_it_becomes_another() {
+        let closed = |text: &str| {
+            let mut buffer = BytesMut::from(text.as_bytes());
+            close_after(&mut buffer);
+            String::from_utf8(buffer.to_vec()).unwrap()
+        };
+        assert_eq!(
+            closed("POST /a HTTP/1.1\r\nHost: x\r\nconnection: keep-alive\r\n\r\nConnection: b\n"),
+            "POST /a HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\nConnection: b\n"
+        );
+        for same in [
+            "POST /a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\n",
+        ] {
+            assert_eq!(closed(same), same);
+        }
+    }
 
     #[test]
     fn a_ping_is_told_from_what_else_is_asked() {

@@ -1,10 +1,12 @@
 //! The sandbox's image: whether it is there, and having it pulled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bollard::errors::Error as BollardError;
 use bollard::models::{CreateImageInfo, ImageInspect};
-use bollard::query_parameters::{CreateImageOptions, TagImageOptions};
+use bollard::query_parameters::{
+    CreateImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions,
+};
 use futures_util::StreamExt as _;
 use occ_proto::operation::PullProgress;
 use occ_proto::text::sanitize;
@@ -36,6 +38,44 @@ pub(super) async fn tag(
 ) -> Result<(), SandboxError> {
     let options = TagImageOptions { repo: Some(repo.to_owned()), tag: Some(tag.to_owned()) };
     session.ask(async |docker| docker.tag_image(image, Some(options.clone())).await).await
+}
+
+/// Returns the identifiers of the images that are there, also of those without a name.
+pub(super) async fn identifiers(session: &mut Session) -> Result<HashSet<String>, SandboxError> {
+    let listed = session.ask(async |docker| docker.list_images(None::<ListImagesOptions>).await);
+    Ok(listed.await?.into_iter().map(|image| image.id).collect())
+}
+
+/// Removes an image of a repository that an update has left: one that no name means any more, and that no container
+/// is made of. Every other one stays, which is no failure.
+pub(super) async fn remove_left(
+    session: &mut Session,
+    id: &str,
+    repo: &str,
+) -> Result<(), SandboxError> {
+    let Some(image) = find(session, id).await? else { return Ok(()) };
+    if !is_left(&image, repo) {
+        return Ok(());
+    }
+    // Docker refuses without force where a container is made of it. What it was built on may be somebody's.
+    let options = RemoveImageOptions { force: false, noprune: true, ..Default::default() };
+    let removed = session
+        .ask(async |docker| docker.remove_image(id, Some(options.clone()), None).await.map(drop));
+    match removed.await {
+        Err(error) if error.refusal().is_some_and(|(status, _)| [404, 409].contains(&status)) => {
+            tracing::debug!(id, %error, "an image stays");
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
+/// Returns whether no name means an image any more, and it came from no other repository.
+fn is_left(image: &ImageInspect, repo: &str) -> bool {
+    let is_none = |name: &&String| name.starts_with("<none>");
+    let names = image.repo_tags.iter().flatten().filter(|name| !is_none(name)).count();
+    let mut digests = image.repo_digests.iter().flatten().filter(|name| !is_none(name));
+    names == 0 && digests.all(|digest| digest.split('@').next() == Some(repo))
 }
 
 /// Has an image pulled, with its progress told, until that is done or the operation is cancelled.
@@ -157,6 +197,25 @@ mod tests {
     use bollard::models::ProgressDetail;
 
     use super::*;
+
+    #[test]
+    fn only_an_image_without_a_name_of_that_repository_is_left() {
+        let list = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+        for (tags, digests, left) in [
+            (&[][..], &["r:5/a@sha256:0"][..], true),
+            (&[], &[], true),
+            (&["<none>:<none>"], &["<none>@<none>"], true),
+            (&["mine:1"], &["r:5/a@sha256:0"], false),
+            (&[], &["r:5/a@sha256:0", "other@sha256:0"], false),
+        ] {
+            let image = ImageInspect {
+                repo_tags: list(tags),
+                repo_digests: list(digests),
+                ..ImageInspect::default()
+            };
+            assert_eq!(is_left(&image, "r:5/a"), left, "{tags:?} {digests:?}");
+        }
+    }
 
     #[test]
     fn the_lines_of_a_pull_add_up() {

@@ -1,6 +1,7 @@
 //! Docker on a host, and the opencode sandbox in it, through a channel of the pooled connection.
 
 mod answer;
+mod differs;
 mod disk;
 mod docker;
 mod engine;

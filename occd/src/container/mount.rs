@@ -28,6 +28,28 @@ pub enum BadMount {
     /// A path that would take the place of what the sandbox runs.
     #[error("{0:?} would hide the sandbox's own programs")]
     Hides(String),
+    /// A path that the kernel fills, without which no program works.
+    #[error(
+        "{0:?} is the kernel's own directory inside the sandbox: nothing can be mounted over it"
+    )]
+    System(String),
+}
+
+/// Returns a path as the kernel takes it: without empty parts, `.` and `..`.
+fn plain(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn is_within(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl FromStr for BindMount {
@@ -50,11 +72,15 @@ impl FromStr for BindMount {
                 return Err(BadMount::Relative(path.to_owned()));
             }
         }
-        let inside = target.trim_end_matches('/');
-        if inside.is_empty() || inside == "/opt/opencode" || inside.starts_with("/opt/opencode/") {
+        let inside = plain(target);
+        if inside == "/" || is_within(&inside, "/opt/opencode") {
             return Err(BadMount::Hides(target.to_owned()));
         }
-        Ok(Self { source: source.to_owned(), target: inside.to_owned(), read_only })
+        // A device, or a control group's directory, may well be mounted at its own place.
+        if ["/sys", "/dev"].contains(&inside.as_str()) || is_within(&inside, "/proc") {
+            return Err(BadMount::System(target.to_owned()));
+        }
+        Ok(Self { source: source.to_owned(), target: inside, read_only })
     }
 }
 
@@ -65,6 +91,14 @@ impl<'de> Deserialize<'de> for BindMount {
 }
 
 impl BindMount {
+    /// Returns whether it gives the sandbox power over the whole host: its root, or its engine's socket.
+    pub(super) fn opens_the_host(&self) -> bool {
+        let source = plain(&self.source);
+        ["/", "/proc", "/sys", "/dev"].contains(&source.as_str())
+            || source.ends_with("/docker.sock")
+            || source.ends_with("/podman.sock")
+    }
+
     /// Returns it as Docker's API has it. Docker refuses a path that is not there, and makes none.
     pub(super) fn to_docker(&self) -> Mount {
         Mount {
@@ -91,7 +125,8 @@ mod tests {
         assert_eq!("/a:/b".parse(), Ok(bind("/a", "/b", false)));
         assert_eq!("/a b:/c/:ro".parse(), Ok(bind("/a b", "/c", true)));
         assert_eq!("/a:/b:RW".parse(), Ok(bind("/a", "/b", false)));
-        for bad in ["", "/a", "/a:/b:xx", "/a:/b:ro:z", "a:/b", "/a:b", "/a:/", "/a\n:/b"] {
+        for bad in ["", "/a", "/a:/b:xx", "/a:/b:ro:z", "a:/b", "/a:b", "/a:/", "/a:/..", "/a\n:/b"]
+        {
             assert!(bad.parse::<BindMount>().is_err(), "{bad:?}");
         }
         assert_eq!(
@@ -99,5 +134,15 @@ mod tests {
             Err(BadMount::Hides("/opt/opencode/bin".into()))
         );
         assert!("/x:/opt/opencode-data".parse::<BindMount>().is_ok());
+        for bad in ["/proc", "/proc/sys", "/sys/", "//dev", "/a/../dev/.", "/./proc/"] {
+            let mount = format!("/x:{bad}").parse::<BindMount>();
+            assert_eq!(mount, Err(BadMount::System(bad.into())), "{bad:?}");
+        }
+        assert!("/x:/a/../opt/opencode".parse::<BindMount>().is_err());
+        // What works is nobody's to forbid.
+        for good in ["/dev/fuse:/dev/fuse", "/:/host", "/proc:/host/proc:ro", "/x:/system"] {
+            assert!(good.parse::<BindMount>().is_ok(), "{good:?}");
+        }
+        assert_eq!("/a:/b//./c/../d".parse(), Ok(bind("/a", "/b/d", false)));
     }
 }

@@ -9,6 +9,7 @@ use bollard::models::{
     SystemInfo,
 };
 use occ_proto::container::SANDBOX_CONTAINER;
+use occ_proto::text::sanitize;
 
 use super::settings::SandboxSettings;
 
@@ -42,6 +43,8 @@ const VARIABLES: [(&str, &str); 4] = [
     ("XDG_CONFIG_HOME", "/home/opencoder/.config"),
     ("XDG_CACHE_HOME", "/home/opencoder/.cache"),
 ];
+/// Has the image start systemd.
+const SYSTEMD: (&str, &str) = ("USE_SYSTEMD", "1");
 
 /// Returns whether systemd can run in a container of this engine, as the existing tool decides it: on Linux, neither
 /// in Docker Desktop nor rootless.
@@ -68,7 +71,7 @@ pub(super) fn new(settings: &SandboxSettings, systemd: bool) -> ContainerCreateB
         ports.insert(COCKPIT.to_owned(), bind(port));
     }
     let mut env = settings.env.clone();
-    let systemd_variable = systemd.then_some(("USE_SYSTEMD", "1"));
+    let systemd_variable = systemd.then_some(SYSTEMD);
     for (name, value) in VARIABLES.into_iter().chain(systemd_variable) {
         if !env.iter().any(|set| set.split('=').next() == Some(name)) {
             env.push(format!("{name}={value}"));
@@ -93,6 +96,38 @@ pub(super) fn new(settings: &SandboxSettings, systemd: bool) -> ContainerCreateB
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// Returns whether a container was made by this tool or by the existing one. What was not is nobody's here to change.
+pub(super) fn is_ours(container: &ContainerInspectResponse) -> bool {
+    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
+}
+
+/// Returns whose a container is that is not ours, as far as it says so.
+pub(super) fn owner(container: &ContainerInspectResponse) -> String {
+    let config = container.config.clone().unwrap_or_default();
+    let labels = config.labels.unwrap_or_default();
+    let image = sanitize(config.image.as_deref().unwrap_or("unknown"));
+    if let Some(project) = labels.get("com.docker.compose.project") {
+        return format!(
+            "it belongs to the compose project {}, of the image {image}",
+            sanitize(project)
+        );
+    }
+    match labels.get(MANAGED_BY.0) {
+        Some(by) => format!("it is managed by {}, of the image {image}", sanitize(by)),
+        None => format!(
+            "somebody made it of the image {image} without the label {}={}",
+            MANAGED_BY.0, MANAGED_BY.1
+        ),
+    }
+}
+
+/// Returns whether a variable is one that a sandbox has without being told to.
+pub(super) fn is_variable_of_every_sandbox(variable: &str) -> bool {
+    let all = VARIABLES.into_iter().chain([SYSTEMD]);
+    variable.split_once('=').is_some_and(|own| all.into_iter().any(|theirs| theirs == own))
 }
 
 /// Returns the volumes, each unless a path of the host takes its place, and those paths.

@@ -110,7 +110,7 @@ impl OpencodeConfig {
 
     fn parse(text: &str) -> Result<Self, String> {
         let config: Self = jsonc_parser::parse_to_serde_value(text, &ParseOptions::default())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| placed(text, error.to_string()))?;
         if config.version != 1 {
             return Err(format!("version {} is not known", config.version));
         }
@@ -119,6 +119,69 @@ impl OpencodeConfig {
         }
         Ok(config)
     }
+}
+
+/// Says where in the text the error is: of a value that does not fit, the parser says that it is at the beginning.
+fn placed(text: &str, error: String) -> String {
+    match serde_json::from_str::<OpencodeConfig>(&plain_json(text)) {
+        // Its own words end with the place.
+        Err(found) if found.is_data() => found.to_string(),
+        _ => error,
+    }
+}
+
+/// Returns JSON in which everything stands where it does in the JSONC: what JSON does not have is blank.
+fn plain_json(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    let mut last_comma = None;
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('"', _) => {
+                last_comma = None;
+                plain.push(c);
+                let mut escaped = false;
+                for c in chars.by_ref() {
+                    plain.push(c);
+                    if c == '"' && !escaped {
+                        break;
+                    }
+                    escaped = c == '\\' && !escaped;
+                }
+            }
+            ('/', Some('/')) => {
+                plain.push(' ');
+                while let Some(c) = chars.next_if(|c| *c != '\n') {
+                    plain.extend(std::iter::repeat_n(' ', c.len_utf8()));
+                }
+            }
+            ('/', Some('*')) => {
+                plain.push(' ');
+                let mut before = c;
+                for c in chars.by_ref() {
+                    let blank = if c == '\n' { "\n" } else { " " };
+                    plain.push_str(&blank.repeat(c.len_utf8()));
+                    if (before, c) == ('*', '/') {
+                        break;
+                    }
+                    before = c;
+                }
+            }
+            _ => {
+                match (c, last_comma) {
+                    ('}' | ']', Some(at)) => plain.replace_range(at..=at, " "),
+                    _ if c.is_whitespace() => {
+                        plain.push(c);
+                        continue;
+                    }
+                    _ => {}
+                }
+                last_comma = (c == ',').then_some(plain.len());
+                plain.push(c);
+            }
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -137,6 +200,22 @@ mod tests {
         assert!(unknown.contains("nope"), "{unknown}");
         for bad in ["", "{", "[]", "{\"version\":2}", "{\"container_env\":[\"=x\"]}"] {
             assert!(OpencodeConfig::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_where_it_is() {
+        for (text, place) in [
+            (
+                "{\n // the port, \"x\"\n \"version\": 1, /* a\n b */ \"nope\": 2,\n}",
+                "line 4 column",
+            ),
+            ("{\n \"version\": 1,\n \"mounts\": 5,\n}", "line 3 column"),
+            ("{\n \"version\": 1,\n \"opencode_web_port\": 70000\n}", "line 3 column"),
+            ("{\n \"version\" 1\n}", "line 2 column"),
+        ] {
+            let error = OpencodeConfig::parse(text).unwrap_err();
+            assert!(error.contains(place), "{error}");
         }
     }
 

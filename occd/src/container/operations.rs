@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use occ_proto::HostName;
 use occ_proto::operation::{OperationKind, OperationState, Outcome, PullProgress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +158,11 @@ impl Operations {
     pub fn at_work(&self, engine: &Engine) -> Option<Arc<Running>> {
         let is_it = |other: &&Arc<Running>| other.engine.is_same(engine) && other.end().is_none();
         self.lock().iter().find(is_it).cloned()
+    }
+
+    /// Returns whether something is at work there; `None` is this machine.
+    pub fn is_at_work(&self, host: Option<&HostName>) -> bool {
+        self.lock().iter().any(|other| other.engine.host() == host && other.end().is_none())
     }
 
     /// Returns the operations, the newest first.

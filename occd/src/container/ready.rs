@@ -74,12 +74,17 @@ impl Ready {
 
     /// Keeps the engine ready, as long as there is the host.
     pub(super) async fn keep(&self) {
+        // Where a program stands in for the socket, a connection may be there because there are many clients: they
+        // are not to wait until it has answered once more.
+        let mut by_program = None;
         while let Some(connection) = self.host.next_connection().await {
             let socket = self.host.snapshot().settings.docker_socket.clone();
+            let known = by_program.take().filter(|(_, at)| *at == socket).map(|(ping, _)| ping);
+            let host = Some(self.host.clone());
             let making_ready = async {
                 loop {
-                    match Way::to_host(&connection, socket.as_deref()).await {
-                        Ok(way) => match Live::over(way).await {
+                    match Way::to_host(&connection, socket.as_deref(), host.clone()).await {
+                        Ok(way) => match Live::over(way, known.clone()).await {
                             Ok(live) => return live,
                             Err(error) => tracing::debug!(%error, "the engine is not ready"),
                         },
@@ -97,7 +102,10 @@ impl Ready {
             };
             let mut another = std::pin::pin!(another);
             tokio::select! {
-                live = making_ready => drop(self.live.send_replace(Some(live))),
+                live = making_ready => {
+                    by_program = live.way.is_program().then(|| (live.ping.clone(), socket.clone()));
+                    self.live.send_replace(Some(live));
+                }
                 () = &mut another => continue,
             }
             another.await;
@@ -108,7 +116,12 @@ impl Ready {
 
 impl Live {
     /// Asks the engine for its answer to `/_ping` and opens streams ahead, of which the one that asked is the first.
-    async fn over(way: Way) -> Result<Arc<Self>, DockerError> {
+    /// `known` is its answer, where it has been asked and a program stands in for the socket.
+    async fn over(way: Way, known: Option<Ping>) -> Result<Arc<Self>, DockerError> {
+        if let Some(ping) = known {
+            way.by_program();
+            return Ok(Arc::new(Self { way, ping, ahead: Mutex::default() }));
+        }
         let Opened { mut stream, refusal } = way.open().await?;
         let path = way.path();
         let asked = timeout(PING, ask(&mut stream)).await;
@@ -120,7 +133,9 @@ impl Live {
             };
             return Err(DockerError::Down { path, source });
         };
-        let live = Arc::new(Self { way, ping, ahead: Mutex::new(VecDeque::from([stream])) });
+        way.answered(refusal.as_ref());
+        let ahead = if way.is_program() { VecDeque::new() } else { VecDeque::from([stream]) };
+        let live = Arc::new(Self { way, ping, ahead: Mutex::new(ahead) });
         live.refill();
         Ok(live)
     }
@@ -144,6 +159,11 @@ impl Live {
         }
     }
 
+    /// Returns whether a program stands in for the socket.
+    pub(super) fn is_program(&self) -> bool {
+        self.way.is_program()
+    }
+
     /// Counts as work on the connection until it is dropped.
     pub(super) fn work(&self) -> Option<Work> {
         self.way.work()
@@ -151,6 +171,10 @@ impl Live {
 
     /// Opens streams ahead, in the background.
     fn refill(self: &Arc<Self>) {
+        // They would take sessions from others.
+        if self.way.is_program() {
+            return;
+        }
         let live = Arc::clone(self);
         self.way.spawn(async move {
             while live.lock().len() < AHEAD {

@@ -1,9 +1,14 @@
 //! One client of a host's Docker socket: understood up to its first request, and from then on bytes.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use bytes::{Buf as _, Bytes, BytesMut};
+use occ_proto::HostName;
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional,
+};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
@@ -45,7 +50,11 @@ pub(super) async fn serve(mut client: UnixStream, ready: &Ready) -> std::io::Res
         }
     }
     match stream(ready).await {
-        Ok((mut engine, _work)) => {
+        Ok((mut engine, is_program, _work)) => {
+            if is_program {
+                // A client keeps connections, and here each would keep a session.
+                head::close_after(&mut buffer);
+            }
             engine.write_all(&buffer).await?;
             drop(buffer);
             copy_bidirectional(&mut client, &mut engine).await?;
@@ -84,14 +93,26 @@ async fn engine(ready: &Ready) -> Result<std::sync::Arc<super::ready::Live>, Una
     })?;
     // What is known to be missing is not waited for.
     let socket = host.snapshot().settings.docker_socket.clone();
-    if let Err(error) = super::way::Way::to_host(&connection, socket.as_deref()).await {
-        return Err(Unavailable(format!("{name}: {}", chain(&error))));
-    }
-    match timeout(READY, ready.until_live()).await {
+    let way = match super::way::Way::to_host(&connection, socket.as_deref(), None).await {
+        Ok(way) => way,
+        Err(error) => return Err(Unavailable(format!("{name}: {}", chain(&error)))),
+    };
+    let missing = async {
+        match way.open().await {
+            Err(error @ (DockerError::NotThere(_) | DockerError::Permission(_))) => error,
+            _ => std::future::pending().await,
+        }
+    };
+    let live = tokio::select! {
+        biased;
+        live = timeout(READY, ready.until_live()) => live,
+        error = missing => return Err(Unavailable(format!("{name}: {}", chain(&error)))),
+    };
+    match live {
         Ok(live) => Ok(live),
         Err(_) => {
             let socket = host.snapshot().settings.docker_socket.clone();
-            let error = match super::way::Way::to_host(&connection, socket.as_deref()).await {
+            let error = match super::way::Way::to_host(&connection, socket.as_deref(), None).await {
                 Ok(way) => match way.open().await {
                     Ok(_) => "Docker does not answer".to_owned(),
                     Err(error) => chain(&error),
@@ -103,27 +124,105 @@ async fn engine(ready: &Ready) -> Result<std::sync::Arc<super::ready::Live>, Una
     }
 }
 
-async fn stream(ready: &Ready) -> Result<(Box<dyn Stream>, Option<crate::ssh::Work>), Unavailable> {
+/// Returns a stream to the engine, and whether a program stands in for its socket.
+async fn stream(
+    ready: &Ready,
+) -> Result<(Box<dyn Stream>, bool, Option<crate::ssh::Work>), Unavailable> {
     let fail =
         |error: DockerError| Unavailable(format!("{}: {}", ready.host().name(), chain(&error)));
     let live = match ready.live() {
         Some(live) => live,
         None => engine(ready).await?,
     };
-    let stream = live.stream().await.map_err(fail)?;
-    Ok((stream, live.work()))
+    let mut stream = live.stream().await.map_err(fail)?;
+    if live.is_program() {
+        stream = Box::new(Program { stream, name: ready.host().name().clone(), rest: None });
+    }
+    Ok((stream, live.is_program(), live.work()))
+}
+
+/// The program that stands in for the socket. One that ends without a word of the engine's is an answer.
+struct Program {
+    stream: Box<dyn Stream>,
+    name: HostName,
+    /// What is still to be read of the answer, once anything was.
+    rest: Option<Bytes>,
+}
+
+impl Program {
+    fn refuse(&mut self) {
+        let said = self.stream.said();
+        let said = if said.is_empty() { "Docker does not answer" } else { &said };
+        let why = Unavailable(format!("{}: {said}", self.name));
+        self.rest = Some(unavailable(&why, false).into());
+    }
+}
+
+impl Stream for Program {
+    fn is_ended(&self) -> bool {
+        self.stream.is_ended()
+    }
+}
+
+impl AsyncRead for Program {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        if self.rest.is_none() {
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, buf)) {
+                Ok(()) if buf.filled().len() > before => self.rest = Some(Bytes::new()),
+                _ => self.refuse(),
+            }
+        } else if self.rest.as_ref().is_some_and(Bytes::is_empty) {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        if let Some(rest) = &mut self.rest {
+            let length = rest.len().min(buf.remaining());
+            buf.put_slice(&rest.split_to(length));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Program {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        match ready!(Pin::new(&mut self.stream).poll_write(cx, buf)) {
+            // Why it takes nothing is about to be read.
+            Err(_) if self.rest.is_none() => Poll::Ready(Ok(buf.len())),
+            written => Poll::Ready(written),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Returns the answer that says why, in Docker's own form.
+fn unavailable(why: &Unavailable, head_only: bool) -> String {
+    let message = serde_json::json!({ "message": occ_proto::text::sanitize(&why.0) }).to_string();
+    let length = message.len();
+    let body = if head_only { "" } else { &message };
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
 }
 
 /// Tells the client why, in Docker's own form.
 async fn refuse(mut client: UnixStream, why: Unavailable, head_only: bool) -> std::io::Result<()> {
-    let message = serde_json::json!({ "message": occ_proto::text::sanitize(&why.0) }).to_string();
-    let length = message.len();
-    let body = if head_only { "" } else { &message };
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
-    client.write_all(answer.as_bytes()).await?;
+    client.write_all(unavailable(&why, head_only).as_bytes()).await?;
     client.shutdown().await?;
     let rest = async {
         let mut sink = vec![0; 16 * 1024];

@@ -14,6 +14,8 @@ use super::{SandboxError, image, objects, steps};
 
 /// How long the old one has to end by itself, in seconds.
 const STOP: u32 = 30;
+/// What is kept of the words of one that failed and is removed, in lines.
+const KEPT_LINES: usize = 40;
 
 /// Puts a container in the sandbox's place. The old one is set aside until the new one answers, and is back when it
 /// does not. Returns what a person should know.
@@ -45,16 +47,33 @@ pub(super) async fn replace(
         Some(Err(error)) => error,
         None => SandboxError::Cancelled { undone: true },
     };
+    let log = match error {
+        SandboxError::Cancelled { .. } => Vec::new(),
+        // It is removed with all that it said.
+        _ => new_ones_words(session, old).await,
+    };
     session.progress.step("going back to the sandbox from before");
     match go_back(session, was_running).await {
         Ok(()) if matches!(error, SandboxError::Cancelled { .. }) => Err(error),
-        Ok(()) => Err(SandboxError::RolledBack { image, source: Box::new(error) }),
+        Ok(()) => Err(SandboxError::RolledBack { image, log, source: Box::new(error) }),
         Err(undo) => Err(SandboxError::Stuck {
             container: SET_ASIDE.to_owned(),
             undo: crate::ssh::error::chain(&undo),
             source: Box::new(error),
         }),
     }
+}
+
+/// Returns what the container said that took the old one's place, and tells it.
+async fn new_ones_words(session: &mut Session, old: &ContainerInspectResponse) -> Vec<String> {
+    match inspect(session).await {
+        Ok(Some(new)) if new.id != old.id => {}
+        // It was not made, or cannot be asked.
+        _ => return Vec::new(),
+    }
+    let log = answer::last_words(session, KEPT_LINES).await;
+    log.iter().for_each(|line| session.progress.output(line.as_str()));
+    log
 }
 
 /// Brings the sandbox back that was set aside.
@@ -156,11 +175,14 @@ async fn rename(session: &mut Session, from: &str, to: &str) -> Result<(), Sandb
     }
 }
 
-/// Removes a container, running or not, and none of its volumes.
+/// Removes a container of ours, running or not, and none of its volumes.
 pub(super) async fn remove(session: &mut Session, name: &str) -> Result<(), SandboxError> {
+    // By its identifier: the name may be another one's in the next moment.
+    let Some(container) = inspect_named(session, name).await? else { return Ok(()) };
+    let id = container.id.as_deref().unwrap_or(name);
     let options = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
     let removed =
-        session.ask(async |docker| docker.remove_container(name, Some(options.clone())).await);
+        session.ask(async |docker| docker.remove_container(id, Some(options.clone())).await);
     match removed.await {
         Err(error) if error.is_not_found() => Ok(()),
         removed => removed,

@@ -10,12 +10,24 @@ use occ_proto::container::{ContainerStatus, PublishedPort, SANDBOX_CONTAINER, Sa
 use occ_proto::text::sanitize;
 
 use super::docker::{Docker, DockerError};
-use super::objects::VERSION_LABEL;
+use super::objects::{self, SET_ASIDE, VERSION_LABEL};
 
 /// Asks the host for the sandbox's state.
 pub async fn status(docker: &Docker) -> Result<ContainerStatus, DockerError> {
     let version = version(docker).await?;
-    look(docker, version).await
+    let status = look(docker, version).await?;
+    Ok(ContainerStatus { set_aside: set_aside(docker).await?, ..status })
+}
+
+/// Returns the name of the sandbox that a replacement has set aside, if there is one.
+pub(super) async fn set_aside(docker: &Docker) -> Result<Option<String>, DockerError> {
+    let inspected =
+        docker.client().inspect_container(SET_ASIDE, None::<InspectContainerOptions>).await;
+    match inspected {
+        Ok(container) => Ok(objects::is_ours(&container).then(|| SET_ASIDE.to_owned())),
+        Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(DockerError::Api(error)),
+    }
 }
 
 /// Asks for the engine's version.
@@ -57,6 +69,8 @@ pub(super) fn absent(docker_version: Option<String>) -> ContainerStatus {
         url: None,
         disk: None,
         exit_code: None,
+        foreign: false,
+        set_aside: None,
         docker_version,
         as_of: Timestamp::now(),
         stale: false,
@@ -67,6 +81,7 @@ pub(super) fn of(
     container: ContainerInspectResponse,
     docker_version: Option<String>,
 ) -> ContainerStatus {
+    let foreign = !objects::is_ours(&container);
     let state = container.state.unwrap_or_default();
     let config = container.config.unwrap_or_default();
     let running = state.running.unwrap_or(false);
@@ -116,6 +131,8 @@ pub(super) fn of(
         url: None,
         disk: None,
         exit_code: state.exit_code.filter(|_| !running),
+        foreign,
+        set_aside: None,
         docker_version,
         as_of: Timestamp::now(),
         stale: false,

@@ -98,5 +98,14 @@ pub(super) fn is_answer(error: &BollardError) -> bool {
 
 /// Returns whether an engine may be there again in a moment.
 fn may_come_back(error: &DockerError) -> bool {
-    matches!(error, DockerError::Down { .. } | DockerError::Lost | DockerError::Api(_))
+    matches!(
+        error,
+        DockerError::Down { .. }
+            // An engine that is started anew makes its socket anew.
+            | DockerError::NotThere(_)
+            | DockerError::Lost
+            | DockerError::Moved
+            | DockerError::Crowded
+            | DockerError::Api(_)
+    )
 }

@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use occ_proto::HostName;
-use occ_proto::paths::MAX_SOCKET_PATH;
+use occ_proto::paths::{MAX_SOCKET_PATH, docker_socket_name};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -122,7 +121,7 @@ impl DockerSockets {
     }
 
     fn listen(&self, host: &HostHandle) -> io::Result<PathBuf> {
-        let path = self.dir.join(format!("docker-{}.sock", host.name()));
+        let path = self.dir.join(docker_socket_name(host.name()));
         if path.as_os_str().len() > MAX_SOCKET_PATH {
             let text = format!("the path {} is too long for a socket", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -137,7 +136,14 @@ impl DockerSockets {
             }
         });
         let (tasks, token) = (self.tasks.clone(), end.clone());
-        self.tasks.spawn(async move { accept(&listener, &ready, &tasks, &token).await });
+        self.tasks.spawn(async move {
+            let accept = || server::accept(&listener);
+            let client = |client| {
+                let ready = Arc::clone(&ready);
+                async move { relay::serve(client, &ready).await }
+            };
+            server::serve_each(CLIENTS, accept, &tasks, &token, client).await;
+        });
         let open = OpenSocket { host: host.clone(), path: path.clone(), _end: end.drop_guard() };
         self.open.insert(host.name().clone(), open);
         Ok(path)
@@ -155,31 +161,4 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
-}
-
-async fn accept(
-    listener: &UnixListener,
-    ready: &Arc<Ready>,
-    tasks: &TaskTracker,
-    end: &CancellationToken,
-) {
-    let places = Arc::new(Semaphore::new(CLIENTS));
-    loop {
-        let place = tokio::select! {
-            () = end.cancelled() => return,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
-        let accepted = tokio::select! {
-            () = end.cancelled() => return,
-            accepted = server::accept(listener) => accepted,
-        };
-        let Some(client) = accepted else { continue };
-        let (ready, end) = (Arc::clone(ready), end.clone());
-        tasks.spawn(async move {
-            let _place = place;
-            if let Some(Err(error)) = end.run_until_cancelled(relay::serve(client, &ready)).await {
-                tracing::debug!(%error, "a client of a Docker socket ended");
-            }
-        });
-    }
 }

@@ -9,12 +9,12 @@ use occ_proto::container::{SANDBOX_CONTAINER, SandboxMount, SandboxSpec};
 use occ_proto::operation::{Did, Outcome};
 use occ_proto::text::sanitize;
 
-use super::answer::{self, Until, inspect, published};
+use super::answer::{Until, inspect, published};
 use super::mount::BindMount;
 use super::operations::Progress;
 use super::replace::{mend, replace};
 use super::session::Session;
-use super::steps::{make, outcome, port_is_free};
+use super::steps::{Undo, answered, make, outcome, port_is_free};
 use super::{Docker, DockerError, Engine, SandboxError, image, objects, there};
 
 /// What the name of a variable has in it whose value is nobody else's business.
@@ -103,7 +103,8 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     session.progress.step("looking at the other sandbox");
-    let like = inspect(&mut model).await?.ok_or(SandboxError::NoSandbox)?;
+    let model_host = model.engine.host().cloned();
+    let like = inspect(&mut model).await?.ok_or(SandboxError::NoModel(model_host))?;
     let id = like.image.clone().unwrap_or_default();
     let like_image = image::find(&mut model, &id).await?;
     let wanted = of(&like, &like_image.clone().unwrap_or_default());
@@ -151,7 +152,7 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
         Some(old) => notes.extend(Box::pin(replace(session, &old, body, Until::Ready)).await?),
         None => {
             Box::pin(make(session, body)).await?;
-            notes.extend(Box::pin(answer::wait(session, Until::Ready)).await?);
+            notes.extend(answered(session, Undo::Remove).await?);
         }
     }
     outcome(session, Did::Synced, notes).await

@@ -9,12 +9,13 @@ use occ_proto::operation::{Did, Outcome};
 use occ_proto::text::sanitize;
 
 use super::answer::{self, Until, inspect, published};
+use super::differs::{self, Difference};
 use super::engine::TcpError;
 use super::objects::{self, PREVIOUS};
 use super::operations::Progress;
 use super::replace::{self, mend, replace};
 use super::session::Session;
-use super::settings::{DEFAULT_IMAGE, SandboxSettings};
+use super::settings::SandboxSettings;
 use super::{Engine, SandboxError, image, sandbox, there};
 
 /// How long the sandbox has to end by itself unless a request says otherwise, in seconds.
@@ -38,13 +39,25 @@ pub async fn start(
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     let old = inspect(session).await?;
-    let difference = old.as_deref().and_then(|old| differs(old, settings, request));
-    let is_other = difference.is_some();
-    if let Some(difference) = difference.filter(|_| !request.yes) {
-        return Err(difference);
+    let differences = match old.as_deref() {
+        Some(old) => differences(session, old, settings, request).await?,
+        None => Vec::new(),
+    };
+    if !request.yes {
+        // What is asked for must be so; what only the settings say by now may wait.
+        if differences.iter().any(|one| one.asked) {
+            // Nobody is asked about what cannot be done.
+            if !request.mounts.is_empty()
+                && let Some(path) = there::missing_path(&session.engine, &settings.mounts).await
+            {
+                return Err(SandboxError::NoPath { path });
+            }
+            return Err(SandboxError::Otherwise { it_has: differs::words(&differences) });
+        }
+        notes.extend(differs::note(&session.engine, &differences));
     }
     let did = match old {
-        Some(old) if is_other => {
+        Some(old) if request.yes && !differences.is_empty() => {
             let new = Box::pin(prepare(session, settings, request, Some(&old))).await?;
             notes.extend(Box::pin(replace(session, &old, new, Until::Ready)).await?);
             Did::Started
@@ -78,15 +91,32 @@ pub async fn start(
     outcome(session, did, notes).await
 }
 
+/// Returns what of the sandbox is not as it would be made now.
+async fn differences(
+    session: &mut Session,
+    old: &ContainerInspectResponse,
+    settings: &SandboxSettings,
+    request: &StartRequest,
+) -> Result<Vec<Difference>, SandboxError> {
+    let image = match &old.image {
+        Some(id) => image::find(session, id).await?,
+        None => None,
+    };
+    Ok(differs::differences(old, image.as_ref(), settings, request))
+}
+
 /// How a sandbox is brought back to what it was.
 #[derive(Debug, Clone, Copy)]
-enum Undo {
+pub(super) enum Undo {
     Stop,
     Remove,
 }
 
 /// Waits until the sandbox answers. One that does not is left to be looked at; only who cancels wants it undone.
-async fn answered(session: &mut Session, undo: Undo) -> Result<Option<String>, SandboxError> {
+pub(super) async fn answered(
+    session: &mut Session,
+    undo: Undo,
+) -> Result<Option<String>, SandboxError> {
     let cancel = session.progress.cancelled().clone();
     let waiting = Box::pin(answer::wait(session, Until::Ready));
     if let Some(answered) = cancel.run_until_cancelled(waiting).await {
@@ -153,6 +183,12 @@ async fn prepare(
     if let Some(path) = there::missing_path(&session.engine, &settings.mounts).await {
         return Err(SandboxError::NoPath { path });
     }
+    for mount in settings.mounts.iter().filter(|mount| mount.opens_the_host()) {
+        session.progress.note(format!(
+            "with the mount of {} what runs in the sandbox can do what root can on its host",
+            sanitize(&mount.source)
+        ));
+    }
     let address = match settings.bind_address {
         ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
         ip => ip.to_string(),
@@ -169,44 +205,6 @@ async fn prepare(
         None => objects::runs_systemd(&session.ask(async |docker| docker.info().await).await?),
     };
     Ok(Box::new(objects::new(settings, systemd)))
-}
-
-/// Returns how a sandbox differs from what a request asks for in so many words.
-fn differs(
-    old: &ContainerInspectResponse,
-    settings: &SandboxSettings,
-    request: &StartRequest,
-) -> Option<SandboxError> {
-    let host = old.host_config.clone().unwrap_or_default();
-    let port = published(old).map(|(_, port)| port);
-    if request.port.is_some() && port != request.port {
-        let of =
-            |port: Option<u16>| port.map_or_else(|| "no port".to_owned(), |p| format!("port {p}"));
-        return Some(SandboxError::Otherwise { is: of(port), asked: of(request.port) });
-    }
-    if !request.no_mounts && request.mounts.is_empty() {
-        return None;
-    }
-    let path = |path: &Option<String>| sanitize(path.as_deref().unwrap_or_default());
-    let binds = host.mounts.unwrap_or_default();
-    let binds = binds
-        .iter()
-        .filter(|mount| mount.typ == Some(bollard::models::MountType::BIND))
-        .map(|mount| (path(&mount.source), path(&mount.target), mount.read_only == Some(true)));
-    let asked = settings.mounts.iter().map(|m| (m.source.clone(), m.target.clone(), m.read_only));
-    let (mut binds, mut asked): (Vec<_>, Vec<_>) = (binds.collect(), asked.collect());
-    binds.sort();
-    asked.sort();
-    let words = |mounts: &[(String, String, bool)]| match mounts {
-        [] => "no mounts".to_owned(),
-        mounts => {
-            let mounts = mounts.iter().map(|(source, target, read_only)| {
-                format!("{source}:{target}{}", if *read_only { ":ro" } else { "" })
-            });
-            format!("the mounts {}", mounts.collect::<Vec<_>>().join(", "))
-        }
-    };
-    (binds != asked).then(|| SandboxError::Otherwise { is: words(&binds), asked: words(&asked) })
 }
 
 /// Says who has the port, if somebody has.
@@ -269,11 +267,26 @@ pub async fn stop(
 ///
 /// # Errors
 /// When there is none, or it does not answer.
-pub async fn restart(engine: Engine, progress: Progress) -> Result<Outcome, SandboxError> {
+pub async fn restart(
+    engine: Engine,
+    settings: Result<SandboxSettings, SandboxError>,
+    progress: Progress,
+) -> Result<Outcome, SandboxError> {
     let mut session = Session::new(engine, progress);
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     let container = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
+    match settings {
+        Ok(settings) => {
+            let request = StartRequest::default();
+            let differences = differences(session, &container, &settings, &request).await?;
+            notes.extend(differs::note(&session.engine, &differences));
+        }
+        // It is made already.
+        Err(error) => {
+            notes.push(format!("whether it is as the settings say is not known: {error}"));
+        }
+    }
     if is_running(&container) {
         session.progress.step("stopping the sandbox");
         replace::stop(session, STOP).await?;
@@ -298,18 +311,23 @@ pub async fn update(
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session).await?);
     let old = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
-    let name = image_name(&old, settings);
+    let name = differs::image_name(&old, settings);
     let now = old.image.clone().unwrap_or_default();
     let old_image = image::find(session, &now).await?;
     let (repo, previous) = objects::with_tag(&name, PREVIOUS);
     let previous_name = format!("{repo}:{previous}");
     let before = image::find(session, &previous_name).await?.and_then(|image| image.id);
+    let mut pulled = false;
     let new = if request.rollback {
         let missing = || SandboxError::NoPrevious { image: previous_name.clone() };
         before.clone().ok_or_else(missing)?
     } else {
+        let there = image::identifiers(session).await?;
         image::pull(session, &name).await?;
-        image::find(session, &name).await?.and_then(|image| image.id).unwrap_or_default()
+        let new = image::find(session, &name).await?.and_then(|image| image.id);
+        let new = new.unwrap_or_default();
+        pulled = !there.contains(&new);
+        new
     };
     if new == now {
         let did = if request.rollback { Did::RolledBack } else { Did::UpToDate };
@@ -321,7 +339,15 @@ pub async fn update(
     image::tag(session, &now, &repo, PREVIOUS).await?;
     let body = Box::new(objects::like(&old, old_image.as_ref(), &name));
     match replace(session, &old, body, Until::Healthy).await {
-        Ok(note) => notes.extend(note),
+        Ok(note) => {
+            notes.extend(note);
+            // The name that it had from the last update is another one's now.
+            if let Some(before) =
+                before.filter(|before| [&new, &now].iter().all(|id| *id != before))
+            {
+                tidy(session, &before, &repo).await;
+            }
+        }
         Err(error) => {
             // Neither name is worth an error of its own: the sandbox is what counts.
             let tags = [(Some(now), tag), (before, PREVIOUS.to_owned())];
@@ -331,6 +357,10 @@ pub async fn update(
                         .progress
                         .note(format!("{repo}:{tag} still names the other image: {undo}"));
                 }
+            }
+            // Where there was none before, `previous` stays the one that runs.
+            if pulled && !matches!(error, SandboxError::Stuck { .. }) {
+                tidy(session, &new, &repo).await;
             }
             return Err(error);
         }
@@ -342,12 +372,10 @@ pub async fn update(
     outcome(session, did, notes).await
 }
 
-/// Returns the image that an update is to bring: the one that is set, else what the sandbox was made of.
-fn image_name(container: &ContainerInspectResponse, settings: &SandboxSettings) -> String {
-    let made_of = container.config.as_ref().and_then(|config| config.image.clone());
-    match made_of {
-        Some(name) if settings.image == DEFAULT_IMAGE && !name.starts_with("sha256:") => name,
-        _ => settings.image.clone(),
+/// Removes an image that an update has left. That it cannot be removed is no failure of the update.
+async fn tidy(session: &mut Session, id: &str, repo: &str) {
+    if let Err(error) = image::remove_left(session, id, repo).await {
+        session.progress.note(format!("an image that nothing uses any more stays: {error}"));
     }
 }
 

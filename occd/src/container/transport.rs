@@ -11,9 +11,7 @@ use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 
 use super::way::{Opened, Way};
-
-/// Connections that are kept without a request. More than that are needed for a moment only.
-const IDLE: usize = 4;
+use crate::ssh::ChannelError;
 
 /// The connections to one engine.
 #[derive(Debug)]
@@ -39,6 +37,11 @@ where
     /// Returns whether the way leads nowhere any more.
     pub(super) fn is_closed(&self) -> bool {
         self.way.is_closed()
+    }
+
+    /// The engine has answered over a stream with that refusal.
+    pub(super) fn answered(&self, refusal: Option<&ChannelError>) {
+        self.way.answered(refusal);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<SendRequest<B>>> {
@@ -94,7 +97,7 @@ where
                 && let Some(transport) = transport.upgrade()
             {
                 let mut idle = transport.lock();
-                if idle.len() < IDLE {
+                if idle.len() < transport.way.idle() {
                     idle.push(sender);
                 }
             }

@@ -3,35 +3,59 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use occ_proto::exec::ExecRequest;
 use occ_proto::status::RemoteSystem;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::DockerError;
 use crate::exec::{Command, Shell};
+use crate::host::HostHandle;
 use crate::ssh::{Channel, ChannelError, ChannelStream, Closed, Connection, ExitReport, Work};
+
+/// Streams that are kept without a request. More than that are needed for a moment only.
+const IDLE: usize = 4;
+/// How long the next connection may take where one has no more room.
+const SUCCESSOR: Duration = Duration::from_secs(15);
 
 /// The way to an engine.
 #[derive(Debug)]
 pub(super) enum Way {
-    /// The socket `path` of the host at the other end.
-    Host { connection: Arc<Connection>, system: Arc<RemoteSystem>, path: String },
+    /// The socket `path` of the host at the other end, which occd.toml sets or which was found. Streams that somebody waits for are the host's: they go on
+    /// to its next connection where this one has no room. Without it they stand by, and give up.
+    Host {
+        connection: Arc<Connection>,
+        system: Arc<RemoteSystem>,
+        path: String,
+        is_set: bool,
+        host: Option<HostHandle>,
+    },
     /// A socket of this machine; its tasks belong to the tracker.
-    Local { path: PathBuf, tasks: TaskTracker },
+    Local { path: PathBuf, is_set: bool, tasks: TaskTracker },
 }
 
 /// A byte stream to an engine.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Returns whether the engine has closed it.
     fn is_ended(&self) -> bool;
+
+    /// Returns what the program said that stands in for the socket.
+    fn said(&self) -> String {
+        String::new()
+    }
 }
 
 impl Stream for ChannelStream {
     fn is_ended(&self) -> bool {
         Self::is_ended(self)
+    }
+
+    fn said(&self) -> String {
+        Self::said(self)
     }
 }
 
@@ -53,14 +77,24 @@ impl Way {
     /// Opens a stream. A channel is in the background: it counts as work only while somebody says so.
     pub(super) async fn open(&self) -> Result<Opened, DockerError> {
         match self {
-            Self::Host { connection, system, path } => {
-                let (channel, refusal) = open(connection, path, system).await?;
-                channel.in_background();
+            Self::Host { connection, system, path, is_set, host } => {
+                let mut on = Arc::clone(connection);
+                let (channel, refusal) = loop {
+                    match (open(&on, path, *is_set, system, host.is_none()).await, host) {
+                        (Err(DockerError::Moved), Some(host)) => on = successor(host, &on).await?,
+                        (Err(DockerError::Moved), None) => return Err(DockerError::Lost),
+                        (opened, _) => break opened?,
+                    }
+                };
+                // A program that somebody waits for is work.
+                if host.is_none() || !on.opens_no_sockets() {
+                    channel.in_background();
+                }
                 Ok(Opened { stream: Box::new(channel.into_stream()), refusal })
             }
-            Self::Local { path, .. } => match UnixStream::connect(path).await {
+            Self::Local { path, is_set, .. } => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Opened { stream: Box::new(stream), refusal: None }),
-                Err(error) => Err(local_error(path, error)),
+                Err(error) => Err(local_error(path, *is_set, error)),
             },
         }
     }
@@ -78,6 +112,34 @@ impl Way {
         match self {
             Self::Host { connection, .. } => Some(connection.work()),
             Self::Local { .. } => None,
+        }
+    }
+
+    /// Returns whether a program stands in for the socket: each stream is a session, of which there are few.
+    pub(super) fn is_program(&self) -> bool {
+        matches!(self, Self::Host { connection, .. } if connection.opens_no_sockets())
+    }
+
+    /// A program stands in for the socket.
+    pub(super) fn by_program(&self) {
+        if let Self::Host { connection, .. } = self {
+            connection.sockets_forbidden();
+        }
+    }
+
+    /// The engine has answered over a stream that came after that refusal.
+    pub(super) fn answered(&self, refusal: Option<&ChannelError>) {
+        if matches!(refusal, Some(ChannelError::Refused(_))) {
+            self.by_program();
+        }
+    }
+
+    /// Returns how many streams are kept without a request.
+    pub(super) fn idle(&self) -> usize {
+        match self {
+            Self::Host { host: None, .. } if self.is_program() => 0,
+            Self::Host { .. } if self.is_program() => 1,
+            _ => IDLE,
         }
     }
 
@@ -103,37 +165,69 @@ impl Way {
     pub(super) async fn to_host(
         connection: &Arc<Connection>,
         socket: Option<&str>,
+        host: Option<HostHandle>,
     ) -> Result<Self, DockerError> {
         let system = connection.system().await.ok_or(DockerError::Lost)?;
         let path = super::docker::choose(socket, &system)?;
-        Ok(Self::Host { connection: Arc::clone(connection), system, path })
+        let (connection, is_set) = (Arc::clone(connection), socket.is_some());
+        Ok(Self::Host { connection, system, path, is_set, host })
     }
 }
 
-fn local_error(path: &std::path::Path, error: std::io::Error) -> DockerError {
+fn local_error(path: &std::path::Path, is_set: bool, error: std::io::Error) -> DockerError {
     let name = path.display().to_string();
     match error.kind() {
-        std::io::ErrorKind::NotFound => DockerError::Missing,
+        ErrorKind::NotFound if is_set => DockerError::NotThere(name),
+        ErrorKind::NotFound if !super::engine::is_installed() => DockerError::Missing,
         std::io::ErrorKind::PermissionDenied => DockerError::Permission(name),
         _ => DockerError::Down { path: name, source: error.into() },
+    }
+}
+
+/// Returns the connection that takes the work that another takes no more.
+async fn successor(
+    host: &HostHandle,
+    old: &Arc<Connection>,
+) -> Result<Arc<Connection>, DockerError> {
+    loop {
+        let next = host.connection_if_due(Instant::now() + SUCCESSOR).await;
+        let next = next.map_err(|_| DockerError::Lost)?;
+        if next.id() != old.id() {
+            next.sockets_forbidden();
+            return Ok(next);
+        }
+        // The host is told in a moment.
+        tokio::task::yield_now().await;
     }
 }
 
 async fn open(
     connection: &Arc<Connection>,
     path: &str,
+    is_set: bool,
     system: &RemoteSystem,
+    stands_by: bool,
 ) -> Result<(Channel, Option<ChannelError>), DockerError> {
+    let host = format!("unix://{path}");
+    let program = ["docker", "--host", &host, "system", "dial-stdio"];
+    if connection.opens_no_sockets() {
+        let refused = || ChannelError::Refused("no Unix socket".to_owned());
+        return match start(connection, system, &program, stands_by).await? {
+            Some(channel) => Ok((channel, Some(refused()))),
+            None => Err(DockerError::Down { path: path.to_owned(), source: refused().into() }),
+        };
+    }
     let source = match connection.streamlocal(path).await {
         Ok(channel) => return Ok((channel, None)),
         Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
+        Err(ChannelError::Retired) => return Err(DockerError::Moved),
         Err(error) => error,
     };
     let down =
         |source: ChannelError| DockerError::Down { path: path.to_owned(), source: source.into() };
     // The server says no more than that it did not open the socket; the host knows why.
     let look = r#"test -S "$1" || exit 3; test -r "$1" && test -w "$1" || exit 4"#;
-    let looked = start(connection, system, &["sh", "-c", look, "sh", path]).await?;
+    let looked = start(connection, system, &["sh", "-c", look, "sh", path], stands_by).await?;
     let exit = match &looked {
         Some(channel) => {
             channel.exited().await;
@@ -142,13 +236,20 @@ async fn open(
         None => None,
     };
     match exit {
-        Some(ExitReport::Status(3)) => return Err(down(source)),
+        Some(ExitReport::Status(3)) if is_set => {
+            return Err(DockerError::NotThere(path.to_owned()));
+        }
+        Some(ExitReport::Status(3)) => {
+            let source = "Docker is installed, but its socket is not there".into();
+            return Err(DockerError::Down { path: path.to_owned(), source });
+        }
         Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
         _ if !system.docker_cli => return Err(down(source)),
         _ => {}
     }
-    let host = format!("unix://{path}");
-    match start(connection, system, &["docker", "--host", &host, "system", "dial-stdio"]).await? {
+    // Its session is free for the program.
+    drop(looked);
+    match start(connection, system, &program, stands_by).await? {
         Some(channel) => Ok((channel, Some(source))),
         None => Err(down(source)),
     }
@@ -159,14 +260,17 @@ async fn start(
     connection: &Arc<Connection>,
     system: &RemoteSystem,
     argv: &[&str],
+    stands_by: bool,
 ) -> Result<Option<Channel>, DockerError> {
     let argv = argv.iter().map(|word| (*word).into()).collect();
     let Ok(command) = Command::new(ExecRequest { argv, ..ExecRequest::default() }) else {
         return Ok(None);
     };
-    let channel = match connection.session(false).await {
-        Ok((channel, _)) => channel,
+    let channel = match connection.stream_session(stands_by).await {
+        Ok(channel) => channel,
         Err(ChannelError::Lost(_)) => return Err(DockerError::Lost),
+        Err(ChannelError::Retired) => return Err(DockerError::Moved),
+        Err(ChannelError::Full(_)) => return Err(DockerError::Crowded),
         Err(_) => return Ok(None),
     };
     let asked = async {

@@ -23,6 +23,8 @@ impl Command {
     pub fn new(request: ExecRequest) -> Result<Self, BadCommand> {
         let bad = |text: &str| Err(BadCommand(text.into()));
         match (&request.argv[..], &request.shell) {
+            // The login shell, which is for people.
+            ([], None) if request.tty.is_some() => {}
             ([], None) => return bad("argv is empty; name a program, or use shell"),
             ([_, ..], Some(_)) => return bad("argv and shell exclude each other"),
             ([], Some(line)) if line.trim().is_empty() => return bad("shell is empty"),
@@ -59,6 +61,12 @@ impl Command {
         {
             return bad("cwd is empty or contains a NUL byte");
         }
+        if let Some(tty) = &request.tty {
+            let is_term = |b: u8| b.is_ascii_alphanumeric() || b"-_+.".contains(&b);
+            if tty.term.is_empty() || tty.term.len() > 64 || !tty.term.bytes().all(is_term) {
+                return Err(BadCommand(format!("{:?} is no kind of terminal", tty.term)));
+            }
+        }
         if request.timeout_ms == Some(0) {
             return bad("a timeout of 0 would end the command before it began");
         }
@@ -90,6 +98,16 @@ impl Command {
             || request.cwd.as_ref().is_some_and(|cwd| quote::needs_shell(cwd.as_bytes()))
     }
 
+    /// Returns whether it is the login shell, as the host starts it for whoever logs in.
+    pub fn is_bare_login(&self) -> bool {
+        let request = &self.request;
+        request.argv.is_empty()
+            && request.shell.is_none()
+            && request.cwd.is_none()
+            && request.env.is_empty()
+            && !request.clear_env
+    }
+
     /// Returns the line. A marker goes into the program's environment. The program takes the shell's place by `exec`, so that it leads its process group
     /// and signals reach it: sshd signals the group of the process it started.
     pub fn line(&self, shell: Shell, marker: Option<&str>) -> Vec<u8> {
@@ -101,14 +119,22 @@ impl Command {
             line.extend_from_slice(b" && ");
         }
         let raw = match &request.shell {
-            Some(raw) if line.is_empty() && request.env.is_empty() && marker.is_none() => {
+            Some(raw)
+                if line.is_empty()
+                    && request.env.is_empty()
+                    && !request.clear_env
+                    && marker.is_none() =>
+            {
                 return raw.clone().into_bytes();
             }
             raw => raw,
         };
         line.extend_from_slice(b"exec ");
-        if !request.env.is_empty() || marker.is_some() {
+        if !request.env.is_empty() || request.clear_env || marker.is_some() {
             line.extend_from_slice(b"env ");
+            if request.clear_env {
+                line.extend_from_slice(b"-i ");
+            }
             let marker = marker.map(|marker| (marker::VARIABLE, marker));
             let variables = request.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
             for (name, value) in variables.chain(marker) {
@@ -123,6 +149,8 @@ impl Command {
                 line.extend_from_slice(b"$SHELL -c ");
                 quote::quote(&mut line, raw.as_bytes(), shell);
             }
+            // As a login would, where the shell has to be told of a directory or a variable first.
+            None if request.argv.is_empty() => line.extend_from_slice(b"$SHELL -l"),
             None => {
                 for (at, arg) in request.argv.iter().enumerate() {
                     if at > 0 {

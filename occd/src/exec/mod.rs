@@ -1,11 +1,17 @@
-//! Running commands on hosts.
+//! Running commands on hosts, and on this machine.
 
 mod command;
 mod destination;
+mod executor;
+mod local;
+mod process;
+mod program;
 mod quote;
 mod running;
 
 pub use command::{BadCommand, Command};
 pub use destination::Destinations;
+pub use executor::Executor;
+pub use local::Local;
 pub use quote::Shell;
 pub use running::{Control, ExecError, Progress, Running, Step, start};

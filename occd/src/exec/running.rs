@@ -7,20 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use occ_proto::exec::Exit;
+use occ_proto::exec::{Exit, TtySize};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::command::Command;
+use super::local::Local;
+use super::program::Program;
 use super::quote::Shell;
 use crate::host::{HostHandle, Tries, Unreachable};
 use crate::prompts::Client;
 use crate::ssh::error::tenths;
 use crate::ssh::marker::{Elsewhere, Marker};
-use crate::ssh::{
-    Channel, ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost, signal,
-};
+use crate::ssh::{ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost};
 
 /// How long a server may take to answer a request to run a command. It answers when it has forked, before
 /// the login shell reads its files, so this is generous.
@@ -91,6 +91,12 @@ pub enum ExecError {
         /// Bytes held when the limit was reached.
         held: u64,
     },
+    /// This machine could not start it.
+    #[error("it could not be started")]
+    Spawn(#[source] std::io::Error),
+    /// The server gives no terminals (`PermitTTY no`).
+    #[error("the server gives no terminal")]
+    NoTerminal,
     /// The output could not be kept.
     #[error("the output was not read and could not be kept on disk: {0}")]
     Spill(String),
@@ -112,6 +118,8 @@ pub struct Running {
     /// How long it may take, and when that is over.
     limit: Option<(Duration, Instant)>,
     drained: bool,
+    /// It is over when its output is, whoever holds that.
+    waits: bool,
     new_host_key: Option<String>,
     /// Ends when the program has ended and no more output comes. Kept over calls of [`Running::next`],
     /// whose futures may be dropped at any moment.
@@ -129,7 +137,7 @@ impl std::fmt::Debug for Running {
 /// The way to a running command beside its output: input, signals, ending it.
 #[derive(Debug, Clone)]
 pub struct Control {
-    channel: Arc<Channel>,
+    program: Arc<Program>,
     cancel: CancellationToken,
     timed_out: Arc<AtomicBool>,
     /// The host was disconnected or removed, or the daemon stops, and the command had to end.
@@ -143,35 +151,35 @@ pub struct Control {
 impl Control {
     /// Sends bytes to the program; waits while it does not take them.
     pub async fn write(&self, data: Bytes) -> Result<(), Closed> {
-        self.channel.write(data).await
+        self.program.write(data).await
     }
 
     /// Tells the program that nothing more comes.
     pub async fn close_input(&self) -> Result<(), Closed> {
-        self.channel.eof().await
+        self.program.eof().await
     }
 
     /// Sends a signal, named without `SIG`. Returns false for a name that is none.
     pub async fn signal(&self, name: &str) -> bool {
-        match signal::parse(name) {
-            Some(signal) => {
-                if self.channel.signal(signal).await.is_err() {
-                    tracing::debug!(name, "a signal came after the program's end");
-                }
-                true
-            }
-            None => false,
+        self.program.signal(name).await
+    }
+
+    /// Tells the program's terminal its size.
+    pub async fn resize(&self, size: TtySize) {
+        self.program.resize(size).await;
+    }
+
+    /// Returns the connection that it runs on, if it runs on a host.
+    pub fn connection(&self) -> Option<&Arc<Connection>> {
+        match &*self.program {
+            Program::Remote(channel) => Some(channel.connection()),
+            Program::Local(_) => None,
         }
     }
 
-    /// Returns the connection that it runs on.
-    pub fn connection(&self) -> &Arc<Connection> {
-        self.channel.connection()
-    }
-
-    /// Runs a task beside the command, owned by the host's connection.
+    /// Runs a task beside the command, of the same owner.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.channel.connection().spawn(task);
+        self.program.spawn(task);
     }
 
     /// Waits until the program was told to end and has, or has had its time for that.
@@ -187,8 +195,8 @@ impl Control {
         let over_and_given_up = async {
             self.cancel.cancelled().await;
             tokio::select! {
-                () = self.channel.exited() => {}
-                _ = self.channel.closed() => {}
+                () = self.program.exited() => {}
+                _ = self.program.closed() => {}
             }
         };
         tokio::select! {
@@ -220,16 +228,16 @@ async fn supervise(
     tokio::select! {
         biased;
         () = gone.cancelled() => return,
-        _ = control.channel.closed() => return,
+        _ = control.program.closed() => return,
         () = control.cancel.cancelled() => {}
         // The host is disconnected or removed, or the daemon stops.
-        () = control.channel.connection().ending().cancelled_owned() => {
+        () = control.program.ending() => {
             control.cut_off.store(true, Ordering::Relaxed);
         }
         // The reader may be stuck for ever; the program must not run on for nobody.
-        _ = control.channel.output_lost() => {}
+        _ = control.program.output_lost() => {}
         () = limit => {
-            if control.channel.exit().is_some() {
+            if control.program.exit().is_some() {
                 // What it left behind and still holds its output has no more time than it had itself.
                 control.left_behind.store(true, Ordering::Relaxed);
                 ended.send_replace(Some(true));
@@ -240,7 +248,7 @@ async fn supervise(
     }
     tokio::select! {
         () = gone.cancelled() => {}
-        confirmed = control.channel.end() => drop(ended.send_replace(Some(confirmed))),
+        confirmed = control.program.end() => drop(ended.send_replace(Some(confirmed))),
     }
 }
 
@@ -333,7 +341,9 @@ pub async fn start(
         let connecting = host.at_most_until(end.map(|end| end + answered()), begun, connecting);
         let connection = connecting.await.map_err(ExecError::Unreachable)?;
         let by = deadline + answered();
-        let connection = host.for_commands(connection, by).await.map_err(ExecError::Unreachable)?;
+        let terminal = command.request().tty.is_some();
+        let connection =
+            host.for_commands(connection, terminal, by).await.map_err(ExecError::Unreachable)?;
         let time = Time { by: deadline + answered(), end: end.map(|end| end + answered()) };
         match start_on(host, &connection, command, asked, time, progress).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if tries.allow(dialled()) => {
@@ -374,7 +384,12 @@ async fn start_on(
     } else {
         Shell::Posix
     };
-    let marker = Marker::for_command(connection, elsewhere(host));
+    let tty = command.request().tty.as_ref();
+    // What runs in a terminal is ended by the terminal's end.
+    let marker = match tty {
+        None => Marker::for_command(connection, elsewhere(host)),
+        Some(_) => None,
+    };
     let line = command.line(shell, marker.as_ref().map(Marker::id));
     let limit = connection.longest_command();
     if line.len() > limit {
@@ -393,18 +408,36 @@ async fn start_on(
         let begun = Instant::now();
         progress.pass().await;
         let answer = async {
-            channel.request_exec(&line).await?;
-            channel.accepted().await
+            match tty {
+                None => channel.request_exec(&line).await?,
+                Some(tty) => {
+                    let command = (!command.is_bare_login()).then_some(&line[..]);
+                    channel.request_in_terminal(tty, command).await?;
+                    if !channel.accepted().await? {
+                        return Ok(Answer::NoTerminal);
+                    }
+                }
+            }
+            channel.accepted().await.map(Answer::of)
         };
         // A command that may last only so long has no more time to begin.
         let limit = command.limit().map(|limit| (limit, time.end.unwrap_or(begun + limit)));
         let left = limit.map(|(_, end)| end.saturating_duration_since(begun));
         let patience = left.map_or(ACCEPT, |left| left.min(ACCEPT));
         match timeout(patience, answer).await {
-            Ok(Ok(true)) => {
-                return Ok(Running::new(channel, begun, limit, asked));
+            Ok(Ok(Answer::Started)) => {
+                let new_host_key = channel.connection().host_key_recorded_since(asked);
+                return Ok(Running::new(
+                    Program::Remote(channel),
+                    command,
+                    begun,
+                    limit,
+                    new_host_key,
+                ));
             }
-            Ok(Ok(false)) => return Err(ExecError::Refused),
+            Ok(Ok(Answer::Refused)) => return Err(ExecError::Refused),
+            // Dropping the channel ends what may have been started without one.
+            Ok(Ok(Answer::NoTerminal)) => return Err(ExecError::NoTerminal),
             // No answer, but a sign that it ran.
             Ok(Err(Closed::ByServer)) if channel.exit().is_some() || channel.has_received() => {
                 return Err(ExecError::NoExit);
@@ -426,6 +459,32 @@ async fn start_on(
     Err(ExecError::NotStarted)
 }
 
+/// What a server says to a request to run something.
+enum Answer {
+    Started,
+    Refused,
+    NoTerminal,
+}
+
+impl Answer {
+    fn of(accepted: bool) -> Self {
+        if accepted { Self::Started } else { Self::Refused }
+    }
+}
+
+/// Starts a command on this machine.
+pub(super) async fn start_local(
+    local: &Arc<Local>,
+    command: &Command,
+    progress: &Progress,
+) -> Result<Running, ExecError> {
+    let begun = Instant::now();
+    progress.pass().await;
+    let process = local.spawn(command).map_err(ExecError::Spawn)?;
+    let limit = command.limit().map(|limit| (limit, begun + limit));
+    Ok(Running::new(Program::Local(process), command, begun, limit, None))
+}
+
 /// Returns the way to another connection of a host.
 fn elsewhere(host: &HostHandle) -> Elsewhere {
     let host = host.clone();
@@ -437,26 +496,26 @@ fn elsewhere(host: &HostHandle) -> Elsewhere {
 
 /// Waits for the program's end and then for silence that is the program's and not the link's: what the
 /// server sent before it answers has arrived.
-fn silence(channel: &Arc<Channel>) -> BoxFuture<'static, ()> {
-    let channel = Arc::clone(channel);
+fn silence(program: &Arc<Program>) -> BoxFuture<'static, ()> {
+    let program = Arc::clone(program);
     Box::pin(async move {
-        channel.exited().await;
+        program.exited().await;
         tokio::time::sleep(SILENCE).await;
-        channel.connection().round_trip().await;
+        program.settle().await;
     })
 }
 
 impl Running {
     fn new(
-        channel: Channel,
+        program: Program,
+        command: &Command,
         begun: Instant,
         limit: Option<(Duration, Instant)>,
-        asked: Timestamp,
+        new_host_key: Option<String>,
     ) -> Self {
         let (ended, ended_receiver) = watch::channel(None);
-        let new_host_key = channel.connection().host_key_recorded_since(asked);
         let control = Control {
-            channel: Arc::new(channel),
+            program: Arc::new(program),
             cancel: CancellationToken::new(),
             timed_out: Arc::default(),
             cut_off: Arc::default(),
@@ -465,10 +524,12 @@ impl Running {
         };
         let gone = CancellationToken::new();
         let supervisor = supervise(control.clone(), limit.map(|(_, end)| end), gone.clone(), ended);
-        control.channel.connection().spawn(supervisor);
-        let silence = silence(&control.channel);
+        control.program.spawn(supervisor);
+        let waits = command.request().wait_output;
+        let silence =
+            if waits { Box::pin(std::future::pending()) } else { silence(&control.program) };
         let _gone = gone.drop_guard();
-        Self { control, begun, limit, drained: false, new_host_key, silence, _gone }
+        Self { control, begun, limit, drained: false, waits, new_host_key, silence, _gone }
     }
 
     /// Returns the way to the program's input.
@@ -487,14 +548,14 @@ impl Running {
     pub async fn next(&mut self) -> Step {
         loop {
             let drained = self.drained;
-            let channel = &self.control.channel;
+            let program = &self.control.program;
             let mut ended = self.control.ended.clone();
             let left_behind = &self.control.left_behind;
             let over = async {
                 tokio::select! {
                     // Output may follow the close from our own buffers, so a drained one alone counts.
-                    _ = channel.closed(), if drained => {}
-                    _ = channel.output_lost(), if drained => {}
+                    _ = program.closed(), if drained => {}
+                    _ = program.output_lost(), if drained => {}
                     () = &mut self.silence => {}
                     // Nothing helps: the host ignores signals and does not close.
                     Ok(_) = ended.wait_for(|ended| *ended == Some(false)
@@ -503,10 +564,10 @@ impl Running {
             };
             tokio::select! {
                 biased;
-                frame = channel.recv(), if !drained => match frame {
+                frame = program.recv(), if !drained => match frame {
                     Some(frame) => {
-                        if channel.exit().is_some() {
-                            self.silence = silence(channel);
+                        if !self.waits && program.exit().is_some() {
+                            self.silence = silence(program);
                         }
                         return Step::Output(frame);
                     }
@@ -519,29 +580,33 @@ impl Running {
 
     /// Returns how the command ended, for somebody who does not wait for the rest of its output.
     pub fn outcome(&self) -> Result<Exit, ExecError> {
-        match self.control.channel.lost_output() {
+        match self.control.program.lost_output() {
             Some(OutputLost::Overflow { held }) => return Err(ExecError::Overflow { held }),
             Some(OutputLost::Spill(error)) => return Err(ExecError::Spill(error)),
             None => {}
         }
-        let closed = self.control.channel.closed_reason();
+        let closed = self.control.program.closed_reason();
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let told_to_end = self.control.channel.was_told_to_end();
+        let told_to_end = self.control.program.was_told_to_end();
         let timed_out = self.control.timed_out.load(Ordering::Relaxed);
         let limit = self.limit.filter(|_| timed_out);
         let limit_ms = limit.map(|(limit, _)| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let cut_off = self.control.cut_off.load(Ordering::Relaxed);
+        let hop = || self.control.connection()?.ending_hop().cloned();
+        let cut_off_by = if cut_off { hop() } else { None };
         let exit = |code, signal| Exit {
             code,
             signal,
             timed_out,
             limit_ms,
-            cut_off: self.control.cut_off.load(Ordering::Relaxed),
+            cut_off,
+            cut_off_by: cut_off_by.clone(),
             may_still_run: *self.control.ended.borrow() == Some(false),
             duration_ms,
         };
-        match (self.control.channel.exit(), closed) {
+        match (self.control.program.exit(), closed) {
             (Some(exit), Some(Closed::Connection(cause)))
-                if !told_to_end && !self.control.channel.output_complete() =>
+                if !told_to_end && !self.control.program.output_complete() =>
             {
                 Err(ExecError::OutputCut { exit, cause })
             }

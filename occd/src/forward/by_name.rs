@@ -23,6 +23,7 @@ const SUFFIX: &str = ".localhost";
 /// Serves a client to its end. An error is one that went away.
 pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> io::Result<()> {
     client.set_nodelay(true)?;
+    let port = client.local_addr()?.port();
     let mut head = Vec::new();
     let asked = timeout(HEADER_TIME, asked_for(&mut client, &mut head)).await;
     let name = match asked {
@@ -36,7 +37,16 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
     };
     let found = forwards.upgrade().and_then(|forwards| forwards.sandbox_of(&name));
     let Some(target) = found else {
-        let why = format!("There is no sandbox of {name} here: occ start --host {name}");
+        let known = forwards.upgrade().map(|forwards| forwards.names()).unwrap_or_default();
+        let known: Vec<String> =
+            known.iter().map(|name| format!("http://{name}{SUFFIX}:{port}")).collect();
+        let known = match known.is_empty() {
+            true => "None is known".to_owned(),
+            false => format!("Known are {}", known.join(", ")),
+        };
+        let why = format!(
+            "There is no sandbox of '{name}' here. {known}. occ start --host NAME adds one, and occ host list shows the hosts."
+        );
         return serve::refuse(client, "404 Not Found", &why).await;
     };
     match serve::open(&target).await {

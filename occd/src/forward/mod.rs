@@ -9,13 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use occ_proto::HostName;
 use occ_proto::forward::{Forward, Service};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::host::HostHandle;
-use crate::state_file;
+use crate::{server, state_file};
 
 mod by_name;
 mod serve;
@@ -24,8 +23,6 @@ mod serve;
 const NEARBY: u16 = 100;
 /// Clients of one port at a time. More wait in line.
 const CLIENTS: usize = 512;
-/// The pause after a failed accept, which fails again at once while descriptors are short.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// What a port of this machine leads to.
 #[derive(Debug, Clone)]
@@ -185,6 +182,15 @@ impl Forwards {
         entry.open.as_ref().map(|_| entry.known.local_port)
     }
 
+    /// Returns the names of the hosts whose sandbox is found by name.
+    fn names(&self) -> Vec<String> {
+        let entries = self.lock();
+        let open = entries
+            .iter()
+            .filter(|((_, service), entry)| *service == Service::Sandbox && entry.open.is_some());
+        open.map(|((name, _), _)| name.to_string()).collect()
+    }
+
     /// Returns the port behind which hosts are found by name.
     pub fn by_name(&self) -> Option<u16> {
         let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
@@ -214,7 +220,8 @@ impl Forwards {
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
             let client = |stream| serve::client(stream, to.clone());
-            accept(&listener, &tasks, &token, client).await;
+            let accept = || server::accept_tcp(&listener);
+            server::serve_each(CLIENTS, accept, &tasks, &token, client).await;
         });
         Ok((Open { target, _end: end.drop_guard() }, port))
     }
@@ -240,7 +247,8 @@ impl Forwards {
         let forwards = Arc::downgrade(self);
         self.tasks.spawn(async move {
             let client = |stream| by_name::client(stream, forwards.clone());
-            accept(&listener, &tasks, &token, client).await;
+            let accept = || server::accept_tcp(&listener);
+            server::serve_each(CLIENTS, accept, &tasks, &token, client).await;
         });
         *by_name = Some(ByName { port, _end: end.drop_guard() });
     }
@@ -265,42 +273,6 @@ fn bind_to(port: u16) -> io::Result<TcpListener> {
     let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port))?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
-}
-
-async fn accept<F>(
-    listener: &TcpListener,
-    tasks: &TaskTracker,
-    end: &CancellationToken,
-    client: impl Fn(TcpStream) -> F,
-) where
-    F: Future<Output = io::Result<()>> + Send + 'static,
-{
-    let places = Arc::new(Semaphore::new(CLIENTS));
-    loop {
-        let place = tokio::select! {
-            () = end.cancelled() => return,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
-        let accepted = tokio::select! {
-            () = end.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (served, end) = (client(stream), end.clone());
-                tasks.spawn(async move {
-                    let _place = place;
-                    if let Some(Err(error)) = end.run_until_cancelled(served).await {
-                        tracing::debug!(%error, "a client of a forward ended");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::error!(%error, "could not accept a client of a forward");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -116,6 +116,8 @@ struct Actor {
     line: Line,
     /// The host runs one command, whatever is asked for, as far as its connections have found out.
     forced: bool,
+    /// How many sessions the server grants a connection, as far as its connections have found out.
+    granted: Option<u32>,
     last_error: Option<(Arc<ConnectError>, Timestamp)>,
     /// The files that a failed login depended on, as they were then.
     inputs: Option<Inputs>,
@@ -203,6 +205,7 @@ pub fn spawn(
         connections: Vec::new(),
         line: Line::default(),
         forced: false,
+        granted: None,
         last_error: None,
         inputs: None,
         seen: Arc::default(),
@@ -228,7 +231,7 @@ pub fn spawn(
     HostHandle {
         name,
         context: shared_context,
-        lending: Arc::default(),
+        beside: Arc::default(),
         questions,
         used,
         clock,
@@ -394,14 +397,14 @@ impl Actor {
                 None
             }
             HostRequest::Reconnect { done } => {
-                self.end_lending();
+                self.end_beside();
                 self.demand = HopDemand::Command;
                 self.handle(Event::Reconnect);
                 Some(done)
             }
             HostRequest::Renew { done } => {
-                // The agent's connection is as old as the other.
-                self.lending().for_each(|connection| connection.retire());
+                // They are as old as the shared one.
+                self.beside().for_each(|connection| connection.retire());
                 self.demand = HopDemand::Command;
                 self.handle(Event::Renew);
                 Some(done)
@@ -413,7 +416,7 @@ impl Actor {
                 None
             }
             HostRequest::Disconnect { done } => {
-                self.end_lending();
+                self.end_beside();
                 self.handle(Event::Disconnect);
                 Some(done)
             }
@@ -446,20 +449,21 @@ impl Actor {
         self.machine.set_limits(self.settings.limits, self.settings.caps);
         if !same {
             self.forced = false;
+            self.granted = None;
             self.agents_tried.clear();
             tracing::info!(host = %self.name, "the configuration of the connection changed");
-            self.lending().for_each(|connection| connection.retire());
+            self.beside().for_each(|connection| connection.retire());
         }
         !same
     }
 
-    /// Returns the connections that lend the agent, of which the state machine knows nothing.
-    fn lending(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.connections.iter().filter(|connection| connection.lends_agent())
+    /// Returns the connections beside the shared one, of which the state machine knows nothing.
+    fn beside(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.iter().filter(|connection| super::beside::is_beside(connection))
     }
 
-    fn end_lending(&self) {
-        for connection in self.lending() {
+    fn end_beside(&self) {
+        for connection in self.beside() {
             let connection = Arc::clone(connection);
             connection.begin_to_end();
             self.context.tasks.spawn(async move { connection.close().await });

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use occ_proto::status::{HostStatus, IdleReason, LastError, State};
+use occ_proto::status::{IdleReason, State};
 use occ_proto::{HostConfig, HostName};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ssh::agent::AgentChoice;
@@ -21,45 +21,26 @@ use crate::wake::SleepClock;
 
 mod actor;
 pub mod backoff;
+mod beside;
 mod following;
-mod lending;
 pub mod machine;
 mod samples;
+mod status;
 mod tries;
+mod waiting;
 
 pub use actor::{HostContext, spawn};
+pub use status::etag;
 pub use tries::Tries;
 
 use crate::config::EffectiveSettings;
-use crate::prompts::{Client, NoAnswer, Questions, TimedOut};
-use crate::ssh::error::chain;
-use lending::Lending;
+use crate::prompts::{Client, Questions, TimedOut};
+use beside::Beside;
 use samples::Samples;
 
 /// Requests that wait for the actor. Each is answered within microseconds, so this many are enough for
 /// a thousand clients at once, and a fuller queue only makes them wait.
 const REQUESTS: usize = 64;
-
-/// How long a dial may be set to take, at most.
-const LONGEST_DIAL: Duration = Duration::from_secs(600);
-/// How often a command that waits for a host that is down has it dialled, at least.
-const WAIT_STEP: Duration = Duration::from_secs(5);
-
-/// Counts as one that waits, until dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
 
 /// What others may ask of a host.
 #[derive(Debug)]
@@ -183,7 +164,7 @@ pub struct Unreachable {
 pub struct HostHandle {
     name: HostName,
     context: Arc<HostContext>,
-    lending: Arc<Lending>,
+    beside: Arc<Beside>,
     /// Shared with the actor, whose dials ask them.
     questions: Arc<Questions>,
     used: Arc<UseClock>,
@@ -364,42 +345,6 @@ impl HostHandle {
         behind.during(&self.questions, waiting).await
     }
 
-    /// Returns the connection if it is there or on its way; an idle host is dialled, one that is down is
-    /// left to its own time.
-    pub async fn connection_if_due(
-        &self,
-        deadline: Instant,
-    ) -> Result<Arc<Connection>, Unreachable> {
-        let _waiting = Waiting::new(&self.waiting);
-        let begun = Instant::now();
-        self.ask(|done| HostRequest::Want { by: Wish::Glance, agent_holds: None, done }).await?;
-        let mut snapshots = self.snapshot.clone();
-        loop {
-            let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            if let Some(connection) = snapshot.usable().cloned() {
-                connection.checked().await;
-                if !connection.is_closed() {
-                    return Ok(connection);
-                }
-                // What becomes of the host now is told in a moment.
-            }
-            let coming = matches!(snapshot.state, State::Connecting | State::Connected);
-            if !coming || !matches!(timeout_at(deadline, snapshots.changed()).await, Ok(Ok(()))) {
-                let error = match (&snapshot.last_error, snapshot.state) {
-                    (_, State::Stopped) | (None, _) => self.ended(),
-                    (Some((error, _)), _) => Arc::clone(error),
-                };
-                let next_retry_at = snapshot.next_retry_at;
-                return Err(Unreachable {
-                    error,
-                    attempts: 0,
-                    waited: begun.elapsed(),
-                    next_retry_at,
-                });
-            }
-        }
-    }
-
     /// Returns whether somebody waits for the connection.
     pub fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
@@ -479,185 +424,4 @@ impl HostHandle {
         self.requests.send(request(done)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
-
-    async fn wait_for_connection(
-        &self,
-        mut wish: Wish,
-        tries: Tries,
-        mut deadline: Instant,
-        can_answer: bool,
-    ) -> Result<Arc<Connection>, Unreachable> {
-        let mut prolonged = matches!(tries, Tries::Wait(_));
-        let _waiting = Waiting::new(&self.waiting);
-        let (begun, spent) = (Instant::now(), self.questions.spent());
-        let mut asked_in_vain = false;
-        let mut snapshots = self.snapshot.clone();
-        let before = snapshots.borrow_and_update().dials();
-        loop {
-            let dials = snapshots.borrow_and_update().dials();
-            // What failed for want of a key may go well with those that somebody has added since.
-            let awaited = self.snapshot.borrow().awaited_agent.clone();
-            let agent_holds = match awaited {
-                Some(choice) => self.context.dial.agents.holds(&choice).await,
-                None => None,
-            };
-            self.ask(|done| HostRequest::Want { by: wish, agent_holds, done }).await?;
-            // A person's wish overrides a failed or stopped state once, not again and again.
-            wish = Wish::Command;
-            let give_up = |snapshot: &HostSnapshot, error: Arc<ConnectError>| Unreachable {
-                error,
-                attempts: u32::try_from(snapshot.dials() - before).unwrap_or(u32::MAX),
-                waited: begun.elapsed(),
-                next_retry_at: snapshot.next_retry_at,
-            };
-            // Wait for the end of the dial that was asked for.
-            loop {
-                let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                if let Some(connection) = snapshot.usable() {
-                    return Ok(Arc::clone(connection));
-                }
-                let last_error = || match &snapshot.last_error {
-                    Some((error, _)) => Arc::clone(error),
-                    None => Arc::new(ConnectError::Stopped),
-                };
-                // The dial was under way before we came, and did not know whom to ask.
-                let early = |e: &ConnectError| can_answer && !asked_in_vain && e.asked_nobody();
-                match snapshot.state {
-                    State::Failed if early(&last_error()) => {
-                        asked_in_vain = true;
-                        break;
-                    }
-                    State::Failed => return Err(give_up(&snapshot, last_error())),
-                    State::Stopped => return Err(give_up(&snapshot, self.ended())),
-                    // It failed, or it made a connection that is gone already.
-                    State::Backoff if snapshot.dials() > dials => {
-                        let error = last_error();
-                        // A jump host that needs a person, or a server that wants us to stay away for a while:
-                        // asking again brings the same answer.
-                        let retry = error.blame().0.retry();
-                        let hopeless = match tries {
-                            Tries::Retries(_) => retry.is_hopeless_now(),
-                            Tries::Wait(_) => retry == machine::Retry::Fatal,
-                        };
-                        if early(&error) {
-                            asked_in_vain = true;
-                            break;
-                        }
-                        let made = u32::try_from(snapshot.dials() - before).unwrap_or(u32::MAX);
-                        if hopeless || !tries.allow(made) {
-                            return Err(give_up(&snapshot, error));
-                        }
-                        if matches!(tries, Tries::Retries(_)) {
-                            break;
-                        }
-                    }
-                    // A connection that broke while it was asked for.
-                    State::Idle => break,
-                    State::Backoff | State::Connecting | State::Connected => {}
-                }
-                // Who waits for long looks again by themselves: the backoff may have grown to minutes.
-                let again = Instant::now() + WAIT_STEP;
-                let looks_again = matches!(tries, Tries::Wait(_))
-                    && snapshot.state == State::Backoff
-                    && !last_error().retry().is_hopeless_now();
-                let until = if looks_again { again.min(deadline) } else { deadline };
-                let changed = self.questions.timeout_at(until, spent, snapshots.changed());
-                let changed = tokio::select! {
-                    changed = changed => changed,
-                    question = self.questions.opened(), if !can_answer => {
-                        let error = ConnectError::Unanswered {
-                            question: question.to_string(),
-                            phase: occ_proto::status::Phase::Authentication,
-                            key: None,
-                            why: NoAnswer::Elsewhere,
-                        };
-                        return Err(give_up(&snapshot, Arc::new(error)));
-                    }
-                };
-                match changed {
-                    Ok(Ok(())) => {}
-                    Err(TimedOut) if until < deadline => break,
-                    // The first dial has a limit of its own, which may be set to more than this.
-                    Err(TimedOut) if !prolonged && snapshot.dials() == before => {
-                        prolonged = true;
-                        deadline += LONGEST_DIAL;
-                    }
-                    Ok(Err(_)) => {
-                        return Err(give_up(&snapshot, self.ended()));
-                    }
-                    Err(TimedOut) => {
-                        let error = match &snapshot.last_error {
-                            Some((error, _)) => Arc::clone(error),
-                            None => Arc::new(ConnectError::Timeout {
-                                phase: occ_proto::status::Phase::Unknown,
-                                after: begun.elapsed(),
-                            }),
-                        };
-                        return Err(give_up(&snapshot, error));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns the same with what is too much for a list.
-    pub fn full_status(&self) -> HostStatus {
-        HostStatus { rtt_recent_ms: self.round_trips.recent(), ..self.status() }
-    }
-
-    /// Returns the host as it is shown to clients.
-    pub fn status(&self) -> HostStatus {
-        let snapshot = self.snapshot();
-        HostStatus {
-            name: self.name.clone(),
-            state: snapshot.state,
-            status: snapshot.state.status(),
-            since: snapshot.since,
-            attempt: snapshot.attempt,
-            next_retry_at: snapshot.next_retry_at,
-            idle_reason: snapshot.idle_reason,
-            idle_close_s: snapshot.idle_policy.map(|age| age.as_secs()),
-            last_error: snapshot.last_error.as_ref().map(|(error, at)| last_error(error, *at)),
-            rtt_recent_ms: Vec::new(),
-            question: self.question().map(|question| question.to_string()),
-            rtt_ms: snapshot
-                .usable()
-                .and_then(|connection| connection.rtt())
-                .map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
-            connections: u32::try_from(snapshot.retired.len()).unwrap_or(u32::MAX)
-                + u32::from(snapshot.primary.is_some()),
-            open_channels: snapshot.open_channels(),
-            connects: snapshot.connects,
-            bytes_in: snapshot.bytes().0,
-            bytes_out: snapshot.bytes().1,
-            connection: snapshot.primary.as_ref().map(|connection| connection.info()),
-            etag: etag(&snapshot.config),
-            sandbox: None,
-            docker_error: None,
-            config: snapshot.config.clone(),
-            warnings: Vec::new(),
-            revision: snapshot.revision,
-        }
-    }
-}
-
-fn last_error(error: &ConnectError, at: Timestamp) -> LastError {
-    LastError {
-        code: error.code(),
-        phase: error.phase(),
-        message: chain(error),
-        hop: error.blame().1.cloned(),
-        at,
-        retryable: error.retry() != machine::Retry::Fatal,
-    }
-}
-
-/// Returns the entity tag of a configuration: it changes exactly when the configuration does.
-pub fn etag(config: &HostConfig) -> String {
-    use sha2::Digest as _;
-    // A struct of strings and numbers always serialises.
-    let json = serde_json::to_vec(config).unwrap_or_default();
-    let digest = sha2::Sha256::digest(&json);
-    let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
 }

@@ -51,14 +51,20 @@ pub(super) enum FileError {
         source: serde_json::Error,
     },
     /// Nobody gave its passphrase.
-    #[error("the passphrase for {} is needed", path.display())]
+    #[error("the passphrase for {}{} is needed", path.display(), changed_text(*.changed))]
     Locked {
         /// The file.
         path: PathBuf,
+        /// It is not what was written last: by another program, or it is damaged, which only its passphrase shows.
+        changed: bool,
         /// Why.
         #[source]
         source: NoAnswer,
     },
+}
+
+fn changed_text(changed: bool) -> &'static str {
+    if changed { ", which is not as occd wrote it," } else { "" }
 }
 
 /// What is in the file: for each host the password of each login there.
@@ -290,7 +296,10 @@ impl SecretsFile {
                     let message = format!("Passphrase for the kept passwords ({})", self.shown());
                     let question = question(message, note.take());
                     let answer = self.questions.ask_in(&mut asked, question).await;
-                    let answer = answer.map_err(|source| self.locked(source))?;
+                    let answer = match answer {
+                        Ok(answer) => answer,
+                        Err(source) => return Err(self.locked(source).await),
+                    };
                     (Key::Passphrase(answer.text), Some(answer.by))
                 }
             };
@@ -315,11 +324,13 @@ impl SecretsFile {
             }
         }
         self.questions.settle(true);
-        Err(self.locked(NoAnswer::Wrong))
+        Err(self.locked(NoAnswer::Wrong).await)
     }
 
-    fn locked(&self, source: NoAnswer) -> FileError {
-        FileError::Locked { path: self.path.clone(), source }
+    async fn locked(&self, source: NoAnswer) -> FileError {
+        let path = self.path.clone();
+        let changed = blocking(move || Index::is_of_another(&path)).await;
+        FileError::Locked { path: self.path.clone(), changed, source }
     }
 
     /// Writes down what is in the file, where that is not known without opening it.
@@ -340,9 +351,13 @@ impl SecretsFile {
     }
 
     async fn ask_new(&self, whom: &Whom) -> Result<Secret, FileError> {
-        let ask = async |message, note| {
-            let answer = self.questions.ask_of(whom, question(message, note)).await;
-            answer.map(|answer| answer.text).map_err(|source| self.locked(source))
+        let ask = async |message, note| match self
+            .questions
+            .ask_of(whom, question(message, note))
+            .await
+        {
+            Ok(answer) => Ok(answer.text),
+            Err(source) => Err(self.locked(source).await),
         };
         let mut note =
             Some("There is no keyring that is open: the password is kept in a file.".to_owned());
@@ -359,7 +374,7 @@ impl SecretsFile {
             }
             note = Some("They were not the same.".to_owned());
         }
-        Err(self.locked(NoAnswer::Wrong))
+        Err(self.locked(NoAnswer::Wrong).await)
     }
 
     /// Replaces the file as a whole, so that it is the old one or the new one whatever happens.

@@ -34,9 +34,18 @@ impl Index {
             // Opening it says why.
             Err(_) => return None,
         };
+        Self::beside(path).filter(|index| index.sealed == digest(&sealed))
+    }
+
+    /// Returns whether there is one that was written for a file with other content.
+    pub(super) fn is_of_another(path: &Path) -> bool {
+        let Ok(sealed) = std::fs::read(path) else { return false };
+        Self::beside(path).is_some_and(|index| index.sealed != digest(&sealed))
+    }
+
+    fn beside(path: &Path) -> Option<Self> {
         let text = std::fs::read(beside(path)).ok()?;
-        let index: Self = serde_json::from_slice(&text).ok()?;
-        (index.sealed == digest(&sealed)).then_some(index)
+        serde_json::from_slice(&text).ok()
     }
 
     /// Writes it beside the file of passwords.

@@ -20,6 +20,9 @@ pub(super) enum KeyringError {
     /// It is locked, and has no display to ask on, or nobody opened it.
     #[error("the keyring is locked")]
     Locked,
+    /// The same, and what is looked for is in it.
+    #[error("the keyring that has one is locked")]
+    LockedItem,
     /// It did not answer.
     #[error("the keyring did not answer within {} s", PATIENCE.as_secs())]
     Slow,
@@ -117,9 +120,12 @@ mod system {
             return unlocked(&service).await.map(|_| None);
         };
         if !can_ask() {
-            return Err(KeyringError::Locked);
+            return Err(KeyringError::LockedItem);
         }
-        item.unlock().await?;
+        item.unlock().await.map_err(|error| match error.into() {
+            KeyringError::Locked => KeyringError::LockedItem,
+            other => other,
+        })?;
         secret(item.get_secret().await?).map(Some)
     }
 
@@ -146,8 +152,12 @@ mod system {
 
     pub(super) async fn forget(host: &HostName) -> Result<usize, KeyringError> {
         let service = open().await?;
-        unlocked(&service).await?;
         let attributes = HashMap::from([("application", APPLICATION), ("host", host.as_str())]);
+        let is_there = !service.search_items(attributes.clone()).await?.locked.is_empty();
+        unlocked(&service).await.map_err(|error| match error {
+            KeyringError::Locked if is_there => KeyringError::LockedItem,
+            other => other,
+        })?;
         let found = service.search_items(attributes).await?;
         for item in &found.unlocked {
             item.delete().await?;

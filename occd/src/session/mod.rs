@@ -8,7 +8,9 @@
 
 mod error;
 mod follow;
+mod handle;
 mod input;
+mod names;
 mod place;
 mod remote;
 mod store;
@@ -18,28 +20,26 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use occ_proto::HostName;
 use occ_proto::exec::ExecRequest;
 use occ_proto::session::{
-    Session, SessionEdit, SessionInfo, SessionRequest, SessionState, check_name,
+    Session, SessionEdit, SessionHost, SessionInfo, SessionRequest, SessionStart, SessionState,
 };
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::SessionError;
 pub(crate) use follow::Event;
+pub(crate) use handle::{Handle, Wanted};
 pub(crate) use input::PIECE;
 pub(crate) use place::Place;
 
 use crate::exec::Command;
 use crate::host::Tries;
 use crate::prompts::Client;
-use crate::ssh::signal;
 use input::Line;
-use remote::{Remote, Signalled, Told};
+use names::{check, find, free_name};
+use remote::{Remote, Told};
 use store::{Record, Store};
 
 /// How much is kept of each stream of a session, in bytes.
@@ -66,23 +66,6 @@ impl Entry {
     }
 }
 
-/// Where to begin in a session's output: an offset, `end`, `lines:N`, or `-` for not at all; and whether to go on with what
-/// comes.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-    pub(crate) on: bool,
-}
-
-/// A session as one client works with it.
-#[derive(Debug, Clone)]
-pub(crate) struct Handle {
-    record: Record,
-    remote: Remote,
-    line: Arc<Line>,
-}
-
 impl Sessions {
     /// Returns those that are remembered in `state`.
     pub fn new(state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
@@ -102,7 +85,7 @@ impl Sessions {
     }
 
     /// Returns a session's host, by its name or its ID.
-    pub(crate) fn host_of(&self, wanted: &str) -> Result<(String, HostName), SessionError> {
+    pub(crate) fn host_of(&self, wanted: &str) -> Result<(String, SessionHost), SessionError> {
         let entries = self.lock();
         let entry = find(&entries, wanted)?;
         Ok((entry.record.info.id.clone(), entry.record.host.clone()))
@@ -136,7 +119,9 @@ impl Sessions {
         request: SessionRequest,
         client: Client,
     ) -> Result<Session, SessionError> {
-        let exec = exec_request(&request.argv, request.cwd.as_deref(), request.env.clone())?;
+        let env = [&request.base_env, &request.env].into_iter().flatten();
+        let env = env.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let exec = exec_request(&request.argv, request.cwd.as_deref(), env)?;
         let record = self.enter(&request)?;
         let tries = Tries::of(None, request.wait_ms);
         self.launch(Remote { place, tries, client }, record, exec, false).await
@@ -148,9 +133,10 @@ impl Sessions {
         id: &str,
         old: Option<Place>,
         new: Place,
-        env: BTreeMap<String, String>,
+        request: SessionStart,
         client: Client,
     ) -> Result<Session, SessionError> {
+        let SessionStart { env, base_env } = request;
         let mut record = {
             let entries = self.lock();
             find(&entries, id)?.record.clone()
@@ -160,6 +146,8 @@ impl Sessions {
         if !missing.is_empty() {
             return Err(SessionError::NoValues(missing));
         }
+        record.info.env = env.keys().cloned().collect();
+        let env = base_env.into_iter().chain(env).collect();
         let exec = exec_request(&record.info.argv, record.info.cwd.as_deref(), env)?;
         if let Some(place) = old {
             let remote = Remote { place, tries: Tries::default(), client: client.clone() };
@@ -168,7 +156,6 @@ impl Sessions {
             }
         }
         record.host = record.next_host.take().unwrap_or(record.host);
-        record.info.env = exec.env.keys().cloned().collect();
         record.info.created = Timestamp::now();
         record.state = SessionState::Running;
         record.exit = None;
@@ -320,7 +307,7 @@ impl Sessions {
     /// Returns the sessions of a host as it knows them, also those that are not in the list: they are from now on.
     pub(crate) async fn look_at(
         &self,
-        host: &HostName,
+        host: &SessionHost,
         place: Place,
         client: Client,
     ) -> Result<Vec<Session>, SessionError> {
@@ -349,135 +336,6 @@ impl Sessions {
         self.save(&entries)?;
         Ok(sessions)
     }
-}
-
-impl Handle {
-    /// Returns the session as its host knows it at this moment.
-    pub(crate) async fn look(&mut self, sessions: &Sessions) -> Result<Session, SessionError> {
-        let told = self.remote.look(&self.record.info.id).await?;
-        let session = self.record.learn(told.as_ref());
-        sessions.note(&self.record.info.id, self.record.state, self.record.exit);
-        Ok(session)
-    }
-
-    /// Returns the session as it was known last.
-    pub(crate) fn known(&self) -> Session {
-        self.record.session()
-    }
-
-    /// Returns where the last client that was attached stopped, in standard output and standard error.
-    pub(crate) fn read_so_far(&self) -> [u64; 2] {
-        self.record.read
-    }
-
-    /// Follows its output.
-    pub(crate) fn follow(&self, sessions: &Sessions, from: Wanted) -> mpsc::Receiver<Event> {
-        let follow = follow::Follow {
-            remote: self.remote.clone(),
-            id: self.record.info.id.clone(),
-            stdout: from.stdout,
-            stderr: from.stderr,
-            on: from.on,
-            retries: self.record.info.retries,
-        };
-        follow.spawn(&sessions.tasks, &sessions.stop)
-    }
-
-    /// Adds input at its end, in pieces of [`PIECE`] at most; `patient` as long as the host is down.
-    pub(crate) async fn append(
-        &self,
-        data: Bytes,
-        last: bool,
-        patient: bool,
-    ) -> Result<u64, SessionError> {
-        self.line.append(&self.remote, &self.record.info.id, data, last, patient).await
-    }
-
-    /// Adds input at an offset; what is known of it is dropped.
-    pub(crate) async fn put(
-        &self,
-        from: u64,
-        data: Bytes,
-        last: bool,
-    ) -> Result<u64, SessionError> {
-        self.line.put(&self.remote, &self.record.info.id, from, data, last).await
-    }
-
-    /// Signals the program and what it has started; without a name ends it: TERM, then KILL.
-    pub(crate) async fn signal(
-        &self,
-        sessions: &Sessions,
-        name: Option<&str>,
-    ) -> Result<(), SessionError> {
-        if let Some(name) = name
-            && signal::parse(name).is_none()
-        {
-            return Err(SessionError::NoSignal(name.to_owned()));
-        }
-        match self.remote.signal(&self.record.info.id, name).await? {
-            Signalled::Sent => Ok(()),
-            Signalled::Alive => Err(SessionError::Immortal),
-            Signalled::Over(state, exit) => {
-                sessions.note(&self.record.info.id, state, exit);
-                // It was to end, and has.
-                if name.is_none() { Ok(()) } else { Err(SessionError::Ended) }
-            }
-        }
-    }
-
-    /// Removes it, there and here. One that runs is ended first if `force`.
-    pub(crate) async fn remove(
-        &self,
-        sessions: &Sessions,
-        force: bool,
-    ) -> Result<(), SessionError> {
-        let id = &self.record.info.id;
-        if force {
-            match self.signal(sessions, None).await {
-                Ok(()) | Err(SessionError::Gone) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if !self.remote.remove(id).await? {
-            return Err(SessionError::Running(self.record.info.name.clone()));
-        }
-        sessions.forget(id)
-    }
-}
-
-fn find<'a>(entries: &'a BTreeMap<String, Entry>, wanted: &str) -> Result<&'a Entry, SessionError> {
-    let named = entries.values().find(|entry| entry.record.info.name == wanted);
-    named.or_else(|| entries.get(wanted)).ok_or_else(|| SessionError::NotFound {
-        wanted: occ_proto::text::sanitize(wanted),
-        names: entries.values().map(|entry| entry.record.info.name.clone()).collect(),
-    })
-}
-
-/// Checks that a name is one, and that no session has it but the one with this ID.
-fn check(
-    entries: &BTreeMap<String, Entry>,
-    name: &str,
-    own: Option<&str>,
-) -> Result<(), SessionError> {
-    check_name(name).map_err(SessionError::BadName)?;
-    match find(entries, name) {
-        Ok(other) if own != Some(&other.record.info.id) => {
-            Err(SessionError::Taken(name.to_owned()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Returns a name that no session has, after a program.
-fn free_name(entries: &BTreeMap<String, Entry>, program: &str) -> String {
-    let base = program.rsplit('/').next().unwrap_or_default();
-    let allowed = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
-    let base: String = base.chars().filter(allowed).take(48).collect();
-    let base = base.trim_start_matches(['-', '.']);
-    let base = if base.is_empty() { "session" } else { base };
-    let numbered = (2u32..).map(|n| format!("{base}-{n}"));
-    let mut names = std::iter::once(base.to_owned()).chain(numbered);
-    names.find(|name| find(entries, name).is_err()).unwrap_or_default()
 }
 
 /// Returns a checked command.
@@ -523,10 +381,11 @@ mod tests {
 
     fn request(name: Option<&str>) -> SessionRequest {
         SessionRequest {
-            host: HostName::new("h").unwrap(),
+            host: "h".parse().unwrap(),
             name: name.map(Into::into),
             argv: vec!["/usr/bin/codex".into(), "app-server".into()],
             cwd: None,
+            base_env: BTreeMap::from([("PATH".into(), "/bin".into())]),
             env: BTreeMap::from([("TOKEN".into(), "secret".into())]),
             retries: None,
             wait_ms: None,
@@ -564,7 +423,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sessions = sessions(dir.path());
         let id = sessions.enter(&request(Some("work"))).unwrap().info.id;
-        let host = |name: &str| Some(HostName::new(name).unwrap());
+        let host = |name: &str| Some(name.parse::<SessionHost>().unwrap());
         let edit = SessionEdit { host: host("h2"), name: Some("job".into()), ..Default::default() };
         let session = sessions.edit("work", edit).unwrap();
         assert_eq!((session.host, session.next_host), (host("h").unwrap(), host("h2")));

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use occ_proto::exec::{self as wire, ExecRequest, STDOUT};
 
-use crate::exec::{self, Command, ExecError, Progress, Running, Step};
+use crate::exec::{Command, ExecError, Executor, Progress, Running, Step};
+use crate::host::Tries;
 use crate::host::machine::Retry;
-use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
 
 /// The most that an answer may be, in bytes: a thousand sessions with what is known of each.
@@ -18,11 +18,11 @@ const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
 /// A place.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(HostHandle);
+pub(crate) struct Place(Executor);
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.name().fmt(f)
+        f.write_str(self.0.name())
     }
 }
 
@@ -99,22 +99,24 @@ impl Failure {
 }
 
 impl Place {
-    /// Returns a host.
-    pub(crate) fn host(host: HostHandle) -> Self {
-        Self(host)
+    /// Returns a host, or this machine.
+    pub(crate) fn new(executor: Executor) -> Self {
+        Self(executor)
     }
 
     /// Returns whether a command would run at once.
     pub(crate) fn is_at_hand(&self) -> bool {
-        self.0.snapshot().usable().is_some()
+        match &self.0 {
+            Executor::Host(host) => host.snapshot().usable().is_some(),
+            Executor::Local(_) => true,
+        }
     }
 
     async fn start(&self, words: Words, tries: Tries, client: &Client) -> Result<Running, Failure> {
         let command = Command::new(words.0).map_err(|_| Failure(ExecError::Refused))?;
         let progress = Progress::default();
         // Boxed, as its type is deep.
-        let starting: BoxFuture<'_, _> =
-            Box::pin(exec::start(&self.0, &command, tries, client, &progress));
+        let starting: BoxFuture<'_, _> = Box::pin(self.0.start(&command, tries, client, &progress));
         starting.await.map_err(Failure)
     }
 

@@ -220,7 +220,9 @@ fn script(script: &str, args: &[&str]) -> Vec<Bytes> {
 /// Returns the environment as lines for a shell, which do not show in a list of processes as words would.
 fn environment(request: &ExecRequest) -> String {
     let mut lines = String::new();
-    for (name, value) in &request.env {
+    // A shell would end of these, which are its own (bash(1)).
+    const OWN: [&str; 5] = ["UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS"];
+    for (name, value) in request.env.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
         let value = value.replace('\'', r"'\''");
         lines.push_str(&format!("{name}='{value}'; export {name}\n"));
     }

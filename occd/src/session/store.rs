@@ -3,8 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use occ_proto::HostName;
-use occ_proto::session::{Session, SessionInfo, SessionState};
+use occ_proto::session::{Session, SessionHost, SessionInfo, SessionState};
 use serde::{Deserialize, Serialize};
 
 use crate::state_file;
@@ -14,9 +13,9 @@ use crate::state_file;
 pub(super) struct Record {
     #[serde(flatten)]
     pub(super) info: SessionInfo,
-    pub(super) host: HostName,
+    pub(super) host: SessionHost,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) next_host: Option<HostName>,
+    pub(super) next_host: Option<SessionHost>,
     /// What was known last.
     pub(super) state: SessionState,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -179,19 +179,29 @@ pub async fn login(
 ) -> Result<Login, ConnectError> {
     let LoginRequest { credentials, environment, methods, .. } = request;
     let session = handle.agent_session_binding().cloned();
-    let (mut agent, agent_socket, agent_keys, agent_word) =
-        match agent::open(&credentials.agent, &environment.agents, session.as_ref()).await {
-            Ok(open) => {
-                let name = agent::named(&open.socket);
-                let word = match open.identities.len() {
-                    0 => format!("{name} holds no keys (is it locked?)"),
-                    1 => format!("{name} holds 1 key"),
-                    count => format!("{name} holds {count} keys"),
-                };
-                (Some(open.agent), Some(open.socket), open.identities, word)
-            }
-            Err(word) => (None, None, Vec::new(), word),
-        };
+    let (mut agent, agent_socket, agent_keys, agent_word) = match agent::open(
+        &credentials.agent,
+        &environment.agents,
+        session.as_ref(),
+    )
+    .await
+    {
+        Ok(open) => {
+            let name = agent::named(&open.socket);
+            let word = match open.identities.len() {
+                0 => format!("{name} holds no keys (is it locked?)"),
+                1 => format!("{name} holds 1 key"),
+                count => format!("{name} holds {count} keys"),
+            };
+            (Some(open.agent), Some(open.socket), open.identities, word)
+        }
+        // The word is of IdentityAgent, which is not in the way.
+        Err(_) if credentials.no_keys => {
+            let word = "ssh_config allows none of an agent's (PubkeyAuthentication, PreferredAuthentications)";
+            (None, None, Vec::new(), word.to_owned())
+        }
+        Err(word) => (None, None, Vec::new(), word),
+    };
     request.seen.set_agent(&credentials.agent, &agent_keys);
     let given = given(request);
     // For a key that it is asked for by name.

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use occ_proto::exec::{Tty, TtySize};
 use russh::client::Msg;
 use russh::{ChannelWriteHalf, Sig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,11 +21,15 @@ use tokio::time::timeout;
 use super::connection::Connection;
 use super::inbox::{Closed, ExitReport, Frame, Inbox, OutputLost};
 use super::marker::Marker;
+use super::sessions::StreamPlace;
 
 /// How long a program has between TERM and KILL, and between KILL and end of file.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the server has to close a channel after end of file before we close it ourselves.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// How much of standard error is kept of a byte stream, in bytes: what one error takes.
+const SAID: usize = 1024;
 
 /// An open channel without an owner's duties: what a spare is made of.
 #[derive(Debug)]
@@ -44,11 +49,15 @@ pub struct Channel {
     connection: Arc<Connection>,
     /// A program was asked for, so that there may be something to end.
     program: AtomicBool,
+    /// It has a terminal.
+    tty: AtomicBool,
     /// What finds the program where the server refuses signals.
     marker: OnceLock<Marker>,
     ended: AtomicBool,
     /// See [`Channel::in_background`].
     background: AtomicBool,
+    /// Its place among those that carry streams, until the server has its session back.
+    place: Option<StreamPlace>,
 }
 
 impl Channel {
@@ -59,10 +68,17 @@ impl Channel {
             raw: Some(raw),
             connection,
             program: AtomicBool::new(false),
+            tty: AtomicBool::new(false),
             marker: OnceLock::new(),
             ended: AtomicBool::new(false),
             background: AtomicBool::new(false),
+            place: None,
         }
+    }
+
+    /// Keeps the place until the channel has ended.
+    pub(super) fn hold(&mut self, place: StreamPlace) {
+        self.place = Some(place);
     }
 
     #[expect(clippy::expect_used, reason = "taken in drop alone")]
@@ -91,6 +107,35 @@ impl Channel {
             self.send(self.write_half().agent_forward(false)).await?;
         }
         self.send(self.write_half().exec(true, command)).await
+    }
+
+    /// Asks for a terminal, and then for a command, or for the login shell where there is none. There are two
+    /// answers to await with [`Channel::accepted`], the terminal's first.
+    pub async fn request_in_terminal(
+        &self,
+        tty: &Tty,
+        command: Option<&[u8]>,
+    ) -> Result<(), Closed> {
+        self.program.store(true, Ordering::Relaxed);
+        self.tty.store(true, Ordering::Relaxed);
+        let write = self.write_half();
+        if self.connection.lends_agent() {
+            self.send(write.agent_forward(false)).await?;
+        }
+        let TtySize { cols, rows } = tty.size;
+        let (cols, rows) = (u32::from(cols), u32::from(rows));
+        // The modes are those of a new terminal of the host's.
+        self.send(write.request_pty(true, &tty.term, cols, rows, 0, 0, &[])).await?;
+        match command {
+            Some(command) => self.send(write.exec(true, command)).await,
+            None => self.send(write.request_shell(true)).await,
+        }
+    }
+
+    /// Tells the program's terminal its size.
+    pub async fn resize(&self, size: TtySize) -> Result<(), Closed> {
+        let (cols, rows) = (u32::from(size.cols), u32::from(size.rows));
+        self.send(self.write_half().window_change(cols, rows, 0, 0)).await
     }
 
     /// Tells how the program can be found where the server refuses signals (`marker.rs`).
@@ -199,9 +244,19 @@ impl Channel {
     pub async fn end(&self) -> bool {
         self.ended.store(true, Ordering::Relaxed);
         self.inbox.hurry();
-        let program = self.program.load(Ordering::Relaxed);
+        let signals = self.signals();
         let marker = self.marker.get();
-        wind_down(&self.connection, self.write_half(), &self.inbox, program, marker).await
+        wind_down(&self.connection, self.write_half(), &self.inbox, signals, marker).await
+    }
+
+    /// Returns the signals that end what runs on it.
+    fn signals(&self) -> &'static [Sig] {
+        match (self.program.load(Ordering::Relaxed), self.tty.load(Ordering::Relaxed)) {
+            (false, _) => &[],
+            (true, false) => &[Sig::TERM, Sig::KILL],
+            // An interactive shell ignores TERM, and passes on that its terminal is gone.
+            (true, true) => &[Sig::HUP, Sig::KILL],
+        }
     }
 
     /// Returns whether [`Channel::end`] was called.
@@ -209,7 +264,7 @@ impl Channel {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Returns the channel as a byte stream, for protocols that run over it. Standard error is dropped.
+    /// Returns the channel as a byte stream, for protocols that run over it. Standard error is no part of it.
     pub fn into_stream(self) -> ChannelStream {
         ChannelStream::new(self)
     }
@@ -229,8 +284,9 @@ impl Drop for Channel {
             return;
         }
         let asked = self.program.load(Ordering::Relaxed);
-        let program = asked && !self.ended.load(Ordering::Relaxed);
+        let signals = if self.ended.load(Ordering::Relaxed) { &[] } else { self.signals() };
         let unused = session && !asked;
+        let tty = self.tty.load(Ordering::Relaxed);
         let kept = if unused { connection.keep_spare(raw) } else { Some(raw) };
         let Some(raw) = kept else {
             connection.channel_ended(false);
@@ -238,20 +294,24 @@ impl Drop for Channel {
         };
         raw.inbox.discard();
         let marker = self.marker.take();
+        let place = self.place.take();
         let task_owner = Arc::clone(&connection);
         task_owner.spawn(async move {
             // A session on which nothing was started has nothing to end, and its server waits for ever.
-            if !unused {
+            // A terminal that is closed says to what runs in it that it is gone, where signals do not reach it.
+            let at_once = unused || (tty && connection.signal_fault().is_some());
+            if !at_once {
                 let marker = marker.as_ref();
-                wind_down(&connection, &raw.write, &raw.inbox, program, marker).await;
+                wind_down(&connection, &raw.write, &raw.inbox, signals, marker).await;
             }
-            if unused || timeout(CLOSE, raw.inbox.closed()).await.is_err() {
+            if at_once || timeout(CLOSE, raw.inbox.closed()).await.is_err() {
                 // Costs an entry in russh's table, and frees the server's session.
                 if let Err(error) = raw.write.close().await {
                     tracing::debug!(%error, "the connection ended before a channel was closed");
                 }
             }
             connection.channel_ended(session);
+            drop(place);
         });
     }
 }
@@ -261,18 +321,18 @@ async fn wind_down(
     connection: &Arc<Connection>,
     write: &ChannelWriteHalf<Msg>,
     inbox: &Inbox,
-    program: bool,
+    signals: &[Sig],
     marker: Option<&Marker>,
 ) -> bool {
     let send = async {
         // The process number of a program that has exited is not ours any more.
-        if program && inbox.exit().is_none() {
-            for signal in [Sig::TERM, Sig::KILL] {
+        if inbox.exit().is_none() {
+            for signal in signals {
                 if marker.is_none_or(Marker::goes_beside_the_server) {
                     write.signal(signal.clone()).await?;
                 }
                 if let Some(marker) = marker {
-                    marker.send(connection, &signal).await;
+                    marker.send(connection, signal).await;
                 }
                 if timeout(GRACE, inbox.exited()).await.is_ok() {
                     break;
@@ -298,6 +358,8 @@ async fn wind_down(
 pub struct ChannelStream {
     channel: Arc<Channel>,
     frame: Bytes,
+    /// The beginning of its standard error.
+    said: Vec<u8>,
     receiving: Option<Pin<Box<dyn Future<Output = Option<Frame>> + Send>>>,
     writer: Pin<Box<dyn AsyncWrite + Send>>,
     closed: Pin<Box<dyn Future<Output = Closed> + Send>>,
@@ -316,6 +378,7 @@ impl ChannelStream {
         Self {
             channel: Arc::new(channel),
             frame: Bytes::new(),
+            said: Vec::new(),
             receiving: None,
             writer,
             closed: Box::pin(async move { inbox.closed().await }),
@@ -324,6 +387,11 @@ impl ChannelStream {
 }
 
 impl ChannelStream {
+    /// Returns the beginning of what has come on standard error.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said).trim().to_owned()
+    }
+
     /// Returns whether the other side has said that nothing more comes.
     pub fn is_ended(&self) -> bool {
         self.channel.output_complete() || self.channel.closed_reason().is_some()
@@ -346,7 +414,11 @@ impl AsyncRead for ChannelStream {
                 Some(frame) if frame.stream() == occ_proto::exec::STDOUT => {
                     self.frame = frame.data();
                 }
-                Some(_) => {}
+                Some(frame) => {
+                    let room = SAID.saturating_sub(self.said.len());
+                    let data = frame.data();
+                    self.said.extend_from_slice(&data[..data.len().min(room)]);
+                }
                 None => return Poll::Ready(Ok(())),
             }
         }

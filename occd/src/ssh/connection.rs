@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use occ_proto::status::{ConnectionInfo, RemoteSystem, SystemUnknown};
 use occ_proto::text::sanitize;
 use russh::client::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +52,8 @@ pub struct Facts {
     pub keepalive: Duration,
     /// Why the host is not asked what it is, if so.
     pub unasked: Option<SystemUnknown>,
+    /// The most sessions that the server granted a connection before this one, where it refused more.
+    pub granted: Option<u32>,
 }
 
 /// A live SSH connection. Dropping the last reference kills it.
@@ -71,6 +73,12 @@ pub struct Connection {
     /// A spare is being opened.
     refilling: AtomicBool,
     sessions: Sessions,
+    /// Streams that ask for a session, each in its turn.
+    stream_turn: tokio::sync::Mutex<()>,
+    /// The place of a stream has become free.
+    stream_freed: Notify,
+    /// See [`Connection::opens_no_sockets`].
+    no_sockets: AtomicBool,
     /// See [`Connection::ending`].
     ending: CancellationToken,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
@@ -104,7 +112,7 @@ impl Connection {
         tasks: TaskTracker,
         calm: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Self> {
-        let sessions = Sessions::of(&facts.server);
+        let sessions = Sessions::of(&facts.server, facts.granted);
         // It ends with its jump host's.
         let ending = facts.hop.as_ref().map(|hop| hop.connection.ending.child_token());
         let connection = Arc::new(Self {
@@ -120,6 +128,9 @@ impl Connection {
             waiting: AtomicU32::new(0),
             refilling: AtomicBool::new(false),
             sessions,
+            stream_turn: tokio::sync::Mutex::default(),
+            stream_freed: Notify::new(),
+            no_sockets: AtomicBool::new(false),
             ending: ending.unwrap_or_default(),
             system: watch::Sender::new(None),
             forced: AtomicBool::new(false),
@@ -264,6 +275,21 @@ impl Connection {
     /// Returns whether the host ran something else than the probe: it runs one command, whatever is asked for.
     pub fn is_forced(&self) -> bool {
         self.forced.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the server was found to open no Unix socket of the host, though a program there may.
+    pub fn opens_no_sockets(&self) -> bool {
+        self.no_sockets.load(Ordering::Relaxed)
+    }
+
+    /// A program on the host answered for a socket that the server did not open.
+    pub fn sockets_forbidden(&self) {
+        self.no_sockets.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the most sessions that the server grants a connection at once, where it has refused more.
+    pub fn granted(&self) -> Option<u32> {
+        self.sessions.granted_at_most()
     }
 
     /// Returns what the probe found, if it has answered.

@@ -129,6 +129,8 @@ pub struct DialSettings {
     pub no_probe: bool,
     /// Nor is one that runs one command, whatever is asked for, as earlier connections found out.
     pub forced: bool,
+    /// The most sessions that the server grants a connection, as far as those before have found out.
+    pub granted: Option<u32>,
     /// No ProxyCommand may be run.
     pub no_proxy_commands: bool,
     /// Whether commands may use the user's ssh-agent.
@@ -294,6 +296,11 @@ impl Dial<'_> {
         let shaken = handshake(stream, &control, handler, config, limit, questions).await;
         let mut handle = match shaken {
             Ok(handle) => handle,
+            Err(ConnectError::Lost { phase, .. })
+                if let Some(end) = end_of_hop(&way.hop, phase) =>
+            {
+                return Err(end);
+            }
             Err(ConnectError::Lost { phase, cause }) => {
                 let cause = way.words.explain(shared.told_cause().unwrap_or(cause)).await;
                 return Err(match cause {
@@ -328,11 +335,10 @@ impl Dial<'_> {
             Err(ConnectError::NoIdentity { .. }) if let Some(locked) = locked => {
                 return Err(locked);
             }
-            Err(ConnectError::ClosedAtLogin { .. })
-                if let Some(hop) = way.hop.as_ref().filter(|hop| hop.connection.is_closed()) =>
+            Err(ConnectError::ClosedAtLogin { .. } | ConnectError::Lost { .. })
+                if let Some(end) = end_of_hop(&way.hop, Phase::Authentication) =>
             {
-                let cause = LossCause::Hop(hop.name.clone());
-                return Err(ConnectError::Lost { phase: Phase::Authentication, cause });
+                return Err(end);
             }
             login => login?,
         };
@@ -349,6 +355,7 @@ impl Dial<'_> {
         let facts = Facts {
             lends,
             agents: Arc::clone(&environment.agents),
+            granted: settings.granted,
             unasked: match (settings.no_probe, settings.forced) {
                 (true, _) => Some(SystemUnknown::ProbeOff),
                 (false, true) => Some(SystemUnknown::ForcedCommand),
@@ -443,7 +450,11 @@ impl Dial<'_> {
                 let opening = async {
                     opening.await.map_err(|source| {
                         let (name, peer) = (hop.name.clone(), peer.clone());
-                        ConnectError::HopConnect { name, peer, source }
+                        hop.end_during(Phase::Connect).unwrap_or(ConnectError::HopConnect {
+                            name,
+                            peer,
+                            source,
+                        })
                     })
                 };
                 let phase = limit.of_a_phase(questions);
@@ -500,6 +511,11 @@ struct Way {
     words: LastWords,
     /// Held until the login is made: a server counts who has not logged in.
     turn: Turn,
+}
+
+/// Returns the failure of a dial that was cut off with its jump host's connection, if it was.
+fn end_of_hop(hop: &Option<Hop>, phase: Phase) -> Option<ConnectError> {
+    hop.as_ref().and_then(|hop| hop.end_during(phase))
 }
 
 /// Kills the stream of a dial that is given up.

@@ -449,6 +449,11 @@ impl ConnectError {
         matches!(error, Self::Unanswered { why: NoAnswer::Nobody | NoAnswer::Elsewhere, .. })
     }
 
+    /// Returns whether it is only that the jump host's connection ended: nobody refused anything.
+    pub fn is_end_of_hop(&self) -> bool {
+        matches!(self, Self::Lost { cause: LossCause::Hop(_), .. })
+    }
+
     /// Returns what to do about it.
     pub fn retry(&self) -> Retry {
         match self {

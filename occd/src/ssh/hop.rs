@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use futures_util::future::BoxFuture;
 use occ_proto::HostName;
+use occ_proto::status::Phase;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::error::ConnectError;
+use super::error::{ConnectError, LossCause};
 use crate::prompts::Questions;
 
 /// Who wants a jump host.
@@ -27,6 +28,15 @@ pub struct Hop {
     pub name: HostName,
     /// Its connection.
     pub connection: Arc<Connection>,
+}
+
+impl Hop {
+    /// Returns the failure of what was under way through it, if its connection has ended or is about to.
+    pub(super) fn end_during(&self, phase: Phase) -> Option<ConnectError> {
+        let ends = self.connection.is_closed() || self.connection.is_ending();
+        let cause = LossCause::Hop(self.name.clone());
+        ends.then_some(ConnectError::Lost { phase, cause })
+    }
 }
 
 /// The keeper of the jump hosts' connections: the pool.

@@ -32,12 +32,21 @@ const JOIN: usize = 256 * 1024;
 /// The share of the file system that spilling leaves free, as a divisor: a tenth.
 const FREE_SHARE: u64 = 10;
 
+/// Requests of one channel that are answered: for a terminal, and for a program.
+const ANSWERS: usize = 2;
+
 /// A run of bytes of one stream. The first byte names the stream (`occ_proto::exec::STDOUT` or
 /// `STDERR`), so that a frame is sent to a client as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame(Bytes);
 
 impl Frame {
+    /// Makes a frame of bytes that a stream's number precedes.
+    pub fn of(bytes: Bytes) -> Self {
+        debug_assert!(!bytes.is_empty(), "the stream's number");
+        Self(bytes)
+    }
+
     /// Returns the stream's number.
     pub fn stream(&self) -> u8 {
         self.0[0]
@@ -122,7 +131,8 @@ struct State {
     tail_bytes: usize,
     /// The tail is on its way to the file; until it has arrived, newer bytes may not overtake it.
     writing: bool,
-    accepted: Option<bool>,
+    /// See [`Inbox::set_accepted`].
+    answers: VecDeque<bool>,
     exit: Option<ExitReport>,
     eof: bool,
     closed: Option<Closed>,
@@ -238,9 +248,14 @@ impl Inbox {
         self.tell_all();
     }
 
-    /// The server answered the exec or subsystem request.
+    /// The server answered the next of the requests that want an answer (RFC 4254, section 6.5).
     pub fn set_accepted(&self, accepted: bool) {
-        self.lock().accepted.get_or_insert(accepted);
+        let mut state = self.lock();
+        // A server that answers more than it was asked is not listened to.
+        if state.answers.len() < ANSWERS {
+            state.answers.push_back(accepted);
+        }
+        drop(state);
         self.tell_all();
     }
 
@@ -323,10 +338,11 @@ impl Inbox {
         self.lock().is_backlogged()
     }
 
-    /// Waits for the answer to a request: accepted, refused, or the channel's end without an answer.
+    /// Waits for the answer to the first request that has not had one here: accepted, refused, or the channel's
+    /// end without an answer.
     pub async fn accepted(&self) -> Result<bool, Closed> {
-        self.when(|state| match (&state.accepted, &state.closed) {
-            (Some(accepted), _) => Some(Ok(*accepted)),
+        self.when(|state| match (state.answers.pop_front(), &state.closed) {
+            (Some(accepted), _) => Some(Ok(accepted)),
             (None, Some(closed)) => Some(Err(closed.clone())),
             (None, None) => None,
         })

@@ -36,7 +36,9 @@ const SCRIPT: &str = concat!(
     "$r/podman/podman.sock; do ",
     "test -S \"$s\" || continue; ",
     "if test -r \"$s\" && test -w \"$s\"; then echo occ-probe usable=$s; ",
-    "else echo occ-probe denied=$s; fi; done'",
+    "else echo occ-probe denied=$s; ",
+    "g=$(stat -c %G \"$s\" 2>/dev/null || stat -f %Sg \"$s\" 2>/dev/null) && ",
+    "echo occ-probe group=$g; fi; done'",
 );
 
 /// What came of asking.
@@ -116,7 +118,12 @@ fn parse(answer: &[u8]) -> RemoteSystem {
             "usable" | "denied" => {
                 let usable = key == "usable";
                 if !system.docker_sockets.iter().any(|socket| socket.path == value) {
-                    system.docker_sockets.push(DockerSocket { path: value, usable });
+                    system.docker_sockets.push(DockerSocket { path: value, usable, group: None });
+                }
+            }
+            "group" if !value.is_empty() => {
+                if let Some(socket) = system.docker_sockets.last_mut().filter(|s| !s.usable) {
+                    socket.group = Some(value);
                 }
             }
             _ => {}
@@ -134,8 +141,10 @@ mod tests {
         let system = parse(
             b"Welcome!\nocc-probe shell=/bin/bash\nocc-probe uname=Linux x86_64\n\
               occ-probe docker=1\nocc-probe usable=/var/run/docker.sock\n\
-              occ-probe usable=/var/run/docker.sock\nocc-probe denied=/run/podman/podman.sock\n",
+              occ-probe usable=/var/run/docker.sock\nocc-probe denied=/run/podman/podman.sock\n\
+              occ-probe group=podman\n",
         );
+        assert_eq!(system.docker_sockets[1].group.as_deref(), Some("podman"));
         assert_eq!(system.shell, "/bin/bash");
         assert_eq!((system.os.as_str(), system.arch.as_str()), ("Linux", "x86_64"));
         assert!(system.docker_cli);

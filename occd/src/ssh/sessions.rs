@@ -7,7 +7,7 @@
 //! on which none runs yet, and a command that is already on its way to one of them runs all the same, without
 //! an answer. It could be taken for one that did not run, and run twice.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a call waits for a session to become free before another connection is asked for: commands
@@ -15,6 +15,9 @@ use std::time::Duration;
 pub(super) const CROWDED: Duration = Duration::from_secs(1);
 /// A server counts a session a moment longer than we do: OpenSSH until its next round of the main loop.
 pub(super) const LINGERING: Duration = Duration::from_millis(10);
+
+/// The most sessions of a connection that streams may have: OpenSSH grants ten by default, and commands need some.
+const STREAMS: u32 = 8;
 
 /// The books of one connection. All that is not open, being opened or refused has ended.
 #[derive(Debug, Default)]
@@ -30,13 +33,35 @@ struct Books {
     full: bool,
     /// No session may be opened beside another.
     single: bool,
+    /// How many of them carry a stream, see [`Sessions::begin_stream`].
+    streams: u32,
+    /// The most that were open at once on a connection before this one, where the server had refused one more.
+    known: Option<u32>,
+}
+
+/// The place of a stream among the sessions, until dropped.
+#[derive(Debug)]
+pub(super) struct StreamPlace(Arc<super::connection::Connection>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.stream_ended();
+    }
+}
+
+impl StreamPlace {
+    /// Returns one that [`Sessions::begin_stream`] allowed.
+    pub(super) fn new(connection: &Arc<super::connection::Connection>) -> Self {
+        Self(Arc::clone(connection))
+    }
 }
 
 impl Sessions {
-    /// Returns the books for a server by its identification, such as `OpenSSH_9.2p1`.
-    pub(super) fn of(server: &str) -> Self {
+    /// Returns the books for a server by its identification, such as `OpenSSH_9.2p1`; `known` is what it
+    /// granted a connection before.
+    pub(super) fn of(server: &str, known: Option<u32>) -> Self {
         let single = closes_unused_sessions(server);
-        Self(Mutex::new(Books { single, ..Books::default() }))
+        Self(Mutex::new(Books { single, known, ..Books::default() }))
     }
 
     /// Returns whether sessions may only be opened when no other is there.
@@ -59,6 +84,28 @@ impl Sessions {
         };
         books.opening += u32::from(free);
         free
+    }
+
+    /// Returns whether a session may be asked for that carries a stream, which may last for ever, and then
+    /// counts it. One session is left for commands, where the server grants more than one.
+    pub(super) fn begin_stream(&self) -> bool {
+        let mut books = self.lock();
+        let granted = if books.full { Some(books.most) } else { books.known };
+        let share = granted.map_or(STREAMS, |granted| granted.saturating_sub(1).clamp(1, STREAMS));
+        let free = books.streams < share;
+        books.streams += u32::from(free);
+        free
+    }
+
+    /// A session that carried a stream has ended.
+    pub(super) fn stream_ended(&self) {
+        self.lock().streams -= 1;
+    }
+
+    /// Returns the most that were granted at once, where the server has refused one more.
+    pub(super) fn granted_at_most(&self) -> Option<u32> {
+        let books = self.lock();
+        if books.full { Some(books.most.max(1)) } else { books.known }
     }
 
     /// One that was being opened is open.
@@ -127,7 +174,7 @@ mod tests {
         for good in ["dropbear_2024.86", "dropbear_2025.87-2", "OpenSSH_9.2p1", ""] {
             assert!(!closes_unused_sessions(good), "{good}");
         }
-        let sessions = Sessions::of("dropbear_2022.83");
+        let sessions = Sessions::of("dropbear_2022.83", None);
         assert!(sessions.begin(false) && !sessions.begin(true));
         sessions.granted();
         assert!(!sessions.begin(true) && !sessions.is_full());
@@ -152,6 +199,28 @@ mod tests {
         assert!(sessions.begin(false) && !sessions.begin(false));
         sessions.refused();
         assert_eq!(sessions.patience(), Some(LINGERING));
+    }
+
+    #[test]
+    fn streams_leave_a_session_to_commands() {
+        let sessions = Sessions::default();
+        assert!((0..STREAMS).all(|_| sessions.begin_stream()));
+        assert!(!sessions.begin_stream());
+        sessions.stream_ended();
+        assert!(sessions.begin_stream());
+        // What a connection before has found out.
+        for (granted, share) in [(1, 1), (2, 1), (4, 3), (100, STREAMS)] {
+            let sessions = Sessions::of("OpenSSH_9.2p1", Some(granted));
+            assert_eq!((0..100).filter(|_| sessions.begin_stream()).count(), share as usize);
+            assert_eq!(sessions.granted_at_most(), Some(granted));
+        }
+        let sessions = Sessions::default();
+        assert!((0..3).all(|_| sessions.begin(false)));
+        sessions.granted();
+        sessions.granted();
+        sessions.refused();
+        assert!(sessions.begin_stream() && !sessions.begin_stream());
+        assert_eq!(sessions.granted_at_most(), Some(2));
     }
 
     #[test]

@@ -92,6 +92,13 @@ fn no_key_is_offered_where_ssh_config_allows_none_but_the_one_that_is_named() {
         assert!(output.stderr.contains(cure), "{output:?}");
         assert!(!output.stderr.contains("ssh-add"), "{output:?}");
         assert!(!sshd.log().contains("Postponed publickey"), "{}", sshd.log());
+        // Only an agent could use the one that is named.
+        let public = sshd.client_key_path().with_extension("pub");
+        let public = public.to_str().unwrap();
+        rig.occ_ok(&["host", "edit", "far", "-i", public, "--no-verify"]);
+        let output = rig.run_occ(&["connect", "--host", "far"]);
+        let why = "ssh_config allows none of an agent's (PubkeyAuthentication";
+        assert!(output.stderr.contains(why) && output.stderr.contains(cure), "{output:?}");
         // hosts.json wins.
         rig.add_host("near", &sshd);
         assert_eq!(post(&rig, "/v1/hosts/near/connect").status, 200);

@@ -325,6 +325,8 @@ fn an_account_that_the_server_says_is_closed_is_a_refused_login() {
     let output = rig.run_occ(&["connect", "--host", "far"]);
     let hint = "hint: ask the server's owner; then occ reconnect --host far";
     assert!(output.code() == 5 && output.stderr.contains(hint), "{output:?}");
+    let many = rig.run_occ(&["connect", "--all"]);
+    assert!(many.stderr.ends_with("0 ok, 1 failed: far (account locked or expired)\n"), "{many:?}");
 }
 
 #[test]

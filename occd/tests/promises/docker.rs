@@ -103,11 +103,30 @@ fn a_host_without_docker_says_so() {
     let rig = daemon_for(&sshd);
     let system = settled(&rig).connection.unwrap().system.unwrap();
     if system.docker_sockets.is_empty() {
-        assert_eq!(problem(&rig), (Code::DockerUnavailable, 409));
+        // Docker that is installed and has no socket is down, and is not missing.
+        let (status, words) = match system.docker_cli {
+            true => (503, "Docker is installed, but its socket is not there"),
+            false => (409, "there is no Docker on this host"),
+        };
+        assert_eq!(problem(&rig), (Code::DockerUnavailable, status));
+        let detail = container(&rig).unwrap_err().detail;
+        assert!(detail.contains(words), "{detail}");
     }
     // A place that is told wrongly.
     let rig = daemon_with(&sshd, "[hosts.h]\ndocker_socket = \"/no/such/docker.sock\"\n");
     assert_eq!(problem(&rig), (Code::DockerUnavailable, 503));
+    let words = "docker_socket in occd.toml names /no/such/docker.sock";
+    for args in [
+        &["start", "--host", "h"][..],
+        &["docker", "--host", "h", "--", "ps"],
+        &["status", "--host", "h", "--fresh"],
+        &["host", "test", "h"],
+    ] {
+        let done = rig.run_occ(args);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+    assert_eq!(rig.run_occ(&["status", "-q", "--host", "h"]).code(), 5);
     // A socket that nobody listens on any more, as a killed engine leaves it.
     let left = sshd.dir().join("left.sock");
     drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
@@ -156,4 +175,25 @@ fn where_sockets_are_forbidden_the_docker_program_carries() {
     }
     assert_eq!(status(&rig).connects, 1);
     crate::support::no_channels(&rig, crate::support::GUARD);
+}
+
+#[test]
+fn of_this_machines_docker_that_is_down_nothing_is_known() {
+    let Some(mut docker) = engine() else { return };
+    let mut rig = DaemonRig::new();
+    let socket = docker.socket();
+    rig.write_config_toml(&format!("[local]\ndocker_socket = {socket:?}\n"));
+    rig.start_daemon(&[]);
+    assert_eq!(rig.run_occ(&["status", "-q", "--local"]).code(), 1);
+    docker.stop();
+    // As a killed engine leaves it.
+    let _ = std::fs::remove_file(&socket);
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    assert_eq!(rig.run_occ(&["status", "-q", "--local"]).code(), 5);
+    let said = rig.run_occ(&["status", "--local"]);
+    assert!(said.stdout.contains("? unknown    the Docker daemon does not answer"), "{said:?}");
+    std::fs::remove_file(&socket).unwrap();
+    assert_eq!(rig.run_occ(&["status", "-q", "--local"]).code(), 5);
+    let said = rig.run_occ(&["status", "--local"]);
+    assert!(said.stdout.contains("docker_socket in occd.toml names"), "{said:?}");
 }

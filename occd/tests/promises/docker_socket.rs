@@ -1,11 +1,12 @@
 //! A Unix socket of this machine that speaks to a host's engine: the docker program works as if it were local.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use occ_proto::container::SANDBOX_CONTAINER;
 use occ_proto::status::State;
 use testkit::daemon::Target;
 use testkit::wait::blocking::{wait_for, wait_until};
@@ -22,13 +23,21 @@ fn with_socket() -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig, PathBuf)
 
 /// Returns a server behind a link with an engine that has one image, and a daemon with it as the host `h`.
 pub(crate) fn far_engine(image: &str) -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig)> {
+    far_engine_behind(image, RealSshd::start)
+}
+
+/// The same with a server of that kind.
+fn far_engine_behind(
+    image: &str,
+    server: impl FnOnce() -> RealSshd,
+) -> Option<(DockerRig, RealSshd, FaultyLink, DaemonRig)> {
     if !RealSshd::require() || !DockerRig::require() {
         return None;
     }
     let docker = DockerRig::start();
     docker.open_to_everyone();
     docker.import_busybox(image);
-    let sshd = RealSshd::start();
+    let sshd = server();
     let link = FaultyLink::start(sshd.addr());
     let mut rig = DaemonRig::new();
     rig.add_host("h", Target::from(&sshd).through(&link));
@@ -134,6 +143,55 @@ fn the_docker_program_works_as_if_the_engine_were_here() {
 }
 
 #[test]
+fn this_machines_own_engine_is_reached_alike_and_contexts_go_with_their_host() {
+    let Some((engine, sshd, _link, rig)) = far_engine("sandbox:1") else { return };
+    let path = engine.socket().display().to_string();
+    let config = fs::read_to_string(rig.config_toml()).unwrap();
+    rig.write_config_toml(&format!("{config}[local]\ndocker_socket = {path:?}\n"));
+    let occ = |args: &[&str]| {
+        let mut command = rig.occ(args);
+        command.env("DOCKER_CONFIG", rig.root().join("docker"));
+        command
+    };
+    assert_eq!(ok(occ(&["docker-socket", "--local", "-q"])), path);
+    let taken = occ(&["docker-socket", "--local", "--remove"]).output().unwrap();
+    assert_eq!(taken.status.code(), Some(2));
+    ok(occ(&["docker-context", "--local"]));
+    let mut by_context = docker_at(&rig, &engine.socket(), &["--context", "occ-local", "ps"]);
+    by_context.env_remove("DOCKER_HOST");
+    assert!(ok(by_context).contains("CONTAINER"));
+    ok(occ(&["docker-context", "--local", "--remove"]));
+    assert!(engine.socket().exists(), "it is the engine's");
+
+    // Watching this machine's sandbox.
+    let mut watch = rig.occ(&["status", "--watch", "--local"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert!(next().ends_with(" sandbox none"));
+    engine.run(SANDBOX_CONTAINER, &["sandbox:1", "sleep", "1000"]);
+    assert!(next().ends_with(" sandbox running"));
+    let process = testkit::proc::Process::find(watch.id()).unwrap();
+    process.signal(testkit::proc::Signal::INT);
+    assert_eq!(watch.wait().unwrap().code(), Some(130));
+
+    // A context that leads to our socket goes with its host, and no other.
+    let contexts = || ok(docker_at(&rig, &engine.socket(), &["context", "ls", "--quiet"]));
+    ok(occ(&["docker-context", "--host", "h"]));
+    rig.add_host("other", Target::from(&sshd));
+    let elsewhere = ["context", "create", "occ-other", "--docker", "host=unix:///elsewhere.sock"];
+    ok(docker_at(&rig, &engine.socket(), &elsewhere));
+    assert!(contexts().contains("occ-h") && contexts().contains("occ-other"));
+    // Also when its socket was taken away before.
+    ok(occ(&["docker-socket", "--host", "h", "--remove"]));
+    let removed = ok(occ(&["host", "remove", "h", "-f"]));
+    assert!(removed.contains("Removed: docker context 'occ-h'"), "{removed}");
+    let removed = ok(occ(&["host", "remove", "other", "-f"]));
+    assert!(!removed.contains("context"), "{removed}");
+    assert!(!contexts().contains("occ-h") && contexts().contains("occ-other"));
+}
+
+#[test]
 fn compose_works_over_the_socket() {
     let Some((_engine, _sshd, _link, rig, socket)) = with_socket() else { return };
     let compose = testkit::require::find_program("docker-compose");
@@ -204,4 +262,96 @@ fn a_link_that_is_down_is_an_answer_and_comes_back() {
     assert!(ok(docker_at(&rig, &socket, &["ps"])).contains("CONTAINER"));
     rig.occ_ok(&["host", "remove", "h", "-f"]);
     wait_for("the socket to go", GUARD, || (!socket.exists()).then_some(()));
+}
+
+/// Thirty requests at once, and more that last, over a server that opens no sockets and has so many sessions.
+fn many_at_once(max_sessions: u32, lasting: usize) {
+    let server = || {
+        let builder = RealSshd::builder().config("AllowStreamLocalForwarding no");
+        builder.max_sessions(max_sessions).start()
+    };
+    let Some((mut engine, _sshd, _link, rig)) = far_engine_behind("busybox:1", server) else {
+        return;
+    };
+    let socket = open(&rig);
+    let ask = |path: &str| {
+        http::request_within(&socket, "GET", path, &[("Host", "docker")], None, GUARD).unwrap()
+    };
+    assert_eq!(ask("/_ping").status, 200);
+    // Streams that last as long as their client wants.
+    let mut streams = Vec::new();
+    for _ in 0..lasting {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        stream.write_all(b"GET /v1.41/events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+        let mut begin = [0; 12];
+        std::io::Read::read_exact(&mut stream, &mut begin).unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200");
+        streams.push(stream);
+    }
+    std::thread::scope(|scope| {
+        let requests: Vec<_> =
+            (0..30).map(|_| scope.spawn(|| ask("/v1.41/containers/json"))).collect();
+        // Commands come through meanwhile.
+        for _ in 0..3 {
+            assert_eq!(rig.occ_ok(&["exec", "--host", "h", "--", "echo", "in"]).trim(), "in");
+        }
+        for request in requests {
+            let answer = request.join().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    });
+    drop(streams);
+    wait_until("no work", GUARD, || look(&rig, "h"), |status| status.open_channels == 0);
+    assert_eq!(ask("/v1.41/containers/json").status, 200);
+    // A program that has no engine to speak to says so.
+    engine.stop();
+    let answer = ask("/v1.41/containers/json");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("h: ") && message.contains("ocker"), "{message}");
+}
+
+#[test]
+fn many_clients_at_once_get_their_turns_where_a_program_stands_in_for_the_socket() {
+    many_at_once(10, 10);
+}
+
+#[test]
+fn many_clients_at_once_get_their_turns_where_sessions_are_few() {
+    many_at_once(3, 3);
+}
+
+#[test]
+fn compose_works_where_a_program_stands_in_for_the_socket() {
+    let server = || RealSshd::builder().config("AllowStreamLocalForwarding no").start();
+    let Some((_engine, _sshd, _link, rig)) = far_engine_behind("busybox:1", server) else {
+        return;
+    };
+    let compose = testkit::require::find_program("docker-compose");
+    if !testkit::require::require("docker-compose", compose.map(drop), "OCC_REQUIRE_DOCKER") {
+        return;
+    }
+    let socket = open(&rig);
+    let dir = rig.root().join("compose");
+    fs::create_dir_all(&dir).unwrap();
+    let service = "image: busybox:1\n    network_mode: none\n    stop_grace_period: 1s\n    \
+                   command: sh -c 'echo composed; sleep 1000'\n";
+    let services: String = (0..12).map(|n| format!("  web{n}:\n    {service}")).collect();
+    fs::write(dir.join("docker-compose.yml"), format!("version: \"3\"\nservices:\n{services}"))
+        .unwrap();
+    let compose = |args: &[&str]| {
+        let mut command = Command::new("docker-compose");
+        command
+            .current_dir(&dir)
+            .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+            .args(args)
+            .stdin(Stdio::null());
+        ok(command)
+    };
+    compose(&["up", "-d"]);
+    assert_eq!(compose(&["ps"]).matches("Up").count(), 12);
+    assert_eq!(compose(&["logs", "--no-color"]).matches("| composed").count(), 12);
+    compose(&["down"]);
+    assert_eq!(ok(docker_at(&rig, &socket, &["ps", "-aq"])), "");
 }

@@ -231,7 +231,8 @@ fn a_test_does_not_take_a_bastions_word_that_it_gave_before_it_fell_silent() {
     assert_eq!(test.code(), 5, "{test:?}");
     assert!(test.stdout.contains("✗ jump") && !test.stdout.contains("✓ jump"), "{test:?}");
     assert!(
-        test.stdout.contains("bastion ") && test.stdout.contains("no sign of life"),
+        test.stdout.contains("  bastion: the connection was lost")
+            && test.stdout.contains("no sign of life"),
         "{test:?}"
     );
 }
@@ -348,7 +349,83 @@ fn what_runs_behind_a_bastion_that_is_ended_on_request_is_cut_off_and_new_work_g
             assert_eq!(result.status, 200, "{}", result.text());
             let exit = result.json();
             assert_eq!((&exit["cut_off"], &exit["may_still_run"]), (&true.into(), &false.into()));
+            assert_eq!(exit["cut_off_by"], "bastion");
         });
+    }
+}
+
+#[test]
+fn a_bastion_and_what_is_behind_it_are_reconnected_and_connected_together() {
+    let (bastion, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let link = FaultyLink::start(bastion.addr());
+    // A dial through it takes long enough to be cut off.
+    link.set_latency(std::time::Duration::from_millis(20));
+    let mut rig = DaemonRig::new();
+    rig.add_known_host(&testkit::keys::known_hosts_line_for(
+        link.addr(),
+        &bastion.host_public_key(),
+    ));
+    let behind = ["a", "b", "c"];
+    // In the order of the list: those behind it before the bastion.
+    behind.iter().for_each(|name| add_behind(&rig, name, &server, "bastion"));
+    rig.add_host("bastion", Target::from(&bastion).through(&link));
+    rig.start_daemon(&[]);
+    behind.iter().for_each(|name| drop(connect(&rig, name)));
+    let reconnect = |host: &str| {
+        let answer = post(&rig, &format!("/v1/hosts/{host}/reconnect?retries=0"));
+        assert_eq!(answer.status, 200, "{host}: {}", answer.text());
+    };
+    std::thread::scope(|scope| {
+        let children = behind.map(|name| scope.spawn(move || reconnect(name)));
+        behind.iter().for_each(|name| drop(in_state(&rig, name, State::Connecting)));
+        reconnect("bastion");
+        children.into_iter().for_each(|child| child.join().unwrap());
+    });
+    for _ in 0..3 {
+        let told = rig.run_occ(&["reconnect", "--all"]);
+        assert_eq!(told.code(), 0, "{told:?}");
+    }
+    for verb in ["connect", "reconnect"] {
+        rig.occ_ok(&["disconnect", "--all"]);
+        for name in ["bastion", "a", "b", "c"] {
+            in_state(&rig, name, State::Stopped);
+        }
+        let told = rig.run_occ(&[verb, "--all", "--parallel", "1"]);
+        assert_eq!(told.code(), 0, "{told:?}");
+        assert_eq!(told.stderr.trim(), "4 ok", "{told:?}");
+    }
+    // Only what was asked for is connected.
+    rig.occ_ok(&["disconnect", "--all"]);
+    let told = rig.run_occ(&["connect", "--host", "a"]);
+    assert!(told.stderr.contains("the jump host bastion: the host is disconnected"), "{told:?}");
+}
+
+#[test]
+fn who_cut_a_command_off_is_said() {
+    if !RealSshd::require() {
+        return;
+    }
+    let (bastion, server) = (RealSshd::start(), RealSshd::start());
+    let mut rig = DaemonRig::new();
+    rig.add_host("bastion", &bastion);
+    add_behind(&rig, "far", &server, "bastion");
+    rig.start_daemon(&[]);
+    for (host, why) in [
+        ("bastion", "the connection to the jump host bastion was closed on purpose while"),
+        ("far", "far was disconnected, or occd stopped, while the command ran"),
+    ] {
+        connect(&rig, "far");
+        let running = rig.occ(&["exec", "--host", "far", "--", "sleep", "1000"]);
+        let output = std::thread::scope(|scope| {
+            let mut running = running;
+            let running = scope.spawn(move || running.output().unwrap());
+            remote_program(&server, "sleep");
+            assert_eq!(post(&rig, &format!("/v1/hosts/{host}/reconnect")).status, 200);
+            running.join().unwrap()
+        });
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(why) && said.contains("it was ended"), "{said}");
+        assert!(matches!(output.status.code(), Some(143 | 255)), "{output:?}");
     }
 }
 
@@ -407,6 +484,12 @@ fn what_the_bastion_may_not_forward_is_said() {
     let output = rig.run_occ(&["exec", "--host", "far", "--", "true"]);
     let hint = "hint: AllowTcpForwarding and PermitOpen in sshd_config of bastion decide that";
     assert!(output.stderr.contains(hint), "{output:?}");
+    let test = rig.run_occ(&["host", "test", "far"]);
+    assert!(test.stderr.contains(hint), "{test:?}");
+    let address = format!("{}@127.0.0.1:{}", server.user(), server.port());
+    let add = rig.run_occ(&["host", "add", "more", &address, "-J", "bastion"]);
+    let again = format!("{hint}; then occ host add again");
+    assert!(add.stderr.contains(&again), "{add:?}");
 }
 
 #[test]
@@ -633,7 +716,12 @@ fn a_proxy_command_that_ends_is_to_blame_and_not_the_server() {
     }
     let answer = problem(&exec(&rig, "far", &["true"]));
     assert_eq!((answer.code, answer.phase), (Code::HostUnreachable, Some(Phase::Connect)));
-    for command in [&["status", "--host", "far"][..], &["host", "test", "far"]] {
+    for command in [
+        &["status", "--host", "far"][..],
+        &["host", "test", "far"],
+        &["exec", "--host", "far", "--", "true"],
+        &["connect", "--host", "far"],
+    ] {
         let said = rig.run_occ(command).stderr;
         assert!(said.contains("hint: ssh -G 127.0.0.1 | grep -i proxycommand"), "{said}");
     }

@@ -12,6 +12,9 @@ use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Registry};
 
 use crate::ask::{GUARD, body, look};
 
+/// What a container has that the existing tool made, or this one.
+pub(crate) const OURS: &str = "managed-by=opencode-cloud";
+
 /// A sandbox's world: an engine with a network behind a real server, and the daemon.
 pub(crate) struct World {
     pub(crate) docker: DockerRig,
@@ -134,8 +137,15 @@ fn a_sandbox_lives_on_a_host_as_if_it_were_here() {
     let by_name = rig.http("GET", "/v1/forwards", &[], None).json()["by_name_port"].clone();
     let at = format!("http://127.0.0.1:{by_name}");
     assert!(fetch(&at, Some("H.localhost:4180")).unwrap().ends_with("1.0"));
-    assert!(fetch(&at, Some("other.localhost")).unwrap().starts_with("HTTP/1.1 404"));
+    let unknown = fetch(&at, Some("other.localhost")).unwrap();
+    assert!(unknown.starts_with("HTTP/1.1 404"), "{unknown}");
+    let known = format!("Known are http://h.localhost:{by_name}. occ start --host NAME");
+    assert!(unknown.contains(&known), "{unknown}");
     assert!(fetch(&at, Some("evil.example")).unwrap().starts_with("HTTP/1.1 421"));
+
+    // A path that is not there is said before anybody is asked whether to make it anew.
+    let nowhere = rig.run_occ(&["start", "--host", "h", "--mount", "/no/such:/x"]);
+    assert!(nowhere.stderr.contains("there is no /no/such to mount"), "{nowhere:?}");
 
     let again = rig.occ_ok(&["start", "--host", "h"]);
     assert!(again.contains("Service is already running"), "{again}");
@@ -233,6 +243,11 @@ fn bad_wishes_are_refused_before_anything_is_made() {
     assert!(path.contains("there is no /nowhere/at/all to mount"), "{path}");
     let form = fails(rig, &["start", "--host", "h", "--mount", "here"], 1);
     assert!(form.contains("/host/path:/path/inside"), "{form}");
+    for target in ["/proc", "/dev", "/sys/", "/a/../proc/sys"] {
+        let mount = format!("/tmp:{target}");
+        let system = fails(rig, &["start", "--host", "h", "--mount", &mount], 1);
+        assert!(system.contains("the kernel's own directory inside the sandbox"), "{system}");
+    }
     nothing_made();
     // Somebody else has the port: a program, then a container.
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -359,7 +374,7 @@ fn an_operation_goes_on_without_its_client_and_can_be_cancelled() {
     // Nothing half made is left behind.
     assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]), "");
     // One that hears no TERM.
-    docker.docker_ok(&["run", "-d", "--name", SANDBOX_CONTAINER, image]);
+    docker.docker_ok(&["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, image]);
     let killed = rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
     assert!(killed.contains("force killed after"), "{killed}");
     let unknown = fails(rig, &["operations", "attach", "nope"], 1);

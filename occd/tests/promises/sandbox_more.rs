@@ -9,7 +9,7 @@ use testkit::wait::blocking::wait_until;
 use testkit::{DockerRig, FaultyLink, RealSshd, Registry};
 
 use crate::ask::{GUARD, body, look};
-use crate::sandbox::{World, fails, fetch, get, json, world, world_on};
+use crate::sandbox::{OURS, World, fails, fetch, get, json, world, world_on};
 
 fn begin(world: &World, verb: &str) -> Operation {
     let begun = world.rig.http("POST", &format!("/v1/hosts/h/container/{verb}"), &[], None);
@@ -144,7 +144,8 @@ fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
         aside,
     ]);
     let publish = format!("127.0.0.1:{port}:3000");
-    docker.docker_ok(&["run", "-d", "--name", SANDBOX_CONTAINER, "-p", &publish, image]);
+    let run = ["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, "-p", &publish, image];
+    docker.docker_ok(&run);
     let new = id(SANDBOX_CONTAINER);
     let finished = world.rig.occ_ok(&["start", "--host", "h"]);
     assert!(finished.contains("an update that was cut short is finished"), "{finished}");
@@ -285,6 +286,9 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     ));
     let missing = fails(rig, &["sandbox", "diff", "--from", "h", "--to", "local"], 1);
     assert!(missing.contains("there is no sandbox"), "{missing}");
+    // What is missing is the model, and not what is to be made like it.
+    let no_model = fails(rig, &["sandbox", "sync", "--from", "local", "--to", "h", "--yes"], 1);
+    assert!(no_model.contains("Error: there is no sandbox.\nhint: occ start\n"), "{no_model}");
     rig.occ_ok(&["start", "--local", "-p", "41999", "--no-mounts"]);
     let differ = fails(rig, &["sandbox", "diff", "--from", "h", "--to", "local"], 1);
     assert!(
@@ -298,6 +302,8 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     let taken = fails(rig, &["sandbox", "sync", "--from", "h", "--to", "local", "--yes"], 1);
     assert!(taken.contains("is in use by"), "{taken}");
     rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
+    let stopped = rig.occ_ok(&["status", "--host", "h", "--fresh"]);
+    assert!(!stopped.contains("http://"), "{stopped}");
     let synced = rig.occ_ok(&["sandbox", "sync", "--from", "h", "--to", "local", "--yes"]);
     assert!(synced.contains("✓ Service is like the other one now"), "{synced}");
     let env = other.docker_ok(&["inspect", "--format", "{{.Config.Env}}", SANDBOX_CONTAINER]);

@@ -305,8 +305,8 @@ fn a_damaged_file_of_passwords_is_named_wherever_it_is_in_the_way() {
     let hint = format!("hint: mv {0} {0}.damaged; a new one is made", file.display());
     for command in [&["exec", "--host", "a", "--", "true"][..], &["connect", "--host", "a"]] {
         let mut terminal = Terminal::control(&rig.occ(command), "");
+        // Nothing is kept there: nobody is asked whether to.
         terminal.answer("Password for ", password);
-        terminal.answer("[a] Keep the password in an encrypted file (", "y");
         let (screen, code) = terminal.finish();
         let says = format!("[a] The password was not kept: {}: it is no age file", file.display());
         assert!(code == 0 && screen.contains(&says) && screen.contains(&hint), "{screen}");
@@ -314,6 +314,95 @@ fn a_damaged_file_of_passwords_is_named_wherever_it_is_in_the_way() {
     }
     let output = rig.run_occ(&["host", "forget-password", "a"]);
     assert!(output.code() != 0 && output.stderr.contains(&hint), "{output:?}");
+    // Without a terminal, too.
+    for command in [
+        &["connect", "--host", "a"][..],
+        &["exec", "--host", "a", "--", "true"],
+        &["reconnect", "--host", "a"],
+        &["status", "--host", "a"],
+    ] {
+        let output = rig.run_occ(command);
+        assert!(output.stderr.contains(&hint), "{command:?}: {output:?}");
+        assert!(!output.stderr.contains("occ prompts"), "{output:?}");
+    }
+
+    // A file whose passphrase alone shows the damage.
+    fs::remove_file(&file).unwrap();
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    log_in_and_keep_in_file(&rig, password);
+    rig.terminate_daemon();
+    let mut sealed = fs::read(&file).unwrap();
+    *sealed.last_mut().unwrap() ^= 1;
+    fs::write(&file, sealed).unwrap();
+    rig.start_daemon(&[]);
+    let perhaps = format!("if it is damaged, mv {0} {0}.damaged", file.display());
+    for command in [&["host", "forget-password", "a"][..], &["connect", "--host", "a"]] {
+        let output = rig.run_occ(command);
+        let says = format!("the passphrase for {}, which is not as occd wrote it", file.display());
+        assert!(output.stderr.contains(&says) && output.stderr.contains(&perhaps), "{output:?}");
+    }
+    let mut terminal = connect(&rig);
+    terminal.answer("Passphrase for the kept passwords (", "open");
+    terminal.answer("Password for ", password);
+    let (screen, code) = terminal.finish();
+    assert!(code == 0 && screen.contains(&hint) && !screen.contains("Keep the"), "{screen}");
+}
+
+#[test]
+fn a_keyring_that_is_locked_is_named_where_the_password_is_in_it() {
+    let Some((_sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    let keyring = Keyring::start(&mut rig);
+    rig.start_daemon(&[]);
+    log_in_and_keep(&rig, password);
+    rig.occ_ok(&["disconnect", "--host", "a"]);
+    keyring.lock();
+    for command in [
+        &["connect", "--host", "a"][..],
+        &["exec", "--host", "a", "--", "true"],
+        &["status", "--host", "a"],
+        &["host", "forget-password", "a"],
+    ] {
+        let output = rig.run_occ(command);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains("the keyring that has one is locked"), "{command:?}: {output:?}");
+        assert!(output.stderr.contains("hint: unlock the keyring ("), "{command:?}: {output:?}");
+    }
+    assert!(rig.log().contains("the keyring that has one is locked"), "{}", rig.log());
+}
+
+#[test]
+fn whoever_removes_a_host_is_told_of_a_password_that_stays() {
+    let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
+    for host in ["b", "c"] {
+        rig.add_host(host, &sshd);
+    }
+    let allowed = ["a", "b", "c"].map(|host| ALLOWED.replace(".a]", &format!(".{host}]")));
+    rig.write_config_toml(&allowed.concat());
+    rig.start_daemon(&[]);
+    log_in_and_keep_in_file(&rig, password);
+    for host in ["b", "c"] {
+        let mut other = Terminal::control(&rig.occ(&["connect", "--host", host]), "");
+        other.answer("Password for ", password);
+        other.answer("Keep the password in an encrypted file (", "y");
+        assert_eq!(other.finish().1, 0);
+    }
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["host", "remove", "a", "-f"]);
+    assert_eq!(output.code(), 0, "{output:?}");
+    let says = "Warning: [a] The passwords cannot be forgotten: the passphrase for ";
+    let hint = "\nhint: on a terminal: occ host forget-password a asks\n";
+    assert!(output.stderr.contains(says) && output.stderr.contains(hint), "{output:?}");
+    let mut terminal = Terminal::control(&rig.occ(&["host", "remove", "b", "-f"]), "");
+    terminal.answer("Passphrase for the kept passwords (", "open");
+    let (screen, code) = terminal.finish();
+    assert!(code == 0 && !screen.contains("be forgotten"), "{screen}");
+    // The file is open now.
+    assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] Its password is forgotten.\n");
+    assert_eq!(rig.run_occ(&["host", "forget-password", "b"]).code(), 4);
+    let output = rig.run_occ(&["host", "remove", "c", "-f"]);
+    assert!(output.code() == 0 && !output.stderr.contains("be forgotten"), "{output:?}");
+    assert!(!rig.paths().secrets_file().unwrap().exists());
 }
 
 #[test]

@@ -18,49 +18,55 @@ use tokio::time::Instant;
 use crate::support::{GUARD, exit_code, no_channels, remote_programs, shell};
 
 /// A real server behind a link, and a daemon that knows it as `h`.
-struct Far {
-    rig: DaemonRig,
-    link: FaultyLink,
-    sshd: RealSshd,
+pub(crate) struct Far {
+    pub(crate) rig: DaemonRig,
+    pub(crate) link: FaultyLink,
+    pub(crate) sshd: RealSshd,
 }
 
 impl Far {
-    fn start() -> Option<Self> {
-        if !RealSshd::require() {
-            return None;
-        }
-        let sshd = RealSshd::start();
+    pub(crate) fn start() -> Option<Self> {
+        RealSshd::require().then(|| Self::at(RealSshd::start()))
+    }
+
+    /// The same at a server.
+    pub(crate) fn at(sshd: RealSshd) -> Self {
         let link = FaultyLink::start(sshd.addr());
         let mut rig = DaemonRig::new();
         rig.add_host("h", Target::from(&sshd).through(&link));
         rig.start_daemon(&[]);
-        Some(Self { rig, link, sshd })
+        Self { rig, link, sshd }
     }
 
-    fn call(&self, method: &str, path: &str, body: Option<Value>) -> testkit::http::Response {
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> testkit::http::Response {
         self.rig.http(method, &format!("/v1/sessions{path}"), &[], body)
     }
 
     /// Starts a session that runs a line of sh.
-    fn begin(&self, name: &str, line: &str) -> Session {
+    pub(crate) fn begin(&self, name: &str, line: &str) -> Session {
         let request = json!({"host": "h", "name": name, "argv": ["sh", "-c", line]});
         let response = self.call("POST", "", Some(request));
         assert_eq!(response.status, 201, "{}", response.text());
         serde_json::from_slice(&response.body).unwrap()
     }
 
-    fn look(&self, name: &str) -> Session {
+    pub(crate) fn look(&self, name: &str) -> Session {
         let response = self.call("GET", &format!("/{name}"), None);
         assert_eq!(response.status, 200, "{}", response.text());
         serde_json::from_slice(&response.body).unwrap()
     }
 
-    fn wait_for_end(&self, name: &str) -> Session {
+    pub(crate) fn wait_for_end(&self, name: &str) -> Session {
         wait_until("its end", GUARD, || self.look(name), |s| s.state != SessionState::Running)
     }
 
     /// Returns standard output from an offset on, to the end of the program.
-    fn output(&self, name: &str, offset: u64) -> Vec<u8> {
+    pub(crate) fn output(&self, name: &str, offset: u64) -> Vec<u8> {
         let accept = [("accept", "application/octet-stream")];
         let path = format!("/v1/sessions/{name}/output?offset={offset}");
         let response = self.rig.http("GET", &path, &accept, None);
@@ -78,7 +84,7 @@ impl Far {
 }
 
 /// Bytes that repeat nowhere soon.
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 1u32;
     let next = |state: &mut u32| {
         *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -87,13 +93,47 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next(&mut state)).collect()
 }
 
-fn sum(data: &[u8]) -> String {
+pub(crate) fn sum(data: &[u8]) -> String {
     sha2::Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns servers with each shell that is here as their `sh`: busybox with its own tools alone. The second part keeps what
+/// is needed.
+pub(crate) fn shells() -> Vec<(RealSshd, tempfile::TempDir)> {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let mut all = Vec::new();
+    for name in ["dash", "bash", "busybox"] {
+        let program = ["/bin", "/usr/bin"].map(|dir| std::path::Path::new(dir).join(name));
+        let Some(program) = program.into_iter().find(|path| path.exists()) else { continue };
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(&program, dir.path().join("sh")).unwrap();
+        let mut path = dir.path().display().to_string();
+        if name == "busybox" {
+            let list = std::process::Command::new(&program).arg("--list").output().unwrap();
+            let list = String::from_utf8(list.stdout).unwrap();
+            for applet in list.lines().filter(|applet| *applet != "sh") {
+                symlink(&program, dir.path().join(applet)).unwrap();
+            }
+        } else {
+            path.push_str(":/usr/bin:/bin");
+        }
+        all.push((RealSshd::builder().env("PATH", &path).start(), dir));
+    }
+    all
 }
 
 #[test]
 fn a_program_goes_on_through_cuts_and_every_byte_comes_once() {
-    let Some(far) = Far::start() else { return };
+    if !RealSshd::require() {
+        return;
+    }
+    for (sshd, _path) in shells() {
+        every_byte_comes_once(&Far::at(sshd));
+    }
+}
+
+fn every_byte_comes_once(far: &Far) {
     // 3 MB, slowly enough that the cuts fall into it.
     let line = "i=0; while [ $i -lt 30 ]; do head -c 100000 /dev/zero | tr '\\0' a; echo $i; i=$((i+1)); sleep 0.05; done; exit 7";
     far.begin("long", line);

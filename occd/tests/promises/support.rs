@@ -22,6 +22,11 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket};
 /// Guards a test against hanging; nothing takes a tenth of it on an idle machine.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
+/// Waits until something holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_until(what, GUARD, &mut holds, |held| *held);
+}
+
 /// Returns a running daemon whose host `h` is the server.
 pub(crate) fn daemon_for(target: impl Into<Target>) -> DaemonRig {
     daemon_with(target, "")

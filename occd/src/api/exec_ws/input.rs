@@ -107,6 +107,7 @@ impl Input {
                         tracing::debug!("a client asked for an unknown signal");
                     }
                 }
+                Ok(ExecControl::Resize(size)) => self.control.resize(size).await,
                 Ok(ExecControl::Cancel) => self.control.cancel(),
                 Err(error) => tracing::debug!(%error, "a client sent a control that is none"),
             },

@@ -23,9 +23,9 @@ use passing::Passing;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Caller, Host};
-use crate::exec::{self, Command, Destinations, Progress, Running};
-use crate::host::{HostHandle, Tries};
+use super::extract::{Caller, ExecutorOf};
+use crate::exec::{Command, Destinations, Executor, Progress, Running};
+use crate::host::Tries;
 use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
@@ -42,7 +42,7 @@ type Source = SplitStream<WebSocket>;
 
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
-    Host(host): Host,
+    ExecutorOf(executor): ExecutorOf,
     Caller(client): Caller,
     passing: Passing,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -55,7 +55,9 @@ pub(super) async fn upgrade(
         .max_message_size(MESSAGE_LIMIT)
         .max_frame_size(MESSAGE_LIMIT)
         .write_buffer_size(WRITE_BUFFER)
-        .on_upgrade(move |socket| async move { serve(app, host, socket, client, passing).await });
+        .on_upgrade(
+            move |socket| async move { serve(app, executor, socket, client, passing).await },
+        );
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
     }
@@ -64,14 +66,14 @@ pub(super) async fn upgrade(
 
 async fn serve(
     app: Arc<App>,
-    host: HostHandle,
+    executor: Executor,
     socket: WebSocket,
     client: Client,
     passing: Passing,
 ) {
     let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let begun = begin(&app, &host, &mut sink, &mut source, &client).await;
+    let begun = begin(&app, &executor, &mut sink, &mut source, &client).await;
     let news = client.take_news();
     let is_told = !news.is_empty();
     for key in news {
@@ -108,7 +110,7 @@ async fn serve(
                 let event = match last {
                     Last::Ended(Ok(exit)) => ExecEvent::Exit(exit),
                     Last::Ended(Err(failure)) => {
-                        ExecEvent::Error { problem: error::exec(host.name(), &failure).into_problem() }
+                        ExecEvent::Error { problem: error::exec_at(&executor, &failure).into_problem() }
                     }
                     Last::Unwritable(errno) => ExecEvent::OutputError { errno },
                 };
@@ -117,7 +119,7 @@ async fn serve(
             }
         }
         () = input.run(&mut source) => {
-            tracing::debug!(host = %host.name(), "the client left before its command ended");
+            tracing::debug!(host = executor.name(), "the client left before its command ended");
         }
     }
 }
@@ -126,7 +128,7 @@ async fn serve(
 /// sent by then is not started, however long the connecting took. Also returns what the client sent meanwhile.
 async fn begin(
     app: &App,
-    host: &HostHandle,
+    executor: &Executor,
     sink: &mut Sink,
     source: &mut Source,
     client: &Client,
@@ -145,9 +147,9 @@ async fn begin(
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
     }
     let tries = Tries::of(request.retries, request.wait_ms);
-    let command = Command::new(request)?.limited(app.settings(host.name()).command_timeout);
+    let command = Command::new(request)?.limited(app.command_timeout(executor));
     let progress = Progress::default();
-    let starting = exec::start(host, &command, tries, client, &progress);
+    let starting = executor.start(&command, tries, client, &progress);
     tokio::pin!(starting);
     let (mut early, mut early_bytes) = (VecDeque::new(), 0);
     let mut is_told = false;
@@ -159,7 +161,7 @@ async fn begin(
             started = &mut starting => {
                 return started
                     .map(|running| Some((running, early)))
-                    .map_err(|failure| error::exec(host.name(), &failure));
+                    .map_err(|failure| error::exec_at(executor, &failure));
             }
             () = progress.ready() => ExecEvent::Sending,
             () = &mut late, if !is_told => ExecEvent::Waiting,
@@ -167,7 +169,7 @@ async fn begin(
                 None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
                 // A signal before the start has nobody to go to but us: what may be under way is ended.
                 Some(Ok(Message::Text(_))) => {
-                    return Err(error::given_up(host.name(), progress.may_have_started()));
+                    return Err(error::given_up(executor, progress.may_have_started()));
                 }
                 Some(Ok(Message::Binary(data))) => {
                     early_bytes += data.len();

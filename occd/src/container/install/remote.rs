@@ -167,7 +167,7 @@ async fn end(
 /// is no part of that. Returns nothing where it was not run.
 async fn run_beside(control: &Control, argv: &[String], input: Option<&Secret>) -> Option<()> {
     let command = command(argv).ok()?;
-    let connection = control.connection();
+    let connection = control.connection()?;
     let system = connection.system().await?;
     let (channel, _) = connection.session(false).await.ok()?;
     channel.request_exec(&command.line(Shell::of(&system.shell), None)).await.ok()?;

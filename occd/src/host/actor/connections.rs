@@ -44,6 +44,7 @@ impl Actor {
         let id = connection.id();
         let was_primary = self.machine.primary() == Some(id);
         self.line();
+        self.granted();
         self.forced |= connection.is_forced();
         self.connections.retain(|other| other.id() != id);
         let (bytes_in, bytes_out) = connection.bytes();

@@ -87,8 +87,12 @@ impl Actor {
 
     pub(super) fn dial(&mut self, id: ConnectionId) {
         let config = self.config.clone();
-        let settings =
-            DialSettings { line: self.line(), forced: self.forced, ..self.settings.dial };
+        let settings = DialSettings {
+            line: self.line(),
+            forced: self.forced,
+            granted: self.granted(),
+            ..self.settings.dial
+        };
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
         let questions = Arc::clone(&self.questions);
@@ -116,6 +120,13 @@ impl Actor {
             (id, dial.run(&mut Steps::default()).await)
         });
         self.dial = Some(CurrentDial { id, demand, task });
+    }
+
+    /// Returns how many sessions the server grants a connection, as far as they have found out.
+    pub(super) fn granted(&mut self) -> Option<u32> {
+        let found = self.connections.iter().rev().find_map(|connection| connection.granted());
+        self.granted = found.or(self.granted);
+        self.granted
     }
 
     /// Returns what the connections found out about the line; what none of them knows stays.

@@ -54,9 +54,16 @@ piece() {
 }
 
 follow() {
-  quiet=0
+  quiet=0 before=
   while :; do
-    # Looked for first, so that nothing can be written between this and the look at the output.
+    # Lengths and what else is there, all by one process. Looked at first, so that nothing can come between this and the
+    # look at the output.
+    now=$(LC_ALL=C ls -ln o e exit o.end e.end 2>/dev/null)
+    if [ "$now" = "$before" ] && [ "$on" = 1 ]; then
+      wait_on || return
+      continue
+    fi
+    before=$now
     over=0
     [ -e exit ] && [ -e o.end ] && [ -e e.end ] && over=1
     w=0
@@ -65,11 +72,11 @@ follow() {
     send e "$e"
     e=$p
     if [ "$w" = 1 ]; then
-      quiet=0
+      # There may be more, in the next segment.
+      quiet=0 before=
       continue
     fi
-    # What the program has left behind may hold the output open for ever.
-    if [ "$over" = 1 ] || { [ -e exit ] && [ "$quiet" -ge 40 ]; }; then
+    if [ "$over" = 1 ]; then
       echo "x $(cat exit)"
       return
     fi
@@ -77,13 +84,22 @@ follow() {
       echo .
       return
     fi
-    kill -0 $$ 2>/dev/null || return
-    quiet=$((quiet+1))
-    if [ $((quiet%50)) = 1 ] && [ "$over" = 0 ]; then
-      alive || [ -e exit ] || { echo lost >exit.new && mv exit.new exit; true >o.end; true >e.end; }
-    fi
-    rest
   done
+}
+
+# Waits a little. Fails when there is nothing to wait for: the connection is gone, or the program, and what it has left
+# behind may hold the output open for ever.
+wait_on() {
+  kill -0 $$ 2>/dev/null || return
+  quiet=$((quiet+1))
+  if [ -e exit ] && [ "$quiet" -ge 40 ]; then
+    echo "x $(cat exit)"
+    return 1
+  fi
+  if [ $((quiet%50)) = 1 ]; then
+    alive || [ -e exit ] || { echo lost >exit.new && mv exit.new exit; true >o.end; true >e.end; }
+  fi
+  rest
 }
 
 begin o "$2"

@@ -35,9 +35,9 @@ set -- sh "$PWD/run" "$mask" "$keep" "$dir" "$@"
 # A member of a pipeline does not ignore SIGINT, as what is started with `&` does. Its shell would wait for it, so it is
 # killed by the other member.
 link='"$@" </dev/null 2>/dev/null | { read -r x; kill -9 $$; }'
-# Where the host ends what a user leaves behind, but not what belongs to the user's service manager, the latter
-# it shall be.
-if [ -e "/var/lib/systemd/linger/$(id -un)" ] && [ -S "${XDG_RUNTIME_DIR:-/-}/systemd/private" ]; then
+# Where the host ends what a user leaves behind, or this is a part of a service that may be stopped, but what belongs to the
+# user's service manager stays, that is where it shall belong.
+if [ -S "${XDG_RUNTIME_DIR:-/-}/systemd/private" ] && { [ -n "$INVOCATION_ID" ] || [ -e "/var/lib/systemd/linger/$(id -un)" ]; }; then
   { sh -c "$link" sh systemd-run --user --scope --quiet -- "$@"; } >/dev/null 2>&1
 fi
 [ -e sup ] || { sh -c "$link" sh "$@"; } >/dev/null 2>&1

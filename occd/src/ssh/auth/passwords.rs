@@ -18,6 +18,8 @@ pub(super) struct Passwords<'a> {
     /// The kept one may be used, and has not been.
     kept_is_next: bool,
     given: Option<Given>,
+    /// Why none can be kept: what they are in is no good.
+    unusable: Option<String>,
 }
 
 /// The last password that was given to the server.
@@ -31,7 +33,7 @@ enum Given {
 pub(super) struct Accepted {
     /// A person typed it, and would have to again.
     pub(super) by_client: bool,
-    /// Why it was not kept, though the person wanted that.
+    /// Why it was not kept, though the person wanted that or was not asked because of it.
     pub(super) not_kept: Option<String>,
 }
 
@@ -43,7 +45,8 @@ impl<'a> Passwords<'a> {
         seen: &'a Seen,
         account: Option<Account>,
     ) -> Self {
-        Self { secrets, questions, seen, account, kept_is_next: true, given: None }
+        let (kept_is_next, given, unusable) = (true, None, None);
+        Self { secrets, questions, seen, account, kept_is_next, given, unusable }
     }
 
     /// Returns the next password to try.
@@ -67,6 +70,7 @@ impl<'a> Passwords<'a> {
                     let why = chain(&error);
                     question.note =
                         Some(format!("A password: one that is kept cannot be had: {why}."));
+                    self.unusable = (!error.is_unanswered()).then_some(why);
                     locked = Some(error);
                 }
             }
@@ -102,6 +106,9 @@ impl<'a> Passwords<'a> {
         let Some(Given::Typed(password)) = self.given.take() else { return Accepted::default() };
         let by_client = Accepted { by_client: true, not_kept: None };
         let Some(account) = &self.account else { return by_client };
+        if self.unusable.is_some() {
+            return Accepted { not_kept: self.unusable.take(), ..by_client };
+        }
         let Some(whom) = self.secrets.may_keep(account, self.questions).await else {
             return by_client;
         };

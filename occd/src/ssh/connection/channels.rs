@@ -11,13 +11,16 @@ use tokio::time::{Instant, timeout};
 use super::Connection;
 use crate::ssh::channel::{Channel, RawChannel};
 use crate::ssh::error::{ChannelError, LossCause};
-use crate::ssh::sessions::{CROWDED, LINGERING};
+use crate::ssh::sessions::{CROWDED, LINGERING, StreamPlace};
 
 /// How long the server may take to open a channel.
 const CHANNEL_OPEN: Duration = Duration::from_secs(10);
 /// How long after the spare was taken the next one is opened: the command that took it goes first, and a server
 /// that starts a program at that moment answers it 5 % sooner.
 const REFILL_AFTER: Duration = Duration::from_millis(3);
+
+/// How long what stands by waits for a session: less than what has others ask for another connection.
+const STANDS_BY: Duration = Duration::from_millis(800);
 
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -134,6 +137,60 @@ impl Connection {
                 return Err(ChannelError::Retired);
             }
         }
+    }
+
+    /// Returns a session for a stream, which may last: it leaves others to commands, and waits in a line in which
+    /// each comes in its turn, so that commands meet one of them at a time. What is crowded asks for another
+    /// connection, unless it stands by: that gives up. Beware of [`ChannelError::Retired`], as with every session.
+    pub async fn stream_session(
+        self: &Arc<Self>,
+        stands_by: bool,
+    ) -> Result<Channel, ChannelError> {
+        if !stands_by {
+            let _turn = self.stream_turn.lock().await;
+            return self.next_stream_session(false).await;
+        }
+        // No more than is there at once: nobody waits for it.
+        let waiting = async {
+            let _turn = self.stream_turn.lock().await;
+            self.next_stream_session(true).await
+        };
+        timeout(STANDS_BY, waiting).await.unwrap_or(Err(ChannelError::Full(STANDS_BY)))
+    }
+
+    async fn next_stream_session(
+        self: &Arc<Self>,
+        stands_by: bool,
+    ) -> Result<Channel, ChannelError> {
+        let place = loop {
+            let freed = self.stream_freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if self.is_closed() {
+                return Err(ChannelError::Lost(self.cause()));
+            }
+            if self.shared.retired.load(Ordering::SeqCst) {
+                return Err(ChannelError::Retired);
+            }
+            if self.sessions.begin_stream() {
+                break StreamPlace::new(self);
+            }
+            let waited = tokio::select! {
+                waited = timeout(CROWDED, freed) => waited,
+                () = self.shared.closed.cancelled() => continue,
+            };
+            if waited.is_err() && !stands_by {
+                self.shared.bulk.cancel();
+            }
+        };
+        let (mut channel, _) = self.session(false).await?;
+        channel.hold(place);
+        Ok(channel)
+    }
+
+    pub(in crate::ssh) fn stream_ended(&self) {
+        self.sessions.stream_ended();
+        self.stream_freed.notify_waiters();
     }
 
     /// Returns a channel to a Unix socket on the host.

@@ -134,6 +134,7 @@ impl Connection {
         self.shared.retired.store(true, Ordering::SeqCst);
         *self.spare_slot() = None;
         self.shared.freed.notify_waiters();
+        self.stream_freed.notify_waiters();
         if self.active() == 0 {
             self.kill(LossCause::Ours);
         }

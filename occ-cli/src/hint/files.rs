@@ -1,0 +1,90 @@
+//! Hints about files: keys, configuration, kept passwords; and how a path is typed.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use occ_proto::text::sanitize;
+
+/// The file of kept passwords has changed since occd wrote it.
+const CHANGED: &str = ", which is not as occd wrote it,";
+/// The keyring is in the way.
+const KEYRING_LOCKED: [&str; 2] = ["the keyring that has one is locked", "the keyring is locked"];
+
+/// Returns what to do about kept passwords that cannot be had, if that is what a sentence says.
+pub(crate) fn kept_passwords(detail: &str) -> Option<String> {
+    let changed = || {
+        let (before, _) = detail.split_once(CHANGED)?;
+        let file = shell_word(before.rsplit_once("the passphrase for ")?.1);
+        Some(format!("if it is damaged, mv {file} {file}.damaged"))
+    };
+    let keyring = || {
+        KEYRING_LOCKED.iter().any(|words| detail.contains(words)).then(|| {
+            "unlock the keyring (the desktop's password manager does, Seahorse or KWalletManager)"
+                .to_owned()
+        })
+    };
+    damaged_passwords(detail).or_else(changed).or_else(keyring)
+}
+
+/// Returns what to do about a file of kept passwords that cannot be read, if that is what a sentence says.
+pub(crate) fn damaged_passwords(detail: &str) -> Option<String> {
+    let ends = [": it is no age file, or is damaged", " has other content than expected"];
+    let before = ends.iter().find_map(|end| Some(detail.split_once(end)?.0))?;
+    let file = shell_word(before.rsplit_once(": ").map_or(before, |(_, file)| file));
+    Some(format!("mv {file} {file}.damaged; a new one is made for the next password that is kept"))
+}
+
+/// Returns the key file that a sentence is about.
+fn identity_file(detail: &str) -> Option<String> {
+    let (_, rest) = detail.split_once("the identity file ")?;
+    let ends = [" has mode ", " belongs to ", " cannot be read", " is "];
+    let end = ends.iter().filter_map(|end| rest.find(end)).min()?;
+    rest.get(..end).map(shell_word)
+}
+
+/// Returns the key file that others may read, if one is passed over for that.
+pub(super) fn too_open(detail: &str) -> Option<String> {
+    let files = detail.split("the identity file ").skip(1);
+    let mut files = files.filter_map(|rest| Some(rest.split_once(" has mode ")?.0));
+    files.find(|file| !file.contains(';')).map(shell_word)
+}
+
+pub(super) fn check_key(detail: &str) -> String {
+    let file = identity_file(detail).unwrap_or_else(|| "KEY".to_owned());
+    format!("ssh-keygen -y -f {file} checks it")
+}
+
+pub(super) fn private(detail: &str) -> String {
+    match identity_file(detail) {
+        Some(file) if detail.contains(" belongs to ") => {
+            format!("sudo chown \"$(id -un)\" {file}; chmod 600 {file}")
+        }
+        Some(file) => format!("chmod 600 {file}"),
+        None => "make that file yours alone (chown, chmod 600)".to_owned(),
+    }
+}
+
+/// Returns the cure for a file of ssh_config that others may write, if that is what is wrong.
+pub(super) fn unsafe_file(detail: &str) -> Option<String> {
+    const SSHS_WORDS: &str = "Bad owner or permissions on ";
+    let file = match detail.split_once(" may be written by others") {
+        Some((before, _)) => before.rsplit_once(": ").map_or(before, |(_, file)| file),
+        None => detail.split_once(SSHS_WORDS)?.1.lines().next()?.trim_end_matches('.'),
+    };
+    let word = shell_word(file);
+    let ours = |owner: u32| [0, rustix::process::geteuid().as_raw()].contains(&owner);
+    let is_anothers = std::fs::metadata(file).is_ok_and(|file| !ours(file.uid()));
+    let chown =
+        if is_anothers { format!("sudo chown \"$(id -un)\" {word}; ") } else { String::new() };
+    Some(format!("{chown}chmod go-w {word}"))
+}
+
+/// Returns a path as it is typed in a shell. A tilde at its start stays for the shell.
+pub(crate) fn shell_word(path: &str) -> String {
+    let path = sanitize(path);
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%~".contains(c);
+    if path.chars().all(plain) {
+        return path;
+    }
+    let (home, rest) = path.strip_prefix("~/").map_or(("", path.as_str()), |rest| ("~/", rest));
+    format!("{home}'{}'", rest.replace('\'', "'\\''"))
+}

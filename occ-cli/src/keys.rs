@@ -1,0 +1,253 @@
+//! The person's terminal while a program elsewhere has it: every key goes there, but for the escape.
+//!
+//! As with ssh(1), the escape character counts at the beginning of a line only: `~.` ends it, `~?` lists what
+//! there is, `~~` sends the character itself.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use occ_proto::exec::{Tty, TtySize};
+use rustix::fs::OFlags;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
+
+/// The character that begins an escape; `~` unless another is named, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EscapeKey(Option<u8>);
+
+impl Default for EscapeKey {
+    fn default() -> Self {
+        Self(Some(b'~'))
+    }
+}
+
+/// The size of a terminal that does not tell.
+const USUAL: TtySize = TtySize { cols: 80, rows: 24 };
+
+/// Returns what the program's terminal is to be like: this one, as far as there is one.
+pub(crate) fn wanted() -> Tty {
+    let term = std::env::var("TERM").ok().filter(|term| !term.is_empty());
+    Tty { term: term.unwrap_or_else(|| "dumb".to_owned()), size: size() }
+}
+
+/// Returns the size of this terminal.
+pub(crate) fn size() -> TtySize {
+    let of = |winsize: rustix::termios::Winsize| {
+        (winsize.ws_col > 0 && winsize.ws_row > 0)
+            .then_some(TtySize { cols: winsize.ws_col, rows: winsize.ws_row })
+    };
+    let sizes = [tcgetwinsize(io::stdout()), tcgetwinsize(io::stdin())];
+    sizes.into_iter().flatten().find_map(of).unwrap_or(USUAL)
+}
+
+/// A terminal that hands over each key as it is pressed, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    /// Makes standard input raw. Nothing where it is no terminal.
+    pub(crate) fn begin() -> io::Result<Option<Self>> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let before = tcgetattr(&stdin)?;
+        let raw = Self { before };
+        raw.enter()?;
+        Ok(Some(raw))
+    }
+
+    /// Makes it raw once more, after the shell had it.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        let mut raw = self.before.clone();
+        raw.make_raw();
+        // What was typed ahead is for the program.
+        Ok(tcsetattr(io::stdin(), OptionalActions::Drain, &raw)?)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // There is no better moment to try again.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Standard input, key by key.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    input: pipe::Receiver,
+    escape: Escape,
+    /// Told when the escape was typed that ends it.
+    left: Arc<Notify>,
+}
+
+impl Keys {
+    /// Returns the keys of the controlling terminal, opened once more so that only our own reading does not
+    /// block; nothing where standard input is another one or none.
+    pub(crate) fn open(escape: EscapeKey, left: Arc<Notify>) -> Option<Self> {
+        if !io::stdin().is_terminal() {
+            return None;
+        }
+        let flags = (OFlags::NOCTTY | OFlags::NONBLOCK).bits().cast_signed();
+        let file =
+            File::options().read(true).write(true).custom_flags(flags).open("/dev/tty").ok()?;
+        let same = rustix::termios::ttyname(io::stdin(), Vec::new()).ok()?;
+        let own = rustix::termios::ttyname(&file, Vec::new()).ok();
+        if own.is_some_and(|own| own != same && own.as_bytes() != b"/dev/tty") {
+            return None;
+        }
+        let input = pipe::Receiver::from_file_unchecked(file).ok()?;
+        Some(Self { input, escape: Escape::new(escape), left })
+    }
+
+    /// Reads keys into the room that `buffer` has and returns how many; 0 is the end. Nothing is lost when the
+    /// future is dropped.
+    pub(crate) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let filled = buffer.len();
+        let mut typed = [0; 4096];
+        loop {
+            self.input.readable().await?;
+            let read = match self.input.try_read(&mut typed) {
+                Ok(0) => return Ok(0),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            for byte in &typed[..read] {
+                match self.escape.push(*byte) {
+                    Typed::Send(bytes) => buffer.extend_from_slice(bytes.as_slice()),
+                    Typed::Held => {}
+                    Typed::Help => help(),
+                    Typed::Leave => {
+                        self.left.notify_one();
+                        // What was typed behind it is for nobody.
+                        return std::future::pending().await;
+                    }
+                }
+            }
+            if buffer.len() > filled {
+                return Ok(buffer.len() - filled);
+            }
+        }
+    }
+}
+
+fn help() {
+    let text = "~?\r\n  ~.  leave: the program is hung up\r\n  ~~  send the escape character\r\n  ~?  this\r\n";
+    // A terminal that is gone shows in the reading.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// What becomes of a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Typed {
+    Send(Bytes2),
+    Held,
+    Help,
+    Leave,
+}
+
+/// One or two bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Bytes2([u8; 2], usize);
+
+impl Bytes2 {
+    fn as_slice(&self) -> &[u8] {
+        &self.0[..self.1]
+    }
+}
+
+/// Finds the escape among keys.
+#[derive(Debug)]
+struct Escape {
+    character: Option<u8>,
+    at_line_start: bool,
+    escaped: bool,
+}
+
+impl Escape {
+    fn new(EscapeKey(character): EscapeKey) -> Self {
+        Self { character, at_line_start: true, escaped: false }
+    }
+
+    fn push(&mut self, byte: u8) -> Typed {
+        let send = |bytes: [u8; 2], count| Typed::Send(Bytes2(bytes, count));
+        let Some(character) = self.character else { return send([byte, 0], 1) };
+        if std::mem::take(&mut self.escaped) {
+            return match byte {
+                b'.' => Typed::Leave,
+                b'?' => {
+                    self.at_line_start = true;
+                    Typed::Help
+                }
+                _ if byte == character => {
+                    self.at_line_start = false;
+                    send([byte, 0], 1)
+                }
+                _ => {
+                    self.at_line_start = matches!(byte, b'\r' | b'\n');
+                    send([character, byte], 2)
+                }
+            };
+        }
+        if self.at_line_start && byte == character {
+            self.escaped = true;
+            return Typed::Held;
+        }
+        self.at_line_start = matches!(byte, b'\r' | b'\n');
+        send([byte, 0], 1)
+    }
+}
+
+/// Reads `--escape`: one character, or `none`.
+pub(crate) fn parse_escape(text: &str) -> Result<EscapeKey, String> {
+    match text.as_bytes() {
+        b"none" => Ok(EscapeKey(None)),
+        [byte] if byte.is_ascii_graphic() => Ok(EscapeKey(Some(*byte))),
+        _ => Err("must be one ASCII character, or none".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns what is sent, and whether it was left.
+    fn typed(keys: &[u8]) -> (Vec<u8>, bool) {
+        let mut escape = Escape::new(EscapeKey::default());
+        let mut sent = Vec::new();
+        for key in keys {
+            match escape.push(*key) {
+                Typed::Send(bytes) => sent.extend_from_slice(bytes.as_slice()),
+                Typed::Held | Typed::Help => {}
+                Typed::Leave => return (sent, true),
+            }
+        }
+        (sent, false)
+    }
+
+    #[test]
+    fn the_escape_counts_at_the_beginning_of_a_line() {
+        assert_eq!(typed(b"~."), (vec![], true));
+        assert_eq!(typed(b"ls\r~.x"), (b"ls\r".to_vec(), true));
+        assert_eq!(typed(b"cp ~.bak"), (b"cp ~.bak".to_vec(), false));
+        assert_eq!(typed(b"~~/x"), (b"~/x".to_vec(), false));
+        assert_eq!(typed(b"~/x"), (b"~/x".to_vec(), false));
+        assert_eq!(typed(b"~?~."), (vec![], true));
+        assert_eq!(typed(b"\x03\x1a\x04\xff"), (b"\x03\x1a\x04\xff".to_vec(), false));
+    }
+
+    #[test]
+    fn without_an_escape_every_key_is_sent() {
+        let mut escape = Escape::new(EscapeKey(None));
+        assert_eq!(escape.push(b'~'), Typed::Send(Bytes2([b'~', 0], 1)));
+    }
+}
