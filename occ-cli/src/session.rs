@@ -131,7 +131,7 @@ impl Sessions {
     /// When there is no daemon and none can be started.
     pub async fn connect(socket: Option<PathBuf>) -> Result<Self, SessionError> {
         let ui = Ui::new(&Global { quiet: true, no_input: true, ..Global::default() });
-        let client = reach(&ui, socket.clone()).await?;
+        let client = reach(&ui, socket.clone(), Start::IfNeeded).await?;
         Ok(Self { ui, socket, client })
     }
 
@@ -259,8 +259,8 @@ impl Sessions {
 }
 
 /// Returns a client of the daemon.
-async fn reach(ui: &Ui, socket: Option<PathBuf>) -> Result<Client, CliError> {
-    Client::open(&Context::plain(ui, socket), Start::IfNeeded).await
+async fn reach(ui: &Ui, socket: Option<PathBuf>, start: Start) -> Result<Client, CliError> {
+    Client::open(&Context::plain(ui, socket), start).await
 }
 
 /// Returns `/v1/sessions/{session}{rest}`.

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
+use occ_proto::Code;
 use occ_proto::exec::{ExecControl, STDERR, STDIN, STDOUT};
 use occ_proto::session::{OutputStream, SessionEvent};
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Begin, SessionError, path, reach};
+use crate::autostart::Start;
 use crate::client::Client;
 use crate::descriptors::Offer;
 use crate::error::CliError;
@@ -72,6 +74,8 @@ pub struct Attached {
     on: bool,
     /// Where this one stops is where the next one goes on.
     notes: bool,
+    /// Whether a daemon may be started when there is none.
+    start: Start,
     stream: Option<WebSocket>,
     /// Input that the host has not taken yet.
     waiting: VecDeque<Bytes>,
@@ -106,6 +110,7 @@ impl Attached {
             begin,
             on,
             notes,
+            start: Start::IfNeeded,
             stream: None,
             waiting: VecDeque::new(),
             sent: 0,
@@ -136,7 +141,8 @@ impl Attached {
         self.stream = None;
         let until = Instant::now() + BACK;
         let stream = loop {
-            let opened = async { self.connect(&reach(&self.ui, self.socket.clone()).await?).await };
+            let reached = reach(&self.ui, self.socket.clone(), self.start);
+            let opened = async { self.connect(&reached.await?).await };
             match opened.await {
                 Ok(stream) => break stream,
                 // What the daemon itself says will not change.
@@ -147,6 +153,7 @@ impl Attached {
             }
         };
         self.stream = Some(stream);
+        self.start = Start::IfNeeded;
         (self.sent, self.taken, self.end_sent) = (0, 0, false);
         Ok(())
     }
@@ -316,6 +323,12 @@ impl Attached {
             SessionEvent::Exit { code } => Some(self.last(Received::Exit(code))),
             SessionEvent::Lost => Some(self.last(Received::Lost)),
             SessionEvent::End => Some(self.last(Received::End)),
+            // Another may take its place; nobody wants one to be started for that.
+            SessionEvent::Error { problem } if problem.code == Code::ShuttingDown => {
+                self.stream = None;
+                self.start = Start::Never;
+                None
+            }
             SessionEvent::Error { problem } => return Err((*problem).into()),
             SessionEvent::Output { .. } | SessionEvent::Unknown => None,
         })

@@ -318,6 +318,12 @@ fn install_status(error: &InstallError) -> (StatusCode, Code) {
     }
 }
 
+/// Returns the problem of a daemon that stops while somebody is attached to a session.
+pub(super) fn stopping() -> ApiError {
+    let detail = "occd stops; the session's program goes on.";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code::ShuttingDown, detail)
+}
+
 /// Returns the problem of something with a session, where one is concerned on its host.
 pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiError {
     let host = place.and_then(SessionHost::host);

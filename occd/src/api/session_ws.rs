@@ -110,7 +110,12 @@ async fn serve(
                     continue;
                 }
             };
-            let Some(event) = event else { return };
+            let Some(event) = event else {
+                // The daemon stops. The client is not to start another for that.
+                let problem = error::stopping().into_problem();
+                let _ = send(&mut sink, &SessionEvent::Error { problem }).await;
+                return;
+            };
             if let Event::Output { stream, from, data } = event {
                 let number = match stream {
                     OutputStream::Stdout => STDOUT,

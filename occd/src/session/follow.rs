@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const SILENCES: u32 = 3;
 /// The longest line before a piece.
 const LONGEST_LINE: usize = 128;
+/// No offset is as large as this; a host may say anything.
+const MOST: u64 = 1 << 53;
 
 /// What happens.
 #[derive(Debug)]
@@ -231,7 +233,10 @@ impl Reader {
     fn understand(&mut self) -> Result<Vec<Event>, SessionError> {
         let line = String::from_utf8_lossy(&self.line).into_owned();
         let words: Vec<&str> = line.split(' ').collect();
-        let number = |word: &str| word.parse::<u64>().map_err(|_| self.garbled());
+        let number = |word: &str| {
+            let number = word.parse::<u64>().ok().filter(|number| *number < MOST);
+            number.ok_or_else(|| self.garbled())
+        };
         match words[..] {
             ["a", stdin, stdout, stderr] => {
                 let stdin = number(stdin)?;
@@ -323,6 +328,8 @@ mod tests {
     fn what_is_no_piece_is_an_error() {
         assert!(feed(&mut Reader::default(), b"hello\n", 99)[0].contains("hello"));
         assert!(feed(&mut Reader::default(), &[b'x'; 200], 99)[0].contains("xxx"));
+        let huge = b"a 0 99999999999999999999 0\n";
+        assert!(feed(&mut Reader::default(), huge, 99)[0].contains("999"));
         let again = b"a 0 5 0\no 4 1\nx";
         assert!(feed(&mut Reader::default(), again, 99)[1].contains("o 4 1"));
     }

@@ -315,7 +315,7 @@ impl Sessions {
         let mut entries = self.lock();
         for told in &told {
             match (entries.get(&told.id), &told.info) {
-                (None, Some(info)) if info.id == told.id => {
+                (None, Some(info)) if info.id == told.id && is_id(&told.id) => {
                     let mut info = info.clone();
                     if check(&entries, &info.name, None).is_err() {
                         info.name = free_name(&entries, &info.name);
@@ -351,6 +351,11 @@ fn exec_request(
         ..ExecRequest::default()
     };
     Ok(Command::new(request)?.request().clone())
+}
+
+/// Returns whether a host's word is an ID as we make them.
+fn is_id(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn may_have_run(error: &crate::exec::ExecError) -> bool {

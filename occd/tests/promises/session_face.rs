@@ -132,7 +132,11 @@ fn input_and_output_outlive_a_daemon_that_is_killed() {
     far.begin("work", "exec tee /dev/stderr");
     let data = noise(3_000_000);
     far.link.set_bandwidth(Some(3_000_000));
-    let mut occ = spawn(&far.rig, &["session", "attach", "work", "--eof"]);
+    // The daemon is to be this test's.
+    let mut occ = far.rig.occ(&["session", "attach", "work", "--eof"]);
+    occ.env("OCC_NO_AUTOSTART", "1");
+    let streams = occ.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut occ = streams.spawn().unwrap();
     let mut stdin = occ.stdin.take().unwrap();
     let mut stdout = occ.stdout.take().unwrap();
     let mut stderr = occ.stderr.take().unwrap();
@@ -162,6 +166,20 @@ fn input_and_output_outlive_a_daemon_that_is_killed() {
     assert_eq!(code, 0, "{}", String::from_utf8_lossy(&err[err.len().saturating_sub(300)..]));
     assert_eq!((out.len(), sum(&out)), (data.len(), sum(&data)));
     assert_eq!((err.len(), sum(&err)), (data.len(), sum(&data)));
+}
+
+#[test]
+fn whoever_is_attached_waits_for_a_daemon_that_was_stopped_and_starts_none() {
+    let Some(mut far) = Far::start() else { return };
+    far.begin("work", "echo before; read x; echo after");
+    let mut occ = spawn(&far.rig, &["session", "attach", "work"]);
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "before");
+    far.rig.terminate_daemon();
+    far.rig.start_daemon(&[]);
+    far.rig.occ_ok(&["session", "send", "work", "x"]);
+    assert_eq!(lines.next().unwrap().unwrap(), "after");
+    assert_eq!(exit_code(&mut occ), 0);
 }
 
 #[test]

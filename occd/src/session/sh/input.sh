@@ -31,14 +31,14 @@ read -r fed <in.offset
 fed=${fed:-$n}
 known=$((n-from))
 r=k
-if [ -e exit ]; then
+if [ "$known" -ge "$length" ] && { [ "$again" = 1 ] || [ "$known" = 0 ]; } && { [ -e in.eof ] || [ "$last" = 0 ]; }; then
+  r=k
+elif [ -e exit ]; then
   r=x
 elif [ "$from" -gt "$n" ]; then
   r=h
 elif [ "$known" -gt 0 ] && [ "$again" = 0 ]; then
   r=m
-elif [ "$known" -ge "$length" ] && { [ -e in.eof ] || [ "$last" = 0 ]; }; then
-  r=k
 elif [ -e in.eof ]; then
   r=c
 elif [ $((n-fed)) -gt 16777216 ]; then

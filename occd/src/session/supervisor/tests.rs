@@ -13,6 +13,13 @@ use super::*;
 /// Guards a test against hanging.
 const GUARD: Duration = Duration::from_secs(60);
 
+/// Returns where a program is.
+fn found(program: &str) -> Option<PathBuf> {
+    let output = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    let path = String::from_utf8(output.unwrap().stdout).unwrap();
+    (!path.trim().is_empty()).then(|| PathBuf::from(path.trim()))
+}
+
 /// A home directory on a host whose `sh` is this shell.
 struct Host {
     dir: tempfile::TempDir,
@@ -27,11 +34,7 @@ impl Host {
     }
 
     fn of(shell: &'static str) -> Option<Self> {
-        let output = Command::new("sh").args(["-c", &format!("command -v {shell}")]).output();
-        let found = PathBuf::from(String::from_utf8(output.unwrap().stdout).unwrap().trim());
-        if found.as_os_str().is_empty() {
-            return None;
-        }
+        let found = found(shell)?;
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
@@ -387,18 +390,15 @@ fn every_login_shell_starts_a_session() {
     for (n, login) in
         ["sh", "bash", "tcsh", "csh", "fish", "zsh", "busybox"].into_iter().enumerate()
     {
-        let there = Command::new(login).arg("-c").arg("exit 0").output().is_ok();
-        if !there && login != "busybox" {
-            continue;
-        }
+        let Some(program) = found(login) else { continue };
         let id = format!("b{n}");
         let argv = ["sh", "-c", &START, "occ", &id, &RUN, "{\"m\":\"it's!\"}", "1000000", "0", ""];
-        let program = ["sh", "-c", "echo $1", "sh", "it's $a!"];
-        let argv = argv.into_iter().chain(program).map(Into::into).collect();
+        let words = ["sh", "-c", "echo $1", "sh", "it's $a!"];
+        let argv = argv.into_iter().chain(words).map(Into::into).collect();
         let request = occ_proto::exec::ExecRequest { argv, ..Default::default() };
         let line = exec::Command::new(request).unwrap().line(Shell::of(login), None);
         let line = String::from_utf8(line).unwrap();
-        let mut command = Command::new(login);
+        let mut command = Command::new(program);
         if login == "busybox" {
             command.arg("sh");
         }
