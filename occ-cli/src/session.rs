@@ -19,6 +19,7 @@
 //!     cwd: None,
 //!     env: Default::default(),
 //!     base_env: Default::default(),
+//!     tty: false,
 //!     retries: None,
 //!     wait_ms: None,
 //! };

@@ -99,6 +99,10 @@ pub struct SessionRequest {
     /// The variables beneath those, for this machine: the client's own. Not even their names are kept.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base_env: BTreeMap<String, String>,
+    /// Run it in a terminal: in the host's tmux. Its output is then what it writes to the screen, its input is typed line
+    /// by line, and `tmux -L occ-ID -f /dev/null attach` on the host shows the screen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
     /// How many times a host that is lost is dialled again for somebody who is attached; for ever unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
@@ -153,6 +157,9 @@ pub struct SessionInfo {
     /// The names of the variables that were set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
+    /// It runs in a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
     /// When it was started.
     pub created: Timestamp,
     /// See [`SessionRequest::retries`].

@@ -14,6 +14,7 @@ Examples:
   occ session start --host prod-1 -- codex app-server
   occ session start --host prod-1 --name build --cwd /srv/app --attach -- make -j8
   occ session start --name build                   once more, as it was or as edited
+  occ session start --host prod-1 --tty --attach -- codex
   occ session start --local -- make                on this machine
 
 Its output is kept on the host, 64 MiB of each stream, until 7 days after its end.
@@ -111,8 +112,8 @@ pub(crate) struct SessionStartArgs {
     /// Attach to it
     #[arg(long)]
     pub(crate) attach: bool,
-    /// A PTY, through tmux or screen on the host
-    #[arg(long, hide = true)]
+    /// Run it in a terminal, which takes tmux on the host
+    #[arg(short = 't', long)]
     pub(crate) tty: bool,
     /// The program and its arguments, passed exactly
     #[arg(trailing_var_arg = true, value_name = "ARGV")]

@@ -80,7 +80,7 @@ pub(super) async fn place(
     Ok((client, Place::Host(host, source)))
 }
 
-async fn on(
+pub(super) async fn on(
     context: &Context<'_>,
     args: &ExecArgs,
     request: &ExecRequest,

@@ -80,12 +80,6 @@ pub(super) fn exactly(argv: Vec<OsString>) -> Vec<Arg> {
 }
 
 async fn start(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliError> {
-    if args.tty {
-        return Err(CliError::unsupported(
-            "occ session start --tty is not there yet: a session has no terminal.",
-        )
-        .hint("run the program in tmux on the host"));
-    }
     if args.argv.is_empty() {
         return again(context, args).await;
     }
@@ -95,8 +89,7 @@ async fn start(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
     let reply = begin(context, &sessions, &place, asked(&place, args)?).await?;
     let session: Session = reply.parse()?;
     if attach {
-        return session_attach::follow(context, &sessions, &session.info.name, Begin::start())
-            .await;
+        return session_attach::follow(context, &sessions, &session, Begin::start()).await;
     }
     if context.ui.json {
         context.ui.document(&reply.body)?;
@@ -117,6 +110,7 @@ fn asked(place: &Place, args: SessionStartArgs) -> Result<SessionRequest, CliErr
         cwd: here.cwd,
         env: args.env.into_iter().collect(),
         base_env: here.env,
+        tty: args.tty,
         retries: args.retries,
         wait_ms: None,
     })
@@ -164,8 +158,7 @@ async fn again(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
     let started = sessions.start_again(&name, &request).await;
     let session = explained(started.map_err(CliError::from))?;
     if args.attach {
-        return session_attach::follow(context, &sessions, &session.info.name, Begin::start())
-            .await;
+        return session_attach::follow(context, &sessions, &session, Begin::start()).await;
     }
     if context.ui.json {
         context.ui.value(&session)?;

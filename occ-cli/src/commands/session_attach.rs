@@ -4,22 +4,29 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use occ_proto::session::OutputStream;
+use occ_proto::session::{OutputStream, Session, SessionHost, SessionState};
 use tokio::time::Instant;
 
-use super::Context;
 use super::exec_run::{Caught, Signals};
-use crate::cli::{AttachArgs, SessionLogsArgs};
-use crate::error::{CLOSED_PIPE, CliError};
+use super::{Context, exec};
+use crate::cli::{AttachArgs, ExecArgs, SessionLogsArgs};
+use crate::error::{CLOSED_PIPE, CliError, OUTCOME_UNKNOWN};
 use crate::output::Ui;
+use crate::place::Place;
 use crate::prompter;
 use crate::session::{Attached, Begin, Received, Sessions};
 use crate::stdio::{Descriptor, Input};
+use crate::target::Source;
 
 /// A second Ctrl-C within this time is meant for occ: the program did not end by the first.
 const TWICE: Duration = Duration::from_secs(2);
 /// How much is read from standard input at once.
 const CHUNK: usize = 64 * 1024;
+
+/// How long a host that is lost is waited for by whoever looks at a screen there, in milliseconds.
+const AGAIN: u64 = 3_600_000;
+/// How long a program may take to end when its screen has.
+const SCREEN: Duration = Duration::from_millis(500);
 
 /// What became of it.
 pub(super) enum Left {
@@ -231,6 +238,13 @@ pub(super) async fn attach(
         None => Begin::resume(),
     };
     let terminal = io::stdin().is_terminal();
+    let plain = args.no_stdin || args.from_start || args.offset.is_some();
+    if terminal && !plain {
+        let session = sessions.show(&args.name).await?;
+        if session.info.tty && session.state == SessionState::Running {
+            return in_terminal(context, sessions, &session).await;
+        }
+    }
     let typed = Typed {
         input: if args.no_stdin { None } else { Input::stdin().ok() },
         eof: (terminal && !args.no_stdin) || args.eof,
@@ -243,12 +257,63 @@ pub(super) async fn attach(
 pub(super) async fn follow(
     context: &Context<'_>,
     sessions: &Sessions,
-    name: &str,
+    session: &Session,
     begin: Begin,
 ) -> Result<u8, CliError> {
     let terminal = io::stdin().is_terminal();
+    if terminal && session.info.tty {
+        return in_terminal(context, sessions, session).await;
+    }
+    let name = &session.info.name;
     let typed = Typed { input: Input::stdin().ok(), eof: terminal, escape: terminal };
     passing(context, sessions, name, begin, typed).await
+}
+
+/// Shows the screen of a session that has one, in this terminal, until the program ends or the person leaves. A broken
+/// link is a pause.
+async fn in_terminal(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    session: &Session,
+) -> Result<u8, CliError> {
+    let name = &session.info.name;
+    let place = match &session.host {
+        SessionHost::Local => Place::Local,
+        SessionHost::Host(host) => Place::Host(host.clone(), Source::Named),
+    };
+    let socket = format!("occ-{}", session.info.id);
+    // Within another tmux, it would refuse.
+    let words =
+        ["env", "-u", "TMUX", "tmux", "-L", &socket, "-f", "/dev/null", "attach", "-t", "occ"];
+    let mut args = ExecArgs { tty: true, ..ExecArgs::default() };
+    args.argv = words.map(Into::into).to_vec();
+    loop {
+        let request = exec::here(&place, exec::request(&args)?)?;
+        let shown = exec::on(context, &args, &request, sessions.client(), &place);
+        match Box::pin(shown).await {
+            Err(error) if error.exit == OUTCOME_UNKNOWN => {
+                context.ui.note(&format!("[{name}] paused: {}", error.message));
+                args.wait = Some(AGAIN);
+            }
+            // The escape, or a signal.
+            Err(error) if !error.is_quiet() => return Err(error),
+            _ => break,
+        }
+    }
+    let mut now = sessions.show(&session.info.id).await?;
+    if now.state == SessionState::Running {
+        // Its screen ends a moment before it does.
+        tokio::time::sleep(SCREEN).await;
+        now = sessions.show(&session.info.id).await?;
+    }
+    match (now.state, now.exit) {
+        (SessionState::Ended, Some(code)) => Ok(code),
+        (SessionState::Lost, _) => Err(crate::session::lost(name)),
+        _ => {
+            context.ui.note_if_talking(&format!("detached; {name} goes on"));
+            Ok(0)
+        }
+    }
 }
 
 async fn passing(

@@ -66,6 +66,7 @@ pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, Cl
         cwd: request.cwd.clone(),
         base_env: request.env,
         env: given,
+        tty: false,
         retries: None,
         wait_ms: request.wait_ms,
     };

@@ -228,6 +228,7 @@ impl Sessions {
             argv: request.argv.clone(),
             cwd: request.cwd.clone(),
             env: request.env.keys().cloned().collect(),
+            tty: request.tty,
             created: Timestamp::now(),
             retries: request.retries,
         };
@@ -392,6 +393,7 @@ mod tests {
             cwd: None,
             base_env: BTreeMap::from([("PATH".into(), "/bin".into())]),
             env: BTreeMap::from([("TOKEN".into(), "secret".into())]),
+            tty: false,
             retries: None,
             wait_ms: None,
         }

@@ -102,11 +102,17 @@ impl Remote {
     ) -> Result<(), SessionError> {
         let meta = serde_json::to_string(info).unwrap_or_default();
         let env = environment(request);
-        let has_env = if env.is_empty() { "0" } else { "1" };
+        let takes = if env.is_empty() { "0" } else { "1" };
+        let takes = format!("{takes}{}", if info.tty { "t" } else { "" });
         let cwd = request.cwd.clone().unwrap_or_default();
         let keep = keep.to_string();
         let mut argv =
-            script(&supervisor::START, &[&info.id, &supervisor::RUN, &meta, &keep, has_env, &cwd]);
+            script(&supervisor::START, &[&info.id, &supervisor::RUN, &meta, &keep, &takes, &cwd]);
+        if info.tty {
+            argv.extend(
+                ["sh", "-c", &supervisor::TTY, "sh"].map(|word| Bytes::from(word.to_owned())),
+            );
+        }
         argv.extend(request.argv.iter().map(|arg| Bytes::from(arg.0.clone())));
         let answer = self.ask(argv, env.into()).await?;
         match answer.trim_end().split_once(' ').unwrap_or((answer.trim_end(), "")) {

@@ -17,6 +17,8 @@ const COMMON: &str = include_str!("sh/common.sh");
 pub(super) static START: LazyLock<String> = LazyLock::new(|| script(include_str!("sh/start.sh")));
 /// Runs a session's program; [`START`] gets it as an argument.
 pub(super) static RUN: LazyLock<String> = LazyLock::new(|| script(include_str!("sh/run.sh")));
+/// Runs a program in a terminal; it is what [`RUN`] runs then.
+pub(super) static TTY: LazyLock<String> = LazyLock::new(|| one_line(&[include_str!("sh/tty.sh")]));
 /// Sends a session's output.
 pub(super) static FOLLOW: LazyLock<String> = LazyLock::new(|| script(include_str!("sh/follow.sh")));
 /// Takes a session's input.

@@ -209,3 +209,48 @@ fn a_session_on_this_machine_is_one_as_well() {
         Some(5)
     );
 }
+
+#[test]
+fn a_session_in_a_terminal_keeps_its_screen_through_a_cut() {
+    let Some(far) = Far::start() else { return };
+    let line = "test -t 0 && echo screen; read x; echo got $x; read y; exit 6";
+    let start = ["session", "start", "--host", "h", "--name", "work", "--tty", "--"];
+    let started = far.rig.run_occ(&[&start[..], &["sh", "-c", line]].concat());
+    if started.stderr.contains("there is no tmux") {
+        return;
+    }
+    assert_eq!(started.code(), 0, "{}", started.stderr);
+    let logs = || far.rig.occ_ok(&["session", "logs", "work"]);
+    wait_until("its screen", GUARD, logs, |out| out.contains("screen"));
+    let mut occ = far.rig.occ(&["session", "attach", "work"]);
+    occ.env("TERM", "xterm");
+    let mut terminal = testkit::Terminal::control(&occ, "");
+    terminal.resize(24, 80);
+    terminal.wait_for("screen");
+    terminal.type_text("hello\r");
+    terminal.wait_for("got hello");
+    far.link.reset_all();
+    terminal.wait_for("paused");
+    // The screen as it was, and its keys.
+    terminal.type_text("\r");
+    assert_eq!(terminal.finish().1, 6);
+}
+
+#[test]
+fn a_host_without_tmux_says_so() {
+    if !testkit::RealSshd::require() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let bin = std::path::Path::new("/bin");
+    for tool in ["sh", "id", "mkdir", "cat", "ls"] {
+        std::os::unix::fs::symlink(bin.join(tool), dir.path().join(tool)).unwrap();
+    }
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let path = dir.path().display().to_string();
+    let far = Far::at(testkit::RealSshd::builder().env("PATH", &path).start());
+    let output = far.rig.run_occ(&["session", "start", "--host", "h", "--tty", "--", "top"]);
+    assert_eq!(output.code(), 1);
+    assert!(output.stderr.contains("there is no tmux"), "{}", output.stderr);
+}

@@ -1,6 +1,6 @@
 # Starts a session. Arguments: its ID, the supervisor's script, what is known of the session as one line, the bytes to be
-# kept of each stream, whether its environment comes on standard input (1 or 0), the directory, the program and
-# its arguments. Prints `s`, `exists` or `f` with a reason.
+# kept of each stream, whether its environment comes on standard input (1 or 0, and `t` behind it for one that takes tmux),
+# the directory, the program and its arguments. Prints `s`, `exists` or `f` with a reason.
 mask=$(umask)
 umask 077
 id=$1 run=$2 meta=$3 keep=$4 env=$5 dir=$6
@@ -10,6 +10,9 @@ case $dir in
   '~/'*) dir=$HOME/${dir#'~/'} ;;
   /*) : ;;
   *) dir=$HOME/$dir ;;
+esac
+case $env in
+  *t) command -v tmux >/dev/null || { echo 'f there is no tmux on the host, which a terminal takes'; exit 1; } ;;
 esac
 r=$( (cd "$dir") 2>&1 ) || { echo "f ${r##*: }: $dir"; exit 1; }
 r=$(mkdir -p "$d" 2>&1) || { echo "f $r"; exit 1; }
@@ -28,7 +31,7 @@ if [ $? -gt 0 ]; then
   echo "f $r"
   exit 1
 fi
-[ "$env" = 1 ] && cat >env
+[ "${env%t}" = 1 ] && cat >env
 # By which occd would find this command, to end it.
 unset OCC_EXEC_ID
 set -- sh "$PWD/run" "$mask" "$keep" "$dir" "$@"

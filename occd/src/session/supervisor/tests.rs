@@ -145,7 +145,7 @@ fn kill(pid: i32, signal: rustix::process::Signal) {
 
 #[test]
 fn a_script_is_one_line_that_csh_and_fish_pass_on() {
-    for script in [&START, &RUN, &FOLLOW, &INPUT, &LIST, &SIGNAL, &REMOVE] {
+    for script in [&START, &RUN, &TTY, &FOLLOW, &INPUT, &LIST, &SIGNAL, &REMOVE] {
         assert!(!script.contains(['\n', '!']), "{}", script.as_str());
         assert!(script.len() < 4096, "{}", script.len());
     }
