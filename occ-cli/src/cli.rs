@@ -2,6 +2,7 @@
 
 mod host;
 mod sandbox;
+mod session;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::target::HostArg;
 
 pub(crate) use host::*;
 pub(crate) use sandbox::*;
+pub(crate) use session::*;
 
 const HELP: &str = "\
 occ: your servers, always connected
@@ -25,6 +27,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   start stop restart logs update cockpit   the opencode sandbox
   sandbox                        compare two, make them alike
   exec shell                     a command on a host, a terminal there
+  session                        programs that outlive the link: start attach send logs kill
   host                           add list show edit remove test default install-docker
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
@@ -80,7 +83,7 @@ impl Cli {
 }
 
 /// What every command takes, before or behind its name.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
     /// The host to work on; else OCC_HOST, else the default host
@@ -215,6 +218,7 @@ Examples:
   tar c . | occ exec --host prod-1 --cwd /srv -- tar x
   occ exec --host prod-1 --timeout 10s --env LANG=C -- make test
   occ exec --host prod-1 --wait 5m -- uptime       waits for a host that is down
+  occ exec --host prod-1 --durable -- make         a broken link is a pause, and no more
   occ exec --host prod-1 --tty -- sudo vi /etc/hosts   in a terminal there
   occ exec --local -- make test                    here, as it would be on a host
   occ exec --group eu -- uname -r                  on all hosts of a group, 32 at once
@@ -229,6 +233,16 @@ With --group or --all:
   Standard input is read first, up to 16 MiB, and given to each; a terminal is not read.
   A host that is down is dialled once, unless --retries or --wait says otherwise.")]
     Exec(ExecArgs),
+    /// Programs on hosts that outlive the link, occd and this machine
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  occ session start --host prod-1 --name build -- make -j8
+  occ session attach build
+  occ session list"
+    )]
+    Session(SessionCommand),
     /// Open a shell on a host, or another program, in this terminal
     #[command(after_help = "\
 Examples:
@@ -410,6 +424,9 @@ pub(crate) struct ExecArgs {
     /// Give the command no input
     #[arg(short = 'n', long)]
     pub(crate) no_stdin: bool,
+    /// Run it as a session, which a broken link does not end
+    #[arg(long, conflicts_with = "retries")]
+    pub(crate) durable: bool,
     /// Run it in a terminal: its output is one stream, and keys such as Ctrl-C are the program's
     #[arg(short = 't', long)]
     pub(crate) tty: bool,

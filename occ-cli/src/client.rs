@@ -184,6 +184,11 @@ impl Client {
         self.send_answering(Method::POST, path, None, None).await
     }
 
+    /// Sends a POST with bytes as they are.
+    pub(crate) async fn post_bytes(&self, path: &str, body: Bytes) -> Result<Reply, CliError> {
+        self.send_answering(Method::POST, path, Some(body.to_vec()), None).await
+    }
+
     /// Sends a request and answers the questions that it raises.
     async fn send_answering(
         &self,
@@ -356,8 +361,13 @@ pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> CliError {
 
 /// Returns `/v1/hosts/{host}{rest}`.
 pub(crate) fn host_path(host: &occ_proto::HostName, rest: &str) -> String {
-    let mut path = String::from("/v1/hosts/");
-    for byte in host.as_str().bytes() {
+    format!("/v1/hosts/{}{rest}", segment(host.as_str()))
+}
+
+/// Returns a text as one segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    let mut path = String::new();
+    for byte in text.bytes() {
         // The unreserved characters of RFC 3986, section 2.3, stand for themselves.
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             path.push(char::from(byte));
@@ -368,7 +378,6 @@ pub(crate) fn host_path(host: &occ_proto::HostName, rest: &str) -> String {
             path.push(char::from(HEX[usize::from(byte & 15)]));
         }
     }
-    path.push_str(rest);
     path
 }
 

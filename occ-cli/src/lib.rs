@@ -2,7 +2,7 @@
 //!
 //! It owns the command line, the texts on a terminal and the exit codes. It knows neither SSH nor
 //! Docker: everything about a host comes from the daemon. It must start in about a millisecond, so it
-//! runs on one thread and links nothing heavy (`tests/deps.rs`).
+//! runs on one thread and links nothing heavy (`tests/deps.rs`). What other programs may link of it is [`session`].
 
 mod autostart;
 mod cli;
@@ -19,6 +19,7 @@ mod parse;
 mod place;
 mod project;
 mod prompter;
+pub mod session;
 mod stdio;
 mod target;
 mod terminal;

@@ -46,7 +46,73 @@ const STDIN_CHUNK: usize = 64 * 1024;
 /// How many control messages may wait for the socket: two signals and their cancels.
 const CONTROLS: usize = 4;
 
-type WebSocket = WebSocketStream<Socket>;
+pub(crate) type WebSocket = WebSocketStream<Socket>;
+
+/// Asks the daemon for a WebSocket. The offered descriptors are passed with the first message, if the daemon takes
+/// them.
+pub(crate) async fn open(client: &Client, path: &str, offer: Offer) -> Result<WebSocket, CliError> {
+    let stream = client.stream().await?;
+    let mut request = Request::get(path)
+        .header(HOST, "localhost")
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, "websocket")
+        .header(HeaderName::from_static("sec-websocket-version"), "13")
+        .header(HeaderName::from_static("sec-websocket-key"), KEY);
+    if let Some(agent) = agent() {
+        request = request.header(AGENT_HEADER, agent);
+    }
+    if let Some(key) = given_key() {
+        request = request.header(KEY_HEADER, key);
+    }
+    if let Some(prompter) = client.prompter() {
+        request = request.header(PROMPTS_HEADER, prompter.token());
+    }
+    if let Some(offer) = offer.header() {
+        request = request.header(DESCRIPTORS_HEADER, offer);
+    }
+    let request = request
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
+    let ui = client.ui().clone();
+    let answer = async move {
+        let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let daemon = check_version(answer.headers())?;
+        note_warnings(&ui, answer.headers());
+        let status = answer.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let body =
+                answer.into_body().collect().await.map_err(|error| broken(&error))?.to_bytes();
+            return Err(if is_failure(status) {
+                problem(status, &body, &daemon)
+            } else {
+                CliError::incompatible(format!("occd {daemon} opens no such stream."))
+            });
+        }
+        let accept = answer.headers().get("sec-websocket-accept");
+        if accept.is_none_or(|value| value != ACCEPT) {
+            return Err(CliError::incompatible(format!("occd {daemon} does not speak WebSocket.")));
+        }
+        let offer = offer.taken_up(answer.headers().get(DESCRIPTORS_HEADER));
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| broken(&error))?;
+        Ok((upgraded, offer))
+    };
+    // The connection must be driven for the answer to come; its own error is the answer's too.
+    let upgrading = async { tokio::join!(connection.with_upgrades(), answer).1 };
+    let (upgraded, offer) = client.at_once(upgrading).await?;
+    let parts = upgraded
+        .downcast::<TokioIo<UnixStream>>()
+        .map_err(|_| CliError::failed("the upgraded connection is of another kind"))?;
+    Ok(WebSocketStream::from_partially_read(
+        Socket::new(parts.io.into_inner(), offer),
+        parts.read_buf.to_vec(),
+        Role::Client,
+        None,
+    )
+    .await)
+}
 
 /// How a command's stream ended.
 #[derive(Debug)]
@@ -76,69 +142,7 @@ impl ExecStream {
         place: &Place,
         offer: Offer,
     ) -> Result<Self, CliError> {
-        let stream = client.stream().await?;
-        let mut request = Request::get(place.path("/exec"))
-            .header(HOST, "localhost")
-            .header(CONNECTION, "upgrade")
-            .header(UPGRADE, "websocket")
-            .header(HeaderName::from_static("sec-websocket-version"), "13")
-            .header(HeaderName::from_static("sec-websocket-key"), KEY);
-        if let Some(agent) = agent() {
-            request = request.header(AGENT_HEADER, agent);
-        }
-        if let Some(key) = given_key() {
-            request = request.header(KEY_HEADER, key);
-        }
-        if let Some(prompter) = client.prompter() {
-            request = request.header(PROMPTS_HEADER, prompter.token());
-        }
-        if let Some(offer) = offer.header() {
-            request = request.header(DESCRIPTORS_HEADER, offer);
-        }
-        let request = request
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| broken(&error))?;
-        let ui = client.ui().clone();
-        let answer = async move {
-            let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
-            let daemon = check_version(answer.headers())?;
-            note_warnings(&ui, answer.headers());
-            let status = answer.status();
-            if status != StatusCode::SWITCHING_PROTOCOLS {
-                let body =
-                    answer.into_body().collect().await.map_err(|error| broken(&error))?.to_bytes();
-                return Err(if is_failure(status) {
-                    problem(status, &body, &daemon)
-                } else {
-                    CliError::incompatible(format!("occd {daemon} opens no stream for commands."))
-                });
-            }
-            let accept = answer.headers().get("sec-websocket-accept");
-            if accept.is_none_or(|value| value != ACCEPT) {
-                return Err(CliError::incompatible(format!(
-                    "occd {daemon} does not speak WebSocket."
-                )));
-            }
-            let offer = offer.taken_up(answer.headers().get(DESCRIPTORS_HEADER));
-            let upgraded = hyper::upgrade::on(answer).await.map_err(|error| broken(&error))?;
-            Ok((upgraded, offer))
-        };
-        // The connection must be driven for the answer to come; its own error is the answer's too.
-        let upgrading = async { tokio::join!(connection.with_upgrades(), answer).1 };
-        let (upgraded, offer) = client.at_once(upgrading).await?;
-        let parts = upgraded
-            .downcast::<TokioIo<UnixStream>>()
-            .map_err(|_| CliError::failed("the upgraded connection is of another kind"))?;
-        let socket = WebSocketStream::from_partially_read(
-            Socket::new(parts.io.into_inner(), offer),
-            parts.read_buf.to_vec(),
-            Role::Client,
-            None,
-        )
-        .await;
+        let socket = open(client, &place.path("/exec"), offer).await?;
         let (sink, stream) = socket.split();
         Ok(Self { sink, stream })
     }

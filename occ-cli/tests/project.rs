@@ -1,5 +1,7 @@
 //! A project's `.occ.toml` says where its commands go, once it has been allowed.
 
+#![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
+
 mod common;
 
 use common::{Fake, run};

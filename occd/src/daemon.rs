@@ -27,6 +27,7 @@ use crate::pool::Pool;
 use crate::prompts::Prompts;
 use crate::secrets::Secrets;
 use crate::server;
+use crate::session::Sessions;
 use crate::socket::{OwnedSocket, SocketError};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
@@ -192,6 +193,11 @@ impl Daemon {
                 hosts_stop.child_token(),
             ),
             forwards: Arc::new(Forwards::new(
+                &self.env.state_dir()?,
+                tasks.clone(),
+                hosts_stop.child_token(),
+            )),
+            sessions: Arc::new(Sessions::new(
                 &self.env.state_dir()?,
                 tasks.clone(),
                 hosts_stop.child_token(),

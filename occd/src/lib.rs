@@ -24,6 +24,7 @@ pub mod prompts;
 pub mod sealed;
 pub mod secrets;
 pub mod server;
+pub mod session;
 pub mod socket;
 pub mod ssh;
 pub mod stamp;

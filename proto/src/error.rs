@@ -146,6 +146,18 @@ codes! {
     InstallFailed = "install_failed",
     /// Other commands would be run by now than those that were shown.
     PlanChanged = "plan_changed",
+    /// There is no such session.
+    SessionNotFound = "session_not_found",
+    /// Another session has that name.
+    SessionExists = "session_exists",
+    /// The session's program runs, and what was asked for takes one that has ended.
+    SessionRunning = "session_running",
+    /// The session's program has ended.
+    SessionEnded = "session_ended",
+    /// The host could not start the session, or could not do what was asked of it.
+    SessionFailed = "session_failed",
+    /// The input does not go on where the known one ends, or that was said to be all.
+    InputRefused = "input_refused",
     /// No port of this machine can be had for a forward.
     ForwardFailed = "forward_failed",
     /// The daemon is stopping.

@@ -17,6 +17,7 @@ pub mod operation;
 pub mod paths;
 pub mod prompt;
 pub mod secret;
+pub mod session;
 pub mod status;
 pub mod text;
 pub mod trust;

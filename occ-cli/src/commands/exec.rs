@@ -12,7 +12,7 @@ use occ_proto::{HostName, KEY_VARIABLES};
 use tokio::sync::Notify;
 
 use super::exec_run::{Ended, Run, Signals, how, ours};
-use super::{Context, Kept, exec_group, exec_result};
+use super::{Context, Kept, exec_group, exec_result, session_durable};
 use crate::cli::{ExecArgs, ShellArgs};
 use crate::client::{Client, host_path};
 use crate::descriptors::Offer;
@@ -28,6 +28,9 @@ use crate::ws::{ExecStream, Output};
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: ExecArgs) -> Result<u8, CliError> {
+    if args.durable {
+        return session_durable::run(context, &args).await;
+    }
     if let Some(group) = context.group().await? {
         if args.tty {
             return Err(CliError::usage("--tty is for one host at a time."));
@@ -36,7 +39,9 @@ pub(crate) async fn run(context: &Context<'_>, args: ExecArgs) -> Result<u8, Cli
         return exec_group::run(context, &args, request, &group).await;
     }
     let (client, place, directory) = place(context, "exec").await?;
-    let request = here(&place, directory, request(&args)?)?;
+    let mut request = request(&args)?;
+    request.cwd = request.cwd.or(directory);
+    let request = here(&place, request)?;
     on(context, &args, &request, &client, &place).await
 }
 
@@ -62,13 +67,15 @@ pub(crate) async fn shell(context: &Context<'_>, args: ShellArgs) -> Result<u8, 
         tty: true,
         ..ExecArgs::default()
     };
-    let request = here(&place, directory, request(&args)?)?;
+    let mut request = request(&args)?;
+    request.cwd = request.cwd.or(directory);
+    let request = here(&place, request)?;
     on(context, &args, &request, &client, &place).await
 }
 
 /// Returns where the command goes, and in which directory if its project says so: one that is not told is not run
 /// just anywhere.
-async fn place(
+pub(super) async fn place(
     context: &Context<'_>,
     command: &str,
 ) -> Result<(Client, Place, Option<String>), CliError> {
@@ -85,7 +92,7 @@ async fn place(
     Ok((client, Place::Host(host, source), None))
 }
 
-async fn on(
+pub(super) async fn on(
     context: &Context<'_>,
     args: &ExecArgs,
     request: &ExecRequest,
@@ -101,15 +108,9 @@ async fn on(
     }
 }
 
-/// Returns the request with its place: in the project's directory, or, on this machine, where we are and with our
-/// environment.
-fn here(
-    place: &Place,
-    directory: Option<String>,
-    mut request: ExecRequest,
-) -> Result<ExecRequest, CliError> {
+/// Returns the request as this machine is to run it: where we are, and with our environment.
+pub(super) fn here(place: &Place, mut request: ExecRequest) -> Result<ExecRequest, CliError> {
     if *place != Place::Local {
-        request.cwd = request.cwd.or(directory);
         return Ok(request);
     }
     let here = std::env::current_dir()
@@ -142,7 +143,7 @@ fn is_variable(name: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
+pub(super) fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
     let mut request = ExecRequest {
         cwd: args.cwd.clone(),
         env: args.env.iter().cloned().collect(),

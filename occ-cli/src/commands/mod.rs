@@ -22,6 +22,9 @@ mod rolling;
 mod sandbox;
 mod sandbox_group;
 mod sandbox_spec;
+mod session;
+mod session_attach;
+mod session_durable;
 mod status;
 mod trust;
 mod watch;
@@ -57,6 +60,13 @@ pub(crate) struct Context<'a> {
     selection: Option<Selection>,
     /// `--parallel`.
     parallel: Option<usize>,
+}
+
+impl<'a> Context<'a> {
+    /// Returns one for somebody who names no host.
+    pub(crate) fn plain(ui: &'a Ui, socket: Option<PathBuf>) -> Self {
+        Self { ui, socket, named: None, selection: None, parallel: None }
+    }
 }
 
 impl Context<'_> {
@@ -111,6 +121,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Logs(args)) => logs::run(&context, &args).await,
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
+        Some(Command::Session(command)) => session::run(&context, command).await,
         Some(Command::Shell(args)) => exec::shell(&context, args).await,
         Some(Command::Connect(args)) => {
             connect::run(&context, connect::Verb::Connect { wait_ms: args.wait }).await

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use occ_proto::error::PROBLEM_JSON;
+use occ_proto::session::SessionHost;
 use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
@@ -15,6 +16,7 @@ use crate::exec::{BadCommand, ExecError, Executor};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
 use crate::hosts::{HostsFileError, UpdateError};
+use crate::session::SessionError;
 use crate::ssh::error::chain;
 use crate::ssh::{ChannelError, ConnectError};
 
@@ -40,6 +42,22 @@ impl ApiError {
     pub(super) fn host_not_found(name: &HostName) -> Self {
         let detail = format!("Host '{name}' not found.");
         Self::new(StatusCode::NOT_FOUND, Code::HostNotFound, detail).host(name)
+    }
+
+    /// Returns the problem of a host that would have to be dialled first.
+    pub(super) fn not_connected(place: &SessionHost) -> Self {
+        let detail = format!("{place} is not connected.");
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable, detail);
+        let problem = problem.retryable(None);
+        match place.host() {
+            Some(name) => problem.host(name),
+            None => problem,
+        }
+    }
+
+    /// Returns the problem of a defect.
+    pub(super) fn new_internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, detail)
     }
 
     /// Names the host concerned.
@@ -297,6 +315,51 @@ fn install_status(error: &InstallError) -> (StatusCode, Code) {
         InstallError::Failed { .. } => (StatusCode::BAD_GATEWAY, Code::InstallFailed),
         InstallError::Unknown { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
         InstallError::Silent(inner) => docker_status(inner),
+    }
+}
+
+/// Returns the problem of a daemon that stops while somebody is attached to a session.
+pub(super) fn stopping() -> ApiError {
+    let detail = "occd stops; the session's program goes on.";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code::ShuttingDown, detail)
+}
+
+/// Returns the problem of something with a session, where one is concerned on its host.
+pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiError {
+    let host = place.and_then(SessionHost::host);
+    let (status, code) = match error {
+        SessionError::Exec(inner) => {
+            if let Some(name) = host {
+                return exec(name, inner);
+            }
+            exec_status(inner)
+        }
+        SessionError::LinkLost => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
+        SessionError::NotFound { .. } => (StatusCode::NOT_FOUND, Code::SessionNotFound),
+        SessionError::NoHost(_) => (StatusCode::NOT_FOUND, Code::HostNotFound),
+        SessionError::Gone => (StatusCode::NOT_FOUND, Code::SessionNotFound),
+        SessionError::Taken(_) => (StatusCode::CONFLICT, Code::SessionExists),
+        SessionError::BadName(_) | SessionError::BadCommand(_) | SessionError::NoSignal(_) => {
+            (StatusCode::BAD_REQUEST, Code::BadRequest)
+        }
+        SessionError::NoValues(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
+        SessionError::Running(_) => (StatusCode::CONFLICT, Code::SessionRunning),
+        SessionError::Ended => (StatusCode::CONFLICT, Code::SessionEnded),
+        SessionError::Hole { .. } | SessionError::Closed { .. } => {
+            (StatusCode::CONFLICT, Code::InputRefused)
+        }
+        SessionError::Immortal | SessionError::NotStarted(_) | SessionError::Garbled(_) => {
+            (StatusCode::BAD_GATEWAY, Code::SessionFailed)
+        }
+        SessionError::Unwritten => (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed),
+        SessionError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+    };
+    let text = chain(error);
+    let place = host.map_or_else(String::new, |name| format!("{name}: "));
+    let problem = ApiError::new(status, code, format!("{place}{}.", text.trim_end_matches('.')));
+    match host {
+        Some(name) => problem.host(name),
+        None => problem,
     }
 }
 

@@ -144,6 +144,14 @@ impl FromRequestParts<Arc<App>> for EngineOf {
     }
 }
 
+/// Returns the place to run commands on by its name; `local` is this machine.
+pub(super) async fn executor_named(app: &Arc<App>, name: &str) -> Result<Executor, ApiError> {
+    if name == LOCAL {
+        return Ok(Executor::Local(Arc::clone(&app.local)));
+    }
+    host_named(app, name.to_owned()).await.map(Executor::Host)
+}
+
 /// The place to run commands on that the path names; `local` is this machine.
 #[derive(Debug)]
 pub(super) struct ExecutorOf(pub(super) Executor);
@@ -155,11 +163,7 @@ impl FromRequestParts<Arc<App>> for ExecutorOf {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
-        let name = name_in_path(parts, app).await?;
-        if name == LOCAL {
-            return Ok(Self(Executor::Local(Arc::clone(&app.local))));
-        }
-        host_named(app, name).await.map(|host| Self(Executor::Host(host)))
+        executor_named(app, &name_in_path(parts, app).await?).await.map(Self)
     }
 }
 

@@ -37,6 +37,7 @@ use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::pool::Pool;
 use crate::prompts::News;
+use crate::session::Sessions;
 use crate::ssh::error::chain;
 
 mod container;
@@ -59,6 +60,9 @@ mod password;
 mod past;
 mod prompts;
 mod sandbox;
+mod session_events;
+mod session_ws;
+mod sessions;
 mod test;
 mod trust;
 
@@ -86,6 +90,8 @@ pub struct App {
     pub docker_sockets: DockerSockets,
     /// The ports of this machine that lead to theirs.
     pub forwards: Arc<Forwards>,
+    /// What outlives connections on hosts.
+    pub sessions: Arc<Sessions>,
     /// What is being done, or was not long ago.
     pub operations: Operations,
     /// The same of the daemons before this one.
@@ -239,6 +245,16 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/docker-setup", get(docker_setup::show).post(docker_setup::install))
         .route("/v1/hosts/{host}/history", get(history::show))
         .route("/v1/forwards", get(forwards::list))
+        .route("/v1/sessions", get(sessions::list).post(sessions::start))
+        .route(
+            "/v1/sessions/{id}",
+            get(sessions::show).patch(sessions::edit).delete(sessions::remove),
+        )
+        .route("/v1/sessions/{id}/start", post(sessions::start_again))
+        .route("/v1/sessions/{id}/output", get(session_events::output))
+        .route("/v1/sessions/{id}/input", post(sessions::input))
+        .route("/v1/sessions/{id}/signal", post(sessions::signal))
+        .route("/v1/sessions/{id}/attach", get(session_ws::upgrade))
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show).delete(operations::cancel))
         .route("/v1/operations/{id}/events", get(operations::events))
@@ -294,7 +310,8 @@ async fn note_agent(State(app): State<Arc<App>>, request: Request, next: Next) -
 /// headers why that is not what is in force: it may be why a request failed.
 async fn see_files(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let concerns_hosts = path.starts_with("/v1/hosts") || path == "/v1/unlock";
+    let concerns_hosts =
+        path.starts_with("/v1/hosts") || path.starts_with("/v1/sessions") || path == "/v1/unlock";
     if !concerns_hosts {
         return next.run(request).await;
     }

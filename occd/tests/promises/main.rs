@@ -44,6 +44,8 @@ mod sandbox_kept;
 mod sandbox_memory;
 mod sandbox_more;
 mod secrets;
+mod session;
+mod session_face;
 mod settings;
 mod slow_reader;
 mod soak;

@@ -12,6 +12,7 @@ pub struct RealSshdBuilder {
     user: Option<String>,
     lines: Vec<String>,
     host_ca: Option<(KeyFile, Vec<String>)>,
+    env: Vec<String>,
 }
 
 impl Default for RealSshdBuilder {
@@ -23,6 +24,7 @@ impl Default for RealSshdBuilder {
             user: None,
             lines: Vec::new(),
             host_ca: None,
+            env: Vec::new(),
         }
     }
 }
@@ -33,6 +35,13 @@ impl RealSshdBuilder {
     #[must_use]
     pub fn config(mut self, line: impl Into<String>) -> Self {
         self.lines.push(line.into());
+        self
+    }
+
+    /// Sets a variable for every program of a session, such as `PATH`; its value has no spaces.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push(format!(" {name}={value}"));
         self
     }
 
@@ -138,7 +147,15 @@ impl RealSshdBuilder {
         lines.push(format!("AuthorizedKeysFile {dir}/authorized_keys"));
         // A person's start-up files are slow, and some leave locks behind when a test ends the shell in them.
         let home = if sshd.user == "root" { format!(" HOME={dir}") } else { String::new() };
-        lines.push(format!("SetEnv {}{home}", RealSshd::mark(sshd.dir())));
+        // What is kept there for later, such as sessions, is each server's own; the user is shared by many tests.
+        let cache = sshd.dir().join("cache");
+        if !cache.exists() {
+            std::fs::create_dir(&cache).unwrap();
+            std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let mark = RealSshd::mark(sshd.dir());
+        let env = self.env.concat();
+        lines.push(format!("SetEnv {mark}{home} XDG_CACHE_HOME={}{env}", cache.display()));
         lines.extend(
             ["PidFile none", "StrictModes no", "UsePAM no", "LogLevel VERBOSE", "UseDNS no"]
                 .map(str::to_owned),

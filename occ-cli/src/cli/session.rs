@@ -1,0 +1,194 @@
+//! `occ session`.
+
+use std::ffi::OsString;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::parse::parse_env;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Start a program on a host; or, with the name of a session that has ended and no program, that one again
+    #[command(after_help = "\
+Examples:
+  occ session start --host prod-1 -- codex app-server
+  occ session start --host prod-1 --name build --cwd /srv/app --attach -- make -j8
+  occ session start --name build                   once more, as it was or as edited
+  occ session start --host prod-1 --tty --attach -- codex
+  occ session start --local -- make                on this machine
+
+Its output is kept on the host, 64 MiB of each stream, until 7 days after its end.
+The values of --env are kept nowhere: a second start has to be given them again.")]
+    Start(SessionStartArgs),
+    /// List sessions
+    #[command(after_help = "\
+Examples:
+  occ session list
+  occ session list --host prod-1        asks the host, and finds those that occd has forgotten")]
+    List,
+    /// See a session's output, from where you stopped, and type its input
+    #[command(after_help = "\
+Examples:
+  occ session attach build
+  occ session attach build --from-start
+  occ session attach build --offset 1048576
+  cat requests | occ session attach agent --eof
+
+Ctrl-C goes to the program; a second one within 2 s detaches, and so does ~. at the beginning of a line.
+Ctrl-D on a terminal is the end of the program's input; the end of a pipe is only with --eof.
+The exit code is the program's own; 0 after detaching.")]
+    Attach(AttachArgs),
+    /// Give a session input: a line, or standard input
+    #[command(after_help = "\
+Examples:
+  occ session send build yes
+  occ session send agent --eol lf < notes.txt
+  occ session send agent --eof < request.json")]
+    Send(SendArgs),
+    /// Print what a session has written
+    #[command(after_help = "\
+Examples:
+  occ session logs build
+  occ session logs build -n 50 -f
+  occ session logs build --stderr")]
+    Logs(SessionLogsArgs),
+    /// Wait for the end of a session's program; the exit code is the program's
+    #[command(after_help = "Example:\n  occ session wait build && occ session logs build -n 5")]
+    Wait {
+        /// The session's name or ID
+        name: String,
+    },
+    /// Change what a session's next start is; --name and --retries hold at once
+    #[command(after_help = "\
+Examples:
+  occ session edit build --host prod-2; occ session start --name build
+  occ session edit build --name nightly
+  occ session edit build --cwd /srv/app -- make -j4")]
+    Edit(SessionEditArgs),
+    /// End a session's program and what it has started: TERM, and KILL 2 s later
+    #[command(after_help = "\
+Examples:
+  occ session kill build
+  occ session kill build --signal HUP")]
+    Kill {
+        /// The session's name or ID
+        name: String,
+        /// Send this signal, and nothing else
+        #[arg(long, value_name = "NAME")]
+        signal: Option<String>,
+    },
+    /// Remove a session that has ended, with its output
+    #[command(after_help = "\
+Examples:
+  occ session rm build
+  occ session rm build --force          ends its program first
+  occ session rm build --forget         its host is no more")]
+    Rm {
+        /// The session's name or ID
+        name: String,
+        /// End its program first
+        #[arg(long, short, conflicts_with = "forget")]
+        force: bool,
+        /// Forget it without asking its host
+        #[arg(long)]
+        forget: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionStartArgs {
+    /// What to call it [default: its program]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The directory to run in, on the host [default: the home directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Set a variable for the program; may be given more than once
+    #[arg(long, value_name = "K=V", value_parser = parse_env)]
+    pub(crate) env: Vec<(String, String)>,
+    /// How many times a lost host is dialled again for somebody who is attached [default: for ever]
+    #[arg(long, value_name = "N")]
+    pub(crate) retries: Option<u32>,
+    /// Attach to it
+    #[arg(long)]
+    pub(crate) attach: bool,
+    /// Run it in a terminal, which takes tmux on the host
+    #[arg(short = 't', long)]
+    pub(crate) tty: bool,
+    /// The program and its arguments, passed exactly
+    #[arg(trailing_var_arg = true, value_name = "ARGV")]
+    pub(crate) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The session's name or ID
+    pub(crate) name: String,
+    /// All output that is kept
+    #[arg(long, conflicts_with = "offset")]
+    pub(crate) from_start: bool,
+    /// From this byte of standard output on
+    #[arg(long, value_name = "N")]
+    pub(crate) offset: Option<u64>,
+    /// Send no input
+    #[arg(short = 'n', long, conflicts_with = "eof")]
+    pub(crate) no_stdin: bool,
+    /// Pass on the end of standard input
+    #[arg(long)]
+    pub(crate) eof: bool,
+}
+
+/// How lines end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Eol {
+    /// By a line feed.
+    Lf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// The session's name or ID
+    pub(crate) name: String,
+    /// End lines by a line feed, however they end in what is sent
+    #[arg(long, value_name = "EOL")]
+    pub(crate) eol: Option<Eol>,
+    /// Nothing comes after it
+    #[arg(long)]
+    pub(crate) eof: bool,
+    /// The line to send, joined by spaces; else standard input as it is
+    #[arg(trailing_var_arg = true, value_name = "TEXT")]
+    pub(crate) text: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionLogsArgs {
+    /// The session's name or ID
+    pub(crate) name: String,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) lines: Option<u64>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Standard error in place of standard output
+    #[arg(long)]
+    pub(crate) stderr: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionEditArgs {
+    /// The session's name or ID
+    pub(crate) session: String,
+    /// A new name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The directory to run in
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// How many times a lost host is dialled again for somebody who is attached
+    #[arg(long, value_name = "N")]
+    pub(crate) retries: Option<u32>,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, value_name = "ARGV")]
+    pub(crate) argv: Vec<OsString>,
+}

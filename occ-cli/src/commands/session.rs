@@ -1,0 +1,380 @@
+//! `occ session`: programs on hosts that outlive the link, the daemon and this machine.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use occ_proto::error::Code;
+use occ_proto::exec::{Bytes as Arg, ExecRequest};
+use occ_proto::session::{
+    InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionStart,
+    SessionState,
+};
+use occ_proto::text::sanitize;
+
+use super::{Context, exec, session_attach};
+use crate::cli::{Eol, SendArgs, SessionCommand, SessionEditArgs, SessionStartArgs};
+use crate::client::{Reply, segment};
+use crate::duration::{one_unit, seconds_between};
+use crate::error::CliError;
+use crate::output::table::Table;
+use crate::place::Place;
+use crate::session::{Begin, Sessions};
+use crate::target::Target;
+
+/// The most that goes with one request, in bytes: what the daemon takes.
+const PIECE: usize = 1024 * 1024;
+
+/// Runs `occ session`.
+pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Result<u8, CliError> {
+    match command {
+        SessionCommand::Start(args) => start(context, args).await,
+        SessionCommand::List => list(context).await,
+        SessionCommand::Attach(args) => {
+            let sessions = open(context).await?;
+            explained(session_attach::attach(context, &sessions, &args).await)
+        }
+        SessionCommand::Logs(args) => {
+            let sessions = open(context).await?;
+            explained(session_attach::logs(&sessions, &args).await)
+        }
+        SessionCommand::Wait { name } => {
+            let sessions = open(context).await?;
+            explained(session_attach::wait(context, &sessions, &name).await)
+        }
+        SessionCommand::Send(args) => explained(send(context, &args).await),
+        SessionCommand::Edit(args) => explained(edit(context, args).await),
+        SessionCommand::Kill { name, signal } => {
+            explained(kill(context, &name, signal.as_deref()).await)
+        }
+        SessionCommand::Rm { name, force, forget } => {
+            let query = match (force, forget) {
+                (true, _) => "?force=true",
+                (_, true) => "?forget=true",
+                _ => "",
+            };
+            let sessions = open(context).await?;
+            explained(sessions.remove_how(&name, query).await.map(|()| 0))
+        }
+    }
+}
+
+async fn open(context: &Context<'_>) -> Result<Sessions, CliError> {
+    Ok(Sessions::of(context, context.client().await?))
+}
+
+/// Returns a failure with what to type next, where that takes knowing that it is about sessions.
+pub(super) fn explained<T>(result: Result<T, CliError>) -> Result<T, CliError> {
+    result.map_err(|error| match error.daemon_code() {
+        Some(Code::SessionNotFound) => error.hint("occ session list"),
+        _ => error,
+    })
+}
+
+/// Returns arguments as they are.
+pub(super) fn exactly(argv: Vec<OsString>) -> Vec<Arg> {
+    argv.into_iter().map(|word| Arg(word.into_vec())).collect()
+}
+
+async fn start(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliError> {
+    if args.argv.is_empty() {
+        return again(context, args).await;
+    }
+    let (client, place, directory) = exec::place(context, "session start").await?;
+    let args = SessionStartArgs { cwd: args.cwd.or(directory), ..args };
+    let sessions = Sessions::of(context, client);
+    let attach = args.attach;
+    let reply = begin(context, &sessions, &place, asked(&place, args)?).await?;
+    let session: Session = reply.parse()?;
+    if attach {
+        return session_attach::follow(context, &sessions, &session, Begin::start()).await;
+    }
+    if context.ui.json {
+        context.ui.document(&reply.body)?;
+        return Ok(0);
+    }
+    begun(context, &session)?;
+    Ok(0)
+}
+
+/// Returns what is asked for: here, where we are and with our environment.
+fn asked(place: &Place, args: SessionStartArgs) -> Result<SessionRequest, CliError> {
+    let here = ExecRequest { cwd: args.cwd, ..ExecRequest::default() };
+    let here = exec::here(place, here)?;
+    Ok(SessionRequest {
+        host: host_of(place),
+        name: args.name,
+        argv: exactly(args.argv),
+        cwd: here.cwd,
+        env: args.env.into_iter().collect(),
+        base_env: here.env,
+        tty: args.tty,
+        retries: args.retries,
+        wait_ms: None,
+    })
+}
+
+/// Returns a place as sessions have it.
+pub(super) fn host_of(place: &Place) -> SessionHost {
+    match place {
+        Place::Host(host, _) => SessionHost::Host(host.clone()),
+        Place::Local => SessionHost::Local,
+    }
+}
+
+/// Starts a session.
+pub(super) async fn begin(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    place: &Place,
+    request: SessionRequest,
+) -> Result<Reply, CliError> {
+    match (sessions.begin(&request).await, place) {
+        (Err(error), Place::Host(host, source)) => {
+            Err(super::explain(context, sessions.client(), host, *source, error).await)
+        }
+        (begun, _) => begun,
+    }
+}
+
+async fn again(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliError> {
+    let Some(name) = args.name else {
+        return Err(CliError::usage(
+            "a program is missing, or --name with a session to start again.",
+        )
+        .hint("occ session start --host NAME -- PROGRAM ARGUMENTS"));
+    };
+    let sessions = open(context).await?;
+    // Here, it gets our environment, as at first.
+    let is_here = explained(sessions.show(&name).await.map_err(CliError::from))?;
+    let is_here = is_here.next_host.unwrap_or(is_here.host) == SessionHost::Local;
+    let base_env = match is_here {
+        true => exec::here(&Place::Local, ExecRequest::default())?.env,
+        false => BTreeMap::new(),
+    };
+    let request = SessionStart { env: args.env.into_iter().collect(), base_env };
+    let started = sessions.start_again(&name, &request).await;
+    let session = explained(started.map_err(CliError::from))?;
+    if args.attach {
+        return session_attach::follow(context, &sessions, &session, Begin::start()).await;
+    }
+    if context.ui.json {
+        context.ui.value(&session)?;
+    } else {
+        begun(context, &session)?;
+    }
+    Ok(0)
+}
+
+fn begun(context: &Context<'_>, session: &Session) -> Result<(), CliError> {
+    let (name, host) = (&session.info.name, &session.host);
+    if context.ui.quiet {
+        return context.ui.print(&format!("{name}\n"));
+    }
+    context.ui.say(&format!("[{host}] session {name} started"))?;
+    context.ui.note_if_talking(&format!("hint: occ session attach {name}"));
+    Ok(())
+}
+
+async fn list(context: &Context<'_>) -> Result<u8, CliError> {
+    let client = context.client().await?;
+    let path = match &context.named {
+        Some(Target::Host(host, _)) => format!("/v1/sessions?host={}", segment(host.as_str())),
+        Some(Target::Local) => "/v1/sessions?host=local".to_owned(),
+        _ => "/v1/sessions".to_owned(),
+    };
+    let reply = client.get_slow(&path).await?;
+    if context.ui.json {
+        context.ui.document(&reply.body)?;
+        return Ok(0);
+    }
+    let list: SessionList = reply.parse()?;
+    if list.sessions.is_empty() {
+        context.ui.say("No sessions.")?;
+        return Ok(0);
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(&["NAME", "ID", "HOST", "STATE", "AGE", "COMMAND"]);
+    for session in &list.sessions {
+        let info = &session.info;
+        table.row(vec![
+            sanitize(&info.name),
+            sanitize(&info.id),
+            place(session),
+            state(session),
+            one_unit(seconds_between(info.created, now)),
+            command(&info.argv),
+        ]);
+    }
+    for line in table.lines() {
+        context.ui.print(&format!("{line}\n"))?;
+    }
+    Ok(0)
+}
+
+fn place(session: &Session) -> String {
+    match &session.next_host {
+        Some(next) => format!("{} (next: {next})", session.host),
+        None => session.host.to_string(),
+    }
+}
+
+fn state(session: &Session) -> String {
+    let word = match (session.state, session.exit) {
+        (SessionState::Ended, Some(code)) => format!("exit {code}"),
+        (state, _) => state.as_str().to_owned(),
+    };
+    // The host was not asked, or did not answer.
+    let stale = session.state == SessionState::Running && session.problem.is_some();
+    if stale { format!("{word}?") } else { word }
+}
+
+fn command(argv: &[Arg]) -> String {
+    let words: Vec<_> = argv.iter().map(|arg| String::from_utf8_lossy(&arg.0)).collect();
+    let text = sanitize(&words.join(" "));
+    if text.chars().count() <= 60 {
+        return text;
+    }
+    let start: String = text.chars().take(59).collect();
+    format!("{start}…")
+}
+
+async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
+    let sessions = open(context).await?;
+    let mut end = InputTaken { end: 0 };
+    let mut source = if args.text.is_empty() {
+        Source::Stdin { after_return: false }
+    } else {
+        let words: Vec<&[u8]> = args.text.iter().map(|word| word.as_bytes()).collect();
+        let mut line = words.join(&b' ');
+        line.push(b'\n');
+        Source::Line(line)
+    };
+    let path = |last| format!("/v1/sessions/{}/input?eof={last}", segment(&args.name));
+    let mut any = false;
+    while let Some(piece) = source.next(args.eol)? {
+        any = true;
+        end = sessions.client().post_bytes(&path(false), piece).await?.parse()?;
+    }
+    if args.eof || !any {
+        end = sessions.client().post_bytes(&path(args.eof), Bytes::new()).await?.parse()?;
+    }
+    if context.ui.json {
+        context.ui.value(&end)?;
+    }
+    Ok(0)
+}
+
+enum Source {
+    Line(Vec<u8>),
+    Stdin { after_return: bool },
+}
+
+impl Source {
+    fn next(&mut self, eol: Option<Eol>) -> Result<Option<Bytes>, CliError> {
+        match self {
+            Self::Line(line) => {
+                let line = std::mem::take(line);
+                let line = if eol.is_some() { lf(&line, &mut false) } else { line };
+                Ok((!line.is_empty()).then(|| line.into()))
+            }
+            Self::Stdin { after_return } => {
+                let mut piece = vec![0; PIECE];
+                let mut filled = 0;
+                while filled < PIECE {
+                    match io::stdin().lock().read(&mut piece[filled..]) {
+                        Ok(0) => break,
+                        Ok(read) => filled += read,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => {
+                            return Err(CliError::failed(format!("standard input: {error}")));
+                        }
+                    }
+                }
+                piece.truncate(filled);
+                if filled == 0 {
+                    return Ok(None);
+                }
+                let piece = if eol.is_some() { lf(&piece, after_return) } else { piece };
+                Ok(Some(piece.into()))
+            }
+        }
+    }
+}
+
+/// Returns text with line feeds where lines end by CR LF, CR or LF. `after_return` says, and is told, that the text before
+/// ended by a CR, whose line feed may come now.
+fn lf(text: &[u8], after_return: &mut bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b'\n' if *after_return => {}
+            b'\r' => out.push(b'\n'),
+            byte => out.push(*byte),
+        }
+        *after_return = *byte == b'\r';
+    }
+    out
+}
+
+async fn edit(context: &Context<'_>, args: SessionEditArgs) -> Result<u8, CliError> {
+    let sessions = open(context).await?;
+    let host = match &context.named {
+        Some(Target::Host(host, _)) => Some(SessionHost::Host(host.clone())),
+        Some(Target::Local) => Some(SessionHost::Local),
+        Some(Target::Unset) | None => None,
+    };
+    let argv = (!args.argv.is_empty()).then(|| exactly(args.argv));
+    let edit = SessionEdit { host, name: args.name, argv, cwd: args.cwd, retries: args.retries };
+    if edit == SessionEdit::default() {
+        return Err(CliError::usage("there is nothing to change.").hint("occ session edit --help"));
+    }
+    let session = sessions.edit(&args.session, &edit).await?;
+    if context.ui.json {
+        context.ui.value(&session)?;
+    }
+    Ok(0)
+}
+
+async fn kill(context: &Context<'_>, name: &str, signal: Option<&str>) -> Result<u8, CliError> {
+    let sessions = open(context).await?;
+    if let Some(signal) = signal {
+        let signal = signal.to_ascii_uppercase();
+        sessions.signal(name, signal.strip_prefix("SIG").unwrap_or(&signal)).await?;
+        return Ok(0);
+    }
+    let session = sessions.kill(name).await?;
+    if context.ui.json {
+        context.ui.value(&session)?;
+    } else {
+        context.ui.say(&format!(
+            "[{}] {}: {}",
+            session.host,
+            session.info.name,
+            state(&session)
+        ))?;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_by_a_line_feed_however_they_are_cut() {
+        let mut after_return = false;
+        let whole = lf(b"a\r\nb\rc\nd\r", &mut after_return);
+        assert_eq!((&whole[..], after_return), (&b"a\nb\nc\nd\n"[..], true));
+        assert_eq!(lf(b"\ne", &mut after_return), b"e");
+    }
+
+    #[test]
+    fn a_long_command_is_cut() {
+        assert_eq!(command(&["make".into(), "-j8".into()]), "make -j8");
+        assert_eq!(command(&[Arg(vec![b'x'; 100])]).chars().count(), 60);
+    }
+}

@@ -1,0 +1,431 @@
+//! Being attached to a session: its output here, what is typed there.
+
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use occ_proto::session::{OutputStream, Session, SessionHost, SessionState};
+use tokio::time::Instant;
+
+use super::exec_run::{Caught, Signals};
+use super::{Context, exec};
+use crate::cli::{AttachArgs, ExecArgs, SessionLogsArgs};
+use crate::error::{CLOSED_PIPE, CliError, OUTCOME_UNKNOWN};
+use crate::output::Ui;
+use crate::place::Place;
+use crate::prompter;
+use crate::session::{Attached, Begin, Received, Sessions};
+use crate::stdio::{Descriptor, Input};
+use crate::target::Source;
+
+/// A second Ctrl-C within this time is meant for occ: the program did not end by the first.
+const TWICE: Duration = Duration::from_secs(2);
+/// How much is read from standard input at once.
+const CHUNK: usize = 64 * 1024;
+
+/// How long a host that is lost is waited for by whoever looks at a screen there, in milliseconds.
+const AGAIN: u64 = 3_600_000;
+/// How long a program may take to end when its screen has.
+const SCREEN: Duration = Duration::from_millis(500);
+
+/// What became of it.
+pub(super) enum Left {
+    /// The program has ended.
+    Exit(u8),
+    /// The host has ended it.
+    Lost,
+    /// That was all so far.
+    End,
+    /// The person left, or was made to; the program goes on.
+    Detached(Option<Caught>),
+    /// What reads our output left.
+    Closed,
+}
+
+/// Where the output of a session goes.
+pub(super) trait Sink {
+    async fn write(&mut self, stream: OutputStream, bytes: bytes::Bytes) -> io::Result<()>;
+}
+
+/// Our own two streams.
+pub(super) struct Streams {
+    out: Descriptor,
+    err: Descriptor,
+}
+
+impl Streams {
+    pub(super) fn open() -> Result<Self, CliError> {
+        let open = || -> io::Result<Self> {
+            Ok(Self { out: Descriptor::of(&io::stdout())?, err: Descriptor::of(&io::stderr())? })
+        };
+        open().map_err(|error| CliError::failed(format!("standard output: {error}")))
+    }
+}
+
+impl Sink for Streams {
+    async fn write(&mut self, stream: OutputStream, bytes: bytes::Bytes) -> io::Result<()> {
+        match stream {
+            OutputStream::Stdout => self.out.write(bytes).await,
+            OutputStream::Stderr => self.err.write(bytes).await,
+        }
+    }
+}
+
+/// What is sent.
+pub(super) struct Typed {
+    pub(super) input: Option<Input>,
+    /// Its end is the end of the program's input.
+    pub(super) eof: bool,
+    /// `~.` at the beginning of a line detaches.
+    pub(super) escape: bool,
+}
+
+/// Passes output and input until one of them ends it.
+pub(super) async fn pass(
+    ui: &Ui,
+    name: &str,
+    attached: &mut Attached,
+    mut typed: Typed,
+    sink: &mut impl Sink,
+    deadline: Option<Instant>,
+) -> Result<(Left, bool), CliError> {
+    enum Next {
+        Received(Result<Received, crate::session::SessionError>),
+        Read(io::Result<usize>),
+        Caught(Caught),
+        Late,
+    }
+    let mut signals = Signals::catch()?;
+    let mut buffer = BytesMut::new();
+    let mut escape = Escape::default();
+    let mut interrupted: Option<Instant> = None;
+    let mut paused = false;
+    let mut timed_out = false;
+    if typed.input.is_none() && typed.eof {
+        attached.end_input().await?;
+    }
+    loop {
+        buffer.reserve(CHUNK);
+        let full = attached.is_full();
+        let read = async {
+            match &mut typed.input {
+                Some(input) if !full => input.read(&mut buffer).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let late = async {
+            match deadline.filter(|_| !timed_out) {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let next = tokio::select! {
+            biased;
+            caught = signals.next() => Next::Caught(caught),
+            received = attached.receive() => Next::Received(received),
+            () = late => Next::Late,
+            read = read => Next::Read(read),
+        };
+        match next {
+            Next::Received(received) => match received? {
+                Received::Output { stream, bytes } => match sink.write(stream, bytes).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        return Ok((Left::Closed, timed_out));
+                    }
+                    Err(error) => {
+                        let text = format!("the session's output cannot be written: {error}");
+                        return Err(CliError::failed(text));
+                    }
+                },
+                Received::Gap { missing, .. } => {
+                    ui.note(&format!("[{name}] {missing} bytes are kept no more"));
+                }
+                Received::Paused { message } => {
+                    paused = true;
+                    ui.note_if_talking(&format!(
+                        "[{name}] paused: {message}; it goes on when the link is back"
+                    ));
+                }
+                Received::Live if paused => {
+                    paused = false;
+                    ui.note_if_talking(&format!("[{name}] the link is back"));
+                }
+                Received::Live | Received::Taken => {}
+                Received::Exit(code) => return Ok((Left::Exit(code), timed_out)),
+                Received::Lost => return Ok((Left::Lost, timed_out)),
+                Received::End => return Ok((Left::End, timed_out)),
+            },
+            Next::Late => {
+                timed_out = true;
+                attached.kill().await?;
+            }
+            Next::Caught(Caught::Interrupt)
+                if interrupted.is_none_or(|then| then.elapsed() > TWICE) =>
+            {
+                interrupted = Some(Instant::now());
+                attached.signal("INT").await?;
+            }
+            Next::Caught(caught) => return Ok((Left::Detached(Some(caught)), timed_out)),
+            // An input that cannot be read ends, as it does for a local program's child.
+            Next::Read(Ok(0) | Err(_)) => {
+                typed.input = None;
+                if typed.eof {
+                    attached.end_input().await?;
+                }
+            }
+            Next::Read(Ok(_)) => {
+                let read = buffer.split();
+                if typed.escape {
+                    let (bytes, leaves) = escape.pass(&read);
+                    attached.send(&bytes).await?;
+                    if leaves {
+                        return Ok((Left::Detached(None), timed_out));
+                    }
+                } else {
+                    attached.send(&read).await?;
+                }
+            }
+        }
+    }
+}
+
+/// Looks for `~.` at the beginning of a line; `~~` there is one `~`.
+#[derive(Debug)]
+struct Escape {
+    line_begins: bool,
+    tilde: bool,
+}
+
+impl Default for Escape {
+    fn default() -> Self {
+        Self { line_begins: true, tilde: false }
+    }
+}
+
+impl Escape {
+    /// Returns what is to be sent, and whether the person leaves.
+    fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut out = Vec::with_capacity(typed.len());
+        for byte in typed {
+            if std::mem::take(&mut self.tilde) {
+                match byte {
+                    b'.' => return (out, true),
+                    b'~' => {}
+                    _ => out.push(b'~'),
+                }
+            } else if self.line_begins && *byte == b'~' {
+                self.tilde = true;
+                self.line_begins = false;
+                continue;
+            }
+            out.push(*byte);
+            self.line_begins = matches!(byte, b'\n' | b'\r');
+        }
+        (out, false)
+    }
+}
+
+/// Runs `occ session attach`.
+pub(super) async fn attach(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    args: &AttachArgs,
+) -> Result<u8, CliError> {
+    let begin = match args.offset {
+        Some(offset) => Begin { stdout: Some(offset.to_string()), stderr: None },
+        None if args.from_start => Begin::start(),
+        None => Begin::resume(),
+    };
+    let terminal = io::stdin().is_terminal();
+    let plain = args.no_stdin || args.from_start || args.offset.is_some();
+    if terminal && !plain {
+        let session = sessions.show(&args.name).await?;
+        if session.info.tty && session.state == SessionState::Running {
+            return in_terminal(context, sessions, &session).await;
+        }
+    }
+    let typed = Typed {
+        input: if args.no_stdin { None } else { Input::stdin().ok() },
+        eof: (terminal && !args.no_stdin) || args.eof,
+        escape: terminal,
+    };
+    passing(context, sessions, &args.name, begin, typed).await
+}
+
+/// Attaches to a session that was just started, with what is typed.
+pub(super) async fn follow(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    session: &Session,
+    begin: Begin,
+) -> Result<u8, CliError> {
+    let terminal = io::stdin().is_terminal();
+    if terminal && session.info.tty {
+        return in_terminal(context, sessions, session).await;
+    }
+    let name = &session.info.name;
+    let typed = Typed { input: Input::stdin().ok(), eof: terminal, escape: terminal };
+    passing(context, sessions, name, begin, typed).await
+}
+
+/// Shows the screen of a session that has one, in this terminal, until the program ends or the person leaves. A broken
+/// link is a pause.
+async fn in_terminal(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    session: &Session,
+) -> Result<u8, CliError> {
+    let name = &session.info.name;
+    let place = match &session.host {
+        SessionHost::Local => Place::Local,
+        SessionHost::Host(host) => Place::Host(host.clone(), Source::Named),
+    };
+    let socket = format!("occ-{}", session.info.id);
+    // Within another tmux, it would refuse.
+    let words =
+        ["env", "-u", "TMUX", "tmux", "-L", &socket, "-f", "/dev/null", "attach", "-t", "occ"];
+    let mut args = ExecArgs { tty: true, ..ExecArgs::default() };
+    args.argv = words.map(Into::into).to_vec();
+    loop {
+        let request = exec::here(&place, exec::request(&args)?)?;
+        let shown = exec::on(context, &args, &request, sessions.client(), &place);
+        match Box::pin(shown).await {
+            Err(error) if error.exit == OUTCOME_UNKNOWN => {
+                context.ui.note(&format!("[{name}] paused: {}", error.message));
+                args.wait = Some(AGAIN);
+            }
+            // The escape, or a signal.
+            Err(error) if !error.is_quiet() => return Err(error),
+            _ => break,
+        }
+    }
+    let mut now = sessions.show(&session.info.id).await?;
+    if now.state == SessionState::Running {
+        // Its screen ends a moment before it does.
+        tokio::time::sleep(SCREEN).await;
+        now = sessions.show(&session.info.id).await?;
+    }
+    match (now.state, now.exit) {
+        (SessionState::Ended, Some(code)) => Ok(code),
+        (SessionState::Lost, _) => Err(crate::session::lost(name)),
+        _ => {
+            context.ui.note_if_talking(&format!("detached; {name} goes on"));
+            Ok(0)
+        }
+    }
+}
+
+async fn passing(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    name: &str,
+    begin: Begin,
+    typed: Typed,
+) -> Result<u8, CliError> {
+    let mut attached = sessions.attach(name, begin).await?;
+    let mut sink = Streams::open()?;
+    let passing = Box::pin(pass(context.ui, name, &mut attached, typed, &mut sink, None));
+    let (left, _) = prompter::answering(sessions.client(), passing).await?;
+    match left {
+        Left::Detached(_) => {
+            context.ui.note_if_talking(&format!(
+                "detached; {name} goes on\nhint: occ session attach {name}; occ session kill {name}"
+            ));
+            Ok(0)
+        }
+        left => ended(name, left),
+    }
+}
+
+/// Returns the exit code of what ended by itself.
+pub(super) fn ended(name: &str, left: Left) -> Result<u8, CliError> {
+    match left {
+        Left::Exit(code) => Ok(code),
+        Left::Lost => Err(crate::session::lost(name)),
+        Left::End => Ok(0),
+        Left::Closed => Err(CliError { exit: CLOSED_PIPE, ..CliError::closed_pipe() }),
+        Left::Detached(caught) => {
+            let exit = caught.map_or(0, Caught::exit);
+            Err(CliError { exit, ..CliError::closed_pipe() })
+        }
+    }
+}
+
+/// Runs `occ session logs`.
+pub(super) async fn logs(sessions: &Sessions, args: &SessionLogsArgs) -> Result<u8, CliError> {
+    let from = args.lines.map_or_else(|| "0".to_owned(), |lines| format!("lines:{lines}"));
+    let none = || Some("none".to_owned());
+    let begin = match args.stderr {
+        false => Begin { stdout: Some(from), stderr: none() },
+        true => Begin { stdout: none(), stderr: Some(from) },
+    };
+    let mut attached = sessions.look(&args.name, begin, args.follow).await?;
+    let mut sink = OnlyOut(Streams::open()?);
+    let typed = Typed { input: None, eof: false, escape: false };
+    let ui = sessions.client().ui().clone();
+    let passing = Box::pin(pass(&ui, &args.name, &mut attached, typed, &mut sink, None));
+    match prompter::answering(sessions.client(), passing).await?.0 {
+        Left::Exit(_) => Ok(0),
+        left => ended(&args.name, left),
+    }
+}
+
+/// The one stream that was asked for goes to standard output.
+struct OnlyOut(Streams);
+
+impl Sink for OnlyOut {
+    async fn write(&mut self, _: OutputStream, bytes: bytes::Bytes) -> io::Result<()> {
+        self.0.out.write(bytes).await
+    }
+}
+
+/// Runs `occ session wait`.
+pub(super) async fn wait(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    name: &str,
+) -> Result<u8, CliError> {
+    let none = || Some("none".to_owned());
+    let begin = Begin { stdout: none(), stderr: none() };
+    let mut attached = sessions.look(name, begin, true).await?;
+    let waiting = async {
+        loop {
+            match attached.receive().await? {
+                Received::Exit(code) => return Ok(Left::Exit(code)),
+                Received::Lost => return Ok(Left::Lost),
+                Received::End => return Ok(Left::End),
+                Received::Paused { message } => {
+                    context.ui.note_if_talking(&format!("[{name}] paused: {message}"));
+                }
+                _ => {}
+            }
+        }
+    };
+    let left = prompter::answering(sessions.client(), waiting).await?;
+    if context.ui.json {
+        context.ui.value(&sessions.show(name).await?)?;
+    }
+    ended(name, left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_and_a_dot_leave_at_the_beginning_of_a_line_only() {
+        let pass = |typed: &str| {
+            let (out, leaves) = Escape::default().pass(typed.as_bytes());
+            (String::from_utf8(out).unwrap(), leaves)
+        };
+        assert_eq!(pass("~."), (String::new(), true));
+        assert_eq!(pass("a\n~.b"), ("a\n".into(), true));
+        assert_eq!(pass("a~.\n"), ("a~.\n".into(), false));
+        assert_eq!(pass("~~.\n"), ("~.\n".into(), false));
+        assert_eq!(pass("~x\n"), ("~x\n".into(), false));
+        let mut escape = Escape::default();
+        assert_eq!(escape.pass(b"~"), (vec![], false));
+        assert_eq!(escape.pass(b"."), (vec![], true));
+    }
+}

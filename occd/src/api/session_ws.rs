@@ -1,0 +1,278 @@
+//! `GET /v1/sessions/{id}/attach`: a session over a WebSocket; the frames are in `proto/src/session.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::SplitStream;
+use futures_util::{SinkExt as _, StreamExt as _};
+use occ_proto::exec::{ExecControl, STDERR, STDIN, STDOUT};
+use occ_proto::session::{OutputStream, SessionEvent, SessionHost};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::App;
+use super::error::{self, ApiError, ApiResult};
+use super::extract::{Caller, Query};
+use super::session_events::{begin, on_the_wire};
+use super::sessions::handle;
+use crate::session::{Event, Handle, PIECE, SessionError, Wanted};
+
+/// The largest message of a client.
+const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
+/// Messages of input that wait for the host. With messages of 64 KiB, as much as goes with one command.
+const INPUTS: usize = 16;
+/// Answers that wait for the client's socket: one at a time comes from the input, others from signals.
+const ANSWERS: usize = 4;
+/// Signals that wait for the host. More are a key that is held down.
+const CONTROLS: usize = 4;
+/// How often it is remembered how far a client has read.
+const NOTE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct AttachQuery {
+    /// Where to begin in standard output: an offset, `end`, `lines:N`, or `none`; where the last client that was attached
+    /// stopped unless given.
+    stdout: Option<String>,
+    /// The same for standard error.
+    stderr: Option<String>,
+    /// Go on with what comes, until the program has ended; so unless given.
+    follow: Option<bool>,
+    /// Remember how far this client has read; so unless given.
+    note: Option<bool>,
+}
+
+pub(super) async fn upgrade(
+    State(app): State<Arc<App>>,
+    Path(wanted): Path<String>,
+    Query(query): Query<AttachQuery>,
+    Caller(client): Caller,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> ApiResult<Response> {
+    let upgrade = upgrade.map_err(|rejection| {
+        ApiError::bad_request(format!("This is no WebSocket handshake: {rejection}."))
+    })?;
+    let (handle, host) = handle(&app, &wanted, client).await?;
+    let [stdout, stderr] = handle.read_so_far();
+    let of = |text: Option<&str>, so_far: u64| match text {
+        None => Ok(so_far.to_string()),
+        Some("none") => Ok("-".to_owned()),
+        Some(text) => begin(text),
+    };
+    let wanted_output = Wanted {
+        stdout: of(query.stdout.as_deref(), stdout)?,
+        stderr: of(query.stderr.as_deref(), stderr)?,
+        on: query.follow.unwrap_or(true),
+    };
+    Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(
+        move |socket| async move {
+            serve(app, handle, host, wanted_output, query.note.unwrap_or(true), socket).await;
+        },
+    ))
+}
+
+/// What goes to the host, in one order.
+enum Input {
+    Bytes(Bytes),
+    End,
+}
+
+async fn serve(
+    app: Arc<App>,
+    handle: Handle,
+    host: SessionHost,
+    wanted: Wanted,
+    notes: bool,
+    socket: WebSocket,
+) {
+    let (mut sink, source) = socket.split();
+    let mut events = handle.follow(&app.sessions, wanted);
+    let id = handle.known().info.id;
+    let (inputs, input) = mpsc::channel(INPUTS);
+    let (controls, control) = mpsc::channel(CONTROLS);
+    let (answers, mut answer) = mpsc::channel(ANSWERS);
+    let mut read =
+        ReadSoFar { app: &app, id: &id, next: handle.read_so_far(), noted: Instant::now() };
+    // Whatever fails here fails because the client has gone; the program goes on without it.
+    let output = async {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                Some(event) = answer.recv() => {
+                    if send(&mut sink, &event).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let Some(event) = event else {
+                // The daemon stops. The client is not to start another for that.
+                let problem = error::stopping().into_problem();
+                let _ = send(&mut sink, &SessionEvent::Error { problem }).await;
+                return;
+            };
+            if let Event::Output { stream, from, data } = event {
+                let number = match stream {
+                    OutputStream::Stdout => STDOUT,
+                    OutputStream::Stderr => STDERR,
+                };
+                let to = from + data.len() as u64;
+                let mut message = BytesMut::with_capacity(data.len() + 1);
+                message.extend_from_slice(&[number]);
+                message.extend_from_slice(&data);
+                if sink.send(Message::Binary(message.freeze())).await.is_err() {
+                    return;
+                }
+                if notes {
+                    read.note(stream, to);
+                }
+                continue;
+            }
+            let event = on_the_wire(&app, &id, &host, event);
+            let is_last = matches!(
+                event,
+                SessionEvent::Exit { .. }
+                    | SessionEvent::Lost
+                    | SessionEvent::End
+                    | SessionEvent::Error { .. }
+            );
+            if send(&mut sink, &event).await.is_err() {
+                return;
+            }
+            if is_last {
+                // The client may have gone by now.
+                let _ = sink.send(Message::Close(None)).await;
+                return;
+            }
+        }
+    };
+    let work = async {
+        tokio::join!(
+            feed(&handle, &host, input, &answers),
+            control_all(&app, &handle, control),
+            // The client's side ends first, and with it the other two.
+            listen(source, inputs, controls),
+        );
+        // A client that has said all may still listen.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = output => {}
+        () = work => {}
+    }
+}
+
+/// Where the client has come to, which is remembered now and then, and when it leaves.
+struct ReadSoFar<'a> {
+    app: &'a App,
+    id: &'a str,
+    next: [u64; 2],
+    noted: Instant,
+}
+
+impl ReadSoFar<'_> {
+    fn note(&mut self, stream: OutputStream, to: u64) {
+        self.next[usize::from(stream == OutputStream::Stderr)] = to;
+        if self.noted.elapsed() >= NOTE {
+            self.app.sessions.note_read(self.id, self.next);
+            self.noted = Instant::now();
+        }
+    }
+}
+
+impl Drop for ReadSoFar<'_> {
+    fn drop(&mut self) {
+        self.app.sessions.note_read(self.id, self.next);
+    }
+}
+
+type Sink = futures_util::stream::SplitSink<WebSocket, Message>;
+
+async fn send(sink: &mut Sink, event: &SessionEvent) -> Result<(), axum::Error> {
+    // See `json::line`.
+    let text = serde_json::to_string(event).unwrap_or_default();
+    sink.send(Message::Text(Utf8Bytes::from(text))).await
+}
+
+/// Sorts what the client says, until it leaves.
+async fn listen(
+    mut source: SplitStream<WebSocket>,
+    inputs: mpsc::Sender<Input>,
+    controls: mpsc::Sender<Option<String>>,
+) {
+    while let Some(Ok(message)) = source.next().await {
+        match message {
+            Message::Binary(data) if data.first() == Some(&STDIN) => {
+                let input = if data.len() > 1 { Input::Bytes(data.slice(1..)) } else { Input::End };
+                if inputs.send(input).await.is_err() {
+                    return;
+                }
+            }
+            Message::Text(text) => {
+                let control = match serde_json::from_str(&text) {
+                    Ok(ExecControl::Signal { signal }) => Some(signal),
+                    Ok(ExecControl::Cancel) => None,
+                    // A session has no terminal.
+                    Ok(ExecControl::Resize(_)) => continue,
+                    Err(error) => {
+                        tracing::debug!(%error, "a client sent a control that is none");
+                        continue;
+                    }
+                };
+                if controls.try_send(control).is_err() {
+                    tracing::debug!("a signal was dropped: others wait");
+                }
+            }
+            Message::Close(_) => return,
+            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) => {}
+        }
+    }
+}
+
+/// Brings the input to the host, as much at once as is there, and tells how far that is.
+async fn feed(
+    handle: &Handle,
+    host: &SessionHost,
+    mut queue: mpsc::Receiver<Input>,
+    answers: &mpsc::Sender<SessionEvent>,
+) {
+    let mut taken = 0;
+    while let Some(first) = queue.recv().await {
+        let mut data = BytesMut::new();
+        let mut last = false;
+        let mut next = Some(first);
+        while let Some(input) = next {
+            match input {
+                Input::Bytes(bytes) => data.extend_from_slice(&bytes),
+                Input::End => last = true,
+            }
+            next = if last || data.len() >= PIECE { None } else { queue.try_recv().ok() };
+        }
+        taken += data.len() as u64;
+        let event = match handle.append(data.freeze(), last, true).await {
+            Ok(end) => SessionEvent::Input { end, taken },
+            // Its end comes with the output.
+            Err(SessionError::Ended | SessionError::Gone) => return,
+            Err(failure) => {
+                SessionEvent::Error { problem: error::session(Some(host), &failure).into_problem() }
+            }
+        };
+        let is_over = last || matches!(event, SessionEvent::Error { .. });
+        if answers.send(event).await.is_err() || is_over {
+            return;
+        }
+    }
+}
+
+async fn control_all(app: &App, handle: &Handle, mut control: mpsc::Receiver<Option<String>>) {
+    while let Some(signal) = control.recv().await {
+        if let Err(failure) = handle.signal(&app.sessions, signal.as_deref()).await {
+            tracing::debug!(%failure, "a session's program was not signalled");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! `/v1/sessions`: programs on hosts that outlive the connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::future::join_all;
+use occ_proto::session::{
+    InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionSignal,
+    SessionStart, SessionState,
+};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::App;
+use super::error::{self, ApiError, ApiResult};
+use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
+use super::json::Json;
+use crate::prompts::Client;
+use crate::session::{Handle, Place, SessionError};
+
+/// How long a list waits for each host: it shows what was known last of one that does not answer.
+const LOOK: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ListQuery {
+    /// Ask this host, and list what it has.
+    host: Option<String>,
+}
+
+/// Returns where the sessions of a host run.
+async fn place(app: &Arc<App>, host: &SessionHost) -> ApiResult<Place> {
+    Ok(Place::new(executor_named(app, host.as_str()).await?))
+}
+
+/// Returns a session by its name or ID, and its host.
+pub(super) async fn handle(
+    app: &Arc<App>,
+    wanted: &str,
+    client: Client,
+) -> ApiResult<(Handle, SessionHost)> {
+    let found = app.sessions.host_of(wanted).map_err(|failure| error::session(None, &failure));
+    let (id, host) = found?;
+    let handle = app.sessions.handle(&id, place(app, &host).await?, client);
+    let handle = handle.map_err(|failure| error::session(None, &failure))?;
+    Ok((handle, host))
+}
+
+fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
+    move |failure| error::session(Some(host), &failure)
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Query(query): Query<ListQuery>,
+    Caller(client): Caller,
+) -> ApiResult<Json<SessionList>> {
+    if let Some(host) = query.host {
+        let name: SessionHost =
+            host.parse().map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
+        let place = place(&app, &name).await?;
+        let looked = app.sessions.look_at(&name, place, client).await;
+        return Ok(Json(SessionList { sessions: looked.map_err(problem(&name))? }));
+    }
+    // Hosts that are connected are asked; the others are not dialled for a list.
+    let mut hosts: Vec<SessionHost> =
+        app.sessions.known().into_iter().map(|session| session.host).collect();
+    hosts.sort();
+    hosts.dedup();
+    let asked = hosts.into_iter().map(|host| {
+        let (app, client) = (Arc::clone(&app), client.clone());
+        async move {
+            let looked = look(&app, &host, client).await;
+            (host, looked.map_err(ApiError::into_problem))
+        }
+    });
+    let answers = join_all(asked).await;
+    let mut sessions = app.sessions.known();
+    for session in &mut sessions {
+        match answers.iter().find(|(host, _)| *host == session.host) {
+            Some((_, Ok(fresh))) => {
+                if let Some(other) = fresh.iter().find(|other| other.info.id == session.info.id) {
+                    *session = other.clone();
+                }
+            }
+            Some((_, Err(problem))) => session.problem = Some(problem.clone()),
+            // Started meanwhile.
+            None => {}
+        }
+    }
+    Ok(Json(SessionList { sessions }))
+}
+
+/// Asks a host for its sessions, if that takes no dial and no long time.
+async fn look(
+    app: &Arc<App>,
+    host: &SessionHost,
+    client: Client,
+) -> Result<Vec<Session>, ApiError> {
+    let place = place(app, host).await?;
+    if !place.is_at_hand() {
+        return Err(ApiError::not_connected(host));
+    }
+    match timeout(LOOK, app.sessions.look_at(host, place, client)).await {
+        Ok(looked) => looked.map_err(problem(host)),
+        Err(_) => Err(ApiError::not_connected(host)),
+    }
+}
+
+pub(super) async fn start(
+    State(app): State<Arc<App>>,
+    Caller(client): Caller,
+    Body(mut request): Body<SessionRequest>,
+) -> ApiResult<Response> {
+    let host = request.host.clone();
+    if let SessionHost::Host(name) = &host {
+        request.cwd = request.cwd.or_else(|| app.settings(name).directory);
+    }
+    let place = place(&app, &host).await?;
+    let session = app.sessions.start(place, request, client).await.map_err(problem(&host))?;
+    Ok((StatusCode::CREATED, Json(session)).into_response())
+}
+
+pub(super) async fn start_again(
+    State(app): State<Arc<App>>,
+    Path(wanted): Path<String>,
+    Caller(client): Caller,
+    OptionalBody(request): OptionalBody<SessionStart>,
+) -> ApiResult<Json<Session>> {
+    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    let known = handle.known();
+    let to = known.next_host.unwrap_or_else(|| host.clone());
+    let new = place(&app, &to).await?;
+    // A host that is not known any more cannot be asked, and need not be.
+    let old = place(&app, &host).await.ok();
+    let started = app.sessions.start_again(&known.info.id, old, new, request, client).await;
+    Ok(Json(started.map_err(problem(&to))?))
+}
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Path(wanted): Path<String>,
+    Caller(client): Caller,
+) -> ApiResult<Json<Session>> {
+    let (mut handle, host) = handle(&app, &wanted, client).await?;
+    let session = match handle.look(&app.sessions).await {
+        Ok(session) => session,
+        // What was known last is still worth telling.
+        Err(failure) => {
+            let problem = error::session(Some(&host), &failure).into_problem();
+            Session { problem: Some(problem), ..handle.known() }
+        }
+    };
+    Ok(Json(session))
+}
+
+pub(super) async fn edit(
+    State(app): State<Arc<App>>,
+    Path(wanted): Path<String>,
+    Body(edit): Body<SessionEdit>,
+) -> ApiResult<Json<Session>> {
+    if let Some(host) = &edit.host {
+        place(&app, host).await?;
+    }
+    let edited = app.sessions.edit(&wanted, edit);
+    Ok(Json(edited.map_err(|failure| error::session(None, &failure))?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RemoveQuery {
+    /// End its program first.
+    #[serde(default)]
+    force: bool,
+    /// Forget it without asking its host.
+    #[serde(default)]
+    forget: bool,
+}
+
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Path(wanted): Path<String>,
+    Query(query): Query<RemoveQuery>,
+    Caller(client): Caller,
+) -> ApiResult<StatusCode> {
+    if query.forget {
+        let forgotten = app.sessions.host_of(&wanted).and_then(|(id, _)| app.sessions.forget(&id));
+        forgotten.map_err(|failure| error::session(None, &failure))?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let (handle, host) = handle(&app, &wanted, client).await?;
+    handle.remove(&app.sessions, query.force).await.map_err(problem(&host))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn signal(
+    State(app): State<Arc<App>>,
+    Path(wanted): Path<String>,
+    Caller(client): Caller,
+    OptionalBody(request): OptionalBody<SessionSignal>,
+) -> ApiResult<Json<Session>> {
+    let (mut handle, host) = handle(&app, &wanted, client).await?;
+    let signalled = handle.signal(&app.sessions, request.signal.as_deref()).await;
+    signalled.map_err(problem(&host))?;
+    if request.signal.is_some() {
+        return Ok(Json(handle.known()));
+    }
+    let session = handle.look(&app.sessions).await.map_err(problem(&host))?;
+    if session.state == SessionState::Gone {
+        return Err(problem(&host)(SessionError::Gone));
+    }
+    Ok(Json(session))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct InputQuery {
+    /// Where the bytes belong; at the end of what was taken unless given.
+    offset: Option<u64>,
+    /// Nothing comes after them.
+    #[serde(default)]
+    eof: bool,
+}
+
+pub(super) async fn input(
+    State(app): State<Arc<App>>,
+    Path(wanted): Path<String>,
+    Query(query): Query<InputQuery>,
+    Caller(client): Caller,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> ApiResult<Json<InputTaken>> {
+    let body = body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                occ_proto::Code::TooLarge,
+                "The body is larger than 1 MiB: send it in pieces, or over the WebSocket.",
+            )
+        } else {
+            ApiError::bad_request(format!("The body could not be read: {rejection}."))
+        }
+    })?;
+    let (handle, host) = handle(&app, &wanted, client).await?;
+    let taken = match query.offset {
+        Some(offset) => handle.put(offset, body, query.eof).await,
+        None => handle.append(body, query.eof, false).await,
+    };
+    Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))
+}

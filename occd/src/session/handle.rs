@@ -1,0 +1,126 @@
+//! One session as one client works with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use occ_proto::session::Session;
+use tokio::sync::mpsc;
+
+use super::Sessions;
+use super::error::SessionError;
+use super::follow::{Event, Follow};
+use super::input::Line;
+use super::remote::{Remote, Signalled};
+use super::store::Record;
+use crate::ssh::signal;
+
+/// Where to begin in a session's output: an offset, `end`, `lines:N`, or `-` for not at all; and whether to go on with what
+/// comes.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) on: bool,
+}
+
+/// A session as one client works with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    pub(super) record: Record,
+    pub(super) remote: Remote,
+    pub(super) line: Arc<Line>,
+}
+
+impl Handle {
+    /// Returns the session as its host knows it at this moment.
+    pub(crate) async fn look(&mut self, sessions: &Sessions) -> Result<Session, SessionError> {
+        let told = self.remote.look(&self.record.info.id).await?;
+        let session = self.record.learn(told.as_ref());
+        sessions.note(&self.record.info.id, self.record.state, self.record.exit);
+        Ok(session)
+    }
+
+    /// Returns the session as it was known last.
+    pub(crate) fn known(&self) -> Session {
+        self.record.session()
+    }
+
+    /// Returns where the last client that was attached stopped, in standard output and standard error.
+    pub(crate) fn read_so_far(&self) -> [u64; 2] {
+        self.record.read
+    }
+
+    /// Follows its output.
+    pub(crate) fn follow(&self, sessions: &Sessions, from: Wanted) -> mpsc::Receiver<Event> {
+        let follow = Follow {
+            remote: self.remote.clone(),
+            id: self.record.info.id.clone(),
+            stdout: from.stdout,
+            stderr: from.stderr,
+            on: from.on,
+            retries: self.record.info.retries,
+        };
+        follow.spawn(&sessions.tasks, &sessions.stop)
+    }
+
+    /// Adds input at its end, in pieces of [`PIECE`] at most; `patient` as long as the host is down.
+    pub(crate) async fn append(
+        &self,
+        data: Bytes,
+        last: bool,
+        patient: bool,
+    ) -> Result<u64, SessionError> {
+        self.line.append(&self.remote, &self.record.info.id, data, last, patient).await
+    }
+
+    /// Adds input at an offset; what is known of it is dropped.
+    pub(crate) async fn put(
+        &self,
+        from: u64,
+        data: Bytes,
+        last: bool,
+    ) -> Result<u64, SessionError> {
+        self.line.put(&self.remote, &self.record.info.id, from, data, last).await
+    }
+
+    /// Signals the program and what it has started; without a name ends it: TERM, then KILL.
+    pub(crate) async fn signal(
+        &self,
+        sessions: &Sessions,
+        name: Option<&str>,
+    ) -> Result<(), SessionError> {
+        if let Some(name) = name
+            && signal::parse(name).is_none()
+        {
+            return Err(SessionError::NoSignal(name.to_owned()));
+        }
+        match self.remote.signal(&self.record.info.id, name).await? {
+            Signalled::Sent => Ok(()),
+            Signalled::Alive => Err(SessionError::Immortal),
+            Signalled::Over(state, exit) => {
+                sessions.note(&self.record.info.id, state, exit);
+                // It was to end, and has.
+                if name.is_none() { Ok(()) } else { Err(SessionError::Ended) }
+            }
+        }
+    }
+
+    /// Removes it, there and here. One that runs is ended first if `force`.
+    pub(crate) async fn remove(
+        &self,
+        sessions: &Sessions,
+        force: bool,
+    ) -> Result<(), SessionError> {
+        let id = &self.record.info.id;
+        if force {
+            match self.signal(sessions, None).await {
+                Ok(()) | Err(SessionError::Gone) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !self.remote.remove(id).await? {
+            return Err(SessionError::Running(self.record.info.name.clone()));
+        }
+        sessions.forget(id)
+    }
+}

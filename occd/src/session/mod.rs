@@ -1,0 +1,443 @@
+//! Sessions: programs on hosts that outlive the connection, the daemon and this machine.
+//!
+//! A small supervisor on the host keeps the program's output by offset, takes its input by offset, and notes how it ended
+//! (`supervisor.rs`). The daemon keeps the list of sessions in `sessions.json`, and can do without it: their hosts know
+//! them, too. A session that nobody is attached to costs an entry in that list, and neither a channel nor a task.
+//!
+//! The API alone talks to this; it reaches hosts through `place.rs`.
+
+mod error;
+mod follow;
+mod handle;
+mod input;
+mod names;
+mod place;
+mod remote;
+mod store;
+mod supervisor;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use occ_proto::exec::ExecRequest;
+use occ_proto::session::{
+    Session, SessionEdit, SessionHost, SessionInfo, SessionRequest, SessionStart, SessionState,
+};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use error::SessionError;
+pub(crate) use follow::Event;
+pub(crate) use handle::{Handle, Wanted};
+pub(crate) use input::PIECE;
+pub(crate) use place::Place;
+
+use crate::exec::Command;
+use crate::host::Tries;
+use crate::prompts::Client;
+use input::Line;
+use names::{check, find, free_name};
+use remote::{Remote, Told};
+use store::{Record, Store};
+
+/// How much is kept of each stream of a session, in bytes.
+const KEEP: u64 = 64 * 1024 * 1024;
+
+/// All sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    store: Store,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Record,
+    line: Arc<Line>,
+}
+
+impl Entry {
+    fn new(record: Record) -> Self {
+        Self { record, line: Arc::default() }
+    }
+}
+
+impl Sessions {
+    /// Returns those that are remembered in `state`.
+    pub fn new(state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        let store = Store::new(state);
+        let of = |record: Record| (record.info.id.clone(), Entry::new(record));
+        let entries = Mutex::new(store.load().into_iter().map(of).collect());
+        Self { store, entries, tasks, stop }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn save(&self, entries: &BTreeMap<String, Entry>) -> Result<(), SessionError> {
+        let records: Vec<&Record> = entries.values().map(|entry| &entry.record).collect();
+        self.store.save(&records).map_err(SessionError::Store)
+    }
+
+    /// Returns a session's host, by its name or its ID.
+    pub(crate) fn host_of(&self, wanted: &str) -> Result<(String, SessionHost), SessionError> {
+        let entries = self.lock();
+        let entry = find(&entries, wanted)?;
+        Ok((entry.record.info.id.clone(), entry.record.host.clone()))
+    }
+
+    /// Returns a session for a client that reaches its host.
+    pub(crate) fn handle(
+        &self,
+        id: &str,
+        place: Place,
+        client: Client,
+    ) -> Result<Handle, SessionError> {
+        let entries = self.lock();
+        let entry = find(&entries, id)?;
+        let remote = Remote { place, tries: Tries::default(), client };
+        Ok(Handle { record: entry.record.clone(), remote, line: Arc::clone(&entry.line) })
+    }
+
+    /// Returns all of them as they were known last, the oldest first.
+    pub(crate) fn known(&self) -> Vec<Session> {
+        let entries = self.lock();
+        let mut all: Vec<Session> = entries.values().map(|entry| entry.record.session()).collect();
+        all.sort_by(|a, b| (a.info.created, &a.info.id).cmp(&(b.info.created, &b.info.id)));
+        all
+    }
+
+    /// Starts a session. Goes on when the caller leaves.
+    pub(crate) async fn start(
+        self: &Arc<Self>,
+        place: Place,
+        request: SessionRequest,
+        client: Client,
+    ) -> Result<Session, SessionError> {
+        let env = [&request.base_env, &request.env].into_iter().flatten();
+        let env = env.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let exec = exec_request(&request.argv, request.cwd.as_deref(), env)?;
+        let record = self.enter(&request)?;
+        let tries = Tries::of(None, request.wait_ms);
+        self.launch(Remote { place, tries, client }, record, exec, false).await
+    }
+
+    /// Starts a session that has ended once more, where it is to be now. `old` is where it was.
+    pub(crate) async fn start_again(
+        self: &Arc<Self>,
+        id: &str,
+        old: Option<Place>,
+        new: Place,
+        request: SessionStart,
+        client: Client,
+    ) -> Result<Session, SessionError> {
+        let SessionStart { env, base_env } = request;
+        let mut record = {
+            let entries = self.lock();
+            find(&entries, id)?.record.clone()
+        };
+        let given = |name: &&String| !env.contains_key(*name);
+        let missing: Vec<String> = record.info.env.iter().filter(given).cloned().collect();
+        if !missing.is_empty() {
+            return Err(SessionError::NoValues(missing));
+        }
+        record.info.env = env.keys().cloned().collect();
+        let env = base_env.into_iter().chain(env).collect();
+        let exec = exec_request(&record.info.argv, record.info.cwd.as_deref(), env)?;
+        if let Some(place) = old {
+            let remote = Remote { place, tries: Tries::default(), client: client.clone() };
+            if !remote.remove(&record.info.id).await? {
+                return Err(SessionError::Running(record.info.name));
+            }
+        }
+        record.host = record.next_host.take().unwrap_or(record.host);
+        record.info.created = Timestamp::now();
+        record.state = SessionState::Running;
+        record.exit = None;
+        record.read = [0; 2];
+        {
+            let mut entries = self.lock();
+            entries.insert(record.info.id.clone(), Entry::new(record.clone()));
+            self.save(&entries)?;
+        }
+        let remote = Remote { place: new, tries: Tries::default(), client };
+        self.launch(remote, record, exec, true).await
+    }
+
+    async fn launch(
+        self: &Arc<Self>,
+        remote: Remote,
+        record: Record,
+        exec: ExecRequest,
+        stays: bool,
+    ) -> Result<Session, SessionError> {
+        let sessions = Arc::clone(self);
+        let session = record.session();
+        let id = record.info.id.clone();
+        let starting = self.tasks.spawn(async move {
+            let started = remote.start(&record.info, &exec, KEEP).await;
+            // One that may have been started is kept.
+            let unknown = matches!(started, Ok(()) | Err(SessionError::LinkLost))
+                || matches!(&started, Err(SessionError::Exec(error)) if may_have_run(error));
+            if !unknown {
+                let state = SessionState::Gone;
+                sessions.note(&record.info.id, state, None);
+                if !stays {
+                    sessions.forget(&record.info.id)?;
+                }
+            }
+            started
+        });
+        match starting.await {
+            Ok(started) => started?,
+            Err(error) => {
+                tracing::error!(%error, id, "a session's start ended early");
+                return Err(SessionError::LinkLost);
+            }
+        }
+        Ok(session)
+    }
+
+    /// Enters a session into the list, which is written before anything is started.
+    fn enter(&self, request: &SessionRequest) -> Result<Record, SessionError> {
+        let mut entries = self.lock();
+        let name = match &request.name {
+            Some(name) => {
+                check(&entries, name, None)?;
+                name.clone()
+            }
+            None => {
+                let program = String::from_utf8_lossy(&request.argv[0].0).into_owned();
+                free_name(&entries, &program)
+            }
+        };
+        let id = loop {
+            let id = format!("{:08x}", fastrand::u32(..));
+            if find(&entries, &id).is_err() {
+                break id;
+            }
+        };
+        let info = SessionInfo {
+            id,
+            name,
+            argv: request.argv.clone(),
+            cwd: request.cwd.clone(),
+            env: request.env.keys().cloned().collect(),
+            tty: request.tty,
+            created: Timestamp::now(),
+            retries: request.retries,
+        };
+        let record = Record {
+            info,
+            host: request.host.clone(),
+            next_host: None,
+            state: SessionState::Running,
+            exit: None,
+            read: [0; 2],
+        };
+        entries.insert(record.info.id.clone(), Entry::new(record.clone()));
+        if let Err(error) = self.save(&entries) {
+            entries.remove(&record.info.id);
+            return Err(error);
+        }
+        Ok(record)
+    }
+
+    /// Changes what a session's next start is.
+    pub(crate) fn edit(&self, id: &str, edit: SessionEdit) -> Result<Session, SessionError> {
+        let mut entries = self.lock();
+        let mut record = find(&entries, id)?.record.clone();
+        if let Some(name) = edit.name {
+            check(&entries, &name, Some(&record.info.id))?;
+            record.info.name = name;
+        }
+        if let Some(argv) = edit.argv {
+            record.info.argv = argv;
+        }
+        record.info.cwd = edit.cwd.or(record.info.cwd);
+        exec_request(&record.info.argv, record.info.cwd.as_deref(), BTreeMap::new())?;
+        record.info.retries = edit.retries.or(record.info.retries);
+        if let Some(host) = edit.host {
+            record.next_host = Some(host).filter(|host| *host != record.host);
+        }
+        let session = record.session();
+        if let Some(entry) = entries.get_mut(&record.info.id) {
+            entry.record = record;
+        }
+        self.save(&entries)?;
+        Ok(session)
+    }
+
+    /// Forgets a session.
+    pub(crate) fn forget(&self, id: &str) -> Result<(), SessionError> {
+        let mut entries = self.lock();
+        entries.remove(id);
+        self.save(&entries)
+    }
+
+    /// Notes what is known of a session's program by now.
+    pub(crate) fn note(&self, id: &str, state: SessionState, exit: Option<u8>) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(id) else { return };
+        if (entry.record.state, entry.record.exit) == (state, exit) {
+            return;
+        }
+        (entry.record.state, entry.record.exit) = (state, exit);
+        if let Err(error) = self.save(&entries) {
+            tracing::warn!(%error, "what became of a session is not remembered");
+        }
+    }
+
+    /// Notes how far a client has read standard output and standard error.
+    pub(crate) fn note_read(&self, id: &str, read: [u64; 2]) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(id).filter(|entry| entry.record.read != read) else {
+            return;
+        };
+        entry.record.read = read;
+        if let Err(error) = self.save(&entries) {
+            tracing::warn!(%error, "how far a session was read is not remembered");
+        }
+    }
+
+    /// Returns the sessions of a host as it knows them, also those that are not in the list: they are from now on.
+    pub(crate) async fn look_at(
+        &self,
+        host: &SessionHost,
+        place: Place,
+        client: Client,
+    ) -> Result<Vec<Session>, SessionError> {
+        let told = Remote { place, tries: Tries::default(), client }.list(&[]).await?;
+        let mut entries = self.lock();
+        for told in &told {
+            match (entries.get(&told.id), &told.info) {
+                (None, Some(info)) if info.id == told.id && is_id(&told.id) => {
+                    let mut info = info.clone();
+                    if check(&entries, &info.name, None).is_err() {
+                        info.name = free_name(&entries, &info.name);
+                    }
+                    let (state, exit) = (told.state, told.exit);
+                    let host = host.clone();
+                    let record = Record { info, host, next_host: None, state, exit, read: [0; 2] };
+                    entries.insert(told.id.clone(), Entry::new(record));
+                }
+                _ => {}
+            }
+        }
+        let mut sessions = Vec::new();
+        for entry in entries.values_mut().filter(|entry| entry.record.host == *host) {
+            let of = told.iter().find(|told| told.id == entry.record.info.id);
+            sessions.push(entry.record.learn(of));
+        }
+        self.save(&entries)?;
+        Ok(sessions)
+    }
+}
+
+/// Returns a checked command.
+fn exec_request(
+    argv: &[occ_proto::exec::Bytes],
+    cwd: Option<&str>,
+    env: BTreeMap<String, String>,
+) -> Result<ExecRequest, SessionError> {
+    let request = ExecRequest {
+        argv: argv.to_vec(),
+        cwd: cwd.map(ToOwned::to_owned),
+        env,
+        ..ExecRequest::default()
+    };
+    Ok(Command::new(request)?.request().clone())
+}
+
+/// Returns whether a host's word is an ID as we make them.
+fn is_id(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn may_have_run(error: &crate::exec::ExecError) -> bool {
+    use crate::exec::ExecError as E;
+    matches!(error, E::LinkLost { .. } | E::OutputCut { .. } | E::NoExit | E::NoAnswer { .. })
+}
+
+impl Record {
+    /// Takes in what the host tells of it, or that it knows nothing, and returns the session as it is now.
+    fn learn(&mut self, told: Option<&Told>) -> Session {
+        (self.state, self.exit) = match told {
+            Some(told) => (told.state, told.exit),
+            None => (SessionState::Gone, self.exit),
+        };
+        let mut session = self.session();
+        if let Some(told) = told {
+            session.stdin = Some(told.stdin);
+            session.stdout = Some(told.stdout);
+            session.stderr = Some(told.stderr);
+        }
+        session
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(name: Option<&str>) -> SessionRequest {
+        SessionRequest {
+            host: "h".parse().unwrap(),
+            name: name.map(Into::into),
+            argv: vec!["/usr/bin/codex".into(), "app-server".into()],
+            cwd: None,
+            base_env: BTreeMap::from([("PATH".into(), "/bin".into())]),
+            env: BTreeMap::from([("TOKEN".into(), "secret".into())]),
+            tty: false,
+            retries: None,
+            wait_ms: None,
+        }
+    }
+
+    fn sessions(dir: &Path) -> Sessions {
+        Sessions::new(dir, TaskTracker::new(), CancellationToken::new())
+    }
+
+    #[test]
+    fn the_list_is_remembered_without_secrets_and_names_are_unique() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = sessions(dir.path());
+        let record = first.enter(&request(None)).unwrap();
+        assert_eq!(record.info.name, "codex");
+        assert_eq!(first.enter(&request(None)).unwrap().info.name, "codex-2");
+        assert!(matches!(first.enter(&request(Some("codex"))), Err(SessionError::Taken(_))));
+        assert!(matches!(first.enter(&request(Some("a b"))), Err(SessionError::BadName(_))));
+        // A name that is another's ID would name both.
+        let taken = first.enter(&request(Some(&record.info.id)));
+        assert!(matches!(taken, Err(SessionError::Taken(_))));
+
+        let file = std::fs::read_to_string(dir.path().join("sessions.json")).unwrap();
+        assert!(file.contains("TOKEN") && !file.contains("secret"), "{file}");
+        let again = sessions(dir.path());
+        assert_eq!(again.known(), first.known());
+        assert_eq!(again.host_of("codex-2").unwrap().1.as_str(), "h");
+        let error = again.host_of("other").unwrap_err().to_string();
+        assert!(error.contains("codex-2"), "{error}");
+    }
+
+    #[test]
+    fn an_edit_is_for_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = sessions(dir.path());
+        let id = sessions.enter(&request(Some("work"))).unwrap().info.id;
+        let host = |name: &str| Some(name.parse::<SessionHost>().unwrap());
+        let edit = SessionEdit { host: host("h2"), name: Some("job".into()), ..Default::default() };
+        let session = sessions.edit("work", edit).unwrap();
+        assert_eq!((session.host, session.next_host), (host("h").unwrap(), host("h2")));
+        assert_eq!(sessions.host_of("job").unwrap(), (id.clone(), host("h").unwrap()));
+        let edit = SessionEdit { host: host("h"), ..Default::default() };
+        assert_eq!(sessions.edit(&id, edit).unwrap().next_host, None);
+        let empty = SessionEdit { argv: Some(vec![]), ..Default::default() };
+        assert!(matches!(sessions.edit(&id, empty), Err(SessionError::BadCommand(_))));
+    }
+}

@@ -1,0 +1,301 @@
+//! What is asked of the host of a session: one command each, with an answer in a few words.
+//!
+//! Each may be asked twice, so what a broken link leaves unknown is asked again: a start that was made already says
+//! so, and input is taken by its offset.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use occ_proto::exec::ExecRequest;
+use occ_proto::session::{SessionInfo, SessionState};
+
+use super::error::SessionError;
+use super::place::{Failure, Place, Words};
+use super::supervisor;
+use crate::host::Tries;
+use crate::prompts::Client;
+
+/// How often a question is asked whose answer the link swallowed.
+const ROUNDS: u32 = 5;
+/// How long an answer may take: the longest is that to a kill, 4 s.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// A host as one client asks it.
+#[derive(Debug, Clone)]
+pub(super) struct Remote {
+    pub(super) place: Place,
+    pub(super) tries: Tries,
+    pub(super) client: Client,
+}
+
+/// What a host tells of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) id: String,
+    pub(super) state: SessionState,
+    pub(super) exit: Option<u8>,
+    pub(super) stdin: u64,
+    pub(super) stdout: u64,
+    pub(super) stderr: u64,
+    /// What the host keeps of it; absent where that cannot be read.
+    pub(super) info: Option<SessionInfo>,
+}
+
+/// A host's answer to input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It was taken, or had been before.
+    All,
+    /// Another's input is where this one should be.
+    Moved,
+    /// What comes before it is missing.
+    Hole,
+    /// The end of the input came before.
+    Closed,
+    /// Too much waits for the program.
+    Busy,
+    /// The host's disk did not take all of it.
+    Unwritten,
+    /// The program has ended.
+    Ended,
+}
+
+/// What came of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signalled {
+    /// It was sent.
+    Sent,
+    /// The program has ended, with this status where it is known.
+    Over(SessionState, Option<u8>),
+    /// The program lives in spite of KILL.
+    Alive,
+}
+
+impl Remote {
+    /// Asks until there is an answer, as its words line by line.
+    async fn ask(&self, argv: Vec<Bytes>, stdin: Bytes) -> Result<String, SessionError> {
+        let mut rounds = 0;
+        loop {
+            let mut words = Words::new(&argv);
+            words.limit(ANSWER);
+            match self.place.run(words, stdin.clone(), self.tries, &self.client).await {
+                Ok(answer) if answer.out.is_empty() => {
+                    let said = String::from_utf8_lossy(&answer.err).trim().to_owned();
+                    return Err(SessionError::Garbled(occ_proto::text::sanitize(&said)));
+                }
+                Ok(answer) => return Ok(String::from_utf8_lossy(&answer.out).into_owned()),
+                Err(failure) if failure.is_passing() && rounds < ROUNDS => {
+                    tracing::debug!(host = %self.place, %failure, "asked again");
+                    rounds += 1;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// Starts a session. `keep` is how many bytes are kept of each stream.
+    pub(super) async fn start(
+        &self,
+        info: &SessionInfo,
+        request: &ExecRequest,
+        keep: u64,
+    ) -> Result<(), SessionError> {
+        let meta = serde_json::to_string(info).unwrap_or_default();
+        let env = environment(request);
+        let takes = if env.is_empty() { "0" } else { "1" };
+        let takes = format!("{takes}{}", if info.tty { "t" } else { "" });
+        let cwd = request.cwd.clone().unwrap_or_default();
+        let keep = keep.to_string();
+        let mut argv =
+            script(&supervisor::START, &[&info.id, &supervisor::RUN, &meta, &keep, &takes, &cwd]);
+        if info.tty {
+            argv.extend(
+                ["sh", "-c", &supervisor::TTY, "sh"].map(|word| Bytes::from(word.to_owned())),
+            );
+        }
+        argv.extend(request.argv.iter().map(|arg| Bytes::from(arg.0.clone())));
+        let answer = self.ask(argv, env.into()).await?;
+        match answer.trim_end().split_once(' ').unwrap_or((answer.trim_end(), "")) {
+            // The answer to the first question got lost on the way.
+            ("s" | "exists", "") => Ok(()),
+            ("f", why) => Err(SessionError::NotStarted(occ_proto::text::sanitize(why))),
+            _ => Err(garbled(&answer)),
+        }
+    }
+
+    /// Returns what the host tells of a session; nothing where it has none.
+    pub(super) async fn look(&self, id: &str) -> Result<Option<Told>, SessionError> {
+        Ok(self.list(&[id]).await?.pop())
+    }
+
+    /// Returns what the host tells of these sessions, or of all.
+    pub(super) async fn list(&self, ids: &[&str]) -> Result<Vec<Told>, SessionError> {
+        let answer = self.ask(script(&supervisor::LIST, ids), Bytes::new()).await?;
+        Ok(told(&answer))
+    }
+
+    /// Gives input from an offset on. `again` says, and is told, that it may have been given before. Also returns where
+    /// the input ends now.
+    pub(super) async fn input(
+        &self,
+        id: &str,
+        from: u64,
+        data: Bytes,
+        last: bool,
+        again: &mut bool,
+    ) -> Result<(Taken, u64), SessionError> {
+        let flag = |is| if is { "1" } else { "0" };
+        let (from, length) = (from.to_string(), data.len().to_string());
+        let args = [id, &from, &length, flag(last), flag(*again)];
+        let argv = script(&supervisor::INPUT, &args);
+        let mut words = Words::new(&argv);
+        words.limit(ANSWER);
+        let answer = match self.place.run(words, data, self.tries, &self.client).await {
+            Ok(answer) => String::from_utf8_lossy(&answer.out).into_owned(),
+            Err(failure) if failure.is_passing() => {
+                *again |= failure.may_have_run();
+                return Err(SessionError::LinkLost);
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let (word, end) = answer.trim_end().split_once(' ').unwrap_or((answer.trim_end(), ""));
+        let taken = match word {
+            "k" => Taken::All,
+            "m" => Taken::Moved,
+            "h" => Taken::Hole,
+            "c" => Taken::Closed,
+            "b" => Taken::Busy,
+            "f" => Taken::Unwritten,
+            "x" => Taken::Ended,
+            "n" => return Err(SessionError::Gone),
+            // The link broke in the middle of it.
+            "short" | "" => {
+                *again = true;
+                return Err(SessionError::LinkLost);
+            }
+            _ => return Err(garbled(&answer)),
+        };
+        Ok((taken, end.parse().unwrap_or(0)))
+    }
+
+    /// Sends a signal to a session's program; none means TERM, and KILL after 2 s.
+    pub(super) async fn signal(
+        &self,
+        id: &str,
+        signal: Option<&str>,
+    ) -> Result<Signalled, SessionError> {
+        let args = [id, signal.unwrap_or("end")];
+        let answer = self.ask(script(&supervisor::SIGNAL, &args), Bytes::new()).await?;
+        match answer.trim_end() {
+            "k" => Ok(Signalled::Sent),
+            "a" => Ok(Signalled::Alive),
+            "n" => Err(SessionError::Gone),
+            over => match over.strip_prefix("x ").map(status) {
+                Some((state, exit)) => Ok(Signalled::Over(state, exit)),
+                None => Err(garbled(&answer)),
+            },
+        }
+    }
+
+    /// Removes what is kept of a session. Returns false when its program runs.
+    pub(super) async fn remove(&self, id: &str) -> Result<bool, SessionError> {
+        let answer = self.ask(script(&supervisor::REMOVE, &[id]), Bytes::new()).await?;
+        match answer.trim_end() {
+            "k" | "n" => Ok(true),
+            "r" => Ok(false),
+            _ => Err(garbled(&answer)),
+        }
+    }
+
+    /// Returns the words that send a session's output.
+    pub(super) fn follow(id: &str, stdout: &str, stderr: &str, on: bool) -> Vec<Bytes> {
+        script(&supervisor::FOLLOW, &[id, stdout, stderr, if on { "1" } else { "0" }])
+    }
+}
+
+fn garbled(answer: &str) -> SessionError {
+    SessionError::Garbled(occ_proto::text::sanitize(answer.trim_end()))
+}
+
+/// Returns the words that run a script, which every login shell passes on.
+fn script(script: &str, args: &[&str]) -> Vec<Bytes> {
+    let words = ["sh", "-c", script, "occ"].into_iter().chain(args.iter().copied());
+    words.map(|word| Bytes::from(word.to_owned())).collect()
+}
+
+/// Returns the environment as lines for a shell, which do not show in a list of processes as words would.
+fn environment(request: &ExecRequest) -> String {
+    let mut lines = String::new();
+    // A shell would end of these, which are its own (bash(1)).
+    const OWN: [&str; 5] = ["UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS"];
+    for (name, value) in request.env.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
+        let value = value.replace('\'', r"'\''");
+        lines.push_str(&format!("{name}='{value}'; export {name}\n"));
+    }
+    lines
+}
+
+/// Returns what a session's status says.
+pub(super) fn status(text: &str) -> (SessionState, Option<u8>) {
+    match text.trim_end().parse::<u32>() {
+        // ksh has 256 + n for a signal.
+        Ok(status) if status > 256 => (SessionState::Ended, Some((status - 128).min(255) as u8)),
+        Ok(status) => (SessionState::Ended, Some(status.min(255) as u8)),
+        Err(_) => (SessionState::Lost, None),
+    }
+}
+
+fn told(answer: &str) -> Vec<Told> {
+    let mut all = Vec::new();
+    let mut lines = answer.lines();
+    while let (Some(first), Some(meta)) = (lines.next(), lines.next()) {
+        let words: Vec<&str> = first.split(' ').collect();
+        let [id, state, exit, stdin, stdout, stderr] = words[..] else { continue };
+        let (state, exit) = if state == "r" { (SessionState::Running, None) } else { status(exit) };
+        let offset = |text: &str| text.parse().unwrap_or(0);
+        all.push(Told {
+            id: id.to_owned(),
+            state,
+            exit,
+            stdin: offset(stdin),
+            stdout: offset(stdout),
+            stderr: offset(stderr),
+            info: serde_json::from_str(meta).ok(),
+        });
+    }
+    all
+}
+
+impl From<Failure> for SessionError {
+    fn from(failure: Failure) -> Self {
+        Self::Exec(failure.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_tells_two_lines_for_each() {
+        let all = told("ab r - 0 3 4\n{}\ncd x 130 0 0 0\n{}\nef x lost 1 2 3\n{}\n.\n");
+        let states: Vec<_> = all.iter().map(|told| (told.state, told.exit)).collect();
+        assert_eq!(
+            states,
+            [
+                (SessionState::Running, None),
+                (SessionState::Ended, Some(130)),
+                (SessionState::Lost, None)
+            ]
+        );
+        assert_eq!((all[0].stdin, all[0].stdout, all[0].stderr), (0, 3, 4));
+        assert!(told("").is_empty());
+    }
+
+    #[test]
+    fn an_environment_is_quoted() {
+        let mut request = ExecRequest::default();
+        request.env.insert("K".into(), "it's $X\n!".into());
+        assert_eq!(environment(&request), "K='it'\\''s $X\n!'; export K\n");
+    }
+}

@@ -1,0 +1,117 @@
+# Sends the output of a session. Arguments: its ID, where to begin in standard output and in standard error (an offset, `end`,
+# `lines:N` for the last lines, `-` for not at all), and whether to go on with what comes (1 or 0). Prints first
+# `a INPUT OUTPUT ERROR`, where the input ends and the output begins; before bytes of a stream, `o FROM LENGTH` or
+# `e FROM LENGTH`; in the end `x STATUS`, or `.` where it does not go on; `n` when there is no such session.
+cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
+on=$4
+
+# Leaves in n where a stream ($1) is to begin.
+begin() {
+  case $2 in
+    end) end "$1" ;;
+    lines:*) lines "$1" "${2#lines:}" ;;
+    *) n=$2 ;;
+  esac
+}
+
+# Leaves in n where the last lines ($2) of a stream begin.
+lines() {
+  k=
+  for f in "$1"/*; do
+    number "$f"
+    k=${k:-$n}
+  done
+  end "$1"
+  n=$((n-$(cat "$1"/* | head -c $((n-k)) | tail -n "$2" | wc -c)))
+}
+
+# Sends what there is of a stream ($1) from an offset ($2) to the end of a segment. Leaves the next offset in p.
+send() {
+  p=$2
+  [ "$p" = - ] && return
+  k=
+  for f in "$1"/*; do
+    number "$f"
+    if [ -n "$k" ] && [ "$n" -gt "$p" ]; then
+      break
+    fi
+    k=$f b=$n
+  done
+  # Open before its length is known: it may be removed, and what is announced must come.
+  { piece "$1"; } <"$k"
+} 2>/dev/null
+
+piece() {
+  size "$k"
+  [ "$p" -lt "$b" ] && [ "$n" -gt 0 ] && p=$b
+  c=$((b+n-p))
+  if [ "$c" -gt 0 ]; then
+    w=1
+    echo "$1 $p $c"
+    tail -c +$((p-b+1)) | head -c "$c"
+    p=$((p+c))
+  fi
+}
+
+follow() {
+  quiet=0 before=
+  while :; do
+    # Lengths and what else is there, all by one process. Looked at first, so that nothing can come between this and the
+    # look at the output.
+    now=$(LC_ALL=C ls -ln o e exit o.end e.end 2>/dev/null)
+    if [ "$now" = "$before" ] && [ "$on" = 1 ]; then
+      wait_on || return
+      continue
+    fi
+    before=$now
+    over=0
+    [ -e exit ] && [ -e o.end ] && [ -e e.end ] && over=1
+    w=0
+    send o "$o"
+    o=$p
+    send e "$e"
+    e=$p
+    if [ "$w" = 1 ]; then
+      # There may be more, in the next segment.
+      quiet=0 before=
+      continue
+    fi
+    if [ "$over" = 1 ]; then
+      echo "x $(cat exit)"
+      return
+    fi
+    if [ "$on" = 0 ]; then
+      echo .
+      return
+    fi
+  done
+}
+
+# Waits a little. Fails when there is nothing to wait for: the connection is gone, or the program, and what it has left
+# behind may hold the output open for ever.
+wait_on() {
+  kill -0 $$ 2>/dev/null || return
+  quiet=$((quiet+1))
+  if [ -e exit ] && [ "$quiet" -ge 40 ]; then
+    echo "x $(cat exit)"
+    return 1
+  fi
+  if [ $((quiet%50)) = 1 ]; then
+    alive || [ -e exit ] || { echo lost >exit.new && mv exit.new exit; true >o.end; true >e.end; }
+  fi
+  rest
+}
+
+begin o "$2"
+o=$n
+begin e "$3"
+e=$n
+end i
+echo "a $n $o $e"
+if [ "$on" = 0 ]; then
+  follow
+  exit 0
+fi
+# The end of the standard input is the end of the connection, and of this shell.
+follow </dev/null &
+cat >/dev/null

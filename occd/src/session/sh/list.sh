@@ -1,0 +1,25 @@
+# Tells of sessions: of those named, or of all. Prints two lines for each: its ID, `r` for one that runs or `x STATUS`, with
+# `-` in place of a status that is not there, and where input, output and error output end; then what is
+# known of it. A session whose supervisor is gone without a word was ended by the host.
+cd "$d" 2>/dev/null || exit 0
+[ $# -gt 0 ] || set -- *
+for id in "$@"; do
+  [ -e "$d/$id/meta" ] || continue
+  cd "$d/$id" || continue
+  s='r -'
+  if [ -e exit ] || alive || [ -e exit ]; then
+    [ -e exit ] && s="x $(cat exit)"
+  elif [ -e sup ]; then
+    echo lost >exit.new && mv exit.new exit
+    true >o.end
+    true >e.end
+    s='x lost'
+  fi
+  end i
+  i=$n
+  end o
+  o=$n
+  end e
+  echo "$id $s $i $o $n"
+  cat meta
+done

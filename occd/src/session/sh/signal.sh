@@ -1,0 +1,56 @@
+# Signals the program of a session and what it has started. Arguments: the session's ID, and a signal's name, or `end`: TERM,
+# and KILL 2 s later. Prints `k`, `x STATUS` when it has ended, `a` when it lives in spite of all, `n` when there
+# is no such session.
+cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
+id=$1
+
+# Leaves the processes in k: the program, its descendants, and where the system shows environments, those
+# that have left the family.
+tree() {
+  read -r r <pid
+  k=$( { ps -A -o pid= -o ppid= 2>/dev/null || ps -o pid= -o ppid= 2>/dev/null; } | awk -v r="$r" '{ p[$1] = $2 } END { k[r] = 1; do { n = 0; for (i in p) if ((p[i] in k) && (i in k) == 0) { k[i] = 1; n = 1 } } while (n); for (i in k) print i }')
+  k=${k:-$r}
+  for f in $(grep -lF "OCC_SESSION_ID=$id" /proc/[0-9]*/environ 2>/dev/null); do
+    f=${f#/proc/}
+    k="$k ${f%/environ}"
+  done
+}
+
+over() {
+  if [ -e exit ]; then
+    echo "x $(cat exit)"
+    exit 0
+  fi
+}
+
+until_over() {
+  n=0
+  while [ "$n" -lt 80 ]; do
+    over
+    n=$((n+1))
+    rest
+  done
+}
+
+over
+t=0
+until [ -e pid ] || [ "$t" -ge 50 ]; do
+  t=$((t+1))
+  rest
+done
+over
+alive || [ -e exit ] || { echo lost >exit.new && mv exit.new exit; true >o.end; true >e.end; }
+over
+tree
+if [ "$2" = end ]; then
+  kill -TERM $k 2>/dev/null
+  until_over
+  old=$k
+  tree
+  kill -KILL $old $k 2>/dev/null
+  until_over
+  echo a
+else
+  kill -"$2" $k 2>/dev/null
+  echo k
+fi

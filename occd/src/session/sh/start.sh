@@ -1,0 +1,51 @@
+# Starts a session. Arguments: its ID, the supervisor's script, what is known of the session as one line, the bytes to be
+# kept of each stream, whether its environment comes on standard input (1 or 0, and `t` behind it for one that takes tmux),
+# the directory, the program and its arguments. Prints `s`, `exists` or `f` with a reason.
+mask=$(umask)
+umask 077
+id=$1 run=$2 meta=$3 keep=$4 env=$5 dir=$6
+shift 6
+case $dir in
+  '' | '~') dir=$HOME ;;
+  '~/'*) dir=$HOME/${dir#'~/'} ;;
+  /*) : ;;
+  *) dir=$HOME/$dir ;;
+esac
+case $env in
+  *t) command -v tmux >/dev/null || { echo 'f there is no tmux on the host, which a terminal takes'; exit 1; } ;;
+esac
+r=$( (cd "$dir") 2>&1 ) || { echo "f ${r##*: }: $dir"; exit 1; }
+r=$(mkdir -p "$d" 2>&1) || { echo "f $r"; exit 1; }
+cd "$d" || { echo "f $d: no such directory"; exit 1; }
+# Making the directory is what decides: a start that is asked for twice happens once.
+if [ -e "$id" ]; then
+  echo exists
+  exit 0
+fi
+r=$(mkdir "$id" 2>&1) || { echo "f $r"; exit 1; }
+cd "$id" || exit 1
+r=$({ mkdir o e i && true >i/0000000000000000 && mkfifo of ef wake && printf '%s\n' "$run" >run && printf '%s\n' "$meta" >meta && echo 0 >in.offset; } 2>&1)
+if [ $? -gt 0 ]; then
+  cd ..
+  rm -rf "$id"
+  echo "f $r"
+  exit 1
+fi
+[ "${env%t}" = 1 ] && cat >env
+# By which occd would find this command, to end it.
+unset OCC_EXEC_ID
+set -- sh "$PWD/run" "$mask" "$keep" "$dir" "$@"
+# A member of a pipeline does not ignore SIGINT, as what is started with `&` does. Its shell would wait for it, so it is
+# killed by the other member.
+link='"$@" </dev/null 2>/dev/null | { read -r x; kill -9 $$; }'
+# Where the host ends what a user leaves behind, or this is a part of a service that may be stopped, but what belongs to the
+# user's service manager stays, that is where it shall belong.
+if [ -S "${XDG_RUNTIME_DIR:-/-}/systemd/private" ] && { [ -n "$INVOCATION_ID" ] || [ -e "/var/lib/systemd/linger/$(id -un)" ]; }; then
+  { sh -c "$link" sh systemd-run --user --scope --quiet -- "$@"; } >/dev/null 2>&1
+fi
+[ -e sup ] || { sh -c "$link" sh "$@"; } >/dev/null 2>&1
+if [ -e sup ]; then
+  echo s
+else
+  echo 'f the supervisor did not start'
+fi

@@ -1,0 +1,415 @@
+//! The scripts in real shells, each with the tools that come with it.
+
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use testkit::wait::blocking::{wait_for, wait_until};
+
+use super::*;
+
+/// Guards a test against hanging.
+const GUARD: Duration = Duration::from_secs(60);
+
+/// Returns where a program is.
+fn found(program: &str) -> Option<PathBuf> {
+    let output = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    let path = String::from_utf8(output.unwrap().stdout).unwrap();
+    (!path.trim().is_empty()).then(|| PathBuf::from(path.trim()))
+}
+
+/// A home directory on a host whose `sh` is this shell.
+struct Host {
+    dir: tempfile::TempDir,
+    path: String,
+    shell: &'static str,
+}
+
+impl Host {
+    /// Returns a host for each shell that is installed here: busybox with its own tools alone.
+    fn all() -> Vec<Self> {
+        ["dash", "bash", "busybox"].into_iter().filter_map(Self::of).collect()
+    }
+
+    fn of(shell: &'static str) -> Option<Self> {
+        let found = found(shell)?;
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        symlink(&found, bin.join("sh")).unwrap();
+        let mut path = bin.display().to_string();
+        if shell == "busybox" {
+            let list = Command::new(&found).arg("--list").output().unwrap();
+            for applet in String::from_utf8(list.stdout).unwrap().lines() {
+                if applet != "sh" {
+                    symlink(&found, bin.join(applet)).unwrap();
+                }
+            }
+        } else {
+            path.push_str(":/usr/bin:/bin");
+        }
+        Some(Self { dir, path, shell })
+    }
+
+    fn command(&self, script: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(self.dir.path().join("bin/sh"));
+        command.args(["-c", script, "occ"]).args(args);
+        self.prepare(&mut command);
+        command
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        command.env_clear().env("HOME", self.dir.path()).env("PATH", &self.path);
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+    }
+
+    fn ask(&self, script: &str, args: &[&str]) -> String {
+        let output = self.command(script, args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn ask_with(&self, script: &str, args: &[&str], stdin: &[u8]) -> String {
+        let mut command = self.command(script, args);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin).unwrap();
+        String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+    }
+
+    fn start(&self, id: &str, argv: &[&str]) {
+        self.start_keeping(id, "67108864", argv);
+    }
+
+    fn start_keeping(&self, id: &str, keep: &str, argv: &[&str]) {
+        let args = [&[id, RUN.as_str(), "{}", keep, "0", ""], argv].concat();
+        assert_eq!(self.ask(&START, &args), "s\n", "{}", self.shell);
+    }
+
+    fn session(&self, id: &str) -> PathBuf {
+        self.dir.path().join(".cache/occ/sessions").join(id)
+    }
+
+    /// Returns what the list says of a session.
+    fn state(&self, id: &str) -> String {
+        self.ask(&LIST, &[id]).lines().next().unwrap_or("none").to_owned()
+    }
+
+    fn wait_for_end(&self, id: &str) -> String {
+        wait_until("the session's end", GUARD, || self.state(id), |s| s.contains(" x "))
+    }
+
+    fn input(&self, id: &str, from: usize, data: &[u8], last: bool, again: bool) -> String {
+        let flag = |is| if is { "1" } else { "0" };
+        let (from, length) = (from.to_string(), data.len().to_string());
+        self.ask_with(&INPUT, &[id, &from, &length, flag(last), flag(again)], data)
+    }
+
+    /// Returns standard output from an offset on, and where its pieces began.
+    fn output(&self, id: &str, from: &str) -> (Vec<u8>, Vec<u64>) {
+        let output = self.command(&FOLLOW, &[id, from, "-", "0"]).output().unwrap();
+        let (mut bytes, mut from) = (Vec::new(), Vec::new());
+        let mut rest = &output.stdout[..];
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8(rest[..end].to_vec()).unwrap();
+            rest = &rest[end + 1..];
+            if let ["o", start, length] = line.split(' ').collect::<Vec<_>>()[..] {
+                let length = length.parse().unwrap();
+                from.push(start.parse().unwrap());
+                bytes.extend_from_slice(&rest[..length]);
+                rest = &rest[length..];
+            }
+        }
+        (bytes, from)
+    }
+
+    fn pid(&self, id: &str) -> i32 {
+        wait_for("the program", GUARD, || {
+            std::fs::read_to_string(self.session(id).join("pid")).ok()?.trim().parse().ok()
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let sessions = std::fs::read_dir(self.dir.path().join(".cache/occ/sessions"));
+        for session in sessions.into_iter().flatten().flatten() {
+            self.ask(&SIGNAL, &[session.file_name().to_str().unwrap(), "end"]);
+        }
+    }
+}
+
+fn kill(pid: i32, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn a_script_is_one_line_that_csh_and_fish_pass_on() {
+    for script in [&START, &RUN, &TTY, &FOLLOW, &INPUT, &LIST, &SIGNAL, &REMOVE] {
+        assert!(!script.contains(['\n', '!']), "{}", script.as_str());
+        assert!(script.len() < 4096, "{}", script.len());
+    }
+    let text = "# why\nif a; then\n  b &\n  c\nfi\nf() {\n  (\n    d\n  )\n}\ncase x in\n  y) z ;;\nesac\n";
+    assert_eq!(one_line(&[text]), "if a; then b & c; fi; f() { ( d; ); }; case x in y) z ;; esac");
+}
+
+#[test]
+fn a_program_runs_to_its_end_with_its_streams_and_its_status() {
+    for host in Host::all() {
+        host.start("aa", &["sh", "-c", "echo out; echo err >&2; read x; echo got $x; exit 3"]);
+        assert_eq!(host.input("aa", 0, b"hello\n", false, false), "k 6\n");
+        let state = host.wait_for_end("aa");
+        assert_eq!(state, "aa x 3 6 14 4", "{}", host.shell);
+        wait_until("output", GUARD, || host.output("aa", "0").0, |o| o == b"out\ngot hello\n");
+        assert_eq!(host.output("aa", "4").0, b"got hello\n");
+        assert_eq!(host.output("aa", "lines:1").0, b"got hello\n");
+        assert_eq!(host.output("aa", "end").0, b"");
+        let mode = std::fs::metadata(host.session("aa")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert_eq!(host.ask(&REMOVE, &["aa"]), "k\n");
+        assert_eq!(host.state("aa"), "none");
+    }
+}
+
+#[test]
+fn a_program_ignores_no_signal_and_dies_of_an_interrupt() {
+    for host in Host::all() {
+        host.start("ab", &["sh", "-c", "cat /proc/self/status; umask; exec sleep 1000"]);
+        let ready = |(out, _): &(Vec<u8>, Vec<u64>)| out.ends_with(b"22\n");
+        let (out, _) = wait_until("its words", GUARD, || host.output("ab", "0"), ready);
+        let out = String::from_utf8(out).unwrap();
+        let ignored = out.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+        let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+        // HUP, INT, QUIT, PIPE and TERM; the test's own process may ignore others.
+        assert_eq!(ignored & 0b0110_0000_0000_0111, 0, "{}: {out}", host.shell);
+        kill(host.pid("ab"), rustix::process::Signal::INT);
+        assert_eq!(host.wait_for_end("ab").split(' ').nth(2), Some("130"), "{}", host.shell);
+    }
+}
+
+#[test]
+fn the_environment_and_the_directory_are_the_programs_and_are_kept_nowhere() {
+    for host in Host::all() {
+        let dir = host.dir.path().join("a dir");
+        std::fs::create_dir(&dir).unwrap();
+        let args = [
+            "ac",
+            &RUN,
+            "{}",
+            "1",
+            "1",
+            "~/a dir",
+            "sh",
+            "-c",
+            "pwd; echo \"$K\"; echo $OCC_SESSION_ID",
+        ];
+        let env = b"K='it'\\''s $x\nmore'; export K\n";
+        assert_eq!(host.ask_with(&START, &args, env), "s\n");
+        host.wait_for_end("ac");
+        let expected = format!("{}\nit's $x\nmore\nac\n", dir.display());
+        wait_until("its words", GUARD, || host.output("ac", "0").0, |o| o == expected.as_bytes());
+        assert!(!host.session("ac").join("env").exists());
+        let missing = ["ad", &RUN, "{}", "1", "0", "/no/such", "true"];
+        let answer = host.ask(&START, &missing);
+        assert!(answer.starts_with("f ") && answer.contains("/no/such"), "{answer}");
+        assert_eq!(host.state("ad"), "none");
+    }
+}
+
+#[test]
+fn a_start_that_is_asked_for_twice_happens_once() {
+    for host in Host::all() {
+        host.start("ae", &["sh", "-c", "echo x; sleep 1000"]);
+        let args = ["ae", RUN.as_str(), "{}", "1", "0", "", "sh", "-c", "echo y"];
+        assert_eq!(host.ask(&START, &args), "exists\n");
+        wait_until("its word", GUARD, || host.output("ae", "0").0, |out| out == b"x\n");
+        assert_eq!(host.ask(&REMOVE, &["ae"]), "r\n");
+    }
+}
+
+#[test]
+fn three_megabytes_come_byte_for_byte_and_old_ones_leave_an_explicit_gap() {
+    for host in Host::all() {
+        let line = "i=0; while [ $i -lt 30 ]; do head -c 100000 /dev/zero | tr '\\0' \"$(printf \"\\\\$(printf %o $((i+65)))\")\"; i=$((i+1)); done; printf 'end of all!'";
+        host.start_keeping("af", "1000000", &["sh", "-c", line]);
+        let all: Vec<u8> = (0..30u8)
+            .flat_map(|i| std::iter::repeat_n(i + 65, 100_000))
+            .chain(*b"end of all!")
+            .collect();
+        let ended = host.wait_for_end("af");
+        wait_until("all", GUARD, || host.state("af"), |s| s.contains(" 3000011 "));
+        let (out, from) = host.output("af", "0");
+        let first = usize::try_from(from[0]).unwrap();
+        assert_eq!(out, all[first..], "{} {ended}", host.shell);
+        assert!(first > 0 && out.len() >= 1_000_000, "{} {first}", host.shell);
+        assert_eq!(host.output("af", "2999999").0, b"^end of all!");
+    }
+}
+
+#[test]
+fn input_is_taken_once_in_order_and_to_its_end() {
+    for host in Host::all() {
+        host.start("ag", &["sh", "-c", "exec cat"]);
+        let data: Vec<u8> = (0..1_000_000u32).map(|i| (i / 7 % 251) as u8).collect();
+        assert_eq!(host.input("ag", 0, &data[..600_000], false, false), "k 600000\n");
+        // Cut off on the way: not all of it came.
+        let short = host.ask_with(&INPUT, &["ag", "600000", "9", "0", "0"], b"xx");
+        assert_eq!(short, "short\n");
+        assert_eq!(host.input("ag", 700_000, b"x", false, true), "h 600000\n");
+        assert_eq!(host.input("ag", 5, b"x", false, false), "m 600000\n");
+        assert_eq!(host.input("ag", 5, b"x", false, true), "k 600000\n");
+        assert_eq!(host.input("ag", 500_000, &data[500_000..], true, true), "k 1000000\n");
+        assert_eq!(host.input("ag", 1_000_000, b"", true, true), "k 1000000\n");
+        assert_eq!(host.wait_for_end("ag").split(' ').nth(2), Some("0"), "{}", host.shell);
+        let out = || host.output("ag", "0").0.len();
+        wait_until("all of it", GUARD, out, |length| *length == data.len());
+        assert_eq!(host.output("ag", "0").0, data, "{}", host.shell);
+        assert_eq!(host.input("ag", 1_000_000, b"x", false, false), "x 1000000\n");
+    }
+}
+
+#[test]
+fn input_after_its_end_is_refused() {
+    for host in Host::all() {
+        host.start("ah", &["sh", "-c", "cat; sleep 1000"]);
+        assert_eq!(host.input("ah", 0, b"ab", true, false), "k 2\n");
+        assert_eq!(host.input("ah", 2, b"c", false, false), "c 2\n");
+    }
+}
+
+#[test]
+fn an_end_takes_what_the_program_has_started_along() {
+    for host in Host::all() {
+        host.start(
+            "ai",
+            &[
+                "sh",
+                "-c",
+                "trap '' TERM; sleep 1000 & sleep 1000 & echo $!; while :; do sleep 1; done",
+            ],
+        );
+        let (out, _) = wait_until("a number", GUARD, || host.output("ai", "0"), |o| o.0.len() > 1);
+        let child: i32 = String::from_utf8(out).unwrap().trim().parse().unwrap();
+        assert_eq!(host.ask(&SIGNAL, &["ai", "end"]), "x 137\n", "{}", host.shell);
+        wait_until("the child's end", GUARD, || is_alive(child), |alive| !alive);
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("State:\tZ")
+}
+
+#[test]
+fn a_supervisor_that_was_killed_is_seen_and_old_sessions_are_removed() {
+    for host in Host::all() {
+        host.start("aj", &["sleep", "1000"]);
+        let program = host.pid("aj");
+        let supervisor = std::fs::read_to_string(host.session("aj").join("sup")).unwrap();
+        // All that the host's service manager would end.
+        for pid in family(supervisor.trim().parse().unwrap()) {
+            // One may end with another.
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        wait_until("its end", GUARD, || is_alive(program), |alive| !alive);
+        let state = wait_until("its loss", GUARD, || host.state("aj"), |s| s.contains(" x "));
+        assert_eq!(state.split(' ').nth(2), Some("lost"), "{}", host.shell);
+        let output = host.command(&FOLLOW, &["aj", "0", "0", "1"]).output().unwrap();
+        assert!(output.stdout.ends_with(b"x lost\n") || output.stdout.ends_with(b"0\n"));
+
+        let mut touch = Command::new("touch");
+        touch.args(["-d", "8 days ago"]).arg(host.session("aj").join("exit"));
+        assert!(touch.status().unwrap().success());
+        host.start("ak", &["true"]);
+        wait_until("the old one's end", GUARD, || host.state("aj"), |state| state == "none");
+    }
+}
+
+fn family(root: i32) -> Vec<i32> {
+    let mut all = vec![root];
+    let parents: Vec<(i32, i32)> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, parent))
+        })
+        .collect();
+    let mut at = 0;
+    while at < all.len() {
+        let of = parents.iter().filter(|(_, parent)| *parent == all[at]).map(|(pid, _)| *pid);
+        all.extend(of.collect::<Vec<_>>());
+        at += 1;
+    }
+    all
+}
+
+#[test]
+fn the_start_holds_nothing_of_its_caller_and_leaves_no_signal_behind() {
+    for host in Host::all() {
+        // Reads to the end: whatever holds the output open would keep it waiting.
+        let args = ["al", RUN.as_str(), "{}", "1", "0", "", "sleep", "1000"];
+        let output = host.command(&START, &args).output().unwrap();
+        assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"s\n"[..]));
+    }
+}
+
+#[test]
+fn live_output_is_followed_within_fifty_milliseconds() {
+    use std::io::{BufRead as _, BufReader};
+    for host in Host::all() {
+        host.start("am", &["sh", "-c", "while read x; do cat /proc/uptime; done"]);
+        let mut command = host.command(&FOLLOW, &["am", "0", "-", "1"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "a 0 0 -");
+        let mut delays = Vec::new();
+        for n in 0..20 {
+            host.input("am", n * 2, b"x\n", false, false);
+            assert!(lines.next().unwrap().unwrap().starts_with("o "));
+            let then: f64 =
+                lines.next().unwrap().unwrap().split(' ').next().unwrap().parse().unwrap();
+            let now = std::fs::read_to_string("/proc/uptime").unwrap();
+            let now: f64 = now.split(' ').next().unwrap().parse().unwrap();
+            delays.push(now - then);
+        }
+        delays.sort_by(f64::total_cmp);
+        // In hundredths of a second; a busy machine may spoil some of them.
+        assert!(delays[10] <= 0.06, "{} {delays:?}", host.shell);
+        drop(child.stdin.take());
+        assert!(child.wait().is_ok());
+    }
+}
+
+#[test]
+fn every_login_shell_starts_a_session() {
+    use crate::exec::{self, Shell};
+    let Some(host) = Host::of("dash") else { return };
+    for (n, login) in
+        ["sh", "bash", "tcsh", "csh", "fish", "zsh", "busybox"].into_iter().enumerate()
+    {
+        let Some(program) = found(login) else { continue };
+        let id = format!("b{n}");
+        let argv = ["sh", "-c", &START, "occ", &id, &RUN, "{\"m\":\"it's!\"}", "1000000", "0", ""];
+        let words = ["sh", "-c", "echo $1", "sh", "it's $a!"];
+        let argv = argv.into_iter().chain(words).map(Into::into).collect();
+        let request = occ_proto::exec::ExecRequest { argv, ..Default::default() };
+        let line = exec::Command::new(request).unwrap().line(Shell::of(login), None);
+        let line = String::from_utf8(line).unwrap();
+        let mut command = Command::new(program);
+        if login == "busybox" {
+            command.arg("sh");
+        }
+        command.args(["-c", &line]);
+        host.prepare(&mut command);
+        command.env("PATH", format!("{}:/usr/bin:/bin", host.path));
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "s\n", "{login}");
+        host.wait_for_end(&id);
+        wait_until("its words", GUARD, || host.output(&id, "0").0, |o| o == b"it's $a!\n");
+        let meta = std::fs::read_to_string(host.session(&id).join("meta")).unwrap();
+        assert_eq!(meta, "{\"m\":\"it's!\"}\n", "{login}");
+    }
+}

@@ -1,0 +1,256 @@
+//! Sessions as `occ` shows them: each command, and `exec --durable`, whose face is exec's.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+use testkit::DaemonRig;
+use testkit::proc::{Process, Signal};
+use testkit::wait::blocking::wait_until;
+
+use crate::session::{Far, noise, sum};
+use crate::support::{GUARD, exit_code};
+
+fn spawn(rig: &DaemonRig, args: &[&str]) -> Child {
+    rig.occ(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(child: &Child, signal: Signal) {
+    Process::find(child.id()).unwrap().signal(signal);
+}
+
+#[test]
+fn each_command_does_its_part() {
+    let Some(far) = Far::start() else { return };
+    let rig = &far.rig;
+    let start = ["session", "start", "--host", "h", "--name", "work", "--env", "K=v w", "--"];
+    let line = "echo one; echo two; echo err >&2; read x; echo \"$K $x\"; exit 3";
+    let started = rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
+    assert_eq!(started, "[h] session work started\n");
+    let list = rig.occ_ok(&["session", "list"]);
+    assert!(list.contains("work") && list.contains("running"), "{list}");
+    rig.occ_ok(&["session", "send", "work", "--eol", "lf", "hello", "there"]);
+    let waited = rig.run_occ(&["session", "wait", "work"]);
+    assert_eq!((waited.code(), &waited.stderr[..]), (3, ""));
+    assert_eq!(rig.occ_ok(&["session", "logs", "work"]), "one\ntwo\nv w hello there\n");
+    assert_eq!(rig.occ_ok(&["session", "logs", "work", "-n", "1"]), "v w hello there\n");
+    assert_eq!(rig.occ_ok(&["session", "logs", "work", "--stderr"]), "err\n");
+    // Where nobody was attached before, it begins at the first byte, and then where that one stopped.
+    let attached = rig.run_occ(&["session", "attach", "-n", "work"]);
+    assert_eq!((attached.code(), &attached.stdout[..]), (3, "one\ntwo\nv w hello there\n"));
+    assert_eq!(attached.stderr, "err\n");
+    assert_eq!(rig.run_occ(&["session", "attach", "-n", "work"]).stdout, "");
+    assert_eq!(
+        rig.run_occ(&["session", "attach", "-n", "work", "--offset", "4"]).stdout,
+        "two\nv w hello there\n"
+    );
+
+    let again = rig.run_occ(&["session", "start", "--name", "work"]);
+    assert_eq!(again.code(), 2, "{}", again.stderr);
+    assert!(again.stderr.contains('K'), "{}", again.stderr);
+    rig.occ_ok(&["session", "edit", "work", "--name", "job", "--", "sleep", "1000"]);
+    rig.occ_ok(&["session", "start", "--name", "job", "--env", "K=x"]);
+    let busy = rig.run_occ(&["session", "rm", "job"]);
+    assert_eq!(busy.code(), 1);
+    assert!(busy.stderr.contains("occ session kill"), "{}", busy.stderr);
+    assert_eq!(rig.occ_ok(&["session", "kill", "job"]), "[h] job: exit 143\n");
+    rig.occ_ok(&["session", "rm", "job"]);
+    assert_eq!(rig.occ_ok(&["session", "list"]), "No sessions.\n");
+}
+
+#[test]
+fn an_unknown_session_is_told_with_those_that_there_are() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "exec sleep 1000");
+    for command in [&["attach", "-n"][..], &["logs"], &["wait"], &["kill"], &["rm"], &["send"]] {
+        let output = far.rig.run_occ(&[&["session"], command, &["other"]].concat());
+        assert_eq!(output.code(), 1, "{command:?} {}", output.stderr);
+        assert!(
+            output.stderr.contains("'other'") && output.stderr.contains("work"),
+            "{}",
+            output.stderr
+        );
+        assert!(output.stderr.contains("hint: occ session list"), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn a_durable_command_has_the_face_of_exec() {
+    let Some(far) = Far::start() else { return };
+    let run =
+        |args: &[&str]| far.rig.run_occ(&[&["exec", "--durable", "--host", "h"], args].concat());
+    let both = run(&["--", "sh", "-c", "echo out; echo err >&2; pwd; exit 9"]);
+    assert_eq!(both.code(), 9);
+    assert!(both.stdout.starts_with("out\n/"), "{}", both.stdout);
+    assert_eq!(both.stderr, "err\n");
+    assert_eq!(
+        run(&["--cwd", "/", "--env", "K=a b", "--", "sh", "-c", "pwd; echo $K"]).stdout,
+        "/\na b\n"
+    );
+    assert_eq!(run(&["--shell", "--", "echo $((6*7)) | cat"]).stdout, "42\n");
+    let late = run(&["--timeout", "300ms", "--", "sleep", "1000"]);
+    assert_eq!(late.code(), 124, "{}", late.stderr);
+    let json = run(&["--json", "--", "sh", "-c", "printf x; exit 2"]);
+    let document: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&document["stdout"], &document["code"]), (&"x".into(), &2.into()));
+    assert_eq!(run(&["--", "/no/such/program"]).code(), 127);
+    assert_eq!(far.rig.occ_ok(&["session", "list"]), "No sessions.\n");
+}
+
+#[test]
+fn an_interrupt_goes_to_the_program_and_a_second_one_detaches() {
+    let Some(far) = Far::start() else { return };
+    let line = "trap 'echo caught' INT; echo ready; while :; do sleep 0.1; done";
+    let mut occ = spawn(&far.rig, &["exec", "--durable", "--host", "h", "--", "sh", "-c", line]);
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    signal(&occ, Signal::INT);
+    assert_eq!(lines.next().unwrap().unwrap(), "caught");
+    signal(&occ, Signal::INT);
+    assert_eq!(exit_code(&mut occ), 130);
+    let list = far.rig.occ_ok(&["session", "list"]);
+    assert!(list.contains("running"), "{list}");
+    // A program that does nothing about it ends by the first.
+    let mut occ = spawn(
+        &far.rig,
+        &["exec", "--durable", "--host", "h", "--", "sh", "-c", "echo ready; exec sleep 1000"],
+    );
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    signal(&occ, Signal::INT);
+    assert_eq!(exit_code(&mut occ), 130);
+}
+
+#[test]
+fn input_and_output_outlive_a_daemon_that_is_killed() {
+    let Some(mut far) = Far::start() else { return };
+    far.begin("work", "exec tee /dev/stderr");
+    let data = noise(3_000_000);
+    far.link.set_bandwidth(Some(3_000_000));
+    // The daemon is to be this test's.
+    let mut occ = far.rig.occ(&["session", "attach", "work", "--eof"]);
+    occ.env("OCC_NO_AUTOSTART", "1");
+    let streams = occ.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut occ = streams.spawn().unwrap();
+    let mut stdin = occ.stdin.take().unwrap();
+    let mut stdout = occ.stdout.take().unwrap();
+    let mut stderr = occ.stderr.take().unwrap();
+    let (out, err) = std::thread::scope(|scope| {
+        let sent = &data;
+        scope.spawn(move || stdin.write_all(sent).unwrap());
+        let out = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            stdout.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let err = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            stderr.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        for kills in 1..=2 {
+            let at = kills * 900_000;
+            wait_until("input to come that far", GUARD, || far.link.bytes().0, |sent| *sent > at);
+            far.rig.kill_daemon();
+            far.rig.start_daemon(&[]);
+        }
+        far.link.set_bandwidth(None);
+        (out.join().unwrap(), err.join().unwrap())
+    });
+    let code = exit_code(&mut occ);
+    assert_eq!(code, 0, "{}", String::from_utf8_lossy(&err[err.len().saturating_sub(300)..]));
+    assert_eq!((out.len(), sum(&out)), (data.len(), sum(&data)));
+    assert_eq!((err.len(), sum(&err)), (data.len(), sum(&data)));
+}
+
+#[test]
+fn whoever_is_attached_waits_for_a_daemon_that_was_stopped_and_starts_none() {
+    let Some(mut far) = Far::start() else { return };
+    far.begin("work", "echo before; read x; echo after");
+    let mut occ = spawn(&far.rig, &["session", "attach", "work"]);
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "before");
+    far.rig.terminate_daemon();
+    far.rig.start_daemon(&[]);
+    far.rig.occ_ok(&["session", "send", "work", "x"]);
+    assert_eq!(lines.next().unwrap().unwrap(), "after");
+    assert_eq!(exit_code(&mut occ), 0);
+}
+
+#[test]
+fn a_session_on_this_machine_is_one_as_well() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let dir = rig.root().join("here");
+    std::fs::create_dir(&dir).unwrap();
+    let line = "pwd; echo $HERE; read x; echo $x; exec sleep 1000";
+    let start = ["session", "start", "--local", "--name", "work", "--", "sh", "-c", line];
+    let mut occ = rig.occ(&start);
+    assert!(occ.current_dir(&dir).env("HERE", "ours").status().unwrap().success());
+    rig.kill_daemon();
+    rig.start_daemon(&[]);
+    rig.occ_ok(&["session", "send", "work", "hello"]);
+    let expected = format!("{}\nours\nhello\n", dir.display());
+    wait_until("its words", GUARD, || rig.occ_ok(&["session", "logs", "work"]), |o| *o == expected);
+    let found = rig.occ_ok(&["session", "list", "--local"]);
+    assert!(found.contains("local") && found.contains("running"), "{found}");
+    assert_eq!(rig.occ_ok(&["session", "kill", "work"]), "[local] work: exit 143\n");
+    rig.occ_ok(&["session", "rm", "work"]);
+    assert_eq!(
+        rig.occ(&["exec", "--durable", "--local", "--", "sh", "-c", "exit 5"])
+            .status()
+            .unwrap()
+            .code(),
+        Some(5)
+    );
+}
+
+#[test]
+fn a_session_in_a_terminal_keeps_its_screen_through_a_cut() {
+    let Some(far) = Far::start() else { return };
+    let line = "test -t 0 && echo screen; read x; echo got $x; read y; exit 6";
+    let start = ["session", "start", "--host", "h", "--name", "work", "--tty", "--"];
+    let started = far.rig.run_occ(&[&start[..], &["sh", "-c", line]].concat());
+    if started.stderr.contains("there is no tmux") {
+        return;
+    }
+    assert_eq!(started.code(), 0, "{}", started.stderr);
+    let logs = || far.rig.occ_ok(&["session", "logs", "work"]);
+    wait_until("its screen", GUARD, logs, |out| out.contains("screen"));
+    let mut occ = far.rig.occ(&["session", "attach", "work"]);
+    occ.env("TERM", "xterm");
+    let mut terminal = testkit::Terminal::control(&occ, "");
+    terminal.resize(24, 80);
+    terminal.wait_for("screen");
+    terminal.type_text("hello\r");
+    terminal.wait_for("got hello");
+    far.link.reset_all();
+    terminal.wait_for("paused");
+    // The screen as it was, and its keys.
+    terminal.type_text("\r");
+    assert_eq!(terminal.finish().1, 6);
+}
+
+#[test]
+fn a_host_without_tmux_says_so() {
+    if !testkit::RealSshd::require() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let bin = std::path::Path::new("/bin");
+    for tool in ["sh", "id", "mkdir", "cat", "ls"] {
+        std::os::unix::fs::symlink(bin.join(tool), dir.path().join(tool)).unwrap();
+    }
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let path = dir.path().display().to_string();
+    let far = Far::at(testkit::RealSshd::builder().env("PATH", &path).start());
+    let output = far.rig.run_occ(&["session", "start", "--host", "h", "--tty", "--", "top"]);
+    assert_eq!(output.code(), 1);
+    assert!(output.stderr.contains("there is no tmux"), "{}", output.stderr);
+}
