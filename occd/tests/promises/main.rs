@@ -13,6 +13,7 @@ mod behind;
 mod cancel;
 mod certificates;
 mod channel;
+mod codex;
 mod compression;
 mod descriptors;
 mod dns;

@@ -1,0 +1,140 @@
+//! Real agents on a host: a conversation that a cut in its middle does not disturb.
+
+use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use serde_json::{Value, json};
+use testkit::FakeModel;
+use testkit::fake_model::HALVES;
+use testkit::require::{find_fetched, require};
+
+use crate::session::Far;
+use crate::support::eventually;
+
+/// Returns a directory that the login's user may write to.
+fn open_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    dir
+}
+
+/// Returns a fetched program where the login's user can reach it.
+fn reachable(program: &Path, dir: &Path) -> PathBuf {
+    let here = dir.join(program.file_name().unwrap());
+    if std::fs::hard_link(program, &here).is_err() {
+        std::fs::copy(program, &here).unwrap();
+    }
+    here
+}
+
+/// A client of an agent that speaks JSON by lines, over an attached session.
+struct Conversation {
+    occ: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Conversation {
+    fn attach(far: &Far, session: &str) -> Self {
+        let mut occ = far.rig.occ(&["session", "attach", session]);
+        let mut occ = occ.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (occ.stdin.take().unwrap(), occ.stdout.take().unwrap());
+        Self { occ, input, output: BufReader::new(output) }
+    }
+
+    fn send(&mut self, message: &Value) {
+        writeln!(self.input, "{message}").unwrap();
+    }
+
+    /// Reads on until a message fits, and returns it.
+    fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the agent said no more");
+            let message: Value = serde_json::from_str(&line).unwrap();
+            if fits(&message) {
+                return message;
+            }
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let _ = self.occ.kill();
+        let _ = self.occ.wait();
+    }
+}
+
+#[test]
+fn a_conversation_with_codex_goes_on_over_a_cut() {
+    let program = find_fetched("codex");
+    let available = program.clone().map(drop);
+    if !require("Codex from npm", available, "OCC_REQUIRE_AGENTS") {
+        return;
+    }
+    let Some(far) = Far::start() else { return };
+    let model = FakeModel::start();
+    let dir = open_dir();
+    let codex = reachable(&program.unwrap(), dir.path());
+    let settings = format!(
+        "model = \"fake\"\nmodel_provider = \"fake\"\napproval_policy = \"never\"\n\
+         sandbox_mode = \"read-only\"\n[model_providers.fake]\nname = \"fake\"\n\
+         base_url = \"{}\"\nwire_api = \"responses\"\n",
+        model.base_url()
+    );
+    std::fs::write(dir.path().join("config.toml"), settings).unwrap();
+    let home = dir.path().to_str().unwrap();
+    let request = json!({
+        "host": "h", "name": "codex", "cwd": home, "argv": [codex.to_str().unwrap(), "app-server"],
+        "env": {"CODEX_HOME": home, "HOME": home},
+    });
+    let begun = far.call("POST", "", Some(request));
+    assert_eq!(begun.status, 201, "{}", begun.text());
+
+    let mut talk = Conversation::attach(&far, "codex");
+    let client = json!({"clientInfo": {"name": "occ", "title": "occ", "version": "0"}});
+    talk.send(&json!({"id": 1, "method": "initialize", "params": client}));
+    let initialized = talk.until(|message| message["id"] == 1);
+    assert!(initialized["result"]["userAgent"].as_str().unwrap().contains("occ/"));
+    talk.send(&json!({"method": "initialized"}));
+    talk.send(&json!({"id": 2, "method": "thread/start", "params": {}}));
+    let thread = talk.until(|message| message["id"] == 2)["result"]["thread"]["id"].clone();
+    let say = json!({"threadId": thread, "input": [{"type": "text", "text": "hello"}]});
+    talk.send(&json!({"id": 3, "method": "turn/start", "params": say}));
+    let is_delta = |message: &Value| message["method"] == "item/agentMessage/delta";
+    let half = talk.until(is_delta);
+    assert_eq!(half["params"]["delta"], HALVES[0]);
+
+    // The link goes; the agent and its model go on meanwhile.
+    far.link.refuse(true);
+    far.link.reset_all();
+    eventually("a host that is down", || {
+        let status = far.rig.http("GET", "/v1/hosts/h", &[], None).json();
+        status["state"] != "connected"
+    });
+    model.let_go();
+    far.link.refuse(false);
+    far.rig.occ_ok(&["reconnect", "--host", "h"]);
+
+    // What was missed comes, once.
+    assert_eq!(talk.until(is_delta)["params"]["delta"], HALVES[1]);
+    let whole = talk.until(|message| {
+        message["method"] == "item/completed" && message["params"]["item"]["type"] == "agentMessage"
+    });
+    assert_eq!(whole["params"]["item"]["text"], HALVES.concat());
+    talk.until(|message| message["method"] == "turn/completed");
+    assert_eq!(model.begun(), 1);
+
+    // And the conversation goes on.
+    model.let_go();
+    let say = json!({"threadId": thread, "input": [{"type": "text", "text": "more"}]});
+    talk.send(&json!({"id": 4, "method": "turn/start", "params": say}));
+    talk.until(|message| message["method"] == "turn/completed");
+    drop(talk);
+    far.rig.occ_ok(&["session", "kill", "codex"]);
+    far.wait_for_end("codex");
+}
