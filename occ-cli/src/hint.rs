@@ -140,6 +140,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             Some(cure) => format!("{cure}; then occ reconnect --host {h}"),
             None => format!("ssh -G ADDRESS shows what applies; occ host show {h}"),
         },
+        Code::ExecRefused if detail.contains("gives no terminal") => {
+            format!("occ exec --host {h} -- PROGRAM needs none; the server's owner has PermitTTY no")
+        }
         Code::SessionRefused => {
             format!("see MaxSessions in the server's sshd_config; occ status -v --host {h}")
         }

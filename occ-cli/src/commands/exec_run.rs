@@ -157,7 +157,8 @@ impl Run<'_> {
                     }
                     Event::Left => {
                         drop(raw.take());
-                        return Err(left_by_person(place));
+                        ui.note(&format!("Left: the program on {place} is hung up."));
+                        return Err(quiet(HUNG_UP));
                     }
                     Event::Caught(Caught::HangUp) => return Err(quiet(HUNG_UP)),
                     Event::Caught(signal) if caught.is_some() => {
@@ -312,12 +313,6 @@ impl Resized {
     async fn next(&mut self) {
         self.0.recv().await;
     }
-}
-
-/// The person has typed the escape that ends it.
-fn left_by_person(place: &Place) -> CliError {
-    let message = format!("left; the program on {place} is hung up.");
-    CliError { exit: HUNG_UP, code: "interrupted".into(), ..CliError::failed(message) }
 }
 
 /// Returns the end without words.

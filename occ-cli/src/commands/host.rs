@@ -117,6 +117,14 @@ async fn still_kept(client: &Client, name: &HostName) -> Option<CliError> {
     let error = forget(client, name).await.err()?;
     // Of a keyring that shows nothing while it is locked nothing is known, which is no news.
     let is_known = !error.message.contains("the keyring is locked");
+    // Whoever was asked for a passphrase may have left.
+    let error = match error.code.as_str() {
+        "interrupted" => {
+            CliError::failed("its passwords are still kept: nobody gave the passphrase.")
+                .hint(format!("occ host forget-password {name}"))
+        }
+        _ => error,
+    };
     (error.daemon_code() != Some(Code::HostNotFound) && is_known).then_some(error)
 }
 

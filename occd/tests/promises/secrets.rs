@@ -373,14 +373,14 @@ fn a_keyring_that_is_locked_is_named_where_the_password_is_in_it() {
 #[test]
 fn whoever_removes_a_host_is_told_of_a_password_that_stays() {
     let Some((sshd, mut rig, password)) = server(&PASSWORD) else { return };
-    for host in ["b", "c"] {
+    for host in ["b", "c", "d"] {
         rig.add_host(host, &sshd);
     }
-    let allowed = ["a", "b", "c"].map(|host| ALLOWED.replace(".a]", &format!(".{host}]")));
+    let allowed = ["a", "b", "c", "d"].map(|host| ALLOWED.replace(".a]", &format!(".{host}]")));
     rig.write_config_toml(&allowed.concat());
     rig.start_daemon(&[]);
     log_in_and_keep_in_file(&rig, password);
-    for host in ["b", "c"] {
+    for host in ["b", "c", "d"] {
         let mut other = Terminal::control(&rig.occ(&["connect", "--host", host]), "");
         other.answer("Password for ", password);
         other.answer("Keep the password in an encrypted file (", "y");
@@ -393,12 +393,21 @@ fn whoever_removes_a_host_is_told_of_a_password_that_stays() {
     let says = "Warning: [a] The passwords cannot be forgotten: the passphrase for ";
     let hint = "\nhint: on a terminal: occ host forget-password a asks\n";
     assert!(output.stderr.contains(says) && output.stderr.contains(hint), "{output:?}");
+    // Who leaves at the question is told, too.
+    let mut terminal = Terminal::control(&rig.occ(&["host", "remove", "d", "-f"]), "");
+    terminal.wait_for("Passphrase for the kept passwords (");
+    terminal.type_text("\u{3}");
+    let (screen, _) = terminal.finish();
+    assert!(screen.contains("its passwords are still kept"), "{screen}");
+    assert!(screen.contains("hint: occ host forget-password d"), "{screen}");
     let mut terminal = Terminal::control(&rig.occ(&["host", "remove", "b", "-f"]), "");
     terminal.answer("Passphrase for the kept passwords (", "open");
     let (screen, code) = terminal.finish();
     assert!(code == 0 && !screen.contains("be forgotten"), "{screen}");
     // The file is open now.
     assert_eq!(rig.occ_ok(&["host", "forget-password", "a"]), "[a] Its password is forgotten.\n");
+    // With it that of the host whose question was left, unless it went when the file was opened.
+    assert!([0, 4].contains(&rig.run_occ(&["host", "forget-password", "d"]).code()));
     assert_eq!(rig.run_occ(&["host", "forget-password", "b"]).code(), 4);
     let output = rig.run_occ(&["host", "remove", "c", "-f"]);
     assert!(output.code() == 0 && !output.stderr.contains("be forgotten"), "{output:?}");

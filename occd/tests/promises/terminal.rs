@@ -109,7 +109,7 @@ fn the_escape_leaves_and_the_terminal_is_as_it_was() {
     eventually("a terminal as it was", || terminal.echoes());
     let (screen, code) = terminal.finish();
     assert_eq!(code, 129, "{screen}");
-    assert!(screen.contains("left; the program on h is hung up"), "{screen}");
+    assert!(screen.contains("Left: the program on h is hung up"), "{screen}");
     no_programs(&sshd, GUARD);
 }
 
@@ -175,6 +175,7 @@ fn a_server_without_terminals_is_named() {
     let (screen, code) = open(&rig, &[]).finish();
     assert_eq!(code, 1, "{screen}");
     assert!(screen.contains("the server gives no terminal"), "{screen}");
+    assert!(screen.contains("hint: occ exec --host h"), "{screen}");
     no_programs(&sshd, GUARD);
 }
 
