@@ -27,7 +27,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   start stop restart logs update cockpit   the opencode sandbox
   sandbox                        compare two, make them alike
   exec shell                     a command on a host, a terminal there
-  session                        programs that outlive the link: start attach send logs kill
+  session agent                  programs that outlive the link: start attach send logs kill
   host                           add list show edit remove test default install-docker
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
@@ -243,6 +243,9 @@ Examples:
   occ session list"
     )]
     Session(SessionCommand),
+    /// Start coding agents on hosts, as sessions
+    #[command(subcommand, after_help = "Example:\n  occ agent start codex --host prod-1")]
+    Agent(AgentCommand),
     /// Open a shell on a host, or another program, in this terminal
     #[command(after_help = "\
 Examples:

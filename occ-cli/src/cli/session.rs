@@ -192,3 +192,46 @@ pub(crate) struct SessionEditArgs {
     #[arg(trailing_var_arg = true, value_name = "ARGV")]
     pub(crate) argv: Vec<OsString>,
 }
+
+/// Agents that are known by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Agent {
+    /// OpenAI's Codex CLI, as `codex app-server`: JSON by lines.
+    Codex,
+    /// opencode, as `opencode serve`: HTTP.
+    Opencode,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Start an agent on a host, if it is there
+    #[command(after_help = "\
+Examples:
+  occ agent start codex --host prod-1 --attach
+  occ agent start opencode --host prod-1 --cwd /srv/app -- --port 4096
+
+It is a session like any other: occ session attach codex, list, logs, kill.")]
+    Start(AgentStartArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentStartArgs {
+    /// The agent
+    #[arg(value_enum)]
+    pub(crate) agent: Agent,
+    /// What to call the session [default: the agent]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The directory to run in, on the host [default: the home directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Set a variable for it; may be given more than once
+    #[arg(long, value_name = "K=V", value_parser = parse_env)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Attach to it
+    #[arg(long)]
+    pub(crate) attach: bool,
+    /// More arguments for it
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) args: Vec<OsString>,
+}

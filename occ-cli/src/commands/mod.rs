@@ -1,5 +1,6 @@
 //! One file per verb. A command asks the daemon, prints the answer, and returns its exit code.
 
+mod agent;
 mod allow;
 mod connect;
 mod daemon;
@@ -121,6 +122,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Logs(args)) => logs::run(&context, &args).await,
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
+        Some(Command::Agent(command)) => agent::run(&context, command).await,
         Some(Command::Session(command)) => session::run(&context, command).await,
         Some(Command::Shell(args)) => exec::shell(&context, args).await,
         Some(Command::Connect(args)) => {

@@ -17,7 +17,7 @@ use occ_proto::text::sanitize;
 
 use super::{Context, exec, session_attach};
 use crate::cli::{Eol, SendArgs, SessionCommand, SessionEditArgs, SessionStartArgs};
-use crate::client::{Reply, segment};
+use crate::client::{Client, Reply, segment};
 use crate::duration::{one_unit, seconds_between};
 use crate::error::CliError;
 use crate::output::table::Table;
@@ -85,6 +85,16 @@ async fn start(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
     }
     let (client, place, directory) = exec::place(context, "session start").await?;
     let args = SessionStartArgs { cwd: args.cwd.or(directory), ..args };
+    launch(context, client, place, args).await
+}
+
+/// Starts a session there, and attaches to it or says how to.
+pub(super) async fn launch(
+    context: &Context<'_>,
+    client: Client,
+    place: Place,
+    args: SessionStartArgs,
+) -> Result<u8, CliError> {
     let sessions = Sessions::of(context, client);
     let attach = args.attach;
     let reply = begin(context, &sessions, &place, asked(&place, args)?).await?;

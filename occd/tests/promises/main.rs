@@ -13,7 +13,7 @@ mod behind;
 mod cancel;
 mod certificates;
 mod channel;
-mod codex;
+mod coding_agents;
 mod compression;
 mod descriptors;
 mod dns;

@@ -1,4 +1,4 @@
-//! Real agents on a host: a conversation that a cut in its middle does not disturb.
+//! Agents on a host: a conversation that a cut in its middle does not disturb, and their start by name.
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
-use testkit::FakeModel;
 use testkit::fake_model::HALVES;
 use testkit::require::{find_fetched, require};
+use testkit::{FakeModel, RealSshd};
 
 use crate::session::Far;
 use crate::support::eventually;
@@ -137,4 +137,52 @@ fn a_conversation_with_codex_goes_on_over_a_cut() {
     drop(talk);
     far.rig.occ_ok(&["session", "kill", "codex"]);
     far.wait_for_end("codex");
+}
+
+/// Makes a program of sh that says its version, and otherwise what it was started with.
+fn stand_in(dir: &Path, name: &str) {
+    let text =
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo \"it 9.9.9\" && exit\necho \"$0 $*\"; cat\n";
+    let program = dir.join(name);
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn an_agent_is_started_by_its_name_where_it_is_there() {
+    if !RealSshd::require() {
+        return;
+    }
+    let dir = open_dir();
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let far = Far::at(RealSshd::builder().env("PATH", &path).start());
+    let missing = far.rig.run_occ(&["agent", "start", "codex", "--host", "h"]);
+    assert_eq!(missing.code(), 1, "{missing:?}");
+    assert!(missing.stderr.contains("There is no codex in the PATH"), "{missing:?}");
+    assert!(missing.stderr.contains("npm install -g @openai/codex"), "{missing:?}");
+
+    stand_in(dir.path(), "codex");
+    stand_in(dir.path(), "opencode");
+    // Another version is here.
+    let here = open_dir();
+    let codex = here.path().join("codex");
+    std::fs::write(&codex, "#!/bin/sh\necho it 1.0.0\n").unwrap();
+    std::fs::set_permissions(&codex, Permissions::from_mode(0o755)).unwrap();
+    let mut occ = far.rig.occ(&["agent", "start", "codex", "--host", "h"]);
+    let output = occ.env("PATH", here.path()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("Note: codex is 9.9.9 on h, and 1.0.0 here."), "{told}");
+    far.rig.occ_ok(&["session", "send", "codex", "--eof", "hello"]);
+    far.wait_for_end("codex");
+    let said = far.rig.occ_ok(&["session", "logs", "codex"]);
+    assert!(said.ends_with("codex app-server\nhello\n"), "{said}");
+
+    let args =
+        ["agent", "start", "opencode", "--host", "h", "--name", "web", "--", "--port", "4096"];
+    far.rig.occ_ok(&args);
+    far.rig.occ_ok(&["session", "send", "web", "--eof"]);
+    far.wait_for_end("web");
+    let said = far.rig.occ_ok(&["session", "logs", "web"]);
+    assert!(said.ends_with("opencode serve --hostname 127.0.0.1 --port 4096\n"), "{said}");
 }
