@@ -12,6 +12,7 @@ use occ_proto::{Code, HostName, Problem};
 use super::json::Json;
 use crate::container::{BadSettings, DockerError, InstallError, SandboxError};
 use crate::exec::{BadCommand, ExecError, Executor};
+use crate::forward::{AddError, BindError};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
 use crate::hosts::{HostsFileError, UpdateError};
@@ -298,6 +299,21 @@ fn install_status(error: &InstallError) -> (StatusCode, Code) {
         InstallError::Unknown { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
         InstallError::Silent(inner) => docker_status(inner),
     }
+}
+
+/// Returns the problem of a forward that was not added.
+pub(super) fn forward(name: &HostName, error: &AddError) -> ApiError {
+    let (status, code) = match error {
+        AddError::Unreachable(inner) => return unreachable(name, inner),
+        AddError::Bind(BindError::Taken { .. }) | AddError::Own { .. } => {
+            (StatusCode::CONFLICT, Code::LocalPortTaken)
+        }
+        AddError::Bind(_) => (StatusCode::CONFLICT, Code::ForwardFailed),
+        AddError::Refused(_) => (StatusCode::CONFLICT, Code::ForwardRefused),
+        AddError::Save(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::ForwardFailed),
+    };
+    let detail = format!("{}.", chain(error).trim_end_matches('.'));
+    ApiError::new(status, code, detail).host(name)
 }
 
 impl From<BadCommand> for ApiError {
