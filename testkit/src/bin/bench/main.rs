@@ -12,6 +12,7 @@
 
 mod crowd;
 mod docker;
+mod forward;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ fn main() {
         ("beside", Bench::beside),
         ("back", Bench::back),
         ("docker", Bench::docker),
+        ("forward", Bench::forward),
     ] {
         if wants(name) {
             run(&mut bench);
