@@ -587,3 +587,45 @@ fn two_hundred_connections_at_once_leave_nothing_behind() {
     rig.occ_ok(&["forward", "remove", "--all"]);
     no_channels(&rig, Duration::from_secs(30));
 }
+
+#[test]
+fn a_hosts_port_moves_on_from_a_connection_that_a_stream_has_for_itself() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let target = serve(echo);
+    let port = port_of(&add(&rig, &["-R", &format!("0:localhost:{target}")]));
+    let old = settled_but_for_the_listener(&rig);
+    // What makes it a bulk connection goes through the forward itself, and arrives whole.
+    let payload: Vec<u8> = (0..12_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let client = thread::spawn(move || {
+        let mut stream = connect(port).unwrap();
+        let mut from = stream.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                stream.write_all(&payload).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut answer = Vec::new();
+            from.read_to_end(&mut answer).unwrap();
+            assert!(answer == payload);
+        });
+    });
+    client.join().unwrap();
+    wait_until(
+        "another connection",
+        GUARD,
+        || status(&rig),
+        |now| now.connection.as_ref().is_some_and(|connection| connection.id > old),
+    );
+    answers(port);
+    assert_eq!(the(&rig).listen.port(), Some(port));
+    wait_until("the old one to be closed", GUARD, || status(&rig), |now| now.connections == 1);
+}
+
+/// Waits until the probe has answered, and returns the connection's number.
+fn settled_but_for_the_listener(rig: &DaemonRig) -> u64 {
+    let is_settled = |now: &occ_proto::status::HostStatus| {
+        now.connection.as_ref().is_some_and(|connection| connection.system.is_some())
+    };
+    let now = wait_until("a settled connection", GUARD, || status(rig), is_settled);
+    now.connection.unwrap().id
+}
