@@ -1,5 +1,6 @@
 //! The command line, as clap types and nothing else.
 
+mod forward;
 mod host;
 mod sandbox;
 mod session;
@@ -14,6 +15,7 @@ use crate::keys::{EscapeKey, parse_escape};
 use crate::parse::{parse_count, parse_env, parse_fingerprint};
 use crate::target::HostArg;
 
+pub(crate) use forward::*;
 pub(crate) use host::*;
 pub(crate) use sandbox::*;
 pub(crate) use session::*;
@@ -33,6 +35,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   trust unlock prompts           a changed host key; locked keys; open questions
   allow                          a project's .occ.toml: the host of its commands
   operations                     what is being done, or was not long ago
+  forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   history                        when a link was down, and why
   daemon                         run start stop status: occd, which keeps the links
@@ -320,6 +323,16 @@ Examples:
   occ docker-socket --local
   occ docker-socket --host prod-1 --remove")]
     DockerSocket(DockerSocketArgs),
+    /// Forward ports and sockets to a host and back, and keep them so
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  occ forward add -L 8080:localhost:80 --host prod-1
+  occ forward list
+  occ forward remove 8080"
+    )]
+    Forward(ForwardCommand),
     /// Make a docker context for a host's engine, or this machine's
     #[command(after_help = "\
 Examples:

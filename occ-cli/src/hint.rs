@@ -194,6 +194,11 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::PlanChanged => format!("occ host install-docker {h} shows them again"),
         Code::OperationRunning => "occ operations shows it; occ operations attach ID follows it".to_owned(),
         Code::OperationNotFound => "occ operations lists them".to_owned(),
+        Code::LocalPortTaken => "occ forward list shows occ's own; port 0 takes one that is free".to_owned(),
+        Code::ForwardRefused => {
+            format!("sshd_config of {h} decides that, or another program has it; occ forward list")
+        }
+        Code::ForwardNotFound => "occ forward list shows them".to_owned(),
         Code::ShuttingDown => "occ daemon start".to_owned(),
         Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),
         _ => return None,

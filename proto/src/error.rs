@@ -158,8 +158,14 @@ codes! {
     SessionFailed = "session_failed",
     /// The input does not go on where the known one ends, or that was said to be all.
     InputRefused = "input_refused",
-    /// No port of this machine can be had for a forward.
+    /// No port or socket of this machine can be had for a forward.
     ForwardFailed = "forward_failed",
+    /// What a forward is to listen on is taken, on this machine or by another forward.
+    LocalPortTaken = "local_port_taken",
+    /// The server does not listen for a forward.
+    ForwardRefused = "forward_refused",
+    /// There is no such forward.
+    ForwardNotFound = "forward_not_found",
     /// The daemon is stopping.
     ShuttingDown = "shutting_down",
     /// A defect in the daemon.

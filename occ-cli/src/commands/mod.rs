@@ -9,6 +9,7 @@ mod exec;
 mod exec_group;
 mod exec_result;
 mod exec_run;
+mod forward;
 mod group;
 mod history;
 mod host;
@@ -36,7 +37,7 @@ pub(crate) use host_lines::HostLines;
 use std::path::PathBuf;
 
 use crate::autostart::Start;
-use crate::cli::{Cli, Command, Global, HostCommand};
+use crate::cli::{Cli, Command, ForwardCommand, Global, HostCommand};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
 use crate::hint::PROXY_COMMAND;
@@ -138,6 +139,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Docker(args)) => docker::run(&context, &args).await,
         Some(Command::DockerSocket(args)) => docker::run_socket(&context, &args).await,
         Some(Command::DockerContext(args)) => docker::run_context(&context, &args).await,
+        Some(Command::Forward(command)) => forward::run(&context, &command, global.all).await,
         Some(Command::Host(command)) => host::run(&context, command).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
     }
@@ -148,6 +150,9 @@ fn selection(global: &Global, command: Option<&Command>) -> Result<Option<Select
     // The option of that name is their own.
     let own =
         matches!(command, Some(Command::Host(HostCommand::Add(_) | HostCommand::List { .. })));
+    if global.all && matches!(command, Some(Command::Forward(ForwardCommand::Remove { .. }))) {
+        return Ok(None);
+    }
     let selection = match (&global.group, global.all) {
         (Some(_), true) => {
             return Err(CliError::usage("--group cannot be used with --all."));

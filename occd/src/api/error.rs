@@ -13,6 +13,7 @@ use occ_proto::{Code, HostName, Problem};
 use super::json::Json;
 use crate::container::{BadSettings, DockerError, InstallError, SandboxError};
 use crate::exec::{BadCommand, ExecError, Executor};
+use crate::forward::{AddError, BindError};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
 use crate::hosts::{HostsFileError, UpdateError};
@@ -361,6 +362,21 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
         Some(name) => problem.host(name),
         None => problem,
     }
+}
+
+/// Returns the problem of a forward that was not added.
+pub(super) fn forward(name: &HostName, error: &AddError) -> ApiError {
+    let (status, code) = match error {
+        AddError::Unreachable(inner) => return unreachable(name, inner),
+        AddError::Bind(BindError::Taken { .. }) | AddError::Own { .. } => {
+            (StatusCode::CONFLICT, Code::LocalPortTaken)
+        }
+        AddError::Bind(_) => (StatusCode::CONFLICT, Code::ForwardFailed),
+        AddError::Refused(_) => (StatusCode::CONFLICT, Code::ForwardRefused),
+        AddError::Save(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::ForwardFailed),
+    };
+    let detail = format!("{}.", chain(error).trim_end_matches('.'));
+    ApiError::new(status, code, detail).host(name)
 }
 
 impl From<BadCommand> for ApiError {

@@ -20,7 +20,7 @@ use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
 
 /// What stands for this machine in place of a host's name.
-const LOCAL: &str = "local";
+pub(super) const LOCAL: &str = "local";
 
 /// A JSON body.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ async fn name_in_path(parts: &mut Parts, app: &Arc<App>) -> Result<String, ApiEr
 }
 
 /// Returns a host by its name.
-async fn host_named(app: &Arc<App>, name: String) -> Result<HostHandle, ApiError> {
+pub(super) async fn host_named(app: &Arc<App>, name: String) -> Result<HostHandle, ApiError> {
     let name =
         HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
     if let Some(handle) = app.pool.get_or_make_via(&name) {

@@ -1,14 +1,65 @@
-//! The ports of this machine that lead to ports of hosts.
+//! Forwards: ports and sockets of this machine that lead to hosts, and of hosts that lead here.
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use occ_proto::forward::ForwardList;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use occ_proto::Code;
+use occ_proto::forward::{AddForward, Forward, ForwardList};
 
 use super::App;
+use super::error::{self, ApiError, ApiResult};
+use super::extract::{Body, Caller, LOCAL, Query, host_named};
 use super::json::Json;
+use super::links::TriesQuery;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<ForwardList> {
     let by_name_port = app.forwards.by_name();
     Json(ForwardList { forwards: app.forwards.list(), by_name_port })
+}
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> ApiResult<Json<Forward>> {
+    app.forwards.get(&id).map(Json).ok_or_else(not_found)
+}
+
+/// Adds a forward: 201. One that is there already is as good: 200.
+pub(super) async fn add(
+    State(app): State<Arc<App>>,
+    Caller(client): Caller,
+    Query(query): Query<TriesQuery>,
+    Body(request): Body<AddForward>,
+) -> ApiResult<(StatusCode, Json<Forward>)> {
+    let spec = request.spec().map_err(|error| ApiError::bad_request(error.to_string()))?;
+    if request.host == LOCAL {
+        return Err(ApiError::bad_request(
+            "A forward leads to a host or comes from one; this machine reaches its own ports without.",
+        ));
+    }
+    let host = host_named(&app, request.host).await?;
+    let added = app.forwards.add(&host, spec, (query.tries(), &client)).await;
+    let (forward, is_new) = added.map_err(|failure| error::forward(host.name(), &failure))?;
+    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(forward)))
+}
+
+/// Takes a forward away, and the connections through it.
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> ApiResult<StatusCode> {
+    match app.forwards.remove(&id).await {
+        Ok(Some(_)) => Ok(StatusCode::NO_CONTENT),
+        Ok(None) => Err(not_found()),
+        Err(failure) => Err(ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Code::ForwardFailed,
+            format!("The forward is removed, and comes back with the next daemon: {failure}."),
+        )),
+    }
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, Code::ForwardNotFound, "There is no such forward.")
 }

@@ -244,7 +244,6 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/hosts/{host}/docker-setup", get(docker_setup::show).post(docker_setup::install))
         .route("/v1/hosts/{host}/history", get(history::show))
-        .route("/v1/forwards", get(forwards::list))
         .route("/v1/sessions", get(sessions::list).post(sessions::start))
         .route(
             "/v1/sessions/{id}",
@@ -255,6 +254,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/sessions/{id}/input", post(sessions::input))
         .route("/v1/sessions/{id}/signal", post(sessions::signal))
         .route("/v1/sessions/{id}/attach", get(session_ws::upgrade))
+        .route("/v1/forwards", get(forwards::list).post(forwards::add))
+        .route("/v1/forwards/{id}", get(forwards::show).delete(forwards::remove))
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show).delete(operations::cancel))
         .route("/v1/operations/{id}/events", get(operations::events))
@@ -310,8 +311,9 @@ async fn note_agent(State(app): State<Arc<App>>, request: Request, next: Next) -
 /// headers why that is not what is in force: it may be why a request failed.
 async fn see_files(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let concerns_hosts =
-        path.starts_with("/v1/hosts") || path.starts_with("/v1/sessions") || path == "/v1/unlock";
+    let concerns_hosts = path.starts_with("/v1/hosts")
+        || path.starts_with("/v1/sessions")
+        || matches!(path, "/v1/unlock" | "/v1/forwards");
     if !concerns_hosts {
         return next.run(request).await;
     }

@@ -125,7 +125,7 @@ impl App {
         let Some(mut sandbox) = outcome.sandbox.take() else { return Ok(outcome) };
         if let (Did::Removed, Some(host)) = (outcome.did, engine.host()) {
             for service in [Service::Sandbox, Service::Cockpit] {
-                self.forwards.remove(host, service).map_err(SandboxError::Forward)?;
+                self.forwards.remove_service(host, service).map_err(SandboxError::Forward)?;
             }
         }
         if is_running(&sandbox)

@@ -4,19 +4,14 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use occ_proto::exec::{ExecRequest, STDOUT};
 use occ_proto::text::sanitize;
 
 use super::Engine;
 use super::mount::BindMount;
-use crate::exec::{self, Command, Step};
-use crate::host::Tries;
-use crate::prompts::Client;
+use crate::exec;
 
-/// How long a look may take.
+/// How long a look at this machine may take.
 const LOOK: Duration = Duration::from_secs(10);
-/// What it may say, in bytes.
-const SAID: usize = 64 * 1024;
 
 /// Prints each path that is certainly not there. What lies in a directory that one may not look into is for Docker
 /// to find, which is root.
@@ -57,40 +52,16 @@ fn process_of(said: &str) -> Option<String> {
 
 /// Runs a command there and returns what it says; nothing where it does not run or fails.
 async fn output(engine: &Engine, argv: &[&str]) -> Option<String> {
-    let run = async {
-        match engine {
-            Engine::Host(host) => {
-                let argv = argv.iter().map(|word| (*word).into()).collect();
-                let request = ExecRequest { argv, ..ExecRequest::default() };
-                let command = Command::new(request).ok()?;
-                let (tries, client) = (Tries::default(), Client::default());
-                let progress = exec::Progress::default();
-                let mut running =
-                    exec::start(host, &command, tries, &client, &progress).await.ok()?;
-                // Whether it reads its input or not.
-                let _ = running.control().close_input().await;
-                let mut said = Vec::new();
-                loop {
-                    match running.next().await {
-                        Step::Output(frame) if frame.stream() == STDOUT && said.len() < SAID => {
-                            said.extend_from_slice(&frame.data());
-                        }
-                        Step::Output(_) => {}
-                        Step::Ended(Ok(exit)) if exit.code == Some(0) => return Some(said),
-                        Step::Ended(_) => return None,
-                    }
-                }
-            }
-            Engine::Local(_) => {
-                let (program, rest) = argv.split_first()?;
-                let mut command = tokio::process::Command::new(program);
-                command.args(rest).stdin(Stdio::null()).kill_on_drop(true);
-                let output = command.output().await.ok()?;
-                output.status.success().then_some(output.stdout)
-            }
+    let said = match engine {
+        Engine::Host(host) => exec::look(host, argv).await?,
+        Engine::Local(_) => {
+            let (program, rest) = argv.split_first()?;
+            let mut command = tokio::process::Command::new(program);
+            command.args(rest).stdin(Stdio::null()).kill_on_drop(true);
+            let output = tokio::time::timeout(LOOK, command.output()).await.ok()?.ok()?;
+            output.status.success().then_some(output.stdout)?
         }
     };
-    let said = tokio::time::timeout(LOOK, run).await.ok()??;
     Some(String::from_utf8_lossy(&said).into_owned())
 }
 

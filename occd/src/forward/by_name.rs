@@ -5,11 +5,16 @@ use std::io;
 use std::sync::Weak;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use bytes::Bytes;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::open::{Patience, open};
+use super::relay::relay;
+use super::stream::LocalStream;
 use super::{Forwards, serve};
+use crate::ssh::error::chain;
 
 /// How long a client may take to send its request's head.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -36,7 +41,7 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
         Err(_) => return Ok(()),
     };
     let found = forwards.upgrade().and_then(|forwards| forwards.sandbox_of(&name));
-    let Some(target) = found else {
+    let Some(running) = found else {
         let known = forwards.upgrade().map(|forwards| forwards.names()).unwrap_or_default();
         let known: Vec<String> =
             known.iter().map(|name| format!("http://{name}{SUFFIX}:{port}")).collect();
@@ -49,14 +54,21 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
         );
         return serve::refuse(client, "404 Not Found", &why).await;
     };
-    match serve::open(&target).await {
-        Ok(mut stream) => {
-            stream.write_all(&head).await?;
-            drop(head);
+    let Some(to) = &running.record.to else { return Ok(()) };
+    let _open = running.connection();
+    match open(&running.host, to, Patience::Glances).await {
+        Ok(channel) => {
             // A browser keeps a connection for one origin, so what follows is for the same host.
-            copy_bidirectional(&mut client, &mut stream).await.map(drop)
+            let (client, begun) = (LocalStream::Tcp(client), Bytes::from(head));
+            if let Err(broken) = relay(client, begun, channel, &running.counts).await {
+                running.failed(&chain(&broken));
+            }
+            Ok(())
         }
-        Err(why) => serve::refuse(client, "503 Service Unavailable", &why).await,
+        Err(no_way) => {
+            running.failed(no_way.why());
+            serve::refuse(client, "503 Service Unavailable", no_way.why()).await
+        }
     }
 }
 

@@ -1,43 +1,57 @@
-//! Ports of this machine that lead to ports of hosts. They outlive connections and the daemon: the same port of this
-//! machine each time.
+//! Forwards: ports and sockets of this machine that lead to hosts, and of hosts that lead here. They outlive
+//! connections and the daemon: the same port each time.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use occ_proto::HostName;
-use occ_proto::forward::{Forward, Service};
+use occ_proto::forward::{Direction, Endpoint, Forward, ForwardState, Service, Spec};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::host::HostHandle;
+use crate::host::{HostHandle, Tries, Unreachable};
+use crate::prompts::Client;
 use crate::{server, state_file};
 
 mod by_name;
+mod keep;
+mod listen;
+mod open;
+mod owner;
+mod record;
+mod relay;
+mod running;
 mod serve;
+mod socks;
+mod stream;
 
-/// How far from the host's port one of this machine is looked for.
+pub use listen::BindError;
+use listen::Listener;
+use record::Record;
+use running::Running;
+
+/// How far from the host's port one of this machine is looked for, for what occ forwards by itself.
 const NEARBY: u16 = 100;
-/// Clients of one port at a time. More wait in line.
+/// Clients of the port where hosts are found by name, at a time. More wait in line.
 const CLIENTS: usize = 512;
-
-/// What a port of this machine leads to.
-#[derive(Debug, Clone)]
-struct Target {
-    host: HostHandle,
-    address: String,
-    port: u16,
-}
+/// How long a server may take to say whether it listens, until it is let do so in the background.
+const FIRST_ANSWER: Duration = Duration::from_secs(15);
+/// How long a server may take to end its listening.
+const END: Duration = Duration::from_secs(15);
 
 /// All of them.
 #[derive(Debug)]
 pub struct Forwards {
     /// Remembers them.
     file: PathBuf,
-    entries: Mutex<BTreeMap<(HostName, Service), Entry>>,
+    entries: Mutex<BTreeMap<String, Entry>>,
     by_name: Mutex<Option<ByName>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -45,14 +59,15 @@ pub struct Forwards {
 
 #[derive(Debug)]
 struct Entry {
-    known: Forward,
-    open: Option<Open>,
+    record: Record,
+    live: Option<Live>,
 }
 
 #[derive(Debug)]
-struct Open {
-    target: Target,
-    _end: DropGuard,
+struct Live {
+    running: Arc<Running>,
+    task: JoinHandle<()>,
+    end: DropGuard,
 }
 
 /// The port behind which a host is found by its name.
@@ -62,29 +77,61 @@ struct ByName {
     _end: DropGuard,
 }
 
+/// Why there is no forward.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// The host cannot be reached.
+    #[error("the host cannot be reached")]
+    Unreachable(Unreachable),
+    /// This machine does not listen.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Another forward has it.
+    #[error("{listen} is taken by the forward {id} to {host}")]
+    Own {
+        /// What was to be listened on.
+        listen: Endpoint,
+        /// That one's ID.
+        id: String,
+        /// Its host.
+        host: HostName,
+    },
+    /// The host does not listen.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be remembered.
+    #[error("the forward cannot be remembered")]
+    Save(#[source] io::Error),
+}
+
+impl Entry {
+    fn show(&self) -> Forward {
+        match &self.live {
+            Some(live) => live.running.show(&self.record),
+            None => running::shown(&self.record),
+        }
+    }
+
+    fn is_service(&self, host: &HostName, service: Service) -> bool {
+        self.record.service == Some(service) && self.record.host == *host
+    }
+}
+
 impl Forwards {
     /// Returns those that are remembered in `state`, none of them open yet.
     pub fn new(state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let file = state.join("forwards.json");
-        let remembered: Vec<Forward> = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(path = %file.display(), %error, "the forwards are not remembered");
-                Vec::new()
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                tracing::warn!(path = %file.display(), %error, "the forwards are not remembered");
-                Vec::new()
-            }
-        };
-        let entries = remembered
-            .into_iter()
-            .map(|known| ((known.host.clone(), known.service), Entry { known, open: None }));
+        let remembered = record::load(&file).unwrap_or_else(|error| {
+            tracing::warn!(path = %file.display(), %error, "the forwards are not remembered");
+            Vec::new()
+        });
+        let entries =
+            remembered.into_iter().map(|record| (record.id.clone(), Entry { record, live: None }));
         let entries = Mutex::new(entries.collect());
         Self { file, entries, by_name: Mutex::default(), tasks, stop }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(HostName, Service), Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -93,30 +140,162 @@ impl Forwards {
     pub fn follow(self: &Arc<Self>, hosts: &[HostHandle], by_name: Option<u16>) {
         let mut changed = false;
         let mut entries = self.lock();
-        for ((name, _), entry) in entries.iter_mut() {
-            let host = hosts.iter().find(|host| host.name() == name);
-            match (host, &entry.open) {
-                (None, _) => entry.open = None,
-                (Some(host), Some(open)) if open.target.host.is_same(host) => {}
-                (Some(host), _) => {
-                    let before = entry.known.local_port;
-                    match self.listen(host, &entry.known) {
-                        Ok((open, port)) => {
-                            entry.open = Some(open);
-                            entry.known.local_port = port;
-                            changed |= port != before;
-                        }
-                        Err(error) => tracing::error!(host = %name, %error, "no forward"),
+        for entry in entries.values_mut() {
+            let host = hosts.iter().find(|host| *host.name() == entry.record.host);
+            match (host, &entry.live) {
+                (None, _) => entry.live = None,
+                (Some(host), Some(live)) if live.running.host.is_same(host) => {}
+                (Some(host), _) => match self.listen_for_service(&entry.record) {
+                    Ok((listeners, listen)) => {
+                        changed |= entry.record.listen != listen;
+                        entry.record.listen = listen;
+                        entry.live = Some(self.run(host, &entry.record, listeners, true));
                     }
-                }
+                    Err(error) => tracing::error!(host = %host.name(), %error, "no forward"),
+                },
             }
         }
-        let any = entries.values().any(|entry| entry.open.is_some());
+        let any =
+            entries.values().any(|entry| entry.record.service.is_some() && entry.live.is_some());
         drop(entries);
         if changed && let Err(error) = self.save() {
             tracing::error!(%error, "the forwards cannot be remembered");
         }
         self.listen_by_name(by_name.filter(|_| any));
+    }
+
+    /// What a person chose is kept, and its port waited for; what occ forwards by itself takes the next that is free.
+    fn listen_for_service(&self, record: &Record) -> io::Result<(Vec<Listener>, Endpoint)> {
+        let (Some(_), Some(port)) = (record.service, record.listen.port()) else {
+            return Ok((Vec::new(), record.listen.clone()));
+        };
+        let (listener, port) = bind_nearby(port)?;
+        Ok((vec![Listener::Tcp(listener)], record::on_loopback(port)))
+    }
+
+    /// Sets a forward to work.
+    fn run(
+        self: &Arc<Self>,
+        host: &HostHandle,
+        record: &Record,
+        listeners: Vec<Listener>,
+        restored: bool,
+    ) -> Live {
+        let running = Running::new(host.clone(), record.clone(), restored);
+        let end = self.stop.child_token();
+        let (tasks, token) = (self.tasks.clone(), end.clone());
+        // It owns this one.
+        let forwards = Arc::downgrade(self);
+        let keeping = keep::keep(Arc::clone(&running), listeners, forwards, tasks, token);
+        Live { running, task: self.tasks.spawn(keeping), end: end.drop_guard() }
+    }
+
+    /// Adds a forward, connecting its host. Returns it, and whether it is new: one that is there already is as good.
+    ///
+    /// # Errors
+    /// When it cannot be used, or cannot be remembered. It is not added then.
+    pub async fn add(
+        self: &Arc<Self>,
+        host: &HostHandle,
+        spec: Spec,
+        (tries, client): (Tries, &Client),
+    ) -> Result<(Forward, bool), AddError> {
+        let here = spec.direction != Direction::Remote;
+        if let Some(there) = self.already(host.name(), &spec)? {
+            self.connect(host, tries, client).await?;
+            return Ok((there, false));
+        }
+        let (listeners, listen) = match here {
+            true => listen::bind(&spec.listen).await?,
+            false => (Vec::new(), spec.listen),
+        };
+        self.connect(host, tries, client).await?;
+        let record = Record {
+            id: record::new_id(),
+            host: host.name().clone(),
+            direction: spec.direction,
+            listen,
+            to: spec.to,
+            service: None,
+        };
+        let live = self.run(host, &record, listeners, false);
+        let id = record.id.clone();
+        self.lock().insert(id.clone(), Entry { record, live: Some(live) });
+        if !here {
+            self.first_answer(&id).await?;
+        }
+        if let Err(error) = self.save() {
+            self.take(&id).await;
+            return Err(AddError::Save(error));
+        }
+        let shown = self.lock().get(&id).map(Entry::show);
+        // Somebody may have taken it away already.
+        shown.map(|shown| (shown, true)).ok_or(AddError::Refused("it was removed.".to_owned()))
+    }
+
+    async fn connect(
+        &self,
+        host: &HostHandle,
+        tries: Tries,
+        client: &Client,
+    ) -> Result<(), AddError> {
+        host.connection(tries, client).await.map(drop).map_err(AddError::Unreachable)
+    }
+
+    /// Returns the same forward, if there is one.
+    ///
+    /// # Errors
+    /// When another has what it is to listen on.
+    fn already(&self, host: &HostName, spec: &Spec) -> Result<Option<Forward>, AddError> {
+        let entries = self.lock();
+        for entry in entries.values() {
+            let own = &entry.record;
+            let same_side = match spec.direction {
+                Direction::Remote => own.direction == Direction::Remote && own.host == *host,
+                _ => own.direction != Direction::Remote,
+            };
+            if !same_side || !overlap(&own.listen, &spec.listen) {
+                continue;
+            }
+            let same = own.direction == spec.direction && own.to == spec.to && own.host == *host;
+            if same && own.listen == spec.listen && own.service.is_none() {
+                return Ok(Some(entry.show()));
+            }
+            return Err(AddError::Own {
+                listen: spec.listen.clone(),
+                id: own.id.clone(),
+                host: own.host.clone(),
+            });
+        }
+        Ok(None)
+    }
+
+    /// Waits until a server has said whether it listens. One that does not is not kept.
+    async fn first_answer(&self, id: &str) -> Result<(), AddError> {
+        let running = self
+            .lock()
+            .get(id)
+            .and_then(|entry| entry.live.as_ref())
+            .map(|live| Arc::clone(&live.running));
+        let Some(running) = running else { return Ok(()) };
+        // Where it takes longer, the list tells what became of it.
+        let told = timeout(FIRST_ANSWER, running.told()).await;
+        if let Ok(ForwardState::Refused) = told {
+            let why = running.last_error().unwrap_or_default();
+            self.take(id).await;
+            return Err(AddError::Refused(why));
+        }
+        Ok(())
+    }
+
+    /// Remembers the port that a server took where any was wanted.
+    fn found_port(&self, id: &str, listen: &Endpoint) {
+        if let Some(entry) = self.lock().get_mut(id) {
+            entry.record.listen = listen.clone();
+        }
+        if let Err(error) = self.save() {
+            tracing::error!(%error, "the forwards cannot be remembered");
+        }
     }
 
     /// Returns the port of this machine that leads to a port of a host, which is open from now on.
@@ -130,65 +309,92 @@ impl Forwards {
         to: (&str, u16),
         by_name: Option<u16>,
     ) -> io::Result<u16> {
-        let (address, port) = to;
-        let key = (host.name().clone(), service);
         let mut entries = self.lock();
-        let known = entries.get(&key);
-        let same = |entry: &&Entry| entry.known.address == address && entry.known.port == port;
-        let kept = known.filter(same).map_or(port, |entry| entry.known.local_port);
-        if let Some(entry) = known.filter(same)
-            && entry.open.as_ref().is_some_and(|open| open.target.host.is_same(host))
-        {
-            return Ok(kept);
+        let mut record = Record::of_service(host.name().clone(), service, to, to.1);
+        let known = entries.values().find(|entry| entry.is_service(host.name(), service));
+        if let Some(entry) = known.filter(|entry| entry.record.to == record.to) {
+            record = entry.record.clone();
+            if let Some(port) = record.listen.port()
+                && entry.live.as_ref().is_some_and(|live| live.running.host.is_same(host))
+            {
+                return Ok(port);
+            }
         }
-        let mut forward = Forward {
-            host: host.name().clone(),
-            service,
-            address: address.to_owned(),
-            port,
-            local_port: kept,
-            open: false,
-        };
         // The port that it had is free from now on.
-        entries.remove(&key);
-        let (open, local) = self.listen(host, &forward)?;
-        forward.local_port = local;
-        entries.insert(key, Entry { known: forward, open: Some(open) });
+        entries.retain(|_, entry| !entry.is_service(host.name(), service));
+        let (listeners, listen) = self.listen_for_service(&record)?;
+        let port = listen.port().unwrap_or_default();
+        record.listen = listen;
+        let live = self.run(host, &record, listeners, false);
+        entries.insert(record.id.clone(), Entry { record, live: Some(live) });
         drop(entries);
         self.save()?;
         self.listen_by_name(by_name);
-        Ok(local)
+        Ok(port)
     }
 
-    /// Takes a forward away. Returns whether there was one.
-    pub fn remove(&self, host: &HostName, service: Service) -> io::Result<bool> {
-        let was = self.lock().remove(&(host.clone(), service)).is_some();
-        if was {
-            self.save()?;
+    /// Takes a service's forward away.
+    pub fn remove_service(&self, host: &HostName, service: Service) -> io::Result<()> {
+        let before = {
+            let mut entries = self.lock();
+            let before = entries.len();
+            entries.retain(|_, entry| !entry.is_service(host, service));
+            before != entries.len()
+        };
+        if before { self.save() } else { Ok(()) }
+    }
+
+    /// Takes a forward away, with the connections through it. What it listened on is free when this returns. Returns
+    /// what it was, if there was one.
+    ///
+    /// # Errors
+    /// When that cannot be remembered.
+    pub async fn remove(&self, id: &str) -> io::Result<Option<Forward>> {
+        let Some(taken) = self.take(id).await else { return Ok(None) };
+        self.save()?;
+        Ok(Some(taken))
+    }
+
+    async fn take(&self, id: &str) -> Option<Forward> {
+        let entry = self.lock().remove(id)?;
+        let shown = entry.show();
+        if let Some(Live { task, end, .. }) = entry.live {
+            drop(end);
+            if timeout(END, task).await.is_err() {
+                tracing::warn!(forward = id, "a forward takes long to end");
+            }
         }
-        Ok(was)
+        Some(shown)
     }
 
     /// Returns all of them.
     pub fn list(&self) -> Vec<Forward> {
-        let of = |entry: &Entry| Forward { open: entry.open.is_some(), ..entry.known.clone() };
-        self.lock().values().map(of).collect()
+        let mut all: Vec<Forward> = self.lock().values().map(Entry::show).collect();
+        all.sort_by(|a, b| {
+            (&a.host, a.direction, &a.listen).cmp(&(&b.host, b.direction, &b.listen))
+        });
+        all
+    }
+
+    /// Returns one of them.
+    pub fn get(&self, id: &str) -> Option<Forward> {
+        self.lock().get(id).map(Entry::show)
     }
 
     /// Returns the port of this machine that leads to a service of a host.
     pub fn port(&self, host: &HostName, service: Service) -> Option<u16> {
         let entries = self.lock();
-        let entry = entries.get(&(host.clone(), service))?;
-        entry.open.as_ref().map(|_| entry.known.local_port)
+        let entry = entries.values().find(|entry| entry.is_service(host, service))?;
+        entry.live.as_ref().and_then(|_| entry.record.listen.port())
     }
 
     /// Returns the names of the hosts whose sandbox is found by name.
     fn names(&self) -> Vec<String> {
         let entries = self.lock();
         let open = entries
-            .iter()
-            .filter(|((_, service), entry)| *service == Service::Sandbox && entry.open.is_some());
-        open.map(|((name, _), _)| name.to_string()).collect()
+            .values()
+            .filter(|entry| entry.record.service == Some(Service::Sandbox) && entry.live.is_some());
+        open.map(|entry| entry.record.host.to_string()).collect()
     }
 
     /// Returns the port behind which hosts are found by name.
@@ -198,32 +404,20 @@ impl Forwards {
     }
 
     /// Returns the sandbox of a host, whose name comes from a browser, which knows no capital letters.
-    fn sandbox_of(&self, name: &str) -> Option<Target> {
+    fn sandbox_of(&self, name: &str) -> Option<Arc<Running>> {
         let entries = self.lock();
-        let found = entries.iter().find(|((host, service), _)| {
-            *service == Service::Sandbox && host.as_str().eq_ignore_ascii_case(name)
+        let found = entries.values().find(|entry| {
+            entry.record.service == Some(Service::Sandbox)
+                && entry.record.host.as_str().eq_ignore_ascii_case(name)
         });
-        found.and_then(|(_, entry)| entry.open.as_ref()).map(|open| open.target.clone())
+        found.and_then(|entry| entry.live.as_ref()).map(|live| Arc::clone(&live.running))
     }
 
     fn save(&self) -> io::Result<()> {
-        let known: Vec<Forward> = self.lock().values().map(|entry| entry.known.clone()).collect();
+        // Held while it is written, so that what is written last is the newest.
+        let entries = self.lock();
+        let known: Vec<&Record> = entries.values().map(|entry| &entry.record).collect();
         state_file::save(&self.file, &known)
-    }
-
-    fn listen(&self, host: &HostHandle, forward: &Forward) -> io::Result<(Open, u16)> {
-        let (listener, port) = bind(forward.local_port)?;
-        let target =
-            Target { host: host.clone(), address: forward.address.clone(), port: forward.port };
-        let end = self.stop.child_token();
-        let (to, token) = (target.clone(), end.clone());
-        let tasks = self.tasks.clone();
-        self.tasks.spawn(async move {
-            let client = |stream| serve::client(stream, to.clone());
-            let accept = || server::accept_tcp(&listener);
-            server::serve_each(CLIENTS, accept, &tasks, &token, client).await;
-        });
-        Ok((Open { target, _end: end.drop_guard() }, port))
     }
 
     /// Listens for browsers that name a host, or no longer.
@@ -254,8 +448,19 @@ impl Forwards {
     }
 }
 
+/// Returns whether two listeners would have the same port, or the same socket.
+fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
+    match (one, other) {
+        (Endpoint::Tcp { host: a, port: p }, Endpoint::Tcp { host: b, port: q }) => {
+            let any = |host: &str| matches!(host, "*" | "localhost" | "0.0.0.0" | "::");
+            p == q && *p != 0 && (a == b || any(a) || any(b))
+        }
+        _ => one == other,
+    }
+}
+
 /// Binds a port of this machine, the wanted one if it is free, else one nearby.
-fn bind(wanted: u16) -> io::Result<(TcpListener, u16)> {
+fn bind_nearby(wanted: u16) -> io::Result<(TcpListener, u16)> {
     let nearby = wanted..=wanted.saturating_add(NEARBY);
     let found =
         nearby.filter(|port| *port >= 1024).find_map(|port| Some((bind_to(port).ok()?, port)));
@@ -270,9 +475,7 @@ fn bind(wanted: u16) -> io::Result<(TcpListener, u16)> {
 }
 
 fn bind_to(port: u16) -> io::Result<TcpListener> {
-    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    listen::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
 #[cfg(test)]
@@ -282,10 +485,10 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_is_taken_is_passed_over() {
         let (first, port) =
-            bind(20_000 + u16::try_from(std::process::id() % 10_000).unwrap()).unwrap();
-        let (_second, other) = bind(port).unwrap();
+            bind_nearby(20_000 + u16::try_from(std::process::id() % 10_000).unwrap()).unwrap();
+        let (_second, other) = bind_nearby(port).unwrap();
         assert_ne!(other, port);
         drop(first);
-        assert_eq!(bind(port).unwrap().1, port);
+        assert_eq!(bind_nearby(port).unwrap().1, port);
     }
 }

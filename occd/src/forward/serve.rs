@@ -1,54 +1,106 @@
-//! One client of a forward: bytes, and an answer in HTTP when there is no way.
+//! One client of a port or socket of this machine.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use occ_proto::forward::{Direction, Endpoint};
 use occ_proto::text::sanitize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::Target;
-use crate::ssh::error::chain;
-use crate::ssh::{ChannelError, ChannelStream};
+use super::open::{NoWay, Patience, open};
+use super::relay::relay;
+use super::running::Running;
+use super::socks::{self, Answer};
+use super::stream::LocalStream;
 
-/// How long the connection of a host that nobody has used yet may take.
-const CONNECT: Duration = Duration::from_secs(15);
 /// How long a client's request is read after a refusal, so that it sees the answer and no reset.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves a client to its end. An error is one that went away.
-pub(super) async fn client(mut client: TcpStream, to: Target) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    match open(&to).await {
-        Ok(mut stream) => copy_bidirectional(&mut client, &mut stream).await.map(drop),
-        Err(why) => refuse(client, "503 Service Unavailable", &why).await,
+pub(super) async fn client(client: LocalStream, running: Arc<Running>) -> io::Result<()> {
+    client.at_once()?;
+    let _open = running.connection();
+    match (&running.record.to, running.record.direction) {
+        (Some(to), Direction::Local) => directly(client, to, &running).await,
+        _ => by_socks(client, &running).await,
+    }
+    Ok(())
+}
+
+async fn directly(client: LocalStream, to: &Endpoint, running: &Running) {
+    let is_ours = running.record.service.is_some();
+    let patience = if is_ours { Patience::Glances } else { Patience::Dials };
+    let no_way = match open(&running.host, to, patience).await {
+        Ok(channel) => {
+            running.listens();
+            if let Err(broken) = relay(client, Bytes::new(), channel, &running.counts).await {
+                running.failed(&crate::ssh::error::chain(&broken));
+            }
+            return;
+        }
+        Err(no_way) => no_way,
+    };
+    match client {
+        // A browser's.
+        LocalStream::Tcp(client) if is_ours => {
+            let mut why = no_way.why().to_owned();
+            if let NoWay::Refused(_) = no_way {
+                why.push_str(&format!(" occ status --host {} shows more.", running.host.name()));
+            }
+            if let Err(error) = refuse(client, "503 Service Unavailable", &why).await {
+                tracing::debug!(%error, "a client went away");
+            }
+        }
+        client => client.reset(),
+    }
+    tell(running, &no_way);
+}
+
+async fn by_socks(mut client: LocalStream, running: &Running) {
+    let request = match socks::request(&mut client).await {
+        Ok(Some(request)) => request,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(%error, "a client of SOCKS went away, or speaks something else");
+            return;
+        }
+    };
+    let answer = match open(&running.host, &request.to, Patience::Dials).await {
+        Ok(channel) => {
+            running.listens();
+            if socks::answer(&mut client, request.version, Answer::Granted).await.is_ok()
+                && let Err(broken) = relay(client, Bytes::new(), channel, &running.counts).await
+            {
+                running.failed(&crate::ssh::error::chain(&broken));
+            }
+            return;
+        }
+        Err(no_way) => {
+            tell(running, &no_way);
+            match no_way {
+                NoWay::Down(_) => Answer::Unreachable,
+                NoWay::Forbidden(_) => Answer::Forbidden,
+                NoWay::Refused(_) => Answer::Refused,
+            }
+        }
+    };
+    if let Err(error) = socks::answer(&mut client, request.version, answer).await {
+        tracing::debug!(%error, "a client of SOCKS went away");
     }
 }
 
-/// Opens a stream to the port. An error is one sentence.
-pub(super) async fn open(to: &Target) -> Result<ChannelStream, String> {
-    let name = to.host.name();
-    let deadline = Instant::now() + CONNECT;
-    loop {
-        let connected = to.host.connection_if_due(deadline).await;
-        let connection = connected.map_err(|unreachable| {
-            let error = unreachable.error.as_ref();
-            format!("{name} is not connected: {}.", chain(error).trim_end_matches('.'))
-        })?;
-        return match connection.direct_tcpip(&to.address, to.port).await {
-            Ok(channel) => Ok(channel.into_stream()),
-            // It broke at this moment: what becomes of the host is known in the next.
-            Err(ChannelError::Lost(_)) if Instant::now() < deadline => {
-                to.host.other_than(&connection).await;
-                continue;
-            }
-            Err(ChannelError::Refused(_)) => Err(format!(
-                "Nothing answers on port {} of {name}: occ status --host {name}",
-                to.port
-            )),
-            Err(error) => Err(format!("{name}: {}.", chain(&error))),
-        };
+/// What the server's settings forbid is so for the next client, too.
+fn tell(running: &Running, no_way: &NoWay) {
+    match no_way {
+        // What SOCKS leads to may be allowed elsewhere.
+        NoWay::Forbidden(why) if running.record.direction == Direction::Local => {
+            running.refused(why);
+        }
+        _ => running.failed(no_way.why()),
     }
 }
 

@@ -164,6 +164,16 @@ impl Connection {
         self.id.store(id.0, Ordering::Relaxed);
     }
 
+    /// Returns the way to russh's session loop.
+    pub(super) fn handle(&self) -> &Handle<Handler> {
+        &self.handle
+    }
+
+    /// Returns the login name.
+    pub(super) fn user(&self) -> &str {
+        &self.facts.user
+    }
+
     /// Returns what is shared with the handler.
     pub(super) fn shared(&self) -> &Shared {
         &self.shared

@@ -25,6 +25,7 @@ use super::error::{ConnectError, LossCause};
 use super::host_key::{HostKeyPolicy, TrustedKey};
 use super::inbox::{Closed, ExitReport, Inbox, SpillPolicy};
 use super::refused_channels::RefusedChannels;
+use super::remote_forward::RemoteForwards;
 
 /// A stream that has moved this much makes its connection a bulk connection (ARCHITECTURE.md).
 const BULK: u64 = 8 * 1024 * 1024;
@@ -93,6 +94,8 @@ pub struct Shared {
     signed_at: Mutex<Option<usize>>,
     /// The channels that the server refused.
     pub(super) refused: RefusedChannels,
+    /// What the server listens on for us.
+    pub(super) remote_forwards: RemoteForwards,
 }
 
 #[derive(Debug)]
@@ -123,6 +126,7 @@ impl Shared {
             banner: watch::Sender::default(),
             signed_at: Mutex::default(),
             refused: RefusedChannels::default(),
+            remote_forwards: RemoteForwards::default(),
         }
     }
 
@@ -347,7 +351,7 @@ impl Drop for Handler {
     }
 }
 
-/// Refuses a channel that the server opens: nothing here ever asks a server to open one, the lent agent's apart.
+/// Refuses a channel that the server opens: only the lent agent's and those of listeners are ever asked for.
 async fn refuse(kind: &str, reply: ChannelOpenHandle) -> Result<(), SessionError> {
     tracing::warn!(kind, "refused a channel that the server tried to open");
     reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
@@ -564,27 +568,35 @@ impl russh::client::Handler for Handler {
         refuse("x11", reply)
     }
 
-    fn server_channel_open_forwarded_tcpip(
+    async fn server_channel_open_forwarded_tcpip(
         &mut self,
-        _: Channel<Msg>,
-        _: &str,
-        _: u32,
+        channel: Channel<Msg>,
+        address: &str,
+        port: u32,
         _: &str,
         _: u32,
         reply: ChannelOpenHandle,
         _: &mut Session,
-    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
-        refuse("forwarded-tcpip", reply)
+    ) -> Result<(), Self::Error> {
+        match self.shared.remote_forwards.tcp(address, port) {
+            Some(owner) => owner.give(channel, reply).await,
+            None => return refuse("forwarded-tcpip", reply).await,
+        }
+        Ok(())
     }
 
-    fn server_channel_open_forwarded_streamlocal(
+    async fn server_channel_open_forwarded_streamlocal(
         &mut self,
-        _: Channel<Msg>,
-        _: &str,
+        channel: Channel<Msg>,
+        path: &str,
         reply: ChannelOpenHandle,
         _: &mut Session,
-    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
-        refuse("forwarded-streamlocal", reply)
+    ) -> Result<(), Self::Error> {
+        match self.shared.remote_forwards.unix(path) {
+            Some(owner) => owner.give(channel, reply).await,
+            None => return refuse("forwarded-streamlocal", reply).await,
+        }
+        Ok(())
     }
 
     async fn server_channel_open_agent_forward(

@@ -24,6 +24,7 @@ mod elsewhere;
 mod ending;
 mod evil_server;
 mod exec;
+mod forward;
 mod groups;
 mod history;
 mod host_keys;

@@ -13,6 +13,7 @@
 mod crowd;
 mod docker;
 mod echo;
+mod forward;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ fn main() {
         ("back", Bench::back),
         ("docker", Bench::docker),
         ("echo", Bench::echo),
+        ("forward", Bench::forward),
     ] {
         if wants(name) {
             run(&mut bench);
