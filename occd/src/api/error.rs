@@ -270,11 +270,15 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
             (StatusCode::CONFLICT, Code::SandboxConfigInvalid)
         }
         SandboxError::Settings(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
-        SandboxError::NoPath { .. } => (StatusCode::CONFLICT, Code::MountInvalid),
+        SandboxError::NoPath { .. } | SandboxError::BadMount { .. } => {
+            (StatusCode::CONFLICT, Code::MountInvalid)
+        }
         SandboxError::PortTaken { .. } => (StatusCode::CONFLICT, Code::PortTaken),
         SandboxError::NoImage { .. } => (StatusCode::BAD_GATEWAY, Code::ImageUnavailable),
         SandboxError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::ImageUnavailable),
-        SandboxError::NoPrevious { .. } => (StatusCode::CONFLICT, Code::ImageUnavailable),
+        SandboxError::NoPrevious { .. } | SandboxError::NoEarlier { .. } => {
+            (StatusCode::CONFLICT, Code::ImageUnavailable)
+        }
         // What is to be done is to be done there.
         SandboxError::NoModel(model) => return sandbox(model.as_ref(), &SandboxError::NoSandbox),
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
