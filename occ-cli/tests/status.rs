@@ -568,3 +568,56 @@ fn what_cannot_be_watched_is_said_on_the_screen_where_it_was_asked() {
         assert!(!screen.contains("\u{1b}[?1049h"), "{screen:?}");
     }
 }
+
+#[test]
+fn a_foreign_container_is_no_running_sandbox_and_what_is_to_be_known_is_in_the_table() {
+    let sandbox = |more: Value| {
+        let mut value = connected("h");
+        value["sandbox"] = json!({
+            "exists": true, "state": "running", "id": "x", "exit_code": null, "as_of": ago(0),
+        });
+        for (key, part) in more.as_object().unwrap() {
+            value["sandbox"][key] = part.clone();
+        }
+        value
+    };
+    let all = |value: Value| {
+        let fake = Fake::new(move |_| Answer::ok(list(std::slice::from_ref(&value), None)));
+        let done = fake.occ(&["status", "--all"]);
+        assert_eq!(done.code, 0, "{done:?}");
+        done.out
+    };
+    let foreign = sandbox(json!({ "foreign": true }));
+    assert_eq!(one(foreign.clone()).occ(&["status", "-q", "--host", "h"]).code, 1);
+    assert_eq!(one(sandbox(json!({}))).occ(&["status", "-q", "--host", "h"]).code, 0);
+    let table = all(foreign);
+    assert!(table.contains("somebody else's container of this name"), "{table}");
+    let table = all(sandbox(json!({ "set_aside": "before" })));
+    let words = "an update was cut short: occ start --host h finishes or undoes it";
+    assert!(table.contains(words), "{table}");
+}
+
+#[test]
+fn a_host_without_docker_is_said_to_have_none_also_from_memory() {
+    let mut value = connected("h");
+    value["connection"]["system"]["docker_cli"] = json!(false);
+    value["connection"]["system"]["docker_sockets"] = json!([]);
+    let (out, _) = text(value);
+    assert!(out.contains("[h] Sandbox   ○ none       there is no Docker on this host\n"), "{out}");
+}
+
+#[test]
+fn the_list_of_operations_has_a_line_for_each() {
+    let long = format!("h: it failed: {}\nand more", "x".repeat(300));
+    let fake = Fake::new(move |_| {
+        let problem = json!({"type": "about:blank", "title": "x", "status": 502,
+            "code": "docker_error", "detail": long, "retryable": false});
+        Answer::ok(json!({"operations": [{"id": "a1", "host": "h", "kind": "start",
+            "state": "failed", "step": "starting the sandbox", "started_at": ago(60),
+            "ended_at": ago(0), "problem": problem}]}))
+    });
+    let done = fake.occ(&["operations"]);
+    let lines: Vec<&str> = done.out.lines().collect();
+    assert!(lines.len() == 2 && lines[1].ends_with("xx…"), "{done:?}");
+    assert!(lines[1].chars().count() < 160, "{done:?}");
+}

@@ -19,6 +19,9 @@ use crate::place::Place;
 use crate::prompter;
 use crate::target::Source;
 
+/// How much of an operation's step or problem is shown in the list, in characters.
+const LONGEST: usize = 100;
+
 /// Follows an operation to its end, with its progress shown. When the person leaves, it goes on.
 pub(crate) async fn follow(
     context: &Context<'_>,
@@ -130,6 +133,15 @@ pub(crate) fn finished(
     Ok(0)
 }
 
+/// Returns the beginning of a text, as one line: the whole is told by `operations attach`.
+fn cut(text: &str) -> String {
+    let text = text.lines().next().unwrap_or_default();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", sanitize(text[..end].trim_end())),
+        None => sanitize(text),
+    }
+}
+
 async fn list(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
     let ui = context.ui;
     let reply = client.get("/v1/operations").await?;
@@ -170,7 +182,7 @@ async fn list(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
             operation.kind.as_str().to_owned(),
             operation.state.as_str().to_owned(),
             one_unit(seconds_between(operation.started_at, now)),
-            sanitize(what),
+            cut(what),
         ]);
     }
     for line in table.lines() {

@@ -273,6 +273,11 @@ pub(crate) async fn cockpit(context: &Context<'_>) -> Result<u8, CliError> {
             open(context, &place, Some(url))?;
             Ok(0)
         }
+        (None, _) if sandbox.foreign => Err(CliError::failed(format!(
+            "{}the container of the sandbox's name is somebody else's, and is left alone.",
+            place.error_prefix()
+        ))
+        .hint(format!("occ status{} shows it", place.option()))),
         (None, _) => {
             ui.say(&format!(
                 "{prefix}Note: cockpit is disabled in this sandbox: its port 9090 is not published."

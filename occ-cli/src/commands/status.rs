@@ -86,7 +86,7 @@ async fn local(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
         Err(error) => return Err(error),
     };
     let sandbox: ContainerStatus = reply.parse()?;
-    let running = sandbox.state.as_deref() == Some("running");
+    let running = runs(&sandbox);
     let code = if ui.quiet && !running { FAILED } else { 0 };
     if ui.json {
         ui.document(&reply.body)?;
@@ -134,7 +134,7 @@ async fn one(
     let connected = status.state == State::Connected;
     let unknown = status.sandbox.is_none() && status.docker_error.is_none();
     let ask = connected && (args.fresh || (ui.verbose > 0 && unknown));
-    if ask || !unknown {
+    if ask || !unknown || is_without_docker(&status) {
         let (lines, docker_hint) = match ask {
             true => sandbox(context, client, &status, now).await?,
             false => remembered(ui, &status, now),
@@ -176,6 +176,10 @@ pub(super) fn remembered(
             let line = show::sandbox_unknown(status, fault.code, &fault.message);
             (vec![line], show::status_hint(status, fault.code, &fault.message))
         }
+        (None, None) if is_without_docker(status) => {
+            let why = "there is no Docker on this host";
+            (vec![show::sandbox_unknown(status, Code::DockerUnavailable, why)], None)
+        }
         (None, None) => (Vec::new(), None),
     }
 }
@@ -204,21 +208,28 @@ async fn sandbox(
     }
 }
 
-/// Returns the exit code of `status -q`: whether the sandbox runs, as far as it is known at this moment.
-fn quiet_code(status: &HostStatus) -> u8 {
+/// Returns whether the sandbox runs, and is one.
+fn runs(sandbox: &ContainerStatus) -> bool {
+    sandbox.state.as_deref() == Some("running") && !sandbox.foreign
+}
+
+/// Returns whether the host has said that it has no Docker.
+fn is_without_docker(status: &HostStatus) -> bool {
     let connection = status.connection.as_ref().filter(|_| status.state == State::Connected);
     let system = connection.and_then(|connection| connection.system.as_ref());
-    let no_docker = system.is_some_and(|system| {
-        system.unknown.is_none()
-            && system.docker_sockets.is_empty()
-            && !system.docker_cli
-            && status.docker_error.is_none()
-    });
+    system.is_some_and(|system| {
+        system.unknown.is_none() && system.docker_sockets.is_empty() && !system.docker_cli
+    }) && status.sandbox.is_none()
+        && status.docker_error.is_none()
+}
+
+/// Returns the exit code of `status -q`: whether the sandbox runs, as far as it is known at this moment.
+fn quiet_code(status: &HostStatus) -> u8 {
     match &status.sandbox {
         Some(sandbox) if sandbox.stale => CONNECTION,
-        Some(sandbox) if sandbox.state.as_deref() == Some("running") => 0,
+        Some(sandbox) if runs(sandbox) => 0,
         Some(_) => FAILED,
-        None if no_docker => FAILED,
+        None if is_without_docker(status) => FAILED,
         None if status.docker_error.as_ref().is_some_and(|fault| has_no_docker(&fault.message)) => {
             FAILED
         }

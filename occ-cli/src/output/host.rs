@@ -346,8 +346,7 @@ pub(crate) fn sandbox(
     let option = host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"));
     let mut lines = state_lines(ui, prefix, container, now);
     if container.foreign {
-        let text = "somebody else's container of this name: it is left alone";
-        lines.push(line_of(prefix, "Note", text));
+        lines.push(line_of(prefix, "Note", FOREIGN));
     }
     if let Some(aside) = &container.set_aside {
         let text = format!(
@@ -514,6 +513,7 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         State::Connected | State::Idle => match (idle_reason(status), &status.docker_error) {
             (Some(why), _) => format!("{why}; connects on use"),
             (None, Some(fault)) => sanitize(&fault.message),
+            (None, None) if let Some(note) = sandbox_note(status) => note,
             (None, None) => status.config.description.as_deref().map(sanitize).unwrap_or_default(),
         },
     };
@@ -531,6 +531,20 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         note,
     ]
+}
+
+/// What there is to say of a container of the sandbox's name that is not ours.
+const FOREIGN: &str = "somebody else's container of this name: it is left alone";
+
+/// Returns what a person should know of the sandbox, where there is something.
+fn sandbox_note(status: &HostStatus) -> Option<String> {
+    let container = status.sandbox.as_ref()?;
+    if container.foreign {
+        return Some(FOREIGN.to_owned());
+    }
+    container.set_aside.as_ref().map(|_| {
+        format!("an update was cut short: occ start --host {} finishes or undoes it", status.name)
+    })
 }
 
 /// Returns a word for the sandbox and the time at which it was true.

@@ -235,7 +235,9 @@ pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
 
 fn docker_status(error: &DockerError) -> (StatusCode, Code) {
     match error {
-        DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
+        DockerError::Missing | DockerError::Forbidden(_) => {
+            (StatusCode::CONFLICT, Code::DockerUnavailable)
+        }
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
         DockerError::Down { .. } | DockerError::NotThere(_) => {
@@ -271,11 +273,15 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
             (StatusCode::CONFLICT, Code::SandboxConfigInvalid)
         }
         SandboxError::Settings(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
-        SandboxError::NoPath { .. } => (StatusCode::CONFLICT, Code::MountInvalid),
+        SandboxError::NoPath { .. } | SandboxError::BadMount { .. } => {
+            (StatusCode::CONFLICT, Code::MountInvalid)
+        }
         SandboxError::PortTaken { .. } => (StatusCode::CONFLICT, Code::PortTaken),
         SandboxError::NoImage { .. } => (StatusCode::BAD_GATEWAY, Code::ImageUnavailable),
         SandboxError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::ImageUnavailable),
-        SandboxError::NoPrevious { .. } => (StatusCode::CONFLICT, Code::ImageUnavailable),
+        SandboxError::NoPrevious { .. } | SandboxError::NoEarlier { .. } => {
+            (StatusCode::CONFLICT, Code::ImageUnavailable)
+        }
         // What is to be done is to be done there.
         SandboxError::NoModel(model) => return sandbox(model.as_ref(), &SandboxError::NoSandbox),
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),

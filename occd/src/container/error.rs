@@ -31,6 +31,16 @@ pub enum SandboxError {
         /// The path on the host.
         path: String,
     },
+    /// A path cannot be mounted where it is to be.
+    #[error("{path} cannot be mounted at {target}: {why}")]
+    BadMount {
+        /// The path on the host.
+        path: String,
+        /// The path inside.
+        target: String,
+        /// Why.
+        why: &'static str,
+    },
     /// The port is in use.
     #[error("port {port} is in use by {by}")]
     PortTaken {
@@ -57,6 +67,12 @@ pub enum SandboxError {
     /// The image before the last update is not there.
     #[error("there is no image {image} to go back to")]
     NoPrevious {
+        /// Its name.
+        image: String,
+    },
+    /// The image before the last update is the one that runs.
+    #[error("there is no earlier image to go back to: {image} is the one that runs")]
+    NoEarlier {
         /// Its name.
         image: String,
     },

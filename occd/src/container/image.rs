@@ -40,6 +40,24 @@ pub(super) async fn tag(
     session.ask(async |docker| docker.tag_image(image, Some(options.clone())).await).await
 }
 
+/// Takes a name from an image of that repository that has another one.
+pub(super) async fn forget(
+    session: &mut Session,
+    repo: &str,
+    tag: &str,
+) -> Result<(), SandboxError> {
+    let name = format!("{repo}:{tag}");
+    // Without force Docker takes no last name from an image of which there is a container.
+    let options = RemoveImageOptions { force: false, noprune: true, ..Default::default() };
+    let removed = session.ask(async |docker| {
+        docker.remove_image(&name, Some(options.clone()), None).await.map(drop)
+    });
+    match removed.await {
+        Err(error) if error.is_not_found() => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Returns the identifiers of the images that are there, also of those without a name.
 pub(super) async fn identifiers(session: &mut Session) -> Result<HashSet<String>, SandboxError> {
     let listed = session.ask(async |docker| docker.list_images(None::<ListImagesOptions>).await);

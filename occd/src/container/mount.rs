@@ -3,7 +3,10 @@
 use std::str::FromStr;
 
 use bollard::models::{Mount, MountType};
+use occ_proto::text::sanitize;
 use serde::{Deserialize, Deserializer};
+
+use super::SandboxError;
 
 /// What of the host is mounted, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +114,20 @@ impl BindMount {
     }
 }
 
+/// Returns which path could not be mounted, where that is what Docker's runtime says in several lines of its own.
+pub(super) fn not_mounted(words: &str) -> Option<SandboxError> {
+    let (path, rest) = words.split_once("error mounting \"")?.1.split_once('"')?;
+    let (target, rest) = rest.split_once("at \"")?.1.split_once('"')?;
+    let reasons = [
+        ("not a directory", "one of the two is a directory, and the other is none"),
+        ("no such file or directory", "it is not there"),
+        ("permission denied", "permission denied"),
+        ("read-only file system", "the place inside cannot be made"),
+    ];
+    let (_, why) = reasons.into_iter().find(|(said, _)| rest.contains(said))?;
+    Some(SandboxError::BadMount { path: sanitize(path), target: sanitize(target), why })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,5 +161,14 @@ mod tests {
             assert!(good.parse::<BindMount>().is_ok(), "{good:?}");
         }
         assert_eq!("/a:/b//./c/../d".parse(), Ok(bind("/a", "/b/d", false)));
+    }
+
+    #[test]
+    fn what_the_runtime_says_of_a_mount_is_one_sentence() {
+        let words = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: error mounting \"/srv/a\" to rootfs at \"/etc\": mount /srv/a:/etc (via /proc/self/fd/6), flags: 0x5000: not a directory: unknown: Are you trying to mount a directory onto a file (or vice-versa)?";
+        let said = not_mounted(words).unwrap().to_string();
+        let why = "one of the two is a directory, and the other is none";
+        assert_eq!(said, format!("/srv/a cannot be mounted at /etc: {why}"));
+        assert!(not_mounted("port is already allocated").is_none());
     }
 }

@@ -19,8 +19,12 @@ pub(super) const WEB: &str = "3000/tcp";
 pub(super) const COCKPIT: &str = "9090/tcp";
 /// The container while it is being replaced, until the new one has proved itself.
 pub(super) const SET_ASIDE: &str = "opencode-cloud-sandbox-before-update";
+/// The new container until the old one is set aside.
+pub(super) const NEXT: &str = "opencode-cloud-sandbox-next";
 /// The tag of the image from before the last update.
 pub(super) const PREVIOUS: &str = "previous";
+/// The tag that this image keeps while an update is at work, so that one that is cut short can be undone.
+pub(super) const PREVIOUS_KEPT: &str = "previous-before-update";
 /// The image's label with the version of what is in it.
 pub(super) const VERSION_LABEL: &str = "org.opencode-cloud.version";
 

@@ -8,7 +8,8 @@ use bollard::query_parameters::{
 use occ_proto::container::SANDBOX_CONTAINER;
 
 use super::answer::{self, Until, inspect, inspect_named};
-use super::objects::SET_ASIDE;
+use super::mount::not_mounted;
+use super::objects::{NEXT, PREVIOUS, PREVIOUS_KEPT, SET_ASIDE};
 use super::session::Session;
 use super::{SandboxError, image, objects, steps};
 
@@ -17,8 +18,9 @@ const STOP: u32 = 30;
 /// What is kept of the words of one that failed and is removed, in lines.
 const KEPT_LINES: usize = 40;
 
-/// Puts a container in the sandbox's place. The old one is set aside until the new one answers, and is back when it
-/// does not. Returns what a person should know.
+/// Puts a container in the sandbox's place. It is made before the old one is stopped, which nothing that Docker does
+/// not make is worth. The old one is set aside until the new one answers, and is back when it does not. Returns what a
+/// person should know.
 pub(super) async fn replace(
     session: &mut Session,
     old: &ContainerInspectResponse,
@@ -29,13 +31,16 @@ pub(super) async fn replace(
     let image = old.config.as_ref().and_then(|config| config.image.clone()).unwrap_or_default();
     let cancel = session.progress.cancelled().clone();
     let put = async {
+        // Of one that was cut short, and maybe of other settings.
+        remove(session, NEXT).await?;
+        create(session, NEXT, new).await?;
         if was_running {
             session.progress.step("stopping the sandbox");
             stop(session, STOP).await?;
         }
         session.progress.step("putting the new sandbox in its place");
         rename(session, SANDBOX_CONTAINER, SET_ASIDE).await?;
-        create(session, new).await?;
+        rename(session, NEXT, SANDBOX_CONTAINER).await?;
         start(session).await?;
         answer::wait(session, until).await
     };
@@ -82,57 +87,78 @@ async fn go_back(session: &mut Session, was_running: bool) -> Result<(), Sandbox
         remove(session, SANDBOX_CONTAINER).await?;
         rename(session, SET_ASIDE, SANDBOX_CONTAINER).await?;
     }
+    remove(session, NEXT).await?;
     if was_running { start(session).await } else { Ok(()) }
 }
 
+/// What becomes of a new sandbox that already runs where a replacement was cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CutShort {
+    /// It stays when it answers.
+    Finish,
+    /// It is not waited for.
+    Undo,
+}
+
 /// Mends what a replacement left that was cut short, such as by the end of the daemon. Returns what was done.
-pub(super) async fn mend(session: &mut Session) -> Result<Option<String>, SandboxError> {
-    if inspect_named(session, SET_ASIDE).await?.is_none() {
+pub(super) async fn mend(
+    session: &mut Session,
+    running: CutShort,
+) -> Result<Option<String>, SandboxError> {
+    let set_aside = inspect_named(session, SET_ASIDE).await?.is_some();
+    if !set_aside && inspect_named(session, NEXT).await?.is_none() {
         return Ok(None);
     }
-    let is_running = |container: &ContainerInspectResponse| {
-        container.state.as_ref().and_then(|state| state.running) == Some(true)
-    };
-    if inspect(session).await?.as_ref().is_some_and(|c| is_running(c))
+    if set_aside
+        && running == CutShort::Finish
+        && inspect(session).await?.as_deref().is_some_and(steps::is_running)
         && answer::wait(session, Until::Ready).await.is_ok()
     {
         remove(session, SET_ASIDE).await?;
         return Ok(Some("an update that was cut short is finished".to_owned()));
     }
     go_back(session, false).await?;
-    restore_name(session).await?;
+    restore_names(session).await?;
     Ok(Some("an update that was cut short is undone".to_owned()))
 }
 
-/// Has the name of the sandbox's image mean the image that it is made of, as before the update.
-async fn restore_name(session: &mut Session) -> Result<(), SandboxError> {
+/// Has the names of the sandbox's images mean what they meant before the update: its own the image that it is made
+/// of, and `previous` the one to go back to.
+async fn restore_names(session: &mut Session) -> Result<(), SandboxError> {
     let Some(container) = inspect(session).await? else { return Ok(()) };
     let name = container.config.and_then(|config| config.image);
     let (Some(name), Some(id)) = (name, container.image) else { return Ok(()) };
-    let now = image::find(session, &name).await?.and_then(|image| image.id);
-    if name.starts_with("sha256:") || name.contains('@') || now.as_ref() == Some(&id) {
+    if name.starts_with("sha256:") {
         return Ok(());
     }
     let (repo, tag) = objects::split(&name);
+    let kept = image::find(session, &format!("{repo}:{PREVIOUS_KEPT}")).await?;
+    if let Some(kept) = kept.and_then(|image| image.id) {
+        image::tag(session, &kept, &repo, PREVIOUS).await?;
+        image::forget(session, &repo, PREVIOUS_KEPT).await?;
+    }
+    let now = image::find(session, &name).await?.and_then(|image| image.id);
+    if name.contains('@') || now.as_ref() == Some(&id) {
+        return Ok(());
+    }
     image::tag(session, &id, &repo, &tag).await
 }
 
-/// Makes the sandbox's container.
+/// Makes a container of the sandbox's.
 pub(super) async fn create(
     session: &mut Session,
+    name: &str,
     body: Box<ContainerCreateBody>,
 ) -> Result<(), SandboxError> {
-    let options = CreateContainerOptions {
-        name: Some(SANDBOX_CONTAINER.to_owned()),
-        ..CreateContainerOptions::default()
-    };
+    let options =
+        CreateContainerOptions { name: Some(name.to_owned()), ..CreateContainerOptions::default() };
     let created = session.ask(async |docker| {
         docker.create_container(Some(options.clone()), (*body).clone()).await.map(drop)
     });
     match created.await {
         // Made by the question before this one, whose answer was lost with the link.
         Err(error) if error.refusal().is_some_and(|(status, _)| status == 409) => {
-            match inspect(session).await? {
+            match inspect_named(session, name).await? {
                 Some(_) => Ok(()),
                 None => Err(error),
             }
@@ -148,6 +174,7 @@ pub(super) async fn start(session: &mut Session) -> Result<(), SandboxError> {
             docker.start_container(SANDBOX_CONTAINER, None::<StartContainerOptions>).await
         })
         .await
+        .map_err(|error| error.refusal().and_then(|(_, words)| not_mounted(words)).unwrap_or(error))
 }
 
 /// Stops the sandbox's container; it is killed after so many seconds.

@@ -12,7 +12,7 @@ use occ_proto::text::sanitize;
 use super::answer::{Until, inspect, published};
 use super::mount::BindMount;
 use super::operations::Progress;
-use super::replace::{mend, replace};
+use super::replace::{CutShort, mend, replace};
 use super::session::Session;
 use super::steps::{Undo, answered, make, outcome, port_is_free};
 use super::{Docker, DockerError, Engine, SandboxError, image, objects, there};
@@ -101,7 +101,7 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
     let mut model = Session::new(from, progress.clone());
     let mut session = Session::new(to, progress);
     let session = &mut session;
-    let mut notes = Vec::from_iter(mend(session).await?);
+    let mut notes = Vec::from_iter(mend(session, CutShort::Finish).await?);
     session.progress.step("looking at the other sandbox");
     let model_host = model.engine.host().cloned();
     let like = inspect(&mut model).await?.ok_or(SandboxError::NoModel(model_host))?;

@@ -11,9 +11,9 @@ use occ_proto::text::sanitize;
 use super::answer::{self, Until, inspect, published};
 use super::differs::{self, Difference};
 use super::engine::TcpError;
-use super::objects::{self, PREVIOUS};
+use super::objects::{self, PREVIOUS, PREVIOUS_KEPT};
 use super::operations::Progress;
-use super::replace::{self, mend, replace};
+use super::replace::{self, CutShort, mend, replace};
 use super::session::Session;
 use super::settings::SandboxSettings;
 use super::{Engine, SandboxError, image, sandbox, there};
@@ -37,7 +37,7 @@ pub async fn start(
 ) -> Result<Outcome, SandboxError> {
     let mut session = Session::new(engine, progress);
     let session = &mut session;
-    let mut notes = Vec::from_iter(mend(session).await?);
+    let mut notes = Vec::from_iter(mend(session, CutShort::Finish).await?);
     let old = inspect(session).await?;
     let differences = match old.as_deref() {
         Some(old) => differences(session, old, settings, request).await?,
@@ -153,7 +153,7 @@ pub(super) async fn make(
     let port = binding(&body);
     let made = async {
         session.progress.step("making the sandbox");
-        replace::create(session, body).await?;
+        replace::create(session, SANDBOX_CONTAINER, body).await?;
         session.progress.step("starting the sandbox");
         replace::start(session).await.map_err(|error| explained_port(error, port))
     };
@@ -244,11 +244,13 @@ pub async fn stop(
 ) -> Result<Outcome, SandboxError> {
     let mut session = Session::new(engine, progress);
     let session = &mut session;
-    let notes = Vec::from_iter(mend(session).await?);
+    let was_running = inspect(session).await?.as_deref().is_some_and(is_running);
+    // What is to end is not waited for.
+    let notes = Vec::from_iter(mend(session, CutShort::Undo).await?);
     let Some(container) = inspect(session).await? else {
         return outcome(session, Did::NotFound, notes).await;
     };
-    let mut did = Did::WasStopped;
+    let mut did = if was_running { Did::Stopped } else { Did::WasStopped };
     if is_running(&container) {
         session.progress.step("stopping the sandbox");
         replace::stop(session, request.timeout_s.unwrap_or(STOP)).await?;
@@ -274,7 +276,7 @@ pub async fn restart(
 ) -> Result<Outcome, SandboxError> {
     let mut session = Session::new(engine, progress);
     let session = &mut session;
-    let mut notes = Vec::from_iter(mend(session).await?);
+    let mut notes = Vec::from_iter(mend(session, CutShort::Finish).await?);
     let container = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
     match settings {
         Ok(settings) => {
@@ -309,7 +311,7 @@ pub async fn update(
 ) -> Result<Outcome, SandboxError> {
     let mut session = Session::new(engine, progress);
     let session = &mut session;
-    let mut notes = Vec::from_iter(mend(session).await?);
+    let mut notes = Vec::from_iter(mend(session, CutShort::Finish).await?);
     let old = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
     let name = differs::image_name(&old, settings);
     let now = old.image.clone().unwrap_or_default();
@@ -330,8 +332,13 @@ pub async fn update(
         new
     };
     if new == now {
-        let did = if request.rollback { Did::RolledBack } else { Did::UpToDate };
-        return outcome(session, did, notes).await;
+        if request.rollback {
+            return Err(SandboxError::NoEarlier { image: previous_name });
+        }
+        return outcome(session, Did::UpToDate, notes).await;
+    }
+    if let Some(before) = &before {
+        image::tag(session, before, &repo, PREVIOUS_KEPT).await?;
     }
     // From now on the name means the new image, and `previous` the one that runs.
     let (repo, tag) = objects::split(&name);
@@ -341,6 +348,9 @@ pub async fn update(
     match replace(session, &old, body, Until::Healthy).await {
         Ok(note) => {
             notes.extend(note);
+            if before.is_some() {
+                unkeep(session, &repo, &now).await;
+            }
             // The name that it had from the last update is another one's now.
             if let Some(before) =
                 before.filter(|before| [&new, &now].iter().all(|id| *id != before))
@@ -350,6 +360,7 @@ pub async fn update(
         }
         Err(error) => {
             // Neither name is worth an error of its own: the sandbox is what counts.
+            let kept = before.clone();
             let tags = [(Some(now), tag), (before, PREVIOUS.to_owned())];
             for (id, tag) in tags.into_iter().filter_map(|(id, tag)| Some((id?, tag))) {
                 if let Err(undo) = image::tag(session, &id, &repo, &tag).await {
@@ -357,6 +368,9 @@ pub async fn update(
                         .progress
                         .note(format!("{repo}:{tag} still names the other image: {undo}"));
                 }
+            }
+            if let Some(kept) = kept {
+                unkeep(session, &repo, &kept).await;
             }
             // Where there was none before, `previous` stays the one that runs.
             if pulled && !matches!(error, SandboxError::Stuck { .. }) {
@@ -370,6 +384,18 @@ pub async fn update(
     }
     let did = if request.rollback { Did::RolledBack } else { Did::Updated };
     outcome(session, did, notes).await
+}
+
+/// Takes the second name from the image from before, which an update needs no more. `previous` is what `previous`
+/// names now: an image keeps no name as its last one, which Docker would not take from a container's image.
+async fn unkeep(session: &mut Session, repo: &str, previous: &str) {
+    let taken = async {
+        image::tag(session, previous, repo, PREVIOUS_KEPT).await?;
+        image::forget(session, repo, PREVIOUS_KEPT).await
+    };
+    if let Err(error) = taken.await {
+        session.progress.note(format!("{repo}:{PREVIOUS_KEPT} still names an image: {error}"));
+    }
 }
 
 /// Removes an image that an update has left. That it cannot be removed is no failure of the update.
@@ -405,7 +431,7 @@ pub(super) async fn outcome(
     Ok(Outcome { did, sandbox: Some(sandbox), url: None, docker_version: None, notes })
 }
 
-fn is_running(container: &ContainerInspectResponse) -> bool {
+pub(super) fn is_running(container: &ContainerInspectResponse) -> bool {
     container.state.as_ref().and_then(|state| state.running) == Some(true)
 }
 

@@ -1,6 +1,9 @@
 //! What becomes of a sandbox that is there already: settings that have changed since, a container that is somebody
 //! else's, mounts that would break it, and what a failed or killed update leaves.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
 use occ_proto::Problem;
 use occ_proto::container::SANDBOX_CONTAINER;
 use occ_proto::operation::{Operation, OperationList, OperationState};
@@ -235,4 +238,72 @@ fn what_the_end_of_the_daemon_cut_short_is_told() {
     assert!(started.contains("an update that was cut short is undone"), "{started}");
     assert!(fetch(&url, None).unwrap().ends_with('1'));
     wait_until("it to be over", GUARD, aside, Option::is_none);
+}
+
+#[test]
+fn an_update_that_was_cut_short_is_undone_at_once_with_the_image_from_before() {
+    if !Registry::require() {
+        return;
+    }
+    let registry = Registry::start();
+    let image = format!("{}/sandbox:latest", registry.name());
+    let Some(mut world) = world(&image, "") else { return };
+    let World { docker, rig, .. } = &mut world;
+    publish(docker, &image, || docker.import_sandbox(&image, "1", &[]));
+    rig.occ_ok(&["start", "--host", "h"]);
+    let names = || {
+        let list = ["images", "--no-trunc", "--format", "{{.Tag}} {{.ID}}"];
+        let mut names: Vec<String> = docker.docker_ok(&list).lines().map(str::to_owned).collect();
+        names.retain(|name| !name.starts_with("<none>"));
+        names.sort();
+        names
+    };
+    publish(docker, &image, || docker.import_sandbox(&image, "2", &[]));
+    rig.occ_ok(&["update", "--host", "h", "-y"]);
+    let before = names();
+    assert_eq!(before.len(), 2, "{before:?}");
+    let silent = "CMD [\"busybox\", \"sleep\", \"1000\"]";
+    publish(docker, &image, || docker.import(&image, &[], &[silent, "ENV PATH=/bin"]));
+    let begun: Operation = body(&rig.http("POST", "/v1/hosts/h/container/update", &[], None));
+    let path = format!("/v1/operations/{}", begun.id);
+    let step = || body::<Operation>(&rig.http("GET", &path, &[], None)).step;
+    wait_until("the wait for it", GUARD, step, |step| step.starts_with("waiting for the"));
+    rig.kill_daemon();
+    rig.start_daemon(&[]);
+    // It is not waited for until it answers, which it never does.
+    let clock = Instant::now();
+    let stopped = said(rig, &["stop", "--host", "h"]);
+    assert!(stopped.contains("✓ Service stopped"), "{stopped}");
+    assert!(stopped.contains("an update that was cut short is undone"), "{stopped}");
+    assert!(clock.elapsed() < Duration::from_secs(40), "{:?}", clock.elapsed());
+    assert_eq!(names(), before);
+    rig.occ_ok(&["update", "--host", "h", "-y", "--rollback"]);
+    // What it goes back to is not what it is of already.
+    let latest = docker.docker_ok(&["inspect", "--format", "{{.Image}}", SANDBOX_CONTAINER]);
+    docker.docker_ok(&["tag", &latest, &image.replace(":latest", ":previous")]);
+    let refused = fails(rig, &["update", "--host", "h", "-y", "--rollback"], 1);
+    assert!(refused.contains("there is no earlier image to go back to"), "{refused}");
+}
+
+#[test]
+fn what_cannot_be_mounted_costs_no_restart() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1", &[]);
+    rig.occ_ok(&["start", "--host", "h"]);
+    let now = || {
+        let format = "{{.Id}} {{.State.StartedAt}}";
+        docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER])
+    };
+    let before = now();
+    // The login user sees nothing of what is in it, and it is for Docker to say that there is none.
+    let closed = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let path = closed.path().join("none").display().to_string();
+    let mount = format!("{path}:/work");
+    let refused = fails(rig, &["start", "--host", "h", "--yes", "--mount", &mount], 1);
+    assert!(refused.contains(&format!("there is no {path} to mount")), "{refused}");
+    assert_eq!(now(), before);
+    assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]).lines().count(), 1);
 }
