@@ -1,12 +1,14 @@
 //! One file per verb. A command asks the daemon, prints the answer, and returns its exit code.
 
 mod connect;
+mod cp;
 mod daemon;
 mod docker;
 mod exec;
 mod exec_group;
 mod exec_result;
 mod exec_run;
+mod files;
 mod group;
 mod history;
 mod host;
@@ -111,6 +113,10 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
         Some(Command::Shell(args)) => exec::shell(&context, args).await,
+        Some(Command::Cp(args)) => cp::run(&context, &args).await,
+        Some(Command::Ls(args)) => files::ls(&context, &args).await,
+        Some(Command::Cat(args)) => files::cat(&context, &args).await,
+        Some(Command::Rm(args)) => files::rm(&context, &args).await,
         Some(Command::Connect(args)) => {
             connect::run(&context, connect::Verb::Connect { wait_ms: args.wait }).await
         }

@@ -31,6 +31,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
 use crate::exec::{Executor, Local};
+use crate::files::Files;
 use crate::forward::Forwards;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
@@ -47,6 +48,7 @@ mod error;
 mod exec;
 mod exec_ws;
 mod extract;
+mod files;
 mod forwards;
 mod history;
 mod hosts;
@@ -93,6 +95,8 @@ pub struct App {
     pub opencode_config: Vec<PathBuf>,
     /// This machine, as a place to run commands on.
     pub local: Arc<Local>,
+    /// The files of the hosts, and of this machine.
+    pub files: Files,
     /// Tasks that the daemon waits for when it stops.
     pub tasks: TaskTracker,
     /// Cancelled when the daemon stops.
@@ -229,6 +233,7 @@ pub fn router(app: Arc<App>) -> Router {
             get(docker_socket::show).put(docker_socket::open).delete(docker_socket::close),
         )
         .route("/v1/hosts/{host}/docker-setup", get(docker_setup::show).post(docker_setup::install))
+        .merge(files::routes())
         .route("/v1/hosts/{host}/history", get(history::show))
         .route("/v1/forwards", get(forwards::list))
         .route("/v1/operations", get(operations::list))

@@ -23,6 +23,8 @@ mod elsewhere;
 mod ending;
 mod evil_server;
 mod exec;
+mod files;
+mod files_cli;
 mod groups;
 mod history;
 mod host_keys;
