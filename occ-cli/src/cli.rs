@@ -1,5 +1,6 @@
 //! The command line, as clap types and nothing else.
 
+mod files;
 mod forward;
 mod host;
 mod sandbox;
@@ -15,6 +16,7 @@ use crate::keys::{EscapeKey, parse_escape};
 use crate::parse::{parse_count, parse_env, parse_fingerprint};
 use crate::target::HostArg;
 
+pub(crate) use files::*;
 pub(crate) use forward::*;
 pub(crate) use host::*;
 pub(crate) use sandbox::*;
@@ -30,6 +32,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   sandbox                        compare two, make them alike
   exec shell                     a command on a host, a terminal there
   session agent                  programs that outlive the link: start attach send logs kill
+  cp ls cat rm                   files, here and there: HOST:PATH
   host                           add list show edit remove test default install-docker
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
@@ -260,6 +263,38 @@ Examples:
 At the beginning of a line, ~. leaves (the program is hung up), ~? lists the escapes.
 Terminals of a host have a connection of their own: no stream delays what is typed.")]
     Shell(ShellArgs),
+    /// Copy files to a host, from a host, or from host to host
+    #[command(after_help = "\
+Examples:
+  occ cp notes.txt prod-1:/srv/notes.txt
+  occ cp prod-1:/var/log/syslog .
+  occ cp -r site prod-1:/var/www/          a directory with everything in it
+  occ cp -p prod-1:db.dump prod-2:         times and permissions are kept
+  occ cp --resume big.iso prod-1:          goes on where a copy was interrupted
+  occ cp --eol lf setup.sh prod-1:bin/     ends of lines as the host has them
+
+HOST:PATH is on a host, relative to the home directory there; any other path is here.
+A file is in its place when it is whole; until then, what was there stays.")]
+    Cp(CpArgs),
+    /// List a directory of a host
+    #[command(after_help = "\
+Examples:
+  occ ls prod-1:/var/log
+  occ ls -la --host prod-1
+  occ ls --json prod-1:src")]
+    Ls(LsArgs),
+    /// Write files of a host to standard output, byte for byte
+    #[command(after_help = "\
+Examples:
+  occ cat prod-1:/etc/hosts
+  occ cat --host prod-1 notes.txt | less")]
+    Cat(CatArgs),
+    /// Remove files of a host
+    #[command(after_help = "\
+Examples:
+  occ rm prod-1:old.log
+  occ rm -r prod-1:build")]
+    Rm(RmArgs),
     /// Connect to a host and wait until it is connected
     #[command(after_help = "\
 Examples:

@@ -90,6 +90,16 @@ impl CliError {
         Self::new(OUTCOME_UNKNOWN, Code::OutcomeUnknown.as_str(), message)
     }
 
+    /// Returns an error for a copy whose link broke.
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
+        Self::new(CONNECTION, Code::FileInterrupted.as_str(), message)
+    }
+
+    /// Returns whether it is that of a copy whose link broke.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.code == Code::FileInterrupted.as_str()
+    }
+
     /// Returns the quiet end of a program whose reader went away.
     pub(crate) fn closed_pipe() -> Self {
         Self::new(CLOSED_PIPE, "closed_pipe", "")
@@ -185,7 +195,8 @@ fn exit_code(code: Code, status: u16) -> u8 {
         | Code::KnownHostsInvalid
         | Code::NotSsh
         | Code::NoCommonAlgorithm
-        | Code::SessionRefused => CONNECTION,
+        | Code::SessionRefused
+        | Code::FileInterrupted => CONNECTION,
         Code::OutcomeUnknown => OUTCOME_UNKNOWN,
         Code::CommandTooLong => USAGE,
         Code::ShuttingDown => DAEMON,

@@ -11,7 +11,7 @@ use occ_proto::host::HostConfig;
 use occ_proto::text::sanitize;
 use occ_proto::{HostName, UserName};
 
-use files::{check_key, private, too_open, unsafe_file};
+use files::{check_key, directory_of, file_of, private, too_open, unsafe_file};
 pub(crate) use files::{damaged_passwords, kept_passwords, shell_word};
 use login::{
     address_if_via, address_of, allow, authorize, certificate, copy_id, key, name_a_key, new_key,
@@ -215,6 +215,25 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             format!("sshd_config of {h} decides that, or another program has it; occ forward list")
         }
         Code::ForwardNotFound => "occ forward list shows them".to_owned(),
+        Code::FileNotFound => format!("occ ls {} shows what is there", directory_of(h, detail)),
+        Code::PermissionDenied => {
+            format!("occ ls -la {} shows whose it is", directory_of(h, detail))
+        }
+        Code::IsDirectory => "occ cp -r copies a directory, occ ls lists one".to_owned(),
+        Code::NotDirectory | Code::FileExists => {
+            format!("occ ls -la {}", directory_of(h, detail))
+        }
+        Code::NotEmpty => "occ rm -r removes it with everything in it".to_owned(),
+        Code::NameTooLong => "give it a shorter name; most hosts allow 255 bytes".to_owned(),
+        Code::NoSpace => match host {
+            Some(h) => format!("occ exec --host {h} -- df -h shows what is full"),
+            None => "df -h shows what is full".to_owned(),
+        },
+        Code::FileChanged => format!("occ cat {} shows what it is now", file_of(h, detail)),
+        Code::NoSftp => format!(
+            "on {h}: Subsystem sftp internal-sftp in sshd_config, or install openssh-sftp-server"
+        ),
+        Code::FileInterrupted => format!("occ connect --host {h}, then again"),
         Code::ShuttingDown => "occ daemon start".to_owned(),
         Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),
         _ => return None,

@@ -18,6 +18,7 @@ use crate::api::{self, App, PastOperations};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::exec::Local;
+use crate::files::{Files, LocalFiles};
 use crate::forward::Forwards;
 use crate::history;
 use crate::host::HostContext;
@@ -151,6 +152,7 @@ impl Daemon {
         secrets.set_enabled(self.config.security.keep_passwords);
         let local =
             Arc::new(Local::new(self.home.clone(), tasks.clone(), hosts_stop.child_token()));
+        let files = Files::new(LocalFiles::new(self.home.clone()));
         let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
@@ -203,6 +205,7 @@ impl Daemon {
                 hosts_stop.child_token(),
             )),
             operations: Operations::new(tasks.clone(), hosts_stop.child_token()),
+            files,
             local,
             past: PastOperations::load(&self.env.state_dir()?),
             opencode_config: self.env.opencode_config_candidates()?,

@@ -1,7 +1,7 @@
 //! occd: a per-user daemon that keeps SSH connections and serves them on a private Unix socket.
 //!
 //! ARCHITECTURE.md in the project's root draws the picture. The arrows go one way:
-//! `daemon → api → (pool, hosts, container, forward, exec) → host → ssh`.
+//! `daemon → api → (pool, hosts, container, files, forward, exec) → host → ssh`.
 
 pub mod api;
 mod blocking;
@@ -10,6 +10,7 @@ pub mod container;
 pub mod daemon;
 pub mod descriptors;
 pub mod exec;
+pub mod files;
 pub mod forward;
 #[doc(hidden)]
 pub mod fuzz;

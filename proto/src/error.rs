@@ -166,6 +166,32 @@ codes! {
     ForwardRefused = "forward_refused",
     /// There is no such forward.
     ForwardNotFound = "forward_not_found",
+    /// There is no such file or directory.
+    FileNotFound = "file_not_found",
+    /// The user of the host may not do that with the file.
+    PermissionDenied = "permission_denied",
+    /// A file is wanted, and it is a directory.
+    IsDirectory = "is_directory",
+    /// A directory is wanted, and it is none.
+    NotDirectory = "not_directory",
+    /// A file of that name is there already.
+    FileExists = "file_exists",
+    /// The directory is not empty.
+    NotEmpty = "not_empty",
+    /// The name is longer than the file system allows.
+    NameTooLong = "name_too_long",
+    /// There is no room for the file: the disk is full, or a quota is reached.
+    NoSpace = "no_space",
+    /// The file has changed since it was read (If-Match).
+    FileChanged = "file_changed",
+    /// The file has not as many bytes as were asked for.
+    OutOfRange = "out_of_range",
+    /// The host has no SFTP.
+    NoSftp = "no_sftp",
+    /// The link broke, or the host ended the session, in the middle of a file.
+    FileInterrupted = "file_interrupted",
+    /// Something else about a file.
+    FileError = "file_error",
     /// The daemon is stopping.
     ShuttingDown = "shutting_down",
     /// A defect in the daemon.
@@ -253,6 +279,7 @@ fn title(status: u16) -> &'static str {
         412 => "Precondition Failed",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
         422 => "Unprocessable Content",
         429 => "Too Many Requests",
         502 => "Bad Gateway",

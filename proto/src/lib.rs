@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod docker_setup;
 pub mod error;
 pub mod exec;
+pub mod files;
 pub mod forward;
 pub mod history;
 pub mod host;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::files::Eol;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::parse::parse_env;
@@ -136,13 +137,6 @@ pub(crate) struct AttachArgs {
     /// Pass on the end of standard input
     #[arg(long)]
     pub(crate) eof: bool,
-}
-
-/// How lines end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Eol {
-    /// By a line feed.
-    Lf,
 }
 
 #[derive(Debug, Args)]

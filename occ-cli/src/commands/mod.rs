@@ -3,12 +3,14 @@
 mod agent;
 mod allow;
 mod connect;
+mod cp;
 mod daemon;
 mod docker;
 mod exec;
 mod exec_group;
 mod exec_result;
 mod exec_run;
+mod files;
 mod forward;
 mod group;
 mod history;
@@ -126,6 +128,10 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Agent(command)) => agent::run(&context, command).await,
         Some(Command::Session(command)) => session::run(&context, command).await,
         Some(Command::Shell(args)) => exec::shell(&context, args).await,
+        Some(Command::Cp(args)) => cp::run(&context, &args).await,
+        Some(Command::Ls(args)) => files::ls(&context, &args).await,
+        Some(Command::Cat(args)) => files::cat(&context, &args).await,
+        Some(Command::Rm(args)) => files::rm(&context, &args).await,
         Some(Command::Connect(args)) => {
             connect::run(&context, connect::Verb::Connect { wait_ms: args.wait }).await
         }

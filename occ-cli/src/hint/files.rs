@@ -78,6 +78,44 @@ pub(super) fn unsafe_file(detail: &str) -> Option<String> {
     Some(format!("{chown}chmod go-w {word}"))
 }
 
+/// Returns the path that a sentence of the daemon's about a file begins with.
+fn path_of<'a>(host: &str, detail: &'a str) -> &'a str {
+    const ENDS: [&str; 9] = [
+        " is not there",
+        ": permission denied",
+        " is a directory",
+        " is not a directory",
+        " is there already",
+        " is not empty",
+        ": the name is too long",
+        " could not be written",
+        " has changed since",
+    ];
+    let path = detail.strip_prefix(&format!("{host}: ")).unwrap_or(detail);
+    let end = ENDS.iter().filter_map(|end| path.rfind(end)).max().unwrap_or(0);
+    &path[..end]
+}
+
+fn spot(host: &str, path: &str) -> String {
+    let word = shell_word(path);
+    if host == "HOST" { word } else { format!("{host}:{word}") }
+}
+
+/// Returns that file as it is typed.
+pub(super) fn file_of(host: &str, detail: &str) -> String {
+    spot(host, path_of(host, detail))
+}
+
+/// Returns its directory as it is typed.
+pub(super) fn directory_of(host: &str, detail: &str) -> String {
+    let dir = match path_of(host, detail).rsplit_once('/') {
+        Some(("", _)) => "/",
+        Some((dir, _)) => dir,
+        None => "",
+    };
+    spot(host, dir)
+}
+
 /// Returns a path as it is typed in a shell. A tilde at its start stays for the shell.
 pub(crate) fn shell_word(path: &str) -> String {
     let path = sanitize(path);

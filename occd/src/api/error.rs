@@ -76,6 +76,11 @@ impl ApiError {
         self
     }
 
+    /// Says that the same may go well later.
+    pub(super) fn may_come_back(self) -> Self {
+        self.retryable(None)
+    }
+
     fn retryable(mut self, after_ms: Option<u64>) -> Self {
         self.0.retryable = true;
         self.0.retry_after_ms = after_ms;

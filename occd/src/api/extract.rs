@@ -7,6 +7,7 @@ use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use occ_proto::files::decode_path;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::{Code, HostName, KEY_HEADER, Secret};
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ use super::App;
 use super::error::ApiError;
 use crate::container::Engine;
 use crate::exec::Executor;
+use crate::files;
 use crate::host::HostHandle;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
@@ -164,6 +166,40 @@ impl FromRequestParts<Arc<App>> for ExecutorOf {
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
         executor_named(app, &name_in_path(parts, app).await?).await.map(Self)
+    }
+}
+
+/// The place whose files the path names, and the path there: what follows `files/`, which need not be text.
+#[derive(Debug)]
+pub(super) struct FileAt {
+    pub(super) executor: Executor,
+    pub(super) path: Vec<u8>,
+}
+
+impl FromRequestParts<Arc<App>> for FileAt {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &Arc<App>,
+    ) -> Result<Self, Self::Rejection> {
+        // /v1/hosts/{host}/files/{path}
+        let mut segments = parts.uri.path().splitn(6, '/').skip(3);
+        let decoded = |text: Option<&str>| decode_path(text.unwrap_or_default());
+        let (host, _files, path) =
+            (decoded(segments.next()), segments.next(), decoded(segments.next()));
+        let (Some(host), Some(path)) = (host, path) else {
+            return Err(ApiError::bad_request("The path has a % that is followed by no byte."));
+        };
+        let path = files::checked(&path)
+            .map_err(|error| ApiError::bad_request(format!("The path cannot be one: {error}.")))?;
+        let name = String::from_utf8(host)
+            .map_err(|_| ApiError::bad_request("The host's name is not UTF-8."))?;
+        let executor = match name == LOCAL {
+            true => Executor::Local(Arc::clone(&app.local)),
+            false => Executor::Host(host_named(app, name).await?),
+        };
+        Ok(Self { executor, path })
     }
 }
 

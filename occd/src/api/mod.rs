@@ -32,6 +32,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
 use crate::exec::{Command, Executor, Local};
+use crate::files::Files;
 use crate::forward::Forwards;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
@@ -49,6 +50,7 @@ mod error;
 mod exec;
 mod exec_ws;
 mod extract;
+mod files;
 mod forwards;
 mod history;
 mod hosts;
@@ -100,6 +102,8 @@ pub struct App {
     pub opencode_config: Vec<PathBuf>,
     /// This machine, as a place to run commands on.
     pub local: Arc<Local>,
+    /// The files of the hosts, and of this machine.
+    pub files: Files,
     /// Tasks that the daemon waits for when it stops.
     pub tasks: TaskTracker,
     /// Cancelled when the daemon stops.
@@ -243,6 +247,7 @@ pub fn router(app: Arc<App>) -> Router {
             get(docker_socket::show).put(docker_socket::open).delete(docker_socket::close),
         )
         .route("/v1/hosts/{host}/docker-setup", get(docker_setup::show).post(docker_setup::install))
+        .merge(files::routes())
         .route("/v1/hosts/{host}/history", get(history::show))
         .route("/v1/sessions", get(sessions::list).post(sessions::start))
         .route(

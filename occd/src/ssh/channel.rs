@@ -109,6 +109,12 @@ impl Channel {
         self.send(self.write_half().exec(true, command)).await
     }
 
+    /// Asks for a subsystem, such as `sftp`. The answer is awaited with [`Channel::accepted`].
+    pub async fn request_subsystem(&self, name: &str) -> Result<(), Closed> {
+        self.program.store(true, Ordering::Relaxed);
+        self.send(self.write_half().request_subsystem(true, name)).await
+    }
+
     /// Asks for a terminal, and then for a command, or for the login shell where there is none. There are two
     /// answers to await with [`Channel::accepted`], the terminal's first.
     pub async fn request_in_terminal(

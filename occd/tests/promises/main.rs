@@ -24,6 +24,8 @@ mod elsewhere;
 mod ending;
 mod evil_server;
 mod exec;
+mod files;
+mod files_cli;
 mod forward;
 mod groups;
 mod history;

@@ -1,0 +1,376 @@
+//! `/v1/hosts/{host}/files/{path}`: files of hosts, and of this machine.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body as HttpBody;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use futures_util::{StreamExt as _, stream};
+use occ_proto::files::{FileAction, FileDigest, FileKind, FileList};
+use occ_proto::{Code, HostName};
+use serde::Deserialize;
+
+use super::App;
+use super::error::{ApiError, ApiResult, unreachable};
+use super::extract::{Body, Caller, FileAt, Query};
+use super::json::Json;
+use crate::exec::Executor;
+use crate::files::{
+    Condition, Download, FileError, FileSystem, Shown, Upload, UploadWish, checked, digest_of,
+};
+use crate::host::Tries;
+use crate::prompts::Client;
+use crate::ssh::ChannelError;
+use crate::ssh::error::chain;
+
+/// Returns the routes. A file that is sent may be of any length.
+pub(super) fn routes() -> Router<Arc<App>> {
+    let methods =
+        || get(read).put(write).delete(remove).post(act).layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route("/v1/hosts/{host}/files", methods())
+        .route("/v1/hosts/{host}/files/", methods())
+        .route("/v1/hosts/{host}/files/{*path}", methods())
+}
+
+/// Returns the problem of something with a file.
+fn problem(executor: &Executor, error: &FileError) -> ApiError {
+    if let (FileError::Unreachable(inner), Some(host)) = (error, executor.host()) {
+        return unreachable(host, inner);
+    }
+    let (status, code) = match error {
+        FileError::Unreachable(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        FileError::NoSession(ChannelError::Refused(_) | ChannelError::Full(_)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused)
+        }
+        FileError::NoSession(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
+        FileError::NoSftp => (StatusCode::BAD_GATEWAY, Code::NoSftp),
+        FileError::Lost(..) | FileError::Ended(_) | FileError::Silent { .. } => {
+            (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
+        }
+        FileError::NotFound(_) => (StatusCode::NOT_FOUND, Code::FileNotFound),
+        FileError::Permission(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
+        FileError::IsDirectory(_) => (StatusCode::CONFLICT, Code::IsDirectory),
+        FileError::NotDirectory(_) => (StatusCode::CONFLICT, Code::NotDirectory),
+        FileError::Special(_) => (StatusCode::CONFLICT, Code::FileError),
+        FileError::Exists(_) => (StatusCode::PRECONDITION_FAILED, Code::FileExists),
+        FileError::NotEmpty(_) => (StatusCode::CONFLICT, Code::NotEmpty),
+        FileError::NameTooLong(_) => (StatusCode::BAD_REQUEST, Code::NameTooLong),
+        FileError::NoSpace(_) | FileError::Quota(_) => {
+            (StatusCode::INSUFFICIENT_STORAGE, Code::NoSpace)
+        }
+        FileError::Changed(_) => (StatusCode::PRECONDITION_FAILED, Code::FileChanged),
+        FileError::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, Code::OutOfRange),
+        FileError::Cut(_) | FileError::BadPath(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
+        FileError::BadName(..) | FileError::Failed(..) => {
+            (StatusCode::BAD_GATEWAY, Code::FileError)
+        }
+    };
+    let place = executor.host().map_or_else(String::new, |name| format!("{name}: "));
+    let text = occ_proto::text::sanitize(&chain(error));
+    let error = ApiError::new(status, code, format!("{place}{}.", text.trim_end_matches('.')));
+    let error =
+        if status == StatusCode::SERVICE_UNAVAILABLE { error.may_come_back() } else { error };
+    about(error, executor.host())
+}
+
+fn about(error: ApiError, host: Option<&HostName>) -> ApiError {
+    match host {
+        Some(host) => error.host(host),
+        None => error,
+    }
+}
+
+/// What a request may say behind its path.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileQuery {
+    /// What is known of the file, not its bytes.
+    #[serde(default)]
+    stat: bool,
+    /// With that: of a link itself.
+    #[serde(default)]
+    no_follow: bool,
+    /// What is in the directory.
+    #[serde(default)]
+    list: bool,
+    /// Permissions, in octal digits.
+    mode: Option<String>,
+    /// The same for a file that is not there yet.
+    new_mode: Option<String>,
+    /// When it was changed last, in seconds since 1970.
+    mtime: Option<i64>,
+    /// Keep what is written when it ends early, and go on at this offset.
+    resume: Option<u64>,
+    /// Only over a file with bytes of this SHA-256.
+    if_sha256: Option<String>,
+    /// With everything in it.
+    #[serde(default)]
+    recursive: bool,
+    /// How many times to dial a host again that is down.
+    retries: Option<u32>,
+}
+
+/// Returns permissions that are written in octal digits.
+fn octal(mode: Option<&str>) -> ApiResult<Option<u32>> {
+    let Some(mode) = mode else { return Ok(None) };
+    match u32::from_str_radix(mode, 8) {
+        Ok(bits) if bits <= 0o7777 => Ok(Some(bits)),
+        _ => Err(ApiError::bad_request("A mode has one to four octal digits.")),
+    }
+}
+
+async fn open(
+    app: &App,
+    at: &FileAt,
+    retries: Option<u32>,
+    client: &Client,
+) -> ApiResult<FileSystem> {
+    let files = app.files.of(&at.executor, Tries::of(retries, None), client).await;
+    files.map_err(|error| problem(&at.executor, &error))
+}
+
+async fn read(
+    State(app): State<Arc<App>>,
+    at: FileAt,
+    Query(query): Query<FileQuery>,
+    Caller(client): Caller,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let fs = open(&app, &at, query.retries, &client).await?;
+    let failed = |error| problem(&at.executor, &error);
+    if query.stat {
+        let attrs = fs.stat(&at.path, !query.no_follow).await.map_err(failed)?;
+        let target = match attrs.kind {
+            FileKind::Symlink => Some(fs.read_link(&at.path).await.map_err(failed)?),
+            _ => None,
+        };
+        return Ok(Json(attrs.info(&at.path, target)).into_response());
+    }
+    if query.list {
+        let entries = fs.list(&at.path).await.map_err(failed)?;
+        let path = fs.real_path(&at.path).await.map_err(failed)?;
+        let entries = entries.iter().map(|entry| entry.attrs.info(&entry.name, None)).collect();
+        return Ok(Json(FileList { path: path.into(), entries }).into_response());
+    }
+    let mut download = Download::open(&fs, &at.path).await.map_err(failed)?;
+    let attrs = *download.attrs();
+    let etag = attrs.etag();
+    if let Some(tags) = tags(&headers, &header::IF_NONE_MATCH)
+        && tags.iter().any(|tag| *tag == etag || tag == "*")
+    {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    if let Some(tags) = tags(&headers, &header::IF_MATCH)
+        && !tags.iter().any(|tag| *tag == etag || tag == "*")
+    {
+        return Err(failed(FileError::Changed(Shown::of(&at.path))));
+    }
+    let mut answer = HeaderMap::new();
+    put(&mut answer, header::ETAG, &etag);
+    put(&mut answer, header::ACCEPT_RANGES, "bytes");
+    put(&mut answer, header::CONTENT_TYPE, "application/octet-stream");
+    put(&mut answer, HeaderName::from_static(MODE_HEADER), &format!("{:o}", attrs.mode));
+    put(&mut answer, HeaderName::from_static(MTIME_HEADER), &attrs.mtime.to_string());
+    let mut status = StatusCode::OK;
+    let mut length = (attrs.size > 0).then_some(attrs.size);
+    // Another representation than the client has begins anew (RFC 9110, section 13.1.5).
+    let fits = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
+    if let Some(range) = headers.get(header::RANGE).filter(|_| fits && attrs.size > 0) {
+        match range_of(range, attrs.size) {
+            Range::Of(start, end) => {
+                download.set_range(start, end);
+                status = StatusCode::PARTIAL_CONTENT;
+                length = Some(end - start);
+                let range = format!("bytes {start}-{}/{}", end - 1, attrs.size);
+                put(&mut answer, header::CONTENT_RANGE, &range);
+            }
+            Range::All => {}
+            Range::None => {
+                let (path, size) = (Shown::of(&at.path), attrs.size);
+                let mut answer = failed(FileError::Range { path, size }).into_response();
+                put(answer.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{size}"));
+                return Ok(answer);
+            }
+        }
+    }
+    if let Some(length) = length {
+        answer.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let name = at.executor.name().to_owned();
+    let bytes = stream::unfold(Some(download), move |download| {
+        let name = name.clone();
+        async move {
+            let mut download = download?;
+            match download.next().await {
+                Ok(None) => None,
+                Ok(Some(data)) => Some((Ok(data), Some(download))),
+                Err(error) => {
+                    // The answer is under way: that it ends too early is all that the client is told.
+                    tracing::warn!(host = name, error = %chain(&error), "a file could not be read to its end");
+                    Some((Err(error), None))
+                }
+            }
+        }
+    });
+    Ok((status, answer, HttpBody::from_stream(bytes)).into_response())
+}
+
+/// The header of an answer with a file's permissions, in octal digits.
+const MODE_HEADER: &str = "occ-file-mode";
+/// The header of an answer with the time a file was changed last, in seconds since 1970.
+const MTIME_HEADER: &str = "occ-file-mtime";
+
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // All are digits and the like.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Returns the entity tags of a header.
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
+    let text = headers.get(name)?.to_str().unwrap_or_default();
+    Some(text.split(',').map(|tag| tag.trim().to_owned()).collect())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    /// From there up to before there.
+    Of(u64, u64),
+    /// What is not understood, or has several parts, is passed over (RFC 9110, section 14.2).
+    All,
+    /// Nothing of it is there.
+    None,
+}
+
+fn range_of(value: &HeaderValue, size: u64) -> Range {
+    let parts = value.to_str().ok().and_then(|text| text.strip_prefix("bytes="));
+    let Some((first, last)) = parts.and_then(|range| range.trim().split_once('-')) else {
+        return Range::All;
+    };
+    let (start, end) = match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), Ok(last)) if first <= last => (first, last.saturating_add(1).min(size)),
+        (Ok(first), Err(_)) if last.is_empty() => (first, size),
+        (Err(_), Ok(last)) if first.is_empty() && last > 0 => (size.saturating_sub(last), size),
+        (Err(_), Ok(0)) if first.is_empty() => return Range::None,
+        _ => return Range::All,
+    };
+    if start < size { Range::Of(start, end) } else { Range::None }
+}
+
+async fn write(
+    State(app): State<Arc<App>>,
+    at: FileAt,
+    Query(query): Query<FileQuery>,
+    Caller(client): Caller,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> ApiResult<Response> {
+    let fs = open(&app, &at, query.retries, &client).await?;
+    let failed = |error| problem(&at.executor, &error);
+    let absent = tags(&headers, &header::IF_NONE_MATCH);
+    if absent.as_ref().is_some_and(|tags| tags != &["*"]) {
+        return Err(ApiError::bad_request("If-None-Match can only be * here."));
+    }
+    let condition = Condition {
+        matches: tags(&headers, &header::IF_MATCH),
+        absent: absent.is_some(),
+        sha256: query.if_sha256.clone(),
+    };
+    let (mode, new_mode) = (octal(query.mode.as_deref())?, octal(query.new_mode.as_deref())?);
+    let (mtime, resume) = (query.mtime, query.resume);
+    let wish = UploadWish { mode, new_mode, mtime, condition, resume };
+    let mut upload = Upload::begin(&fs, &at.path, wish).await.map_err(failed)?;
+    let mut body = body.into_data_stream();
+    while let Some(data) = body.next().await {
+        // The client has left, or its connection broke.
+        let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
+        upload.write(&data).await.map_err(failed)?;
+    }
+    let attrs = upload.finish().await.map_err(failed)?;
+    let mut answer = Json(attrs.info(&at.path, None)).into_response();
+    put(answer.headers_mut(), header::ETAG, &attrs.etag());
+    Ok(answer)
+}
+
+async fn remove(
+    State(app): State<Arc<App>>,
+    at: FileAt,
+    Query(query): Query<FileQuery>,
+    Caller(client): Caller,
+    headers: HeaderMap,
+) -> ApiResult<StatusCode> {
+    let fs = open(&app, &at, query.retries, &client).await?;
+    let failed = |error| problem(&at.executor, &error);
+    let attrs = fs.stat(&at.path, false).await.map_err(failed)?;
+    if let Some(tags) = tags(&headers, &header::IF_MATCH)
+        && !tags.iter().any(|tag| *tag == attrs.etag() || tag == "*")
+    {
+        return Err(failed(FileError::Changed(Shown::of(&at.path))));
+    }
+    match attrs.kind {
+        FileKind::Directory if query.recursive => fs.remove_all(&at.path).await,
+        kind => fs.remove(&at.path, kind).await,
+    }
+    .map_err(failed)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn act(
+    State(app): State<Arc<App>>,
+    at: FileAt,
+    Query(query): Query<FileQuery>,
+    Caller(client): Caller,
+    Body(action): Body<FileAction>,
+) -> ApiResult<Response> {
+    let fs = open(&app, &at, query.retries, &client).await?;
+    let failed = |error| problem(&at.executor, &error);
+    let path = &at.path;
+    match action {
+        FileAction::Mkdir { mode, parents: true } => fs.mkdir_all(path, mode).await,
+        FileAction::Mkdir { mode, parents: false } => fs.mkdir(path, mode).await,
+        FileAction::Rename { to, replace } => {
+            let to = checked(&to.0).map_err(failed)?;
+            fs.rename(path, &to, replace).await.map_err(failed)?;
+            let attrs = fs.stat(&to, false).await.map_err(failed)?;
+            return Ok(Json(attrs.info(&to, None)).into_response());
+        }
+        FileAction::Chmod { mode } if mode > 0o7777 => {
+            return Err(ApiError::bad_request("mode has twelve bits."));
+        }
+        FileAction::Chmod { mode } => fs.chmod(path, mode).await,
+        FileAction::Touch { mtime } => fs.touch(path, mtime).await,
+        FileAction::Digest { length } => {
+            let digest = digest_of(&fs, &at.executor, path, length, &client).await;
+            let (sha256, length) = digest.map_err(failed)?;
+            return Ok(Json(FileDigest { sha256, length }).into_response());
+        }
+    }
+    .map_err(failed)?;
+    let attrs = fs.stat(path, true).await.map_err(failed)?;
+    Ok(Json(attrs.info(path, None)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_those_of_http() {
+        let range = |text| range_of(&HeaderValue::from_static(text), 10);
+        assert_eq!(range("bytes=0-0"), Range::Of(0, 1));
+        assert_eq!(range("bytes=4-"), Range::Of(4, 10));
+        assert_eq!(range("bytes=4-99"), Range::Of(4, 10));
+        assert_eq!(range("bytes=-3"), Range::Of(7, 10));
+        assert_eq!(range("bytes=-30"), Range::Of(0, 10));
+        assert_eq!(range("bytes=10-"), Range::None);
+        assert_eq!(range("bytes=-0"), Range::None);
+        for odd in ["bytes=3-2", "bytes=a-", "lines=1-2", "bytes=0-1,3-4", "bytes=-"] {
+            assert_eq!(range(odd), Range::All, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What goes wrong with files.
+
+use std::io;
+use std::time::Duration;
+
+use occ_proto::text::sanitize;
+
+use super::sftp::Fault;
+use crate::host::Unreachable;
+use crate::ssh::error::tenths;
+use crate::ssh::{ChannelError, Closed, LossCause};
+
+/// A path as it is shown: safe for a terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown(String);
+
+impl Shown {
+    /// Returns the path as it is shown.
+    pub fn of(path: &[u8]) -> Self {
+        Self(sanitize(&String::from_utf8_lossy(path)))
+    }
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why something with files was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// No connection.
+    #[error("no connection to the host")]
+    Unreachable(Unreachable),
+    /// No channel.
+    #[error("no session on the host")]
+    NoSession(#[source] ChannelError),
+    /// The host serves no files.
+    #[error(
+        "the host has no SFTP: its server does not offer it, and no sftp-server was found there"
+    )]
+    NoSftp,
+    /// The link broke.
+    #[error("the link broke at {0}")]
+    Lost(Shown, #[source] LossCause),
+    /// The host closed the session.
+    #[error("the host ended the session for files at {0}")]
+    Ended(Shown),
+    /// The host does not answer.
+    #[error("the host has not answered for {} s at {path}", tenths(*.time))]
+    Silent {
+        /// At what.
+        path: Shown,
+        /// For how long.
+        time: Duration,
+    },
+    /// It is not there.
+    #[error("{0} is not there")]
+    NotFound(Shown),
+    /// Not allowed.
+    #[error("{0}: permission denied")]
+    Permission(Shown),
+    /// A file is wanted.
+    #[error("{0} is a directory")]
+    IsDirectory(Shown),
+    /// A directory is wanted.
+    #[error("{0} is not a directory")]
+    NotDirectory(Shown),
+    /// It is neither a file nor a directory.
+    #[error("{0} is neither a file nor a directory")]
+    Special(Shown),
+    /// It is there.
+    #[error("{0} is there already")]
+    Exists(Shown),
+    /// There is something in it.
+    #[error("{0} is not empty")]
+    NotEmpty(Shown),
+    /// Longer than the file system allows.
+    #[error("{0}: the name is too long")]
+    NameTooLong(Shown),
+    /// The disk is full.
+    #[error("{0} could not be written: the disk is full")]
+    NoSpace(Shown),
+    /// There is space, but not for this user.
+    #[error("{0} could not be written: a quota or a limit is reached, or the disk is failing")]
+    Quota(Shown),
+    /// It has changed.
+    #[error("{0} has changed since it was read")]
+    Changed(Shown),
+    /// It ends before that.
+    #[error("{path} has {size} bytes, and less is left than was asked for")]
+    Range {
+        /// Which.
+        path: Shown,
+        /// Its length.
+        size: u64,
+    },
+    /// The client's bytes did not come to their end.
+    #[error("{0}: what was sent ended too early")]
+    Cut(Shown),
+    /// A path that cannot be one.
+    #[error("{0}")]
+    BadPath(&'static str),
+    /// The server sent a name that leads elsewhere.
+    #[error("{0}: the host sent a name that no file can have, {1}")]
+    BadName(Shown, Shown),
+    /// Something else.
+    #[error("{0}: {1}")]
+    Failed(Shown, String),
+}
+
+impl FileError {
+    /// Returns the error for a path that a server's fault is about.
+    pub(super) fn of(path: &[u8], fault: Fault) -> Self {
+        let path = Shown::of(path);
+        match fault {
+            Fault::NoSuchFile => Self::NotFound(path),
+            Fault::Permission => Self::Permission(path),
+            Fault::BadMessage => Self::NameTooLong(path),
+            Fault::Unsupported => Self::Failed(path, "the host's SFTP cannot do that".into()),
+            Fault::Eof => Self::Failed(path, "it ended too early".into()),
+            Fault::Failure(text) => Self::Failed(path, sanitize(&text.to_lowercase())),
+            Fault::Closed(Closed::ByServer) => Self::Ended(path),
+            Fault::Closed(Closed::Connection(cause)) => Self::Lost(path, cause),
+            Fault::Protocol(what) => {
+                Self::Failed(path, format!("the host broke the protocol: {what}"))
+            }
+            Fault::Silent(time) => Self::Silent { path, time },
+        }
+    }
+
+    /// Returns the error for a path of this machine.
+    pub(super) fn local(path: &[u8], error: &io::Error) -> Self {
+        let path = Shown::of(path);
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound(path),
+            io::ErrorKind::PermissionDenied => Self::Permission(path),
+            io::ErrorKind::IsADirectory => Self::IsDirectory(path),
+            io::ErrorKind::NotADirectory => Self::NotDirectory(path),
+            io::ErrorKind::AlreadyExists => Self::Exists(path),
+            io::ErrorKind::DirectoryNotEmpty => Self::NotEmpty(path),
+            io::ErrorKind::InvalidFilename => Self::NameTooLong(path),
+            io::ErrorKind::StorageFull => Self::NoSpace(path),
+            io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::Quota(path),
+            _ => Self::Failed(path, error.to_string()),
+        }
+    }
+
+    /// Returns whether it is that something is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound(_))
+    }
+}

@@ -1,0 +1,391 @@
+//! Files of hosts, and of this machine.
+//!
+//! Both are a [`FileSystem`]: the same calls, results and errors. A host's is SFTP (`sftp.rs`) over a channel that is
+//! kept for a while, so that a small request costs a round trip or two; this machine's is its own (`local.rs`). A file
+//! that is written is another one beside it until it is whole (`upload.rs`).
+//!
+//! Paths are bytes. A relative one, and one behind `~/`, is in the home directory. Names that a server sends are
+//! checked before anything is done with them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use occ_proto::HostName;
+use occ_proto::files::{FileInfo, FileKind, is_plain_name};
+use tokio::time::sleep;
+
+mod digest;
+mod download;
+mod error;
+mod local;
+mod remote;
+mod sftp;
+mod upload;
+
+pub use digest::digest_of;
+pub use download::Download;
+pub use error::{FileError, Shown};
+pub use local::LocalFiles;
+pub use upload::{Condition, Upload, UploadWish};
+
+use crate::exec::Executor;
+use crate::host::{HostHandle, Tries};
+use crate::prompts::Client;
+use crate::ssh::{ChannelError, Work};
+use sftp::Sftp;
+
+/// How long a session for files is kept after it was used: a person's next command comes within it.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// What is known of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attrs {
+    /// What it is.
+    pub kind: FileKind,
+    /// Its length.
+    pub size: u64,
+    /// The lower twelve bits of its mode.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// When it was changed last, in seconds since 1970.
+    pub mtime: i64,
+    /// More that changes with it, where the file system tells.
+    pub stamp: u64,
+}
+
+impl Attrs {
+    /// Returns the entity tag.
+    pub fn etag(&self) -> String {
+        format!("\"{:x}-{:x}-{:x}\"", self.size, self.mtime, self.stamp)
+    }
+
+    /// Returns it for a client.
+    pub fn info(&self, name: &[u8], target: Option<Vec<u8>>) -> FileInfo {
+        FileInfo {
+            name: name.to_vec().into(),
+            kind: self.kind,
+            size: self.size,
+            mode: self.mode,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            mtime: self.mtime,
+            target: target.map(Into::into),
+            etag: self.etag(),
+        }
+    }
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// It, which leads nowhere else.
+    pub name: Bytes,
+    /// What it is; of a link, the link.
+    pub attrs: Attrs,
+}
+
+/// The sessions for files of all hosts, and this machine's files.
+#[derive(Debug)]
+pub struct Files {
+    local: Arc<LocalFiles>,
+    hosts: Mutex<HashMap<HostName, Arc<Slot>>>,
+}
+
+/// A host's session, which one request at a time opens.
+#[derive(Debug, Default)]
+struct Slot(tokio::sync::Mutex<Option<Arc<Sftp>>>);
+
+impl Files {
+    /// Returns none yet.
+    pub fn new(local: LocalFiles) -> Self {
+        Self { local: Arc::new(local), hosts: Mutex::default() }
+    }
+
+    /// Returns the files of a place, connecting to it if need be.
+    ///
+    /// # Errors
+    ///
+    /// No connection, no session, no SFTP.
+    pub async fn of(
+        &self,
+        executor: &Executor,
+        tries: Tries,
+        client: &Client,
+    ) -> Result<FileSystem, FileError> {
+        let host = match executor {
+            Executor::Local(_) => return Ok(FileSystem::Local(Arc::clone(&self.local))),
+            Executor::Host(host) => host,
+        };
+        let slot = {
+            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(hosts.entry(host.name().clone()).or_default())
+        };
+        let sftp = slot.session(host, tries, client).await?;
+        Ok(FileSystem::Remote(Remote { work: Arc::new(sftp.work()), sftp }))
+    }
+}
+
+impl Slot {
+    async fn session(
+        self: &Arc<Self>,
+        host: &HostHandle,
+        tries: Tries,
+        client: &Client,
+    ) -> Result<Arc<Sftp>, FileError> {
+        let mut slot = self.0.lock().await;
+        loop {
+            let connecting = host.connection(tries, client);
+            let connection = connecting.await.map_err(FileError::Unreachable)?;
+            if let Some(sftp) = &*slot
+                && Arc::ptr_eq(sftp.connection(), &connection)
+                && !sftp.is_over()
+            {
+                return Ok(Arc::clone(sftp));
+            }
+            // What is under way keeps the old one.
+            *slot = None;
+            match remote::open(&connection).await {
+                Ok(sftp) => {
+                    let sftp = Arc::new(sftp);
+                    *slot = Some(Arc::clone(&sftp));
+                    self.keep(&sftp);
+                    return Ok(sftp);
+                }
+                // The host has another connection now, or will have.
+                Err(FileError::NoSession(ChannelError::Retired)) => tokio::task::yield_now().await,
+                Err(FileError::NoSession(ChannelError::Lost(_))) if tries.allow(1) => {
+                    connection.closed().cancelled().await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Lets a session go when it has not been used for a while.
+    fn keep(self: &Arc<Self>, sftp: &Arc<Sftp>) {
+        let (slot, weak) = (Arc::downgrade(self), Arc::downgrade(sftp));
+        let closed = sftp.connection().closed();
+        sftp.connection().spawn(async move {
+            let mut requests = 0;
+            loop {
+                tokio::select! {
+                    () = sleep(KEPT) => {}
+                    () = closed.cancelled() => return,
+                }
+                let (Some(slot), Some(sftp)) = (slot.upgrade(), weak.upgrade()) else { return };
+                let mut kept = slot.0.lock().await;
+                if !kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &sftp)) {
+                    return;
+                }
+                // Where the server has few sessions, none is kept.
+                let unused = sftp.requests() == requests || sftp.connection().granted().is_some();
+                // The slot's, and ours.
+                if unused && Arc::strong_count(&sftp) == 2 {
+                    *kept = None;
+                    return;
+                }
+                requests = sftp.requests();
+            }
+        });
+    }
+}
+
+/// The files of one place.
+#[derive(Debug, Clone)]
+pub enum FileSystem {
+    /// A host's.
+    Remote(Remote),
+    /// This machine's.
+    Local(Arc<LocalFiles>),
+}
+
+/// A host's files.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    sftp: Arc<Sftp>,
+    /// The session itself stands by: it is used as long as this is held.
+    work: Arc<Work>,
+}
+
+/// Checks a path from a client, and returns it as the place understands it.
+pub fn checked(path: &[u8]) -> Result<Vec<u8>, FileError> {
+    if path.contains(&0) {
+        return Err(FileError::BadPath("a path has no NUL byte"));
+    }
+    let path = match path {
+        b"" | b"~" => &b"."[..],
+        _ => path.strip_prefix(b"~/").unwrap_or(path),
+    };
+    Ok(if path.is_empty() { b".".to_vec() } else { path.to_vec() })
+}
+
+/// Returns directory and name of a path.
+pub(crate) fn split(path: &[u8]) -> Result<(&[u8], &[u8]), FileError> {
+    let (dir, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(0) => (&b"/"[..], &path[1..]),
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&b"."[..], path),
+    };
+    if !is_plain_name(name) {
+        return Err(FileError::BadPath("the path must end with a file's name"));
+    }
+    Ok((dir, name))
+}
+
+/// Returns a name in a directory as a path.
+pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = dir.to_vec();
+    if !path.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+impl FileSystem {
+    /// Returns what is known of a file; of a link itself unless it is followed.
+    pub async fn stat(&self, path: &[u8], follow: bool) -> Result<Attrs, FileError> {
+        match self {
+            Self::Remote(remote) => remote.stat(path, follow).await,
+            Self::Local(local) => local.stat(path, follow).await,
+        }
+    }
+
+    /// Returns what is in a directory, sorted.
+    pub async fn list(&self, path: &[u8]) -> Result<Vec<Entry>, FileError> {
+        let mut entries = match self {
+            Self::Remote(remote) => remote.list(path).await?,
+            Self::Local(local) => local.list(path).await?,
+        };
+        entries.retain(|entry| entry.name != b"."[..] && entry.name != b".."[..]);
+        for entry in &entries {
+            if !is_plain_name(&entry.name) {
+                return Err(FileError::BadName(Shown::of(path), Shown::of(&entry.name)));
+            }
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Returns the absolute path without links.
+    pub async fn real_path(&self, path: &[u8]) -> Result<Vec<u8>, FileError> {
+        match self {
+            Self::Remote(remote) => remote.real_path(path).await,
+            Self::Local(local) => local.real_path(path).await,
+        }
+    }
+
+    /// Returns where a link leads.
+    pub async fn read_link(&self, path: &[u8]) -> Result<Vec<u8>, FileError> {
+        match self {
+            Self::Remote(remote) => remote.read_link(path).await,
+            Self::Local(local) => local.read_link(path).await,
+        }
+    }
+
+    /// Makes a link.
+    pub async fn symlink(&self, target: &[u8], path: &[u8]) -> Result<(), FileError> {
+        match self {
+            Self::Remote(remote) => remote.symlink(target, path).await,
+            Self::Local(local) => local.symlink(target, path).await,
+        }
+    }
+
+    /// Makes a directory.
+    pub async fn mkdir(&self, path: &[u8], mode: Option<u32>) -> Result<(), FileError> {
+        match self {
+            Self::Remote(remote) => remote.mkdir(path, mode).await,
+            Self::Local(local) => local.mkdir(path, mode).await,
+        }
+    }
+
+    /// Makes a directory and those above it; one that is there is no error.
+    pub async fn mkdir_all(&self, path: &[u8], mode: Option<u32>) -> Result<(), FileError> {
+        // From the lowest that is there down.
+        let mut missing = vec![path.to_vec()];
+        loop {
+            let Some(next) = missing.last() else { return Ok(()) };
+            match self.mkdir(next, mode).await {
+                Ok(()) => drop(missing.pop()),
+                Err(FileError::Exists(shown)) => {
+                    if self.stat(next, true).await?.kind != FileKind::Directory {
+                        return Err(FileError::NotDirectory(shown));
+                    }
+                    missing.pop();
+                }
+                Err(FileError::NotFound(shown)) => {
+                    let trimmed = next.strip_suffix(b"/").unwrap_or(next);
+                    match split(trimmed) {
+                        Ok((dir, _)) if dir != &next[..] && missing.len() < MOST_PARENTS => {
+                            missing.push(dir.to_vec());
+                        }
+                        _ => return Err(FileError::NotFound(shown)),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives a file another path.
+    pub async fn rename(&self, from: &[u8], to: &[u8], replace: bool) -> Result<(), FileError> {
+        match self {
+            Self::Remote(remote) => remote.rename(from, to, replace).await,
+            Self::Local(local) => local.rename(from, to, replace).await,
+        }
+    }
+
+    /// Removes a file, a link, or an empty directory.
+    pub async fn remove(&self, path: &[u8], kind: FileKind) -> Result<(), FileError> {
+        match self {
+            Self::Remote(remote) => remote.remove(path, kind).await,
+            Self::Local(local) => local.remove(path, kind).await,
+        }
+    }
+
+    /// Removes a directory with everything in it. Links are removed and not followed.
+    pub async fn remove_all(&self, path: &[u8]) -> Result<(), FileError> {
+        // Directories that are open, the deepest last; each is listed once.
+        let mut open = vec![(path.to_vec(), None::<Vec<Entry>>)];
+        while let Some((dir, entries)) = open.last_mut() {
+            let entries = match entries {
+                Some(entries) => entries,
+                None => entries.insert(self.list(dir).await?),
+            };
+            let Some(entry) = entries.pop() else {
+                let (dir, _) = open.pop().unwrap_or_default();
+                self.remove(&dir, FileKind::Directory).await?;
+                continue;
+            };
+            let inner = join(dir, &entry.name);
+            if entry.attrs.kind == FileKind::Directory {
+                open.push((inner, None));
+            } else {
+                self.remove(&inner, entry.attrs.kind).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets permissions.
+    pub async fn chmod(&self, path: &[u8], mode: u32) -> Result<(), FileError> {
+        match self {
+            Self::Remote(remote) => remote.chmod(path, mode).await,
+            Self::Local(local) => local.chmod(path, mode).await,
+        }
+    }
+
+    /// Sets when a file was changed last.
+    pub async fn touch(&self, path: &[u8], mtime: i64) -> Result<(), FileError> {
+        match self {
+            Self::Remote(remote) => remote.touch(path, mtime).await,
+            Self::Local(local) => local.touch(path, mtime).await,
+        }
+    }
+}
+
+/// How deep a path may be that is made: that of the longest path of single letters (PATH_MAX).
+const MOST_PARENTS: usize = 2048;

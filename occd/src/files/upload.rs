@@ -1,0 +1,421 @@
+//! Writing a file: beside its place, and into it when it is whole.
+//!
+//! Whatever ends an upload early, the file itself is as it was. What was written so far is removed, or kept under a
+//! name of its own where somebody may go on with it.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use occ_proto::files::{FileKind, beside, partial_name};
+use sha2::{Digest as _, Sha256};
+
+use super::sftp::{Fault, Handle, Sftp, WireAttrs};
+use super::{
+    Attrs, Download, FileError, FileSystem, LocalFiles, Remote, Shown, join, local, remote, split,
+};
+use crate::blocking::blocking;
+
+/// Requests under way, as many as OpenSSH's own client has.
+const UNDER_WAY: usize = 64;
+/// Bytes of one write to this machine's disk.
+const LOCAL_CHUNK: usize = 512 * 1024;
+
+/// What the file must be like for the upload to take its place.
+#[derive(Debug, Clone, Default)]
+pub struct Condition {
+    /// One of these entity tags, or any file at all (`*`).
+    pub matches: Option<Vec<String>>,
+    /// Not there.
+    pub absent: bool,
+    /// Bytes with this SHA-256, in hexadecimal digits: where entity tags are too coarse.
+    pub sha256: Option<String>,
+}
+
+impl Condition {
+    async fn check(
+        &self,
+        fs: &FileSystem,
+        path: &[u8],
+        there: Option<&Attrs>,
+    ) -> Result<(), FileError> {
+        let changed = || FileError::Changed(Shown::of(path));
+        let Some(there) = there else {
+            let wants_one = self.matches.is_some() || self.sha256.is_some();
+            return if wants_one { Err(changed()) } else { Ok(()) };
+        };
+        if self.absent {
+            return Err(FileError::Exists(Shown::of(path)));
+        }
+        if let Some(tags) = &self.matches {
+            let etag = there.etag();
+            if !tags.iter().any(|tag| *tag == etag || tag == "*") {
+                return Err(changed());
+            }
+        }
+        if let Some(wanted) = &self.sha256 {
+            let mut download = Download::open(fs, path).await?;
+            if !wanted.eq_ignore_ascii_case(&digest(&mut download).await?) {
+                return Err(changed());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the SHA-256 of what is left of a download.
+pub(crate) async fn digest(download: &mut Download) -> Result<String, FileError> {
+    let mut hash = Sha256::new();
+    while let Some(data) = download.next().await? {
+        hash.update(&data);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// How a file is to be written.
+#[derive(Debug, Clone, Default)]
+pub struct UploadWish {
+    /// Its permissions; those of the file whose place it takes, else the place's own way.
+    pub mode: Option<u32>,
+    /// Its permissions where nothing is there yet, and nothing else is said.
+    pub new_mode: Option<u32>,
+    /// When it was changed last; now, unless said.
+    pub mtime: Option<i64>,
+    /// When it may take its place.
+    pub condition: Condition,
+    /// Keep what was written when the upload ends early, and go on with it at this offset.
+    pub resume: Option<u64>,
+}
+
+/// A file that is being written. Dropping it before [`Upload::finish`] gives it up.
+#[derive(Debug)]
+pub struct Upload {
+    fs: FileSystem,
+    /// Where it is to be, without links.
+    target: Vec<u8>,
+    /// Where it is until then.
+    part: Vec<u8>,
+    replaced: Option<Attrs>,
+    wish: UploadWish,
+    sink: Sink,
+    buffer: BytesMut,
+    /// What is written goes there.
+    offset: u64,
+    keep: bool,
+    is_finished: bool,
+}
+
+enum Sink {
+    Remote {
+        sftp: Arc<Sftp>,
+        handle: Handle,
+        under_way: VecDeque<BoxFuture<'static, Result<(), Fault>>>,
+    },
+    Local {
+        file: Arc<File>,
+    },
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Remote { .. } => "Remote",
+            Self::Local { .. } => "Local",
+        })
+    }
+}
+
+impl Upload {
+    /// Makes the file beside its place, after a look at what is there.
+    pub async fn begin(fs: &FileSystem, path: &[u8], wish: UploadWish) -> Result<Self, FileError> {
+        split(path)?;
+        let (target, there) = place(fs, path).await?;
+        match there.map(|attrs| attrs.kind) {
+            None | Some(FileKind::File) => {}
+            Some(FileKind::Directory) => return Err(FileError::IsDirectory(Shown::of(path))),
+            Some(_) => return Err(FileError::Special(Shown::of(path))),
+        }
+        wish.condition.check(fs, &target, there.as_ref()).await?;
+        let (dir, name) = split(&target)?;
+        let part = match wish.resume {
+            Some(_) => partial_name(name),
+            None => beside(name, format!("{:08x}", fastrand::u32(..)).as_bytes()),
+        };
+        let part = join(dir, &part);
+        // Nobody else is to read it before it has the permissions that it is to have.
+        let mode = (there.is_some() || wish.mode.is_some()).then_some(0o600).or(wish.new_mode);
+        let offset = wish.resume.unwrap_or(0);
+        if wish.resume == Some(0) {
+            match fs.remove(&part, FileKind::File).await {
+                Err(FileError::NotFound(_)) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let sink = match fs {
+            FileSystem::Remote(remote) => remote_sink(remote, &part, &target, mode, offset).await?,
+            FileSystem::Local(files) => local_sink(files, &part, &target, mode, offset).await?,
+        };
+        let (fs, keep) = (fs.clone(), wish.resume.is_some());
+        let buffer = BytesMut::new();
+        let (replaced, is_finished) = (there, false);
+        Ok(Self { fs, target, part, replaced, wish, sink, buffer, offset, keep, is_finished })
+    }
+
+    /// Writes more of it.
+    pub async fn write(&mut self, data: &[u8]) -> Result<(), FileError> {
+        self.buffer.extend_from_slice(data);
+        let chunk = match &self.sink {
+            Sink::Remote { sftp, .. } => sftp.write_chunk(),
+            Sink::Local { .. } => LOCAL_CHUNK,
+        };
+        while self.buffer.len() >= chunk {
+            let data = self.buffer.split_to(chunk).freeze();
+            self.put(data).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, data: Bytes) -> Result<(), FileError> {
+        let length = data.len() as u64;
+        let written = match &mut self.sink {
+            Sink::Remote { sftp, handle, under_way } => {
+                let written = async {
+                    if under_way.len() >= UNDER_WAY
+                        && let Some(oldest) = under_way.front_mut()
+                    {
+                        let written = oldest.await;
+                        under_way.pop_front();
+                        written?;
+                    }
+                    let answer = sftp.write(handle, self.offset, data).await?;
+                    under_way.push_back(Box::pin(answer));
+                    Ok(())
+                };
+                written.await.map_err(Written::Remote)
+            }
+            Sink::Local { file } => {
+                let file = Arc::clone(file);
+                blocking(move || (&*file).write_all(&data)).await.map_err(Written::Local)
+            }
+        };
+        self.offset += length;
+        self.check(written).await
+    }
+
+    async fn check(&mut self, written: Result<(), Written>) -> Result<(), FileError> {
+        let error = match written {
+            Ok(()) => return Ok(()),
+            Err(Written::Remote(fault)) => match &self.fs {
+                FileSystem::Remote(remote) => remote.cannot_write(&self.target, fault).await,
+                FileSystem::Local(_) => FileError::of(&self.target, fault),
+            },
+            Err(Written::Local(error)) => FileError::local(&self.target, &error),
+        };
+        // Nobody can go on where there is no room, and others want it.
+        self.keep &= !matches!(error, FileError::NoSpace(_) | FileError::Quota(_));
+        Err(error)
+    }
+
+    /// Puts it on the disk and into its place. Returns what it is now.
+    pub async fn finish(mut self) -> Result<Attrs, FileError> {
+        let rest = self.buffer.split().freeze();
+        if !rest.is_empty() {
+            self.put(rest).await?;
+        }
+        let finished = self.settle().await;
+        self.check(finished).await?;
+        let there = match self.fs.stat(&self.target, false).await {
+            Ok(there) => Some(there),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        self.wish.condition.check(&self.fs, &self.target, there.as_ref()).await?;
+        let part = self.fs.stat(&self.part, false).await?;
+        if part.size != self.offset {
+            // Somebody else uploads the same file, and has begun anew.
+            return Err(FileError::Changed(Shown::of(&self.part)));
+        }
+        self.fs.rename(&self.part, &self.target, !self.wish.condition.absent).await?;
+        self.is_finished = true;
+        // A name that is given changes nothing else.
+        Ok(part)
+    }
+
+    /// Waits until all is written, on the disk where that can be known, with its owner, permissions and time.
+    async fn settle(&mut self) -> Result<(), Written> {
+        let mode = self.wish.mode.or(self.replaced.map(|replaced| replaced.mode));
+        let (mtime, owner) = (self.wish.mtime, self.replaced.map(|replaced| replaced.owner));
+        match &mut self.sink {
+            Sink::Remote { sftp, handle, under_way } => {
+                let settled = async {
+                    for answer in under_way.drain(..) {
+                        answer.await?;
+                    }
+                    if let Some(owner) = owner {
+                        let ours = sftp.fstat(handle).await?.owner;
+                        if ours.is_some_and(|ours| ours != owner) {
+                            let attrs = WireAttrs { owner: Some(owner), ..WireAttrs::default() };
+                            give(sftp.fsetstat(handle, &attrs).await);
+                        }
+                    }
+                    let times = mtime.map(remote::times);
+                    let attrs = WireAttrs { mode, times, ..WireAttrs::default() };
+                    if attrs != WireAttrs::default() {
+                        sftp.fsetstat(handle, &attrs).await?;
+                    }
+                    sftp.fsync(handle).await?;
+                    sftp.close(handle).await
+                };
+                settled.await.map_err(Written::Remote)
+            }
+            Sink::Local { file } => {
+                let file = Arc::clone(file);
+                let settled = blocking(move || settle_local(&file, mode, mtime, owner));
+                settled.await.map_err(Written::Local)
+            }
+        }
+    }
+}
+
+/// Why bytes were not written.
+enum Written {
+    Remote(Fault),
+    Local(io::Error),
+}
+
+/// Notes that a file could not be given to the owner of the one before.
+fn give<E: std::fmt::Debug>(given: Result<(), E>) {
+    if let Err(error) = given {
+        tracing::debug!(?error, "a file that was replaced had another owner");
+    }
+}
+
+fn settle_local(
+    file: &File,
+    mode: Option<u32>,
+    mtime: Option<i64>,
+    owner: Option<(u32, u32)>,
+) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if let Some((uid, gid)) = owner
+        && local::attrs(&file.metadata()?).owner != (uid, gid)
+    {
+        give(std::os::unix::fs::fchown(file, Some(uid), Some(gid)));
+    }
+    if let Some(mode) = mode {
+        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
+    }
+    if let Some(mtime) = mtime {
+        file.set_modified(local::time(mtime))?;
+    }
+    file.sync_all()
+}
+
+/// Returns where a path leads, and what is there.
+async fn place(fs: &FileSystem, path: &[u8]) -> Result<(Vec<u8>, Option<Attrs>), FileError> {
+    match fs.stat(path, false).await {
+        Ok(attrs) if attrs.kind == FileKind::Symlink => {
+            // Whoever writes to a link means the file that it leads to.
+            let attrs = fs.stat(path, true).await?;
+            Ok((fs.real_path(path).await?, Some(attrs)))
+        }
+        Ok(attrs) => Ok((path.to_vec(), Some(attrs))),
+        Err(error) if error.is_not_found() => Ok((path.to_vec(), None)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn remote_sink(
+    remote: &Remote,
+    part: &[u8],
+    target: &[u8],
+    mode: Option<u32>,
+    offset: u64,
+) -> Result<Sink, FileError> {
+    let sftp = Arc::clone(remote.sftp());
+    let opened = match offset {
+        0 => sftp.create(part, mode).await,
+        _ => sftp.open_to_write(part).await,
+    };
+    let handle = match opened {
+        Ok(handle) => handle,
+        Err(fault @ Fault::Failure(_)) => return Err(remote.cannot_write(target, fault).await),
+        // It is about the directory then.
+        Err(fault) => return Err(FileError::of(target, fault)),
+    };
+    if offset > 0 {
+        let size = sftp.fstat(&handle).await.map_err(|fault| FileError::of(part, fault))?.size;
+        if size != Some(offset) {
+            sftp.close_behind(handle);
+            let (path, size) = (Shown::of(part), size.unwrap_or(0));
+            return Err(FileError::Range { path, size });
+        }
+    }
+    Ok(Sink::Remote { sftp, handle, under_way: VecDeque::new() })
+}
+
+async fn local_sink(
+    files: &LocalFiles,
+    part: &[u8],
+    target: &[u8],
+    mode: Option<u32>,
+    offset: u64,
+) -> Result<Sink, FileError> {
+    let full = files.path(part);
+    let opened = blocking(move || open_local(full, mode, offset)).await;
+    let (file, size) = opened.map_err(|error| FileError::local(target, &error))?;
+    if size != offset {
+        return Err(FileError::Range { path: Shown::of(part), size });
+    }
+    Ok(Sink::Local { file: Arc::new(file) })
+}
+
+fn open_local(path: PathBuf, mode: Option<u32>, offset: u64) -> io::Result<(File, u64)> {
+    let mut options = OpenOptions::new();
+    match offset {
+        0 => options.write(true).create_new(true).mode(mode.unwrap_or(0o666)),
+        _ => options.append(true),
+    };
+    let file = options.open(path)?;
+    let size = file.metadata()?.len();
+    Ok((file, size))
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        let part = (!self.keep).then(|| std::mem::take(&mut self.part));
+        match (&self.sink, &self.fs) {
+            (Sink::Remote { sftp, handle, .. }, _) => {
+                let (sftp, handle) = (Arc::clone(sftp), handle.clone());
+                let owner = Arc::clone(sftp.connection());
+                let work = sftp.work();
+                owner.spawn(async move {
+                    // It may be closed already.
+                    let closed = sftp.close(&handle).await;
+                    if let Some(part) = part
+                        && let Err(fault) = sftp.remove(&part).await
+                    {
+                        tracing::info!(?closed, ?fault, path = %Shown::of(&part), "what was not finished could not be removed");
+                    }
+                    drop(work);
+                });
+            }
+            (Sink::Local { .. }, FileSystem::Local(files)) => {
+                if let Some(part) = part
+                    && let Err(error) = std::fs::remove_file(files.path(&part))
+                {
+                    tracing::info!(%error, path = %Shown::of(&part), "what was not finished could not be removed");
+                }
+            }
+            (Sink::Local { .. }, FileSystem::Remote(_)) => {}
+        }
+    }
+}

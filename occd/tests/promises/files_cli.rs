@@ -1,0 +1,222 @@
+//! `occ cp`, `ls`, `cat` and `rm`: what a copy that fails leaves, and what is said of it.
+
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use testkit::DaemonRig;
+
+use crate::files::{Shared, sshd};
+use crate::support::{GUARD, exit_code};
+
+fn arg(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn there(path: &Path) -> String {
+    format!("h:{}", path.display())
+}
+
+/// Runs `occ` and returns exit code and standard error.
+fn fails(rig: &DaemonRig, args: &[&str]) -> (i32, String) {
+    let output = rig.run_occ(args);
+    (output.code(), output.stderr)
+}
+
+fn random(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(len as u64).fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_file_goes_there_and_back() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    for len in [0, 5, 3_000_000] {
+        let bytes = random(len);
+        std::fs::write(here.at("f"), &bytes).unwrap();
+        rig.occ_ok(&["cp", arg(&here.at("f")), &there(&shared.at("g"))]);
+        assert!(std::fs::read(shared.at("g")).unwrap() == bytes);
+        rig.occ_ok(&["cp", &there(&shared.at("g")), arg(&here.at("h"))]);
+        assert!(std::fs::read(here.at("h")).unwrap() == bytes);
+        let cat = rig.occ(&["cat", &there(&shared.at("g"))]).output().unwrap();
+        assert!(cat.status.success() && cat.stdout == bytes);
+    }
+    // Into a directory, and from host to host.
+    std::fs::create_dir(shared.at("dir")).unwrap();
+    std::fs::set_permissions(shared.at("dir"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    rig.occ_ok(&["cp", arg(&here.at("f")), &there(&shared.at("dir"))]);
+    rig.occ_ok(&["cp", &there(&shared.at("g")), &there(&shared.at("dir/k"))]);
+    assert!(std::fs::read(shared.at("dir/k")).unwrap() == random(3_000_000));
+    let listed = rig.occ_ok(&["ls", &there(&shared.at("dir"))]);
+    assert_eq!(listed, "f\nk\n");
+    rig.occ_ok(&["rm", &there(&shared.at("dir/f")), &there(&shared.at("dir/k"))]);
+    rig.occ_ok(&["rm", "-f", &there(&shared.at("dir/f"))]);
+    assert!(std::fs::read_dir(shared.at("dir")).unwrap().next().is_none());
+}
+
+#[test]
+fn times_permissions_and_ends_of_lines() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::write(here.at("f"), "#!/bin/sh\r\necho\r\n").unwrap();
+    std::fs::set_permissions(here.at("f"), std::fs::Permissions::from_mode(0o750)).unwrap();
+    let touched = Command::new("touch").args(["-d", "@1000000000"]).arg(here.at("f")).status();
+    assert!(touched.unwrap().success());
+    rig.occ_ok(&["cp", "-p", arg(&here.at("f")), &there(&shared.at("f"))]);
+    let meta = std::fs::metadata(shared.at("f")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o750, 1_000_000_000));
+    rig.occ_ok(&["cp", "-p", &there(&shared.at("f")), arg(&here.at("g"))]);
+    let meta = std::fs::metadata(here.at("g")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o750, 1_000_000_000));
+    // Without -p a program stays one, and the time is that of the copy.
+    rig.occ_ok(&["cp", "--eol", "lf", arg(&here.at("f")), &there(&shared.at("x"))]);
+    let meta = std::fs::metadata(shared.at("x")).unwrap();
+    assert_ne!(meta.mode() & 0o100, 0);
+    assert_ne!(meta.mtime(), 1_000_000_000);
+    assert_eq!(std::fs::read(shared.at("x")).unwrap(), b"#!/bin/sh\necho\n");
+}
+
+#[test]
+fn what_fails_is_a_sentence_and_the_next_command() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::write(here.at("f"), "f").unwrap();
+    std::fs::create_dir(shared.at("dir")).unwrap();
+    let (code, text) = fails(&rig, &["cat", &there(&shared.at("no\u{1b}[31m"))]);
+    assert_eq!(code, 1);
+    assert!(text.contains("is not there.\nhint: occ ls h:/tmp/occ-files-"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    let (_, text) = fails(&rig, &["cat", &there(&shared.at("dir"))]);
+    assert!(text.contains("is a directory.\nhint: "), "{text}");
+    let long = "x".repeat(300);
+    let (_, text) = fails(&rig, &["cp", arg(&here.at("f")), &there(&shared.at(&long))]);
+    assert!(text.contains("the name is too long.\nhint: "), "{text}");
+    let (_, text) = fails(&rig, &["cp", arg(&here.at("f")), "h:/etc/occ-test"]);
+    assert!(text.contains("/etc/occ-test: permission denied.\nhint: occ ls -la h:/etc"), "{text}");
+    let (_, text) = fails(&rig, &["cp", arg(&here.at("none")), "h:x"]);
+    assert!(text.contains("/none is not there.\nhint: "), "{text}");
+    let (code, text) = fails(&rig, &["cp", arg(&here.at("f")), arg(&here.at("g"))]);
+    assert_eq!(code, 2, "{text}");
+    let (code, text) = fails(&rig, &["cp", arg(&here.at("f")), "nobody:x"]);
+    assert_eq!(code, 4, "{text}");
+    std::fs::write(shared.at("dir/f"), "f").unwrap();
+    let (_, text) = fails(&rig, &["rm", &there(&shared.at("dir"))]);
+    assert!(text.contains("is not empty.\nhint: occ rm -r "), "{text}");
+}
+
+/// Mounts a small file system there, unless that is not allowed here.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn at(path: &'a Path) -> Option<Self> {
+        std::fs::create_dir(path).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=3m,mode=777", "tmpfs"]).arg(path);
+        let mounted = mount.stderr(Stdio::null()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_at_either_end_leaves_what_was_there() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let at = shared.at("small");
+    let Some(small) = Small::at(&at) else { return };
+    std::fs::write(here.at("big"), random(8_000_000)).unwrap();
+    std::fs::write(at.join("f"), "before").unwrap();
+    std::fs::set_permissions(at.join("f"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let (code, text) = fails(&rig, &["cp", arg(&here.at("big")), &there(&at.join("f"))]);
+    assert_eq!(code, 1, "{text}");
+    let said = "small/f could not be written: the disk is full.\nhint: occ exec --host h -- df -h";
+    assert!(text.contains(said), "{text}");
+    assert_eq!(std::fs::read(at.join("f")).unwrap(), b"before");
+    crate::support::eventually("nothing else to be left", || {
+        std::fs::read_dir(&at).unwrap().count() == 1
+    });
+    let (code, text) = fails(&rig, &["cp", &there(&here.at("big")), arg(&at.join("f"))]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the disk here is full.\nhint: df -h "), "{text}");
+    assert_eq!(std::fs::read(at.join("f")).unwrap(), b"before");
+    assert_eq!(std::fs::read_dir(&at).unwrap().count(), 1);
+    drop(small);
+}
+
+/// A copy of which some bytes are under way; its input is a pipe, which gives them one after the other.
+#[test]
+fn a_copy_that_broke_goes_on_where_it_was() {
+    let Some((sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let bytes = random(30_000_000);
+    std::fs::write(here.at("f"), &bytes).unwrap();
+    std::fs::write(shared.at("f"), "before").unwrap();
+    std::fs::set_permissions(shared.at("f"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let part = shared.at(".f.occ-part");
+    // What the daemon wrote of a copy that broke.
+    let mut cut = rig
+        .occ(&["cp", arg(&here.at("f")), &there(&shared.at("f"))])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    testkit::wait::blocking::wait_until(
+        "some of it to be there",
+        GUARD,
+        || std::fs::metadata(&part).map_or(0, |meta| meta.len()),
+        |len| *len > 0,
+    );
+    sshd.kill_sessions();
+    let code = exit_code(&mut cut);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut cut.stderr.take().unwrap(), &mut text).unwrap();
+    if code == 0 {
+        // The copy was faster than the cut: nothing to go on with.
+        return;
+    }
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains("the link broke at"), "{text}");
+    let hint = format!("hint: occ cp --resume {}", here.at("f").display());
+    assert!(text.contains(&hint), "{text}");
+    assert_eq!(std::fs::read(shared.at("f")).unwrap(), b"before");
+    let kept = std::fs::metadata(&part).unwrap().len();
+    let resumed =
+        rig.occ_ok(&["cp", "--json", "--resume", arg(&here.at("f")), &there(&shared.at("f"))]);
+    let resumed: serde_json::Value = serde_json::from_str(&resumed).unwrap();
+    assert_eq!(resumed["resumed"], kept, "{resumed}");
+    assert!(std::fs::read(shared.at("f")).unwrap() == bytes);
+    assert_eq!(shared.names(), ["f"]);
+}
+
+#[test]
+fn only_the_same_file_is_gone_on_with() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let bytes = random(5_000_000);
+    std::fs::write(here.at("f"), &bytes).unwrap();
+    let resume = |from: &str, to: &str| {
+        let answer = rig.occ_ok(&["cp", "--json", "--resume", from, to]);
+        serde_json::from_str::<serde_json::Value>(&answer).unwrap()["resumed"].as_u64().unwrap()
+    };
+    for (part, kept) in [(&bytes[..2_000_000], 2_000_000), (&random(2_000_001)[..], 0)] {
+        // Up.
+        std::fs::write(shared.at(".f.occ-part"), part).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(shared.at(".f.occ-part"), mode).unwrap();
+        assert_eq!(resume(arg(&here.at("f")), &there(&shared.at("f"))), kept);
+        assert!(std::fs::read(shared.at("f")).unwrap() == bytes);
+        // Down.
+        let mut file = std::fs::File::create(here.at(".g.occ-part")).unwrap();
+        file.write_all(part).unwrap();
+        assert_eq!(resume(&there(&shared.at("f")), arg(&here.at("g"))), kept);
+        assert!(std::fs::read(here.at("g")).unwrap() == bytes);
+    }
+    assert_eq!((shared.names(), here.names()), (vec!["f".into()], vec!["f".into(), "g".into()]));
+}

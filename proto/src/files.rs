@@ -1,0 +1,207 @@
+//! Files of a host, and of this machine: what `/v1/hosts/{host}/files/{path}` takes and answers.
+//!
+//! The path is what follows `files/`, percent-encoded, its slashes as they are: `files//etc/hosts` is `/etc/hosts`,
+//! `files/notes.txt` and `files/~/notes.txt` are in the home directory. Names are bytes ([`Bytes`]).
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::exec::Bytes;
+
+/// The media type of a tree of files, in the form of GNU tar.
+pub const TAR: &str = "application/x-tar";
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// Bytes.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, a socket, a pipe.
+    Other,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Its name in the list, or its path as it was asked for.
+    pub name: Bytes,
+    /// What it is.
+    pub kind: FileKind,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its permissions, the lower twelve bits of its mode.
+    pub mode: u32,
+    /// The number of its owner.
+    pub uid: u32,
+    /// The number of its group.
+    pub gid: u32,
+    /// When it was changed last, in seconds since 1970.
+    pub mtime: i64,
+    /// Where a link leads, where that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Bytes>,
+    /// Changes with the file, for `If-Match`.
+    pub etag: String,
+}
+
+/// The names in a directory, sorted by their bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileList {
+    /// The directory, without links.
+    pub path: Bytes,
+    /// What is in it.
+    pub entries: Vec<FileInfo>,
+}
+
+/// What a POST does with a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
+pub enum FileAction {
+    /// Makes a directory.
+    Mkdir {
+        /// Its permissions; the host's own way unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<u32>,
+        /// Those above it as well, and one that is there is no error.
+        #[serde(default)]
+        parents: bool,
+    },
+    /// Gives it another path.
+    Rename {
+        /// That path.
+        to: Bytes,
+        /// In the place of what is there.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Sets its permissions.
+    Chmod {
+        /// They.
+        mode: u32,
+    },
+    /// Sets when it was changed last.
+    Touch {
+        /// In seconds since 1970.
+        mtime: i64,
+    },
+    /// Computes the SHA-256 of its beginning, on the host where that has a program for it.
+    Digest {
+        /// So many bytes; all unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        length: Option<u64>,
+    },
+}
+
+/// The answer to [`FileAction::Digest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDigest {
+    /// In hexadecimal digits.
+    pub sha256: String,
+    /// Of so many bytes.
+    pub length: u64,
+}
+
+/// Returns a path for a URL: all but unreserved characters and slashes encoded (RFC 3986, section 2.1).
+pub fn encode_path(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for &byte in path {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            const HEX: &[u8; 16] = b"0123456789ABCDEF";
+            text.push('%');
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+    text
+}
+
+/// Returns the bytes of an encoded path; nothing when a `%` is followed by no byte.
+pub fn decode_path(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut path = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            let (high, low) = (digit()?, digit()?);
+            path.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            path.push(byte);
+        }
+    }
+    Some(path)
+}
+
+/// Returns the name beside a file under which an upload that can be gone on with is kept.
+pub fn partial_name(name: &[u8]) -> Vec<u8> {
+    beside(name, b"part")
+}
+
+/// Returns a name beside a file, for what becomes that file: hidden, and no longer than names may be.
+pub fn beside(name: &[u8], what: &[u8]) -> Vec<u8> {
+    /// Of 255 that file systems allow.
+    const MOST: usize = 200;
+    let mut other = vec![b'.'];
+    other.extend_from_slice(&name[..name.len().min(MOST)]);
+    if name.len() > MOST {
+        // Two long names with the same beginning must not meet (FNV-1a).
+        let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        other.extend_from_slice(format!("~{hash:016x}").as_bytes());
+    }
+    other.extend_from_slice(b".occ-");
+    other.extend_from_slice(what);
+    other
+}
+
+/// Returns whether a name from elsewhere is one that a directory can have: nothing that leads out of it.
+pub fn is_plain_name(name: &[u8]) -> bool {
+    !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_are_none() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
+            assert!(!is_plain_name(bad), "{bad:?}");
+        }
+        for good in [&b"a"[..], b"...", b" ", b"\n", b"\xff", b"-rf"] {
+            assert!(is_plain_name(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn long_names_stay_within_the_limit_and_apart() {
+        let (a, b) =
+            ([vec![b'x'; 250], vec![b'a']].concat(), [vec![b'x'; 250], vec![b'b']].concat());
+        assert_ne!(partial_name(&a), partial_name(&b));
+        assert!(partial_name(&a).len() <= 255 && is_plain_name(&partial_name(&a)));
+        assert_eq!(partial_name(b"f"), b".f.occ-part");
+    }
+
+    proptest! {
+        #[test]
+        fn paths_survive_a_url(path in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let text = encode_path(&path);
+            prop_assert!(text.is_ascii());
+            prop_assert_eq!(decode_path(&text), Some(path));
+        }
+    }
+
+    #[test]
+    fn a_percent_sign_needs_two_digits() {
+        for bad in ["%", "%4", "%zz", "a%+1"] {
+            assert_eq!(decode_path(bad), None, "{bad}");
+        }
+    }
+}
