@@ -35,6 +35,10 @@ const UNDONE: &str = "the new sandbox failed and was undone";
 const DAEMON_ENDED: &str = "occd ended in the middle of it";
 /// Docker was installed and does not answer.
 const IN_VAIN: &str = "every command went well";
+/// Docker does not run.
+const NO_SOCKET: &str = "its socket is not there";
+/// The server forwards no sockets, and there is no program to stand in.
+const NO_SOCKETS: &str = "forbids forwarding of sockets";
 /// A question is open, elsewhere.
 const ELSEWHERE: &str = "somebody else is asked";
 /// It is sudo that asks.
@@ -161,12 +165,24 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::SessionEnded => "occ session logs NAME shows its output; occ session start --name NAME starts it again".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),
         // Not after it was installed in vain.
-        Code::DockerUnavailable if installing_helps(detail) && !detail.contains(IN_VAIN) => {
+        Code::DockerUnavailable if has_no_docker(detail) && !detail.contains(IN_VAIN) => {
             format!("occ host install-docker {} installs it", host?)
         }
-        Code::DockerUnavailable => format!("occ host test {h} shows what was tried"),
-        Code::DockerTooOld => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
-        Code::DockerPermission => join_group(h, "USER", detail),
+        Code::DockerUnavailable if detail.contains(NO_SOCKETS) => format!(
+            "AllowStreamLocalForwarding in sshd_config of {h} decides that; then occ reconnect --host {h}"
+        ),
+        Code::DockerUnavailable if detail.contains(NO_SOCKET) && !detail.contains(IN_VAIN) => {
+            start_docker(host)
+        }
+        Code::DockerUnavailable => match host {
+            Some(h) => format!("occ host test {h} shows what was tried"),
+            None => start_docker(None),
+        },
+        Code::DockerTooOld => match host {
+            Some(h) => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
+            None => "update Docker on this machine to 20.10 or newer".to_owned(),
+        },
+        Code::DockerPermission => join_group(host, "USER", detail),
         Code::NoSandbox => format!("occ start{}", at(host)),
         Code::SandboxForeign => {
             let name = detail.split_once("the container ").and_then(|(_, rest)| rest.split_once(' '));
@@ -237,7 +253,7 @@ pub(crate) fn hint_for(
             Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
         }
         Code::DockerPermission => {
-            Some(join_group(host.as_str(), user.as_deref().unwrap_or("USER"), detail))
+            Some(join_group(Some(host.as_str()), user.as_deref().unwrap_or("USER"), detail))
         }
         _ => hint(code, Some(host.as_str()), detail),
     }
@@ -254,17 +270,27 @@ pub(crate) fn has_own_hint(detail: &str) -> bool {
 }
 
 /// Returns how a user comes to use a socket: by the group that owns it.
-fn join_group(host: &str, user: &str, detail: &str) -> String {
+fn join_group(host: Option<&str>, user: &str, detail: &str) -> String {
+    let at = host.unwrap_or("this machine");
+    let then = match host {
+        Some(host) => format!("occ reconnect --host {host}"),
+        None => "log in anew".to_owned(),
+    };
     let named = detail.split_once("(of the group ").and_then(|(_, rest)| rest.split_once(')'));
     match named.map_or("docker", |(group, _)| group) {
         "root" | "wheel" => format!(
-            "on {host}: \"group\": \"docker\" in /etc/docker/daemon.json, and Docker started anew, gives the socket to that group; sudo usermod -aG docker {user}; then occ reconnect --host {host}"
+            "on {at}: \"group\": \"docker\" in /etc/docker/daemon.json, and Docker started anew, gives the socket to that group; sudo usermod -aG docker {user}; then {then}"
         ),
-        group => format!(
-            "on {host}: sudo usermod -aG {} {user}; then occ reconnect --host {host}",
-            shell_word(group)
-        ),
+        group => format!("on {at}: sudo usermod -aG {} {user}; then {then}", shell_word(group)),
     }
+}
+
+/// Returns how a Docker comes to run that is installed. Who starts it there is not known here.
+pub(crate) fn start_docker(host: Option<&str>) -> String {
+    let at = host.unwrap_or("this machine");
+    format!(
+        "on {at}: sudo systemctl start docker, where systemd runs; else whoever runs Docker there has to start it"
+    )
 }
 
 /// Returns whether Docker is not there, which is no fault of anything.
@@ -274,7 +300,7 @@ pub(crate) fn has_no_docker(detail: &str) -> bool {
 
 /// Returns whether `occ host install-docker` helps, which also starts a Docker that is installed.
 pub(crate) fn installing_helps(detail: &str) -> bool {
-    has_no_docker(detail) || detail.contains("its socket is not there")
+    has_no_docker(detail) || detail.contains(NO_SOCKET)
 }
 
 /// Returns whether a person was there to answer, and did not or wrongly.

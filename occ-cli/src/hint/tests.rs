@@ -186,7 +186,15 @@ fn a_host_without_docker_can_get_it() {
     let missing = "there is no Docker on this host.";
     assert_eq!(of(Code::DockerUnavailable, "h", missing), "occ host install-docker h installs it");
     assert_eq!(hint(Code::DockerUnavailable, None, missing), None);
+    // It may be that nothing which occ knows starts it.
+    let down = "the Docker daemon does not answer on /s: Docker is installed, but its socket is not there.";
+    let start = of(Code::DockerUnavailable, "h", down);
+    assert!(start.starts_with("on h: sudo systemctl start docker, where systemd"), "{start}");
     let in_vain = format!("every command went well, but Docker does not answer: {missing}");
     assert_eq!(of(Code::DockerUnavailable, "h", &in_vain), "occ host test h shows what was tried");
     assert!(hint(Code::DockerUnavailable, Some("h"), "it does not answer").is_some());
+    for code in [Code::DockerUnavailable, Code::DockerPermission, Code::DockerTooOld] {
+        let here = hint(code, None, "it does not answer").unwrap();
+        assert!(here.contains("on this machine") && !here.contains("HOST"), "{here}");
+    }
 }

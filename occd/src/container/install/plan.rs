@@ -64,7 +64,7 @@ impl Plan {
                 facts.user
             ));
         }
-        if steps.commands.is_empty() && version.is_none() {
+        if steps.commands.is_empty() && version.is_none() && is_started {
             steps.note("nothing has to be run: connecting anew is all".to_owned());
         }
         let Steps { commands, notes } = steps;

@@ -198,6 +198,11 @@ fn only_what_is_missing_is_done() {
     let member = closed("init=systemd\nmember=alice docker\n");
     assert!(member.commands.is_empty() && member.notes[0].contains("connecting anew is all"));
     assert_eq!(member.sudo, Sudo::NotNeeded);
+    // Of one that nothing known starts, connecting anew would change nothing.
+    let more = "has=dockerd\nmember=alice docker\n";
+    let idle = Plan::new(&facts(DEBIAN_12, more), &Now::Silent).unwrap().setup;
+    assert!(idle.commands.is_empty() && idle.notes.len() == 1, "{:?}", idle.notes);
+    assert!(idle.notes[0].contains("nothing starts Docker"), "{:?}", idle.notes);
     let answers = Plan::new(&facts(VOID, SYSTEMD), &Now::Answers("26.1.4".into())).unwrap().setup;
     assert!(answers.commands.is_empty() && answers.docker_version.as_deref() == Some("26.1.4"));
     // Root needs no sudo, and no group.
