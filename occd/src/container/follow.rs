@@ -159,7 +159,9 @@ async fn events(
 
 /// Looks at the disk now and then. That takes a while where there is much, and nobody waits for it.
 async fn follow_disk(docker: &Docker, known: &watch::Sender<Known>) {
+    let image_of = |known: &Known| known.status.as_ref().and_then(|status| status.image_id.clone());
     loop {
+        let measured = image_of(&known.borrow());
         match Box::pin(disk::measure(docker)).await {
             Ok(disk) => known.send_modify(|known| known.disk = disk),
             Err(error) => tracing::debug!(%error, "the disk was not looked at"),
@@ -167,7 +169,9 @@ async fn follow_disk(docker: &Docker, known: &watch::Sender<Known>) {
         sleep(DISK_MIN).await;
         let mut changes = known.subscribe();
         let is_new = |known: &Known| {
-            known.disk.is_none() && known.status.as_ref().is_some_and(|status| status.exists)
+            known.status.as_ref().is_some_and(|status| status.exists)
+                // What is known is another container's disk where that is of another image.
+                && (known.disk.is_none() || image_of(known) != measured)
         };
         tokio::select! {
             () = sleep(DISK) => {}
