@@ -234,7 +234,9 @@ pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
 
 fn docker_status(error: &DockerError) -> (StatusCode, Code) {
     match error {
-        DockerError::Missing => (StatusCode::CONFLICT, Code::DockerUnavailable),
+        DockerError::Missing | DockerError::Forbidden(_) => {
+            (StatusCode::CONFLICT, Code::DockerUnavailable)
+        }
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
         DockerError::Down { .. } | DockerError::NotThere(_) => {

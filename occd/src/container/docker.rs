@@ -64,6 +64,11 @@ pub enum DockerError {
     /// The connection takes no more work, and another one does.
     #[error("the connection takes no new work")]
     Moved,
+    /// The server opens no socket, although somebody listens on it, and there is no docker program.
+    #[error(
+        "the SSH server forbids forwarding of sockets (AllowStreamLocalForwarding), and there is no docker program on the host to reach {0} otherwise (docker system dial-stdio): allow the one or install the other"
+    )]
+    Forbidden(String),
     /// The server opens no socket, and has no session free for the docker program.
     #[error(
         "the server opens no socket for it (AllowStreamLocalForwarding), and all of its sessions are in use (MaxSessions)"
@@ -120,6 +125,7 @@ impl Docker {
         let path = way.path();
         let mut opened = way.open().await?;
         let refusal = opened.refusal.take();
+        let stderr = opened.stream.stderr();
         let transport = Transport::new(way, opened).await.map_err(DockerError::Api)?;
         let requests = Arc::clone(&transport);
         let client = bollard::Docker::connect_with_custom_transport(
@@ -146,7 +152,13 @@ impl Docker {
             Err(_) if transport.is_closed() => Err(DockerError::Lost),
             Err(error) => match refusal {
                 // The docker program ended without a word of HTTP.
-                Some(source) => Err(DockerError::Down { path, source: source.into() }),
+                Some(refusal) => {
+                    let source = match stderr.last_line() {
+                        Some(said) => said.into(),
+                        None => refusal.into(),
+                    };
+                    Err(DockerError::Down { path, source })
+                }
                 None => Err(DockerError::Api(error)),
             },
         }

@@ -12,10 +12,10 @@ use tokio::io::{
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
-use super::DockerError;
 use super::head::{self, Request};
 use super::ready::Ready;
 use super::way::Stream;
+use super::{Docker, DockerError};
 use crate::ssh::error::chain;
 
 /// How long a client may take to send a request's head once it has begun.
@@ -112,12 +112,10 @@ async fn engine(ready: &Ready) -> Result<std::sync::Arc<super::ready::Live>, Una
         Ok(live) => Ok(live),
         Err(_) => {
             let socket = host.snapshot().settings.docker_socket.clone();
-            let error = match super::way::Way::to_host(&connection, socket.as_deref(), None).await {
-                Ok(way) => match way.open().await {
-                    Ok(_) => "Docker does not answer".to_owned(),
-                    Err(error) => chain(&error),
-                },
-                Err(error) => chain(&error),
+            let asked = Docker::connect(&connection, socket.as_deref(), None);
+            let error = match timeout(READY, Box::pin(asked)).await {
+                Ok(Err(error)) => chain(&error),
+                Ok(Ok(_)) | Err(_) => "Docker does not answer".to_owned(),
             };
             Err(Unavailable(format!("{name}: {error}")))
         }
@@ -151,8 +149,8 @@ struct Program {
 
 impl Program {
     fn refuse(&mut self) {
-        let said = self.stream.said();
-        let said = if said.is_empty() { "Docker does not answer" } else { &said };
+        let said = self.stream.stderr().last_line();
+        let said = said.as_deref().unwrap_or("Docker does not answer");
         let why = Unavailable(format!("{}: {said}", self.name));
         self.rest = Some(unavailable(&why, false).into());
     }

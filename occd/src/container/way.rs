@@ -15,12 +15,23 @@ use tokio_util::task::TaskTracker;
 use super::DockerError;
 use crate::exec::{Command, Shell};
 use crate::host::HostHandle;
-use crate::ssh::{Channel, ChannelError, ChannelStream, Closed, Connection, ExitReport, Work};
+use crate::ssh::{
+    Channel, ChannelError, ChannelStream, Closed, Connection, ExitReport, Stderr, Work,
+};
 
 /// Streams that are kept without a request. More than that are needed for a moment only.
 const IDLE: usize = 4;
 /// How long the next connection may take where one has no more room.
 const SUCCESSOR: Duration = Duration::from_secs(15);
+
+/// Says of a socket that it is not there (3), not open to this user (4), or that somebody listens on it (5), as far
+/// as Linux tells that of this network namespace.
+const LOOK: &str = r#"
+test -S "$1" || exit 3
+test -r "$1" && test -w "$1" || exit 4
+for p in "$1" "$(readlink -f "$1")"; do
+  grep -F -e " $p" /proc/net/unix | grep -q " 00010000 " && exit 5
+done 2>/dev/null; exit 0"#;
 
 /// The way to an engine.
 #[derive(Debug)]
@@ -43,9 +54,9 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Returns whether the engine has closed it.
     fn is_ended(&self) -> bool;
 
-    /// Returns what the program said that stands in for the socket.
-    fn said(&self) -> String {
-        String::new()
+    /// Returns what the program says that stands in for the socket.
+    fn stderr(&self) -> Stderr {
+        Stderr::default()
     }
 }
 
@@ -54,8 +65,8 @@ impl Stream for ChannelStream {
         Self::is_ended(self)
     }
 
-    fn said(&self) -> String {
-        Self::said(self)
+    fn stderr(&self) -> Stderr {
+        Self::stderr(self)
     }
 }
 
@@ -234,8 +245,7 @@ async fn open(
         return not_there();
     }
     // The server says no more than that it did not open the socket; the host knows why.
-    let look = r#"test -S "$1" || exit 3; test -r "$1" && test -w "$1" || exit 4"#;
-    let looked = start(connection, system, &["sh", "-c", look, "sh", path], stands_by).await?;
+    let looked = start(connection, system, &["sh", "-c", LOOK, "sh", path], stands_by).await?;
     let exit = match &looked {
         Some(channel) => {
             channel.exited().await;
@@ -249,6 +259,9 @@ async fn open(
         }
         Some(ExitReport::Status(3)) => return not_there(),
         Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
+        Some(ExitReport::Status(5)) if !system.docker_cli => {
+            return Err(DockerError::Forbidden(path.to_owned()));
+        }
         _ if !system.docker_cli => return Err(down(source)),
         _ => {}
     }

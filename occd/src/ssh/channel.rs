@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -354,12 +354,30 @@ async fn wind_down(
     inbox.exit().is_some() || inbox.closed_reason() == Some(Closed::ByServer)
 }
 
+/// The beginning of a program's standard error, shared with whoever tells of it.
+#[derive(Debug, Default, Clone)]
+pub struct Stderr(Arc<Mutex<Vec<u8>>>);
+
+impl Stderr {
+    fn take(&self, data: &[u8]) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = SAID.saturating_sub(said.len());
+        said.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    /// Returns the last line of it that has come.
+    pub fn last_line(&self) -> Option<String> {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = String::from_utf8_lossy(&said);
+        said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
+    }
+}
+
 /// A channel as a byte stream.
 pub struct ChannelStream {
     channel: Arc<Channel>,
     frame: Bytes,
-    /// The beginning of its standard error.
-    said: Vec<u8>,
+    stderr: Stderr,
     receiving: Option<Pin<Box<dyn Future<Output = Option<Frame>> + Send>>>,
     writer: Pin<Box<dyn AsyncWrite + Send>>,
     closed: Pin<Box<dyn Future<Output = Closed> + Send>>,
@@ -378,7 +396,7 @@ impl ChannelStream {
         Self {
             channel: Arc::new(channel),
             frame: Bytes::new(),
-            said: Vec::new(),
+            stderr: Stderr::default(),
             receiving: None,
             writer,
             closed: Box::pin(async move { inbox.closed().await }),
@@ -387,9 +405,9 @@ impl ChannelStream {
 }
 
 impl ChannelStream {
-    /// Returns the beginning of what has come on standard error.
-    pub fn said(&self) -> String {
-        String::from_utf8_lossy(&self.said).trim().to_owned()
+    /// Returns what comes on standard error.
+    pub fn stderr(&self) -> Stderr {
+        self.stderr.clone()
     }
 
     /// Returns whether the other side has said that nothing more comes.
@@ -415,9 +433,7 @@ impl AsyncRead for ChannelStream {
                     self.frame = frame.data();
                 }
                 Some(frame) => {
-                    let room = SAID.saturating_sub(self.said.len());
-                    let data = frame.data();
-                    self.said.extend_from_slice(&data[..data.len().min(room)]);
+                    self.stderr.take(&frame.data());
                 }
                 None => return Poll::Ready(Ok(())),
             }

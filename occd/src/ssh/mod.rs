@@ -37,7 +37,7 @@ pub mod unlocked;
 mod validity;
 
 pub use algorithms::{Compression, Line};
-pub use channel::{Channel, ChannelStream};
+pub use channel::{Channel, ChannelStream, Stderr};
 pub use connection::Connection;
 pub use connection::channels::Work;
 pub use error::{ChannelError, ConnectError, LossCause};

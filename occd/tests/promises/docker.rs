@@ -1,6 +1,7 @@
 //! The sandbox container of a host, asked for through the SSH connection.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
 use occ_proto::status::{State, TestReport};
@@ -175,6 +176,50 @@ fn where_sockets_are_forbidden_the_docker_program_carries() {
     }
     assert_eq!(status(&rig).connects, 1);
     crate::support::no_channels(&rig, crate::support::GUARD);
+}
+
+#[test]
+fn what_keeps_docker_from_answering_is_named_where_sockets_are_forbidden() {
+    let Some(mut docker) = engine() else { return };
+    docker.open_to_everyone();
+    let forbidden = "AllowStreamLocalForwarding no";
+    let words = |rig: &DaemonRig| {
+        let fresh = rig.run_occ(&["status", "--host", "h", "--fresh"]);
+        let by_docker = rig.run_occ(&["docker", "--host", "h", "--", "ps"]);
+        [fresh, by_docker].map(|said| said.stdout + &said.stderr)
+    };
+    // No docker program is in the path of the login, and the engine is well.
+    let path = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(path.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["sh", "uname", "id", "stat", "grep", "readlink"] {
+        let program = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(name));
+        let program = program.iter().find(|program| program.exists()).unwrap();
+        std::os::unix::fs::symlink(program, path.path().join(name)).unwrap();
+    }
+    let sshd = RealSshd::builder()
+        .config(forbidden)
+        .config(format!("SetEnv DOCKER_HOST={} PATH={}", docker.host(), path.path().display()))
+        .start();
+    let rig = daemon_for(&sshd);
+    for said in words(&rig) {
+        assert!(said.contains("the SSH server forbids forwarding of sockets"), "{said}");
+        assert!(said.contains("there is no docker program on the host"), "{said}");
+    }
+    // The program is there, and nobody listens on the socket.
+    let sshd = RealSshd::builder()
+        .config(forbidden)
+        .config(format!("SetEnv DOCKER_HOST={}", docker.host()))
+        .start();
+    docker.stop();
+    let socket = docker.socket();
+    let _ = std::fs::remove_file(&socket);
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    docker.open_to_everyone();
+    let rig = daemon_for(&sshd);
+    for said in words(&rig) {
+        // In docker's own words, which are not the same in all its versions.
+        assert!(said.contains("connection refused") || said.contains("Cannot connect"), "{said}");
+    }
 }
 
 #[test]
