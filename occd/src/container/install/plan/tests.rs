@@ -199,7 +199,7 @@ fn only_what_is_missing_is_done() {
     assert!(member.commands.is_empty() && member.notes[0].contains("connecting anew is all"));
     assert_eq!(member.sudo, Sudo::NotNeeded);
     // Of one that nothing known starts, connecting anew would change nothing.
-    let more = "init=other\nhas=dockerd\nmember=alice docker\n";
+    let more = "has=dockerd\nmember=alice docker\n";
     let idle = Plan::new(&facts(DEBIAN_12, more), &Now::Silent).unwrap().setup;
     assert!(idle.commands.is_empty() && idle.notes.len() == 1, "{:?}", idle.notes);
     assert!(idle.notes[0].contains("nothing starts Docker"), "{:?}", idle.notes);
