@@ -93,7 +93,9 @@ async fn add_one(
     } else {
         ui.say(&format!("[{host}] {}", sentence(&forward)))?;
     }
-    if forward.listen.is_public() {
+    if let Some(error) = &forward.last_error {
+        ui.warn(error);
+    } else if forward.listen.is_public() {
         let whose =
             if forward.direction == Direction::Remote { "the host" } else { "this machine" };
         ui.warn(&format!("whoever reaches {whose} may connect to {}.", forward.listen));

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Forwards;
 use super::listen::{self, Listener};
+use super::owner;
 use super::relay::relay;
 use super::running::Running;
 use super::serve;
@@ -122,7 +123,14 @@ async fn there(
                 forwards.found_port(&running.record.id, &on);
             }
         }
-        running.listens();
+        match end.run_until_cancelled(is_narrowed(running, &on)).await {
+            Some(true) => running.listens_but(&format!(
+                "{}: only programs of the host reach it: its sshd_config says so (GatewayPorts).",
+                running.host.name()
+            )),
+            Some(false) => running.listens(),
+            None => return listener.end().await,
+        }
         let stays = {
             let serving = serve_there(running, &mut listener, &places, tasks, end);
             tokio::select! {
@@ -139,6 +147,15 @@ async fn there(
         }
         running.waits();
     }
+}
+
+/// Returns whether the server listens on its loopback alone though others were to be let in. OpenSSH's says yes to the
+/// address and takes another; where the host tells (Linux), it is looked at.
+async fn is_narrowed(running: &Running, on: &Endpoint) -> bool {
+    let Some(port) = on.port().filter(|_| on.is_public()) else { return false };
+    let tables = exec::look(&running.host, &["cat", "/proc/net/tcp", "/proc/net/tcp6"]).await;
+    let tables = String::from_utf8_lossy(&tables.unwrap_or_default()).into_owned();
+    owner::is_on_loopback_alone(&tables, port) == Some(true)
 }
 
 /// Returns the host's connection, when there is one; nothing when the host is no more.

@@ -12,6 +12,8 @@ const LISTEN: &str = "0A";
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     port: u16,
+    /// Only this machine's own programs reach it.
+    is_loopback: bool,
     uid: u32,
     inode: u64,
 }
@@ -42,15 +44,26 @@ fn find(proc: &Path, port: u16) -> Option<String> {
     })
 }
 
+/// Returns whether only programs of the machine itself reach a port, by its tables one after the other; nothing when they
+/// do not have the port.
+pub(super) fn is_on_loopback_alone(tables: &str, port: u16) -> Option<bool> {
+    let mut found = listeners(tables).filter(|entry| entry.port == port).peekable();
+    found.peek()?;
+    Some(found.all(|entry| entry.is_loopback))
+}
+
 /// Reads the listeners of a table.
 fn listeners(table: &str) -> impl Iterator<Item = Entry> {
     table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (local, state) = (fields.get(1)?, fields.get(3)?);
-        let (_, port) = local.rsplit_once(':')?;
+        let (address, port) = local.rsplit_once(':')?;
         (*state == LISTEN).then_some(())?;
         Some(Entry {
             port: u16::from_str_radix(port, 16).ok()?,
+            // Words of four bytes, in the order of most machines.
+            is_loopback: (address.len() == 8 && address.ends_with("7F"))
+                || address == "00000000000000000000000001000000",
             uid: fields.get(7)?.parse().ok()?,
             inode: fields.get(9)?.parse().ok()?,
         })
@@ -82,7 +95,13 @@ mod tests {
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0 100 0 0 10 0\n   \
             1: 0100007F:1F91 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 4243 1 0 100 0 0 10 0\n";
         let read: Vec<Entry> = listeners(table).collect();
-        assert_eq!(read, [Entry { port: 8080, uid: 1000, inode: 4242 }]);
+        assert_eq!(is_on_loopback_alone(table, 8080), Some(true));
+        assert_eq!(is_on_loopback_alone(table, 8081), None);
+        assert_eq!(
+            is_on_loopback_alone(&table.replace("0100007F:1F90", "00000000:1F90"), 8080),
+            Some(false)
+        );
+        assert_eq!(read, [Entry { port: 8080, is_loopback: true, uid: 1000, inode: 4242 }]);
     }
 
     #[test]

@@ -89,6 +89,19 @@ impl Running {
         self.changed.notify_waiters();
     }
 
+    /// It can be used, but not as it was meant.
+    pub(super) fn listens_but(&self, why: &str) {
+        let why = sanitize(why);
+        let (id, host) = (&self.record.id, &self.record.host);
+        tracing::warn!(forward = id, %host, why, "a forward is not as it was meant");
+        {
+            let mut known = self.known();
+            known.state = ForwardState::Listening;
+            known.last_error = Some(why);
+        }
+        self.changed.notify_waiters();
+    }
+
     /// Its host is not connected.
     pub(super) fn waits(&self) {
         self.known().state = ForwardState::Waiting;

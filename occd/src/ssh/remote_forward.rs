@@ -18,8 +18,9 @@ use super::connection::Connection;
 use super::connection::channels::Work;
 use super::error::LossCause;
 
-/// Clients of a listener that wait to be taken. Each is taken at once by a task of its own.
-const WAITING: usize = 64;
+/// Clients of a listener that wait to be taken: as many as come in one burst on a busy machine. Each is taken at once by
+/// a task of its own.
+const WAITING: usize = 1024;
 /// How long the server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 

@@ -629,3 +629,21 @@ fn settled_but_for_the_listener(rig: &DaemonRig) -> u64 {
     let now = wait_until("a settled connection", GUARD, || status(rig), is_settled);
     now.connection.unwrap().id
 }
+
+#[test]
+fn a_server_that_keeps_a_port_to_itself_is_said_to() {
+    if !RealSshd::require() {
+        return;
+    }
+    let target = serve(echo);
+    for (setting, said) in [("no", "GatewayPorts"), ("clientspecified", "whoever reaches the host")]
+    {
+        let sshd = RealSshd::builder().config(format!("GatewayPorts {setting}")).start();
+        let rig = daemon_for(&sshd);
+        let spec = format!("0:localhost:{target}");
+        let output = rig.run_occ(&["forward", "add", "--host", "h", "-g", "-R", &spec]);
+        assert_eq!(output.code(), 0, "{}", output.stderr);
+        assert!(output.stderr.contains(said), "{setting}: {}", output.stderr);
+        answers(the(&rig).listen.port().unwrap());
+    }
+}
