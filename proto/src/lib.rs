@@ -19,6 +19,7 @@ pub mod paths;
 pub mod prompt;
 pub mod secret;
 pub mod status;
+pub mod tar;
 pub mod text;
 pub mod trust;
 

@@ -2,6 +2,7 @@
 
 mod connect;
 mod cp;
+mod cp_tree;
 mod daemon;
 mod docker;
 mod exec;
