@@ -27,6 +27,7 @@ mod spot;
 mod stdio;
 mod target;
 mod terminal;
+mod tree;
 mod unit;
 mod ws;
 

@@ -78,6 +78,10 @@ impl Spot {
 
     /// Returns the last part of the path; nothing where that is no name.
     pub(crate) fn name(&self) -> Option<&[u8]> {
+        // What is in a directory, which Path takes for the directory.
+        if self.path.ends_with(b"/.") {
+            return None;
+        }
         Path::new(OsStr::from_bytes(&self.path)).file_name().map(OsStr::as_bytes)
     }
 

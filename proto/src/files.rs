@@ -105,6 +105,13 @@ pub struct FileDigest {
     pub length: u64,
 }
 
+/// The answer to an archive that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeWritten {
+    /// How many files it had.
+    pub files: u64,
+}
+
 /// Returns a path for a URL: all but unreserved characters and slashes encoded (RFC 3986, section 2.1).
 pub fn encode_path(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());

@@ -20,6 +20,7 @@ pub mod prompt;
 pub mod secret;
 pub mod session;
 pub mod status;
+pub mod tar;
 pub mod text;
 pub mod trust;
 

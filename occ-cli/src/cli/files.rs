@@ -18,7 +18,7 @@ pub(crate) struct CpArgs {
     #[arg(long, conflicts_with_all = ["recursive", "eol"])]
     pub(crate) resume: bool,
     /// Make the ends of lines in text files these
-    #[arg(long, value_name = "lf", value_enum)]
+    #[arg(long, value_name = "lf", value_enum, conflicts_with = "recursive")]
     pub(crate) eol: Option<Eol>,
     /// What is copied, and where to: a path here, or HOST:PATH
     #[arg(required = true, num_args = 2.., value_name = "PATH")]

@@ -31,12 +31,15 @@ const WORTH_RESUMING: u64 = 1024 * 1024;
 
 /// What was copied.
 #[derive(Debug, Serialize)]
-struct Copied {
+pub(super) struct Copied {
     from: String,
     to: String,
     bytes: u64,
     /// Those that were there already.
     resumed: u64,
+    /// How many files, of a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) files: Option<u64>,
     ms: u64,
 }
 
@@ -67,8 +70,15 @@ pub(crate) async fn run(context: &Context<'_>, args: &CpArgs) -> Result<u8, CliE
             }
             _ => to.clone(),
         };
-        let copied =
-            copy.file(from, &into).await.map_err(|error| copy.explain(from, &to, error))?;
+        let is_tree = args.recursive
+            && copy.look(from).await?.map(|(kind, _)| kind) == Some(FileKind::Directory);
+        let copying = async {
+            match is_tree {
+                true => copy.tree(from, &into).await,
+                false => copy.file(from, &into).await,
+            }
+        };
+        let copied = copying.await.map_err(|error| copy.explain(from, &to, error))?;
         if context.ui.json {
             context.ui.value(&copied)?;
         } else {
@@ -84,10 +94,10 @@ pub(crate) async fn run(context: &Context<'_>, args: &CpArgs) -> Result<u8, CliE
     Ok(0)
 }
 
-struct Copy<'a> {
-    context: &'a Context<'a>,
-    args: &'a CpArgs,
-    client: &'a Client,
+pub(super) struct Copy<'a> {
+    pub(super) context: &'a Context<'a>,
+    pub(super) args: &'a CpArgs,
+    pub(super) client: &'a Client,
 }
 
 /// A file that is copied, as far as it is known.
@@ -100,7 +110,7 @@ struct Source {
 
 impl Copy<'_> {
     /// Returns what is there, and how long; nothing where nothing is.
-    async fn look(&self, spot: &Spot) -> Result<Option<(FileKind, u64)>, CliError> {
+    pub(super) async fn look(&self, spot: &Spot) -> Result<Option<(FileKind, u64)>, CliError> {
         if spot.host.is_some() {
             let info = stat_if_there(self.client, spot).await?;
             return Ok(info.map(|info| (info.kind, info.size)));
@@ -176,10 +186,16 @@ impl Copy<'_> {
         Progress::new(name, total, before)
     }
 
-    fn copied(&self, from: &Spot, to: &Spot, progress: &Progress, resumed: u64) -> Copied {
+    pub(super) fn copied(
+        &self,
+        from: &Spot,
+        to: &Spot,
+        progress: &Progress,
+        resumed: u64,
+    ) -> Copied {
         let ms = u64::try_from(progress.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let bytes = progress.done.get();
-        Copied { from: from.to_string(), to: to.to_string(), bytes, resumed, ms }
+        Copied { from: from.to_string(), to: to.to_string(), bytes, resumed, files: None, ms }
     }
 
     /// Returns how much of a file is at the other end already, after a look at whether it is the same.
@@ -421,7 +437,7 @@ fn digest(file: &mut File, length: u64) -> io::Result<String> {
 }
 
 /// Returns this process's umask, which can only be read by setting it.
-fn umask() -> u32 {
+pub(super) fn umask() -> u32 {
     let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     rustix::process::umask(umask);
     umask.as_raw_mode()

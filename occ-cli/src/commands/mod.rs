@@ -4,6 +4,7 @@ mod agent;
 mod allow;
 mod connect;
 mod cp;
+mod cp_tree;
 mod daemon;
 mod docker;
 mod exec;

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
-use occ_proto::files::{FileAction, FileDigest, FileKind, FileList};
+use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR, TreeWritten};
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 
@@ -19,7 +19,8 @@ use super::extract::{Body, Caller, FileAt, Query};
 use super::json::Json;
 use crate::exec::Executor;
 use crate::files::{
-    Condition, Download, FileError, FileSystem, Shown, Upload, UploadWish, checked, digest_of,
+    Condition, Download, FileError, FileSystem, Pack, Shown, Unpack, Upload, UploadWish, checked,
+    digest_of,
 };
 use crate::host::Tries;
 use crate::prompts::Client;
@@ -97,6 +98,12 @@ pub(super) struct FileQuery {
     /// What is in the directory.
     #[serde(default)]
     list: bool,
+    /// The directory with everything in it, as an archive.
+    #[serde(default)]
+    tar: bool,
+    /// Keep permissions and times of the archive.
+    #[serde(default)]
+    preserve: bool,
     /// Permissions, in octal digits.
     mode: Option<String>,
     /// The same for a file that is not there yet.
@@ -155,6 +162,22 @@ async fn read(
         let path = fs.real_path(&at.path).await.map_err(failed)?;
         let entries = entries.iter().map(|entry| entry.attrs.info(&entry.name, None)).collect();
         return Ok(Json(FileList { path: path.into(), entries }).into_response());
+    }
+    if query.tar {
+        let pack = Pack::begin(&fs, &at.executor, &at.path, &client).await.map_err(failed)?;
+        let bytes = stream::unfold(Some(pack), |pack| async {
+            let mut pack = pack?;
+            match pack.next().await {
+                Ok(None) => None,
+                Ok(Some(data)) => Some((Ok(data), Some(pack))),
+                Err(error) => {
+                    // As below.
+                    tracing::warn!(error = %chain(&error), "a directory could not be read to its end");
+                    Some((Err(error), None))
+                }
+            }
+        });
+        return Ok(([(header::CONTENT_TYPE, TAR)], HttpBody::from_stream(bytes)).into_response());
     }
     let mut download = Download::open(&fs, &at.path).await.map_err(failed)?;
     let attrs = *download.attrs();
@@ -272,6 +295,17 @@ async fn write(
 ) -> ApiResult<Response> {
     let fs = open(&app, &at, query.retries, &client).await?;
     let failed = |error| problem(&at.executor, &error);
+    if query.tar {
+        let begun = Unpack::begin(&fs, &at.executor, &at.path, query.preserve, &client);
+        let mut unpack = begun.await.map_err(failed)?;
+        let mut body = body.into_data_stream();
+        while let Some(data) = body.next().await {
+            let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
+            unpack.write(data).await.map_err(failed)?;
+        }
+        let files = unpack.finish().await.map_err(failed)?;
+        return Ok(Json(TreeWritten { files }).into_response());
+    }
     let absent = tags(&headers, &header::IF_NONE_MATCH);
     if absent.as_ref().is_some_and(|tags| tags != &["*"]) {
         return Err(ApiError::bad_request("If-None-Match can only be * here."));
@@ -283,7 +317,7 @@ async fn write(
     };
     let (mode, new_mode) = (octal(query.mode.as_deref())?, octal(query.new_mode.as_deref())?);
     let (mtime, resume) = (query.mtime, query.resume);
-    let wish = UploadWish { mode, new_mode, mtime, condition, resume };
+    let wish = UploadWish { mode, new_mode, mtime, condition, resume, no_sync: false };
     let mut upload = Upload::begin(&fs, &at.path, wish).await.map_err(failed)?;
     let mut body = body.into_data_stream();
     while let Some(data) = body.next().await {

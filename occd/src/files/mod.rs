@@ -22,12 +22,14 @@ mod error;
 mod local;
 mod remote;
 mod sftp;
+mod tree;
 mod upload;
 
 pub use digest::digest_of;
 pub use download::Download;
 pub use error::{FileError, Shown};
 pub use local::LocalFiles;
+pub use tree::{Pack, Unpack};
 pub use upload::{Condition, Upload, UploadWish};
 
 use crate::exec::Executor;

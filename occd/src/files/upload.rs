@@ -88,6 +88,8 @@ pub struct UploadWish {
     pub mtime: Option<i64>,
     /// When it may take its place.
     pub condition: Condition,
+    /// Do not wait until it is on the disk: it is one of many.
+    pub no_sync: bool,
     /// Keep what was written when the upload ends early, and go on with it at this offset.
     pub resume: Option<u64>,
 }
@@ -250,6 +252,7 @@ impl Upload {
     async fn settle(&mut self) -> Result<(), Written> {
         let mode = self.wish.mode.or(self.replaced.map(|replaced| replaced.mode));
         let (mtime, owner) = (self.wish.mtime, self.replaced.map(|replaced| replaced.owner));
+        let no_sync = self.wish.no_sync;
         match &mut self.sink {
             Sink::Remote { sftp, handle, under_way } => {
                 let settled = async {
@@ -268,14 +271,16 @@ impl Upload {
                     if attrs != WireAttrs::default() {
                         sftp.fsetstat(handle, &attrs).await?;
                     }
-                    sftp.fsync(handle).await?;
+                    if !no_sync {
+                        sftp.fsync(handle).await?;
+                    }
                     sftp.close(handle).await
                 };
                 settled.await.map_err(Written::Remote)
             }
             Sink::Local { file } => {
                 let file = Arc::clone(file);
-                let settled = blocking(move || settle_local(&file, mode, mtime, owner));
+                let settled = blocking(move || settle_local(&file, mode, mtime, owner, no_sync));
                 settled.await.map_err(Written::Local)
             }
         }
@@ -300,6 +305,7 @@ fn settle_local(
     mode: Option<u32>,
     mtime: Option<i64>,
     owner: Option<(u32, u32)>,
+    no_sync: bool,
 ) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     if let Some((uid, gid)) = owner
@@ -313,7 +319,7 @@ fn settle_local(
     if let Some(mtime) = mtime {
         file.set_modified(local::time(mtime))?;
     }
-    file.sync_all()
+    if no_sync { Ok(()) } else { file.sync_all() }
 }
 
 /// Returns where a path leads, and what is there.

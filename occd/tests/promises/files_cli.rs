@@ -220,3 +220,111 @@ fn only_the_same_file_is_gone_on_with() {
     }
     assert_eq!((shared.names(), here.names()), (vec!["f".into()], vec!["f".into(), "g".into()]));
 }
+
+/// A tree with everything that can be awkward about one.
+fn plant(dir: &Path) {
+    use std::os::unix::ffi::OsStrExt as _;
+    let odd = std::ffi::OsStr::from_bytes(b"odd \n\xff");
+    for sub in ["empty", "deep/er/still"] {
+        std::fs::create_dir_all(dir.join(sub)).unwrap();
+    }
+    std::fs::create_dir(dir.join(odd)).unwrap();
+    std::fs::write(dir.join(odd).join("-rf *"), "odd").unwrap();
+    std::fs::write(dir.join("deep/er/still/f"), random(700_000)).unwrap();
+    std::fs::write(dir.join("x".repeat(240)), "long").unwrap();
+    std::fs::write(dir.join("Case"), "1").unwrap();
+    std::fs::write(dir.join("case"), "2").unwrap();
+    std::fs::write(dir.join("program"), "#!/bin/sh\n").unwrap();
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.join("program"), mode).unwrap();
+    std::os::unix::fs::symlink("Case", dir.join("link")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", dir.join("out")).unwrap();
+    for n in 0..200 {
+        std::fs::write(dir.join(format!("deep/{n}")), n.to_string()).unwrap();
+    }
+}
+
+/// Returns whether two trees are the same, with times and permissions where these were kept.
+fn same(a: &Path, b: &Path, kept: bool) {
+    let output =
+        Command::new("diff").args(["-r", "--no-dereference"]).arg(a).arg(b).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    if kept {
+        let list = |dir: &Path| {
+            let mut find = Command::new("find");
+            find.args([".", "-not", "-type", "l", "-printf", "%p %m %Ts %y\\0"]).current_dir(dir);
+            let mut lines: Vec<Vec<u8>> =
+                find.output().unwrap().stdout.split(|b| *b == 0).map(<[u8]>::to_vec).collect();
+            lines.sort();
+            lines.retain(|line| !line.starts_with(b". "));
+            lines
+        };
+        assert_eq!(list(a), list(b));
+    }
+}
+
+#[test]
+fn directories_go_with_everything_in_them() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::create_dir(here.at("tree")).unwrap();
+    plant(&here.at("tree"));
+    rig.occ_ok(&["cp", "-rp", arg(&here.at("tree")), &there(&shared.at("new"))]);
+    same(&here.at("tree"), &shared.at("new"), true);
+    rig.occ_ok(&["cp", "-rp", &there(&shared.at("new")), arg(&here.at("back"))]);
+    same(&here.at("tree"), &here.at("back"), true);
+    // Over one that is there: what it has more stays, and nothing is left beside it.
+    std::fs::write(here.at("tree/Case"), "changed").unwrap();
+    rig.occ_ok(&["cp", "-r", arg(&here.at("tree/.")), &there(&shared.at("new"))]);
+    same(&here.at("tree"), &shared.at("new"), false);
+    // Into one.
+    std::fs::create_dir(here.at("in")).unwrap();
+    rig.occ_ok(&["cp", "-r", &there(&shared.at("new")), arg(&here.at("in"))]);
+    same(&here.at("tree"), &here.at("in/new"), false);
+    // From host to host.
+    rig.occ_ok(&["cp", "-rp", &there(&shared.at("new")), &there(&shared.at("again"))]);
+    same(&shared.at("new"), &shared.at("again"), true);
+    assert_eq!(shared.names(), ["again", "new"]);
+    rig.occ_ok(&["rm", "-r", &there(&shared.at("again")), &there(&shared.at("new"))]);
+    assert!(shared.names().is_empty());
+}
+
+#[test]
+fn a_host_without_tar_gets_each_file_by_itself() {
+    if !testkit::RealSshd::require() {
+        return;
+    }
+    let bin = Shared::new();
+    // Sessions find nothing but a shell there.
+    std::os::unix::fs::symlink("/bin/sh", bin.at("sh")).unwrap();
+    let path = format!("SetEnv PATH={}", bin.path().display());
+    let sshd =
+        testkit::RealSshd::builder().config("Subsystem sftp internal-sftp").config(path).start();
+    let rig = crate::support::daemon_for(&sshd);
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::create_dir(here.at("tree")).unwrap();
+    plant(&here.at("tree"));
+    rig.occ_ok(&["cp", "-r", arg(&here.at("tree")), &there(&shared.at("new"))]);
+    same(&here.at("tree"), &shared.at("new"), false);
+    rig.occ_ok(&["cp", "-r", &there(&shared.at("new")), arg(&here.at("back"))]);
+    same(&here.at("tree"), &here.at("back"), false);
+}
+
+#[test]
+fn a_directory_that_does_not_fit_leaves_nothing() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let at = shared.at("small");
+    let Some(small) = Small::at(&at) else { return };
+    std::fs::create_dir(here.at("tree")).unwrap();
+    for n in 0..80 {
+        std::fs::write(here.at(format!("tree/{n}")), random(100_000)).unwrap();
+    }
+    let (code, text) = fails(&rig, &["cp", "-r", arg(&here.at("tree")), &there(&at.join("new"))]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the disk is full.\nhint: occ exec --host h -- df -h"), "{text}");
+    crate::support::eventually("nothing to be left", || {
+        std::fs::read_dir(&at).unwrap().next().is_none()
+    });
+    drop(small);
+}

@@ -1,0 +1,603 @@
+//! Directories with everything in them, as one stream (`occ_proto::tar`).
+//!
+//! Where a host has tar, that makes and takes the stream, and thousands of small files cost no round trips. Elsewhere,
+//! and on this machine, each file is read and written by itself, many at once.
+//!
+//! What is unpacked on a host by its tar lands in a hidden directory beside what is there, and is moved when all of it has
+//! come: no file is ever there in part.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, TryStreamExt as _};
+use occ_proto::exec::{ExecRequest, STDOUT};
+use occ_proto::files::{FileKind, beside};
+use occ_proto::tar::{self, Decoder, Entry, Item, Kind};
+use occ_proto::text::sanitize;
+
+use super::{Download, FileError, FileSystem, Shown, Upload, UploadWish, join, split};
+use crate::exec::{Command, Executor, Progress, Running, Step};
+use crate::host::Tries;
+use crate::prompts::Client;
+
+/// What the scripts exit with where there is no tar, and no such directory.
+const NO_TAR: u8 = 97;
+const NO_DIRECTORY: u8 = 96;
+/// `$1` is the directory, `$2` how tar treats permissions and times.
+const TAKE: &str = "command -v tar >/dev/null || exit 97; echo ok; exec tar -xof - -C \"$1\" $2";
+const MAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; exec tar -cf - .";
+
+/// Files that are written at once.
+const AT_ONCE: usize = 64;
+/// Files up to this length, in bytes, are written beside others; longer ones by themselves.
+const SMALL: u64 = 256 * 1024;
+/// Bytes of one piece of a stream that is made here.
+const PIECE: usize = 128 * 1024;
+/// What is kept of what tar says.
+const SAID: usize = 4096;
+
+/// Starts a script on the host; nothing where it cannot be run.
+async fn script(
+    executor: &Executor,
+    line: &str,
+    dir: &[u8],
+    option: &str,
+    client: &Client,
+) -> Option<Running> {
+    // A name that begins with a hyphen would be an option.
+    let dir = if dir.starts_with(b"-") { [b"./", dir].concat() } else { dir.to_vec() };
+    let argv = vec!["sh".into(), "-c".into(), line.into(), "sh".into(), dir.into(), option.into()];
+    let command = Command::new(ExecRequest { argv, ..ExecRequest::default() }).ok()?;
+    let started = executor.start(&command, Tries::default(), client, &Progress::default()).await;
+    match started {
+        Ok(running) => Some(running),
+        Err(error) => {
+            tracing::debug!(%error, "no tar there");
+            None
+        }
+    }
+}
+
+/// A tree that is read.
+pub struct Pack {
+    path: Vec<u8>,
+    source: From,
+}
+
+enum From {
+    Tar { running: Box<Running>, first: Option<Bytes>, said: Vec<u8>, ended: bool },
+    Walk(Box<Walk>),
+}
+
+impl std::fmt::Debug for Pack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pack").field("path", &Shown::of(&self.path)).finish_non_exhaustive()
+    }
+}
+
+impl Pack {
+    /// Begins to read a directory.
+    pub async fn begin(
+        fs: &FileSystem,
+        executor: &Executor,
+        path: &[u8],
+        client: &Client,
+    ) -> Result<Self, FileError> {
+        if fs.stat(path, true).await?.kind != FileKind::Directory {
+            return Err(FileError::NotDirectory(Shown::of(path)));
+        }
+        if let FileSystem::Remote(_) = fs
+            && let Some(mut running) = script(executor, MAKE, path, "", client).await
+        {
+            let mut said = Vec::new();
+            loop {
+                match running.next().await {
+                    Step::Output(frame) if frame.stream() == STDOUT => {
+                        let (running, first) = (Box::new(running), Some(frame.data()));
+                        let source = From::Tar { running, first, said, ended: false };
+                        return Ok(Self { path: path.to_vec(), source });
+                    }
+                    Step::Output(frame) => keep(&mut said, &frame.data()),
+                    Step::Ended(Ok(exit)) if exit.status() == NO_DIRECTORY => {
+                        return Err(FileError::Permission(Shown::of(path)));
+                    }
+                    Step::Ended(_) => break,
+                }
+            }
+        }
+        let walk = Walk {
+            fs: fs.clone(),
+            open: vec![(path.to_vec(), Vec::new(), None)],
+            file: None,
+            troubles: Vec::new(),
+            ended: false,
+        };
+        Ok(Self { path: path.to_vec(), source: From::Walk(Box::new(walk)) })
+    }
+
+    /// Returns the next bytes; nothing at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FileError> {
+        match &mut self.source {
+            From::Walk(walk) => walk.next().await,
+            From::Tar { ended: true, .. } => Ok(None),
+            From::Tar { running, first, said, ended } => {
+                if let Some(first) = first.take() {
+                    return Ok(Some(first));
+                }
+                loop {
+                    match running.next().await {
+                        Step::Output(frame) if frame.stream() == STDOUT => {
+                            return Ok(Some(frame.data()));
+                        }
+                        Step::Output(frame) => keep(said, &frame.data()),
+                        Step::Ended(Ok(exit)) if exit.status() == 0 => return Ok(None),
+                        Step::Ended(Ok(exit)) => {
+                            *ended = true;
+                            let text = first_line(said)
+                                .unwrap_or_else(|| format!("tar ended with {}", exit.status()));
+                            let mut out = Vec::new();
+                            tar::trouble(&mut out, &text);
+                            return Ok(Some(out.into()));
+                        }
+                        Step::Ended(Err(error)) => {
+                            let text = crate::ssh::error::chain(&error);
+                            return Err(FileError::Failed(Shown::of(&self.path), text));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn keep(said: &mut Vec<u8>, data: &[u8]) {
+    said.extend_from_slice(&data[..data.len().min(SAID.saturating_sub(said.len()))]);
+}
+
+fn first_line(said: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(said);
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    Some(sanitize(line.trim()))
+}
+
+/// What is left in a directory, once it was listed.
+type Left = Option<VecDeque<super::Entry>>;
+
+/// A tree that is read file by file.
+struct Walk {
+    fs: FileSystem,
+    /// Directories that are open: path there, path in the tree, what is left in it.
+    open: Vec<(Vec<u8>, Vec<u8>, Left)>,
+    /// The file that is being read, and how much of it is still to come.
+    file: Option<(Download, u64, u64)>,
+    troubles: Vec<String>,
+    ended: bool,
+}
+
+impl Walk {
+    async fn next(&mut self) -> Result<Option<Bytes>, FileError> {
+        let mut out = BytesMut::new();
+        while out.len() < PIECE && !self.ended {
+            self.step(&mut out).await?;
+        }
+        Ok((!out.is_empty()).then(|| out.freeze()))
+    }
+
+    async fn step(&mut self, out: &mut BytesMut) -> Result<(), FileError> {
+        if let Some((download, size, left)) = &mut self.file {
+            let data = if *left > 0 { download.next().await? } else { None };
+            match data {
+                Some(data) => {
+                    *left -= data.len() as u64;
+                    out.extend_from_slice(&data);
+                }
+                None => {
+                    out.resize(out.len() + tar::padding(*size), 0);
+                    self.file = None;
+                }
+            }
+            return Ok(());
+        }
+        let Some((dir, inner, entries)) = self.open.last_mut() else {
+            out.extend_from_slice(&tar::END);
+            if let Some(text) = self.troubles.first() {
+                let mut note = Vec::new();
+                tar::trouble(&mut note, text);
+                out.extend_from_slice(&note);
+            }
+            self.ended = true;
+            return Ok(());
+        };
+        let entries = match entries {
+            Some(entries) => entries,
+            None => match self.fs.list(dir).await {
+                Ok(found) => entries.insert(found.into()),
+                Err(error) => return self.skip(error),
+            },
+        };
+        let Some(entry) = entries.pop_front() else {
+            self.open.pop();
+            return Ok(());
+        };
+        let (path, mut name) = (join(dir, &entry.name), inner.clone());
+        name.extend_from_slice(&entry.name);
+        let mut head = Entry {
+            path: name,
+            kind: Kind::File,
+            mode: entry.attrs.mode,
+            mtime: entry.attrs.mtime,
+            size: 0,
+        };
+        match entry.attrs.kind {
+            FileKind::Directory => {
+                head.kind = Kind::Directory;
+                head.path.push(b'/');
+                self.open.push((path, head.path.clone(), None));
+            }
+            FileKind::Symlink => head.kind = Kind::Symlink(self.fs.read_link(&path).await?),
+            FileKind::File => match Download::open(&self.fs, &path).await {
+                Ok(download) => {
+                    head.size = download.attrs().size;
+                    self.file = Some((download, head.size, head.size));
+                }
+                Err(error) => return self.skip(error),
+            },
+            FileKind::Other => return Ok(()),
+        }
+        let mut block = Vec::new();
+        tar::head(&mut block, &head);
+        out.extend_from_slice(&block);
+        Ok(())
+    }
+
+    /// Leaves out what cannot be read; that is told at the end.
+    fn skip(&mut self, error: FileError) -> Result<(), FileError> {
+        match error {
+            FileError::Permission(_) | FileError::NotFound(_) => {
+                self.troubles.push(error.to_string());
+                if let Some((_, _, entries)) = self.open.last_mut() {
+                    entries.get_or_insert_default();
+                }
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// A tree that is written.
+pub struct Unpack {
+    fs: FileSystem,
+    target: Vec<u8>,
+    preserve: bool,
+    decoder: Decoder,
+    files: u64,
+    sink: To,
+}
+
+enum To {
+    /// The host's tar, its directory, what has gone there, and whether nothing is at the target.
+    Tar {
+        running: Option<Running>,
+        staging: Vec<u8>,
+        entries: Vec<(Vec<u8>, Kind, u32)>,
+        fresh: bool,
+    },
+    Each {
+        /// The file that is coming.
+        file: Option<(Entry, Coming)>,
+        under_way: FuturesUnordered<BoxFuture<'static, Result<(), FileError>>>,
+    },
+}
+
+enum Coming {
+    Small(Vec<u8>),
+    Large(Box<Upload>),
+    Nothing,
+}
+
+impl std::fmt::Debug for Unpack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unpack").field("target", &Shown::of(&self.target)).finish_non_exhaustive()
+    }
+}
+
+impl Unpack {
+    /// Begins to write a directory, which is made where it is not there.
+    pub async fn begin(
+        fs: &FileSystem,
+        executor: &Executor,
+        target: &[u8],
+        preserve: bool,
+        client: &Client,
+    ) -> Result<Self, FileError> {
+        let fresh = match fs.stat(target, true).await {
+            Ok(attrs) if attrs.kind == FileKind::Directory => false,
+            Ok(_) => return Err(FileError::NotDirectory(Shown::of(target))),
+            Err(error) if error.is_not_found() => true,
+            Err(error) => return Err(error),
+        };
+        let mut unpack = Self {
+            fs: fs.clone(),
+            target: target.to_vec(),
+            preserve,
+            decoder: Decoder::default(),
+            files: 0,
+            sink: To::Each { file: None, under_way: FuturesUnordered::new() },
+        };
+        if let FileSystem::Remote(_) = fs {
+            let random = format!("{:08x}", fastrand::u32(..));
+            let trimmed = target.strip_suffix(b"/").unwrap_or(target);
+            let staging = match fresh {
+                true => {
+                    let (dir, name) = split(trimmed)?;
+                    join(dir, &beside(name, random.as_bytes()))
+                }
+                false => join(target, &beside(b"tree", random.as_bytes())),
+            };
+            fs.mkdir(&staging, None).await?;
+            let option = if preserve { "-p" } else { "-m" };
+            let running = script(executor, TAKE, &staging, option, client).await;
+            if let Some(running) = ready(running).await {
+                let (running, entries) = (Some(running), Vec::new());
+                unpack.sink = To::Tar { running, staging, entries, fresh };
+                return Ok(unpack);
+            }
+            fs.remove(&staging, FileKind::Directory).await?;
+        }
+        if fresh {
+            fs.mkdir_all(target, None).await?;
+        }
+        Ok(unpack)
+    }
+
+    /// Writes more of it.
+    pub async fn write(&mut self, data: Bytes) -> Result<(), FileError> {
+        self.decoder.feed(&data);
+        while let Some(item) =
+            self.decoder.item().map_err(|_| FileError::Cut(Shown::of(&self.target)))?
+        {
+            let bad = |path: &[u8]| FileError::BadName(Shown::of(&self.target), Shown::of(path));
+            match (item, &mut self.sink) {
+                (Item::Trouble(text), _) => {
+                    return Err(FileError::Failed(Shown::of(&self.target), sanitize(&text)));
+                }
+                (Item::Entry(entry), To::Tar { entries, .. }) => {
+                    tar::parts(&entry.path).ok_or_else(|| bad(&entry.path))?;
+                    self.files += u64::from(entry.kind == Kind::File);
+                    entries.push((entry.path, entry.kind, entry.mode));
+                }
+                (Item::Data(_), To::Tar { .. }) => {}
+                (Item::Entry(entry), To::Each { .. }) => {
+                    tar::parts(&entry.path).ok_or_else(|| bad(&entry.path))?;
+                    self.files += u64::from(entry.kind == Kind::File);
+                    self.each(entry).await?;
+                }
+                (Item::Data(data), To::Each { file, .. }) => match file {
+                    Some((_, Coming::Small(buffer))) => buffer.extend_from_slice(&data),
+                    Some((_, Coming::Large(upload))) => upload.write(&data).await?,
+                    Some((_, Coming::Nothing)) | None => {}
+                },
+            }
+        }
+        let sent = match &self.sink {
+            To::Tar { running: Some(running), .. } => running.control().write(data).await.is_ok(),
+            _ => true,
+        };
+        if sent { Ok(()) } else { self.tar_ended().await }
+    }
+
+    fn path(&self, entry: &Entry) -> Vec<u8> {
+        let parts = tar::parts(&entry.path).unwrap_or_default();
+        parts.iter().fold(self.target.clone(), |path, part| join(&path, part))
+    }
+
+    fn wish(&self, entry: &Entry) -> UploadWish {
+        UploadWish {
+            mode: self.preserve.then_some(entry.mode),
+            new_mode: Some(entry.mode),
+            mtime: self.preserve.then_some(entry.mtime),
+            no_sync: true,
+            ..UploadWish::default()
+        }
+    }
+
+    /// Begins an entry, after the file before it.
+    async fn each(&mut self, entry: Entry) -> Result<(), FileError> {
+        self.close().await?;
+        let path = self.path(&entry);
+        let coming = match &entry.kind {
+            Kind::Directory => {
+                self.fs.mkdir_all(&path, Some(entry.mode | 0o700)).await?;
+                Coming::Nothing
+            }
+            Kind::Symlink(target) => {
+                match self.fs.remove(&path, FileKind::Symlink).await {
+                    Ok(()) | Err(FileError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+                self.fs.symlink(target, &path).await?;
+                Coming::Nothing
+            }
+            Kind::File if entry.size <= SMALL => Coming::Small(Vec::new()),
+            Kind::File => {
+                let upload = Upload::begin(&self.fs, &path, self.wish(&entry)).await?;
+                Coming::Large(Box::new(upload))
+            }
+            Kind::Hardlink(_) | Kind::Other => Coming::Nothing,
+        };
+        if let To::Each { file, .. } = &mut self.sink {
+            *file = Some((entry, coming));
+        }
+        Ok(())
+    }
+
+    /// Ends the file that has come.
+    async fn close(&mut self) -> Result<(), FileError> {
+        let To::Each { file, under_way } = &mut self.sink else { return Ok(()) };
+        let Some((entry, coming)) = file.take() else { return Ok(()) };
+        match coming {
+            Coming::Nothing => {}
+            Coming::Large(upload) => drop(upload.finish().await?),
+            Coming::Small(data) => {
+                if under_way.len() >= AT_ONCE {
+                    under_way.try_next().await?;
+                }
+                let (fs, path, wish) = (self.fs.clone(), self.path(&entry), self.wish(&entry));
+                let To::Each { under_way, .. } = &mut self.sink else { return Ok(()) };
+                under_way.push(
+                    async move {
+                        let mut upload = Upload::begin(&fs, &path, wish).await?;
+                        upload.write(&data).await?;
+                        upload.finish().await.map(drop)
+                    }
+                    .boxed(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what has come into its place. Returns the number of files.
+    pub async fn finish(mut self) -> Result<u64, FileError> {
+        if !self.decoder.is_whole() {
+            return Err(FileError::Cut(Shown::of(&self.target)));
+        }
+        self.close().await?;
+        if let To::Each { under_way, .. } = &mut self.sink {
+            while under_way.try_next().await?.is_some() {}
+            return Ok(self.files);
+        }
+        self.tar_ended().await?;
+        if let To::Tar { staging, entries, fresh, .. } = &mut self.sink {
+            let entries = std::mem::take(entries);
+            if *fresh {
+                let target = self.target.strip_suffix(b"/").unwrap_or(&self.target);
+                self.fs.rename(staging, target, false).await?;
+            } else {
+                settle(&self.fs, staging, &self.target, &entries, self.preserve).await?;
+                self.fs.remove_all(staging).await?;
+            }
+            // Nothing is left to be cleared away.
+            staging.clear();
+        }
+        Ok(self.files)
+    }
+
+    /// Waits for the host's tar, which has all of it, or has given up.
+    async fn tar_ended(&mut self) -> Result<(), FileError> {
+        let To::Tar { running, staging, .. } = &mut self.sink else { return Ok(()) };
+        let Some(running) = running else { return Ok(()) };
+        // It may have ended by itself.
+        let _ = running.control().close_input().await;
+        let mut said = Vec::new();
+        let exit = loop {
+            match running.next().await {
+                Step::Output(frame) => keep(&mut said, &frame.data()),
+                Step::Ended(exit) => break exit,
+            }
+        };
+        let path = Shown::of(&self.target);
+        match exit {
+            Ok(exit) if exit.status() == 0 => Ok(()),
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&said);
+                if text.contains("No space left") || text.contains("quota exceeded") {
+                    return Err(FileError::NoSpace(path));
+                }
+                let line = first_line(&said).unwrap_or_else(|| "tar failed there".to_owned());
+                // Where it was unpacked says nothing to anybody.
+                let place = sanitize(&String::from_utf8_lossy(staging));
+                Err(FileError::Failed(path, line.replace(&place, "").replace("tar: ", "")))
+            }
+            Err(crate::exec::ExecError::LinkLost { cause, .. }) => {
+                Err(FileError::Lost(path, cause))
+            }
+            Err(error) => Err(FileError::Failed(path, crate::ssh::error::chain(&error))),
+        }
+    }
+}
+
+/// Waits for the word that tar is there.
+async fn ready(running: Option<Running>) -> Option<Running> {
+    let mut running = running?;
+    loop {
+        match running.next().await {
+            Step::Output(frame) if frame.stream() == STDOUT => return Some(running),
+            Step::Output(_) => {}
+            Step::Ended(ended) => {
+                let is_missing = ended.as_ref().is_ok_and(|exit| exit.status() == NO_TAR);
+                tracing::debug!(is_missing, "no tar there");
+                return None;
+            }
+        }
+    }
+}
+
+/// Moves what was unpacked to where it is to be, file by file, many at once.
+async fn settle(
+    fs: &FileSystem,
+    staging: &[u8],
+    target: &[u8],
+    entries: &[(Vec<u8>, Kind, u32)],
+    preserve: bool,
+) -> Result<(), FileError> {
+    let place = |root: &[u8], path: &[u8]| {
+        let parts = tar::parts(path).unwrap_or_default();
+        parts.iter().fold(root.to_vec(), |path, part| join(&path, part))
+    };
+    for (path, kind, mode) in entries {
+        let to = place(target, path);
+        if *kind == Kind::Directory && to != target {
+            match fs.mkdir(&to, Some(*mode | 0o700)).await {
+                Ok(()) => {}
+                Err(FileError::Exists(_))
+                    if fs.stat(&to, true).await?.kind == FileKind::Directory => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let mut moves: FuturesUnordered<BoxFuture<'static, Result<(), FileError>>> =
+        FuturesUnordered::new();
+    for (path, kind, _) in entries {
+        if matches!(kind, Kind::Directory | Kind::Other) {
+            continue;
+        }
+        if moves.len() >= AT_ONCE {
+            moves.try_next().await?;
+        }
+        let (fs, from, to) = (fs.clone(), place(staging, path), place(target, path));
+        moves.push(async move { fs.rename(&from, &to, true).await }.boxed());
+    }
+    while moves.try_next().await?.is_some() {}
+    for (path, kind, mode) in entries.iter().rev() {
+        if *kind == Kind::Directory && preserve {
+            fs.chmod(&place(target, path), *mode).await?;
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Unpack {
+    fn drop(&mut self) {
+        let To::Tar { running, staging, .. } = &mut self.sink else { return };
+        let (Some(mut running), staging) = (running.take(), std::mem::take(staging)) else {
+            return;
+        };
+        if staging.is_empty() {
+            return;
+        }
+        let fs = self.fs.clone();
+        let control = running.control();
+        control.cancel();
+        control.clone().spawn(async move {
+            // What still writes there would be in the way.
+            while !matches!(running.next().await, Step::Ended(_)) {}
+            if let Err(error) = fs.remove_all(&staging).await {
+                tracing::info!(%error, "what was not finished could not be removed");
+            }
+        });
+    }
+}
