@@ -2,7 +2,6 @@
 //! else's, mounts that would break it, and what a failed or killed update leaves.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
 
 use occ_proto::Problem;
 use occ_proto::container::SANDBOX_CONTAINER;
@@ -271,11 +270,10 @@ fn an_update_that_was_cut_short_is_undone_at_once_with_the_image_from_before() {
     rig.kill_daemon();
     rig.start_daemon(&[]);
     // It is not waited for until it answers, which it never does.
-    let clock = Instant::now();
     let stopped = said(rig, &["stop", "--host", "h"]);
     assert!(stopped.contains("✓ Service stopped"), "{stopped}");
     assert!(stopped.contains("an update that was cut short is undone"), "{stopped}");
-    assert!(clock.elapsed() < Duration::from_secs(40), "{:?}", clock.elapsed());
+    assert!(!stopped.contains("waiting for the sandbox"), "{stopped}");
     assert_eq!(names(), before);
     rig.occ_ok(&["update", "--host", "h", "-y", "--rollback"]);
     // What it goes back to is not what it is of already.
