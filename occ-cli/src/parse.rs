@@ -108,13 +108,17 @@ pub(crate) fn clearable_jump(text: &str) -> Result<Clearable<String>, String> {
 /// can read it as anything else.
 pub(crate) fn parse_env(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
-    let mut bytes = name.bytes();
-    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if !valid {
+    if !is_variable(name) {
         return Err("the name must be letters, digits and _, not beginning with a digit".into());
     }
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Returns whether a text is the name of a variable (POSIX, Base Definitions, 8.1).
+pub(crate) fn is_variable(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Reads a number of lines, or `all`.

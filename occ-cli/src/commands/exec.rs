@@ -20,6 +20,7 @@ use crate::duration::of_ms;
 use crate::error::CliError;
 use crate::keys::{self, Keys};
 use crate::output::host as show;
+use crate::parse::is_variable;
 use crate::place::Place;
 use crate::project::{Project, Wishes};
 use crate::stdio::{Descriptor, Input};
@@ -135,12 +136,6 @@ pub(super) fn here(place: &Place, mut request: ExecRequest) -> Result<ExecReques
     request.env = env;
     request.clear_env = true;
     Ok(request)
-}
-
-fn is_variable(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 pub(super) fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
