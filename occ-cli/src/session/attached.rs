@@ -85,6 +85,8 @@ pub struct Attached {
     taken: u64,
     /// The offset in the input of the first byte that waits, once it is known.
     base: Option<u64>,
+    /// How many of the bytes that wait were sent, on this connection or an earlier one. The host may have them.
+    doubtful: u64,
     /// Nothing comes after what waits; and whether that was sent on this connection.
     ends: bool,
     end_sent: bool,
@@ -116,6 +118,7 @@ impl Attached {
             sent: 0,
             taken: 0,
             base: None,
+            doubtful: 0,
             ends: false,
             end_sent: false,
             end_taken: false,
@@ -132,6 +135,9 @@ impl Attached {
             if let Some(at) = at {
                 query.push_str(&format!("&{name}={at}"));
             }
+        }
+        if let Some(base) = self.base.filter(|_| self.doubtful > 0) {
+            query.push_str(&format!("&stdin={base}&resent={}", self.doubtful));
         }
         ws::open(client, &path(&self.session, &query), Offer::default()).await
     }
@@ -230,6 +236,8 @@ impl Attached {
                 return;
             }
             self.sent += 1;
+            let sent = self.waiting.iter().take(self.sent).map(|piece| piece.len() as u64).sum();
+            self.doubtful = self.doubtful.max(sent);
         }
         if self.ends && !self.end_sent && self.sent == self.waiting.len() {
             if stream.feed(Message::binary([STDIN].as_slice())).await.is_err() {
@@ -298,10 +306,8 @@ impl Attached {
                         *self.at(stream) = Some(at.to_string());
                     }
                 }
-                // On a new connection, what the old one has brought there need not go again.
-                if self.sent == 0 && self.taken == 0 {
-                    let there = self.base.map_or(0, |base| stdin.saturating_sub(base));
-                    self.drop_taken(there);
+                // On a new connection, the host drops what the old one has brought there.
+                if self.doubtful == 0 && self.sent == 0 {
                     self.base = Some(stdin);
                 }
                 Some(Received::Live)
@@ -341,6 +347,7 @@ impl Attached {
 
     /// Forgets input that the host has.
     fn drop_taken(&mut self, bytes: u64) {
+        self.doubtful = self.doubtful.saturating_sub(bytes);
         let mut rest = usize::try_from(bytes).unwrap_or(usize::MAX);
         while rest > 0 {
             let Some(first) = self.waiting.front_mut() else { return };

@@ -1,5 +1,6 @@
 //! `GET /v1/sessions/{id}/attach`: a session over a WebSocket; the frames are in `proto/src/session.rs`.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,10 @@ pub(super) struct AttachQuery {
     follow: Option<bool>,
     /// Remember how far this client has read; so unless given.
     note: Option<bool>,
+    /// Where the first input of this connection belongs, if some of it was sent on an earlier one; at the end unless given.
+    stdin: Option<u64>,
+    /// How many bytes that may be. The host drops what it has of them.
+    resent: Option<u64>,
 }
 
 pub(super) async fn upgrade(
@@ -69,9 +74,11 @@ pub(super) async fn upgrade(
         stderr: of(query.stderr.as_deref(), stderr)?,
         on: query.follow.unwrap_or(true),
     };
+    let resent = query.stdin.map(|from| from..from.saturating_add(query.resent.unwrap_or(0)));
     Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(
         move |socket| async move {
-            serve(app, handle, host, wanted_output, query.note.unwrap_or(true), socket).await;
+            let notes = query.note.unwrap_or(true);
+            serve(app, handle, host, wanted_output, notes, resent, socket).await;
         },
     ))
 }
@@ -88,6 +95,7 @@ async fn serve(
     host: SessionHost,
     wanted: Wanted,
     notes: bool,
+    resent: Option<Range<u64>>,
     socket: WebSocket,
 ) {
     let (mut sink, source) = socket.split();
@@ -153,7 +161,7 @@ async fn serve(
     };
     let work = async {
         tokio::join!(
-            feed(&handle, &host, input, &answers),
+            feed(&handle, &host, resent, input, &answers),
             control_all(&app, &handle, control),
             // The client's side ends first, and with it the other two.
             listen(source, inputs, controls),
@@ -234,14 +242,17 @@ async fn listen(
     }
 }
 
-/// Brings the input to the host, as much at once as is there, and tells how far that is.
+/// Brings the input to the host, as much at once as is there, and tells how far that is. What may have been sent before, on a
+/// connection whose daemon was killed, goes to its offset: the host may take that very input at this moment, for the other.
 async fn feed(
     handle: &Handle,
     host: &SessionHost,
+    resent: Option<Range<u64>>,
     mut queue: mpsc::Receiver<Input>,
     answers: &mpsc::Sender<SessionEvent>,
 ) {
     let mut taken = 0;
+    let mut resent = resent.unwrap_or_default();
     while let Some(first) = queue.recv().await {
         let mut data = BytesMut::new();
         let mut last = false;
@@ -254,7 +265,7 @@ async fn feed(
             next = if last || data.len() >= PIECE { None } else { queue.try_recv().ok() };
         }
         taken += data.len() as u64;
-        let event = match handle.append(data.freeze(), last, true).await {
+        let event = match bring(handle, &mut resent, data.freeze(), last).await {
             Ok(end) => SessionEvent::Input { end, taken },
             // Its end comes with the output.
             Err(SessionError::Ended | SessionError::Gone) => return,
@@ -267,6 +278,27 @@ async fn feed(
             return;
         }
     }
+}
+
+/// Returns where the input ends then: that of this client, as long as it says again what it has said.
+async fn bring(
+    handle: &Handle,
+    resent: &mut Range<u64>,
+    mut data: Bytes,
+    last: bool,
+) -> Result<u64, SessionError> {
+    if !resent.is_empty() {
+        let most = usize::try_from(resent.end - resent.start).unwrap_or(usize::MAX);
+        let known = data.split_to(data.len().min(most));
+        let at = resent.start;
+        resent.start += known.len() as u64;
+        let is_last = last && data.is_empty();
+        handle.add(Some(at), known, is_last, true).await?;
+        if data.is_empty() {
+            return Ok(resent.start);
+        }
+    }
+    handle.add(None, data, last, true).await
 }
 
 async fn control_all(app: &App, handle: &Handle, mut control: mpsc::Receiver<Option<String>>) {

@@ -242,9 +242,6 @@ pub(super) async fn input(
         }
     })?;
     let (handle, host) = handle(&app, &wanted, client).await?;
-    let taken = match query.offset {
-        Some(offset) => handle.put(offset, body, query.eof).await,
-        None => handle.append(body, query.eof, false).await,
-    };
+    let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))
 }

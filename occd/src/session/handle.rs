@@ -63,24 +63,16 @@ impl Handle {
         follow.spawn(&sessions.tasks, &sessions.stop)
     }
 
-    /// Adds input at its end, in pieces of [`PIECE`] at most; `patient` as long as the host is down.
-    pub(crate) async fn append(
+    /// Adds input, in pieces of [`PIECE`] at most, and returns where it ends then: at an offset, where what is known of it is
+    /// dropped, or else at the end; `patient` as long as the host is down.
+    pub(crate) async fn add(
         &self,
+        at: Option<u64>,
         data: Bytes,
         last: bool,
         patient: bool,
     ) -> Result<u64, SessionError> {
-        self.line.append(&self.remote, &self.record.info.id, data, last, patient).await
-    }
-
-    /// Adds input at an offset; what is known of it is dropped.
-    pub(crate) async fn put(
-        &self,
-        from: u64,
-        data: Bytes,
-        last: bool,
-    ) -> Result<u64, SessionError> {
-        self.line.put(&self.remote, &self.record.info.id, from, data, last).await
+        self.line.add(&self.remote, &self.record.info.id, at, data, last, patient).await
     }
 
     /// Signals the program and what it has started; without a name ends it: TERM, then KILL.

@@ -27,22 +27,24 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Line(Mutex<Option<u64>>);
 
 impl Line {
-    /// Adds input at its end and returns the new one. Waits for a program that does not read and, if `patient`, for a host
-    /// that is down. A future that is dropped may have added it or not.
-    pub(super) async fn append(
+    /// Adds input and returns where it ends then: at `at`, where what is known of it is dropped and nothing may be missing before
+    /// it, or else at the end. Waits for a program that does not read and, if `patient`, for a host that is down. A future that
+    /// is dropped may have added it or not.
+    pub(super) async fn add(
         &self,
         remote: &Remote,
         id: &str,
+        at: Option<u64>,
         data: Bytes,
         last: bool,
         patient: bool,
     ) -> Result<u64, SessionError> {
         let mut end = self.0.lock().await;
-        let mut from = match *end {
-            Some(end) => end,
+        let mut from = match at.or(*end) {
+            Some(from) => from,
             None => remote.look(id).await?.ok_or(SessionError::Gone)?.stdin,
         };
-        let (mut again, mut busy, mut most) = (false, BUSY[0], PIECE);
+        let (mut again, mut busy, mut most) = (at.is_some(), BUSY[0], PIECE);
         let mut losses = 0;
         let mut rest = data;
         loop {
@@ -68,10 +70,10 @@ impl Line {
                     }
                     from = now;
                     // What comes next was sent before only if it was part of a larger piece that was cut off.
-                    again = most < PIECE;
+                    again = at.is_some() || most < PIECE;
                 }
                 // Another daemon sent some, or another session is in this one's place.
-                Taken::Moved | Taken::Hole => from = now,
+                Taken::Moved | Taken::Hole if at.is_none() => from = now,
                 Taken::Busy => {
                     tokio::time::sleep(busy).await;
                     busy = (busy * 2).min(BUSY[1]);
@@ -80,36 +82,6 @@ impl Line {
                     *end = Some(now);
                     return Err(refused(other, now));
                 }
-            }
-        }
-    }
-
-    /// Adds input at an offset: what is known of it is dropped, and nothing may be missing before it.
-    pub(super) async fn put(
-        &self,
-        remote: &Remote,
-        id: &str,
-        from: u64,
-        data: Bytes,
-        last: bool,
-    ) -> Result<u64, SessionError> {
-        let mut end = self.0.lock().await;
-        let (mut busy, mut losses) = (BUSY[0], 0);
-        loop {
-            let taken = remote.input(id, from, data.clone(), last, &mut true).await;
-            let (taken, now) = match taken {
-                Ok(taken) => taken,
-                Err(error) if goes_on(&error, false, &mut losses) => continue,
-                Err(error) => return Err(error),
-            };
-            *end = Some(now);
-            match taken {
-                Taken::All => return Ok(now),
-                Taken::Busy => {
-                    tokio::time::sleep(busy).await;
-                    busy = (busy * 2).min(BUSY[1]);
-                }
-                other => return Err(refused(other, now)),
             }
         }
     }
