@@ -231,7 +231,7 @@ Examples:
   occ exec --all --parallel 4 --json -- df /       a document per host, as each ends
 
 The exit code is the command's own; 128 + n for a signal; 124 when --timeout ended it.
-What --env sets shows for a moment in the host's process list.
+What --env sets shows for a moment in the host's process list, unless its sshd takes the variable (AcceptEnv).
 
 With --group or --all:
   Each line has its host before it; on a terminal, equal outputs are shown once, unless with -v.

@@ -192,6 +192,8 @@ codes! {
     FileInterrupted = "file_interrupted",
     /// Something else about a file.
     FileError = "file_error",
+    /// The Idempotency-Key was used for another request.
+    KeyReused = "key_reused",
     /// The daemon is stopping.
     ShuttingDown = "shutting_down",
     /// A defect in the daemon.

@@ -55,3 +55,10 @@ pub const NEW_HOST_KEY_HEADER: &str = "occ-new-host-key";
 
 /// The response header that says why the files on disk are not what is in force: a JSON string, one for each file.
 pub const WARNING_HEADER: &str = "occ-warning";
+
+/// The header with which a POST that is sent again is not done again: 1 to 255 visible ASCII characters, which nobody else
+/// uses (draft-ietf-httpapi-idempotency-key-header).
+pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+
+/// The header of an answer that was given before, to the same request.
+pub const REPLAYED_HEADER: &str = "idempotency-replayed";

@@ -57,6 +57,7 @@ mod hosts;
 mod json;
 mod links;
 mod logs;
+mod once;
 mod operations;
 mod password;
 mod past;
@@ -69,6 +70,7 @@ mod test;
 mod trust;
 
 use error::ApiError;
+pub use once::Once;
 pub use past::PastOperations;
 
 /// The largest body: hosts, commands and their input are small.
@@ -98,6 +100,8 @@ pub struct App {
     pub operations: Operations,
     /// The same of the daemons before this one.
     pub past: PastOperations,
+    /// Requests that are not done again.
+    pub once: Once,
     /// Where config.json of the existing tool may be, the preferred place first.
     pub opencode_config: Vec<PathBuf>,
     /// This machine, as a place to run commands on.
@@ -215,7 +219,8 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&app), see_files))
         .layer(middleware::from_fn(tell_new_host_keys))
         .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT));
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), once::once));
     Router::new()
         .route("/healthz", get(daemon::health))
         .route("/v1/version", get(daemon::version))

@@ -1,5 +1,6 @@
 //! A request made into the line that the remote login shell gets.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use occ_proto::exec::ExecRequest;
@@ -114,10 +115,29 @@ impl Command {
             && !request.clear_env
     }
 
-    /// Returns the line. A marker goes into the program's environment. The program takes the shell's place by `exec`, so that it leads its process group
-    /// and signals reach it: sshd signals the group of the process it started.
+    /// Returns the variables that a server may take beside the line. Where the environment is to have nothing else, it has to be
+    /// set by the line.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        let env = Some(&self.request.env).filter(|_| !self.request.clear_env);
+        env.into_iter().flatten().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Returns the line. A marker goes into the program's environment. The program takes the shell's place by `exec`, so that it
+    /// leads its process group and signals reach it: sshd signals the group of the process it started.
     pub fn line(&self, shell: Shell, marker: Option<&str>) -> Vec<u8> {
+        self.line_beside(&HashSet::new(), shell, marker)
+    }
+
+    /// Returns the same without the variables that the server has `taken`.
+    pub fn line_beside(
+        &self,
+        taken: &HashSet<&str>,
+        shell: Shell,
+        marker: Option<&str>,
+    ) -> Vec<u8> {
         let request = &self.request;
+        let env = request.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let env: Vec<_> = env.filter(|(name, _)| !taken.contains(name)).collect();
         let mut line = Vec::new();
         if let Some(cwd) = &request.cwd {
             line.extend_from_slice(b"cd ");
@@ -126,24 +146,20 @@ impl Command {
         }
         let raw = match &request.shell {
             Some(raw)
-                if line.is_empty()
-                    && request.env.is_empty()
-                    && !request.clear_env
-                    && marker.is_none() =>
+                if line.is_empty() && env.is_empty() && !request.clear_env && marker.is_none() =>
             {
                 return raw.clone().into_bytes();
             }
             raw => raw,
         };
         line.extend_from_slice(b"exec ");
-        if !request.env.is_empty() || request.clear_env || marker.is_some() {
+        if !env.is_empty() || request.clear_env || marker.is_some() {
             line.extend_from_slice(b"env ");
             if request.clear_env {
                 line.extend_from_slice(b"-i ");
             }
             let marker = marker.map(|marker| (marker::VARIABLE, marker));
-            let variables = request.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            for (name, value) in variables.chain(marker) {
+            for (name, value) in env.into_iter().chain(marker) {
                 line.extend_from_slice(name.as_bytes());
                 line.push(b'=');
                 quote::quote(&mut line, value.as_bytes(), shell);

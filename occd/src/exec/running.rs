@@ -390,11 +390,6 @@ async fn start_on(
         None => Marker::for_command(connection, elsewhere(host)),
         Some(_) => None,
     };
-    let line = command.line(shell, marker.as_ref().map(Marker::id));
-    let limit = connection.longest_command();
-    if line.len() > limit {
-        return Err(ExecError::TooLong { length: line.len(), limit });
-    }
     for fresh in [false, true] {
         let (channel, spare) = match timeout_at(time.by, connection.session(fresh)).await {
             Ok(session) => session.map_err(ExecError::NoSession)?,
@@ -404,6 +399,29 @@ async fn start_on(
         };
         if let Some(marker) = &marker {
             channel.set_marker(marker.clone());
+        }
+        let offered = channel.offer_variables(command.variables());
+        let taken = match timeout(ACCEPT, offered).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(Closed::ByServer)) => {
+                if spare {
+                    connection.spare_failed();
+                }
+                continue;
+            }
+            Ok(Err(Closed::Connection(cause))) => {
+                return Err(ExecError::NoSession(ChannelError::Lost(cause)));
+            }
+            // It has to answer, and does not: on the next channel nothing is offered.
+            Err(_) => {
+                connection.takes_no_variables();
+                continue;
+            }
+        };
+        let line = command.line_beside(&taken, shell, marker.as_ref().map(Marker::id));
+        let limit = connection.longest_command();
+        if line.len() > limit {
+            return Err(ExecError::TooLong { length: line.len(), limit });
         }
         let begun = Instant::now();
         progress.pass().await;

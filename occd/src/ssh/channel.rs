@@ -4,6 +4,7 @@
 //! for ever, because russh forgets the channel before the server's answer comes. So a channel is ended by
 //! ending what runs on it and letting the server close it; a close of our own is the last resort.
 
+use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,6 +108,38 @@ impl Channel {
             self.send(self.write_half().agent_forward(false)).await?;
         }
         self.send(self.write_half().exec(true, command)).await
+    }
+
+    /// Offers variables for the program's environment the protocol's own way (RFC 4254, section 6.4), in which no process
+    /// list shows them, and returns the names of those that the server takes. It is asked about each name once for a
+    /// connection, which takes a round trip; servers take few (`AcceptEnv`).
+    pub async fn offer_variables<'a>(
+        &self,
+        variables: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<HashSet<&'a str>, Closed> {
+        let mut taken = HashSet::new();
+        let mut asked = Vec::new();
+        for (name, value) in variables {
+            let known = self.connection.variables.takes(name);
+            if known == Some(false) {
+                continue;
+            }
+            // Whatever comes of it, nobody else is to find it here.
+            self.program.store(true, Ordering::Relaxed);
+            self.send(self.write_half().set_env(known.is_none(), name, value)).await?;
+            match known {
+                Some(_) => drop(taken.insert(name)),
+                None => asked.push(name),
+            }
+        }
+        for name in asked {
+            let is_taken = self.accepted().await?;
+            self.connection.variables.note(name, is_taken);
+            if is_taken {
+                taken.insert(name);
+            }
+        }
+        Ok(taken)
     }
 
     /// Asks for a subsystem, such as `sftp`. The answer is awaited with [`Channel::accepted`].

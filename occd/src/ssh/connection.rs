@@ -25,6 +25,7 @@ use super::marker::SignalFault;
 use super::probe;
 use super::sessions::Sessions;
 use super::stream::StreamControl;
+use super::variables::Variables;
 use crate::host::machine::ConnectionId;
 
 pub(crate) mod channels;
@@ -79,6 +80,7 @@ pub struct Connection {
     stream_freed: Notify,
     /// See [`Connection::opens_no_sockets`].
     no_sockets: AtomicBool,
+    pub(super) variables: Variables,
     /// See [`Connection::ending`].
     ending: CancellationToken,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
@@ -131,6 +133,7 @@ impl Connection {
             stream_turn: tokio::sync::Mutex::default(),
             stream_freed: Notify::new(),
             no_sockets: AtomicBool::new(false),
+            variables: Variables::default(),
             ending: ending.unwrap_or_default(),
             system: watch::Sender::new(None),
             forced: AtomicBool::new(false),
@@ -295,6 +298,11 @@ impl Connection {
     /// A program on the host answered for a socket that the server did not open.
     pub fn sockets_forbidden(&self) {
         self.no_sockets.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the server does not answer where it is offered variables.
+    pub fn takes_no_variables(&self) {
+        self.variables.is_mute();
     }
 
     /// Returns the most sessions that the server grants a connection at once, where it has refused more.

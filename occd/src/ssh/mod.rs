@@ -36,6 +36,7 @@ mod transport;
 pub mod turns;
 pub mod unlocked;
 mod validity;
+mod variables;
 
 pub use algorithms::{Compression, Line};
 pub use channel::{Channel, ChannelStream, Stderr};

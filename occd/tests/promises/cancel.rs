@@ -176,6 +176,8 @@ fn a_client_that_leaves_while_the_host_connects_starts_nothing() {
 fn a_program_that_ignores_term_is_killed() {
     let Some((sshd, rig)) = sshd() else { return };
     let script = "trap '' TERM INT HUP; echo ready; while :; do sleep 0.1; done";
+    // The limit counts the dial, too, and is not to end that.
+    shell(&rig, "true");
     let stubborn = json!({ "argv": ["sh", "-c", script], "timeout_ms": 200 });
     let result = exec(&rig, stubborn);
     assert_eq!(result.exit.signal.as_deref(), Some("KILL"), "{result:?}");
@@ -194,6 +196,7 @@ fn a_server_that_ignores_signals_is_no_hang_and_is_told() {
     let host = EmbeddedHost::start();
     host.ignore_signals(true);
     let rig = daemon_for(&host);
+    shell(&rig, "true");
     let request = json!({ "argv": ["sh", "-c", "echo out; exec sleep 1000"], "timeout_ms": 200 });
     let result = exec(&rig, request);
     assert!(result.exit.timed_out && result.exit.may_still_run, "{result:?}");

@@ -46,6 +46,7 @@ fn no_command_is_lost_and_none_runs_twice() {
 #[test]
 fn a_time_limit_ends_the_command() {
     let Some((_dropbear, rig)) = dropbear() else { return };
+    shell(&rig, "true");
     let sleep = unique_sleep();
     let result = exec(&rig, json!({ "argv": ["sleep", sleep], "timeout_ms": 300 }));
     assert!(result.exit.timed_out && !result.exit.may_still_run, "{result:?}");
@@ -57,6 +58,7 @@ fn a_time_limit_ends_the_command() {
 #[test]
 fn what_a_shell_has_started_ends_with_it() {
     let Some((_dropbear, rig)) = dropbear() else { return };
+    shell(&rig, "true");
     // Dropbear signals the shell alone.
     let timed_out = unique_sleep();
     let line = format!("sleep {timed_out} & sleep {timed_out}; echo never");

@@ -23,8 +23,8 @@ use testkit::{DaemonRig, RealSshd};
 use tokio::time::Instant;
 
 use crate::support::{
-    GUARD, Incoming, Ws, daemon_with, exec, exit_code, no_channels, no_programs, occ_exec, post,
-    remote_program, remote_programs, shell, spawn_occ, sshd, status,
+    GUARD, Incoming, Ws, daemon_for, daemon_with, exec, exit_code, no_channels, no_programs,
+    occ_exec, post, remote_program, remote_programs, shell, spawn_occ, sshd, status,
 };
 
 /// Returns bytes of every value but NUL, which no argument can hold.
@@ -231,13 +231,13 @@ fn what_cannot_be_passed_is_refused_and_not_run() {
 #[test]
 fn a_time_limit_ends_the_command_and_is_a_result() {
     let Some((sshd, rig)) = sshd() else { return };
-    let request = json!({ "shell": "echo before; exec sleep 1000", "timeout_ms": 300 });
+    let request = json!({ "shell": "echo before; exec sleep 1000", "timeout_ms": 2000 });
     let result = exec(&rig, request);
     assert!(result.exit.timed_out && !result.exit.may_still_run, "{result:?}");
     assert_eq!(result.exit.status(), 124);
     assert_eq!(result.stdout.as_deref(), Some("before\n"));
     // The time that it took to connect is part of it.
-    assert!(result.exit.duration_ms > 0 && result.exit.limit_ms == Some(300), "{result:?}");
+    assert!(result.exit.duration_ms > 0 && result.exit.limit_ms == Some(2000), "{result:?}");
     no_programs(&sshd, GUARD);
 
     let limited = ["exec", "--host", "h", "--timeout", "300ms"];
@@ -611,4 +611,28 @@ fn a_host_may_have_a_directory_for_its_commands() {
         assert_eq!(exec(&rig, request.clone()).stdout.as_deref(), Some(expected), "{request}");
     }
     assert_eq!(rig.occ_ok(&["exec", "--host", "h", "--", "pwd"]), "/usr\n");
+}
+
+#[test]
+fn a_variable_goes_the_protocols_own_way_where_the_server_takes_it() {
+    if !RealSshd::require() {
+        return;
+    }
+    // What is asked to be run, and what came beside it.
+    let forced = "AcceptEnv TAKEN*\nForceCommand printf '%s|%s%s' \"$SSH_ORIGINAL_COMMAND\" \"$TAKEN\" \"$TAKEN2\"";
+    let sshd = RealSshd::builder().config(forced).start();
+    let rig = daemon_for(&sshd);
+    let ran = |request: Value| exec(&rig, request).stdout.unwrap();
+    let both = json!({ "argv": ["true"], "env": { "TAKEN": "a b", "OTHER": "c" } });
+    // The second time, the server is not asked whether it does.
+    for _ in 0..2 {
+        assert_eq!(ran(both.clone()), "exec env OTHER=c true|a b");
+    }
+    // Nothing of it is there for the next command.
+    assert_eq!(ran(json!({ "argv": ["true"] })), "exec true|");
+    let two = json!({ "argv": ["true"], "env": { "TAKEN": "'$x", "TAKEN2": "\n\u{e4}" } });
+    assert_eq!(ran(two), "exec true|'$x\n\u{e4}");
+    let alone = json!({ "argv": ["true"], "env": { "TAKEN": "a" }, "clear_env": true });
+    assert_eq!(ran(alone), "exec env -i TAKEN=a true|");
+    no_channels(&rig, GUARD);
 }

@@ -37,6 +37,7 @@ mod interrupted;
 mod invariants;
 mod jump;
 mod local;
+mod once;
 mod passwords;
 mod patience;
 mod prompts;

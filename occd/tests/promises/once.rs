@@ -1,0 +1,183 @@
+//! `Idempotency-Key`: a request that is sent again is not done again.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+
+use occ_proto::Code;
+use occ_proto::exec::ExecResult;
+use serde_json::{Value, json};
+use testkit::DaemonRig;
+use testkit::http::Response;
+use testkit::wait::blocking::wait_until;
+
+use crate::ask::problem;
+use crate::files::Shared;
+use crate::support::{GUARD, sshd, status};
+
+/// A directory that both sides see, where commands leave a line when they run and wait for a word to go on.
+struct Dir(Shared);
+
+impl Dir {
+    fn new() -> Self {
+        Self(Shared::new())
+    }
+
+    fn request(&self, line: &str) -> Value {
+        json!({ "shell": line, "cwd": self.0.path() })
+    }
+
+    fn ran(&self) -> String {
+        std::fs::read_to_string(self.0.at("ran")).unwrap_or_default()
+    }
+
+    fn wait_for(&self, ran: &str) {
+        wait_until("it to run", GUARD, || self.ran(), |now| now == ran);
+    }
+
+    fn go(&self) {
+        std::fs::write(self.0.at("go"), "").unwrap();
+    }
+}
+
+fn send(rig: &DaemonRig, key: &str, request: &Value) -> Response {
+    let headers = [("idempotency-key", key)];
+    rig.http("POST", "/v1/hosts/h/exec", &headers, Some(request.clone()))
+}
+
+fn stdout(response: &Response) -> String {
+    assert_eq!(response.status, 200, "{}", response.text());
+    let result: ExecResult = serde_json::from_slice(&response.body).unwrap();
+    result.stdout.unwrap()
+}
+
+#[test]
+fn a_command_with_a_key_runs_once_and_has_one_answer() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let dir = Dir::new();
+    let request = dir.request("echo x >>ran; cat ran | wc -l");
+    let first = send(&rig, "one", &request);
+    assert_eq!(stdout(&first), "1\n");
+    assert_eq!(first.header("idempotency-replayed"), None);
+    let again = send(&rig, "one", &request);
+    assert_eq!(stdout(&again), "1\n");
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(stdout(&send(&rig, "two", &request)), "2\n");
+    // The key is of that request alone.
+    let other = problem(&send(&rig, "one", &dir.request("echo x >>ran")));
+    assert_eq!((other.status, other.code), (422, Code::KeyReused));
+    // Of the same path alone, and only where something may be done twice.
+    let headers = [("idempotency-key", "one")];
+    assert_eq!(rig.http("GET", "/v1/hosts", &headers, None).status, 200);
+    let local = json!({ "argv": ["echo", "here"] });
+    let local = rig.http("POST", "/v1/hosts/local/exec", &headers, Some(local));
+    assert_eq!(stdout(&local), "here\n");
+    assert_eq!(dir.ran(), "x\nx\n");
+}
+
+#[test]
+fn many_at_once_with_one_key_run_it_once() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let dir = Dir::new();
+    let request = dir.request("echo x >>ran; while [ ! -e go ]; do sleep 0.02; done; wc -l <ran");
+    std::thread::scope(|scope| {
+        let all: Vec<_> =
+            (0..20).map(|_| scope.spawn(|| stdout(&send(&rig, "many", &request)))).collect();
+        dir.wait_for("x\n");
+        dir.go();
+        for one in all {
+            assert_eq!(one.join().unwrap(), "1\n");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_leaves_finds_the_answer_with_its_key() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let dir = Dir::new();
+    let request = dir.request("echo x >>ran; while [ ! -e go ]; do sleep 0.02; done; wc -l <ran");
+    let body = request.to_string();
+    let mut client = UnixStream::connect(rig.socket()).unwrap();
+    write!(
+        client,
+        "POST /v1/hosts/h/exec HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         idempotency-key: left\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    dir.wait_for("x\n");
+    drop(client);
+    dir.go();
+    assert_eq!(stdout(&send(&rig, "left", &request)), "1\n");
+}
+
+#[test]
+fn what_did_not_begin_may_be_tried_again_with_its_key() {
+    let Some((mut sshd, rig)) = sshd() else { return };
+    let request = json!({ "argv": ["echo", "now"], "retries": 0 });
+    sshd.stop();
+    let refused = problem(&send(&rig, "later", &request));
+    assert_eq!(refused.code, Code::HostUnreachable, "{refused:?}");
+    sshd.start_again();
+    rig.occ_ok(&["reconnect", "--host", "h"]);
+    assert_eq!(stdout(&send(&rig, "later", &request)), "now\n");
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_the_key() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let dir = Dir::new();
+    let ended = dir.request("echo x >>ran");
+    let cut = dir.request("echo x >>ran; exec sleep 1000");
+    assert_eq!(stdout(&send(&rig, "ended", &ended)), "");
+    let missing = send(&rig, "missing", &json!({ "argv": ["true"], "cwd": "\0" }));
+    assert_eq!(missing.status, 400);
+    std::thread::scope(|scope| {
+        let socket = rig.socket();
+        let body = cut.to_string();
+        let lost = scope.spawn(move || {
+            let headers = [("idempotency-key", "cut"), ("content-type", "application/json")];
+            testkit::http::request(
+                &socket,
+                "POST",
+                "/v1/hosts/h/exec",
+                &headers,
+                Some(body.as_bytes()),
+            )
+        });
+        dir.wait_for("x\nx\n");
+        rig.kill_daemon();
+        assert!(lost.join().unwrap().is_err());
+    });
+    rig.start_daemon(&[]);
+    for (key, request) in [("ended", &ended), ("cut", &cut)] {
+        let told = problem(&send(&rig, key, request));
+        assert_eq!((told.status, told.code), (502, Code::OutcomeUnknown), "{told:?}");
+        assert!(told.detail.contains("not done again"), "{told:?}");
+    }
+    let told = problem(&send(&rig, "cut", &ended));
+    assert_eq!(told.code, Code::KeyReused);
+    assert_eq!(stdout(&send(&rig, "missing", &json!({ "argv": ["echo", "a"] }))), "a\n");
+    assert_eq!(status(&rig).connects, 1);
+    assert_eq!(dir.ran(), "x\nx\n");
+    // What was asked is not in the file, which is the user's alone.
+    let file = rig.paths().state_dir().unwrap().join("requests.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("sleep") && !text.contains("cut"), "{text}");
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_key_that_is_none_and_a_stream_are_refused() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let request = json!({ "argv": ["true"] });
+    let long = "k".repeat(256);
+    for key in ["", long.as_str(), "\u{e4}"] {
+        let told = problem(&send(&rig, key, &request));
+        assert_eq!((told.status, told.code), (400, Code::BadRequest), "{key}");
+    }
+    let headers = [("idempotency-key", "k"), ("accept", "application/x-ndjson")];
+    let told = problem(&rig.http("POST", "/v1/hosts/h/exec", &headers, Some(request)));
+    assert_eq!((told.status, told.code), (400, Code::BadRequest));
+    assert_eq!(status(&rig).connects, 0);
+}
