@@ -3,16 +3,19 @@
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
 use testkit::fake_model::HALVES;
 use testkit::require::{find_fetched, require};
+use testkit::wait::blocking::wait_until;
 use testkit::{FakeModel, RealSshd};
 
+use crate::forward::free_port;
 use crate::session::Far;
-use crate::support::eventually;
+use crate::support::{GUARD, eventually};
 
 /// Returns a directory that the login's user may write to.
 fn open_dir() -> tempfile::TempDir {
@@ -137,6 +140,89 @@ fn a_conversation_with_codex_goes_on_over_a_cut() {
     drop(talk);
     far.rig.occ_ok(&["session", "kill", "codex"]);
     far.wait_for_end("codex");
+}
+
+#[test]
+fn a_conversation_with_opencode_through_a_forward_goes_on_over_a_cut() {
+    let program = find_fetched("opencode");
+    if !require("opencode from npm", program.clone().map(drop), "OCC_REQUIRE_AGENTS") {
+        return;
+    }
+    let Some(far) = Far::start() else { return };
+    let model = FakeModel::start();
+    let dir = open_dir();
+    let opencode = reachable(&program.unwrap(), dir.path());
+    let settings = json!({
+        "model": "fake/fake", "autoupdate": false, "share": "disabled",
+        "provider": {"fake": {
+            "npm": "@ai-sdk/openai-compatible", "name": "fake", "models": {"fake": {"name": "fake"}},
+            "options": {"baseURL": model.base_url(), "apiKey": "none"},
+        }},
+    });
+    let settings_file = dir.path().join("opencode.json");
+    std::fs::write(&settings_file, settings.to_string()).unwrap();
+    let home = dir.path().to_str().unwrap();
+    let port = free_port().to_string();
+    let request = json!({
+        "host": "h", "name": "opencode", "cwd": home,
+        "argv": [opencode.to_str().unwrap(), "serve", "--port", port],
+        "env": {"HOME": home, "OPENCODE_CONFIG": settings_file, "OPENCODE_DISABLE_MODELS_FETCH": "1"},
+    });
+    let begun = far.call("POST", "", Some(request));
+    assert_eq!(begun.status, 201, "{}", begun.text());
+    let socket = far.rig.root().join("opencode.sock");
+    let spec = format!("{}:127.0.0.1:{port}", socket.display());
+    far.rig.occ_ok(&["forward", "add", "--host", "h", "-L", &spec]);
+    let call = |method: &str, path: &str, body: Option<Value>| {
+        let body = body.map(|body| body.to_string());
+        testkit::http::request(&socket, method, path, &[], body.as_deref().map(str::as_bytes))
+    };
+    let said = || far.rig.occ_ok(&["session", "logs", "opencode"]);
+    wait_until("opencode to listen", GUARD, said, |said| said.contains("listening on"));
+    // With a title, since the model would be asked for one.
+    let session = call("POST", "/session", Some(json!({"title": "hello"}))).unwrap().json();
+    let session = format!("/session/{}", session["id"].as_str().unwrap());
+
+    let mut events = UnixStream::connect(&socket).unwrap();
+    events.write_all(b"GET /event HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(events).lines();
+    let connected = lines.find(|line| line.as_ref().unwrap().contains("server.connected"));
+    assert!(connected.is_some());
+    let say = json!({
+        "model": {"providerID": "fake", "modelID": "fake"},
+        "parts": [{"type": "text", "text": "hello"}],
+    });
+    let asked = call("POST", &format!("{session}/prompt_async"), Some(say.clone())).unwrap();
+    assert_eq!(asked.status, 204, "{}", asked.text());
+    let half = lines.find(|line| line.as_ref().unwrap().contains(HALVES[0]));
+    assert!(half.is_some());
+
+    // The link goes, and with it what was open; opencode and its model go on meanwhile.
+    far.link.refuse(true);
+    far.link.reset_all();
+    for line in lines {
+        if line.is_err() {
+            break;
+        }
+    }
+    model.let_go();
+    far.link.refuse(false);
+    far.rig.occ_ok(&["reconnect", "--host", "h"]);
+
+    // The forward is there again, and the whole answer.
+    let answers = || {
+        let messages = call("GET", &format!("{session}/message"), None);
+        messages.map(|messages| messages.text()).unwrap_or_default()
+    };
+    eventually("the whole answer", || answers().contains(&HALVES.concat()));
+    assert_eq!(model.begun(), 1);
+
+    // And the conversation goes on.
+    model.let_go();
+    let answer = call("POST", &format!("{session}/message"), Some(say)).unwrap();
+    assert!(answer.text().contains(&HALVES.concat()), "{}", answer.text());
+    far.rig.occ_ok(&["session", "kill", "opencode"]);
+    far.wait_for_end("opencode");
 }
 
 /// Makes a program of sh that says its version, and otherwise what it was started with.

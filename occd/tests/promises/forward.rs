@@ -37,7 +37,7 @@ fn echo(mut client: TcpStream) -> io::Result<()> {
 }
 
 /// Returns a port that nobody listens on.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
