@@ -144,8 +144,11 @@ impl Running {
     pub(super) fn failed(&self, why: &str) {
         let why = sanitize(why);
         let (id, host) = (&self.record.id, &self.record.host);
-        tracing::info!(forward = id, %host, why, "a connection through a forward failed");
-        self.known().last_error = Some(why);
+        let before = self.known().last_error.replace(why.clone());
+        // Whoever waits for something to listen there tries again and again.
+        if before.as_deref() != Some(&why) {
+            tracing::info!(forward = id, %host, why, "a connection through a forward failed");
+        }
     }
 
     /// Returns how it is. `record` is how it is remembered.
