@@ -20,6 +20,7 @@
 //!     env: Default::default(),
 //!     base_env: Default::default(),
 //!     tty: false,
+//!     forward_urls: false,
 //!     retries: None,
 //!     wait_ms: None,
 //! };

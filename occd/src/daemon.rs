@@ -222,6 +222,7 @@ impl Daemon {
 
         let settings = app.config.current().config;
         app.reload(&hosts.current(), &settings).await;
+        api::restore_auto_forwards(&app);
 
         let watchers = stop.child_token();
         {

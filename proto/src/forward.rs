@@ -159,6 +159,9 @@ pub struct Forward {
     /// What is behind it, where occ made it by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,
+    /// The ID of the session whose program printed its URL, where that is why it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// How it is.
     pub state: ForwardState,
     /// Why it cannot be used, or why the last connection through it failed.

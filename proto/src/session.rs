@@ -103,6 +103,9 @@ pub struct SessionRequest {
     /// by line, and `tmux -L occ-ID -f /dev/null attach` on the host shows the screen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
+    /// Forward the ports of the host's loopback whose URLs it prints, such as `http://localhost:5173/`, as long as it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forward_urls: bool,
     /// How many times a host that is lost is dialled again for somebody who is attached; for ever unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
@@ -160,6 +163,9 @@ pub struct SessionInfo {
     /// It runs in a terminal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
+    /// See [`SessionRequest::forward_urls`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forward_urls: bool,
     /// When it was started.
     pub created: Timestamp,
     /// See [`SessionRequest::retries`].
@@ -303,6 +309,13 @@ pub enum SessionEvent {
         end: u64,
         /// How many of the bytes that came over this WebSocket were taken.
         taken: u64,
+    },
+    /// A port whose URL the program has printed is forwarded; on the WebSocket only.
+    Forwarded {
+        /// As it was printed.
+        url: String,
+        /// What it is on this machine.
+        here: String,
     },
     /// That was all there is, and more was not asked for. The last event.
     End,

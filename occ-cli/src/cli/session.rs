@@ -110,6 +110,9 @@ pub(crate) struct SessionStartArgs {
     /// How many times a lost host is dialled again for somebody who is attached [default: for ever]
     #[arg(long, value_name = "N")]
     pub(crate) retries: Option<u32>,
+    /// Forward the ports of the host whose local URLs it prints, such as http://localhost:5173/, as long as it runs
+    #[arg(long)]
+    pub(crate) forward_urls: bool,
     /// Attach to it
     #[arg(long)]
     pub(crate) attach: bool,

@@ -58,6 +58,7 @@ pub(crate) async fn run(context: &Context<'_>, command: AgentCommand) -> Result<
         retries: None,
         attach,
         tty: false,
+        forward_urls: false,
         argv: words.map(Into::into).chain(args).collect(),
     };
     session::launch(context, client, place, session).await

@@ -193,7 +193,10 @@ fn table(ui: &Ui, forwards: &[Forward]) -> Table {
             (Some(to), Some(Service::Sandbox)) => format!("{to} (sandbox)"),
             (Some(to), Some(Service::Cockpit)) => format!("{to} (cockpit)"),
             (Some(to), None) if forward.direction == Direction::Remote => format!("{to} here"),
-            (Some(to), None) => to.to_string(),
+            (Some(to), None) => match &forward.session {
+                Some(session) => format!("{to} (session {})", sanitize(session)),
+                None => to.to_string(),
+            },
         };
         let colour = match forward.state {
             ForwardState::Listening => Colour::Green,

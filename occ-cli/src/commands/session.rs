@@ -122,6 +122,7 @@ fn asked(place: &Place, args: SessionStartArgs) -> Result<SessionRequest, CliErr
         env: args.env.into_iter().collect(),
         base_env: here.env,
         tty: args.tty,
+        forward_urls: args.forward_urls,
         retries: args.retries,
         wait_ms: None,
     })

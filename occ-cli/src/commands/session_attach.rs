@@ -147,6 +147,9 @@ pub(super) async fn pass(
                         "[{name}] paused: {message}; it goes on when the link is back"
                     ));
                 }
+                Received::Forwarded { url, here } => {
+                    ui.note(&format!("[{name}] {url} is {here} on this machine"));
+                }
                 Received::Live if paused => {
                     paused = false;
                     ui.note_if_talking(&format!("[{name}] the link is back"));

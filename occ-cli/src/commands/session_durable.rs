@@ -68,6 +68,7 @@ pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, Cl
         base_env: request.env,
         env: given,
         tty: false,
+        forward_urls: false,
         retries: None,
         wait_ms: request.wait_ms,
     };

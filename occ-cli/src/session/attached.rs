@@ -52,6 +52,13 @@ pub enum Received {
         /// Why, in one sentence.
         message: String,
     },
+    /// A port whose URL the program has printed is forwarded.
+    Forwarded {
+        /// As it was printed.
+        url: String,
+        /// What it is on this machine.
+        here: String,
+    },
     /// The link is there.
     Live,
     /// The host has taken input: there is room for more.
@@ -325,6 +332,7 @@ impl Attached {
                 self.move_on(stream, missing);
                 Some(Received::Gap { stream, missing })
             }
+            SessionEvent::Forwarded { url, here } => Some(Received::Forwarded { url, here }),
             SessionEvent::Paused { message } => Some(Received::Paused { message }),
             SessionEvent::Exit { code } => Some(self.last(Received::Exit(code))),
             SessionEvent::Lost => Some(self.last(Received::Lost)),

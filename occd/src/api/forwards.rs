@@ -39,7 +39,7 @@ pub(super) async fn add(
         ));
     }
     let host = host_named(&app, request.host).await?;
-    let added = app.forwards.add(&host, spec, (query.tries(), &client)).await;
+    let added = app.forwards.add(&host, spec, None, (query.tries(), &client)).await;
     let (forward, is_new) = added.map_err(|failure| error::forward(host.name(), &failure))?;
     Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(forward)))
 }

@@ -41,6 +41,7 @@ use crate::prompts::News;
 use crate::session::Sessions;
 use crate::ssh::error::chain;
 
+mod auto_forward;
 mod container;
 mod daemon;
 mod default_host;
@@ -69,6 +70,7 @@ mod sessions;
 mod test;
 mod trust;
 
+pub use auto_forward::restore as restore_auto_forwards;
 use error::ApiError;
 pub use once::Once;
 pub use past::PastOperations;

@@ -22,7 +22,7 @@ use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Query};
 use super::session_events::{begin, on_the_wire};
 use super::sessions::handle;
-use crate::session::{Event, Handle, PIECE, SessionError, Wanted};
+use crate::session::{Event, Forwarded, Handle, PIECE, SessionError, Wanted};
 
 /// The largest message of a client.
 const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
@@ -100,6 +100,9 @@ async fn serve(
 ) {
     let (mut sink, source) = socket.split();
     let mut events = handle.follow(&app.sessions, wanted);
+    let mut forwarded = handle.forwarded();
+    // What was forwarded before is told as well.
+    forwarded.mark_changed();
     let id = handle.known().info.id;
     let (inputs, input) = mpsc::channel(INPUTS);
     let (controls, control) = mpsc::channel(CONTROLS);
@@ -108,9 +111,20 @@ async fn serve(
         ReadSoFar { app: &app, id: &id, next: handle.read_so_far(), noted: Instant::now() };
     // Whatever fails here fails because the client has gone; the program goes on without it.
     let output = async {
+        let mut told = 0;
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
+                Ok(()) = forwarded.changed() => {
+                    let news = forwarded.borrow_and_update()[told..].to_vec();
+                    told += news.len();
+                    for Forwarded { url, here } in news {
+                        if send(&mut sink, &SessionEvent::Forwarded { url, here }).await.is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
                 Some(event) = answer.recv() => {
                     if send(&mut sink, &event).await.is_err() {
                         return;

@@ -15,10 +15,10 @@ use occ_proto::session::{
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
 use super::json::Json;
+use super::{App, auto_forward};
 use crate::prompts::Client;
 use crate::session::{Handle, Place, SessionError};
 
@@ -116,11 +116,15 @@ pub(super) async fn start(
     Body(mut request): Body<SessionRequest>,
 ) -> ApiResult<Response> {
     let host = request.host.clone();
+    if host == SessionHost::Local && request.forward_urls {
+        return Err(ApiError::bad_request("What runs on this machine needs no forward."));
+    }
     if let SessionHost::Host(name) = &host {
         request.cwd = request.cwd.or_else(|| app.settings(name).directory);
     }
     let place = place(&app, &host).await?;
     let session = app.sessions.start(place, request, client).await.map_err(problem(&host))?;
+    auto_forward::follow(&app, &session);
     Ok((StatusCode::CREATED, Json(session)).into_response())
 }
 
@@ -137,7 +141,9 @@ pub(super) async fn start_again(
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
     let started = app.sessions.start_again(&known.info.id, old, new, request, client).await;
-    Ok(Json(started.map_err(problem(&to))?))
+    let session = started.map_err(problem(&to))?;
+    auto_forward::follow(&app, &session);
+    Ok(Json(session))
 }
 
 pub(super) async fn show(

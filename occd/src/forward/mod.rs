@@ -190,7 +190,7 @@ impl Forwards {
         Live { running, task: self.tasks.spawn(keeping), end: end.drop_guard() }
     }
 
-    /// Adds a forward, connecting its host. Returns it, and whether it is new: one that is there already is as good.
+    /// Adds a forward, for a session if one is named, connecting its host. Returns it, and whether it is new: one that is there already is as good.
     ///
     /// # Errors
     /// When it cannot be used, or cannot be remembered. It is not added then.
@@ -198,6 +198,7 @@ impl Forwards {
         self: &Arc<Self>,
         host: &HostHandle,
         spec: Spec,
+        session: Option<&str>,
         (tries, client): (Tries, &Client),
     ) -> Result<(Forward, bool), AddError> {
         let here = spec.direction != Direction::Remote;
@@ -217,6 +218,7 @@ impl Forwards {
             listen,
             to: spec.to,
             service: None,
+            session: session.map(str::to_owned),
         };
         let live = self.run(host, &record, listeners, false);
         let id = record.id.clone();
@@ -353,6 +355,32 @@ impl Forwards {
         let Some(taken) = self.take(id).await else { return Ok(None) };
         self.save()?;
         Ok(Some(taken))
+    }
+
+    /// Takes those away that are there for a session.
+    ///
+    /// # Errors
+    /// When that cannot be remembered.
+    pub async fn remove_of_session(&self, session: &str) -> io::Result<()> {
+        let ids: Vec<String> = {
+            let entries = self.lock();
+            let of = |entry: &&Entry| entry.record.session.as_deref() == Some(session);
+            entries.values().filter(of).map(|entry| entry.record.id.clone()).collect()
+        };
+        for id in &ids {
+            self.take(id).await;
+        }
+        if ids.is_empty() { Ok(()) } else { self.save() }
+    }
+
+    /// Returns the port of this machine that leads there for a session.
+    pub fn of_session(&self, session: &str, to: &Endpoint) -> Option<u16> {
+        let entries = self.lock();
+        let mut records = entries.values().map(|entry| &entry.record);
+        let record = records.find(|record| {
+            record.session.as_deref() == Some(session) && record.to.as_ref() == Some(to)
+        });
+        record.and_then(|record| record.listen.port())
     }
 
     async fn take(&self, id: &str) -> Option<Forward> {

@@ -18,6 +18,8 @@ pub(super) struct Record {
     pub(super) to: Option<Endpoint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) service: Option<Service>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) session: Option<String>,
 }
 
 impl Record {
@@ -35,6 +37,7 @@ impl Record {
             listen: on_loopback(local_port),
             to: Some(Endpoint::Tcp { host: address.to_owned(), port }),
             service: Some(service),
+            session: None,
         }
     }
 }

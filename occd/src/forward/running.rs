@@ -183,6 +183,7 @@ pub(super) fn shown(record: &Record) -> Forward {
         listen: record.listen.clone(),
         to: record.to.clone(),
         service: record.service,
+        session: record.session.clone(),
         state: ForwardState::Waiting,
         last_error: None,
         connections: 0,

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use occ_proto::session::Session;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::Sessions;
 use super::error::SessionError;
 use super::follow::{Event, Follow};
 use super::input::Line;
 use super::remote::{Remote, Signalled};
 use super::store::Record;
+use super::{Forwarded, Sessions};
 use crate::ssh::signal;
 
 /// Where to begin in a session's output: an offset, `end`, `lines:N`, or `-` for not at all; and whether to go on with what
@@ -29,6 +29,7 @@ pub(crate) struct Handle {
     pub(super) record: Record,
     pub(super) remote: Remote,
     pub(super) line: Arc<Line>,
+    pub(super) forwarded: watch::Sender<Vec<Forwarded>>,
 }
 
 impl Handle {
@@ -48,6 +49,16 @@ impl Handle {
     /// Returns where the last client that was attached stopped, in standard output and standard error.
     pub(crate) fn read_so_far(&self) -> [u64; 2] {
         self.record.read
+    }
+
+    /// Tells who is attached of a port that was forwarded.
+    pub(crate) fn tell(&self, forwarded: Forwarded) {
+        self.forwarded.send_modify(|all| all.push(forwarded));
+    }
+
+    /// Returns the ports that were forwarded, and comes to know of more.
+    pub(crate) fn forwarded(&self) -> watch::Receiver<Vec<Forwarded>> {
+        self.forwarded.subscribe()
     }
 
     /// Follows its output.

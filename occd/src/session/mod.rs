@@ -15,6 +15,7 @@ mod place;
 mod remote;
 mod store;
 mod supervisor;
+mod urls;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +26,7 @@ use occ_proto::exec::ExecRequest;
 use occ_proto::session::{
     Session, SessionEdit, SessionHost, SessionInfo, SessionRequest, SessionStart, SessionState,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +35,7 @@ pub(crate) use follow::Event;
 pub(crate) use handle::{Handle, Wanted};
 pub(crate) use input::PIECE;
 pub(crate) use place::Place;
+pub(crate) use urls::{LocalUrl, Scanner};
 
 use crate::exec::Command;
 use crate::host::Tries;
@@ -54,15 +57,24 @@ pub struct Sessions {
     stop: CancellationToken,
 }
 
+/// A URL that a session's program has printed, and the same on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Forwarded {
+    pub(crate) url: String,
+    pub(crate) here: String,
+}
+
 #[derive(Debug)]
 struct Entry {
     record: Record,
     line: Arc<Line>,
+    /// The ports that were forwarded for its URLs.
+    forwarded: watch::Sender<Vec<Forwarded>>,
 }
 
 impl Entry {
     fn new(record: Record) -> Self {
-        Self { record, line: Arc::default() }
+        Self { record, line: Arc::default(), forwarded: watch::Sender::default() }
     }
 }
 
@@ -101,7 +113,12 @@ impl Sessions {
         let entries = self.lock();
         let entry = find(&entries, id)?;
         let remote = Remote { place, tries: Tries::default(), client };
-        Ok(Handle { record: entry.record.clone(), remote, line: Arc::clone(&entry.line) })
+        Ok(Handle {
+            record: entry.record.clone(),
+            remote,
+            line: Arc::clone(&entry.line),
+            forwarded: entry.forwarded.clone(),
+        })
     }
 
     /// Returns all of them as they were known last, the oldest first.
@@ -229,6 +246,7 @@ impl Sessions {
             cwd: request.cwd.clone(),
             env: request.env.keys().cloned().collect(),
             tty: request.tty,
+            forward_urls: request.forward_urls,
             created: Timestamp::now(),
             retries: request.retries,
         };
@@ -394,6 +412,7 @@ mod tests {
             base_env: BTreeMap::from([("PATH".into(), "/bin".into())]),
             env: BTreeMap::from([("TOKEN".into(), "secret".into())]),
             tty: false,
+            forward_urls: false,
             retries: None,
             wait_ms: None,
         }

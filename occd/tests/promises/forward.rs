@@ -36,6 +36,11 @@ fn echo(mut client: TcpStream) -> io::Result<()> {
     client.shutdown(Shutdown::Write)
 }
 
+/// Returns the port of a server that sends back what comes.
+pub(crate) fn echo_server() -> u16 {
+    serve(echo)
+}
+
 /// Returns a port that nobody listens on.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

@@ -8,6 +8,7 @@ use testkit::DaemonRig;
 use testkit::proc::{Process, Signal};
 use testkit::wait::blocking::wait_until;
 
+use crate::forward::echo_server;
 use crate::session::{Far, noise, sum};
 use crate::support::{GUARD, exit_code};
 
@@ -253,4 +254,56 @@ fn a_host_without_tmux_says_so() {
     let output = far.rig.run_occ(&["session", "start", "--host", "h", "--tty", "--", "top"]);
     assert_eq!(output.code(), 1);
     assert!(output.stderr.contains("there is no tmux"), "{}", output.stderr);
+}
+
+#[test]
+fn the_ports_whose_urls_a_session_prints_are_forwarded_as_long_as_it_runs() {
+    let Some(mut far) = Far::start() else { return };
+    let port = echo_server();
+    // The port is this machine's as well, and taken.
+    let taken = port.to_string();
+    let script = format!(
+        "printf 'ready at \\033[1mhttp://localhost:{taken}/app\\033[0m\\n' >&2; read x; echo http://localhost:{taken}/; read x"
+    );
+    let start = ["session", "start", "--host", "h", "--name", "web", "--forward-urls", "--"];
+    far.rig.occ_ok(&[&start[..], &["sh", "-c", &script]].concat());
+    let mut occ = spawn(&far.rig, &["session", "attach", "web"]);
+    let mut said = BufReader::new(occ.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let line = said.find(|line| line.contains(" is http://localhost:")).unwrap();
+    let here = line.split_once(" is http://localhost:").unwrap().1;
+    let here: u16 = here.split_once("/app on this machine").unwrap().0.parse().unwrap();
+    assert!(here > port && here <= port + 20, "{line}");
+    let answers = |here| {
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", here)).ok()?;
+        client.write_all(b"hello").ok()?;
+        client.shutdown(std::net::Shutdown::Write).ok()?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    };
+    assert_eq!(answers(here).as_deref(), Some("hello"));
+    let forwards = || far.rig.occ_ok(&["forward", "list", "--json"]);
+    let id = far.look("web").info.id;
+    assert!(forwards().contains(&format!("\"session\":\"{id}\"")), "{}", forwards());
+    drop(said);
+    occ.kill().unwrap();
+    occ.wait().unwrap();
+
+    // The next daemon goes on with it, and does not make another.
+    far.rig.kill_daemon();
+    far.rig.start_daemon(&[]);
+    far.rig.occ_ok(&["session", "send", "web", "again"]);
+    let printed = || far.rig.occ_ok(&["session", "logs", "web"]);
+    wait_until("the URL again", GUARD, printed, |printed| printed.contains("http"));
+    wait_until("an answer", GUARD, || answers(here), |a| a.as_deref() == Some("hello"));
+    far.rig.occ_ok(&["session", "kill", "web"]);
+    let list = || -> occ_proto::forward::ForwardList {
+        serde_json::from_str(&far.rig.occ_ok(&["forward", "list", "--json"])).unwrap()
+    };
+    wait_until("no forward", GUARD, list, |list| list.forwards.is_empty());
+    assert_eq!(answers(here), None);
+    // Nobody asked for it here.
+    far.begin("quiet", "echo http://localhost:1/");
+    far.wait_for_end("quiet");
+    assert_eq!(list().forwards.len(), 0);
 }
