@@ -1,4 +1,4 @@
-//! Which host a command goes to: `--local`, `--host`, `OCC_HOST`, the default host, else local.
+//! Which host a command goes to: `--local`, `--host`, `OCC_HOST`, the project's `.occ.toml`, the default host, else local.
 
 use std::str::FromStr;
 
@@ -9,6 +9,7 @@ use occ_proto::{HostName, InvalidName};
 use crate::cli::Global;
 use crate::client::Client;
 use crate::error::CliError;
+use crate::project::Project;
 
 /// What `--host` and `OCC_HOST` may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,10 +73,14 @@ impl Target {
         }
     }
 
-    /// Returns the target, asking the daemon for the default host where nothing else is said.
+    /// Returns the target: the project's where nothing is said (`.occ.toml`), else the daemon's default host. A project whose
+    /// file is not allowed is not passed over.
     pub(crate) async fn resolve(named: Option<Self>, client: &Client) -> Result<Self, CliError> {
         if let Some(target) = named {
             return Ok(target);
+        }
+        if let Some(project) = Project::find()? {
+            return Ok(Self::Host(project.allowed()?.host, Source::Named));
         }
         let default: DefaultHost = client.get("/v1/default-host").await?.parse()?;
         Ok(default.name.map_or(Self::Unset, |name| Self::Host(name, Source::Default)))

@@ -18,3 +18,27 @@ pub(crate) fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
     staged.persist(path)?;
     Ok(())
 }
+
+/// Moves a file that cannot be read out of the way, since the next one takes its place: `NAME.damaged`. Returns whether it
+/// is there.
+pub(crate) fn set_aside(path: &Path) -> bool {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    std::fs::rename(path, name).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_kept_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list.json");
+        assert!(!set_aside(&path));
+        std::fs::write(&path, "{{{").unwrap();
+        assert!(set_aside(&path));
+        save(&path, &[1]).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("list.json.damaged")).unwrap(), "{{{");
+    }
+}

@@ -23,6 +23,12 @@ use crate::name::{HostName, InvalidName};
 /// The longest name of a session, in bytes.
 pub const LONGEST_NAME: usize = 64;
 
+/// A script for `sh -c` on a session's host that shows the screen of one with a terminal, in a terminal. `$1` is the ID.
+/// Within another tmux or screen, either would refuse.
+pub const SHOW_SCREEN: &str = "s=${XDG_CACHE_HOME:-$HOME/.cache}/occ/sessions/$1/screen; unset TMUX STY; \
+    if [ -d \"$s\" ]; then SCREENDIR=$s exec screen -x occ; fi; \
+    exec tmux -L \"occ-$1\" -f /dev/null attach -t occ";
+
 /// Where a session runs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SessionHost {
@@ -93,14 +99,14 @@ pub struct SessionRequest {
     /// The directory to run in; the home directory unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Variables to set. Their values are kept nowhere.
+    /// Variables to set. Their values are kept nowhere once the program runs; until then in a file of the user's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// The variables beneath those, for this machine: the client's own. Not even their names are kept.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base_env: BTreeMap<String, String>,
-    /// Run it in a terminal: in the host's tmux. Its output is then what it writes to the screen, its input is typed line
-    /// by line, and `tmux -L occ-ID -f /dev/null attach` on the host shows the screen.
+    /// Run it in a terminal: in the host's tmux, or in screen where there is no tmux. Its output is then what it writes to the
+    /// screen, its input is typed line by line, and [`SHOW_SCREEN`] shows the screen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
     /// Forward the ports of the host's loopback whose URLs it prints, such as `http://localhost:5173/`, as long as it runs.
@@ -297,6 +303,11 @@ pub enum SessionEvent {
         from: u64,
         /// The offset of the next byte that comes.
         to: u64,
+    },
+    /// The host's disk was full: some of a stream was not kept.
+    NoSpace {
+        /// Of which stream.
+        stream: OutputStream,
     },
     /// The link broke; the program goes on, and what it writes comes later.
     Paused {

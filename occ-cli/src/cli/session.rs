@@ -19,7 +19,7 @@ Examples:
   occ session start --local -- make                on this machine
 
 Its output is kept on the host, 64 MiB of each stream, until 7 days after its end.
-The values of --env are kept nowhere: a second start has to be given them again.")]
+The values of --env are kept nowhere once the program runs: a second start has to be given them again.")]
     Start(SessionStartArgs),
     /// List sessions
     #[command(after_help = "\
@@ -116,7 +116,7 @@ pub(crate) struct SessionStartArgs {
     /// Attach to it
     #[arg(long)]
     pub(crate) attach: bool,
-    /// Run it in a terminal, which takes tmux on the host
+    /// Run it in a terminal, which takes tmux or screen on the host
     #[arg(short = 't', long)]
     pub(crate) tty: bool,
     /// The program and its arguments, passed exactly

@@ -22,7 +22,7 @@ use crate::duration::{one_unit, seconds_between};
 use crate::error::CliError;
 use crate::output::table::Table;
 use crate::place::Place;
-use crate::session::{Begin, Sessions};
+use crate::session::{Begin, Received, Sessions};
 use crate::target::Target;
 
 /// The most that goes with one request, in bytes: what the daemon takes.
@@ -70,6 +70,9 @@ async fn open(context: &Context<'_>) -> Result<Sessions, CliError> {
 pub(super) fn explained<T>(result: Result<T, CliError>) -> Result<T, CliError> {
     result.map_err(|error| match error.daemon_code() {
         Some(Code::SessionNotFound) => error.hint("occ session list"),
+        Some(Code::HostNotFound) => error.hint(
+            "occ session edit NAME --host HOST moves its next start; occ session rm --forget NAME forgets it",
+        ),
         _ => error,
     })
 }
@@ -253,9 +256,9 @@ fn command(argv: &[Arg]) -> String {
     format!("{start}…")
 }
 
+/// Sends input over an attached session, which knows after a lost daemon what it has sent.
 async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
     let sessions = open(context).await?;
-    let mut end = InputTaken { end: 0 };
     let mut source = if args.text.is_empty() {
         Source::Stdin { after_return: false }
     } else {
@@ -264,19 +267,36 @@ async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
         line.push(b'\n');
         Source::Line(line)
     };
-    let path = |last| format!("/v1/sessions/{}/input?eof={last}", segment(&args.name));
-    let mut any = false;
-    while let Some(piece) = source.next(args.eol)? {
-        any = true;
-        end = sessions.client().post_bytes(&path(false), piece).await?.parse()?;
+    let none = || Some("none".to_owned());
+    let begin = Begin { stdout: none(), stderr: none() };
+    let mut attached = sessions.look(&args.name, begin, true).await?;
+    // Also where nothing is sent, it is known to be there.
+    let mut is_over = is_over(attached.receive().await?);
+    while let Some(piece) = source.next(args.eol)?.filter(|_| !is_over) {
+        attached.send(&piece).await?;
+        while attached.is_full() && !is_over {
+            is_over = self::is_over(attached.receive().await?);
+        }
     }
-    if args.eof || !any {
-        end = sessions.client().post_bytes(&path(args.eof), Bytes::new()).await?.parse()?;
+    if args.eof && !is_over {
+        attached.end_input().await?;
+    }
+    while !attached.is_taken() && !is_over {
+        is_over = self::is_over(attached.receive().await?);
+    }
+    if is_over {
+        // The daemon has the words for a program that takes nothing any more.
+        let path = format!("/v1/sessions/{}/input?eof={}", segment(&args.name), args.eof);
+        sessions.client().post_bytes(&path, Bytes::new()).await?;
     }
     if context.ui.json {
-        context.ui.value(&end)?;
+        context.ui.value(&InputTaken { end: attached.input_end() })?;
     }
     Ok(0)
+}
+
+fn is_over(received: Received) -> bool {
+    matches!(received, Received::Exit(_) | Received::Lost | Received::End)
 }
 
 enum Source {

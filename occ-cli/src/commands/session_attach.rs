@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use occ_proto::session::{OutputStream, Session, SessionHost, SessionState};
+use occ_proto::session::{OutputStream, SHOW_SCREEN, Session, SessionHost, SessionState};
 use tokio::time::Instant;
 
 use super::exec_run::{Caught, Signals};
@@ -147,6 +147,15 @@ pub(super) async fn pass(
                         "[{name}] paused: {message}; it goes on when the link is back"
                     ));
                 }
+                Received::NoSpace(stream) => {
+                    let stream = match stream {
+                        OutputStream::Stdout => "output",
+                        OutputStream::Stderr => "error output",
+                    };
+                    ui.note(&format!(
+                        "[{name}] some {stream} was not kept: the host's disk is full"
+                    ));
+                }
                 Received::Forwarded { url, here } => {
                     ui.note(&format!("[{name}] {url} is {here} on this machine"));
                 }
@@ -284,10 +293,7 @@ async fn in_terminal(
         SessionHost::Local => Place::Local,
         SessionHost::Host(host) => Place::Host(host.clone(), Source::Named),
     };
-    let socket = format!("occ-{}", session.info.id);
-    // Within another tmux, it would refuse.
-    let words =
-        ["env", "-u", "TMUX", "tmux", "-L", &socket, "-f", "/dev/null", "attach", "-t", "occ"];
+    let words = ["sh", "-c", SHOW_SCREEN, "sh", &session.info.id];
     let mut args = ExecArgs { tty: true, ..ExecArgs::default() };
     args.argv = words.map(Into::into).to_vec();
     loop {

@@ -13,7 +13,7 @@ use crate::cli::ExecArgs;
 use crate::duration::of_ms;
 use crate::error::CliError;
 use crate::prompter;
-use crate::session::{Begin, Sessions};
+use crate::session::{Begin, Received, Sessions};
 use crate::stdio::Input;
 
 /// The exit code for a command that --timeout ended, as timeout(1) has it.
@@ -92,6 +92,13 @@ pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, Cl
                 "{name} goes on on {place}\nhint: occ session attach {name}; occ session kill {name}"
             ));
             return ended(name, Left::Detached(caught));
+        }
+        // Nobody reads its output any more: it ends as a command of `exec` does.
+        Left::Closed => {
+            attached.kill().await?;
+            while !matches!(attached.receive().await?, Received::Exit(_) | Received::Lost) {}
+            sessions.remove(&session.info.id).await?;
+            return ended(name, Left::Closed);
         }
         left => return ended(name, left),
     };

@@ -47,6 +47,8 @@ pub enum Received {
         /// How many.
         missing: u64,
     },
+    /// The host's disk was full: some of a stream was not kept.
+    NoSpace(OutputStream),
     /// The link to the host broke; the program goes on, and what it writes comes later.
     Paused {
         /// Why, in one sentence.
@@ -179,6 +181,11 @@ impl Attached {
     /// Returns whether all that was sent has been taken by the host.
     pub fn is_taken(&self) -> bool {
         self.waiting.is_empty() && self.ends == self.end_taken
+    }
+
+    /// Returns where the input ends that the host has taken, as far as that is known: the offset of what comes next.
+    pub fn input_end(&self) -> u64 {
+        self.base.unwrap_or(0)
     }
 
     /// Sends input. What a broken connection swallows is sent again. Most of a long one is kept here, and sent while
@@ -332,6 +339,7 @@ impl Attached {
                 self.move_on(stream, missing);
                 Some(Received::Gap { stream, missing })
             }
+            SessionEvent::NoSpace { stream } => Some(Received::NoSpace(stream)),
             SessionEvent::Forwarded { url, here } => Some(Received::Forwarded { url, here }),
             SessionEvent::Paused { message } => Some(Received::Paused { message }),
             SessionEvent::Exit { code } => Some(self.last(Received::Exit(code))),

@@ -85,7 +85,11 @@ async fn watch(app: &Arc<App>, id: &str, name: String, from: &str) {
                 tracing::info!(session = id, %failure, "its URLs are forwarded no more");
                 return;
             }
-            Event::Attached { .. } | Event::Gap { .. } | Event::Paused(_) | Event::CaughtUp => {}
+            Event::Attached { .. }
+            | Event::Gap { .. }
+            | Event::NoSpace(_)
+            | Event::Paused(_)
+            | Event::CaughtUp => {}
         }
     }
 }

@@ -341,8 +341,10 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
     let host = place.and_then(SessionHost::host);
     let (status, code) = match error {
         SessionError::Exec(inner) => {
-            if let Some(name) = host {
-                return exec(name, inner);
+            match (host, inner) {
+                (Some(name), ExecError::Unreachable(inner)) => return unreachable(name, inner),
+                (Some(name), inner) => return exec(name, inner),
+                (None, _) => {}
             }
             exec_status(inner)
         }

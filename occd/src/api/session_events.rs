@@ -104,7 +104,7 @@ fn as_it_is(
                 Event::Failed(failure) => {
                     return Some((Err(std::io::Error::other(failure)), events));
                 }
-                Event::Attached { .. } | Event::Paused(_) => {}
+                Event::Attached { .. } | Event::NoSpace(_) | Event::Paused(_) => {}
                 Event::Ended(..) | Event::CaughtUp => return None,
             }
         }
@@ -158,6 +158,7 @@ pub(super) fn on_the_wire(app: &App, id: &str, host: &SessionHost, event: Event)
             SessionEvent::Output { data: occ_proto::exec::Bytes(data.to_vec()) }
         }
         Event::Gap { stream, from, to } => SessionEvent::Gap { stream, from, to },
+        Event::NoSpace(stream) => SessionEvent::NoSpace { stream },
         Event::Paused(message) => {
             SessionEvent::Paused { message: occ_proto::text::sanitize(&message) }
         }

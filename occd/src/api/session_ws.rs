@@ -74,6 +74,9 @@ pub(super) async fn upgrade(
         stderr: of(query.stderr.as_deref(), stderr)?,
         on: query.follow.unwrap_or(true),
     };
+    if query.stdin.is_some() != query.resent.is_some() || query.stdin > Some(1 << 60) {
+        return Err(ApiError::bad_request("stdin and resent go together, and stdin is an offset."));
+    }
     let resent = query.stdin.map(|from| from..from.saturating_add(query.resent.unwrap_or(0)));
     Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(
         move |socket| async move {
@@ -174,14 +177,15 @@ async fn serve(
         }
     };
     let work = async {
-        tokio::join!(
+        let ((), (), heard) = tokio::join!(
             feed(&handle, &host, resent, input, &answers),
             control_all(&app, &handle, control),
             // The client's side ends first, and with it the other two.
             listen(source, inputs, controls),
         );
-        // A client that has said all may still listen.
-        std::future::pending::<()>().await;
+        if heard == Heard::All {
+            std::future::pending::<()>().await;
+        }
     };
     tokio::select! {
         () = output => {}
@@ -226,13 +230,20 @@ async fn listen(
     mut source: SplitStream<WebSocket>,
     inputs: mpsc::Sender<Input>,
     controls: mpsc::Sender<Option<String>>,
-) {
-    while let Some(Ok(message)) = source.next().await {
+) -> Heard {
+    while let Some(message) = source.next().await {
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::debug!(%error, "a client's WebSocket broke");
+                return Heard::Broken;
+            }
+        };
         match message {
             Message::Binary(data) if data.first() == Some(&STDIN) => {
                 let input = if data.len() > 1 { Input::Bytes(data.slice(1..)) } else { Input::End };
                 if inputs.send(input).await.is_err() {
-                    return;
+                    return Heard::All;
                 }
             }
             Message::Text(text) => {
@@ -250,10 +261,20 @@ async fn listen(
                     tracing::debug!("a signal was dropped: others wait");
                 }
             }
-            Message::Close(_) => return,
+            Message::Close(_) => return Heard::All,
             Message::Binary(_) | Message::Ping(_) | Message::Pong(_) => {}
         }
     }
+    Heard::All
+}
+
+/// How it ended what a client has to say.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// The client said no more; it may still listen.
+    All,
+    /// What comes is not understood: a message is too large, or none.
+    Broken,
 }
 
 /// Brings the input to the host, as much at once as is there, and tells how far that is. What may have been sent before, on a

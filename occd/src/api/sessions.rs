@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
+use occ_proto::Code;
 use occ_proto::session::{
     InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionSignal,
     SessionStart, SessionState,
@@ -24,6 +25,9 @@ use crate::session::{Handle, Place, SessionError};
 
 /// How long a list waits for each host: it shows what was known last of one that does not answer.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// The largest offset.
+const MOST: u64 = 1 << 60;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ListQuery {
@@ -44,7 +48,11 @@ pub(super) async fn handle(
 ) -> ApiResult<(Handle, SessionHost)> {
     let found = app.sessions.host_of(wanted).map_err(|failure| error::session(None, &failure));
     let (id, host) = found?;
-    let handle = app.sessions.handle(&id, place(app, &host).await?, client);
+    let place = place(app, &host).await.map_err(|error| match error.0.code {
+        Code::HostNotFound => error::session(None, &SessionError::NoHost(host.to_string())),
+        _ => error,
+    })?;
+    let handle = app.sessions.handle(&id, place, client);
     let handle = handle.map_err(|failure| error::session(None, &failure))?;
     Ok((handle, host))
 }
@@ -141,7 +149,10 @@ pub(super) async fn start_again(
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
     let started = app.sessions.start_again(&known.info.id, old, new, request, client).await;
-    let session = started.map_err(problem(&to))?;
+    let session = started.map_err(|failure| match failure {
+        SessionError::Running(_) => problem(&host)(failure),
+        failure => problem(&to)(failure),
+    })?;
     auto_forward::follow(&app, &session);
     Ok(Json(session))
 }
@@ -247,6 +258,10 @@ pub(super) async fn input(
             ApiError::bad_request(format!("The body could not be read: {rejection}."))
         }
     })?;
+    // Beyond what a shell reckons with.
+    if query.offset.is_some_and(|offset| offset > MOST) {
+        return Err(ApiError::bad_request(format!("An offset is {MOST} at most.")));
+    }
     let (handle, host) = handle(&app, &wanted, client).await?;
     let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))

@@ -143,6 +143,10 @@ async fn there(
         // What runs through it goes on.
         listener.end().await;
         if !stays {
+            // OpenSSH leaves it behind, and would make it no second time.
+            if let Endpoint::Unix { path } = &on {
+                remove(running, path).await;
+            }
             return;
         }
         running.waits();
@@ -181,11 +185,12 @@ async fn ask(
     if connection.streamlocal(path).await.is_ok() {
         return asked;
     }
-    let removing = ["sh", "-c", REMOVE, "sh", path.as_str()];
-    match exec::look(&running.host, &removing).await {
-        Some(_) => connection.listen(on).await,
-        None => asked,
-    }
+    if remove(running, path).await { connection.listen(on).await } else { asked }
+}
+
+/// Removes a socket on the host. Returns whether it was there and is not any more.
+async fn remove(running: &Running, path: &str) -> bool {
+    exec::look(&running.host, &["sh", "-c", REMOVE, "sh", path]).await.is_some()
 }
 
 async fn serve_there(

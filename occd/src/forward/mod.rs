@@ -122,7 +122,8 @@ impl Forwards {
     pub fn new(state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let file = state.join("forwards.json");
         let remembered = record::load(&file).unwrap_or_else(|error| {
-            tracing::warn!(path = %file.display(), %error, "the forwards are not remembered");
+            let kept = state_file::set_aside(&file);
+            tracing::warn!(path = %file.display(), %error, kept, "the forwards are not remembered");
             Vec::new()
         });
         let entries =
@@ -223,9 +224,7 @@ impl Forwards {
         let live = self.run(host, &record, listeners, false);
         let id = record.id.clone();
         self.lock().insert(id.clone(), Entry { record, live: Some(live) });
-        if !here {
-            self.first_answer(&id).await?;
-        }
+        self.first_answer(&id).await?;
         if let Err(error) = self.save() {
             self.take(&id).await;
             return Err(AddError::Save(error));

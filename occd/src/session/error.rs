@@ -22,7 +22,7 @@ pub enum SessionError {
         names: Vec<String>,
     },
     /// The host is not configured any more.
-    #[error("host '{0}' is not known any more")]
+    #[error("the session's host '{0}' is not known any more")]
     NoHost(String),
     /// Another session has that name.
     #[error("there is a session '{0}' already")]

@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Attached { stdin: u64, stdout: Option<u64>, stderr: Option<u64> },
     /// Bytes.
     Output { stream: OutputStream, from: u64, data: Bytes },
+    /// Some of a stream was not kept, since the host's disk was full.
+    NoSpace(OutputStream),
     /// Bytes are kept no more.
     Gap { stream: OutputStream, from: u64, to: u64 },
     /// The link broke.
@@ -168,6 +170,8 @@ struct Reader {
     /// The next offsets of standard output and standard error.
     next: [Option<u64>; 2],
     line: Vec<u8>,
+    /// Of which streams it was said that the host's disk was full.
+    told_no_space: [bool; 2],
     /// The piece that comes: its stream, its next offset and how much is left of it.
     piece: Option<(OutputStream, u64, u64)>,
 }
@@ -262,6 +266,12 @@ impl Reader {
                 let (state, exit) = remote::status(status);
                 Ok(vec![Event::Ended(state, exit)])
             }
+            ["l", which @ ("o" | "e")] => {
+                let stream = if which == "o" { OutputStream::Stdout } else { OutputStream::Stderr };
+                // Each command says it anew.
+                let told = std::mem::replace(&mut self.told_no_space[index(stream)], true);
+                Ok(if told { vec![] } else { vec![Event::NoSpace(stream)] })
+            }
             ["."] => Ok(vec![Event::CaughtUp]),
             ["n"] => Err(SessionError::Gone),
             _ => Err(self.garbled()),
@@ -305,7 +315,7 @@ mod tests {
 
     #[test]
     fn pieces_are_understood_however_they_are_cut() {
-        let text = b"a 7 2 0\no 2 5\nab\ncde 4 3\nxyz.\n";
+        let text = b"a 7 2 0\no 2 5\nab\ncde 4 3\nxyzl o\nl o\n.\n";
         let whole = feed(&mut Reader::default(), text, text.len());
         assert_eq!(
             whole,
@@ -314,6 +324,7 @@ mod tests {
                 "Stdout 2 ab\ncd",
                 "Gap { stream: Stderr, from: 0, to: 4 }",
                 "Stderr 4 xyz",
+                "NoSpace(Stdout)",
                 "CaughtUp",
             ]
         );

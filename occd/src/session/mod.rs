@@ -141,7 +141,7 @@ impl Sessions {
         let exec = exec_request(&request.argv, request.cwd.as_deref(), env)?;
         let record = self.enter(&request)?;
         let tries = Tries::of(None, request.wait_ms);
-        self.launch(Remote { place, tries, client }, record, exec, false).await
+        self.launch(Remote { place, tries, client }, record, exec, None).await
     }
 
     /// Starts a session that has ended once more, where it is to be now. `old` is where it was.
@@ -166,13 +166,19 @@ impl Sessions {
         record.info.env = env.keys().cloned().collect();
         let env = base_env.into_iter().chain(env).collect();
         let exec = exec_request(&record.info.argv, record.info.cwd.as_deref(), env)?;
-        if let Some(place) = old {
-            let remote = Remote { place, tries: Tries::default(), client: client.clone() };
-            if !remote.remove(&record.info.id).await? {
-                return Err(SessionError::Running(record.info.name));
-            }
+        let before = record.clone();
+        let to = record.next_host.take().unwrap_or_else(|| record.host.clone());
+        // In its own place it replaces itself there, when it has started.
+        let left = old.filter(|_| to != record.host);
+        let left =
+            left.map(|place| Remote { place, tries: Tries::default(), client: client.clone() });
+        if let Some(left) = &left
+            && let Some(told) = left.look(&record.info.id).await?
+            && told.state == SessionState::Running
+        {
+            return Err(SessionError::Running(record.info.name));
         }
-        record.host = record.next_host.take().unwrap_or(record.host);
+        record.host = to;
         record.info.created = Timestamp::now();
         record.state = SessionState::Running;
         record.exit = None;
@@ -183,29 +189,38 @@ impl Sessions {
             self.save(&entries)?;
         }
         let remote = Remote { place: new, tries: Tries::default(), client };
-        self.launch(remote, record, exec, true).await
+        let session = self.launch(remote, record, exec, Some(before)).await?;
+        if let Some(left) = left
+            && let Err(error) = left.remove(&session.info.id).await
+        {
+            tracing::warn!(%error, id = session.info.id, "what a session left behind stays");
+        }
+        Ok(session)
     }
 
+    /// Starts it on its host. `before` is what it was, and is again when it does not start.
     async fn launch(
         self: &Arc<Self>,
         remote: Remote,
         record: Record,
         exec: ExecRequest,
-        stays: bool,
+        before: Option<Record>,
     ) -> Result<Session, SessionError> {
         let sessions = Arc::clone(self);
         let session = record.session();
         let id = record.info.id.clone();
         let starting = self.tasks.spawn(async move {
-            let started = remote.start(&record.info, &exec, KEEP).await;
+            let started = remote.start(&record.info, &exec, KEEP, before.is_some()).await;
             // One that may have been started is kept.
             let unknown = matches!(started, Ok(()) | Err(SessionError::LinkLost))
                 || matches!(&started, Err(SessionError::Exec(error)) if may_have_run(error));
             if !unknown {
-                let state = SessionState::Gone;
-                sessions.note(&record.info.id, state, None);
-                if !stays {
-                    sessions.forget(&record.info.id)?;
+                match before {
+                    Some(before) => sessions.restore(before)?,
+                    None => {
+                        sessions.note(&record.info.id, SessionState::Gone, None);
+                        sessions.forget(&record.info.id)?;
+                    }
                 }
             }
             started
@@ -218,6 +233,16 @@ impl Sessions {
             }
         }
         Ok(session)
+    }
+
+    /// Has a session as it was, unless it was removed meanwhile.
+    fn restore(&self, record: Record) -> Result<(), SessionError> {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(&record.info.id) {
+            entry.record = record;
+            self.save(&entries)?;
+        }
+        Ok(())
     }
 
     /// Enters a session into the list, which is written before anything is started.

@@ -93,17 +93,20 @@ impl Remote {
         }
     }
 
-    /// Starts a session. `keep` is how many bytes are kept of each stream.
+    /// Starts a session. `keep` is how many bytes are kept of each stream. If `replace`, it takes the place of one that has
+    /// ended, which is there as before when it does not start.
     pub(super) async fn start(
         &self,
         info: &SessionInfo,
         request: &ExecRequest,
         keep: u64,
+        replace: bool,
     ) -> Result<(), SessionError> {
         let meta = serde_json::to_string(info).unwrap_or_default();
         let env = environment(request);
         let takes = if env.is_empty() { "0" } else { "1" };
-        let takes = format!("{takes}{}", if info.tty { "t" } else { "" });
+        let flag = |is, letter| if is { letter } else { "" };
+        let takes = format!("{takes}{}{}", flag(info.tty, "t"), flag(replace, "r"));
         let cwd = request.cwd.clone().unwrap_or_default();
         let keep = keep.to_string();
         let mut argv =
@@ -118,6 +121,7 @@ impl Remote {
         match answer.trim_end().split_once(' ').unwrap_or((answer.trim_end(), "")) {
             // The answer to the first question got lost on the way.
             ("s" | "exists", "") => Ok(()),
+            ("r", "") => Err(SessionError::Running(info.name.clone())),
             ("f", why) => Err(SessionError::NotStarted(occ_proto::text::sanitize(why))),
             _ => Err(garbled(&answer)),
         }

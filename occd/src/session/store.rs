@@ -56,7 +56,8 @@ impl Store {
         let read = std::fs::read(&self.0).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
         read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(path = %self.0.display(), %error, "the sessions are not remembered");
+                let kept = state_file::set_aside(&self.0);
+                tracing::warn!(path = %self.0.display(), %error, kept, "the sessions are not remembered");
             }
             Vec::new()
         })

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::inbox::{Closed, ExitReport, Frame, Inbox, OutputLost};
+use super::inbox::{ANSWERS, Closed, ExitReport, Frame, Inbox, OutputLost};
 use super::marker::Marker;
 use super::sessions::StreamPlace;
 
@@ -131,15 +131,28 @@ impl Channel {
                 Some(_) => drop(taken.insert(name)),
                 None => asked.push(name),
             }
+            if asked.len() == ANSWERS {
+                self.hear_of(&mut asked, &mut taken).await?;
+            }
         }
-        for name in asked {
+        self.hear_of(&mut asked, &mut taken).await?;
+        Ok(taken)
+    }
+
+    /// Waits for the answers about variables.
+    async fn hear_of<'a>(
+        &self,
+        asked: &mut Vec<&'a str>,
+        taken: &mut HashSet<&'a str>,
+    ) -> Result<(), Closed> {
+        for name in asked.drain(..) {
             let is_taken = self.accepted().await?;
             self.connection.variables.note(name, is_taken);
             if is_taken {
                 taken.insert(name);
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Asks for a subsystem, such as `sftp`. The answer is awaited with [`Channel::accepted`].

@@ -32,8 +32,8 @@ const JOIN: usize = 256 * 1024;
 /// The share of the file system that spilling leaves free, as a divisor: a tenth.
 const FREE_SHARE: u64 = 10;
 
-/// Requests of one channel that are answered: for a terminal, and for a program.
-const ANSWERS: usize = 2;
+/// Requests of one channel that wait for their answers at once. More answers than that were not asked for.
+pub(super) const ANSWERS: usize = 32;
 
 /// A run of bytes of one stream. The first byte names the stream (`occ_proto::exec::STDOUT` or
 /// `STDERR`), so that a frame is sent to a client as it is.

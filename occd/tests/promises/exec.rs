@@ -632,6 +632,11 @@ fn a_variable_goes_the_protocols_own_way_where_the_server_takes_it() {
     assert_eq!(ran(json!({ "argv": ["true"] })), "exec true|");
     let two = json!({ "argv": ["true"], "env": { "TAKEN": "'$x", "TAKEN2": "\n\u{e4}" } });
     assert_eq!(ran(two), "exec true|'$x\n\u{e4}");
+    // Many at once, which the server has not heard of.
+    let many: std::collections::BTreeMap<String, String> =
+        (10..90).map(|n| (format!("OTHER{n}"), n.to_string())).collect();
+    let words = many.iter().map(|(name, value)| format!("{name}={value} ")).collect::<String>();
+    assert_eq!(ran(json!({ "argv": ["true"], "env": many })), format!("exec env {words}true|"));
     let alone = json!({ "argv": ["true"], "env": { "TAKEN": "a" }, "clear_env": true });
     assert_eq!(ran(alone), "exec env -i TAKEN=a true|");
     no_channels(&rig, GUARD);

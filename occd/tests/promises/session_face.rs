@@ -211,16 +211,11 @@ fn a_session_on_this_machine_is_one_as_well() {
     );
 }
 
-#[test]
-fn a_session_in_a_terminal_keeps_its_screen_through_a_cut() {
-    let Some(far) = Far::start() else { return };
-    let line = "test -t 0 && echo screen; read x; echo got $x; read y; exit 6";
+/// A session with a terminal on a host, typed to, cut off, and attached to again.
+fn keeps_its_screen(far: &Far) {
+    let line = "test -t 0 && echo screen; read -r x; echo got $x; read y; exit 6";
     let start = ["session", "start", "--host", "h", "--name", "work", "--tty", "--"];
-    let started = far.rig.run_occ(&[&start[..], &["sh", "-c", line]].concat());
-    if started.stderr.contains("there is no tmux") {
-        return;
-    }
-    assert_eq!(started.code(), 0, "{}", started.stderr);
+    far.rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
     let logs = || far.rig.occ_ok(&["session", "logs", "work"]);
     wait_until("its screen", GUARD, logs, |out| out.contains("screen"));
     let mut occ = far.rig.occ(&["session", "attach", "work"]);
@@ -235,25 +230,65 @@ fn a_session_in_a_terminal_keeps_its_screen_through_a_cut() {
     // The screen as it was, and its keys.
     terminal.type_text("\r");
     assert_eq!(terminal.finish().1, 6);
+    // Lines that are sent are typed, whatever is in them.
+    let odd = "^A \\ $HOME '\" ~x";
+    let line = "stty -echo; echo ready; for i in 1 2 3; do read -r x; echo \"got $x\"; done";
+    let start = ["session", "start", "--host", "h", "--name", "typed", "--tty", "--"];
+    far.rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
+    let logs = || far.rig.occ_ok(&["session", "logs", "typed"]);
+    wait_until("it to be ready", GUARD, logs, |out| out.contains("ready"));
+    for line in [odd, "two", "three"] {
+        far.rig.occ_ok(&["session", "send", "typed", line]);
+    }
+    let waited = far.rig.run_occ(&["session", "wait", "typed"]);
+    assert_eq!(waited.code(), 0, "{}", waited.stderr);
+    let said: Vec<String> = logs().lines().map(|line| line.trim().to_owned()).collect();
+    for expected in [odd, "two", "three"] {
+        assert!(said.contains(&format!("got {expected}")), "{said:?}");
+    }
 }
 
-#[test]
-fn a_host_without_tmux_says_so() {
+/// A host with these programs and no others.
+fn far_with(tools: &[&str]) -> Option<(Far, tempfile::TempDir)> {
     if !testkit::RealSshd::require() {
-        return;
+        return None;
     }
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    let bin = std::path::Path::new("/bin");
-    for tool in ["sh", "id", "mkdir", "cat", "ls"] {
-        std::os::unix::fs::symlink(bin.join(tool), dir.path().join(tool)).unwrap();
+    for tool in tools {
+        let found = ["/bin", "/usr/bin"].map(|bin| std::path::Path::new(bin).join(tool));
+        let Some(found) = found.into_iter().find(|path| path.exists()) else { return None };
+        std::os::unix::fs::symlink(found, dir.path().join(tool)).unwrap();
     }
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
     let path = dir.path().display().to_string();
     let far = Far::at(testkit::RealSshd::builder().env("PATH", &path).start());
+    Some((far, dir))
+}
+
+const POSIX: [&str; 23] = [
+    "sh", "id", "mkdir", "mkfifo", "cat", "ls", "dd", "tail", "head", "rm", "mv", "ln", "sleep",
+    "find", "grep", "ps", "awk", "stty", "env", "kill", "wc", "test", "true",
+];
+
+#[test]
+fn a_session_in_a_terminal_keeps_its_screen_through_a_cut() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    keeps_its_screen(&far);
+}
+
+#[test]
+fn screen_serves_where_there_is_no_tmux() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["screen"]].concat()) else { return };
+    keeps_its_screen(&far);
+}
+
+#[test]
+fn a_host_with_neither_tmux_nor_screen_says_so() {
+    let Some((far, _dir)) = far_with(&["sh", "id", "mkdir", "cat", "ls"]) else { return };
     let output = far.rig.run_occ(&["session", "start", "--host", "h", "--tty", "--", "top"]);
     assert_eq!(output.code(), 1);
-    assert!(output.stderr.contains("there is no tmux"), "{}", output.stderr);
+    assert!(output.stderr.contains("neither tmux nor screen"), "{}", output.stderr);
 }
 
 #[test]

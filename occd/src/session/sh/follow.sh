@@ -1,14 +1,17 @@
 # Sends the output of a session. Arguments: its ID, where to begin in standard output and in standard error (an offset, `end`,
 # `lines:N` for the last lines, `-` for not at all), and whether to go on with what comes (1 or 0). Prints first
 # `a INPUT OUTPUT ERROR`, where the input ends and the output begins; before bytes of a stream, `o FROM LENGTH` or
-# `e FROM LENGTH`; in the end `x STATUS`, or `.` where it does not go on; `n` when there is no such session.
+# `e FROM LENGTH`; `l o` or `l e` where some of a stream was not kept, since the disk was full; in the end `x STATUS`, or `.`
+# where it does not go on; `n` when there is no such session.
 cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
 on=$4
 
-# Leaves in n where a stream ($1) is to begin.
+# Leaves in n where a stream ($1) is to begin, and in m where it ends at this moment.
 begin() {
+  end "$1"
+  m=$n
   case $2 in
-    end) end "$1" ;;
+    end) : ;;
     lines:*) lines "$1" "${2#lines:}" ;;
     *) n=$2 ;;
   esac
@@ -21,14 +24,15 @@ lines() {
     number "$f"
     k=${k:-$n}
   done
-  end "$1"
-  n=$((n-$(cat "$1"/* | head -c $((n-k)) | tail -n "$2" | wc -c)))
+  n=$((m-$(cat "$1"/* | head -c $((m-k)) | tail -n "$2" | wc -c)))
 }
 
-# Sends what there is of a stream ($1) from an offset ($2) to the end of a segment. Leaves the next offset in p.
+# Sends what there is of a stream ($1) from an offset ($2) to the end of a segment, or to $3 where it does not go on. Leaves
+# the next offset in p.
 send() {
-  p=$2
+  p=$2 m=$3
   [ "$p" = - ] && return
+  [ "$on" = 0 ] && [ "$p" -ge "$m" ] && return
   k=
   for f in "$1"/*; do
     number "$f"
@@ -45,6 +49,7 @@ piece() {
   size "$k"
   [ "$p" -lt "$b" ] && [ "$n" -gt 0 ] && p=$b
   c=$((b+n-p))
+  [ "$on" = 0 ] && [ "$((p+c))" -gt "$m" ] && c=$((m-p))
   if [ "$c" -gt 0 ]; then
     w=1
     echo "$1 $p $c"
@@ -54,11 +59,11 @@ piece() {
 }
 
 follow() {
-  quiet=0 before=
+  quiet=0 before= lost=
   while :; do
     # Lengths and what else is there, all by one process. Looked at first, so that nothing can come between this and the
     # look at the output.
-    now=$(LC_ALL=C ls -ln o e exit o.end e.end 2>/dev/null)
+    now=$(LC_ALL=C ls -ln o e exit o.end e.end o.lost e.lost 2>/dev/null)
     if [ "$now" = "$before" ] && [ "$on" = 1 ]; then
       wait_on || return
       continue
@@ -67,10 +72,16 @@ follow() {
     over=0
     [ -e exit ] && [ -e o.end ] && [ -e e.end ] && over=1
     w=0
-    send o "$o"
+    send o "$o" "$om"
     o=$p
-    send e "$e"
+    send e "$e" "$em"
     e=$p
+    for f in o e; do
+      case $lost in
+        *$f*) : ;;
+        *) [ -e "$f.lost" ] && lost=$lost$f && echo "l $f" ;;
+      esac
+    done
     if [ "$w" = 1 ]; then
       # There may be more, in the next segment.
       quiet=0 before=
@@ -97,15 +108,15 @@ wait_on() {
     return 1
   fi
   if [ $((quiet%50)) = 1 ]; then
-    alive || [ -e exit ] || { echo lost >exit.new && mv exit.new exit; true >o.end; true >e.end; }
+    alive || [ -e exit ] || { printf 'lost\n' 1<>exit.new && mv exit.new exit; true >o.end; true >e.end; }
   fi
   rest
 }
 
 begin o "$2"
-o=$n
+o=$n om=$m
 begin e "$3"
-e=$n
+e=$n em=$m
 end i
 echo "a $n $o $e"
 if [ "$on" = 0 ]; then

@@ -1,7 +1,7 @@
 # Tells of sessions: of those named, or of all. Prints two lines for each: its ID, `r` for one that runs or `x STATUS`, with
 # `-` in place of a status that is not there, and where input, output and error output end; then what is
-# known of it. A session whose supervisor is gone without a word was ended by the host.
-cd "$d" 2>/dev/null || exit 0
+# known of it. The last line is `.`. A session whose supervisor is gone without a word was ended by the host.
+cd "$d" 2>/dev/null || { echo .; exit 0; }
 [ $# -gt 0 ] || set -- *
 for id in "$@"; do
   [ -e "$d/$id/meta" ] || continue
@@ -10,7 +10,7 @@ for id in "$@"; do
   if [ -e exit ] || alive || [ -e exit ]; then
     [ -e exit ] && s="x $(cat exit)"
   elif [ -e sup ]; then
-    echo lost >exit.new && mv exit.new exit
+    printf 'lost\n' 1<>exit.new && mv exit.new exit
     true >o.end
     true >e.end
     s='x lost'
@@ -23,3 +23,4 @@ for id in "$@"; do
   echo "$id $s $i $o $n"
   cat meta
 done
+echo .

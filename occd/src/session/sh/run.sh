@@ -6,6 +6,7 @@
 # no session and no process group of its own.
 cd "${0%/run}" || exit 1
 trap '' HUP
+printf 'lost\n' >exit.new
 mask=$1 keep=$2 dir=$3
 shift 3
 echo $$ >sup.new && mv sup.new sup
@@ -29,7 +30,7 @@ pump() {
       [ "$r" = 0 ] && break
       [ -d "$1" ] || return
       # The disk is full, or broken: what was read is lost, and the program must not stand still for that.
-      echo "$t" >"$1.lost"
+      true >"$1.lost"
       sleep 1
       continue
     fi
@@ -105,10 +106,11 @@ program() {
     trap - HUP
     OCC_SESSION_ID=${PWD##*/}
     export OCC_SESSION_ID
-    exec sh -c 'echo $$ >pid.new && mv pid.new pid; umask "$1"; e=$(cat env 2>/dev/null); rm -f env; eval "$e"; cd "$2" || exit 126; shift 2; exec "$@"' sh "$mask" "$dir" "$@"
+    exec sh -c 'echo $$ >pid.new && mv pid.new pid; umask "$1"; e=$(cat env 2>/dev/null); rm -f env; eval "$e"; cd "$2" || exit 126; unset OLDPWD; shift 2; exec "$@"' sh "$mask" "$dir" "$@"
   )
   s=$?
-  echo "$s" >exit.new && mv exit.new exit
+  # In the place of what is there already, which a full disk has room for.
+  printf '%04d\n' "$s" 1<>exit.new && mv exit.new exit
   # The feeder may wait for input.
   echo >&5
 }

@@ -4,16 +4,20 @@
 cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
 id=$1
 
-# Leaves the processes in k: the program, its descendants, and where the system shows environments, those
-# that have left the family.
-tree() {
-  read -r r <pid
-  k=$( { ps -A -o pid= -o ppid= 2>/dev/null || ps -o pid= -o ppid= 2>/dev/null; } | awk -v r="$r" '{ p[$1] = $2 } END { k[r] = 1; do { n = 0; for (i in p) if ((p[i] in k) && (i in k) == 0) { k[i] = 1; n = 1 } } while (n); for (i in k) print i }')
-  k=${k:-$r}
+# Adds to k the processes whose environment names the session, where the system shows environments.
+named() {
   for f in $(grep -lF "OCC_SESSION_ID=$id" /proc/[0-9]*/environ 2>/dev/null); do
     f=${f#/proc/}
     k="$k ${f%/environ}"
   done
+}
+
+# Leaves the processes in k: the program, its descendants, and those that have left the family.
+tree() {
+  read -r r <pid
+  k=$( { ps -A -o pid= -o ppid= 2>/dev/null || ps -o pid= -o ppid= 2>/dev/null; } | awk -v r="$r" '{ p[$1] = $2 } END { k[r] = 1; do { n = 0; for (i in p) if ((p[i] in k) && (i in k) == 0) { k[i] = 1; n = 1 } } while (n); for (i in k) print i }')
+  k=${k:-$r}
+  named
 }
 
 over() {
@@ -39,7 +43,17 @@ until [ -e pid ] || [ "$t" -ge 50 ]; do
   rest
 done
 over
-alive || [ -e exit ] || { echo lost >exit.new && mv exit.new exit; true >o.end; true >e.end; }
+if alive || [ -e exit ]; then
+  :
+else
+  # Its supervisor is gone, and the number of its program may be anybody's.
+  k=
+  named
+  [ -n "$k" ] && kill -KILL $k 2>/dev/null
+  printf 'lost\n' 1<>exit.new && mv exit.new exit
+  true >o.end
+  true >e.end
+fi
 over
 tree
 if [ "$2" = end ]; then

@@ -1,18 +1,49 @@
-# A program in a terminal: it runs in tmux, whose screen anybody may attach to; what it writes there is this script's
-# output. Lines of this script's input are typed. Arguments: the program and its arguments.
+# A program in a terminal: it runs in tmux, or in screen where there is no tmux. Anybody may attach to its screen; what it
+# writes there is this script's output. Lines of this script's input are typed. Arguments: the program and its arguments.
 t=${XDG_CACHE_HOME:-$HOME/.cache}/occ/sessions/$OCC_SESSION_ID
 # What interrupts the program is typed, and not sent to what is around it.
 trap '' INT QUIT
-tm() { tmux -L "occ-$OCC_SESSION_ID" -f /dev/null "$@"; }
 mkfifo "$t/tty" "$t/tty.go" || exit 126
-tm new-session -d -s occ -x 80 -y 24 sh -c 'read -r x <"$0.go"; "$@"; echo $? >"$0.status"' "$t/tty" "$@" || exit 126
-tm set-option -g status off
-tm pipe-pane -t occ "exec cat >'$t/tty'"
+tm() { tmux -L "occ-$OCC_SESSION_ID" -f /dev/null "$@"; }
+sc() { SCREENDIR=$t/screen screen -S occ "$@"; }
+
+# The program waits until what it writes is read.
+in_tmux() {
+  tm new-session -d -s occ -x 80 -y 24 sh -c 'read -r x <"$0.go"; "$@"; echo $? >"$0.status"' "$t/tty" "$@" || exit 126
+  tm set-option -g status off
+  tm pipe-pane -t occ "exec cat >'$t/tty'"
+}
+type_in_tmux() {
+  tm send-keys -t occ -l -- "$1"
+  tm send-keys -t occ Enter
+}
+
+in_screen() {
+  mkdir -m 700 "$t/screen" || exit 126
+  printf '%s\n' "logfile $t/tty" 'logfile flush 0' 'deflog on' 'startup_message off' 'vbell off' 'deflogin off' >"$t/screen.rc"
+  sc -c "$t/screen.rc" -d -m sh -c 'read -r x <"$0.go"; "$@"; echo $? >"$0.status"' "$t/tty" "$@" || exit 126
+}
+# A line goes by a file, since screen would read signs of its own from arguments. It may be slower than we are.
+type_in_screen() {
+  k=$((k+1))
+  rm -f "$t/screen.in.$((k-20))"
+  printf '%s\r' "$1" >"$t/screen.in.$k"
+  sc -X readreg p "$t/screen.in.$k"
+  sc -p 0 -X paste p
+}
+
+with=tmux k=0
+command -v tmux >/dev/null || with=screen
+exec 4>&1
+cat "$t/tty" >&4 &
+c=$!
+exec 4>&-
+"in_$with" "$@"
 exec 3<&0
 while IFS= read -r l; do
-  tm send-keys -t occ -l -- "$l"
-  tm send-keys -t occ Enter
+  "type_in_$with" "$l"
 done <&3 >/dev/null 2>&1 &
 echo >"$t/tty.go"
-cat "$t/tty" 3<&-
+exec 3<&-
+wait $c
 exit "$(cat "$t/tty.status" 2>/dev/null || echo 137)"

@@ -183,7 +183,7 @@ fn a_program_ignores_no_signal_and_dies_of_an_interrupt() {
         // HUP, INT, QUIT, PIPE and TERM; the test's own process may ignore others.
         assert_eq!(ignored & 0b0110_0000_0000_0111, 0, "{}: {out}", host.shell);
         kill(host.pid("ab"), rustix::process::Signal::INT);
-        assert_eq!(host.wait_for_end("ab").split(' ').nth(2), Some("130"), "{}", host.shell);
+        assert_eq!(host.wait_for_end("ab").split(' ').nth(2), Some("0130"), "{}", host.shell);
     }
 }
 
@@ -261,7 +261,7 @@ fn input_is_taken_once_in_order_and_to_its_end() {
         assert_eq!(host.input("ag", 5, b"x", false, true), "k 600000\n");
         assert_eq!(host.input("ag", 500_000, &data[500_000..], true, true), "k 1000000\n");
         assert_eq!(host.input("ag", 1_000_000, b"", true, true), "k 1000000\n");
-        assert_eq!(host.wait_for_end("ag").split(' ').nth(2), Some("0"), "{}", host.shell);
+        assert_eq!(host.wait_for_end("ag").split(' ').nth(2), Some("0000"), "{}", host.shell);
         let out = || host.output("ag", "0").0.len();
         wait_until("all of it", GUARD, out, |length| *length == data.len());
         assert_eq!(host.output("ag", "0").0, data, "{}", host.shell);
@@ -291,7 +291,7 @@ fn an_end_takes_what_the_program_has_started_along() {
         );
         let (out, _) = wait_until("a number", GUARD, || host.output("ai", "0"), |o| o.0.len() > 1);
         let child: i32 = String::from_utf8(out).unwrap().trim().parse().unwrap();
-        assert_eq!(host.ask(&SIGNAL, &["ai", "end"]), "x 137\n", "{}", host.shell);
+        assert_eq!(host.ask(&SIGNAL, &["ai", "end"]), "x 0137\n", "{}", host.shell);
         wait_until("the child's end", GUARD, || is_alive(child), |alive| !alive);
     }
 }
@@ -412,5 +412,104 @@ fn every_login_shell_starts_a_session() {
         wait_until("its words", GUARD, || host.output(&id, "0").0, |o| o == b"it's $a!\n");
         let meta = std::fs::read_to_string(host.session(&id).join("meta")).unwrap();
         assert_eq!(meta, "{\"m\":\"it's!\"}\n", "{login}");
+    }
+}
+
+#[test]
+fn a_list_of_none_is_an_answer() {
+    for host in Host::all() {
+        assert_eq!(host.ask(&LIST, &[]), ".\n", "{}", host.shell);
+        host.start("ar", &["true"]);
+        host.wait_for_end("ar");
+        assert_eq!(host.ask(&REMOVE, &["ar"]), "k\n");
+        assert_eq!(host.ask(&LIST, &[]), ".\n", "{}", host.shell);
+    }
+}
+
+#[test]
+fn the_last_lines_are_those_of_one_moment() {
+    for host in Host::all() {
+        host.start("as", &["sh", "-c", "while :; do echo line; done"]);
+        wait_until("some lines", GUARD, || host.output("as", "0").0.len(), |n| *n > 10_000);
+        for _ in 0..3 {
+            let (out, _) = host.output("as", "lines:2");
+            // The last one may be half written.
+            let lines = out.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+            assert!((1..=2).contains(&lines), "{}: {lines}", host.shell);
+        }
+        assert!(host.output("as", "end").0.is_empty(), "{}", host.shell);
+    }
+}
+
+#[test]
+fn a_start_in_the_place_of_another_that_fails_leaves_that_as_it_was() {
+    for host in Host::all() {
+        host.start("at", &["sh", "-c", "echo precious; exit 4"]);
+        host.wait_for_end("at");
+        let again = |meta: &str, dir: &str, argv: &[&str]| {
+            host.ask(&START, &[&["at", RUN.as_str(), meta, "1", "0r", dir], argv].concat())
+        };
+        let failed = again("{\"n\":2}", "/no/such", &["echo", "new"]);
+        assert!(failed.starts_with("f "), "{failed}");
+        assert_eq!(host.output("at", "0").0, b"precious\n", "{}", host.shell);
+        assert_eq!(host.state("at").split(' ').nth(2), Some("0004"));
+        let new = ["sh", "-c", "echo new; exec sleep 1000"];
+        assert_eq!(again("{\"n\":3}", "", &new), "s\n", "{}", host.shell);
+        // Asked twice, since the link broke; and asked for another.
+        assert_eq!(again("{\"n\":3}", "", &new), "exists\n", "{}", host.shell);
+        assert_eq!(again("{\"n\":4}", "", &new), "r\n", "{}", host.shell);
+        wait_until("its word", GUARD, || host.output("at", "0").0, |out| out == b"new\n");
+    }
+}
+
+#[test]
+fn what_a_dead_supervisor_leaves_running_is_ended_with_the_session() {
+    for host in Host::all() {
+        host.start("au", &["sleep", "1000"]);
+        let program = host.pid("au");
+        let supervisor = std::fs::read_to_string(host.session("au").join("sup")).unwrap();
+        kill(supervisor.trim().parse().unwrap(), rustix::process::Signal::KILL);
+        assert_eq!(host.ask(&SIGNAL, &["au", "end"]), "x lost\n", "{}", host.shell);
+        wait_until("the program's end", GUARD, || is_alive(program), |alive| !alive);
+    }
+}
+
+#[test]
+fn a_full_disk_costs_output_and_nothing_else() {
+    // Mounting is root's, and not everywhere even root's.
+    let mount = |dir: &std::path::Path| {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m,mode=700", "none"]).arg(dir);
+        mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    for host in Host::all() {
+        let cache = host.dir.path().join(".cache");
+        std::fs::create_dir_all(&cache).unwrap();
+        if !mount(&cache) {
+            return;
+        }
+        let full = Mounted(cache.clone());
+        let line = "head -c 3000000 /dev/zero; echo over >&2; exit 5";
+        host.start("av", &["sh", "-c", line]);
+        let ended = host.wait_for_end("av");
+        assert_eq!(ended.split(' ').nth(2), Some("0005"), "{}", host.shell);
+        let said = host.command(&FOLLOW, &["av", "end", "-", "1"]).output().unwrap().stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("l o\n") && said.ends_with("x 0005\n"), "{}: {said}", host.shell);
+        // Nothing more is started there, and why is said.
+        std::fs::write(cache.join("rest"), vec![0; 2_000_000]).unwrap_err();
+        let start = ["aw", RUN.as_str(), "{}", "1", "0", "", "true"];
+        let answer = host.ask(&START, &start);
+        assert!(answer.starts_with("f ") && answer.trim().len() > 5, "{}: {answer}", host.shell);
+        assert_eq!(host.ask(&REMOVE, &["av"]), "k\n", "{}", host.shell);
+        drop(full);
+    }
+}
+
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
