@@ -472,6 +472,10 @@ fn a_host_without_docker_has_no_fault() {
                 {"name": "login", "ok": true, "detail": "key", "ms": 1.0},
                 {"name": "docker", "ok": false, "detail": "there is no Docker on this host"},
             ],
+            "docker_problem": {
+                "status": 409, "code": "docker_unavailable",
+                "detail": "prod-1: there is no Docker on this host."
+            },
         }))
     });
     let done = fake.occ(&["host", "test", "prod-1"]);

@@ -157,11 +157,16 @@ pub(super) fn allow(host: &str, detail: &str) -> String {
 }
 
 /// Returns where to write a host's setting.
-fn write(host: &str, setting: &str) -> String {
+pub(super) fn write(host: &str, setting: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     // TOML's bare keys; a name has no quotation mark and no backslash in it.
     let name = if host.chars().all(plain) { host.to_owned() } else { format!("\"{host}\"") };
     format!("{setting} under [hosts.{name}] in {}", settings_file())
+}
+
+/// Returns where to write a setting of this machine's Docker.
+pub(super) fn write_local(setting: &str) -> String {
+    format!("{setting} under [local] in {}", settings_file())
 }
 
 /// Returns the settings file, by the same rules as the daemon.

@@ -71,6 +71,10 @@ fn settings_that_have_changed_are_told_and_taken_over_when_asked_for() {
         |format: &str| docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER]);
     assert!(look_at("{{.Config.Env}}").contains("COLOUR=canary-blue"));
     assert!(look_at("{{.HostConfig.PortBindings}}").contains("127.0.0.2 41997"));
+    let cockpit = rig.occ_ok(&["cockpit", "--host", "h"]);
+    assert!(cockpit.starts_with("[h] http://127.0.0.1:"), "{cockpit}");
+    let of_many = fails(rig, &["cockpit", "--all"], 2);
+    assert!(of_many.contains("--all does not go with this command"), "{of_many}");
     let sandbox = json(rig, &["start", "--host", "h"]).outcome.unwrap().sandbox.unwrap();
     assert!(sandbox.mounts.iter().any(|mount| mount.target == "/work"), "{sandbox:?}");
     // What cannot be read does not keep it from being started again.
@@ -281,6 +285,8 @@ fn an_update_that_was_cut_short_is_undone_at_once_with_the_image_from_before() {
     docker.docker_ok(&["tag", &latest, &image.replace(":latest", ":previous")]);
     let refused = fails(rig, &["update", "--host", "h", "-y", "--rollback"], 1);
     assert!(refused.contains("there is no earlier image to go back to"), "{refused}");
+    let hint = "hint: an update keeps the image from before it; occ docker --host h -- image ls ";
+    assert!(refused.contains(hint), "{refused}");
 }
 
 #[test]
