@@ -74,3 +74,19 @@ fn the_sandbox_is_followed_and_remembered() {
     rig.occ_ok(&["host", "remove", "h", "-f"]);
     wait_until("the session to end", GUARD, || sshd.session_count(), |count| *count == 0);
 }
+
+#[test]
+fn the_disk_is_looked_at_anew_for_another_image() {
+    let Some((docker, _sshd, _link, rig)) = far_engine("sandbox:1") else { return };
+    docker.import("sandbox:2", &[("more", 0o644, &"x".repeat(1_000_000))], &["ENV PATH=/bin"]);
+    docker.run(SANDBOX_CONTAINER, &["sandbox:1", "sleep", "1000"]);
+    assert_eq!(post(&rig, "/v1/hosts/h/connect").status, 200);
+    let disk = |sandbox: &ContainerStatus| sandbox.disk.as_ref().map(|disk| disk.image);
+    let first = known(&rig, "the disk", |sandbox| disk(sandbox).is_some());
+    let first = disk(&first).unwrap();
+    // One takes the other's name, which is not removed.
+    docker.docker_ok(&["rename", SANDBOX_CONTAINER, "another"]);
+    docker.run(SANDBOX_CONTAINER, &["sandbox:2", "sleep", "1000"]);
+    let second = known(&rig, "it again", |sandbox| disk(sandbox).is_some_and(|now| now != first));
+    assert!(disk(&second).unwrap() >= first + 1_000_000, "{second:?}");
+}
