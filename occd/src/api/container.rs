@@ -51,7 +51,10 @@ pub(super) async fn show(
         status.disk = measured.ok().and_then(Result::ok).flatten();
     }
     Ok(Json(match engine.host() {
-        Some(host) => app.with_url(host, status),
+        Some(host) => {
+            app.sandboxes.answered(host);
+            app.with_url(host, status)
+        }
         // Nothing has to lead there.
         None => app.with_local_url(status),
     }))

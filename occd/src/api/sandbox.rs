@@ -167,6 +167,9 @@ where
         let work = work(engine.clone(), progress);
         async move {
             let outcome = work.await?;
+            if let Some(host) = engine.host() {
+                app.sandboxes.answered(host);
+            }
             app.reached(&engine, outcome).await
         }
     });

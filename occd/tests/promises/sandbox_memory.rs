@@ -90,3 +90,25 @@ fn the_disk_is_looked_at_anew_for_another_image() {
     let second = known(&rig, "it again", |sandbox| disk(sandbox).is_some_and(|now| now != first));
     assert!(disk(&second).unwrap() >= first + 1_000_000, "{second:?}");
 }
+
+#[test]
+fn an_engine_that_has_answered_somebody_is_followed_again_at_once() {
+    let Some((mut docker, _sshd, _link, mut rig)) = far_engine("sandbox:1") else { return };
+    rig.terminate_daemon();
+    rig.set_env("OCCD_LOG", "debug");
+    rig.start_daemon(&[]);
+    docker.run(SANDBOX_CONTAINER, &["sandbox:1", "sleep", "1000"]);
+    assert_eq!(post(&rig, "/v1/hosts/h/connect").status, 200);
+    known(&rig, "the sandbox", is("running"));
+    docker.stop();
+    // It has been asked in vain for so often that the next time is 16 s away.
+    let asked = || rig.log().matches("the sandbox is not followed").count();
+    wait_until("a long pause", GUARD, asked, |asked| *asked >= 5);
+    docker.restart();
+    docker.open_to_everyone();
+    rig.occ_ok(&["status", "--host", "h", "--fresh"]);
+    let sandbox = || look(&rig, "h").sandbox;
+    let soon = std::time::Duration::from_secs(8);
+    let again = |sandbox: &Option<ContainerStatus>| sandbox.as_ref().is_some_and(|one| !one.stale);
+    wait_until("it to be followed", soon, sandbox, again);
+}
