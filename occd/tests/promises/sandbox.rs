@@ -60,7 +60,7 @@ pub(crate) fn settings(rig: &DaemonRig, docker: &DockerRig, image: &str, extra: 
     ));
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -4,13 +4,13 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use occ_proto::Problem;
-use occ_proto::container::SANDBOX_CONTAINER;
+use occ_proto::container::{PublishedPort, SANDBOX_CONTAINER};
 use occ_proto::operation::{Operation, OperationList, OperationState};
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, DockerRig, Registry};
 
 use crate::ask::{GUARD, body, connect, look};
-use crate::sandbox::{World, fails, fetch, json, world};
+use crate::sandbox::{OURS, World, fails, fetch, free_port, json, world};
 
 /// The sandbox while it is replaced.
 const ASIDE: &str = "opencode-cloud-sandbox-before-update";
@@ -310,4 +310,28 @@ fn what_cannot_be_mounted_costs_no_restart() {
     assert!(refused.contains(&format!("there is no {path} to mount")), "{refused}");
     assert_eq!(now(), before);
     assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]).lines().count(), 1);
+}
+
+#[test]
+fn an_address_that_leads_to_the_port_from_before_is_not_told() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1", &[]);
+    rig.occ_ok(&["start", "--host", "h"]);
+    // Somebody makes it anew there, as the existing tool does.
+    docker.docker_ok(&["rm", "--force", SANDBOX_CONTAINER]);
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:3000");
+    let run = ["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, "-p", &publish, image];
+    docker.docker_ok(&run);
+    let sandbox = || look(rig, "h").sandbox.filter(|sandbox| sandbox.state.is_some());
+    let is_new = |ports: &[PublishedPort]| ports.iter().any(|one| one.host_port == port);
+    let seen = wait_until("the new one", GUARD, sandbox, |sandbox| {
+        sandbox.as_ref().is_some_and(|sandbox| is_new(&sandbox.ports))
+    });
+    assert_eq!(seen.unwrap().url, None);
+    let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
+    assert!(fetch(&url, None).unwrap().ends_with('1'), "{url}");
+    assert_eq!(sandbox().unwrap().url, Some(url));
 }
