@@ -398,6 +398,22 @@ fn a_daemon_that_goes_away_is_told_with_what_becomes_of_its_operation() {
 }
 
 #[test]
+fn that_a_sandbox_is_not_as_the_settings_say_is_told_also_when_it_fails() {
+    let image = "dying:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import(image, &[], &["CMD echo dying; exit 3", "ENV PATH=/bin"]);
+    fails(rig, &["start", "--host", "h"], 1);
+    docker.import_sandbox("sandbox:2", "2.0", &[]);
+    let config = std::fs::read_to_string(rig.config_toml()).unwrap();
+    rig.write_config_toml(&config.replace(image, "sandbox:2"));
+    let failed = fails(rig, &["start", "--host", "h"], 1);
+    assert!(failed.contains("the image dying:1 instead of the image sandbox:2"), "{failed}");
+    assert!(failed.contains("occ start --host h --yes makes it anew"), "{failed}");
+    rig.occ_ok(&["start", "--host", "h", "--yes"]);
+}
+
+#[test]
 fn the_real_opencode_answers_on_the_address_that_start_prints() {
     // `cargo xtask test` fetches it where there is npm.
     let program = testkit::require::find_fetched("opencode");
