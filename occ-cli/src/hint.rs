@@ -198,10 +198,14 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "an update keeps the image from before it; occ docker{} -- image ls shows those that are there",
             at(host)
         ),
-        Code::ImageUnavailable => format!(
-            "occ docker{} -- pull IMAGE shows more; image under [hosts.NAME.sandbox] of occd.toml names another",
-            at(host)
-        ),
+        Code::ImageUnavailable => {
+            let setting = "image = \"NAME\"";
+            let another = match host {
+                Some(h) => write(h, ".sandbox", setting),
+                None => write_local(".sandbox", setting),
+            };
+            format!("occ docker{} -- pull IMAGE shows more; {another} names another", at(host))
+        }
         Code::PortTaken => format!("occ start{} -p PORT takes another", at(host)),
         Code::MountInvalid => format!("occ start{} --mount /path/there:/path/inside", at(host)),
         Code::ConfirmationNeeded => format!("occ start{} and the same options with --yes makes it anew; its volumes stay", at(host)),
@@ -337,14 +341,17 @@ fn open_socket(host: Option<&str>, user: &str, detail: &str) -> String {
 /// Returns where another socket is named.
 fn another_socket(host: Option<&str>) -> String {
     let setting = "docker_socket = \"PATH\"";
-    format!("{} names another", host.map_or_else(|| write_local(setting), |h| write(h, setting)))
+    let place = host.map_or_else(|| write_local("", setting), |h| write(h, "", setting));
+    format!("{place} names another")
 }
 
 /// Returns how a Docker comes to run that is installed. Who starts it there is not known here.
 pub(crate) fn start_docker(host: Option<&str>) -> String {
     let at = host.unwrap_or("this machine");
+    // Its socket may be in a place where only a login looks.
+    let then = then_reconnect(host);
     format!(
-        "on {at}: sudo systemctl start docker, where systemd runs; else whoever runs Docker there has to start it"
+        "on {at}: sudo systemctl start docker, where systemd runs; else whoever runs Docker there has to start it{then}"
     )
 }
 
