@@ -235,6 +235,14 @@ fn what_the_end_of_the_daemon_cut_short_is_told() {
     assert!(list.contains("start") && list.contains("succeeded"), "{list}");
     let attached = fails(rig, &["operations", "attach", &begun.id], 6);
     assert!(attached.contains("hint: occ status --host h shows how it is now"), "{attached}");
+    // Nobody has to wait for the new one, which never answers.
+    let start: Operation = body(&rig.http("POST", "/v1/hosts/h/container/start", &[], None));
+    let path = format!("/v1/operations/{}", start.id);
+    let step = || body::<Operation>(&rig.http("GET", &path, &[], None)).step;
+    wait_until("the wait for it", GUARD, step, |step| step.starts_with("waiting for the"));
+    let cancelled = rig.occ_ok(&["operations", "cancel", &start.id]);
+    assert!(cancelled.contains("cancelled."), "{cancelled}");
+    wait_until("it to be seen", GUARD, aside, |aside| aside.as_deref() == Some(ASIDE));
 
     docker.docker_ok(&["kill", SANDBOX_CONTAINER]);
     let started = rig.occ_ok(&["start", "--host", "h"]);
