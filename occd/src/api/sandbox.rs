@@ -140,7 +140,7 @@ impl App {
             if let Err(container::TcpError::Forbidden) = engine.tcp(&address, port).await {
                 let there = url(&address, port);
                 outcome.notes.push(format!(
-                    "it answers on its host only, at {there}: the SSH server forbids forwarding (AllowTcpForwarding)"
+                    "it is reached on its host only, at {there}: the SSH server forbids forwarding (AllowTcpForwarding)"
                 ));
             } else {
                 outcome.url = self.reach(engine, &sandbox, Service::Sandbox)?;
