@@ -15,6 +15,7 @@ use files::{check_key, directory_of, file_of, private, too_open, unsafe_file};
 pub(crate) use files::{damaged_passwords, kept_passwords, shell_word};
 use login::{
     address_if_via, address_of, allow, authorize, certificate, copy_id, key, name_a_key, new_key,
+    write, write_local,
 };
 pub(crate) use login::{agent_cure, is_closed};
 
@@ -29,6 +30,8 @@ pub(crate) const PROXY_COMMAND: &str = "the ProxyCommand ";
 /// What is written to known_hosts is gone.
 const KEEPS_NOTHING: &str = "which keeps nothing";
 
+/// There is no image from before an update.
+const NO_WAY_BACK: &str = "to go back to";
 /// A sandbox was put in another one's place, and failed.
 const UNDONE: &str = "the new sandbox failed and was undone";
 /// An operation was cut short.
@@ -37,6 +40,8 @@ const DAEMON_ENDED: &str = "occd ended in the middle of it";
 const IN_VAIN: &str = "every command went well";
 /// Docker does not run.
 const NO_SOCKET: &str = "its socket is not there";
+/// The socket that is set is not there.
+const SET_WRONGLY: &str = "docker_socket in occd.toml names";
 /// The server forwards no sockets, and there is no program to stand in.
 const NO_SOCKETS: &str = "forbids forwarding of sockets";
 /// A question is open, elsewhere.
@@ -154,8 +159,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             format!("occ host install-docker {h} begins anew")
         }
         Code::OutcomeUnknown if detail.contains(DAEMON_ENDED) => {
-            let place = host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"));
-            format!("occ status{place} shows how it is now")
+            format!("occ status{} shows how it is now", at(host))
         }
         Code::OutcomeUnknown => format!("look on {h} before running it again"),
         Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
@@ -171,31 +175,37 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::DockerUnavailable if detail.contains(NO_SOCKETS) => format!(
             "AllowStreamLocalForwarding in sshd_config of {h} decides that; then occ reconnect --host {h}"
         ),
-        Code::DockerUnavailable if detail.contains(NO_SOCKET) && !detail.contains(IN_VAIN) => {
-            start_docker(host)
+        Code::DockerUnavailable if detail.contains(SET_WRONGLY) => another_socket(host),
+        Code::DockerUnavailable if detail.contains(IN_VAIN) => {
+            format!("occ host test {h} shows what was tried")
         }
-        Code::DockerUnavailable => match host {
-            Some(h) => format!("occ host test {h} shows what was tried"),
-            None => start_docker(None),
-        },
+        Code::DockerUnavailable => start_docker(host),
         Code::DockerTooOld => match host {
             Some(h) => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
             None => "update Docker on this machine to 20.10 or newer".to_owned(),
         },
-        Code::DockerPermission => join_group(host, "USER", detail),
+        Code::DockerPermission => open_socket(host, "USER", detail),
         Code::NoSandbox => format!("occ start{}", at(host)),
         Code::SandboxForeign => {
             let name = detail.split_once("the container ").and_then(|(_, rest)| rest.split_once(' '));
             let name = name.map_or("NAME", |(name, _)| name);
             format!(
                 "ask whoever made it; occ docker{} -- rename {name} {name}-theirs gives it another name and keeps it",
-                host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"))
+                at(host)
             )
         }
-        Code::ImageUnavailable => format!(
-            "occ docker{} -- pull IMAGE shows more; image under [hosts.NAME.sandbox] of occd.toml names another",
+        Code::ImageUnavailable if detail.contains(NO_WAY_BACK) => format!(
+            "an update keeps the image from before it; occ docker{} -- image ls shows those that are there",
             at(host)
         ),
+        Code::ImageUnavailable => {
+            let setting = "image = \"NAME\"";
+            let another = match host {
+                Some(h) => write(h, ".sandbox", setting),
+                None => write_local(".sandbox", setting),
+            };
+            format!("occ docker{} -- pull IMAGE shows more; {another} names another", at(host))
+        }
         Code::PortTaken => format!("occ start{} -p PORT takes another", at(host)),
         Code::MountInvalid => format!("occ start{} --mount /path/there:/path/inside", at(host)),
         Code::ConfirmationNeeded => format!("occ start{} and the same options with --yes makes it anew; its volumes stay", at(host)),
@@ -277,15 +287,15 @@ pub(crate) fn hint_for(
             Some(format!("ssh -G {address} shows what applies; occ host show {host}"))
         }
         Code::DockerPermission => {
-            Some(join_group(Some(host.as_str()), user.as_deref().unwrap_or("USER"), detail))
+            Some(open_socket(Some(host.as_str()), user.as_deref().unwrap_or("USER"), detail))
         }
         _ => hint(code, Some(host.as_str()), detail),
     }
 }
 
-/// Returns the option that names a host; nothing for this machine.
+/// Returns the option that names a host, or this machine, which may not be the default.
 fn at(host: Option<&str>) -> String {
-    host.map_or_else(String::new, |host| format!(" --host {host}"))
+    host.map_or_else(|| " --local".to_owned(), |host| format!(" --host {host}"))
 }
 
 /// Returns whether there is more to do than to try again.
@@ -293,27 +303,55 @@ pub(crate) fn has_own_hint(detail: &str) -> bool {
     [PROXY_COMMAND, LEFT_ALONE, NO_WAY_THROUGH].iter().any(|words| detail.contains(words))
 }
 
-/// Returns how a user comes to use a socket: by the group that owns it.
-fn join_group(host: Option<&str>, user: &str, detail: &str) -> String {
+/// Returns how a user comes to use a socket: by the group that owns it, where the group may.
+fn open_socket(host: Option<&str>, user: &str, detail: &str) -> String {
     let at = host.unwrap_or("this machine");
     let then = match host {
         Some(host) => format!("occ reconnect --host {host}"),
         None => "log in anew".to_owned(),
     };
-    let named = detail.split_once("(of the group ").and_then(|(_, rest)| rest.split_once(')'));
-    match named.map_or("docker", |(group, _)| group) {
-        "root" | "wheel" => format!(
-            "on {at}: \"group\": \"docker\" in /etc/docker/daemon.json, and Docker started anew, gives the socket to that group; sudo usermod -aG docker {user}; then {then}"
+    let after = |words: &str| Some(detail.split_once(words)?.1);
+    let word = |words: &str| after(words)?.split([')', ';', ' ']).next();
+    let join = match detail.contains("the login is in docker") {
+        true => String::new(),
+        false => format!("sudo usermod -aG docker {user}; "),
+    };
+    let owner = word("(for its owner ");
+    let socket = shell_word(word("permission denied on ").unwrap_or("SOCKET"));
+    match (owner, word("(of the group ").unwrap_or("docker")) {
+        // Podman has no group for it.
+        _ if socket.contains("podman") => format!(
+            "on {at}, as {user}: systemctl --user enable --now podman.socket gives that user one; then {then}"
         ),
-        group => format!("on {at}: sudo usermod -aG {} {user}; then {then}", shell_word(group)),
+        (Some("root"), _) => format!(
+            "on {at}: sudo chgrp docker {socket}; sudo chmod 660 {socket} opens it to the group docker, until Docker starts anew; {join}then {then}"
+        ),
+        (Some(owner), _) => {
+            format!("it is of an engine of {owner}'s own: {}", another_socket(host))
+        }
+        (None, group) if join.is_empty() || ["root", "wheel"].contains(&group) => format!(
+            "on {at}: \"group\": \"docker\" in /etc/docker/daemon.json, and Docker started anew, gives the socket to that group; {join}then {then}"
+        ),
+        (None, group) => {
+            format!("on {at}: sudo usermod -aG {} {user}; then {then}", shell_word(group))
+        }
     }
+}
+
+/// Returns where another socket is named.
+fn another_socket(host: Option<&str>) -> String {
+    let setting = "docker_socket = \"PATH\"";
+    let place = host.map_or_else(|| write_local("", setting), |h| write(h, "", setting));
+    format!("{place} names another")
 }
 
 /// Returns how a Docker comes to run that is installed. Who starts it there is not known here.
 pub(crate) fn start_docker(host: Option<&str>) -> String {
     let at = host.unwrap_or("this machine");
+    // Its socket may be in a place where only a login looks.
+    let then = then_reconnect(host);
     format!(
-        "on {at}: sudo systemctl start docker, where systemd runs; else whoever runs Docker there has to start it"
+        "on {at}: sudo systemctl start docker, where systemd runs; else whoever runs Docker there has to start it{then}"
     )
 }
 

@@ -399,8 +399,13 @@ fn test_shows_each_step_and_the_way_on() {
     let report = |ssh_ok: bool, steps: Value| {
         let mut report = json!({"name": "prod-1", "ssh_ok": ssh_ok, "docker_ok": false,
             "docker_version": null, "steps": steps});
-        if !ssh_ok {
-            report["problem"] = json!({"status": 409, "code": "auth_failed", "detail": "x"});
+        let problem = |code: &str, text: &str| json!({"status": 409, "code": code, "detail": text});
+        match ssh_ok {
+            true => {
+                let denied = "prod-1: permission denied on /var/run/docker.sock.";
+                report["docker_problem"] = problem("docker_permission", denied);
+            }
+            false => report["problem"] = problem("auth_failed", "x"),
         }
         report
     };
@@ -472,6 +477,10 @@ fn a_host_without_docker_has_no_fault() {
                 {"name": "login", "ok": true, "detail": "key", "ms": 1.0},
                 {"name": "docker", "ok": false, "detail": "there is no Docker on this host"},
             ],
+            "docker_problem": {
+                "status": 409, "code": "docker_unavailable",
+                "detail": "prod-1: there is no Docker on this host."
+            },
         }))
     });
     let done = fake.occ(&["host", "test", "prod-1"]);

@@ -278,7 +278,7 @@ fn without_a_host_it_is_this_machine() {
     let answering = |exists: bool| {
         Fake::new(move |seen| match seen.path.as_str() {
             "/v1/default-host" => Answer::ok(json!({"name": null})),
-            "/v1/hosts/local/container" => {
+            "/v1/hosts/local/container?disk=true" => {
                 let mut sandbox = sandbox("running", 0, false);
                 sandbox["exists"] = exists.into();
                 Answer::ok(sandbox)

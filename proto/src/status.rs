@@ -320,9 +320,9 @@ pub struct DockerSocket {
     pub path: String,
     /// Whether this user may read and write it.
     pub usable: bool,
-    /// The group that owns it, where this user may not use it.
+    /// Who may use it where this user may not, in words: `of the group docker`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
+    pub whose: Option<String>,
 }
 
 /// `GET /v1/hosts`.
@@ -375,6 +375,9 @@ pub struct TestReport {
     /// The problem that ended the test, when SSH failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<crate::error::Problem>,
+    /// Why Docker did not answer, when SSH did not fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_problem: Option<crate::error::Problem>,
 }
 
 /// The answer to adding or editing a host.

@@ -7,7 +7,6 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -38,17 +37,31 @@ struct Bridge {
     name: String,
 }
 
+/// The networks there are for bridges.
+const NETWORKS: u32 = 128 * 64;
+
 impl Bridge {
-    /// Makes one with a network that no other has.
+    /// Makes one with a network that no other has: of two that have the same, one is not reached.
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Tests run in processes of their own, each with few engines.
-        let number = std::process::id() * 4 + NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("occ-br{}", number % 1_000_000);
+        // Tests run in processes of their own.
+        let mut number = std::process::id() % NETWORKS;
+        let name = loop {
+            let name = format!("occ-br{number}");
+            let mut add = Command::new("ip");
+            let added = add.args(["link", "add", &name, "type", "bridge"]).output().unwrap();
+            let said = String::from_utf8_lossy(&added.stderr).into_owned();
+            match said.contains("File exists") {
+                // Its name is its network: another engine's, or what a test that was killed has left.
+                true => number = (number + 1) % NETWORKS,
+                false => {
+                    assert!(added.status.success(), "a bridge cannot be made: {said}");
+                    break name;
+                }
+            }
+        };
         // Of 10.0.0.0/8, what nobody's router hands out.
-        let (high, low) = (64 + number / 64 % 128, number % 64 * 4);
+        let (high, low) = (64 + number / 64, number % 64 * 4);
         let ip = |args: &[&str]| run(Command::new("ip").args(args));
-        ip(&["link", "add", &name, "type", "bridge"]);
         ip(&["addr", "add", &format!("10.{high}.{low}.1/24"), "dev", &name]);
         ip(&["link", "set", &name, "up"]);
         Self { name }

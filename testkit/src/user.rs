@@ -127,8 +127,13 @@ impl OwnLogin {
 
     /// Has the login join the group. Processes that it has do not notice.
     pub fn join(&self) {
+        self.join_group(&format!("{}-g", self.name));
+    }
+
+    /// The same with a group that is there.
+    pub fn join_group(&self, group: &str) {
         let _lock = lock();
-        run(Command::new("usermod").args(["-aG", &format!("{}-g", self.name), &self.name]));
+        run(Command::new("usermod").args(["-aG", group, &self.name]));
     }
 }
 

@@ -159,7 +159,7 @@ pub(crate) enum SandboxCommand {
     #[command(after_help = "\
 Examples:
   occ sandbox sync --from prod-1 --to prod-2
-  occ sandbox sync --from prod-1 --to prod-2 --to prod-3 --yes")]
+  occ sandbox sync --from prod-1 --to prod-2 prod-3 --yes")]
     Sync {
         #[command(flatten)]
         pair: SandboxPair,
@@ -174,8 +174,8 @@ pub(crate) struct SandboxPair {
     /// The host whose sandbox is the model, or `local`
     #[arg(long, value_name = "HOST")]
     pub(crate) from: HostArg,
-    /// The host whose sandbox is compared or made like it; may be given more than once
-    #[arg(long, value_name = "HOST", required = true)]
+    /// The host whose sandbox is compared or made like it; several are all compared with that one
+    #[arg(long, value_name = "HOST", required = true, num_args = 1..)]
     pub(crate) to: Vec<HostArg>,
 }
 

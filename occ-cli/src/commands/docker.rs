@@ -140,7 +140,8 @@ async fn sockets(
 /// Runs `docker context` with these arguments.
 fn docker_context(arguments: &[&str]) -> std::io::Result<std::process::Output> {
     let mut command = Command::new("docker");
-    command.arg("context").args(arguments).env_remove("DOCKER_HOST");
+    // Either would be the current context's better.
+    command.arg("context").args(arguments).env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
     command.stdin(Stdio::null()).output()
 }
 
@@ -163,6 +164,22 @@ fn context_leads_to(name: &str) -> Option<String> {
     there.then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Removes a docker context, and says so. The docker program takes its default for the current one without a word.
+fn remove_context(context: &Context<'_>, name: &str) -> Result<(), CliError> {
+    let current = docker_context(&["show"]).map_err(|error| no_docker(&error))?;
+    let was_current = String::from_utf8_lossy(&current.stdout).trim() == name;
+    docker_context_ok(&["rm", "--force", name])?;
+    if was_current {
+        let now = "it was the current one, so docker speaks to this machine's own engine now";
+        context.ui.note(&format!("Warning: docker context '{name}' is removed: {now}."));
+        context.ui.note("hint: docker context use NAME; docker context ls shows them");
+    }
+    match context.ui.json {
+        true => Ok(()),
+        false => context.ui.say(&format!("Removed: docker context '{name}'.")),
+    }
+}
+
 /// A host's docker context that leads to our socket.
 #[derive(Debug)]
 pub(crate) struct OwnContext(String);
@@ -179,9 +196,8 @@ impl OwnContext {
     /// Removes it: it leads nowhere any more.
     pub(crate) fn remove(&self, context: &Context<'_>) -> Result<(), CliError> {
         let (ui, name) = (context.ui, &self.0);
-        match docker_context_ok(&["rm", "--force", name]) {
-            Ok(()) if ui.json => Ok(()),
-            Ok(()) => ui.say(&format!("Removed: docker context '{name}'.")),
+        match remove_context(context, name) {
+            Ok(()) => Ok(()),
             // The host is removed all the same.
             Err(error) => {
                 ui.note(&format!(
@@ -210,15 +226,14 @@ pub(crate) async fn run_context(
     let place = host.map_or_else(|| "local".to_owned(), ToString::to_string);
     let name = format!("occ-{place}");
     if args.remove {
-        docker_context_ok(&["rm", "--force", &name])?;
+        remove_context(context, &name)?;
         if let Some(host) = host {
             remove(&client, host).await?;
         }
         if ui.json {
             let gone = serde_json::json!({ "host": place, "context": name, "removed": true });
-            return ui.value(&gone).map(|()| 0);
+            ui.value(&gone)?;
         }
-        ui.say(&format!("Removed: docker context '{name}'."))?;
         return Ok(0);
     }
     let socket = match host {

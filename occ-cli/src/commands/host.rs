@@ -13,7 +13,10 @@ use super::{Context, docker, host_edit, install_docker};
 use crate::cli::HostCommand;
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
-use crate::hint::{NO_WAY_THROUGH, PROXY_COMMAND, after_test, hint_for, kept_passwords, was_asked};
+use crate::hint::{
+    NO_WAY_THROUGH, PROXY_COMMAND, after_test, hint_for, installing_helps, kept_passwords,
+    was_asked,
+};
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
 use crate::parse::DefaultArg;
@@ -344,22 +347,15 @@ async fn test_many(context: &Context<'_>, group: &Group) -> Result<u8, CliError>
 
 /// Returns what to type after a test that failed.
 async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
-    let code = if report.ssh_ok {
-        // The report has no code for Docker; the kernel's words tell the one case that has a cure.
-        let docker = report.steps.iter().find(|step| !step.ok && step.name == "docker")?;
-        docker
-            .detail
-            .to_lowercase()
-            .contains("permission denied")
-            .then_some(Code::DockerPermission)?
-    } else {
-        report.problem.as_ref()?.code
-    };
-    let detail = report.problem.as_ref().map_or("", |problem| problem.detail.as_str());
+    let problem = report.problem.as_ref().or(report.docker_problem.as_ref())?;
+    let (code, detail) = (problem.code, problem.detail.as_str());
+    // It is offered, in words of its own.
+    if installing_helps(detail) {
+        return None;
+    }
     let has_own = [PROXY_COMMAND, NO_WAY_THROUGH].iter().any(|words| detail.contains(words));
     if matches!(code, Code::HostUnreachable | Code::NotSsh) && !has_own {
-        let blamed = report.problem.as_ref().and_then(|problem| problem.hop.as_ref());
-        return Some(match blamed {
+        return Some(match &problem.hop {
             Some(hop) => format!("occ host test {hop} shows where it stops"),
             // The general hint would name this very command.
             None => after_test(report.name.as_str()),
@@ -367,8 +363,7 @@ async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
     }
     let reply = client.get("/v1/hosts").await.ok()?;
     let list: HostList = reply.parse().ok()?;
-    let problem = report.problem.as_ref();
-    let blamed = problem.and_then(|problem| problem.hop.as_ref()).unwrap_or(&report.name);
+    let blamed = problem.hop.as_ref().unwrap_or(&report.name);
     let host = list.hosts.iter().chain(&list.via).find(|host| host.name == *blamed)?;
     hint_for(code, &host.name, &host.config, None, detail)
 }

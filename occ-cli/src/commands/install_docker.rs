@@ -10,10 +10,13 @@ use occ_proto::text::sanitize;
 use super::{Context, operations};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
-use crate::hint::installing_helps;
+use crate::hint::{has_no_docker, installing_helps, start_docker};
 use crate::output::{Colour, with_note};
 use crate::place::Place;
 use crate::target::Source;
+
+/// What is asked before the commands are run.
+const INSTALL: &str = "Install Docker there?";
 
 /// What was decided about the commands.
 enum Verdict {
@@ -53,7 +56,7 @@ pub(crate) async fn run(
         show(context, host, &setup, true)?;
         return Ok(0);
     }
-    match decided(context, host, &setup, yes).await? {
+    match decided(context, host, &setup, (!yes).then_some(INSTALL)).await? {
         Verdict::Done => {}
         Verdict::Declined => ui.say("Cancelled.")?,
         Verdict::Impossible(error) => return Err(error),
@@ -65,8 +68,8 @@ pub(crate) async fn run(
     Ok(0)
 }
 
-/// Offers to install Docker after a test that did not find it; without a person to ask, says how. That it does not
-/// come to that is no failure of the test.
+/// Offers to have Docker run after a test that did not find it or found it down; without a person to ask, says how.
+/// That it does not come to that is no failure of the test.
 pub(crate) async fn offer(
     context: &Context<'_>,
     client: &Client,
@@ -74,17 +77,22 @@ pub(crate) async fn offer(
 ) -> Result<(), CliError> {
     let ui = context.ui;
     let host = &report.name;
-    if ui.json || !is_missing(report) {
+    let Some(problem) = report.docker_problem.as_ref().filter(|_| !ui.json && is_missing(report))
+    else {
         return Ok(());
-    }
-    let how = format!("hint: occ host install-docker {host} installs it");
+    };
+    let (how, question) = match has_no_docker(&problem.detail) {
+        true => (format!("occ host install-docker {host} installs it"), INSTALL),
+        false => (start_docker(Some(host.as_str())), "Run these commands there?"),
+    };
+    let how = format!("hint: {how}");
     if !ui.can_ask() {
         ui.note(&how);
         return Ok(());
     }
     let offered = async {
         let setup = look(context, client, host).await?;
-        match decided(context, host, &setup, false).await? {
+        match decided(context, host, &setup, Some(question)).await? {
             Verdict::Done => {}
             Verdict::Declined => ui.note(&how),
             Verdict::Impossible(error) => {
@@ -119,20 +127,16 @@ pub(crate) async fn unasked(
         return Ok(None);
     }
     let setup = look(context, client, &report.name).await?;
-    match decided(context, &report.name, &setup, true).await? {
+    match decided(context, &report.name, &setup, None).await? {
         Verdict::Go => install(context, client, &report.name, &setup).await.map(Some),
         Verdict::Impossible(error) => Err(error),
         Verdict::Declined | Verdict::Done => Ok(None),
     }
 }
 
-/// Returns whether there is no Docker on a host that was reached.
+/// Returns whether there is no Docker on a host that was reached, or it does not run.
 fn is_missing(report: &TestReport) -> bool {
-    report.ssh_ok
-        && report
-            .steps
-            .iter()
-            .any(|step| step.name == "docker" && !step.ok && installing_helps(&step.detail))
+    report.docker_problem.as_ref().is_some_and(|problem| installing_helps(&problem.detail))
 }
 
 fn place(host: &HostName) -> Place {
@@ -150,12 +154,12 @@ async fn look(
     with_note(context.ui, &format!("[{host}] looking …"), asked).await?.parse()
 }
 
-/// Shows the commands and asks whether to run them.
+/// Shows the commands and asks whether to run them, if there is a question.
 async fn decided(
     context: &Context<'_>,
     host: &HostName,
     setup: &DockerSetup,
-    yes: bool,
+    question: Option<&str>,
 ) -> Result<Verdict, CliError> {
     let ui = context.ui;
     if !ui.json {
@@ -173,10 +177,10 @@ async fn decided(
         let hint = format!("run them as root on {host}; then occ reconnect --host {host}");
         return Ok(Verdict::Impossible(error.hint(hint)));
     }
-    if yes || ui.ask(&format!("[{host}] Install Docker there?")).await? {
-        return Ok(Verdict::Go);
+    match question {
+        Some(question) if !ui.ask(&format!("[{host}] {question}")).await? => Ok(Verdict::Declined),
+        _ => Ok(Verdict::Go),
     }
-    Ok(Verdict::Declined)
 }
 
 /// Shows what would be done: as the answer of this command, or beside it.

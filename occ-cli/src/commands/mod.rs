@@ -147,7 +147,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::DockerSocket(args)) => docker::run_socket(&context, &args).await,
         Some(Command::DockerContext(args)) => docker::run_context(&context, &args).await,
         Some(Command::Forward(command)) => forward::run(&context, &command, global.all).await,
-        Some(Command::Host(command)) => host::run(&context, command).await,
+        Some(Command::Host(command)) => Box::pin(host::run(&context, command)).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
     }
 }

@@ -11,7 +11,7 @@ use super::{Context, sandbox};
 use crate::cli::OperationsCommand;
 use crate::client::Client;
 use crate::duration::{one_unit, seconds_between};
-use crate::error::{CliError, FAILED};
+use crate::error::{CliError, DAEMON, FAILED};
 use crate::lines::Lines;
 use crate::output::operation::{self as show, ProgressLine};
 use crate::output::table::Table;
@@ -47,15 +47,25 @@ pub(crate) async fn to_its_end(
     id: &str,
     mut tell: impl FnMut(&OperationEvent),
 ) -> Result<Operation, CliError> {
-    let mut lines = Lines::get(client, &format!("/v1/operations/{id}/events")).await?;
-    while let Some(event) = lines.next::<OperationEvent>().await? {
-        if let OperationEvent::End { operation } = event {
-            return Ok(*operation);
+    let followed = async {
+        let mut lines = Lines::get(client, &format!("/v1/operations/{id}/events")).await?;
+        while let Some(event) = lines.next::<OperationEvent>().await? {
+            if let OperationEvent::End { operation } = event {
+                return Ok(Some(*operation));
+            }
+            tell(&event);
         }
-        tell(&event);
+        Ok::<_, CliError>(None)
+    };
+    match followed.await {
+        Ok(Some(operation)) => Ok(operation),
+        // What it says of itself is no more than that.
+        Err(error) if error.problem.is_some() || error.exit != DAEMON => Err(error),
+        Ok(None) | Err(_) => Err(CliError::daemon(format!(
+            "occd went away in the middle of operation {id}: what it left is undone or finished by the next operation there."
+        ))
+        .hint("occ operations shows how far it was, and starts occd again")),
     }
-    Err(CliError::daemon(format!("occd went away in the middle of operation {id}."))
-        .hint("occ status shows what became of the sandbox"))
 }
 
 /// Returns where an operation is at work.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use occ_proto::container::{SandboxSpec, SyncRequest};
+use occ_proto::error::Code;
 use occ_proto::text::sanitize;
 use serde::Serialize;
 
@@ -170,7 +171,17 @@ async fn sync(context: &Context<'_>, pair: &SandboxPair, yes: bool) -> Result<u8
     for to in &pair.to {
         let place = place(to);
         let operation = sandbox::operate(context, &client, &place, "sync", &request).await?;
-        code = code.max(sandbox::done(context, &client, &place, &operation).await?);
+        let done = sandbox::done(context, &client, &place, &operation).await;
+        code = code.max(done.map_err(|error| match error.daemon_code() {
+            // It is the model's, and no option gives it another.
+            Some(Code::PortTaken) => {
+                let model = self::place(&pair.from).option();
+                error.hint(format!(
+                    "stop what has it there, or occ start{model} -p PORT --yes gives the model another"
+                ))
+            }
+            _ => error,
+        })?);
     }
     Ok(code)
 }

@@ -56,9 +56,9 @@ pub(crate) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<u8, 
     let client = context.client().await?;
     match Target::resolve(context.named.clone(), &client).await? {
         Target::Host(host, source) => one(context, args, &client, &host, source).await,
-        Target::Local => local(context, &client).await,
+        Target::Local => local(context, &client, args.fresh).await,
         Target::Unset => {
-            let code = local(context, &client).await?;
+            let code = local(context, &client, args.fresh).await?;
             if !context.ui.json && context.ui.stderr_terminal {
                 context.ui.note("hint: occ status --all shows every host");
             }
@@ -68,9 +68,14 @@ pub(crate) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<u8, 
 }
 
 /// Shows this machine's own sandbox.
-async fn local(context: &Context<'_>, client: &Client) -> Result<u8, CliError> {
+async fn local(context: &Context<'_>, client: &Client, fresh: bool) -> Result<u8, CliError> {
     let ui = context.ui;
-    let reply = match client.get_slow("/v1/hosts/local/container").await {
+    let query = match (fresh, ui.quiet) {
+        (true, _) => "?fresh=true",
+        (false, true) => "",
+        (false, false) => "?disk=true",
+    };
+    let reply = match client.get_slow(&format!("/v1/hosts/local/container{query}")).await {
         Ok(reply) => reply,
         // Docker's troubles are part of the answer.
         Err(error) if error.daemon_code() == Some(Code::DockerUnavailable) && !ui.json => {

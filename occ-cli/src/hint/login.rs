@@ -105,7 +105,7 @@ pub(super) fn key(host: &str, detail: &str) -> String {
     if detail.contains(NO_KEYS) {
         return format!(
             "{}, or change PubkeyAuthentication or PreferredAuthentications in ssh_config",
-            write(host, "auth = [\"password\"]")
+            write(host, "", "auth = [\"password\"]")
         );
     }
     let name = name_a_key(host, "a file");
@@ -148,20 +148,25 @@ pub(crate) fn agent_cure(detail: &str) -> String {
 pub(super) fn allow(host: &str, detail: &str) -> String {
     if let Some((before, _)) = detail.split_once(", which [security] passwords = false forbids") {
         let words = before.rsplit_once("it would take ").map_or("\"password\"", |(_, words)| words);
-        let auth = write(host, &format!("auth = [{}]", sanitize(words)));
+        let auth = write(host, "", &format!("auth = [{}]", sanitize(words)));
         return format!("passwords = true under [security], and {auth}");
     }
     let auth = detail.find("auth = [").and_then(|at| detail.get(at..));
     let auth = auth.and_then(|text| text.split_inclusive(']').next());
-    write(host, &sanitize(auth.unwrap_or("auth = [\"password\"]")))
+    write(host, "", &sanitize(auth.unwrap_or("auth = [\"password\"]")))
 }
 
-/// Returns where to write a host's setting.
-fn write(host: &str, setting: &str) -> String {
+/// Returns where to write a host's setting; `table` is below the host's, such as `.sandbox`.
+pub(super) fn write(host: &str, table: &str, setting: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     // TOML's bare keys; a name has no quotation mark and no backslash in it.
     let name = if host.chars().all(plain) { host.to_owned() } else { format!("\"{host}\"") };
-    format!("{setting} under [hosts.{name}] in {}", settings_file())
+    format!("{setting} under [hosts.{name}{table}] in {}", settings_file())
+}
+
+/// Returns where to write a setting of this machine's Docker.
+pub(super) fn write_local(table: &str, setting: &str) -> String {
+    format!("{setting} under [local{table}] in {}", settings_file())
 }
 
 /// Returns the settings file, by the same rules as the daemon.

@@ -182,6 +182,33 @@ fn a_terminal_is_spoken_of_only_where_there_was_none() {
 }
 
 #[test]
+fn a_closed_socket_is_opened_according_to_whose_it_is() {
+    let of = |whose: &str| {
+        of(Code::DockerPermission, "h", &format!("h: permission denied on /s ({whose})."))
+    };
+    let joins = "sudo usermod -aG docker USER; ";
+    assert_eq!(
+        of("of the group docker"),
+        "on h: sudo usermod -aG docker USER; then occ reconnect --host h"
+    );
+    let wheel = of("of the group wheel");
+    assert!(wheel.contains("in /etc/docker/daemon.json") && wheel.contains(joins), "{wheel}");
+    for whose in ["of the group wheel", "of the group adm", "for its owner root alone"] {
+        let joined = of(&format!("{whose}; the login is in docker"));
+        assert!(!joined.contains("usermod"), "{joined}");
+    }
+    let closed = of("for its owner root alone");
+    assert!(closed.starts_with("on h: sudo chgrp docker /s; sudo chmod 660 /s opens"), "{closed}");
+    assert!(closed.contains(joins), "{closed}");
+    let of_another = of("for its owner eve alone");
+    assert!(of_another.contains("docker_socket = \"PATH\" under [hosts.h] in /"), "{of_another}");
+    assert!(!of_another.contains("sudo"), "{of_another}");
+    let podman = "permission denied on /run/podman/podman.sock (of the group root).";
+    let podman = super::hint(Code::DockerPermission, Some("h"), podman).unwrap();
+    assert!(podman.contains("systemctl --user enable --now podman.socket"), "{podman}");
+}
+
+#[test]
 fn a_host_without_docker_can_get_it() {
     let missing = "there is no Docker on this host.";
     assert_eq!(of(Code::DockerUnavailable, "h", missing), "occ host install-docker h installs it");
@@ -192,7 +219,10 @@ fn a_host_without_docker_can_get_it() {
     assert!(start.starts_with("on h: sudo systemctl start docker, where systemd"), "{start}");
     let in_vain = format!("every command went well, but Docker does not answer: {missing}");
     assert_eq!(of(Code::DockerUnavailable, "h", &in_vain), "occ host test h shows what was tried");
-    assert!(hint(Code::DockerUnavailable, Some("h"), "it does not answer").is_some());
+    assert_eq!(of(Code::DockerUnavailable, "h", "it does not answer on /s"), start);
+    let wrong = "docker_socket in occd.toml names /no, which is not there.";
+    let wrong = of(Code::DockerUnavailable, "h", wrong);
+    assert!(wrong.starts_with("docker_socket = \"PATH\" under [hosts.h] in /"), "{wrong}");
     for code in [Code::DockerUnavailable, Code::DockerPermission, Code::DockerTooOld] {
         let here = hint(code, None, "it does not answer").unwrap();
         assert!(here.contains("on this machine") && !here.contains("HOST"), "{here}");

@@ -17,12 +17,17 @@ use crate::container;
 
 /// How long a look at the disk may take.
 const DISK: Duration = Duration::from_secs(5);
+/// The same where nobody asked for it to be looked at anew.
+const MOMENT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ShowQuery {
     /// Ask the host, whatever is known.
     #[serde(default)]
     fresh: bool,
+    /// Look at the disk, too, if that takes no more than a moment. What is known from memory has it anyway.
+    #[serde(default)]
+    disk: bool,
 }
 
 pub(super) async fn show(
@@ -39,13 +44,17 @@ pub(super) async fn show(
     }
     let (docker, failed) = docker_of(&engine, &client).await?;
     let mut status = container::status(&docker).await.map_err(|e| failed(e.into()))?;
-    if query.fresh && status.exists {
+    if (query.fresh || query.disk) && status.exists {
         // It takes a while where there is much, and is no reason to fail.
-        let measured = timeout(DISK, container::disk_use(&docker)).await;
+        let within = if query.fresh { DISK } else { MOMENT };
+        let measured = timeout(within, container::disk_use(&docker)).await;
         status.disk = measured.ok().and_then(Result::ok).flatten();
     }
     Ok(Json(match engine.host() {
-        Some(host) => app.with_url(host, status),
+        Some(host) => {
+            app.sandboxes.answered(host);
+            app.with_url(host, status)
+        }
         // Nothing has to lead there.
         None => app.with_local_url(status),
     }))

@@ -8,7 +8,7 @@ use occ_proto::container::{
     ContainerStatus, OneTimePassword, SandboxSpec, StartRequest, StopRequest, SyncRequest,
     UpdateRequest,
 };
-use occ_proto::forward::Service;
+use occ_proto::forward::{Endpoint, Service};
 use occ_proto::operation::{Did, Operation, OperationKind, Outcome};
 use occ_proto::{Code, HostName};
 
@@ -84,7 +84,12 @@ impl App {
 
     /// Returns a sandbox's state with its address on this machine, where there is one.
     pub(super) fn with_url(&self, host: &HostName, sandbox: ContainerStatus) -> ContainerStatus {
-        let port = self.forwards.port(host, Service::Sandbox).filter(|_| is_running(&sandbox));
+        let at = published(&sandbox, Service::Sandbox).filter(|_| is_running(&sandbox));
+        // Whoever else has made it anew may have given it another port.
+        let port = at.and_then(|(address, port)| {
+            let to = Endpoint::Tcp { host: address, port };
+            self.forwards.port(host, Service::Sandbox, &to)
+        });
         let url = port.map(|port| format!("http://127.0.0.1:{port}"));
         ContainerStatus { url, ..self.without_own(Some(host), sandbox) }
     }
@@ -135,7 +140,7 @@ impl App {
             if let Err(container::TcpError::Forbidden) = engine.tcp(&address, port).await {
                 let there = url(&address, port);
                 outcome.notes.push(format!(
-                    "it answers on its host only, at {there}: the SSH server forbids forwarding (AllowTcpForwarding)"
+                    "it is reached on its host only, at {there}: the SSH server forbids forwarding (AllowTcpForwarding)"
                 ));
             } else {
                 outcome.url = self.reach(engine, &sandbox, Service::Sandbox)?;
@@ -167,6 +172,9 @@ where
         let work = work(engine.clone(), progress);
         async move {
             let outcome = work.await?;
+            if let Some(host) = engine.host() {
+                app.sandboxes.answered(host);
+            }
             app.reached(&engine, outcome).await
         }
     });

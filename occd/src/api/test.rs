@@ -13,7 +13,7 @@ use super::error::{self, ApiResult};
 use super::extract::{Caller, Host};
 use super::json::Json;
 use crate::config::EffectiveSettings;
-use crate::container::Docker;
+use crate::container::{Docker, DockerError};
 use crate::exec::ExecError;
 use crate::host::HostContext;
 use crate::host::machine::ConnectionId;
@@ -63,6 +63,7 @@ pub(super) async fn test(
         new_host_key: None,
         steps: Vec::new(),
         problem: None,
+        docker_problem: None,
     };
     let dial = Dial {
         id: TEST,
@@ -132,19 +133,22 @@ pub(super) async fn test(
         None => steps.failed("command", format!("the connection was lost: {}", connection.cause())),
     }
     let begun = Instant::now();
-    match Docker::connect(&connection, settings.docker_socket.as_deref(), None).await {
-        Ok(docker) => match docker.client().version().await {
-            Ok(version) => {
-                let version = occ_proto::text::sanitize(&version.version.unwrap_or_default());
-                steps.ok("docker", version.clone(), begun);
-                report.docker_ok = true;
-                report.docker_version = Some(version);
-            }
-            Err(failure) => {
-                steps.failed("docker", occ_proto::text::sanitize(&chain(&failure)));
-            }
-        },
-        Err(failure) => steps.failed("docker", occ_proto::text::sanitize(&chain(&failure))),
+    let asked = async {
+        let socket = settings.docker_socket.as_deref();
+        let docker = Docker::connect(&connection, socket, None).await?;
+        docker.client().version().await.map_err(DockerError::Api)
+    };
+    match asked.await {
+        Ok(version) => {
+            let version = occ_proto::text::sanitize(&version.version.unwrap_or_default());
+            steps.ok("docker", version.clone(), begun);
+            report.docker_ok = true;
+            report.docker_version = Some(version);
+        }
+        Err(failure) => {
+            steps.failed("docker", error::docker_text(&failure));
+            report.docker_problem = Some(*error::docker(name, &failure).into_problem());
+        }
     }
     report.steps = steps.0;
     (report, Some(connection))

@@ -121,10 +121,11 @@ async fn ask(engine: &Engine, address: &str, port: u16) -> Result<(), TcpError> 
             // Both are plain text of ours.
             Err(error) => unreachable!("{error}"),
         };
+        let mut asked = std::pin::pin!(sender.send_request(request));
         let answered = tokio::select! {
-            answer = sender.send_request(request) => answer.is_ok(),
-            // Docker's proxy takes a connection for which there is nobody inside, and ends it.
-            _ended = http => false,
+            answer = &mut asked => answer.is_ok(),
+            // With the answer, or without: Docker's proxy takes a connection for which there is nobody inside.
+            _ended = http => asked.await.is_ok(),
         };
         Ok(answered)
     };
@@ -206,5 +207,54 @@ pub(super) async fn last_words(session: &mut Session, lines: usize) -> Vec<Strin
             tracing::debug!(%error, "the sandbox's last words cannot be read");
             Vec::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::container::LocalEngine;
+
+    /// Returns how it is asked by a server that says so much and closes, many times.
+    async fn asked(says: &'static str) -> Vec<bool> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let engine = Engine::Local(Arc::new(LocalEngine::at("/none".into(), TaskTracker::new())));
+        let serve = async {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                assert!(client.read(&mut [0; 4096]).await.unwrap() > 0);
+                client.write_all(says.as_bytes()).await.unwrap();
+            }
+        };
+        let ask = async {
+            let mut answers = Vec::new();
+            for _ in 0..50 {
+                answers.push(super::ask(&engine, "127.0.0.1", port).await.is_ok());
+            }
+            answers
+        };
+        tokio::select! {
+            answers = ask => answers,
+            () = serve => unreachable!(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_also_where_its_connection_ends_with_it() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\n1.0",
+            "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.0 302 Found\r\nLocation: /x\r\n\r\n",
+        ] {
+            assert_eq!(asked(answer).await, [true; 50], "{answer:?}");
+        }
+        assert_eq!(asked("").await, [false; 50]);
     }
 }

@@ -79,6 +79,14 @@ pub enum DockerError {
     Api(#[source] BollardError),
 }
 
+impl DockerError {
+    /// Returns the one of a socket that this user may not open.
+    pub(super) fn denied(path: &str, whose: Option<&str>) -> Self {
+        let whose = whose.map_or_else(String::new, |whose| format!(" ({whose})"));
+        Self::Permission(format!("{path}{whose}"))
+    }
+}
+
 /// The body of bollard's requests, whose name it does not tell.
 trait BodyOf {
     type Body;
@@ -199,10 +207,7 @@ pub(super) fn choose(set: Option<&str>, system: &RemoteSystem) -> Result<String,
     let sockets = &system.docker_sockets;
     match sockets.iter().find(|socket| socket.usable).or_else(|| sockets.first()) {
         Some(socket) if socket.usable => Ok(socket.path.clone()),
-        Some(socket) => Err(DockerError::Permission(match &socket.group {
-            Some(group) => format!("{} (of the group {group})", socket.path),
-            None => socket.path.clone(),
-        })),
+        Some(socket) => Err(DockerError::denied(&socket.path, socket.whose.as_deref())),
         // A host that runs none of our commands has said nothing of it.
         None if system.shell.is_empty() => Err(DockerError::Untold),
         // Its daemon is down, and may be there later.
@@ -226,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn the_group_that_may_is_named() {
+    fn who_may_is_named() {
         let mut system = system(&[("/s", false)]);
-        system.docker_sockets[0].group = Some("wheel".into());
+        system.docker_sockets[0].whose = Some("of the group wheel".into());
         let error = choose(None, &system).unwrap_err().to_string();
         assert_eq!(error, "permission denied on /s (of the group wheel)");
     }
@@ -264,7 +269,7 @@ mod tests {
             .map(|(path, usable)| DockerSocket {
                 path: (*path).into(),
                 usable: *usable,
-                group: None,
+                whose: None,
             })
             .collect();
         RemoteSystem { docker_sockets, shell: "/bin/sh".into(), ..RemoteSystem::default() }

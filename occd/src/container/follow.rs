@@ -10,7 +10,7 @@ use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::memory::Known;
@@ -27,15 +27,16 @@ const DISK_MIN: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Keeps what is known of a host's sandbox up to date, as long as there is the host.
-pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>) {
+/// Keeps what is known of a host's sandbox up to date, as long as there is the host. `answered` says that its engine
+/// has answered somebody else.
+pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>, answered: &Notify) {
     while let Some(connection) = host.next_connection().await {
         let closed = connection.closed();
         // A bulk stream is read at its reader's pace, and has the connection for itself.
         let bulk = connection.bulk();
         let socket = host.snapshot().settings.docker_socket.clone();
         let goes_on = tokio::select! {
-            () = on(host, &connection, known) => false,
+            () = on(host, &connection, known, answered) => false,
             () = closed.cancelled() => false,
             () = bulk.cancelled() => false,
             () = host.docker_socket_other_than(socket.as_deref()) => true,
@@ -55,7 +56,12 @@ pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>) {
 }
 
 /// The same on one connection.
-async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &watch::Sender<Known>) {
+async fn on(
+    host: &HostHandle,
+    connection: &Arc<Connection>,
+    known: &watch::Sender<Known>,
+    answered: &Notify,
+) {
     let mut pause = RETRY;
     loop {
         let mut was_live = false;
@@ -77,11 +83,11 @@ async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &watch::Send
                 known.error = Some(Arc::new(error));
             });
         }
-        if is_final {
-            return std::future::pending().await;
-        }
         pause = if was_live { RETRY } else { (pause * 2).min(RETRY_MAX) };
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause), if !is_final => {}
+            () = answered.notified() => pause = RETRY,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use dashmap::DashMap;
 use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::container::{ContainerStatus, DiskUse};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +43,8 @@ struct Followed {
     /// The host that it is, which a later one of the same name is not.
     host: HostHandle,
     known: watch::Receiver<Known>,
+    /// Somebody else was answered by its engine.
+    answered: Arc<Notify>,
     _end: DropGuard,
 }
 
@@ -68,14 +70,24 @@ impl Sandboxes {
         for host in hosts.iter().filter(|host| !self.hosts.contains_key(host.name())) {
             let end = self.stop.child_token();
             let (sender, known) = watch::channel(Known::default());
+            let answered = Arc::new(Notify::new());
             self.tasks.spawn({
-                let (host, end) = (host.clone(), end.clone());
+                let (host, end, answered) = (host.clone(), end.clone(), Arc::clone(&answered));
                 async move {
-                    end.run_until_cancelled(follow::follow(&host, &sender)).await;
+                    end.run_until_cancelled(follow::follow(&host, &sender, &answered)).await;
                 }
             });
-            let followed = Followed { host: host.clone(), known, _end: end.drop_guard() };
+            let _end = end.drop_guard();
+            let followed = Followed { host: host.clone(), known, answered, _end };
             self.hosts.insert(host.name().clone(), followed);
+        }
+    }
+
+    /// A host's engine has answered, whatever was found out before: what is known is not to lag behind.
+    pub fn answered(&self, name: &HostName) {
+        if let Some(followed) = self.hosts.get(name) {
+            // Nobody waits while it is followed.
+            followed.answered.notify_waiters();
         }
     }
 

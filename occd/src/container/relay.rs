@@ -91,35 +91,24 @@ async fn engine(ready: &Ready) -> Result<std::sync::Arc<super::ready::Live>, Una
     let connection = connected.map_err(|unreachable| {
         Unavailable(format!("{name} is unreachable: {}", chain(unreachable.error.as_ref())))
     })?;
-    // What is known to be missing is not waited for.
     let socket = host.snapshot().settings.docker_socket.clone();
-    let way = match super::way::Way::to_host(&connection, socket.as_deref(), None).await {
-        Ok(way) => way,
-        Err(error) => return Err(Unavailable(format!("{name}: {}", chain(&error)))),
-    };
-    let missing = async {
-        match way.open().await {
-            Err(error @ (DockerError::NotThere(_) | DockerError::Permission(_))) => error,
-            _ => std::future::pending().await,
-        }
-    };
-    let live = tokio::select! {
+    let asked = Box::pin(Docker::connect(&connection, socket.as_deref(), Some(host.clone())));
+    let asked = tokio::select! {
         biased;
-        live = timeout(READY, ready.until_live()) => live,
-        error = missing => return Err(Unavailable(format!("{name}: {}", chain(&error)))),
+        live = ready.until_live() => return Ok(live),
+        asked = timeout(READY, asked) => asked,
     };
-    match live {
-        Ok(live) => Ok(live),
-        Err(_) => {
-            let socket = host.snapshot().settings.docker_socket.clone();
-            let asked = Docker::connect(&connection, socket.as_deref(), None);
-            let error = match timeout(READY, Box::pin(asked)).await {
-                Ok(Err(error)) => chain(&error),
-                Ok(Ok(_)) | Err(_) => "Docker does not answer".to_owned(),
-            };
-            Err(Unavailable(format!("{name}: {error}")))
-        }
-    }
+    let error = asked.ok().and_then(Result::err);
+    // It is ready in a moment, unless it has said why it is not.
+    let within = match error {
+        None | Some(DockerError::Lost | DockerError::Moved | DockerError::Crowded) => READY,
+        Some(_) => Duration::ZERO,
+    };
+    let live = timeout(within, ready.until_live()).await;
+    live.map_err(|_| {
+        let why = error.map_or_else(|| "Docker does not answer".to_owned(), |error| chain(&error));
+        Unavailable(format!("{name}: {why}"))
+    })
 }
 
 /// Returns a stream to the engine, and whether a program stands in for its socket.

@@ -112,10 +112,17 @@ pub(super) async fn mend(
     if set_aside
         && running == CutShort::Finish
         && inspect(session).await?.as_deref().is_some_and(steps::is_running)
-        && answer::wait(session, Until::Ready).await.is_ok()
     {
-        remove(session, SET_ASIDE).await?;
-        return Ok(Some("an update that was cut short is finished".to_owned()));
+        let cancel = session.progress.cancelled().clone();
+        match cancel.run_until_cancelled(Box::pin(answer::wait(session, Until::Ready))).await {
+            Some(Ok(_)) => {
+                remove(session, SET_ASIDE).await?;
+                return Ok(Some("an update that was cut short is finished".to_owned()));
+            }
+            Some(Err(_)) => {}
+            // It stays cut short.
+            None => return Err(SandboxError::Cancelled { undone: false }),
+        }
     }
     go_back(session, false).await?;
     restore_names(session).await?;

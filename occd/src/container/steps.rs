@@ -36,8 +36,25 @@ pub async fn start(
     progress: Progress,
 ) -> Result<Outcome, SandboxError> {
     let mut session = Session::new(engine, progress);
-    let session = &mut session;
-    let mut notes = Vec::from_iter(mend(session, CutShort::Finish).await?);
+    let mut notes = Vec::new();
+    let started = Box::pin(started(&mut session, settings, request, &mut notes)).await;
+    match started {
+        Ok(did) => outcome(&mut session, did, notes).await,
+        Err(error) => {
+            // That it is not as the settings say may be why.
+            notes.into_iter().for_each(|note| session.progress.note(note));
+            Err(error)
+        }
+    }
+}
+
+async fn started(
+    session: &mut Session,
+    settings: &SandboxSettings,
+    request: &StartRequest,
+    notes: &mut Vec<String>,
+) -> Result<Did, SandboxError> {
+    notes.extend(mend(session, CutShort::Finish).await?);
     let old = inspect(session).await?;
     let differences = match old.as_deref() {
         Some(old) => differences(session, old, settings, request).await?,
@@ -88,7 +105,7 @@ pub async fn start(
             Did::Started
         }
     };
-    outcome(session, did, notes).await
+    Ok(did)
 }
 
 /// Returns what of the sandbox is not as it would be made now.

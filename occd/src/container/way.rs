@@ -1,6 +1,7 @@
 //! The way to a Docker Engine's socket: a channel of a host's connection, or a socket of this machine.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +25,12 @@ const IDLE: usize = 4;
 /// How long the next connection may take where one has no more room.
 const SUCCESSOR: Duration = Duration::from_secs(15);
 
-/// Says of a socket that it is not there (3), not open to this user (4), or that somebody listens on it (5), as far
+/// Says of a socket that it is not there (3), not open to this user (4; and whose it is), or that somebody listens on it (5), as far
 /// as Linux tells that of this network namespace.
 const LOOK: &str = r#"
 test -S "$1" || exit 3
-test -r "$1" && test -w "$1" || exit 4
+test -r "$1" && test -w "$1" || {
+  w=$(stat -c %a:%U:%G "$1" 2>/dev/null || stat -f %Lp:%Su:%Sg "$1" 2>/dev/null) && echo "$w:$(id -nG)"; exit 4; }
 for p in "$1" "$(readlink -f "$1")"; do
   grep -F -e " $p" /proc/net/unix | grep -q " 00010000 " && exit 5
 done 2>/dev/null; exit 0"#;
@@ -190,9 +192,29 @@ fn local_error(path: &std::path::Path, is_set: bool, error: std::io::Error) -> D
     match error.kind() {
         ErrorKind::NotFound if is_set => DockerError::NotThere(name),
         ErrorKind::NotFound if !super::engine::is_installed() => DockerError::Missing,
-        std::io::ErrorKind::PermissionDenied => DockerError::Permission(name),
+        ErrorKind::PermissionDenied => DockerError::denied(&name, whose(path).as_deref()),
         _ => DockerError::Down { path: name, source: error.into() },
     }
+}
+
+/// Returns who may open a socket of this machine. Where it cannot be looked at, nothing is known.
+fn whose(path: &std::path::Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    // passwd(5) and group(5): the third field is the number.
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let name = |file: &str, id: u32| {
+        let mut lines = file.lines().map(|line| line.split(':'));
+        let found = lines.find_map(|mut fields| {
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+        });
+        found.unwrap_or_else(|| id.to_string())
+    };
+    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
+    let joined = rustix::process::getgroups().unwrap_or_default();
+    let joined: Vec<String> = joined.iter().map(|gid| name(&group, gid.as_raw())).collect();
+    let (owner, of) = (name(&passwd, metadata.uid()), name(&group, metadata.gid()));
+    crate::ssh::whose(&format!("{:o}:{owner}:{of}:{}", metadata.mode() & 0o777, joined.join(" ")))
 }
 
 /// Returns the connection that takes the work that another takes no more.
@@ -246,8 +268,12 @@ async fn open(
     }
     // The server says no more than that it did not open the socket; the host knows why.
     let looked = start(connection, system, &["sh", "-c", LOOK, "sh", path], stands_by).await?;
+    let mut said = Vec::new();
     let exit = match &looked {
         Some(channel) => {
+            while let Some(frame) = channel.recv().await {
+                said.extend_from_slice(&frame.data());
+            }
             channel.exited().await;
             channel.exit()
         }
@@ -258,7 +284,10 @@ async fn open(
             return Err(DockerError::NotThere(path.to_owned()));
         }
         Some(ExitReport::Status(3)) => return not_there(),
-        Some(ExitReport::Status(4)) => return Err(DockerError::Permission(path.to_owned())),
+        Some(ExitReport::Status(4)) => {
+            let whose = crate::ssh::whose(&String::from_utf8_lossy(&said));
+            return Err(DockerError::denied(path, whose.as_deref()));
+        }
         Some(ExitReport::Status(5)) if !system.docker_cli => {
             return Err(DockerError::Forbidden(path.to_owned()));
         }
@@ -299,5 +328,25 @@ async fn start(
         Ok(true) => Ok(Some(channel)),
         Ok(false) | Err(Closed::ByServer) => Ok(None),
         Err(Closed::Connection(_)) => Err(DockerError::Lost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn whose_a_socket_of_this_machine_is_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let mode = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&socket, mode(0o600)).unwrap();
+        let user = crate::process::login_user().unwrap();
+        let whose = || super::whose(&socket).unwrap();
+        assert!(whose().starts_with(&format!("for its owner {user} alone")), "{}", whose());
+        std::fs::set_permissions(&socket, mode(0o660)).unwrap();
+        assert!(whose().starts_with("of the group "), "{}", whose());
+        assert_eq!(super::whose(&dir.path().join("none")), None);
     }
 }

@@ -408,10 +408,11 @@ impl Forwards {
         self.lock().get(id).map(Entry::show)
     }
 
-    /// Returns the port of this machine that leads to a service of a host.
-    pub fn port(&self, host: &HostName, service: Service) -> Option<u16> {
+    /// Returns the port of this machine that leads to a service of a host, where that is reached.
+    pub fn port(&self, host: &HostName, service: Service, to: &Endpoint) -> Option<u16> {
         let entries = self.lock();
         let entry = entries.values().find(|entry| entry.is_service(host, service))?;
+        let entry = (entry.record.to.as_ref() == Some(to)).then_some(entry)?;
         entry.live.as_ref().and_then(|_| entry.record.listen.port())
     }
 

@@ -44,4 +44,5 @@ pub use connection::Connection;
 pub use connection::channels::Work;
 pub use error::{ChannelError, ConnectError, LossCause};
 pub use inbox::{Closed, ExitReport, Frame, OutputLost, SpillPolicy};
+pub(crate) use probe::whose;
 pub use remote_forward::{Incoming, ListenError, RemoteListener};

@@ -37,8 +37,8 @@ const SCRIPT: &str = concat!(
     "test -S \"$s\" || continue; ",
     "if test -r \"$s\" && test -w \"$s\"; then echo occ-probe usable=$s; ",
     "else echo occ-probe denied=$s; ",
-    "g=$(stat -c %G \"$s\" 2>/dev/null || stat -f %Sg \"$s\" 2>/dev/null) && ",
-    "echo occ-probe group=$g; fi; done'",
+    "w=$(stat -c %a:%U:%G \"$s\" 2>/dev/null || stat -f %Lp:%Su:%Sg \"$s\" 2>/dev/null) && ",
+    "echo occ-probe whose=$w:$(id -nG); fi; done'",
 );
 
 /// What came of asking.
@@ -118,12 +118,12 @@ fn parse(answer: &[u8]) -> RemoteSystem {
             "usable" | "denied" => {
                 let usable = key == "usable";
                 if !system.docker_sockets.iter().any(|socket| socket.path == value) {
-                    system.docker_sockets.push(DockerSocket { path: value, usable, group: None });
+                    system.docker_sockets.push(DockerSocket { path: value, usable, whose: None });
                 }
             }
-            "group" if !value.is_empty() => {
+            "whose" => {
                 if let Some(socket) = system.docker_sockets.last_mut().filter(|s| !s.usable) {
-                    socket.group = Some(value);
+                    socket.whose = whose(&value);
                 }
             }
             _ => {}
@@ -132,9 +132,38 @@ fn parse(answer: &[u8]) -> RemoteSystem {
     system
 }
 
+/// Returns who may use a socket, from its mode, its owner, its group and the groups of who may not: `660:root:docker:me`.
+pub(crate) fn whose(line: &str) -> Option<String> {
+    let mut fields = line.trim().splitn(4, ':');
+    let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
+    let (owner, group) = (fields.next()?, fields.next()?);
+    let groups = fields.next().unwrap_or_default();
+    let whose = match mode & 0o060 {
+        0o060 => format!("of the group {group}"),
+        _ => format!("for its owner {owner} alone"),
+    };
+    // What opens Docker usually does not help here.
+    let joined = groups.split(' ').any(|one| one == "docker");
+    Some(sanitize(&if joined { format!("{whose}; the login is in docker") } else { whose }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whose_a_socket_is_depends_on_its_mode() {
+        for (line, words) in [
+            ("660:root:docker:me", "of the group docker"),
+            ("660:root:wheel:me docker", "of the group wheel; the login is in docker"),
+            ("600:root:root:me docker\n", "for its owner root alone; the login is in docker"),
+            ("640:root:docker:me", "for its owner root alone"),
+            ("755:me:me:", "for its owner me alone"),
+        ] {
+            assert_eq!(whose(line).unwrap(), words);
+        }
+        assert_eq!((whose(""), whose("660:root"), whose("?:a:b:c")), (None, None, None));
+    }
 
     #[test]
     fn answers_are_found_among_a_shells_greetings() {
@@ -142,9 +171,9 @@ mod tests {
             b"Welcome!\nocc-probe shell=/bin/bash\nocc-probe uname=Linux x86_64\n\
               occ-probe docker=1\nocc-probe usable=/var/run/docker.sock\n\
               occ-probe usable=/var/run/docker.sock\nocc-probe denied=/run/podman/podman.sock\n\
-              occ-probe group=podman\n",
+              occ-probe whose=660:root:podman:me\n",
         );
-        assert_eq!(system.docker_sockets[1].group.as_deref(), Some("podman"));
+        assert_eq!(system.docker_sockets[1].whose.as_deref(), Some("of the group podman"));
         assert_eq!(system.shell, "/bin/bash");
         assert_eq!((system.os.as_str(), system.arch.as_str()), ("Linux", "x86_64"));
         assert!(system.docker_cli);

@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
 use occ_proto::status::{State, TestReport};
 use occ_proto::{Code, Problem};
+use testkit::user::OwnLogin;
 use testkit::{DaemonRig, DockerRig, RealSshd};
 
 use crate::support::{daemon_for, daemon_with, settled, status};
@@ -112,6 +114,16 @@ fn a_host_without_docker_says_so() {
         assert_eq!(problem(&rig), (Code::DockerUnavailable, status));
         let detail = container(&rig).unwrap_err().detail;
         assert!(detail.contains(words), "{detail}");
+        // A test says what to do as every command does.
+        let hint = match system.docker_cli {
+            true => "hint: on h: sudo systemctl start docker",
+            false => "hint: occ host install-docker h installs it",
+        };
+        for args in [&["start", "--host", "h"][..], &["host", "test", "h"]] {
+            let said = rig.run_occ(args).stderr;
+            assert_eq!(said.matches("hint: ").count(), 1, "{args:?}: {said}");
+            assert!(said.contains(hint), "{args:?}: {said}");
+        }
     }
     // A place that is told wrongly.
     let rig = daemon_with(&sshd, "[hosts.h]\ndocker_socket = \"/no/such/docker.sock\"\n");
@@ -126,6 +138,8 @@ fn a_host_without_docker_says_so() {
         let done = rig.run_occ(args);
         let said = format!("{}{}", done.stdout, done.stderr);
         assert!(said.contains(words), "{args:?}: {said}");
+        let hint = "hint: docker_socket = \"PATH\" under [hosts.h] in ";
+        assert!(args[0] == "docker" || said.contains(hint), "{args:?}: {said}");
     }
     assert_eq!(rig.run_occ(&["status", "-q", "--host", "h"]).code(), 5);
     // A socket that nobody listens on any more, as a killed engine leaves it.
@@ -153,11 +167,38 @@ fn a_socket_that_may_not_be_opened_is_named() {
     let rig = daemon_for(&sshd);
     assert_eq!(problem(&rig), (Code::DockerPermission, 409));
     let detail = container(&rig).unwrap_err().detail;
-    assert!(detail.contains(&docker.socket().display().to_string()), "{detail}");
+    let socket = docker.socket().display().to_string();
+    assert!(detail.contains(&format!("{socket} (for its owner root alone)")), "{detail}");
     docker.open_to_everyone();
     // What the probe found is asked anew with the next connection.
     rig.occ_ok(&["reconnect", "--host", "h"]);
     assert!(!container(&rig).unwrap().exists);
+}
+
+#[test]
+fn a_login_that_is_in_docker_is_not_told_to_join_it() {
+    let Some(docker) = engine() else { return };
+    let joined = Command::new("getent").args(["group", "docker"]).output().unwrap();
+    if !joined.status.success() {
+        // No group of that name to be in.
+        return;
+    }
+    let login = OwnLogin::new();
+    login.join_group("docker");
+    let sshd = RealSshd::builder().user(login.name()).start();
+    let rig = daemon(&sshd, &docker);
+    let hint = || {
+        let done = rig.run_occ(&["start", "--host", "h"]);
+        assert!(done.stderr.contains("the login is in docker)"), "{done:?}");
+        let hint = done.stderr.split_once("hint: ").unwrap().1.to_owned();
+        assert!(!hint.contains("usermod"), "{hint}");
+        hint
+    };
+    docker.close_to_others();
+    assert!(hint().contains("sudo chmod 660"));
+    // Of a group that the login is not in.
+    login.give(&docker.socket());
+    assert!(hint().contains("/etc/docker/daemon.json"));
 }
 
 #[test]

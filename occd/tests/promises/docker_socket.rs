@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use occ_proto::container::SANDBOX_CONTAINER;
 use occ_proto::status::State;
+use serde_json::{Value, json};
 use testkit::daemon::Target;
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, http};
@@ -127,7 +128,10 @@ fn the_docker_program_works_as_if_the_engine_were_here() {
         occ(&["docker", "--host", "h", "--", "ps", "-a", "--format", "{{.Names}}"]).contains("cc")
     );
     assert_eq!(occ(&["docker-socket", "-q", "--host", "h"]), socket.display().to_string());
-    occ(&["docker-context", "--host", "h"]);
+    let made: Value =
+        serde_json::from_str(&occ(&["docker-context", "--host", "h", "--json"])).unwrap();
+    let path = socket.display().to_string();
+    assert_eq!(made, json!({ "host": "h", "context": "occ-h", "socket": path }));
     let mut by_context = docker(&["--context", "occ-h", "ps", "-a"]);
     by_context.env_remove("DOCKER_HOST");
     assert!(ok(by_context).contains("cc"));
@@ -137,7 +141,10 @@ fn the_docker_program_works_as_if_the_engine_were_here() {
     // Nothing is left over when they are gone; what is open ahead is no work.
     wait_until("no work", GUARD, || look(&rig, "h"), |status| status.open_channels == 0);
     assert_eq!(sshd.session_count(), 1);
-    occ(&["docker-context", "--host", "h", "--remove"]);
+    let gone: Value =
+        serde_json::from_str(&occ(&["docker-context", "--host", "h", "--remove", "--json"]))
+            .unwrap();
+    assert_eq!(gone, json!({ "host": "h", "context": "occ-h", "removed": true }));
     assert!(!socket.exists());
     assert_eq!(rig.http("GET", "/v1/hosts/h/docker-socket", &[], None).status, 404);
 }
@@ -184,8 +191,13 @@ fn this_machines_own_engine_is_reached_alike_and_contexts_go_with_their_host() {
     assert!(contexts().contains("occ-h") && contexts().contains("occ-other"));
     // Also when its socket was taken away before.
     ok(occ(&["docker-socket", "--host", "h", "--remove"]));
-    let removed = ok(occ(&["host", "remove", "h", "-f"]));
-    assert!(removed.contains("Removed: docker context 'occ-h'"), "{removed}");
+    ok(docker_at(&rig, &engine.socket(), &["context", "use", "occ-h"]));
+    let removed = occ(&["host", "remove", "h", "-f"]).output().unwrap();
+    let said = String::from_utf8_lossy(&removed.stdout).into_owned();
+    assert!(said.contains("Removed: docker context 'occ-h'"), "{said}");
+    // Without a word docker would speak to another engine from now on.
+    let warned = String::from_utf8_lossy(&removed.stderr).into_owned();
+    assert!(warned.contains("it was the current one, so docker speaks to this"), "{warned}");
     let removed = ok(occ(&["host", "remove", "other", "-f"]));
     assert!(!removed.contains("context"), "{removed}");
     assert!(!contexts().contains("occ-h") && contexts().contains("occ-other"));

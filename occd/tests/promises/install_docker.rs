@@ -635,18 +635,20 @@ fn a_host_that_is_added_or_tested_is_offered_docker_and_gets_none_unasked() {
             let args = ["host", "add", "n", &at, "-i", &key, "--force"];
             world.rig.occ(&[&args, more].concat())
         };
-        let hint = "hint: occ host install-docker n installs it\n";
+        // There is a docker program, and so it is taken for a Docker that is down.
+        let hint = "Docker there has to start it; then occ reconnect --host n\n";
+        let question = "[n] Run these commands there? [y/N]";
         // Without a terminal, and with somebody who wants no questions.
         let output = add(&[]).output().unwrap();
         assert!(String::from_utf8_lossy(&output.stderr).ends_with(hint), "{output:?}");
         assert!(add(&["--yes"]).output().unwrap().status.success());
         let mut terminal = Terminal::control(&add(&[]), "");
-        terminal.answer("[n] Install Docker there? [y/N]", "n");
+        terminal.answer(question, "n");
         let (screen, code) = terminal.finish();
         assert!(code == 0 && screen.contains("its socket is not there"), "{screen}");
         assert!(screen.ends_with(hint), "{screen}");
         let mut terminal = Terminal::control(&world.rig.occ(&["host", "test", "n"]), "");
-        terminal.answer("[n] Install Docker there? [y/N]", "n");
+        terminal.answer(question, "n");
         assert_eq!(terminal.finish().1, 0);
         assert_eq!(world.ran(), Vec::<String>::new());
         let output = add(&["--install-docker", "--json"]).output().unwrap();

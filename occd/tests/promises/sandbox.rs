@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use occ_proto::container::SANDBOX_CONTAINER;
-use occ_proto::operation::{Did, Operation, OperationState};
+use occ_proto::operation::{Did, Operation, OperationList, OperationState};
 use testkit::daemon::{Output, Target};
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Registry};
@@ -60,7 +60,7 @@ pub(crate) fn settings(rig: &DaemonRig, docker: &DockerRig, image: &str, extra: 
     ));
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -222,6 +222,7 @@ fn this_machine_has_a_sandbox_of_its_own() {
     assert!(mounted.contains(&work.display().to_string()), "{mounted}");
     let status = rig.occ_ok(&["status"]);
     assert!(status.contains("Sandbox   ● running") && status.contains(&url), "{status}");
+    assert!(status.contains("Disk      ") && status.contains("image "), "{status}");
     assert_eq!(rig.run_occ(&["status", "-q"]).status.code(), Some(0));
     rig.occ_ok(&["stop", "-t", "1", "--remove"]);
     // A bad file is said, and nothing else is taken for it.
@@ -364,6 +365,15 @@ fn an_operation_goes_on_without_its_client_and_can_be_cancelled() {
     link.reset_all();
     let list = rig.occ_ok(&["operations"]);
     assert!(list.contains(&begun.id) && list.contains("running"), "{list}");
+    // Those of one place, and their names alone.
+    let id = format!("{}\n", begun.id);
+    assert_eq!(rig.occ_ok(&["operations", "-q"]), id);
+    assert_eq!(rig.occ_ok(&["operations", "--host", "h", "-q"]), id);
+    assert_eq!(rig.occ_ok(&["operations", "--local", "-q"]), "");
+    assert_eq!(rig.occ_ok(&["operations", "--local"]), "No operations.\n");
+    let of_h = rig.occ_ok(&["operations", "--host", "h", "--json"]);
+    let of_h: OperationList = serde_json::from_str(&of_h).unwrap();
+    assert_eq!(of_h.operations[0].id, begun.id);
     let mut attached = rig.occ(&["operations", "attach", &begun.id]);
     let mut attached = attached.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let cancelled = rig.occ_ok(&["operations", "cancel", &begun.id]);

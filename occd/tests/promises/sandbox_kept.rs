@@ -4,13 +4,13 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use occ_proto::Problem;
-use occ_proto::container::SANDBOX_CONTAINER;
+use occ_proto::container::{PublishedPort, SANDBOX_CONTAINER};
 use occ_proto::operation::{Operation, OperationList, OperationState};
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, DockerRig, Registry};
 
 use crate::ask::{GUARD, body, connect, look};
-use crate::sandbox::{World, fails, fetch, json, world};
+use crate::sandbox::{OURS, World, fails, fetch, free_port, json, world};
 
 /// The sandbox while it is replaced.
 const ASIDE: &str = "opencode-cloud-sandbox-before-update";
@@ -71,6 +71,10 @@ fn settings_that_have_changed_are_told_and_taken_over_when_asked_for() {
         |format: &str| docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER]);
     assert!(look_at("{{.Config.Env}}").contains("COLOUR=canary-blue"));
     assert!(look_at("{{.HostConfig.PortBindings}}").contains("127.0.0.2 41997"));
+    let cockpit = rig.occ_ok(&["cockpit", "--host", "h"]);
+    assert!(cockpit.starts_with("[h] http://127.0.0.1:"), "{cockpit}");
+    let of_many = fails(rig, &["cockpit", "--all"], 2);
+    assert!(of_many.contains("--all does not go with this command"), "{of_many}");
     let sandbox = json(rig, &["start", "--host", "h"]).outcome.unwrap().sandbox.unwrap();
     assert!(sandbox.mounts.iter().any(|mount| mount.target == "/work"), "{sandbox:?}");
     // What cannot be read does not keep it from being started again.
@@ -231,6 +235,14 @@ fn what_the_end_of_the_daemon_cut_short_is_told() {
     assert!(list.contains("start") && list.contains("succeeded"), "{list}");
     let attached = fails(rig, &["operations", "attach", &begun.id], 6);
     assert!(attached.contains("hint: occ status --host h shows how it is now"), "{attached}");
+    // Nobody has to wait for the new one, which never answers.
+    let start: Operation = body(&rig.http("POST", "/v1/hosts/h/container/start", &[], None));
+    let path = format!("/v1/operations/{}", start.id);
+    let step = || body::<Operation>(&rig.http("GET", &path, &[], None)).step;
+    wait_until("the wait for it", GUARD, step, |step| step.starts_with("waiting for the"));
+    let cancelled = rig.occ_ok(&["operations", "cancel", &start.id]);
+    assert!(cancelled.contains("cancelled."), "{cancelled}");
+    wait_until("it to be seen", GUARD, aside, |aside| aside.as_deref() == Some(ASIDE));
 
     docker.docker_ok(&["kill", SANDBOX_CONTAINER]);
     let started = rig.occ_ok(&["start", "--host", "h"]);
@@ -281,6 +293,8 @@ fn an_update_that_was_cut_short_is_undone_at_once_with_the_image_from_before() {
     docker.docker_ok(&["tag", &latest, &image.replace(":latest", ":previous")]);
     let refused = fails(rig, &["update", "--host", "h", "-y", "--rollback"], 1);
     assert!(refused.contains("there is no earlier image to go back to"), "{refused}");
+    let hint = "hint: an update keeps the image from before it; occ docker --host h -- image ls ";
+    assert!(refused.contains(hint), "{refused}");
 }
 
 #[test]
@@ -304,4 +318,28 @@ fn what_cannot_be_mounted_costs_no_restart() {
     assert!(refused.contains(&format!("there is no {path} to mount")), "{refused}");
     assert_eq!(now(), before);
     assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]).lines().count(), 1);
+}
+
+#[test]
+fn an_address_that_leads_to_the_port_from_before_is_not_told() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1", &[]);
+    rig.occ_ok(&["start", "--host", "h"]);
+    // Somebody makes it anew there, as the existing tool does.
+    docker.docker_ok(&["rm", "--force", SANDBOX_CONTAINER]);
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:3000");
+    let run = ["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, "-p", &publish, image];
+    docker.docker_ok(&run);
+    let sandbox = || look(rig, "h").sandbox.filter(|sandbox| sandbox.state.is_some());
+    let is_new = |ports: &[PublishedPort]| ports.iter().any(|one| one.host_port == port);
+    let seen = wait_until("the new one", GUARD, sandbox, |sandbox| {
+        sandbox.as_ref().is_some_and(|sandbox| is_new(&sandbox.ports))
+    });
+    assert_eq!(seen.unwrap().url, None);
+    let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
+    assert!(fetch(&url, None).unwrap().ends_with('1'), "{url}");
+    assert_eq!(sandbox().unwrap().url, Some(url));
 }

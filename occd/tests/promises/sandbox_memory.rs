@@ -74,3 +74,41 @@ fn the_sandbox_is_followed_and_remembered() {
     rig.occ_ok(&["host", "remove", "h", "-f"]);
     wait_until("the session to end", GUARD, || sshd.session_count(), |count| *count == 0);
 }
+
+#[test]
+fn the_disk_is_looked_at_anew_for_another_image() {
+    let Some((docker, _sshd, _link, rig)) = far_engine("sandbox:1") else { return };
+    docker.import("sandbox:2", &[("more", 0o644, &"x".repeat(1_000_000))], &["ENV PATH=/bin"]);
+    docker.run(SANDBOX_CONTAINER, &["sandbox:1", "sleep", "1000"]);
+    assert_eq!(post(&rig, "/v1/hosts/h/connect").status, 200);
+    let disk = |sandbox: &ContainerStatus| sandbox.disk.as_ref().map(|disk| disk.image);
+    let first = known(&rig, "the disk", |sandbox| disk(sandbox).is_some());
+    let first = disk(&first).unwrap();
+    // One takes the other's name, which is not removed.
+    docker.docker_ok(&["rename", SANDBOX_CONTAINER, "another"]);
+    docker.run(SANDBOX_CONTAINER, &["sandbox:2", "sleep", "1000"]);
+    let second = known(&rig, "it again", |sandbox| disk(sandbox).is_some_and(|now| now != first));
+    assert!(disk(&second).unwrap() >= first + 1_000_000, "{second:?}");
+}
+
+#[test]
+fn an_engine_that_has_answered_somebody_is_followed_again_at_once() {
+    let Some((mut docker, _sshd, _link, mut rig)) = far_engine("sandbox:1") else { return };
+    rig.terminate_daemon();
+    rig.set_env("OCCD_LOG", "debug");
+    rig.start_daemon(&[]);
+    docker.run(SANDBOX_CONTAINER, &["sandbox:1", "sleep", "1000"]);
+    assert_eq!(post(&rig, "/v1/hosts/h/connect").status, 200);
+    known(&rig, "the sandbox", is("running"));
+    docker.stop();
+    // It has been asked in vain for so often that the next time is 16 s away.
+    let asked = || rig.log().matches("the sandbox is not followed").count();
+    wait_until("a long pause", GUARD, asked, |asked| *asked >= 5);
+    docker.restart();
+    docker.open_to_everyone();
+    rig.occ_ok(&["status", "--host", "h", "--fresh"]);
+    let sandbox = || look(&rig, "h").sandbox;
+    let soon = std::time::Duration::from_secs(8);
+    let again = |sandbox: &Option<ContainerStatus>| sandbox.as_ref().is_some_and(|one| !one.stale);
+    wait_until("it to be followed", soon, sandbox, again);
+}

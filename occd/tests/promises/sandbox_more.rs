@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use occ_proto::container::{DiskUse, SANDBOX_CONTAINER};
-use occ_proto::operation::{Did, Operation, OperationState};
+use occ_proto::operation::{Did, Operation, OperationList, OperationState};
 use testkit::wait::blocking::wait_until;
 use testkit::{DockerRig, FaultyLink, RealSshd, Registry};
 
@@ -208,7 +208,10 @@ fn where_forwarding_is_forbidden_no_address_is_promised() {
     world.docker.import_sandbox(image, "1.0", &[]);
     let started = world.rig.occ_ok(&["start", "--host", "h"]);
     assert!(started.contains("✓ Service started") && !started.contains("URL:"), "{started}");
-    assert!(started.contains("it answers on its host only, at http://127.0.0.1:"), "{started}");
+    assert!(started.contains("it is reached on its host only, at http://127.0.0.1:"), "{started}");
+    // That it is ready would be more than is known.
+    assert!(started.contains("✓ Service started\n"), "{started}");
+    assert!(started.contains("whether it answers was not looked at"), "{started}");
 }
 
 #[test]
@@ -288,7 +291,10 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     assert!(missing.contains("there is no sandbox"), "{missing}");
     // What is missing is the model, and not what is to be made like it.
     let no_model = fails(rig, &["sandbox", "sync", "--from", "local", "--to", "h", "--yes"], 1);
-    assert!(no_model.contains("Error: there is no sandbox.\nhint: occ start\n"), "{no_model}");
+    assert!(
+        no_model.contains("Error: there is no sandbox.\nhint: occ start --local\n"),
+        "{no_model}"
+    );
     rig.occ_ok(&["start", "--local", "-p", "41999", "--no-mounts"]);
     let differ = fails(rig, &["sandbox", "diff", "--from", "h", "--to", "local"], 1);
     assert!(
@@ -301,6 +307,10 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     // The port of the model is taken on this one machine, which a test has for both.
     let taken = fails(rig, &["sandbox", "sync", "--from", "h", "--to", "local", "--yes"], 1);
     assert!(taken.contains("is in use by"), "{taken}");
+    assert!(
+        taken.contains("or occ start --host h -p PORT --yes gives the model another"),
+        "{taken}"
+    );
     rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
     let stopped = rig.occ_ok(&["status", "--host", "h", "--fresh"]);
     assert!(!stopped.contains("http://"), "{stopped}");
@@ -318,6 +328,92 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     assert!(disk.image > 0, "{disk:?}");
     let restarted = json(rig, &["start", "--host", "h", "-p", "41998", "--yes"]);
     assert_eq!(restarted.outcome.unwrap().did, Did::Started);
+}
+
+#[test]
+fn a_sync_goes_on_without_its_client_and_cancelling_it_undoes_it() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "env = [\"COLOUR=red\"]") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1.0", &[]);
+    rig.occ_ok(&["start", "--host", "h", "--no-mounts"]);
+    rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
+    // On this machine's own engine the image of that name never answers.
+    let other = DockerRig::start_with_network();
+    let config = std::fs::read_to_string(rig.config_toml()).unwrap();
+    let socket = other.socket().display().to_string();
+    rig.write_config_toml(&config.replace(
+        "[local.sandbox]",
+        &format!("[local]\ndocker_socket = {socket:?}\n[local.sandbox]\nimage = {image:?}"),
+    ));
+    let silent = "CMD trap 'exit 0' TERM; sleep 1000 & wait";
+    other.import(image, &[], &[silent, "ENV PATH=/bin"]);
+    let containers = || {
+        let format = "{{.ID}} {{.Names}} {{.State}}";
+        other.docker_ok(&["ps", "--all", "--no-trunc", "--format", format])
+    };
+    let newest = || body::<OperationList>(&rig.http("GET", "/v1/operations", &[], None));
+    let newest = || newest().operations.into_iter().next().unwrap();
+    // Where there is none, and where there is one that runs.
+    for before in ["", "one"] {
+        if !before.is_empty() {
+            let run = ["run", "--detach", "--label", OURS, "--name", SANDBOX_CONTAINER, image];
+            other.docker_ok(&run);
+        }
+        let before = containers();
+        let mut sync = rig.occ(&["sandbox", "sync", "--from", "h", "--to", "local", "--yes"]);
+        let mut sync = sync.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(sync.stderr.take().unwrap()).lines();
+        let waiting = said.find(|line| line.as_ref().unwrap().contains("waiting for the sandbox"));
+        waiting.unwrap().unwrap();
+        let process = testkit::proc::Process::find(sync.id()).unwrap();
+        process.signal(testkit::proc::Signal::INT);
+        assert_eq!(sync.wait().unwrap().code(), Some(130));
+        let rest: Vec<String> = said.map(Result::unwrap).collect();
+        assert!(rest.iter().any(|line| line.contains("goes on without you")), "{rest:?}");
+        let operation = newest();
+        assert_eq!(operation.state, OperationState::Running, "{operation:?}");
+        assert_ne!(containers(), before);
+        let cancelled = rig.occ_ok(&["operations", "cancel", &operation.id]);
+        assert!(cancelled.contains("everything is as it was before"), "{cancelled}");
+        assert_eq!(newest().state, OperationState::Cancelled);
+        assert_eq!(containers(), before);
+    }
+}
+
+#[test]
+fn a_daemon_that_goes_away_is_told_with_what_becomes_of_its_operation() {
+    let image = "sandbox:1";
+    let Some(mut world) = world(image, "") else { return };
+    world.docker.import(image, &[], &["CMD [\"busybox\", \"sleep\", \"1000\"]", "ENV PATH=/bin"]);
+    let mut start = world.rig.occ(&["start", "--host", "h"]);
+    let mut start = start.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(start.stderr.take().unwrap()).lines();
+    let waiting = said.find(|line| line.as_ref().unwrap().contains("waiting for the sandbox"));
+    waiting.unwrap().unwrap();
+    world.rig.kill_daemon();
+    assert_eq!(start.wait().unwrap().code(), Some(3));
+    let rest: Vec<String> = said.map(Result::unwrap).collect();
+    let rest = rest.join("\n");
+    assert!(rest.contains("Error: occd went away in the middle of operation "), "{rest}");
+    assert!(rest.contains("is undone or finished by the next operation there"), "{rest}");
+    assert!(rest.contains("hint: occ operations "), "{rest}");
+}
+
+#[test]
+fn that_a_sandbox_is_not_as_the_settings_say_is_told_also_when_it_fails() {
+    let image = "dying:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import(image, &[], &["CMD echo dying; exit 3", "ENV PATH=/bin"]);
+    fails(rig, &["start", "--host", "h"], 1);
+    docker.import_sandbox("sandbox:2", "2.0", &[]);
+    let config = std::fs::read_to_string(rig.config_toml()).unwrap();
+    rig.write_config_toml(&config.replace(image, "sandbox:2"));
+    let failed = fails(rig, &["start", "--host", "h"], 1);
+    assert!(failed.contains("the image dying:1 instead of the image sandbox:2"), "{failed}");
+    assert!(failed.contains("occ start --host h --yes makes it anew"), "{failed}");
+    rig.occ_ok(&["start", "--host", "h", "--yes"]);
 }
 
 #[test]
