@@ -4,9 +4,10 @@
 cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
 id=$1
 
-# Adds to k the processes whose environment names the session, where the system shows environments.
+# Adds to k the processes whose environment names the session, where the system shows environments. To busybox's grep a NUL
+# would be the end.
 named() {
-  for f in $(grep -lF "OCC_SESSION_ID=$id" /proc/[0-9]*/environ 2>/dev/null); do
+  for f in $(grep -lzxF "OCC_SESSION_ID=$id" /proc/[0-9]*/environ 2>/dev/null); do
     f=${f#/proc/}
     k="$k ${f%/environ}"
   done
@@ -46,10 +47,14 @@ over
 if alive || [ -e exit ]; then
   :
 else
-  # Its supervisor is gone, and the number of its program may be anybody's.
-  k=
-  named
-  [ -n "$k" ] && kill -KILL $k 2>/dev/null
+  # Its supervisor is gone, and the number of its program may be anybody's. One that becomes another program at this moment
+  # shows no environment, so it is looked for more than once.
+  for t in 1 2 3; do
+    k=
+    named
+    [ -n "$k" ] && kill -KILL $k 2>/dev/null
+    rest
+  done
   printf 'lost\n' 1<>exit.new && mv exit.new exit
   true >o.end
   true >e.end

@@ -36,14 +36,16 @@ with=tmux k=0
 command -v tmux >/dev/null || with=screen
 exec 4>&1
 cat "$t/tty" >&4 &
-c=$!
 exec 4>&-
 "in_$with" "$@"
 exec 3<&0
-while IFS= read -r l; do
-  "type_in_$with" "$l"
-done <&3 >/dev/null 2>&1 &
+# Nobody's child, so that it is not waited for.
+(
+  while IFS= read -r l; do
+    "type_in_$with" "$l"
+  done <&3 >/dev/null 2>&1 &
+)
 echo >"$t/tty.go"
 exec 3<&-
-wait $c
+wait
 exit "$(cat "$t/tty.status" 2>/dev/null || echo 137)"
