@@ -1,5 +1,6 @@
 //! `/v1/sessions`: programs on hosts that outlive the connection.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
 use super::json::Json;
+use super::permit::{By, Line, QUIETLY};
+use crate::host::Tries;
+use crate::policy::Asker;
 use crate::prompts::Client;
 use crate::session::{Handle, Place, SessionError};
 
@@ -47,6 +51,25 @@ pub(super) async fn handle(
     let handle = app.sessions.handle(&id, place(app, &host).await?, client);
     let handle = handle.map_err(|failure| error::session(None, &failure))?;
     Ok((handle, host))
+}
+
+/// Permits to act on a session's program as if it was run anew: its directory and its command must be permitted.
+pub(super) async fn permit_session(
+    app: &App,
+    by: By<'_>,
+    host: &SessionHost,
+    session: &Session,
+    verb: &str,
+) -> ApiResult<()> {
+    if !app.guard.restricts(by.0, host) {
+        return Ok(());
+    }
+    let none = BTreeMap::new();
+    let info = &session.info;
+    let line = Line { argv: &info.argv, shell: None, env: &none };
+    let text = format!("{verb} the session {}: {}", info.name, line.text());
+    let decision = line.with(|request| app.guard.decide(by.0, host, request));
+    app.abide(by, host, decision, &text).await
 }
 
 fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
@@ -113,13 +136,22 @@ async fn look(
 pub(super) async fn start(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
+    asker: Asker,
     Body(mut request): Body<SessionRequest>,
 ) -> ApiResult<Response> {
     let host = request.host.clone();
     if let SessionHost::Host(name) = &host {
         request.cwd = request.cwd.or_else(|| app.settings(name).directory);
     }
-    let place = place(&app, &host).await?;
+    let executor = executor_named(&app, host.as_str()).await?;
+    if app.guard.restricts(&asker, &host) {
+        let line = Line { argv: &request.argv, shell: None, env: &request.env };
+        let tries = Tries::of(None, request.wait_ms);
+        let cwd = request.cwd.clone();
+        let by = (&asker, &client);
+        request.cwd = app.permit_line(by, &executor, &line, cwd, tries, QUIETLY).await?;
+    }
+    let place = Place::new(executor);
     let session = app.sessions.start(place, request, client).await.map_err(problem(&host))?;
     Ok((StatusCode::CREATED, Json(session)).into_response())
 }
@@ -128,11 +160,13 @@ pub(super) async fn start_again(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
     Caller(client): Caller,
+    asker: Asker,
     OptionalBody(request): OptionalBody<SessionStart>,
 ) -> ApiResult<Json<Session>> {
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     let known = handle.known();
-    let to = known.next_host.unwrap_or_else(|| host.clone());
+    let to = known.next_host.clone().unwrap_or_else(|| host.clone());
+    permit_session(&app, (&asker, &client), &to, &known, "start again").await?;
     let new = place(&app, &to).await?;
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
@@ -184,13 +218,15 @@ pub(super) async fn remove(
     Path(wanted): Path<String>,
     Query(query): Query<RemoveQuery>,
     Caller(client): Caller,
+    asker: Asker,
 ) -> ApiResult<StatusCode> {
     if query.forget {
         let forgotten = app.sessions.host_of(&wanted).and_then(|(id, _)| app.sessions.forget(&id));
         forgotten.map_err(|failure| error::session(None, &failure))?;
         return Ok(StatusCode::NO_CONTENT);
     }
-    let (handle, host) = handle(&app, &wanted, client).await?;
+    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    permit_session(&app, (&asker, &client), &host, &handle.known(), "remove").await?;
     handle.remove(&app.sessions, query.force).await.map_err(problem(&host))?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -199,9 +235,11 @@ pub(super) async fn signal(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
     Caller(client): Caller,
+    asker: Asker,
     OptionalBody(request): OptionalBody<SessionSignal>,
 ) -> ApiResult<Json<Session>> {
-    let (mut handle, host) = handle(&app, &wanted, client).await?;
+    let (mut handle, host) = handle(&app, &wanted, client.clone()).await?;
+    permit_session(&app, (&asker, &client), &host, &handle.known(), "end or signal").await?;
     let signalled = handle.signal(&app.sessions, request.signal.as_deref()).await;
     signalled.map_err(problem(&host))?;
     if request.signal.is_some() {
@@ -228,6 +266,7 @@ pub(super) async fn input(
     Path(wanted): Path<String>,
     Query(query): Query<InputQuery>,
     Caller(client): Caller,
+    asker: Asker,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> ApiResult<Json<InputTaken>> {
     let body = body.map_err(|rejection| {
@@ -241,7 +280,8 @@ pub(super) async fn input(
             ApiError::bad_request(format!("The body could not be read: {rejection}."))
         }
     })?;
-    let (handle, host) = handle(&app, &wanted, client).await?;
+    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    permit_session(&app, (&asker, &client), &host, &handle.known(), "write to").await?;
     let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))
 }

@@ -39,6 +39,7 @@ mod jump;
 mod local;
 mod passwords;
 mod patience;
+mod policy;
 mod prompts;
 mod reconnect;
 mod rekey;
