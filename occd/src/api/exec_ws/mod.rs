@@ -60,7 +60,7 @@ pub(super) async fn upgrade(
         .write_buffer_size(WRITE_BUFFER)
         .on_upgrade(move |socket| async move {
             let grant = asker.grant.clone();
-            let serving = serve(app, executor, socket, (asker, client), passing);
+            let serving = Box::pin(serve(app, executor, socket, (asker, client), passing));
             GrantInForce::bound(grant, serving).await;
         });
     if let Some(offer) = offer {
@@ -233,7 +233,8 @@ async fn permitted(
             tracing::debug!("a client is not told what it waits for");
         }
     };
-    let mut permitting = std::pin::pin!(app.permit_exec(by, executor, request, &told));
+    // Boxed: most commands have no policy.
+    let mut permitting = Box::pin(app.permit_exec(by, executor, request, &told));
     loop {
         let event = tokio::select! {
             biased;
