@@ -250,7 +250,8 @@ impl Daemon {
         );
         ready();
         let router = api::router(Arc::clone(&app));
-        app.grants.serve_all(&router);
+        // Another, so that a grant's clients take no places of the daemon's own.
+        app.grants.serve_all(&api::router(Arc::clone(&app)));
         drop(app);
         let serving = server::serve(listener, router, clients.clone(), stop.clone());
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and

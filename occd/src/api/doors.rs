@@ -67,7 +67,7 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/sessions/{id}/input"
         | "/v1/sessions/{id}/signal"
         | "/v1/sessions/{id}/attach" => Door::OwnerWork,
-        "/v1/sessions/{id}" if *method == Method::DELETE => Door::OwnerWork,
+        "/v1/sessions/{id}" if matches!(*method, Method::DELETE | Method::PATCH) => Door::OwnerWork,
         "/v1/forwards" if *method == Method::POST => Door::OwnerWork,
         // The daemon, hosts.json, links, keys, and what is known of work; nothing is done on a host.
         "/v1/version"

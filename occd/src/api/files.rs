@@ -17,7 +17,7 @@ use super::App;
 use super::error::{ApiError, ApiResult, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
 use super::json::Json;
-use super::permit::By;
+use super::permit::{By, place_of};
 use crate::exec::Executor;
 use crate::files::{
     Condition, Download, FileError, FileSystem, Pack, Shown, Unpack, Upload, UploadWish, checked,
@@ -53,6 +53,7 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
         FileError::Lost(..) | FileError::Ended(_) | FileError::Silent { .. } => {
             (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
         }
+        FileError::Outside(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
         FileError::NotFound(_) => (StatusCode::NOT_FOUND, Code::FileNotFound),
         FileError::Permission(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
         FileError::IsDirectory(_) => (StatusCode::CONFLICT, Code::IsDirectory),
@@ -305,7 +306,9 @@ async fn write(
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     if query.tar {
-        let begun = Unpack::begin(&fs, &at.executor, &at.path, query.preserve, &client);
+        let confined = !app.guard.roots(&asker, &place_of(&at.executor)).is_empty();
+        let how = (query.preserve, confined);
+        let begun = Unpack::begin(&fs, &at.executor, &at.path, how, &client);
         let mut unpack = begun.await.map_err(failed)?;
         let mut body = body.into_data_stream();
         while let Some(data) = body.next().await {

@@ -117,7 +117,7 @@ impl App {
 
     /// Returns the directory for a command: the one that was asked for as the host resolves it, if it is below the
     /// root; the root unless one was asked for.
-    async fn directory_below(
+    pub(super) async fn directory_below(
         &self,
         by: By<'_>,
         executor: &Executor,

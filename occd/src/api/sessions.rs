@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
+use occ_proto::policy::Action;
 use occ_proto::session::{
     InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionSignal,
     SessionStart, SessionState,
@@ -22,12 +23,15 @@ use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
 use super::json::Json;
 use super::permit::{By, Line, QUIETLY};
 use crate::host::Tries;
-use crate::policy::Asker;
+use crate::policy::{Asker, Denied};
 use crate::prompts::Client;
 use crate::session::{Handle, Place, SessionError};
 
 /// How long a list waits for each host: it shows what was known last of one that does not answer.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// No variables.
+pub(super) static NO_ENV: BTreeMap<String, String> = BTreeMap::new();
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ListQuery {
@@ -55,20 +59,27 @@ pub(super) async fn handle(
 
 /// Permits to act on a session's program as if it was run anew: its directory and its command must be permitted.
 pub(super) async fn permit_session(
-    app: &App,
+    app: &Arc<App>,
     by: By<'_>,
     host: &SessionHost,
-    session: &Session,
+    (session, env): (&Session, &BTreeMap<String, String>),
     verb: &str,
 ) -> ApiResult<()> {
     if !app.guard.restricts(by.0, host) {
         return Ok(());
     }
-    let none = BTreeMap::new();
     let info = &session.info;
-    let line = Line { argv: &info.argv, shell: None, env: &none };
+    let line = Line { argv: &info.argv, shell: None, env };
     let text = format!("{verb} the session {}: {}", info.name, line.text());
-    let decision = line.with(|request| app.guard.decide(by.0, host, request));
+    let executor = executor_named(app, host.as_str()).await?;
+    // Where it runs, or its home directory.
+    let cwd = Some(info.cwd.clone().unwrap_or_else(|| "~".to_owned()));
+    app.directory_below(by, &executor, cwd, Tries::default()).await?;
+    let mut decision = line.with(|request| app.guard.decide(by.0, host, request));
+    // Who was allowed to start it is not asked again for each word.
+    if decision.action == Action::Ask && app.guard.remembers(by.0, &info.id) {
+        decision.action = Action::Allow;
+    }
     app.abide(by, host, decision, &text).await
 }
 
@@ -153,6 +164,9 @@ pub(super) async fn start(
     }
     let place = Place::new(executor);
     let session = app.sessions.start(place, request, client).await.map_err(problem(&host))?;
+    if app.guard.restricts(&asker, &host) {
+        app.guard.remember(&asker, &session.info.id);
+    }
     Ok((StatusCode::CREATED, Json(session)).into_response())
 }
 
@@ -166,7 +180,7 @@ pub(super) async fn start_again(
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     let known = handle.known();
     let to = known.next_host.clone().unwrap_or_else(|| host.clone());
-    permit_session(&app, (&asker, &client), &to, &known, "start again").await?;
+    permit_session(&app, (&asker, &client), &to, (&known, &request.env), "start again").await?;
     let new = place(&app, &to).await?;
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
@@ -194,8 +208,18 @@ pub(super) async fn show(
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
+    asker: Asker,
+    Caller(client): Caller,
     Body(edit): Body<SessionEdit>,
 ) -> ApiResult<Json<Session>> {
+    let (found, host) = handle(&app, &wanted, client).await?;
+    // What is known of a program that runs is what its input and its end are decided by.
+    let is_relabelled = edit.argv.is_some() || edit.cwd.is_some();
+    let runs = found.known().state == SessionState::Running;
+    if is_relabelled && runs && app.guard.restricts(&asker, &host) {
+        let why = "the policy: of a session that runs, command and directory stay as they are";
+        return Err(error::denied(&host, &Denied::Policy(why.to_owned())));
+    }
     if let Some(host) = &edit.host {
         place(&app, host).await?;
     }
@@ -226,7 +250,7 @@ pub(super) async fn remove(
         return Ok(StatusCode::NO_CONTENT);
     }
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
-    permit_session(&app, (&asker, &client), &host, &handle.known(), "remove").await?;
+    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "remove").await?;
     handle.remove(&app.sessions, query.force).await.map_err(problem(&host))?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -239,7 +263,8 @@ pub(super) async fn signal(
     OptionalBody(request): OptionalBody<SessionSignal>,
 ) -> ApiResult<Json<Session>> {
     let (mut handle, host) = handle(&app, &wanted, client.clone()).await?;
-    permit_session(&app, (&asker, &client), &host, &handle.known(), "end or signal").await?;
+    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "end or signal")
+        .await?;
     let signalled = handle.signal(&app.sessions, request.signal.as_deref()).await;
     signalled.map_err(problem(&host))?;
     if request.signal.is_some() {
@@ -281,7 +306,7 @@ pub(super) async fn input(
         }
     })?;
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
-    permit_session(&app, (&asker, &client), &host, &handle.known(), "write to").await?;
+    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "write to").await?;
     let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))
 }

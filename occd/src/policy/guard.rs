@@ -1,10 +1,11 @@
 //! Where requests meet policies: what is in force is looked up, and a person is asked where a policy says so.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::HostName;
-use occ_proto::policy::{Action, PolicyView};
+use occ_proto::policy::{Action, ClientKind, PolicyView};
 use occ_proto::session::SessionHost;
 use tokio::sync::watch;
 
@@ -24,6 +25,8 @@ pub type Told<'a> = &'a (dyn Fn(u64, &str) + Send + Sync);
 pub struct Guard {
     config: watch::Receiver<LoadedConfig>,
     prompts: Arc<Prompts>,
+    /// The sessions whose start a person has allowed, with the kind of client.
+    allowed: Mutex<BTreeSet<(String, ClientKind)>>,
 }
 
 /// Why something is not done.
@@ -43,7 +46,7 @@ pub enum Denied {
 impl Guard {
     /// Returns one for the settings as they change.
     pub fn new(config: watch::Receiver<LoadedConfig>, prompts: Arc<Prompts>) -> Self {
-        Self { config, prompts }
+        Self { config, prompts, allowed: Mutex::default() }
     }
 
     fn config(&self) -> Arc<Config> {
@@ -130,6 +133,20 @@ impl Guard {
             Ok(false) | Err(NoAnswer::Declined) => Err(Denied::Declined(why)),
             Err(_) => Err(Denied::Unanswered(why)),
         }
+    }
+
+    fn allowed(&self) -> MutexGuard<'_, BTreeSet<(String, ClientKind)>> {
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that such a client may work with a session, for whose start a person was asked if the policy says so.
+    pub fn remember(&self, asker: &Asker, session: &str) {
+        self.allowed().insert((session.to_owned(), asker.kind));
+    }
+
+    /// Returns whether such a client has started a session.
+    pub fn remembers(&self, asker: &Asker, session: &str) -> bool {
+        self.allowed().contains(&(session.to_owned(), asker.kind))
     }
 
     /// Decides about what occ does by itself, such as opening again what was open: nobody is asked.

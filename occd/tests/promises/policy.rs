@@ -186,6 +186,78 @@ fn read_only_refuses_whatever_changes_something() {
 }
 
 #[test]
+fn a_terminal_and_a_group_are_doors_as_well() {
+    let rules = "[[policy.rules]]\naction = \"deny\"\nprogram = \"rm\"\n";
+    let Some((_sshd, rig)) = sshd_with(rules) else { return };
+    let shell = rig.occ(&["shell", "--host", "h"]);
+    let (said, code) = testkit::terminal::Terminal::control(&shell, "").finish();
+    assert_eq!(code, 7, "{said}");
+    assert!(said.contains("what it runs does not show"), "{said}");
+    let local = rig.run_occ(&["exec", "--local", "--", "rm", "x"]);
+    assert_eq!(local.code(), 7, "{}", local.stderr);
+    let all = rig.run_occ(&["exec", "--all", "--", "rm", "x"]);
+    assert_eq!(all.code(), 1, "{}", all.stderr);
+    assert!(all.stderr.contains("the rule deny \"rm\""), "{}", all.stderr);
+}
+
+#[test]
+fn an_engine_behind_a_policy_is_only_read() {
+    let Some((engine, _sshd, _link, rig)) = crate::docker_socket::far_engine("busybox:1") else {
+        return;
+    };
+    let path = rig.http("PUT", "/v1/hosts/h/docker-socket", &[], None).json()["path"].clone();
+    let path = std::path::PathBuf::from(path.as_str().unwrap());
+    let docker = |args: &[&str]| {
+        let mut command = std::process::Command::new("docker");
+        command.env("DOCKER_HOST", format!("unix://{}", path.display()));
+        command.env("DOCKER_CONFIG", rig.root().join("docker")).env_remove("DOCKER_CONTEXT");
+        let output = command.args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), said + &String::from_utf8_lossy(&output.stderr))
+    };
+    engine.run("web", &["busybox:1", "sh", "-c", "echo hello; sleep 1000"]);
+    assert!(docker(&["ps"]).0);
+    let socket = engine.socket().display().to_string();
+    let with = |policy: &str| {
+        rig.write_config_toml(&format!("[hosts.h]\ndocker_socket = {socket:?}\n{policy}"));
+        // The socket is no request of the API's that looks at the file.
+        assert_eq!(rig.http("GET", "/v1/hosts/h", &[], None).status, 200);
+    };
+    with("[hosts.h.policy]\nroot = \"/srv\"\n");
+    let (listed, said) = docker(&["ps", "--format", "{{.Names}}"]);
+    assert!(listed && said.trim() == "web", "{said}");
+    assert!(docker(&["logs", "web"]).1.contains("hello"));
+    assert!(docker(&["inspect", "web"]).0);
+    let run = ["run", "--rm", "-v", "/:/host", "busybox:1", "ls", "/host"];
+    for args in [
+        &run[..],
+        &["exec", "web", "id"],
+        &["rm", "-f", "web"],
+        &["cp", "web:/bin/busybox", "-"],
+        &["kill", "web"],
+        &["rmi", "busybox:1"],
+    ] {
+        let (done, said) = docker(args);
+        assert!(!done && said.contains("h: refused by"), "{args:?}: {said}");
+    }
+    // Whatever follows the first request on a connection goes nowhere.
+    let two = "GET /containers/json HTTP/1.1\r\nHost: d\r\n\r\n\
+               POST /containers/web/kill HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n";
+    let mut raw = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    std::io::Write::write_all(&mut raw, two.as_bytes()).unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut raw, &mut said).unwrap();
+    assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+    assert_eq!(engine.docker_ok(&["ps", "-q"]).lines().count(), 1);
+    with("[hosts.h.policy]\ndocker = \"deny\"\n");
+    assert!(!docker(&["ps"]).0);
+    denied(&rig.http("GET", "/v1/hosts/h/container", &[], None));
+    denied(&rig.http("PUT", "/v1/hosts/h/docker-socket", &[], None));
+    with("[hosts.h.policy]\nroot = \"/srv\"\ndocker = \"allow\"\n");
+    assert!(docker(&["kill", "web"]).0);
+}
+
+#[test]
 fn a_broken_policy_leaves_the_old_one_in_force_and_each_command_says_so() {
     let rules = "[[hosts.h.policy.rules]]\naction = \"deny\"\nprogram = \"rm\"\n";
     let Some((_sshd, mut rig)) = sshd_with(rules) else { return };
@@ -218,6 +290,8 @@ fn a_session_is_what_its_command_is() {
         http::request(&rig.socket(), "POST", "/v1/sessions/s/input", &[], body).unwrap()
     };
     denied(&input());
+    // Nor is it called something else.
+    denied(&rig.http("PATCH", "/v1/sessions/s", &[], Some(json!({ "argv": ["ls"] }))));
     denied(&rig.http("POST", "/v1/sessions/s/signal", &[], None));
     denied(&rig.http("DELETE", "/v1/sessions/s?force=true", &[], None));
     denied(&rig.http("POST", "/v1/sessions/s/start", &[], None));
@@ -228,6 +302,52 @@ fn a_session_is_what_its_command_is() {
     rig.write_config_toml("");
     assert_eq!(input().status, 200);
     assert_eq!(rig.http("DELETE", "/v1/sessions/s?force=true", &[], None).status, 204);
+}
+
+#[test]
+fn an_archive_is_not_unpacked_through_links() {
+    use occ_proto::tar::{self, Entry, Kind};
+    let shared = Shared::new();
+    let root = shared.at("app");
+    for dir in [&root, &shared.at("other"), &root.join("old")] {
+        std::fs::create_dir(dir).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(dir, mode).unwrap();
+    }
+    std::os::unix::fs::symlink(shared.at("other"), root.join("old/out")).unwrap();
+    let archive = |entries: &[(&str, Kind)]| {
+        let mut bytes = Vec::new();
+        for (path, kind) in entries {
+            let path = path.as_bytes().to_vec();
+            let entry = Entry { path, kind: kind.clone(), mode: 0o755, mtime: 1, size: 0 };
+            tar::head(&mut bytes, &entry);
+        }
+        bytes.extend_from_slice(&tar::END);
+        bytes
+    };
+    let outside = Kind::Symlink(b"../../other".to_vec());
+    let config = format!("[policy]\nroot = {root:?}\n");
+    let Some((_sshd, rig)) = sshd_with(&config) else { return };
+    for place in ["h", "local"] {
+        let put = |name: &str, entries: &[(&str, Kind)]| {
+            let path = root.join(name);
+            let url = format!("/v1/hosts/{place}/files/{}?tar=true", path.display());
+            http::request(&rig.socket(), "PUT", &url, &[], Some(&archive(entries))).unwrap()
+        };
+        let link = ("l", outside.clone());
+        denied(&put(place, &[link.clone(), ("l/new", Kind::File)]));
+        denied(&put(place, &[link.clone(), ("l/new", Kind::Directory)]));
+        denied(&put(place, &[link.clone(), ("l", Kind::File)]));
+        denied(&put("old", &[("out/new", Kind::File)]));
+        denied(&put("old", &[("out", Kind::Directory), ("out/new", Kind::File)]));
+        denied(&put(place, &[("h", Kind::Hardlink(b"../../other/x".to_vec()))]));
+        denied(&put(place, &[link.clone(), ("h", Kind::Hardlink(b"l/x".to_vec()))]));
+        let name = format!("{place}-good");
+        let good = put(&name, &[link, ("d", Kind::Directory), ("d/f", Kind::File)]);
+        assert_eq!(good.status, 200, "{}", good.text());
+        assert!(root.join(&name).join("d/f").exists());
+    }
+    assert_eq!(std::fs::read_dir(shared.at("other")).unwrap().count(), 0);
 }
 
 #[test]
