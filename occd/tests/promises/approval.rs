@@ -157,3 +157,36 @@ fn a_kind_of_client_is_what_it_says_and_api_unless_it_says() {
     rig.set_env("OCC_CLIENT", "mcp");
     assert_eq!(rig.run_occ(&["exec", "--host", "h", "--", "true"]).code(), 7);
 }
+
+#[test]
+fn a_session_that_was_allowed_to_start_is_not_asked_about_again() {
+    let config = "[[policy.rules]]\naction = \"ask\"\nprogram = \"cat\"\n";
+    let Some((_sshd, rig)) = sshd_with(config) else { return };
+    let durable = rig.occ(&["exec", "--host", "h", "--durable", "--", "cat", "/etc/hostname"]);
+    let waiting = Terminal::control(&durable, "");
+    let id = question(&rig)["id"].to_string();
+    assert_eq!(elsewhere(&rig, &["prompts", "--allow", &id]).1, 0);
+    let (said, code) = waiting.finish();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains(std::fs::read_to_string("/etc/hostname").unwrap().trim()), "{said}");
+    nothing_is_asked(&rig);
+}
+
+#[test]
+fn a_change_of_a_file_waits_as_a_command_does() {
+    let config = "[[policy.rules]]\naction = \"ask\"\nwhat = [\"write\"]\n";
+    let Some((_sshd, rig)) = sshd_with(config) else { return };
+    let target = format!("/tmp/occ-copied-{}", std::process::id());
+    std::fs::write(rig.home().join("f"), "x").unwrap();
+    let mut copying = Terminal::control(&rig.occ(&["cp", "f", &format!("h:{target}")]), "");
+    let asked = question(&rig);
+    assert!(asked["message"].as_str().unwrap().contains(&target), "{asked}");
+    let id = asked["id"].to_string();
+    copying.wait_for(&format!("occ prompts --allow {id}"));
+    assert!(!std::path::Path::new(&target).exists());
+    assert_eq!(elsewhere(&rig, &["prompts", "--allow", &id]).1, 0);
+    let (said, code) = copying.finish();
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "x");
+    std::fs::remove_file(target).unwrap();
+}
