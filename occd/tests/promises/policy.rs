@@ -145,6 +145,33 @@ fn work_stays_below_the_root_as_the_host_resolves_it() {
 }
 
 #[test]
+fn a_host_without_sftp_resolves_directories_too() {
+    if !RealSshd::require() {
+        return;
+    }
+    let shared = Shared::new();
+    let root = shared.at("app");
+    std::fs::create_dir_all(root.join("sub")).unwrap();
+    std::os::unix::fs::symlink("..", root.join("up")).unwrap();
+    // The root may be behind a link itself.
+    std::os::unix::fs::symlink("app", shared.at("link")).unwrap();
+    for dir in [&root, &root.join("sub")] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir, mode).unwrap();
+    }
+    let sshd = RealSshd::start();
+    let config = format!("[hosts.h.policy]\nroot = {:?}\n", shared.at("link"));
+    let rig = daemon_with(&sshd, &config);
+    let run = |cwd: Option<&str>| post(&rig, json!({ "argv": ["pwd", "-P"], "cwd": cwd }));
+    assert_eq!(run(None).json()["stdout"], format!("{}\n", root.display()));
+    assert_eq!(run(root.join("sub").to_str()).status, 200);
+    for outside in ["up", "/", "~", "-", "nowhere"] {
+        denied(&run(root.join(outside).to_str()));
+        denied(&run(Some(outside)));
+    }
+}
+
+#[test]
 fn read_only_refuses_whatever_changes_something() {
     let shared = Shared::new();
     std::fs::write(shared.at("f"), "x").unwrap();
