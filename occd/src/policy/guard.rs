@@ -131,6 +131,9 @@ impl Guard {
         match self.prompts.approve(approval, client, told).await {
             Ok(true) => Ok(()),
             Ok(false) | Err(NoAnswer::Declined) => Err(Denied::Declined(why)),
+            Err(NoAnswer::Nobody) => {
+                Err(Denied::Policy(format!("{why}, and too many approvals are waited for")))
+            }
             Err(_) => Err(Denied::Unanswered(why)),
         }
     }

@@ -361,8 +361,23 @@ impl<'a> Policy<'a> {
 
     /// Returns the strictest of all that could be said about a program that does not show.
     fn strictest(&self, client: ClientKind) -> Decision {
-        let about = self.rules().filter(|rule| rule.is_for(client, Capability::Exec));
-        let all = about.map(Rule::decision).fold(self.by_default(), Decision::and);
+        let mut about = self.rules().filter(|rule| rule.is_for(client, Capability::Exec));
+        let mut all: Option<Decision> = None;
+        let mut add = |decision: Decision| {
+            all = Some(match all.take() {
+                Some(others) => others.and(decision),
+                None => decision,
+            });
+        };
+        // Behind one that fits every program nothing can apply.
+        let is_last = about.by_ref().any(|rule| {
+            add(rule.decision());
+            rule.fits_every_program()
+        });
+        if !is_last {
+            add(self.by_default());
+        }
+        let all = all.unwrap_or_else(|| self.by_default());
         let read_only = Decision::new(Action::Deny, "read_only = true");
         let all = if self.read_only() { all.and(read_only) } else { all };
         let why = format!("what it runs does not show, so the strictest counts: {}", all.why);
@@ -411,6 +426,11 @@ impl Rule {
     /// Returns whether it names a program, as opposed to any.
     fn names_program(&self) -> bool {
         self.program.as_ref().is_some_and(|pattern| !pattern.is_anything())
+    }
+
+    fn fits_every_program(&self) -> bool {
+        self.program.as_ref().is_none_or(Pattern::is_anything)
+            && self.args.as_ref().is_none_or(Pattern::is_anything)
     }
 
     fn fits(&self, client: ClientKind, layer: Layer<'_>) -> bool {

@@ -263,6 +263,14 @@ fn a_grant_gives_what_it_says() {
     ] {
         assert_eq!(said(&tables, Api, line), action, "{line}");
     }
+    // All programs are all, shells too.
+    let allow = ["exec"].map(|text| text.parse().unwrap());
+    let all = PolicyConfig::of_grant("g", &allow, None);
+    let all = Both { own: all, all: PolicyConfig::default() };
+    for line in ["sh", "--shell ls | wc", "./tool", "env PATH=x ls"] {
+        assert_eq!(said(&all, Api, line), Allow, "{line}");
+    }
+    assert_eq!(asked(&all, Api, Request::Read), Deny);
     let why = exec(&tables, Api, "git status", &[]).why;
     assert!(why.contains("the grant g"), "{why}");
 }

@@ -11,6 +11,10 @@ use super::clients::{Client, Clients};
 use super::{NoAnswer, OnDrop, Prompts, Question};
 use crate::peer::{Lineage, Peer};
 
+/// Approvals that are waited for at a time. More are refused: a person would not read them, and each holds one of the
+/// places for requests.
+const MOST: usize = 64;
+
 /// What is to be allowed.
 #[derive(Debug, Clone)]
 pub struct Approval {
@@ -54,7 +58,7 @@ impl Prompts {
     ///
     /// # Errors
     ///
-    /// Nobody answers in time, or somebody declines to.
+    /// Nobody answers in time, or somebody declines to; [`NoAnswer::Nobody`] where too many are open.
     pub async fn approve(
         self: &Arc<Self>,
         approval: Approval,
@@ -64,6 +68,9 @@ impl Prompts {
         let Approval { host, message, note, by, lineage, patience } = approval;
         tracing::info!(question = message, "somebody is asked for an approval");
         let kind = PromptKind::Approval;
+        if self.lock().iter().filter(|open| open.wants.is_some()).count() >= MOST {
+            return Err(NoAnswer::Nobody);
+        }
         let text = message.clone();
         let question = Question { kind, host, message, note, secret: false, again: false };
         // They are shown what they wait for.

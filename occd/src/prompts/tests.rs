@@ -206,3 +206,34 @@ async fn an_answer_from_elsewhere_is_told_its_fate_and_shown_the_next_question_a
     drop(other);
     assert!(questions.are_spent(file));
 }
+
+#[tokio::test(start_paused = true)]
+async fn so_many_approvals_are_waited_for_and_no_more() {
+    let prompts = Arc::new(Prompts::default());
+    let approval = || Approval {
+        host: None,
+        message: "q".to_owned(),
+        note: None,
+        by: None,
+        lineage: None,
+        patience: Duration::from_secs(5),
+    };
+    let client = Client::default();
+    let ask = || Box::pin(prompts.approve(approval(), &client, &|_, _| {}));
+    let mut waiting: Vec<_> = (0..64).map(|_| ask()).collect();
+    for one in &mut waiting {
+        assert!(one.as_mut().now_or_never().is_none());
+    }
+    assert_eq!(ask().await, Err(NoAnswer::Nobody));
+    assert_eq!(prompts.visible(None).len(), 64);
+    let id = prompts.visible(None)[0].id;
+    // Whoever cannot be told may be the one that wants it.
+    assert_eq!(prompts.answer(id, None, None, answer("yes")).unwrap_err(), NotTaken::Own);
+    let person = Peer { pid: Some(1), uid: 0 };
+    prompts.answer(id, None, Some(person), answer("yes")).unwrap();
+    assert_eq!(waiting.remove(0).await, Ok(true));
+    let id = prompts.visible(None)[0].id;
+    prompts.answer(id, None, Some(person), answer("perhaps")).unwrap();
+    assert_eq!(waiting.remove(0).await, Ok(false));
+    assert_eq!(waiting.remove(0).await, Err(NoAnswer::Timeout));
+}

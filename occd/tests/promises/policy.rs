@@ -159,9 +159,14 @@ fn a_host_without_sftp_resolves_directories_too() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir, mode).unwrap();
     }
-    let sshd = RealSshd::start();
+    // Neither offered nor there as a program.
+    let without = "ForceCommand case \"$SSH_ORIGINAL_COMMAND\" in *sftp-server*) exit 127;; \
+                   *) exec sh -c \"$SSH_ORIGINAL_COMMAND\";; esac";
+    let sshd = RealSshd::builder().config(without).start();
     let config = format!("[hosts.h.policy]\nroot = {:?}\n", shared.at("link"));
     let rig = daemon_with(&sshd, &config);
+    let file = rig.http("GET", "/v1/hosts/h/files/etc/hostname", &[], None).json();
+    assert_eq!(file["code"], "no_sftp", "{file}");
     let run = |cwd: Option<&str>| post(&rig, json!({ "argv": ["pwd", "-P"], "cwd": cwd }));
     assert_eq!(run(None).json()["stdout"], format!("{}\n", root.display()));
     assert_eq!(run(root.join("sub").to_str()).status, 200);
