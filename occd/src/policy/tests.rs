@@ -1,6 +1,7 @@
 use occ_proto::policy::Action::{Allow, Ask, Deny};
 use occ_proto::policy::ClientKind::{Api, Cli, Editor, Mcp};
 use proptest::prelude::*;
+use serde::Deserialize;
 
 use super::*;
 
