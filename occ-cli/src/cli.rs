@@ -3,6 +3,7 @@
 mod files;
 mod forward;
 mod host;
+mod policy;
 mod sandbox;
 mod session;
 
@@ -19,6 +20,7 @@ use crate::target::HostArg;
 pub(crate) use files::*;
 pub(crate) use forward::*;
 pub(crate) use host::*;
+pub(crate) use policy::*;
 pub(crate) use sandbox::*;
 pub(crate) use session::*;
 
@@ -37,6 +39,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
   allow                          a project's .occ.toml: the host of its commands
+  policy grant                   what may be done on a host; a socket that may do little
   operations                     what is being done, or was not long ago
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
@@ -340,8 +343,38 @@ A .occ.toml has host, and may have directory: where commands run on the host. It
 has been allowed, and no more when it says something else. --host, --local and OCC_HOST go before it.")]
     Allow(AllowArgs),
     /// Show what waits for an answer, and ask for it
-    #[command(after_help = "Examples:\n  occ prompts\n  occ prompts --json")]
-    Prompts,
+    #[command(after_help = "\
+Examples:
+  occ prompts                           asks for each on a terminal
+  occ prompts --json
+  occ prompts --allow 3                 a command that a policy asks about may be run; --deny 3
+
+Whoever wants a command run cannot allow it, nor can what that has started: use another terminal.")]
+    Prompts(PromptsArgs),
+    /// Show what may be done on a host, and try what would be said to a command
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  occ policy show --host prod-1
+  occ policy check --host prod-1 -- rm -rf build"
+    )]
+    Policy(PolicyCommand),
+    /// Make a socket that may do little, for an agent's container
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Examples:
+  occ grant --host prod-1 --allow read,exec:git,exec:ls --ttl 2h --root /srv/app
+  dir=$(dirname $(occ grant -q --host prod-1 --allow read --ttl 8h --name agent))
+  docker run -v $dir:/run/occ -e OCC_SOCKET=/run/occ/occ.sock …
+  occ grant list; occ grant revoke agent
+
+Mount the directory as a whole: the socket in it is made anew when occd starts.
+The client inside trusts the owner that OCC_SOCKET_OWNER names by its number, where that is another user.
+exec:PROGRAM gives all that the program can do: git, make and editors run others."
+    )]
+    Grant(GrantArgs),
     /// Run the docker program here against a host's engine, over the pooled connection
     #[command(after_help = "\
 Examples:
@@ -529,6 +562,16 @@ pub(crate) struct HistoryArgs {
     /// From then on: a time before now, such as 24h or 7d, or a moment (RFC 3339)
     #[arg(long, value_name = "TIME", default_value = "7d")]
     pub(crate) since: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PromptsArgs {
+    /// Allow what this question is about
+    #[arg(long, value_name = "N", conflicts_with = "deny")]
+    pub(crate) allow: Option<u64>,
+    /// Refuse it
+    #[arg(long, value_name = "N")]
+    pub(crate) deny: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ use hyper_util::client::legacy;
 use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::error::Problem;
+use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
@@ -217,6 +218,7 @@ impl Client {
         if let Some(tag) = if_match {
             request = request.header(hyper::header::IF_MATCH, tag);
         }
+        request = request.header(CLIENT_HEADER, kind());
         if let Some(agent) = agent() {
             request = request.header(AGENT_HEADER, agent);
         }
@@ -282,6 +284,13 @@ async fn collect(answer: Response<Incoming>) -> Result<(response::Parts, Bytes),
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, MAX_ANSWER).collect().await;
     Ok((head, body.map_err(|error| broken(error.as_ref()))?.to_bytes()))
+}
+
+/// Returns what kind of client this is: an editor or an agent's tools say so in OCC_CLIENT when they run `occ`.
+pub(crate) fn kind() -> HeaderValue {
+    let named = std::env::var_os("OCC_CLIENT").filter(|kind| !kind.is_empty());
+    let named = named.and_then(|kind| HeaderValue::from_bytes(kind.as_bytes()).ok());
+    named.unwrap_or(HeaderValue::from_static("cli"))
 }
 
 /// Returns this shell's ssh-agent, for the daemon: systemd's knows none, and another shell's may be gone.

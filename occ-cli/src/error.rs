@@ -20,6 +20,8 @@ pub(crate) const NOT_FOUND: u8 = 4;
 pub(crate) const CONNECTION: u8 = 5;
 /// The connection broke in the middle of a command.
 pub(crate) const OUTCOME_UNKNOWN: u8 = 6;
+/// A policy refused it.
+pub(crate) const DENIED: u8 = 7;
 /// Interrupted from the keyboard: 128 plus SIGINT, as shells count.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// Ended by SIGQUIT.
@@ -198,6 +200,7 @@ fn exit_code(code: Code, status: u16) -> u8 {
         | Code::SessionRefused
         | Code::FileInterrupted => CONNECTION,
         Code::OutcomeUnknown => OUTCOME_UNKNOWN,
+        Code::PolicyDenied => DENIED,
         Code::CommandTooLong => USAGE,
         Code::ShuttingDown => DAEMON,
         Code::Unknown if status == 503 => CONNECTION,
@@ -234,6 +237,7 @@ mod tests {
             (Code::HostKeyChanged, 5),
             (Code::OutcomeUnknown, 6),
             (Code::ShuttingDown, 3),
+            (Code::PolicyDenied, 7),
             (Code::DockerUnavailable, 1),
             (Code::HostExists, 1),
         ] {

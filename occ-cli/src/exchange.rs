@@ -12,6 +12,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use occ_proto::files::Bytes as Name;
+use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::trust::NewHostKey;
 use occ_proto::{AGENT_HEADER, KEY_HEADER, NEW_HOST_KEY_HEADER};
@@ -76,6 +77,7 @@ impl Answer {
         let stream = client.another_stream().await?;
         let mut request =
             Request::builder().method(ask.method).uri(ask.path).header(HOST, "localhost");
+        request = request.header(CLIENT_HEADER, client::kind());
         if let Some(agent) = client::agent() {
             request = request.header(AGENT_HEADER, agent);
         }

@@ -44,6 +44,8 @@ const NO_SOCKET: &str = "its socket is not there";
 const SET_WRONGLY: &str = "docker_socket in occd.toml names";
 /// The server forwards no sockets, and there is no program to stand in.
 const NO_SOCKETS: &str = "forbids forwarding of sockets";
+/// Somebody wants to allow what they have asked for.
+const OWN_APPROVAL: &str = "Whoever wants it done";
 /// A question is open, elsewhere.
 const ELSEWHERE: &str = "somebody else is asked";
 /// It is sudo that asks.
@@ -57,6 +59,14 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "occ status --all shows the jump hosts in use".to_owned()
         }
         Code::HostNotFound => "occ host list shows the available hosts".to_owned(),
+        Code::PolicyDenied if detail.contains(OWN_APPROVAL) => {
+            "occ prompts --allow N in another terminal".to_owned()
+        }
+        Code::PolicyDenied => match host {
+            Some(h) => format!("occ policy show --host {h} shows what may be done"),
+            None => "occ policy show --local shows what may be done".to_owned(),
+        },
+        Code::GrantExists | Code::GrantNotFound => "occ grant list shows them".to_owned(),
         Code::HostBusy => format!("occ host remove {h} -f ends its work"),
         Code::EditConflict => format!("occ host show {h}, then edit again"),
         Code::HostsFileInvalid => {

@@ -9,6 +9,7 @@ use hyper::header::{ACCEPT, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use occ_proto::exec::NDJSON;
+use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use serde::de::DeserializeOwned;
 
@@ -42,6 +43,7 @@ impl Lines {
             .uri(path)
             .header(HOST, "localhost")
             .header(ACCEPT, NDJSON);
+        request = request.header(CLIENT_HEADER, client::kind());
         if let Some(agent) = client::agent() {
             request = request.header(occ_proto::AGENT_HEADER, agent);
         }

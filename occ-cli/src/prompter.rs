@@ -107,6 +107,12 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
             prompter.terminal.write(&notice(&prompt));
             continue;
         }
+        if prompt.kind == PromptKind::Approval {
+            client.ui().asked.set(true);
+            let text = waits_for_approval(prompt.id, &prompt.message);
+            prompter.terminal.write(&format!("{text}\n"));
+            continue;
+        }
         let mut asking = std::pin::pin!(ask(client.ui(), &prompter.terminal, &prompt));
         let answer = loop {
             tokio::select! {
@@ -134,6 +140,14 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
     }
 }
 
+/// Returns what is to be told of an approval that is waited for: whoever wants it cannot give it.
+pub(crate) fn waits_for_approval(id: u64, message: &str) -> String {
+    let question = sanitize(message);
+    format!(
+        "waiting: {question}\nhint: in another terminal: occ prompts --allow {id}, or --deny {id}"
+    )
+}
+
 /// Returns what is to be told of a notice.
 pub(crate) fn notice(prompt: &Prompt) -> String {
     let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
@@ -154,7 +168,8 @@ pub(crate) async fn ask(
     // In one piece: what is typed after the note must not be shown, either.
     let note = prompt.note.as_ref();
     let note = note.map_or_else(String::new, |note| format!("{host}{}\n", sanitize(note)));
-    let end = if prompt.kind == PromptKind::Keep { " [y/N]: " } else { ": " };
+    let is_yes_or_no = matches!(prompt.kind, PromptKind::Keep | PromptKind::Approval);
+    let end = if is_yes_or_no { " [y/N]: " } else { ": " };
     let question = format!("{keys}{note}{host}{}{end}", sanitize(&prompt.message));
     loop {
         let (answer, turn) = terminal.ask(&question, prompt.secret).await?;

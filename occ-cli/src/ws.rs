@@ -17,6 +17,7 @@ use occ_proto::error::Problem;
 use occ_proto::exec::{
     DESCRIPTORS_HEADER, ExecControl, ExecEvent, ExecRequest, Exit, STDERR, STDIN, STDOUT,
 };
+use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::trust::NewHostKey;
 use occ_proto::{AGENT_HEADER, KEY_HEADER};
@@ -27,7 +28,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::client::{
-    Client, agent, broken, check_version, given_key, is_failure, note_warnings, problem,
+    Client, agent, broken, check_version, given_key, is_failure, kind, note_warnings, problem,
 };
 use crate::descriptors::{Offer, Socket};
 use crate::error::CliError;
@@ -58,6 +59,7 @@ pub(crate) async fn open(client: &Client, path: &str, offer: Offer) -> Result<We
         .header(UPGRADE, "websocket")
         .header(HeaderName::from_static("sec-websocket-version"), "13")
         .header(HeaderName::from_static("sec-websocket-key"), KEY);
+    request = request.header(CLIENT_HEADER, kind());
     if let Some(agent) = agent() {
         request = request.header(AGENT_HEADER, agent);
     }
@@ -246,13 +248,14 @@ pub(crate) struct Down {
 impl Down {
     /// Passes the command's output to `output` until its end. `on_start` is called when the host has
     /// accepted the command, with its host key if that was recorded just now; `on_key` for each key that was
-    /// recorded, also of jump hosts; `on_unsent` with whether the command is certain not to have been sent.
+    /// recorded, also of jump hosts; `on_approval` with the question that a person is to answer first; `on_unsent` with whether the command is certain not to have been sent.
     pub(crate) async fn run(
         mut self,
         output: &mut Output,
         on_unsent: impl Fn(bool),
         on_start: impl Fn(Option<String>),
         on_key: impl Fn(NewHostKey),
+        on_approval: impl Fn(u64, &str),
     ) -> End {
         while let Some(message) = self.stream.next().await {
             match message {
@@ -269,6 +272,7 @@ impl Down {
                     }
                     Ok(ExecEvent::Started { new_host_key }) => on_start(new_host_key),
                     Ok(ExecEvent::NewHostKey(key)) => on_key(key),
+                    Ok(ExecEvent::Approval { id, message }) => on_approval(id, &message),
                     Ok(ExecEvent::Waiting) => on_unsent(true),
                     Ok(ExecEvent::Sending) => on_unsent(false),
                     // Events of a newer daemon within this API version are there to be ignored.

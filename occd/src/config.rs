@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use occ_proto::HostName;
+use occ_proto::session::SessionHost;
 use serde::{Deserialize, Deserializer};
 
 mod file;
@@ -18,6 +19,7 @@ use crate::container::SandboxConfig;
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
 use crate::ownership::Exposed;
+use crate::policy::{self, Policy, PolicyConfig, RulePlace};
 use crate::sealed::SealError;
 use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
@@ -44,6 +46,8 @@ pub struct Config {
     pub security: SecurityConfig,
     /// Ports of this machine.
     pub forwards: ForwardsConfig,
+    /// What may be done, on all hosts and on this machine.
+    pub policy: PolicyConfig,
     /// This machine's own Docker.
     pub local: LocalConfig,
     /// Settings for single hosts, over those for all.
@@ -109,6 +113,8 @@ pub struct HostSettings {
     pub auth: Vec<AuthMethod>,
     /// How the opencode sandbox is made there.
     pub sandbox: SandboxConfig,
+    /// What may be done there, over `[policy]`.
+    pub policy: PolicyConfig,
 }
 
 /// A way to log in.
@@ -173,6 +179,8 @@ pub struct LocalConfig {
     pub docker_socket: Option<PathBuf>,
     /// How the opencode sandbox is made here, over config.json.
     pub sandbox: SandboxConfig,
+    /// What may be done here, over `[policy]`.
+    pub policy: PolicyConfig,
 }
 
 /// `[forwards]`.
@@ -262,11 +270,29 @@ pub enum ConfigError {
 
 impl Config {
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::Invalid {
+        let mut config: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
             path: path.to_owned(),
             line: error.span().map_or(0, |span| line_of(text, span.start)),
             message: error.message().to_owned(),
-        })
+        })?;
+        let of_hosts = config.hosts.values_mut().map(|host| &mut host.policy);
+        for policy in [&mut config.policy, &mut config.local.policy].into_iter().chain(of_hosts) {
+            for rule in &mut policy.rules {
+                if let RulePlace::Offset(offset) = rule.place {
+                    rule.place = RulePlace::Line(line_of(text, offset));
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// Returns the policy of a place.
+    pub fn policy(&self, place: &SessionHost) -> Policy<'_> {
+        let own = match place {
+            SessionHost::Local => Some(&self.local.policy),
+            SessionHost::Host(host) => self.hosts.get(host).map(|host| &host.policy),
+        };
+        Policy::new(own.unwrap_or(&policy::NOTHING), &self.policy)
     }
 
     /// Returns what is in force for a host: its own table, then `[connection]`, then the default.
@@ -357,7 +383,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 /// Reads a duration such as `"15s"`, `"1m 30s"` or `"500ms"`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(crate) fn duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     up_to(LONGEST, "ten years", deserializer)
 }
 

@@ -20,10 +20,12 @@ use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::exec::Local;
 use crate::files::{Files, LocalFiles};
 use crate::forward::Forwards;
+use crate::grants::Grants;
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::ownership::{self, Exposed};
+use crate::policy::Guard;
 use crate::pool::Pool;
 use crate::prompts::Prompts;
 use crate::secrets::Secrets;
@@ -186,11 +188,20 @@ impl Daemon {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");
         }
         let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
+        let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts)));
         let app = Arc::new(App {
+            grants: Arc::new(Grants::new(
+                self.socket.path().parent().unwrap_or(Path::new("/")),
+                &self.env.state_dir()?,
+                tasks.clone(),
+                hosts_stop.child_token(),
+            )),
+            guard: Arc::clone(&guard),
             sandboxes: Sandboxes::new(tasks.clone(), hosts_stop.child_token()),
             docker_sockets: DockerSockets::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
                 &self.env.state_dir()?,
+                guard,
                 tasks.clone(),
                 hosts_stop.child_token(),
             ),
@@ -240,7 +251,11 @@ impl Daemon {
             "ready"
         );
         ready();
-        let serving = server::serve(listener, api::router(app), clients.clone(), stop.clone());
+        let router = api::router(Arc::clone(&app));
+        // Another, so that a grant's clients take no places of the daemon's own.
+        app.grants.serve_all(&api::router(Arc::clone(&app)));
+        drop(app);
+        let serving = server::serve(listener, router, clients.clone(), stop.clone());
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
         // then wake a worker.
         if let Err(error) = tasks.spawn(serving).await {

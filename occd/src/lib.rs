@@ -14,11 +14,14 @@ pub mod files;
 pub mod forward;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod grants;
 pub mod history;
 pub mod host;
 pub mod hosts;
 pub mod logging;
 pub mod ownership;
+pub mod peer;
+pub mod policy;
 pub mod pool;
 pub mod process;
 pub mod prompts;

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::peer::Peer;
 use jiff::Timestamp;
 use occ_proto::prompt::{AnswerPrompt, Prompt, PromptKind};
 use occ_proto::trust::NewHostKey;
@@ -23,9 +24,11 @@ use occ_proto::{HostName, Secret};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+mod approval;
 mod asked;
 mod clients;
 
+pub use approval::Approval;
 pub use asked::{Answer, Asked, Place, Whom, Wrong};
 pub use clients::{BadToken, Client, News};
 
@@ -84,9 +87,14 @@ pub enum NoAnswer {
     Lost,
 }
 
-/// There is no such question.
+/// Why an answer is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoSuchPrompt;
+pub enum NotTaken {
+    /// There is no such question.
+    NoSuchPrompt,
+    /// It comes from whoever wants to do what is asked about, or from what that has started.
+    Own,
+}
 
 /// The open questions.
 #[derive(Debug, Default)]
@@ -102,6 +110,8 @@ struct Open {
     /// When it is shown to all.
     for_all: Instant,
     clients: Clients,
+    /// Who wants to do what it is about, and cannot answer.
+    wants: Option<approval::Wants>,
     reply: oneshot::Sender<Reply>,
 }
 
@@ -139,25 +149,35 @@ impl Prompts {
         &self,
         id: u64,
         client: Option<&str>,
+        by: Option<Peer>,
         answer: AnswerPrompt,
-    ) -> Result<oneshot::Receiver<Wrong>, NoSuchPrompt> {
+    ) -> Result<oneshot::Receiver<Wrong>, NotTaken> {
         let is_for_all = |id| self.visible(None).iter().any(|prompt| prompt.id == id);
         let is_theirs = |id| self.visible(client).iter().any(|prompt| prompt.id == id);
         if !is_theirs(id) && !is_for_all(id) {
-            return Err(NoSuchPrompt);
+            return Err(NotTaken::NoSuchPrompt);
+        }
+        // Looking at processes takes no lock.
+        let wants = self
+            .lock()
+            .iter()
+            .find(|open| open.prompt.id == id)
+            .and_then(|open| open.wants.clone());
+        if wants.is_some_and(|wants| wants.are_of(by)) {
+            return Err(NotTaken::Own);
         }
         // A notice can be declined, which gives up what it is about; it has no answer.
         let is_notice =
             |open: &Open| open.prompt.id == id && open.prompt.kind == PromptKind::Notice;
         if answer.answer.is_some() && self.lock().iter().any(is_notice) {
-            return Err(NoSuchPrompt);
+            return Err(NotTaken::NoSuchPrompt);
         }
-        let open = self.take(id).ok_or(NoSuchPrompt)?;
+        let open = self.take(id).ok_or(NotTaken::NoSuchPrompt)?;
         let by = client.and_then(|token| open.clients.only(token));
         let (wrong, told) = oneshot::channel();
         let reply = Reply { answer: answer.answer, by, wrong };
         // Whoever asked may have given up in this moment.
-        open.reply.send(reply).map(|()| told).map_err(|_| NoSuchPrompt)
+        open.reply.send(reply).map(|()| told).map_err(|_| NotTaken::NoSuchPrompt)
     }
 
     /// Returns a watch that changes with the open questions, and is true when the daemon stops.
@@ -186,18 +206,29 @@ impl Prompts {
         clients: Clients,
         is_for_all: bool,
     ) -> (u64, oneshot::Receiver<Reply>) {
+        self.open_until(question, clients, is_for_all, PATIENCE, None)
+    }
+
+    fn open_until(
+        &self,
+        question: Question,
+        clients: Clients,
+        is_for_all: bool,
+        patience: Duration,
+        wants: Option<approval::Wants>,
+    ) -> (u64, oneshot::Receiver<Reply>) {
         let (reply, answered) = oneshot::channel();
         let Question { kind, host, message, note, secret, again: _ } = question;
         let at = Timestamp::now();
         // From 1: a 0 in somebody's JSON is more likely a mistake.
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let expires_at = jiff::SignedDuration::try_from(PATIENCE).map_or(at, |time| at + time);
+        let expires_at = jiff::SignedDuration::try_from(patience).map_or(at, |time| at + time);
         let new_host_keys = clients.show_news();
         let prompt =
             Prompt { id, kind, host, message, note, new_host_keys, secret, at, expires_at };
         let now = Instant::now();
         let for_all = if is_for_all { now } else { now + FIRST };
-        self.lock().push(Open { prompt, for_all, clients, reply });
+        self.lock().push(Open { prompt, for_all, clients, wants, reply });
         self.changed.send_modify(|_| {});
         (id, answered)
     }

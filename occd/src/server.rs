@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::descriptors::{ClientStream, Passed};
+use crate::peer::Peer;
+use crate::policy::{Asker, GrantInForce};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
@@ -45,7 +47,7 @@ pub async fn serve(
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
             tracing::debug!(%error, "the send buffer stays as it is");
         }
-        clients.spawn(client(stream, router.clone(), stop.clone()));
+        clients.spawn(client(stream, router.clone(), None, stop.clone()));
     }
 }
 
@@ -95,9 +97,13 @@ pub async fn accept_tcp(listener: &TcpListener) -> Option<TcpStream> {
 
 /// Accepts a client of this user's; nothing when it was none.
 pub async fn accept(listener: &UnixListener) -> Option<UnixStream> {
+    accept_of(listener, false).await
+}
+
+async fn accept_of(listener: &UnixListener, any_uid: bool) -> Option<UnixStream> {
     match listener.accept().await {
         // Before a byte is read. A peer that cannot be told is nobody's.
-        Ok((stream, _)) => is_ours(&stream).then_some(stream),
+        Ok((stream, _)) => (any_uid || is_ours(&stream)).then_some(stream),
         Err(error) => {
             tracing::error!(%error, "could not accept a client");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -122,12 +128,43 @@ fn is_ours(stream: &UnixStream) -> bool {
     }
 }
 
-async fn client(stream: UnixStream, router: Router, stop: CancellationToken) {
+/// Serves the clients of a grant until `end` is cancelled; then whatever they have open ends, too.
+pub async fn serve_grant(
+    listener: UnixListener,
+    router: Router,
+    grant: Arc<GrantInForce>,
+    any_uid: bool,
+    tasks: TaskTracker,
+    end: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = end.cancelled() => return,
+            accepted = accept_of(&listener, any_uid) => accepted,
+        };
+        let Some(stream) = accepted else { continue };
+        let (router, grant, end) = (router.clone(), Arc::clone(&grant), end.clone());
+        tasks.spawn(async move {
+            let served = client(stream, router, Some(grant), CancellationToken::new());
+            end.run_until_cancelled(served).await;
+        });
+    }
+}
+
+async fn client(
+    stream: UnixStream,
+    router: Router,
+    grant: Option<Arc<GrantInForce>>,
+    stop: CancellationToken,
+) {
     let passed = Passed::default();
+    let asker = Asker { peer: Peer::of(&stream), grant, ..Asker::default() };
     let stream = ClientStream::new(stream, passed.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let router = router.clone();
         request.extensions_mut().insert(passed.clone());
+        request.extensions_mut().insert(asker.clone());
         async move {
             let response: Result<_, Infallible> = router.oneshot(request.map(Body::new)).await;
             response

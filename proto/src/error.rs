@@ -38,6 +38,12 @@ codes! {
     BadRequest = "bad_request",
     /// Refused by the checks on origin, host header or peer.
     Forbidden = "forbidden",
+    /// Refused by the policy of the host, or of the grant.
+    PolicyDenied = "policy_denied",
+    /// There is a grant of that name already.
+    GrantExists = "grant_exists",
+    /// There is no grant of that name.
+    GrantNotFound = "grant_not_found",
     /// No such route.
     NotFound = "not_found",
     /// The route exists, the method does not.

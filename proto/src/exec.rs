@@ -262,6 +262,13 @@ pub enum ExecEvent {
     /// There is no connection to the host yet: until `sending` comes, the command has not been started. Only on a
     /// WebSocket.
     Waiting,
+    /// A person is asked whether the command may be run, who answers `POST /v1/prompts/{id}`. Only on a WebSocket.
+    Approval {
+        /// The question's.
+        id: u64,
+        /// The question.
+        message: String,
+    },
     /// From now on the command may be running. Only after `waiting`.
     Sending,
     /// The host accepted the command.

@@ -16,6 +16,7 @@ pub mod host;
 pub mod name;
 pub mod operation;
 pub mod paths;
+pub mod policy;
 pub mod prompt;
 pub mod secret;
 pub mod session;

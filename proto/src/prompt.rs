@@ -32,6 +32,9 @@ pub enum PromptKind {
     /// Nothing: a person is waited for elsewhere, at a security key, a dialog of the ssh-agent, a telephone. It
     /// can be declined, which gives the login up.
     Notice,
+    /// Whether a command, or something else that a policy asks about, is to be done: `yes` or `no`. Whoever wants it done
+    /// cannot answer.
+    Approval,
     /// Something that a newer daemon asks for.
     #[serde(other)]
     Unknown,

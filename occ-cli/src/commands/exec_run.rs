@@ -106,7 +106,16 @@ impl Run<'_> {
                 }
             };
             let on_key = |told: NewHostKey| show::tell_news(ui, &told);
-            let mut down = std::pin::pin!(down.run(output, |is| unsent.set(is), on_start, on_key));
+            let on_approval = |id: u64, message: &str| {
+                // A person at a terminal is told with all other questions (`prompter`).
+                if asks.is_none_or(|client| client.prompter().is_none()) {
+                    ui.note(&prompter::waits_for_approval(id, message));
+                }
+                ui.asked.set(true);
+            };
+            let on_unsent = |is| unsent.set(is);
+            let running = down.run(output, on_unsent, on_start, on_key, on_approval);
+            let mut down = std::pin::pin!(running);
             let answering = async {
                 match asks {
                     Some(client) => prompter::listening(client, starts()).await,

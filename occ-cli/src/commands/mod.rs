@@ -22,6 +22,7 @@ mod install_docker;
 pub(crate) mod legacy;
 mod logs;
 mod operations;
+mod policy;
 mod prompts;
 mod rolling;
 mod sandbox;
@@ -142,7 +143,9 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::History(args)) => history::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
         Some(Command::Allow(args)) => allow::run(&context, &args),
-        Some(Command::Prompts) => prompts::run(&context).await,
+        Some(Command::Prompts(args)) => prompts::run(&context, &args).await,
+        Some(Command::Policy(command)) => policy::run(&context, command).await,
+        Some(Command::Grant(args)) => policy::grant(&context, args).await,
         Some(Command::Docker(args)) => docker::run(&context, &args).await,
         Some(Command::DockerSocket(args)) => docker::run_socket(&context, &args).await,
         Some(Command::DockerContext(args)) => docker::run_context(&context, &args).await,

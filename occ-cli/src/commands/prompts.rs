@@ -2,13 +2,14 @@
 
 use hyper::Method;
 use jiff::Timestamp;
+use occ_proto::Secret;
 use occ_proto::error::Code;
-use occ_proto::prompt::{Prompt, PromptKind, PromptList, Unlock, Unlocked};
+use occ_proto::prompt::{AnswerPrompt, Prompt, PromptKind, PromptList, Unlock, Unlocked};
 use occ_proto::status::{HostList, State};
 use occ_proto::text::sanitize;
 
 use super::Context;
-use crate::cli::UnlockArgs;
+use crate::cli::{PromptsArgs, UnlockArgs};
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::CliError;
@@ -17,9 +18,15 @@ use crate::prompter;
 use crate::terminal::Terminal;
 
 /// Runs `occ prompts` and returns its exit code.
-pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
+pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8, CliError> {
     let ui = context.ui;
     let client = context.client().await?;
+    if let Some((id, word)) = args.allow.map(|id| (id, "yes")).or(args.deny.map(|id| (id, "no"))) {
+        let body = AnswerPrompt { answer: Some(Secret::new(word.to_owned())) };
+        let path = format!("/v1/prompts/{id}");
+        client.request(Method::POST, &path, Some(&body), None).await?;
+        return Ok(0);
+    }
     let reply = client.get("/v1/prompts").await?;
     if ui.json {
         return ui.document(&reply.body).map(|()| 0);
@@ -57,7 +64,10 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         }
         let mut next = Some(prompt);
         while let Some(prompt) = next {
-            let (answer, _turn) = prompter::ask(ui, &terminal, &prompt).await?;
+            let (mut answer, _turn) = prompter::ask(ui, &terminal, &prompt).await?;
+            if prompt.kind == PromptKind::Approval {
+                answer = answer.map(yes_or_no);
+            }
             let verdict = prompter::send_for_another(&client, prompt.id, answer).await?;
             is_wrong |= verdict.wrong && verdict.again.is_none();
             next = verdict.again;
@@ -69,10 +79,21 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// Returns an answer as the daemon takes it.
+fn yes_or_no(answer: Secret) -> Secret {
+    let word = answer.expose().trim();
+    let is_yes = ["y", "yes"].iter().any(|yes| word.eq_ignore_ascii_case(yes));
+    Secret::new(if is_yes { "yes" } else { "no" }.to_owned())
+}
+
 fn line(prompt: &Prompt, now: Timestamp) -> String {
     let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
     let since = two_units(seconds_between(prompt.at, now));
-    format!("{host}{} (asked {since} ago)\n", sanitize(&prompt.message))
+    let number = match prompt.kind {
+        PromptKind::Approval => format!("{}: ", prompt.id),
+        _ => String::new(),
+    };
+    format!("{host}{number}{} (asked {since} ago)\n", sanitize(&prompt.message))
 }
 
 /// Runs `occ unlock` and returns its exit code.

@@ -10,6 +10,7 @@ use super::extract::host_named;
 use super::sessions::handle;
 use crate::forward::AddError;
 use crate::host::{HostHandle, Tries};
+use crate::policy::Request;
 use crate::prompts::Client;
 use crate::session::{Event, Forwarded, LocalUrl, Scanner, Wanted};
 
@@ -66,6 +67,11 @@ async fn watch(app: &Arc<App>, id: &str, name: String, from: &str) {
                 for url in scanner.push(&data) {
                     let known = found.iter().any(|known| known.port == url.port);
                     if known || found.len() == PORTS {
+                        continue;
+                    }
+                    // Whoever started it was allowed to; the policy may be another by now.
+                    if let Err(denied) = app.guard.still_permits(host.name(), &Request::Forward) {
+                        tracing::warn!(session = id, url = url.url, %denied, "no forward");
                         continue;
                     }
                     match forward(app, &host, id, &url).await {

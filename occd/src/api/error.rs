@@ -17,6 +17,7 @@ use crate::forward::{AddError, BindError};
 use crate::host::Unreachable;
 use crate::host::machine::Retry;
 use crate::hosts::{HostsFileError, UpdateError};
+use crate::policy::Denied;
 use crate::session::SessionError;
 use crate::ssh::error::chain;
 use crate::ssh::{ChannelError, ConnectError};
@@ -117,6 +118,23 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+/// Returns the problem of what a policy refuses.
+pub(super) fn denied(place: &SessionHost, why: &Denied) -> ApiError {
+    let detail = match why {
+        Denied::Policy(_) => format!("{place}: {why}."),
+        _ => format!("{place}: refused: {why}."),
+    };
+    let problem = ApiError::new(
+        StatusCode::FORBIDDEN,
+        Code::PolicyDenied,
+        occ_proto::text::sanitize(&detail),
+    );
+    match place.host() {
+        Some(host) => problem.host(host),
+        None => problem,
     }
 }
 

@@ -17,14 +17,17 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, ExecutorOf};
 use super::json::{self, Json};
+use super::permit::QUIETLY;
 use crate::exec::{self, Control, Executor, Progress, Running, Step};
 use crate::host::Tries;
+use crate::policy::Asker;
 
 pub(super) async fn run(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     ExecutorOf(executor): ExecutorOf,
     Caller(client): Caller,
+    asker: Asker,
     Body(request): Body<ExecRequest>,
 ) -> ApiResult<Response> {
     if request.tty.is_some() {
@@ -32,6 +35,7 @@ pub(super) async fn run(
     }
     let stdin = request.stdin.clone().unwrap_or_default();
     let tries = Tries::of(request.retries, request.wait_ms);
+    let request = app.permit_exec((&asker, &client), &executor, request, QUIETLY).await?;
     let command = app.command(&executor, request)?;
     let running = executor
         .start(&command, tries, &client, &Progress::default())

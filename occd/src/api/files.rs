@@ -17,13 +17,14 @@ use super::App;
 use super::error::{ApiError, ApiResult, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
 use super::json::Json;
+use super::permit::{By, place_of};
 use crate::exec::Executor;
 use crate::files::{
     Condition, Download, FileError, FileSystem, Pack, Shown, Unpack, Upload, UploadWish, checked,
     digest_of,
 };
 use crate::host::Tries;
-use crate::prompts::Client;
+use crate::policy::Asker;
 use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
 
@@ -38,7 +39,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 /// Returns the problem of something with a file.
-fn problem(executor: &Executor, error: &FileError) -> ApiError {
+pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
     if let (FileError::Unreachable(inner), Some(host)) = (error, executor.host()) {
         return unreachable(host, inner);
     }
@@ -52,6 +53,7 @@ fn problem(executor: &Executor, error: &FileError) -> ApiError {
         FileError::Lost(..) | FileError::Ended(_) | FileError::Silent { .. } => {
             (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
         }
+        FileError::Outside(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
         FileError::NotFound(_) => (StatusCode::NOT_FOUND, Code::FileNotFound),
         FileError::Permission(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
         FileError::IsDirectory(_) => (StatusCode::CONFLICT, Code::IsDirectory),
@@ -130,24 +132,30 @@ fn octal(mode: Option<&str>) -> ApiResult<Option<u32>> {
     }
 }
 
+/// Opens the files of a place, once the policy permits what is asked for. The path is then as that has it.
 async fn open(
     app: &App,
-    at: &FileAt,
+    by: By<'_>,
+    at: &mut FileAt,
     retries: Option<u32>,
-    client: &Client,
+    (writes, follow): (bool, bool),
 ) -> ApiResult<FileSystem> {
-    let files = app.files.of(&at.executor, Tries::of(retries, None), client).await;
-    files.map_err(|error| problem(&at.executor, &error))
+    let files = app.files.of(&at.executor, Tries::of(retries, None), by.1).await;
+    let files = files.map_err(|error| problem(&at.executor, &error))?;
+    at.path = app.permit_file(by, &at.executor, &files, &at.path, (writes, follow)).await?;
+    Ok(files)
 }
 
 async fn read(
     State(app): State<Arc<App>>,
-    at: FileAt,
+    mut at: FileAt,
     Query(query): Query<FileQuery>,
     Caller(client): Caller,
+    asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let fs = open(&app, &at, query.retries, &client).await?;
+    let mode = (false, !(query.stat && query.no_follow));
+    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     if query.stat {
         let attrs = fs.stat(&at.path, !query.no_follow).await.map_err(failed)?;
@@ -287,16 +295,20 @@ fn range_of(value: &HeaderValue, size: u64) -> Range {
 
 async fn write(
     State(app): State<Arc<App>>,
-    at: FileAt,
+    mut at: FileAt,
     Query(query): Query<FileQuery>,
     Caller(client): Caller,
+    asker: Asker,
     headers: HeaderMap,
     body: HttpBody,
 ) -> ApiResult<Response> {
-    let fs = open(&app, &at, query.retries, &client).await?;
+    let mode = (true, true);
+    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     if query.tar {
-        let begun = Unpack::begin(&fs, &at.executor, &at.path, query.preserve, &client);
+        let confined = !app.guard.roots(&asker, &place_of(&at.executor)).is_empty();
+        let how = (query.preserve, confined);
+        let begun = Unpack::begin(&fs, &at.executor, &at.path, how, &client);
         let mut unpack = begun.await.map_err(failed)?;
         let mut body = body.into_data_stream();
         while let Some(data) = body.next().await {
@@ -333,12 +345,14 @@ async fn write(
 
 async fn remove(
     State(app): State<Arc<App>>,
-    at: FileAt,
+    mut at: FileAt,
     Query(query): Query<FileQuery>,
     Caller(client): Caller,
+    asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<StatusCode> {
-    let fs = open(&app, &at, query.retries, &client).await?;
+    let mode = (true, false);
+    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     let attrs = fs.stat(&at.path, false).await.map_err(failed)?;
     if let Some(tags) = tags(&headers, &header::IF_MATCH)
@@ -356,12 +370,18 @@ async fn remove(
 
 async fn act(
     State(app): State<Arc<App>>,
-    at: FileAt,
+    mut at: FileAt,
     Query(query): Query<FileQuery>,
     Caller(client): Caller,
+    asker: Asker,
     Body(action): Body<FileAction>,
 ) -> ApiResult<Response> {
-    let fs = open(&app, &at, query.retries, &client).await?;
+    let mode = match &action {
+        FileAction::Digest { .. } => (false, true),
+        FileAction::Chmod { .. } | FileAction::Touch { .. } => (true, true),
+        FileAction::Mkdir { .. } | FileAction::Rename { .. } => (true, false),
+    };
+    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     let path = &at.path;
     match action {
@@ -369,6 +389,8 @@ async fn act(
         FileAction::Mkdir { mode, parents: false } => fs.mkdir(path, mode).await,
         FileAction::Rename { to, replace } => {
             let to = checked(&to.0).map_err(failed)?;
+            let to =
+                app.permit_file((&asker, &client), &at.executor, &fs, &to, (true, false)).await?;
             fs.rename(path, &to, replace).await.map_err(failed)?;
             let attrs = fs.stat(&to, false).await.map_err(failed)?;
             return Ok(Json(attrs.info(&to, None)).into_response());

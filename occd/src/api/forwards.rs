@@ -5,13 +5,15 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use occ_proto::Code;
-use occ_proto::forward::{AddForward, Forward, ForwardList};
+use occ_proto::forward::{AddForward, Direction, Forward, ForwardList, Spec};
+use occ_proto::session::SessionHost;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, LOCAL, Query, host_named};
 use super::json::Json;
 use super::links::TriesQuery;
+use crate::policy::{self, Asker};
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<ForwardList> {
     let by_name_port = app.forwards.by_name();
@@ -29,6 +31,7 @@ pub(super) async fn show(
 pub(super) async fn add(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
+    asker: Asker,
     Query(query): Query<TriesQuery>,
     Body(request): Body<AddForward>,
 ) -> ApiResult<(StatusCode, Json<Forward>)> {
@@ -39,6 +42,9 @@ pub(super) async fn add(
         ));
     }
     let host = host_named(&app, request.host).await?;
+    let place = SessionHost::Host(host.name().clone());
+    let text = format!("forward {}", shown(&spec));
+    app.permit((&asker, &client), &place, &policy::Request::Forward, &text).await?;
     let added = app.forwards.add(&host, spec, None, (query.tries(), &client)).await;
     let (forward, is_new) = added.map_err(|failure| error::forward(host.name(), &failure))?;
     Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(forward)))
@@ -57,6 +63,15 @@ pub(super) async fn remove(
             Code::ForwardFailed,
             format!("The forward is removed, and comes back with the next daemon: {failure}."),
         )),
+    }
+}
+
+/// Returns a forward in words.
+fn shown(spec: &Spec) -> String {
+    let to = spec.to.as_ref().map_or_else(|| "anywhere".to_owned(), ToString::to_string);
+    match spec.direction {
+        Direction::Remote => format!("{} of the host to {to} of this machine", spec.listen),
+        _ => format!("{} of this machine to {to} of the host", spec.listen),
     }
 }
 

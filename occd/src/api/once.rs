@@ -24,6 +24,7 @@ use super::error::{ApiError, ApiResult};
 use super::exec::wants_lines;
 use super::{App, BODY_LIMIT};
 use crate::blocking::blocking;
+use crate::policy::Asker;
 
 mod journal;
 
@@ -201,6 +202,10 @@ async fn keyed(
     request: Request,
     next: Next,
 ) -> ApiResult<Response> {
+    if Asker::of(&request).grant.is_some() {
+        // What is done for a grant ends with its client, and with the grant.
+        return Err(ApiError::bad_request("On a grant's socket there is no Idempotency-Key."));
+    }
     let word = key.to_str().unwrap_or_default();
     if word.is_empty() || word.len() > KEY_LENGTH {
         return Err(ApiError::bad_request(format!(

@@ -29,7 +29,8 @@ use super::exec::wants_lines;
 use super::extract::{Body, Caller, Query};
 use super::json::{self, Json};
 use crate::host::HostHandle;
-use crate::prompts::{NoSuchPrompt, Prompts, Questions};
+use crate::policy::Asker;
+use crate::prompts::{NotTaken, Prompts, Questions};
 use crate::ssh::error::chain;
 use crate::ssh::{ConnectError, auth};
 
@@ -70,6 +71,7 @@ pub(super) async fn answer(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     Query(query): Query<AnswerQuery>,
+    asker: Asker,
     Body(answer): Body<AnswerPrompt>,
 ) -> ApiResult<Response> {
     let gone = || {
@@ -81,8 +83,15 @@ pub(super) async fn answer(
     };
     let id = id.parse().map_err(|_| gone())?;
     let prompts = &app.pool.context().dial.prompts;
-    let told = prompts.answer(id, query.client.as_deref(), answer);
-    let told = told.map_err(|NoSuchPrompt| gone())?;
+    let told = prompts.answer(id, query.client.as_deref(), asker.peer, answer);
+    let told = told.map_err(|why| match why {
+        NotTaken::NoSuchPrompt => gone(),
+        NotTaken::Own => ApiError::new(
+            StatusCode::FORBIDDEN,
+            Code::PolicyDenied,
+            "Whoever wants it done, and what that has started, cannot allow it.",
+        ),
+    })?;
     if !query.verdict {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }

@@ -17,6 +17,7 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Query};
 use super::sessions::handle;
+use crate::policy::{self, Asker};
 use crate::session::{Event, Wanted};
 
 /// The media type of output as it is.
@@ -51,6 +52,7 @@ pub(super) async fn output(
     Query(query): Query<OutputQuery>,
     headers: HeaderMap,
     Caller(client): Caller,
+    asker: Asker,
 ) -> ApiResult<Response> {
     // What a client that lost its connection had seen (HTML, 9.2.4).
     let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
@@ -59,7 +61,9 @@ pub(super) async fn output(
         .get_all(header::ACCEPT)
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.contains(RAW)));
-    let (handle, host) = handle(&app, &wanted, client).await?;
+    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    let text = format!("read the output of the session {}", handle.known().info.name);
+    app.permit((&asker, &client), &host, &policy::Request::Read, &text).await?;
     let stream = query.stream.unwrap_or(OutputStream::Stdout);
     let none = || "-".to_owned();
     let on = query.follow.unwrap_or(true);

@@ -21,7 +21,8 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Query};
 use super::session_events::{begin, on_the_wire};
-use super::sessions::handle;
+use super::sessions::{NO_ENV, handle, permit_session};
+use crate::policy::Asker;
 use crate::session::{Event, Forwarded, Handle, PIECE, SessionError, Wanted};
 
 /// The largest message of a client.
@@ -57,12 +58,14 @@ pub(super) async fn upgrade(
     Path(wanted): Path<String>,
     Query(query): Query<AttachQuery>,
     Caller(client): Caller,
+    asker: Asker,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     let upgrade = upgrade.map_err(|rejection| {
         ApiError::bad_request(format!("This is no WebSocket handshake: {rejection}."))
     })?;
-    let (handle, host) = handle(&app, &wanted, client).await?;
+    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "attach to").await?;
     let [stdout, stderr] = handle.read_so_far();
     let of = |text: Option<&str>, so_far: u64| match text {
         None => Ok(so_far.to_string()),

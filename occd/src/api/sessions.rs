@@ -1,5 +1,6 @@
 //! `/v1/sessions`: programs on hosts that outlive the connection.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
 use occ_proto::Code;
+use occ_proto::policy::Action;
 use occ_proto::session::{
     InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionSignal,
     SessionStart, SessionState,
@@ -19,7 +21,10 @@ use tokio::time::timeout;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
 use super::json::Json;
+use super::permit::{By, Line, QUIETLY};
 use super::{App, auto_forward};
+use crate::host::Tries;
+use crate::policy::{self, Asker, Denied};
 use crate::prompts::Client;
 use crate::session::{Handle, Place, SessionError};
 
@@ -28,6 +33,12 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// The largest offset.
 const MOST: u64 = 1 << 60;
+
+/// What a session does that forwards by itself, for people.
+const FORWARDS: &str = "forward the ports whose URLs a session prints";
+
+/// No variables.
+pub(super) static NO_ENV: BTreeMap<String, String> = BTreeMap::new();
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ListQuery {
@@ -55,6 +66,32 @@ pub(super) async fn handle(
     let handle = app.sessions.handle(&id, place, client);
     let handle = handle.map_err(|failure| error::session(None, &failure))?;
     Ok((handle, host))
+}
+
+/// Permits to act on a session's program as if it was run anew: its directory and its command must be permitted.
+pub(super) async fn permit_session(
+    app: &Arc<App>,
+    by: By<'_>,
+    host: &SessionHost,
+    (session, env): (&Session, &BTreeMap<String, String>),
+    verb: &str,
+) -> ApiResult<()> {
+    if !app.guard.restricts(by.0, host) {
+        return Ok(());
+    }
+    let info = &session.info;
+    let line = Line { argv: &info.argv, shell: None, env };
+    let text = format!("{verb} the session {}: {}", info.name, line.text());
+    let executor = executor_named(app, host.as_str()).await?;
+    // Where it runs, or its home directory.
+    let cwd = Some(info.cwd.clone().unwrap_or_else(|| "~".to_owned()));
+    app.directory_below(by, &executor, cwd, Tries::default()).await?;
+    let mut decision = line.with(|request| app.guard.decide(by.0, host, request));
+    // Who was allowed to start it is not asked again for each word.
+    if decision.action == Action::Ask && app.guard.remembers(by.0, &info.id) {
+        decision.action = Action::Allow;
+    }
+    app.abide(by, host, decision, &text).await
 }
 
 fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
@@ -121,6 +158,7 @@ async fn look(
 pub(super) async fn start(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
+    asker: Asker,
     Body(mut request): Body<SessionRequest>,
 ) -> ApiResult<Response> {
     let host = request.host.clone();
@@ -130,9 +168,23 @@ pub(super) async fn start(
     if let SessionHost::Host(name) = &host {
         request.cwd = request.cwd.or_else(|| app.settings(name).directory);
     }
-    let place = place(&app, &host).await?;
+    let executor = executor_named(&app, host.as_str()).await?;
+    if app.guard.restricts(&asker, &host) {
+        let line = Line { argv: &request.argv, shell: None, env: &request.env };
+        let tries = Tries::of(None, request.wait_ms);
+        let cwd = request.cwd.clone();
+        let by = (&asker, &client);
+        request.cwd = app.permit_line(by, &executor, &line, cwd, tries, QUIETLY).await?;
+    }
+    if request.forward_urls {
+        app.permit((&asker, &client), &host, &policy::Request::Forward, FORWARDS).await?;
+    }
+    let place = Place::new(executor);
     let session = app.sessions.start(place, request, client).await.map_err(problem(&host))?;
     auto_forward::follow(&app, &session);
+    if app.guard.restricts(&asker, &host) {
+        app.guard.remember(&asker, &session.info.id);
+    }
     Ok((StatusCode::CREATED, Json(session)).into_response())
 }
 
@@ -140,11 +192,16 @@ pub(super) async fn start_again(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
     Caller(client): Caller,
+    asker: Asker,
     OptionalBody(request): OptionalBody<SessionStart>,
 ) -> ApiResult<Json<Session>> {
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     let known = handle.known();
-    let to = known.next_host.unwrap_or_else(|| host.clone());
+    let to = known.next_host.clone().unwrap_or_else(|| host.clone());
+    permit_session(&app, (&asker, &client), &to, (&known, &request.env), "start again").await?;
+    if known.info.forward_urls {
+        app.permit((&asker, &client), &to, &policy::Request::Forward, FORWARDS).await?;
+    }
     let new = place(&app, &to).await?;
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
@@ -177,8 +234,23 @@ pub(super) async fn show(
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
+    asker: Asker,
     Body(edit): Body<SessionEdit>,
 ) -> ApiResult<Json<Session>> {
+    let found = app.sessions.host_of(&wanted).map_err(|failure| error::session(None, &failure));
+    // Not asked of its host, which may be gone.
+    let (id, host) = found?;
+    let runs = app
+        .sessions
+        .known()
+        .iter()
+        .any(|session| session.info.id == id && session.state == SessionState::Running);
+    // What is known of a program that runs is what its input and its end are decided by.
+    let is_relabelled = edit.argv.is_some() || edit.cwd.is_some();
+    if is_relabelled && runs && app.guard.restricts(&asker, &host) {
+        let why = "the policy: of a session that runs, command and directory stay as they are";
+        return Err(error::denied(&host, &Denied::Policy(why.to_owned())));
+    }
     if let Some(host) = &edit.host {
         place(&app, host).await?;
     }
@@ -201,13 +273,15 @@ pub(super) async fn remove(
     Path(wanted): Path<String>,
     Query(query): Query<RemoveQuery>,
     Caller(client): Caller,
+    asker: Asker,
 ) -> ApiResult<StatusCode> {
     if query.forget {
         let forgotten = app.sessions.host_of(&wanted).and_then(|(id, _)| app.sessions.forget(&id));
         forgotten.map_err(|failure| error::session(None, &failure))?;
         return Ok(StatusCode::NO_CONTENT);
     }
-    let (handle, host) = handle(&app, &wanted, client).await?;
+    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "remove").await?;
     handle.remove(&app.sessions, query.force).await.map_err(problem(&host))?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -216,9 +290,12 @@ pub(super) async fn signal(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
     Caller(client): Caller,
+    asker: Asker,
     OptionalBody(request): OptionalBody<SessionSignal>,
 ) -> ApiResult<Json<Session>> {
-    let (mut handle, host) = handle(&app, &wanted, client).await?;
+    let (mut handle, host) = handle(&app, &wanted, client.clone()).await?;
+    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "end or signal")
+        .await?;
     let signalled = handle.signal(&app.sessions, request.signal.as_deref()).await;
     signalled.map_err(problem(&host))?;
     if request.signal.is_some() {
@@ -245,6 +322,7 @@ pub(super) async fn input(
     Path(wanted): Path<String>,
     Query(query): Query<InputQuery>,
     Caller(client): Caller,
+    asker: Asker,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> ApiResult<Json<InputTaken>> {
     let body = body.map_err(|rejection| {
@@ -262,7 +340,8 @@ pub(super) async fn input(
     if query.offset.is_some_and(|offset| offset > MOST) {
         return Err(ApiError::bad_request(format!("An offset is {MOST} at most.")));
     }
-    let (handle, host) = handle(&app, &wanted, client).await?;
+    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "write to").await?;
     let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))
 }

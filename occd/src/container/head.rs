@@ -80,6 +80,55 @@ pub(super) fn close_after(buffer: &mut BytesMut) {
     *buffer = BytesMut::from(&whole[..]);
 }
 
+/// Returns the first line of a request, for people.
+pub(super) fn first_line(bytes: &[u8]) -> String {
+    let line = bytes.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
+    String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned()
+}
+
+/// What Docker tells of that is more than a state: files out of containers, and secrets.
+const KEPT_BACK: [&str; 6] =
+    ["/archive", "/export", "/attach/ws", "/secrets", "/swarm/unlockkey", "/images/get"];
+
+/// Returns the head of a request that changes nothing, written anew and without anything that could be understood
+/// otherwise; the connection ends with its answer. Nothing where it may change something.
+pub(super) fn read_only(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    if !matches!(request.parse(bytes), Ok(httparse::Status::Complete(_))) {
+        return None;
+    }
+    let (method, path) = (request.method?, request.path?);
+    let is_kept_back = |path: &str| {
+        let plain = path.split('?').next().unwrap_or_default();
+        // An escape could hide a word.
+        plain.contains('%') || KEPT_BACK.iter().any(|word| plain.contains(word))
+    };
+    let has_more = request.headers.iter().any(|header| {
+        ["upgrade", "transfer-encoding", "expect"]
+            .iter()
+            .any(|more| header.name.eq_ignore_ascii_case(more))
+            || (header.name.eq_ignore_ascii_case("content-length") && header.value != b"0")
+    });
+    if !matches!(method, "GET" | "HEAD") || is_kept_back(path) || has_more {
+        return None;
+    }
+    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n").into_bytes();
+    for header in request.headers.iter() {
+        let is_kept = ["host", "user-agent", "accept"]
+            .iter()
+            .any(|kept| header.name.eq_ignore_ascii_case(kept));
+        if is_kept {
+            head.extend_from_slice(header.name.as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(header.value);
+            head.extend_from_slice(b"\r\n");
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    Some(head)
+}
+
 /// Reads the head of a client's request, once it is there as a whole.
 pub(super) fn request(bytes: &[u8]) -> Result<Option<Request>, Error> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
@@ -135,6 +184,33 @@ mod tests {
             "POST /a HTTP/1.1\r\nHost: x\r\n",
         ] {
             assert_eq!(closed(same), same);
+        }
+    }
+
+    #[test]
+    fn what_only_reads_is_written_anew() {
+        let anew =
+            |text: &str| read_only(text.as_bytes()).map(|head| String::from_utf8(head).unwrap());
+        assert_eq!(
+            anew(
+                "GET /v1.44/containers/json?all=1 HTTP/1.1\r\nHost: d\r\nX: y\r\n\r\nPOST / HTTP/1.1"
+            ),
+            Some(
+                "GET /v1.44/containers/json?all=1 HTTP/1.1\r\nConnection: close\r\nHost: d\r\n\r\n"
+                    .into()
+            )
+        );
+        for other in [
+            "POST /containers/create HTTP/1.1\r\n\r\n",
+            "GET /containers/x/attach/ws HTTP/1.1\r\n\r\n",
+            "GET /containers/x/archive?path=/etc/shadow HTTP/1.1\r\n\r\n",
+            "GET /containers/x/%61rchive?path=/ HTTP/1.1\r\n\r\n",
+            "GET /containers/json HTTP/1.1\r\nUpgrade: tcp\r\n\r\n",
+            "GET /containers/json HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
+            "GET /containers/json HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /containers/json HTTP/1.1\r\nHost:",
+        ] {
+            assert_eq!(anew(other), None, "{other}");
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use occ_proto::HostName;
+use occ_proto::policy::Action;
+use occ_proto::session::SessionHost;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional,
 };
@@ -16,6 +18,9 @@ use super::head::{self, Request};
 use super::ready::Ready;
 use super::way::Stream;
 use super::{Docker, DockerError};
+use crate::peer::Peer;
+use crate::policy::{Asker, Denied, Guard, Request as Asked};
+use crate::prompts::Client;
 use crate::ssh::error::chain;
 
 /// How long a client may take to send a request's head once it has begun.
@@ -31,7 +36,11 @@ const LINGER: Duration = Duration::from_secs(1);
 struct Unavailable(String);
 
 /// Serves a client to its end. An error is a client that went away.
-pub(super) async fn serve(mut client: UnixStream, ready: &Ready) -> std::io::Result<()> {
+pub(super) async fn serve(
+    mut client: UnixStream,
+    ready: &Ready,
+    guard: &Guard,
+) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
         let Some(request) = next(&mut client, &mut buffer).await? else { return Ok(()) };
@@ -49,7 +58,29 @@ pub(super) async fn serve(mut client: UnixStream, ready: &Ready) -> std::io::Res
             return client.shutdown().await;
         }
     }
+    // One that may only read says one thing per connection, and is looked at each time.
+    let only_reads = match may(&client, &buffer, ready, guard).await {
+        Ok(only_reads) => only_reads,
+        Err(denied) => {
+            let why = Unavailable(format!("{}: {denied}", ready.host().name()));
+            return answer(client, forbidden(&why)).await;
+        }
+    };
     match stream(ready).await {
+        Ok((mut engine, _, _work)) if only_reads => {
+            let Some(head) = head::read_only(&buffer) else { return Ok(()) };
+            engine.write_all(&head).await?;
+            drop(buffer);
+            let (mut from, mut to) = client.split();
+            let mut rest = [0; 1024];
+            // What a client says after its request is not for the engine; when it leaves, that is the end.
+            let left = async { while matches!(from.read(&mut rest).await, Ok(1..)) {} };
+            tokio::select! {
+                copied = tokio::io::copy(&mut engine, &mut to) => copied.map(drop)?,
+                () = left => {}
+            }
+            client.shutdown().await
+        }
         Ok((mut engine, is_program, _work)) => {
             if is_program {
                 // A client keeps connections, and here each would keep a session.
@@ -62,6 +93,30 @@ pub(super) async fn serve(mut client: UnixStream, ready: &Ready) -> std::io::Res
         }
         Err(error) => refuse(client, error, false).await,
     }
+}
+
+/// Asks the policy about a client's first request, and returns whether that is one that only reads, of a client that may do no
+/// more.
+async fn may(
+    client: &UnixStream,
+    buffer: &[u8],
+    ready: &Ready,
+    guard: &Guard,
+) -> Result<bool, Denied> {
+    let place = SessionHost::Host(ready.host().name().clone());
+    let asker = Asker { peer: Peer::of(client), ..Asker::default() };
+    if !guard.restricts(&asker, &place) {
+        return Ok(false);
+    }
+    let nobody = Client::default();
+    let text = head::first_line(buffer);
+    let read = head::read_only(buffer).is_some();
+    if guard.decide(&asker, &place, &Asked::Docker).action == Action::Allow {
+        return Ok(false);
+    }
+    let request = if read { Asked::DockerRead } else { Asked::Docker };
+    let permitted = guard.permit((&asker, &nobody), &place, &request, &text, &|_, _| {}).await;
+    permitted.map(|()| read)
 }
 
 /// Returns the next request's head, which stays in the buffer; nothing at the client's end.
@@ -207,9 +262,18 @@ fn unavailable(why: &Unavailable, head_only: bool) -> String {
     )
 }
 
+/// Returns the answer to what the policy refuses.
+fn forbidden(why: &Unavailable) -> String {
+    unavailable(why, false).replacen("503 Service Unavailable", "403 Forbidden", 1)
+}
+
 /// Tells the client why, in Docker's own form.
-async fn refuse(mut client: UnixStream, why: Unavailable, head_only: bool) -> std::io::Result<()> {
-    client.write_all(unavailable(&why, head_only).as_bytes()).await?;
+async fn refuse(client: UnixStream, why: Unavailable, head_only: bool) -> std::io::Result<()> {
+    answer(client, unavailable(&why, head_only)).await
+}
+
+async fn answer(mut client: UnixStream, text: String) -> std::io::Result<()> {
+    client.write_all(text.as_bytes()).await?;
     client.shutdown().await?;
     let rest = async {
         let mut sink = vec![0; 16 * 1024];

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::ready::Ready;
 use super::relay;
 use crate::host::HostHandle;
+use crate::policy::Guard;
 use crate::{server, state_file};
 
 /// Clients of one socket at a time. More wait in line.
@@ -35,6 +36,7 @@ pub struct DockerSockets {
     open: DashMap<HostName, OpenSocket>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    guard: Arc<Guard>,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,13 @@ impl Drop for OpenSocket {
 
 impl DockerSockets {
     /// Returns the sockets below `dir` that are remembered in `state`, none of them open yet.
-    pub fn new(dir: &Path, state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(
+        dir: &Path,
+        state: &Path,
+        guard: Arc<Guard>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let file = state.join("docker-sockets.json");
         let read = match std::fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
@@ -68,7 +76,7 @@ impl DockerSockets {
             BTreeSet::new()
         });
         let dir = dir.to_owned();
-        Self { dir, file, wanted: Mutex::new(wanted), open: DashMap::new(), tasks, stop }
+        Self { dir, file, wanted: Mutex::new(wanted), open: DashMap::new(), tasks, stop, guard }
     }
 
     fn wanted(&self) -> MutexGuard<'_, BTreeSet<HostName>> {
@@ -136,11 +144,12 @@ impl DockerSockets {
             }
         });
         let (tasks, token) = (self.tasks.clone(), end.clone());
+        let guard = Arc::clone(&self.guard);
         self.tasks.spawn(async move {
             let accept = || server::accept(&listener);
             let client = |client| {
-                let ready = Arc::clone(&ready);
-                async move { relay::serve(client, &ready).await }
+                let (ready, guard) = (Arc::clone(&ready), Arc::clone(&guard));
+                async move { relay::serve(client, &ready, &guard).await }
             };
             server::serve_each(CLIENTS, accept, &tasks, &token, client).await;
         });

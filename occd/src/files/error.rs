@@ -105,6 +105,9 @@ pub enum FileError {
     /// The server sent a name that leads elsewhere.
     #[error("{0}: the host sent a name that no file can have, {1}")]
     BadName(Shown, Shown),
+    /// It would be written through a link, which may lead out of where it is to stay.
+    #[error("{0} is a link, through which nothing is unpacked here")]
+    Outside(Shown),
     /// Something else.
     #[error("{0}: {1}")]
     Failed(Shown, String),

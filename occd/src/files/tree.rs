@@ -6,7 +6,7 @@
 //! What is unpacked on a host by its tar lands in a hidden directory beside what is there, and is moved when all of it has
 //! come: no file is ever there in part.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -275,6 +275,18 @@ pub struct Unpack {
     decoder: Decoder,
     files: u64,
     sink: To,
+    confined: Option<Confined>,
+}
+
+/// What keeps an archive from writing through links: those that are there, and its own.
+#[derive(Debug, Default)]
+struct Confined {
+    /// What is known to be no link, by its path below the target.
+    plain: HashSet<Vec<u8>>,
+    /// The archive's own links.
+    links: HashSet<Vec<u8>>,
+    /// Nothing is at the target but what we put there.
+    fresh: bool,
 }
 
 enum To {
@@ -304,13 +316,60 @@ impl std::fmt::Debug for Unpack {
     }
 }
 
+impl Confined {
+    async fn check(
+        &mut self,
+        fs: &FileSystem,
+        target: &[u8],
+        entry: &Entry,
+    ) -> Result<(), FileError> {
+        // What is no path is told by whoever writes it.
+        let parts = tar::parts(&entry.path).unwrap_or_default();
+        if let Kind::Hardlink(to) = &entry.kind {
+            let outside = || FileError::Outside(Shown::of(&join(target, &entry.path)));
+            let to = tar::parts(to).ok_or_else(outside)?;
+            let mut whole = Vec::new();
+            for part in to {
+                whole = if whole.is_empty() { part.to_vec() } else { join(&whole, part) };
+                if self.links.contains(&whole) {
+                    return Err(outside());
+                }
+            }
+        }
+        let mut path = Vec::new();
+        for (at, part) in parts.iter().enumerate() {
+            path = if at == 0 { part.to_vec() } else { join(&path, part) };
+            let is_last = at + 1 == parts.len();
+            let full = join(target, &path);
+            if self.links.contains(&path) {
+                return Err(FileError::Outside(Shown::of(&full)));
+            }
+            let is_link = matches!(entry.kind, Kind::Symlink(_)) && is_last;
+            if is_link {
+                // It replaces what is there.
+                self.links.insert(path.clone());
+            } else if !self.fresh && self.plain.insert(path.clone()) {
+                match fs.stat(&full, false).await {
+                    Ok(attrs) if attrs.kind == FileKind::Symlink => {
+                        return Err(FileError::Outside(Shown::of(&full)));
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Unpack {
-    /// Begins to write a directory, which is made where it is not there.
+    /// Begins to write a directory, which is made where it is not there. One that is `confined` writes through no link.
     pub async fn begin(
         fs: &FileSystem,
         executor: &Executor,
         target: &[u8],
-        preserve: bool,
+        (preserve, confined): (bool, bool),
         client: &Client,
     ) -> Result<Self, FileError> {
         let fresh = match fs.stat(target, true).await {
@@ -326,7 +385,11 @@ impl Unpack {
             decoder: Decoder::default(),
             files: 0,
             sink: To::Each { file: None, under_way: FuturesUnordered::new() },
+            confined: None,
         };
+        if confined {
+            unpack.confined = Some(Confined { fresh, ..Confined::default() });
+        }
         if let FileSystem::Remote(_) = fs {
             let random = format!("{:08x}", fastrand::u32(..));
             let trimmed = target.strip_suffix(b"/").unwrap_or(target);
@@ -359,6 +422,9 @@ impl Unpack {
         while let Some(item) =
             self.decoder.item().map_err(|_| FileError::Cut(Shown::of(&self.target)))?
         {
+            if let (Item::Entry(entry), Some(confined)) = (&item, &mut self.confined) {
+                confined.check(&self.fs, &self.target, entry).await?;
+            }
             let bad = |path: &[u8]| FileError::BadName(Shown::of(&self.target), Shown::of(path));
             match (item, &mut self.sink) {
                 (Item::Trouble(text), _) => {

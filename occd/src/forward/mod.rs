@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::host::{HostHandle, Tries, Unreachable};
+use crate::policy::{Guard, Request};
 use crate::prompts::Client;
 use crate::{server, state_file};
 
@@ -61,6 +62,8 @@ pub struct Forwards {
 struct Entry {
     record: Record,
     live: Option<Live>,
+    /// Why the policy does not permit it.
+    denied: Option<String>,
 }
 
 #[derive(Debug)]
@@ -108,7 +111,7 @@ impl Entry {
     fn show(&self) -> Forward {
         match &self.live {
             Some(live) => live.running.show(&self.record),
-            None => running::shown(&self.record),
+            None => Forward { last_error: self.denied.clone(), ..running::shown(&self.record) },
         }
     }
 
@@ -126,8 +129,9 @@ impl Forwards {
             tracing::warn!(path = %file.display(), %error, kept, "the forwards are not remembered");
             Vec::new()
         });
-        let entries =
-            remembered.into_iter().map(|record| (record.id.clone(), Entry { record, live: None }));
+        let entries = remembered
+            .into_iter()
+            .map(|record| (record.id.clone(), Entry { record, live: None, denied: None }));
         let entries = Mutex::new(entries.collect());
         Self { file, entries, by_name: Mutex::default(), tasks, stop }
     }
@@ -137,14 +141,21 @@ impl Forwards {
     }
 
     /// Opens those of these hosts and closes those of others. `by_name` is the port behind which hosts are found by
-    /// name, if there is to be one.
-    pub fn follow(self: &Arc<Self>, hosts: &[HostHandle], by_name: Option<u16>) {
+    /// name, if there is to be one. What the policy does not permit any more is closed, and opened when it does.
+    pub fn follow(self: &Arc<Self>, hosts: &[HostHandle], by_name: Option<u16>, guard: &Guard) {
         let mut changed = false;
         let mut entries = self.lock();
         for entry in entries.values_mut() {
             let host = hosts.iter().find(|host| *host.name() == entry.record.host);
+            // What occ forwards by itself belongs to a sandbox, about which Docker's part of the policy was asked.
+            let denied = match entry.record.service {
+                None => guard.still_permits(&entry.record.host, &Request::Forward).err(),
+                Some(_) => None,
+            };
+            entry.denied = denied.map(|denied| format!("{denied}."));
             match (host, &entry.live) {
                 (None, _) => entry.live = None,
+                _ if entry.denied.is_some() => entry.live = None,
                 (Some(host), Some(live)) if live.running.host.is_same(host) => {}
                 (Some(host), _) => match self.listen_for_service(&entry.record) {
                     Ok((listeners, listen)) => {
@@ -223,7 +234,7 @@ impl Forwards {
         };
         let live = self.run(host, &record, listeners, false);
         let id = record.id.clone();
-        self.lock().insert(id.clone(), Entry { record, live: Some(live) });
+        self.lock().insert(id.clone(), Entry { record, live: Some(live), denied: None });
         self.first_answer(&id).await?;
         if let Err(error) = self.save() {
             self.take(&id).await;
@@ -327,7 +338,7 @@ impl Forwards {
         let port = listen.port().unwrap_or_default();
         record.listen = listen;
         let live = self.run(host, &record, listeners, false);
-        entries.insert(record.id.clone(), Entry { record, live: Some(live) });
+        entries.insert(record.id.clone(), Entry { record, live: Some(live), denied: None });
         drop(entries);
         self.save()?;
         self.listen_by_name(by_name);

@@ -35,14 +35,14 @@ async fn the_client_that_raised_it_sees_it_first_and_all_after_five_seconds() {
     assert_eq!(prompts.visible(None), []);
     // Nor can anybody else answer it by then.
     let id = prompts.visible(Some("ours"))[0].id;
-    assert!(prompts.answer(id, None, answer("x")).is_err());
-    assert!(prompts.answer(id, Some("other"), answer("x")).is_err());
+    assert!(prompts.answer(id, None, None, answer("x")).is_err());
+    assert!(prompts.answer(id, Some("other"), None, answer("x")).is_err());
     tokio::time::sleep_until(prompts.next_for_all().unwrap()).await;
     let seen = prompts.visible(None);
     assert_eq!((seen[0].message.as_str(), seen[0].secret), ("q", true));
     // The first answer wins.
-    prompts.answer(seen[0].id, None, answer("a")).unwrap();
-    assert!(prompts.answer(seen[0].id, None, answer("b")).is_err());
+    prompts.answer(seen[0].id, None, None, answer("a")).unwrap();
+    assert!(prompts.answer(seen[0].id, None, None, answer("b")).is_err());
     assert_eq!(asking.await.unwrap().expose(), "a");
     assert_eq!(questions.open(), None);
 }
@@ -59,7 +59,7 @@ async fn without_a_client_that_listens_there_is_nobody() {
     let mut asking = pin!(questions.ask(question("q")));
     assert!(asking.as_mut().now_or_never().is_none());
     let id = prompts.visible(Some("ours"))[0].id;
-    prompts.answer(id, Some("ours"), AnswerPrompt { answer: None }).unwrap();
+    prompts.answer(id, Some("ours"), None, AnswerPrompt { answer: None }).unwrap();
     assert_eq!(asking.await.unwrap_err(), NoAnswer::Declined);
 }
 
@@ -92,7 +92,7 @@ async fn the_clock_stands_still_while_a_question_is_open() {
             tokio::time::sleep(Duration::from_secs(40)).await;
             assert_eq!(host.open().as_deref(), Some("q"));
             let id = prompts.visible(Some("ours"))[0].id;
-            prompts.answer(id, Some("ours"), answer("a")).unwrap();
+            prompts.answer(id, Some("ours"), None, answer("a")).unwrap();
         };
         let (answer, ()) = tokio::join!(asking, person);
         assert_eq!(answer.unwrap().expose(), "a");
@@ -142,8 +142,8 @@ async fn a_person_elsewhere_stops_the_clocks_and_is_no_question() {
     let mut waiting = pin!(questions.elsewhere(notice(), std::future::pending::<()>()));
     assert!(timeout(BY_ITSELF * 2, &mut waiting).await.is_err());
     let id = prompts.visible(Some("ours"))[0].id;
-    assert!(prompts.answer(id, Some("ours"), answer("yes")).is_err());
-    prompts.answer(id, Some("ours"), AnswerPrompt { answer: None }).unwrap();
+    assert!(prompts.answer(id, Some("ours"), None, answer("yes")).is_err());
+    prompts.answer(id, Some("ours"), None, AnswerPrompt { answer: None }).unwrap();
     assert_eq!(waiting.await, Err(NoAnswer::Declined));
     let waiting = questions.elsewhere(notice(), std::future::pending::<()>());
     assert_eq!(waiting.await, Err(NoAnswer::Timeout));
@@ -181,7 +181,7 @@ async fn an_answer_from_elsewhere_is_told_its_fate_and_shown_the_next_question_a
     let mut asking = pin!(ask(false));
     assert!(timeout(FIRST, &mut asking).await.is_err());
     let shown = prompts.visible(None).remove(0);
-    let mut told = prompts.answer(shown.id, None, answer("a")).unwrap();
+    let mut told = prompts.answer(shown.id, None, None, answer("a")).unwrap();
     let first = asking.await;
     assert!(told.try_recv().is_err());
     first.by.were_wrong(file);
@@ -190,7 +190,7 @@ async fn an_answer_from_elsewhere_is_told_its_fate_and_shown_the_next_question_a
     let next = prompts.visible(None).remove(0);
     assert_eq!(told.await, Ok(Wrong { again: Some(next.id) }));
     // One client's answers are that client's tries; those from elsewhere are everybody's.
-    let told = prompts.answer(next.id, Some("ours"), answer("b")).unwrap();
+    let told = prompts.answer(next.id, Some("ours"), None, answer("b")).unwrap();
     asking.await.by.were_wrong(file);
     questions.settle(true);
     assert_eq!(told.await, Ok(Wrong { again: None }));
@@ -198,11 +198,42 @@ async fn an_answer_from_elsewhere_is_told_its_fate_and_shown_the_next_question_a
     assert!(asking.as_mut().now_or_never().is_none());
     assert_eq!(prompts.visible(None), []);
     let third = prompts.visible(Some("ours")).remove(0);
-    let told = prompts.answer(third.id, Some("ours"), answer("c")).unwrap();
+    let told = prompts.answer(third.id, Some("ours"), None, answer("c")).unwrap();
     asking.await.by.were_wrong(file);
     questions.settle(false);
     assert!(told.await.is_err());
     assert!(!questions.are_spent(file));
     drop(other);
     assert!(questions.are_spent(file));
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_approvals_are_waited_for_and_no_more() {
+    let prompts = Arc::new(Prompts::default());
+    let approval = || Approval {
+        host: None,
+        message: "q".to_owned(),
+        note: None,
+        by: None,
+        lineage: None,
+        patience: Duration::from_secs(5),
+    };
+    let client = Client::default();
+    let ask = || Box::pin(prompts.approve(approval(), &client, &|_, _| {}));
+    let mut waiting: Vec<_> = (0..64).map(|_| ask()).collect();
+    for one in &mut waiting {
+        assert!(one.as_mut().now_or_never().is_none());
+    }
+    assert_eq!(ask().await, Err(NoAnswer::Nobody));
+    assert_eq!(prompts.visible(None).len(), 64);
+    let id = prompts.visible(None)[0].id;
+    // Whoever cannot be told may be the one that wants it.
+    assert_eq!(prompts.answer(id, None, None, answer("yes")).unwrap_err(), NotTaken::Own);
+    let person = Peer { pid: Some(1), uid: 0 };
+    prompts.answer(id, None, Some(person), answer("yes")).unwrap();
+    assert_eq!(waiting.remove(0).await, Ok(true));
+    let id = prompts.visible(None)[0].id;
+    prompts.answer(id, None, Some(person), answer("perhaps")).unwrap();
+    assert_eq!(waiting.remove(0).await, Ok(false));
+    assert_eq!(waiting.remove(0).await, Err(NoAnswer::Timeout));
 }

@@ -5,6 +5,7 @@
 
 mod agent_forwarding;
 mod agents;
+mod approval;
 mod ask;
 mod auth;
 mod autoconnect;
@@ -27,6 +28,7 @@ mod exec;
 mod files;
 mod files_cli;
 mod forward;
+mod grants;
 mod groups;
 mod history;
 mod host_keys;
@@ -40,6 +42,7 @@ mod local;
 mod once;
 mod passwords;
 mod patience;
+mod policy;
 mod prompts;
 mod reconnect;
 mod rekey;

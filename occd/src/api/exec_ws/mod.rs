@@ -24,8 +24,10 @@ use passing::Passing;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, ExecutorOf};
+use super::permit::{By, place_of};
 use crate::exec::{Destinations, Executor, Progress, Running};
 use crate::host::Tries;
+use crate::policy::{Asker, GrantInForce};
 use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
@@ -44,6 +46,7 @@ pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
     ExecutorOf(executor): ExecutorOf,
     Caller(client): Caller,
+    asker: Asker,
     passing: Passing,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
@@ -55,9 +58,11 @@ pub(super) async fn upgrade(
         .max_message_size(MESSAGE_LIMIT)
         .max_frame_size(MESSAGE_LIMIT)
         .write_buffer_size(WRITE_BUFFER)
-        .on_upgrade(
-            move |socket| async move { serve(app, executor, socket, client, passing).await },
-        );
+        .on_upgrade(move |socket| async move {
+            let grant = asker.grant.clone();
+            let serving = Box::pin(serve(app, executor, socket, (asker, client), passing));
+            GrantInForce::bound(grant, serving).await;
+        });
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
     }
@@ -68,12 +73,12 @@ async fn serve(
     app: Arc<App>,
     executor: Executor,
     socket: WebSocket,
-    client: Client,
+    (asker, client): (Asker, Client),
     passing: Passing,
 ) {
     let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let begun = begin(&app, &executor, &mut sink, &mut source, &client).await;
+    let begun = begin(&app, &executor, &mut sink, &mut source, (&asker, &client)).await;
     let news = client.take_news();
     let is_told = !news.is_empty();
     for key in news {
@@ -131,7 +136,7 @@ async fn begin(
     executor: &Executor,
     sink: &mut Sink,
     source: &mut Source,
-    client: &Client,
+    by: By<'_>,
 ) -> Result<Option<(Running, VecDeque<Message>)>, ApiError> {
     let first = match timeout(REQUEST, source.next()).await {
         Ok(Some(Ok(Message::Text(text)))) => text,
@@ -147,11 +152,17 @@ async fn begin(
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
     }
     let tries = Tries::of(request.retries, request.wait_ms);
+    let mut early = VecDeque::new();
+    let permitted = permitted(app, executor, (sink, source), by, request, &mut early);
+    let Some(request) = permitted.await? else {
+        return Ok(None);
+    };
+    let client = by.1;
     let command = app.command(executor, request)?;
     let progress = Progress::default();
     let starting = executor.start(&command, tries, client, &progress);
     tokio::pin!(starting);
-    let (mut early, mut early_bytes) = (VecDeque::new(), 0);
+    let mut early_bytes = size_of_all(&early);
     let mut is_told = false;
     let late = sleep(AT_ONCE);
     tokio::pin!(late);
@@ -188,6 +199,59 @@ async fn begin(
         }
         if event == ExecEvent::Sending {
             progress.let_go();
+        }
+    }
+}
+
+/// Returns how many bytes messages have.
+fn size_of_all(messages: &VecDeque<Message>) -> usize {
+    let size = |message: &Message| match message {
+        Message::Binary(data) => data.len(),
+        _ => 0,
+    };
+    messages.iter().map(size).sum()
+}
+
+/// Returns the request that may be run, once that is decided, which may wait for a person. `None` means that the client has
+/// gone; what it sent meanwhile is `early`.
+async fn permitted(
+    app: &App,
+    executor: &Executor,
+    (sink, source): (&mut Sink, &mut Source),
+    by: By<'_>,
+    request: ExecRequest,
+    early: &mut VecDeque<Message>,
+) -> Result<Option<ExecRequest>, ApiError> {
+    if !app.guard.restricts(by.0, &place_of(executor)) {
+        return Ok(Some(request));
+    }
+    // One question at most.
+    let (told, mut tells) = tokio::sync::mpsc::channel(1);
+    let told = move |id, message: &str| {
+        let message = message.to_owned();
+        if told.try_send(ExecEvent::Approval { id, message }).is_err() {
+            tracing::debug!("a client is not told what it waits for");
+        }
+    };
+    // Boxed: most commands have no policy.
+    let mut permitting = Box::pin(app.permit_exec(by, executor, request, &told));
+    loop {
+        let event = tokio::select! {
+            biased;
+            permitted = &mut permitting => return permitted.map(Some),
+            Some(event) = tells.recv() => event,
+            message = source.next(), if size_of_all(early) < READ_AHEAD => match message {
+                None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
+                Some(Ok(Message::Text(_))) => return Err(error::given_up(executor, false)),
+                Some(Ok(Message::Binary(data))) => {
+                    early.push_back(Message::Binary(data));
+                    continue;
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            },
+        };
+        if send_event(sink, &event).await.is_err() {
+            return Ok(None);
         }
     }
 }

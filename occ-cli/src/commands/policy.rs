@@ -1,0 +1,177 @@
+//! `occ policy`: what may be done on a host; `occ grant`: sockets that may do little.
+
+use std::os::unix::ffi::OsStringExt as _;
+
+use hyper::Method;
+use jiff::Timestamp;
+use occ_proto::policy::{
+    Action, Capability, Grant, GrantList, GrantRequest, PolicyCheck, PolicyVerdict, PolicyView,
+};
+use occ_proto::text::sanitize;
+
+use super::Context;
+use crate::cli::{GrantArgs, GrantCommand, PolicyCheckArgs, PolicyCommand};
+use crate::client::segment;
+use crate::duration::{seconds_between, two_units};
+use crate::error::{CONNECTION, CliError, DENIED};
+use crate::output::table::Table;
+
+/// Runs `occ policy` and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>, command: PolicyCommand) -> Result<u8, CliError> {
+    match command {
+        PolicyCommand::Show => show(context).await,
+        PolicyCommand::Check(args) => check(context, args).await,
+    }
+}
+
+async fn show(context: &Context<'_>) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let (client, place) = context.client_and_place().await?;
+    let reply = client.get_slow(&place.path("/policy")).await?;
+    if ui.json {
+        return ui.document(&reply.body).map(|()| 0);
+    }
+    let view: PolicyView = reply.parse()?;
+    if !view.restricts {
+        ui.say(&format!("{}No policy is set: everything may be done.", place.prefix()))?;
+        return Ok(0);
+    }
+    let mut lines = vec![
+        format!("default    {}", view.default.as_str()),
+        format!("docker     {}", view.docker.as_str()),
+        format!("forward    {}", view.forward.as_str()),
+    ];
+    if view.read_only {
+        lines.insert(0, "read_only  true".to_owned());
+    }
+    if let Some(root) = &view.root {
+        lines.insert(0, format!("root       {}", sanitize(root)));
+    }
+    for rule in &view.rules {
+        let mut line = format!("{:<5}", rule.action.as_str());
+        match (&rule.program, rule.what.is_empty()) {
+            (Some(program), _) => line.push_str(&format!(" program {program:?}")),
+            (None, true) => line.push_str(" everything"),
+            (None, false) => {
+                let words: Vec<&str> = rule.what.iter().map(|what| what.as_str()).collect();
+                line.push_str(&format!(" {}", words.join(", ")));
+            }
+        }
+        if let Some(args) = &rule.args {
+            line.push_str(&format!(" args {args:?}"));
+        }
+        if !rule.client.is_empty() {
+            let words: Vec<&str> = rule.client.iter().map(|kind| kind.as_str()).collect();
+            line.push_str(&format!(" for {}", words.join(", ")));
+        }
+        lines.push(format!("rule       {line}  ({})", rule.at));
+    }
+    let text: String =
+        lines.iter().map(|line| format!("{}{}\n", place.prefix(), sanitize(line))).collect();
+    ui.print(&text)?;
+    Ok(0)
+}
+
+async fn check(context: &Context<'_>, args: PolicyCheckArgs) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let PolicyCheckArgs { client: kind, what, shell, env, argv } = args;
+    if argv.is_empty() && what.is_none_or(|what| what == Capability::Exec) {
+        return Err(CliError::usage("Name a command to check, or --what.")
+            .hint("occ policy check --host NAME -- rm -rf build"));
+    }
+    let mut request =
+        PolicyCheck { what, client: kind, env: env.into_iter().collect(), ..Default::default() };
+    if shell {
+        let words: Vec<String> =
+            argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        request.shell = Some(words.join(" "));
+    } else {
+        request.argv = argv.into_iter().map(|word| word.into_vec().into()).collect();
+    }
+    let (client, place) = context.client_and_place().await?;
+    let path = place.path("/policy/check");
+    let reply = client.request(Method::POST, &path, Some(&request), None).await?;
+    let verdict: PolicyVerdict = reply.parse()?;
+    if ui.json {
+        ui.document(&reply.body)?;
+    } else {
+        let why = sanitize(&verdict.why);
+        ui.say(&format!("{}{}: {why}", place.prefix(), verdict.action.as_str()))?;
+    }
+    Ok(match verdict.action {
+        Action::Allow => 0,
+        Action::Ask => CONNECTION,
+        Action::Deny => DENIED,
+    })
+}
+
+/// Runs `occ grant` and returns its exit code.
+pub(crate) async fn grant(context: &Context<'_>, args: GrantArgs) -> Result<u8, CliError> {
+    match args.command {
+        Some(GrantCommand::List) => list(context).await,
+        Some(GrantCommand::Revoke { name }) => {
+            let client = context.client().await?;
+            let path = format!("/v1/grants/{}", segment(&name));
+            client.request(Method::DELETE, &path, None::<&()>, None).await?;
+            context.ui.say(&format!("The grant {} has ended.", sanitize(&name)))?;
+            Ok(0)
+        }
+        None => make(context, args).await,
+    }
+}
+
+async fn make(context: &Context<'_>, args: GrantArgs) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let (false, Some(ttl_ms)) = (args.allow.is_empty(), args.ttl) else {
+        return Err(CliError::usage("A grant needs --allow and --ttl.")
+            .hint("occ grant --host NAME --allow read,exec:git --ttl 2h"));
+    };
+    let (client, host, _) = context.client_and_host("grant").await?;
+    let GrantArgs { allow, root, name, any_uid, .. } = args;
+    let request = GrantRequest { host, allow, ttl_ms, root, name, any_uid };
+    let reply = client.request(Method::POST, "/v1/grants", Some(&request), None).await?;
+    if ui.json {
+        return ui.document(&reply.body).map(|()| 0);
+    }
+    let grant: Grant = reply.parse()?;
+    if ui.quiet {
+        return ui.print(&format!("{}\n", sanitize(&grant.socket))).map(|()| 0);
+    }
+    ui.print(&format!("{}\n", sanitize(&grant.socket)))?;
+    ui.note(&format!(
+        "The grant {} for {} ends {}: occ grant revoke {} ends it now.",
+        grant.name, grant.host, grant.ends_at, grant.name
+    ));
+    Ok(0)
+}
+
+async fn list(context: &Context<'_>) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let client = context.client().await?;
+    let reply = client.get("/v1/grants").await?;
+    if ui.json {
+        return ui.document(&reply.body).map(|()| 0);
+    }
+    let list: GrantList = reply.parse()?;
+    if list.grants.is_empty() {
+        ui.say("There are no grants.")?;
+        return Ok(0);
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(&["NAME", "HOST", "GIVES", "ROOT", "ENDS IN", "SOCKET"]);
+    for grant in &list.grants {
+        let gives: Vec<String> = grant.allow.iter().map(ToString::to_string).collect();
+        table.row(vec![
+            grant.name.clone(),
+            grant.host.to_string(),
+            sanitize(&gives.join(",")),
+            sanitize(grant.root.as_deref().unwrap_or("-")),
+            two_units(seconds_between(now, grant.ends_at)),
+            sanitize(&grant.socket),
+        ]);
+    }
+    for line in table.lines() {
+        ui.say(&line)?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,195 @@
+//! What each route asks of the policy: the one list of all doors. A route that is not on it lets nobody in.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use jiff::Timestamp;
+use occ_proto::files::decode_path;
+use occ_proto::policy::CLIENT_HEADER;
+use occ_proto::prompt::PROMPTS_HEADER;
+use occ_proto::session::SessionHost;
+use occ_proto::{AGENT_HEADER, Code, KEY_HEADER};
+
+use super::App;
+use super::error::{self, ApiError};
+use crate::policy::{self, Asker};
+use crate::prompts::Client;
+
+/// What stands before a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Nothing: it tells nothing of any host.
+    Open,
+    /// Nothing; a grant comes to its own host alone.
+    Host,
+    /// Nothing, for clients on the daemon's own socket; a grant does not come in.
+    Owner,
+    /// The policy about what Docker tells.
+    DockerRead,
+    /// The policy about what Docker does.
+    Docker,
+    /// The policy about what the body or the path asks for, which the handler has (`permit.rs`).
+    Work,
+    /// The same, on the daemon's own socket alone.
+    OwnerWork,
+}
+
+/// Returns what stands before a route.
+pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    Some(match route {
+        "/healthz" => Door::Open,
+        "/v1/hosts/{host}" if is_read => Door::Host,
+        "/v1/hosts/{host}/policy" | "/v1/hosts/{host}/policy/check" => Door::Host,
+        "/v1/hosts/{host}/exec" => Door::Work,
+        "/v1/hosts/{host}/files" | "/v1/hosts/{host}/files/" | "/v1/hosts/{host}/files/{*path}" => {
+            Door::Work
+        }
+        "/v1/hosts/{host}/container"
+        | "/v1/hosts/{host}/container/spec"
+        | "/v1/hosts/{host}/container/password"
+        | "/v1/hosts/{host}/container/logs" => Door::DockerRead,
+        "/v1/hosts/{host}/container/start"
+        | "/v1/hosts/{host}/container/stop"
+        | "/v1/hosts/{host}/container/restart"
+        | "/v1/hosts/{host}/container/update"
+        | "/v1/hosts/{host}/container/sync"
+        | "/v1/hosts/{host}/container/cockpit" => Door::Docker,
+        // What goes through the socket is looked at there; it can be had where anything is allowed.
+        "/v1/hosts/{host}/docker-socket" if *method == Method::PUT => Door::DockerRead,
+        "/v1/hosts/{host}/docker-setup" if *method == Method::POST => Door::Docker,
+        "/v1/sessions" | "/v1/sessions/{id}/start" if *method == Method::POST => Door::OwnerWork,
+        "/v1/sessions/{id}/output"
+        | "/v1/sessions/{id}/input"
+        | "/v1/sessions/{id}/signal"
+        | "/v1/sessions/{id}/attach" => Door::OwnerWork,
+        "/v1/sessions/{id}" if matches!(*method, Method::DELETE | Method::PATCH) => Door::OwnerWork,
+        "/v1/forwards" if *method == Method::POST => Door::OwnerWork,
+        // The daemon, hosts.json, links, keys, and what is known of work; nothing is done on a host.
+        "/v1/version"
+        | "/v1/hosts"
+        | "/v1/hosts/{host}"
+        | "/v1/default-host"
+        | "/v1/hosts/{host}/connect"
+        | "/v1/hosts/{host}/disconnect"
+        | "/v1/hosts/{host}/reconnect"
+        | "/v1/hosts/{host}/test"
+        | "/v1/hosts/{host}/password"
+        | "/v1/hosts/{host}/trust"
+        | "/v1/hosts/{host}/docker-socket"
+        | "/v1/hosts/{host}/docker-setup"
+        | "/v1/hosts/{host}/history"
+        | "/v1/sessions"
+        | "/v1/sessions/{id}"
+        | "/v1/forwards"
+        | "/v1/forwards/{id}"
+        | "/v1/operations"
+        | "/v1/operations/{id}"
+        | "/v1/operations/{id}/events"
+        | "/v1/prompts"
+        | "/v1/prompts/{id}"
+        | "/v1/unlock"
+        | "/v1/grants"
+        | "/v1/grants/{name}" => Door::Owner,
+        _ => return None,
+    })
+}
+
+impl Asker {
+    /// Returns whoever made a request.
+    pub(super) fn of(request: &Request) -> Self {
+        request.extensions().get::<Self>().cloned().unwrap_or_default()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
+/// Notes what a client says that it is. Through a grant nothing else of its own comes in.
+pub(super) async fn know(mut request: Request, next: Next) -> Response {
+    let mut asker = Asker::of(&request);
+    let word = request.headers().get(CLIENT_HEADER).map(|value| value.to_str().unwrap_or("?"));
+    match word.map(str::parse) {
+        None => {}
+        Some(Ok(kind)) => asker.kind = kind,
+        Some(Err(why)) => {
+            return ApiError::bad_request(format!("{CLIENT_HEADER}: {why}.")).into_response();
+        }
+    }
+    if asker.grant.is_some() {
+        // They name files and sockets of this machine, and people.
+        for header in [AGENT_HEADER, KEY_HEADER, PROMPTS_HEADER] {
+            request.headers_mut().remove(header);
+        }
+    }
+    request.extensions_mut().insert(asker);
+    next.run(request).await
+}
+
+/// Lets a request pass, if its door does.
+pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let Some(route) = request.extensions().get::<MatchedPath>().cloned() else {
+        // There is no such route, which is about to be said.
+        return next.run(request).await;
+    };
+    let asker = Asker::of(&request);
+    // A HEAD is answered as a GET is.
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let Some(door) = door(method, route.as_str()) else {
+        return denied("no policy is known for this route", None).into_response();
+    };
+    if let Some(grant) = &asker.grant {
+        if Timestamp::now() >= grant.ends_at {
+            return denied(&format!("the end of the grant {}", grant.name), None).into_response();
+        }
+        let is_own = || host_of(&request).as_ref() == Some(&SessionHost::Host(grant.host.clone()));
+        let may = match door {
+            Door::Open => true,
+            Door::Host | Door::Work => is_own(),
+            Door::Owner | Door::OwnerWork | Door::Docker | Door::DockerRead => false,
+        };
+        if !may {
+            let why = format!("the grant {}, which does not give this", grant.name);
+            return denied(&why, None).into_response();
+        }
+    }
+    let asked = match door {
+        Door::Docker => policy::Request::Docker,
+        Door::DockerRead => policy::Request::DockerRead,
+        Door::Open | Door::Host | Door::Owner | Door::Work | Door::OwnerWork => {
+            return next.run(request).await;
+        }
+    };
+    let Some(place) = host_of(&request) else {
+        return denied("no policy is known for this host", None).into_response();
+    };
+    let token = request.headers().get(PROMPTS_HEADER).and_then(|value| value.to_str().ok());
+    let client = Client::new(token, None, Arc::default()).unwrap_or_default();
+    let text = format!("{} {}", request.method(), request.uri().path());
+    let permitted = app.guard.permit((&asker, &client), &place, &asked, &text, &|_, _| {}).await;
+    match permitted {
+        Ok(()) => next.run(request).await,
+        Err(why) => error::denied(&place, &why).into_response(),
+    }
+}
+
+fn denied(why: &str, host: Option<&SessionHost>) -> ApiError {
+    let place = host.map_or_else(String::new, |host| format!("{host}: "));
+    let detail = format!("{place}refused by {why}.");
+    ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, detail)
+}
+
+/// Returns the host that a path names: `/v1/hosts/{host}` with anything behind it.
+fn host_of(request: &Request) -> Option<SessionHost> {
+    let name = request.uri().path().strip_prefix("/v1/hosts/")?.split('/').next()?;
+    String::from_utf8(decode_path(name)?).ok()?.parse().ok()
+}

@@ -1,0 +1,49 @@
+//! `/v1/grants`: sockets with a policy and an end of their own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use occ_proto::Code;
+use occ_proto::policy::{Grant, GrantList, GrantRequest};
+
+use super::App;
+use super::error::{ApiError, ApiResult};
+use super::extract::{Body, host_named};
+use super::json::Json;
+use crate::grants::{GrantError, Wish};
+
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<GrantList> {
+    Json(GrantList { grants: app.grants.list() })
+}
+
+pub(super) async fn add(
+    State(app): State<Arc<App>>,
+    Body(request): Body<GrantRequest>,
+) -> ApiResult<(StatusCode, Json<Grant>)> {
+    let host = host_named(&app, request.host.to_string()).await?;
+    let GrantRequest { host: _, allow, ttl_ms, root, name, any_uid } = request;
+    let lasts = Duration::from_millis(ttl_ms);
+    let wish = Wish { host: host.name().clone(), allow, lasts, root, name, any_uid };
+    let made = app.grants.add(wish, &super::router(Arc::clone(&app)));
+    made.map(|grant| (StatusCode::CREATED, Json(grant))).map_err(|error| problem(&error))
+}
+
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> ApiResult<StatusCode> {
+    app.grants.revoke(&name).map_err(|error| problem(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn problem(error: &GrantError) -> ApiError {
+    let (status, code) = match error {
+        GrantError::Bad(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
+        GrantError::Taken(_) => (StatusCode::CONFLICT, Code::GrantExists),
+        GrantError::Unknown(_) => (StatusCode::NOT_FOUND, Code::GrantNotFound),
+        GrantError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+    };
+    ApiError::new(status, code, format!("{}.", crate::ssh::error::chain(error)))
+}

@@ -1,0 +1,46 @@
+//! `/v1/hosts/{host}/policy`: what may be done there, and what would be said to something.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use occ_proto::policy::{Capability, PolicyCheck, PolicyVerdict, PolicyView};
+
+use super::App;
+use super::error::{ApiError, ApiResult};
+use super::extract::{Body, ExecutorOf};
+use super::json::Json;
+use super::permit::{Line, place_of};
+use crate::policy::{Asker, Request};
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    ExecutorOf(executor): ExecutorOf,
+    asker: Asker,
+) -> Json<PolicyView> {
+    Json(app.guard.view(&asker, place_of(&executor)))
+}
+
+pub(super) async fn check(
+    State(app): State<Arc<App>>,
+    ExecutorOf(executor): ExecutorOf,
+    asker: Asker,
+    Body(check): Body<PolicyCheck>,
+) -> ApiResult<Json<PolicyVerdict>> {
+    let place = place_of(&executor);
+    let asker = Asker { kind: check.client.unwrap_or(asker.kind), ..asker };
+    let decide = |request: &Request<'_>| app.guard.decide(&asker, &place, request);
+    let decision = match check.what.unwrap_or(Capability::Exec) {
+        Capability::Read => decide(&Request::Read),
+        Capability::Write => decide(&Request::Write),
+        Capability::Docker => decide(&Request::Docker),
+        Capability::Forward => decide(&Request::Forward),
+        Capability::Exec if check.argv.is_empty() && check.shell.is_none() => {
+            return Err(ApiError::bad_request("argv is empty; name a program, or use shell."));
+        }
+        Capability::Exec => {
+            let line = Line { argv: &check.argv, shell: check.shell.as_deref(), env: &check.env };
+            line.with(decide)
+        }
+    };
+    Ok(Json(PolicyVerdict { action: decision.action, why: decision.why }))
+}

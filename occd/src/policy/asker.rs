@@ -1,0 +1,49 @@
+//! Who asks.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use occ_proto::HostName;
+use occ_proto::policy::ClientKind;
+use tokio_util::sync::CancellationToken;
+
+use super::PolicyConfig;
+use crate::peer::Peer;
+
+/// A grant as it is in force on its socket.
+#[derive(Debug)]
+pub struct GrantInForce {
+    /// Its name.
+    pub name: String,
+    /// Its host.
+    pub host: HostName,
+    /// What it gives.
+    pub policy: PolicyConfig,
+    /// When it ends.
+    pub ends_at: Timestamp,
+    /// Cancelled then, or when it is revoked.
+    pub over: CancellationToken,
+}
+
+impl GrantInForce {
+    /// Does something until the end of a grant, if it is done for one.
+    pub async fn bound(grant: Option<Arc<Self>>, work: impl Future<Output = ()>) {
+        match grant {
+            None => work.await,
+            Some(grant) => {
+                grant.over.run_until_cancelled(work).await;
+            }
+        }
+    }
+}
+
+/// Whoever made a request.
+#[derive(Debug, Clone, Default)]
+pub struct Asker {
+    /// What it says it is.
+    pub kind: ClientKind,
+    /// What the kernel says it is.
+    pub peer: Option<Peer>,
+    /// On whose socket it came; nothing is the daemon's own.
+    pub grant: Option<Arc<GrantInForce>>,
+}

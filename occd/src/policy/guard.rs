@@ -1,0 +1,173 @@
+//! Where requests meet policies: what is in force is looked up, and a person is asked where a policy says so.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use occ_proto::HostName;
+use occ_proto::policy::{Action, ClientKind, PolicyView};
+use occ_proto::session::SessionHost;
+use tokio::sync::watch;
+
+use super::{Asker, Decision, Policy, Request};
+use crate::config::{Config, LoadedConfig};
+use crate::peer::Lineage;
+use crate::prompts::{Approval, Client, NoAnswer, Prompts};
+
+/// How long a person has to allow something: they may have to come to the terminal first.
+const ASK_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Told, once, of the question that is waited for: its number and its words.
+pub type Told<'a> = &'a (dyn Fn(u64, &str) + Send + Sync);
+
+/// What all doors ask.
+#[derive(Debug)]
+pub struct Guard {
+    config: watch::Receiver<LoadedConfig>,
+    prompts: Arc<Prompts>,
+    /// The sessions whose start a person has allowed, with the kind of client.
+    allowed: Mutex<BTreeSet<(String, ClientKind)>>,
+}
+
+/// Why something is not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The policy says so.
+    #[error("refused by {0}")]
+    Policy(String),
+    /// A person was asked, and said no.
+    #[error("{0}, and whoever was asked did not allow it")]
+    Declined(String),
+    /// A person was asked, and said nothing.
+    #[error("{0}, and nobody allowed it in time")]
+    Unanswered(String),
+}
+
+impl Guard {
+    /// Returns one for the settings as they change.
+    pub fn new(config: watch::Receiver<LoadedConfig>, prompts: Arc<Prompts>) -> Self {
+        Self { config, prompts, allowed: Mutex::default() }
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow().config)
+    }
+
+    /// Returns whether anything of that place is restricted for them.
+    pub fn restricts(&self, asker: &Asker, place: &SessionHost) -> bool {
+        asker.grant.is_some() || self.config().policy(place).restricts()
+    }
+
+    /// Decides; of the policies of the place and of the grant the stricter one counts.
+    pub fn decide(&self, asker: &Asker, place: &SessionHost, request: &Request<'_>) -> Decision {
+        let config = self.config();
+        let of_place = config.policy(place).decide(asker.kind, request);
+        match &asker.grant {
+            None => of_place,
+            Some(grant) => Policy::new(&grant.policy, &super::NOTHING)
+                .decide(asker.kind, request)
+                .and(of_place),
+        }
+    }
+
+    /// Returns the directories that work there stays below.
+    pub fn roots(&self, asker: &Asker, place: &SessionHost) -> Vec<String> {
+        let config = self.config();
+        let of_grant = asker.grant.as_ref().and_then(|grant| grant.policy.root.clone());
+        of_grant.into_iter().chain(config.policy(place).root().map(str::to_owned)).collect()
+    }
+
+    /// Returns what is in force for a place.
+    pub fn view(&self, asker: &Asker, place: SessionHost) -> PolicyView {
+        match &asker.grant {
+            None => self.config().policy(&place).view(place),
+            Some(grant) => Policy::new(&grant.policy, &super::NOTHING).view(place),
+        }
+    }
+
+    /// Decides, and asks a person where the policy says so. `text` says what is asked for.
+    pub async fn permit(
+        &self,
+        (asker, client): (&Asker, &Client),
+        place: &SessionHost,
+        request: &Request<'_>,
+        text: &str,
+        told: Told<'_>,
+    ) -> Result<(), Denied> {
+        let decision = self.decide(asker, place, request);
+        match decision.action {
+            Action::Allow => Ok(()),
+            Action::Deny => Err(Denied::Policy(decision.why)),
+            Action::Ask => self.ask((asker, client), place, decision.why, text, told).await,
+        }
+    }
+
+    /// Asks a person about what was decided so.
+    pub async fn ask(
+        &self,
+        (asker, client): (&Asker, &Client),
+        place: &SessionHost,
+        why: String,
+        text: &str,
+        told: Told<'_>,
+    ) -> Result<(), Denied> {
+        let patience = self.config().policy(place).ask_timeout().unwrap_or(ASK_TIMEOUT);
+        let pid = asker.peer.and_then(|peer| peer.pid);
+        let who = match &asker.grant {
+            Some(grant) => format!("the grant {}", grant.name),
+            None => asker.kind.as_str().to_owned(),
+        };
+        let program =
+            pid.map_or_else(String::new, |pid| format!(", process {pid} ({})", program(pid)));
+        let approval = Approval {
+            host: place.host().cloned(),
+            message: occ_proto::text::sanitize(&format!("Allow {who}{program} on {place}: {text}")),
+            note: Some(occ_proto::text::sanitize(&why)),
+            by: asker.peer,
+            // Where it cannot be told, nobody of this machine can be told from it.
+            lineage: pid.and_then(Lineage::of),
+            patience,
+        };
+        match self.prompts.approve(approval, client, told).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(NoAnswer::Declined) => Err(Denied::Declined(why)),
+            Err(NoAnswer::Nobody) => {
+                Err(Denied::Policy(format!("{why}, and too many approvals are waited for")))
+            }
+            Err(_) => Err(Denied::Unanswered(why)),
+        }
+    }
+
+    fn allowed(&self) -> MutexGuard<'_, BTreeSet<(String, ClientKind)>> {
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that such a client may work with a session, for whose start a person was asked if the policy says so.
+    pub fn remember(&self, asker: &Asker, session: &str) {
+        self.allowed().insert((session.to_owned(), asker.kind));
+    }
+
+    /// Returns whether such a client has started a session.
+    pub fn remembers(&self, asker: &Asker, session: &str) -> bool {
+        self.allowed().contains(&(session.to_owned(), asker.kind))
+    }
+
+    /// Decides about what occ does by itself, such as opening again what was open: nobody is asked.
+    pub fn still_permits(&self, host: &HostName, request: &Request<'_>) -> Result<(), Denied> {
+        let decision = self.decide(&Asker::default(), &SessionHost::Host(host.clone()), request);
+        match decision.action {
+            // Somebody was asked when it was new.
+            Action::Allow | Action::Ask => Ok(()),
+            Action::Deny => Err(Denied::Policy(decision.why)),
+        }
+    }
+}
+
+/// Returns the name of a process's program, as far as the system tells.
+fn program(pid: u32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    match name.trim() {
+        "" => "of an unknown name".to_owned(),
+        name => name.to_owned(),
+    }
+}

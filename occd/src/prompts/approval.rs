@@ -1,0 +1,94 @@
+//! Approvals: what a policy asks a person about, who is not the one that wants it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use occ_proto::HostName;
+use occ_proto::prompt::PromptKind;
+use tokio::time::timeout;
+
+use super::clients::{Client, Clients};
+use super::{NoAnswer, OnDrop, Prompts, Question};
+use crate::peer::{Lineage, Peer};
+
+/// Approvals that are waited for at a time. More are refused: a person would not read them, and each holds one of the
+/// places for requests.
+const MOST: usize = 64;
+
+/// What is to be allowed.
+#[derive(Debug, Clone)]
+pub struct Approval {
+    /// The host concerned; nothing is this machine.
+    pub host: Option<HostName>,
+    /// What, in one line, safe for a terminal.
+    pub message: String,
+    /// Why it is asked, safe for a terminal.
+    pub note: Option<String>,
+    /// Whoever wants it.
+    pub by: Option<Peer>,
+    /// Where they come from.
+    pub lineage: Option<Lineage>,
+    /// How long a person has.
+    pub patience: Duration,
+}
+
+/// Who wants something.
+#[derive(Debug, Clone)]
+pub(super) struct Wants {
+    by: Option<Peer>,
+    lineage: Option<Lineage>,
+}
+
+impl Wants {
+    /// Returns whether that process is it, or comes from it. Whoever cannot be told may be.
+    pub(super) fn are_of(&self, other: Option<Peer>) -> bool {
+        let Some(pid) = other.and_then(|other| other.pid) else { return true };
+        match (&self.lineage, self.by.and_then(|by| by.pid)) {
+            (Some(lineage), _) => lineage.covers(pid),
+            // Systems that tell no more than a number.
+            (None, Some(own)) => own == pid,
+            // Another machine's, as it were: a container's process is none of this machine's.
+            (None, None) => false,
+        }
+    }
+}
+
+impl Prompts {
+    /// Asks everybody but those who want it. `told` hears of the question.
+    ///
+    /// # Errors
+    ///
+    /// Nobody answers in time, or somebody declines to; [`NoAnswer::Nobody`] where too many are open.
+    pub async fn approve(
+        self: &Arc<Self>,
+        approval: Approval,
+        client: &Client,
+        told: &(dyn Fn(u64, &str) + Send + Sync),
+    ) -> Result<bool, NoAnswer> {
+        let Approval { host, message, note, by, lineage, patience } = approval;
+        tracing::info!(question = message, "somebody is asked for an approval");
+        let kind = PromptKind::Approval;
+        if self.lock().iter().filter(|open| open.wants.is_some()).count() >= MOST {
+            return Err(NoAnswer::Nobody);
+        }
+        let text = message.clone();
+        let question = Question { kind, host, message, note, secret: false, again: false };
+        // They are shown what they wait for.
+        let clients = Clients::default();
+        clients.add(client);
+        let wants = Wants { by, lineage };
+        let (id, answered) = self.open_until(question, clients, true, patience, Some(wants));
+        let _withdrawn = OnDrop(|| drop(self.take(id)));
+        told(id, &text);
+        let reply = match timeout(patience, answered).await {
+            Ok(Ok(reply)) => reply,
+            // The daemon stops.
+            Ok(Err(_)) => return Err(NoAnswer::Declined),
+            Err(_) => return Err(NoAnswer::Timeout),
+        };
+        let answer = reply.answer.ok_or(NoAnswer::Declined)?;
+        let allows = answer.expose().trim().eq_ignore_ascii_case("yes");
+        tracing::info!(question = text, allows, "an approval was answered");
+        Ok(allows)
+    }
+}

@@ -1,0 +1,285 @@
+//! A grant's socket serves one host, with a policy that is fixed, until its end. Mounted into a container, that is a wall.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use testkit::http::{self, Response};
+use testkit::{DaemonRig, DockerRig};
+
+use crate::files::Shared;
+use crate::policy::{denied, sshd_with};
+use crate::support::{GUARD, eventually, exit_code};
+
+fn ask(socket: &Path, method: &str, path: &str, body: Option<Value>) -> Response {
+    let body = body.map(|body| body.to_string());
+    let json = [("Content-Type", "application/json")];
+    let headers = if body.is_some() { &json[..] } else { &[] };
+    http::request(socket, method, path, headers, body.as_deref().map(str::as_bytes)).unwrap()
+}
+
+fn run(socket: &Path, host: &str, argv: &[&str]) -> Response {
+    ask(socket, "POST", &format!("/v1/hosts/{host}/exec"), Some(json!({ "argv": argv })))
+}
+
+fn make(rig: &DaemonRig, args: &[&str]) -> PathBuf {
+    let all = [&["grant", "-q", "--host", "h"], args].concat();
+    PathBuf::from(rig.occ_ok(&all).trim())
+}
+
+/// A directory of the host with something in it that is to be reached, and something beside it that is not.
+fn app(shared: &Shared) -> PathBuf {
+    let app = shared.at("app");
+    std::fs::create_dir(&app).unwrap();
+    std::fs::set_permissions(&app, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::write(app.join("f"), "inside\n").unwrap();
+    std::fs::write(shared.at("secret"), "outside\n").unwrap();
+    symlink("../secret", app.join("link")).unwrap();
+    symlink("..", app.join("up")).unwrap();
+    app
+}
+
+#[test]
+fn a_grant_gives_what_it_says_and_nothing_else() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    let socket = make(
+        &rig,
+        &["--allow", "read,exec:ls,exec:cat", "--ttl", "2h", "--root", root, "--name", "g"],
+    );
+    assert!(socket.starts_with(rig.socket().parent().unwrap()), "{socket:?}");
+    assert_eq!(std::fs::symlink_metadata(&socket).unwrap().mode() & 0o777, 0o600);
+    let dir = std::fs::symlink_metadata(socket.parent().unwrap()).unwrap();
+    assert_eq!(dir.mode() & 0o777, 0o700);
+
+    let ran = run(&socket, "h", &["ls"]);
+    assert_eq!(ran.status, 200, "{}", ran.text());
+    assert_eq!(ran.json()["stdout"], "f\nlink\nup\n");
+    let file = |path: &Path| format!("/v1/hosts/h/files/{}", path.display());
+    assert_eq!(ask(&socket, "GET", &file(&app.join("f")), None).text(), "inside\n");
+    assert_eq!(ask(&socket, "GET", "/v1/hosts/h", None).status, 200);
+    assert_eq!(ask(&socket, "GET", "/healthz", None).status, 200);
+    let view = ask(&socket, "GET", "/v1/hosts/h/policy", None).json();
+    assert_eq!((&view["default"], &view["root"]), (&json!("deny"), &json!(root)));
+
+    for argv in [&["rm", "f"][..], &["sh", "-c", "ls"], &["./ls"], &["env", "ls"], &["sudo", "ls"]]
+    {
+        let why = denied(&run(&socket, "h", argv));
+        assert!(why.contains("default = \"deny\""), "{argv:?}: {why}");
+    }
+    let exec = |body: Value| denied(&ask(&socket, "POST", "/v1/hosts/h/exec", Some(body)));
+    exec(json!({ "shell": "ls" }));
+    exec(json!({ "argv": ["ls"], "env": { "PATH": root } }));
+    exec(json!({ "argv": ["ls"], "cwd": "/" }));
+    exec(json!({ "argv": ["ls"], "cwd": app.join("up") }));
+    for path in [shared.at("secret"), app.join("link"), app.join("up/secret"), "/etc/passwd".into()]
+    {
+        denied(&ask(&socket, "GET", &file(&path), None));
+    }
+    denied(&ask(&socket, "PUT", &file(&app.join("new")), Some(json!(1))));
+    denied(&ask(&socket, "DELETE", &file(&app.join("f")), None));
+    // Nor other hosts, whether there are any, nor anything of the daemon's.
+    denied(&run(&socket, "local", &["ls"]));
+    denied(&run(&socket, "nowhere", &["ls"]));
+    denied(&run(&socket, "%68%68", &["ls"]));
+    for (method, path) in [
+        ("GET", "/v1/version"),
+        ("GET", "/v1/hosts"),
+        ("POST", "/v1/hosts"),
+        ("DELETE", "/v1/hosts/h"),
+        ("PATCH", "/v1/hosts/h"),
+        ("GET", "/v1/hosts/local"),
+        ("GET", "/v1/hosts/local/files/etc/passwd"),
+        ("GET", "/v1/default-host"),
+        ("POST", "/v1/hosts/h/disconnect"),
+        ("POST", "/v1/hosts/h/trust"),
+        ("POST", "/v1/hosts/h/test"),
+        ("GET", "/v1/hosts/h/container/password"),
+        ("POST", "/v1/hosts/h/container/start"),
+        ("PUT", "/v1/hosts/h/docker-socket"),
+        ("POST", "/v1/hosts/h/docker-setup"),
+        ("GET", "/v1/sessions"),
+        ("POST", "/v1/sessions"),
+        ("GET", "/v1/forwards"),
+        ("POST", "/v1/forwards"),
+        ("GET", "/v1/operations"),
+        ("GET", "/v1/prompts"),
+        ("POST", "/v1/prompts/1"),
+        ("POST", "/v1/unlock"),
+        ("GET", "/v1/grants"),
+        ("POST", "/v1/grants"),
+        ("DELETE", "/v1/grants/g"),
+    ] {
+        denied(&ask(&socket, method, path, None));
+    }
+    // The program works with it as with any socket.
+    let occ = |args: &[&str]| {
+        let mut command = rig.occ(args);
+        command.env("OCC_SOCKET", &socket).output().unwrap()
+    };
+    let ran = occ(&["exec", "--host", "h", "--", "cat", "f"]);
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "inside\n");
+    assert_eq!(occ(&["exec", "--host", "h", "--", "rm", "f"]).status.code(), Some(7));
+    assert_eq!(occ(&["shell", "--host", "h"]).status.code().unwrap_or(0), 2, "no terminal here");
+    // What the host's policy says narrows it, and widens nothing.
+    rig.write_config_toml("[[hosts.h.policy.rules]]\naction = \"deny\"\nprogram = \"cat\"\n[[hosts.h.policy.rules]]\naction = \"allow\"\n");
+    denied(&run(&socket, "h", &["cat", "f"]));
+    denied(&run(&socket, "h", &["rm", "f"]));
+    assert_eq!(run(&socket, "h", &["ls"]).status, 200);
+}
+
+#[test]
+fn a_grant_outlives_the_daemon_and_ends_with_what_is_open_through_it() {
+    let Some((_sshd, mut rig)) = sshd_with("") else { return };
+    let socket = make(&rig, &["--allow", "exec:sleep,exec:true", "--ttl", "1h", "--name", "g"]);
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let ran = run(&socket, "h", &["true"]);
+    assert_eq!(ran.status, 200, "{}", ran.text());
+    let list: Value = serde_json::from_str(&rig.occ_ok(&["grant", "list", "--json"])).unwrap();
+    assert_eq!(list["grants"][0]["name"], "g");
+    assert_eq!(list["grants"][0]["allow"], json!(["exec:sleep", "exec:true"]));
+    let again =
+        rig.run_occ(&["grant", "--host", "h", "--allow", "read", "--ttl", "1h", "--name", "g"]);
+    assert_eq!(again.code(), 1, "{}", again.stderr);
+
+    let open = |socket: &Path| {
+        let mut command = rig.occ(&["exec", "--host", "h", "--", "sleep", "600"]);
+        command.env("OCC_SOCKET", socket).env("OCC_NO_AUTOSTART", "1");
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let sleeps = || {
+        let ps = rig.run_occ(&["exec", "--host", "h", "--", "pgrep", "-f", "^sleep 600"]);
+        ps.stdout.lines().count()
+    };
+    let before = sleeps();
+    let mut waiting = open(&socket);
+    eventually("a command through the grant", || sleeps() == before + 1);
+    rig.occ_ok(&["grant", "revoke", "g"]);
+    assert_ne!(exit_code(&mut waiting), 0);
+    eventually("the command to be ended", || sleeps() == before);
+    assert!(!socket.exists() && !socket.parent().unwrap().exists());
+    assert_eq!(rig.run_occ(&["grant", "revoke", "g"]).code(), 1);
+
+    // The same when its time has come.
+    let short = make(&rig, &["--allow", "exec:sleep", "--ttl", "4s"]);
+    let mut waiting = open(&short);
+    eventually("a command through the grant", || sleeps() == before + 1);
+    assert_ne!(exit_code(&mut waiting), 0);
+    eventually("the command to be ended", || sleeps() == before);
+    eventually("the socket to be gone", || !short.exists());
+    assert_eq!(rig.occ_ok(&["grant", "list"]), "There are no grants.\n");
+    let _ = GUARD;
+}
+
+#[test]
+fn a_grant_cannot_be_had_for_what_would_lead_out_of_it() {
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    for allow in ["docker", "forward", "session", "read:x", ""] {
+        let made = rig.run_occ(&["grant", "--host", "h", "--allow", allow, "--ttl", "1h"]);
+        assert_eq!(made.code(), 2, "{allow}: {}", made.stderr);
+    }
+    for name in ["..", "a/b", "a b"] {
+        let made = rig
+            .run_occ(&["grant", "--host", "h", "--allow", "read", "--ttl", "1h", "--name", name]);
+        assert_eq!(made.code(), 2, "{name}: {}", made.stderr);
+    }
+}
+
+#[test]
+fn inside_a_container_the_grant_is_a_wall() {
+    if !DockerRig::require() {
+        return;
+    }
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, mut rig)) = sshd_with("") else { return };
+    let docker = DockerRig::start();
+    docker.import_program("agent:1", &testkit::daemon::client_binary(), &[]);
+    let root = app.to_str().unwrap();
+    let socket = make(
+        &rig,
+        &["--allow", "read,exec:ls", "--ttl", "1h", "--root", root, "--name", "g", "--any-uid"],
+    );
+    assert_eq!(std::fs::symlink_metadata(&socket).unwrap().mode() & 0o777, 0o666);
+    let dir = socket.parent().unwrap();
+    // Other users of this machine do not come that far.
+    assert_eq!(std::fs::metadata(dir.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+    let mount = format!("{}:/run/occ", dir.display());
+    docker.run(
+        "agent",
+        &[
+            "-v",
+            &mount,
+            "-e",
+            "OCC_SOCKET=/run/occ/occ.sock",
+            "-e",
+            "OCC_HOST=h",
+            "-e",
+            "HOME=/tmp",
+            "-e",
+            "OCC_SOCKET_OWNER=0",
+            "agent:1",
+            "sleep",
+            "1000",
+        ],
+    );
+    let inside = |user: &str, words: &[&str]| {
+        let all = [&["exec", "--user", user, "agent"], words].concat();
+        let output = docker.output(&all);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), said)
+    };
+    for user in ["0", "1234"] {
+        let (code, said) = inside(user, &["occ", "exec", "--", "ls"]);
+        assert_eq!((code, said.as_str()), (0, "f\nlink\nup\n"), "as {user}");
+        let f = format!("h:{root}/f");
+        assert_eq!(inside(user, &["occ", "cat", &f]), (0, "inside\n".to_owned()));
+        let refused = |words: &[&str]| {
+            let (code, said) = inside(user, words);
+            assert_eq!(code, 7, "{words:?}: {said}");
+            assert!(said.contains("refused by"), "{words:?}: {said}");
+        };
+        refused(&["occ", "exec", "--", "rm", "f"]);
+        refused(&["occ", "exec", "--shell", "--", "ls; id"]);
+        refused(&["occ", "exec", "--", "sh", "-c", "id"]);
+        refused(&["occ", "exec", "--", "./ls"]);
+        refused(&["occ", "exec", "--", "env", "ls"]);
+        refused(&["occ", "exec", "--env", "LD_PRELOAD=/tmp/x", "--", "ls"]);
+        refused(&["occ", "exec", "--cwd", "/", "--", "ls"]);
+        refused(&["occ", "exec", "--cwd", "up", "--", "ls"]);
+        refused(&["occ", "exec", "--tty", "--", "bash"]);
+        refused(&["occ", "exec", "--local", "--", "ls"]);
+        refused(&["occ", "exec", "--host", "other", "--", "ls"]);
+        for path in ["../secret", "link", "up/secret", "sub/../../secret"] {
+            refused(&["occ", "cat", &format!("h:{root}/{path}")]);
+        }
+        refused(&["occ", "cat", "h:/etc/passwd"]);
+        refused(&["occ", "cp", "/bin/busybox", &format!("h:{root}/ls")]);
+        refused(&["occ", "rm", &f]);
+        refused(&["occ", "session", "start", "--", "ls"]);
+        refused(&["occ", "session", "list"]);
+        refused(&["occ", "forward", "add", "-L", "/tmp/s:/run/docker.sock"]);
+        refused(&["occ", "docker-socket"]);
+        refused(&["occ", "prompts"]);
+        refused(&["occ", "prompts", "--allow", "1"]);
+        refused(&["occ", "host", "list"]);
+        refused(&["occ", "host", "remove", "h", "-f"]);
+        refused(&["occ", "grant", "list"]);
+        refused(&["occ", "grant", "--host", "h", "--allow", "exec", "--ttl", "1h"]);
+        refused(&["occ", "trust"]);
+        refused(&["occ", "disconnect"]);
+    }
+    assert!(app.join("f").exists() && !app.join("ls").exists());
+    // The directory is mounted as a whole: the next daemon's socket is seen, too.
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let (code, said) = inside("0", &["occ", "exec", "--", "ls"]);
+    assert_eq!((code, said.as_str()), (0, "f\nlink\nup\n"));
+    rig.occ_ok(&["grant", "revoke", "g"]);
+    assert_ne!(inside("0", &["occ", "exec", "--", "ls"]).0, 0);
+}
