@@ -67,6 +67,7 @@ mod session_ws;
 mod sessions;
 mod test;
 mod trust;
+mod workspaces;
 
 use error::ApiError;
 pub use past::PastOperations;
@@ -175,7 +176,11 @@ impl App {
         Ok(match executor.host() {
             Some(host) => {
                 let settings = self.settings(host);
-                command.limited(settings.command_timeout).placed(settings.directory)
+                let here = command.request().here.as_deref().map(Path::new);
+                let mapped =
+                    here.and_then(|here| settings.workspaces.there(self.local.home(), here));
+                let directory = mapped.or(settings.directory);
+                command.limited(settings.command_timeout).placed(directory)
             }
             None => command,
         })
@@ -249,6 +254,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/hosts/{host}/docker-setup", get(docker_setup::show).post(docker_setup::install))
         .merge(files::routes())
         .route("/v1/hosts/{host}/history", get(history::show))
+        .route("/v1/hosts/{host}/workspaces", get(workspaces::show))
         .route("/v1/sessions", get(sessions::list).post(sessions::start))
         .route(
             "/v1/sessions/{id}",
