@@ -138,10 +138,10 @@ async fn edited(desk: &mut Desk, before: &[u8]) -> Result<Option<Vec<u8>>, CliEr
     let editor = editor();
     let shown = sanitize(&editor.to_string_lossy());
     // As git runs it: the words of the variable are the shell's, the file is an argument.
-    let script = [editor.as_bytes(), b" \"$@\""].concat();
+    // Ctrl-C is the editor's, and neither ends the shell nor us.
+    let script = [b"trap : INT QUIT; ", editor.as_bytes(), b" \"$@\""].concat();
     let mut command = tokio::process::Command::new("sh");
     command.arg("-c").arg(OsString::from_vec(script)).arg(&editor).arg(&desk.file);
-    // Ctrl-C at the terminal is the editor's, which lives on.
     let status = {
         let mut child = command
             .spawn()

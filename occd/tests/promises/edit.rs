@@ -139,15 +139,29 @@ fn vi_edits_a_file_of_a_host() {
     terminal.wait_for("?25h");
     terminal.type_text("otwo\u{1b}");
     terminal.wait_for("two");
-    // Ctrl-C is the editor's, which says how it is left.
-    terminal.type_text("\u{3}");
-    terminal.wait_for(":qa");
     terminal.type_text(":wq\n");
     terminal.wait_for("f.txt: written, 8 B.");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
     assert_eq!(std::fs::read(shared.at("f.txt")).unwrap(), b"one\ntwo\n");
     assert!(is_empty(&desk(&rig)));
+}
+
+#[test]
+fn ctrl_c_is_the_editors() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    writable(&shared.at("f"), "one");
+    let text = "trap 'echo caught >\"$1\"; exit' INT; echo ready; while :; do sleep 0.05; done";
+    let there = format!("h:{}", shared.at("f").display());
+    let mut occ = rig.occ(&["edit", &there]);
+    occ.env("EDITOR", script(&rig, text)).env("TMPDIR", desk(&rig));
+    let mut terminal = Terminal::control(&occ, "");
+    terminal.wait_for("ready");
+    terminal.type_text("\u{3}");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert_eq!(std::fs::read(shared.at("f")).unwrap(), b"caught\n");
 }
 
 #[test]
