@@ -24,7 +24,7 @@ if command -v rg >/dev/null 2>&1; then
   exec rg --null --line-number --column --no-heading --color never --no-messages --no-config -H --sort path $i $f "$@" -e "$pattern" -- "$at"
 fi
 command -v grep >/dev/null 2>&1 || exit 97
-if printf 'a\n' | grep -qZI -e a 2>/dev/null && grep --include=x -q a /dev/null 2>/dev/null; [ $? -le 1 ] && grep -V 2>/dev/null | grep -q GNU; then
+if grep -V 2>/dev/null | grep -q '(GNU grep)'; then
   echo grep
   for g; do
     case $g in '!'*) set -- "$@" "--exclude=${g#!}" "--exclude-dir=${g#!}";; *) set -- "$@" "--include=$g";; esac

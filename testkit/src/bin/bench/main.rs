@@ -59,6 +59,7 @@ fn main() {
         ("echo", Bench::echo),
         ("forward", Bench::forward),
         ("files", Bench::files),
+        ("far-files", Bench::far_files),
     ] {
         if wants(name) {
             run(&mut bench);
