@@ -34,7 +34,8 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   sandbox                        compare two, make them alike
   exec shell                     a command on a host, a terminal there
   session agent                  programs that outlive the link: start attach send logs kill
-  cp ls cat rm                   files, here and there: HOST:PATH
+  cp ls cat rm edit              files, here and there: HOST:PATH
+  files                          watch search: what changes there, and where a text is
   host                           add list show edit remove test default install-docker
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
@@ -47,7 +48,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   daemon                         run start stop status: occd, which keeps the links
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
-  --group NAME, --all   many hosts, --parallel N at once [default: 32]: exec status start stop
+  --group NAME, --all   many hosts, --parallel N at once [default: 32]: exec cp status start stop
                  restart update logs connect disconnect reconnect docker-socket, host test
   --json -q -v   one JSON document; the essential; more
   --no-input     ask nothing: what needs an answer fails
@@ -274,7 +275,8 @@ Examples:
   occ cp -r site prod-1:/var/www/          a directory with everything in it
   occ cp -p prod-1:db.dump prod-2:         times and permissions are kept
   occ cp --resume big.iso prod-1:          goes on where a copy was interrupted
-  occ cp --eol lf setup.sh prod-1:bin/     ends of lines as the host has them
+  occ cp --eol lf setup.sh prod-1:bin/     line feeds in place of CR LF; a CR alone stays, as with git
+  occ cp --group eu app.conf :/etc/app/    to the same place on all hosts of a group, 32 at once
 
 HOST:PATH is on a host, relative to the home directory there; any other path is here.
 A file is in its place when it is whole; until then, what was there stays.")]
@@ -298,6 +300,25 @@ Examples:
   occ rm prod-1:old.log
   occ rm -r prod-1:build")]
     Rm(RmArgs),
+    /// Edit a file of a host in the editor here
+    #[command(after_help = "\
+Examples:
+  occ edit prod-1:/etc/nginx/nginx.conf
+  EDITOR='code --wait' occ edit prod-1:src/main.rs
+  occ edit --eol lf --host prod-1 run.sh
+
+The editor is VISUAL's, else EDITOR's, else vi. The file is written back, whole, if it was changed here and
+nobody has changed it there meanwhile; else what was edited is kept here, and it is said where.")]
+    Edit(EditArgs),
+    /// Watch a directory of a host, or search it
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  occ files watch prod-1:src
+  occ files search TODO prod-1:src"
+    )]
+    Files(FilesCommand),
     /// Connect to a host and wait until it is connected
     #[command(after_help = "\
 Examples:
@@ -455,6 +476,7 @@ impl Command {
                 | Self::Update(_)
                 | Self::Logs(_)
                 | Self::Exec(_)
+                | Self::Cp(_)
                 | Self::Connect(_)
                 | Self::Disconnect
                 | Self::Reconnect

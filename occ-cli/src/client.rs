@@ -4,7 +4,7 @@
 //! go through hyperlocal's connector, which hides its sockets: the directory is private to this user,
 //! hence whoever answered there once is the one who answers the second time.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub(crate) struct Client {
     ui: Ui,
     /// Who answers questions; looked for when the first request is made that may raise one.
     prompter: OnceCell<Option<Prompter>>,
+    /// See [`Client::many`].
+    many: Cell<bool>,
 }
 
 /// An answer with a status below 400.
@@ -84,8 +86,18 @@ impl Client {
     pub(crate) fn of(found: autostart::Found, ui: &Ui) -> Self {
         let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
         let first = RefCell::new(Some(found.stream));
-        let (ui, prompter) = (ui.clone(), OnceCell::new());
-        Self { http: legacy::Client::unix(), socket: found.socket, first, pid, ui, prompter }
+        let (ui, prompter, many) = (ui.clone(), OnceCell::new(), Cell::new(false));
+        Self { http: legacy::Client::unix(), socket: found.socket, first, pid, ui, prompter, many }
+    }
+
+    /// Many requests are made at once from now on, whose questions are answered in one place (`prompter::listening`).
+    pub(crate) fn many(&self) {
+        self.many.set(true);
+    }
+
+    /// Returns whether [`Client::many`] was called.
+    pub(crate) fn is_many(&self) -> bool {
+        self.many.get()
     }
 
     /// Returns who answers the questions that requests raise, if somebody can.

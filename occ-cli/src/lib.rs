@@ -10,6 +10,7 @@ mod client;
 mod commands;
 mod descriptors;
 mod duration;
+mod eol;
 mod error;
 mod exchange;
 mod hint;

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +12,9 @@ use occ_proto::text::sanitize;
 
 use crate::error::CliError;
 use crate::hint::shell_word;
+
+/// What is opened is no link.
+const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
 /// A file that is being written. Dropping it before [`LocalFile::finish`] gives it up.
 #[derive(Debug)]
@@ -29,6 +32,52 @@ pub(crate) struct LocalFile {
 pub(crate) fn partial_path(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().as_bytes();
     target.with_file_name(std::ffi::OsString::from_vec(partial_name(name)))
+}
+
+/// Returns a name beside a file that nobody else has.
+fn unique(target: &Path) -> Result<PathBuf, CliError> {
+    let name = target.file_name().unwrap_or_default().as_bytes();
+    let mut random = [0; 4];
+    getrandom::fill(&mut random)
+        .map_err(|error| CliError::failed(format!("no random numbers: {error}")))?;
+    let random = format!("{:08x}", u32::from_ne_bytes(random));
+    let name = beside(name, random.as_bytes());
+    Ok(target.with_file_name(std::ffi::OsString::from_vec(name)))
+}
+
+fn new_file(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(mode & 0o777).open(path)
+}
+
+/// Returns whether nobody else writes to an open file that is at that path. From now on it is this process that does.
+fn is_ours(file: &File, path: &Path) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Ok(false),
+        Err(std::fs::TryLockError::Error(error)) => return Err(error),
+    }
+    // Between opening and locking it may have become something else.
+    let (ours, there) = (file.metadata()?, path.symlink_metadata());
+    Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
+}
+
+/// Returns a new file in the place of what was kept there; nothing where somebody writes to that.
+fn claimed(kept: &Path, mode: u32) -> io::Result<Option<File>> {
+    match OpenOptions::new().append(true).custom_flags(NOFOLLOW).open(kept) {
+        Ok(old) => match is_ours(&old, kept)? {
+            true => std::fs::remove_file(kept)?,
+            false => return Ok(None),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Whatever else is there is in the way.
+        Err(_) => std::fs::remove_file(kept)?,
+    }
+    let file = match new_file(kept, mode) {
+        // Another one was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        file => file?,
+    };
+    Ok(is_ours(&file, kept)?.then_some(file))
 }
 
 /// Returns the error for a file here.
@@ -75,31 +124,34 @@ impl LocalFile {
             Ok(meta) => Some(meta.permissions().mode() & 0o7777),
             Err(_) => None,
         };
-        let part = match resume {
-            Some(_) => partial_path(&target),
+        let kept = partial_path(&target);
+        let of_target = |error| failed(&target, &error);
+        let (part, file, keep) = match resume {
+            Some(offset) if offset > 0 => {
+                let file = OpenOptions::new().append(true).open(&kept).map_err(of_target)?;
+                if !is_ours(&file, &kept).map_err(of_target)? {
+                    let shown = sanitize(&target.to_string_lossy());
+                    let text = format!("{shown} is being copied by another occ.");
+                    return Err(CliError::failed(text).hint("wait for it, and try again"));
+                }
+                (kept, file, true)
+            }
+            // Where another occ copies to that place, this one does it under a name of its own, and the last one stays.
+            Some(_) => match claimed(&kept, mode).map_err(of_target)? {
+                Some(file) => (kept, file, true),
+                None => {
+                    let part = unique(&target)?;
+                    let file = new_file(&part, mode).map_err(of_target)?;
+                    (part, file, false)
+                }
+            },
             None => {
-                let name = target.file_name().unwrap_or_default().as_bytes();
-                let mut random = [0; 4];
-                getrandom::fill(&mut random)
-                    .map_err(|error| CliError::failed(format!("no random numbers: {error}")))?;
-                let random = format!("{:08x}", u32::from_ne_bytes(random));
-                let name = beside(name, random.as_bytes());
-                target.with_file_name(std::ffi::OsString::from_vec(name))
+                let part = unique(&target)?;
+                let file = new_file(&part, mode).map_err(of_target)?;
+                (part, file, false)
             }
         };
-        let mut options = OpenOptions::new();
-        match resume {
-            Some(offset) if offset > 0 => options.append(true),
-            _ => options.write(true).create_new(true).mode(mode & 0o777),
-        };
-        if resume == Some(0)
-            && let Err(error) = std::fs::remove_file(&part)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(failed(&part, &error));
-        }
-        let file = options.open(&part).map_err(|error| failed(&target, &error))?;
-        Ok(Self { target, part, file, replaced, keep: resume.is_some(), is_finished: false })
+        Ok(Self { target, part, file, replaced, keep, is_finished: false })
     }
 
     /// Writes more of it.
@@ -140,5 +192,46 @@ impl Drop for LocalFile {
             // What cannot be removed is hidden, and says by its name what it is.
             let _ = std::fs::remove_file(&self.part);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_copies_of_one_file_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("f");
+        let mut first = LocalFile::begin(&target, 0o644, Some(0)).unwrap();
+        let mut second = LocalFile::begin(&target, 0o644, Some(0)).unwrap();
+        first.write(b"11").unwrap();
+        second.write(b"2").unwrap();
+        // What is under way is not gone on with by another.
+        assert!(LocalFile::begin(&target, 0o644, Some(1)).is_err());
+        first.finish(None).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"11");
+        second.write(b"2").unwrap();
+        second.finish(None).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"22");
+        assert_eq!(dir.path().read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_is_gone_on_with_or_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("f");
+        let begin = |offset| LocalFile::begin(&target, 0o644, Some(offset)).unwrap();
+        begin(0).write(b"ab").unwrap();
+        let mut file = begin(2);
+        file.write(b"c").unwrap();
+        file.finish(None).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"abc");
+        begin(0).write(b"old").unwrap();
+        let mut file = begin(0);
+        file.write(b"new").unwrap();
+        file.finish(None).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        assert_eq!(dir.path().read_dir().unwrap().count(), 1);
     }
 }

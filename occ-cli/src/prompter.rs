@@ -62,6 +62,9 @@ pub(crate) async fn answering<T>(
     client: &Client,
     request: impl Future<Output = Result<T, CliError>>,
 ) -> Result<T, CliError> {
+    if client.is_many() {
+        return request.await;
+    }
     tokio::select! {
         biased;
         done = request => done,

@@ -11,9 +11,11 @@ use serde::{Deserialize, Deserializer};
 
 mod file;
 mod live;
+mod workspaces;
 
 pub use file::ConfigFile;
 pub use live::{LiveConfig, LoadedConfig};
+pub use workspaces::Workspaces;
 
 use crate::container::SandboxConfig;
 use crate::host::backoff::Caps;
@@ -104,6 +106,8 @@ pub struct HostSettings {
     /// Where commands run on the host that name no directory; where the login begins, unless set. May begin with `~/`.
     #[serde(deserialize_with = "directory")]
     pub directory: Option<String>,
+    /// Directories here and what they are on the host: a command that is typed in one runs in the other.
+    pub workspaces: Workspaces,
     /// Whether the host is asked, by a command at each login, for its shell, system and Docker sockets. One that
     /// runs one command whatever is asked for (ForceCommand) would run that.
     pub probe: Option<bool>,
@@ -225,6 +229,8 @@ pub struct EffectiveSettings {
     pub docker_socket: Option<String>,
     /// Where commands run that name no directory, if set.
     pub directory: Option<String>,
+    /// Directories here and what they are on the host.
+    pub workspaces: Workspaces,
 }
 
 /// Why occd.toml cannot be used.
@@ -337,6 +343,7 @@ impl Config {
             autoconnect: setting!(autoconnect, Autoconnect::Recent),
             docker_socket: own.and_then(|own| own.docker_socket.clone()),
             directory: own.and_then(|own| own.directory.clone()),
+            workspaces: own.map(|own| own.workspaces.clone()).unwrap_or_default(),
         }
     }
 }
@@ -370,12 +377,15 @@ fn strictness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Unkno
 /// Reads a directory of a host's: one that does not depend on another.
 fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let is_anchored = text.starts_with('/') || text == "~" || text.starts_with("~/");
-    if !is_anchored || text.contains('\0') {
+    if !is_anchored(&text) {
         let why = format!("{text:?} is no directory that begins with / or ~/");
         return Err(serde::de::Error::custom(why));
     }
     Ok(Some(text))
+}
+
+fn is_anchored(text: &str) -> bool {
+    (text.starts_with('/') || text == "~" || text.starts_with("~/")) && !text.contains('\0')
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -465,6 +475,7 @@ mod tests {
             ("[connection]\nconnect_timeout = 5\n", 2, "expected a string"),
             ("[hosts.a]\ndirectory = \"srv\"\n", 2, "begins with / or ~/"),
             ("[hosts.\"a b\"]\n", 1, "space"),
+            ("[hosts.a]\nworkspaces = { \"src\" = \"/srv\" }\n", 2, "begins with / or ~/"),
             ("x", 1, "expected"),
             ("[connection]\nkeepalive_count = 0\n", 2, "at least 1"),
             ("[hosts.a.connection]\n\nkeepalive_interval = \"1ms\"\n", 3, "at least 100ms"),

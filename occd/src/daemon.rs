@@ -154,7 +154,12 @@ impl Daemon {
         secrets.set_enabled(self.config.security.keep_passwords);
         let local =
             Arc::new(Local::new(self.home.clone(), tasks.clone(), hosts_stop.child_token()));
-        let files = Files::new(LocalFiles::new(self.home.clone()));
+        let files = Files::new(
+            LocalFiles::new(self.home.clone()),
+            &self.env.state_dir()?,
+            tasks.clone(),
+            hosts_stop.child_token(),
+        );
         let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {

@@ -56,6 +56,10 @@ pub struct ExecRequest {
     /// The directory to run in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
+    /// The directory of this machine that it is asked for in. Where occd.toml says what that is on the host, it runs there
+    /// unless `cwd` names another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub here: Option<String>,
     /// Variables to set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,

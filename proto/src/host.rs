@@ -299,6 +299,22 @@ pub struct Forgotten {
     pub keyring: bool,
 }
 
+/// A directory of this machine, and what it is on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workspace {
+    /// Here.
+    pub here: String,
+    /// On the host; may begin with `~/`.
+    pub there: String,
+}
+
+/// The answer to `GET /v1/hosts/{host}/workspaces`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceList {
+    /// All that occd.toml names, or the one that was asked for, if there is one.
+    pub workspaces: Vec<Workspace>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ pub mod docker_setup;
 pub mod error;
 pub mod exec;
 pub mod files;
+pub mod files_follow;
 pub mod forward;
 pub mod history;
 pub mod host;

@@ -38,6 +38,8 @@ pub struct RealSshd {
     program: PathBuf,
     client_key: KeyFile,
     host_keys: Vec<KeyFile>,
+    /// Programs that its sessions do not find, see [`RealSshdBuilder::without_sftp_server`].
+    hidden: Vec<PathBuf>,
     listener: Option<Child>,
     /// Sessions whose listener was replaced: they are no longer below the current one.
     orphans: Vec<Process>,
@@ -239,7 +241,19 @@ impl RealSshd {
     fn try_start(&mut self) -> Result<(), String> {
         let before = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut child = Command::new(&self.program)
+        let mut command = match self.hidden.is_empty() {
+            true => Command::new(&self.program),
+            false => {
+                // In a view of the file system of its own, where what is not to be found is no program.
+                let mut hiding = Command::new("unshare");
+                let script = "while [ \"$1\" != -- ]; do mount --bind /dev/null \"$1\" || exit; shift; done; \
+                     shift; exec \"$@\"";
+                hiding.args(["--mount", "sh", "-c", script, "sh"]).args(&self.hidden).arg("--");
+                hiding.arg(&self.program);
+                hiding
+            }
+        };
+        let mut child = command
             .args(["-D", "-e", "-f"])
             .arg(self.dir().join("sshd_config"))
             .stdin(Stdio::null())

@@ -22,7 +22,8 @@ Usage: cargo xtask <command>
   test [ARGS]     install what the tests need (as root, with apt and npm), build, run every test;
                   ARGS go to the runner: cargo nextest run, or cargo test without nextest
   dist            build occd and occ as users get them, into target/dist
-  bench [NAMES]   the same, and measure; needs a quiet machine
+  bench [NAMES] [--full]
+                  the same, and measure; needs a quiet machine; --full copies files of 2 GB
   soak [SECONDS [SEED]]
                   twenty hosts behind links that break at random, and what must hold whatever breaks;
                   three minutes, and a seed that it prints

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 27] = [
+const PROGRAMS: [(&str, &str); 30] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -28,6 +28,9 @@ const PROGRAMS: [(&str, &str); 27] = [
     ("secret-tool", "libsecret-tools"),
     ("age", "age"),
     ("age-keygen", "age"),
+    ("rsync", "rsync"),
+    ("inotifywait", "inotify-tools"),
+    ("rg", "ripgrep"),
     ("tmux", "tmux"),
     ("screen", "screen"),
     ("vi", "vim-tiny"),

@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 
-use clap::ValueEnum;
+use crate::parse::parse_count;
 
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
@@ -17,7 +17,7 @@ pub(crate) struct CpArgs {
     /// Go on with a copy that was interrupted
     #[arg(long, conflicts_with_all = ["recursive", "eol"])]
     pub(crate) resume: bool,
-    /// Make the ends of lines in text files these
+    /// Make line feeds of the ends of lines that are CR LF, in text files
     #[arg(long, value_name = "lf", value_enum, conflicts_with = "recursive")]
     pub(crate) eol: Option<Eol>,
     /// What is copied, and where to: a path here, or HOST:PATH
@@ -67,7 +67,65 @@ pub(crate) struct RmArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EditArgs {
+    /// Make line feeds of the ends of lines that are CR LF
+    #[arg(long, value_name = "lf", value_enum)]
+    pub(crate) eol: Option<Eol>,
     /// HOST:PATH, or a path on the host that --host or the default names
     #[arg(value_name = "PATH")]
     pub(crate) path: OsString,
+}
+
+/// What is done with a directory as a whole.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FilesCommand {
+    /// Tell what is created, changed and removed, until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  occ files watch -r prod-1:src
+  occ files watch --json prod-1:app.conf      a document a line
+
+The host's inotifywait tells; without it the directory is looked at every second.
+When the link breaks it goes on afterwards, and says that it does not know what happened meanwhile.")]
+    Watch(WatchArgs),
+    /// Find lines of files
+    #[command(after_help = "\
+Examples:
+  occ files search TODO prod-1:src
+  occ files search -F -i 'main(' -g '*.c' -g '!test*' prod-1:src
+  occ files search --json error --host prod-1 log
+
+The host's rg searches, else its grep; the pattern is theirs. Exit code 1: nothing was found.")]
+    Search(SearchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Directories in it as well
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// HOST:PATH, or a path on the host that --host or the default names
+    #[arg(value_name = "PATH")]
+    pub(crate) path: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    /// Letters match in either case
+    #[arg(short, long)]
+    pub(crate) ignore_case: bool,
+    /// PATTERN is the text itself
+    #[arg(short = 'F', long)]
+    pub(crate) fixed_strings: bool,
+    /// Only files with such names; without those behind !
+    #[arg(short, long, value_name = "GLOB")]
+    pub(crate) glob: Vec<String>,
+    /// So many lines at most [default: 10000]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub(crate) limit: Option<usize>,
+    /// What is searched for
+    #[arg(value_name = "PATTERN", allow_hyphen_values = true)]
+    pub(crate) pattern: String,
+    /// HOST:PATH, or a path on the host that --host or the default names
+    #[arg(value_name = "PATH")]
+    pub(crate) path: Option<OsString>,
 }

@@ -146,7 +146,7 @@ pub(crate) struct AttachArgs {
 pub(crate) struct SendArgs {
     /// The session's name or ID
     pub(crate) name: String,
-    /// End lines by a line feed, however they end in what is sent
+    /// Make line feeds of the ends of lines that are CR LF
     #[arg(long, value_name = "EOL")]
     pub(crate) eol: Option<Eol>,
     /// Nothing comes after it

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, LocalBoxStream};
 use hyper::Method;
 use hyper::header::{CONTENT_RANGE, IF_MATCH, RANGE};
+use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::files::{FileAction, FileDigest, FileKind};
 use serde::Serialize;
@@ -16,8 +18,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::Context;
 use super::files::{stat, stat_if_there};
+use super::group::{End, Group, OnSignal, of_host};
 use crate::cli::{CpArgs, Eol};
 use crate::client::Client;
+use crate::eol::ToLf;
 use crate::error::CliError;
 use crate::exchange::{Answer, Ask};
 use crate::local_file::{self, LocalFile};
@@ -45,6 +49,9 @@ pub(super) struct Copied {
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &CpArgs) -> Result<u8, CliError> {
+    if let Some(group) = context.group().await? {
+        return to_group(context, args, &group).await;
+    }
     let spots = args.paths.iter().map(|path| Spot::of(path, None));
     let mut spots = spots.collect::<Result<Vec<Spot>, CliError>>()?;
     let Some(to) = spots.pop() else {
@@ -55,49 +62,135 @@ pub(crate) async fn run(context: &Context<'_>, args: &CpArgs) -> Result<u8, CliE
             .hint("occ cp FILE HOST:PATH"));
     }
     let client = context.client().await?;
-    let copy = Copy { context, args, client: &client };
-    let there = copy.look(&to).await?;
-    let is_dir = there.map(|(kind, _)| kind) == Some(FileKind::Directory);
-    if !is_dir && (spots.len() > 1 || to.path.ends_with(b"/")) && !args.recursive {
-        return Err(CliError::failed(format!("{to} is not a directory."))
-            .hint(format!("occ ls {}", to.parent().word())));
-    }
-    for from in &spots {
-        let into = match (is_dir, from.name()) {
-            (true, Some(name)) => to.join(name),
-            (true, None) if !args.recursive => {
-                return Err(CliError::usage(format!("{from} has no name.")));
-            }
-            _ => to.clone(),
-        };
-        let is_tree = args.recursive
-            && copy.look(from).await?.map(|(kind, _)| kind) == Some(FileKind::Directory);
-        let copying = async {
-            match is_tree {
-                true => copy.tree(from, &into).await,
-                false => copy.file(from, &into).await,
-            }
-        };
-        let copied = copying.await.map_err(|error| copy.explain(from, &to, error))?;
-        if context.ui.json {
-            context.ui.value(&copied)?;
-        } else {
-            let (bytes, ms) = (copied.bytes - copied.resumed, copied.ms.max(1));
-            let rate = size(bytes.saturating_mul(1000) / ms);
-            context.ui.note_if_talking(&format!(
-                "{into}: {} in {} ({rate}/s)",
-                size(copied.bytes),
-                crate::duration::of_ms(copied.ms)
-            ));
-        }
+    let copy = Copy { context, args, client: &client, alone: true };
+    for copied in copy.all(&spots, &to).await? {
+        copy.tell(&copied, None)?;
     }
     Ok(0)
+}
+
+/// Copies from here to the same place on each host of a group: `:PATH`.
+async fn to_group(context: &Context<'_>, args: &CpArgs, group: &Group) -> Result<u8, CliError> {
+    let option = group.selection.option();
+    let Some((to, from)) = args.paths.split_last() else {
+        return Err(CliError::usage("occ cp needs something to copy, and where to."));
+    };
+    let Some(path) = to.as_bytes().strip_prefix(b":") else {
+        return Err(CliError::usage(format!(
+            "With {option}, the last path is one on each host: :PATH."
+        ))
+        .hint(format!("occ cp {option} FILE :PATH")));
+    };
+    let spots = from.iter().map(|path| Spot::of(path, None));
+    let spots = spots.collect::<Result<Vec<Spot>, CliError>>()?;
+    if let Some(there) = spots.iter().find(|spot| spot.host.is_some()) {
+        let text = format!("{there} is on a host: with {option}, files are copied from here.");
+        return Err(CliError::usage(text));
+    }
+    // What is not here is said once.
+    for spot in &spots {
+        spot.here().metadata().map_err(|error| local_file::failed(&spot.here(), &error))?;
+    }
+    group.client.many();
+    let copy = Copy { context, args, client: &group.client, alone: false };
+    let work = |host: HostName| {
+        let (copy, spots) = (&copy, &spots);
+        async move {
+            let to = Spot { host: Some(host.clone()), path: path.to_vec() };
+            match copy.all(spots, &to).await {
+                Ok(all) => {
+                    for copied in all {
+                        copy.tell(&copied, Some(&host))?;
+                    }
+                    Ok(End::Ok)
+                }
+                Err(error) => group.failed(context.ui, &host, &error),
+            }
+        }
+    };
+    // Boxed: there are many of them.
+    let done = group.each(context.ui, OnSignal::Leave, |host| Box::pin(work(host))).await?;
+    done.conclude(context.ui)
+}
+
+impl Copy<'_> {
+    /// Copies all of them there.
+    async fn all(&self, spots: &[Spot], to: &Spot) -> Result<Vec<Copied>, CliError> {
+        let mut all = Vec::new();
+        let (copy, args) = (self, self.args);
+        let there = copy.look(to).await?;
+        let is_dir = there.map(|(kind, _)| kind) == Some(FileKind::Directory);
+        if !is_dir && (spots.len() > 1 || to.path.ends_with(b"/")) && !args.recursive {
+            return Err(CliError::failed(format!("{to} is not a directory."))
+                .hint(format!("occ ls {}", to.parent().word())));
+        }
+        for from in spots {
+            let into = match (is_dir, from.name()) {
+                (true, Some(name)) => to.join(name),
+                (true, None) if !args.recursive => {
+                    return Err(CliError::usage(format!("{from} has no name.")));
+                }
+                _ => to.clone(),
+            };
+            let is_tree = args.recursive
+                && copy.look(from).await?.map(|(kind, _)| kind) == Some(FileKind::Directory);
+            let copying = async {
+                match is_tree {
+                    true => Box::pin(copy.tree(from, &into)).await,
+                    false => Box::pin(copy.file(from, &into)).await,
+                }
+            };
+            all.push(copying.await.map_err(|error| copy.explain(from, to, error))?);
+        }
+        Ok(all)
+    }
+
+    /// Says what was copied; of one host of many, with its name.
+    fn tell(&self, copied: &Copied, host: Option<&HostName>) -> Result<(), CliError> {
+        let ui = self.context.ui;
+        if let (true, Some(host)) = (ui.json, host) {
+            let document = serde_json::to_vec(copied).map_err(|error| {
+                CliError::failed(format!("the answer cannot be written: {error}"))
+            })?;
+            return ui.print(&of_host(host, &document));
+        }
+        if ui.json {
+            return ui.value(copied);
+        }
+        let (bytes, ms) = (copied.bytes - copied.resumed, copied.ms.max(1));
+        let rate = size(bytes.saturating_mul(1000) / ms);
+        let prefix = host.map_or_else(String::new, |host| format!("[{host}] "));
+        let to = match host {
+            Some(host) => copied.to.strip_prefix(&format!("{host}:")).unwrap_or(&copied.to),
+            None => &copied.to,
+        };
+        ui.note_if_talking(&format!(
+            "{prefix}{to}: {} in {} ({rate}/s)",
+            size(copied.bytes),
+            crate::duration::of_ms(copied.ms)
+        ));
+        Ok(())
+    }
+
+    /// Waits for a copy, and shows how far it is unless there are others beside it.
+    pub(super) async fn during<T>(
+        &self,
+        progress: &Progress,
+        copy: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
+        match self.alone {
+            true => progress.during(self.context.ui, copy).await,
+            false => copy.await,
+        }
+    }
 }
 
 pub(super) struct Copy<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) args: &'a CpArgs,
     pub(super) client: &'a Client,
+    /// It is the only one at a time.
+    pub(super) alone: bool,
 }
 
 /// A file that is copied, as far as it is known.
@@ -247,11 +340,11 @@ impl Copy<'_> {
         let length = is_known.then(|| source.size - offset.unwrap_or(0));
         let pieces = if self.args.eol == Some(Eol::Lf) { to_lf(pieces) } else { pieces };
         ask.body = Some((pieces, length));
-        let sent = progress.during(self.context.ui, async {
+        let sent = async {
             let mut answer = Answer::to(self.client, ask).await?;
             answer.whole(CHUNK).await
-        });
-        sent.await.map(drop)
+        };
+        self.during(progress, Box::pin(sent)).await.map(drop)
     }
 
     async fn source(&self, from: &Spot) -> Result<Source, CliError> {
@@ -317,7 +410,7 @@ impl Copy<'_> {
             }
             Ok(file)
         };
-        let file = progress.during(self.context.ui, copy).await?;
+        let file = self.during(&progress, Box::pin(copy)).await?;
         file.finish(self.args.preserve.then_some((source.mode, source.mtime)))?;
         Ok(self.copied(from, to, &progress, before))
     }
@@ -443,38 +536,6 @@ pub(super) fn umask() -> u32 {
     umask.as_raw_mode()
 }
 
-/// Makes line feeds of the ends of lines that are two characters (CR LF). A file with a NUL byte at its beginning is no
-/// text, and stays as it is.
-#[derive(Debug, Default)]
-struct ToLf {
-    is_text: Option<bool>,
-    /// The piece before ended with a carriage return.
-    held: bool,
-}
-
-impl ToLf {
-    fn take(&mut self, data: &[u8]) -> Vec<u8> {
-        if !*self.is_text.get_or_insert_with(|| !data.contains(&0)) {
-            return data.to_vec();
-        }
-        let mut out = Vec::with_capacity(data.len() + 1);
-        for &byte in data {
-            if self.held && byte != b'\n' {
-                out.push(b'\r');
-            }
-            self.held = byte == b'\r';
-            if !self.held {
-                out.push(byte);
-            }
-        }
-        out
-    }
-
-    fn rest(&mut self) -> Vec<u8> {
-        if std::mem::take(&mut self.held) { b"\r".to_vec() } else { Vec::new() }
-    }
-}
-
 fn to_lf(
     pieces: LocalBoxStream<'static, io::Result<Bytes>>,
 ) -> LocalBoxStream<'static, io::Result<Bytes>> {
@@ -491,22 +552,4 @@ fn to_lf(
             std::future::ready(piece.as_ref().map_or(true, |data: &Bytes| !data.is_empty()))
         })
         .boxed_local()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_characters_at_the_end_of_a_line_become_one() {
-        let lf = |pieces: &[&[u8]]| {
-            let mut eol = ToLf::default();
-            let mut out: Vec<u8> = pieces.iter().flat_map(|piece| eol.take(piece)).collect();
-            out.extend(eol.rest());
-            out
-        };
-        assert_eq!(lf(&[b"a\r\nb\rc\n\r", b"\n\r"]), b"a\nb\rc\n\n\r");
-        assert_eq!(lf(&[b"\r", b"\r", b"\n"]), b"\r\n");
-        assert_eq!(lf(&[b"a\0\r\n", b"b\r\n"]), b"a\0\r\nb\r\n");
-    }
 }

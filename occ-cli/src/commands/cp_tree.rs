@@ -42,7 +42,7 @@ impl Copy<'_> {
             (_, None) => {
                 let unpacker = Unpacker::new(&to.here(), self.args.preserve)?;
                 let copy = self.get_tree(from, unpacker, &progress);
-                progress.during(self.context.ui, copy).await?
+                self.during(&progress, Box::pin(copy)).await?
             }
             _ => {
                 let answer =
@@ -68,7 +68,7 @@ impl Copy<'_> {
             let mut answer = Answer::to(self.client, ask).await?;
             answer.whole(ANSWER).await
         };
-        let answer = progress.during(self.context.ui, sent).await?;
+        let answer = self.during(progress, Box::pin(sent)).await?;
         let written: TreeWritten = serde_json::from_slice(&answer)
             .map_err(|error| CliError::failed(format!("occd's answer is not one: {error}")))?;
         Ok(written.files)

@@ -141,6 +141,7 @@ pub(super) fn here(place: &Place, mut request: ExecRequest) -> Result<ExecReques
 pub(super) fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
     let mut request = ExecRequest {
         cwd: args.cwd.clone(),
+        here: std::env::current_dir().ok().and_then(|dir| dir.into_os_string().into_string().ok()),
         env: args.env.iter().cloned().collect(),
         timeout_ms: args.timeout,
         retries: args.retries,

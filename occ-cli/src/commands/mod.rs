@@ -7,11 +7,13 @@ mod cp;
 mod cp_tree;
 mod daemon;
 mod docker;
+mod edit;
 mod exec;
 mod exec_group;
 mod exec_result;
 mod exec_run;
 mod files;
+mod files_follow;
 mod forward;
 mod group;
 mod history;
@@ -134,6 +136,8 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Ls(args)) => files::ls(&context, &args).await,
         Some(Command::Cat(args)) => files::cat(&context, &args).await,
         Some(Command::Rm(args)) => files::rm(&context, &args).await,
+        Some(Command::Edit(args)) => edit::run(&context, &args).await,
+        Some(Command::Files(command)) => files_follow::run(&context, &command).await,
         Some(Command::Connect(args)) => {
             connect::run(&context, connect::Verb::Connect { wait_ms: args.wait }).await
         }

@@ -19,6 +19,7 @@ use super::{Context, exec, session_attach};
 use crate::cli::{Eol, SendArgs, SessionCommand, SessionEditArgs, SessionStartArgs};
 use crate::client::{Client, Reply, segment};
 use crate::duration::{one_unit, seconds_between};
+use crate::eol::ToLf;
 use crate::error::CliError;
 use crate::output::table::Table;
 use crate::place::Place;
@@ -260,7 +261,7 @@ fn command(argv: &[Arg]) -> String {
 async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
     let sessions = open(context).await?;
     let mut source = if args.text.is_empty() {
-        Source::Stdin { after_return: false }
+        Source::Stdin(ToLf::default())
     } else {
         let words: Vec<&[u8]> = args.text.iter().map(|word| word.as_bytes()).collect();
         let mut line = words.join(&b' ');
@@ -301,7 +302,7 @@ fn is_over(received: Received) -> bool {
 
 enum Source {
     Line(Vec<u8>),
-    Stdin { after_return: bool },
+    Stdin(ToLf),
 }
 
 impl Source {
@@ -309,10 +310,10 @@ impl Source {
         match self {
             Self::Line(line) => {
                 let line = std::mem::take(line);
-                let line = if eol.is_some() { lf(&line, &mut false) } else { line };
+                let line = if eol.is_some() { ToLf::whole(&line) } else { line };
                 Ok((!line.is_empty()).then(|| line.into()))
             }
-            Self::Stdin { after_return } => {
+            Self::Stdin(to_lf) => {
                 let mut piece = vec![0; PIECE];
                 let mut filled = 0;
                 while filled < PIECE {
@@ -326,29 +327,20 @@ impl Source {
                     }
                 }
                 piece.truncate(filled);
-                if filled == 0 {
-                    return Ok(None);
+                let piece = match (eol, filled) {
+                    (Some(Eol::Lf), 0) => to_lf.rest(),
+                    (Some(Eol::Lf), _) => to_lf.take(&piece),
+                    (None, _) => piece,
+                };
+                // A piece that is one half of an end of line comes with the next.
+                match (filled, piece.is_empty()) {
+                    (0, true) => Ok(None),
+                    (_, true) => self.next(eol),
+                    (_, false) => Ok(Some(piece.into())),
                 }
-                let piece = if eol.is_some() { lf(&piece, after_return) } else { piece };
-                Ok(Some(piece.into()))
             }
         }
     }
-}
-
-/// Returns text with line feeds where lines end by CR LF, CR or LF. `after_return` says, and is told, that the text before
-/// ended by a CR, whose line feed may come now.
-fn lf(text: &[u8], after_return: &mut bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    for byte in text {
-        match byte {
-            b'\n' if *after_return => {}
-            b'\r' => out.push(b'\n'),
-            byte => out.push(*byte),
-        }
-        *after_return = *byte == b'\r';
-    }
-    out
 }
 
 async fn edit(context: &Context<'_>, args: SessionEditArgs) -> Result<u8, CliError> {
@@ -394,14 +386,6 @@ async fn kill(context: &Context<'_>, name: &str, signal: Option<&str>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_end_by_a_line_feed_however_they_are_cut() {
-        let mut after_return = false;
-        let whole = lf(b"a\r\nb\rc\nd\r", &mut after_return);
-        assert_eq!((&whole[..], after_return), (&b"a\nb\nc\nd\n"[..], true));
-        assert_eq!(lf(b"\ne", &mut after_return), b"e");
-    }
 
     #[test]
     fn a_long_command_is_cut() {

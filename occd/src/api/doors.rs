@@ -78,6 +78,7 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/hosts/{host}/disconnect"
         | "/v1/hosts/{host}/reconnect"
         | "/v1/hosts/{host}/test"
+        | "/v1/hosts/{host}/workspaces"
         | "/v1/hosts/{host}/password"
         | "/v1/hosts/{host}/trust"
         | "/v1/hosts/{host}/docker-socket"

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
+use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR, TreeWritten};
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
@@ -16,15 +17,16 @@ use serde::Deserialize;
 use super::App;
 use super::error::{ApiError, ApiResult, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
-use super::json::Json;
+use super::json::{self, Json};
 use super::permit::{By, place_of};
 use crate::exec::Executor;
 use crate::files::{
-    Condition, Download, FileError, FileSystem, Pack, Shown, Unpack, Upload, UploadWish, checked,
-    digest_of,
+    Condition, Download, FileError, FileSystem, Pack, Search, SearchWish, Shown, Unpack, Upload,
+    UploadWish, Watch, checked, digest_of,
 };
 use crate::host::Tries;
 use crate::policy::Asker;
+use crate::prompts::Client;
 use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
 
@@ -119,6 +121,21 @@ pub(super) struct FileQuery {
     /// With everything in it.
     #[serde(default)]
     recursive: bool,
+    /// What happens there from now on.
+    #[serde(default)]
+    watch: bool,
+    /// The lines of files there that match this.
+    search: Option<String>,
+    /// With that: it is the text itself.
+    #[serde(default)]
+    literal: bool,
+    /// Letters match in either case.
+    #[serde(default)]
+    ignore_case: bool,
+    /// Names of files that are searched, one a line; those behind `!` are not.
+    globs: Option<String>,
+    /// So many lines at most.
+    limit: Option<u64>,
     /// How many times to dial a host again that is down.
     retries: Option<u32>,
 }
@@ -170,6 +187,17 @@ async fn read(
         let path = fs.real_path(&at.path).await.map_err(failed)?;
         let entries = entries.iter().map(|entry| entry.attrs.info(&entry.name, None)).collect();
         return Ok(Json(FileList { path: path.into(), entries }).into_response());
+    }
+    if query.watch {
+        let watching = watch(Arc::clone(&app), &fs, &at, query.recursive, &client);
+        return watching.await.map_err(failed);
+    }
+    if let Some(pattern) = query.search {
+        let globs = query.globs.unwrap_or_default();
+        let globs = globs.lines().filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
+        let (literal, ignore_case, limit) = (query.literal, query.ignore_case, query.limit);
+        let wish = SearchWish { pattern, literal, ignore_case, globs, limit };
+        return search(&fs, &at, wish, &client).await.map_err(failed);
     }
     if query.tar {
         let pack = Pack::begin(&fs, &at.executor, &at.path, &client).await.map_err(failed)?;
@@ -248,6 +276,37 @@ async fn read(
         }
     });
     Ok((status, answer, HttpBody::from_stream(bytes)).into_response())
+}
+
+/// Tells what happens in a directory, until the client leaves.
+async fn watch(
+    app: Arc<App>,
+    fs: &FileSystem,
+    at: &FileAt,
+    recursive: bool,
+    client: &Client,
+) -> Result<Response, FileError> {
+    let watch = Watch::begin(fs, &at.executor, &at.path, recursive, client).await?;
+    let lines = stream::unfold((app, watch), |(app, mut watch)| async move {
+        let event = watch.next(&app.files).await?;
+        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), (app, watch)))
+    });
+    Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
+}
+
+/// Tells what a search finds.
+async fn search(
+    fs: &FileSystem,
+    at: &FileAt,
+    wish: SearchWish,
+    client: &Client,
+) -> Result<Response, FileError> {
+    let search = Search::begin(fs, &at.executor, &at.path, wish, client).await?;
+    let lines = stream::unfold(search, |mut search| async move {
+        let event = search.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), search))
+    });
+    Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
 }
 
 /// The header of an answer with a file's permissions, in octal digits.

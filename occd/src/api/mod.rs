@@ -77,6 +77,7 @@ mod session_ws;
 mod sessions;
 mod test;
 mod trust;
+mod workspaces;
 
 pub use auto_forward::restore as restore_auto_forwards;
 use error::ApiError;
@@ -192,11 +193,21 @@ impl App {
         let command = Command::new(request)?;
         Ok(match executor.host() {
             Some(host) => {
-                let settings = self.settings(host);
-                command.limited(settings.command_timeout).placed(settings.directory)
+                let limit = self.settings(host).command_timeout;
+                let directory = self.directory(host, command.request().here.as_deref());
+                command.limited(limit).placed(directory)
             }
             None => command,
         })
+    }
+
+    /// Returns where commands of a host run that name no directory: in the workspace whose directory `here` is below, else
+    /// where the settings say.
+    fn directory(&self, host: &HostName, here: Option<&str>) -> Option<String> {
+        let settings = self.settings(host);
+        let mapped =
+            here.and_then(|here| settings.workspaces.there(self.local.home(), Path::new(here)));
+        mapped.or(settings.directory)
     }
 
     /// Returns what is in force for a host. Its actor may not have heard of it yet.
@@ -274,6 +285,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/grants", get(grants::list).post(grants::add))
         .route("/v1/grants/{name}", delete(grants::revoke))
         .route("/v1/hosts/{host}/history", get(history::show))
+        .route("/v1/hosts/{host}/workspaces", get(workspaces::show))
         .route("/v1/sessions", get(sessions::list).post(sessions::start))
         .route(
             "/v1/sessions/{id}",

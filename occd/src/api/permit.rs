@@ -116,7 +116,7 @@ impl App {
         }
         let tries = Tries::of(request.retries, request.wait_ms);
         let directory = match &place {
-            SessionHost::Host(host) => self.settings(host).directory,
+            SessionHost::Host(host) => self.directory(host, request.here.as_deref()),
             SessionHost::Local => None,
         };
         let line = Line { argv: &request.argv, shell: request.shell.as_deref(), env: &request.env };

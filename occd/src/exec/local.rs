@@ -41,6 +41,11 @@ impl Local {
         Self { home, tasks, stop }
     }
 
+    /// Returns the home directory.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// Starts a program. One that cannot be started has ended at once, with the words that a shell has for that.
     pub(super) fn spawn(self: &Arc<Self>, command: &Command) -> io::Result<Process> {
         let started = match &command.request().tty {

@@ -25,7 +25,7 @@ pub async fn digest_of(
     let mut download = Download::open(fs, path).await?;
     let size = download.attrs().size;
     let length = length.map_or(size, |length| length.min(size));
-    if let FileSystem::Remote(_) = fs
+    if !matches!(fs, FileSystem::Local(_))
         && let Some(digest) = there(executor, path, length, client).await
     {
         return Ok((digest, length));

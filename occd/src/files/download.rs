@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use occ_proto::files::FileKind;
 
 use super::sftp::{Fault, Handle, Sftp};
+use super::shell::{Shell, Stream};
 use super::{Attrs, FileError, FileSystem, Shown, local};
 use crate::blocking::blocking;
 use crate::ssh::Work;
@@ -40,6 +41,11 @@ impl std::fmt::Debug for Download {
 
 enum Source {
     Remote(Pipeline),
+    Shell {
+        shell: Arc<Shell>,
+        /// None until the first bytes are wanted.
+        stream: Option<Box<Stream>>,
+    },
     Local(Arc<File>),
 }
 
@@ -89,6 +95,9 @@ impl Download {
                 };
                 (Source::Remote(pipeline), attrs)
             }
+            FileSystem::Shell(shell) => {
+                (Source::Shell { shell: Arc::clone(shell), stream: None }, attrs)
+            }
             FileSystem::Local(files) => {
                 let full = files.path(path);
                 let opened = blocking(move || {
@@ -102,7 +111,12 @@ impl Download {
         };
         // Files of /proc have no length, and are read to their end.
         let end = (attrs.size > 0).then_some(attrs.size);
-        Ok(Self { path: path.to_vec(), attrs, offset: 0, end, source })
+        let mut download = Self { path: path.to_vec(), attrs, offset: 0, end, source };
+        if let Source::Shell { shell, stream } = &mut download.source {
+            // Whether it may be read shows only then, and the whole of it is what is wanted mostly.
+            *stream = Some(Box::new(shell.read(path, None).await?));
+        }
+        Ok(download)
     }
 
     /// Returns what was known of the file when it was opened.
@@ -116,6 +130,9 @@ impl Download {
         self.end = Some(end);
         if let Source::Remote(pipeline) = &mut self.source {
             pipeline.next = start;
+        }
+        if let Source::Shell { stream, .. } = &mut self.source {
+            *stream = None;
         }
     }
 
@@ -133,6 +150,16 @@ impl Download {
             Source::Remote(pipeline) => {
                 let end = self.end.unwrap_or(u64::MAX);
                 pipeline.read(end).await.map_err(|fault| FileError::of(&self.path, fault))
+            }
+            Source::Shell { shell, stream } => {
+                let stream = match stream {
+                    Some(stream) => stream,
+                    None => {
+                        let range = self.end.map(|end| (self.offset, end));
+                        stream.insert(Box::new(shell.read(&self.path, range).await?))
+                    }
+                };
+                stream.next().await.map(Option::unwrap_or_default)
             }
             Source::Local(file) => {
                 let (file, offset) = (Arc::clone(file), self.offset);

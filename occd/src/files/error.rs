@@ -38,7 +38,7 @@ pub enum FileError {
     NoSession(#[source] ChannelError),
     /// The host serves no files.
     #[error(
-        "the host has no SFTP: its server does not offer it, and no sftp-server was found there"
+        "the host has no SFTP, which its server does not offer, and no shell and tools that could stand in for it"
     )]
     NoSftp,
     /// The link broke.
@@ -147,6 +147,23 @@ impl FileError {
             io::ErrorKind::StorageFull => Self::NoSpace(path),
             io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::Quota(path),
             _ => Self::Failed(path, error.to_string()),
+        }
+    }
+
+    /// Returns the same about another path, where it is about a file that stood in for that.
+    pub(super) fn about(self, path: &[u8]) -> Self {
+        let path = Shown::of(path);
+        match self {
+            Self::NotFound(_) => Self::NotFound(path),
+            Self::Permission(_) => Self::Permission(path),
+            Self::NotDirectory(_) => Self::NotDirectory(path),
+            Self::NameTooLong(_) => Self::NameTooLong(path),
+            Self::NoSpace(_) => Self::NoSpace(path),
+            Self::Quota(_) => Self::Quota(path),
+            Self::Failed(_, text) => Self::Failed(path, text),
+            Self::Lost(_, cause) => Self::Lost(path, cause),
+            Self::Ended(_) => Self::Ended(path),
+            other => other,
         }
     }
 

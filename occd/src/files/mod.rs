@@ -1,41 +1,55 @@
 //! Files of hosts, and of this machine.
 //!
 //! Both are a [`FileSystem`]: the same calls, results and errors. A host's is SFTP (`sftp.rs`) over a channel that is
-//! kept for a while, so that a small request costs a round trip or two; this machine's is its own (`local.rs`). A file
-//! that is written is another one beside it until it is whole (`upload.rs`).
+//! kept for a while, so that a small request costs a round trip or two, or, where the host has no SFTP, commands of its
+//! shell (`shell.rs`); this machine's is its own (`local.rs`). A file that is written is another one beside it until it is
+//! whole (`upload.rs`); what a broken link leaves of such is cleared away later (`left.rs`).
 //!
 //! Paths are bytes. A relative one, and one behind `~/`, is in the home directory. Names that a server sends are
 //! checked before anything is done with them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use occ_proto::HostName;
 use occ_proto::files::{FileInfo, FileKind, is_plain_name};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 mod digest;
 mod download;
 mod error;
+mod lanes;
+mod left;
 mod local;
 mod remote;
+mod search;
 mod sftp;
+mod shell;
 mod tree;
 mod upload;
+mod watch;
 
 pub use digest::digest_of;
 pub use download::Download;
 pub use error::{FileError, Shown};
 pub use local::LocalFiles;
+pub use search::{Search, SearchWish};
+pub use shell::Shell;
 pub use tree::{Pack, Unpack};
 pub use upload::{Condition, Upload, UploadWish};
+pub use watch::Watch;
 
 use crate::exec::Executor;
 use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
-use crate::ssh::{ChannelError, Work};
+use crate::ssh::{ChannelError, Connection, Work};
+use left::{Claim, Home, Left, Remains};
 use sftp::Sftp;
 
 /// How long a session for files is kept after it was used: a person's next command comes within it.
@@ -94,24 +108,51 @@ pub struct Entry {
 pub struct Files {
     local: Arc<LocalFiles>,
     hosts: Mutex<HashMap<HostName, Arc<Slot>>>,
+    left: Arc<Left>,
 }
 
 /// A host's session, which one request at a time opens.
 #[derive(Debug, Default)]
-struct Slot(tokio::sync::Mutex<Option<Arc<Sftp>>>);
+struct Slot(tokio::sync::Mutex<Kept>);
+
+/// What is known of a host's SFTP.
+#[derive(Debug, Default)]
+enum Kept {
+    #[default]
+    Nothing,
+    Session(Arc<Sftp>),
+    /// There is none on that connection.
+    NoSftp(Weak<Connection>),
+}
 
 impl Files {
-    /// Returns none yet.
-    pub fn new(local: LocalFiles) -> Self {
-        Self { local: Arc::new(local), hosts: Mutex::default() }
+    /// Returns none yet. What is half written is noted in the state directory.
+    pub fn new(
+        local: LocalFiles,
+        state_dir: &Path,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let left = Arc::new(Left::load(state_dir, tasks, stop));
+        Self { local: Arc::new(local), hosts: Mutex::default(), left }
     }
 
     /// Returns the files of a place, connecting to it if need be.
     ///
     /// # Errors
     ///
-    /// No connection, no session, no SFTP.
-    pub async fn of(
+    /// No connection, no session, neither SFTP nor a shell that stands in for it.
+    pub fn of<'a>(
+        &'a self,
+        executor: &'a Executor,
+        tries: Tries,
+        client: &'a Client,
+    ) -> BoxFuture<'a, Result<FileSystem, FileError>> {
+        // Boxed, as its type is deep.
+        Box::pin(self.open(executor, tries, client))
+    }
+
+    async fn open(
         &self,
         executor: &Executor,
         tries: Tries,
@@ -125,12 +166,51 @@ impl Files {
             let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(hosts.entry(host.name().clone()).or_default())
         };
-        let sftp = slot.session(host, tries, client).await?;
-        Ok(FileSystem::Remote(Remote { work: Arc::new(sftp.work()), sftp }))
+        let fs = slot.open(&self.left, host, tries, client).await?;
+        self.left.clear(&fs, host.name()).await;
+        Ok(fs)
     }
 }
 
 impl Slot {
+    async fn open(
+        self: &Arc<Self>,
+        left: &Arc<Left>,
+        host: &HostHandle,
+        tries: Tries,
+        client: &Client,
+    ) -> Result<FileSystem, FileError> {
+        let (left, slot, handle) = (Arc::clone(left), Arc::clone(self), host.clone());
+        let home = Home { left, slot, host: handle };
+        match self.session(host, tries, client).await {
+            Ok(sftp) => {
+                let work = Arc::new(sftp.work());
+                Ok(FileSystem::Remote(Remote { sftp, work, home }))
+            }
+            Err(FileError::NoSftp) => {
+                let executor = Executor::Host(host.clone());
+                let shell = Shell::new(executor, tries, client.clone(), home);
+                self.no_sftp(&shell).await?;
+                Ok(FileSystem::Shell(Arc::new(shell)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes that a host has no SFTP, after a look at whether its shell can stand in for it.
+    async fn no_sftp(&self, shell: &Shell) -> Result<(), FileError> {
+        let mut slot = self.0.lock().await;
+        if matches!(*slot, Kept::NoSftp(_)) {
+            return Ok(());
+        }
+        if !shell.is_there().await? {
+            return Err(FileError::NoSftp);
+        }
+        let connection = shell.connection();
+        *slot = connection.as_ref().map_or(Kept::Nothing, |c| Kept::NoSftp(Arc::downgrade(c)));
+        Ok(())
+    }
+
     async fn session(
         self: &Arc<Self>,
         host: &HostHandle,
@@ -141,18 +221,24 @@ impl Slot {
         loop {
             let connecting = host.connection(tries, client);
             let connection = connecting.await.map_err(FileError::Unreachable)?;
-            if let Some(sftp) = &*slot
-                && Arc::ptr_eq(sftp.connection(), &connection)
-                && !sftp.is_over()
-            {
-                return Ok(Arc::clone(sftp));
+            match &*slot {
+                Kept::Session(sftp)
+                    if Arc::ptr_eq(sftp.connection(), &connection) && !sftp.is_over() =>
+                {
+                    return Ok(Arc::clone(sftp));
+                }
+                // Another connection of the same host has none either, unless it was made anew.
+                Kept::NoSftp(without) if without.strong_count() > 0 => {
+                    return Err(FileError::NoSftp);
+                }
+                _ => {}
             }
             // What is under way keeps the old one.
-            *slot = None;
+            *slot = Kept::Nothing;
             match remote::open(&connection).await {
                 Ok(sftp) => {
                     let sftp = Arc::new(sftp);
-                    *slot = Some(Arc::clone(&sftp));
+                    *slot = Kept::Session(Arc::clone(&sftp));
                     self.keep(&sftp);
                     return Ok(sftp);
                 }
@@ -179,14 +265,14 @@ impl Slot {
                 }
                 let (Some(slot), Some(sftp)) = (slot.upgrade(), weak.upgrade()) else { return };
                 let mut kept = slot.0.lock().await;
-                if !kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &sftp)) {
+                if !matches!(&*kept, Kept::Session(kept) if Arc::ptr_eq(kept, &sftp)) {
                     return;
                 }
                 // Where the server has few sessions, none is kept.
                 let unused = sftp.requests() == requests || sftp.connection().granted().is_some();
                 // The slot's, and ours.
                 if unused && Arc::strong_count(&sftp) == 2 {
-                    *kept = None;
+                    *kept = Kept::Nothing;
                     return;
                 }
                 requests = sftp.requests();
@@ -200,6 +286,8 @@ impl Slot {
 pub enum FileSystem {
     /// A host's.
     Remote(Remote),
+    /// Those of a host without SFTP.
+    Shell(Arc<Shell>),
     /// This machine's.
     Local(Arc<LocalFiles>),
 }
@@ -210,6 +298,7 @@ pub struct Remote {
     sftp: Arc<Sftp>,
     /// The session itself stands by: it is used as long as this is held.
     work: Arc<Work>,
+    home: Home,
 }
 
 /// Checks a path from a client, and returns it as the place understands it.
@@ -248,10 +337,20 @@ pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 impl FileSystem {
+    /// Notes that something is half written from now on. This machine's is not noted: nothing comes between.
+    fn claim(&self, remains: Remains) -> Option<Claim> {
+        match self {
+            Self::Remote(remote) => Some(remote.home.claim(remains)),
+            Self::Shell(shell) => Some(shell.home().claim(remains)),
+            Self::Local(_) => None,
+        }
+    }
+
     /// Returns what is known of a file; of a link itself unless it is followed.
     pub async fn stat(&self, path: &[u8], follow: bool) -> Result<Attrs, FileError> {
         match self {
             Self::Remote(remote) => remote.stat(path, follow).await,
+            Self::Shell(shell) => shell.stat(path, follow).await,
             Self::Local(local) => local.stat(path, follow).await,
         }
     }
@@ -260,6 +359,7 @@ impl FileSystem {
     pub async fn list(&self, path: &[u8]) -> Result<Vec<Entry>, FileError> {
         let mut entries = match self {
             Self::Remote(remote) => remote.list(path).await?,
+            Self::Shell(shell) => shell.list(path).await?,
             Self::Local(local) => local.list(path).await?,
         };
         entries.retain(|entry| entry.name != b"."[..] && entry.name != b".."[..]);
@@ -276,6 +376,7 @@ impl FileSystem {
     pub async fn real_path(&self, path: &[u8]) -> Result<Vec<u8>, FileError> {
         match self {
             Self::Remote(remote) => remote.real_path(path).await,
+            Self::Shell(shell) => shell.real_path(path).await,
             Self::Local(local) => local.real_path(path).await,
         }
     }
@@ -284,6 +385,7 @@ impl FileSystem {
     pub async fn read_link(&self, path: &[u8]) -> Result<Vec<u8>, FileError> {
         match self {
             Self::Remote(remote) => remote.read_link(path).await,
+            Self::Shell(shell) => shell.read_link(path).await,
             Self::Local(local) => local.read_link(path).await,
         }
     }
@@ -292,6 +394,7 @@ impl FileSystem {
     pub async fn symlink(&self, target: &[u8], path: &[u8]) -> Result<(), FileError> {
         match self {
             Self::Remote(remote) => remote.symlink(target, path).await,
+            Self::Shell(shell) => shell.symlink(target, path).await,
             Self::Local(local) => local.symlink(target, path).await,
         }
     }
@@ -300,6 +403,7 @@ impl FileSystem {
     pub async fn mkdir(&self, path: &[u8], mode: Option<u32>) -> Result<(), FileError> {
         match self {
             Self::Remote(remote) => remote.mkdir(path, mode).await,
+            Self::Shell(shell) => shell.mkdir(path, mode).await,
             Self::Local(local) => local.mkdir(path, mode).await,
         }
     }
@@ -336,6 +440,7 @@ impl FileSystem {
     pub async fn rename(&self, from: &[u8], to: &[u8], replace: bool) -> Result<(), FileError> {
         match self {
             Self::Remote(remote) => remote.rename(from, to, replace).await,
+            Self::Shell(shell) => shell.rename(from, to, replace).await,
             Self::Local(local) => local.rename(from, to, replace).await,
         }
     }
@@ -344,12 +449,16 @@ impl FileSystem {
     pub async fn remove(&self, path: &[u8], kind: FileKind) -> Result<(), FileError> {
         match self {
             Self::Remote(remote) => remote.remove(path, kind).await,
+            Self::Shell(shell) => shell.remove(path, kind).await,
             Self::Local(local) => local.remove(path, kind).await,
         }
     }
 
     /// Removes a directory with everything in it. Links are removed and not followed.
     pub async fn remove_all(&self, path: &[u8]) -> Result<(), FileError> {
+        if let Self::Shell(shell) = self {
+            return shell.remove_all(path).await;
+        }
         // Directories that are open, the deepest last; each is listed once.
         let mut open = vec![(path.to_vec(), None::<Vec<Entry>>)];
         while let Some((dir, entries)) = open.last_mut() {
@@ -372,10 +481,19 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Makes a file shorter, where it was written in several places at once.
+    async fn cut(&self, path: &[u8], length: u64) -> Result<(), FileError> {
+        match self {
+            Self::Remote(remote) => remote.cut(path, length).await,
+            Self::Shell(_) | Self::Local(_) => Ok(()),
+        }
+    }
+
     /// Sets permissions.
     pub async fn chmod(&self, path: &[u8], mode: u32) -> Result<(), FileError> {
         match self {
             Self::Remote(remote) => remote.chmod(path, mode).await,
+            Self::Shell(shell) => shell.chmod(path, mode).await,
             Self::Local(local) => local.chmod(path, mode).await,
         }
     }
@@ -384,6 +502,7 @@ impl FileSystem {
     pub async fn touch(&self, path: &[u8], mtime: i64) -> Result<(), FileError> {
         match self {
             Self::Remote(remote) => remote.touch(path, mtime).await,
+            Self::Shell(shell) => shell.touch(path, mtime).await,
             Self::Local(local) => local.touch(path, mtime).await,
         }
     }

@@ -46,6 +46,24 @@ pub(super) async fn open(connection: &Arc<Connection>) -> Result<Sftp, FileError
     Err(FileError::NoSftp)
 }
 
+/// Opens another session beside one that there is, if one is to be had at once.
+pub(super) async fn open_beside(connection: &Arc<Connection>) -> Result<Sftp, FileError> {
+    for way in [Way::Subsystem, Way::Program] {
+        let channel = connection.stream_session(true).await.map_err(FileError::NoSession)?;
+        let asked = match way {
+            Way::Program => channel.request_exec(SERVERS.as_bytes()).await,
+            Way::Subsystem | Way::Again => channel.request_subsystem("sftp").await,
+        };
+        if asked.is_ok()
+            && channel.accepted().await == Ok(true)
+            && let Ok(sftp) = Sftp::start(channel).await
+        {
+            return Ok(sftp);
+        }
+    }
+    Err(FileError::NoSftp)
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Subsystem,
@@ -54,7 +72,7 @@ enum Way {
 }
 
 /// The type bits of a mode, which version 3 has no other place for (POSIX, sys/stat.h).
-fn kind(mode: u32) -> FileKind {
+pub(super) fn kind(mode: u32) -> FileKind {
     match mode & 0o170_000 {
         0o040_000 => FileKind::Directory,
         0o120_000 => FileKind::Symlink,
@@ -176,6 +194,11 @@ impl Remote {
 
     pub(super) async fn chmod(&self, path: &[u8], mode: u32) -> Result<(), FileError> {
         let attrs = WireAttrs { mode: Some(mode & 0o7777), ..WireAttrs::default() };
+        self.sftp.setstat(path, &attrs).await.map_err(|fault| FileError::of(path, fault))
+    }
+
+    pub(super) async fn cut(&self, path: &[u8], length: u64) -> Result<(), FileError> {
+        let attrs = WireAttrs { size: Some(length), ..WireAttrs::default() };
         self.sftp.setstat(path, &attrs).await.map_err(|fault| FileError::of(path, fault))
     }
 

@@ -17,7 +17,8 @@ use occ_proto::files::{FileKind, beside};
 use occ_proto::tar::{self, Decoder, Entry, Item, Kind};
 use occ_proto::text::sanitize;
 
-use super::{Download, FileError, FileSystem, Shown, Upload, UploadWish, join, split};
+use super::left::{Claim, Remains};
+use super::{Attrs, Download, FileError, FileSystem, Shown, Upload, UploadWish, join, split};
 use crate::exec::{Command, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::prompts::Client;
@@ -26,7 +27,10 @@ use crate::prompts::Client;
 const NO_TAR: u8 = 97;
 const NO_DIRECTORY: u8 = 96;
 /// `$1` is the directory, `$2` how tar treats permissions and times.
-const TAKE: &str = "command -v tar >/dev/null || exit 97; echo ok; exec tar -xof - -C \"$1\" $2";
+/// Only GNU's gives directories their times when all is in them.
+const TAKE: &str = "command -v tar >/dev/null || exit 97; \
+    case $2 in -p) tar --version 2>/dev/null | grep -q GNU || echo other;; esac; \
+    echo; exec tar -xof - -C \"$1\" $2";
 const MAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; exec tar -cf - .";
 
 /// Files that are written at once.
@@ -88,7 +92,7 @@ impl Pack {
         if fs.stat(path, true).await?.kind != FileKind::Directory {
             return Err(FileError::NotDirectory(Shown::of(path)));
         }
-        if let FileSystem::Remote(_) = fs
+        if !matches!(fs, FileSystem::Local(_))
             && let Some(mut running) = script(executor, MAKE, path, "", client).await
         {
             let mut said = Vec::new();
@@ -294,12 +298,19 @@ enum To {
     Tar {
         running: Option<Running>,
         staging: Vec<u8>,
-        entries: Vec<(Vec<u8>, Kind, u32)>,
+        entries: Vec<Entry>,
         fresh: bool,
+        /// Directories are to be given their times.
+        retouch: bool,
+        claim: Option<Claim>,
     },
     Each {
         /// The file that is coming.
         file: Option<(Entry, Coming)>,
+        /// Made at the end, so that nothing is written through them: where, and where they lead.
+        links: Vec<(Vec<u8>, Vec<u8>)>,
+        /// Their permissions and times come last: writing into them changes those.
+        directories: Vec<(Vec<u8>, u32, i64)>,
         under_way: FuturesUnordered<BoxFuture<'static, Result<(), FileError>>>,
     },
 }
@@ -384,13 +395,18 @@ impl Unpack {
             preserve,
             decoder: Decoder::default(),
             files: 0,
-            sink: To::Each { file: None, under_way: FuturesUnordered::new() },
+            sink: To::Each {
+                file: None,
+                links: Vec::new(),
+                directories: Vec::new(),
+                under_way: FuturesUnordered::new(),
+            },
             confined: None,
         };
         if confined {
             unpack.confined = Some(Confined { fresh, ..Confined::default() });
         }
-        if let FileSystem::Remote(_) = fs {
+        if !matches!(fs, FileSystem::Local(_)) {
             let random = format!("{:08x}", fastrand::u32(..));
             let trimmed = target.strip_suffix(b"/").unwrap_or(target);
             let staging = match fresh {
@@ -400,15 +416,18 @@ impl Unpack {
                 }
                 false => join(target, &beside(b"tree", random.as_bytes())),
             };
-            fs.mkdir(&staging, None).await?;
+            let claim = fs.claim(Remains::tree(&staging));
+            fs.mkdir(&staging, None).await.map_err(|error| error.about(target))?;
             let option = if preserve { "-p" } else { "-m" };
             let running = script(executor, TAKE, &staging, option, client).await;
-            if let Some(running) = ready(running).await {
+            if let Some((running, is_other)) = ready(running).await {
                 let (running, entries) = (Some(running), Vec::new());
-                unpack.sink = To::Tar { running, staging, entries, fresh };
+                let retouch = preserve && (is_other || !fresh);
+                unpack.sink = To::Tar { running, staging, entries, fresh, retouch, claim };
                 return Ok(unpack);
             }
             fs.remove(&staging, FileKind::Directory).await?;
+            claim.into_iter().for_each(Claim::done);
         }
         if fresh {
             fs.mkdir_all(target, None).await?;
@@ -433,7 +452,7 @@ impl Unpack {
                 (Item::Entry(entry), To::Tar { entries, .. }) => {
                     tar::parts(&entry.path).ok_or_else(|| bad(&entry.path))?;
                     self.files += u64::from(entry.kind == Kind::File);
-                    entries.push((entry.path, entry.kind, entry.mode));
+                    entries.push(entry);
                 }
                 (Item::Data(_), To::Tar { .. }) => {}
                 (Item::Entry(entry), To::Each { .. }) => {
@@ -477,14 +496,15 @@ impl Unpack {
         let coming = match &entry.kind {
             Kind::Directory => {
                 self.fs.mkdir_all(&path, Some(entry.mode | 0o700)).await?;
+                if let (true, To::Each { directories, .. }) = (self.preserve, &mut self.sink) {
+                    directories.push((path.clone(), entry.mode, entry.mtime));
+                }
                 Coming::Nothing
             }
             Kind::Symlink(target) => {
-                match self.fs.remove(&path, FileKind::Symlink).await {
-                    Ok(()) | Err(FileError::NotFound(_)) => {}
-                    Err(error) => return Err(error),
+                if let To::Each { links, .. } = &mut self.sink {
+                    links.push((path.clone(), target.clone()));
                 }
-                self.fs.symlink(target, &path).await?;
                 Coming::Nothing
             }
             Kind::File if entry.size <= SMALL => Coming::Small(Vec::new()),
@@ -492,7 +512,24 @@ impl Unpack {
                 let upload = Upload::begin(&self.fs, &path, self.wish(&entry)).await?;
                 Coming::Large(Box::new(upload))
             }
-            Kind::Hardlink(_) | Kind::Other => Coming::Nothing,
+            // The other name of a file that has come before.
+            Kind::Hardlink(other) => {
+                let parts = tar::parts(other).filter(|parts| !parts.is_empty());
+                let bad = || FileError::BadName(Shown::of(&self.target), Shown::of(other));
+                let parts = parts.ok_or_else(bad)?;
+                let from = parts.iter().fold(self.target.clone(), |path, part| join(&path, part));
+                if let To::Each { links, .. } = &mut self.sink
+                    && let Some((_, target)) = links.iter().find(|(link, _)| *link == from)
+                {
+                    let link = (path, target.clone());
+                    links.push(link);
+                    return Ok(());
+                }
+                self.settled().await?;
+                self.copy(&from, &path).await?;
+                Coming::Nothing
+            }
+            Kind::Other => Coming::Nothing,
         };
         if let To::Each { file, .. } = &mut self.sink {
             *file = Some((entry, coming));
@@ -502,7 +539,7 @@ impl Unpack {
 
     /// Ends the file that has come.
     async fn close(&mut self) -> Result<(), FileError> {
-        let To::Each { file, under_way } = &mut self.sink else { return Ok(()) };
+        let To::Each { file, under_way, .. } = &mut self.sink else { return Ok(()) };
         let Some((entry, coming)) = file.take() else { return Ok(()) };
         match coming {
             Coming::Nothing => {}
@@ -526,18 +563,59 @@ impl Unpack {
         Ok(())
     }
 
+    /// Waits until all files that have come are in their places.
+    async fn settled(&mut self) -> Result<(), FileError> {
+        if let To::Each { under_way, .. } = &mut self.sink {
+            while under_way.try_next().await?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Copies a file of the tree.
+    async fn copy(&mut self, from: &[u8], to: &[u8]) -> Result<(), FileError> {
+        let mut download = Download::open(&self.fs, from).await?;
+        let Attrs { mode, mtime, .. } = *download.attrs();
+        let wish = UploadWish {
+            mode: self.preserve.then_some(mode),
+            new_mode: Some(mode),
+            mtime: self.preserve.then_some(mtime),
+            no_sync: true,
+            ..UploadWish::default()
+        };
+        let mut upload = Upload::begin(&self.fs, to, wish).await?;
+        while let Some(data) = download.next().await? {
+            upload.write(&data).await?;
+        }
+        upload.finish().await?;
+        self.files += 1;
+        Ok(())
+    }
+
     /// Puts what has come into its place. Returns the number of files.
     pub async fn finish(mut self) -> Result<u64, FileError> {
         if !self.decoder.is_whole() {
             return Err(FileError::Cut(Shown::of(&self.target)));
         }
         self.close().await?;
-        if let To::Each { under_way, .. } = &mut self.sink {
-            while under_way.try_next().await?.is_some() {}
+        if let To::Each { links, directories, .. } = &mut self.sink {
+            let (links, directories) = (std::mem::take(links), std::mem::take(directories));
+            self.settled().await?;
+            for (path, target) in links {
+                match self.fs.remove(&path, FileKind::Symlink).await {
+                    Ok(()) | Err(FileError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+                self.fs.symlink(&target, &path).await?;
+            }
+            // The inner ones first.
+            for (path, mode, mtime) in directories.iter().rev() {
+                self.fs.chmod(path, *mode).await?;
+                self.fs.touch(path, *mtime).await?;
+            }
             return Ok(self.files);
         }
         self.tar_ended().await?;
-        if let To::Tar { staging, entries, fresh, .. } = &mut self.sink {
+        if let To::Tar { staging, entries, fresh, retouch, claim, .. } = &mut self.sink {
             let entries = std::mem::take(entries);
             if *fresh {
                 let target = self.target.strip_suffix(b"/").unwrap_or(&self.target);
@@ -546,8 +624,11 @@ impl Unpack {
                 settle(&self.fs, staging, &self.target, &entries, self.preserve).await?;
                 self.fs.remove_all(staging).await?;
             }
-            // Nothing is left to be cleared away.
-            staging.clear();
+            claim.take().into_iter().for_each(Claim::done);
+            let is_directory = |entry: &&Entry| *retouch && entry.kind == Kind::Directory;
+            for entry in entries.iter().rev().filter(is_directory) {
+                self.fs.touch(&place(&self.target, &entry.path), entry.mtime).await?;
+            }
         }
         Ok(self.files)
     }
@@ -586,12 +667,24 @@ impl Unpack {
     }
 }
 
-/// Waits for the word that tar is there.
-async fn ready(running: Option<Running>) -> Option<Running> {
+/// Returns where an entry is below a directory.
+fn place(root: &[u8], path: &[u8]) -> Vec<u8> {
+    let parts = tar::parts(path).unwrap_or_default();
+    parts.iter().fold(root.to_vec(), |path, part| join(&path, part))
+}
+
+/// Waits for the word that tar is there. Returns whether it is another one than GNU's, where that matters.
+async fn ready(running: Option<Running>) -> Option<(Running, bool)> {
     let mut running = running?;
+    let mut said = Vec::new();
     loop {
         match running.next().await {
-            Step::Output(frame) if frame.stream() == STDOUT => return Some(running),
+            Step::Output(frame) if frame.stream() == STDOUT => {
+                said.extend_from_slice(&frame.data());
+                if said.ends_with(b"\n") && said != b"other\n" {
+                    return Some((running, said.starts_with(b"other")));
+                }
+            }
             Step::Output(_) => {}
             Step::Ended(ended) => {
                 let is_missing = ended.as_ref().is_ok_and(|exit| exit.status() == NO_TAR);
@@ -607,14 +700,10 @@ async fn settle(
     fs: &FileSystem,
     staging: &[u8],
     target: &[u8],
-    entries: &[(Vec<u8>, Kind, u32)],
+    entries: &[Entry],
     preserve: bool,
 ) -> Result<(), FileError> {
-    let place = |root: &[u8], path: &[u8]| {
-        let parts = tar::parts(path).unwrap_or_default();
-        parts.iter().fold(root.to_vec(), |path, part| join(&path, part))
-    };
-    for (path, kind, mode) in entries {
+    for Entry { path, kind, mode, .. } in entries {
         let to = place(target, path);
         if *kind == Kind::Directory && to != target {
             match fs.mkdir(&to, Some(*mode | 0o700)).await {
@@ -627,7 +716,11 @@ async fn settle(
     }
     let mut moves: FuturesUnordered<BoxFuture<'static, Result<(), FileError>>> =
         FuturesUnordered::new();
-    for (path, kind, _) in entries {
+    if let FileSystem::Shell(shell) = fs {
+        shell.merge(staging, target).await?;
+    }
+    let each = if matches!(fs, FileSystem::Shell(_)) { &[][..] } else { entries };
+    for Entry { path, kind, .. } in each {
         if matches!(kind, Kind::Directory | Kind::Other) {
             continue;
         }
@@ -638,7 +731,7 @@ async fn settle(
         moves.push(async move { fs.rename(&from, &to, true).await }.boxed());
     }
     while moves.try_next().await?.is_some() {}
-    for (path, kind, mode) in entries.iter().rev() {
+    for Entry { path, kind, mode, .. } in entries.iter().rev() {
         if *kind == Kind::Directory && preserve {
             fs.chmod(&place(target, path), *mode).await?;
         }
@@ -648,22 +741,16 @@ async fn settle(
 
 impl Drop for Unpack {
     fn drop(&mut self) {
-        let To::Tar { running, staging, .. } = &mut self.sink else { return };
-        let (Some(mut running), staging) = (running.take(), std::mem::take(staging)) else {
-            return;
-        };
-        if staging.is_empty() {
-            return;
-        }
+        let To::Tar { running, claim, .. } = &mut self.sink else { return };
+        let (Some(mut running), Some(claim)) = (running.take(), claim.take()) else { return };
         let fs = self.fs.clone();
+        claim.leaving();
         let control = running.control();
         control.cancel();
         control.clone().spawn(async move {
             // What still writes there would be in the way.
             while !matches!(running.next().await, Step::Ended(_)) {}
-            if let Err(error) = fs.remove_all(&staging).await {
-                tracing::info!(%error, "what was not finished could not be removed");
-            }
+            claim.clear(&fs).await;
         });
     }
 }

@@ -1,9 +1,8 @@
 //! Writing a file: beside its place, and into it when it is whole.
 //!
-//! Whatever ends an upload early, the file itself is as it was. What was written so far is removed, or kept under a
-//! name of its own where somebody may go on with it.
+//! Whatever ends an upload early, the file itself is as it was. What was written so far is removed, or kept for somebody to
+//! go on with. Each upload writes to a name of its own, so that two of one file never mix: the last one that is whole stays.
 
-use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -11,20 +10,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
 use occ_proto::files::{FileKind, beside, partial_name};
 use sha2::{Digest as _, Sha256};
 
-use super::sftp::{Fault, Handle, Sftp, WireAttrs};
+use super::lanes::Lanes;
+use super::left::{Claim, Remains};
+use super::sftp::{Fault, WireAttrs};
+use super::shell::{Given, Shell, Stream};
 use super::{
     Attrs, Download, FileError, FileSystem, LocalFiles, Remote, Shown, join, local, remote, split,
 };
 use crate::blocking::blocking;
 
-/// Requests under way, as many as OpenSSH's own client has.
-const UNDER_WAY: usize = 64;
 /// Bytes of one write to this machine's disk.
 const LOCAL_CHUNK: usize = 512 * 1024;
+/// Bytes of one piece for a command that writes.
+const SHELL_CHUNK: usize = 128 * 1024;
 
 /// What the file must be like for the upload to take its place.
 #[derive(Debug, Clone, Default)]
@@ -102,21 +103,24 @@ pub struct Upload {
     target: Vec<u8>,
     /// Where it is until then.
     part: Vec<u8>,
+    /// Where it is kept when it ends early.
+    kept: Option<Vec<u8>>,
+    claim: Option<Claim>,
     replaced: Option<Attrs>,
     wish: UploadWish,
     sink: Sink,
     buffer: BytesMut,
     /// What is written goes there.
     offset: u64,
-    keep: bool,
     is_finished: bool,
 }
 
 enum Sink {
-    Remote {
-        sftp: Arc<Sftp>,
-        handle: Handle,
-        under_way: VecDeque<BoxFuture<'static, Result<(), Fault>>>,
+    Remote(Box<Lanes>),
+    /// A command that writes; none once it has ended.
+    Shell {
+        shell: Arc<Shell>,
+        stream: Option<Box<Stream>>,
     },
     Local {
         file: Arc<File>,
@@ -126,7 +130,8 @@ enum Sink {
 impl std::fmt::Debug for Sink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Remote { .. } => "Remote",
+            Self::Remote(_) => "Remote",
+            Self::Shell { .. } => "Shell",
             Self::Local { .. } => "Local",
         })
     }
@@ -144,35 +149,61 @@ impl Upload {
         }
         wish.condition.check(fs, &target, there.as_ref()).await?;
         let (dir, name) = split(&target)?;
-        let part = match wish.resume {
-            Some(_) => partial_name(name),
-            None => beside(name, format!("{:08x}", fastrand::u32(..)).as_bytes()),
-        };
-        let part = join(dir, &part);
+        let part = join(dir, &beside(name, format!("{:08x}", fastrand::u32(..)).as_bytes()));
+        let kept = wish.resume.map(|_| join(dir, &partial_name(name)));
         // Nobody else is to read it before it has the permissions that it is to have.
         let mode = (there.is_some() || wish.mode.is_some()).then_some(0o600).or(wish.new_mode);
         let offset = wish.resume.unwrap_or(0);
-        if wish.resume == Some(0) {
-            match fs.remove(&part, FileKind::File).await {
+        let claim = fs.claim(Remains::file(&part, kept.as_deref()));
+        match (&kept, offset) {
+            (None, _) => {}
+            (Some(kept), 0) => match fs.remove(kept, FileKind::File).await {
                 Err(FileError::NotFound(_)) | Ok(()) => {}
                 Err(error) => return Err(error),
-            }
+            },
+            // Of two that would go on with it one has it.
+            (Some(kept), _) => match fs.rename(kept, &part, false).await {
+                Err(FileError::NotFound(_)) => {
+                    return Err(FileError::Range { path: Shown::of(kept), size: 0 });
+                }
+                taken => taken?,
+            },
         }
-        let sink = match fs {
-            FileSystem::Remote(remote) => remote_sink(remote, &part, &target, mode, offset).await?,
-            FileSystem::Local(files) => local_sink(files, &part, &target, mode, offset).await?,
+        let opened = match fs {
+            FileSystem::Remote(remote) => remote_sink(remote, &part, &target, mode, offset).await,
+            FileSystem::Shell(shell) => shell_sink(shell, &part, &target, mode, offset).await,
+            FileSystem::Local(files) => local_sink(files, &part, &target, mode, offset).await,
         };
-        let (fs, keep) = (fs.clone(), wish.resume.is_some());
+        let sink = match (opened, claim.is_none(), &kept) {
+            (Err(error), true, Some(kept)) if offset > 0 => {
+                fs.rename(&part, kept, true).await?;
+                return Err(error);
+            }
+            (opened, ..) => opened?,
+        };
+        let (fs, replaced, is_finished) = (fs.clone(), there, false);
         let buffer = BytesMut::new();
-        let (replaced, is_finished) = (there, false);
-        Ok(Self { fs, target, part, replaced, wish, sink, buffer, offset, keep, is_finished })
+        Ok(Self {
+            fs,
+            target,
+            part,
+            kept,
+            claim,
+            replaced,
+            wish,
+            sink,
+            buffer,
+            offset,
+            is_finished,
+        })
     }
 
     /// Writes more of it.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), FileError> {
         self.buffer.extend_from_slice(data);
         let chunk = match &self.sink {
-            Sink::Remote { sftp, .. } => sftp.write_chunk(),
+            Sink::Remote(lanes) => lanes.chunk(),
+            Sink::Shell { .. } => SHELL_CHUNK,
             Sink::Local { .. } => LOCAL_CHUNK,
         };
         while self.buffer.len() >= chunk {
@@ -185,21 +216,11 @@ impl Upload {
     async fn put(&mut self, data: Bytes) -> Result<(), FileError> {
         let length = data.len() as u64;
         let written = match &mut self.sink {
-            Sink::Remote { sftp, handle, under_way } => {
-                let written = async {
-                    if under_way.len() >= UNDER_WAY
-                        && let Some(oldest) = under_way.front_mut()
-                    {
-                        let written = oldest.await;
-                        under_way.pop_front();
-                        written?;
-                    }
-                    let answer = sftp.write(handle, self.offset, data).await?;
-                    under_way.push_back(Box::pin(answer));
-                    Ok(())
-                };
-                written.await.map_err(Written::Remote)
+            Sink::Remote(lanes) => lanes.put(self.offset, data).await.map_err(Written::Remote),
+            Sink::Shell { stream: Some(stream), .. } => {
+                stream.put(data).await.map_err(Written::Shell)
             }
+            Sink::Shell { stream: None, .. } => Ok(()),
             Sink::Local { file } => {
                 let file = Arc::clone(file);
                 blocking(move || (&*file).write_all(&data)).await.map_err(Written::Local)
@@ -214,12 +235,16 @@ impl Upload {
             Ok(()) => return Ok(()),
             Err(Written::Remote(fault)) => match &self.fs {
                 FileSystem::Remote(remote) => remote.cannot_write(&self.target, fault).await,
-                FileSystem::Local(_) => FileError::of(&self.target, fault),
+                _ => FileError::of(&self.target, fault),
             },
+            Err(Written::Shell(error)) => error.about(&self.target),
             Err(Written::Local(error)) => FileError::local(&self.target, &error),
         };
         // Nobody can go on where there is no room, and others want it.
-        self.keep &= !matches!(error, FileError::NoSpace(_) | FileError::Quota(_));
+        if matches!(error, FileError::NoSpace(_) | FileError::Quota(_)) {
+            self.kept = None;
+            self.claim.iter().for_each(Claim::not_kept);
+        }
         Err(error)
     }
 
@@ -239,11 +264,12 @@ impl Upload {
         self.wish.condition.check(&self.fs, &self.target, there.as_ref()).await?;
         let part = self.fs.stat(&self.part, false).await?;
         if part.size != self.offset {
-            // Somebody else uploads the same file, and has begun anew.
+            // Somebody else has written there.
             return Err(FileError::Changed(Shown::of(&self.part)));
         }
         self.fs.rename(&self.part, &self.target, !self.wish.condition.absent).await?;
         self.is_finished = true;
+        self.claim.take().into_iter().for_each(Claim::done);
         // A name that is given changes nothing else.
         Ok(part)
     }
@@ -254,29 +280,22 @@ impl Upload {
         let (mtime, owner) = (self.wish.mtime, self.replaced.map(|replaced| replaced.owner));
         let no_sync = self.wish.no_sync;
         match &mut self.sink {
-            Sink::Remote { sftp, handle, under_way } => {
+            Sink::Remote(lanes) => {
+                let times = mtime.map(remote::times);
+                let attrs = WireAttrs { mode, times, ..WireAttrs::default() };
+                let settled = lanes.settle(&attrs, owner, !no_sync).await;
+                settled.map_err(Written::Remote)
+            }
+            Sink::Shell { shell, stream } => {
+                let new_mode = self.replaced.is_none().then_some(self.wish.new_mode).flatten();
+                let given = Given { mode, new_mode, mtime, owner, sync: !no_sync };
                 let settled = async {
-                    for answer in under_way.drain(..) {
-                        answer.await?;
+                    if let Some(mut stream) = stream.take() {
+                        stream.close().await?;
                     }
-                    if let Some(owner) = owner {
-                        let ours = sftp.fstat(handle).await?.owner;
-                        if ours.is_some_and(|ours| ours != owner) {
-                            let attrs = WireAttrs { owner: Some(owner), ..WireAttrs::default() };
-                            give(sftp.fsetstat(handle, &attrs).await);
-                        }
-                    }
-                    let times = mtime.map(remote::times);
-                    let attrs = WireAttrs { mode, times, ..WireAttrs::default() };
-                    if attrs != WireAttrs::default() {
-                        sftp.fsetstat(handle, &attrs).await?;
-                    }
-                    if !no_sync {
-                        sftp.fsync(handle).await?;
-                    }
-                    sftp.close(handle).await
+                    shell.settle(&self.part, &given).await
                 };
-                settled.await.map_err(Written::Remote)
+                settled.await.map_err(Written::Shell)
             }
             Sink::Local { file } => {
                 let file = Arc::clone(file);
@@ -290,11 +309,12 @@ impl Upload {
 /// Why bytes were not written.
 enum Written {
     Remote(Fault),
+    Shell(FileError),
     Local(io::Error),
 }
 
 /// Notes that a file could not be given to the owner of the one before.
-fn give<E: std::fmt::Debug>(given: Result<(), E>) {
+pub(super) fn give<E: std::fmt::Debug>(given: Result<(), E>) {
     if let Err(error) = given {
         tracing::debug!(?error, "a file that was replaced had another owner");
     }
@@ -362,7 +382,19 @@ async fn remote_sink(
             return Err(FileError::Range { path, size });
         }
     }
-    Ok(Sink::Remote { sftp, handle, under_way: VecDeque::new() })
+    Ok(Sink::Remote(Box::new(Lanes::new(part, sftp, handle, offset))))
+}
+
+async fn shell_sink(
+    shell: &Arc<Shell>,
+    part: &[u8],
+    target: &[u8],
+    mode: Option<u32>,
+    offset: u64,
+) -> Result<Sink, FileError> {
+    let is_private = mode == Some(0o600);
+    let stream = shell.write(part, is_private, offset).await.map_err(|e| e.about(target))?;
+    Ok(Sink::Shell { shell: Arc::clone(shell), stream: Some(Box::new(stream)) })
 }
 
 async fn local_sink(
@@ -397,31 +429,48 @@ impl Drop for Upload {
         if self.is_finished {
             return;
         }
-        let part = (!self.keep).then(|| std::mem::take(&mut self.part));
-        match (&self.sink, &self.fs) {
-            (Sink::Remote { sftp, handle, .. }, _) => {
+        let (claim, fs) = (self.claim.take(), self.fs.clone());
+        match &mut self.sink {
+            Sink::Remote(lanes) => {
+                if let (Some(claim), Some(length)) = (&claim, lanes.whole_until()) {
+                    claim.whole_until(length);
+                }
+                let (sftp, handle) = lanes.first();
                 let (sftp, handle) = (Arc::clone(sftp), handle.clone());
                 let owner = Arc::clone(sftp.connection());
-                let work = sftp.work();
+                claim.iter().for_each(Claim::leaving);
                 owner.spawn(async move {
-                    // It may be closed already.
+                    // It may be closed already, and whoever clears away tells what is wrong with the link.
                     let closed = sftp.close(&handle).await;
-                    if let Some(part) = part
-                        && let Err(fault) = sftp.remove(&part).await
-                    {
-                        tracing::info!(?closed, ?fault, path = %Shown::of(&part), "what was not finished could not be removed");
+                    tracing::debug!(?closed, "a file was not finished");
+                    if let Some(claim) = claim {
+                        claim.clear(&fs).await;
                     }
-                    drop(work);
                 });
             }
-            (Sink::Local { .. }, FileSystem::Local(files)) => {
-                if let Some(part) = part
-                    && let Err(error) = std::fs::remove_file(files.path(&part))
-                {
-                    tracing::info!(%error, path = %Shown::of(&part), "what was not finished could not be removed");
+            Sink::Shell { shell, stream } => {
+                // Dropped, it is ended.
+                drop(stream.take());
+                claim.iter().for_each(Claim::leaving);
+                if let Some(connection) = shell.connection() {
+                    connection.spawn(async move {
+                        if let Some(claim) = claim {
+                            claim.clear(&fs).await;
+                        }
+                    });
                 }
             }
-            (Sink::Local { .. }, FileSystem::Remote(_)) => {}
+            Sink::Local { .. } => {
+                let FileSystem::Local(files) = &fs else { return };
+                let part = files.path(&self.part);
+                let cleared = match &self.kept {
+                    Some(kept) => std::fs::rename(part, files.path(kept)),
+                    None => std::fs::remove_file(part),
+                };
+                if let Err(error) = cleared {
+                    tracing::info!(%error, path = %Shown::of(&self.part), "what was not finished could not be removed");
+                }
+            }
         }
     }
 }

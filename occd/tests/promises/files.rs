@@ -78,12 +78,38 @@ fn refused(response: &Response, status: u16, code: Code) -> Problem {
     problem
 }
 
-/// Runs the same on a host and on this machine: both are to give the same.
+/// Runs the same on a host, on this machine, and on hosts that have a shell only, of GNU's tools and of busybox's: all are
+/// to give the same.
 fn both(test: impl Fn(&DaemonRig, &Shared, &str)) {
     let Some((_sshd, rig)) = sshd() else { return };
     for place in ["h", "local"] {
         test(&rig, &Shared::new(), place);
     }
+    for busybox in [false, true] {
+        let Some((_sshd, rig, _bin)) = bare(busybox) else { continue };
+        test(&rig, &Shared::new(), "h");
+        assert!(_sshd.log().matches("sftp").count() <= 4, "{}", _sshd.log());
+    }
+}
+
+/// Returns a server without SFTP, whose sessions find GNU's tools or those of busybox alone.
+pub(crate) fn bare(busybox: bool) -> Option<(RealSshd, DaemonRig, Shared)> {
+    if !RealSshd::require() || !testkit::require::require_root("a server without sftp-server") {
+        return None;
+    }
+    let bin = Shared::new();
+    let mut sshd = RealSshd::builder().without_sftp_server();
+    if busybox {
+        let program = testkit::require::find_program("busybox").ok()?;
+        let list = std::process::Command::new(&program).arg("--list").output().unwrap().stdout;
+        for name in String::from_utf8(list).unwrap().lines() {
+            symlink(&program, bin.at(name)).unwrap();
+        }
+        sshd = sshd.env("PATH", bin.path().to_str().unwrap());
+    }
+    let sshd = sshd.start();
+    let rig = daemon_for(&sshd);
+    Some((sshd, rig, bin))
 }
 
 fn random(len: usize) -> Vec<u8> {
@@ -309,4 +335,272 @@ fn without_the_subsystem_the_program_is_found() {
     let written = ask(&rig, "PUT", &url, &[], Some(b"without"));
     assert_eq!(written.status, 200, "{}", written.text());
     assert_eq!(ask(&rig, "GET", &url, &[], None).body, b"without");
+}
+
+/// Returns the lines of a stream that is still open.
+struct Lines(std::io::BufReader<std::os::unix::net::UnixStream>);
+
+impl Lines {
+    fn of(rig: &DaemonRig, url: &str) -> Self {
+        use std::io::{BufRead as _, Write as _};
+        let mut stream = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+        stream.set_read_timeout(Some(crate::support::GUARD)).unwrap();
+        write!(stream, "GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut lines = std::io::BufReader::new(stream);
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+        while line != "\r\n" {
+            line.clear();
+            lines.read_line(&mut line).unwrap();
+        }
+        Self(lines)
+    }
+
+    /// Returns the next document, whatever it comes in.
+    fn next(&mut self) -> Value {
+        use std::io::BufRead as _;
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "the stream has ended");
+            if line.starts_with('{') {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
+
+    /// Returns the next document that is about something else than was told before.
+    fn until(&mut self, wanted: &Value) {
+        loop {
+            let next = self.next();
+            if next == *wanted {
+                return;
+            }
+            assert_ne!(next["event"], "failed", "{next} instead of {wanted}");
+        }
+    }
+}
+
+#[test]
+fn what_changes_in_a_directory_is_told() {
+    both(|rig, shared, place| {
+        std::fs::create_dir(shared.at("d")).unwrap();
+        let mut lines = Lines::of(rig, &url(place, shared.path(), "?watch=true&recursive=true"));
+        let ready = lines.next();
+        assert_eq!(ready["event"], "ready", "{ready}");
+        std::fs::write(shared.at("d/a b"), "1").unwrap();
+        lines.until(&json!({"event": "created", "path": "d/a b"}));
+        std::fs::write(shared.at("d/a b"), "longer").unwrap();
+        lines.until(&json!({"event": "changed", "path": "d/a b"}));
+        std::fs::rename(shared.at("d/a b"), shared.at("d/new\nline")).unwrap();
+        lines.until(&json!({"event": "created", "path": "d/new\nline"}));
+        std::fs::remove_file(shared.at("d/new\nline")).unwrap();
+        lines.until(&json!({"event": "removed", "path": "d/new\nline"}));
+        // The name of a file, whichever file has it.
+        std::fs::write(shared.at("f"), "1").unwrap();
+        let mut one = Lines::of(rig, &url(place, &shared.at("f"), "?watch=true"));
+        assert_eq!(one.next()["event"], "ready");
+        std::fs::write(shared.at("other"), "1").unwrap();
+        std::fs::write(shared.at("g"), "another").unwrap();
+        std::fs::rename(shared.at("g"), shared.at("f")).unwrap();
+        let told = one.next();
+        assert_eq!(told["path"], "f", "{told}");
+        refused(
+            &ask(rig, "GET", &url(place, &shared.at("no"), "?watch=true"), &[], None),
+            404,
+            Code::FileNotFound,
+        );
+    });
+}
+
+#[test]
+fn a_watch_outlives_the_link_and_nothing_outlives_the_watch() {
+    let Some(far) = crate::session::Far::start() else { return };
+    let shared = Shared::new();
+    let mut lines = Lines::of(&far.rig, &url("h", shared.path(), "?watch=true"));
+    assert_eq!(lines.next(), json!({"event": "ready", "by": "inotify"}));
+    far.link.reset_all();
+    let resync = lines.next();
+    assert_eq!(resync["event"], "resync", "{resync}");
+    lines.until(&json!({"event": "ready", "by": "inotify"}));
+    std::fs::write(shared.at("f"), "1").unwrap();
+    lines.until(&json!({"event": "created", "path": "f"}));
+    crate::support::eventually("one to be left", || {
+        let programs = crate::support::remote_programs(&far.sshd);
+        programs.iter().filter(|program| program.name() == "inotifywait").count() == 1
+    });
+    drop(lines);
+    crate::support::no_programs(&far.sshd, crate::support::GUARD);
+}
+
+#[test]
+fn lines_are_found_whichever_program_looks() {
+    both(|rig, shared, place| {
+        std::fs::create_dir(shared.at("d")).unwrap();
+        std::fs::write(shared.at("d/a:1:b.txt"), "none\nsome Needle here\n").unwrap();
+        std::fs::write(shared.at("z.rs"), "needle(1)\n").unwrap();
+        std::fs::write(shared.at("not.bin"), "needle").unwrap();
+        let found = |query: &str| -> (Vec<Value>, Value) {
+            let answer = ask(rig, "GET", &url(place, shared.path(), query), &[], None);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let text = answer.text();
+            let mut all: Vec<Value> =
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let done = all.pop().unwrap();
+            all.sort_by_key(|found| found["path"].to_string());
+            (all, done)
+        };
+        let (all, done) =
+            found("?search=needle&ignore_case=true&literal=true&globs=*.txt%0A*.rs%0A!not*");
+        assert_eq!((&done["event"], &done["matches"]), (&json!("done"), &json!(2)), "{done}");
+        let hit = json!({"event": "match", "path": "d/a:1:b.txt", "line": 2, "column": 6, "text": "some Needle here"});
+        assert_eq!(all[0], hit);
+        assert_eq!((&all[1]["path"], &all[1]["line"]), (&json!("z.rs"), &json!(1)));
+        let (all, done) = found("?search=ne%2Bdle%5C(1&globs=*.rs");
+        assert_eq!(all.len(), 1, "{done} {all:?}");
+        let (all, done) = found("?search=needle&ignore_case=true&limit=1");
+        assert_eq!((all.len(), &done["limited"]), (1, &json!(true)), "{done}");
+        let (all, done) = found("?search=nothing+like+it");
+        assert!(all.is_empty() && done["event"] == "done", "{done}");
+    });
+}
+
+#[test]
+fn two_uploads_of_one_file_do_not_mix() {
+    use std::io::{Read as _, Write as _};
+    both(|rig, shared, place| {
+        let at = url(place, &shared.at("f"), "?resume=0");
+        let begin = |bytes: &[u8]| {
+            let mut stream = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+            stream.set_read_timeout(Some(crate::support::GUARD)).unwrap();
+            let length = bytes.len();
+            let head = format!(
+                "PUT {at} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&bytes[..length / 2]).unwrap();
+            stream
+        };
+        let end = |mut stream: std::os::unix::net::UnixStream, bytes: &[u8]| {
+            stream.write_all(&bytes[bytes.len() / 2..]).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let (one, two) = (vec![b'1'; 2_000_000], vec![b'2'; 2_000_000]);
+        let (first, second) = (begin(&one), begin(&two));
+        let parts = || shared.names().iter().filter(|name| name.starts_with(".f.occ-")).count();
+        crate::support::eventually("both to be under way", || parts() == 2);
+        let answer = end(second, &two);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(std::fs::read(shared.at("f")).unwrap() == two);
+        let answer = end(first, &one);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(std::fs::read(shared.at("f")).unwrap() == one);
+        assert_eq!(shared.names(), ["f"]);
+    });
+}
+
+#[test]
+fn what_a_broken_link_leaves_is_cleared_away() {
+    let Some(mut far) = crate::session::Far::start() else { return };
+    let shared = Shared::new();
+    let at = url("h", &shared.at("f"), "");
+    let part = || shared.names().into_iter().find(|name| name.starts_with(".f.occ-"));
+    for killed in [false, true] {
+        use std::io::Write as _;
+        let mut stream = std::os::unix::net::UnixStream::connect(far.rig.socket()).unwrap();
+        let head =
+            format!("PUT {at} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&[7; 1_000_000]).unwrap();
+        crate::support::eventually("some of it to be there", || {
+            part().is_some_and(|part| std::fs::metadata(shared.at(part)).unwrap().len() > 0)
+        });
+        if killed {
+            let noted = far.rig.root().join("state/occ/left.json");
+            crate::support::eventually("it to be noted", || {
+                std::fs::read_to_string(&noted).is_ok_and(|text| text.contains(".f.occ-"))
+            });
+            far.rig.kill_daemon();
+            assert!(part().is_some());
+            far.rig.start_daemon(&[]);
+            assert_eq!(
+                ask(&far.rig, "GET", &url("h", shared.path(), "?list=true"), &[], None).status,
+                200
+            );
+        } else {
+            far.link.reset_all();
+        }
+        drop(stream);
+        crate::support::eventually("nothing to be left", || shared.names().is_empty());
+    }
+}
+
+#[test]
+fn files_of_a_shell_are_copied_with_everything_in_them() {
+    for busybox in [false, true] {
+        let Some((_sshd, rig, bin)) = bare(busybox) else { return };
+        // With tar, and with nothing but a shell's own tools.
+        for tar in [true, false] {
+            if !tar {
+                if !busybox {
+                    continue;
+                }
+                std::fs::remove_file(bin.at("tar")).unwrap();
+            }
+            crate::files_cli::round_trip(&rig);
+        }
+    }
+}
+
+#[test]
+fn dropbear_without_sftp_serves_files_through_its_shell() {
+    if !testkit::Dropbear::require() || std::path::Path::new("/usr/lib/sftp-server").exists() {
+        // Debian's dropbear serves SFTP by OpenSSH's program, which is there.
+        return;
+    }
+    let dropbear = testkit::Dropbear::start();
+    let rig = daemon_for(&dropbear);
+    let shared = Shared::new();
+    let at = url("h", &shared.at("f"), "");
+    assert_eq!(ask(&rig, "PUT", &at, &[], Some(b"x")).status, 200);
+    assert_eq!(ask(&rig, "GET", &at, &[], None).body, b"x");
+}
+
+#[test]
+fn hard_links_arrive_as_files_where_there_is_no_tar() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    std::fs::create_dir(shared.at("tree")).unwrap();
+    std::fs::write(shared.at("tree/one"), "content").unwrap();
+    std::fs::hard_link(shared.at("tree/one"), shared.at("tree/two")).unwrap();
+    let tree = ask(&rig, "GET", &url("h", &shared.at("tree"), "?tar=true"), &[], None).body;
+    // This machine's files are written one by one.
+    let written =
+        ask(&rig, "PUT", &url("local", &shared.at("copy"), "?tar=true"), &[], Some(&tree));
+    assert_eq!(written.status, 200, "{}", written.text());
+    for name in ["copy/one", "copy/two"] {
+        assert_eq!(std::fs::read(shared.at(name)).unwrap(), b"content", "{name}");
+    }
+    assert_eq!(written.json()["files"], 2);
+}
+
+#[test]
+fn a_link_in_a_tree_leads_nothing_out_of_it() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (shared, outside) = (Shared::new(), Shared::new());
+    use occ_proto::tar::{self, Entry, Kind};
+    let mut tree = Vec::new();
+    let entry =
+        |path: &[u8], kind, size| Entry { path: path.to_vec(), kind, mode: 0o644, mtime: 1, size };
+    let out = outside.path().as_os_str().as_bytes().to_vec();
+    tar::head(&mut tree, &entry(b"l", Kind::Symlink(out), 0));
+    tar::head(&mut tree, &entry(b"l/f", Kind::File, 1));
+    tree.push(b'x');
+    tree.resize(tree.len() + tar::padding(1), 0);
+    tree.extend_from_slice(&tar::END);
+    let put = ask(&rig, "PUT", &url("local", &shared.at("t"), "?tar=true"), &[], Some(&tree));
+    assert_ne!(put.status, 500, "{}", put.text());
+    assert!(outside.names().is_empty());
 }

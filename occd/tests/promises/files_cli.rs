@@ -164,7 +164,10 @@ fn a_copy_that_broke_goes_on_where_it_was() {
     std::fs::write(here.at("f"), &bytes).unwrap();
     std::fs::write(shared.at("f"), "before").unwrap();
     std::fs::set_permissions(shared.at("f"), std::fs::Permissions::from_mode(0o666)).unwrap();
-    let part = shared.at(".f.occ-part");
+    let part = || {
+        let name = shared.names().into_iter().find(|name| name.starts_with(".f.occ-"))?;
+        std::fs::metadata(shared.at(name)).ok()
+    };
     // What the daemon wrote of a copy that broke.
     let mut cut = rig
         .occ(&["cp", arg(&here.at("f")), &there(&shared.at("f"))])
@@ -174,7 +177,7 @@ fn a_copy_that_broke_goes_on_where_it_was() {
     testkit::wait::blocking::wait_until(
         "some of it to be there",
         GUARD,
-        || std::fs::metadata(&part).map_or(0, |meta| meta.len()),
+        || part().map_or(0, |meta| meta.len()),
         |len| *len > 0,
     );
     far.link.reset_all();
@@ -187,7 +190,9 @@ fn a_copy_that_broke_goes_on_where_it_was() {
     let hint = format!("hint: occ cp --resume {}", here.at("f").display());
     assert!(text.contains(&hint), "{text}");
     assert_eq!(std::fs::read(shared.at("f")).unwrap(), b"before");
-    let kept = std::fs::metadata(&part).unwrap().len();
+    let kept = shared.at(".f.occ-part");
+    crate::support::eventually("it to be kept", || kept.exists());
+    let kept = std::fs::metadata(&kept).unwrap().len();
     let resumed =
         rig.occ_ok(&["cp", "--json", "--resume", arg(&here.at("f")), &there(&shared.at("f"))]);
     let resumed: serde_json::Value = serde_json::from_str(&resumed).unwrap();
@@ -264,9 +269,8 @@ fn same(a: &Path, b: &Path, kept: bool) {
     }
 }
 
-#[test]
-fn directories_go_with_everything_in_them() {
-    let Some((_sshd, rig)) = sshd() else { return };
+/// Copies a tree there and back, over one that is there, and into one.
+pub(crate) fn round_trip(rig: &DaemonRig) -> (Shared, Shared) {
     let (here, shared) = (Shared::new(), Shared::new());
     std::fs::create_dir(here.at("tree")).unwrap();
     plant(&here.at("tree"));
@@ -282,6 +286,13 @@ fn directories_go_with_everything_in_them() {
     std::fs::create_dir(here.at("in")).unwrap();
     rig.occ_ok(&["cp", "-r", &there(&shared.at("new")), arg(&here.at("in"))]);
     same(&here.at("tree"), &here.at("in/new"), false);
+    (here, shared)
+}
+
+#[test]
+fn directories_go_with_everything_in_them() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (_here, shared) = round_trip(&rig);
     // From host to host.
     rig.occ_ok(&["cp", "-rp", &there(&shared.at("new")), &there(&shared.at("again"))]);
     same(&shared.at("new"), &shared.at("again"), true);
@@ -328,4 +339,75 @@ fn a_directory_that_does_not_fit_leaves_nothing() {
         std::fs::read_dir(&at).unwrap().next().is_none()
     });
     drop(small);
+}
+
+#[test]
+fn a_long_copy_to_a_far_host_goes_on_where_it_was() {
+    let Some(far) = Far::start() else { return };
+    let rig = &far.rig;
+    far.link.set_latency(std::time::Duration::from_millis(25));
+    let (here, shared) = (Shared::new(), Shared::new());
+    let bytes = random(60_000_000);
+    std::fs::write(here.at("f"), &bytes).unwrap();
+    far.link.set_bandwidth(Some(12_000_000));
+    let mut cut = rig
+        .occ(&["cp", arg(&here.at("f")), &there(&shared.at("f"))])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let sessions = || far.sshd.log().matches("Starting session: ").count();
+    // Enough for more than one session to write, and so for gaps.
+    testkit::wait::blocking::wait_until(
+        "several sessions to write",
+        GUARD,
+        || {
+            let name = shared.names().into_iter().find(|name| name.starts_with(".f.occ-"));
+            let len = name.and_then(|name| std::fs::metadata(shared.at(name)).ok());
+            (len.map_or(0, |meta| meta.len()), sessions())
+        },
+        |(len, _)| *len > 24_000_000,
+    );
+    assert!(sessions() >= 4, "{}", far.sshd.log());
+    far.link.reset_all();
+    assert_eq!(exit_code(&mut cut), 5);
+    far.link.set_bandwidth(None);
+    let kept = shared.at(".f.occ-part");
+    crate::support::eventually("it to be kept", || kept.exists());
+    let resumed =
+        rig.occ_ok(&["cp", "--json", "--resume", arg(&here.at("f")), &there(&shared.at("f"))]);
+    let resumed: serde_json::Value = serde_json::from_str(&resumed).unwrap();
+    assert!(resumed["resumed"].as_u64().unwrap() > 1_000_000, "{resumed}");
+    assert!(std::fs::read(shared.at("f")).unwrap() == bytes);
+    assert_eq!(shared.names(), ["f"]);
+}
+
+#[test]
+fn a_file_goes_to_every_host_of_a_group() {
+    if !testkit::RealSshd::require() {
+        return;
+    }
+    let sftp = || testkit::RealSshd::builder().config("Subsystem sftp internal-sftp").start();
+    let (one, two, mut down) = (sftp(), sftp(), sftp());
+    let mut rig = DaemonRig::new();
+    for (name, sshd) in [("eu-1", &one), ("eu-2", &two), ("eu-3", &down)] {
+        rig.add_host(name, sshd);
+    }
+    rig.edit_hosts(|file| {
+        file.hosts.values_mut().for_each(|config| config.groups.push("eu".to_owned()));
+    });
+    rig.start_daemon(&[]);
+    down.stop();
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::write(here.at("f"), "content").unwrap();
+    let to = format!(":{}", shared.at("f").display());
+    let output = rig.run_occ(&["cp", "-v", "--group", "eu", arg(&here.at("f")), &to]);
+    assert_eq!(output.code(), 1, "{output:?}");
+    assert_eq!(std::fs::read(shared.at("f")).unwrap(), b"content");
+    for line in ["[eu-1] /tmp/", "[eu-2] /tmp/", "[eu-3] Error: ", "2 ok, 1 failed: eu-3 ("] {
+        assert!(output.stderr.contains(line), "{line}: {output:?}");
+    }
+    assert_eq!(shared.names(), ["f"]);
+    let (code, text) = fails(&rig, &["cp", "--group", "eu", arg(&here.at("f")), "eu-1:x"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("hint: occ cp --group eu FILE :PATH"), "{text}");
 }

@@ -21,6 +21,7 @@ mod dns;
 mod docker;
 mod docker_socket;
 mod dropbear;
+mod edit;
 mod elsewhere;
 mod ending;
 mod evil_server;

@@ -3,6 +3,15 @@
 use super::*;
 use crate::user::test_user;
 
+/// Where distributions have OpenSSH's `sftp-server`.
+const SFTP_SERVERS: [&str; 5] = [
+    "/usr/lib/openssh/sftp-server",
+    "/usr/libexec/openssh/sftp-server",
+    "/usr/libexec/sftp-server",
+    "/usr/lib/ssh/sftp-server",
+    "/usr/lib/sftp-server",
+];
+
 /// Settings of a [`RealSshd`]. What is not set is OpenSSH's default.
 #[derive(Debug, Clone)]
 pub struct RealSshdBuilder {
@@ -13,6 +22,7 @@ pub struct RealSshdBuilder {
     lines: Vec<String>,
     host_ca: Option<(KeyFile, Vec<String>)>,
     env: Vec<String>,
+    no_sftp_server: bool,
 }
 
 impl Default for RealSshdBuilder {
@@ -25,6 +35,7 @@ impl Default for RealSshdBuilder {
             lines: Vec::new(),
             host_ca: None,
             env: Vec::new(),
+            no_sftp_server: false,
         }
     }
 }
@@ -42,6 +53,13 @@ impl RealSshdBuilder {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push(format!(" {name}={value}"));
+        self
+    }
+
+    /// Hides OpenSSH's `sftp-server` from its sessions, which takes root.
+    #[must_use]
+    pub fn without_sftp_server(mut self) -> Self {
+        self.no_sftp_server = true;
         self
     }
 
@@ -114,6 +132,12 @@ impl RealSshdBuilder {
             program: find_program("sshd").unwrap(),
             client_key,
             host_keys,
+            hidden: match self.no_sftp_server {
+                true => {
+                    SFTP_SERVERS.iter().map(PathBuf::from).filter(|path| path.exists()).collect()
+                }
+                false => Vec::new(),
+            },
             listener: None,
             orphans: Vec::new(),
             dir,

@@ -13,6 +13,7 @@
 mod crowd;
 mod docker;
 mod echo;
+mod files;
 mod forward;
 
 use std::fmt::Write as _;
@@ -37,9 +38,12 @@ const IDLE_CONNECTIONS: usize = 100;
 const FINDINGS: &str = "\n## Missed";
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let (options, wanted): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    let full = options.iter().any(|option| option == "--full");
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|want| want == name);
     let mut bench = Bench::start();
+    bench.full = full;
     for (name, run) in [
         ("status", Bench::status as fn(&mut Bench)),
         ("exec", Bench::exec),
@@ -54,6 +58,8 @@ fn main() {
         ("docker", Bench::docker),
         ("echo", Bench::echo),
         ("forward", Bench::forward),
+        ("files", Bench::files),
+        ("far-files", Bench::far_files),
     ] {
         if wants(name) {
             run(&mut bench);
@@ -68,6 +74,8 @@ struct Bench {
     far: FaultyLink,
     ssh_config: PathBuf,
     report: String,
+    /// `--full`: what takes minutes as well.
+    full: bool,
 }
 
 impl Bench {
@@ -77,6 +85,7 @@ impl Bench {
             .user(&user)
             .config("MaxStartups 500")
             .config("MaxSessions 100")
+            .config("Subsystem sftp internal-sftp")
             .start();
         let far = FaultyLink::start(near.addr());
         far.set_latency(ONE_WAY);
@@ -85,7 +94,7 @@ impl Bench {
         rig.add_host("far", Target::from(&near).through(&far));
         rig.start_daemon(&[]);
         let ssh_config = rig.home().join(".ssh/bench_config");
-        let bench = Self { rig, near, far, ssh_config, report: String::new() };
+        let bench = Self { rig, near, far, ssh_config, report: String::new(), full: false };
         for (host, port) in [("near", bench.near.port()), ("far", bench.far.port())] {
             bench.add_to_ssh_config(host, port, bench.near.client_key_path());
         }

@@ -1,0 +1,320 @@
+//! Searching files for a pattern: by the host's `rg`, else by its `grep`.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, BytesMut};
+use occ_proto::exec::{ExecRequest, STDOUT};
+use occ_proto::files::FileKind;
+use occ_proto::files_follow::SearchEvent;
+use occ_proto::text::sanitize;
+
+use super::{FileError, FileSystem, Shown, split};
+use crate::exec::{Command, Executor, Progress, Running, Step};
+use crate::host::Tries;
+use crate::prompts::Client;
+
+/// `$1` is the directory, `$2` the file or `.`, `$3` the pattern, `$4` `i` where case does not matter, `$5` `F` where the
+/// pattern is a text; the rest are globs. Each line comes as path, NUL, number, colon, (with rg: column, colon,) text. A grep
+/// that knows no `-Z` gets one file after the other.
+const SCRIPT: &str = r#"LC_ALL=C; export LC_ALL
+cd "$1" || exit 96; at=$2 pattern=$3 i=${4:+-i} f=${5:+-F}; shift 5
+if command -v rg >/dev/null 2>&1; then
+  echo rg
+  for g; do set -- "$@" -g "$g"; shift; done
+  exec rg --null --line-number --column --no-heading --color never --no-messages --no-config -H --sort path $i $f "$@" -e "$pattern" -- "$at"
+fi
+command -v grep >/dev/null 2>&1 || exit 97
+if grep -V 2>/dev/null | grep -q '(GNU grep)'; then
+  echo grep
+  for g; do
+    case $g in '!'*) set -- "$@" "--exclude=${g#!}" "--exclude-dir=${g#!}";; *) set -- "$@" "--include=$g";; esac
+    shift
+  done
+  exec grep -rnHIZs --exclude-dir=.git $i ${f:-'-E'} "$@" -e "$pattern" -- "$at"
+fi
+echo grep-each
+find "$at" -type f -exec sh -c 'pattern=$1 i=$2 f=$3 n=$4; shift 4
+  while [ "$n" -gt 0 ]; do globs="$globs
+$1"; shift; n=$((n - 1)); done
+  IFS="
+"; set -f
+  for file; do
+    name=${file##*/}; any= ok=
+    for g in $globs; do case $g in
+      "!"*) g=${g#!}; case $name in $g) continue 2;; esac;;
+      *) any=1; case $name in $g) ok=1;; esac;;
+    esac; done
+    [ -z "$any" ] || [ -n "$ok" ] || continue
+    found=$(grep -n $i $f -e "$pattern" "$file" 2>/dev/null) && printf "%s\0%s\n\0" "$file" "$found"
+  done' sh "$pattern" "$i" "${f:-"-E"}" $# "$@" {} +
+exit 0"#;
+
+/// The most bytes of a line that are told.
+const TEXT: usize = 1000;
+/// The longest line that is taken, in bytes, beyond which the file is no text.
+const LONGEST: usize = 4 * 1024 * 1024;
+/// What is kept of what the program says.
+const SAID: usize = 1024;
+/// The most lines that are found, unless less is asked for.
+const MOST: u64 = 10_000;
+
+/// What is searched for.
+#[derive(Debug, Clone, Default)]
+pub struct SearchWish {
+    /// A regular expression, in the program's own language.
+    pub pattern: String,
+    /// It is no expression, but the text itself.
+    pub literal: bool,
+    /// Letters match in either case.
+    pub ignore_case: bool,
+    /// Names of files that are searched; those behind `!` are not.
+    pub globs: Vec<String>,
+    /// So many lines at most.
+    pub limit: Option<u64>,
+}
+
+/// A search. Dropping it ends it.
+pub struct Search {
+    running: Running,
+    wish: SearchWish,
+    buffer: BytesMut,
+    said: Vec<u8>,
+    by: Option<By>,
+    /// The file whose lines come, where each comes by itself.
+    file: Option<Vec<u8>>,
+    matches: u64,
+    told: VecDeque<SearchEvent>,
+    over: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Rg,
+    Grep,
+    Each,
+}
+
+impl std::fmt::Debug for Search {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Search").field("wish", &self.wish).finish_non_exhaustive()
+    }
+}
+
+impl Search {
+    /// Begins to search a directory, or a file.
+    ///
+    /// # Errors
+    /// When it is not there, or the host has neither program.
+    pub async fn begin(
+        fs: &FileSystem,
+        executor: &Executor,
+        path: &[u8],
+        wish: SearchWish,
+        client: &Client,
+    ) -> Result<Self, FileError> {
+        let attrs = fs.stat(path, true).await?;
+        let (dir, at) = match attrs.kind {
+            FileKind::Directory => (path, &b"."[..]),
+            _ => split(path)?,
+        };
+        let under = |path: &[u8]| match path.starts_with(b"-") {
+            true => [b"./", path].concat(),
+            false => path.to_vec(),
+        };
+        let mut argv: Vec<occ_proto::exec::Bytes> =
+            vec!["sh".into(), "-c".into(), SCRIPT.into(), "sh".into(), under(dir).into()];
+        let flag = |is: bool, letter: &str| if is { letter.to_owned() } else { String::new() };
+        let (case, text) = (flag(wish.ignore_case, "i"), flag(wish.literal, "F"));
+        argv.push(under(at).into());
+        argv.extend([wish.pattern.as_str().into(), case.as_str().into(), text.as_str().into()]);
+        argv.extend(wish.globs.iter().map(|glob| glob.as_str().into()));
+        let command = Command::new(ExecRequest { argv, ..ExecRequest::default() })
+            .map_err(|error| FileError::Failed(Shown::of(path), error.to_string()))?;
+        let started =
+            executor.start(&command, Tries::default(), client, &Progress::default()).await;
+        let running = started.map_err(|error| super::shell::not_run(path, error))?;
+        // rg reads standard input where it is told of no path, which it is.
+        let _ = running.control().close_input().await;
+        let mut search = Self {
+            running,
+            wish,
+            buffer: BytesMut::new(),
+            said: Vec::new(),
+            by: None,
+            file: None,
+            matches: 0,
+            told: VecDeque::new(),
+            over: false,
+        };
+        search.greeted(path).await?;
+        Ok(search)
+    }
+
+    /// Waits for the word of who searches.
+    async fn greeted(&mut self, path: &[u8]) -> Result<(), FileError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let word = self.buffer.split_to(end + 1);
+                self.by = match &word[..end] {
+                    b"rg" => Some(By::Rg),
+                    b"grep" => Some(By::Grep),
+                    _ => Some(By::Each),
+                };
+                return Ok(());
+            }
+            match self.running.next().await {
+                Step::Output(frame) if frame.stream() == STDOUT => {
+                    self.buffer.extend_from_slice(&frame.data());
+                }
+                Step::Output(frame) => self.keep(&frame.data()),
+                Step::Ended(Ok(exit)) => {
+                    return Err(match exit.status() {
+                        96 => FileError::Permission(Shown::of(path)),
+                        _ => FileError::Failed(
+                            Shown::of(path),
+                            "there is neither rg nor grep".into(),
+                        ),
+                    });
+                }
+                Step::Ended(Err(error)) => return Err(super::shell::not_run(path, error)),
+            }
+        }
+    }
+
+    fn keep(&mut self, data: &[u8]) {
+        let room = SAID.saturating_sub(self.said.len());
+        self.said.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    fn limit(&self) -> u64 {
+        self.wish.limit.unwrap_or(MOST)
+    }
+
+    /// Returns what comes next; nothing when it is over.
+    pub async fn next(&mut self) -> Option<SearchEvent> {
+        loop {
+            if let Some(event) = self.told.pop_front() {
+                return Some(event);
+            }
+            if self.over {
+                return None;
+            }
+            while let Some(found) = self.take() {
+                if self.matches == self.limit() {
+                    self.running.control().cancel();
+                    self.done(true, None);
+                    break;
+                }
+                self.matches += 1;
+                self.told.push_back(found);
+            }
+            if !self.told.is_empty() {
+                continue;
+            }
+            match self.running.next().await {
+                Step::Output(frame) if frame.stream() == STDOUT => {
+                    self.buffer.extend_from_slice(&frame.data());
+                    if self.buffer.len() > LONGEST {
+                        self.buffer.clear();
+                    }
+                }
+                Step::Output(frame) => self.keep(&frame.data()),
+                // 1 is that nothing was found.
+                Step::Ended(Ok(exit)) if exit.status() <= 1 => self.done(false, None),
+                Step::Ended(Ok(exit)) => {
+                    let said = String::from_utf8_lossy(&self.said);
+                    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+                    let line =
+                        line.map_or_else(|| format!("it ended with {}", exit.status()), sanitize);
+                    match self.matches {
+                        0 => self.fail(line),
+                        // What can be read was searched.
+                        _ => self.done(false, Some(line)),
+                    }
+                }
+                Step::Ended(Err(error)) => self.fail(crate::ssh::error::chain(&error)),
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.told.push_back(SearchEvent::Failed { reason });
+        self.over = true;
+    }
+
+    fn done(&mut self, limited: bool, trouble: Option<String>) {
+        let by = match self.by {
+            Some(By::Rg) => "rg",
+            _ => "grep",
+        };
+        let (matches, by) = (self.matches, by.to_owned());
+        self.told.push_back(SearchEvent::Done { matches, limited, by, trouble });
+        self.over = true;
+    }
+
+    /// Takes the next line out of what has come.
+    fn take(&mut self) -> Option<SearchEvent> {
+        loop {
+            let path = match (&self.file, self.by) {
+                (Some(file), Some(By::Each)) => file.clone(),
+                _ => {
+                    let end = self.buffer.iter().position(|byte| *byte == 0)?;
+                    let path = self.buffer[..end].to_vec();
+                    if self.by == Some(By::Each) {
+                        self.buffer.advance(end + 1);
+                        self.file = Some(path.clone());
+                        path
+                    } else {
+                        // It stays until its line is whole.
+                        let line = self.buffer[end + 1..].iter().position(|byte| *byte == b'\n')?;
+                        self.buffer.advance(end + 1);
+                        let line = self.buffer.split_to(line + 1);
+                        match self.found(&path, &line[..line.len() - 1]) {
+                            Some(found) => return Some(found),
+                            None => continue,
+                        }
+                    }
+                }
+            };
+            // The file's lines end by a NUL byte.
+            if self.buffer.first() == Some(&0) {
+                self.buffer.advance(1);
+                self.file = None;
+                continue;
+            }
+            let line = self.buffer.iter().position(|byte| *byte == b'\n')?;
+            let line = self.buffer.split_to(line + 1);
+            if let Some(found) = self.found(&path, &line[..line.len() - 1]) {
+                return Some(found);
+            }
+        }
+    }
+
+    fn found(&self, path: &[u8], line: &[u8]) -> Option<SearchEvent> {
+        let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
+        let mut parts = line.splitn(if self.by == Some(By::Rg) { 3 } else { 2 }, |b| *b == b':');
+        let line = number(parts.next()?)?;
+        let (column, text) = match self.by {
+            Some(By::Rg) => (Some(number(parts.next()?)?), parts.next()?),
+            _ => {
+                let text = parts.next()?;
+                (self.wish.literal.then(|| self.column(text)).flatten(), text)
+            }
+        };
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let text = text[..text.len().min(TEXT)].to_vec().into();
+        let path = path.strip_prefix(b"./").unwrap_or(path).to_vec().into();
+        Some(SearchEvent::Match { path, line, column, text })
+    }
+
+    /// Returns where a text is in a line, which grep does not tell.
+    fn column(&self, text: &[u8]) -> Option<u64> {
+        let wanted = self.wish.pattern.as_bytes();
+        let same = |part: &[u8]| match self.wish.ignore_case {
+            true => part.eq_ignore_ascii_case(wanted),
+            false => part == wanted,
+        };
+        let at = text.windows(wanted.len().max(1)).position(same)?;
+        Some(at as u64 + 1)
+    }
+}

@@ -1,0 +1,358 @@
+//! Watching a directory: through the host's `inotifywait` where it has that, else by looking at it now and then.
+//!
+//! A watch outlives links: what happened while one was down is not known, which is said, and it goes on.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use occ_proto::exec::{ExecRequest, STDOUT};
+use occ_proto::files::FileKind;
+use occ_proto::files_follow::{WatchEvent, WatchedBy};
+use occ_proto::text::sanitize;
+use tokio::time::{Instant, sleep};
+
+use super::{Attrs, FileError, FileSystem, Files, join, split};
+use crate::exec::{Command, Executor, Progress, Running, Step};
+use crate::host::Tries;
+use crate::prompts::Client;
+
+/// `$1` is the directory, `$2` the option for those below it. It ends with its input, so that nothing stays behind on a host
+/// whose link broke. What it tells ends with a NUL byte, which versions before 3.21 do not know.
+const SCRIPT: &str = "cd \"$1\" || exit 96; command -v inotifywait >/dev/null 2>&1 || exit 97; \
+    inotifywait --help 2>&1 | grep -q no-newline || exit 97; \
+    inotifywait -m $2 --no-newline --format '%e %w%f%0' -e modify,close_write,attrib,create,delete,move,delete_self,move_self . & \
+    p=$!; (cat; kill $p) <&3 >/dev/null 2>&1 & q=$!; wait $p; kill $q 2>/dev/null";
+/// How the script gets its input: in the background it would be /dev/null.
+const START: &str = "exec 3<&0; ";
+/// What inotifywait says when it has begun.
+const BEGUN: &[u8] = b"Watches established.";
+/// How often a directory is looked at, and that looking takes at most a fifth of the time.
+const LOOK: Duration = Duration::from_secs(1);
+const SHARE: u32 = 5;
+/// The most files that are looked at.
+const MOST: usize = 20_000;
+/// The longest path that is told, in bytes (PATH_MAX).
+const LONGEST: usize = 8192;
+/// How long a host is waited for that is down.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// Before it is tried again with a host that is there and does not do it.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// A directory, or a file, that is watched. Dropping it ends it.
+pub struct Watch {
+    executor: Executor,
+    client: Client,
+    dir: Vec<u8>,
+    /// The name of the one file that is watched.
+    only: Option<Vec<u8>>,
+    recursive: bool,
+    way: Way,
+    told: VecDeque<WatchEvent>,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("dir", &super::Shown::of(&self.dir)).finish_non_exhaustive()
+    }
+}
+
+enum Way {
+    Begin,
+    Inotify { running: Box<Running>, buffer: BytesMut, said: Vec<u8>, ready: bool },
+    Polling { seen: Option<Seen>, next: Instant },
+    Over,
+}
+
+type Seen = BTreeMap<Vec<u8>, Attrs>;
+
+impl Watch {
+    /// Begins to watch what is there.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn begin(
+        fs: &FileSystem,
+        executor: &Executor,
+        path: &[u8],
+        recursive: bool,
+        client: &Client,
+    ) -> Result<Self, FileError> {
+        let attrs = fs.stat(path, true).await?;
+        // A file is often replaced by another one of its name: it is the name that is watched.
+        let (dir, only) = match attrs.kind {
+            FileKind::Directory => (path.to_vec(), None),
+            _ => {
+                let (dir, name) = split(path)?;
+                (dir.to_vec(), Some(name.to_vec()))
+            }
+        };
+        let (executor, client) = (executor.clone(), client.clone());
+        let recursive = recursive && only.is_none();
+        let told = VecDeque::new();
+        Ok(Self { executor, client, dir, only, recursive, way: Way::Begin, told })
+    }
+
+    /// Returns what happens next; nothing when it is over.
+    pub async fn next(&mut self, files: &Files) -> Option<WatchEvent> {
+        loop {
+            if let Some(event) = self.told.pop_front() {
+                return Some(event);
+            }
+            match &mut self.way {
+                Way::Over => return None,
+                Way::Begin => self.start().await,
+                Way::Inotify { .. } => self.follow().await,
+                Way::Polling { .. } => self.look(files).await,
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.told.push_back(WatchEvent::Failed { reason });
+        self.way = Way::Over;
+    }
+
+    fn resync(&mut self, reason: String) {
+        self.told.push_back(WatchEvent::Resync { reason });
+        self.way = Way::Begin;
+    }
+
+    async fn start(&mut self) {
+        let dir = if self.dir.starts_with(b"-") {
+            [b"./", &self.dir[..]].concat()
+        } else {
+            self.dir.clone()
+        };
+        let option = if self.recursive { "-r" } else { "" };
+        let script = [START, SCRIPT].concat();
+        let argv = vec![
+            "sh".into(),
+            "-c".into(),
+            script.as_str().into(),
+            "sh".into(),
+            dir.into(),
+            option.into(),
+        ];
+        let command = match Command::new(ExecRequest { argv, ..ExecRequest::default() }) {
+            Ok(command) => command,
+            Err(error) => return self.fail(error.to_string()),
+        };
+        let tries = Tries::Wait(PATIENCE);
+        match self.executor.start(&command, tries, &self.client, &Progress::default()).await {
+            Ok(running) => {
+                let (running, buffer, said) = (Box::new(running), BytesMut::new(), Vec::new());
+                self.way = Way::Inotify { running, buffer, said, ready: false };
+            }
+            Err(error) => {
+                let is_final = matches!(error, crate::exec::ExecError::Unreachable(_));
+                let text = crate::ssh::error::chain(&error);
+                if is_final {
+                    return self.fail(text);
+                }
+                tracing::debug!(error = text, "a watch is not begun");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
+    async fn follow(&mut self) {
+        let Way::Inotify { running, buffer, said, ready } = &mut self.way else { return };
+        match running.next().await {
+            Step::Output(frame) if frame.stream() == STDOUT => {
+                buffer.extend_from_slice(&frame.data());
+                while let Some(end) = buffer.iter().position(|byte| *byte == 0) {
+                    let record = buffer.split_to(end + 1);
+                    if let Some(event) = event(&record[..end], self.only.as_deref()) {
+                        self.told.push_back(event);
+                    }
+                }
+                if buffer.len() > LONGEST {
+                    self.resync("inotifywait says something that is not understood".into());
+                }
+            }
+            Step::Output(frame) => {
+                let room = LONGEST.saturating_sub(said.len());
+                let data = frame.data();
+                said.extend_from_slice(&data[..data.len().min(room)]);
+                if !*ready && said.windows(BEGUN.len()).any(|window| window == BEGUN) {
+                    *ready = true;
+                    said.clear();
+                    self.told.push_back(WatchEvent::Ready { by: WatchedBy::Inotify });
+                }
+            }
+            Step::Ended(Err(error)) => {
+                let reason = crate::ssh::error::chain(&error);
+                self.resync(reason);
+            }
+            // It is not there, or has no more watches to give: such a tree is looked at.
+            Step::Ended(Ok(exit)) if !*ready && exit.status() != 96 => {
+                tracing::debug!(said = %String::from_utf8_lossy(said), "no inotifywait there");
+                self.way = Way::Polling { seen: None, next: Instant::now() };
+            }
+            Step::Ended(Ok(_)) => {
+                let said = String::from_utf8_lossy(said);
+                let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+                let reason = match line.trim() {
+                    "" => "the directory is gone".to_owned(),
+                    line => sanitize(line),
+                };
+                self.fail(reason);
+            }
+        }
+    }
+
+    async fn look(&mut self, files: &Files) {
+        let Way::Polling { seen, next } = &mut self.way else { return };
+        tokio::time::sleep_until(*next).await;
+        let begun = Instant::now();
+        let looked = async {
+            let fs = files.of(&self.executor, Tries::Wait(PATIENCE), &self.client).await?;
+            tree(&fs, &self.dir, self.only.as_deref(), self.recursive).await
+        };
+        match looked.await {
+            Ok(now) => {
+                match seen.as_ref() {
+                    None => self.told.push_back(WatchEvent::Ready { by: WatchedBy::Polling }),
+                    Some(before) => self.told.extend(differences(before, &now)),
+                }
+                *seen = Some(now);
+                *next = Instant::now() + LOOK.max(begun.elapsed() * SHARE);
+            }
+            Err(FileError::Lost(_, cause)) => self.resync(cause.to_string()),
+            Err(FileError::Ended(_) | FileError::Silent { .. } | FileError::NoSession(_)) => {
+                sleep(AGAIN).await;
+                self.resync("the host ended the session for files".into());
+            }
+            Err(error) => self.fail(crate::ssh::error::chain(&error)),
+        }
+    }
+}
+
+/// Returns what a record of inotifywait tells.
+fn event(record: &[u8], only: Option<&[u8]>) -> Option<WatchEvent> {
+    let space = record.iter().position(|byte| *byte == b' ')?;
+    let (what, path) = (std::str::from_utf8(&record[..space]).ok()?, &record[space + 1..]);
+    if what.contains("Q_OVERFLOW") {
+        return Some(WatchEvent::Resync { reason: "there was more than the host keeps".into() });
+    }
+    let path = path.strip_prefix(b"./").unwrap_or(path);
+    if path.is_empty() || only.is_some_and(|only| only != path) {
+        return None;
+    }
+    let path = path.to_vec().into();
+    let is = |kinds: [&str; 3]| what.split(',').any(|kind| kinds.contains(&kind));
+    match () {
+        () if is(["CREATE", "MOVED_TO", ""]) => Some(WatchEvent::Created { path }),
+        () if is(["DELETE", "MOVED_FROM", ""]) => Some(WatchEvent::Removed { path }),
+        () if is(["MODIFY", "CLOSE_WRITE", "ATTRIB"]) => Some(WatchEvent::Changed { path }),
+        () => None,
+    }
+}
+
+/// Returns what is in a directory, and below it.
+async fn tree(
+    fs: &FileSystem,
+    dir: &[u8],
+    only: Option<&[u8]>,
+    recursive: bool,
+) -> Result<Seen, FileError> {
+    let mut seen = Seen::new();
+    if let Some(name) = only {
+        match fs.stat(&join(dir, name), false).await {
+            Ok(attrs) => drop(seen.insert(name.to_vec(), attrs)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        return Ok(seen);
+    }
+    let mut left = vec![Vec::new()];
+    while let Some(inner) = left.pop() {
+        let path = if inner.is_empty() { dir.to_vec() } else { join(dir, &inner) };
+        let entries = match fs.list(&path).await {
+            Ok(entries) => entries,
+            // Gone since it was seen, or another's.
+            Err(FileError::NotFound(_) | FileError::Permission(_) | FileError::NotDirectory(_))
+                if !inner.is_empty() =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path =
+                if inner.is_empty() { entry.name.to_vec() } else { join(&inner, &entry.name) };
+            if recursive && entry.attrs.kind == FileKind::Directory {
+                left.push(path.clone());
+            }
+            seen.insert(path, entry.attrs);
+            if seen.len() > MOST {
+                let why =
+                    format!("more than {MOST} files, which only inotifywait on the host can watch");
+                return Err(FileError::Failed(super::Shown::of(dir), why));
+            }
+        }
+    }
+    Ok(seen)
+}
+
+fn differences(before: &Seen, now: &Seen) -> Vec<WatchEvent> {
+    let mut events = Vec::new();
+    for (path, attrs) in now {
+        match before.get(path) {
+            None => events.push(WatchEvent::Created { path: path.clone().into() }),
+            // What is in a directory is told by itself.
+            Some(old) if old != attrs && attrs.kind != FileKind::Directory => {
+                events.push(WatchEvent::Changed { path: path.clone().into() });
+            }
+            Some(_) => {}
+        }
+    }
+    for path in before.keys().filter(|path| !now.contains_key(*path)) {
+        events.push(WatchEvent::Removed { path: path.clone().into() });
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> occ_proto::exec::Bytes {
+        text.as_bytes().to_vec().into()
+    }
+
+    #[test]
+    fn what_inotifywait_says_is_understood() {
+        let created = Some(WatchEvent::Created { path: path("a b/c\n") });
+        assert_eq!(event(b"CREATE,ISDIR ./a b/c\n", None), created);
+        assert_eq!(event(b"MOVED_FROM ./x", None), Some(WatchEvent::Removed { path: path("x") }));
+        let changed = Some(WatchEvent::Changed { path: path("x") });
+        assert_eq!(event(b"CLOSE_WRITE,CLOSE ./x", Some(b"x")), changed);
+        assert_eq!(event(b"CLOSE_WRITE,CLOSE ./y", Some(b"x")), None);
+        assert_eq!(event(b"DELETE_SELF ./", None), None);
+        assert!(matches!(event(b"Q_OVERFLOW ./", None), Some(WatchEvent::Resync { .. })));
+    }
+
+    #[test]
+    fn two_looks_are_compared() {
+        let attrs =
+            |size| Attrs { kind: FileKind::File, size, mode: 0, owner: (0, 0), mtime: 1, stamp: 0 };
+        let seen = |files: &[(&str, u64)]| -> Seen {
+            files.iter().map(|(name, size)| (name.as_bytes().to_vec(), attrs(*size))).collect()
+        };
+        let events = differences(
+            &seen(&[("a", 1), ("b", 1), ("c", 1)]),
+            &seen(&[("a", 1), ("b", 2), ("d", 1)]),
+        );
+        assert_eq!(
+            events,
+            [
+                WatchEvent::Changed { path: path("b") },
+                WatchEvent::Created { path: path("d") },
+                WatchEvent::Removed { path: path("c") },
+            ]
+        );
+    }
+}

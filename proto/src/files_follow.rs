@@ -1,0 +1,86 @@
+//! Watching and searching files: what streams of them say, one JSON document a line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exec::Bytes;
+
+/// What happens in a directory that is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum WatchEvent {
+    /// What happens from now on is told.
+    Ready {
+        /// Who tells it.
+        by: WatchedBy,
+    },
+    /// It is new.
+    Created {
+        /// Its path in the directory.
+        path: Bytes,
+    },
+    /// Its bytes, permissions or times are others.
+    Changed {
+        /// Its path in the directory.
+        path: Bytes,
+    },
+    /// It is gone.
+    Removed {
+        /// Its path in the directory.
+        path: Bytes,
+    },
+    /// The link broke, or events were lost: what happened meanwhile is not known. `ready` comes when it is told again.
+    Resync {
+        /// Why.
+        reason: String,
+    },
+    /// It cannot be watched any more.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Who tells what happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchedBy {
+    /// The host's kernel, through `inotifywait`.
+    Inotify,
+    /// A look at the directory every now and then.
+    Polling,
+}
+
+/// What a search finds, and how it ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum SearchEvent {
+    /// A line that matches.
+    Match {
+        /// The file's path in the directory.
+        path: Bytes,
+        /// The line's number, from 1.
+        line: u64,
+        /// Where in the line the match begins, in bytes from 1, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        column: Option<u64>,
+        /// The line without its end; of a long one the beginning.
+        text: Bytes,
+    },
+    /// It is over.
+    Done {
+        /// The lines that were found.
+        matches: u64,
+        /// There are more than were asked for.
+        limited: bool,
+        /// The program that searched.
+        by: String,
+        /// What could not be read, as that program says it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<String>,
+    },
+    /// It broke off.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
