@@ -59,7 +59,8 @@ fn run(command: &mut Command) -> Done {
 fn pipes_are_passed_with_the_request_and_written_to_by_the_daemon() {
     let fake = taking("stdout,stderr", |mut ws| {
         let [mut out, mut err] = <[File; 2]>::try_from(attached(&ws)).unwrap();
-        assert_eq!(text(&mut ws), json!({"argv": ["x"]}));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(text(&mut ws), json!({"argv": ["x"], "here": here}));
         started(&mut ws);
         out.write_all(b"to stdout").unwrap();
         err.write_all(b"to stderr").unwrap();

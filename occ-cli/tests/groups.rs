@@ -70,7 +70,8 @@ fn lines(text: &str) -> Vec<&str> {
 #[test]
 fn each_line_has_its_host_and_the_end_says_how_it_went() {
     let fake = running(&["eu-1", "us-1", "eu-2", "eu-down"], |ws, host, request| {
-        assert_eq!(request, json!({"argv": ["x"], "retries": 0}));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(request, json!({"argv": ["x"], "here": here, "retries": 0}));
         started(ws);
         send(ws, 1, format!("one of {host}\ntwo").as_bytes());
         send(ws, 2, b"oops\n");

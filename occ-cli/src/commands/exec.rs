@@ -139,9 +139,11 @@ pub(super) fn here(place: &Place, mut request: ExecRequest) -> Result<ExecReques
 }
 
 pub(super) fn request(args: &ExecArgs) -> Result<ExecRequest, CliError> {
+    // It says where a command runs that names no directory.
+    let here = args.cwd.is_none().then(std::env::current_dir).and_then(Result::ok);
     let mut request = ExecRequest {
         cwd: args.cwd.clone(),
-        here: std::env::current_dir().ok().and_then(|dir| dir.into_os_string().into_string().ok()),
+        here: here.and_then(|dir| dir.into_os_string().into_string().ok()),
         env: args.env.iter().cloned().collect(),
         timeout_ms: args.timeout,
         retries: args.retries,

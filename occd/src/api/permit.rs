@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::BoxFuture;
 use occ_proto::exec::{Bytes, ExecRequest};
 use occ_proto::policy::Action;
 use occ_proto::session::SessionHost;
@@ -10,9 +9,9 @@ use occ_proto::session::SessionHost;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::files;
-use crate::exec::{self, Executor};
-use crate::files::{FileError, FileSystem, checked};
-use crate::host::{HostHandle, Tries};
+use crate::exec::Executor;
+use crate::files::{FileSystem, checked};
+use crate::host::Tries;
 use crate::policy::{self, Asker, Decision, Denied, Exec, Told, is_below};
 use crate::prompts::Client;
 
@@ -62,39 +61,6 @@ fn word(text: &str) -> String {
 /// Returns the place that an executor works at.
 pub(super) fn place_of(executor: &Executor) -> SessionHost {
     executor.host().map_or(SessionHost::Local, |host| SessionHost::Host(host.clone()))
-}
-
-/// Says where a directory is without links. What is relative is so to the home directory.
-const WHERE: &str = "unset CDPATH; cd -P -- \"$1\" && pwd -P";
-
-/// Returns a directory as a host without SFTP resolves it, if it is below all the roots.
-async fn directory_by_shell(
-    host: &HostHandle,
-    roots: &[String],
-    path: &[u8],
-) -> ApiResult<Vec<u8>> {
-    let resolved = async |path: &str| {
-        // A lone hyphen would be the directory before.
-        let path = if path == "-" { "./-" } else { path };
-        let argv = ["sh", "-c", WHERE, "sh", path];
-        // Boxed, as its type is deep.
-        let looking: BoxFuture<'_, _> = Box::pin(exec::look(host, &argv));
-        let said = looking.await?;
-        said.strip_suffix(b"\n").map(<[u8]>::to_vec)
-    };
-    let shown = String::from_utf8_lossy(path).into_owned();
-    let real = resolved(&shown).await;
-    for root in roots {
-        let is_inside = match (resolved(root).await, &real) {
-            (Some(top), Some(real)) => is_below(&top, real),
-            _ => false,
-        };
-        if !is_inside {
-            let place = SessionHost::Host(host.name().clone());
-            return Err(error::denied(&place, &outside(root, &shown)));
-        }
-    }
-    Ok(real.unwrap_or_default())
 }
 
 fn outside(root: &str, shown: &str) -> Denied {
@@ -168,13 +134,8 @@ impl App {
         let wanted = cwd.unwrap_or_else(|| first.clone());
         let failed = |error| files::problem(executor, &error);
         let path = checked(wanted.as_bytes()).map_err(failed)?;
-        let real = match (self.files.of(executor, tries, by.1).await, executor) {
-            (Ok(fs), _) => self.below(&fs, executor, &roots, &path, true).await?,
-            (Err(FileError::NoSftp), Executor::Host(host)) => {
-                directory_by_shell(host, &roots, &path).await?
-            }
-            (Err(error), _) => return Err(failed(error)),
-        };
+        let fs = self.files.of(executor, tries, by.1).await.map_err(failed)?;
+        let real = self.below(&fs, executor, &roots, &path, true).await?;
         String::from_utf8(real).map(Some).map_err(|_| {
             ApiError::bad_request("The directory's name, without links, is not UTF-8.")
         })

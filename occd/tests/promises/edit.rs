@@ -152,7 +152,7 @@ fn ctrl_c_is_the_editors() {
     let Some((_sshd, rig)) = sshd() else { return };
     let shared = Shared::new();
     writable(&shared.at("f"), "one");
-    let text = "trap 'echo caught >\"$1\"; exit' INT; echo ready; while :; do sleep 0.05; done";
+    let text = "trap 'echo caught >\"$1\"; exit 0' INT; echo ready; while :; do sleep 0.05; done";
     let there = format!("h:{}", shared.at("f").display());
     let mut occ = rig.occ(&["edit", &there]);
     occ.env("EDITOR", script(&rig, text)).env("TMPDIR", desk(&rig));

@@ -166,7 +166,7 @@ fn a_host_without_sftp_resolves_directories_too() {
     let config = format!("[hosts.h.policy]\nroot = {:?}\n", shared.at("link"));
     let rig = daemon_with(&sshd, &config);
     let file = rig.http("GET", "/v1/hosts/h/files/etc/hostname", &[], None).json();
-    assert_eq!(file["code"], "no_sftp", "{file}");
+    assert_eq!(file["code"], "policy_denied", "{file}");
     let run = |cwd: Option<&str>| post(&rig, json!({ "argv": ["pwd", "-P"], "cwd": cwd }));
     assert_eq!(run(None).json()["stdout"], format!("{}\n", root.display()));
     assert_eq!(run(root.join("sub").to_str()).status, 200);

@@ -109,7 +109,8 @@ fn a_stall_when_a_command_is_started_ends_the_command_and_not_the_connection() {
     let (rig, host) = far();
     let held = Held::by(&rig);
     echoes(&rig, "far");
-    let (execs, spare) = (host.execs(), host.open_channels());
+    let execs = host.execs();
+    let spare = wait_until("a spare", GUARD, || host.open_channels(), |n| *n == 1);
     host.stall_at(embedded::Phase::Exec);
     // Not longer than it may last: without a limit it would be given 30 s.
     let request = json!({ "argv": ["true"], "timeout_ms": 1000 });
