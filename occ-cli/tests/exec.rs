@@ -77,15 +77,21 @@ fn the_request_is_what_was_typed() {
 
     // Without `--`, options end at the program's name, as with ssh.
     fake.occ(&["exec", "--host", "prod-1", "ls", "--json", "--host", "x"]);
-    assert_eq!(*seen.lock().unwrap(), json!({"argv": ["ls", "--json", "--host", "x"]}));
+    // Where no directory is named, the daemon is told where it was typed.
+    let here = std::env::current_dir().unwrap();
+    let expected = json!({"argv": ["ls", "--json", "--host", "x"], "here": here});
+    assert_eq!(*seen.lock().unwrap(), expected);
     fake.occ(&["exec", "--host", "prod-1", "--shell", "--", "echo $HOME", "| wc"]);
-    assert_eq!(*seen.lock().unwrap(), json!({"argv": [], "shell": "echo $HOME | wc"}));
+    assert_eq!(
+        *seen.lock().unwrap(),
+        json!({"argv": [], "shell": "echo $HOME | wc", "here": here})
+    );
 
     // Words that are not UTF-8 arrive as they are.
     use std::os::unix::ffi::OsStrExt as _;
     let mut command = fake.command(&["exec", "--host", "prod-1", "--", "ls"]);
     common::run(command.arg(std::ffi::OsStr::from_bytes(b"\xff")));
-    assert_eq!(*seen.lock().unwrap(), json!({"argv": ["ls", {"b64": "/w=="}]}));
+    assert_eq!(*seen.lock().unwrap(), json!({"argv": ["ls", {"b64": "/w=="}], "here": here}));
 }
 
 #[test]

@@ -170,9 +170,16 @@ fn a_host_without_sftp_resolves_directories_too() {
     let run = |cwd: Option<&str>| post(&rig, json!({ "argv": ["pwd", "-P"], "cwd": cwd }));
     assert_eq!(run(None).json()["stdout"], format!("{}\n", root.display()));
     assert_eq!(run(root.join("sub").to_str()).status, 200);
-    for outside in ["up", "/", "~", "-", "nowhere"] {
+    for outside in ["up", "/"] {
         denied(&run(root.join(outside).to_str()));
+    }
+    // From the home directory.
+    for outside in ["up", "/", "~", "-", "nowhere"] {
         denied(&run(Some(outside)));
+    }
+    for missing in ["~", "-", "nowhere"] {
+        let ran = run(root.join(missing).to_str()).json();
+        assert!(ran["code"] != 0 && ran["stdout"] == "", "{ran}");
     }
 }
 

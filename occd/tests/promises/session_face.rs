@@ -256,7 +256,7 @@ fn far_with(tools: &[&str]) -> Option<(Far, tempfile::TempDir)> {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     for tool in tools {
         let found = ["/bin", "/usr/bin"].map(|bin| std::path::Path::new(bin).join(tool));
-        let Some(found) = found.into_iter().find(|path| path.exists()) else { return None };
+        let found = found.into_iter().find(|path| path.exists())?;
         std::os::unix::fs::symlink(found, dir.path().join(tool)).unwrap();
     }
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
