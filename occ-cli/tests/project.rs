@@ -45,10 +45,19 @@ fn commands_go_to_the_projects_host_once_it_is_allowed() {
     assert!(refused.err.contains("occ allow"), "{refused:?}");
     assert_eq!(fake.lines(), Vec::<String>::new());
 
+    for command in [&["status"][..], &["stop"], &["logs"], &["forward", "add", "-D", "1"]] {
+        let refused = occ(command);
+        assert_eq!(refused.code, 2, "{command:?} {refused:?}");
+        assert!(refused.err.contains("occ allow"), "{command:?} {refused:?}");
+    }
+
     let allowed = occ(&["allow"]);
     assert_eq!(allowed.code, 0, "{allowed:?}");
     let done = occ(&["exec", "--", "make"]);
     assert_eq!(done.code, 9, "{done:?}");
+    occ(&["status"]);
+    let asked = fake.lines();
+    assert!(asked.iter().any(|line| line.starts_with("GET /v1/hosts/there")), "{asked:?}");
 
     // Another content is another question.
     std::fs::write(&file, "host = \"elsewhere\"\n").unwrap();

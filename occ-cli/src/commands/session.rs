@@ -207,6 +207,12 @@ async fn list(context: &Context<'_>) -> Result<u8, CliError> {
         return Ok(0);
     }
     let list: SessionList = reply.parse()?;
+    if context.ui.quiet {
+        for session in &list.sessions {
+            context.ui.print(&format!("{}\n", sanitize(&session.info.name)))?;
+        }
+        return Ok(0);
+    }
     if list.sessions.is_empty() {
         context.ui.say("No sessions.")?;
         return Ok(0);

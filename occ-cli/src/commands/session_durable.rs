@@ -43,9 +43,8 @@ pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, Cl
         return Err(CliError::usage("--durable goes with one host."));
     }
     if args.tty {
-        return Err(CliError::usage(
-            "--durable does not go with --tty: a session has no terminal.",
-        ));
+        return Err(CliError::usage("--durable does not go with --tty: its streams are separate.")
+            .hint("occ session start --tty --attach has a terminal that outlives the link"));
     }
     let (client, place, directory) = exec::place(context, "exec").await?;
     let mut request = exec::request(args)?;

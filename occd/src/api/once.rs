@@ -207,7 +207,8 @@ async fn keyed(
         return Err(ApiError::bad_request("On a grant's socket there is no Idempotency-Key."));
     }
     let word = key.to_str().unwrap_or_default();
-    if word.is_empty() || word.len() > KEY_LENGTH {
+    let visible = word.bytes().all(|byte| byte.is_ascii_graphic());
+    if word.is_empty() || word.len() > KEY_LENGTH || !visible {
         return Err(ApiError::bad_request(format!(
             "An Idempotency-Key has 1 to {KEY_LENGTH} visible ASCII characters."
         )));

@@ -275,6 +275,9 @@ fn sockets_are_forwarded_both_ways_and_are_this_users_alone() {
         rig.occ_ok(&["forward", "remove", &path.display().to_string()]);
     }
     assert!(!near.exists(), "a socket's name goes with it");
+    assert!(!far.exists(), "also where OpenSSH leaves it");
+    add(&rig, &["-R", &pair(&far)]);
+    answers_unix(&far);
     // A file that is no socket is nobody's to take away.
     std::fs::write(&near, "precious").unwrap();
     let output = rig.run_occ(&["forward", "add", "--host", "h", "-L", &pair(&near)]);
@@ -650,5 +653,20 @@ fn a_server_that_keeps_a_port_to_itself_is_said_to() {
         assert_eq!(output.code(), 0, "{}", output.stderr);
         assert!(output.stderr.contains(said), "{setting}: {}", output.stderr);
         answers(the(&rig).listen.port().unwrap());
+    }
+}
+
+#[test]
+fn a_forward_that_was_just_added_says_that_it_listens() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    for spec in [
+        json!({"local": "0:localhost:1"}),
+        json!({"dynamic": "0"}),
+        json!({"remote": "0:localhost:1"}),
+    ] {
+        let mut request = spec;
+        request["host"] = "h".into();
+        let added = rig.http("POST", "/v1/forwards", &[], Some(request));
+        assert_eq!((added.status, &added.json()["state"]), (201, &json!("listening")));
     }
 }

@@ -342,3 +342,64 @@ fn the_ports_whose_urls_a_session_prints_are_forwarded_as_long_as_it_runs() {
     far.wait_for_end("quiet");
     assert_eq!(list().forwards.len(), 0);
 }
+
+#[test]
+fn a_durable_command_ends_when_nobody_reads_it_any_more() {
+    let Some(far) = Far::start() else { return };
+    let mut occ = spawn(&far.rig, &["exec", "--durable", "--host", "h", "--", "yes"]);
+    let mut out = occ.stdout.take().unwrap();
+    let mut line = [0; 2];
+    out.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"y\n");
+    drop(out);
+    exit_code(&mut occ);
+    let list = far.rig.occ_ok(&["session", "list", "--json"]);
+    let list: Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(list["sessions"], serde_json::json!([]), "{list}");
+}
+
+#[test]
+fn a_restart_that_fails_leaves_what_there_was() {
+    let Some(far) = Far::start() else { return };
+    let rig = &far.rig;
+    rig.occ_ok(&["session", "start", "--host", "h", "--name", "keep", "--", "echo", "precious"]);
+    far.wait_for_end("keep");
+    rig.occ_ok(&["session", "edit", "keep", "--cwd", "/no/such"]);
+    let failed = rig.run_occ(&["session", "start", "--name", "keep"]);
+    assert_eq!(failed.code(), 1, "{}", failed.stderr);
+    assert_eq!(rig.occ_ok(&["session", "logs", "keep"]), "precious\n");
+    let waited = rig.run_occ(&["session", "wait", "keep"]);
+    assert_eq!(waited.code(), 0, "{}", waited.stderr);
+    // A host without any, and one that is no more.
+    rig.occ_ok(&["session", "rm", "keep"]);
+    assert!(rig.occ_ok(&["session", "list", "--host", "h"]).contains("No sessions"));
+    rig.occ_ok(&["session", "start", "--host", "h", "--name", "orphan", "--", "true"]);
+    far.wait_for_end("orphan");
+    rig.occ_ok(&["host", "remove", "h", "--force"]);
+    let stuck = rig.run_occ(&["session", "rm", "orphan"]);
+    assert!(stuck.stderr.contains("rm --forget"), "{}", stuck.stderr);
+    rig.occ_ok(&["session", "rm", "--forget", "orphan"]);
+}
+
+#[test]
+fn input_that_is_sent_outlives_a_daemon_that_is_killed() {
+    let Some(mut far) = Far::start() else { return };
+    far.begin("work", "exec sha256sum");
+    let data = noise(3_000_000);
+    far.link.set_bandwidth(Some(3_000_000));
+    let mut occ = far.rig.occ(&["session", "send", "work", "--eof"]);
+    occ.env("OCC_NO_AUTOSTART", "1").stdin(Stdio::piped());
+    let mut occ = occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = occ.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        let sent = &data;
+        scope.spawn(move || stdin.write_all(sent).unwrap());
+        wait_until("half of it", GUARD, || far.link.bytes().0, |sent| *sent > 1_500_000);
+        far.rig.kill_daemon();
+        far.rig.start_daemon(&[]);
+        far.link.set_bandwidth(None);
+    });
+    assert_eq!(exit_code(&mut occ), 0);
+    far.wait_for_end("work");
+    assert_eq!(far.output("work", 0), format!("{}  -\n", sum(&data)).as_bytes());
+}
