@@ -15,6 +15,7 @@ mod docker;
 mod echo;
 mod files;
 mod forward;
+mod session;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,7 @@ fn main() {
         ("docker", Bench::docker),
         ("echo", Bench::echo),
         ("forward", Bench::forward),
+        ("session", Bench::session),
         ("files", Bench::files),
         ("far-files", Bench::far_files),
     ] {
