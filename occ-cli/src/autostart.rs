@@ -4,7 +4,7 @@
 //! it, the others find it running when they get the lock. It is started through its systemd unit where
 //! there is one (`unit`), else as a process of its own.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use occ_proto::KEY_VARIABLES;
 use occ_proto::paths::Env;
+use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -78,6 +79,12 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         Ok(stream) => return Ok(Found { socket, stream, started: false }),
         Err(Failure::Refused(error)) => return Err(error),
         Err(Failure::Absent) => {}
+    }
+    // What a daemon of ours would serve there is everything.
+    if socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) {
+        let message = format!("The grant of {} has ended, or was revoked.", shown(&socket));
+        let error = CliError { code: ABSENT.to_owned(), ..CliError::daemon(message) };
+        return Err(error.hint("occ grant list, where it was made, shows those in force"));
     }
     let forbidden = std::env::var_os("OCC_NO_AUTOSTART").is_some_and(|v| !v.is_empty() && v != "0");
     if start == Start::Never || (start == Start::IfNeeded && forbidden) {

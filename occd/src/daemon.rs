@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App, Once, PastOperations};
+use crate::api::{self, App, Once, PastOperations, Turns};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::exec::Local;
@@ -224,6 +224,7 @@ impl Daemon {
             files,
             local,
             past: PastOperations::load(&self.env.state_dir()?),
+            turns: Turns::default(),
             once: Once::load(&self.env.state_dir()?),
             opencode_config: self.env.opencode_config_candidates()?,
             tasks: tasks.clone(),

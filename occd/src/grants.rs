@@ -16,7 +16,7 @@ use axum::Router;
 use jiff::{SignedDuration, Timestamp};
 use occ_proto::HostName;
 use occ_proto::paths::MAX_SOCKET_PATH;
-use occ_proto::policy::{Grant, Permission};
+use occ_proto::policy::{GRANT_SOCKET, Grant, Permission};
 use tokio::net::UnixListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,6 @@ use tokio_util::task::TaskTracker;
 use crate::policy::{GrantInForce, PolicyConfig, check_root};
 use crate::{server, state_file};
 
-/// The name of the socket in a grant's directory.
-const SOCKET: &str = "occ.sock";
 /// The longest name: it is part of a socket's path.
 const LONGEST_NAME: usize = 32;
 /// The longest that a grant can last.
@@ -175,7 +173,7 @@ impl Grants {
             .ok()
             .and_then(|lasts| created.checked_add(lasts).ok())
             .ok_or_else(|| GrantError::Bad("the end is out of range".into()))?;
-        let socket = self.dir.join(&name).join(SOCKET);
+        let socket = self.dir.join(&name).join(GRANT_SOCKET);
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             return bad(format!("the path {} is too long for a socket", socket.display()));
         }
@@ -216,6 +214,16 @@ impl Grants {
             source,
         };
         self.save().map_err(failed)
+    }
+
+    /// Ends those of a host that is no more.
+    pub fn revoke_all(&self, host: &HostName) {
+        let its = self.list().into_iter().filter(|grant| grant.host == *host);
+        for grant in its {
+            if let Err(error) = self.revoke(&grant.name) {
+                tracing::error!(%error, "a grant of a host that is no more");
+            }
+        }
     }
 
     fn take(&self, name: &str) -> bool {
@@ -293,7 +301,7 @@ impl Grants {
         let dir = self.dir.join(&grant.name);
         let (dir_mode, mode) = if grant.any_uid { (0o711, 0o666) } else { (0o700, 0o600) };
         make(&dir, dir_mode)?;
-        let socket = dir.join(SOCKET);
+        let socket = dir.join(GRANT_SOCKET);
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -306,7 +314,7 @@ impl Grants {
 }
 
 fn remove(dir: &Path) {
-    let socket = dir.join(SOCKET);
+    let socket = dir.join(GRANT_SOCKET);
     for removed in [std::fs::remove_file(&socket), std::fs::remove_dir(dir)] {
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -14,6 +14,9 @@ use crate::exec::Bytes;
 use crate::name::HostName;
 use crate::session::SessionHost;
 
+/// The name of a grant's socket, in a directory of its own.
+pub const GRANT_SOCKET: &str = "occ.sock";
+
 /// The request header by which a client says of what kind it is ([`ClientKind`]). It is a claim: nobody checks it.
 pub const CLIENT_HEADER: &str = "occ-client";
 

@@ -247,6 +247,10 @@ impl Copy<'_> {
         if meta.is_dir() {
             return Err(a_directory(from));
         }
+        // Nobody may ever write into a FIFO.
+        if !meta.is_file() {
+            return Err(CliError::failed(format!("{from} is no regular file.")));
+        }
         let mut file = File::open(&path).map_err(failed)?;
         let source = Source {
             size: meta.len(),

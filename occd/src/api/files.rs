@@ -13,6 +13,7 @@ use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR, TreeWritten};
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
+use tokio::sync::OwnedMutexGuard;
 
 use super::App;
 use super::error::{ApiError, ApiResult, unreachable};
@@ -161,6 +162,14 @@ async fn open(
     let files = files.map_err(|error| problem(&at.executor, &error))?;
     at.path = app.permit_file(by, &at.executor, &files, &at.path, (writes, follow)).await?;
     Ok(files)
+}
+
+/// Waits for the turn of what changes files, where there is a root.
+async fn turn(app: &App, asker: &Asker, at: &FileAt) -> ApiResult<Option<OwnedMutexGuard<()>>> {
+    if app.guard.roots(asker, &place_of(&at.executor)).is_empty() {
+        return Ok(None);
+    }
+    app.turns.wait(at.executor.name()).await.map(Some)
 }
 
 async fn read(
@@ -361,6 +370,7 @@ async fn write(
     headers: HeaderMap,
     body: HttpBody,
 ) -> ApiResult<Response> {
+    let _turn = turn(&app, &asker, &at).await?;
     let mode = (true, true);
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
@@ -410,6 +420,7 @@ async fn remove(
     asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<StatusCode> {
+    let _turn = turn(&app, &asker, &at).await?;
     let mode = (true, false);
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
@@ -439,6 +450,10 @@ async fn act(
         FileAction::Digest { .. } => (false, true),
         FileAction::Chmod { .. } | FileAction::Touch { .. } => (true, true),
         FileAction::Mkdir { .. } | FileAction::Rename { .. } => (true, false),
+    };
+    let _turn = match mode {
+        (true, _) => turn(&app, &asker, &at).await?,
+        (false, _) => None,
     };
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);

@@ -161,6 +161,8 @@ pub(super) async fn remove(
         })
         .await
         .map_err(ApiError::from)?;
+    // Another server may have the name next.
+    app.grants.revoke_all(name);
     let config = app.config.current().config;
     app.reload(&app.hosts.current(), &config).await;
     let context = Arc::clone(app.pool.context());

@@ -77,12 +77,14 @@ mod session_ws;
 mod sessions;
 mod test;
 mod trust;
+mod turns;
 mod workspaces;
 
 pub use auto_forward::restore as restore_auto_forwards;
 use error::ApiError;
 pub use once::Once;
 pub use past::PastOperations;
+pub use turns::Turns;
 
 /// The largest body: hosts, commands and their input are small.
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -111,6 +113,8 @@ pub struct App {
     pub operations: Operations,
     /// The same of the daemons before this one.
     pub past: PastOperations,
+    /// What changes files below a root.
+    pub turns: Turns,
     /// Requests that are not done again.
     pub once: Once,
     /// Where config.json of the existing tool may be, the preferred place first.

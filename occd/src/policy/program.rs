@@ -105,6 +105,35 @@ const SHELLS: &[&str] = &[
     "pkexec",
     "dtach",
     "setpriv",
+    "prlimit",
+    "setarch",
+    "linux32",
+    "linux64",
+    "i386",
+    "x86_64",
+    "personality",
+    "numactl",
+    "cgexec",
+    "firejail",
+    "bwrap",
+    "proot",
+    "fakeroot",
+    "xvfb-run",
+    "dbus-run-session",
+    "ssh-agent",
+    "coreutils",
+    "rlwrap",
+    "unbuffer",
+    "ltrace",
+    "perf",
+    "valgrind",
+    "daemonize",
+    "start-stop-daemon",
+    "runcon",
+    "run-parts",
+    "softlimit",
+    "chpst",
+    "catchsegv",
     "eval",
     "exec",
 ];
@@ -265,7 +294,9 @@ impl Wrapper {
 }
 
 fn runs_others(name: &[u8], args: Layer<'_>) -> bool {
-    if SHELLS.iter().any(|shell| shell.as_bytes() == name) {
+    // The loader of programs runs the one it is given.
+    let loader = [&b"ld-linux"[..], b"ld-musl", b"ld.so"].iter().any(|ld| name.starts_with(ld));
+    if loader || SHELLS.iter().any(|shell| shell.as_bytes() == name) {
         return true;
     }
     let has = |options: &[&str]| {

@@ -411,3 +411,14 @@ fn a_file_goes_to_every_host_of_a_group() {
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("hint: occ cp --group eu FILE :PATH"), "{text}");
 }
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let Some((_sshd, rig)) = crate::files::sshd() else { return };
+    let fifo = rig.root().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let output = rig.run_occ(&["cp", fifo.to_str().unwrap(), "h:"]);
+    assert_eq!(output.code(), 1);
+    assert!(output.stderr.contains("is no regular file"), "{}", output.stderr);
+}

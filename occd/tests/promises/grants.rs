@@ -1,12 +1,16 @@
 //! A grant's socket serves one host, with a policy that is fixed, until its end. Mounted into a container, that is a wall.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 use testkit::http::{self, Response};
 use testkit::{DaemonRig, DockerRig};
+
+use testkit::wait::blocking::wait_until;
 
 use crate::files::Shared;
 use crate::policy::{denied, sshd_with};
@@ -173,6 +177,76 @@ fn a_grant_outlives_the_daemon_and_ends_with_what_is_open_through_it() {
     eventually("the socket to be gone", || !short.exists());
     assert_eq!(rig.occ_ok(&["grant", "list"]), "There are no grants.\n");
     let _ = GUARD;
+}
+
+#[test]
+fn where_a_grant_was_no_other_daemon_is_started_and_it_ends_with_its_host() {
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let socket = make(&rig, &["--allow", "exec", "--ttl", "2h", "--name", "g"]);
+    rig.occ_ok(&["grant", "revoke", "g"]);
+    let mut occ = rig.occ(&["exec", "--host", "h", "--", "true"]);
+    let output = occ.env("OCC_SOCKET", &socket).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("has ended, or was revoked"), "{said}");
+    assert!(!socket.exists());
+
+    let socket = make(&rig, &["--allow", "exec", "--ttl", "2h", "--name", "g"]);
+    assert_eq!(run(&socket, "h", &["true"]).status, 200);
+    rig.occ_ok(&["host", "remove", "h", "--force"]);
+    assert!(!socket.exists());
+    assert_eq!(rig.http("GET", "/v1/grants", &[], None).json()["grants"], json!([]));
+}
+
+#[test]
+fn below_a_root_nothing_is_exchanged_while_an_archive_is_unpacked() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    let socket = make(&rig, &["--allow", "write", "--ttl", "2h", "--root", root]);
+    let source = tempfile::tempdir().unwrap();
+    std::fs::create_dir(source.path().join("sub")).unwrap();
+    for name in ["1", "2"] {
+        std::fs::write(source.path().join("sub").join(name), vec![b'x'; 5_000_000]).unwrap();
+    }
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-cC").arg(source.path()).args(["sub/1", "sub/2"]);
+    let archive = tar.output().unwrap().stdout;
+    std::fs::create_dir_all(app.join("td/sub")).unwrap();
+    for dir in ["td", "td/sub"] {
+        std::fs::set_permissions(app.join(dir), std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let path = |name: &str| format!("/v1/hosts/h/files/{}", app.join(name).display());
+    let mut put = UnixStream::connect(&socket).unwrap();
+    let length = archive.len();
+    let head = format!(
+        "PUT {}?tar=true HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n",
+        path("td")
+    );
+    put.write_all(head.as_bytes()).unwrap();
+    put.write_all(&archive[..4_000_000]).unwrap();
+    // The directories that are there, and something new, wherever it is staged.
+    let entries =
+        || ["", "td", "td/sub"].map(|dir| std::fs::read_dir(app.join(dir)).unwrap().count());
+    wait_until("the first file to come", GUARD, entries, |entries| *entries != [4, 1, 0]);
+    std::thread::scope(|scope| {
+        let (send, renamed) = std::sync::mpsc::channel();
+        let (socket, rename) = (&socket, path("td/sub"));
+        let to = json!({ "action": "rename", "to": app.join("td/old") });
+        scope.spawn(move || send.send(ask(socket, "POST", &rename, Some(to)).status).unwrap());
+        let early = renamed.recv_timeout(std::time::Duration::from_secs(1));
+        assert!(early.is_err(), "it was not waited for: {early:?}");
+        put.write_all(&archive[4_000_000..]).unwrap();
+        let mut answer = String::new();
+        put.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(renamed.recv().unwrap(), 200);
+    });
+    let mut names: Vec<_> =
+        std::fs::read_dir(app.join("td/old")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["1", "2"]);
 }
 
 #[test]
