@@ -30,10 +30,12 @@ pub fn sanitize_short(text: &str, most: usize) -> String {
     sanitize(&short)
 }
 
-/// The same of a line of a log, in which colours (SGR, ECMA-48 section 8.3.117) are kept, or taken away.
+/// The same of a line of a log, in which colours (SGR, ECMA-48 section 8.3.117) are kept, or taken away. They
+/// end with the line: one sandbox is not to colour, or to conceal, what comes after it.
 pub fn sanitize_log(line: &str, colours: bool) -> String {
     let mut text = String::with_capacity(line.len());
     let mut rest = line;
+    let mut coloured = false;
     while let Some(at) = rest.find("\u{1b}[") {
         let (before, sequence) = rest.split_at(at);
         text.push_str(&sanitize(before));
@@ -43,6 +45,7 @@ pub fn sanitize_log(line: &str, colours: bool) -> String {
             Some(end) => {
                 if colours {
                     text.push_str(&sequence[..end + 3]);
+                    coloured = !matches!(&parameters[..end], "" | "0");
                 }
                 rest = &parameters[end + 1..];
             }
@@ -53,6 +56,9 @@ pub fn sanitize_log(line: &str, colours: bool) -> String {
         }
     }
     text.push_str(&sanitize(rest));
+    if coloured {
+        text.push_str("\u{1b}[0m");
+    }
     text
 }
 
@@ -73,6 +79,8 @@ mod tests {
         let kept = sanitize_log(line, true);
         assert_eq!(kept, "\u{1b}[1;31mred\u{1b}[0m\u{fffd}[2J\u{fffd}]0;t\u{fffd} \u{fffd}[");
         assert_eq!(sanitize_log("\u{1b}[32mok\u{1b}[m", false), "ok");
+        assert_eq!(sanitize_log("\u{1b}[32mok\u{1b}[m", true), "\u{1b}[32mok\u{1b}[m");
+        assert_eq!(sanitize_log("a\u{1b}[8mb", true), "a\u{1b}[8mb\u{1b}[0m");
     }
 
     #[test]

@@ -50,6 +50,9 @@ fn docker_at(socket: &DockerSocketPath, args: &DockerArgs) -> std::io::Error {
     Command::new("docker")
         .env("DOCKER_HOST", format!("unix://{}", socket.path))
         .env_remove("DOCKER_CONTEXT")
+        // They are for a TCP port, and the socket is none.
+        .env_remove("DOCKER_TLS_VERIFY")
+        .env_remove("DOCKER_TLS")
         .args(&args.argv)
         .exec()
 }

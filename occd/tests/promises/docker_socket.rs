@@ -81,6 +81,13 @@ fn the_docker_program_works_as_if_the_engine_were_here() {
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o7777, 0o600);
     let docker = |args: &[&str]| docker_at(&rig, &socket, args);
     let version = ok(docker(&["version", "--format", "{{.Server.Version}}"]));
+    // What is set here for another engine does not count.
+    let mut occ =
+        rig.occ(&["docker", "--host", "h", "--", "version", "--format", "{{.Server.Version}}"]);
+    occ.env("DOCKER_TLS_VERIFY", "1")
+        .env("DOCKER_CONTEXT", "no-such")
+        .env("DOCKER_HOST", "unix:///none");
+    assert_eq!(ok(occ), version);
     assert_eq!(version, engine.docker_ok(&["version", "--format", "{{.Server.Version}}"]));
 
     let run = ["run", "--rm", "--network", "none", "busybox:1", "echo", "in"];
