@@ -509,8 +509,8 @@ fn what_the_bastion_says_of_a_server_that_it_does_not_reach_is_passed_on() {
     rig.start_daemon(&[]);
     for (host, says) in [
         ("refused", "(connect failed: Connection refused)"),
-        // In the words of its own resolver.
-        ("nowhere", "(connect failed: "),
+        // In the words of its own resolver, which may have none.
+        ("nowhere", "(connect failed"),
     ] {
         let test = rig.run_occ(&["host", "test", host]);
         let said = format!("{}{}", test.stdout, test.stderr);
