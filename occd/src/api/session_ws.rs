@@ -21,7 +21,7 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Query};
 use super::session_events::{begin, on_the_wire};
-use super::sessions::{NO_ENV, handle, permit_session};
+use super::sessions::{MOST, NO_ENV, handle, permit_session};
 use crate::policy::Asker;
 use crate::session::{Event, Forwarded, Handle, PIECE, SessionError, Wanted};
 
@@ -77,7 +77,7 @@ pub(super) async fn upgrade(
         stderr: of(query.stderr.as_deref(), stderr)?,
         on: query.follow.unwrap_or(true),
     };
-    if query.stdin.is_some() != query.resent.is_some() || query.stdin > Some(1 << 60) {
+    if query.stdin.is_some() != query.resent.is_some() || query.stdin > Some(MOST) {
         return Err(ApiError::bad_request("stdin and resent go together, and stdin is an offset."));
     }
     let resent = query.stdin.map(|from| from..from.saturating_add(query.resent.unwrap_or(0)));

@@ -32,7 +32,7 @@ use crate::session::{Handle, Place, SessionError};
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The largest offset.
-const MOST: u64 = 1 << 60;
+pub(super) const MOST: u64 = 1 << 60;
 
 /// What a session does that forwards by itself, for people.
 const FORWARDS: &str = "forward the ports whose URLs a session prints";

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Deserializer};
 
+use crate::wildcard;
+
 /// A pattern, which has to fit as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
@@ -24,29 +26,7 @@ impl Pattern {
 
     /// Returns whether it fits.
     pub fn fits(&self, text: &[u8]) -> bool {
-        let pattern = self.0.as_bytes();
-        let (mut p, mut t) = (0, 0);
-        // Where the last star is, and how much it has taken so far.
-        let mut star: Option<(usize, usize)> = None;
-        while t < text.len() {
-            match pattern.get(p) {
-                Some(b'*') => {
-                    star = Some((p, t));
-                    p += 1;
-                }
-                Some(byte) if *byte == b'?' || *byte == text[t] => {
-                    p += 1;
-                    t += 1;
-                }
-                _ => {
-                    let Some((at, taken)) = star else { return false };
-                    star = Some((at, taken + 1));
-                    p = at + 1;
-                    t = taken + 1;
-                }
-            }
-        }
-        pattern[p..].iter().all(|byte| *byte == b'*')
+        wildcard::matches(self.0.as_bytes(), text)
     }
 }
 

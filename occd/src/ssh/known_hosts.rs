@@ -31,6 +31,7 @@ mod revoked;
 mod tests;
 mod update;
 
+use crate::wildcard;
 use locked::{make_directory, open_locked, to_append};
 pub use replace::{obstacle, replace};
 pub use revoked::RevokedKeysError;
@@ -331,9 +332,11 @@ impl Hosts {
                 let mut found = false;
                 for pattern in list.split(|byte| *byte == b',') {
                     match pattern.strip_prefix(b"!") {
-                        Some(negated) if matches_pattern(negated, name.as_bytes()) => return false,
+                        Some(negated) if wildcard::matches(negated, name.as_bytes()) => {
+                            return false;
+                        }
                         Some(_) => {}
-                        None => found |= matches_pattern(pattern, name.as_bytes()),
+                        None => found |= wildcard::matches(pattern, name.as_bytes()),
                     }
                 }
                 found
@@ -367,32 +370,6 @@ fn parse_line(line: &[u8]) -> Option<(Marker, Hosts, PublicKey)> {
 /// nor a type unknown to the library.
 fn is_plain(key: &PublicKey) -> bool {
     !key.key_data().is_certificate() && !key.key_data().is_other()
-}
-
-/// Returns whether `text` matches a pattern of `*` (any run) and `?` (one byte). Takes at most the product
-/// of the lengths, whatever the pattern: on a mismatch only the last `*` is widened.
-pub(super) fn matches_pattern(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => {
-                let Some((at, from)) = star else { return false };
-                star = Some((at, from + 1));
-                p = at + 1;
-                t = from + 1;
-            }
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 /// Returns the name under which a host is recorded: lower case, with the port unless that is 22.

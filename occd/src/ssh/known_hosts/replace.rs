@@ -12,8 +12,9 @@ use russh::keys::PublicKey;
 use super::locked::{make_directory, open_locked, to_append};
 use super::{
     Hosts, KnownHosts, KnownHostsError, Marker, is_plain, is_recordable, is_regular, lookup_name,
-    matches_pattern, new_line, parse_line, read_capped,
+    new_line, parse_line, read_capped,
 };
+use crate::wildcard;
 
 /// Takes every other key of the host out of the files and adds `key` to the first of them. Authorities and
 /// revocations stay as they are. What a file was before is kept beside it, with `.old` behind its name, as
@@ -269,7 +270,7 @@ fn without(line: &[u8], name: &str, stays: &dyn Fn(&PublicKey) -> bool) -> Line 
     let Hosts::Patterns(list) = &hosts else { return Line::Goes };
     let rest: Vec<&[u8]> =
         list.split(|byte| *byte == b',').filter(|pattern| *pattern != name.as_bytes()).collect();
-    let still = |pattern: &&[u8]| matches_pattern(pattern, name.as_bytes());
+    let still = |pattern: &&[u8]| wildcard::matches(pattern, name.as_bytes());
     if rest.iter().any(still) {
         return Line::IsForOthersToo;
     }
