@@ -194,6 +194,7 @@ impl Daemon {
         }
         let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
         let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts)));
+        let sandboxes = Arc::new(Sandboxes::new(tasks.clone(), hosts_stop.child_token()));
         let app = Arc::new(App {
             grants: Arc::new(Grants::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
@@ -202,7 +203,7 @@ impl Daemon {
                 hosts_stop.child_token(),
             )),
             guard: Arc::clone(&guard),
-            sandboxes: Sandboxes::new(tasks.clone(), hosts_stop.child_token()),
+            sandboxes: Arc::clone(&sandboxes),
             docker_sockets: DockerSockets::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
                 &self.env.state_dir()?,
@@ -212,6 +213,7 @@ impl Daemon {
             ),
             forwards: Arc::new(Forwards::new(
                 &self.env.state_dir()?,
+                sandboxes,
                 tasks.clone(),
                 hosts_stop.child_token(),
             )),

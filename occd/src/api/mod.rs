@@ -102,7 +102,7 @@ pub struct App {
     /// The hosts.
     pub pool: Arc<Pool>,
     /// The sandboxes on them.
-    pub sandboxes: Sandboxes,
+    pub sandboxes: Arc<Sandboxes>,
     /// The sockets of this machine that speak to their engines.
     pub docker_sockets: DockerSockets,
     /// The ports of this machine that lead to theirs.

@@ -20,29 +20,10 @@ use super::links::TriesQuery;
 use super::operations;
 use crate::container::{
     self, Docker, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
-    SandboxSettings,
+    SandboxSettings, is_running, published,
 };
 use crate::host::Tries;
 use crate::prompts::Client;
-
-/// The ports inside.
-const WEB: &str = "3000/tcp";
-const COCKPIT: &str = "9090/tcp";
-
-/// Returns where a service of the sandbox is reached on its host.
-fn published(sandbox: &ContainerStatus, service: Service) -> Option<(String, u16)> {
-    let inside = match service {
-        Service::Sandbox => WEB,
-        Service::Cockpit => COCKPIT,
-    };
-    let port = sandbox.ports.iter().find(|port| port.container_port == inside)?;
-    Some((container::reached_at(&port.host_ip), port.host_port))
-}
-
-/// Returns whether anything answers there.
-fn is_running(sandbox: &ContainerStatus) -> bool {
-    sandbox.state.as_deref() == Some("running")
-}
 
 fn url(address: &str, port: u16) -> String {
     match address.contains(':') {

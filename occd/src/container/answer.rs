@@ -173,7 +173,7 @@ pub(super) fn published(container: &ContainerInspectResponse) -> Option<(String,
 }
 
 /// Returns the address at which a host itself reaches a port that is bound to `bound` there.
-pub fn reached_at(bound: &str) -> String {
+pub(super) fn reached_at(bound: &str) -> String {
     match bound.parse::<IpAddr>() {
         Ok(IpAddr::V6(ip)) if ip.is_unspecified() => "::1".to_owned(),
         Ok(ip) if !ip.is_unspecified() => ip.to_string(),

@@ -1,17 +1,25 @@
 //! What is known of each host's sandbox, so that a status costs no round trip.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::container::{ContainerStatus, DiskUse};
+use occ_proto::forward::{Endpoint, Service};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{DockerError, follow};
+use super::{Docker, DockerError, follow, is_running, published, sandbox};
 use crate::host::HostHandle;
+use crate::ssh::Connection;
+use crate::ssh::error::chain;
+
+/// How long a look at a sandbox may take for which a browser waits.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What is known of a sandbox.
 #[derive(Debug, Clone, Default)]
@@ -88,6 +96,53 @@ impl Sandboxes {
         if let Some(followed) = self.hosts.get(name) {
             // Nobody waits while it is followed.
             followed.answered.notify_waiters();
+        }
+    }
+
+    /// Makes sure that a service of the host's sandbox is what answers at `to`: when the sandbox has stopped, or was made
+    /// anew without the service, the port is free for any user of the host.
+    ///
+    /// # Errors
+    /// Why it is not, or that nobody knows, as the rest of a sentence.
+    pub async fn serves(
+        &self,
+        host: &HostHandle,
+        connection: &Arc<Connection>,
+        service: Service,
+        to: &Endpoint,
+    ) -> Result<(), String> {
+        let is_there = |sandbox: &ContainerStatus| {
+            let at = published(sandbox, service).map(|(host, port)| Endpoint::Tcp { host, port });
+            is_running(sandbox) && at.as_ref() == Some(to)
+        };
+        {
+            let followed =
+                self.hosts.get(host.name()).filter(|followed| followed.host.is_same(host));
+            let known = followed.as_ref().map(|followed| followed.known.borrow());
+            let live = known.as_ref().filter(|known| known.live);
+            if live.and_then(|known| known.status.as_ref()).is_some_and(is_there) {
+                return Ok(());
+            }
+        }
+        // It may have been started a moment ago, or Docker's events are not heard.
+        let looked = timeout(LOOK, async {
+            let socket = host.snapshot().settings.docker_socket.clone();
+            let docker = Docker::connect(connection, socket.as_deref(), Some(host.clone())).await?;
+            sandbox::look(&docker, None).await
+        });
+        match looked.await {
+            Ok(Ok(sandbox)) if is_there(&sandbox) => Ok(()),
+            Ok(Ok(sandbox)) => Err(match sandbox.state.as_deref() {
+                None => "there is no sandbox".to_owned(),
+                Some("running") => format!("the sandbox does not have {to}"),
+                Some(state) => format!("the sandbox is not running ({state})"),
+            }),
+            Ok(Err(error)) => {
+                Err(format!("it is not known whether the sandbox runs: {}", chain(&error)))
+            }
+            Err(_) => {
+                Err("it is not known whether the sandbox runs: Docker does not answer".into())
+            }
         }
     }
 

@@ -30,7 +30,6 @@ mod there;
 mod transport;
 mod way;
 
-pub use answer::reached_at;
 pub use disk::measure as disk_use;
 pub use docker::{Docker, DockerError};
 pub use engine::{Engine, EngineError, LocalEngine, TcpError};
@@ -43,7 +42,7 @@ pub use memory::{Known, Sandboxes};
 pub use opencode_config::{OpencodeConfig, OpencodeConfigError};
 pub use operations::{End, Event, NotBegun, Operations, Progress, Running};
 pub use password::one_time_password;
-pub use sandbox::status;
+pub use sandbox::{is_running, published, status};
 pub use settings::{BadSettings, SandboxConfig, SandboxSettings};
 pub use sockets::DockerSockets;
 pub use spec::{spec, sync};

@@ -7,10 +7,27 @@ use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::InspectContainerOptions;
 use jiff::Timestamp;
 use occ_proto::container::{ContainerStatus, PublishedPort, SANDBOX_CONTAINER, SandboxMount};
+use occ_proto::forward::Service;
 use occ_proto::text::sanitize;
 
+use super::answer::reached_at;
 use super::docker::{Docker, DockerError};
-use super::objects::{self, SET_ASIDE, VERSION_LABEL};
+use super::objects::{self, COCKPIT, SET_ASIDE, VERSION_LABEL, WEB};
+
+/// Returns where a service of the sandbox is reached on its host.
+pub fn published(sandbox: &ContainerStatus, service: Service) -> Option<(String, u16)> {
+    let inside = match service {
+        Service::Sandbox => WEB,
+        Service::Cockpit => COCKPIT,
+    };
+    let port = sandbox.ports.iter().find(|port| port.container_port == inside)?;
+    Some((reached_at(&port.host_ip), port.host_port))
+}
+
+/// Returns whether anything answers there.
+pub fn is_running(sandbox: &ContainerStatus) -> bool {
+    sandbox.state.as_deref() == Some("running")
+}
 
 /// Asks the host for the sandbox's state.
 pub async fn status(docker: &Docker) -> Result<ContainerStatus, DockerError> {

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::open::{Patience, open};
+use super::open::open;
 use super::relay::relay;
 use super::stream::LocalStream;
 use super::{Forwards, serve};
@@ -56,7 +56,7 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
     };
     let Some(to) = &running.record.to else { return Ok(()) };
     let _open = running.connection();
-    match open(&running.host, to, Patience::Glances).await {
+    match open(&running.host, to, running.whose()).await {
         Ok(channel) => {
             // A browser keeps a connection for one origin, so what follows is for the same host.
             let (client, begun) = (LocalStream::Tcp(client), Bytes::from(head));
@@ -67,7 +67,7 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
         }
         Err(no_way) => {
             running.failed(no_way.why());
-            serve::refuse(client, "503 Service Unavailable", no_way.why()).await
+            serve::unavailable(client, &running, &no_way).await
         }
     }
 }

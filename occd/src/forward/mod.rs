@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::container::Sandboxes;
 use crate::host::{HostHandle, Tries, Unreachable};
 use crate::policy::{Guard, Request};
 use crate::prompts::Client;
@@ -54,6 +55,7 @@ pub struct Forwards {
     file: PathBuf,
     entries: Mutex<BTreeMap<String, Entry>>,
     by_name: Mutex<Option<ByName>>,
+    sandboxes: Arc<Sandboxes>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -122,7 +124,12 @@ impl Entry {
 
 impl Forwards {
     /// Returns those that are remembered in `state`, none of them open yet.
-    pub fn new(state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(
+        state: &Path,
+        sandboxes: Arc<Sandboxes>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let file = state.join("forwards.json");
         let remembered = record::load(&file).unwrap_or_else(|error| {
             let kept = state_file::set_aside(&file);
@@ -133,7 +140,7 @@ impl Forwards {
             .into_iter()
             .map(|record| (record.id.clone(), Entry { record, live: None, denied: None }));
         let entries = Mutex::new(entries.collect());
-        Self { file, entries, by_name: Mutex::default(), tasks, stop }
+        Self { file, entries, by_name: Mutex::default(), sandboxes, tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -193,7 +200,8 @@ impl Forwards {
         listeners: Vec<Listener>,
         restored: bool,
     ) -> Live {
-        let running = Running::new(host.clone(), record.clone(), restored);
+        let running =
+            Running::new(host.clone(), record.clone(), restored, Arc::clone(&self.sandboxes));
         let end = self.stop.child_token();
         let (tasks, token) = (self.tasks.clone(), end.clone());
         // It owns this one.

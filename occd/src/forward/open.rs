@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use occ_proto::forward::Endpoint;
+use occ_proto::forward::{Endpoint, Service};
 use tokio::time::Instant;
 
+use crate::container::Sandboxes;
 use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
 use crate::ssh::error::chain;
@@ -14,12 +15,12 @@ use crate::ssh::{Channel, ChannelError};
 const CONNECT: Duration = Duration::from_secs(15);
 
 /// Whose connection it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose<'a> {
     /// A program's, which waits: a host that is down is dialled, as for a command.
-    Dials,
-    /// A browser's, which wants an answer at once: one that is down is left to its own time.
-    Glances,
+    Programs,
+    /// A browser's to a service of a sandbox. It wants an answer at once: a host that is down is left to its own time.
+    Browsers(&'a Sandboxes, Service),
 }
 
 /// Why there is no way, as one sentence.
@@ -45,27 +46,34 @@ impl NoWay {
 pub(super) async fn open(
     host: &HostHandle,
     to: &Endpoint,
-    patience: Patience,
+    whose: Whose<'_>,
 ) -> Result<Channel, NoWay> {
     let name = host.name();
     let tries = Tries::default();
     let begun = Instant::now();
     let deadline = begun
-        + match patience {
-            Patience::Dials => tries.patience(),
-            Patience::Glances => CONNECT,
+        + match whose {
+            Whose::Programs => tries.patience(),
+            Whose::Browsers(..) => CONNECT,
         };
     loop {
-        let connected = match patience {
+        let connected = match whose {
             // There is nobody to be asked.
-            Patience::Dials => host.connection_by(deadline, tries, &Client::default()).await,
-            Patience::Glances => host.connection_if_due(deadline).await,
+            Whose::Programs => host.connection_by(deadline, tries, &Client::default()).await,
+            Whose::Browsers(..) => host.connection_if_due(deadline).await,
         };
         let connection = connected.map_err(|unreachable| {
             let error = unreachable.error.as_ref();
             let why = chain(error);
             NoWay::Down(format!("{name} is not connected: {}.", why.trim_end_matches('.')))
         })?;
+        if let Whose::Browsers(sandboxes, service) = whose
+            // Its way to Docker is deep.
+            && let Err(why) = Box::pin(sandboxes.serves(host, &connection, service, to)).await
+            && !connection.is_closed()
+        {
+            return Err(NoWay::Refused(format!("{name}: {why}.")));
+        }
         let opened = match to {
             Endpoint::Tcp { host, port } => connection.direct_tcpip(host, *port).await,
             Endpoint::Unix { path } => connection.streamlocal(path).await,

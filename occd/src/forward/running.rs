@@ -7,7 +7,9 @@ use occ_proto::forward::{Direction, Forward, ForwardState};
 use occ_proto::text::sanitize;
 use tokio::sync::Notify;
 
+use super::open::Whose;
 use super::record::Record;
+use crate::container::Sandboxes;
 use crate::host::HostHandle;
 
 /// A forward at work.
@@ -18,6 +20,8 @@ pub(super) struct Running {
     pub(super) record: Record,
     /// It was remembered.
     pub(super) restored: bool,
+    /// Tells whether the sandbox runs whose service is behind it.
+    pub(super) sandboxes: Arc<Sandboxes>,
     known: Mutex<Known>,
     changed: Notify,
     pub(super) counts: Counts,
@@ -61,10 +65,24 @@ impl Counts {
 }
 
 impl Running {
-    pub(super) fn new(host: HostHandle, record: Record, restored: bool) -> Arc<Self> {
+    pub(super) fn new(
+        host: HostHandle,
+        record: Record,
+        restored: bool,
+        sandboxes: Arc<Sandboxes>,
+    ) -> Arc<Self> {
         let known = Mutex::new(Known { state: ForwardState::Waiting, last_error: None });
         let counts = Counts::default();
-        Arc::new(Self { host, record, restored, known, changed: Notify::new(), counts })
+        let changed = Notify::new();
+        Arc::new(Self { host, record, restored, sandboxes, known, changed, counts })
+    }
+
+    /// Returns whose the connections through it are.
+    pub(super) fn whose(&self) -> Whose<'_> {
+        match self.record.service {
+            Some(service) => Whose::Browsers(&self.sandboxes, service),
+            None => Whose::Programs,
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

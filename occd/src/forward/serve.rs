@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::open::{NoWay, Patience, open};
+use super::open::{NoWay, Whose, open};
 use super::relay::relay;
 use super::running::Running;
 use super::socks::{self, Answer};
@@ -32,9 +32,8 @@ pub(super) async fn client(client: LocalStream, running: Arc<Running>) -> io::Re
 }
 
 async fn directly(client: LocalStream, to: &Endpoint, running: &Running) {
-    let is_ours = running.record.service.is_some();
-    let patience = if is_ours { Patience::Glances } else { Patience::Dials };
-    let no_way = match open(&running.host, to, patience).await {
+    let whose = running.whose();
+    let no_way = match open(&running.host, to, whose).await {
         Ok(channel) => {
             running.listens();
             if let Err(broken) = relay(client, Bytes::new(), channel, &running.counts).await {
@@ -46,12 +45,8 @@ async fn directly(client: LocalStream, to: &Endpoint, running: &Running) {
     };
     match client {
         // A browser's.
-        LocalStream::Tcp(client) if is_ours => {
-            let mut why = no_way.why().to_owned();
-            if let NoWay::Refused(_) = no_way {
-                why.push_str(&format!(" occ status --host {} shows more.", running.host.name()));
-            }
-            if let Err(error) = refuse(client, "503 Service Unavailable", &why).await {
+        LocalStream::Tcp(client) if matches!(whose, Whose::Browsers(..)) => {
+            if let Err(error) = unavailable(client, running, &no_way).await {
                 tracing::debug!(%error, "a client went away");
             }
         }
@@ -69,7 +64,7 @@ async fn by_socks(mut client: LocalStream, running: &Running) {
             return;
         }
     };
-    let answer = match open(&running.host, &request.to, Patience::Dials).await {
+    let answer = match open(&running.host, &request.to, Whose::Programs).await {
         Ok(channel) => {
             running.listens();
             if socks::answer(&mut client, request.version, Answer::Granted).await.is_ok()
@@ -102,6 +97,19 @@ fn tell(running: &Running, no_way: &NoWay) {
         }
         _ => running.failed(no_way.why()),
     }
+}
+
+/// Tells a browser why it does not reach a service.
+pub(super) async fn unavailable(
+    client: TcpStream,
+    running: &Running,
+    no_way: &NoWay,
+) -> io::Result<()> {
+    let mut why = no_way.why().to_owned();
+    if let NoWay::Refused(_) = no_way {
+        why.push_str(&format!(" occ status --host {} shows more.", running.host.name()));
+    }
+    refuse(client, "503 Service Unavailable", &why).await
 }
 
 /// Tells a browser why there is nothing.

@@ -195,6 +195,41 @@ fn a_sandbox_lives_on_a_host_as_if_it_were_here() {
 }
 
 #[test]
+fn what_another_program_serves_at_a_stopped_sandboxs_port_is_not_shown_as_the_sandbox() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1.0", &[]);
+    let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
+    assert!(fetch(&url, None).unwrap().ends_with("1.0"), "{url}");
+    let forwards = rig.http("GET", "/v1/forwards", &[], None).json();
+    let by_name = format!("http://127.0.0.1:{}", forwards["by_name_port"]);
+    let at = forwards["forwards"][0]["to"].as_str().unwrap().to_owned();
+    rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
+
+    // Any user of the host may take the port now.
+    let other = std::net::TcpListener::bind(&at).unwrap();
+    other.set_nonblocking(true).unwrap();
+    for answer in [fetch(&url, None).unwrap(), fetch(&by_name, Some("h.localhost")).unwrap()] {
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        let why = "h: the sandbox is not running (exited). occ status --host h shows more.";
+        assert!(answer.contains(why), "{answer}");
+    }
+    let reached = other.accept().unwrap_err();
+    assert_eq!(reached.kind(), std::io::ErrorKind::WouldBlock, "{reached}");
+
+    // It is back, whoever has started it.
+    drop(other);
+    docker.docker_ok(&["start", SANDBOX_CONTAINER]);
+    wait_until(
+        "the sandbox that somebody else has started",
+        GUARD,
+        || fetch(&url, None).unwrap_or_default(),
+        |answer| answer.ends_with("1.0"),
+    );
+}
+
+#[test]
 fn this_machine_has_a_sandbox_of_its_own() {
     let Some(world) = world("unused", "") else { return };
     let World { docker, rig, .. } = &world;
