@@ -208,6 +208,17 @@ Examples:
   occ sandbox sync --from prod-1 --to prod-2 --to prod-3"
     )]
     Sandbox(SandboxCommand),
+    /// Tell what changes: links, sandboxes, forwards, sessions, prompts, operations
+    #[command(after_help = "\
+Examples:
+  occ events                               everything, until Ctrl-C
+  occ events --host prod-1 --kind host,container
+  occ events --json                        JSON lines; each has an ID
+  occ events --json --after 1f3c9a2b-17    what came after that one
+  occ events --json --once                 how everything is, and no more
+
+It goes on when occd is restarted; events that nobody knows any more are told as a gap, with a new snapshot.")]
+    Events(EventsArgs),
     /// Show what is being done on hosts, attach to it, or cancel it
     #[command(after_help = "\
 Examples:

@@ -77,6 +77,10 @@ impl Lines {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end + 1);
+                // A sign of life.
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
                 return match serde_json::from_slice(&line) {
                     Ok(value) => Ok(Some(value)),
                     Err(_) => Err(client::misunderstood(&self.daemon)),
@@ -89,6 +93,11 @@ impl Lines {
                 return Ok(None);
             }
         }
+    }
+
+    /// Returns the error about an answer that means nothing.
+    pub(crate) fn misunderstood(&self) -> CliError {
+        client::misunderstood(&self.daemon)
     }
 
     /// Reads on. Returns whether there is more.

@@ -3,7 +3,6 @@
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, App, Once, PastOperations, Turns};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
+use crate::events::{Changes, Events};
 use crate::exec::Local;
 use crate::files::{Files, LocalFiles};
 use crate::forward::Forwards;
@@ -160,6 +160,7 @@ impl Daemon {
             tasks.clone(),
             hosts_stop.child_token(),
         );
+        let changes: Arc<Changes> = Arc::default();
         let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
@@ -175,7 +176,7 @@ impl Daemon {
                 prompts: Arc::clone(&prompts),
                 spill: Arc::new(spill),
             }),
-            revision: Arc::new(AtomicU64::new(0)),
+            changes: Arc::clone(&changes),
             tasks: tasks.clone(),
             recorder,
             clock: Arc::default(),
@@ -194,7 +195,8 @@ impl Daemon {
         }
         let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
         let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts)));
-        let sandboxes = Arc::new(Sandboxes::new(tasks.clone(), hosts_stop.child_token()));
+        let sandboxes =
+            Arc::new(Sandboxes::new(Arc::clone(&changes), tasks.clone(), hosts_stop.child_token()));
         let app = Arc::new(App {
             grants: Arc::new(Grants::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
@@ -204,6 +206,8 @@ impl Daemon {
             )),
             guard: Arc::clone(&guard),
             sandboxes: Arc::clone(&sandboxes),
+            changes: Arc::clone(&changes),
+            events: Events::default(),
             docker_sockets: DockerSockets::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
                 &self.env.state_dir()?,
@@ -214,15 +218,21 @@ impl Daemon {
             forwards: Arc::new(Forwards::new(
                 &self.env.state_dir()?,
                 sandboxes,
+                Arc::clone(&changes),
                 tasks.clone(),
                 hosts_stop.child_token(),
             )),
             sessions: Arc::new(Sessions::new(
                 &self.env.state_dir()?,
+                Arc::clone(&changes),
                 tasks.clone(),
                 hosts_stop.child_token(),
             )),
-            operations: Operations::new(tasks.clone(), hosts_stop.child_token()),
+            operations: Operations::new(
+                Arc::clone(&changes),
+                tasks.clone(),
+                hosts_stop.child_token(),
+            ),
             files,
             local,
             past: PastOperations::load(&self.env.state_dir()?),
@@ -248,6 +258,7 @@ impl Daemon {
             let (hosts, watchers) = (hosts.clone(), watchers.clone());
             tasks.spawn(async move { hosts.watch(watchers).await });
         }
+        tasks.spawn(api::publish(Arc::clone(&app), watchers.clone()));
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
         tasks.spawn(follow(Arc::clone(&app), watchers));
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod container;
 pub mod daemon;
 pub mod descriptors;
+pub mod events;
 pub mod exec;
 pub mod files;
 pub mod forward;

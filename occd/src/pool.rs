@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::events::Topic;
 use crate::host::{self, HostContext, HostHandle};
 use crate::hosts::HostsSnapshot;
 use crate::used::LastUsed;
@@ -130,6 +131,7 @@ impl Pool {
             if let Some((name, entry)) = self.hosts.remove(&name) {
                 tracing::info!(host = %name, "removed");
                 entry.stop.cancel();
+                self.context.changes.touch(Topic::Host(name));
             }
         }
         let mut eager = Vec::new();

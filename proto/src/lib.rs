@@ -8,6 +8,7 @@ pub mod container;
 pub mod daemon;
 pub mod docker_setup;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod files;
 pub mod files_follow;

@@ -338,7 +338,7 @@ pub struct HostList {
     /// Why hosts.json or occd.toml on disk is not what is in force; absent when all is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// The highest revision in the list.
+    /// Another number after every change of what is listed: `GET /v1/hosts?since=` waits for one.
     pub revision: u64,
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Subcommand};
 use occ_proto::HostName;
+use occ_proto::event::EventKind;
 
 use crate::error::CliError;
 use crate::parse::{parse_count, parse_lines, parse_port};
@@ -177,6 +178,19 @@ pub(crate) struct SandboxPair {
     /// The host whose sandbox is compared or made like it; several are all compared with that one
     #[arg(long, value_name = "HOST", required = true, num_args = 1..)]
     pub(crate) to: Vec<HostArg>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only these: host, container, forward, session, prompt, operation
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub(crate) kind: Vec<EventKind>,
+    /// Only what came after the event with this ID
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) after: Option<String>,
+    /// Tell how everything is, and end
+    #[arg(long, conflicts_with = "after")]
+    pub(crate) once: bool,
 }
 
 #[derive(Debug, Subcommand)]

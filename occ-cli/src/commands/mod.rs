@@ -8,6 +8,7 @@ mod cp_tree;
 mod daemon;
 mod docker;
 mod edit;
+mod events;
 mod exec;
 mod exec_group;
 mod exec_result;
@@ -127,6 +128,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Cockpit) => sandbox::cockpit(&context).await,
         Some(Command::Sandbox(command)) => sandbox_spec::run(&context, &command).await,
         Some(Command::Logs(args)) => logs::run(&context, &args).await,
+        Some(Command::Events(args)) => events::run(&context, &args).await,
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
         Some(Command::Agent(command)) => agent::run(&context, command).await,

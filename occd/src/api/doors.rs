@@ -91,6 +91,7 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/operations"
         | "/v1/operations/{id}"
         | "/v1/operations/{id}/events"
+        | "/v1/events"
         | "/v1/prompts"
         | "/v1/prompts/{id}"
         | "/v1/unlock"

@@ -1,39 +1,92 @@
 //! `/v1/hosts`: the configured hosts and their state.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Body as HttpBody;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
 use occ_proto::host::{AddHost, PatchHost};
-use occ_proto::status::{HostList, HostSaved, HostStatus, State as LinkState, TestReport};
+use occ_proto::status::{HostList, HostSaved, State as LinkState, TestReport};
 use occ_proto::{Code, HostConfig, HostName, HostsFile};
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Host, Query, check_match};
-use super::json::Json;
+use super::json::{self, Json};
 use super::test::test;
+use crate::config::duration;
 use crate::host::{HostHandle, Tries, etag};
+use crate::hosts::HostsSnapshot;
 use crate::prompts::{Client, Questions};
 use crate::ssh::Connection;
 use crate::ssh::error::chain;
 
-pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
+/// How long a client waits for a change unless it says so, and at most.
+const WAIT: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ListQuery {
+    /// Answer when the list is another than at this revision.
+    since: Option<u64>,
+    /// How long to wait for that at most, such as `30s`; 30 s unless given.
+    #[serde(default, deserialize_with = "duration")]
+    wait: Option<Duration>,
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Query(query): Query<ListQuery>,
+) -> ApiResult<Response> {
     let snapshot = app.hosts_now().await;
+    let now = listed(&app, &snapshot)?;
+    let wait = query.wait.unwrap_or(WAIT);
+    if wait > WAIT_MAX {
+        let text = format!("wait: no more than {} s.", WAIT_MAX.as_secs());
+        return Err(ApiError::bad_request(text));
+    }
+    if query.since != Some(now.revision) {
+        return Ok(Json(now).into_response());
+    }
+    // The head of the answer goes at once, and the request with it: who waits takes nobody's place.
+    let later = async move {
+        let mut changes = app.changes.watch();
+        let changed = async {
+            while app.changes.revision() == now.revision && changes.changed().await.is_ok() {}
+        };
+        tokio::select! {
+            // Either way the list is told as it is.
+            _ = timeout(wait, changed) => {}
+            () = app.stop.cancelled() => {}
+        }
+        let list = listed(&app, &app.hosts.current()).unwrap_or(now);
+        Ok::<_, Infallible>(json::line(&list))
+    };
+    let kind = HeaderValue::from_static("application/json");
+    let body = HttpBody::from_stream(stream::once(later));
+    Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+/// Returns the hosts of hosts.json as they are.
+fn listed(app: &App, snapshot: &HostsSnapshot) -> ApiResult<HostList> {
     // With a broken file and nothing known, an empty list would be a lie.
     snapshot.usable().map_err(ApiError::from)?;
+    // Before anything is looked at: what changes meanwhile counts as after it.
+    let revision = app.changes.revision();
     let configured = snapshot.file.hosts.keys().filter_map(|name| app.pool.get(name));
-    let hosts: Vec<HostStatus> = configured.map(|host| app.with_sandbox(host.status())).collect();
-    let via: Vec<HostStatus> = app.pool.via().iter().map(HostHandle::status).collect();
-    Ok(Json(HostList {
-        revision: hosts.iter().chain(&via).map(|host| host.revision).max().unwrap_or(0),
-        hosts,
-        via,
+    Ok(HostList {
+        revision,
+        hosts: configured.map(|host| app.with_sandbox(host.status())).collect(),
+        via: app.pool.via().iter().map(HostHandle::status).collect(),
         default_host: snapshot.file.default_host.clone(),
-        warnings: app.warnings(&snapshot),
-    }))
+        warnings: app.warnings(snapshot),
+    })
 }
 
 #[derive(Debug, Deserialize)]

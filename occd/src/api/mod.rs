@@ -31,6 +31,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
+use crate::events::{Changes, Events, Topic};
 use crate::exec::{Command, Executor, Local};
 use crate::files::Files;
 use crate::forward::Forwards;
@@ -53,6 +54,7 @@ mod docker_socket;
 mod door_tests;
 mod doors;
 mod error;
+mod events;
 mod exec;
 mod exec_ws;
 mod extract;
@@ -71,6 +73,7 @@ mod past;
 mod permit;
 mod policy;
 mod prompts;
+mod publish;
 mod sandbox;
 mod session_events;
 mod session_ws;
@@ -84,6 +87,7 @@ pub use auto_forward::restore as restore_auto_forwards;
 use error::ApiError;
 pub use once::Once;
 pub use past::PastOperations;
+pub use publish::publish;
 pub use turns::Turns;
 
 /// The largest body: hosts, commands and their input are small.
@@ -101,6 +105,10 @@ const HOSTS: [&str; 2] = ["localhost", "occd"];
 pub struct App {
     /// The hosts.
     pub pool: Arc<Pool>,
+    /// Says what has changed.
+    pub changes: Arc<Changes>,
+    /// Tells of it.
+    pub events: Events,
     /// The sandboxes on them.
     pub sandboxes: Arc<Sandboxes>,
     /// The sockets of this machine that speak to their engines.
@@ -163,6 +171,7 @@ impl App {
         self.sandboxes.follow(&hosts);
         self.docker_sockets.follow(&hosts);
         self.forwards.follow(&hosts, config.forwards.by_name(), &self.guard);
+        self.changes.touch(Topic::Files);
     }
 
     /// Returns a host's status with what is known of its sandbox.
@@ -290,6 +299,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/grants/{name}", delete(grants::revoke))
         .route("/v1/hosts/{host}/history", get(history::show))
         .route("/v1/hosts/{host}/workspaces", get(workspaces::show))
+        .route("/v1/events", get(events::events))
         .route("/v1/sessions", get(sessions::list).post(sessions::start))
         .route(
             "/v1/sessions/{id}",

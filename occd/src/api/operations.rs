@@ -41,10 +41,17 @@ pub(super) fn of(running: &Running) -> Operation {
     }
 }
 
+impl App {
+    /// Returns the operations, the newest first.
+    pub(super) fn all_operations(&self) -> Vec<Operation> {
+        let now = self.operations.list();
+        let now = now.iter().map(|running| of(running));
+        now.chain(self.past.list().iter().cloned()).collect()
+    }
+}
+
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<OperationList> {
-    let now = app.operations.list();
-    let now = now.iter().map(|running| of(running));
-    Json(OperationList { operations: now.chain(app.past.list().iter().cloned()).collect() })
+    Json(OperationList { operations: app.all_operations() })
 }
 
 pub(super) async fn show(

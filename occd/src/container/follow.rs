@@ -10,10 +10,10 @@ use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use occ_proto::container::{ContainerStatus, SANDBOX_CONTAINER};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::memory::Known;
+use super::memory::{Keeper, Known};
 use super::objects::SET_ASIDE;
 use super::{Docker, DockerError, disk, sandbox};
 use crate::host::HostHandle;
@@ -29,7 +29,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Keeps what is known of a host's sandbox up to date, as long as there is the host. `answered` says that its engine
 /// has answered somebody else.
-pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>, answered: &Notify) {
+pub(super) async fn follow(host: &HostHandle, known: &Keeper, answered: &Notify) {
     while let Some(connection) = host.next_connection().await {
         let closed = connection.closed();
         // A bulk stream is read at its reader's pace, and has the connection for itself.
@@ -41,7 +41,7 @@ pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>, answ
             () = bulk.cancelled() => false,
             () = host.docker_socket_other_than(socket.as_deref()) => true,
         };
-        known.send_modify(|known| {
+        known.modify(|known| {
             known.live = false;
             known.error = None;
             if let Some(status) = &mut known.status {
@@ -56,12 +56,7 @@ pub(super) async fn follow(host: &HostHandle, known: &watch::Sender<Known>, answ
 }
 
 /// The same on one connection.
-async fn on(
-    host: &HostHandle,
-    connection: &Arc<Connection>,
-    known: &watch::Sender<Known>,
-    answered: &Notify,
-) {
+async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &Keeper, answered: &Notify) {
     let mut pause = RETRY;
     loop {
         let mut was_live = false;
@@ -71,7 +66,7 @@ async fn on(
         let is_final = matches!(error, Some(DockerError::Missing));
         if let Some(error) = error {
             tracing::debug!(host = %host.name(), %error, "the sandbox is not followed");
-            known.send_modify(|known| {
+            known.modify(|known| {
                 if std::mem::take(&mut known.live)
                     && let Some(status) = &mut known.status
                 {
@@ -95,7 +90,7 @@ async fn on(
 async fn events(
     host: &HostHandle,
     connection: &Arc<Connection>,
-    known: &watch::Sender<Known>,
+    known: &Keeper,
     was_live: &mut bool,
 ) -> Result<(), DockerError> {
     let socket = host.snapshot().settings.docker_socket.clone();
@@ -108,9 +103,9 @@ async fn events(
     let client = docker.client();
     let mut events = pin!(client.events(Some(options)).peekable());
     let version = Box::pin(sandbox::version(&docker)).await?;
-    let look = async |known: &watch::Sender<Known>| {
+    let look = async |known: &Keeper| {
         let mut status = Box::pin(sandbox::look(&docker, version.clone())).await?;
-        known.send_modify(|known| {
+        known.modify(|known| {
             let disk = known.disk;
             status.set_aside = known.status.take().and_then(|before| before.set_aside);
             *known = Known { status: Some(status), disk, live: true, error: None };
@@ -118,9 +113,9 @@ async fn events(
         Ok::<_, DockerError>(())
     };
     // After the sandbox itself, so that nobody waits for it.
-    let look_aside = async |known: &watch::Sender<Known>| {
+    let look_aside = async |known: &Keeper| {
         let set_aside = Box::pin(sandbox::set_aside(&docker)).await?;
-        known.send_modify(|known| {
+        known.modify(|known| {
             if let Some(status) = &mut known.status {
                 status.set_aside = set_aside;
             }
@@ -144,7 +139,7 @@ async fn events(
         loop {
             match events.next().await {
                 Some(Ok(event)) => {
-                    known.send_modify(|known| apply(known, &event));
+                    known.modify(|known| apply(known, &event));
                     look(known).await?;
                     *was_live = true;
                     if !aside_is_known || is_of_names(&event) {
@@ -164,12 +159,12 @@ async fn events(
 }
 
 /// Looks at the disk now and then. That takes a while where there is much, and nobody waits for it.
-async fn follow_disk(docker: &Docker, known: &watch::Sender<Known>) {
+async fn follow_disk(docker: &Docker, known: &Keeper) {
     let image_of = |known: &Known| known.status.as_ref().and_then(|status| status.image_id.clone());
     loop {
         let measured = image_of(&known.borrow());
         match Box::pin(disk::measure(docker)).await {
-            Ok(disk) => known.send_modify(|known| known.disk = disk),
+            Ok(disk) => known.modify(|known| known.disk = disk),
             Err(error) => tracing::debug!(%error, "the disk was not looked at"),
         }
         sleep(DISK_MIN).await;

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::{Docker, DockerError, follow, is_running, published, sandbox};
+use crate::events::{Changes, Topic};
 use crate::host::HostHandle;
 use crate::ssh::Connection;
 use crate::ssh::error::chain;
@@ -46,6 +47,30 @@ impl Known {
     }
 }
 
+/// Keeps what is known of one sandbox.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    known: watch::Sender<Known>,
+    host: HostName,
+    changes: Arc<Changes>,
+}
+
+impl Keeper {
+    /// Changes what is known.
+    pub(super) fn modify(&self, change: impl FnOnce(&mut Known)) {
+        self.known.send_modify(change);
+        self.changes.touch(Topic::Container(self.host.clone()));
+    }
+
+    pub(super) fn borrow(&self) -> watch::Ref<'_, Known> {
+        self.known.borrow()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Known> {
+        self.known.subscribe()
+    }
+}
+
 #[derive(Debug)]
 struct Followed {
     /// The host that it is, which a later one of the same name is not.
@@ -60,14 +85,15 @@ struct Followed {
 #[derive(Debug)]
 pub struct Sandboxes {
     hosts: DashMap<HostName, Followed>,
+    changes: Arc<Changes>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Sandboxes {
     /// Returns a memory of nothing, whose tasks end when `stop` is cancelled.
-    pub fn new(tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { hosts: DashMap::new(), tasks, stop }
+    pub fn new(changes: Arc<Changes>, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { hosts: DashMap::new(), changes, tasks, stop }
     }
 
     /// Follows these hosts and no others.
@@ -78,11 +104,13 @@ impl Sandboxes {
         for host in hosts.iter().filter(|host| !self.hosts.contains_key(host.name())) {
             let end = self.stop.child_token();
             let (sender, known) = watch::channel(Known::default());
+            let changes = Arc::clone(&self.changes);
+            let keeper = Keeper { known: sender, host: host.name().clone(), changes };
             let answered = Arc::new(Notify::new());
             self.tasks.spawn({
                 let (host, end, answered) = (host.clone(), end.clone(), Arc::clone(&answered));
                 async move {
-                    end.run_until_cancelled(follow::follow(&host, &sender, &answered)).await;
+                    end.run_until_cancelled(follow::follow(&host, &keeper, &answered)).await;
                 }
             });
             let _end = end.drop_guard();

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Engine, SandboxError};
+use crate::events::{Changes, Topic};
 
 /// Operations that have ended and are kept for whoever asks later.
 const KEPT: usize = 100;
@@ -24,6 +25,7 @@ const EVENTS: usize = 2000;
 pub struct Operations {
     /// The oldest first.
     all: Mutex<VecDeque<Arc<Running>>>,
+    changes: Arc<Changes>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -54,6 +56,7 @@ pub struct Running {
     pub started_at: Timestamp,
     cancel: CancellationToken,
     log: watch::Sender<Log>,
+    changes: Arc<Changes>,
 }
 
 /// What has happened so far.
@@ -88,8 +91,8 @@ pub struct Progress(Arc<Running>);
 
 impl Operations {
     /// Returns a list of nothing. What is in it is cancelled with `stop`.
-    pub fn new(tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { all: Mutex::default(), tasks, stop }
+    pub fn new(changes: Arc<Changes>, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { all: Mutex::default(), changes, tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Running>>> {
@@ -124,6 +127,7 @@ impl Operations {
             started_at: Timestamp::now(),
             cancel: self.stop.child_token(),
             log: watch::Sender::default(),
+            changes: Arc::clone(&self.changes),
         });
         all.push_back(Arc::clone(&running));
         let mut ended = all.iter().filter(|other| other.end().is_some()).count();
@@ -133,6 +137,7 @@ impl Operations {
             !forget
         });
         drop(all);
+        self.changes.touch(Topic::Operations);
         let work = work(Progress(Arc::clone(&running)));
         let (kind, place) = (kind.as_str(), running.engine.name().to_owned());
         tracing::info!(id = running.id, kind, place, "an operation begins");
@@ -149,6 +154,7 @@ impl Operations {
                 }
                 let end = Arc::new(End { at: Timestamp::now(), result });
                 running.log.send_modify(|log| log.end = Some(end));
+                running.changes.touch(Topic::Operations);
             }
         });
         Ok(running)
@@ -232,6 +238,7 @@ impl Running {
     }
 
     fn tell(&self, event: Event) {
+        let is_step = matches!(event, Event::Step(_));
         self.log.send_modify(|log| {
             // Only the last word about an image counts.
             if matches!(event, Event::Pull(_)) {
@@ -243,6 +250,9 @@ impl Running {
             log.events.push_back((log.next, event));
             log.next += 1;
         });
+        if is_step {
+            self.changes.touch(Topic::Operations);
+        }
     }
 }
 
@@ -290,7 +300,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_at_a_time_and_readable_after_its_end() {
-        let operations = Operations::new(TaskTracker::new(), CancellationToken::new());
+        let operations =
+            Operations::new(Arc::default(), TaskTracker::new(), CancellationToken::new());
         let (go, went) = tokio::sync::oneshot::channel::<()>();
         let first = operations
             .begin(OperationKind::Start, engine("/a"), |progress| async move {
@@ -317,7 +328,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_told_is_bounded_and_an_image_has_one_word() {
-        let operations = Operations::new(TaskTracker::new(), CancellationToken::new());
+        let operations =
+            Operations::new(Arc::default(), TaskTracker::new(), CancellationToken::new());
         let running = operations
             .begin(OperationKind::Update, engine("/a"), |progress| async move {
                 for bytes in 0..10 {

@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::container::Sandboxes;
+use crate::events::{Changes, Topic};
 use crate::host::{HostHandle, Tries, Unreachable};
 use crate::policy::{Guard, Request};
 use crate::prompts::Client;
@@ -56,6 +57,7 @@ pub struct Forwards {
     entries: Mutex<BTreeMap<String, Entry>>,
     by_name: Mutex<Option<ByName>>,
     sandboxes: Arc<Sandboxes>,
+    changes: Arc<Changes>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -127,6 +129,7 @@ impl Forwards {
     pub fn new(
         state: &Path,
         sandboxes: Arc<Sandboxes>,
+        changes: Arc<Changes>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
@@ -140,7 +143,7 @@ impl Forwards {
             .into_iter()
             .map(|record| (record.id.clone(), Entry { record, live: None, denied: None }));
         let entries = Mutex::new(entries.collect());
-        Self { file, entries, by_name: Mutex::default(), sandboxes, tasks, stop }
+        Self { file, entries, by_name: Mutex::default(), sandboxes, changes, tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -177,6 +180,7 @@ impl Forwards {
         let any =
             entries.values().any(|entry| entry.record.service.is_some() && entry.live.is_some());
         drop(entries);
+        self.changes.touch(Topic::Forwards);
         if changed && let Err(error) = self.save() {
             tracing::error!(%error, "the forwards cannot be remembered");
         }
@@ -200,8 +204,12 @@ impl Forwards {
         listeners: Vec<Listener>,
         restored: bool,
     ) -> Live {
-        let running =
-            Running::new(host.clone(), record.clone(), restored, Arc::clone(&self.sandboxes));
+        let running = Running::new(
+            (host.clone(), record.clone()),
+            restored,
+            Arc::clone(&self.sandboxes),
+            Arc::clone(&self.changes),
+        );
         let end = self.stop.child_token();
         let (tasks, token) = (self.tasks.clone(), end.clone());
         // It owns this one.
@@ -461,6 +469,7 @@ impl Forwards {
     }
 
     fn save(&self) -> io::Result<()> {
+        self.changes.touch(Topic::Forwards);
         // Held while it is written, so that what is written last is the newest.
         let entries = self.lock();
         let known: Vec<&Record> = entries.values().map(|entry| &entry.record).collect();

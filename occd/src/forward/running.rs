@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::open::Whose;
 use super::record::Record;
 use crate::container::Sandboxes;
+use crate::events::{Changes, Topic};
 use crate::host::HostHandle;
 
 /// A forward at work.
@@ -22,6 +23,7 @@ pub(super) struct Running {
     pub(super) restored: bool,
     /// Tells whether the sandbox runs whose service is behind it.
     pub(super) sandboxes: Arc<Sandboxes>,
+    changes: Arc<Changes>,
     known: Mutex<Known>,
     changed: Notify,
     pub(super) counts: Counts,
@@ -66,15 +68,15 @@ impl Counts {
 
 impl Running {
     pub(super) fn new(
-        host: HostHandle,
-        record: Record,
+        (host, record): (HostHandle, Record),
         restored: bool,
         sandboxes: Arc<Sandboxes>,
+        changes: Arc<Changes>,
     ) -> Arc<Self> {
         let known = Mutex::new(Known { state: ForwardState::Waiting, last_error: None });
         let counts = Counts::default();
         let changed = Notify::new();
-        Arc::new(Self { host, record, restored, sandboxes, known, changed, counts })
+        Arc::new(Self { host, record, restored, sandboxes, changes, known, changed, counts })
     }
 
     /// Returns whose the connections through it are.
@@ -96,6 +98,11 @@ impl Running {
         Open(Arc::clone(self))
     }
 
+    fn has_changed(&self) {
+        self.changed.notify_waiters();
+        self.changes.touch(Topic::Forwards);
+    }
+
     /// It can be used.
     pub(super) fn listens(&self) {
         let mut known = self.known();
@@ -104,7 +111,7 @@ impl Running {
         }
         known.state = ForwardState::Listening;
         drop(known);
-        self.changed.notify_waiters();
+        self.has_changed();
     }
 
     /// It can be used, but not as it was meant.
@@ -117,12 +124,13 @@ impl Running {
             known.state = ForwardState::Listening;
             known.last_error = Some(why);
         }
-        self.changed.notify_waiters();
+        self.has_changed();
     }
 
     /// Its host is not connected.
     pub(super) fn waits(&self) {
         self.known().state = ForwardState::Waiting;
+        self.changes.touch(Topic::Forwards);
     }
 
     /// It cannot be used.
@@ -136,7 +144,7 @@ impl Running {
         known.state = ForwardState::Refused;
         known.last_error = Some(why);
         drop(known);
-        self.changed.notify_waiters();
+        self.has_changed();
     }
 
     /// Waits until it is known whether it can be used.

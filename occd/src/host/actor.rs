@@ -5,7 +5,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -25,6 +24,7 @@ use super::backoff::DialBackoff;
 use super::machine::{Action, ConnectionId, Demand, Event, HostMachine};
 use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
+use crate::events::Changes;
 use crate::history::Recorder;
 use crate::prompts::Questions;
 use crate::ssh::agent::AgentChoice;
@@ -51,8 +51,8 @@ const WOKEN_SPREAD: Duration = Duration::from_secs(2);
 pub struct HostContext {
     /// For dialling.
     pub dial: Arc<DialEnvironment>,
-    /// The counter behind every revision.
-    pub revision: Arc<AtomicU64>,
+    /// Is told of every change.
+    pub changes: Arc<Changes>,
     /// Owns the tasks of connections.
     pub tasks: TaskTracker,
     /// Takes the changes of the link.
@@ -181,7 +181,7 @@ pub fn spawn(
         past_bytes: (0, 0),
         config: config.clone(),
         settings: settings.clone(),
-        revision: context.revision.fetch_add(1, Ordering::Relaxed) + 1,
+        revision: context.changes.next_revision(),
     });
     let (published, snapshot) = watch::channel(first);
     let tasks = context.tasks.clone();

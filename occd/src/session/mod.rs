@@ -37,6 +37,7 @@ pub(crate) use input::PIECE;
 pub(crate) use place::Place;
 pub(crate) use urls::{LocalUrl, Scanner};
 
+use crate::events::{Changes, Topic};
 use crate::exec::Command;
 use crate::host::Tries;
 use crate::prompts::Client;
@@ -53,6 +54,7 @@ const KEEP: u64 = 64 * 1024 * 1024;
 pub struct Sessions {
     store: Store,
     entries: Mutex<BTreeMap<String, Entry>>,
+    changes: Arc<Changes>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -80,11 +82,16 @@ impl Entry {
 
 impl Sessions {
     /// Returns those that are remembered in `state`.
-    pub fn new(state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(
+        state: &Path,
+        changes: Arc<Changes>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let store = Store::new(state);
         let of = |record: Record| (record.info.id.clone(), Entry::new(record));
         let entries = Mutex::new(store.load().into_iter().map(of).collect());
-        Self { store, entries, tasks, stop }
+        Self { store, entries, changes, tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -92,6 +99,7 @@ impl Sessions {
     }
 
     fn save(&self, entries: &BTreeMap<String, Entry>) -> Result<(), SessionError> {
+        self.changes.touch(Topic::Sessions);
         let records: Vec<&Record> = entries.values().map(|entry| &entry.record).collect();
         self.store.save(&records).map_err(SessionError::Store)
     }
@@ -444,7 +452,7 @@ mod tests {
     }
 
     fn sessions(dir: &Path) -> Sessions {
-        Sessions::new(dir, TaskTracker::new(), CancellationToken::new())
+        Sessions::new(dir, Arc::default(), TaskTracker::new(), CancellationToken::new())
     }
 
     #[test]

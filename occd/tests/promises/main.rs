@@ -24,6 +24,7 @@ mod dropbear;
 mod edit;
 mod elsewhere;
 mod ending;
+mod events;
 mod evil_server;
 mod exec;
 mod files;

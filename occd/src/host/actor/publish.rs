@@ -1,7 +1,6 @@
 //! Telling others how the host is: its snapshot, and its history.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +9,7 @@ use occ_proto::status::{IdleReason, State};
 use tokio::time::Instant;
 
 use super::Actor;
+use crate::events::Topic;
 use crate::host::HostSnapshot;
 use crate::ssh::error::chain;
 
@@ -50,9 +50,10 @@ impl Actor {
             past_bytes: self.past_bytes,
             config: self.config.clone(),
             settings: self.settings.clone(),
-            revision: self.context.revision.fetch_add(1, Ordering::Relaxed) + 1,
+            revision: self.context.changes.next_revision(),
         };
         self.published.send_replace(Arc::new(snapshot));
+        self.context.changes.touch(Topic::Host(self.name.clone()));
         self.record(wall);
     }
 

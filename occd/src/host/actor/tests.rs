@@ -14,7 +14,7 @@ fn context(home: &std::path::Path) -> Arc<HostContext> {
     let (recorder, _writer, _archive) = crate::history::open(home.join("state"));
     Arc::new(HostContext {
         dial: Arc::new(DialEnvironment::alone(home)),
-        revision: Arc::default(),
+        changes: Arc::default(),
         tasks: TaskTracker::new(),
         recorder,
         clock: Arc::default(),
