@@ -35,6 +35,7 @@ mod history;
 mod host_keys;
 mod hosts_api;
 mod idle;
+mod install;
 mod install_docker;
 mod interrupted;
 mod invariants;
