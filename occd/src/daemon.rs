@@ -196,6 +196,7 @@ impl Daemon {
             tasks: tasks.clone(),
             recorder,
             clock: Arc::default(),
+            first_use: Arc::default(),
             stop: hosts_stop.clone(),
         });
         let used = UsedFile::new(self.env.state_dir()?);
