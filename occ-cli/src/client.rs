@@ -340,6 +340,10 @@ pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError
 
 /// Keeps what the daemon says of its files, and its version, to be told in the end.
 pub(crate) fn note_warnings(ui: &Ui, headers: &HeaderMap) {
+    let version = headers.get(occ_proto::VERSION_HEADER).and_then(|value| value.to_str().ok());
+    if version != Some(env!("CARGO_PKG_VERSION")) {
+        ui.other_version.replace(version.map(sanitize));
+    }
     let warnings = headers.get_all(WARNING_HEADER).iter();
     let warnings = warnings.filter_map(|value| serde_json::from_slice(value.as_bytes()).ok());
     ui.warnings.replace(warnings.collect());

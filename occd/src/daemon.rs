@@ -26,6 +26,7 @@ use crate::grants::Grants;
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
+use crate::in_flight::InFlight;
 use crate::ownership::{self, Exposed};
 use crate::policy::Guard;
 use crate::pool::Pool;
@@ -252,6 +253,8 @@ impl Daemon {
             config,
             socket: self.socket.path().to_owned(),
             archive,
+            in_flight: InFlight::default(),
+            end: stop.clone(),
             started_at: Timestamp::now(),
         });
 

@@ -37,6 +37,7 @@ mod session_attach;
 mod session_durable;
 mod status;
 mod trust;
+pub(crate) mod upgrade;
 mod watch;
 
 pub(crate) use exec_result::Kept;

@@ -70,4 +70,5 @@ mod terminal;
 mod trust;
 mod unit;
 mod update_host_keys;
+mod upgrade;
 mod wake;
