@@ -45,7 +45,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   history                        when a link was down, and why
-  daemon                         run start stop status: occd, which keeps the links
+  daemon                         start stop restart status logs run install: occd, which keeps the links
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
   --group NAME, --all   many hosts, --parallel N at once [default: 32]: exec cp status start stop
@@ -450,13 +450,14 @@ Examples:
   occ host test prod-1"
     )]
     Host(HostCommand),
-    /// Run, start, stop and look at occd
+    /// Run, start, stop, install and look at occd
     #[command(
         subcommand,
         after_help = "\
 Examples:
   occ daemon status
-  occ daemon stop; occ daemon start"
+  occ daemon restart
+  occ daemon install                    systemd or launchd runs it from your login on"
     )]
     Daemon(DaemonCommand),
 }
@@ -621,6 +622,16 @@ pub(crate) struct TrustArgs {
     pub(crate) fingerprint: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DaemonLogsArgs {
+    /// How many lines
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    pub(crate) lines: usize,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DaemonCommand {
     /// Run occd in the foreground
@@ -632,9 +643,33 @@ pub(crate) enum DaemonCommand {
     /// Stop occd, and with it every connection
     #[command(after_help = "Example:\n  occ daemon stop")]
     Stop,
+    /// Stop occd and start it again; sessions and forwards go on
+    #[command(after_help = "Example:\n  occ daemon restart")]
+    Restart,
     /// Show whether occd runs, its version and its socket; exit 0 or 3
     #[command(after_help = "Examples:\n  occ daemon status\n  occ daemon status --json")]
     Status,
+    /// Show what occd logs
+    #[command(after_help = "\
+Examples:
+  occ daemon logs
+  occ daemon logs -f
+  occ daemon logs -n 500 --json")]
+    Logs(DaemonLogsArgs),
+    /// Have systemd or launchd run this occ's occd from your login on
+    #[command(after_help = "\
+Examples:
+  occ daemon install
+  occ daemon install --xdg-autostart    where there is no systemd: at a graphical login
+  loginctl enable-linger                keeps it while you are logged out")]
+    Install {
+        /// Write an entry for graphical sessions, too
+        #[arg(long)]
+        xdg_autostart: bool,
+    },
+    /// Take away what install has put in place; hosts, settings and sessions stay
+    #[command(after_help = "Example:\n  occ daemon uninstall")]
+    Uninstall,
 }
 
 #[cfg(test)]

@@ -143,7 +143,8 @@ impl Client {
             return answer;
         }
         let seconds = FROM_MEMORY.as_secs();
-        Err(match self.pid {
+        // Who listens may be systemd, for a daemon that does not come.
+        Err(match autostart::lock_holder(&self.socket).or(self.pid) {
             // It would not hear TERM either: whoever stopped it with SIGSTOP, or it is stuck.
             Some(pid) => CliError::daemon(format!(
                 "occd (process {pid}) has not answered for {seconds} seconds."
@@ -337,8 +338,12 @@ pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError
     }
 }
 
-/// Keeps what the daemon says of its files, to be told in the end.
+/// Keeps what the daemon says of its files, and its version, to be told in the end.
 pub(crate) fn note_warnings(ui: &Ui, headers: &HeaderMap) {
+    let version = headers.get(occ_proto::VERSION_HEADER).and_then(|value| value.to_str().ok());
+    if version != Some(env!("CARGO_PKG_VERSION")) {
+        ui.other_version.replace(version.map(sanitize));
+    }
     let warnings = headers.get_all(WARNING_HEADER).iter();
     let warnings = warnings.filter_map(|value| serde_json::from_slice(value.as_bytes()).ok());
     ui.warnings.replace(warnings.collect());
@@ -421,7 +426,7 @@ mod tests {
         assert!(
             error.message.contains("9.9.9") && error.message.contains(env!("CARGO_PKG_VERSION"))
         );
-        assert_eq!(error.hint.as_deref(), Some("occ daemon stop; occ daemon start"));
+        assert_eq!(error.hint.as_deref(), Some("occ daemon restart"));
         headers.insert("occ-api-version", HeaderValue::from_static("1"));
         assert_eq!(check_version(&headers).unwrap(), "9.9.9");
     }

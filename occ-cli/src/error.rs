@@ -78,7 +78,7 @@ impl CliError {
 
     /// Returns an error for a daemon of another API version.
     pub(crate) fn incompatible(message: impl Into<String>) -> Self {
-        Self::new(DAEMON, DAEMON_INCOMPATIBLE, message).hint("occ daemon stop; occ daemon start")
+        Self::new(DAEMON, DAEMON_INCOMPATIBLE, message).hint("occ daemon restart")
     }
 
     /// Returns an error for a name that is not among the hosts.

@@ -75,7 +75,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::HostsFileWrite => {
             "look at the permissions and the free space of hosts.json's directory".to_owned()
         }
-        Code::ConfigInvalid => "mend that file, then occ daemon stop; occ daemon start".to_owned(),
+        Code::ConfigInvalid => "mend that file, then occ daemon restart".to_owned(),
         Code::HostUnreachable if detail.contains(PROXY_COMMAND) => {
             format!("{}; then occ reconnect --host {h}", proxy_command("ADDRESS"))
         }

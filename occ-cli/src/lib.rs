@@ -62,7 +62,12 @@ fn run(args: Vec<OsString>) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(commands::run(cli, &ui));
+            let upgrade = commands::upgrade::Upgrade::of(&cli);
+            let result = runtime.block_on(async {
+                let result = commands::run(cli, &ui).await;
+                upgrade.after(&ui).await;
+                result
+            });
             // The process ends with the exit code: taking the runtime apart first would only take time.
             std::mem::forget(runtime);
             result

@@ -169,7 +169,7 @@ fn a_daemon_of_another_version_is_named_and_its_json_is_not_shown() {
     ] {
         assert_eq!(done.code, 3, "{done:?}");
         assert!(done.err.contains(words) && done.err.contains("occ 0.1.0"), "{done:?}");
-        assert!(done.err.ends_with("hint: occ daemon stop; occ daemon start\n"), "{done:?}");
+        assert!(done.err.ends_with("hint: occ daemon restart\n"), "{done:?}");
         assert!(!done.err.contains("column"), "{done:?}");
     }
 }

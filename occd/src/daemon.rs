@@ -8,7 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use occ_proto::Secret;
 use occ_proto::paths::{Env, PathError};
+use occ_proto::status::State;
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,14 +26,16 @@ use crate::grants::Grants;
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
+use crate::in_flight::InFlight;
 use crate::ownership::{self, Exposed};
 use crate::policy::Guard;
 use crate::pool::Pool;
+use crate::process;
 use crate::prompts::Prompts;
 use crate::secrets::Secrets;
-use crate::server;
+use crate::server::{self, Pulse};
 use crate::session::Sessions;
-use crate::socket::{OwnedSocket, SocketError};
+use crate::socket::{OwnedSocket, PassedSocket, SocketError};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
@@ -74,6 +78,15 @@ pub enum StartError {
     Listen(#[source] std::io::Error),
 }
 
+/// Where the control socket comes from.
+#[derive(Debug)]
+pub enum Place {
+    /// It is to be made there.
+    Path(PathBuf),
+    /// systemd has made it.
+    Passed(PassedSocket),
+}
+
 /// Everything that is decided before the runtime starts.
 #[derive(Debug)]
 pub struct Daemon {
@@ -94,7 +107,7 @@ impl Daemon {
     /// Takes the lock and the socket. Called before the runtime exists: see [`OwnedSocket::bind`].
     pub fn bind(
         env: Env,
-        socket: &std::path::Path,
+        place: Place,
         login_user: String,
         agent: Option<PathBuf>,
         given_key: Option<Secret>,
@@ -105,7 +118,10 @@ impl Daemon {
         let config_stamp = config_file.stamp();
         let config = config_file.load()?;
         check_state_dir(&env.state_dir()?)?;
-        let (socket, listener) = OwnedSocket::bind(socket)?;
+        let (socket, listener) = match place {
+            Place::Path(path) => OwnedSocket::bind(&path)?,
+            Place::Passed(passed) => OwnedSocket::adopt(passed)?,
+        };
         Ok(Self {
             socket,
             listener,
@@ -120,10 +136,12 @@ impl Daemon {
         })
     }
 
-    /// Serves until `stop` is cancelled. `ready` is called when clients are accepted.
+    /// Serves until `stop` is cancelled; the files are looked at when `reload` is notified, too. `ready` is called
+    /// when clients are accepted.
     pub async fn run(
         self,
         stop: CancellationToken,
+        reload: Arc<Notify>,
         ready: impl FnOnce(),
     ) -> Result<(), StartError> {
         let tasks = TaskTracker::new();
@@ -180,6 +198,7 @@ impl Daemon {
             tasks: tasks.clone(),
             recorder,
             clock: Arc::default(),
+            first_use: Arc::default(),
             stop: hosts_stop.clone(),
         });
         let used = UsedFile::new(self.env.state_dir()?);
@@ -246,6 +265,8 @@ impl Daemon {
             config,
             socket: self.socket.path().to_owned(),
             archive,
+            in_flight: InFlight::default(),
+            end: stop.clone(),
             started_at: Timestamp::now(),
         });
 
@@ -260,7 +281,8 @@ impl Daemon {
         }
         tasks.spawn(api::publish(Arc::clone(&app), watchers.clone()));
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
-        tasks.spawn(follow(Arc::clone(&app), watchers));
+        tasks.spawn(follow(Arc::clone(&app), watchers.clone()));
+        tasks.spawn(reload_on(reload, Arc::clone(&app), watchers));
 
         let listener = UnixListener::from_std(self.listener).map_err(StartError::Listen)?;
         let clients = TaskTracker::new();
@@ -273,8 +295,12 @@ impl Daemon {
         let router = api::router(Arc::clone(&app));
         // Another, so that a grant's clients take no places of the daemon's own.
         app.grants.serve_all(&api::router(Arc::clone(&app)));
+        let pulse = process::watchdog_period().map(|period| {
+            let pool = Arc::clone(&app.pool);
+            Pulse { period, beat: Box::new(move || process::notify_alive(&connected(&pool))) }
+        });
         drop(app);
-        let serving = server::serve(listener, router, clients.clone(), stop.clone());
+        let serving = server::serve(listener, router, clients.clone(), pulse, stop.clone());
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
         // then wake a worker.
         if let Err(error) = tasks.spawn(serving).await {
@@ -282,6 +308,7 @@ impl Daemon {
         }
 
         tracing::info!("stopping");
+        process::notify_stopping();
         prompts.close();
         clients.close();
         // Hosts end at the same time: a command that runs for ever would otherwise hold its client, and
@@ -332,6 +359,30 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
         }
         let settings = Arc::clone(&config.borrow_and_update().config);
         app.apply(&snapshot, &settings).await;
+    }
+}
+
+/// Returns how many hosts are connected, for a person.
+fn connected(pool: &Pool) -> String {
+    let hosts = pool.configured();
+    let connected = hosts.iter().filter(|host| host.snapshot().state == State::Connected).count();
+    format!("{connected} of {} hosts are connected.", hosts.len())
+}
+
+/// Looks at the files when told to (SIGHUP), and tells systemd about it.
+async fn reload_on(reload: Arc<Notify>, app: Arc<App>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = reload.notified() => {}
+        }
+        process::notify_reloading();
+        app.refresh_config().await;
+        let snapshot = app.hosts.refresh().await;
+        let settings = app.config.current().config;
+        app.apply(&snapshot, &settings).await;
+        tracing::info!("hosts.json and occd.toml were looked at");
+        process::notify_reloaded();
     }
 }
 

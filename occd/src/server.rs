@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -30,18 +31,50 @@ const SEND_BUFFER: usize = 1024 * 1024;
 /// once: the pause keeps the loop from spinning until some are free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves clients until `stop` is cancelled; then lets running requests end.
+/// A sign of life that somebody waits for.
+pub struct Pulse {
+    /// How often.
+    pub period: Duration,
+    /// Gives it.
+    pub beat: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pulse").field("period", &self.period).finish_non_exhaustive()
+    }
+}
+
+/// Serves clients until `stop` is cancelled; then lets running requests end. The pulse comes from here and nowhere
+/// else: it ends when no client is accepted any more.
 pub async fn serve(
     listener: UnixListener,
     router: Router,
     clients: TaskTracker,
+    pulse: Option<Pulse>,
     stop: CancellationToken,
 ) {
+    let mut next = pulse.as_ref().map(|pulse| {
+        let mut next = tokio::time::interval(pulse.period);
+        next.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        next
+    });
+    let mut due = async || match &mut next {
+        Some(next) => _ = next.tick().await,
+        None => std::future::pending().await,
+    };
     loop {
-        let accepted = tokio::select! {
+        let event = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            accepted = accept(&listener) => accepted,
+            () = due() => None,
+            accepted = accept(&listener) => Some(accepted),
+        };
+        let Some(accepted) = event else {
+            if let Some(pulse) = &pulse {
+                (pulse.beat)();
+            }
+            continue;
         };
         let Some(stream) = accepted else { continue };
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
@@ -185,5 +218,61 @@ async fn client(
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, RecvTimeoutError};
+
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_millis(20);
+    /// Guards against hanging.
+    const GUARD: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn the_pulse_ends_while_nothing_of_the_runtime_runs() {
+        const WORKERS: usize = 2;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(WORKERS).enable_all().build().unwrap();
+        let (clients, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (beats, seen) = mpsc::sync_channel(1000);
+        let beat = Box::new(move || beats.send(()).unwrap());
+        let listener = runtime.block_on(async { UnixListener::bind(&path) }).unwrap();
+        let pulse = Some(Pulse { period: PERIOD, beat });
+        let served = serve(listener, Router::new(), clients.clone(), pulse, stop.clone());
+        clients.spawn_on(served, runtime.handle());
+        for _ in 0..3 {
+            seen.recv_timeout(GUARD).unwrap();
+        }
+        // Every worker is kept from its work, as a defect would.
+        let (stalled, all_stalled) = mpsc::sync_channel(WORKERS);
+        let release: Vec<_> = (0..WORKERS)
+            .map(|_| {
+                let (release, released) = mpsc::sync_channel::<()>(1);
+                let stalled = stalled.clone();
+                clients.spawn_on(
+                    async move {
+                        stalled.send(()).unwrap();
+                        released.recv().unwrap();
+                    },
+                    runtime.handle(),
+                );
+                release
+            })
+            .collect();
+        for _ in 0..WORKERS {
+            all_stalled.recv_timeout(GUARD).unwrap();
+        }
+        while seen.try_recv().is_ok() {}
+        assert_eq!(seen.recv_timeout(PERIOD * 20), Err(RecvTimeoutError::Timeout));
+        for release in release {
+            release.send(()).unwrap();
+        }
+        seen.recv_timeout(GUARD).unwrap();
+        stop.cancel();
     }
 }

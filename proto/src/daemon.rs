@@ -25,6 +25,15 @@ pub struct Version {
     pub warnings: Vec<String>,
 }
 
+/// The answer of `POST /v1/hand-over`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// The daemon ends, and lets go of its lock in a moment.
+    pub ending: bool,
+    /// What would have been lost: requests and streams, operations, connections that only a person can make again.
+    pub in_flight: u64,
+}
+
 /// `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {

@@ -10,7 +10,7 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 11] = [
+const CAPABILITIES: [&str; 12] = [
     "hosts",
     "exec",
     "exec-stream",
@@ -22,6 +22,7 @@ const CAPABILITIES: [&str; 11] = [
     "trust",
     "history",
     "passwords",
+    "hand-over",
 ];
 
 pub(super) async fn health() -> Json<Health> {

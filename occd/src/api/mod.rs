@@ -38,6 +38,7 @@ use crate::forward::Forwards;
 use crate::grants::Grants;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
+use crate::in_flight::InFlight;
 use crate::policy::{Asker, Guard};
 use crate::pool::Pool;
 use crate::prompts::News;
@@ -61,6 +62,7 @@ mod extract;
 mod files;
 mod forwards;
 mod grants;
+mod hand_over;
 mod history;
 mod hosts;
 mod json;
@@ -147,6 +149,10 @@ pub struct App {
     pub archive: Archive,
     /// The control socket's path.
     pub socket: PathBuf,
+    /// What clients have in flight.
+    pub in_flight: InFlight,
+    /// To be cancelled to have the daemon end.
+    pub end: CancellationToken,
     /// When the daemon started.
     pub started_at: Timestamp,
 }
@@ -251,6 +257,7 @@ impl App {
 /// Returns the service of the whole API.
 pub fn router(app: Arc<App>) -> Router {
     let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), hand_over::count))
         .layer(middleware::map_response(version_headers))
         .layer(middleware::from_fn(guard))
         .layer(middleware::from_fn(doors::know))
@@ -264,6 +271,7 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(daemon::health))
         .route("/v1/version", get(daemon::version))
+        .route("/v1/hand-over", post(hand_over::hand_over))
         .route("/v1/hosts", get(hosts::list).post(hosts::add))
         .route("/v1/hosts/{host}", get(hosts::show).patch(hosts::edit).delete(hosts::remove))
         .route(
