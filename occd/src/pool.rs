@@ -157,6 +157,7 @@ impl Pool {
                         eager.push(handle.clone());
                     }
                     self.hosts.insert(name.clone(), Entry { handle, stop });
+                    self.context.changes.touch(Topic::Host(name.clone()));
                 }
             }
         }

@@ -153,6 +153,11 @@ fn a_snapshot_comes_first_and_then_what_changes() {
     stream.until("the session", |change| {
         matches!(change, Change::Session { session: Some(session), .. } if session.info.name == "s")
     });
+    rig.add_host("new", &sshd);
+    stream.until(
+        "the host that hosts.json has now",
+        |change| matches!(change, Change::Host { host, status: Some(_) } if host.as_str() == "new"),
+    );
     rig.http("DELETE", "/v1/hosts/h?force=true", &[], None);
     stream.until("the host's end", |change| matches!(change, Change::Host { status: None, .. }));
 }
