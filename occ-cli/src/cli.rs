@@ -44,6 +44,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   operations                     what is being done, or was not long ago
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
+  events api                     what changes, as it changes; the API in JSON lines
   history                        when a link was down, and why
   daemon                         start stop restart status logs run install: occd, which keeps the links
 
@@ -219,6 +220,18 @@ Examples:
 
 It goes on when occd is restarted; events that nobody knows any more are told as a gap, with a new snapshot.")]
     Events(EventsArgs),
+    /// Speak the API in JSON lines on standard input and output, for editors and other programs
+    #[command(after_help = "\
+Examples:
+  echo '{\"id\":1,\"method\":\"GET\",\"path\":\"/v1/hosts\"}' | occ api
+  echo '{\"id\":1,\"method\":\"GET\",\"path\":\"/v1/events\"}' | occ api
+  echo '{\"id\":1,\"method\":\"POST\",\"path\":\"/v1/hosts/prod-1/exec\",\"body\":{\"shell\":\"ls\"}}' | occ api
+
+A line has id, method and path, and may have headers and body (body_b64 for bytes). Its answer
+has the id, status, headers and body; or stream in place of the body, then lines with event and
+data (data_b64), and one with end. {\"id\":2,\"cancel\":1} cancels. After the end of its input it
+ends when all is answered. docs/api.md has all of it.")]
+    Api,
     /// Show what is being done on hosts, attach to it, or cancel it
     #[command(after_help = "\
 Examples:

@@ -38,7 +38,7 @@ use crate::stdio::{Descriptor, Input};
 
 /// The key and its answer from RFC 6455, section 1.3. The key exists to tell a WebSocket server from
 /// a caching proxy; on a private Unix socket a fixed one does that as well as a random one.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// How much of standard input goes into one message, in bytes: what a pipe holds on Linux.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod allow;
+mod api;
 mod connect;
 mod cp;
 mod cp_tree;
@@ -131,6 +132,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Cockpit) => sandbox::cockpit(&context).await,
         Some(Command::Sandbox(command)) => sandbox_spec::run(&context, &command).await,
         Some(Command::Logs(args)) => logs::run(&context, &args).await,
+        Some(Command::Api) => Box::pin(api::run(&context)).await,
         Some(Command::Events(args)) => events::run(&context, &args).await,
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,

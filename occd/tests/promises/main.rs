@@ -5,6 +5,7 @@
 
 mod agent_forwarding;
 mod agents;
+mod api_lines;
 mod approval;
 mod ask;
 mod auth;

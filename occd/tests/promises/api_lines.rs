@@ -1,0 +1,316 @@
+//! `occ api`: the API in lines of JSON, as docs/api.md says, whatever happens to the daemon or to the reader.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use occ_proto::exec::NDJSON;
+use serde_json::{Value, json};
+use testkit::DaemonRig;
+use testkit::daemon::Target;
+use testkit::proc::Process;
+use testkit::wait::blocking::wait_for;
+
+use crate::files::{Shared, sshd};
+use crate::support::{GUARD, eventually, exit_code, no_programs, remote_program};
+
+/// A running `occ api`.
+struct Lines {
+    child: Child,
+    input: Option<ChildStdin>,
+    said: mpsc::Receiver<String>,
+    /// Said already, and not asked for yet.
+    kept: Vec<String>,
+}
+
+impl Lines {
+    fn start(rig: &DaemonRig) -> Self {
+        let (mut lines, output) = Self::unread(rig);
+        let (send, said) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                if send.send(line.unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        lines.said = said;
+        lines
+    }
+
+    /// The same, and nobody reads what it says.
+    fn unread(rig: &DaemonRig) -> (Self, ChildStdout) {
+        let mut occ = rig.occ(&["api"]);
+        let mut child = occ.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
+        (Self { child, input, said: mpsc::channel().1, kept: Vec::new() }, output)
+    }
+
+    fn line(&mut self, line: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn ask(&mut self, line: Value) {
+        self.line(&line.to_string());
+    }
+
+    /// Returns the next line that is wanted; all others stay for later.
+    fn next(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        if let Some(found) = self.kept.iter().position(|line| wanted(line)) {
+            return self.kept.remove(found);
+        }
+        loop {
+            let line = self.said.recv_timeout(GUARD);
+            let line = line.unwrap_or_else(|_| panic!("no {what}, but {:#?}", self.kept));
+            if wanted(&line) {
+                return line;
+            }
+            self.kept.push(line);
+        }
+    }
+
+    /// Returns the next line of a request.
+    fn of(&mut self, id: i64) -> Value {
+        let start = format!("\"id\":{id}");
+        let line = self
+            .next(&start, |line| serde_json::from_str::<Value>(line).unwrap()["id"] == json!(id));
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn get(&mut self, id: i64, path: &str) -> Value {
+        self.ask(json!({"id": id, "method": "GET", "path": path}));
+        self.of(id)
+    }
+
+    /// Ends the input and returns the exit code.
+    fn finish(mut self) -> i32 {
+        self.input = None;
+        exit_code(&mut self.child)
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns whether a line is as the document shows it, where `…` is anything.
+fn fits(shown: &str, line: &str) -> bool {
+    let mut parts = shown.split('…');
+    let mut rest = match line.strip_prefix(parts.next().unwrap()) {
+        Some(rest) => rest,
+        None => return false,
+    };
+    let mut last = "";
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+        last = part;
+    }
+    rest.is_empty() || line.ends_with(last) && shown.contains('…')
+}
+
+#[test]
+fn the_document_is_what_it_does() {
+    let Some((sshd, rig)) = sshd() else { return };
+    rig.add_host("prod-1", Target::from(&sshd));
+    let shared = Shared::new();
+    let document = include_str!("../../../docs/api.md");
+    let section = document.split("\n## JSON lines\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut lines = Lines::start(&rig);
+    let mut played = 0;
+    for shown in section.lines() {
+        let shown = shown.replace("/srv/app", shared.path().to_str().unwrap());
+        if let Some(asked) = shown.strip_prefix("→ ") {
+            lines.line(asked);
+        } else if let Some(said) = shown.strip_prefix("← ") {
+            let line = lines.next(said, |line| fits(said, line));
+            assert!(serde_json::from_str::<Value>(&line).is_ok(), "{line}");
+            played += 1;
+        }
+    }
+    assert!(played >= 25, "{played}");
+    assert_eq!(std::fs::read(shared.at("notes.txt")).unwrap(), b"one\n\xff2\n");
+    assert_eq!(lines.finish(), 0);
+    // The help shows lines that work, too.
+    let help = rig.occ_ok(&["api", "--help"]);
+    let examples: Vec<&str> =
+        help.lines().filter_map(|l| l.trim().strip_prefix("echo '")?.split('\'').next()).collect();
+    assert_eq!(examples.len(), 3, "{help}");
+    let mut lines = Lines::start(&rig);
+    for example in examples {
+        lines.line(example);
+        let answer = lines.of(1);
+        assert_eq!(answer["status"], 200, "{answer}");
+        if answer.get("stream").is_some() {
+            lines.ask(json!({"cancel": 1}));
+            while lines.of(1).get("end").is_none() {}
+        }
+    }
+}
+
+#[test]
+fn many_requests_are_in_flight_and_a_bad_line_or_a_slow_one_holds_up_none() {
+    let Some((sshd, rig)) = sshd() else { return };
+    let mut lines = Lines::start(&rig);
+    let exec = |id: i64, line: &str| {
+        let body = json!({"shell": line});
+        json!({"id": id, "method": "POST", "path": "/v1/hosts/h/exec", "body": body})
+    };
+    lines.ask(exec(1000, "exec sleep 1000"));
+    remote_program(&sshd, "sleep");
+    for id in 0..40 {
+        lines.ask(exec(id, &format!("echo {id}")));
+        lines.line("{\"id\":1,");
+        lines.line(&format!("{{\"id\":{},\"method\":\"GET\",\"path\":\"/healthz\"}}", 100 + id));
+    }
+    for id in (0..40).rev() {
+        assert_eq!(lines.of(id)["body"]["stdout"], format!("{id}\n"));
+        assert_eq!(lines.of(100 + id)["status"], 200);
+    }
+    for n in 0..40 {
+        let bad = lines.next("a problem", |line| line.starts_with("{\"id\":null"));
+        let bad: Value = serde_json::from_str(&bad).unwrap();
+        assert_eq!((&bad["id"], &bad["status"]), (&Value::Null, &json!(400)), "{bad}");
+        assert_eq!(bad["body"]["position"], json!({"line": 3 + 3 * n, "column": 8}), "{bad}");
+    }
+    // An ID that is in flight.
+    lines.ask(exec(1000, "true"));
+    let bad = lines.next("a refusal", |line| line.contains("request in flight"));
+    assert!(bad.contains("\"id\":null"), "{bad}");
+    lines.ask(json!({"id": 1, "cancel": 1000}));
+    assert_eq!(lines.of(1), json!({"id": 1, "cancelled": true}));
+    let cancelled = lines.of(1000);
+    assert_eq!(cancelled["body"]["code"], "cancelled", "{cancelled}");
+    no_programs(&sshd, GUARD);
+    lines.ask(json!({"id": 2, "cancel": 1000}));
+    assert_eq!(lines.of(2), json!({"id": 2, "cancelled": false}));
+    lines.ask(json!({"id": 1000, "send": "x"}));
+    assert_eq!(lines.of(1000), json!({"id": 1000, "dropped": true}));
+    // What is in flight at the end of the input is answered.
+    lines.ask(exec(3, "cat /dev/null; sleep 0.2; echo done"));
+    lines.input = None;
+    assert_eq!(lines.of(3)["body"]["stdout"], "done\n");
+    assert_eq!(exit_code(&mut lines.child), 0);
+}
+
+#[test]
+fn a_daemon_that_goes_away_ends_what_is_in_flight_and_the_next_request_starts_another() {
+    let Some((sshd, mut rig)) = sshd() else { return };
+    let mut lines = Lines::start(&rig);
+    lines.ask(json!({"id": 1, "method": "GET", "path": "/v1/events"}));
+    assert_eq!(lines.of(1)["stream"], "events");
+    assert_eq!(lines.of(1)["event"], "snapshot");
+    let exec = json!({"argv": ["sleep", "1000"]});
+    lines.ask(json!({"id": 2, "method": "POST", "path": "/v1/hosts/h/exec", "body": exec}));
+    remote_program(&sshd, "sleep");
+    lines.ask(json!({"id": 3, "method": "GET", "path": "/v1/prompts?client=a", "headers": {"accept": NDJSON}}));
+    assert_eq!(lines.of(3)["stream"], "lines");
+    rig.kill_daemon();
+    let end = loop {
+        let line = lines.of(1);
+        if line.get("end").is_some() {
+            break line;
+        }
+    };
+    assert_eq!(end["problem"]["code"], "daemon_unreachable", "{end}");
+    assert_eq!(end["problem"]["retryable"], true, "{end}");
+    let unknown = lines.of(2);
+    assert_eq!(
+        (&unknown["status"], &unknown["body"]["code"]),
+        (&json!(502), &json!("outcome_unknown"))
+    );
+    assert_eq!(lines.of(3)["problem"]["code"], "daemon_unreachable");
+    // What only looks need not start another.
+    lines.ask(json!({"id": 8, "method": "GET", "path": "/healthz", "start": false}));
+    assert_eq!(lines.of(8)["body"]["code"], "daemon_not_running");
+    // Many at once start one.
+    for id in 10..30 {
+        lines.ask(json!({"id": id, "method": "GET", "path": "/v1/version"}));
+    }
+    let pids: Vec<Value> = (10..30).map(|id| lines.of(id)["body"]["pid"].clone()).collect();
+    assert!(pids[0].is_u64() && pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
+    let body = json!({"argv": ["echo", "again"]});
+    lines.ask(json!({"id": 7, "method": "POST", "path": "/v1/hosts/h/exec", "body": body}));
+    assert_eq!(lines.of(7)["body"]["stdout"], "again\n");
+    assert_eq!(lines.finish(), 0);
+}
+
+#[test]
+fn a_reader_that_stops_costs_no_memory_and_one_that_is_gone_ends_it() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (mut lines, output) = Lines::unread(&rig);
+    const LENGTH: usize = 192 * 1024 * 1024;
+    let shared = Shared::new();
+    let file = std::fs::File::create(shared.at("long")).unwrap();
+    file.set_len(LENGTH as u64).unwrap();
+    let path = format!("/v1/hosts/local/files/{}", shared.at("long").display());
+    lines.ask(json!({"id": 1, "method": "GET", "path": path}));
+    for id in 2..20 {
+        lines.ask(json!({"id": id, "method": "GET", "path": "/v1/hosts"}));
+    }
+    let occ = Process::find(lines.child.id()).unwrap();
+    let mut quiet = (occ.cpu_time(), 0);
+    eventually("occ to do nothing any more", || {
+        let now = occ.cpu_time();
+        quiet = if now == quiet.0 { (now, quiet.1 + 1) } else { (now, 0) };
+        quiet.1 > 50
+    });
+    let rss = occ.memory_kib("Rss").unwrap();
+    assert!(rss < 48 * 1024, "{rss} KiB");
+    let mut length = 0;
+    let mut answered = 0;
+    for line in BufReader::new(output).lines() {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        match line["data_b64"].as_str() {
+            Some(data) => length += STANDARD.decode(data).unwrap().len(),
+            None if line["body"].is_object() => answered += 1,
+            None => {}
+        }
+        if line.get("end").is_some() {
+            break;
+        }
+    }
+    assert_eq!((length, answered), (LENGTH, 18));
+    let rss = occ.memory_kib("Rss").unwrap();
+    assert!(rss < 48 * 1024, "{rss} KiB");
+    // Nobody reads, and there is nothing to say; the input has ended.
+    let (mut lines, output) = Lines::unread(&rig);
+    lines.ask(json!({"id": 1, "method": "GET", "path": "/v1/sessions"}));
+    lines.ask(json!({"id": 2, "method": "GET", "path": "/v1/prompts?client=a", "headers": {"accept": NDJSON}}));
+    let mut said = BufReader::new(output).lines();
+    said.next().unwrap().unwrap();
+    said.next().unwrap().unwrap();
+    drop(said);
+    lines.input = None;
+    assert_eq!(exit_code(&mut lines.child), 141);
+}
+
+#[test]
+fn input_that_nobody_reads_is_refused_at_last() {
+    let Some((sshd, rig)) = sshd() else { return };
+    let mut lines = Lines::start(&rig);
+    let body = json!({"argv": ["sleep", "1000"]});
+    lines.ask(json!({"id": 1, "method": "GET", "path": "/v1/hosts/h/exec", "websocket": true, "body": body}));
+    remote_program(&sshd, "sleep");
+    let piece = STANDARD.encode([&[0], &vec![b'x'; 1024 * 1024][..]].concat());
+    // More than all that lies in between can hold.
+    for _ in 0..64 {
+        lines.ask(json!({"id": 1, "send_b64": piece}));
+    }
+    let end = lines.next("its end", |line| line.contains("\"end\""));
+    assert!(end.contains("too_large"), "{end}");
+    no_programs(&sshd, GUARD);
+    assert_eq!(lines.get(2, "/healthz")["status"], 200);
+    let one =
+        wait_for("a host", GUARD, || lines.get(3, "/v1/hosts")["body"]["hosts"].get(0).cloned());
+    assert_eq!(one["name"], "h");
+}
