@@ -74,6 +74,12 @@ impl Reply {
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, CliError> {
         serde_json::from_slice(&self.body).map_err(|_| misunderstood(&self.daemon))
     }
+
+    /// The same where there may be no body, which is `null`.
+    pub(crate) fn value<T: DeserializeOwned>(&self) -> Result<T, CliError> {
+        let body: &[u8] = if self.body.is_empty() { b"null" } else { &self.body };
+        serde_json::from_slice(body).map_err(|_| misunderstood(&self.daemon))
+    }
 }
 
 impl Client {

@@ -2,12 +2,13 @@
 //!
 //! It owns the command line, the texts on a terminal and the exit codes. It knows neither SSH nor
 //! Docker: everything about a host comes from the daemon. It must start in about a millisecond, so it
-//! runs on one thread and links nothing heavy (`tests/deps.rs`). What other programs may link of it is [`session`].
+//! runs on one thread and links nothing heavy (`tests/deps.rs`). What other programs may link of it is [`daemon`] and [`session`].
 
 mod autostart;
 mod cli;
 mod client;
 mod commands;
+pub mod daemon;
 mod descriptors;
 mod duration;
 mod eol;

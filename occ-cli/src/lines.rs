@@ -5,12 +5,13 @@ use std::pin::Pin;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use occ_proto::exec::NDJSON;
 use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::{self, Client};
@@ -32,6 +33,19 @@ pub(crate) struct Lines {
 impl Lines {
     /// Asks for lines of JSON.
     pub(crate) async fn get(client: &Client, path: &str) -> Result<Self, CliError> {
+        Self::ask(client, Method::GET, path, None::<&()>).await
+    }
+
+    /// The same with a method and a body of JSON.
+    pub(crate) async fn ask(
+        client: &Client,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Self, CliError> {
+        let body = body.map(serde_json::to_vec).transpose();
+        let body = body
+            .map_err(|error| CliError::failed(format!("the request cannot be written: {error}")))?;
         let stream = client.another_stream().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -39,7 +53,7 @@ impl Lines {
         // Its error is the body's, too.
         let mut connection = Box::pin(async move { drop(connection.await) });
         let mut request = Request::builder()
-            .method(Method::GET)
+            .method(method)
             .uri(path)
             .header(HOST, "localhost")
             .header(ACCEPT, NDJSON);
@@ -50,8 +64,11 @@ impl Lines {
         if let Some(token) = client.prompter().map(Prompter::token) {
             request = request.header(PROMPTS_HEADER, token);
         }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
         let request = request
-            .body(Full::new(Bytes::new()))
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
         let mut asked = std::pin::pin!(sender.send_request(request));
         let answer = tokio::select! {

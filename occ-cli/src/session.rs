@@ -40,7 +40,6 @@ mod attached;
 use std::path::PathBuf;
 
 use hyper::Method;
-use occ_proto::Code;
 use occ_proto::session::{
     Session, SessionEdit, SessionList, SessionRequest, SessionSignal, SessionStart,
 };
@@ -48,48 +47,13 @@ use occ_proto::session::{
 pub(crate) use attached::lost;
 pub use attached::{Attached, Received};
 
+pub use crate::daemon::DaemonError as SessionError;
+
 use crate::autostart::Start;
-use crate::cli::Global;
 use crate::client::{Client, Reply};
 use crate::commands::Context;
 use crate::error::CliError;
 use crate::output::Ui;
-
-/// Why something with a session did not work.
-#[derive(Debug)]
-pub struct SessionError(pub(crate) CliError);
-
-impl std::fmt::Display for SessionError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.message)
-    }
-}
-
-impl std::error::Error for SessionError {}
-
-impl SessionError {
-    /// Returns the daemon's code, where the daemon said why.
-    pub fn code(&self) -> Option<Code> {
-        self.0.daemon_code()
-    }
-
-    /// Returns the command to type next, where there is one.
-    pub fn hint(&self) -> Option<&str> {
-        self.0.hint.as_deref()
-    }
-}
-
-impl From<CliError> for SessionError {
-    fn from(error: CliError) -> Self {
-        Self(error)
-    }
-}
-
-impl From<SessionError> for CliError {
-    fn from(error: SessionError) -> Self {
-        error.0
-    }
-}
 
 /// Where to begin in each stream of a session's output: an offset in bytes, `end`, `lines:N` for the last lines, `none`; or,
 /// if `None`, where the last client that was attached stopped.
@@ -132,7 +96,7 @@ impl Sessions {
     /// # Errors
     /// When there is no daemon and none can be started.
     pub async fn connect(socket: Option<PathBuf>) -> Result<Self, SessionError> {
-        let ui = Ui::new(&Global { quiet: true, no_input: true, ..Global::default() });
+        let ui = crate::daemon::quiet();
         let client = reach(&ui, socket.clone(), Start::IfNeeded).await?;
         Ok(Self { ui, socket, client })
     }
