@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 30] = [
+const PROGRAMS: [(&str, &str); 31] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -34,6 +34,7 @@ const PROGRAMS: [(&str, &str); 30] = [
     ("tmux", "tmux"),
     ("screen", "screen"),
     ("vi", "vim-tiny"),
+    ("nvim", "neovim"),
     ("top", "procps"),
     ("tput", "ncurses-bin"),
 ];
@@ -57,7 +58,7 @@ pub(crate) const SERVERS: [(&str, &[&str]); 5] = [
         "OCC_REQUIRE_KEYRING",
         &["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool", "age", "age-keygen"],
     ),
-    ("OCC_REQUIRE_TERMINAL", &["tmux", "screen", "vi", "top", "tput"]),
+    ("OCC_REQUIRE_TERMINAL", &["tmux", "screen", "vi", "nvim", "top", "tput"]),
     ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount", "ip"]),
 ];
 

@@ -23,6 +23,7 @@ mod docker;
 mod docker_socket;
 mod dropbear;
 mod edit;
+mod editors;
 mod elsewhere;
 mod ending;
 mod events;

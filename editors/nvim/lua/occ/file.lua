@@ -1,0 +1,167 @@
+-- Files of hosts in buffers named occ://HOST/PATH; a PATH that begins with / is absolute, else it is relative to the home
+-- directory there.
+
+local base64 = require('occ.base64')
+local rpc = require('occ.rpc')
+
+local M = {}
+
+--- Returns host and path of a buffer's name.
+function M.parse(name)
+  return name:match('^occ://([^/]+)/(.+)$')
+end
+
+local function encode(path)
+  return (path:gsub('[^%w%-%._~/]', function(byte)
+    return string.format('%%%02X', byte:byte())
+  end))
+end
+
+local function url(host, path, query)
+  return '/v1/hosts/' .. encode(host) .. '/files/' .. encode(path) .. (query or '')
+end
+
+local function fail(text)
+  vim.api.nvim_err_writeln('occ: ' .. text)
+end
+
+--- Returns the SHA-256 of bytes; nothing for bytes that are no text to Vim.
+local function sha256(bytes)
+  return not bytes:find('%z') and vim.fn.sha256(bytes) or nil
+end
+
+--- Returns what a buffer would be as a file.
+local function bytes_of(buffer)
+  local ending = vim.bo[buffer].fileformat == 'dos' and '\r\n' or '\n'
+  local lines = vim.api.nvim_buf_get_lines(buffer, 0, -1, false)
+  if #lines == 1 and lines[1] == '' and vim.b[buffer].occ_empty then
+    return ''
+  end
+  local last = (vim.bo[buffer].endofline or (vim.bo[buffer].fixendofline and not vim.bo[buffer].binary)) and ending or ''
+  return table.concat(lines, ending) .. last
+end
+
+local function show(buffer, text)
+  vim.b[buffer].occ_empty = text == ''
+  local has_end = text:sub(-1) == '\n' or text == ''
+  local lines = vim.split(text, '\n', { plain = true })
+  if has_end and #lines > 1 then
+    table.remove(lines)
+  end
+  local is_dos = text:find('\r\n', 1, true) ~= nil
+  for i, line in ipairs(lines) do
+    is_dos = is_dos and (line:sub(-1) == '\r' or (i == #lines and not has_end))
+  end
+  if is_dos then
+    lines = vim.tbl_map(function(line)
+      return (line:gsub('\r$', ''))
+    end, lines)
+  end
+  local levels = vim.bo[buffer].undolevels
+  vim.bo[buffer].undolevels = -1
+  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, lines)
+  vim.bo[buffer].undolevels = levels
+  vim.bo[buffer].fileformat = is_dos and 'dos' or 'unix'
+  vim.bo[buffer].endofline = has_end
+  -- A file without an end of line at its end stays one.
+  vim.bo[buffer].fixendofline = has_end
+  vim.bo[buffer].modified = false
+end
+
+--- Reads the file of a buffer into it (BufReadCmd).
+function M.read(buffer, name)
+  local host, path = M.parse(name)
+  if not host then
+    return fail(name .. ' is not occ://HOST/PATH')
+  end
+  vim.bo[buffer].buftype = 'acwrite'
+  vim.bo[buffer].swapfile = false
+  local pieces = {}
+  local answer = rpc.wait({ method = 'GET', path = url(host, path) }, {
+    event = function(event)
+      pieces[#pieces + 1] = event.data_b64
+    end,
+  })
+  local why = answer.problem
+  if why and why.code == 'file_not_found' then
+    vim.b[buffer].occ_etag = nil
+    vim.b[buffer].occ_sha256 = nil
+    vim.b[buffer].occ_new = true
+    show(buffer, '')
+    vim.notify('"' .. host .. ':' .. path .. '" [New]')
+  elseif why then
+    -- What is shown is not the file, and must not become it.
+    vim.bo[buffer].readonly = true
+    vim.b[buffer].occ_unread = true
+    return fail(host .. ':' .. path .. ': ' .. why.detail)
+  else
+    local text = table.concat(vim.tbl_map(base64.decode, pieces))
+    vim.b[buffer].occ_etag = answer.headers.etag
+    vim.b[buffer].occ_sha256 = sha256(text)
+    vim.b[buffer].occ_new = false
+    show(buffer, text)
+  end
+  if vim.b[buffer].occ_unread then
+    vim.bo[buffer].readonly = false
+  end
+  vim.b[buffer].occ_unread = false
+  vim.b[buffer].occ_host = host
+  vim.api.nvim_buf_call(buffer, function()
+    vim.cmd('silent! doautocmd <nomodeline> BufReadPost')
+  end)
+end
+
+--- Writes a buffer (BufWriteCmd). What somebody else wrote there meanwhile stays, unless `force` (`:w!`).
+function M.write(buffer, name, force)
+  local host, path = M.parse(name)
+  if not host then
+    return fail(name .. ' is not occ://HOST/PATH')
+  end
+  local is_own = name == vim.api.nvim_buf_get_name(buffer)
+  if is_own and vim.b[buffer].occ_unread then
+    return fail(host .. ':' .. path .. ' could not be read, and is not written; :e reads it again')
+  end
+  local text = bytes_of(buffer)
+  local headers, query = { ['content-type'] = 'application/octet-stream' }, ''
+  if not force then
+    if is_own and not vim.b[buffer].occ_new then
+      headers['if-match'] = vim.b[buffer].occ_etag
+      -- A tag has whole seconds, within which as much may have been written.
+      query = vim.b[buffer].occ_sha256 and ('?if_sha256=' .. vim.b[buffer].occ_sha256) or ''
+    else
+      headers['if-none-match'] = '*'
+    end
+  end
+  local answer = rpc.wait({
+    method = 'PUT',
+    path = url(host, path, query),
+    headers = headers,
+    body_b64 = base64.encode(text),
+  })
+  local why = answer.problem
+  if why and (why.code == 'file_changed' or why.code == 'file_exists') then
+    local what = why.code == 'file_changed' and ' has changed there since it was read' or ' is there already'
+    return fail(host .. ':' .. path .. what .. '; nothing was written. :e! reads it, :w! overwrites it')
+  elseif why then
+    return fail(host .. ':' .. path .. ': ' .. why.detail .. ' Nothing is known to be written.')
+  end
+  if is_own then
+    vim.b[buffer].occ_etag = answer.headers.etag or (answer.body or {}).etag
+    vim.b[buffer].occ_sha256 = sha256(text)
+    vim.b[buffer].occ_new = false
+    vim.b[buffer].occ_empty = text == ''
+    vim.bo[buffer].modified = false
+  end
+  vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
+end
+
+--- Opens HOST:PATH.
+function M.open(spot)
+  local host, path = spot:match('^([^:/]+):(.+)$')
+  if not host then
+    return fail(spot .. ' is not HOST:PATH')
+  end
+  vim.cmd('edit ' .. vim.fn.fnameescape('occ://' .. host .. '/' .. path))
+end
+
+return M

@@ -1,0 +1,269 @@
+-- What the plugin promises, against a real daemon and a real server: occd/tests/promises/editors.rs runs it in headless Neovim.
+-- DIR is a directory that both ends see, HOST a host, LOCKED one whose login needs PASSPHRASE.
+
+local dir, host = vim.env.DIR, vim.env.HOST
+
+local function wait(what, holds)
+  assert(vim.wait(60000, holds, 5), 'waited for ' .. what)
+end
+
+local function write(path, text)
+  local file = assert(io.open(path, 'wb'))
+  file:write(text)
+  file:close()
+end
+
+local function read(path)
+  local file = io.open(path, 'rb')
+  if not file then
+    return nil
+  end
+  local text = file:read('*a')
+  file:close()
+  return text
+end
+
+local function same(a, b)
+  assert(vim.deep_equal(a, b), vim.inspect(a) .. ' is not ' .. vim.inspect(b))
+end
+
+local said = {}
+vim.notify = function(text)
+  said[#said + 1] = text
+end
+local failed = {}
+vim.api.nvim_err_writeln = function(text)
+  failed[#failed + 1] = text
+end
+
+local function lines()
+  return vim.api.nvim_buf_get_lines(0, 0, -1, false)
+end
+
+local tests = {}
+
+function tests.base64_is_its_own_inverse()
+  local base64 = require('occ.base64')
+  same(base64.encode('hello'), 'aGVsbG8=')
+  local all = {}
+  for i = 0, 255 do
+    all[#all + 1] = string.char(i)
+  end
+  local bytes = table.concat(all)
+  for length = 0, 256 do
+    same(base64.decode(base64.encode(bytes:sub(1, length))), bytes:sub(1, length))
+  end
+end
+
+function tests.the_state_is_known_from_events_and_names_are_completed()
+  local occ = require('occ')
+  wait('the daemon', function()
+    return occ.status() ~= 'occ: off'
+  end)
+  same(vim.fn.getcompletion('OccOpen ' .. host, 'cmdline'), { host .. ':' })
+  same(vim.fn.getcompletion('OccExec ' .. host, 'cmdline'), { host .. ' --' })
+  local changes = 0
+  vim.api.nvim_create_autocmd('User', {
+    pattern = 'OccChanged',
+    callback = function()
+      changes = changes + 1
+    end,
+  })
+  occ.exec(host, 'true')
+  wait('the connection', function()
+    return occ.status(host) == host .. ' connected'
+  end)
+  wait('the event', function()
+    return changes > 0
+  end)
+  same(occ.status('nobody'), 'nobody unknown')
+  wait('both hosts to be known', function()
+    return occ.status():match('^occ: %d/2$')
+  end)
+  vim.cmd('bwipeout!')
+end
+
+function tests.output_comes_as_it_is_written_into_a_buffer()
+  vim.cmd('OccExec ' .. host .. ' -- echo first; while [ ! -e ' .. dir .. '/go ]; do sleep 0.05; done; echo second >&2; printf third; exit 3')
+  local buffer = vim.api.nvim_get_current_buf()
+  wait('the first line', function()
+    return lines()[1] == 'first'
+  end)
+  write(dir .. '/go', '')
+  wait('its end', function()
+    return vim.b[buffer].occ_exit == 3
+  end)
+  same(lines(), { 'first', 'second', 'third' })
+  same(vim.bo.buftype, 'nofile')
+  assert(said[#said]:find('exit 3', 1, true), said[#said])
+  vim.cmd('bwipeout!')
+  -- Who closes the buffer ends the command.
+  vim.cmd('OccExec ' .. host .. ' -- trap "touch ' .. dir .. '/ended; exit" TERM HUP; echo on; while :; do sleep 0.05; done')
+  wait('its beginning', function()
+    return lines()[1] == 'on'
+  end)
+  vim.cmd('bwipeout!')
+  wait('the end of the command', function()
+    return read(dir .. '/ended') ~= nil
+  end)
+end
+
+function tests.output_goes_into_the_quickfix_list_with_the_hosts_files()
+  write(dir .. '/a.c', 'one\ntwo\nthree\n')
+  vim.cmd('OccExec! ' .. host .. ' -- echo ' .. dir .. '/a.c:2: wrong')
+  wait('an entry', function()
+    return #vim.fn.getqflist() == 1
+  end)
+  local item = vim.fn.getqflist()[1]
+  same({ item.lnum, vim.trim(item.text), item.valid }, { 2, 'wrong', 1 })
+  same(vim.fn.bufname(item.bufnr), 'occ://' .. host .. '/' .. dir .. '/a.c')
+  vim.cmd('cfirst')
+  same(vim.api.nvim_get_current_line(), 'two')
+  same(vim.bo.filetype, 'c')
+  vim.cmd('bwipeout! | cclose')
+end
+
+function tests.a_file_is_edited_and_never_over_what_somebody_else_wrote()
+  local path = dir .. '/a b.conf'
+  write(path, 'one\nzwei ü\n')
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  same(lines(), { 'one', 'zwei ü' })
+  same(require('occ').status(), host .. ' connected')
+  assert(not vim.bo.modified)
+  vim.api.nvim_buf_set_lines(0, 2, 2, false, { 'three' })
+  vim.cmd('write')
+  same(read(path), 'one\nzwei ü\nthree\n')
+  assert(not vim.bo.modified)
+  -- The tag has been renewed.
+  vim.api.nvim_buf_set_lines(0, 0, 1, false, { '1' })
+  vim.cmd('write')
+  same(read(path), '1\nzwei ü\nthree\n')
+  same(failed, {})
+  -- As long, and within the same second.
+  write(path, '2\nzwei ü\nthree\n')
+  vim.api.nvim_buf_set_lines(0, 0, 1, false, { '3' })
+  vim.cmd('write')
+  same(read(path), '2\nzwei ü\nthree\n')
+  assert(vim.bo.modified)
+  assert(failed[1]:find('has changed there since it was read; nothing was written', 1, true), failed[1])
+  pcall(vim.cmd, 'wq')
+  same(vim.fn.bufname(), 'occ://' .. host .. '/' .. path)
+  same(read(path), '2\nzwei ü\nthree\n')
+  vim.cmd('edit!')
+  same(lines()[1], '2')
+  vim.api.nvim_buf_set_lines(0, 0, 1, false, { '4' })
+  write(path, 'theirs')
+  vim.cmd('write!')
+  same(read(path), '4\nzwei ü\nthree\n')
+  failed = {}
+  vim.cmd('bwipeout!')
+end
+
+function tests.bytes_and_ends_of_lines_stay_as_they_are()
+  local path = dir .. '/bytes'
+  for _, text in ipairs({ 'no end', 'dos\r\nlines\r\n', 'mixed\r\nlines\n', '\255\0\1\n', '', '\n', '\n\n' }) do
+    write(path, text)
+    vim.cmd('edit! occ://' .. host .. '/' .. path)
+    vim.bo.modified = true
+    vim.cmd('write')
+    same({ read(path), failed }, { text, {} })
+  end
+  vim.cmd('bwipeout!')
+end
+
+function tests.a_new_file_is_made_and_one_that_cannot_be_read_is_not_written()
+  local path = dir .. '/new'
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  same(lines(), { '' })
+  vim.api.nvim_buf_set_lines(0, 0, -1, false, { 'mine' })
+  write(path, 'theirs\n')
+  vim.cmd('write')
+  assert(failed[1]:find('is there already', 1, true), vim.inspect(failed))
+  os.remove(path)
+  vim.cmd('write')
+  same(read(path), 'mine\n')
+  vim.cmd('bwipeout!')
+  failed = {}
+  vim.cmd('OccOpen ' .. host .. ':' .. dir)
+  assert(failed[1]:find('directory', 1, true), vim.inspect(failed))
+  vim.api.nvim_buf_set_lines(0, 0, -1, false, { 'mine' })
+  vim.cmd('write!')
+  assert(failed[2]:find('could not be read', 1, true), vim.inspect(failed))
+  vim.cmd('bwipeout!')
+  failed = {}
+end
+
+function tests.what_a_login_needs_is_asked_here()
+  local asked = {}
+  local answers = { 'wrong', vim.env.PASSPHRASE }
+  vim.fn.inputsecret = function(question)
+    asked[#asked + 1] = question
+    return table.remove(answers, 1)
+  end
+  vim.cmd('OccOpen ' .. vim.env.LOCKED .. ':' .. dir .. '/a.c')
+  same(lines(), { 'one', 'two', 'three' })
+  same(#asked, 2)
+  assert(asked[1]:find('Passphrase for ', 1, true), asked[1])
+  assert(asked[2]:find('That passphrase is wrong', 1, true), asked[2])
+  vim.cmd('bwipeout!')
+end
+
+function tests.it_works_again_after_the_daemon_was_stopped_and_does_not_start_it_by_itself()
+  local occ = require('occ')
+  vim.fn.system({ 'occ', 'daemon', 'stop' })
+  same(vim.v.shell_error, 0)
+  wait('the status to say so', function()
+    return occ.status() == 'occ: off'
+  end)
+  -- Longer than it waits between two looks.
+  vim.wait(1500, function()
+    return false
+  end)
+  vim.fn.system({ 'occ', 'daemon', 'status' })
+  same(vim.v.shell_error, 3)
+  vim.cmd('OccOpen ' .. host .. ':' .. dir .. '/a.c')
+  same(lines(), { 'one', 'two', 'three' })
+  wait('the status to be back', function()
+    return occ.status() == host .. ' connected'
+  end)
+  vim.cmd('bwipeout!')
+  -- The same for the process that carries everything.
+  local job = require('occ.rpc').job()
+  vim.fn.jobstop(job)
+  wait('its end', function()
+    return require('occ.rpc').job() ~= job
+  end)
+  vim.cmd('OccOpen ' .. host .. ':' .. dir .. '/a.c')
+  same(lines(), { 'one', 'two', 'three' })
+  vim.cmd('bwipeout!')
+end
+
+function tests.checkhealth_says_that_it_works()
+  vim.cmd('checkhealth occ')
+  local text = table.concat(lines(), '\n')
+  assert(text:find('occd [%d.]+ answers') and text:find('hosts: ' .. host, 1, true), text)
+  assert(not text:find('ERROR'), text)
+end
+
+local order = {
+  'base64_is_its_own_inverse',
+  'the_state_is_known_from_events_and_names_are_completed',
+  'output_comes_as_it_is_written_into_a_buffer',
+  'output_goes_into_the_quickfix_list_with_the_hosts_files',
+  'a_file_is_edited_and_never_over_what_somebody_else_wrote',
+  'bytes_and_ends_of_lines_stay_as_they_are',
+  'a_new_file_is_made_and_one_that_cannot_be_read_is_not_written',
+  'what_a_login_needs_is_asked_here',
+  'it_works_again_after_the_daemon_was_stopped_and_does_not_start_it_by_itself',
+  'checkhealth_says_that_it_works',
+}
+same(#order, #vim.tbl_keys(tests))
+for _, name in ipairs(order) do
+  local ok, why = xpcall(tests[name], debug.traceback)
+  if not ok then
+    io.stderr:write(name .. ': ' .. why .. '\n' .. vim.inspect({ said = said, failed = failed }) .. '\n')
+    vim.cmd('cquit 1')
+  end
+  io.stderr:write('ok ' .. name .. '\n')
+end
+vim.cmd('qall!')

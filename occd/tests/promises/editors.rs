@@ -1,0 +1,98 @@
+//! Editors and status bars work as their files in `editors/` say: in a real Neovim and a real tmux.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use testkit::keys::KeyFile;
+use testkit::require::{find_program, require};
+use testkit::wait::blocking::try_wait_for;
+use testkit::{DaemonRig, Terminal};
+
+use crate::files::{Shared, sshd};
+
+/// Returns what is below `editors`.
+fn editors(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../editors").join(path)
+}
+
+/// Returns a program in the rig's environment that finds `occ`.
+fn program(rig: &DaemonRig, name: &str) -> Command {
+    let mut command = Command::new(name);
+    let occ = rig.occ(&[]);
+    command.env_clear().current_dir(rig.home());
+    for (name, value) in occ.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own = testkit::daemon::client_binary().parent().unwrap().to_owned();
+    let path = std::env::join_paths([own].into_iter().chain(std::env::split_paths(&path)));
+    command.env("PATH", path.unwrap()).env("TERM", "xterm");
+    command
+}
+
+#[test]
+fn neovim_shows_hosts_runs_commands_edits_files_and_asks() {
+    if !require("Neovim", find_program("nvim").map(drop), "OCC_REQUIRE_TERMINAL") {
+        return;
+    }
+    let Some((sshd, rig)) = sshd() else { return };
+    let key = KeyFile::generate_with(rig.home().join(".ssh/locked"), "ed25519", "open sesame");
+    let keys = fs::read_to_string(sshd.authorized_keys_path()).unwrap();
+    fs::write(sshd.authorized_keys_path(), format!("{keys}{}\n", key.public)).unwrap();
+    rig.add_host("locked", &sshd);
+    rig.edit_hosts(|file| {
+        let config = file.hosts.get_mut("locked").unwrap();
+        config.identity_file = Some(key.path.display().to_string());
+    });
+    let shared = Shared::new();
+    let said = rig.root().join("nvim.log");
+    let mut nvim = program(&rig, "nvim");
+    nvim.args(["--clean", "--headless", "-n"])
+        .arg("--cmd")
+        .arg(format!("set runtimepath^={}", editors("nvim").display()))
+        .arg("-S")
+        .arg(editors("nvim/test/promise.lua"))
+        .env("DIR", shared.path())
+        .env("HOST", "h")
+        .env("LOCKED", "locked")
+        .env("PASSPHRASE", "open sesame")
+        .stdin(Stdio::null())
+        .stdout(File::create(rig.root().join("nvim.out")).unwrap())
+        .stderr(File::create(&said).unwrap());
+    let mut nvim = nvim.spawn().unwrap();
+    let ended = try_wait_for(Duration::from_secs(100), || nvim.try_wait().unwrap());
+    let said = fs::read_to_string(said).unwrap();
+    let Some(status) = ended else {
+        let _ = (nvim.kill(), nvim.wait());
+        panic!("Neovim hangs:\n{said}");
+    };
+    assert!(status.success(), "{said}");
+    let promises = said.lines().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!(promises, 10, "{said}");
+}
+
+#[test]
+fn tmux_shows_how_many_hosts_are_connected() {
+    if !require("tmux", find_program("tmux").map(drop), "OCC_REQUIRE_TERMINAL") {
+        return;
+    }
+    let Some((_sshd, rig)) = sshd() else { return };
+    let mut tmux = program(&rig, "tmux");
+    tmux.args(["-L", "bar", "-f"]).arg(editors("tmux/occ.conf"));
+    tmux.args(["new-session", "exec sleep 1000"]).env("TMUX_TMPDIR", rig.root());
+    let mut terminal = Terminal::control(&tmux, "");
+    terminal.resize(24, 120);
+    rig.occ_ok(&["connect", "--host", "h"]);
+    terminal.wait_for("1 host: 1 connected");
+    rig.occ_ok(&["daemon", "stop"]);
+    terminal.wait_for("occ off");
+    assert_eq!(rig.run_occ(&["daemon", "status"]).code(), 3);
+    let mut end = program(&rig, "tmux");
+    end.args(["-L", "bar", "kill-server"]).env("TMUX_TMPDIR", rig.root());
+    assert!(end.status().unwrap().success());
+    terminal.finish();
+}
