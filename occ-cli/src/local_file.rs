@@ -35,7 +35,7 @@ pub(crate) fn partial_path(target: &Path) -> PathBuf {
 }
 
 /// Returns a name beside a file that nobody else has.
-fn unique(target: &Path) -> Result<PathBuf, CliError> {
+pub(crate) fn unique(target: &Path) -> Result<PathBuf, CliError> {
     let name = target.file_name().unwrap_or_default().as_bytes();
     let mut random = [0; 4];
     getrandom::fill(&mut random)
@@ -102,6 +102,9 @@ pub(crate) fn failed(path: &Path, error: &io::Error) -> CliError {
         }
         io::ErrorKind::InvalidFilename => {
             CliError::failed(format!("{shown}: the name is too long.")).hint("give it another name")
+        }
+        io::ErrorKind::NotADirectory => {
+            CliError::failed(format!("{shown} is not a directory.")).hint(format!("ls -la {dir}"))
         }
         io::ErrorKind::IsADirectory => {
             CliError::failed(format!("{shown} is a directory.")).hint("occ cp -r copies one")

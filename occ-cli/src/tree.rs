@@ -113,9 +113,11 @@ impl Packer {
     }
 }
 
-/// A directory that is written.
+/// A directory that is written. Dropping it before [`Unpacker::finish`] gives it up.
 pub(crate) struct Unpacker {
     target: PathBuf,
+    /// Where it is until it is whole, if nothing was there.
+    staging: Option<PathBuf>,
     root: OwnedFd,
     /// The directory that was used last.
     last: Option<(Vec<u8>, OwnedFd)>,
@@ -138,17 +140,27 @@ struct Writing {
 }
 
 impl Unpacker {
-    /// Begins to write a directory, which is made where it is not there.
+    /// Begins to write a directory. One that is not there comes into its place as a whole.
     pub(crate) fn new(target: &Path, preserve: bool) -> Result<Self, CliError> {
         let failed = |error: io::Error| local_file::failed(target, &error);
-        if !target.is_dir() {
-            std::fs::create_dir(target).map_err(failed)?;
+        let staging = match target.metadata() {
+            Ok(meta) if meta.is_dir() => None,
+            // A link that leads nowhere is in the way as well.
+            _ if target.symlink_metadata().is_ok() => {
+                return Err(failed(io::ErrorKind::NotADirectory.into()));
+            }
+            _ => Some(local_file::unique(target)?),
+        };
+        if let Some(staging) = &staging {
+            std::fs::create_dir(staging).map_err(failed)?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, target, flags, Mode::empty())
+        let root = staging.as_deref().unwrap_or(target);
+        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())
             .map_err(|error| failed(error.into()))?;
         Ok(Self {
             target: target.to_owned(),
+            staging,
             root,
             last: None,
             decoder: Decoder::default(),
@@ -301,6 +313,11 @@ impl Unpacker {
         for (path, target) in std::mem::take(&mut self.links) {
             self.link(&path, &target).map_err(|error| self.failed(&path, &error))?;
         }
+        if let Some(staging) = &self.staging {
+            std::fs::rename(staging, &self.target)
+                .map_err(|error| local_file::failed(&self.target, &error))?;
+            self.staging = None;
+        }
         if self.preserve {
             // The inner ones first.
             for entry in std::mem::take(&mut self.directories).iter().rev() {
@@ -344,6 +361,10 @@ impl Drop for Unpacker {
                 // What cannot be removed is hidden, and says by its name what it is.
                 let _ = rustix::fs::unlinkat(dir, &*writing.temporary, AtFlags::empty());
             }
+        }
+        if let Some(staging) = &self.staging {
+            // The same.
+            let _ = std::fs::remove_dir_all(staging);
         }
     }
 }

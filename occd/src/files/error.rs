@@ -167,6 +167,43 @@ impl FileError {
         }
     }
 
+    /// Returns the same about what is to be at `to` and was below `from` until now.
+    pub(super) fn moved(mut self, from: &[u8], to: &[u8]) -> Self {
+        let (from, to) = (Shown::of(from).0, Shown::of(to).0);
+        if let Some(shown) = self.shown()
+            && from != to
+            && let Some(inner) = shown.0.strip_prefix(&from)
+        {
+            shown.0 = format!("{to}{inner}");
+        }
+        self
+    }
+
+    fn shown(&mut self) -> Option<&mut Shown> {
+        match self {
+            Self::Lost(path, _)
+            | Self::Ended(path)
+            | Self::Silent { path, .. }
+            | Self::NotFound(path)
+            | Self::Permission(path)
+            | Self::IsDirectory(path)
+            | Self::NotDirectory(path)
+            | Self::Special(path)
+            | Self::Exists(path)
+            | Self::NotEmpty(path)
+            | Self::NameTooLong(path)
+            | Self::NoSpace(path)
+            | Self::Quota(path)
+            | Self::Changed(path)
+            | Self::Range { path, .. }
+            | Self::Cut(path)
+            | Self::BadName(path, _)
+            | Self::Outside(path)
+            | Self::Failed(path, _) => Some(path),
+            Self::Unreachable(_) | Self::NoSession(_) | Self::NoSftp | Self::BadPath(_) => None,
+        }
+    }
+
     /// Returns whether it is that something is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound(_))

@@ -346,6 +346,15 @@ impl FileSystem {
         }
     }
 
+    /// Returns the connection that it is on; this machine's is on none.
+    fn connection(&self) -> Option<Arc<Connection>> {
+        match self {
+            Self::Remote(remote) => Some(Arc::clone(remote.sftp().connection())),
+            Self::Shell(shell) => shell.connection(),
+            Self::Local(_) => None,
+        }
+    }
+
     /// Returns what is known of a file; of a link itself unless it is followed.
     pub async fn stat(&self, path: &[u8], follow: bool) -> Result<Attrs, FileError> {
         match self {
@@ -475,7 +484,11 @@ impl FileSystem {
             if entry.attrs.kind == FileKind::Directory {
                 open.push((inner, None));
             } else {
-                self.remove(&inner, entry.attrs.kind).await?;
+                match self.remove(&inner, entry.attrs.kind).await {
+                    // Somebody else was faster.
+                    Ok(()) | Err(FileError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

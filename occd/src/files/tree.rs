@@ -3,8 +3,8 @@
 //! Where a host has tar, that makes and takes the stream, and thousands of small files cost no round trips. Elsewhere,
 //! and on this machine, each file is read and written by itself, many at once.
 //!
-//! What is unpacked on a host by its tar lands in a hidden directory beside what is there, and is moved when all of it has
-//! come: no file is ever there in part.
+//! What is unpacked by a host's tar, or where nothing is yet, lands in a hidden directory beside what is there, and is moved
+//! when all of it has come: no file is ever there in part, and a new directory is there as a whole or not at all.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -312,6 +312,8 @@ enum To {
         /// Their permissions and times come last: writing into them changes those.
         directories: Vec<(Vec<u8>, u32, i64)>,
         under_way: FuturesUnordered<BoxFuture<'static, Result<(), FileError>>>,
+        /// Where it is until it is whole, if nothing is at the target.
+        staging: Option<(Vec<u8>, Option<Claim>)>,
     },
 }
 
@@ -400,24 +402,28 @@ impl Unpack {
                 links: Vec::new(),
                 directories: Vec::new(),
                 under_way: FuturesUnordered::new(),
+                staging: None,
             },
             confined: None,
         };
         if confined {
             unpack.confined = Some(Confined { fresh, ..Confined::default() });
         }
+        if matches!(fs, FileSystem::Local(_)) && !fresh {
+            return Ok(unpack);
+        }
+        let random = format!("{:08x}", fastrand::u32(..));
+        let trimmed = target.strip_suffix(b"/").unwrap_or(target);
+        let staging = match fresh {
+            true => {
+                let (dir, name) = split(trimmed)?;
+                join(dir, &beside(name, random.as_bytes()))
+            }
+            false => join(target, &beside(b"tree", random.as_bytes())),
+        };
+        let claim = fs.claim(Remains::tree(&staging));
+        fs.mkdir(&staging, None).await.map_err(|error| error.about(target))?;
         if !matches!(fs, FileSystem::Local(_)) {
-            let random = format!("{:08x}", fastrand::u32(..));
-            let trimmed = target.strip_suffix(b"/").unwrap_or(target);
-            let staging = match fresh {
-                true => {
-                    let (dir, name) = split(trimmed)?;
-                    join(dir, &beside(name, random.as_bytes()))
-                }
-                false => join(target, &beside(b"tree", random.as_bytes())),
-            };
-            let claim = fs.claim(Remains::tree(&staging));
-            fs.mkdir(&staging, None).await.map_err(|error| error.about(target))?;
             let option = if preserve { "-p" } else { "-m" };
             let running = script(executor, TAKE, &staging, option, client).await;
             if let Some((running, is_other)) = ready(running).await {
@@ -426,17 +432,23 @@ impl Unpack {
                 unpack.sink = To::Tar { running, staging, entries, fresh, retouch, claim };
                 return Ok(unpack);
             }
+        }
+        if !fresh {
             fs.remove(&staging, FileKind::Directory).await?;
             claim.into_iter().for_each(Claim::done);
-        }
-        if fresh {
-            fs.mkdir_all(target, None).await?;
+        } else if let To::Each { staging: place, .. } = &mut unpack.sink {
+            *place = Some((staging, claim));
         }
         Ok(unpack)
     }
 
     /// Writes more of it.
     pub async fn write(&mut self, data: Bytes) -> Result<(), FileError> {
+        let written = self.take(data).await;
+        written.map_err(|error| self.at_target(error))
+    }
+
+    async fn take(&mut self, data: Bytes) -> Result<(), FileError> {
         self.decoder.feed(&data);
         while let Some(item) =
             self.decoder.item().map_err(|_| FileError::Cut(Shown::of(&self.target)))?
@@ -474,9 +486,21 @@ impl Unpack {
         if sent { Ok(()) } else { self.tar_ended().await }
     }
 
+    /// Returns where files are written one by one.
+    fn root(&self) -> &[u8] {
+        match &self.sink {
+            To::Each { staging: Some((staging, _)), .. } => staging,
+            _ => &self.target,
+        }
+    }
+
+    /// Returns the error with the place that the client knows of.
+    fn at_target(&self, error: FileError) -> FileError {
+        error.moved(self.root(), &self.target)
+    }
+
     fn path(&self, entry: &Entry) -> Vec<u8> {
-        let parts = tar::parts(&entry.path).unwrap_or_default();
-        parts.iter().fold(self.target.clone(), |path, part| join(&path, part))
+        place(self.root(), &entry.path)
     }
 
     fn wish(&self, entry: &Entry) -> UploadWish {
@@ -516,8 +540,8 @@ impl Unpack {
             Kind::Hardlink(other) => {
                 let parts = tar::parts(other).filter(|parts| !parts.is_empty());
                 let bad = || FileError::BadName(Shown::of(&self.target), Shown::of(other));
-                let parts = parts.ok_or_else(bad)?;
-                let from = parts.iter().fold(self.target.clone(), |path, part| join(&path, part));
+                parts.ok_or_else(bad)?;
+                let from = place(self.root(), other);
                 if let To::Each { links, .. } = &mut self.sink
                     && let Some((_, target)) = links.iter().find(|(link, _)| *link == from)
                 {
@@ -593,6 +617,11 @@ impl Unpack {
 
     /// Puts what has come into its place. Returns the number of files.
     pub async fn finish(mut self) -> Result<u64, FileError> {
+        let settled = self.settle_all().await;
+        settled.map_err(|error| self.at_target(error))
+    }
+
+    async fn settle_all(&mut self) -> Result<u64, FileError> {
         if !self.decoder.is_whole() {
             return Err(FileError::Cut(Shown::of(&self.target)));
         }
@@ -611,6 +640,14 @@ impl Unpack {
             for (path, mode, mtime) in directories.iter().rev() {
                 self.fs.chmod(path, *mode).await?;
                 self.fs.touch(path, *mtime).await?;
+            }
+            if let To::Each { staging, .. } = &mut self.sink
+                && let Some((path, claim)) = staging
+            {
+                let target = self.target.strip_suffix(b"/").unwrap_or(&self.target);
+                self.fs.rename(path, target, false).await?;
+                claim.take().into_iter().for_each(Claim::done);
+                *staging = None;
             }
             return Ok(self.files);
         }
@@ -741,7 +778,18 @@ async fn settle(
 
 impl Drop for Unpack {
     fn drop(&mut self) {
-        let To::Tar { running, claim, .. } = &mut self.sink else { return };
+        let (running, claim) = match &mut self.sink {
+            To::Tar { running, claim, .. } => (running, claim),
+            To::Each { staging, file, under_way, .. } => {
+                // What is half written in it goes first.
+                *file = None;
+                under_way.clear();
+                if let Some((path, claim)) = staging.take() {
+                    give_up(&self.fs, &path, claim);
+                }
+                return;
+            }
+        };
         let (Some(mut running), Some(claim)) = (running.take(), claim.take()) else { return };
         let fs = self.fs.clone();
         claim.leaving();
@@ -753,4 +801,18 @@ impl Drop for Unpack {
             claim.clear(&fs).await;
         });
     }
+}
+
+/// Removes a directory that did not become whole.
+fn give_up(fs: &FileSystem, path: &[u8], claim: Option<Claim>) {
+    if let FileSystem::Local(files) = fs {
+        if let Err(error) = std::fs::remove_dir_all(files.path(path)) {
+            tracing::info!(%error, path = %Shown::of(path), "what was not finished could not be removed");
+        }
+        return;
+    }
+    let (Some(claim), Some(connection)) = (claim, fs.connection()) else { return };
+    let fs = fs.clone();
+    claim.leaving();
+    connection.spawn(async move { claim.clear(&fs).await });
 }

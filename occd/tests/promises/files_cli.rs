@@ -301,18 +301,23 @@ fn directories_go_with_everything_in_them() {
     assert!(shared.names().is_empty());
 }
 
-#[test]
-fn a_host_without_tar_gets_each_file_by_itself() {
+/// Returns a server whose sessions find nothing but a shell, and a daemon for it.
+fn without_tar() -> Option<(testkit::RealSshd, DaemonRig, Shared)> {
     if !testkit::RealSshd::require() {
-        return;
+        return None;
     }
     let bin = Shared::new();
-    // Sessions find nothing but a shell there.
     std::os::unix::fs::symlink("/bin/sh", bin.at("sh")).unwrap();
     let path = format!("SetEnv PATH={}", bin.path().display());
     let sshd =
         testkit::RealSshd::builder().config("Subsystem sftp internal-sftp").config(path).start();
     let rig = crate::support::daemon_for(&sshd);
+    Some((sshd, rig, bin))
+}
+
+#[test]
+fn a_host_without_tar_gets_each_file_by_itself() {
+    let Some((_sshd, rig, _bin)) = without_tar() else { return };
     let (here, shared) = (Shared::new(), Shared::new());
     std::fs::create_dir(here.at("tree")).unwrap();
     plant(&here.at("tree"));
@@ -335,9 +340,48 @@ fn a_directory_that_does_not_fit_leaves_nothing() {
     let (code, text) = fails(&rig, &["cp", "-r", arg(&here.at("tree")), &there(&at.join("new"))]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("the disk is full.\nhint: occ exec --host h -- df -h"), "{text}");
-    crate::support::eventually("nothing to be left", || {
-        std::fs::read_dir(&at).unwrap().next().is_none()
-    });
+    let nothing = || std::fs::read_dir(&at).unwrap().next().is_none();
+    crate::support::eventually("nothing to be left", nothing);
+    // Down, the same; what comes into a directory that is there is in it file by file.
+    let tree = there(&here.at("tree"));
+    let (code, text) = fails(&rig, &["cp", "-r", &tree, arg(&at.join("new"))]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the disk here is full.\nhint: df -h "), "{text}");
+    assert!(text.contains("/small/new/"), "{text}");
+    assert!(nothing());
+    std::fs::create_dir(at.join("new")).unwrap();
+    std::fs::write(at.join("new/mine"), "mine").unwrap();
+    let (code, text) = fails(&rig, &["cp", "-r", &there(&here.at("tree/.")), arg(&at.join("new"))]);
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(std::fs::read(at.join("new/mine")).unwrap(), b"mine");
+    for entry in std::fs::read_dir(at.join("new")).unwrap() {
+        let (name, len) = (entry.as_ref().unwrap().file_name(), entry.unwrap().metadata().unwrap());
+        assert!(name == "mine" || len.len() == 100_000, "{name:?}: {len:?}");
+    }
+    drop(small);
+}
+
+#[test]
+fn without_tar_too_a_directory_that_does_not_fit_leaves_nothing() {
+    let Some((_sshd, rig, _bin)) = without_tar() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let at = shared.at("small");
+    let Some(small) = Small::at(&at) else { return };
+    std::fs::create_dir(here.at("tree")).unwrap();
+    for n in 0..40 {
+        std::fs::write(here.at(format!("tree/{n}")), random(100_000)).unwrap();
+    }
+    let mut tar = Command::new("tar");
+    let tar = tar.args(["-cf", "-", "-C", arg(&here.at("tree")), "."]).output().unwrap().stdout;
+    let url = format!("/v1/hosts/local/files/{}?tar=true", arg(&at.join("new")));
+    let answer = testkit::http::request(&rig.socket(), "PUT", &url, &[], Some(&tar)).unwrap();
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    assert!(answer.text().contains("/small/new/"), "{}", answer.text());
+    let nothing = || std::fs::read_dir(&at).unwrap().next().is_none();
+    crate::support::eventually("nothing to be left here", nothing);
+    let (code, text) = fails(&rig, &["cp", "-r", arg(&here.at("tree")), &there(&at.join("new"))]);
+    assert_eq!(code, 1, "{text}");
+    crate::support::eventually("nothing to be left there", nothing);
     drop(small);
 }
 
