@@ -11,7 +11,7 @@ use occ_proto::files::{beside, partial_name};
 use occ_proto::text::sanitize;
 
 use crate::error::CliError;
-use crate::hint::shell_word;
+use crate::hint::{MAKE_PATH, shell_word};
 
 /// What is opened is no link.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
@@ -113,6 +113,18 @@ pub(crate) fn failed(path: &Path, error: &io::Error) -> CliError {
     }
 }
 
+/// Returns the error for a file here that could not be made: its directory may be what is not there.
+pub(crate) fn cannot_make(path: &Path, error: &io::Error) -> CliError {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    match dir {
+        Some(dir) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => {
+            let shown = sanitize(&dir.to_string_lossy());
+            CliError::failed(format!("The directory {shown} is not there.")).hint(MAKE_PATH)
+        }
+        _ => failed(path, error),
+    }
+}
+
 impl LocalFile {
     /// Begins, or goes on at an offset, which `Some` of 0 allows for later. Links lead to what is written.
     pub(crate) fn begin(target: &Path, mode: u32, resume: Option<u64>) -> Result<Self, CliError> {
@@ -128,7 +140,7 @@ impl LocalFile {
             Err(_) => None,
         };
         let kept = partial_path(&target);
-        let of_target = |error| failed(&target, &error);
+        let of_target = |error| cannot_make(&target, &error);
         let (part, file, keep) = match resume {
             Some(offset) if offset > 0 => {
                 let file = OpenOptions::new().append(true).open(&kept).map_err(of_target)?;

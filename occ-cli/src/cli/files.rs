@@ -17,11 +17,14 @@ pub(crate) struct CpArgs {
     /// Go on with a copy that was interrupted
     #[arg(long, conflicts_with_all = ["recursive", "eol"])]
     pub(crate) resume: bool,
+    /// Make the directories that the copy is to be in
+    #[arg(long)]
+    pub(crate) mkpath: bool,
     /// Make line feeds of the ends of lines that are CR LF, in text files
-    #[arg(long, value_name = "lf", value_enum, conflicts_with = "recursive")]
+    #[arg(long, value_name = "lf", value_enum)]
     pub(crate) eol: Option<Eol>,
     /// What is copied, and where to: a path here, or HOST:PATH
-    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<OsString>,
 }
 

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use occ_proto::exec::NDJSON;
-use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR, TreeWritten};
+use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
@@ -57,7 +57,9 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
             (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
         }
         FileError::Outside(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
-        FileError::NotFound(_) => (StatusCode::NOT_FOUND, Code::FileNotFound),
+        FileError::NotFound(_) | FileError::NoDirectory(_) => {
+            (StatusCode::NOT_FOUND, Code::FileNotFound)
+        }
         FileError::Permission(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
         FileError::IsDirectory(_) => (StatusCode::CONFLICT, Code::IsDirectory),
         FileError::NotDirectory(_) => (StatusCode::CONFLICT, Code::NotDirectory),
@@ -70,6 +72,7 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
         }
         FileError::Changed(_) => (StatusCode::PRECONDITION_FAILED, Code::FileChanged),
         FileError::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, Code::OutOfRange),
+        FileError::BadArchive(..) => (StatusCode::BAD_REQUEST, Code::ArchiveInvalid),
         FileError::Cut(_) | FileError::BadPath(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
         FileError::BadName(..) | FileError::Failed(..) => {
             (StatusCode::BAD_GATEWAY, Code::FileError)
@@ -384,8 +387,8 @@ async fn write(
             let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
             unpack.write(data).await.map_err(failed)?;
         }
-        let files = unpack.finish().await.map_err(failed)?;
-        return Ok(Json(TreeWritten { files }).into_response());
+        let written = unpack.finish().await.map_err(failed)?;
+        return Ok(Json(written).into_response());
     }
     let absent = tags(&headers, &header::IF_NONE_MATCH);
     if absent.as_ref().is_some_and(|tags| tags != &["*"]) {

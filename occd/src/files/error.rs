@@ -58,6 +58,9 @@ pub enum FileError {
     /// It is not there.
     #[error("{0} is not there")]
     NotFound(Shown),
+    /// Nothing can be made in it, as it is not there.
+    #[error("the directory {0} is not there")]
+    NoDirectory(Shown),
     /// Not allowed.
     #[error("{0}: permission denied")]
     Permission(Shown),
@@ -99,6 +102,9 @@ pub enum FileError {
     /// The client's bytes did not come to their end.
     #[error("{0}: what was sent ended too early")]
     Cut(Shown),
+    /// The client's archive is none, or has what none may have.
+    #[error("{0}: {1}")]
+    BadArchive(Shown, String),
     /// A path that cannot be one.
     #[error("{0}")]
     BadPath(&'static str),
@@ -185,6 +191,8 @@ impl FileError {
             | Self::Ended(path)
             | Self::Silent { path, .. }
             | Self::NotFound(path)
+            | Self::NoDirectory(path)
+            | Self::BadArchive(path, _)
             | Self::Permission(path)
             | Self::IsDirectory(path)
             | Self::NotDirectory(path)

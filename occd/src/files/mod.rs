@@ -364,6 +364,16 @@ impl FileSystem {
         }
     }
 
+    /// Returns why nothing could be made at a path: the directory that it was to be in may be what is not there.
+    async fn cannot_make(&self, path: &[u8], error: FileError) -> FileError {
+        if let (true, Ok((dir, _))) = (error.is_not_found(), split(path))
+            && self.stat(dir, true).await.is_err_and(|error| error.is_not_found())
+        {
+            return FileError::NoDirectory(Shown::of(dir));
+        }
+        error
+    }
+
     /// Returns what is in a directory, sorted.
     pub async fn list(&self, path: &[u8]) -> Result<Vec<Entry>, FileError> {
         let mut entries = match self {

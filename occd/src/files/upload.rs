@@ -179,7 +179,8 @@ impl Upload {
                 fs.rename(&part, kept, true).await?;
                 return Err(error);
             }
-            (opened, ..) => opened?,
+            (Err(error), ..) => return Err(fs.cannot_make(&target, error).await),
+            (Ok(sink), ..) => sink,
         };
         let (fs, replaced, is_finished) = (fs.clone(), there, false);
         let buffer = BytesMut::new();
