@@ -80,6 +80,15 @@ fn claimed(kept: &Path, mode: u32) -> io::Result<Option<File>> {
     Ok(is_ours(&file, kept)?.then_some(file))
 }
 
+/// Removes what is kept of an older copy, unless somebody writes to it.
+fn forget(kept: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).custom_flags(NOFOLLOW).open(kept) {
+        Ok(old) if is_ours(&old, kept)? => std::fs::remove_file(kept),
+        // What cannot be opened is no copy of ours.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Returns the error for a file here.
 pub(crate) fn failed(path: &Path, error: &io::Error) -> CliError {
     let shown = sanitize(&path.to_string_lossy());
@@ -188,7 +197,8 @@ impl LocalFile {
                 self.file.set_modified(time(mtime))?;
             }
             self.file.sync_all()?;
-            std::fs::rename(&self.part, &self.target)
+            std::fs::rename(&self.part, &self.target)?;
+            if self.keep { Ok(()) } else { forget(&partial_path(&self.target)) }
         };
         settle().map_err(|error| failed(&self.target, &error))?;
         self.is_finished = true;

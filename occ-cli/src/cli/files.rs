@@ -43,6 +43,9 @@ pub(crate) struct LsArgs {
     /// Names that begin with a dot as well
     #[arg(short, long = "all-names")]
     pub(crate) all_names: bool,
+    /// Names as they are, each with a NUL byte behind it
+    #[arg(short = '0', long, conflicts_with = "long")]
+    pub(crate) null: bool,
     /// HOST:PATH, or a path on the host that --host or the default names
     #[arg(value_name = "PATH")]
     pub(crate) path: Option<OsString>,
@@ -122,6 +125,9 @@ pub(crate) struct SearchArgs {
     /// Only files with such names; without those behind !
     #[arg(short, long, value_name = "GLOB")]
     pub(crate) glob: Vec<String>,
+    /// A NUL byte behind the names of files, in place of the colon
+    #[arg(short = '0', long)]
+    pub(crate) null: bool,
     /// So many lines at most [default: 10000]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub(crate) limit: Option<usize>,

@@ -568,6 +568,52 @@ fn texts_of_a_directory_get_line_feeds() {
 }
 
 #[test]
+fn names_go_to_a_program_as_they_are_and_to_a_terminal_so_that_they_do_it_no_harm() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let Some((_sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    let odd = std::ffi::OsStr::from_bytes(b"a\x1b[31m\n\xff");
+    std::fs::write(shared.at(odd), "needle \x1b[31m\n").unwrap();
+    std::fs::create_dir(shared.at("d")).unwrap();
+    let dir = there(shared.path());
+    let said = |args: &[&str]| rig.occ(args).output().unwrap().stdout;
+    assert_eq!(said(&["ls", &dir]), b"a\x1b[31m\n\xff\nd/\n");
+    assert_eq!(said(&["ls", "-0", &dir]), b"a\x1b[31m\n\xff\0d\0");
+    let found = said(&["files", "search", "--null", "needle", &dir]);
+    assert!(found.starts_with(b"a\x1b[31m\n\xff\x001:"), "{:?}", String::from_utf8_lossy(&found));
+    for args in [&["ls", &dir][..], &["ls", "-l", &dir], &["files", "search", "needle", &dir]] {
+        let (shown, code) = testkit::terminal::Terminal::control(&rig.occ(args), "").finish();
+        assert_eq!(code, 0, "{shown}");
+        assert!(!shown.contains("\u{1b}[31m"), "{shown:?}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_copy_goes_with_the_next_one_or_with_the_file() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::write(here.at("f"), "short").unwrap();
+    let part = |dir: &Shared| {
+        std::fs::write(dir.at(".f.occ-part"), "old").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(dir.at(".f.occ-part"), mode).unwrap();
+    };
+    part(&shared);
+    rig.occ_ok(&["cp", arg(&here.at("f")), &there(&shared.at("f"))]);
+    crate::support::eventually("the part to go", || shared.names() == ["f"]);
+    part(&here);
+    rig.occ_ok(&["cp", &there(&shared.at("f")), arg(&here.at("f"))]);
+    assert_eq!(here.names(), ["f"]);
+    part(&shared);
+    rig.occ_ok(&["rm", &there(&shared.at("f"))]);
+    assert!(shared.names().is_empty());
+    part(&shared);
+    rig.occ_ok(&["rm", &there(&shared.at("f"))]);
+    assert!(shared.names().is_empty());
+    assert_eq!(rig.run_occ(&["rm", &there(&shared.at("f"))]).code(), 1);
+}
+
+#[test]
 fn an_archive_that_is_none_is_the_clients_fault() {
     let Some((_sshd, rig)) = sshd() else { return };
     let Some((_bare, bare, _bin)) = without_tar() else { return };
