@@ -11,6 +11,7 @@ use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
+use occ_proto::policy::Action;
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
@@ -26,7 +27,7 @@ use crate::files::{
     UploadWish, Watch, checked, digest_of,
 };
 use crate::host::Tries;
-use crate::policy::Asker;
+use crate::policy::{self, Asker};
 use crate::prompts::Client;
 use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
@@ -183,7 +184,13 @@ async fn read(
     asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let mode = (false, !(query.stat && query.no_follow));
+    // Whoever may write may see what is there to be replaced, though not what is in it.
+    let place = place_of(&at.executor);
+    let action = |request| app.guard.decide(&asker, &place, &request).action;
+    let as_writer = query.stat
+        && action(policy::Request::Read) == Action::Deny
+        && action(policy::Request::Write) == Action::Allow;
+    let mode = (as_writer, !(query.stat && query.no_follow));
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     if query.stat {
@@ -427,11 +434,20 @@ async fn remove(
     let mode = (true, false);
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
-    let attrs = fs.stat(&at.path, false).await.map_err(failed)?;
+    let attrs = match fs.stat(&at.path, false).await {
+        // What is left of a copy to it goes with it, and may be all that is there.
+        Err(FileError::NotFound(_)) if fs.forget_part(&at.path).await.map_err(failed)? => {
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        attrs => attrs.map_err(failed)?,
+    };
     if let Some(tags) = tags(&headers, &header::IF_MATCH)
         && !tags.iter().any(|tag| *tag == attrs.etag() || tag == "*")
     {
         return Err(failed(FileError::Changed(Shown::of(&at.path))));
+    }
+    if attrs.kind == FileKind::File {
+        fs.forget_part(&at.path).await.map_err(failed)?;
     }
     match attrs.kind {
         FileKind::Directory if query.recursive => fs.remove_all(&at.path).await,
