@@ -1,5 +1,7 @@
 //! The composition root: what the daemon is made of, in which order it starts and stops.
 
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +33,7 @@ use crate::prompts::Prompts;
 use crate::secrets::Secrets;
 use crate::server;
 use crate::session::Sessions;
-use crate::socket::{OwnedSocket, SocketError};
+use crate::socket::{self, OwnedSocket, SocketError};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
@@ -63,6 +65,14 @@ pub enum StartError {
         /// Who.
         source: Exposed,
     },
+    /// Another daemon, on another socket, uses the state directory.
+    #[error("another occd{} uses the state directory {}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .path.display())]
+    StateInUse {
+        /// The directory.
+        path: PathBuf,
+        /// The other one, as it wrote.
+        pid: Option<u32>,
+    },
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -78,6 +88,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Daemon {
     socket: OwnedSocket,
+    /// Held as long as this process runs.
+    _state_lock: Option<File>,
     listener: StdListener,
     env: Env,
     config: Config,
@@ -106,8 +118,10 @@ impl Daemon {
         let config = config_file.load()?;
         check_state_dir(&env.state_dir()?)?;
         let (socket, listener) = OwnedSocket::bind(socket)?;
+        let state_lock = lock_state_dir(&env.state_dir()?)?;
         Ok(Self {
             socket,
+            _state_lock: state_lock,
             listener,
             env,
             config,
@@ -297,6 +311,26 @@ fn check_state_dir(path: &Path) -> Result<(), StartError> {
             .map_err(|source| StartError::State { path: path.to_owned(), source }),
         // Whoever writes there first says what is wrong.
         Err(_) => Ok(()),
+    }
+}
+
+/// Makes sure that no other daemon uses the state directory: each would write over what the other remembers.
+fn lock_state_dir(path: &Path) -> Result<Option<File>, StartError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    match made.map(|()| socket::lock(&path.join("occd.lock"))) {
+        Ok(Ok(lock)) => Ok(Some(lock)),
+        Ok(Err(SocketError::AlreadyRunning { pid, .. })) => {
+            Err(StartError::StateInUse { path: path.to_owned(), pid })
+        }
+        // Whoever writes there first says what is wrong. Not every file system has locks.
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "the state directory is not locked");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the state directory cannot be made");
+            Ok(None)
+        }
     }
 }
 
