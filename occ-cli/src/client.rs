@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::error::Problem;
 use occ_proto::policy::CLIENT_HEADER;
-use occ_proto::prompt::PROMPTS_HEADER;
+use occ_proto::prompt::{PROMPTS_HEADER, PromptList};
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
 use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER, WARNING_HEADER};
@@ -179,6 +179,11 @@ impl Client {
         body: &(impl Serialize + Sync),
     ) -> Result<Reply, CliError> {
         self.at_once(self.send(method, path, Some(written(body)?), None, None)).await
+    }
+
+    /// Returns the open questions, while a request waits for its answer.
+    pub(crate) async fn prompts_beside(&self) -> Result<PromptList, CliError> {
+        self.at_once(self.send(Method::GET, "/v1/prompts", None, None, None)).await?.parse()
     }
 
     /// Sends one of many requests, whose questions are answered in one place (`prompter::listening`).

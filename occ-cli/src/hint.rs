@@ -50,6 +50,10 @@ const OWN_APPROVAL: &str = "Whoever wants it done";
 const ELSEWHERE: &str = "somebody else is asked";
 /// It is sudo that asks.
 const SUDO: &str = "the sudo password of ";
+/// What the daemon says where a directory is missing, not a file.
+const NO_DIRECTORY: &str = "the directory ";
+/// How that comes to be there.
+pub(crate) const MAKE_PATH: &str = "occ cp --mkpath makes it";
 
 /// Returns what to type next, for the daemon's code and its sentence. `host` is absent where no host is concerned.
 pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<String> {
@@ -235,6 +239,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             format!("sshd_config of {h} decides that, or another program has it; occ forward list")
         }
         Code::ForwardNotFound => "occ forward list shows them".to_owned(),
+        Code::FileNotFound if detail.contains(NO_DIRECTORY) => MAKE_PATH.to_owned(),
         Code::FileNotFound => format!("occ ls {} shows what is there", directory_of(h, detail)),
         Code::PermissionDenied => {
             format!("occ ls -la {} shows whose it is", directory_of(h, detail))

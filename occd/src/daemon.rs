@@ -1,5 +1,7 @@
 //! The composition root: what the daemon is made of, in which order it starts and stops.
 
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use crate::prompts::Prompts;
 use crate::secrets::Secrets;
 use crate::server::{self, Pulse};
 use crate::session::Sessions;
-use crate::socket::{OwnedSocket, PassedSocket, SocketError};
+use crate::socket::{self, OwnedSocket, PassedSocket, SocketError};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
@@ -67,6 +69,14 @@ pub enum StartError {
         /// Who.
         source: Exposed,
     },
+    /// Another daemon, on another socket, uses the state directory.
+    #[error("another occd{} uses the state directory {}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .path.display())]
+    StateInUse {
+        /// The directory.
+        path: PathBuf,
+        /// The other one, as it wrote.
+        pid: Option<u32>,
+    },
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -91,6 +101,8 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Daemon {
     socket: OwnedSocket,
+    /// Held as long as this process runs.
+    _state_lock: Option<File>,
     listener: StdListener,
     env: Env,
     config: Config,
@@ -122,8 +134,10 @@ impl Daemon {
             Place::Path(path) => OwnedSocket::bind(&path)?,
             Place::Passed(passed) => OwnedSocket::adopt(passed)?,
         };
+        let state_lock = lock_state_dir(&env.state_dir()?)?;
         Ok(Self {
             socket,
+            _state_lock: state_lock,
             listener,
             env,
             config,
@@ -337,6 +351,26 @@ fn check_state_dir(path: &Path) -> Result<(), StartError> {
             .map_err(|source| StartError::State { path: path.to_owned(), source }),
         // Whoever writes there first says what is wrong.
         Err(_) => Ok(()),
+    }
+}
+
+/// Makes sure that no other daemon uses the state directory: each would write over what the other remembers.
+fn lock_state_dir(path: &Path) -> Result<Option<File>, StartError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    match made.map(|()| socket::lock(&path.join("occd.lock"))) {
+        Ok(Ok(lock)) => Ok(Some(lock)),
+        Ok(Err(SocketError::AlreadyRunning { pid, .. })) => {
+            Err(StartError::StateInUse { path: path.to_owned(), pid })
+        }
+        // Whoever writes there first says what is wrong. Not every file system has locks.
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "the state directory is not locked");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the state directory cannot be made");
+            Ok(None)
+        }
     }
 }
 

@@ -198,7 +198,7 @@ fn private_dir(dir: &Path) -> Result<(), SocketError> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, SocketError> {
+pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

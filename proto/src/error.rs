@@ -196,6 +196,8 @@ codes! {
     NoSftp = "no_sftp",
     /// The link broke, or the host ended the session, in the middle of a file.
     FileInterrupted = "file_interrupted",
+    /// What was sent to be unpacked is no archive, or has what none may have.
+    ArchiveInvalid = "archive_invalid",
     /// Something else about a file.
     FileError = "file_error",
     /// The Idempotency-Key was used for another request.

@@ -152,7 +152,8 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     };
     if let Some(grant) = &asker.grant {
         if Timestamp::now() >= grant.ends_at {
-            return denied(&format!("the end of the grant {}", grant.name), None).into_response();
+            let why = format!("the end of the grant {}", grant.name);
+            return denied(&why, None).host(&grant.host).into_response();
         }
         let is_own = || host_of(&request).as_ref() == Some(&SessionHost::Host(grant.host.clone()));
         let may = match door {
@@ -162,7 +163,8 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
         };
         if !may {
             let why = format!("the grant {}, which does not give this", grant.name);
-            return denied(&why, None).into_response();
+            // The host whose policy it may see.
+            return denied(&why, None).host(&grant.host).into_response();
         }
     }
     let asked = match door {

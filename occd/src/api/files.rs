@@ -10,7 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use occ_proto::exec::NDJSON;
-use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR, TreeWritten};
+use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
+use occ_proto::policy::Action;
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
@@ -26,7 +27,7 @@ use crate::files::{
     UploadWish, Watch, checked, digest_of,
 };
 use crate::host::Tries;
-use crate::policy::Asker;
+use crate::policy::{self, Asker};
 use crate::prompts::Client;
 use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
@@ -57,7 +58,9 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
             (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
         }
         FileError::Outside(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
-        FileError::NotFound(_) => (StatusCode::NOT_FOUND, Code::FileNotFound),
+        FileError::NotFound(_) | FileError::NoDirectory(_) => {
+            (StatusCode::NOT_FOUND, Code::FileNotFound)
+        }
         FileError::Permission(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
         FileError::IsDirectory(_) => (StatusCode::CONFLICT, Code::IsDirectory),
         FileError::NotDirectory(_) => (StatusCode::CONFLICT, Code::NotDirectory),
@@ -70,6 +73,7 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
         }
         FileError::Changed(_) => (StatusCode::PRECONDITION_FAILED, Code::FileChanged),
         FileError::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, Code::OutOfRange),
+        FileError::BadArchive(..) => (StatusCode::BAD_REQUEST, Code::ArchiveInvalid),
         FileError::Cut(_) | FileError::BadPath(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
         FileError::BadName(..) | FileError::Failed(..) => {
             (StatusCode::BAD_GATEWAY, Code::FileError)
@@ -180,7 +184,13 @@ async fn read(
     asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let mode = (false, !(query.stat && query.no_follow));
+    // Whoever may write may see what is there to be replaced, though not what is in it.
+    let place = place_of(&at.executor);
+    let action = |request| app.guard.decide(&asker, &place, &request).action;
+    let as_writer = query.stat
+        && action(policy::Request::Read) == Action::Deny
+        && action(policy::Request::Write) == Action::Allow;
+    let mode = (as_writer, !(query.stat && query.no_follow));
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     if query.stat {
@@ -384,8 +394,8 @@ async fn write(
             let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
             unpack.write(data).await.map_err(failed)?;
         }
-        let files = unpack.finish().await.map_err(failed)?;
-        return Ok(Json(TreeWritten { files }).into_response());
+        let written = unpack.finish().await.map_err(failed)?;
+        return Ok(Json(written).into_response());
     }
     let absent = tags(&headers, &header::IF_NONE_MATCH);
     if absent.as_ref().is_some_and(|tags| tags != &["*"]) {
@@ -424,11 +434,20 @@ async fn remove(
     let mode = (true, false);
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
-    let attrs = fs.stat(&at.path, false).await.map_err(failed)?;
+    let attrs = match fs.stat(&at.path, false).await {
+        // What is left of a copy to it goes with it, and may be all that is there.
+        Err(FileError::NotFound(_)) if fs.forget_part(&at.path).await.map_err(failed)? => {
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        attrs => attrs.map_err(failed)?,
+    };
     if let Some(tags) = tags(&headers, &header::IF_MATCH)
         && !tags.iter().any(|tag| *tag == attrs.etag() || tag == "*")
     {
         return Err(failed(FileError::Changed(Shown::of(&at.path))));
+    }
+    if attrs.kind == FileKind::File {
+        fs.forget_part(&at.path).await.map_err(failed)?;
     }
     match attrs.kind {
         FileKind::Directory if query.recursive => fs.remove_all(&at.path).await,

@@ -279,6 +279,19 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
     assert_eq!(rig.http("GET", "/v1/version", &[], None).json()["pid"], first.pid);
 }
 
+#[test]
+fn a_second_daemon_on_another_socket_is_refused_the_same_state_directory() {
+    let rig = running();
+    let first = rig.daemon();
+    let other = rig.socket().with_file_name("other.sock");
+    let (code, words) = fails_to_start(&rig, &["--socket", other.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    let said = format!("another occd (process {}) uses the state directory ", first.pid);
+    assert!(words.contains(&said), "{words}");
+    assert!(!other.exists());
+    assert!(first.is_alive());
+}
+
 /// Returns the rig's daemons. The root's name is in the environment of everything started there.
 fn daemons(rig: &DaemonRig) -> Vec<Process> {
     let all = proc::marked(&rig.root().display().to_string());

@@ -11,9 +11,11 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
+use occ_proto::Code;
 use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
 use tokio::time::{sleep, timeout};
 
@@ -32,6 +34,8 @@ use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
 const REQUEST: Duration = Duration::from_secs(10);
+/// How long a client is waited for that is to be told of the end of its grant.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// A command on a connected host is sent within this time, and nothing is said before it is started.
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// The largest message of a client: a request as large as a body may be, or a piece of input.
@@ -60,8 +64,16 @@ pub(super) async fn upgrade(
         .write_buffer_size(WRITE_BUFFER)
         .on_upgrade(move |socket| async move {
             let grant = asker.grant.clone();
-            let serving = Box::pin(serve(app, executor, socket, (asker, client), passing));
-            GrantInForce::bound(grant, serving).await;
+            let (mut sink, source) = socket.split();
+            let stop = app.stop.clone();
+            let served = serve(app, executor, (&mut sink, source), (asker, client), passing);
+            // Boxed: it is large.
+            if !GrantInForce::bound(grant.clone(), Box::pin(served)).await
+                && !stop.is_cancelled()
+                && let Some(grant) = grant
+            {
+                tell_the_end(&mut sink, &grant).await;
+            }
         });
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
@@ -69,20 +81,34 @@ pub(super) async fn upgrade(
     Ok(response)
 }
 
+/// Tells a client that its grant has ended, and its command with that.
+async fn tell_the_end(sink: &mut Sink, grant: &GrantInForce) {
+    let text = format!("The grant {} has ended: the command was ended.", grant.name);
+    let problem = ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, text);
+    let event = ExecEvent::Error { problem: problem.host(&grant.host).into_problem() };
+    let told = async {
+        send_event(sink, &event).await?;
+        sink.send(Message::Close(None)).await
+    };
+    // One that does not read is not waited for.
+    if !matches!(timeout(GOODBYE, told).await, Ok(Ok(()))) {
+        tracing::debug!(grant = grant.name, "a client was not told of the end of its grant");
+    }
+}
+
 async fn serve(
     app: Arc<App>,
     executor: Executor,
-    socket: WebSocket,
+    (sink, mut source): (&mut Sink, Source),
     (asker, client): (Asker, Client),
     passing: Passing,
 ) {
-    let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let begun = begin(&app, &executor, &mut sink, &mut source, (&asker, &client)).await;
+    let begun = begin(&app, &executor, sink, &mut source, (&asker, &client)).await;
     let news = client.take_news();
     let is_told = !news.is_empty();
     for key in news {
-        if send_event(&mut sink, &ExecEvent::NewHostKey(key)).await.is_err() {
+        if send_event(sink, &ExecEvent::NewHostKey(key)).await.is_err() {
             return;
         }
     }
@@ -92,11 +118,11 @@ async fn serve(
         Err(problem) => {
             passing.refuse().await;
             let event = ExecEvent::Error { problem: problem.into_problem() };
-            let _ = send_event(&mut sink, &event).await;
+            let _ = send_event(sink, &event).await;
             return;
         }
     };
-    if send_event(&mut sink, &super::exec::started(&running)).await.is_err() {
+    if send_event(sink, &super::exec::started(&running)).await.is_err() {
         return;
     }
     // A client that is told of a new host key says so first; its words and the output may share a file.
@@ -110,7 +136,7 @@ async fn serve(
     let blocked = Arc::clone(&input.blocked);
     // Both directions at once: a client that does not read must still be heard, and the other way round.
     tokio::select! {
-        last = output::run(running, &mut sink, destinations, &blocked) => {
+        last = output::run(running, sink, destinations, &blocked) => {
             if let Some(last) = last {
                 let event = match last {
                     Last::Ended(Ok(exit)) => ExecEvent::Exit(exit),
@@ -119,7 +145,7 @@ async fn serve(
                     }
                     Last::Unwritable(errno) => ExecEvent::OutputError { errno },
                 };
-                let _ = send_event(&mut sink, &event).await;
+                let _ = send_event(sink, &event).await;
                 let _ = sink.send(Message::Close(None)).await;
             }
         }
