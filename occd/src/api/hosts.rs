@@ -14,12 +14,22 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::Json;
+use super::params::{HostPath, IfMatch};
+use super::problems::{OfHost, OfHostEdit, OfHostsFile};
 use super::test::test;
 use crate::host::{HostHandle, Tries, etag};
 use crate::prompts::{Client, Questions};
 use crate::ssh::Connection;
 use crate::ssh::error::chain;
 
+/// Lists the hosts and the state of their links.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts",
+    tag = "hosts",
+    operation_id = "listHosts",
+    responses((status = 200, description = "The hosts", body = HostList), OfHostsFile)
+)]
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList>> {
     let snapshot = app.hosts_now().await;
     // With a broken file and nothing known, an empty list would be a lie.
@@ -36,7 +46,8 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<HostList
     }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
     /// Wait for a connection if there is none.
     #[serde(default)]
@@ -45,6 +56,15 @@ pub(super) struct ShowQuery {
     retries: Option<u32>,
 }
 
+/// Tells the state of a host. One that is idle is dialled then, which the answer waits for with `fresh=true`.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}",
+    tag = "hosts",
+    operation_id = "showHost",
+    params(HostPath, ShowQuery),
+    responses((status = 200, description = "The host, whose `ETag` is that of its settings", body = HostStatus, headers(("etag" = String, description = "The version of its settings"))), OfHost)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<ShowQuery>,
@@ -66,6 +86,15 @@ pub(super) async fn show(
     ([(header::ETAG, status.etag.clone())], Json(status)).into_response()
 }
 
+/// Adds a host, once it could be connected to unless `verify` is false.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts",
+    tag = "hosts",
+    operation_id = "addHost",
+    request_body = AddHost,
+    responses((status = 201, description = "The host is saved", body = HostSaved), OfHostEdit)
+)]
 pub(super) async fn add(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
@@ -99,6 +128,16 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, Json(saved)).into_response())
 }
 
+/// Changes the settings of a host: what is absent stays, and null clears.
+#[utoipa::path(
+    patch,
+    path = "/v1/hosts/{host}",
+    tag = "hosts",
+    operation_id = "editHost",
+    params(HostPath, IfMatch),
+    request_body = PatchHost,
+    responses((status = 200, description = "The host is saved", body = HostSaved), OfHostEdit)
+)]
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -127,13 +166,23 @@ pub(super) async fn edit(
     Ok(Json(reload(&app, name, verified).await?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
     /// End what is running there.
     #[serde(default)]
     force: bool,
 }
 
+/// Removes a host, and what was kept for it.
+#[utoipa::path(
+    delete,
+    path = "/v1/hosts/{host}",
+    tag = "hosts",
+    operation_id = "removeHost",
+    params(HostPath, RemoveQuery, IfMatch),
+    responses((status = 204, description = "It is removed"), OfHostEdit)
+)]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Query(query): Query<RemoveQuery>,
