@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// `GET /v1/version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Version {
     /// The daemon's program version.
     pub version: String,
@@ -27,6 +28,7 @@ pub struct Version {
 
 /// The answer of `POST /v1/hand-over`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HandOver {
     /// The daemon ends, and lets go of its lock in a moment.
     pub ending: bool,
@@ -36,6 +38,7 @@ pub struct HandOver {
 
 /// `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Health {
     /// Always `ok`: a daemon that cannot say so does not answer.
     pub status: String,

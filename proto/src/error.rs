@@ -216,6 +216,7 @@ impl std::fmt::Display for Code {
 
 /// An RFC 9457 problem document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// A URI reference for the kind of problem: `urn:occ:problem:<code>`.
     #[serde(rename = "type", default)]

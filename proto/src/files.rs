@@ -12,6 +12,7 @@ pub const TAR: &str = "application/x-tar";
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
     /// Bytes.
@@ -26,6 +27,7 @@ pub enum FileKind {
 
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileInfo {
     /// Its name in the list, or its path as it was asked for.
     pub name: Bytes,
@@ -50,6 +52,7 @@ pub struct FileInfo {
 
 /// The names in a directory, sorted by their bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileList {
     /// The directory, without links.
     pub path: Bytes,
@@ -59,6 +62,7 @@ pub struct FileList {
 
 /// What a POST does with a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum FileAction {
     /// Makes a directory.
@@ -98,6 +102,7 @@ pub enum FileAction {
 
 /// The answer to [`FileAction::Digest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileDigest {
     /// In hexadecimal digits.
     pub sha256: String,
@@ -107,6 +112,7 @@ pub struct FileDigest {
 
 /// The answer to an archive that was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TreeWritten {
     /// How many files it had.
     pub files: u64,
@@ -120,6 +126,7 @@ pub struct TreeWritten {
 
 /// Things of which there may be very many: how many, and the first of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Listed {
     /// How many.
     pub count: u64,

@@ -6,6 +6,7 @@ use crate::exec::Bytes;
 
 /// What happens in a directory that is watched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum WatchEvent {
     /// What happens from now on is told.
@@ -42,6 +43,7 @@ pub enum WatchEvent {
 
 /// Who tells what happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum WatchedBy {
     /// The host's kernel, through `inotifywait`.
@@ -52,6 +54,7 @@ pub enum WatchedBy {
 
 /// What a search finds, and how it ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum SearchEvent {
     /// A line that matches.

@@ -25,11 +25,27 @@ const CAPABILITIES: [&str; 12] = [
     "hand-over",
 ];
 
+/// Says that the daemon is alive, with the number of tasks that live in it: one that keeps growing is a leak.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "daemon",
+    operation_id = "health",
+    responses((status = 200, description = "It is", body = Health))
+)]
 pub(super) async fn health() -> Json<Health> {
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     Json(Health { status: "ok".into(), tasks: u64::try_from(tasks).unwrap_or(u64::MAX) })
 }
 
+/// Tells what the daemon is, which clients it serves, and why the files on disk are not what is in force.
+#[utoipa::path(
+    get,
+    path = "/v1/version",
+    tag = "daemon",
+    operation_id = "version",
+    responses((status = 200, description = "The daemon", body = Version))
+)]
 pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
     Json(Version {
         version: env!("CARGO_PKG_VERSION").into(),

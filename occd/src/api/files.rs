@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body as HttpBody;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
@@ -15,12 +13,17 @@ use occ_proto::policy::Action;
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
 
 use super::App;
+use super::document::{Binary, FileChanged, FileEvent, FileRead, FileWritten};
 use super::error::{ApiError, ApiResult, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
 use super::json::{self, Json};
+use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
 use super::permit::{By, place_of};
+use super::problems::OfFile;
 use crate::exec::Executor;
 use crate::files::{
     Condition, Download, FileError, FileSystem, Pack, Search, SearchWish, Shown, Unpack, Upload,
@@ -33,13 +36,14 @@ use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
 
 /// Returns the routes. A file that is sent may be of any length.
-pub(super) fn routes() -> Router<Arc<App>> {
-    let methods =
-        || get(read).put(write).delete(remove).post(act).layer(DefaultBodyLimit::disable());
-    Router::new()
-        .route("/v1/hosts/{host}/files", methods())
-        .route("/v1/hosts/{host}/files/", methods())
-        .route("/v1/hosts/{host}/files/{*path}", methods())
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    let documented = || routes!(read, write, remove, act).layer(DefaultBodyLimit::disable());
+    // The home directory has no path, which axum takes for another route.
+    let (_, _, home) = documented();
+    OpenApiRouter::default()
+        .routes(documented())
+        .route("/v1/hosts/{host}/files", home.clone())
+        .route("/v1/hosts/{host}/files/", home)
 }
 
 /// Returns the problem of something with a file.
@@ -95,7 +99,8 @@ fn about(error: ApiError, host: Option<&HostName>) -> ApiError {
 }
 
 /// What a request may say behind its path.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileQuery {
     /// What is known of the file, not its bytes.
@@ -176,6 +181,18 @@ async fn turn(app: &App, asker: &Asker, at: &FileAt) -> ApiResult<Option<OwnedMu
     app.turns.wait(at.executor.name()).await.map(Some)
 }
 
+/// Reads a file.
+///
+/// Its bytes; with `stat` a `FileInfo`, with `list` the `FileList` of a directory, with `tar` an archive of it, with `watch` a `WatchEvent` a
+/// line, with `search` a `SearchEvent` a line.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "readFile",
+    params(FilePath, FileQuery, IfMatch, FileReadHeaders),
+    responses((status = 200, description = "The bytes, or what the query asks for", content((Binary = "application/octet-stream"), (FileRead = "application/json"), (Binary = "application/x-tar"), (FileEvent = "application/x-ndjson"))), (status = 206, description = "The part that `Range` names", content_type = "application/octet-stream", body = Binary), (status = 304, description = "It is as `If-None-Match` has it"), OfFile)
+)]
 async fn read(
     State(app): State<Arc<App>>,
     mut at: FileAt,
@@ -371,6 +388,16 @@ fn range_of(value: &HeaderValue, size: u64) -> Range {
     if start < size { Range::Of(start, end) } else { Range::None }
 }
 
+/// Writes a file, whose place the bytes take when all of them are there; with `tar` unpacks an archive into a directory.
+#[utoipa::path(
+    put,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "writeFile",
+    params(FilePath, FileQuery, IfMatch, IfNoneMatch),
+    request_body(content = Binary, content_type = "application/octet-stream"),
+    responses((status = 200, description = "The file, or with `tar` how many were written", body = FileWritten), OfFile)
+)]
 async fn write(
     State(app): State<Arc<App>>,
     mut at: FileAt,
@@ -422,6 +449,15 @@ async fn write(
     Ok(answer)
 }
 
+/// Removes a file, or an empty directory; with `recursive` everything in it.
+#[utoipa::path(
+    delete,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "removeFile",
+    params(FilePath, FileQuery, IfMatch),
+    responses((status = 204, description = "It is removed"), OfFile)
+)]
 async fn remove(
     State(app): State<Arc<App>>,
     mut at: FileAt,
@@ -457,6 +493,16 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Makes a directory, renames, sets permissions or times, or tells the SHA-256 of a file.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "changeFile",
+    params(FilePath, FileQuery),
+    request_body = FileAction,
+    responses((status = 200, description = "The file, or its digest", body = FileChanged), OfFile)
+)]
 async fn act(
     State(app): State<Arc<App>>,
     mut at: FileAt,

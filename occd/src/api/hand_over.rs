@@ -32,6 +32,14 @@ impl App {
     }
 }
 
+/// Has the daemon end for another one, if nothing would be lost by it.
+#[utoipa::path(
+    post,
+    path = "/v1/hand-over",
+    tag = "daemon",
+    operation_id = "handOver",
+    responses((status = 200, description = "Whether it ends, and what is in flight", body = HandOver))
+)]
 pub(super) async fn hand_over(State(app): State<Arc<App>>) -> Json<HandOver> {
     let in_flight = app.in_flight(1);
     if in_flight == 0 {

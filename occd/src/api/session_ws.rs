@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Query};
+use super::params::SessionPath;
+use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};
 use super::sessions::{MOST, NO_ENV, handle, permit_session};
 use crate::policy::Asker;
@@ -36,7 +38,8 @@ const CONTROLS: usize = 4;
 /// How often it is remembered how far a client has read.
 const NOTE: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct AttachQuery {
     /// Where to begin in standard output: an offset, `end`, `lines:N`, or `none`; where the last client that was attached
     /// stopped unless given.
@@ -53,6 +56,18 @@ pub(super) struct AttachQuery {
     resent: Option<u64>,
 }
 
+/// Attaches to a session over a WebSocket.
+///
+/// Binary messages carry bytes behind the number of their stream: 0 to the daemon, 1 and 2 from it. Text messages are `ExecControl`s to the
+/// daemon and `SessionEvent`s from it.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions/{id}/attach",
+    tag = "sessions",
+    operation_id = "attachSession",
+    params(SessionPath, AttachQuery),
+    responses((status = 101, description = "Switches to a WebSocket (RFC 6455)"), OfSession)
+)]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,

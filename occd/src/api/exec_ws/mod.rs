@@ -26,7 +26,9 @@ use passing::Passing;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, ExecutorOf};
+use super::params::PlacePath;
 use super::permit::{By, place_of};
+use super::problems::OfExec;
 use crate::exec::{Destinations, Executor, Progress, Running};
 use crate::host::Tries;
 use crate::policy::{Asker, GrantInForce};
@@ -46,6 +48,18 @@ const WRITE_BUFFER: usize = 256 * 1024;
 type Sink = SplitSink<WebSocket, Message>;
 type Source = SplitStream<WebSocket>;
 
+/// Runs a command over a WebSocket.
+///
+/// The first text message is an `ExecRequest`. Binary messages carry bytes behind the number of their stream: 0 to the daemon, 1 and 2 from
+/// it. Text messages are `ExecControl`s to the daemon and `ExecEvent`s from it.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/exec",
+    tag = "exec",
+    operation_id = "execWebSocket",
+    params(PlacePath),
+    responses((status = 101, description = "Switches to a WebSocket (RFC 6455)"), OfExec)
+)]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
     ExecutorOf(executor): ExecutorOf,
