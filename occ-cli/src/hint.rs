@@ -38,6 +38,12 @@ const UNDONE: &str = "the new sandbox failed and was undone";
 const DAEMON_ENDED: &str = "occd ended in the middle of it";
 /// Docker was installed and does not answer.
 const IN_VAIN: &str = "every command went well";
+/// Docker runs, and does nothing.
+const HUNG: &str = "takes connections, and says nothing";
+/// There is no room.
+const FULL: &str = "the disk is full";
+/// Nothing answers as cockpit.
+const NO_COCKPIT: &str = "no cockpit answers";
 /// Docker does not run.
 const NO_SOCKET: &str = "its socket is not there";
 /// The socket that is set is not there.
@@ -189,6 +195,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::DockerUnavailable if detail.contains(IN_VAIN) => {
             format!("occ host test {h} shows what was tried")
         }
+        Code::DockerUnavailable if detail.contains(HUNG) => {
+            format!(
+                "on {}: sudo systemctl restart docker, where systemd runs; its log says more: journalctl -u docker",
+                host.unwrap_or("this machine")
+            )
+        }
         Code::DockerUnavailable => start_docker(host),
         Code::DockerTooOld => match host {
             Some(h) => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
@@ -208,6 +220,14 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "an update keeps the image from before it; occ docker{} -- image ls shows those that are there",
             at(host)
         ),
+        Code::ImageUnavailable if detail.contains(FULL) => {
+            let docker = format!("occ docker{} -- system df", at(host));
+            let disk = match host {
+                Some(h) => format!("occ exec --host {h} -- df -h"),
+                None => "df -h".to_owned(),
+            };
+            format!("{docker} shows what of Docker's takes the room; {disk} shows which disk is full")
+        }
         Code::ImageUnavailable => {
             let setting = "image = \"NAME\"";
             let another = match host {

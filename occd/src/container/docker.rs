@@ -74,9 +74,39 @@ pub enum DockerError {
         "the server opens no socket for it (AllowStreamLocalForwarding), and all of its sessions are in use (MaxSessions)"
     )]
     Crowded,
-    /// Docker answered with an error, or not with HTTP.
-    #[error("Docker answered with an error")]
+    /// It takes connections, and says nothing in all the time it has.
+    #[error("the Docker daemon does not answer: it takes connections, and says nothing")]
+    Hung,
+    /// Docker said no.
+    #[error("Docker answered with status {status}: {words}")]
+    Refused {
+        /// The status of HTTP.
+        status: u16,
+        /// What it said, as it said it.
+        words: String,
+    },
+    /// What came was not the answer of a Docker.
+    #[error("Docker did not answer as Docker does")]
     Api(#[source] BollardError),
+}
+
+impl From<BollardError> for DockerError {
+    fn from(error: BollardError) -> Self {
+        match error {
+            BollardError::RequestTimeoutError => Self::Hung,
+            BollardError::DockerResponseServerError { status_code, message } => {
+                Self::Refused { status: status_code, words: message }
+            }
+            // It comes from the way, which is ours.
+            BollardError::IOError { err } if err.get_ref().is_some_and(|e| e.is::<Self>()) => {
+                match err.downcast() {
+                    Ok(error) => error,
+                    Err(err) => Self::Api(BollardError::IOError { err }),
+                }
+            }
+            error => Self::Api(error),
+        }
+    }
 }
 
 impl DockerError {
@@ -154,9 +184,10 @@ impl Docker {
                     Ok(Self { client, transport })
                 }
             },
-            Err(error @ BollardError::DockerResponseServerError { .. }) => {
-                Err(DockerError::Api(error))
-            }
+            Err(
+                error @ (BollardError::DockerResponseServerError { .. }
+                | BollardError::RequestTimeoutError),
+            ) => Err(error.into()),
             Err(_) if transport.is_closed() => Err(DockerError::Lost),
             Err(error) => match refusal {
                 // The docker program ended without a word of HTTP.
@@ -185,10 +216,8 @@ impl Docker {
             .map_err(|error| DockerError::Api(BollardError::from(std::io::Error::other(error))))?;
         let body = body.to_bytes();
         if !status.is_success() {
-            let message = String::from_utf8_lossy(&body).into_owned();
-            let status_code = status.as_u16();
-            let error = BollardError::DockerResponseServerError { status_code, message };
-            return Err(DockerError::Api(error));
+            let words = String::from_utf8_lossy(&body).into_owned();
+            return Err(DockerError::Refused { status: status.as_u16(), words });
         }
         serde_json::from_slice(&body).map_err(|error| DockerError::Api(error.into()))
     }
@@ -261,6 +290,29 @@ mod tests {
         });
         let error = Docker::connect_local(socket, true, tasks).await.unwrap_err();
         assert!(matches!(&error, DockerError::TooOld(version) if version == "1.26"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_says_nothing_is_not_one_that_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        // The kernel takes the connections, and nobody ever reads from them.
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let error = Docker::connect_local(socket, true, TaskTracker::new()).await.unwrap_err();
+        let said = "the Docker daemon does not answer: it takes connections, and says nothing";
+        assert!(matches!(error, DockerError::Hung), "{error:?}");
+        assert_eq!(error.to_string(), said);
+    }
+
+    #[test]
+    fn what_docker_said_is_told_once() {
+        let answer =
+            BollardError::DockerResponseServerError { status_code: 500, message: "no".into() };
+        let said = |error: DockerError| crate::ssh::error::chain(&error);
+        assert_eq!(said(answer.into()), "Docker answered with status 500: no");
+        // What the way to it met is no word of Docker's.
+        let lost = BollardError::from(std::io::Error::other(DockerError::Lost));
+        assert_eq!(said(lost.into()), "the connection to the host was lost");
     }
 
     fn system(sockets: &[(&str, bool)]) -> RemoteSystem {

@@ -58,11 +58,11 @@ pub enum SandboxError {
         #[source]
         source: DockerError,
     },
-    /// There is no room for the image.
-    #[error("there is no room for the image {image}: the disk is full")]
+    /// There is no room for the image, or for the sandbox.
+    #[error("there is no room for {what}: the disk is full")]
     DiskFull {
-        /// Its name.
-        image: String,
+        /// For what.
+        what: String,
     },
     /// The image before the last update is not there.
     #[error("there is no image {image} to go back to")]
@@ -176,7 +176,7 @@ impl From<EngineError> for SandboxError {
 
 impl From<BollardError> for SandboxError {
     fn from(error: BollardError) -> Self {
-        Self::Docker(DockerError::Api(error))
+        Self::Docker(error.into())
     }
 }
 
@@ -184,10 +184,7 @@ impl SandboxError {
     /// Returns the status and the words with which Docker refused, if it did.
     pub(super) fn refusal(&self) -> Option<(u16, &str)> {
         match self {
-            Self::Docker(DockerError::Api(BollardError::DockerResponseServerError {
-                status_code,
-                message,
-            })) => Some((*status_code, message)),
+            Self::Docker(DockerError::Refused { status, words }) => Some((*status, words)),
             _ => None,
         }
     }

@@ -152,7 +152,7 @@ async fn events(
                         aside_is_known = true;
                     }
                 }
-                Some(Err(error)) => return Err(DockerError::Api(error)),
+                Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
             }
         }

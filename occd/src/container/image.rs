@@ -16,6 +16,9 @@ use super::session::Session;
 use super::settings::{DEFAULT_IMAGE, FALLBACK_IMAGE};
 use super::{DockerError, SandboxError};
 
+/// What a disk says that is full.
+pub(super) const FULL: &str = "no space left on device";
+
 /// Returns an image, if it is there.
 pub(super) async fn find(
     session: &mut Session,
@@ -145,22 +148,23 @@ async fn pull_one(session: &mut Session, image: &str) -> Result<(), SandboxError
 
 fn failed(image: &str, error: SandboxError) -> SandboxError {
     let image = image.to_owned();
-    match error {
-        SandboxError::Docker(DockerError::Api(error)) => {
-            if error.to_string().contains("no space left on device") {
-                return SandboxError::DiskFull { image };
-            }
-            let source = match error {
-                // What a registry says may be anything.
-                BollardError::DockerStreamError { error } => {
-                    BollardError::DockerStreamError { error: sanitize(&error) }
-                }
-                error => error,
-            };
-            SandboxError::NoImage { image, source: DockerError::Api(source) }
-        }
-        error => error,
+    let source = match error {
+        SandboxError::Docker(
+            error @ (DockerError::Refused { .. } | DockerError::Hung | DockerError::Api(_)),
+        ) => error,
+        error => return error,
+    };
+    if crate::ssh::error::chain(&source).contains(FULL) {
+        return SandboxError::DiskFull { what: format!("the image {image}") };
     }
+    let source = match source {
+        // What a registry says may be anything.
+        DockerError::Api(BollardError::DockerStreamError { error }) => {
+            DockerError::Api(BollardError::DockerStreamError { error: sanitize(&error) })
+        }
+        source => source,
+    };
+    SandboxError::NoImage { image, source }
 }
 
 /// The layers of an image on their way.

@@ -33,7 +33,7 @@ pub async fn spec(docker: &Docker) -> Result<SandboxSpec, SandboxError> {
         error => error,
     })?;
     let image = match &container.image {
-        Some(image) => client.inspect_image(image).await.map_err(DockerError::Api)?,
+        Some(image) => client.inspect_image(image).await.map_err(DockerError::from)?,
         None => ImageInspect::default(),
     };
     Ok(of(&container, &image))

@@ -94,7 +94,7 @@ async fn started(
             session.progress.step("starting the sandbox");
             replace::start(session)
                 .await
-                .map_err(|error| explained_port(error, published(&old)))?;
+                .map_err(|error| explained_start(error, published(&old)))?;
             notes.extend(answered(session, Undo::Stop).await?);
             Did::Started
         }
@@ -172,7 +172,7 @@ pub(super) async fn make(
         session.progress.step("making the sandbox");
         replace::create(session, SANDBOX_CONTAINER, body).await?;
         session.progress.step("starting the sandbox");
-        replace::start(session).await.map_err(|error| explained_port(error, port))
+        replace::start(session).await.map_err(|error| explained_start(error, port))
     };
     let error = match cancel.run_until_cancelled(Box::pin(made)).await {
         Some(Ok(())) => return Ok(()),
@@ -311,7 +311,7 @@ pub async fn restart(
         replace::stop(session, STOP).await?;
     }
     session.progress.step("starting the sandbox");
-    replace::start(session).await.map_err(|error| explained_port(error, published(&container)))?;
+    replace::start(session).await.map_err(|error| explained_start(error, published(&container)))?;
     notes.extend(still_answers(session).await?);
     outcome(session, Did::Restarted, notes).await
 }
@@ -471,16 +471,33 @@ pub(super) fn explained(error: SandboxError, body: &ContainerCreateBody) -> Sand
     {
         return SandboxError::NoPath { path: sanitize(path.trim()) };
     }
-    explained_port(error, binding(body))
+    explained_start(error, binding(body))
 }
 
-/// Returns why Docker did not start a container, in our words where the port is to blame.
-fn explained_port(error: SandboxError, binding: Option<(String, u16)>) -> SandboxError {
+/// Returns why Docker did not make or start a container, in our words where the port or the disk is to blame.
+pub(super) fn explained_start(error: SandboxError, binding: Option<(String, u16)>) -> SandboxError {
+    if error.refusal().is_some_and(|(_, words)| words.contains(image::FULL)) {
+        return SandboxError::DiskFull { what: "the sandbox".to_owned() };
+    }
     let taken = ["port is already allocated", "address already in use"];
     match (error.refusal(), binding) {
         (Some((_, words)), Some((_, port))) if taken.iter().any(|text| words.contains(text)) => {
             SandboxError::PortTaken { port, by: "another program there".to_owned() }
         }
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::DockerError;
+
+    #[test]
+    fn what_docker_says_of_a_disk_that_is_full_is_one_sentence() {
+        let words = "mkdir /var/lib/docker/overlay2/x: no space left on device".to_owned();
+        let refused = SandboxError::from(DockerError::Refused { status: 500, words });
+        let said = explained(refused, &ContainerCreateBody::default()).to_string();
+        assert_eq!(said, "there is no room for the sandbox: the disk is full");
     }
 }

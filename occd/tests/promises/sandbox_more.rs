@@ -240,6 +240,7 @@ fn a_disk_that_is_full_is_said_and_nothing_is_left() {
         full.contains("there is no room for the image") && full.contains("disk is full"),
         "{full}"
     );
+    assert!(full.contains("hint: occ docker --host h -- system df shows"), "{full}");
     assert_eq!(small.docker_ok(&["ps", "--all", "--quiet"]), "");
 }
 

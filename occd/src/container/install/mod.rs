@@ -104,7 +104,7 @@ fn outcome(docker_version: Option<String>, notes: Vec<String>) -> Outcome {
 /// Returns the version that the engine says, safe for a terminal.
 async fn version(host: &HostHandle, client: &Client) -> Result<String, EngineError> {
     let docker = Engine::Host(host.clone()).docker(Tries::default(), client).await?;
-    let version = docker.client().version().await.map_err(DockerError::Api)?;
+    let version = docker.client().version().await.map_err(DockerError::from)?;
     Ok(sanitize(&version.version.unwrap_or_default()))
 }
 
