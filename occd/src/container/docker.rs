@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion};
@@ -20,10 +21,16 @@ use crate::ssh::Connection;
 /// How long Docker may take to answer one request, in seconds.
 const TIMEOUT: u64 = 30;
 
+/// How long what a host has said of itself is good enough for who stands by. There are many such hosts after a start, and
+/// most of them have no Docker.
+const JUST_ASKED: Duration = Duration::from_secs(1);
 /// The largest answer that is read whole, in bytes.
 const LARGEST: usize = 64 * 1024 * 1024;
 /// The oldest version of the API that is spoken: Docker 20.10's. Older ones lack what a sandbox needs.
 const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
+
+/// What stands before the group that a socket is open to, see [`crate::ssh::whose`].
+const OF_GROUP: &str = "(of the group ";
 
 /// Why Docker cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +117,17 @@ impl From<BollardError> for DockerError {
 }
 
 impl DockerError {
+    /// Returns whether another socket may be the engine's by now.
+    fn is_of_the_socket(&self) -> bool {
+        matches!(self, Self::Missing | Self::Permission(_) | Self::Down { .. })
+    }
+
+    /// Returns the group whose members may open the socket that this user may not.
+    pub(super) fn group(&self) -> Option<&str> {
+        let Self::Permission(whose) = self else { return None };
+        whose.split_once(OF_GROUP)?.1.split([')', ';']).next()
+    }
+
     /// Returns the one of a socket that this user may not open.
     pub(super) fn denied(path: &str, whose: Option<&str>) -> Self {
         let whose = whose.map_or_else(String::new, |whose| format!(" ({whose})"));
@@ -140,9 +158,29 @@ impl std::fmt::Debug for Docker {
 
 impl Docker {
     /// Opens a channel to the host's Docker Engine and agrees on an API version. `socket` is the one
-    /// set for the host; otherwise the probe's finding is used. Without the host, it stands by: where sessions are
+    /// set for the host; otherwise the probe's finding is used, which is asked for anew where nobody answers there. Without the host, it stands by: where sessions are
     /// few it gives up.
     pub async fn connect(
+        connection: &Arc<Connection>,
+        socket: Option<&str>,
+        host: Option<HostHandle>,
+    ) -> Result<Self, DockerError> {
+        let before = connection.known_system();
+        let error = match Self::to_host(connection, socket, host.clone()).await {
+            Err(error) if socket.is_none() && error.is_of_the_socket() => error,
+            done => return done,
+        };
+        // The login found the sockets of that moment: an engine may have come since, at another one.
+        let sockets = |system: &RemoteSystem| system.docker_sockets.clone();
+        let within = if host.is_some() { Duration::ZERO } else { JUST_ASKED };
+        let now = connection.look_again(within).await;
+        match now.as_deref().map(sockets) == before.as_deref().map(sockets) {
+            true => Err(error),
+            false => Self::to_host(connection, socket, host).await,
+        }
+    }
+
+    async fn to_host(
         connection: &Arc<Connection>,
         socket: Option<&str>,
         host: Option<HostHandle>,

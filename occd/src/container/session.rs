@@ -103,6 +103,8 @@ fn may_come_back(error: &DockerError) -> bool {
         DockerError::Down { .. }
             // An engine that is started anew makes its socket anew.
             | DockerError::NotThere(_)
+            // And opens it to its group after that.
+            | DockerError::Permission(_)
             | DockerError::Lost
             | DockerError::Moved
             | DockerError::Crowded

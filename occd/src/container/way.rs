@@ -262,7 +262,7 @@ async fn open(
         let source = "Docker is installed, but its socket is not there".into();
         Err(DockerError::Down { path: path.to_owned(), source })
     };
-    // Who only stands by has no command run each time: the login found none.
+    // Who only stands by has no command run for each stream: the last look found none.
     if stands_by && !is_set && system.docker_sockets.is_empty() {
         return not_there();
     }

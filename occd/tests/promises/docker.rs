@@ -10,6 +10,7 @@ use occ_proto::{Code, Problem};
 use testkit::user::OwnLogin;
 use testkit::{DaemonRig, DockerRig, RealSshd};
 
+use crate::ask::look;
 use crate::support::{daemon_for, daemon_with, settled, status};
 
 /// Returns an engine, unless one of the servers is missing.
@@ -261,6 +262,33 @@ fn what_keeps_docker_from_answering_is_named_where_sockets_are_forbidden() {
         // In docker's own words, which are not the same in all its versions.
         assert!(said.contains("connection refused") || said.contains("Cannot connect"), "{said}");
     }
+}
+
+#[test]
+fn an_engine_that_was_down_at_the_login_is_found_by_itself_wherever_it_is() {
+    let Some(mut docker) = engine() else { return };
+    docker.import_busybox("busybox:1");
+    docker.stop();
+    let _ = std::fs::remove_file(docker.socket());
+    let host = format!("SetEnv DOCKER_HOST={}", docker.host());
+    let sshd = RealSshd::builder().config(host).start();
+    let rig = daemon_for(&sshd);
+    rig.occ_ok(&["connect", "--host", "h"]);
+    // Where it usually is there may be this machine's own, which the login may not open or finds nobody at.
+    let told = || look(&rig, "h").docker_error.is_some();
+    crate::support::eventually("it to be missed", told);
+    docker.restart();
+    docker.open_to_everyone();
+    let seen = || look(&rig, "h").sandbox.is_some_and(|sandbox| !sandbox.stale);
+    crate::support::eventually("it to be found", seen);
+    assert_eq!(status(&rig).connects, 1);
+    // Whoever asks finds it at once, also where it has gone meanwhile.
+    docker.stop();
+    assert_eq!(problem(&rig).0, Code::DockerUnavailable);
+    docker.restart();
+    docker.open_to_everyone();
+    assert!(!container(&rig).unwrap().exists);
+    assert_eq!(status(&rig).connects, 1);
 }
 
 #[test]
