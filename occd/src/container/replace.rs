@@ -30,6 +30,7 @@ pub(super) async fn replace(
     let was_running = old.state.as_ref().and_then(|state| state.running) == Some(true);
     let image = old.config.as_ref().and_then(|config| config.image.clone()).unwrap_or_default();
     let cancel = session.progress.cancelled().clone();
+    let port = steps::binding(&new);
     let put = async {
         // Of one that was cut short, and maybe of other settings.
         remove(session, NEXT).await?;
@@ -41,7 +42,7 @@ pub(super) async fn replace(
         session.progress.step("putting the new sandbox in its place");
         rename(session, SANDBOX_CONTAINER, SET_ASIDE).await?;
         rename(session, NEXT, SANDBOX_CONTAINER).await?;
-        start(session).await?;
+        start(session).await.map_err(|error| steps::explained_start(error, port))?;
         answer::wait(session, until).await
     };
     let error = match cancel.run_until_cancelled(Box::pin(put)).await {

@@ -14,7 +14,7 @@ use super::mount::BindMount;
 use super::operations::Progress;
 use super::replace::{CutShort, mend, replace};
 use super::session::Session;
-use super::steps::{Undo, answered, make, outcome, port_is_free};
+use super::steps::{Undo, answered, has_port, make, outcome, port_is_free};
 use super::{Docker, DockerError, Engine, SandboxError, image, objects, there};
 
 /// What the name of a variable has in it whose value is nobody else's business.
@@ -132,7 +132,7 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
         return Err(SandboxError::NoPath { path });
     }
     if let Some((address, port)) = published(&like)
-        && old.as_deref().and_then(published).is_none_or(|(_, own)| own != port)
+        && !old.as_deref().is_some_and(|old| has_port(old, port))
     {
         port_is_free(session, &address, port).await?;
     }

@@ -210,8 +210,7 @@ async fn prepare(
         ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
         ip => ip.to_string(),
     };
-    let is_ours = old.and_then(published).is_some_and(|(_, port)| port == settings.port);
-    if !is_ours {
+    if !old.is_some_and(|old| has_port(old, settings.port)) {
         port_is_free(session, &address, settings.port).await?;
     }
     if request.pull || image::find(session, &settings.image).await?.is_none() {
@@ -309,6 +308,8 @@ pub async fn restart(
     if is_running(&container) {
         session.progress.step("stopping the sandbox");
         replace::stop(session, STOP).await?;
+    } else if let Some((address, port)) = published(&container) {
+        port_is_free(session, &address, port).await?;
     }
     session.progress.step("starting the sandbox");
     replace::start(session).await.map_err(|error| explained_start(error, published(&container)))?;
@@ -330,6 +331,10 @@ pub async fn update(
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session, CutShort::Finish).await?);
     let old = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
+    // The new one is started, whether or not the old one runs.
+    if let Some((address, port)) = published(&old).filter(|(_, port)| !has_port(&old, *port)) {
+        port_is_free(session, &address, port).await?;
+    }
     let name = differs::image_name(&old, settings);
     let now = old.image.clone().unwrap_or_default();
     let old_image = image::find(session, &now).await?;
@@ -452,7 +457,16 @@ pub(super) fn is_running(container: &ContainerInspectResponse) -> bool {
     container.state.as_ref().and_then(|state| state.running) == Some(true)
 }
 
-fn binding(body: &ContainerCreateBody) -> Option<(String, u16)> {
+pub(super) fn is_paused(container: &ContainerInspectResponse) -> bool {
+    container.state.as_ref().and_then(|state| state.paused) == Some(true)
+}
+
+/// Returns whether a sandbox has a port of its host's at this moment. One that does not run has none.
+pub(super) fn has_port(container: &ContainerInspectResponse, port: u16) -> bool {
+    is_running(container) && published(container).is_some_and(|(_, own)| own == port)
+}
+
+pub(super) fn binding(body: &ContainerCreateBody) -> Option<(String, u16)> {
     let bindings =
         body.host_config.as_ref()?.port_bindings.as_ref()?.get(objects::WEB)?.as_ref()?;
     let binding = bindings.first()?;
