@@ -89,7 +89,9 @@ async fn go_back(session: &mut Session, was_running: bool) -> Result<(), Sandbox
         rename(session, SET_ASIDE, SANDBOX_CONTAINER).await?;
     }
     remove(session, NEXT).await?;
-    if was_running { start(session).await } else { Ok(()) }
+    // One that was not stopped yet still runs, and may be paused.
+    let runs = inspect(session).await?.as_deref().is_some_and(steps::is_running);
+    if was_running && !runs { start(session).await } else { Ok(()) }
 }
 
 /// What becomes of a new sandbox that already runs where a replacement was cut short.
@@ -183,6 +185,21 @@ pub(super) async fn start(session: &mut Session) -> Result<(), SandboxError> {
         })
         .await
         .map_err(|error| error.refusal().and_then(|(_, words)| not_mounted(words)).unwrap_or(error))
+}
+
+/// Has the sandbox's container go on that is paused.
+pub(super) async fn unpause(session: &mut Session) -> Result<(), SandboxError> {
+    let unpaused =
+        session.ask(async |docker| docker.unpause_container(SANDBOX_CONTAINER).await).await;
+    match (unpaused, inspect(session).await?) {
+        // Somebody else was faster, or the answer to the question before this one was lost with the link.
+        (Err(_), Some(container))
+            if steps::is_running(&container) && !steps::is_paused(&container) =>
+        {
+            Ok(())
+        }
+        (unpaused, _) => unpaused,
+    }
 }
 
 /// Stops the sandbox's container; it is killed after so many seconds.

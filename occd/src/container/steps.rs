@@ -83,9 +83,16 @@ async fn started(
             if request.pull {
                 notes.push("it runs already: occ update brings a newer image".to_owned());
             }
+            // Docker counts one that is paused as running.
+            let was_paused = is_paused(&old);
+            if was_paused {
+                session.progress.step("going on with the paused sandbox");
+                replace::unpause(session).await?;
+                notes.push("it was paused, and goes on where it was".to_owned());
+            }
             // That it runs is not yet that it works.
             notes.extend(still_answers(session).await?);
-            Did::WasRunning
+            if was_paused { Did::Started } else { Did::WasRunning }
         }
         Some(old) => {
             if let Some((address, port)) = published(&old) {

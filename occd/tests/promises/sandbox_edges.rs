@@ -10,6 +10,32 @@ use crate::ask::body;
 use crate::sandbox::{World, fails, fetch, free_port, get, json, world};
 
 #[test]
+fn a_paused_sandbox_goes_on_where_it_was() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1.0", &[]);
+    let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
+    let look = |format: &str| docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER]);
+    let before = look("{{.Id}} {{.State.StartedAt}}");
+    docker.docker_ok(&["pause", SANDBOX_CONTAINER]);
+    let started = rig.occ_ok(&["start", "--host", "h"]);
+    assert!(started.contains("✓ Service started and ready"), "{started}");
+    assert!(started.contains("it was paused, and goes on where it was"), "{started}");
+    assert_eq!(look("{{.State.Status}}"), "running");
+    assert_eq!(look("{{.Id}} {{.State.StartedAt}}"), before);
+    assert!(fetch(&url, None).unwrap().ends_with("1.0"));
+    // What cannot be put in its place costs nothing, also while it is paused.
+    docker.docker_ok(&["pause", SANDBOX_CONTAINER]);
+    let closed = tempfile::tempdir().unwrap();
+    let mount = format!("{}/none:/work", closed.path().display());
+    let refused = fails(rig, &["start", "--host", "h", "--yes", "--mount", &mount], 1);
+    assert!(refused.contains("to mount") && !refused.contains("so did going back"), "{refused}");
+    assert_eq!(look("{{.Id}} {{.State.Paused}}").split(' ').next(), before.split(' ').next());
+    rig.occ_ok(&["stop", "--host", "h", "-t", "1"]);
+}
+
+#[test]
 fn the_port_of_a_stopped_sandbox_is_looked_at_before_anything_is_done() {
     if !Registry::require() {
         return;
