@@ -243,6 +243,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::SandboxNotReady if detail.contains(UNDONE) => {
             "occ operations lists it; occ operations attach ID shows what the new one said".to_owned()
         }
+        Code::SandboxNotReady if detail.contains(NO_COCKPIT) => format!(
+            "its image may have none: \"cockpit_enabled\": false in config.json, then occ start{} --yes publishes no port for it",
+            at(host)
+        ),
         Code::SandboxNotReady => format!("occ logs{}", at(host)),
         Code::SandboxConfigInvalid => "mend that file; opencode-cloud config validates it".to_owned(),
         Code::InstallImpossible => format!("when Docker is there: occ reconnect --host {h}"),

@@ -312,6 +312,7 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
         SandboxError::NotOurs { .. } => (StatusCode::CONFLICT, Code::SandboxForeign),
         SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),
+        SandboxError::NoCockpit { .. } => (StatusCode::CONFLICT, Code::SandboxNotReady),
         SandboxError::Ended { .. }
         | SandboxError::Silent { .. }
         | SandboxError::Unhealthy { .. }

@@ -35,6 +35,8 @@ const ENDED_AGAIN: Duration = Duration::from_millis(700);
 const RESTARTS: i64 = 3;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long what is beside the sandbox itself may take to answer, such as one that systemd starts when it is asked for.
+const MOMENT: Duration = Duration::from_secs(3);
 /// What of its last words is told.
 const LAST_LINES: usize = 5;
 /// How much of one line that is, in characters.
@@ -102,6 +104,25 @@ pub(super) async fn wait(
         let within = if answers { HEALTHY } else { READY };
         if begun.elapsed() > within {
             return Err(SandboxError::Silent { port, within });
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Returns once something answers over HTTP at that port of the host's, or why nothing does.
+///
+/// # Errors
+/// When nothing does within a moment, or the port cannot be asked.
+pub async fn answers(engine: &Engine, address: &str, port: u16) -> Result<(), TcpError> {
+    let begun = Instant::now();
+    loop {
+        let error = match timeout(MOMENT, ask(engine, address, port)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => TcpError::Refused,
+        };
+        if error != TcpError::Refused || begun.elapsed() >= MOMENT {
+            return Err(error);
         }
         sleep(AGAIN).await;
     }

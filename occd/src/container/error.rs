@@ -5,6 +5,7 @@ use std::time::Duration;
 use bollard::errors::Error as BollardError;
 use occ_proto::HostName;
 
+use super::engine::TcpError;
 use super::opencode_config::OpencodeConfigError;
 use super::settings::BadSettings;
 use super::{DockerError, EngineError, InstallError};
@@ -105,6 +106,15 @@ pub enum SandboxError {
         code: i64,
         /// What it said last.
         log: Vec<String>,
+    },
+    /// Nothing answers where its cockpit would.
+    #[error("no cockpit answers on port {port} of its host")]
+    NoCockpit {
+        /// The port on the host.
+        port: u16,
+        /// Why.
+        #[source]
+        source: TcpError,
     },
     /// The sandbox does not answer.
     #[error("the sandbox runs, but does not answer on port {port} of its host within {} s", .within.as_secs())]

@@ -30,7 +30,7 @@ mod there;
 mod transport;
 mod way;
 
-pub use answer::reached_at;
+pub use answer::{answers, reached_at};
 pub use disk::measure as disk_use;
 pub use docker::{Docker, DockerError};
 pub use engine::{Engine, EngineError, LocalEngine, TcpError};

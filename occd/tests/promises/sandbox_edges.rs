@@ -71,3 +71,39 @@ fn the_port_of_a_stopped_sandbox_is_looked_at_before_anything_is_done() {
     let updated = rig.occ_ok(&["update", "--host", "h", "-y"]);
     assert!(updated.contains("version 1.0 -> 2.0"), "{updated}");
 }
+
+#[test]
+fn a_cockpit_that_is_not_there_is_said_and_leaves_no_address() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    let config = rig.home().join(".config/opencode-cloud/config.json");
+    std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+    let port = free_port();
+    let text = format!("{{ \"version\": 1, \"cockpit_enabled\": true, \"cockpit_port\": {port} }}");
+    std::fs::write(&config, text).unwrap();
+    docker.import_sandbox(image, "1.0", &[]);
+    rig.occ_ok(&["start", "--host", "h"]);
+    let forwards = || {
+        let list: ForwardList = body(&rig.http("GET", "/v1/forwards", &[], None));
+        list.forwards.len()
+    };
+    let before = forwards();
+    let none = fails(rig, &["cockpit", "--host", "h"], 1);
+    assert!(none.contains(&format!("no cockpit answers on port {port} of its host")), "{none}");
+    assert!(none.contains("hint: its image may have none"), "{none}");
+    assert_eq!(forwards(), before);
+    // One that is there.
+    rig.occ_ok(&["stop", "--host", "h", "-t", "1", "--remove"]);
+    let serve = "CMD trap 'exit 0' TERM; httpd -p 9090 -h /www; httpd -f -p 3000 -h /www & wait";
+    docker.import(
+        image,
+        &[("www/index.html", 0o644, "a cockpit")],
+        &[serve, "EXPOSE 3000", "ENV PATH=/bin"],
+    );
+    rig.occ_ok(&["start", "--host", "h"]);
+    let url = rig.occ_ok(&["cockpit", "--host", "h"]);
+    let url = url.trim().trim_start_matches("[h] ");
+    assert!(get(url, "/").unwrap().ends_with("a cockpit"), "{url}");
+    assert_eq!(forwards(), before + 1);
+}

@@ -71,6 +71,7 @@ fn settings_that_have_changed_are_told_and_taken_over_when_asked_for() {
         |format: &str| docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER]);
     assert!(look_at("{{.Config.Env}}").contains("COLOUR=canary-blue"));
     assert!(look_at("{{.HostConfig.PortBindings}}").contains("127.0.0.2 41997"));
+    docker.docker_ok(&["exec", SANDBOX_CONTAINER, "httpd", "-p", "9090", "-h", "/www"]);
     let cockpit = rig.occ_ok(&["cockpit", "--host", "h"]);
     assert!(cockpit.starts_with("[h] http://127.0.0.1:"), "{cockpit}");
     let of_many = fails(rig, &["cockpit", "--all"], 2);
