@@ -306,6 +306,7 @@ fn of_this_machines_docker_that_is_down_nothing_is_known() {
     assert_eq!(rig.run_occ(&["status", "-q", "--local"]).code(), 5);
     let said = rig.run_occ(&["status", "--local"]);
     assert!(said.stdout.contains("? unknown    the Docker daemon does not answer"), "{said:?}");
+    assert!(said.stderr.contains("hint: on this machine: sudo systemctl start docker"), "{said:?}");
     std::fs::remove_file(&socket).unwrap();
     assert_eq!(rig.run_occ(&["status", "-q", "--local"]).code(), 5);
     let said = rig.run_occ(&["status", "--local"]);
