@@ -65,7 +65,8 @@ async fn started(
         if differences.iter().any(|one| one.asked) {
             // Nobody is asked about what cannot be done.
             if !request.mounts.is_empty()
-                && let Some(path) = there::missing_path(&session.engine, &settings.mounts).await
+                && let Some(path) =
+                    there::missing_path(&session.engine, &settings.named_mounts()).await
             {
                 return Err(SandboxError::NoPath { path });
             }
@@ -199,9 +200,7 @@ async fn prepare(
     request: &StartRequest,
     old: Option<&ContainerInspectResponse>,
 ) -> Result<Box<ContainerCreateBody>, SandboxError> {
-    if settings.own_directories
-        && let Err(error) = there::make_directories(&settings.mounts)
-    {
+    if let Err(error) = there::make_directories(&settings.own_directories) {
         session.progress.note(format!("a directory of the sandbox cannot be made: {error}"));
     }
     if let Some(path) = there::missing_path(&session.engine, &settings.mounts).await {

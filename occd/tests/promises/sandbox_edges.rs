@@ -107,3 +107,46 @@ fn a_cockpit_that_is_not_there_is_said_and_leaves_no_address() {
     assert!(get(url, "/").unwrap().ends_with("a cockpit"), "{url}");
     assert_eq!(forwards(), before + 1);
 }
+
+#[test]
+fn directories_that_nobody_named_are_made_beside_a_mount_that_is_asked_for() {
+    let Some(world) = world("unused", "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox("ghcr.io/prizz/opencode-cloud-sandbox:latest", "2.0", &[]);
+    let port = free_port().to_string();
+    let work = rig.root().join("work");
+    let mount = format!("{}:/work", work.display());
+    let start = ["start", "--local", "-p", &port, "--mount", &mount];
+    let missing = fails(rig, &start, 1);
+    assert!(missing.contains(&format!("there is no {} to mount", work.display())), "{missing}");
+    std::fs::create_dir_all(&work).unwrap();
+    assert_eq!(json(rig, &start).outcome.unwrap().did, Did::Started);
+    let binds = "{{range .Mounts}}{{if eq .Type \"bind\"}}{{.Source}} {{end}}{{end}}";
+    let mounted = docker.docker_ok(&["inspect", "--format", binds, SANDBOX_CONTAINER]);
+    assert!(mounted.contains(&work.display().to_string()), "{mounted}");
+    let own = rig.home().join(".local/share/opencode");
+    assert!(own.is_dir() && mounted.contains(&own.display().to_string()), "{mounted}");
+}
+
+#[test]
+fn what_cannot_be_mounted_is_refused_while_the_sandbox_runs() {
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1.0", &[]);
+    rig.occ_ok(&["start", "--host", "h"]);
+    let now = || {
+        let format = "{{.Id}} {{.State.StartedAt}}";
+        docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER])
+    };
+    let before = now();
+    for (mounts, words) in [
+        (&["--mount", "/tmp:/bin"][..], "would hide the sandbox's own programs"),
+        (&["--mount", "/tmp:/usr"], "would hide the sandbox's own programs"),
+        (&["--mount", "/tmp:/a", "--mount", "/srv:/a/"], "is the second one there"),
+    ] {
+        let refused = fails(rig, &[&["start", "--host", "h", "--yes"], mounts].concat(), 1);
+        assert!(refused.contains(words), "{refused}");
+        assert_eq!(now(), before);
+    }
+}
