@@ -301,8 +301,13 @@ mod tests {
     fn who_may_is_named() {
         let mut system = system(&[("/s", false)]);
         system.docker_sockets[0].whose = Some("of the group wheel".into());
-        let error = choose(None, &system).unwrap_err().to_string();
-        assert_eq!(error, "permission denied on /s (of the group wheel)");
+        let error = choose(None, &system).unwrap_err();
+        assert_eq!(error.to_string(), "permission denied on /s (of the group wheel)");
+        assert_eq!(error.group(), Some("wheel"));
+        system.docker_sockets[0].whose = Some("of the group g; the login is in docker".into());
+        assert_eq!(choose(None, &system).unwrap_err().group(), Some("g"));
+        system.docker_sockets[0].whose = Some("for its owner root alone".into());
+        assert_eq!(choose(None, &system).unwrap_err().group(), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ const SCRIPT: &str = concat!(
     "test -S \"$s\" || continue; ",
     "if test -r \"$s\" && test -w \"$s\"; then echo occ-probe usable=$s; ",
     "else echo occ-probe denied=$s; ",
-    "w=$(stat -c %a:%U:%G \"$s\" 2>/dev/null || stat -f %Lp:%Su:%Sg \"$s\" 2>/dev/null) && ",
+    "w=$(stat -Lc %a:%U:%G \"$s\" 2>/dev/null || stat -Lf %Lp:%Su:%Sg \"$s\" 2>/dev/null) && ",
     "echo occ-probe whose=$w:$(id -nG); fi; done'",
 );
 
