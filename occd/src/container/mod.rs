@@ -28,6 +28,7 @@ mod spec;
 mod steps;
 mod there;
 mod transport;
+mod volumes;
 mod way;
 
 pub use answer::{answers, reached_at};

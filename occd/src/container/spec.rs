@@ -151,8 +151,8 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
     match old {
         Some(old) => notes.extend(Box::pin(replace(session, &old, body, Until::Ready)).await?),
         None => {
-            Box::pin(make(session, body)).await?;
-            notes.extend(answered(session, Undo::Remove).await?);
+            let volumes = Box::pin(make(session, body)).await?;
+            notes.extend(answered(session, Undo::Remove(volumes)).await?);
         }
     }
     outcome(session, Did::Synced, notes).await

@@ -16,7 +16,7 @@ use super::operations::Progress;
 use super::replace::{self, CutShort, mend, replace};
 use super::session::Session;
 use super::settings::SandboxSettings;
-use super::{Engine, SandboxError, image, sandbox, there};
+use super::{Engine, SandboxError, image, sandbox, there, volumes};
 
 /// How long the sandbox has to end by itself unless a request says otherwise, in seconds.
 const STOP: u32 = 30;
@@ -108,8 +108,8 @@ async fn started(
         }
         None => {
             let new = Box::pin(prepare(session, settings, request, None)).await?;
-            Box::pin(make(session, new)).await?;
-            notes.extend(answered(session, Undo::Remove).await?);
+            let volumes = Box::pin(make(session, new)).await?;
+            notes.extend(answered(session, Undo::Remove(volumes)).await?);
             Did::Started
         }
     };
@@ -131,10 +131,11 @@ async fn differences(
 }
 
 /// How a sandbox is brought back to what it was.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Undo {
     Stop,
-    Remove,
+    /// With the volumes that were made for it.
+    Remove(Vec<String>),
 }
 
 /// Waits until the sandbox answers. One that does not is left to be looked at; only who cancels wants it undone.
@@ -156,7 +157,10 @@ pub(super) async fn answered(
     session.progress.step("undoing the start");
     match undo {
         Undo::Stop => replace::stop(session, STOP).await?,
-        Undo::Remove => replace::remove(session, SANDBOX_CONTAINER).await?,
+        Undo::Remove(volumes) => {
+            replace::remove(session, SANDBOX_CONTAINER).await?;
+            volumes::remove(session, &volumes).await;
+        }
     }
     Err(SandboxError::Cancelled { undone: true })
 }
@@ -169,13 +173,15 @@ async fn still_answers(session: &mut Session) -> Result<Option<String>, SandboxE
     answered.unwrap_or(Err(SandboxError::Cancelled { undone: false }))
 }
 
-/// Makes and starts a sandbox where there is none; nothing of it stays when that fails or is cancelled.
+/// Makes and starts a sandbox where there is none; nothing of it stays when that fails or is cancelled. Returns the
+/// volumes that were made for it.
 pub(super) async fn make(
     session: &mut Session,
     body: Box<ContainerCreateBody>,
-) -> Result<(), SandboxError> {
+) -> Result<Vec<String>, SandboxError> {
     let cancel = session.progress.cancelled().clone();
     let port = binding(&body);
+    let volumes = volumes::missing(session, &body).await?;
     let made = async {
         session.progress.step("making the sandbox");
         replace::create(session, SANDBOX_CONTAINER, body).await?;
@@ -183,12 +189,15 @@ pub(super) async fn make(
         replace::start(session).await.map_err(|error| explained_start(error, port))
     };
     let error = match cancel.run_until_cancelled(Box::pin(made)).await {
-        Some(Ok(())) => return Ok(()),
+        Some(Ok(())) => return Ok(volumes),
         Some(Err(error)) => error,
         None => SandboxError::Cancelled { undone: true },
     };
-    if let Err(undo) = replace::remove(session, SANDBOX_CONTAINER).await {
-        session.progress.note(format!("what was made for it could not be removed: {undo}"));
+    match replace::remove(session, SANDBOX_CONTAINER).await {
+        Ok(()) => volumes::remove(session, &volumes).await,
+        Err(undo) => {
+            session.progress.note(format!("what was made for it could not be removed: {undo}"));
+        }
     }
     Err(error)
 }

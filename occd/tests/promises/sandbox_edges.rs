@@ -109,6 +109,22 @@ fn a_cockpit_that_is_not_there_is_said_and_leaves_no_address() {
 }
 
 #[test]
+fn a_first_start_in_vain_leaves_no_volumes_of_its_own() {
+    let image = "broken:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import(image, &[], &["CMD [\"/no/such/program\"]", "ENV PATH=/bin"]);
+    // This one was there before.
+    docker.docker_ok(&["volume", "create", "opencode-data"]);
+    let failed = fails(rig, &["start", "--host", "h"], 1);
+    assert!(failed.contains("no such file or directory"), "{failed}");
+    // What Docker says is told once.
+    assert_eq!(failed.matches("Docker ").count(), 1, "{failed}");
+    assert_eq!(docker.docker_ok(&["ps", "--all", "--quiet"]), "");
+    assert_eq!(docker.docker_ok(&["volume", "ls", "--quiet"]), "opencode-data");
+}
+
+#[test]
 fn directories_that_nobody_named_are_made_beside_a_mount_that_is_asked_for() {
     let Some(world) = world("unused", "") else { return };
     let World { docker, rig, .. } = &world;
