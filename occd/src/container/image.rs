@@ -91,6 +91,12 @@ pub(super) async fn remove_left(
     }
 }
 
+/// Returns whether an image was pulled from that repository, or pushed there.
+pub(super) fn comes_from(image: &ImageInspect, repo: &str) -> bool {
+    let mut digests = image.repo_digests.iter().flatten();
+    digests.any(|digest| digest.split('@').next() == Some(repo))
+}
+
 /// Returns whether no name means an image any more, and it came from no other repository.
 fn is_left(image: &ImageInspect, repo: &str) -> bool {
     let is_none = |name: &&String| name.starts_with("<none>");

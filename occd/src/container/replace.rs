@@ -147,11 +147,17 @@ async fn restore_names(session: &mut Session) -> Result<(), SandboxError> {
         image::tag(session, &kept, &repo, PREVIOUS).await?;
         image::forget(session, &repo, PREVIOUS_KEPT).await?;
     }
-    let now = image::find(session, &name).await?.and_then(|image| image.id);
+    let new = image::find(session, &name).await?;
+    let now = new.as_ref().and_then(|image| image.id.clone());
     if name.contains('@') || now.as_ref() == Some(&id) {
         return Ok(());
     }
-    image::tag(session, &id, &repo, &tag).await
+    image::tag(session, &id, &repo, &tag).await?;
+    // The new one has lost its name, and can be pulled again.
+    match new.filter(|image| image::comes_from(image, &repo)).and_then(|image| image.id) {
+        Some(new) => image::remove_left(session, &new, &repo).await,
+        None => Ok(()),
+    }
 }
 
 /// Makes a container of the sandbox's.

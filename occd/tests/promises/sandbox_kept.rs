@@ -288,6 +288,9 @@ fn an_update_that_was_cut_short_is_undone_at_once_with_the_image_from_before() {
     assert!(stopped.contains("an update that was cut short is undone"), "{stopped}");
     assert!(!stopped.contains("waiting for the sandbox"), "{stopped}");
     assert_eq!(names(), before);
+    // Nor does what it pulled stay without a name.
+    let nameless = ["images", "--quiet", "--filter", "dangling=true"];
+    assert_eq!(docker.docker_ok(&nameless), "");
     rig.occ_ok(&["update", "--host", "h", "-y", "--rollback"]);
     // What it goes back to is not what it is of already.
     let latest = docker.docker_ok(&["inspect", "--format", "{{.Image}}", SANDBOX_CONTAINER]);
