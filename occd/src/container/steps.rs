@@ -419,6 +419,9 @@ pub async fn update(
     if let Some((from, to)) = versions(session, old_image.as_ref(), &new).await? {
         notes.push(format!("version {from} -> {to}"));
     }
+    if request.rollback {
+        notes.push(format!("the image that ran until now is {previous_name}: another --rollback goes back to that one"));
+    }
     let did = if request.rollback { Did::RolledBack } else { Did::Updated };
     outcome(session, did, notes).await
 }
