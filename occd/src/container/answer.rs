@@ -175,11 +175,10 @@ pub(super) async fn inspect_named(
     let look = session
         .ask(async |docker| docker.inspect_container(name, None::<InspectContainerOptions>).await);
     match look.await {
-        Ok(container) if objects::is_ours(&container) => Ok(Some(Box::new(container))),
-        Ok(container) => Err(SandboxError::NotOurs {
-            container: name.to_owned(),
-            owner: objects::owner(&container),
-        }),
+        Ok(container) => {
+            objects::check_ours(&container, name)?;
+            Ok(Some(Box::new(container)))
+        }
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }

@@ -105,6 +105,7 @@ fn a_container_that_is_somebody_elses_is_left_alone() {
         &["start", "--host", "h", "--yes", "--no-mounts"],
         &["restart", "--host", "h"],
         &["update", "--host", "h", "-y"],
+        &["logs", "--host", "h", "--no-follow"],
     ] {
         let refused = fails(rig, args, 1);
         assert!(refused.contains("it belongs to the compose project shop"), "{refused}");

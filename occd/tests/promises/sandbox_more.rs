@@ -40,7 +40,7 @@ fn logs_go_on_over_a_broken_link_without_a_line_lost_or_doubled() {
     let talk =
         "CMD i=0; while true; do i=$((i+1)); echo line $i; echo err $i >&2; sleep 0.05; done";
     docker.import(image, &[], &[talk, "ENV PATH=/bin"]);
-    docker.run(SANDBOX_CONTAINER, &[image]);
+    docker.run(SANDBOX_CONTAINER, &["--label", OURS, image]);
     let mut child = rig.occ(&["logs", "--host", "h", "-n", "all", "-f"]);
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
