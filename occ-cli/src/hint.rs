@@ -252,7 +252,11 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::InstallImpossible => format!("when Docker is there: occ reconnect --host {h}"),
         Code::InstallFailed => format!("mend what it says there; then occ host install-docker {h} begins anew"),
         Code::PlanChanged => format!("occ host install-docker {h} shows them again"),
-        Code::OperationRunning => "occ operations shows it; occ operations attach ID follows it".to_owned(),
+        Code::OperationRunning => {
+            let id = detail.rsplit_once(": ").map(|(_, id)| id.trim_end_matches('.'));
+            let id = id.filter(|id| id.chars().all(|c| c.is_ascii_alphanumeric())).unwrap_or("ID");
+            format!("occ operations shows it; occ operations attach {id} follows it")
+        }
         Code::OperationNotFound => "occ operations lists them".to_owned(),
         Code::LocalPortTaken => "occ forward list shows occ's own; port 0 takes one that is free".to_owned(),
         Code::ForwardRefused => {

@@ -185,12 +185,15 @@ fn updates_leave_what_the_failed_one_said_and_no_images() {
     let failed = fails(rig, &["update", "--host", "h", "-y"], 1);
     assert!(failed.contains("[h] line 60\n") && failed.contains("[h] line 99\n"), "{failed}");
     assert!(!failed.contains("[h] line 59\n"), "{failed}");
-    assert!(failed.contains("occ operations attach ID shows what the new one said"), "{failed}");
     assert_eq!((mine(), nameless()), (fifth, both));
     let list: OperationList = body(&rig.http("GET", "/v1/operations", &[], None));
     let problem: &Problem = list.operations[0].problem.as_ref().unwrap();
     assert_eq!((problem.causes.len(), problem.causes[39].as_str()), (40, "line 99"));
-    let again = fails(rig, &["operations", "attach", &list.operations[0].id], 1);
+    // What to type names it.
+    let id = &list.operations[0].id;
+    let hint = format!("occ operations attach {id} shows what the new one said");
+    assert!(failed.contains(&hint), "{failed}");
+    let again = fails(rig, &["operations", "attach", id], 1);
     assert!(again.contains("[h] line 99\n"), "{again}");
 }
 
