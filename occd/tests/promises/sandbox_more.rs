@@ -329,6 +329,15 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     assert!(disk.image > 0, "{disk:?}");
     let restarted = json(rig, &["start", "--host", "h", "-p", "41998", "--yes"]);
     assert_eq!(restarted.outcome.unwrap().did, Did::Started);
+    // The mounts are the model's, too.
+    let gone = rig.root().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let mount = format!("{}:/work", gone.display());
+    rig.occ_ok(&["start", "--host", "h", "-p", "41998", "--mount", &mount, "--yes"]);
+    std::fs::remove_dir(&gone).unwrap();
+    let missing = fails(rig, &["sandbox", "sync", "--from", "h", "--to", "local", "--yes"], 1);
+    let hint = "or occ start --host h --no-mounts --yes has the model mount nothing";
+    assert!(missing.contains("to mount") && missing.contains(hint), "{missing}");
 }
 
 #[test]
