@@ -2,6 +2,7 @@
 
 mod files;
 mod forward;
+mod help;
 mod host;
 mod policy;
 mod sandbox;
@@ -19,6 +20,7 @@ use crate::target::HostArg;
 
 pub(crate) use files::*;
 pub(crate) use forward::*;
+pub(crate) use help::help;
 pub(crate) use host::*;
 pub(crate) use policy::*;
 pub(crate) use sandbox::*;

@@ -106,7 +106,11 @@ fn unparsed(error: &clap::Error, args: &[OsString], json: bool) -> u8 {
         output::problem::print_as(json, 0, &error);
         return error.exit;
     }
-    let text = error.to_string();
+    let own_help = match error.kind() {
+        ErrorKind::DisplayHelp => cli::help(args),
+        _ => None,
+    };
+    let text = own_help.unwrap_or_else(|| error.to_string());
     if !error.use_stderr() {
         // A closed pipe here is nobody's concern.
         let _ = output::write_stdout(text.as_bytes());

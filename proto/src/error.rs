@@ -279,7 +279,7 @@ impl std::fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 /// Returns the reason phrase of the statuses in use (RFC 9110, section 15).
-fn title(status: u16) -> &'static str {
+pub fn title(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
         403 => "Forbidden",

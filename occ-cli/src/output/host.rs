@@ -14,7 +14,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for, installing_helps};
+use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -248,7 +248,7 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
 /// Returns the hint for a problem of a host whose configuration is known.
 pub(crate) fn status_hint(status: &HostStatus, code: Code, detail: &str) -> Option<String> {
     // A host may do without, and is not to be told so each time.
-    if installing_helps(detail) {
+    if has_no_docker(detail) {
         return None;
     }
     let login = status.connection.as_ref().map(|connection| connection.user.as_str());
@@ -437,6 +437,11 @@ fn state_lines(ui: &Ui, prefix: &str, container: &ContainerStatus, now: Timestam
 /// Returns the line about why Docker tells nothing more.
 pub(crate) fn docker_fault(status: &HostStatus, fault: &DockerFault) -> String {
     line(status, "Docker", &format!("✗ {}", sanitize(&fault.message)))
+}
+
+/// Returns the line for a sandbox of which nothing has been heard yet, as in the first moments of a connection.
+pub(crate) fn sandbox_unheard(status: &HostStatus) -> String {
+    line(status, "Sandbox", "? unknown    Docker has not been heard yet; --fresh asks it")
 }
 
 /// Returns the line for a sandbox that Docker could not be asked about.

@@ -263,7 +263,7 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         }
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
-        DockerError::Down { .. } | DockerError::NotThere(_) => {
+        DockerError::Down { .. } | DockerError::NotThere(_) | DockerError::Hung => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable)
         }
         DockerError::Lost | DockerError::Moved => {
@@ -271,7 +271,9 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         }
         DockerError::Crowded => (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused),
         DockerError::TooOld(_) => (StatusCode::CONFLICT, Code::DockerTooOld),
-        DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
+        DockerError::Refused { .. } | DockerError::Api(_) => {
+            (StatusCode::BAD_GATEWAY, Code::DockerError)
+        }
     }
 }
 
@@ -310,6 +312,7 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
         SandboxError::NotOurs { .. } => (StatusCode::CONFLICT, Code::SandboxForeign),
         SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),
+        SandboxError::NoCockpit { .. } => (StatusCode::CONFLICT, Code::SandboxNotReady),
         SandboxError::Ended { .. }
         | SandboxError::Silent { .. }
         | SandboxError::Unhealthy { .. }

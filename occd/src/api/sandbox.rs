@@ -361,7 +361,21 @@ pub(super) async fn cockpit(
     if !sandbox.exists {
         return Err(failed(SandboxError::NoSandbox));
     }
-    let url = app.reach(&engine, &sandbox, Service::Cockpit).map_err(failed)?;
+    let answered = match published(&sandbox, Service::Cockpit).filter(|_| is_running(&sandbox)) {
+        Some((address, port)) => container::answers(&engine, &address, port)
+            .await
+            .map(|()| app.reach(&engine, &sandbox, Service::Cockpit))
+            .map_err(|source| SandboxError::NoCockpit { port, source }),
+        None => Ok(Ok(None)),
+    };
+    // An address that leads nowhere is none, and none stays of one that did before.
+    if !matches!(answered, Ok(Ok(Some(_))))
+        && let Some(host) = engine.host()
+    {
+        let removed = app.forwards.remove_service(host, Service::Cockpit);
+        removed.map_err(|error| failed(SandboxError::Forward(error)))?;
+    }
+    let url = answered.flatten().map_err(failed)?;
     Ok(Json(ContainerStatus { url, ..sandbox }))
 }
 

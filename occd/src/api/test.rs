@@ -147,7 +147,7 @@ pub(super) async fn test(
     let asked = async {
         let socket = settings.docker_socket.as_deref();
         let docker = Docker::connect(&connection, socket, None).await?;
-        docker.client().version().await.map_err(DockerError::Api)
+        docker.client().version().await.map_err(DockerError::from)
     };
     match asked.await {
         Ok(version) => {

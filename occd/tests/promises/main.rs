@@ -52,6 +52,7 @@ mod reconnect;
 mod rekey;
 mod revoked_keys;
 mod sandbox;
+mod sandbox_edges;
 mod sandbox_kept;
 mod sandbox_memory;
 mod sandbox_more;
