@@ -37,7 +37,7 @@ use crate::prompts::Prompts;
 use crate::secrets::Secrets;
 use crate::server::{self, Pulse};
 use crate::session::Sessions;
-use crate::socket::{self, OwnedSocket, PassedSocket, SocketError};
+use crate::socket::{self, OwnedSocket, PassedSocket, SocketError, SocketFile};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
@@ -100,6 +100,8 @@ pub enum Place {
 /// Everything that is decided before the runtime starts.
 #[derive(Debug)]
 pub struct Daemon {
+    /// The read-only socket. It goes before the lock does.
+    read_only: Option<(SocketFile, StdListener)>,
     socket: OwnedSocket,
     /// Held as long as this process runs.
     _state_lock: Option<File>,
@@ -134,9 +136,14 @@ impl Daemon {
             Place::Path(path) => OwnedSocket::bind(&path)?,
             Place::Passed(passed) => OwnedSocket::adopt(passed)?,
         };
+        // Nobody needs it as they need the other: a path that is too long by its few letters is no reason to fail.
+        let read_only = socket.bind_read_only().map_err(|error| {
+            tracing::warn!(error = chain(&error), "there is no read-only socket");
+        });
         let state_lock = lock_state_dir(&env.state_dir()?)?;
         Ok(Self {
             socket,
+            read_only: read_only.ok(),
             _state_lock: state_lock,
             listener,
             env,
@@ -278,6 +285,7 @@ impl Daemon {
             hosts: hosts.clone(),
             config,
             socket: self.socket.path().to_owned(),
+            read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
             archive,
             in_flight: InFlight::default(),
             end: stop.clone(),
@@ -313,6 +321,15 @@ impl Daemon {
             let pool = Arc::clone(&app.pool);
             Pulse { period, beat: Box::new(move || process::notify_alive(&connected(&pool))) }
         });
+        let read_only_file = match self.read_only {
+            Some((file, listener)) => {
+                let listener = UnixListener::from_std(listener).map_err(StartError::Listen)?;
+                let router = api::router(Arc::clone(&app));
+                tasks.spawn(server::serve_looks(listener, router, clients.clone(), stop.clone()));
+                Some(file)
+            }
+            None => None,
+        };
         drop(app);
         let serving = server::serve(listener, router, clients.clone(), pulse, stop.clone());
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
@@ -338,6 +355,7 @@ impl Daemon {
                 "not everything ended in time; the rest is cut off"
             );
         }
+        drop(read_only_file);
         drop(self.socket);
         tracing::info!("stopped");
         Ok(())

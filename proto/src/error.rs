@@ -40,6 +40,12 @@ codes! {
     Forbidden = "forbidden",
     /// Refused by the policy of the host, or of the grant.
     PolicyDenied = "policy_denied",
+    /// The read-only socket does not have this.
+    ReadOnly = "read_only",
+    /// Too much is being done at the moment.
+    TooManyRequests = "too_many_requests",
+    /// The body did not come in time.
+    RequestTimeout = "request_timeout",
     /// There is a grant of that name already.
     GrantExists = "grant_exists",
     /// There is no grant of that name.

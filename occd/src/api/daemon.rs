@@ -55,6 +55,7 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
         pid: std::process::id(),
         started_at: app.started_at,
         socket: app.socket.display().to_string(),
+        read_only_socket: app.read_only_socket.as_ref().map(|path| path.display().to_string()),
         warnings: app.warnings(&app.hosts.current()),
     })
 }

@@ -102,7 +102,41 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
     })
 }
 
+/// Returns whether the read-only socket has a route: it tells what the daemon knows of hosts and of work. What is in
+/// files, in output and in logs may be secret, and nothing is dialled or asked for somebody who only looks.
+pub(super) fn is_shown(method: &Method, route: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+        && matches!(
+            route,
+            "/healthz"
+                | "/v1/version"
+                | "/v1/openapi.json"
+                | "/v1/events"
+                | "/v1/hosts"
+                | "/v1/hosts/{host}"
+                | "/v1/hosts/{host}/history"
+                | "/v1/default-host"
+                | "/v1/sessions"
+                | "/v1/forwards"
+                | "/v1/forwards/{id}"
+                | "/v1/operations"
+                | "/v1/operations/{id}"
+                | "/v1/prompts"
+        )
+}
+
 impl Asker {
+    /// Refuses what would ask a host or dial one, where somebody only looks.
+    pub(super) fn may_ask_hosts(&self) -> Result<(), ApiError> {
+        match self.only_looks {
+            false => Ok(()),
+            true => {
+                let detail = "The read-only socket tells what is known, and asks no host.";
+                Err(ApiError::new(StatusCode::FORBIDDEN, Code::ReadOnly, detail))
+            }
+        }
+    }
+
     /// Returns whoever made a request.
     pub(super) fn of(request: &Request) -> Self {
         request.extensions().get::<Self>().cloned().unwrap_or_default()
@@ -150,6 +184,10 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     let Some(door) = door(method, route.as_str()) else {
         return denied("no policy is known for this route", None).into_response();
     };
+    if asker.only_looks && !is_shown(request.method(), route.as_str()) {
+        let detail = "The read-only socket does not have this.";
+        return ApiError::new(StatusCode::FORBIDDEN, Code::ReadOnly, detail).into_response();
+    }
     if let Some(grant) = &asker.grant {
         if Timestamp::now() >= grant.ends_at {
             let why = format!("the end of the grant {}", grant.name);

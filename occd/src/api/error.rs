@@ -82,6 +82,11 @@ impl ApiError {
         self.retryable(None)
     }
 
+    /// Says that the same may go well after that time.
+    pub(super) fn after(self, time: std::time::Duration) -> Self {
+        self.retryable(Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     fn retryable(mut self, after_ms: Option<u64>) -> Self {
         self.0.retryable = true;
         self.0.retry_after_ms = after_ms;

@@ -25,6 +25,7 @@ use super::test::test;
 use crate::config::duration;
 use crate::host::{HostHandle, Tries, etag};
 use crate::hosts::HostsSnapshot;
+use crate::policy::Asker;
 use crate::prompts::{Client, Questions};
 use crate::ssh::Connection;
 use crate::ssh::error::chain;
@@ -126,20 +127,24 @@ pub(super) async fn show(
     Query(query): Query<ShowQuery>,
     Host(host): Host,
     Caller(client): Caller,
-) -> Response {
+    asker: Asker,
+) -> ApiResult<Response> {
     if query.fresh {
+        asker.may_ask_hosts()?;
         // The state says what went wrong, so a failed dial is an answer too.
         let tries = Tries::of(query.retries, None);
         if let Err(unreachable) = host.connection(tries, &client).await {
             tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
         }
-    } else if matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed) {
+    } else if !asker.only_looks
+        && matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed)
+    {
         // Whoever looks will want to use it, or has done something about it. The answer does not wait.
         host.glance();
     }
     let mut status = app.with_sandbox(host.full_status());
     status.warnings = app.warnings(&app.hosts.current());
-    ([(header::ETAG, status.etag.clone())], Json(status)).into_response()
+    Ok(([(header::ETAG, status.etag.clone())], Json(status)).into_response())
 }
 
 /// Adds a host, once it could be connected to unless `verify` is false.

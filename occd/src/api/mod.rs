@@ -26,7 +26,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
-use tower::limit::GlobalConcurrencyLimitLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -68,6 +67,7 @@ mod hand_over;
 mod history;
 mod hosts;
 mod json;
+mod limits;
 mod links;
 mod logs;
 mod once;
@@ -91,6 +91,7 @@ mod workspaces;
 
 pub use auto_forward::restore as restore_auto_forwards;
 use error::ApiError;
+use limits::Places;
 pub use once::Once;
 pub use past::PastOperations;
 pub use publish::publish;
@@ -98,8 +99,6 @@ pub use turns::Turns;
 
 /// The largest body: hosts, commands and their input are small.
 const BODY_LIMIT: usize = 1024 * 1024;
-/// Requests at once. More wait in line, so that a client that floods cannot take all memory.
-const CONCURRENCY: usize = 1024;
 /// How long a request waits for a look at occd.toml.
 const FILES: Duration = Duration::from_millis(500);
 /// The names under which a client may address the daemon. A browser that was tricked into connecting
@@ -153,6 +152,8 @@ pub struct App {
     pub archive: Archive,
     /// The control socket's path.
     pub socket: PathBuf,
+    /// The read-only socket's.
+    pub read_only_socket: Option<PathBuf>,
     /// What clients have in flight.
     pub in_flight: InFlight,
     /// To be cancelled to have the daemon end.
@@ -269,21 +270,36 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&app), see_files))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), doors::pass))
         .layer(middleware::from_fn(tell_new_host_keys))
-        .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
+        .layer(middleware::from_fn_with_state(Places::default(), limits::limit))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), once::once));
-    let (router, _) = routes().split_for_parts();
+    let (router, _) = everything_but_alive().split_for_parts();
     router
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
+        .merge(alive())
         .with_state(app)
+}
+
+/// Returns the route that is served whatever else is being done: it takes no place, and waits for nothing.
+fn alive() -> Router<Arc<App>> {
+    let layers = ServiceBuilder::new()
+        .layer(middleware::map_response(version_headers))
+        .layer(middleware::from_fn(guard));
+    Router::new()
+        .route("/healthz", axum::routing::get(daemon::health))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(layers)
 }
 
 /// Returns the routes. Each is made from its handler's description: there is none that the document does not have.
 fn routes() -> OpenApiRouter<Arc<App>> {
+    everything_but_alive().routes(routes!(daemon::health))
+}
+
+fn everything_but_alive() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(document::beginning())
-        .routes(routes!(daemon::health))
         .routes(routes!(daemon::version))
         .routes(routes!(document::show))
         .routes(routes!(hand_over::hand_over))

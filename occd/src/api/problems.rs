@@ -18,12 +18,16 @@ pub(super) const CODES: &str = "x-codes";
 /// What any request may get: for what is malformed, from a browser, against the policy, or a defect.
 pub(super) const ANY: &[Codes] = &[
     (400, &[Code::BadRequest]),
-    (403, &[Code::Forbidden, Code::PolicyDenied]),
+    (403, &[Code::Forbidden, Code::PolicyDenied, Code::ReadOnly]),
+    (429, &[Code::TooManyRequests]),
     (500, &[Code::Internal]),
 ];
 /// What a request with a JSON body may get.
-pub(super) const JSON_BODY: &[Codes] =
-    &[(413, &[Code::TooLarge]), (415, &[Code::UnsupportedMediaType])];
+pub(super) const JSON_BODY: &[Codes] = &[
+    (408, &[Code::RequestTimeout]),
+    (413, &[Code::TooLarge]),
+    (415, &[Code::UnsupportedMediaType]),
+];
 /// What a POST may get, which may have an Idempotency-Key.
 pub(super) const KEYED: &[Codes] =
     &[(413, &[Code::TooLarge]), (422, &[Code::KeyReused]), (502, &[Code::OutcomeUnknown])];

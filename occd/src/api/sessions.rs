@@ -115,7 +115,11 @@ pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
     Caller(client): Caller,
+    asker: Asker,
 ) -> ApiResult<Json<SessionList>> {
+    if asker.only_looks {
+        return Ok(Json(SessionList { sessions: app.sessions.known() }));
+    }
     if let Some(host) = query.host {
         let name: SessionHost =
             host.parse().map_err(|error| ApiError::bad_request(format!("The {error}.")))?;

@@ -47,4 +47,6 @@ pub struct Asker {
     pub peer: Option<Peer>,
     /// On whose socket it came; nothing is the daemon's own.
     pub grant: Option<Arc<GrantInForce>>,
+    /// It came on the read-only socket.
+    pub only_looks: bool,
 }

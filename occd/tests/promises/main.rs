@@ -48,6 +48,7 @@ mod passwords;
 mod patience;
 mod policy;
 mod prompts;
+mod read_only;
 mod reconnect;
 mod rekey;
 mod revoked_keys;
