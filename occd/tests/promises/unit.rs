@@ -152,6 +152,22 @@ fn systemd_holds_the_socket_and_starts_the_daemon_for_whoever_uses_it() {
 }
 
 #[test]
+fn a_daemon_that_systemd_cannot_start_for_a_client_is_told() {
+    let Some((rig, systemd)) = with_units(&[UNIT, SOCKET]) else { return };
+    assert!(systemd.systemctl(&["start", SOCKET]).status.success());
+    rig.write_config_toml("[connection]\nkeepalive = 3\n");
+    let refused = rig.run_occ(&["host", "list"]);
+    assert_eq!(refused.code(), 3, "{refused:?}");
+    assert!(refused.stderr.contains("hint: "), "{refused:?}");
+    // Whoever comes next is told why, and works when it is mended.
+    let told = rig.run_occ(&["host", "list"]);
+    assert_eq!(told.code(), 3, "{told:?}");
+    assert!(told.stderr.contains("occd.toml, line 2"), "{told:?}");
+    rig.write_config_toml("");
+    rig.occ_ok(&["host", "list"]);
+}
+
+#[test]
 fn a_daemon_that_hangs_is_started_again() {
     let Some((rig, systemd)) = installed() else { return };
     let more = units_of(&rig).join("occd.service.d");
