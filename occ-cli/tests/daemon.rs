@@ -175,6 +175,25 @@ fn a_daemon_of_another_version_is_named_and_its_json_is_not_shown() {
 }
 
 #[test]
+fn the_version_of_the_daemon_is_told_by_its_answers_and_costs_none() {
+    for (other, says) in [
+        ("0.1.0", ""),
+        ("9.9.9", ""),
+        ("0.0.9", "occd 0.0.9 is older than occ 0.1.0. hint: occ daemon restart\n"),
+    ] {
+        let fake = Fake::new(move |_| Answer::ok(connected("h")).header("occ-version", other));
+        let done = fake.occ(&["status", "--host", "h"]);
+        assert_eq!((done.code, done.err.as_str()), (0, says), "{other}");
+        assert_eq!(fake.lines(), ["GET /v1/hosts/h"], "{other}");
+        // Whoever stops and starts it by hand needs no such word.
+        let fake = Fake::new(move |_| {
+            Answer::ok(version(1, Path::new("/run/occd.sock"))).header("occ-version", other)
+        });
+        assert!(!fake.occ(&["daemon", "start"]).err.contains("is older"), "{other}");
+    }
+}
+
+#[test]
 fn daemon_status_says_whether_it_runs_and_starts_nothing() {
     let fake = daemon(4711);
     let done = fake.occ(&["daemon", "status"]);

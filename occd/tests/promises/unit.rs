@@ -137,8 +137,10 @@ fn systemd_holds_the_socket_and_starts_the_daemon_for_whoever_uses_it() {
     // Between one daemon and the next nobody is refused.
     assert!(systemd.systemctl(&["stop", UNIT]).status.success());
     assert!(rig.socket().exists());
-    rig.occ_ok(&["host", "list"]);
+    let started = format!("occd started (socket {}).\n", rig.socket().display());
+    assert_eq!(rig.occ_ok(&["daemon", "start"]), started);
     assert_ne!(main_pid(&systemd), first);
+    assert!(rig.occ_ok(&["daemon", "start"]).contains("already running"));
 
     let stopped = rig.run_occ(&["daemon", "stop"]);
     assert_eq!(stopped.code(), 0, "{stopped:?}");
