@@ -18,6 +18,8 @@ use crate::ask::{GUARD, body, echoes, in_state, list};
 
 /// How often it is killed; OCC_KILLS says otherwise.
 const KILLS: usize = 40;
+/// Long before the file is written anyway.
+const SOON: Duration = Duration::from_secs(20);
 /// The latest moment of a kill after the start: a daemon is ready, and has written some files, by then.
 const LATEST: Duration = Duration::from_millis(400);
 
@@ -104,7 +106,7 @@ fn what_was_connected_when_it_was_killed_is_connected_again() {
     let file = rig.paths().state_dir().unwrap().join("used.json");
     wait_until(
         "the file",
-        GUARD,
+        SOON,
         || fs::read_to_string(&file).unwrap_or_default(),
         |text| text.contains("used"),
     );
