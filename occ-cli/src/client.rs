@@ -30,7 +30,7 @@ use tokio::net::UnixStream;
 
 use crate::autostart::{self, Start};
 use crate::commands::Context;
-use crate::error::CliError;
+use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
@@ -47,6 +47,8 @@ const FROM_MEMORY: Duration = Duration::from_secs(10);
 pub(crate) struct Client {
     http: legacy::Client<UnixConnector, Full<Bytes>>,
     socket: PathBuf,
+    /// How it was found: `--socket`, and whether one may be started.
+    sought: (Option<PathBuf>, Start),
     /// The connection on which the peer was checked.
     first: RefCell<Option<UnixStream>>,
     /// The daemon's process, as the kernel names it.
@@ -87,7 +89,8 @@ impl Client {
         let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
         let first = RefCell::new(Some(found.stream));
         let (ui, prompter, many) = (ui.clone(), OnceCell::new(), Cell::new(false));
-        Self { http: legacy::Client::unix(), socket: found.socket, first, pid, ui, prompter, many }
+        let (http, sought) = (legacy::Client::unix(), found.sought);
+        Self { http, socket: found.socket, sought, first, pid, ui, prompter, many }
     }
 
     /// Many requests are made at once from now on, whose questions are answered in one place (`prompter::listening`).
@@ -129,9 +132,21 @@ impl Client {
         }
     }
 
-    /// Asks for something the daemon has in memory.
+    /// Asks for something the daemon has in memory. Nothing is changed by asking, so when the daemon goes meanwhile the
+    /// next one is asked.
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, CliError> {
-        self.at_once(self.send(Method::GET, path, None, None, None)).await
+        let asked = || self.send(Method::GET, path, None, None, None);
+        // The daemon's silence is no reason to ask another, only its end.
+        match self.at_once(async { Ok(asked().await) }).await? {
+            Err(error) if error.code == DAEMON_UNREACHABLE => {
+                let (socket, start) = self.sought.clone();
+                let context = Context::plain(&self.ui, socket);
+                let found = autostart::connect(&context, start).await.map_err(|_| error)?;
+                self.first.replace(Some(found.stream));
+                self.at_once(asked()).await
+            }
+            answer => answer,
+        }
     }
 
     /// Waits for an answer that takes the daemon a moment; a daemon that does not give it is stuck.

@@ -65,7 +65,10 @@ fn run(args: Vec<OsString>) -> u8 {
             let upgrade = commands::upgrade::Upgrade::of(&cli);
             let result = runtime.block_on(async {
                 let result = commands::run(cli, &ui).await;
-                upgrade.after(&ui).await;
+                // Whoever was interrupted is not to wait.
+                if result.is_ok() {
+                    upgrade.after(&ui).await;
+                }
                 result
             });
             // The process ends with the exit code: taking the runtime apart first would only take time.

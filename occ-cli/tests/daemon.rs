@@ -175,6 +175,25 @@ fn a_daemon_of_another_version_is_named_and_its_json_is_not_shown() {
 }
 
 #[test]
+fn the_version_of_the_daemon_is_told_by_its_answers_and_costs_none() {
+    for (other, says) in [
+        ("0.1.0", ""),
+        ("9.9.9", ""),
+        ("0.0.9", "occd 0.0.9 is older than occ 0.1.0. hint: occ daemon restart\n"),
+    ] {
+        let fake = Fake::new(move |_| Answer::ok(connected("h")).header("occ-version", other));
+        let done = fake.occ(&["status", "--host", "h"]);
+        assert_eq!((done.code, done.err.as_str()), (0, says), "{other}");
+        assert_eq!(fake.lines(), ["GET /v1/hosts/h"], "{other}");
+        // Whoever stops and starts it by hand needs no such word.
+        let fake = Fake::new(move |_| {
+            Answer::ok(version(1, Path::new("/run/occd.sock"))).header("occ-version", other)
+        });
+        assert!(!fake.occ(&["daemon", "start"]).err.contains("is older"), "{other}");
+    }
+}
+
+#[test]
 fn daemon_status_says_whether_it_runs_and_starts_nothing() {
     let fake = daemon(4711);
     let done = fake.occ(&["daemon", "status"]);
@@ -233,25 +252,36 @@ fn run_becomes_the_daemon() {
 #[test]
 fn daemon_process() {
     let Some(link) = std::env::var_os("CARDBOARD_DAEMON") else { return };
-    let fake = daemon(std::process::id());
+    let fake = match std::env::var_os("CARDBOARD_LOCK") {
+        None => daemon(std::process::id()),
+        Some(_) => Fake::new(|_| Answer::text("{}").header("occ-api-version", "2")),
+    };
+    let lock = std::env::var_os("CARDBOARD_LOCK").map(|path| {
+        std::fs::write(&path, std::process::id().to_string()).unwrap();
+        let file = std::fs::File::open(path).unwrap();
+        file.try_lock().unwrap();
+        file
+    });
     std::fs::rename(&fake.socket, link).unwrap();
     println!("up");
     loop {
         std::thread::park();
+        // Held until then.
+        let _ = &lock;
     }
 }
 
-#[test]
-fn stop_ends_the_daemon_behind_the_socket() {
+/// Checks that a process like `daemon_process` is ended by `occ daemon stop`.
+fn is_ended_by_stop(lock: bool) {
     use std::io::{BufRead as _, BufReader};
     let dir = private_dir();
     let socket = dir.path().join("s");
-    let mut daemon = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "daemon_process", "--nocapture"])
-        .env("CARDBOARD_DAEMON", &socket)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut daemon = Command::new(std::env::current_exe().unwrap());
+    daemon.args(["--exact", "daemon_process", "--nocapture"]).env("CARDBOARD_DAEMON", &socket);
+    if lock {
+        daemon.env("CARDBOARD_LOCK", socket.with_extension("lock"));
+    }
+    let mut daemon = daemon.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
     assert!(lines.map_while(Result::ok).any(|line| line.ends_with("up")));
     let done = run(occ(&["daemon", "stop"], dir.path()).env("OCC_SOCKET", &socket));
@@ -261,6 +291,16 @@ fn stop_ends_the_daemon_behind_the_socket() {
     assert_eq!((done.code, done.out), (0, format!("occd stopped (process {id}).\n")));
     // By SIGTERM, not by the kill above.
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
+}
+
+#[test]
+fn stop_ends_the_daemon_behind_the_socket() {
+    is_ended_by_stop(false);
+}
+
+#[test]
+fn stop_ends_a_daemon_whose_answers_are_not_understood() {
+    is_ended_by_stop(true);
 }
 
 #[test]

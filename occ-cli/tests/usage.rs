@@ -108,8 +108,8 @@ fn commands_of_the_existing_tool_are_recognised() {
         assert!(done.err.starts_with(&format!("Error: occ {name} is a command of")), "{done:?}");
         assert!(done.err.contains("hint: "), "{done:?}");
     }
-    let done = run(&mut occ(&["daemon", "restart"], home.path()));
-    assert!(done.err.contains("unrecognized subcommand 'restart'"), "{done:?}");
+    let done = run(&mut occ(&["daemon", "update"], home.path()));
+    assert!(done.err.contains("unrecognized subcommand 'update'"), "{done:?}");
 }
 
 #[test]

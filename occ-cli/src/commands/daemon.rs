@@ -50,11 +50,17 @@ fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
 }
 
 async fn start(context: &Context<'_>) -> Result<u8, CliError> {
+    let socket = socket_path(context)?;
+    let by_systemd = autostart::lock_holder(&socket).is_none()
+        && autostart::units(context).await.is_some_and(|units| units.listens);
     let found = autostart::connect(context, Start::Asked).await?;
-    let started = found.started;
-    let socket = found.socket.clone();
+    let started = found.started || by_systemd;
     if context.ui.json {
         return describe(context, found).await;
+    }
+    if by_systemd {
+        // It is systemd that listens; the daemon is there when it answers.
+        Client::of(found, context.ui).get("/v1/version").await?;
     }
     let word = if started { "started" } else { "is already running" };
     context.ui.say(&format!("occd {word} (socket {}).", shown(&socket)))?;
