@@ -309,6 +309,12 @@ pub enum ExecEvent {
         /// Why.
         problem: Box<Problem>,
     },
+    /// A control message of the client's was none, and nothing was done; the command goes on. Only on a WebSocket.
+    #[serde(rename = "bad_control")]
+    BadControl {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A descriptor that the client passed could not be written to; the command is ended. The last event.
     #[serde(rename = "output_error")]
     OutputError {

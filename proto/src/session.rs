@@ -339,6 +339,12 @@ pub enum SessionEvent {
         /// What it is on this machine.
         here: String,
     },
+    /// A control message of the client's was none, and nothing was done; on the WebSocket only.
+    #[serde(rename = "bad_control")]
+    BadControl {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// That was all there is, and more was not asked for. The last event.
     End,
     /// The program has ended, and all its output has come. The last event.

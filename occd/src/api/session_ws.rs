@@ -199,7 +199,7 @@ async fn serve(
             feed(&handle, &host, resent, input, &answers),
             control_all(&app, &handle, control),
             // The client's side ends first, and with it the other two.
-            listen(source, inputs, controls),
+            listen(source, inputs, controls, answers.clone()),
         );
         if heard == Heard::All {
             std::future::pending::<()>().await;
@@ -248,6 +248,7 @@ async fn listen(
     mut source: SplitStream<WebSocket>,
     inputs: mpsc::Sender<Input>,
     controls: mpsc::Sender<Option<String>>,
+    answers: mpsc::Sender<SessionEvent>,
 ) -> Heard {
     while let Some(message) = source.next().await {
         let message = match message {
@@ -271,7 +272,10 @@ async fn listen(
                     // A session has no terminal.
                     Ok(ExecControl::Resize(_)) => continue,
                     Err(error) => {
-                        tracing::debug!(%error, "a client sent a control that is none");
+                        let event = SessionEvent::BadControl { detail: error.to_string() };
+                        if answers.try_send(event).is_err() {
+                            tracing::debug!("a client is told of no more controls that are none");
+                        }
                         continue;
                     }
                 };

@@ -504,22 +504,14 @@ impl FileSystem {
         }
         // Directories that are open, the deepest last; each is listed once.
         let mut open = vec![(path.to_vec(), None::<Vec<Entry>>)];
-        let mut looks = 0;
         while let Some((dir, entries)) = open.last_mut() {
             let entries = match entries {
                 Some(entries) => entries,
                 None => entries.insert(self.list(dir).await?),
             };
             let Some(entry) = entries.pop() else {
-                match self.remove(dir, FileKind::Directory).await {
-                    Ok(()) => drop(open.pop()),
-                    // What somebody else began before has come into it since it was listed.
-                    Err(FileError::NotEmpty(_) | FileError::Failed(..)) if looks < MOST_LOOKS => {
-                        looks += 1;
-                        *entries = self.list(dir).await?;
-                    }
-                    Err(error) => return Err(error),
-                }
+                let (dir, _) = open.pop().unwrap_or_default();
+                self.remove(&dir, FileKind::Directory).await?;
                 continue;
             };
             let inner = join(dir, &entry.name);
@@ -563,7 +555,5 @@ impl FileSystem {
     }
 }
 
-/// How often directories are listed again that are to be removed, in all.
-const MOST_LOOKS: usize = 10;
 /// How deep a path may be that is made: that of the longest path of single letters (PATH_MAX).
 const MOST_PARENTS: usize = 2048;

@@ -445,7 +445,7 @@ impl Drop for Upload {
                 let owner = Arc::clone(sftp.connection());
                 claim.iter().for_each(Claim::leaving);
                 owner.spawn(async move {
-                    // It may be closed already, and whoever clears away tells what is wrong with the link.
+                    // Whoever clears away tells what is wrong with the link.
                     let closed = sftp.close(&handle).await;
                     tracing::debug!(?closed, "a file was not finished");
                     if let Some(claim) = claim {

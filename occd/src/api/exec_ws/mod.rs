@@ -17,6 +17,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use occ_proto::Code;
 use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use input::{Input, READ_AHEAD};
@@ -40,6 +41,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// A command on a connected host is sent within this time, and nothing is said before it is started.
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// Controls that are none and of which the client has not been told. More come of a client that does not read.
+const CONTROLS: usize = 4;
 /// The largest message of a client: a request as large as a body may be, or a piece of input.
 const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
 /// Output is collected up to this size before it is written to the socket.
@@ -146,11 +149,12 @@ async fn serve(
     } else {
         passing.destinations().await
     };
-    let mut input = Input::new(running.control(), early);
+    let (wrong, told) = mpsc::channel(CONTROLS);
+    let mut input = Input::new(running.control(), early, wrong);
     let blocked = Arc::clone(&input.blocked);
     // Both directions at once: a client that does not read must still be heard, and the other way round.
     tokio::select! {
-        last = output::run(running, sink, destinations, &blocked) => {
+        last = output::run(running, sink, destinations, &blocked, told) => {
             if let Some(last) = last {
                 let event = match last {
                     Last::Ended(Ok(exit)) => ExecEvent::Exit(exit),
@@ -266,7 +270,7 @@ async fn permitted(
         return Ok(Some(request));
     }
     // One question at most.
-    let (told, mut tells) = tokio::sync::mpsc::channel(1);
+    let (told, mut tells) = mpsc::channel(1);
     let told = move |id, message: &str| {
         let message = message.to_owned();
         if told.try_send(ExecEvent::Approval { id, message }).is_err() {
