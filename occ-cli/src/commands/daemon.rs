@@ -17,6 +17,7 @@ use crate::cli::DaemonCommand;
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON};
+use crate::versions;
 
 /// How long a daemon may take to stop: it gives running work 10 s, and 2 s more are for the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
@@ -187,7 +188,8 @@ async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, 
     }
     let own = env!("CARGO_PKG_VERSION");
     if version.version != own {
-        ui.note(&format!("occ is {own}. hint: occ daemon stop; occ daemon start"));
+        let remedy = versions::remedy(&sanitize(&version.version));
+        ui.note(&format!("occ is {own}. hint: {remedy}"));
     }
     Ok(0)
 }

@@ -10,7 +10,7 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 11] = [
+const CAPABILITIES: [&str; 24] = [
     "hosts",
     "exec",
     "exec-stream",
@@ -22,6 +22,19 @@ const CAPABILITIES: [&str; 11] = [
     "trust",
     "history",
     "passwords",
+    "openapi",
+    "idempotency-key",
+    "operations",
+    "container",
+    "docker-socket",
+    "docker-setup",
+    "files",
+    "files-tar",
+    "files-follow",
+    "sessions",
+    "forwards",
+    "policy",
+    "grants",
 ];
 
 /// Says that the daemon is alive, with the number of tasks that live in it: one that keeps growing is a leak.
