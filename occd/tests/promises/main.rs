@@ -16,6 +16,7 @@ mod certificates;
 mod channel;
 mod coding_agents;
 mod compression;
+mod contract;
 mod descriptors;
 mod dns;
 mod docker;
