@@ -5,6 +5,7 @@
 
 mod agent_forwarding;
 mod agents;
+mod api_docs;
 mod approval;
 mod ask;
 mod auth;
