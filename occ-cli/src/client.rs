@@ -34,6 +34,7 @@ use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
+use crate::versions;
 
 /// The largest answer that is read, in bytes: thousands of hosts, and no end of memory.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -349,7 +350,7 @@ pub(crate) fn is_failure(status: StatusCode) -> bool {
 /// Returns the problem in an answer.
 pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError {
     match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => problem.into(),
+        Ok(problem) => versions::explained(problem.into(), daemon),
         Err(_) => {
             let mut error = misunderstood(daemon);
             error.message = format!("occd answered {status} without a reason. {}", error.message);
@@ -380,7 +381,8 @@ pub(crate) fn check_version(headers: &HeaderMap) -> Result<String, CliError> {
             env!("CARGO_PKG_VERSION"),
             occ_proto::API_VERSION,
             api.map_or_else(|| "an unknown one".to_owned(), sanitize),
-        ))),
+        ))
+        .hint(versions::remedy_of_api(api.and_then(|api| api.parse().ok()), &daemon))),
     }
 }
 
@@ -390,6 +392,7 @@ pub(crate) fn misunderstood(daemon: &str) -> CliError {
         "occ {} does not understand the answer of occd {daemon}.",
         env!("CARGO_PKG_VERSION")
     ))
+    .hint(versions::remedy(daemon))
 }
 
 /// Returns the error for a connection that broke between request and answer.
@@ -446,6 +449,10 @@ mod tests {
         assert!(
             error.message.contains("9.9.9") && error.message.contains(env!("CARGO_PKG_VERSION"))
         );
+        let hint = "install occ 9.9.9: this one is older than occd";
+        assert_eq!(error.hint.as_deref(), Some(hint));
+        headers.insert("occ-api-version", HeaderValue::from_static("0"));
+        let error = check_version(&headers).unwrap_err();
         assert_eq!(error.hint.as_deref(), Some("occ daemon restart"));
         headers.insert("occ-api-version", HeaderValue::from_static("1"));
         assert_eq!(check_version(&headers).unwrap(), "9.9.9");

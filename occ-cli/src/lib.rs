@@ -30,6 +30,7 @@ mod target;
 mod terminal;
 mod tree;
 mod unit;
+mod versions;
 mod ws;
 
 use std::ffi::OsString;

@@ -161,8 +161,24 @@ fn a_daemon_of_another_version_is_named_and_its_json_is_not_shown() {
     };
     let newer =
         Answer::ok(connected("h")).header("occ-version", "9.1.0").header("occ-api-version", "2");
+    let done = with(newer);
+    assert!(
+        done.code == 3 && done.err.contains("API version 1, but occd 9.1.0 speaks 2"),
+        "{done:?}"
+    );
+    assert!(
+        done.err.ends_with("hint: install occ 9.1.0: this one is older than occd\n"),
+        "{done:?}"
+    );
+    let newer = Answer::text("{\"state\": 3}").header("occ-version", "9.1.0");
+    let done = with(newer);
+    assert!(
+        done.err.ends_with("hint: install occ 9.1.0: this one is older than occd\n"),
+        "{done:?}"
+    );
+    let older = Answer::ok(connected("h")).header("occ-api-version", "0");
     for (done, words) in [
-        (with(newer), "API version 1, but occd 9.1.0 speaks 2"),
+        (with(older), "API version 1, but occd 0.1.0 speaks 0"),
         (with(Answer::text("{\"name\": 3}")), "does not understand the answer of occd 0.1.0"),
         (with(Answer::text("not json")), "does not understand the answer of occd 0.1.0"),
         (with(Answer::status(500)), "occd answered 500"),
@@ -191,6 +207,39 @@ fn the_version_of_the_daemon_is_told_by_its_answers_and_costs_none() {
         });
         assert!(!fake.occ(&["daemon", "start"]).err.contains("is older"), "{other}");
     }
+}
+
+#[test]
+fn what_a_daemon_of_another_version_refuses_is_explained_by_that() {
+    let with = |version: &'static str, code: &'static str, status| {
+        let answer = Answer::problem(status, code, "There is no such route.", "h");
+        let answer = answer.header("occ-version", version);
+        let fake = Fake::new(move |_| answer.clone());
+        fake.occ(&["history", "--host", "h"])
+    };
+    let done = with("0.0.9", "not_found", 404);
+    let words = "hint: occ is 0.1.0, occd 0.0.9; if that is why: occ daemon restart\n";
+    assert!(done.err.ends_with(words), "{done:?}");
+    let done = with("9.1.0", "a_code_of_tomorrow", 409);
+    assert!(done.err.contains("if that is why: install occ 9.1.0"), "{done:?}");
+    assert!(!with("0.1.0", "not_found", 404).err.contains("if that is why"));
+}
+
+#[test]
+fn words_of_a_newer_daemon_break_no_answer() {
+    let mut status = connected("h");
+    status["state"] = json!("hibernating");
+    status["status"] = json!("resting");
+    status["new_member"] = json!({"of": ["tomorrow"]});
+    let shown = status.clone();
+    let fake = Fake::new(move |_| Answer::ok(status.clone()));
+    let done = fake.occ(&["status", "--host", "h"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.out.contains("unknown"), "{done:?}");
+    let list = common::list(&[shown], None);
+    let fake = Fake::new(move |_| Answer::ok(list.clone()));
+    let done = fake.occ(&["host", "list"]);
+    assert_eq!(done.code, 0, "{done:?}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub enum FileKind {
     /// A symbolic link.
     Symlink,
     /// A device, a socket, a pipe.
+    #[serde(other)]
     Other,
 }
 

@@ -39,6 +39,9 @@ pub enum WatchEvent {
         /// Why.
         reason: String,
     },
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Who tells what happens.
@@ -50,6 +53,9 @@ pub enum WatchedBy {
     Inotify,
     /// A look at the directory every now and then.
     Polling,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What a search finds, and how it ends.
@@ -86,4 +92,7 @@ pub enum SearchEvent {
         /// Why.
         reason: String,
     },
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }

@@ -63,6 +63,9 @@ pub enum OperationState {
     Cancelled,
     /// The daemon ended in the middle of it; what came of it is not known.
     Interrupted,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl OperationState {
@@ -74,6 +77,7 @@ impl OperationState {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
+            Self::Unknown => "unknown",
         }
     }
 }

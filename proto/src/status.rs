@@ -25,6 +25,9 @@ pub enum State {
     Failed,
     /// Disconnected on request.
     Stopped,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl State {
@@ -36,6 +39,7 @@ impl State {
                 Status::Disconnected
             }
             State::Failed => Status::Error,
+            State::Unknown => Status::Unknown,
         }
     }
 
@@ -48,6 +52,7 @@ impl State {
             State::Backoff => "backoff",
             State::Failed => "failed",
             State::Stopped => "stopped",
+            State::Unknown => "unknown",
         }
     }
 }
@@ -63,6 +68,9 @@ pub enum Status {
     Disconnected,
     /// A person must act.
     Error,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The phase of connecting in which something failed.

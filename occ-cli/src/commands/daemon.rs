@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON};
 use crate::unit;
+use crate::versions;
 
 /// How long a daemon may take to stop: it gives running work 10 s, and 2 s more are for the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
@@ -291,7 +292,8 @@ async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, 
     }
     let own = env!("CARGO_PKG_VERSION");
     if version.version != own {
-        ui.note(&format!("occ is {own}. hint: occ daemon restart"));
+        let remedy = versions::remedy(&sanitize(&version.version));
+        ui.note(&format!("occ is {own}. hint: {remedy}"));
     }
     Ok(0)
 }

@@ -100,6 +100,7 @@ async fn watch(context: &Context<'_>, args: &WatchArgs) -> Result<u8, CliError> 
                 ui.note_if_talking(&format!("watching {spot}, with a look every second"));
                 continue;
             }
+            WatchEvent::Ready { by: WatchedBy::Unknown } | WatchEvent::Unknown => continue,
             WatchEvent::Resync { reason } => {
                 ui.note(&format!("not known what happened meanwhile: {}", sanitize(reason)));
                 continue;
@@ -146,7 +147,7 @@ async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError
                 out.push(b'\n');
                 write_stdout(&out)?;
             }
-            SearchEvent::Match { .. } => {}
+            SearchEvent::Match { .. } | SearchEvent::Unknown => {}
             SearchEvent::Done { matches, limited, trouble, .. } => {
                 if limited {
                     ui.note(&format!("These are the first {matches}: there are more."));

@@ -23,6 +23,7 @@ fn sign(state: State) -> &'static str {
         State::Connecting | State::Backoff => "◐",
         State::Idle | State::Stopped => "○",
         State::Failed => "✗",
+        State::Unknown => "?",
     }
 }
 
@@ -30,7 +31,7 @@ fn colour(state: State) -> Colour {
     match state {
         State::Connected => Colour::Green,
         State::Connecting | State::Backoff => Colour::Yellow,
-        State::Idle | State::Stopped => Colour::Grey,
+        State::Idle | State::Stopped | State::Unknown => Colour::Grey,
         State::Failed => Colour::Red,
     }
 }
@@ -168,6 +169,7 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             format!("{why}connecting on this request; --fresh waits for it")
         }
         State::Stopped => format!("{age}, disconnected on request"),
+        State::Unknown => age,
     }
 }
 
@@ -241,7 +243,7 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
             let error = status.last_error.as_ref();
             error.and_then(|error| status_hint(status, error.code, &error.message))
         }
-        State::Idle | State::Connecting | State::Connected => None,
+        State::Idle | State::Connecting | State::Connected | State::Unknown => None,
     }
 }
 
@@ -467,6 +469,7 @@ pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp, fold: bool) -> Str
         State::Connected => 3,
         State::Idle => 4,
         State::Stopped => 5,
+        State::Unknown => 6,
     };
     let mut hosts: Vec<&HostStatus> = list.hosts.iter().chain(&list.via).collect();
     hosts.sort_by_key(|status| rank(status.state));
@@ -514,6 +517,7 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),
+        State::Unknown => String::new(),
         State::Connected if let Some(silent) = unanswered(status, now) => silent,
         State::Connected | State::Idle => match (idle_reason(status), &status.docker_error) {
             (Some(why), _) => format!("{why}; connects on use"),
@@ -578,6 +582,7 @@ fn summary(list: &HostList) -> String {
         State::Failed,
         State::Idle,
         State::Stopped,
+        State::Unknown,
     ];
     let counted = |hosts: &[HostStatus], what: &str| {
         let counts: Vec<String> = states

@@ -10,7 +10,7 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 12] = [
+const CAPABILITIES: [&str; 27] = [
     "hosts",
     "exec",
     "exec-stream",
@@ -23,6 +23,21 @@ const CAPABILITIES: [&str; 12] = [
     "history",
     "passwords",
     "hand-over",
+    "openapi",
+    "idempotency-key",
+    "operations",
+    "container",
+    "docker-socket",
+    "docker-setup",
+    "files",
+    "files-tar",
+    "files-follow",
+    "sessions",
+    "forwards",
+    "policy",
+    "grants",
+    "events",
+    "read-only-socket",
 ];
 
 /// Says that the daemon is alive, with the number of tasks that live in it: one that keeps growing is a leak.

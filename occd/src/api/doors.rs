@@ -1,10 +1,11 @@
 //! What each route asks of the policy: the one list of all doors. A route that is not on it lets nobody in.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::session::SessionHost;
 use occ_proto::{AGENT_HEADER, Code, KEY_HEADER};
+use utoipa::openapi::{OpenApi, PathItem};
 
 use super::App;
 use super::error::{self, ApiError};
@@ -125,6 +127,50 @@ pub(super) fn is_shown(method: &Method, route: &str) -> bool {
         )
 }
 
+/// The methods that each route takes.
+#[derive(Debug, Clone)]
+pub(super) struct Methods(Arc<HashMap<String, Vec<Method>>>);
+
+/// The one route that goes on, which is another two without a path.
+const FILES: &str = "/v1/hosts/{host}/files/{*path}";
+
+impl Methods {
+    /// Reads them from the document from which the routes are made.
+    pub(super) fn of(document: &OpenApi) -> Self {
+        let methods = |item: &PathItem| {
+            let all = [
+                (Method::GET, &item.get),
+                (Method::PUT, &item.put),
+                (Method::POST, &item.post),
+                (Method::PATCH, &item.patch),
+                (Method::DELETE, &item.delete),
+            ];
+            let taken = all.into_iter().filter(|(_, operation)| operation.is_some());
+            taken.map(|(method, _)| method).collect()
+        };
+        let paths = document.paths.paths.iter();
+        Self(Arc::new(paths.map(|(path, item)| (path.clone(), methods(item))).collect()))
+    }
+
+    fn at(&self, route: &str) -> &[Method] {
+        let is_home = matches!(FILES.strip_prefix(route), Some("/{*path}" | "{*path}"));
+        self.0.get(if is_home { FILES } else { route }).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Refuses a method that a route does not take, before anybody is asked about it.
+async fn wrong_method(method: &Method, taken: &[Method]) -> Response {
+    let mut response = super::wrong_method(method.clone()).await.into_response();
+    let mut words: Vec<&str> = taken.iter().map(Method::as_str).collect();
+    if taken.contains(&Method::GET) {
+        words.push("HEAD");
+    }
+    if let Ok(allow) = HeaderValue::from_str(&words.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
 impl Asker {
     /// Refuses what would ask a host or dial one, where somebody only looks.
     pub(super) fn may_ask_hosts(&self) -> Result<(), ApiError> {
@@ -173,7 +219,11 @@ pub(super) async fn know(mut request: Request, next: Next) -> Response {
 }
 
 /// Lets a request pass, if its door does.
-pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(super) async fn pass(
+    State((app, methods)): State<(Arc<App>, Methods)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some(route) = request.extensions().get::<MatchedPath>().cloned() else {
         // There is no such route, which is about to be said.
         return next.run(request).await;
@@ -181,6 +231,10 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     let asker = Asker::of(&request);
     // A HEAD is answered as a GET is.
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let taken = methods.at(route.as_str());
+    if !taken.contains(method) {
+        return wrong_method(method, taken).await;
+    }
     let Some(door) = door(method, route.as_str()) else {
         return denied("no policy is known for this route", None).into_response();
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::body::HttpBody as _;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use occ_proto::files::decode_path;
@@ -109,9 +109,25 @@ impl FromRequestParts<Arc<App>> for Host {
     }
 }
 
+/// The part of the path that the route leaves open.
+#[derive(Debug)]
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(rejection) => {
+                Err(ApiError::bad_request(format!("The path is not valid: {rejection}.")))
+            }
+        }
+    }
+}
+
 async fn name_in_path(parts: &mut Parts, app: &Arc<App>) -> Result<String, ApiError> {
-    let named = Path::<String>::from_request_parts(parts, app).await;
-    named.map(|Path(name)| name).map_err(|error| ApiError::bad_request(error.to_string()))
+    Path::from_request_parts(parts, app).await.map(|Path(name)| name)
 }
 
 /// Returns a host by its name.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::Code;
 use occ_proto::forward::{AddForward, Direction, Forward, ForwardList, Spec};
@@ -10,7 +10,7 @@ use occ_proto::session::SessionHost;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Caller, LOCAL, Query, host_named};
+use super::extract::{Body, Caller, LOCAL, Path, Query, host_named};
 use super::json::Json;
 use super::links::TriesQuery;
 use super::params::ForwardPath;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::Code;
 use occ_proto::policy::{Grant, GrantList, GrantRequest};
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::extract::{Body, host_named};
+use super::extract::{Body, Path, host_named};
 use super::json::Json;
 use super::problems::OfGrant;
 use crate::grants::{GrantError, Wish};

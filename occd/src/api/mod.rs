@@ -87,6 +87,7 @@ mod sessions;
 mod test;
 mod trust;
 mod turns;
+mod unread;
 mod workspaces;
 
 pub use auto_forward::restore as restore_auto_forwards;
@@ -261,19 +262,21 @@ impl App {
 
 /// Returns the service of the whole API.
 pub fn router(app: Arc<App>) -> Router {
+    let (router, document) = everything_but_alive().split_for_parts();
+    let methods = doors::Methods::of(&document);
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(Arc::clone(&app), hand_over::count))
         .layer(middleware::map_response(version_headers))
+        .layer(middleware::from_fn(unread::finish))
         .layer(middleware::from_fn(guard))
         .layer(middleware::from_fn(doors::know))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), see_files))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), doors::pass))
+        .layer(middleware::from_fn_with_state((Arc::clone(&app), methods), doors::pass))
         .layer(middleware::from_fn(tell_new_host_keys))
         .layer(middleware::from_fn_with_state(Places::default(), limits::limit))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), once::once));
-    let (router, _) = everything_but_alive().split_for_parts();
     router
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)

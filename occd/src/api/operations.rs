@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{Stream, stream};
@@ -14,6 +14,7 @@ use occ_proto::operation::{Operation, OperationEvent, OperationList};
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
+use super::extract::Path;
 use super::json::{self, Json};
 use super::params::OperationPath;
 use super::problems::OfOperation;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::host::Forgotten;
 use occ_proto::{Code, HostName};
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::extract::Caller;
+use super::extract::{Caller, Path};
 use super::json::Json;
 use super::params::HostPath;
 use super::problems::OfDial;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::exec::wants_lines;
-use super::extract::{Body, Caller, Query};
+use super::extract::{Body, Caller, Path, Query};
 use super::json::{self, Json};
 use super::problems::{OfDial, OfPrompt};
 use crate::host::HostHandle;

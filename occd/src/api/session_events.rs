@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::App;
 use super::document::Binary;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Caller, Query};
+use super::extract::{Caller, Path, Query};
 use super::params::{LastEventId, SessionPath};
 use super::problems::OfSession;
 use super::sessions::handle;

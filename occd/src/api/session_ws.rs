@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::SplitStream;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Caller, Query};
+use super::extract::{Caller, Path, Query};
 use super::params::SessionPath;
 use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::document::Binary;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
+use super::extract::{Body, Caller, OptionalBody, Path, Query, executor_named};
 use super::json::Json;
 use super::params::SessionPath;
 use super::permit::{By, Line, QUIETLY};

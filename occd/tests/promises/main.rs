@@ -5,6 +5,7 @@
 
 mod agent_forwarding;
 mod agents;
+mod api_docs;
 mod approval;
 mod ask;
 mod auth;
@@ -16,6 +17,7 @@ mod certificates;
 mod channel;
 mod coding_agents;
 mod compression;
+mod contract;
 mod descriptors;
 mod dns;
 mod docker;
