@@ -26,6 +26,12 @@ use crate::unit;
 /// How long a daemon may take to accept connections.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a daemon that stops may take until the next can start: it gives running work 8 s.
+const GOING: Duration = Duration::from_secs(10);
+
+/// How often to look whether it is gone.
+const STEP: Duration = Duration::from_millis(20);
+
 /// The most of a failing daemon's words that are read, in bytes.
 const MAX_REASON: u64 = 64 * 1024;
 
@@ -58,6 +64,8 @@ pub(crate) struct Found {
     pub(crate) stream: UnixStream,
     /// It was started just now.
     pub(crate) started: bool,
+    /// How it was looked for: `--socket`, and whether one may be started.
+    pub(crate) sought: (Option<PathBuf>, Start),
 }
 
 /// Why there is no connection.
@@ -82,8 +90,9 @@ pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
 /// Returns a checked connection to the daemon, starting one where that is allowed.
 pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found, CliError> {
     let socket = socket_path(context)?;
+    let sought = (context.socket.clone(), start);
     match try_connect(&socket).await {
-        Ok(stream) => return Ok(Found { socket, stream, started: false }),
+        Ok(stream) => return Ok(Found { socket, stream, started: false, sought }),
         Err(Failure::Refused(error)) => return Err(error),
         Err(Failure::Absent) => {}
     }
@@ -99,11 +108,19 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         return Err(error.hint("occ daemon start"));
     }
     let _lock = lock(&socket).await?;
-    // Another occ may have started it while this one waited for the lock.
-    match try_connect(&socket).await {
-        Ok(stream) => return Ok(Found { socket, stream, started: false }),
-        Err(Failure::Refused(error)) => return Err(error),
-        Err(Failure::Absent) => {}
+    // Another occ may have started it while this one waited for the lock, and one that stops still has its own.
+    let going = tokio::time::Instant::now() + GOING;
+    loop {
+        match try_connect(&socket).await {
+            Ok(stream) => return Ok(Found { socket, stream, started: false, sought }),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Absent) => {}
+        }
+        let is_going = socket.symlink_metadata().is_ok() && lock_holder(&socket).is_some();
+        if !is_going || tokio::time::Instant::now() > going {
+            break;
+        }
+        tokio::time::sleep(STEP).await;
     }
     start_daemon(context, &socket).await?;
     let stream = connect_checked(&socket).await?;
@@ -113,7 +130,7 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
             shown(&socket)
         ));
     }
-    Ok(Found { socket, stream, started: true })
+    Ok(Found { socket, stream, started: true, sought })
 }
 
 /// Returns whether occ is to start no daemon by itself.

@@ -2,6 +2,7 @@
 
 mod files;
 mod forward;
+mod help;
 mod host;
 mod policy;
 mod sandbox;
@@ -19,6 +20,7 @@ use crate::target::HostArg;
 
 pub(crate) use files::*;
 pub(crate) use forward::*;
+pub(crate) use help::help;
 pub(crate) use host::*;
 pub(crate) use policy::*;
 pub(crate) use sandbox::*;
@@ -303,7 +305,8 @@ Examples:
   occ cp --group eu app.conf :/etc/app/    to the same place on all hosts of a group, 32 at once
 
 HOST:PATH is on a host, relative to the home directory there; any other path is here.
-A file is in its place when it is whole; until then, what was there stays.")]
+A file is in its place when it is whole; until then, what was there stays. So is a directory that is new.
+FIFOs, sockets and devices are left out; what cannot be read is named, and the exit code is 1.")]
     Cp(CpArgs),
     /// List a directory of a host
     #[command(after_help = "\

@@ -1,5 +1,7 @@
 //! The composition root: what the daemon is made of, in which order it starts and stops.
 
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use crate::prompts::Prompts;
 use crate::secrets::Secrets;
 use crate::server::{self, Pulse};
 use crate::session::Sessions;
-use crate::socket::{OwnedSocket, PassedSocket, SocketError};
+use crate::socket::{self, OwnedSocket, PassedSocket, SocketError, SocketFile};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
@@ -67,6 +69,14 @@ pub enum StartError {
         /// Who.
         source: Exposed,
     },
+    /// Another daemon, on another socket, uses the state directory.
+    #[error("another occd{} uses the state directory {}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .path.display())]
+    StateInUse {
+        /// The directory.
+        path: PathBuf,
+        /// The other one, as it wrote.
+        pid: Option<u32>,
+    },
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -90,7 +100,11 @@ pub enum Place {
 /// Everything that is decided before the runtime starts.
 #[derive(Debug)]
 pub struct Daemon {
+    /// The read-only socket. It goes before the lock does.
+    read_only: Option<(SocketFile, StdListener)>,
     socket: OwnedSocket,
+    /// Held as long as this process runs.
+    _state_lock: Option<File>,
     listener: StdListener,
     env: Env,
     config: Config,
@@ -122,8 +136,15 @@ impl Daemon {
             Place::Path(path) => OwnedSocket::bind(&path)?,
             Place::Passed(passed) => OwnedSocket::adopt(passed)?,
         };
+        // Nobody needs it as they need the other: a path that is too long by its few letters is no reason to fail.
+        let read_only = socket.bind_read_only().map_err(|error| {
+            tracing::warn!(error = chain(&error), "there is no read-only socket");
+        });
+        let state_lock = lock_state_dir(&env.state_dir()?)?;
         Ok(Self {
             socket,
+            read_only: read_only.ok(),
+            _state_lock: state_lock,
             listener,
             env,
             config,
@@ -264,6 +285,7 @@ impl Daemon {
             hosts: hosts.clone(),
             config,
             socket: self.socket.path().to_owned(),
+            read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
             archive,
             in_flight: InFlight::default(),
             end: stop.clone(),
@@ -299,6 +321,15 @@ impl Daemon {
             let pool = Arc::clone(&app.pool);
             Pulse { period, beat: Box::new(move || process::notify_alive(&connected(&pool))) }
         });
+        let read_only_file = match self.read_only {
+            Some((file, listener)) => {
+                let listener = UnixListener::from_std(listener).map_err(StartError::Listen)?;
+                let router = api::router(Arc::clone(&app));
+                tasks.spawn(server::serve_looks(listener, router, clients.clone(), stop.clone()));
+                Some(file)
+            }
+            None => None,
+        };
         drop(app);
         let serving = server::serve(listener, router, clients.clone(), pulse, stop.clone());
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
@@ -324,6 +355,7 @@ impl Daemon {
                 "not everything ended in time; the rest is cut off"
             );
         }
+        drop(read_only_file);
         drop(self.socket);
         tracing::info!("stopped");
         Ok(())
@@ -337,6 +369,26 @@ fn check_state_dir(path: &Path) -> Result<(), StartError> {
             .map_err(|source| StartError::State { path: path.to_owned(), source }),
         // Whoever writes there first says what is wrong.
         Err(_) => Ok(()),
+    }
+}
+
+/// Makes sure that no other daemon uses the state directory: each would write over what the other remembers.
+fn lock_state_dir(path: &Path) -> Result<Option<File>, StartError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    match made.map(|()| socket::lock(&path.join("occd.lock"))) {
+        Ok(Ok(lock)) => Ok(Some(lock)),
+        Ok(Err(SocketError::AlreadyRunning { pid, .. })) => {
+            Err(StartError::StateInUse { path: path.to_owned(), pid })
+        }
+        // Whoever writes there first says what is wrong. Not every file system has locks.
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "the state directory is not locked");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the state directory cannot be made");
+            Ok(None)
+        }
     }
 }
 

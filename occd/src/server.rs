@@ -11,9 +11,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -27,6 +29,13 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 /// The send buffer asked for on a client's socket; the system's limit (`net.core.wmem_max`) may be less. With
 /// the default a bulk stream wakes both ends for every 200 KiB.
 const SEND_BUFFER: usize = 1024 * 1024;
+/// The most clients, as far as there are file descriptors; and those that are left for hosts and files.
+const CLIENTS: usize = 16 * 1024;
+const RESERVED: usize = 512;
+/// Where there are next to none, some clients all the same.
+const FEW: usize = 64;
+/// Clients of the read-only socket at a time. More wait in line.
+const LOOKING: usize = 512;
 /// The pause after a failed accept. It fails when file descriptors run out, and then it fails again at
 /// once: the pause keeps the loop from spinning until some are free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -54,6 +63,7 @@ pub async fn serve(
     pulse: Option<Pulse>,
     stop: CancellationToken,
 ) {
+    let most = most_clients();
     let mut next = pulse.as_ref().map(|pulse| {
         let mut next = tokio::time::interval(pulse.period);
         next.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,8 +90,52 @@ pub async fn serve(
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
             tracing::debug!(%error, "the send buffer stays as it is");
         }
-        clients.spawn(client(stream, router.clone(), None, stop.clone()));
+        if clients.len() >= most {
+            clients.spawn(turn_away(stream, most));
+            continue;
+        }
+        clients.spawn(client(stream, router.clone(), Asker::default(), stop.clone()));
     }
+}
+
+/// Serves those who only look, so many at a time, until `stop` is cancelled.
+pub async fn serve_looks(
+    listener: UnixListener,
+    router: Router,
+    clients: TaskTracker,
+    stop: CancellationToken,
+) {
+    let looks = |stream| {
+        let asker = Asker { only_looks: true, ..Asker::default() };
+        let served = client(stream, router.clone(), asker, CancellationToken::new());
+        async { Ok(served.await) }
+    };
+    serve_each(LOOKING, || accept(&listener), &clients, &stop, looks).await;
+}
+
+/// Returns how many clients there may be: each takes a file descriptor, and hosts need some, too.
+fn most_clients() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    files.saturating_sub(RESERVED).clamp(FEW, CLIENTS)
+}
+
+/// Tells a client that there are too many.
+async fn turn_away(mut stream: UnixStream, most: usize) {
+    let problem = occ_proto::Problem::new(
+        429,
+        occ_proto::Code::TooManyRequests,
+        format!("occd has {most} clients, and takes no more."),
+    );
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+         Retry-After: 1\r\nConnection: close\r\n\r\n{body}",
+        occ_proto::error::PROBLEM_JSON,
+        body.len()
+    );
+    // One that does not listen is gone, which is as well.
+    let _ = timeout(HEADER_TIME, stream.write_all(answer.as_bytes())).await;
 }
 
 /// Serves clients with `client`, so many at a time, until `end` is cancelled. More wait in line.
@@ -179,20 +233,16 @@ pub async fn serve_grant(
         let Some(stream) = accepted else { continue };
         let (router, grant, end) = (router.clone(), Arc::clone(&grant), end.clone());
         tasks.spawn(async move {
-            let served = client(stream, router, Some(grant), CancellationToken::new());
+            let asker = Asker { grant: Some(grant), ..Asker::default() };
+            let served = client(stream, router, asker, CancellationToken::new());
             end.run_until_cancelled(served).await;
         });
     }
 }
 
-async fn client(
-    stream: UnixStream,
-    router: Router,
-    grant: Option<Arc<GrantInForce>>,
-    stop: CancellationToken,
-) {
+async fn client(stream: UnixStream, router: Router, asker: Asker, stop: CancellationToken) {
     let passed = Passed::default();
-    let asker = Asker { peer: Peer::of(&stream), grant, ..Asker::default() };
+    let asker = Asker { peer: Peer::of(&stream), ..asker };
     let stream = ClientStream::new(stream, passed.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let router = router.clone();

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
+use occ_proto::paths::read_only_beside;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
@@ -104,21 +105,17 @@ impl PassedSocket {
     }
 }
 
-/// The socket that this daemon owns. Dropping it removes the socket file, if the daemon made it, then releases the
-/// lock.
+/// The file of a socket that this daemon made. Dropping it removes the file.
 #[derive(Debug)]
-pub struct OwnedSocket {
+pub struct SocketFile {
     path: PathBuf,
-    /// Of the file that we made.
-    inode: Option<(u64, u64)>,
-    _lock: File,
+    inode: (u64, u64),
 }
 
-impl OwnedSocket {
-    /// Takes the lock and binds the socket. Called before any thread exists, because the file mode that
-    /// the socket is born with comes from the process's umask.
-    pub fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
-        let lock = lock_beside(path)?;
+impl SocketFile {
+    /// Binds a socket. Called with the lock held, and before any thread exists, because the file mode that the socket is
+    /// born with comes from the process's umask.
+    fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
         remove_stale(path)?;
         let before = umask(Mode::from_raw_mode(0o177));
         let bound = StdListener::bind(path);
@@ -127,8 +124,51 @@ impl OwnedSocket {
         listener.set_nonblocking(true).map_err(io_error("could not set up", path))?;
         let metadata =
             std::fs::symlink_metadata(path).map_err(io_error("could not look at", path))?;
-        let inode = Some((metadata.dev(), metadata.ino()));
-        Ok((Self { path: path.to_owned(), inode, _lock: lock }, listener))
+        let inode = (metadata.dev(), metadata.ino());
+        Ok((Self { path: path.to_owned(), inode }, listener))
+    }
+}
+
+impl SocketFile {
+    /// Returns where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have replaced the file; theirs is not ours to remove.
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "the socket could not be removed");
+        }
+    }
+}
+
+/// The socket that this daemon owns. Dropping it removes the socket file, if the daemon made it, then releases the
+/// lock.
+#[derive(Debug)]
+pub struct OwnedSocket {
+    path: PathBuf,
+    /// That we made.
+    _file: Option<SocketFile>,
+    _lock: File,
+}
+
+impl OwnedSocket {
+    /// Takes the lock and binds the socket. Called before any thread exists, because the file mode that
+    /// the socket is born with comes from the process's umask.
+    pub fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
+        let lock = lock_beside(path)?;
+        let (file, listener) = SocketFile::bind(path)?;
+        Ok((Self { path: path.to_owned(), _file: Some(file), _lock: lock }, listener))
+    }
+
+    /// Binds the read-only socket, which lies beside this one: `occd-ro.sock` beside `occd.sock`.
+    pub fn bind_read_only(&self) -> Result<(SocketFile, StdListener), SocketError> {
+        SocketFile::bind(&read_only_beside(&self.path))
     }
 
     /// Takes the lock for a socket that systemd bound. It stays systemd's: it is not removed, and clients may wait
@@ -141,23 +181,12 @@ impl OwnedSocket {
         socket2::SockRef::from(&listener)
             .listen(BACKLOG)
             .map_err(io_error("could not listen on", &path))?;
-        Ok((Self { path, inode: None, _lock: lock }, listener))
+        Ok((Self { path, _file: None, _lock: lock }, listener))
     }
 
     /// Returns the socket's path.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-impl Drop for OwnedSocket {
-    fn drop(&mut self) {
-        // Somebody may have replaced the file; theirs is not ours to remove.
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| Some((metadata.dev(), metadata.ino())) == self.inode);
-        if ours && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "the socket could not be removed");
-        }
     }
 }
 
@@ -198,7 +227,7 @@ fn private_dir(dir: &Path) -> Result<(), SocketError> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, SocketError> {
+pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

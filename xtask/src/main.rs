@@ -8,6 +8,7 @@
 
 mod npm;
 mod packages;
+mod pip;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ cargo xtask: the commands for working on this repository
 Usage: cargo xtask <command>
 
   demo [--keep]   occd and occ at work on a throw-away SSH server, in under a minute
-  test [ARGS]     install what the tests need (as root, with apt and npm), build, run every test;
+  test [ARGS]     install what the tests need (as root, with apt, npm and pip), build, run every test;
                   ARGS go to the runner: cargo nextest run, or cargo test without nextest
   dist            build occd and occ as users get them, into target/dist
   bench [NAMES] [--full]
@@ -91,6 +92,7 @@ fn test(args: &[&str]) -> Result<(), Failed> {
     let args = args.strip_prefix(&["--"]).unwrap_or(args);
     packages::install();
     npm::install();
+    pip::install();
     // With the tests, so that all is built with the same features, once.
     run(cargo().args(["build", "--workspace", "--locked", "--bins", "--tests"]))?;
     let mut settings = Vec::new();

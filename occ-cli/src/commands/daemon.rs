@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON};
 use crate::unit;
+use crate::versions;
 
 /// How long a daemon may take to stop: it gives running work 10 s, and 2 s more are for the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
@@ -50,11 +51,17 @@ fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
 }
 
 async fn start(context: &Context<'_>) -> Result<u8, CliError> {
+    let socket = socket_path(context)?;
+    let by_systemd = autostart::lock_holder(&socket).is_none()
+        && autostart::units(context).await.is_some_and(|units| units.listens);
     let found = autostart::connect(context, Start::Asked).await?;
-    let started = found.started;
-    let socket = found.socket.clone();
+    let started = found.started || by_systemd;
     if context.ui.json {
         return describe(context, found).await;
+    }
+    if by_systemd {
+        // It is systemd that listens; the daemon is there when it answers.
+        Client::of(found, context.ui).get("/v1/version").await?;
     }
     let word = if started { "started" } else { "is already running" };
     context.ui.say(&format!("occd {word} (socket {}).", shown(&socket)))?;
@@ -285,7 +292,8 @@ async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, 
     }
     let own = env!("CARGO_PKG_VERSION");
     if version.version != own {
-        ui.note(&format!("occ is {own}. hint: occ daemon restart"));
+        let remedy = versions::remedy(&sanitize(&version.version));
+        ui.note(&format!("occ is {own}. hint: {remedy}"));
     }
     Ok(0)
 }

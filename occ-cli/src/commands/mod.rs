@@ -115,6 +115,12 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     if global.local && global.host.is_some() {
         return Err(CliError::usage("--local cannot be used with --host."));
     }
+    if let Some(Command::Sandbox(_)) = &command
+        && (global.local || global.host.is_some())
+    {
+        return Err(CliError::usage("--host and --local do not go with occ sandbox.")
+            .hint("--from HOST and --to HOST name the two; local is this machine"));
+    }
     if command.as_ref().is_some_and(Command::is_about_the_sandbox) {
         legacy::refuse_instance_of_environment()?;
     }

@@ -16,7 +16,7 @@ use super::{Context, daemon};
 use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command};
 use crate::client::Client;
-use crate::error::CliError;
+use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 
 const OWN: &str = env!("CARGO_PKG_VERSION");
@@ -80,11 +80,17 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
              hint: install occd {OWN} beside occ, then occ daemon restart"
         )));
     }
-    let Some(pid) = autostart::lock_holder(&socket) else { return Ok(Some(by_hand)) };
-    let client = Client::open(context, Start::Never).await?;
-    let asked = client.request(Method::POST, "/v1/hand-over", None::<&()>, None).await;
-    let answer: HandOver = match asked {
+    let Some(pid) = autostart::lock_holder(&socket) else { return Ok(None) };
+    let asked = async {
+        let client = Client::open(context, Start::Never).await?;
+        client.request(Method::POST, "/v1/hand-over", None::<&()>, None).await
+    };
+    let answer: HandOver = match asked.await {
         Ok(reply) => reply.parse()?,
+        // It ends already: another client has had it replaced.
+        Err(error) if [autostart::ABSENT, DAEMON_UNREACHABLE].contains(&error.code.as_str()) => {
+            return Ok(None);
+        }
         // It does not know how.
         Err(_) => return Ok(Some(by_hand)),
     };
@@ -93,7 +99,6 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
             "{older} and at work: it is replaced when that has ended. hint: occ daemon restart"
         )));
     }
-    drop(client);
     daemon::gone(pid, &socket).await?;
     drop(autostart::connect(context, Start::Asked).await?);
     Ok(Some(format!("occd {other} was older than occ {OWN}: started anew.")))

@@ -32,6 +32,14 @@ impl App {
     }
 }
 
+/// Has the daemon end for another one, if nothing would be lost by it.
+#[utoipa::path(
+    post,
+    path = "/v1/hand-over",
+    tag = "daemon",
+    operation_id = "handOver",
+    responses((status = 200, description = "Whether it ends, and what is in flight", body = HandOver))
+)]
 pub(super) async fn hand_over(State(app): State<Arc<App>>) -> Json<HandOver> {
     let in_flight = app.in_flight(1);
     if in_flight == 0 {
@@ -43,6 +51,10 @@ pub(super) async fn hand_over(State(app): State<Arc<App>>) -> Json<HandOver> {
 
 /// Counts a request until the last byte of its answer; one that becomes a stream, until its connection ends.
 pub(super) async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    // Who follows what changes goes on with the next daemon.
+    if request.uri().path() == "/v1/events" {
+        return next.run(request).await;
+    }
     let flying = app.in_flight.begin();
     let connection = request.extensions().get::<Passed>().cloned();
     let response = next.run(request).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,12 +10,16 @@ use std::time::Duration;
 use occ_proto::status::State;
 use serde_json::{Value, json};
 use testkit::http;
+use testkit::proc::{Process, Signal};
+use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost};
 
 use crate::ask::{GUARD, body, echoes, in_state, list};
 
 /// How often it is killed; OCC_KILLS says otherwise.
 const KILLS: usize = 40;
+/// Long before the file is written anyway.
+const SOON: Duration = Duration::from_secs(20);
 /// The latest moment of a kill after the start: a daemon is ready, and has written some files, by then.
 const LATEST: Duration = Duration::from_millis(400);
 
@@ -99,9 +104,9 @@ fn what_was_connected_when_it_was_killed_is_connected_again() {
     echoes(&rig, "used");
     // It is soon known to whoever comes after, and not only when the daemon ends well.
     let file = rig.paths().state_dir().unwrap().join("used.json");
-    testkit::wait::blocking::wait_until(
+    wait_until(
         "the file",
-        GUARD,
+        SOON,
         || fs::read_to_string(&file).unwrap_or_default(),
         |text| text.contains("used"),
     );
@@ -110,4 +115,33 @@ fn what_was_connected_when_it_was_killed_is_connected_again() {
     in_state(&rig, "used", State::Connected);
     let version: occ_proto::daemon::Version = body(&rig.http("GET", "/v1/version", &[], None));
     assert_eq!(version.pid, rig.daemon_pid());
+}
+
+#[test]
+fn a_question_is_asked_of_the_next_daemon_and_a_command_is_not_run_again() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", &host);
+    for (args, code) in
+        [(&["host", "list"][..], 0), (&["exec", "--host", "h", "--", "echo", "once"], 3)]
+    {
+        rig.start_daemon(&[]);
+        let daemon = rig.daemon();
+        // It takes what is asked, as far as the kernel does that for it, and never answers.
+        daemon.signal(Signal::STOP);
+        wait_until("it to be stopped", GUARD, || daemon.is_stopped(), |stopped| *stopped);
+        let mut occ = rig.occ(args);
+        let occ = occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let asking = Process::find(occ.id()).unwrap();
+        let has_asked = || {
+            asking.is_waiting()
+                && asking.open_files().iter().any(|file| file.starts_with("socket:"))
+        };
+        wait_until("it to ask", GUARD, has_asked, |asked| *asked);
+        rig.kill_daemon();
+        let output = occ.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        rig.run_occ(&["daemon", "stop"]);
+    }
 }

@@ -5,6 +5,7 @@
 
 mod agent_forwarding;
 mod agents;
+mod api_docs;
 mod api_lines;
 mod approval;
 mod ask;
@@ -17,6 +18,7 @@ mod certificates;
 mod channel;
 mod coding_agents;
 mod compression;
+mod contract;
 mod descriptors;
 mod dns;
 mod docker;
@@ -50,10 +52,12 @@ mod passwords;
 mod patience;
 mod policy;
 mod prompts;
+mod read_only;
 mod reconnect;
 mod rekey;
 mod revoked_keys;
 mod sandbox;
+mod sandbox_edges;
 mod sandbox_kept;
 mod sandbox_memory;
 mod sandbox_more;

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use testkit::proc::Signal;
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost};
 use tokio::time::Instant;
@@ -37,6 +38,31 @@ fn a_daemon_that_is_stopped_while_its_hosts_connect_leaves_nothing_undone() {
     }
 }
 
+#[test]
+fn whoever_comes_while_a_daemon_stops_gets_the_next_one() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let first = rig.daemon();
+    let mut deaf = spawn_occ(&rig, &["sh", "-c", DEAF]);
+    until_deaf(&mut deaf);
+    first.signal(Signal::TERM);
+    wait_until("it to stop", GUARD, || rig.log(), |log| log.contains("INFO stopping"));
+    let status = rig.run_occ(&["daemon", "status"]);
+    assert_eq!(status.code(), 3, "it accepts nobody any more: {status:?}");
+    rig.occ_ok(&["host", "list"]);
+    assert!(!first.is_alive());
+    assert_ne!(exit_code(&mut deaf), 0);
+}
+
+/// A program that hears no signal but KILL, and says so.
+const DEAF: &str = "trap '' TERM HUP INT; echo deaf; while :; do sleep 1; done";
+
+fn until_deaf(child: &mut std::process::Child) {
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line, "deaf\n");
+}
+
 /// Returns the sockets below a directory.
 fn sockets(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -55,12 +81,8 @@ fn work_that_does_not_end_holds_the_daemon_for_ten_seconds_at_most() {
     assert_eq!(rig.http("PUT", "/v1/hosts/h/docker-socket", &[], None).status, 200);
     rig.occ_ok(&["grant", "--name", "g", "--host", "h", "--allow", "read", "--ttl", "1h"]);
     assert!(sockets(&run).len() >= 3, "{:?}", sockets(&run));
-    let stubborn = "trap '' TERM HUP INT; echo deaf; while :; do sleep 1; done";
-    let mut deaf = spawn_occ(&rig, &["sh", "-c", stubborn]);
-    let mut line = String::new();
-    let output = std::io::BufReader::new(deaf.stdout.take().unwrap());
-    std::io::BufRead::read_line(&mut { output }, &mut line).unwrap();
-    assert_eq!(line, "deaf\n");
+    let mut deaf = spawn_occ(&rig, &["sh", "-c", DEAF]);
+    until_deaf(&mut deaf);
     wait_until("its channel", GUARD, || look(&rig, "h").open_channels, |count| *count > 0);
     let begun = Instant::now();
     assert!(rig.terminate_daemon().success(), "{}", rig.log());

@@ -137,8 +137,10 @@ fn systemd_holds_the_socket_and_starts_the_daemon_for_whoever_uses_it() {
     // Between one daemon and the next nobody is refused.
     assert!(systemd.systemctl(&["stop", UNIT]).status.success());
     assert!(rig.socket().exists());
-    rig.occ_ok(&["host", "list"]);
+    let started = format!("occd started (socket {}).\n", rig.socket().display());
+    assert_eq!(rig.occ_ok(&["daemon", "start"]), started);
     assert_ne!(main_pid(&systemd), first);
+    assert!(rig.occ_ok(&["daemon", "start"]).contains("already running"));
 
     let stopped = rig.run_occ(&["daemon", "stop"]);
     assert_eq!(stopped.code(), 0, "{stopped:?}");
@@ -149,6 +151,22 @@ fn systemd_holds_the_socket_and_starts_the_daemon_for_whoever_uses_it() {
     // As after an installation: whoever needs it has both again.
     rig.occ_ok(&["host", "list"]);
     assert_eq!(systemd.show(SOCKET, "ActiveState"), "active");
+}
+
+#[test]
+fn a_daemon_that_systemd_cannot_start_for_a_client_is_told() {
+    let Some((rig, systemd)) = with_units(&[UNIT, SOCKET]) else { return };
+    assert!(systemd.systemctl(&["start", SOCKET]).status.success());
+    rig.write_config_toml("[connection]\nkeepalive = 3\n");
+    let refused = rig.run_occ(&["host", "list"]);
+    assert_eq!(refused.code(), 3, "{refused:?}");
+    assert!(refused.stderr.contains("hint: "), "{refused:?}");
+    // Whoever comes next is told why, and works when it is mended.
+    let told = rig.run_occ(&["host", "list"]);
+    assert_eq!(told.code(), 3, "{told:?}");
+    assert!(told.stderr.contains("occd.toml, line 2"), "{told:?}");
+    rig.write_config_toml("");
+    rig.occ_ok(&["host", "list"]);
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 use testkit::daemon::{Output, client_binary, daemon_binary};
+use testkit::systemd::units_of;
 use testkit::wait::blocking::{wait_for, wait_until};
-use testkit::{DaemonRig, RealSshd};
+use testkit::{DaemonRig, RealSshd, SystemdRig};
 
 use crate::ask::{GUARD, look};
 
@@ -17,24 +17,6 @@ use crate::ask::{GUARD, look};
 const OWN: &str = env!("CARGO_PKG_VERSION");
 const OLDER: &str = "0.0.9";
 const NEWER: &str = "0.2.0";
-
-/// Returns a copy of the daemon's program that says another version: the text is in the program as it is.
-fn of_version(rig: &DaemonRig, version: &str) -> PathBuf {
-    assert_eq!(version.len(), OWN.len());
-    let mut bytes = fs::read(daemon_binary()).unwrap();
-    let (own, other) = (OWN.as_bytes(), version.as_bytes());
-    let mut at = 0;
-    while let Some(next) = bytes[at..].windows(own.len()).position(|window| window == own) {
-        at += next;
-        bytes[at..at + own.len()].copy_from_slice(other);
-    }
-    let dir = rig.root().join("other");
-    fs::create_dir_all(&dir).unwrap();
-    let path = dir.join("occd");
-    fs::write(&path, bytes).unwrap();
-    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    path
-}
 
 /// Returns a rig whose daemon, of another version, runs and has the server as its host `h`.
 fn running(version: &str) -> Option<(RealSshd, DaemonRig)> {
@@ -44,7 +26,7 @@ fn running(version: &str) -> Option<(RealSshd, DaemonRig)> {
     let sshd = RealSshd::start();
     let mut rig = DaemonRig::new();
     rig.add_host("h", &sshd);
-    rig.set_daemon_binary(of_version(&rig, version));
+    rig.set_daemon_binary(rig.daemon_of_version(version));
     rig.start_daemon(&[]);
     assert_eq!(daemon_version(&rig), version);
     Some((sshd, rig))
@@ -179,4 +161,57 @@ fn an_older_daemon_is_not_replaced_by_another_old_one() {
     assert!(client_binary().exists());
     rig.occ_ok(&["daemon", "restart"]);
     assert_eq!(daemon_version(&rig), OWN);
+}
+
+#[test]
+fn under_systemd_the_unit_starts_the_one_that_took_its_place() {
+    if !SystemdRig::require() {
+        return;
+    }
+    let rig = DaemonRig::new();
+    // What an upgrade replaces.
+    let program = rig.daemon_of_version(OLDER);
+    let units = units_of(&rig);
+    fs::create_dir_all(&units).unwrap();
+    let service = include_str!("../../../systemd/occd.service");
+    let service = service.replace("%h/.local/bin/occd", program.to_str().unwrap());
+    fs::write(units.join("occd.service"), service).unwrap();
+    fs::write(units.join("occd.socket"), include_str!("../../../systemd/occd.socket")).unwrap();
+    let systemd = SystemdRig::start(&rig);
+    rig.occ_ok(&["daemon", "start"]);
+    let main_pid = || systemd.show("occd.service", "MainPID");
+    let old = main_pid();
+    assert_eq!((daemon_version(&rig).as_str(), pid(&rig).to_string()), (OLDER, old.clone()));
+    let kept = succeeded(rig.run_occ(&["host", "list"]));
+    assert!(kept.stderr.contains("and the one that would be started is"), "{kept:?}");
+    assert_eq!(main_pid(), old);
+
+    fs::remove_file(&program).unwrap();
+    std::os::unix::fs::symlink(daemon_binary(), &program).unwrap();
+    // Many at once replace it, and none of them fails.
+    let children: Vec<_> = (0..10)
+        .map(|_| {
+            let mut occ = rig.occ(&["host", "list"]);
+            occ.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let said: Vec<String> = children
+        .into_iter()
+        .map(|child| {
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{said}");
+            said
+        })
+        .collect();
+    let last = succeeded(rig.run_occ(&["host", "list"]));
+    let all = || said.iter().chain([&last.stderr]);
+    assert!(all().any(|said| said.contains("started anew")), "{said:?} {last:?}");
+    // Each other's requests are work, too.
+    let odd =
+        |said: &&String| said.contains("hint: occ daemon restart") && !said.contains("at work");
+    assert_eq!(all().find(odd), None);
+    assert_eq!(daemon_version(&rig), OWN);
+    assert_ne!(main_pid(), old);
+    assert_eq!(pid(&rig).to_string(), main_pid());
 }
