@@ -69,7 +69,7 @@ function tests.the_state_is_known_from_events_and_names_are_completed()
       changes = changes + 1
     end,
   })
-  occ.exec(host, 'true')
+  vim.fn.system({ 'occ', 'reconnect', '--host', host })
   wait('the connection', function()
     return occ.status(host) == host .. ' connected'
   end)
@@ -80,7 +80,6 @@ function tests.the_state_is_known_from_events_and_names_are_completed()
   wait('both hosts to be known', function()
     return occ.status():match('^occ: %d/2$')
   end)
-  vim.cmd('bwipeout!')
 end
 
 function tests.output_comes_as_it_is_written_into_a_buffer()
@@ -120,7 +119,7 @@ function tests.output_goes_into_the_quickfix_list_with_the_hosts_files()
   vim.cmd('cfirst')
   same(vim.api.nvim_get_current_line(), 'two')
   same(vim.bo.filetype, 'c')
-  vim.cmd('bwipeout! | cclose')
+  vim.cmd('cclose | bwipeout!')
 end
 
 function tests.a_file_is_edited_and_never_over_what_somebody_else_wrote()
@@ -264,6 +263,6 @@ for _, name in ipairs(order) do
     io.stderr:write(name .. ': ' .. why .. '\n' .. vim.inspect({ said = said, failed = failed }) .. '\n')
     vim.cmd('cquit 1')
   end
-  io.stderr:write('ok ' .. name .. '\n')
+  io.stderr:write('\nok ' .. name .. '\n')
 end
 vim.cmd('qall!')

@@ -193,7 +193,8 @@ fn begin<'a>(
     }
     if flights.len() >= IN_FLIGHT {
         let detail = format!("{IN_FLIGHT} requests are in flight already.");
-        let body = said::problem(429, "too_many_requests", &detail, true);
+        let problem = Problem::new(429, Code::TooManyRequests, detail);
+        let body = serde_json::json!(Problem { retryable: true, ..problem });
         tasks.push(say(api, Said::failure(&id, 429, body)));
         return;
     }

@@ -59,13 +59,22 @@ local function show(buffer, text)
   end
   local levels = vim.bo[buffer].undolevels
   vim.bo[buffer].undolevels = -1
-  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, lines)
+  M.filling = { buffer, lines }
+  -- Marks, and places of the quickfix list, are those of the file, and do not move as if it had been typed.
+  vim.cmd('lockmarks lua require("occ.file").fill()')
   vim.bo[buffer].undolevels = levels
   vim.bo[buffer].fileformat = is_dos and 'dos' or 'unix'
   vim.bo[buffer].endofline = has_end
   -- A file without an end of line at its end stays one.
   vim.bo[buffer].fixendofline = has_end
   vim.bo[buffer].modified = false
+end
+
+--- Puts lines into a buffer in place of all there are.
+function M.fill()
+  local buffer, lines = unpack(M.filling)
+  M.filling = nil
+  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, lines)
 end
 
 --- Reads the file of a buffer into it (BufReadCmd).

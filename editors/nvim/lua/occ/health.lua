@@ -11,6 +11,20 @@ local ok = health.ok or health.report_ok
 local warn = health.warn or health.report_warn
 local fail = health.error or health.report_error
 
+--- Returns what a route answers, without starting the daemon; nothing when that takes too long.
+local function get(path)
+  local answer
+  rpc.request({ method = 'GET', path = path, start = false }, {
+    done = function(message)
+      answer = message
+    end,
+  })
+  vim.wait(10000, function()
+    return answer ~= nil
+  end, 5)
+  return answer
+end
+
 function M.check()
   start('occ')
   local program = rpc.command()[1]
@@ -19,15 +33,7 @@ function M.check()
   end
   local version = vim.trim(vim.fn.system({ program, '--version' }))
   ok(version .. ' (' .. vim.fn.exepath(program) .. ')')
-  local answer
-  rpc.request({ method = 'GET', path = '/v1/version', start = false }, {
-    done = function(message)
-      answer = message
-    end,
-  })
-  vim.wait(10000, function()
-    return answer ~= nil
-  end, 5)
+  local answer = get('/v1/version')
   if not answer then
     return fail('occ api does not answer', { 'occ daemon status' })
   elseif answer.problem and answer.problem.code == 'daemon_not_running' then
@@ -41,7 +47,11 @@ function M.check()
   else
     warn('occd ' .. daemon .. ' answers, which is another version', { 'occ daemon restart' })
   end
-  local names = require('occ.hosts').names()
+  local list = get('/v1/hosts')
+  local names = {}
+  for _, status in ipairs(list and list.body and list.body.hosts or {}) do
+    names[#names + 1] = status.name
+  end
   if #names == 0 then
     warn('there are no hosts', { 'occ host add NAME ADDRESS' })
   else
