@@ -1,6 +1,6 @@
 use axum::http::Method;
 
-use super::document::document;
+use super::describe::document;
 use super::doors::door;
 
 /// Returns every route with its methods, as the document has them.

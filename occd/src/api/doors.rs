@@ -14,7 +14,6 @@ use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::session::SessionHost;
 use occ_proto::{AGENT_HEADER, Code, KEY_HEADER};
-use utoipa::openapi::{OpenApi, PathItem};
 
 use super::App;
 use super::error::{self, ApiError};
@@ -128,35 +127,7 @@ pub(super) fn is_shown(method: &Method, route: &str) -> bool {
 }
 
 /// The methods that each route takes.
-#[derive(Debug, Clone)]
-pub(super) struct Methods(Arc<HashMap<String, Vec<Method>>>);
-
-/// The one route that goes on, which is another two without a path.
-const FILES: &str = "/v1/hosts/{host}/files/{*path}";
-
-impl Methods {
-    /// Reads them from the document from which the routes are made.
-    pub(super) fn of(document: &OpenApi) -> Self {
-        let methods = |item: &PathItem| {
-            let all = [
-                (Method::GET, &item.get),
-                (Method::PUT, &item.put),
-                (Method::POST, &item.post),
-                (Method::PATCH, &item.patch),
-                (Method::DELETE, &item.delete),
-            ];
-            let taken = all.into_iter().filter(|(_, operation)| operation.is_some());
-            taken.map(|(method, _)| method).collect()
-        };
-        let paths = document.paths.paths.iter();
-        Self(Arc::new(paths.map(|(path, item)| (path.clone(), methods(item))).collect()))
-    }
-
-    fn at(&self, route: &str) -> &[Method] {
-        let is_home = matches!(FILES.strip_prefix(route), Some("/{*path}" | "{*path}"));
-        self.0.get(if is_home { FILES } else { route }).map_or(&[], Vec::as_slice)
-    }
-}
+pub(super) type Methods = Arc<HashMap<String, Vec<Method>>>;
 
 /// Refuses a method that a route does not take, before anybody is asked about it.
 async fn wrong_method(method: &Method, taken: &[Method]) -> Response {
@@ -231,7 +202,7 @@ pub(super) async fn pass(
     let asker = Asker::of(&request);
     // A HEAD is answered as a GET is.
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    let taken = methods.at(route.as_str());
+    let taken = methods.get(route.as_str()).map_or(&[][..], Vec::as_slice);
     if !taken.contains(method) {
         return wrong_method(method, taken).await;
     }

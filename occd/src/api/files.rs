@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
@@ -13,8 +13,6 @@ use occ_proto::policy::Action;
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
-use utoipa_axum::routes;
 
 use super::App;
 use super::document::{Binary, FileChanged, FileEvent, FileRead, FileWritten};
@@ -34,17 +32,6 @@ use crate::policy::{self, Asker};
 use crate::prompts::Client;
 use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
-
-/// Returns the routes. A file that is sent may be of any length.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    let documented = || routes!(read, write, remove, act).layer(DefaultBodyLimit::disable());
-    // The home directory has no path, which axum takes for another route.
-    let (_, _, home) = documented();
-    OpenApiRouter::default()
-        .routes(documented())
-        .route("/v1/hosts/{host}/files", home.clone())
-        .route("/v1/hosts/{host}/files/", home)
-}
 
 /// Returns the problem of something with a file.
 pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
@@ -193,7 +180,7 @@ async fn turn(app: &App, asker: &Asker, at: &FileAt) -> ApiResult<Option<OwnedMu
     params(FilePath, FileQuery, IfMatch, FileReadHeaders),
     responses((status = 200, description = "The bytes, or what the query asks for", content((Binary = "application/octet-stream"), (FileRead = "application/json"), (Binary = "application/x-tar"), (FileEvent = "application/x-ndjson"))), (status = 206, description = "The part that `Range` names", content_type = "application/octet-stream", body = Binary), (status = 304, description = "It is as `If-None-Match` has it"), OfFile)
 )]
-async fn read(
+pub(super) async fn read(
     State(app): State<Arc<App>>,
     mut at: FileAt,
     Query(query): Query<FileQuery>,
@@ -398,7 +385,7 @@ fn range_of(value: &HeaderValue, size: u64) -> Range {
     request_body(content = Binary, content_type = "application/octet-stream"),
     responses((status = 200, description = "The file, or with `tar` how many were written", body = FileWritten), OfFile)
 )]
-async fn write(
+pub(super) async fn write(
     State(app): State<Arc<App>>,
     mut at: FileAt,
     Query(query): Query<FileQuery>,
@@ -458,7 +445,7 @@ async fn write(
     params(FilePath, FileQuery, IfMatch),
     responses((status = 204, description = "It is removed"), OfFile)
 )]
-async fn remove(
+pub(super) async fn remove(
     State(app): State<Arc<App>>,
     mut at: FileAt,
     Query(query): Query<FileQuery>,
@@ -503,7 +490,7 @@ async fn remove(
     request_body = FileAction,
     responses((status = 200, description = "The file, or its digest", body = FileChanged), OfFile)
 )]
-async fn act(
+pub(super) async fn act(
     State(app): State<Arc<App>>,
     mut at: FileAt,
     Query(query): Query<FileQuery>,

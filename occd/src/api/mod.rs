@@ -26,8 +26,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
@@ -49,6 +47,8 @@ mod auto_forward;
 mod container;
 mod daemon;
 mod default_host;
+#[cfg(test)]
+mod describe;
 mod docker_setup;
 mod docker_socket;
 mod document;
@@ -80,6 +80,7 @@ mod policy;
 mod problems;
 mod prompts;
 mod publish;
+mod routes;
 mod sandbox;
 mod session_events;
 mod session_ws;
@@ -96,6 +97,7 @@ use limits::Places;
 pub use once::Once;
 pub use past::PastOperations;
 pub use publish::publish;
+use routes::Routes;
 pub use turns::Turns;
 
 /// The largest body: hosts, commands and their input are small.
@@ -262,8 +264,7 @@ impl App {
 
 /// Returns the service of the whole API.
 pub fn router(app: Arc<App>) -> Router {
-    let (router, document) = everything_but_alive().split_for_parts();
-    let methods = doors::Methods::of(&document);
+    let Routes { router, alive, methods } = Routes::all();
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(Arc::clone(&app), hand_over::count))
         .layer(middleware::map_response(version_headers))
@@ -272,85 +273,21 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(doors::know))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), see_files))
-        .layer(middleware::from_fn_with_state((Arc::clone(&app), methods), doors::pass))
+        .layer(middleware::from_fn_with_state((Arc::clone(&app), Arc::new(methods)), doors::pass))
         .layer(middleware::from_fn(tell_new_host_keys))
         .layer(middleware::from_fn_with_state(Places::default(), limits::limit))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), once::once));
+    // The sign of life waits for nothing, whatever else is being done.
+    let of_life = ServiceBuilder::new()
+        .layer(middleware::map_response(version_headers))
+        .layer(middleware::from_fn(guard));
     router
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
-        .merge(alive())
+        .merge(alive.method_not_allowed_fallback(wrong_method).layer(of_life))
         .with_state(app)
-}
-
-/// Returns the route that is served whatever else is being done: it takes no place, and waits for nothing.
-fn alive() -> Router<Arc<App>> {
-    let layers = ServiceBuilder::new()
-        .layer(middleware::map_response(version_headers))
-        .layer(middleware::from_fn(guard));
-    Router::new()
-        .route("/healthz", axum::routing::get(daemon::health))
-        .method_not_allowed_fallback(wrong_method)
-        .layer(layers)
-}
-
-/// Returns the routes. Each is made from its handler's description: there is none that the document does not have.
-fn routes() -> OpenApiRouter<Arc<App>> {
-    everything_but_alive().routes(routes!(daemon::health))
-}
-
-fn everything_but_alive() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(document::beginning())
-        .routes(routes!(daemon::version))
-        .routes(routes!(document::show))
-        .routes(routes!(hand_over::hand_over))
-        .routes(routes!(events::events))
-        .routes(routes!(hosts::list, hosts::add))
-        .routes(routes!(hosts::show, hosts::edit, hosts::remove))
-        .routes(routes!(default_host::show, default_host::set, default_host::clear))
-        .routes(routes!(links::connect))
-        .routes(routes!(links::disconnect))
-        .routes(routes!(links::reconnect))
-        .routes(routes!(test::run))
-        .routes(routes!(password::forget))
-        .routes(routes!(trust::review, trust::trust))
-        .routes(routes!(exec_ws::upgrade, exec::run))
-        .routes(routes!(container::show))
-        .routes(routes!(sandbox::start))
-        .routes(routes!(sandbox::stop))
-        .routes(routes!(sandbox::restart))
-        .routes(routes!(sandbox::update))
-        .routes(routes!(sandbox::spec))
-        .routes(routes!(sandbox::sync))
-        .routes(routes!(sandbox::cockpit))
-        .routes(routes!(sandbox::password))
-        .routes(routes!(logs::show))
-        .routes(routes!(docker_socket::show, docker_socket::open, docker_socket::close))
-        .routes(routes!(docker_setup::show, docker_setup::install))
-        .merge(files::routes())
-        .routes(routes!(policy::show))
-        .routes(routes!(policy::check))
-        .routes(routes!(grants::list, grants::add))
-        .routes(routes!(grants::revoke))
-        .routes(routes!(history::show))
-        .routes(routes!(workspaces::show))
-        .routes(routes!(sessions::list, sessions::start))
-        .routes(routes!(sessions::show, sessions::edit, sessions::remove))
-        .routes(routes!(sessions::start_again))
-        .routes(routes!(session_events::output))
-        .routes(routes!(sessions::input))
-        .routes(routes!(sessions::signal))
-        .routes(routes!(session_ws::upgrade))
-        .routes(routes!(forwards::list, forwards::add))
-        .routes(routes!(forwards::show, forwards::remove))
-        .routes(routes!(operations::list))
-        .routes(routes!(operations::show, operations::cancel))
-        .routes(routes!(operations::events))
-        .routes(routes!(prompts::list))
-        .routes(routes!(prompts::answer))
-        .routes(routes!(prompts::unlock))
 }
 
 async fn version_headers(mut response: Response) -> Response {

@@ -16,6 +16,7 @@ pub(super) type Codes = (u16, &'static [Code]);
 pub(super) const CODES: &str = "x-codes";
 
 /// What any request may get: for what is malformed, from a browser, against the policy, or a defect.
+#[cfg(test)]
 pub(super) const ANY: &[Codes] = &[
     (400, &[Code::BadRequest]),
     (403, &[Code::Forbidden, Code::PolicyDenied, Code::ReadOnly]),
@@ -23,12 +24,14 @@ pub(super) const ANY: &[Codes] = &[
     (500, &[Code::Internal]),
 ];
 /// What a request with a JSON body may get.
+#[cfg(test)]
 pub(super) const JSON_BODY: &[Codes] = &[
     (408, &[Code::RequestTimeout]),
     (413, &[Code::TooLarge]),
     (415, &[Code::UnsupportedMediaType]),
 ];
 /// What a POST may get, which may have an Idempotency-Key.
+#[cfg(test)]
 pub(super) const KEYED: &[Codes] =
     &[(413, &[Code::TooLarge]), (422, &[Code::KeyReused]), (502, &[Code::OutcomeUnknown])];
 
