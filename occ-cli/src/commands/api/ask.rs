@@ -150,7 +150,7 @@ impl Piece {
 pub(super) struct Misread {
     /// The request's, where it may be told so.
     pub(super) id: Option<Id>,
-    pub(super) problem: Problem,
+    pub(super) problem: Box<Problem>,
     pub(super) line: u64,
     pub(super) column: usize,
 }
@@ -163,12 +163,13 @@ impl Misread {
         detail: impl std::fmt::Display,
     ) -> Self {
         let detail = format!("Line {line}, column {column}: {detail}");
-        Self { id, problem: Problem::new(400, Code::BadRequest, detail), line, column }
+        Self { id, problem: Problem::new(400, Code::BadRequest, detail).into(), line, column }
     }
 
     pub(super) fn too_long(line: u64) -> Self {
         let detail = format!("Line {line} is longer than 64 MiB; send it in pieces.");
-        Self { id: None, problem: Problem::new(413, Code::TooLarge, detail), line, column: 1 }
+        let problem = Problem::new(413, Code::TooLarge, detail).into();
+        Self { id: None, problem, line, column: 1 }
     }
 }
 
