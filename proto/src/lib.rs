@@ -22,10 +22,12 @@ pub mod policy;
 pub mod prompt;
 pub mod secret;
 pub mod session;
+pub mod ssh_config;
 pub mod status;
 pub mod tar;
 pub mod text;
 pub mod trust;
+pub mod wildcard;
 
 pub use error::{Code, Problem};
 pub use host::{HostConfig, HostsFile};

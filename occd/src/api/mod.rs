@@ -78,6 +78,7 @@ mod sandbox;
 mod session_events;
 mod session_ws;
 mod sessions;
+mod ssh_config;
 mod test;
 mod trust;
 mod turns;
@@ -270,6 +271,8 @@ pub fn router(app: Arc<App>) -> Router {
             "/v1/default-host",
             get(default_host::show).put(default_host::set).delete(default_host::clear),
         )
+        .route("/v1/ssh-config", get(ssh_config::list))
+        .route("/v1/ssh-config/import", post(ssh_config::import))
         .route("/v1/hosts/{host}/connect", post(links::connect))
         .route("/v1/hosts/{host}/disconnect", post(links::disconnect))
         .route("/v1/hosts/{host}/reconnect", post(links::reconnect))

@@ -36,6 +36,7 @@ mod history;
 mod host_keys;
 mod hosts_api;
 mod idle;
+mod import;
 mod install_docker;
 mod interrupted;
 mod invariants;
