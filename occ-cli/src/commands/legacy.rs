@@ -15,7 +15,6 @@ pub(crate) fn refuse(name: &str) -> Option<CliError> {
         "reset" => "opencode-cloud reset",
         "install" => "occ starts occd by itself; occ daemon start does it now",
         "uninstall" => "occ daemon stop",
-        "setup" => "occ host add NAME USER@ADDRESS",
         _ => return None,
     };
     let message =
