@@ -134,6 +134,6 @@ case :$PATH: in
 esac
 running=$("$prefix/bin/occ" daemon status 2>/dev/null || true)
 case $running in
-*"is running"*) echo "The occd that runs goes on as it is: occ daemon stop; occ daemon start takes the new one." ;;
+*"is running"*) echo "The occd that runs goes on as it is: occ daemon restart takes the new one." ;;
 esac
 echo "Next: occ setup"

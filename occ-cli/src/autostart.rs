@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use occ_proto::KEY_VARIABLES;
-use occ_proto::paths::Env;
+use occ_proto::paths::{Env, PathError};
 use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -26,11 +26,20 @@ use crate::unit;
 /// How long a daemon may take to accept connections.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a daemon that stops may take until the next can start: it gives running work 8 s.
+const GOING: Duration = Duration::from_secs(10);
+
+/// How often to look whether it is gone.
+const STEP: Duration = Duration::from_millis(20);
+
 /// The most of a failing daemon's words that are read, in bytes.
 const MAX_REASON: u64 = 64 * 1024;
 
 /// EX_CONFIG of sysexits.h: the daemon's exit code for an invalid occd.toml.
 const EX_CONFIG: i32 = 78;
+
+/// What to do without a home directory.
+const NO_HOME: &str = "export HOME=DIRECTORY, with the directory that has your .ssh";
 
 /// The word for a daemon that does not run, where none may be started.
 pub(crate) const ABSENT: &str = "daemon_not_running";
@@ -55,6 +64,8 @@ pub(crate) struct Found {
     pub(crate) stream: UnixStream,
     /// It was started just now.
     pub(crate) started: bool,
+    /// How it was looked for: `--socket`, and whether one may be started.
+    pub(crate) sought: (Option<PathBuf>, Start),
 }
 
 /// Why there is no connection.
@@ -67,16 +78,21 @@ enum Failure {
 
 /// Returns where the daemon's socket is.
 pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
-    Env::from_process()
-        .socket(context.socket.as_deref())
-        .map_err(|error| CliError::usage(sanitize(&error.to_string())))
+    Env::from_process().socket(context.socket.as_deref()).map_err(|error| {
+        let text = sanitize(&error.to_string());
+        match error {
+            PathError::NoHome(_) => CliError::daemon(format!("{text}.")).hint(NO_HOME),
+            _ => CliError::usage(text),
+        }
+    })
 }
 
 /// Returns a checked connection to the daemon, starting one where that is allowed.
 pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found, CliError> {
     let socket = socket_path(context)?;
+    let sought = (context.socket.clone(), start);
     match try_connect(&socket).await {
-        Ok(stream) => return Ok(Found { socket, stream, started: false }),
+        Ok(stream) => return Ok(Found { socket, stream, started: false, sought }),
         Err(Failure::Refused(error)) => return Err(error),
         Err(Failure::Absent) => {}
     }
@@ -86,18 +102,25 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         let error = CliError { code: ABSENT.to_owned(), ..CliError::daemon(message) };
         return Err(error.hint("occ grant list, where it was made, shows those in force"));
     }
-    let forbidden = std::env::var_os("OCC_NO_AUTOSTART").is_some_and(|v| !v.is_empty() && v != "0");
-    if start == Start::Never || (start == Start::IfNeeded && forbidden) {
+    if start == Start::Never || (start == Start::IfNeeded && is_forbidden()) {
         let message = format!("occd is not running (socket {}).", shown(&socket));
         let error = CliError { code: ABSENT.to_owned(), ..CliError::daemon(message) };
         return Err(error.hint("occ daemon start"));
     }
     let _lock = lock(&socket).await?;
-    // Another occ may have started it while this one waited for the lock.
-    match try_connect(&socket).await {
-        Ok(stream) => return Ok(Found { socket, stream, started: false }),
-        Err(Failure::Refused(error)) => return Err(error),
-        Err(Failure::Absent) => {}
+    // Another occ may have started it while this one waited for the lock, and one that stops still has its own.
+    let going = tokio::time::Instant::now() + GOING;
+    loop {
+        match try_connect(&socket).await {
+            Ok(stream) => return Ok(Found { socket, stream, started: false, sought }),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Absent) => {}
+        }
+        let is_going = socket.symlink_metadata().is_ok() && lock_holder(&socket).is_some();
+        if !is_going || tokio::time::Instant::now() > going {
+            break;
+        }
+        tokio::time::sleep(STEP).await;
     }
     start_daemon(context, &socket).await?;
     let stream = connect_checked(&socket).await?;
@@ -107,7 +130,12 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
             shown(&socket)
         ));
     }
-    Ok(Found { socket, stream, started: true })
+    Ok(Found { socket, stream, started: true, sought })
+}
+
+/// Returns whether occ is to start no daemon by itself.
+pub(crate) fn is_forbidden() -> bool {
+    std::env::var_os("OCC_NO_AUTOSTART").is_some_and(|v| !v.is_empty() && v != "0")
 }
 
 /// Returns a checked connection to a daemon that must be there.
@@ -142,11 +170,14 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
         .map_err(|error| Failure::Refused(CliError::daemon(format!("occd's user: {error}"))))?;
     let own = rustix::process::geteuid().as_raw();
     if peer.uid() != own && Some(peer.uid()) != trusted_owner() {
-        return Err(Failure::Refused(CliError::daemon(format!(
-            "the program behind {} runs as user {}, not as you ({own}): not used.",
-            shown(socket),
-            peer.uid()
-        ))));
+        return Err(Failure::Refused(
+            CliError::daemon(format!(
+                "the program behind {} runs as user {}, not as you ({own}): not used.",
+                shown(socket),
+                peer.uid()
+            ))
+            .hint(format!("rm {}, if that user is to have nothing there", shown(socket))),
+        ));
     }
     Ok(stream)
 }
@@ -269,8 +300,7 @@ pub(crate) fn cannot_run(program: &std::ffi::OsStr, error: &io::Error) -> CliErr
 /// Starts the daemon and returns when it accepts connections: through its unit where systemd has one. A
 /// unit that fails is told, and does not keep anybody from working.
 async fn start_daemon(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
-    if is_usual(context) && unit::is_installed(Env::from_process().xdg_runtime_dir.as_deref()).await
-    {
+    if units(context).await.is_some_and(|units| units.installed) {
         match unit::start().await {
             Ok(()) => return Ok(()),
             Err(why) => context.ui.note(&format!(
@@ -280,6 +310,16 @@ async fn start_daemon(context: &Context<'_>, socket: &Path) -> Result<(), CliErr
         }
     }
     spawn(context, socket).await
+}
+
+/// Returns what systemd knows of occd, where it is systemd's to start.
+pub(crate) async fn units(context: &Context<'_>) -> Option<unit::Units> {
+    if is_usual(context) { systemd_units().await } else { None }
+}
+
+/// Returns what systemd knows of occd, whoever else may start one.
+pub(crate) async fn systemd_units() -> Option<unit::Units> {
+    unit::units(Env::from_process().xdg_runtime_dir.as_deref()).await
 }
 
 /// Returns whether nobody asked for another socket or another program than the unit has.
@@ -321,6 +361,11 @@ async fn spawn(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
     }
 }
 
+/// Returns the daemon's directory, as text that is safe for a terminal.
+fn state_dir() -> Option<String> {
+    Env::from_process().state_dir().ok().map(|dir| shown(&dir))
+}
+
 /// Waits for the daemon's `ready` line, or for its end and its reason.
 async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     if let Some(stdout) = child.stdout.take() {
@@ -350,6 +395,10 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     let error = CliError::daemon(format!("occd did not start: {reason}"));
     Err(if status.code() == Some(EX_CONFIG) {
         error.hint("mend that file, then occ daemon start")
+    } else if reason.contains("HOME is not set") {
+        error.hint(NO_HOME)
+    } else if let Some(dir) = state_dir().filter(|dir| reason.contains(dir)) {
+        error.hint(format!("look at the permissions and the free space of {dir}"))
     } else if reason.contains("already running") {
         // It has lost its socket.
         error.hint("occ daemon stop ends it")

@@ -2,6 +2,7 @@
 
 mod files;
 mod forward;
+mod help;
 mod host;
 mod policy;
 mod sandbox;
@@ -19,6 +20,7 @@ use crate::target::HostArg;
 
 pub(crate) use files::*;
 pub(crate) use forward::*;
+pub(crate) use help::help;
 pub(crate) use host::*;
 pub(crate) use policy::*;
 pub(crate) use sandbox::*;
@@ -46,7 +48,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   history                        when a link was down, and why
-  daemon                         run start stop status: occd, which keeps the links
+  daemon                         start stop restart status logs run install: occd, which keeps the links
   completions                    bash zsh fish: what TAB knows, names of hosts too
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
@@ -293,7 +295,8 @@ Examples:
   occ cp --group eu app.conf :/etc/app/    to the same place on all hosts of a group, 32 at once
 
 HOST:PATH is on a host, relative to the home directory there; any other path is here.
-A file is in its place when it is whole; until then, what was there stays.")]
+A file is in its place when it is whole; until then, what was there stays. So is a directory that is new.
+FIFOs, sockets and devices are left out; what cannot be read is named, and the exit code is 1.")]
     Cp(CpArgs),
     /// List a directory of a host
     #[command(after_help = "\
@@ -468,13 +471,14 @@ Examples:
   occ host test prod-1"
     )]
     Host(HostCommand),
-    /// Run, start, stop and look at occd
+    /// Run, start, stop, install and look at occd
     #[command(
         subcommand,
         after_help = "\
 Examples:
   occ daemon status
-  occ daemon stop; occ daemon start"
+  occ daemon restart
+  occ daemon install                    systemd or launchd runs it from your login on"
     )]
     Daemon(DaemonCommand),
     /// Print the completion script of a shell; it knows the names of hosts, groups, sessions and more
@@ -660,6 +664,16 @@ pub(crate) struct TrustArgs {
     pub(crate) fingerprint: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DaemonLogsArgs {
+    /// How many lines
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    pub(crate) lines: usize,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DaemonCommand {
     /// Run occd in the foreground
@@ -671,9 +685,33 @@ pub(crate) enum DaemonCommand {
     /// Stop occd, and with it every connection
     #[command(after_help = "Example:\n  occ daemon stop")]
     Stop,
+    /// Stop occd and start it again; sessions and forwards go on
+    #[command(after_help = "Example:\n  occ daemon restart")]
+    Restart,
     /// Show whether occd runs, its version and its socket; exit 0 or 3
     #[command(after_help = "Examples:\n  occ daemon status\n  occ daemon status --json")]
     Status,
+    /// Show what occd logs
+    #[command(after_help = "\
+Examples:
+  occ daemon logs
+  occ daemon logs -f
+  occ daemon logs -n 500 --json")]
+    Logs(DaemonLogsArgs),
+    /// Have systemd or launchd run this occ's occd from your login on
+    #[command(after_help = "\
+Examples:
+  occ daemon install
+  occ daemon install --xdg-autostart    where there is no systemd: at a graphical login
+  loginctl enable-linger                keeps it while you are logged out")]
+    Install {
+        /// Write an entry for graphical sessions, too
+        #[arg(long)]
+        xdg_autostart: bool,
+    },
+    /// Take away what install has put in place; hosts, settings and sessions stay
+    #[command(after_help = "Example:\n  occ daemon uninstall")]
+    Uninstall,
 }
 
 #[cfg(test)]

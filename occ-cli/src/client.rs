@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::error::Problem;
 use occ_proto::policy::CLIENT_HEADER;
-use occ_proto::prompt::PROMPTS_HEADER;
+use occ_proto::prompt::{PROMPTS_HEADER, PromptList};
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
 use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER, WARNING_HEADER};
@@ -30,10 +30,11 @@ use tokio::net::UnixStream;
 
 use crate::autostart::{self, Start};
 use crate::commands::Context;
-use crate::error::CliError;
+use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
+use crate::versions;
 
 /// The largest answer that is read, in bytes: thousands of hosts, and no end of memory.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -47,6 +48,8 @@ const FROM_MEMORY: Duration = Duration::from_secs(10);
 pub(crate) struct Client {
     http: legacy::Client<UnixConnector, Full<Bytes>>,
     socket: PathBuf,
+    /// How it was found: `--socket`, and whether one may be started.
+    sought: (Option<PathBuf>, Start),
     /// The connection on which the peer was checked.
     first: RefCell<Option<UnixStream>>,
     /// The daemon's process, as the kernel names it.
@@ -87,7 +90,8 @@ impl Client {
         let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
         let first = RefCell::new(Some(found.stream));
         let (ui, prompter, many) = (ui.clone(), OnceCell::new(), Cell::new(false));
-        Self { http: legacy::Client::unix(), socket: found.socket, first, pid, ui, prompter, many }
+        let (http, sought) = (legacy::Client::unix(), found.sought);
+        Self { http, socket: found.socket, sought, first, pid, ui, prompter, many }
     }
 
     /// Many requests are made at once from now on, whose questions are answered in one place (`prompter::listening`).
@@ -129,9 +133,21 @@ impl Client {
         }
     }
 
-    /// Asks for something the daemon has in memory.
+    /// Asks for something the daemon has in memory. Nothing is changed by asking, so when the daemon goes meanwhile the
+    /// next one is asked.
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, CliError> {
-        self.at_once(self.send(Method::GET, path, None, None, None)).await
+        let asked = || self.send(Method::GET, path, None, None, None);
+        // The daemon's silence is no reason to ask another, only its end.
+        match self.at_once(async { Ok(asked().await) }).await? {
+            Err(error) if error.code == DAEMON_UNREACHABLE => {
+                let (socket, start) = self.sought.clone();
+                let context = Context::plain(&self.ui, socket);
+                let found = autostart::connect(&context, start).await.map_err(|_| error)?;
+                self.first.replace(Some(found.stream));
+                self.at_once(asked()).await
+            }
+            answer => answer,
+        }
     }
 
     /// Waits for an answer that takes the daemon a moment; a daemon that does not give it is stuck.
@@ -143,7 +159,8 @@ impl Client {
             return answer;
         }
         let seconds = FROM_MEMORY.as_secs();
-        Err(match self.pid {
+        // Who listens may be systemd, for a daemon that does not come.
+        Err(match autostart::lock_holder(&self.socket).or(self.pid) {
             // It would not hear TERM either: whoever stopped it with SIGSTOP, or it is stuck.
             Some(pid) => CliError::daemon(format!(
                 "occd (process {pid}) has not answered for {seconds} seconds."
@@ -178,6 +195,11 @@ impl Client {
         body: &(impl Serialize + Sync),
     ) -> Result<Reply, CliError> {
         self.at_once(self.send(method, path, Some(written(body)?), None, None)).await
+    }
+
+    /// Returns the open questions, while a request waits for its answer.
+    pub(crate) async fn prompts_beside(&self) -> Result<PromptList, CliError> {
+        self.at_once(self.send(Method::GET, "/v1/prompts", None, None, None)).await?.parse()
     }
 
     /// Sends one of many requests, whose questions are answered in one place (`prompter::listening`).
@@ -328,7 +350,7 @@ pub(crate) fn is_failure(status: StatusCode) -> bool {
 /// Returns the problem in an answer.
 pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError {
     match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => problem.into(),
+        Ok(problem) => versions::explained(problem.into(), daemon),
         Err(_) => {
             let mut error = misunderstood(daemon);
             error.message = format!("occd answered {status} without a reason. {}", error.message);
@@ -337,8 +359,12 @@ pub(crate) fn problem(status: StatusCode, body: &[u8], daemon: &str) -> CliError
     }
 }
 
-/// Keeps what the daemon says of its files, to be told in the end.
+/// Keeps what the daemon says of its files, and its version, to be told in the end.
 pub(crate) fn note_warnings(ui: &Ui, headers: &HeaderMap) {
+    let version = headers.get(occ_proto::VERSION_HEADER).and_then(|value| value.to_str().ok());
+    if version != Some(env!("CARGO_PKG_VERSION")) {
+        ui.other_version.replace(version.map(sanitize));
+    }
     let warnings = headers.get_all(WARNING_HEADER).iter();
     let warnings = warnings.filter_map(|value| serde_json::from_slice(value.as_bytes()).ok());
     ui.warnings.replace(warnings.collect());
@@ -355,7 +381,8 @@ pub(crate) fn check_version(headers: &HeaderMap) -> Result<String, CliError> {
             env!("CARGO_PKG_VERSION"),
             occ_proto::API_VERSION,
             api.map_or_else(|| "an unknown one".to_owned(), sanitize),
-        ))),
+        ))
+        .hint(versions::remedy_of_api(api.and_then(|api| api.parse().ok()), &daemon))),
     }
 }
 
@@ -365,6 +392,7 @@ pub(crate) fn misunderstood(daemon: &str) -> CliError {
         "occ {} does not understand the answer of occd {daemon}.",
         env!("CARGO_PKG_VERSION")
     ))
+    .hint(versions::remedy(daemon))
 }
 
 /// Returns the error for a connection that broke between request and answer.
@@ -421,7 +449,11 @@ mod tests {
         assert!(
             error.message.contains("9.9.9") && error.message.contains(env!("CARGO_PKG_VERSION"))
         );
-        assert_eq!(error.hint.as_deref(), Some("occ daemon stop; occ daemon start"));
+        let hint = "install occ 9.9.9: this one is older than occd";
+        assert_eq!(error.hint.as_deref(), Some(hint));
+        headers.insert("occ-api-version", HeaderValue::from_static("0"));
+        let error = check_version(&headers).unwrap_err();
+        assert_eq!(error.hint.as_deref(), Some("occ daemon restart"));
         headers.insert("occ-api-version", HeaderValue::from_static("1"));
         assert_eq!(check_version(&headers).unwrap(), "9.9.9");
     }

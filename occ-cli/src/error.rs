@@ -33,6 +33,8 @@ pub(crate) const HUNG_UP: u8 = 129;
 /// The reader of our output went away: 128 plus SIGPIPE.
 pub(crate) const CLOSED_PIPE: u8 = 141;
 
+/// The word for a daemon that cannot be reached, or goes before it answers.
+pub(crate) const DAEMON_UNREACHABLE: &str = "daemon_unreachable";
 /// The word for a daemon of another API version.
 pub(crate) const DAEMON_INCOMPATIBLE: &str = "daemon_incompatible";
 
@@ -73,12 +75,12 @@ impl CliError {
 
     /// Returns an error for a daemon that cannot be reached or trusted.
     pub(crate) fn daemon(message: impl Into<String>) -> Self {
-        Self::new(DAEMON, "daemon_unreachable", message)
+        Self::new(DAEMON, DAEMON_UNREACHABLE, message)
     }
 
     /// Returns an error for a daemon of another API version.
     pub(crate) fn incompatible(message: impl Into<String>) -> Self {
-        Self::new(DAEMON, DAEMON_INCOMPATIBLE, message).hint("occ daemon stop; occ daemon start")
+        Self::new(DAEMON, DAEMON_INCOMPATIBLE, message).hint("occ daemon restart")
     }
 
     /// Returns an error for a name that is not among the hosts.

@@ -192,7 +192,10 @@ where
     Ok(answer)
 }
 
-/// Returns a name as it is shown: safe for a terminal.
-pub(crate) fn shown(name: &Name) -> String {
-    occ_proto::text::sanitize(&String::from_utf8_lossy(&name.0))
+/// Returns a name or a text of a host as it goes out: as it is there, or safe for a terminal.
+pub(crate) fn bytes_of(bytes: &Name, raw: bool) -> Vec<u8> {
+    match raw {
+        true => bytes.0.clone(),
+        false => occ_proto::text::sanitize(&String::from_utf8_lossy(&bytes.0)).into_bytes(),
+    }
 }

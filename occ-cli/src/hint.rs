@@ -38,6 +38,12 @@ const UNDONE: &str = "the new sandbox failed and was undone";
 const DAEMON_ENDED: &str = "occd ended in the middle of it";
 /// Docker was installed and does not answer.
 const IN_VAIN: &str = "every command went well";
+/// Docker runs, and does nothing.
+const HUNG: &str = "takes connections, and says nothing";
+/// There is no room.
+const FULL: &str = "the disk is full";
+/// Nothing answers as cockpit.
+const NO_COCKPIT: &str = "no cockpit answers";
 /// Docker does not run.
 const NO_SOCKET: &str = "its socket is not there";
 /// The socket that is set is not there.
@@ -50,6 +56,10 @@ const OWN_APPROVAL: &str = "Whoever wants it done";
 const ELSEWHERE: &str = "somebody else is asked";
 /// It is sudo that asks.
 const SUDO: &str = "the sudo password of ";
+/// What the daemon says where a directory is missing, not a file.
+const NO_DIRECTORY: &str = "the directory ";
+/// How that comes to be there.
+pub(crate) const MAKE_PATH: &str = "occ cp --mkpath makes it";
 
 /// Returns what to type next, for the daemon's code and its sentence. `host` is absent where no host is concerned.
 pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<String> {
@@ -75,7 +85,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::HostsFileWrite => {
             "look at the permissions and the free space of hosts.json's directory".to_owned()
         }
-        Code::ConfigInvalid => "mend that file, then occ daemon stop; occ daemon start".to_owned(),
+        Code::ConfigInvalid => "mend that file, then occ daemon restart".to_owned(),
         Code::HostUnreachable if detail.contains(PROXY_COMMAND) => {
             format!("{}; then occ reconnect --host {h}", proxy_command("ADDRESS"))
         }
@@ -189,6 +199,12 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::DockerUnavailable if detail.contains(IN_VAIN) => {
             format!("occ host test {h} shows what was tried")
         }
+        Code::DockerUnavailable if detail.contains(HUNG) => {
+            format!(
+                "on {}: sudo systemctl restart docker, where systemd runs; its log says more: journalctl -u docker",
+                host.unwrap_or("this machine")
+            )
+        }
         Code::DockerUnavailable => start_docker(host),
         Code::DockerTooOld => match host {
             Some(h) => format!("update Docker on {h} to 20.10 or newer; then occ reconnect --host {h}"),
@@ -208,6 +224,14 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "an update keeps the image from before it; occ docker{} -- image ls shows those that are there",
             at(host)
         ),
+        Code::ImageUnavailable if detail.contains(FULL) => {
+            let docker = format!("occ docker{} -- system df", at(host));
+            let disk = match host {
+                Some(h) => format!("occ exec --host {h} -- df -h"),
+                None => "df -h".to_owned(),
+            };
+            format!("{docker} shows what of Docker's takes the room; {disk} shows which disk is full")
+        }
         Code::ImageUnavailable => {
             let setting = "image = \"NAME\"";
             let another = match host {
@@ -223,18 +247,27 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::SandboxNotReady if detail.contains(UNDONE) => {
             "occ operations lists it; occ operations attach ID shows what the new one said".to_owned()
         }
+        Code::SandboxNotReady if detail.contains(NO_COCKPIT) => format!(
+            "its image may have none: \"cockpit_enabled\": false in config.json, then occ start{} --yes publishes no port for it",
+            at(host)
+        ),
         Code::SandboxNotReady => format!("occ logs{}", at(host)),
         Code::SandboxConfigInvalid => "mend that file; opencode-cloud config validates it".to_owned(),
         Code::InstallImpossible => format!("when Docker is there: occ reconnect --host {h}"),
         Code::InstallFailed => format!("mend what it says there; then occ host install-docker {h} begins anew"),
         Code::PlanChanged => format!("occ host install-docker {h} shows them again"),
-        Code::OperationRunning => "occ operations shows it; occ operations attach ID follows it".to_owned(),
+        Code::OperationRunning => {
+            let id = detail.rsplit_once(": ").map(|(_, id)| id.trim_end_matches('.'));
+            let id = id.filter(|id| id.chars().all(|c| c.is_ascii_alphanumeric())).unwrap_or("ID");
+            format!("occ operations shows it; occ operations attach {id} follows it")
+        }
         Code::OperationNotFound => "occ operations lists them".to_owned(),
         Code::LocalPortTaken => "occ forward list shows occ's own; port 0 takes one that is free".to_owned(),
         Code::ForwardRefused => {
             format!("sshd_config of {h} decides that, or another program has it; occ forward list")
         }
         Code::ForwardNotFound => "occ forward list shows them".to_owned(),
+        Code::FileNotFound if detail.contains(NO_DIRECTORY) => MAKE_PATH.to_owned(),
         Code::FileNotFound => format!("occ ls {} shows what is there", directory_of(h, detail)),
         Code::PermissionDenied => {
             format!("occ ls -la {} shows whose it is", directory_of(h, detail))

@@ -32,6 +32,7 @@ mod target;
 mod terminal;
 mod tree;
 mod unit;
+mod versions;
 mod ws;
 
 use std::ffi::OsString;
@@ -83,7 +84,15 @@ fn run(args: Vec<OsString>) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(commands::run(cli, &ui));
+            let upgrade = commands::upgrade::Upgrade::of(&cli);
+            let result = runtime.block_on(async {
+                let result = commands::run(cli, &ui).await;
+                // Whoever was interrupted is not to wait.
+                if result.is_ok() {
+                    upgrade.after(&ui).await;
+                }
+                result
+            });
             // The process ends with the exit code: taking the runtime apart first would only take time.
             std::mem::forget(runtime);
             result
@@ -137,7 +146,11 @@ fn unparsed(error: &clap::Error, args: &[OsString], json: bool) -> u8 {
         output::problem::print_as(json, 0, &error);
         return error.exit;
     }
-    let text = error.to_string();
+    let own_help = match error.kind() {
+        ErrorKind::DisplayHelp => cli::help(args),
+        _ => None,
+    };
+    let text = own_help.unwrap_or_else(|| error.to_string());
     if !error.use_stderr() {
         // A closed pipe here is nobody's concern.
         let _ = output::write_stdout(text.as_bytes());

@@ -11,7 +11,7 @@ use occ_proto::files::{beside, partial_name};
 use occ_proto::text::sanitize;
 
 use crate::error::CliError;
-use crate::hint::shell_word;
+use crate::hint::{MAKE_PATH, shell_word};
 
 /// What is opened is no link.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
@@ -35,7 +35,7 @@ pub(crate) fn partial_path(target: &Path) -> PathBuf {
 }
 
 /// Returns a name beside a file that nobody else has.
-fn unique(target: &Path) -> Result<PathBuf, CliError> {
+pub(crate) fn unique(target: &Path) -> Result<PathBuf, CliError> {
     let name = target.file_name().unwrap_or_default().as_bytes();
     let mut random = [0; 4];
     getrandom::fill(&mut random)
@@ -80,6 +80,15 @@ fn claimed(kept: &Path, mode: u32) -> io::Result<Option<File>> {
     Ok(is_ours(&file, kept)?.then_some(file))
 }
 
+/// Removes what is kept of an older copy, unless somebody writes to it.
+fn forget(kept: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).custom_flags(NOFOLLOW).open(kept) {
+        Ok(old) if is_ours(&old, kept)? => std::fs::remove_file(kept),
+        // What cannot be opened is no copy of ours.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Returns the error for a file here.
 pub(crate) fn failed(path: &Path, error: &io::Error) -> CliError {
     let shown = sanitize(&path.to_string_lossy());
@@ -103,10 +112,25 @@ pub(crate) fn failed(path: &Path, error: &io::Error) -> CliError {
         io::ErrorKind::InvalidFilename => {
             CliError::failed(format!("{shown}: the name is too long.")).hint("give it another name")
         }
+        io::ErrorKind::NotADirectory => {
+            CliError::failed(format!("{shown} is not a directory.")).hint(format!("ls -la {dir}"))
+        }
         io::ErrorKind::IsADirectory => {
             CliError::failed(format!("{shown} is a directory.")).hint("occ cp -r copies one")
         }
         _ => CliError::failed(format!("{shown}: {error}.")),
+    }
+}
+
+/// Returns the error for a file here that could not be made: its directory may be what is not there.
+pub(crate) fn cannot_make(path: &Path, error: &io::Error) -> CliError {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    match dir {
+        Some(dir) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => {
+            let shown = sanitize(&dir.to_string_lossy());
+            CliError::failed(format!("The directory {shown} is not there.")).hint(MAKE_PATH)
+        }
+        _ => failed(path, error),
     }
 }
 
@@ -125,7 +149,7 @@ impl LocalFile {
             Err(_) => None,
         };
         let kept = partial_path(&target);
-        let of_target = |error| failed(&target, &error);
+        let of_target = |error| cannot_make(&target, &error);
         let (part, file, keep) = match resume {
             Some(offset) if offset > 0 => {
                 let file = OpenOptions::new().append(true).open(&kept).map_err(of_target)?;
@@ -173,7 +197,8 @@ impl LocalFile {
                 self.file.set_modified(time(mtime))?;
             }
             self.file.sync_all()?;
-            std::fs::rename(&self.part, &self.target)
+            std::fs::rename(&self.part, &self.target)?;
+            if self.keep { Ok(()) } else { forget(&partial_path(&self.target)) }
         };
         settle().map_err(|error| failed(&self.target, &error))?;
         self.is_finished = true;

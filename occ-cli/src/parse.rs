@@ -25,6 +25,14 @@ impl std::str::FromStr for DefaultArg {
     }
 }
 
+/// Returns the name or ID of a session, which may be of any kind but none.
+pub(crate) fn parse_session(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a session has a name; occ session list shows them".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
 /// Returns a name for a new host. Those of jump hosts are the daemon's to give.
 pub(crate) fn parse_name(text: &str) -> Result<HostName, String> {
     let name = HostName::new(text).map_err(|error| error.to_string())?;

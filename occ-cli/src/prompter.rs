@@ -28,6 +28,9 @@ use crate::terminal::{Terminal, Turn};
 
 /// An answer that comes within this time raised no question.
 const AT_ONCE: Duration = Duration::from_millis(100);
+/// The first look at what is asked elsewhere, and the longest pause between two.
+const LOOK: Duration = Duration::from_millis(300);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest line of the daemon's that is taken, in bytes.
 const LONGEST_LINE: usize = 1024 * 1024;
 
@@ -69,7 +72,29 @@ pub(crate) async fn answering<T>(
         biased;
         done = request => done,
         error = listening(client, std::future::pending()) => Err(error),
+        never = Box::pin(telling(client)) => match never {},
     }
+}
+
+/// Tells of an approval that the request waits for, where there is no terminal to ask at.
+async fn telling(client: &Client) -> std::convert::Infallible {
+    // Whoever asks a person says which process it is for.
+    let ours = format!(", process {} (", std::process::id());
+    let mut pause = LOOK;
+    while client.prompter().is_none() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        // A grant is not told; the request itself tells what is wrong with the daemon.
+        let Ok(list) = client.prompts_beside().await else { break };
+        let is_ours = |prompt: &&Prompt| {
+            prompt.kind == PromptKind::Approval && prompt.message.contains(&ours)
+        };
+        if let Some(prompt) = list.prompts.iter().find(is_ours) {
+            client.ui().note(&waits_for_approval(prompt.id, &prompt.message));
+            break;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Puts questions to the person until `enough`. Ends only when that fails, or is interrupted.

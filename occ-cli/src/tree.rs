@@ -3,41 +3,62 @@
 //! A stream from elsewhere is not trusted: nothing of it is written outside the directory that it is for, not through links
 //! that came with it, nor through others.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use bytes::Bytes;
-use occ_proto::files::beside;
+use occ_proto::files::{Listed, TreeWritten, beside};
 use occ_proto::tar::{self, Decoder, Entry, Item, Kind};
 use occ_proto::text::sanitize;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 
+use crate::eol::{FileToLf, LfReader};
 use crate::error::CliError;
 use crate::local_file;
 
 /// Bytes of one piece of a stream.
 const PIECE: usize = 256 * 1024;
 
+/// What of a directory was not copied.
+#[derive(Debug, Default)]
+pub(crate) struct Missed {
+    /// What is neither file nor directory nor link.
+    pub(crate) left_out: Listed,
+    /// What could not be read, and why.
+    pub(crate) unread: Listed,
+}
+
 /// A directory that is read.
 pub(crate) struct Packer {
+    missed: Rc<RefCell<Missed>>,
     /// What is left: a path, and the path in the tree. The next is the last.
     left: Vec<(PathBuf, Vec<u8>)>,
     /// The file that is being read, and how much of it is still to come.
-    file: Option<(PathBuf, File, u64, u64)>,
+    file: Option<(PathBuf, Box<dyn io::Read>, u64, u64)>,
     mask: u32,
+    /// Make line feeds of the ends of lines of texts.
+    to_lf: bool,
     ended: bool,
 }
 
 impl Packer {
     /// Begins to read a directory. Of permissions those of the mask are left out.
-    pub(crate) fn new(dir: &Path, mask: u32) -> Result<Self, CliError> {
-        let mut packer = Self { left: Vec::new(), file: None, mask, ended: false };
+    pub(crate) fn new(dir: &Path, mask: u32, to_lf: bool) -> Result<Self, CliError> {
+        let (left, file, missed) = (Vec::new(), None, Rc::default());
+        let mut packer = Self { missed, left, file, mask, to_lf, ended: false };
         packer.open(dir, b"").map_err(|error| local_file::failed(dir, &error))?;
         Ok(packer)
+    }
+
+    /// Returns what is not copied, which is known when all has been read.
+    pub(crate) fn missed(&self) -> Rc<RefCell<Missed>> {
+        Rc::clone(&self.missed)
     }
 
     fn open(&mut self, dir: &Path, inner: &[u8]) -> io::Result<()> {
@@ -87,7 +108,18 @@ impl Packer {
             self.ended = true;
             return Ok(());
         };
-        let meta = path.symlink_metadata().map_err(|error| at(&path, error))?;
+        match self.entry(&path, inner) {
+            Ok(Some(entry)) => tar::head(out, &entry),
+            Ok(None) => {}
+            // It has gone, or may not be read: all else is copied.
+            Err(error) => self.missed.borrow_mut().unread.add(&at(&path, error).to_string()),
+        }
+        Ok(())
+    }
+
+    /// Begins an entry; nothing of what is not copied.
+    fn entry(&mut self, path: &Path, inner: Vec<u8>) -> io::Result<Option<Entry>> {
+        let meta = path.symlink_metadata()?;
         let mode = meta.permissions().mode() & 0o7777 & !self.mask;
         let (kind, mtime) = (Kind::File, meta.mtime());
         let mut entry = Entry { path: inner, kind, mode, mtime, size: 0 };
@@ -95,27 +127,37 @@ impl Packer {
             entry.kind = Kind::Directory;
             entry.path.push(b'/');
             let inner = entry.path.clone();
-            self.open(&path, &inner).map_err(|error| at(&path, error))?;
+            self.open(path, &inner)?;
         } else if meta.is_symlink() {
-            let target = path.read_link().map_err(|error| at(&path, error))?;
+            let target = path.read_link()?;
             entry.kind = Kind::Symlink(target.into_os_string().into_vec());
         } else if meta.is_file() {
-            let file = File::open(&path).map_err(|error| at(&path, error))?;
+            let mut file = File::open(path)?;
             entry.size = meta.len();
+            let lf = if self.to_lf { LfReader::of(&mut file)? } else { None };
+            if let Some((_, size)) = lf {
+                entry.size = size;
+            }
             if entry.size > 0 {
-                self.file = Some((path, file, entry.size, entry.size));
+                let file: Box<dyn io::Read> = match lf {
+                    Some((lf, _)) => Box::new(lf),
+                    None => Box::new(file),
+                };
+                self.file = Some((path.to_owned(), file, entry.size, entry.size));
             }
         } else {
-            return Ok(());
+            self.missed.borrow_mut().left_out.add_path(&entry.path);
+            return Ok(None);
         }
-        tar::head(out, &entry);
-        Ok(())
+        Ok(Some(entry))
     }
 }
 
-/// A directory that is written.
+/// A directory that is written. Dropping it before [`Unpacker::finish`] gives it up.
 pub(crate) struct Unpacker {
     target: PathBuf,
+    /// Where it is until it is whole, if nothing was there.
+    staging: Option<PathBuf>,
     root: OwnedFd,
     /// The directory that was used last.
     last: Option<(Vec<u8>, OwnedFd)>,
@@ -126,29 +168,43 @@ pub(crate) struct Unpacker {
     links: Vec<(Vec<u8>, Vec<u8>)>,
     /// Permissions and times of directories, which writing into them would change.
     directories: Vec<Entry>,
-    troubles: Vec<String>,
-    pub(crate) files: u64,
+    missed: Missed,
+    /// Make line feeds of the ends of lines of texts.
+    to_lf: bool,
+    files: u64,
 }
 
 /// The file that is being written.
 struct Writing {
     file: File,
+    eol: Option<FileToLf>,
     entry: Entry,
     temporary: Vec<u8>,
 }
 
 impl Unpacker {
-    /// Begins to write a directory, which is made where it is not there.
-    pub(crate) fn new(target: &Path, preserve: bool) -> Result<Self, CliError> {
+    /// Begins to write a directory. One that is not there comes into its place as a whole.
+    pub(crate) fn new(target: &Path, preserve: bool, to_lf: bool) -> Result<Self, CliError> {
         let failed = |error: io::Error| local_file::failed(target, &error);
-        if !target.is_dir() {
-            std::fs::create_dir(target).map_err(failed)?;
+        let staging = match target.metadata() {
+            Ok(meta) if meta.is_dir() => None,
+            // A link that leads nowhere is in the way as well.
+            _ if target.symlink_metadata().is_ok() => {
+                return Err(failed(io::ErrorKind::NotADirectory.into()));
+            }
+            _ => Some(local_file::unique(target)?),
+        };
+        if let Some(staging) = &staging {
+            std::fs::create_dir(staging)
+                .map_err(|error| local_file::cannot_make(target, &error))?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, target, flags, Mode::empty())
+        let root = staging.as_deref().unwrap_or(target);
+        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())
             .map_err(|error| failed(error.into()))?;
         Ok(Self {
             target: target.to_owned(),
+            staging,
             root,
             last: None,
             decoder: Decoder::default(),
@@ -156,7 +212,8 @@ impl Unpacker {
             file: None,
             links: Vec::new(),
             directories: Vec::new(),
-            troubles: Vec::new(),
+            missed: Missed::default(),
+            to_lf,
             files: 0,
         })
     }
@@ -173,9 +230,13 @@ impl Unpacker {
                 self.decoder.item().map_err(|error| CliError::failed(format!("{error}.")))?;
             match item {
                 None => return Ok(()),
-                Some(Item::Trouble(text)) => self.troubles.push(sanitize(&text)),
+                Some(Item::Trouble(text)) => self.missed.unread.add(&text),
                 Some(Item::Data(data)) => {
                     if let Some(writing) = &mut self.file {
+                        let data = match &mut writing.eol {
+                            Some(eol) => eol.take(data),
+                            None => data,
+                        };
                         let written = writing.file.write_all(&data);
                         let path = writing.entry.path.clone();
                         written.map_err(|error| self.failed(&path, &error))?;
@@ -238,9 +299,10 @@ impl Unpacker {
                     }
                     opened => opened?,
                 };
-                self.file = Some(Writing { file: file.into(), entry, temporary });
+                let eol = self.to_lf.then(FileToLf::default);
+                self.file = Some(Writing { file: file.into(), eol, entry, temporary });
             }
-            Kind::Other => {}
+            Kind::Other => self.missed.left_out.add_path(&entry.path),
         }
         Ok(())
     }
@@ -253,7 +315,10 @@ impl Unpacker {
     }
 
     fn settle(&mut self, writing: Writing) -> io::Result<()> {
-        let Writing { file, entry, temporary } = writing;
+        let Writing { mut file, eol, entry, temporary } = writing;
+        if let Some(eol) = eol {
+            file.write_all(&eol.rest())?;
+        }
         let parts = tar::parts(&entry.path).unwrap_or_default();
         let Some((name, above)) = parts.split_last() else { return Ok(()) };
         if self.preserve {
@@ -292,14 +357,19 @@ impl Unpacker {
         }
     }
 
-    /// Ends it: links, then permissions and times of directories. Returns what the host could not read.
-    pub(crate) fn finish(mut self) -> Result<Vec<String>, CliError> {
+    /// Ends it: links, then permissions and times of directories. Returns what was copied, and what was not.
+    pub(crate) fn finish(mut self) -> Result<TreeWritten, CliError> {
         if !self.decoder.is_whole() {
             return Err(CliError::interrupted("the link broke before all had come."));
         }
         self.close()?;
         for (path, target) in std::mem::take(&mut self.links) {
             self.link(&path, &target).map_err(|error| self.failed(&path, &error))?;
+        }
+        if let Some(staging) = &self.staging {
+            std::fs::rename(staging, &self.target)
+                .map_err(|error| local_file::failed(&self.target, &error))?;
+            self.staging = None;
         }
         if self.preserve {
             // The inner ones first.
@@ -308,7 +378,8 @@ impl Unpacker {
                 self.restore(entry).map_err(|error| self.failed(&path, &error))?;
             }
         }
-        Ok(std::mem::take(&mut self.troubles))
+        let Missed { left_out, unread } = std::mem::take(&mut self.missed);
+        Ok(TreeWritten { files: self.files, left_out, unread })
     }
 
     fn link(&mut self, path: &[u8], target: &[u8]) -> io::Result<()> {
@@ -345,6 +416,10 @@ impl Drop for Unpacker {
                 let _ = rustix::fs::unlinkat(dir, &*writing.temporary, AtFlags::empty());
             }
         }
+        if let Some(staging) = &self.staging {
+            // The same.
+            let _ = std::fs::remove_dir_all(staging);
+        }
     }
 }
 
@@ -371,7 +446,7 @@ mod tests {
         std::fs::create_dir(&outside).unwrap();
         std::fs::create_dir(&target).unwrap();
         before(&target, &outside);
-        let mut unpacker = Unpacker::new(&target, true).unwrap();
+        let mut unpacker = Unpacker::new(&target, true, false).unwrap();
         let written = unpacker.write(&archive(entries)).and_then(|()| unpacker.finish());
         (written.is_ok(), outside.read_dir().unwrap().count())
     }

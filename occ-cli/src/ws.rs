@@ -276,7 +276,12 @@ impl Down {
                     Ok(ExecEvent::Waiting) => on_unsent(true),
                     Ok(ExecEvent::Sending) => on_unsent(false),
                     // Events of a newer daemon within this API version are there to be ignored.
-                    Ok(ExecEvent::Stdout { .. } | ExecEvent::Stderr { .. }) | Err(_) => {}
+                    Ok(
+                        ExecEvent::Stdout { .. }
+                        | ExecEvent::Stderr { .. }
+                        | ExecEvent::BadControl { .. },
+                    )
+                    | Err(_) => {}
                 },
                 Ok(Message::Close(_)) | Err(_) => return End::Lost,
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}

@@ -161,17 +161,85 @@ fn a_daemon_of_another_version_is_named_and_its_json_is_not_shown() {
     };
     let newer =
         Answer::ok(connected("h")).header("occ-version", "9.1.0").header("occ-api-version", "2");
+    let done = with(newer);
+    assert!(
+        done.code == 3 && done.err.contains("API version 1, but occd 9.1.0 speaks 2"),
+        "{done:?}"
+    );
+    assert!(
+        done.err.ends_with("hint: install occ 9.1.0: this one is older than occd\n"),
+        "{done:?}"
+    );
+    let newer = Answer::text("{\"state\": 3}").header("occ-version", "9.1.0");
+    let done = with(newer);
+    assert!(
+        done.err.ends_with("hint: install occ 9.1.0: this one is older than occd\n"),
+        "{done:?}"
+    );
+    let older = Answer::ok(connected("h")).header("occ-api-version", "0");
     for (done, words) in [
-        (with(newer), "API version 1, but occd 9.1.0 speaks 2"),
+        (with(older), "API version 1, but occd 0.1.0 speaks 0"),
         (with(Answer::text("{\"name\": 3}")), "does not understand the answer of occd 0.1.0"),
         (with(Answer::text("not json")), "does not understand the answer of occd 0.1.0"),
         (with(Answer::status(500)), "occd answered 500"),
     ] {
         assert_eq!(done.code, 3, "{done:?}");
         assert!(done.err.contains(words) && done.err.contains("occ 0.1.0"), "{done:?}");
-        assert!(done.err.ends_with("hint: occ daemon stop; occ daemon start\n"), "{done:?}");
+        assert!(done.err.ends_with("hint: occ daemon restart\n"), "{done:?}");
         assert!(!done.err.contains("column"), "{done:?}");
     }
+}
+
+#[test]
+fn the_version_of_the_daemon_is_told_by_its_answers_and_costs_none() {
+    for (other, says) in [
+        ("0.1.0", ""),
+        ("9.9.9", ""),
+        ("0.0.9", "occd 0.0.9 is older than occ 0.1.0. hint: occ daemon restart\n"),
+    ] {
+        let fake = Fake::new(move |_| Answer::ok(connected("h")).header("occ-version", other));
+        let done = fake.occ(&["status", "--host", "h"]);
+        assert_eq!((done.code, done.err.as_str()), (0, says), "{other}");
+        assert_eq!(fake.lines(), ["GET /v1/hosts/h"], "{other}");
+        // Whoever stops and starts it by hand needs no such word.
+        let fake = Fake::new(move |_| {
+            Answer::ok(version(1, Path::new("/run/occd.sock"))).header("occ-version", other)
+        });
+        assert!(!fake.occ(&["daemon", "start"]).err.contains("is older"), "{other}");
+    }
+}
+
+#[test]
+fn what_a_daemon_of_another_version_refuses_is_explained_by_that() {
+    let with = |version: &'static str, code: &'static str, status| {
+        let answer = Answer::problem(status, code, "There is no such route.", "h");
+        let answer = answer.header("occ-version", version);
+        let fake = Fake::new(move |_| answer.clone());
+        fake.occ(&["history", "--host", "h"])
+    };
+    let done = with("0.0.9", "not_found", 404);
+    let words = "hint: occ is 0.1.0, occd 0.0.9; if that is why: occ daemon restart\n";
+    assert!(done.err.ends_with(words), "{done:?}");
+    let done = with("9.1.0", "a_code_of_tomorrow", 409);
+    assert!(done.err.contains("if that is why: install occ 9.1.0"), "{done:?}");
+    assert!(!with("0.1.0", "not_found", 404).err.contains("if that is why"));
+}
+
+#[test]
+fn words_of_a_newer_daemon_break_no_answer() {
+    let mut status = connected("h");
+    status["state"] = json!("hibernating");
+    status["status"] = json!("resting");
+    status["new_member"] = json!({"of": ["tomorrow"]});
+    let shown = status.clone();
+    let fake = Fake::new(move |_| Answer::ok(status.clone()));
+    let done = fake.occ(&["status", "--host", "h"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.out.contains("unknown"), "{done:?}");
+    let list = common::list(&[shown], None);
+    let fake = Fake::new(move |_| Answer::ok(list.clone()));
+    let done = fake.occ(&["host", "list"]);
+    assert_eq!(done.code, 0, "{done:?}");
 }
 
 #[test]
@@ -233,25 +301,36 @@ fn run_becomes_the_daemon() {
 #[test]
 fn daemon_process() {
     let Some(link) = std::env::var_os("CARDBOARD_DAEMON") else { return };
-    let fake = daemon(std::process::id());
+    let fake = match std::env::var_os("CARDBOARD_LOCK") {
+        None => daemon(std::process::id()),
+        Some(_) => Fake::new(|_| Answer::text("{}").header("occ-api-version", "2")),
+    };
+    let lock = std::env::var_os("CARDBOARD_LOCK").map(|path| {
+        std::fs::write(&path, std::process::id().to_string()).unwrap();
+        let file = std::fs::File::open(path).unwrap();
+        file.try_lock().unwrap();
+        file
+    });
     std::fs::rename(&fake.socket, link).unwrap();
     println!("up");
     loop {
         std::thread::park();
+        // Held until then.
+        let _ = &lock;
     }
 }
 
-#[test]
-fn stop_ends_the_daemon_behind_the_socket() {
+/// Checks that a process like `daemon_process` is ended by `occ daemon stop`.
+fn is_ended_by_stop(lock: bool) {
     use std::io::{BufRead as _, BufReader};
     let dir = private_dir();
     let socket = dir.path().join("s");
-    let mut daemon = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "daemon_process", "--nocapture"])
-        .env("CARDBOARD_DAEMON", &socket)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut daemon = Command::new(std::env::current_exe().unwrap());
+    daemon.args(["--exact", "daemon_process", "--nocapture"]).env("CARDBOARD_DAEMON", &socket);
+    if lock {
+        daemon.env("CARDBOARD_LOCK", socket.with_extension("lock"));
+    }
+    let mut daemon = daemon.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
     assert!(lines.map_while(Result::ok).any(|line| line.ends_with("up")));
     let done = run(occ(&["daemon", "stop"], dir.path()).env("OCC_SOCKET", &socket));
@@ -261,6 +340,16 @@ fn stop_ends_the_daemon_behind_the_socket() {
     assert_eq!((done.code, done.out), (0, format!("occd stopped (process {id}).\n")));
     // By SIGTERM, not by the kill above.
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
+}
+
+#[test]
+fn stop_ends_the_daemon_behind_the_socket() {
+    is_ended_by_stop(false);
+}
+
+#[test]
+fn stop_ends_a_daemon_whose_answers_are_not_understood() {
+    is_ended_by_stop(true);
 }
 
 #[test]

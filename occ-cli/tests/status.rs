@@ -34,7 +34,8 @@ fn one_request_answers_for_a_connected_host() {
     let done = fake.occ(&["status", "--host", "h"]);
     assert_eq!(
         done.out,
-        "[h] Link      ● connected  2h 10m, 12 ms, deploy@203.0.113.10 via bastion-eu\n"
+        "[h] Link      ● connected  2h 10m, 12 ms, deploy@203.0.113.10 via bastion-eu\n\
+         [h] Sandbox   ? unknown    Docker has not been heard yet; --fresh asks it\n"
     );
     assert_eq!((done.err.as_str(), fake.lines()), ("", vec!["GET /v1/hosts/h".to_owned()]));
 }
@@ -130,6 +131,40 @@ fn docker_trouble_is_part_of_the_answer() {
         done.err,
         "hint: on h: sudo usermod -aG docker deploy; then occ reconnect --host h\n"
     );
+}
+
+#[test]
+fn a_fresh_look_that_cannot_be_had_is_no_success() {
+    let mut value = broken("h", "backoff", "host_unreachable", "no route to host.");
+    value["sandbox"] = json!({
+        "exists": true, "state": "running", "as_of": ago(60), "stale": true, "exit_code": null,
+        "docker_version": "27", "ports": [],
+    });
+    let fake = one(value);
+    let done = fake.occ(&["status", "--host", "h", "--fresh"]);
+    assert_eq!(done.code, 5, "{done:?}");
+    assert!(done.out.contains("[h] Sandbox   ? running    as of 1m ago, stale"), "{done:?}");
+    assert_eq!(done.err, "hint: occ reconnect --host h\n");
+    assert_eq!(fake.occ(&["status", "--host", "h", "--fresh", "--json"]).code, 5);
+    // From memory it is an answer.
+    assert_eq!(fake.occ(&["status", "--host", "h"]).code, 0);
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_has_a_hint() {
+    let mut value = connected("h");
+    let down =
+        "the Docker daemon does not answer on /s: Docker is installed, but its socket is not there";
+    let hung = "the Docker daemon does not answer: it takes connections, and says nothing";
+    for (message, hint) in [
+        (down, "hint: on h: sudo systemctl start docker, where systemd runs"),
+        (hung, "hint: on h: sudo systemctl restart docker, where systemd runs"),
+    ] {
+        value["docker_error"] = json!({ "code": "docker_unavailable", "message": message });
+        let (out, err) = text(value.clone());
+        assert!(out.contains(&format!("[h] Sandbox   ? unknown    {message}\n")), "{out}");
+        assert!(err.starts_with(hint), "{err}");
+    }
 }
 
 #[test]

@@ -61,6 +61,11 @@ fn usage_errors_exit_2_and_say_why() {
         (&["start", "-p", "0"], "1 to 65535"),
         (&["logs", "-n", "some"], "neither a number of lines nor all"),
         (&["logs", "-f", "--no-follow"], "cannot be used with"),
+        (
+            &["sandbox", "diff", "--host", "a", "--from", "b", "--to", "c"],
+            "do not go with occ sandbox",
+        ),
+        (&["--local", "sandbox", "diff", "--from", "b", "--to", "c"], "do not go with occ sandbox"),
         (&["update", "cli"], "does not replace itself"),
         (&["update", "opencode"], "builds inside the sandbox"),
         (&["status", "--host", "-x"], "begins with '-'"),
@@ -103,8 +108,8 @@ fn commands_of_the_existing_tool_are_recognised() {
         assert!(done.err.starts_with(&format!("Error: occ {name} is a command of")), "{done:?}");
         assert!(done.err.contains("hint: "), "{done:?}");
     }
-    let done = run(&mut occ(&["daemon", "restart"], home.path()));
-    assert!(done.err.contains("unrecognized subcommand 'restart'"), "{done:?}");
+    let done = run(&mut occ(&["daemon", "update"], home.path()));
+    assert!(done.err.contains("unrecognized subcommand 'update'"), "{done:?}");
 }
 
 #[test]

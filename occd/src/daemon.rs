@@ -1,5 +1,7 @@
 //! The composition root: what the daemon is made of, in which order it starts and stops.
 
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use occ_proto::Secret;
 use occ_proto::paths::{Env, PathError};
+use occ_proto::status::State;
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,14 +28,16 @@ use crate::grants::Grants;
 use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
+use crate::in_flight::InFlight;
 use crate::ownership::{self, Exposed};
 use crate::policy::Guard;
 use crate::pool::Pool;
+use crate::process;
 use crate::prompts::Prompts;
 use crate::secrets::Secrets;
-use crate::server;
+use crate::server::{self, Pulse};
 use crate::session::Sessions;
-use crate::socket::{OwnedSocket, SocketError};
+use crate::socket::{self, OwnedSocket, PassedSocket, SocketError, SocketFile};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::dial::DialEnvironment;
@@ -63,6 +69,14 @@ pub enum StartError {
         /// Who.
         source: Exposed,
     },
+    /// Another daemon, on another socket, uses the state directory.
+    #[error("another occd{} uses the state directory {}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .path.display())]
+    StateInUse {
+        /// The directory.
+        path: PathBuf,
+        /// The other one, as it wrote.
+        pid: Option<u32>,
+    },
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -74,10 +88,23 @@ pub enum StartError {
     Listen(#[source] std::io::Error),
 }
 
+/// Where the control socket comes from.
+#[derive(Debug)]
+pub enum Place {
+    /// It is to be made there.
+    Path(PathBuf),
+    /// systemd has made it.
+    Passed(PassedSocket),
+}
+
 /// Everything that is decided before the runtime starts.
 #[derive(Debug)]
 pub struct Daemon {
+    /// The read-only socket. It goes before the lock does.
+    read_only: Option<(SocketFile, StdListener)>,
     socket: OwnedSocket,
+    /// Held as long as this process runs.
+    _state_lock: Option<File>,
     listener: StdListener,
     env: Env,
     config: Config,
@@ -94,7 +121,7 @@ impl Daemon {
     /// Takes the lock and the socket. Called before the runtime exists: see [`OwnedSocket::bind`].
     pub fn bind(
         env: Env,
-        socket: &std::path::Path,
+        place: Place,
         login_user: String,
         agent: Option<PathBuf>,
         given_key: Option<Secret>,
@@ -105,9 +132,19 @@ impl Daemon {
         let config_stamp = config_file.stamp();
         let config = config_file.load()?;
         check_state_dir(&env.state_dir()?)?;
-        let (socket, listener) = OwnedSocket::bind(socket)?;
+        let (socket, listener) = match place {
+            Place::Path(path) => OwnedSocket::bind(&path)?,
+            Place::Passed(passed) => OwnedSocket::adopt(passed)?,
+        };
+        // Nobody needs it as they need the other: a path that is too long by its few letters is no reason to fail.
+        let read_only = socket.bind_read_only().map_err(|error| {
+            tracing::warn!(error = chain(&error), "there is no read-only socket");
+        });
+        let state_lock = lock_state_dir(&env.state_dir()?)?;
         Ok(Self {
             socket,
+            read_only: read_only.ok(),
+            _state_lock: state_lock,
             listener,
             env,
             config,
@@ -120,10 +157,12 @@ impl Daemon {
         })
     }
 
-    /// Serves until `stop` is cancelled. `ready` is called when clients are accepted.
+    /// Serves until `stop` is cancelled; the files are looked at when `reload` is notified, too. `ready` is called
+    /// when clients are accepted.
     pub async fn run(
         self,
         stop: CancellationToken,
+        reload: Arc<Notify>,
         ready: impl FnOnce(),
     ) -> Result<(), StartError> {
         let tasks = TaskTracker::new();
@@ -180,6 +219,7 @@ impl Daemon {
             tasks: tasks.clone(),
             recorder,
             clock: Arc::default(),
+            first_use: Arc::default(),
             stop: hosts_stop.clone(),
         });
         let used = UsedFile::new(self.env.state_dir()?);
@@ -245,7 +285,10 @@ impl Daemon {
             hosts: hosts.clone(),
             config,
             socket: self.socket.path().to_owned(),
+            read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
             archive,
+            in_flight: InFlight::default(),
+            end: stop.clone(),
             started_at: Timestamp::now(),
         });
 
@@ -260,7 +303,8 @@ impl Daemon {
         }
         tasks.spawn(api::publish(Arc::clone(&app), watchers.clone()));
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
-        tasks.spawn(follow(Arc::clone(&app), watchers));
+        tasks.spawn(follow(Arc::clone(&app), watchers.clone()));
+        tasks.spawn(reload_on(reload, Arc::clone(&app), watchers));
 
         let listener = UnixListener::from_std(self.listener).map_err(StartError::Listen)?;
         let clients = TaskTracker::new();
@@ -273,8 +317,21 @@ impl Daemon {
         let router = api::router(Arc::clone(&app));
         // Another, so that a grant's clients take no places of the daemon's own.
         app.grants.serve_all(&api::router(Arc::clone(&app)));
+        let pulse = process::watchdog_period().map(|period| {
+            let pool = Arc::clone(&app.pool);
+            Pulse { period, beat: Box::new(move || process::notify_alive(&connected(&pool))) }
+        });
+        let read_only_file = match self.read_only {
+            Some((file, listener)) => {
+                let listener = UnixListener::from_std(listener).map_err(StartError::Listen)?;
+                let router = api::router(Arc::clone(&app));
+                tasks.spawn(server::serve_looks(listener, router, clients.clone(), stop.clone()));
+                Some(file)
+            }
+            None => None,
+        };
         drop(app);
-        let serving = server::serve(listener, router, clients.clone(), stop.clone());
+        let serving = server::serve(listener, router, clients.clone(), pulse, stop.clone());
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
         // then wake a worker.
         if let Err(error) = tasks.spawn(serving).await {
@@ -282,6 +339,7 @@ impl Daemon {
         }
 
         tracing::info!("stopping");
+        process::notify_stopping();
         prompts.close();
         clients.close();
         // Hosts end at the same time: a command that runs for ever would otherwise hold its client, and
@@ -297,6 +355,7 @@ impl Daemon {
                 "not everything ended in time; the rest is cut off"
             );
         }
+        drop(read_only_file);
         drop(self.socket);
         tracing::info!("stopped");
         Ok(())
@@ -310,6 +369,26 @@ fn check_state_dir(path: &Path) -> Result<(), StartError> {
             .map_err(|source| StartError::State { path: path.to_owned(), source }),
         // Whoever writes there first says what is wrong.
         Err(_) => Ok(()),
+    }
+}
+
+/// Makes sure that no other daemon uses the state directory: each would write over what the other remembers.
+fn lock_state_dir(path: &Path) -> Result<Option<File>, StartError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    match made.map(|()| socket::lock(&path.join("occd.lock"))) {
+        Ok(Ok(lock)) => Ok(Some(lock)),
+        Ok(Err(SocketError::AlreadyRunning { pid, .. })) => {
+            Err(StartError::StateInUse { path: path.to_owned(), pid })
+        }
+        // Whoever writes there first says what is wrong. Not every file system has locks.
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "the state directory is not locked");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the state directory cannot be made");
+            Ok(None)
+        }
     }
 }
 
@@ -332,6 +411,30 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
         }
         let settings = Arc::clone(&config.borrow_and_update().config);
         app.apply(&snapshot, &settings).await;
+    }
+}
+
+/// Returns how many hosts are connected, for a person.
+fn connected(pool: &Pool) -> String {
+    let hosts = pool.configured();
+    let connected = hosts.iter().filter(|host| host.snapshot().state == State::Connected).count();
+    format!("{connected} of {} hosts are connected.", hosts.len())
+}
+
+/// Looks at the files when told to (SIGHUP), and tells systemd about it.
+async fn reload_on(reload: Arc<Notify>, app: Arc<App>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = reload.notified() => {}
+        }
+        process::notify_reloading();
+        app.refresh_config().await;
+        let snapshot = app.hosts.refresh().await;
+        let settings = app.config.current().config;
+        app.apply(&snapshot, &settings).await;
+        tracing::info!("hosts.json and occd.toml were looked at");
+        process::notify_reloaded();
     }
 }
 

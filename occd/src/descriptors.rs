@@ -16,6 +16,8 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::in_flight::Flying;
+
 /// The most descriptors of one client: its standard output and its standard error.
 const MOST: usize = 2;
 
@@ -43,6 +45,8 @@ pub struct Passed(Arc<Shared>);
 struct Shared {
     accepting: AtomicBool,
     received: Mutex<Vec<OwnedFd>>,
+    /// The connection has become a stream, which is in flight until it ends.
+    stream: Mutex<Option<Flying>>,
 }
 
 impl Drop for Shared {
@@ -63,6 +67,11 @@ impl Passed {
     pub fn accept(&self) -> bool {
         self.0.accepting.store(cfg!(target_os = "linux"), Ordering::Release);
         cfg!(target_os = "linux")
+    }
+
+    /// Has something in flight for as long as the connection is there.
+    pub fn keep(&self, flying: Flying) {
+        *self.0.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(flying);
     }
 
     /// Ends the collecting and returns what has come, in its order: at most two, and none of a client

@@ -266,6 +266,7 @@ impl Grants {
         self.tasks.spawn(serving);
         let (name, ends_at) = (grant.name.clone(), grant.ends_at);
         let (grants, stop) = (Arc::downgrade(self), self.stop.clone());
+        let socket = self.dir.join(&name).join(GRANT_SOCKET);
         self.tasks.spawn(async move {
             let ended = async {
                 while let Ok(left) = Duration::try_from(ends_at.duration_since(Timestamp::now()))
@@ -274,11 +275,18 @@ impl Grants {
                     sleep(left.min(LOOK)).await;
                 }
             };
-            tokio::select! {
-                // The next daemon goes on with it.
-                () = stop.cancelled() => return over.cancel(),
+            let stopped = tokio::select! {
+                () = stop.cancelled() => true,
                 () = over.cancelled() => return,
-                () = ended => over.cancel(),
+                () = ended => false,
+            };
+            over.cancel();
+            if stopped {
+                // The next daemon goes on with it, in the same directory, which may be mounted somewhere.
+                if let Err(error) = std::fs::remove_file(&socket) {
+                    tracing::warn!(grant = name, %error, "a grant's socket could not be removed");
+                }
+                return;
             }
             if let Some(grants) = grants.upgrade()
                 && grants.take(&name)

@@ -19,6 +19,7 @@ pub mod grants;
 pub mod history;
 pub mod host;
 pub mod hosts;
+pub mod in_flight;
 pub mod logging;
 pub mod ownership;
 pub mod peer;

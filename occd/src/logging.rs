@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tracing::{Level, Metadata};
@@ -22,11 +22,22 @@ const DEFAULT: &str = "info";
 const GUARDED: [(&str, Level); 3] =
     [("russh", Level::WARN), ("zbus", Level::WARN), ("hyper", Level::INFO)];
 
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[error("the log {path} cannot be written")]
+pub struct LogError {
+    path: PathBuf,
+    source: io::Error,
+}
+
 /// Starts logging. `OCCD_LOG` sets the level (`debug`, `occd=trace`, …).
-pub fn start(file: Option<&Path>) -> io::Result<()> {
+pub fn start(file: Option<&Path>) -> Result<(), LogError> {
     let wanted = EnvFilter::try_from_env("OCCD_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let (writer, ansi) = match file {
-        Some(path) => (BoxMakeWriter::new(Mutex::new(open(path)?)), false),
+        Some(path) => {
+            let file = open(path).map_err(|source| LogError { path: path.to_owned(), source })?;
+            (BoxMakeWriter::new(Mutex::new(file)), false)
+        }
         None => (BoxMakeWriter::new(io::stderr), io::IsTerminal::is_terminal(&io::stderr())),
     };
     let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(ansi);

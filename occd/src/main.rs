@@ -1,14 +1,17 @@
 //! occd: arguments, logging and signals around [`occd::daemon`].
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use occ_proto::paths::Env;
-use occd::daemon::{Daemon, StartError};
+use occd::daemon::{Daemon, Place, StartError};
+use occd::socket::PassedSocket;
 use occd::ssh::error::chain;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The exit status for a bad configuration (`EX_CONFIG`, sysexits.h): the systemd unit does not start
@@ -42,7 +45,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let env = Env::from_process();
-    let socket = env.socket(arguments.socket.as_deref())?;
+    let passed = PassedSocket::take()?;
+    let socket = match &passed {
+        Some(passed) => passed.path().to_owned(),
+        None => env.socket(arguments.socket.as_deref())?,
+    };
     let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|v| !v.is_empty()).map(PathBuf::from);
     occd::process::harden();
     if arguments.daemonize && !occd::process::leave_session()? {
@@ -50,7 +57,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     let daemon = Daemon::bind(
         env.clone(),
-        &socket,
+        passed.map_or_else(|| Place::Path(socket.clone()), Place::Passed),
         occd::process::login_user()?,
         agent,
         occd::process::given_key(),
@@ -58,26 +65,37 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     occd::logging::start(arguments.daemonize.then(|| env.log_file()).transpose()?.as_deref())?;
     // A daemon without a terminal has nowhere else to say it.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a defect of occd")));
+    let has_terminal = !arguments.daemonize && std::io::stderr().is_terminal();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         // Caught, so that a write beyond RLIMIT_FSIZE fails instead of ending us; never waited for.
         let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         let on_signal = stop.clone();
+        let reload = Arc::new(Notify::new());
+        let on_hang_up = Arc::clone(&reload);
         let signals = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            loop {
+                let hung_up = tokio::select! {
+                    _ = terminate.recv() => false,
+                    _ = interrupt.recv() => false,
+                    _ = hang_up.recv() => true,
+                };
+                // A terminal that closes hangs up, too, and ends what was started there.
+                if !hung_up || has_terminal {
+                    break;
+                }
+                on_hang_up.notify_one();
             }
-            occd::process::notify_stopping();
             on_signal.cancel();
             std::future::pending::<()>().await;
         };
         let ready = || occd::process::notify_ready(&socket, arguments.daemonize);
         tokio::select! {
-            result = daemon.run(stop, ready) => result.map_err(Into::into),
+            result = daemon.run(stop, reload, ready) => result.map_err(Into::into),
             () = signals => Ok(()),
         }
     });

@@ -2,9 +2,11 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use occ_proto::{KEY_VARIABLES, Secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 
 /// Why the process cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +104,7 @@ pub fn login_user() -> Result<String, ProcessError> {
 
 /// Tells systemd, if it started us, and `occ`, if it did, that clients are accepted.
 pub fn notify_ready(socket: &Path, daemonized: bool) {
-    notify(sd_notify::NotifyState::Ready);
+    notify(&[NotifyState::Ready, NotifyState::Status("Clients are accepted.")]);
     if daemonized {
         let mut out = std::io::stdout();
         // Whoever started us may have gone.
@@ -113,11 +115,35 @@ pub fn notify_ready(socket: &Path, daemonized: bool) {
 
 /// Tells systemd that we stop.
 pub fn notify_stopping() {
-    notify(sd_notify::NotifyState::Stopping);
+    notify(&[NotifyState::Stopping, NotifyState::Status("What runs is given time to end.")]);
 }
 
-fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+/// Tells systemd that the files are read anew; [`notify_reloaded`] ends that.
+pub fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "systemd could not be told"),
+    }
+}
+
+/// Tells systemd that the files have been read anew.
+pub fn notify_reloaded() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd that we live, and how things are.
+pub fn notify_alive(status: &str) {
+    notify(&[NotifyState::Watchdog, NotifyState::Status(status)]);
+}
+
+/// Returns how often systemd wants to hear that we live, if it does (`WatchdogSec=`): twice as often as would do, as
+/// sd_watchdog_enabled(3) advises.
+pub fn watchdog_period() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|period| !period.is_zero())
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "systemd could not be told");
     }
 }

@@ -11,8 +11,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -26,29 +29,113 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 /// The send buffer asked for on a client's socket; the system's limit (`net.core.wmem_max`) may be less. With
 /// the default a bulk stream wakes both ends for every 200 KiB.
 const SEND_BUFFER: usize = 1024 * 1024;
+/// The most clients, as far as there are file descriptors; and those that are left for hosts and files.
+const CLIENTS: usize = 16 * 1024;
+const RESERVED: usize = 512;
+/// Where there are next to none, some clients all the same.
+const FEW: usize = 64;
+/// Clients of the read-only socket at a time. More wait in line.
+const LOOKING: usize = 512;
 /// The pause after a failed accept. It fails when file descriptors run out, and then it fails again at
 /// once: the pause keeps the loop from spinning until some are free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves clients until `stop` is cancelled; then lets running requests end.
+/// A sign of life that somebody waits for.
+pub struct Pulse {
+    /// How often.
+    pub period: Duration,
+    /// Gives it.
+    pub beat: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pulse").field("period", &self.period).finish_non_exhaustive()
+    }
+}
+
+/// Serves clients until `stop` is cancelled; then lets running requests end. The pulse comes from here and nowhere
+/// else: it ends when no client is accepted any more.
 pub async fn serve(
     listener: UnixListener,
     router: Router,
     clients: TaskTracker,
+    pulse: Option<Pulse>,
     stop: CancellationToken,
 ) {
+    let most = most_clients();
+    let mut next = pulse.as_ref().map(|pulse| {
+        let mut next = tokio::time::interval(pulse.period);
+        next.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        next
+    });
+    let mut due = async || match &mut next {
+        Some(next) => _ = next.tick().await,
+        None => std::future::pending().await,
+    };
     loop {
-        let accepted = tokio::select! {
+        let event = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            accepted = accept(&listener) => accepted,
+            () = due() => None,
+            accepted = accept(&listener) => Some(accepted),
+        };
+        let Some(accepted) = event else {
+            if let Some(pulse) = &pulse {
+                (pulse.beat)();
+            }
+            continue;
         };
         let Some(stream) = accepted else { continue };
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
             tracing::debug!(%error, "the send buffer stays as it is");
         }
-        clients.spawn(client(stream, router.clone(), None, stop.clone()));
+        if clients.len() >= most {
+            clients.spawn(turn_away(stream, most));
+            continue;
+        }
+        clients.spawn(client(stream, router.clone(), Asker::default(), stop.clone()));
     }
+}
+
+/// Serves those who only look, so many at a time, until `stop` is cancelled.
+pub async fn serve_looks(
+    listener: UnixListener,
+    router: Router,
+    clients: TaskTracker,
+    stop: CancellationToken,
+) {
+    let looks = |stream| {
+        let asker = Asker { only_looks: true, ..Asker::default() };
+        let served = client(stream, router.clone(), asker, CancellationToken::new());
+        async { Ok(served.await) }
+    };
+    serve_each(LOOKING, || accept(&listener), &clients, &stop, looks).await;
+}
+
+/// Returns how many clients there may be: each takes a file descriptor, and hosts need some, too.
+fn most_clients() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    files.saturating_sub(RESERVED).clamp(FEW, CLIENTS)
+}
+
+/// Tells a client that there are too many.
+async fn turn_away(mut stream: UnixStream, most: usize) {
+    let problem = occ_proto::Problem::new(
+        429,
+        occ_proto::Code::TooManyRequests,
+        format!("occd has {most} clients, and takes no more."),
+    );
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+         Retry-After: 1\r\nConnection: close\r\n\r\n{body}",
+        occ_proto::error::PROBLEM_JSON,
+        body.len()
+    );
+    // One that does not listen is gone, which is as well.
+    let _ = timeout(HEADER_TIME, stream.write_all(answer.as_bytes())).await;
 }
 
 /// Serves clients with `client`, so many at a time, until `end` is cancelled. More wait in line.
@@ -146,20 +233,16 @@ pub async fn serve_grant(
         let Some(stream) = accepted else { continue };
         let (router, grant, end) = (router.clone(), Arc::clone(&grant), end.clone());
         tasks.spawn(async move {
-            let served = client(stream, router, Some(grant), CancellationToken::new());
+            let asker = Asker { grant: Some(grant), ..Asker::default() };
+            let served = client(stream, router, asker, CancellationToken::new());
             end.run_until_cancelled(served).await;
         });
     }
 }
 
-async fn client(
-    stream: UnixStream,
-    router: Router,
-    grant: Option<Arc<GrantInForce>>,
-    stop: CancellationToken,
-) {
+async fn client(stream: UnixStream, router: Router, asker: Asker, stop: CancellationToken) {
     let passed = Passed::default();
-    let asker = Asker { peer: Peer::of(&stream), grant, ..Asker::default() };
+    let asker = Asker { peer: Peer::of(&stream), ..asker };
     let stream = ClientStream::new(stream, passed.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let router = router.clone();
@@ -185,5 +268,61 @@ async fn client(
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, RecvTimeoutError};
+
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_millis(20);
+    /// Guards against hanging.
+    const GUARD: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn the_pulse_ends_while_nothing_of_the_runtime_runs() {
+        const WORKERS: usize = 2;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(WORKERS).enable_all().build().unwrap();
+        let (clients, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (beats, seen) = mpsc::sync_channel(1000);
+        let beat = Box::new(move || beats.send(()).unwrap());
+        let listener = runtime.block_on(async { UnixListener::bind(&path) }).unwrap();
+        let pulse = Some(Pulse { period: PERIOD, beat });
+        let served = serve(listener, Router::new(), clients.clone(), pulse, stop.clone());
+        clients.spawn_on(served, runtime.handle());
+        for _ in 0..3 {
+            seen.recv_timeout(GUARD).unwrap();
+        }
+        // Every worker is kept from its work, as a defect would.
+        let (stalled, all_stalled) = mpsc::sync_channel(WORKERS);
+        let release: Vec<_> = (0..WORKERS)
+            .map(|_| {
+                let (release, released) = mpsc::sync_channel::<()>(1);
+                let stalled = stalled.clone();
+                clients.spawn_on(
+                    async move {
+                        stalled.send(()).unwrap();
+                        released.recv().unwrap();
+                    },
+                    runtime.handle(),
+                );
+                release
+            })
+            .collect();
+        for _ in 0..WORKERS {
+            all_stalled.recv_timeout(GUARD).unwrap();
+        }
+        while seen.try_recv().is_ok() {}
+        assert_eq!(seen.recv_timeout(PERIOD * 20), Err(RecvTimeoutError::Timeout));
+        for release in release {
+            release.send(()).unwrap();
+        }
+        seen.recv_timeout(GUARD).unwrap();
+        stop.cancel();
     }
 }

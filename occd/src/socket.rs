@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
+use occ_proto::paths::read_only_beside;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
@@ -34,6 +35,9 @@ pub enum SocketError {
     /// What lies at the socket's path is no socket.
     #[error("{0} exists and is not a socket; move it away")]
     NotASocket(PathBuf),
+    /// systemd passed something else than the one socket of occd.socket.
+    #[error("the socket that systemd passed cannot be used: {0}")]
+    NotUsable(String),
     /// The path has no directory.
     #[error("the socket path {0} has no directory")]
     NoDirectory(PathBuf),
@@ -54,24 +58,64 @@ fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
     move |source| SocketError::Io { what, path: path.to_owned(), source }
 }
 
-/// The socket that this daemon owns. Dropping it removes the socket file, then releases the lock.
+/// The name under which systemd passes the control socket (`FileDescriptorName=` of occd.socket).
+const PASSED_NAME: &str = "occd";
+/// Clients that may wait to be accepted; the system's limit (`net.core.somaxconn`) may be less.
+const BACKLOG: i32 = 4096;
+
+/// The control socket as systemd passed it (sd_listen_fds(3)): it is bound, and clients may wait already.
 #[derive(Debug)]
-pub struct OwnedSocket {
+pub struct PassedSocket {
+    listener: StdListener,
     path: PathBuf,
-    inode: (u64, u64),
-    _lock: File,
 }
 
-impl OwnedSocket {
-    /// Takes the lock and binds the socket. Called before any thread exists, because the file mode that
-    /// the socket is born with comes from the process's umask.
-    pub fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
-        let dir = path
-            .parent()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .ok_or_else(|| SocketError::NoDirectory(path.to_owned()))?;
-        private_dir(dir)?;
-        let lock = lock(&path.with_extension("lock"))?;
+impl PassedSocket {
+    /// Takes it, if there is one. Called before any thread exists: the variables that tell of it are removed, so
+    /// that no program below us takes them for its own.
+    pub fn take() -> Result<Option<Self>, SocketError> {
+        let own = std::process::id().to_string();
+        if std::env::var("LISTEN_PID").ok() != Some(own) {
+            return Ok(None);
+        }
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut passed = listenfd::ListenFd::from_env();
+        let unusable = |why: String| SocketError::NotUsable(why);
+        let index = match passed.len() {
+            0 => return Ok(None),
+            1 => 0,
+            count => names
+                .split(':')
+                .position(|name| name == PASSED_NAME)
+                .ok_or_else(|| unusable(format!("there are {count}, none named {PASSED_NAME}")))?,
+        };
+        let listener = passed
+            .take_unix_listener(index)
+            .map_err(|error| unusable(error.to_string()))?
+            .ok_or_else(|| unusable(format!("there is none named {PASSED_NAME}")))?;
+        let address = listener.local_addr().map_err(|error| unusable(error.to_string()))?;
+        let path = address.as_pathname().filter(|path| path.is_absolute());
+        let path = path.ok_or_else(|| unusable("it has no path".to_owned()))?.to_owned();
+        Ok(Some(Self { listener, path }))
+    }
+
+    /// Returns where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The file of a socket that this daemon made. Dropping it removes the file.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl SocketFile {
+    /// Binds a socket. Called with the lock held, and before any thread exists, because the file mode that the socket is
+    /// born with comes from the process's umask.
+    fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
         remove_stale(path)?;
         let before = umask(Mode::from_raw_mode(0o177));
         let bound = StdListener::bind(path);
@@ -81,16 +125,18 @@ impl OwnedSocket {
         let metadata =
             std::fs::symlink_metadata(path).map_err(io_error("could not look at", path))?;
         let inode = (metadata.dev(), metadata.ino());
-        Ok((Self { path: path.to_owned(), inode, _lock: lock }, listener))
+        Ok((Self { path: path.to_owned(), inode }, listener))
     }
+}
 
-    /// Returns the socket's path.
+impl SocketFile {
+    /// Returns where it lies.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for OwnedSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Somebody may have replaced the file; theirs is not ours to remove.
         let ours = std::fs::symlink_metadata(&self.path)
@@ -99,6 +145,59 @@ impl Drop for OwnedSocket {
             tracing::warn!(%error, path = %self.path.display(), "the socket could not be removed");
         }
     }
+}
+
+/// The socket that this daemon owns. Dropping it removes the socket file, if the daemon made it, then releases the
+/// lock.
+#[derive(Debug)]
+pub struct OwnedSocket {
+    path: PathBuf,
+    /// That we made.
+    _file: Option<SocketFile>,
+    _lock: File,
+}
+
+impl OwnedSocket {
+    /// Takes the lock and binds the socket. Called before any thread exists, because the file mode that
+    /// the socket is born with comes from the process's umask.
+    pub fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
+        let lock = lock_beside(path)?;
+        let (file, listener) = SocketFile::bind(path)?;
+        Ok((Self { path: path.to_owned(), _file: Some(file), _lock: lock }, listener))
+    }
+
+    /// Binds the read-only socket, which lies beside this one: `occd-ro.sock` beside `occd.sock`.
+    pub fn bind_read_only(&self) -> Result<(SocketFile, StdListener), SocketError> {
+        SocketFile::bind(&read_only_beside(&self.path))
+    }
+
+    /// Takes the lock for a socket that systemd bound. It stays systemd's: it is not removed, and clients may wait
+    /// there for the next daemon.
+    pub fn adopt(passed: PassedSocket) -> Result<(Self, StdListener), SocketError> {
+        let PassedSocket { listener, path } = passed;
+        let lock = lock_beside(&path)?;
+        listener.set_nonblocking(true).map_err(io_error("could not set up", &path))?;
+        // Whoever listens last is whom a client takes for its peer (SO_PEERCRED): us, and not systemd.
+        socket2::SockRef::from(&listener)
+            .listen(BACKLOG)
+            .map_err(io_error("could not listen on", &path))?;
+        Ok((Self { path, _file: None, _lock: lock }, listener))
+    }
+
+    /// Returns the socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Takes the lock beside a socket, in a directory that is ours alone.
+fn lock_beside(path: &Path) -> Result<File, SocketError> {
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .ok_or_else(|| SocketError::NoDirectory(path.to_owned()))?;
+    private_dir(dir)?;
+    lock(&path.with_extension("lock"))
 }
 
 /// Makes the directory, or checks that the one there is ours alone: anybody who can write to it could put
@@ -128,7 +227,7 @@ fn private_dir(dir: &Path) -> Result<(), SocketError> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, SocketError> {
+pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

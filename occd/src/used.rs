@@ -11,6 +11,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use occ_proto::HostName;
 use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::pool::Pool;
@@ -18,8 +20,10 @@ use crate::state_file;
 
 /// A host that was used within this time is connected when the daemon starts.
 pub const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// How often the file is written at most while the daemon runs.
+/// How often the file is written at most while the daemon runs, unless a host is used for the first time.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// From the first use of a host to the file: it may be used for its login, and others with it.
+const FIRST_USE: Duration = Duration::from_secs(1);
 
 /// Which hosts are connected before anybody asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -78,11 +82,18 @@ impl UsedFile {
         state_file::save(&self.0, used)
     }
 
-    /// Writes the file now and then, and when `stop` is cancelled.
+    /// Writes the file now and then, soon after a host was used for the first time, so that a daemon that is killed
+    /// is followed by one that knows, and when `stop` is cancelled.
     pub async fn keep(self, pool: Arc<Pool>, stop: CancellationToken) {
         let mut saved = self.load();
+        let first_use = Arc::clone(&pool.context().first_use);
         loop {
-            let stopped = tokio::time::timeout(INTERVAL, stop.cancelled()).await.is_ok();
+            let wait = tokio::select! {
+                () = stop.cancelled() => Duration::ZERO,
+                () = tokio::time::sleep(INTERVAL) => Duration::ZERO,
+                () = first_use.notified() => FIRST_USE,
+            };
+            let stopped = timeout(wait, stop.cancelled()).await.is_ok();
             let mut used = saved.clone();
             for (host, at) in pool.used() {
                 match at {
@@ -105,22 +116,27 @@ impl UsedFile {
 }
 
 /// The moment of the last use of one host; shared with its handles.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct UseClock {
     last: std::sync::Mutex<Option<Timestamp>>,
     /// The last login needed a client, so that none is to be tried without one.
     by_client: AtomicBool,
+    first_use: Arc<Notify>,
 }
 
 impl UseClock {
-    /// Returns a clock that stands there.
-    pub fn at(used: Option<Timestamp>) -> Self {
-        Self { last: std::sync::Mutex::new(used), by_client: AtomicBool::new(false) }
+    /// Returns a clock that stands there, and tells of a first use.
+    pub fn at(used: Option<Timestamp>, first_use: Arc<Notify>) -> Self {
+        let last = std::sync::Mutex::new(used);
+        Self { last, by_client: AtomicBool::new(false), first_use }
     }
 
     /// Notes a use.
     pub fn note(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Timestamp::now());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.replace(Timestamp::now()).is_none() {
+            self.first_use.notify_one();
+        }
     }
 
     /// Notes whether the last login needed a client.

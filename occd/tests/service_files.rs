@@ -1,10 +1,12 @@
 //! The files in systemd/ and launchd/ are valid and say what occd does: it tells its starter when
-//! clients are accepted and when it stops.
+//! clients are accepted, that it lives and when it stops, and takes the socket that it is given.
 
 #![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::net::UnixDatagram;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -59,7 +61,7 @@ fn terminate(child: &mut Child) -> ExitStatus {
 }
 
 #[test]
-fn systemd_finds_no_fault_in_the_unit() {
+fn systemd_finds_no_fault_in_the_units() {
     if !require("systemd-analyze") {
         return;
     }
@@ -67,7 +69,7 @@ fn systemd_finds_no_fault_in_the_unit() {
     install(&rig);
     let output = command(&rig, "systemd-analyze")
         .args(["--user", "verify"])
-        .arg(file("systemd/occd.service"))
+        .args([file("systemd/occd.service"), file("systemd/occd.socket")])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -117,27 +119,150 @@ fn the_launch_agent_parses_and_its_command_runs_occd() {
     assert!(std::fs::read_to_string(log).unwrap().contains("ready"));
 }
 
-#[test]
-fn the_starter_is_told_when_clients_are_accepted_and_when_it_stops() {
-    let mut rig = DaemonRig::new();
+/// Returns a socket in place of systemd's, and what comes there, one message after the other.
+fn notify_socket(rig: &mut DaemonRig) -> UnixDatagram {
     let path = rig.root().join("notify.sock");
     let notified = UnixDatagram::bind(&path).unwrap();
     notified.set_read_timeout(Some(GUARD)).unwrap();
-    let next = || {
-        let mut message = [0; 512];
-        let count = notified.recv(&mut message).unwrap();
-        String::from_utf8_lossy(&message[..count]).trim_end().to_owned()
-    };
     rig.set_env("NOTIFY_SOCKET", &path);
+    notified
+}
+
+/// Returns the lines of the next message.
+fn next(notified: &UnixDatagram) -> Vec<String> {
+    let mut message = [0; 512];
+    let count = notified.recv(&mut message).unwrap();
+    String::from_utf8_lossy(&message[..count]).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_starter_is_told_when_clients_are_accepted_and_when_it_stops() {
+    let mut rig = DaemonRig::new();
+    let notified = notify_socket(&mut rig);
     let mut child = rig.spawn_daemon(&[]);
-    assert_eq!(next(), "READY=1", "{}", rig.log());
+    let ready = next(&notified);
+    assert_eq!(ready, ["READY=1", "STATUS=Clients are accepted."], "{}", rig.log());
     assert!(answers(&rig), "{}", rig.log());
 
-    Process::find(child.id()).unwrap().signal(Signal::TERM);
-    assert_eq!(next(), "STOPPING=1", "{}", rig.log());
+    // What it reads anew it reads before it is ready again.
+    rig.write_config_toml("[connection]\nmax_connections = 3\n");
+    let process = Process::find(child.id()).unwrap();
+    process.signal(Signal::HUP);
+    let reloading = next(&notified);
+    assert_eq!(reloading[0], "RELOADING=1", "{reloading:?}");
+    assert!(reloading[1].starts_with("MONOTONIC_USEC="), "{reloading:?}");
+    assert_eq!(next(&notified), ["READY=1"]);
+    assert!(rig.log().contains("occd.toml was read anew"), "{}", rig.log());
+
+    process.signal(Signal::TERM);
+    assert_eq!(next(&notified)[0], "STOPPING=1", "{}", rig.log());
     let ended = blocking::wait_for("occd to end", GUARD, || child.try_wait().unwrap());
     assert!(ended.success(), "{ended}: {}", rig.log());
     assert!(!rig.socket().exists());
+}
+
+#[test]
+fn the_starter_hears_that_the_daemon_lives_for_as_long_as_it_does() {
+    let mut rig = DaemonRig::new();
+    let notified = notify_socket(&mut rig);
+    rig.set_env("WATCHDOG_USEC", "400000");
+    let mut child = rig.spawn_daemon(&[]);
+    assert_eq!(next(&notified)[0], "READY=1");
+    for _ in 0..3 {
+        let alive = ["WATCHDOG=1", "STATUS=0 of 0 hosts are connected."];
+        assert_eq!(next(&notified), alive, "{}", rig.log());
+    }
+    let process = Process::find(child.id()).unwrap();
+    process.signal(Signal::STOP);
+    blocking::wait_until("it to be stopped", GUARD, || process.is_stopped(), |stopped| *stopped);
+    // What was sent before, and then nothing: for ten times as long as it should take.
+    notified.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut message = [0; 512];
+    while notified.recv(&mut message).is_ok() {}
+    process.signal(Signal::CONT);
+    notified.set_read_timeout(Some(GUARD)).unwrap();
+    assert_eq!(next(&notified)[0], "WATCHDOG=1");
+    assert!(terminate(&mut child).success());
+}
+
+/// Returns a listener at the rig's socket, bound as systemd does it.
+fn listener(rig: &DaemonRig) -> UnixListener {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let dir = rig.socket().parent().unwrap().to_owned();
+    std::fs::DirBuilder::new().mode(0o700).recursive(true).create(dir).unwrap();
+    UnixListener::bind(rig.socket()).unwrap()
+}
+
+/// Starts occd with sockets as systemd passes them (sd_listen_fds(3)): `variables` in its environment, and what
+/// `redirect` makes of `socket`, which is standard input there.
+fn start_with(rig: &DaemonRig, socket: OwnedFd, variables: &str, redirect: &str) -> Child {
+    let log = rig.root().join("occd.log");
+    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let line = format!("exec {redirect} </dev/null; exec env {variables} \"$0\"");
+    command(rig, "sh")
+        .args(["-c", &line])
+        .arg(daemon_binary())
+        .stdin(socket)
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn the_socket_that_systemd_passes_is_served_and_stays() {
+    let rig = DaemonRig::new();
+    let listener = listener(&rig);
+    let inode = std::fs::metadata(rig.socket()).unwrap().ino();
+    let passed = || OwnedFd::from(listener.try_clone().unwrap());
+    // Somebody who came before the daemon, as the first client always does.
+    let mut first = UnixStream::connect(rig.socket()).unwrap();
+    first.set_read_timeout(Some(GUARD)).unwrap();
+    first.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    for (variables, redirect) in [
+        ("LISTEN_PID=$$ LISTEN_FDS=1", "3<&0"),
+        ("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=occd", "3<&0"),
+        ("LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=other:occd", "3</dev/null 4<&0"),
+    ] {
+        let mut daemon = start_with(&rig, passed(), variables, redirect);
+        let mut answer = String::new();
+        first.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{variables}: {answer}{}", rig.log());
+        // Whoever comes now sees whom it talks to: occd, and not who bound the socket.
+        assert_eq!(rig.daemon_pid(), daemon.id());
+        let mut stop = rig.occ(&["daemon", "stop"]).stdout(Stdio::null()).spawn().unwrap();
+        let ended = blocking::wait_for("occd to end", GUARD, || daemon.try_wait().unwrap());
+        assert!(ended.success() && stop.wait().unwrap().success(), "{}", rig.log());
+        assert_eq!(std::fs::metadata(rig.socket()).unwrap().ino(), inode, "it is not occd's");
+        // Nobody is refused meanwhile.
+        first = UnixStream::connect(rig.socket()).unwrap();
+        first.set_read_timeout(Some(GUARD)).unwrap();
+        first.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    }
+}
+
+#[test]
+fn sockets_for_somebody_else_or_of_another_kind_are_not_served() {
+    let rig = DaemonRig::new();
+    let listener = listener(&rig);
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    for (variables, redirect, says) in [
+        ("LISTEN_PID=$$ LISTEN_FDS=1", "3<&0", "fd 3 is not a socket"),
+        ("LISTEN_PID=$$ LISTEN_FDS=2", "3<&0 4<&0", "there are 2, none named occd"),
+    ] {
+        let before = rig.log().len();
+        let mut daemon = start_with(&rig, null(), variables, redirect);
+        let ended = blocking::wait_for("occd to end", GUARD, || daemon.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(1), "{}", rig.log());
+        let words = rig.log()[before..].trim_end().to_owned();
+        let expected = format!("the socket that systemd passed cannot be used: {says}");
+        assert_eq!(words, expected);
+    }
+    // What a program that was started by systemd has in its environment is meant for that program.
+    let mut daemon = start_with(&rig, listener.into(), "LISTEN_PID=1 LISTEN_FDS=1", "3<&0");
+    blocking::wait_until("it to be ready", GUARD, || rig.log(), |log| log.contains("INFO ready"));
+    assert!(answers(&rig));
+    assert!(terminate(&mut daemon).success());
+    assert!(!rig.socket().exists(), "it was occd's own");
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub const SANDBOX_CONTAINER: &str = "opencode-cloud-sandbox";
 
 /// `GET /v1/hosts/{host}/container`, from memory where that is up to date, or with `?fresh=true` from the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContainerStatus {
     /// Whether the sandbox container exists.
     pub exists: bool,
@@ -64,6 +65,7 @@ pub struct ContainerStatus {
 
 /// `GET`, `PUT /v1/hosts/{host}/docker-socket`: where the host's Docker Engine is reached on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DockerSocketPath {
     /// The host; absent for this machine's own engine, of which it is the socket itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,6 +76,7 @@ pub struct DockerSocketPath {
 
 /// A container's port that is published on its host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PublishedPort {
     /// The port inside, such as `3000/tcp`.
     pub container_port: String,
@@ -85,6 +88,7 @@ pub struct PublishedPort {
 
 /// What a sandbox takes on its host's disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DiskUse {
     /// What it has written outside its volumes.
     pub container: u64,
@@ -98,6 +102,7 @@ pub struct DiskUse {
 
 /// What is mounted into a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SandboxMount {
     /// `bind` for a path of the host, `volume` for a volume.
     pub kind: String,
@@ -112,6 +117,7 @@ pub struct SandboxMount {
 /// `GET /v1/hosts/{host}/container/spec`: how a sandbox is made, for comparing it with another's. No secrets, and none
 /// of its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SandboxSpec {
     /// The image's name.
     pub image: String,
@@ -131,6 +137,7 @@ pub struct SandboxSpec {
 
 /// `POST /v1/hosts/{host}/container/sync`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SyncRequest {
     /// The host whose sandbox is the model; `local` for this machine's.
@@ -139,6 +146,7 @@ pub struct SyncRequest {
 
 /// `POST /v1/hosts/{host}/container/start`. What is absent is as the settings have it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct StartRequest {
     /// The port on the host.
@@ -160,6 +168,7 @@ pub struct StartRequest {
 
 /// `POST /v1/hosts/{host}/container/stop`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct StopRequest {
     /// How long it has to end by itself, in seconds; 30 unless set.
@@ -172,6 +181,7 @@ pub struct StopRequest {
 
 /// `POST /v1/hosts/{host}/container/update`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateRequest {
     /// Back to the image from before the last update.
@@ -181,6 +191,7 @@ pub struct UpdateRequest {
 
 /// A line of `GET /v1/hosts/{host}/container/logs`, which answers with one per line.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LogLine {
     /// Whether the program wrote it to its standard error.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -198,6 +209,7 @@ pub struct LogLine {
 
 /// `GET /v1/hosts/{host}/container/password`: the first login to a new sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct OneTimePassword {
     /// The password, as long as nobody has used it.
     #[serde(default)]

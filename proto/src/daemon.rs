@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// `GET /v1/version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Version {
     /// The daemon's program version.
     pub version: String,
@@ -20,13 +21,27 @@ pub struct Version {
     pub started_at: Timestamp,
     /// Its socket's path.
     pub socket: String,
+    /// The path of its read-only socket, which tells what is known and does nothing; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_socket: Option<String>,
     /// Why the files on disk are not what is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
+/// The answer of `POST /v1/hand-over`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct HandOver {
+    /// The daemon ends, and lets go of its lock in a moment.
+    pub ending: bool,
+    /// What would have been lost: requests and streams, operations, connections that only a person can make again.
+    pub in_flight: u64,
+}
+
 /// `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Health {
     /// Always `ok`: a daemon that cannot say so does not answer.
     pub status: String,

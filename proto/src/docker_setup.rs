@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What has to be done on a host for Docker to answer there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DockerSetup {
     /// The version of the engine that answers already: there is nothing to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,6 +30,7 @@ pub struct DockerSetup {
 
 /// A family of distributions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Debian, Ubuntu and what is made of them.
@@ -48,6 +50,7 @@ pub enum Family {
 
 /// How a command comes to be root's on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Sudo {
     /// The login is root's.
@@ -65,6 +68,7 @@ pub enum Sudo {
 
 /// The body of `POST /v1/hosts/{host}/docker-setup`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct InstallDocker {
     /// The digest of what was shown. When other commands would be run by now, none is.

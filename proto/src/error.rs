@@ -40,6 +40,12 @@ codes! {
     Forbidden = "forbidden",
     /// Refused by the policy of the host, or of the grant.
     PolicyDenied = "policy_denied",
+    /// The read-only socket does not have this.
+    ReadOnly = "read_only",
+    /// Too much is being done at the moment.
+    TooManyRequests = "too_many_requests",
+    /// The body did not come in time.
+    RequestTimeout = "request_timeout",
     /// There is a grant of that name already.
     GrantExists = "grant_exists",
     /// There is no grant of that name.
@@ -196,6 +202,8 @@ codes! {
     NoSftp = "no_sftp",
     /// The link broke, or the host ended the session, in the middle of a file.
     FileInterrupted = "file_interrupted",
+    /// What was sent to be unpacked is no archive, or has what none may have.
+    ArchiveInvalid = "archive_invalid",
     /// Something else about a file.
     FileError = "file_error",
     /// The Idempotency-Key was used for another request.
@@ -214,6 +222,7 @@ impl std::fmt::Display for Code {
 
 /// An RFC 9457 problem document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// A URI reference for the kind of problem: `urn:occ:problem:<code>`.
     #[serde(rename = "type", default)]
@@ -276,7 +285,7 @@ impl std::fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 /// Returns the reason phrase of the statuses in use (RFC 9110, section 15).
-fn title(status: u16) -> &'static str {
+pub fn title(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
         403 => "Forbidden",

@@ -19,6 +19,7 @@ use crate::status::HostStatus;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A host's link and settings.
@@ -83,6 +84,7 @@ impl FromStr for EventKind {
 
 /// An event: a line of `GET /v1/events` with `Accept: application/x-ndjson`, or the data of a server-sent event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Event {
     /// What to name in `Last-Event-ID` to go on after it.
     pub id: String,
@@ -93,6 +95,7 @@ pub struct Event {
 
 /// What has happened. A thing that is absent is no more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Change {
     /// How everything is.
@@ -168,6 +171,7 @@ pub enum Change {
 
 /// How everything is, as far as it was asked for.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Snapshot {
     /// The hosts, with their sandboxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,6 +195,7 @@ pub struct Snapshot {
 
 /// A sandbox in a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HostContainer {
     /// Its host.
     pub host: HostName,
@@ -200,6 +205,7 @@ pub struct HostContainer {
 
 /// Why events were missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {
     /// It was another daemon that told of them.

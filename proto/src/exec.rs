@@ -45,6 +45,7 @@ pub const RESULT_LIMIT: usize = 1024 * 1024;
 
 /// A command to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// The program and its arguments, passed exactly. Empty only with `shell`.
@@ -91,6 +92,7 @@ pub struct ExecRequest {
 
 /// A terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Tty {
     /// What kind it is: `TERM` of the program, such as `xterm-256color`.
@@ -102,6 +104,7 @@ pub struct Tty {
 
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TtySize {
     /// The width.
     pub cols: u16,
@@ -155,6 +158,7 @@ impl<'de> Deserialize<'de> for Bytes {
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Exit {
     /// The exit status; absent when a signal ended the program.
     pub code: Option<u32>,
@@ -229,6 +233,7 @@ pub fn signal_name(number: i32) -> String {
 
 /// The plain JSON answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecResult {
     /// How it ended.
     #[serde(flatten)]
@@ -261,6 +266,7 @@ pub struct ExecResult {
 /// One line of the streaming answer; on a WebSocket `stdout` and `stderr` do not occur, and only there
 /// `output_error` does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ExecEvent {
     /// There is no connection to the host yet: until `sending` comes, the command has not been started. Only on a
@@ -303,6 +309,12 @@ pub enum ExecEvent {
         /// Why.
         problem: Box<Problem>,
     },
+    /// A control message of the client's was none, and nothing was done; the command goes on. Only on a WebSocket.
+    #[serde(rename = "bad_control")]
+    BadControl {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A descriptor that the client passed could not be written to; the command is ended. The last event.
     #[serde(rename = "output_error")]
     OutputError {
@@ -313,6 +325,7 @@ pub enum ExecEvent {
 
 /// What a client may ask during a command, as a text message on the WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ExecControl {
     /// Send a signal.

@@ -12,6 +12,7 @@ pub const TAR: &str = "application/x-tar";
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
     /// Bytes.
@@ -21,11 +22,13 @@ pub enum FileKind {
     /// A symbolic link.
     Symlink,
     /// A device, a socket, a pipe.
+    #[serde(other)]
     Other,
 }
 
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileInfo {
     /// Its name in the list, or its path as it was asked for.
     pub name: Bytes,
@@ -50,6 +53,7 @@ pub struct FileInfo {
 
 /// The names in a directory, sorted by their bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileList {
     /// The directory, without links.
     pub path: Bytes,
@@ -59,6 +63,7 @@ pub struct FileList {
 
 /// What a POST does with a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum FileAction {
     /// Makes a directory.
@@ -98,6 +103,7 @@ pub enum FileAction {
 
 /// The answer to [`FileAction::Digest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileDigest {
     /// In hexadecimal digits.
     pub sha256: String,
@@ -107,9 +113,67 @@ pub struct FileDigest {
 
 /// The answer to an archive that was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TreeWritten {
     /// How many files it had.
     pub files: u64,
+    /// What it had that is neither file nor directory nor link: that is not made.
+    #[serde(default, skip_serializing_if = "Listed::is_empty")]
+    pub left_out: Listed,
+    /// What could not be read where it was made.
+    #[serde(default, skip_serializing_if = "Listed::is_empty")]
+    pub unread: Listed,
+}
+
+/// Things of which there may be very many: how many, and the first of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Listed {
+    /// How many.
+    pub count: u64,
+    /// The first of them, for a person.
+    pub first: Vec<String>,
+}
+
+impl Listed {
+    /// So many are named: as many as a screen has lines, or fewer.
+    const NAMED: usize = 20;
+
+    /// Adds one.
+    pub fn add(&mut self, text: &str) {
+        self.count += 1;
+        if self.first.len() < Self::NAMED {
+            self.first.push(crate::text::sanitize(text));
+        }
+    }
+
+    /// Adds the path of one in a tree.
+    pub fn add_path(&mut self, path: &[u8]) {
+        let path = path.strip_prefix(b"./").unwrap_or(path);
+        self.add(&String::from_utf8_lossy(path));
+    }
+
+    /// Adds others.
+    pub fn join(&mut self, others: Self) {
+        self.count += others.count;
+        self.first.extend(others.first);
+        self.first.truncate(Self::NAMED);
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl std::fmt::Display for Listed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.first.join(", "))?;
+        match self.count - (self.first.len() as u64).min(self.count) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
 }
 
 /// Returns a path for a URL: all but unreserved characters and slashes encoded (RFC 3986, section 2.1).

@@ -6,6 +6,7 @@ use crate::exec::Bytes;
 
 /// What happens in a directory that is watched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum WatchEvent {
     /// What happens from now on is told.
@@ -38,20 +39,28 @@ pub enum WatchEvent {
         /// Why.
         reason: String,
     },
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Who tells what happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum WatchedBy {
     /// The host's kernel, through `inotifywait`.
     Inotify,
     /// A look at the directory every now and then.
     Polling,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What a search finds, and how it ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum SearchEvent {
     /// A line that matches.
@@ -83,4 +92,7 @@ pub enum SearchEvent {
         /// Why.
         reason: String,
     },
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }

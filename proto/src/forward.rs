@@ -13,6 +13,7 @@ pub use spec::{InvalidSpec, Spec};
 
 /// What is behind a forward that occ made by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Service {
     /// The sandbox's web port.
@@ -23,6 +24,7 @@ pub enum Service {
 
 /// Which way a forward leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// This machine listens, the host connects (`ssh -L`).
@@ -117,6 +119,7 @@ impl From<Endpoint> for String {
 
 /// How a forward is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardState {
     /// It can be used.
@@ -144,6 +147,7 @@ impl ForwardState {
 
 /// A forward: an entry of `GET /v1/forwards`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Forward {
     /// Its ID.
     pub id: String,
@@ -178,6 +182,7 @@ pub struct Forward {
 
 /// `GET /v1/forwards`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ForwardList {
     /// The forwards.
     pub forwards: Vec<Forward>,
@@ -188,6 +193,7 @@ pub struct ForwardList {
 
 /// `POST /v1/forwards`: exactly one of `local`, `remote` and `dynamic`, in the syntax of ssh's options of these names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddForward {
     /// The host.

@@ -11,6 +11,7 @@ use crate::status::{IdleReason, Phase};
 
 /// A host's link, as its history has it: dialling and waiting for the next dial are both `down`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Link {
     /// Connected.
@@ -47,6 +48,7 @@ impl Link {
 
 /// A change of a host's link. While a host is down, each new cause is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Change {
     /// When.
     pub at: Timestamp,
@@ -68,6 +70,7 @@ pub struct Change {
 
 /// Round trips of an hour, counted by length: bucket `n` holds those of about 1.15ⁿ microseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct RoundTrips(pub BTreeMap<u16, u32>);
 
@@ -105,6 +108,7 @@ impl RoundTrips {
 
 /// Percentiles of round trips, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Percentiles {
     /// The median.
     pub p50: f64,
@@ -116,6 +120,7 @@ pub struct Percentiles {
 
 /// The history of one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct History {
     /// The host.
     pub name: HostName,

@@ -11,6 +11,7 @@ use crate::name::{Address, Destination, HostName, UserName, check_jump_hosts};
 
 /// One configured host, in the shape of hosts.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
     /// A DNS name, an IP address, or an alias of ssh_config.
@@ -173,6 +174,7 @@ impl Default for HostsFile {
 
 /// Body of `POST /v1/hosts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddHost {
     /// The new host's name.
@@ -203,6 +205,7 @@ fn yes() -> bool {
 
 /// Body of `PATCH /v1/hosts/{host}`: fields that are absent stay as they are, `null` clears.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PatchHost {
     /// A new address.
@@ -283,6 +286,7 @@ fn present_jump<'de, D: Deserializer<'de>>(
 
 /// `GET` and `PUT /v1/default-host`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DefaultHost {
     /// The default host; `null` when commands go to the local Docker.
@@ -291,6 +295,7 @@ pub struct DefaultHost {
 
 /// The answer to `DELETE /v1/hosts/{host}/password`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Forgotten {
     /// How many passwords were kept for the host.
     pub passwords: usize,
@@ -301,6 +306,7 @@ pub struct Forgotten {
 
 /// A directory of this machine, and what it is on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Workspace {
     /// Here.
     pub here: String,
@@ -310,6 +316,7 @@ pub struct Workspace {
 
 /// The answer to `GET /v1/hosts/{host}/workspaces`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct WorkspaceList {
     /// All that occd.toml names, or the one that was asked for, if there is one.
     pub workspaces: Vec<Workspace>,

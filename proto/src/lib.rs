@@ -20,6 +20,8 @@ pub mod operation;
 pub mod paths;
 pub mod policy;
 pub mod prompt;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod secret;
 pub mod session;
 pub mod ssh_config;

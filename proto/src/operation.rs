@@ -13,6 +13,7 @@ use crate::name::HostName;
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OperationKind {
     /// Makes the sandbox if need be, and starts it.
@@ -49,6 +50,7 @@ impl OperationKind {
 
 /// How far an operation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OperationState {
     /// It goes on.
@@ -61,6 +63,9 @@ pub enum OperationState {
     Cancelled,
     /// The daemon ended in the middle of it; what came of it is not known.
     Interrupted,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl OperationState {
@@ -72,12 +77,14 @@ impl OperationState {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
+            Self::Unknown => "unknown",
         }
     }
 }
 
 /// An operation: `GET /v1/operations/{id}`. It stays readable for a while after its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Operation {
     /// Its name.
     pub id: String,
@@ -106,6 +113,7 @@ pub struct Operation {
 
 /// `GET /v1/operations`, the newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct OperationList {
     /// The operations that go on, and those that ended not long ago.
     pub operations: Vec<Operation>,
@@ -113,6 +121,7 @@ pub struct OperationList {
 
 /// What came of an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Outcome {
     /// What was done.
     pub did: Did,
@@ -132,6 +141,7 @@ pub struct Outcome {
 
 /// What an operation did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Did {
     /// The sandbox was started.
@@ -167,6 +177,7 @@ pub enum Did {
 
 /// What happens in an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum OperationEvent {
     /// The next step begins.
@@ -198,6 +209,7 @@ pub enum OperationEvent {
 
 /// How much of an image is there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PullProgress {
     /// Its layers, as far as they are known.
     pub layers: u32,

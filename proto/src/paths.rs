@@ -13,6 +13,17 @@ pub fn docker_socket_name(host: &crate::HostName) -> String {
     format!("docker-{host}.sock")
 }
 
+/// Returns the path of the read-only socket that belongs to a control socket: `occd-ro.sock` beside `occd.sock`.
+pub fn read_only_beside(socket: &Path) -> PathBuf {
+    let mut name = socket.file_stem().unwrap_or_default().to_owned();
+    name.push("-ro");
+    if let Some(extension) = socket.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    socket.with_file_name(name)
+}
+
 /// The variables that decide the paths.
 #[derive(Debug, Clone, Default)]
 pub struct Env {

@@ -22,6 +22,7 @@ pub const CLIENT_HEADER: &str = "occ-client";
 
 /// A kind of client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ClientKind {
     /// `occ`.
@@ -59,6 +60,7 @@ impl FromStr for ClientKind {
 
 /// What is done with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// It is done.
@@ -82,6 +84,7 @@ impl Action {
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Capability {
     /// Reading files and directories, and what Docker and sessions have to say.
@@ -166,6 +169,7 @@ impl<'de> Deserialize<'de> for Permission {
 
 /// A rule as it is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RuleView {
     /// Where it is written.
     pub at: String,
@@ -187,6 +191,7 @@ pub struct RuleView {
 
 /// The policy of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PolicyView {
     /// The host, or `local`.
     pub host: SessionHost,
@@ -209,6 +214,7 @@ pub struct PolicyView {
 
 /// Something that is only asked about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PolicyCheck {
     /// What; `exec` unless given.
@@ -230,6 +236,7 @@ pub struct PolicyCheck {
 
 /// What would be done, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PolicyVerdict {
     /// What.
     pub action: Action,
@@ -239,6 +246,7 @@ pub struct PolicyVerdict {
 
 /// A grant to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GrantRequest {
     /// The host that it is for.
@@ -260,6 +268,7 @@ pub struct GrantRequest {
 
 /// A grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Grant {
     /// Its name.
     pub name: String,
@@ -283,6 +292,7 @@ pub struct Grant {
 
 /// The grants that have not ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct GrantList {
     /// By their names.
     pub grants: Vec<Grant>,

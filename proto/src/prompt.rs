@@ -17,6 +17,7 @@ pub const PROMPTS_HEADER: &str = "occ-prompts";
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PromptKind {
     /// The passphrase of a private key.
@@ -42,6 +43,7 @@ pub enum PromptKind {
 
 /// A question that is open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Prompt {
     /// Names it in the answer.
     pub id: u64,
@@ -69,6 +71,7 @@ pub struct Prompt {
 
 /// The open questions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PromptList {
     /// The oldest first.
     pub prompts: Vec<Prompt>,
@@ -76,6 +79,7 @@ pub struct PromptList {
 
 /// A line of `GET /v1/prompts` with `Accept: application/x-ndjson`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PromptEvent {
     /// A question.
@@ -95,6 +99,7 @@ pub enum PromptEvent {
 
 /// The body of `POST /v1/prompts/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AnswerPrompt {
     /// The answer; absent when the person declines.
@@ -104,6 +109,7 @@ pub struct AnswerPrompt {
 
 /// The answer to `POST /v1/prompts/{id}?verdict=true`, which comes when it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PromptVerdict {
     /// The answer was wrong.
     pub wrong: bool,
@@ -114,6 +120,7 @@ pub struct PromptVerdict {
 
 /// The body of `POST /v1/unlock`: which keys to unlock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Unlock {
     /// Those that the host's login would offer.
@@ -124,6 +131,7 @@ pub enum Unlock {
 
 /// The answer to [`Unlock`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Unlocked {
     /// The key files that are open now and were behind a passphrase.
     pub keys: Vec<String>,

@@ -87,6 +87,7 @@ impl<'de> Deserialize<'de> for SessionHost {
 
 /// A session to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionRequest {
     /// The host to start it on.
@@ -122,6 +123,7 @@ pub struct SessionRequest {
 
 /// What a session's program is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SessionState {
     /// It runs, or did when its host was last asked.
@@ -153,6 +155,7 @@ impl SessionState {
 
 /// What a session is, which its host keeps, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SessionInfo {
     /// Eight hexadecimal digits.
     pub id: String,
@@ -181,6 +184,7 @@ pub struct SessionInfo {
 
 /// A session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Session {
     /// What it is.
     #[serde(flatten)]
@@ -211,6 +215,7 @@ pub struct Session {
 
 /// The answer to `GET /v1/sessions`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SessionList {
     /// The sessions, the oldest first.
     pub sessions: Vec<Session>,
@@ -218,6 +223,7 @@ pub struct SessionList {
 
 /// A change to a session, for its next start; absent fields stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionEdit {
     /// The host.
@@ -239,6 +245,7 @@ pub struct SessionEdit {
 
 /// The body of `POST /v1/sessions/{id}/start`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionStart {
     /// The values of the variables that the session was started with, or others.
@@ -251,6 +258,7 @@ pub struct SessionStart {
 
 /// The body of `POST /v1/sessions/{id}/signal`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionSignal {
     /// A signal's name without `SIG`. Absent: TERM, and KILL if that does not help within 2 s.
@@ -260,6 +268,7 @@ pub struct SessionSignal {
 
 /// The answer to `POST /v1/sessions/{id}/input`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct InputTaken {
     /// Where the input ends now: the offset of the next byte.
     pub end: u64,
@@ -267,6 +276,7 @@ pub struct InputTaken {
 
 /// A stream of a session's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OutputStream {
     /// Standard output.
@@ -277,6 +287,7 @@ pub enum OutputStream {
 
 /// What happens to a session, as a text message on the WebSocket or as a server-sent event, whose name is its `type`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum SessionEvent {
     /// Output comes from here on. The first event; it comes again when a broken link is back.
@@ -327,6 +338,12 @@ pub enum SessionEvent {
         url: String,
         /// What it is on this machine.
         here: String,
+    },
+    /// A control message of the client's was none, and nothing was done; on the WebSocket only.
+    #[serde(rename = "bad_control")]
+    BadControl {
+        /// What is wrong with it.
+        detail: String,
     },
     /// That was all there is, and more was not asked for. The last event.
     End,

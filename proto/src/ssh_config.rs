@@ -6,6 +6,7 @@ use crate::name::HostName;
 
 /// A host that ssh_config names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SshConfigHost {
     /// The word behind `Host`.
     pub name: String,
@@ -28,6 +29,7 @@ pub struct SshConfigHost {
 
 /// `GET /v1/ssh-config`: the hosts that the user's ssh_config names, patterns apart, in its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SshConfigHosts {
     /// The hosts.
     pub hosts: Vec<SshConfigHost>,
@@ -35,6 +37,7 @@ pub struct SshConfigHosts {
 
 /// `POST /v1/ssh-config/import`: the hosts to take, in one go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImportHosts {
     /// Their names in ssh_config.
@@ -46,6 +49,7 @@ pub struct ImportHosts {
 
 /// A host that was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NotImported {
     /// Its name in ssh_config.
     pub name: String,
@@ -55,6 +59,7 @@ pub struct NotImported {
 
 /// What became of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Imported {
     /// The hosts that are configured now.
     pub added: Vec<HostName>,

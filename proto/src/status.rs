@@ -10,6 +10,7 @@ use crate::name::HostName;
 
 /// Where a host's connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Not connected, and nobody has asked.
@@ -24,6 +25,9 @@ pub enum State {
     Failed,
     /// Disconnected on request.
     Stopped,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl State {
@@ -35,6 +39,7 @@ impl State {
                 Status::Disconnected
             }
             State::Failed => Status::Error,
+            State::Unknown => Status::Unknown,
         }
     }
 
@@ -47,12 +52,14 @@ impl State {
             State::Backoff => "backoff",
             State::Failed => "failed",
             State::Stopped => "stopped",
+            State::Unknown => "unknown",
         }
     }
 }
 
 /// The state folded to three words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Usable now.
@@ -61,10 +68,14 @@ pub enum Status {
     Disconnected,
     /// A person must act.
     Error,
+    /// One of a newer daemon that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The phase of connecting in which something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Reading ssh_config, keys and settings.
@@ -110,6 +121,7 @@ impl Phase {
 
 /// Why a host is idle, where it was not so from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum IdleReason {
     /// The server closes idle connections by a rule of its own; the next use connects again.
@@ -123,6 +135,7 @@ pub enum IdleReason {
 
 /// Why a connection could not be made or was lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LastError {
     /// The stable word.
     pub code: Code,
@@ -141,6 +154,7 @@ pub struct LastError {
 
 /// A host and its connection. More keys come with time; readers ignore those they do not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HostStatus {
     /// The host's name.
     pub name: HostName,
@@ -209,6 +223,7 @@ pub struct HostStatus {
 
 /// What keeps Docker on a host from being asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DockerFault {
     /// The stable word.
     pub code: Code,
@@ -218,6 +233,7 @@ pub struct DockerFault {
 
 /// Facts about a live connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ConnectionInfo {
     /// The generation of the connection: grows with each dial of the host.
     pub id: u64,
@@ -282,6 +298,7 @@ pub struct ConnectionInfo {
 
 /// What the probe learned about the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RemoteSystem {
     /// The login shell's path; empty when the host did not say.
     pub shell: String,
@@ -300,6 +317,7 @@ pub struct RemoteSystem {
 
 /// Why a host has not said what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SystemUnknown {
     /// It was not asked, because occd.toml has `probe = false`.
@@ -315,6 +333,7 @@ pub enum SystemUnknown {
 
 /// A Docker socket found on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DockerSocket {
     /// Its path.
     pub path: String,
@@ -327,6 +346,7 @@ pub struct DockerSocket {
 
 /// `GET /v1/hosts`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HostList {
     /// The hosts in the order of hosts.json.
     pub hosts: Vec<HostStatus>,
@@ -344,6 +364,7 @@ pub struct HostList {
 
 /// The outcome of one step of `occ host test`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TestStep {
     /// `resolve`, `connect`, `host key`, `login`, `command`, `docker`, …
     pub name: String,
@@ -358,6 +379,7 @@ pub struct TestStep {
 
 /// `POST /v1/hosts/{host}/test`: what a fresh connection meets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TestReport {
     /// The host's name.
     pub name: HostName,
@@ -382,6 +404,7 @@ pub struct TestReport {
 
 /// The answer to adding or editing a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HostSaved {
     /// The host as it is now.
     pub host: HostStatus,

@@ -1,8 +1,8 @@
 //! Trees of files as a stream: the format of GNU tar, as far as it is needed to write one and to read those of GNU, BSD
 //! and busybox. Names are bytes of any number.
 //!
-//! Behind the end of the archive, where tar programs do not look, may be a record with what went wrong while it was
-//! made ([`trouble`]).
+//! Behind the end of the archive, where tar programs do not look, may be records with what went wrong while it was
+//! made ([`trouble`]), and the names of what has no place in one, as those of FIFOs.
 
 use crate::files::is_plain_name;
 
@@ -63,7 +63,9 @@ pub fn padding(size: u64) -> usize {
 /// Appends an entry's head.
 pub fn head(out: &mut Vec<u8>, entry: &Entry) {
     let (kind, link) = match &entry.kind {
-        Kind::File | Kind::Other => (b'0', &b""[..]),
+        Kind::File => (b'0', &b""[..]),
+        // A FIFO, whatever it is: what there is in its name is not copied.
+        Kind::Other => (b'6', &b""[..]),
         Kind::Directory => (b'5', &b""[..]),
         Kind::Symlink(target) => (b'2', &target[..]),
         Kind::Hardlink(target) => (b'1', &target[..]),

@@ -6,6 +6,7 @@ use crate::name::HostName;
 
 /// What is on record of a host's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Record {
     /// This key.
@@ -20,6 +21,7 @@ pub enum Record {
 
 /// The key that the server shows now, beside what is on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HostKeyReview {
     /// The host.
     pub name: HostName,
@@ -50,6 +52,7 @@ pub struct HostKeyReview {
 
 /// The wish to trust a key in place of what is on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TrustKey {
     /// The key as [`HostKeyReview::shown`] has it: no other is trusted.
@@ -59,6 +62,7 @@ pub struct TrustKey {
 /// A host key that was not on record and has been trusted for a request, perhaps that of a jump host on the
 /// way. The value of [`crate::NEW_HOST_KEY_HEADER`], as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NewHostKey {
     /// The host.
     pub host: HostName,

@@ -5,6 +5,7 @@
 //! every process that was started in it, a daemon that `occ` started included.
 
 mod files;
+mod version;
 
 pub use files::Target;
 

@@ -8,6 +8,7 @@
 //! | [`FaultyLink`] | a TCP proxy with latency, limits, black holes and resets |
 //! | [`DaemonRig`] | `occd` and `occ` with a home, a runtime directory and host files of their own |
 //! | [`DockerRig`] | a private Docker Engine |
+//! | [`Bridge`] | a TCP port that leads to a Unix socket |
 //! | [`Terminal`] | a program on a pseudo-terminal, and somebody who types |
 //! | [`FakeModel`] | the model server of an agent's conversation |
 //! | [`Keyring`] | a desktop's keyring |
@@ -22,6 +23,7 @@
     reason = "a fixture that cannot be set up must fail its test at once"
 )]
 
+pub mod bridge;
 pub mod daemon;
 pub mod docker;
 pub mod dropbear;
@@ -45,6 +47,7 @@ pub mod wait;
 
 mod worker;
 
+pub use bridge::Bridge;
 pub use daemon::DaemonRig;
 pub use docker::DockerRig;
 pub use dropbear::Dropbear;

@@ -9,6 +9,7 @@
 mod dist;
 mod npm;
 mod packages;
+mod pip;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ cargo xtask: the commands for working on this repository
 Usage: cargo xtask <command>
 
   demo [--keep]   occd and occ at work on a throw-away SSH server, in under a minute
-  test [ARGS]     install what the tests need (as root, with apt and npm), build, run every test;
+  test [ARGS]     install what the tests need (as root, with apt, npm and pip), build, run every test;
                   ARGS go to the runner: cargo nextest run, or cargo test without nextest
   dist [--programs DIR] [--to DIR] [--tree DIR]
                   build occd and occ as users get them, into target/dist, and pack them there, with units,
@@ -95,6 +96,7 @@ fn test(args: &[&str]) -> Result<(), Failed> {
     let args = args.strip_prefix(&["--"]).unwrap_or(args);
     packages::install();
     npm::install();
+    pip::install();
     // With the tests, so that all is built with the same features, once.
     run(cargo().args(["build", "--workspace", "--locked", "--bins", "--tests"]))?;
     let mut settings = Vec::new();

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 34] = [
+const PROGRAMS: [(&str, &str); 36] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -20,8 +20,10 @@ const PROGRAMS: [(&str, &str); 34] = [
     ("systemctl", "systemd"),
     ("systemd-analyze", "systemd"),
     ("curl", "curl"),
+    ("jq", "jq"),
     ("ip", "iproute2"),
     ("python3", "python3-minimal"),
+    ("pip3", "python3-pip"),
     ("dbus-daemon", "dbus-daemon"),
     ("dbus-send", "dbus-bin"),
     ("gnome-keyring-daemon", "gnome-keyring"),

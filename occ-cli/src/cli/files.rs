@@ -17,11 +17,14 @@ pub(crate) struct CpArgs {
     /// Go on with a copy that was interrupted
     #[arg(long, conflicts_with_all = ["recursive", "eol"])]
     pub(crate) resume: bool,
+    /// Make the directories that the copy is to be in
+    #[arg(long)]
+    pub(crate) mkpath: bool,
     /// Make line feeds of the ends of lines that are CR LF, in text files
-    #[arg(long, value_name = "lf", value_enum, conflicts_with = "recursive")]
+    #[arg(long, value_name = "lf", value_enum)]
     pub(crate) eol: Option<Eol>,
     /// What is copied, and where to: a path here, or HOST:PATH
-    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<OsString>,
 }
 
@@ -40,6 +43,9 @@ pub(crate) struct LsArgs {
     /// Names that begin with a dot as well
     #[arg(short, long = "all-names")]
     pub(crate) all_names: bool,
+    /// Names as they are, each with a NUL byte behind it
+    #[arg(short = '0', long, conflicts_with = "long")]
+    pub(crate) null: bool,
     /// HOST:PATH, or a path on the host that --host or the default names
     #[arg(value_name = "PATH")]
     pub(crate) path: Option<OsString>,
@@ -119,6 +125,9 @@ pub(crate) struct SearchArgs {
     /// Only files with such names; without those behind !
     #[arg(short, long, value_name = "GLOB")]
     pub(crate) glob: Vec<String>,
+    /// A NUL byte behind the names of files, in place of the colon
+    #[arg(short = '0', long)]
+    pub(crate) null: bool,
     /// So many lines at most [default: 10000]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub(crate) limit: Option<usize>,

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use super::files::Eol;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::parse::parse_env;
+use crate::parse::{parse_env, parse_session};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionCommand {
@@ -33,6 +33,7 @@ Examples:
   occ session attach build
   occ session attach build --from-start
   occ session attach build --offset 1048576
+  occ session attach build --json       a document a line: stdout, stderr, gap, and exit at the end
   cat requests | occ session attach agent --eof
 
 Ctrl-C goes to the program; a second one within 2 s detaches, and so does ~. at the beginning of a line.
@@ -57,6 +58,7 @@ Examples:
     #[command(after_help = "Example:\n  occ session wait build && occ session logs build -n 5")]
     Wait {
         /// The session's name or ID
+        #[arg(value_parser = parse_session)]
         name: String,
     },
     /// Change what a session's next start is; --name and --retries hold at once
@@ -73,6 +75,7 @@ Examples:
   occ session kill build --signal HUP")]
     Kill {
         /// The session's name or ID
+        #[arg(value_parser = parse_session)]
         name: String,
         /// Send this signal, and nothing else
         #[arg(long, value_name = "NAME")]
@@ -86,6 +89,7 @@ Examples:
   occ session rm build --forget         its host is no more")]
     Rm {
         /// The session's name or ID
+        #[arg(value_parser = parse_session)]
         name: String,
         /// End its program first
         #[arg(long, short, conflicts_with = "forget")]
@@ -127,6 +131,7 @@ pub(crate) struct SessionStartArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     /// The session's name or ID
+    #[arg(value_parser = parse_session)]
     pub(crate) name: String,
     /// All output that is kept
     #[arg(long, conflicts_with = "offset")]
@@ -145,6 +150,7 @@ pub(crate) struct AttachArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SendArgs {
     /// The session's name or ID
+    #[arg(value_parser = parse_session)]
     pub(crate) name: String,
     /// Make line feeds of the ends of lines that are CR LF
     #[arg(long, value_name = "EOL")]
@@ -160,6 +166,7 @@ pub(crate) struct SendArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SessionLogsArgs {
     /// The session's name or ID
+    #[arg(value_parser = parse_session)]
     pub(crate) name: String,
     /// Only the last lines
     #[arg(short = 'n', long, value_name = "LINES")]

@@ -12,7 +12,7 @@ use hyper::Method;
 use hyper::header::{CONTENT_RANGE, IF_MATCH, RANGE};
 use occ_proto::HostName;
 use occ_proto::error::Code;
-use occ_proto::files::{FileAction, FileDigest, FileKind};
+use occ_proto::files::{FileAction, FileDigest, FileKind, Listed};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -44,6 +44,12 @@ pub(super) struct Copied {
     /// How many files, of a directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) files: Option<u64>,
+    /// What of a directory is neither file nor directory nor link.
+    #[serde(skip_serializing_if = "Listed::is_empty")]
+    pub(super) left_out: Listed,
+    /// What of a directory could not be read.
+    #[serde(skip_serializing_if = "Listed::is_empty")]
+    pub(super) unread: Listed,
     ms: u64,
 }
 
@@ -54,7 +60,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &CpArgs) -> Result<u8, CliE
     }
     let spots = args.paths.iter().map(|path| Spot::of(path, None));
     let mut spots = spots.collect::<Result<Vec<Spot>, CliError>>()?;
-    let Some(to) = spots.pop() else {
+    let Some(to) = spots.pop().filter(|_| !spots.is_empty()) else {
         return Err(CliError::usage("occ cp needs something to copy, and where to."));
     };
     if to.host.is_none() && spots.iter().any(|from| from.host.is_none()) {
@@ -63,16 +69,25 @@ pub(crate) async fn run(context: &Context<'_>, args: &CpArgs) -> Result<u8, CliE
     }
     let client = context.client().await?;
     let copy = Copy { context, args, client: &client, alone: true };
-    for copied in copy.all(&spots, &to).await? {
-        copy.tell(&copied, None)?;
+    let all = copy.all(&spots, &to).await?;
+    for copied in &all {
+        copy.tell(copied, None)?;
     }
-    Ok(0)
+    not_all(&all).map(|()| 0)
+}
+
+/// Fails where something could not be read.
+fn not_all(all: &[Copied]) -> Result<(), CliError> {
+    let Some(copied) = all.iter().find(|copied| !copied.unread.is_empty()) else { return Ok(()) };
+    let Copied { from, unread, .. } = copied;
+    Err(CliError::failed(format!("{from}: not all was copied: {unread}."))
+        .hint(format!("occ ls -la {from}")))
 }
 
 /// Copies from here to the same place on each host of a group: `:PATH`.
 async fn to_group(context: &Context<'_>, args: &CpArgs, group: &Group) -> Result<u8, CliError> {
     let option = group.selection.option();
-    let Some((to, from)) = args.paths.split_last() else {
+    let Some((to, from @ [_, ..])) = args.paths.split_last() else {
         return Err(CliError::usage("occ cp needs something to copy, and where to."));
     };
     let Some(path) = to.as_bytes().strip_prefix(b":") else {
@@ -99,10 +114,13 @@ async fn to_group(context: &Context<'_>, args: &CpArgs, group: &Group) -> Result
             let to = Spot { host: Some(host.clone()), path: path.to_vec() };
             match copy.all(spots, &to).await {
                 Ok(all) => {
-                    for copied in all {
-                        copy.tell(&copied, Some(&host))?;
+                    for copied in &all {
+                        copy.tell(copied, Some(&host))?;
                     }
-                    Ok(End::Ok)
+                    match not_all(&all) {
+                        Ok(()) => Ok(End::Ok),
+                        Err(error) => group.failed(context.ui, &host, &error),
+                    }
                 }
                 Err(error) => group.failed(context.ui, &host, &error),
             }
@@ -118,6 +136,10 @@ impl Copy<'_> {
     async fn all(&self, spots: &[Spot], to: &Spot) -> Result<Vec<Copied>, CliError> {
         let mut all = Vec::new();
         let (copy, args) = (self, self.args);
+        if args.mkpath {
+            let is_in = to.path.ends_with(b"/") || spots.len() > 1;
+            copy.mkdir_all(&if is_in { to.clone() } else { to.parent() }).await?;
+        }
         let there = copy.look(to).await?;
         let is_dir = there.map(|(kind, _)| kind) == Some(FileKind::Directory);
         if !is_dir && (spots.len() > 1 || to.path.ends_with(b"/")) && !args.recursive {
@@ -157,9 +179,16 @@ impl Copy<'_> {
         if ui.json {
             return ui.value(copied);
         }
+        let prefix = host.map_or_else(String::new, |host| format!("[{host}] "));
+        if !copied.left_out.is_empty() {
+            let Listed { count, .. } = copied.left_out;
+            let names = &copied.left_out;
+            ui.note(&format!(
+                "{prefix}Left out: {count}, neither file nor directory nor link: {names}"
+            ));
+        }
         let (bytes, ms) = (copied.bytes - copied.resumed, copied.ms.max(1));
         let rate = size(bytes.saturating_mul(1000) / ms);
-        let prefix = host.map_or_else(String::new, |host| format!("[{host}] "));
         let to = match host {
             Some(host) => copied.to.strip_prefix(&format!("{host}:")).unwrap_or(&copied.to),
             None => &copied.to,
@@ -215,6 +244,16 @@ impl Copy<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(local_file::failed(&spot.here(), &error)),
         }
+    }
+
+    /// Makes a directory and those above it.
+    async fn mkdir_all(&self, dir: &Spot) -> Result<(), CliError> {
+        if dir.host.is_none() {
+            let path = dir.here();
+            return std::fs::create_dir_all(&path).map_err(|e| local_file::failed(&path, &e));
+        }
+        let action = FileAction::Mkdir { mode: None, parents: true };
+        self.client.request(Method::POST, &dir.api("")?, Some(&action), None).await.map(drop)
     }
 
     /// Returns the error with what to type next.
@@ -292,7 +331,9 @@ impl Copy<'_> {
     ) -> Copied {
         let ms = u64::try_from(progress.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let bytes = progress.done.get();
-        Copied { from: from.to_string(), to: to.to_string(), bytes, resumed, files: None, ms }
+        let (from, to, files) = (from.to_string(), to.to_string(), None);
+        let (left_out, unread) = (Listed::default(), Listed::default());
+        Copied { from, to, bytes, resumed, files, left_out, unread, ms }
     }
 
     /// Returns how much of a file is at the other end already, after a look at whether it is the same.

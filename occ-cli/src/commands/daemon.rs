@@ -1,4 +1,4 @@
-//! `occ daemon`: run, start, stop, status.
+//! `occ daemon`: run, start, stop, restart, status.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -7,16 +7,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
 use occ_proto::text::sanitize;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use super::Context;
+use super::{Context, daemon_logs, service};
 use crate::autostart::{self, Start, cannot_run, occd_program, socket_path};
 use crate::cli::DaemonCommand;
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON};
+use crate::unit;
+use crate::versions;
 
 /// How long a daemon may take to stop: it gives running work 10 s, and 2 s more are for the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
@@ -30,7 +32,11 @@ pub(crate) async fn run(context: &Context<'_>, command: &DaemonCommand) -> Resul
         DaemonCommand::Run => Err(foreground(context)?),
         DaemonCommand::Start => start(context).await,
         DaemonCommand::Stop => stop(context).await,
+        DaemonCommand::Restart => restart(context).await,
         DaemonCommand::Status => status(context).await,
+        DaemonCommand::Logs(args) => daemon_logs::run(context, args).await,
+        DaemonCommand::Install { xdg_autostart } => service::install(context, *xdg_autostart).await,
+        DaemonCommand::Uninstall => service::uninstall(context).await,
     }
 }
 
@@ -45,40 +51,129 @@ fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
 }
 
 async fn start(context: &Context<'_>) -> Result<u8, CliError> {
+    let socket = socket_path(context)?;
+    let by_systemd = autostart::lock_holder(&socket).is_none()
+        && autostart::units(context).await.is_some_and(|units| units.listens);
     let found = autostart::connect(context, Start::Asked).await?;
-    let started = found.started;
-    let socket = found.socket.clone();
+    let started = found.started || by_systemd;
     if context.ui.json {
         return describe(context, found).await;
+    }
+    if by_systemd {
+        // It is systemd that listens; the daemon is there when it answers.
+        Client::of(found, context.ui).get("/v1/version").await?;
     }
     let word = if started { "started" } else { "is already running" };
     context.ui.say(&format!("occd {word} (socket {}).", shown(&socket)))?;
     Ok(0)
 }
 
+/// How a daemon was stopped.
+struct Stopped {
+    /// It; nothing where none ran.
+    pid: Option<i32>,
+    /// The one that another client has started since.
+    next: Option<i32>,
+}
+
 async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
     let ui = context.ui;
+    let stopped = end(context).await?;
+    let Some(pid) = stopped.pid else {
+        if ui.json {
+            ui.value(&json!({ "stopped": false, "running": false }))?;
+        } else {
+            ui.say("occd is not running.")?;
+        }
+        return Ok(0);
+    };
+    if ui.json {
+        let mut document =
+            json!({ "stopped": true, "running": stopped.next.is_some(), "pid": pid });
+        if let (Some(next), Some(keys)) = (stopped.next, document.as_object_mut()) {
+            keys.insert("new_pid".to_owned(), json!(next));
+        }
+        ui.value(&document)?;
+        return Ok(0);
+    }
+    let again = stopped.next.map_or_else(String::new, |next| {
+        format!("; another client has started it again (process {next})")
+    });
+    ui.say(&format!("occd stopped (process {pid}){again}."))?;
+    Ok(0)
+}
+
+async fn restart(context: &Context<'_>) -> Result<u8, CliError> {
+    let ui = context.ui;
+    let (old, new) = start_anew(context).await?;
+    if ui.json {
+        ui.value(
+            &json!({ "restarted": old.is_some(), "running": true, "old_pid": old, "pid": new }),
+        )?;
+        return Ok(0);
+    }
+    let new = new.map_or_else(String::new, |pid| format!(" (process {pid})"));
+    ui.say(&match old {
+        Some(_) => format!("occd restarted{new}."),
+        None => format!("occd was not running: started{new}."),
+    })?;
+    Ok(0)
+}
+
+/// Stops the daemon, if one runs, and starts one. Returns the processes of both.
+pub(super) async fn start_anew(
+    context: &Context<'_>,
+) -> Result<(Option<i32>, Option<i32>), CliError> {
+    let socket = socket_path(context)?;
+    let units = autostart::units(context).await.unwrap_or_default();
+    let old = if units.active {
+        let old = autostart::lock_holder(&socket);
+        // systemd holds its socket meanwhile, where it has one: whoever comes waits.
+        let told = unit::tell(&["restart", unit::UNIT]).await;
+        told.map_err(|why| CliError::daemon(format!("systemd could not restart occd: {why}")))?;
+        old
+    } else {
+        end(context).await?.pid
+    };
+    drop(autostart::connect(context, Start::Asked).await?);
+    Ok((old, autostart::lock_holder(&socket)))
+}
+
+/// Stops the daemon and waits until it is there no more. Another client may have started a new one by then.
+async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
+    let socket = socket_path(context)?;
+    let units = autostart::units(context).await.unwrap_or_default();
+    if units.active || units.listens {
+        let pid = autostart::lock_holder(&socket);
+        // The socket first, or somebody could have the daemon started again.
+        let which = [(units.listens, unit::SOCKET), (units.active, unit::UNIT)];
+        let which = which.into_iter().filter(|(active, _)| *active).map(|(_, name)| name);
+        let told = unit::tell(&std::iter::once("stop").chain(which).collect::<Vec<_>>()).await;
+        told.map_err(|why| CliError::daemon(format!("systemd could not stop occd: {why}")))?;
+        // The daemon may be another one, that systemd did not start.
+        let next = autostart::lock_holder(&socket);
+        if next.is_none() || next != pid {
+            return Ok(Stopped { pid, next });
+        }
+    }
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
         Err(error) if error.code == autostart::ABSENT => {
-            let socket = socket_path(context)?;
-            if let Some(pid) = autostart::lock_holder(&socket) {
-                return end(context, pid, &socket).await;
-            }
-            if ui.json {
-                ui.value(&json!({ "stopped": false, "running": false }))?;
-            } else {
-                ui.say("occd is not running.")?;
-            }
-            return Ok(0);
+            return match autostart::lock_holder(&socket) {
+                Some(pid) => terminate(pid, &socket).await,
+                None => Ok(Stopped { pid: None, next: None }),
+            };
         }
         Err(error) => return Err(error),
     };
-    let socket = found.socket.clone();
     let peer = found
         .stream
         .peer_cred()
         .map_err(|error| CliError::daemon(format!("occd's process cannot be told: {error}")))?;
+    // Whoever holds the lock and the socket is the daemon, whatever it answers and in which version.
+    if let Some(pid) = autostart::lock_holder(&socket).filter(|pid| Some(*pid) == peer.pid()) {
+        return terminate(pid, &socket).await;
+    }
     let version: Version = Client::of(found, context.ui).get("/v1/version").await?.parse()?;
     // The number to signal must be the one that the kernel names, not only the one in a document.
     let stated = i32::try_from(version.pid).ok();
@@ -90,64 +185,74 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
         ))
         .hint("systemctl --user stop occd.socket occd.service, if systemd holds its socket"));
     }
-    let pid = stated.unwrap_or_default();
-    end(context, pid, &socket).await
+    terminate(stated.unwrap_or_default(), &socket).await
 }
 
-/// Tells the daemon to stop and waits until it is there no more. Another client may have started a new one by then.
-async fn end(context: &Context<'_>, pid: i32, socket: &Path) -> Result<u8, CliError> {
-    let ui = context.ui;
+/// Tells a process to stop and waits until it is the daemon no more.
+async fn terminate(pid: i32, socket: &Path) -> Result<Stopped, CliError> {
     let process = Some(pid)
         .filter(|pid| *pid > 1)
         .and_then(Pid::from_raw)
         .ok_or_else(|| CliError::failed(format!("occd's process number {pid} is odd.")))?;
     kill_process(process, Signal::TERM)
         .map_err(|error| CliError::failed(format!("occd (process {pid}): {error}")))?;
+    gone(pid, socket).await?;
+    let next = autostart::lock_holder(socket).or(listener(socket).await);
+    Ok(Stopped { pid: Some(pid), next })
+}
+
+/// Waits until a process that is about to end is the daemon no more.
+pub(super) async fn gone(pid: i32, socket: &Path) -> Result<(), CliError> {
     let gone = async {
         // Only when it has let go of its lock can another one start.
         while autostart::lock_holder(socket) == Some(pid) || listener(socket).await == Some(pid) {
             tokio::time::sleep(STOP_STEP).await;
         }
     };
-    if tokio::time::timeout(STOP_LIMIT, gone).await.is_err() {
-        return Err(CliError::failed(format!(
-            "occd (process {pid}) was told to stop but is still there after {} seconds.",
-            STOP_LIMIT.as_secs()
-        ))
-        .hint(format!("kill -9 {pid}")));
+    if tokio::time::timeout(STOP_LIMIT, gone).await.is_ok() {
+        return Ok(());
     }
-    let next = autostart::lock_holder(socket).or(listener(socket).await);
-    if ui.json {
-        let mut document = json!({ "stopped": true, "running": next.is_some(), "pid": pid });
-        if let (Some(next), Some(keys)) = (next, document.as_object_mut()) {
-            keys.insert("new_pid".to_owned(), json!(next));
-        }
-        ui.value(&document)?;
-        return Ok(0);
-    }
-    let again = next.map_or_else(String::new, |next| {
-        format!("; another client has started it again (process {next})")
-    });
-    ui.say(&format!("occd stopped (process {pid}){again}."))?;
-    Ok(0)
+    Err(CliError::failed(format!(
+        "occd (process {pid}) was told to stop but is still there after {} seconds.",
+        STOP_LIMIT.as_secs()
+    ))
+    .hint(format!("kill -9 {pid}")))
 }
 
-/// Returns the process that listens on the socket, if one does.
+/// Returns the process that listens on the socket, if one does. A socket that systemd keeps names the last one, which
+/// may be gone.
 async fn listener(socket: &Path) -> Option<i32> {
-    UnixStream::connect(socket).await.ok()?.peer_cred().ok()?.pid()
+    let pid = UnixStream::connect(socket).await.ok()?.peer_cred().ok()?.pid()?;
+    test_kill_process(Pid::from_raw(pid)?).is_ok().then_some(pid)
 }
 
 async fn status(context: &Context<'_>) -> Result<u8, CliError> {
+    let socket = socket_path(context)?;
+    // To connect would start it.
+    if autostart::lock_holder(&socket).is_none()
+        && autostart::units(context).await.is_some_and(|units| units.listens)
+    {
+        if context.ui.json {
+            let document = json!({ "running": false, "socket": socket.to_string_lossy(), "systemd_listens": true });
+            context.ui.value(&document)?;
+        } else {
+            let text = format!(
+                "occd is not running: systemd starts it for whoever uses its socket ({}).",
+                shown(&socket)
+            );
+            context.ui.say(&text)?;
+        }
+        return Ok(DAEMON);
+    }
     match autostart::connect(context, Start::Never).await {
         Ok(found) => describe(context, found).await,
         Err(error) if error.code == autostart::ABSENT => {
-            let socket = socket_path(context)?;
             if let Some(pid) = autostart::lock_holder(&socket) {
                 let text = format!(
                     "occd (process {pid}) runs, but its socket {} is gone.",
                     shown(&socket)
                 );
-                return Err(CliError::daemon(text).hint("occ daemon stop; occ daemon start"));
+                return Err(CliError::daemon(text).hint("occ daemon restart"));
             }
             if context.ui.json {
                 context
@@ -187,7 +292,8 @@ async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, 
     }
     let own = env!("CARGO_PKG_VERSION");
     if version.version != own {
-        ui.note(&format!("occ is {own}. hint: occ daemon stop; occ daemon start"));
+        let remedy = versions::remedy(&sanitize(&version.version));
+        ui.note(&format!("occ is {own}. hint: {remedy}"));
     }
     Ok(0)
 }

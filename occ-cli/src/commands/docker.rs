@@ -229,12 +229,18 @@ pub(crate) async fn run_context(
     let place = host.map_or_else(|| "local".to_owned(), ToString::to_string);
     let name = format!("occ-{place}");
     if args.remove {
-        remove_context(context, &name)?;
+        let found = docker_context(&["inspect", &name]).map_err(|error| no_docker(&error))?;
+        let is_there = found.status.success();
+        if is_there {
+            remove_context(context, &name)?;
+        } else if !ui.json {
+            ui.say(&format!("Nothing to remove: there is no docker context '{name}'."))?;
+        }
         if let Some(host) = host {
             remove(&client, host).await?;
         }
         if ui.json {
-            let gone = serde_json::json!({ "host": place, "context": name, "removed": true });
+            let gone = serde_json::json!({ "host": place, "context": name, "removed": is_there });
             ui.value(&gone)?;
         }
         return Ok(0);

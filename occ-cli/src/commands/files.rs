@@ -11,7 +11,7 @@ use super::Context;
 use crate::cli::{CatArgs, LsArgs, RmArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::exchange::{Answer, Ask, shown};
+use crate::exchange::{Answer, Ask, bytes_of};
 use crate::output::write_stdout;
 use crate::place::Place;
 use crate::spot::Spot;
@@ -72,10 +72,13 @@ pub(crate) async fn ls(context: &Context<'_>, args: &LsArgs) -> Result<u8, CliEr
 }
 
 fn show(context: &Context<'_>, args: &LsArgs, entries: &[FileInfo]) -> Result<(), CliError> {
-    let mut text = String::new();
+    // What goes on to a program is as it is on the host.
+    let raw = args.null || !context.ui.stdout_terminal;
+    let mut out = Vec::new();
     let digits = entries.iter().map(|entry| entry.size.to_string().len()).max().unwrap_or(0);
     for entry in entries {
         let mark = match entry.kind {
+            _ if args.null => "",
             FileKind::Directory => "/",
             FileKind::Symlink => "@",
             _ => "",
@@ -85,11 +88,13 @@ fn show(context: &Context<'_>, args: &LsArgs, entries: &[FileInfo]) -> Result<()
             let time = time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M");
             let (kind, mode) = (letter(entry.kind), permissions(entry.mode));
             let size = entry.size;
-            text.push_str(&format!("{kind}{mode}  {size:>digits$}  {time}  "));
+            out.extend_from_slice(format!("{kind}{mode}  {size:>digits$}  {time}  ").as_bytes());
         }
-        text.push_str(&format!("{}{mark}\n", shown(&entry.name)));
+        out.extend(bytes_of(&entry.name, raw));
+        out.extend_from_slice(mark.as_bytes());
+        out.push(if args.null { 0 } else { b'\n' });
     }
-    context.ui.print(&text)
+    write_stdout(&out)
 }
 
 fn letter(kind: FileKind) -> char {

@@ -1,11 +1,9 @@
 //! `occ files`: a directory that is watched, or searched.
 
 use std::ffi::OsStr;
-use std::io::IsTerminal as _;
 
 use bytes::BytesMut;
 use hyper::Method;
-use occ_proto::files::Bytes;
 use occ_proto::files_follow::{SearchEvent, WatchEvent, WatchedBy};
 use occ_proto::text::sanitize;
 use serde::de::DeserializeOwned;
@@ -15,7 +13,7 @@ use super::files::home;
 use crate::cli::{FilesCommand, SearchArgs, WatchArgs};
 use crate::client::{Client, segment};
 use crate::error::{CliError, FAILED};
-use crate::exchange::{Answer, Ask, shown};
+use crate::exchange::{Answer, Ask, bytes_of};
 use crate::output::{json, write_stdout};
 use crate::spot::Spot;
 
@@ -102,13 +100,15 @@ async fn watch(context: &Context<'_>, args: &WatchArgs) -> Result<u8, CliError> 
                 ui.note_if_talking(&format!("watching {spot}, with a look every second"));
                 continue;
             }
+            WatchEvent::Ready { by: WatchedBy::Unknown } | WatchEvent::Unknown => continue,
             WatchEvent::Resync { reason } => {
                 ui.note(&format!("not known what happened meanwhile: {}", sanitize(reason)));
                 continue;
             }
             WatchEvent::Failed { .. } => continue,
         };
-        ui.print(&format!("{word}  {}\n", shown(path)))?;
+        let out = [word.as_bytes(), b"  ", &bytes_of(path, !ui.stdout_terminal), b"\n"];
+        write_stdout(&out.concat())?;
     }
     Err(CliError::failed(format!("{spot}: occd has ended the watch.")))
 }
@@ -132,7 +132,7 @@ async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError
     let mut lines = Lines::of(&client, spot.api(&query)?).await?;
     let ui = context.ui;
     // What goes on to a program is as it is in the file.
-    let raw = !std::io::stdout().is_terminal();
+    let raw = !ui.stdout_terminal;
     while let Some((text, event)) = lines.next::<SearchEvent>().await? {
         if ui.json && !matches!(event, SearchEvent::Failed { .. }) {
             ui.print(&json::line(&text))?;
@@ -140,13 +140,14 @@ async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError
         match event {
             SearchEvent::Match { path, line, column, text } if !ui.json => {
                 let column = column.map_or_else(String::new, |column| format!("{column}:"));
-                let mut out = bytes_of(&path, raw);
-                out.extend_from_slice(format!(":{line}:{column}").as_bytes());
+                let mut out = bytes_of(&path, raw || args.null);
+                out.push(if args.null { 0 } else { b':' });
+                out.extend_from_slice(format!("{line}:{column}").as_bytes());
                 out.extend(bytes_of(&text, raw));
                 out.push(b'\n');
                 write_stdout(&out)?;
             }
-            SearchEvent::Match { .. } => {}
+            SearchEvent::Match { .. } | SearchEvent::Unknown => {}
             SearchEvent::Done { matches, limited, trouble, .. } => {
                 if limited {
                     ui.note(&format!("These are the first {matches}: there are more."));
@@ -165,8 +166,4 @@ async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError
         }
     }
     Err(CliError::failed(format!("{spot}: occd has ended the search.")))
-}
-
-fn bytes_of(bytes: &Bytes, raw: bool) -> Vec<u8> {
-    if raw { bytes.0.clone() } else { sanitize(&String::from_utf8_lossy(&bytes.0)).into_bytes() }
 }

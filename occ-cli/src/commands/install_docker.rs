@@ -38,14 +38,6 @@ pub(crate) async fn run(
     dry_run: bool,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
-    if !yes && !dry_run && !ui.can_ask() {
-        return Err(CliError::usage(format!(
-            "Installing Docker on '{host}' needs a confirmation."
-        ))
-        .hint(format!(
-            "occ host install-docker {host} --dry-run shows the commands; --yes runs them"
-        )));
-    }
     let client = context.client().await?;
     if dry_run && ui.json {
         let reply = client.get_slow(&host_path(host, "/docker-setup")).await?;
@@ -55,6 +47,15 @@ pub(crate) async fn run(
     if dry_run {
         show(context, host, &setup, true)?;
         return Ok(0);
+    }
+    // Where it is there already, nothing has to be confirmed.
+    if !yes && setup.docker_version.is_none() && !ui.can_ask() {
+        return Err(CliError::usage(format!(
+            "Installing Docker on '{host}' needs a confirmation."
+        ))
+        .hint(format!(
+            "occ host install-docker {host} --dry-run shows the commands; --yes runs them"
+        )));
     }
     match decided(context, host, &setup, (!yes).then_some(INSTALL)).await? {
         Verdict::Done => {}

@@ -13,8 +13,10 @@ pub(crate) fn refuse(name: &str) -> Option<CliError> {
         "user" => "opencode-cloud user",
         "mount" => "opencode-cloud mount",
         "reset" => "opencode-cloud reset",
-        "install" => "occ starts occd by itself; occ daemon start does it now",
-        "uninstall" => "occ daemon stop",
+        "install" => {
+            "occ daemon install has systemd or launchd run occd; without it occ starts occd by itself"
+        }
+        "uninstall" => "occ daemon uninstall",
         _ => return None,
     };
     let message =

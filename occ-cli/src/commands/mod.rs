@@ -6,6 +6,7 @@ mod connect;
 mod cp;
 mod cp_tree;
 mod daemon;
+mod daemon_logs;
 mod docker;
 mod doctor;
 mod edit;
@@ -33,6 +34,7 @@ mod rolling;
 mod sandbox;
 mod sandbox_group;
 mod sandbox_spec;
+mod service;
 mod session;
 mod session_attach;
 mod session_durable;
@@ -40,6 +42,7 @@ mod setup;
 mod ssh_config;
 mod status;
 mod trust;
+pub(crate) mod upgrade;
 mod watch;
 
 pub(crate) use exec_result::Kept;
@@ -114,6 +117,12 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     // clap sees a conflict only between flags on the same side of the verb.
     if global.local && global.host.is_some() {
         return Err(CliError::usage("--local cannot be used with --host."));
+    }
+    if let Some(Command::Sandbox(_)) = &command
+        && (global.local || global.host.is_some())
+    {
+        return Err(CliError::usage("--host and --local do not go with occ sandbox.")
+            .hint("--from HOST and --to HOST name the two; local is this machine"));
     }
     if command.as_ref().is_some_and(Command::is_about_the_sandbox) {
         legacy::refuse_instance_of_environment()?;

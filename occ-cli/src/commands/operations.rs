@@ -2,6 +2,7 @@
 
 use hyper::Method;
 use jiff::Timestamp;
+use occ_proto::error::Problem;
 use occ_proto::operation::{
     Operation, OperationEvent, OperationKind, OperationList, OperationState,
 };
@@ -129,7 +130,7 @@ pub(crate) fn finished(
 ) -> Result<u8, CliError> {
     let ui = context.ui;
     if let Some(problem) = &operation.problem {
-        return Err(CliError::from((**problem).clone()));
+        return Err(failed(operation, problem));
     }
     if ui.json {
         return ui.value(operation).map(|()| 0);
@@ -141,6 +142,15 @@ pub(crate) fn finished(
         ui.say(&line)?;
     }
     Ok(0)
+}
+
+/// Returns why an operation failed. What to type names it.
+pub(crate) fn failed(operation: &Operation, problem: &Problem) -> CliError {
+    let mut error = CliError::from(problem.clone());
+    if let Some(hint) = &mut error.hint {
+        *hint = hint.replace("attach ID", &format!("attach {}", operation.id));
+    }
+    error
 }
 
 /// Returns the beginning of a text, as one line: the whole is told by `operations attach`.

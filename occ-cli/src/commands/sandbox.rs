@@ -101,7 +101,7 @@ pub(crate) async fn start(context: &Context<'_>, args: &StartArgs) -> Result<u8,
         operation = operate(context, &client, &place, "start", &request).await?;
     }
     if let Some(problem) = &operation.problem {
-        let error = CliError::from((**problem).clone());
+        let error = operations::failed(&operation, problem);
         return Err(explained(context, &client, &place, error).await);
     }
     let url = operation.outcome.as_ref().and_then(|outcome| outcome.url.clone());

@@ -42,7 +42,7 @@ impl<B: Serialize + Sync> Job<'_, B> {
         };
         let operation = operations::to_its_end(client, &begun.id, tell).await?;
         if let Some(problem) = &operation.problem {
-            return Err(CliError::from((**problem).clone()));
+            return Err(operations::failed(&operation, problem));
         }
         let did = operation.outcome.as_ref().map_or(Did::Unknown, |outcome| outcome.did);
         let password = match did {

@@ -180,6 +180,12 @@ async fn sync(context: &Context<'_>, pair: &SandboxPair, yes: bool) -> Result<u8
                     "stop what has it there, or occ start{model} -p PORT --yes gives the model another"
                 ))
             }
+            Some(Code::MountInvalid) => {
+                let model = self::place(&pair.from).option();
+                error.hint(format!(
+                    "make that path there, or occ start{model} --no-mounts --yes has the model mount nothing"
+                ))
+            }
             _ => error,
         })?);
     }

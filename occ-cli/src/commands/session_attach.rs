@@ -4,7 +4,10 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use occ_proto::session::{OutputStream, SHOW_SCREEN, Session, SessionHost, SessionState};
+use occ_proto::exec::{Bytes, ExecEvent};
+use occ_proto::session::{
+    OutputStream, SHOW_SCREEN, Session, SessionEvent, SessionHost, SessionState,
+};
 use tokio::time::Instant;
 
 use super::exec_run::{Caught, Signals};
@@ -45,6 +48,38 @@ pub(super) enum Left {
 /// Where the output of a session goes.
 pub(super) trait Sink {
     async fn write(&mut self, stream: OutputStream, bytes: bytes::Bytes) -> io::Result<()>;
+
+    /// Takes an event of which programs are to know. Returns whether it did; a person is told otherwise.
+    async fn event(&mut self, _: &SessionEvent) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+/// A document a line on standard output.
+struct JsonLines(Descriptor);
+
+impl JsonLines {
+    async fn line(&mut self, event: &impl serde::Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event).map_err(io::Error::other)?;
+        line.push(b'\n');
+        self.0.write(line.into()).await
+    }
+}
+
+impl Sink for JsonLines {
+    async fn write(&mut self, stream: OutputStream, bytes: bytes::Bytes) -> io::Result<()> {
+        let data = Bytes(bytes.to_vec());
+        // As with an exec that is followed.
+        self.line(&match stream {
+            OutputStream::Stdout => ExecEvent::Stdout { data },
+            OutputStream::Stderr => ExecEvent::Stderr { data },
+        })
+        .await
+    }
+
+    async fn event(&mut self, event: &SessionEvent) -> io::Result<bool> {
+        self.line(event).await.map(|()| true)
+    }
 }
 
 /// Our own two streams.
@@ -128,18 +163,20 @@ pub(super) async fn pass(
         };
         match next {
             Next::Received(received) => match received? {
-                Received::Output { stream, bytes } => match sink.write(stream, bytes).await {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                        return Ok((Left::Closed, timed_out));
+                Received::Output { stream, bytes } => {
+                    if let Some(left) = written(sink.write(stream, bytes).await)? {
+                        return Ok((left, timed_out));
                     }
-                    Err(error) => {
-                        let text = format!("the session's output cannot be written: {error}");
-                        return Err(CliError::failed(text));
+                }
+                Received::Gap { stream, from, missing } => {
+                    let gap = SessionEvent::Gap { stream, from, to: from + missing };
+                    let told = sink.event(&gap).await;
+                    if matches!(told, Ok(false)) {
+                        ui.note(&format!("[{name}] {missing} bytes are kept no more"));
                     }
-                },
-                Received::Gap { missing, .. } => {
-                    ui.note(&format!("[{name}] {missing} bytes are kept no more"));
+                    if let Some(left) = written(told.map(drop))? {
+                        return Ok((left, timed_out));
+                    }
                 }
                 Received::Paused { message } => {
                     paused = true;
@@ -202,6 +239,18 @@ pub(super) async fn pass(
     }
 }
 
+/// Returns how it ends where the output could not be written.
+fn written(written: io::Result<()>) -> Result<Option<Left>, CliError> {
+    match written {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(Left::Closed)),
+        Err(error) => {
+            let text = format!("the session's output cannot be written: {error}");
+            Err(CliError::failed(text))
+        }
+    }
+}
+
 /// Looks for `~.` at the beginning of a line; `~~` there is one `~`.
 #[derive(Debug)]
 struct Escape {
@@ -251,7 +300,7 @@ pub(super) async fn attach(
     };
     let terminal = io::stdin().is_terminal();
     let plain = args.no_stdin || args.from_start || args.offset.is_some();
-    if terminal && !plain {
+    if terminal && !plain && !context.ui.json {
         let session = sessions.show(&args.name).await?;
         if session.info.tty && session.state == SessionState::Running {
             return in_terminal(context, sessions, &session).await;
@@ -333,9 +382,26 @@ async fn passing(
     typed: Typed,
 ) -> Result<u8, CliError> {
     let mut attached = sessions.attach(name, begin).await?;
-    let mut sink = Streams::open()?;
-    let passing = Box::pin(pass(context.ui, name, &mut attached, typed, &mut sink, None));
-    let (left, _) = prompter::answering(sessions.client(), passing).await?;
+    let left = if context.ui.json {
+        let out = Descriptor::of(&io::stdout());
+        let out = out.map_err(|error| CliError::failed(format!("standard output: {error}")))?;
+        let mut sink = JsonLines(out);
+        let passing = Box::pin(pass(context.ui, name, &mut attached, typed, &mut sink, None));
+        let (left, _) = prompter::answering(sessions.client(), passing).await?;
+        let last = match &left {
+            Left::Exit(code) => Some(SessionEvent::Exit { code: *code }),
+            Left::Lost => Some(SessionEvent::Lost),
+            Left::End | Left::Detached(_) | Left::Closed => None,
+        };
+        match last {
+            None => left,
+            Some(last) => written(sink.event(&last).await.map(drop))?.unwrap_or(left),
+        }
+    } else {
+        let mut sink = Streams::open()?;
+        let passing = Box::pin(pass(context.ui, name, &mut attached, typed, &mut sink, None));
+        prompter::answering(sessions.client(), passing).await?.0
+    };
     match left {
         Left::Detached(_) => {
             context.ui.note_if_talking(&format!(

@@ -4,19 +4,18 @@ use hyper::Method;
 use occ_proto::error::Code;
 use occ_proto::host::DefaultHost;
 use occ_proto::name::Destination;
-use occ_proto::paths::Env;
 use occ_proto::status::{HostList, TestReport};
 use occ_proto::text::sanitize;
 use occ_proto::{HostConfig, HostName};
 
 use super::host_import::{self, Choice};
-use super::{Context, host_edit};
+use super::{Context, host_edit, service};
+use crate::autostart;
 use crate::cli::HostAddArgs;
 use crate::client::{Client, host_path};
 use crate::error::CliError;
 use crate::hint::hint_for;
 use crate::output::with_note;
-use crate::unit;
 
 /// The most hosts that are tried here, one after the other; `occ host test --all` tries more at once.
 const TRIED: usize = 8;
@@ -48,8 +47,8 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     };
     let working = match choice {
         Choice::Some(names) => from_ssh_config(context, &client, names).await?,
-        Choice::Other(text) => by_address(context, Some(text)).await?,
-        Choice::None => by_address(context, None).await?,
+        Choice::Other(text) => Box::pin(by_address(context, Some(text))).await?,
+        Choice::None => Box::pin(by_address(context, None)).await?,
     };
     let Some(host) = working.first() else {
         let after: HostList = client.get("/v1/hosts").await?.parse()?;
@@ -62,8 +61,14 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         client.request(Method::PUT, "/v1/default-host", Some(&default), None).await?;
         ui.say(&format!("Commands without --host go to {host}: occ host default changes that."))?;
     }
-    if !unit::is_installed(Env::from_process().xdg_runtime_dir.as_deref()).await {
-        ui.say("occd starts with the first occ. To have it from login on: occ daemon install")?;
+    match autostart::systemd_units().await {
+        Some(units) if units.installed => {}
+        Some(_) if ui.ask("Have systemd start occd at login?").await? => {
+            service::install(context, false).await?;
+        }
+        _ => {
+            ui.say("occd starts with the first occ. To have it from login on: occ daemon install")?;
+        }
     }
     ui.say(&format!(
         "Next:\n  occ status --all\n  occ exec --host {host} -- uptime\n  occ shell --host {host}"

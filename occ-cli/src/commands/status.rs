@@ -86,6 +86,9 @@ async fn local(context: &Context<'_>, client: &Client, fresh: bool) -> Result<u8
             }
             let sign = if none { "○ none   " } else { "? unknown" };
             ui.print(&format!("Sandbox   {sign}    {}\n", error.message))?;
+            if let Some(hint) = error.hint.filter(|_| !none) {
+                ui.note(&format!("hint: {hint}"));
+            }
             return Ok(0);
         }
         Err(error) => return Err(error),
@@ -127,7 +130,12 @@ async fn one(
     }
     if ui.json {
         ui.document(&reply.body)?;
-        return Ok(if ui.quiet { quiet_code(&status) } else { 0 });
+        let unseen = args.fresh && status.state != State::Connected;
+        return Ok(match ui.quiet {
+            true => quiet_code(&status),
+            false if unseen => CONNECTION,
+            false => 0,
+        });
     }
     if ui.quiet {
         return Ok(quiet_code(&status));
@@ -139,7 +147,7 @@ async fn one(
     let connected = status.state == State::Connected;
     let unknown = status.sandbox.is_none() && status.docker_error.is_none();
     let ask = connected && (args.fresh || (ui.verbose > 0 && unknown));
-    if ask || !unknown || is_without_docker(&status) {
+    if connected || !unknown {
         let (lines, docker_hint) = match ask {
             true => sandbox(context, client, &status, now).await?,
             false => remembered(ui, &status, now),
@@ -157,10 +165,14 @@ async fn one(
         }
     }
     ui.print(&text)?;
+    if args.fresh && !connected && hint.is_none() {
+        hint = Some(format!("occ connect --host {host} waits for it"));
+    }
     if let Some(hint) = hint {
         ui.note(&format!("hint: {hint}"));
     }
-    Ok(0)
+    // A look that is asked for and cannot be had is no success, whatever is shown.
+    Ok(if args.fresh && !connected { CONNECTION } else { 0 })
 }
 
 /// Returns the sandbox's lines from memory.
@@ -184,6 +196,9 @@ pub(super) fn remembered(
         (None, None) if is_without_docker(status) => {
             let why = "there is no Docker on this host";
             (vec![show::sandbox_unknown(status, Code::DockerUnavailable, why)], None)
+        }
+        (None, None) if status.state == State::Connected => {
+            (vec![show::sandbox_unheard(status)], None)
         }
         (None, None) => (Vec::new(), None),
     }
@@ -269,10 +284,12 @@ async fn many(
     let reply = client.get("/v1/hosts").await?;
     let mut list: HostList = reply.parse()?;
     selection.narrow(&mut list)?;
-    if *selection == Selection::All {
-        return print_all(context, &reply.body, &list);
-    }
-    print_all(context, &narrowed(&reply.parse()?, &list), &list)
+    let code = match selection {
+        Selection::All => print_all(context, &reply.body, &list)?,
+        Selection::Group(_) => print_all(context, &narrowed(&reply.parse()?, &list), &list)?,
+    };
+    let is_unseen = |host: &HostStatus| host.state != State::Connected;
+    Ok(if args.fresh && list.hosts.iter().any(is_unseen) { FAILED } else { code })
 }
 
 /// Returns the daemon's own document with only those hosts in it that are in the list, so that keys which this

@@ -164,6 +164,17 @@ fn an_agent_is_mended_according_to_what_is_the_matter_with_it() {
 }
 
 #[test]
+fn what_is_full_and_what_is_at_work_is_named() {
+    let full = "h: there is no room for the sandbox: the disk is full.";
+    let of_docker = "occ docker --host h -- system df shows what of Docker's takes the room";
+    let hint = of(Code::ImageUnavailable, "h", full);
+    assert!(hint.starts_with(of_docker) && hint.contains("occ exec --host h -- df -h"), "{hint}");
+    let busy = "h: another operation (start) is at work there: 1f3c9a2b.";
+    let hint = of(Code::OperationRunning, "h", busy);
+    assert!(hint.ends_with("occ operations attach 1f3c9a2b follows it"), "{hint}");
+}
+
+#[test]
 fn who_asks_for_a_sudo_password_is_told() {
     let asked = "h: the sudo password of alice is needed: the answers were wrong.";
     assert_eq!(of(Code::InputNeeded, "h", asked), "occ host install-docker h asks again");

@@ -14,7 +14,7 @@ use occ_proto::trust::NewHostKey;
 use super::table::Table;
 use super::{Colour, Ui};
 use crate::duration::{one_unit, seconds_between, two_units};
-use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for, installing_helps};
+use crate::hint::{damaged_passwords, has_no_docker, has_own_hint, hint_for};
 
 /// The sign of a state: each differs in shape, so that colour is never needed.
 fn sign(state: State) -> &'static str {
@@ -23,6 +23,7 @@ fn sign(state: State) -> &'static str {
         State::Connecting | State::Backoff => "◐",
         State::Idle | State::Stopped => "○",
         State::Failed => "✗",
+        State::Unknown => "?",
     }
 }
 
@@ -30,7 +31,7 @@ fn colour(state: State) -> Colour {
     match state {
         State::Connected => Colour::Green,
         State::Connecting | State::Backoff => Colour::Yellow,
-        State::Idle | State::Stopped => Colour::Grey,
+        State::Idle | State::Stopped | State::Unknown => Colour::Grey,
         State::Failed => Colour::Red,
     }
 }
@@ -168,6 +169,7 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
             format!("{why}connecting on this request; --fresh waits for it")
         }
         State::Stopped => format!("{age}, disconnected on request"),
+        State::Unknown => age,
     }
 }
 
@@ -241,14 +243,14 @@ pub(crate) fn hint(status: &HostStatus) -> Option<String> {
             let error = status.last_error.as_ref();
             error.and_then(|error| status_hint(status, error.code, &error.message))
         }
-        State::Idle | State::Connecting | State::Connected => None,
+        State::Idle | State::Connecting | State::Connected | State::Unknown => None,
     }
 }
 
 /// Returns the hint for a problem of a host whose configuration is known.
 pub(crate) fn status_hint(status: &HostStatus, code: Code, detail: &str) -> Option<String> {
     // A host may do without, and is not to be told so each time.
-    if installing_helps(detail) {
+    if has_no_docker(detail) {
         return None;
     }
     let login = status.connection.as_ref().map(|connection| connection.user.as_str());
@@ -439,6 +441,11 @@ pub(crate) fn docker_fault(status: &HostStatus, fault: &DockerFault) -> String {
     line(status, "Docker", &format!("✗ {}", sanitize(&fault.message)))
 }
 
+/// Returns the line for a sandbox of which nothing has been heard yet, as in the first moments of a connection.
+pub(crate) fn sandbox_unheard(status: &HostStatus) -> String {
+    line(status, "Sandbox", "? unknown    Docker has not been heard yet; --fresh asks it")
+}
+
 /// Returns the line for a sandbox that Docker could not be asked about.
 pub(crate) fn sandbox_unknown(status: &HostStatus, code: Code, why: &str) -> String {
     // The line names the host already.
@@ -462,6 +469,7 @@ pub(crate) fn table(ui: &Ui, list: &HostList, now: Timestamp, fold: bool) -> Str
         State::Connected => 3,
         State::Idle => 4,
         State::Stopped => 5,
+        State::Unknown => 6,
     };
     let mut hosts: Vec<&HostStatus> = list.hosts.iter().chain(&list.via).collect();
     hosts.sort_by_key(|status| rank(status.state));
@@ -509,6 +517,7 @@ fn row(status: &HostStatus, list: &HostList, now: Timestamp) -> Vec<String> {
         },
         State::Connecting => attempt(status),
         State::Stopped => "disconnected on request".to_owned(),
+        State::Unknown => String::new(),
         State::Connected if let Some(silent) = unanswered(status, now) => silent,
         State::Connected | State::Idle => match (idle_reason(status), &status.docker_error) {
             (Some(why), _) => format!("{why}; connects on use"),
@@ -573,6 +582,7 @@ fn summary(list: &HostList) -> String {
         State::Failed,
         State::Idle,
         State::Stopped,
+        State::Unknown,
     ];
     let counted = |hosts: &[HostStatus], what: &str| {
         let counts: Vec<String> = states

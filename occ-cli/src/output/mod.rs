@@ -57,6 +57,8 @@ pub(crate) struct Ui {
     said: Rc<RefCell<Vec<String>>>,
     /// Why the daemon's files on disk are not what is in force, by its last answer.
     pub(crate) warnings: Rc<RefCell<Vec<String>>>,
+    /// The daemon's version, where it is not ours.
+    pub(crate) other_version: Rc<RefCell<Option<String>>>,
 }
 
 impl Ui {
@@ -77,6 +79,7 @@ impl Ui {
             progress: Rc::default(),
             said: Rc::default(),
             warnings: Rc::default(),
+            other_version: Rc::default(),
         }
     }
 

@@ -117,13 +117,12 @@ fn bar(progress: PullProgress) -> String {
 }
 
 fn amounts(progress: PullProgress) -> String {
-    format!(
-        "{} of {}, {} of {} layers",
-        bytes(progress.bytes),
-        bytes(progress.total),
-        progress.layers_done,
-        progress.layers
-    )
+    let layers = format!("{} of {} layers", progress.layers_done, progress.layers);
+    match progress.total {
+        // How large they are is not known of layers that are there already, or have not begun to come.
+        0 => layers,
+        total => format!("{} of {}, {layers}", bytes(progress.bytes), bytes(total)),
+    }
 }
 
 /// Nobody knows whether the sandbox answers.
@@ -235,6 +234,7 @@ mod tests {
         let half = PullProgress { layers: 4, layers_done: 1, bytes: 5_000_000, total: 10_000_000 };
         let text = bar(half);
         assert!(text.contains("████████████░░░░░░░░░░░░ 5.0 MB of 10 MB, 1 of 4 layers"), "{text}");
-        assert!(bar(PullProgress::default()).contains("░".repeat(BAR).as_str()));
+        let waiting = bar(PullProgress { layers: 3, layers_done: 1, ..PullProgress::default() });
+        assert_eq!(waiting, format!("pulling {} 1 of 3 layers", "░".repeat(BAR)));
     }
 }

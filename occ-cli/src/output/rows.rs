@@ -41,6 +41,7 @@ pub(crate) fn note(status: &HostStatus) -> String {
         State::Failed | State::Backoff => status.last_error.as_ref().map(said).unwrap_or_default(),
         State::Connecting => status.question.as_deref().map(sanitize).unwrap_or_default(),
         State::Stopped => "disconnected on request".to_owned(),
+        State::Unknown => String::new(),
         State::Connected => match status.connection.as_ref() {
             Some(connection) if connection.unanswered_since.is_some() => {
                 "keep-alives unanswered".to_owned()

@@ -44,6 +44,8 @@ pub enum Received {
     Gap {
         /// Of which stream.
         stream: OutputStream,
+        /// The offset of the first of them.
+        from: u64,
         /// How many.
         missing: u64,
     },
@@ -337,7 +339,7 @@ impl Attached {
             SessionEvent::Gap { stream, from, to } => {
                 let missing = to.saturating_sub(from);
                 self.move_on(stream, missing);
-                Some(Received::Gap { stream, missing })
+                Some(Received::Gap { stream, from, missing })
             }
             SessionEvent::NoSpace { stream } => Some(Received::NoSpace(stream)),
             SessionEvent::Forwarded { url, here } => Some(Received::Forwarded { url, here }),
@@ -352,7 +354,9 @@ impl Attached {
                 None
             }
             SessionEvent::Error { problem } => return Err((*problem).into()),
-            SessionEvent::Output { .. } | SessionEvent::Unknown => None,
+            SessionEvent::Output { .. }
+            | SessionEvent::BadControl { .. }
+            | SessionEvent::Unknown => None,
         })
     }
 
@@ -398,7 +402,7 @@ impl Attached {
                 Received::Output { stream: OutputStream::Stdout, bytes } => {
                     self.line.extend_from_slice(&bytes);
                 }
-                Received::Gap { stream: OutputStream::Stdout, missing } => {
+                Received::Gap { stream: OutputStream::Stdout, missing, .. } => {
                     let text = format!("{missing} bytes of the session's output are kept no more");
                     return Err(CliError::failed(text).into());
                 }

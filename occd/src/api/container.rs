@@ -12,6 +12,8 @@ use super::App;
 use super::error::ApiResult;
 use super::extract::{Caller, EngineOf, Query};
 use super::json::Json;
+use super::params::PlacePath;
+use super::problems::OfSandbox;
 use super::sandbox::docker_of;
 use crate::container;
 
@@ -20,7 +22,8 @@ const DISK: Duration = Duration::from_secs(5);
 /// The same where nobody asked for it to be looked at anew.
 const MOMENT: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
     /// Ask the host, whatever is known.
     #[serde(default)]
@@ -30,6 +33,15 @@ pub(super) struct ShowQuery {
     disk: bool,
 }
 
+/// Tells the state of a host's sandbox, from memory where it is known.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/container",
+    tag = "sandbox",
+    operation_id = "showSandbox",
+    params(PlacePath, ShowQuery),
+    responses((status = 200, description = "The sandbox", body = ContainerStatus), OfSandbox)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<ShowQuery>,

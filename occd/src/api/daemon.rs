@@ -10,7 +10,7 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 11] = [
+const CAPABILITIES: [&str; 27] = [
     "hosts",
     "exec",
     "exec-stream",
@@ -22,13 +22,45 @@ const CAPABILITIES: [&str; 11] = [
     "trust",
     "history",
     "passwords",
+    "hand-over",
+    "openapi",
+    "idempotency-key",
+    "operations",
+    "container",
+    "docker-socket",
+    "docker-setup",
+    "files",
+    "files-tar",
+    "files-follow",
+    "sessions",
+    "forwards",
+    "policy",
+    "grants",
+    "events",
+    "read-only-socket",
 ];
 
+/// Says that the daemon is alive, with the number of tasks that live in it: one that keeps growing is a leak.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "daemon",
+    operation_id = "health",
+    responses((status = 200, description = "It is", body = Health))
+)]
 pub(super) async fn health() -> Json<Health> {
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     Json(Health { status: "ok".into(), tasks: u64::try_from(tasks).unwrap_or(u64::MAX) })
 }
 
+/// Tells what the daemon is, which clients it serves, and why the files on disk are not what is in force.
+#[utoipa::path(
+    get,
+    path = "/v1/version",
+    tag = "daemon",
+    operation_id = "version",
+    responses((status = 200, description = "The daemon", body = Version))
+)]
 pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
     Json(Version {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -38,6 +70,7 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
         pid: std::process::id(),
         started_at: app.started_at,
         socket: app.socket.display().to_string(),
+        read_only_socket: app.read_only_socket.as_ref().map(|path| path.display().to_string()),
         warnings: app.warnings(&app.hosts.current()),
     })
 }

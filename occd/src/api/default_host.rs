@@ -11,13 +11,31 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::Body;
 use super::json::Json;
+use super::problems::{OfHostEdit, OfHostsFile};
 
+/// Tells which host is meant where none is named.
+#[utoipa::path(
+    get,
+    path = "/v1/default-host",
+    tag = "hosts",
+    operation_id = "showDefaultHost",
+    responses((status = 200, description = "The host, or null", body = DefaultHost), OfHostsFile)
+)]
 pub(super) async fn show(State(app): State<Arc<App>>) -> ApiResult<Json<DefaultHost>> {
     let snapshot = app.hosts.refresh().await;
     let file = snapshot.usable().map_err(ApiError::from)?;
     Ok(Json(DefaultHost { name: file.default_host.clone() }))
 }
 
+/// Sets which host is meant where none is named.
+#[utoipa::path(
+    put,
+    path = "/v1/default-host",
+    tag = "hosts",
+    operation_id = "setDefaultHost",
+    request_body = DefaultHost,
+    responses((status = 200, description = "It is set", body = DefaultHost), OfHostEdit)
+)]
 pub(super) async fn set(
     State(app): State<Arc<App>>,
     Body(default): Body<DefaultHost>,
@@ -26,6 +44,14 @@ pub(super) async fn set(
     Ok(Json(default))
 }
 
+/// Has no host be meant where none is named.
+#[utoipa::path(
+    delete,
+    path = "/v1/default-host",
+    tag = "hosts",
+    operation_id = "clearDefaultHost",
+    responses((status = 204, description = "There is none any more"), OfHostEdit)
+)]
 pub(super) async fn clear(State(app): State<Arc<App>>) -> ApiResult<StatusCode> {
     change(&app, None).await?;
     Ok(StatusCode::NO_CONTENT)

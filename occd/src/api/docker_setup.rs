@@ -11,10 +11,21 @@ use super::App;
 use super::error::{self, ApiResult};
 use super::extract::{Caller, Host, OptionalBody};
 use super::json::Json;
+use super::params::HostPath;
+use super::problems::OfSandbox;
 use super::sandbox;
 use crate::container::{self, Engine, InstallError, Root, SandboxError};
 use crate::host::Tries;
 
+/// Tells which commands it takes for Docker to answer there. Nothing is changed.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/docker-setup",
+    tag = "docker",
+    operation_id = "showDockerSetup",
+    params(HostPath),
+    responses((status = 200, description = "The commands, or the version of the Docker that answers", body = DockerSetup), OfSandbox)
+)]
 pub(super) async fn show(Host(host): Host, Caller(client): Caller) -> ApiResult<Json<DockerSetup>> {
     let plan = container::plan_install(&host, &client).await;
     let plan = plan.map_err(|failure| error::sandbox(Some(host.name()), &failure))?;
@@ -22,6 +33,15 @@ pub(super) async fn show(Host(host): Host, Caller(client): Caller) -> ApiResult<
 }
 
 /// Asks for sudo's password as long as the client is there, and begins the operation.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/docker-setup",
+    tag = "docker",
+    operation_id = "installDocker",
+    params(HostPath),
+    request_body = Option<InstallDocker>,
+    responses((status = 202, description = "It has begun", body = Operation), OfSandbox)
+)]
 pub(super) async fn install(
     State(app): State<Arc<App>>,
     Host(host): Host,

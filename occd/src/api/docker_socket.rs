@@ -11,8 +11,19 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::{EngineOf, Host};
 use super::json::Json;
+use super::params::{HostPath, PlacePath};
+use super::problems::{OfDockerSocket, OfHost};
 use crate::container::Engine;
 
+/// Tells the path of the socket of this machine that speaks to the host's Docker.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/docker-socket",
+    tag = "docker",
+    operation_id = "showDockerSocket",
+    params(PlacePath),
+    responses((status = 200, description = "The socket", body = DockerSocketPath), OfDockerSocket)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
@@ -33,6 +44,15 @@ pub(super) async fn show(
     Ok(Json(DockerSocketPath { host: Some(host.name().clone()), path }))
 }
 
+/// Makes a socket of this machine that speaks to the host's Docker.
+#[utoipa::path(
+    put,
+    path = "/v1/hosts/{host}/docker-socket",
+    tag = "docker",
+    operation_id = "openDockerSocket",
+    params(HostPath),
+    responses((status = 200, description = "The socket", body = DockerSocketPath), OfHost)
+)]
 pub(super) async fn open(
     State(app): State<Arc<App>>,
     Host(host): Host,
@@ -45,6 +65,15 @@ pub(super) async fn open(
     Ok(Json(DockerSocketPath { host: Some(host.name().clone()), path }))
 }
 
+/// Takes that socket away.
+#[utoipa::path(
+    delete,
+    path = "/v1/hosts/{host}/docker-socket",
+    tag = "docker",
+    operation_id = "closeDockerSocket",
+    params(HostPath),
+    responses((status = 204, description = "It is gone"), OfHost)
+)]
 pub(super) async fn close(State(app): State<Arc<App>>, Host(host): Host) -> ApiResult<StatusCode> {
     app.docker_sockets.close(host.name()).map_err(|error| failed(&error).host(host.name()))?;
     Ok(StatusCode::NO_CONTENT)

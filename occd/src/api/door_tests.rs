@@ -1,33 +1,26 @@
 use axum::http::Method;
 
+use super::document::document;
 use super::doors::door;
 
-/// Returns every route with its methods, as the sources have them.
+/// Returns every route with its methods, as the document has them.
 fn routes() -> Vec<(Method, String)> {
-    let sources = [include_str!("mod.rs"), include_str!("files.rs")].join("\n");
+    let document = document();
     let mut routes = Vec::new();
-    for part in sources.split(".route(").skip(1) {
-        let path = part.split('"').nth(1).unwrap().to_owned();
-        let methods = &part[..part.find(")\n").unwrap_or(part.len())];
-        let methods = if methods.contains("methods()") {
-            sources.split("let methods =").nth(1).unwrap().split(';').next().unwrap()
-        } else {
-            methods
-        };
-        let all = [
-            ("get(", Method::GET),
-            ("put(", Method::PUT),
-            ("post(", Method::POST),
-            ("patch(", Method::PATCH),
-            ("delete(", Method::DELETE),
-        ];
-        let known = routes.len();
-        for (word, method) in all {
-            if methods.contains(word) {
-                routes.push((method, path.clone()));
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let methods = item.as_object().unwrap().keys();
+        let methods = methods.map(|method| method.to_uppercase().parse().unwrap());
+        // The one path that goes on, which is two routes more.
+        match path.strip_suffix("/{path}") {
+            None => routes.extend(methods.map(|method| (method, path.clone()))),
+            Some(files) => {
+                for method in methods {
+                    for end in ["", "/", "/{*path}"] {
+                        routes.push((Method::clone(&method), format!("{files}{end}")));
+                    }
+                }
             }
         }
-        assert!(routes.len() > known, "no method of {path} is understood here");
     }
     routes
 }

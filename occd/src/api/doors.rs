@@ -1,10 +1,11 @@
 //! What each route asks of the policy: the one list of all doors. A route that is not on it lets nobody in.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::session::SessionHost;
 use occ_proto::{AGENT_HEADER, Code, KEY_HEADER};
+use utoipa::openapi::{OpenApi, PathItem};
 
 use super::App;
 use super::error::{self, ApiError};
@@ -42,7 +44,7 @@ pub(super) enum Door {
 pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     Some(match route {
-        "/healthz" => Door::Open,
+        "/healthz" | "/v1/openapi.json" => Door::Open,
         "/v1/hosts/{host}" if is_read => Door::Host,
         "/v1/hosts/{host}/policy" | "/v1/hosts/{host}/policy/check" => Door::Host,
         "/v1/hosts/{host}/exec" => Door::Work,
@@ -71,6 +73,7 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         "/v1/forwards" if *method == Method::POST => Door::OwnerWork,
         // The daemon, hosts.json, links, keys, and what is known of work; nothing is done on a host.
         "/v1/version"
+        | "/v1/hand-over"
         | "/v1/hosts"
         | "/v1/hosts/{host}"
         | "/v1/default-host"
@@ -103,7 +106,85 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
     })
 }
 
+/// Returns whether the read-only socket has a route: it tells what the daemon knows of hosts and of work. What is in
+/// files, in output and in logs may be secret, and nothing is dialled or asked for somebody who only looks.
+pub(super) fn is_shown(method: &Method, route: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+        && matches!(
+            route,
+            "/healthz"
+                | "/v1/version"
+                | "/v1/openapi.json"
+                | "/v1/events"
+                | "/v1/hosts"
+                | "/v1/hosts/{host}"
+                | "/v1/hosts/{host}/history"
+                | "/v1/default-host"
+                | "/v1/sessions"
+                | "/v1/forwards"
+                | "/v1/forwards/{id}"
+                | "/v1/operations"
+                | "/v1/operations/{id}"
+                | "/v1/prompts"
+        )
+}
+
+/// The methods that each route takes.
+#[derive(Debug, Clone)]
+pub(super) struct Methods(Arc<HashMap<String, Vec<Method>>>);
+
+/// The one route that goes on, which is another two without a path.
+const FILES: &str = "/v1/hosts/{host}/files/{*path}";
+
+impl Methods {
+    /// Reads them from the document from which the routes are made.
+    pub(super) fn of(document: &OpenApi) -> Self {
+        let methods = |item: &PathItem| {
+            let all = [
+                (Method::GET, &item.get),
+                (Method::PUT, &item.put),
+                (Method::POST, &item.post),
+                (Method::PATCH, &item.patch),
+                (Method::DELETE, &item.delete),
+            ];
+            let taken = all.into_iter().filter(|(_, operation)| operation.is_some());
+            taken.map(|(method, _)| method).collect()
+        };
+        let paths = document.paths.paths.iter();
+        Self(Arc::new(paths.map(|(path, item)| (path.clone(), methods(item))).collect()))
+    }
+
+    fn at(&self, route: &str) -> &[Method] {
+        let is_home = matches!(FILES.strip_prefix(route), Some("/{*path}" | "{*path}"));
+        self.0.get(if is_home { FILES } else { route }).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Refuses a method that a route does not take, before anybody is asked about it.
+async fn wrong_method(method: &Method, taken: &[Method]) -> Response {
+    let mut response = super::wrong_method(method.clone()).await.into_response();
+    let mut words: Vec<&str> = taken.iter().map(Method::as_str).collect();
+    if taken.contains(&Method::GET) {
+        words.push("HEAD");
+    }
+    if let Ok(allow) = HeaderValue::from_str(&words.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
 impl Asker {
+    /// Refuses what would ask a host or dial one, where somebody only looks.
+    pub(super) fn may_ask_hosts(&self) -> Result<(), ApiError> {
+        match self.only_looks {
+            false => Ok(()),
+            true => {
+                let detail = "The read-only socket tells what is known, and asks no host.";
+                Err(ApiError::new(StatusCode::FORBIDDEN, Code::ReadOnly, detail))
+            }
+        }
+    }
+
     /// Returns whoever made a request.
     pub(super) fn of(request: &Request) -> Self {
         request.extensions().get::<Self>().cloned().unwrap_or_default()
@@ -140,7 +221,11 @@ pub(super) async fn know(mut request: Request, next: Next) -> Response {
 }
 
 /// Lets a request pass, if its door does.
-pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(super) async fn pass(
+    State((app, methods)): State<(Arc<App>, Methods)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some(route) = request.extensions().get::<MatchedPath>().cloned() else {
         // There is no such route, which is about to be said.
         return next.run(request).await;
@@ -148,12 +233,21 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     let asker = Asker::of(&request);
     // A HEAD is answered as a GET is.
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let taken = methods.at(route.as_str());
+    if !taken.contains(method) {
+        return wrong_method(method, taken).await;
+    }
     let Some(door) = door(method, route.as_str()) else {
         return denied("no policy is known for this route", None).into_response();
     };
+    if asker.only_looks && !is_shown(request.method(), route.as_str()) {
+        let detail = "The read-only socket does not have this.";
+        return ApiError::new(StatusCode::FORBIDDEN, Code::ReadOnly, detail).into_response();
+    }
     if let Some(grant) = &asker.grant {
         if Timestamp::now() >= grant.ends_at {
-            return denied(&format!("the end of the grant {}", grant.name), None).into_response();
+            let why = format!("the end of the grant {}", grant.name);
+            return denied(&why, None).host(&grant.host).into_response();
         }
         let is_own = || host_of(&request).as_ref() == Some(&SessionHost::Host(grant.host.clone()));
         let may = match door {
@@ -163,7 +257,8 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
         };
         if !may {
             let why = format!("the grant {}, which does not give this", grant.name);
-            return denied(&why, None).into_response();
+            // The host whose policy it may see.
+            return denied(&why, None).host(&grant.host).into_response();
         }
     }
     let asked = match door {

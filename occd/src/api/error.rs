@@ -82,6 +82,11 @@ impl ApiError {
         self.retryable(None)
     }
 
+    /// Says that the same may go well after that time.
+    pub(super) fn after(self, time: std::time::Duration) -> Self {
+        self.retryable(Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     fn retryable(mut self, after_ms: Option<u64>) -> Self {
         self.0.retryable = true;
         self.0.retry_after_ms = after_ms;
@@ -263,7 +268,7 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         }
         DockerError::Untold => (StatusCode::CONFLICT, Code::DockerError),
         DockerError::Permission(_) => (StatusCode::CONFLICT, Code::DockerPermission),
-        DockerError::Down { .. } | DockerError::NotThere(_) => {
+        DockerError::Down { .. } | DockerError::NotThere(_) | DockerError::Hung => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::DockerUnavailable)
         }
         DockerError::Lost | DockerError::Moved => {
@@ -271,7 +276,9 @@ fn docker_status(error: &DockerError) -> (StatusCode, Code) {
         }
         DockerError::Crowded => (StatusCode::SERVICE_UNAVAILABLE, Code::SessionRefused),
         DockerError::TooOld(_) => (StatusCode::CONFLICT, Code::DockerTooOld),
-        DockerError::Api(_) => (StatusCode::BAD_GATEWAY, Code::DockerError),
+        DockerError::Refused { .. } | DockerError::Api(_) => {
+            (StatusCode::BAD_GATEWAY, Code::DockerError)
+        }
     }
 }
 
@@ -310,6 +317,7 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::NoSandbox => (StatusCode::NOT_FOUND, Code::NoSandbox),
         SandboxError::NotOurs { .. } => (StatusCode::CONFLICT, Code::SandboxForeign),
         SandboxError::Otherwise { .. } => (StatusCode::CONFLICT, Code::ConfirmationNeeded),
+        SandboxError::NoCockpit { .. } => (StatusCode::CONFLICT, Code::SandboxNotReady),
         SandboxError::Ended { .. }
         | SandboxError::Silent { .. }
         | SandboxError::Unhealthy { .. }

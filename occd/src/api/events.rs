@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use occ_proto::HostName;
-use occ_proto::event::{Change, EventKind, HostContainer, Snapshot};
+use occ_proto::event::{Change, Event, EventKind, HostContainer, Snapshot};
 use occ_proto::exec::NDJSON;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::exec::wants_lines;
 use super::extract::Query;
+use super::params::LastEvent;
+use super::problems::OfHost;
 use crate::events::{Lost, Told};
 
 /// A stream that has nothing to say sends an empty line this often, so that both sides see a dead one.
@@ -30,7 +32,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// The media type of server-sent events (HTML, 9.2.5).
 const SSE: &str = "text/event-stream";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
     /// Only what concerns these hosts, by comma.
     host: Option<String>,
@@ -74,6 +77,16 @@ fn list<T: FromStr<Err: std::fmt::Display> + Ord>(text: Option<&str>) -> ApiResu
     all.map_err(|error: T::Err| ApiError::bad_request(format!("{error}.")))
 }
 
+/// Tells what changes, as it changes, after a snapshot; as server-sent events, or with `Accept: application/x-ndjson` an
+/// `Event` a line.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "events",
+    operation_id = "followEvents",
+    params(EventsQuery, LastEvent),
+    responses((status = 200, description = "Events, without an end", content((Event = "text/event-stream"), (Event = "application/x-ndjson"))), OfHost)
+)]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
     Query(query): Query<EventsQuery>,

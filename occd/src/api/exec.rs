@@ -17,11 +17,23 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, ExecutorOf};
 use super::json::{self, Json};
+use super::params::PlacePath;
 use super::permit::QUIETLY;
+use super::problems::OfExec;
 use crate::exec::{self, Control, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::policy::Asker;
 
+/// Runs a command and answers with its result, or with `Accept: application/x-ndjson` with an `ExecEvent` a line as it goes.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/exec",
+    tag = "exec",
+    operation_id = "exec",
+    params(PlacePath),
+    request_body = ExecRequest,
+    responses((status = 200, description = "What came of it", content((ExecResult = "application/json"), (ExecEvent = "application/x-ndjson"))), OfExec)
+)]
 pub(super) async fn run(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

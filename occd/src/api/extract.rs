@@ -1,16 +1,18 @@
 //! Extractors whose refusals are problem documents.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::body::HttpBody as _;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use occ_proto::files::decode_path;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::{Code, HostName, KEY_HEADER, Secret};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::App;
 use super::error::ApiError;
@@ -23,6 +25,9 @@ use crate::ssh::given_key;
 
 /// What stands for this machine in place of a host's name.
 pub(super) const LOCAL: &str = "local";
+
+/// How long a client may take to send a body that is read as a whole.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// A JSON body.
 #[derive(Debug)]
@@ -40,7 +45,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 "The body must be sent with Content-Type: application/json.",
             ));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let read = timeout(BODY_TIME, Bytes::from_request(request, state)).await;
+        let read = read.map_err(|_| {
+            let seconds = BODY_TIME.as_secs();
+            let detail = format!("The body did not come within {seconds} s.");
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail)
+                .after(Duration::from_secs(1))
+        })?;
+        let bytes = read.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::new(
                     StatusCode::PAYLOAD_TOO_LARGE,
@@ -97,9 +109,25 @@ impl FromRequestParts<Arc<App>> for Host {
     }
 }
 
+/// The part of the path that the route leaves open.
+#[derive(Debug)]
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(rejection) => {
+                Err(ApiError::bad_request(format!("The path is not valid: {rejection}.")))
+            }
+        }
+    }
+}
+
 async fn name_in_path(parts: &mut Parts, app: &Arc<App>) -> Result<String, ApiError> {
-    let named = Path::<String>::from_request_parts(parts, app).await;
-    named.map(|Path(name)| name).map_err(|error| ApiError::bad_request(error.to_string()))
+    Path::from_request_parts(parts, app).await.map(|Path(name)| name)
 }
 
 /// Returns a host by its name.

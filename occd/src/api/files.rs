@@ -2,43 +2,48 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body as HttpBody;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use occ_proto::exec::NDJSON;
-use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR, TreeWritten};
+use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
+use occ_proto::policy::Action;
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
 
 use super::App;
+use super::document::{Binary, FileChanged, FileEvent, FileRead, FileWritten};
 use super::error::{ApiError, ApiResult, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
 use super::json::{self, Json};
+use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
 use super::permit::{By, place_of};
+use super::problems::OfFile;
 use crate::exec::Executor;
 use crate::files::{
     Condition, Download, FileError, FileSystem, Pack, Search, SearchWish, Shown, Unpack, Upload,
     UploadWish, Watch, checked, digest_of,
 };
 use crate::host::Tries;
-use crate::policy::Asker;
+use crate::policy::{self, Asker};
 use crate::prompts::Client;
 use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
 
 /// Returns the routes. A file that is sent may be of any length.
-pub(super) fn routes() -> Router<Arc<App>> {
-    let methods =
-        || get(read).put(write).delete(remove).post(act).layer(DefaultBodyLimit::disable());
-    Router::new()
-        .route("/v1/hosts/{host}/files", methods())
-        .route("/v1/hosts/{host}/files/", methods())
-        .route("/v1/hosts/{host}/files/{*path}", methods())
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    let documented = || routes!(read, write, remove, act).layer(DefaultBodyLimit::disable());
+    // The home directory has no path, which axum takes for another route.
+    let (_, _, home) = documented();
+    OpenApiRouter::default()
+        .routes(documented())
+        .route("/v1/hosts/{host}/files", home.clone())
+        .route("/v1/hosts/{host}/files/", home)
 }
 
 /// Returns the problem of something with a file.
@@ -57,7 +62,9 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
             (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
         }
         FileError::Outside(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
-        FileError::NotFound(_) => (StatusCode::NOT_FOUND, Code::FileNotFound),
+        FileError::NotFound(_) | FileError::NoDirectory(_) => {
+            (StatusCode::NOT_FOUND, Code::FileNotFound)
+        }
         FileError::Permission(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
         FileError::IsDirectory(_) => (StatusCode::CONFLICT, Code::IsDirectory),
         FileError::NotDirectory(_) => (StatusCode::CONFLICT, Code::NotDirectory),
@@ -70,6 +77,7 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
         }
         FileError::Changed(_) => (StatusCode::PRECONDITION_FAILED, Code::FileChanged),
         FileError::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, Code::OutOfRange),
+        FileError::BadArchive(..) => (StatusCode::BAD_REQUEST, Code::ArchiveInvalid),
         FileError::Cut(_) | FileError::BadPath(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
         FileError::BadName(..) | FileError::Failed(..) => {
             (StatusCode::BAD_GATEWAY, Code::FileError)
@@ -91,7 +99,8 @@ fn about(error: ApiError, host: Option<&HostName>) -> ApiError {
 }
 
 /// What a request may say behind its path.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileQuery {
     /// What is known of the file, not its bytes.
@@ -172,6 +181,18 @@ async fn turn(app: &App, asker: &Asker, at: &FileAt) -> ApiResult<Option<OwnedMu
     app.turns.wait(at.executor.name()).await.map(Some)
 }
 
+/// Reads a file.
+///
+/// Its bytes; with `stat` a `FileInfo`, with `list` the `FileList` of a directory, with `tar` an archive of it, with `watch` a `WatchEvent` a
+/// line, with `search` a `SearchEvent` a line.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "readFile",
+    params(FilePath, FileQuery, IfMatch, FileReadHeaders),
+    responses((status = 200, description = "The bytes, or what the query asks for", content((Binary = "application/octet-stream"), (FileRead = "application/json"), (Binary = "application/x-tar"), (FileEvent = "application/x-ndjson"))), (status = 206, description = "The part that `Range` names", content_type = "application/octet-stream", body = Binary), (status = 304, description = "It is as `If-None-Match` has it"), OfFile)
+)]
 async fn read(
     State(app): State<Arc<App>>,
     mut at: FileAt,
@@ -180,7 +201,13 @@ async fn read(
     asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let mode = (false, !(query.stat && query.no_follow));
+    // Whoever may write may see what is there to be replaced, though not what is in it.
+    let place = place_of(&at.executor);
+    let action = |request| app.guard.decide(&asker, &place, &request).action;
+    let as_writer = query.stat
+        && action(policy::Request::Read) == Action::Deny
+        && action(policy::Request::Write) == Action::Allow;
+    let mode = (as_writer, !(query.stat && query.no_follow));
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
     if query.stat {
@@ -361,6 +388,16 @@ fn range_of(value: &HeaderValue, size: u64) -> Range {
     if start < size { Range::Of(start, end) } else { Range::None }
 }
 
+/// Writes a file, whose place the bytes take when all of them are there; with `tar` unpacks an archive into a directory.
+#[utoipa::path(
+    put,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "writeFile",
+    params(FilePath, FileQuery, IfMatch, IfNoneMatch),
+    request_body(content = Binary, content_type = "application/octet-stream"),
+    responses((status = 200, description = "The file, or with `tar` how many were written", body = FileWritten), OfFile)
+)]
 async fn write(
     State(app): State<Arc<App>>,
     mut at: FileAt,
@@ -384,8 +421,8 @@ async fn write(
             let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
             unpack.write(data).await.map_err(failed)?;
         }
-        let files = unpack.finish().await.map_err(failed)?;
-        return Ok(Json(TreeWritten { files }).into_response());
+        let written = unpack.finish().await.map_err(failed)?;
+        return Ok(Json(written).into_response());
     }
     let absent = tags(&headers, &header::IF_NONE_MATCH);
     if absent.as_ref().is_some_and(|tags| tags != &["*"]) {
@@ -412,6 +449,15 @@ async fn write(
     Ok(answer)
 }
 
+/// Removes a file, or an empty directory; with `recursive` everything in it.
+#[utoipa::path(
+    delete,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "removeFile",
+    params(FilePath, FileQuery, IfMatch),
+    responses((status = 204, description = "It is removed"), OfFile)
+)]
 async fn remove(
     State(app): State<Arc<App>>,
     mut at: FileAt,
@@ -424,11 +470,20 @@ async fn remove(
     let mode = (true, false);
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
     let failed = |error| problem(&at.executor, &error);
-    let attrs = fs.stat(&at.path, false).await.map_err(failed)?;
+    let attrs = match fs.stat(&at.path, false).await {
+        // What is left of a copy to it goes with it, and may be all that is there.
+        Err(FileError::NotFound(_)) if fs.forget_part(&at.path).await.map_err(failed)? => {
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        attrs => attrs.map_err(failed)?,
+    };
     if let Some(tags) = tags(&headers, &header::IF_MATCH)
         && !tags.iter().any(|tag| *tag == attrs.etag() || tag == "*")
     {
         return Err(failed(FileError::Changed(Shown::of(&at.path))));
+    }
+    if attrs.kind == FileKind::File {
+        fs.forget_part(&at.path).await.map_err(failed)?;
     }
     match attrs.kind {
         FileKind::Directory if query.recursive => fs.remove_all(&at.path).await,
@@ -438,6 +493,16 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Makes a directory, renames, sets permissions or times, or tells the SHA-256 of a file.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/files/{*path}",
+    tag = "files",
+    operation_id = "changeFile",
+    params(FilePath, FileQuery),
+    request_body = FileAction,
+    responses((status = 200, description = "The file, or its digest", body = FileChanged), OfFile)
+)]
 async fn act(
     State(app): State<Arc<App>>,
     mut at: FileAt,

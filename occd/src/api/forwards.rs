@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::Code;
 use occ_proto::forward::{AddForward, Direction, Forward, ForwardList, Spec};
@@ -10,16 +10,35 @@ use occ_proto::session::SessionHost;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Caller, LOCAL, Query, host_named};
+use super::extract::{Body, Caller, LOCAL, Path, Query, host_named};
 use super::json::Json;
 use super::links::TriesQuery;
+use super::params::ForwardPath;
+use super::problems::{OfForward, OfForwardId};
 use crate::policy::{self, Asker};
 
+/// Lists the forwards, each with its state and what went through it.
+#[utoipa::path(
+    get,
+    path = "/v1/forwards",
+    tag = "forwards",
+    operation_id = "listForwards",
+    responses((status = 200, description = "The forwards", body = ForwardList))
+)]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<ForwardList> {
     let by_name_port = app.forwards.by_name();
     Json(ForwardList { forwards: app.forwards.list(), by_name_port })
 }
 
+/// Tells the state of a forward.
+#[utoipa::path(
+    get,
+    path = "/v1/forwards/{id}",
+    tag = "forwards",
+    operation_id = "showForward",
+    params(ForwardPath),
+    responses((status = 200, description = "The forward", body = Forward), OfForwardId)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -28,6 +47,15 @@ pub(super) async fn show(
 }
 
 /// Adds a forward: 201. One that is there already is as good: 200.
+#[utoipa::path(
+    post,
+    path = "/v1/forwards",
+    tag = "forwards",
+    operation_id = "addForward",
+    params(TriesQuery),
+    request_body = AddForward,
+    responses((status = 200, description = "There is the same already", body = Forward), (status = 201, description = "It is listened", body = Forward), OfForward)
+)]
 pub(super) async fn add(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
@@ -51,6 +79,14 @@ pub(super) async fn add(
 }
 
 /// Takes a forward away, and the connections through it.
+#[utoipa::path(
+    delete,
+    path = "/v1/forwards/{id}",
+    tag = "forwards",
+    operation_id = "removeForward",
+    params(ForwardPath),
+    responses((status = 204, description = "It is removed"), OfForwardId)
+)]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

@@ -3,21 +3,39 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::Code;
 use occ_proto::policy::{Grant, GrantList, GrantRequest};
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::extract::{Body, host_named};
+use super::extract::{Body, Path, host_named};
 use super::json::Json;
+use super::problems::OfGrant;
 use crate::grants::{GrantError, Wish};
 
+/// Lists the grants: sockets with a policy and an end of their own.
+#[utoipa::path(
+    get,
+    path = "/v1/grants",
+    tag = "policy",
+    operation_id = "listGrants",
+    responses((status = 200, description = "The grants", body = GrantList))
+)]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<GrantList> {
     Json(GrantList { grants: app.grants.list() })
 }
 
+/// Makes a grant.
+#[utoipa::path(
+    post,
+    path = "/v1/grants",
+    tag = "policy",
+    operation_id = "addGrant",
+    request_body = GrantRequest,
+    responses((status = 201, description = "The grant, with its socket", body = Grant), OfGrant)
+)]
 pub(super) async fn add(
     State(app): State<Arc<App>>,
     Body(request): Body<GrantRequest>,
@@ -30,6 +48,15 @@ pub(super) async fn add(
     made.map(|grant| (StatusCode::CREATED, Json(grant))).map_err(|error| problem(&error))
 }
 
+/// Revokes a grant; what is open through it ends.
+#[utoipa::path(
+    delete,
+    path = "/v1/grants/{name}",
+    tag = "policy",
+    operation_id = "revokeGrant",
+    params(("name" = String, Path, description = "The name of the grant")),
+    responses((status = 204, description = "It is revoked"), OfGrant)
+)]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,

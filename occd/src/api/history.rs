@@ -13,16 +13,28 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Host, Query};
 use super::json::Json;
+use super::params::HostPath;
+use super::problems::OfHost;
 
 /// How far back an answer goes unless the client says otherwise.
 const USUAL: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct HistoryQuery {
     /// A moment (RFC 3339), or a time before now, such as `24h`.
     since: Option<String>,
 }
 
+/// Tells what became of a host's link: 7 days unless said, 90 at most.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/history",
+    tag = "links",
+    operation_id = "showHistory",
+    params(HostPath, HistoryQuery),
+    responses((status = 200, description = "Its changes", body = History), OfHost)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<HistoryQuery>,

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use occ_proto::host::{AddHost, PatchHost};
-use occ_proto::status::{HostList, HostSaved, State as LinkState, TestReport};
+use occ_proto::status::{HostList, HostSaved, HostStatus, State as LinkState, TestReport};
 use occ_proto::{Code, HostConfig, HostName, HostsFile};
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -19,10 +19,13 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::{self, Json};
+use super::params::{HostPath, IfMatch};
+use super::problems::{OfHost, OfHostEdit, OfHostsFile};
 use super::test::test;
 use crate::config::duration;
 use crate::host::{HostHandle, Tries, etag};
 use crate::hosts::HostsSnapshot;
+use crate::policy::Asker;
 use crate::prompts::{Client, Questions};
 use crate::ssh::Connection;
 use crate::ssh::error::chain;
@@ -31,15 +34,26 @@ use crate::ssh::error::chain;
 const WAIT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Answer when the list is another than at this revision.
     since: Option<u64>,
     /// How long to wait for that at most, such as `30s`; 30 s unless given.
     #[serde(default, deserialize_with = "duration")]
+    #[param(value_type = Option<String>)]
     wait: Option<Duration>,
 }
 
+/// Lists the hosts and the state of their links.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts",
+    tag = "hosts",
+    operation_id = "listHosts",
+    params(ListQuery),
+    responses((status = 200, description = "The hosts", body = HostList), OfHostsFile)
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
@@ -89,7 +103,8 @@ fn listed(app: &App, snapshot: &HostsSnapshot) -> ApiResult<HostList> {
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
     /// Wait for a connection if there is none.
     #[serde(default)]
@@ -98,27 +113,49 @@ pub(super) struct ShowQuery {
     retries: Option<u32>,
 }
 
+/// Tells the state of a host. One that is idle is dialled then, which the answer waits for with `fresh=true`.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}",
+    tag = "hosts",
+    operation_id = "showHost",
+    params(HostPath, ShowQuery),
+    responses((status = 200, description = "The host, whose `ETag` is that of its settings", body = HostStatus, headers(("etag" = String, description = "The version of its settings"))), OfHost)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<ShowQuery>,
     Host(host): Host,
     Caller(client): Caller,
-) -> Response {
+    asker: Asker,
+) -> ApiResult<Response> {
     if query.fresh {
+        asker.may_ask_hosts()?;
         // The state says what went wrong, so a failed dial is an answer too.
         let tries = Tries::of(query.retries, None);
         if let Err(unreachable) = host.connection(tries, &client).await {
             tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
         }
-    } else if matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed) {
+    } else if !asker.only_looks
+        && matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed)
+    {
         // Whoever looks will want to use it, or has done something about it. The answer does not wait.
         host.glance();
     }
     let mut status = app.with_sandbox(host.full_status());
     status.warnings = app.warnings(&app.hosts.current());
-    ([(header::ETAG, status.etag.clone())], Json(status)).into_response()
+    Ok(([(header::ETAG, status.etag.clone())], Json(status)).into_response())
 }
 
+/// Adds a host, once it could be connected to unless `verify` is false.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts",
+    tag = "hosts",
+    operation_id = "addHost",
+    request_body = AddHost,
+    responses((status = 201, description = "The host is saved", body = HostSaved), OfHostEdit)
+)]
 pub(super) async fn add(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
@@ -152,6 +189,16 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, Json(saved)).into_response())
 }
 
+/// Changes the settings of a host: what is absent stays, and null clears.
+#[utoipa::path(
+    patch,
+    path = "/v1/hosts/{host}",
+    tag = "hosts",
+    operation_id = "editHost",
+    params(HostPath, IfMatch),
+    request_body = PatchHost,
+    responses((status = 200, description = "The host is saved", body = HostSaved), OfHostEdit)
+)]
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -180,13 +227,23 @@ pub(super) async fn edit(
     Ok(Json(reload(&app, name, verified).await?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
     /// End what is running there.
     #[serde(default)]
     force: bool,
 }
 
+/// Removes a host, and what was kept for it.
+#[utoipa::path(
+    delete,
+    path = "/v1/hosts/{host}",
+    tag = "hosts",
+    operation_id = "removeHost",
+    params(HostPath, RemoveQuery, IfMatch),
+    responses((status = 204, description = "It is removed"), OfHostEdit)
+)]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Query(query): Query<RemoveQuery>,

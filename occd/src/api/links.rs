@@ -6,10 +6,13 @@ use serde::Deserialize;
 use super::error::{self, ApiResult};
 use super::extract::{Caller, Host, Query};
 use super::json::Json;
+use super::params::HostPath;
+use super::problems::OfDial;
 use crate::host::Tries;
 
 /// How hard a host that is down is tried for a request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct TriesQuery {
     /// How many times to dial again.
     retries: Option<u32>,
@@ -24,6 +27,15 @@ impl TriesQuery {
     }
 }
 
+/// Connects a host.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/connect",
+    tag = "links",
+    operation_id = "connect",
+    params(HostPath, TriesQuery),
+    responses((status = 200, description = "It is connected", body = HostStatus), OfDial)
+)]
 pub(super) async fn connect(
     Host(host): Host,
     Caller(client): Caller,
@@ -33,11 +45,29 @@ pub(super) async fn connect(
     Ok(Json(host.status()))
 }
 
+/// Closes the connection of a host, which stays so until somebody connects it.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/disconnect",
+    tag = "links",
+    operation_id = "disconnect",
+    params(HostPath),
+    responses((status = 200, description = "It is disconnected", body = HostStatus), OfDial)
+)]
 pub(super) async fn disconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
     host.disconnect().await.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }
 
+/// Connects a host anew.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/reconnect",
+    tag = "links",
+    operation_id = "reconnect",
+    params(HostPath, TriesQuery),
+    responses((status = 200, description = "It is connected", body = HostStatus), OfDial)
+)]
 pub(super) async fn reconnect(
     Host(host): Host,
     Caller(client): Caller,

@@ -15,13 +15,16 @@ use super::App;
 use super::error::{self, ApiResult};
 use super::extract::{Caller, EngineOf, Query};
 use super::json;
+use super::params::PlacePath;
+use super::problems::OfSandbox;
 use crate::container::{Engine, LogQuery, Logs};
 use crate::host::Tries;
 
 /// The lines that are there, unless a request says how many.
 const LINES: u64 = 50;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LogsQuery {
     /// How many of the lines that are there.
     lines: Option<u64>,
@@ -35,6 +38,15 @@ pub(super) struct LogsQuery {
     retries: Option<u32>,
 }
 
+/// Tells what the sandbox says, a `LogLine` a line; with `follow=true` it goes on, also over a broken link.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/container/logs",
+    tag = "sandbox",
+    operation_id = "showSandboxLogs",
+    params(PlacePath, LogsQuery),
+    responses((status = 200, description = "Lines of JSON", body = LogLine, content_type = "application/x-ndjson"), OfSandbox)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<LogsQuery>,

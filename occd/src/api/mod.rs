@@ -15,7 +15,6 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post};
 use jiff::Timestamp;
 use occ_proto::exec::ExecRequest;
 use occ_proto::status::{DockerFault, HostStatus};
@@ -27,7 +26,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
-use tower::limit::GlobalConcurrencyLimitLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::{Config, EffectiveSettings, LiveConfig};
 use crate::container::{DockerError, DockerSockets, Operations, Sandboxes};
@@ -38,6 +38,7 @@ use crate::forward::Forwards;
 use crate::grants::Grants;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
+use crate::in_flight::InFlight;
 use crate::policy::{Asker, Guard};
 use crate::pool::Pool;
 use crate::prompts::News;
@@ -50,6 +51,7 @@ mod daemon;
 mod default_host;
 mod docker_setup;
 mod docker_socket;
+mod document;
 #[cfg(test)]
 mod door_tests;
 mod doors;
@@ -61,17 +63,21 @@ mod extract;
 mod files;
 mod forwards;
 mod grants;
+mod hand_over;
 mod history;
 mod hosts;
 mod json;
+mod limits;
 mod links;
 mod logs;
 mod once;
 mod operations;
+mod params;
 mod password;
 mod past;
 mod permit;
 mod policy;
+mod problems;
 mod prompts;
 mod publish;
 mod sandbox;
@@ -82,10 +88,12 @@ mod ssh_config;
 mod test;
 mod trust;
 mod turns;
+mod unread;
 mod workspaces;
 
 pub use auto_forward::restore as restore_auto_forwards;
 use error::ApiError;
+use limits::Places;
 pub use once::Once;
 pub use past::PastOperations;
 pub use publish::publish;
@@ -93,8 +101,6 @@ pub use turns::Turns;
 
 /// The largest body: hosts, commands and their input are small.
 const BODY_LIMIT: usize = 1024 * 1024;
-/// Requests at once. More wait in line, so that a client that floods cannot take all memory.
-const CONCURRENCY: usize = 1024;
 /// How long a request waits for a look at occd.toml.
 const FILES: Duration = Duration::from_millis(500);
 /// The names under which a client may address the daemon. A browser that was tricked into connecting
@@ -148,6 +154,12 @@ pub struct App {
     pub archive: Archive,
     /// The control socket's path.
     pub socket: PathBuf,
+    /// The read-only socket's.
+    pub read_only_socket: Option<PathBuf>,
+    /// What clients have in flight.
+    pub in_flight: InFlight,
+    /// To be cancelled to have the daemon end.
+    pub end: CancellationToken,
     /// When the daemon started.
     pub started_at: Timestamp,
 }
@@ -251,80 +263,97 @@ impl App {
 
 /// Returns the service of the whole API.
 pub fn router(app: Arc<App>) -> Router {
+    let (router, document) = everything_but_alive().split_for_parts();
+    let methods = doors::Methods::of(&document);
     let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), hand_over::count))
         .layer(middleware::map_response(version_headers))
+        .layer(middleware::from_fn(unread::finish))
         .layer(middleware::from_fn(guard))
         .layer(middleware::from_fn(doors::know))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), see_files))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), doors::pass))
+        .layer(middleware::from_fn_with_state((Arc::clone(&app), methods), doors::pass))
         .layer(middleware::from_fn(tell_new_host_keys))
-        .layer(GlobalConcurrencyLimitLayer::new(CONCURRENCY))
+        .layer(middleware::from_fn_with_state(Places::default(), limits::limit))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), once::once));
-    Router::new()
-        .route("/healthz", get(daemon::health))
-        .route("/v1/version", get(daemon::version))
-        .route("/v1/hosts", get(hosts::list).post(hosts::add))
-        .route("/v1/hosts/{host}", get(hosts::show).patch(hosts::edit).delete(hosts::remove))
-        .route(
-            "/v1/default-host",
-            get(default_host::show).put(default_host::set).delete(default_host::clear),
-        )
-        .route("/v1/ssh-config", get(ssh_config::list))
-        .route("/v1/ssh-config/import", post(ssh_config::import))
-        .route("/v1/hosts/{host}/connect", post(links::connect))
-        .route("/v1/hosts/{host}/disconnect", post(links::disconnect))
-        .route("/v1/hosts/{host}/reconnect", post(links::reconnect))
-        .route("/v1/hosts/{host}/test", post(test::run))
-        .route("/v1/hosts/{host}/password", delete(password::forget))
-        .route("/v1/hosts/{host}/trust", get(trust::review).post(trust::trust))
-        .route("/v1/hosts/{host}/exec", get(exec_ws::upgrade).post(exec::run))
-        .route("/v1/hosts/{host}/container", get(container::show))
-        .route("/v1/hosts/{host}/container/start", post(sandbox::start))
-        .route("/v1/hosts/{host}/container/stop", post(sandbox::stop))
-        .route("/v1/hosts/{host}/container/restart", post(sandbox::restart))
-        .route("/v1/hosts/{host}/container/update", post(sandbox::update))
-        .route("/v1/hosts/{host}/container/spec", get(sandbox::spec))
-        .route("/v1/hosts/{host}/container/sync", post(sandbox::sync))
-        .route("/v1/hosts/{host}/container/cockpit", post(sandbox::cockpit))
-        .route("/v1/hosts/{host}/container/password", get(sandbox::password))
-        .route("/v1/hosts/{host}/container/logs", get(logs::show))
-        .route(
-            "/v1/hosts/{host}/docker-socket",
-            get(docker_socket::show).put(docker_socket::open).delete(docker_socket::close),
-        )
-        .route("/v1/hosts/{host}/docker-setup", get(docker_setup::show).post(docker_setup::install))
-        .merge(files::routes())
-        .route("/v1/hosts/{host}/policy", get(policy::show))
-        .route("/v1/hosts/{host}/policy/check", post(policy::check))
-        .route("/v1/grants", get(grants::list).post(grants::add))
-        .route("/v1/grants/{name}", delete(grants::revoke))
-        .route("/v1/hosts/{host}/history", get(history::show))
-        .route("/v1/hosts/{host}/workspaces", get(workspaces::show))
-        .route("/v1/events", get(events::events))
-        .route("/v1/sessions", get(sessions::list).post(sessions::start))
-        .route(
-            "/v1/sessions/{id}",
-            get(sessions::show).patch(sessions::edit).delete(sessions::remove),
-        )
-        .route("/v1/sessions/{id}/start", post(sessions::start_again))
-        .route("/v1/sessions/{id}/output", get(session_events::output))
-        .route("/v1/sessions/{id}/input", post(sessions::input))
-        .route("/v1/sessions/{id}/signal", post(sessions::signal))
-        .route("/v1/sessions/{id}/attach", get(session_ws::upgrade))
-        .route("/v1/forwards", get(forwards::list).post(forwards::add))
-        .route("/v1/forwards/{id}", get(forwards::show).delete(forwards::remove))
-        .route("/v1/operations", get(operations::list))
-        .route("/v1/operations/{id}", get(operations::show).delete(operations::cancel))
-        .route("/v1/operations/{id}/events", get(operations::events))
-        .route("/v1/prompts", get(prompts::list))
-        .route("/v1/prompts/{id}", post(prompts::answer))
-        .route("/v1/unlock", post(prompts::unlock))
+    router
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
+        .merge(alive())
         .with_state(app)
+}
+
+/// Returns the route that is served whatever else is being done: it takes no place, and waits for nothing.
+fn alive() -> Router<Arc<App>> {
+    let layers = ServiceBuilder::new()
+        .layer(middleware::map_response(version_headers))
+        .layer(middleware::from_fn(guard));
+    Router::new()
+        .route("/healthz", axum::routing::get(daemon::health))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(layers)
+}
+
+/// Returns the routes. Each is made from its handler's description: there is none that the document does not have.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    everything_but_alive().routes(routes!(daemon::health))
+}
+
+fn everything_but_alive() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(document::beginning())
+        .routes(routes!(daemon::version))
+        .routes(routes!(document::show))
+        .routes(routes!(hand_over::hand_over))
+        .routes(routes!(events::events))
+        .routes(routes!(hosts::list, hosts::add))
+        .routes(routes!(hosts::show, hosts::edit, hosts::remove))
+        .routes(routes!(default_host::show, default_host::set, default_host::clear))
+        .routes(routes!(ssh_config::list))
+        .routes(routes!(ssh_config::import))
+        .routes(routes!(links::connect))
+        .routes(routes!(links::disconnect))
+        .routes(routes!(links::reconnect))
+        .routes(routes!(test::run))
+        .routes(routes!(password::forget))
+        .routes(routes!(trust::review, trust::trust))
+        .routes(routes!(exec_ws::upgrade, exec::run))
+        .routes(routes!(container::show))
+        .routes(routes!(sandbox::start))
+        .routes(routes!(sandbox::stop))
+        .routes(routes!(sandbox::restart))
+        .routes(routes!(sandbox::update))
+        .routes(routes!(sandbox::spec))
+        .routes(routes!(sandbox::sync))
+        .routes(routes!(sandbox::cockpit))
+        .routes(routes!(sandbox::password))
+        .routes(routes!(logs::show))
+        .routes(routes!(docker_socket::show, docker_socket::open, docker_socket::close))
+        .routes(routes!(docker_setup::show, docker_setup::install))
+        .merge(files::routes())
+        .routes(routes!(policy::show))
+        .routes(routes!(policy::check))
+        .routes(routes!(grants::list, grants::add))
+        .routes(routes!(grants::revoke))
+        .routes(routes!(history::show))
+        .routes(routes!(workspaces::show))
+        .routes(routes!(sessions::list, sessions::start))
+        .routes(routes!(sessions::show, sessions::edit, sessions::remove))
+        .routes(routes!(sessions::start_again))
+        .routes(routes!(session_events::output))
+        .routes(routes!(sessions::input))
+        .routes(routes!(sessions::signal))
+        .routes(routes!(session_ws::upgrade))
+        .routes(routes!(forwards::list, forwards::add))
+        .routes(routes!(forwards::show, forwards::remove))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show, operations::cancel))
+        .routes(routes!(operations::events))
+        .routes(routes!(prompts::list))
+        .routes(routes!(prompts::answer))
+        .routes(routes!(prompts::unlock))
 }
 
 async fn version_headers(mut response: Response) -> Response {

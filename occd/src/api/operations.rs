@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{Stream, stream};
@@ -14,7 +14,10 @@ use occ_proto::operation::{Operation, OperationEvent, OperationList};
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
+use super::extract::Path;
 use super::json::{self, Json};
+use super::params::OperationPath;
+use super::problems::OfOperation;
 use crate::container::{Event, Running};
 
 /// Returns an operation as it is now.
@@ -50,10 +53,27 @@ impl App {
     }
 }
 
+/// Lists the operations, with those of earlier daemons.
+#[utoipa::path(
+    get,
+    path = "/v1/operations",
+    tag = "operations",
+    operation_id = "listOperations",
+    responses((status = 200, description = "The operations", body = OperationList))
+)]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<OperationList> {
     Json(OperationList { operations: app.all_operations() })
 }
 
+/// Tells how an operation stands.
+#[utoipa::path(
+    get,
+    path = "/v1/operations/{id}",
+    tag = "operations",
+    operation_id = "showOperation",
+    params(OperationPath),
+    responses((status = 200, description = "The operation", body = Operation), OfOperation)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -61,6 +81,15 @@ pub(super) async fn show(
     Ok(Json(find(&app, &id)?.now()))
 }
 
+/// Cancels an operation.
+#[utoipa::path(
+    delete,
+    path = "/v1/operations/{id}",
+    tag = "operations",
+    operation_id = "cancelOperation",
+    params(OperationPath),
+    responses((status = 202, description = "It is about to end", body = Operation), OfOperation)
+)]
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -73,6 +102,14 @@ pub(super) async fn cancel(
 }
 
 /// Tells what happens, from the beginning on, as lines of JSON up to the end.
+#[utoipa::path(
+    get,
+    path = "/v1/operations/{id}/events",
+    tag = "operations",
+    operation_id = "followOperation",
+    params(OperationPath),
+    responses((status = 200, description = "Lines of JSON", body = OperationEvent, content_type = "application/x-ndjson"), OfOperation)
+)]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

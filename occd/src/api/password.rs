@@ -2,18 +2,29 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::host::Forgotten;
 use occ_proto::{Code, HostName};
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::extract::Caller;
+use super::extract::{Caller, Path};
 use super::json::Json;
+use super::params::HostPath;
+use super::problems::OfDial;
 use crate::prompts::Questions;
 use crate::ssh::error::chain;
 
+/// Forgets the passwords that are kept for a host, also for one that is no more.
+#[utoipa::path(
+    delete,
+    path = "/v1/hosts/{host}/password",
+    tag = "links",
+    operation_id = "forgetPasswords",
+    params(HostPath),
+    responses((status = 200, description = "How many there were", body = Forgotten), OfDial)
+)]
 pub(super) async fn forget(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,

@@ -9,9 +9,20 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, ExecutorOf};
 use super::json::Json;
+use super::params::PlacePath;
 use super::permit::{Line, place_of};
+use super::problems::OfHost;
 use crate::policy::{Asker, Request};
 
+/// Shows what may be done on a host.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/policy",
+    tag = "policy",
+    operation_id = "showPolicy",
+    params(PlacePath),
+    responses((status = 200, description = "The policy", body = PolicyView), OfHost)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     ExecutorOf(executor): ExecutorOf,
@@ -20,6 +31,16 @@ pub(super) async fn show(
     Json(app.guard.view(&asker, place_of(&executor)))
 }
 
+/// Tells what the policy would say to something, and which rule. Nothing is done.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/policy/check",
+    tag = "policy",
+    operation_id = "checkPolicy",
+    params(PlacePath),
+    request_body = PolicyCheck,
+    responses((status = 200, description = "What it would say", body = PolicyVerdict), OfHost)
+)]
 pub(super) async fn check(
     State(app): State<Arc<App>>,
     ExecutorOf(executor): ExecutorOf,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -26,8 +26,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::exec::wants_lines;
-use super::extract::{Body, Caller, Query};
+use super::extract::{Body, Caller, Path, Query};
 use super::json::{self, Json};
+use super::problems::{OfDial, OfPrompt};
 use crate::host::HostHandle;
 use crate::policy::Asker;
 use crate::prompts::{NotTaken, Prompts, Questions};
@@ -39,13 +40,23 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long whoever answers waits to hear what became of it; a server takes some seconds to refuse a password.
 const VERDICT: Duration = Duration::from_secs(30);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Only the questions that requests with this token raised, which are shown at once; else those that are
     /// for all.
     client: Option<String>,
 }
 
+/// Lists the questions that wait for a person; with `Accept: application/x-ndjson` a `PromptEvent` a line as they come and go.
+#[utoipa::path(
+    get,
+    path = "/v1/prompts",
+    tag = "prompts",
+    operation_id = "listPrompts",
+    params(ListQuery),
+    responses((status = 200, description = "The questions", content((PromptList = "application/json"), (PromptEvent = "application/x-ndjson"))))
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
@@ -59,7 +70,8 @@ pub(super) async fn list(
     Json(PromptList { prompts: prompts.visible(query.client.as_deref()) }).into_response()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct AnswerQuery {
     client: Option<String>,
     /// Wait until it is known what became of the answer.
@@ -67,6 +79,16 @@ pub(super) struct AnswerQuery {
     verdict: bool,
 }
 
+/// Answers a question, or declines it.
+#[utoipa::path(
+    post,
+    path = "/v1/prompts/{id}",
+    tag = "prompts",
+    operation_id = "answerPrompt",
+    params(("id" = String, Path, description = "The number of the question"), AnswerQuery),
+    request_body = AnswerPrompt,
+    responses((status = 204, description = "The answer is taken"), (status = 200, description = "With `verdict`: whether it is right", body = PromptVerdict), OfPrompt)
+)]
 pub(super) async fn answer(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -101,6 +123,15 @@ pub(super) async fn answer(
     Ok(Json(PromptVerdict { wrong: wrong.is_some(), again }).into_response())
 }
 
+/// Asks for the passphrases of the keys of a host, or of a key.
+#[utoipa::path(
+    post,
+    path = "/v1/unlock",
+    tag = "prompts",
+    operation_id = "unlock",
+    request_body = Unlock,
+    responses((status = 200, description = "What is unlocked", body = Unlocked), OfDial)
+)]
 pub(super) async fn unlock(
     State(app): State<Arc<App>>,
     Caller(client): Caller,

@@ -18,6 +18,8 @@ use super::extract::{Body, Caller, EngineOf, OptionalBody, Query, engine_named};
 use super::json::Json;
 use super::links::TriesQuery;
 use super::operations;
+use super::params::PlacePath;
+use super::problems::OfSandbox;
 use crate::container::{
     self, Docker, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
     SandboxSettings, is_running, published,
@@ -188,6 +190,16 @@ pub(super) fn busy(engine: &Engine, other: &Running) -> ApiError {
     }
 }
 
+/// Starts the sandbox, and makes it where there is none.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/container/start",
+    tag = "sandbox",
+    operation_id = "startSandbox",
+    params(PlacePath, TriesQuery),
+    request_body = Option<StartRequest>,
+    responses((status = 202, description = "It has begun", body = Operation), OfSandbox)
+)]
 pub(super) async fn start(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
@@ -204,6 +216,16 @@ pub(super) async fn start(
     begin(&app, &engine, OperationKind::Start, (query.tries(), &client), work).await
 }
 
+/// Stops the sandbox.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/container/stop",
+    tag = "sandbox",
+    operation_id = "stopSandbox",
+    params(PlacePath, TriesQuery),
+    request_body = Option<StopRequest>,
+    responses((status = 202, description = "It has begun", body = Operation), OfSandbox)
+)]
 pub(super) async fn stop(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
@@ -216,6 +238,15 @@ pub(super) async fn stop(
     begin(&app, &engine, OperationKind::Stop, (query.tries(), &client), work).await
 }
 
+/// Restarts the sandbox.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/container/restart",
+    tag = "sandbox",
+    operation_id = "restartSandbox",
+    params(PlacePath, TriesQuery),
+    responses((status = 202, description = "It has begun", body = Operation), OfSandbox)
+)]
 pub(super) async fn restart(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
@@ -228,6 +259,16 @@ pub(super) async fn restart(
     begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), work).await
 }
 
+/// Brings the sandbox a newer image, or the one before.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/container/update",
+    tag = "sandbox",
+    operation_id = "updateSandbox",
+    params(PlacePath, TriesQuery),
+    request_body = Option<UpdateRequest>,
+    responses((status = 202, description = "It has begun", body = Operation), OfSandbox)
+)]
 pub(super) async fn update(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
@@ -256,6 +297,14 @@ pub(super) async fn docker_of<'a>(
 }
 
 /// Shows how the sandbox is made.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/container/spec",
+    tag = "sandbox",
+    operation_id = "showSandboxSpec",
+    params(PlacePath),
+    responses((status = 200, description = "Without secrets", body = SandboxSpec), OfSandbox)
+)]
 pub(super) async fn spec(
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
@@ -265,6 +314,15 @@ pub(super) async fn spec(
 }
 
 /// Makes the sandbox like that of another host.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/container/sync",
+    tag = "sandbox",
+    operation_id = "syncSandbox",
+    params(PlacePath, TriesQuery),
+    request_body = SyncRequest,
+    responses((status = 202, description = "It has begun", body = Operation), OfSandbox)
+)]
 pub(super) async fn sync(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
@@ -285,6 +343,14 @@ pub(super) async fn sync(
 }
 
 /// Has the sandbox's cockpit answer on this machine.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/container/cockpit",
+    tag = "sandbox",
+    operation_id = "openCockpit",
+    params(PlacePath),
+    responses((status = 200, description = "The sandbox with the `url` of its cockpit, if that is published", body = ContainerStatus), OfSandbox)
+)]
 pub(super) async fn cockpit(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
@@ -295,11 +361,33 @@ pub(super) async fn cockpit(
     if !sandbox.exists {
         return Err(failed(SandboxError::NoSandbox));
     }
-    let url = app.reach(&engine, &sandbox, Service::Cockpit).map_err(failed)?;
+    let answered = match published(&sandbox, Service::Cockpit).filter(|_| is_running(&sandbox)) {
+        Some((address, port)) => container::answers(&engine, &address, port)
+            .await
+            .map(|()| app.reach(&engine, &sandbox, Service::Cockpit))
+            .map_err(|source| SandboxError::NoCockpit { port, source }),
+        None => Ok(Ok(None)),
+    };
+    // An address that leads nowhere is none, and none stays of one that did before.
+    if !matches!(answered, Ok(Ok(Some(_))))
+        && let Some(host) = engine.host()
+    {
+        let removed = app.forwards.remove_service(host, Service::Cockpit);
+        removed.map_err(|error| failed(SandboxError::Forward(error)))?;
+    }
+    let url = answered.flatten().map_err(failed)?;
     Ok(Json(ContainerStatus { url, ..sandbox }))
 }
 
 /// Asks the sandbox for its first password, which is kept nowhere else.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/container/password",
+    tag = "sandbox",
+    operation_id = "showSandboxPassword",
+    params(PlacePath),
+    responses((status = 200, description = "The password, or null where none is needed", body = OneTimePassword), OfSandbox)
+)]
 pub(super) async fn password(
     EngineOf(engine): EngineOf,
     Caller(client): Caller,

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -14,8 +14,11 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::App;
+use super::document::Binary;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Caller, Query};
+use super::extract::{Caller, Path, Query};
+use super::params::{LastEventId, SessionPath};
+use super::problems::OfSession;
 use super::sessions::handle;
 use crate::policy::{self, Asker};
 use crate::session::{Event, Wanted};
@@ -25,7 +28,8 @@ const RAW: &str = "application/octet-stream";
 /// The header of an answer with output as it is that says where it begins.
 const OFFSET: &str = "occ-offset";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct OutputQuery {
     /// Standard output unless given.
     stream: Option<OutputStream>,
@@ -46,6 +50,16 @@ pub(super) fn begin(text: &str) -> ApiResult<String> {
     Err(ApiError::bad_request("A beginning is an offset, end, or lines:N."))
 }
 
+/// Reads one stream of a session's output, as server-sent events whose data are `SessionEvent`s and whose ids are offsets, or with
+/// `Accept: application/octet-stream` as it is.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions/{id}/output",
+    tag = "sessions",
+    operation_id = "readSessionOutput",
+    params(SessionPath, OutputQuery, LastEventId),
+    responses((status = 200, description = "The output", content((SessionEvent = "text/event-stream"), (Binary = "application/octet-stream"))), OfSession)
+)]
 pub(super) async fn output(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::SplitStream;
@@ -19,7 +19,9 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Caller, Query};
+use super::extract::{Caller, Path, Query};
+use super::params::SessionPath;
+use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};
 use super::sessions::{MOST, NO_ENV, handle, permit_session};
 use crate::policy::Asker;
@@ -36,7 +38,8 @@ const CONTROLS: usize = 4;
 /// How often it is remembered how far a client has read.
 const NOTE: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct AttachQuery {
     /// Where to begin in standard output: an offset, `end`, `lines:N`, or `none`; where the last client that was attached
     /// stopped unless given.
@@ -53,6 +56,18 @@ pub(super) struct AttachQuery {
     resent: Option<u64>,
 }
 
+/// Attaches to a session over a WebSocket.
+///
+/// Binary messages carry bytes behind the number of their stream: 0 to the daemon, 1 and 2 from it. Text messages are `ExecControl`s to the
+/// daemon and `SessionEvent`s from it.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions/{id}/attach",
+    tag = "sessions",
+    operation_id = "attachSession",
+    params(SessionPath, AttachQuery),
+    responses((status = 101, description = "Switches to a WebSocket (RFC 6455)"), OfSession)
+)]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
@@ -184,7 +199,7 @@ async fn serve(
             feed(&handle, &host, resent, input, &answers),
             control_all(&app, &handle, control),
             // The client's side ends first, and with it the other two.
-            listen(source, inputs, controls),
+            listen(source, inputs, controls, answers.clone()),
         );
         if heard == Heard::All {
             std::future::pending::<()>().await;
@@ -233,6 +248,7 @@ async fn listen(
     mut source: SplitStream<WebSocket>,
     inputs: mpsc::Sender<Input>,
     controls: mpsc::Sender<Option<String>>,
+    answers: mpsc::Sender<SessionEvent>,
 ) -> Heard {
     while let Some(message) = source.next().await {
         let message = match message {
@@ -256,7 +272,10 @@ async fn listen(
                     // A session has no terminal.
                     Ok(ExecControl::Resize(_)) => continue,
                     Err(error) => {
-                        tracing::debug!(%error, "a client sent a control that is none");
+                        let event = SessionEvent::BadControl { detail: error.to_string() };
+                        if answers.try_send(event).is_err() {
+                            tracing::debug!("a client is told of no more controls that are none");
+                        }
                         continue;
                     }
                 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
@@ -18,10 +18,13 @@ use occ_proto::session::{
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::document::Binary;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Caller, OptionalBody, Query, executor_named};
+use super::extract::{Body, Caller, OptionalBody, Path, Query, executor_named};
 use super::json::Json;
+use super::params::SessionPath;
 use super::permit::{By, Line, QUIETLY};
+use super::problems::OfSession;
 use super::{App, auto_forward};
 use crate::host::Tries;
 use crate::policy::{self, Asker, Denied};
@@ -40,7 +43,8 @@ const FORWARDS: &str = "forward the ports whose URLs a session prints";
 /// No variables.
 pub(super) static NO_ENV: BTreeMap<String, String> = BTreeMap::new();
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Ask this host, and list what it has.
     host: Option<String>,
@@ -98,11 +102,24 @@ fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
     move |failure| error::session(Some(host), &failure)
 }
 
+/// Lists the sessions; hosts that are connected are asked.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions",
+    tag = "sessions",
+    operation_id = "listSessions",
+    params(ListQuery),
+    responses((status = 200, description = "The sessions", body = SessionList), OfSession)
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
     Caller(client): Caller,
+    asker: Asker,
 ) -> ApiResult<Json<SessionList>> {
+    if asker.only_looks {
+        return Ok(Json(SessionList { sessions: app.sessions.known() }));
+    }
     if let Some(host) = query.host {
         let name: SessionHost =
             host.parse().map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
@@ -155,6 +172,15 @@ async fn look(
     }
 }
 
+/// Starts a session.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions",
+    tag = "sessions",
+    operation_id = "startSession",
+    request_body = SessionRequest,
+    responses((status = 201, description = "It runs", body = Session), OfSession)
+)]
 pub(super) async fn start(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
@@ -188,6 +214,16 @@ pub(super) async fn start(
     Ok((StatusCode::CREATED, Json(session)).into_response())
 }
 
+/// Starts a session anew that has ended.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/{id}/start",
+    tag = "sessions",
+    operation_id = "startSessionAgain",
+    params(SessionPath),
+    request_body = Option<SessionStart>,
+    responses((status = 200, description = "It runs", body = Session), OfSession)
+)]
 pub(super) async fn start_again(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
@@ -214,6 +250,15 @@ pub(super) async fn start_again(
     Ok(Json(session))
 }
 
+/// Tells the state of a session, as its host knows it.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions/{id}",
+    tag = "sessions",
+    operation_id = "showSession",
+    params(SessionPath),
+    responses((status = 200, description = "The session; with a `problem` where its host cannot be asked", body = Session), OfSession)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
@@ -231,6 +276,16 @@ pub(super) async fn show(
     Ok(Json(session))
 }
 
+/// Sets what the next start of a session is.
+#[utoipa::path(
+    patch,
+    path = "/v1/sessions/{id}",
+    tag = "sessions",
+    operation_id = "editSession",
+    params(SessionPath),
+    request_body = SessionEdit,
+    responses((status = 200, description = "The session", body = Session), OfSession)
+)]
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
@@ -258,7 +313,8 @@ pub(super) async fn edit(
     Ok(Json(edited.map_err(|failure| error::session(None, &failure))?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
     /// End its program first.
     #[serde(default)]
@@ -268,6 +324,15 @@ pub(super) struct RemoveQuery {
     forget: bool,
 }
 
+/// Removes a session with its output.
+#[utoipa::path(
+    delete,
+    path = "/v1/sessions/{id}",
+    tag = "sessions",
+    operation_id = "removeSession",
+    params(SessionPath, RemoveQuery),
+    responses((status = 204, description = "It is removed"), OfSession)
+)]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
@@ -286,6 +351,16 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Signals a session's program; without a body, ends it: TERM, and KILL 2 s later.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/{id}/signal",
+    tag = "sessions",
+    operation_id = "signalSession",
+    params(SessionPath),
+    request_body = Option<SessionSignal>,
+    responses((status = 200, description = "The session", body = Session), OfSession)
+)]
 pub(super) async fn signal(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,
@@ -308,7 +383,8 @@ pub(super) async fn signal(
     Ok(Json(session))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct InputQuery {
     /// Where the bytes belong; at the end of what was taken unless given.
     offset: Option<u64>,
@@ -317,6 +393,16 @@ pub(super) struct InputQuery {
     eof: bool,
 }
 
+/// Writes to the standard input of a session.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/{id}/input",
+    tag = "sessions",
+    operation_id = "writeSessionInput",
+    params(SessionPath, InputQuery),
+    request_body(content = Binary, content_type = "application/octet-stream"),
+    responses((status = 200, description = "How far the input was taken", body = InputTaken), OfSession)
+)]
 pub(super) async fn input(
     State(app): State<Arc<App>>,
     Path(wanted): Path<String>,

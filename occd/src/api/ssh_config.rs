@@ -12,12 +12,23 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::Body;
 use super::json::Json;
+use super::problems::{OfImport, OfSshConfig};
 use crate::ssh::error::chain;
 use crate::ssh::ssh_config::SshConfigError;
 
 /// How many hosts ssh is asked about at once; each takes it 5 ms of one processor.
 const AT_ONCE: usize = 8;
 
+/// Lists the hosts that the user's ssh_config names.
+///
+/// Patterns apart, with what it says of each; ssh is asked for that.
+#[utoipa::path(
+    get,
+    path = "/v1/ssh-config",
+    tag = "hosts",
+    operation_id = "listSshConfig",
+    responses((status = 200, description = "The hosts, in its order", body = SshConfigHosts), OfSshConfig)
+)]
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<SshConfigHosts>> {
     let snapshot = app.hosts_now().await;
     let file = snapshot.usable().map_err(ApiError::from)?;
@@ -50,6 +61,17 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<SshConfi
     Ok(Json(SshConfigHosts { hosts }))
 }
 
+/// Takes hosts out of the user's ssh_config, with one save.
+///
+/// Each is saved by its alias and no more. Those that are configured or cannot be taken are skipped, which is told.
+#[utoipa::path(
+    post,
+    path = "/v1/ssh-config/import",
+    tag = "hosts",
+    operation_id = "importSshConfig",
+    request_body = ImportHosts,
+    responses((status = 200, description = "What was taken, and what not", body = Imported), OfImport)
+)]
 pub(super) async fn import(
     State(app): State<Arc<App>>,
     Body(request): Body<ImportHosts>,

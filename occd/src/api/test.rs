@@ -12,6 +12,8 @@ use super::App;
 use super::error::{self, ApiResult};
 use super::extract::{Caller, Host};
 use super::json::Json;
+use super::params::HostPath;
+use super::problems::OfHost;
 use crate::config::EffectiveSettings;
 use crate::container::{Docker, DockerError};
 use crate::exec::ExecError;
@@ -27,6 +29,15 @@ use crate::ssh::seen::Seen;
 /// Test connections are of no host's generations.
 const TEST: ConnectionId = ConnectionId(0);
 
+/// Dials a host anew, runs a command and asks Docker, and tells what became of each step. The pooled connection is not touched.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/test",
+    tag = "links",
+    operation_id = "testHost",
+    params(HostPath),
+    responses((status = 200, description = "What it met", body = TestReport), OfHost)
+)]
 pub(super) async fn run(
     State(app): State<Arc<App>>,
     Host(host): Host,
@@ -136,7 +147,7 @@ pub(super) async fn test(
     let asked = async {
         let socket = settings.docker_socket.as_deref();
         let docker = Docker::connect(&connection, socket, None).await?;
-        docker.client().version().await.map_err(DockerError::Api)
+        docker.client().version().await.map_err(DockerError::from)
     };
     match asked.await {
         Ok(version) => {

@@ -11,6 +11,8 @@ use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Host};
 use super::json::Json;
+use super::params::HostPath;
+use super::problems::{OfDial, OfTrust};
 use crate::host::HostHandle;
 use crate::host::machine::ConnectionId;
 use crate::prompts::{Client, Questions};
@@ -24,6 +26,15 @@ use crate::ssh::seen::Seen;
 /// A look makes no connection of any host's generations.
 const LOOK: ConnectionId = ConnectionId(0);
 
+/// Shows the key of a host beside what is on record. Nobody logs in.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/trust",
+    tag = "links",
+    operation_id = "reviewHostKey",
+    params(HostPath),
+    responses((status = 200, description = "The key", body = HostKeyReview), OfDial)
+)]
 pub(super) async fn review(
     State(app): State<Arc<App>>,
     Host(host): Host,
@@ -33,6 +44,16 @@ pub(super) async fn review(
     Ok(Json(describe(&host, &shown).await))
 }
 
+/// Puts the key that the server shows in the place of the user's records.
+#[utoipa::path(
+    post,
+    path = "/v1/hosts/{host}/trust",
+    tag = "links",
+    operation_id = "trustHostKey",
+    params(HostPath),
+    request_body = TrustKey,
+    responses((status = 200, description = "It is trusted", body = HostKeyReview), OfTrust)
+)]
 pub(super) async fn trust(
     State(app): State<Arc<App>>,
     Host(host): Host,

@@ -11,8 +11,11 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Host, Query};
 use super::json::Json;
+use super::params::HostPath;
+use super::problems::OfHost;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkspacesQuery {
     /// Only what this directory here is.
@@ -21,6 +24,15 @@ pub(super) struct WorkspacesQuery {
     there: Option<String>,
 }
 
+/// Tells which directory here is which on the host.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/workspaces",
+    tag = "files",
+    operation_id = "listWorkspaces",
+    params(HostPath, WorkspacesQuery),
+    responses((status = 200, description = "The workspaces", body = WorkspaceList), OfHost)
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<WorkspacesQuery>,

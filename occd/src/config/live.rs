@@ -12,6 +12,9 @@ use crate::blocking::blocking;
 use crate::ssh::error::chain;
 use crate::stamp::Stamp;
 
+/// What is said where the settings were, and are no more.
+const GONE: &str = "occd.toml is gone: the settings from before, with their policies, stay in force until occd is started anew";
+
 /// The settings in force, and why they are not those on disk.
 #[derive(Debug, Clone)]
 pub struct LoadedConfig {
@@ -54,6 +57,13 @@ impl LiveConfig {
         let file = Arc::clone(&self.file);
         let now = blocking(move || file.stamp()).await;
         if *seen == now {
+            return;
+        }
+        if seen.iter().any(Option::is_some) && now.iter().all(Option::is_none) {
+            // Whoever removes it need not mean to lift a policy; it may be lost.
+            tracing::error!("{GONE}");
+            self.loaded.send_modify(|loaded| loaded.problem = Some(GONE.to_owned()));
+            *seen = now;
             return;
         }
         let file = Arc::clone(&self.file);

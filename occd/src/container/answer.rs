@@ -35,6 +35,8 @@ const ENDED_AGAIN: Duration = Duration::from_millis(700);
 const RESTARTS: i64 = 3;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long what is beside the sandbox itself may take to answer, such as one that systemd starts when it is asked for.
+const MOMENT: Duration = Duration::from_secs(3);
 /// What of its last words is told.
 const LAST_LINES: usize = 5;
 /// How much of one line that is, in characters.
@@ -107,6 +109,25 @@ pub(super) async fn wait(
     }
 }
 
+/// Returns once something answers over HTTP at that port of the host's, or why nothing does.
+///
+/// # Errors
+/// When nothing does within a moment, or the port cannot be asked.
+pub async fn answers(engine: &Engine, address: &str, port: u16) -> Result<(), TcpError> {
+    let begun = Instant::now();
+    loop {
+        let error = match timeout(MOMENT, ask(engine, address, port)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => TcpError::Refused,
+        };
+        if error != TcpError::Refused || begun.elapsed() >= MOMENT {
+            return Err(error);
+        }
+        sleep(AGAIN).await;
+    }
+}
+
 /// Asks for anything over HTTP. Every answer is one.
 async fn ask(engine: &Engine, address: &str, port: u16) -> Result<(), TcpError> {
     let stream = engine.tcp(address, port).await?;
@@ -154,11 +175,10 @@ pub(super) async fn inspect_named(
     let look = session
         .ask(async |docker| docker.inspect_container(name, None::<InspectContainerOptions>).await);
     match look.await {
-        Ok(container) if objects::is_ours(&container) => Ok(Some(Box::new(container))),
-        Ok(container) => Err(SandboxError::NotOurs {
-            container: name.to_owned(),
-            owner: objects::owner(&container),
-        }),
+        Ok(container) => {
+            objects::check_ours(&container, name)?;
+            Ok(Some(Box::new(container)))
+        }
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }

@@ -31,7 +31,7 @@ pub async fn measure(docker: &Docker) -> Result<Option<DiskUse>, DockerError> {
     };
     let size = |size: Option<i64>| size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
     let image = match &container.image {
-        Some(image) => client.inspect_image(image).await.map_err(DockerError::Api)?.size,
+        Some(image) => client.inspect_image(image).await.map_err(DockerError::from)?.size,
         None => None,
     };
     let version = client.client_version();

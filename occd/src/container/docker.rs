@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion};
@@ -20,10 +21,16 @@ use crate::ssh::Connection;
 /// How long Docker may take to answer one request, in seconds.
 const TIMEOUT: u64 = 30;
 
+/// How long what a host has said of itself is good enough for who stands by. There are many such hosts after a start, and
+/// most of them have no Docker.
+const JUST_ASKED: Duration = Duration::from_secs(1);
 /// The largest answer that is read whole, in bytes.
 const LARGEST: usize = 64 * 1024 * 1024;
 /// The oldest version of the API that is spoken: Docker 20.10's. Older ones lack what a sandbox needs.
 const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
+
+/// What stands before the group that a socket is open to, see [`crate::ssh::whose`].
+const OF_GROUP: &str = "(of the group ";
 
 /// Why Docker cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,12 +81,53 @@ pub enum DockerError {
         "the server opens no socket for it (AllowStreamLocalForwarding), and all of its sessions are in use (MaxSessions)"
     )]
     Crowded,
-    /// Docker answered with an error, or not with HTTP.
-    #[error("Docker answered with an error")]
+    /// It takes connections, and says nothing in all the time it has.
+    #[error("the Docker daemon does not answer: it takes connections, and says nothing")]
+    Hung,
+    /// Docker said no.
+    #[error("Docker answered with status {status}: {words}")]
+    Refused {
+        /// The status of HTTP.
+        status: u16,
+        /// What it said, as it said it.
+        words: String,
+    },
+    /// What came was not the answer of a Docker.
+    #[error("Docker did not answer as Docker does")]
     Api(#[source] BollardError),
 }
 
+impl From<BollardError> for DockerError {
+    fn from(error: BollardError) -> Self {
+        match error {
+            BollardError::RequestTimeoutError => Self::Hung,
+            BollardError::DockerResponseServerError { status_code, message } => {
+                Self::Refused { status: status_code, words: message }
+            }
+            // It comes from the way, which is ours.
+            BollardError::IOError { err } if err.get_ref().is_some_and(|e| e.is::<Self>()) => {
+                match err.downcast() {
+                    Ok(error) => error,
+                    Err(err) => Self::Api(BollardError::IOError { err }),
+                }
+            }
+            error => Self::Api(error),
+        }
+    }
+}
+
 impl DockerError {
+    /// Returns whether another socket may be the engine's by now.
+    fn is_of_the_socket(&self) -> bool {
+        matches!(self, Self::Missing | Self::Permission(_) | Self::Down { .. })
+    }
+
+    /// Returns the group whose members may open the socket that this user may not.
+    pub(super) fn group(&self) -> Option<&str> {
+        let Self::Permission(whose) = self else { return None };
+        whose.split_once(OF_GROUP)?.1.split([')', ';']).next()
+    }
+
     /// Returns the one of a socket that this user may not open.
     pub(super) fn denied(path: &str, whose: Option<&str>) -> Self {
         let whose = whose.map_or_else(String::new, |whose| format!(" ({whose})"));
@@ -110,9 +158,29 @@ impl std::fmt::Debug for Docker {
 
 impl Docker {
     /// Opens a channel to the host's Docker Engine and agrees on an API version. `socket` is the one
-    /// set for the host; otherwise the probe's finding is used. Without the host, it stands by: where sessions are
+    /// set for the host; otherwise the probe's finding is used, which is asked for anew where nobody answers there. Without the host, it stands by: where sessions are
     /// few it gives up.
     pub async fn connect(
+        connection: &Arc<Connection>,
+        socket: Option<&str>,
+        host: Option<HostHandle>,
+    ) -> Result<Self, DockerError> {
+        let before = connection.known_system();
+        let error = match Self::to_host(connection, socket, host.clone()).await {
+            Err(error) if socket.is_none() && error.is_of_the_socket() => error,
+            done => return done,
+        };
+        // The login found the sockets of that moment: an engine may have come since, at another one.
+        let sockets = |system: &RemoteSystem| system.docker_sockets.clone();
+        let within = if host.is_some() { Duration::ZERO } else { JUST_ASKED };
+        let now = connection.look_again(within).await;
+        match now.as_deref().map(sockets) == before.as_deref().map(sockets) {
+            true => Err(error),
+            false => Self::to_host(connection, socket, host).await,
+        }
+    }
+
+    async fn to_host(
         connection: &Arc<Connection>,
         socket: Option<&str>,
         host: Option<HostHandle>,
@@ -154,9 +222,10 @@ impl Docker {
                     Ok(Self { client, transport })
                 }
             },
-            Err(error @ BollardError::DockerResponseServerError { .. }) => {
-                Err(DockerError::Api(error))
-            }
+            Err(
+                error @ (BollardError::DockerResponseServerError { .. }
+                | BollardError::RequestTimeoutError),
+            ) => Err(error.into()),
             Err(_) if transport.is_closed() => Err(DockerError::Lost),
             Err(error) => match refusal {
                 // The docker program ended without a word of HTTP.
@@ -185,10 +254,8 @@ impl Docker {
             .map_err(|error| DockerError::Api(BollardError::from(std::io::Error::other(error))))?;
         let body = body.to_bytes();
         if !status.is_success() {
-            let message = String::from_utf8_lossy(&body).into_owned();
-            let status_code = status.as_u16();
-            let error = BollardError::DockerResponseServerError { status_code, message };
-            return Err(DockerError::Api(error));
+            let words = String::from_utf8_lossy(&body).into_owned();
+            return Err(DockerError::Refused { status: status.as_u16(), words });
         }
         serde_json::from_slice(&body).map_err(|error| DockerError::Api(error.into()))
     }
@@ -234,8 +301,13 @@ mod tests {
     fn who_may_is_named() {
         let mut system = system(&[("/s", false)]);
         system.docker_sockets[0].whose = Some("of the group wheel".into());
-        let error = choose(None, &system).unwrap_err().to_string();
-        assert_eq!(error, "permission denied on /s (of the group wheel)");
+        let error = choose(None, &system).unwrap_err();
+        assert_eq!(error.to_string(), "permission denied on /s (of the group wheel)");
+        assert_eq!(error.group(), Some("wheel"));
+        system.docker_sockets[0].whose = Some("of the group g; the login is in docker".into());
+        assert_eq!(choose(None, &system).unwrap_err().group(), Some("g"));
+        system.docker_sockets[0].whose = Some("for its owner root alone".into());
+        assert_eq!(choose(None, &system).unwrap_err().group(), None);
     }
 
     #[test]
@@ -261,6 +333,29 @@ mod tests {
         });
         let error = Docker::connect_local(socket, true, tasks).await.unwrap_err();
         assert!(matches!(&error, DockerError::TooOld(version) if version == "1.26"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_says_nothing_is_not_one_that_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        // The kernel takes the connections, and nobody ever reads from them.
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let error = Docker::connect_local(socket, true, TaskTracker::new()).await.unwrap_err();
+        let said = "the Docker daemon does not answer: it takes connections, and says nothing";
+        assert!(matches!(error, DockerError::Hung), "{error:?}");
+        assert_eq!(error.to_string(), said);
+    }
+
+    #[test]
+    fn what_docker_said_is_told_once() {
+        let answer =
+            BollardError::DockerResponseServerError { status_code: 500, message: "no".into() };
+        let said = |error: DockerError| crate::ssh::error::chain(&error);
+        assert_eq!(said(answer.into()), "Docker answered with status 500: no");
+        // What the way to it met is no word of Docker's.
+        let lost = BollardError::from(std::io::Error::other(DockerError::Lost));
+        assert_eq!(said(lost.into()), "the connection to the host was lost");
     }
 
     fn system(sockets: &[(&str, bool)]) -> RemoteSystem {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bollard::errors::Error as BollardError;
 use occ_proto::HostName;
 
+use super::engine::TcpError;
 use super::opencode_config::OpencodeConfigError;
 use super::settings::BadSettings;
 use super::{DockerError, EngineError, InstallError};
@@ -58,11 +59,11 @@ pub enum SandboxError {
         #[source]
         source: DockerError,
     },
-    /// There is no room for the image.
-    #[error("there is no room for the image {image}: the disk is full")]
+    /// There is no room for the image, or for the sandbox.
+    #[error("there is no room for {what}: the disk is full")]
     DiskFull {
-        /// Its name.
-        image: String,
+        /// For what.
+        what: String,
     },
     /// The image before the last update is not there.
     #[error("there is no image {image} to go back to")]
@@ -105,6 +106,15 @@ pub enum SandboxError {
         code: i64,
         /// What it said last.
         log: Vec<String>,
+    },
+    /// Nothing answers where its cockpit would.
+    #[error("no cockpit answers on port {port} of its host")]
+    NoCockpit {
+        /// The port on the host.
+        port: u16,
+        /// Why.
+        #[source]
+        source: TcpError,
     },
     /// The sandbox does not answer.
     #[error("the sandbox runs, but does not answer on port {port} of its host within {} s", .within.as_secs())]
@@ -176,7 +186,7 @@ impl From<EngineError> for SandboxError {
 
 impl From<BollardError> for SandboxError {
     fn from(error: BollardError) -> Self {
-        Self::Docker(DockerError::Api(error))
+        Self::Docker(error.into())
     }
 }
 
@@ -184,10 +194,7 @@ impl SandboxError {
     /// Returns the status and the words with which Docker refused, if it did.
     pub(super) fn refusal(&self) -> Option<(u16, &str)> {
         match self {
-            Self::Docker(DockerError::Api(BollardError::DockerResponseServerError {
-                status_code,
-                message,
-            })) => Some((*status_code, message)),
+            Self::Docker(DockerError::Refused { status, words }) => Some((*status, words)),
             _ => None,
         }
     }

@@ -26,6 +26,8 @@ const DISK_MIN: Duration = Duration::from_secs(10);
 /// How long until an engine that does not answer is asked again, at first and at most.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The same for a host that has no Docker: most never have one, and there may be a thousand of them.
+const RETRY_MISSING: Duration = Duration::from_secs(600);
 
 /// Keeps what is known of a host's sandbox up to date, as long as there is the host. `answered` says that its engine
 /// has answered somebody else.
@@ -62,8 +64,7 @@ async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &Keeper, ans
         let mut was_live = false;
         // In a box: there may be a thousand hosts, most of them without Docker.
         let error = Box::pin(events(host, connection, known, &mut was_live)).await.err();
-        // What the host has not is found out once for a connection.
-        let is_final = matches!(error, Some(DockerError::Missing));
+        let is_missing = matches!(error, Some(DockerError::Missing));
         if let Some(error) = error {
             tracing::debug!(host = %host.name(), %error, "the sandbox is not followed");
             known.modify(|known| {
@@ -72,7 +73,7 @@ async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &Keeper, ans
                 {
                     status.as_of = Timestamp::now();
                 }
-                if is_final {
+                if is_missing {
                     known.status = None;
                 }
                 known.error = Some(Arc::new(error));
@@ -80,7 +81,7 @@ async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &Keeper, ans
         }
         pause = if was_live { RETRY } else { (pause * 2).min(RETRY_MAX) };
         tokio::select! {
-            () = sleep(pause), if !is_final => {}
+            () = sleep(if is_missing { RETRY_MISSING } else { pause }) => {}
             () = answered.notified() => pause = RETRY,
         }
     }
@@ -147,7 +148,7 @@ async fn events(
                         aside_is_known = true;
                     }
                 }
-                Some(Err(error)) => return Err(DockerError::Api(error)),
+                Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
             }
         }

@@ -16,6 +16,9 @@ use super::session::Session;
 use super::settings::{DEFAULT_IMAGE, FALLBACK_IMAGE};
 use super::{DockerError, SandboxError};
 
+/// What a disk says that is full.
+pub(super) const FULL: &str = "no space left on device";
+
 /// Returns an image, if it is there.
 pub(super) async fn find(
     session: &mut Session,
@@ -88,6 +91,12 @@ pub(super) async fn remove_left(
     }
 }
 
+/// Returns whether an image was pulled from that repository, or pushed there.
+pub(super) fn comes_from(image: &ImageInspect, repo: &str) -> bool {
+    let mut digests = image.repo_digests.iter().flatten();
+    digests.any(|digest| digest.split('@').next() == Some(repo))
+}
+
 /// Returns whether no name means an image any more, and it came from no other repository.
 fn is_left(image: &ImageInspect, repo: &str) -> bool {
     let is_none = |name: &&String| name.starts_with("<none>");
@@ -145,22 +154,23 @@ async fn pull_one(session: &mut Session, image: &str) -> Result<(), SandboxError
 
 fn failed(image: &str, error: SandboxError) -> SandboxError {
     let image = image.to_owned();
-    match error {
-        SandboxError::Docker(DockerError::Api(error)) => {
-            if error.to_string().contains("no space left on device") {
-                return SandboxError::DiskFull { image };
-            }
-            let source = match error {
-                // What a registry says may be anything.
-                BollardError::DockerStreamError { error } => {
-                    BollardError::DockerStreamError { error: sanitize(&error) }
-                }
-                error => error,
-            };
-            SandboxError::NoImage { image, source: DockerError::Api(source) }
-        }
-        error => error,
+    let source = match error {
+        SandboxError::Docker(
+            error @ (DockerError::Refused { .. } | DockerError::Hung | DockerError::Api(_)),
+        ) => error,
+        error => return error,
+    };
+    if crate::ssh::error::chain(&source).contains(FULL) {
+        return SandboxError::DiskFull { what: format!("the image {image}") };
     }
+    let source = match source {
+        // What a registry says may be anything.
+        DockerError::Api(BollardError::DockerStreamError { error }) => {
+            DockerError::Api(BollardError::DockerStreamError { error: sanitize(&error) })
+        }
+        source => source,
+    };
+    SandboxError::NoImage { image, source }
 }
 
 /// The layers of an image on their way.

@@ -28,8 +28,10 @@ mod spec;
 mod steps;
 mod there;
 mod transport;
+mod volumes;
 mod way;
 
+pub use answer::answers;
 pub use disk::measure as disk_use;
 pub use docker::{Docker, DockerError};
 pub use engine::{Engine, EngineError, LocalEngine, TcpError};

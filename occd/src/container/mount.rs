@@ -31,12 +31,29 @@ pub enum BadMount {
     /// A path that would take the place of what the sandbox runs.
     #[error("{0:?} would hide the sandbox's own programs")]
     Hides(String),
+    /// A path that has another mount already.
+    #[error("at {0:?} is the second one there: only one can be mounted at one path")]
+    Twice(String),
     /// A path that the kernel fills, without which no program works.
     #[error(
         "{0:?} is the kernel's own directory inside the sandbox: nothing can be mounted over it"
     )]
     System(String),
 }
+
+/// Where a system's programs and their libraries are, without which nothing in it starts.
+const PROGRAMS: [&str; 10] = [
+    "/bin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/sbin",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/sbin",
+];
 
 /// Returns a path as the kernel takes it: without empty parts, `.` and `..`.
 fn plain(path: &str) -> String {
@@ -76,7 +93,7 @@ impl FromStr for BindMount {
             }
         }
         let inside = plain(target);
-        if inside == "/" || is_within(&inside, "/opt/opencode") {
+        if inside == "/" || PROGRAMS.contains(&&*inside) || is_within(&inside, "/opt/opencode") {
             return Err(BadMount::Hides(target.to_owned()));
         }
         // A device, or a control group's directory, may well be mounted at its own place.
@@ -150,6 +167,10 @@ mod tests {
             "/x:/opt/opencode/bin".parse::<BindMount>(),
             Err(BadMount::Hides("/opt/opencode/bin".into()))
         );
+        for bad in ["/bin", "/usr/", "/usr/./bin", "/lib64"] {
+            assert_eq!(format!("/x:{bad}").parse::<BindMount>(), Err(BadMount::Hides(bad.into())));
+        }
+        assert!("/x:/usr/local/bin".parse::<BindMount>().is_ok());
         assert!("/x:/opt/opencode-data".parse::<BindMount>().is_ok());
         for bad in ["/proc", "/proc/sys", "/sys/", "//dev", "/a/../dev/.", "/./proc/"] {
             let mount = format!("/x:{bad}").parse::<BindMount>();

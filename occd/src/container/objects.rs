@@ -11,6 +11,7 @@ use bollard::models::{
 use occ_proto::container::SANDBOX_CONTAINER;
 use occ_proto::text::sanitize;
 
+use super::SandboxError;
 use super::settings::SandboxSettings;
 
 /// The port inside on which the sandbox answers.
@@ -108,8 +109,22 @@ pub(super) fn is_ours(container: &ContainerInspectResponse) -> bool {
     labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
 }
 
+/// Checks that a container of that name may be touched.
+///
+/// # Errors
+/// When it is somebody else's.
+pub(super) fn check_ours(
+    container: &ContainerInspectResponse,
+    name: &str,
+) -> Result<(), SandboxError> {
+    match is_ours(container) {
+        true => Ok(()),
+        false => Err(SandboxError::NotOurs { container: name.to_owned(), owner: owner(container) }),
+    }
+}
+
 /// Returns whose a container is that is not ours, as far as it says so.
-pub(super) fn owner(container: &ContainerInspectResponse) -> String {
+fn owner(container: &ContainerInspectResponse) -> String {
     let config = container.config.clone().unwrap_or_default();
     let labels = config.labels.unwrap_or_default();
     let image = sanitize(config.image.as_deref().unwrap_or("unknown"));

@@ -30,6 +30,7 @@ pub(super) async fn replace(
     let was_running = old.state.as_ref().and_then(|state| state.running) == Some(true);
     let image = old.config.as_ref().and_then(|config| config.image.clone()).unwrap_or_default();
     let cancel = session.progress.cancelled().clone();
+    let port = steps::binding(&new);
     let put = async {
         // Of one that was cut short, and maybe of other settings.
         remove(session, NEXT).await?;
@@ -41,7 +42,7 @@ pub(super) async fn replace(
         session.progress.step("putting the new sandbox in its place");
         rename(session, SANDBOX_CONTAINER, SET_ASIDE).await?;
         rename(session, NEXT, SANDBOX_CONTAINER).await?;
-        start(session).await?;
+        start(session).await.map_err(|error| steps::explained_start(error, port))?;
         answer::wait(session, until).await
     };
     let error = match cancel.run_until_cancelled(Box::pin(put)).await {
@@ -88,7 +89,9 @@ async fn go_back(session: &mut Session, was_running: bool) -> Result<(), Sandbox
         rename(session, SET_ASIDE, SANDBOX_CONTAINER).await?;
     }
     remove(session, NEXT).await?;
-    if was_running { start(session).await } else { Ok(()) }
+    // One that was not stopped yet still runs, and may be paused.
+    let runs = inspect(session).await?.as_deref().is_some_and(steps::is_running);
+    if was_running && !runs { start(session).await } else { Ok(()) }
 }
 
 /// What becomes of a new sandbox that already runs where a replacement was cut short.
@@ -144,11 +147,17 @@ async fn restore_names(session: &mut Session) -> Result<(), SandboxError> {
         image::tag(session, &kept, &repo, PREVIOUS).await?;
         image::forget(session, &repo, PREVIOUS_KEPT).await?;
     }
-    let now = image::find(session, &name).await?.and_then(|image| image.id);
+    let new = image::find(session, &name).await?;
+    let now = new.as_ref().and_then(|image| image.id.clone());
     if name.contains('@') || now.as_ref() == Some(&id) {
         return Ok(());
     }
-    image::tag(session, &id, &repo, &tag).await
+    image::tag(session, &id, &repo, &tag).await?;
+    // The new one has lost its name, and can be pulled again.
+    match new.filter(|image| image::comes_from(image, &repo)).and_then(|image| image.id) {
+        Some(new) => image::remove_left(session, &new, &repo).await,
+        None => Ok(()),
+    }
 }
 
 /// Makes a container of the sandbox's.
@@ -182,6 +191,21 @@ pub(super) async fn start(session: &mut Session) -> Result<(), SandboxError> {
         })
         .await
         .map_err(|error| error.refusal().and_then(|(_, words)| not_mounted(words)).unwrap_or(error))
+}
+
+/// Has the sandbox's container go on that is paused.
+pub(super) async fn unpause(session: &mut Session) -> Result<(), SandboxError> {
+    let unpaused =
+        session.ask(async |docker| docker.unpause_container(SANDBOX_CONTAINER).await).await;
+    match (unpaused, inspect(session).await?) {
+        // Somebody else was faster, or the answer to the question before this one was lost with the link.
+        (Err(_), Some(container))
+            if steps::is_running(&container) && !steps::is_paused(&container) =>
+        {
+            Ok(())
+        }
+        (unpaused, _) => unpaused,
+    }
 }
 
 /// Stops the sandbox's container; it is killed after so many seconds.

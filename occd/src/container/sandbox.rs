@@ -43,13 +43,13 @@ pub(super) async fn set_aside(docker: &Docker) -> Result<Option<String>, DockerE
     match inspected {
         Ok(container) => Ok(objects::is_ours(&container).then(|| SET_ASIDE.to_owned())),
         Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
-        Err(error) => Err(DockerError::Api(error)),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Asks for the engine's version.
 pub(super) async fn version(docker: &Docker) -> Result<Option<String>, DockerError> {
-    let version = docker.client().version().await.map_err(DockerError::Api)?;
+    let version = docker.client().version().await.map_err(DockerError::from)?;
     Ok(version.version.as_deref().map(sanitize))
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn look(
         Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => {
             Ok(absent(docker_version))
         }
-        Err(error) => Err(DockerError::Api(error)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -45,7 +45,7 @@ impl Session {
                 Ok(client) => match Box::pin(question(client)).await {
                     Ok(answer) => return Ok(answer),
                     Err(error) if is_answer(&error) => return Err(error.into()),
-                    Err(error) => DockerError::Api(error),
+                    Err(error) => error.into(),
                 },
                 // What was said before the first question is said to the one who asks.
                 Err(EngineError::Docker(error))
@@ -103,9 +103,13 @@ fn may_come_back(error: &DockerError) -> bool {
         DockerError::Down { .. }
             // An engine that is started anew makes its socket anew.
             | DockerError::NotThere(_)
+            // And opens it to its group after that.
+            | DockerError::Permission(_)
             | DockerError::Lost
             | DockerError::Moved
             | DockerError::Crowded
+            | DockerError::Hung
+            | DockerError::Refused { .. }
             | DockerError::Api(_)
     )
 }

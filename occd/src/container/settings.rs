@@ -1,5 +1,6 @@
 //! How a sandbox is to be made: occd.toml's `[hosts.NAME.sandbox]`, the existing tool's config.json, its defaults.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -47,8 +48,8 @@ pub struct SandboxSettings {
     pub env: Vec<String>,
     /// What of the host is mounted.
     pub mounts: Vec<BindMount>,
-    /// Whether those are directories of the existing tool's own, which are made where they are missing.
-    pub own_directories: bool,
+    /// Those that nobody has named: directories of the existing tool's own, which are made where they are missing.
+    pub own_directories: Vec<String>,
     /// Cockpit's port on the host, if it is published.
     pub cockpit: Option<u16>,
     /// Whether Docker starts it again when it ends.
@@ -91,7 +92,7 @@ impl SandboxSettings {
             bind_address: own.bind_address.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             env,
             mounts: own.mounts.clone(),
-            own_directories: false,
+            own_directories: Vec::new(),
             cockpit: shared.cockpit_enabled.then_some(shared.cockpit_port),
             restart: shared.auto_restart,
             systemd: own.systemd,
@@ -113,15 +114,18 @@ impl SandboxSettings {
             here.bind_address = address(&shared.bind_address)?;
         }
         if own.mounts.is_empty() {
-            here.own_directories = shared.mounts.is_none();
             here.mounts = match &shared.mounts {
                 Some(mounts) => {
                     mounts.iter().map(|mount| mount.parse()).collect::<Result<_, _>>()?
                 }
                 None => default_mounts(home),
             };
+            if shared.mounts.is_none() {
+                let sources = here.mounts.iter().map(|mount| mount.source.clone());
+                here.own_directories = sources.collect();
+            }
         }
-        Ok(here)
+        here.checked()
     }
 
     /// Returns them with what a request asks for.
@@ -132,18 +136,31 @@ impl SandboxSettings {
         if request.no_mounts {
             self.mounts.clear();
         }
-        self.own_directories &= request.mounts.is_empty();
-        for mount in &request.mounts {
-            let mount: BindMount = mount.parse()?;
-            self.mounts.retain(|other| other.target != mount.target);
-            self.mounts.push(mount);
-        }
+        let mounts: Vec<BindMount> =
+            request.mounts.iter().map(|mount| mount.parse()).collect::<Result<_, _>>()?;
+        // What is asked for takes the place of what is set.
+        self.mounts.retain(|set| mounts.iter().all(|mount| mount.target != set.target));
+        self.own_directories.retain(|own| self.mounts.iter().any(|set| set.source == *own));
+        self.mounts.extend(mounts);
         self.port = request.port.unwrap_or(self.port);
         self.checked()
     }
 
     fn checked(self) -> Result<Self, BadSettings> {
-        if self.port == 0 { Err(BadSettings::Port) } else { Ok(self) }
+        if self.port == 0 {
+            return Err(BadSettings::Port);
+        }
+        let mut targets = HashSet::new();
+        match self.mounts.iter().find(|mount| !targets.insert(&mount.target)) {
+            Some(twice) => Err(BadMount::Twice(twice.target.clone()).into()),
+            None => Ok(self),
+        }
+    }
+
+    /// Returns the mounts that somebody has named.
+    pub(super) fn named_mounts(&self) -> Vec<BindMount> {
+        let is_own = |mount: &&BindMount| self.own_directories.contains(&mount.source);
+        self.mounts.iter().filter(|mount| !is_own(mount)).cloned().collect()
     }
 }
 
@@ -251,10 +268,37 @@ mod tests {
         let settings = of(more).unwrap();
         assert_eq!(settings.mounts, ["/a:/x".parse().unwrap(), "/c:/y:ro".parse().unwrap()]);
         assert_eq!(settings.port, 1);
+        let twice = StartRequest {
+            mounts: vec!["/c:/z".into(), "/d:/z/".into()],
+            ..StartRequest::default()
+        };
+        let twice = of(twice).unwrap_err().to_string();
+        assert_eq!(
+            twice,
+            "the mount at \"/z\" is the second one there: only one can be mounted at one path"
+        );
         let none = StartRequest { no_mounts: true, ..StartRequest::default() };
         assert!(of(none).unwrap().mounts.is_empty());
         assert!(of(StartRequest { port: Some(0), ..StartRequest::default() }).is_err());
         assert!(of(StartRequest { mounts: vec!["x".into()], ..StartRequest::default() }).is_err());
+    }
+
+    #[test]
+    fn directories_that_nobody_has_named_are_made_also_beside_others() {
+        let shared = OpencodeConfig::default();
+        let here = || {
+            let own = SandboxConfig::default();
+            SandboxSettings::for_this_machine(&own, &shared, Path::new("/h")).unwrap()
+        };
+        let with = |request| here().with(&request).unwrap();
+        let own = |settings: &SandboxSettings| settings.own_directories.len();
+        let mounts = vec!["/a:/home/opencoder/workspace".into(), "/b:/c".into()];
+        let more = with(StartRequest { mounts, ..StartRequest::default() });
+        assert_eq!((more.mounts.len(), own(&more)), (7, 5));
+        let named = ["/a:/home/opencoder/workspace", "/b:/c"].map(|one| one.parse().unwrap());
+        assert_eq!(more.named_mounts(), named);
+        let none = with(StartRequest { no_mounts: true, ..StartRequest::default() });
+        assert_eq!((none.mounts.len(), own(&none)), (0, 0));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::ready::Ready;
 use super::relay;
 use crate::host::HostHandle;
+use crate::in_flight::InFlight;
 use crate::policy::Guard;
 use crate::{server, state_file};
 
@@ -37,6 +38,7 @@ pub struct DockerSockets {
     tasks: TaskTracker,
     stop: CancellationToken,
     guard: Arc<Guard>,
+    clients: InFlight,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,8 @@ impl DockerSockets {
             BTreeSet::new()
         });
         let dir = dir.to_owned();
-        Self { dir, file, wanted: Mutex::new(wanted), open: DashMap::new(), tasks, stop, guard }
+        let (wanted, open) = (Mutex::new(wanted), DashMap::new());
+        Self { dir, file, wanted, open, tasks, stop, guard, clients: InFlight::default() }
     }
 
     fn wanted(&self) -> MutexGuard<'_, BTreeSet<HostName>> {
@@ -124,6 +127,11 @@ impl DockerSockets {
         self.open.get(name).map(|open| open.path.clone())
     }
 
+    /// Returns how many clients all of them have.
+    pub fn clients(&self) -> usize {
+        self.clients.count()
+    }
+
     fn save(&self) -> io::Result<()> {
         state_file::save(&self.file, &*self.wanted())
     }
@@ -144,12 +152,16 @@ impl DockerSockets {
             }
         });
         let (tasks, token) = (self.tasks.clone(), end.clone());
-        let guard = Arc::clone(&self.guard);
+        let (guard, clients) = (Arc::clone(&self.guard), self.clients.clone());
         self.tasks.spawn(async move {
             let accept = || server::accept(&listener);
             let client = |client| {
                 let (ready, guard) = (Arc::clone(&ready), Arc::clone(&guard));
-                async move { relay::serve(client, &ready, &guard).await }
+                let flying = clients.begin();
+                async move {
+                    let _flying = flying;
+                    relay::serve(client, &ready, &guard).await
+                }
             };
             server::serve_each(CLIENTS, accept, &tasks, &token, client).await;
         });

@@ -14,7 +14,7 @@ use super::mount::BindMount;
 use super::operations::Progress;
 use super::replace::{CutShort, mend, replace};
 use super::session::Session;
-use super::steps::{Undo, answered, make, outcome, port_is_free};
+use super::steps::{Undo, answered, has_port, make, outcome, port_is_free};
 use super::{Docker, DockerError, Engine, SandboxError, image, objects, there};
 
 /// What the name of a variable has in it whose value is nobody else's business.
@@ -33,7 +33,7 @@ pub async fn spec(docker: &Docker) -> Result<SandboxSpec, SandboxError> {
         error => error,
     })?;
     let image = match &container.image {
-        Some(image) => client.inspect_image(image).await.map_err(DockerError::Api)?,
+        Some(image) => client.inspect_image(image).await.map_err(DockerError::from)?,
         None => ImageInspect::default(),
     };
     Ok(of(&container, &image))
@@ -132,7 +132,7 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
         return Err(SandboxError::NoPath { path });
     }
     if let Some((address, port)) = published(&like)
-        && old.as_deref().and_then(published).is_none_or(|(_, own)| own != port)
+        && !old.as_deref().is_some_and(|old| has_port(old, port))
     {
         port_is_free(session, &address, port).await?;
     }
@@ -151,8 +151,8 @@ pub async fn sync(from: Engine, to: Engine, progress: Progress) -> Result<Outcom
     match old {
         Some(old) => notes.extend(Box::pin(replace(session, &old, body, Until::Ready)).await?),
         None => {
-            Box::pin(make(session, body)).await?;
-            notes.extend(answered(session, Undo::Remove).await?);
+            let volumes = Box::pin(make(session, body)).await?;
+            notes.extend(answered(session, Undo::Remove(volumes)).await?);
         }
     }
     outcome(session, Did::Synced, notes).await

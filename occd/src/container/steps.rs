@@ -16,7 +16,7 @@ use super::operations::Progress;
 use super::replace::{self, CutShort, mend, replace};
 use super::session::Session;
 use super::settings::SandboxSettings;
-use super::{Engine, SandboxError, image, sandbox, there};
+use super::{Engine, SandboxError, image, sandbox, there, volumes};
 
 /// How long the sandbox has to end by itself unless a request says otherwise, in seconds.
 const STOP: u32 = 30;
@@ -65,7 +65,8 @@ async fn started(
         if differences.iter().any(|one| one.asked) {
             // Nobody is asked about what cannot be done.
             if !request.mounts.is_empty()
-                && let Some(path) = there::missing_path(&session.engine, &settings.mounts).await
+                && let Some(path) =
+                    there::missing_path(&session.engine, &settings.named_mounts()).await
             {
                 return Err(SandboxError::NoPath { path });
             }
@@ -83,9 +84,16 @@ async fn started(
             if request.pull {
                 notes.push("it runs already: occ update brings a newer image".to_owned());
             }
+            // Docker counts one that is paused as running.
+            let was_paused = is_paused(&old);
+            if was_paused {
+                session.progress.step("going on with the paused sandbox");
+                replace::unpause(session).await?;
+                notes.push("it was paused, and goes on where it was".to_owned());
+            }
             // That it runs is not yet that it works.
             notes.extend(still_answers(session).await?);
-            Did::WasRunning
+            if was_paused { Did::Started } else { Did::WasRunning }
         }
         Some(old) => {
             if let Some((address, port)) = published(&old) {
@@ -94,14 +102,14 @@ async fn started(
             session.progress.step("starting the sandbox");
             replace::start(session)
                 .await
-                .map_err(|error| explained_port(error, published(&old)))?;
+                .map_err(|error| explained_start(error, published(&old)))?;
             notes.extend(answered(session, Undo::Stop).await?);
             Did::Started
         }
         None => {
             let new = Box::pin(prepare(session, settings, request, None)).await?;
-            Box::pin(make(session, new)).await?;
-            notes.extend(answered(session, Undo::Remove).await?);
+            let volumes = Box::pin(make(session, new)).await?;
+            notes.extend(answered(session, Undo::Remove(volumes)).await?);
             Did::Started
         }
     };
@@ -123,10 +131,11 @@ async fn differences(
 }
 
 /// How a sandbox is brought back to what it was.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Undo {
     Stop,
-    Remove,
+    /// With the volumes that were made for it.
+    Remove(Vec<String>),
 }
 
 /// Waits until the sandbox answers. One that does not is left to be looked at; only who cancels wants it undone.
@@ -148,7 +157,10 @@ pub(super) async fn answered(
     session.progress.step("undoing the start");
     match undo {
         Undo::Stop => replace::stop(session, STOP).await?,
-        Undo::Remove => replace::remove(session, SANDBOX_CONTAINER).await?,
+        Undo::Remove(volumes) => {
+            replace::remove(session, SANDBOX_CONTAINER).await?;
+            volumes::remove(session, &volumes).await;
+        }
     }
     Err(SandboxError::Cancelled { undone: true })
 }
@@ -161,26 +173,31 @@ async fn still_answers(session: &mut Session) -> Result<Option<String>, SandboxE
     answered.unwrap_or(Err(SandboxError::Cancelled { undone: false }))
 }
 
-/// Makes and starts a sandbox where there is none; nothing of it stays when that fails or is cancelled.
+/// Makes and starts a sandbox where there is none; nothing of it stays when that fails or is cancelled. Returns the
+/// volumes that were made for it.
 pub(super) async fn make(
     session: &mut Session,
     body: Box<ContainerCreateBody>,
-) -> Result<(), SandboxError> {
+) -> Result<Vec<String>, SandboxError> {
     let cancel = session.progress.cancelled().clone();
     let port = binding(&body);
+    let volumes = volumes::missing(session, &body).await?;
     let made = async {
         session.progress.step("making the sandbox");
         replace::create(session, SANDBOX_CONTAINER, body).await?;
         session.progress.step("starting the sandbox");
-        replace::start(session).await.map_err(|error| explained_port(error, port))
+        replace::start(session).await.map_err(|error| explained_start(error, port))
     };
     let error = match cancel.run_until_cancelled(Box::pin(made)).await {
-        Some(Ok(())) => return Ok(()),
+        Some(Ok(())) => return Ok(volumes),
         Some(Err(error)) => error,
         None => SandboxError::Cancelled { undone: true },
     };
-    if let Err(undo) = replace::remove(session, SANDBOX_CONTAINER).await {
-        session.progress.note(format!("what was made for it could not be removed: {undo}"));
+    match replace::remove(session, SANDBOX_CONTAINER).await {
+        Ok(()) => volumes::remove(session, &volumes).await,
+        Err(undo) => {
+            session.progress.note(format!("what was made for it could not be removed: {undo}"));
+        }
     }
     Err(error)
 }
@@ -192,9 +209,7 @@ async fn prepare(
     request: &StartRequest,
     old: Option<&ContainerInspectResponse>,
 ) -> Result<Box<ContainerCreateBody>, SandboxError> {
-    if settings.own_directories
-        && let Err(error) = there::make_directories(&settings.mounts)
-    {
+    if let Err(error) = there::make_directories(&settings.own_directories) {
         session.progress.note(format!("a directory of the sandbox cannot be made: {error}"));
     }
     if let Some(path) = there::missing_path(&session.engine, &settings.mounts).await {
@@ -210,8 +225,7 @@ async fn prepare(
         ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
         ip => ip.to_string(),
     };
-    let is_ours = old.and_then(published).is_some_and(|(_, port)| port == settings.port);
-    if !is_ours {
+    if !old.is_some_and(|old| has_port(old, settings.port)) {
         port_is_free(session, &address, settings.port).await?;
     }
     if request.pull || image::find(session, &settings.image).await?.is_none() {
@@ -309,9 +323,11 @@ pub async fn restart(
     if is_running(&container) {
         session.progress.step("stopping the sandbox");
         replace::stop(session, STOP).await?;
+    } else if let Some((address, port)) = published(&container) {
+        port_is_free(session, &address, port).await?;
     }
     session.progress.step("starting the sandbox");
-    replace::start(session).await.map_err(|error| explained_port(error, published(&container)))?;
+    replace::start(session).await.map_err(|error| explained_start(error, published(&container)))?;
     notes.extend(still_answers(session).await?);
     outcome(session, Did::Restarted, notes).await
 }
@@ -330,6 +346,10 @@ pub async fn update(
     let session = &mut session;
     let mut notes = Vec::from_iter(mend(session, CutShort::Finish).await?);
     let old = inspect(session).await?.ok_or(SandboxError::NoSandbox)?;
+    // The new one is started, whether or not the old one runs.
+    if let Some((address, port)) = published(&old).filter(|(_, port)| !has_port(&old, *port)) {
+        port_is_free(session, &address, port).await?;
+    }
     let name = differs::image_name(&old, settings);
     let now = old.image.clone().unwrap_or_default();
     let old_image = image::find(session, &now).await?;
@@ -399,6 +419,9 @@ pub async fn update(
     if let Some((from, to)) = versions(session, old_image.as_ref(), &new).await? {
         notes.push(format!("version {from} -> {to}"));
     }
+    if request.rollback {
+        notes.push(format!("the image that ran until now is {previous_name}: another --rollback goes back to that one"));
+    }
     let did = if request.rollback { Did::RolledBack } else { Did::Updated };
     outcome(session, did, notes).await
 }
@@ -452,7 +475,16 @@ pub(super) fn is_running(container: &ContainerInspectResponse) -> bool {
     container.state.as_ref().and_then(|state| state.running) == Some(true)
 }
 
-fn binding(body: &ContainerCreateBody) -> Option<(String, u16)> {
+pub(super) fn is_paused(container: &ContainerInspectResponse) -> bool {
+    container.state.as_ref().and_then(|state| state.paused) == Some(true)
+}
+
+/// Returns whether a sandbox has a port of its host's at this moment. One that does not run has none.
+pub(super) fn has_port(container: &ContainerInspectResponse, port: u16) -> bool {
+    is_running(container) && published(container).is_some_and(|(_, own)| own == port)
+}
+
+pub(super) fn binding(body: &ContainerCreateBody) -> Option<(String, u16)> {
     let bindings =
         body.host_config.as_ref()?.port_bindings.as_ref()?.get(objects::WEB)?.as_ref()?;
     let binding = bindings.first()?;
@@ -471,16 +503,33 @@ pub(super) fn explained(error: SandboxError, body: &ContainerCreateBody) -> Sand
     {
         return SandboxError::NoPath { path: sanitize(path.trim()) };
     }
-    explained_port(error, binding(body))
+    explained_start(error, binding(body))
 }
 
-/// Returns why Docker did not start a container, in our words where the port is to blame.
-fn explained_port(error: SandboxError, binding: Option<(String, u16)>) -> SandboxError {
+/// Returns why Docker did not make or start a container, in our words where the port or the disk is to blame.
+pub(super) fn explained_start(error: SandboxError, binding: Option<(String, u16)>) -> SandboxError {
+    if error.refusal().is_some_and(|(_, words)| words.contains(image::FULL)) {
+        return SandboxError::DiskFull { what: "the sandbox".to_owned() };
+    }
     let taken = ["port is already allocated", "address already in use"];
     match (error.refusal(), binding) {
         (Some((_, words)), Some((_, port))) if taken.iter().any(|text| words.contains(text)) => {
             SandboxError::PortTaken { port, by: "another program there".to_owned() }
         }
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::DockerError;
+
+    #[test]
+    fn what_docker_says_of_a_disk_that_is_full_is_one_sentence() {
+        let words = "mkdir /var/lib/docker/overlay2/x: no space left on device".to_owned();
+        let refused = SandboxError::from(DockerError::Refused { status: 500, words });
+        let said = explained(refused, &ContainerCreateBody::default()).to_string();
+        assert_eq!(said, "there is no room for the sandbox: the disk is full");
     }
 }

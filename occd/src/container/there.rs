@@ -1,6 +1,5 @@
 //! What has to be looked at where the engine is, and Docker cannot tell: paths, and who listens on a port.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -66,8 +65,8 @@ async fn output(engine: &Engine, argv: &[&str]) -> Option<String> {
 }
 
 /// Makes the directories that are mounted where config.json says nothing, as the existing tool does.
-pub(super) fn make_directories(mounts: &[BindMount]) -> std::io::Result<()> {
-    mounts.iter().try_for_each(|mount| std::fs::create_dir_all(Path::new(&mount.source)))
+pub(super) fn make_directories(paths: &[String]) -> std::io::Result<()> {
+    paths.iter().try_for_each(std::fs::create_dir_all)
 }
 
 #[cfg(test)]

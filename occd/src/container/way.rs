@@ -30,7 +30,7 @@ const SUCCESSOR: Duration = Duration::from_secs(15);
 const LOOK: &str = r#"
 test -S "$1" || exit 3
 test -r "$1" && test -w "$1" || {
-  w=$(stat -c %a:%U:%G "$1" 2>/dev/null || stat -f %Lp:%Su:%Sg "$1" 2>/dev/null) && echo "$w:$(id -nG)"; exit 4; }
+  w=$(stat -Lc %a:%U:%G "$1" 2>/dev/null || stat -Lf %Lp:%Su:%Sg "$1" 2>/dev/null) && echo "$w:$(id -nG)"; exit 4; }
 for p in "$1" "$(readlink -f "$1")"; do
   grep -F -e " $p" /proc/net/unix | grep -q " 00010000 " && exit 5
 done 2>/dev/null; exit 0"#;
@@ -262,7 +262,7 @@ async fn open(
         let source = "Docker is installed, but its socket is not there".into();
         Err(DockerError::Down { path: path.to_owned(), source })
     };
-    // Who only stands by has no command run each time: the login found none.
+    // Who only stands by has no command run for each stream: the last look found none.
     if stands_by && !is_set && system.docker_sockets.is_empty() {
         return not_there();
     }

@@ -58,6 +58,9 @@ pub enum FileError {
     /// It is not there.
     #[error("{0} is not there")]
     NotFound(Shown),
+    /// Nothing can be made in it, as it is not there.
+    #[error("the directory {0} is not there")]
+    NoDirectory(Shown),
     /// Not allowed.
     #[error("{0}: permission denied")]
     Permission(Shown),
@@ -99,6 +102,9 @@ pub enum FileError {
     /// The client's bytes did not come to their end.
     #[error("{0}: what was sent ended too early")]
     Cut(Shown),
+    /// The client's archive is none, or has what none may have.
+    #[error("{0}: {1}")]
+    BadArchive(Shown, String),
     /// A path that cannot be one.
     #[error("{0}")]
     BadPath(&'static str),
@@ -164,6 +170,45 @@ impl FileError {
             Self::Lost(_, cause) => Self::Lost(path, cause),
             Self::Ended(_) => Self::Ended(path),
             other => other,
+        }
+    }
+
+    /// Returns the same about what is to be at `to` and was below `from` until now.
+    pub(super) fn moved(mut self, from: &[u8], to: &[u8]) -> Self {
+        let (from, to) = (Shown::of(from).0, Shown::of(to).0);
+        if let Some(shown) = self.shown()
+            && from != to
+            && let Some(inner) = shown.0.strip_prefix(&from)
+        {
+            shown.0 = format!("{to}{inner}");
+        }
+        self
+    }
+
+    fn shown(&mut self) -> Option<&mut Shown> {
+        match self {
+            Self::Lost(path, _)
+            | Self::Ended(path)
+            | Self::Silent { path, .. }
+            | Self::NotFound(path)
+            | Self::NoDirectory(path)
+            | Self::BadArchive(path, _)
+            | Self::Permission(path)
+            | Self::IsDirectory(path)
+            | Self::NotDirectory(path)
+            | Self::Special(path)
+            | Self::Exists(path)
+            | Self::NotEmpty(path)
+            | Self::NameTooLong(path)
+            | Self::NoSpace(path)
+            | Self::Quota(path)
+            | Self::Changed(path)
+            | Self::Range { path, .. }
+            | Self::Cut(path)
+            | Self::BadName(path, _)
+            | Self::Outside(path)
+            | Self::Failed(path, _) => Some(path),
+            Self::Unreachable(_) | Self::NoSession(_) | Self::NoSftp | Self::BadPath(_) => None,
         }
     }
 

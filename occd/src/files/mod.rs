@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use occ_proto::HostName;
-use occ_proto::files::{FileInfo, FileKind, is_plain_name};
+use occ_proto::files::{FileInfo, FileKind, is_plain_name, partial_name};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -346,12 +346,55 @@ impl FileSystem {
         }
     }
 
+    /// Returns the connection that it is on; this machine's is on none.
+    fn connection(&self) -> Option<Arc<Connection>> {
+        match self {
+            Self::Remote(remote) => Some(Arc::clone(remote.sftp().connection())),
+            Self::Shell(shell) => shell.connection(),
+            Self::Local(_) => None,
+        }
+    }
+
     /// Returns what is known of a file; of a link itself unless it is followed.
     pub async fn stat(&self, path: &[u8], follow: bool) -> Result<Attrs, FileError> {
         match self {
             Self::Remote(remote) => remote.stat(path, follow).await,
             Self::Shell(shell) => shell.stat(path, follow).await,
             Self::Local(local) => local.stat(path, follow).await,
+        }
+    }
+
+    /// Returns why nothing could be made at a path: the directory that it was to be in may be what is not there.
+    async fn cannot_make(&self, path: &[u8], error: FileError) -> FileError {
+        if let (true, Ok((dir, _))) = (error.is_not_found(), split(path))
+            && self.stat(dir, true).await.is_err_and(|error| error.is_not_found())
+        {
+            return FileError::NoDirectory(Shown::of(dir));
+        }
+        error
+    }
+
+    /// Removes what is kept of a copy to a path that was interrupted. Returns whether there was something.
+    pub async fn forget_part(&self, path: &[u8]) -> Result<bool, FileError> {
+        let Ok((dir, name)) = split(path) else { return Ok(false) };
+        match self.remove(&join(dir, &partial_name(name)), FileKind::File).await {
+            Ok(()) => Ok(true),
+            Err(FileError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same for which no host is waited for.
+    async fn forget_part_beside(&self, path: &[u8]) {
+        let (fs, path) = (self.clone(), path.to_vec());
+        let forget = async move {
+            if let Err(error) = fs.forget_part(&path).await {
+                tracing::info!(%error, "what is left of an older copy stays");
+            }
+        };
+        match self.connection() {
+            Some(connection) => connection.spawn(forget),
+            None => forget.await,
         }
     }
 
@@ -475,7 +518,11 @@ impl FileSystem {
             if entry.attrs.kind == FileKind::Directory {
                 open.push((inner, None));
             } else {
-                self.remove(&inner, entry.attrs.kind).await?;
+                match self.remove(&inner, entry.attrs.kind).await {
+                    // Somebody else was faster.
+                    Ok(()) | Err(FileError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! dropped. Requests are written whole by one task, answers are read by another.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -72,9 +72,13 @@ struct Offers {
     lsetstat: bool,
 }
 
-/// An open file or directory.
+/// An open file or directory. It is closed once: servers give what was closed to the next that is opened, and whoever closed it
+/// again would close that.
 #[derive(Debug, Clone)]
-pub(crate) struct Handle(Bytes);
+pub(crate) struct Handle {
+    bytes: Bytes,
+    is_closed: Arc<AtomicBool>,
+}
 
 /// An answer: its kind, and what follows its number.
 type Answer = Result<(u8, Bytes), Fault>;
@@ -277,7 +281,10 @@ impl Sftp {
 
     async fn handle(&self, id: u32, packet: Packet) -> Result<Handle, Fault> {
         match self.ask(id, packet).await? {
-            (wire::HANDLE, body) => Ok(Handle(Reader(body).string()?)),
+            (wire::HANDLE, body) => {
+                let (bytes, is_closed) = (Reader(body).string()?, Arc::default());
+                Ok(Handle { bytes, is_closed })
+            }
             other => Err(unexpected(other)),
         }
     }
@@ -305,8 +312,11 @@ impl Sftp {
 
     /// Closes a file or directory; what could not be written may be told only now.
     pub(crate) async fn close(&self, handle: &Handle) -> Result<(), Fault> {
+        if handle.is_closed.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
         let (id, packet) = self.begin(wire::CLOSE);
-        self.done(id, packet.string(&handle.0)).await
+        self.done(id, packet.string(&handle.bytes)).await
     }
 
     /// Closes a file whose owner has left, in the background.
@@ -327,7 +337,7 @@ impl Sftp {
         length: u64,
     ) -> Result<impl Future<Output = Result<Bytes, Fault>> + Send + 'static, Fault> {
         let (id, packet) = self.begin(wire::READ);
-        let packet = packet.string(&handle.0).u64(offset);
+        let packet = packet.string(&handle.bytes).u64(offset);
         let packet = packet.u32(u32::try_from(length.min(self.chunks.0)).unwrap_or(u32::MAX));
         let receiver = self.send(id, packet, Bytes::new()).await?;
         let sftp = Arc::clone(self);
@@ -348,7 +358,7 @@ impl Sftp {
     ) -> Result<impl Future<Output = Result<(), Fault>> + Send + 'static, Fault> {
         let (id, packet) = self.begin(wire::WRITE);
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let packet = packet.string(&handle.0).u64(offset).u32(length);
+        let packet = packet.string(&handle.bytes).u64(offset).u32(length);
         let receiver = self.send(id, packet, data).await?;
         let sftp = Arc::clone(self);
         Ok(async move { expect_ok(sftp.answer(id, receiver).await?) })
@@ -360,13 +370,13 @@ impl Sftp {
             return Ok(());
         }
         let (id, packet) = self.begin(wire::EXTENDED);
-        self.done(id, packet.string(b"fsync@openssh.com").string(&handle.0)).await
+        self.done(id, packet.string(b"fsync@openssh.com").string(&handle.bytes)).await
     }
 
     /// Returns what is known of an open file.
     pub(crate) async fn fstat(&self, handle: &Handle) -> Result<WireAttrs, Fault> {
         let (id, packet) = self.begin(wire::FSTAT);
-        self.attrs(id, packet.string(&handle.0)).await
+        self.attrs(id, packet.string(&handle.bytes)).await
     }
 
     /// Returns what is known of a file, or of a link itself.
@@ -385,7 +395,7 @@ impl Sftp {
     /// Sets attributes of an open file.
     pub(crate) async fn fsetstat(&self, handle: &Handle, attrs: &WireAttrs) -> Result<(), Fault> {
         let (id, packet) = self.begin(wire::FSETSTAT);
-        self.done(id, packet.string(&handle.0).attrs(attrs)).await
+        self.done(id, packet.string(&handle.bytes).attrs(attrs)).await
     }
 
     /// Sets attributes of a file.
@@ -403,7 +413,7 @@ impl Sftp {
     /// Returns the next names of a directory; none at its end.
     pub(crate) async fn read_dir(&self, handle: &Handle) -> Result<Vec<(Bytes, WireAttrs)>, Fault> {
         let (id, packet) = self.begin(wire::READDIR);
-        match self.names(id, packet.string(&handle.0)).await {
+        match self.names(id, packet.string(&handle.bytes)).await {
             Err(Fault::Eof) => Ok(Vec::new()),
             names => names,
         }

@@ -3,8 +3,8 @@
 //! Where a host has tar, that makes and takes the stream, and thousands of small files cost no round trips. Elsewhere,
 //! and on this machine, each file is read and written by itself, many at once.
 //!
-//! What is unpacked on a host by its tar lands in a hidden directory beside what is there, and is moved when all of it has
-//! come: no file is ever there in part.
+//! What is unpacked by a host's tar, or where nothing is yet, lands in a hidden directory beside what is there, and is moved
+//! when all of it has come: no file is ever there in part, and a new directory is there as a whole or not at all.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, TryStreamExt as _};
 use occ_proto::exec::{ExecRequest, STDOUT};
-use occ_proto::files::{FileKind, beside};
+use occ_proto::files::{FileKind, Listed, TreeWritten, beside};
 use occ_proto::tar::{self, Decoder, Entry, Item, Kind};
 use occ_proto::text::sanitize;
 
@@ -31,7 +31,9 @@ const NO_DIRECTORY: u8 = 96;
 const TAKE: &str = "command -v tar >/dev/null || exit 97; \
     case $2 in -p) tar --version 2>/dev/null | grep -q GNU || echo other;; esac; \
     echo; exec tar -xof - -C \"$1\" $2";
-const MAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; exec tar -cf - .";
+/// What it says is read.
+const MAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; \
+    export LC_MESSAGES=C; exec tar -cf - .";
 
 /// Files that are written at once.
 const AT_ONCE: usize = 64;
@@ -39,8 +41,8 @@ const AT_ONCE: usize = 64;
 const SMALL: u64 = 256 * 1024;
 /// Bytes of one piece of a stream that is made here.
 const PIECE: usize = 128 * 1024;
-/// What is kept of what tar says.
-const SAID: usize = 4096;
+/// What is kept of what tar says: it names all that it cannot read.
+const SAID: usize = 64 * 1024;
 
 /// Starts a script on the host; nothing where it cannot be run.
 async fn script(
@@ -136,14 +138,10 @@ impl Pack {
                             return Ok(Some(frame.data()));
                         }
                         Step::Output(frame) => keep(said, &frame.data()),
-                        Step::Ended(Ok(exit)) if exit.status() == 0 => return Ok(None),
                         Step::Ended(Ok(exit)) => {
                             *ended = true;
-                            let text = first_line(said)
-                                .unwrap_or_else(|| format!("tar ended with {}", exit.status()));
-                            let mut out = Vec::new();
-                            tar::trouble(&mut out, &text);
-                            return Ok(Some(out.into()));
+                            let out = told(said, exit.status());
+                            return Ok((!out.is_empty()).then(|| out.into()));
                         }
                         Step::Ended(Err(error)) => {
                             let text = crate::ssh::error::chain(&error);
@@ -164,6 +162,36 @@ fn first_line(said: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().find(|line| !line.trim().is_empty())?;
     Some(sanitize(line.trim()))
+}
+
+/// Returns what tar said of what it left out or could not read, as records behind the archive.
+fn told(said: &[u8], status: u8) -> Vec<u8> {
+    let (mut out, mut is_explained) = (Vec::new(), false);
+    let text = String::from_utf8_lossy(said);
+    for line in text.lines() {
+        let line = line.trim();
+        let line = line.split_once("tar: ").filter(|(before, _)| !before.contains(' '));
+        let Some((_, line)) = line else { continue };
+        // GNU and busybox; BSD.
+        let socket = line.strip_suffix(": socket ignored");
+        let socket = socket.or_else(|| {
+            Some(line.split_once(": ")?.0).filter(|_| line.contains("archive sockets"))
+        });
+        let is_summary = line.to_ascii_lowercase().contains("error exit delayed")
+            || line.starts_with("Exiting with failure status");
+        if let Some(path) = socket {
+            let (path, kind) = (path.as_bytes().to_vec(), Kind::Other);
+            tar::head(&mut out, &Entry { path, kind, mode: 0, mtime: 0, size: 0 });
+        } else if status != 0 && !is_summary {
+            tar::trouble(&mut out, line.strip_prefix("./").unwrap_or(line));
+            is_explained = true;
+        }
+    }
+    if status != 0 && !is_explained {
+        let line = first_line(said).unwrap_or_else(|| format!("tar ended with {status}"));
+        tar::trouble(&mut out, &line);
+    }
+    out
 }
 
 /// What is left in a directory, once it was listed.
@@ -206,11 +234,9 @@ impl Walk {
         }
         let Some((dir, inner, entries)) = self.open.last_mut() else {
             out.extend_from_slice(&tar::END);
-            if let Some(text) = self.troubles.first() {
-                let mut note = Vec::new();
-                tar::trouble(&mut note, text);
-                out.extend_from_slice(&note);
-            }
+            let mut notes = Vec::new();
+            self.troubles.iter().for_each(|text| tar::trouble(&mut notes, text));
+            out.extend_from_slice(&notes);
             self.ended = true;
             return Ok(());
         };
@@ -240,7 +266,10 @@ impl Walk {
                 head.path.push(b'/');
                 self.open.push((path, head.path.clone(), None));
             }
-            FileKind::Symlink => head.kind = Kind::Symlink(self.fs.read_link(&path).await?),
+            FileKind::Symlink => match self.fs.read_link(&path).await {
+                Ok(target) => head.kind = Kind::Symlink(target),
+                Err(error) => return self.skip(error),
+            },
             FileKind::File => match Download::open(&self.fs, &path).await {
                 Ok(download) => {
                     head.size = download.attrs().size;
@@ -248,7 +277,7 @@ impl Walk {
                 }
                 Err(error) => return self.skip(error),
             },
-            FileKind::Other => return Ok(()),
+            FileKind::Other => head.kind = Kind::Other,
         }
         let mut block = Vec::new();
         tar::head(&mut block, &head);
@@ -277,7 +306,7 @@ pub struct Unpack {
     target: Vec<u8>,
     preserve: bool,
     decoder: Decoder,
-    files: u64,
+    written: TreeWritten,
     sink: To,
     confined: Option<Confined>,
 }
@@ -312,6 +341,8 @@ enum To {
         /// Their permissions and times come last: writing into them changes those.
         directories: Vec<(Vec<u8>, u32, i64)>,
         under_way: FuturesUnordered<BoxFuture<'static, Result<(), FileError>>>,
+        /// Where it is until it is whole, if nothing is at the target.
+        staging: Option<(Vec<u8>, Option<Claim>)>,
     },
 }
 
@@ -394,30 +425,41 @@ impl Unpack {
             target: target.to_vec(),
             preserve,
             decoder: Decoder::default(),
-            files: 0,
+            written: TreeWritten {
+                files: 0,
+                left_out: Listed::default(),
+                unread: Listed::default(),
+            },
             sink: To::Each {
                 file: None,
                 links: Vec::new(),
                 directories: Vec::new(),
                 under_way: FuturesUnordered::new(),
+                staging: None,
             },
             confined: None,
         };
         if confined {
             unpack.confined = Some(Confined { fresh, ..Confined::default() });
         }
+        if matches!(fs, FileSystem::Local(_)) && !fresh {
+            return Ok(unpack);
+        }
+        let random = format!("{:08x}", fastrand::u32(..));
+        let trimmed = target.strip_suffix(b"/").unwrap_or(target);
+        let staging = match fresh {
+            true => {
+                let (dir, name) = split(trimmed)?;
+                join(dir, &beside(name, random.as_bytes()))
+            }
+            false => join(target, &beside(b"tree", random.as_bytes())),
+        };
+        let claim = fs.claim(Remains::tree(&staging));
+        if let Err(error) = fs.mkdir(&staging, None).await {
+            claim.into_iter().for_each(Claim::done);
+            return Err(fs.cannot_make(trimmed, error.about(target)).await);
+        }
         if !matches!(fs, FileSystem::Local(_)) {
-            let random = format!("{:08x}", fastrand::u32(..));
-            let trimmed = target.strip_suffix(b"/").unwrap_or(target);
-            let staging = match fresh {
-                true => {
-                    let (dir, name) = split(trimmed)?;
-                    join(dir, &beside(name, random.as_bytes()))
-                }
-                false => join(target, &beside(b"tree", random.as_bytes())),
-            };
-            let claim = fs.claim(Remains::tree(&staging));
-            fs.mkdir(&staging, None).await.map_err(|error| error.about(target))?;
             let option = if preserve { "-p" } else { "-m" };
             let running = script(executor, TAKE, &staging, option, client).await;
             if let Some((running, is_other)) = ready(running).await {
@@ -426,38 +468,41 @@ impl Unpack {
                 unpack.sink = To::Tar { running, staging, entries, fresh, retouch, claim };
                 return Ok(unpack);
             }
+        }
+        if !fresh {
             fs.remove(&staging, FileKind::Directory).await?;
             claim.into_iter().for_each(Claim::done);
-        }
-        if fresh {
-            fs.mkdir_all(target, None).await?;
+        } else if let To::Each { staging: place, .. } = &mut unpack.sink {
+            *place = Some((staging, claim));
         }
         Ok(unpack)
     }
 
     /// Writes more of it.
     pub async fn write(&mut self, data: Bytes) -> Result<(), FileError> {
+        let written = self.take(data).await;
+        written.map_err(|error| self.at_target(error))
+    }
+
+    async fn take(&mut self, data: Bytes) -> Result<(), FileError> {
+        // What is behind the end is for us alone.
+        let is_over = self.decoder.is_whole();
         self.decoder.feed(&data);
-        while let Some(item) =
-            self.decoder.item().map_err(|_| FileError::Cut(Shown::of(&self.target)))?
-        {
+        while let Some(item) = self.decoder.item().map_err(|error| self.bad(&error.to_string()))? {
             if let (Item::Entry(entry), Some(confined)) = (&item, &mut self.confined) {
                 confined.check(&self.fs, &self.target, entry).await?;
             }
-            let bad = |path: &[u8]| FileError::BadName(Shown::of(&self.target), Shown::of(path));
             match (item, &mut self.sink) {
-                (Item::Trouble(text), _) => {
-                    return Err(FileError::Failed(Shown::of(&self.target), sanitize(&text)));
-                }
+                (Item::Trouble(text), _) => self.written.unread.add(&text),
                 (Item::Entry(entry), To::Tar { entries, .. }) => {
-                    tar::parts(&entry.path).ok_or_else(|| bad(&entry.path))?;
-                    self.files += u64::from(entry.kind == Kind::File);
+                    tar::parts(&entry.path).ok_or_else(|| bad_name(&self.target, &entry.path))?;
+                    note(&mut self.written, &entry);
                     entries.push(entry);
                 }
                 (Item::Data(_), To::Tar { .. }) => {}
                 (Item::Entry(entry), To::Each { .. }) => {
-                    tar::parts(&entry.path).ok_or_else(|| bad(&entry.path))?;
-                    self.files += u64::from(entry.kind == Kind::File);
+                    tar::parts(&entry.path).ok_or_else(|| bad_name(&self.target, &entry.path))?;
+                    note(&mut self.written, &entry);
                     self.each(entry).await?;
                 }
                 (Item::Data(data), To::Each { file, .. }) => match file {
@@ -467,6 +512,9 @@ impl Unpack {
                 },
             }
         }
+        if is_over {
+            return Ok(());
+        }
         let sent = match &self.sink {
             To::Tar { running: Some(running), .. } => running.control().write(data).await.is_ok(),
             _ => true,
@@ -474,9 +522,26 @@ impl Unpack {
         if sent { Ok(()) } else { self.tar_ended().await }
     }
 
+    /// Returns where files are written one by one.
+    fn root(&self) -> &[u8] {
+        match &self.sink {
+            To::Each { staging: Some((staging, _)), .. } => staging,
+            _ => &self.target,
+        }
+    }
+
+    /// Returns the error with the place that the client knows of.
+    fn at_target(&self, error: FileError) -> FileError {
+        error.moved(self.root(), &self.target)
+    }
+
+    /// Returns the error for an archive that is none.
+    fn bad(&self, what: &str) -> FileError {
+        FileError::BadArchive(Shown::of(&self.target), what.to_owned())
+    }
+
     fn path(&self, entry: &Entry) -> Vec<u8> {
-        let parts = tar::parts(&entry.path).unwrap_or_default();
-        parts.iter().fold(self.target.clone(), |path, part| join(&path, part))
+        place(self.root(), &entry.path)
     }
 
     fn wish(&self, entry: &Entry) -> UploadWish {
@@ -515,9 +580,8 @@ impl Unpack {
             // The other name of a file that has come before.
             Kind::Hardlink(other) => {
                 let parts = tar::parts(other).filter(|parts| !parts.is_empty());
-                let bad = || FileError::BadName(Shown::of(&self.target), Shown::of(other));
-                let parts = parts.ok_or_else(bad)?;
-                let from = parts.iter().fold(self.target.clone(), |path, part| join(&path, part));
+                parts.ok_or_else(|| bad_name(&self.target, other))?;
+                let from = place(self.root(), other);
                 if let To::Each { links, .. } = &mut self.sink
                     && let Some((_, target)) = links.iter().find(|(link, _)| *link == from)
                 {
@@ -526,7 +590,13 @@ impl Unpack {
                     return Ok(());
                 }
                 self.settled().await?;
-                self.copy(&from, &path).await?;
+                self.copy(&from, &path).await.map_err(|error| match error {
+                    FileError::NotFound(_) => {
+                        let other = sanitize(&String::from_utf8_lossy(other));
+                        self.bad(&format!("the archive has a link to {other}, which is not in it"))
+                    }
+                    error => error,
+                })?;
                 Coming::Nothing
             }
             Kind::Other => Coming::Nothing,
@@ -587,12 +657,17 @@ impl Unpack {
             upload.write(&data).await?;
         }
         upload.finish().await?;
-        self.files += 1;
+        self.written.files += 1;
         Ok(())
     }
 
-    /// Puts what has come into its place. Returns the number of files.
-    pub async fn finish(mut self) -> Result<u64, FileError> {
+    /// Puts what has come into its place. Returns what there was.
+    pub async fn finish(mut self) -> Result<TreeWritten, FileError> {
+        let settled = self.settle_all().await;
+        settled.map_err(|error| self.at_target(error))
+    }
+
+    async fn settle_all(&mut self) -> Result<TreeWritten, FileError> {
         if !self.decoder.is_whole() {
             return Err(FileError::Cut(Shown::of(&self.target)));
         }
@@ -612,12 +687,30 @@ impl Unpack {
                 self.fs.chmod(path, *mode).await?;
                 self.fs.touch(path, *mtime).await?;
             }
-            return Ok(self.files);
+            if let To::Each { staging, .. } = &mut self.sink
+                && let Some((path, claim)) = staging
+            {
+                let target = self.target.strip_suffix(b"/").unwrap_or(&self.target);
+                self.fs.rename(path, target, false).await?;
+                claim.take().into_iter().for_each(Claim::done);
+                *staging = None;
+            }
+            return Ok(self.written.clone());
         }
         self.tar_ended().await?;
         if let To::Tar { staging, entries, fresh, retouch, claim, .. } = &mut self.sink {
             let entries = std::mem::take(entries);
             if *fresh {
+                // The host's tar makes FIFOs, and devices where it may.
+                for Entry { kind, path, .. } in &entries {
+                    if *kind != Kind::Other {
+                        continue;
+                    }
+                    match self.fs.remove(&place(staging, path), FileKind::Other).await {
+                        Ok(()) | Err(FileError::NotFound(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
                 let target = self.target.strip_suffix(b"/").unwrap_or(&self.target);
                 self.fs.rename(staging, target, false).await?;
             } else {
@@ -630,7 +723,7 @@ impl Unpack {
                 self.fs.touch(&place(&self.target, &entry.path), entry.mtime).await?;
             }
         }
-        Ok(self.files)
+        Ok(self.written.clone())
     }
 
     /// Waits for the host's tar, which has all of it, or has given up.
@@ -657,13 +750,34 @@ impl Unpack {
                 let line = first_line(&said).unwrap_or_else(|| "tar failed there".to_owned());
                 // Where it was unpacked says nothing to anybody.
                 let place = sanitize(&String::from_utf8_lossy(staging));
-                Err(FileError::Failed(path, line.replace(&place, "").replace("tar: ", "")))
+                let line = line.replace(&place, "").replace("tar: ", "");
+                // Of GNU, and of busybox; a link to nothing, and what only we could read.
+                let is_bad = ["ard link to", "create hardlink", "like a tar archive"];
+                match is_bad.iter().any(|words| text.contains(words)) {
+                    true => Err(FileError::BadArchive(path, line)),
+                    false => Err(FileError::Failed(path, line)),
+                }
             }
             Err(crate::exec::ExecError::LinkLost { cause, .. }) => {
                 Err(FileError::Lost(path, cause))
             }
             Err(error) => Err(FileError::Failed(path, crate::ssh::error::chain(&error))),
         }
+    }
+}
+
+/// Returns the error for an archive with a path that leads out of the directory.
+fn bad_name(target: &[u8], path: &[u8]) -> FileError {
+    let text = format!("the archive has a path that leads out of it, {}", Shown::of(path));
+    FileError::BadArchive(Shown::of(target), text)
+}
+
+/// Notes that an entry has come.
+fn note(written: &mut TreeWritten, entry: &Entry) {
+    match entry.kind {
+        Kind::File => written.files += 1,
+        Kind::Other => written.left_out.add_path(&entry.path),
+        Kind::Directory | Kind::Symlink(_) | Kind::Hardlink(_) => {}
     }
 }
 
@@ -741,7 +855,18 @@ async fn settle(
 
 impl Drop for Unpack {
     fn drop(&mut self) {
-        let To::Tar { running, claim, .. } = &mut self.sink else { return };
+        let (running, claim) = match &mut self.sink {
+            To::Tar { running, claim, .. } => (running, claim),
+            To::Each { staging, file, under_way, .. } => {
+                // What is half written in it goes first.
+                *file = None;
+                under_way.clear();
+                if let Some((path, claim)) = staging.take() {
+                    give_up(&self.fs, &path, claim);
+                }
+                return;
+            }
+        };
         let (Some(mut running), Some(claim)) = (running.take(), claim.take()) else { return };
         let fs = self.fs.clone();
         claim.leaving();
@@ -753,4 +878,18 @@ impl Drop for Unpack {
             claim.clear(&fs).await;
         });
     }
+}
+
+/// Removes a directory that did not become whole.
+fn give_up(fs: &FileSystem, path: &[u8], claim: Option<Claim>) {
+    if let FileSystem::Local(files) = fs {
+        if let Err(error) = std::fs::remove_dir_all(files.path(path)) {
+            tracing::info!(%error, path = %Shown::of(path), "what was not finished could not be removed");
+        }
+        return;
+    }
+    let (Some(claim), Some(connection)) = (claim, fs.connection()) else { return };
+    let fs = fs.clone();
+    claim.leaving();
+    connection.spawn(async move { claim.clear(&fs).await });
 }

@@ -179,7 +179,8 @@ impl Upload {
                 fs.rename(&part, kept, true).await?;
                 return Err(error);
             }
-            (opened, ..) => opened?,
+            (Err(error), ..) => return Err(fs.cannot_make(&target, error).await),
+            (Ok(sink), ..) => sink,
         };
         let (fs, replaced, is_finished) = (fs.clone(), there, false);
         let buffer = BytesMut::new();
@@ -267,9 +268,13 @@ impl Upload {
             // Somebody else has written there.
             return Err(FileError::Changed(Shown::of(&self.part)));
         }
+        let no_sync = self.wish.no_sync;
         self.fs.rename(&self.part, &self.target, !self.wish.condition.absent).await?;
         self.is_finished = true;
         self.claim.take().into_iter().for_each(Claim::done);
+        if self.kept.is_none() && !no_sync {
+            self.fs.forget_part_beside(&self.target).await;
+        }
         // A name that is given changes nothing else.
         Ok(part)
     }
@@ -440,7 +445,7 @@ impl Drop for Upload {
                 let owner = Arc::clone(sftp.connection());
                 claim.iter().for_each(Claim::leaving);
                 owner.spawn(async move {
-                    // It may be closed already, and whoever clears away tells what is wrong with the link.
+                    // Whoever clears away tells what is wrong with the link.
                     let closed = sftp.close(&handle).await;
                     tracing::debug!(?closed, "a file was not finished");
                     if let Some(claim) = claim {

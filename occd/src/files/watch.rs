@@ -19,15 +19,18 @@ use crate::host::Tries;
 use crate::prompts::Client;
 
 /// `$1` is the directory, `$2` the option for those below it. It ends with its input, so that nothing stays behind on a host
-/// whose link broke. What it tells ends with a NUL byte, which versions before 3.21 do not know.
-const SCRIPT: &str = "cd \"$1\" || exit 96; command -v inotifywait >/dev/null 2>&1 || exit 97; \
+/// whose link broke. Nobody is in the directory, so that the kernel tells when it is removed. What it tells ends with a NUL byte,
+/// which versions before 3.21 do not know.
+const SCRIPT: &str = "(cd \"$1\") || exit 96; command -v inotifywait >/dev/null 2>&1 || exit 97; \
     inotifywait --help 2>&1 | grep -q no-newline || exit 97; \
-    inotifywait -m $2 --no-newline --format '%e %w%f%0' -e modify,close_write,attrib,create,delete,move,delete_self,move_self . & \
+    inotifywait -m $2 --no-newline --format '%e %w%f%0' -e modify,close_write,attrib,create,delete,move,delete_self,move_self,unmount \"$1\" & \
     p=$!; (cat; kill $p) <&3 >/dev/null 2>&1 & q=$!; wait $p; kill $q 2>/dev/null";
 /// How the script gets its input: in the background it would be /dev/null.
 const START: &str = "exec 3<&0; ";
 /// What inotifywait says when it has begun.
 const BEGUN: &[u8] = b"Watches established.";
+/// Why a watch ends whose directory has no such name any more.
+const GONE: &str = "the directory is gone";
 /// How often a directory is looked at, and that looking takes at most a fifth of the time.
 const LOOK: Duration = Duration::from_secs(1);
 const SHARE: u32 = 5;
@@ -109,6 +112,12 @@ impl Watch {
         }
     }
 
+    /// Returns it as the host's shell is given it: a name that begins with a hyphen would be an option.
+    fn dir(&self) -> Vec<u8> {
+        let before = if self.dir.starts_with(b"-") { &b"./"[..] } else { b"" };
+        [before, &self.dir].concat()
+    }
+
     fn fail(&mut self, reason: String) {
         self.told.push_back(WatchEvent::Failed { reason });
         self.way = Way::Over;
@@ -120,11 +129,7 @@ impl Watch {
     }
 
     async fn start(&mut self) {
-        let dir = if self.dir.starts_with(b"-") {
-            [b"./", &self.dir[..]].concat()
-        } else {
-            self.dir.clone()
-        };
+        let dir = self.dir();
         let option = if self.recursive { "-r" } else { "" };
         let script = [START, SCRIPT].concat();
         let argv = vec![
@@ -158,14 +163,17 @@ impl Watch {
     }
 
     async fn follow(&mut self) {
+        let dir = self.dir();
         let Way::Inotify { running, buffer, said, ready } = &mut self.way else { return };
         match running.next().await {
             Step::Output(frame) if frame.stream() == STDOUT => {
                 buffer.extend_from_slice(&frame.data());
                 while let Some(end) = buffer.iter().position(|byte| *byte == 0) {
                     let record = buffer.split_to(end + 1);
-                    if let Some(event) = event(&record[..end], self.only.as_deref()) {
-                        self.told.push_back(event);
+                    match event(&record[..end], &dir, self.only.as_deref()) {
+                        None => {}
+                        Some(Told::Event(event)) => self.told.push_back(event),
+                        Some(Told::Gone) => return self.fail(GONE.to_owned()),
                     }
                 }
                 if buffer.len() > LONGEST {
@@ -195,7 +203,7 @@ impl Watch {
                 let said = String::from_utf8_lossy(said);
                 let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
                 let reason = match line.trim() {
-                    "" => "the directory is gone".to_owned(),
+                    "" => GONE.to_owned(),
                     line => sanitize(line),
                 };
                 self.fail(reason);
@@ -225,20 +233,36 @@ impl Watch {
                 sleep(AGAIN).await;
                 self.resync("the host ended the session for files".into());
             }
+            Err(FileError::NotFound(_)) => self.fail(GONE.to_owned()),
             Err(error) => self.fail(crate::ssh::error::chain(&error)),
         }
     }
 }
 
-/// Returns what a record of inotifywait tells.
-fn event(record: &[u8], only: Option<&[u8]>) -> Option<WatchEvent> {
+/// What inotifywait tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Event(WatchEvent),
+    /// The directory has no such name any more.
+    Gone,
+}
+
+/// Returns what a record of inotifywait tells of a directory.
+fn event(record: &[u8], dir: &[u8], only: Option<&[u8]>) -> Option<Told> {
     let space = record.iter().position(|byte| *byte == b' ')?;
     let (what, path) = (std::str::from_utf8(&record[..space]).ok()?, &record[space + 1..]);
     if what.contains("Q_OVERFLOW") {
-        return Some(WatchEvent::Resync { reason: "there was more than the host keeps".into() });
+        let reason = "there was more than the host keeps".into();
+        return Some(Told::Event(WatchEvent::Resync { reason }));
     }
-    let path = path.strip_prefix(b"./").unwrap_or(path);
-    if path.is_empty() || only.is_some_and(|only| only != path) {
+    let path = path.strip_prefix(dir)?;
+    let path = &path[path.iter().position(|byte| *byte != b'/').unwrap_or(path.len())..];
+    if path.is_empty() {
+        let is_gone =
+            ["DELETE_SELF", "MOVE_SELF", "UNMOUNT"].iter().any(|word| what.contains(word));
+        return is_gone.then_some(Told::Gone);
+    }
+    if only.is_some_and(|only| only != path) {
         return None;
     }
     let path = path.to_vec().into();
@@ -249,6 +273,7 @@ fn event(record: &[u8], only: Option<&[u8]>) -> Option<WatchEvent> {
         () if is(["MODIFY", "CLOSE_WRITE", "ATTRIB"]) => Some(WatchEvent::Changed { path }),
         () => None,
     }
+    .map(Told::Event)
 }
 
 /// Returns what is in a directory, and below it.
@@ -325,14 +350,21 @@ mod tests {
 
     #[test]
     fn what_inotifywait_says_is_understood() {
-        let created = Some(WatchEvent::Created { path: path("a b/c\n") });
-        assert_eq!(event(b"CREATE,ISDIR ./a b/c\n", None), created);
-        assert_eq!(event(b"MOVED_FROM ./x", None), Some(WatchEvent::Removed { path: path("x") }));
-        let changed = Some(WatchEvent::Changed { path: path("x") });
-        assert_eq!(event(b"CLOSE_WRITE,CLOSE ./x", Some(b"x")), changed);
-        assert_eq!(event(b"CLOSE_WRITE,CLOSE ./y", Some(b"x")), None);
-        assert_eq!(event(b"DELETE_SELF ./", None), None);
-        assert!(matches!(event(b"Q_OVERFLOW ./", None), Some(WatchEvent::Resync { .. })));
+        let event = |record, only| event(record, b"/d", only);
+        let told = |event| Some(Told::Event(event));
+        let created = told(WatchEvent::Created { path: path("a b/c\n") });
+        assert_eq!(event(b"CREATE,ISDIR /d/a b/c\n", None), created);
+        let removed = told(WatchEvent::Removed { path: path("x") });
+        assert_eq!(event(b"MOVED_FROM /d//x", None), removed);
+        let changed = told(WatchEvent::Changed { path: path("x") });
+        assert_eq!(event(b"CLOSE_WRITE,CLOSE /d/x", Some(b"x")), changed);
+        assert_eq!(event(b"CLOSE_WRITE,CLOSE /d/y", Some(b"x")), None);
+        assert_eq!(event(b"DELETE_SELF /d/y/", None), None);
+        for gone in [&b"DELETE_SELF /d/"[..], b"MOVE_SELF /d", b"UNMOUNT /d/"] {
+            assert_eq!(event(gone, Some(b"x")), Some(Told::Gone));
+        }
+        let overflow = event(b"Q_OVERFLOW /d/", None);
+        assert!(matches!(overflow, Some(Told::Event(WatchEvent::Resync { .. }))));
     }
 
     #[test]

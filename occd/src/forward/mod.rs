@@ -150,6 +150,11 @@ impl Forwards {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns how many connections go through all of them.
+    pub fn connections(&self) -> u64 {
+        self.lock().values().map(|entry| entry.show().connections).sum()
+    }
+
     /// Opens those of these hosts and closes those of others. `by_name` is the port behind which hosts are found by
     /// name, if there is to be one. What the policy does not permit any more is closed, and opened when it does.
     pub fn follow(self: &Arc<Self>, hosts: &[HostHandle], by_name: Option<u16>, guard: &Guard) {

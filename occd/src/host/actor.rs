@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use occ_proto::history::Link;
 use occ_proto::status::Phase;
 use occ_proto::{HostConfig, HostName};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -61,6 +61,8 @@ pub struct HostContext {
     pub clock: Arc<SleepClock>,
     /// Cancelled when the daemon stops, and all hosts with it.
     pub stop: CancellationToken,
+    /// Notified when a host is used that was not used before.
+    pub first_use: Arc<Notify>,
 }
 
 type DialResult = Result<Arc<Connection>, ConnectError>;
@@ -187,7 +189,7 @@ pub fn spawn(
     let tasks = context.tasks.clone();
     let clock = Arc::clone(&context.clock);
     let shared_context = Arc::clone(&context);
-    let used = Arc::new(UseClock::at(used));
+    let used = Arc::new(UseClock::at(used, Arc::clone(&context.first_use)));
     let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
     let actor = Actor {
         name: name.clone(),

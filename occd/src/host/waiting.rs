@@ -153,7 +153,7 @@ impl HostHandle {
                     }
                     // A connection that broke while it was asked for.
                     State::Idle => break,
-                    State::Backoff | State::Connecting | State::Connected => {}
+                    State::Backoff | State::Connecting | State::Connected | State::Unknown => {}
                 }
                 // Who waits for long looks again by themselves: the backoff may have grown to minutes.
                 let again = Instant::now() + WAIT_STEP;

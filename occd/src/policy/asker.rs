@@ -26,13 +26,14 @@ pub struct GrantInForce {
 }
 
 impl GrantInForce {
-    /// Does something until the end of a grant, if it is done for one.
-    pub async fn bound(grant: Option<Arc<Self>>, work: impl Future<Output = ()>) {
+    /// Does something until the end of a grant, if it is done for one. Returns whether that came first to its end.
+    pub async fn bound(grant: Option<Arc<Self>>, work: impl Future<Output = ()>) -> bool {
         match grant {
-            None => work.await,
-            Some(grant) => {
-                grant.over.run_until_cancelled(work).await;
+            None => {
+                work.await;
+                true
             }
+            Some(grant) => grant.over.run_until_cancelled(work).await.is_some(),
         }
     }
 }
@@ -46,4 +47,6 @@ pub struct Asker {
     pub peer: Option<Peer>,
     /// On whose socket it came; nothing is the daemon's own.
     pub grant: Option<Arc<GrantInForce>>,
+    /// It came on the read-only socket.
+    pub only_looks: bool,
 }

@@ -137,7 +137,7 @@ impl<'a> Policy<'a> {
         if self.is_evaded_by_docker() {
             return Decision::new(
                 Action::Deny,
-                "with root, rules or a default, Docker is only read: it can do everything on the host; docker = \"allow\" lets it",
+                "root, rules or a default, with which Docker is only read: it can do everything on the host; docker = \"allow\" lets it",
             );
         }
         Decision::new(Action::Allow, "nothing is said of Docker")
@@ -150,7 +150,7 @@ impl<'a> Policy<'a> {
         if self.is_evaded_by_docker() {
             return Decision::new(
                 Action::Deny,
-                "with root, rules or a default, nothing is forwarded: a port or a socket may lead around them; forward = \"allow\" lets it",
+                "root, rules or a default, with which nothing is forwarded: a port or a socket may lead around them; forward = \"allow\" lets it",
             );
         }
         Decision::new(Action::Allow, "nothing is said of forwards")

@@ -10,6 +10,7 @@ use occ_proto::status::{ConnectionInfo, RemoteSystem, SystemUnknown};
 use occ_proto::text::sanitize;
 use russh::client::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -84,6 +85,8 @@ pub struct Connection {
     /// See [`Connection::ending`].
     ending: CancellationToken,
     system: watch::Sender<Option<Arc<RemoteSystem>>>,
+    /// When the host was asked last what it is. Who asks holds it.
+    asked: tokio::sync::Mutex<Option<Instant>>,
     /// See [`Connection::is_forced`].
     forced: AtomicBool,
     /// It has been logged that the agent that may be lent is not there.
@@ -136,6 +139,7 @@ impl Connection {
             variables: Variables::default(),
             ending: ending.unwrap_or_default(),
             system: watch::Sender::new(None),
+            asked: tokio::sync::Mutex::default(),
             forced: AtomicBool::new(false),
             missed_agent: AtomicBool::new(false),
             rtt_micros: AtomicU64::new(0),
@@ -146,10 +150,11 @@ impl Connection {
             calm.await;
             let Some(connection) = weak.upgrade() else { return };
             let answer = match unasked {
-                None => probe::run(&connection).await,
+                None => probe::run(&connection, false).await,
                 Some(why) => probe::Answer::none(why),
             };
             connection.forced.store(answer.forced, Ordering::Relaxed);
+            *connection.asked.lock().await = Some(Instant::now());
             connection.system.send_replace(Some(Arc::new(answer.system)));
             connection.refill_spare().await;
         });
@@ -283,6 +288,25 @@ impl Connection {
             found = system.wait_for(Option::is_some) => found.ok().and_then(|found| found.clone()),
             () = self.shared.closed.cancelled() => None,
         }
+    }
+
+    /// Has a host that said what it is say it again, since an engine may have come or gone, unless it has been asked
+    /// within that time, or is asked for somebody else meanwhile. Returns what it said last.
+    pub async fn look_again(self: &Arc<Self>, within: Duration) -> Option<Arc<RemoteSystem>> {
+        let since = Instant::now().checked_sub(within);
+        let known = self.system().await?;
+        if known.unknown.is_some() {
+            return Some(known);
+        }
+        let mut asked = self.asked.lock().await;
+        if asked.is_none_or(|asked| since.is_some_and(|since| asked < since)) {
+            let answer = probe::run(self, true).await;
+            *asked = Some(Instant::now());
+            if answer.system.unknown.is_none() {
+                self.system.send_replace(Some(Arc::new(answer.system)));
+            }
+        }
+        self.known_system()
     }
 
     /// Returns whether the host ran something else than the probe: it runs one command, whatever is asked for.

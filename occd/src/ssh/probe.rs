@@ -1,4 +1,5 @@
-//! What the daemon wants to know about a host, asked once per connection with one command.
+//! What the daemon wants to know about a host, asked once per connection with one command, and again when an engine is
+//! not where it was.
 //!
 //! The first command on a connection also makes OpenSSH's server set TCP_NODELAY, without which its
 //! first answers to channel opens wait 40 ms for an acknowledgement.
@@ -37,7 +38,7 @@ const SCRIPT: &str = concat!(
     "test -S \"$s\" || continue; ",
     "if test -r \"$s\" && test -w \"$s\"; then echo occ-probe usable=$s; ",
     "else echo occ-probe denied=$s; ",
-    "w=$(stat -c %a:%U:%G \"$s\" 2>/dev/null || stat -f %Lp:%Su:%Sg \"$s\" 2>/dev/null) && ",
+    "w=$(stat -Lc %a:%U:%G \"$s\" 2>/dev/null || stat -Lf %Lp:%Su:%Sg \"$s\" 2>/dev/null) && ",
     "echo occ-probe whose=$w:$(id -nG); fi; done'",
 );
 
@@ -59,9 +60,9 @@ impl Answer {
     }
 }
 
-/// Asks the host.
-pub(super) async fn run(connection: &Arc<Connection>) -> Answer {
-    match timeout(PROBE, ask(connection)).await {
+/// Asks the host. In the background it counts as no work of the connection's.
+pub(super) async fn run(connection: &Arc<Connection>, in_background: bool) -> Answer {
+    match timeout(PROBE, ask(connection, in_background)).await {
         Ok(Ok(answer)) => {
             let system = parse(&answer);
             match system.shell.is_empty() {
@@ -80,8 +81,11 @@ pub(super) async fn run(connection: &Arc<Connection>) -> Answer {
     }
 }
 
-async fn ask(connection: &Arc<Connection>) -> Result<Vec<u8>, String> {
+async fn ask(connection: &Arc<Connection>, in_background: bool) -> Result<Vec<u8>, String> {
     let (channel, _) = connection.session(false).await.map_err(|e| e.to_string())?;
+    if in_background {
+        channel.in_background();
+    }
     channel.request_exec(SCRIPT.as_bytes()).await.map_err(|e| format!("{e:?}"))?;
     if !channel.accepted().await.map_err(|e| format!("{e:?}"))? {
         return Err("refused".into());

@@ -173,6 +173,33 @@ fn a_session_that_was_allowed_to_start_is_not_asked_about_again() {
 }
 
 #[test]
+fn without_a_terminal_too_it_is_said_what_a_file_or_a_forward_waits_for() {
+    use std::io::{BufRead as _, BufReader};
+    let config =
+        "[[policy.rules]]\naction = \"ask\"\nwhat = [\"write\"]\n\n[policy]\nforward = \"ask\"\n";
+    let Some((_sshd, rig)) = sshd_with(config) else { return };
+    let target = format!("h:/tmp/occ-never-{}", std::process::id());
+    std::fs::write(rig.home().join("f"), "x").unwrap();
+    for args in [
+        &["cp", "f", &target][..],
+        &["rm", &target],
+        &["forward", "add", "--host", "h", "-L", "0:localhost:1"],
+    ] {
+        let mut wants = rig.occ(args);
+        let mut wants = wants.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let id = question(&rig)["id"].to_string();
+        let mut said = BufReader::new(wants.stderr.take().unwrap()).lines();
+        let line = said.next().unwrap().unwrap();
+        assert!(line.starts_with("waiting: Allow cli, process "), "{args:?}: {line}");
+        let hint = said.next().unwrap().unwrap();
+        assert!(hint.contains(&format!("occ prompts --allow {id}")), "{args:?}: {hint}");
+        wants.kill().unwrap();
+        wants.wait().unwrap();
+        nothing_is_asked(&rig);
+    }
+}
+
+#[test]
 fn a_change_of_a_file_waits_as_a_command_does() {
     let config = "[[policy.rules]]\naction = \"ask\"\nwhat = [\"write\"]\n";
     let Some((_sshd, rig)) = sshd_with(config) else { return };

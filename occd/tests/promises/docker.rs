@@ -10,6 +10,7 @@ use occ_proto::{Code, Problem};
 use testkit::user::OwnLogin;
 use testkit::{DaemonRig, DockerRig, RealSshd};
 
+use crate::ask::look;
 use crate::support::{daemon_for, daemon_with, settled, status};
 
 /// Returns an engine, unless one of the servers is missing.
@@ -264,6 +265,33 @@ fn what_keeps_docker_from_answering_is_named_where_sockets_are_forbidden() {
 }
 
 #[test]
+fn an_engine_that_was_down_at_the_login_is_found_by_itself_wherever_it_is() {
+    let Some(mut docker) = engine() else { return };
+    docker.import_busybox("busybox:1");
+    docker.stop();
+    let _ = std::fs::remove_file(docker.socket());
+    let host = format!("SetEnv DOCKER_HOST={}", docker.host());
+    let sshd = RealSshd::builder().config(host).start();
+    let rig = daemon_for(&sshd);
+    rig.occ_ok(&["connect", "--host", "h"]);
+    // Where it usually is there may be this machine's own, which the login may not open or finds nobody at.
+    let told = || look(&rig, "h").docker_error.is_some();
+    crate::support::eventually("it to be missed", told);
+    docker.restart();
+    docker.open_to_everyone();
+    let seen = || look(&rig, "h").sandbox.is_some_and(|sandbox| !sandbox.stale);
+    crate::support::eventually("it to be found", seen);
+    assert_eq!(status(&rig).connects, 1);
+    // Whoever asks finds it at once, also where it has gone meanwhile.
+    docker.stop();
+    assert_eq!(problem(&rig).0, Code::DockerUnavailable);
+    docker.restart();
+    docker.open_to_everyone();
+    assert!(!container(&rig).unwrap().exists);
+    assert_eq!(status(&rig).connects, 1);
+}
+
+#[test]
 fn of_this_machines_docker_that_is_down_nothing_is_known() {
     let Some(mut docker) = engine() else { return };
     let mut rig = DaemonRig::new();
@@ -278,6 +306,7 @@ fn of_this_machines_docker_that_is_down_nothing_is_known() {
     assert_eq!(rig.run_occ(&["status", "-q", "--local"]).code(), 5);
     let said = rig.run_occ(&["status", "--local"]);
     assert!(said.stdout.contains("? unknown    the Docker daemon does not answer"), "{said:?}");
+    assert!(said.stderr.contains("hint: on this machine: sudo systemctl start docker"), "{said:?}");
     std::fs::remove_file(&socket).unwrap();
     assert_eq!(rig.run_occ(&["status", "-q", "--local"]).code(), 5);
     let said = rig.run_occ(&["status", "--local"]);

@@ -368,6 +368,12 @@ fn a_websocket_carries_a_command() {
     let mut ws = Ws::start(&rig, &json!({ "argv": ["sh", "-c", script] }));
     ws.started();
     assert_eq!(ws.next(), Incoming::Bytes(STDOUT, b"ready\n".to_vec()));
+    // What is no control is told, and nothing comes of it.
+    for bad in [json!({ "type": "stop" }), json!({ "type": "signal", "signal": "NONE" })] {
+        ws.control(&bad);
+        let Incoming::Event(ExecEvent::BadControl { detail }) = ws.next() else { panic!("{bad}") };
+        assert!(detail.contains("stop") || detail.contains("NONE"), "{detail}");
+    }
     ws.control(&json!({ "type": "signal", "signal": "USR1" }));
     assert_eq!(ws.next(), Incoming::Bytes(STDOUT, b"got\n".to_vec()));
     let Incoming::Event(ExecEvent::Exit(exit)) = ws.next() else { panic!() };

@@ -414,6 +414,28 @@ fn what_changes_in_a_directory_is_told() {
 }
 
 #[test]
+fn a_watch_ends_with_its_directory() {
+    both(|rig, shared, place| {
+        for moved in [false, true] {
+            let dir = shared.at("d");
+            std::fs::create_dir_all(dir.join("sub")).unwrap();
+            let mut lines = Lines::of(rig, &url(place, &dir, "?watch=true&recursive=true"));
+            assert_eq!(lines.next()["event"], "ready");
+            match moved {
+                true => std::fs::rename(&dir, shared.at("e")).unwrap(),
+                false => std::fs::remove_dir_all(&dir).unwrap(),
+            }
+            let mut last = lines.next();
+            while last["event"] == "removed" {
+                last = lines.next();
+            }
+            let gone = json!({"event": "failed", "reason": "the directory is gone"});
+            assert_eq!(last, gone, "{place} {moved}");
+        }
+    });
+}
+
+#[test]
 fn a_watch_outlives_the_link_and_nothing_outlives_the_watch() {
     let Some(far) = crate::session::Far::start() else { return };
     let shared = Shared::new();

@@ -301,18 +301,23 @@ fn directories_go_with_everything_in_them() {
     assert!(shared.names().is_empty());
 }
 
-#[test]
-fn a_host_without_tar_gets_each_file_by_itself() {
+/// Returns a server whose sessions find nothing but a shell, and a daemon for it.
+fn without_tar() -> Option<(testkit::RealSshd, DaemonRig, Shared)> {
     if !testkit::RealSshd::require() {
-        return;
+        return None;
     }
     let bin = Shared::new();
-    // Sessions find nothing but a shell there.
     std::os::unix::fs::symlink("/bin/sh", bin.at("sh")).unwrap();
     let path = format!("SetEnv PATH={}", bin.path().display());
     let sshd =
         testkit::RealSshd::builder().config("Subsystem sftp internal-sftp").config(path).start();
     let rig = crate::support::daemon_for(&sshd);
+    Some((sshd, rig, bin))
+}
+
+#[test]
+fn a_host_without_tar_gets_each_file_by_itself() {
+    let Some((_sshd, rig, _bin)) = without_tar() else { return };
     let (here, shared) = (Shared::new(), Shared::new());
     std::fs::create_dir(here.at("tree")).unwrap();
     plant(&here.at("tree"));
@@ -335,10 +340,310 @@ fn a_directory_that_does_not_fit_leaves_nothing() {
     let (code, text) = fails(&rig, &["cp", "-r", arg(&here.at("tree")), &there(&at.join("new"))]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("the disk is full.\nhint: occ exec --host h -- df -h"), "{text}");
-    crate::support::eventually("nothing to be left", || {
-        std::fs::read_dir(&at).unwrap().next().is_none()
-    });
+    let nothing = || std::fs::read_dir(&at).unwrap().next().is_none();
+    crate::support::eventually("nothing to be left", nothing);
+    // Down, the same; what comes into a directory that is there is in it file by file.
+    let tree = there(&here.at("tree"));
+    let (code, text) = fails(&rig, &["cp", "-r", &tree, arg(&at.join("new"))]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the disk here is full.\nhint: df -h "), "{text}");
+    assert!(text.contains("/small/new/"), "{text}");
+    assert!(nothing());
+    std::fs::create_dir(at.join("new")).unwrap();
+    std::fs::write(at.join("new/mine"), "mine").unwrap();
+    let (code, text) = fails(&rig, &["cp", "-r", &there(&here.at("tree/.")), arg(&at.join("new"))]);
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(std::fs::read(at.join("new/mine")).unwrap(), b"mine");
+    for entry in std::fs::read_dir(at.join("new")).unwrap() {
+        let (name, len) = (entry.as_ref().unwrap().file_name(), entry.unwrap().metadata().unwrap());
+        assert!(name == "mine" || len.len() == 100_000, "{name:?}: {len:?}");
+    }
     drop(small);
+}
+
+#[test]
+fn without_tar_too_a_directory_that_does_not_fit_leaves_nothing() {
+    let Some((_sshd, rig, _bin)) = without_tar() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let at = shared.at("small");
+    let Some(small) = Small::at(&at) else { return };
+    std::fs::create_dir(here.at("tree")).unwrap();
+    for n in 0..40 {
+        std::fs::write(here.at(format!("tree/{n}")), random(100_000)).unwrap();
+    }
+    let mut tar = Command::new("tar");
+    let tar = tar.args(["-cf", "-", "-C", arg(&here.at("tree")), "."]).output().unwrap().stdout;
+    let url = format!("/v1/hosts/local/files/{}?tar=true", arg(&at.join("new")));
+    let answer = testkit::http::request(&rig.socket(), "PUT", &url, &[], Some(&tar)).unwrap();
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    assert!(answer.text().contains("/small/new/"), "{}", answer.text());
+    let nothing = || std::fs::read_dir(&at).unwrap().next().is_none();
+    crate::support::eventually("nothing to be left here", nothing);
+    let (code, text) = fails(&rig, &["cp", "-r", arg(&here.at("tree")), &there(&at.join("new"))]);
+    assert_eq!(code, 1, "{text}");
+    crate::support::eventually("nothing to be left there", nothing);
+    drop(small);
+}
+
+/// What of a tree is not copied: one FIFO, one socket; and a file and a directory that only root may read.
+fn plant_special(dir: &Path) -> std::os::unix::net::UnixListener {
+    std::fs::create_dir_all(dir.join("sub/closed")).unwrap();
+    std::fs::write(dir.join("f"), "f").unwrap();
+    std::fs::write(dir.join("sub/g"), "g").unwrap();
+    std::fs::write(dir.join("sub/secret"), "secret").unwrap();
+    std::fs::write(dir.join("sub/closed/in"), "in").unwrap();
+    for (name, mode) in [("sub/secret", 0o000), ("sub/closed", 0o000)] {
+        std::fs::set_permissions(dir.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    assert!(Command::new("mkfifo").arg(dir.join("sub/fifo")).status().unwrap().success());
+    std::os::unix::net::UnixListener::bind(dir.join("sock")).unwrap()
+}
+
+/// Copies a tree with all that cannot be copied, and returns the warning, the error and the document.
+fn copied_with_holes(rig: &DaemonRig, from: &str, to: &str) -> (i32, String, serde_json::Value) {
+    let output = rig.run_occ(&["cp", "-r", from, to]);
+    let again = rig.run_occ(&["cp", "-r", "--json", from, &format!("{to}-again")]);
+    let document = serde_json::from_str(&again.stdout).unwrap_or_default();
+    assert_eq!(again.code(), output.code(), "{again:?}");
+    (output.code(), output.stderr, document)
+}
+
+#[test]
+fn what_is_left_out_of_a_directory_is_named() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let Some((_bare, bare, _bin)) = without_tar() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let _sock = plant_special(&here.at("tree"));
+    std::fs::remove_file(here.at("tree/sub/secret")).unwrap();
+    std::fs::remove_dir_all(here.at("tree/sub/closed")).unwrap();
+    let tree = arg(&here.at("tree")).to_owned();
+    let far = |rig: &DaemonRig, name: &str| {
+        let way = copied_with_holes(rig, &format!("h:{tree}"), arg(&here.at(name)));
+        (here.at(name), way)
+    };
+    let up = copied_with_holes(&rig, &tree, &there(&shared.at("up")));
+    let across = copied_with_holes(&rig, &format!("h:{tree}"), &there(&shared.at("across")));
+    let ways = [
+        (shared.at("up"), up),
+        (shared.at("across"), across),
+        far(&rig, "down"),
+        far(&bare, "bare"),
+    ];
+    for (to, (code, text, document)) in ways {
+        assert_eq!(code, 0, "{to:?}: {text}");
+        let said = "Left out: 2, neither file nor directory nor link: ";
+        assert!(text.contains(said), "{to:?}: {text}");
+        assert!(text.contains("sock") && text.contains("sub/fifo"), "{to:?}: {text}");
+        assert_eq!(document["left_out"]["count"], 2, "{to:?}: {document}");
+        assert_eq!(document["files"], 2, "{to:?}: {document}");
+        assert_eq!(std::fs::read(to.join("sub/g")).unwrap(), b"g");
+        assert!(!to.join("sub/fifo").exists() && !to.join("sock").exists(), "{to:?}");
+    }
+    // What somebody else puts into an archive is not made either.
+    let mut tar = Command::new("tar");
+    let tar = tar.args(["-cf", "-", "-C", &tree, "f", "sub/fifo"]).output().unwrap().stdout;
+    let url = format!("/v1/hosts/h/files/{}?tar=true", arg(&shared.at("api")));
+    let answer = testkit::http::request(&rig.socket(), "PUT", &url, &[], Some(&tar)).unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(answer["left_out"]["first"], serde_json::json!(["sub/fifo"]), "{answer}");
+    assert!(shared.at("api/f").exists() && !shared.at("api/sub/fifo").exists());
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_all_else_is_copied() {
+    if !testkit::require::require_root("files that another user may not read") {
+        return;
+    }
+    let Some((_sshd, rig)) = sshd() else { return };
+    let Some((_bare, bare, _bin)) = without_tar() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let _sock = plant_special(&here.at("tree"));
+    let tree = arg(&here.at("tree")).to_owned();
+    std::fs::create_dir(here.at("to")).unwrap();
+    let ways = [
+        (
+            here.at("to/down"),
+            copied_with_holes(&rig, &format!("h:{tree}"), arg(&here.at("to/down"))),
+        ),
+        (
+            here.at("to/bare"),
+            copied_with_holes(&bare, &format!("h:{tree}"), arg(&here.at("to/bare"))),
+        ),
+        (
+            shared.at("over"),
+            copied_with_holes(&rig, &format!("h:{tree}"), &there(&shared.at("over"))),
+        ),
+    ];
+    for (to, (code, text, document)) in ways {
+        assert_eq!(code, 1, "{to:?}: {text}");
+        assert!(text.contains("tree: not all was copied: "), "{to:?}: {text}");
+        assert!(text.contains("sub/secret: ") && text.contains("sub/closed: "), "{to:?}: {text}");
+        assert!(text.to_lowercase().contains("permission denied"), "{to:?}: {text}");
+        assert_eq!(document["unread"]["count"], 2, "{to:?}: {document}");
+        assert_eq!(std::fs::read(to.join("sub/g")).unwrap(), b"g");
+        assert!(!to.join("sub/secret").exists(), "{to:?}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_missing_is_named_or_made() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::create_dir(here.at("tree")).unwrap();
+    std::fs::write(here.at("tree/f"), "f").unwrap();
+    let (file, tree) = (here.at("tree/f"), here.at("tree"));
+    let (down, down_tree) = (here.at("down/f"), here.at("a/b/tree"));
+    let ways = [
+        (["cp", arg(&file), &there(&shared.at("up/f"))], shared.at("up")),
+        (["cp", &there(&file), arg(&down)], here.at("down")),
+        (["cp", arg(&tree), &there(&shared.at("a/b/tree"))], shared.at("a/b")),
+        (["cp", &there(&tree), arg(&down_tree)], here.at("a/b")),
+    ];
+    for (args, dir) in ways {
+        let (code, text) = fails(&rig, &[&args[..], &["-r"]].concat());
+        assert_eq!(code, 1, "{text}");
+        let said = format!("he directory {} is not there.\nhint: occ cp --mkpath", dir.display());
+        assert!(text.contains(&said), "{text}");
+        rig.occ_ok(&[&args[..], &["--mkpath", "-r"]].concat());
+    }
+    for copied in [shared.at("up/f"), here.at("down/f"), shared.at("a/b/tree/f")] {
+        assert_eq!(std::fs::read(copied).unwrap(), b"f");
+    }
+    assert_eq!(std::fs::read(here.at("a/b/tree/f")).unwrap(), b"f");
+}
+
+#[test]
+fn options_may_be_anywhere_and_one_path_is_too_few() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::create_dir(here.at("tree")).unwrap();
+    std::fs::write(here.at("tree/f"), "f").unwrap();
+    let tree = arg(&here.at("tree")).to_owned();
+    for (n, args) in
+        [[&tree, "-r", "TO"], [&tree, "TO", "-r"], ["-r", &tree, "TO"]].iter().enumerate()
+    {
+        let to = there(&shared.at(n.to_string()));
+        let args = args.map(|arg| if arg == "TO" { to.as_str() } else { arg });
+        rig.occ_ok(&[&["cp"][..], &args].concat());
+        assert_eq!(std::fs::read(shared.at(format!("{n}/f"))).unwrap(), b"f");
+    }
+    let f = there(&shared.at("0/f"));
+    assert!(rig.occ_ok(&["ls", &f, "-l"]).starts_with("-rw"));
+    assert_eq!(rig.occ_ok(&["cat", &f, "--no-color", &f]), "ff");
+    rig.occ_ok(&["rm", &f, "-f", &there(&shared.at("1")), "-r"]);
+    assert_eq!(shared.names(), ["0", "2"]);
+    for args in [&["cp", "-r", &tree][..], &["cp", "--all", ":x"]] {
+        let (code, text) = fails(&rig, args);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains("needs something to copy, and where to"), "{text}");
+    }
+}
+
+#[test]
+fn texts_of_a_directory_get_line_feeds() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::create_dir(here.at("tree")).unwrap();
+    let long = "a line of it\r\n".repeat(30_000);
+    let image = [b"\0\r\n".as_slice(), &random(9000)].concat();
+    let texts = [("empty", ""), ("short", "a\r\nb\r"), ("long", &long), ("unix", "a\n")];
+    for (name, text) in texts {
+        std::fs::write(here.at("tree").join(name), text).unwrap();
+    }
+    std::fs::write(here.at("tree/image"), &image).unwrap();
+    let tree = here.at("tree");
+    rig.occ_ok(&["cp", "-r", "--eol", "lf", arg(&tree), &there(&shared.at("up"))]);
+    rig.occ_ok(&["cp", "-r", "--eol", "lf", &there(&tree), arg(&here.at("down"))]);
+    for dir in [shared.at("up"), here.at("down")] {
+        for (name, text) in texts {
+            let copied = std::fs::read_to_string(dir.join(name)).unwrap();
+            assert!(copied == text.replace("\r\n", "\n"), "{dir:?} {name}");
+        }
+        assert!(std::fs::read(dir.join("image")).unwrap() == image, "{dir:?}");
+    }
+    let args = ["cp", "-r", "--eol", "lf", &there(&tree), &there(&shared.at("x"))];
+    let (code, text) = fails(&rig, &args);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("goes from here to a host, or from a host to here"), "{text}");
+}
+
+#[test]
+fn names_go_to_a_program_as_they_are_and_to_a_terminal_so_that_they_do_it_no_harm() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let Some((_sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    let odd = std::ffi::OsStr::from_bytes(b"a\x1b[31m\n\xff");
+    std::fs::write(shared.at(odd), "needle \x1b[31m\n").unwrap();
+    std::fs::create_dir(shared.at("d")).unwrap();
+    let dir = there(shared.path());
+    let said = |args: &[&str]| rig.occ(args).output().unwrap().stdout;
+    assert_eq!(said(&["ls", &dir]), b"a\x1b[31m\n\xff\nd/\n");
+    assert_eq!(said(&["ls", "-0", &dir]), b"a\x1b[31m\n\xff\0d\0");
+    let found = said(&["files", "search", "--null", "needle", &dir]);
+    assert!(found.starts_with(b"a\x1b[31m\n\xff\x001:"), "{:?}", String::from_utf8_lossy(&found));
+    for args in [&["ls", &dir][..], &["ls", "-l", &dir], &["files", "search", "needle", &dir]] {
+        let (shown, code) = testkit::terminal::Terminal::control(&rig.occ(args), "").finish();
+        assert_eq!(code, 0, "{shown}");
+        assert!(!shown.contains("\u{1b}[31m"), "{shown:?}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_copy_goes_with_the_next_one_or_with_the_file() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    std::fs::write(here.at("f"), "short").unwrap();
+    let part = |dir: &Shared| {
+        std::fs::write(dir.at(".f.occ-part"), "old").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(dir.at(".f.occ-part"), mode).unwrap();
+    };
+    part(&shared);
+    rig.occ_ok(&["cp", arg(&here.at("f")), &there(&shared.at("f"))]);
+    crate::support::eventually("the part to go", || shared.names() == ["f"]);
+    part(&here);
+    rig.occ_ok(&["cp", &there(&shared.at("f")), arg(&here.at("f"))]);
+    assert_eq!(here.names(), ["f"]);
+    part(&shared);
+    rig.occ_ok(&["rm", &there(&shared.at("f"))]);
+    assert!(shared.names().is_empty());
+    part(&shared);
+    rig.occ_ok(&["rm", &there(&shared.at("f"))]);
+    assert!(shared.names().is_empty());
+    assert_eq!(rig.run_occ(&["rm", &there(&shared.at("f"))]).code(), 1);
+}
+
+#[test]
+fn an_archive_that_is_none_is_the_clients_fault() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let Some((_bare, bare, _bin)) = without_tar() else { return };
+    let shared = Shared::new();
+    let archive = |path: &[u8], kind| {
+        let mut out = Vec::new();
+        let path = path.to_vec();
+        let entry = occ_proto::tar::Entry { path, kind, mode: 0o644, mtime: 9, size: 0 };
+        occ_proto::tar::head(&mut out, &entry);
+        out.extend_from_slice(&occ_proto::tar::END);
+        out
+    };
+    use occ_proto::tar::Kind;
+    let bad = [
+        vec![b'x'; 4096],
+        archive(b"../outside", Kind::File),
+        archive(b"/outside", Kind::File),
+        archive(b"l", Kind::Hardlink(b"not/there".to_vec())),
+    ];
+    for (rig, place) in [(&rig, "h"), (&bare, "h"), (&rig, "local")] {
+        for (n, bytes) in bad.iter().enumerate() {
+            let path = arg(&shared.at("new")).to_owned();
+            let url = format!("/v1/hosts/{place}/files/{path}?tar=true");
+            let answer =
+                testkit::http::request(&rig.socket(), "PUT", &url, &[], Some(bytes)).unwrap();
+            assert_eq!(answer.status, 400, "{place} {n}: {}", answer.text());
+            assert!(answer.text().contains("\"archive_invalid\""), "{n}: {}", answer.text());
+            crate::support::eventually("nothing to be left", || shared.names().is_empty());
+        }
+    }
 }
 
 #[test]

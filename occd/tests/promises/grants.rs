@@ -153,7 +153,14 @@ fn a_grant_outlives_the_daemon_and_ends_with_what_is_open_through_it() {
     let open = |socket: &Path| {
         let mut command = rig.occ(&["exec", "--host", "h", "--", "sleep", "600"]);
         command.env("OCC_SOCKET", socket).env("OCC_NO_AUTOSTART", "1");
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let denied_at_its_end = |waiting: &mut std::process::Child, name: &str| {
+        let (code, mut said) = (exit_code(waiting), String::new());
+        waiting.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(code, 7, "{said}");
+        assert!(said.contains(&format!("The grant {name} has ended")), "{said}");
+        assert!(said.contains("hint: occ policy show --host h"), "{said}");
     };
     let sleeps = || {
         let ps = rig.run_occ(&["exec", "--host", "h", "--", "pgrep", "-f", "^sleep 600"]);
@@ -163,7 +170,7 @@ fn a_grant_outlives_the_daemon_and_ends_with_what_is_open_through_it() {
     let mut waiting = open(&socket);
     eventually("a command through the grant", || sleeps() == before + 1);
     rig.occ_ok(&["grant", "revoke", "g"]);
-    assert_ne!(exit_code(&mut waiting), 0);
+    denied_at_its_end(&mut waiting, "g");
     eventually("the command to be ended", || sleeps() == before);
     assert!(!socket.exists() && !socket.parent().unwrap().exists());
     assert_eq!(rig.run_occ(&["grant", "revoke", "g"]).code(), 1);
@@ -172,7 +179,8 @@ fn a_grant_outlives_the_daemon_and_ends_with_what_is_open_through_it() {
     let short = make(&rig, &["--allow", "exec:sleep", "--ttl", "4s"]);
     let mut waiting = open(&short);
     eventually("a command through the grant", || sleeps() == before + 1);
-    assert_ne!(exit_code(&mut waiting), 0);
+    let name = short.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    denied_at_its_end(&mut waiting, &name);
     eventually("the command to be ended", || sleeps() == before);
     eventually("the socket to be gone", || !short.exists());
     assert_eq!(rig.occ_ok(&["grant", "list"]), "There are no grants.\n");
@@ -247,6 +255,43 @@ fn below_a_root_nothing_is_exchanged_while_an_archive_is_unpacked() {
         std::fs::read_dir(app.join("td/old")).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["1", "2"]);
+}
+
+#[test]
+fn a_grant_to_write_is_enough_to_copy_there_and_shows_no_content() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    let socket = make(&rig, &["--allow", "write", "--ttl", "2h", "--root", root]);
+    let here = tempfile::tempdir().unwrap();
+    std::fs::create_dir(here.path().join("tree")).unwrap();
+    std::fs::write(here.path().join("tree/new"), "new").unwrap();
+    let occ = |args: &[&str]| {
+        let mut occ = rig.occ(args);
+        let output = occ.env("OCC_SOCKET", &socket).current_dir(here.path()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let to = format!("h:{root}");
+    for args in [["cp", "tree/new", &to].as_slice(), &["cp", "-r", "tree", &to]] {
+        let (code, said) = occ(args);
+        assert_eq!(code, Some(0), "{args:?}: {said}");
+    }
+    assert_eq!(std::fs::read(app.join("new")).unwrap(), b"new");
+    assert_eq!(std::fs::read(app.join("tree/new")).unwrap(), b"new");
+    let f = format!("h:{root}/f");
+    for args in [["cat", &f], ["ls", &to], ["cat", &format!("h:{root}/none")]] {
+        let (code, said) = occ(&args);
+        assert_eq!(code, Some(7), "{args:?}: {said}");
+    }
+    // Nor what is outside, not even whether it is there.
+    let stat = |path: &Path| {
+        let path = format!("/v1/hosts/h/files/{}?stat=true", path.display());
+        ask(&socket, "GET", &path, None)
+    };
+    assert_eq!(stat(&app.join("f")).json()["size"], 7);
+    denied(&stat(&shared.at("secret")));
+    denied(&stat(&app.join("link")));
 }
 
 #[test]

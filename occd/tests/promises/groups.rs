@@ -111,6 +111,7 @@ fn a_host_that_is_down_is_dialled_once() {
     assert!(output.stdout.contains("[eu-2] Link      ● connected"), "{output:?}");
     assert!(output.stderr.contains("[eu-1] Error: "), "{output:?}");
     let output = rig.run_occ(&["status", "--group", "eu", "--fresh"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stdout.contains("2 hosts: 1 connected, 1 backoff\n"), "{output:?}");
     assert!(!output.stdout.contains("us-1"), "{output:?}");
     assert_eq!(rig.run_occ(&["disconnect", "--group", "eu"]).status.code(), Some(0));

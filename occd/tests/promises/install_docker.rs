@@ -602,7 +602,9 @@ fn where_only_the_group_is_missing_only_that_is_done() {
         let socket = world.dir.path().join("docker.sock");
         std::os::unix::fs::symlink(docker.socket(), socket).unwrap();
         world.touch("free");
-        assert_eq!(world.plan().commands, [format!("sudo usermod -aG docker {}", login.name())]);
+        // The socket's own group is the one that opens it.
+        let join = format!("usermod -aG {0}-g {0}", login.name());
+        assert_eq!(world.plan().commands, [format!("sudo {join}")]);
         let done = world.rig.occ_ok(&["host", "install-docker", "h", "--yes", "--json"]);
         let done: Operation = serde_json::from_str(&done).unwrap();
         let outcome = done.outcome.unwrap();
@@ -612,7 +614,10 @@ fn where_only_the_group_is_missing_only_that_is_done() {
         let outcome = again.outcome.unwrap();
         assert_eq!((outcome.did, outcome.docker_version), (Did::Installed, Some(version(docker))));
         assert_eq!(outcome.notes, ["it was there already"]);
-        assert_eq!(world.ran(), [format!("usermod -aG docker {}", login.name())]);
+        assert_eq!(world.ran(), [join]);
+        // Where Docker answers there is nothing to be asked, and nobody has to be there.
+        let there = world.rig.occ_ok(&["host", "install-docker", "h"]);
+        assert!(there.contains("is there already"), "{there}");
     });
 }
 

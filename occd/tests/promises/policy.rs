@@ -29,6 +29,39 @@ pub(crate) fn denied(response: &Response) -> String {
     problem.detail
 }
 
+#[test]
+fn a_policy_outlives_its_file_until_the_daemon_is_started_anew() {
+    let rules = "[[hosts.h.policy.rules]]\naction = \"deny\"\nprogram = \"rm\"\n";
+    let Some((_sshd, mut rig)) = sshd_with(rules) else { return };
+    denied(&post(&rig, argv(&["rm", "/nowhere"])));
+    std::fs::remove_file(rig.paths().config_file().unwrap()).unwrap();
+    // Whoever asks next is told, and refused as before.
+    denied(&post(&rig, argv(&["rm", "/nowhere"])));
+    let gone = "occd.toml is gone: the settings from before, with their policies, stay in force";
+    let status = rig.run_occ(&["policy", "show", "--host", "h"]);
+    assert!(status.stderr.contains(gone), "{status:?}");
+    let status = rig.run_occ(&["daemon", "status"]);
+    assert!((status.stdout + &status.stderr).contains(gone));
+    eventually("the log to say so", || rig.log().contains(gone));
+    // Written anew it counts, and so does its absence for the next daemon.
+    rig.write_config_toml("");
+    assert_eq!(post(&rig, argv(&["rm", "-f", "/nowhere"])).status, 200);
+    rig.write_config_toml(rules);
+    denied(&post(&rig, argv(&["rm", "/nowhere"])));
+    std::fs::remove_file(rig.paths().config_file().unwrap()).unwrap();
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    assert_eq!(post(&rig, argv(&["rm", "-f", "/nowhere"])).status, 200);
+}
+
+#[test]
+fn what_docker_is_refused_for_is_a_sentence() {
+    let Some((_sshd, rig)) = sshd_with("[hosts.h.policy]\nroot = \"/tmp\"\n") else { return };
+    let why = denied(&rig.http("POST", "/v1/hosts/h/container/start", &[], Some(json!({}))));
+    let said = "refused by root, rules or a default, with which Docker is only read: ";
+    assert!(why.contains(said), "{why}");
+}
+
 fn argv(words: &[&str]) -> Value {
     json!({ "argv": words })
 }

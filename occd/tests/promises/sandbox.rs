@@ -374,6 +374,8 @@ fn an_update_brings_the_new_image_or_leaves_the_old_one() {
 
     let back = rig.occ_ok(&["update", "--host", "h", "--rollback", "-y"]);
     assert!(back.contains("rolled back"), "{back}");
+    // What a second one would do is said.
+    assert!(back.contains(":previous: another --rollback goes back to that one"), "{back}");
     assert_eq!(version(), "1.0");
     rig.occ_ok(&["update", "--host", "h", "--rollback", "-y"]);
     assert_eq!(version(), "2.0");

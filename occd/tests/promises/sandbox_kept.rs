@@ -71,6 +71,7 @@ fn settings_that_have_changed_are_told_and_taken_over_when_asked_for() {
         |format: &str| docker.docker_ok(&["inspect", "--format", format, SANDBOX_CONTAINER]);
     assert!(look_at("{{.Config.Env}}").contains("COLOUR=canary-blue"));
     assert!(look_at("{{.HostConfig.PortBindings}}").contains("127.0.0.2 41997"));
+    docker.docker_ok(&["exec", SANDBOX_CONTAINER, "httpd", "-p", "9090", "-h", "/www"]);
     let cockpit = rig.occ_ok(&["cockpit", "--host", "h"]);
     assert!(cockpit.starts_with("[h] http://127.0.0.1:"), "{cockpit}");
     let of_many = fails(rig, &["cockpit", "--all"], 2);
@@ -104,6 +105,7 @@ fn a_container_that_is_somebody_elses_is_left_alone() {
         &["start", "--host", "h", "--yes", "--no-mounts"],
         &["restart", "--host", "h"],
         &["update", "--host", "h", "-y"],
+        &["logs", "--host", "h", "--no-follow"],
     ] {
         let refused = fails(rig, args, 1);
         assert!(refused.contains("it belongs to the compose project shop"), "{refused}");
@@ -183,12 +185,15 @@ fn updates_leave_what_the_failed_one_said_and_no_images() {
     let failed = fails(rig, &["update", "--host", "h", "-y"], 1);
     assert!(failed.contains("[h] line 60\n") && failed.contains("[h] line 99\n"), "{failed}");
     assert!(!failed.contains("[h] line 59\n"), "{failed}");
-    assert!(failed.contains("occ operations attach ID shows what the new one said"), "{failed}");
     assert_eq!((mine(), nameless()), (fifth, both));
     let list: OperationList = body(&rig.http("GET", "/v1/operations", &[], None));
     let problem: &Problem = list.operations[0].problem.as_ref().unwrap();
     assert_eq!((problem.causes.len(), problem.causes[39].as_str()), (40, "line 99"));
-    let again = fails(rig, &["operations", "attach", &list.operations[0].id], 1);
+    // What to type names it.
+    let id = &list.operations[0].id;
+    let hint = format!("occ operations attach {id} shows what the new one said");
+    assert!(failed.contains(&hint), "{failed}");
+    let again = fails(rig, &["operations", "attach", id], 1);
     assert!(again.contains("[h] line 99\n"), "{again}");
 }
 
@@ -287,6 +292,9 @@ fn an_update_that_was_cut_short_is_undone_at_once_with_the_image_from_before() {
     assert!(stopped.contains("an update that was cut short is undone"), "{stopped}");
     assert!(!stopped.contains("waiting for the sandbox"), "{stopped}");
     assert_eq!(names(), before);
+    // Nor does what it pulled stay without a name.
+    let nameless = ["images", "--quiet", "--filter", "dangling=true"];
+    assert_eq!(docker.docker_ok(&nameless), "");
     rig.occ_ok(&["update", "--host", "h", "-y", "--rollback"]);
     // What it goes back to is not what it is of already.
     let latest = docker.docker_ok(&["inspect", "--format", "{{.Image}}", SANDBOX_CONTAINER]);

@@ -40,7 +40,7 @@ fn logs_go_on_over_a_broken_link_without_a_line_lost_or_doubled() {
     let talk =
         "CMD i=0; while true; do i=$((i+1)); echo line $i; echo err $i >&2; sleep 0.05; done";
     docker.import(image, &[], &[talk, "ENV PATH=/bin"]);
-    docker.run(SANDBOX_CONTAINER, &[image]);
+    docker.run(SANDBOX_CONTAINER, &["--label", OURS, image]);
     let mut child = rig.occ(&["logs", "--host", "h", "-n", "all", "-f"]);
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -240,6 +240,7 @@ fn a_disk_that_is_full_is_said_and_nothing_is_left() {
         full.contains("there is no room for the image") && full.contains("disk is full"),
         "{full}"
     );
+    assert!(full.contains("hint: occ docker --host h -- system df shows"), "{full}");
     assert_eq!(small.docker_ok(&["ps", "--all", "--quiet"]), "");
 }
 
@@ -328,6 +329,15 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     assert!(disk.image > 0, "{disk:?}");
     let restarted = json(rig, &["start", "--host", "h", "-p", "41998", "--yes"]);
     assert_eq!(restarted.outcome.unwrap().did, Did::Started);
+    // The mounts are the model's, too.
+    let gone = rig.root().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let mount = format!("{}:/work", gone.display());
+    rig.occ_ok(&["start", "--host", "h", "-p", "41998", "--mount", &mount, "--yes"]);
+    std::fs::remove_dir(&gone).unwrap();
+    let missing = fails(rig, &["sandbox", "sync", "--from", "h", "--to", "local", "--yes"], 1);
+    let hint = "or occ start --host h --no-mounts --yes has the model mount nothing";
+    assert!(missing.contains("to mount") && missing.contains(hint), "{missing}");
 }
 
 #[test]

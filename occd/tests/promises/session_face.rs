@@ -65,6 +65,41 @@ fn each_command_does_its_part() {
 }
 
 #[test]
+fn a_program_gets_documents_and_is_told_of_controls_that_are_none() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "echo one; echo err >&2; read x; printf 'got %s \\377' \"$x\"; exit 3");
+    let mut ws = crate::support::Ws::attach(&far.rig, "work");
+    ws.control(&serde_json::json!({ "type": "stop" }));
+    let told = std::iter::repeat_with(|| ws.event()).find(|event| event["type"] == "bad_control");
+    assert!(told.unwrap()["detail"].as_str().unwrap().contains("stop"));
+    far.rig.occ_ok(&["session", "send", "work", "it"]);
+    let attached = far.rig.run_occ(&["session", "attach", "-n", "work", "--from-start", "--json"]);
+    assert_eq!(attached.code(), 3, "{attached:?}");
+    let lines = attached.stdout.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<serde_json::Value> = lines.collect();
+    let bytes = |stream: &str| {
+        let of_stream = lines.iter().filter(|line| line["type"] == stream);
+        let data = of_stream.map(|line| {
+            serde_json::from_value::<occ_proto::exec::Bytes>(line["data"].clone()).unwrap().0
+        });
+        data.collect::<Vec<_>>().concat()
+    };
+    assert_eq!(bytes("stdout"), b"one\ngot it \xff");
+    assert_eq!(bytes("stderr"), b"err\n");
+    assert_eq!(lines.last().unwrap(), &serde_json::json!({ "type": "exit", "code": 3 }));
+}
+
+#[test]
+fn no_name_is_no_session() {
+    let rig = testkit::DaemonRig::new();
+    for command in ["attach", "logs", "wait", "kill", "rm", "send"] {
+        let output = rig.run_occ(&["session", command, ""]);
+        assert_eq!(output.code(), 2, "{command} {}", output.stderr);
+        assert!(output.stderr.contains("occ session list shows them"), "{}", output.stderr);
+    }
+}
+
+#[test]
 fn an_unknown_session_is_told_with_those_that_there_are() {
     let Some(far) = Far::start() else { return };
     far.begin("work", "exec sleep 1000");

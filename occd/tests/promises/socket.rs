@@ -279,6 +279,19 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
     assert_eq!(rig.http("GET", "/v1/version", &[], None).json()["pid"], first.pid);
 }
 
+#[test]
+fn a_second_daemon_on_another_socket_is_refused_the_same_state_directory() {
+    let rig = running();
+    let first = rig.daemon();
+    let other = rig.socket().with_file_name("other.sock");
+    let (code, words) = fails_to_start(&rig, &["--socket", other.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    let said = format!("another occd (process {}) uses the state directory ", first.pid);
+    assert!(words.contains(&said), "{words}");
+    assert!(!other.exists());
+    assert!(first.is_alive());
+}
+
 /// Returns the rig's daemons. The root's name is in the environment of everything started there.
 fn daemons(rig: &DaemonRig) -> Vec<Process> {
     let all = proc::marked(&rig.root().display().to_string());
@@ -358,6 +371,15 @@ fn every_wrong_request_gets_a_problem_document() {
         ("BREW", "/v1/version", 405, Code::MethodNotAllowed),
         ("GET", "/v1/hosts/none-such", 404, Code::HostNotFound),
         ("GET", "/v1/hosts/%FF", 400, Code::BadRequest),
+        ("DELETE", "/v1/hosts/%FF/password", 400, Code::BadRequest),
+        ("GET", "/v1/hosts/%FF/files/x", 400, Code::BadRequest),
+        ("GET", "/v1/forwards/%FF", 400, Code::BadRequest),
+        ("DELETE", "/v1/grants/%FF", 400, Code::BadRequest),
+        ("GET", "/v1/operations/%FF", 400, Code::BadRequest),
+        ("GET", "/v1/operations/%FF/events", 400, Code::BadRequest),
+        ("GET", "/v1/sessions/%FF", 400, Code::BadRequest),
+        ("GET", "/v1/sessions/%FF/output", 400, Code::BadRequest),
+        ("GET", "/v1/sessions/x/output?stream=stdin", 400, Code::BadRequest),
         ("GET", "/v1/hosts/far?fresh=perhaps", 400, Code::BadRequest),
         ("DELETE", "/v1/hosts/far?force=perhaps", 400, Code::BadRequest),
         // A WebSocket that is asked for without being one.
@@ -458,7 +480,7 @@ fn a_daemon_whose_socket_was_removed_is_told_and_can_be_stopped() {
         let refused = rig.run_occ(args);
         assert_eq!(refused.code(), 3, "{refused:?}");
         assert!(refused.stderr.contains(&format!("process {pid}")), "{refused:?}");
-        assert!(refused.stderr.contains("hint: occ daemon stop"), "{refused:?}");
+        assert!(refused.stderr.contains("hint: occ daemon "), "{refused:?}");
     }
     assert_eq!(rig.occ_ok(&["daemon", "stop"]), format!("occd stopped (process {pid}).\n"));
     assert!(Process::find(pid).is_none());

@@ -1,9 +1,16 @@
-//! The end of the daemon: nothing is left that would have to be cut off.
+//! The end of the daemon: nothing is left that would have to be cut off, and it takes no longer than is said.
 
-use testkit::wait::blocking::wait_for;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use testkit::proc::Signal;
+use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost};
+use tokio::time::Instant;
 
-use crate::ask::{GUARD, exec};
+use crate::ask::{GUARD, exec, look};
+use crate::support::{exit_code, spawn_occ, sshd};
 
 /// What the daemon says when it gives up waiting for its own tasks.
 const CUT_OFF: &str = "not everything ended in time";
@@ -29,4 +36,58 @@ fn a_daemon_that_is_stopped_while_its_hosts_connect_leaves_nothing_undone() {
             (host.active_connections() == 0).then_some(())
         });
     }
+}
+
+#[test]
+fn whoever_comes_while_a_daemon_stops_gets_the_next_one() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let first = rig.daemon();
+    let mut deaf = spawn_occ(&rig, &["sh", "-c", DEAF]);
+    until_deaf(&mut deaf);
+    first.signal(Signal::TERM);
+    wait_until("it to stop", GUARD, || rig.log(), |log| log.contains("INFO stopping"));
+    let status = rig.run_occ(&["daemon", "status"]);
+    assert_eq!(status.code(), 3, "it accepts nobody any more: {status:?}");
+    rig.occ_ok(&["host", "list"]);
+    assert!(!first.is_alive());
+    assert_ne!(exit_code(&mut deaf), 0);
+}
+
+/// A program that hears no signal but KILL, and says so.
+const DEAF: &str = "trap '' TERM HUP INT; echo deaf; while :; do sleep 1; done";
+
+fn until_deaf(child: &mut std::process::Child) {
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line, "deaf\n");
+}
+
+/// Returns the sockets below a directory.
+fn sockets(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| match entry.file_type().unwrap() {
+        kind if kind.is_dir() => sockets(&entry.path()),
+        kind if kind.is_socket() => vec![entry.path()],
+        _ => Vec::new(),
+    };
+    entries.flat_map(of).collect()
+}
+
+#[test]
+fn work_that_does_not_end_holds_the_daemon_for_ten_seconds_at_most() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let run = rig.socket().parent().unwrap().to_owned();
+    assert_eq!(rig.http("PUT", "/v1/hosts/h/docker-socket", &[], None).status, 200);
+    rig.occ_ok(&["grant", "--name", "g", "--host", "h", "--allow", "read", "--ttl", "1h"]);
+    assert!(sockets(&run).len() >= 3, "{:?}", sockets(&run));
+    let mut deaf = spawn_occ(&rig, &["sh", "-c", DEAF]);
+    until_deaf(&mut deaf);
+    wait_until("its channel", GUARD, || look(&rig, "h").open_channels, |count| *count > 0);
+    let begun = Instant::now();
+    assert!(rig.terminate_daemon().success(), "{}", rig.log());
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}: {}", rig.log());
+    assert_eq!(sockets(&run), Vec::<std::path::PathBuf>::new());
+    assert_ne!(exit_code(&mut deaf), 0);
 }

@@ -199,11 +199,11 @@ pub(crate) enum Incoming {
 }
 
 /// Upgrades a connection with more header lines and returns it with the head of the answer.
-fn handshake(rig: &DaemonRig, headers: &str) -> (UnixStream, String) {
+fn handshake(rig: &DaemonRig, path: &str, headers: &str) -> (UnixStream, String) {
     let mut socket = connect(rig);
     write!(
         socket,
-        "GET /v1/hosts/h/exec HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n",
     )
@@ -220,6 +220,8 @@ fn handshake(rig: &DaemonRig, headers: &str) -> (UnixStream, String) {
     (socket, head)
 }
 
+const EXEC: &str = "/v1/hosts/h/exec";
+
 /// `GET /v1/hosts/h/exec` as a client of its own: nothing is read before it is asked for.
 ///
 /// Reading and writing are apart: where the daemon has closed, a write that failed would be tried again
@@ -232,7 +234,7 @@ pub(crate) struct Ws {
 impl Ws {
     /// Opens the WebSocket and sends the request.
     pub(crate) fn start(rig: &DaemonRig, request: &Value) -> Self {
-        let (socket, _) = handshake(rig, "");
+        let (socket, _) = handshake(rig, EXEC, "");
         let mut ws = Self::over(socket);
         ws.writer.send(Message::text(request.to_string())).unwrap();
         ws
@@ -246,7 +248,7 @@ impl Ws {
         descriptors: &[BorrowedFd<'_>],
         request: &Value,
     ) -> (Self, bool) {
-        let (socket, head) = handshake(rig, &format!("{DESCRIPTORS_HEADER}: {offer}\r\n"));
+        let (socket, head) = handshake(rig, EXEC, &format!("{DESCRIPTORS_HEADER}: {offer}\r\n"));
         let text = request.to_string();
         // The last of a text; a mask of zeros changes nothing (RFC 6455, section 5.2).
         let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
@@ -262,6 +264,20 @@ impl Ws {
         assert_eq!(sent, frame.len());
         let taken = head.contains(&format!("{DESCRIPTORS_HEADER}: {offer}\r\n"));
         (Self::over(socket), taken)
+    }
+
+    /// Opens a session's WebSocket.
+    pub(crate) fn attach(rig: &DaemonRig, session: &str) -> Self {
+        Self::over(handshake(rig, &format!("/v1/sessions/{session}/attach"), "").0)
+    }
+
+    /// Returns the next event, whatever it is.
+    pub(crate) fn event(&mut self) -> Value {
+        loop {
+            if let Message::Text(text) = self.reader.read().unwrap() {
+                return serde_json::from_str(&text).unwrap();
+            }
+        }
     }
 
     fn over(socket: UnixStream) -> Self {

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::commands::Context;
 use crate::duration::{seconds_between, two_units};
 use crate::error::CliError;
+use crate::versions::remedy;
 
 /// Looks at the socket and at who is behind it, and starts nobody.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
@@ -24,9 +25,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         Err(error) if error.code == autostart::ABSENT => {
             if let Some(pid) = autostart::lock_holder(&socket) {
                 let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
-                return vec![
-                    Finding::failed("daemon", text).hint("occ daemon stop; occ daemon start"),
-                ];
+                return vec![Finding::failed("daemon", text).hint("occ daemon restart")];
             }
             let is_socket =
                 std::fs::symlink_metadata(&socket).is_ok_and(|meta| meta.file_type().is_socket());
@@ -68,8 +67,7 @@ fn versions(version: &Version) -> Vec<Finding> {
     let mut findings = vec![if version.version == own {
         Finding::ok("daemon", text)
     } else {
-        Finding::warning("daemon", format!("{text}; occ is {own}"))
-            .hint("occ daemon stop; occ daemon start")
+        Finding::warning("daemon", format!("{text}; occ is {own}")).hint(remedy(&version.version))
     }];
     // It has the last good ones in force.
     findings.extend(version.warnings.iter().map(|warning| Finding::failed("config", warning)));

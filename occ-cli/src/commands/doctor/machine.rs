@@ -185,28 +185,31 @@ fn ping(socket: &Path) -> std::io::Result<bool> {
 pub(super) async fn unit(env: &Env) -> Vec<Finding> {
     const CHECK: &str = "unit";
     let manager = env.xdg_runtime_dir.as_deref();
-    if !manager.is_some_and(|dir| dir.join("systemd/private").exists()) {
+    let Some(units) = unit::units(manager).await else {
         return vec![Finding::ok(
             CHECK,
             "no systemd of yours runs here; occ starts occd by itself",
         )];
-    }
-    if !unit::is_installed(manager).await {
+    };
+    if !units.installed {
         return vec![
             Finding::ok(CHECK, "not installed; occ starts occd by itself")
                 .hint("occ daemon install"),
         ];
     }
+    if let Some(program) = units.program.filter(|program| !program.is_file()) {
+        let text = format!("{} starts {}, which is not there", unit::UNIT, program.display());
+        return vec![Finding::failed(CHECK, text).hint("occ daemon install")];
+    }
     let enabled = said("systemctl", &["--user", "is-enabled", unit::UNIT]).await;
-    let socket = said("systemctl", &["--user", "is-enabled", "occd.socket"]).await;
+    let socket = said("systemctl", &["--user", "is-enabled", unit::SOCKET]).await;
     let is = |answer: &Option<String>| answer.as_deref() == Some("enabled");
     if !is(&enabled) && !is(&socket) {
         let text = format!(
             "{} is installed, and starts with the first occ, not with the login",
             unit::UNIT
         );
-        let hint = format!("systemctl --user enable {}", unit::UNIT);
-        return vec![Finding::ok(CHECK, text).hint(hint)];
+        return vec![Finding::ok(CHECK, text).hint("occ daemon install")];
     }
     let mut findings = vec![Finding::ok(CHECK, format!("{} is installed and enabled", unit::UNIT))];
     let user = rustix::process::getuid().as_raw().to_string();

@@ -10,6 +10,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use occ_proto::exec::{ExecControl, STDIN};
 
+use tokio::sync::mpsc;
+
 use super::Source;
 use crate::exec::Control;
 
@@ -23,14 +25,21 @@ pub(super) struct Input {
     queue: VecDeque<Option<Bytes>>,
     queued: usize,
     writing: Option<BoxFuture<'static, ()>>,
+    /// Takes what is wrong with the client's controls.
+    wrong: mpsc::Sender<String>,
     /// The queue is full and the client's side is not read.
     pub(super) blocked: Arc<AtomicBool>,
 }
 
 impl Input {
-    pub(super) fn new(control: Control, early: VecDeque<Message>) -> Self {
+    pub(super) fn new(
+        control: Control,
+        early: VecDeque<Message>,
+        wrong: mpsc::Sender<String>,
+    ) -> Self {
         let mut input = Self {
             control,
+            wrong,
             queue: VecDeque::new(),
             queued: 0,
             writing: None,
@@ -97,6 +106,13 @@ impl Input {
         }
     }
 
+    /// Has the client told what is wrong with its control.
+    fn tell(&self, detail: String) {
+        if self.wrong.try_send(detail).is_err() {
+            tracing::debug!("a client is told of no more controls that are none");
+        }
+    }
+
     /// Handles a message. Returns false when it is the client's goodbye.
     async fn message(&mut self, message: Message) -> bool {
         match message {
@@ -104,12 +120,12 @@ impl Input {
             Message::Text(text) => match serde_json::from_str(&text) {
                 Ok(ExecControl::Signal { signal }) => {
                     if !self.control.signal(&signal).await {
-                        tracing::debug!("a client asked for an unknown signal");
+                        self.tell(format!("{signal:?} is no signal"));
                     }
                 }
                 Ok(ExecControl::Resize(size)) => self.control.resize(size).await,
                 Ok(ExecControl::Cancel) => self.control.cancel(),
-                Err(error) => tracing::debug!(%error, "a client sent a control that is none"),
+                Err(error) => self.tell(error.to_string()),
             },
             Message::Close(_) => return false,
             Message::Ping(_) | Message::Pong(_) => {}

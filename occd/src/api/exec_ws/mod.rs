@@ -11,10 +11,13 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
+use occ_proto::Code;
 use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use input::{Input, READ_AHEAD};
@@ -24,7 +27,9 @@ use passing::Passing;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, ExecutorOf};
+use super::params::PlacePath;
 use super::permit::{By, place_of};
+use super::problems::OfExec;
 use crate::exec::{Destinations, Executor, Progress, Running};
 use crate::host::Tries;
 use crate::policy::{Asker, GrantInForce};
@@ -32,8 +37,12 @@ use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
 const REQUEST: Duration = Duration::from_secs(10);
+/// How long a client is waited for that is to be told of the end of its grant.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// A command on a connected host is sent within this time, and nothing is said before it is started.
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// Controls that are none and of which the client has not been told. More come of a client that does not read.
+const CONTROLS: usize = 4;
 /// The largest message of a client: a request as large as a body may be, or a piece of input.
 const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
 /// Output is collected up to this size before it is written to the socket.
@@ -42,6 +51,18 @@ const WRITE_BUFFER: usize = 256 * 1024;
 type Sink = SplitSink<WebSocket, Message>;
 type Source = SplitStream<WebSocket>;
 
+/// Runs a command over a WebSocket.
+///
+/// The first text message is an `ExecRequest`. Binary messages carry bytes behind the number of their stream: 0 to the daemon, 1 and 2 from
+/// it. Text messages are `ExecControl`s to the daemon and `ExecEvent`s from it.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts/{host}/exec",
+    tag = "exec",
+    operation_id = "execWebSocket",
+    params(PlacePath),
+    responses((status = 101, description = "Switches to a WebSocket (RFC 6455)"), OfExec)
+)]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
     ExecutorOf(executor): ExecutorOf,
@@ -60,8 +81,16 @@ pub(super) async fn upgrade(
         .write_buffer_size(WRITE_BUFFER)
         .on_upgrade(move |socket| async move {
             let grant = asker.grant.clone();
-            let serving = Box::pin(serve(app, executor, socket, (asker, client), passing));
-            GrantInForce::bound(grant, serving).await;
+            let (mut sink, source) = socket.split();
+            let stop = app.stop.clone();
+            let served = serve(app, executor, (&mut sink, source), (asker, client), passing);
+            // Boxed: it is large.
+            if !GrantInForce::bound(grant.clone(), Box::pin(served)).await
+                && !stop.is_cancelled()
+                && let Some(grant) = grant
+            {
+                tell_the_end(&mut sink, &grant).await;
+            }
         });
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
@@ -69,20 +98,34 @@ pub(super) async fn upgrade(
     Ok(response)
 }
 
+/// Tells a client that its grant has ended, and its command with that.
+async fn tell_the_end(sink: &mut Sink, grant: &GrantInForce) {
+    let text = format!("The grant {} has ended: the command was ended.", grant.name);
+    let problem = ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, text);
+    let event = ExecEvent::Error { problem: problem.host(&grant.host).into_problem() };
+    let told = async {
+        send_event(sink, &event).await?;
+        sink.send(Message::Close(None)).await
+    };
+    // One that does not read is not waited for.
+    if !matches!(timeout(GOODBYE, told).await, Ok(Ok(()))) {
+        tracing::debug!(grant = grant.name, "a client was not told of the end of its grant");
+    }
+}
+
 async fn serve(
     app: Arc<App>,
     executor: Executor,
-    socket: WebSocket,
+    (sink, mut source): (&mut Sink, Source),
     (asker, client): (Asker, Client),
     passing: Passing,
 ) {
-    let (mut sink, mut source) = socket.split();
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let begun = begin(&app, &executor, &mut sink, &mut source, (&asker, &client)).await;
+    let begun = begin(&app, &executor, sink, &mut source, (&asker, &client)).await;
     let news = client.take_news();
     let is_told = !news.is_empty();
     for key in news {
-        if send_event(&mut sink, &ExecEvent::NewHostKey(key)).await.is_err() {
+        if send_event(sink, &ExecEvent::NewHostKey(key)).await.is_err() {
             return;
         }
     }
@@ -92,11 +135,11 @@ async fn serve(
         Err(problem) => {
             passing.refuse().await;
             let event = ExecEvent::Error { problem: problem.into_problem() };
-            let _ = send_event(&mut sink, &event).await;
+            let _ = send_event(sink, &event).await;
             return;
         }
     };
-    if send_event(&mut sink, &super::exec::started(&running)).await.is_err() {
+    if send_event(sink, &super::exec::started(&running)).await.is_err() {
         return;
     }
     // A client that is told of a new host key says so first; its words and the output may share a file.
@@ -106,11 +149,12 @@ async fn serve(
     } else {
         passing.destinations().await
     };
-    let mut input = Input::new(running.control(), early);
+    let (wrong, told) = mpsc::channel(CONTROLS);
+    let mut input = Input::new(running.control(), early, wrong);
     let blocked = Arc::clone(&input.blocked);
     // Both directions at once: a client that does not read must still be heard, and the other way round.
     tokio::select! {
-        last = output::run(running, &mut sink, destinations, &blocked) => {
+        last = output::run(running, sink, destinations, &blocked, told) => {
             if let Some(last) = last {
                 let event = match last {
                     Last::Ended(Ok(exit)) => ExecEvent::Exit(exit),
@@ -119,7 +163,7 @@ async fn serve(
                     }
                     Last::Unwritable(errno) => ExecEvent::OutputError { errno },
                 };
-                let _ = send_event(&mut sink, &event).await;
+                let _ = send_event(sink, &event).await;
                 let _ = sink.send(Message::Close(None)).await;
             }
         }
@@ -226,7 +270,7 @@ async fn permitted(
         return Ok(Some(request));
     }
     // One question at most.
-    let (told, mut tells) = tokio::sync::mpsc::channel(1);
+    let (told, mut tells) = mpsc::channel(1);
     let told = move |id, message: &str| {
         let message = message.to_owned();
         if told.try_send(ExecEvent::Approval { id, message }).is_err() {

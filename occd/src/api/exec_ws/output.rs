@@ -7,10 +7,11 @@ use std::time::Duration;
 use axum::extract::ws::Message;
 use bytes::Bytes;
 use futures_util::SinkExt as _;
-use occ_proto::exec::Exit;
+use occ_proto::exec::{ExecEvent, Exit};
+use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::Sink;
+use super::{Sink, send_event};
 use crate::exec::{Control, Destinations, ExecError, Running, Step};
 use crate::ssh::Frame;
 
@@ -32,12 +33,13 @@ pub(super) enum Last {
 }
 
 /// Sends output until the end, which it returns, or until the client has gone. The descriptors are closed
-/// then. `blocked` says that the client's side is not read.
+/// then. `blocked` says that the client's side is not read, `wrong` what is wrong with what it sent.
 pub(super) async fn run(
     mut running: Running,
     sink: &mut Sink,
     mut destinations: Destinations,
     blocked: &AtomicBool,
+    mut wrong: mpsc::Receiver<String>,
 ) -> Option<Last> {
     let mut alive = Alive::new(blocked);
     let control = running.control();
@@ -45,6 +47,10 @@ pub(super) async fn run(
         let step = tokio::select! {
             biased;
             step = running.next() => step,
+            Some(detail) = wrong.recv() => {
+                send_event(sink, &ExecEvent::BadControl { detail }).await.ok()?;
+                continue;
+            }
             () = alive.check_is_due() => {
                 alive.check(sink).await?;
                 continue;

@@ -43,8 +43,10 @@ pub async fn plan(host: &HostHandle, client: &Client) -> Result<Plan, SandboxErr
     let now = match version(host, client).await {
         Ok(version) => Now::Answers(version),
         // Root's podman is no Docker, and the group docker opens nothing of it.
-        Err(EngineError::Docker(DockerError::Permission(path))) if !path.contains("podman") => {
-            Now::Closed
+        Err(EngineError::Docker(error @ DockerError::Permission(_)))
+            if !error.to_string().contains("podman") =>
+        {
+            Now::Closed(error.group().map(str::to_owned))
         }
         Err(EngineError::Docker(error)) if !matches!(error, DockerError::Lost) => Now::Silent,
         Err(error) => return Err(error.into()),
@@ -81,7 +83,7 @@ pub async fn install(
             progress.step("waiting for Docker");
             socket(&host, &client).await?;
         }
-        progress.step("connecting anew, as a member of the group docker");
+        progress.step(format!("connecting anew, as a member of the group {}", plan.group));
         host.renew(&client).await.map_err(SandboxError::Unreachable)?;
         progress.step("asking Docker");
         answered(&host, &client).await
@@ -104,7 +106,7 @@ fn outcome(docker_version: Option<String>, notes: Vec<String>) -> Outcome {
 /// Returns the version that the engine says, safe for a terminal.
 async fn version(host: &HostHandle, client: &Client) -> Result<String, EngineError> {
     let docker = Engine::Host(host.clone()).docker(Tries::default(), client).await?;
-    let version = docker.client().version().await.map_err(DockerError::Api)?;
+    let version = docker.client().version().await.map_err(DockerError::from)?;
     Ok(sanitize(&version.version.unwrap_or_default()))
 }
 

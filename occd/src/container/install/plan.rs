@@ -8,8 +8,10 @@ use super::InstallError;
 use super::look::{Facts, Init};
 use super::os_release::OsRelease;
 
-/// Whoever is in it may open Docker's socket.
+/// Whoever is in it may open Docker's socket, unless that is another group's.
 const GROUP: &str = "docker";
+/// Groups that nobody is to join for Docker's sake: they open more than that.
+const NOT_TO_JOIN: [&str; 3] = ["root", "wheel", "sudo"];
 /// The packages of Docker's own repository.
 const DOCKER_CE: &str = "docker-ce docker-ce-cli containerd.io";
 /// How long apt waits for another that is at work, such as the first updates of a new machine.
@@ -25,6 +27,8 @@ pub struct Plan {
     pub(super) no_root: Option<String>,
     /// Something starts Docker.
     pub(super) is_started: bool,
+    /// The group whose members may open the socket.
+    pub(super) group: String,
 }
 
 /// What is known of Docker on the host.
@@ -32,8 +36,8 @@ pub struct Plan {
 pub(super) enum Now {
     /// It answers, with this version.
     Answers(String),
-    /// Its socket is there, and closed to this login.
-    Closed,
+    /// Its socket is there, and closed to this login; the members of that group may open it.
+    Closed(Option<String>),
     /// It does not answer, whether or not it is there.
     Silent,
 }
@@ -52,15 +56,25 @@ impl Plan {
         }
         let version = match now {
             Now::Answers(version) => Some(version.clone()),
-            Now::Closed | Now::Silent => None,
+            Now::Closed(_) | Now::Silent => None,
         };
-        if version.is_none() && facts.uid != 0 && !facts.member.iter().any(|group| group == GROUP) {
+        let group = match now {
+            Now::Closed(Some(group)) if NOT_TO_JOIN.contains(&group.as_str()) => {
+                steps.note(format!(
+                    "the socket is the group {group}'s: \"group\": \"{GROUP}\" in /etc/docker/daemon.json, and Docker started anew, gives it to {GROUP}"
+                ));
+                GROUP
+            }
+            Now::Closed(Some(group)) => group,
+            _ => GROUP,
+        };
+        if version.is_none() && facts.uid != 0 && !facts.member.iter().any(|one| one == group) {
             match os.family() {
-                Family::Alpine => steps.run(&["addgroup", &facts.user, GROUP]),
-                _ => steps.run(&["usermod", "-aG", GROUP, &facts.user]),
+                Family::Alpine => steps.run(&["addgroup", &facts.user, group]),
+                _ => steps.run(&["usermod", "-aG", group, &facts.user]),
             }
             steps.note(format!(
-                "whoever is in the group {GROUP} can become root there, and {} will be",
+                "whoever is in the group {group} can become root there, and {} will be",
                 facts.user
             ));
         }
@@ -84,7 +98,7 @@ impl Plan {
             digest,
         };
         let no_root = (sudo == Sudo::None).then(|| facts.why_no_sudo.clone());
-        Ok(Self { setup, steps: commands, no_root, is_started })
+        Ok(Self { setup, steps: commands, no_root, is_started, group: group.to_owned() })
     }
 
     /// Returns what is shown of it.

@@ -71,7 +71,7 @@ impl Actor {
             State::Idle => Link::Idle,
             State::Stopped => Link::Stopped,
             // What comes of it is told soon.
-            State::Connecting => return,
+            State::Connecting | State::Unknown => return,
         };
         let error = self.last_error.as_ref().map(|(error, _)| error);
         let error = error.filter(|_| matches!(link, Link::Down | Link::Failed));

@@ -192,7 +192,15 @@ fn what_is_not_known_is_not_tried() {
 
 #[test]
 fn only_what_is_missing_is_done() {
-    let closed = |more| Plan::new(&facts(DEBIAN_12, more), &Now::Closed).unwrap().setup;
+    let of_group = |more, group: Option<&str>| {
+        Plan::new(&facts(DEBIAN_12, more), &Now::Closed(group.map(str::to_owned))).unwrap().setup
+    };
+    let closed = |more| of_group(more, None);
+    // The socket's own group is the one that opens it.
+    assert_eq!(of_group(SYSTEMD, Some("boxes")).commands, ["sudo usermod -aG boxes alice"]);
+    let wheel = of_group(SYSTEMD, Some("wheel"));
+    assert_eq!(wheel.commands, ["sudo usermod -aG docker alice"]);
+    assert!(wheel.notes[0].contains("daemon.json"), "{:?}", wheel.notes);
     assert_eq!(closed(SYSTEMD).commands, ["sudo usermod -aG docker alice"]);
     // A member by the records, whose connection is older.
     let member = closed("init=systemd\nmember=alice docker\n");

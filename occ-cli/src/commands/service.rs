@@ -1,0 +1,370 @@
+//! `occ daemon install` and `uninstall`: systemd, launchd or a graphical session runs occd from the login on.
+//!
+//! What is written carries a line that says so. Only such files are written over or taken away.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use occ_proto::paths::{Env, with_tilde};
+use occ_proto::text::sanitize;
+use serde_json::json;
+
+use super::Context;
+use crate::autostart;
+use crate::error::CliError;
+use crate::unit;
+
+const SERVICE: &str = include_str!("../../../systemd/occd.service");
+const SOCKET: &str = include_str!("../../../systemd/occd.socket");
+const AGENT: &str = include_str!("../../../launchd/com.occd.agent.plist");
+/// The launch agent's label; the existing tool has com.opencode-cloud.service.
+const LABEL: &str = "com.occd.agent";
+/// The line that says whose a file is.
+const MARK: &str = "Written by `occ daemon install`; `occ daemon uninstall` takes it away.";
+/// How the units began before there was that line, for whoever has put them in place by hand.
+const BY_HAND: &str = "# The user unit of occd.";
+/// Where the units have the daemon's program.
+const EXEC_START: &str = "ExecStart=%h/.local/bin/occd\n";
+/// Where the launch agent has it.
+const AGENT_PROGRAM: &str = "\"$HOME/.local/bin/occd\"";
+/// The variables that decide where the daemon's files are. systemd may not know what a shell's files set.
+const PATHS: [&str; 3] = ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "OCCD_AGE_IDENTITY"];
+
+/// Where everything is put.
+struct Places {
+    home: PathBuf,
+    units: PathBuf,
+    agent: PathBuf,
+    entry: PathBuf,
+}
+
+impl Places {
+    fn new() -> Result<Self, CliError> {
+        let env = Env::from_process();
+        let home = env
+            .home
+            .ok_or_else(|| CliError::failed("HOME is not set, so there is no place for units."))?;
+        let config = env.xdg_config_home.unwrap_or_else(|| home.join(".config"));
+        Ok(Self {
+            units: config.join("systemd/user"),
+            agent: home.join(format!("Library/LaunchAgents/{LABEL}.plist")),
+            entry: config.join("autostart/occd.desktop"),
+            home,
+        })
+    }
+
+    /// Returns every file that an installation may consist of.
+    fn all(&self) -> [PathBuf; 4] {
+        let unit = |name| self.units.join(name);
+        [unit(unit::UNIT), unit(unit::SOCKET), self.agent.clone(), self.entry.clone()]
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        sanitize(&with_tilde(path, &self.home))
+    }
+}
+
+/// What an installation came to.
+#[derive(Default)]
+struct Done {
+    files: Vec<PathBuf>,
+    /// Who starts it from now on.
+    by: Vec<&'static str>,
+    lines: Vec<String>,
+    enabled: bool,
+}
+
+pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliError> {
+    let places = Places::new()?;
+    let program = program()?;
+    let mut done = Done::default();
+    if cfg!(target_os = "macos") {
+        write(&places, &places.agent, &agent(&program)?, &mut done)?;
+        launchd(&places, &mut done).await?;
+    } else if in_path("systemctl").is_some() {
+        let service = service(&program, |name| std::env::var(name).ok())?;
+        write(&places, &places.units.join(unit::UNIT), &service, &mut done)?;
+        write(&places, &places.units.join(unit::SOCKET), &marked(SOCKET), &mut done)?;
+        systemd(context, &mut done).await?;
+    } else if !xdg {
+        done.lines.push("There is no systemd here: occ starts occd when it is needed.".to_owned());
+        done.lines.push(
+            "hint: occ daemon install --xdg-autostart has it started at a graphical login"
+                .to_owned(),
+        );
+    }
+    if xdg {
+        let occ = std::env::current_exe().and_then(|path| path.canonicalize());
+        let occ = occ.map_err(|error| CliError::failed(format!("occ's own path: {error}")))?;
+        write(&places, &places.entry, &entry(&occ)?, &mut done)?;
+        done.by.push("xdg-autostart");
+        done.lines.push("occd is started when you log in to a desktop.".to_owned());
+    }
+    if context.ui.json {
+        context.ui.value(&json!({
+            "by": done.by,
+            "program": program.to_string_lossy(),
+            "files": done.files.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
+            "enabled": done.enabled,
+        }))?;
+        return Ok(0);
+    }
+    for path in &done.files {
+        context.ui.say(&format!("Wrote {}", places.shown(path)))?;
+    }
+    if !done.files.is_empty() {
+        context.ui.say(&format!("It runs {}", places.shown(&program)))?;
+    }
+    for line in &done.lines {
+        context.ui.say(line)?;
+    }
+    Ok(0)
+}
+
+/// Has systemd know the units, and start them from now on.
+async fn systemd(context: &Context<'_>, done: &mut Done) -> Result<(), CliError> {
+    done.by.push("systemd");
+    let Some(units) = autostart::systemd_units().await else {
+        done.lines.push("systemd --user does not answer here. After your next login:".to_owned());
+        done.lines.push(format!("  systemctl --user enable --now {} {}", unit::SOCKET, unit::UNIT));
+        return Ok(());
+    };
+    let failed = |why| {
+        CliError::failed(format!("the units are in place, but systemd does not take them: {why}"))
+    };
+    unit::tell(&["daemon-reload"]).await.map_err(failed)?;
+    unit::tell(&["enable", unit::SOCKET, unit::UNIT]).await.map_err(failed)?;
+    done.enabled = true;
+    done.lines.push("systemd starts it at your login, and for whoever uses its socket.".to_owned());
+    // Its own socket would be taken from it, and what is open would end.
+    let running = autostart::lock_holder(&autostart::socket_path(context)?);
+    match running {
+        Some(pid) if units.main_pid != Some(pid) => {
+            let line =
+                format!("occd (process {pid}) goes on without systemd until: occ daemon restart");
+            done.lines.push(line);
+        }
+        Some(_) => done
+            .lines
+            .push("occd runs; a new path is in force after: occ daemon restart".to_owned()),
+        None => unit::tell(&["start", unit::SOCKET, unit::UNIT]).await.map_err(failed)?,
+    }
+    done.lines.push("hint: loginctl enable-linger keeps it while you are logged out".to_owned());
+    Ok(())
+}
+
+/// Has launchd run the agent from now on.
+async fn launchd(places: &Places, done: &mut Done) -> Result<(), CliError> {
+    done.by.push("launchd");
+    let domain = format!("gui/{}", rustix::process::getuid().as_raw());
+    // One that was installed before; where there is none it fails, and that is well.
+    let _ =
+        unit::run("launchctl", &["bootout".as_ref(), format!("{domain}/{LABEL}").as_ref()]).await;
+    let words = ["bootstrap".as_ref(), domain.as_ref(), places.agent.as_os_str()];
+    unit::run("launchctl", &words).await.map_err(|why| {
+        CliError::failed(format!("the agent is in place, but launchd does not take it: {why}"))
+    })?;
+    done.enabled = true;
+    done.lines.push("launchd starts it at your login.".to_owned());
+    Ok(())
+}
+
+pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
+    let places = Places::new()?;
+    let ours: Vec<PathBuf> = places.all().into_iter().filter(|path| is_marked(path)).collect();
+    let has = |path: &Path| ours.iter().any(|ours| ours == path);
+    let (service, agent) = (places.units.join(unit::UNIT), has(&places.agent));
+    let by_systemd = has(&service) || has(&places.units.join(unit::SOCKET));
+    let units = if by_systemd { autostart::systemd_units().await } else { None };
+    if units.is_some() {
+        let told = unit::tell(&["disable", "--now", unit::SOCKET, unit::UNIT]).await;
+        told.map_err(|why| {
+            CliError::failed(format!("systemd does not let go of the units: {why}"))
+        })?;
+    }
+    if agent {
+        let name = format!("gui/{}/{LABEL}", rustix::process::getuid().as_raw());
+        // It may not be loaded.
+        let _ = unit::run("launchctl", &["bootout".as_ref(), name.as_ref()]).await;
+    }
+    for path in &ours {
+        std::fs::remove_file(path).map_err(|error| {
+            CliError::failed(format!("{} cannot be removed: {error}", places.shown(path)))
+        })?;
+    }
+    if units.is_some() {
+        let told = unit::tell(&["daemon-reload"]).await;
+        told.map_err(|why| CliError::failed(format!("systemd: {why}")))?;
+    }
+    let running = autostart::lock_holder(&autostart::socket_path(context)?);
+    if context.ui.json {
+        context.ui.value(&json!({
+            "removed": ours.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
+            "running": running.is_some(),
+        }))?;
+        return Ok(0);
+    }
+    for path in &ours {
+        context.ui.say(&format!("Removed {}", places.shown(path)))?;
+    }
+    for path in places.all().iter().filter(|path| path.exists()) {
+        context.ui.note(&format!("{} is not occ's: it stays.", places.shown(path)));
+    }
+    if ours.is_empty() {
+        context.ui.say("Nothing is installed.")?;
+    }
+    if let Some(pid) = running {
+        context.ui.note(&format!("occd (process {pid}) goes on. hint: occ daemon stop"));
+    }
+    Ok(0)
+}
+
+/// Returns the daemon's program by its full path.
+fn program() -> Result<PathBuf, CliError> {
+    let program = autostart::occd_program();
+    let found = if Path::new(&program).components().count() > 1 {
+        Some(PathBuf::from(&program)).filter(|path| path.is_file())
+    } else {
+        in_path(&program)
+    };
+    let not_found = || autostart::cannot_run(&program, &io::ErrorKind::NotFound.into());
+    let path = found.ok_or_else(not_found)?;
+    path.canonicalize().map_err(|error| autostart::cannot_run(&program, &error))
+}
+
+fn in_path(name: impl AsRef<OsStr>) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name.as_ref())).find(|path| path.is_file())
+}
+
+/// Writes a file of ours, in place of an older one of ours.
+fn write(places: &Places, path: &Path, text: &str, done: &mut Done) -> Result<(), CliError> {
+    let by_hand = std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(BY_HAND));
+    if path.symlink_metadata().is_ok() && !by_hand && !is_marked(path) {
+        let shown = places.shown(path);
+        return Err(CliError::failed(format!(
+            "{shown} is there and not occ's: nothing is written over it."
+        ))
+        .hint(format!("mv {shown} {shown}.old; occ daemon install")));
+    }
+    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    written.and_then(|()| std::fs::write(path, text)).map_err(|error| {
+        CliError::failed(format!("{} cannot be written: {error}", places.shown(path)))
+    })?;
+    done.files.push(path.to_owned());
+    Ok(())
+}
+
+fn is_marked(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.contains(MARK))
+}
+
+fn marked(unit: &str) -> String {
+    format!("# {MARK}\n{unit}")
+}
+
+/// Returns a path as text. Units are text.
+fn text(path: &Path) -> Result<&str, CliError> {
+    let text = path.to_str().filter(|text| !text.contains(char::is_control));
+    text.ok_or_else(|| {
+        let shown = sanitize(&path.to_string_lossy());
+        CliError::failed(format!("the path {shown} cannot be written into a unit."))
+    })
+}
+
+/// Returns a word of a unit's setting, where specifiers and quotes mean themselves (systemd.syntax(7)).
+fn word(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("\"{text}\"")
+}
+
+/// Returns the unit that runs a program, with those of [`PATHS`] that are set.
+fn service(program: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<String, CliError> {
+    // Variables are expanded in a command line, and nowhere else.
+    let mut start = format!("ExecStart={}\n", word(text(program)?).replace('$', "$$"));
+    for name in PATHS {
+        if let Some(value) = variable(name).filter(|value| Path::new(value).is_absolute()) {
+            let value = text(Path::new(&value))?.to_owned();
+            start += &format!("Environment={}\n", word(&format!("{name}={value}")));
+        }
+    }
+    Ok(marked(&SERVICE.replace(EXEC_START, &start)))
+}
+
+/// Returns the launch agent that runs a program.
+fn agent(program: &Path) -> Result<String, CliError> {
+    // A word of the shell, in XML.
+    let word = format!("'{}'", text(program)?.replace('\'', "'\\''"));
+    let word = word.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let agent = AGENT.replace(AGENT_PROGRAM, &word);
+    Ok(agent.replacen("<plist", &format!("<!-- {MARK} -->\n<plist"), 1))
+}
+
+/// Returns the entry that starts the daemon in a graphical session (Desktop Entry Specification: a quoted argument
+/// within a string, each with escapes of its own).
+fn entry(occ: &Path) -> Result<String, CliError> {
+    let mut word = String::new();
+    for c in text(occ)?.chars() {
+        match c {
+            '\\' => word += r"\\\\",
+            '"' | '`' | '$' => {
+                word += r"\\";
+                word.push(c);
+            }
+            '%' => word += "%%",
+            c => word.push(c),
+        }
+    }
+    Ok(format!(
+        "# {MARK}\n[Desktop Entry]\nType=Application\nName=occd\nComment=Keeps SSH connections for occ\n\
+         Exec=\"{word}\" daemon start\nTerminal=false\nNoDisplay=true\nX-GNOME-Autostart-enabled=true\n"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path that means something else to everybody who reads it.
+    const ODD: &str = r#"/a b/50%/$HOME/it's "<&>"/back\slash/occd"#;
+
+    #[test]
+    fn the_unit_runs_that_program_with_those_paths() {
+        let set = |name: &str| (name == "XDG_STATE_HOME").then(|| "/s t/50%".to_owned());
+        let unit = service(Path::new(ODD), set).unwrap();
+        let of = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert_eq!(of("ExecStart="), r#""/a b/50%%/$$HOME/it's \"<&>\"/back\\slash/occd""#);
+        assert_eq!(of("Environment="), r#""XDG_STATE_HOME=/s t/50%%""#);
+        assert_eq!(unit.matches("\nExecStart=").count(), 1, "{unit}");
+        assert!(service(Path::new("/a\nb"), |_| None).is_err());
+    }
+
+    #[test]
+    fn the_agent_runs_that_program() {
+        let python = testkit::require::find_program("python3").map(drop);
+        if !testkit::require::require("python3", python, "OCC_REQUIRE_SYSTEMD") {
+            return;
+        }
+        let agent = agent(Path::new(ODD)).unwrap();
+        let script = "import plistlib, sys; \
+                      print(plistlib.loads(sys.stdin.buffer.read())['ProgramArguments'][2], end='')";
+        let mut python = std::process::Command::new("python3");
+        let python = python.args(["-c", script]).stdin(std::process::Stdio::piped());
+        let mut python = python.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        io::Write::write_all(&mut python.stdin.take().unwrap(), agent.as_bytes()).unwrap();
+        let output = python.wait_with_output().unwrap();
+        let line = String::from_utf8(output.stdout).unwrap();
+        let word = line.strip_prefix("exec ").unwrap().split_once(" 2>>").unwrap().0;
+        let said =
+            std::process::Command::new("sh").args(["-c", &format!("printf %s {word}")]).output();
+        assert_eq!(String::from_utf8_lossy(&said.unwrap().stdout), ODD);
+    }
+
+    #[test]
+    fn the_entry_runs_that_program() {
+        let entry = entry(Path::new("/a b/50%/$x/\\occ")).unwrap();
+        let line = r#"Exec="/a b/50%%/\\$x/\\\\occ" daemon start"#;
+        assert!(entry.lines().any(|other| other == line), "{entry}");
+    }
+}

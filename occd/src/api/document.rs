@@ -1,0 +1,416 @@
+//! `GET /v1/openapi.json`: the API as an OpenAPI 3.1 document, made from the handlers and the types.
+//!
+//! `docs/openapi.json` is the same, for who has no daemon. What all routes have in common is written here once: the
+//! headers, and the problems of any request.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use axum::body::Bytes;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use occ_proto::error::PROBLEM_JSON;
+use occ_proto::files::{FileDigest, FileInfo, FileList, TreeWritten};
+use occ_proto::files_follow::{SearchEvent, WatchEvent};
+use occ_proto::policy::CLIENT_HEADER;
+use occ_proto::prompt::PROMPTS_HEADER;
+use occ_proto::{
+    AGENT_HEADER, API_VERSION_HEADER, IDEMPOTENCY_HEADER, KEY_HEADER, Problem, VERSION_HEADER,
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use utoipa::{OpenApi, ToSchema};
+
+use super::problems::{ANY, CODES, Codes, JSON_BODY, KEYED};
+
+const ABOUT: &str = "A per-user daemon that keeps SSH connections to hosts. HTTP/1.1 on the Unix socket \
+    `$XDG_RUNTIME_DIR/occ/occd.sock`; docs/api.md has an example of everything.\n\n\
+    Errors are problem documents (RFC 9457) with a stable `code`. A path that is not here is 404 `not_found`, a method \
+    that is not here 405 `method_not_allowed`. New members come into answers, and new words into their enumerations, \
+    without a new version: pass over what is not known.";
+
+/// The schema of a moment.
+const MOMENT: &str = "Timestamp";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "occd", description = ABOUT),
+    servers((url = "http://localhost", description = "On the Unix socket, whatever the name")),
+    components(schemas(Problem)),
+    tags(
+        (name = "daemon", description = "The daemon itself"),
+        (name = "hosts", description = "The hosts of hosts.json, and their state"),
+        (name = "links", description = "Connecting hosts, their keys, and what became of their links"),
+        (name = "exec", description = "Running commands"),
+        (name = "files", description = "Files of hosts, and of this machine"),
+        (name = "sandbox", description = "The opencode sandbox of a host"),
+        (name = "docker", description = "A host's Docker: its socket, and its installation"),
+        (name = "sessions", description = "Programs on hosts that outlive the connection"),
+        (name = "forwards", description = "Ports and sockets that lead to hosts, and from hosts to here"),
+        (name = "events", description = "What changes, as it changes"),
+        (name = "operations", description = "Work that goes on when its client is gone"),
+        (name = "prompts", description = "Questions that wait for a person"),
+        (name = "policy", description = "What may be done, and by whom"),
+    )
+)]
+struct Api;
+
+/// Returns what the routes are added to.
+pub(super) fn beginning() -> utoipa::openapi::OpenApi {
+    Api::openapi()
+}
+
+/// Bytes as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code, reason = "for the document")]
+pub(super) struct Binary(String);
+
+/// What a GET of a file answers in JSON.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "for the document")]
+pub(super) enum FileRead {
+    Info(FileInfo),
+    List(FileList),
+}
+
+/// What a GET of a file answers line by line.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "for the document")]
+pub(super) enum FileEvent {
+    Watch(WatchEvent),
+    Search(SearchEvent),
+}
+
+/// What a PUT of a file answers.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "for the document")]
+pub(super) enum FileWritten {
+    Info(FileInfo),
+    Tree(TreeWritten),
+}
+
+/// What a POST to a file answers.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "for the document")]
+pub(super) enum FileChanged {
+    Info(FileInfo),
+    Digest(FileDigest),
+}
+
+/// Shows this document.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    tag = "daemon",
+    operation_id = "showDocument",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+pub(super) async fn show() -> Response {
+    // Few ask for it: it is made for the first.
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    let bytes = DOCUMENT.get_or_init(|| super::json::line(&document())).clone();
+    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+}
+
+/// Returns the document.
+pub(super) fn document() -> Value {
+    // Maps with text as their keys: this always serialises.
+    let mut document = serde_json::to_value(super::routes().into_openapi()).unwrap_or_default();
+    let mut shared = Map::new();
+    if let Some(paths) = document["paths"].as_object_mut() {
+        *paths = std::mem::take(paths)
+            .into_iter()
+            // How axum writes a path that goes on.
+            .map(|(path, item)| (path.replace("{*", "{"), item))
+            .collect();
+        for operation in paths.values_mut().filter_map(Value::as_object_mut) {
+            for (method, operation) in operation {
+                complete(method, operation);
+                share(operation, &mut shared);
+            }
+        }
+    }
+    let components = &mut document["components"];
+    components["responses"] = shared.into();
+    // utoipa takes a Timestamp for a String, and has every other String where it is used.
+    if let Some(schemas) = components["schemas"].as_object_mut()
+        && schemas.remove("String").is_some()
+    {
+        let about = "A moment (RFC 3339).";
+        let moment = json!({"type": "string", "format": "date-time", "description": about});
+        schemas.insert(MOMENT.to_owned(), moment);
+    }
+    components["parameters"] = parameters();
+    components["headers"] = json!({
+        VERSION_HEADER: {"description": "The version of the daemon.", "schema": {"type": "string"}},
+        API_VERSION_HEADER: {
+            "description": "The version of the API.",
+            "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        },
+    });
+    tidy(&mut document);
+    document
+}
+
+/// Returns the headers that many routes take, by their names here.
+fn parameters() -> Value {
+    json!({
+        "client": {
+            "name": CLIENT_HEADER,
+            "in": "header",
+            "description": "Of what kind the client is, for policies; `api` unless given.",
+            "schema": {"$ref": "#/components/schemas/ClientKind"},
+        },
+        "key": {
+            "name": IDEMPOTENCY_HEADER,
+            "in": "header",
+            "description": "A word of the client's own making: a request that is sent again with it is not done again.",
+            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        },
+        "prompts": {
+            "name": PROMPTS_HEADER,
+            "in": "header",
+            "description": "A word that nobody can guess: the client listens for questions with it.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"},
+        },
+        "agent": {
+            "name": AGENT_HEADER,
+            "in": "header",
+            "description": "The path of the socket of the client's ssh-agent.",
+            "schema": {"type": "string"},
+        },
+        "sshKey": {
+            "name": KEY_HEADER,
+            "in": "header",
+            "description": "A private key in base64, for this request alone.",
+            "schema": {"type": "string", "format": "password"},
+        },
+    })
+}
+
+/// Adds what all routes have in common.
+fn complete(method: &str, operation: &mut Value) {
+    let mut body = operation.get_mut("requestBody");
+    let schema =
+        body.as_mut().and_then(|body| body.pointer_mut("/content/application~1json/schema"));
+    let takes_json = schema.is_some();
+    if let Some(schema) = schema {
+        // One that may be left out is not null for that.
+        not_null(schema);
+    }
+    add(operation, ANY);
+    if takes_json {
+        add(operation, JSON_BODY);
+    }
+    let mut names = vec!["client"];
+    if method == "post" {
+        add(operation, KEYED);
+        names.push("key");
+    }
+    let codes = &operation["responses"]["503"][CODES];
+    if codes.as_array().is_some_and(|codes| codes.iter().any(|code| code == "host_unreachable")) {
+        names.extend(["prompts", "agent", "sshKey"]);
+    }
+    let mut parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+    for parameter in &mut parameters {
+        // It is there or it is not: nothing in a query or a header is null.
+        not_null(&mut parameter["schema"]);
+    }
+    let common = |name: &str| json!({"$ref": format!("#/components/parameters/{name}")});
+    parameters.extend(names.into_iter().map(common));
+    operation["parameters"] = parameters.into();
+    let responses = operation["responses"].as_object_mut().into_iter().flatten();
+    for (_, response) in responses {
+        finish(response);
+    }
+}
+
+fn add(operation: &mut Value, codes: &[Codes]) {
+    for (status, codes) in codes {
+        let response = &mut operation["responses"][status.to_string()];
+        let mut all: Vec<Value> = response[CODES].as_array().cloned().unwrap_or_default();
+        all.extend(codes.iter().map(|code| json!(code)));
+        response[CODES] = all.into();
+    }
+}
+
+/// Completes a response: that of a problem gets its words and its body, all get their headers.
+fn finish(response: &mut Value) {
+    let codes = response[CODES].as_array().cloned().unwrap_or_default();
+    if let Some(response) = response.as_object_mut().filter(|_| codes.is_empty()) {
+        response.remove(CODES);
+    }
+    if !codes.is_empty() {
+        let mut seen = BTreeSet::new();
+        let codes: Vec<&str> =
+            codes.iter().filter_map(Value::as_str).filter(|code| seen.insert(*code)).collect();
+        let words: Vec<String> = codes.iter().map(|code| format!("`{code}`")).collect();
+        let schema = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
+        response["description"] = words.join(", ").into();
+        response["content"] = json!({ PROBLEM_JSON: schema });
+        response[CODES] = json!(codes);
+    }
+    for header in [VERSION_HEADER, API_VERSION_HEADER] {
+        response["headers"][header] = json!({"$ref": format!("#/components/headers/{header}")});
+    }
+}
+
+/// Writes the problems of an operation once for all that have the same.
+fn share(operation: &mut Value, shared: &mut Map<String, Value>) {
+    let responses = operation["responses"].as_object_mut().into_iter().flatten();
+    for (status, response) in responses.filter(|(_, response)| response.get(CODES).is_some()) {
+        let known =
+            shared.iter().find(|(_, known)| *known == response).map(|(name, _)| name.clone());
+        let name = known.unwrap_or_else(|| {
+            let same = shared.keys().filter(|name| name.contains(status.as_str())).count();
+            let name = format!("Problem{status}_{}", same + 1);
+            shared.insert(name.clone(), response.take());
+            name
+        });
+        *response = json!({"$ref": format!("#/components/responses/{name}")});
+    }
+}
+
+fn not_null(schema: &mut Value) {
+    let kind =
+        schema["type"].as_array().and_then(|kinds| kinds.iter().find(|kind| *kind != "null"));
+    if let Some(kind) = kind.cloned() {
+        schema["type"] = kind;
+    }
+    let one =
+        schema["oneOf"].as_array().and_then(|all| all.iter().find(|one| one["type"] != "null"));
+    if let Some(one) = one.cloned() {
+        *schema = one;
+    }
+    if let Some(schema) = schema.as_object_mut() {
+        schema.retain(|_, value| !value.is_null());
+    }
+}
+
+/// Makes what was written for Rust readable for others, and says how far numbers go.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(tidy),
+        Value::Object(members) => {
+            if let Some(Value::String(text)) = members.get_mut("description") {
+                *text = plain(text);
+            }
+            if let Some(Value::String(to)) = members.get_mut("$ref")
+                && to == "#/components/schemas/String"
+            {
+                *to = format!("#/components/schemas/{MOMENT}");
+            }
+            bound(members);
+            members.values_mut().for_each(tidy);
+        }
+        _ => {}
+    }
+}
+
+/// Takes the links of rustdoc out of a text.
+fn plain(text: &str) -> String {
+    let (mut rest, mut plain) = (text, String::new());
+    while let Some((before, link)) = rest.split_once("[`") {
+        let Some((name, after)) = link.split_once("`]") else { break };
+        plain.push_str(&format!("{before}`{name}`"));
+        let to = after.strip_prefix('(').and_then(|to| to.split_once(')'));
+        rest = to.map_or(after, |(_, after)| after);
+    }
+    plain + rest
+}
+
+/// Says how far a number goes, and writes its format as the registry of OpenAPI has it.
+fn bound(members: &mut Map<String, Value>) {
+    let (format, most) = match members.get("format").and_then(Value::as_str) {
+        Some("u-int8") => ("uint8", u64::from(u8::MAX)),
+        Some("u-int16") => ("uint16", u64::from(u16::MAX)),
+        Some("u-int32") => ("uint32", u64::from(u32::MAX)),
+        Some("u-int64") => ("uint64", u64::MAX),
+        _ => return,
+    };
+    members.insert("format".to_owned(), format.into());
+    members.entry("maximum").or_insert_with(|| most.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn operations(document: &Value) -> Vec<(String, String, &Value)> {
+        let paths = document["paths"].as_object().unwrap();
+        let mut all = Vec::new();
+        for (path, item) in paths {
+            for (method, operation) in item.as_object().unwrap() {
+                all.push((method.clone(), path.clone(), operation));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_document_in_docs_is_that_of_the_sources() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+        let text = format!("{}\n", serde_json::to_string_pretty(&document()).unwrap());
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        let why =
+            "docs/openapi.json is another: `UPDATE=1 cargo test -p occd --lib document` writes it";
+        assert!(there == text, "{why}");
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own_and_says_what_it_is() {
+        let document = document();
+        let all = operations(&document);
+        assert!(all.len() > 60, "{}", all.len());
+        let mut names = BTreeSet::new();
+        for (method, path, operation) in &all {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name), "{name} is there twice");
+            assert!(operation["summary"].is_string(), "{method} {path}");
+            assert!(operation["tags"].as_array().is_some_and(|tags| tags.len() == 1), "{path}");
+            for part in path.split('{').skip(1) {
+                let name = part.split('}').next().unwrap();
+                let parameters = operation["parameters"].as_array().unwrap();
+                assert!(
+                    parameters.iter().any(|one| one["in"] == "path" && one["name"] == name),
+                    "{method} {path}: {name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn walk(value: &Value, document: &Value) {
+            match value {
+                Value::Array(all) => all.iter().for_each(|one| walk(one, document)),
+                Value::Object(members) => {
+                    if let Some(Value::String(to)) = members.get("$ref") {
+                        let to = to.strip_prefix('#').unwrap();
+                        assert!(document.pointer(to).is_some(), "{to}");
+                    }
+                    members.values().for_each(|one| walk(one, document));
+                }
+                _ => {}
+            }
+        }
+        let document = document();
+        walk(&document, &document);
+    }
+
+    #[test]
+    fn links_of_rustdoc_are_taken_out() {
+        assert_eq!(plain("see [`A`](crate::a::A) and [`B`]."), "see `A` and `B`.");
+        assert_eq!(plain("a[0] and `[`"), "a[0] and `[`");
+    }
+}

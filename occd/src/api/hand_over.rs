@@ -1,0 +1,68 @@
+//! `POST /v1/hand-over`: the daemon ends for one of another version, unless something would be lost.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+use occ_proto::daemon::HandOver;
+use occ_proto::status::State as LinkState;
+
+use super::App;
+use super::json::Json;
+use crate::descriptors::Passed;
+
+impl App {
+    /// Returns how much would be lost if the daemon ended now, `asking` requests apart. Forwards that nobody uses and
+    /// sessions that nobody follows are not lost: the next daemon has them.
+    fn in_flight(&self, asking: usize) -> u64 {
+        let requests =
+            self.in_flight.count().saturating_sub(asking) + self.docker_sockets.clients();
+        let operations = self.operations.list();
+        let operations = operations.iter().filter(|operation| operation.end().is_none()).count();
+        // What a person has unlocked or typed for a login is in memory alone.
+        let hosts = self.pool.all();
+        let by_person = hosts
+            .iter()
+            .filter(|host| host.needs_client() && host.snapshot().state == LinkState::Connected);
+        let count = requests + operations + by_person.count();
+        u64::try_from(count).unwrap_or(u64::MAX) + self.forwards.connections()
+    }
+}
+
+/// Has the daemon end for another one, if nothing would be lost by it.
+#[utoipa::path(
+    post,
+    path = "/v1/hand-over",
+    tag = "daemon",
+    operation_id = "handOver",
+    responses((status = 200, description = "Whether it ends, and what is in flight", body = HandOver))
+)]
+pub(super) async fn hand_over(State(app): State<Arc<App>>) -> Json<HandOver> {
+    let in_flight = app.in_flight(1);
+    if in_flight == 0 {
+        tracing::info!("this daemon hands over to another one");
+        app.end.cancel();
+    }
+    Json(HandOver { ending: in_flight == 0, in_flight })
+}
+
+/// Counts a request until the last byte of its answer; one that becomes a stream, until its connection ends.
+pub(super) async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    // Who follows what changes goes on with the next daemon.
+    if request.uri().path() == "/v1/events" {
+        return next.run(request).await;
+    }
+    let flying = app.in_flight.begin();
+    let connection = request.extensions().get::<Passed>().cloned();
+    let response = next.run(request).await;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(connection) = connection
+    {
+        connection.keep(flying);
+        return response;
+    }
+    response.map(|body: Body| flying.with(body))
+}

@@ -1,0 +1,283 @@
+//! Which problems the routes answer with, for the document. The codes of a status are those that `error.rs` and the
+//! handlers give it.
+
+use std::collections::BTreeMap;
+
+use occ_proto::Code;
+use serde_json::json;
+use utoipa::IntoResponses;
+use utoipa::openapi::extensions::ExtensionsBuilder;
+use utoipa::openapi::{RefOr, Response, ResponseBuilder};
+
+/// The codes that come with a status.
+pub(super) type Codes = (u16, &'static [Code]);
+
+/// The member of a response that has its codes.
+pub(super) const CODES: &str = "x-codes";
+
+/// What any request may get: for what is malformed, from a browser, against the policy, or a defect.
+pub(super) const ANY: &[Codes] = &[
+    (400, &[Code::BadRequest]),
+    (403, &[Code::Forbidden, Code::PolicyDenied, Code::ReadOnly]),
+    (429, &[Code::TooManyRequests]),
+    (500, &[Code::Internal]),
+];
+/// What a request with a JSON body may get.
+pub(super) const JSON_BODY: &[Codes] = &[
+    (408, &[Code::RequestTimeout]),
+    (413, &[Code::TooLarge]),
+    (415, &[Code::UnsupportedMediaType]),
+];
+/// What a POST may get, which may have an Idempotency-Key.
+pub(super) const KEYED: &[Codes] =
+    &[(413, &[Code::TooLarge]), (422, &[Code::KeyReused]), (502, &[Code::OutcomeUnknown])];
+
+const HOSTS_FILE: &[Codes] = &[(409, &[Code::HostsFileInvalid])];
+const HOST: &[Codes] = &[(404, &[Code::HostNotFound]), (409, &[Code::HostsFileInvalid])];
+const EDIT: &[Codes] = &[
+    (404, &[Code::HostNotFound]),
+    (409, &[Code::HostExists, Code::HostBusy]),
+    (412, &[Code::EditConflict]),
+    (500, &[Code::HostsFileWrite]),
+    (507, &[Code::HostsFileWrite]),
+];
+const SSH_CONFIG: &[Codes] = &[(409, &[Code::SshConfigInvalid])];
+const WRITE: &[Codes] =
+    &[(412, &[Code::EditConflict]), (500, &[Code::HostsFileWrite]), (507, &[Code::HostsFileWrite])];
+const DIAL: &[Codes] = &[
+    (
+        409,
+        &[
+            Code::HostStopped,
+            Code::AuthFailed,
+            Code::AgentRefused,
+            Code::AuthMethodNeeded,
+            Code::LoginRefused,
+            Code::NoIdentity,
+            Code::IdentityInvalid,
+            Code::IdentityTooOpen,
+            Code::KeyLocked,
+            Code::InputNeeded,
+            Code::HostKeyChanged,
+            Code::HostKeyUnknown,
+            Code::HostKeyRevoked,
+            Code::HostCertificate,
+            Code::KnownHostsInvalid,
+            Code::SshConfigInvalid,
+            Code::NotSsh,
+            Code::NoCommonAlgorithm,
+        ],
+    ),
+    (503, &[Code::HostUnreachable, Code::SessionRefused, Code::ShuttingDown]),
+];
+const TRUST: &[Codes] = &[(409, &[Code::EditConflict])];
+const EXEC: &[Codes] = &[
+    (409, &[Code::Cancelled]),
+    (413, &[Code::CommandTooLong]),
+    (500, &[Code::ExecRefused]),
+    (502, &[Code::ExecRefused, Code::OutcomeUnknown]),
+    (507, &[Code::OutputOverflow]),
+];
+const DOCKER: &[Codes] = &[
+    (
+        409,
+        &[Code::DockerUnavailable, Code::DockerPermission, Code::DockerTooOld, Code::DockerError],
+    ),
+    (502, &[Code::DockerError]),
+    (503, &[Code::DockerUnavailable]),
+];
+const SANDBOX: &[Codes] = &[
+    (400, &[Code::MountInvalid]),
+    (404, &[Code::NoSandbox]),
+    (
+        409,
+        &[
+            Code::OperationRunning,
+            Code::SandboxConfigInvalid,
+            Code::SandboxForeign,
+            Code::MountInvalid,
+            Code::PortTaken,
+            Code::ImageUnavailable,
+            Code::ConfirmationNeeded,
+            Code::InstallImpossible,
+            Code::Cancelled,
+        ],
+    ),
+    (412, &[Code::PlanChanged]),
+    (
+        502,
+        &[Code::ImageUnavailable, Code::SandboxNotReady, Code::InstallFailed, Code::OutcomeUnknown],
+    ),
+    (503, &[Code::ForwardFailed]),
+    (507, &[Code::ImageUnavailable]),
+];
+const FILE: &[Codes] = &[
+    (400, &[Code::NameTooLong]),
+    (403, &[Code::PermissionDenied]),
+    (404, &[Code::FileNotFound]),
+    (409, &[Code::IsDirectory, Code::NotDirectory, Code::NotEmpty, Code::FileError]),
+    (412, &[Code::FileChanged, Code::FileExists]),
+    (416, &[Code::OutOfRange]),
+    (502, &[Code::NoSftp, Code::FileInterrupted, Code::FileError]),
+    (507, &[Code::NoSpace]),
+];
+const SESSION: &[Codes] = &[
+    (404, &[Code::SessionNotFound]),
+    (409, &[Code::SessionExists, Code::SessionRunning, Code::SessionEnded, Code::InputRefused]),
+    (502, &[Code::SessionFailed]),
+    (507, &[Code::SessionFailed]),
+];
+const FORWARD: &[Codes] = &[
+    (409, &[Code::LocalPortTaken, Code::ForwardRefused, Code::ForwardFailed]),
+    (500, &[Code::ForwardFailed]),
+];
+
+fn responses(parts: &[&[Codes]]) -> BTreeMap<String, RefOr<Response>> {
+    let mut all: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for (status, codes) in parts.iter().copied().flatten() {
+        all.entry(*status).or_default().extend(codes.iter().map(|code| code.as_str()));
+    }
+    let response = |(status, codes): (u16, Vec<&str>)| {
+        let codes = ExtensionsBuilder::new().add(CODES, json!(codes)).build();
+        let response = ResponseBuilder::new().extensions(Some(codes)).build();
+        (status.to_string(), response.into())
+    };
+    all.into_iter().map(response).collect()
+}
+
+/// What reads hosts.json.
+pub(super) struct OfHostsFile;
+/// What concerns a host, and does not dial it.
+pub(super) struct OfHost;
+/// What changes hosts.json.
+pub(super) struct OfHostEdit;
+/// What reads ssh_config's hosts.
+pub(super) struct OfSshConfig;
+/// What takes them into hosts.json.
+pub(super) struct OfImport;
+/// What dials a host.
+pub(super) struct OfDial;
+/// What records a host key.
+pub(super) struct OfTrust;
+/// What runs commands.
+pub(super) struct OfExec;
+/// What asks Docker.
+pub(super) struct OfSandbox;
+/// What looks for the socket of this machine.
+pub(super) struct OfDockerSocket;
+/// What works on files.
+pub(super) struct OfFile;
+/// What works on sessions.
+pub(super) struct OfSession;
+/// What adds a forward.
+pub(super) struct OfForward;
+/// What names a forward.
+pub(super) struct OfForwardId;
+/// What names an operation.
+pub(super) struct OfOperation;
+/// What names a prompt.
+pub(super) struct OfPrompt;
+/// What makes or names a grant.
+pub(super) struct OfGrant;
+
+impl IntoResponses for OfHostsFile {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOSTS_FILE])
+    }
+}
+
+impl IntoResponses for OfHost {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST])
+    }
+}
+
+impl IntoResponses for OfHostEdit {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOSTS_FILE, EDIT, DIAL])
+    }
+}
+
+impl IntoResponses for OfSshConfig {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOSTS_FILE, SSH_CONFIG])
+    }
+}
+
+impl IntoResponses for OfImport {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOSTS_FILE, SSH_CONFIG, WRITE])
+    }
+}
+
+impl IntoResponses for OfDial {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL])
+    }
+}
+
+impl IntoResponses for OfTrust {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL, TRUST])
+    }
+}
+
+impl IntoResponses for OfExec {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL, EXEC])
+    }
+}
+
+impl IntoResponses for OfSandbox {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL, DOCKER, SANDBOX])
+    }
+}
+
+impl IntoResponses for OfDockerSocket {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, &[(404, &[Code::NotFound])]])
+    }
+}
+
+impl IntoResponses for OfFile {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL, FILE])
+    }
+}
+
+impl IntoResponses for OfSession {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL, EXEC, SESSION])
+    }
+}
+
+impl IntoResponses for OfForward {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL, FORWARD])
+    }
+}
+
+impl IntoResponses for OfForwardId {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[&[(404, &[Code::ForwardNotFound]), (500, &[Code::ForwardFailed])]])
+    }
+}
+
+impl IntoResponses for OfOperation {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[&[(404, &[Code::OperationNotFound])]])
+    }
+}
+
+impl IntoResponses for OfPrompt {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[&[(404, &[Code::PromptNotFound])]])
+    }
+}
+
+impl IntoResponses for OfGrant {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, &[(404, &[Code::GrantNotFound]), (409, &[Code::GrantExists])]])
+    }
+}

@@ -1,0 +1,125 @@
+//! The read-only socket tells what is known, and nothing can be done through it.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use occ_proto::Code;
+use occ_proto::status::State;
+use serde_json::Value;
+use testkit::daemon::Target;
+use testkit::http::{Response, request};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
+
+use crate::ask::{GUARD, connect, look, problem};
+
+fn socket(rig: &DaemonRig) -> PathBuf {
+    let version = rig.http("GET", "/v1/version", &[], None).json();
+    PathBuf::from(version["read_only_socket"].as_str().unwrap())
+}
+
+fn ask(rig: &DaemonRig, method: &str, path: &str) -> Response {
+    let body = (method != "GET").then_some(&b"{}"[..]);
+    request(&socket(rig), method, path, &[], body).unwrap()
+}
+
+/// Fills in what a path leaves open.
+fn filled(path: &str) -> String {
+    let parts = path.split('/').map(|part| match part {
+        "{host}" => "h",
+        "{id}" | "{name}" => "1",
+        "{path}" => "etc/hosts",
+        other => other,
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+#[test]
+fn nothing_is_done_through_the_read_only_socket() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", Target::from(&host));
+    rig.start_daemon(&[]);
+    let path = socket(&rig);
+    assert_eq!(path, rig.socket().with_file_name("occd-ro.sock"));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let document = ask(&rig, "GET", "/v1/openapi.json").json();
+    let mut refused = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys().filter(|name| *name != "parameters") {
+            let method = method.to_uppercase();
+            if matches!(path.as_str(), "/v1/events") {
+                continue;
+            }
+            let answer = ask(&rig, &method, &filled(path));
+            let says = format!("{method} {path}: {} {}", answer.status, answer.text());
+            if answer.status == 403 {
+                assert_eq!(problem(&answer).code, Code::ReadOnly, "{says}");
+                refused += 1;
+                continue;
+            }
+            assert_eq!(method, "GET", "{says}");
+            assert!(matches!(answer.status, 200 | 404), "{says}");
+        }
+    }
+    assert!(refused > 40, "{refused}");
+    // What might be secret, and what asks hosts.
+    for path in [
+        "/v1/hosts/h/files/etc/hosts",
+        "/v1/hosts/h/container/password",
+        "/v1/hosts/h/container/logs",
+        "/v1/sessions/1/output",
+        "/v1/hosts/h?fresh=true",
+        "/v1/hosts/h/exec",
+        "/v1/sessions/1/attach",
+    ] {
+        assert_eq!(problem(&ask(&rig, "GET", path)).code, Code::ReadOnly, "{path}");
+    }
+    // A look at an idle host dials it on the other socket, and not here.
+    assert_eq!(ask(&rig, "GET", "/v1/hosts/h").json()["state"], "idle");
+    assert_eq!(look(&rig, "h").state, State::Idle);
+    assert_eq!(host.connections(), 0);
+    // What is known is told.
+    connect(&rig, "h");
+    let list: Value = ask(&rig, "GET", "/v1/hosts").json();
+    assert_eq!(list["hosts"][0]["state"], "connected");
+
+    let before = path.clone();
+    rig.terminate_daemon();
+    assert!(!before.exists(), "it goes with the daemon");
+}
+
+#[test]
+fn a_flood_of_requests_takes_no_place_from_the_sign_of_life() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    // Nobody answers there, and whoever wants it waits.
+    let link = FaultyLink::start(host.addr());
+    link.refuse(true);
+    rig.add_host("h", Target::from(&host).through(&link));
+    rig.start_daemon(&[]);
+    let mut waiting = Vec::new();
+    for _ in 0..1100 {
+        let mut socket = UnixStream::connect(rig.socket()).unwrap();
+        socket.set_read_timeout(Some(GUARD)).unwrap();
+        let head = "POST /v1/hosts/h/connect?wait_ms=300000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        socket.write_all(head.as_bytes()).unwrap();
+        waiting.push(socket);
+    }
+    let refused = rig.http("GET", "/v1/hosts", &[], None);
+    assert_eq!(problem(&refused).code, Code::TooManyRequests);
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
+    // Who looks on has places of their own.
+    assert_eq!(ask_hosts(&rig).status, 200);
+    drop(waiting);
+    let all_is_well = || rig.http("GET", "/v1/hosts", &[], None).status;
+    testkit::wait::blocking::wait_until("places", GUARD, all_is_well, |status| *status == 200);
+}
+
+fn ask_hosts(rig: &DaemonRig) -> Response {
+    request(&rig.socket().with_file_name("occd-ro.sock"), "GET", "/v1/hosts", &[], None).unwrap()
+}

@@ -1,0 +1,130 @@
+//! Starting where something is in the way: it works, or one sentence says what is wrong and what to type.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use testkit::DaemonRig;
+use testkit::daemon::{Output, client_binary};
+use testkit::require::{require_namespaces, require_root};
+
+/// Checks that a command failed for the daemon's sake: exit 3, why, and what to type.
+fn told(output: &Output, why: &str, hint: &str) {
+    assert_eq!(output.code(), 3, "{output:?}");
+    let lines: Vec<&str> = output.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{output:?}");
+    assert!(lines[0].starts_with("Error: ") && lines[0].contains(why), "{output:?}");
+    assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{output:?}");
+}
+
+/// Runs `occ host list` without some variables.
+fn list_without(rig: &DaemonRig, variables: &[&str]) -> Output {
+    let mut occ = rig.occ(&["host", "list"]);
+    variables.iter().for_each(|name| _ = occ.env_remove(name));
+    output(&mut occ)
+}
+
+fn output(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    Output {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[test]
+fn a_lock_that_a_dead_process_left_is_not_in_the_way() {
+    let rig = DaemonRig::new();
+    let dir = rig.socket().parent().unwrap().to_owned();
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    // A number that another process has by now: this one.
+    for name in ["occd.lock", "start.lock"] {
+        fs::write(dir.join(name), format!("{}\n", std::process::id())).unwrap();
+    }
+    // And a socket that nobody listens on.
+    drop(UnixListener::bind(rig.socket()).unwrap());
+    let status = rig.run_occ(&["daemon", "status"]);
+    assert_eq!(status.code(), 3, "{status:?}");
+    assert!(status.stdout.starts_with("occd is not running"), "{status:?}");
+    rig.occ_ok(&["host", "list"]);
+    rig.occ_ok(&["daemon", "stop"]);
+    assert!(!rig.socket().exists());
+}
+
+#[test]
+fn without_a_home_one_is_asked_for() {
+    let rig = DaemonRig::new();
+    let why = "HOME is not set, so there is no place for";
+    told(&list_without(&rig, &["HOME"]), why, "export HOME=");
+    let all = ["HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME"];
+    told(&list_without(&rig, &all), why, "export HOME=");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_to_is_told() {
+    if !require_namespaces(&["--mount"]) {
+        return;
+    }
+    let rig = DaemonRig::new();
+    let state = rig.root().join("state");
+    let read_only =
+        "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && exec \"$2\" host list";
+    let listed = || {
+        let occ = rig.occ(&[]);
+        let variables = occ.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", read_only, "sh"]);
+        command.arg(&state).arg(client_binary()).env_clear().envs(variables);
+        output(command.stdin(Stdio::null()))
+    };
+    // It is not there, and it is there.
+    let dir = state.join("occ");
+    told(&listed(), &format!("{}", dir.display()), &format!("{}", dir.display()));
+    fs::create_dir(&dir).unwrap();
+    told(&listed(), &format!("{}", dir.display()), &format!("{}", dir.display()));
+    // Nothing runs, and nothing stays in the way of the next.
+    rig.occ_ok(&["host", "list"]);
+}
+
+#[test]
+fn a_socket_of_somebody_elses_is_not_used() {
+    if !require_root("a process of another user") {
+        return;
+    }
+    let rig = DaemonRig::new();
+    let dir = rig.socket().parent().unwrap().to_owned();
+    fs::create_dir_all(&dir).unwrap();
+    // As if it had been open for a moment.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(rig.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(rig.root().join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    let listen = "import socket, sys, time\n\
+                  s = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\n\
+                  print('up', flush=True)\nsys.stdin.read()";
+    let Ok(mut other) = Command::new("python3")
+        .args(["-c", listen])
+        .arg(rig.socket())
+        .uid(65534)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+    else {
+        return;
+    };
+    let mut line = String::new();
+    let stdout = other.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+    assert_eq!(line, "up\n");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    let refused = rig.run_occ(&["host", "list"]);
+    assert!(refused.stderr.contains("runs as user 65534, not as you"), "{refused:?}");
+    told(&refused, "not used", "rm ");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // Nobody is behind it any more, so whoever has the lock may take it away.
+    rig.occ_ok(&["host", "list"]);
+}

@@ -1,0 +1,46 @@
+//! Programs of others that come as Python packages, each in an environment of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::packages::is_installed;
+use crate::{Failed, run};
+
+/// The program, its package and version.
+const PROGRAMS: [(&str, &str); 1] = [("schemathesis", "schemathesis==4.32.5")];
+
+/// Returns the directory in which the tests look for them.
+fn dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-programs")
+}
+
+/// Fetches what is missing; where that cannot be done, says what is missing and goes on.
+pub(crate) fn install() {
+    for (name, package) in PROGRAMS {
+        let program = dir().join(name);
+        if program.is_file() {
+            continue;
+        }
+        if !is_installed("pip3") {
+            eprintln!("xtask: there is no pip3. The tests that need {name} are skipped.");
+            continue;
+        }
+        if let Err(Failed(why)) = fetch(name, package, &program) {
+            eprintln!("xtask: {why}. The tests that need {name} are skipped.");
+        }
+    }
+}
+
+fn fetch(name: &str, package: &str, program: &Path) -> Result<(), Failed> {
+    let dir = dir();
+    std::fs::create_dir_all(&dir)?;
+    let environment = dir.join(format!("{name}.venv"));
+    // Debian has what makes one with a pip of its own in yet another package.
+    run(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&environment))?;
+    let mut pip = Command::new("pip3");
+    pip.arg("--python").arg(environment.join("bin/python"));
+    run(pip.args(["install", "--quiet", "--disable-pip-version-check", package]))?;
+    // The link is the last: a fetch that was cut short leaves none, and begins anew.
+    std::os::unix::fs::symlink(environment.join("bin").join(name), program)?;
+    Ok(())
+}
