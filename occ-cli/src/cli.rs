@@ -38,17 +38,19 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   session agent                  programs that outlive the link: start attach send logs kill
   cp ls cat rm edit              files, here and there: HOST:PATH
   files                          watch search: what changes there, and where a text is
-  host                           add list show edit remove test default install-docker
+  setup doctor                   to a first host that works; what is wrong on this machine
+  host                           add list show edit remove test default import install-docker
   connect disconnect reconnect   the link itself
   trust unlock prompts           a changed host key; locked keys; open questions
   allow                          a project's .occ.toml: the host of its commands
   policy grant                   what may be done on a host; a socket that may do little
-  operations                     what is being done, or was not long ago
+  operations events              what is being done, or was not long ago; what changes
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines
   history                        when a link was down, and why
   daemon                         start stop restart status logs run install: occd, which keeps the links
+  completions                    bash zsh fish: what TAB knows, names of hosts too
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
   --group NAME, --all   many hosts, --parallel N at once [default: 32]: exec cp status start stop
@@ -60,6 +62,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   --version      occ <command> --help has examples
 
 Start here
+  occ setup
   occ host add prod-1 deploy@203.0.113.10
   occ status --host prod-1
   occ exec --host prod-1 -- uname -a
@@ -456,6 +459,21 @@ Examples:
   occ docker-context --local; docker --context occ-local ps
   occ docker-context --host prod-1 --remove")]
     DockerContext(DockerContextArgs),
+    /// Find, try and add a first host, by questions
+    #[command(
+        after_help = "Example:\n  occ setup                             occ host add without arguments is the same"
+    )]
+    Setup,
+    /// Look at everything that occ needs on this machine, and tell what to do
+    #[command(after_help = "\
+Examples:
+  occ doctor
+  occ doctor --host prod-1              that host more deeply, with a new connection
+  occ doctor --json
+
+Each line is ok, a warning or a failure, with what to type. Exits 0 when nothing failed, else 1.
+It starts no occd, and connects to no host unless one is named.")]
+    Doctor,
     /// Add, list, show, edit, remove and test hosts
     #[command(
         subcommand,
@@ -476,6 +494,27 @@ Examples:
   occ daemon install                    systemd or launchd runs it from your login on"
     )]
     Daemon(DaemonCommand),
+    /// Print the completion script of a shell; it knows the names of hosts, groups, sessions and more
+    #[command(after_help = "\
+Examples:
+  source <(occ completions bash)        in ~/.bashrc
+  source <(occ completions zsh)         in ~/.zshrc, after compinit
+  occ completions fish | source         in ~/.config/fish/config.fish
+
+Names are those that the running occd knows; where none runs, hosts.json's.")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// A shell that has completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 impl Command {

@@ -8,6 +8,7 @@ mod autostart;
 mod cli;
 mod client;
 mod commands;
+mod complete;
 pub mod daemon;
 mod descriptors;
 mod duration;
@@ -18,6 +19,7 @@ mod hint;
 mod keys;
 mod lines;
 mod local_file;
+mod man;
 mod output;
 mod parse;
 mod place;
@@ -53,7 +55,26 @@ pub fn main() -> ! {
 }
 
 fn run(args: Vec<OsString>) -> u8 {
+    if args.get(1).is_some_and(|word| word == complete::WORD) {
+        let words = args.iter().skip(2).map(|word| word.to_string_lossy().into_owned());
+        // The shell that asked may have gone on.
+        let _ = output::write_stdout(complete::answer(&words.collect::<Vec<_>>()).as_bytes());
+        return 0;
+    }
+    if let [_, word, dir] = &args[..]
+        && word == man::WORD
+    {
+        return match man::write(dir.as_ref()) {
+            Ok(()) => 0,
+            Err(error) => {
+                let error = CliError::failed(format!("the man pages cannot be written: {error}"));
+                output::problem::print_as(false, 0, &error);
+                error.exit
+            }
+        };
+    }
     let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    let args = first_steps(args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return unparsed(&error, &args, wants_json),
@@ -89,6 +110,21 @@ fn run(args: Vec<OsString>) -> u8 {
             if error.is_quiet() { error.exit } else { own_exit.unwrap_or(error.exit) }
         }
     }
+}
+
+/// Returns `occ setup` in place of `occ host add` without anything more, where somebody can be asked.
+fn first_steps(mut args: Vec<OsString>) -> Vec<OsString> {
+    use std::io::IsTerminal as _;
+    if let [.., host, add] = &args[..]
+        && host == "host"
+        && add == "add"
+        && std::io::stdin().is_terminal()
+        && std::io::stderr().is_terminal()
+    {
+        args.truncate(args.len() - 2);
+        args.push("setup".into());
+    }
+    args
 }
 
 /// Prints what clap has to say: help and version on stdout, a usage error on stderr in our own form.

@@ -102,7 +102,7 @@ fn with_json_a_usage_error_is_a_problem_document() {
 #[test]
 fn commands_of_the_existing_tool_are_recognised() {
     let home = private_dir();
-    for name in ["config", "user", "mount", "reset", "install", "uninstall", "setup"] {
+    for name in ["config", "user", "mount", "reset", "install", "uninstall"] {
         let done = run(&mut occ(&[name, "-p", "3", "--open", "x"], home.path()));
         assert_eq!(done.code, 2, "{done:?}");
         assert!(done.err.starts_with(&format!("Error: occ {name} is a command of")), "{done:?}");

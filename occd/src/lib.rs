@@ -37,4 +37,3 @@ pub mod stamp;
 mod state_file;
 pub mod used;
 pub mod wake;
-mod wildcard;

@@ -24,10 +24,12 @@ pub mod prompt;
 mod schema;
 pub mod secret;
 pub mod session;
+pub mod ssh_config;
 pub mod status;
 pub mod tar;
 pub mod text;
 pub mod trust;
+pub mod wildcard;
 
 pub use error::{Code, Problem};
 pub use host::{HostConfig, HostsFile};

@@ -6,6 +6,7 @@
     reason = "a tool that talks to a person on a terminal"
 )]
 
+mod dist;
 mod npm;
 mod packages;
 mod pip;
@@ -22,7 +23,10 @@ Usage: cargo xtask <command>
   demo [--keep]   occd and occ at work on a throw-away SSH server, in under a minute
   test [ARGS]     install what the tests need (as root, with apt, npm and pip), build, run every test;
                   ARGS go to the runner: cargo nextest run, or cargo test without nextest
-  dist            build occd and occ as users get them, into target/dist
+  dist [--programs DIR] [--to DIR] [--tree DIR]
+                  build occd and occ as users get them, into target/dist, and pack them there, with units,
+                  completions, man pages and docs: a tar.gz and a .deb. --programs packs built ones,
+                  --to packs elsewhere, --tree makes a directory of what would be packed
   bench [NAMES] [--full]
                   the same, and measure; needs a quiet machine; --full copies files of 2 GB
   soak [SECONDS [SEED]]
@@ -53,7 +57,7 @@ fn main() -> ExitCode {
         }
         ["demo", ref rest @ ..] => demo(rest),
         ["test", ref rest @ ..] => test(rest),
-        ["dist"] => dist(),
+        ["dist", ref rest @ ..] => dist(rest),
         ["bench", ref rest @ ..] => bench(rest),
         ["soak", ref rest @ ..] => soak(rest),
         [unknown, ..] => {
@@ -134,8 +138,21 @@ fn test(args: &[&str]) -> Result<(), Failed> {
     docs
 }
 
-/// Builds the programs as users get them.
-fn dist() -> Result<(), Failed> {
+/// Builds the programs as users get them, and packs them.
+fn dist(args: &[&str]) -> Result<(), Failed> {
+    let wish = dist::Wish::of(args)?;
+    let programs = match &wish.programs {
+        Some(programs) => programs.clone(),
+        None => programs()?,
+    };
+    for made in dist::pack(&wish, &programs)? {
+        println!("{}", made.display());
+    }
+    Ok(())
+}
+
+/// Builds the programs as users get them, and returns where they are.
+fn programs() -> Result<PathBuf, Failed> {
     run(cargo().args(["build", "--release", "--locked", "-p", "occd"]))?;
     let mut occ = cargo();
     occ.args(["rustc", "--release", "--locked", "-p", "occ-cli", "--bin", "occ"]);
@@ -156,13 +173,12 @@ fn dist() -> Result<(), Failed> {
         std::fs::rename(&staged, &to)?;
         println!("{}", to.display());
     }
-    Ok(())
+    Ok(dist)
 }
 
 /// Builds the programs as users get them and measures them.
 fn bench(args: &[&str]) -> Result<(), Failed> {
-    dist()?;
-    let dist = target_dir().join("dist");
+    let dist = programs()?;
     let mut bench = cargo();
     bench
         .args(["run", "--quiet", "--locked", "-p", "testkit", "--bin", "bench", "--"])

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 33] = [
+const PROGRAMS: [(&str, &str); 37] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -39,10 +39,14 @@ const PROGRAMS: [(&str, &str); 33] = [
     ("nvim", "neovim"),
     ("top", "procps"),
     ("tput", "ncurses-bin"),
+    ("zsh", "zsh"),
+    ("fish", "fish"),
+    ("mandoc", "mandoc"),
+    ("shellcheck", "shellcheck"),
 ];
 
 /// The variable that makes a missing server a failure, and the programs that the server needs.
-pub(crate) const SERVERS: [(&str, &[&str]); 5] = [
+pub(crate) const SERVERS: [(&str, &[&str]); 6] = [
     ("OCC_REQUIRE_SSHD", &["sshd", "ssh", "dropbear", "dropbearkey"]),
     (
         "OCC_REQUIRE_DOCKER",
@@ -61,6 +65,7 @@ pub(crate) const SERVERS: [(&str, &[&str]); 5] = [
         &["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool", "age", "age-keygen"],
     ),
     ("OCC_REQUIRE_TERMINAL", &["tmux", "screen", "vi", "nvim", "top", "tput"]),
+    ("OCC_REQUIRE_SHELLS", &["bash", "zsh", "fish", "mandoc", "shellcheck", "dpkg-deb"]),
     ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount", "ip"]),
 ];
 

@@ -20,6 +20,7 @@ fn has(path: &[&str]) -> &'static [&'static str] {
         ]
         | ["host", "test"] => &OF_MANY,
         ["host", "add" | "list"] => &["group"],
+        ["host", "import"] => &["group", "all"],
         ["forward", "remove"] => &["all"],
         _ => &[],
     }

@@ -17,6 +17,7 @@ Examples:
   occ host add prod-1 deploy@203.0.113.10
   occ host add build-1 10.0.0.7 -u ci -i ~/.ssh/ci -J bastion.example.com -g build
   occ host add later 192.0.2.9 --no-verify
+  occ host add prod-2 deploy@203.0.113.11 --ssh-config    ssh prod-2 goes there, too
   occ host add new-1 root@198.51.100.7 --install-docker")]
     Add(HostAddArgs),
     /// Remove a host
@@ -84,6 +85,17 @@ sudo's password is asked for on the terminal, or by occ prompts on another.")]
         #[arg(long, conflicts_with = "yes")]
         dry_run: bool,
     },
+    /// Take hosts out of ~/.ssh/config
+    #[command(after_help = "\
+Examples:
+  occ host import                       lists them and asks
+  occ host import prod-1 prod-2 -g eu
+  occ host import --all --yes           for scripts
+  occ host import --match 'web-*' --dry-run
+
+A host is saved under its name there and nothing else: what ~/.ssh/config says of it applies, also when
+that changes. Names that are configured are left as they are. Patterns such as Host *.example.com are none.")]
+    Import(HostImportArgs),
     /// Show or set the host that commands go to
     #[command(after_help = "\
 Examples:
@@ -135,9 +147,53 @@ pub(crate) struct HostAddArgs {
     /// Install Docker if it is missing there, without asking
     #[arg(long, conflicts_with = "no_verify")]
     pub(crate) install_docker: bool,
-    /// Accepted for opencode-cloud's sake: ~/.ssh/config is never written
-    #[arg(long, hide = true)]
+    /// Write it into ~/.ssh/config as well, for ssh itself
+    #[arg(long)]
+    pub(crate) ssh_config: bool,
+    /// Accepted for opencode-cloud's sake: ~/.ssh/config is not written unless --ssh-config says so
+    #[arg(long, hide = true, conflicts_with = "ssh_config")]
     pub(crate) no_ssh_config: bool,
+}
+
+impl HostAddArgs {
+    /// Returns the arguments of `occ host add NAME HOSTNAME`.
+    pub(crate) fn new(name: HostName, hostname: Destination) -> Self {
+        Self {
+            name,
+            hostname,
+            user: None,
+            port: None,
+            identity_file: None,
+            jump_host: None,
+            group: Vec::new(),
+            description: None,
+            no_verify: false,
+            force: false,
+            yes: false,
+            install_docker: false,
+            ssh_config: false,
+            no_ssh_config: false,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HostImportArgs {
+    /// Names in ~/.ssh/config
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// All whose names match, with * and ?
+    #[arg(long = "match", value_name = "GLOB")]
+    pub(crate) matching: Option<String>,
+    /// A group they are to belong to; may be given more than once
+    #[arg(short, long, value_name = "GROUP", value_parser = parse_group)]
+    pub(crate) group: Vec<String>,
+    /// Show what would be added, and add nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

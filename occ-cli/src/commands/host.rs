@@ -9,7 +9,7 @@ use occ_proto::text::sanitize;
 use serde_json::json;
 
 use super::group::{End, Group, OnSignal, cause, of_host};
-use super::{Context, docker, host_edit, install_docker};
+use super::{Context, docker, host_edit, host_import, install_docker};
 use crate::cli::HostCommand;
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError, FAILED};
@@ -25,8 +25,13 @@ use crate::parse::DefaultArg;
 const NO_BODY: Option<&()> = None;
 
 /// Runs the command and returns its exit code.
-pub(crate) async fn run(context: &Context<'_>, command: HostCommand) -> Result<u8, CliError> {
+pub(crate) async fn run(
+    context: &Context<'_>,
+    command: HostCommand,
+    all: bool,
+) -> Result<u8, CliError> {
     match command {
+        HostCommand::Import(args) => host_import::run(context, &args, all).await,
         HostCommand::Add(args) => host_edit::add(context, args).await,
         HostCommand::Edit(args) => host_edit::edit(context, args).await,
         HostCommand::Remove { name, force } => remove(context, &name, force).await,
@@ -213,7 +218,7 @@ async fn list(
             Some(group) => ui.print(&format!("No hosts in group '{}'.\n", sanitize(group)))?,
             None => {
                 ui.print("No hosts configured.\n")?;
-                ui.note("hint: occ host add NAME USER@ADDRESS");
+                ui.note("hint: occ setup, or occ host add NAME USER@ADDRESS");
             }
         }
         return Ok(0);

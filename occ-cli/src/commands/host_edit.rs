@@ -10,7 +10,7 @@ use occ_proto::text::sanitize;
 
 use serde_json::json;
 
-use super::{Context, install_docker, operations};
+use super::{Context, install_docker, operations, ssh_config};
 use crate::cli::{HostAddArgs, HostEditArgs};
 use crate::client::{Client, Reply, host_path};
 use crate::error::{CONNECTION, CliError};
@@ -52,15 +52,22 @@ pub(crate) async fn add(context: &Context<'_>, args: HostAddArgs) -> Result<u8, 
                 return Err(CliError { message: String::new(), ..error });
             }
             body.verify = false;
-            send(body).await?
+            send(body.clone()).await?
         }
         Err(error) => return Err(error),
     };
     let done = format!("Added: Host '{}' added ({}).", args.name, args.hostname.address);
+    let config = &body.config;
     if args.install_docker {
+        if args.ssh_config {
+            ssh_config::add(context, &client, &args.name, config).await?;
+        }
         return installed(context, &client, &reply, &done).await;
     }
     let code = saved(context, &reply, &done)?;
+    if args.ssh_config {
+        ssh_config::add(context, &client, &args.name, config).await?;
+    }
     if let (false, Some(test)) = (args.yes, reply.parse::<HostSaved>()?.test) {
         install_docker::offer(context, &client, &test).await?;
     }
@@ -322,7 +329,8 @@ fn saved(context: &Context<'_>, reply: &Reply, done: &str) -> Result<u8, CliErro
     Ok(0)
 }
 
-fn connected(context: &Context<'_>, test: &TestReport) -> String {
+/// Returns the line about a host that was connected to.
+pub(super) fn connected(context: &Context<'_>, test: &TestReport) -> String {
     let mark = context.ui.paint(Colour::Green, "✓");
     let docker = match (&test.docker_version, test.docker_ok) {
         (Some(version), true) => format!("Docker {}", sanitize(version)),

@@ -17,7 +17,6 @@ pub(crate) fn refuse(name: &str) -> Option<CliError> {
             "occ daemon install has systemd or launchd run occd; without it occ starts occd by itself"
         }
         "uninstall" => "occ daemon uninstall",
-        "setup" => "occ host add NAME USER@ADDRESS",
         _ => return None,
     };
     let message =

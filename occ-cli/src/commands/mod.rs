@@ -9,6 +9,7 @@ mod cp_tree;
 mod daemon;
 mod daemon_logs;
 mod docker;
+mod doctor;
 mod edit;
 mod events;
 mod exec;
@@ -22,6 +23,7 @@ mod group;
 mod history;
 mod host;
 mod host_edit;
+mod host_import;
 mod host_lines;
 mod install_docker;
 pub(crate) mod legacy;
@@ -37,6 +39,8 @@ mod service;
 mod session;
 mod session_attach;
 mod session_durable;
+mod setup;
+mod ssh_config;
 mod status;
 mod trust;
 pub(crate) mod upgrade;
@@ -167,17 +171,24 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::DockerSocket(args)) => docker::run_socket(&context, &args).await,
         Some(Command::DockerContext(args)) => docker::run_context(&context, &args).await,
         Some(Command::Forward(command)) => forward::run(&context, &command, global.all).await,
-        Some(Command::Host(command)) => Box::pin(host::run(&context, command)).await,
+        Some(Command::Setup) => Box::pin(setup::run(&context)).await,
+        Some(Command::Doctor) => Box::pin(doctor::run(&context)).await,
+        Some(Command::Host(command)) => Box::pin(host::run(&context, command, global.all)).await,
         Some(Command::Daemon(command)) => daemon::run(&context, &command).await,
+        Some(Command::Completions { shell }) => {
+            ui.print(crate::complete::script(shell)).map(|()| 0)
+        }
     }
 }
 
 /// Returns the hosts that `--group` or `--all` means, after checking that the command can be done on many.
 fn selection(global: &Global, command: Option<&Command>) -> Result<Option<Selection>, CliError> {
     // The option of that name is their own.
-    let own =
-        matches!(command, Some(Command::Host(HostCommand::Add(_) | HostCommand::List { .. })));
-    if global.all && matches!(command, Some(Command::Forward(ForwardCommand::Remove { .. }))) {
+    let import = matches!(command, Some(Command::Host(HostCommand::Import(_))));
+    let own = import
+        || matches!(command, Some(Command::Host(HostCommand::Add(_) | HostCommand::List { .. })));
+    let all = matches!(command, Some(Command::Forward(ForwardCommand::Remove { .. })));
+    if global.all && (all || import) {
         return Ok(None);
     }
     let selection = match (&global.group, global.all) {

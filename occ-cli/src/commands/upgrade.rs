@@ -30,9 +30,10 @@ pub(crate) struct Upgrade {
 }
 
 impl Upgrade {
-    /// Returns it for a command line. Who starts and stops the daemon by hand decides alone.
+    /// Returns it for a command line. Who starts and stops the daemon by hand decides alone, and who only looks at
+    /// everything is to find it as it was.
     pub(crate) fn of(cli: &Cli) -> Self {
-        let wanted = !matches!(cli.command, Some(Command::Daemon(_)));
+        let wanted = !matches!(cli.command, Some(Command::Daemon(_) | Command::Doctor));
         Self { socket: cli.global.socket.clone(), wanted }
     }
 

@@ -177,18 +177,24 @@ impl Ui {
         self.input && self.stderr_terminal && !self.json && !self.quiet && io::stdin().is_terminal()
     }
 
-    /// Asks a question and returns whether the answer is yes; no answer is no. Everything else goes on meanwhile:
-    /// signals, and the connection to the daemon, which may not last as long as a person thinks.
+    /// Asks a question and returns whether the answer is yes; no answer is no.
     pub(crate) async fn ask(&self, question: &str) -> Result<bool, CliError> {
-        write_stderr(format!("{question} [y/N] ").as_bytes());
+        let answer = self.ask_text(&format!("{question} [y/N]")).await?;
+        Ok(matches!(answer.as_deref(), Some("y" | "Y" | "yes" | "Yes" | "YES")))
+    }
+
+    /// Asks a question and returns the answer, if there is one. Everything else goes on meanwhile: signals, and the
+    /// connection to the daemon, which may not last as long as a person thinks.
+    pub(crate) async fn ask_text(&self, question: &str) -> Result<Option<String>, CliError> {
+        write_stderr(format!("{question} ").as_bytes());
         let answer = tokio::task::spawn_blocking(|| {
             let mut answer = String::new();
             io::stdin().read_line(&mut answer).map(|_| answer)
         });
         tokio::select! {
             answer = answer => Ok(match answer {
-                Ok(Ok(answer)) => matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"),
-                _ => false,
+                Ok(Ok(answer)) => Some(answer.trim().to_owned()).filter(|text| !text.is_empty()),
+                _ => None,
             }),
             error = crate::terminal::ended() => {
                 write_stderr(b"\n");

@@ -76,6 +76,8 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/hosts"
         | "/v1/hosts/{host}"
         | "/v1/default-host"
+        | "/v1/ssh-config"
+        | "/v1/ssh-config/import"
         | "/v1/hosts/{host}/connect"
         | "/v1/hosts/{host}/disconnect"
         | "/v1/hosts/{host}/reconnect"

@@ -85,6 +85,7 @@ mod sandbox;
 mod session_events;
 mod session_ws;
 mod sessions;
+mod ssh_config;
 mod test;
 mod trust;
 mod turns;

@@ -44,6 +44,9 @@ const EDIT: &[Codes] = &[
     (500, &[Code::HostsFileWrite]),
     (507, &[Code::HostsFileWrite]),
 ];
+const SSH_CONFIG: &[Codes] = &[(409, &[Code::SshConfigInvalid])];
+const WRITE: &[Codes] =
+    &[(412, &[Code::EditConflict]), (500, &[Code::HostsFileWrite]), (507, &[Code::HostsFileWrite])];
 const DIAL: &[Codes] = &[
     (
         409,
@@ -151,6 +154,10 @@ pub(super) struct OfHostsFile;
 pub(super) struct OfHost;
 /// What changes hosts.json.
 pub(super) struct OfHostEdit;
+/// What reads ssh_config's hosts.
+pub(super) struct OfSshConfig;
+/// What takes them into hosts.json.
+pub(super) struct OfImport;
 /// What dials a host.
 pub(super) struct OfDial;
 /// What records a host key.
@@ -191,6 +198,18 @@ impl IntoResponses for OfHost {
 impl IntoResponses for OfHostEdit {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         responses(&[HOSTS_FILE, EDIT, DIAL])
+    }
+}
+
+impl IntoResponses for OfSshConfig {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOSTS_FILE, SSH_CONFIG])
+    }
+}
+
+impl IntoResponses for OfImport {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOSTS_FILE, SSH_CONFIG, WRITE])
     }
 }
 

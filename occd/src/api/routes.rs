@@ -30,6 +30,8 @@ macro_rules! all {
             default_host::show
             default_host::set
             default_host::clear
+            ssh_config::list
+            ssh_config::import
             links::connect
             links::disconnect
             links::reconnect

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer};
 
-use crate::wildcard;
+use occ_proto::wildcard;
 
 /// A pattern, which has to fit as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]

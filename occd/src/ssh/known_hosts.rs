@@ -31,8 +31,8 @@ mod revoked;
 mod tests;
 mod update;
 
-use crate::wildcard;
 use locked::{make_directory, open_locked, to_append};
+use occ_proto::wildcard;
 pub use replace::{obstacle, replace};
 pub use revoked::RevokedKeysError;
 pub use update::{Update, compare, update};

@@ -28,6 +28,7 @@ use self::value::{Set, Tokens, Values, parse, split_paths};
 use super::tcp::Local;
 use crate::ownership;
 
+mod aliases;
 mod files;
 mod program;
 mod value;
@@ -288,6 +289,22 @@ impl Resolver {
         let answer = self.read(baseline, &parse(&output)?, host)?;
         self.keep(key, files, answer.clone());
         Ok(answer)
+    }
+
+    /// Returns the hosts that the user's configuration names, in its order; the system's names patterns alone.
+    ///
+    /// # Errors
+    /// When somebody else may write the file, or there is one and no ssh to read what is in it.
+    pub async fn aliases(&self) -> Result<Vec<String>, SshConfigError> {
+        let Some(baseline) = self.baseline().await? else {
+            return self.without_program().map(|_| Vec::new());
+        };
+        let file = self.home.join(".ssh/config");
+        check_owner(&file)?;
+        let ssh_home = baseline.other_home.clone().unwrap_or_else(|| self.home.clone());
+        let read = tokio::task::spawn_blocking(move || aliases::aliases(&file, &ssh_home));
+        // It panics nowhere; were it to, no host would be offered.
+        Ok(read.await.unwrap_or_default())
     }
 
     fn without_program(&self) -> Result<SshConfig, SshConfigError> {

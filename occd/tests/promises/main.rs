@@ -40,6 +40,7 @@ mod history;
 mod host_keys;
 mod hosts_api;
 mod idle;
+mod import;
 mod install;
 mod install_docker;
 mod interrupted;

@@ -14,7 +14,7 @@ use super::{
     Hosts, KnownHosts, KnownHostsError, Marker, is_plain, is_recordable, is_regular, lookup_name,
     new_line, parse_line, read_capped,
 };
-use crate::wildcard;
+use occ_proto::wildcard;
 
 /// Takes every other key of the host out of the files and adds `key` to the first of them. Authorities and
 /// revocations stay as they are. What a file was before is kept beside it, with `.old` behind its name, as

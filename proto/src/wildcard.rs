@@ -1,8 +1,8 @@
-//! Patterns of `*` and `?`, as in known_hosts (sshd(8)) and in the rules of policies.
+//! Patterns of `*` and `?`, as in known_hosts (sshd(8)) and in the rules of policies; `occ host import` takes them, too.
 
 /// Returns whether `text` matches a pattern of `*` (any run) and `?` (one byte). Takes at most the product
 /// of the lengths, whatever the pattern: on a mismatch only the last `*` is widened.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {

@@ -1,0 +1,139 @@
+#!/bin/sh
+# Installs occ and occd for one user, with completions, man pages and the unit for systemd; from a checkout, which it
+# builds, or from an unpacked archive. Run again, it replaces what it installed. hosts.json, occd.toml and what occd
+# remembers are never touched.
+set -eu
+
+usage() {
+    cat <<'END'
+Usage: ./install.sh [--prefix DIR] [--uninstall] [--programs DIR]
+
+  --prefix DIR     where to: bin/ and share/ below it [default: ~/.local]
+  --uninstall      take away what was installed there
+  --programs DIR   from a checkout: take occ and occd from there, and build nothing
+END
+}
+
+fail() {
+    echo "Error: $1" >&2
+    exit 1
+}
+
+here=$(cd "$(dirname "$0")" && pwd)
+prefix=
+programs=
+uninstall=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --prefix | --programs)
+        if [ $# -lt 2 ] || [ -z "$2" ]; then fail "$1 needs a directory."; fi
+        case $2 in
+        /*) dir=$2 ;;
+        *) dir=$PWD/$2 ;;
+        esac
+        if [ "$1" = --prefix ]; then prefix=$dir; else programs=$dir; fi
+        shift
+        ;;
+    --uninstall) uninstall=1 ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+if [ -z "$prefix" ]; then
+    [ -n "${HOME:-}" ] || fail "HOME is not set: --prefix DIR says where to."
+    prefix=$HOME/.local
+fi
+list=$prefix/share/occ/installed
+
+# Removes one installed file, and directories that held nothing else.
+take_away() {
+    rm -f "$prefix/$1"
+    dir=$(dirname "$1")
+    while [ "$dir" != . ] && rmdir "$prefix/$dir" 2>/dev/null; do
+        dir=$(dirname "$dir")
+    done
+}
+
+if [ -n "$uninstall" ]; then
+    if [ ! -f "$list" ]; then
+        echo "Nothing of occ is installed in $prefix."
+        exit 0
+    fi
+    # It goes on without its file, and nothing else could end it by name.
+    running=$("$prefix/bin/occ" daemon status 2>/dev/null || true)
+    while IFS= read -r file; do
+        take_away "$file"
+    done <"$list"
+    take_away share/occ/installed
+    echo "Removed occ and occd from $prefix. hosts.json, occd.toml and what occd remembers stay."
+    case $running in
+    *"is running: process "*)
+        pid=${running#*"is running: process "}
+        echo "occd still runs: kill ${pid%%,*} ends it."
+        ;;
+    esac
+    exit 0
+fi
+
+if [ -x "$here/bin/occ" ] && [ -x "$here/bin/occd" ]; then
+    tree=$here
+else
+    command -v cargo >/dev/null || fail "building needs Rust: https://rustup.rs"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    tree=$work/occ
+    if [ -n "$programs" ]; then
+        (cd "$here" && cargo xtask dist --programs "$programs" --tree "$tree") >/dev/null
+    else
+        (cd "$here" && cargo xtask dist --tree "$tree") >/dev/null
+    fi
+fi
+
+new=$(cd "$tree" && find bin share -type f | LC_ALL=C sort)
+old=
+[ ! -f "$list" ] || old=$(cat "$list")
+echo "$new" | while IFS= read -r file; do
+    mkdir -p "$prefix/$(dirname "$file")"
+    # A new file: a running program cannot be written to.
+    case $file in
+    share/systemd/*) sed "s|%h/.local/bin/occd|$prefix/bin/occd|" "$tree/$file" >"$prefix/$file.new" ;;
+    *) cp "$tree/$file" "$prefix/$file.new" ;;
+    esac
+    case $file in
+    bin/*) chmod 755 "$prefix/$file.new" ;;
+    *) chmod 644 "$prefix/$file.new" ;;
+    esac
+    mv -f "$prefix/$file.new" "$prefix/$file"
+done
+# What an older version had and this one has no more.
+echo "$old" | while IFS= read -r file; do
+    [ -z "$file" ] || echo "$new" | grep -qxF -- "$file" || take_away "$file"
+done
+mkdir -p "$prefix/share/occ"
+echo "$new" >"$list"
+
+version=$("$prefix/bin/occ" --version)
+[ -z "$old" ] && did="Installed" || did="Replaced what was installed:"
+cat <<END
+$did $version
+  programs      $prefix/bin/occ, occd
+  completions   $prefix/share: bash, zsh, fish
+  man pages     $prefix/share/man/man1: man occ
+  systemd unit  $prefix/share/systemd/user/occd.service
+END
+case :$PATH: in
+*":$prefix/bin:"*) ;;
+*) echo "$prefix/bin is not in your PATH: export PATH=\"$prefix/bin:\$PATH\"" ;;
+esac
+running=$("$prefix/bin/occ" daemon status 2>/dev/null || true)
+case $running in
+*"is running"*) echo "The occd that runs goes on as it is: occ daemon restart takes the new one." ;;
+esac
+echo "Next: occ setup"

@@ -1,0 +1,97 @@
+//! The daemon: its socket, its lock, whether it answers, and which version it is.
+
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+
+use jiff::Timestamp;
+use occ_proto::daemon::Version;
+
+use super::Finding;
+use crate::autostart::{self, Start};
+use crate::client::Client;
+use crate::commands::Context;
+use crate::duration::{seconds_between, two_units};
+use crate::error::CliError;
+use crate::versions::remedy;
+
+/// Looks at the socket and at who is behind it, and starts nobody.
+pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
+    let socket = match autostart::socket_path(context) {
+        Ok(socket) => socket,
+        Err(error) => return vec![of("socket", error).hint("set HOME, or OCC_SOCKET")],
+    };
+    let shown = socket.display().to_string();
+    let found = match autostart::connect(context, Start::Never).await {
+        Ok(found) => found,
+        Err(error) if error.code == autostart::ABSENT => {
+            if let Some(pid) = autostart::lock_holder(&socket) {
+                let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
+                return vec![Finding::failed("daemon", text).hint("occ daemon restart")];
+            }
+            let is_socket =
+                std::fs::symlink_metadata(&socket).is_ok_and(|meta| meta.file_type().is_socket());
+            let left = if is_socket {
+                "; a socket was left behind, which the next one replaces"
+            } else {
+                ""
+            };
+            let text = format!("not running (socket {shown}){left}");
+            let forbidden = std::env::var_os("OCC_NO_AUTOSTART")
+                .is_some_and(|value| !value.is_empty() && value != "0");
+            return vec![match forbidden {
+                true => Finding::warning(
+                    "daemon",
+                    format!("{text}; OCC_NO_AUTOSTART keeps occ from starting it"),
+                )
+                .hint("occ daemon start"),
+                false => Finding::ok("daemon", format!("{text}; the next command starts it")),
+            }];
+        }
+        Err(error) => return vec![of("socket", error)],
+    };
+    let mut findings = vec![socket_mode(&socket)];
+    match version(found, context).await {
+        Ok(version) => findings.extend(versions(&version)),
+        Err(error) => findings.push(of("daemon", error)),
+    }
+    findings
+}
+
+async fn version(found: autostart::Found, context: &Context<'_>) -> Result<Version, CliError> {
+    Client::of(found, context.ui).get("/v1/version").await?.parse()
+}
+
+fn versions(version: &Version) -> Vec<Finding> {
+    let up = two_units(seconds_between(version.started_at, Timestamp::now()));
+    let own = env!("CARGO_PKG_VERSION");
+    let text = format!("occd {} runs, process {}, up {up}", version.version, version.pid);
+    let mut findings = vec![if version.version == own {
+        Finding::ok("daemon", text)
+    } else {
+        Finding::warning("daemon", format!("{text}; occ is {own}")).hint(remedy(&version.version))
+    }];
+    // It has the last good ones in force.
+    findings.extend(version.warnings.iter().map(|warning| Finding::failed("config", warning)));
+    findings
+}
+
+fn socket_mode(socket: &std::path::Path) -> Finding {
+    let shown = socket.display();
+    match std::fs::symlink_metadata(socket) {
+        Ok(meta) if meta.permissions().mode() & 0o177 != 0 => {
+            let mode = meta.permissions().mode() & 0o777;
+            Finding::warning("socket", format!("{shown} has mode {mode:04o} instead of 0600"))
+                .hint(format!("chmod 600 {shown}"))
+        }
+        Ok(_) => Finding::ok("socket", format!("{shown}, for you alone")),
+        Err(error) => Finding::failed("socket", format!("{shown}: {error}")),
+    }
+}
+
+/// Returns an error as a finding.
+pub(super) fn of(check: &'static str, error: CliError) -> Finding {
+    let finding = Finding::failed(check, &error.message);
+    match error.hint {
+        Some(hint) => finding.hint(hint),
+        None => finding,
+    }
+}

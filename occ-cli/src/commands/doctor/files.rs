@@ -1,0 +1,232 @@
+//! Files: who may read and write them, whether they are valid, and whether there is room for them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use occ_proto::HostsFile;
+use occ_proto::paths::Env;
+
+use super::Finding;
+
+/// Less than this, in bytes, and what is to be kept cannot be.
+const LITTLE: u64 = 100 * 1024 * 1024;
+/// Less than this, in bytes, and long outputs may not fit.
+const SCARCE: u64 = 1024 * 1024 * 1024;
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// Who else may do something with a file that is this user's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// Read it, and no more.
+    Read,
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks at occ's own files.
+pub(super) fn check() -> Vec<Finding> {
+    let env = Env::from_process();
+    let (state, config) = match (env.state_dir(), env.config_dir()) {
+        (Ok(state), Ok(config)) => (state, config),
+        (Err(error), _) | (_, Err(error)) => {
+            return vec![Finding::failed("files", error.to_string()).hint("export HOME=…")];
+        }
+    };
+    let mut findings = Vec::new();
+    findings.extend(owned("state", &state, Others::Nothing));
+    findings.extend(owned("config", &config, Others::Read));
+    for secret in [env.secrets_file(), env.age_identity()].into_iter().flatten() {
+        findings.extend(owned("secrets", &secret, Others::Nothing));
+    }
+    let bad = |finding: &Finding| finding.level != super::Level::Ok;
+    let all_well = !findings.iter().any(bad);
+    findings.retain(bad);
+    if all_well {
+        findings.push(Finding::ok("files", format!("{}, {}", config.display(), state.display())));
+    }
+    findings.push(hosts_json(&env));
+    findings.extend(occd_toml(&env));
+    findings
+}
+
+/// Looks at whose something is and what others may do with it. What is not there is as it should be.
+fn owned(check: &'static str, path: &Path, others: Others) -> Option<Finding> {
+    let shown = path.display();
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => {
+            return Some(
+                Finding::failed(check, format!("{shown}: {error}")).hint(format!("ls -ld {shown}")),
+            );
+        }
+    };
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own {
+        let text = format!("{shown} belongs to user {}, not to you ({own})", meta.uid());
+        return Some(Finding::failed(check, text).hint(format!("sudo chown -R {own} {shown}")));
+    }
+    let mode = meta.mode() & 0o777;
+    if mode & 0o022 != 0 {
+        let text = format!("{shown} may be written by others (mode {mode:04o})");
+        return Some(Finding::failed(check, text).hint(format!("chmod go-w {shown}")));
+    }
+    if others == Others::Nothing && mode & 0o077 != 0 {
+        let text = format!("{shown} may be read by others (mode {mode:04o})");
+        let finding = if check == "secrets" {
+            Finding::failed(check, text)
+        } else {
+            Finding::warning(check, text)
+        };
+        return Some(finding.hint(format!("chmod go= {shown}")));
+    }
+    if mode & 0o200 == 0 {
+        let text = format!("{shown} cannot be written (mode {mode:04o})");
+        return Some(Finding::warning(check, text).hint(format!("chmod u+w {shown}")));
+    }
+    None
+}
+
+fn hosts_json(env: &Env) -> Finding {
+    const CHECK: &str = "hosts.json";
+    let places = env.hosts_file_candidates().unwrap_or_default();
+    let Some(place) = places.iter().find(|place| place.exists()) else {
+        return Finding::ok(CHECK, "there is none yet").hint("occ setup");
+    };
+    if let Some(finding) = owned(CHECK, place, Others::Read) {
+        return finding;
+    }
+    let shown = place.display();
+    let text = match read(place) {
+        Ok(text) => text,
+        Err(error) => return Finding::failed(CHECK, format!("{shown}: {error}")),
+    };
+    match serde_json::from_slice::<HostsFile>(&text) {
+        Ok(file)
+            if file.default_host.as_ref().is_some_and(|name| !file.hosts.contains_key(name)) =>
+        {
+            Finding::failed(CHECK, format!("{shown}: its default_host is none of its hosts"))
+                .hint("occ host default NAME, or occ host default none")
+        }
+        Ok(file) => Finding::ok(CHECK, format!("{shown}, hosts: {}", file.hosts.len())),
+        Err(error) => {
+            let finding = Finding::failed(CHECK, format!("{shown}: {error}"));
+            let kept = backup(place);
+            match kept.exists() {
+                true => finding.hint(format!("mend it; {} is what it was before", kept.display())),
+                false => finding.hint(format!("mend it: ${{EDITOR:-vi}} {shown}")),
+            }
+        }
+    }
+}
+
+/// Returns where hosts.json is kept before each change.
+fn backup(place: &Path) -> PathBuf {
+    let mut name = place.as_os_str().to_owned();
+    name.push(".bak");
+    name.into()
+}
+
+/// Looks at occd.toml as far as it can be told without the daemon, which knows its keys.
+fn occd_toml(env: &Env) -> Option<Finding> {
+    const CHECK: &str = "occd.toml";
+    let place = env.config_file().ok()?;
+    let shown = place.display();
+    let text = match read(&place) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => return Some(Finding::failed(CHECK, format!("{shown}: {error}"))),
+    };
+    if let Some(finding) = owned(CHECK, &place, Others::Read) {
+        return Some(finding);
+    }
+    let text = String::from_utf8_lossy(&text);
+    Some(match text.parse::<toml::Table>() {
+        Ok(_) => Finding::ok(CHECK, shown.to_string()),
+        Err(error) => {
+            let line = error.span().map_or(1, |span| {
+                1 + text.get(..span.start).unwrap_or_default().matches('\n').count()
+            });
+            Finding::failed(CHECK, format!("{shown}:{line}: {}", error.message()))
+                .hint(format!("${{EDITOR:-vi}} +{line} {shown}"))
+        }
+    })
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    // Not a pipe, which would hold this up until somebody writes into it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Looks at the file of host keys: without it every server is new, and where it cannot be written none is remembered.
+pub(super) fn known_hosts() -> Vec<Finding> {
+    const CHECK: &str = "known_hosts";
+    let Some(home) = Env::from_process().home else {
+        return vec![Finding::failed(CHECK, "HOME is not set, so there is no place for it")];
+    };
+    let path = home.join(".ssh/known_hosts");
+    let shown = path.display();
+    let found = match OpenOptions::new().read(true).append(true).open(&path) {
+        Ok(mut file) => {
+            if let Some(finding) = owned(CHECK, &path, Others::Read) {
+                return vec![finding];
+            }
+            let mut text = String::new();
+            let lines = match (&mut file).take(MAX_FILE).read_to_string(&mut text) {
+                Ok(_) => text
+                    .lines()
+                    .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+                    .count(),
+                Err(error) => return vec![Finding::failed(CHECK, format!("{shown}: {error}"))],
+            };
+            Finding::ok(CHECK, format!("{shown}, lines: {lines}"))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            match owned(CHECK, &home.join(".ssh"), Others::Read) {
+                Some(finding) => finding,
+                None => Finding::ok(CHECK, format!("{shown} comes with the first host key")),
+            }
+        }
+        Err(error) => {
+            let readable = File::open(&path).is_ok();
+            let text = format!("{shown}: {error}");
+            match readable {
+                true => Finding::warning(CHECK, format!("{text}; new host keys are not recorded")),
+                false => Finding::failed(CHECK, text),
+            }
+            .hint(format!("ls -l {shown}"))
+        }
+    };
+    vec![found]
+}
+
+/// Looks at the room for logs, history, and output that nobody has read yet.
+pub(super) fn disk() -> Vec<Finding> {
+    const CHECK: &str = "disk";
+    // What is wrong with the place itself, others tell.
+    let Ok(state) = Env::from_process().state_dir() else { return Vec::new() };
+    let place = state.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
+    let shown = place.display();
+    let room = match rustix::fs::statvfs(place) {
+        Ok(room) => room,
+        Err(error) => return vec![Finding::failed(CHECK, format!("{shown}: {error}"))],
+    };
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    let text = format!("{} MB free in {shown}", free / (1024 * 1024));
+    let hint = format!("df -h {shown}");
+    vec![if free < LITTLE || (room.f_files > 0 && room.f_favail == 0) {
+        Finding::failed(CHECK, text).hint(hint)
+    } else if free < SCARCE {
+        Finding::warning(CHECK, text).hint(hint)
+    } else {
+        Finding::ok(CHECK, text)
+    }]
+}

@@ -1,0 +1,248 @@
+//! This machine: the programs, the ssh client, the ssh-agent, Docker, systemd and the clock.
+
+use std::ffi::OsStr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use occ_proto::paths::Env;
+use tokio::process::Command;
+
+use super::Finding;
+use crate::autostart::occd_program;
+use crate::unit;
+
+/// How long an agent or an engine may take for a word.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// Looks at which occ and occd would run.
+pub(super) fn programs() -> Vec<Finding> {
+    const CHECK: &str = "programs";
+    let mut findings = Vec::new();
+    let own = std::env::current_exe().and_then(|path| path.canonicalize());
+    let own = match own {
+        Ok(own) => own,
+        Err(error) => return vec![Finding::warning(CHECK, format!("where occ is: {error}"))],
+    };
+    let daemon = occd_program();
+    let daemon = in_path(&daemon).into_iter().next();
+    match &daemon {
+        Some(daemon) => findings.push(Finding::ok(
+            CHECK,
+            format!(
+                "occ {} in {}, occd in {}",
+                env!("CARGO_PKG_VERSION"),
+                own.display(),
+                daemon.display()
+            ),
+        )),
+        None => findings.push(
+            Finding::failed(CHECK, "occd is neither beside occ nor in PATH")
+                .hint("install occd beside occ, or name it in OCCD_BIN"),
+        ),
+    }
+    let daemon = daemon.and_then(|daemon| daemon.canonicalize().ok());
+    for (name, ours) in [("occ", Some(&own)), ("occd", daemon.as_ref())] {
+        let others: Vec<PathBuf> = in_path(OsStr::new(name))
+            .into_iter()
+            .filter(|path| path.canonicalize().ok().as_ref() != ours)
+            .collect();
+        for other in others {
+            let text = format!("another {name} is in PATH: {}", other.display());
+            let hint =
+                format!("type -a {name}; put {} first in PATH", own.with_file_name("").display());
+            findings.push(Finding::warning(CHECK, text).hint(hint));
+        }
+    }
+    findings
+}
+
+/// Returns the programs of this name: where it says, or each in PATH, once.
+fn in_path(name: &OsStr) -> Vec<PathBuf> {
+    let is_program = |path: &PathBuf| {
+        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    let named = PathBuf::from(name);
+    if named.components().count() > 1 {
+        return Some(named).filter(is_program).into_iter().collect();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<PathBuf> = Vec::new();
+    for program in std::env::split_paths(&path).map(|dir| dir.join(name)).filter(is_program) {
+        let same = |other: &PathBuf| other.canonicalize().ok() == program.canonicalize().ok();
+        if !found.iter().any(same) {
+            found.push(program);
+        }
+    }
+    found
+}
+
+/// Looks for the ssh client, which alone understands ssh_config.
+pub(super) async fn ssh() -> Vec<Finding> {
+    const CHECK: &str = "ssh";
+    let said = Command::new("ssh").arg("-V").stdin(Stdio::null()).kill_on_drop(true).output().await;
+    vec![match said {
+        Ok(output) if output.status.success() => {
+            let version = String::from_utf8_lossy(&output.stderr);
+            Finding::ok(CHECK, version.lines().next().unwrap_or("ssh").trim())
+        }
+        Ok(output) => Finding::failed(CHECK, format!("ssh -V ended with {}", output.status)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let config = Env::from_process().home.map(|home| home.join(".ssh/config"));
+            let text = "there is no ssh program, so nothing of ssh_config applies";
+            match config.is_some_and(|config| config.exists()) {
+                true => Finding::failed(CHECK, text),
+                false => Finding::warning(CHECK, text),
+            }
+            .hint("install OpenSSH's client, such as: sudo apt install openssh-client")
+        }
+        Err(error) => Finding::failed(CHECK, format!("ssh cannot be run: {error}")),
+    }]
+}
+
+/// Looks at the ssh-agent of this shell, and how many keys it has.
+pub(super) fn agent() -> Vec<Finding> {
+    const CHECK: &str = "agent";
+    let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
+    let Some(socket) = socket.map(PathBuf::from) else {
+        return vec![Finding::ok(CHECK, "none in this shell; key files are used")];
+    };
+    let shown = socket.display();
+    vec![match keys(&socket) {
+        Ok(0) => {
+            Finding::warning(CHECK, format!("{shown} answers and has no keys")).hint("ssh-add")
+        }
+        Ok(count) => Finding::ok(CHECK, format!("{shown}, keys: {count}")),
+        Err(error) => Finding::failed(CHECK, format!("{shown}: {error}"))
+            .hint("eval $(ssh-agent); ssh-add. Or unset SSH_AUTH_SOCK"),
+    }]
+}
+
+/// Asks an agent how many keys it has (draft-ietf-sshm-ssh-agent, section 3.5).
+fn keys(socket: &Path) -> std::io::Result<u32> {
+    const REQUEST_IDENTITIES: u8 = 11;
+    const IDENTITIES_ANSWER: u8 = 12;
+
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    stream.write_all(&[0, 0, 0, 1, REQUEST_IDENTITIES])?;
+    let mut head = [0; 9];
+    stream.read_exact(&mut head)?;
+    let [_, _, _, _, kind, count @ ..] = head;
+    if kind != IDENTITIES_ANSWER {
+        return Err(std::io::Error::other("it answers with something else than keys"));
+    }
+    Ok(u32::from_be_bytes(count))
+}
+
+/// Looks at this machine's own Docker, which `--local` is about.
+pub(super) async fn docker() -> Vec<Finding> {
+    const CHECK: &str = "docker";
+    let named = std::env::var("DOCKER_HOST").ok().filter(|named| !named.is_empty());
+    let socket = match named.as_deref().map(|named| named.strip_prefix("unix://").ok_or(named)) {
+        None => PathBuf::from("/var/run/docker.sock"),
+        Some(Ok(path)) => PathBuf::from(path),
+        Some(Err(other)) => {
+            return vec![Finding::ok(
+                CHECK,
+                format!("DOCKER_HOST is {other}, which is not looked at"),
+            )];
+        }
+    };
+    let shown = socket.display().to_string();
+    let asked = tokio::task::spawn_blocking(move || ping(&socket)).await;
+    vec![match asked.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok(true) => Finding::ok(CHECK, format!("{shown} answers")),
+        Ok(false) => Finding::warning(CHECK, format!("{shown} answers with something else")),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Finding::ok(CHECK, "none on this machine; only --local needs it")
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Finding::warning(CHECK, format!("{shown} is not for you: {error}"))
+                .hint("sudo usermod -aG docker $USER, and log in again")
+        }
+        Err(error) => Finding::warning(CHECK, format!("{shown}: {error}"))
+            .hint("sudo systemctl start docker, if --local is to be used"),
+    }]
+}
+
+/// Asks an engine for a sign of life.
+fn ping(socket: &Path) -> std::io::Result<bool> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head)?;
+    Ok(head.starts_with(b"HTTP/1.") && head.ends_with(b" 200"))
+}
+
+/// Looks at the unit of the user's systemd, and whether that outlives the login.
+pub(super) async fn unit(env: &Env) -> Vec<Finding> {
+    const CHECK: &str = "unit";
+    let manager = env.xdg_runtime_dir.as_deref();
+    let Some(units) = unit::units(manager).await else {
+        return vec![Finding::ok(
+            CHECK,
+            "no systemd of yours runs here; occ starts occd by itself",
+        )];
+    };
+    if !units.installed {
+        return vec![
+            Finding::ok(CHECK, "not installed; occ starts occd by itself")
+                .hint("occ daemon install"),
+        ];
+    }
+    if let Some(program) = units.program.filter(|program| !program.is_file()) {
+        let text = format!("{} starts {}, which is not there", unit::UNIT, program.display());
+        return vec![Finding::failed(CHECK, text).hint("occ daemon install")];
+    }
+    let enabled = said("systemctl", &["--user", "is-enabled", unit::UNIT]).await;
+    let socket = said("systemctl", &["--user", "is-enabled", unit::SOCKET]).await;
+    let is = |answer: &Option<String>| answer.as_deref() == Some("enabled");
+    if !is(&enabled) && !is(&socket) {
+        let text = format!(
+            "{} is installed, and starts with the first occ, not with the login",
+            unit::UNIT
+        );
+        return vec![Finding::ok(CHECK, text).hint("occ daemon install")];
+    }
+    let mut findings = vec![Finding::ok(CHECK, format!("{} is installed and enabled", unit::UNIT))];
+    let user = rustix::process::getuid().as_raw().to_string();
+    let linger = said("loginctl", &["show-user", &user, "--property=Linger", "--value"]).await;
+    match linger.as_deref() {
+        Some("no") => findings.push(
+            Finding::warning("linger", "systemd ends occd when you log out")
+                .hint("loginctl enable-linger"),
+        ),
+        Some("yes") => findings.push(Finding::ok("linger", "occd goes on when you log out")),
+        _ => {}
+    }
+    findings
+}
+
+/// Looks at the clock: certificates, times of files and histories are by it.
+pub(super) async fn clock() -> Vec<Finding> {
+    const CHECK: &str = "clock";
+    match said("timedatectl", &["show", "--property=NTPSynchronized", "--value"]).await.as_deref() {
+        Some("yes") => vec![Finding::ok(CHECK, "set by the network")],
+        Some("no") => vec![
+            Finding::warning(CHECK, "not set by the network").hint("sudo timedatectl set-ntp true"),
+        ],
+        // Nobody here knows.
+        _ => Vec::new(),
+    }
+}
+
+/// Returns what a program says in one line; nothing where there is no such program, or it says nothing.
+async fn said(program: &str, args: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(ANSWER, command.output()).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Some(text).filter(|text| !text.is_empty())
+}

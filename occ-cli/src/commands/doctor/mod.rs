@@ -1,0 +1,179 @@
+//! `occ doctor`: everything that occ needs on this machine, looked at all at once.
+//!
+//! It must work where nothing else does: without a daemon, without HOME, with broken files and file systems that hang.
+//! So each check has a limit of its own, none needs another, and a check that cannot be made is a line like any other.
+
+mod daemon;
+mod files;
+mod hosts;
+mod machine;
+
+use std::time::Duration;
+
+use occ_proto::HostName;
+use occ_proto::paths::Env;
+use occ_proto::text::sanitize;
+use serde::Serialize;
+
+use super::Context;
+use crate::error::{CliError, FAILED};
+use crate::output::Colour;
+use crate::target::Target;
+
+/// How long a check may take. Those of this machine take milliseconds.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How long the test of a host may take: what a dial may, and what Docker may after it.
+const HOST_LIMIT: Duration = Duration::from_secs(60);
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    Ok,
+    /// It works, and something will not.
+    Warning,
+    Failed,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// What was looked at.
+    check: &'static str,
+    /// Of which host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<HostName>,
+    level: Level,
+    /// What there is.
+    detail: String,
+    /// What to type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn new(check: &'static str, level: Level, detail: impl AsRef<str>) -> Self {
+        // It may name files and repeat what other programs say.
+        Self { check, host: None, level, detail: sanitize(detail.as_ref()), hint: None }
+    }
+
+    fn ok(check: &'static str, detail: impl AsRef<str>) -> Self {
+        Self::new(check, Level::Ok, detail)
+    }
+
+    fn warning(check: &'static str, detail: impl AsRef<str>) -> Self {
+        Self::new(check, Level::Warning, detail)
+    }
+
+    fn failed(check: &'static str, detail: impl AsRef<str>) -> Self {
+        Self::new(check, Level::Failed, detail)
+    }
+
+    fn hint(self, hint: impl AsRef<str>) -> Self {
+        Self { hint: Some(sanitize(hint.as_ref())), ..self }
+    }
+
+    fn of(self, host: &HostName) -> Self {
+        Self { host: Some(host.clone()), ..self }
+    }
+}
+
+/// What there is in the end, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Nothing failed.
+    ok: bool,
+    checks: Vec<Finding>,
+}
+
+/// Runs the command and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
+    let env = Env::from_process();
+    let host = match &context.named {
+        Some(Target::Host(host, _)) => Some(host),
+        _ => None,
+    };
+    let deep = async {
+        match host {
+            Some(host) => within("host", HOST_LIMIT, hosts::deep(context, host)).await,
+            None => Vec::new(),
+        }
+    };
+    let all = tokio::join!(
+        within("daemon", LIMIT, daemon::check(context)),
+        apart("programs", machine::programs),
+        apart("files", files::check),
+        apart("disk", files::disk),
+        within("ssh", LIMIT, machine::ssh()),
+        apart("agent", machine::agent),
+        apart("known_hosts", files::known_hosts),
+        within("docker", LIMIT, machine::docker()),
+        within("unit", LIMIT, machine::unit(&env)),
+        within("clock", LIMIT, machine::clock()),
+        within("hosts", LIMIT, hosts::check(context)),
+        deep,
+    );
+    let (a, b, c, d, e, f, g, h, i, j, k, l) = all;
+    let checks: Vec<Finding> = [a, b, c, d, e, f, g, h, i, j, k, l].into_iter().flatten().collect();
+    let ok = checks.iter().all(|finding| finding.level != Level::Failed);
+    let report = Report { ok, checks };
+    if context.ui.json {
+        context.ui.value(&report)?;
+    } else {
+        context.ui.print(&shown(context, &report))?;
+    }
+    Ok(if ok { 0 } else { FAILED })
+}
+
+/// Makes a check that waits for others.
+async fn within(
+    check: &'static str,
+    limit: Duration,
+    work: impl Future<Output = Vec<Finding>>,
+) -> Vec<Finding> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        vec![Finding::failed(check, format!("no answer within {} s", limit.as_secs()))]
+    })
+}
+
+/// Makes a check that the file system may hold up. One that hangs is left behind: this process ends without it.
+async fn apart(check: &'static str, work: fn() -> Vec<Finding>) -> Vec<Finding> {
+    let work = tokio::task::spawn_blocking(work);
+    let done = async {
+        work.await.unwrap_or_else(|error| {
+            vec![Finding::failed(check, format!("it could not be looked at: {error}"))]
+        })
+    };
+    within(check, LIMIT, done).await
+}
+
+fn shown(context: &Context<'_>, report: &Report) -> String {
+    let ui = context.ui;
+    let mut text = String::new();
+    for finding in &report.checks {
+        let (mark, colour) = match finding.level {
+            Level::Ok => ("✓", Colour::Green),
+            Level::Warning => ("!", Colour::Yellow),
+            Level::Failed => ("✗", Colour::Red),
+        };
+        if ui.quiet && finding.level == Level::Ok {
+            continue;
+        }
+        let host = finding.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
+        let mark = ui.paint(colour, mark);
+        text.push_str(&format!("{mark} {:<12} {host}{}\n", finding.check, finding.detail));
+        if let Some(hint) = &finding.hint {
+            text.push_str(&format!("  hint: {hint}\n"));
+        }
+    }
+    let count = |level| report.checks.iter().filter(|finding| finding.level == level).count();
+    let (warnings, failed) = (count(Level::Warning), count(Level::Failed));
+    if !ui.quiet {
+        text.push_str(&match (failed, warnings) {
+            (0, 0) => "\nAll is well.\n".to_owned(),
+            (0, warnings) => format!("\nNothing failed; warnings: {warnings}.\n"),
+            (failed, warnings) => format!("\nFailed: {failed}; warnings: {warnings}.\n"),
+        });
+    }
+    text
+}

@@ -1,0 +1,186 @@
+//! `occ setup`: to a first host that works, by questions.
+
+use hyper::Method;
+use occ_proto::error::Code;
+use occ_proto::host::DefaultHost;
+use occ_proto::name::Destination;
+use occ_proto::status::{HostList, TestReport};
+use occ_proto::text::sanitize;
+use occ_proto::{HostConfig, HostName};
+
+use super::host_import::{self, Choice};
+use super::{Context, host_edit, service};
+use crate::autostart;
+use crate::cli::HostAddArgs;
+use crate::client::{Client, host_path};
+use crate::error::CliError;
+use crate::hint::hint_for;
+use crate::output::with_note;
+
+/// The most hosts that are tried here, one after the other; `occ host test --all` tries more at once.
+const TRIED: usize = 8;
+
+/// Runs the command and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if !ui.can_ask() {
+        return Err(CliError::usage("occ setup asks questions, and here is nobody to ask.")
+            .hint("occ host add NAME USER@ADDRESS; or occ host import --all --yes"));
+    }
+    let client = context.client().await?;
+    let before: HostList = client.get("/v1/hosts").await?.parse()?;
+    if !before.hosts.is_empty() {
+        let count = before.hosts.len();
+        ui.note(&format!("Configured already: {count}; occ host list shows them."));
+    }
+    let known = match host_import::known(context, &client).await {
+        Ok(known) => known,
+        Err(error) => {
+            ui.note(&format!("Warning: {}", error.message));
+            Vec::new()
+        }
+    };
+    let free = host_import::free(&known);
+    let choice = match free.is_empty() {
+        true => Choice::None,
+        false => host_import::ask(context, &free).await?,
+    };
+    let working = match choice {
+        Choice::Some(names) => from_ssh_config(context, &client, names).await?,
+        Choice::Other(text) => Box::pin(by_address(context, Some(text))).await?,
+        Choice::None => Box::pin(by_address(context, None)).await?,
+    };
+    let Some(host) = working.first() else {
+        let after: HostList = client.get("/v1/hosts").await?.parse()?;
+        ui.note("hint: occ setup again, or occ host add NAME USER@ADDRESS");
+        // Somebody who has hosts and adds none has not failed.
+        return Ok(u8::from(after.hosts.is_empty() || after.hosts.len() > before.hosts.len()));
+    };
+    if before.default_host.is_none() {
+        let default = DefaultHost { name: Some(host.clone()) };
+        client.request(Method::PUT, "/v1/default-host", Some(&default), None).await?;
+        ui.say(&format!("Commands without --host go to {host}: occ host default changes that."))?;
+    }
+    match autostart::systemd_units().await {
+        Some(units) if units.installed => {}
+        Some(_) if ui.ask("Have systemd start occd at login?").await? => {
+            service::install(context, false).await?;
+        }
+        _ => {
+            ui.say("occd starts with the first occ. To have it from login on: occ daemon install")?;
+        }
+    }
+    ui.say(&format!(
+        "Next:\n  occ status --all\n  occ exec --host {host} -- uptime\n  occ shell --host {host}"
+    ))?;
+    Ok(0)
+}
+
+/// Adds hosts of ssh_config, tries them, and returns those that work.
+async fn from_ssh_config(
+    context: &Context<'_>,
+    client: &Client,
+    names: Vec<String>,
+) -> Result<Vec<HostName>, CliError> {
+    let ui = context.ui;
+    let done = host_import::import(client, names, Vec::new()).await?;
+    for one in &done.skipped {
+        ui.note(&format!("Skipped: {} ({}).", sanitize(&one.name), sanitize(&one.why)));
+    }
+    let mut working = Vec::new();
+    for name in done.added.iter().take(TRIED) {
+        let path = host_path(name, "/test");
+        let note = format!("[{name}] connecting …");
+        let report: TestReport = with_note(ui, &note, client.post(&path)).await?.parse()?;
+        match &report.problem {
+            None => {
+                ui.say(&host_edit::connected(context, &report))?;
+                working.push(name.clone());
+            }
+            Some(problem) => {
+                ui.note(&format!("[{name}] ✗ {}", sanitize(&problem.detail)));
+                let address = name.as_str().parse().ok();
+                let hint = address.and_then(|address| {
+                    hint_for(problem.code, name, &HostConfig::new(address), None, &problem.detail)
+                });
+                let again = || format!("occ host test {name} shows where it stops");
+                // The general hint for these would be this very test.
+                let general = matches!(problem.code, Code::HostUnreachable | Code::NotSsh);
+                let hint = hint.filter(|_| !general).unwrap_or_else(again);
+                ui.note(&format!("hint: {hint}"));
+            }
+        }
+    }
+    let rest = done.added.len().saturating_sub(TRIED);
+    if rest > 0 {
+        ui.note(&format!("{rest} more are added and not tried: occ host test --all tries them."));
+    }
+    Ok(working)
+}
+
+/// Asks for an address and a name until a host works or nothing more is given, and returns the host.
+async fn by_address(
+    context: &Context<'_>,
+    mut given: Option<String>,
+) -> Result<Vec<HostName>, CliError> {
+    let ui = context.ui;
+    loop {
+        let text = match given.take() {
+            Some(text) => Some(text),
+            None => {
+                ui.ask_text("A server's address, as [user@]name[:port] (Enter for none):").await?
+            }
+        };
+        let Some(text) = text else { return Ok(Vec::new()) };
+        let to: Destination = match text.parse() {
+            Ok(to) => to,
+            Err(error) => {
+                ui.note(&format!("Error: {}", sanitize(&format!("{error}"))));
+                continue;
+            }
+        };
+        let Some(name) = ask_name(context, suggestion(&to)).await? else { return Ok(Vec::new()) };
+        // One that does not work is not kept, and Docker is for later.
+        let args = HostAddArgs { yes: true, ..HostAddArgs::new(name.clone(), to) };
+        match host_edit::add(context, args).await {
+            Ok(_) => break Ok(vec![name]),
+            // The daemon has gone, or somebody wants to leave.
+            Err(error) if error.problem.is_none() => break Err(error),
+            Err(error) => {
+                ui.note(&format!("Error: {}", error.message));
+                if let Some(hint) = &error.hint {
+                    ui.note(&format!("hint: {hint}"));
+                }
+            }
+        }
+    }
+}
+
+async fn ask_name(
+    context: &Context<'_>,
+    suggested: Option<HostName>,
+) -> Result<Option<HostName>, CliError> {
+    let ui = context.ui;
+    loop {
+        let question = match &suggested {
+            Some(name) => format!("A name for it [{name}]:"),
+            None => "A name for it:".to_owned(),
+        };
+        let text = ui.ask_text(&question).await?;
+        let Some(text) = text.or_else(|| suggested.as_ref().map(ToString::to_string)) else {
+            return Ok(None);
+        };
+        match crate::parse::parse_name(&text) {
+            Ok(name) => return Ok(Some(name)),
+            Err(error) => ui.note(&format!("Error: {}", sanitize(&error))),
+        }
+    }
+}
+
+/// Returns a name for an address: the first part of a DNS name.
+fn suggestion(to: &Destination) -> Option<HostName> {
+    let address = to.address.as_str();
+    let first = address.split('.').next().unwrap_or(address);
+    let is_number = first.chars().all(|letter| letter.is_ascii_digit()) || address.contains(':');
+    crate::parse::parse_name(if is_number { return None } else { first }).ok()
+}

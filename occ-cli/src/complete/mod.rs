@@ -1,0 +1,238 @@
+//! Completion: what may stand where the cursor is.
+//!
+//! The scripts in `sh/` are all that a shell has of it; each asks `occ __complete` at every TAB. It reads the
+//! grammar that `cli` has, asks the running daemon for names, and starts none. Whatever goes wrong, nothing is
+//! offered and nothing is said: an error's text on the line that somebody is typing helps nobody.
+
+mod line;
+mod names;
+
+use std::path::PathBuf;
+
+use clap::{Arg, Command, CommandFactory as _};
+
+use crate::cli::{Cli, Shell};
+use names::{Kind, Names};
+
+/// The word that the scripts call `occ` with. No command can have it: commands are words of a person.
+pub(crate) const WORD: &str = "__complete";
+
+/// What may stand at the cursor.
+#[derive(Debug, Default)]
+struct Answer {
+    /// Words and what they are.
+    words: Vec<(String, String)>,
+    /// Files of this machine may stand there, too.
+    files: bool,
+}
+
+/// Returns the script for a shell.
+pub(crate) fn script(shell: Shell) -> &'static str {
+    match shell {
+        Shell::Bash => include_str!("sh/occ.bash"),
+        Shell::Zsh => include_str!("sh/_occ"),
+        Shell::Fish => include_str!("sh/occ.fish"),
+    }
+}
+
+/// Answers a shell. For bash: the line, the cursor's place in it, and where bash divides words. For the others: the
+/// words before the cursor's, `occ` the first, and what stands before the cursor of its own word.
+///
+/// The answer's first line is `files` or `words`: whether files of this machine may stand there, too. Each
+/// other line is a word and, for shells that show it, a tab and what it is. No space follows a word that ends in `:` or `=`.
+pub(crate) fn answer(args: &[String]) -> String {
+    let (words, current, cut) = match args {
+        [shell, line, point, breaks, ..] if shell == "bash" => {
+            let (words, current) = line::split(line, point.parse().unwrap_or(usize::MAX));
+            let cut = line::cut(&current, breaks);
+            (words, current, cut)
+        }
+        [_, words @ .., current] => (words.to_vec(), current.clone(), 0),
+        _ => return String::new(),
+    };
+    let mut answer = at(words.get(1..).unwrap_or_default(), &current);
+    answer.words.retain(|(word, _)| word.starts_with(&current));
+    let mut text = String::from(if answer.files { "files\n" } else { "words\n" });
+    let plain = args.first().is_some_and(|shell| shell == "bash");
+    for (word, what) in &answer.words {
+        // A name in a file that nobody has validated could break the line.
+        if word.contains(['\n', '\t', '\r']) {
+            continue;
+        }
+        text.push_str(word.get(cut..).unwrap_or_default());
+        let what = what.lines().next().unwrap_or_default();
+        if !plain && !what.is_empty() {
+            text.push('\t');
+            text.push_str(&occ_proto::text::sanitize(what));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The command line up to the cursor, as far as it has been understood.
+struct Place {
+    /// Its grammar.
+    command: Command,
+    /// Its name, such as `host edit`.
+    path: Vec<String>,
+    /// How many of its positional arguments are there.
+    positionals: usize,
+    /// The option whose value comes next.
+    option: Option<Arg>,
+    /// Options are none any more: `--`, or another program's words.
+    raw: bool,
+    /// `--socket`.
+    socket: Option<PathBuf>,
+    /// What every command takes.
+    global: Vec<Arg>,
+}
+
+fn at(words: &[String], current: &str) -> Answer {
+    let mut place = Place::new();
+    for word in words {
+        place.take(word);
+    }
+    place.complete(current)
+}
+
+impl Place {
+    fn new() -> Self {
+        let command = Cli::command();
+        let global = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+        let (path, option, socket) = (Vec::new(), None, None);
+        Self { command, path, positionals: 0, option, raw: false, socket, global }
+    }
+
+    fn arguments(&self) -> impl Iterator<Item = &Arg> {
+        self.command.get_arguments().filter(|arg| !arg.is_global_set()).chain(&self.global)
+    }
+
+    fn long(&self, name: &str) -> Option<&Arg> {
+        let is = |arg: &&Arg| {
+            let others = arg.get_all_aliases().unwrap_or_default();
+            arg.get_long() == Some(name) || others.contains(&name)
+        };
+        self.arguments().find(is)
+    }
+
+    fn short(&self, letter: char) -> Option<&Arg> {
+        self.arguments().find(|arg| arg.get_short() == Some(letter))
+    }
+
+    fn positional(&self) -> Option<&Arg> {
+        let mut all = self.command.get_positionals();
+        let many = |arg: &&Arg| arg.get_num_args().is_some_and(|n| n.max_values() > 1);
+        all.nth(self.positionals).or_else(|| self.command.get_positionals().last().filter(many))
+    }
+
+    /// Takes a word that stands before the cursor's.
+    fn take(&mut self, word: &str) {
+        if let Some(option) = self.option.take() {
+            self.value(&option, word);
+        } else if self.raw {
+            self.positionals += 1;
+        } else if word == "--" {
+            self.raw = true;
+        } else if let Some(long) = word.strip_prefix("--") {
+            let (name, value) = match long.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (long, None),
+            };
+            let option = self.long(name).filter(|arg| arg.get_action().takes_values()).cloned();
+            match (option, value) {
+                (Some(option), Some(value)) => self.value(&option, value),
+                (option, _) => self.option = option,
+            }
+        } else if let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) {
+            let takes = |arg: &&Arg| arg.get_action().takes_values();
+            let found = letters.char_indices().find_map(|(at, letter)| {
+                Some((at + letter.len_utf8(), self.short(letter).filter(takes)?.clone()))
+            });
+            // What follows the letter of such an option is its value.
+            self.option = found.filter(|(end, _)| *end == letters.len()).map(|(_, option)| option);
+        } else if self.positionals == 0
+            && let Some(sub) = self.command.find_subcommand(word)
+        {
+            let mut sub = sub.clone();
+            sub.build();
+            self.path.push(sub.get_name().to_owned());
+            self.command = sub;
+        } else {
+            // Of another program's words none is an option of ours.
+            self.raw = self.positional().is_some_and(Arg::is_trailing_var_arg_set);
+            self.positionals += 1;
+        }
+    }
+
+    fn value(&mut self, option: &Arg, value: &str) {
+        if option.get_id() == "socket" {
+            self.socket = Some(value.into());
+        }
+    }
+
+    fn complete(&self, current: &str) -> Answer {
+        if let Some(option) = &self.option {
+            return self.values(option, "");
+        }
+        if !self.raw && current.starts_with('-') {
+            let assigned = current.strip_prefix("--").and_then(|long| long.split_once('='));
+            return match assigned {
+                Some((name, _)) => match self.long(name) {
+                    Some(option) => self.values(option, &format!("--{name}=")),
+                    None => Answer::default(),
+                },
+                None => self.options(),
+            };
+        }
+        let mut answer = self.positional().map_or_else(Answer::default, |arg| self.values(arg, ""));
+        if self.positionals == 0 && !self.raw {
+            let subs = self.command.get_subcommands();
+            let visible = subs.filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+            answer.words.extend(visible.map(|sub| {
+                (sub.get_name().to_owned(), described(sub.get_about().map(ToString::to_string)))
+            }));
+        }
+        answer
+    }
+
+    fn options(&self) -> Answer {
+        let mut words = Vec::new();
+        for arg in self.arguments().filter(|arg| !arg.is_hide_set()) {
+            let what = described(arg.get_help().map(ToString::to_string));
+            if let Some(long) = arg.get_long() {
+                words.push((format!("--{long}"), what.clone()));
+            } else if let Some(short) = arg.get_short() {
+                words.push((format!("-{short}"), what));
+            }
+        }
+        Answer { words, files: false }
+    }
+
+    /// Returns what an argument may be.
+    fn values(&self, arg: &Arg, before: &str) -> Answer {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let kind = Kind::of(&path, arg);
+        let mut words: Vec<(String, String)> = arg
+            .get_possible_values()
+            .iter()
+            .filter(|value| !value.is_hide_set() && arg.get_action().takes_values())
+            .map(|value| {
+                (value.get_name().to_owned(), described(value.get_help().map(ToString::to_string)))
+            })
+            .collect();
+        words.extend(Names::new(self.socket.clone()).of(kind));
+        for (word, _) in &mut words {
+            word.insert_str(0, before);
+        }
+        Answer { words, files: matches!(kind, Kind::Files | Kind::HostPaths) }
+    }
+}
+
+/// Returns the first line of what something is.
+fn described(text: Option<String>) -> String {
+    text.as_deref().and_then(|text| text.lines().next()).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

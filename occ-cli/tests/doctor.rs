@@ -1,0 +1,179 @@
+//! `occ doctor` works where nothing else does, says what to type, and never hangs.
+
+#![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use common::{Answer, Done, Fake, ago, broken, connected, list, occ, private_dir, run};
+use serde_json::{Value, json};
+
+fn doctor(home: &Path, args: &[&str]) -> Command {
+    occ(&[&["doctor"], args].concat(), home)
+}
+
+/// Returns the lines of a check, as `--json` has them.
+fn findings(done: &Done, check: &str) -> Vec<Value> {
+    let report: Value = serde_json::from_str(&done.out).unwrap();
+    let failed = report["checks"].as_array().unwrap().iter().any(|one| one["level"] == "failed");
+    assert_eq!((report["ok"] == true, done.code == 0), (!failed, !failed), "{done:?}");
+    let checks = report["checks"].as_array().unwrap().iter();
+    checks.filter(|one| one["check"] == check).cloned().collect()
+}
+
+fn only(done: &Done, check: &str) -> Value {
+    let mut found = findings(done, check);
+    assert_eq!(found.len(), 1, "{check}: {done:?}");
+    found.remove(0)
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Makes the configuration directory with a file in it.
+fn config(home: &Path, name: &str, text: &str) -> std::path::PathBuf {
+    let dir = home.join(".config/opencode-cloud");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join(name), text).unwrap();
+    set_mode(&dir.join(name), 0o600);
+    dir.join(name)
+}
+
+#[test]
+fn a_machine_on_which_nothing_is_set_up_is_well_and_stays_as_it_is() {
+    let home = private_dir();
+    let done = run(&mut doctor(home.path(), &["--json"]));
+    assert_eq!(only(&done, "daemon")["level"], "warning", "autostart is off here: {done:?}");
+    assert_eq!(only(&done, "hosts.json")["hint"], "occ setup");
+    assert_eq!(only(&done, "files")["level"], "ok");
+    assert_eq!(only(&done, "disk")["check"], "disk");
+    let done = run(doctor(home.path(), &[]).env_remove("OCC_NO_AUTOSTART"));
+    assert!(done.out.contains("✓ daemon       not running"), "{done:?}");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn without_home_it_says_so_and_goes_on() {
+    let done = run(doctor(Path::new("/"), &["--json"]).env_remove("HOME"));
+    assert_eq!(only(&done, "socket")["level"], "failed");
+    assert_eq!(only(&done, "files")["level"], "failed");
+    assert_eq!(findings(&done, "ssh").len(), 1);
+}
+
+#[test]
+fn broken_files_are_named_with_what_to_do() {
+    let home = private_dir();
+    let hosts = config(home.path(), "hosts.json", "{\n  \"hosts\": 1\n}");
+    config(home.path(), "occd.toml", "[connection]\nretries = = 3\n");
+    let done = run(&mut doctor(home.path(), &["--json"]));
+    let found = only(&done, "hosts.json");
+    assert!(found["level"] == "failed" && found["detail"].as_str().unwrap().contains("line 2"));
+    assert!(only(&done, "occd.toml")["detail"].as_str().unwrap().contains("occd.toml:2: "));
+    // On a terminal or in a pipe it is the same, in words.
+    let done = run(&mut doctor(home.path(), &[]));
+    assert!(
+        done.out.contains("✗ hosts.json") && done.out.contains("  hint: mend it: "),
+        "{done:?}"
+    );
+    assert!(done.out.ends_with("warnings: 1.\n"), "{done:?}");
+    let quiet = run(&mut doctor(home.path(), &["-q"]));
+    assert!(quiet.code == 1 && !quiet.out.contains('✓'), "{quiet:?}");
+
+    std::fs::write(&hosts, r#"{"version":1,"hosts":{}}"#).unwrap();
+    set_mode(&hosts, 0o666);
+    let found = only(&run(&mut doctor(home.path(), &["--json"])), "hosts.json");
+    assert_eq!(found["hint"], json!(format!("chmod go-w {}", hosts.display())));
+    let secret = config(home.path(), "age-identity.txt", "AGE-SECRET-KEY-1");
+    set_mode(&secret, 0o644);
+    let found = only(&run(&mut doctor(home.path(), &["--json"])), "secrets");
+    assert!(found["level"] == "failed" && found["hint"].as_str().unwrap().starts_with("chmod go="));
+}
+
+#[test]
+fn the_agent_is_asked_for_its_keys() {
+    let home = private_dir();
+    let socket = home.path().join("agent");
+    let ask =
+        || only(&run(doctor(home.path(), &["--json"]).env("SSH_AUTH_SOCK", &socket)), "agent");
+    assert_eq!(ask()["level"], "failed");
+    let listener = UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        for (count, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            stream.read_exact(&mut [0; 5]).unwrap();
+            match u8::try_from(count).unwrap() {
+                // The third one gets no answer, and its connection stays.
+                2 => std::mem::forget(stream),
+                count => stream.write_all(&[0, 0, 0, 5, 12, 0, 0, 0, count]).unwrap(),
+            }
+        }
+    });
+    assert_eq!((&ask()["level"], &ask()["level"]), (&json!("warning"), &json!("ok")));
+    assert_eq!(ask()["level"], "failed", "an agent that does not answer");
+}
+
+#[test]
+fn another_occ_in_the_path_is_told() {
+    let home = private_dir();
+    let dir = home.path().join("bin");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("occ"), "#!/bin/sh\n").unwrap();
+    set_mode(&dir.join("occ"), 0o755);
+    let path = format!("{}:/usr/bin:/bin", dir.display());
+    let done = run(doctor(home.path(), &["--json"]).env("PATH", path));
+    let others = findings(&done, "programs");
+    let other = others.iter().find(|one| one["level"] == "warning").unwrap();
+    assert!(other["detail"].as_str().unwrap().contains("bin/occ"), "{other}");
+}
+
+fn version(version: &str) -> Value {
+    json!({"version": version, "api_version": 1, "min_client": "0.1.0", "capabilities": [],
+        "pid": 7, "started_at": ago(7830), "socket": "/s"})
+}
+
+#[test]
+fn a_daemon_is_told_with_its_hosts_and_none_is_asked_anything() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/version" => Answer::ok(version("9.9.9")),
+        "/v1/hosts" => {
+            let mut other = connected("prod-2");
+            other["docker_error"] =
+                json!({"code": "docker_permission", "message": "permission denied on x.sock"});
+            let down = broken("prod-1", "failed", "auth_failed", "refused every key");
+            Answer::ok(list(&[down, other], None))
+        }
+        path => panic!("{path}"),
+    });
+    set_mode(&fake.socket, 0o666);
+    let done = fake.occ(&["doctor", "--json"]);
+    assert_eq!(only(&done, "socket")["level"], "warning");
+    let daemon = only(&done, "daemon");
+    let hint = daemon["hint"].as_str().unwrap();
+    assert!(daemon["level"] == "warning" && hint.starts_with("install occ 9.9.9"), "{daemon}");
+    let hosts = findings(&done, "hosts");
+    let failed = hosts.iter().find(|one| one["host"] == "prod-1").unwrap();
+    assert_eq!(
+        (&failed["level"], &failed["hint"]),
+        (&json!("failed"), &json!("occ doctor --host prod-1"))
+    );
+    let docker = findings(&done, "docker");
+    let fault = docker.iter().find(|one| one["host"] == "prod-2").unwrap();
+    assert_eq!(fault["level"], "warning");
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_holds_nothing_up() {
+    let dir = private_dir();
+    let socket = dir.path().join("occd.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let done = run(doctor(dir.path(), &["--json"]).env("OCC_SOCKET", &socket));
+    assert_eq!(only(&done, "daemon")["level"], "failed");
+    assert_eq!(only(&done, "hosts.json")["level"], "ok");
+}

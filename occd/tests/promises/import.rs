@@ -1,0 +1,187 @@
+//! Hosts come out of ssh_config by `occ host import` and `occ setup`, and `occ doctor` looks at one.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::{Value, json};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
+
+fn write_ssh_config(rig: &DaemonRig, text: &str) {
+    let path = rig.home().join(".ssh/config");
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Returns the lines that make names of a server.
+fn block(names: &str, host: &EmbeddedHost) -> String {
+    format!(
+        "Host {names}\n  HostName 127.0.0.1\n  Port {}\n  User deploy\n  IdentityFile {}\n",
+        host.port(),
+        host.client_key_path().display()
+    )
+}
+
+fn hosts(rig: &DaemonRig) -> Value {
+    let dir = rig.paths().hosts_file_candidates().unwrap().remove(0);
+    std::fs::read_to_string(dir).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+}
+
+#[test]
+fn hosts_of_ssh_config_are_imported_with_one_save() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    let more = rig.root().join("more");
+    std::fs::write(&more, block("web-2", &host)).unwrap();
+    let text = format!(
+        "Include {}\nHost *.example.com !x\n  User x\n{}{}Host bad;name\n",
+        more.display(),
+        block("web-1 web-*", &host),
+        block("db-1", &host)
+    );
+    write_ssh_config(&rig, &text);
+    rig.start_daemon(&[]);
+
+    let dry = rig.occ_ok(&["host", "import", "--dry-run"]);
+    assert!(dry.contains("web-1") && dry.contains("deploy@127.0.0.1"), "{dry}");
+    assert!(!dry.contains("example"), "{dry}");
+    assert_eq!(hosts(&rig), Value::Null, "nothing was saved");
+    // Nobody is there to be asked.
+    assert_eq!(rig.run_occ(&["host", "import", "--all"]).code(), 2);
+    assert_eq!(rig.run_occ(&["host", "import"]).code(), 2);
+
+    rig.occ_ok(&["host", "add", "db-1", "192.0.2.1", "--no-verify"]);
+    let before = rig.http("GET", "/v1/hosts", &[], None).json()["revision"].as_u64().unwrap();
+    let output = rig.run_occ(&["host", "import", "--all", "-g", "eu", "--yes"]);
+    assert_eq!(output.stdout, "Added: 2 hosts (web-2, web-1).\n", "{output:?}");
+    assert!(output.stderr.contains("Skipped: db-1 (a host of this name is configured)."));
+    assert!(output.stderr.contains("Skipped: bad;name ("), "{output:?}");
+    assert!(rig.http("GET", "/v1/hosts", &[], None).json()["revision"].as_u64().unwrap() > before);
+    let saved = hosts(&rig);
+    assert_eq!(saved["hosts"]["web-1"]["hostname"], "web-1");
+    assert_eq!(saved["hosts"]["web-1"]["groups"], json!(["eu"]));
+    assert_eq!(saved["hosts"]["db-1"]["hostname"], "192.0.2.1", "it is as it was");
+    // One save: what is kept beside it is from before all of them.
+    let place = rig.paths().hosts_file_candidates().unwrap().remove(0);
+    let kept = std::fs::read_to_string(place.with_extension("json.bak")).unwrap();
+    assert!(!kept.contains("web-1") && !kept.contains("web-2") && kept.contains("db-1"), "{kept}");
+    assert_eq!(rig.occ_ok(&["exec", "--host", "web-2", "--", "echo", "hi"]), "hi\n");
+
+    let none = rig.run_occ(&["host", "import", "nosuch", "--yes"]);
+    assert_eq!((none.code(), none.stdout.as_str()), (1, "No host was added.\n"), "{none:?}");
+}
+
+#[test]
+fn setup_leads_to_a_host_that_works() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.set_env("NO_COLOR", "1");
+    write_ssh_config(
+        &rig,
+        &format!("{}Host dead\n  HostName 127.0.0.1\n  Port 1\n", block("web-1", &host)),
+    );
+    let nobody = rig.run_occ(&["setup"]);
+    assert!(nobody.code() == 2 && nobody.stderr.contains("hint: occ host add"), "{nobody:?}");
+
+    // It starts the daemon. `occ host add` alone is the same.
+    let mut terminal = Terminal::start(rig.occ(&["host", "add"]));
+    terminal.answer(
+        "2 hosts in ~/.ssh/config: web-1, dead.\nAdd [a]ll, [p]ick, [n]one, or names:",
+        "a",
+    );
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("[web-1] ✓ Connected"), "{screen}");
+    assert!(
+        screen.contains("[dead] ✗ ") && screen.contains("hint: occ host test dead"),
+        "{screen}"
+    );
+    assert!(screen.contains("Commands without --host go to web-1"), "{screen}");
+    assert!(screen.contains("Next:\n") && screen.contains("occ exec --host web-1"), "{screen}");
+    assert_eq!(hosts(&rig)["default_host"], "web-1");
+    assert_eq!(rig.occ_ok(&["exec", "--", "echo", "hi"]), "hi\n");
+}
+
+#[test]
+fn setup_takes_an_address_and_suggests_a_name() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.set_env("NO_COLOR", "1");
+    write_ssh_config(
+        &rig,
+        &format!("Host *\n  IdentityFile {}\n", host.client_key_path().display()),
+    );
+    let mut terminal = Terminal::start(rig.occ(&["setup"]));
+    terminal.answer("(Enter for none):", "no good");
+    // What does not work is said, and asked for again.
+    terminal.answer("(Enter for none):", "deploy@localhost:1");
+    terminal.answer("A name for it [localhost]:", "");
+    terminal.answer("(Enter for none):", &format!("deploy@localhost:{}", host.port()));
+    terminal.answer("A name for it [localhost]:", "");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("Error: localhost: no connection to "), "{screen}");
+    assert!(screen.contains("Added: Host 'localhost' added"), "{screen}");
+    assert_eq!(hosts(&rig)["default_host"], "localhost");
+}
+
+#[test]
+fn doctor_looks_at_one_host_more_deeply() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", &sshd);
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["doctor", "--host", "h", "--json"]);
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    let of_host = |check: &str| -> Vec<Value> {
+        let all = report["checks"].as_array().unwrap().iter();
+        all.filter(|one| one["check"] == check && one["host"] == "h").cloned().collect()
+    };
+    let steps = of_host("host");
+    assert!(
+        steps.iter().any(|step| step["detail"].as_str().unwrap().starts_with("login: ")),
+        "{report}"
+    );
+    assert_eq!(of_host("clock")[0]["level"], "ok", "{report}");
+    // One that is not there is a line like any other.
+    let none = rig.run_occ(&["doctor", "--host", "nosuch"]);
+    assert!(none.code() == 1 && none.stdout.contains("✗ host         [nosuch] "), "{none:?}");
+}
+
+#[test]
+fn a_host_goes_into_ssh_config_as_well_where_that_is_asked_for() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    write_ssh_config(&rig, &block("old", &host));
+    rig.start_daemon(&[]);
+    let key = host.client_key_path().display().to_string();
+    let add = |name: &str, more: &[&str]| {
+        let address = format!("deploy@127.0.0.1:{}", host.port());
+        let output = rig.run_occ(&[&["host", "add", name, &address, "-i", &key], more].concat());
+        assert_eq!(output.code(), 0, "{output:?}");
+        output.stderr
+    };
+    add("plain", &[]);
+    assert!(add("new", &["--ssh-config"]).contains("Host 'new' added to ~/.ssh/config"));
+    assert!(add("old", &["--ssh-config"]).contains("names old already"));
+    let text = std::fs::read_to_string(rig.home().join(".ssh/config")).unwrap();
+    assert!(text.starts_with("Host new\n  HostName 127.0.0.1\n  User deploy\n"), "{text}");
+    assert!(text.ends_with(&block("old", &host)) && !text.contains("plain"), "{text}");
+    // What reads it finds the server.
+    rig.occ_ok(&["host", "remove", "new", "-f"]);
+    rig.occ_ok(&["host", "import", "new", "--yes"]);
+    assert_eq!(rig.occ_ok(&["exec", "--host", "new", "--", "echo", "hi"]), "hi\n");
+}

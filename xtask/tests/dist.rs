@@ -1,0 +1,242 @@
+//! What is packed is the same each time, installs, replaces an older version, and goes without a trace.
+
+#![allow(clippy::unwrap_used, reason = "a failing fixture is a failing test")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
+
+/// A directory that is removed in the end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("occ-dist-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen in its output")]
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    let required = std::env::var_os("OCC_REQUIRE_SHELLS").is_some_and(|value| value == "1");
+    assert!(has || !required, "{program} is not installed");
+    if !has {
+        eprintln!(
+            "SKIPPED: {program} is not installed (OCC_REQUIRE_SHELLS=1 makes this a failure)"
+        );
+    }
+    has
+}
+
+fn run(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Output {
+    let output = command(program).args(args).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{args:?}: {}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    // Fast instead of small.
+    command.env("DPKG_DEB_COMPRESSOR_TYPE", "gzip").env("DPKG_DEB_COMPRESSOR_LEVEL", "1");
+    command
+}
+
+macro_rules! run {
+    ($program:expr $(, $arg:expr)*) => { run($program, &[$(OsStr::new(&$arg)),*]) };
+}
+
+/// Returns a directory with the programs to pack: the occ of this build, and something in occd's place, which nobody
+/// runs here.
+fn programs(place: &Place) -> PathBuf {
+    let dir = place.join("programs");
+    fs::create_dir_all(&dir).unwrap();
+    let built = Path::new(XTASK).with_file_name("occ");
+    assert!(built.is_file(), "build occ first: cargo build");
+    fs::copy(&built, dir.join("occ")).unwrap();
+    if has("strip") {
+        run!("strip", dir.join("occ"));
+    }
+    fs::write(dir.join("occd"), "#!/bin/sh\n# GLIBC_2.17 GLIBC_2.34 GLIBC_2.4\n").unwrap();
+    fs::set_permissions(dir.join("occd"), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn dist(programs: &Path, to: &Path) -> Vec<PathBuf> {
+    let made = run!(XTASK, "dist", "--programs", programs, "--to", to);
+    String::from_utf8(made.stdout).unwrap().lines().map(PathBuf::from).collect()
+}
+
+/// Returns the files below a directory.
+fn files(dir: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => dirs.push(path),
+                false => all.push(path.strip_prefix(dir).unwrap().display().to_string()),
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn an_archive_is_the_same_each_time_and_installs_from_where_it_is() {
+    let place = Place::new("archive");
+    let programs = programs(&place);
+    let made = dist(&programs, &place.join("one"));
+    let again = dist(&programs, &place.join("two"));
+    for (one, two) in made.iter().zip(&again) {
+        assert!(fs::read(one).unwrap() == fs::read(two).unwrap(), "{} differs", one.display());
+    }
+    let archive = made[0].display().to_string();
+    assert!(archive.contains(concat!("occ-", env!("CARGO_PKG_VERSION"), "-")), "{archive}");
+    assert!(archive.ends_with(".tar.gz"), "{archive}");
+
+    run!("tar", "-C", &place.0, "-xf", &made[0]);
+    let tree = place.join(
+        Path::new(&archive).file_name().unwrap().to_str().unwrap().trim_end_matches(".tar.gz"),
+    );
+    for file in [
+        "bin/occ",
+        "bin/occd",
+        "install.sh",
+        "share/man/man1/occ-exec.1",
+        "share/occ/launchd/com.occd.agent.plist",
+        "share/doc/occ/LICENSE-MIT",
+        "share/doc/occ/docs/api.md",
+        "share/zsh/site-functions/_occ",
+    ] {
+        assert!(tree.join(file).is_file(), "{file}");
+    }
+
+    let (home, prefix) = (place.join("home"), place.join("prefix"));
+    fs::create_dir_all(home.join(".config/opencode-cloud")).unwrap();
+    fs::write(home.join(".config/opencode-cloud/hosts.json"), "{}").unwrap();
+    let install = |args: &[&str]| {
+        let mut command = command(tree.join("install.sh"));
+        command.arg("--prefix").arg(&prefix).args(args).env("HOME", &home);
+        let output = command.env("XDG_RUNTIME_DIR", &home).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = install(&[]);
+    assert!(said.starts_with("Installed occ ") && said.ends_with("Next: occ setup\n"), "{said}");
+    let first = files(&prefix);
+    let unit = fs::read_to_string(prefix.join("share/systemd/user/occd.service")).unwrap();
+    assert!(unit.contains(&format!("ExecStart={}/bin/occd", prefix.display())), "{unit}");
+    run!(prefix.join("bin/occ"), "--version");
+    // Something that an older version had, and something that is not ours.
+    fs::write(prefix.join("share/man/man1/occ-old.1"), "").unwrap();
+    fs::write(prefix.join("share/man/man1/other.1"), "").unwrap();
+    let list = prefix.join("share/occ/installed");
+    let listed = fs::read_to_string(&list).unwrap();
+    fs::write(&list, format!("{listed}share/man/man1/occ-old.1\n")).unwrap();
+    assert!(install(&[]).starts_with("Replaced "));
+    fs::remove_file(prefix.join("share/man/man1/other.1")).unwrap();
+    assert_eq!(files(&prefix), first);
+
+    assert!(install(&["--uninstall"]).contains("stay."));
+    assert!(!prefix.exists() || files(&prefix).is_empty(), "{:?}", files(&prefix));
+    assert!(install(&["--uninstall"]).starts_with("Nothing of occ"));
+    assert_eq!(files(&home), [".config/opencode-cloud/hosts.json"]);
+}
+
+#[test]
+fn the_debian_package_installs_upgrades_and_leaves_nothing() {
+    if !has("dpkg-deb") {
+        return;
+    }
+    let place = Place::new("deb");
+    let made = dist(&programs(&place), &place.join("out"));
+    let deb = made.iter().find(|file| file.extension().is_some_and(|kind| kind == "deb")).unwrap();
+
+    let root = place.join("root");
+    let admin = root.join("var/lib/dpkg");
+    for dir in ["updates", "info", "triggers"] {
+        fs::create_dir_all(admin.join(dir)).unwrap();
+    }
+    for file in ["status", "available"] {
+        fs::write(admin.join(file), "").unwrap();
+    }
+    let kept = root.join("home/u/.config/opencode-cloud/hosts.json");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::write(&kept, "{}").unwrap();
+    let before = files(&root.join("home"));
+    let option = format!("--root={}", root.display());
+    let dpkg = |args: &[&OsStr]| {
+        let mut command = command("dpkg");
+        command.args([option.as_str(), "--force-not-root", "--force-depends", "--log=/dev/null"]);
+        let output = command.args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?} {}", String::from_utf8_lossy(&output.stderr));
+    };
+    dpkg(&["-i".as_ref(), deb.as_os_str()]);
+    for file in [
+        "usr/bin/occd",
+        "usr/share/bash-completion/completions/occ",
+        "usr/share/zsh/vendor-completions/_occ",
+        "usr/share/fish/vendor_completions.d/occ.fish",
+        "usr/share/man/man1/occ.1.gz",
+        "usr/share/doc/occd/copyright",
+    ] {
+        assert!(root.join(file).is_file(), "{file}: {:?}", files(&root.join("usr")));
+    }
+    let unit = fs::read_to_string(root.join("usr/lib/systemd/user/occd.service")).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/bin/occd\n"), "{unit}");
+    let version = run!(root.join("usr/bin/occ"), "--version");
+    assert!(version.stdout.starts_with(b"occ "));
+    let fields = run!("dpkg-deb", "--field", deb, "Depends");
+    assert_eq!(fields.stdout, b"libc6 (>= 2.34)\n");
+    let scripts = run!("dpkg-deb", "--ctrl-tarfile", deb);
+    let scripts = String::from_utf8_lossy(&scripts.stdout).into_owned();
+    assert!(["preinst", "postinst", "prerm", "postrm"].iter().all(|name| !scripts.contains(name)));
+
+    // The next version, which has a file less.
+    let next = place.join("next");
+    run!("dpkg-deb", "-R", deb, &next);
+    let control = fs::read_to_string(next.join("DEBIAN/control")).unwrap();
+    let control = control.replace(concat!("Version: ", env!("CARGO_PKG_VERSION")), "Version: 99");
+    fs::write(next.join("DEBIAN/control"), control).unwrap();
+    fs::remove_file(next.join("usr/share/man/man1/occ.1.gz")).unwrap();
+    run!("dpkg-deb", "--root-owner-group", "-b", &next, place.join("next.deb"));
+    dpkg(&["-i".as_ref(), place.join("next.deb").as_os_str()]);
+    assert!(!root.join("usr/share/man/man1/occ.1.gz").exists());
+    run!(root.join("usr/bin/occ"), "--version");
+
+    dpkg(&["-P".as_ref(), "occd".as_ref()]);
+    assert!(!root.join("usr").exists(), "{:?}", files(&root.join("usr")));
+    assert_eq!(files(&root.join("home")), before);
+}
+
+#[test]
+fn shellcheck_finds_no_fault_in_the_installer() {
+    if has("shellcheck") {
+        run!("shellcheck", Path::new(env!("CARGO_MANIFEST_DIR")).join("../install.sh"));
+    }
+}
