@@ -108,7 +108,10 @@ pub async fn serve_looks(
     let looks = |stream| {
         let asker = Asker { only_looks: true, ..Asker::default() };
         let served = client(stream, router.clone(), asker, CancellationToken::new());
-        async { Ok(served.await) }
+        async {
+            served.await;
+            Ok(())
+        }
     };
     serve_each(LOOKING, || accept(&listener), &clients, &stop, looks).await;
 }

@@ -115,7 +115,7 @@ const SANDBOX: &[Codes] = &[
     (507, &[Code::ImageUnavailable]),
 ];
 const FILE: &[Codes] = &[
-    (400, &[Code::NameTooLong]),
+    (400, &[Code::NameTooLong, Code::ArchiveInvalid]),
     (403, &[Code::PermissionDenied]),
     (404, &[Code::FileNotFound]),
     (409, &[Code::IsDirectory, Code::NotDirectory, Code::NotEmpty, Code::FileError]),
