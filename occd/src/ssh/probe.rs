@@ -17,6 +17,9 @@ use super::inbox::Closed;
 
 /// How long a host may take to answer; some login shells read slow start-up files.
 const PROBE: Duration = Duration::from_secs(30);
+/// What the answer ends with, and how long a server may take after that to close the channel; not all do.
+const END: &[u8] = b"occ-probe end=1";
+const CLOSE: Duration = Duration::from_secs(1);
 /// The most bytes of an answer that are looked at.
 const LIMIT: usize = 16 * 1024;
 
@@ -39,7 +42,7 @@ const SCRIPT: &str = concat!(
     "if test -r \"$s\" && test -w \"$s\"; then echo occ-probe usable=$s; ",
     "else echo occ-probe denied=$s; ",
     "w=$(stat -Lc %a:%U:%G \"$s\" 2>/dev/null || stat -Lf %Lp:%Su:%Sg \"$s\" 2>/dev/null) && ",
-    "echo occ-probe whose=$w:$(id -nG); fi; done'",
+    "echo occ-probe whose=$w:$(id -nG); fi; done; echo occ-probe end=1'",
 );
 
 /// What came of asking.
@@ -92,12 +95,23 @@ async fn ask(connection: &Arc<Connection>, in_background: bool) -> Result<Vec<u8
     }
     channel.eof().await.map_err(|e| format!("{e:?}"))?;
     let mut answer = Vec::new();
+    let mut is_whole = false;
     while let Some(frame) = channel.recv().await {
         if frame.stream() == STDOUT && answer.len() < LIMIT {
             answer.extend_from_slice(&frame.data());
         }
+        is_whole = answer.windows(END.len()).any(|part| part == END);
+        if is_whole {
+            break;
+        }
     }
-    match channel.closed().await {
+    let closed = channel.closed();
+    if is_whole {
+        // Either way, all is known.
+        let _ = timeout(CLOSE, closed).await;
+        return Ok(answer);
+    }
+    match closed.await {
         Closed::ByServer => Ok(answer),
         lost => Err(format!("{lost:?}")),
     }
