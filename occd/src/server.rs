@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
@@ -23,6 +23,7 @@ use tower::ServiceExt as _;
 use crate::descriptors::{ClientStream, Passed};
 use crate::peer::Peer;
 use crate::policy::{Asker, GrantInForce};
+use occ_proto::{API_VERSION, API_VERSION_HEADER, VERSION_HEADER};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
@@ -34,6 +35,9 @@ const CLIENTS: usize = 16 * 1024;
 const RESERVED: usize = 512;
 /// Where there are next to none, some clients all the same.
 const FEW: usize = 64;
+/// How many are told at a time that there are too many, and how long one of them may take to ask.
+const TOLD: usize = 64;
+const REQUEST: Duration = Duration::from_secs(1);
 /// Clients of the read-only socket at a time. More wait in line.
 const LOOKING: usize = 512;
 /// The pause after a failed accept. It fails when file descriptors run out, and then it fails again at
@@ -91,7 +95,10 @@ pub async fn serve(
             tracing::debug!(%error, "the send buffer stays as it is");
         }
         if clients.len() >= most {
-            clients.spawn(turn_away(stream, most));
+            // Those who are told so take a descriptor for a moment, too.
+            if clients.len() < most + TOLD {
+                clients.spawn(turn_away(stream, most));
+            }
             continue;
         }
         clients.spawn(client(stream, router.clone(), Asker::default(), stop.clone()));
@@ -113,7 +120,8 @@ pub async fn serve_looks(
             Ok(())
         }
     };
-    serve_each(LOOKING, || accept(&listener), &clients, &stop, looks).await;
+    // The owner's own clients come first.
+    serve_each(LOOKING.min(most_clients() / 4), || accept(&listener), &clients, &stop, looks).await;
 }
 
 /// Returns how many clients there may be: each takes a file descriptor, and hosts need some, too.
@@ -133,10 +141,15 @@ async fn turn_away(mut stream: UnixStream, most: usize) {
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 429 Too Many Requests\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+         {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n\
          Retry-After: 1\r\nConnection: close\r\n\r\n{body}",
         occ_proto::error::PROBLEM_JSON,
-        body.len()
+        body.len(),
+        env!("CARGO_PKG_VERSION")
     );
+    // An answer that comes before its request is none.
+    let mut request = vec![0; 16 * 1024];
+    let _ = timeout(REQUEST, stream.read(&mut request)).await;
     // One that does not listen is gone, which is as well.
     let _ = timeout(HEADER_TIME, stream.write_all(answer.as_bytes())).await;
 }

@@ -117,7 +117,11 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
             Next::Line(Ok(split::Read::Line { number, text })) => match ask::read(number, &text) {
                 Ok(None) => {}
                 Ok(Some(line)) => heard(&api, &mut flights, &tasks, number, line),
-                Err(misread) => tasks.push(say(&api, Said::misread(&misread))),
+                Err(mut misread) => {
+                    // What a request in flight is told is its own end.
+                    misread.id = misread.id.filter(|id| !flights.contains_key(id));
+                    tasks.push(say(&api, Said::misread(&misread)));
+                }
             },
             Next::Line(Ok(split::Read::TooLong { number })) => {
                 let misread = Misread::too_long(number);

@@ -20,6 +20,7 @@ use crate::container::Engine;
 use crate::exec::Executor;
 use crate::files;
 use crate::host::HostHandle;
+use crate::policy::Asker;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
 
@@ -105,7 +106,16 @@ impl FromRequestParts<Arc<App>> for Host {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
-        host_named(app, name_in_path(parts, app).await?).await.map(Self)
+        let name = name_in_path(parts, app).await?;
+        // For somebody who only looks, no jump host comes to be.
+        if parts.extensions.get::<Asker>().is_some_and(|asker| asker.only_looks)
+            && let Ok(name) = HostName::new(name.clone())
+            && name.is_via()
+        {
+            let found = app.pool.get(&name).ok_or_else(|| ApiError::host_not_found(&name));
+            return found.map(Self);
+        }
+        host_named(app, name).await.map(Self)
     }
 }
 

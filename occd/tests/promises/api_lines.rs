@@ -186,6 +186,10 @@ fn many_requests_are_in_flight_and_a_bad_line_or_a_slow_one_holds_up_none() {
     lines.ask(exec(1000, "true"));
     let bad = lines.next("a refusal", |line| line.contains("request in flight"));
     assert!(bad.contains("\"id\":null"), "{bad}");
+    // The same of a line that cannot be one: that request goes on.
+    lines.ask(json!({"id": 1000, "method": "GET"}));
+    let bad = lines.next("a refusal", |line| line.contains("`path` is missing"));
+    assert!(bad.contains("\"id\":null"), "{bad}");
     lines.ask(json!({"id": 1, "cancel": 1000}));
     assert_eq!(lines.of(1), json!({"id": 1, "cancelled": true}));
     let cancelled = lines.of(1000);

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use occ_proto::Code;
 use occ_proto::status::State;
 use serde_json::Value;
-use testkit::daemon::Target;
+use testkit::daemon::{Target, daemon_binary};
 use testkit::http::{Response, request};
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 
-use crate::ask::{GUARD, connect, look, problem};
+use crate::ask::{GUARD, connect, list, look, problem};
 
 fn socket(rig: &DaemonRig) -> PathBuf {
     let version = rig.http("GET", "/v1/version", &[], None).json();
@@ -82,6 +82,10 @@ fn nothing_is_done_through_the_read_only_socket() {
     assert_eq!(ask(&rig, "GET", "/v1/hosts/h").json()["state"], "idle");
     assert_eq!(look(&rig, "h").state, State::Idle);
     assert_eq!(host.connections(), 0);
+    // Nor does a jump host come to be that nobody has.
+    let via = ask(&rig, "GET", "/v1/hosts/via:u@127.0.0.1:22");
+    assert_eq!(problem(&via).code, Code::HostNotFound);
+    assert!(list(&rig).via.is_empty());
     // What is known is told.
     connect(&rig, "h");
     let list: Value = ask(&rig, "GET", "/v1/hosts").json();
@@ -123,6 +127,39 @@ fn a_flood_of_requests_takes_no_place_from_the_sign_of_life() {
     drop(waiting);
     let status = || rig.http("GET", "/v1/hosts", &[], None).status;
     wait_until("places", GUARD, status, |status| *status == 200);
+}
+
+#[test]
+fn who_is_one_too_many_is_told_so_and_lookers_leave_room_for_the_owner() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", Target::from(&host));
+    // Where there are next to no descriptors, there are 64 clients.
+    let few = rig.root().join("few");
+    let script = format!("#!/bin/sh\nulimit -n 256\nexec {} \"$@\"\n", daemon_binary().display());
+    std::fs::write(&few, script).unwrap();
+    std::fs::set_permissions(&few, std::fs::Permissions::from_mode(0o755)).unwrap();
+    rig.set_daemon_binary(few);
+    rig.start_daemon(&[]);
+    let looks = rig.socket().with_file_name("occd-ro.sock");
+    let looking: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(&looks).unwrap()).collect();
+    assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
+    drop(looking);
+    let mut clients = Vec::new();
+    let refused = wait_until(
+        "the last place to be taken",
+        GUARD,
+        || {
+            clients.push(UnixStream::connect(rig.socket()).unwrap());
+            rig.http("GET", "/v1/hosts", &[], None)
+        },
+        |answer| answer.status == 429,
+    );
+    assert_eq!(problem(&refused).code, Code::TooManyRequests);
+    assert!(refused.header("occ-version").is_some() && refused.header("retry-after").is_some());
+    let occ = rig.run_occ(&["status", "--host", "h"]);
+    assert!(occ.stderr.contains("clients, and takes no more"), "{occ:?}");
+    drop(clients);
 }
 
 fn ask_hosts(rig: &DaemonRig) -> Response {
