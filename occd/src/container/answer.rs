@@ -42,6 +42,9 @@ const LAST_LINES: usize = 5;
 /// How much of one line that is, in characters.
 const LONGEST: usize = 1000;
 
+/// What the image announces its password with.
+const PASSWORD: &str = "one-time password";
+
 /// How sure one has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
@@ -81,7 +84,8 @@ pub(super) async fn wait(
         let health = state.health.as_ref().and_then(|health| health.status);
         if health == Some(HealthStatusEnum::UNHEALTHY) {
             let log = state.health.and_then(|health| health.log).unwrap_or_default();
-            let said = log.last().and_then(|result| result.output.as_deref()).map(sanitize);
+            let said = log.last().and_then(|result| result.output.as_deref());
+            let said = said.map(|said| without_password(&sanitize(said)));
             return Err(SandboxError::Unhealthy { log: said.into_iter().collect() });
         }
         let (address, port) = published(&container).unwrap_or_else(|| ("127.0.0.1".into(), 3000));
@@ -220,13 +224,23 @@ pub(super) async fn last_words(session: &mut Session, lines: usize) -> Vec<Strin
     match read.await {
         Ok(text) => String::from_utf8_lossy(&text)
             .lines()
-            .map(|line| sanitize(line).chars().take(LONGEST).collect::<String>())
+            .map(|line| without_password(&sanitize(line)).chars().take(LONGEST).collect::<String>())
             .filter(|line| !line.trim().is_empty())
             .collect(),
         Err(error) => {
             tracing::debug!(%error, "the sandbox's last words cannot be read");
             Vec::new()
         }
+    }
+}
+
+/// Returns what the sandbox said without its one-time password, which the image prints: what is told of a failure is written
+/// down, and the password nowhere.
+fn without_password(line: &str) -> String {
+    // As long as it was: only letters of ASCII change.
+    match line.to_ascii_lowercase().find(PASSWORD) {
+        Some(at) => format!("{}: …", &line[..at + PASSWORD.len()]),
+        None => line.to_owned(),
     }
 }
 
@@ -240,6 +254,17 @@ mod tests {
 
     use super::*;
     use crate::container::LocalEngine;
+
+    #[test]
+    fn the_password_is_left_out_of_what_is_told() {
+        for (said, told) in [
+            ("INITIAL ONE-TIME PASSWORD (IOTP): sekr1t", "INITIAL ONE-TIME PASSWORD: …"),
+            ("é one-time password=sekr1t for you", "é one-time password: …"),
+            ("listening on 3000", "listening on 3000"),
+        ] {
+            assert_eq!(without_password(said), told);
+        }
+    }
 
     /// Returns how it is asked by a server that says so much and closes, many times.
     async fn asked(says: &'static str) -> Vec<bool> {

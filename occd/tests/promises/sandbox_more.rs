@@ -174,14 +174,24 @@ fn one_that_does_not_work_is_no_running_service() {
     let image = "dying:1";
     let Some(world) = world(image, "") else { return };
     let World { docker, rig, .. } = &world;
-    docker.import(image, &[], &["CMD echo dying; sleep 0.2; exit 3", "ENV PATH=/bin"]);
+    // As the image says it.
+    let password = "echo 'INITIAL ONE-TIME PASSWORD (IOTP): canary-otp-2'";
+    let says = format!("CMD echo dying; {password}; sleep 0.2; exit 3");
+    docker.import(image, &[], &[&says, "ENV PATH=/bin"]);
     for _ in 0..2 {
         let died = fails(rig, &["start", "--host", "h"], 1);
-        assert!(died.contains("exit code 3; it said last: dying"), "{died}");
+        let last = "exit code 3; it said last: INITIAL ONE-TIME PASSWORD: …";
+        assert!(died.contains(last), "{died}");
         // It is there to be looked at, and is not started for ever.
         let state =
             docker.docker_ok(&["inspect", "--format", "{{.State.Status}}", SANDBOX_CONTAINER]);
         assert_eq!(state, "exited");
+    }
+    // Its last words are kept, its password nowhere.
+    let operations = rig.http("GET", "/v1/operations", &[], None).text();
+    assert!(operations.contains("ONE-TIME PASSWORD: …"), "{operations}");
+    for kept in [operations, rig.log()] {
+        assert!(!kept.contains("canary-otp-2"), "{kept}");
     }
     docker.docker_ok(&["start", SANDBOX_CONTAINER]);
     let restarting = fails(rig, &["start", "--host", "h"], 1);
