@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use occ_proto::files::{FileKind, beside, partial_name};
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use super::lanes::Lanes;
@@ -137,6 +138,18 @@ impl std::fmt::Debug for Sink {
     }
 }
 
+/// Makes sure that what an interrupted copy left is a file: its name can be foreseen, and somebody else may have put a link
+/// there that leads to where nobody wants to write. Such a one is removed.
+async fn own_part(fs: &FileSystem, part: &[u8], kept: &[u8]) -> Result<(), FileError> {
+    // Under a name that nobody can foresee by now, and not followed.
+    let kind = fs.stat(part, false).await?.kind;
+    if kind == FileKind::File {
+        return Ok(());
+    }
+    fs.remove(part, kind).await?;
+    Err(FileError::Range { path: Shown::of(kept), size: 0 })
+}
+
 impl Upload {
     /// Makes the file beside its place, after a look at what is there.
     pub async fn begin(fs: &FileSystem, path: &[u8], wish: UploadWish) -> Result<Self, FileError> {
@@ -166,7 +179,10 @@ impl Upload {
                 Err(FileError::NotFound(_)) => {
                     return Err(FileError::Range { path: Shown::of(kept), size: 0 });
                 }
-                taken => taken?,
+                taken => {
+                    taken?;
+                    own_part(fs, &part, kept).await?;
+                }
             },
         }
         let opened = match fs {
@@ -422,7 +438,7 @@ fn open_local(path: PathBuf, mode: Option<u32>, offset: u64) -> io::Result<(File
     let mut options = OpenOptions::new();
     match offset {
         0 => options.write(true).create_new(true).mode(mode.unwrap_or(0o666)),
-        _ => options.append(true),
+        _ => options.append(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()),
     };
     let file = options.open(path)?;
     let size = file.metadata()?.len();

@@ -626,3 +626,26 @@ fn a_link_in_a_tree_leads_nothing_out_of_it() {
     assert_ne!(put.status, 500, "{}", put.text());
     assert!(outside.names().is_empty());
 }
+
+#[test]
+fn what_is_gone_on_with_is_a_file_and_no_link_that_somebody_has_put_there() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let plain = RealSshd::start();
+    let without_sftp = daemon_for(&plain);
+    for (rig, place) in [(&rig, "h"), (&rig, "local"), (&without_sftp, "h")] {
+        let shared = Shared::new();
+        let victim = shared.at("victim");
+        std::fs::write(&victim, "theirs\n").unwrap();
+        std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o666)).unwrap();
+        for offset in [3, 7] {
+            symlink(&victim, shared.at(".f.occ-part")).unwrap();
+            let at = url(place, &shared.at("f"), &format!("?resume={offset}"));
+            let answer = http::request(&rig.socket(), "PUT", &at, &[], Some(b"ours\n")).unwrap();
+            assert_eq!(answer.status, 416, "{place}: {}", answer.text());
+            // How long the other one is, is nobody's business.
+            assert!(!answer.text().contains("7 bytes"), "{}", answer.text());
+            assert_eq!(std::fs::read_to_string(&victim).unwrap(), "theirs\n", "{place}");
+            assert_eq!(shared.names(), ["victim"], "{place}");
+        }
+    }
+}
