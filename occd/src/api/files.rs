@@ -456,6 +456,7 @@ pub(super) async fn remove(
     let _turn = turn(&app, &asker, &at).await?;
     let mode = (true, false);
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
+    app.keep_roots((&asker, &client), &at.executor, &fs, &at.path).await?;
     let failed = |error| problem(&at.executor, &error);
     let attrs = match fs.stat(&at.path, false).await {
         // What is left of a copy to it goes with it, and may be all that is there.
@@ -514,6 +515,7 @@ pub(super) async fn act(
         FileAction::Mkdir { mode, parents: true } => fs.mkdir_all(path, mode).await,
         FileAction::Mkdir { mode, parents: false } => fs.mkdir(path, mode).await,
         FileAction::Rename { to, replace } => {
+            app.keep_roots((&asker, &client), &at.executor, &fs, path).await?;
             let to = checked(&to.0).map_err(failed)?;
             let to =
                 app.permit_file((&asker, &client), &at.executor, &fs, &to, (true, false)).await?;

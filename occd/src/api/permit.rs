@@ -173,6 +173,27 @@ impl App {
         Ok(path)
     }
 
+    /// Refuses to take a root away or to give it another name: that changes the directory above it. `path` is as
+    /// [`App::permit_file`] has it.
+    pub(super) async fn keep_roots(
+        &self,
+        by: By<'_>,
+        executor: &Executor,
+        fs: &FileSystem,
+        path: &[u8],
+    ) -> ApiResult<()> {
+        let place = place_of(executor);
+        for root in self.guard.roots(by.0, &place) {
+            let top = policy::resolve(fs, root.as_bytes(), true).await;
+            let top = top.map_err(|error| files::problem(executor, &error))?;
+            if top.as_deref() == Some(path) {
+                let shown = String::from_utf8_lossy(path);
+                return Err(error::denied(&place, &outside(&root, &shown)));
+            }
+        }
+        Ok(())
+    }
+
     /// Returns a path as the host resolves it, if it is below all the roots.
     async fn below(
         &self,

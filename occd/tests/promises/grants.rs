@@ -292,6 +292,16 @@ fn a_grant_to_write_is_enough_to_copy_there_and_shows_no_content() {
     assert_eq!(stat(&app.join("f")).json()["size"], 7);
     denied(&stat(&shared.at("secret")));
     denied(&stat(&app.join("link")));
+    // The root itself is an entry of the directory above it.
+    for path in [root.to_owned(), format!("{root}/."), format!("{root}/up/../app")] {
+        let at = format!("/v1/hosts/h/files/{path}");
+        denied(&ask(&socket, "DELETE", &format!("{at}?recursive=true"), None));
+        let to = app.join("moved").display().to_string();
+        let rename = json!({ "action": "rename", "to": to });
+        denied(&ask(&socket, "POST", &at, Some(rename)));
+    }
+    assert!(app.join("f").exists());
+    assert_eq!(ask(&socket, "DELETE", &format!("/v1/hosts/h/files/{root}/f"), None).status, 204);
 }
 
 #[test]
