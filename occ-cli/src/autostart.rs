@@ -221,9 +221,15 @@ fn check_directory(dir: &Path) -> Result<bool, CliError> {
         return Ok(true);
     }
     if meta.uid() != rustix::process::geteuid().as_raw() {
-        return refuse(&format!("belongs to user {}", meta.uid()));
+        let error = refused(&format!("belongs to user {}", meta.uid()));
+        return Err(error.hint(format!(
+            "ls -ld {}; OCC_SOCKET_OWNER={} if that is whom you trust here",
+            shown(dir),
+            meta.uid()
+        )));
     }
-    if meta.mode() & 0o077 != 0 {
+    // Others may pass through that of a grant for any user, and neither look nor put anything there.
+    if meta.mode() & 0o066 != 0 {
         let why = format!("has mode {:04o} instead of 0700", meta.mode() & 0o7777);
         return Err(refused(&why).hint(format!("chmod 700 {}", shown(dir))));
     }

@@ -292,6 +292,11 @@ fn a_grant_to_write_is_enough_to_copy_there_and_shows_no_content() {
     assert_eq!(stat(&app.join("f")).json()["size"], 7);
     denied(&stat(&shared.at("secret")));
     denied(&stat(&app.join("link")));
+    // One for any user is for this one, too.
+    let any = make(&rig, &["--allow", "read", "--ttl", "2h", "--root", root, "--any-uid"]);
+    let mut occ = rig.occ(&["cat", &f]);
+    let output = occ.env("OCC_SOCKET", &any).env("OCC_HOST", "h").output().unwrap();
+    assert_eq!(output.stdout, b"inside\n", "{output:?}");
     // The root itself is an entry of the directory above it.
     for path in [root.to_owned(), format!("{root}/."), format!("{root}/up/../app")] {
         let at = format!("/v1/hosts/h/files/{path}");
