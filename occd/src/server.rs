@@ -10,12 +10,13 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use occ_proto::error::PROBLEM_JSON;
+use occ_proto::{API_VERSION, API_VERSION_HEADER, Code, Problem, VERSION_HEADER};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::time::MissedTickBehavior;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -23,7 +24,6 @@ use tower::ServiceExt as _;
 use crate::descriptors::{ClientStream, Passed};
 use crate::peer::Peer;
 use crate::policy::{Asker, GrantInForce};
-use occ_proto::{API_VERSION, API_VERSION_HEADER, VERSION_HEADER};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
@@ -133,9 +133,9 @@ fn most_clients() -> usize {
 
 /// Tells a client that there are too many.
 async fn turn_away(mut stream: UnixStream, most: usize) {
-    let problem = occ_proto::Problem::new(
+    let problem = Problem::new(
         429,
-        occ_proto::Code::TooManyRequests,
+        Code::TooManyRequests,
         format!("occd has {most} clients, and takes no more."),
     );
     let body = serde_json::to_string(&problem).unwrap_or_default();
@@ -143,7 +143,7 @@ async fn turn_away(mut stream: UnixStream, most: usize) {
         "HTTP/1.1 429 Too Many Requests\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
          {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n\
          Retry-After: 1\r\nConnection: close\r\n\r\n{body}",
-        occ_proto::error::PROBLEM_JSON,
+        PROBLEM_JSON,
         body.len(),
         env!("CARGO_PKG_VERSION")
     );

@@ -149,10 +149,7 @@ impl Asker {
     pub(super) fn may_ask_hosts(&self) -> Result<(), ApiError> {
         match self.only_looks {
             false => Ok(()),
-            true => {
-                let detail = "The read-only socket tells what is known, and asks no host.";
-                Err(ApiError::new(StatusCode::FORBIDDEN, Code::ReadOnly, detail))
-            }
+            true => Err(read_only("The read-only socket tells what is known, and asks no host.")),
         }
     }
 
@@ -212,8 +209,7 @@ pub(super) async fn pass(
         return denied("no policy is known for this route", None).into_response();
     };
     if asker.only_looks && !is_shown(request.method(), route.as_str()) {
-        let detail = "The read-only socket does not have this.";
-        return ApiError::new(StatusCode::FORBIDDEN, Code::ReadOnly, detail).into_response();
+        return read_only("The read-only socket does not have this.").into_response();
     }
     if let Some(grant) = &asker.grant {
         if Timestamp::now() >= grant.ends_at {
@@ -250,6 +246,10 @@ pub(super) async fn pass(
         Ok(()) => next.run(request).await,
         Err(why) => error::denied(&place, &why).into_response(),
     }
+}
+
+fn read_only(detail: &str) -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, Code::ReadOnly, detail)
 }
 
 fn denied(why: &str, host: Option<&SessionHost>) -> ApiError {

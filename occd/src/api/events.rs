@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
@@ -19,18 +18,13 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::App;
 use super::error::{ApiError, ApiResult};
 use super::exec::wants_lines;
 use super::extract::Query;
 use super::params::LastEvent;
 use super::problems::OfHost;
+use super::{App, HEARTBEAT, SSE};
 use crate::events::{Lost, Told};
-
-/// A stream that has nothing to say sends an empty line this often, so that both sides see a dead one.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-/// The media type of server-sent events (HTML, 9.2.5).
-const SSE: &str = "text/event-stream";
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -103,6 +103,10 @@ pub use turns::Turns;
 
 /// The largest body: hosts, commands and their input are small.
 const BODY_LIMIT: usize = 1024 * 1024;
+/// A stream that has nothing to say sends an empty line this often, so that both sides see a dead one.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The media type of server-sent events (HTML, 9.2.5).
+const SSE: &str = "text/event-stream";
 /// How long a request waits for a look at occd.toml.
 const FILES: Duration = Duration::from_millis(500);
 /// The names under which a client may address the daemon. A browser that was tricked into connecting

@@ -23,20 +23,18 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::exec::wants_lines;
 use super::extract::{Body, Caller, Path, Query};
 use super::json::{self, Json};
 use super::problems::{OfDial, OfPrompt};
+use super::{App, HEARTBEAT};
 use crate::host::HostHandle;
 use crate::policy::Asker;
 use crate::prompts::{NotTaken, Prompts, Questions};
 use crate::ssh::error::chain;
 use crate::ssh::{ConnectError, auth};
 
-/// A stream that has nothing to say sends an empty line this often, so that both sides see a dead one.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long whoever answers waits to hear what became of it; a server takes some seconds to refuse a password.
 const VERDICT: Duration = Duration::from_secs(30);
 

@@ -13,13 +13,13 @@ use occ_proto::session::{OutputStream, SessionEvent, SessionHost, SessionState};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::App;
 use super::document::Binary;
 use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Path, Query};
 use super::params::{LastEventId, SessionPath};
 use super::problems::OfSession;
 use super::sessions::handle;
+use super::{App, SSE};
 use crate::policy::{self, Asker};
 use crate::session::{Event, Wanted};
 
@@ -104,7 +104,7 @@ pub(super) async fn output(
         return Ok(response);
     }
     let lines = HttpBody::from_stream(server_sent(app, id, host, first, events));
-    Ok(([(header::CONTENT_TYPE, "text/event-stream")], lines).into_response())
+    Ok(([(header::CONTENT_TYPE, SSE)], lines).into_response())
 }
 
 /// Returns the bytes alone. One that ends before all has come breaks off: a length is not known.
