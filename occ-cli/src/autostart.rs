@@ -228,8 +228,8 @@ fn check_directory(dir: &Path) -> Result<bool, CliError> {
             meta.uid()
         )));
     }
-    // Others may pass through that of a grant for any user, and neither look nor put anything there.
-    if meta.mode() & 0o066 != 0 {
+    // Through that of a grant for any user others may pass, and can neither look nor put anything there.
+    if !matches!(meta.mode() & 0o777, 0o700 | 0o711) {
         let why = format!("has mode {:04o} instead of 0700", meta.mode() & 0o7777);
         return Err(refused(&why).hint(format!("chmod 700 {}", shown(dir))));
     }
@@ -424,7 +424,9 @@ mod tests {
         let dir = top.path().join("run");
         assert!(!check_directory(&dir).unwrap());
         std::fs::create_dir(&dir).unwrap();
-        for (mode, good) in [(0o700, true), (0o750, false), (0o777, false), (0o701, false)] {
+        for (mode, good) in
+            [(0o700, true), (0o750, false), (0o711, true), (0o777, false), (0o701, false)]
+        {
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(check_directory(&dir).is_ok(), good, "{mode:o}");
         }

@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::packages::is_installed;
 use crate::{Failed, run};
 
-/// The program, its package and version.
-const PROGRAMS: [(&str, &str); 1] = [("schemathesis", "schemathesis==4.32.5")];
+/// The program, and what it is made of: every package with its version, so that what it makes up is the same each time.
+const PROGRAMS: [(&str, &str); 1] = [("schemathesis", "schemathesis.txt")];
 
 /// Returns the directory in which the tests look for them.
 fn dir() -> PathBuf {
@@ -16,7 +16,7 @@ fn dir() -> PathBuf {
 
 /// Fetches what is missing; where that cannot be done, says what is missing and goes on.
 pub(crate) fn install() {
-    for (name, package) in PROGRAMS {
+    for (name, list) in PROGRAMS {
         let program = dir().join(name);
         if program.is_file() {
             continue;
@@ -25,22 +25,29 @@ pub(crate) fn install() {
             eprintln!("xtask: there is no pip3. The tests that need {name} are skipped.");
             continue;
         }
-        if let Err(Failed(why)) = fetch(name, package, &program) {
+        if let Err(Failed(why)) = fetch(name, list, &program) {
             eprintln!("xtask: {why}. The tests that need {name} are skipped.");
         }
     }
 }
 
-fn fetch(name: &str, package: &str, program: &Path) -> Result<(), Failed> {
+fn fetch(name: &str, list: &str, program: &Path) -> Result<(), Failed> {
     let dir = dir();
     std::fs::create_dir_all(&dir)?;
     let environment = dir.join(format!("{name}.venv"));
     // Debian has what makes one with a pip of its own in yet another package.
-    run(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&environment))?;
+    run(Command::new("python3")
+        .args(["-m", "venv", "--clear", "--without-pip"])
+        .arg(&environment))?;
     let mut pip = Command::new("pip3");
     pip.arg("--python").arg(environment.join("bin/python"));
-    run(pip.args(["install", "--quiet", "--disable-pip-version-check", package]))?;
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run(pip.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(list)))?;
     // The link is the last: a fetch that was cut short leaves none, and begins anew.
+    // One that leads nowhere is of a checkout that was moved.
+    if program.is_symlink() {
+        std::fs::remove_file(program)?;
+    }
     std::os::unix::fs::symlink(environment.join("bin").join(name), program)?;
     Ok(())
 }

@@ -64,6 +64,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 ApiError::bad_request(format!("The body could not be read: {rejection}."))
             }
         })?;
+        // Every body is an object; serde takes an array, too, for the fields of one in their order.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(ApiError::bad_request(
+                "The body is not valid: it is an array, not an object.",
+            ));
+        }
         // serde_json's errors name line and column.
         serde_json::from_slice(&bytes)
             .map(Self)

@@ -157,3 +157,12 @@ fn a_method_that_a_route_does_not_take_is_refused_as_such_whatever_the_policy_sa
         assert_eq!(answer.header("allow"), Some(allow), "{path}");
     }
 }
+
+#[test]
+fn a_body_is_an_object_and_never_a_list_of_its_fields() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let list = rig.http("POST", "/v1/hosts", &[], Some(json!(["h", null])));
+    assert_eq!(list.status, 400, "{}", list.text());
+    assert_eq!(list.json()["detail"], "The body is not valid: it is an array, not an object.");
+}
