@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App, Once, PastOperations, Turns};
+use crate::api::{self, App, Measured, Once, PastOperations, Turns};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::events::{Changes, Events};
@@ -288,6 +288,7 @@ impl Daemon {
             read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
             archive,
             in_flight: InFlight::default(),
+            measured: Measured::default(),
             end: stop.clone(),
             started_at: Timestamp::now(),
         });
@@ -330,8 +331,10 @@ impl Daemon {
             }
             None => None,
         };
+        let turned_away = app.measured.turned_away();
         drop(app);
-        let serving = server::serve(listener, router, clients.clone(), pulse, stop.clone());
+        let clients_of = clients.clone();
+        let serving = server::serve(listener, router, clients_of, pulse, turned_away, stop.clone());
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
         // then wake a worker.
         if let Err(error) = tasks.spawn(serving).await {

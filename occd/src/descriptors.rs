@@ -46,7 +46,7 @@ struct Shared {
     accepting: AtomicBool,
     received: Mutex<Vec<OwnedFd>>,
     /// The connection has become a stream, which is in flight until it ends.
-    stream: Mutex<Option<Flying>>,
+    stream: Mutex<Vec<Flying>>,
 }
 
 impl Drop for Shared {
@@ -71,7 +71,7 @@ impl Passed {
 
     /// Has something in flight for as long as the connection is there.
     pub fn keep(&self, flying: Flying) {
-        *self.0.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(flying);
+        self.0.stream.lock().unwrap_or_else(PoisonError::into_inner).push(flying);
     }
 
     /// Ends the collecting and returns what has come, in its order: at most two, and none of a client

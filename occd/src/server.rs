@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::descriptors::{ClientStream, Passed};
+use crate::metrics::Counter;
 use crate::peer::Peer;
 use crate::policy::{Asker, GrantInForce};
 
@@ -65,6 +66,7 @@ pub async fn serve(
     router: Router,
     clients: TaskTracker,
     pulse: Option<Pulse>,
+    turned_away: Arc<Counter>,
     stop: CancellationToken,
 ) {
     let most = most_clients();
@@ -95,6 +97,7 @@ pub async fn serve(
             tracing::debug!(%error, "the send buffer stays as it is");
         }
         if clients.len() >= most {
+            turned_away.add();
             // Those who are told so take a descriptor for a moment, too.
             if clients.len() < most + TOLD {
                 clients.spawn(turn_away(stream, most));
@@ -309,7 +312,8 @@ mod tests {
         let beat = Box::new(move || beats.send(()).unwrap());
         let listener = runtime.block_on(async { UnixListener::bind(&path) }).unwrap();
         let pulse = Some(Pulse { period: PERIOD, beat });
-        let served = serve(listener, Router::new(), clients.clone(), pulse, stop.clone());
+        let away = Arc::default();
+        let served = serve(listener, Router::new(), clients.clone(), pulse, away, stop.clone());
         clients.spawn_on(served, runtime.handle());
         for _ in 0..3 {
             seen.recv_timeout(GUARD).unwrap();

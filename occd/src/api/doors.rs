@@ -71,7 +71,8 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         "/v1/sessions/{id}" if matches!(*method, Method::DELETE | Method::PATCH) => Door::OwnerWork,
         "/v1/forwards" if *method == Method::POST => Door::OwnerWork,
         // The daemon, hosts.json, links, keys, and what is known of work; nothing is done on a host.
-        "/v1/version"
+        "/metrics"
+        | "/v1/version"
         | "/v1/hand-over"
         | "/v1/hosts"
         | "/v1/hosts/{host}"
@@ -112,6 +113,7 @@ pub(super) fn is_shown(method: &Method, route: &str) -> bool {
         && matches!(
             route,
             "/healthz"
+                | "/metrics"
                 | "/v1/version"
                 | "/v1/openapi.json"
                 | "/v1/events"

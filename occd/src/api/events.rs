@@ -172,6 +172,7 @@ impl Reader {
     }
 
     fn lost(&mut self, Lost(reason): Lost) {
+        self.app.measured.gap(reason);
         self.at = self.app.events.latest();
         let json = self.app.events.json(self.at, Change::Gap { reason });
         self.push("gap", &json);

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::error::ApiError;
+use super::metrics::METRICS;
 
 /// Requests at once. A stream takes a place until it begins, and none after that.
 const PLACES: usize = 1024;
@@ -22,24 +23,33 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The places of one socket's requests.
 #[derive(Debug, Clone)]
-pub(super) struct Places(Arc<Semaphore>);
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    /// Numbers are wanted most when all places are taken, so they are told beside them; one after the other, since whoever
+    /// floods with that is not to keep others from the processor.
+    metrics: Arc<Semaphore>,
+}
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PLACES)))
+        Self { all: Arc::new(Semaphore::new(PLACES)), metrics: Arc::new(Semaphore::new(1)) }
     }
 }
 
 /// Has a request wait for a place, and turns it away when there is none for long.
 pub(super) async fn limit(State(places): State<Places>, request: Request, next: Next) -> Response {
-    match timeout(PATIENCE, places.0.acquire()).await {
+    let (places, most) = match request.uri().path() {
+        METRICS => (places.metrics, 1),
+        _ => (places.all, PLACES),
+    };
+    match timeout(PATIENCE, places.acquire()).await {
         // It is never closed.
         Ok(place) => {
             let response = next.run(request).await;
             drop(place);
             response
         }
-        Err(_) => too_many(format!("{PLACES} requests are being served.")).into_response(),
+        Err(_) => too_many(format!("{most} requests are being served.")).into_response(),
     }
 }
 

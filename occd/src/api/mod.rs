@@ -70,6 +70,8 @@ mod json;
 mod limits;
 mod links;
 mod logs;
+mod measure;
+mod metrics;
 mod once;
 mod operations;
 mod params;
@@ -95,6 +97,7 @@ mod workspaces;
 pub use auto_forward::restore as restore_auto_forwards;
 use error::ApiError;
 use limits::Places;
+pub use measure::Measured;
 pub use once::Once;
 pub use past::PastOperations;
 pub use publish::publish;
@@ -164,6 +167,8 @@ pub struct App {
     pub read_only_socket: Option<PathBuf>,
     /// What clients have in flight.
     pub in_flight: InFlight,
+    /// How requests are answered.
+    pub measured: Measured,
     /// To be cancelled to have the daemon end.
     pub end: CancellationToken,
     /// When the daemon started.
@@ -222,7 +227,7 @@ impl App {
 
     /// Checks a command for that place, and completes it by what is set for its host.
     fn command(&self, executor: &Executor, request: ExecRequest) -> Result<Command, ApiError> {
-        let command = Command::new(request)?;
+        let command = Command::new(request)?.of_client();
         Ok(match executor.host() {
             Some(host) => {
                 let limit = self.settings(host).command_timeout;
@@ -270,7 +275,9 @@ impl App {
 /// Returns the service of the whole API.
 pub fn router(app: Arc<App>) -> Router {
     let Routes { router, alive, methods } = Routes::all();
+    app.measured.know(methods.keys());
     let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), measure::measure))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), hand_over::count))
         .layer(middleware::map_response(version_headers))
         .layer(middleware::from_fn(unread::finish))
@@ -285,6 +292,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&app), once::once));
     // The sign of life waits for nothing, whatever else is being done.
     let of_life = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), measure::measure))
         .layer(middleware::map_response(version_headers))
         .layer(middleware::from_fn(guard));
     router

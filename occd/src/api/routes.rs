@@ -19,6 +19,7 @@ macro_rules! all {
         $with! {
             daemon::health
             daemon::version
+            metrics::show
             hand_over::hand_over
             events::events
             document::show

@@ -106,7 +106,7 @@ pub(super) async fn test(
                 (error, None) => steps.failed(phase, chain(error)),
             }
             report.problem = Some(*error::connect_error(name, &failure).into_problem());
-            report.steps = steps.0;
+            report.steps = steps.taken;
             return (report, None);
         }
     };
@@ -119,7 +119,7 @@ pub(super) async fn test(
         let failure = ExecError::NoSession(failure);
         report.problem = Some(*error::exec(name, &failure).into_problem());
         connection.close().await;
-        report.steps = steps.0;
+        report.steps = steps.taken;
         return (report, None);
     }
     report.ssh_ok = true;
@@ -161,6 +161,6 @@ pub(super) async fn test(
             report.docker_problem = Some(*error::docker(name, &failure).into_problem());
         }
     }
-    report.steps = steps.0;
+    report.steps = steps.taken;
     (report, Some(connection))
 }

@@ -88,6 +88,11 @@ impl Events {
         self.lock().latest
     }
 
+    /// Returns how many are kept.
+    pub fn kept(&self) -> usize {
+        self.lock().told.len()
+    }
+
     /// Returns a watch of that number.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.latest.subscribe()

@@ -17,6 +17,7 @@ pub struct BadCommand(pub String);
 #[derive(Debug, Clone)]
 pub struct Command {
     request: ExecRequest,
+    of_client: bool,
 }
 
 impl Command {
@@ -71,7 +72,7 @@ impl Command {
         if request.timeout_ms == Some(0) {
             return bad("a timeout of 0 would end the command before it began");
         }
-        Ok(Self { request })
+        Ok(Self { request, of_client: false })
     }
 
     /// Returns the same with a limit where the request sets none.
@@ -85,6 +86,17 @@ impl Command {
     pub fn placed(mut self, directory: Option<String>) -> Self {
         self.request.cwd = self.request.cwd.or(directory);
         self
+    }
+
+    /// Returns the same as what a client asked for, and not something of the daemon's own: it is counted.
+    pub fn of_client(mut self) -> Self {
+        self.of_client = true;
+        self
+    }
+
+    /// Returns whether it is counted.
+    pub fn is_of_client(&self) -> bool {
+        self.of_client
     }
 
     /// Returns the request.

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Command;
 use super::process::{Input, Output, Process};
+use crate::metrics::HostMetrics;
 
 /// The shell where the user has none.
 const SHELL: &str = "/bin/sh";
@@ -33,12 +34,18 @@ pub struct Local {
     pub(super) tasks: TaskTracker,
     /// Cancelled when the daemon stops.
     pub(super) stop: CancellationToken,
+    metrics: Arc<HostMetrics>,
 }
 
 impl Local {
     /// Returns the executor for this user. Programs are ended when `stop` is cancelled.
     pub fn new(home: PathBuf, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { home, tasks, stop }
+        Self { home, tasks, stop, metrics: Arc::default() }
+    }
+
+    /// Returns the numbers of the programs that were run here.
+    pub fn metrics(&self) -> &Arc<HostMetrics> {
+        &self.metrics
     }
 
     /// Returns the home directory.

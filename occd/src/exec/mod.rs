@@ -5,6 +5,7 @@ mod destination;
 mod executor;
 mod local;
 mod look;
+mod measured;
 mod process;
 mod program;
 mod quote;

@@ -14,9 +14,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::command::Command;
 use super::local::Local;
+use super::measured::{self, Measured};
 use super::program::Program;
 use super::quote::Shell;
 use crate::host::{HostHandle, Tries, Unreachable};
+use crate::metrics::HostMetrics;
 use crate::prompts::Client;
 use crate::ssh::error::tenths;
 use crate::ssh::marker::{Elsewhere, Marker};
@@ -114,6 +116,7 @@ pub enum Step {
 /// A command that the host has accepted. Dropping it ends the program.
 pub struct Running {
     control: Control,
+    measured: Measured,
     begun: Instant,
     /// How long it may take, and when that is over.
     limit: Option<(Duration, Instant)>,
@@ -324,6 +327,17 @@ pub async fn start(
     client: &Client,
     progress: &Progress,
 ) -> Result<Running, ExecError> {
+    let started = start_when_connected(host, command, tries, client, progress).await;
+    started.inspect_err(|error| measured::not_started(host.metrics(), command, error))
+}
+
+async fn start_when_connected(
+    host: &HostHandle,
+    command: &Command,
+    tries: Tries,
+    client: &Client,
+    progress: &Progress,
+) -> Result<Running, ExecError> {
     let asked = Timestamp::now();
     let begun = Instant::now();
     // Its limit is for the connection and the command together, unless somebody wants to wait for the host.
@@ -445,13 +459,9 @@ async fn start_on(
         match timeout(patience, answer).await {
             Ok(Ok(Answer::Started)) => {
                 let new_host_key = channel.connection().host_key_recorded_since(asked);
-                return Ok(Running::new(
-                    Program::Remote(channel),
-                    command,
-                    begun,
-                    limit,
-                    new_host_key,
-                ));
+                let program = Program::Remote(channel);
+                let times = (begun, limit);
+                return Ok(Running::new(program, command, times, new_host_key, host.metrics()));
             }
             Ok(Ok(Answer::Refused)) => return Err(ExecError::Refused),
             // Dropping the channel ends what may have been started without one.
@@ -498,9 +508,12 @@ pub(super) async fn start_local(
 ) -> Result<Running, ExecError> {
     let begun = Instant::now();
     progress.pass().await;
-    let process = local.spawn(command).map_err(ExecError::Spawn)?;
+    let process = local.spawn(command).map_err(ExecError::Spawn);
+    let process =
+        process.inspect_err(|error| measured::not_started(local.metrics(), command, error))?;
     let limit = command.limit().map(|limit| (limit, begun + limit));
-    Ok(Running::new(Program::Local(process), command, begun, limit, None))
+    let program = Program::Local(process);
+    Ok(Running::new(program, command, (begun, limit), None, local.metrics()))
 }
 
 /// Returns the way to another connection of a host.
@@ -527,10 +540,11 @@ impl Running {
     fn new(
         program: Program,
         command: &Command,
-        begun: Instant,
-        limit: Option<(Duration, Instant)>,
+        (begun, limit): (Instant, Option<(Duration, Instant)>),
         new_host_key: Option<String>,
+        metrics: &Arc<HostMetrics>,
     ) -> Self {
+        let measured = Measured::new(metrics, begun, command);
         let (ended, ended_receiver) = watch::channel(None);
         let control = Control {
             program: Arc::new(program),
@@ -547,7 +561,17 @@ impl Running {
         let silence =
             if waits { Box::pin(std::future::pending()) } else { silence(&control.program) };
         let _gone = gone.drop_guard();
-        Self { control, begun, limit, drained: false, waits, new_host_key, silence, _gone }
+        Self {
+            control,
+            measured,
+            begun,
+            limit,
+            drained: false,
+            waits,
+            new_host_key,
+            silence,
+            _gone,
+        }
     }
 
     /// Returns the way to the program's input.
@@ -587,6 +611,7 @@ impl Running {
                         if !self.waits && program.exit().is_some() {
                             self.silence = silence(program);
                         }
+                        self.measured.output();
                         return Step::Output(frame);
                     }
                     None => self.drained = true,
@@ -598,6 +623,12 @@ impl Running {
 
     /// Returns how the command ended, for somebody who does not wait for the rest of its output.
     pub fn outcome(&self) -> Result<Exit, ExecError> {
+        let outcome = self.what_became();
+        self.measured.ended(&outcome);
+        outcome
+    }
+
+    fn what_became(&self) -> Result<Exit, ExecError> {
         match self.control.program.lost_output() {
             Some(OutputLost::Overflow { held }) => return Err(ExecError::Overflow { held }),
             Some(OutputLost::Spill(error)) => return Err(ExecError::Spill(error)),

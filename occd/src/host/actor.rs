@@ -26,6 +26,7 @@ use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
 use crate::config::EffectiveSettings;
 use crate::events::Changes;
 use crate::history::Recorder;
+use crate::metrics::HostMetrics;
 use crate::prompts::Questions;
 use crate::ssh::agent::AgentChoice;
 use crate::ssh::dial::DialEnvironment;
@@ -147,6 +148,8 @@ struct Actor {
     agent_asked: Option<Instant>,
     connects: u64,
     dial_failures: u64,
+    /// Shared with the handle.
+    metrics: Arc<HostMetrics>,
     past_bytes: (u64, u64),
     since: Timestamp,
     /// The link as the history has it, and why.
@@ -191,6 +194,7 @@ pub fn spawn(
     let shared_context = Arc::clone(&context);
     let used = Arc::new(UseClock::at(used, Arc::clone(&context.first_use)));
     let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
+    let metrics: Arc<HostMetrics> = Arc::default();
     let actor = Actor {
         name: name.clone(),
         config,
@@ -223,6 +227,7 @@ pub fn spawn(
         agent_asked: None,
         connects: 0,
         dial_failures: 0,
+        metrics: Arc::clone(&metrics),
         past_bytes: (0, 0),
         since,
         recorded: (Link::Idle, None),
@@ -239,6 +244,7 @@ pub fn spawn(
         clock,
         waiting: Arc::default(),
         round_trips,
+        metrics,
         requests: sender,
         stop,
         snapshot,

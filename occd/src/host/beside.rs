@@ -10,10 +10,10 @@ use occ_proto::status::Phase;
 use tokio::time::{Instant, sleep_until};
 
 use super::machine::ConnectionId;
-use super::{HostHandle, HostRequest, Unreachable};
+use super::{HostHandle, HostRequest, Unreachable, dialled};
 use crate::prompts::TimedOut;
 use crate::ssh::agent;
-use crate::ssh::dial::{Dial, Steps};
+use crate::ssh::dial::Dial;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::seen::Seen;
 use crate::ssh::{ConnectError, Connection};
@@ -123,7 +123,7 @@ impl HostHandle {
             seen: &Seen::default(),
             tasks: &self.context.tasks,
         };
-        let connection = dial.run(&mut Steps::default()).await?;
+        let connection = dialled::dial(&dial, &self.metrics).await?;
         tracing::info!(host = %self.name, id = id.0, lend_agent, "connected beside the shared connection");
         let request = HostRequest::Adopt { connection: Arc::clone(&connection) };
         self.requests.send(request).await.map_err(|_| ConnectError::ShuttingDown)?;

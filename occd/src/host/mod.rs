@@ -22,6 +22,7 @@ use crate::wake::SleepClock;
 mod actor;
 pub mod backoff;
 mod beside;
+mod dialled;
 mod following;
 pub mod machine;
 mod samples;
@@ -34,6 +35,7 @@ pub use status::etag;
 pub use tries::Tries;
 
 use crate::config::EffectiveSettings;
+use crate::metrics::HostMetrics;
 use crate::prompts::{Client, Questions, TimedOut};
 use beside::Beside;
 use samples::Samples;
@@ -136,13 +138,18 @@ impl HostSnapshot {
 
     /// Returns the bytes that were received and sent over all connections.
     pub fn bytes(&self) -> (u64, u64) {
-        let live = self.primary.iter().chain(&self.retired).map(|connection| connection.bytes());
+        let live = self.connections().map(|connection| connection.bytes());
         live.fold(self.past_bytes, |sum, bytes| (sum.0 + bytes.0, sum.1 + bytes.1))
     }
 
     /// Returns the channels in use on all connections.
     pub fn open_channels(&self) -> u32 {
-        self.primary.iter().chain(&self.retired).map(|connection| connection.active()).sum()
+        self.connections().map(|connection| connection.active()).sum()
+    }
+
+    /// Returns all connections.
+    pub fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.primary.iter().chain(&self.retired)
     }
 }
 
@@ -172,6 +179,8 @@ pub struct HostHandle {
     /// How many wait for the connection.
     waiting: Arc<AtomicUsize>,
     round_trips: Arc<Samples>,
+    /// Shared with the actor.
+    metrics: Arc<HostMetrics>,
     requests: mpsc::Sender<HostRequest>,
     /// Cancelled when it is removed, and when the daemon stops.
     stop: CancellationToken,
@@ -262,6 +271,11 @@ impl HostHandle {
     /// Returns the round trips that were measured and not taken yet, in milliseconds.
     pub fn take_round_trips(&self) -> Vec<f64> {
         self.round_trips.take()
+    }
+
+    /// Returns what is counted and timed of the host.
+    pub fn metrics(&self) -> &Arc<HostMetrics> {
+        &self.metrics
     }
 
     /// Returns the question that the host's dial waits for.

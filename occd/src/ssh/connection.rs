@@ -218,6 +218,11 @@ impl Connection {
         self.shared.active.load(Ordering::SeqCst)
     }
 
+    /// Returns the channels that are open, with those that only stand by.
+    pub fn open_channels(&self) -> usize {
+        self.shared.open_channels()
+    }
+
     /// Returns the bytes that were received and sent.
     pub fn bytes(&self) -> (u64, u64) {
         (self.control.bytes_in(), self.control.bytes_out())

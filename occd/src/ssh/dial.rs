@@ -161,18 +161,23 @@ impl DialSettings {
 
 /// The steps of a dial, as `occ host test` shows them.
 #[derive(Debug, Default)]
-pub struct Steps(pub Vec<TestStep>);
+pub struct Steps {
+    /// Those that were taken.
+    pub taken: Vec<TestStep>,
+    /// How long the dial waited for its turn, which is no part of any.
+    pub waited: Duration,
+}
 
 impl Steps {
     /// Records a step that went well.
     pub fn ok(&mut self, name: &str, detail: String, since: Instant) {
         let ms = Some(since.elapsed().as_secs_f64() * 1000.0);
-        self.0.push(TestStep { name: name.into(), ok: true, detail, ms });
+        self.taken.push(TestStep { name: name.into(), ok: true, detail, ms });
     }
 
     /// Records a step that failed.
     pub fn failed(&mut self, name: &str, detail: String) {
-        self.0.push(TestStep { name: name.into(), ok: false, detail, ms: None });
+        self.taken.push(TestStep { name: name.into(), ok: false, detail, ms: None });
     }
 }
 
@@ -408,7 +413,7 @@ impl Dial<'_> {
                 let looking = tcp::lookup(address, port);
                 let addresses = limit.bound(Phase::Resolve, questions, looking).await?;
                 steps.ok("resolve", place, begun);
-                let turn = self.turn(Lane::Server(address.to_owned(), port), limit).await;
+                let turn = self.turn(Lane::Server(address.to_owned(), port), limit, steps).await;
                 let begun = Instant::now();
                 let phase = limit.of_a_phase(questions);
                 let connecting = tcp::connect(&addresses, target.ssh_config.local);
@@ -444,7 +449,7 @@ impl Dial<'_> {
                     }
                 }
                 steps.ok("jump", hop.name.to_string(), begun);
-                let turn = self.turn(Lane::Hop(hop.name.clone()), limit).await;
+                let turn = self.turn(Lane::Hop(hop.name.clone()), limit, steps).await;
                 let begun = Instant::now();
                 let opening = hop.connection.transport(address, port);
                 let opening = async {
@@ -474,7 +479,7 @@ impl Dial<'_> {
             }
             Route::Command(line) => {
                 steps.ok("resolve", place, begun);
-                let turn = self.turn(Lane::Server(address.to_owned(), port), limit).await;
+                let turn = self.turn(Lane::Server(address.to_owned(), port), limit, steps).await;
                 let begun = Instant::now();
                 let (command, words) = ProxyCommand::start(line, self.tasks)
                     .map_err(|source| ConnectError::ProxyCommand { source })?;
@@ -492,9 +497,10 @@ impl Dial<'_> {
     }
 
     /// Waits for a turn. The time is nobody's fault, so it is not the dial's.
-    async fn turn(&self, lane: Lane, limit: &mut Limit) -> Turn {
+    async fn turn(&self, lane: Lane, limit: &mut Limit, steps: &mut Steps) -> Turn {
         let begun = Instant::now();
         let turn = self.environment.turns.turn(self.name, lane, self.demand, self.used).await;
+        steps.waited += begun.elapsed();
         limit.extend(begun.elapsed());
         turn
     }

@@ -192,6 +192,11 @@ impl Shared {
         self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns how many channels are open, with those that only stand by.
+    pub fn open_channels(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Returns the inbox of a channel that has just been opened, for its opener. russh tells the opener
     /// and the handler of the confirmation in no particular order, and the server may close the channel
     /// before either looks: whoever comes first makes the entry, and a closed one stays until claimed.

@@ -108,12 +108,19 @@ pub struct SpillPolicy {
     /// The directory of the temporary files.
     pub dir: PathBuf,
     limit: AtomicU64,
+    /// What the files of all channels have.
+    held: AtomicU64,
 }
 
 impl SpillPolicy {
     /// Returns a policy with a directory and the most bytes of one channel.
     pub fn new(dir: PathBuf, limit: u64) -> Self {
-        Self { dir, limit: AtomicU64::new(limit) }
+        Self { dir, limit: AtomicU64::new(limit), held: AtomicU64::new(0) }
+    }
+
+    /// Returns the bytes that are on disk now, of all channels.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Changes the most bytes of one channel, also for those that are open.
@@ -151,6 +158,25 @@ struct Spilled {
     file: Arc<File>,
     read: u64,
     written: u64,
+    /// Is told how much it has.
+    spill: Arc<SpillPolicy>,
+}
+
+impl Spilled {
+    fn new(file: Arc<File>, spill: Arc<SpillPolicy>) -> Self {
+        Self { file, read: 0, written: 0, spill }
+    }
+
+    fn set_written(&mut self, written: u64) {
+        self.spill.held.fetch_add(written.saturating_sub(self.written), Ordering::Relaxed);
+        self.written = written;
+    }
+}
+
+impl Drop for Spilled {
+    fn drop(&mut self) {
+        self.spill.held.fetch_sub(self.written, Ordering::Relaxed);
+    }
 }
 
 /// What a channel has received.
@@ -233,8 +259,8 @@ impl Inbox {
             state.writing = false;
             match result {
                 Ok((file, written)) => {
-                    let spilled = state.file.get_or_insert(Spilled { file, read: 0, written: 0 });
-                    spilled.written = written;
+                    let new = || Spilled::new(file, Arc::clone(&self.spill));
+                    state.file.get_or_insert_with(new).set_written(written);
                 }
                 Err(SpillError::Full) => state.lost = Some(OutputLost::Overflow { held }),
                 Err(SpillError::Io(error)) => {

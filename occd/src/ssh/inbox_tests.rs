@@ -51,6 +51,30 @@ async fn what_memory_cannot_hold_goes_to_an_unlinked_file_and_comes_back_whole()
 }
 
 #[tokio::test]
+async fn what_is_on_disk_is_known_until_it_is_taken_or_thrown_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let spill = Arc::new(SpillPolicy::new(dir.path().to_owned(), 1 << 30));
+    let chunk = vec![0; 64 * 1024];
+    let full = async || {
+        let inbox = Inbox::new(Arc::clone(&spill));
+        for _ in 0..200 {
+            inbox.push(STDOUT, &chunk).await;
+        }
+        inbox.close(Closed::ByServer);
+        inbox
+    };
+    let (read, discarded, dropped) = (full().await, full().await, full().await);
+    let three = spill.held();
+    assert!(three > 15 << 20, "{three}");
+    drain(&read).await;
+    assert_eq!(spill.held(), three / 3 * 2);
+    discarded.discard();
+    assert_eq!(spill.held(), three / 3);
+    drop(dropped);
+    assert_eq!(spill.held(), 0);
+}
+
+#[tokio::test]
 async fn a_new_limit_counts_for_a_stream_that_is_open() {
     let (_dir, inbox) = inbox(0);
     inbox.spill.set_limit(1 << 30);

@@ -7,8 +7,9 @@ use occ_proto::Code;
 
 use super::inputs::Inputs;
 use super::{Actor, CurrentDial, DialResult};
+use crate::host::dialled;
 use crate::host::machine::{ConnectionId, Event, Retry};
-use crate::ssh::dial::{Dial, DialSettings, Steps};
+use crate::ssh::dial::{Dial, DialSettings};
 use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection, Line};
@@ -68,6 +69,10 @@ impl Actor {
             host = %self.name, id = info.id, peer = info.peer, server = info.server,
             cipher = info.cipher, "connected"
         );
+        // Another beside it, or one that was made elsewhere, is in the place of none that had ended.
+        if self.connects > 0 && self.machine.primary().is_none() {
+            self.metrics.reconnects.add();
+        }
         self.connects += 1;
         self.inputs = None;
         self.agents_tried.clear();
@@ -96,6 +101,7 @@ impl Actor {
         let context = Arc::clone(&self.context);
         let name = self.name.clone();
         let questions = Arc::clone(&self.questions);
+        let metrics = Arc::clone(&self.metrics);
         self.seen = Arc::default();
         let seen = Arc::clone(&self.seen);
         let used = self.used.last();
@@ -117,7 +123,7 @@ impl Actor {
                 seen: &seen,
                 tasks: &context.tasks,
             };
-            (id, dial.run(&mut Steps::default()).await)
+            (id, dialled::dial(&dial, &metrics).await)
         });
         self.dial = Some(CurrentDial { id, demand, task });
     }

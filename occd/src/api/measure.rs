@@ -1,0 +1,186 @@
+//! Timing requests, and counting what becomes of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use occ_proto::event::GapReason;
+use tokio::time::Instant;
+
+use super::App;
+use crate::descriptors::Passed;
+use crate::in_flight::InFlight;
+use crate::metrics::{Counter, Histogram, Times};
+
+/// Bounds of an answer, in seconds: from memory, from a host, and after a command's end.
+const ANSWER: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 300.0];
+/// The words for methods and for kinds of answers. What a client makes up is none of them.
+const METHODS: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "other"];
+const KINDS: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// The word for a path that is no route.
+const NO_ROUTE: &str = "none";
+/// With which statuses a request is turned away, because of what it costs.
+const TURNED_AWAY: [StatusCode; 3] =
+    [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
+const GAPS: [GapReason; 2] = [GapReason::Restarted, GapReason::Forgotten];
+
+/// The times of one route by method, as far as each is asked for, and by kind of answer.
+type OfRoute = [OnceLock<Box<[Histogram; KINDS.len()]>>; METHODS.len()];
+
+/// How requests are answered.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// Made once: nothing that a client sends adds to it.
+    routes: OnceLock<HashMap<String, OfRoute>>,
+    no_route: OfRoute,
+    turned_away: [Counter; TURNED_AWAY.len()],
+    /// Clients that were turned away before they asked for anything.
+    not_let_in: Arc<Counter>,
+    streams: InFlight,
+    gaps: [Counter; GAPS.len()],
+}
+
+/// The times of a route's answers.
+#[derive(Debug)]
+pub(super) struct Answers<'a> {
+    pub(super) route: &'a str,
+    pub(super) method: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) times: Times,
+}
+
+impl Measured {
+    /// Takes the routes that there are.
+    pub(super) fn know<'a>(&self, routes: impl Iterator<Item = &'a String>) {
+        self.routes
+            .get_or_init(|| routes.map(|route| (route.clone(), OfRoute::default())).collect());
+    }
+
+    /// Returns what counts clients that are turned away before they ask for anything.
+    pub fn turned_away(&self) -> Arc<Counter> {
+        Arc::clone(&self.not_let_in)
+    }
+
+    /// A client was told that events are lost to it.
+    pub(super) fn gap(&self, reason: GapReason) {
+        if let Some(at) = GAPS.iter().position(|known| *known == reason) {
+            self.gaps[at].add();
+        }
+    }
+
+    fn answered(&self, route: Option<&str>, method: &Method, status: StatusCode, time: Duration) {
+        let known = route.and_then(|route| self.routes.get()?.get(route));
+        let method = METHODS.iter().position(|known| *known == method.as_str());
+        let method = &known.unwrap_or(&self.no_route)[method.unwrap_or(METHODS.len() - 1)];
+        let kinds =
+            method.get_or_init(|| Box::new([const { Histogram::new(ANSWER) }; KINDS.len()]));
+        let kind = usize::from(status.as_u16() / 100).clamp(1, KINDS.len()) - 1;
+        kinds[kind].add(time);
+        if let Some(at) = TURNED_AWAY.iter().position(|away| *away == status) {
+            self.turned_away[at].add();
+        }
+    }
+
+    /// Returns the times of all answers, by route.
+    pub(super) fn answers(&self) -> Vec<Answers<'_>> {
+        let known = self.routes.get().into_iter().flatten();
+        let routes = known.map(|(route, times)| (route.as_str(), times));
+        let mut all = Vec::new();
+        for (route, methods) in routes.chain([(NO_ROUTE, &self.no_route)]) {
+            for (method, kinds) in METHODS.into_iter().zip(methods) {
+                for (kind, times) in
+                    KINDS.into_iter().zip(kinds.get().into_iter().flat_map(|all| all.iter()))
+                {
+                    let times = times.times();
+                    all.extend(times.map(|times| Answers { route, method, kind, times }));
+                }
+            }
+        }
+        all.sort_by_key(|answers| (answers.route, answers.method, answers.kind));
+        all
+    }
+
+    /// Returns how many requests were turned away with which status.
+    pub(super) fn refusals(&self) -> impl Iterator<Item = (u16, u64)> {
+        let early = self.not_let_in.get();
+        TURNED_AWAY.into_iter().zip(&self.turned_away).map(move |(status, count)| {
+            let early = if status == StatusCode::TOO_MANY_REQUESTS { early } else { 0 };
+            (status.as_u16(), count.get() + early)
+        })
+    }
+
+    /// Returns how often clients were told of a gap, by its reason.
+    pub(super) fn gaps(&self) -> impl Iterator<Item = (GapReason, u64)> {
+        GAPS.into_iter().zip(&self.gaps).map(|(reason, count)| (reason, count.get()))
+    }
+
+    /// Returns how many answers go on.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.count()
+    }
+}
+
+/// Times a request until its answer begins, and counts answers that go on as streams until they end.
+pub(super) async fn measure(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let connection = request.extensions().get::<Passed>().cloned();
+    let response = next.run(request).await;
+    let (measured, status) = (&app.measured, response.status());
+    measured.answered(route.as_ref().map(MatchedPath::as_str), &method, status, begun.elapsed());
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        if let Some(connection) = connection {
+            connection.keep(measured.streams.begin());
+        }
+        return response;
+    }
+    // What is there as a whole has a length.
+    if response.body().size_hint().exact().is_some() || response.body().is_end_stream() {
+        return response;
+    }
+    response.map(|body: Body| measured.streams.begin().with(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_client_makes_up_adds_a_row() {
+        let measured = Measured::default();
+        measured.know([String::from("/v1/hosts/{host}")].iter());
+        let (time, ok) = (Duration::from_millis(2), StatusCode::OK);
+        measured.answered(Some("/v1/hosts/{host}"), &Method::GET, ok, time);
+        for i in 0..100 {
+            let method = Method::from_bytes(format!("M{i}").as_bytes()).unwrap();
+            measured.answered(None, &method, StatusCode::NOT_FOUND, time);
+            measured.answered(Some(&format!("/{i}")), &method, StatusCode::NOT_FOUND, time);
+        }
+        let rows: Vec<_> = measured.answers();
+        let row =
+            |at: usize| (rows[at].route, rows[at].method, rows[at].kind, rows[at].times.count);
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        assert_eq!(row(0), ("/v1/hosts/{host}", "GET", "2xx", 1));
+        assert_eq!(row(1), (NO_ROUTE, "other", "4xx", 200));
+    }
+
+    #[test]
+    fn who_is_turned_away_is_counted() {
+        let measured = Measured::default();
+        measured.turned_away().add();
+        for status in TURNED_AWAY {
+            measured.answered(None, &Method::GET, status, Duration::ZERO);
+        }
+        let counted: Vec<_> = measured.refusals().collect();
+        assert_eq!(counted, [(429, 2), (408, 1), (413, 1)]);
+        measured.gap(GapReason::Forgotten);
+        assert_eq!(measured.gaps().map(|(_, count)| count).collect::<Vec<_>>(), [0, 1]);
+    }
+}
