@@ -48,7 +48,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines
-  history                        when a link was down, and why
+  history metrics                when a link was down, and why; times and counts
   daemon                         start stop restart status logs run install: occd, which keeps the links
   completions                    bash zsh fish: what TAB knows, names of hosts too
 
@@ -383,6 +383,16 @@ Examples:
   occ history --host prod-1 --since 24h
   occ history --host prod-1 --since 2026-11-21T03:00:00Z --json")]
     History(HistoryArgs),
+    /// Show how occd and its hosts do, in numbers
+    #[command(after_help = "\
+Examples:
+  occ metrics
+  occ metrics --host prod-1
+  occ metrics --json
+  occ metrics --raw                     as Prometheus reads it
+
+The numbers are those since occd started. Times are estimated from classes, as Prometheus does it.")]
+    Metrics(MetricsArgs),
     /// Let this project's .occ.toml say which host its commands go to
     #[command(after_help = "\
 Examples:
@@ -651,6 +661,13 @@ pub(crate) struct HistoryArgs {
     /// From then on: a time before now, such as 24h or 7d, or a moment (RFC 3339)
     #[arg(long, value_name = "TIME", default_value = "7d")]
     pub(crate) since: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetricsArgs {
+    /// Print the text that Prometheus reads
+    #[arg(long)]
+    pub(crate) raw: bool,
 }
 
 #[derive(Debug, Args)]

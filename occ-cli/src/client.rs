@@ -83,6 +83,16 @@ impl Reply {
         let body: &[u8] = if self.body.is_empty() { b"null" } else { &self.body };
         serde_json::from_slice(body).map_err(|_| misunderstood(&self.daemon))
     }
+
+    /// Returns the body as text.
+    pub(crate) fn text(&self) -> Result<&str, CliError> {
+        std::str::from_utf8(&self.body).map_err(|_| self.misunderstood())
+    }
+
+    /// Returns that the body is of another version.
+    pub(crate) fn misunderstood(&self) -> CliError {
+        misunderstood(&self.daemon)
+    }
 }
 
 impl Client {

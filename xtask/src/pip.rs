@@ -6,8 +6,12 @@ use std::process::Command;
 use crate::packages::is_installed;
 use crate::{Failed, run};
 
-/// The program, and what it is made of: every package with its version, so that what it makes up is the same each time.
-const PROGRAMS: [(&str, &str); 1] = [("schemathesis", "schemathesis.txt")];
+/// Under which name tests look for it, what it is made of, every package with its version, so that what it makes up is the
+/// same each time, and the program. Of what has none it is the interpreter.
+const PROGRAMS: [(&str, &str, &str); 2] = [
+    ("schemathesis", "schemathesis.txt", "schemathesis"),
+    ("prometheus-client", "prometheus-client.txt", "python3"),
+];
 
 /// Returns the directory in which the tests look for them.
 fn dir() -> PathBuf {
@@ -16,22 +20,22 @@ fn dir() -> PathBuf {
 
 /// Fetches what is missing; where that cannot be done, says what is missing and goes on.
 pub(crate) fn install() {
-    for (name, list) in PROGRAMS {
-        let program = dir().join(name);
-        if program.is_file() {
+    for (name, list, entry) in PROGRAMS {
+        let link = dir().join(name);
+        if link.is_file() {
             continue;
         }
         if !is_installed("pip3") {
             eprintln!("xtask: there is no pip3. The tests that need {name} are skipped.");
             continue;
         }
-        if let Err(Failed(why)) = fetch(name, list, &program) {
+        if let Err(Failed(why)) = fetch(name, list, entry, &link) {
             eprintln!("xtask: {why}. The tests that need {name} are skipped.");
         }
     }
 }
 
-fn fetch(name: &str, list: &str, program: &Path) -> Result<(), Failed> {
+fn fetch(name: &str, list: &str, entry: &str, link: &Path) -> Result<(), Failed> {
     let dir = dir();
     std::fs::create_dir_all(&dir)?;
     let environment = dir.join(format!("{name}.venv"));
@@ -45,9 +49,9 @@ fn fetch(name: &str, list: &str, program: &Path) -> Result<(), Failed> {
     run(pip.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(list)))?;
     // The link is the last: a fetch that was cut short leaves none, and begins anew.
     // One that leads nowhere is of a checkout that was moved.
-    if program.is_symlink() {
-        std::fs::remove_file(program)?;
+    if link.is_symlink() {
+        std::fs::remove_file(link)?;
     }
-    std::os::unix::fs::symlink(environment.join("bin").join(name), program)?;
+    std::os::unix::fs::symlink(environment.join("bin").join(entry), link)?;
     Ok(())
 }

@@ -28,6 +28,7 @@ mod host_lines;
 mod install_docker;
 pub(crate) mod legacy;
 mod logs;
+mod metrics;
 mod operations;
 mod policy;
 mod prompts;
@@ -144,6 +145,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Logs(args)) => logs::run(&context, &args).await,
         Some(Command::Api) => Box::pin(api::run(&context)).await,
         Some(Command::Events(args)) => events::run(&context, &args).await,
+        Some(Command::Metrics(args)) => metrics::run(&context, &args).await,
         Some(Command::Operations { command }) => operations::run(&context, command.as_ref()).await,
         Some(Command::Exec(args)) => exec::run(&context, args).await,
         Some(Command::Agent(command)) => agent::run(&context, command).await,

@@ -48,6 +48,7 @@ mod invariants;
 mod jump;
 mod killed;
 mod local;
+mod metrics;
 mod once;
 mod passwords;
 mod patience;
