@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use occ_proto::log::LogFilter;
 
 use crate::duration::parse_ms;
 use crate::keys::{EscapeKey, parse_escape};
@@ -687,6 +688,16 @@ pub(crate) struct DaemonLogsArgs {
     pub(crate) follow: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DaemonLogLevelArgs {
+    /// What to log from now on: off, error, warn, info, debug or trace, and the same for single modules
+    #[arg(value_name = "LEVEL")]
+    pub(crate) level: Option<LogFilter>,
+    /// Go back by itself after this long, such as 10m; else when occd is started anew
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_ms, requires = "level")]
+    pub(crate) time: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DaemonCommand {
     /// Run occd in the foreground
@@ -711,6 +722,13 @@ Examples:
   occ daemon logs -f
   occ daemon logs -n 500 --json")]
     Logs(DaemonLogsArgs),
+    /// Show how much occd logs, or have it log more or less from now on
+    #[command(after_help = "\
+Examples:
+  occ daemon log-level
+  occ daemon log-level debug --for 10m
+  occ daemon log-level warn,occd::ssh=trace")]
+    LogLevel(DaemonLogLevelArgs),
     /// Have systemd or launchd run this occ's occd from your login on
     #[command(after_help = "\
 Examples:

@@ -29,6 +29,7 @@ use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::in_flight::InFlight;
+use crate::logging::{self, Logging};
 use crate::ownership::{self, Exposed};
 use crate::policy::Guard;
 use crate::pool::Pool;
@@ -157,12 +158,18 @@ impl Daemon {
         })
     }
 
+    /// Returns how the lines of the log are to look.
+    pub fn log_format(&self) -> logging::Format {
+        self.config.log.format
+    }
+
     /// Serves until `stop` is cancelled; the files are looked at when `reload` is notified, too. `ready` is called
     /// when clients are accepted.
     pub async fn run(
         self,
         stop: CancellationToken,
         reload: Arc<Notify>,
+        log: Arc<Logging>,
         ready: impl FnOnce(),
     ) -> Result<(), StartError> {
         let tasks = TaskTracker::new();
@@ -288,6 +295,7 @@ impl Daemon {
             read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
             archive,
             in_flight: InFlight::default(),
+            log: Arc::clone(&log),
             end: stop.clone(),
             started_at: Timestamp::now(),
         });
@@ -303,6 +311,7 @@ impl Daemon {
         }
         tasks.spawn(api::publish(Arc::clone(&app), watchers.clone()));
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
+        tasks.spawn(log.keep(watchers.clone()));
         tasks.spawn(follow(Arc::clone(&app), watchers.clone()));
         tasks.spawn(reload_on(reload, Arc::clone(&app), watchers));
 

@@ -15,6 +15,7 @@ pub mod files_follow;
 pub mod forward;
 pub mod history;
 pub mod host;
+pub mod log;
 pub mod name;
 pub mod operation;
 pub mod paths;

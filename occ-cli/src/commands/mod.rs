@@ -7,6 +7,7 @@ mod connect;
 mod cp;
 mod cp_tree;
 mod daemon;
+mod daemon_log_level;
 mod daemon_logs;
 mod docker;
 mod doctor;

@@ -73,6 +73,7 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         // The daemon, hosts.json, links, keys, and what is known of work; nothing is done on a host.
         "/v1/version"
         | "/v1/hand-over"
+        | "/v1/log-level"
         | "/v1/hosts"
         | "/v1/hosts/{host}"
         | "/v1/default-host"

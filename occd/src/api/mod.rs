@@ -37,6 +37,7 @@ use crate::grants::Grants;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::in_flight::InFlight;
+use crate::logging::Logging;
 use crate::policy::{Asker, Guard};
 use crate::pool::Pool;
 use crate::prompts::News;
@@ -69,6 +70,7 @@ mod hosts;
 mod json;
 mod limits;
 mod links;
+mod log_level;
 mod logs;
 mod once;
 mod operations;
@@ -164,6 +166,8 @@ pub struct App {
     pub read_only_socket: Option<PathBuf>,
     /// What clients have in flight.
     pub in_flight: InFlight,
+    /// What is logged.
+    pub log: Arc<Logging>,
     /// To be cancelled to have the daemon end.
     pub end: CancellationToken,
     /// When the daemon started.

@@ -20,6 +20,8 @@ macro_rules! all {
             daemon::health
             daemon::version
             hand_over::hand_over
+            log_level::show
+            log_level::set
             events::events
             document::show
             hosts::list

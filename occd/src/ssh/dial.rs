@@ -18,7 +18,7 @@ use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
 use super::auth::{self, LoginRequest, Methods};
 use super::connection::{Connection, Facts, identification};
-use super::error::{ConnectError, LossCause};
+use super::error::{ConnectError, LossCause, chain};
 use super::handler::{Handler, SessionError, Shared, loss_cause};
 use super::hop::{Hop, HopDemand, HopsLink};
 use super::host_key::{HostKeyPolicy, ShownKey, Unknown};
@@ -221,8 +221,22 @@ impl Dial<'_> {
 
     /// Makes the connection. Whatever goes wrong, nothing of the attempt stays behind.
     pub async fn run(&self, steps: &mut Steps) -> Result<Arc<Connection>, ConnectError> {
+        let (host, id) = (self.name.map(HostName::as_str), self.id.0);
+        tracing::info!(host, id, phase = Phase::Config.as_str(), class = "attempt", "dialling");
         // Boxed: it is large, and rare.
-        Box::pin(self.connect(steps, None)).await
+        let result = Box::pin(self.connect(steps, None)).await;
+        if let Err(error) = &result {
+            tracing::warn!(
+                host,
+                id,
+                phase = error.phase().as_str(),
+                class = error.class(),
+                code = error.code().as_str(),
+                error = chain(error),
+                "the dial failed"
+            );
+        }
+        result
     }
 
     /// Makes the connection, unless the server's key is only to be looked at: it is then put into `review`.

@@ -48,6 +48,7 @@ mod invariants;
 mod jump;
 mod killed;
 mod local;
+mod logs;
 mod once;
 mod passwords;
 mod patience;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use occ_proto::Code;
+use occ_proto::status::Phase;
 
 use super::inputs::Inputs;
 use super::{Actor, CurrentDial, DialResult};
 use crate::host::machine::{ConnectionId, Event, Retry};
 use crate::ssh::dial::{Dial, DialSettings, Steps};
-use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection, Line};
 
@@ -33,10 +33,6 @@ impl Actor {
                     self.note_agent(seen.agent);
                     self.wait_for_passwords(seen.passwords);
                 }
-                tracing::warn!(
-                    host = %self.name, id = id.0, phase = error.phase().as_str(),
-                    code = error.code().as_str(), error = chain(&error), "the dial failed"
-                );
                 self.last_error = Some((Arc::new(error), Timestamp::now()));
                 self.wait_for_hop();
                 self.wait_for_key();
@@ -66,7 +62,7 @@ impl Actor {
         let info = connection.info();
         tracing::info!(
             host = %self.name, id = info.id, peer = info.peer, server = info.server,
-            cipher = info.cipher, "connected"
+            cipher = info.cipher, phase = Phase::Established.as_str(), class = "success", "connected"
         );
         self.connects += 1;
         self.inputs = None;
@@ -102,7 +98,6 @@ impl Actor {
         // Also a dial that comes a little later than it was asked for is made for whoever asked.
         let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
         let task = self.dials.spawn(async move {
-            tracing::debug!(host = %name, id = id.0, "dialling");
             let dial = Dial {
                 id,
                 name: Some(&name),
