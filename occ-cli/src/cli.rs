@@ -49,8 +49,8 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines
-  history                        when a link was down, and why
-  daemon                         start stop restart status logs run install: occd, which keeps the links
+  history trace                  when a link was down, and why; what goes through it, into a file
+  daemon                         start stop restart status logs log-level run install: occd, which keeps the links
   completions                    bash zsh fish: what TAB knows, names of hosts too
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
@@ -384,6 +384,17 @@ Examples:
   occ history --host prod-1 --since 24h
   occ history --host prod-1 --since 2026-11-21T03:00:00Z --json")]
     History(HistoryArgs),
+    /// Write what goes through a host's channels to a file, decrypted, for a while
+    #[command(after_help = "\
+Examples:
+  occ trace --host prod-1                        for a minute, into a new file
+  occ trace --host prod-1 --for 10m -o trace.jsonl
+  jq -r 'select(.kind == \"data\") | .bytes' trace.jsonl | base64 -d
+
+Everything on all channels is in it: commands, their input and output, files, terminals with what is typed
+there, passwords included. Logins, and passwords that occ itself has asked for, are not. The file is new, only
+for you, in a directory of yours, and 256 MiB at most; it stays until you remove it. Ctrl-C ends it sooner.")]
+    Trace(TraceArgs),
     /// Let this project's .occ.toml say which host its commands go to
     #[command(after_help = "\
 Examples:
@@ -652,6 +663,16 @@ pub(crate) struct HistoryArgs {
     /// From then on: a time before now, such as 24h or 7d, or a moment (RFC 3339)
     #[arg(long, value_name = "TIME", default_value = "7d")]
     pub(crate) since: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// How long
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_ms, default_value = "60s")]
+    pub(crate) time: u64,
+    /// The file, which must not be there yet; else a new one where occd keeps its state
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -46,6 +46,7 @@ use crate::ssh::error::chain;
 use crate::ssh::given_key;
 use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
+use crate::ssh::tap::Taps;
 use crate::ssh::unlocked::UnlockedKeys;
 use crate::stamp::Stamp;
 use crate::used::UsedFile;
@@ -221,6 +222,7 @@ impl Daemon {
                 secrets: Arc::clone(&secrets),
                 prompts: Arc::clone(&prompts),
                 spill: Arc::new(spill),
+                taps: Taps::default(),
             }),
             changes: Arc::clone(&changes),
             tasks: tasks.clone(),
@@ -291,6 +293,7 @@ impl Daemon {
             pool,
             hosts: hosts.clone(),
             config,
+            traces: self.env.state_dir()?.join("traces"),
             socket: self.socket.path().to_owned(),
             read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
             archive,

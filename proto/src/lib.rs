@@ -29,6 +29,7 @@ pub mod ssh_config;
 pub mod status;
 pub mod tar;
 pub mod text;
+pub mod trace;
 pub mod trust;
 pub mod wildcard;
 

@@ -43,6 +43,7 @@ mod session_durable;
 mod setup;
 mod ssh_config;
 mod status;
+mod trace;
 mod trust;
 pub(crate) mod upgrade;
 mod watch;
@@ -163,6 +164,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
         Some(Command::Trust(args)) => trust::run(&context, &args).await,
         Some(Command::History(args)) => history::run(&context, &args).await,
+        Some(Command::Trace(args)) => trace::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
         Some(Command::Allow(args)) => allow::run(&context, &args),
         Some(Command::Prompts(args)) => prompts::run(&context, &args).await,

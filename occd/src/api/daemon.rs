@@ -10,7 +10,7 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 27] = [
+const CAPABILITIES: [&str; 29] = [
     "hosts",
     "exec",
     "exec-stream",
@@ -38,6 +38,8 @@ const CAPABILITIES: [&str; 27] = [
     "grants",
     "events",
     "read-only-socket",
+    "log-level",
+    "trace",
 ];
 
 /// Says that the daemon is alive, with the number of tasks that live in it: one that keeps growing is a leak.

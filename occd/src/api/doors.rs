@@ -89,6 +89,7 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/hosts/{host}/docker-socket"
         | "/v1/hosts/{host}/docker-setup"
         | "/v1/hosts/{host}/history"
+        | "/v1/hosts/{host}/trace"
         | "/v1/sessions"
         | "/v1/sessions/{id}"
         | "/v1/forwards"

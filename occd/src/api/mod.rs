@@ -89,6 +89,7 @@ mod session_ws;
 mod sessions;
 mod ssh_config;
 mod test;
+mod trace;
 mod trust;
 mod turns;
 mod unread;
@@ -160,6 +161,8 @@ pub struct App {
     pub grants: Arc<Grants>,
     /// What became of the hosts' links.
     pub archive: Archive,
+    /// Where traces are written that name no file.
+    pub traces: PathBuf,
     /// The control socket's path.
     pub socket: PathBuf,
     /// The read-only socket's.

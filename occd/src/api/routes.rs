@@ -68,6 +68,8 @@ macro_rules! all {
             grants::add
             grants::revoke
             history::show
+            trace::start
+            trace::end
             workspaces::show
             sessions::list
             sessions::start

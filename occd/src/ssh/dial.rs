@@ -28,6 +28,7 @@ use super::proxy_command::{LastWords, ProxyCommand};
 use super::seen::Seen;
 use super::ssh_config::{Resolver, SshConfig};
 use super::stream::{GuardedStream, StreamControl};
+use super::tap::Taps;
 use super::target::{Route, Target, resolve};
 use super::tcp;
 use super::transport::Transport;
@@ -85,6 +86,8 @@ pub struct DialEnvironment {
     pub turns: Arc<Turns>,
     /// Where unread output is kept.
     pub spill: Arc<SpillPolicy>,
+    /// Who traces hosts.
+    pub taps: Taps,
 }
 
 impl DialEnvironment {
@@ -110,6 +113,7 @@ impl DialEnvironment {
             hops: HopsLink::default(),
             turns: Arc::default(),
             spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
+            taps: Taps::default(),
         }
     }
 }
@@ -281,7 +285,8 @@ impl Dial<'_> {
         let line = Line { rtt: Some(rtt), ..settings.line };
 
         let begun = Instant::now();
-        let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window(rtt)));
+        let tap = self.name.map(|host| environment.taps.of(host)).unwrap_or_default();
+        let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window(rtt), tap));
         let mut host_key = HostKeyPolicy::load(
             &target.ssh_config,
             &target.address,

@@ -76,6 +76,7 @@ mod start;
 mod stop;
 mod support;
 mod terminal;
+mod trace;
 mod trust;
 mod unit;
 mod update_host_keys;
