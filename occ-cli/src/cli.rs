@@ -50,7 +50,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines
   history trace                  when a link was down, and why; what goes through it, into a file
-  daemon                         start stop restart status logs log-level run install: occd, which keeps the links
+  daemon                         start stop restart status logs log-level run install: occd itself
   completions                    bash zsh fish: what TAB knows, names of hosts too
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine

@@ -2,6 +2,7 @@
 
 use hyper::Method;
 use jiff::tz::TimeZone;
+use occ_proto::Code;
 use occ_proto::text::sanitize;
 use occ_proto::trace::{TraceCounts, TraceEnd, TraceEvent, TraceRequest};
 
@@ -26,7 +27,19 @@ pub(crate) async fn run(context: &Context<'_>, args: &TraceArgs) -> Result<u8, C
     let request = TraceRequest { file: file.transpose()?, for_ms: args.time };
     let lines = match Lines::ask(&client, Method::POST, &path, Some(&request)).await {
         Ok(lines) => lines,
-        Err(error) => return Err(super::explain(context, &client, &host, source, error).await),
+        Err(error) => {
+            let error = super::explain(context, &client, &host, source, error).await;
+            // The file is one of this machine's.
+            return Err(match error.daemon_code() {
+                Some(
+                    Code::FileExists
+                    | Code::FileNotFound
+                    | Code::PermissionDenied
+                    | Code::FileError,
+                ) => error.hint("-o names a new file, in a directory that only you can write to"),
+                _ => error,
+            });
+        }
     };
     let mut trace = Trace { ui: context.ui, lines, file: String::new() };
     let told = tokio::select! {
@@ -38,7 +51,8 @@ pub(crate) async fn run(context: &Context<'_>, args: &TraceArgs) -> Result<u8, C
         Ok(_) => Ok(0),
         // It is how a trace is ended, and no failure.
         Err(ended) if ended.exit == INTERRUPTED => {
-            client.request(Method::DELETE, &path, None::<&()>, None).await?;
+            // On a connection of its own: the first one may have waited for too long.
+            Lines::ask(&client, Method::DELETE, &path, None::<&()>).await?;
             trace.told().await?;
             Ok(0)
         }
