@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use occ_proto::log::LogFilter;
 
 use crate::duration::parse_ms;
 use crate::keys::{EscapeKey, parse_escape};
@@ -48,8 +49,8 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines
-  history metrics                when a link was down, and why; times and counts
-  daemon                         start stop restart status logs run install: occd, which keeps the links
+  history metrics trace          when a link was down, and why; times and counts; what goes through
+  daemon                         start stop restart status logs log-level run install: occd itself
   completions                    bash zsh fish: what TAB knows, names of hosts too
 
   --host NAME    target (also --remote-host); else OCC_HOST, else the default host, else this machine
@@ -393,6 +394,17 @@ Examples:
 
 The numbers are those since occd started. Times are estimated from classes, as Prometheus does it.")]
     Metrics(MetricsArgs),
+    /// Write what goes through a host's channels to a file, decrypted, for a while
+    #[command(after_help = "\
+Examples:
+  occ trace --host prod-1                        for a minute, into a new file
+  occ trace --host prod-1 --for 10m -o trace.jsonl
+  jq -r 'select(.kind == \"data\") | .bytes' trace.jsonl | base64 -d
+
+Everything on all channels is in it: commands, their input and output, files, terminals with what is typed
+there, passwords included. Logins, and passwords that occ itself has asked for, are not. The file is new, only
+for you, in a directory of yours, and 256 MiB at most; it stays until you remove it. Ctrl-C ends it sooner.")]
+    Trace(TraceArgs),
     /// Let this project's .occ.toml say which host its commands go to
     #[command(after_help = "\
 Examples:
@@ -671,6 +683,16 @@ pub(crate) struct MetricsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// How long
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_ms, default_value = "60s")]
+    pub(crate) time: u64,
+    /// The file, which must not be there yet; else a new one where occd keeps its state
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PromptsArgs {
     /// Allow what this question is about
     #[arg(long, value_name = "N", conflicts_with = "deny")]
@@ -704,6 +726,16 @@ pub(crate) struct DaemonLogsArgs {
     pub(crate) follow: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DaemonLogLevelArgs {
+    /// What to log from now on: off, error, warn, info, debug or trace, and the same for single modules
+    #[arg(value_name = "LEVEL")]
+    pub(crate) level: Option<LogFilter>,
+    /// Go back by itself after this long, such as 10m; else when occd is started anew
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_ms, requires = "level")]
+    pub(crate) time: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DaemonCommand {
     /// Run occd in the foreground
@@ -728,6 +760,13 @@ Examples:
   occ daemon logs -f
   occ daemon logs -n 500 --json")]
     Logs(DaemonLogsArgs),
+    /// Show how much occd logs, or have it log more or less from now on
+    #[command(after_help = "\
+Examples:
+  occ daemon log-level
+  occ daemon log-level debug --for 10m
+  occ daemon log-level warn,occd::ssh=trace")]
+    LogLevel(DaemonLogLevelArgs),
     /// Have systemd or launchd run this occ's occd from your login on
     #[command(after_help = "\
 Examples:

@@ -20,6 +20,7 @@ pub use workspaces::Workspaces;
 use crate::container::SandboxConfig;
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
+use crate::logging;
 use crate::ownership::Exposed;
 use crate::policy::{self, Policy, PolicyConfig, RulePlace};
 use crate::sealed::SealError;
@@ -46,6 +47,8 @@ pub struct Config {
     pub output: OutputConfig,
     /// Secrets.
     pub security: SecurityConfig,
+    /// The daemon's log.
+    pub log: LogConfig,
     /// Ports of this machine.
     pub forwards: ForwardsConfig,
     /// What may be done, on all hosts and on this machine.
@@ -173,6 +176,14 @@ impl Default for OutputConfig {
     fn default() -> Self {
         Self { spill_limit_mib: 1024 }
     }
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// How its lines look: `"text"` or `"json"`. Read when the daemon starts.
+    pub format: logging::Format,
 }
 
 /// `[local]`.

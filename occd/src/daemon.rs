@@ -29,6 +29,7 @@ use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::in_flight::InFlight;
+use crate::logging::{self, Logging};
 use crate::ownership::{self, Exposed};
 use crate::policy::Guard;
 use crate::pool::Pool;
@@ -45,6 +46,7 @@ use crate::ssh::error::chain;
 use crate::ssh::given_key;
 use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
+use crate::ssh::tap::Taps;
 use crate::ssh::unlocked::UnlockedKeys;
 use crate::stamp::Stamp;
 use crate::used::UsedFile;
@@ -157,12 +159,18 @@ impl Daemon {
         })
     }
 
+    /// Returns how the lines of the log are to look.
+    pub fn log_format(&self) -> logging::Format {
+        self.config.log.format
+    }
+
     /// Serves until `stop` is cancelled; the files are looked at when `reload` is notified, too. `ready` is called
     /// when clients are accepted.
     pub async fn run(
         self,
         stop: CancellationToken,
         reload: Arc<Notify>,
+        log: Arc<Logging>,
         ready: impl FnOnce(),
     ) -> Result<(), StartError> {
         let tasks = TaskTracker::new();
@@ -214,6 +222,7 @@ impl Daemon {
                 secrets: Arc::clone(&secrets),
                 prompts: Arc::clone(&prompts),
                 spill: Arc::new(spill),
+                taps: Taps::default(),
             }),
             changes: Arc::clone(&changes),
             tasks: tasks.clone(),
@@ -284,11 +293,13 @@ impl Daemon {
             pool,
             hosts: hosts.clone(),
             config,
+            traces: self.env.state_dir()?.join("traces"),
             socket: self.socket.path().to_owned(),
             read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
             archive,
             in_flight: InFlight::default(),
             measured: Measured::default(),
+            log: Arc::clone(&log),
             end: stop.clone(),
             started_at: Timestamp::now(),
         });
@@ -304,6 +315,7 @@ impl Daemon {
         }
         tasks.spawn(api::publish(Arc::clone(&app), watchers.clone()));
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
+        tasks.spawn(log.keep(watchers.clone()));
         tasks.spawn(follow(Arc::clone(&app), watchers.clone()));
         tasks.spawn(reload_on(reload, Arc::clone(&app), watchers));
 

@@ -36,5 +36,6 @@ pub mod socket;
 pub mod ssh;
 pub mod stamp;
 mod state_file;
+pub mod trace;
 pub mod used;
 pub mod wake;

@@ -62,7 +62,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         agent,
         occd::process::given_key(),
     )?;
-    occd::logging::start(arguments.daemonize.then(|| env.log_file()).transpose()?.as_deref())?;
+    let log_file = arguments.daemonize.then(|| env.log_file()).transpose()?;
+    let log = occd::logging::start(log_file.as_deref(), daemon.log_format())?;
     // A daemon without a terminal has nowhere else to say it.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a defect of occd")));
     let has_terminal = !arguments.daemonize && std::io::stderr().is_terminal();
@@ -95,7 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         };
         let ready = || occd::process::notify_ready(&socket, arguments.daemonize);
         tokio::select! {
-            result = daemon.run(stop, reload, ready) => result.map_err(Into::into),
+            result = daemon.run(stop, reload, log, ready) => result.map_err(Into::into),
             () = signals => Ok(()),
         }
     });

@@ -50,6 +50,8 @@ codes! {
     GrantExists = "grant_exists",
     /// There is no grant of that name.
     GrantNotFound = "grant_not_found",
+    /// Somebody traces the host already.
+    TraceRunning = "trace_running",
     /// No such route.
     NotFound = "not_found",
     /// The route exists, the method does not.

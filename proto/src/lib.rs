@@ -15,6 +15,7 @@ pub mod files_follow;
 pub mod forward;
 pub mod history;
 pub mod host;
+pub mod log;
 pub mod metrics;
 pub mod name;
 pub mod operation;
@@ -29,6 +30,7 @@ pub mod ssh_config;
 pub mod status;
 pub mod tar;
 pub mod text;
+pub mod trace;
 pub mod trust;
 pub mod wildcard;
 

@@ -8,6 +8,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::exec::Bytes;
 use crate::forward::Endpoint;
+use crate::log::LogFilter;
 use crate::policy::Permission;
 use crate::session::SessionHost;
 use crate::{Address, Code, HostName, Secret, UserName};
@@ -138,6 +139,23 @@ impl PartialSchema for Permission {
 impl ToSchema for Permission {
     fn name() -> Cow<'static, str> {
         "Permission".into()
+    }
+}
+
+impl PartialSchema for LogFilter {
+    fn schema() -> RefOr<Schema> {
+        let (name, level) = ("[A-Za-z_][A-Za-z0-9_]*", "(?:off|error|warn|info|debug|trace)");
+        let part = format!("(?:{name}(?:::{name})*=)?{level}");
+        text("A level, and levels for single modules, by comma: `warn,occd::ssh=trace`.")
+            .pattern(Some(format!("^{part}(?:,{part})*$")))
+            .max_length(Some(512))
+            .into()
+    }
+}
+
+impl ToSchema for LogFilter {
+    fn name() -> Cow<'static, str> {
+        "LogFilter".into()
     }
 }
 

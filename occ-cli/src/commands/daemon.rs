@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use super::{Context, daemon_logs, service};
+use super::{Context, daemon_log_level, daemon_logs, service};
 use crate::autostart::{self, Start, cannot_run, occd_program, socket_path};
 use crate::cli::DaemonCommand;
 use crate::client::Client;
@@ -35,6 +35,7 @@ pub(crate) async fn run(context: &Context<'_>, command: &DaemonCommand) -> Resul
         DaemonCommand::Restart => restart(context).await,
         DaemonCommand::Status => status(context).await,
         DaemonCommand::Logs(args) => daemon_logs::run(context, args).await,
+        DaemonCommand::LogLevel(args) => daemon_log_level::run(context, args).await,
         DaemonCommand::Install { xdg_autostart } => service::install(context, *xdg_autostart).await,
         DaemonCommand::Uninstall => service::uninstall(context).await,
     }

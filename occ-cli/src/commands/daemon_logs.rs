@@ -14,6 +14,7 @@ use super::Context;
 use crate::autostart;
 use crate::cli::DaemonLogsArgs;
 use crate::error::CliError;
+use crate::output::write_stdout;
 use crate::unit::UNIT;
 
 /// Where the daemon logs to.
@@ -35,13 +36,29 @@ pub(super) async fn run(context: &Context<'_>, args: &DaemonLogsArgs) -> Result<
             let words = ["--user", "--no-pager", "--output", "short-iso", "--unit", UNIT];
             ("journalctl", words.map(OsString::from).to_vec())
         }
-        Source::File(path) if !path.exists() => {
+        Source::File(path) if !path.exists() && !put_aside(path).exists() => {
             let text = format!("occd has not logged anything to {} yet.", shown(path));
             return Err(CliError::failed(text).hint("occ daemon start"));
         }
-        // By its name: it is put aside when it is large.
-        Source::File(_) if args.follow => ("tail", vec!["-F".into()]),
-        Source::File(_) => ("tail", Vec::new()),
+        Source::File(path) if args.follow => {
+            // It goes on from what is in the file now, which may not be so many lines.
+            let missing = args.lines.saturating_sub(last(path, args.lines).await?.len());
+            print(&last(&put_aside(path), missing).await?)?;
+            // By its name: it is put aside when it is large.
+            ("tail", vec!["-F".into()])
+        }
+        Source::File(path) => {
+            let mut lines = last(path, args.lines).await?;
+            let missing = args.lines.saturating_sub(lines.len());
+            let mut all = last(&put_aside(path), missing).await?;
+            all.append(&mut lines);
+            if !context.ui.json {
+                return print(&all).map(|()| 0);
+            }
+            let all: Vec<_> = all.iter().map(|line| String::from_utf8_lossy(line)).collect();
+            context.ui.value(&json!({ "source": path.to_string_lossy(), "lines": all }))?;
+            return Ok(0);
+        }
     };
     words.extend(["-n".into(), count.into()]);
     match &source {
@@ -60,12 +77,38 @@ pub(super) async fn run(context: &Context<'_>, args: &DaemonLogsArgs) -> Result<
         return Err(failed(sanitize(&String::from_utf8_lossy(&output.stderr))));
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let source = match &source {
-        Source::Journal => "journal".into(),
-        Source::File(path) => path.to_string_lossy(),
-    };
-    context.ui.value(&json!({ "source": source, "lines": text.lines().collect::<Vec<_>>() }))?;
+    context.ui.value(&json!({ "source": "journal", "lines": text.lines().collect::<Vec<_>>() }))?;
     Ok(0)
+}
+
+/// Returns where a file is put when it is large.
+fn put_aside(path: &Path) -> PathBuf {
+    path.with_extension("log.1")
+}
+
+/// Returns the last lines of a file; none of one that is not there.
+async fn last(path: &Path, count: usize) -> Result<Vec<Vec<u8>>, CliError> {
+    if count == 0 || !path.exists() {
+        return Ok(Vec::new());
+    }
+    let failed = |why: &str| CliError::failed(format!("{}: {}", shown(path), sanitize(why)));
+    let mut tail = Command::new("tail");
+    tail.args(["-n", &count.to_string(), "--"]).arg(path).stdin(Stdio::null());
+    let output = tail.output().await.map_err(|error| failed(&format!("tail: {error}")))?;
+    if !output.status.success() {
+        return Err(failed(&String::from_utf8_lossy(&output.stderr)));
+    }
+    let lines = output.stdout.strip_suffix(b"\n").unwrap_or(&output.stdout);
+    let lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
+    Ok(if output.stdout.is_empty() { Vec::new() } else { lines.collect() })
+}
+
+fn print(lines: &[Vec<u8>]) -> Result<(), CliError> {
+    let mut text = lines.join(&b'\n');
+    if !text.is_empty() {
+        text.push(b'\n');
+    }
+    write_stdout(&text)
 }
 
 /// Returns where the daemon that runs logs to; where none runs, the one that would be started.

@@ -7,6 +7,7 @@ mod connect;
 mod cp;
 mod cp_tree;
 mod daemon;
+mod daemon_log_level;
 mod daemon_logs;
 mod docker;
 mod doctor;
@@ -43,6 +44,7 @@ mod session_durable;
 mod setup;
 mod ssh_config;
 mod status;
+mod trace;
 mod trust;
 pub(crate) mod upgrade;
 mod watch;
@@ -164,6 +166,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
         Some(Command::Trust(args)) => trust::run(&context, &args).await,
         Some(Command::History(args)) => history::run(&context, &args).await,
+        Some(Command::Trace(args)) => trace::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
         Some(Command::Allow(args)) => allow::run(&context, &args),
         Some(Command::Prompts(args)) => prompts::run(&context, &args).await,

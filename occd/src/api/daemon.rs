@@ -10,7 +10,7 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 28] = [
+const CAPABILITIES: [&str; 30] = [
     "hosts",
     "exec",
     "exec-stream",
@@ -39,6 +39,8 @@ const CAPABILITIES: [&str; 28] = [
     "events",
     "read-only-socket",
     "metrics",
+    "log-level",
+    "trace",
 ];
 
 /// Says that the daemon is alive, with the number of tasks that live in it: one that keeps growing is a leak.

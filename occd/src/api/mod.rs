@@ -37,6 +37,7 @@ use crate::grants::Grants;
 use crate::history::Archive;
 use crate::hosts::{HostsSnapshot, HostsStore};
 use crate::in_flight::InFlight;
+use crate::logging::Logging;
 use crate::policy::{Asker, Guard};
 use crate::pool::Pool;
 use crate::prompts::News;
@@ -69,6 +70,7 @@ mod hosts;
 mod json;
 mod limits;
 mod links;
+mod log_level;
 mod logs;
 mod measure;
 mod metrics;
@@ -89,6 +91,7 @@ mod session_ws;
 mod sessions;
 mod ssh_config;
 mod test;
+mod trace;
 mod trust;
 mod turns;
 mod unread;
@@ -161,6 +164,8 @@ pub struct App {
     pub grants: Arc<Grants>,
     /// What became of the hosts' links.
     pub archive: Archive,
+    /// Where traces are written that name no file.
+    pub traces: PathBuf,
     /// The control socket's path.
     pub socket: PathBuf,
     /// The read-only socket's.
@@ -169,6 +174,8 @@ pub struct App {
     pub in_flight: InFlight,
     /// How requests are answered.
     pub measured: Measured,
+    /// What is logged.
+    pub log: Arc<Logging>,
     /// To be cancelled to have the daemon end.
     pub end: CancellationToken,
     /// When the daemon started.

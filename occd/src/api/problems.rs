@@ -182,6 +182,8 @@ pub(super) struct OfOperation;
 pub(super) struct OfPrompt;
 /// What makes or names a grant.
 pub(super) struct OfGrant;
+/// What traces a host.
+pub(super) struct OfTrace;
 
 impl IntoResponses for OfHostsFile {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
@@ -276,6 +278,19 @@ impl IntoResponses for OfOperation {
 impl IntoResponses for OfPrompt {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         responses(&[&[(404, &[Code::PromptNotFound])]])
+    }
+}
+
+impl IntoResponses for OfTrace {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let file: &[Codes] = &[
+            (403, &[Code::PermissionDenied]),
+            (404, &[Code::FileNotFound]),
+            (409, &[Code::TraceRunning, Code::FileError]),
+            (412, &[Code::FileExists]),
+            (507, &[Code::NoSpace]),
+        ];
+        responses(&[HOST, file])
     }
 }
 

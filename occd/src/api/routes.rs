@@ -21,6 +21,8 @@ macro_rules! all {
             daemon::version
             metrics::show
             hand_over::hand_over
+            log_level::show
+            log_level::set
             events::events
             document::show
             hosts::list
@@ -67,6 +69,8 @@ macro_rules! all {
             grants::add
             grants::revoke
             history::show
+            trace::start
+            trace::end
             workspaces::show
             sessions::list
             sessions::start

@@ -25,6 +25,14 @@ impl Program {
         }
     }
 
+    /// Sends it what a person was asked for.
+    pub(super) async fn write_secret(&self, data: Bytes) -> Result<(), Closed> {
+        match self {
+            Self::Remote(channel) => channel.write_secret(data).await,
+            Self::Local(process) => process.write(data).await,
+        }
+    }
+
     /// Tells it that nothing more comes.
     pub(super) async fn eof(&self) -> Result<(), Closed> {
         match self {

@@ -157,6 +157,11 @@ impl Control {
         self.program.write(data).await
     }
 
+    /// The same with what a person was asked for: no trace of the host has it.
+    pub async fn write_secret(&self, data: Bytes) -> Result<(), Closed> {
+        self.program.write_secret(data).await
+    }
+
     /// Tells the program that nothing more comes.
     pub async fn close_input(&self) -> Result<(), Closed> {
         self.program.eof().await

@@ -124,7 +124,10 @@ impl HostHandle {
             tasks: &self.context.tasks,
         };
         let connection = dialled::dial(&dial, &self.metrics).await?;
-        tracing::info!(host = %self.name, id = id.0, lend_agent, "connected beside the shared connection");
+        tracing::info!(
+            host = %self.name, id = id.0, lend_agent, phase = Phase::Established.as_str(),
+            class = "success", "connected beside the shared connection"
+        );
         let request = HostRequest::Adopt { connection: Arc::clone(&connection) };
         self.requests.send(request).await.map_err(|_| ConnectError::ShuttingDown)?;
         connection.spawn(close_unused(Arc::clone(slot), Arc::clone(&connection)));

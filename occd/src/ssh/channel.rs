@@ -87,6 +87,11 @@ impl Channel {
         &self.raw.as_ref().expect("present until dropped").write
     }
 
+    /// Tells whoever traces the host of what is about to be sent.
+    fn goes(&self, kind: &'static str, bytes: &[u8]) {
+        self.connection.shared().tap.goes(self.write_half().id(), kind, bytes);
+    }
+
     /// Returns the connection the channel is on.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
@@ -107,6 +112,7 @@ impl Channel {
             // A server that does not want it runs the command without, as with ssh.
             self.send(self.write_half().agent_forward(false)).await?;
         }
+        self.goes("exec", command);
         self.send(self.write_half().exec(true, command)).await
     }
 
@@ -126,6 +132,7 @@ impl Channel {
             }
             // Whatever comes of it, nobody else is to find it here.
             self.program.store(true, Ordering::Relaxed);
+            self.goes("env", name.as_bytes());
             self.send(self.write_half().set_env(known.is_none(), name, value)).await?;
             match known {
                 Some(_) => drop(taken.insert(name)),
@@ -158,6 +165,7 @@ impl Channel {
     /// Asks for a subsystem, such as `sftp`. The answer is awaited with [`Channel::accepted`].
     pub async fn request_subsystem(&self, name: &str) -> Result<(), Closed> {
         self.program.store(true, Ordering::Relaxed);
+        self.goes("subsystem", name.as_bytes());
         self.send(self.write_half().request_subsystem(true, name)).await
     }
 
@@ -176,8 +184,10 @@ impl Channel {
         }
         let TtySize { cols, rows } = tty.size;
         let (cols, rows) = (u32::from(cols), u32::from(rows));
+        self.goes("pty", tty.term.as_bytes());
         // The modes are those of a new terminal of the host's.
         self.send(write.request_pty(true, &tty.term, cols, rows, 0, 0, &[])).await?;
+        self.goes(if command.is_some() { "exec" } else { "shell" }, command.unwrap_or_default());
         match command {
             Some(command) => self.send(write.exec(true, command)).await,
             None => self.send(write.request_shell(true)).await,
@@ -187,6 +197,7 @@ impl Channel {
     /// Tells the program's terminal its size.
     pub async fn resize(&self, size: TtySize) -> Result<(), Closed> {
         let (cols, rows) = (u32::from(size.cols), u32::from(size.rows));
+        self.goes("resize", &[]);
         self.send(self.write_half().window_change(cols, rows, 0, 0)).await
     }
 
@@ -248,11 +259,19 @@ impl Channel {
 
     /// Sends bytes to the program, as fast as it takes them.
     pub async fn write(&self, data: Bytes) -> Result<(), Closed> {
+        self.goes("data", &data);
+        self.send(self.write_half().data_bytes(data)).await
+    }
+
+    /// The same with what a person was asked for, which whoever traces the host does not see.
+    pub async fn write_secret(&self, data: Bytes) -> Result<(), Closed> {
+        self.connection.shared().tap.goes_unseen(self.write_half().id(), data.len());
         self.send(self.write_half().data_bytes(data)).await
     }
 
     /// Tells the program that nothing more comes.
     pub async fn eof(&self) -> Result<(), Closed> {
+        self.goes("eof", &[]);
         self.send(self.write_half().eof()).await
     }
 
@@ -260,6 +279,7 @@ impl Channel {
     pub async fn signal(&self, signal: Sig) -> Result<(), Closed> {
         let marker = self.marker.get();
         if marker.is_none_or(Marker::goes_beside_the_server) {
+            self.goes("signal", super::signal::name(&signal).as_bytes());
             self.send(self.write_half().signal(signal.clone())).await?;
         }
         if let Some(marker) = marker {
@@ -376,11 +396,13 @@ async fn wind_down(
     signals: &[Sig],
     marker: Option<&Marker>,
 ) -> bool {
+    let goes = |kind, bytes: &[u8]| connection.shared().tap.goes(write.id(), kind, bytes);
     let send = async {
         // The process number of a program that has exited is not ours any more.
         if inbox.exit().is_none() {
             for signal in signals {
                 if marker.is_none_or(Marker::goes_beside_the_server) {
+                    goes("signal", super::signal::name(signal).as_bytes());
                     write.signal(signal.clone()).await?;
                 }
                 if let Some(marker) = marker {
@@ -391,6 +413,7 @@ async fn wind_down(
                 }
             }
         }
+        goes("eof", &[]);
         write.eof().await
     };
     tokio::select! {
@@ -519,7 +542,9 @@ impl AsyncWrite for ChannelStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check_open(cx)?;
-        self.writer.as_mut().poll_write(cx, buf)
+        let written = ready!(self.writer.as_mut().poll_write(cx, buf))?;
+        self.channel.goes("data", buf.get(..written).unwrap_or_default());
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -530,6 +555,8 @@ impl AsyncWrite for ChannelStream {
         if self.check_open(cx).is_err() {
             return Poll::Ready(Ok(()));
         }
-        self.writer.as_mut().poll_shutdown(cx)
+        ready!(self.writer.as_mut().poll_shutdown(cx))?;
+        self.channel.goes("eof", &[]);
+        Poll::Ready(Ok(()))
     }
 }

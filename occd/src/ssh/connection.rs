@@ -117,6 +117,7 @@ impl Connection {
         tasks: TaskTracker,
         calm: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Self> {
+        shared.tap.set_connection(id.0);
         let sessions = Sessions::of(&facts.server, facts.granted);
         // It ends with its jump host's.
         let ending = facts.hop.as_ref().map(|hop| hop.connection.ending.child_token());
@@ -170,6 +171,7 @@ impl Connection {
     /// none until then.
     pub fn set_id(&self, id: ConnectionId) {
         self.id.store(id.0, Ordering::Relaxed);
+        self.shared.tap.set_connection(id.0);
     }
 
     /// Returns the way to russh's session loop.

@@ -18,7 +18,7 @@ use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
 use super::auth::{self, LoginRequest, Methods};
 use super::connection::{Connection, Facts, identification};
-use super::error::{ConnectError, LossCause};
+use super::error::{ConnectError, LossCause, chain};
 use super::handler::{Handler, SessionError, Shared, loss_cause};
 use super::hop::{Hop, HopDemand, HopsLink};
 use super::host_key::{HostKeyPolicy, ShownKey, Unknown};
@@ -28,6 +28,7 @@ use super::proxy_command::{LastWords, ProxyCommand};
 use super::seen::Seen;
 use super::ssh_config::{Resolver, SshConfig};
 use super::stream::{GuardedStream, StreamControl};
+use super::tap::Taps;
 use super::target::{Route, Target, resolve};
 use super::tcp;
 use super::transport::Transport;
@@ -85,6 +86,8 @@ pub struct DialEnvironment {
     pub turns: Arc<Turns>,
     /// Where unread output is kept.
     pub spill: Arc<SpillPolicy>,
+    /// Who traces hosts.
+    pub taps: Taps,
 }
 
 impl DialEnvironment {
@@ -110,6 +113,7 @@ impl DialEnvironment {
             hops: HopsLink::default(),
             turns: Arc::default(),
             spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
+            taps: Taps::default(),
         }
     }
 }
@@ -226,8 +230,22 @@ impl Dial<'_> {
 
     /// Makes the connection. Whatever goes wrong, nothing of the attempt stays behind.
     pub async fn run(&self, steps: &mut Steps) -> Result<Arc<Connection>, ConnectError> {
+        let (host, id) = (self.name.map(HostName::as_str), self.id.0);
+        tracing::info!(host, id, phase = Phase::Config.as_str(), class = "attempt", "dialling");
         // Boxed: it is large, and rare.
-        Box::pin(self.connect(steps, None)).await
+        let result = Box::pin(self.connect(steps, None)).await;
+        if let Err(error) = &result {
+            tracing::warn!(
+                host,
+                id,
+                phase = error.phase().as_str(),
+                class = error.class(),
+                code = error.code().as_str(),
+                error = chain(error),
+                "the dial failed"
+            );
+        }
+        result
     }
 
     /// Makes the connection, unless the server's key is only to be looked at: it is then put into `review`.
@@ -272,7 +290,8 @@ impl Dial<'_> {
         let line = Line { rtt: Some(rtt), ..settings.line };
 
         let begun = Instant::now();
-        let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window(rtt)));
+        let tap = self.name.map(|host| environment.taps.of(host)).unwrap_or_default();
+        let shared = Arc::new(Shared::new(Arc::clone(&environment.spill), window(rtt), tap));
         let mut host_key = HostKeyPolicy::load(
             &target.ssh_config,
             &target.address,

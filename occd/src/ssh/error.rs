@@ -505,6 +505,11 @@ impl ConnectError {
         }
     }
 
+    /// Returns a word for whether dialling again may help without anybody's doing, for the log.
+    pub fn class(&self) -> &'static str {
+        if self.retry() == Retry::Fatal { "permanent" } else { "transient" }
+    }
+
     /// Returns the stable word for it.
     pub fn code(&self) -> Code {
         match self {

@@ -26,6 +26,7 @@ use super::host_key::{HostKeyPolicy, TrustedKey};
 use super::inbox::{Closed, ExitReport, Inbox, SpillPolicy};
 use super::refused_channels::RefusedChannels;
 use super::remote_forward::RemoteForwards;
+use super::tap::{ConnectionTap, Tap};
 
 /// A stream that has moved this much makes its connection a bulk connection (ARCHITECTURE.md).
 const BULK: u64 = 8 * 1024 * 1024;
@@ -96,6 +97,8 @@ pub struct Shared {
     pub(super) refused: RefusedChannels,
     /// What the server listens on for us.
     pub(super) remote_forwards: RemoteForwards,
+    /// Who traces the host.
+    pub(super) tap: ConnectionTap,
 }
 
 #[derive(Debug)]
@@ -107,7 +110,7 @@ struct Slot {
 
 impl Shared {
     /// Returns the state of a connection that is about to be made.
-    pub fn new(spill: Arc<SpillPolicy>, window: u32) -> Self {
+    pub fn new(spill: Arc<SpillPolicy>, window: u32, tap: Arc<Tap>) -> Self {
         Self {
             inboxes: Mutex::default(),
             spill,
@@ -127,6 +130,7 @@ impl Shared {
             signed_at: Mutex::default(),
             refused: RefusedChannels::default(),
             remote_forwards: RemoteForwards::default(),
+            tap: ConnectionTap::new(tap),
         }
     }
 
@@ -317,7 +321,10 @@ impl Handler {
     }
 
     async fn receive(&mut self, id: ChannelId, stream: u8, data: &[u8]) {
+        // A lent agent's channel has none.
         let Some(inbox) = self.shared.inbox(id) else { return };
+        let kind = if stream == STDERR { "stderr" } else { "data" };
+        self.shared.tap.came(id, kind, data);
         let received = inbox.push(stream, data).await;
         // What a slow reader holds up says nothing of the line.
         if inbox.is_backlogged() {
@@ -479,6 +486,9 @@ impl russh::client::Handler for Handler {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(inbox) = self.shared.inbox(id) {
+            if self.shared.tap.is_on() {
+                self.shared.tap.came(id, "exit", exit_status.to_string().as_bytes());
+            }
             inbox.set_exit(ExitReport::Status(exit_status));
         }
         Ok(())
@@ -494,19 +504,25 @@ impl russh::client::Handler for Handler {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(inbox) = self.shared.inbox(id) {
-            inbox.set_exit(ExitReport::Signal(super::signal::name(&signal)));
+            let name = super::signal::name(&signal);
+            self.shared.tap.came(id, "exit", name.as_bytes());
+            inbox.set_exit(ExitReport::Signal(name));
         }
         Ok(())
     }
 
     async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
         if let Some(inbox) = self.shared.inbox(id) {
+            self.shared.tap.came(id, "eof", &[]);
             inbox.set_eof();
         }
         Ok(())
     }
 
     async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        if self.shared.tap.is_on() && self.shared.inbox(id).is_some() {
+            self.shared.tap.came(id, "close", &[]);
+        }
         self.shared.channel_closed(id);
         Ok(())
     }

@@ -30,6 +30,7 @@ mod sessions;
 pub mod signal;
 pub mod ssh_config;
 mod stream;
+pub mod tap;
 pub mod target;
 mod tcp;
 mod transport;

@@ -116,6 +116,10 @@ fn a_grant_gives_what_it_says_and_nothing_else() {
         ("GET", "/v1/grants"),
         ("POST", "/v1/grants"),
         ("DELETE", "/v1/grants/g"),
+        ("GET", "/v1/log-level"),
+        ("PUT", "/v1/log-level"),
+        ("POST", "/v1/hosts/h/trace"),
+        ("DELETE", "/v1/hosts/h/trace"),
     ] {
         denied(&ask(&socket, method, path, None));
     }

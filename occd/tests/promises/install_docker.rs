@@ -20,6 +20,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Terminal, proc};
 
 use crate::ask::{GUARD, body, problem};
+use crate::trace::{end_trace, start_trace, traced};
 
 const PASSWORD: &str = "canary-sudo-7f3a9";
 const LISTENS: (&str, &str) = ("occ-prompts", "a-test");
@@ -358,6 +359,8 @@ fn shows(text: &str) -> Vec<String> {
 fn the_password_is_nowhere_but_at_sudo() {
     let Some(world) = World::start(None) else { return };
     world.touch("fail");
+    let file = world.rig.home().join("trace.jsonl");
+    let trace = start_trace(&world.rig, "h", &file);
     let end = AtomicBool::new(false);
     let operation = thread::scope(|scope| {
         let watching = scope.spawn(|| {
@@ -376,6 +379,13 @@ fn the_password_is_nowhere_but_at_sudo() {
         operation
     });
     assert_eq!(world.ran(), ["apt-get update noninteractive"]);
+    end_trace(trace);
+    let records = traced(&file);
+    let length = Some(PASSWORD.len() as u64 + 1);
+    assert!(records.iter().any(|(record, _)| record.left_out == length), "{records:#?}");
+    for (record, bytes) in records {
+        assert!(!String::from_utf8_lossy(&bytes).contains(PASSWORD), "{record:?}");
+    }
     for path in ["/v1/operations", "/v1/prompts", "/v1/hosts/h", "/v1/hosts/h/history", SETUP] {
         let answer = world.rig.http("GET", path, &[], None).text();
         assert!(!answer.contains(PASSWORD), "{path}: {answer}");

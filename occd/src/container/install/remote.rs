@@ -173,7 +173,7 @@ async fn run_beside(control: &Control, argv: &[String], input: Option<&Secret>) 
     channel.request_exec(&command.line(Shell::of(&system.shell), None)).await.ok()?;
     channel.accepted().await.ok().filter(|accepted| *accepted)?;
     if let Some(secret) = input {
-        channel.write(line(secret)).await.ok()?;
+        channel.write_secret(line(secret)).await.ok()?;
     }
     channel.eof().await.ok()?;
     channel.exited().await;
@@ -202,7 +202,7 @@ async fn start(
     let control = running.control();
     let given = async {
         if let Some(secret) = input {
-            control.write(line(secret)).await?;
+            control.write_secret(line(secret)).await?;
         }
         control.close_input().await
     };

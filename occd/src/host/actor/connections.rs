@@ -50,7 +50,11 @@ impl Actor {
         let (bytes_in, bytes_out) = connection.bytes();
         self.past_bytes = (self.past_bytes.0 + bytes_in, self.past_bytes.1 + bytes_out);
         let cause = connection.cause();
-        tracing::info!(host = %self.name, id = id.0, %cause, "the connection ended");
+        let class = if cause == LossCause::Ours { "asked" } else { "transient" };
+        tracing::info!(
+            host = %self.name, id = id.0, phase = Phase::Established.as_str(), class, %cause,
+            "the connection ended"
+        );
         connection.doubt_hop();
         if was_primary {
             self.lost(connection, cause.clone());

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use occ_proto::Code;
+use occ_proto::status::Phase;
 
 use super::inputs::Inputs;
 use super::{Actor, CurrentDial, DialResult};
 use crate::host::dialled;
 use crate::host::machine::{ConnectionId, Event, Retry};
 use crate::ssh::dial::{Dial, DialSettings};
-use crate::ssh::error::chain;
 use crate::ssh::hop::HopDemand;
 use crate::ssh::{ConnectError, Connection, Line};
 
@@ -34,10 +34,6 @@ impl Actor {
                     self.note_agent(seen.agent);
                     self.wait_for_passwords(seen.passwords);
                 }
-                tracing::warn!(
-                    host = %self.name, id = id.0, phase = error.phase().as_str(),
-                    code = error.code().as_str(), error = chain(&error), "the dial failed"
-                );
                 self.last_error = Some((Arc::new(error), Timestamp::now()));
                 self.wait_for_hop();
                 self.wait_for_key();
@@ -67,7 +63,7 @@ impl Actor {
         let info = connection.info();
         tracing::info!(
             host = %self.name, id = info.id, peer = info.peer, server = info.server,
-            cipher = info.cipher, "connected"
+            cipher = info.cipher, phase = Phase::Established.as_str(), class = "success", "connected"
         );
         // Another beside it, or one that was made elsewhere, is in the place of none that had ended.
         if self.connects > 0 && self.machine.primary().is_none() {
@@ -108,7 +104,6 @@ impl Actor {
         // Also a dial that comes a little later than it was asked for is made for whoever asked.
         let demand = std::mem::replace(&mut self.demand, HopDemand::Background);
         let task = self.dials.spawn(async move {
-            tracing::debug!(host = %name, id = id.0, "dialling");
             let dial = Dial {
                 id,
                 name: Some(&name),
