@@ -20,7 +20,7 @@ use crate::ownership::{self, Exposed};
 use crate::ssh::tap::{Direction, Piece, Tracer};
 
 /// The largest file, in bytes.
-const LARGEST: u64 = 256 * 1024 * 1024;
+pub const LARGEST: u64 = 256 * 1024 * 1024;
 /// Bytes of a batch that are written at once, about.
 const BATCH: usize = 1024 * 1024;
 
@@ -100,11 +100,11 @@ pub struct Ended {
     pub error: Option<io::Error>,
 }
 
-/// Writes what comes until the time is over, somebody ends it (also by `left`), the file is full, or the daemon stops.
-/// `progress` is told how far it is.
+/// Writes what comes until the time is over, somebody ends it (also by `left`), the file has so many bytes, or the daemon
+/// stops. `progress` is told how far it is.
 pub async fn run(
     mut tracer: Tracer,
-    file: File,
+    (file, largest): (File, u64),
     time: Duration,
     progress: &watch::Sender<TraceCounts>,
     left: CancellationToken,
@@ -135,7 +135,7 @@ pub async fn run(
             let mut batch = Vec::new();
             while let Some(one) = piece.take() {
                 let line = line(&one);
-                if size + line.len() as u64 > LARGEST {
+                if size + line.len() as u64 > largest {
                     why = Some(TraceEnd::Full);
                     break;
                 }
@@ -203,7 +203,48 @@ fn line(piece: &Piece) -> Vec<u8> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::ssh::tap::Tap;
+
+    fn piece(kind: &'static str) -> Piece {
+        Piece {
+            at: Timestamp::now(),
+            connection: 1,
+            channel: 2,
+            direction: Direction::In,
+            kind,
+            bytes: vec![b'x'; 1000],
+            left_out: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_the_file_is_full_and_counts_what_came_too_fast() {
+        let tap = Arc::<Tap>::default();
+        tap.tell(piece("nobody traces"));
+        let tracer = tap.trace().unwrap();
+        assert!(tap.trace().is_none(), "one at a time");
+        // Nothing takes them yet.
+        for _ in 0..20_000 {
+            tap.tell(piece("data"));
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (progress, told) = watch::channel(TraceCounts::default());
+        let (left, stop) = (CancellationToken::new(), CancellationToken::new());
+        let to = (file.reopen().unwrap(), 100_000);
+        let ended = run(tracer, to, Duration::from_secs(60), &progress, left, stop).await;
+        assert_eq!(ended.why, TraceEnd::Full);
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert!((98_000..=100_000).contains(&text.len()), "{}", text.len());
+        let lines = text.lines().map(|line| serde_json::from_str::<TraceRecord>(line).unwrap());
+        assert_eq!(lines.count() as u64, ended.counts.records);
+        assert_eq!(ended.counts.bytes_in, 1000 * ended.counts.records);
+        assert_eq!(ended.counts.missing, 20_000 - 16 * 1024);
+        assert_eq!(*told.borrow(), ended.counts);
+        assert!(tap.trace().is_some(), "the next one may begin");
+    }
 
     #[test]
     fn the_file_is_new_private_and_in_a_directory_of_the_users() {

@@ -25,7 +25,7 @@ use super::problems::{OfHost, OfTrace};
 use super::{App, HEARTBEAT, json};
 use crate::blocking::blocking;
 use crate::ssh::error::chain;
-use crate::trace::{self, Ended, FileError};
+use crate::trace::{self, Ended, FileError, LARGEST};
 
 /// The longest trace: a day.
 const LONGEST: u64 = 24 * 3600 * 1000;
@@ -78,7 +78,7 @@ pub(super) async fn start(
     tracing::warn!(host = %name, file = file_name, "the host's channels are traced");
     let of_client = left.clone();
     app.tasks.spawn(async move {
-        let ended = trace::run(tracer, file, time, &counts, of_client, stop).await;
+        let ended = trace::run(tracer, (file, LARGEST), time, &counts, of_client, stop).await;
         let Ended { why, counts, error } = &ended;
         let error = error.as_ref().map(ToString::to_string);
         tracing::warn!(host = %name, ?why, records = counts.records, error, "the trace has ended");

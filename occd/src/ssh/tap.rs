@@ -113,8 +113,9 @@ impl Tap {
         traced.is_some()
     }
 
+    /// Hands a piece to whoever traces.
     #[cold]
-    fn tell(&self, piece: Piece) {
+    pub(crate) fn tell(&self, piece: Piece) {
         let traced = self.lock();
         let Some(Traced { queue, waiting, .. }) = traced.as_ref() else { return };
         let length = piece.bytes.len();
