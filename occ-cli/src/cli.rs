@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::duration::parse_ms;
+use crate::duration::{parse_ms, parse_since};
 use crate::keys::{EscapeKey, parse_escape};
 use crate::parse::{parse_count, parse_env, parse_fingerprint};
 use crate::target::HostArg;
@@ -48,7 +48,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines
-  history                        when a link was down, and why
+  history audit                  when a link was down, and why; what was done, and by whom
   daemon                         start stop restart status logs run install: occd, which keeps the links
   completions                    bash zsh fish: what TAB knows, names of hosts too
 
@@ -383,6 +383,16 @@ Examples:
   occ history --host prod-1 --since 24h
   occ history --host prod-1 --since 2026-11-21T03:00:00Z --json")]
     History(HistoryArgs),
+    /// Show what was done through occd, on whose behalf, and how it ended
+    #[command(after_help = "\
+Examples:
+  occ audit
+  occ audit --host prod-1 --since 2h
+  occ audit --follow                    goes on with what comes
+  occ audit -n 5000 --json | jq 'select(.outcome == \"refused\")'
+
+What looks like a secret is shown as ***. Where no occd runs, its files are read.")]
+    Audit(AuditArgs),
     /// Let this project's .occ.toml say which host its commands go to
     #[command(after_help = "\
 Examples:
@@ -651,6 +661,19 @@ pub(crate) struct HistoryArgs {
     /// From then on: a time before now, such as 24h or 7d, or a moment (RFC 3339)
     #[arg(long, value_name = "TIME", default_value = "7d")]
     pub(crate) since: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// From then on: a time before now, such as 2h or 7d, or a moment (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// How many things, the last ones
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    pub(crate) number: usize,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]

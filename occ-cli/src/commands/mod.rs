@@ -3,6 +3,7 @@
 mod agent;
 mod allow;
 mod api;
+mod audit;
 mod connect;
 mod cp;
 mod cp_tree;
@@ -162,6 +163,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Reconnect) => connect::run(&context, connect::Verb::Reconnect).await,
         Some(Command::Trust(args)) => trust::run(&context, &args).await,
         Some(Command::History(args)) => history::run(&context, &args).await,
+        Some(Command::Audit(args)) => audit::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
         Some(Command::Allow(args)) => allow::run(&context, &args),
         Some(Command::Prompts(args)) => prompts::run(&context, &args).await,

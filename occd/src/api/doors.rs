@@ -100,7 +100,8 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/prompts/{id}"
         | "/v1/unlock"
         | "/v1/grants"
-        | "/v1/grants/{name}" => Door::Owner,
+        | "/v1/grants/{name}"
+        | "/v1/audit" => Door::Owner,
         _ => return None,
     })
 }
@@ -259,7 +260,7 @@ fn denied(why: &str, host: Option<&SessionHost>) -> ApiError {
 }
 
 /// Returns the host that a path names: `/v1/hosts/{host}` with anything behind it.
-fn host_of(request: &Request) -> Option<SessionHost> {
+pub(super) fn host_of(request: &Request) -> Option<SessionHost> {
     let name = request.uri().path().strip_prefix("/v1/hosts/")?.split('/').next()?;
     String::from_utf8(decode_path(name)?).ok()?.parse().ok()
 }

@@ -66,6 +66,7 @@ macro_rules! all {
             grants::add
             grants::revoke
             history::show
+            audit::show
             workspaces::show
             sessions::list
             sessions::start

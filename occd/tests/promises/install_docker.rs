@@ -20,6 +20,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Terminal, proc};
 
 use crate::ask::{GUARD, body, problem};
+use crate::canary::answers;
 
 const PASSWORD: &str = "canary-sudo-7f3a9";
 const LISTENS: (&str, &str) = ("occ-prompts", "a-test");
@@ -376,8 +377,7 @@ fn the_password_is_nowhere_but_at_sudo() {
         operation
     });
     assert_eq!(world.ran(), ["apt-get update noninteractive"]);
-    for path in ["/v1/operations", "/v1/prompts", "/v1/hosts/h", "/v1/hosts/h/history", SETUP] {
-        let answer = world.rig.http("GET", path, &[], None).text();
+    for (path, answer) in answers(&world.rig, &[("host", "h"), ("id", &operation.id)]) {
         assert!(!answer.contains(PASSWORD), "{path}: {answer}");
     }
     let events = world.events(&operation);
