@@ -38,7 +38,7 @@ fn whatever_is_done_is_told_with_who_did_it_and_how_it_ended() {
         return;
     }
     let sshd = RealSshd::start();
-    let rig = daemon_with(&sshd, RULES);
+    let rig = daemon_with(&sshd, "");
     let mut occ = occ_exec(&rig);
     occ.args(["sh", "-c", "exit 3", "--password=hunter2"]);
     assert_eq!(occ.status().unwrap().code(), Some(3));
@@ -63,6 +63,7 @@ fn whatever_is_done_is_told_with_who_did_it_and_how_it_ended() {
     line(&rig, "the timeout", |line| line.outcome == Some(AuditOutcome::Timeout));
 
     // What is refused.
+    rig.write_config_toml(RULES);
     assert_eq!(post(&rig, json!({"argv": ["rm", "x"]})).status, 403);
     let refused = line(&rig, "the refusal", |line| line.argv.first().is_some_and(|a| a == "rm"));
     assert_eq!(refused.outcome, Some(AuditOutcome::Refused));

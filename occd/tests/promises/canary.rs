@@ -199,6 +199,9 @@ fn a_secret_is_where_it_is_needed_and_nowhere_else() {
     assert!(audit.contains("--password=***") && audit.contains("CANARY_A"), "{audit}");
     let ran = fs::read_to_string(&lines).unwrap();
     assert!(ran.contains("1002") && ran.contains("1003"), "{ran}");
+    // They would be seen: the program has its variable, and our own client was typed with it.
+    assert!(!showing("environ", ENV, &clients).is_empty());
+    assert!(!showing("cmdline", ENV, &[]).is_empty());
     for secret in [PASSPHRASE, WRONG, ENV, SESSION_ENV, STDIN, given] {
         assert_eq!(holding(rig.root(), secret), [] as [PathBuf; 0], "{secret}");
         // Of the session there was a file, for the moment of its start.
