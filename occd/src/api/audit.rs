@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use occ_proto::{Code, REPLAYED_HEADER};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::doors::host_of;
+use super::doors::host_in;
 use super::error::{ApiError, ApiResult};
 use super::extract::Query;
 use super::history::{bad_since, since};
@@ -113,19 +113,18 @@ pub(super) async fn note(
     };
     let what = what(request.method(), route.as_str());
     if what == What::Tells && request.method() == Method::GET {
-        // Most of all requests; a refusal is looked at when it is one.
-        let asker = Asker::of(&request);
-        let (place, path) = (place(&request), request.uri().path().to_owned());
-        let kind = kind(&request);
+        // Most of all requests: what is needed for a refusal is only looked at when it is one.
+        let (asker, uri) = (Asker::of(&request), request.uri().clone());
+        let kind = request.headers().get(CLIENT_HEADER).cloned();
         let response = next.run(request).await;
         if response.status() == StatusCode::FORBIDDEN
             && let Some(code @ (Code::PolicyDenied | Code::ReadOnly)) = code_of(&response)
         {
             let trail = app.guard.audit().trail(&asker.who, asker.via(), "read");
             trail.set(|line| {
-                line.host = place;
-                line.client = kind;
-                line.detail = Some(path);
+                line.host = place(&uri);
+                line.client = Some(word(kind.as_ref()));
+                line.detail = Some(uri.path().to_owned());
             });
             trail.failed(code);
         }
@@ -141,8 +140,8 @@ pub(super) async fn note(
     asker.trail = app.guard.audit().trail(&asker.who, asker.via(), action);
     let trail = asker.trail.clone();
     trail.set(|line| {
-        line.host = place(&request);
-        line.client = kind(&request);
+        line.host = place(request.uri());
+        line.client = Some(word(request.headers().get(CLIENT_HEADER)));
         // What names it, where that is no host.
         match route.as_str() {
             "/v1/hosts/{host}/files/{*path}"
@@ -166,6 +165,7 @@ pub(super) async fn note(
     let response = next.run(request).await;
     if response.headers().contains_key(REPLAYED_HEADER) {
         // Nothing was done, and the one before has its lines.
+        trail.set(|line| line.detail = Some("it had been done before".to_owned()));
         trail.forget();
     }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -180,15 +180,15 @@ fn code_of(response: &Response) -> Option<Code> {
     response.extensions().get::<Code>().copied()
 }
 
-fn place(request: &Request) -> Option<String> {
+fn place(uri: &Uri) -> Option<String> {
     // What is no name is no host of ours.
-    host_of(request).as_ref().map(SessionHost::to_string)
+    host_in(uri.path()).as_ref().map(SessionHost::to_string)
 }
 
-fn kind(request: &Request) -> Option<String> {
-    let word = request.headers().get(CLIENT_HEADER).map(|value| value.to_str().unwrap_or("?"));
-    let kind = word.and_then(|word| word.parse().ok()).unwrap_or(ClientKind::default());
-    Some(kind.as_str().to_owned())
+/// Returns what a client says that it is.
+fn word(kind: Option<&HeaderValue>) -> String {
+    let kind = kind.and_then(|kind| kind.to_str().ok()?.parse().ok());
+    kind.unwrap_or(ClientKind::Api).as_str().to_owned()
 }
 
 /// Returns the file that a path names: what follows `files/`.

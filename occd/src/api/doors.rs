@@ -259,8 +259,12 @@ fn denied(why: &str, host: Option<&SessionHost>) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, detail)
 }
 
+fn host_of(request: &Request) -> Option<SessionHost> {
+    host_in(request.uri().path())
+}
+
 /// Returns the host that a path names: `/v1/hosts/{host}` with anything behind it.
-pub(super) fn host_of(request: &Request) -> Option<SessionHost> {
-    let name = request.uri().path().strip_prefix("/v1/hosts/")?.split('/').next()?;
+pub(super) fn host_in(path: &str) -> Option<SessionHost> {
+    let name = path.strip_prefix("/v1/hosts/")?.split('/').next()?;
     String::from_utf8(decode_path(name)?).ok()?.parse().ok()
 }

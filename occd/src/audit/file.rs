@@ -40,11 +40,9 @@ impl Log {
         let size = file.metadata()?.len();
         if size > 0 && size.saturating_add(text.len() as u64) > max {
             for pair in self.paths.windows(2) {
-                match pair {
-                    [older, newer] => match fs::rename(newer, older) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                        _ => {}
-                    },
+                let [older, newer] = pair else { continue };
+                match fs::rename(newer, older) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
             }

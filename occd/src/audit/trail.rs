@@ -158,7 +158,7 @@ impl Trail {
         }
     }
 
-    /// Says that it is nothing that is recorded.
+    /// Says that it is nothing that is recorded, unless its beginning is.
     pub fn forget(&self) {
         if let Some(record) = &self.0 {
             record.state().forgotten = true;
@@ -270,7 +270,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.forgotten {
+        if state.forgotten && !state.begun {
             return;
         }
         let line = &mut state.line;
