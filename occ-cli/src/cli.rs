@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use occ_proto::log::LogFilter;
 
-use crate::duration::parse_ms;
+use crate::duration::{parse_ms, parse_since};
 use crate::keys::{EscapeKey, parse_escape};
 use crate::parse::{parse_count, parse_env, parse_fingerprint};
 use crate::target::HostArg;
@@ -49,7 +49,8 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines
-  history metrics trace          when a link was down, and why; times and counts; what goes through
+  history audit                  when a link was down, and why; what was done, and by whom
+  metrics trace                  times and counts; what goes through a host's channels, into a file
   daemon                         start stop restart status logs log-level run install: occd itself
   completions                    bash zsh fish: what TAB knows, names of hosts too
 
@@ -405,6 +406,16 @@ Everything on all channels is in it: commands, their input and output, files, te
 there, passwords included. Logins, and passwords that occ itself has asked for, are not. The file is new, only
 for you, in a directory of yours, and 256 MiB at most; it stays until you remove it. Ctrl-C ends it sooner.")]
     Trace(TraceArgs),
+    /// Show what was done through occd, on whose behalf, and how it ended
+    #[command(after_help = "\
+Examples:
+  occ audit
+  occ audit --host prod-1 --since 2h
+  occ audit --follow                    goes on with what comes
+  occ audit -n 5000 --json | jq 'select(.outcome == \"refused\")'
+
+What looks like a secret is shown as ***. Where no occd runs, its files are read.")]
+    Audit(AuditArgs),
     /// Let this project's .occ.toml say which host its commands go to
     #[command(after_help = "\
 Examples:
@@ -690,6 +701,19 @@ pub(crate) struct TraceArgs {
     /// The file, which must not be there yet; else a new one where occd keeps its state
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// From then on: a time before now, such as 2h or 7d, or a moment (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// How many things, the last ones
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    pub(crate) number: usize,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]

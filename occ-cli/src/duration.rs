@@ -37,6 +37,17 @@ pub(crate) fn parse_ms(text: &str) -> Result<u64, String> {
     positive(total)
 }
 
+/// Returns the moment that a text names: itself (RFC 3339), or a time before now.
+pub(crate) fn parse_since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(moment) = text.parse() {
+        return Ok(moment);
+    }
+    let fail = || format!("'{text}' is neither a time such as 2h or 7d, nor a moment (RFC 3339)");
+    let ms = parse_ms(text).map_err(|_| fail())?;
+    let ms = i64::try_from(ms).map_err(|_| fail())?;
+    Timestamp::now().checked_sub(jiff::SignedDuration::from_millis(ms)).map_err(|_| fail())
+}
+
 fn positive(ms: u64) -> Result<u64, String> {
     if ms == 0 { Err("the time must be longer than zero".to_owned()) } else { Ok(ms) }
 }

@@ -17,6 +17,7 @@ pub use file::ConfigFile;
 pub use live::{LiveConfig, LoadedConfig};
 pub use workspaces::Workspaces;
 
+use crate::audit::AuditConfig;
 use crate::container::SandboxConfig;
 use crate::host::backoff::Caps;
 use crate::host::machine::Limits;
@@ -49,6 +50,8 @@ pub struct Config {
     pub security: SecurityConfig,
     /// The daemon's log.
     pub log: LogConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// Ports of this machine.
     pub forwards: ForwardsConfig,
     /// What may be done, on all hosts and on this machine.
@@ -495,6 +498,7 @@ mod tests {
             ("[connection]\nidle_timeout = \"87601h\"\n", 2, "at most ten years"),
             ("[connection]\nstrict_host_key_checking = \"no\"\n", 2, "accept-new"),
             ("[hosts.a]\nauth = [\"gssapi\"]\n", 2, "password"),
+            ("[audit]\nmax_size_mib = 0\n", 2, "at least 1"),
         ] {
             let error = parse(text).unwrap_err();
             let ConfigError::Invalid { line: at, message, .. } = &error else { panic!() };

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App, Measured, Once, PastOperations, Turns};
+use crate::audit;
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::events::{Changes, Events};
@@ -54,6 +55,8 @@ use crate::wake;
 
 /// How long running requests and connections may take to end.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long the audit log may take behind that: what waits is little.
+const AUDIT: Duration = Duration::from_secs(1);
 /// How often occd.toml is looked at.
 const CONFIG_POLL: Duration = Duration::from_secs(1);
 
@@ -208,6 +211,12 @@ impl Daemon {
             hosts_stop.child_token(),
         );
         let changes: Arc<Changes> = Arc::default();
+        let (audit, audit_writer) = audit::open(&self.env.state_dir()?, &self.config.audit);
+        // Of its own, for it ends when all that has something to say has ended.
+        let (audit_task, audit_stop) = (TaskTracker::new(), CancellationToken::new());
+        audit_task.spawn(audit_writer.run(audit_stop.clone()));
+        audit_task.close();
+        audit.note("daemon.start", None, format!("process {}", std::process::id()));
         let (recorder, writer, archive) = history::open(self.env.state_dir()?);
         let context = Arc::new(HostContext {
             dial: Arc::new(DialEnvironment {
@@ -243,13 +252,14 @@ impl Daemon {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");
         }
         let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
-        let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts)));
+        let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts), audit.clone()));
         let sandboxes =
             Arc::new(Sandboxes::new(Arc::clone(&changes), tasks.clone(), hosts_stop.child_token()));
         let app = Arc::new(App {
             grants: Arc::new(Grants::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
                 &self.env.state_dir()?,
+                audit.clone(),
                 tasks.clone(),
                 hosts_stop.child_token(),
             )),
@@ -369,6 +379,11 @@ impl Daemon {
                 tasks = tasks.len(),
                 "not everything ended in time; the rest is cut off"
             );
+        }
+        audit.note("daemon.stop", None, format!("process {}", std::process::id()));
+        audit_stop.cancel();
+        if timeout(AUDIT, audit_task.wait()).await.is_err() {
+            tracing::warn!("the audit log lacks its last lines: the disk does not take them");
         }
         drop(read_only_file);
         drop(self.socket);

@@ -22,6 +22,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::policy::{GrantInForce, PolicyConfig, check_root};
 use crate::{server, state_file};
 
@@ -80,6 +81,7 @@ pub struct Grants {
     /// Remembers them.
     file: PathBuf,
     entries: Mutex<BTreeMap<String, Entry>>,
+    audit: Audit,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -92,7 +94,13 @@ struct Entry {
 
 impl Grants {
     /// Returns those that are remembered in `state` and have not ended, with sockets below `dir`; none is served yet.
-    pub fn new(dir: &Path, state: &Path, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(
+        dir: &Path,
+        state: &Path,
+        audit: Audit,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let file = state.join("grants.json");
         let read = match std::fs::read(&file) {
             Ok(bytes) => serde_json::from_slice::<Vec<Grant>>(&bytes).map_err(io::Error::other),
@@ -108,7 +116,7 @@ impl Grants {
         let entry =
             |grant: Grant| (grant.name.clone(), Entry { grant, over: CancellationToken::new() });
         let entries = Mutex::new(open.map(entry).collect());
-        Self { dir: dir.join("grants"), file, entries, tasks, stop }
+        Self { dir: dir.join("grants"), file, entries, audit, tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -231,6 +239,7 @@ impl Grants {
         entry.over.cancel();
         remove(&self.dir.join(name));
         tracing::info!(grant = name, "a grant has ended");
+        self.audit.note("grant.end", Some(entry.grant.host.as_str()), format!("grant {name}"));
         true
     }
 

@@ -4,6 +4,7 @@
 //! `daemon → api → (pool, hosts, container, files, forward, exec) → host → ssh`.
 
 pub mod api;
+pub mod audit;
 mod blocking;
 pub mod config;
 pub mod container;

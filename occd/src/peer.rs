@@ -2,7 +2,7 @@
 
 mod lineage;
 
-pub use lineage::Lineage;
+pub use lineage::{Lineage, parents};
 
 /// The process at the other end of a connection, as the kernel names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

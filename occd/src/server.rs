@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::audit::Who;
 use crate::descriptors::{ClientStream, Passed};
 use crate::metrics::Counter;
 use crate::peer::Peer;
@@ -261,7 +262,8 @@ pub async fn serve_grant(
 
 async fn client(stream: UnixStream, router: Router, asker: Asker, stop: CancellationToken) {
     let passed = Passed::default();
-    let asker = Asker { peer: Peer::of(&stream), ..asker };
+    let peer = Peer::of(&stream);
+    let asker = Asker { peer, who: Who::of(peer), ..asker };
     let stream = ClientStream::new(stream, passed.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let router = router.clone();

@@ -4,6 +4,7 @@
 //! socket and the configuration files are. It does no IO and knows neither SSH nor HTTP, so that the
 //! client that links it stays small.
 
+pub mod audit;
 pub mod container;
 pub mod daemon;
 pub mod docker_setup;

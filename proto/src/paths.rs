@@ -175,10 +175,24 @@ impl Env {
         Ok(self.state_dir()?.join("passwords.age"))
     }
 
+    /// Returns the files of the audit log, the oldest first: the last is the one that is written to.
+    pub fn audit_files(&self) -> Result<Vec<PathBuf>, PathError> {
+        Ok(audit_files(&self.state_dir()?))
+    }
+
     /// Returns the log file of a daemon that was started by `occ`.
     pub fn log_file(&self) -> Result<PathBuf, PathError> {
         Ok(self.state_dir()?.join("occd.log"))
     }
+}
+
+/// How many full files of the audit log are kept beside the one that is written to.
+const OLD_AUDIT_FILES: usize = 4;
+
+/// Returns the files of the audit log in a state directory, the oldest first.
+pub fn audit_files(state_dir: &Path) -> Vec<PathBuf> {
+    let old = (1..=OLD_AUDIT_FILES).rev().map(|age| format!("audit.jsonl.{age}"));
+    old.chain(["audit.jsonl".to_owned()]).map(|name| state_dir.join(name)).collect()
 }
 
 /// Returns `path` with a leading `~/` replaced by `home`.

@@ -3,6 +3,7 @@
 mod agent;
 mod allow;
 mod api;
+mod audit;
 mod connect;
 mod cp;
 mod cp_tree;
@@ -167,6 +168,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Some(Command::Trust(args)) => trust::run(&context, &args).await,
         Some(Command::History(args)) => history::run(&context, &args).await,
         Some(Command::Trace(args)) => trace::run(&context, &args).await,
+        Some(Command::Audit(args)) => audit::run(&context, &args).await,
         Some(Command::Unlock(args)) => prompts::unlock(&context, &args).await,
         Some(Command::Allow(args)) => allow::run(&context, &args),
         Some(Command::Prompts(args)) => prompts::run(&context, &args).await,

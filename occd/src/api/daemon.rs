@@ -10,7 +10,7 @@ use super::App;
 use super::json::Json;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
-const CAPABILITIES: [&str; 30] = [
+const CAPABILITIES: [&str; 31] = [
     "hosts",
     "exec",
     "exec-stream",
@@ -41,6 +41,7 @@ const CAPABILITIES: [&str; 30] = [
     "metrics",
     "log-level",
     "trace",
+    "audit",
 ];
 
 /// Says that the daemon is alive, with the number of tasks that live in it: one that keeps growing is a leak.
@@ -74,6 +75,11 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
         started_at: app.started_at,
         socket: app.socket.display().to_string(),
         read_only_socket: app.read_only_socket.as_ref().map(|path| path.display().to_string()),
-        warnings: app.warnings(&app.hosts.current()),
+        warnings: {
+            let mut warnings = app.warnings(&app.hosts.current());
+            // No reason for anything to fail, so that other answers need not tell it.
+            warnings.extend(app.guard.audit().problem());
+            warnings
+        },
     })
 }

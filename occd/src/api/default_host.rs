@@ -12,6 +12,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::Body;
 use super::json::Json;
 use super::problems::{OfHostEdit, OfHostsFile};
+use crate::policy::Asker;
 
 /// Tells which host is meant where none is named.
 #[utoipa::path(
@@ -38,8 +39,11 @@ pub(super) async fn show(State(app): State<Arc<App>>) -> ApiResult<Json<DefaultH
 )]
 pub(super) async fn set(
     State(app): State<Arc<App>>,
+    asker: Asker,
     Body(default): Body<DefaultHost>,
 ) -> ApiResult<Json<DefaultHost>> {
+    asker.trail.set(|line| line.host = default.name.as_ref().map(ToString::to_string));
+    asker.trail.begin();
     change(&app, default.name.as_ref()).await?;
     Ok(Json(default))
 }

@@ -16,6 +16,7 @@ use super::problems::OfSandbox;
 use super::sandbox;
 use crate::container::{self, Engine, InstallError, Root, SandboxError};
 use crate::host::Tries;
+use crate::policy::Asker;
 
 /// Tells which commands it takes for Docker to answer there. Nothing is changed.
 #[utoipa::path(
@@ -46,6 +47,7 @@ pub(super) async fn install(
     State(app): State<Arc<App>>,
     Host(host): Host,
     Caller(client): Caller,
+    asker: Asker,
     OptionalBody(request): OptionalBody<InstallDocker>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
     let failed = |failure: SandboxError| error::sandbox(Some(host.name()), &failure);
@@ -64,6 +66,6 @@ pub(super) async fn install(
         let (host, client) = (host.clone(), client.clone());
         move |_, progress| container::install_docker(host, plan, root, client, progress)
     };
-    sandbox::begin(&app, &engine, OperationKind::InstallDocker, (Tries::default(), &client), work)
-        .await
+    let by = (Tries::default(), &client, &asker.trail);
+    sandbox::begin(&app, &engine, OperationKind::InstallDocker, by, work).await
 }

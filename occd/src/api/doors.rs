@@ -103,7 +103,8 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/prompts/{id}"
         | "/v1/unlock"
         | "/v1/grants"
-        | "/v1/grants/{name}" => Door::Owner,
+        | "/v1/grants/{name}"
+        | "/v1/audit" => Door::Owner,
         _ => return None,
     })
 }
@@ -262,8 +263,12 @@ fn denied(why: &str, host: Option<&SessionHost>) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, detail)
 }
 
-/// Returns the host that a path names: `/v1/hosts/{host}` with anything behind it.
 fn host_of(request: &Request) -> Option<SessionHost> {
-    let name = request.uri().path().strip_prefix("/v1/hosts/")?.split('/').next()?;
+    host_in(request.uri().path())
+}
+
+/// Returns the host that a path names: `/v1/hosts/{host}` with anything behind it.
+pub(super) fn host_in(path: &str) -> Option<SessionHost> {
+    let name = path.strip_prefix("/v1/hosts/")?.split('/').next()?;
     String::from_utf8(decode_path(name)?).ok()?.parse().ok()
 }

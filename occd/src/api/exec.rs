@@ -20,6 +20,7 @@ use super::json::{self, Json};
 use super::params::PlacePath;
 use super::permit::QUIETLY;
 use super::problems::OfExec;
+use crate::audit::Trail;
 use crate::exec::{self, Control, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::policy::Asker;
@@ -45,6 +46,7 @@ pub(super) async fn run(
     if request.tty.is_some() {
         return Err(ApiError::bad_request("A terminal is for a WebSocket: GET with Upgrade."));
     }
+    asker.trail.begin_exec(&request);
     let stdin = request.stdin.clone().unwrap_or_default();
     let tries = Tries::of(request.retries, request.wait_ms);
     let request = app.permit_exec((&asker, &client), &executor, request, QUIETLY).await?;
@@ -55,10 +57,11 @@ pub(super) async fn run(
         .map_err(|failure| error::exec_at(&executor, &failure))?;
     feed(running.control(), stdin.0.into());
     if wants_lines(&headers) {
-        let lines = HttpBody::from_stream(lines(executor, running));
+        let lines = HttpBody::from_stream(lines(executor, running, asker.trail));
         return Ok(([(header::CONTENT_TYPE, NDJSON)], lines).into_response());
     }
     let result = collect(running).await.map_err(|failure| error::exec_at(&executor, &failure))?;
+    asker.trail.exited(&result.exit);
     Ok(Json(result).into_response())
 }
 
@@ -155,13 +158,14 @@ impl Excerpt {
 fn lines(
     executor: Executor,
     running: Running,
+    trail: Trail,
 ) -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     enum At {
         Start(Running),
         Output(Running),
         End,
     }
-    stream::unfold((At::Start(running), executor), |(at, executor)| async move {
+    stream::unfold((At::Start(running), executor, trail), |(at, executor, trail)| async move {
         let (event, next) = match at {
             At::End => return None,
             At::Start(running) => (started(&running), At::Output(running)),
@@ -174,14 +178,18 @@ fn lines(
                     };
                     (event, At::Output(running))
                 }
-                Step::Ended(Ok(exit)) => (ExecEvent::Exit(exit), At::End),
+                Step::Ended(Ok(exit)) => {
+                    trail.exited(&exit);
+                    (ExecEvent::Exit(exit), At::End)
+                }
                 Step::Ended(Err(failure)) => {
                     let problem = error::exec_at(&executor, &failure).into_problem();
+                    trail.failed(problem.code);
                     (ExecEvent::Error { problem }, At::End)
                 }
             },
         };
-        Some((Ok(json::line(&event)), (next, executor)))
+        Some((Ok(json::line(&event)), (next, executor, trail)))
     })
 }
 

@@ -394,6 +394,10 @@ pub(super) async fn write(
     headers: HeaderMap,
     body: HttpBody,
 ) -> ApiResult<Response> {
+    if query.tar {
+        asker.trail.set(|line| line.action = "files.unpack".to_owned());
+    }
+    asker.trail.begin();
     let _turn = turn(&app, &asker, &at).await?;
     let mode = (true, true);
     let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
@@ -504,6 +508,22 @@ pub(super) async fn act(
         FileAction::Chmod { .. } | FileAction::Touch { .. } => (true, true),
         FileAction::Mkdir { .. } | FileAction::Rename { .. } => (true, false),
     };
+    asker.trail.set(|line| {
+        let (word, detail) = match &action {
+            FileAction::Digest { .. } => ("digest", None),
+            FileAction::Chmod { mode } => ("chmod", Some(format!("{mode:o}"))),
+            FileAction::Touch { .. } => ("touch", None),
+            FileAction::Mkdir { .. } => ("mkdir", None),
+            FileAction::Rename { to, .. } => ("rename", Some(format!("to {}", Shown::of(&to.0)))),
+        };
+        line.action = format!("files.{word}");
+        line.detail = detail;
+    });
+    match &action {
+        // It only reads.
+        FileAction::Digest { .. } => asker.trail.forget(),
+        _ => asker.trail.begin(),
+    }
     let _turn = match mode {
         (true, _) => turn(&app, &asker, &at).await?,
         (false, _) => None,

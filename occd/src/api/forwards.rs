@@ -64,6 +64,11 @@ pub(super) async fn add(
     Body(request): Body<AddForward>,
 ) -> ApiResult<(StatusCode, Json<Forward>)> {
     let spec = request.spec().map_err(|error| ApiError::bad_request(error.to_string()))?;
+    asker.trail.set(|line| {
+        line.host = Some(request.host.clone());
+        line.detail = Some(shown(&spec));
+    });
+    asker.trail.begin();
     if request.host == LOCAL {
         return Err(ApiError::bad_request(
             "A forward leads to a host or comes from one; this machine reaches its own ports without.",

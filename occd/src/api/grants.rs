@@ -14,6 +14,7 @@ use super::extract::{Body, Path, host_named};
 use super::json::Json;
 use super::problems::OfGrant;
 use crate::grants::{GrantError, Wish};
+use crate::policy::Asker;
 
 /// Lists the grants: sockets with a policy and an end of their own.
 #[utoipa::path(
@@ -38,13 +39,22 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<GrantList> {
 )]
 pub(super) async fn add(
     State(app): State<Arc<App>>,
+    asker: Asker,
     Body(request): Body<GrantRequest>,
 ) -> ApiResult<(StatusCode, Json<Grant>)> {
+    asker.trail.set(|line| {
+        line.host = Some(request.host.to_string());
+        line.detail = serde_json::to_string(&request).ok();
+    });
+    asker.trail.begin();
     let host = host_named(&app, request.host.to_string()).await?;
     let GrantRequest { host: _, allow, ttl_ms, root, name, any_uid } = request;
     let lasts = Duration::from_millis(ttl_ms);
     let wish = Wish { host: host.name().clone(), allow, lasts, root, name, any_uid };
     let made = app.grants.add(wish, &super::router(Arc::clone(&app)));
+    if let Ok(grant) = &made {
+        asker.trail.set(|line| line.detail = Some(format!("grant {}", grant.name)));
+    }
     made.map(|grant| (StatusCode::CREATED, Json(grant))).map_err(|error| problem(&error))
 }
 

@@ -26,6 +26,12 @@ pub(super) struct HistoryQuery {
     since: Option<String>,
 }
 
+pub(super) fn bad_since() -> ApiError {
+    ApiError::bad_request(
+        "since must be a moment such as 2026-11-21T14:00:00Z or a time such as 24h.",
+    )
+}
+
 /// Tells what became of a host's link: 7 days unless said, 90 at most.
 #[utoipa::path(
     get,
@@ -43,11 +49,7 @@ pub(super) async fn show(
     let now = Timestamp::now();
     let since = match &query.since {
         None => now - USUAL,
-        Some(text) => since(text, now).ok_or_else(|| {
-            ApiError::bad_request(
-                "since must be a moment such as 2026-11-21T14:00:00Z or a time such as 24h.",
-            )
-        })?,
+        Some(text) => since(text, now).ok_or_else(bad_since)?,
     };
     let history = app.archive.read(host.name().clone(), since).await.map_err(|error| {
         let detail = format!("The history of {} cannot be read: {error}.", host.name());
@@ -56,7 +58,7 @@ pub(super) async fn show(
     Ok(Json(history))
 }
 
-fn since(text: &str, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn since(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Ok(moment) = text.parse() {
         return Some(moment);
     }

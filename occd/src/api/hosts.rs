@@ -159,9 +159,15 @@ pub(super) async fn show(
 pub(super) async fn add(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
+    asker: Asker,
     Body(request): Body<AddHost>,
 ) -> ApiResult<Response> {
     let AddHost { name, config, verify, force } = request;
+    asker.trail.set(|line| {
+        line.host = Some(name.to_string());
+        line.detail = Some(serde_json::to_string(&config).unwrap_or_default());
+    });
+    asker.trail.begin();
     let exists = |hosts: &HostsFile| !force && hosts.hosts.contains_key(&name);
     let refuse = || {
         ApiError::new(
@@ -204,8 +210,11 @@ pub(super) async fn edit(
     headers: HeaderMap,
     Host(host): Host,
     Caller(client): Caller,
+    asker: Asker,
     Body(patch): Body<PatchHost>,
 ) -> ApiResult<Json<HostSaved>> {
+    asker.trail.set(|line| line.detail = serde_json::to_string(&patch).ok());
+    asker.trail.begin();
     let name = host.name();
     let before = configured(&app, name).await?;
     check_match(&headers, &etag(&before))?;

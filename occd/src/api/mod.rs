@@ -44,6 +44,7 @@ use crate::prompts::News;
 use crate::session::Sessions;
 use crate::ssh::error::chain;
 
+mod audit;
 mod auto_forward;
 mod container;
 mod daemon;
@@ -226,6 +227,7 @@ impl App {
     /// Brings everything in line with the files.
     pub async fn apply(&self, snapshot: &HostsSnapshot, config: &Arc<Config>) {
         let environment = &self.pool.context().dial;
+        self.guard.audit().set(&config.audit);
         environment.spill.set_limit(config.output.spill_limit());
         environment.secrets.set_enabled(config.security.keep_passwords);
         environment.unlocked.set_lifetime(config.security.key_lifetime);
@@ -288,6 +290,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&app), hand_over::count))
         .layer(middleware::map_response(version_headers))
         .layer(middleware::from_fn(unread::finish))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), audit::note))
         .layer(middleware::from_fn(guard))
         .layer(middleware::from_fn(doors::know))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))

@@ -103,6 +103,19 @@ pub(super) async fn answer(
     };
     let id = id.parse().map_err(|_| gone())?;
     let prompts = &app.pool.context().dial.prompts;
+    // The question and whether it was answered, and nothing of the answer.
+    asker.trail.set(|line| {
+        if let Some(prompt) = prompts.get(id) {
+            line.host = prompt.host.as_ref().map(ToString::to_string);
+            let kind = serde_json::to_value(prompt.kind).unwrap_or_default();
+            let kind = kind.as_str().unwrap_or_default().to_owned();
+            line.detail = Some(format!("prompts/{id} ({kind})"));
+        }
+        if answer.answer.is_none() {
+            line.action = "prompt.decline".to_owned();
+        }
+    });
+    asker.trail.begin();
     let told = prompts.answer(id, query.client.as_deref(), asker.peer, answer);
     let told = told.map_err(|why| match why {
         NotTaken::NoSuchPrompt => gone(),
@@ -133,8 +146,14 @@ pub(super) async fn answer(
 pub(super) async fn unlock(
     State(app): State<Arc<App>>,
     Caller(client): Caller,
+    asker: Asker,
     Body(wish): Body<Unlock>,
 ) -> ApiResult<Json<Unlocked>> {
+    asker.trail.set(|line| match &wish {
+        Unlock::Host(name) => line.host = Some(name.to_string()),
+        Unlock::IdentityFile(file) => line.path = Some(file.clone()),
+    });
+    asker.trail.begin();
     let environment = &app.pool.context().dial;
     let questions = Questions::of(Arc::clone(&environment.prompts), &client);
     let failed = |failure: ConnectError| match &wish {

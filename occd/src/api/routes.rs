@@ -71,6 +71,7 @@ macro_rules! all {
             history::show
             trace::start
             trace::end
+            audit::show
             workspaces::show
             sessions::list
             sessions::start

@@ -20,11 +20,13 @@ use super::links::TriesQuery;
 use super::operations;
 use super::params::PlacePath;
 use super::problems::OfSandbox;
+use crate::audit::Trail;
 use crate::container::{
     self, Docker, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
     SandboxSettings, is_running, published,
 };
 use crate::host::Tries;
+use crate::policy::Asker;
 use crate::prompts::Client;
 
 fn url(address: &str, port: u16) -> String {
@@ -140,7 +142,7 @@ pub(super) async fn begin<F>(
     app: &Arc<App>,
     engine: &Engine,
     kind: OperationKind,
-    (tries, client): (Tries, &Client),
+    (tries, client, trail): (Tries, &Client, &Trail),
     work: impl FnOnce(Engine, Progress) -> F + Send,
 ) -> ApiResult<(StatusCode, Json<Operation>)>
 where
@@ -151,18 +153,27 @@ where
         connected.map_err(|failure| error::unreachable(host.name(), &failure))?;
     }
     let begun = app.operations.begin(kind, engine.clone(), |progress| {
-        let (app, engine) = (Arc::clone(app), engine.clone());
+        let (app, engine, trail) = (Arc::clone(app), engine.clone(), trail.clone());
         let work = work(engine.clone(), progress);
         async move {
-            let outcome = work.await?;
-            if let Some(host) = engine.host() {
-                app.sandboxes.answered(host);
+            let done = async {
+                let outcome = work.await?;
+                if let Some(host) = engine.host() {
+                    app.sandboxes.answered(host);
+                }
+                app.reached(&engine, outcome).await
+            };
+            let done = done.await;
+            match &done {
+                Ok(_) => trail.done(),
+                Err(failure) => trail.failed(error::sandbox(engine.host(), failure).0.code),
             }
-            app.reached(&engine, outcome).await
+            done
         }
     });
     match begun {
         Ok(running) => {
+            trail.goes_on();
             app.remember(&running);
             Ok((StatusCode::ACCEPTED, Json(operations::of(&running))))
         }
@@ -204,6 +215,7 @@ pub(super) async fn start(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    asker: Asker,
     Query(query): Query<TriesQuery>,
     OptionalBody(request): OptionalBody<StartRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
@@ -213,7 +225,7 @@ pub(super) async fn start(
     let work = move |engine, progress| async move {
         container::start(engine, &settings, &request, progress).await
     };
-    begin(&app, &engine, OperationKind::Start, (query.tries(), &client), work).await
+    begin(&app, &engine, OperationKind::Start, (query.tries(), &client, &asker.trail), work).await
 }
 
 /// Stops the sandbox.
@@ -230,12 +242,13 @@ pub(super) async fn stop(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    asker: Asker,
     Query(query): Query<TriesQuery>,
     OptionalBody(request): OptionalBody<StopRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
     let work =
         move |engine, progress| async move { container::stop(engine, &request, progress).await };
-    begin(&app, &engine, OperationKind::Stop, (query.tries(), &client), work).await
+    begin(&app, &engine, OperationKind::Stop, (query.tries(), &client, &asker.trail), work).await
 }
 
 /// Restarts the sandbox.
@@ -251,12 +264,13 @@ pub(super) async fn restart(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    asker: Asker,
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
     // One that is made already can be started again whatever the settings are.
     let settings = app.sandbox_settings(&engine);
     let work = move |engine, progress| container::restart(engine, settings, progress);
-    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client), work).await
+    begin(&app, &engine, OperationKind::Restart, (query.tries(), &client, &asker.trail), work).await
 }
 
 /// Brings the sandbox a newer image, or the one before.
@@ -273,6 +287,7 @@ pub(super) async fn update(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    asker: Asker,
     Query(query): Query<TriesQuery>,
     OptionalBody(request): OptionalBody<UpdateRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
@@ -281,7 +296,7 @@ pub(super) async fn update(
     let work = move |engine, progress| async move {
         container::update(engine, &settings, &request, progress).await
     };
-    begin(&app, &engine, OperationKind::Update, (query.tries(), &client), work).await
+    begin(&app, &engine, OperationKind::Update, (query.tries(), &client, &asker.trail), work).await
 }
 
 /// Returns Docker there, and what makes a problem of what it does not do.
@@ -327,6 +342,7 @@ pub(super) async fn sync(
     State(app): State<Arc<App>>,
     EngineOf(engine): EngineOf,
     Caller(client): Caller,
+    asker: Asker,
     Query(query): Query<TriesQuery>,
     Body(request): Body<SyncRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
@@ -339,7 +355,7 @@ pub(super) async fn sync(
         connected.map_err(|failure| error::unreachable(host.name(), &failure))?;
     }
     let work = move |engine, progress| async move { container::sync(from, engine, progress).await };
-    begin(&app, &engine, OperationKind::Sync, (query.tries(), &client), work).await
+    begin(&app, &engine, OperationKind::Sync, (query.tries(), &client, &asker.trail), work).await
 }
 
 /// Has the sandbox's cockpit answer on this machine.

@@ -23,7 +23,7 @@ use super::extract::{Caller, Path, Query};
 use super::params::SessionPath;
 use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};
-use super::sessions::{MOST, NO_ENV, handle, permit_session};
+use super::sessions::{MOST, NO_ENV, handle, permit_session, says};
 use crate::policy::Asker;
 use crate::session::{Event, Forwarded, Handle, PIECE, SessionError, Wanted};
 
@@ -80,6 +80,8 @@ pub(super) async fn upgrade(
         ApiError::bad_request(format!("This is no WebSocket handshake: {rejection}."))
     })?;
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    says(&asker, &host, &handle.known());
+    asker.trail.begin();
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "attach to").await?;
     let [stdout, stderr] = handle.read_so_far();
     let of = |text: Option<&str>, so_far: u64| match text {
@@ -100,6 +102,8 @@ pub(super) async fn upgrade(
         move |socket| async move {
             let notes = query.note.unwrap_or(true);
             serve(app, handle, host, wanted_output, notes, resent, socket).await;
+            // Whoever leaves has had what they wanted.
+            asker.trail.done();
         },
     ))
 }

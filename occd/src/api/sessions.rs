@@ -98,6 +98,14 @@ pub(super) async fn permit_session(
     app.abide(by, host, decision, &text).await
 }
 
+/// Says in the audit log which session it is about.
+pub(super) fn says(asker: &Asker, host: &SessionHost, session: &Session) {
+    asker.trail.set(|line| {
+        line.host = Some(host.to_string());
+        line.detail = Some(format!("session {} ({})", session.info.id, session.info.name));
+    });
+}
+
 fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
     move |failure| error::session(Some(host), &failure)
 }
@@ -188,6 +196,13 @@ pub(super) async fn start(
     Body(mut request): Body<SessionRequest>,
 ) -> ApiResult<Response> {
     let host = request.host.clone();
+    asker.trail.set(|line| {
+        line.host = Some(host.to_string());
+        line.detail = request.name.as_ref().map(|name| format!("session {name}"));
+        line.cwd.clone_from(&request.cwd);
+    });
+    asker.trail.command(&request.argv, request.env.keys());
+    asker.trail.begin();
     if host == SessionHost::Local && request.forward_urls {
         return Err(ApiError::bad_request("What runs on this machine needs no forward."));
     }
@@ -207,6 +222,7 @@ pub(super) async fn start(
     }
     let place = Place::new(executor);
     let session = app.sessions.start(place, request, client).await.map_err(problem(&host))?;
+    asker.trail.set(|line| line.detail = Some(format!("session {}", session.info.id)));
     auto_forward::follow(&app, &session);
     if app.guard.restricts(&asker, &host) {
         app.guard.remember(&asker, &session.info.id);
@@ -234,6 +250,9 @@ pub(super) async fn start_again(
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     let known = handle.known();
     let to = known.next_host.clone().unwrap_or_else(|| host.clone());
+    says(&asker, &to, &known);
+    asker.trail.command(&known.info.argv, request.env.keys());
+    asker.trail.begin();
     permit_session(&app, (&asker, &client), &to, (&known, &request.env), "start again").await?;
     if known.info.forward_urls {
         app.permit((&asker, &client), &to, &policy::Request::Forward, FORWARDS).await?;
@@ -295,6 +314,14 @@ pub(super) async fn edit(
     let found = app.sessions.host_of(&wanted).map_err(|failure| error::session(None, &failure));
     // Not asked of its host, which may be gone.
     let (id, host) = found?;
+    asker.trail.set(|line| {
+        line.host = Some(host.to_string());
+        line.detail = Some(format!("session {id}"));
+    });
+    if let Some(argv) = &edit.argv {
+        asker.trail.command(argv, std::iter::empty());
+    }
+    asker.trail.begin();
     let runs = app
         .sessions
         .known()
@@ -341,11 +368,14 @@ pub(super) async fn remove(
     asker: Asker,
 ) -> ApiResult<StatusCode> {
     if query.forget {
+        asker.trail.set(|line| line.detail = Some(format!("forget the session {wanted}")));
         let forgotten = app.sessions.host_of(&wanted).and_then(|(id, _)| app.sessions.forget(&id));
         forgotten.map_err(|failure| error::session(None, &failure))?;
         return Ok(StatusCode::NO_CONTENT);
     }
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    says(&asker, &host, &handle.known());
+    asker.trail.begin();
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "remove").await?;
     handle.remove(&app.sessions, query.force).await.map_err(problem(&host))?;
     Ok(StatusCode::NO_CONTENT)
@@ -369,6 +399,8 @@ pub(super) async fn signal(
     OptionalBody(request): OptionalBody<SessionSignal>,
 ) -> ApiResult<Json<Session>> {
     let (mut handle, host) = handle(&app, &wanted, client.clone()).await?;
+    says(&asker, &host, &handle.known());
+    asker.trail.begin();
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "end or signal")
         .await?;
     let signalled = handle.signal(&app.sessions, request.signal.as_deref()).await;
@@ -427,6 +459,12 @@ pub(super) async fn input(
         return Err(ApiError::bad_request(format!("An offset is {MOST} at most.")));
     }
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    says(&asker, &host, &handle.known());
+    asker.trail.set(|line| {
+        if let Some(detail) = &mut line.detail {
+            detail.push_str(&format!(", {} bytes", body.len()));
+        }
+    });
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "write to").await?;
     let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))

@@ -13,6 +13,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::Body;
 use super::json::Json;
 use super::problems::{OfImport, OfSshConfig};
+use crate::policy::Asker;
 use crate::ssh::error::chain;
 use crate::ssh::ssh_config::SshConfigError;
 
@@ -74,8 +75,11 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<SshConfi
 )]
 pub(super) async fn import(
     State(app): State<Arc<App>>,
+    asker: Asker,
     Body(request): Body<ImportHosts>,
 ) -> ApiResult<Json<Imported>> {
+    asker.trail.set(|line| line.detail = Some(request.names.join(", ")));
+    asker.trail.begin();
     let known = aliases(&app).await?;
     let take = |file: &mut HostsFile| {
         let mut done = Imported { added: Vec::new(), skipped: Vec::new() };

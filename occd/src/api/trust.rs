@@ -15,6 +15,7 @@ use super::params::HostPath;
 use super::problems::{OfDial, OfTrust};
 use crate::host::HostHandle;
 use crate::host::machine::ConnectionId;
+use crate::policy::Asker;
 use crate::prompts::{Client, Questions};
 use crate::ssh::dial::Dial;
 use crate::ssh::error::chain;
@@ -58,8 +59,11 @@ pub(super) async fn trust(
     State(app): State<Arc<App>>,
     Host(host): Host,
     Caller(client): Caller,
+    asker: Asker,
     Body(wanted): Body<TrustKey>,
 ) -> ApiResult<Json<HostKeyReview>> {
+    asker.trail.set(|line| line.detail = Some(wanted.shown.clone()));
+    asker.trail.begin();
     // Looked at anew: it is this key that is trusted, and not whatever the server shows next.
     let shown = look(&app, &host, &client).await?;
     let conflict = |code, text| {

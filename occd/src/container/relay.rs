@@ -5,9 +5,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use occ_proto::HostName;
 use occ_proto::policy::Action;
 use occ_proto::session::SessionHost;
+use occ_proto::{Code, HostName};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional,
 };
@@ -18,6 +18,7 @@ use super::head::{self, Request};
 use super::ready::Ready;
 use super::way::Stream;
 use super::{Docker, DockerError};
+use crate::audit::Who;
 use crate::peer::Peer;
 use crate::policy::{Asker, Denied, Guard, Request as Asked};
 use crate::prompts::Client;
@@ -59,15 +60,25 @@ pub(super) async fn serve(
         }
     }
     // One that may only read says one thing per connection, and is looked at each time.
-    let only_reads = match may(&client, &buffer, ready, guard).await {
+    let peer = Peer::of(&client);
+    let trail = guard.audit().trail(&Who::of(peer), "docker", "docker");
+    trail.set(|line| {
+        line.host = Some(ready.host().name().to_string());
+        // More may follow on the connection, which are bytes to us.
+        line.detail = Some(head::first_line(&buffer));
+    });
+    trail.begin();
+    let only_reads = match may(peer, &buffer, ready, guard).await {
         Ok(only_reads) => only_reads,
         Err(denied) => {
+            trail.failed(Code::PolicyDenied);
             let why = Unavailable(format!("{}: {denied}", ready.host().name()));
             return answer(client, forbidden(&why)).await;
         }
     };
     match stream(ready).await {
         Ok((mut engine, _, _work)) if only_reads => {
+            trail.done();
             let Some(head) = head::read_only(&buffer) else { return Ok(()) };
             engine.write_all(&head).await?;
             drop(buffer);
@@ -87,24 +98,28 @@ pub(super) async fn serve(
                 head::close_after(&mut buffer);
             }
             engine.write_all(&buffer).await?;
+            trail.done();
             drop(buffer);
             copy_bidirectional(&mut client, &mut engine).await?;
             Ok(())
         }
-        Err(error) => refuse(client, error, false).await,
+        Err(error) => {
+            trail.failed(Code::DockerUnavailable);
+            refuse(client, error, false).await
+        }
     }
 }
 
 /// Asks the policy about a client's first request, and returns whether that is one that only reads, of a client that may do no
 /// more.
 async fn may(
-    client: &UnixStream,
+    peer: Option<Peer>,
     buffer: &[u8],
     ready: &Ready,
     guard: &Guard,
 ) -> Result<bool, Denied> {
     let place = SessionHost::Host(ready.host().name().clone());
-    let asker = Asker { peer: Peer::of(client), ..Asker::default() };
+    let asker = Asker { peer, ..Asker::default() };
     if !guard.restricts(&asker, &place) {
         return Ok(false);
     }

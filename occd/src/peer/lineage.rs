@@ -38,6 +38,8 @@ struct Known {
 
 /// The most generations that are looked at.
 const GENERATIONS: usize = 256;
+/// The most that are named.
+const NAMED: usize = 5;
 
 impl Lineage {
     /// Returns the territory of a process; nothing where the system does not tell.
@@ -87,8 +89,26 @@ impl Lineage {
     }
 }
 
-#[cfg(target_os = "linux")]
+/// Returns the names of the processes that one comes from, its parent first and the service manager left out, as far
+/// as the system tells.
+pub fn parents(pid: u32) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut at = look_named(pid);
+    while let Some((known, _)) = at
+        && names.len() < NAMED
+    {
+        at = look_named(known.parent).filter(|(parent, _)| !parent.is_manager);
+        names.extend(at.as_ref().map(|(_, name)| name.clone()));
+    }
+    names
+}
+
 fn look(pid: u32) -> Option<Known> {
+    look_named(pid).map(|(known, _)| known)
+}
+
+#[cfg(target_os = "linux")]
+fn look_named(pid: u32) -> Option<(Known, String)> {
     if pid == 0 {
         return None;
     }
@@ -98,23 +118,34 @@ fn look(pid: u32) -> Option<Known> {
     let name = before.split_once('(').map_or("", |(_, name)| name);
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let number = |at: usize| fields.get(at).and_then(|text| text.parse::<i64>().ok());
-    Some(Known {
+    let known = Known {
         id: Id { pid, started: u64::try_from(number(19)?).ok()? },
         parent: u32::try_from(number(1)?).ok()?,
         session: u32::try_from(number(3)?).ok()?,
         terminal: i32::try_from(number(4)?).ok()?,
         is_manager: pid == 1 || name == "systemd",
-    })
+    };
+    Some((known, name.to_owned()))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn look(_: u32) -> Option<Known> {
+fn look_named(_: u32) -> Option<(Known, String)> {
     None
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_told_with_the_names_of_those_it_comes_from() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let own = look_named(std::process::id()).unwrap().1;
+        assert_eq!(parents(child.id()).first(), Some(&own));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(parents(child.id()), [""; 0]);
+    }
 
     #[test]
     fn a_process_and_its_children_are_of_its_territory() {

@@ -8,6 +8,7 @@ use occ_proto::policy::ClientKind;
 use tokio_util::sync::CancellationToken;
 
 use super::PolicyConfig;
+use crate::audit::{Trail, Who};
 use crate::peer::Peer;
 
 /// A grant as it is in force on its socket.
@@ -49,4 +50,19 @@ pub struct Asker {
     pub grant: Option<Arc<GrantInForce>>,
     /// It came on the read-only socket.
     pub only_looks: bool,
+    /// What the audit log tells of the process.
+    pub who: Arc<Who>,
+    /// The trail of what is asked for.
+    pub trail: Trail,
+}
+
+impl Asker {
+    /// Returns the name of the socket that it came by, for the audit log.
+    pub fn via(&self) -> String {
+        match &self.grant {
+            Some(grant) => format!("grant {}", grant.name),
+            None if self.only_looks => "read-only".to_owned(),
+            None => "owner".to_owned(),
+        }
+    }
 }

@@ -10,6 +10,7 @@ use occ_proto::session::SessionHost;
 use tokio::sync::watch;
 
 use super::{Asker, Decision, Policy, Request};
+use crate::audit::Audit;
 use crate::config::{Config, LoadedConfig};
 use crate::peer::Lineage;
 use crate::prompts::{Approval, Client, NoAnswer, Prompts};
@@ -25,6 +26,7 @@ pub type Told<'a> = &'a (dyn Fn(u64, &str) + Send + Sync);
 pub struct Guard {
     config: watch::Receiver<LoadedConfig>,
     prompts: Arc<Prompts>,
+    audit: Audit,
     /// The sessions whose start a person has allowed, with the kind of client.
     allowed: Mutex<BTreeSet<(String, ClientKind)>>,
 }
@@ -45,8 +47,13 @@ pub enum Denied {
 
 impl Guard {
     /// Returns one for the settings as they change.
-    pub fn new(config: watch::Receiver<LoadedConfig>, prompts: Arc<Prompts>) -> Self {
-        Self { config, prompts, allowed: Mutex::default() }
+    pub fn new(config: watch::Receiver<LoadedConfig>, prompts: Arc<Prompts>, audit: Audit) -> Self {
+        Self { config, prompts, audit, allowed: Mutex::default() }
+    }
+
+    /// Returns where it is noted what becomes of requests.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     fn config(&self) -> Arc<Config> {

@@ -11,6 +11,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Registry};
 
 use crate::ask::{GUARD, body, look};
+use crate::canary::holding;
 
 /// What a container has that the existing tool made, or this one.
 pub(crate) const OURS: &str = "managed-by=opencode-cloud";
@@ -121,6 +122,8 @@ fn a_sandbox_lives_on_a_host_as_if_it_were_here() {
     assert!(started.contains("[h] ✓ Service started and ready"), "{started}");
     assert!(started.contains("[LOCAL ONLY]"), "{started}");
     assert!(started.contains("one-time password canary-otp-1"), "{started}");
+    // It is in that answer and nowhere else; the log and the audit log are below the directory, too.
+    assert_eq!(holding(rig.root(), "canary-otp-1"), [] as [std::path::PathBuf; 0]);
     let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
     assert!(fetch(&url, None).unwrap().ends_with("1.0"), "{url}");
     // As the existing tool makes it.

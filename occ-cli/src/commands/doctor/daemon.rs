@@ -69,8 +69,12 @@ fn versions(version: &Version) -> Vec<Finding> {
     } else {
         Finding::warning("daemon", format!("{text}; occ is {own}")).hint(remedy(&version.version))
     }];
-    // It has the last good ones in force.
-    findings.extend(version.warnings.iter().map(|warning| Finding::failed("config", warning)));
+    findings.extend(version.warnings.iter().map(|warning| match warning {
+        // Work goes on without it.
+        warning if warning.starts_with("the audit log ") => Finding::warning("audit", warning),
+        // It has the last good ones in force.
+        warning => Finding::failed("config", warning),
+    }));
     findings
 }
 

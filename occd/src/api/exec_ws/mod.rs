@@ -133,6 +133,7 @@ async fn serve(
         Ok(Some(begun)) => begun,
         Ok(None) => return,
         Err(problem) => {
+            asker.trail.failed(problem.0.code);
             passing.refuse().await;
             let event = ExecEvent::Error { problem: problem.into_problem() };
             let _ = send_event(sink, &event).await;
@@ -157,9 +158,14 @@ async fn serve(
         last = output::run(running, sink, destinations, &blocked, told) => {
             if let Some(last) = last {
                 let event = match last {
-                    Last::Ended(Ok(exit)) => ExecEvent::Exit(exit),
+                    Last::Ended(Ok(exit)) => {
+                        asker.trail.exited(&exit);
+                        ExecEvent::Exit(exit)
+                    }
                     Last::Ended(Err(failure)) => {
-                        ExecEvent::Error { problem: error::exec_at(&executor, &failure).into_problem() }
+                        let problem = error::exec_at(&executor, &failure).into_problem();
+                        asker.trail.failed(problem.code);
+                        ExecEvent::Error { problem }
                     }
                     Last::Unwritable(errno) => ExecEvent::OutputError { errno },
                 };
@@ -192,6 +198,7 @@ async fn begin(
     };
     let request: ExecRequest = serde_json::from_str(&first)
         .map_err(|error| ApiError::bad_request(format!("The request is not valid: {error}.")))?;
+    by.0.trail.begin_exec(&request);
     if request.stdin.is_some() {
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
     }

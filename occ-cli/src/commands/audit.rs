@@ -1,0 +1,220 @@
+//! `occ audit`: what was done through occd, on whose behalf, and how it ended.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, ErrorKind};
+
+use jiff::tz::TimeZone;
+use occ_proto::audit::{AuditEvent, AuditFilter, AuditLine, AuditOutcome, Joined};
+use occ_proto::paths::Env;
+use occ_proto::text::sanitize;
+
+use super::Context;
+use crate::autostart::{self, Start};
+use crate::cli::AuditArgs;
+use crate::client::{Client, segment};
+use crate::error::CliError;
+use crate::lines::Lines;
+use crate::output::Ui;
+use crate::target::Target;
+
+/// What has begun and not ended, of which a follower remembers as much. Of others the end is told without its beginning.
+const OPEN: usize = 10_000;
+
+/// Runs the command and returns its exit code.
+pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, CliError> {
+    let ui = context.ui;
+    // A default host chooses where to work, and not what is shown.
+    let host = match context.named.clone() {
+        None | Some(Target::Unset) => None,
+        Some(Target::Local) => Some("local".to_owned()),
+        Some(target) => Some(target.host("audit")?.0.to_string()),
+    };
+    let filter = AuditFilter { host, since: args.since };
+    // To connect to a socket of systemd's would start a daemon.
+    if autostart::lock_holder(&autostart::socket_path(context)?).is_some() {
+        let client = match autostart::connect(context, Start::Never).await {
+            Ok(found) => Some(Client::of(found, ui)),
+            Err(error) if error.code == autostart::ABSENT => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(client) = client {
+            let asked = ask(ui, &client, &filter, args);
+            return tokio::select! {
+                biased;
+                // It is how following ends.
+                ended = crate::terminal::ended(), if args.follow => Ok(ended.exit),
+                done = asked => done,
+            };
+        }
+    }
+    if args.follow {
+        let text = "occd is not running: nothing is done through it.";
+        return Err(CliError::daemon(text).hint("occ daemon start"));
+    }
+    for line in read(filter, args.number)? {
+        tell(ui, &line)?;
+    }
+    Ok(0)
+}
+
+/// Tells what the daemon tells.
+async fn ask(
+    ui: &Ui,
+    client: &Client,
+    filter: &AuditFilter,
+    args: &AuditArgs,
+) -> Result<u8, CliError> {
+    let mut path = format!("/v1/audit?limit={}", args.number);
+    if let Some(host) = &filter.host {
+        path.push_str(&format!("&host={}", segment(host)));
+    }
+    if let Some(since) = filter.since {
+        path.push_str(&format!("&since={since}"));
+    }
+    if args.follow {
+        path.push_str("&follow=true");
+    }
+    let mut lines = Lines::get(client, &path).await?;
+    let mut open: HashMap<String, AuditLine> = HashMap::new();
+    while let Some(mut line) = lines.next::<AuditLine>().await? {
+        if !ui.json && args.follow {
+            match line.event {
+                AuditEvent::Begin if open.len() < OPEN => {
+                    open.insert(line.id.clone(), line.clone());
+                }
+                AuditEvent::End => {
+                    if let Some(begun) = open.remove(&line.id) {
+                        let mut joined = Joined::new(AuditFilter::default(), 1);
+                        joined.take(begun);
+                        joined.take(line);
+                        let Some(whole) = joined.into_lines().pop_back() else { continue };
+                        line = whole;
+                    }
+                }
+                _ => {}
+            }
+        }
+        tell(ui, &line)?;
+    }
+    Ok(0)
+}
+
+/// Reads the files, where there is no daemon to ask.
+fn read(filter: AuditFilter, most: usize) -> Result<Vec<AuditLine>, CliError> {
+    let failed = |path: &std::path::Path, error: std::io::Error| {
+        CliError::failed(format!("{}: {error}", sanitize(&path.to_string_lossy())))
+    };
+    let files = Env::from_process().audit_files();
+    let files = files.map_err(|error| CliError::failed(sanitize(&error.to_string())))?;
+    let mut joined = Joined::new(filter, most);
+    for path in files {
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(&path, error)),
+        };
+        for line in BufReader::new(file).split(b'\n') {
+            joined.take_json(&line.map_err(|error| failed(&path, error))?);
+        }
+    }
+    Ok(joined.into_lines().into())
+}
+
+fn tell(ui: &Ui, line: &AuditLine) -> Result<(), CliError> {
+    if !ui.json {
+        return ui.print(&format!("{}\n", shown(line)));
+    }
+    let json = serde_json::to_string(line);
+    let json = json.map_err(|error| CliError::failed(format!("a line is none: {error}")))?;
+    ui.print(&format!("{json}\n"))
+}
+
+/// Returns a line for a person.
+fn shown(line: &AuditLine) -> String {
+    let at = line.at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S");
+    if line.event == AuditEvent::Lost {
+        return format!("{at}  {} lines are lost", line.lost.unwrap_or_default());
+    }
+    let mut what = vec![line.action.clone()];
+    what.extend(line.path.clone());
+    if line.argv.is_empty() {
+        what.extend(line.detail.clone());
+    } else {
+        what.push(line.argv.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+        if line.argv_cut {
+            what.push("…".to_owned());
+        }
+    }
+    let host = line.host.as_deref().unwrap_or("-");
+    let text =
+        format!("{at}  {:<14} {host:<12} {}  ({})", outcome(line), what.join("  "), who(line));
+    sanitize(&text)
+}
+
+/// Returns how it ended, in a word or two.
+fn outcome(line: &AuditLine) -> String {
+    match line.outcome {
+        None => "…".to_owned(),
+        Some(AuditOutcome::Ok) => "ok".to_owned(),
+        Some(AuditOutcome::Exit) => format!("exit {}", line.exit_code.unwrap_or_default()),
+        Some(AuditOutcome::Signal) => line.signal.clone().unwrap_or_default(),
+        Some(AuditOutcome::Timeout) => "timeout".to_owned(),
+        Some(AuditOutcome::Unknown) => "unknown".to_owned(),
+        Some(AuditOutcome::Refused | AuditOutcome::Failed) => {
+            line.code.map_or_else(|| "failed".to_owned(), |code| code.to_string())
+        }
+    }
+}
+
+/// Returns who asked: `occ 4711 < bash < tmux, grant agent`.
+fn who(line: &AuditLine) -> String {
+    let program = line.program.as_deref().map(|path| path.rsplit('/').next().unwrap_or(path));
+    let mut names = vec![match (program, line.pid) {
+        (Some(program), Some(pid)) => format!("{program} {pid}"),
+        (_, Some(pid)) => format!("process {pid}"),
+        _ => String::new(),
+    }];
+    names.extend(line.parents.iter().cloned());
+    let names = names.join(" < ");
+    let via = line.via.as_deref().filter(|via| *via != "owner").map(str::to_owned);
+    let own = rustix::process::geteuid().as_raw();
+    let user = line.uid.filter(|uid| *uid != own).map(|uid| format!("uid {uid}"));
+    let kind = line.client.clone().filter(|kind| kind != "cli");
+    let parts = [Some(names).filter(|names| !names.is_empty()), kind, user, via];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Returns a word so that its ends show.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%*…".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("{text:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_for_people_and_for_terminals() {
+        let at = "2026-11-26T12:00:00Z".parse().unwrap();
+        let line = AuditLine {
+            host: Some("prod-1".into()),
+            pid: Some(17),
+            uid: Some(rustix::process::geteuid().as_raw()),
+            program: Some("/usr/bin/curl".into()),
+            parents: vec!["ba\u{1b}[31msh".into()],
+            client: Some("api".into()),
+            via: Some("grant agent".into()),
+            argv: vec!["ls".into(), "a b\u{1b}]0;x\u{7}".into()],
+            outcome: Some(AuditOutcome::Exit),
+            exit_code: Some(3),
+            ..AuditLine::new(at, "a".into(), AuditEvent::End, "exec")
+        };
+        let text = shown(&line);
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
+        assert!(text.contains("  exit 3         prod-1       exec  ls \"a b"), "{text}");
+        assert!(text.contains("(curl 17 < ba") && text.ends_with(", api, grant agent)"), "{text}");
+        let lost = AuditLine { event: AuditEvent::Lost, lost: Some(3), ..line };
+        assert!(shown(&lost).ends_with("3 lines are lost"));
+    }
+}
