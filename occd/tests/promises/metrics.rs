@@ -13,7 +13,7 @@ use testkit::daemon::Target;
 use testkit::http::request;
 use testkit::require::{find_fetched, require};
 use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, FaultyLink, RealSshd};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 
 use crate::ask::{GUARD, connect, echoes, exec, in_state, post, problem};
 
@@ -268,6 +268,32 @@ fn a_host_that_is_removed_is_gone_from_it() {
     let all = wait_until("the host", GUARD, || samples(&rig), |all| names(all).len() == 2);
     assert_eq!(number(&all, "occd_host_commands_total", &[("host", "goes")]), 0.0);
     assert_eq!(number(&all, "occd_host_commands_total", &[("host", "stays")]), 1.0);
+}
+
+#[test]
+fn a_jump_host_without_a_name_is_in_it_once_it_is_dialled() {
+    let (gate, server) = (EmbeddedHost::start(), EmbeddedHost::start());
+    let mut rig = DaemonRig::new();
+    rig.add_known_host(&gate.known_hosts_line());
+    let key = format!("IdentityFile {}\n", gate.client_key_path().display());
+    std::fs::write(rig.home().join(".ssh/config"), key).unwrap();
+    let way = format!("{}@127.0.0.1:{}", gate.user(), gate.port());
+    rig.add_host("far", &server);
+    rig.edit_hosts(|file| {
+        file.hosts.values_mut().for_each(|host| host.jump_host = Some(way.clone()));
+    });
+    rig.start_daemon(&[]);
+    let via = format!("via:{way}");
+    assert_eq!(number(&samples(&rig), "occd_host_dials_total", &[("host", &via)]), 0.0);
+    echoes(&rig, "far");
+    let text = text(&rig);
+    check_format(&text);
+    let all = parse(&text).unwrap();
+    assert_eq!(number(&all, "occd_host_dials_total", &[("host", &via)]), 1.0);
+    let waited = [("host", "far"), ("phase", "jump")];
+    assert_eq!(number(&all, "occd_host_connect_phase_seconds_count", &waited), 1.0);
+    // Hosts are those that hosts.json has.
+    assert_eq!(number(&all, "occd_hosts", &[]), 1.0);
 }
 
 #[test]

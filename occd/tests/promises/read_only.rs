@@ -122,6 +122,13 @@ fn a_flood_of_requests_takes_no_place_from_the_sign_of_life() {
     assert_eq!(problem(&refused).code, Code::TooManyRequests);
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
+    // Nor from the numbers, which tell of it.
+    let numbers = rig.http("GET", "/metrics", &[], None);
+    assert_eq!(numbers.status, 200);
+    let counted = "occd_requests_turned_away_total{status=\"429\"} ";
+    let text = numbers.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(counted));
+    assert!(line.is_some_and(|count| count != "0"), "{line:?}");
     // Who looks on has places of their own.
     assert_eq!(ask_hosts(&rig).status, 200);
     drop(waiting);
