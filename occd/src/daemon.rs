@@ -219,7 +219,7 @@ impl Daemon {
             tasks: tasks.clone(),
             recorder,
             clock: Arc::default(),
-            first_use: Arc::default(),
+            use_changed: Arc::default(),
             stop: hosts_stop.clone(),
         });
         let used = UsedFile::new(self.env.state_dir()?);
