@@ -95,6 +95,7 @@ impl UsedFile {
                 () = changed.notified() => SOON,
             };
             let stopped = timeout(wait, stop.cancelled()).await.is_ok();
+            pool.let_unused_go();
             let mut used = saved.clone();
             for (host, at) in pool.used() {
                 match at {
@@ -140,13 +141,13 @@ impl UseClock {
         }
     }
 
-    /// Notes whether the last login needed a client.
     /// Takes it for one that was never used: a person wants it disconnected, also by the next daemon.
     pub fn forget(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.changed.notify_one();
     }
 
+    /// Notes whether the last login needed a client.
     pub fn set_by_client(&self, by_client: bool) {
         self.by_client.store(by_client, Ordering::Relaxed);
     }
