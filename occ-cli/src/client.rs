@@ -156,6 +156,11 @@ impl Client {
         }
     }
 
+    /// The same of this daemon alone, which may wait for something before it answers.
+    pub(crate) async fn get_once(&self, path: &str) -> Result<Reply, CliError> {
+        self.send(Method::GET, path, None, None, None).await
+    }
+
     /// Waits for an answer that takes the daemon a moment; a daemon that does not give it is stuck.
     pub(crate) async fn at_once<T>(
         &self,
