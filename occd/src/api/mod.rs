@@ -86,6 +86,7 @@ mod session_events;
 mod session_ws;
 mod sessions;
 mod ssh_config;
+mod strict;
 mod test;
 mod trust;
 mod turns;
