@@ -46,6 +46,8 @@ pub struct Config {
     pub output: OutputConfig,
     /// Secrets.
     pub security: SecurityConfig,
+    /// Questions to people.
+    pub prompts: PromptsConfig,
     /// Ports of this machine.
     pub forwards: ForwardsConfig,
     /// What may be done, on all hosts and on this machine.
@@ -151,6 +153,20 @@ pub struct SecurityConfig {
 impl Default for SecurityConfig {
     fn default() -> Self {
         Self { passwords: true, proxy_commands: true, keep_passwords: true, key_lifetime: None }
+    }
+}
+
+/// `[prompts]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptsConfig {
+    /// Whether the desktop is told of a question that nobody answers.
+    pub notify: bool,
+}
+
+impl Default for PromptsConfig {
+    fn default() -> Self {
+        Self { notify: true }
     }
 }
 

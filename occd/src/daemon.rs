@@ -29,6 +29,7 @@ use crate::history;
 use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::in_flight::InFlight;
+use crate::notify;
 use crate::ownership::{self, Exposed};
 use crate::policy::Guard;
 use crate::pool::Pool;
@@ -234,6 +235,8 @@ impl Daemon {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");
         }
         let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
+        let (asked, stopping) = (Arc::clone(&prompts), hosts_stop.clone());
+        tasks.spawn(notify::run(asked, config.subscribe(), stopping));
         let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts)));
         let sandboxes =
             Arc::new(Sandboxes::new(Arc::clone(&changes), tasks.clone(), hosts_stop.child_token()));

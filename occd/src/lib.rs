@@ -21,6 +21,7 @@ pub mod host;
 pub mod hosts;
 pub mod in_flight;
 pub mod logging;
+pub mod notify;
 pub mod ownership;
 pub mod peer;
 pub mod policy;
