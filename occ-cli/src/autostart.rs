@@ -81,7 +81,9 @@ pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
     Env::from_process().socket(context.socket.as_deref()).map_err(|error| {
         let text = sanitize(&error.to_string());
         match error {
-            PathError::NoHome(_) => CliError::daemon(format!("{text}.")).hint(NO_HOME),
+            PathError::NoHome(_) | PathError::RelativeHome(..) => {
+                CliError::daemon(format!("{text}.")).hint(NO_HOME)
+            }
             _ => CliError::usage(text),
         }
     })

@@ -594,6 +594,9 @@ pub(crate) struct StatusArgs {
     /// Go on showing it when something changes
     #[arg(long, conflicts_with = "fresh")]
     pub(crate) watch: bool,
+    /// With that: one line about all hosts, or a group, for a status bar
+    #[arg(long, requires = "watch")]
+    pub(crate) summary: bool,
 }
 
 #[derive(Debug, Args)]

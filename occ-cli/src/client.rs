@@ -166,6 +166,11 @@ impl Client {
         }
     }
 
+    /// The same of this daemon alone, which may wait for something before it answers.
+    pub(crate) async fn get_once(&self, path: &str) -> Result<Reply, CliError> {
+        self.send(Method::GET, path, None, None, None).await
+    }
+
     /// Waits for an answer that takes the daemon a moment; a daemon that does not give it is stuck.
     pub(crate) async fn at_once<T>(
         &self,
@@ -174,16 +179,21 @@ impl Client {
         if let Ok(answer) = tokio::time::timeout(FROM_MEMORY, answer).await {
             return answer;
         }
-        let seconds = FROM_MEMORY.as_secs();
+        Err(self.stuck(FROM_MEMORY))
+    }
+
+    /// Returns the error about a daemon that has not answered for that time.
+    pub(crate) fn stuck(&self, time: Duration) -> CliError {
+        let seconds = time.as_secs();
         // Who listens may be systemd, for a daemon that does not come.
-        Err(match autostart::lock_holder(&self.socket).or(self.pid) {
+        match autostart::lock_holder(&self.socket).or(self.pid) {
             // It would not hear TERM either: whoever stopped it with SIGSTOP, or it is stuck.
             Some(pid) => CliError::daemon(format!(
                 "occd (process {pid}) has not answered for {seconds} seconds."
             ))
             .hint(format!("kill -CONT {pid} if it was stopped; else kill -9 {pid}, and the next command starts a new one")),
             None => CliError::daemon(format!("occd has not answered for {seconds} seconds.")),
-        })
+        }
     }
 
     /// Asks for something that may wait for a host.

@@ -196,7 +196,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::DockerUnavailable if detail.contains(NO_SOCKETS) => format!(
             "AllowStreamLocalForwarding in sshd_config of {h} decides that; then occ reconnect --host {h}"
         ),
-        Code::DockerUnavailable if detail.contains(SET_WRONGLY) => another_socket(host),
+        // An engine that is stopped may have taken its socket with it.
+        Code::DockerUnavailable if detail.contains(SET_WRONGLY) => {
+            format!("{}; if it runs, {}", start_docker(host), another_socket(host))
+        }
         Code::DockerUnavailable if detail.contains(IN_VAIN) => {
             format!("occ host test {h} shows what was tried")
         }
@@ -392,10 +395,8 @@ fn another_socket(host: Option<&str>) -> String {
 /// Returns how a Docker comes to run that is installed. Who starts it there is not known here.
 pub(crate) fn start_docker(host: Option<&str>) -> String {
     let at = host.unwrap_or("this machine");
-    // Its socket may be in a place where only a login looks.
-    let then = then_reconnect(host);
     format!(
-        "on {at}: sudo systemctl start docker, where systemd runs; else whoever runs Docker there has to start it{then}"
+        "on {at}: sudo systemctl start docker, where systemd runs; else whoever runs Docker there has to start it"
     )
 }
 

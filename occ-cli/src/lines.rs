@@ -91,6 +91,17 @@ impl Lines {
 
     /// Returns the next line; nothing at the end.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CliError> {
+        let line = self.next_line().await?;
+        line.map(|line| self.parse(&line)).transpose()
+    }
+
+    /// Returns what a line says.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, line: &str) -> Result<T, CliError> {
+        serde_json::from_str(line).map_err(|_| self.misunderstood())
+    }
+
+    /// Returns the next line as it is; nothing at the end.
+    pub(crate) async fn next_line(&mut self) -> Result<Option<String>, CliError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end + 1);
@@ -98,10 +109,8 @@ impl Lines {
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                return match serde_json::from_slice(&line) {
-                    Ok(value) => Ok(Some(value)),
-                    Err(_) => Err(client::misunderstood(&self.daemon)),
-                };
+                let line = String::from_utf8(line.into());
+                return line.map(Some).map_err(|_| self.misunderstood());
             }
             if self.buffer.len() > LONGEST {
                 return Err(client::misunderstood(&self.daemon));

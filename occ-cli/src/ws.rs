@@ -35,6 +35,7 @@ use crate::error::CliError;
 use crate::output::fold::Stream;
 use crate::place::Place;
 use crate::stdio::{Descriptor, Input};
+use crate::versions::remedy;
 
 /// The key and its answer from RFC 6455, section 1.3. The key exists to tell a WebSocket server from
 /// a caching proxy; on a private Unix socket a fixed one does that as well as a random one.
@@ -91,11 +92,13 @@ pub(crate) async fn open(client: &Client, path: &str, offer: Offer) -> Result<We
                 problem(status, &body, &daemon)
             } else {
                 CliError::incompatible(format!("occd {daemon} opens no such stream."))
+                    .hint(remedy(&daemon))
             });
         }
         let accept = answer.headers().get("sec-websocket-accept");
         if accept.is_none_or(|value| value != ACCEPT) {
-            return Err(CliError::incompatible(format!("occd {daemon} does not speak WebSocket.")));
+            return Err(CliError::incompatible(format!("occd {daemon} does not speak WebSocket."))
+                .hint(remedy(&daemon)));
         }
         let offer = offer.taken_up(answer.headers().get(DESCRIPTORS_HEADER));
         let upgraded = hyper::upgrade::on(answer).await.map_err(|error| broken(&error))?;

@@ -13,6 +13,7 @@ use std::thread;
 
 use common::{Answer, Done, Fake, ago, broken, connected, list, occ, private_dir, run};
 use serde_json::{Value, json};
+use testkit::require::require_namespaces;
 
 fn doctor(home: &Path, args: &[&str]) -> Command {
     occ(&[&["doctor"], args].concat(), home)
@@ -65,6 +66,45 @@ fn without_home_it_says_so_and_goes_on() {
     assert_eq!(only(&done, "socket")["level"], "failed");
     assert_eq!(only(&done, "files")["level"], "failed");
     assert_eq!(findings(&done, "ssh").len(), 1);
+}
+
+#[test]
+fn a_relative_home_is_told_as_what_it_is() {
+    let done = run(doctor(Path::new("/"), &["--json"]).env("HOME", "here"));
+    for check in ["socket", "files", "known_hosts"] {
+        let found = only(&done, check);
+        let detail = found["detail"].as_str().unwrap();
+        assert!(detail.contains("HOME is \"here\", which is not an absolute path"), "{detail}");
+    }
+}
+
+#[test]
+fn places_that_cannot_be_written_are_told() {
+    if !require_namespaces(&["--mount", "--map-root-user"]) {
+        return;
+    }
+    let home = private_dir();
+    let made = home.path().join(".local/state/occ");
+    for is_made in [false, true] {
+        if is_made {
+            std::fs::create_dir_all(&made).unwrap();
+            set_mode(&made, 0o700);
+        }
+        let plain = doctor(home.path(), &["--json"]);
+        let mut mounted = Command::new("unshare");
+        mounted.args(["--mount", "--map-root-user", "sh", "-ec"]);
+        mounted.arg(
+            "mount --bind \"$HOME\" \"$HOME\"; mount -o remount,bind,ro \"$HOME\"; exec \"$@\"",
+        );
+        mounted.arg("sh").arg(plain.get_program()).args(plain.get_args()).env_clear();
+        mounted.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let done = run(&mut mounted);
+        let state = only(&done, "state");
+        assert_eq!(state["level"], "failed", "{done:?}");
+        assert!(state["detail"].as_str().unwrap().contains("Read-only file system"), "{state}");
+        let config = findings(&done, "config");
+        assert!(config.len() == 1 && config[0]["level"] == "warning", "{done:?}");
+    }
 }
 
 #[test]
@@ -174,6 +214,10 @@ fn a_daemon_that_does_not_answer_holds_nothing_up() {
     let socket = dir.path().join("occd.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
     let done = run(doctor(dir.path(), &["--json"]).env("OCC_SOCKET", &socket));
-    assert_eq!(only(&done, "daemon")["level"], "failed");
+    let daemon = only(&done, "daemon");
+    assert_eq!(daemon["level"], "failed");
+    // It may be one that was stopped, which is this process here.
+    let hint = format!("kill -CONT {} if it was stopped; else kill -9", std::process::id());
+    assert!(daemon["hint"].as_str().is_some_and(|text| text.starts_with(&hint)), "{daemon}");
     assert_eq!(only(&done, "hosts.json")["level"], "ok");
 }

@@ -484,7 +484,7 @@ fn changing(looks: Vec<Value>) -> Fake {
     let next = std::sync::atomic::AtomicUsize::new(0);
     Fake::new(move |seen| match seen.path.as_str() {
         "/v1/default-host" => Answer::ok(json!({"name": null})),
-        "/v1/hosts" => {
+        path if path.starts_with("/v1/hosts") => {
             let at = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             Answer::ok(looks[at.min(looks.len() - 1)].clone())
         }
@@ -543,6 +543,82 @@ fn watching_in_a_pipe_is_a_line_per_change() {
     assert_eq!(documents[4], json!({"host": "b", "removed": true}));
     let told = watch(&["status", "--watch", "--host", "a", "-q"], 3);
     assert!(told[2].ends_with("Z sandbox running, unhealthy"), "{told:?}");
+}
+
+#[test]
+fn watching_asks_for_the_next_change_and_not_again_and_again() {
+    use std::io::BufRead as _;
+    use std::sync::{Mutex, mpsc};
+    let (change, changed) = mpsc::channel::<()>();
+    let changed = Mutex::new(changed);
+    let at = |revision: u64, state: &str| {
+        let mut list = list(&[status("a", state)], None);
+        list["revision"] = json!(revision);
+        Answer::ok(list)
+    };
+    let fake = Fake::new(move |seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(json!({"name": null})),
+        "/v1/hosts" => at(7, "idle"),
+        "/v1/hosts?since=7&wait=60s" => {
+            changed.lock().unwrap().recv().unwrap();
+            at(8, "connecting")
+        }
+        "/v1/hosts?since=8&wait=60s" => {
+            changed.lock().unwrap().recv().unwrap();
+            at(9, "connected")
+        }
+        // As long as the test lasts nothing changes any more.
+        _ => {
+            let _ = changed.lock().unwrap().recv();
+            at(9, "connected")
+        }
+    });
+    let mut child = fake.command(&["status", "--watch", "--all"]);
+    let mut child = child.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert!(next().ends_with(" idle"));
+    change.send(()).unwrap();
+    assert!(next().ends_with(" connecting"));
+    change.send(()).unwrap();
+    assert!(next().ends_with(" connected"));
+    let asked = || {
+        let lines = fake.lines();
+        lines.into_iter().filter(|line| line.contains("/v1/hosts")).collect::<Vec<_>>()
+    };
+    testkit::wait::blocking::wait_until("the last", common::GUARD, asked, |asked| asked.len() == 4);
+    let since = |revision: u64| format!("GET /v1/hosts?since={revision}&wait=60s");
+    assert_eq!(asked(), ["GET /v1/hosts".to_owned(), since(7), since(8), since(9)]);
+    drop(change);
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_status_bar_is_told_a_line_when_there_is_another() {
+    use std::io::BufRead as _;
+    let lines = |mut command: std::process::Command, count: usize| {
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let out = std::io::BufReader::new(child.stdout.take().unwrap());
+        let told: Vec<String> = out.lines().take(count).map(Result::unwrap).collect();
+        let id = child.id().to_string();
+        let kill = std::process::Command::new("kill").args(["-TERM", &id]).status();
+        assert!(kill.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+        told
+    };
+    let idle = list(&[status("a", "idle"), status("b", "idle")], None);
+    let up = list(&[status("a", "idle"), connected("b")], None);
+    let fake = changing(vec![idle.clone(), idle, up]);
+    let args = ["status", "--watch", "--summary"];
+    let told = lines(fake.command(&args), 2);
+    assert!(told[0].starts_with("2 hosts: ") && !told[0].contains("connected"), "{told:?}");
+    assert!(told[1].starts_with("2 hosts: ") && told[1].contains("1 connected"), "{told:?}");
+    // Without a daemon it says so, waits for one and starts none.
+    let mut away = fake.command(&args);
+    away.env("OCC_SOCKET", fake.dir.path().join("none.sock"));
+    assert_eq!(lines(away, 1), ["occ off"]);
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The audit log.
     pub audit: AuditConfig,
+    /// Questions to people.
+    pub prompts: PromptsConfig,
     /// Ports of this machine.
     pub forwards: ForwardsConfig,
     /// What may be done, on all hosts and on this machine.
@@ -157,6 +159,20 @@ pub struct SecurityConfig {
 impl Default for SecurityConfig {
     fn default() -> Self {
         Self { passwords: true, proxy_commands: true, keep_passwords: true, key_lifetime: None }
+    }
+}
+
+/// `[prompts]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptsConfig {
+    /// Whether the desktop is told of a question that nobody answers.
+    pub notify: bool,
+}
+
+impl Default for PromptsConfig {
+    fn default() -> Self {
+        Self { notify: true }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::host::HostContext;
 use crate::hosts::HostsStore;
 use crate::in_flight::InFlight;
 use crate::logging::{self, Logging};
+use crate::notify;
 use crate::ownership::{self, Exposed};
 use crate::policy::Guard;
 use crate::pool::Pool;
@@ -131,7 +132,7 @@ impl Daemon {
         agent: Option<PathBuf>,
         given_key: Option<Secret>,
     ) -> Result<Self, StartError> {
-        let home = env.home.clone().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
+        let home = env.home("ssh keys and known_hosts")?.to_owned();
         let config_file = ConfigFile::of(&env)?;
         // A bad file is said before another daemon is disturbed.
         let config_stamp = config_file.stamp();
@@ -237,7 +238,7 @@ impl Daemon {
             tasks: tasks.clone(),
             recorder,
             clock: Arc::default(),
-            first_use: Arc::default(),
+            use_changed: Arc::default(),
             stop: hosts_stop.clone(),
         });
         let used = UsedFile::new(self.env.state_dir()?);
@@ -252,6 +253,8 @@ impl Daemon {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");
         }
         let config = LiveConfig::new(self.config_file, self.config_stamp, self.config);
+        let (asked, stopping) = (Arc::clone(&prompts), hosts_stop.clone());
+        tasks.spawn(notify::run(asked, config.subscribe(), stopping));
         let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts), audit.clone()));
         let sandboxes =
             Arc::new(Sandboxes::new(Arc::clone(&changes), tasks.clone(), hosts_stop.child_token()));

@@ -172,14 +172,11 @@ impl Pool {
     /// settings in force for the others.
     async fn reload_via(&self, config: &Config) {
         for handle in self.via() {
-            let snapshot = handle.snapshot();
-            // Whoever waits for an answer there may be a dial that is being made anew.
-            let is_asking = handle.question().is_some();
-            if snapshot.open_channels() > 0 || handle.is_waited_for() || is_asking {
+            if hops::is_unused(&handle) {
+                self.let_go(handle.name());
+            } else {
                 let settings = config.effective(handle.name());
-                handle.configure(snapshot.config.clone(), settings).await;
-            } else if let Some((_, entry)) = self.via.remove(handle.name()) {
-                entry.stop.cancel();
+                handle.configure(handle.snapshot().config.clone(), settings).await;
             }
         }
     }

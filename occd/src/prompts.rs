@@ -137,6 +137,15 @@ impl Prompts {
         later.filter(|at| *at > Instant::now()).min()
     }
 
+    /// Returns the questions that have been for all for that time, and when there is the next one.
+    pub fn neglected(&self, time: Duration) -> (Vec<Prompt>, Option<Instant>) {
+        let (open, now) = (self.lock(), Instant::now());
+        let (over, later): (Vec<&Open>, Vec<&Open>) =
+            open.iter().partition(|open| open.for_all + time <= now);
+        let next = later.iter().map(|open| open.for_all + time).min();
+        (over.into_iter().map(|open| open.prompt.clone()).collect(), next)
+    }
+
     /// Returns an open question.
     pub fn get(&self, id: u64) -> Option<Prompt> {
         let open = self.lock();

@@ -10,8 +10,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use occ_proto::error::PROBLEM_JSON;
-use occ_proto::{API_VERSION, API_VERSION_HEADER, Code, Problem, VERSION_HEADER};
+use occ_proto::{Code, Problem};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -26,6 +25,7 @@ use crate::descriptors::{ClientStream, Passed};
 use crate::metrics::Counter;
 use crate::peer::Peer;
 use crate::policy::{Asker, GrantInForce};
+use crate::wire::{Turn, Wire, last_answer};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
@@ -142,15 +142,7 @@ async fn turn_away(mut stream: UnixStream, most: usize) {
         Code::TooManyRequests,
         format!("occd has {most} clients, and takes no more."),
     );
-    let body = serde_json::to_string(&problem).unwrap_or_default();
-    let answer = format!(
-        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
-         {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n\
-         Retry-After: 1\r\nConnection: close\r\n\r\n{body}",
-        PROBLEM_JSON,
-        body.len(),
-        env!("CARGO_PKG_VERSION")
-    );
+    let answer = last_answer(&problem, "Retry-After: 1\r\n");
     // An answer that comes before its request is none.
     let mut request = vec![0; 16 * 1024];
     let _ = timeout(REQUEST, stream.read(&mut request)).await;
@@ -264,14 +256,16 @@ async fn client(stream: UnixStream, router: Router, asker: Asker, stop: Cancella
     let passed = Passed::default();
     let peer = Peer::of(&stream);
     let asker = Asker { peer, who: Who::of(peer), ..asker };
-    let stream = ClientStream::new(stream, passed.clone());
+    let turn = Turn::default();
+    let stream = Wire::new(ClientStream::new(stream, passed.clone()), turn.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        let router = router.clone();
+        turn.begin();
+        let (router, turn) = (router.clone(), turn.clone());
         request.extensions_mut().insert(passed.clone());
         request.extensions_mut().insert(asker.clone());
         async move {
             let response: Result<_, Infallible> = router.oneshot(request.map(Body::new)).await;
-            response
+            response.map(|response| turn.answer(response))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()

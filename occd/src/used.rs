@@ -22,8 +22,9 @@ use crate::state_file;
 pub const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How often the file is written at most while the daemon runs, unless a host is used for the first time.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// From the first use of a host to the file: it may be used for its login, and others with it.
-const FIRST_USE: Duration = Duration::from_secs(1);
+/// From the first use of a host to the file: it may be used for its login, and others with it. The same from the moment
+/// when a person disconnects it.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Which hosts are connected before anybody asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -82,18 +83,19 @@ impl UsedFile {
         state_file::save(&self.0, used)
     }
 
-    /// Writes the file now and then, soon after a host was used for the first time, so that a daemon that is killed
-    /// is followed by one that knows, and when `stop` is cancelled.
+    /// Writes the file now and then, soon after a host was used for the first time or disconnected, so that a daemon that
+    /// is killed is followed by one that knows, and when `stop` is cancelled.
     pub async fn keep(self, pool: Arc<Pool>, stop: CancellationToken) {
         let mut saved = self.load();
-        let first_use = Arc::clone(&pool.context().first_use);
+        let changed = Arc::clone(&pool.context().use_changed);
         loop {
             let wait = tokio::select! {
                 () = stop.cancelled() => Duration::ZERO,
                 () = tokio::time::sleep(INTERVAL) => Duration::ZERO,
-                () = first_use.notified() => FIRST_USE,
+                () = changed.notified() => SOON,
             };
             let stopped = timeout(wait, stop.cancelled()).await.is_ok();
+            pool.let_unused_go();
             let mut used = saved.clone();
             for (host, at) in pool.used() {
                 match at {
@@ -121,22 +123,28 @@ pub struct UseClock {
     last: std::sync::Mutex<Option<Timestamp>>,
     /// The last login needed a client, so that none is to be tried without one.
     by_client: AtomicBool,
-    first_use: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 impl UseClock {
-    /// Returns a clock that stands there, and tells of a first use.
-    pub fn at(used: Option<Timestamp>, first_use: Arc<Notify>) -> Self {
+    /// Returns a clock that stands there, and tells of a first use and of one that is forgotten.
+    pub fn at(used: Option<Timestamp>, changed: Arc<Notify>) -> Self {
         let last = std::sync::Mutex::new(used);
-        Self { last, by_client: AtomicBool::new(false), first_use }
+        Self { last, by_client: AtomicBool::new(false), changed }
     }
 
     /// Notes a use.
     pub fn note(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.replace(Timestamp::now()).is_none() {
-            self.first_use.notify_one();
+            self.changed.notify_one();
         }
+    }
+
+    /// Takes it for one that was never used: a person wants it disconnected, also by the next daemon.
+    pub fn forget(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.changed.notify_one();
     }
 
     /// Notes whether the last login needed a client.

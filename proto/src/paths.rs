@@ -29,6 +29,8 @@ pub fn read_only_beside(socket: &Path) -> PathBuf {
 pub struct Env {
     /// `HOME`.
     pub home: Option<PathBuf>,
+    /// What `HOME` is set to where that is no absolute path.
+    pub relative_home: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`.
@@ -47,6 +49,9 @@ pub enum PathError {
     /// Neither `HOME` nor the variable that would replace it is set.
     #[error("HOME is not set, so there is no place for {0}")]
     NoHome(&'static str),
+    /// `HOME` is no absolute path, so it depends on where a program is started.
+    #[error("HOME is {0:?}, which is not an absolute path, so there is no place for {1}")]
+    RelativeHome(PathBuf, &'static str),
     /// The socket's path does not fit a socket address.
     #[error("the socket path {path} is {len} bytes long; the system's limit is {MAX_SOCKET_PATH}")]
     SocketPathTooLong {
@@ -73,6 +78,10 @@ impl Env {
             |name: &str| lookup(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
             home: absolute("HOME"),
+            relative_home: lookup("HOME")
+                .filter(|home| !home.is_empty())
+                .map(PathBuf::from)
+                .filter(|home| home.is_relative()),
             xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
             xdg_config_home: absolute("XDG_CONFIG_HOME"),
             xdg_state_home: absolute("XDG_STATE_HOME"),
@@ -82,8 +91,12 @@ impl Env {
         }
     }
 
-    fn home(&self, what: &'static str) -> Result<&Path, PathError> {
-        self.home.as_deref().ok_or(PathError::NoHome(what))
+    /// Returns the home directory, which is needed for `what`.
+    pub fn home(&self, what: &'static str) -> Result<&Path, PathError> {
+        self.home.as_deref().ok_or_else(|| match &self.relative_home {
+            Some(home) => PathError::RelativeHome(home.clone(), what),
+            None => PathError::NoHome(what),
+        })
     }
 
     /// Returns the directory for what outlives a reboot but is not configuration:
@@ -229,6 +242,10 @@ mod tests {
         let without = env(&[("HOME", "/h")]);
         assert_eq!(without.socket(None).unwrap(), Path::new("/h/.local/state/occ/run/occd.sock"));
         assert_eq!(env(&[]).socket(None), Err(PathError::NoHome("state")));
+        assert_eq!(env(&[("HOME", "")]).socket(None), Err(PathError::NoHome("state")));
+        let relative = env(&[("HOME", "h")]).socket(None).unwrap_err();
+        assert_eq!(relative, PathError::RelativeHome("h".into(), "state"));
+        assert!(relative.to_string().starts_with("HOME is \"h\", which is not an absolute path"));
     }
 
     #[test]

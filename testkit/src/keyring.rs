@@ -3,13 +3,11 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
 use crate::DaemonRig;
+use crate::bus::Bus;
 use crate::require::{find_program, require};
 use crate::wait::blocking::wait_for;
 
@@ -19,8 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A real Secret Service for one test. Dropping it ends it.
 #[derive(Debug)]
 pub struct Keyring {
-    dir: TempDir,
-    bus: Child,
+    bus: Bus,
     daemon: Child,
 }
 
@@ -37,26 +34,9 @@ impl Keyring {
 
     /// Starts one, and names it to whatever is started in the rig from now on.
     pub fn start(rig: &mut DaemonRig) -> Self {
-        let dir = tempfile::Builder::new().prefix("occ-keyring-").tempdir_in("/tmp").unwrap();
-        let socket = dir.path().join("bus");
-        let config = dir.path().join("bus.conf");
-        // Without the system's files of services, so that nothing is started by a name on the bus.
-        let text = format!(
-            "<busconfig><type>session</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
-             <policy context=\"default\"><allow send_destination=\"*\"/>\
-             <allow receive_sender=\"*\"/><allow own=\"*\"/></policy></busconfig>",
-            socket.display()
-        );
-        fs::write(&config, text).unwrap();
-        fs::DirBuilder::new().mode(0o700).create(dir.path().join("run")).unwrap();
-        let bus = Command::new(find_program("dbus-daemon").unwrap())
-            .arg(format!("--config-file={}", config.display()))
-            .arg("--nofork")
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_for("the bus to listen", DEADLINE, || socket.exists().then_some(()));
-        let mut daemon = Self::in_session(&dir, "gnome-keyring-daemon")
+        let bus = Bus::new();
+        fs::DirBuilder::new().mode(0o700).create(bus.path("run")).unwrap();
+        let mut daemon = Self::in_session(&bus, "gnome-keyring-daemon")
             .args(["--foreground", "--unlock", "--components=secrets"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -64,23 +44,18 @@ impl Keyring {
             .spawn()
             .unwrap();
         daemon.stdin.take().unwrap().write_all(b"the keyring's own").unwrap();
-        let keyring = Self { dir, bus, daemon };
+        let keyring = Self { bus, daemon };
         wait_for("the keyring to answer", DEADLINE, || {
             keyring.store("probe", "-", "-", "x").then_some(())
         });
-        rig.set_env("DBUS_SESSION_BUS_ADDRESS", keyring.address());
+        rig.set_env("DBUS_SESSION_BUS_ADDRESS", keyring.bus.address());
         keyring
     }
 
-    fn address(&self) -> String {
-        format!("unix:path={}", self.dir.path().join("bus").display())
-    }
-
-    fn in_session(dir: &TempDir, program: &str) -> Command {
+    fn in_session(bus: &Bus, program: &str) -> Command {
         let mut command = Command::new(find_program(program).unwrap());
-        let path = |name: &str| -> PathBuf { dir.path().join(name) };
-        command.env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", path("bus").display()));
-        command.env("HOME", dir.path()).env("XDG_RUNTIME_DIR", path("run"));
+        command.env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+        command.env("HOME", bus.path("")).env("XDG_RUNTIME_DIR", bus.path("run"));
         command.env_remove("XDG_DATA_HOME").env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY");
         command
     }
@@ -88,7 +63,7 @@ impl Keyring {
     /// Puts a password in, as the one of a login at a host whose server has that key.
     pub fn store(&self, host: &str, login: &str, host_key: &str, password: &str) -> bool {
         let attributes = ["application", "occ", "host", host, "login", login, "host_key", host_key];
-        let mut child = Self::in_session(&self.dir, "secret-tool")
+        let mut child = Self::in_session(&self.bus, "secret-tool")
             .args(["store", "--label=test"])
             .args(attributes)
             .stdin(Stdio::piped())
@@ -101,14 +76,14 @@ impl Keyring {
 
     /// Returns the password that is kept for a host.
     pub fn lookup(&self, host: &str) -> Option<String> {
-        let mut command = Self::in_session(&self.dir, "secret-tool");
+        let mut command = Self::in_session(&self.bus, "secret-tool");
         let output = command.args(["lookup", "application", "occ", "host", host]).output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
     /// Locks it, as the desktop does when its user leaves.
     pub fn lock(&self) {
-        let status = Self::in_session(&self.dir, "dbus-send")
+        let status = Self::in_session(&self.bus, "dbus-send")
             .args(["--session", "--print-reply", "--dest=org.freedesktop.secrets"])
             .args(["/org/freedesktop/secrets", "org.freedesktop.Secret.Service.Lock"])
             .arg("array:objpath:/org/freedesktop/secrets/collection/login")
@@ -121,8 +96,6 @@ impl Keyring {
 
 impl Drop for Keyring {
     fn drop(&mut self) {
-        for child in [&mut self.daemon, &mut self.bus] {
-            let _ = (child.kill(), child.wait());
-        }
+        let _ = (self.daemon.kill(), self.daemon.wait());
     }
 }

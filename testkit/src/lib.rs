@@ -24,6 +24,7 @@
 )]
 
 pub mod bridge;
+pub mod bus;
 pub mod daemon;
 pub mod docker;
 pub mod dropbear;
@@ -48,6 +49,7 @@ pub mod wait;
 mod worker;
 
 pub use bridge::Bridge;
+pub use bus::Bus;
 pub use daemon::DaemonRig;
 pub use docker::DockerRig;
 pub use dropbear::Dropbear;

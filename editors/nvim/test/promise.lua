@@ -184,6 +184,10 @@ function tests.a_new_file_is_made_and_one_that_cannot_be_read_is_not_written()
   vim.cmd('bwipeout!')
   failed = {}
   vim.cmd('OccOpen ' .. host .. ':' .. dir)
+  -- It is told when the screen has been drawn.
+  wait('why it cannot be read', function()
+    return #failed > 0
+  end)
   assert(failed[1]:find('directory', 1, true), vim.inspect(failed))
   vim.api.nvim_buf_set_lines(0, 0, -1, false, { 'mine' })
   vim.cmd('write!')

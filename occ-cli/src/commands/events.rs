@@ -13,7 +13,7 @@ use super::Context;
 use crate::cli::EventsArgs;
 use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
 use crate::lines::Lines;
-use crate::output::Ui;
+use crate::output::{Ui, json};
 
 /// How long until a daemon that is away is looked for again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -41,24 +41,36 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
                 query.push(format!("after={seen}"));
             }
             let path = format!("/v1/events?{}", query.join("&"));
-            let ended = match Lines::get(&client, &path).await {
+            // Its head comes at once.
+            let ended = match client.at_once(Lines::get(&client, &path)).await {
                 Ok(mut lines) => {
                     away = false;
-                    told(context.ui, args, &mut lines, &mut seen).await
+                    let telling = told(context.ui, args, &mut lines, &mut seen);
+                    match args.once {
+                        true => client.at_once(telling).await,
+                        false => telling.await,
+                    }
                 }
                 Err(error) => Err(error),
             };
-            match ended {
+            let why = match ended {
                 Ok(true) => return Ok(0),
-                Ok(false) => {}
+                Ok(false) => CliError::daemon("occd is away"),
                 Err(error)
                     if error.problem.is_none()
                         && error.exit == DAEMON
-                        && error.code != DAEMON_INCOMPATIBLE => {}
+                        && error.code != DAEMON_INCOMPATIBLE =>
+                {
+                    error
+                }
                 Err(error) => return Err(error),
+            };
+            if args.once {
+                return Err(why);
             }
             if !std::mem::replace(&mut away, true) {
-                context.ui.note("occd is away. It is tried again.");
+                let why = why.message.trim_end_matches('.');
+                context.ui.note(&format!("{why}. It is tried again."));
             }
             tokio::time::sleep(AGAIN).await;
         }
@@ -78,12 +90,11 @@ async fn told(
     lines: &mut Lines,
     seen: &mut Option<String>,
 ) -> Result<bool, CliError> {
-    while let Some(json) = lines.next::<serde_json::Value>().await? {
-        let event: Event =
-            serde_json::from_value(json.clone()).map_err(|_| lines.misunderstood())?;
+    while let Some(line) = lines.next_line().await? {
+        let event: Event = lines.parse(&line)?;
         *seen = Some(event.id);
         if ui.json {
-            ui.print(&format!("{json}\n"))?;
+            ui.print(&json::line(&line))?;
         } else {
             for line in said(&event.change) {
                 let time = Timestamp::now().to_zoned(TimeZone::system()).strftime("%H:%M:%S");

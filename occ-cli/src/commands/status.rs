@@ -19,7 +19,7 @@ use crate::target::{Source, Target};
 /// Runs `occ` without a command: the table on a terminal, the help without hosts.
 pub(crate) async fn bare(context: &Context<'_>) -> Result<u8, CliError> {
     if context.named.is_some() || context.selection.is_some() {
-        return run(context, &StatusArgs { fresh: false, watch: false }).await;
+        return run(context, &StatusArgs { fresh: false, watch: false, summary: false }).await;
     }
     if !context.ui.stdout_terminal && !context.ui.json {
         return help(context);
@@ -42,7 +42,10 @@ fn help(context: &Context<'_>) -> Result<u8, CliError> {
 /// Runs `occ status` and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<u8, CliError> {
     if args.watch {
-        return watch::run(context).await;
+        return match args.summary {
+            true => watch::summary(context).await,
+            false => watch::run(context).await,
+        };
     }
     if let Some(selection) = &context.selection {
         if let Some(Target::Host(..) | Target::Local) = context.named

@@ -1,7 +1,8 @@
 //! `occ status --watch`: the same again whenever something changes.
 //!
-//! The daemon's memory is looked at once a second, with one request whatever the number of hosts. Nobody is
-//! dialled for that. This machine's own Docker is asked each time.
+//! The daemon is asked for its memory and answers when something in it is another, with one request whatever the number
+//! of hosts: it has nothing to do while nothing changes. Nobody is dialled for that. This machine's own Docker is asked
+//! once a second.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use occ_proto::text::sanitize;
 use rustix::stdio::stdout;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::Context;
 use super::group::{Selection, of_host};
@@ -23,8 +24,14 @@ use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
 use crate::output::{Ui, host as show, json, rows, write_stdout};
 use crate::target::Target;
 
-/// How often the daemon is asked.
+/// How often times that pass are shown anew; this machine's Docker is asked; a daemon that is away is looked for.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long the daemon has nothing to answer at most. What is no change, such as a round trip, is seen as often.
+const WAIT: Duration = Duration::from_secs(60);
+/// How much longer than that an answer may take.
+const LATE: Duration = Duration::from_secs(10);
+/// How long after an answer the next is asked for, so that what changes all the time is seen ten times a second.
+const PACE: Duration = Duration::from_millis(100);
 
 /// Takes the whole screen: the alternate one, without a cursor and with lines cut off at the edge (xterm's control
 /// sequences, DECSET 1049, 25 and 7).
@@ -95,19 +102,120 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     }
 }
 
-async fn look(client: &Client, watched: &Watched) -> Result<Seen, CliError> {
-    if let Watched::Local = watched {
-        return match client.get_slow("/v1/hosts/local/container").await {
+/// Runs `occ status --watch --summary` until a signal ends it, also while there is no daemon.
+pub(super) async fn summary(context: &Context<'_>) -> Result<u8, CliError> {
+    if context.ui.json {
+        return Err(CliError::usage("--summary has no --json: occ events --json has every change"));
+    }
+    let watched = Watched::Many(context.selection.clone().unwrap_or(Selection::All));
+    let following = async {
+        let mut shown = String::new();
+        loop {
+            let failed = match context.client().await {
+                Ok(client) => in_short(context.ui, &client, &watched, &mut shown).await?,
+                Err(error) => error,
+            };
+            if !may_come_back(&failed) {
+                return Err(failed);
+            }
+            tell(context.ui, &mut shown, "occ off")?;
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        // It is how watching ends.
+        ended = crate::terminal::ended() => Ok(ended.exit),
+        failed = following => failed,
+    }
+}
+
+/// Tells how many hosts are connected until they cannot be looked at, and returns why.
+async fn in_short(
+    ui: &Ui,
+    client: &Client,
+    watched: &Watched,
+    shown: &mut String,
+) -> Result<CliError, CliError> {
+    let mut looks = Looks::new(client, watched);
+    loop {
+        let (later, seen) = looks.next().await;
+        looks = later;
+        match seen {
+            Ok(seen) => {
+                let text = picture(ui, watched, &seen);
+                tell(ui, shown, text.lines().last().unwrap_or_default())?;
+            }
+            Err(error) => return Ok(error),
+        }
+    }
+}
+
+/// Tells a line that is another one than the last.
+fn tell(ui: &Ui, shown: &mut String, line: &str) -> Result<(), CliError> {
+    if shown != line {
+        line.clone_into(shown);
+        ui.print(&format!("{line}\n"))?;
+    }
+    Ok(())
+}
+
+/// One look after the other, each as soon as there is something new.
+struct Looks<'a> {
+    client: &'a Client,
+    watched: &'a Watched,
+    /// What was seen last, if it was the daemon's memory.
+    revision: Option<u64>,
+    /// When the next look is at the earliest.
+    not_before: Instant,
+}
+
+impl<'a> Looks<'a> {
+    fn new(client: &'a Client, watched: &'a Watched) -> Self {
+        Self { client, watched, revision: None, not_before: Instant::now() }
+    }
+
+    /// Looks. It comes back with what is seen, so that it can be waited for beside other things.
+    async fn next(mut self) -> (Self, Result<Seen, CliError>) {
+        sleep_until(self.not_before).await;
+        let (begun, before) = (Instant::now(), self.revision.take());
+        let seen = match self.watched {
+            Watched::Local => self.local().await,
+            Watched::One(_) | Watched::Many(_) => self.hosts(before).await,
+        };
+        if let Ok(Seen::Hosts(list, _)) = &seen {
+            self.revision = Some(list.revision);
+        }
+        // An older daemon does not wait for a change.
+        let is_new = self.revision.is_some() && self.revision != before;
+        let pause = if is_new || begun.elapsed() >= EVERY { PACE } else { EVERY };
+        self.not_before = Instant::now() + if seen.is_ok() { pause } else { EVERY };
+        (self, seen)
+    }
+
+    async fn local(&self) -> Result<Seen, CliError> {
+        match self.client.get_slow("/v1/hosts/local/container").await {
             Ok(reply) => Ok(Seen::Local(Ok((Box::new(reply.parse()?), reply.parse()?)))),
             // Docker's troubles are part of what is seen.
             Err(error) if error.daemon_code().is_some() => Ok(Seen::Local(Err(error.message))),
             Err(error) => Err(error),
-        };
+        }
     }
-    let reply = client.get("/v1/hosts").await?;
-    let mut list: HostList = reply.parse()?;
-    watched.narrow(&mut list)?;
-    Ok(Seen::Hosts(list, reply.parse()?))
+
+    async fn hosts(&self, before: Option<u64>) -> Result<Seen, CliError> {
+        let later = async {
+            let path = format!("/v1/hosts?since={}&wait={}s", before?, WAIT.as_secs());
+            timeout(WAIT + LATE, self.client.get_once(&path)).await.ok()
+        };
+        let reply = match later.await {
+            Some(reply) => reply?,
+            // Nothing has been seen yet; or the daemon may be stuck.
+            None => self.client.at_once(self.client.get_once("/v1/hosts")).await?,
+        };
+        let mut list: HostList = reply.parse()?;
+        self.watched.narrow(&mut list)?;
+        Ok(Seen::Hosts(list, reply.parse()?))
+    }
 }
 
 /// Returns whether the daemon is away, and may be there again a moment later.
@@ -198,12 +306,14 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Before the screen is taken, so that what is wrong is read where it was asked.
-    look(client, watched).await?;
+    let (looks, first) = Looks::new(client, watched).next().await;
+    let (mut seen, mut trouble) = (first?, None);
+    let mut looking = Box::pin(looks.next());
     let mut screen = Screen::take()?;
-    let mut last = String::new();
     loop {
-        enum Event {
+        enum Event<'a> {
             Tick,
+            Seen(Looks<'a>, Result<Seen, CliError>),
             Resized,
             Stopped,
         }
@@ -211,24 +321,35 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
             biased;
             _ = stopped.recv() => Event::Stopped,
             _ = resized.recv() => Event::Resized,
+            (looks, seen) = &mut looking => Event::Seen(looks, seen),
             _ = tick.tick() => Event::Tick,
         };
-        if let Event::Stopped = event {
-            screen.end("")?;
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
-                .map_err(|error| CliError::failed(format!("occ cannot be stopped: {error}")))?;
-            // Here it goes on.
-            screen.begin()?;
-        }
-        let text = match look(client, watched).await {
-            Ok(seen) => {
-                last = picture(ui, watched, &seen);
-                last.clone()
+        let anew = matches!(event, Event::Stopped | Event::Resized);
+        match event {
+            Event::Tick | Event::Resized => {}
+            Event::Seen(looks, now) => {
+                looking.set(looks.next());
+                trouble = None;
+                match now {
+                    Ok(now) => seen = now,
+                    Err(error) if may_come_back(&error) => trouble = Some(away(&error)),
+                    Err(error) => return Err(error),
+                }
             }
-            Err(error) if may_come_back(&error) => format!("{last}\n{}\n", away(&error)),
-            Err(error) => return Err(error),
-        };
-        screen.show(&text, !matches!(event, Event::Tick))?;
+            Event::Stopped => {
+                screen.end("")?;
+                let own = rustix::process::getpid();
+                rustix::process::kill_process(own, rustix::process::Signal::STOP)
+                    .map_err(|error| CliError::failed(format!("occ cannot be stopped: {error}")))?;
+                // Here it goes on.
+                screen.begin()?;
+            }
+        }
+        let mut text = picture(ui, watched, &seen);
+        if let Some(trouble) = &trouble {
+            text.push_str(&format!("\n{trouble}\n"));
+        }
+        screen.show(&text, anew)?;
     }
 }
 
@@ -292,14 +413,14 @@ fn second(at: Timestamp) -> String {
 }
 
 async fn by_line(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never, CliError> {
-    let mut tick = interval(EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = Looks::new(client, watched);
     let mut before: BTreeMap<HostName, Look> = BTreeMap::new();
     let mut local_before: Option<String> = None;
     let mut is_away = false;
     loop {
-        tick.tick().await;
-        let seen = match look(client, watched).await {
+        let (later, seen) = looks.next().await;
+        looks = later;
+        let seen = match seen {
             // One that was there when the watching began; whoever starts it again wants it watched.
             Err(error)
                 if may_come_back(&error) && (!before.is_empty() || local_before.is_some()) =>

@@ -22,6 +22,10 @@ use crate::session::SessionError;
 use crate::ssh::error::chain;
 use crate::ssh::{ChannelError, ConnectError};
 
+/// When a server that has no session to spare is worth another try, in milliseconds: commands that last a moment make
+/// room by themselves.
+const SESSION_FREE_MS: u64 = 1000;
+
 /// A problem on its way to a client.
 #[derive(Debug)]
 pub(super) struct ApiError(pub Box<Problem>);
@@ -213,7 +217,16 @@ pub(super) fn exec(name: &HostName, error: &ExecError) -> ApiError {
     if matches!(error, ExecError::NoSession(_) | ExecError::NoShell(_)) {
         problem.0.phase = Some(Phase::ChannelOpen);
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+    soon(problem)
+}
+
+/// Says of a problem that may be over soon that it is worth another try.
+pub(super) fn soon(problem: ApiError) -> ApiError {
+    let busy = (problem.0.code == Code::SessionRefused).then_some(SESSION_FREE_MS);
+    match problem.0.status == StatusCode::SERVICE_UNAVAILABLE {
+        true => problem.retryable(busy),
+        false => problem,
+    }
 }
 
 fn exec_status(error: &ExecError) -> (StatusCode, Code) {
@@ -261,7 +274,7 @@ pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
     let (status, code) = docker_status(error);
     let detail = docker_text(error);
     let problem = ApiError::new(status, code, format!("{name}: {detail}.")).host(name);
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+    soon(problem)
 }
 
 fn docker_status(error: &DockerError) -> (StatusCode, Code) {
@@ -342,7 +355,7 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
     {
         problem.0.causes = log.iter().map(|line| occ_proto::text::sanitize(line)).collect();
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retryable(None) } else { problem }
+    soon(problem)
 }
 
 fn install_status(error: &InstallError) -> (StatusCode, Code) {

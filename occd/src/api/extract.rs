@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::App;
 use super::error::ApiError;
+use super::strict;
 use crate::container::Engine;
 use crate::exec::Executor;
 use crate::files;
@@ -64,14 +65,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 ApiError::bad_request(format!("The body could not be read: {rejection}."))
             }
         })?;
-        // Every body is an object; serde takes an array, too, for the fields of one in their order.
+        // Every body is an object, also of a type that serde takes from an array by itself.
         if bytes.trim_ascii_start().first() == Some(&b'[') {
             return Err(ApiError::bad_request(
                 "The body is not valid: it is an array, not an object.",
             ));
         }
-        // serde_json's errors name line and column.
-        serde_json::from_slice(&bytes)
+        strict::from_slice(&bytes)
             .map(Self)
             .map_err(|error| ApiError::bad_request(format!("The body is not valid: {error}.")))
     }

@@ -16,7 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::App;
 use super::document::{Binary, FileChanged, FileEvent, FileRead, FileWritten};
-use super::error::{ApiError, ApiResult, unreachable};
+use super::error::{ApiError, ApiResult, soon, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
 use super::json::{self, Json};
 use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
@@ -73,9 +73,7 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
     let place = executor.host().map_or_else(String::new, |name| format!("{name}: "));
     let text = occ_proto::text::sanitize(&chain(error));
     let error = ApiError::new(status, code, format!("{place}{}.", text.trim_end_matches('.')));
-    let error =
-        if status == StatusCode::SERVICE_UNAVAILABLE { error.may_come_back() } else { error };
-    about(error, executor.host())
+    about(soon(error), executor.host())
 }
 
 fn about(error: ApiError, host: Option<&HostName>) -> ApiError {

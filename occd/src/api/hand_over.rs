@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use occ_proto::daemon::HandOver;
@@ -51,8 +51,9 @@ pub(super) async fn hand_over(State(app): State<Arc<App>>) -> Json<HandOver> {
 
 /// Counts a request until the last byte of its answer; one that becomes a stream, until its connection ends.
 pub(super) async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    // Who follows what changes goes on with the next daemon.
-    if request.uri().path() == "/v1/events" {
+    // Who follows what changes goes on with the next daemon, and so does who asks for the list, and may wait for another.
+    if matches!(request.uri().path(), "/v1/events" | "/v1/hosts") && request.method() == Method::GET
+    {
         return next.run(request).await;
     }
     let flying = app.in_flight.begin();

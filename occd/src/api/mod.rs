@@ -91,6 +91,7 @@ mod session_events;
 mod session_ws;
 mod sessions;
 mod ssh_config;
+mod strict;
 mod test;
 mod trace;
 mod trust;

@@ -1,5 +1,6 @@
 //! One client of a host's Docker socket: understood up to its first request, and from then on bytes.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -44,7 +45,13 @@ pub(super) async fn serve(
 ) -> std::io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
-        let Some(request) = next(&mut client, &mut buffer).await? else { return Ok(()) };
+        let request = match next(&mut client, &mut buffer).await {
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                return answer(client, nonsense()).await;
+            }
+            request => request?,
+        };
+        let Some(request) = request else { return Ok(()) };
         let Request::Ping { length, head_only, last } = request else { break };
         buffer.advance(length);
         let pinged = match ready.live() {
@@ -275,6 +282,12 @@ fn unavailable(why: &Unavailable, head_only: bool) -> String {
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
+}
+
+/// Returns the answer to what is no request, or has no end.
+fn nonsense() -> String {
+    let why = Unavailable("occd: this is no request of HTTP/1.1".to_owned());
+    unavailable(&why, false).replacen("503 Service Unavailable", "400 Bad Request", 1)
 }
 
 /// Returns the answer to what the policy refuses.

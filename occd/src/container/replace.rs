@@ -120,6 +120,7 @@ pub(super) async fn mend(
         match cancel.run_until_cancelled(Box::pin(answer::wait(session, Until::Ready))).await {
             Some(Ok(_)) => {
                 remove(session, SET_ASIDE).await?;
+                leave_names(session).await?;
                 return Ok(Some("an update that was cut short is finished".to_owned()));
             }
             Some(Err(_)) => {}
@@ -130,6 +131,23 @@ pub(super) async fn mend(
     go_back(session, false).await?;
     restore_names(session).await?;
     Ok(Some("an update that was cut short is undone".to_owned()))
+}
+
+/// Takes the second name from the image from before a finished update, and the image where that was its last one.
+async fn leave_names(session: &mut Session) -> Result<(), SandboxError> {
+    let Some(container) = inspect(session).await? else { return Ok(()) };
+    let Some(name) = container.config.and_then(|config| config.image) else { return Ok(()) };
+    let (repo, _) = objects::split(&name);
+    let id = async |session: &mut Session, tag: &str| {
+        let image = image::find(session, &format!("{repo}:{tag}")).await?;
+        Ok::<_, SandboxError>(image.and_then(|image| image.id))
+    };
+    let (kept, previous) = (id(session, PREVIOUS_KEPT).await?, id(session, PREVIOUS).await?);
+    if let (Some(kept), Some(previous)) = (kept, previous) {
+        steps::unkeep(session, &repo, &previous).await;
+        steps::tidy(session, &kept, &repo).await;
+    }
+    Ok(())
 }
 
 /// Has the names of the sandbox's images mean what they meant before the update: its own the image that it is made
@@ -143,8 +161,9 @@ async fn restore_names(session: &mut Session) -> Result<(), SandboxError> {
     }
     let (repo, tag) = objects::split(&name);
     let kept = image::find(session, &format!("{repo}:{PREVIOUS_KEPT}")).await?;
-    if let Some(kept) = kept.and_then(|image| image.id) {
-        image::tag(session, &kept, &repo, PREVIOUS).await?;
+    let kept = kept.and_then(|image| image.id);
+    if let Some(kept) = &kept {
+        image::tag(session, kept, &repo, PREVIOUS).await?;
         image::forget(session, &repo, PREVIOUS_KEPT).await?;
     }
     let new = image::find(session, &name).await?;
@@ -153,6 +172,11 @@ async fn restore_names(session: &mut Session) -> Result<(), SandboxError> {
         return Ok(());
     }
     image::tag(session, &id, &repo, &tag).await?;
+    let previous = image::find(session, &format!("{repo}:{PREVIOUS}")).await?;
+    // The first update named it so, and there is nothing to go back to.
+    if kept.is_none() && previous.and_then(|image| image.id).as_ref() == Some(&id) {
+        image::forget(session, &repo, PREVIOUS).await?;
+    }
     // The new one has lost its name, and can be pulled again.
     match new.filter(|image| image::comes_from(image, &repo)).and_then(|image| image.id) {
         Some(new) => image::remove_left(session, &new, &repo).await,

@@ -406,10 +406,18 @@ pub async fn update(
                         .note(format!("{repo}:{tag} still names the other image: {undo}"));
                 }
             }
-            if let Some(kept) = kept {
-                unkeep(session, &repo, &kept).await;
+            match kept {
+                Some(kept) => unkeep(session, &repo, &kept).await,
+                // There was none before, and there is nothing to go back to.
+                None if matches!(error, SandboxError::Stuck { .. }) => {}
+                None => {
+                    if let Err(undo) = image::forget(session, &repo, PREVIOUS).await {
+                        session.progress.note(format!(
+                            "{previous_name} still names the image that runs: {undo}"
+                        ));
+                    }
+                }
             }
-            // Where there was none before, `previous` stays the one that runs.
             if pulled && !matches!(error, SandboxError::Stuck { .. }) {
                 tidy(session, &new, &repo).await;
             }
@@ -428,7 +436,7 @@ pub async fn update(
 
 /// Takes the second name from the image from before, which an update needs no more. `previous` is what `previous`
 /// names now: an image keeps no name as its last one, which Docker would not take from a container's image.
-async fn unkeep(session: &mut Session, repo: &str, previous: &str) {
+pub(super) async fn unkeep(session: &mut Session, repo: &str, previous: &str) {
     let taken = async {
         image::tag(session, previous, repo, PREVIOUS_KEPT).await?;
         image::forget(session, repo, PREVIOUS_KEPT).await
@@ -439,7 +447,7 @@ async fn unkeep(session: &mut Session, repo: &str, previous: &str) {
 }
 
 /// Removes an image that an update has left. That it cannot be removed is no failure of the update.
-async fn tidy(session: &mut Session, id: &str, repo: &str) {
+pub(super) async fn tidy(session: &mut Session, id: &str, repo: &str) {
     if let Err(error) = image::remove_left(session, id, repo).await {
         session.progress.note(format!("an image that nothing uses any more stays: {error}"));
     }

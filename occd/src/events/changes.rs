@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use jiff::Timestamp;
 use occ_proto::HostName;
 use tokio::sync::watch;
 
@@ -25,11 +26,24 @@ pub enum Topic {
 }
 
 /// What has changed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Changes {
     revision: AtomicU64,
     touched: Mutex<BTreeSet<Topic>>,
     bell: watch::Sender<()>,
+}
+
+impl Default for Changes {
+    /// Begins at a revision that no daemon before has come to, unless it saw a change each microsecond: who has waited for
+    /// another revision of that one goes on with this one.
+    fn default() -> Self {
+        let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
+        Self {
+            revision: AtomicU64::new(now),
+            touched: Mutex::default(),
+            bell: watch::Sender::default(),
+        }
+    }
 }
 
 impl Changes {

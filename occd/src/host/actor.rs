@@ -62,8 +62,8 @@ pub struct HostContext {
     pub clock: Arc<SleepClock>,
     /// Cancelled when the daemon stops, and all hosts with it.
     pub stop: CancellationToken,
-    /// Notified when a host is used that was not used before.
-    pub first_use: Arc<Notify>,
+    /// Notified when a host is used that was not used before, and when a person disconnects one.
+    pub use_changed: Arc<Notify>,
 }
 
 type DialResult = Result<Arc<Connection>, ConnectError>;
@@ -192,7 +192,7 @@ pub fn spawn(
     let tasks = context.tasks.clone();
     let clock = Arc::clone(&context.clock);
     let shared_context = Arc::clone(&context);
-    let used = Arc::new(UseClock::at(used, Arc::clone(&context.first_use)));
+    let used = Arc::new(UseClock::at(used, Arc::clone(&context.use_changed)));
     let questions = Arc::new(Questions::new(Arc::clone(&context.dial.prompts)));
     let metrics: Arc<HostMetrics> = Arc::default();
     let actor = Actor {

@@ -225,6 +225,13 @@ impl HostHandle {
         }
     }
 
+    /// Notes a use. One that is disconnected on request is asked in vain.
+    pub fn note_use(&self) {
+        if self.snapshot.borrow().state != State::Stopped {
+            self.used.note();
+        }
+    }
+
     /// Returns when it was last used.
     pub fn last_used(&self) -> Option<Timestamp> {
         self.used.last()
@@ -305,7 +312,7 @@ impl HostHandle {
         tries: Tries,
         client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
-        self.used.note();
+        self.note_use();
         if let Some(connection) = self.up_now().await {
             return Ok(connection);
         }
@@ -349,7 +356,7 @@ impl HostHandle {
         behind: &Questions,
         deadline: Instant,
     ) -> Result<Arc<Connection>, Unreachable> {
-        self.used.note();
+        self.note_use();
         if let Some(connection) = self.up_now().await {
             return Ok(connection);
         }
@@ -391,15 +398,18 @@ impl HostHandle {
         tries: Tries,
         client: &Client,
     ) -> Result<Arc<Connection>, Unreachable> {
+        self.used.note();
         self.questions.add(client);
         self.ask(|done| HostRequest::Reconnect { done }).await?;
         let deadline = Instant::now() + tries.patience();
         self.wait_for_connection(Wish::Command, tries, deadline, client.can_answer()).await
     }
 
-    /// Closes the connection; nothing but a request to connect opens it again.
+    /// Closes the connection; nothing but a request to connect opens it again, and no start of a daemon.
     pub async fn disconnect(&self) -> Result<(), Unreachable> {
-        self.ask(|done| HostRequest::Disconnect { done }).await
+        self.ask(|done| HostRequest::Disconnect { done }).await?;
+        self.used.forget();
+        Ok(())
     }
 
     /// Puts a new configuration in force.
@@ -419,7 +429,7 @@ impl HostHandle {
         settings: EffectiveSettings,
         connection: Arc<Connection>,
     ) -> Result<(), Unreachable> {
-        self.used.note();
+        self.note_use();
         let (config, settings) = (Box::new(config), Box::new(settings));
         self.ask(|done| HostRequest::Take { config, settings, connection, done }).await
     }

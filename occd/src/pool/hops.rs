@@ -4,16 +4,25 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
 use occ_proto::name::{Destination, check_jump_hosts};
+use occ_proto::status::State;
 use occ_proto::{HostConfig, HostName, InvalidName};
 use tokio::time::Instant;
 
 use super::{Entry, Pool};
+use crate::events::Topic;
 use crate::host::{self, HostHandle, Unreachable};
 use crate::prompts::Questions;
 use crate::ssh::ConnectError;
 use crate::ssh::hop::{Hop, HopDemand, Hops};
 use crate::ssh::target::Route;
+
+/// How many jump hosts that hosts.json does not name may be made because somebody asks for them by name. Those that hosts
+/// are behind are as many as it takes.
+const MOST: usize = 64;
+/// After this time one that nobody uses goes.
+const UNUSED: SignedDuration = SignedDuration::from_mins(10);
 
 /// The most jump hosts on one way. More is a mistake in a configuration, most likely.
 const LONGEST: usize = 8;
@@ -30,6 +39,9 @@ impl Hops for Pool {
         Box::pin(async move {
             let hop = self.hop(chain)?;
             self.check_way(host, &hop).await?;
+            if hop.name().is_via() {
+                hop.note_use();
+            }
             let connection = match demand {
                 HopDemand::Command => hop.connection_behind(questions, deadline).await,
                 HopDemand::Background => hop.connection_if_due(deadline).await,
@@ -65,7 +77,40 @@ impl Pool {
         let (text, before) = way.split_once('+').unwrap_or((way, ""));
         let hops = before.split('+').filter(|hop| !hop.is_empty()).chain([text]);
         let chain: Vec<String> = hops.map(str::to_owned).collect();
-        check_jump_hosts(&chain.join(",")).and_then(|()| self.hop(&chain)).ok()
+        check_jump_hosts(&chain.join(",")).ok()?;
+        self.make_room().then(|| self.hop(&chain).ok()).flatten()
+    }
+
+    /// Has one jump host fewer than there may be, and returns whether that is so: the one goes that has not been used
+    /// for the longest time.
+    fn make_room(&self) -> bool {
+        if self.via.len() < MOST {
+            return true;
+        }
+        let unused = self.via().into_iter().filter(is_unused);
+        let oldest = unused.min_by_key(|via| (via.last_used(), via.snapshot().since));
+        oldest.inspect(|via| self.let_go(via.name())).is_some() && self.via.len() < MOST
+    }
+
+    /// Ends the jump hosts that nobody has used for a while.
+    pub fn let_unused_go(&self) {
+        let now = Timestamp::now();
+        for handle in self.via().iter().filter(|handle| is_unused(handle)) {
+            let snapshot = handle.snapshot();
+            let used = handle.last_used();
+            if is_over(snapshot.state, snapshot.since, used, now) {
+                self.let_go(handle.name());
+            }
+        }
+    }
+
+    /// Ends a jump host, which is made anew when it is needed.
+    pub(super) fn let_go(&self, name: &HostName) {
+        if let Some((_, entry)) = self.via.remove(name) {
+            tracing::info!(host = %name, "a jump host that nobody uses");
+            entry.stop.cancel();
+            self.context.changes.touch(Topic::Host(name.clone()));
+        }
     }
 
     /// Returns the last jump host of a chain: the configured host of that name, else one made from its
@@ -143,6 +188,53 @@ impl Pool {
                 Route::Jump(chain) => next = self.hop(&chain)?,
                 Route::Direct | Route::Command(_) => return Ok(()),
             }
+        }
+    }
+}
+
+/// Returns whether nothing runs through a jump host and nobody waits for it.
+pub(super) fn is_unused(handle: &HostHandle) -> bool {
+    // Whoever waits for an answer there may be a dial that is being made anew.
+    let is_asking = handle.question().is_some();
+    handle.snapshot().open_channels() == 0 && !handle.is_waited_for() && !is_asking
+}
+
+/// Returns whether a jump host that is not in use has been so for long enough.
+fn is_over(state: State, since: Timestamp, used: Option<Timestamp>, now: Timestamp) -> bool {
+    let is_long = |at: Timestamp| now.duration_since(at) > UNUSED;
+    match (state, used) {
+        // A person wants it so.
+        (State::Stopped, _) => false,
+        // Somebody has asked for it by name, and no host is behind it.
+        (_, None) => is_long(since),
+        // Hosts behind it wait until it is back.
+        (State::Connecting | State::Backoff, Some(_)) => false,
+        (State::Idle | State::Connected | State::Failed | State::Unknown, Some(used)) => {
+            is_long(used)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_uses_goes_after_a_while_unless_somebody_waits_for_it() {
+        let now = Timestamp::now();
+        let ago = |minutes| now - SignedDuration::from_mins(minutes);
+        for (state, since, used, goes) in [
+            (State::Connected, 60, None, true),
+            (State::Connected, 5, None, false),
+            (State::Connected, 60, Some(11), true),
+            (State::Connected, 60, Some(9), false),
+            (State::Failed, 60, Some(11), true),
+            (State::Backoff, 60, Some(11), false),
+            (State::Backoff, 11, None, true),
+            (State::Stopped, 60, Some(11), false),
+        ] {
+            let over = is_over(state, ago(since), used.map(ago), now);
+            assert_eq!(over, goes, "{state:?} {since} {used:?}");
         }
     }
 }

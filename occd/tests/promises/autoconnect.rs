@@ -12,6 +12,35 @@ fn states(rig: &DaemonRig) -> Vec<(String, State)> {
 }
 
 #[test]
+fn what_was_disconnected_stays_so_over_a_restart_until_it_is_used_again() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("away", &host);
+    rig.add_host("used", &host);
+    rig.start_daemon(&[]);
+    echoes(&rig, "away");
+    echoes(&rig, "used");
+    rig.occ_ok(&["disconnect", "--host", "away"]);
+    // What is asked of it in vain is no use of it.
+    assert_eq!(rig.run_occ(&["exec", "--host", "away", "true"]).code(), 5);
+    let restarted = |rig: &mut DaemonRig, expected: State| {
+        rig.terminate_daemon();
+        rig.start_daemon(&[]);
+        let expected = [("away".to_owned(), expected), ("used".to_owned(), State::Connected)];
+        wait_until("the states", GUARD, || states(rig), |seen| *seen == expected);
+    };
+    restarted(&mut rig, State::Idle);
+    restarted(&mut rig, State::Idle);
+    rig.occ_ok(&["reconnect", "--host", "away"]);
+    restarted(&mut rig, State::Connected);
+    // A daemon that is killed has noted it, too.
+    rig.occ_ok(&["disconnect", "--host", "away"]);
+    let used = rig.paths().state_dir().unwrap().join("used.json");
+    let noted = || std::fs::read_to_string(&used).unwrap();
+    wait_until("it to be noted", GUARD, noted, |noted| !noted.contains("away"));
+}
+
+#[test]
 fn what_was_used_lately_is_connected_again_unless_the_settings_say_otherwise() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();

@@ -165,4 +165,10 @@ fn a_body_is_an_object_and_never_a_list_of_its_fields() {
     let list = rig.http("POST", "/v1/hosts", &[], Some(json!(["h", null])));
     assert_eq!(list.status, 400, "{}", list.text());
     assert_eq!(list.json()["detail"], "The body is not valid: it is an array, not an object.");
+    // Nor is what is in it.
+    let inner = json!({ "name": "h", "config": ["203.0.113.1"] });
+    let inner = rig.http("POST", "/v1/hosts", &[], Some(inner));
+    assert_eq!(inner.status, 400, "{}", inner.text());
+    let said = inner.json()["detail"].as_str().unwrap().to_owned();
+    assert!(said.contains("invalid type: an array, expected an object at line 1"), "{said}");
 }

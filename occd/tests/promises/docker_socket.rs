@@ -1,7 +1,7 @@
 //! A Unix socket of this machine that speaks to a host's engine: the docker program works as if it were local.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -247,6 +247,16 @@ fn a_link_that_is_down_is_an_answer_and_comes_back() {
     let ask =
         |path: &str| http::request(&socket, "GET", path, &[("Host", "docker")], None).unwrap();
     wait_until("the engine", GUARD, || ask("/_ping").status, |status| *status == 200);
+    // What is no request gets an answer, too.
+    for nonsense in [&b"\0\x01\x02\r\n\r\n"[..], b"SSH-2.0-x\r\n\r\n", &[b'a'; 80_000]] {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        // It may be refused before all of it is taken.
+        let _ = stream.write_all(nonsense);
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    }
     link.refuse(true);
     link.reset_all();
     in_state(&rig, "h", State::Backoff);

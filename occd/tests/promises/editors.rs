@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use testkit::keys::KeyFile;
 use testkit::require::{find_program, require};
-use testkit::wait::blocking::try_wait_for;
+use testkit::wait::blocking::{try_wait_for, wait_until};
 use testkit::{DaemonRig, Terminal};
 
+use crate::ask::GUARD;
 use crate::files::{Shared, sshd};
 
 /// Returns what is below `editors`.
@@ -73,6 +74,35 @@ fn neovim_shows_hosts_runs_commands_edits_files_and_asks() {
     assert!(status.success(), "{said}");
     let promises = said.lines().filter(|line| line.starts_with("ok ")).count();
     assert_eq!(promises, 10, "{said}");
+}
+
+#[test]
+fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
+    let programs = ["nvim", "tmux"].map(|name| find_program(name).map(drop));
+    for found in programs {
+        if !require("Neovim and tmux", found, "OCC_REQUIRE_TERMINAL") {
+            return;
+        }
+    }
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let tmux = |args: &[&str]| {
+        let mut tmux = program(&rig, "tmux");
+        tmux.args(["-L", "nvim", "-f", "/dev/null"]).args(args).env("TMUX_TMPDIR", rig.root());
+        let output = tmux.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let runtime = format!("set runtimepath^={}", editors("nvim").display());
+    let nvim = ["nvim", "--clean", "-n", "--cmd", &runtime];
+    tmux(&[&["new-session", "-d", "-x", "100", "-y", "24"], &nvim[..]].concat());
+    let screen = || tmux(&["capture-pane", "-p"]);
+    let shows = |what: &str| wait_until(what, GUARD, screen, |screen| screen.contains(what));
+    shows("[No Name]");
+    tmux(&["send-keys", ":OccOpen nobody:/etc/hosts", "Enter"]);
+    shows("occ: nobody:/etc/hosts: Host 'nobody' not found.");
+    assert!(screen().contains("occ://nobody//etc/hosts [RO]"), "{}", screen());
+    tmux(&["kill-server"]);
 }
 
 #[test]

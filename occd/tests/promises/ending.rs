@@ -125,6 +125,20 @@ fn a_full_host_is_waited_for_and_not_for_ever() {
     let response = post(&rig, json!({ "argv": ["true"] }));
     let problem: Problem = serde_json::from_slice(&response.body).unwrap();
     assert_eq!((response.status, problem.code), (503, Code::SessionRefused), "{problem:?}");
+    assert_eq!((problem.retryable, problem.retry_after_ms), (true, Some(1000)), "{problem:?}");
+    assert_eq!(response.header("retry-after"), Some("1"));
+    // A wait that is over in a moment is told as what it was.
+    let soon = rig.http(
+        "POST",
+        "/v1/hosts/h/exec",
+        &[],
+        Some(json!({ "argv": ["true"], "wait_ms": 300 })),
+    );
+    assert!(
+        !soon.text().contains("within 0 s") && !soon.text().contains("within 0.0 s"),
+        "{}",
+        soon.text()
+    );
     drop(ws);
     assert_eq!(exec(&rig, json!({ "argv": ["true"] })).exit.code, Some(0));
     assert_eq!(status(&rig).connects, 1);

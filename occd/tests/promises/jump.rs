@@ -171,6 +171,20 @@ fn a_jump_host_that_hosts_json_does_not_name_answers_to_its_name() {
     assert!(output.stderr.contains(&copy), "{output:?} {}", stranger.public);
 }
 
+#[test]
+fn looking_at_many_jump_hosts_makes_so_many_at_most() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    for number in 0..200 {
+        let path = format!("/v1/hosts/via:u{number}@127.0.0.1:1");
+        assert_eq!(rig.http("GET", &path, &[], None).status, 200);
+    }
+    let kept = list(&rig).via;
+    assert_eq!(kept.len(), 64);
+    // The oldest go.
+    assert!(kept.iter().any(|via| via.name.as_str().contains("u199@")), "{kept:?}");
+}
+
 /// Connects five hosts on one server behind a bastion with a link before it, and returns the bastion, the server, the
 /// link, the daemon and the hosts' names.
 fn five_behind_a_link(

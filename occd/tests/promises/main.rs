@@ -22,6 +22,8 @@ mod coding_agents;
 mod compression;
 mod contract;
 mod descriptors;
+#[cfg(target_os = "linux")]
+mod desktop;
 mod dns;
 mod docker;
 mod docker_socket;

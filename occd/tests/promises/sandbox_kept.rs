@@ -274,6 +274,11 @@ fn an_update_that_was_cut_short_is_undone_at_once_with_the_image_from_before() {
         names.sort();
         names
     };
+    // A first update that fails leaves nothing to go back to.
+    let dies = "CMD [\"busybox\", \"false\"]";
+    publish(docker, &image, || docker.import(&image, &[], &[dies, "ENV PATH=/bin"]));
+    fails(rig, &["update", "--host", "h", "-y"], 1);
+    assert_eq!(names().len(), 1, "{:?}", names());
     publish(docker, &image, || docker.import_sandbox(&image, "2", &[]));
     rig.occ_ok(&["update", "--host", "h", "-y"]);
     let before = names();

@@ -124,16 +124,20 @@ fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
     let id = |name: &str| docker.docker_ok(&["inspect", "--format", "{{.Id}}", name]);
     let old = id(SANDBOX_CONTAINER);
     let aside = "opencode-cloud-sandbox-before-update";
+    let made_of = || docker.docker_ok(&["inspect", "--format", "{{.Image}}", SANDBOX_CONTAINER]);
+    let old_image = made_of();
     // The daemon ended when the old one was set aside and there was no new one yet.
     docker.docker_ok(&["stop", "-t", "1", SANDBOX_CONTAINER]);
     docker.docker_ok(&["rename", SANDBOX_CONTAINER, aside]);
     // The name means the new image already.
     docker.docker_ok(&["tag", "program-other:1", image]);
+    // And the other one the image that runs, since there was no update before.
+    docker.docker_ok(&["tag", &old_image, "sandbox:previous"]);
+    let tags = || docker.docker_ok(&["images", "--format", "{{.Tag}}", "sandbox"]);
     let started = world.rig.occ_ok(&["start", "--host", "h"]);
     assert!(started.contains("an update that was cut short is undone"), "{started}");
     assert_eq!(id(SANDBOX_CONTAINER), old);
-    let made_of = docker.docker_ok(&["inspect", "--format", "{{.Image}}", SANDBOX_CONTAINER]);
-    assert_eq!(docker.docker_ok(&["inspect", "--format", "{{.Id}}", image]), made_of);
+    assert_eq!((id(image), tags()), (made_of(), "1".to_owned()));
     // It ended when the new one ran already.
     docker.docker_ok(&["rename", SANDBOX_CONTAINER, aside]);
     docker.docker_ok(&["stop", "-t", "1", aside]);
@@ -147,9 +151,13 @@ fn an_update_that_was_cut_short_is_undone_or_finished_by_the_next_operation() {
     let run = ["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, "-p", &publish, image];
     docker.docker_ok(&run);
     let new = id(SANDBOX_CONTAINER);
+    docker.docker_ok(&["tag", &old_image, "sandbox:previous"]);
+    docker.docker_ok(&["tag", "program-other:1", "sandbox:previous-before-update"]);
     let finished = world.rig.occ_ok(&["start", "--host", "h"]);
     assert!(finished.contains("an update that was cut short is finished"), "{finished}");
     assert_eq!((id(SANDBOX_CONTAINER), docker.docker_ok(&["ps", "-aq"]).lines().count()), (new, 1));
+    let left = tags();
+    assert!(left.contains("previous") && !left.contains("before-update"), "{left}");
 
     // A daemon that is killed in the middle of a start leaves one that the next start goes on with.
     docker.docker_ok(&["rm", "-f", SANDBOX_CONTAINER]);

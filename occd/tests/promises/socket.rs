@@ -399,6 +399,58 @@ fn every_wrong_request_gets_a_problem_document() {
 }
 
 #[test]
+fn what_is_no_request_gets_a_problem_with_the_versions_too() {
+    let rig = running();
+    let long = |length| "a".repeat(length);
+    let many = "x: y\r\n".repeat(200);
+    for (bytes, status, code) in [
+        ("nonsense\r\n\r\n".to_owned(), 400, "bad_request"),
+        ("\0\u{1}\r\n\r\n".to_owned(), 400, "bad_request"),
+        (format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", long(70_000)), 414, "too_large"),
+        (format!("GET / HTTP/1.1\r\n{many}\r\n"), 431, "too_large"),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nnonsense\r\n\r\n".to_owned(),
+            400,
+            "bad_request",
+        ),
+    ] {
+        let answer = String::from_utf8(raw(&rig.socket(), bytes.as_bytes())).unwrap();
+        let shown = &bytes[..bytes.len().min(40)];
+        let last = answer.rfind("HTTP/1.1 ").map(|at| &answer[at..]).unwrap_or_default();
+        let (head, body) = last.split_once("\r\n\r\n").unwrap_or_default();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?}: {answer}");
+        let head = head.to_ascii_lowercase();
+        for header in
+            ["\nocc-version: ", "\nocc-api-version: 1", "\ncontent-type: application/problem+json"]
+        {
+            assert!(head.contains(header), "{shown:?}: {head}");
+        }
+        let problem: occ_proto::Problem = serde_json::from_str(body).unwrap();
+        assert_eq!((problem.code.as_str(), problem.status), (code, status), "{shown:?}");
+        assert!(head.contains(&problem.title.to_ascii_lowercase()), "{shown:?}: {problem:?}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+    }
+}
+
+#[test]
+fn who_is_refused_in_the_middle_of_a_body_sees_why() {
+    let rig = running();
+    let length = 16 * 1024 * 1024;
+    let head = format!(
+        "PUT /v1/hosts/nobody/files/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let mut stream = UnixStream::connect(rig.socket()).unwrap();
+    stream.set_write_timeout(Some(GUARD)).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    // It does not look before all of it is sent.
+    stream.write_all(&vec![0; length]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("host_not_found"), "{answer}");
+}
+
+#[test]
 fn a_client_that_is_slow_with_its_head_is_cut_off_and_holds_up_nobody() {
     let rig = running();
     let socket = rig.socket();

@@ -215,3 +215,25 @@ fn under_systemd_the_unit_starts_the_one_that_took_its_place() {
     assert_ne!(main_pid(), old);
     assert_eq!(pid(&rig).to_string(), main_pid());
 }
+
+#[test]
+fn who_waits_for_another_list_keeps_no_daemon_from_handing_over() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let revision = rig.http("GET", "/v1/hosts", &[], None).json()["revision"].to_string();
+    let mut waiting = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+    waiting.set_read_timeout(Some(GUARD)).unwrap();
+    let request = format!(
+        "GET /v1/hosts?since={revision}&wait=60s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    );
+    waiting.write_all(request.as_bytes()).unwrap();
+    // Its head comes at once.
+    let mut piece = [0; 4096];
+    let length = waiting.read(&mut piece).unwrap();
+    assert!(piece[..length].starts_with(b"HTTP/1.1 200 "));
+    let handed_over = rig.http("POST", "/v1/hand-over", &[], None).json();
+    assert_eq!((&handed_over["ending"], &handed_over["in_flight"]), (&true.into(), &0.into()));
+    let mut rest = String::new();
+    waiting.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("\"hosts\""), "{rest}");
+}

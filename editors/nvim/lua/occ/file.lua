@@ -25,6 +25,15 @@ local function fail(text)
   vim.api.nvim_err_writeln('occ: ' .. text)
 end
 
+--- Calls `say(text)` once the command that reads a buffer has ended: it draws the screen in its end, and with that over
+--- whatever was said before.
+local function afterwards(say, text)
+  vim.schedule(function()
+    vim.cmd('redraw')
+    say(text)
+  end)
+end
+
 --- Returns the SHA-256 of bytes; nothing for bytes that are no text to Vim.
 local function sha256(bytes)
   return not bytes:find('%z') and vim.fn.sha256(bytes) or nil
@@ -81,7 +90,7 @@ end
 function M.read(buffer, name)
   local host, path = M.parse(name)
   if not host then
-    return fail(name .. ' is not occ://HOST/PATH')
+    return afterwards(fail, name .. ' is not occ://HOST/PATH')
   end
   vim.bo[buffer].buftype = 'acwrite'
   vim.bo[buffer].swapfile = false
@@ -97,12 +106,12 @@ function M.read(buffer, name)
     vim.b[buffer].occ_sha256 = nil
     vim.b[buffer].occ_new = true
     show(buffer, '')
-    vim.notify('"' .. host .. ':' .. path .. '" [New]')
+    afterwards(vim.notify, '"' .. host .. ':' .. path .. '" [New]')
   elseif why then
     -- What is shown is not the file, and must not become it.
     vim.bo[buffer].readonly = true
     vim.b[buffer].occ_unread = true
-    return fail(host .. ':' .. path .. ': ' .. why.detail)
+    return afterwards(fail, host .. ':' .. path .. ': ' .. why.detail)
   else
     local text = table.concat(vim.tbl_map(base64.decode, pieces))
     vim.b[buffer].occ_etag = answer.headers.etag

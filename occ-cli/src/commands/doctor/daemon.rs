@@ -1,9 +1,11 @@
 //! The daemon: its socket, its lock, whether it answers, and which version it is.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
+use tokio::time::timeout;
 
 use super::Finding;
 use crate::autostart::{self, Start};
@@ -12,6 +14,9 @@ use crate::commands::Context;
 use crate::duration::{seconds_between, two_units};
 use crate::error::CliError;
 use crate::versions::remedy;
+
+/// How long the daemon may take to answer from memory: less than the whole check, so that there is time to say what to do.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Looks at the socket and at who is behind it, and starts nobody.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
@@ -57,7 +62,11 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
 }
 
 async fn version(found: autostart::Found, context: &Context<'_>) -> Result<Version, CliError> {
-    Client::of(found, context.ui).get("/v1/version").await?.parse()
+    let client = Client::of(found, context.ui);
+    match timeout(PATIENCE, client.get("/v1/version")).await {
+        Ok(reply) => reply?.parse(),
+        Err(_) => Err(client.stuck(PATIENCE)),
+    }
 }
 
 fn versions(version: &Version) -> Vec<Finding> {

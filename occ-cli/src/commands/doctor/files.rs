@@ -36,8 +36,16 @@ pub(super) fn check() -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    findings.extend(owned("state", &state, Others::Nothing));
-    findings.extend(owned("config", &config, Others::Read));
+    findings.extend(owned("state", &state, Others::Nothing).or_else(|| {
+        let lost = "history, sessions and forwards are not remembered";
+        let failed = Finding::failed("state", unwritable(&state, lost)?);
+        Some(failed.hint(format!("ls -ld {}; XDG_STATE_HOME names another place", state.display())))
+    }));
+    findings.extend(owned("config", &config, Others::Read).or_else(|| {
+        let lost = "hosts cannot be added or changed";
+        let warning = Finding::warning("config", unwritable(&config, lost)?);
+        Some(warning.hint(format!("ls -ld {}", config.display())))
+    }));
     for secret in [env.secrets_file(), env.age_identity()].into_iter().flatten() {
         findings.extend(owned("secrets", &secret, Others::Nothing));
     }
@@ -88,6 +96,14 @@ fn owned(check: &'static str, path: &Path, others: Others) -> Option<Finding> {
         return Some(Finding::warning(check, text).hint(format!("chmod u+w {shown}")));
     }
     None
+}
+
+/// Returns that a directory, or the place where it is to be, cannot be written, and what of that.
+fn unwritable(path: &Path, lost: &str) -> Option<String> {
+    let place = path.ancestors().find(|place| place.exists())?;
+    // Also one of root's that is mounted read-only, which its mode does not tell.
+    let error = rustix::fs::access(place, rustix::fs::Access::WRITE_OK).err()?;
+    Some(format!("{} cannot be written ({error}): {lost}", place.display()))
 }
 
 fn hosts_json(env: &Env) -> Finding {
@@ -169,8 +185,10 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 /// Looks at the file of host keys: without it every server is new, and where it cannot be written none is remembered.
 pub(super) fn known_hosts() -> Vec<Finding> {
     const CHECK: &str = "known_hosts";
-    let Some(home) = Env::from_process().home else {
-        return vec![Finding::failed(CHECK, "HOME is not set, so there is no place for it")];
+    let env = Env::from_process();
+    let home = match env.home("it") {
+        Ok(home) => home,
+        Err(error) => return vec![Finding::failed(CHECK, error.to_string())],
     };
     let path = home.join(".ssh/known_hosts");
     let shown = path.display();

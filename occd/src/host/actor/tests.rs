@@ -13,7 +13,7 @@ use crate::ssh::ssh_config::Resolver;
 fn context(home: &std::path::Path) -> Arc<HostContext> {
     let (recorder, _writer, _archive) = crate::history::open(home.join("state"));
     Arc::new(HostContext {
-        first_use: Arc::default(),
+        use_changed: Arc::default(),
         dial: Arc::new(DialEnvironment::alone(home)),
         changes: Arc::default(),
         tasks: TaskTracker::new(),

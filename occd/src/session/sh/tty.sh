@@ -18,10 +18,28 @@ type_in_tmux() {
   tm send-keys -t occ Enter
 }
 
+# Screen opens its log anew when it finds it changed, as it does now and then by itself, and would stand still for ever
+# where nobody has it open at that moment: so it is open here until screen is gone. Of its window's end fd 8 tells.
 in_screen() {
   mkdir -m 700 "$t/screen" || exit 126
+  mkfifo "$t/tty.end" || exit 126
+  exec 6<>"$t/tty" 7<>"$t/tty.end" 8<"$t/tty.end"
+  exec 7>&-
   printf '%s\n' "logfile $t/tty" 'logfile flush 0' 'deflog on' 'startup_message off' 'vbell off' 'deflogin off' >"$t/screen.rc"
-  sc -c "$t/screen.rc" -d -m sh -c 'read -r x <"$0.go"; "$@"; echo $? >"$0.status"' "$t/tty" "$@" || exit 126
+  sc -c "$t/screen.rc" -d -m sh -c 'exec 9>"$0.end"; read -r x <"$0.go"; "$@" 9>&-; echo $? >"$0.status"' "$t/tty" "$@" 6>&- 8<&- || exit 126
+}
+# Waits for screen's end, when all that was written is in its log.
+out_of_screen() {
+  cat <&8 >/dev/null
+  # One that was killed leaves its socket.
+  x=0
+  while [ "$x" -lt 100 ]; do
+    set -- "$t/screen"/*
+    [ -e "$1" ] || break
+    sleep 0.1 2>/dev/null || sleep 1
+    x=$((x+1))
+  done
+  exec 6>&- 8<&-
 }
 # A line goes by a file, since screen would read signs of its own from arguments. It may be slower than we are.
 type_in_screen() {
@@ -43,9 +61,10 @@ exec 3<&0
 (
   while IFS= read -r l; do
     "type_in_$with" "$l"
-  done <&3 >/dev/null 2>&1 &
+  done <&3 >/dev/null 2>&1 6>&- 8<&- &
 )
 echo >"$t/tty.go"
 exec 3<&-
+[ "$with" = tmux ] || out_of_screen
 wait
 exit "$(cat "$t/tty.status" 2>/dev/null || echo 137)"

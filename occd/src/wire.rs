@@ -1,0 +1,242 @@
+//! What is between hyper and a client's connection: what hyper answers by itself becomes a problem document, and a connection
+//! that ends behind an answer ends when its client has read that.
+//!
+//! hyper answers what is no request with an empty 400, 414 or 431, which nobody is asked about. It is told from ours by
+//! when it comes: while no request is being answered and all that was said is sent.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::{Response, StatusCode, header};
+use occ_proto::error::PROBLEM_JSON;
+use occ_proto::{API_VERSION, API_VERSION_HEADER, Code, Problem, VERSION_HEADER};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use crate::descriptors::ClientStream;
+
+/// How long what a client still sends is read behind the last answer, so that it sees the answer and no broken pipe.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// No request is being answered.
+const IDLE: u8 = 0;
+/// One is.
+const ANSWERING: u8 = 1;
+/// The answer is made, and not sent yet.
+const MADE: u8 = 2;
+/// The connection is a stream, and not HTTP any more.
+const STREAM: u8 = 3;
+
+/// Where a connection is.
+#[derive(Debug, Clone, Default)]
+pub struct Turn(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    at: AtomicU8,
+    /// It ends behind the answer, whatever the client still sends.
+    ends: AtomicBool,
+}
+
+impl Turn {
+    /// A request is being answered.
+    pub fn begin(&self) {
+        self.0.at.store(ANSWERING, Ordering::Release);
+    }
+
+    /// That is the answer.
+    pub fn answer<B>(&self, response: Response<B>) -> Response<Answer<B>> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.0.at.store(STREAM, Ordering::Release);
+        }
+        let closes = response.headers().get(header::CONNECTION);
+        if closes.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close")) {
+            self.0.ends.store(true, Ordering::Release);
+        }
+        response.map(|body| Answer { body, _made: Made(self.clone()) })
+    }
+
+    fn change(&self, from: u8, to: u8) {
+        // Whatever else it is, it stays.
+        let _ = self.0.at.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// Dropped when hyper has all of an answer.
+#[derive(Debug)]
+struct Made(Turn);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.0.change(ANSWERING, MADE);
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct Answer<B> {
+    body: B,
+    _made: Made,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A client's connection, as hyper has it.
+#[derive(Debug)]
+pub struct Wire {
+    inner: ClientStream,
+    turn: Turn,
+    /// What is being sent in place of hyper's answer, and how long that was.
+    instead: Option<(Bytes, usize)>,
+    /// Until when it is lingered.
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wire {
+    /// Returns a client's connection whose answers `turn` is told of.
+    pub fn new(inner: ClientStream, turn: Turn) -> Self {
+        Self { inner, turn, instead: None, linger: None }
+    }
+
+    /// Sends what there is in place of hyper's answer, if there is any.
+    fn poll_instead(
+        &mut self,
+        cx: &mut Context<'_>,
+        said: &[u8],
+    ) -> Poll<Option<io::Result<usize>>> {
+        if self.instead.is_none() && self.turn.0.at.load(Ordering::Acquire) == IDLE {
+            self.instead = by_itself(said).map(|answer| (answer, said.len()));
+        }
+        let Some((answer, length)) = &mut self.instead else { return Poll::Ready(None) };
+        while answer.has_remaining() {
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, answer)) {
+                Ok(0) => return Poll::Ready(Some(Err(io::ErrorKind::WriteZero.into()))),
+                Ok(sent) => answer.advance(sent),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+        let length = *length;
+        self.instead = None;
+        Poll::Ready(Some(Ok(length)))
+    }
+}
+
+/// Returns what is answered in place of what hyper answers by itself.
+fn by_itself(said: &[u8]) -> Option<Bytes> {
+    let line = said.strip_prefix(b"HTTP/1.1 ")?;
+    let (code, detail) = match line.get(..3)? {
+        b"400" => (Code::BadRequest, "The request is not valid HTTP/1.1."),
+        b"414" => (Code::TooLarge, "The request's target is longer than 64 KiB."),
+        b"431" => {
+            (Code::TooLarge, "The request's head is too large, or has more than 100 headers.")
+        }
+        _ => return None,
+    };
+    let status = std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()?;
+    Some(last_answer(&Problem::new(status, code, detail), "").into())
+}
+
+/// Returns a problem as an answer with which the connection ends; `headers` are more of them.
+pub fn last_answer(problem: &Problem, headers: &str) -> String {
+    let mut body = serde_json::to_string(problem).unwrap_or_default();
+    body.push('\n');
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST);
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM_JSON}\r\nContent-Length: {}\r\n\
+         {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n{headers}Connection: close\r\n\r\n{body}",
+        body.len(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_instead(cx, buf)) {
+            Some(sent) => Poll::Ready(sent),
+            None => Pin::new(&mut self.inner).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        match ready!(self.poll_instead(cx, first.map_or(&[][..], |buf| buf))) {
+            Some(sent) => Poll::Ready(sent),
+            None => Pin::new(&mut self.inner).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper has written all that it has before it flushes.
+        self.turn.change(MADE, IDLE);
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.turn.0.ends.load(Ordering::Acquire) {
+            return Pin::new(&mut this.inner).poll_shutdown(cx);
+        }
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        }
+        let until = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if until.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut sink = [0; 16 * 1024];
+        loop {
+            let mut room = ReadBuf::new(&mut sink);
+            // An error is a client that is gone.
+            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut room));
+            if read.is_err() || room.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
