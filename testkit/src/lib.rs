@@ -26,6 +26,7 @@
 pub mod bridge;
 pub mod daemon;
 pub mod docker;
+pub mod docs;
 pub mod dropbear;
 pub mod embedded;
 pub mod fake_model;
