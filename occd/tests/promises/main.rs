@@ -54,6 +54,7 @@ mod patience;
 mod policy;
 mod prompts;
 mod read_only;
+mod readme;
 mod reconnect;
 mod rekey;
 mod revoked_keys;
