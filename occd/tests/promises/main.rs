@@ -8,6 +8,7 @@ mod agents;
 mod api_docs;
 mod api_lines;
 mod approval;
+mod architecture;
 mod ask;
 mod auth;
 mod autoconnect;
