@@ -176,7 +176,7 @@ fn bad_given_key(problem: &Problem) -> Option<CliError> {
 }
 
 /// Returns the exit code for the daemon's code; `status` decides for codes of a newer daemon.
-fn exit_code(code: Code, status: u16) -> u8 {
+pub(crate) fn exit_code(code: Code, status: u16) -> u8 {
     match code {
         Code::BadRequest => USAGE,
         Code::HostNotFound => NOT_FOUND,

@@ -11,6 +11,8 @@ mod commands;
 mod complete;
 pub mod daemon;
 mod descriptors;
+#[cfg(test)]
+mod documented;
 mod duration;
 mod eol;
 mod error;

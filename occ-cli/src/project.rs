@@ -136,3 +136,26 @@ fn save(store: &Path, allowed: &Allowed) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&beside, store)
 }
+
+#[cfg(test)]
+mod tests {
+    use testkit::docs::{known_keys, literals, sections, text};
+
+    use super::Wishes;
+
+    #[test]
+    fn every_key_is_told_with_an_example_that_is_taken() {
+        let parse = |text: &str| toml::from_str::<Wishes>(text);
+        let refused = parse("no_such_key = 1").unwrap_err();
+        let mut known = known_keys(refused.message()).unwrap();
+        let document = sections(&text("docs/configuration.md"));
+        let section = document.iter().find(|section| section.heading == "A project").unwrap();
+        for row in &section.rows {
+            let [key, example] = [0, 4].map(|at| literals(&row[at])[0]);
+            let host = if key == "host" { "" } else { "host = \"a\"\n" };
+            parse(&format!("{host}{key} = {example}")).unwrap();
+            known.retain(|known| known != key);
+        }
+        assert!(known.is_empty(), "docs/configuration.md does not tell {known:?} of .occ.toml");
+    }
+}

@@ -9,6 +9,8 @@ use occ_proto::HostName;
 use occ_proto::session::SessionHost;
 use serde::{Deserialize, Deserializer};
 
+#[cfg(test)]
+mod documented;
 mod file;
 mod live;
 mod workspaces;

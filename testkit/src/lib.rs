@@ -27,6 +27,7 @@ pub mod bridge;
 pub mod bus;
 pub mod daemon;
 pub mod docker;
+pub mod docs;
 pub mod dropbear;
 pub mod embedded;
 pub mod fake_model;

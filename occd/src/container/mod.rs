@@ -22,7 +22,7 @@ mod relay;
 mod replace;
 mod sandbox;
 mod session;
-mod settings;
+pub(crate) mod settings;
 mod sockets;
 mod spec;
 mod steps;

@@ -14,7 +14,7 @@ const MAX_SIZE: u64 = 1024 * 1024;
 #[serde(deny_unknown_fields, default)]
 pub struct OpencodeConfig {
     /// The file's own version.
-    pub(super) version: u32,
+    pub(crate) version: u32,
     /// The port on the host.
     pub opencode_web_port: u16,
     pub(super) bind: serde::de::IgnoredAny,
@@ -108,7 +108,7 @@ impl OpencodeConfig {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let config: Self = jsonc_parser::parse_to_serde_value(text, &ParseOptions::default())
             .map_err(|error| placed(text, error.to_string()))?;
         if config.version != 1 {

@@ -12,7 +12,7 @@ use super::mount::{BadMount, BindMount};
 use super::opencode_config::OpencodeConfig;
 
 /// The existing tool's image.
-pub(super) const DEFAULT_IMAGE: &str = "ghcr.io/prizz/opencode-cloud-sandbox:latest";
+pub(crate) const DEFAULT_IMAGE: &str = "ghcr.io/prizz/opencode-cloud-sandbox:latest";
 /// The same image in another registry, for the days when the first one does not answer.
 pub(super) const FALLBACK_IMAGE: &str = "prizz/opencode-cloud-sandbox:latest";
 

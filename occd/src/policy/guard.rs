@@ -16,7 +16,7 @@ use crate::peer::Lineage;
 use crate::prompts::{Approval, Client, NoAnswer, Prompts};
 
 /// How long a person has to allow something: they may have to come to the terminal first.
-const ASK_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Told, once, of the question that is waited for: its number and its words.
 pub type Told<'a> = &'a (dyn Fn(u64, &str) + Send + Sync);

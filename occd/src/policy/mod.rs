@@ -10,7 +10,7 @@ use occ_proto::policy::{Action, Capability, ClientKind, PolicyView, RuleView};
 use occ_proto::session::SessionHost;
 
 mod asker;
-mod guard;
+pub(crate) mod guard;
 mod pattern;
 mod program;
 mod reading;

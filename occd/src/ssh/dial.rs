@@ -39,11 +39,11 @@ use crate::prompts::{Prompts, Questions};
 use crate::secrets::Secrets;
 
 /// How long a dial may take.
-const TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may be silent before it is asked for a sign of life, and how many questions may stay
 /// unanswered: a dead peer is found within 45 s.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_COUNT: u32 = 2;
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+pub(crate) const KEEPALIVE_COUNT: u32 = 2;
 /// The share of the interval after which a sign of life is asked for: so the last of them is missed in time to find
 /// the dead within so many whole intervals, however busy the machine is.
 const EARLY: f64 = 0.96;

@@ -30,9 +30,8 @@ const TOLD: [(&str, &[Code]); 9] = [
 fn commands() -> Vec<(String, String)> {
     let mut all = Vec::new();
     let mut set = String::new();
-    // Outside, inside, outside ...
-    for block in DOCS.split("```").skip(1).step_by(2) {
-        let lines: Vec<&str> = block.lines().skip(1).collect();
+    for block in testkit::docs::blocks(DOCS) {
+        let lines: Vec<&str> = block.text.lines().collect();
         // A dialogue shows what comes as well.
         if lines.first().is_some_and(|line| line.starts_with("$ ")) {
             continue;
