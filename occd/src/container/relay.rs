@@ -71,8 +71,9 @@ pub(super) async fn serve(
     let trail = guard.audit().trail(&Who::of(peer), "docker", "docker");
     trail.set(|line| {
         line.host = Some(ready.host().name().to_string());
-        // More may follow on the connection, which are bytes to us.
-        line.detail = Some(head::first_line(&buffer));
+        // More may follow on the connection, which are bytes to us. A query may have secrets, such as build arguments.
+        let first = head::first_line(&buffer);
+        line.detail = first.split('?').next().map(str::to_owned);
     });
     trail.begin();
     let only_reads = match may(peer, &buffer, ready, guard).await {

@@ -88,8 +88,10 @@ fn whatever_is_done_is_told_with_who_did_it_and_how_it_ended() {
     ended(&rig, "grant.end");
 
     // Files, hosts, sessions.
-    let there = sshd.dir().join("there");
-    let path = format!("/v1/hosts/h/files{}", there.display());
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let there = dir.path().join("there");
+    let path = format!("/v1/hosts/h/files/{}", there.display());
     let kind = [("content-type", "application/octet-stream")];
     let put = testkit::http::request(&rig.socket(), "PUT", &path, &kind, Some(b"content"));
     assert_eq!(put.unwrap().status, 200);

@@ -238,6 +238,17 @@ fn compose_works_over_the_socket() {
     assert!(compose(&["ps"]).contains("Up"));
     assert!(compose(&["logs", "--no-color"]).contains("composed"));
     compose(&["down"]);
+    // Each connection is in the audit log with what it began with, without the query: that may hold a secret.
+    let raw = "GET /containers/json?token=hunter2 HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n";
+    let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    client.write_all(raw.as_bytes()).unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
+    let audit = wait_for("the line", GUARD, || {
+        let told = rig.http("GET", "/v1/audit?host=h", &[], None).text();
+        told.contains("\"detail\":\"GET /containers/json\"").then_some(told)
+    });
+    assert!(audit.contains("\"action\":\"docker\"") && !audit.contains("hunter2"), "{audit}");
     assert_eq!(ok(docker_at(&rig, &socket, &["ps", "-aq"])), "");
 }
 
