@@ -17,7 +17,8 @@ use occ_proto::{AGENT_HEADER, Code, KEY_HEADER};
 
 use super::App;
 use super::error::{self, ApiError};
-use crate::policy::{self, Asker};
+use crate::config::Feature;
+use crate::policy::{self, Asker, GrantInForce};
 use crate::prompts::Client;
 
 /// What stands before a route.
@@ -108,6 +109,27 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
 /// Returns whether the read-only socket has a route: it tells what the daemon knows of hosts and of work. What is in
 /// files, in output and in logs may be secret, and nothing is dialled or asked for somebody who only looks.
 pub(super) fn is_shown(method: &Method, route: &str) -> bool {
+/// Returns what a route is part of that whoever administers this machine may turn off. What ends or removes something
+/// is no part of it.
+fn feature(method: &Method, route: &str) -> Option<Feature> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    match route {
+        "/v1/hosts/{host}/exec" => Some(Feature::Exec),
+        "/v1/hosts/{host}/files" | "/v1/hosts/{host}/files/" | "/v1/hosts/{host}/files/{*path}" => {
+            Some(Feature::Files)
+        }
+        "/v1/sessions" | "/v1/sessions/{id}/start" if *method == Method::POST => {
+            Some(Feature::Sessions)
+        }
+        "/v1/sessions/{id}/output" | "/v1/sessions/{id}/input" | "/v1/sessions/{id}/attach" => {
+            Some(Feature::Sessions)
+        }
+        "/v1/grants" if *method == Method::POST => Some(Feature::Grants),
+        "/v1/hosts/{host}/trust" if !is_read => Some(Feature::TrustOnFirstUse),
+        _ => None,
+    }
+}
+
     matches!(*method, Method::GET | Method::HEAD)
         && matches!(
             route,
@@ -225,10 +247,27 @@ pub(super) async fn pass(
         if !may {
             let why = format!("the grant {}, which does not give this", grant.name);
             // The host whose policy it may see.
+        // What was turned off serves nobody, also where it was there before.
+        if let Err(why) = app.guard.check_feature(Feature::Grants) {
+            let place = SessionHost::Host(grant.host.clone());
+            return error::denied(&place, &why).into_response();
+        }
             return denied(&why, None).host(&grant.host).into_response();
         }
     }
     let asked = match door {
+    if let Some(feature) = feature(method, route.as_str())
+        && let Err(why) = app.guard.check_feature(feature)
+    {
+        let refused = match host_of(&request) {
+            Some(place) => error::denied(&place, &why),
+            None => {
+                let detail = format!("{}: {why}.", feature.key());
+                ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, detail)
+            }
+        };
+        return refused.into_response();
+    }
         Door::Docker => policy::Request::Docker,
         Door::DockerRead => policy::Request::DockerRead,
         Door::Open | Door::Host | Door::Owner | Door::Work | Door::OwnerWork => {

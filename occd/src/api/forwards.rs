@@ -71,6 +71,8 @@ pub(super) async fn add(
     }
     let host = host_named(&app, request.host).await?;
     let place = SessionHost::Host(host.name().clone());
+    let allowed = app.guard.check_forward(spec.direction, &spec.listen);
+    allowed.map_err(|why| error::denied(&place, &why))?;
     let text = format!("forward {}", shown(&spec));
     app.permit((&asker, &client), &place, &policy::Request::Forward, &text).await?;
     let added = app.forwards.add(&host, spec, None, (query.tries(), &client)).await;

@@ -215,7 +215,8 @@ impl App {
     pub async fn apply(&self, snapshot: &HostsSnapshot, config: &Arc<Config>) {
         let environment = &self.pool.context().dial;
         environment.spill.set_limit(config.output.spill_limit());
-        environment.secrets.set_enabled(config.security.keep_passwords);
+        environment.secrets.set_enabled(config.keeps_passwords());
+        environment.allowed.set(config.allowed());
         environment.unlocked.set_lifetime(config.security.key_lifetime);
         self.reload(snapshot, config).await;
     }

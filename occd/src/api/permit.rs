@@ -9,6 +9,7 @@ use occ_proto::session::SessionHost;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::files;
+use crate::config::Feature;
 use crate::exec::Executor;
 use crate::files::{FileSystem, checked};
 use crate::host::Tries;
@@ -79,6 +80,10 @@ impl App {
         let place = place_of(executor);
         if !self.guard.restricts(by.0, &place) {
             return Ok(request);
+        }
+        if request.tty.is_some() || (request.argv.is_empty() && request.shell.is_none()) {
+            let allowed = self.guard.check_feature(Feature::Shell);
+            allowed.map_err(|why| error::denied(&place, &why))?;
         }
         let tries = Tries::of(request.retries, request.wait_ms);
         let directory = match &place {

@@ -26,6 +26,7 @@ use super::params::SessionPath;
 use super::permit::{By, Line, QUIETLY};
 use super::problems::OfSession;
 use super::{App, auto_forward};
+use crate::config::Feature;
 use crate::host::Tries;
 use crate::policy::{self, Asker, Denied};
 use crate::prompts::Client;
@@ -193,6 +194,10 @@ pub(super) async fn start(
     }
     if let SessionHost::Host(name) = &host {
         request.cwd = request.cwd.or_else(|| app.settings(name).directory);
+    }
+    if request.tty {
+        let allowed = app.guard.check_feature(Feature::Shell);
+        allowed.map_err(|why| error::denied(&host, &why))?;
     }
     let executor = executor_named(&app, host.as_str()).await?;
     if app.guard.restricts(&asker, &host) {

@@ -13,7 +13,7 @@ use crate::host::{self, HostHandle, Unreachable};
 use crate::prompts::Questions;
 use crate::ssh::ConnectError;
 use crate::ssh::hop::{Hop, HopDemand, Hops};
-use crate::ssh::target::Route;
+use crate::ssh::target::{Route, check_allowed};
 
 /// The most jump hosts on one way. More is a mistake in a configuration, most likely.
 const LONGEST: usize = 8;
@@ -66,6 +66,25 @@ impl Pool {
         let hops = before.split('+').filter(|hop| !hop.is_empty()).chain([text]);
         let chain: Vec<String> = hops.map(str::to_owned).collect();
         check_jump_hosts(&chain.join(",")).and_then(|()| self.hop(&chain)).ok()
+    }
+
+    /// Refuses a host that may not be connected to, or whose jump hosts may not, before anything is saved or dialled.
+    pub async fn check_allowed(&self, config: &HostConfig) -> Result<(), ConnectError> {
+        let environment = &self.context.dial;
+        if environment.allowed.is_silent() {
+            return Ok(());
+        }
+        let Route::Jump(chain) = check_allowed(config, environment).await? else { return Ok(()) };
+        for end in 1..=chain.len() {
+            let hop = self.hop(&chain[..end])?;
+            let checked = check_allowed(&hop.snapshot().config, environment).await;
+            checked.map_err(|error| ConnectError::Hop {
+                name: hop.name().clone(),
+                source: Arc::new(error),
+                next_retry_at: None,
+            })?;
+        }
+        Ok(())
     }
 
     /// Returns the last jump host of a chain: the configured host of that name, else one made from its

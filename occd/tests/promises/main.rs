@@ -74,6 +74,7 @@ mod stalls;
 mod start;
 mod stop;
 mod support;
+mod system_policy;
 mod terminal;
 mod trust;
 mod unit;

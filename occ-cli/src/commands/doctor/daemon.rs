@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
+use occ_proto::policy::PolicyView;
 
 use super::Finding;
 use crate::autostart::{self, Start};
@@ -49,15 +50,27 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         Err(error) => return vec![of("socket", error)],
     };
     let mut findings = vec![socket_mode(&socket)];
-    match version(found, context).await {
+    let client = Client::of(found, context.ui);
+    match version(&client).await {
         Ok(version) => findings.extend(versions(&version)),
         Err(error) => findings.push(of("daemon", error)),
+    }
+    // One that does not tell it has none, or said above what is wrong with it.
+    if let Ok(policy) = policy(&client).await {
+        findings.extend(policy.system.iter().map(|system| {
+            let text = format!("{} restricts what occ does for all users", system.file);
+            Finding::ok("policy", text).hint("occ policy show")
+        }));
     }
     findings
 }
 
-async fn version(found: autostart::Found, context: &Context<'_>) -> Result<Version, CliError> {
-    Client::of(found, context.ui).get("/v1/version").await?.parse()
+async fn version(client: &Client) -> Result<Version, CliError> {
+    client.get("/v1/version").await?.parse()
+}
+
+async fn policy(client: &Client) -> Result<PolicyView, CliError> {
+    client.get("/v1/hosts/local/policy").await?.parse()
 }
 
 fn versions(version: &Version) -> Vec<Finding> {
