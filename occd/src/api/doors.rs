@@ -24,7 +24,7 @@ use crate::prompts::Client;
 /// What stands before a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Door {
-    /// Nothing: it tells nothing of any host.
+    /// Nothing: it tells nothing of any host, or a grant of its own alone.
     Open,
     /// Nothing; a grant comes to its own host alone.
     Host,
@@ -45,6 +45,9 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     Some(match route {
         "/healthz" | "/v1/openapi.json" => Door::Open,
+        "/v1/default-host" if is_read => Door::Open,
+        // A grant is told of what it waits for itself.
+        "/v1/prompts" if is_read => Door::Open,
         "/v1/hosts/{host}" if is_read => Door::Host,
         "/v1/hosts/{host}/policy" | "/v1/hosts/{host}/policy/check" => Door::Host,
         "/v1/hosts/{host}/exec" => Door::Work,
@@ -106,9 +109,6 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
     })
 }
 
-/// Returns whether the read-only socket has a route: it tells what the daemon knows of hosts and of work. What is in
-/// files, in output and in logs may be secret, and nothing is dialled or asked for somebody who only looks.
-pub(super) fn is_shown(method: &Method, route: &str) -> bool {
 /// Returns what a route is part of that whoever administers this machine may turn off. What ends or removes something
 /// is no part of it.
 fn feature(method: &Method, route: &str) -> Option<Feature> {
@@ -130,6 +130,9 @@ fn feature(method: &Method, route: &str) -> Option<Feature> {
     }
 }
 
+/// Returns whether the read-only socket has a route: it tells what the daemon knows of hosts and of work. What is in
+/// files, in output and in logs may be secret, and nothing is dialled or asked for somebody who only looks.
+pub(super) fn is_shown(method: &Method, route: &str) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
         && matches!(
             route,
@@ -244,18 +247,15 @@ pub(super) async fn pass(
             Door::Host | Door::Work => is_own(),
             Door::Owner | Door::OwnerWork | Door::Docker | Door::DockerRead => false,
         };
-        if !may {
-            let why = format!("the grant {}, which does not give this", grant.name);
-            // The host whose policy it may see.
         // What was turned off serves nobody, also where it was there before.
         if let Err(why) = app.guard.check_feature(Feature::Grants) {
             let place = SessionHost::Host(grant.host.clone());
             return error::denied(&place, &why).into_response();
         }
-            return denied(&why, None).host(&grant.host).into_response();
+        if !may {
+            return not_given(grant).into_response();
         }
     }
-    let asked = match door {
     if let Some(feature) = feature(method, route.as_str())
         && let Err(why) = app.guard.check_feature(feature)
     {
@@ -268,6 +268,7 @@ pub(super) async fn pass(
         };
         return refused.into_response();
     }
+    let asked = match door {
         Door::Docker => policy::Request::Docker,
         Door::DockerRead => policy::Request::DockerRead,
         Door::Open | Door::Host | Door::Owner | Door::Work | Door::OwnerWork => {
@@ -285,6 +286,12 @@ pub(super) async fn pass(
         Ok(()) => next.run(request).await,
         Err(why) => error::denied(&place, &why).into_response(),
     }
+}
+
+/// Returns the problem of what a grant does not give; with the host whose policy it may see.
+pub(super) fn not_given(grant: &GrantInForce) -> ApiError {
+    let why = format!("the grant {}, which does not give this", grant.name);
+    denied(&why, None).host(&grant.host)
 }
 
 fn read_only(detail: &str) -> ApiError {
