@@ -136,7 +136,14 @@ impl App {
         let place = place_of(executor);
         let roots = self.guard.roots(by.0, &place);
         let Some(first) = roots.first() else { return Ok(cwd) };
-        let wanted = cwd.unwrap_or_else(|| first.clone());
+        let wanted = match cwd {
+            None => first.clone(),
+            // Where a command runs that names none, as an absolute one does.
+            Some(cwd) if !cwd.starts_with('/') && cwd != "~" && !cwd.starts_with("~/") => {
+                format!("{}/{cwd}", first.trim_end_matches('/'))
+            }
+            Some(cwd) => cwd,
+        };
         let failed = |error| files::problem(executor, &error);
         let path = checked(wanted.as_bytes()).map_err(failed)?;
         let fs = self.files.of(executor, tries, by.1).await.map_err(failed)?;

@@ -88,8 +88,12 @@ pub(super) async fn permit_session(
     let line = Line { argv: &info.argv, shell: None, env };
     let text = format!("{verb} the session {}: {}", info.name, line.text());
     let executor = executor_named(app, host.as_str()).await?;
-    // Where it runs, or its home directory.
-    let cwd = Some(info.cwd.clone().unwrap_or_else(|| "~".to_owned()));
+    // Where it runs: what is not absolute is so to the home directory.
+    let cwd = Some(match info.cwd.as_deref() {
+        None => "~".to_owned(),
+        Some(cwd) if cwd.starts_with(['/', '~']) => cwd.to_owned(),
+        Some(cwd) => format!("~/{cwd}"),
+    });
     app.directory_below(by, &executor, cwd, Tries::default()).await?;
     let mut decision = line.with(|request| app.guard.decide(by.0, host, request));
     // Who was allowed to start it is not asked again for each word.

@@ -131,6 +131,9 @@ fn work_stays_below_the_root_as_the_host_resolves_it() {
         assert_eq!(there.json()["stdout"], format!("{}\n", root.display()));
         assert_eq!(run(Some(&root.join("sub"))).status, 200);
         for outside in [shared.at("other"), root.join("out"), root.join("sub/../.."), "/".into()] {
+        let inside = format!("{}\n", root.join("sub").display());
+        assert_eq!(run(Some(Path::new("sub"))).json()["stdout"], inside);
+        denied(&run(Some(Path::new("out"))));
             let why = denied(&run(Some(&outside)));
             assert!(why.contains("root = "), "{why}");
         }
@@ -206,11 +209,16 @@ fn a_host_without_sftp_resolves_directories_too() {
     for outside in ["up", "/"] {
         denied(&run(root.join(outside).to_str()));
     }
-    // From the home directory.
-    for outside in ["up", "/", "~", "-", "nowhere"] {
+    // From the root.
+    for outside in ["up", "/", "~", ".."] {
         denied(&run(Some(outside)));
     }
     for missing in ["~", "-", "nowhere"] {
+    assert_eq!(run(Some("sub")).json()["stdout"], format!("{}\n", root.join("sub").display()));
+    for missing in ["-", "nowhere"] {
+        let ran = run(Some(missing)).json();
+        assert!(ran["code"] != 0 && ran["stdout"] == "", "{ran}");
+    }
         let ran = run(root.join(missing).to_str()).json();
         assert!(ran["code"] != 0 && ran["stdout"] == "", "{ran}");
     }
