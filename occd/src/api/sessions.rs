@@ -103,6 +103,27 @@ pub(super) async fn permit_session(
     app.abide(by, host, decision, &text).await
 }
 
+/// Permits to see what a session's program writes: to whoever may read there, or run it, which shows the same.
+pub(super) async fn permit_look(
+    app: &Arc<App>,
+    by: By<'_>,
+    host: &SessionHost,
+    session: &Session,
+) -> ApiResult<()> {
+    let reading = app.guard.decide(by.0, host, &policy::Request::Read);
+    if reading.action == Action::Allow {
+        return Ok(());
+    }
+    let line = Line { argv: &session.info.argv, shell: None, env: &NO_ENV };
+    let running = line.with(|request| app.guard.decide(by.0, host, request));
+    let was_asked = running.action == Action::Ask && app.guard.remembers(by.0, &session.info.id);
+    if running.action == Action::Allow || was_asked {
+        return permit_session(app, by, host, (session, &NO_ENV), "attach to").await;
+    }
+    let text = format!("read the output of the session {}", session.info.name);
+    app.abide(by, host, reading, &text).await
+}
+
 fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
     move |failure| error::session(Some(host), &failure)
 }
