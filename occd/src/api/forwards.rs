@@ -108,6 +108,9 @@ pub(super) async fn remove(
 fn shown(spec: &Spec) -> String {
     let to = spec.to.as_ref().map_or_else(|| "anywhere".to_owned(), ToString::to_string);
     match spec.direction {
+        Direction::Remote if spec.to.is_none() => {
+            format!("{} of the host to wherever this machine connects (SOCKS)", spec.listen)
+        }
         Direction::Remote => format!("{} of the host to {to} of this machine", spec.listen),
         _ => format!("{} of this machine to {to} of the host", spec.listen),
     }
