@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use occ_proto::KEY_VARIABLES;
 use occ_proto::paths::{Env, PathError};
 use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
+use occ_proto::{Code, KEY_VARIABLES};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use crate::commands::Context;
-use crate::error::CliError;
+use crate::error::{CliError, DAEMON_UNREACHABLE, DENIED};
 use crate::unit;
 
 /// How long a daemon may take to accept connections.
@@ -133,6 +133,19 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         ));
     }
     Ok(Found { socket, stream, started: true, sought })
+}
+
+/// Returns why something was cut off: what was open through a grant ends with it, and its socket has gone by then.
+pub(crate) fn of_ended_grant(socket: &Path, error: CliError) -> CliError {
+    let is_grants = socket.file_name() == Some(OsStr::new(GRANT_SOCKET));
+    let is_cut = error.code == DAEMON_UNREACHABLE || error.is_interrupted();
+    if !is_grants || !is_cut || socket.symlink_metadata().is_ok() {
+        return error;
+    }
+    let code = Code::PolicyDenied.as_str().to_owned();
+    let message = format!("The grant of {} has ended, or was revoked.", shown(socket));
+    CliError { exit: DENIED, code, ..CliError::failed(message) }
+        .hint("occ grant list, where it was made, shows those in force")
 }
 
 /// Returns whether occ is to start no daemon by itself.

@@ -5,6 +5,7 @@
 //! hence whoever answered there once is the one who answers the second time.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use hyper_util::client::legacy;
 use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::error::Problem;
-use occ_proto::policy::CLIENT_HEADER;
+use occ_proto::policy::{CLIENT_HEADER, GRANT_SOCKET};
 use occ_proto::prompt::{PROMPTS_HEADER, PromptList};
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
@@ -223,9 +224,16 @@ impl Client {
         self.at_once(self.send(method, path, Some(written(body)?), None, None)).await
     }
 
-    /// Returns the open questions, while a request waits for its answer.
+    /// Returns whether the socket is a grant's.
+    pub(crate) fn is_grants(&self) -> bool {
+        self.socket.file_name() == Some(OsStr::new(GRANT_SOCKET))
+    }
+
+    /// Returns the approvals that requests of this process wait for.
     pub(crate) async fn prompts_beside(&self) -> Result<PromptList, CliError> {
-        self.at_once(self.send(Method::GET, "/v1/prompts", None, None, None)).await?.parse()
+        self.at_once(self.send(Method::GET, "/v1/prompts?own=true", None, None, None))
+            .await?
+            .parse()
     }
 
     /// Sends one of many requests, whose questions are answered in one place (`prompter::listening`).

@@ -152,7 +152,17 @@ impl LocalFile {
         let of_target = |error| cannot_make(&target, &error);
         let (part, file, keep) = match resume {
             Some(offset) if offset > 0 => {
-                let file = OpenOptions::new().append(true).open(&kept).map_err(of_target)?;
+                let how = OpenOptions::new().append(true).custom_flags(NOFOLLOW).open(&kept);
+                let file = match how {
+                    Err(_) if kept.is_symlink() => {
+                        let shown = sanitize(&kept.to_string_lossy());
+                        let text =
+                            format!("{shown} is a link, and nothing that a copy has left there.");
+                        let hint = format!("rm {}", shell_word(&kept.to_string_lossy()));
+                        return Err(CliError::failed(text).hint(hint));
+                    }
+                    file => file.map_err(of_target)?,
+                };
                 if !is_ours(&file, &kept).map_err(of_target)? {
                     let shown = sanitize(&target.to_string_lossy());
                     let text = format!("{shown} is being copied by another occ.");

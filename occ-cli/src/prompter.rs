@@ -78,17 +78,14 @@ pub(crate) async fn answering<T>(
 
 /// Tells of an approval that the request waits for, where there is no terminal to ask at.
 async fn telling(client: &Client) -> std::convert::Infallible {
-    // Whoever asks a person says which process it is for.
-    let ours = format!(", process {} (", std::process::id());
     let mut pause = LOOK;
-    while client.prompter().is_none() {
+    // Through a grant nothing is asked of a person here.
+    while client.prompter().is_none() || client.is_grants() {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        // A grant is not told; the request itself tells what is wrong with the daemon.
+        // The request itself tells what is wrong with the daemon.
         let Ok(list) = client.prompts_beside().await else { break };
-        let is_ours = |prompt: &&Prompt| {
-            prompt.kind == PromptKind::Approval && prompt.message.contains(&ours)
-        };
+        let is_ours = |prompt: &&Prompt| prompt.kind == PromptKind::Approval;
         if let Some(prompt) = list.prompts.iter().find(is_ours) {
             client.ui().note(&waits_for_approval(prompt.id, &prompt.message));
             break;

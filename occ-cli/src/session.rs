@@ -44,6 +44,8 @@ use occ_proto::session::{
     Session, SessionEdit, SessionList, SessionRequest, SessionSignal, SessionStart,
 };
 
+use tokio::time::{Instant, sleep};
+
 pub(crate) use attached::lost;
 pub use attached::{Attached, Received};
 
@@ -111,6 +113,20 @@ impl Sessions {
         &self.client
     }
 
+    /// Returns them once there is a daemon again, which may have to be started; what was killed leaves its place to another.
+    pub(crate) async fn back(&self) -> Result<Self, CliError> {
+        let until = Instant::now() + attached::BACK;
+        loop {
+            match reach(&self.ui, self.socket.clone(), Start::IfNeeded).await {
+                Ok(client) => {
+                    return Ok(Self { ui: self.ui.clone(), socket: self.socket.clone(), client });
+                }
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) => sleep(attached::PAUSE).await,
+            }
+        }
+    }
+
     /// Returns the daemon's answer to a start, as it is.
     pub(crate) async fn begin(&self, request: &SessionRequest) -> Result<Reply, CliError> {
         self.client.request(Method::POST, "/v1/sessions", Some(request), None).await
@@ -168,7 +184,17 @@ impl Sessions {
     /// # Errors
     /// When there is none.
     pub async fn attach(&self, session: &str, begin: Begin) -> Result<Attached, SessionError> {
-        self.open(session, begin, (true, true)).await
+        self.attach_within(session, begin, None).await
+    }
+
+    /// Attaches to a session, and waits so many milliseconds for a host that is down.
+    pub(crate) async fn attach_within(
+        &self,
+        session: &str,
+        begin: Begin,
+        wait: Option<u64>,
+    ) -> Result<Attached, SessionError> {
+        self.open(session, begin, (true, true, wait)).await
     }
 
     /// Looks at a session's output, and goes on with what comes if `on`. Where whoever is attached goes on stays as it is.
@@ -178,14 +204,14 @@ impl Sessions {
         begin: Begin,
         on: bool,
     ) -> Result<Attached, SessionError> {
-        self.open(session, begin, (on, false)).await
+        self.open(session, begin, (on, false, None)).await
     }
 
     async fn open(
         &self,
         session: &str,
         begin: Begin,
-        how: (bool, bool),
+        how: (bool, bool, Option<u64>),
     ) -> Result<Attached, SessionError> {
         let (ui, socket) = (self.ui.clone(), self.socket.clone());
         Attached::open(ui, socket, &self.client, session, begin, how).await

@@ -27,8 +27,7 @@ impl Spot {
     /// one it is a path at `home`.
     pub(crate) fn of(arg: &OsStr, home: Option<&HostName>) -> Result<Self, CliError> {
         let bytes = arg.as_bytes();
-        let colon = bytes.iter().position(|byte| *byte == b':' || *byte == b'/');
-        let Some(colon) = colon.filter(|at| bytes[*at] == b':' && *at > 0) else {
+        let Some(colon) = colon(bytes) else {
             return Ok(Self { host: home.cloned(), path: bytes.to_vec() });
         };
         let (name, path) = (&bytes[..colon], bytes[colon + 1..].to_vec());
@@ -41,6 +40,11 @@ impl Spot {
                 .hint("./ before a path of this machine with a colon in it")
         })?;
         Ok(Self { host: Some(host), path })
+    }
+
+    /// Returns whether an argument says itself where it is.
+    pub(crate) fn names_its_place(arg: &OsStr) -> bool {
+        colon(arg.as_bytes()).is_some()
     }
 
     /// Returns the path of the API, with a query.
@@ -100,6 +104,12 @@ impl Spot {
             None => shell_word(&path),
         }
     }
+}
+
+/// Returns where the colon is behind a host's name.
+fn colon(arg: &[u8]) -> Option<usize> {
+    let first = arg.iter().position(|byte| *byte == b':' || *byte == b'/')?;
+    (first > 0 && arg[first] == b':').then_some(first)
 }
 
 impl fmt::Display for Spot {

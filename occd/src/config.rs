@@ -2,6 +2,7 @@
 //! that names the line.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use serde::{Deserialize, Deserializer};
 mod documented;
 mod file;
 mod live;
+mod system;
 mod workspaces;
 
-pub use file::ConfigFile;
+pub use file::{ConfigFile, Stamps};
 pub use live::{LiveConfig, LoadedConfig};
+pub use system::{Feature, SystemPolicy};
 pub use workspaces::Workspaces;
 
 use crate::audit::AuditConfig;
@@ -27,6 +30,7 @@ use crate::logging;
 use crate::ownership::Exposed;
 use crate::policy::{self, Policy, PolicyConfig, RulePlace};
 use crate::sealed::SealError;
+use crate::ssh::allowed::AllRules;
 use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
 use crate::ssh::host_key::Unknown;
@@ -64,6 +68,9 @@ pub struct Config {
     pub local: LocalConfig,
     /// Settings for single hosts, over those for all.
     pub hosts: BTreeMap<HostName, HostSettings>,
+    /// What the administrator of this machine has to say, which goes before all of it.
+    #[serde(skip)]
+    pub system: Vec<SystemPolicy>,
 }
 
 /// `[connection]`, and the same keys under `[hosts.NAME]`.
@@ -294,6 +301,18 @@ pub enum ConfigError {
         #[source]
         source: SealError,
     },
+    /// The same of a system-wide policy.
+    #[error("{path}, line {line}, column {column}: {message}")]
+    System {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, in characters from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
     /// It does not parse, or a value is out of range.
     #[error("{path}, line {line}: {message}")]
     Invalid {
@@ -355,13 +374,24 @@ impl Config {
                 keepalive_interval: own!(keepalive_interval),
                 keepalive_count: own!(keepalive_count),
                 compression: own!(compression),
-                forward_agent: own.and_then(|own| own.forward_agent),
+                forward_agent: match self.is_off(Feature::AgentForwarding) {
+                    true => Some(false),
+                    false => own.and_then(|own| own.forward_agent),
+                },
                 no_probe: own.is_some_and(|own| own.probe == Some(false)),
                 forced: false,
                 granted: None,
-                no_proxy_commands: !self.security.proxy_commands,
+                no_proxy_commands: match self.is_off(Feature::ProxyCommands) {
+                    true => Some("proxy_commands in the policy of this machine's administrator"),
+                    false if self.security.proxy_commands => None,
+                    false => Some("[security] proxy_commands = false"),
+                },
+                allowed: self.allowed_mark(),
                 methods: self.methods(own),
-                unknown_host_key: own!(strict_host_key_checking),
+                unknown_host_key: match self.is_off(Feature::TrustOnFirstUse) {
+                    true => Some(Unknown::Forbid),
+                    false => own!(strict_host_key_checking),
+                },
                 line: Line::default(),
             },
             caps: Caps {
@@ -381,11 +411,42 @@ impl Config {
 }
 
 impl Config {
+    /// Returns the system-wide policy that has a feature turned off, if one has.
+    pub fn turned_off(&self, feature: Feature) -> Option<&SystemPolicy> {
+        self.system.iter().find(|system| !system.has(feature))
+    }
+
+    fn is_off(&self, feature: Feature) -> bool {
+        self.turned_off(feature).is_some()
+    }
+
+    /// Returns whether passwords are kept.
+    pub fn keeps_passwords(&self) -> bool {
+        self.security.keep_passwords && !self.is_off(Feature::KeepPasswords)
+    }
+
+    /// Returns what may be connected to.
+    pub fn allowed(&self) -> AllRules {
+        self.system.iter().map(|system| (system.path.clone(), system.hosts.clone())).collect()
+    }
+
+    /// Returns a number that is another where that is.
+    fn allowed_mark(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.system.iter().for_each(|system| system.hosts.hash(&mut hasher));
+        hasher.finish()
+    }
+
     fn methods(&self, own: Option<&HostSettings>) -> Methods {
+        let forbidden = match self.is_off(Feature::Passwords) {
+            true => Some("passwords in the policy of this machine's administrator"),
+            false if self.security.passwords => None,
+            false => Some("[security] passwords = false"),
+        };
         let allowed =
-            |method| self.security.passwords && own.is_some_and(|own| own.auth.contains(&method));
+            |method| forbidden.is_none() && own.is_some_and(|own| own.auth.contains(&method));
         Methods {
-            forbidden: !self.security.passwords,
+            forbidden,
             password: allowed(AuthMethod::Password),
             keyboard_interactive: allowed(AuthMethod::KeyboardInteractive),
         }
@@ -495,7 +556,8 @@ mod tests {
         let password = Methods { password: true, ..Methods::default() };
         assert_eq!(of(host, "a"), password);
         assert_eq!(of(host, "b"), Methods::default());
-        let forbidden = Methods { forbidden: true, ..Methods::default() };
+        let forbidden =
+            Methods { forbidden: Some("[security] passwords = false"), ..Methods::default() };
         assert_eq!(of(&format!("[security]\npasswords = false\n{host}"), "a"), forbidden);
     }
 

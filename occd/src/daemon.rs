@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App, Measured, Once, PastOperations, Turns};
 use crate::audit;
-use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
+use crate::config::{Config, ConfigError, ConfigFile, LiveConfig, Stamps};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::events::{Changes, Events};
 use crate::exec::Local;
@@ -43,6 +43,7 @@ use crate::session::Sessions;
 use crate::socket::{self, OwnedSocket, PassedSocket, SocketError, SocketFile};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
+use crate::ssh::allowed::Allowed;
 use crate::ssh::dial::DialEnvironment;
 use crate::ssh::error::chain;
 use crate::ssh::given_key;
@@ -50,7 +51,6 @@ use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
 use crate::ssh::tap::Taps;
 use crate::ssh::unlocked::UnlockedKeys;
-use crate::stamp::Stamp;
 use crate::used::UsedFile;
 use crate::wake;
 
@@ -116,7 +116,7 @@ pub struct Daemon {
     config: Config,
     config_file: ConfigFile,
     /// How the settings' files looked when they were read.
-    config_stamp: [Option<Stamp>; 2],
+    config_stamp: Stamps,
     home: PathBuf,
     login_user: String,
     agent: Option<PathBuf>,
@@ -125,15 +125,18 @@ pub struct Daemon {
 
 impl Daemon {
     /// Takes the lock and the socket. Called before the runtime exists: see [`OwnedSocket::bind`].
+    ///
+    /// `system_policy` is a policy as the system-wide one, beside that.
     pub fn bind(
         env: Env,
+        system_policy: Option<PathBuf>,
         place: Place,
         login_user: String,
         agent: Option<PathBuf>,
         given_key: Option<Secret>,
     ) -> Result<Self, StartError> {
-        let home = env.home("ssh keys and known_hosts")?.to_owned();
-        let config_file = ConfigFile::of(&env)?;
+        let home = env.home.clone().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
+        let config_file = ConfigFile::of(&env, system_policy)?;
         // A bad file is said before another daemon is disturbed.
         let config_stamp = config_file.stamp();
         let config = config_file.load()?;
@@ -202,7 +205,7 @@ impl Daemon {
             self.home.clone(),
             Arc::clone(&prompts),
         ));
-        secrets.set_enabled(self.config.security.keep_passwords);
+        secrets.set_enabled(self.config.keeps_passwords());
         let local =
             Arc::new(Local::new(self.home.clone(), tasks.clone(), hosts_stop.child_token()));
         let files = Files::new(
@@ -223,6 +226,7 @@ impl Daemon {
             dial: Arc::new(DialEnvironment {
                 resolver: Resolver::new(self.home.clone()),
                 hops: HopsLink::default(),
+                allowed: Allowed::default(),
                 turns: Arc::default(),
                 home: self.home,
                 login_user: self.login_user,
@@ -248,6 +252,7 @@ impl Daemon {
         tasks.spawn(used.keep(Arc::clone(&pool), hosts_stop.clone()));
         let hops: Arc<dyn Hops> = Arc::clone(&pool) as _;
         context.dial.hops.set(Arc::downgrade(&hops));
+        context.dial.allowed.set(self.config.allowed());
         let hosts = HostsStore::open(self.env.hosts_file_candidates()?);
         if let Some(problem) = &hosts.current().problem {
             tracing::error!(error = chain(problem), "hosts.json cannot be used");

@@ -236,8 +236,9 @@ impl Grants {
 
     fn take(&self, name: &str) -> bool {
         let Some(entry) = self.lock().remove(name) else { return false };
-        entry.over.cancel();
+        // First: whoever is cut off looks whether it is there.
         remove(&self.dir.join(name));
+        entry.over.cancel();
         tracing::info!(grant = name, "a grant has ended");
         self.audit.note("grant.end", Some(entry.grant.host.as_str()), format!("grant {name}"));
         true
@@ -289,8 +290,8 @@ impl Grants {
                 () = over.cancelled() => return,
                 () = ended => false,
             };
-            over.cancel();
             if stopped {
+                over.cancel();
                 // The next daemon goes on with it, in the same directory, which may be mounted somewhere.
                 if let Err(error) = std::fs::remove_file(&socket) {
                     tracing::warn!(grant = name, %error, "a grant's socket could not be removed");
@@ -303,6 +304,7 @@ impl Grants {
             {
                 tracing::error!(%error, "the grants cannot be remembered");
             }
+            over.cancel();
         });
         Ok(())
     }

@@ -28,6 +28,9 @@ struct Arguments {
     /// Leave the terminal, log to a file, and print "ready" on stdout once clients are accepted
     #[arg(long)]
     daemonize: bool,
+    /// A policy that is in force beside the system-wide one, and so can only restrict more
+    #[arg(long, value_name = "PATH", hide = true)]
+    system_policy: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     let daemon = Daemon::bind(
         env.clone(),
+        arguments.system_policy.clone(),
         passed.map_or_else(|| Place::Path(socket.clone()), Place::Passed),
         occd::process::login_user()?,
         agent,

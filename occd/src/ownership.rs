@@ -11,6 +11,9 @@ pub enum Exposed {
     /// It is neither this user's nor root's.
     #[error("belongs to user id {0}, not to you (chown)")]
     Owner(u32),
+    /// It is not root's.
+    #[error("belongs to user id {0}, not to root (chown root)")]
+    NotRoots(u32),
     /// Its mode lets others write, or a group that is not this user's own.
     #[error("can be written by others, its mode is {0:04o} (chmod go-w)")]
     Mode(u32),
@@ -28,6 +31,14 @@ pub fn check(metadata: &Metadata) -> Result<(), Exposed> {
 
 /// The same, and no group may write, as ssh has it for its own files (ssh_config(5), FILES).
 pub fn check_strictly(metadata: &Metadata) -> Result<(), Exposed> {
+    check_bits(metadata, 0o022)
+}
+
+/// Refuses a file that anybody but root could have written.
+pub fn check_roots(metadata: &Metadata) -> Result<(), Exposed> {
+    if metadata.uid() != 0 {
+        return Err(Exposed::NotRoots(metadata.uid()));
+    }
     check_bits(metadata, 0o022)
 }
 
@@ -100,6 +111,25 @@ mod tests {
             assert_eq!(strictly, good && mode != 0o664, "{mode:o}");
         }
     }
+
+    #[test]
+    fn what_binds_all_users_is_roots() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = File::create(&path).unwrap();
+        file.set_permissions(Permissions::from_mode(0o644)).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        if own != 0 {
+            assert_eq!(check_roots(&file.metadata().unwrap()), Err(Exposed::NotRoots(own)));
+            return;
+        }
+        assert_eq!(check_roots(&file.metadata().unwrap()), Ok(()));
+        file.set_permissions(Permissions::from_mode(0o664)).unwrap();
+        assert_eq!(check_roots(&file.metadata().unwrap()), Err(Exposed::Mode(0o664)));
+        std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+        assert_eq!(check_roots(&file.metadata().unwrap()), Err(Exposed::NotRoots(1)));
+    }
+
     #[test]
     fn only_a_group_of_the_user_alone_may_write() {
         const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n\

@@ -130,6 +130,13 @@ impl Prompts {
         shown.map(|open| open.prompt.clone()).collect()
     }
 
+    /// Returns the approvals that are waited for by a process.
+    pub fn wanted_by(&self, peer: Option<Peer>) -> Vec<Prompt> {
+        let open = self.lock();
+        let own = |open: &&Open| open.wants.as_ref().is_some_and(|wants| wants.are_by(peer));
+        open.iter().filter(own).map(|open| open.prompt.clone()).collect()
+    }
+
     /// Returns when the next question becomes one for all.
     pub fn next_for_all(&self) -> Option<Instant> {
         let open = self.lock();

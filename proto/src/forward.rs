@@ -201,7 +201,7 @@ pub struct AddForward {
     /// As for `ssh -L`, such as `8080:localhost:80`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<String>,
-    /// As for `ssh -R`.
+    /// As for `ssh -R`; a port alone speaks SOCKS to programs of the host, and this machine connects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
     /// As for `ssh -D`.

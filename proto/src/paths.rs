@@ -5,6 +5,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// The policy of this machine's administrator, for all its users. Not to be had by a variable: those are the user's.
+pub const SYSTEM_POLICY: &str = "/etc/occ/policy.toml";
+
 /// The longest path that fits a Unix socket address: `sun_path` less its terminating NUL.
 pub const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 

@@ -210,6 +210,39 @@ pub struct PolicyView {
     pub forward: Action,
     /// The rules, of which the first that fits decides.
     pub rules: Vec<RuleView>,
+    /// What whoever administers this machine says, which counts as well: the strictest of all decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub system: Vec<SystemPolicyView>,
+}
+
+/// A system-wide policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct SystemPolicyView {
+    /// Where it is.
+    pub file: String,
+    /// Patterns of what may be connected to; everything unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+    /// Patterns of what may not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+    /// The features that are turned off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub off: Vec<String>,
+    /// The directory that work stays below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// Nothing is changed.
+    pub read_only: bool,
+    /// What is done where no rule fits.
+    pub default: Action,
+    /// What is done about Docker where no rule fits.
+    pub docker: Action,
+    /// What is done about forwards where no rule fits.
+    pub forward: Action,
+    /// The rules, of which the first that fits decides.
+    pub rules: Vec<RuleView>,
 }
 
 /// Something that is only asked about.

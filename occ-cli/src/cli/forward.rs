@@ -11,6 +11,7 @@ Examples:
   occ forward add -L 5432:/run/postgresql/.s.PGSQL.5432 --host prod-1
   occ forward add -L /tmp/docker.sock:/run/docker.sock --host prod-1
   occ forward add -R 9000:localhost:3000 --host prod-1      the host's port 9000 leads here
+  occ forward add -R 1080 --host prod-1                     SOCKS there: its programs reach what this machine does
   occ forward add -D 1080 --host prod-1                     curl --socks5-hostname localhost:1080 …
   occ forward add -q -L 0:localhost:80 --host prod-1        takes a free port, and prints it
   occ forward add -g -L 8080:localhost:80 --host prod-1     other machines may connect, too
@@ -45,8 +46,8 @@ pub(crate) struct ForwardAddArgs {
     /// Listen here, and connect from the host
     #[arg(short = 'L', value_name = "[ADDRESS:]PORT:HOST:PORT")]
     pub(crate) local_forward: Vec<String>,
-    /// Listen on the host, and connect from here
-    #[arg(short = 'R', value_name = "[ADDRESS:]PORT:HOST:PORT")]
+    /// Listen on the host, and connect from here; a port alone is for SOCKS
+    #[arg(short = 'R', value_name = "[ADDRESS:]PORT[:HOST:PORT]")]
     pub(crate) remote_forward: Vec<String>,
     /// Listen here for SOCKS 5 and 4a, and connect from the host wherever a client says
     #[arg(short = 'D', value_name = "[ADDRESS:]PORT")]

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use super::files::Eol;
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::duration::parse_ms;
 use crate::parse::{parse_env, parse_session};
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +140,9 @@ pub(crate) struct AttachArgs {
     /// From this byte of standard output on
     #[arg(long, value_name = "N")]
     pub(crate) offset: Option<u64>,
+    /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub(crate) wait: Option<u64>,
     /// Send no input
     #[arg(short = 'n', long, conflicts_with = "eof")]
     pub(crate) no_stdin: bool,

@@ -71,7 +71,7 @@ impl Drop for Desk {
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &EditArgs) -> Result<u8, CliError> {
-    let (client, home) = home(context).await?;
+    let (client, home) = home(context, &[&args.path]).await?;
     let spot = Spot::of(&args.path, home.as_ref())?;
     let Some(name) = spot.name().map(<[u8]>::to_vec) else {
         return Err(CliError::usage(format!("{spot} has no name.")));

@@ -108,7 +108,7 @@ impl Run<'_> {
             let on_key = |told: NewHostKey| show::tell_news(ui, &told);
             let on_approval = |id: u64, message: &str| {
                 // A person at a terminal is told with all other questions (`prompter`).
-                if asks.is_none_or(|client| client.prompter().is_none()) {
+                if asks.is_none_or(|client| client.prompter().is_none() || client.is_grants()) {
                     ui.note(&prompter::waits_for_approval(id, message));
                 }
                 ui.asked.set(true);

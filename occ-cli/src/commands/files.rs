@@ -16,8 +16,14 @@ use crate::output::write_stdout;
 use crate::place::Place;
 use crate::spot::Spot;
 
-/// Returns a client, and the host that a path without one is on.
-pub(super) async fn home(context: &Context<'_>) -> Result<(Client, Option<HostName>), CliError> {
+/// Returns a client, and the host that paths without one are on; where each of them names its own, nobody is asked.
+pub(super) async fn home(
+    context: &Context<'_>,
+    paths: &[impl AsRef<OsStr>],
+) -> Result<(Client, Option<HostName>), CliError> {
+    if !paths.is_empty() && paths.iter().all(|path| Spot::names_its_place(path.as_ref())) {
+        return Ok((context.client().await?, None));
+    }
     let (client, place) = context.client_and_place().await?;
     Ok(match place {
         Place::Host(host, _) => (client, Some(host)),
@@ -44,7 +50,7 @@ pub(super) async fn stat_if_there(
 
 /// Lists a directory, or shows a file.
 pub(crate) async fn ls(context: &Context<'_>, args: &LsArgs) -> Result<u8, CliError> {
-    let (client, home) = home(context).await?;
+    let (client, home) = home(context, args.path.as_slice()).await?;
     let path = args.path.as_deref().unwrap_or(OsStr::new(""));
     let spot = Spot::of(path, home.as_ref())?;
     let reply = match client.get_slow(&spot.api("?list=true")?).await {
@@ -128,7 +134,7 @@ pub(crate) async fn cat(context: &Context<'_>, args: &CatArgs) -> Result<u8, Cli
     if context.ui.json {
         return Err(CliError::usage("occ cat writes the file itself: --json does not go with it."));
     }
-    let (client, home) = home(context).await?;
+    let (client, home) = home(context, &args.paths).await?;
     for path in &args.paths {
         let spot = Spot::of(path, home.as_ref())?;
         let mut answer = Answer::to(&client, Ask::new(Method::GET, spot.api("")?)).await?;
@@ -159,7 +165,7 @@ pub(super) async fn cut(client: &Client, spot: &Spot, how_far: &str) -> CliError
 
 /// Removes files.
 pub(crate) async fn rm(context: &Context<'_>, args: &RmArgs) -> Result<u8, CliError> {
-    let (client, home) = home(context).await?;
+    let (client, home) = home(context, &args.paths).await?;
     for path in &args.paths {
         let spot = Spot::of(path, home.as_ref())?;
         let query = if args.recursive { "?recursive=true" } else { "" };

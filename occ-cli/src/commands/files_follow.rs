@@ -71,7 +71,7 @@ impl Lines {
 }
 
 async fn watch(context: &Context<'_>, args: &WatchArgs) -> Result<u8, CliError> {
-    let (client, home) = home(context).await?;
+    let (client, home) = home(context, &[&args.path]).await?;
     let spot = Spot::of(&args.path, home.as_ref())?;
     let query = format!("?watch=true&recursive={}", args.recursive);
     let mut lines = Lines::of(&client, spot.api(&query)?).await?;
@@ -114,7 +114,7 @@ async fn watch(context: &Context<'_>, args: &WatchArgs) -> Result<u8, CliError> 
 }
 
 async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError> {
-    let (client, home) = home(context).await?;
+    let (client, home) = home(context, args.path.as_slice()).await?;
     let path = args.path.as_deref().unwrap_or(OsStr::new(""));
     let spot = Spot::of(path, home.as_ref())?;
     let mut query = format!(

@@ -108,6 +108,9 @@ fn sentence(forward: &Forward) -> String {
     match (&forward.to, forward.direction) {
         (Some(to), Direction::Remote) => format!("{listen} there leads to {to} here."),
         (Some(to), _) => format!("{listen} here leads to {to} there."),
+        (None, Direction::Remote) => {
+            format!("{listen} there speaks SOCKS; this machine connects.")
+        }
         (None, _) => format!("{listen} here speaks SOCKS; the host connects."),
     }
 }
@@ -189,6 +192,7 @@ fn table(ui: &Ui, forwards: &[Forward]) -> Table {
             _ => forward.listen.to_string(),
         };
         let leads = match (&forward.to, forward.service) {
+            (None, _) if forward.direction == Direction::Remote => "SOCKS here".to_owned(),
             (None, _) => "SOCKS".to_owned(),
             (Some(to), Some(Service::Sandbox)) => format!("{to} (sandbox)"),
             (Some(to), Some(Service::Cockpit)) => format!("{to} (cockpit)"),

@@ -55,7 +55,7 @@ pub(crate) use host_lines::HostLines;
 
 use std::path::PathBuf;
 
-use crate::autostart::Start;
+use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command, ForwardCommand, Global, HostCommand};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
@@ -118,6 +118,15 @@ impl Context<'_> {
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
+    let context = Context::plain(ui, cli.global.socket.clone());
+    let done = perform(cli, ui).await;
+    done.map_err(|error| match autostart::socket_path(&context) {
+        Ok(socket) => autostart::of_ended_grant(&socket, error),
+        Err(_) => error,
+    })
+}
+
+async fn perform(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     let Cli { global, command } = cli;
     // clap sees a conflict only between flags on the same side of the verb.
     if global.local && global.host.is_some() {

@@ -6,6 +6,7 @@ use hyper::Method;
 use jiff::Timestamp;
 use occ_proto::policy::{
     Action, Capability, Grant, GrantList, GrantRequest, PolicyCheck, PolicyVerdict, PolicyView,
+    RuleView,
 };
 use occ_proto::text::sanitize;
 
@@ -32,22 +33,56 @@ async fn show(context: &Context<'_>) -> Result<u8, CliError> {
         return ui.document(&reply.body).map(|()| 0);
     }
     let view: PolicyView = reply.parse()?;
-    if !view.restricts {
+    if !view.restricts && view.system.is_empty() {
         ui.say(&format!("{}No policy is set: everything may be done.", place.prefix()))?;
         return Ok(0);
     }
-    let mut lines = vec![
-        format!("default    {}", view.default.as_str()),
-        format!("docker     {}", view.docker.as_str()),
-        format!("forward    {}", view.forward.as_str()),
-    ];
-    if view.read_only {
+    let mut lines = Vec::new();
+    if view.restricts {
+        let defaults =
+            [("default", view.default), ("docker", view.docker), ("forward", view.forward)];
+        lines.extend(lines_of(view.root.as_deref(), view.read_only, &defaults, &view.rules));
+    }
+    for system in &view.system {
+        lines.push(format!("system     {}, which counts as well", system.file));
+        let defaults =
+            [("default", system.default), ("docker", system.docker), ("forward", system.forward)];
+        // What it leaves alone is not worth a line.
+        let defaults = defaults.into_iter().filter(|(_, action)| *action != Action::Allow);
+        let defaults: Vec<_> = defaults.collect();
+        if let Some(allow) = &system.allow {
+            lines.push(format!("allow      {}", allow.join(", ")));
+        }
+        if !system.deny.is_empty() {
+            lines.push(format!("deny       {}", system.deny.join(", ")));
+        }
+        if !system.off.is_empty() {
+            lines.push(format!("off        {}", system.off.join(", ")));
+        }
+        lines.extend(lines_of(system.root.as_deref(), system.read_only, &defaults, &system.rules));
+    }
+    let text: String =
+        lines.iter().map(|line| format!("{}{}\n", place.prefix(), sanitize(line))).collect();
+    ui.print(&text)?;
+    Ok(0)
+}
+
+/// Returns a policy in lines.
+fn lines_of(
+    root: Option<&str>,
+    read_only: bool,
+    defaults: &[(&str, Action)],
+    rules: &[RuleView],
+) -> Vec<String> {
+    let mut lines: Vec<String> =
+        defaults.iter().map(|(key, action)| format!("{key:<10} {}", action.as_str())).collect();
+    if read_only {
         lines.insert(0, "read_only  true".to_owned());
     }
-    if let Some(root) = &view.root {
-        lines.insert(0, format!("root       {}", sanitize(root)));
+    if let Some(root) = root {
+        lines.insert(0, format!("root       {root}"));
     }
-    for rule in &view.rules {
+    for rule in rules {
         let mut line = format!("{:<5}", rule.action.as_str());
         match (&rule.program, rule.what.is_empty()) {
             (Some(program), _) => line.push_str(&format!(" program {program:?}")),
@@ -66,10 +101,7 @@ async fn show(context: &Context<'_>) -> Result<u8, CliError> {
         }
         lines.push(format!("rule       {line}  ({})", rule.at));
     }
-    let text: String =
-        lines.iter().map(|line| format!("{}{}\n", place.prefix(), sanitize(line))).collect();
-    ui.print(&text)?;
-    Ok(0)
+    lines
 }
 
 async fn check(context: &Context<'_>, args: PolicyCheckArgs) -> Result<u8, CliError> {

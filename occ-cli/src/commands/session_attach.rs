@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use occ_proto::error::Code;
 use occ_proto::exec::{Bytes, ExecEvent};
 use occ_proto::session::{
     OutputStream, SHOW_SCREEN, Session, SessionEvent, SessionHost, SessionState,
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use super::exec_run::{Caught, Signals};
 use super::{Context, exec};
 use crate::cli::{AttachArgs, ExecArgs, SessionLogsArgs};
-use crate::error::{CLOSED_PIPE, CliError, OUTCOME_UNKNOWN};
+use crate::error::{CLOSED_PIPE, CliError, DAEMON_UNREACHABLE, OUTCOME_UNKNOWN};
 use crate::output::Ui;
 use crate::place::Place;
 use crate::prompter;
@@ -303,7 +304,7 @@ pub(super) async fn attach(
     if terminal && !plain && !context.ui.json {
         let session = sessions.show(&args.name).await?;
         if session.info.tty && session.state == SessionState::Running {
-            return in_terminal(context, sessions, &session).await;
+            return in_terminal(context, sessions, &session, args.wait).await;
         }
     }
     let typed = Typed {
@@ -311,7 +312,7 @@ pub(super) async fn attach(
         eof: (terminal && !args.no_stdin) || args.eof,
         escape: terminal,
     };
-    passing(context, sessions, &args.name, begin, typed).await
+    passing(context, sessions, &args.name, begin, typed, args.wait).await
 }
 
 /// Attaches to a session that was just started, with what is typed.
@@ -323,11 +324,11 @@ pub(super) async fn follow(
 ) -> Result<u8, CliError> {
     let terminal = io::stdin().is_terminal();
     if terminal && session.info.tty {
-        return in_terminal(context, sessions, session).await;
+        return in_terminal(context, sessions, session, None).await;
     }
     let name = &session.info.name;
     let typed = Typed { input: Input::stdin().ok(), eof: terminal, escape: terminal };
-    passing(context, sessions, name, begin, typed).await
+    passing(context, sessions, name, begin, typed, None).await
 }
 
 /// Shows the screen of a session that has one, in this terminal, until the program ends or the person leaves. A broken
@@ -336,6 +337,7 @@ async fn in_terminal(
     context: &Context<'_>,
     sessions: &Sessions,
     session: &Session,
+    wait: Option<u64>,
 ) -> Result<u8, CliError> {
     let name = &session.info.name;
     let place = match &session.host {
@@ -343,27 +345,45 @@ async fn in_terminal(
         SessionHost::Host(host) => Place::Host(host.clone(), Source::Named),
     };
     let words = ["sh", "-c", SHOW_SCREEN, "sh", &session.info.id];
-    let mut args = ExecArgs { tty: true, ..ExecArgs::default() };
+    let mut args = ExecArgs { tty: true, wait, ..ExecArgs::default() };
     args.argv = words.map(Into::into).to_vec();
-    loop {
-        let request = exec::here(&place, exec::request(&args)?)?;
-        let shown = exec::on(context, &args, &request, sessions.client(), &place);
-        match Box::pin(shown).await {
-            Err(error) if error.exit == OUTCOME_UNKNOWN => {
-                context.ui.note(&format!("[{name}] paused: {}", error.message));
-                args.wait = Some(AGAIN);
+    let mut next: Option<Sessions> = None;
+    let mut left = false;
+    let now = loop {
+        let sessions = next.as_ref().unwrap_or(sessions);
+        let shown = async {
+            let request = exec::here(&place, exec::request(&args)?)?;
+            match Box::pin(exec::on(context, &args, &request, sessions.client(), &place)).await {
+                Err(error) if !error.is_quiet() => return Err(error),
+                // The escape, or a signal.
+                Err(_) => left = true,
+                Ok(_) => {}
             }
-            // The escape, or a signal.
-            Err(error) if !error.is_quiet() => return Err(error),
-            _ => break,
-        }
-    }
-    let mut now = sessions.show(&session.info.id).await?;
-    if now.state == SessionState::Running {
-        // Its screen ends a moment before it does.
-        tokio::time::sleep(SCREEN).await;
-        now = sessions.show(&session.info.id).await?;
-    }
+            let now = sessions.show(&session.info.id).await?;
+            if now.state != SessionState::Running {
+                return Ok(now);
+            }
+            // Its screen ends a moment before it does.
+            tokio::time::sleep(SCREEN).await;
+            Ok(sessions.show(&session.info.id).await?)
+        };
+        let why = match shown.await {
+            Ok(now) => break now,
+            Err(error) if left => return Err(error),
+            Err(error) if is_of_no_daemon(&error) => "occd went away".to_owned(),
+            Err(error) if error.exit == OUTCOME_UNKNOWN => error.message,
+            Err(error) => return Err(error),
+        };
+        context.ui.note(&format!("[{name}] paused: {why}"));
+        args.wait = Some(AGAIN);
+        // This daemon may be another already.
+        let back = tokio::select! {
+            biased;
+            error = crate::terminal::ended() => Err(error),
+            back = sessions.back() => back,
+        };
+        next = Some(back.map_err(|error| error.hint(format!("occ session attach {name}")))?);
+    };
     match (now.state, now.exit) {
         (SessionState::Ended, Some(code)) => Ok(code),
         (SessionState::Lost, _) => Err(crate::session::lost(name)),
@@ -374,14 +394,29 @@ async fn in_terminal(
     }
 }
 
+/// Returns the failure with what waits for the host, if that is down.
+fn waitable(name: &str, error: CliError) -> CliError {
+    match error.daemon_code() {
+        Some(Code::HostUnreachable) => error.hint(format!("occ session attach --wait 10m {name}")),
+        _ => error,
+    }
+}
+
+/// Returns whether there was no daemon any more to say anything: the screen is where it was.
+fn is_of_no_daemon(error: &CliError) -> bool {
+    let is_silent = error.problem.is_none() && error.exit == OUTCOME_UNKNOWN;
+    is_silent || error.code == DAEMON_UNREACHABLE
+}
+
 async fn passing(
     context: &Context<'_>,
     sessions: &Sessions,
     name: &str,
     begin: Begin,
     typed: Typed,
+    wait: Option<u64>,
 ) -> Result<u8, CliError> {
-    let mut attached = sessions.attach(name, begin).await?;
+    let mut attached = sessions.attach_within(name, begin, wait).await?;
     let left = if context.ui.json {
         let out = Descriptor::of(&io::stdout());
         let out = out.map_err(|error| CliError::failed(format!("standard output: {error}")))?;
@@ -400,7 +435,8 @@ async fn passing(
     } else {
         let mut sink = Streams::open()?;
         let passing = Box::pin(pass(context.ui, name, &mut attached, typed, &mut sink, None));
-        prompter::answering(sessions.client(), passing).await?.0
+        let passed = prompter::answering(sessions.client(), passing).await;
+        passed.map_err(|error| waitable(name, error))?.0
     };
     match left {
         Left::Detached(_) => {

@@ -26,9 +26,9 @@ const MESSAGES: usize = 12;
 /// The largest message of input.
 const PIECE: usize = 64 * 1024;
 /// How long a daemon that went away may take to come back.
-const BACK: Duration = Duration::from_secs(30);
+pub(super) const BACK: Duration = Duration::from_secs(30);
 /// How long it is left alone in between.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 /// What comes from a session.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +85,8 @@ pub struct Attached {
     on: bool,
     /// Where this one stops is where the next one goes on.
     notes: bool,
+    /// How long a host is waited for that is down, in milliseconds, before anything has come of it.
+    wait: Option<u64>,
     /// Whether a daemon may be started when there is none.
     start: Start,
     stream: Option<WebSocket>,
@@ -114,7 +116,7 @@ impl Attached {
         client: &Client,
         session: &str,
         begin: Begin,
-        (on, notes): (bool, bool),
+        (on, notes, wait): (bool, bool, Option<u64>),
     ) -> Result<Self, SessionError> {
         let mut attached = Self {
             ui,
@@ -123,6 +125,7 @@ impl Attached {
             begin,
             on,
             notes,
+            wait,
             start: Start::IfNeeded,
             stream: None,
             waiting: VecDeque::new(),
@@ -146,6 +149,9 @@ impl Attached {
             if let Some(at) = at {
                 query.push_str(&format!("&{name}={at}"));
             }
+        }
+        if let Some(wait) = self.wait {
+            query.push_str(&format!("&wait_ms={wait}"));
         }
         if let Some(base) = self.base.filter(|_| self.doubtful > 0) {
             query.push_str(&format!("&stdin={base}&resent={}", self.doubtful));

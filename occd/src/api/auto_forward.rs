@@ -8,6 +8,7 @@ use occ_proto::session::{OutputStream, Session, SessionState};
 use super::App;
 use super::extract::host_named;
 use super::sessions::handle;
+use crate::config::Feature;
 use crate::forward::AddError;
 use crate::host::{HostHandle, Tries};
 use crate::policy::Request;
@@ -70,7 +71,11 @@ async fn watch(app: &Arc<App>, id: &str, name: String, from: &str) {
                         continue;
                     }
                     // Whoever started it was allowed to; the policy may be another by now.
-                    if let Err(denied) = app.guard.still_permits(host.name(), &Request::Forward) {
+                    let permitted = app
+                        .guard
+                        .check_feature(Feature::LocalForwards)
+                        .and_then(|()| app.guard.still_permits(host.name(), &Request::Forward));
+                    if let Err(denied) = permitted {
                         tracing::warn!(session = id, url = url.url, %denied, "no forward");
                         continue;
                     }

@@ -14,7 +14,7 @@ use super::json::Json;
 use super::problems::{OfHostEdit, OfHostsFile};
 use crate::policy::Asker;
 
-/// Tells which host is meant where none is named.
+/// Tells which host is meant where none is named; through a grant, its own.
 #[utoipa::path(
     get,
     path = "/v1/default-host",
@@ -22,7 +22,13 @@ use crate::policy::Asker;
     operation_id = "showDefaultHost",
     responses((status = 200, description = "The host, or null", body = DefaultHost), OfHostsFile)
 )]
-pub(super) async fn show(State(app): State<Arc<App>>) -> ApiResult<Json<DefaultHost>> {
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    asker: Asker,
+) -> ApiResult<Json<DefaultHost>> {
+    if let Some(grant) = &asker.grant {
+        return Ok(Json(DefaultHost { name: Some(grant.host.clone()) }));
+    }
     let snapshot = app.hosts.refresh().await;
     let file = snapshot.usable().map_err(ApiError::from)?;
     Ok(Json(DefaultHost { name: file.default_host.clone() }))

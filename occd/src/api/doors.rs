@@ -17,13 +17,14 @@ use occ_proto::{AGENT_HEADER, Code, KEY_HEADER};
 
 use super::App;
 use super::error::{self, ApiError};
-use crate::policy::{self, Asker};
+use crate::config::Feature;
+use crate::policy::{self, Asker, GrantInForce};
 use crate::prompts::Client;
 
 /// What stands before a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Door {
-    /// Nothing: it tells nothing of any host.
+    /// Nothing: it tells nothing of any host, or a grant of its own alone.
     Open,
     /// Nothing; a grant comes to its own host alone.
     Host,
@@ -44,6 +45,9 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     Some(match route {
         "/healthz" | "/v1/openapi.json" => Door::Open,
+        "/v1/default-host" if is_read => Door::Open,
+        // A grant is told of what it waits for itself.
+        "/v1/prompts" if is_read => Door::Open,
         "/v1/hosts/{host}" if is_read => Door::Host,
         "/v1/hosts/{host}/policy" | "/v1/hosts/{host}/policy/check" => Door::Host,
         "/v1/hosts/{host}/exec" => Door::Work,
@@ -107,6 +111,27 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
         | "/v1/audit" => Door::Owner,
         _ => return None,
     })
+}
+
+/// Returns what a route is part of that whoever administers this machine may turn off. What ends or removes something
+/// is no part of it.
+fn feature(method: &Method, route: &str) -> Option<Feature> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    match route {
+        "/v1/hosts/{host}/exec" => Some(Feature::Exec),
+        "/v1/hosts/{host}/files" | "/v1/hosts/{host}/files/" | "/v1/hosts/{host}/files/{*path}" => {
+            Some(Feature::Files)
+        }
+        "/v1/sessions" | "/v1/sessions/{id}/start" if *method == Method::POST => {
+            Some(Feature::Sessions)
+        }
+        "/v1/sessions/{id}/output" | "/v1/sessions/{id}/input" | "/v1/sessions/{id}/attach" => {
+            Some(Feature::Sessions)
+        }
+        "/v1/grants" if *method == Method::POST => Some(Feature::Grants),
+        "/v1/hosts/{host}/trust" if !is_read => Some(Feature::TrustOnFirstUse),
+        _ => None,
+    }
 }
 
 /// Returns whether the read-only socket has a route: it tells what the daemon knows of hosts and of work. What is in
@@ -227,11 +252,26 @@ pub(super) async fn pass(
             Door::Host | Door::Work => is_own(),
             Door::Owner | Door::OwnerWork | Door::Docker | Door::DockerRead => false,
         };
-        if !may {
-            let why = format!("the grant {}, which does not give this", grant.name);
-            // The host whose policy it may see.
-            return denied(&why, None).host(&grant.host).into_response();
+        // What was turned off serves nobody, also where it was there before.
+        if let Err(why) = app.guard.check_feature(Feature::Grants) {
+            let place = SessionHost::Host(grant.host.clone());
+            return error::denied(&place, &why).into_response();
         }
+        if !may {
+            return not_given(grant).into_response();
+        }
+    }
+    if let Some(feature) = feature(method, route.as_str())
+        && let Err(why) = app.guard.check_feature(feature)
+    {
+        let refused = match host_of(&request) {
+            Some(place) => error::denied(&place, &why),
+            None => {
+                let detail = format!("{}: {why}.", feature.key());
+                ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, detail)
+            }
+        };
+        return refused.into_response();
     }
     let asked = match door {
         Door::Docker => policy::Request::Docker,
@@ -251,6 +291,12 @@ pub(super) async fn pass(
         Ok(()) => next.run(request).await,
         Err(why) => error::denied(&place, &why).into_response(),
     }
+}
+
+/// Returns the problem of what a grant does not give; with the host whose policy it may see.
+pub(super) fn not_given(grant: &GrantInForce) -> ApiError {
+    let why = format!("the grant {}, which does not give this", grant.name);
+    denied(&why, None).host(&grant.host)
 }
 
 fn read_only(detail: &str) -> ApiError {

@@ -157,6 +157,7 @@ pub(super) fn connect_error(name: &HostName, error: &ConnectError) -> ApiError {
     let status = match blamed {
         ConnectError::Stopped => StatusCode::CONFLICT,
         ConnectError::Removed => StatusCode::NOT_FOUND,
+        ConnectError::NotAllowed { .. } => StatusCode::FORBIDDEN,
         _ if blamed.retry() == Retry::Fatal && code != Code::ShuttingDown => StatusCode::CONFLICT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };

@@ -76,6 +76,8 @@ pub(super) async fn add(
     }
     let host = host_named(&app, request.host).await?;
     let place = SessionHost::Host(host.name().clone());
+    let allowed = app.guard.check_forward(spec.direction, &spec.listen);
+    allowed.map_err(|why| error::denied(&place, &why))?;
     let text = format!("forward {}", shown(&spec));
     app.permit((&asker, &client), &place, &policy::Request::Forward, &text).await?;
     let added = app.forwards.add(&host, spec, None, (query.tries(), &client)).await;
@@ -111,6 +113,9 @@ pub(super) async fn remove(
 fn shown(spec: &Spec) -> String {
     let to = spec.to.as_ref().map_or_else(|| "anywhere".to_owned(), ToString::to_string);
     match spec.direction {
+        Direction::Remote if spec.to.is_none() => {
+            format!("{} of the host to wherever this machine connects (SOCKS)", spec.listen)
+        }
         Direction::Remote => format!("{} of the host to {to} of this machine", spec.listen),
         _ => format!("{} of this machine to {to} of the host", spec.listen),
     }

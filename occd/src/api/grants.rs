@@ -6,15 +6,21 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use occ_proto::Code;
+use occ_proto::files::FileKind;
 use occ_proto::policy::{Grant, GrantList, GrantRequest};
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::extract::{Body, Path, host_named};
+use super::extract::{Body, Caller, Path, host_named};
+use super::files;
 use super::json::Json;
 use super::problems::OfGrant;
+use crate::exec::Executor;
+use crate::files::{FileError, Shown, checked};
 use crate::grants::{GrantError, Wish};
-use crate::policy::Asker;
+use crate::host::{HostHandle, Tries};
+use crate::policy::{Asker, check_root};
+use crate::prompts::Client;
 
 /// Lists the grants: sockets with a policy and an end of their own.
 #[utoipa::path(
@@ -39,6 +45,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<GrantList> {
 )]
 pub(super) async fn add(
     State(app): State<Arc<App>>,
+    Caller(client): Caller,
     asker: Asker,
     Body(request): Body<GrantRequest>,
 ) -> ApiResult<(StatusCode, Json<Grant>)> {
@@ -48,6 +55,10 @@ pub(super) async fn add(
     });
     asker.trail.begin();
     let host = host_named(&app, request.host.to_string()).await?;
+    if let Some(root) = &request.root {
+        check_root(root).map_err(|why| problem(&GrantError::Bad(why)))?;
+        is_there(&app, &host, root, &client).await?;
+    }
     let GrantRequest { host: _, allow, ttl_ms, root, name, any_uid } = request;
     let lasts = Duration::from_millis(ttl_ms);
     let wish = Wish { host: host.name().clone(), allow, lasts, root, name, any_uid };
@@ -73,6 +84,19 @@ pub(super) async fn revoke(
 ) -> ApiResult<StatusCode> {
     app.grants.revoke(&name).map_err(|error| problem(&error))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses a root that the host does not have: behind it there would be nothing.
+async fn is_there(app: &App, host: &HostHandle, root: &str, client: &Client) -> ApiResult<()> {
+    let executor = Executor::Host(host.clone());
+    let failed = |error| files::problem(&executor, &error);
+    let path = checked(root.as_bytes()).map_err(failed)?;
+    let fs = app.files.of(&executor, Tries::default(), client).await.map_err(failed)?;
+    let attrs = fs.stat(&path, true).await.map_err(failed)?;
+    match attrs.kind {
+        FileKind::Directory => Ok(()),
+        _ => Err(failed(FileError::NotDirectory(Shown::of(&path)))),
+    }
 }
 
 fn problem(error: &GrantError) -> ApiError {

@@ -186,6 +186,7 @@ pub(super) async fn add(
     };
     // Before the test, which may take a while; and again when it is written.
     insert(&mut app.hosts_now().await.usable().map_err(ApiError::from)?.clone())?;
+    check_allowed(&app, &name, &config).await?;
     let verified = match verify {
         true => Some(verified(&app, &name, &config, &client).await?),
         false => None,
@@ -227,6 +228,9 @@ pub(super) async fn edit(
         if patch.jump_host.is_some() { refuse_circle(file, name) } else { Ok(()) }
     };
     change(&mut app.hosts_now().await.usable().map_err(ApiError::from)?.clone())?;
+    if !before.same_connection(&after) {
+        check_allowed(&app, name, &after).await?;
+    }
     let verified = if patch.verify.unwrap_or(true) && !before.same_connection(&after) {
         Some(verified(&app, name, &after, &client).await?)
     } else {
@@ -307,6 +311,15 @@ fn refuse_circle(file: &HostsFile, name: &HostName) -> ApiResult<()> {
         }
     };
     Err(ApiError::bad_request(detail).host(name))
+}
+
+/// Refuses a host that whoever administers this machine does not have connected to.
+async fn check_allowed(app: &App, name: &HostName, config: &HostConfig) -> ApiResult<()> {
+    match app.pool.check_allowed(config).await {
+        Err(error) if error.code() == Code::PolicyDenied => Err(error::connect_error(name, &error)),
+        // Whatever else is wrong is for the dial to say.
+        _ => Ok(()),
+    }
 }
 
 async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {

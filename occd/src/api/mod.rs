@@ -230,7 +230,8 @@ impl App {
         let environment = &self.pool.context().dial;
         self.guard.audit().set(&config.audit);
         environment.spill.set_limit(config.output.spill_limit());
-        environment.secrets.set_enabled(config.security.keep_passwords);
+        environment.secrets.set_enabled(config.keeps_passwords());
+        environment.allowed.set(config.allowed());
         environment.unlocked.set_lifetime(config.security.key_lifetime);
         self.reload(snapshot, config).await;
     }

@@ -9,6 +9,7 @@ use occ_proto::session::SessionHost;
 use super::App;
 use super::error::{self, ApiError, ApiResult};
 use super::files;
+use crate::config::Feature;
 use crate::exec::Executor;
 use crate::files::{FileSystem, checked};
 use crate::host::Tries;
@@ -80,6 +81,10 @@ impl App {
         if !self.guard.restricts(by.0, &place) {
             return Ok(request);
         }
+        if request.tty.is_some() || (request.argv.is_empty() && request.shell.is_none()) {
+            let allowed = self.guard.check_feature(Feature::Shell);
+            allowed.map_err(|why| error::denied(&place, &why))?;
+        }
         let tries = Tries::of(request.retries, request.wait_ms);
         let directory = match &place {
             SessionHost::Host(host) => self.directory(host, request.here.as_deref()),
@@ -131,7 +136,14 @@ impl App {
         let place = place_of(executor);
         let roots = self.guard.roots(by.0, &place);
         let Some(first) = roots.first() else { return Ok(cwd) };
-        let wanted = cwd.unwrap_or_else(|| first.clone());
+        let wanted = match cwd {
+            None => first.clone(),
+            // Where a command runs that names none, as an absolute one does.
+            Some(cwd) if !cwd.starts_with('/') && cwd != "~" && !cwd.starts_with("~/") => {
+                format!("{}/{cwd}", first.trim_end_matches('/'))
+            }
+            Some(cwd) => cwd,
+        };
         let failed = |error| files::problem(executor, &error);
         let path = checked(wanted.as_bytes()).map_err(failed)?;
         let fs = self.files.of(executor, tries, by.1).await.map_err(failed)?;

@@ -296,6 +296,11 @@ impl IntoResponses for OfTrace {
 
 impl IntoResponses for OfGrant {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        responses(&[HOST, &[(404, &[Code::GrantNotFound]), (409, &[Code::GrantExists])]])
+        responses(&[
+            HOST,
+            DIAL,
+            FILE,
+            &[(404, &[Code::GrantNotFound]), (409, &[Code::GrantExists])],
+        ])
     }
 }

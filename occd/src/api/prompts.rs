@@ -28,7 +28,7 @@ use super::exec::wants_lines;
 use super::extract::{Body, Caller, Path, Query};
 use super::json::{self, Json};
 use super::problems::{OfDial, OfPrompt};
-use super::{App, HEARTBEAT};
+use super::{App, HEARTBEAT, doors};
 use crate::host::HostHandle;
 use crate::policy::Asker;
 use crate::prompts::{NotTaken, Prompts, Questions};
@@ -44,6 +44,9 @@ pub(super) struct ListQuery {
     /// Only the questions that requests with this token raised, which are shown at once; else those that are
     /// for all.
     client: Option<String>,
+    /// Only the approvals that other requests of the same process wait for; through a grant there are no others.
+    #[serde(default)]
+    own: bool,
 }
 
 /// Lists the questions that wait for a person; with `Accept: application/x-ndjson` a `PromptEvent` a line as they come and go.
@@ -58,9 +61,16 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
+    asker: Asker,
     headers: HeaderMap,
 ) -> Response {
     let prompts = Arc::clone(&app.pool.context().dial.prompts);
+    if query.own {
+        return Json(PromptList { prompts: prompts.wanted_by(asker.peer) }).into_response();
+    }
+    if let Some(grant) = &asker.grant {
+        return doors::not_given(grant).into_response();
+    }
     if wants_lines(&headers) {
         let lines = HttpBody::from_stream(events(prompts, query.client));
         return ([(header::CONTENT_TYPE, NDJSON)], lines).into_response();

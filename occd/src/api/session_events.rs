@@ -18,9 +18,9 @@ use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Path, Query};
 use super::params::{LastEventId, SessionPath};
 use super::problems::OfSession;
-use super::sessions::handle;
+use super::sessions::{handle, permit_look};
 use super::{App, SSE};
-use crate::policy::{self, Asker};
+use crate::policy::Asker;
 use crate::session::{Event, Wanted};
 
 /// The media type of output as it is.
@@ -76,8 +76,7 @@ pub(super) async fn output(
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.contains(RAW)));
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
-    let text = format!("read the output of the session {}", handle.known().info.name);
-    app.permit((&asker, &client), &host, &policy::Request::Read, &text).await?;
+    permit_look(&app, (&asker, &client), &host, &handle.known()).await?;
     let stream = query.stream.unwrap_or(OutputStream::Stdout);
     let none = || "-".to_owned();
     let on = query.follow.unwrap_or(true);

@@ -11,10 +11,11 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt as _, StreamExt as _};
+use occ_proto::Problem;
 use occ_proto::exec::{ExecControl, STDERR, STDIN, STDOUT};
 use occ_proto::session::{OutputStream, SessionEvent, SessionHost};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::time::Instant;
 
 use super::App;
@@ -23,8 +24,10 @@ use super::extract::{Caller, Path, Query};
 use super::params::SessionPath;
 use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};
-use super::sessions::{MOST, NO_ENV, handle, permit_session, says};
+use super::sessions::{MOST, NO_ENV, handle, permit_look, permit_session, says};
+use crate::host::Tries;
 use crate::policy::Asker;
+use crate::prompts::Client;
 use crate::session::{Event, Forwarded, Handle, PIECE, SessionError, Wanted};
 
 /// The largest message of a client.
@@ -37,6 +40,9 @@ const ANSWERS: usize = 4;
 const CONTROLS: usize = 4;
 /// How often it is remembered how far a client has read.
 const NOTE: Duration = Duration::from_secs(5);
+
+/// A beginning that means none of a stream, as the host's script takes it.
+const NONE: &str = "-";
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -54,6 +60,8 @@ pub(super) struct AttachQuery {
     stdin: Option<u64>,
     /// How many bytes that may be. The host drops what it has of them.
     resent: Option<u64>,
+    /// How long to wait for a host that is down, in milliseconds, before it is attached; it is dialled a few times unless given.
+    wait_ms: Option<u64>,
 }
 
 /// Attaches to a session over a WebSocket.
@@ -82,11 +90,11 @@ pub(super) async fn upgrade(
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
     asker.trail.begin();
-    permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "attach to").await?;
+    let handle = handle.with_patience(Tries::of(None, query.wait_ms));
     let [stdout, stderr] = handle.read_so_far();
     let of = |text: Option<&str>, so_far: u64| match text {
         None => Ok(so_far.to_string()),
-        Some("none") => Ok("-".to_owned()),
+        Some("none") => Ok(NONE.to_owned()),
         Some(text) => begin(text),
     };
     let wanted_output = Wanted {
@@ -94,6 +102,10 @@ pub(super) async fn upgrade(
         stderr: of(query.stderr.as_deref(), stderr)?,
         on: query.follow.unwrap_or(true),
     };
+    // Who sees nothing of it, and only waits or writes, needs not be allowed to read.
+    if [&wanted_output.stdout, &wanted_output.stderr].iter().any(|from| *from != NONE) {
+        permit_look(&app, (&asker, &client), &host, &handle.known()).await?;
+    }
     if query.stdin.is_some() != query.resent.is_some() || query.stdin > Some(MOST) {
         return Err(ApiError::bad_request("stdin and resent go together, and stdin is an offset."));
     }
@@ -101,9 +113,10 @@ pub(super) async fn upgrade(
     Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(
         move |socket| async move {
             let notes = query.note.unwrap_or(true);
-            serve(app, handle, host, wanted_output, notes, resent, socket).await;
+            let work = Work { app, handle, host, by: (asker, client), may: OnceCell::new() };
+            serve(&work, wanted_output, notes, resent, socket).await;
             // Whoever leaves has had what they wanted.
-            asker.trail.done();
+            work.by.0.trail.done();
         },
     ))
 }
@@ -114,15 +127,39 @@ enum Input {
     End,
 }
 
-async fn serve(
+/// A session, and who is attached to it.
+struct Work {
     app: Arc<App>,
     handle: Handle,
     host: SessionHost,
+    by: (Asker, Client),
+    /// Whether the program may be given something, once that was asked.
+    may: OnceCell<Option<Box<Problem>>>,
+}
+
+impl Work {
+    /// Returns why this client gives the program neither input nor signals: whoever attaches may only look.
+    async fn refusal(&self) -> Option<SessionEvent> {
+        let ask = || async {
+            let (asker, client) = &self.by;
+            let known = self.handle.known();
+            let asked = (&known, &NO_ENV);
+            let asked = permit_session(&self.app, (asker, client), &self.host, asked, "write to");
+            asked.await.err().map(ApiError::into_problem)
+        };
+        let refused = self.may.get_or_init(ask).await;
+        refused.clone().map(|problem| SessionEvent::Error { problem })
+    }
+}
+
+async fn serve(
+    work: &Work,
     wanted: Wanted,
     notes: bool,
     resent: Option<Range<u64>>,
     socket: WebSocket,
 ) {
+    let Work { app, handle, host, .. } = work;
     let (mut sink, source) = socket.split();
     let mut events = handle.follow(&app.sessions, wanted);
     let mut forwarded = handle.forwarded();
@@ -132,8 +169,7 @@ async fn serve(
     let (inputs, input) = mpsc::channel(INPUTS);
     let (controls, control) = mpsc::channel(CONTROLS);
     let (answers, mut answer) = mpsc::channel(ANSWERS);
-    let mut read =
-        ReadSoFar { app: &app, id: &id, next: handle.read_so_far(), noted: Instant::now() };
+    let mut read = ReadSoFar { app, id: &id, next: handle.read_so_far(), noted: Instant::now() };
     // Whatever fails here fails because the client has gone; the program goes on without it.
     let output = async {
         let mut told = 0;
@@ -180,7 +216,7 @@ async fn serve(
                 }
                 continue;
             }
-            let event = on_the_wire(&app, &id, &host, event);
+            let event = on_the_wire(app, &id, host, event);
             let is_last = matches!(
                 event,
                 SessionEvent::Exit { .. }
@@ -198,10 +234,10 @@ async fn serve(
             }
         }
     };
-    let work = async {
+    let working = async {
         let ((), (), heard) = tokio::join!(
-            feed(&handle, &host, resent, input, &answers),
-            control_all(&app, &handle, control),
+            feed(work, resent, input, &answers),
+            control_all(work, control, &answers),
             // The client's side ends first, and with it the other two.
             listen(source, inputs, controls, answers.clone()),
         );
@@ -211,7 +247,7 @@ async fn serve(
     };
     tokio::select! {
         () = output => {}
-        () = work => {}
+        () = working => {}
     }
 }
 
@@ -306,15 +342,20 @@ enum Heard {
 /// Brings the input to the host, as much at once as is there, and tells how far that is. What may have been sent before, on a
 /// connection whose daemon was killed, goes to its offset: the host may take that very input at this moment, for the other.
 async fn feed(
-    handle: &Handle,
-    host: &SessionHost,
+    work: &Work,
     resent: Option<Range<u64>>,
     mut queue: mpsc::Receiver<Input>,
     answers: &mpsc::Sender<SessionEvent>,
 ) {
+    let Work { handle, host, .. } = work;
     let mut taken = 0;
     let mut resent = resent.unwrap_or_default();
     while let Some(first) = queue.recv().await {
+        if let Some(refusal) = work.refusal().await {
+            // Where nobody hears it, the client has gone.
+            let _ = answers.send(refusal).await;
+            return;
+        }
         let mut data = BytesMut::new();
         let mut last = false;
         let mut next = Some(first);
@@ -362,9 +403,18 @@ async fn bring(
     handle.add(None, data, last, true).await
 }
 
-async fn control_all(app: &App, handle: &Handle, mut control: mpsc::Receiver<Option<String>>) {
+async fn control_all(
+    work: &Work,
+    mut control: mpsc::Receiver<Option<String>>,
+    answers: &mpsc::Sender<SessionEvent>,
+) {
     while let Some(signal) = control.recv().await {
-        if let Err(failure) = handle.signal(&app.sessions, signal.as_deref()).await {
+        if let Some(refusal) = work.refusal().await {
+            // Where nobody hears it, the client has gone.
+            let _ = answers.send(refusal).await;
+            return;
+        }
+        if let Err(failure) = work.handle.signal(&work.app.sessions, signal.as_deref()).await {
             tracing::debug!(%failure, "a session's program was not signalled");
         }
     }

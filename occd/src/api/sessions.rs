@@ -26,6 +26,7 @@ use super::params::SessionPath;
 use super::permit::{By, Line, QUIETLY};
 use super::problems::OfSession;
 use super::{App, auto_forward};
+use crate::config::Feature;
 use crate::host::Tries;
 use crate::policy::{self, Asker, Denied};
 use crate::prompts::Client;
@@ -87,8 +88,12 @@ pub(super) async fn permit_session(
     let line = Line { argv: &info.argv, shell: None, env };
     let text = format!("{verb} the session {}: {}", info.name, line.text());
     let executor = executor_named(app, host.as_str()).await?;
-    // Where it runs, or its home directory.
-    let cwd = Some(info.cwd.clone().unwrap_or_else(|| "~".to_owned()));
+    // Where it runs: what is not absolute is so to the home directory.
+    let cwd = Some(match info.cwd.as_deref() {
+        None => "~".to_owned(),
+        Some(cwd) if cwd.starts_with(['/', '~']) => cwd.to_owned(),
+        Some(cwd) => format!("~/{cwd}"),
+    });
     app.directory_below(by, &executor, cwd, Tries::default()).await?;
     let mut decision = line.with(|request| app.guard.decide(by.0, host, request));
     // Who was allowed to start it is not asked again for each word.
@@ -104,6 +109,27 @@ pub(super) fn says(asker: &Asker, host: &SessionHost, session: &Session) {
         line.host = Some(host.to_string());
         line.detail = Some(format!("session {} ({})", session.info.id, session.info.name));
     });
+}
+
+/// Permits to see what a session's program writes: to whoever may read there, or run it, which shows the same.
+pub(super) async fn permit_look(
+    app: &Arc<App>,
+    by: By<'_>,
+    host: &SessionHost,
+    session: &Session,
+) -> ApiResult<()> {
+    let reading = app.guard.decide(by.0, host, &policy::Request::Read);
+    if reading.action == Action::Allow {
+        return Ok(());
+    }
+    let line = Line { argv: &session.info.argv, shell: None, env: &NO_ENV };
+    let running = line.with(|request| app.guard.decide(by.0, host, request));
+    let was_asked = running.action == Action::Ask && app.guard.remembers(by.0, &session.info.id);
+    if running.action == Action::Allow || was_asked {
+        return permit_session(app, by, host, (session, &NO_ENV), "attach to").await;
+    }
+    let text = format!("read the output of the session {}", session.info.name);
+    app.abide(by, host, reading, &text).await
 }
 
 fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {
@@ -208,6 +234,10 @@ pub(super) async fn start(
     }
     if let SessionHost::Host(name) = &host {
         request.cwd = request.cwd.or_else(|| app.settings(name).directory);
+    }
+    if request.tty {
+        let allowed = app.guard.check_feature(Feature::Shell);
+        allowed.map_err(|why| error::denied(&host, &why))?;
     }
     let executor = executor_named(&app, host.as_str()).await?;
     if app.guard.restricts(&asker, &host) {

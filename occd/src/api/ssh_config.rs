@@ -1,5 +1,6 @@
 //! `/v1/ssh-config`: the hosts that the user's ssh_config names, and taking them into hosts.json.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -81,12 +82,24 @@ pub(super) async fn import(
     asker.trail.set(|line| line.detail = Some(request.names.join(", ")));
     asker.trail.begin();
     let known = aliases(&app).await?;
+    let mut refused = BTreeMap::new();
+    for name in &request.names {
+        let Ok((_, address)) = usable(name) else { continue };
+        if let Err(error) = app.pool.check_allowed(&HostConfig::new(address)).await
+            && error.code() == Code::PolicyDenied
+        {
+            refused.insert(name.clone(), chain(&error));
+        }
+    }
     let take = |file: &mut HostsFile| {
         let mut done = Imported { added: Vec::new(), skipped: Vec::new() };
         for name in &request.names {
             let added = usable(name).and_then(|(host, address)| {
                 if !known.contains(name) {
                     return Err("ssh_config does not name it".to_owned());
+                }
+                if let Some(why) = refused.get(name) {
+                    return Err(why.clone());
                 }
                 if file.hosts.contains_key(&host) {
                     return Err("a host of this name is configured".to_owned());

@@ -1,47 +1,72 @@
-//! Where the settings are: in occd.toml or, in its place, encrypted in occd.toml.age.
+//! Where the settings are: in occd.toml or, in its place, encrypted in occd.toml.age; and above them, what the
+//! administrator of this machine says.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::ErrorKind::NotFound;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use occ_proto::paths::{Env, PathError};
+use occ_proto::paths::{Env, PathError, SYSTEM_POLICY};
 
-use super::{Config, ConfigError};
-use crate::ownership;
+use super::{Config, ConfigError, SystemPolicy};
+use crate::ownership::{self, Exposed};
 use crate::sealed::{self, Key, SealError};
 use crate::stamp::Stamp;
 
-/// The two files, of which the encrypted one counts where there are both.
+/// How the files looked: the two of the settings, and those of the system-wide policies.
+pub type Stamps = ([Option<Stamp>; 2], Vec<Option<Stamp>>);
+
+/// The two files of the settings, of which the encrypted one counts where there are both, and the policies above them.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
     plain: PathBuf,
     sealed: PathBuf,
     /// Has the key of the encrypted one. There is nobody to ask for a passphrase when a daemon starts.
     identity: PathBuf,
+    /// The policies of this machine's administrator, and one that is in force like them; all count.
+    system: Vec<(PathBuf, Whose)>,
+}
+
+/// Who may have written a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Root.
+    Root,
+    /// This user, too: it restricts nobody else, and lifts nothing.
+    User,
 }
 
 impl ConfigFile {
-    /// Returns the files of an environment.
-    pub fn of(env: &Env) -> Result<Self, PathError> {
+    /// Returns the files of an environment, and `policy` as one of those above them.
+    pub fn of(env: &Env, policy: Option<PathBuf>) -> Result<Self, PathError> {
+        let system = std::iter::once((PathBuf::from(SYSTEM_POLICY), Whose::Root));
         Ok(Self {
+            system: system.chain(policy.map(|path| (path, Whose::User))).collect(),
             plain: env.config_file()?,
             sealed: env.sealed_config_file()?,
             identity: env.age_identity()?,
         })
     }
 
-    /// Reads the settings. No file means the defaults.
+    /// Reads the settings, and the policies above them. No file means the defaults.
     pub fn load(&self) -> Result<Config, ConfigError> {
+        // First: who may not use something is not to be told that only something else is wrong.
+        let system = self.load_system()?;
+        Ok(Config { system, ..self.load_own()? })
+    }
+
+    /// Reads the system-wide policies.
+    pub(super) fn load_system(&self) -> Result<Vec<SystemPolicy>, ConfigError> {
+        let read = self.system.iter().map(|(path, whose)| read_system(path, *whose));
+        read.filter_map(Result::transpose).collect()
+    }
+
+    fn load_own(&self) -> Result<Config, ConfigError> {
         if let Some(sealed) = read(&self.sealed)? {
             return self.unseal(&sealed);
         }
         let Some(text) = read(&self.plain)? else { return Ok(Config::default()) };
-        let text = String::from_utf8(text).map_err(|error| ConfigError::Read {
-            path: self.plain.clone(),
-            source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
-        })?;
-        Config::parse(&text, &self.plain)
+        Config::parse(&utf8(text, &self.plain)?, &self.plain)
     }
 
     fn unseal(&self, sealed: &[u8]) -> Result<Config, ConfigError> {
@@ -62,20 +87,50 @@ impl ConfigFile {
     }
 
     /// Returns how the files look now.
-    pub fn stamp(&self) -> [Option<Stamp>; 2] {
-        [&self.plain, &self.sealed].map(|path| Stamp::of(path).ok())
+    pub fn stamp(&self) -> Stamps {
+        let system = self.system.iter().map(|(path, _)| Stamp::of(path).ok());
+        ([&self.plain, &self.sealed].map(|path| Stamp::of(path).ok()), system.collect())
     }
 }
 
-/// Returns what is in a file, if it is there.
+fn utf8(text: Vec<u8>, path: &Path) -> Result<String, ConfigError> {
+    String::from_utf8(text).map_err(|error| ConfigError::Read {
+        path: path.to_owned(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+    })
+}
+
+/// Returns a system-wide policy, if there is one. Whoever could exchange it could write it.
+fn read_system(path: &Path, whose: Whose) -> Result<Option<SystemPolicy>, ConfigError> {
+    let check = match whose {
+        Whose::Root => ownership::check_roots,
+        Whose::User => ownership::check_strictly,
+    };
+    let Some(text) = read_if(path, check)? else { return Ok(None) };
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |source| ConfigError::Read { path: dir.to_owned(), source };
+    check(&std::fs::metadata(dir).map_err(failed)?)
+        .map_err(|source| ConfigError::Exposed { path: dir.to_owned(), source })?;
+    SystemPolicy::parse(&utf8(text, path)?, path).map(Some)
+}
+
+/// Returns what is in a file of the settings, if it is there.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
+    read_if(path, ownership::check)
+}
+
+/// Returns what is in a file, if it is there and `check` lets it be used.
+fn read_if(
+    path: &Path,
+    check: fn(&Metadata) -> Result<(), Exposed>,
+) -> Result<Option<Vec<u8>>, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    ownership::check(&file.metadata().map_err(failed)?)
+    check(&file.metadata().map_err(failed)?)
         .map_err(|source| ConfigError::Exposed { path: path.to_owned(), source })?;
     let mut content = Vec::new();
     file.read_to_end(&mut content).map_err(failed)?;
@@ -93,6 +148,7 @@ mod tests {
             plain: nowhere("occd.toml"),
             sealed: nowhere("occd.toml.age"),
             identity: nowhere("age-identity.txt"),
+            system: vec![(nowhere("policy.toml"), Whose::Root)],
         };
         assert_eq!(file.load().unwrap(), Config::default());
     }

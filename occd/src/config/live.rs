@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
-use super::{Config, ConfigFile};
+use super::{Config, ConfigFile, Stamps};
 use crate::blocking::blocking;
 use crate::ssh::error::chain;
-use crate::stamp::Stamp;
 
 /// What is said where the settings were, and are no more.
 const GONE: &str = "occd.toml is gone: the settings from before, with their policies, stay in force until occd is started anew";
@@ -29,15 +28,23 @@ pub struct LoadedConfig {
 pub struct LiveConfig {
     file: Arc<ConfigFile>,
     /// How the files looked when they were read. Locked until what was read is in force.
-    seen: Mutex<[Option<Stamp>; 2]>,
+    seen: Mutex<Seen>,
     loaded: watch::Sender<LoadedConfig>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    stamps: Stamps,
+    /// The settings were there once, and are no more.
+    gone: bool,
 }
 
 impl LiveConfig {
     /// Returns the settings that were read from a file when it looked like `seen`.
-    pub fn new(file: ConfigFile, seen: [Option<Stamp>; 2], config: Config) -> Self {
+    pub fn new(file: ConfigFile, seen: Stamps, config: Config) -> Self {
         let loaded = LoadedConfig { config: Arc::new(config), problem: file.warning() };
-        Self { file: Arc::new(file), seen: Mutex::new(seen), loaded: watch::channel(loaded).0 }
+        let seen = Mutex::new(Seen { stamps: seen, gone: false });
+        Self { file: Arc::new(file), seen, loaded: watch::channel(loaded).0 }
     }
 
     /// Returns what is in force.
@@ -50,28 +57,44 @@ impl LiveConfig {
         self.loaded.subscribe()
     }
 
-    /// Reads the file anew if it has changed, and has `apply` put it in force. Nobody who calls it returns before
+    /// Reads the files anew if they have changed, and has `apply` put them in force. Nobody who calls it returns before
     /// that is done.
     pub async fn refresh(&self, apply: impl AsyncFnOnce(&Arc<Config>)) {
         let mut seen = self.seen.lock().await;
         let file = Arc::clone(&self.file);
         let now = blocking(move || file.stamp()).await;
-        if *seen == now {
+        if seen.stamps == now {
             return;
         }
-        if seen.iter().any(Option::is_some) && now.iter().all(Option::is_none) {
-            // Whoever removes it need not mean to lift a policy; it may be lost.
-            tracing::error!("{GONE}");
-            self.loaded.send_modify(|loaded| loaded.problem = Some(GONE.to_owned()));
-            *seen = now;
-            return;
-        }
-        let file = Arc::clone(&self.file);
-        match blocking(move || file.load()).await {
-            Ok(config) => {
+        // Whoever removes it need not mean to lift a policy; it may be lost.
+        let (before, after) = (&seen.stamps.0, &now.0);
+        let were_there = seen.gone || before.iter().any(Option::is_some);
+        let gone = were_there && after.iter().all(Option::is_none);
+        let old = self.current().config;
+        let (file, kept) = (Arc::clone(&self.file), gone.then(|| Config::clone(&old)));
+        let load = move || match kept {
+            Some(kept) => Ok(Config { system: file.load_system()?, ..kept }),
+            None => file.load(),
+        };
+        match blocking(load).await {
+            Ok(mut config) => {
                 tracing::info!("occd.toml was read anew");
+                let mut problems: Vec<String> = gone.then(|| GONE.to_owned()).into_iter().collect();
+                for lost in &old.system {
+                    if !config.system.iter().any(|system| system.path == lost.path) {
+                        let path = lost.path.display();
+                        problems.push(format!(
+                            "{path} is gone: what it said stays in force until occd is started anew"
+                        ));
+                        config.system.push(lost.clone());
+                    }
+                }
+                for problem in &problems {
+                    tracing::error!("{problem}");
+                }
+                problems.extend(self.file.warning());
+                let problem = (!problems.is_empty()).then(|| problems.join("; "));
                 let config = Arc::new(config);
-                let problem = self.file.warning();
                 self.loaded.send_replace(LoadedConfig { config: Arc::clone(&config), problem });
                 apply(&config).await;
             }
@@ -79,13 +102,13 @@ impl LiveConfig {
                 let problem = chain(&error);
                 tracing::error!(
                     error = problem,
-                    "occd.toml cannot be used; the last good one stays"
+                    "the settings cannot be used; the last good ones stay"
                 );
                 let problem = format!("{problem}; the settings from before stay in force");
                 self.loaded.send_modify(|loaded| loaded.problem = Some(problem));
             }
         }
         // Last: whoever asked may have left before it was done.
-        *seen = now;
+        *seen = Seen { stamps: now, gone };
     }
 }

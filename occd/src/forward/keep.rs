@@ -216,7 +216,9 @@ async fn serve_there(
 /// Serves a client on the host to its end.
 async fn client_there(incoming: Incoming, running: &Arc<Running>) {
     let _open = running.connection();
-    let Some(to) = &running.record.to else { return incoming.refuse().await };
+    let Some(to) = &running.record.to else {
+        return serve::client_of_socks(incoming, running).await;
+    };
     let stream = LocalStream::connect(to).await.and_then(|stream| {
         stream.at_once()?;
         Ok(stream)

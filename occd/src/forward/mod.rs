@@ -164,7 +164,10 @@ impl Forwards {
             let host = hosts.iter().find(|host| *host.name() == entry.record.host);
             // What occ forwards by itself belongs to a sandbox, about which Docker's part of the policy was asked.
             let denied = match entry.record.service {
-                None => guard.still_permits(&entry.record.host, &Request::Forward).err(),
+                None => guard
+                    .check_forward(entry.record.direction, &entry.record.listen)
+                    .and_then(|()| guard.still_permits(&entry.record.host, &Request::Forward))
+                    .err(),
                 Some(_) => None,
             };
             entry.denied = denied.map(|denied| format!("{denied}."));

@@ -16,9 +16,12 @@ use super::relay::relay;
 use super::running::Running;
 use super::socks::{self, Answer};
 use super::stream::LocalStream;
+use crate::ssh::Incoming;
 
 /// How long a client's request is read after a refusal, so that it sees the answer and no reset.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long it may take to reach what a client on the host wants to be connected to.
+const CONNECT: Duration = Duration::from_secs(15);
 
 /// Serves a client to its end. An error is one that went away.
 pub(super) async fn client(client: LocalStream, running: Arc<Running>) -> io::Result<()> {
@@ -85,6 +88,44 @@ async fn by_socks(mut client: LocalStream, running: &Running) {
     };
     if let Err(error) = socks::answer(&mut client, request.version, answer).await {
         tracing::debug!(%error, "a client of SOCKS went away");
+    }
+}
+
+/// Serves a client on the host that says itself where it wants to go; the connection is made here.
+pub(super) async fn client_of_socks(incoming: Incoming, running: &Running) {
+    let mut client = incoming.accept().await.into_stream();
+    let request = match socks::request(&mut client).await {
+        Ok(Some(request)) => request,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(%error, "a client of SOCKS went away, or speaks something else");
+            return;
+        }
+    };
+    let connected = match &request.to {
+        Endpoint::Tcp { host, port } => {
+            let connecting = timeout(CONNECT, TcpStream::connect((host.as_str(), *port)));
+            connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
+        Endpoint::Unix { .. } => Err(io::ErrorKind::Unsupported.into()),
+    };
+    let (mut here, answer) = match connected {
+        Ok(stream) => (Some(stream), Answer::Granted),
+        Err(error) => {
+            let to = &request.to;
+            running.failed(&format!("{to} cannot be reached from this machine ({error})."));
+            let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
+            (None, if is_refused { Answer::Refused } else { Answer::Unreachable })
+        }
+    };
+    let answered = socks::answer(&mut client, request.version, answer).await;
+    let (Some(here), Ok(())) = (&mut here, answered) else { return };
+    match tokio::io::copy_bidirectional(&mut client, here).await {
+        Ok((received, sent)) => {
+            running.counts.received(usize::try_from(received).unwrap_or(usize::MAX));
+            running.counts.sent(usize::try_from(sent).unwrap_or(usize::MAX));
+        }
+        Err(error) => tracing::debug!(%error, "a client of SOCKS broke off"),
     }
 }
 

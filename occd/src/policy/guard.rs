@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::HostName;
+use occ_proto::forward::{Direction, Endpoint};
 use occ_proto::policy::{Action, ClientKind, PolicyView};
 use occ_proto::session::SessionHost;
 use tokio::sync::watch;
 
 use super::{Asker, Decision, Policy, Request};
 use crate::audit::Audit;
-use crate::config::{Config, LoadedConfig};
+use crate::config::{Config, Feature, LoadedConfig, SystemPolicy};
 use crate::peer::Lineage;
 use crate::prompts::{Approval, Client, NoAnswer, Prompts};
 
@@ -62,13 +63,35 @@ impl Guard {
 
     /// Returns whether anything of that place is restricted for them.
     pub fn restricts(&self, asker: &Asker, place: &SessionHost) -> bool {
-        asker.grant.is_some() || self.config().policy(place).restricts()
+        let config = self.config();
+        let is_bound = || config.system.iter().any(|system| !system.is_silent());
+        asker.grant.is_some() || config.policy(place).restricts() || is_bound()
     }
 
-    /// Decides; of the policies of the place and of the grant the stricter one counts.
+    /// Refuses what whoever administers this machine has turned off.
+    pub fn check_feature(&self, feature: Feature) -> Result<(), Denied> {
+        match self.config().turned_off(feature) {
+            None => Ok(()),
+            Some(system) => Err(turned_off(system, feature)),
+        }
+    }
+
+    /// Refuses a way that whoever administers this machine has turned off.
+    pub fn check_forward(&self, direction: Direction, listen: &Endpoint) -> Result<(), Denied> {
+        self.check_feature(match direction {
+            Direction::Remote => Feature::RemoteForwards,
+            _ => Feature::LocalForwards,
+        })?;
+        if listen.is_public() { self.check_feature(Feature::PublicForwards) } else { Ok(()) }
+    }
+
+    /// Decides; of the policies of the place, of the grant, and of the administrator the strictest counts.
     pub fn decide(&self, asker: &Asker, place: &SessionHost, request: &Request<'_>) -> Decision {
         let config = self.config();
         let of_place = config.policy(place).decide(asker.kind, request);
+        let of_place = config.system.iter().fold(of_place, |decision, system| {
+            decision.and(by_system(system, asker.kind, request))
+        });
         match &asker.grant {
             None => of_place,
             Some(grant) => Policy::new(&grant.policy, &super::NOTHING)
@@ -81,13 +104,19 @@ impl Guard {
     pub fn roots(&self, asker: &Asker, place: &SessionHost) -> Vec<String> {
         let config = self.config();
         let of_grant = asker.grant.as_ref().and_then(|grant| grant.policy.root.clone());
-        of_grant.into_iter().chain(config.policy(place).root().map(str::to_owned)).collect()
+        let of_place = config.policy(place).root().map(str::to_owned);
+        let of_system = config.system.iter().filter_map(|system| system.policy.root.clone());
+        of_grant.into_iter().chain(of_place).chain(of_system).collect()
     }
 
     /// Returns what is in force for a place.
     pub fn view(&self, asker: &Asker, place: SessionHost) -> PolicyView {
         match &asker.grant {
-            None => self.config().policy(&place).view(place),
+            None => {
+                let config = self.config();
+                let system = config.system.iter().map(|system| system.view(&place)).collect();
+                PolicyView { system, ..config.policy(&place).view(place) }
+            }
             Some(grant) => Policy::new(&grant.policy, &super::NOTHING).view(place),
         }
     }
@@ -168,6 +197,30 @@ impl Guard {
             Action::Deny => Err(Denied::Policy(decision.why)),
         }
     }
+}
+
+/// Returns what a system-wide policy says; its words name the file.
+fn by_system(system: &SystemPolicy, kind: ClientKind, request: &Request<'_>) -> Decision {
+    let feature = match request {
+        Request::Docker | Request::DockerRead => Some(Feature::Docker),
+        Request::Write => Some(Feature::Files),
+        Request::Read | Request::Exec(_) | Request::Forward => None,
+    };
+    if let Some(feature) = feature.filter(|feature| !system.has(*feature))
+        && let Denied::Policy(why) = turned_off(system, feature)
+    {
+        return Decision { action: Action::Deny, why };
+    }
+    let decision = system.policy().decide(kind, request);
+    let file = system.path.display().to_string();
+    match decision.why.contains(&file) {
+        true => decision,
+        false => Decision { why: format!("{} ({file})", decision.why), ..decision },
+    }
+}
+
+fn turned_off(system: &SystemPolicy, feature: Feature) -> Denied {
+    Denied::Policy(format!("{} = false ({})", feature.key(), system.path.display()))
 }
 
 /// Returns the name of a process's program, as far as the system tells.

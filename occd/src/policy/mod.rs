@@ -267,6 +267,7 @@ impl<'a> Policy<'a> {
             docker: unless_read_only(self.docker()),
             forward: unless_read_only(self.forward()),
             rules: self.rules().map(rule).collect(),
+            system: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The tables of occd.toml, and their rules.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use occ_proto::policy::{Action, Capability, ClientKind, Permission};
@@ -66,6 +67,8 @@ pub enum RulePlace {
     Offset(usize),
     /// In that line of it.
     Line(usize),
+    /// In that line of a system-wide policy.
+    System(PathBuf, usize),
     /// In a grant.
     Grant(String),
 }
@@ -142,6 +145,7 @@ impl std::fmt::Display for RulePlace {
         match self {
             Self::Line(line) => write!(f, "occd.toml, line {line}"),
             Self::Offset(_) => f.write_str("occd.toml"),
+            Self::System(path, line) => write!(f, "{}, line {line}", path.display()),
             Self::Grant(name) => write!(f, "the grant {name}"),
         }
     }

@@ -16,7 +16,7 @@ use crate::host::{self, HostHandle, Unreachable};
 use crate::prompts::Questions;
 use crate::ssh::ConnectError;
 use crate::ssh::hop::{Hop, HopDemand, Hops};
-use crate::ssh::target::Route;
+use crate::ssh::target::{Route, check_allowed};
 
 /// How many jump hosts that hosts.json does not name may be made because somebody asks for them by name. Those that hosts
 /// are behind are as many as it takes.
@@ -111,6 +111,25 @@ impl Pool {
             entry.stop.cancel();
             self.context.changes.touch(Topic::Host(name.clone()));
         }
+    }
+
+    /// Refuses a host that may not be connected to, or whose jump hosts may not, before anything is saved or dialled.
+    pub async fn check_allowed(&self, config: &HostConfig) -> Result<(), ConnectError> {
+        let environment = &self.context.dial;
+        if environment.allowed.is_silent() {
+            return Ok(());
+        }
+        let Route::Jump(chain) = check_allowed(config, environment).await? else { return Ok(()) };
+        for end in 1..=chain.len() {
+            let hop = self.hop(&chain[..end])?;
+            let checked = check_allowed(&hop.snapshot().config, environment).await;
+            checked.map_err(|error| ConnectError::Hop {
+                name: hop.name().clone(),
+                source: Arc::new(error),
+                next_retry_at: None,
+            })?;
+        }
+        Ok(())
     }
 
     /// Returns the last jump host of a chain: the configured host of that name, else one made from its

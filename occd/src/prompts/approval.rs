@@ -40,6 +40,12 @@ pub(super) struct Wants {
 }
 
 impl Wants {
+    /// Returns whether it is that very process.
+    pub(super) fn are_by(&self, other: Option<Peer>) -> bool {
+        let pid = |peer: Option<Peer>| peer.and_then(|peer| peer.pid);
+        pid(self.by).is_some() && pid(self.by) == pid(other)
+    }
+
     /// Returns whether that process is it, or comes from it. Whoever cannot be told may be.
     pub(super) fn are_of(&self, other: Option<Peer>) -> bool {
         let Some(pid) = other.and_then(|other| other.pid) else { return true };

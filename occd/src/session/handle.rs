@@ -12,6 +12,7 @@ use super::input::Line;
 use super::remote::{Remote, Signalled};
 use super::store::Record;
 use super::{Forwarded, Sessions};
+use crate::host::Tries;
 use crate::ssh::signal;
 
 /// Where to begin in a session's output: an offset, `end`, `lines:N`, or `-` for not at all; and whether to go on with what
@@ -39,6 +40,12 @@ impl Handle {
         let session = self.record.learn(told.as_ref());
         sessions.note(&self.record.info.id, self.record.state, self.record.exit);
         Ok(session)
+    }
+
+    /// Returns it for a client that waits for a host that is down, or does not.
+    pub(crate) fn with_patience(mut self, tries: Tries) -> Self {
+        self.remote.tries = tries;
+        self
     }
 
     /// Returns the session as it was known last.

@@ -42,8 +42,8 @@ pub struct Methods {
     pub password: bool,
     /// Questions of the server's.
     pub keyboard_interactive: bool,
-    /// Neither is allowed to any host.
-    pub forbidden: bool,
+    /// What allows neither to any host, if something does.
+    pub forbidden: Option<&'static str>,
 }
 
 impl Methods {

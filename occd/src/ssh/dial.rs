@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::agent::Agents;
 use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
+use super::allowed::Allowed;
 use super::auth::{self, LoginRequest, Methods};
 use super::connection::{Connection, Facts, identification};
 use super::error::{ConnectError, LossCause, chain};
@@ -82,6 +83,8 @@ pub struct DialEnvironment {
     pub resolver: Resolver,
     /// Keeps the connections of jump hosts.
     pub hops: HopsLink,
+    /// What may be connected to.
+    pub allowed: Allowed,
     /// Whose turn it is to dial.
     pub turns: Arc<Turns>,
     /// Where unread output is kept.
@@ -111,6 +114,7 @@ impl DialEnvironment {
             agents: Arc::default(),
             resolver: Resolver::new(home.to_owned()),
             hops: HopsLink::default(),
+            allowed: Allowed::default(),
             turns: Arc::default(),
             spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
             taps: Taps::default(),
@@ -135,8 +139,10 @@ pub struct DialSettings {
     pub forced: bool,
     /// The most sessions that the server grants a connection, as far as those before have found out.
     pub granted: Option<u32>,
-    /// No ProxyCommand may be run.
-    pub no_proxy_commands: bool,
+    /// What forbids to run a ProxyCommand, if something does.
+    pub no_proxy_commands: Option<&'static str>,
+    /// Stands for what is allowed to be connected to: whenever that changes, it is asked again.
+    pub allowed: u64,
     /// Whether commands may use the user's ssh-agent.
     pub forward_agent: Option<bool>,
     /// What may be asked of a person to log in.
@@ -151,7 +157,7 @@ impl DialSettings {
     /// Returns whether a dial would be the same with these.
     pub fn same_dial(&self, other: &Self) -> bool {
         // What is allowed to no host at all only gives a refusal other words.
-        let methods = |settings: &Self| Methods { forbidden: false, ..settings.methods };
+        let methods = |settings: &Self| Methods { forbidden: None, ..settings.methods };
         Self { methods: methods(self), ..*self } == Self { methods: methods(other), ..*other }
     }
 
@@ -263,6 +269,7 @@ impl Dial<'_> {
         let resolving = resolve(self.config, environment);
         let target = limit.bound(Phase::Resolve, questions, resolving).await?;
         self.seen.set_files(&target, &environment.home);
+        environment.allowed.check(target.as_server())?;
         let mut limit = match (settings.timeout, target.ssh_config.connect_timeout) {
             (None, Some(set)) => limit.of_length(set),
             _ => limit,
@@ -431,6 +438,10 @@ impl Dial<'_> {
             Route::Direct => {
                 let looking = tcp::lookup(address, port);
                 let addresses = limit.bound(Phase::Resolve, questions, looking).await?;
+                for found in &addresses {
+                    let allowed = &self.environment.allowed;
+                    allowed.check_resolved(target.as_server(), found.ip())?;
+                }
                 steps.ok("resolve", place, begun);
                 let turn = self.turn(Lane::Server(address.to_owned(), port), limit, steps).await;
                 let begun = Instant::now();
@@ -493,10 +504,10 @@ impl Dial<'_> {
                     words: LastWords::default(),
                 })
             }
-            Route::Command(_) if self.settings.no_proxy_commands => {
-                Err(ConnectError::ProxyCommandForbidden)
-            }
             Route::Command(line) => {
+                if let Some(by) = self.settings.no_proxy_commands {
+                    return Err(ConnectError::ProxyCommandForbidden(by));
+                }
                 steps.ok("resolve", place, begun);
                 let turn = self.turn(Lane::Server(address.to_owned(), port), limit, steps).await;
                 let begun = Instant::now();

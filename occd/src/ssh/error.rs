@@ -147,8 +147,18 @@ pub enum ConnectError {
     #[error("the jump hosts go in a circle: {0}")]
     HopCircle(String),
     /// A ProxyCommand where none may be run.
-    #[error("ssh_config names a ProxyCommand, which [security] proxy_commands = false forbids")]
-    ProxyCommandForbidden,
+    #[error("ssh_config names a ProxyCommand, which {0} forbids")]
+    ProxyCommandForbidden(&'static str),
+    /// Whoever administers this machine does not have it connected to.
+    #[error("{file} does not allow {place}: {why}")]
+    NotAllowed {
+        /// The policy.
+        file: PathBuf,
+        /// User, address and port.
+        place: String,
+        /// What in it, for a person.
+        why: String,
+    },
     /// ssh_config allows only algorithms that we do not have.
     #[error("ssh_config sets {option} to {list}, and occd has none of these")]
     UnknownAlgorithms {
@@ -230,10 +240,12 @@ pub enum ConnectError {
         why: String,
     },
     /// The server's key is unknown and unknown keys are refused.
-    #[error("the host key {shown} is not known, and StrictHostKeyChecking refuses unknown keys")]
+    #[error("the host key {shown} is not known, and {by} refuses unknown keys")]
     HostKeyUnknown {
         /// Type and fingerprint of the key shown.
         shown: String,
+        /// What refuses it.
+        by: &'static str,
     },
     /// The server proved its key wrongly, or the like.
     #[error("the key exchange failed")]
@@ -405,7 +417,8 @@ impl ConnectError {
             | Self::Identity(_)
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
-            | Self::ProxyCommandForbidden => Phase::Config,
+            | Self::ProxyCommandForbidden(_)
+            | Self::NotAllowed { .. } => Phase::Config,
             Self::KnownHosts(_)
             | Self::KnownHostsWrite(_)
             | Self::HostKeyChanged { .. }
@@ -482,7 +495,8 @@ impl ConnectError {
             | Self::Name(_)
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
-            | Self::ProxyCommandForbidden
+            | Self::ProxyCommandForbidden(_)
+            | Self::NotAllowed { .. }
             | Self::ProxyCommand { .. }
             | Self::ProxyCommandEnded { not_run: true, .. }
             | Self::Identity(_)
@@ -517,7 +531,7 @@ impl ConnectError {
             | Self::Name(_)
             | Self::HopCircle(_)
             | Self::UnknownAlgorithms { .. }
-            | Self::ProxyCommandForbidden
+            | Self::ProxyCommandForbidden(_)
             | Self::ProxyCommand { .. }
             | Self::ProxyCommandEnded { not_run: true, .. } => Code::SshConfigInvalid,
             Self::KnownHosts(_) | Self::KnownHostsWrite(_) => Code::KnownHostsInvalid,
@@ -556,6 +570,7 @@ impl ConnectError {
             Self::AuthRefused(refusal) if !refusal.answered.is_empty() => Code::LoginRefused,
             Self::AuthRefused(_) => Code::AuthFailed,
             Self::RetriesExhausted { last, .. } => last.code(),
+            Self::NotAllowed { .. } => Code::PolicyDenied,
             Self::Stopped => Code::HostStopped,
             Self::Removed => Code::HostNotFound,
             Self::ShuttingDown => Code::ShuttingDown,

@@ -29,6 +29,8 @@ pub enum Unknown {
     Ask,
     /// It is refused (`StrictHostKeyChecking yes`).
     Refuse,
+    /// It is refused to everybody here.
+    Forbid,
 }
 
 /// A server's key that may be trusted.
@@ -250,7 +252,14 @@ impl HostKeyPolicy {
                 Unknown::Record if self.has_command => self.ask(&text).await?,
                 Unknown::Record => {}
                 Unknown::Ask => self.ask(&text).await?,
-                Unknown::Refuse => return Err(ConnectError::HostKeyUnknown { shown: text }),
+                Unknown::Refuse => {
+                    let by = "StrictHostKeyChecking";
+                    return Err(ConnectError::HostKeyUnknown { shown: text, by });
+                }
+                Unknown::Forbid => {
+                    let by = "trust_on_first_use in the policy of this machine's administrator";
+                    return Err(ConnectError::HostKeyUnknown { shown: text, by });
+                }
             }
             let not_recorded;
             (verdict, new, not_recorded) = self.record(key).await?;
@@ -289,7 +298,9 @@ impl HostKeyPolicy {
                 file,
                 line,
             }),
-            Verdict::Unknown => Err(ConnectError::HostKeyUnknown { shown: text }),
+            Verdict::Unknown => {
+                Err(ConnectError::HostKeyUnknown { shown: text, by: "StrictHostKeyChecking" })
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod agent;
 mod agent_forward;
 mod algorithms;
+pub mod allowed;
 pub mod auth;
 mod candidates;
 pub mod channel;

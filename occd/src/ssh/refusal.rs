@@ -32,8 +32,8 @@ pub struct Refusal {
     pub cut_short: bool,
     /// The server has no other method, whatever is offered.
     pub no_method: bool,
-    /// The settings forbid everything but keys for all hosts.
-    pub forbidden: bool,
+    /// What forbids everything but keys for all hosts, if something does.
+    pub forbidden: Option<&'static str>,
     /// What a person gave in vain, in words.
     pub answered: Vec<&'static str>,
     /// What the server would accept, such as `publickey,password`.
@@ -107,14 +107,14 @@ fn limit_text(unoffered: usize, cut_short: bool) -> String {
     }
 }
 
-fn allow_text(allow: &[&'static str], forbidden: bool) -> String {
+fn allow_text(allow: &[&'static str], forbidden: Option<&'static str>) -> String {
     if allow.is_empty() {
         return String::new();
     }
     let words: Vec<String> = allow.iter().map(|method| format!("\"{method}\"")).collect();
     let words = words.join(", ");
-    if forbidden {
-        return format!("; it would take {words}, which [security] passwords = false forbids");
+    if let Some(by) = forbidden {
+        return format!("; it would take {words}, which {by} forbids");
     }
     format!("; it would take {words}: auth = [{words}] for this host in occd.toml allows it")
 }

@@ -6,6 +6,7 @@ use occ_proto::HostConfig;
 use occ_proto::paths::expand_tilde;
 
 use super::agent::AgentChoice;
+use super::allowed::Server;
 use super::auth::Credentials;
 use super::candidates::certificate_beside;
 use super::dial::DialEnvironment;
@@ -100,7 +101,22 @@ pub(super) async fn resolve(
     })
 }
 
+/// Returns how a host is reached, if it may be connected to.
+pub async fn check_allowed(
+    config: &HostConfig,
+    environment: &DialEnvironment,
+) -> Result<Route, ConnectError> {
+    let target = resolve(config, environment).await?;
+    environment.allowed.check(target.as_server())?;
+    Ok(target.route)
+}
+
 impl Target {
+    /// Returns it as rules see it.
+    pub(super) fn as_server(&self) -> Server<'_> {
+        Server { user: &self.credentials.user, address: &self.address, port: self.port }
+    }
+
     /// Returns the agent that commands on the host may use: none, unless occd.toml or else `ForwardAgent` of
     /// ssh_config(5) says so.
     pub(super) fn lends_agent(&self, allowed: Option<bool>, home: &Path) -> Option<AgentChoice> {

@@ -227,6 +227,21 @@ fn only_the_same_file_is_gone_on_with() {
     assert_eq!((shared.names(), here.names()), (vec!["f".into()], vec!["f".into(), "g".into()]));
 }
 
+#[test]
+fn a_link_in_the_place_of_what_was_kept_is_called_one() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let (here, shared) = (Shared::new(), Shared::new());
+    let bytes = random(5_000_000);
+    std::fs::write(shared.at("f"), &bytes).unwrap();
+    std::fs::write(here.at("other"), &bytes[..2_000_000]).unwrap();
+    std::os::unix::fs::symlink("other", here.at(".f.occ-part")).unwrap();
+    let copied = rig.run_occ(&["cp", "--resume", &there(&shared.at("f")), arg(&here.at("f"))]);
+    assert_eq!(copied.code(), 1, "{}", copied.stderr);
+    assert!(copied.stderr.contains(".f.occ-part is a link"), "{}", copied.stderr);
+    assert!(copied.stderr.contains("hint: rm "), "{}", copied.stderr);
+    assert_eq!(std::fs::metadata(here.at("other")).unwrap().len(), 2_000_000);
+}
+
 /// A tree with everything that can be awkward about one.
 fn plant(dir: &Path) {
     use std::os::unix::ffi::OsStrExt as _;

@@ -300,6 +300,38 @@ fn curl(args: &[&str]) -> std::process::Output {
 }
 
 #[test]
+fn socks_clients_on_the_host_reach_what_this_machine_reaches() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let target = serve(echo);
+    let added = add(&rig, &["-R", "0"]);
+    let socks = port_of(&added);
+    assert_ne!(socks, 0, "the port that the server took is told");
+    assert_eq!(the(&rig).to, None);
+    let talk = |to: u16| {
+        let mut client = connect(socks).unwrap();
+        let name = b"\x05\x01\x00\x05\x01\x00\x03\x09localhost";
+        client.write_all(&[&name[..], &to.to_be_bytes()].concat()).unwrap();
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[..3], [5, 0, 5]);
+        (client, answer[3])
+    };
+    let (mut client, code) = talk(target);
+    assert_eq!(code, 0);
+    client.write_all(b"hello").unwrap();
+    let mut said = [0; 5];
+    client.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"hello");
+    drop(client);
+    let (mut client, code) = talk(free_port());
+    assert_eq!(code, 5, "refused");
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    let list = rig.occ_ok(&["forward", "list"]);
+    assert!(list.contains("SOCKS here"), "{list}");
+    wait_until("no open connection", GUARD, || the(&rig).connections, |open| *open == 0);
+}
+
+#[test]
 fn socks_clients_reach_what_the_host_reaches_by_name() {
     let Some((_sshd, rig)) = sshd() else { return };
     std::fs::write(rig.root().join("page"), "from the host").unwrap();

@@ -97,7 +97,8 @@ fn a_grant_gives_what_it_says_and_nothing_else() {
         ("PATCH", "/v1/hosts/h"),
         ("GET", "/v1/hosts/local"),
         ("GET", "/v1/hosts/local/files/etc/passwd"),
-        ("GET", "/v1/default-host"),
+        ("PUT", "/v1/default-host"),
+        ("DELETE", "/v1/default-host"),
         ("POST", "/v1/hosts/h/disconnect"),
         ("POST", "/v1/hosts/h/trust"),
         ("POST", "/v1/hosts/h/test"),
@@ -311,6 +312,102 @@ fn a_grant_to_write_is_enough_to_copy_there_and_shows_no_content() {
     }
     assert!(app.join("f").exists());
     assert_eq!(ask(&socket, "DELETE", &format!("/v1/hosts/h/files/{root}/f"), None).status, 204);
+}
+
+#[test]
+fn a_transfer_that_ends_with_its_grant_says_so() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    // Never at its end: what is read waits for whoever reads it.
+    std::fs::write(app.join("long"), vec![b'x'; 64_000_000]).unwrap();
+    let socket = make(&rig, &["--allow", "read", "--ttl", "2h", "--root", root, "--name", "g"]);
+    let mut occ = rig.occ(&["cat", &format!("h:{root}/long")]);
+    let occ = occ.env("OCC_SOCKET", &socket).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut occ = occ.spawn().unwrap();
+    let mut stdout = occ.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 10]).unwrap();
+    rig.occ_ok(&["grant", "revoke", "g"]);
+    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    let (code, mut said) = (exit_code(&mut occ), String::new());
+    occ.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(code, 7, "{said}");
+    assert!(said.contains("has ended, or was revoked"), "{said}");
+}
+
+#[test]
+fn whoever_works_through_a_grant_is_told_what_is_waited_for() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let rules = "[[hosts.h.policy.rules]]\naction = \"ask\"\nwhat = [\"read\"]\n";
+    let Some((_sshd, rig)) = sshd_with(rules) else { return };
+    let socket = make(&rig, &["--allow", "read", "--ttl", "2h", "--name", "g"]);
+    let mut occ = rig.occ(&["cat", &format!("h:{}/f", app.display())]);
+    let occ = occ.env("OCC_SOCKET", &socket).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut occ = occ.spawn().unwrap();
+    let mut said = std::io::BufReader::new(occ.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert!(line.contains("waiting: Allow the grant g"), "{line}");
+    // Those of others are not shown, and none is answered.
+    let own = ask(&socket, "GET", "/v1/prompts?own=true", None).json();
+    assert_eq!(own["prompts"], json!([]));
+    denied(&ask(&socket, "GET", "/v1/prompts", None));
+    let open = rig.http("GET", "/v1/prompts", &[], None).json();
+    let id = open["prompts"][0]["id"].to_string();
+    denied(&ask(&socket, "POST", &format!("/v1/prompts/{id}"), Some(json!({ "answer": "yes" }))));
+    occ.kill().unwrap();
+    occ.wait().unwrap();
+}
+
+#[test]
+fn a_grant_is_not_made_for_a_root_that_is_not_there() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    for root in [app.join("none"), app.join("f")] {
+        let root = root.to_str().unwrap();
+        let args = ["grant", "--host", "h", "--allow", "read", "--ttl", "1h", "--root", root];
+        let made = rig.run_occ(&args);
+        assert_eq!(made.code(), 1, "{}", made.stderr);
+        assert!(made.stderr.contains(root), "{}", made.stderr);
+    }
+    assert_eq!(rig.occ_ok(&["grant", "list"]), "There are no grants.\n");
+}
+
+#[test]
+fn through_a_grant_its_host_needs_no_name() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    let socket =
+        make(&rig, &["--allow", "read,write,exec", "--ttl", "2h", "--root", root, "--name", "g"]);
+    let occ = |args: &[&str]| {
+        let mut occ = rig.occ(args);
+        occ.env("OCC_SOCKET", &socket).env("EDITOR", "sh -c 'echo more >>\"$0\"'");
+        let output = occ.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for at in [format!("h:{root}"), root.to_owned()] {
+        let f = format!("{at}/f");
+        assert_eq!(occ(&["cat", &f]), "inside\n");
+        assert_eq!(occ(&["ls", &at]).lines().next(), Some("f"));
+        assert!(occ(&["files", "search", "inside", &at]).contains("inside"));
+        occ(&["edit", &f]);
+        assert_eq!(std::fs::read_to_string(app.join("f")).unwrap(), "inside\nmore\n");
+        occ(&["rm", &f]);
+        std::fs::write(app.join("f"), "inside\n").unwrap();
+    }
+    assert_eq!(occ(&["exec", "--", "cat", "f"]), "inside\n");
+    // A path that names its host needs nothing else to be known.
+    let rig_cwd = tempfile::tempdir().unwrap();
+    std::fs::write(rig_cwd.path().join(".occ.toml"), "host = \"other\"\n").unwrap();
+    let mut cat = rig.occ(&["cat", &format!("h:{root}/f")]);
+    let output = cat.current_dir(rig_cwd.path()).output().unwrap();
+    assert_eq!(output.stdout, b"inside\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

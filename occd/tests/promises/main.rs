@@ -82,6 +82,7 @@ mod stalls;
 mod start;
 mod stop;
 mod support;
+mod system_policy;
 mod terminal;
 mod trace;
 mod trust;

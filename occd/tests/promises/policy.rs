@@ -1,6 +1,7 @@
 //! A policy in occd.toml is in force at every door, says which rule refuses, and asks a person where it is to.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use occ_proto::{Code, Problem};
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use testkit::http::{self, Response};
 use testkit::{DaemonRig, RealSshd};
 
 use crate::files::Shared;
-use crate::support::{daemon_with, eventually, post};
+use crate::support::{daemon_with, eventually, exit_code, post};
 
 /// Returns a server with SFTP, and a daemon for it with an occd.toml.
 pub(crate) fn sshd_with(config: &str) -> Option<(RealSshd, DaemonRig)> {
@@ -130,6 +131,9 @@ fn work_stays_below_the_root_as_the_host_resolves_it() {
         assert_eq!(there.status, 200, "{}", there.text());
         assert_eq!(there.json()["stdout"], format!("{}\n", root.display()));
         assert_eq!(run(Some(&root.join("sub"))).status, 200);
+        let inside = format!("{}\n", root.join("sub").display());
+        assert_eq!(run(Some(Path::new("sub"))).json()["stdout"], inside);
+        denied(&run(Some(Path::new("out"))));
         for outside in [shared.at("other"), root.join("out"), root.join("sub/../.."), "/".into()] {
             let why = denied(&run(Some(&outside)));
             assert!(why.contains("root = "), "{why}");
@@ -206,9 +210,14 @@ fn a_host_without_sftp_resolves_directories_too() {
     for outside in ["up", "/"] {
         denied(&run(root.join(outside).to_str()));
     }
-    // From the home directory.
-    for outside in ["up", "/", "~", "-", "nowhere"] {
+    // From the root.
+    for outside in ["up", "/", "~", ".."] {
         denied(&run(Some(outside)));
+    }
+    assert_eq!(run(Some("sub")).json()["stdout"], format!("{}\n", root.join("sub").display()));
+    for missing in ["-", "nowhere"] {
+        let ran = run(Some(missing)).json();
+        assert!(ran["code"] != 0 && ran["stdout"] == "", "{ran}");
     }
     for missing in ["~", "-", "nowhere"] {
         let ran = run(root.join(missing).to_str()).json();
@@ -367,13 +376,64 @@ fn a_session_is_what_its_command_is() {
     denied(&rig.http("POST", "/v1/sessions/s/signal", &[], None));
     denied(&rig.http("DELETE", "/v1/sessions/s?force=true", &[], None));
     denied(&rig.http("POST", "/v1/sessions/s/start", &[], None));
-    let attached = rig.run_occ(&["session", "attach", "s"]);
-    assert_eq!(attached.code(), 7, "{}", attached.stderr);
+    let (code, said) = typed(&rig, &["session", "attach", "s"]);
+    assert_eq!(code, 7, "{said}");
     rig.write_config_toml("[hosts.h.policy]\ndefault = \"deny\"\n");
     denied(&rig.http("GET", "/v1/sessions/s/output?follow=false", &[], None));
     rig.write_config_toml("");
     assert_eq!(input().status, 200);
     assert_eq!(rig.http("DELETE", "/v1/sessions/s?force=true", &[], None).status, 204);
+}
+
+/// Runs `occ` with a line as its input, and returns its exit code and what it says.
+fn typed(rig: &DaemonRig, args: &[&str]) -> (i32, String) {
+    use std::io::{Read as _, Write as _};
+    let mut occ = rig.occ(args);
+    let mut occ = occ.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    occ.stdin.take().unwrap().write_all(b"x\n").unwrap();
+    let (code, mut said) = (exit_code(&mut occ), String::new());
+    occ.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (code, said)
+}
+
+#[test]
+fn whoever_may_read_sees_a_session_and_changes_nothing() {
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let start = ["session", "start", "--host", "h", "--name", "s", "--", "sh", "-c"];
+    rig.occ_ok(&[&start[..], &["echo out; read x; echo got $x"]].concat());
+    let logs = || rig.run_occ(&["session", "logs", "s"]);
+    eventually("its output", || logs().stdout == "out\n");
+    for policy in [
+        "read_only = true",
+        "root = \"/srv\"\n[[policy.rules]]\naction = \"deny\"\nprogram = \"*\"",
+    ] {
+        rig.write_config_toml(&format!("[policy]\n{policy}\n"));
+        assert_eq!(logs().stdout, "out\n", "{policy}");
+        let mut watching = rig.occ(&["session", "attach", "-n", "--from-start", "s"]);
+        let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(watching.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        assert_eq!(line, "out\n", "{policy}");
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+        for change in
+            [&["attach", "s"][..], &["send", "s", "x"], &["kill", "s"], &["rm", "-f", "s"]]
+        {
+            let (code, said) = typed(&rig, &[&["session"], change].concat());
+            assert_eq!(code, 7, "{policy}, {change:?}: {said}");
+            assert!(said.contains("refused by"), "{change:?}: {said}");
+        }
+    }
+    // What can be run shows its output, too; and that a program has ended is no secret.
+    rig.write_config_toml("[[policy.rules]]\naction = \"deny\"\nwhat = [\"read\"]\n");
+    assert_eq!(logs().stdout, "out\n");
+    rig.write_config_toml("[policy]\ndefault = \"deny\"\n");
+    assert_eq!(logs().code(), 7);
+    let mut wait = rig.occ(&["session", "wait", "s"]).spawn().unwrap();
+    rig.write_config_toml("");
+    rig.occ_ok(&["session", "send", "s", "x"]);
+    assert_eq!(exit_code(&mut wait), 0);
 }
 
 #[test]

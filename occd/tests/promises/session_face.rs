@@ -6,11 +6,11 @@ use std::process::{Child, Stdio};
 use serde_json::Value;
 use testkit::DaemonRig;
 use testkit::proc::{Process, Signal};
-use testkit::wait::blocking::wait_until;
+use testkit::wait::blocking::{wait_for, wait_until};
 
 use crate::forward::echo_server;
 use crate::session::{Far, noise, sum};
-use crate::support::{GUARD, exit_code};
+use crate::support::{GUARD, exit_code, status};
 
 fn spawn(rig: &DaemonRig, args: &[&str]) -> Child {
     rig.occ(args)
@@ -286,6 +286,60 @@ fn keeps_its_screen(far: &Far) {
     for expected in [odd, "two", "three"] {
         assert!(said.contains(&format!("got {expected}")), "{said:?}");
     }
+}
+
+#[test]
+fn a_host_that_is_down_is_waited_for_by_whoever_wishes_it() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "echo out; exec sleep 1000");
+    far.link.refuse(true);
+    far.link.reset_all();
+    let failed = far.rig.run_occ(&["session", "attach", "-n", "work"]);
+    assert_eq!(failed.code(), 5, "{}", failed.stderr);
+    let hint = "hint: occ session attach --wait 10m work";
+    assert!(failed.stderr.contains(hint), "{}", failed.stderr);
+    let attempts = || status(&far.rig).attempt;
+    let dials = attempts();
+    let mut occ = spawn(&far.rig, &["session", "attach", "-n", "--wait", "10m", "work"]);
+    wait_until("it to be dialled", GUARD, attempts, |now| *now >= dials + 3);
+    far.link.refuse(false);
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "out");
+    signal(&occ, Signal::TERM);
+    exit_code(&mut occ);
+}
+
+#[test]
+fn a_screen_outlives_daemons_that_are_killed() {
+    let Some((mut far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    let line = "while read -r x; do echo got $x; test $x = end && exit 6; done";
+    let start = ["session", "start", "--host", "h", "--name", "work", "--tty", "--"];
+    far.rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
+    let mut occ = far.rig.occ(&["session", "attach", "work"]);
+    occ.env("TERM", "xterm");
+    let mut terminal = testkit::Terminal::control(&occ, "");
+    terminal.resize(24, 80);
+    terminal.type_text("first\r");
+    terminal.wait_for("got first");
+    // The next one is started by whoever is attached, and killed as soon as it runs, or when it is of use again.
+    let root = far.rig.root().display().to_string();
+    let is_daemon = |process: &Process| process.name() == "occd";
+    let running = || testkit::proc::marked(&root).into_iter().find(is_daemon);
+    far.rig.kill_daemon();
+    for round in 0..6 {
+        let daemon = wait_for("another daemon", GUARD, running);
+        if round % 2 == 1 {
+            terminal.type_text(&format!("{round}\r"));
+            terminal.wait_for(&format!("got {round}"));
+        }
+        daemon.signal(Signal::KILL);
+        wait_until("its end", GUARD, || daemon.is_alive(), |alive| !alive);
+    }
+    terminal.type_text("end\r");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 6, "{screen}");
+    assert!(screen.contains("[work] paused: occd went away"), "{screen}");
+    assert!(!screen.contains("Outcome unknown"), "{screen}");
 }
 
 /// A host with these programs and no others.

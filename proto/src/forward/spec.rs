@@ -46,8 +46,11 @@ impl Spec {
         let parts = parts(text).ok_or_else(|| wrong("the brackets do not close"))?;
         let usage = || {
             wrong(match direction {
-                Direction::Local | Direction::Remote => {
+                Direction::Local => {
                     "it must be [ADDRESS:]PORT:HOST:PORT, or with the path of a socket for either side"
+                }
+                Direction::Remote => {
+                    "it must be [ADDRESS:]PORT:HOST:PORT, or with the path of a socket for either side, or [ADDRESS:]PORT for SOCKS"
                 }
                 Direction::Dynamic => "it must be [ADDRESS:]PORT",
             })
@@ -58,8 +61,10 @@ impl Spec {
         };
         let everywhere = if public { "*" } else { "localhost" };
         let (listen, to) = match (direction, parts.as_slice()) {
-            (Direction::Dynamic, [Part::Word(port)]) => (endpoint(everywhere, port)?, None),
-            (Direction::Dynamic, [Part::Word(host), Part::Word(port)]) => {
+            (Direction::Dynamic | Direction::Remote, [Part::Word(port)]) => {
+                (endpoint(everywhere, port)?, None)
+            }
+            (Direction::Dynamic | Direction::Remote, [Part::Word(host), Part::Word(port)]) => {
                 (endpoint(any(host), port)?, None)
             }
             (Direction::Dynamic, _) => return Err(usage()),
@@ -219,6 +224,9 @@ mod tests {
         assert_eq!(spec.listen.to_string(), "localhost:8080");
         let spec = Spec::parse(Direction::Dynamic, "1080", false).unwrap();
         assert_eq!((spec.listen.to_string(), spec.to), ("localhost:1080".to_owned(), None));
+        let spec = Spec::parse(Direction::Remote, "1080", false).unwrap();
+        assert_eq!((spec.listen.to_string(), spec.to), ("localhost:1080".to_owned(), None));
+        assert!(refused(Direction::Remote, ":1080").contains("takes -g"));
         for text in [":8080:a:80", "*:8080:a:80", "0.0.0.0:80:a:80", "[::]:80:a:80", "eth:80:a:80"]
         {
             assert!(refused(Direction::Local, text).contains("takes -g"), "{text}");

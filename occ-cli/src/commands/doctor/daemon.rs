@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
+use occ_proto::policy::PolicyView;
 use tokio::time::timeout;
 
 use super::Finding;
@@ -54,16 +55,30 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         Err(error) => return vec![of("socket", error)],
     };
     let mut findings = vec![socket_mode(&socket)];
-    match version(found, context).await {
+    let client = Client::of(found, context.ui);
+    match version(&client).await {
         Ok(version) => findings.extend(versions(&version)),
         Err(error) => findings.push(of("daemon", error)),
+    }
+    // One that does not tell it has none, or said above what is wrong with it.
+    if let Ok(policy) = policy(&client).await {
+        findings.extend(policy.system.iter().map(|system| {
+            let text = format!("{} restricts what occ does for all users", system.file);
+            Finding::ok("policy", text).hint("occ policy show")
+        }));
     }
     findings
 }
 
-async fn version(found: autostart::Found, context: &Context<'_>) -> Result<Version, CliError> {
-    let client = Client::of(found, context.ui);
+async fn version(client: &Client) -> Result<Version, CliError> {
     match timeout(PATIENCE, client.get("/v1/version")).await {
+        Ok(reply) => reply?.parse(),
+        Err(_) => Err(client.stuck(PATIENCE)),
+    }
+}
+
+async fn policy(client: &Client) -> Result<PolicyView, CliError> {
+    match timeout(PATIENCE, client.get("/v1/hosts/local/policy")).await {
         Ok(reply) => reply?.parse(),
         Err(_) => Err(client.stuck(PATIENCE)),
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use occ_proto::HostsFile;
-use occ_proto::paths::Env;
+use occ_proto::paths::{Env, SYSTEM_POLICY};
 
 use super::Finding;
 
@@ -57,7 +57,32 @@ pub(super) fn check() -> Vec<Finding> {
     }
     findings.push(hosts_json(&env));
     findings.extend(occd_toml(&env));
+    findings.extend(system_policy());
     findings
+}
+
+/// Looks at what binds all users of this machine: a daemon does not start with one that anybody else could have written.
+fn system_policy() -> Option<Finding> {
+    const CHECK: &str = "policy";
+    let path = Path::new(SYSTEM_POLICY);
+    let shown = path.display();
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => return Some(Finding::failed(CHECK, format!("{shown}: {error}"))),
+    };
+    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+        let text = format!("{shown} can be written by others than root: occd does not start");
+        let hint = format!("sudo chown root {shown}; sudo chmod go-w {shown}");
+        return Some(Finding::failed(CHECK, text).hint(hint));
+    }
+    match File::open(path) {
+        Ok(_) => None,
+        Err(error) => {
+            let text = format!("{shown}: {error}: occd does not start");
+            Some(Finding::failed(CHECK, text).hint(format!("sudo chmod a+r {shown}")))
+        }
+    }
 }
 
 /// Looks at whose something is and what others may do with it. What is not there is as it should be.
