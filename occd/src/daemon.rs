@@ -52,8 +52,6 @@ use crate::wake;
 
 /// How long running requests and connections may take to end.
 const DRAIN: Duration = Duration::from_secs(8);
-/// How often occd.toml is looked at.
-const CONFIG_POLL: Duration = Duration::from_secs(1);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -443,7 +441,7 @@ async fn watch_config(app: Arc<App>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(CONFIG_POLL) => {}
+            () = app.config.due() => {}
         }
         app.refresh_config().await;
     }

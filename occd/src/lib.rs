@@ -37,3 +37,4 @@ pub mod stamp;
 mod state_file;
 pub mod used;
 pub mod wake;
+mod watched;

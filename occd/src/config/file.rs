@@ -61,6 +61,11 @@ impl ConfigFile {
         })
     }
 
+    /// Returns the files.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        vec![self.plain.clone(), self.sealed.clone()]
+    }
+
     /// Returns how the files look now.
     pub fn stamp(&self) -> [Option<Stamp>; 2] {
         [&self.plain, &self.sealed].map(|path| Stamp::of(path).ok())

@@ -1,9 +1,10 @@
 //! The settings in force, loaded anew when the file changes.
 //!
 //! Who must not be late, such as a request that comes right after an edit, calls [`LiveConfig::refresh`]; the daemon
-//! does so once a second. A file that cannot be used is told and not used.
+//! does so when a look is [due](LiveConfig::due). A file that cannot be used is told and not used.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 
@@ -11,6 +12,10 @@ use super::{Config, ConfigFile};
 use crate::blocking::blocking;
 use crate::ssh::error::chain;
 use crate::stamp::Stamp;
+use crate::watched::Watched;
+
+/// How often files that are not watched are looked at.
+const POLL: Duration = Duration::from_secs(1);
 
 /// What is said where the settings were, and are no more.
 const GONE: &str = "occd.toml is gone: the settings from before, with their policies, stay in force until occd is started anew";
@@ -28,6 +33,7 @@ pub struct LoadedConfig {
 #[derive(Debug)]
 pub struct LiveConfig {
     file: Arc<ConfigFile>,
+    watched: Arc<Watched>,
     /// How the files looked when they were read. Locked until what was read is in force.
     seen: Mutex<[Option<Stamp>; 2]>,
     loaded: watch::Sender<LoadedConfig>,
@@ -37,7 +43,9 @@ impl LiveConfig {
     /// Returns the settings that were read from a file when it looked like `seen`.
     pub fn new(file: ConfigFile, seen: [Option<Stamp>; 2], config: Config) -> Self {
         let loaded = LoadedConfig { config: Arc::new(config), problem: file.warning() };
-        Self { file: Arc::new(file), seen: Mutex::new(seen), loaded: watch::channel(loaded).0 }
+        let watched = Arc::new(Watched::new(file.paths()));
+        let loaded = watch::channel(loaded).0;
+        Self { file: Arc::new(file), watched, seen: Mutex::new(seen), loaded }
     }
 
     /// Returns what is in force.
@@ -53,17 +61,35 @@ impl LiveConfig {
     /// Reads the file anew if it has changed, and has `apply` put it in force. Nobody who calls it returns before
     /// that is done.
     pub async fn refresh(&self, apply: impl AsyncFnOnce(&Arc<Config>)) {
-        let mut seen = self.seen.lock().await;
-        let file = Arc::clone(&self.file);
-        let now = blocking(move || file.stamp()).await;
-        if *seen == now {
+        if self.watched.is_quiet() {
             return;
         }
+        let mut seen = self.seen.lock().await;
+        let (file, watched) = (Arc::clone(&self.file), Arc::clone(&self.watched));
+        let (since, now) = blocking(move || (watched.begin(), file.stamp())).await;
+        if *seen != now {
+            self.read(&seen, &now, apply).await;
+            // Last: whoever asked may have left before it was done.
+            *seen = now;
+        }
+        self.watched.looked(since);
+    }
+
+    /// Waits until it is time for a look at the file when nobody asks.
+    pub async fn due(&self) {
+        self.watched.due(POLL).await;
+    }
+
+    async fn read(
+        &self,
+        seen: &[Option<Stamp>; 2],
+        now: &[Option<Stamp>; 2],
+        apply: impl AsyncFnOnce(&Arc<Config>),
+    ) {
         if seen.iter().any(Option::is_some) && now.iter().all(Option::is_none) {
             // Whoever removes it need not mean to lift a policy; it may be lost.
             tracing::error!("{GONE}");
             self.loaded.send_modify(|loaded| loaded.problem = Some(GONE.to_owned()));
-            *seen = now;
             return;
         }
         let file = Arc::clone(&self.file);
@@ -85,7 +111,5 @@ impl LiveConfig {
                 self.loaded.send_modify(|loaded| loaded.problem = Some(problem));
             }
         }
-        // Last: whoever asked may have left before it was done.
-        *seen = now;
     }
 }
