@@ -1,14 +1,10 @@
 //! How much is done at once, so that a client that floods cannot take all memory, nor all places from the others for ever.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 use occ_proto::Code;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::error::ApiError;
@@ -21,25 +17,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The places of one socket's requests.
-#[derive(Debug, Clone)]
-pub(super) struct Places(Arc<Semaphore>);
+#[derive(Debug)]
+pub(super) struct Places(Semaphore);
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PLACES)))
+        Self(Semaphore::new(PLACES))
     }
 }
 
-/// Has a request wait for a place, and turns it away when there is none for long.
-pub(super) async fn limit(State(places): State<Places>, request: Request, next: Next) -> Response {
-    match timeout(PATIENCE, places.0.acquire()).await {
-        // It is never closed.
-        Ok(place) => {
-            let response = next.run(request).await;
-            drop(place);
-            response
+impl Places {
+    /// Waits for a place, and gives up when there is none for long.
+    pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        // One that is free takes no clock.
+        if let Ok(place) = self.0.try_acquire() {
+            return Ok(place);
         }
-        Err(_) => too_many(format!("{PLACES} requests are being served.")).into_response(),
+        match timeout(PATIENCE, self.0.acquire()).await {
+            // It is never closed.
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(too_many(format!("{PLACES} requests are being served."))),
+        }
     }
 }
 
