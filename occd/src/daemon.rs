@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App, Once, PastOperations, Turns};
+use crate::api::{self, App, Once, PastOperations, Streams, Turns};
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::events::{Changes, Events};
@@ -246,6 +246,7 @@ impl Daemon {
             sandboxes: Arc::clone(&sandboxes),
             changes: Arc::clone(&changes),
             events: Events::default(),
+            streams: Streams::among(server::most_clients()),
             docker_sockets: DockerSockets::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
                 &self.env.state_dir()?,

@@ -1,10 +1,11 @@
 //! How much is done at once, so that a client that floods cannot take all memory, nor all places from the others for ever.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use occ_proto::Code;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::error::ApiError;
@@ -15,6 +16,28 @@ const PLACES: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// When to come again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Streams leave one in so many of the clients' places to others.
+const LEFT: usize = 8;
+
+/// The places of clients that follow what changes: each keeps a connection, and most have nothing to hear.
+#[derive(Debug, Clone)]
+pub struct Streams(Arc<Semaphore>, usize);
+
+impl Streams {
+    /// Returns the places among those of so many clients.
+    pub fn among(clients: usize) -> Self {
+        let most = clients - clients / LEFT;
+        Self(Arc::new(Semaphore::new(most)), most)
+    }
+
+    /// Takes a place, which is free again when that is dropped.
+    pub(super) fn take(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.0)
+            .try_acquire_owned()
+            .map_err(|_| too_many(format!("{} clients follow what changes.", self.1)))
+    }
+}
 
 /// The places of one socket's requests.
 #[derive(Debug)]

@@ -96,6 +96,7 @@ pub use auto_forward::restore as restore_auto_forwards;
 use doors::Methods;
 use error::ApiError;
 use limits::Places;
+pub use limits::Streams;
 pub use once::Once;
 pub use past::PastOperations;
 pub use publish::publish;
@@ -123,6 +124,8 @@ pub struct App {
     pub changes: Arc<Changes>,
     /// Tells of it.
     pub events: Events,
+    /// The places of those who hear it.
+    pub streams: Streams,
     /// The sandboxes on them.
     pub sandboxes: Arc<Sandboxes>,
     /// The sockets of this machine that speak to their engines.

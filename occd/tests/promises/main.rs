@@ -48,6 +48,7 @@ mod invariants;
 mod jump;
 mod killed;
 mod local;
+mod many_streams;
 mod once;
 mod passwords;
 mod patience;
