@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App, Measured, Once, PastOperations, Turns};
+use crate::api::{self, App, Measured, Once, PastOperations, Streams, Turns};
 use crate::audit;
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig, Stamps};
 use crate::container::{DockerSockets, Operations, Sandboxes};
@@ -58,8 +58,6 @@ use crate::wake;
 const DRAIN: Duration = Duration::from_secs(8);
 /// How long the audit log may take behind that: what waits is little.
 const AUDIT: Duration = Duration::from_secs(1);
-/// How often occd.toml is looked at.
-const CONFIG_POLL: Duration = Duration::from_secs(1);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -275,6 +273,7 @@ impl Daemon {
             sandboxes: Arc::clone(&sandboxes),
             changes: Arc::clone(&changes),
             events: Events::default(),
+            streams: Streams::among(server::most_clients()),
             docker_sockets: DockerSockets::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
                 &self.env.state_dir()?,
@@ -481,7 +480,7 @@ async fn watch_config(app: Arc<App>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(CONFIG_POLL) => {}
+            () = app.config.due() => {}
         }
         app.refresh_config().await;
     }

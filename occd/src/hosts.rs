@@ -6,12 +6,10 @@
 //! tool neither locks nor writes atomically, so every change starts from what is on disk and is given
 //! up when the disk changes underneath.
 //!
-//! Edits are noticed by `stat` once a second, not by inotify. One mechanism then covers what inotify
-//! would need a special case for each: a directory that does not exist yet, editors that replace the
-//! file, links anywhere along the path (dotfile managers switch whole directories), network and FUSE
-//! file systems, bind mounts, and a used-up limit of watches. It costs one or two `stat` a second. Who
-//! must not be a second late, such as a command that names an unknown host, calls
-//! [`HostsStore::refresh`] first.
+//! Edits are noticed by `stat`, when the kernel says that something has happened to the file or to what
+//! leads there (`watched.rs`). Where it cannot tell (network and FUSE file systems, a used-up limit of
+//! watches) the file is looked at once a second. Who must not be late, such as a command that names an
+//! unknown host, calls [`HostsStore::refresh`] first.
 
 mod file;
 mod save;
@@ -33,8 +31,10 @@ use file::{Good, Loaded, Seen, load, observe, same};
 use save::{Outcome, save, sweep};
 
 use crate::blocking::blocking;
+use crate::watched::Watched;
 
-/// How often the file is looked at: soon enough for a person who saves and then types a command.
+/// How often a file that is not watched is looked at: soon enough for a person who saves and then types a
+/// command.
 const POLL: Duration = Duration::from_secs(1);
 /// How long a changed file must stay the same before it is read. Longer than an editor needs between
 /// truncating and writing, or between moving the old file away and the new one in.
@@ -93,6 +93,7 @@ impl HostsSnapshot {
 #[derive(Debug, Clone)]
 pub struct HostsStore {
     shared: Arc<Shared>,
+    watched: Arc<Watched>,
     /// Held over reading, changing, writing and publishing, so that no older state overwrites a newer
     /// one, on disk or in memory.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -110,6 +111,11 @@ impl HostsStore {
     /// (`Env::hosts_file_candidates`). A file that cannot be used leaves it without hosts and with
     /// [`HostsSnapshot::problem`] set. Reads the file at once; it is small.
     pub fn open(candidates: Vec<PathBuf>) -> Self {
+        let watched = Watched::new(candidates.clone());
+        Self::open_with(candidates, watched)
+    }
+
+    fn open_with(candidates: Vec<PathBuf>, watched: Watched) -> Self {
         let Loaded { seen, result } = load(&candidates);
         let path = seen.at.path.clone();
         let (file, problem) = match result {
@@ -125,7 +131,7 @@ impl HostsStore {
         let snapshot = HostsSnapshot { file, problem, revision: 1, path };
         let state = watch::Sender::new(Arc::new(snapshot));
         let shared = Arc::new(Shared { candidates, state, seen: Mutex::new(seen) });
-        Self { shared, turn: Arc::default() }
+        Self { shared, watched: Arc::new(watched), turn: Arc::default() }
     }
 
     /// Returns the hosts as last read.
@@ -138,20 +144,34 @@ impl HostsStore {
         self.shared.state.subscribe()
     }
 
-    /// Returns the hosts as the file has them now. Takes one `stat` when nothing changed, and at
+    /// Returns the hosts as the file has them now. Takes one `stat` when something may have changed, and at
     /// least 75 ms when the file did.
     pub async fn refresh(&self) -> Arc<HostsSnapshot> {
-        let shared = self.shared.clone();
-        if blocking(move || shared.changed()).await {
+        if self.watched.is_quiet() && self.shared.is_conclusive() {
+            return self.current();
+        }
+        let (shared, watched) = (self.shared.clone(), self.watched.clone());
+        let look = move || {
+            let since = watched.begin();
+            (since, shared.changed())
+        };
+        let (since, changed) = blocking(look).await;
+        if changed {
             let _turn = self.turn.lock().await;
             self.read().await;
         }
+        // Last: until it is published it is not known.
+        self.watched.looked(since);
         self.current()
     }
 
     /// Follows edits by hand until `cancel` is cancelled.
     pub async fn watch(&self, cancel: CancellationToken) {
-        while cancel.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
+        let due = async || match self.shared.is_conclusive() {
+            true => self.watched.due(POLL).await,
+            false => tokio::time::sleep(POLL).await,
+        };
+        while cancel.run_until_cancelled(due()).await.is_some() {
             self.refresh().await;
         }
     }
@@ -225,6 +245,11 @@ impl HostsStore {
 }
 
 impl Shared {
+    /// Returns whether the file cannot have changed again without looking so.
+    fn is_conclusive(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).conclusive
+    }
+
     fn changed(&self) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         !seen.conclusive || observe(&self.candidates) != seen.at

@@ -41,4 +41,5 @@ mod state_file;
 pub mod trace;
 pub mod used;
 pub mod wake;
+mod watched;
 pub mod wire;

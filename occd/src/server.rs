@@ -129,7 +129,7 @@ pub async fn serve_looks(
 }
 
 /// Returns how many clients there may be: each takes a file descriptor, and hosts need some, too.
-fn most_clients() -> usize {
+pub fn most_clients() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
     files.saturating_sub(RESERVED).clamp(FEW, CLIENTS)

@@ -1,8 +1,9 @@
 //! Notices that the machine has slept and that its network has changed: connections may be dead then without
 //! anybody having said so, and hosts that could not be reached may be reachable.
 //!
-//! Sleep shows as a jump of the clock that goes on while the machine sleeps. The kernel tells of addresses that
-//! come and go (rtnetlink(7)); elsewhere than on Linux only sleep is noticed.
+//! Sleep shows as a jump of the clock that goes on while the machine sleeps. The clock is looked at seldom, and at once
+//! when the machine wakes up after the time for a look (timerfd_create(2)). The kernel tells of addresses that come and go
+//! (rtnetlink(7)); elsewhere than on Linux only sleep is noticed, by timers that stand still in it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::pool::Pool;
 
 /// How often the clock is looked at.
-const TICK: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_secs(12);
 /// So much more than a tick between two looks was sleep, or the process was stopped.
-const GAP: Duration = Duration::from_millis(22_500);
+const GAP: Duration = Duration::from_millis(12_500);
 /// A network that changes does so in several steps.
 #[cfg(target_os = "linux")]
 const SETTLE: Duration = Duration::from_millis(250);
@@ -34,12 +35,20 @@ pub struct SleepClock {
     last: AtomicU64,
     ticked: watch::Sender<()>,
     asked: Notify,
+    #[cfg(target_os = "linux")]
+    alarm: Option<alarm::Alarm>,
 }
 
 impl Default for SleepClock {
     fn default() -> Self {
         let last = AtomicU64::new(since_boot());
-        Self { last, ticked: watch::Sender::default(), asked: Notify::new() }
+        Self {
+            last,
+            ticked: watch::Sender::default(),
+            asked: Notify::new(),
+            #[cfg(target_os = "linux")]
+            alarm: alarm::Alarm::new(),
+        }
     }
 }
 
@@ -62,9 +71,22 @@ impl SleepClock {
     /// Waits until it is time to look at the clock.
     async fn due(&self) {
         tokio::select! {
-            () = sleep(TICK) => {}
+            () = self.tick() => {}
             () = self.asked.notified() => {}
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn tick(&self) {
+        match &self.alarm {
+            Some(alarm) => alarm.after(TICK).await,
+            None => sleep(TICK).await,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    async fn tick(&self) {
+        sleep(TICK).await;
     }
 
     /// Looks at the clock, and has `check` done before anybody goes on if the machine was asleep.
@@ -131,6 +153,64 @@ async fn network(pool: &Pool) {
 #[cfg(not(target_os = "linux"))]
 async fn network(_: &Pool) {
     std::future::pending().await
+}
+
+#[cfg(target_os = "linux")]
+mod alarm {
+    use std::io;
+    use std::time::Duration;
+
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+        timerfd_settime,
+    };
+    use tokio::net::unix::pipe::Receiver;
+    use tokio::runtime::Handle;
+    use tokio::time::sleep;
+
+    /// A timer that goes on while the machine sleeps, and is due at once when it wakes up later. tokio has no type for it;
+    /// waiting is the same for whatever can be read from.
+    #[derive(Debug)]
+    pub(super) struct Alarm(Receiver);
+
+    impl Alarm {
+        pub(super) fn new() -> Option<Self> {
+            // Waiting takes a runtime.
+            Handle::try_current().ok()?;
+            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+            let timer = timerfd_create(TimerfdClockId::Boottime, flags);
+            match timer.map_err(io::Error::from).and_then(Receiver::from_owned_fd_unchecked) {
+                Ok(timer) => Some(Self(timer)),
+                Err(error) => {
+                    tracing::debug!(%error, "sleep is noticed by a timer that stands still in it");
+                    None
+                }
+            }
+        }
+
+        /// Waits so long. Nobody else waits for the same alarm.
+        pub(super) async fn after(&self, time: Duration) {
+            if self.ring(time).await.is_err() {
+                sleep(time).await;
+            }
+        }
+
+        async fn ring(&self, time: Duration) -> io::Result<()> {
+            let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let due = Timespec::try_from(time).map_err(io::Error::other)?;
+            let due = Itimerspec { it_interval: once, it_value: due };
+            // This takes back what has not been read.
+            timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &due)?;
+            loop {
+                self.0.readable().await?;
+                // How often it was due.
+                match self.0.try_read(&mut [0; 8]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return read.map(drop),
+                }
+            }
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -168,12 +168,18 @@ impl DaemonRig {
     /// It is the caller's to wait for; the rig kills it at its own end.
     pub fn spawn_daemon(&self, args: &[&str]) -> Child {
         let log = || File::options().create(true).append(true).open(self.log_path()).unwrap();
-        self.command(&self.daemon_binary.clone().unwrap_or_else(daemon_binary))
-            .args(args)
+        self.occd(args)
             .stdout(log())
             .stderr(log())
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start occd: {e}"))
+    }
+
+    /// Returns an `occd` command in this rig's environment.
+    pub fn occd(&self, args: &[&str]) -> Command {
+        let mut command = self.command(&self.daemon_binary.clone().unwrap_or_else(daemon_binary));
+        command.args(args);
+        command
     }
 
     /// Kills the daemon with SIGKILL.

@@ -128,6 +128,17 @@ impl Process {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
+    /// Returns how often its threads that run now have waited for something (proc(5), `voluntary_ctxt_switches`).
+    pub fn waits(self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten();
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
+            let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+            line?.trim().parse().ok()
+        };
+        tasks.filter_map(of_task).sum()
+    }
+
     /// Returns a line of `smaps_rollup` such as `Rss` or `Private_Dirty`, in KiB.
     pub fn memory_kib(self, line: &str) -> Option<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?;

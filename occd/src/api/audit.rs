@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::body::Body as HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -26,7 +25,7 @@ use super::extract::Query;
 use super::history::{bad_since, since};
 use super::json;
 use super::{App, HEARTBEAT};
-use crate::audit::Following;
+use crate::audit::{Following, Trail};
 use crate::policy::Asker;
 
 /// How many things an answer tells unless the client says otherwise, and at most.
@@ -102,41 +101,34 @@ fn what(method: &Method, route: &str) -> What {
     }
 }
 
-/// Gives a request that does something its trail, and says on it how the request was answered.
-pub(super) async fn note(
-    State(app): State<Arc<App>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+/// What is to be noted of a request once it is answered.
+pub(super) enum Noted {
+    /// Nothing.
+    Nothing,
+    /// That it was refused, if it is: it would only have read. What is needed for that is looked at then.
+    Refusal { asker: Box<Asker>, uri: Uri, kind: Option<HeaderValue> },
+    /// How what it does was answered.
+    Trail(Trail),
+}
+
+/// Gives a request that does something its trail.
+pub(super) fn note(app: &App, request: &mut Request) -> Noted {
     let Some(route) = request.extensions().get::<MatchedPath>().cloned() else {
-        return next.run(request).await;
+        return Noted::Nothing;
     };
     let what = what(request.method(), route.as_str());
     if what == What::Tells && request.method() == Method::GET {
-        // Most of all requests: what is needed for a refusal is only looked at when it is one.
-        let (asker, uri) = (Asker::of(&request), request.uri().clone());
         let kind = request.headers().get(CLIENT_HEADER).cloned();
-        let response = next.run(request).await;
-        if response.status() == StatusCode::FORBIDDEN
-            && let Some(code @ (Code::PolicyDenied | Code::ReadOnly)) = code_of(&response)
-        {
-            let trail = app.guard.audit().trail(&asker.who, asker.via(), "read");
-            trail.set(|line| {
-                line.host = place(&uri);
-                line.client = Some(word(kind.as_ref()));
-                line.detail = Some(uri.path().to_owned());
-            });
-            trail.failed(code);
-        }
-        return response;
+        let asker = Box::new(Asker::of(request));
+        return Noted::Refusal { asker, uri: request.uri().clone(), kind };
     }
     let (action, says) = match what {
-        What::Tells => return next.run(request).await,
+        What::Tells => return Noted::Nothing,
         What::Does(action) => (action.to_owned(), false),
         What::Says(action) => (action.to_owned(), true),
         What::New => (format!("{} {}", request.method(), route.as_str()), false),
     };
-    let mut asker = Asker::of(&request);
+    let mut asker = Asker::of(request);
     asker.trail = app.guard.audit().trail(&asker.who, asker.via(), action);
     let trail = asker.trail.clone();
     trail.set(|line| {
@@ -147,7 +139,7 @@ pub(super) async fn note(
             "/v1/hosts/{host}/files/{*path}"
             | "/v1/hosts/{host}/files"
             | "/v1/hosts/{host}/files/" => {
-                line.path = Some(file_of(&request));
+                line.path = Some(file_of(request));
             }
             "/v1/grants/{name}"
             | "/v1/forwards/{id}"
@@ -162,17 +154,41 @@ pub(super) async fn note(
         trail.begin();
     }
     request.extensions_mut().insert(asker);
-    let response = next.run(request).await;
-    if response.headers().contains_key(REPLAYED_HEADER) {
-        // Nothing was done, and the one before has its lines.
-        trail.set(|line| line.detail = Some("it had been done before".to_owned()));
-        trail.forget();
+    Noted::Trail(trail)
+}
+
+impl Noted {
+    /// Notes how the request was answered.
+    pub(super) fn answered(self, app: &App, response: &Response) {
+        match self {
+            Self::Nothing => {}
+            Self::Refusal { asker, uri, kind } => {
+                if response.status() == StatusCode::FORBIDDEN
+                    && let Some(code @ (Code::PolicyDenied | Code::ReadOnly)) = code_of(response)
+                {
+                    let trail = app.guard.audit().trail(&asker.who, asker.via(), "read");
+                    trail.set(|line| {
+                        line.host = place(&uri);
+                        line.client = Some(word(kind.as_ref()));
+                        line.detail = Some(uri.path().to_owned());
+                    });
+                    trail.failed(code);
+                }
+            }
+            Self::Trail(trail) => {
+                if response.headers().contains_key(REPLAYED_HEADER) {
+                    // Nothing was done, and the one before has its lines.
+                    trail.set(|line| line.detail = Some("it had been done before".to_owned()));
+                    trail.forget();
+                }
+                let status = response.status();
+                if status != StatusCode::SWITCHING_PROTOCOLS {
+                    let is_error = status.is_client_error() || status.is_server_error();
+                    trail.answered(code_of(response), is_error);
+                }
+            }
+        }
     }
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let is_error = response.status().is_client_error() || response.status().is_server_error();
-        trail.answered(code_of(&response), is_error);
-    }
-    response
 }
 
 /// Returns the code of a problem.

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use occ_proto::files::decode_path;
@@ -159,11 +158,11 @@ pub(super) fn is_shown(method: &Method, route: &str) -> bool {
 }
 
 /// The methods that each route takes.
-pub(super) type Methods = Arc<HashMap<String, Vec<Method>>>;
+pub(super) type Methods = HashMap<String, Vec<Method>>;
 
 /// Refuses a method that a route does not take, before anybody is asked about it.
-async fn wrong_method(method: &Method, taken: &[Method]) -> Response {
-    let mut response = super::wrong_method(method.clone()).await.into_response();
+fn wrong_method(method: &Method, taken: &[Method]) -> Response {
+    let mut response = super::takes_no(method).into_response();
     let mut words: Vec<&str> = taken.iter().map(Method::as_str).collect();
     if taken.contains(&Method::GET) {
         words.push("HEAD");
@@ -185,7 +184,12 @@ impl Asker {
 
     /// Returns whoever made a request.
     pub(super) fn of(request: &Request) -> Self {
-        request.extensions().get::<Self>().cloned().unwrap_or_default()
+        Self::seen(request).cloned().unwrap_or_default()
+    }
+
+    /// Returns whoever made a request, as far as that is known.
+    pub(super) fn seen(request: &Request) -> Option<&Self> {
+        request.extensions().get::<Self>()
     }
 }
 
@@ -198,55 +202,62 @@ impl<S: Send + Sync> FromRequestParts<S> for Asker {
 }
 
 /// Notes what a client says that it is. Through a grant nothing else of its own comes in.
-pub(super) async fn know(mut request: Request, next: Next) -> Response {
-    let mut asker = Asker::of(&request);
+pub(super) fn know(request: &mut Request) -> Result<(), ApiError> {
     let word = request.headers().get(CLIENT_HEADER).map(|value| value.to_str().unwrap_or("?"));
-    match word.map(str::parse) {
-        None => {}
-        Some(Ok(kind)) => asker.kind = kind,
-        Some(Err(why)) => {
-            return ApiError::bad_request(format!("{CLIENT_HEADER}: {why}.")).into_response();
-        }
+    if let Some(word) = word {
+        let kind = word
+            .parse()
+            .map_err(|why| ApiError::bad_request(format!("{CLIENT_HEADER}: {why}.")))?;
+        request.extensions_mut().get_or_insert_default::<Asker>().kind = kind;
     }
-    if asker.grant.is_some() {
+    if Asker::seen(request).is_some_and(|asker| asker.grant.is_some()) {
         // They name files and sockets of this machine, and people.
         for header in [AGENT_HEADER, KEY_HEADER, PROMPTS_HEADER] {
             request.headers_mut().remove(header);
         }
     }
-    request.extensions_mut().insert(asker);
-    next.run(request).await
+    Ok(())
 }
 
-/// Lets a request pass, if its door does.
-pub(super) async fn pass(
-    State((app, methods)): State<(Arc<App>, Methods)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let Some(route) = request.extensions().get::<MatchedPath>().cloned() else {
+/// What a policy is to be asked before a request may pass.
+pub(super) struct Asked {
+    asker: Asker,
+    client: Client,
+    place: SessionHost,
+    what: policy::Request<'static>,
+    text: String,
+}
+
+/// Lets a request pass, if its door does. Returns what its policy is to be asked, if it has one.
+pub(super) fn pass(
+    app: &App,
+    methods: &Methods,
+    request: &Request,
+) -> Result<Option<Asked>, Box<Response>> {
+    let Some(route) = request.extensions().get::<MatchedPath>() else {
         // There is no such route, which is about to be said.
-        return next.run(request).await;
+        return Ok(None);
     };
-    let asker = Asker::of(&request);
+    let nobody = Asker::default();
+    let asker = Asker::seen(request).unwrap_or(&nobody);
     // A HEAD is answered as a GET is.
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     let taken = methods.get(route.as_str()).map_or(&[][..], Vec::as_slice);
     if !taken.contains(method) {
-        return wrong_method(method, taken).await;
+        return Err(wrong_method(method, taken).into());
     }
     let Some(door) = door(method, route.as_str()) else {
-        return denied("no policy is known for this route", None).into_response();
+        return Err(denied("no policy is known for this route", None).into_response().into());
     };
     if asker.only_looks && !is_shown(request.method(), route.as_str()) {
-        return read_only("The read-only socket does not have this.").into_response();
+        return Err(read_only("The read-only socket does not have this.").into_response().into());
     }
     if let Some(grant) = &asker.grant {
         if Timestamp::now() >= grant.ends_at {
             let why = format!("the end of the grant {}", grant.name);
-            return denied(&why, None).host(&grant.host).into_response();
+            return Err(denied(&why, None).host(&grant.host).into_response().into());
         }
-        let is_own = || host_of(&request).as_ref() == Some(&SessionHost::Host(grant.host.clone()));
+        let is_own = || host_of(request).as_ref() == Some(&SessionHost::Host(grant.host.clone()));
         let may = match door {
             Door::Open => true,
             Door::Host | Door::Work => is_own(),
@@ -255,41 +266,44 @@ pub(super) async fn pass(
         // What was turned off serves nobody, also where it was there before.
         if let Err(why) = app.guard.check_feature(Feature::Grants) {
             let place = SessionHost::Host(grant.host.clone());
-            return error::denied(&place, &why).into_response();
+            return Err(error::denied(&place, &why).into_response().into());
         }
         if !may {
-            return not_given(grant).into_response();
+            return Err(not_given(grant).into_response().into());
         }
     }
     if let Some(feature) = feature(method, route.as_str())
         && let Err(why) = app.guard.check_feature(feature)
     {
-        let refused = match host_of(&request) {
+        let refused = match host_of(request) {
             Some(place) => error::denied(&place, &why),
             None => {
                 let detail = format!("{}: {why}.", feature.key());
                 ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, detail)
             }
         };
-        return refused.into_response();
+        return Err(refused.into_response().into());
     }
-    let asked = match door {
+    let what = match door {
         Door::Docker => policy::Request::Docker,
         Door::DockerRead => policy::Request::DockerRead,
-        Door::Open | Door::Host | Door::Owner | Door::Work | Door::OwnerWork => {
-            return next.run(request).await;
-        }
+        Door::Open | Door::Host | Door::Owner | Door::Work | Door::OwnerWork => return Ok(None),
     };
-    let Some(place) = host_of(&request) else {
-        return denied("no policy is known for this host", None).into_response();
+    let Some(place) = host_of(request) else {
+        return Err(denied("no policy is known for this host", None).into_response().into());
     };
     let token = request.headers().get(PROMPTS_HEADER).and_then(|value| value.to_str().ok());
     let client = Client::new(token, None, Arc::default()).unwrap_or_default();
     let text = format!("{} {}", request.method(), request.uri().path());
-    let permitted = app.guard.permit((&asker, &client), &place, &asked, &text, &|_, _| {}).await;
-    match permitted {
-        Ok(()) => next.run(request).await,
-        Err(why) => error::denied(&place, &why).into_response(),
+    Ok(Some(Asked { asker: asker.clone(), client, place, what, text }))
+}
+
+impl Asked {
+    /// Asks the policy.
+    pub(super) async fn permit(self, app: &App) -> Result<(), Box<Response>> {
+        let Self { asker, client, place, what, text } = self;
+        let permitted = app.guard.permit((&asker, &client), &place, &what, &text, &|_, _| {}).await;
+        permitted.map_err(|why| error::denied(&place, &why).into_response().into())
     }
 }
 

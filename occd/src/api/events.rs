@@ -15,7 +15,7 @@ use occ_proto::HostName;
 use occ_proto::event::{Change, Event, EventKind, HostContainer, Snapshot};
 use occ_proto::exec::NDJSON;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::error::{ApiError, ApiResult};
@@ -90,13 +90,15 @@ pub(super) async fn events(
     for host in &filter.hosts {
         app.pool.get(host).ok_or_else(|| ApiError::host_not_found(host))?;
     }
+    let place = app.streams.take()?;
     let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let seen = seen.or(query.after.as_deref());
     let latest = app.events.watch();
     let lines = wants_lines(&headers);
     let heartbeat = Instant::now() + HEARTBEAT;
     let at = app.events.latest();
-    let mut reader = Reader { app, filter, lines, latest, at, ready: VecDeque::new(), heartbeat };
+    let ready = VecDeque::new();
+    let mut reader = Reader { app, filter, lines, latest, at, ready, heartbeat, _place: place };
     let seen = seen.map(|seen| reader.app.events.number(seen));
     match seen.map(|seen| seen.and_then(|at| reader.app.events.after(at).map(|_| at))) {
         Some(Ok(at)) => reader.at = at,
@@ -121,6 +123,7 @@ struct Reader {
     /// What is to be sent.
     ready: VecDeque<Bytes>,
     heartbeat: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Reader {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::Response;
 use occ_proto::daemon::HandOver;
 use occ_proto::status::State as LinkState;
@@ -13,6 +12,7 @@ use occ_proto::status::State as LinkState;
 use super::App;
 use super::json::Json;
 use crate::descriptors::Passed;
+use crate::in_flight::Flying;
 
 impl App {
     /// Returns how much would be lost if the daemon ended now, `asking` requests apart. Forwards that nobody uses and
@@ -49,21 +49,29 @@ pub(super) async fn hand_over(State(app): State<Arc<App>>) -> Json<HandOver> {
     Json(HandOver { ending: in_flight == 0, in_flight })
 }
 
-/// Counts a request until the last byte of its answer; one that becomes a stream, until its connection ends.
-pub(super) async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// A request that counts as in flight.
+pub(super) struct Counted(Option<(Flying, Option<Passed>)>);
+
+/// Counts a request.
+pub(super) fn count(app: &App, request: &Request) -> Counted {
     // Who follows what changes goes on with the next daemon, and so does who asks for the list, and may wait for another.
     if matches!(request.uri().path(), "/v1/events" | "/v1/hosts") && request.method() == Method::GET
     {
-        return next.run(request).await;
+        return Counted(None);
     }
-    let flying = app.in_flight.begin();
-    let connection = request.extensions().get::<Passed>().cloned();
-    let response = next.run(request).await;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(connection) = connection
-    {
-        connection.keep(flying);
-        return response;
+    Counted(Some((app.in_flight.begin(), request.extensions().get::<Passed>().cloned())))
+}
+
+impl Counted {
+    /// Counts it until the last byte of its answer; one that becomes a stream, until its connection ends.
+    pub(super) fn until_the_end_of(self, response: Response) -> Response {
+        let Some((flying, connection)) = self.0 else { return response };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(connection) = connection
+        {
+            connection.keep(flying);
+            return response;
+        }
+        response.map(|body: Body| flying.with(body))
     }
-    response.map(|body: Body| flying.with(body))
 }

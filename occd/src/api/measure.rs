@@ -5,9 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::Response;
 use occ_proto::event::GapReason;
 use tokio::time::Instant;
@@ -126,26 +125,43 @@ impl Measured {
     }
 }
 
-/// Times a request until its answer begins, and counts answers that go on as streams until they end.
-pub(super) async fn measure(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let connection = request.extensions().get::<Passed>().cloned();
-    let response = next.run(request).await;
-    let (measured, status) = (&app.measured, response.status());
-    measured.answered(route.as_ref().map(MatchedPath::as_str), &method, status, begun.elapsed());
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        if let Some(connection) = connection {
-            connection.keep(measured.streams.begin());
+/// A request whose answer is awaited.
+pub(super) struct Timed {
+    begun: Instant,
+    method: Method,
+    route: Option<MatchedPath>,
+    connection: Option<Passed>,
+}
+
+/// Begins to time a request.
+pub(super) fn begin(request: &Request) -> Timed {
+    Timed {
+        begun: Instant::now(),
+        method: request.method().clone(),
+        route: request.extensions().get::<MatchedPath>().cloned(),
+        connection: request.extensions().get::<Passed>().cloned(),
+    }
+}
+
+impl Timed {
+    /// Takes the time until the answer begins, and counts one that goes on as a stream until it ends.
+    pub(super) fn answered(self, app: &App, response: Response) -> Response {
+        let Self { begun, method, route, connection } = self;
+        let (measured, status) = (&app.measured, response.status());
+        let route = route.as_ref().map(MatchedPath::as_str);
+        measured.answered(route, &method, status, begun.elapsed());
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(connection) = connection {
+                connection.keep(measured.streams.begin());
+            }
+            return response;
         }
-        return response;
+        // What is there as a whole has a length.
+        if response.body().size_hint().exact().is_some() || response.body().is_end_stream() {
+            return response;
+        }
+        response.map(|body: Body| measured.streams.begin().with(body))
     }
-    // What is there as a whole has a length.
-    if response.body().size_hint().exact().is_some() || response.body().is_end_stream() {
-        return response;
-    }
-    response.map(|body: Body| measured.streams.begin().with(body))
 }
 
 #[cfg(test)]

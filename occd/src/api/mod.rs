@@ -100,8 +100,10 @@ mod unread;
 mod workspaces;
 
 pub use auto_forward::restore as restore_auto_forwards;
+use doors::Methods;
 use error::ApiError;
 use limits::Places;
+pub use limits::Streams;
 pub use measure::Measured;
 pub use once::Once;
 pub use past::PastOperations;
@@ -130,6 +132,8 @@ pub struct App {
     pub changes: Arc<Changes>,
     /// Tells of it.
     pub events: Events,
+    /// The places of those who hear it.
+    pub streams: Streams,
     /// The sandboxes on them.
     pub sandboxes: Arc<Sandboxes>,
     /// The sockets of this machine that speak to their engines.
@@ -185,8 +189,8 @@ pub struct App {
 }
 
 impl App {
-    /// Returns the hosts as hosts.json has them at this moment, with the pool in line: the file is looked
-    /// at once a second, and somebody may have just edited it.
+    /// Returns the hosts as hosts.json has them at this moment, with the pool in line: somebody may have
+    /// just edited it.
     async fn hosts_now(&self) -> Arc<HostsSnapshot> {
         let snapshot = self.hosts.refresh().await;
         // Whoever saw the change first, the pool may not have heard of it yet.
@@ -287,43 +291,107 @@ impl App {
 pub fn router(app: Arc<App>) -> Router {
     let Routes { router, alive, methods } = Routes::all();
     app.measured.know(methods.keys());
+    let around = Around { app: Arc::clone(&app), methods, places: Places::default() };
+    // One layer: axum copies all that stands behind a layer, for each request and each layer.
     let layers = ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), measure::measure))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), hand_over::count))
-        .layer(middleware::map_response(version_headers))
-        .layer(middleware::from_fn(unread::finish))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), audit::note))
-        .layer(middleware::from_fn(guard))
-        .layer(middleware::from_fn(doors::know))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), note_agent))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), see_files))
-        .layer(middleware::from_fn_with_state((Arc::clone(&app), Arc::new(methods)), doors::pass))
-        .layer(middleware::from_fn(tell_new_host_keys))
-        .layer(middleware::from_fn_with_state(Places::default(), limits::limit))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), once::once));
+        .layer(middleware::from_fn_with_state(Arc::new(around), around_all))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT));
     // The sign of life waits for nothing, whatever else is being done.
-    let of_life = ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), measure::measure))
-        .layer(middleware::map_response(version_headers))
-        .layer(middleware::from_fn(guard));
     router
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
-        .merge(alive.method_not_allowed_fallback(wrong_method).layer(of_life))
+        .merge(
+            alive
+                .method_not_allowed_fallback(wrong_method)
+                .layer(middleware::from_fn_with_state(Arc::clone(&app), around_alive)),
+        )
         .with_state(app)
 }
 
-async fn version_headers(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
-    headers.insert(API_VERSION_HEADER, HeaderValue::from(API_VERSION));
+/// What stands around the routes.
+struct Around {
+    app: Arc<App>,
+    methods: Methods,
+    places: Places,
+}
+
+/// Around every route but the sign of life: what counts requests, and says of which version the answer is.
+async fn around_all(State(around): State<Arc<Around>>, request: Request, next: Next) -> Response {
+    let app = &around.app;
+    let (timed, counted) = (measure::begin(&request), hand_over::count(app, &request));
+    let (mut request, left) = unread::keep(request);
+    let noted = audit::note(app, &mut request);
+    let response = guarded(request, async |request| checked(&around, request, next).await).await;
+    noted.answered(app, &response);
+    let mut response = left.finish(response).await;
+    name_versions(&mut response);
+    timed.answered(app, counted.until_the_end_of(response))
+}
+
+async fn around_alive(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let timed = measure::begin(&request);
+    let mut response = guarded(request, async |request| next.run(request).await).await;
+    name_versions(&mut response);
+    timed.answered(&app, response)
+}
+
+/// What a request may be, and what is told about all hosts.
+async fn checked(around: &Around, mut request: Request, next: Next) -> Response {
+    let app = &around.app;
+    if let Err(error) = doors::know(&mut request) {
+        return error.into_response();
+    }
+    note_agent(app, &request);
+    let concerns_hosts = concerns_hosts(&request);
+    if concerns_hosts {
+        see_files(app).await;
+    }
+    let is_granted = Asker::seen(&request).is_some_and(|asker| asker.grant.is_some());
+    let permitted = match doors::pass(app, &around.methods, &request) {
+        Ok(None) => Ok(()),
+        Ok(Some(asked)) => asked.permit(app).await,
+        Err(refusal) => Err(refusal),
+    };
+    let mut response = match permitted {
+        Ok(()) => placed(around, request, next).await,
+        Err(refusal) => *refusal,
+    };
+    // What is wrong with the files is for whoever may mend them, and names other hosts.
+    if concerns_hosts && !is_granted {
+        for warning in app.warnings(&app.hosts.current()) {
+            if let Some(value) = header_value(&warning) {
+                response.headers_mut().append(WARNING_HEADER, value);
+            }
+        }
+    }
     response
 }
 
+/// Has a request done once it has a place, and tells in the answer's headers of host keys that were recorded for it.
+async fn placed(around: &Around, mut request: Request, next: Next) -> Response {
+    let news = Arc::new(News::default());
+    request.extensions_mut().insert(Arc::clone(&news));
+    let mut response = match around.places.place(request.uri().path()).await {
+        Ok(_place) => once::once(&around.app, request, next).await,
+        Err(error) => error.into_response(),
+    };
+    for key in news.take() {
+        if let Some(value) = header_value(&key) {
+            response.headers_mut().append(NEW_HOST_KEY_HEADER, value);
+        }
+    }
+    response
+}
+
+fn name_versions(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+    headers.insert(API_VERSION_HEADER, HeaderValue::from(API_VERSION));
+}
+
 /// Refuses what a browser would send: no page has business with this socket.
-async fn guard(request: Request, next: Next) -> Response {
+async fn guarded(request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
     let headers = request.headers();
     let forbidden = |detail| ApiError::new(StatusCode::FORBIDDEN, Code::Forbidden, detail);
     if headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER) {
@@ -338,48 +406,36 @@ async fn guard(request: Request, next: Next) -> Response {
             return forbidden("The Host header must be localhost or occd.").into_response();
         }
     }
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    if method != Method::GET {
-        tracing::info!(%method, path, status = response.status().as_u16(), "request");
+    if request.method() == Method::GET {
+        return next(request).await;
     }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next(request).await;
+    tracing::info!(%method, path, status = response.status().as_u16(), "request");
     response
 }
 
 /// Remembers the agent that a client names.
-async fn note_agent(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+fn note_agent(app: &App, request: &Request) {
     if let Some(socket) = request.headers().get(AGENT_HEADER) {
         app.pool.context().dial.agents.offer(Path::new(OsStr::from_bytes(socket.as_bytes())));
     }
-    next.run(request).await
 }
 
-/// Has a request that concerns hosts see the settings as they are on disk at this moment, and tells in the answer's
-/// headers why that is not what is in force: it may be why a request failed.
-async fn see_files(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// Returns whether a request is to see the settings as they are on disk at this moment, and to be told why that is not
+/// what is in force: it may be why it failed.
+fn concerns_hosts(request: &Request) -> bool {
     let path = request.uri().path();
-    let concerns_hosts = path.starts_with("/v1/hosts")
+    path.starts_with("/v1/hosts")
         || path.starts_with("/v1/sessions")
-        || matches!(path, "/v1/unlock" | "/v1/forwards");
-    if !concerns_hosts {
-        return next.run(request).await;
-    }
+        || matches!(path, "/v1/unlock" | "/v1/forwards")
+}
+
+async fn see_files(app: &App) {
     // A home directory on a network can hang; what is in force is in memory.
     if timeout(FILES, app.refresh_config()).await.is_err() {
         tracing::warn!("occd.toml could not be looked at in time");
     }
-    let is_granted = Asker::of(&request).grant.is_some();
-    let mut response = next.run(request).await;
-    // What is wrong with the files is for whoever may mend them, and names other hosts.
-    if is_granted {
-        return response;
-    }
-    for warning in app.warnings(&app.hosts.current()) {
-        if let Some(value) = header_value(&warning) {
-            response.headers_mut().append(WARNING_HEADER, value);
-        }
-    }
-    response
 }
 
 /// Returns a value as JSON in a header, which has no control characters.
@@ -388,24 +444,15 @@ fn header_value(value: &impl serde::Serialize) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(Bytes::from(json)).ok()
 }
 
-/// Tells in the answer's headers of host keys that were recorded for the request.
-async fn tell_new_host_keys(mut request: Request, next: Next) -> Response {
-    let news = Arc::new(News::default());
-    request.extensions_mut().insert(Arc::clone(&news));
-    let mut response = next.run(request).await;
-    for key in news.take() {
-        if let Some(value) = header_value(&key) {
-            response.headers_mut().append(NEW_HOST_KEY_HEADER, value);
-        }
-    }
-    response
-}
-
 async fn no_route() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, Code::NotFound, "There is no such route.")
 }
 
 async fn wrong_method(method: Method) -> ApiError {
+    takes_no(&method)
+}
+
+fn takes_no(method: &Method) -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         Code::MethodNotAllowed,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -182,7 +182,7 @@ impl Known {
 }
 
 /// Does a request once that has a key.
-pub(super) async fn once(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(super) async fn once(app: &Arc<App>, request: Request, next: Next) -> Response {
     let Some(key) = request.headers().get(IDEMPOTENCY_HEADER).cloned() else {
         return next.run(request).await;
     };
@@ -190,7 +190,7 @@ pub(super) async fn once(State(app): State<Arc<App>>, request: Request, next: Ne
     if request.method() != Method::POST {
         return next.run(request).await;
     }
-    match keyed(app, &key, request, next).await {
+    match keyed(Arc::clone(app), &key, request, next).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }

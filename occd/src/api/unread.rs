@@ -9,7 +9,6 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
-use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::StreamExt as _;
 use hyper::body::{Frame, SizeHint};
@@ -20,22 +19,36 @@ use super::BODY_LIMIT;
 /// How long the answer waits for the rest of a body: what is on its way is here by then.
 const REST: Duration = Duration::from_secs(1);
 
-/// Reads what a handler has left of a body, where that is not much; else says in the answer that the connection ends.
-pub(super) async fn finish(request: Request, next: Next) -> Response {
+/// What a handler leaves of a body.
+pub(super) struct Left {
+    body: Option<Arc<Mutex<Option<Body>>>>,
+    /// Such a client sends the body when it is asked for it, and not before.
+    waits: bool,
+}
+
+/// Keeps what is left of a request's body.
+pub(super) fn keep(request: Request) -> (Request, Left) {
     if request.body().is_end_stream() {
-        return next.run(request).await;
+        return (request, Left { body: None, waits: false });
     }
-    // Such a client sends the body when it is asked for it, and not before.
     let waits = request.headers().contains_key(header::EXPECT);
     let left = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&left);
-    let mut response = next.run(request.map(|body| Body::new(Kept { body, left: kept }))).await;
-    let body = left.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(body) = body else { return response };
-    if waits || !drained(body).await {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let request = request.map(|body| Body::new(Kept { body, left: kept }));
+    (request, Left { body: Some(left), waits })
+}
+
+impl Left {
+    /// Reads it, where that is not much; else says in the answer that the connection ends.
+    pub(super) async fn finish(self, mut response: Response) -> Response {
+        let Some(left) = self.body else { return response };
+        let body = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(body) = body else { return response };
+        if self.waits || !drained(body).await {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
-    response
 }
 
 /// Reads a body to its end. Returns whether it came to that.

@@ -86,6 +86,12 @@ impl ConfigFile {
         })
     }
 
+    /// Returns the files.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let system = self.system.iter().map(|(path, _)| path.clone());
+        [self.plain.clone(), self.sealed.clone()].into_iter().chain(system).collect()
+    }
+
     /// Returns how the files look now.
     pub fn stamp(&self) -> Stamps {
         let system = self.system.iter().map(|(path, _)| Stamp::of(path).ok());

@@ -1,15 +1,20 @@
 //! The settings in force, loaded anew when the file changes.
 //!
 //! Who must not be late, such as a request that comes right after an edit, calls [`LiveConfig::refresh`]; the daemon
-//! does so once a second. A file that cannot be used is told and not used.
+//! does so when a look is [due](LiveConfig::due). A file that cannot be used is told and not used.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 
 use super::{Config, ConfigFile, Stamps};
 use crate::blocking::blocking;
 use crate::ssh::error::chain;
+use crate::watched::Watched;
+
+/// How often files that are not watched are looked at.
+const POLL: Duration = Duration::from_secs(1);
 
 /// What is said where the settings were, and are no more.
 const GONE: &str = "occd.toml is gone: the settings from before, with their policies, stay in force until occd is started anew";
@@ -27,6 +32,7 @@ pub struct LoadedConfig {
 #[derive(Debug)]
 pub struct LiveConfig {
     file: Arc<ConfigFile>,
+    watched: Arc<Watched>,
     /// How the files looked when they were read. Locked until what was read is in force.
     seen: Mutex<Seen>,
     loaded: watch::Sender<LoadedConfig>,
@@ -44,7 +50,8 @@ impl LiveConfig {
     pub fn new(file: ConfigFile, seen: Stamps, config: Config) -> Self {
         let loaded = LoadedConfig { config: Arc::new(config), problem: file.warning() };
         let seen = Mutex::new(Seen { stamps: seen, gone: false });
-        Self { file: Arc::new(file), seen, loaded: watch::channel(loaded).0 }
+        let watched = Arc::new(Watched::new(file.paths()));
+        Self { file: Arc::new(file), watched, seen, loaded: watch::channel(loaded).0 }
     }
 
     /// Returns what is in force.
@@ -60,12 +67,27 @@ impl LiveConfig {
     /// Reads the files anew if they have changed, and has `apply` put them in force. Nobody who calls it returns before
     /// that is done.
     pub async fn refresh(&self, apply: impl AsyncFnOnce(&Arc<Config>)) {
-        let mut seen = self.seen.lock().await;
-        let file = Arc::clone(&self.file);
-        let now = blocking(move || file.stamp()).await;
-        if seen.stamps == now {
+        if self.watched.is_quiet() {
             return;
         }
+        let mut seen = self.seen.lock().await;
+        let (file, watched) = (Arc::clone(&self.file), Arc::clone(&self.watched));
+        let (since, now) = blocking(move || (watched.begin(), file.stamp())).await;
+        if seen.stamps != now {
+            let gone = self.read(&seen, &now, apply).await;
+            // Last: whoever asked may have left before it was done.
+            *seen = Seen { stamps: now, gone };
+        }
+        self.watched.looked(since);
+    }
+
+    /// Waits until it is time for a look at the files when nobody asks.
+    pub async fn due(&self) {
+        self.watched.due(POLL).await;
+    }
+
+    /// Reads the files. Returns whether the settings are gone that were there once.
+    async fn read(&self, seen: &Seen, now: &Stamps, apply: impl AsyncFnOnce(&Arc<Config>)) -> bool {
         // Whoever removes it need not mean to lift a policy; it may be lost.
         let (before, after) = (&seen.stamps.0, &now.0);
         let were_there = seen.gone || before.iter().any(Option::is_some);
@@ -108,7 +130,6 @@ impl LiveConfig {
                 self.loaded.send_modify(|loaded| loaded.problem = Some(problem));
             }
         }
-        // Last: whoever asked may have left before it was done.
-        *seen = Seen { stamps: now, gone };
+        gone
     }
 }

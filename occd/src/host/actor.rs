@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::backoff::DialBackoff;
 use super::machine::{Action, ConnectionId, Demand, Event, HostMachine};
-use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish};
+use super::{HostHandle, HostRequest, HostSnapshot, REQUESTS, Wish, etag};
 use crate::config::EffectiveSettings;
 use crate::events::Changes;
 use crate::history::Recorder;
@@ -184,6 +184,7 @@ pub fn spawn(
         connects: 0,
         dial_failures: 0,
         past_bytes: (0, 0),
+        etag: etag(&config),
         config: config.clone(),
         settings: settings.clone(),
         revision: context.changes.next_revision(),

@@ -117,6 +117,8 @@ pub struct HostSnapshot {
     pub past_bytes: (u64, u64),
     /// The configuration.
     pub config: HostConfig,
+    /// Its entity tag.
+    pub etag: String,
     /// The settings.
     pub settings: EffectiveSettings,
     /// Grows with every change.

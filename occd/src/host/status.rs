@@ -41,7 +41,7 @@ impl HostHandle {
             bytes_in: snapshot.bytes().0,
             bytes_out: snapshot.bytes().1,
             connection: snapshot.primary.as_ref().map(|connection| connection.info()),
-            etag: etag(&snapshot.config),
+            etag: snapshot.etag.clone(),
             sandbox: None,
             docker_error: None,
             config: snapshot.config.clone(),

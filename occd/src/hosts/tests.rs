@@ -61,6 +61,11 @@ const V0: &str = r#"{
 /// Long enough for any loaded machine; only ends a test that would hang. Paused time passes at once.
 const GUARD: Duration = Duration::from_secs(120);
 
+/// Returns a store that looks at its file time and again.
+fn unwatched(path: PathBuf) -> HostsStore {
+    HostsStore::open_with(vec![path], Watched::nobodys())
+}
+
 struct Place {
     dir: TempDir,
     path: PathBuf,
@@ -80,7 +85,7 @@ impl Place {
     }
 
     fn store(&self) -> HostsStore {
-        HostsStore::open(vec![self.path.clone()])
+        unwatched(self.path.clone())
     }
 
     fn text(&self) -> String {

@@ -29,6 +29,8 @@ const MEMORY: usize = 4 * 1024 * 1024;
 const TAIL: usize = 1024 * 1024;
 /// Small messages of one stream are joined up to this size, so that a reader takes few large frames.
 const JOIN: usize = 256 * 1024;
+/// A frame of this size gets the room for a whole one when more comes.
+const MUCH: usize = 16 * 1024;
 /// The share of the file system that spilling leaves free, as a divisor: a tenth.
 const FREE_SHARE: u64 = 10;
 
@@ -512,6 +514,10 @@ impl State {
 fn append(queue: &mut VecDeque<BytesMut>, stream: u8, data: &[u8]) {
     match queue.back_mut() {
         Some(last) if last[0] == stream && last.len() + data.len() <= JOIN => {
+            // Where much comes, more follows: growing by and by would copy each byte once more.
+            if last.len() >= MUCH && last.capacity() - last.len() < data.len() {
+                last.reserve(JOIN - last.len());
+            }
             last.extend_from_slice(data);
         }
         _ => {

@@ -1,11 +1,15 @@
-//! Servers that close what is idle are left alone: the host is idle, and dialled when it is used next.
+//! Servers that close what is idle are left alone: the host is idle, and dialled when it is used next. A daemon that
+//! nobody asks for anything does next to nothing.
+
+use std::time::Duration;
 
 use occ_proto::history::{History, Link};
 use occ_proto::status::{IdleReason, State};
-use testkit::RealSshd;
 use testkit::wait::blocking::{wait_for, wait_until};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd};
+use tokio::time::Instant;
 
-use crate::ask::{GUARD, body, echoes, list};
+use crate::ask::{GUARD, body, connect, echoes, list};
 use crate::support::daemon_for;
 
 #[test]
@@ -53,4 +57,26 @@ fn a_server_that_closes_idle_connections_is_not_fought() {
     assert_eq!(host().idle_reason, None);
     idle();
     assert_eq!(host().connects, connects + 1);
+}
+
+#[test]
+fn a_daemon_that_nobody_asks_sleeps() {
+    const WINDOW: Duration = Duration::from_secs(15);
+    /// A look at the clock, a keep-alive with its answer, and a round trip that is measured, each of which may wake
+    /// two threads, and one more when they go to sleep again.
+    const WAITS: u64 = 20;
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", &host);
+    rig.start_daemon(&[]);
+    connect(&rig, "h");
+    let waits = || rig.daemon().waits();
+    // What follows a login takes a moment, and files that were just written are looked at twice.
+    let woken = || {
+        let (before, begun) = (waits(), Instant::now());
+        wait_until("a while", GUARD, || begun.elapsed(), |time| *time > WINDOW);
+        waits() - before
+    };
+    let few = wait_until("the daemon to sleep", 3 * GUARD, woken, |woken| *woken <= WAITS);
+    assert!(few <= WAITS, "{few} in {WINDOW:?}");
 }

@@ -54,6 +54,7 @@ mod jump;
 mod killed;
 mod local;
 mod logs;
+mod many_streams;
 mod metrics;
 mod once;
 mod passwords;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Actor;
 use crate::events::Topic;
-use crate::host::HostSnapshot;
+use crate::host::{HostSnapshot, etag};
 use crate::ssh::error::chain;
 
 impl Actor {
@@ -50,6 +50,7 @@ impl Actor {
             past_bytes: self.past_bytes,
             config: self.config.clone(),
             settings: self.settings.clone(),
+            etag: etag(&self.config),
             revision: self.context.changes.next_revision(),
         };
         self.published.send_replace(Arc::new(snapshot));

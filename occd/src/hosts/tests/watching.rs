@@ -7,7 +7,7 @@ async fn every_way_of_editing_by_hand_is_noticed() {
     let place = Place::new();
     let dir = place.dir.path().join("later");
     let path = dir.join("hosts.json");
-    let store = HostsStore::open(vec![path.clone()]);
+    let store = unwatched(path.clone());
     let (mut seen, _watcher) = watched(&store);
 
     fs::create_dir(&dir).unwrap();
@@ -52,11 +52,13 @@ async fn every_way_of_editing_by_hand_is_noticed() {
 
 #[tokio::test]
 async fn an_edit_is_noticed_in_real_time_too() {
-    let place = Place::with(V0);
-    let store = place.store();
-    let (mut seen, _watcher) = watched(&store);
-    fs::write(&place.path, minimal(&["edited"])).unwrap();
-    wait(&mut seen, |s| keys(s) == ["edited"]).await;
+    for store in [HostsStore::open_with as fn(_, _) -> _, |paths, _| HostsStore::open(paths)] {
+        let place = Place::with(V0);
+        let store = store(vec![place.path.clone()], Watched::nobodys());
+        let (mut seen, _watcher) = watched(&store);
+        fs::write(&place.path, minimal(&["edited"])).unwrap();
+        wait(&mut seen, |s| keys(s) == ["edited"]).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ mod docker;
 mod echo;
 mod files;
 mod forward;
+mod rest;
 mod session;
 
 use std::fmt::Write as _;
@@ -39,8 +40,14 @@ const IDLE_CONNECTIONS: usize = 100;
 const FINDINGS: &str = "\n## Missed";
 
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [bare, socket, answer] = &args[..]
+        && bare == rest::BARE
+    {
+        return rest::serve_bare(socket, answer.clone());
+    }
     let (options, wanted): (Vec<String>, Vec<String>) =
-        std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+        args.into_iter().partition(|arg| arg.starts_with('-'));
     let full = options.iter().any(|option| option == "--full");
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|want| want == name);
     let mut bench = Bench::start();
@@ -60,6 +67,10 @@ fn main() {
         ("echo", Bench::echo),
         ("forward", Bench::forward),
         ("session", Bench::session),
+        ("api", Bench::api),
+        ("start", Bench::ready),
+        ("client", Bench::client),
+        ("rest", Bench::rest),
         ("files", Bench::files),
         ("far-files", Bench::far_files),
     ] {
