@@ -97,6 +97,9 @@ fn what(method: &Method, route: &str) -> What {
         "/v1/operations/{id}" => Does("operation.cancel"),
         "/v1/prompts/{id}" => Says("prompt.answer"),
         "/v1/unlock" => Says("unlock"),
+        "/v1/hosts/{host}/trace" if is(&Method::DELETE) => Does("trace.end"),
+        "/v1/hosts/{host}/trace" => Does("trace.start"),
+        "/v1/log-level" => Does("daemon.log-level"),
         _ => New,
     }
 }

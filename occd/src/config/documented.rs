@@ -202,6 +202,10 @@ fn default_of(header: &str, key: &str) -> String {
         ("security", "proxy_commands") => config.security.proxy_commands.to_string(),
         ("security", "keep_passwords") => config.security.keep_passwords.to_string(),
         ("security", "key_lifetime") => set(&config.security.key_lifetime, NOT_SET.into()),
+        ("prompts", "notify") => config.prompts.notify.to_string(),
+        ("log", "format") => format!("{:?}", format!("{:?}", config.log.format).to_lowercase()),
+        ("audit", "enabled") => config.audit.enabled.to_string(),
+        ("audit", "max_size_mib") => config.audit.max_size_mib.to_string(),
         ("forwards", "by_name_port") => config.forwards.by_name_port.to_string(),
         ("local", "docker_socket") => set(&config.local.docker_socket, NOT_SET.into()),
         ("hosts.NAME", "auth") => format!("{:?}", host.auth),
@@ -308,6 +312,39 @@ fn config_json_is_told_as_it_is_read() {
 }
 
 #[test]
+fn the_policy_of_all_users_is_told_as_it_is() {
+    let parse = |text: &str| {
+        SystemPolicy::parse(text, Path::new("policy.toml")).map_err(|error| error.to_string())
+    };
+    let refused = parse("[hosts]\nno_such_key = 1\n").unwrap_err();
+    let hosts = known_keys(&refused).unwrap().into_iter().collect();
+    let features = Feature::ALL.map(|feature| feature.key().to_owned()).into_iter().collect();
+    for (heading, table, known) in
+        [("Hosts of all users", "hosts", hosts), ("Features of all users", "features", features)]
+    {
+        let told = told(&section(heading));
+        same_keys(heading, &told, &known);
+        for Told { key, default, example } in told {
+            let taken = parse(&format!("[{table}]\n{key} = {example}\n"));
+            taken.unwrap_or_else(|error| panic!("{DOCUMENT}: {key} of {heading}: {error}"));
+            let silent = parse("").unwrap();
+            let of_key = |feature: &Feature| feature.key() == key;
+            let code = match (table, key.as_str()) {
+                ("hosts", "allow") => set(&silent.hosts.allow, NOT_SET.into()),
+                ("hosts", _) => format!("{:?}", silent.hosts.deny),
+                _ => silent.has(Feature::ALL.into_iter().find(of_key).unwrap()).to_string(),
+            };
+            assert_eq!(default, code, "{DOCUMENT}: {key} of {heading}");
+        }
+    }
+    for block in docs::blocks(&docs::text("docs/security.md")) {
+        if block.text.starts_with("[hosts] ") {
+            parse(&block.text).unwrap_or_else(|error| panic!("docs/security.md: {error}"));
+        }
+    }
+}
+
+#[test]
 fn every_variable_is_told_and_no_other() {
     /// Those of the fixtures' own, and words of Rust.
     const OTHERS: [&str; 5] =
@@ -359,7 +396,7 @@ fn what_the_documents_show_as_settings_is_taken() {
 #[test]
 fn whatever_refuses_unknown_keys_is_compared_here_or_is_no_file() {
     /// Those that are compared, also by `occ-cli/src/project.rs`.
-    const FILES: [&str; 12] = [
+    const FILES: [&str; 17] = [
         "Config",
         "ConnectionConfig",
         "HostSettings",
@@ -372,6 +409,11 @@ fn whatever_refuses_unknown_keys_is_compared_here_or_is_no_file() {
         "SandboxConfig",
         "OpencodeConfig",
         "Wishes",
+        "PromptsConfig",
+        "LogConfig",
+        "AuditConfig",
+        "SystemPolicy",
+        "HostRules",
     ];
     /// What requests are made of, and a type of a test.
     const OTHERS: [&str; 4] = ["FileQuery", "WorkspacesQuery", "Written", "Both"];

@@ -594,7 +594,7 @@ pub enum ChannelError {
     #[error("the connection takes no new work")]
     Retired,
     /// Every session that the server grants is in use.
-    #[error("all sessions of the server are in use, and none became free within {:.1} s", .0.as_secs_f32().max(0.1))]
+    #[error("all sessions of the server are in use, and none became free within {} s", tenths(*.0).max(0.1))]
     Full(Duration),
     /// The connection ended meanwhile.
     #[error("the connection was lost while opening a channel")]

@@ -126,7 +126,9 @@ fn russh_is_named_below_ssh_alone() {
             continue;
         }
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        let named = code.filter(|line| line.contains("russh::")).count();
+        // A word in quotation marks is the name of whoever logs.
+        let named = code.filter(|line| line.contains("russh::") && !line.contains("\"russh::"));
+        let named = named.count();
         assert_eq!(named, 0, "{path} names russh: only occd/src/ssh/ may");
     }
 }

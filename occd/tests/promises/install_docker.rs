@@ -651,7 +651,7 @@ fn a_host_that_is_added_or_tested_is_offered_docker_and_gets_none_unasked() {
             world.rig.occ(&[&args, more].concat())
         };
         // There is a docker program, and so it is taken for a Docker that is down.
-        let hint = "Docker there has to start it; then occ reconnect --host n\n";
+        let hint = "Docker there has to start it\n";
         let question = "[n] Run these commands there? [y/N]";
         // Without a terminal, and with somebody who wants no questions.
         let output = add(&[]).output().unwrap();

@@ -21,7 +21,7 @@ const DOCUMENTS: [&str; 4] =
     ["README.md", "docs/guide.md", "docs/security.md", "docs/troubleshooting.md"];
 
 /// What is not run, and why. Each is in one of the documents.
-const NOT_RUN: [(&str, &str); 9] = [
+const NOT_RUN: [(&str, &str); 10] = [
     ("cargo xtask demo", "it builds; `the_demo_works` runs what it has built"),
     ("cargo xtask test", "it is what runs this"),
     ("./install.sh --uninstall", "xtask/tests/dist.rs runs it, with a prefix of its own"),
@@ -31,6 +31,7 @@ const NOT_RUN: [(&str, &str); 9] = [
         "it changes this machine's systemd; `install` runs it in one of its own",
     ),
     ("occ daemon logs -f", "it goes on; `install` has the logs"),
+    ("OCC_NO_AUTOSTART=1 occ status --watch", "it goes on; `status` and `editors` run it"),
     ("occ doctor", "what it finds is this machine's; occ-cli/tests/doctor.rs runs it"),
     ("docker run -v", "what is run in the container is left out; `grants` runs it with that"),
     ("occ update --group eu", "there is one engine; `groups` has it for several"),

@@ -1,6 +1,7 @@
 //! A session outlives the link, the daemon and the list of sessions: no byte is lost or comes twice, and nobody who is not
 //! attached costs anything.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
@@ -252,6 +253,36 @@ fn a_killed_daemon_finds_its_sessions_again_and_so_does_one_without_a_list() {
     let ended = far.call("POST", "/work/signal", None).json();
     assert_eq!((&ended["state"], &ended["exit"]), (&json!("ended"), &json!(143)));
     assert_eq!(far.output("work", 0), b"before\nafter\n");
+}
+
+#[test]
+fn the_last_words_come_also_where_the_host_is_late_to_keep_them() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "echo first; read x; echo last");
+    let here = format!("OCC_TESTKIT={}", far.sshd.dir().display());
+    let named = |name: &str| -> Vec<proc::Process> {
+        proc::marked(&here).into_iter().filter(|process| process.name() == name).collect()
+    };
+    let mut rests = HashSet::new();
+    let mut rested = |reading: &std::thread::ScopedJoinHandle<'_, Vec<u8>>| {
+        rests.extend(named("sleep").into_iter().map(|process| process.pid));
+        if reading.is_finished() { usize::MAX } else { rests.len() }
+    };
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| far.output("work", 0));
+        // More looks than are made where nothing comes after the end.
+        wait_until("the reader's looks", GUARD, || rested(&reading), |count| *count > 60);
+        // What keeps the output stands still, as on a host that has much else to do.
+        let keepers = named("dd");
+        assert_eq!(keepers.len(), 2);
+        keepers.iter().for_each(|keeper| keeper.signal(Signal::STOP));
+        far.input("work", "", b"go\n");
+        far.wait_for_end("work");
+        let so_far = rested(&reading);
+        wait_until("another look", GUARD, || rested(&reading), |count| *count > so_far);
+        keepers.iter().for_each(|keeper| keeper.signal(Signal::CONT));
+        assert_eq!(reading.join().unwrap(), b"first\nlast\n");
+    });
 }
 
 #[test]

@@ -58,7 +58,10 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let client = Client::of(found, context.ui);
     match version(&client).await {
         Ok(version) => findings.extend(versions(&version)),
-        Err(error) => findings.push(of("daemon", error)),
+        Err(error) => {
+            findings.push(of("daemon", error));
+            return findings;
+        }
     }
     // One that does not tell it has none, or said above what is wrong with it.
     if let Ok(policy) = policy(&client).await {

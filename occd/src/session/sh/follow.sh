@@ -68,7 +68,7 @@ follow() {
       wait_on || return
       continue
     fi
-    before=$now
+    before=$now quiet=0
     over=0
     [ -e exit ] && [ -e o.end ] && [ -e e.end ] && over=1
     w=0
@@ -98,8 +98,8 @@ follow() {
   done
 }
 
-# Waits a little. Fails when there is nothing to wait for: the connection is gone, or the program, and what it has left
-# behind may hold the output open for ever.
+# Waits a little. Fails when there is nothing to wait for: the connection is gone, or the program, and nothing has changed for
+# a while since: what it has left behind may hold the output open for ever.
 wait_on() {
   kill -0 $$ 2>/dev/null || return
   quiet=$((quiet+1))
