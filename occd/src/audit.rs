@@ -6,15 +6,18 @@
 //! `proto/src/audit.rs`; what is masked in them in `mask.rs`. Environment values, standard input and answers to prompts
 //! never come here.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::audit::{AuditEvent, AuditFilter, AuditLine};
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 mod file;
@@ -28,6 +31,9 @@ use file::{Log, Reader};
 use trail::Entry;
 
 /// Lines that wait to be written: two thousand commands that begin and end at once. A command's words are cut before they
+/// So many refusals a minute are written down of each socket.
+const REFUSALS: u32 = 60;
+const MINUTE: Duration = Duration::from_secs(60);
 /// come here (`trail.rs`).
 const WAITING: usize = 4096;
 /// How many are written at once.
@@ -73,6 +79,8 @@ struct Shared {
     /// What the next lines have before their number, so that no two daemons use the same.
     prefix: String,
     next: AtomicU64,
+    /// Refusals of this minute, by the socket they came through.
+    refusals: Mutex<(Option<Instant>, HashMap<String, u32>)>,
     /// Lines that were not written.
     lost: AtomicU64,
     /// Why the last ones were not.
@@ -100,6 +108,7 @@ pub fn open(state_dir: &Path, config: &AuditConfig) -> (Audit, Writer) {
         max_size: AtomicU64::new(config.max_size_mib * MIB),
         prefix: format!("{:08x}", fastrand::u32(..)),
         next: AtomicU64::new(1),
+        refusals: Mutex::default(),
         lost: AtomicU64::new(0),
         problem: Mutex::default(),
         written: watch::Sender::default(),
@@ -115,6 +124,24 @@ impl Shared {
 
     fn id(&self) -> String {
         format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Returns whether one more refusal is written down. Whoever may do nothing here is not to fill the files with that, and
+    /// have what was done before put aside. Those that are not are counted as lost.
+    fn takes_refusal(&self, via: &str) -> bool {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, counts) = &mut *refusals;
+        if since.is_none_or(|since| since.elapsed() >= MINUTE) {
+            *since = Some(Instant::now());
+            counts.clear();
+        }
+        let count = counts.entry(via.to_owned()).or_default();
+        *count += 1;
+        let takes = *count <= REFUSALS;
+        if !takes {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        takes
     }
 
     fn send(&self, entry: Entry) {

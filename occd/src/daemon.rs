@@ -108,7 +108,7 @@ pub struct Daemon {
     read_only: Option<(SocketFile, StdListener)>,
     socket: OwnedSocket,
     /// Held as long as this process runs.
-    _state_lock: Option<File>,
+    state_lock: Option<File>,
     listener: StdListener,
     env: Env,
     config: Config,
@@ -151,7 +151,7 @@ impl Daemon {
         Ok(Self {
             socket,
             read_only: read_only.ok(),
-            _state_lock: state_lock,
+            state_lock,
             listener,
             env,
             config,
@@ -393,6 +393,8 @@ impl Daemon {
             tracing::warn!("the audit log lacks its last lines: the disk does not take them");
         }
         drop(read_only_file);
+        // Before the socket's: whoever has seen that one free starts another daemon.
+        drop(self.state_lock);
         drop(self.socket);
         tracing::info!("stopped");
         Ok(())

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::events::Topic;
 use crate::host::{self, HostContext, HostHandle};
 use crate::hosts::HostsSnapshot;
-use crate::used::LastUsed;
+use crate::used::{LastUse, LastUsed};
 
 mod hops;
 
@@ -27,8 +27,8 @@ pub struct Pool {
     config: std::sync::Mutex<Arc<Config>>,
     context: Arc<HostContext>,
     stop: CancellationToken,
-    /// When hosts were used before this daemon started.
-    used_before: LastUsed,
+    /// When hosts were used before this daemon started, until they are here.
+    used_before: std::sync::Mutex<LastUsed>,
     /// The revision of hosts.json that the pool is in line with.
     revision: AtomicU64,
     reloading: Mutex<()>,
@@ -49,7 +49,7 @@ impl Pool {
             config: std::sync::Mutex::default(),
             context,
             stop,
-            used_before,
+            used_before: std::sync::Mutex::new(used_before),
             revision: AtomicU64::new(0),
             reloading: Mutex::new(()),
         }
@@ -66,13 +66,14 @@ impl Pool {
         map.get(name).map(|entry| entry.handle.clone())
     }
 
-    /// Returns when each host of hosts.json was last used; nothing for those whose login needs a client, which
-    /// are not to be connected without one.
-    pub fn used(&self) -> Vec<(HostName, Option<Timestamp>)> {
+    /// Returns what is known of the last use of each host of hosts.json; no moment for those whose login needs a client,
+    /// which are not to be connected without one.
+    pub fn used(&self) -> Vec<(HostName, Option<LastUse>)> {
         let used = |entry: RefMulti<'_, HostName, Entry>| {
             let handle = &entry.handle;
-            let at = handle.last_used().filter(|_| !handle.needs_client());
-            (entry.key().clone(), at)
+            let last = handle.last_use();
+            let counts = |last: &LastUse| *last == LastUse::Disconnected || !handle.needs_client();
+            (entry.key().clone(), last.filter(counts))
         };
         self.hosts.iter().map(used).collect()
     }
@@ -143,7 +144,11 @@ impl Pool {
                 Some(handle) => handle.configure(host.clone(), settings).await,
                 None => {
                     let stop = self.stop.child_token();
-                    let used = self.used_before.get(name).copied();
+                    let before = self.take_used_before(name);
+                    let used = match before {
+                        Some(LastUse::At(at)) => Some(at),
+                        Some(LastUse::Disconnected) | None => None,
+                    };
                     let autoconnect = settings.autoconnect;
                     let handle = host::spawn(
                         name.clone(),
@@ -153,7 +158,10 @@ impl Pool {
                         used,
                         stop.clone(),
                     );
-                    if autoconnect.applies(used, Timestamp::now()) {
+                    if before == Some(LastUse::Disconnected) {
+                        // It fails only while the daemon ends.
+                        let _ = handle.disconnect().await;
+                    } else if autoconnect.applies(used, Timestamp::now()) {
                         eager.push(handle.clone());
                     }
                     self.hosts.insert(name.clone(), Entry { handle, stop });
@@ -166,6 +174,10 @@ impl Pool {
         eager.iter().for_each(HostHandle::glance);
         self.reload_via(config).await;
         self.revision.store(snapshot.revision, Ordering::Release);
+    }
+
+    fn take_used_before(&self, name: &HostName) -> Option<LastUse> {
+        self.used_before.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
     /// Ends the jump hosts that nobody uses, since what they were made from may have changed, and puts new

@@ -1,5 +1,5 @@
-//! When each host was last used, kept over restarts: `used.json` in the state directory. It decides which hosts
-//! are connected when the daemon starts. Losing it loses nothing but that.
+//! When each host was last used, and whether a person has disconnected it, kept over restarts: `used.json` in the state
+//! directory. It decides which hosts are connected when the daemon starts. Losing it loses nothing but that.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use occ_proto::HostName;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -50,8 +50,18 @@ impl Autoconnect {
     }
 }
 
-/// When each host was last used.
-pub type LastUsed = BTreeMap<HostName, Timestamp>;
+/// What is known of a host's last use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LastUse {
+    /// When it was.
+    At(Timestamp),
+    /// A person has disconnected it since; `null` in the file.
+    Disconnected,
+}
+
+/// What is known of each host's last use.
+pub type LastUsed = BTreeMap<HostName, LastUse>;
 
 /// The file.
 #[derive(Debug)]
@@ -103,7 +113,11 @@ impl UsedFile {
                     None => used.remove(&host),
                 };
             }
-            used.retain(|_, at| Timestamp::now().duration_since(*at) <= RECENT);
+            used.retain(|host, last| match last {
+                LastUse::At(at) => Timestamp::now().duration_since(*at) <= RECENT,
+                // Another of its name begins anew.
+                LastUse::Disconnected => pool.get(host).is_some(),
+            });
             if used != saved {
                 match self.save(&used) {
                     Ok(()) => saved = used,
@@ -120,7 +134,7 @@ impl UsedFile {
 /// The moment of the last use of one host; shared with its handles.
 #[derive(Debug)]
 pub struct UseClock {
-    last: std::sync::Mutex<Option<Timestamp>>,
+    last: std::sync::Mutex<Option<LastUse>>,
     /// The last login needed a client, so that none is to be tried without one.
     by_client: AtomicBool,
     changed: Arc<Notify>,
@@ -129,21 +143,22 @@ pub struct UseClock {
 impl UseClock {
     /// Returns a clock that stands there, and tells of a first use and of one that is forgotten.
     pub fn at(used: Option<Timestamp>, changed: Arc<Notify>) -> Self {
-        let last = std::sync::Mutex::new(used);
+        let last = std::sync::Mutex::new(used.map(LastUse::At));
         Self { last, by_client: AtomicBool::new(false), changed }
     }
 
     /// Notes a use.
     pub fn note(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.replace(Timestamp::now()).is_none() {
+        let before = last.replace(LastUse::At(Timestamp::now()));
+        if !matches!(before, Some(LastUse::At(_))) {
             self.changed.notify_one();
         }
     }
 
-    /// Takes it for one that was never used: a person wants it disconnected, also by the next daemon.
-    pub fn forget(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Notes that a person wants it disconnected, also by the next daemon.
+    pub fn note_disconnect(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastUse::Disconnected);
         self.changed.notify_one();
     }
 
@@ -157,9 +172,17 @@ impl UseClock {
         self.by_client.load(Ordering::Relaxed)
     }
 
-    /// Returns the last use.
-    pub fn last(&self) -> Option<Timestamp> {
+    /// Returns what is known of the last use.
+    pub fn last_use(&self) -> Option<LastUse> {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the moment of the last use, if it was not disconnected since.
+    pub fn last(&self) -> Option<Timestamp> {
+        match self.last_use()? {
+            LastUse::At(at) => Some(at),
+            LastUse::Disconnected => None,
+        }
     }
 }
 
@@ -187,7 +210,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = UsedFile::new(dir.path().join("state"));
         assert_eq!(file.load(), LastUsed::new());
-        let used = LastUsed::from([(HostName::new("a").unwrap(), Timestamp::now())]);
+        let used = LastUsed::from([
+            (HostName::new("a").unwrap(), LastUse::At(Timestamp::now())),
+            (HostName::new("b").unwrap(), LastUse::Disconnected),
+        ]);
         file.save(&used).unwrap();
         assert_eq!(file.load(), used);
         std::fs::write(dir.path().join("state/used.json"), "{").unwrap();

@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::Context;
 use super::group::{Selection, of_host};
+use crate::autostart::Start;
 use crate::client::Client;
 use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
 use crate::output::{Ui, host as show, json, rows, write_stdout};
@@ -110,8 +111,12 @@ pub(super) async fn summary(context: &Context<'_>) -> Result<u8, CliError> {
     let watched = Watched::Many(context.selection.clone().unwrap_or(Selection::All));
     let following = async {
         let mut shown = String::new();
+        // Whoever stops it meanwhile wants it stopped.
+        let mut start = Start::IfNeeded;
         loop {
-            let failed = match context.client().await {
+            let client = Client::open(context, start).await;
+            start = Start::Never;
+            let failed = match client {
                 Ok(client) => in_short(context.ui, &client, &watched, &mut shown).await?,
                 Err(error) => error,
             };

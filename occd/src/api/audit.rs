@@ -104,6 +104,9 @@ fn what(method: &Method, route: &str) -> What {
     }
 }
 
+/// How much of a path that was refused is kept, in characters.
+const DETAIL: usize = 1024;
+
 /// What is to be noted of a request once it is answered.
 pub(super) enum Noted {
     /// Nothing.
@@ -173,7 +176,7 @@ impl Noted {
                     trail.set(|line| {
                         line.host = place(&uri);
                         line.client = Some(word(kind.as_ref()));
-                        line.detail = Some(uri.path().to_owned());
+                        line.detail = Some(uri.path().chars().take(DETAIL).collect());
                     });
                     trail.failed(code);
                 }

@@ -1,8 +1,9 @@
 //! `/v1/hosts/{host}/files/{path}`: files of hosts, and of this machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Body as HttpBody;
+use axum::body::{Body as HttpBody, BodyDataStream, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -12,7 +13,7 @@ use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
 use occ_proto::policy::Action;
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
-use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout};
 
 use super::App;
 use super::document::{Binary, FileChanged, FileEvent, FileRead, FileWritten};
@@ -22,6 +23,7 @@ use super::json::{self, Json};
 use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
 use super::permit::{By, place_of};
 use super::problems::OfFile;
+use super::turns::Turn;
 use crate::exec::Executor;
 use crate::files::{
     Condition, Download, FileError, FileSystem, Pack, Search, SearchWish, Shown, Unpack, Upload,
@@ -144,26 +146,80 @@ fn octal(mode: Option<&str>) -> ApiResult<Option<u32>> {
     }
 }
 
-/// Opens the files of a place, once the policy permits what is asked for. The path is then as that has it.
+/// What a request may do to what is on the way to files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ways {
+    /// Nothing.
+    Keeps,
+    /// It gives names to links or to what has some in it.
+    Moves,
+}
+
+/// Opens the files of a place, once the policy permits what is asked for. The path is then as that has it, and leads
+/// nowhere else until the turn is dropped.
 async fn open(
     app: &App,
     by: By<'_>,
     at: &mut FileAt,
     retries: Option<u32>,
     (writes, follow): (bool, bool),
-) -> ApiResult<FileSystem> {
+    ways: Ways,
+) -> ApiResult<(FileSystem, Option<Turn>)> {
     let files = app.files.of(&at.executor, Tries::of(retries, None), by.1).await;
     let files = files.map_err(|error| problem(&at.executor, &error))?;
+    let turn = turn(app, by.0, &at.executor, ways).await?;
     at.path = app.permit_file(by, &at.executor, &files, &at.path, (writes, follow)).await?;
-    Ok(files)
+    Ok((files, turn))
 }
 
-/// Waits for the turn of what changes files, where there is a root.
-async fn turn(app: &App, asker: &Asker, at: &FileAt) -> ApiResult<Option<OwnedMutexGuard<()>>> {
-    if app.guard.roots(asker, &place_of(&at.executor)).is_empty() {
+/// Waits for a turn, where there is a root.
+async fn turn(
+    app: &App,
+    asker: &Asker,
+    executor: &Executor,
+    ways: Ways,
+) -> ApiResult<Option<Turn>> {
+    if app.guard.roots(asker, &place_of(executor)).is_empty() {
         return Ok(None);
     }
-    app.turns.wait(at.executor.name()).await.map(Some)
+    // One server may have several names.
+    let server = match executor {
+        Executor::Host(host) => {
+            host.snapshot().primary.as_ref().and_then(|connection| connection.host_key())
+        }
+        Executor::Local(_) => None,
+    };
+    let server = server.unwrap_or_else(|| executor.name().to_owned());
+    let turn = match ways {
+        Ways::Keeps => app.turns.among(&server).await,
+        Ways::Moves => app.turns.alone(&server).await,
+    };
+    turn.map(Some).map_err(|error| about(error, executor.host()))
+}
+
+/// How slowly an archive may come that others wait for, in bytes a second, and for how long that is not looked at.
+const SLOWEST: f64 = 64.0 * 1024.0;
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Returns the next piece of an archive. One that others wait for has to come at a pace.
+async fn next_piece(
+    body: &mut BodyDataStream,
+    (begun, taken): (Instant, u64),
+    is_awaited: bool,
+) -> ApiResult<Option<Result<Bytes, axum::Error>>> {
+    if !is_awaited {
+        return Ok(body.next().await);
+    }
+    let slow = || {
+        let detail = "The archive comes too slowly: below a root others wait for its end.";
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail)
+    };
+    let late = begun.elapsed().saturating_sub(GRACE).as_secs_f64() * SLOWEST;
+    #[expect(clippy::cast_precision_loss, reason = "it is compared with an estimate")]
+    if (taken as f64) < late {
+        return Err(slow());
+    }
+    timeout(GRACE, body.next()).await.map_err(|_| slow())
 }
 
 /// Reads a file.
@@ -193,7 +249,8 @@ pub(super) async fn read(
         && action(policy::Request::Read) == Action::Deny
         && action(policy::Request::Write) == Action::Allow;
     let mode = (as_writer, !(query.stat && query.no_follow));
-    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
+    let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, Ways::Keeps).await;
+    let (fs, turn) = opened?;
     let failed = |error| problem(&at.executor, &error);
     if query.stat {
         let attrs = fs.stat(&at.path, !query.no_follow).await.map_err(failed)?;
@@ -222,11 +279,13 @@ pub(super) async fn read(
     }
     if query.tar {
         let pack = Pack::begin(&fs, &at.executor, &at.path, &client).await.map_err(failed)?;
-        let bytes = stream::unfold(Some(pack), |pack| async {
-            let mut pack = pack?;
+        // The host's tar is in its directory by now; what goes by paths has them to its end.
+        let turn = turn.filter(|_| pack.goes_by_paths());
+        let bytes = stream::unfold(Some((pack, turn)), |pack| async {
+            let (mut pack, turn) = pack?;
             match pack.next().await {
                 Ok(None) => None,
-                Ok(Some(data)) => Some((Ok(data), Some(pack))),
+                Ok(Some(data)) => Some((Ok(data), Some((pack, turn)))),
                 Err(error) => {
                     // As below.
                     tracing::warn!(error = %chain(&error), "a directory could not be read to its end");
@@ -396,9 +455,10 @@ pub(super) async fn write(
         asker.trail.set(|line| line.action = "files.unpack".to_owned());
     }
     asker.trail.begin();
-    let _turn = turn(&app, &asker, &at).await?;
+    let ways = if query.tar { Ways::Moves } else { Ways::Keeps };
     let mode = (true, true);
-    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
+    let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, ways).await;
+    let (fs, first_turn) = opened?;
     let failed = |error| problem(&at.executor, &error);
     if query.tar {
         let confined = !app.guard.roots(&asker, &place_of(&at.executor)).is_empty();
@@ -406,8 +466,10 @@ pub(super) async fn write(
         let begun = Unpack::begin(&fs, &at.executor, &at.path, how, &client);
         let mut unpack = begun.await.map_err(failed)?;
         let mut body = body.into_data_stream();
-        while let Some(data) = body.next().await {
+        let (begun, mut taken) = (Instant::now(), 0);
+        while let Some(data) = next_piece(&mut body, (begun, taken), first_turn.is_some()).await? {
             let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
+            taken += data.len() as u64;
             unpack.write(data).await.map_err(failed)?;
         }
         let written = unpack.finish().await.map_err(failed)?;
@@ -426,12 +488,16 @@ pub(super) async fn write(
     let (mtime, resume) = (query.mtime, query.resume);
     let wish = UploadWish { mode, new_mode, mtime, condition, resume, no_sync: false };
     let mut upload = Upload::begin(&fs, &at.path, wish).await.map_err(failed)?;
+    // It is open: nobody has to wait for what is still to come.
+    drop(first_turn);
     let mut body = body.into_data_stream();
     while let Some(data) = body.next().await {
         // The client has left, or its connection broke.
         let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
         upload.write(&data).await.map_err(failed)?;
     }
+    let _turn = turn(&app, &asker, &at.executor, Ways::Keeps).await?;
+    app.leads_there((&asker, &client), &at.executor, &fs, &at.path).await?;
     let attrs = upload.finish().await.map_err(failed)?;
     let mut answer = Json(attrs.info(&at.path, None)).into_response();
     put(answer.headers_mut(), header::ETAG, &attrs.etag());
@@ -455,9 +521,9 @@ pub(super) async fn remove(
     asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<StatusCode> {
-    let _turn = turn(&app, &asker, &at).await?;
     let mode = (true, false);
-    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
+    let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, Ways::Keeps).await;
+    let (fs, _turn) = opened?;
     app.keep_roots((&asker, &client), &at.executor, &fs, &at.path).await?;
     let failed = |error| problem(&at.executor, &error);
     let attrs = match fs.stat(&at.path, false).await {
@@ -522,11 +588,12 @@ pub(super) async fn act(
         FileAction::Digest { .. } => asker.trail.forget(),
         _ => asker.trail.begin(),
     }
-    let _turn = match mode {
-        (true, _) => turn(&app, &asker, &at).await?,
-        (false, _) => None,
+    let ways = match &action {
+        FileAction::Rename { .. } => Ways::Moves,
+        _ => Ways::Keeps,
     };
-    let fs = open(&app, (&asker, &client), &mut at, query.retries, mode).await?;
+    let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, ways).await;
+    let (fs, _turn) = opened?;
     let failed = |error| problem(&at.executor, &error);
     let path = &at.path;
     match action {

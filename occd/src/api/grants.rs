@@ -55,9 +55,10 @@ pub(super) async fn add(
     });
     asker.trail.begin();
     let host = host_named(&app, request.host.to_string()).await?;
-    if let Some(root) = &request.root {
+    let mut request = request;
+    if let Some(root) = &mut request.root {
         check_root(root).map_err(|why| problem(&GrantError::Bad(why)))?;
-        is_there(&app, &host, root, &client).await?;
+        *root = resolved(&app, &host, root, &client).await?;
     }
     let GrantRequest { host: _, allow, ttl_ms, root, name, any_uid } = request;
     let lasts = Duration::from_millis(ttl_ms);
@@ -86,17 +87,21 @@ pub(super) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Refuses a root that the host does not have: behind it there would be nothing.
-async fn is_there(app: &App, host: &HostHandle, root: &str, client: &Client) -> ApiResult<()> {
+/// Returns a root as the host resolves it, so that nobody leads it elsewhere later; refuses one that the host does not have:
+/// behind it there would be nothing.
+async fn resolved(app: &App, host: &HostHandle, root: &str, client: &Client) -> ApiResult<String> {
     let executor = Executor::Host(host.clone());
     let failed = |error| files::problem(&executor, &error);
     let path = checked(root.as_bytes()).map_err(failed)?;
     let fs = app.files.of(&executor, Tries::default(), client).await.map_err(failed)?;
     let attrs = fs.stat(&path, true).await.map_err(failed)?;
-    match attrs.kind {
-        FileKind::Directory => Ok(()),
-        _ => Err(failed(FileError::NotDirectory(Shown::of(&path)))),
+    if attrs.kind != FileKind::Directory {
+        return Err(failed(FileError::NotDirectory(Shown::of(&path))));
     }
+    let real = fs.real_path(&path).await.map_err(failed)?;
+    String::from_utf8(real).map_err(|_| {
+        problem(&GrantError::Bad("a root has to lead to a name that is UTF-8".to_owned()))
+    })
 }
 
 fn problem(error: &GrantError) -> ApiError {

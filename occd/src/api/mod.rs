@@ -321,6 +321,10 @@ async fn around_all(State(around): State<Arc<Around>>, request: Request, next: N
     let app = &around.app;
     let (timed, counted) = (measure::begin(&request), hand_over::count(app, &request));
     let (mut request, left) = unread::keep(request);
+    // Before anything that the settings have a say in.
+    if concerns_hosts(&request) {
+        see_files(app).await;
+    }
     let noted = audit::note(app, &mut request);
     let response = guarded(request, async |request| checked(&around, request, next).await).await;
     noted.answered(app, &response);
@@ -344,9 +348,6 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
     }
     note_agent(app, &request);
     let concerns_hosts = concerns_hosts(&request);
-    if concerns_hosts {
-        see_files(app).await;
-    }
     let is_granted = Asker::seen(&request).is_some_and(|asker| asker.grant.is_some());
     let permitted = match doors::pass(app, &around.methods, &request) {
         Ok(None) => Ok(()),

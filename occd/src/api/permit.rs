@@ -147,7 +147,7 @@ impl App {
         let failed = |error| files::problem(executor, &error);
         let path = checked(wanted.as_bytes()).map_err(failed)?;
         let fs = self.files.of(executor, tries, by.1).await.map_err(failed)?;
-        let real = self.below(&fs, executor, &roots, &path, true).await?;
+        let real = self.below(by.0, &fs, executor, &roots, &path, true).await?;
         String::from_utf8(real).map(Some).map_err(|_| {
             ApiError::bad_request("The directory's name, without links, is not UTF-8.")
         })
@@ -174,7 +174,7 @@ impl App {
         }
         let path = match roots.is_empty() {
             true => path.to_vec(),
-            false => self.below(fs, executor, &roots, path, follow).await?,
+            false => self.below(by.0, fs, executor, &roots, path, follow).await?,
         };
         if decision.action == Action::Ask {
             let verb = if writes { "change" } else { "read" };
@@ -206,9 +206,30 @@ impl App {
         Ok(())
     }
 
+    /// Refuses a path that leads elsewhere now than when [`App::permit_file`] returned it.
+    pub(super) async fn leads_there(
+        &self,
+        by: By<'_>,
+        executor: &Executor,
+        fs: &FileSystem,
+        path: &[u8],
+    ) -> ApiResult<()> {
+        let place = place_of(executor);
+        let Some(root) = self.guard.roots(by.0, &place).into_iter().next() else {
+            return Ok(());
+        };
+        let real = policy::resolve(fs, path, true).await;
+        if real.map_err(|error| files::problem(executor, &error))?.as_deref() == Some(path) {
+            return Ok(());
+        }
+        let shown = String::from_utf8_lossy(path);
+        Err(error::denied(&place, &outside(&root, &shown)))
+    }
+
     /// Returns a path as the host resolves it, if it is below all the roots.
     async fn below(
         &self,
+        asker: &Asker,
         fs: &FileSystem,
         executor: &Executor,
         roots: &[String],
@@ -226,6 +247,10 @@ impl App {
                 (Some(top), Some(real)) => is_below(top, real),
                 _ => false,
             };
+            // That of a grant was resolved when it was made: whoever may write above it may have put a link there since.
+            let of_grant = asker.grant.as_ref().and_then(|grant| grant.policy.root.as_deref());
+            let is_inside = is_inside
+                && (of_grant != Some(root.as_str()) || top.as_deref() == Some(root.as_bytes()));
             if !is_inside {
                 return Err(error::denied(&place, &outside(root, &shown)));
             }

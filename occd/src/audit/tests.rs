@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
 
+use occ_proto::Code;
 use occ_proto::audit::AuditOutcome;
 use tokio::time::timeout;
 
@@ -44,6 +44,21 @@ async fn what_is_done_has_a_beginning_and_an_end() {
     let outcomes: Vec<_> = lines.iter().map(|line| line.outcome).collect();
     assert_eq!(outcomes, [Some(AuditOutcome::Ok), Some(AuditOutcome::Unknown)]);
     assert_eq!(lines[0].host.as_deref(), Some("h"));
+}
+
+#[tokio::test]
+async fn whoever_is_refused_fills_no_files_with_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (audit, writer) = open(dir.path(), &AuditConfig::default());
+    for _ in 0..500 {
+        audit.trail(&Arc::default(), "grant a", "read").failed(Code::PolicyDenied);
+    }
+    audit.trail(&Arc::default(), "grant b", "read").failed(Code::PolicyDenied);
+    flush(&audit, writer).await;
+    let (lines, _) = audit.read(all(), 1000).await.unwrap();
+    let of = |via: &str| lines.iter().filter(|line| line.via.as_deref() == Some(via)).count();
+    assert_eq!((of("grant a"), of("grant b")), (60, 1));
+    assert_eq!(lines.iter().filter_map(|line| line.lost).sum::<u64>(), 440);
 }
 
 #[tokio::test]

@@ -201,6 +201,16 @@ impl Trail {
 
     /// Says that it was refused or failed.
     pub fn failed(&self, code: Code) {
+        if matches!(code, Code::PolicyDenied | Code::ReadOnly)
+            && let Some(record) = &self.0
+        {
+            let mut state = record.state();
+            if !state.begun
+                && !record.shared.takes_refusal(state.line.via.as_deref().unwrap_or_default())
+            {
+                state.forgotten = true;
+            }
+        }
         let outcome = match code {
             Code::PolicyDenied | Code::ReadOnly | Code::Forbidden => AuditOutcome::Refused,
             Code::OutcomeUnknown => AuditOutcome::Unknown,

@@ -84,6 +84,11 @@ impl std::fmt::Debug for Pack {
 }
 
 impl Pack {
+    /// Returns whether it opens what is in the directory by paths, one after the other, and not from within.
+    pub fn goes_by_paths(&self) -> bool {
+        matches!(self.source, From::Walk(_))
+    }
+
     /// Begins to read a directory.
     pub async fn begin(
         fs: &FileSystem,

@@ -429,11 +429,11 @@ impl Actor {
                 self.handle(Event::Disconnect);
                 Some(done)
             }
-            HostRequest::Configure { config, settings } => {
+            HostRequest::Configure { config, settings, done } => {
                 if self.configure(*config, *settings) {
                     self.handle(Event::ConfigChanged);
                 }
-                None
+                Some(done)
             }
             HostRequest::Take { config, settings, connection, done } => {
                 self.configure(*config, *settings);

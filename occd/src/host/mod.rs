@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ssh::agent::AgentChoice;
 use crate::ssh::{ConnectError, Connection};
-use crate::used::UseClock;
+use crate::used::{LastUse, UseClock};
 use crate::wake::SleepClock;
 
 mod actor;
@@ -68,7 +68,11 @@ enum HostRequest {
     #[cfg(test)]
     Panic,
     /// The configuration changed.
-    Configure { config: Box<HostConfig>, settings: Box<EffectiveSettings> },
+    Configure {
+        config: Box<HostConfig>,
+        settings: Box<EffectiveSettings>,
+        done: oneshot::Sender<()>,
+    },
     /// The same, and there is a connection that was made with it.
     Take {
         config: Box<HostConfig>,
@@ -232,6 +236,11 @@ impl HostHandle {
         if self.snapshot.borrow().state != State::Stopped {
             self.used.note();
         }
+    }
+
+    /// Returns what is known of its last use.
+    pub fn last_use(&self) -> Option<LastUse> {
+        self.used.last_use()
     }
 
     /// Returns when it was last used.
@@ -410,15 +419,16 @@ impl HostHandle {
     /// Closes the connection; nothing but a request to connect opens it again, and no start of a daemon.
     pub async fn disconnect(&self) -> Result<(), Unreachable> {
         self.ask(|done| HostRequest::Disconnect { done }).await?;
-        self.used.forget();
+        self.used.note_disconnect();
         Ok(())
     }
 
     /// Puts a new configuration in force.
     pub async fn configure(&self, config: HostConfig, settings: EffectiveSettings) {
-        let request =
-            HostRequest::Configure { config: Box::new(config), settings: Box::new(settings) };
-        if self.requests.send(request).await.is_err() {
+        let (config, settings) = (Box::new(config), Box::new(settings));
+        // Whoever asks for something next is not to get what these do not allow any more.
+        let configured = self.ask(|done| HostRequest::Configure { config, settings, done });
+        if configured.await.is_err() {
             tracing::debug!(host = %self.name, "the host ended before it was configured");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Pure. Each dial asks before anything is sent, and whoever saves a host asks before that.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -97,7 +97,12 @@ impl<'de> Deserialize<'de> for HostPattern {
 fn plain(address: &str) -> String {
     let name = address.trim_end_matches('.').to_lowercase();
     match name.split('%').next().unwrap_or_default().parse::<IpAddr>() {
-        Ok(ip) => ip.to_canonical().to_string(),
+        // A connection to no address goes to this machine (connect(2) on Linux).
+        Ok(ip) => match ip.to_canonical() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.to_string(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.to_string(),
+            ip => ip.to_string(),
+        },
         Err(_) => name,
     }
 }

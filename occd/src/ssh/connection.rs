@@ -254,6 +254,11 @@ impl Connection {
         self.tasks.spawn(task);
     }
 
+    /// Returns the server's host key: algorithm and SHA-256 fingerprint.
+    pub fn host_key(&self) -> Option<String> {
+        self.shared.host_key.get().map(|key| key.text.clone())
+    }
+
     /// Returns whether the server's host key was recorded by this connection.
     pub fn new_host_key(&self) -> bool {
         self.shared.host_key.get().is_some_and(|key| key.standing == Standing::Recorded)

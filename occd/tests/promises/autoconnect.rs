@@ -12,7 +12,7 @@ fn states(rig: &DaemonRig) -> Vec<(String, State)> {
 }
 
 #[test]
-fn what_was_disconnected_stays_so_over_a_restart_until_it_is_used_again() {
+fn what_was_disconnected_stays_so_over_a_restart_until_it_is_connected() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
     rig.add_host("away", &host);
@@ -29,15 +29,26 @@ fn what_was_disconnected_stays_so_over_a_restart_until_it_is_used_again() {
         let expected = [("away".to_owned(), expected), ("used".to_owned(), State::Connected)];
         wait_until("the states", GUARD, || states(rig), |seen| *seen == expected);
     };
-    restarted(&mut rig, State::Idle);
-    restarted(&mut rig, State::Idle);
+    for _ in 0..2 {
+        restarted(&mut rig, State::Stopped);
+        // Neither a look nor a command brings it back.
+        let status = rig.occ_ok(&["status", "--host", "away"]);
+        assert!(status.contains("disconnected on request"), "{status:?}");
+        assert_eq!(rig.run_occ(&["exec", "--host", "away", "true"]).code(), 5);
+    }
     rig.occ_ok(&["reconnect", "--host", "away"]);
     restarted(&mut rig, State::Connected);
     // A daemon that is killed has noted it, too.
     rig.occ_ok(&["disconnect", "--host", "away"]);
     let used = rig.paths().state_dir().unwrap().join("used.json");
     let noted = || std::fs::read_to_string(&used).unwrap();
-    wait_until("it to be noted", GUARD, noted, |noted| !noted.contains("away"));
+    wait_until("it to be noted", GUARD, noted, |noted| noted.contains("\"away\":null"));
+    // Another of its name begins anew.
+    rig.occ_ok(&["host", "remove", "away", "-f"]);
+    rig.terminate_daemon();
+    rig.add_host("away", &host);
+    rig.start_daemon(&[]);
+    echoes(&rig, "away");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use testkit::http::{self, Response};
@@ -517,4 +518,104 @@ fn inside_a_container_the_grant_is_a_wall() {
     assert_eq!((code, said.as_str()), (0, "f\nlink\nup\n"));
     rig.occ_ok(&["grant", "revoke", "g"]);
     assert_ne!(inside("0", &["occ", "exec", "--", "ls"]).0, 0);
+}
+
+#[test]
+fn exchanging_a_directory_for_a_link_leads_nobody_out_of_a_root() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((sshd, mut rig)) = sshd_with("") else { return };
+    // The same server by another name.
+    rig.add_host("h2", &sshd);
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let open = |path: &Path| {
+        std::fs::create_dir(path).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    };
+    let (real, out) = (app.join("real"), shared.at("out"));
+    open(&real);
+    open(&out);
+    std::fs::write(real.join("s"), "inside").unwrap();
+    std::fs::write(out.join("s"), "outside").unwrap();
+    symlink("../out", app.join("lnk")).unwrap();
+    let root = app.to_str().unwrap();
+    let all = ["--allow", "read,write", "--ttl", "2h", "--root"];
+    let first = make(&rig, &[&all[..], &[root]].concat());
+    let nested = make(&rig, &[&all[..], &[real.to_str().unwrap()]].concat());
+    let second = rig.occ_ok(&[&["grant", "-q", "--host", "h2"], &all[..], &[root]].concat());
+    let second = PathBuf::from(second.trim());
+    let at = |host: &str, path: &str| format!("/v1/hosts/{host}/files/{root}/{path}");
+    let json = [("content-type", "application/json")];
+    let rename = |from: &str, to: &str| {
+        let to = format!("{root}/{to}");
+        let body = serde_json::to_vec(&json!({"action": "rename", "to": to})).unwrap();
+        let answer = http::request(&first, "POST", &at("h", from), &json, Some(&body));
+        assert_eq!(answer.unwrap().status, 200, "{from} to {to}");
+    };
+    let over = AtomicBool::new(false);
+    let went = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for (host, socket, method, path) in [
+            ("h", &first, "GET", "real/s"),
+            ("h", &first, "GET", "real?tar=true"),
+            ("h", &first, "GET", "real?search=side"),
+            ("h2", &second, "PUT", "real/planted"),
+        ] {
+            let (over, went, at) = (&over, &went, &at);
+            scope.spawn(move || {
+                let body = (method == "PUT").then_some(&b"planted"[..]);
+                while !over.load(Ordering::Relaxed) {
+                    let answer = http::request(socket, method, &at(host, path), &[], body).unwrap();
+                    let is_out = answer.body.windows(7).any(|window| window == b"outside");
+                    assert!(!is_out, "{path}: {}", answer.text());
+                    went.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..60 {
+            rename("real", "tmp");
+            rename("lnk", "real");
+            rename("real", "lnk");
+            rename("tmp", "real");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(went.load(Ordering::Relaxed) > 20, "{went:?}");
+    assert!(!out.join("planted").exists());
+    // Whoever has a grant for a directory above turns the root of another into a link.
+    rename("real", "tmp");
+    rename("lnk", "real");
+    for path in [format!("{}/s", out.display()), format!("{root}/real/s")] {
+        let path = format!("/v1/hosts/h/files/{path}");
+        denied(&http::request(&nested, "GET", &path, &[], None).unwrap());
+    }
+}
+
+#[test]
+fn whoever_writes_slowly_below_a_root_keeps_nobody_waiting() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    let socket = make(&rig, &["--allow", "read,write", "--ttl", "2h", "--root", root]);
+    let at = |path: &str| format!("/v1/hosts/h/files/{root}/{path}");
+    let mut slow = UnixStream::connect(&socket).unwrap();
+    let head = format!(
+        "PUT {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx",
+        at("slow")
+    );
+    slow.write_all(head.as_bytes()).unwrap();
+    let begun = || {
+        std::fs::read_dir(&app)
+            .unwrap()
+            .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(".slow."))
+    };
+    wait_until("the slow one", GUARD, begun, |begun| *begun);
+    let put = http::request(&socket, "PUT", &at("quick"), &[], Some(b"quick")).unwrap();
+    assert_eq!(put.status, 200, "{}", put.text());
+    let body = serde_json::to_vec(&json!({"action": "rename", "to": format!("{root}/moved")}));
+    let json = [("content-type", "application/json")];
+    let moved = http::request(&socket, "POST", &at("quick"), &json, Some(&body.unwrap())).unwrap();
+    assert_eq!(moved.status, 200, "{}", moved.text());
 }
