@@ -137,6 +137,22 @@ fn broken_files_are_named_with_what_to_do() {
 }
 
 #[test]
+fn what_keeps_a_daemon_from_starting_and_a_login_from_being_made_is_told_before() {
+    let home = private_dir();
+    config(home.path(), "occd.toml", "foo = 1\n");
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    std::fs::write(ssh.join("config"), "Host a\n").unwrap();
+    set_mode(&ssh.join("config"), 0o666);
+    let done = run(&mut doctor(home.path(), &["--json"]));
+    let found = only(&done, "daemon");
+    let detail = found["detail"].as_str().unwrap();
+    assert!(found["level"] == "failed" && detail.contains("unknown field `foo`"), "{detail}");
+    let found = only(&done, "ssh_config");
+    assert_eq!(found["hint"], json!(format!("chmod go-w {}", ssh.join("config").display())));
+}
+
+#[test]
 fn the_agent_is_asked_for_its_keys() {
     let home = private_dir();
     let socket = home.path().join("agent");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use occ_proto::paths::Env;
+use occd::config::ConfigFile;
 use occd::daemon::{Daemon, Place, StartError};
 use occd::socket::PassedSocket;
 use occd::ssh::error::chain;
@@ -28,6 +29,9 @@ struct Arguments {
     /// Leave the terminal, log to a file, and print "ready" on stdout once clients are accepted
     #[arg(long)]
     daemonize: bool,
+    /// Read the settings, say what is wrong with them, and end
+    #[arg(long)]
+    check: bool,
     /// A policy that is in force beside the system-wide one, and so can only restrict more
     #[arg(long, value_name = "PATH", hide = true)]
     system_policy: Option<PathBuf>,
@@ -53,6 +57,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         Some(passed) => passed.path().to_owned(),
         None => env.socket(arguments.socket.as_deref())?,
     };
+    if arguments.check {
+        ConfigFile::of(&env, arguments.system_policy.clone())?.load()?;
+        return Ok(());
+    }
     let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|v| !v.is_empty()).map(PathBuf::from);
     occd::process::harden();
     if arguments.daemonize && !occd::process::leave_session()? {

@@ -1,7 +1,7 @@
 //! Small files of what outlives the daemon, as JSON.
 
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -22,9 +22,21 @@ pub(crate) fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
 /// Moves a file that cannot be read out of the way, since the next one takes its place: `NAME.damaged`. Returns whether it
 /// is there.
 pub(crate) fn set_aside(path: &Path) -> bool {
+    std::fs::rename(path, aside(path)).is_ok()
+}
+
+/// Copies a file to the same place, of which a part can be read and is used.
+///
+/// # Errors
+/// When it cannot be copied.
+pub(crate) fn copy_aside(path: &Path) -> io::Result<()> {
+    std::fs::copy(path, aside(path)).map(drop)
+}
+
+fn aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".damaged");
-    std::fs::rename(path, name).is_ok()
+    name.into()
 }
 
 #[cfg(test)]

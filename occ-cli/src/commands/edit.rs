@@ -143,12 +143,13 @@ async fn edited(desk: &mut Desk, before: &[u8]) -> Result<Option<Vec<u8>>, CliEr
     let mut command = tokio::process::Command::new("sh");
     command.arg("-c").arg(OsString::from_vec(script)).arg(&editor).arg(&desk.file);
     let status = {
-        let mut child = command
-            .spawn()
-            .map_err(|error| CliError::failed(format!("the editor {shown}: {error}.")))?;
+        // Before there is an editor in which somebody could type it.
         let mut interrupts =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
                 .map_err(|error| CliError::failed(format!("signals: {error}.")))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| CliError::failed(format!("the editor {shown}: {error}.")))?;
         loop {
             tokio::select! {
                 status = child.wait() => break status,

@@ -97,9 +97,13 @@ pub(super) async fn add(
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    asker: Asker,
 ) -> ApiResult<StatusCode> {
     match app.forwards.remove(&id).await {
-        Ok(Some(_)) => Ok(StatusCode::NO_CONTENT),
+        Ok(Some(forward)) => {
+            asker.trail.set(|line| line.host = Some(forward.host.to_string()));
+            Ok(StatusCode::NO_CONTENT)
+        }
         Ok(None) => Err(not_found()),
         Err(failure) => Err(ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,

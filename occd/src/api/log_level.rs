@@ -10,6 +10,7 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use super::extract::Body;
 use super::json::Json;
+use crate::policy::Asker;
 
 /// The longest time for which something else is logged: 7 days.
 const LONGEST: u64 = 7 * 24 * 3600 * 1000;
@@ -37,8 +38,10 @@ pub(super) async fn show(State(app): State<Arc<App>>) -> Json<LogLevel> {
 )]
 pub(super) async fn set(
     State(app): State<Arc<App>>,
+    asker: Asker,
     Body(wanted): Body<SetLogLevel>,
 ) -> ApiResult<Json<LogLevel>> {
+    asker.trail.set(|line| line.detail = Some(wanted.level.to_string()));
     if wanted.for_ms.is_some_and(|ms| ms == 0 || ms > LONGEST) {
         return Err(ApiError::bad_request("for_ms must be from 1 to 604800000, 7 days."));
     }

@@ -87,10 +87,11 @@ fn ends_whole(file: &File, size: u64) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// Opens a regular file and nothing else: a pipe would hold up whoever reads or writes it.
+/// Opens a regular file and nothing else: a pipe would hold up whoever reads or writes it, and where a link leads somebody
+/// else may have chosen.
 fn regular(options: &mut fs::OpenOptions, path: &Path) -> io::Result<File> {
-    let file =
-        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),

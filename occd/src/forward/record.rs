@@ -7,6 +7,8 @@ use occ_proto::HostName;
 use occ_proto::forward::{Direction, Endpoint, Service};
 use serde::{Deserialize, Serialize};
 
+use crate::state_file;
+
 /// A forward as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -69,15 +71,30 @@ impl From<Remembered> for Record {
     }
 }
 
-/// Reads the file. One that is not there remembers nothing.
+/// Reads the file. One that is not there remembers nothing; an entry that cannot be read is left out, and the file as it was
+/// is kept beside the next one.
 pub(super) fn load(file: &Path) -> io::Result<Vec<Record>> {
     let bytes = match std::fs::read(file) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let all: Vec<Remembered> = serde_json::from_slice(&bytes)?;
-    Ok(all.into_iter().map(Record::from).collect())
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&bytes)?;
+    let count = all.len();
+    let read = |entry| match serde_json::from_value::<Remembered>(entry) {
+        Ok(remembered) => Some(Record::from(remembered)),
+        Err(error) => {
+            tracing::error!(%error, "a forward in {} cannot be read", file.display());
+            None
+        }
+    };
+    let records: Vec<Record> = all.into_iter().filter_map(read).collect();
+    if records.len() < count
+        && let Err(error) = state_file::copy_aside(file)
+    {
+        tracing::error!(%error, "{} is not kept beside", file.display());
+    }
+    Ok(records)
 }
 
 #[cfg(test)]
@@ -97,7 +114,13 @@ mod tests {
         let before = load(&file).unwrap();
         assert_eq!(before[0].listen, on_loopback(3001));
         assert_eq!(before[0].to, Some(on_loopback(3000)));
-        crate::state_file::save(&file, &before).unwrap();
+        state_file::save(&file, &before).unwrap();
         assert_eq!(load(&file).unwrap(), before);
+        // What is wrong with one is nothing to the others.
+        let text = std::fs::read_to_string(&file).unwrap().replacen('[', "[{\"id\": 1},", 1);
+        std::fs::write(&file, &text).unwrap();
+        assert_eq!(load(&file).unwrap(), before);
+        let kept = dir.path().join("forwards.json.damaged");
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), text);
     }
 }

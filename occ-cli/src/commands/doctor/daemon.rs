@@ -1,11 +1,13 @@
 //! The daemon: its socket, its lock, whether it answers, and which version it is.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
 use occ_proto::policy::PolicyView;
+use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::Finding;
@@ -43,6 +45,10 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
             let text = format!("not running (socket {shown}){left}");
             let forbidden = std::env::var_os("OCC_NO_AUTOSTART")
                 .is_some_and(|value| !value.is_empty() && value != "0");
+            if let Some(why) = cannot_start().await {
+                let text = format!("{text}; it would not start: {why}");
+                return vec![Finding::failed("daemon", text).hint("occ daemon start")];
+            }
             return vec![match forbidden {
                 true => Finding::warning(
                     "daemon",
@@ -71,6 +77,21 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         }));
     }
     findings
+}
+
+/// Returns why a daemon would not start with the settings there are: occd itself knows best.
+async fn cannot_start() -> Option<String> {
+    let program = autostart::occd_program();
+    let mut check = Command::new(&program);
+    check.arg("--check").stdin(Stdio::null()).kill_on_drop(true);
+    match check.output().await {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Some(said.lines().next().unwrap_or("occd says nothing").to_owned())
+        }
+        Err(error) => Some(format!("{}: {error}", program.display())),
+    }
 }
 
 async fn version(client: &Client) -> Result<Version, CliError> {

@@ -56,9 +56,16 @@ pub(super) fn check() -> Vec<Finding> {
         findings.push(Finding::ok("files", format!("{}, {}", config.display(), state.display())));
     }
     findings.push(hosts_json(&env));
+    findings.extend(ssh_config(&env));
     findings.extend(occd_toml(&env));
     findings.extend(system_policy());
     findings
+}
+
+/// Looks at whether `~/.ssh/config` is obeyed: neither ssh nor occd does what others could have written.
+fn ssh_config(env: &Env) -> Option<Finding> {
+    let path = env.home.as_ref()?.join(".ssh/config");
+    owned("ssh_config", &path, Others::Read).filter(|finding| finding.level == super::Level::Failed)
 }
 
 /// Looks at what binds all users of this machine: a daemon does not start with one that anybody else could have written.
