@@ -103,7 +103,7 @@ follow() {
 wait_on() {
   kill -0 $$ 2>/dev/null || return
   quiet=$((quiet+1))
-  if [ -e exit ] && [ "$quiet" -ge 40 ]; then
+  if [ -e exit ] && [ "$quiet" -ge 150 ]; then
     echo "x $(cat exit)"
     return 1
   fi
