@@ -335,6 +335,8 @@ fn a_screen_outlives_daemons_that_are_killed() {
         daemon.signal(Signal::KILL);
         wait_until("its end", GUARD, || daemon.is_alive(), |alive| !alive);
     }
+    // What is typed before the loss is seen went to the one that was killed, as with ssh.
+    wait_for("another daemon", GUARD, running);
     terminal.type_text("end\r");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 6, "{screen}");
