@@ -46,6 +46,8 @@ async fn directly(client: LocalStream, to: &Endpoint, running: &Running) {
         }
         Err(no_way) => no_way,
     };
+    // First: whoever was refused may ask at once why.
+    tell(running, &no_way);
     match client {
         // A browser's.
         LocalStream::Tcp(client) if matches!(whose, Whose::Browsers(..)) => {
@@ -55,7 +57,6 @@ async fn directly(client: LocalStream, to: &Endpoint, running: &Running) {
         }
         client => client.reset(),
     }
-    tell(running, &no_way);
 }
 
 async fn by_socks(mut client: LocalStream, running: &Running) {
