@@ -47,7 +47,9 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
                 .is_some_and(|value| !value.is_empty() && value != "0");
             if let Some(why) = cannot_start().await {
                 let text = format!("{text}; it would not start: {why}");
-                return vec![Finding::failed("daemon", text).hint("occ daemon start")];
+                return vec![
+                    Finding::failed("daemon", text).hint("mend that, then: occ daemon start"),
+                ];
             }
             return vec![match forbidden {
                 true => Finding::warning(
