@@ -11,7 +11,7 @@ mod session;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use occ_proto::log::LogFilter;
 
 use crate::duration::{parse_ms, parse_since};
@@ -90,6 +90,20 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
+    /// Reads a command line.
+    ///
+    /// With the grammar of the named command alone if it fits, as it nearly always does: each
+    /// command of the whole grammar has a copy of all global options, and `occ` starts for each
+    /// command that is typed. What does not fit (help, an unknown word) is the whole grammar's.
+    pub(crate) fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        if let Some(named) = named_alone(args)
+            && let Ok(matches) = named.try_get_matches_from(args)
+        {
+            return Self::from_arg_matches(&matches);
+        }
+        Self::try_parse_from(args)
+    }
+
     /// Returns the exit code that replaces ours (`exec --own-exit`).
     pub(crate) fn own_exit(&self) -> Option<u8> {
         match &self.command {
@@ -98,6 +112,20 @@ impl Cli {
             _ => None,
         }
     }
+}
+
+/// Returns the grammar of the first command that the words name, without its siblings.
+fn named_alone(args: &[OsString]) -> Option<clap::Command> {
+    let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
+    let whole = Cli::command();
+    let mut named = words.find_map(|word| whole.find_subcommand(word))?.clone();
+    if named.has_subcommands() {
+        let below = words.find_map(|word| named.find_subcommand(word))?.clone();
+        // clap's names live as long as the process.
+        let name: &'static str = named.get_name().to_owned().leak();
+        named = clap::Command::new(name).subcommand(below);
+    }
+    Some(Global::augment_args(clap::Command::new("occ")).subcommand(named))
 }
 
 /// What every command takes, before or behind its name.
@@ -149,7 +177,7 @@ pub(crate) struct Global {
 
 /// The commands.
 ///
-/// Deferred: only the grammar of the command that is given is built, since `occ` starts for each.
+/// Deferred, as is what is below each: only the grammar of the command that is given is built, since `occ` starts for each.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum Command {
@@ -764,6 +792,7 @@ pub(crate) struct DaemonLogLevelArgs {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum DaemonCommand {
     /// Run occd in the foreground
     #[command(after_help = "Example:\n  occ daemon run")]

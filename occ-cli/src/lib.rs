@@ -40,7 +40,6 @@ mod ws;
 
 use std::ffi::OsString;
 
-use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use occ_proto::text::sanitize;
 
@@ -77,7 +76,7 @@ fn run(args: Vec<OsString>) -> u8 {
     }
     let wants_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     let args = first_steps(args);
-    let cli = match Cli::try_parse_from(&args) {
+    let cli = match Cli::read(&args) {
         Ok(cli) => cli,
         Err(error) => return unparsed(&error, &args, wants_json),
     };

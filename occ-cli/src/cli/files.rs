@@ -83,6 +83,7 @@ pub(crate) struct EditArgs {
 
 /// What is done with a directory as a whole.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum FilesCommand {
     /// Tell what is created, changed and removed, until Ctrl-C
     #[command(after_help = "\

@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ForwardCommand {
     /// Forward a port or a socket, as ssh's -L, -R and -D do, and keep it so
     #[command(after_help = "\

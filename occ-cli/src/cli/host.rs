@@ -9,6 +9,7 @@ use crate::parse::{
     parse_group, parse_jump, parse_name, parse_port,
 };
 
+// Not deferred: a --group of its own must be there before the global one would be added.
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostCommand {
     /// Add a host, after connecting to it

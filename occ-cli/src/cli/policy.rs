@@ -9,6 +9,7 @@ use crate::duration::parse_ms;
 use crate::parse::parse_env;
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum PolicyCommand {
     /// Show what may be done on a host, and the rules
     #[command(after_help = "\
@@ -68,6 +69,7 @@ pub(crate) struct GrantArgs {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum GrantCommand {
     /// List the grants that have not ended
     #[command(after_help = "Examples:\n  occ grant list\n  occ grant list --json")]

@@ -152,6 +152,7 @@ pub(crate) enum UpdateWhat {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum SandboxCommand {
     /// Show what differs: image, variables, ports, mounts, policy; exit 1 if anything does
     #[command(after_help = "Example:\n  occ sandbox diff --from prod-1 --to prod-2")]
@@ -194,6 +195,7 @@ pub(crate) struct EventsArgs {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum OperationsCommand {
     /// List them, the newest first
     #[command(after_help = "Example:\n  occ operations list")]

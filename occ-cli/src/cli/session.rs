@@ -9,6 +9,7 @@ use crate::duration::parse_ms;
 use crate::parse::{parse_env, parse_session};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum SessionCommand {
     /// Start a program on a host; or, with the name of a session that has ended and no program, that one again
     #[command(after_help = "\
@@ -211,6 +212,7 @@ pub(crate) enum Agent {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum AgentCommand {
     /// Start an agent on a host, if it is there
     #[command(after_help = "\
