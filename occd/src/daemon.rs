@@ -12,7 +12,7 @@ use occ_proto::Secret;
 use occ_proto::paths::{Env, PathError};
 use occ_proto::status::State;
 use tokio::net::UnixListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +37,7 @@ use crate::policy::Guard;
 use crate::pool::Pool;
 use crate::process;
 use crate::prompts::Prompts;
+use crate::rest;
 use crate::secrets::Secrets;
 use crate::server::{self, Pulse};
 use crate::session::Sessions;
@@ -331,6 +332,8 @@ impl Daemon {
             tasks.spawn(async move { hosts.watch(watchers).await });
         }
         tasks.spawn(api::publish(Arc::clone(&app), watchers.clone()));
+        let (leaving, seen_leaving) = watch::channel(());
+        tasks.spawn(rest::keep_small(app.events.watch(), seen_leaving, watchers.clone()));
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
         tasks.spawn(log.keep(watchers.clone()));
         tasks.spawn(follow(Arc::clone(&app), watchers.clone()));
@@ -363,7 +366,9 @@ impl Daemon {
         let turned_away = app.measured.turned_away();
         drop(app);
         let clients_of = clients.clone();
-        let serving = server::serve(listener, router, clients_of, pulse, turned_away, stop.clone());
+        let stopping = stop.clone();
+        let serving =
+            server::serve(listener, router, clients_of, pulse, turned_away, leaving, stopping);
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
         // then wake a worker.
         if let Err(error) = tasks.spawn(serving).await {

@@ -30,6 +30,7 @@ pub mod policy;
 pub mod pool;
 pub mod process;
 pub mod prompts;
+pub mod rest;
 pub mod sealed;
 pub mod secrets;
 pub mod server;

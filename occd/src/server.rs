@@ -9,12 +9,12 @@ use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use occ_proto::{Code, Problem};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,13 +61,14 @@ impl std::fmt::Debug for Pulse {
 }
 
 /// Serves clients until `stop` is cancelled; then lets running requests end. The pulse comes from here and nowhere
-/// else: it ends when no client is accepted any more.
+/// else: it ends when no client is accepted any more. `leaving` is told of each client that leaves.
 pub async fn serve(
     listener: UnixListener,
     router: Router,
     clients: TaskTracker,
     pulse: Option<Pulse>,
     turned_away: Arc<Counter>,
+    leaving: watch::Sender<()>,
     stop: CancellationToken,
 ) {
     let most = most_clients();
@@ -105,7 +106,12 @@ pub async fn serve(
             }
             continue;
         }
-        clients.spawn(client(stream, router.clone(), Asker::default(), stop.clone()));
+        let served = client(stream, router.clone(), Asker::default(), stop.clone());
+        let leaving = leaving.clone();
+        clients.spawn(async move {
+            served.await;
+            leaving.send_replace(());
+        });
     }
 }
 
@@ -257,6 +263,7 @@ async fn client(stream: UnixStream, router: Router, asker: Asker, stop: Cancella
     let peer = Peer::of(&stream);
     let asker = Asker { peer, who: Who::of(peer), ..asker };
     let turn = Turn::default();
+    let turns = turn.clone();
     let stream = Wire::new(ClientStream::new(stream, passed.clone()), turn.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         turn.begin();
@@ -269,20 +276,23 @@ async fn client(stream: UnixStream, router: Router, asker: Asker, stop: Cancella
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
-    let result = tokio::select! {
-        result = &mut connection => result,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let served = async {
+        tokio::select! {
+            result = &mut connection => result,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a client's connection ended");
+    tokio::select! {
+        result = served => if let Err(error) = result {
+            tracing::debug!(%error, "a client's connection ended");
+        },
+        () = turns.head_is_late(HEADER_TIME) => tracing::debug!("a client's next request did not come"),
     }
 }
 
@@ -309,7 +319,9 @@ mod tests {
         let listener = runtime.block_on(async { UnixListener::bind(&path) }).unwrap();
         let pulse = Some(Pulse { period: PERIOD, beat });
         let away = Arc::default();
-        let served = serve(listener, Router::new(), clients.clone(), pulse, away, stop.clone());
+        let (leaving, _) = watch::channel(());
+        let served =
+            serve(listener, Router::new(), clients.clone(), pulse, away, leaving, stop.clone());
         clients.spawn_on(served, runtime.handle());
         for _ in 0..3 {
             seen.recv_timeout(GUARD).unwrap();

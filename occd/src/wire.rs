@@ -2,12 +2,14 @@
 //! that ends behind an answer ends when its client has read that.
 //!
 //! hyper answers what is no request with an empty 400, 414 or 431, which nobody is asked about. It is told from ours by
-//! when it comes: while no request is being answered and all that was said is sent.
+//! when it comes: while no request is being answered and all that was said is sent. By the same is told how long a client
+//! has taken for a request's head. hyper can do that, too, with a timer for each request: a third of what an answer from
+//! memory takes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +19,8 @@ use hyper::{Response, StatusCode, header};
 use occ_proto::error::PROBLEM_JSON;
 use occ_proto::{API_VERSION, API_VERSION_HEADER, Code, Problem, VERSION_HEADER};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::descriptors::ClientStream;
 
@@ -37,14 +40,51 @@ const STREAM: u8 = 3;
 #[derive(Debug, Clone, Default)]
 pub struct Turn(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     at: AtomicU8,
     /// It ends behind the answer, whatever the client still sends.
     ends: AtomicBool,
+    begun: Instant,
+    /// Since when the next request's head is waited for, in milliseconds after `begun`.
+    waits_since: AtomicU64,
+    /// Whether [`Self::waits`] is to be told of that.
+    is_asked: AtomicBool,
+    waits: Notify,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            at: AtomicU8::new(IDLE),
+            ends: AtomicBool::new(false),
+            begun: Instant::now(),
+            waits_since: AtomicU64::new(0),
+            is_asked: AtomicBool::new(false),
+            waits: Notify::new(),
+        }
+    }
 }
 
 impl Turn {
+    /// Returns once a request's head has not come for so long, after the one before was answered.
+    pub async fn head_is_late(&self, patience: Duration) {
+        let state = &self.0;
+        loop {
+            let since = state.waits_since.load(Ordering::Acquire);
+            sleep_until(state.begun + Duration::from_millis(since) + patience).await;
+            state.is_asked.store(true, Ordering::SeqCst);
+            let is_idle = state.at.load(Ordering::SeqCst) == IDLE;
+            if is_idle && state.waits_since.load(Ordering::Acquire) == since {
+                return;
+            }
+            // Somebody who follows events for hours wakes nobody up.
+            if !is_idle {
+                state.waits.notified().await;
+            }
+        }
+    }
+
     /// A request is being answered.
     pub fn begin(&self) {
         self.0.at.store(ANSWERING, Ordering::Release);
@@ -62,9 +102,23 @@ impl Turn {
         response.map(|body| Answer { body, _made: Made(self.clone()) })
     }
 
+    /// All that was said is sent.
+    fn sent(&self) {
+        let state = &self.0;
+        if state.at.load(Ordering::Acquire) != MADE {
+            return;
+        }
+        let since = u64::try_from(state.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        state.waits_since.store(since, Ordering::Release);
+        self.change(MADE, IDLE);
+        if state.is_asked.swap(false, Ordering::SeqCst) {
+            state.waits.notify_one();
+        }
+    }
+
     fn change(&self, from: u8, to: u8) {
         // Whatever else it is, it stays.
-        let _ = self.0.at.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.0.at.compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire);
     }
 }
 
@@ -213,7 +267,7 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper has written all that it has before it flushes.
-        self.turn.change(MADE, IDLE);
+        self.turn.sent();
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

@@ -278,6 +278,11 @@ pub(super) fn docker(name: &HostName, error: &DockerError) -> ApiError {
     soon(problem)
 }
 
+/// Returns the code of what is wrong with Docker.
+pub(super) fn docker_code(error: &DockerError) -> Code {
+    docker_status(error).1
+}
+
 fn docker_status(error: &DockerError) -> (StatusCode, Code) {
     match error {
         DockerError::Missing | DockerError::Forbidden(_) => {

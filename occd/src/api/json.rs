@@ -12,8 +12,10 @@ pub(super) struct Json<T>(pub(super) T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
-        match serde_json::to_vec(&self.0) {
-            Ok(mut body) => {
+        // A host's state fits, and is not moved while it is written.
+        let mut body = Vec::with_capacity(2048);
+        match serde_json::to_writer(&mut body, &self.0) {
+            Ok(()) => {
                 body.push(b'\n');
                 let kind = HeaderValue::from_static("application/json");
                 ([(header::CONTENT_TYPE, kind)], body).into_response()

@@ -216,9 +216,9 @@ impl App {
         let known = self.sandboxes.known(&status.name);
         // A host without Docker has no sandbox, which is no fault.
         let fault = known.error.as_deref().filter(|error| !matches!(error, DockerError::Missing));
-        let docker_error = fault.map(|error| {
-            let problem = error::docker(&status.name, error).into_problem();
-            DockerFault { code: problem.code, message: error::docker_text(error) }
+        let docker_error = fault.map(|error| DockerFault {
+            code: error::docker_code(error),
+            message: error::docker_text(error),
         });
         let sandbox = known.status().map(|sandbox| self.with_url(&status.name, sandbox));
         HostStatus { sandbox, docker_error, ..status }

@@ -80,3 +80,21 @@ fn a_daemon_that_nobody_asks_sleeps() {
     let few = wait_until("the daemon to sleep", 3 * GUARD, woken, |woken| *woken <= WAITS);
     assert!(few <= WAITS, "{few} in {WINDOW:?}");
 }
+
+#[test]
+fn a_daemon_at_rest_gives_back_what_starting_and_logging_in_took() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let rig = daemon_for(&sshd);
+    let mapped = || {
+        let rest = rig.daemon_rss_kib() - rig.daemon().memory_kib("Private_Dirty").unwrap();
+        u32::try_from(rest).unwrap()
+    };
+    echoes(&rig, "h");
+    let begun = mapped();
+    wait_until("the program's text to be given back", GUARD, mapped, |now| *now * 2 < begun);
+    // What is needed is there again.
+    echoes(&rig, "h");
+}
