@@ -51,6 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    occd::rest::keep_freed();
     let env = Env::from_process();
     let passed = PassedSocket::take()?;
     let socket = match &passed {

@@ -190,28 +190,35 @@ impl Bench {
              round trip that is measured every minute, take a few for each host.\n",
             WINDOW.as_secs()
         ));
-        self.say("| what | resident | wake-ups a minute | goal |");
-        self.say("| --- | --- | --- | --- |");
+        self.say("| what | resident at first | at rest | wake-ups a minute | goal |");
+        self.say("| --- | --- | --- | --- | --- |");
         for connected in [0, 10] {
             let (mut rig, names) = rig_with(self, 10);
             rig.start_daemon(&[]);
             for name in &names[..connected] {
                 rig.occ_ok(&["connect", "--host", name]);
             }
-            let resident = super::settled(|| rig.daemon_rss_kib());
+            let busy = super::settled(|| rig.daemon_rss_kib());
             let before = rig.daemon().waits();
             thread::sleep(WINDOW);
             let woken = (rig.daemon().waits() - before) as f64 / WINDOW.as_secs_f64() * 60.0;
-            let goal = if connected == 10 { "≤ 12 MiB" } else { "" };
+            let (rest, goal) =
+                (rig.daemon_rss_kib(), if connected == 10 { "≤ 12 MiB" } else { "" });
             self.say(&format!(
-                "| {connected} of 10 hosts connected | {} | {woken:.0} | {goal} |",
-                mib(resident)
+                "| {connected} of 10 hosts connected | {} | {} | {woken:.0} | {goal} |",
+                mib(busy),
+                mib(rest)
             ));
         }
         let (mut rig, _) = rig_with(self, 1000);
         rig.start_daemon(&[]);
         let resident = super::settled(|| rig.daemon_rss_kib());
-        self.say(&format!("| 1000 hosts, none of them connected | {} | | |", mib(resident)));
+        let rest = given_back(&rig, resident);
+        self.say(&format!(
+            "| 1000 hosts, none of them connected | {} | {} | | |",
+            mib(resident),
+            mib(rest)
+        ));
         self.streams();
     }
 
@@ -243,14 +250,23 @@ impl Bench {
         let alive = begun.elapsed();
         let each = (beside - before) as f64 / STREAMS as f64;
         self.say(&format!(
-            "| {STREAMS} clients that follow events, {each:.1} KiB each | {} | | |",
+            "| {STREAMS} clients that follow events, {each:.1} KiB each | {} | | | |",
             mib(beside)
         ));
         drop(streams);
         let after = super::settled(|| rig.daemon_rss_kib());
-        self.say(&format!("| after them | {} | | |", mib(after)));
+        let rest = given_back(&rig, after);
+        self.say(&format!("| after them | {} | {} | | |", mib(after), mib(rest)));
         self.say(&format!("\nBeside those clients the sign of life takes {}.", ms(alive)));
     }
+}
+
+/// Waits until the daemon is at rest and has given back what it does not need. Returns what is resident then.
+fn given_back(rig: &DaemonRig, before: u64) -> u64 {
+    blocking::wait_for("memory to be given back", GUARD, || {
+        let now = rig.daemon_rss_kib();
+        (now < before / 4 * 3).then_some(now)
+    })
 }
 
 fn mib(kib: u64) -> String {
