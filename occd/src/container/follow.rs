@@ -23,9 +23,10 @@ use crate::ssh::Connection;
 const DISK: Duration = Duration::from_secs(3600);
 /// The same for a sandbox that is new.
 const DISK_MIN: Duration = Duration::from_secs(10);
-/// How long until an engine that does not answer is asked again, at first and at most.
+/// How long until an engine that does not answer is asked again, at first and at most. As it doubles, one that is back is
+/// seen after no longer than it was away; each time costs the host two programs.
 const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(300);
 /// The same for a host that has no Docker: most never have one, and there may be a thousand of them.
 const RETRY_MISSING: Duration = Duration::from_secs(600);
 
