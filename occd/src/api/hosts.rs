@@ -22,6 +22,7 @@ use super::json::{self, Json};
 use super::params::{HostPath, IfMatch};
 use super::problems::{OfHost, OfHostEdit, OfHostsFile};
 use super::test::test;
+use super::shown::Shown as _;
 use crate::config::duration;
 use crate::host::{HostHandle, Tries, etag};
 use crate::hosts::HostsSnapshot;
@@ -58,8 +59,9 @@ pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
 ) -> ApiResult<Response> {
+    asker: Asker,
     let snapshot = app.hosts_now().await;
-    let now = listed(&app, &snapshot)?;
+    let now = listed(&app, &snapshot)?.to(&asker);
     let wait = query.wait.unwrap_or(WAIT);
     if wait > WAIT_MAX {
         let text = format!("wait: no more than {} s.", WAIT_MAX.as_secs());
@@ -79,7 +81,7 @@ pub(super) async fn list(
             _ = timeout(wait, changed) => {}
             () = app.stop.cancelled() => {}
         }
-        let list = listed(&app, &app.hosts.current()).unwrap_or(now);
+        let list = listed(&app, &app.hosts.current()).map_or(now, |list| list.to(&asker));
         Ok::<_, Infallible>(json::line(&list))
     };
     let kind = HeaderValue::from_static("application/json");
@@ -142,7 +144,7 @@ pub(super) async fn show(
         // Whoever looks will want to use it, or has done something about it. The answer does not wait.
         host.glance();
     }
-    let mut status = app.with_sandbox(host.full_status());
+    let mut status = app.with_sandbox(host.full_status()).to(&asker);
     status.warnings = app.warnings(&app.hosts.current());
     Ok(([(header::ETAG, status.etag.clone())], Json(status)).into_response())
 }
