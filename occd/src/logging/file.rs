@@ -80,7 +80,8 @@ impl LogFile {
 
     fn try_line(&self, state: &mut State, line: &[u8]) -> io::Result<()> {
         let mut open = match state.open.take() {
-            Some(open) if open.looked.elapsed() < LOOK => open,
+            // A file that was removed takes no more lines, not even those of the next moment.
+            Some(open) if open.looked.elapsed() < LOOK && open.file.metadata()?.nlink() > 0 => open,
             Some(open) => self.look(open)?,
             None => open_at(&self.path)?,
         };
