@@ -491,11 +491,7 @@ pub(super) async fn input(
     }
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
-    asker.trail.set(|line| {
-        if let Some(detail) = &mut line.detail {
-            detail.push_str(&format!(", {} bytes", body.len()));
-        }
-    });
+    asker.trail.input(body.len());
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "write to").await?;
     let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))
