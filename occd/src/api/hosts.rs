@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
-use occ_proto::host::{AddHost, PatchHost};
+use occ_proto::host::{AddHost, Forgotten, PatchHost};
 use occ_proto::status::{HostList, HostSaved, HostStatus, State as LinkState, TestReport};
 use occ_proto::{Code, HostConfig, HostName, HostsFile};
 use serde::Deserialize;
@@ -20,9 +20,10 @@ use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::{self, Json};
 use super::params::{HostPath, IfMatch};
+use super::password::deleted;
 use super::problems::{OfHost, OfHostEdit, OfHostsFile};
-use super::test::test;
 use super::shown::Shown as _;
+use super::test::test;
 use crate::config::duration;
 use crate::host::{HostHandle, Tries, etag};
 use crate::hosts::HostsSnapshot;
@@ -58,8 +59,8 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
-) -> ApiResult<Response> {
     asker: Asker,
+) -> ApiResult<Response> {
     let snapshot = app.hosts_now().await;
     let now = listed(&app, &snapshot)?.to(&asker);
     let wait = query.wait.unwrap_or(WAIT);
@@ -290,13 +291,19 @@ pub(super) async fn remove(
     app.grants.revoke_all(name);
     let config = app.config.current().config;
     app.reload(&app.hosts.current(), &config).await;
-    let context = Arc::clone(app.pool.context());
+    let (context, audit) = (Arc::clone(app.pool.context()), app.guard.audit().clone());
     let name = name.clone();
     app.pool.context().tasks.spawn(async move {
         // Nobody is asked: what is locked stays, and `forget-password` deletes it by the name.
         let nobody = Questions::new(Arc::clone(&context.dial.prompts));
-        if let Err(error) = context.dial.secrets.forget(&name, &nobody).await {
-            tracing::warn!(host = %name, error = chain(&error), "its passwords are still kept");
+        match context.dial.secrets.forget(&name, &nobody).await {
+            Ok(Forgotten { passwords: 0, .. }) => {}
+            Ok(Forgotten { passwords, .. }) => {
+                audit.note("password.forget", Some(name.as_str()), deleted(passwords));
+            }
+            Err(error) => {
+                tracing::warn!(host = %name, error = chain(&error), "its passwords are still kept");
+            }
         }
     });
     Ok(StatusCode::NO_CONTENT)
