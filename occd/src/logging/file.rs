@@ -246,6 +246,24 @@ mod tests {
     }
 
     #[test]
+    fn the_next_line_makes_a_removed_file_anew() {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(async {
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("occd.log");
+                let log = LogFile::open(&path, Format::Text).unwrap();
+                log.line(b"one\n");
+                std::fs::remove_file(&path).unwrap();
+                log.line(b"two\n");
+                assert_eq!(lines(&path), ["two"]);
+            });
+    }
+
+    #[test]
     fn it_writes_through_no_link() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("occd.log"), dir.path().join("other"));
