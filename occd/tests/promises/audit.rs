@@ -178,7 +178,8 @@ fn a_daemon_that_is_killed_leaves_word_of_what_went_on() {
     assert_eq!((goes_on.event, goes_on.outcome), (AuditEvent::Begin, None));
     occ.kill().unwrap();
     occ.wait().unwrap();
-    assert_eq!(lines.iter().filter(|line| line.action == "daemon.start").count(), 2);
+    let starts = || read(&rig, "").iter().filter(|line| line.action == "daemon.start").count();
+    wait_until("the next start", GUARD, starts, |count| *count == 2);
 }
 
 #[test]
@@ -273,7 +274,7 @@ fn how_long_an_input_was_is_told_and_nothing_of_it() {
     });
     assert_eq!(ran.input_bytes, None);
     rig.occ_ok(&["session", "start", "--host", "h", "--name", "s", "--", "cat"]);
-    let mut attach = rig.occ(&["session", "attach", "s"]);
+    let mut attach = rig.occ(&["session", "attach", "s", "--eof"]);
     let attach = attach.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     feed(attach, "hunter2 and so on");
     let attached = ended(&rig, "session.attach");

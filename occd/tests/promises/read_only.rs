@@ -119,8 +119,9 @@ fn the_words_of_commands_and_of_questions_stay_out_of_it() {
     let stream = |socket: PathBuf, path: &str| {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(GUARD)).unwrap();
-        let head =
-            format!("GET {path} HTTP/1.1\r\nHost: l\r\nAccept: application/x-ndjson\r\n\r\n");
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).unwrap();
         BufReader::new(stream).lines().map(Result::unwrap)
     };

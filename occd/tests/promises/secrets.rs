@@ -499,6 +499,18 @@ fn with_an_identity_file_the_file_of_passwords_needs_nobody() {
     rig.terminate_daemon();
     rig.start_daemon(&[]);
     assert_eq!(post(&rig, "/v1/hosts/a/connect").status, 200);
+
+    // Not read when it is anybody's.
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
+    let says = format!("{} must be yours and closed to others", identity.display());
+    assert!(rig.log().contains(&says), "{}", rig.log());
+
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
     // That it is forgotten is on record, and where there was nothing to forget, nothing is.
     for _ in 0..2 {
         rig.occ_ok(&["host", "forget-password", "a"]);
@@ -511,14 +523,6 @@ fn with_an_identity_file_the_file_of_passwords_needs_nobody() {
     let lines = wait_until("the line", GUARD, forgotten, |lines| !lines.is_empty());
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!((&lines[0]["host"], &lines[0]["detail"]), (&json!("a"), &json!("1 deleted")));
-
-    // Not read when it is anybody's.
-    fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
-    rig.terminate_daemon();
-    rig.start_daemon(&[]);
-    assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
-    let says = format!("{} must be yours and closed to others", identity.display());
-    assert!(rig.log().contains(&says), "{}", rig.log());
 }
 
 #[test]
