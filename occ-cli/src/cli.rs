@@ -16,7 +16,7 @@ use occ_proto::log::LogFilter;
 
 use crate::duration::{parse_ms, parse_since};
 use crate::keys::{EscapeKey, parse_escape};
-use crate::parse::{parse_count, parse_env, parse_fingerprint};
+use crate::parse::{parse_audited, parse_count, parse_env, parse_fingerprint};
 use crate::target::HostArg;
 
 pub(crate) use files::*;
@@ -739,8 +739,8 @@ pub(crate) struct AuditArgs {
     /// From then on: a time before now, such as 2h or 7d, or a moment (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub(crate) since: Option<jiff::Timestamp>,
-    /// How many things, the last ones
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    /// How many things, the last ones: 20000 at most
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_audited, default_value_t = 100)]
     pub(crate) number: usize,
     /// Go on with what comes
     #[arg(short, long)]

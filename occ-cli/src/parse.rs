@@ -1,5 +1,6 @@
 //! The values of the command line: texts in, checked types out.
 
+use occ_proto::audit::AUDIT_MOST;
 use occ_proto::name::{Destination, check_jump_hosts};
 use occ_proto::{HostName, InvalidName, UserName};
 
@@ -75,6 +76,15 @@ fn clearable<T>(
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<Clearable<T>, String> {
     if text.is_empty() { Ok(Clearable(None)) } else { parse(text).map(|v| Clearable(Some(v))) }
+}
+
+/// Returns how many things of the audit log are wanted.
+pub(crate) fn parse_audited(text: &str) -> Result<usize, String> {
+    let number = text.parse().map_err(|_| "it is no number".to_owned())?;
+    match number <= AUDIT_MOST {
+        true => Ok(number),
+        false => Err(format!("{AUDIT_MOST} at most; the files have all of it, as JSON lines")),
+    }
 }
 
 /// Returns a key's fingerprint, as ssh-keygen shows it: a SHA-256 hash in base64 without padding.

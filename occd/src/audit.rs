@@ -30,10 +30,10 @@ use crate::blocking::blocking;
 use file::{Log, Reader};
 use trail::Entry;
 
-/// Lines that wait to be written: two thousand commands that begin and end at once. A command's words are cut before they
 /// So many refusals a minute are written down of each socket.
 const REFUSALS: u32 = 60;
 const MINUTE: Duration = Duration::from_secs(60);
+/// Lines that wait to be written: two thousand commands that begin and end at once. A command's words are cut before they
 /// come here (`trail.rs`).
 const WAITING: usize = 4096;
 /// How many are written at once.
@@ -83,6 +83,8 @@ struct Shared {
     refusals: Mutex<(Option<Instant>, HashMap<String, u32>)>,
     /// Lines that were not written.
     lost: AtomicU64,
+    /// That lines of the files are none was said.
+    said_broken: AtomicBool,
     /// Why the last ones were not.
     problem: Mutex<Option<String>>,
     /// How often something was written.
@@ -110,6 +112,7 @@ pub fn open(state_dir: &Path, config: &AuditConfig) -> (Audit, Writer) {
         next: AtomicU64::new(1),
         refusals: Mutex::default(),
         lost: AtomicU64::new(0),
+        said_broken: AtomicBool::new(false),
         problem: Mutex::default(),
         written: watch::Sender::default(),
         order: Mutex::default(),
@@ -124,6 +127,22 @@ impl Shared {
 
     fn id(&self) -> String {
         format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Returns whether an ID is of this daemon.
+    fn is_own(&self, id: &str) -> bool {
+        id.split_once('-').is_some_and(|(prefix, _)| prefix == self.prefix)
+    }
+
+    /// Says once that the files have lines that are none.
+    fn say_broken(&self, lines: u64) {
+        if lines > 0 && !self.said_broken.swap(true, Ordering::Relaxed) {
+            let path = self.log.path().display();
+            tracing::warn!(
+                lines,
+                "the audit log {path} has lines that cannot be read: passed over"
+            );
+        }
     }
 
     /// Returns whether one more refusal is written down. Whoever may do nothing here is not to fill the files with that, and
@@ -258,7 +277,10 @@ impl Audit {
                 let _order = shared.order.lock().unwrap_or_else(PoisonError::into_inner);
                 shared.log.reader()?
             };
-            let lines = reader.last(wanted, most)?;
+            let mut joined = reader.last(wanted, most)?;
+            shared.say_broken(joined.broken());
+            joined.end_unless(|id| shared.is_own(id));
+            let lines = joined.into_lines().into();
             Ok::<_, std::io::Error>((lines, reader))
         })
         .await?;

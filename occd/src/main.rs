@@ -29,6 +29,9 @@ struct Arguments {
     /// Leave the terminal, log to a file, and print "ready" on stdout once clients are accepted
     #[arg(long)]
     daemonize: bool,
+    /// Log to this file, which is put aside when it is large, and not to stderr
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
     /// Read the settings, say what is wrong with them, and end
     #[arg(long)]
     check: bool,
@@ -75,7 +78,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         agent,
         occd::process::given_key(),
     )?;
-    let log_file = arguments.daemonize.then(|| env.log_file()).transpose()?;
+    let log_file = match &arguments.log_file {
+        Some(path) => Some(path.clone()),
+        None => arguments.daemonize.then(|| env.log_file()).transpose()?,
+    };
     let log = occd::logging::start(log_file.as_deref(), daemon.log_format())?;
     // A daemon without a terminal has nowhere else to say it.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a defect of occd")));

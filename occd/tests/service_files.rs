@@ -111,12 +111,22 @@ fn the_launch_agent_parses_and_its_command_runs_occd() {
     install(&rig);
     let log = rig.home().join("Library/Logs/occd.log");
     std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+    // launchd puts nothing aside.
+    std::fs::write(&log, vec![b'\n'; 8 * 1024 * 1024]).unwrap();
     let mut child = command(&rig, &words[0]).args(&words[1..]).spawn().unwrap();
     blocking::wait_until("an answer", GUARD, || answers(&rig), |answers| *answers);
     // The process that launchd watches is occd itself.
     assert_eq!(rig.daemon_pid(), child.id());
     assert!(terminate(&mut child).success());
-    assert!(std::fs::read_to_string(log).unwrap().contains("ready"));
+    assert!(std::fs::read_to_string(&log).unwrap().contains("ready"));
+    assert!(std::fs::metadata(&log).unwrap().len() < 64 * 1024);
+    assert!(log.with_extension("log.1").exists());
+
+    // Why it does not start is where its log is.
+    rig.write_config_toml("no such key = 1\n");
+    let mut child = command(&rig, &words[0]).args(&words[1..]).spawn().unwrap();
+    blocking::wait_for("occd to end", GUARD, || child.try_wait().unwrap());
+    assert!(std::fs::read_to_string(log).unwrap().contains("occd.toml"));
 }
 
 /// Returns a socket in place of systemd's, and what comes there, one message after the other.

@@ -97,6 +97,9 @@ pub struct AuditLine {
     /// The file that is changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// How many bytes of input it was given by its client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_bytes: Option<u64>,
     /// What else there is to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -140,6 +143,7 @@ impl AuditLine {
             env: Vec::new(),
             cwd: None,
             path: None,
+            input_bytes: None,
             detail: None,
             outcome: None,
             exit_code: None,
@@ -155,6 +159,7 @@ impl AuditLine {
         self.event = end.event;
         self.action = end.action;
         self.host = end.host.or(self.host.take());
+        self.input_bytes = end.input_bytes.or(self.input_bytes);
         self.detail = end.detail.or(self.detail.take());
         self.outcome = end.outcome;
         self.exit_code = end.exit_code;
@@ -163,6 +168,9 @@ impl AuditLine {
         self.ms = end.ms;
     }
 }
+
+/// How many things an answer of `GET /v1/audit` tells at most.
+pub const AUDIT_MOST: usize = 20_000;
 
 /// Which lines are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -193,20 +201,29 @@ pub struct Joined {
     open: HashMap<String, u64>,
     /// Lines that were given up in favour of later ones.
     dropped: u64,
+    /// Lines that are none.
+    broken: u64,
 }
 
 impl Joined {
     /// Returns none, of which the last `most` will be kept.
     pub fn new(filter: AuditFilter, most: usize) -> Self {
-        Self { filter, most, lines: VecDeque::new(), open: HashMap::new(), dropped: 0 }
+        Self { filter, most, lines: VecDeque::new(), open: HashMap::new(), dropped: 0, broken: 0 }
     }
 
-    /// Takes the next line, as it is in the file. One that means nothing is passed over: the disk was full, or a newer
-    /// daemon wrote it.
+    /// Takes the next line, as it is in the file. One that means nothing is passed over and counted: the disk was full, or
+    /// the machine lost its power.
     pub fn take_json(&mut self, json: &[u8]) {
-        if let Ok(line) = serde_json::from_slice(json) {
-            self.take(line);
+        match serde_json::from_slice(json) {
+            Ok(line) => self.take(line),
+            Err(_) if json.trim_ascii().is_empty() => {}
+            Err(_) => self.broken += 1,
         }
+    }
+
+    /// Returns how many lines were passed over.
+    pub fn broken(&self) -> u64 {
+        self.broken
     }
 
     /// Takes the next line.
@@ -238,6 +255,17 @@ impl Joined {
         }
     }
 
+    /// Says of what has begun and not ended that nobody knows how it ended, unless it may go on. A daemon that is killed
+    /// leaves such beginnings, and what IDs begin with tells those of one daemon from those of another.
+    pub fn end_unless(&mut self, may_go_on: impl Fn(&str) -> bool) {
+        for line in &mut self.lines {
+            if line.event == AuditEvent::Begin && !may_go_on(&line.id) {
+                line.event = AuditEvent::End;
+                line.outcome = Some(AuditOutcome::Unknown);
+            }
+        }
+    }
+
     /// Returns what there is, the oldest first.
     pub fn into_lines(self) -> VecDeque<AuditLine> {
         self.lines
@@ -261,11 +289,28 @@ mod tests {
         let end = line(3, "a", AuditEvent::End, "h");
         joined.take(AuditLine { outcome: Some(AuditOutcome::Exit), exit_code: Some(3), ..end });
         joined.take_json(b"{\"at\":");
+        joined.take_json(b"\n");
+        assert_eq!(joined.broken(), 1);
         let lines = joined.into_lines();
         assert_eq!(lines.len(), 2);
         assert_eq!((lines[0].exit_code, lines[0].event), (Some(3), AuditEvent::End));
         assert_eq!((&lines[0].argv[..], lines[0].at.as_second()), (&["ls".to_owned()][..], 1));
         assert_eq!((lines[1].outcome, lines[1].event), (None, AuditEvent::Begin));
+    }
+
+    #[test]
+    fn of_what_a_daemon_that_is_gone_has_begun_the_end_is_unknown() {
+        let mut joined = Joined::new(AuditFilter::default(), 10);
+        joined.take(line(1, "a-1", AuditEvent::Begin, "h"));
+        joined.take(line(2, "a-2", AuditEvent::Begin, "h"));
+        joined.take(AuditLine {
+            outcome: Some(AuditOutcome::Ok),
+            ..line(3, "a-2", AuditEvent::End, "h")
+        });
+        joined.take(line(4, "b-1", AuditEvent::Begin, "h"));
+        joined.end_unless(|id| id.starts_with("b-"));
+        let outcomes: Vec<_> = joined.into_lines().iter().map(|line| line.outcome).collect();
+        assert_eq!(outcomes, [Some(AuditOutcome::Unknown), Some(AuditOutcome::Ok), None]);
     }
 
     #[test]

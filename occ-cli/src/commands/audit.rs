@@ -1,11 +1,14 @@
 //! `occ audit`: what was done through occd, on whose behalf, and how it ended.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::path::Path;
 
 use jiff::tz::TimeZone;
 use occ_proto::audit::{AuditEvent, AuditFilter, AuditLine, AuditOutcome, Joined};
 use occ_proto::paths::Env;
+use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 
 use super::Context;
@@ -20,6 +23,9 @@ use crate::target::Target;
 /// What has begun and not ended, of which a follower remembers as much. Of others the end is told without its beginning.
 const OPEN: usize = 10_000;
 
+/// How the name of the read-only socket ends, before its extension.
+const READ_ONLY: &[u8] = b"-ro";
+
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, CliError> {
     let ui = context.ui;
@@ -30,11 +36,13 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
         Some(target) => Some(target.host("audit")?.0.to_string()),
     };
     let filter = AuditFilter { host, since: args.since };
+    let socket = autostart::socket_path(context)?;
+    let is_narrow = is_narrow(&socket);
     // To connect to a socket of systemd's would start a daemon.
-    if autostart::lock_holder(&autostart::socket_path(context)?).is_some() {
+    if is_narrow || autostart::lock_holder(&socket).is_some() {
         let client = match autostart::connect(context, Start::Never).await {
             Ok(found) => Some(Client::of(found, ui)),
-            Err(error) if error.code == autostart::ABSENT => None,
+            Err(error) if error.code == autostart::ABSENT && !is_narrow => None,
             Err(error) => return Err(error),
         };
         if let Some(client) = client {
@@ -51,10 +59,17 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
         let text = "occd is not running: nothing is done through it.";
         return Err(CliError::daemon(text).hint("occ daemon start"));
     }
-    for line in read(filter, args.number)? {
+    for line in read(ui, filter, args.number)? {
         tell(ui, &line)?;
     }
     Ok(0)
+}
+
+/// Returns whether a socket is that of a grant, or the read-only one: whoever names it does not ask for what the files here
+/// have, and only the daemon behind it knows what may be seen there.
+fn is_narrow(socket: &Path) -> bool {
+    let stem = socket.file_stem().unwrap_or_default().as_encoded_bytes();
+    socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || stem.ends_with(READ_ONLY)
 }
 
 /// Tells what the daemon tells.
@@ -100,8 +115,8 @@ async fn ask(
 }
 
 /// Reads the files, where there is no daemon to ask.
-fn read(filter: AuditFilter, most: usize) -> Result<Vec<AuditLine>, CliError> {
-    let failed = |path: &std::path::Path, error: std::io::Error| {
+fn read(ui: &Ui, filter: AuditFilter, most: usize) -> Result<Vec<AuditLine>, CliError> {
+    let failed = |path: &Path, error: std::io::Error| {
         CliError::failed(format!("{}: {error}", sanitize(&path.to_string_lossy())))
     };
     let files = Env::from_process().audit_files();
@@ -117,6 +132,11 @@ fn read(filter: AuditFilter, most: usize) -> Result<Vec<AuditLine>, CliError> {
             joined.take_json(&line.map_err(|error| failed(&path, error))?);
         }
     }
+    if joined.broken() > 0 {
+        ui.note(&format!("{} lines cannot be read and are passed over.", joined.broken()));
+    }
+    // The daemon that began it is gone.
+    joined.end_unless(|_| false);
     Ok(joined.into_lines().into())
 }
 
@@ -145,6 +165,7 @@ fn shown(line: &AuditLine) -> String {
             what.push("…".to_owned());
         }
     }
+    what.extend(line.input_bytes.map(|count| format!("{count} bytes of input")));
     let host = line.host.as_deref().unwrap_or("-");
     let text =
         format!("{at}  {:<14} {host:<12} {}  ({})", outcome(line), what.join("  "), who(line));

@@ -37,8 +37,7 @@ pub(super) async fn run(context: &Context<'_>, args: &DaemonLogsArgs) -> Result<
             ("journalctl", words.map(OsString::from).to_vec())
         }
         Source::File(path) if !path.exists() && !put_aside(path).exists() => {
-            let text = format!("occd has not logged anything to {} yet.", shown(path));
-            return Err(CliError::failed(text).hint("occ daemon start"));
+            return Err(no_file(context, path)?);
         }
         Source::File(path) if args.follow => {
             // It goes on from what is in the file now, which may not be so many lines.
@@ -79,6 +78,20 @@ pub(super) async fn run(context: &Context<'_>, args: &DaemonLogsArgs) -> Result<
     let text = String::from_utf8_lossy(&output.stdout);
     context.ui.value(&json!({ "source": "journal", "lines": text.lines().collect::<Vec<_>>() }))?;
     Ok(0)
+}
+
+/// Returns what to say where there is no log. A daemon that runs may have been told to log to where nobody finds it.
+fn no_file(context: &Context<'_>, path: &Path) -> Result<CliError, CliError> {
+    let path = shown(path);
+    Ok(match autostart::lock_holder(&autostart::socket_path(context)?) {
+        Some(pid) => CliError::failed(format!(
+            "There is no {path}: occd (process {pid}) logs to its standard error, or the file was removed and comes \
+             back with the next line."
+        ))
+        .hint("occ daemon log-level info has it log a line"),
+        None => CliError::failed(format!("There is no {path}, and occd is not running."))
+            .hint("occ daemon start"),
+    })
 }
 
 /// Returns where a file is put when it is large.

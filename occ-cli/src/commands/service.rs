@@ -355,7 +355,7 @@ mod tests {
         io::Write::write_all(&mut python.stdin.take().unwrap(), agent.as_bytes()).unwrap();
         let output = python.wait_with_output().unwrap();
         let line = String::from_utf8(output.stdout).unwrap();
-        let word = line.strip_prefix("exec ").unwrap().split_once(" 2>>").unwrap().0;
+        let word = line.strip_prefix("exec ").unwrap().split_once(" --log-file ").unwrap().0;
         let said =
             std::process::Command::new("sh").args(["-c", &format!("printf %s {word}")]).output();
         assert_eq!(String::from_utf8_lossy(&said.unwrap().stdout), ODD);

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use jiff::Timestamp;
-use occ_proto::audit::{AuditFilter, AuditLine};
+use occ_proto::audit::{AUDIT_MOST, AuditFilter, AuditLine};
 use occ_proto::exec::NDJSON;
 use occ_proto::files::decode_path;
 use occ_proto::policy::{CLIENT_HEADER, ClientKind};
@@ -30,7 +30,7 @@ use crate::policy::Asker;
 
 /// How many things an answer tells unless the client says otherwise, and at most.
 const USUAL: usize = 1000;
-const MOST: usize = 20_000;
+const MOST: usize = AUDIT_MOST;
 
 /// What a route does, as the log has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ fn what(method: &Method, route: &str) -> What {
         "/v1/hosts/{host}/disconnect" => Does("host.disconnect"),
         "/v1/hosts/{host}/reconnect" => Does("host.reconnect"),
         "/v1/hosts/{host}/test" => Does("host.test"),
-        "/v1/hosts/{host}/password" => Does("password.forget"),
+        "/v1/hosts/{host}/password" => Says("password.forget"),
         "/v1/hosts/{host}/trust" => Says("trust"),
         "/v1/hosts/{host}/container/start" => Does("sandbox.start"),
         "/v1/hosts/{host}/container/stop" => Does("sandbox.stop"),
@@ -85,7 +85,7 @@ fn what(method: &Method, route: &str) -> What {
             }
         }
         "/v1/grants" => Says("grant.make"),
-        "/v1/grants/{name}" => Does("grant.revoke"),
+        "/v1/grants/{name}" => Says("grant.revoke"),
         "/v1/sessions" => Says("session.start"),
         "/v1/sessions/{id}/start" => Says("session.start"),
         "/v1/sessions/{id}/input" => Says("session.input"),
@@ -98,7 +98,7 @@ fn what(method: &Method, route: &str) -> What {
         "/v1/prompts/{id}" => Says("prompt.answer"),
         "/v1/unlock" => Says("unlock"),
         "/v1/hosts/{host}/trace" if is(&Method::DELETE) => Does("trace.end"),
-        "/v1/hosts/{host}/trace" => Does("trace.start"),
+        "/v1/hosts/{host}/trace" => Says("trace.start"),
         "/v1/log-level" => Does("daemon.log-level"),
         _ => New,
     }
@@ -236,7 +236,8 @@ pub(super) struct AuditQuery {
 
 /// Tells what was done through the daemon, on whose behalf, and how it ended, as lines of JSON, the oldest first.
 ///
-/// A line with the event `end` has all of it; one with `begin` is about something that goes on, or whose daemon was killed.
+/// A line with the event `end` has all of it; one with `begin` is about something that goes on. Where the daemon was killed meanwhile, the
+/// outcome is `unknown`.
 #[utoipa::path(
     get,
     path = "/v1/audit",

@@ -1,5 +1,6 @@
 //! `GET /v1/events`: what changes, as server-sent events or as lines of JSON.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -23,8 +24,10 @@ use super::exec::wants_lines;
 use super::extract::Query;
 use super::params::LastEvent;
 use super::problems::OfHost;
+use super::shown::Shown as _;
 use super::{App, HEARTBEAT, SSE};
 use crate::events::{Lost, Told};
+use crate::policy::Asker;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -84,6 +87,7 @@ fn list<T: FromStr<Err: std::fmt::Display> + Ord>(text: Option<&str>) -> ApiResu
 pub(super) async fn events(
     State(app): State<Arc<App>>,
     Query(query): Query<EventsQuery>,
+    asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let filter = Filter::of(&query)?;
@@ -98,7 +102,8 @@ pub(super) async fn events(
     let heartbeat = Instant::now() + HEARTBEAT;
     let at = app.events.latest();
     let ready = VecDeque::new();
-    let mut reader = Reader { app, filter, lines, latest, at, ready, heartbeat, _place: place };
+    let mut reader =
+        Reader { app, asker, filter, lines, latest, at, ready, heartbeat, _place: place };
     let seen = seen.map(|seen| reader.app.events.number(seen));
     match seen.map(|seen| seen.and_then(|at| reader.app.events.after(at).map(|_| at))) {
         Some(Ok(at)) => reader.at = at,
@@ -114,6 +119,7 @@ pub(super) async fn events(
 /// One client's place among the events.
 struct Reader {
     app: Arc<App>,
+    asker: Asker,
     filter: Filter,
     /// Lines of JSON, and no server-sent events.
     lines: bool,
@@ -138,8 +144,10 @@ impl Reader {
                 Ok(told) => {
                     for told in &told {
                         self.at = told.number;
-                        if self.filter.wants(told) {
-                            self.push(told.kind.as_str(), &told.json);
+                        if self.filter.wants(told)
+                            && let Some(json) = self.shown(told)
+                        {
+                            self.push(told.kind.as_str(), &json);
                         }
                     }
                     if !told.is_empty() {
@@ -159,6 +167,23 @@ impl Reader {
                     let nothing = if self.lines { "\n" } else { ":\n\n" };
                     self.ready.push_back(Bytes::from_static(nothing.as_bytes()));
                 }
+            }
+        }
+    }
+
+    /// Returns an event as this client sees it. It was made for those who see all of it.
+    fn shown<'a>(&self, told: &'a Told) -> Option<Cow<'a, str>> {
+        if !self.asker.only_looks {
+            return Some(Cow::Borrowed(&told.json));
+        }
+        let event = serde_json::from_str::<Event>(&told.json);
+        let shown = event.and_then(|event| serde_json::to_string(&event.to(&self.asker)));
+        match shown {
+            Ok(json) => Some(Cow::Owned(json)),
+            // Our own words: this does not happen.
+            Err(error) => {
+                tracing::error!(%error, "an event is none");
+                None
             }
         }
     }
@@ -185,7 +210,7 @@ impl Reader {
     /// Tells how everything is. What changes meanwhile is told again.
     fn snapshot(&mut self) {
         self.at = self.app.events.latest();
-        let snapshot = Box::new(self.app.everything(&self.filter));
+        let snapshot = Box::new(self.app.everything(&self.filter).to(&self.asker));
         let json = self.app.events.json(self.at, Change::Snapshot(snapshot));
         self.push("snapshot", &json);
     }

@@ -82,7 +82,11 @@ pub(super) async fn add(
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
+    asker: Asker,
 ) -> ApiResult<StatusCode> {
+    let host = app.grants.list().into_iter().find(|grant| grant.name == name);
+    asker.trail.set(|line| line.host = host.map(|grant| grant.host.to_string()));
+    asker.trail.begin();
     app.grants.revoke(&name).map_err(|error| problem(&error))?;
     Ok(StatusCode::NO_CONTENT)
 }

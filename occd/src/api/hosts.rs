@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
-use occ_proto::host::{AddHost, PatchHost};
+use occ_proto::host::{AddHost, Forgotten, PatchHost};
 use occ_proto::status::{HostList, HostSaved, HostStatus, State as LinkState, TestReport};
 use occ_proto::{Code, HostConfig, HostName, HostsFile};
 use serde::Deserialize;
@@ -20,7 +20,9 @@ use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::{self, Json};
 use super::params::{HostPath, IfMatch};
+use super::password::deleted;
 use super::problems::{OfHost, OfHostEdit, OfHostsFile};
+use super::shown::Shown as _;
 use super::test::test;
 use crate::config::duration;
 use crate::host::{HostHandle, Tries, etag};
@@ -57,9 +59,10 @@ pub(super) struct ListQuery {
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Query(query): Query<ListQuery>,
+    asker: Asker,
 ) -> ApiResult<Response> {
     let snapshot = app.hosts_now().await;
-    let now = listed(&app, &snapshot)?;
+    let now = listed(&app, &snapshot)?.to(&asker);
     let wait = query.wait.unwrap_or(WAIT);
     if wait > WAIT_MAX {
         let text = format!("wait: no more than {} s.", WAIT_MAX.as_secs());
@@ -79,7 +82,7 @@ pub(super) async fn list(
             _ = timeout(wait, changed) => {}
             () = app.stop.cancelled() => {}
         }
-        let list = listed(&app, &app.hosts.current()).unwrap_or(now);
+        let list = listed(&app, &app.hosts.current()).map_or(now, |list| list.to(&asker));
         Ok::<_, Infallible>(json::line(&list))
     };
     let kind = HeaderValue::from_static("application/json");
@@ -142,7 +145,7 @@ pub(super) async fn show(
         // Whoever looks will want to use it, or has done something about it. The answer does not wait.
         host.glance();
     }
-    let mut status = app.with_sandbox(host.full_status());
+    let mut status = app.with_sandbox(host.full_status()).to(&asker);
     status.warnings = app.warnings(&app.hosts.current());
     Ok(([(header::ETAG, status.etag.clone())], Json(status)).into_response())
 }
@@ -288,13 +291,19 @@ pub(super) async fn remove(
     app.grants.revoke_all(name);
     let config = app.config.current().config;
     app.reload(&app.hosts.current(), &config).await;
-    let context = Arc::clone(app.pool.context());
+    let (context, audit) = (Arc::clone(app.pool.context()), app.guard.audit().clone());
     let name = name.clone();
     app.pool.context().tasks.spawn(async move {
         // Nobody is asked: what is locked stays, and `forget-password` deletes it by the name.
         let nobody = Questions::new(Arc::clone(&context.dial.prompts));
-        if let Err(error) = context.dial.secrets.forget(&name, &nobody).await {
-            tracing::warn!(host = %name, error = chain(&error), "its passwords are still kept");
+        match context.dial.secrets.forget(&name, &nobody).await {
+            Ok(Forgotten { passwords: 0, .. }) => {}
+            Ok(Forgotten { passwords, .. }) => {
+                audit.note("password.forget", Some(name.as_str()), deleted(passwords));
+            }
+            Err(error) => {
+                tracing::warn!(host = %name, error = chain(&error), "its passwords are still kept");
+            }
         }
     });
     Ok(StatusCode::NO_CONTENT)

@@ -90,6 +90,7 @@ mod sandbox;
 mod session_events;
 mod session_ws;
 mod sessions;
+mod shown;
 mod ssh_config;
 mod strict;
 mod test;

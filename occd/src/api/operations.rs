@@ -18,7 +18,9 @@ use super::extract::Path;
 use super::json::{self, Json};
 use super::params::OperationPath;
 use super::problems::OfOperation;
+use super::shown::Shown as _;
 use crate::container::{Event, Running};
+use crate::policy::Asker;
 
 /// Returns an operation as it is now.
 pub(super) fn of(running: &Running) -> Operation {
@@ -61,8 +63,8 @@ impl App {
     operation_id = "listOperations",
     responses((status = 200, description = "The operations", body = OperationList))
 )]
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<OperationList> {
-    Json(OperationList { operations: app.all_operations() })
+pub(super) async fn list(State(app): State<Arc<App>>, asker: Asker) -> Json<OperationList> {
+    Json(OperationList { operations: app.all_operations().to(&asker) })
 }
 
 /// Tells how an operation stands.
@@ -77,8 +79,9 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<OperationList> {
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    asker: Asker,
 ) -> ApiResult<Json<Operation>> {
-    Ok(Json(find(&app, &id)?.now()))
+    Ok(Json(find(&app, &id)?.now().to(&asker)))
 }
 
 /// Cancels an operation.

@@ -13,6 +13,7 @@ use super::extract::{Caller, Path};
 use super::json::Json;
 use super::params::HostPath;
 use super::problems::OfDial;
+use crate::policy::Asker;
 use crate::prompts::Questions;
 use crate::ssh::error::chain;
 
@@ -29,6 +30,7 @@ pub(super) async fn forget(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
     Caller(client): Caller,
+    asker: Asker,
 ) -> ApiResult<Json<Forgotten>> {
     // Also one that is no more: its passwords may have outlived it.
     let name =
@@ -37,6 +39,11 @@ pub(super) async fn forget(
     let questions = Questions::of(Arc::clone(&environment.prompts), &client);
     match environment.secrets.forget(&name, &questions).await {
         Ok(forgotten) => {
+            match forgotten.passwords {
+                // `occ host remove` asks for this whether anything is kept or not.
+                0 => asker.trail.forget(),
+                count => asker.trail.set(|line| line.detail = Some(deleted(count))),
+            }
             let is_known = forgotten.passwords > 0 || name.is_via() || {
                 let snapshot = app.hosts_now().await;
                 snapshot.usable().map_err(ApiError::from)?.hosts.contains_key(&name)
@@ -52,4 +59,9 @@ pub(super) async fn forget(
             Err(ApiError::new(status, code, detail).host(&name))
         }
     }
+}
+
+/// Returns what the audit log has of it.
+pub(super) fn deleted(count: usize) -> String {
+    format!("{count} deleted")
 }

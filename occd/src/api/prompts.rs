@@ -28,6 +28,7 @@ use super::exec::wants_lines;
 use super::extract::{Body, Caller, Path, Query};
 use super::json::{self, Json};
 use super::problems::{OfDial, OfPrompt};
+use super::shown::Shown as _;
 use super::{App, HEARTBEAT, doors};
 use crate::host::HostHandle;
 use crate::policy::Asker;
@@ -66,16 +67,18 @@ pub(super) async fn list(
 ) -> Response {
     let prompts = Arc::clone(&app.pool.context().dial.prompts);
     if query.own {
-        return Json(PromptList { prompts: prompts.wanted_by(asker.peer) }).into_response();
+        let prompts = prompts.wanted_by(asker.peer).to(&asker);
+        return Json(PromptList { prompts }).into_response();
     }
     if let Some(grant) = &asker.grant {
         return doors::not_given(grant).into_response();
     }
     if wants_lines(&headers) {
-        let lines = HttpBody::from_stream(events(prompts, query.client));
+        let lines = HttpBody::from_stream(events(prompts, query.client, asker));
         return ([(header::CONTENT_TYPE, NDJSON)], lines).into_response();
     }
-    Json(PromptList { prompts: prompts.visible(query.client.as_deref()) }).into_response()
+    let prompts = prompts.visible(query.client.as_deref()).to(&asker);
+    Json(PromptList { prompts }).into_response()
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -217,6 +220,7 @@ fn waiting_for(app: &App, path: &PathBuf) -> Vec<HostName> {
 struct Stream {
     prompts: Arc<Prompts>,
     client: Option<String>,
+    asker: Asker,
     changes: watch::Receiver<bool>,
     told: Vec<Prompt>,
     pending: VecDeque<PromptEvent>,
@@ -226,10 +230,11 @@ struct Stream {
 fn events(
     prompts: Arc<Prompts>,
     client: Option<String>,
+    asker: Asker,
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
     let changes = prompts.changes();
     let (told, pending) = (Vec::new(), VecDeque::new());
-    let state = Stream { prompts, client, changes, told, pending };
+    let state = Stream { prompts, client, asker, changes, told, pending };
     stream::unfold(state, |mut state| async move {
         loop {
             if let Some(event) = state.pending.pop_front() {
@@ -256,7 +261,7 @@ fn events(
 
 impl Stream {
     fn compare(&mut self) {
-        let now = self.prompts.visible(self.client.as_deref());
+        let now = self.prompts.visible(self.client.as_deref()).to(&self.asker);
         let is_in = |list: &[Prompt], prompt: &Prompt| list.iter().any(|one| one.id == prompt.id);
         let closed = self.told.iter().filter(|prompt| !is_in(&now, prompt));
         self.pending.extend(closed.map(|prompt| PromptEvent::Closed { id: prompt.id }));

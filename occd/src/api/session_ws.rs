@@ -367,6 +367,7 @@ async fn feed(
             next = if last || data.len() >= PIECE { None } else { queue.try_recv().ok() };
         }
         taken += data.len() as u64;
+        work.by.0.trail.input(data.len());
         let event = match bring(handle, &mut resent, data.freeze(), last).await {
             Ok(end) => SessionEvent::Input { end, taken },
             // Its end comes with the output.

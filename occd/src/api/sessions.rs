@@ -25,6 +25,7 @@ use super::json::Json;
 use super::params::SessionPath;
 use super::permit::{By, Line, QUIETLY};
 use super::problems::OfSession;
+use super::shown::Shown as _;
 use super::{App, auto_forward};
 use crate::config::Feature;
 use crate::host::Tries;
@@ -152,7 +153,7 @@ pub(super) async fn list(
     asker: Asker,
 ) -> ApiResult<Json<SessionList>> {
     if asker.only_looks {
-        return Ok(Json(SessionList { sessions: app.sessions.known() }));
+        return Ok(Json(SessionList { sessions: app.sessions.known().to(&asker) }));
     }
     if let Some(host) = query.host {
         let name: SessionHost =
@@ -490,11 +491,7 @@ pub(super) async fn input(
     }
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
-    asker.trail.set(|line| {
-        if let Some(detail) = &mut line.detail {
-            detail.push_str(&format!(", {} bytes", body.len()));
-        }
-    });
+    asker.trail.input(body.len());
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "write to").await?;
     let taken = handle.add(query.offset, body, query.eof, false).await;
     Ok(Json(InputTaken { end: taken.map_err(problem(&host))? }))

@@ -24,6 +24,7 @@ use super::params::HostPath;
 use super::problems::{OfHost, OfTrace};
 use super::{App, HEARTBEAT, json};
 use crate::blocking::blocking;
+use crate::policy::Asker;
 use crate::ssh::error::chain;
 use crate::trace::{self, Ended, FileError, LARGEST};
 
@@ -46,6 +47,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub(super) async fn start(
     State(app): State<Arc<App>>,
     Host(host): Host,
+    asker: Asker,
     Body(request): Body<TraceRequest>,
 ) -> ApiResult<Response> {
     if request.for_ms == 0 || request.for_ms > LONGEST {
@@ -75,6 +77,10 @@ pub(super) async fn start(
     let (counts, progress) = watch::channel(TraceCounts::default());
     let (done, ended) = oneshot::channel();
     let file_name = path.display().to_string();
+    let trail = asker.trail;
+    trail.set(|line| line.path = Some(file_name.clone()));
+    trail.begin();
+    trail.goes_on();
     tracing::warn!(host = %name, file = file_name, "the host's channels are traced");
     let of_client = left.clone();
     app.tasks.spawn(async move {
@@ -82,6 +88,10 @@ pub(super) async fn start(
         let Ended { why, counts, error } = &ended;
         let error = error.as_ref().map(ToString::to_string);
         tracing::warn!(host = %name, ?why, records = counts.records, error, "the trace has ended");
+        match why {
+            TraceEnd::Failed => trail.failed(Code::FileError),
+            _ => trail.done(),
+        }
         // Its client may have left.
         let _ = done.send(ended);
     });

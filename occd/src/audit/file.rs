@@ -117,7 +117,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Returns the last lines of all that is there now.
-    pub(super) fn last(&mut self, filter: AuditFilter, most: usize) -> io::Result<Vec<AuditLine>> {
+    pub(super) fn last(&mut self, filter: AuditFilter, most: usize) -> io::Result<Joined> {
         let mut joined = Joined::new(filter, most);
         for file in self.old.drain(..) {
             for line in BufReader::new(file).split(b'\n') {
@@ -125,7 +125,7 @@ impl Reader {
             }
         }
         self.lines(|line| joined.take_json(line))?;
-        Ok(joined.into_lines().into())
+        Ok(joined)
     }
 
     /// Returns the lines that have come since, also those of a file that has taken this one's place.

@@ -139,6 +139,7 @@ impl Trail {
         }
         state.line.env = request.env.keys().take(NAMES).cloned().collect();
         state.line.cwd.clone_from(&request.cwd);
+        state.input(request.stdin.as_ref().map_or(0, |stdin| stdin.0.len()));
         state.goes_on = true;
         record.begin(&mut state);
     }
@@ -149,6 +150,13 @@ impl Trail {
         let mut state = record.state();
         state.words(argv.iter().map(|word| word.0.as_slice()));
         state.line.env = env.take(NAMES).cloned().collect();
+    }
+
+    /// Says that so many more bytes of input have come for it.
+    pub fn input(&self, bytes: usize) {
+        if let Some(record) = &self.0 {
+            record.state().input(bytes);
+        }
     }
 
     /// Says that it goes on when the request is answered.
@@ -233,6 +241,12 @@ impl Trail {
 }
 
 impl State {
+    fn input(&mut self, bytes: usize) {
+        if bytes > 0 {
+            *self.line.input_bytes.get_or_insert(0) += bytes as u64;
+        }
+    }
+
     /// Keeps the beginning of a command.
     fn words<'a>(&mut self, words: impl Iterator<Item = &'a [u8]>) {
         self.argv.clear();
@@ -298,6 +312,7 @@ impl Drop for Record {
             );
             let line = AuditLine {
                 host: line.host.take(),
+                input_bytes: line.input_bytes,
                 detail: line.detail.take(),
                 outcome: line.outcome,
                 exit_code: line.exit_code,

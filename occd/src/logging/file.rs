@@ -80,7 +80,8 @@ impl LogFile {
 
     fn try_line(&self, state: &mut State, line: &[u8]) -> io::Result<()> {
         let mut open = match state.open.take() {
-            Some(open) if open.looked.elapsed() < LOOK => open,
+            // A file that was removed takes no more lines, not even those of the next moment.
+            Some(open) if open.looked.elapsed() < LOOK && open.file.metadata()?.nlink() > 0 => open,
             Some(open) => self.look(open)?,
             None => open_at(&self.path)?,
         };
@@ -241,6 +242,24 @@ mod tests {
                     "{lines:?}"
                 );
                 assert_eq!(lines[1..], ["four"]);
+            });
+    }
+
+    #[test]
+    fn the_next_line_makes_a_removed_file_anew() {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(async {
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("occd.log");
+                let log = LogFile::open(&path, Format::Text).unwrap();
+                log.line(b"one\n");
+                std::fs::remove_file(&path).unwrap();
+                log.line(b"two\n");
+                assert_eq!(lines(&path), ["two"]);
             });
     }
 

@@ -1,7 +1,7 @@
 //! The audit log: what was done through the daemon, on whose behalf, and how it ended; never a secret, and never in anybody's
 //! way.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
@@ -84,8 +84,20 @@ fn whatever_is_done_is_told_with_who_did_it_and_how_it_ended() {
     assert_eq!(ended(&rig, "grant.make").detail.as_deref(), Some("grant g"));
     let read_by_grant = ended(&rig, "read");
     assert_eq!(read_by_grant.via.as_deref(), Some("grant g"));
+    // Whoever asks there is told so, and not what the files here have.
+    for (socket, exit) in [(grant, 7), (only.as_path(), 1)] {
+        let refused = rig.run_occ(&["--socket", socket.to_str().unwrap(), "audit"]);
+        assert_eq!((refused.code(), refused.stdout.as_str()), (exit, ""), "{refused:?}");
+    }
     rig.occ_ok(&["grant", "revoke", "g"]);
-    ended(&rig, "grant.end");
+    assert_eq!(ended(&rig, "grant.end").host.as_deref(), Some("h"));
+    assert_eq!(ended(&rig, "grant.revoke").host.as_deref(), Some("h"));
+    let gone = rig.run_occ(&["--socket", grant.to_str().unwrap(), "audit"]);
+    assert_eq!((gone.code(), gone.stdout.as_str()), (3, ""), "{gone:?}");
+    let trace = rig.home().join("trace.jsonl");
+    rig.occ_ok(&["trace", "--host", "h", "--for", "200ms", "-o", trace.to_str().unwrap()]);
+    let traced = ended(&rig, "trace.start");
+    assert_eq!((traced.path.as_deref(), traced.outcome), (trace.to_str(), Some(AuditOutcome::Ok)));
 
     // Files, hosts, sessions.
     let dir = tempfile::tempdir_in("/tmp").unwrap();
@@ -148,11 +160,26 @@ fn a_daemon_that_is_killed_leaves_word_of_what_went_on() {
     assert_eq!((begun.event, begun.outcome), (AuditEvent::Begin, None));
     rig.kill_daemon();
     occ.wait().unwrap();
+    let offline = rig.occ_ok(&["audit", "--json"]);
+    let offline: Vec<_> =
+        offline.lines().map(|line| serde_json::from_str::<AuditLine>(line).unwrap()).collect();
     rig.start_daemon(&[]);
     let lines = read(&rig, "");
-    let found = lines.iter().find(|line| line.id == begun.id).unwrap();
-    assert_eq!((&found.argv[..], found.outcome), (&["sleep".into(), "1000".into()][..], None));
-    assert_eq!(lines.iter().filter(|line| line.action == "daemon.start").count(), 2);
+    let unknown = |lines: &[AuditLine]| {
+        let found = lines.iter().find(|line| line.id == begun.id).unwrap();
+        assert_eq!(found.argv, ["sleep", "1000"]);
+        assert_eq!((found.event, found.outcome), (AuditEvent::End, Some(AuditOutcome::Unknown)));
+    };
+    unknown(&lines);
+    unknown(&offline);
+    // What goes on, goes on.
+    let mut occ = spawn_occ(&rig, &["sleep", "2000"]);
+    let goes_on = line(&rig, "the next command", |line| line.argv.contains(&"2000".to_owned()));
+    assert_eq!((goes_on.event, goes_on.outcome), (AuditEvent::Begin, None));
+    occ.kill().unwrap();
+    occ.wait().unwrap();
+    let starts = || read(&rig, "").iter().filter(|line| line.action == "daemon.start").count();
+    wait_until("the next start", GUARD, starts, |count| *count == 2);
 }
 
 #[test]
@@ -220,4 +247,86 @@ fn it_can_be_turned_off_while_the_daemon_runs() {
         read(&rig, "").into_iter().find(|line| line.argv.contains(&"second".to_owned()))
     });
     assert!(!read(&rig, "").iter().any(|line| line.argv.contains(&"first".to_owned())));
+}
+
+#[test]
+fn how_long_an_input_was_is_told_and_nothing_of_it() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let rig = daemon_with(&sshd, "");
+    let feed = |mut occ: std::process::Child, text: &str| {
+        occ.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(occ.wait_with_output().unwrap().status.success());
+    };
+    feed(spawn_occ(&rig, &["cat"]), "hunter2");
+    let ran = line(&rig, "the command", |line| line.exit_code == Some(0));
+    assert_eq!((ran.action.as_str(), ran.input_bytes), ("exec", Some(7)));
+    exec(&rig, json!({"argv": ["cat", "x"], "stdin": "hunter22"}));
+    let ran = line(&rig, "the next", |line| {
+        line.argv.contains(&"x".to_owned()) && line.event == AuditEvent::End
+    });
+    assert_eq!(ran.input_bytes, Some(8));
+    exec(&rig, json!({"argv": ["true", "none"]}));
+    let ran = line(&rig, "one without", |line| {
+        line.argv.contains(&"none".to_owned()) && line.event == AuditEvent::End
+    });
+    assert_eq!(ran.input_bytes, None);
+    rig.occ_ok(&["session", "start", "--host", "h", "--name", "s", "--", "cat"]);
+    let mut attach = rig.occ(&["session", "attach", "s", "--eof"]);
+    let attach = attach.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    feed(attach, "hunter2 and so on");
+    let attached = ended(&rig, "session.attach");
+    assert_eq!(attached.input_bytes, Some(17), "{attached:?}");
+    assert!(attached.detail.as_deref().unwrap().contains("(s)"), "{attached:?}");
+    let told = rig.occ_ok(&["audit"]);
+    assert!(told.contains("17 bytes of input") && !told.contains("hunter2"), "{told}");
+}
+
+#[test]
+fn a_password_is_forgotten_where_one_was_kept() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    rig.occ_ok(&["host", "add", "h", "127.0.0.1", "--no-verify"]);
+    rig.occ_ok(&["host", "remove", "h", "--force"]);
+    let removed = ended(&rig, "host.remove");
+    assert_eq!(removed.host.as_deref(), Some("h"));
+    // Lines are in order: what came before this one is written.
+    assert_eq!(rig.run_occ(&["exec", "--local", "--", "true"]).code(), 0);
+    ended(&rig, "exec");
+    let lines = read(&rig, "");
+    assert!(lines.iter().all(|line| line.action != "password.forget"), "{lines:?}");
+}
+
+#[test]
+fn a_piece_of_a_line_loses_no_other() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    assert_eq!(rig.run_occ(&["exec", "--local", "--", "true", "first"]).code(), 0);
+    line(&rig, "the first", |line| line.argv.contains(&"first".to_owned()));
+    let file = rig.root().join("state/occ/audit.jsonl");
+    let mut torn = std::fs::File::options().append(true).open(&file).unwrap();
+    torn.write_all(b"{\"at\":\"2026-11-26T12:00:00Z\",\"id\":\"\xff").unwrap();
+    assert_eq!(rig.run_occ(&["exec", "--local", "--", "true", "second"]).code(), 0);
+    let both = || {
+        let lines = rig.occ_ok(&["audit"]);
+        ["true first", "true second"].iter().all(|command| lines.contains(command))
+    };
+    wait_until("both", GUARD, both, |both| *both);
+    let times = |log: String| log.matches("has lines that cannot be read").count();
+    assert_eq!(times(rig.log()), 1, "{}", rig.log());
+    rig.terminate_daemon();
+    let offline = rig.run_occ(&["audit"]);
+    assert!(offline.stderr.contains("1 lines cannot be read"), "{offline:?}");
+    assert!(offline.stdout.contains("true first") && offline.stdout.contains("true second"));
+}
+
+#[test]
+fn more_than_is_told_is_refused_before_anybody_is_asked() {
+    let rig = DaemonRig::new();
+    let refused = rig.run_occ(&["audit", "-n", "20001"]);
+    assert_eq!(refused.code(), 2, "{refused:?}");
+    assert!(refused.stderr.contains("20000 at most"), "{refused:?}");
+    assert_eq!(rig.run_occ(&["audit", "-n", "20000"]).code(), 0);
 }

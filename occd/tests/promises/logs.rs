@@ -146,6 +146,20 @@ fn a_log_whose_directory_is_gone_comes_back_with_it() {
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
 }
 
+#[test]
+fn a_log_that_was_removed_is_made_anew_with_the_next_line() {
+    let rig = DaemonRig::new();
+    let path = log_file(&rig);
+    rig.occ_ok(&["daemon", "start"]);
+    fs::remove_file(&path).unwrap();
+    let none = rig.run_occ(&["daemon", "logs"]);
+    assert_eq!(none.code(), 1, "{none:?}");
+    assert!(none.stderr.contains("or the file was removed"), "{none:?}");
+    say(&rig, "info");
+    let shown = rig.occ_ok(&["daemon", "logs"]);
+    assert!(shown.contains("what is logged was changed"), "{shown}");
+}
+
 /// Returns what a daemon that logs JSON has said, each line checked.
 fn said(rig: &DaemonRig) -> Vec<Value> {
     let log = rig.log();

@@ -1,19 +1,21 @@
 //! The read-only socket tells what is known, and nothing can be done through it.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use occ_proto::Code;
 use occ_proto::status::State;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::daemon::{Target, daemon_binary};
 use testkit::http::{Response, request};
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 
 use crate::ask::{GUARD, connect, list, look, problem};
+use crate::policy::sshd_with;
 
 fn socket(rig: &DaemonRig) -> PathBuf {
     let version = rig.http("GET", "/v1/version", &[], None).json();
@@ -94,6 +96,63 @@ fn nothing_is_done_through_the_read_only_socket() {
     let before = path.clone();
     rig.terminate_daemon();
     assert!(!before.exists(), "it goes with the daemon");
+}
+
+#[test]
+fn the_words_of_commands_and_of_questions_stay_out_of_it() {
+    let config = "[[hosts.h.policy.rules]]\naction = \"ask\"\nprogram = \"touch\"\n";
+    let Some((_sshd, rig)) = sshd_with(config) else { return };
+    rig.occ_ok(&[
+        "session", "start", "--host", "h", "--name", "s", "--", "sleep", "1000", "hunter2",
+    ]);
+    let mut asks = rig.occ(&["exec", "--host", "h", "--", "touch", "/tmp/hunter2"]);
+    let mut asks = asks.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let open = || rig.http("GET", "/v1/prompts", &[], None).text();
+    wait_until("the question", GUARD, open, |text| text.contains("touch /tmp/hunter2"));
+    let sessions = ask(&rig, "GET", "/v1/sessions");
+    assert_eq!(sessions.json()["sessions"][0]["argv"], json!(["sleep"]), "{}", sessions.text());
+    let asked = ask(&rig, "GET", "/v1/prompts").json();
+    assert_eq!(
+        (&asked["prompts"][0]["kind"], &asked["prompts"][0]["host"]),
+        (&json!("approval"), &json!("h"))
+    );
+    let stream = |socket: PathBuf, path: &str| {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        BufReader::new(stream).lines().map(Result::unwrap)
+    };
+    let mut seen = String::new();
+    let mut until = |lines: &mut dyn Iterator<Item = String>, wanted: &str| {
+        for line in lines {
+            seen.push_str(&line);
+            if line.contains(wanted) {
+                return;
+            }
+        }
+        panic!("no {wanted}: {seen}");
+    };
+    // The snapshot, what comes behind it, and the questions as they come.
+    let mut events = stream(socket(&rig), "/v1/events");
+    until(&mut events, "snapshot");
+    until(&mut stream(socket(&rig), "/v1/prompts"), "opened");
+    let mut all = stream(rig.socket(), "/v1/events");
+    let whole = all.find(|line| line.contains("snapshot")).unwrap();
+    assert!(whole.contains("touch /tmp/hunter2"), "{whole}");
+    rig.occ_ok(&[
+        "session", "start", "--host", "h", "--name", "t", "--", "sleep", "1000", "hunter2",
+    ]);
+    until(&mut events, "\"name\":\"t\"");
+    assert!(!seen.contains("hunter2") && seen.contains("approval"), "{seen}");
+    for path in ["/v1/hosts", "/v1/hosts/h", "/v1/sessions", "/v1/operations", "/v1/prompts"] {
+        let told = ask(&rig, "GET", path).text();
+        assert!(!told.contains("hunter2"), "{path}: {told}");
+    }
+    asks.kill().unwrap();
+    asks.wait().unwrap();
 }
 
 #[test]

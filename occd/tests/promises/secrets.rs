@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 
 use occ_proto::Code;
 use occ_proto::status::State;
+use serde_json::{Value, json};
 use testkit::require::is_root;
 use testkit::user::password_user;
-use testkit::wait::blocking::wait_for;
+use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, Keyring, RealSshd, Terminal};
 
 use crate::ask::{GUARD, echoes, in_state, list, look, post, problem};
@@ -506,6 +507,22 @@ fn with_an_identity_file_the_file_of_passwords_needs_nobody() {
     assert_eq!(problem(&post(&rig, "/v1/hosts/a/connect")).code, Code::InputNeeded);
     let says = format!("{} must be yours and closed to others", identity.display());
     assert!(rig.log().contains(&says), "{}", rig.log());
+
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    // That it is forgotten is on record, and where there was nothing to forget, nothing is.
+    for _ in 0..2 {
+        rig.occ_ok(&["host", "forget-password", "a"]);
+    }
+    let forgotten = || {
+        let lines = rig.occ_ok(&["audit", "--json"]);
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["action"] == "password.forget").collect::<Vec<_>>()
+    };
+    let lines = wait_until("the line", GUARD, forgotten, |lines| !lines.is_empty());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["host"], &lines[0]["detail"]), (&json!("a"), &json!("1 deleted")));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use occ_proto::exec::{ExecControl, STDIN};
 use tokio::sync::mpsc;
 
 use super::Source;
+use crate::audit::Trail;
 use crate::exec::Control;
 
 /// How much input is read ahead of the program.
@@ -21,6 +22,8 @@ pub(super) const READ_AHEAD: usize = 1024 * 1024;
 /// The client's side of a running command.
 pub(super) struct Input {
     control: Control,
+    /// Hears how much there is.
+    trail: Trail,
     /// Bytes for the program, `None` for the end of file.
     queue: VecDeque<Option<Bytes>>,
     queued: usize,
@@ -33,12 +36,13 @@ pub(super) struct Input {
 
 impl Input {
     pub(super) fn new(
-        control: Control,
+        (control, trail): (Control, Trail),
         early: VecDeque<Message>,
         wrong: mpsc::Sender<String>,
     ) -> Self {
         let mut input = Self {
             control,
+            trail,
             wrong,
             queue: VecDeque::new(),
             queued: 0,
@@ -102,6 +106,7 @@ impl Input {
     fn take(&mut self, data: &Bytes) {
         if data.first() == Some(&STDIN) {
             self.queued += data.len() - 1;
+            self.trail.input(data.len() - 1);
             self.queue.push_back((data.len() > 1).then(|| data.slice(1..)));
         }
     }

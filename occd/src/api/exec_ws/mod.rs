@@ -151,7 +151,7 @@ async fn serve(
         passing.destinations().await
     };
     let (wrong, told) = mpsc::channel(CONTROLS);
-    let mut input = Input::new(running.control(), early, wrong);
+    let mut input = Input::new((running.control(), asker.trail.clone()), early, wrong);
     let blocked = Arc::clone(&input.blocked);
     // Both directions at once: a client that does not read must still be heard, and the other way round.
     tokio::select! {

@@ -1,0 +1,128 @@
+//! What the read-only socket leaves out of what is known. The words of a command may be secret, and so may questions, which
+//! quote commands and servers, and what a program has said.
+
+use occ_proto::event::{Change, Event, Snapshot};
+use occ_proto::operation::Operation;
+use occ_proto::prompt::{Prompt, PromptKind};
+use occ_proto::session::Session;
+use occ_proto::status::{HostList, HostStatus};
+
+use crate::policy::Asker;
+
+/// What has parts that not everybody sees.
+pub(super) trait Shown {
+    /// Takes those out.
+    fn hide(&mut self);
+
+    /// Returns what somebody sees.
+    fn to(mut self, asker: &Asker) -> Self
+    where
+        Self: Sized,
+    {
+        if asker.only_looks {
+            self.hide();
+        }
+        self
+    }
+}
+
+impl<T: Shown> Shown for [T] {
+    fn hide(&mut self) {
+        self.iter_mut().for_each(T::hide);
+    }
+}
+
+impl<T: Shown> Shown for Vec<T> {
+    fn hide(&mut self) {
+        self.as_mut_slice().hide();
+    }
+}
+
+impl<T: Shown> Shown for Box<T> {
+    fn hide(&mut self) {
+        (**self).hide();
+    }
+}
+
+impl<T: Shown> Shown for Option<T> {
+    fn hide(&mut self) {
+        if let Some(inner) = self {
+            inner.hide();
+        }
+    }
+}
+
+impl Shown for Session {
+    /// The program stays, and the names of variables.
+    fn hide(&mut self) {
+        self.info.argv.truncate(1);
+    }
+}
+
+impl Shown for Prompt {
+    /// Its kind and its host stay.
+    fn hide(&mut self) {
+        self.message = match self.kind {
+            PromptKind::Passphrase => "A passphrase is asked for.",
+            PromptKind::Password => "A password is asked for.",
+            PromptKind::Code => "The server asks something.",
+            PromptKind::HostKey => "Is the server's key to be trusted?",
+            PromptKind::Keep => "Is the password to be kept?",
+            PromptKind::Notice => "A person is waited for.",
+            PromptKind::Approval => "Is something to be done?",
+            PromptKind::Unknown => "Something is asked.",
+        }
+        .to_owned();
+        self.note = None;
+    }
+}
+
+impl Shown for HostStatus {
+    fn hide(&mut self) {
+        if let Some(question) = &mut self.question {
+            "A question waits for a person.".clone_into(question);
+        }
+    }
+}
+
+impl Shown for HostList {
+    fn hide(&mut self) {
+        self.hosts.hide();
+        self.via.hide();
+    }
+}
+
+impl Shown for Operation {
+    /// What programs said is among the causes.
+    fn hide(&mut self) {
+        if let Some(problem) = &mut self.problem {
+            problem.causes.clear();
+        }
+    }
+}
+
+impl Shown for Snapshot {
+    fn hide(&mut self) {
+        self.hosts.hide();
+        self.sessions.hide();
+        self.prompts.hide();
+        self.operations.hide();
+    }
+}
+
+impl Shown for Event {
+    fn hide(&mut self) {
+        match &mut self.change {
+            Change::Snapshot(snapshot) => snapshot.hide(),
+            Change::Host { status, .. } => status.hide(),
+            Change::Session { session, .. } => session.hide(),
+            Change::Prompt { prompt, .. } => prompt.hide(),
+            Change::Operation { operation, .. } => operation.hide(),
+            // They have neither.
+            Change::Gap { .. }
+            | Change::Container { .. }
+            | Change::Forward { .. }
+            | Change::Unknown => {}
+        }
+    }
+}
