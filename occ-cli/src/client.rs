@@ -182,7 +182,8 @@ impl Client {
     pub(crate) async fn find_next(&self, error: CliError) -> Result<(), CliError> {
         let (socket, start) = self.sought.clone();
         let context = Context::plain(&self.ui, socket);
-        let found = autostart::connect(&context, start).await.map_err(|_| error)?;
+        // Boxed: few requests come this far.
+        let found = Box::pin(autostart::connect(&context, start)).await.map_err(|_| error)?;
         self.first.replace(Some(found.stream));
         Ok(())
     }
@@ -305,7 +306,7 @@ impl Client {
         match self.send(first_method, path, first_body, first_match, first_prompts).await {
             Err(error) if error.may_ask_next(&method) => {
                 self.find_next(error).await?;
-                self.send(method, path, body, if_match, prompts).await
+                Box::pin(self.send(method, path, body, if_match, prompts)).await
             }
             answer => answer,
         }

@@ -84,7 +84,7 @@ impl Answer {
         let again = Ask { method, path, headers, body: None };
         match Self::ask(client, ask, prompts.clone()).await {
             Err(error) if error.may_ask_next(&again.method) => {
-                Self::ask(client, again, prompts).await
+                Box::pin(Self::ask(client, again, prompts)).await
             }
             answer => answer,
         }

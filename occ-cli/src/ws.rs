@@ -58,7 +58,7 @@ pub(crate) async fn open(client: &Client, path: &str, offer: Offer) -> Result<We
     match client.at_once(opened).await? {
         Err(error) if error.code == DAEMON_UNREACHABLE => {
             client.find_next(error).await?;
-            client.at_once(open_once(client, path, offer)).await
+            Box::pin(client.at_once(open_once(client, path, offer))).await
         }
         opened => opened,
     }

@@ -179,7 +179,7 @@ async fn by_address(
         let Some(name) = ask_name(context, suggestion(&to)).await? else { return Ok(Vec::new()) };
         // One that does not work is not kept, and Docker is for later.
         let args = HostAddArgs { yes: true, ..HostAddArgs::new(name.clone(), to) };
-        match host_edit::add(context, args).await {
+        match Box::pin(host_edit::add(context, args)).await {
             Ok(_) => break Ok(vec![name]),
             // The daemon has gone, or somebody wants to leave.
             Err(error) if error.problem.is_none() => break Err(error),
