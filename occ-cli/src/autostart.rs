@@ -84,7 +84,16 @@ pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
             PathError::NoHome(_) | PathError::RelativeHome(..) => {
                 CliError::daemon(format!("{text}.")).hint(NO_HOME)
             }
-            _ => CliError::usage(text),
+            PathError::SocketNotAbsolute(path) => {
+                let given =
+                    if context.socket.is_some() { "--socket " } else { "export OCC_SOCKET=" };
+                CliError::usage(format!("{text}.")).hint(format!(
+                    "{given}\"$PWD/{}\", or leave it out for the usual one",
+                    shown(&path)
+                ))
+            }
+            PathError::SocketPathTooLong { .. } => CliError::usage(format!("{text}."))
+                .hint("export OCC_SOCKET=PATH, with a shorter one in a directory of its own"),
         }
     })
 }
@@ -163,7 +172,7 @@ pub(crate) async fn connect_checked(socket: &Path) -> Result<UnixStream, CliErro
 }
 
 async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
-    match check_directory(directory(socket)) {
+    match check_directory(socket) {
         Ok(true) => {}
         Ok(false) => return Err(Failure::Absent),
         Err(error) => return Err(Failure::Refused(error)),
@@ -213,8 +222,10 @@ fn directory(socket: &Path) -> &Path {
     socket.parent().unwrap_or(Path::new("/"))
 }
 
-/// Returns whether the directory is there, and refuses one that another user could put a socket into.
-fn check_directory(dir: &Path) -> Result<bool, CliError> {
+/// Returns whether a socket's directory is there, and refuses one that another user could put a socket into, or in which
+/// occd would not start.
+fn check_directory(socket: &Path) -> Result<bool, CliError> {
+    let dir = directory(socket);
     let refused = |why: &str| {
         let text = format!("the socket directory {} {why}: not used.", shown(dir));
         CliError::daemon(text).hint(format!("ls -ld {}", shown(dir)))
@@ -244,7 +255,9 @@ fn check_directory(dir: &Path) -> Result<bool, CliError> {
         )));
     }
     // Through that of a grant for any user others may pass, and can neither look nor put anything there.
-    if !matches!(meta.mode() & 0o777, 0o700 | 0o711) {
+    let is_grants = socket.file_name() == Some(OsStr::new(GRANT_SOCKET));
+    let mode = meta.mode() & 0o777;
+    if mode != 0o700 && !(is_grants && mode == 0o711) {
         let why = format!("has mode {:04o} instead of 0700", meta.mode() & 0o7777);
         return Err(refused(&why).hint(format!("chmod 700 {}", shown(dir))));
     }
@@ -256,13 +269,13 @@ async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
     let dir = directory(socket);
     let fail =
         |what: &str, error: io::Error| CliError::daemon(format!("{what} {}: {error}", shown(dir)));
-    if !check_directory(dir)? {
+    if !check_directory(socket)? {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
             .map_err(|error| fail("cannot create", error))?;
-        check_directory(dir)?;
+        check_directory(socket)?;
     }
     let file = std::fs::OpenOptions::new()
         .read(true)
@@ -437,18 +450,24 @@ mod tests {
     fn only_a_private_directory_of_ours_will_do() {
         let top = tempfile::tempdir().unwrap();
         let dir = top.path().join("run");
-        assert!(!check_directory(&dir).unwrap());
+        let (socket, granted) = (dir.join("occd.sock"), dir.join(GRANT_SOCKET));
+        assert!(!check_directory(&socket).unwrap());
         std::fs::create_dir(&dir).unwrap();
-        for (mode, good) in
-            [(0o700, true), (0o750, false), (0o711, true), (0o777, false), (0o701, false)]
-        {
+        for (mode, good, good_for_grant) in [
+            (0o700, true, true),
+            (0o750, false, false),
+            (0o711, false, true),
+            (0o777, false, false),
+            (0o701, false, false),
+        ] {
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(check_directory(&dir).is_ok(), good, "{mode:o}");
+            assert_eq!(check_directory(&socket).is_ok(), good, "{mode:o}");
+            assert_eq!(check_directory(&granted).is_ok(), good_for_grant, "{mode:o}");
         }
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
         let link = top.path().join("link");
         std::os::unix::fs::symlink(&dir, &link).unwrap();
-        let error = check_directory(&link).unwrap_err();
+        let error = check_directory(&link.join("occd.sock")).unwrap_err();
         assert!(error.message.contains("symbolic link") && error.exit == 3, "{}", error.message);
     }
 }

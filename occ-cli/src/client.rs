@@ -141,6 +141,17 @@ impl Client {
         autostart::connect_checked(&self.socket).await
     }
 
+    /// Returns a new connection, to the next daemon when this one has gone.
+    pub(crate) async fn stream_to_next(&self) -> Result<UnixStream, CliError> {
+        match self.another_stream().await {
+            Err(error) if error.code == DAEMON_UNREACHABLE => {
+                self.find_next(error).await?;
+                self.stream().await
+            }
+            stream => stream,
+        }
+    }
+
     /// Returns the connection on which the peer was checked, or a new one.
     pub(crate) async fn stream(&self) -> Result<UnixStream, CliError> {
         let first = self.first.borrow_mut().take();
@@ -157,14 +168,24 @@ impl Client {
         // The daemon's silence is no reason to ask another, only its end.
         match self.at_once(async { Ok(asked().await) }).await? {
             Err(error) if error.code == DAEMON_UNREACHABLE => {
-                let (socket, start) = self.sought.clone();
-                let context = Context::plain(&self.ui, socket);
-                let found = autostart::connect(&context, start).await.map_err(|_| error)?;
-                self.first.replace(Some(found.stream));
+                self.find_next(error).await?;
                 self.at_once(asked()).await
             }
             answer => answer,
         }
+    }
+
+    /// Finds the daemon that follows on one that has gone with that error, as this one was found.
+    ///
+    /// # Errors
+    /// With what was given, when there is none.
+    pub(crate) async fn find_next(&self, error: CliError) -> Result<(), CliError> {
+        let (socket, start) = self.sought.clone();
+        let context = Context::plain(&self.ui, socket);
+        // Boxed: few requests come this far.
+        let found = Box::pin(autostart::connect(&context, start)).await.map_err(|_| error)?;
+        self.first.replace(Some(found.stream));
+        Ok(())
     }
 
     /// The same of this daemon alone, which may wait for something before it answers.
@@ -245,7 +266,7 @@ impl Client {
     ) -> Result<Reply, CliError> {
         let body = body.map(written).transpose()?;
         let prompts = self.prompter().map(Prompter::token);
-        self.send(method, path, body, None, prompts).await
+        self.send_to_next(method, path, body, None, prompts).await
     }
 
     /// Sends a POST without a body.
@@ -267,7 +288,28 @@ impl Client {
         if_match: Option<HeaderValue>,
     ) -> Result<Reply, CliError> {
         let prompts = self.prompter().map(Prompter::token);
-        prompter::answering(self, self.send(method, path, body, if_match, prompts)).await
+        prompter::answering(self, self.send_to_next(method, path, body, if_match, prompts)).await
+    }
+
+    /// Sends a request, and once more to the next daemon when this one goes without an answer and that changes nothing:
+    /// it only asks, or has not been read.
+    async fn send_to_next(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        if_match: Option<HeaderValue>,
+        prompts: Option<HeaderValue>,
+    ) -> Result<Reply, CliError> {
+        let first = (method.clone(), body.clone(), if_match.clone(), prompts.clone());
+        let (first_method, first_body, first_match, first_prompts) = first;
+        match self.send(first_method, path, first_body, first_match, first_prompts).await {
+            Err(error) if error.may_ask_next(&method) => {
+                self.find_next(error).await?;
+                Box::pin(self.send(method, path, body, if_match, prompts)).await
+            }
+            answer => answer,
+        }
     }
 
     async fn send(
@@ -439,7 +481,17 @@ pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> CliError {
     }
     let what =
         if connecting { "occd went away" } else { "occd closed the connection without an answer" };
-    CliError::daemon(format!("{what}: {inner}")).hint("occ daemon status")
+    let error = CliError::daemon(format!("{what}: {inner}")).hint("occ daemon status");
+    CliError { unread: connecting || is_unread(inner), ..error }
+}
+
+/// Returns whether a request that ended so has not been read to its end. Linux resets a Unix connection whose other end
+/// closes it with something in it that was not read, or without having taken it (af_unix.c, unix_release_sock); one that
+/// was read to its end just ends.
+fn is_unread(inner: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    let kind = inner.downcast_ref().map(std::io::Error::kind);
+    cfg!(target_os = "linux") && matches!(kind, Some(BrokenPipe | ConnectionReset | NotConnected))
 }
 
 /// Returns `/v1/hosts/{host}{rest}`.

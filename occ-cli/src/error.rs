@@ -2,6 +2,7 @@
 //!
 //! The daemon's codes become exit codes here and nowhere else.
 
+use hyper::Method;
 use occ_proto::error::{Code, Problem};
 use occ_proto::text::sanitize;
 use occ_proto::{HostName, KEY_VARIABLES};
@@ -51,11 +52,20 @@ pub(crate) struct CliError {
     pub(crate) hint: Option<String>,
     /// The daemon's document, when it came from there.
     pub(crate) problem: Option<Box<Problem>>,
+    /// The daemon has gone, and has certainly not begun with what was asked.
+    pub(crate) unread: bool,
 }
 
 impl CliError {
     fn new(exit: u8, code: &str, message: impl Into<String>) -> Self {
-        Self { exit, code: code.to_owned(), message: message.into(), hint: None, problem: None }
+        Self {
+            exit,
+            code: code.to_owned(),
+            message: message.into(),
+            hint: None,
+            problem: None,
+            unread: false,
+        }
     }
 
     /// Returns an error for a failed operation.
@@ -97,6 +107,11 @@ impl CliError {
     /// Returns an error for a copy whose link broke.
     pub(crate) fn interrupted(message: impl Into<String>) -> Self {
         Self::new(CONNECTION, Code::FileInterrupted.as_str(), message)
+    }
+
+    /// Returns whether a request of this method may be sent to the next daemon.
+    pub(crate) fn may_ask_next(&self, method: &Method) -> bool {
+        self.code == DAEMON_UNREACHABLE && (self.unread || *method == Method::GET)
     }
 
     /// Returns whether it is that of a copy whose link broke.
@@ -152,6 +167,7 @@ impl From<Problem> for CliError {
                 &problem.detail,
             ),
             problem: Some(Box::new(problem)),
+            unread: false,
         }
     }
 }
@@ -172,6 +188,7 @@ fn bad_given_key(problem: &Problem) -> Option<CliError> {
             false => format!("export {name}=$(base64 -w0 KEYFILE)"),
         }),
         problem: Some(Box::new(problem.clone())),
+        unread: false,
     })
 }
 

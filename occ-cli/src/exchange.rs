@@ -66,7 +66,28 @@ impl Answer {
     /// Sends a request and answers the questions that it raises.
     pub(crate) async fn to(client: &Client, ask: Ask) -> Result<Self, CliError> {
         let prompts = client.prompter().map(Prompter::token);
-        prompter::answering(client, Self::ask(client, ask, prompts)).await
+        prompter::answering(client, Self::ask_next(client, ask, prompts)).await
+    }
+
+    /// Sends a request, and once more to the next daemon when this one goes without an answer and that changes nothing.
+    /// What comes as a stream is there once.
+    async fn ask_next(
+        client: &Client,
+        ask: Ask,
+        prompts: Option<HeaderValue>,
+    ) -> Result<Self, CliError> {
+        if ask.body.is_some() {
+            return Self::ask(client, ask, prompts).await;
+        }
+        let Ask { method, path, headers, .. } = &ask;
+        let (method, path, headers) = (method.clone(), path.clone(), headers.clone());
+        let again = Ask { method, path, headers, body: None };
+        match Self::ask(client, ask, prompts.clone()).await {
+            Err(error) if error.may_ask_next(&again.method) => {
+                Box::pin(Self::ask(client, again, prompts)).await
+            }
+            answer => answer,
+        }
     }
 
     async fn ask(
@@ -74,7 +95,7 @@ impl Answer {
         ask: Ask,
         prompts: Option<HeaderValue>,
     ) -> Result<Self, CliError> {
-        let stream = client.another_stream().await?;
+        let stream = client.stream_to_next().await?;
         let mut request =
             Request::builder().method(ask.method).uri(ask.path).header(HOST, "localhost");
         request = request.header(CLIENT_HEADER, client::kind());

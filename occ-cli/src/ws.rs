@@ -31,7 +31,7 @@ use crate::client::{
     Client, agent, broken, check_version, given_key, is_failure, kind, note_warnings, problem,
 };
 use crate::descriptors::{Offer, Socket};
-use crate::error::CliError;
+use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::fold::Stream;
 use crate::place::Place;
 use crate::stdio::{Descriptor, Input};
@@ -51,8 +51,20 @@ const CONTROLS: usize = 4;
 pub(crate) type WebSocket = WebSocketStream<Socket>;
 
 /// Asks the daemon for a WebSocket. The offered descriptors are passed with the first message, if the daemon takes
-/// them.
+/// them. Nothing begins before that message, so when the daemon goes meanwhile the next one is asked.
 pub(crate) async fn open(client: &Client, path: &str, offer: Offer) -> Result<WebSocket, CliError> {
+    let opened = async { Ok(open_once(client, path, offer.clone()).await) };
+    // The daemon's silence is no reason to ask another, only its end.
+    match client.at_once(opened).await? {
+        Err(error) if error.code == DAEMON_UNREACHABLE => {
+            client.find_next(error).await?;
+            Box::pin(client.at_once(open_once(client, path, offer))).await
+        }
+        opened => opened,
+    }
+}
+
+async fn open_once(client: &Client, path: &str, offer: Offer) -> Result<WebSocket, CliError> {
     let stream = client.stream().await?;
     let mut request = Request::get(path)
         .header(HOST, "localhost")
@@ -105,8 +117,7 @@ pub(crate) async fn open(client: &Client, path: &str, offer: Offer) -> Result<We
         Ok((upgraded, offer))
     };
     // The connection must be driven for the answer to come; its own error is the answer's too.
-    let upgrading = async { tokio::join!(connection.with_upgrades(), answer).1 };
-    let (upgraded, offer) = client.at_once(upgrading).await?;
+    let (upgraded, offer) = tokio::join!(connection.with_upgrades(), answer).1?;
     let parts = upgraded
         .downcast::<TokioIo<UnixStream>>()
         .map_err(|_| CliError::failed("the upgraded connection is of another kind"))?;

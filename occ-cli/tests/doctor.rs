@@ -69,6 +69,34 @@ fn without_home_it_says_so_and_goes_on() {
 }
 
 #[test]
+fn a_relative_socket_is_told_with_what_to_set_instead() {
+    let home = private_dir();
+    let done = run(doctor(home.path(), &["--json"]).env("OCC_SOCKET", "here/occd.sock"));
+    let found = only(&done, "socket");
+    assert!(found["detail"].as_str().unwrap().contains("must be absolute"), "{found}");
+    let hint = found["hint"].as_str().unwrap();
+    assert!(hint.starts_with("export OCC_SOCKET=\"$PWD/here/occd.sock\""), "{found}");
+    let listed = run(occ(&["status"], home.path()).env("OCC_SOCKET", "here/occd.sock"));
+    assert!(listed.code == 2 && listed.err.contains(hint), "{listed:?}");
+}
+
+#[test]
+fn a_directory_in_which_no_daemon_would_start_is_told_by_all_alike() {
+    let home = private_dir();
+    let dir = home.path().join("run");
+    std::fs::create_dir(&dir).unwrap();
+    set_mode(&dir, 0o711);
+    let socket = dir.join("occd.sock");
+    let done = run(doctor(home.path(), &["--json"]).env("OCC_SOCKET", &socket));
+    let found = only(&done, "socket");
+    let hint = format!("chmod 700 {}", dir.display());
+    assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(hint)), "{found}");
+    let mut listed = occ(&["status"], home.path());
+    let listed = run(listed.env("OCC_SOCKET", &socket).env_remove("OCC_NO_AUTOSTART"));
+    assert!(listed.code == 3 && listed.err.contains(&hint), "{listed:?}");
+}
+
+#[test]
 fn a_relative_home_is_told_as_what_it_is() {
     let done = run(doctor(Path::new("/"), &["--json"]).env("HOME", "here"));
     for check in ["socket", "files", "known_hosts"] {

@@ -479,6 +479,47 @@ fn a_group_is_the_daemons_document_with_its_hosts_alone() {
     assert_eq!(fake.occ(&["status", "--group", "asia"]).code, 4);
 }
 
+#[test]
+fn documents_keep_the_order_in_which_the_daemon_wrote_them() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/default-host" => Answer::ok(json!({"name": null})),
+        _ => {
+            let host = connected("a").to_string();
+            let mut host: serde_json::Map<String, Value> = serde_json::from_str(&host).unwrap();
+            let first: Vec<String> = ["name", "state", "status", "since"]
+                .iter()
+                .map(|key| format!("{}:{}", json!(key), host.remove(*key).unwrap()))
+                .collect();
+            let rest = json!(host).to_string();
+            let config = r#""config":{"hostname":"203.0.113.10","groups":["us"]}"#;
+            let rest = rest.replace(r#""config":{"hostname":"203.0.113.10"}"#, config);
+            let host = format!("{{{},{}", first.join(","), &rest[1..]);
+            Answer::text(&format!(
+                r#"{{"hosts":[{host}],"via":[],"default_host":null,"warnings":[],"revision":1}}"#
+            ))
+        }
+    });
+    let in_order = |text: &str, keys: &[&str]| {
+        let places: Vec<_> =
+            keys.iter().map(|key| text.find(&format!("\"{key}\":")).expect(text)).collect();
+        assert!(places.is_sorted(), "{keys:?}: {text}");
+    };
+    let of_host = ["name", "state", "status", "since", "hostname", "groups"];
+    let group = fake.occ(&["status", "--group", "us", "--json"]);
+    in_order(&group.out, &["hosts", "default_host", "warnings"]);
+    in_order(&group.out, &of_host);
+    in_order(&fake.occ(&["host", "list", "-g", "us", "--json"]).out, &of_host);
+
+    use std::io::BufRead as _;
+    let mut watch = fake.command(&["status", "--watch", "--all", "--json"]);
+    let mut child = watch.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    in_order(&line, &of_host);
+}
+
 /// A daemon whose memory is another one at each look; the last one stays.
 fn changing(looks: Vec<Value>) -> Fake {
     let next = std::sync::atomic::AtomicUsize::new(0);

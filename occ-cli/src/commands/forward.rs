@@ -93,6 +93,10 @@ async fn add_one(
     } else {
         ui.say(&format!("[{host}] {}", sentence(&forward)))?;
     }
+    if forward.state == ForwardState::Waiting {
+        ui.note(&format!("[{host}] is not connected: the forward is kept, and waits for that."));
+        ui.note(&format!("hint: occ connect --host {host}"));
+    }
     if let Some(error) = &forward.last_error {
         ui.warn(error);
     } else if forward.listen.is_public() {

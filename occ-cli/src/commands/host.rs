@@ -32,7 +32,7 @@ pub(crate) async fn run(
 ) -> Result<u8, CliError> {
     match command {
         HostCommand::Import(args) => host_import::run(context, &args, all).await,
-        HostCommand::Add(args) => host_edit::add(context, args).await,
+        HostCommand::Add(args) => Box::pin(host_edit::add(context, args)).await,
         HostCommand::Edit(args) => host_edit::edit(context, args).await,
         HostCommand::Remove { name, force } => remove(context, &name, force).await,
         HostCommand::List { group, names_only } => {

@@ -89,26 +89,8 @@ async fn from_ssh_config(
     }
     let mut working = Vec::new();
     for name in done.added.iter().take(TRIED) {
-        let path = host_path(name, "/test");
-        let note = format!("[{name}] connecting …");
-        let report: TestReport = with_note(ui, &note, client.post(&path)).await?.parse()?;
-        match &report.problem {
-            None => {
-                ui.say(&host_edit::connected(context, &report))?;
-                working.push(name.clone());
-            }
-            Some(problem) => {
-                ui.note(&format!("[{name}] ✗ {}", sanitize(&problem.detail)));
-                let address = name.as_str().parse().ok();
-                let hint = address.and_then(|address| {
-                    hint_for(problem.code, name, &HostConfig::new(address), None, &problem.detail)
-                });
-                let again = || format!("occ host test {name} shows where it stops");
-                // The general hint for these would be this very test.
-                let general = matches!(problem.code, Code::HostUnreachable | Code::NotSsh);
-                let hint = hint.filter(|_| !general).unwrap_or_else(again);
-                ui.note(&format!("hint: {hint}"));
-            }
+        if tried(context, client, name).await? {
+            working.push(name.clone());
         }
     }
     let rest = done.added.len().saturating_sub(TRIED);
@@ -116,6 +98,61 @@ async fn from_ssh_config(
         ui.note(&format!("{rest} more are added and not tried: occ host test --all tries them."));
     }
     Ok(working)
+}
+
+/// Tries a host that was added until it works, somebody keeps it as it is, or it is left out again, as it is when nobody
+/// says anything. Returns whether it works.
+async fn tried(context: &Context<'_>, client: &Client, name: &HostName) -> Result<bool, CliError> {
+    let ui = context.ui;
+    let (path, note) = (host_path(name, "/test"), format!("[{name}] connecting …"));
+    loop {
+        let report: TestReport = with_note(ui, &note, client.post(&path)).await?.parse()?;
+        let Some(problem) = &report.problem else {
+            ui.say(&host_edit::connected(context, &report))?;
+            return Ok(true);
+        };
+        ui.note(&format!("[{name}] ✗ {}", sanitize(&problem.detail)));
+        let address = name.as_str().parse().ok();
+        let hint = address.and_then(|address| {
+            hint_for(problem.code, name, &HostConfig::new(address), None, &problem.detail)
+        });
+        let again = || format!("occ host test {name} shows where it stops");
+        // The general hint for these would be this very test.
+        let general = matches!(problem.code, Code::HostUnreachable | Code::NotSsh);
+        // While the question is open it is there, for whoever does that in another terminal.
+        ui.note(&format!("hint: {}", hint.filter(|_| !general).unwrap_or_else(again)));
+        match ask_whether_kept(context, name).await {
+            Ok(Failed::Again) => {}
+            Ok(Failed::Keep) => {
+                ui.note(&format!("[{name}] is kept, and does not work yet."));
+                return Ok(false);
+            }
+            answer => {
+                client.request(Method::DELETE, &host_path(name, ""), None::<&()>, None).await?;
+                ui.note(&format!("[{name}] is left out."));
+                return answer.map(|_| false);
+            }
+        }
+    }
+}
+
+/// What is to become of a host that does not work.
+enum Failed {
+    Keep,
+    Again,
+    LeaveOut,
+}
+
+async fn ask_whether_kept(context: &Context<'_>, name: &HostName) -> Result<Failed, CliError> {
+    let question = format!("[{name}] does not work: [k]eep it, [t]ry again, or [l]eave it out?");
+    loop {
+        match context.ui.ask_text(&question).await?.as_deref() {
+            Some("k" | "keep") => break Ok(Failed::Keep),
+            Some("t" | "try" | "try again" | "again") => break Ok(Failed::Again),
+            None | Some("l" | "leave" | "leave out") => break Ok(Failed::LeaveOut),
+            Some(_) => {}
+        }
+    }
 }
 
 /// Asks for an address and a name until a host works or nothing more is given, and returns the host.
@@ -142,7 +179,7 @@ async fn by_address(
         let Some(name) = ask_name(context, suggestion(&to)).await? else { return Ok(Vec::new()) };
         // One that does not work is not kept, and Docker is for later.
         let args = HostAddArgs { yes: true, ..HostAddArgs::new(name.clone(), to) };
-        match host_edit::add(context, args).await {
+        match Box::pin(host_edit::add(context, args)).await {
             Ok(_) => break Ok(vec![name]),
             // The daemon has gone, or somebody wants to leave.
             Err(error) if error.problem.is_none() => break Err(error),

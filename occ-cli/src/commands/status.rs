@@ -300,7 +300,7 @@ async fn many(
 fn narrowed(document: &serde_json::Value, list: &HostList) -> Vec<u8> {
     let mut document = document.clone();
     if let Some(keys) = document.as_object_mut() {
-        keys.remove("via");
+        keys.shift_remove("via");
     }
     if let Some(hosts) = document.get_mut("hosts").and_then(|hosts| hosts.as_array_mut()) {
         let is_in = |name: &str| list.hosts.iter().any(|host| host.name.as_str() == name);

@@ -318,7 +318,7 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
     loop {
         enum Event<'a> {
             Tick,
-            Seen(Looks<'a>, Result<Seen, CliError>),
+            Seen(Looks<'a>, Box<Result<Seen, CliError>>),
             Resized,
             Stopped,
         }
@@ -326,7 +326,7 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
             biased;
             _ = stopped.recv() => Event::Stopped,
             _ = resized.recv() => Event::Resized,
-            (looks, seen) = &mut looking => Event::Seen(looks, seen),
+            (looks, seen) = &mut looking => Event::Seen(looks, Box::new(seen)),
             _ = tick.tick() => Event::Tick,
         };
         let anew = matches!(event, Event::Stopped | Event::Resized);
@@ -335,7 +335,7 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
             Event::Seen(looks, now) => {
                 looking.set(looks.next());
                 trouble = None;
-                match now {
+                match *now {
                     Ok(now) => seen = now,
                     Err(error) if may_come_back(&error) => trouble = Some(away(&error)),
                     Err(error) => return Err(error),

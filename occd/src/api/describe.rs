@@ -60,6 +60,7 @@ all!(api_of);
 pub(super) fn document() -> Value {
     // Maps with text as their keys: this always serialises.
     let mut document = serde_json::to_value(Api::openapi()).unwrap_or_default();
+    document.sort_all_objects();
     let mut shared = Map::new();
     if let Some(paths) = document["paths"].as_object_mut() {
         *paths = std::mem::take(paths)
@@ -67,9 +68,12 @@ pub(super) fn document() -> Value {
             // How axum writes a path that goes on.
             .map(|(path, item)| (path.replace("{*", "{"), item))
             .collect();
+        paths.sort_keys();
         for operation in paths.values_mut().filter_map(Value::as_object_mut) {
             for (method, operation) in operation {
                 complete(method, operation);
+                // What is shared is numbered as it comes.
+                operation.sort_all_objects();
                 share(operation, &mut shared);
             }
         }
@@ -93,6 +97,8 @@ pub(super) fn document() -> Value {
         },
     });
     tidy(&mut document);
+    // By name, as where to look for something; the handlers' own order says nothing.
+    document.sort_all_objects();
     document
 }
 

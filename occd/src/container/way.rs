@@ -321,7 +321,7 @@ async fn start(
         Err(_) => return Ok(None),
     };
     let asked = async {
-        channel.request_exec(&command.line(Shell::of(&system.shell), None)).await?;
+        channel.request_exec(&command.line("", Shell::of(&system.shell), None)).await?;
         channel.accepted().await
     };
     match asked.await {

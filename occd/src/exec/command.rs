@@ -20,6 +20,10 @@ pub struct Command {
     of_client: bool,
 }
 
+/// Goes into a directory and starts the program there. Login shells have words and exit codes of their own for one that is
+/// not there; local.rs has these. Arguments: what the host is called, the directory, the program and its arguments.
+const ENTER: &str = r#"cd "$1" >/dev/null 2>&1 || { w="no such directory"; [ -e "$1" ] && w="not a directory"; [ -d "$1" ] && w="permission denied"; echo "occ: $1 on $0: $w" >&2; exit 1; }; shift; exec "$@""#;
+
 impl Command {
     /// Checks a request.
     pub fn new(request: ExecRequest) -> Result<Self, BadCommand> {
@@ -134,38 +138,40 @@ impl Command {
         env.into_iter().flatten().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Returns the line. A marker goes into the program's environment. The program takes the shell's place by `exec`, so that it
-    /// leads its process group and signals reach it: sshd signals the group of the process it started.
-    pub fn line(&self, shell: Shell, marker: Option<&str>) -> Vec<u8> {
-        self.line_beside(&HashSet::new(), shell, marker)
+    /// Returns the line for a host. A marker goes into the program's environment. The program takes the shell's place by `exec`,
+    /// so that it leads its process group and signals reach it: sshd signals the group of the process it started.
+    pub fn line(&self, host: &str, shell: Shell, marker: Option<&str>) -> Vec<u8> {
+        self.line_beside(&HashSet::new(), host, shell, marker)
     }
 
     /// Returns the same without the variables that the server has `taken`.
     pub fn line_beside(
         &self,
         taken: &HashSet<&str>,
+        host: &str,
         shell: Shell,
         marker: Option<&str>,
     ) -> Vec<u8> {
         let request = &self.request;
         let env = request.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let env: Vec<_> = env.filter(|(name, _)| !taken.contains(name)).collect();
-        let mut line = Vec::new();
-        if let Some(cwd) = &request.cwd {
-            line.extend_from_slice(b"cd ");
-            change_to(&mut line, cwd, shell);
-            line.extend_from_slice(b" && ");
-        }
+        let needs_env = !env.is_empty() || request.clear_env || marker.is_some();
         let raw = match &request.shell {
-            Some(raw)
-                if line.is_empty() && env.is_empty() && !request.clear_env && marker.is_none() =>
-            {
-                return raw.clone().into_bytes();
-            }
+            Some(raw) if request.cwd.is_none() && !needs_env => return raw.clone().into_bytes(),
             raw => raw,
         };
-        line.extend_from_slice(b"exec ");
-        if !env.is_empty() || request.clear_env || marker.is_some() {
+        let mut line = b"exec ".to_vec();
+        if let Some(cwd) = &request.cwd {
+            line.extend_from_slice(b"sh -c ");
+            quote::quote(&mut line, ENTER.as_bytes(), shell);
+            line.push(b' ');
+            quote::quote(&mut line, host.as_bytes(), shell);
+            line.push(b' ');
+            enter(&mut line, cwd, shell);
+            line.push(b' ');
+        }
+        // csh's own exec exits with 1 for a program that is not there.
+        if needs_env || (shell == Shell::Csh && request.cwd.is_none()) {
             line.extend_from_slice(b"env ");
             if request.clear_env {
                 line.extend_from_slice(b"-i ");
@@ -198,8 +204,8 @@ impl Command {
     }
 }
 
-/// Appends a directory for `cd`. `~/` means the remote home, also inside our quotes.
-fn change_to(line: &mut Vec<u8>, cwd: &str, shell: Shell) {
+/// Appends the directory for [`ENTER`]. `~/` means the remote home, also inside our quotes.
+fn enter(line: &mut Vec<u8>, cwd: &str, shell: Shell) {
     match cwd.strip_prefix("~/") {
         _ if cwd == "~" => line.extend_from_slice(b"\"$HOME\""),
         Some(rest) => {
@@ -225,7 +231,7 @@ mod tests {
     }
 
     fn line(request: ExecRequest) -> String {
-        String::from_utf8(Command::new(request).unwrap().line(Shell::Posix, None)).unwrap()
+        String::from_utf8(Command::new(request).unwrap().line("h", Shell::Posix, None)).unwrap()
     }
 
     #[test]
@@ -234,10 +240,47 @@ mod tests {
         let mut full = request(&["make"]);
         full.cwd = Some("~/my src".into());
         full.env.insert("K".into(), "v w".into());
-        assert_eq!(line(full), "cd \"$HOME\"/'my src' && exec env K='v w' make");
+        let enter = |rest: &str| format!("exec sh -c '{ENTER}' h {rest}");
+        assert_eq!(line(full), enter("\"$HOME\"/'my src' env K='v w' make"));
         let mut dash = request(&["pwd"]);
         dash.cwd = Some("-".into());
-        assert_eq!(line(dash), "cd ./- && exec pwd");
+        assert_eq!(line(dash), enter("./- pwd"));
+    }
+
+    #[test]
+    fn csh_is_not_asked_to_find_a_program() {
+        let csh = |request| {
+            let line = Command::new(request).unwrap().line("h", Shell::Csh, None);
+            String::from_utf8(line).unwrap()
+        };
+        assert_eq!(csh(request(&["ls"])), "exec env ls");
+    }
+
+    #[test]
+    fn every_login_shell_tells_the_same_of_what_is_not_there() {
+        for login in ["sh", "bash", "dash", "zsh", "tcsh", "csh", "fish"] {
+            let run = |request| {
+                let line = Command::new(request).unwrap().line("h", Shell::of(login), None);
+                let line = String::from_utf8(line).unwrap();
+                std::process::Command::new(login).args(["-c", &line]).output()
+            };
+            // Not all are everywhere.
+            let Ok(program) = run(request(&["no-such-program"])) else { continue };
+            assert_eq!(program.status.code(), Some(127), "{login}: {program:?}");
+            for (cwd, why) in
+                [("/no/su ch", "no such directory"), ("/etc/passwd", "not a directory")]
+            {
+                let there = ExecRequest { cwd: Some(cwd.into()), ..request(&["true"]) };
+                let told = run(there).unwrap();
+                let words = String::from_utf8_lossy(&told.stderr);
+                assert_eq!(words, format!("occ: {cwd} on h: {why}\n"), "{login}");
+                assert_eq!(told.status.code(), Some(1), "{login}");
+            }
+            let there = ExecRequest { cwd: Some("/usr".into()), ..request(&["no-such-program"]) };
+            assert_eq!(run(there).unwrap().status.code(), Some(127), "{login}");
+            let there = ExecRequest { cwd: Some("/usr".into()), ..request(&["pwd"]) };
+            assert_eq!(run(there).unwrap().stdout, b"/usr\n", "{login}");
+        }
     }
 
     #[test]
@@ -245,13 +288,13 @@ mod tests {
         let mut raw = ExecRequest { shell: Some("a; b | c".into()), ..Default::default() };
         assert_eq!(line(raw.clone()), "a; b | c");
         raw.cwd = Some("/srv".into());
-        assert_eq!(line(raw), "cd /srv && exec $SHELL -c 'a; b | c'");
+        assert_eq!(line(raw), format!("exec sh -c '{ENTER}' h /srv $SHELL -c 'a; b | c'"));
     }
 
     #[test]
     fn a_marker_is_a_variable_more() {
         let marked = |request| {
-            let line = Command::new(request).unwrap().line(Shell::Posix, Some("m"));
+            let line = Command::new(request).unwrap().line("h", Shell::Posix, Some("m"));
             String::from_utf8(line).unwrap()
         };
         assert_eq!(marked(request(&["ls"])), "exec env OCC_EXEC_ID=m ls");

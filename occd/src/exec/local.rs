@@ -145,7 +145,7 @@ impl Local {
     fn why_not(&self, command: &Command, error: &io::Error) -> Option<(u32, String)> {
         let directory = self.directory(command);
         let status = match error.kind() {
-            _ if !directory.is_dir() => 1,
+            _ if !may_be_entered(&directory) => 1,
             io::ErrorKind::NotFound => NOT_FOUND,
             io::ErrorKind::PermissionDenied => NOT_EXECUTABLE,
             // No program at all (ENOEXEC), or an argument that is too long.
@@ -161,7 +161,11 @@ impl Local {
         };
         let (program, _, _) = self.words(command);
         let words = match status {
-            1 => format!("cd: {}: {}\n", directory.display(), why_no_directory(&directory)),
+            1 => format!(
+                "occ: {} on this machine: {}\n",
+                directory.display(),
+                why_no_directory(&directory)
+            ),
             NOT_FOUND => format!("{}: not found\n", program.display()),
             _ => format!("{}: {}\n", program.display(), plain(error)),
         };
@@ -169,10 +173,16 @@ impl Local {
     }
 }
 
-fn why_no_directory(path: &Path) -> String {
+fn may_be_entered(path: &Path) -> bool {
+    path.is_dir() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Returns the words for a directory that cannot be entered, as a host says them (command.rs).
+fn why_no_directory(path: &Path) -> &'static str {
     match std::fs::metadata(path) {
-        Ok(_) => "Not a directory".to_owned(),
-        Err(error) => plain(&error),
+        Ok(meta) if meta.is_dir() => "permission denied",
+        Ok(_) => "not a directory",
+        Err(_) => "no such directory",
     }
 }
 

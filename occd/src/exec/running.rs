@@ -401,7 +401,8 @@ async fn start_on(
             Err(_) => return Err(ExecError::NoShell(waiting_since.elapsed())),
         }
     } else {
-        Shell::Posix
+        // What is known by now, and not worth waiting for.
+        connection.known_system().map_or(Shell::Posix, |system| Shell::of(&system.shell))
     };
     let tty = command.request().tty.as_ref();
     // What runs in a terminal is ended by the terminal's end.
@@ -437,7 +438,12 @@ async fn start_on(
                 continue;
             }
         };
-        let line = command.line_beside(&taken, shell, marker.as_ref().map(Marker::id));
+        let line = command.line_beside(
+            &taken,
+            host.name().as_str(),
+            shell,
+            marker.as_ref().map(Marker::id),
+        );
         let limit = connection.longest_command();
         if line.len() > limit {
             return Err(ExecError::TooLong { length: line.len(), limit });

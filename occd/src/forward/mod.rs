@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use occ_proto::HostName;
 use occ_proto::forward::{Direction, Endpoint, Forward, ForwardState, Service, Spec};
+use occ_proto::status::State;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -227,6 +228,7 @@ impl Forwards {
     }
 
     /// Adds a forward, for a session if one is named, connecting its host. Returns it, and whether it is new: one that is there already is as good.
+    /// That of a host which a person has disconnected is kept, in whichever direction, and waits for the host.
     ///
     /// # Errors
     /// When it cannot be used, or cannot be remembered. It is not added then.
@@ -238,15 +240,22 @@ impl Forwards {
         (tries, client): (Tries, &Client),
     ) -> Result<(Forward, bool), AddError> {
         let here = spec.direction != Direction::Remote;
+        let is_stopped = host.snapshot().state == State::Stopped;
+        let connected = async {
+            match is_stopped {
+                true => Ok(()),
+                false => self.connect(host, tries, client).await,
+            }
+        };
         if let Some(there) = self.already(host.name(), &spec)? {
-            self.connect(host, tries, client).await?;
+            connected.await?;
             return Ok((there, false));
         }
         let (listeners, listen) = match here {
             true => listen::bind(&spec.listen).await?,
             false => (Vec::new(), spec.listen),
         };
-        self.connect(host, tries, client).await?;
+        connected.await?;
         let record = Record {
             id: record::new_id(),
             host: host.name().clone(),
@@ -259,7 +268,9 @@ impl Forwards {
         let live = self.run(host, &record, listeners, false);
         let id = record.id.clone();
         self.lock().insert(id.clone(), Entry { record, live: Some(live), denied: None });
-        self.first_answer(&id).await?;
+        if !is_stopped {
+            self.first_answer(&id).await?;
+        }
         if let Err(error) = self.save() {
             self.take(&id).await;
             return Err(AddError::Save(error));

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use occ_proto::forward::{Forward, ForwardList, ForwardState};
+use occ_proto::forward::{Direction, Forward, ForwardList, ForwardState};
 use serde_json::json;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, RealSshd};
@@ -175,6 +175,40 @@ fn a_hosts_port_leads_here_and_is_there_again_after_whatever_ended() {
     // A child of the server's that has just been forked holds it for a moment longer.
     wait_until("the port to be free", GUARD, || connect(port).is_err(), |free| *free);
     wait_until("no use of the link", GUARD, || status(&rig).open_channels, |open| *open == 0);
+}
+
+#[test]
+fn what_is_added_while_the_host_is_disconnected_on_request_is_kept_for_when_it_is_connected() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let target = serve(echo);
+    rig.occ_ok(&["disconnect", "--host", "h"]);
+    let (socks, there) = (free_port(), free_port());
+    let to = format!("0:localhost:{target}");
+    let from = format!("{there}:localhost:{target}");
+    let options = [("-L", to), ("-R", from), ("-D", socks.to_string())];
+    for (option, text) in &options {
+        let added = rig.run_occ(&["forward", "add", option, text, "--host", "h"]);
+        assert_eq!(added.code(), 0, "{option}: {added:?}");
+        let waits = "[h] is not connected: the forward is kept, and waits for that.";
+        assert!(added.stderr.contains(waits), "{option}: {added:?}");
+        assert!(added.stderr.contains("hint: occ connect --host h"), "{option}: {added:?}");
+    }
+    // Adding one has not connected the host, and nor has the next daemon.
+    assert!(rig.terminate_daemon().success());
+    rig.start_daemon(&[]);
+    let waiting = list(&rig);
+    assert_eq!(waiting.len(), 3);
+    for forward in &waiting {
+        assert_eq!((forward.state, &forward.last_error), (ForwardState::Waiting, &None));
+    }
+    assert_eq!(status(&rig).state, occ_proto::status::State::Stopped);
+    rig.occ_ok(&["connect", "--host", "h"]);
+    let all = |all: &Vec<Forward>| all.iter().all(|one| one.state == ForwardState::Listening);
+    let listening = wait_until("all to listen", GUARD, || list(&rig), all);
+    let of = |direction| listening.iter().find(|one| one.direction == direction).unwrap();
+    answers(of(Direction::Local).listen.port().unwrap());
+    answers(there);
+    assert_eq!(of(Direction::Dynamic).listen.port(), Some(socks));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
@@ -335,6 +335,95 @@ fn a_transfer_that_ends_with_its_grant_says_so() {
     occ.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(code, 7, "{said}");
     assert!(said.contains("has ended, or was revoked"), "{said}");
+}
+
+/// Starts `occ` through a grant.
+fn through(rig: &DaemonRig, socket: &Path, args: &[&str]) -> Child {
+    let mut occ = rig.occ(args);
+    let occ = occ.env("OCC_SOCKET", socket).stdin(Stdio::null());
+    occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until `occ` has said that its grant has ended.
+fn ends_with_the_grant(mut occ: Child, what: &str) {
+    if let Some(mut stdout) = occ.stdout.take() {
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    }
+    let (code, mut said) = (exit_code(&mut occ), String::new());
+    occ.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(code, 7, "{what}: {said}");
+    assert!(said.contains("has ended"), "{what}: {said}");
+    assert!(
+        !said.contains("closed the connection") && !said.contains("went away"),
+        "{what}: {said}"
+    );
+}
+
+#[test]
+fn whatever_is_under_way_when_a_grant_ends_says_so() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    let here = tempfile::tempdir().unwrap();
+    // Without an end, as far as this test goes: nothing of it is on a disk before it is moved.
+    for long in [here.path().join("long"), app.join("long")] {
+        std::fs::File::create(long).unwrap().set_len(1 << 36).unwrap();
+    }
+    let is_empty = |dir: &Path| std::fs::read_dir(dir).unwrap().next().is_none();
+    let (watched, into) = (format!("h:{root}"), app.join("seen"));
+    let watch = ["files", "watch", &watched];
+    let exec = ["exec", "--host", "h", "--", "yes"];
+    for ttl in ["2h", "5s"] {
+        let grant = || {
+            let all = ["--allow", "read,write,exec:yes", "--ttl", ttl, "--root", root];
+            let socket = make(&rig, &all);
+            let name = socket.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+            (socket, name)
+        };
+        let end = |name: &str| {
+            if ttl == "2h" {
+                rig.occ_ok(&["grant", "revoke", name]);
+            }
+        };
+        // A directory for each, since half of a file is kept for `occ cp --resume`.
+        let dirs = [app.join(ttl), here.path().join(ttl)];
+        for dir in &dirs {
+            std::fs::create_dir(dir).unwrap();
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let [there, here_too] = dirs.each_ref().map(|dir| dir.join("new").display().to_string());
+        let (from, to) = (here.path().join("long").display().to_string(), format!("h:{there}"));
+        let upload = ("an upload", ["cp", &from, &to], &dirs[0]);
+        let from = format!("h:{root}/long");
+        let download = ("a download", ["cp", &from, &here_too], &dirs[1]);
+        for (what, args, dir) in [upload, download] {
+            let (socket, name) = grant();
+            let occ = through(&rig, &socket, &args);
+            eventually("something to come", || !is_empty(dir));
+            end(&name);
+            ends_with_the_grant(occ, what);
+            assert!(!dir.join("new").exists(), "{what}: half a file is no file");
+        }
+
+        for (what, args) in [("a command", &exec[..]), ("a watch", &watch[..])] {
+            let (socket, name) = grant();
+            let mut occ = through(&rig, &socket, args);
+            let mut stdout = occ.stdout.take().unwrap();
+            std::thread::scope(|scope| {
+                let seen = scope.spawn(|| stdout.read_exact(&mut [0; 2]).is_ok());
+                eventually("something to be seen", || {
+                    std::fs::write(&into, "x").unwrap();
+                    std::fs::remove_file(&into).unwrap();
+                    seen.is_finished()
+                });
+                assert!(seen.join().unwrap(), "{what}");
+            });
+            occ.stdout = Some(stdout);
+            end(&name);
+            ends_with_the_grant(occ, what);
+        }
+    }
 }
 
 #[test]

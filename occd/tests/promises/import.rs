@@ -93,6 +93,7 @@ fn setup_leads_to_a_host_that_works() {
         "2 hosts in ~/.ssh/config: web-1, dead.\nAdd [a]ll, [p]ick, [n]one, or names:",
         "a",
     );
+    terminal.answer("[dead] does not work: [k]eep it, [t]ry again, or [l]eave it out?", "k");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
     assert!(screen.contains("[web-1] ✓ Connected"), "{screen}");
@@ -104,6 +105,44 @@ fn setup_leads_to_a_host_that_works() {
     assert!(screen.contains("Next:\n") && screen.contains("occ exec --host web-1"), "{screen}");
     assert_eq!(hosts(&rig)["default_host"], "web-1");
     assert_eq!(rig.occ_ok(&["exec", "--", "echo", "hi"]), "hi\n");
+}
+
+#[test]
+fn setup_keeps_no_host_of_ssh_config_that_does_not_work_unless_somebody_says_so() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.set_env("NO_COLOR", "1");
+    let dead = "  HostName 127.0.0.1\n  Port 1\n";
+    write_ssh_config(&rig, &format!("Host late\n{dead}Host dead\n{dead}"));
+    rig.start_daemon(&[]);
+    let names =
+        || -> Vec<String> { hosts(&rig)["hosts"].as_object().unwrap().keys().cloned().collect() };
+    let question = |host: &str| format!("[{host}] does not work: [k]eep it, [t]ry again, or");
+    let mut terminal = Terminal::start(rig.occ(&["setup"]));
+    terminal.answer("Add [a]ll, [p]ick, [n]one, or names:", "a");
+    terminal.answer(&question("late"), "what?");
+    // It is there while somebody thinks about it, so that a hint can be followed.
+    assert_eq!(names(), ["late", "dead"]);
+    write_ssh_config(&rig, &format!("{}Host dead\n{dead}", block("late", &host)));
+    terminal.answer(&question("late"), "t");
+    terminal.answer(&question("dead"), "");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("[late] ✓ Connected"), "{screen}");
+    assert!(screen.contains("[dead] ✗ ") && screen.contains("[dead] is left out."), "{screen}");
+    assert_eq!(names(), ["late"]);
+
+    // Whoever leaves has not said that it is to be kept.
+    let mut terminal = Terminal::control(&rig.occ(&["setup"]), "");
+    terminal.answer("Add [a]ll, [p]ick, [n]one, or names:", "dead");
+    terminal.wait_for(&question("dead"));
+    terminal.type_text("\x03");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 130, "{screen}");
+    assert_eq!(names(), ["late"]);
 }
 
 #[test]

@@ -118,20 +118,29 @@ fn what_was_connected_when_it_was_killed_is_connected_again() {
 }
 
 #[test]
-fn a_question_is_asked_of_the_next_daemon_and_a_command_is_not_run_again() {
+fn what_was_not_begun_is_asked_of_the_next_daemon_and_is_done_once() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
     rig.add_host("h", &host);
-    for (args, code) in
-        [(&["host", "list"][..], 0), (&["exec", "--host", "h", "--", "echo", "once"], 3)]
-    {
+    let done = rig.root().join("done");
+    let command = format!("echo once >>{}", done.display());
+    for args in [
+        &["host", "list"][..],
+        &["status", "--host", "h", "--fresh"],
+        &["ls", "h:/"],
+        // Also what is more than a question: a daemon that has read nothing of it has not begun with it.
+        &["host", "test", "h"],
+        &["host", "default", "h"],
+        &["exec", "--host", "h", "--", "sh", "-c", &command],
+    ] {
         rig.start_daemon(&[]);
         let daemon = rig.daemon();
         // It takes what is asked, as far as the kernel does that for it, and never answers.
         daemon.signal(Signal::STOP);
         wait_until("it to be stopped", GUARD, || daemon.is_stopped(), |stopped| *stopped);
         let mut occ = rig.occ(args);
-        let occ = occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let occ = occ.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let occ = occ.spawn().unwrap();
         let asking = Process::find(occ.id()).unwrap();
         let has_asked = || {
             asking.is_waiting()
@@ -141,7 +150,31 @@ fn a_question_is_asked_of_the_next_daemon_and_a_command_is_not_run_again() {
         rig.kill_daemon();
         let output = occ.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
         rig.run_occ(&["daemon", "stop"]);
     }
+    assert_eq!(fs::read_to_string(&done).unwrap(), "once\n");
+}
+
+#[test]
+fn a_command_that_may_have_begun_is_not_run_again() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", &host);
+    rig.start_daemon(&[]);
+    let done = rig.root().join("done");
+    let command = format!("echo once >>{}; sleep 600", done.display());
+    let mut occ = rig.occ(&["exec", "--host", "h", "--", "sh", "-c", &command]);
+    let occ = occ.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let occ = occ.spawn().unwrap();
+    let read = || fs::read_to_string(&done).unwrap_or_default();
+    wait_until("it to begin", GUARD, read, |text| text == "once\n");
+    rig.kill_daemon();
+    let output = occ.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("Outcome unknown"), "{said}");
+    rig.start_daemon(&[]);
+    echoes(&rig, "h");
+    assert_eq!(read(), "once\n");
 }

@@ -80,11 +80,24 @@ fn what_is_not_there_is_named() {
             assert_eq!(result.exit.code, Some(127));
             assert!(result.stderr.unwrap().contains("no-such-program-here"));
         }
-        for result in run(&json!({"argv": ["pwd"], "cwd": "/no/such/place"})) {
-            assert_ne!(result.exit.code, Some(0));
-            let told = result.stderr.unwrap();
-            assert!(told.contains("/no/such/place"), "{told}");
-            assert!(!told.contains("os error"), "{told}");
+        let ways = [json!({"argv": ["pwd"]}), json!({"shell": "pwd"})];
+        for (cwd, why) in
+            [("/no/such/place", "no such directory"), ("/etc/passwd", "not a directory")]
+        {
+            for way in &ways {
+                let mut request = way.clone();
+                request["cwd"] = json!(cwd);
+                let mut told: Vec<String> = run(&request)
+                    .into_iter()
+                    .map(|result| {
+                        assert_eq!(result.exit.code, Some(1), "{result:?}");
+                        result.stderr.unwrap()
+                    })
+                    .collect();
+                told.sort();
+                let on = |place: &str| format!("occ: {cwd} on {place}: {why}\n");
+                assert_eq!(told, [on("h"), on("this machine")]);
+            }
         }
     });
 }

@@ -401,6 +401,8 @@ fn a_session_moves_with_its_next_start_and_names_are_answered_for() {
     let nowhere = json!({"host": "h", "argv": ["true"], "cwd": "/no/such"});
     let refused = far.call("POST", "", Some(nowhere)).json();
     assert_eq!(refused["code"], "session_failed", "{refused}");
+    let detail = "h: the session could not be started: /no/such: no such directory.";
+    assert_eq!(refused["detail"], detail, "{refused}");
     let missing = far.begin("missing", "exec /no/such/program");
     assert_eq!(far.wait_for_end(&missing.info.id).exit, Some(127));
 }

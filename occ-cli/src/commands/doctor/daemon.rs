@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let socket = match autostart::socket_path(context) {
         Ok(socket) => socket,
-        Err(error) => return vec![of("socket", error).hint("set HOME, or OCC_SOCKET")],
+        Err(error) => return vec![of("socket", error)],
     };
     let shown = socket.display().to_string();
     let found = match autostart::connect(context, Start::Never).await {

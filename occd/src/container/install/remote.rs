@@ -170,7 +170,7 @@ async fn run_beside(control: &Control, argv: &[String], input: Option<&Secret>) 
     let connection = control.connection()?;
     let system = connection.system().await?;
     let (channel, _) = connection.session(false).await.ok()?;
-    channel.request_exec(&command.line(Shell::of(&system.shell), None)).await.ok()?;
+    channel.request_exec(&command.line("", Shell::of(&system.shell), None)).await.ok()?;
     channel.accepted().await.ok().filter(|accepted| *accepted)?;
     if let Some(secret) = input {
         channel.write_secret(line(secret)).await.ok()?;

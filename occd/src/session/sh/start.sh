@@ -15,7 +15,13 @@ esac
 case $env in
   *t*) command -v tmux >/dev/null || command -v screen >/dev/null || { echo 'f there is neither tmux nor screen on the host, and a terminal takes one'; exit 1; } ;;
 esac
-r=$( (cd "$dir") 2>&1 ) || { echo "f ${r##*: }: $dir"; exit 1; }
+(cd "$dir") >/dev/null 2>&1 || {
+  w='no such directory'
+  [ -e "$dir" ] && w='not a directory'
+  [ -d "$dir" ] && w='permission denied'
+  echo "f $dir: $w"
+  exit 1
+}
 r=$(mkdir -p "$d" 2>&1) || { echo "f $r"; exit 1; }
 cd "$d" || { echo "f $d: no such directory"; exit 1; }
 # Making the directory is what decides: a start that is asked for twice happens once.

@@ -398,7 +398,7 @@ fn every_login_shell_starts_a_session() {
         let words = ["sh", "-c", "echo $1", "sh", "it's $a!"];
         let argv = argv.into_iter().chain(words).map(Into::into).collect();
         let request = occ_proto::exec::ExecRequest { argv, ..Default::default() };
-        let line = exec::Command::new(request).unwrap().line(Shell::of(login), None);
+        let line = exec::Command::new(request).unwrap().line("h", Shell::of(login), None);
         let line = String::from_utf8(line).unwrap();
         let mut command = Command::new(program);
         if login == "busybox" {
