@@ -213,6 +213,13 @@ pub fn partial_name(name: &[u8]) -> Vec<u8> {
     beside(name, b"part")
 }
 
+/// Returns whether a name is of what is being written (`beside` with eight digits), on hosts too where both cases of letters are one.
+pub fn is_unfinished(name: &[u8]) -> bool {
+    let Some((before, digits)) = name.split_last_chunk::<8>() else { return false };
+    let marked = before.len() >= 5 && before[before.len() - 5..].eq_ignore_ascii_case(b".occ-");
+    name.starts_with(b".") && marked && digits.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// Returns a name beside a file, for what becomes that file: hidden, and no longer than names may be.
 pub fn beside(name: &[u8], what: &[u8]) -> Vec<u8> {
     /// Of 255 that file systems allow.
@@ -258,6 +265,17 @@ mod tests {
         assert_ne!(partial_name(&a), partial_name(&b));
         assert!(partial_name(&a).len() <= 255 && is_plain_name(&partial_name(&a)));
         assert_eq!(partial_name(b"f"), b".f.occ-part");
+    }
+
+    #[test]
+    fn what_is_unfinished_is_told_by_its_name() {
+        for name in [&b"f"[..], b"", &[b'x'; 250]] {
+            assert!(is_unfinished(&beside(name, b"0123cdef")), "{name:?}");
+        }
+        assert!(is_unfinished(b".F.OCC-0123CDEF"));
+        for other in [&b".f.occ-part"[..], b"f.occ-0123cdef", b".f.occ-0123cdeg", b"0123cdef"] {
+            assert!(!is_unfinished(other), "{other:?}");
+        }
     }
 
     proptest! {

@@ -1,19 +1,18 @@
 //! `/v1/hosts/{host}/files/{path}`: files of hosts, and of this machine.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body as HttpBody, BodyDataStream, Bytes};
+use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
 use occ_proto::policy::Action;
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::App;
 use super::document::{Binary, FileChanged, FileEvent, FileRead, FileWritten};
@@ -21,15 +20,15 @@ use super::error::{ApiError, ApiResult, soon, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
 use super::json::{self, Json};
 use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
-use super::permit::{By, place_of};
+use super::permit::place_of;
 use super::problems::OfFile;
 use super::turns::Turn;
+use super::ways::{Looking, Ways, next_piece, open, turn};
 use crate::exec::Executor;
 use crate::files::{
     Condition, Download, FileError, FileSystem, Pack, Search, SearchWish, Shown, Unpack, Upload,
     UploadWish, Watch, checked, digest_of,
 };
-use crate::host::Tries;
 use crate::policy::{self, Asker};
 use crate::prompts::Client;
 use crate::ssh::ChannelError;
@@ -78,7 +77,7 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
     about(soon(error), executor.host())
 }
 
-fn about(error: ApiError, host: Option<&HostName>) -> ApiError {
+pub(super) fn about(error: ApiError, host: Option<&HostName>) -> ApiError {
     match host {
         Some(host) => error.host(host),
         None => error,
@@ -146,82 +145,6 @@ fn octal(mode: Option<&str>) -> ApiResult<Option<u32>> {
     }
 }
 
-/// What a request may do to what is on the way to files.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ways {
-    /// Nothing.
-    Keeps,
-    /// It gives names to links or to what has some in it.
-    Moves,
-}
-
-/// Opens the files of a place, once the policy permits what is asked for. The path is then as that has it, and leads
-/// nowhere else until the turn is dropped.
-async fn open(
-    app: &App,
-    by: By<'_>,
-    at: &mut FileAt,
-    retries: Option<u32>,
-    (writes, follow): (bool, bool),
-    ways: Ways,
-) -> ApiResult<(FileSystem, Option<Turn>)> {
-    let files = app.files.of(&at.executor, Tries::of(retries, None), by.1).await;
-    let files = files.map_err(|error| problem(&at.executor, &error))?;
-    let turn = turn(app, by.0, &at.executor, ways).await?;
-    at.path = app.permit_file(by, &at.executor, &files, &at.path, (writes, follow)).await?;
-    Ok((files, turn))
-}
-
-/// Waits for a turn, where there is a root.
-async fn turn(
-    app: &App,
-    asker: &Asker,
-    executor: &Executor,
-    ways: Ways,
-) -> ApiResult<Option<Turn>> {
-    if app.guard.roots(asker, &place_of(executor)).is_empty() {
-        return Ok(None);
-    }
-    // One server may have several names.
-    let server = match executor {
-        Executor::Host(host) => {
-            host.snapshot().primary.as_ref().and_then(|connection| connection.host_key())
-        }
-        Executor::Local(_) => None,
-    };
-    let server = server.unwrap_or_else(|| executor.name().to_owned());
-    let turn = match ways {
-        Ways::Keeps => app.turns.among(&server).await,
-        Ways::Moves => app.turns.alone(&server).await,
-    };
-    turn.map(Some).map_err(|error| about(error, executor.host()))
-}
-
-/// How slowly an archive may come that others wait for, in bytes a second, and for how long that is not looked at.
-const SLOWEST: f64 = 64.0 * 1024.0;
-const GRACE: Duration = Duration::from_secs(10);
-
-/// Returns the next piece of an archive. One that others wait for has to come at a pace.
-async fn next_piece(
-    body: &mut BodyDataStream,
-    (begun, taken): (Instant, u64),
-    is_awaited: bool,
-) -> ApiResult<Option<Result<Bytes, axum::Error>>> {
-    if !is_awaited {
-        return Ok(body.next().await);
-    }
-    let slow = || {
-        let detail = "The archive comes too slowly: below a root others wait for its end.";
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail)
-    };
-    let late = begun.elapsed().saturating_sub(GRACE).as_secs_f64() * SLOWEST;
-    #[expect(clippy::cast_precision_loss, reason = "it is compared with an estimate")]
-    if (taken as f64) < late {
-        return Err(slow());
-    }
-    timeout(GRACE, body.next()).await.map_err(|_| slow())
-}
-
 /// Reads a file.
 ///
 /// Its bytes; with `stat` a `FileInfo`, with `list` the `FileList` of a directory, with `tar` an archive of it, with `watch` a `WatchEvent` a
@@ -267,7 +190,7 @@ pub(super) async fn read(
         return Ok(Json(FileList { path: path.into(), entries }).into_response());
     }
     if query.watch {
-        let watching = watch(Arc::clone(&app), &fs, &at, query.recursive, &client);
+        let watching = watch(Arc::clone(&app), asker, &fs, &at, query.recursive, &client);
         return watching.await.map_err(failed);
     }
     if let Some(pattern) = query.search {
@@ -275,7 +198,7 @@ pub(super) async fn read(
         let globs = globs.lines().filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
         let (literal, ignore_case, limit) = (query.literal, query.ignore_case, query.limit);
         let wish = SearchWish { pattern, literal, ignore_case, globs, limit };
-        return search(&fs, &at, wish, &client).await.map_err(failed);
+        return search(&fs, &at, wish, &client, turn).await.map_err(failed);
     }
     if query.tar {
         let pack = Pack::begin(&fs, &at.executor, &at.path, &client).await.map_err(failed)?;
@@ -321,7 +244,7 @@ pub(super) async fn read(
     if let Some(range) = headers.get(header::RANGE).filter(|_| fits && attrs.size > 0) {
         match range_of(range, attrs.size) {
             Range::Of(start, end) => {
-                download.set_range(start, end);
+                download.set_range(start, end).await.map_err(failed)?;
                 status = StatusCode::PARTIAL_CONTENT;
                 length = Some(end - start);
                 let range = format!("bytes {start}-{}/{}", end - 1, attrs.size);
@@ -358,18 +281,27 @@ pub(super) async fn read(
     Ok((status, answer, HttpBody::from_stream(bytes)).into_response())
 }
 
-/// Tells what happens in a directory, until the client leaves.
+/// Tells what happens in a directory, until the client leaves. Below a root each look has its turn, and the watch ends when
+/// another directory has the name, or a link.
 async fn watch(
     app: Arc<App>,
+    asker: Asker,
     fs: &FileSystem,
     at: &FileAt,
     recursive: bool,
     client: &Client,
 ) -> Result<Response, FileError> {
-    let watch = Watch::begin(fs, &at.executor, &at.path, recursive, client).await?;
-    let lines = stream::unfold((app, watch), |(app, mut watch)| async move {
-        let event = watch.next(&app.files).await?;
-        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), (app, watch)))
+    let confined = !app.guard.roots(&asker, &place_of(&at.executor)).is_empty();
+    let watch = Watch::begin(fs, &at.executor, &at.path, (recursive, confined), client).await?;
+    let (executor, dir) = (at.executor.clone(), watch.directory().to_vec());
+    let looking = Arc::new(Looking { app, asker, executor, dir, confined });
+    let lines = stream::unfold((looking, watch), |(looking, mut watch)| async move {
+        let enter = |fs: &FileSystem| {
+            let (looking, fs) = (Arc::clone(&looking), fs.clone());
+            async move { looking.enter(&fs).await }.boxed()
+        };
+        let event = watch.next(&looking.app.files, enter).await?;
+        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), (looking, watch)))
     });
     Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
 }
@@ -380,11 +312,14 @@ async fn search(
     at: &FileAt,
     wish: SearchWish,
     client: &Client,
+    turn: Option<Turn>,
 ) -> Result<Response, FileError> {
     let search = Search::begin(fs, &at.executor, &at.path, wish, client).await?;
-    let lines = stream::unfold(search, |mut search| async move {
+    // As with an archive.
+    let turn = turn.filter(|_| search.goes_by_paths());
+    let lines = stream::unfold((search, turn), |(mut search, turn)| async move {
         let event = search.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), search))
+        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), (search, turn)))
     });
     Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
 }
@@ -458,13 +393,17 @@ pub(super) async fn write(
     let ways = if query.tar { Ways::Moves } else { Ways::Keeps };
     let mode = (true, true);
     let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, ways).await;
-    let (fs, first_turn) = opened?;
+    let (fs, mut first_turn) = opened?;
     let failed = |error| problem(&at.executor, &error);
     if query.tar {
-        let confined = !app.guard.roots(&asker, &place_of(&at.executor)).is_empty();
+        let confined = first_turn.is_some();
         let how = (query.preserve, confined);
         let begun = Unpack::begin(&fs, &at.executor, &at.path, how, &client);
         let mut unpack = begun.await.map_err(failed)?;
+        if !unpack.goes_by_paths() {
+            // It comes to where nobody else gets to.
+            first_turn = None;
+        }
         let mut body = body.into_data_stream();
         let (begun, mut taken) = (Instant::now(), 0);
         while let Some(data) = next_piece(&mut body, (begun, taken), first_turn.is_some()).await? {
@@ -472,7 +411,13 @@ pub(super) async fn write(
             taken += data.len() as u64;
             unpack.write(data).await.map_err(failed)?;
         }
+        if first_turn.is_none() {
+            unpack.received().await.map_err(failed)?;
+            first_turn = turn(&app, &asker, &at.executor, Ways::Moves).await?;
+            app.leads_there((&asker, &client), &at.executor, &fs, &at.path).await?;
+        }
         let written = unpack.finish().await.map_err(failed)?;
+        drop(first_turn);
         return Ok(Json(written).into_response());
     }
     let absent = tags(&headers, &header::IF_NONE_MATCH);

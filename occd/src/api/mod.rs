@@ -98,6 +98,7 @@ mod trace;
 mod trust;
 mod turns;
 mod unread;
+mod ways;
 mod workspaces;
 
 pub use auto_forward::restore as restore_auto_forwards;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use occ_proto::exec::{Bytes, ExecRequest};
+use occ_proto::files::is_unfinished;
 use occ_proto::policy::Action;
 use occ_proto::session::SessionHost;
 
@@ -11,7 +12,7 @@ use super::error::{self, ApiError, ApiResult};
 use super::files;
 use crate::config::Feature;
 use crate::exec::Executor;
-use crate::files::{FileSystem, checked};
+use crate::files::{FileError, FileSystem, checked, join};
 use crate::host::Tries;
 use crate::policy::{self, Asker, Decision, Denied, Exec, Told, is_below};
 use crate::prompts::Client;
@@ -237,25 +238,46 @@ impl App {
         follow: bool,
     ) -> ApiResult<Vec<u8>> {
         let place = place_of(executor);
-        let failed = |error| files::problem(executor, &error);
+        let failed = |error: FileError| files::problem(executor, &error);
         let shown = String::from_utf8_lossy(path).into_owned();
-        let real = policy::resolve(fs, path, follow).await.map_err(failed)?;
+        // That of a grant was resolved when it was made: whoever may write above it may have put a link there since.
+        let of_grant = asker.grant.as_ref().and_then(|grant| grant.policy.root.as_deref());
+        // Whether it is there or not, what is outside by its name is not looked for.
+        if let Some(root) = of_grant {
+            let whole = match path.starts_with(b"/") {
+                true => path.to_vec(),
+                false => join(&fs.real_path(b".").await.map_err(failed)?, path),
+            };
+            if policy::names_outside(root.as_bytes(), &whole) {
+                return Err(error::denied(&place, &outside(root, &shown)));
+            }
+        }
+        let real = match policy::resolve(fs, path, follow).await {
+            Err(error) if error.is_about_link() => return Err(failed(error)),
+            real => real,
+        };
         for root in roots {
             // As the host has it now: the root may be a link, too.
             let top = policy::resolve(fs, root.as_bytes(), true).await.map_err(failed)?;
             let is_inside = match (&top, &real) {
-                (Some(top), Some(real)) => is_below(top, real),
+                (Some(top), Ok(Some(real))) => is_below(top, real),
+                // It is told why only of what is inside.
+                (Some(top), Err(_)) => policy::stops_below(fs, top, path).await.map_err(failed)?,
                 _ => false,
             };
-            // That of a grant was resolved when it was made: whoever may write above it may have put a link there since.
-            let of_grant = asker.grant.as_ref().and_then(|grant| grant.policy.root.as_deref());
             let is_inside = is_inside
                 && (of_grant != Some(root.as_str()) || top.as_deref() == Some(root.as_bytes()));
             if !is_inside {
                 return Err(error::denied(&place, &outside(root, &shown)));
             }
         }
-        Ok(real.unwrap_or_default())
+        let real = real.map(Option::unwrap_or_default).map_err(failed)?;
+        // What is being written is whole, and where it was, when it is put into its place.
+        if real.split(|byte| *byte == b'/').any(is_unfinished) {
+            let why = format!("root = {:?}: {shown} is being written", roots[0]);
+            return Err(error::denied(&place, &Denied::Policy(why)));
+        }
+        Ok(real)
     }
 
     /// Does what was decided: nothing, a question, or a refusal.

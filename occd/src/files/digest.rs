@@ -30,7 +30,7 @@ pub async fn digest_of(
     {
         return Ok((digest, length));
     }
-    download.set_range(0, length);
+    download.set_range(0, length).await?;
     Ok((upload::digest(&mut download).await?, length))
 }
 

@@ -41,11 +41,7 @@ impl std::fmt::Debug for Download {
 
 enum Source {
     Remote(Pipeline),
-    Shell {
-        shell: Arc<Shell>,
-        /// None until the first bytes are wanted.
-        stream: Option<Box<Stream>>,
-    },
+    Shell { shell: Arc<Shell>, stream: Box<Stream> },
     Local(Arc<File>),
 }
 
@@ -96,7 +92,9 @@ impl Download {
                 (Source::Remote(pipeline), attrs)
             }
             FileSystem::Shell(shell) => {
-                (Source::Shell { shell: Arc::clone(shell), stream: None }, attrs)
+                // Whether it may be read shows only then, and the whole of it is what is wanted mostly.
+                let stream = Box::new(shell.read(path, None).await?);
+                (Source::Shell { shell: Arc::clone(shell), stream }, attrs)
             }
             FileSystem::Local(files) => {
                 let full = files.path(path);
@@ -111,12 +109,7 @@ impl Download {
         };
         // Files of /proc have no length, and are read to their end.
         let end = (attrs.size > 0).then_some(attrs.size);
-        let mut download = Self { path: path.to_vec(), attrs, offset: 0, end, source };
-        if let Source::Shell { shell, stream } = &mut download.source {
-            // Whether it may be read shows only then, and the whole of it is what is wanted mostly.
-            *stream = Some(Box::new(shell.read(path, None).await?));
-        }
-        Ok(download)
+        Ok(Self { path: path.to_vec(), attrs, offset: 0, end, source })
     }
 
     /// Returns what was known of the file when it was opened.
@@ -125,15 +118,17 @@ impl Download {
     }
 
     /// Reads only from there on, up to before `end`.
-    pub fn set_range(&mut self, start: u64, end: u64) {
+    pub async fn set_range(&mut self, start: u64, end: u64) -> Result<(), FileError> {
         self.offset = start;
         self.end = Some(end);
         if let Source::Remote(pipeline) = &mut self.source {
             pipeline.next = start;
         }
-        if let Source::Shell { stream, .. } = &mut self.source {
-            *stream = None;
+        if let Source::Shell { shell, stream } = &mut self.source {
+            // Now, while the path leads to where it is known to lead.
+            **stream = shell.read(&self.path, Some((start, end))).await?;
         }
+        Ok(())
     }
 
     /// Returns the next bytes; nothing at the end.
@@ -151,16 +146,7 @@ impl Download {
                 let end = self.end.unwrap_or(u64::MAX);
                 pipeline.read(end).await.map_err(|fault| FileError::of(&self.path, fault))
             }
-            Source::Shell { shell, stream } => {
-                let stream = match stream {
-                    Some(stream) => stream,
-                    None => {
-                        let range = self.end.map(|end| (self.offset, end));
-                        stream.insert(Box::new(shell.read(&self.path, range).await?))
-                    }
-                };
-                stream.next().await.map(Option::unwrap_or_default)
-            }
+            Source::Shell { stream, .. } => stream.next().await.map(Option::unwrap_or_default),
             Source::Local(file) => {
                 let (file, offset) = (Arc::clone(file), self.offset);
                 let length = usize::try_from(left.min(LOCAL_CHUNK)).unwrap_or(usize::MAX);

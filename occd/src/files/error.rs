@@ -112,7 +112,7 @@ pub enum FileError {
     #[error("{0}: the host sent a name that no file can have, {1}")]
     BadName(Shown, Shown),
     /// It would be written through a link, which may lead out of where it is to stay.
-    #[error("{0} is a link, through which nothing is unpacked here")]
+    #[error("{0} is a link or something unfinished, to which nothing is unpacked here")]
     Outside(Shown),
     /// Something else.
     #[error("{0}: {1}")]
@@ -210,6 +210,19 @@ impl FileError {
             | Self::Failed(path, _) => Some(path),
             Self::Unreachable(_) | Self::NoSession(_) | Self::NoSftp | Self::BadPath(_) => None,
         }
+    }
+
+    /// Returns whether the host was not reached, which says nothing of what is there.
+    pub fn is_about_link(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable(_)
+                | Self::NoSession(_)
+                | Self::NoSftp
+                | Self::Lost(..)
+                | Self::Ended(_)
+                | Self::Silent { .. }
+        )
     }
 
     /// Returns whether it is that something is not there.

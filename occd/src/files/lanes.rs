@@ -3,6 +3,9 @@
 //! A server grants each channel a window, OpenSSH 2 MiB, and no more than that is under way in it: at 50 ms 40 MB/s,
 //! whatever the line carries. So a long upload to a host that is far is spread over more channels of the same connection, each
 //! a session of SFTP that writes its share of the same file.
+//!
+//! The others open it by its path, at which somebody else may have put a link by then: whoever may write to the directory. SFTP has
+//! no number of a file, so the first session gives it a mark that nobody can foresee, a time of reading; what has another is not it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +16,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::sftp::{Fault, Handle, Sftp, WireAttrs};
-use super::{FileError, remote};
+use super::{FileError, Shown, remote};
 
 /// Requests under way of one session alone, as many as OpenSSH's own client has.
 const ALONE: usize = 64;
@@ -27,6 +30,8 @@ const RATE: f64 = 200e6;
 const MOST: usize = 5;
 /// A file is long when so much of it has been written.
 const LONG: u64 = 4 * WINDOW;
+/// Marks are of the last years that 32 bits with a sign count: a kernel leaves times to come as they are when it notes reading.
+const MARKS: std::ops::Range<u32> = 0x7800_0000..0x7fff_ffff;
 
 /// A file that is open in one session.
 struct Lane {
@@ -46,6 +51,7 @@ pub(super) struct Lanes {
     /// More that are being opened.
     coming: Option<mpsc::Receiver<Lane>>,
     has_asked: bool,
+    mark: Option<u32>,
     /// In the order of the file.
     under_way: VecDeque<UnderWay>,
     begun: u64,
@@ -60,6 +66,7 @@ impl Lanes {
             lanes: vec![Lane { sftp, handle, under_way: 0 }],
             coming: None,
             has_asked: false,
+            mark: None,
             under_way: VecDeque::new(),
             begun: offset,
             written: offset,
@@ -75,9 +82,9 @@ impl Lanes {
         (&self.lanes[0].sftp, &self.lanes[0].handle)
     }
 
-    /// Returns up to where all is written, if there may be something beyond that which is not whole.
-    pub(super) fn whole_until(&self) -> Option<u64> {
-        (self.lanes.len() > 1).then_some(self.written)
+    /// Returns up to where all is written, if there may be something beyond that which is not whole, and the file's mark.
+    pub(super) fn whole_until(&self) -> Option<(u64, u32)> {
+        self.mark.filter(|_| self.lanes.len() > 1).map(|mark| (self.written, mark))
     }
 
     /// Waits for the oldest answer.
@@ -95,7 +102,7 @@ impl Lanes {
 
     /// Sends bytes for the file at an offset.
     pub(super) async fn put(&mut self, offset: u64, data: Bytes) -> Result<(), Fault> {
-        self.widen(offset);
+        self.widen(offset).await?;
         let lane = loop {
             let most = if self.lanes.len() > 1 { EACH } else { ALONE };
             let least = self.lanes.iter().enumerate().min_by_key(|(_, lane)| lane.under_way);
@@ -113,26 +120,36 @@ impl Lanes {
     }
 
     /// Takes more sessions in, and asks for them once the file shows to be long.
-    fn widen(&mut self, offset: u64) {
+    async fn widen(&mut self, offset: u64) -> Result<(), Fault> {
         if let Some(coming) = &mut self.coming {
             while let Ok(lane) = coming.try_recv() {
                 self.lanes.push(lane);
             }
         }
         if self.has_asked || offset - self.begun < LONG {
-            return;
+            return Ok(());
         }
         self.has_asked = true;
         let connection = Arc::clone(self.lanes[0].sftp.connection());
         let wanted = wanted(connection.rtt().unwrap_or_default());
         if wanted < 2 {
-            return;
+            return Ok(());
         }
+        let mark = fastrand::u32(MARKS);
+        let (sftp, handle) = self.first();
+        let Some((_, changed)) = sftp.fstat(handle).await?.times else { return Ok(()) };
+        let attrs = WireAttrs { times: Some((mark, changed)), ..WireAttrs::default() };
+        if let Err(fault @ (Fault::Closed(_) | Fault::Silent(_))) =
+            sftp.fsetstat(handle, &attrs).await
+        {
+            return Err(fault);
+        }
+        self.mark = Some(mark);
         let (sender, receiver) = mpsc::channel(MOST);
         self.coming = Some(receiver);
         let path = self.path.clone();
         Arc::clone(&connection).spawn(async move {
-            let opening = (1..wanted).map(|_| lane(&connection, &path));
+            let opening = (1..wanted).map(|_| lane(&connection, &path, mark));
             for opened in futures_util::future::join_all(opening).await {
                 match opened {
                     // Whoever has no use for it any more closes it with its session.
@@ -142,6 +159,7 @@ impl Lanes {
                 }
             }
         });
+        Ok(())
     }
 
     /// Waits until all is written and closes all but the first.
@@ -172,8 +190,13 @@ impl Lanes {
                 super::upload::give(sftp.fsetstat(handle, &attrs).await);
             }
         }
-        if *attrs != WireAttrs::default() {
-            sftp.fsetstat(handle, attrs).await?;
+        let mut attrs = *attrs;
+        if attrs.times.is_none() && (self.mark.is_some() || self.begun > 0) {
+            // Without its mark, or that of whoever began it.
+            attrs.times = sftp.fstat(handle).await?.times.map(|(_, changed)| (changed, changed));
+        }
+        if attrs != WireAttrs::default() {
+            sftp.fsetstat(handle, &attrs).await?;
         }
         if sync {
             sftp.fsync(handle).await?;
@@ -188,10 +211,27 @@ fn wanted(rtt: Duration) -> usize {
     ((under_way / WINDOW as f64).ceil() as usize).clamp(1, MOST)
 }
 
-async fn lane(connection: &Arc<crate::ssh::Connection>, path: &[u8]) -> Result<Lane, FileError> {
+/// Returns whether a file has a mark.
+pub(super) async fn has_mark(
+    sftp: &Sftp,
+    handle: &Handle,
+    mark: Option<u32>,
+) -> Result<bool, Fault> {
+    let there = sftp.fstat(handle).await?.times.map(|(read, _)| read);
+    Ok(there.is_some() && there == mark)
+}
+
+async fn lane(
+    connection: &Arc<crate::ssh::Connection>,
+    path: &[u8],
+    mark: u32,
+) -> Result<Lane, FileError> {
     let sftp = Arc::new(remote::open_beside(connection).await?);
-    let opened = sftp.open_to_write(path).await;
-    let handle = opened.map_err(|fault| FileError::of(path, fault))?;
+    let failed = |fault| FileError::of(path, fault);
+    let handle = sftp.open_to_write(path).await.map_err(failed)?;
+    if !has_mark(&sftp, &handle, Some(mark)).await.map_err(failed)? {
+        return Err(FileError::Changed(Shown::of(path)));
+    }
     Ok(Lane { sftp, handle, under_way: 0 })
 }
 

@@ -42,6 +42,9 @@ pub(super) struct Remains {
     /// What is behind that was written with gaps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) length: Option<u64>,
+    /// What it is known by (`lanes.rs`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,12 +197,12 @@ impl Remains {
     /// Returns a file that is written at `path`, and kept at `keep` when that is cut short.
     pub(super) fn file(path: &[u8], keep: Option<&[u8]>) -> Self {
         let keep = keep.map(|keep| keep.to_vec().into());
-        Self { path: path.to_vec().into(), tree: false, keep, length: None }
+        Self { path: path.to_vec().into(), tree: false, keep, length: None, mark: None }
     }
 
     /// Returns a directory that is written.
     pub(super) fn tree(path: &[u8]) -> Self {
-        Self { path: path.to_vec().into(), tree: true, keep: None, length: None }
+        Self { path: path.to_vec().into(), tree: true, keep: None, length: None, mark: None }
     }
 
     /// Clears it away. Returns what is to be done about it still.
@@ -207,9 +210,11 @@ impl Remains {
         let path = &self.path.0;
         let cleared = match (&self.keep, self.tree) {
             (Some(keep), _) => match self.length {
-                Some(length) => match fs.cut(path, length).await {
-                    Ok(()) => fs.rename(path, &keep.0, true).await,
-                    error => error,
+                Some(length) => match fs.cut(path, length, self.mark).await {
+                    Ok(true) => fs.rename(path, &keep.0, true).await,
+                    // Whatever is there by now is not what was written.
+                    Ok(false) => fs.remove(path, FileKind::File).await,
+                    Err(error) => Err(error),
                 },
                 None => fs.rename(path, &keep.0, true).await,
             },
@@ -293,8 +298,8 @@ impl Claim {
     }
 
     /// Only so much of it is whole.
-    pub(super) fn whole_until(&self, length: u64) {
-        self.change(|remains| remains.length = Some(length));
+    pub(super) fn whole_until(&self, length: u64, mark: u32) {
+        self.change(|remains| (remains.length, remains.mark) = (Some(length), Some(mark)));
     }
 
     /// It is being cleared away.

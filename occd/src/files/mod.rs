@@ -528,11 +528,11 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Makes a file shorter, where it was written in several places at once.
-    async fn cut(&self, path: &[u8], length: u64) -> Result<(), FileError> {
+    /// Makes a file shorter, where it was written in several places at once. Returns whether it is the one with that mark.
+    async fn cut(&self, path: &[u8], length: u64, mark: Option<u32>) -> Result<bool, FileError> {
         match self {
-            Self::Remote(remote) => remote.cut(path, length).await,
-            Self::Shell(_) | Self::Local(_) => Ok(()),
+            Self::Remote(remote) => remote.cut(path, length, mark).await,
+            Self::Shell(_) | Self::Local(_) => Ok(true),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use occ_proto::files::FileKind;
 
 use super::sftp::{Fault, Sftp, WireAttrs};
-use super::{Attrs, Entry, FileError, Remote, Shown};
+use super::{Attrs, Entry, FileError, Remote, Shown, lanes};
 use crate::ssh::{Closed, Connection};
 
 /// Where the server of SFTP is, on hosts whose sshd does not offer it: Debian, Red Hat and BSD, SUSE and Arch, Alpine.
@@ -197,9 +197,28 @@ impl Remote {
         self.sftp.setstat(path, &attrs).await.map_err(|fault| FileError::of(path, fault))
     }
 
-    pub(super) async fn cut(&self, path: &[u8], length: u64) -> Result<(), FileError> {
-        let attrs = WireAttrs { size: Some(length), ..WireAttrs::default() };
-        self.sftp.setstat(path, &attrs).await.map_err(|fault| FileError::of(path, fault))
+    pub(super) async fn cut(
+        &self,
+        path: &[u8],
+        length: u64,
+        mark: Option<u32>,
+    ) -> Result<bool, FileError> {
+        // A pipe would be waited for.
+        if self.stat(path, false).await?.kind != FileKind::File {
+            return Ok(false);
+        }
+        let cut = async {
+            // It follows a link that somebody has put there, which is then told by the mark.
+            let handle = self.sftp.open_to_write(path).await?;
+            let is_it = lanes::has_mark(&self.sftp, &handle, mark).await?;
+            if is_it {
+                let attrs = WireAttrs { size: Some(length), ..WireAttrs::default() };
+                self.sftp.fsetstat(&handle, &attrs).await?;
+            }
+            self.sftp.close(&handle).await?;
+            Ok(is_it)
+        };
+        cut.await.map_err(|fault| FileError::of(path, fault))
     }
 
     pub(super) async fn touch(&self, path: &[u8], mtime: i64) -> Result<(), FileError> {

@@ -150,6 +150,11 @@ impl Search {
         Ok(search)
     }
 
+    /// Returns whether it opens what is in the directory by paths, and not from within as GNU's grep does.
+    pub fn goes_by_paths(&self) -> bool {
+        self.by != Some(By::Grep)
+    }
+
     /// Waits for the word of who searches.
     async fn greeted(&mut self, path: &[u8]) -> Result<(), FileError> {
         loop {

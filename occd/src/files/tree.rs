@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, TryStreamExt as _};
 use occ_proto::exec::{ExecRequest, STDOUT};
-use occ_proto::files::{FileKind, Listed, TreeWritten, beside};
+use occ_proto::files::{FileKind, Listed, TreeWritten, beside, is_unfinished};
 use occ_proto::tar::{self, Decoder, Entry, Item, Kind};
 use occ_proto::text::sanitize;
 
@@ -27,13 +27,17 @@ use crate::prompts::Client;
 const NO_TAR: u8 = 97;
 const NO_DIRECTORY: u8 = 96;
 /// `$1` is the directory, `$2` how tar treats permissions and times.
-/// Only GNU's gives directories their times when all is in them.
-const TAKE: &str = "command -v tar >/dev/null || exit 97; \
+/// Only GNU's gives directories their times when all is in them. When it says that it is there it is in the directory, whatever
+/// becomes of the path.
+const TAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; \
     case $2 in -p) tar --version 2>/dev/null | grep -q GNU || echo other;; esac; \
-    echo; exec tar -xof - -C \"$1\" $2";
-/// What it says is read.
+    echo; exec tar -xof - $2";
+/// What it says is read. GNU's opens what is below from the directory that it is in, and follows no link; others may.
 const MAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; \
+    case $(tar --version 2>/dev/null) in *GNU*) echo from within >&2;; esac; \
     export LC_MESSAGES=C; exec tar -cf - .";
+/// How it says so.
+const WITHIN: &[u8] = b"from within\n";
 
 /// Files that are written at once.
 const AT_ONCE: usize = 64;
@@ -73,7 +77,7 @@ pub struct Pack {
 }
 
 enum From {
-    Tar { running: Box<Running>, first: Option<Bytes>, said: Vec<u8>, ended: bool },
+    Tar { running: Box<Running>, first: Option<Bytes>, said: Vec<u8>, ended: bool, within: bool },
     Walk(Box<Walk>),
 }
 
@@ -86,7 +90,7 @@ impl std::fmt::Debug for Pack {
 impl Pack {
     /// Returns whether it opens what is in the directory by paths, one after the other, and not from within.
     pub fn goes_by_paths(&self) -> bool {
-        matches!(self.source, From::Walk(_))
+        !matches!(self.source, From::Tar { within: true, .. })
     }
 
     /// Begins to read a directory.
@@ -107,7 +111,9 @@ impl Pack {
                 match running.next().await {
                     Step::Output(frame) if frame.stream() == STDOUT => {
                         let (running, first) = (Box::new(running), Some(frame.data()));
-                        let source = From::Tar { running, first, said, ended: false };
+                        let within = said.starts_with(WITHIN);
+                        said.drain(..if within { WITHIN.len() } else { 0 });
+                        let source = From::Tar { running, first, said, ended: false, within };
                         return Ok(Self { path: path.to_vec(), source });
                     }
                     Step::Output(frame) => keep(&mut said, &frame.data()),
@@ -133,7 +139,7 @@ impl Pack {
         match &mut self.source {
             From::Walk(walk) => walk.next().await,
             From::Tar { ended: true, .. } => Ok(None),
-            From::Tar { running, first, said, ended } => {
+            From::Tar { running, first, said, ended, .. } => {
                 if let Some(first) = first.take() {
                     return Ok(Some(first));
                 }
@@ -172,6 +178,8 @@ fn first_line(said: &[u8]) -> Option<String> {
 /// Returns what tar said of what it left out or could not read, as records behind the archive.
 fn told(said: &[u8], status: u8) -> Vec<u8> {
     let (mut out, mut is_explained) = (Vec::new(), false);
+    // It may have come late.
+    let said = said.strip_prefix(WITHIN).unwrap_or(said);
     let text = String::from_utf8_lossy(said);
     for line in text.lines() {
         let line = line.trim();
@@ -314,6 +322,7 @@ pub struct Unpack {
     written: TreeWritten,
     sink: To,
     confined: Option<Confined>,
+    is_received: bool,
 }
 
 /// What keeps an archive from writing through links: those that are there, and its own.
@@ -388,7 +397,7 @@ impl Confined {
             path = if at == 0 { part.to_vec() } else { join(&path, part) };
             let is_last = at + 1 == parts.len();
             let full = join(target, &path);
-            if self.links.contains(&path) {
+            if self.links.contains(&path) || is_unfinished(part) {
                 return Err(FileError::Outside(Shown::of(&full)));
             }
             let is_link = matches!(entry.kind, Kind::Symlink(_)) && is_last;
@@ -443,6 +452,7 @@ impl Unpack {
                 staging: None,
             },
             confined: None,
+            is_received: false,
         };
         if confined {
             unpack.confined = Some(Confined { fresh, ..Confined::default() });
@@ -481,6 +491,11 @@ impl Unpack {
             *place = Some((staging, claim));
         }
         Ok(unpack)
+    }
+
+    /// Returns whether what comes goes by paths that others may change, until it is finished.
+    pub fn goes_by_paths(&self) -> bool {
+        matches!(self.sink, To::Each { .. })
     }
 
     /// Writes more of it.
@@ -666,6 +681,17 @@ impl Unpack {
         Ok(())
     }
 
+    /// Waits until all that has come is on the host.
+    pub async fn received(&mut self) -> Result<(), FileError> {
+        if !self.decoder.is_whole() {
+            return Err(FileError::Cut(Shown::of(&self.target)));
+        }
+        let ended = self.tar_ended().await;
+        ended.map_err(|error| self.at_target(error))?;
+        self.is_received = true;
+        Ok(())
+    }
+
     /// Puts what has come into its place. Returns what there was.
     pub async fn finish(mut self) -> Result<TreeWritten, FileError> {
         let settled = self.settle_all().await;
@@ -702,7 +728,9 @@ impl Unpack {
             }
             return Ok(self.written.clone());
         }
-        self.tar_ended().await?;
+        if !self.is_received {
+            self.tar_ended().await?;
+        }
         if let To::Tar { staging, entries, fresh, retouch, claim, .. } = &mut self.sink {
             let entries = std::mem::take(entries);
             if *fresh {
@@ -719,6 +747,9 @@ impl Unpack {
                 let target = self.target.strip_suffix(b"/").unwrap_or(&self.target);
                 self.fs.rename(staging, target, false).await?;
             } else {
+                if self.confined.is_some() {
+                    no_links(&self.fs, &self.target, &entries).await?;
+                }
                 settle(&self.fs, staging, &self.target, &entries, self.preserve).await?;
                 self.fs.remove_all(staging).await?;
             }
@@ -812,6 +843,32 @@ async fn ready(running: Option<Running>) -> Option<(Running, bool)> {
             }
         }
     }
+}
+
+/// Makes sure that no directory on the way to an entry has become a link since it came.
+async fn no_links(fs: &FileSystem, target: &[u8], entries: &[Entry]) -> Result<(), FileError> {
+    let mut plain = HashSet::new();
+    for Entry { path, kind, .. } in entries {
+        let parts = tar::parts(path).unwrap_or_default();
+        // A file takes the place of a link, and is not written through it.
+        let others = usize::from(*kind != Kind::Directory).min(parts.len());
+        let mut full = target.to_vec();
+        for part in &parts[..parts.len() - others] {
+            full = join(&full, part);
+            if !plain.insert(full.clone()) {
+                continue;
+            }
+            match fs.stat(&full, false).await {
+                Ok(attrs) if attrs.kind == FileKind::Symlink => {
+                    return Err(FileError::Outside(Shown::of(&full)));
+                }
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Moves what was unpacked to where it is to be, file by file, many at once.

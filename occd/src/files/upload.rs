@@ -138,16 +138,39 @@ impl std::fmt::Debug for Sink {
     }
 }
 
-/// Makes sure that what an interrupted copy left is a file: its name can be foreseen, and somebody else may have put a link
-/// there that leads to where nobody wants to write. Such a one is removed.
+/// Makes sure that what an interrupted copy left is a file of ours: its name can be foreseen, and somebody else may have put a
+/// link there that leads to where nobody wants to write, or a file that they could change later. Such a one is removed.
 async fn own_part(fs: &FileSystem, part: &[u8], kept: &[u8]) -> Result<(), FileError> {
     // Under a name that nobody can foresee by now, and not followed.
-    let kind = fs.stat(part, false).await?.kind;
-    if kind == FileKind::File {
+    let there = fs.stat(part, false).await?;
+    if there.kind == FileKind::File && there.owner.0 == own_id(fs, part).await? {
         return Ok(());
     }
-    fs.remove(part, kind).await?;
+    match fs.remove(part, there.kind).await {
+        Err(error) if error.is_about_link() => return Err(error),
+        Err(error) => {
+            tracing::info!(%error, path = %Shown::of(kept), "what somebody else made stays");
+            fs.rename(part, kept, false).await?;
+        }
+        Ok(()) => {}
+    }
     Err(FileError::Range { path: Shown::of(kept), size: 0 })
+}
+
+/// Returns who owns what we make there. SFTP has no other word for that.
+async fn own_id(fs: &FileSystem, part: &[u8]) -> Result<u32, FileError> {
+    let (dir, _) = split(part)?;
+    let probe = join(dir, &beside(b"id", format!("{:08x}", fastrand::u32(..)).as_bytes()));
+    let claim = fs.claim(Remains::tree(&probe));
+    let owner = async {
+        fs.mkdir(&probe, Some(0o700)).await?;
+        let owner = fs.stat(&probe, false).await?.owner.0;
+        fs.remove(&probe, FileKind::Directory).await?;
+        Ok(owner)
+    };
+    let owner = owner.await?;
+    claim.into_iter().for_each(Claim::done);
+    Ok(owner)
 }
 
 impl Upload {
@@ -163,20 +186,26 @@ impl Upload {
         wish.condition.check(fs, &target, there.as_ref()).await?;
         let (dir, name) = split(&target)?;
         let part = join(dir, &beside(name, format!("{:08x}", fastrand::u32(..)).as_bytes()));
-        let kept = wish.resume.map(|_| join(dir, &partial_name(name)));
+        let mut kept = wish.resume.map(|_| join(dir, &partial_name(name)));
         // Nobody else is to read it before it has the permissions that it is to have.
         let mode = (there.is_some() || wish.mode.is_some()).then_some(0o600).or(wish.new_mode);
         let offset = wish.resume.unwrap_or(0);
         let claim = fs.claim(Remains::file(&part, kept.as_deref()));
         match (&kept, offset) {
             (None, _) => {}
-            (Some(kept), 0) => match fs.remove(kept, FileKind::File).await {
+            (Some(there), 0) => match fs.remove(there, FileKind::File).await {
                 Err(FileError::NotFound(_)) | Ok(()) => {}
-                Err(error) => return Err(error),
+                Err(error) if error.is_about_link() => return Err(error),
+                // Somebody else's is there: then nothing is kept.
+                Err(error) => {
+                    tracing::info!(%error, "what is there keeps a copy from being kept");
+                    claim.iter().for_each(Claim::not_kept);
+                    kept = None;
+                }
             },
             // Of two that would go on with it one has it.
             (Some(kept), _) => match fs.rename(kept, &part, false).await {
-                Err(FileError::NotFound(_)) => {
+                Err(error) if !error.is_about_link() => {
                     return Err(FileError::Range { path: Shown::of(kept), size: 0 });
                 }
                 taken => {
@@ -453,8 +482,8 @@ impl Drop for Upload {
         let (claim, fs) = (self.claim.take(), self.fs.clone());
         match &mut self.sink {
             Sink::Remote(lanes) => {
-                if let (Some(claim), Some(length)) = (&claim, lanes.whole_until()) {
-                    claim.whole_until(length);
+                if let (Some(claim), Some((length, mark))) = (&claim, lanes.whole_until()) {
+                    claim.whole_until(length, mark);
                 }
                 let (sftp, handle) = lanes.first();
                 let (sftp, handle) = (Arc::clone(sftp), handle.clone());

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::BoxFuture;
 use occ_proto::exec::{ExecRequest, STDOUT};
 use occ_proto::files::FileKind;
 use occ_proto::files_follow::{WatchEvent, WatchedBy};
@@ -51,6 +52,7 @@ pub struct Watch {
     /// The name of the one file that is watched.
     only: Option<Vec<u8>>,
     recursive: bool,
+    confined: bool,
     way: Way,
     told: VecDeque<WatchEvent>,
 }
@@ -71,7 +73,8 @@ enum Way {
 type Seen = BTreeMap<Vec<u8>, Attrs>;
 
 impl Watch {
-    /// Begins to watch what is there.
+    /// Begins to watch what is there. One that is `confined` looks for itself, each time where its caller lets it: inotifywait
+    /// goes by paths at times of its own.
     ///
     /// # Errors
     /// When it is not there.
@@ -79,7 +82,7 @@ impl Watch {
         fs: &FileSystem,
         executor: &Executor,
         path: &[u8],
-        recursive: bool,
+        (recursive, confined): (bool, bool),
         client: &Client,
     ) -> Result<Self, FileError> {
         let attrs = fs.stat(path, true).await?;
@@ -93,21 +96,33 @@ impl Watch {
         };
         let (executor, client) = (executor.clone(), client.clone());
         let recursive = recursive && only.is_none();
-        let told = VecDeque::new();
-        Ok(Self { executor, client, dir, only, recursive, way: Way::Begin, told })
+        let (told, way) = (VecDeque::new(), Way::Begin);
+        Ok(Self { executor, client, dir, only, recursive, confined, way, told })
     }
 
-    /// Returns what happens next; nothing when it is over.
-    pub async fn next(&mut self, files: &Files) -> Option<WatchEvent> {
+    /// Returns the directory that is watched.
+    pub fn directory(&self) -> &[u8] {
+        &self.dir
+    }
+
+    /// Returns what happens next; nothing when it is over. What `enter` returns is kept while the directory is looked at.
+    pub async fn next<T: Send>(
+        &mut self,
+        files: &Files,
+        enter: impl Fn(&FileSystem) -> BoxFuture<'static, Result<T, FileError>> + Sync,
+    ) -> Option<WatchEvent> {
         loop {
             if let Some(event) = self.told.pop_front() {
                 return Some(event);
             }
             match &mut self.way {
                 Way::Over => return None,
+                Way::Begin if self.confined => {
+                    self.way = Way::Polling { seen: None, next: Instant::now() };
+                }
                 Way::Begin => self.start().await,
                 Way::Inotify { .. } => self.follow().await,
-                Way::Polling { .. } => self.look(files).await,
+                Way::Polling { .. } => self.look(files, &enter).await,
             }
         }
     }
@@ -211,12 +226,17 @@ impl Watch {
         }
     }
 
-    async fn look(&mut self, files: &Files) {
+    async fn look<T: Send>(
+        &mut self,
+        files: &Files,
+        enter: &(impl Fn(&FileSystem) -> BoxFuture<'static, Result<T, FileError>> + Sync),
+    ) {
         let Way::Polling { seen, next } = &mut self.way else { return };
         tokio::time::sleep_until(*next).await;
         let begun = Instant::now();
         let looked = async {
             let fs = files.of(&self.executor, Tries::Wait(PATIENCE), &self.client).await?;
+            let _entered = enter(&fs).await?;
             tree(&fs, &self.dir, self.only.as_deref(), self.recursive).await
         };
         match looked.await {

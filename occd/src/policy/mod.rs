@@ -20,7 +20,7 @@ mod table;
 pub use asker::{Asker, GrantInForce};
 pub use guard::{Denied, Guard, Told};
 pub use pattern::Pattern;
-pub use root::{is_below, resolve};
+pub use root::{is_below, names_outside, resolve, stops_below};
 pub use table::{NOTHING, PolicyConfig, Rule, RulePlace, check_root};
 
 use program::{Hidden, Layer, Programs};

@@ -338,12 +338,16 @@ fn without_the_subsystem_the_program_is_found() {
 }
 
 /// Returns the lines of a stream that is still open.
-struct Lines(std::io::BufReader<std::os::unix::net::UnixStream>);
+pub(crate) struct Lines(std::io::BufReader<std::os::unix::net::UnixStream>);
 
 impl Lines {
     fn of(rig: &DaemonRig, url: &str) -> Self {
+        Self::on(&rig.socket(), url)
+    }
+
+    pub(crate) fn on(socket: &Path, url: &str) -> Self {
         use std::io::{BufRead as _, Write as _};
-        let mut stream = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(crate::support::GUARD)).unwrap();
         write!(stream, "GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut lines = std::io::BufReader::new(stream);
@@ -358,7 +362,7 @@ impl Lines {
     }
 
     /// Returns the next document, whatever it comes in.
-    fn next(&mut self) -> Value {
+    pub(crate) fn next(&mut self) -> Value {
         use std::io::BufRead as _;
         loop {
             let mut line = String::new();
@@ -370,7 +374,7 @@ impl Lines {
     }
 
     /// Returns the next document that is about something else than was told before.
-    fn until(&mut self, wanted: &Value) {
+    pub(crate) fn until(&mut self, wanted: &Value) {
         loop {
             let next = self.next();
             if next == *wanted {
@@ -648,4 +652,82 @@ fn what_is_gone_on_with_is_a_file_and_no_link_that_somebody_has_put_there() {
             assert_eq!(shared.names(), ["victim"], "{place}");
         }
     }
+}
+
+#[test]
+fn what_somebody_else_made_is_not_gone_on_with_and_keeps_nobody_from_copying() {
+    if !testkit::require::require_root("a file of somebody else's") {
+        return;
+    }
+    both(|rig, shared, place| {
+        let part = shared.at(".f.occ-part");
+        std::fs::write(&part, "abc").unwrap();
+        std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o666)).unwrap();
+        std::os::unix::fs::chown(&part, Some(4242), Some(4242)).unwrap();
+        let theirs = std::fs::File::open(&part).unwrap();
+        let at = |query: &str| url(place, &shared.at("f"), query);
+        let answer = ask(rig, "PUT", &at("?resume=3"), &[], Some(b"ours\n"));
+        assert_eq!(answer.status, 416, "{place}: {}", answer.text());
+        assert_eq!(theirs.metadata().unwrap().len(), 3, "{place}");
+        assert!(shared.names().is_empty(), "{place}: {:?}", shared.names());
+        // What cannot be removed is in nobody's way.
+        std::fs::create_dir_all(part.join("x")).unwrap();
+        for query in ["?resume=3", "?resume=0"] {
+            let answer = ask(rig, "PUT", &at(query), &[], Some(b"ours\n"));
+            let wanted = if query == "?resume=0" { 200 } else { 416 };
+            assert_eq!(answer.status, wanted, "{place}: {}", answer.text());
+            eventually("it to be back", || part.join("x").exists());
+        }
+        assert_eq!(std::fs::read(shared.at("f")).unwrap(), b"ours\n");
+        assert_ne!(std::fs::metadata(shared.at("f")).unwrap().uid(), 4242);
+    });
+}
+
+/// Begins to write a file slowly, puts something else where its bytes go meanwhile, and writes the rest. Returns the answer.
+fn exchanged(rig: &DaemonRig, shared: &Shared, query: &str, bytes: &[u8], link: &Path) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut put = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+    let (at, length) = (url("h", &shared.at("f"), query), bytes.len());
+    write!(put, "PUT {at} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
+        .unwrap();
+    let (first, rest) = bytes.split_at(length / 10);
+    put.write_all(first).unwrap();
+    let part = || shared.names().into_iter().find(|name| name.starts_with(".f.occ-"));
+    let part = testkit::wait::blocking::wait_until(
+        "the first bytes",
+        crate::support::GUARD,
+        part,
+        Option::is_some,
+    );
+    std::fs::rename(shared.at(part.as_ref().unwrap()), shared.at("moved")).unwrap();
+    symlink(link, shared.at(part.unwrap())).unwrap();
+    put.write_all(rest).unwrap();
+    let mut answer = String::new();
+    put.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_long_file_is_not_written_through_a_link_that_takes_its_place() {
+    let Some(far) = crate::session::Far::start() else { return };
+    far.link.set_latency(std::time::Duration::from_millis(25));
+    let shared = Shared::new();
+    let victim = shared.at("victim");
+    std::fs::write(&victim, "theirs\n").unwrap();
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let answer = exchanged(&far.rig, &shared, "?resume=0", &vec![b'x'; 60_000_000], &victim);
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "theirs\n");
+}
+
+#[test]
+fn where_a_shell_writes_a_link_gives_its_file_no_permissions() {
+    let Some((_sshd, rig, _bin)) = bare(false) else { return };
+    let shared = Shared::new();
+    let victim = shared.at("victim");
+    let line = format!("umask 077; echo theirs >{}", victim.display());
+    rig.occ_ok(&["exec", "--host", "h", "--shell", "--", &line]);
+    let answer = exchanged(&rig, &shared, "?mode=666", b"0123456789", &victim);
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(std::fs::metadata(&victim).unwrap().mode() & 0o777, 0o600);
 }

@@ -13,7 +13,7 @@ use testkit::{DaemonRig, DockerRig};
 
 use testkit::wait::blocking::wait_until;
 
-use crate::files::Shared;
+use crate::files::{Lines, Shared, bare};
 use crate::policy::{denied, sshd_with};
 use crate::support::{GUARD, eventually, exit_code};
 
@@ -213,7 +213,7 @@ fn where_a_grant_was_no_other_daemon_is_started_and_it_ends_with_its_host() {
 }
 
 #[test]
-fn below_a_root_nothing_is_exchanged_while_an_archive_is_unpacked() {
+fn an_archive_that_comes_keeps_nobody_below_its_root_waiting_and_leads_nobody_out() {
     let shared = Shared::new();
     let app = app(&shared);
     let Some((_sshd, rig)) = sshd_with("") else { return };
@@ -227,40 +227,61 @@ fn below_a_root_nothing_is_exchanged_while_an_archive_is_unpacked() {
     let mut tar = std::process::Command::new("tar");
     tar.arg("-cC").arg(source.path()).args(["sub/1", "sub/2"]);
     let archive = tar.output().unwrap().stdout;
-    std::fs::create_dir_all(app.join("td/sub")).unwrap();
-    for dir in ["td", "td/sub"] {
-        std::fs::set_permissions(app.join(dir), std::fs::Permissions::from_mode(0o777)).unwrap();
-    }
+    open_to_all(&shared.at("out"));
+    symlink("../out", app.join("lnk")).unwrap();
     let path = |name: &str| format!("/v1/hosts/h/files/{}", app.join(name).display());
-    let mut put = UnixStream::connect(&socket).unwrap();
-    let length = archive.len();
-    let head = format!(
-        "PUT {}?tar=true HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n",
-        path("td")
-    );
-    put.write_all(head.as_bytes()).unwrap();
-    put.write_all(&archive[..4_000_000]).unwrap();
-    // The directories that are there, and something new, wherever it is staged.
-    let entries =
-        || ["", "td", "td/sub"].map(|dir| std::fs::read_dir(app.join(dir)).unwrap().count());
-    wait_until("the first file to come", GUARD, entries, |entries| *entries != [4, 1, 0]);
-    std::thread::scope(|scope| {
-        let (send, renamed) = std::sync::mpsc::channel();
-        let (socket, rename) = (&socket, path("td/sub"));
-        let to = json!({ "action": "rename", "to": app.join("td/old") });
-        scope.spawn(move || send.send(ask(socket, "POST", &rename, Some(to)).status).unwrap());
-        let early = renamed.recv_timeout(std::time::Duration::from_secs(1));
-        assert!(early.is_err(), "it was not waited for: {early:?}");
+    let rename = |from: &str, to: &str| {
+        let to = json!({ "action": "rename", "to": app.join(to) });
+        ask(&socket, "POST", &path(from), Some(to))
+    };
+    open_to_all(&app.join("td"));
+    open_to_all(&app.join("td/sub"));
+    // Into a directory, to where one has become a link meanwhile, and to where nothing is yet.
+    for (target, beside, exchange, wanted) in [
+        ("td", "td", &[("f", "td/g")][..], "HTTP/1.1 200"),
+        ("td", "td", &[("td/sub", "td/old"), ("lnk", "td/sub")], "HTTP/1.1 403"),
+        ("new", "", &[("td/sub", "new")], "HTTP/1.1 403"),
+    ] {
+        let mut put = UnixStream::connect(&socket).unwrap();
+        let length = archive.len();
+        let head = format!(
+            "PUT {}?tar=true HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n",
+            path(target)
+        );
+        put.write_all(head.as_bytes()).unwrap();
+        put.write_all(&archive[..4_000_000]).unwrap();
+        let unfinished = || {
+            let entries = std::fs::read_dir(app.join(beside)).unwrap();
+            let mut paths = entries.map(|entry| entry.unwrap().path());
+            paths.find(|path| {
+                path.to_string_lossy().contains(".occ-") && path.join("sub/1").exists()
+            })
+        };
+        let staging = wait_until("the first file to come", GUARD, unfinished, Option::is_some);
+        // Where it comes to nobody else gets.
+        let staging = staging.unwrap();
+        let staging = staging.strip_prefix(&app).unwrap().to_str().unwrap();
+        denied(&rename(staging, "mine"));
+        denied(&rename("link", &format!("{staging}/sub")));
+        denied(&rename(&format!("{staging}/sub"), "mine"));
+        denied(&ask(&socket, "DELETE", &path(&format!("{staging}/sub/1")), None));
+        for (from, to) in exchange {
+            assert_eq!(rename(from, to).status, 200);
+        }
         put.write_all(&archive[4_000_000..]).unwrap();
         let mut answer = String::new();
         put.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert_eq!(renamed.recv().unwrap(), 200);
-    });
-    let mut names: Vec<_> =
-        std::fs::read_dir(app.join("td/old")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["1", "2"]);
+        assert!(answer.starts_with(wanted), "{answer}");
+        eventually("nothing to be left", || unfinished().is_none());
+    }
+    let names = |dir: &str| {
+        let entries = std::fs::read_dir(app.join(dir)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("td/old"), ["1", "2"]);
+    assert!(names("../out").is_empty());
 }
 
 #[test]
@@ -707,4 +728,151 @@ fn whoever_writes_slowly_below_a_root_keeps_nobody_waiting() {
     let json = [("content-type", "application/json")];
     let moved = http::request(&socket, "POST", &at("quick"), &json, Some(&body.unwrap())).unwrap();
     assert_eq!(moved.status, 200, "{}", moved.text());
+}
+
+/// Makes a directory that whoever is on the host may write to.
+fn open_to_all(path: &Path) {
+    std::fs::create_dir(path).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+#[test]
+fn a_watch_below_a_root_tells_no_name_of_what_is_outside() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let (real, out) = (app.join("sub/real"), shared.at("out"));
+    open_to_all(&app.join("sub"));
+    open_to_all(&real);
+    open_to_all(&out);
+    std::fs::write(out.join("hidden"), "outside").unwrap();
+    symlink(&out, app.join("sub/lnk")).unwrap();
+    let root = app.to_str().unwrap();
+    let socket = make(&rig, &["--allow", "read,write", "--ttl", "2h", "--root", root]);
+    let at = |path: &str| format!("/v1/hosts/h/files/{root}/{path}");
+    let rename = |from: &str, to: &str| {
+        let to = json!({"action": "rename", "to": format!("{root}/sub/{to}")});
+        assert_eq!(ask(&socket, "POST", &at(&format!("sub/{from}")), Some(to)).status, 200);
+    };
+    let mut all = Lines::on(&socket, &at("?watch=true&recursive=true"));
+    let ready = json!({"event": "ready", "by": "polling"});
+    assert_eq!(all.next(), ready);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                rename("real", "tmp");
+                rename("lnk", "real");
+                rename("real", "lnk");
+                rename("tmp", "real");
+            }
+        });
+        // Whoever looks finds each state.
+        let (mut told, mut seen) = (0, std::collections::BTreeSet::new());
+        while told < 12 || seen.len() < 2 {
+            let event = all.next();
+            let path = event["path"].as_str().unwrap_or_else(|| panic!("{event}")).to_owned();
+            assert!(!path.contains("hidden"), "{event}");
+            told += 1;
+            seen.insert(path);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    std::fs::write(app.join("sub/real/new"), "inside").unwrap();
+    all.until(&json!({"event": "created", "path": "sub/real/new"}));
+    let mut one = Lines::on(&socket, &at("sub/real?watch=true"));
+    assert_eq!(one.next(), ready);
+    rename("real", "tmp");
+    rename("lnk", "real");
+    let gone = json!({"event": "failed", "reason": "the directory is gone"});
+    let mut last = one.next();
+    while last != gone {
+        assert!(!last.to_string().contains("hidden"), "{last}");
+        last = one.next();
+    }
+}
+
+#[test]
+fn a_grant_does_not_tell_what_is_outside_of_its_root() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    open_to_all(&shared.at("open"));
+    // Into which the server's user may not look.
+    std::fs::create_dir(shared.at("closed")).unwrap();
+    std::fs::set_permissions(shared.at("closed"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    for (link, to) in [
+        ("to-open", "../open/x"),
+        ("to-none", "../none/x"),
+        ("to-closed", "../closed/x"),
+        ("to-file", "../secret/x"),
+    ] {
+        symlink(to, app.join(link)).unwrap();
+    }
+    let root = app.to_str().unwrap();
+    let all = "read,write,exec:true";
+    let socket = make(&rig, &["--allow", all, "--ttl", "2h", "--root", root]);
+    let long = "x".repeat(300);
+    let out = |name: &str| shared.at(name).display().to_string();
+    let mut paths: Vec<String> =
+        ["open", "none", "closed", "closed/x", "secret", "secret/x", &long].map(out).into();
+    paths.extend(["open", "none", "closed"].map(|name| format!("{root}/../{name}/../app/f")));
+    paths.extend(["open", "none", "closed", "file"].map(|name| format!("{root}/to-{name}")));
+    paths.extend(["open", "closed", "file"].map(|name| format!("{root}/to-{name}/below")));
+    for path in &paths {
+        let at = format!("/v1/hosts/h/files/{path}");
+        let words = format!("root = {root:?}: {path} is not below it");
+        for query in ["", "?stat=true", "?list=true", "?tar=true", "?watch=true", "?search=x"] {
+            let why = denied(&ask(&socket, "GET", &format!("{at}{query}"), None));
+            assert!(why.contains(&words), "{path}{query}: {why}");
+        }
+        let why = denied(&http::request(&socket, "PUT", &at, &[], Some(b"x")).unwrap());
+        assert!(why.contains(&words), "{path}: {why}");
+        let exec = Some(json!({"argv": ["true"], "cwd": path}));
+        let why = denied(&ask(&socket, "POST", "/v1/hosts/h/exec", exec));
+        assert!(why.contains(&words), "{path}: {why}");
+    }
+    // Of what is inside it is told.
+    std::fs::create_dir(app.join("closed")).unwrap();
+    std::fs::set_permissions(app.join("closed"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    if shared.path().metadata().unwrap().uid() == 0 {
+        let at = format!("/v1/hosts/h/files/{root}/closed/x");
+        let told = ask(&socket, "GET", &at, None).json();
+        assert_eq!(told["code"], "permission_denied", "{told}");
+    }
+}
+
+#[test]
+fn where_a_directory_is_read_by_paths_nothing_is_exchanged_meanwhile() {
+    let Some((_sshd, rig, _bin)) = bare(true) else { return };
+    let shared = Shared::new();
+    let app = app(&shared);
+    let root = app.to_str().unwrap();
+    open_to_all(&app.join("td"));
+    open_to_all(&app.join("td/sub"));
+    std::fs::write(app.join("td/1"), "needle needle needle\n".repeat(1_000_000)).unwrap();
+    std::fs::write(app.join("td/sub/s"), "inside needle\n").unwrap();
+    let socket = make(&rig, &["--allow", "read,write", "--ttl", "2h", "--root", root]);
+    let at = |path: &str| format!("/v1/hosts/h/files/{root}/{path}");
+    for query in ["?tar=true", "?search=needle&limit=900000"] {
+        let mut get = UnixStream::connect(&socket).unwrap();
+        write!(
+            get,
+            "GET {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+            at("td") + query
+        )
+        .unwrap();
+        get.read_exact(&mut [0; 500]).unwrap();
+        std::thread::scope(|scope| {
+            let (send, renamed) = std::sync::mpsc::channel();
+            let (socket, at) = (&socket, &at);
+            let to = json!({"action": "rename", "to": format!("{root}/td/old")});
+            scope.spawn(move || send.send(ask(socket, "POST", &at("td/sub"), Some(to)).status));
+            let early = renamed.recv_timeout(std::time::Duration::from_secs(1));
+            assert!(early.is_err(), "{query}: it was not waited for: {early:?}");
+            std::io::copy(&mut get, &mut std::io::sink()).unwrap();
+            assert_eq!(renamed.recv().unwrap(), 200, "{query}");
+        });
+        std::fs::rename(app.join("td/old"), app.join("td/sub")).unwrap();
+    }
 }

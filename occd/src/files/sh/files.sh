@@ -65,9 +65,11 @@ case $what in
   touch) must "$p"; TZ=UTC0 touch -t "$1" "$p";;
   read)
     must "$p"; [ ! -d "$p" ] || no 'Is a directory'; [ -r "$p" ] || no 'Permission denied'
+    # Open before that is said, and what is open is what is read.
+    exec 3<"$p" || exit
     echo
-    if [ -z "$1" ]; then exec cat <"$p"; fi
-    tail -c "+$1" <"$p" | head -c "$2";;
+    if [ -z "$1" ]; then exec cat <&3; fi
+    tail -c "+$1" <&3 | head -c "$2";;
   write)
     if [ "$2" = 0 ]; then
       [ -z "$1" ] || umask 077
@@ -76,10 +78,12 @@ case $what in
       must "$p"; size=$(wc -c <"$p") || exit
       [ "$size" -eq "$2" ] || { echo "$size"; exit 98; }
     fi
+    exec 3>>"$p" || exit
     echo ok
-    exec cat >>"$p";;
+    exec cat >&3;;
   settle)
-    # Mode, mode of a new file, time, owner, and whether it is to be on the disk.
+    # Mode, mode of a new file, time, owner, and whether it is to be on the disk. All of them follow links.
+    [ ! -L "$p" ] && [ -f "$p" ] || no 'it is not the file any more that was written'
     [ -z "$4" ] || chown "$4" "$p" 2>/dev/null
     if [ -n "$1" ]; then chmod "$1" "$p" || exit
     elif [ -n "$2" ]; then chmod "$(printf %o $((0$2 & ~0$(umask))))" "$p" || exit; fi

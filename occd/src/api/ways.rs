@@ -1,0 +1,125 @@
+//! How requests get to files: permitted, and in their turns where there is a root.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{BodyDataStream, Bytes};
+use axum::http::StatusCode;
+use futures_util::StreamExt as _;
+use occ_proto::Code;
+use tokio::time::{Instant, timeout};
+
+use super::App;
+use super::error::{ApiError, ApiResult};
+use super::extract::FileAt;
+use super::files::{about, problem};
+use super::permit::{By, place_of};
+use super::turns::Turn;
+use crate::exec::Executor;
+use crate::files::{FileError, FileSystem, Shown};
+use crate::host::Tries;
+use crate::policy::{self, Asker};
+
+/// What a request may do to what is on the way to files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ways {
+    /// Nothing.
+    Keeps,
+    /// It gives names to links or to what has some in it.
+    Moves,
+}
+
+/// Opens the files of a place, once the policy permits what is asked for. The path is then as that has it, and leads
+/// nowhere else until the turn is dropped.
+pub(super) async fn open(
+    app: &App,
+    by: By<'_>,
+    at: &mut FileAt,
+    retries: Option<u32>,
+    (writes, follow): (bool, bool),
+    ways: Ways,
+) -> ApiResult<(FileSystem, Option<Turn>)> {
+    let files = app.files.of(&at.executor, Tries::of(retries, None), by.1).await;
+    let files = files.map_err(|error| problem(&at.executor, &error))?;
+    let turn = turn(app, by.0, &at.executor, ways).await?;
+    at.path = app.permit_file(by, &at.executor, &files, &at.path, (writes, follow)).await?;
+    Ok((files, turn))
+}
+
+/// Waits for a turn, where there is a root.
+pub(super) async fn turn(
+    app: &App,
+    asker: &Asker,
+    executor: &Executor,
+    ways: Ways,
+) -> ApiResult<Option<Turn>> {
+    if app.guard.roots(asker, &place_of(executor)).is_empty() {
+        return Ok(None);
+    }
+    // One server may have several names.
+    let server = match executor {
+        Executor::Host(host) => {
+            host.snapshot().primary.as_ref().and_then(|connection| connection.host_key())
+        }
+        Executor::Local(_) => None,
+    };
+    let server = server.unwrap_or_else(|| executor.name().to_owned());
+    let turn = match ways {
+        Ways::Keeps => app.turns.among(&server).await,
+        Ways::Moves => app.turns.alone(&server).await,
+    };
+    turn.map(Some).map_err(|error| about(error, executor.host()))
+}
+
+/// How slowly an archive may come that others wait for, in bytes a second, and for how long that is not looked at.
+const SLOWEST: f64 = 64.0 * 1024.0;
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Returns the next piece of an archive. One that others wait for has to come at a pace.
+pub(super) async fn next_piece(
+    body: &mut BodyDataStream,
+    (begun, taken): (Instant, u64),
+    is_awaited: bool,
+) -> ApiResult<Option<Result<Bytes, axum::Error>>> {
+    if !is_awaited {
+        return Ok(body.next().await);
+    }
+    let slow = || {
+        let detail = "The archive comes too slowly: below a root others wait for its end.";
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail)
+    };
+    let late = begun.elapsed().saturating_sub(GRACE).as_secs_f64() * SLOWEST;
+    #[expect(clippy::cast_precision_loss, reason = "it is compared with an estimate")]
+    if (taken as f64) < late {
+        return Err(slow());
+    }
+    timeout(GRACE, body.next()).await.map_err(|_| slow())
+}
+
+/// Whoever looks at a directory time and again.
+pub(super) struct Looking {
+    pub(super) app: Arc<App>,
+    pub(super) asker: Asker,
+    pub(super) executor: Executor,
+    pub(super) dir: Vec<u8>,
+    pub(super) confined: bool,
+}
+
+impl Looking {
+    /// Waits for a turn to look, and sees that the directory is where it was.
+    pub(super) async fn enter(&self, fs: &FileSystem) -> Result<Option<Turn>, FileError> {
+        if !self.confined {
+            return Ok(None);
+        }
+        let turn = loop {
+            // Whoever watches waits longer than others do.
+            if let Ok(turn) = turn(&self.app, &self.asker, &self.executor, Ways::Keeps).await {
+                break turn;
+            }
+        };
+        match policy::resolve(fs, &self.dir, true).await? {
+            Some(real) if real == self.dir => Ok(turn),
+            _ => Err(FileError::NotFound(Shown::of(&self.dir))),
+        }
+    }
+}
