@@ -28,6 +28,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a daemon that stops may take until the next can start: it gives running work 8 s.
 const GOING: Duration = Duration::from_secs(10);
+/// How long to wait in line to be let in.
+const IN_LINE: Duration = Duration::from_secs(10);
 
 /// How often to look whether it is gone.
 const STEP: Duration = Duration::from_millis(20);
@@ -171,17 +173,41 @@ pub(crate) async fn connect_checked(socket: &Path) -> Result<UnixStream, CliErro
     }
 }
 
+/// Connects, and waits where others are before us: the kernel's line is full then (`EAGAIN`, unix(7)).
+async fn open(socket: &Path) -> io::Result<UnixStream> {
+    let full = match UnixStream::connect(socket).await {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => error,
+        done => return done,
+    };
+    // Who waits in the kernel has its turn; who asks again and again has none where others do so, too.
+    let path = socket.to_owned();
+    let waiting = tokio::task::spawn_blocking(|| std::os::unix::net::UnixStream::connect(path));
+    let stream = match tokio::time::timeout(IN_LINE, waiting).await {
+        Ok(waited) => waited.map_err(io::Error::other)??,
+        Err(_) => return Err(full),
+    };
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
 async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
     match check_directory(socket) {
         Ok(true) => {}
         Ok(false) => return Err(Failure::Absent),
         Err(error) => return Err(Failure::Refused(error)),
     }
-    let stream = match UnixStream::connect(socket).await {
+    let stream = match open(socket).await {
         Ok(stream) => stream,
         Err(error) => {
             return Err(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::Absent,
+                io::ErrorKind::WouldBlock => Failure::Refused(
+                    CliError::daemon(format!(
+                        "occd takes no more clients at {}: others wait there already.",
+                        shown(socket)
+                    ))
+                    .hint("ss -xp shows which programs they are; try again"),
+                ),
                 _ => Failure::Refused(CliError::daemon(format!(
                     "occd's socket {} cannot be opened: {error}",
                     shown(socket)

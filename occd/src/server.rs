@@ -288,11 +288,16 @@ async fn client(stream: UnixStream, router: Router, asker: Asker, stop: Cancella
             }
         }
     };
-    tokio::select! {
-        result = served => if let Err(error) = result {
-            tracing::debug!(%error, "a client's connection ended");
-        },
-        () = turns.head_is_late(HEADER_TIME) => tracing::debug!("a client's next request did not come"),
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = &mut served => result,
+        () = turns.head_is_late(HEADER_TIME) => {
+            turns.give_up();
+            timeout(HEADER_TIME, served).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended");
     }
 }
 

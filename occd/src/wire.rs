@@ -45,6 +45,10 @@ struct State {
     at: AtomicU8,
     /// It ends behind the answer, whatever the client still sends.
     ends: AtomicBool,
+    /// A part of the next request's head has come.
+    heard: AtomicBool,
+    /// That head comes too slowly: the connection ends.
+    late: AtomicBool,
     begun: Instant,
     /// Since when the next request's head is waited for, in milliseconds after `begun`.
     waits_since: AtomicU64,
@@ -58,6 +62,8 @@ impl Default for State {
         Self {
             at: AtomicU8::new(IDLE),
             ends: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
+            late: AtomicBool::new(false),
             begun: Instant::now(),
             waits_since: AtomicU64::new(0),
             is_asked: AtomicBool::new(false),
@@ -85,8 +91,14 @@ impl Turn {
         }
     }
 
+    /// Ends the connection, once it is polled again: a client that has begun with its request is told why.
+    pub fn give_up(&self) {
+        self.0.late.store(true, Ordering::Release);
+    }
+
     /// A request is being answered.
     pub fn begin(&self) {
+        self.0.heard.store(false, Ordering::Release);
         self.0.at.store(ANSWERING, Ordering::Release);
     }
 
@@ -176,6 +188,17 @@ impl Wire {
         Self { inner, turn, instead: None, linger: None }
     }
 
+    /// Says to who has begun with a request that it comes too slowly, and then reads no more.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.turn.0.heard.swap(false, Ordering::AcqRel) {
+            self.instead = Some((too_late(), 0));
+        }
+        match ready!(self.poll_instead(cx, &[])) {
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            Some(Ok(_)) | None => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Sends what there is in place of hyper's answer, if there is any.
     fn poll_instead(
         &mut self,
@@ -197,6 +220,12 @@ impl Wire {
         self.instead = None;
         Poll::Ready(Some(Ok(length)))
     }
+}
+
+/// Returns the answer to a head that comes too slowly.
+fn too_late() -> Bytes {
+    let detail = "The request's head came too slowly.";
+    last_answer(&Problem::new(408, Code::RequestTimeout, detail), "").into()
 }
 
 /// Returns what is answered in place of what hyper answers by itself.
@@ -233,7 +262,16 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        if self.turn.0.late.load(Ordering::Acquire) {
+            return self.poll_late(cx);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let state = &self.turn.0;
+        if buf.filled().len() > before && state.at.load(Ordering::Acquire) == IDLE {
+            state.heard.store(true, Ordering::Release);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) fn note(app: &App, request: &mut Request) -> Noted {
         }
     });
     if !says {
-        trail.begin();
+        trail.begin_once_permitted();
     }
     request.extensions_mut().insert(asker);
     Noted::Trail(trail)

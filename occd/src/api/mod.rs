@@ -357,7 +357,12 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
         Err(refusal) => Err(refusal),
     };
     let mut response = match permitted {
-        Ok(()) => placed(around, request, next).await,
+        Ok(()) => {
+            if let Some(asker) = Asker::seen(&request) {
+                asker.trail.permitted();
+            }
+            placed(around, request, next).await
+        }
         Err(refusal) => *refusal,
     };
     // What is wrong with the files is for whoever may mend them, and names other hosts.

@@ -68,6 +68,8 @@ struct State {
     /// What is known, but for the command and what is found out by the writer.
     line: AuditLine,
     argv: Vec<Vec<u8>>,
+    /// It begins as soon as it is permitted, and all is said.
+    complete: bool,
     /// Its first line has been written.
     begun: bool,
     /// An answer to the request is not its end.
@@ -106,8 +108,14 @@ impl Trail {
             line.uid = Some(peer.uid);
             line.program = who.program().map(|path| path.to_string_lossy().into_owned());
         }
-        let state =
-            State { line, argv: Vec::new(), begun: false, goes_on: false, forgotten: false };
+        let state = State {
+            line,
+            argv: Vec::new(),
+            complete: false,
+            begun: false,
+            goes_on: false,
+            forgotten: false,
+        };
         let begun_at = Instant::now();
         Self(Some(Arc::new(Record { shared, who, begun_at, state: Mutex::new(state) })))
     }
@@ -123,6 +131,23 @@ impl Trail {
     pub fn begin(&self) {
         if let Some(record) = &self.0 {
             record.begin(&mut record.state());
+        }
+    }
+
+    /// Says that all there is to say is said, so that it begins as soon as it is permitted.
+    pub fn begin_once_permitted(&self) {
+        if let Some(record) = &self.0 {
+            record.state().complete = true;
+        }
+    }
+
+    /// Says that it is permitted. What is refused has no beginning: its one line is counted as a refusal.
+    pub fn permitted(&self) {
+        if let Some(record) = &self.0 {
+            let mut state = record.state();
+            if state.complete {
+                record.begin(&mut state);
+            }
         }
     }
 

@@ -4,11 +4,13 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::Duration;
 
 use occ_proto::Code;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use testkit::daemon::daemon_binary;
+use testkit::proc::{Process, Signal};
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost};
 use tokio::time::Instant;
@@ -150,4 +152,31 @@ fn streams_leave_places_to_those_who_ask() {
     assert_eq!(rig.http("GET", "/v1/hosts", &[], None).status, 200);
     drop(streams);
     wait_until("room", GUARD, || open(&rig, 1).len(), |opened| *opened == 1);
+}
+
+#[test]
+fn who_finds_a_full_line_waits_in_it() {
+    raise_limit();
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    rig.daemon().signal(Signal::STOP);
+    let mut line = Vec::new();
+    let full = loop {
+        match runtime.block_on(tokio::net::UnixStream::connect(rig.socket())) {
+            Ok(stream) => line.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
+    let mut occ = rig.occ(&["daemon", "status"]);
+    let occ = occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It waits in the kernel, on a thread of its own.
+    let waits = || Process::find(occ.id()).unwrap().threads();
+    wait_until("it to wait", GUARD, waits, |threads| *threads > 1);
+    rig.daemon().signal(Signal::CONT);
+    drop(line);
+    let output = occ.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }

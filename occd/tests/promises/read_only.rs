@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use occ_proto::Code;
+use occ_proto::audit::{AuditEvent, AuditLine};
 use occ_proto::status::State;
 use serde_json::{Value, json};
 use testkit::daemon::{Target, daemon_binary};
@@ -96,6 +97,33 @@ fn nothing_is_done_through_the_read_only_socket() {
     let before = path.clone();
     rig.terminate_daemon();
     assert!(!before.exists(), "it goes with the daemon");
+}
+
+#[test]
+fn what_it_refuses_does_not_fill_the_audit_log() {
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    for _ in 0..100 {
+        assert_eq!(ask(&rig, "DELETE", "/v1/hosts/h").status, 403);
+    }
+    let lines = || {
+        let told = rig.occ_ok(&["audit", "--json", "-n", "20000"]);
+        let lines = told.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect::<Vec<AuditLine>>()
+    };
+    let lost = |lines: &Vec<AuditLine>| lines.iter().any(|line| line.event == AuditEvent::Lost);
+    // It is written with the next line.
+    let lines = wait_until(
+        "the count of those that are not written",
+        GUARD,
+        || {
+            rig.http("POST", "/v1/hosts/h/reconnect", &[], None);
+            lines()
+        },
+        lost,
+    );
+    let refused = |line: &&AuditLine| line.via.as_deref() == Some("read-only");
+    let count = lines.iter().filter(refused).count();
+    assert!(count <= 60, "{count} lines");
 }
 
 #[test]
