@@ -433,9 +433,11 @@ fn whatever_is_under_way_when_a_grant_ends_says_so() {
             let mut stdout = occ.stdout.take().unwrap();
             std::thread::scope(|scope| {
                 let seen = scope.spawn(|| stdout.read_exact(&mut [0; 2]).is_ok());
+                // Looks are taken now and then: what they see is another size each time.
+                let mut size = 0;
                 eventually("something to be seen", || {
-                    std::fs::write(&into, "x").unwrap();
-                    std::fs::remove_file(&into).unwrap();
+                    size += 1;
+                    std::fs::write(&into, vec![b'x'; size]).unwrap();
                     seen.is_finished()
                 });
                 assert!(seen.join().unwrap(), "{what}");
