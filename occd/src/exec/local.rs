@@ -14,11 +14,13 @@ use std::sync::Arc;
 use occ_proto::KEY_VARIABLES;
 use occ_proto::exec::Tty;
 use tokio::process::Child;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Command;
 use super::process::{Input, Output, Process};
+use crate::blocking::blocking;
 use crate::metrics::HostMetrics;
 
 /// The shell where the user has none.
@@ -26,6 +28,9 @@ const SHELL: &str = "/bin/sh";
 /// What a shell exits with for a program that is not there, and for one that cannot be run (POSIX, 2.8.2).
 const NOT_FOUND: u32 = 127;
 const NOT_EXECUTABLE: u32 = 126;
+
+/// So many programs are started at once. Each start holds its thread up for about a millisecond.
+const STARTS: usize = 2;
 
 /// This machine, as a place to run programs on.
 #[derive(Debug)]
@@ -35,12 +40,13 @@ pub struct Local {
     /// Cancelled when the daemon stops.
     pub(super) stop: CancellationToken,
     metrics: Arc<HostMetrics>,
+    starts: Semaphore,
 }
 
 impl Local {
     /// Returns the executor for this user. Programs are ended when `stop` is cancelled.
     pub fn new(home: PathBuf, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { home, tasks, stop, metrics: Arc::default() }
+        Self { home, tasks, stop, metrics: Arc::default(), starts: Semaphore::new(STARTS) }
     }
 
     /// Returns the numbers of the programs that were run here.
@@ -54,7 +60,14 @@ impl Local {
     }
 
     /// Starts a program. One that cannot be started has ended at once, with the words that a shell has for that.
-    pub(super) fn spawn(self: &Arc<Self>, command: &Command) -> io::Result<Process> {
+    pub(super) async fn spawn(self: &Arc<Self>, command: &Command) -> io::Result<Process> {
+        // A thousand starts at once would leave no thread for anybody else, and the processor to programs alone.
+        let _turn = self.starts.acquire().await;
+        let (local, command) = (Arc::clone(self), command.clone());
+        blocking(move || local.start(&command)).await
+    }
+
+    fn start(self: &Arc<Self>, command: &Command) -> io::Result<Process> {
         let started = match &command.request().tty {
             Some(tty) => self.in_terminal(command, tty),
             None => self.plain(command),

@@ -519,7 +519,7 @@ pub(super) async fn start_local(
 ) -> Result<Running, ExecError> {
     let begun = Instant::now();
     progress.pass().await;
-    let process = local.spawn(command).map_err(ExecError::Spawn);
+    let process = local.spawn(command).await.map_err(ExecError::Spawn);
     let process =
         process.inspect_err(|error| measured::not_started(local.metrics(), command, error))?;
     let limit = command.limit().map(|limit| (limit, begun + limit));
