@@ -1,5 +1,6 @@
 //! Extractors whose refusals are problem documents.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::App;
+use super::BODY_LIMIT;
 use super::error::ApiError;
 use super::strict;
 use crate::container::Engine;
@@ -47,6 +49,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 "The body must be sent with Content-Type: application/json.",
             ));
         }
+        let too_large = || {
+            let detail = "The body is larger than 1 MiB.";
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, detail)
+        };
+        // One that says so is not waited for.
+        if request.body().size_hint().lower() > BODY_LIMIT as u64 {
+            return Err(too_large());
+        }
         let read = timeout(BODY_TIME, Bytes::from_request(request, state)).await;
         let read = read.map_err(|_| {
             let seconds = BODY_TIME.as_secs();
@@ -56,11 +66,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         })?;
         let bytes = read.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    Code::TooLarge,
-                    "The body is larger than 1 MiB.",
-                )
+                too_large()
             } else {
                 ApiError::bad_request(format!("The body could not be read: {rejection}."))
             }
@@ -86,6 +92,14 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case("application/json")
 }
 
+/// Returns the words of what is at the bottom of an error: those above it name types of ours.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    match error.source() {
+        Some(below) => innermost(below),
+        None => error.to_string(),
+    }
+}
+
 /// The query string.
 #[derive(Debug)]
 pub(super) struct Query<T>(pub(super) T);
@@ -96,7 +110,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         match axum::extract::Query::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(ApiError::bad_request(format!("{rejection}."))),
+            Err(rejection) => {
+                let why = rejection.source().map_or_else(|| rejection.to_string(), innermost);
+                Err(ApiError::bad_request(format!("The query is not valid: {why}.")))
+            }
         }
     }
 }

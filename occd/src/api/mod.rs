@@ -337,7 +337,9 @@ async fn around_all(State(around): State<Arc<Around>>, request: Request, next: N
 
 async fn around_alive(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let timed = measure::begin(&request);
-    let mut response = guarded(request, async |request| next.run(request).await).await;
+    let (request, left) = unread::keep(request);
+    let response = guarded(request, async |request| next.run(request).await).await;
+    let mut response = left.finish(response).await;
     name_versions(&mut response);
     timed.answered(&app, response)
 }

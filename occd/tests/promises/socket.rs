@@ -333,6 +333,17 @@ fn a_body_is_json_of_a_bearable_size() {
     };
     let large = problem(&hosts(&[], &vec![b' '; 1024 * 1024 + 1]));
     assert_eq!((large.status, large.code), (413, Code::TooLarge));
+    // One that says so is not waited for.
+    let head = "POST /v1/hosts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Content-Length: 2000000\r\n\r\n";
+    let answer = String::from_utf8_lossy(&raw(&rig.socket(), head.as_bytes())).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let query = rig.http("GET", "/v1/hosts?since=99999999999999999999999", &[], None);
+    let says = problem(&query).detail;
+    assert!(
+        says.starts_with("The query is not valid: ") && !says.contains("deserialize"),
+        "{says}"
+    );
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""] {
         let answer = problem(&hosts(&[("Content-Type", kind)], b"{}"));
         assert_eq!((answer.status, answer.code), (415, Code::UnsupportedMediaType), "{kind:?}");
@@ -438,6 +449,20 @@ fn who_is_refused_in_the_middle_of_a_body_sees_why() {
     let length = 16 * 1024 * 1024;
     let head = format!(
         "PUT /v1/hosts/nobody/files/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+    );
+    // Neither does the sign of life's route look.
+    let mut alive = UnixStream::connect(rig.socket()).unwrap();
+    let asks = "PUT /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n";
+    alive.write_all(asks.as_bytes()).unwrap();
+    alive.write_all(b"{}").unwrap();
+    alive
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answers = String::new();
+    alive.read_to_string(&mut answers).unwrap();
+    assert!(
+        answers.starts_with("HTTP/1.1 405 ") && answers.contains("HTTP/1.1 200 OK"),
+        "{answers}"
     );
     let mut stream = UnixStream::connect(rig.socket()).unwrap();
     stream.set_write_timeout(Some(GUARD)).unwrap();
