@@ -323,6 +323,35 @@ fn a_program_that_occd_bin_names_and_that_is_no_occd_is_told_as_that() {
 }
 
 #[test]
+fn a_config_json_that_cannot_be_used_is_told_with_and_without_a_daemon() {
+    let warned = |home: &Path, done: &Done| {
+        let found = only(done, "config.json");
+        let file = home.join(".config/opencode-cloud/config.json");
+        let detail = found["detail"].as_str().unwrap();
+        assert!(
+            found["level"] == "warning" && detail.starts_with(file.to_str().unwrap()),
+            "{found}"
+        );
+        assert!(found["hint"].as_str().unwrap().ends_with(file.to_str().unwrap()), "{found}");
+        detail.to_owned()
+    };
+    let home = private_dir();
+    config(home.path(), "config.json", "x\n");
+    let done = run(&mut doctor(home.path(), &["--json"]));
+    assert!(warned(home.path(), &done).contains("line 1"), "{done:?}");
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/version" => Answer::ok(version("0.1.0")),
+        _ => Answer::ok(list(&[], None)),
+    });
+    config(fake.dir.path(), "config.json", "{\"no_such_key\": 1}");
+    let done = run(fake.command(&["doctor", "--json"]).env("HOME", fake.dir.path()));
+    assert!(warned(fake.dir.path(), &done).contains("no_such_key"), "{done:?}");
+    config(fake.dir.path(), "config.json", "{} // as it should be");
+    let done = run(fake.command(&["doctor", "--json"]).env("HOME", fake.dir.path()));
+    assert_eq!(findings(&done, "config.json"), [] as [Value; 0]);
+}
+
+#[test]
 fn the_agent_is_asked_for_its_keys() {
     let home = private_dir();
     let socket = home.path().join("agent");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use occ_proto::paths::Env;
+use occd::container::OpencodeConfig;
 use occd::daemon::{Daemon, Place, StartError};
 use occd::socket::PassedSocket;
 use occd::ssh::error::chain;
@@ -65,6 +66,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         None => arguments.daemonize.then(|| env.log_file()).transpose()?,
     };
     if arguments.check {
+        // No reason not to start, so that it is said elsewhere.
+        if let Err(error) = OpencodeConfig::find(&env.opencode_config_candidates()?) {
+            writeln!(std::io::stdout(), "{error}")?;
+        }
         let to_make = passed.is_none().then_some(socket.as_path());
         occd::check::check(&env, arguments.system_policy.clone(), to_make)?;
         if let Some(path) = &log_file {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
+use occ_proto::paths::Env;
 use occ_proto::policy::PolicyView;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -109,6 +110,24 @@ async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, &
         (false, true) => (why, "unset OCCD_BIN, or have it name an occd"),
         _ => (why, "mend that, then: occ daemon start"),
     })
+}
+
+/// Looks at config.json of opencode-cloud, which occd alone can read, and reads no sooner than it makes a sandbox.
+pub(super) async fn config_json() -> Vec<Finding> {
+    const CHECK: &str = "config.json";
+    let mut check = Command::new(autostart::occd_program());
+    check.arg("--check").stdin(Stdio::null()).kill_on_drop(true);
+    // That occd cannot be run is told of the programs.
+    let Ok(output) = check.output().await else { return Vec::new() };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let places = Env::from_process().opencode_config_candidates().unwrap_or_default();
+    let shown = places.iter().map(|place| place.display().to_string());
+    let warnings = shown.filter_map(|place| {
+        let line = said.lines().find(|line| line.starts_with(&place))?;
+        let finding = Finding::warning(CHECK, format!("{line}: no sandbox can be made"));
+        Some(finding.hint(format!("mend it: ${{EDITOR:-vi}} {place}")))
+    });
+    warnings.collect()
 }
 
 async fn version(client: &Client) -> Result<Version, CliError> {
