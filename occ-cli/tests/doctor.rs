@@ -130,6 +130,7 @@ fn places_that_cannot_be_written_are_told() {
         let state = only(&done, "state");
         assert_eq!(state["level"], "failed", "{done:?}");
         assert!(state["detail"].as_str().unwrap().contains("Read-only file system"), "{state}");
+        assert_eq!(only(&done, "daemon")["level"], "failed", "{done:?}");
         let config = findings(&done, "config");
         assert!(config.len() == 1 && config[0]["level"] == "warning", "{done:?}");
     }
