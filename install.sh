@@ -40,6 +40,7 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     *)
+        echo "Error: $1 is not known." >&2
         usage >&2
         exit 2
         ;;
@@ -67,18 +68,28 @@ if [ -n "$uninstall" ]; then
         exit 0
     fi
     # It goes on without its file, and nothing else could end it by name.
-    running=$("$prefix/bin/occ" daemon status 2>/dev/null || true)
+    pid=$("$prefix/bin/occ" daemon status 2>/dev/null || true)
+    case $pid in
+    *"is running: process "*)
+        pid=${pid#*"is running: process "}
+        pid=${pid%%,*}
+        ;;
+    *) pid= ;;
+    esac
+    # Another one is none of ours to speak of.
+    if [ -n "$pid" ]; then
+        program=$(readlink "/proc/$pid/exe" 2>/dev/null || ps -p "$pid" -o comm= 2>/dev/null || true)
+        case $program in
+        "$(cd "$prefix" && pwd -P)"/* | "$prefix"/*) ;;
+        *) pid= ;;
+        esac
+    fi
     while IFS= read -r file; do
         take_away "$file"
     done <"$list"
     take_away share/occ/installed
     echo "Removed occ and occd from $prefix. hosts.json, occd.toml and what occd remembers stay."
-    case $running in
-    *"is running: process "*)
-        pid=${running#*"is running: process "}
-        echo "occd still runs: kill ${pid%%,*} ends it."
-        ;;
-    esac
+    [ -z "$pid" ] || echo "occd still runs: kill $pid ends it."
     exit 0
 fi
 

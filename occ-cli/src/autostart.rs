@@ -208,10 +208,13 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
                     ))
                     .hint("ss -xp shows which programs they are; try again"),
                 ),
-                _ => Failure::Refused(CliError::daemon(format!(
-                    "occd's socket {} cannot be opened: {error}",
-                    shown(socket)
-                ))),
+                _ => {
+                    let text = format!("occd's socket {} cannot be opened: {error}", shown(socket));
+                    Failure::Refused(CliError::daemon(text).hint(format!(
+                        "ls -l {}; move it away if it is not a socket of yours",
+                        shown(socket)
+                    )))
+                }
             });
         }
     };
@@ -331,6 +334,11 @@ pub(crate) fn lock_holder(socket: &Path) -> Option<i32> {
     (!free && io::Read::read_to_string(&mut file, &mut text).is_ok())
         .then(|| text.trim().parse().ok())
         .flatten()
+}
+
+/// Returns whether OCCD_BIN names the daemon's program.
+pub(crate) fn is_named() -> bool {
+    std::env::var_os("OCCD_BIN").is_some_and(|value| !value.is_empty())
 }
 
 /// Returns the daemon's program: OCCD_BIN, else beside this program, else wherever PATH has it.

@@ -76,6 +76,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             Some(h) => format!("occ policy show --host {h} shows what may be done"),
             None => "occ policy show --local shows what may be done".to_owned(),
         },
+        Code::ReadOnly => {
+            "unset OCC_SOCKET, or leave out --socket: the usual socket has everything".to_owned()
+        }
         Code::TraceRunning => "wait for its end; Ctrl-C ends an occ trace".to_owned(),
         Code::GrantExists | Code::GrantNotFound => "occ grant list shows them".to_owned(),
         Code::HostBusy => format!("occ host remove {h} -f ends its work"),

@@ -130,6 +130,7 @@ fn places_that_cannot_be_written_are_told() {
         let state = only(&done, "state");
         assert_eq!(state["level"], "failed", "{done:?}");
         assert!(state["detail"].as_str().unwrap().contains("Read-only file system"), "{state}");
+        assert_eq!(only(&done, "daemon")["level"], "failed", "{done:?}");
         let config = findings(&done, "config");
         assert!(config.len() == 1 && config[0]["level"] == "warning", "{done:?}");
     }
@@ -179,6 +180,176 @@ fn what_keeps_a_daemon_from_starting_and_a_login_from_being_made_is_told_before(
     assert!(found["level"] == "failed" && detail.contains("unknown field `foo`"), "{detail}");
     let found = only(&done, "ssh_config");
     assert_eq!(found["hint"], json!(format!("chmod go-w {}", ssh.join("config").display())));
+}
+
+/// Returns the command as somebody runs it whom the modes of files bind, which they do not bind root.
+fn bound_by_modes(plain: &Command) -> Command {
+    let mut command = Command::new(plain.get_program());
+    if rustix::process::geteuid().is_root() {
+        command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search"]);
+        command.arg(plain.get_program());
+    }
+    command.args(plain.get_args()).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// Returns what the daemon's line says of a home in which none would start, having checked that a start says the same.
+fn would_not_start(home: &Path) -> String {
+    let before = tree(home);
+    let done = run(&mut bound_by_modes(&doctor(home, &["--json"])));
+    let found = only(&done, "daemon");
+    assert!(found["level"] == "failed" && found["hint"].is_string(), "{found}");
+    assert_eq!(tree(home), before, "nothing is changed by looking");
+    let detail = found["detail"].as_str().unwrap();
+    let (_, why) = detail.split_once("it would not start: ").unwrap();
+    let started = run(&mut bound_by_modes(&occ(&["daemon", "start"], home)));
+    let cause = why.rsplit(": ").next().unwrap();
+    assert!(started.code == 3 && started.err.contains(cause), "{cause}: {started:?}");
+    why.to_owned()
+}
+
+/// Returns the names of all that is in a directory.
+fn tree(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = entries
+        .flat_map(|path| {
+            let below = if path.is_dir() && !path.is_symlink() { tree(&path) } else { Vec::new() };
+            [vec![path], below].concat()
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn what_is_in_the_place_of_the_socket_is_told_before_a_start() {
+    for is_dir in [false, true] {
+        let home = private_dir();
+        let run_dir = home.path().join(".local/state/occ/run");
+        std::fs::create_dir_all(&run_dir).unwrap();
+        for dir in [run_dir.parent().unwrap(), &run_dir] {
+            set_mode(dir, 0o700);
+        }
+        let socket = run_dir.join("occd.sock");
+        match is_dir {
+            true => std::fs::create_dir(&socket).unwrap(),
+            false => std::fs::write(&socket, "").unwrap(),
+        }
+        let why = would_not_start(home.path());
+        assert!(why.ends_with("occd.sock exists and is not a socket; move it away"), "{why}");
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_before_a_start() {
+    for (is_link, words) in [(false, "Is a directory"), (true, "it is a symbolic link")] {
+        let home = private_dir();
+        let state = home.path().join(".local/state/occ");
+        std::fs::create_dir_all(&state).unwrap();
+        set_mode(&state, 0o700);
+        let log = state.join("occd.log");
+        match is_link {
+            true => std::os::unix::fs::symlink("elsewhere", &log).unwrap(),
+            false => std::fs::create_dir(&log).unwrap(),
+        }
+        let why = would_not_start(home.path());
+        assert!(why.contains("occd.log cannot be written") && why.contains(words), "{why}");
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_told_before_a_start() {
+    // The state directory, and the home in which it is to be.
+    for (name, has_socket_elsewhere) in
+        [(".local/state/occ", true), (".local/state/occ", false), ("", false)]
+    {
+        let home = private_dir();
+        let dir = home.path().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        set_mode(&dir, 0o500);
+        let runtime = private_dir();
+        let done = match has_socket_elsewhere {
+            true => {
+                let mut plain = doctor(home.path(), &["--json"]);
+                plain.env("XDG_RUNTIME_DIR", runtime.path());
+                only(&run(&mut bound_by_modes(&plain)), "daemon")["detail"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            }
+            false => would_not_start(home.path()),
+        };
+        set_mode(&dir, 0o700);
+        assert!(done.contains("Permission denied"), "{done}");
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_be_opened_is_told_with_what_to_look_at() {
+    let home = private_dir();
+    let socket = home.path().join("occd.sock");
+    std::fs::write(&socket, "").unwrap();
+    set_mode(&socket, 0o400);
+    let mut plain = doctor(home.path(), &["--json"]);
+    plain.env("OCC_SOCKET", &socket);
+    let found = only(&run(&mut bound_by_modes(&plain)), "socket");
+    assert!(found["detail"].as_str().unwrap().contains("cannot be opened"), "{found}");
+    let hint = found["hint"].as_str().unwrap();
+    assert!(hint.starts_with(&format!("ls -l {}; ", socket.display())), "{found}");
+}
+
+#[test]
+fn a_program_that_occd_bin_names_and_that_is_no_occd_is_told_as_that() {
+    let home = private_dir();
+    let path = home.path().join("bin");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("occd"), "#!/bin/sh\n").unwrap();
+    set_mode(&path.join("occd"), 0o755);
+    let path = format!("{}:/usr/bin:/bin", path.display());
+    let with = |program: &str| {
+        let mut command = doctor(home.path(), &["--json"]);
+        run(command.env("OCCD_BIN", program).env("PATH", &path))
+    };
+    for program in ["/bin/false", "/nowhere/occd"] {
+        let done = with(program);
+        let found = only(&done, "daemon");
+        let detail = found["detail"].as_str().unwrap();
+        assert!(detail.contains(&format!("OCCD_BIN, {program}")), "{detail}");
+        assert!(found["hint"].as_str().unwrap().starts_with("unset OCCD_BIN"), "{found}");
+        let programs = only(&done, "programs");
+        assert!(programs["detail"].as_str().unwrap().contains("OCCD_BIN"), "{programs}");
+    }
+}
+
+#[test]
+fn a_config_json_that_cannot_be_used_is_told_with_and_without_a_daemon() {
+    let warned = |home: &Path, done: &Done| {
+        let found = only(done, "config.json");
+        let file = home.join(".config/opencode-cloud/config.json");
+        let detail = found["detail"].as_str().unwrap();
+        assert!(
+            found["level"] == "warning" && detail.starts_with(file.to_str().unwrap()),
+            "{found}"
+        );
+        assert!(found["hint"].as_str().unwrap().ends_with(file.to_str().unwrap()), "{found}");
+        detail.to_owned()
+    };
+    let home = private_dir();
+    config(home.path(), "config.json", "x\n");
+    let done = run(&mut doctor(home.path(), &["--json"]));
+    assert!(warned(home.path(), &done).contains("line 1"), "{done:?}");
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/version" => Answer::ok(version("0.1.0")),
+        _ => Answer::ok(list(&[], None)),
+    });
+    config(fake.dir.path(), "config.json", "{\"no_such_key\": 1}");
+    let done = run(fake.command(&["doctor", "--json"]).env("HOME", fake.dir.path()));
+    assert!(warned(fake.dir.path(), &done).contains("no_such_key"), "{done:?}");
+    config(fake.dir.path(), "config.json", "{} // as it should be");
+    let done = run(fake.command(&["doctor", "--json"]).env("HOME", fake.dir.path()));
+    assert_eq!(findings(&done, "config.json"), [] as [Value; 0]);
 }
 
 #[test]

@@ -407,7 +407,7 @@ impl Daemon {
 }
 
 /// Refuses a state directory that others can write to. One that is not there is made private.
-fn check_state_dir(path: &Path) -> Result<(), StartError> {
+pub(crate) fn check_state_dir(path: &Path) -> Result<(), StartError> {
     match std::fs::metadata(path) {
         Ok(metadata) => ownership::check_strictly(&metadata)
             .map_err(|source| StartError::State { path: path.to_owned(), source }),
@@ -416,10 +416,15 @@ fn check_state_dir(path: &Path) -> Result<(), StartError> {
     }
 }
 
+/// Returns the lock of a state directory.
+pub(crate) fn state_lock(path: &Path) -> PathBuf {
+    path.join("occd.lock")
+}
+
 /// Makes sure that no other daemon uses the state directory: each would write over what the other remembers.
 fn lock_state_dir(path: &Path) -> Result<Option<File>, StartError> {
     let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-    match made.map(|()| socket::lock(&path.join("occd.lock"))) {
+    match made.map(|()| socket::lock(&state_lock(path))) {
         Ok(Ok(lock)) => Ok(Some(lock)),
         Ok(Err(SocketError::AlreadyRunning { pid, .. })) => {
             Err(StartError::StateInUse { path: path.to_owned(), pid })

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod audit;
 mod blocking;
+pub mod check;
 pub mod config;
 pub mod container;
 pub mod daemon;

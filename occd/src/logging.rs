@@ -26,6 +26,7 @@ mod record;
 
 pub use file::LogError;
 use file::LogFile;
+pub use file::check;
 use journal::Journal;
 use record::JsonLines;
 

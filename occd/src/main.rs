@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use occ_proto::paths::Env;
-use occd::config::ConfigFile;
+use occd::container::OpencodeConfig;
 use occd::daemon::{Daemon, Place, StartError};
 use occd::socket::PassedSocket;
 use occd::ssh::error::chain;
@@ -32,7 +32,7 @@ struct Arguments {
     /// Log to this file, which is put aside when it is large, and not to stderr
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
-    /// Read the settings, say what is wrong with them, and end
+    /// Look at the settings and at what else a start needs, say what is wrong, and end
     #[arg(long)]
     check: bool,
     /// A policy that is in force beside the system-wide one, and so can only restrict more
@@ -61,8 +61,20 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         Some(passed) => passed.path().to_owned(),
         None => env.socket(arguments.socket.as_deref())?,
     };
+    let log_file = match &arguments.log_file {
+        Some(path) => Some(path.clone()),
+        None => arguments.daemonize.then(|| env.log_file()).transpose()?,
+    };
     if arguments.check {
-        ConfigFile::of(&env, arguments.system_policy.clone())?.load()?;
+        // No reason not to start, so that it is said elsewhere.
+        if let Err(error) = OpencodeConfig::find(&env.opencode_config_candidates()?) {
+            writeln!(std::io::stdout(), "{error}")?;
+        }
+        let to_make = passed.is_none().then_some(socket.as_path());
+        occd::check::check(&env, arguments.system_policy.clone(), to_make)?;
+        if let Some(path) = &log_file {
+            occd::logging::check(path)?;
+        }
         return Ok(());
     }
     let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -78,10 +90,6 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         agent,
         occd::process::given_key(),
     )?;
-    let log_file = match &arguments.log_file {
-        Some(path) => Some(path.clone()),
-        None => arguments.daemonize.then(|| env.log_file()).transpose()?,
-    };
     let log = occd::logging::start(log_file.as_deref(), daemon.log_format())?;
     // A daemon without a terminal has nowhere else to say it.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a defect of occd")));

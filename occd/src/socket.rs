@@ -13,6 +13,8 @@ use occ_proto::paths::read_only_beside;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
+use crate::check::can_make_in;
+
 /// Why the daemon cannot have its socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -192,12 +194,58 @@ impl OwnedSocket {
 
 /// Takes the lock beside a socket, in a directory that is ours alone.
 fn lock_beside(path: &Path) -> Result<File, SocketError> {
-    let dir = path
-        .parent()
+    private_dir(directory(path)?)?;
+    lock(&lock_of(path))
+}
+
+/// Returns the lock of a socket.
+pub(crate) fn lock_of(path: &Path) -> PathBuf {
+    path.with_extension("lock")
+}
+
+/// Returns why the socket could not be had, except that another daemon holds the lock. Changes nothing.
+pub(crate) fn check(path: &Path) -> Result<(), SocketError> {
+    let dir = directory(path)?;
+    if dir.symlink_metadata().is_ok() {
+        check_private(dir)?;
+    }
+    can_make_in(dir).map_err(io_error("nothing can be made in", dir))?;
+    let lock = lock_of(path);
+    match open_lock(OpenOptions::new().read(true).write(true), &lock) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error("could not open the lock", &lock)(error));
+        }
+        _ => {}
+    }
+    is_stale(path).map(|_| ())
+}
+
+/// Refuses a lock that another daemon holds.
+pub(crate) fn check_free(lock: &Path) -> Result<(), SocketError> {
+    // One that cannot be looked at is nobody's, as it is to a daemon that starts.
+    let Ok(mut file) = open_lock(OpenOptions::new().read(true), lock) else { return Ok(()) };
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            Err(SocketError::AlreadyRunning { lock: lock.to_owned(), pid: written_in(&mut file) })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_lock(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path)
+}
+
+fn written_in(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok())
+}
+
+/// Returns the directory that a socket is in.
+fn directory(path: &Path) -> Result<&Path, SocketError> {
+    path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())
-        .ok_or_else(|| SocketError::NoDirectory(path.to_owned()))?;
-    private_dir(dir)?;
-    lock(&path.with_extension("lock"))
+        .ok_or_else(|| SocketError::NoDirectory(path.to_owned()))
 }
 
 /// Makes the directory, or checks that the one there is ours alone: anybody who can write to it could put
@@ -208,6 +256,10 @@ fn private_dir(dir: &Path) -> Result<(), SocketError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(io_error("could not create", dir)(error)),
     }
+    check_private(dir)
+}
+
+fn check_private(dir: &Path) -> Result<(), SocketError> {
     let metadata = std::fs::symlink_metadata(dir).map_err(io_error("could not look at", dir))?;
     let not_private = |why: String| Err(SocketError::NotPrivate { path: dir.to_owned(), why });
     if metadata.is_symlink() {
@@ -228,15 +280,10 @@ fn private_dir(dir: &Path) -> Result<(), SocketError> {
 }
 
 pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
-        .map_err(io_error("could not open the lock", path))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file =
+        open_lock(&mut options, path).map_err(io_error("could not open the lock", path))?;
     match file.try_lock() {
         Ok(()) => {
             // For whoever finds the lock held and no socket: somebody may have removed that.
@@ -245,9 +292,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            Err(SocketError::AlreadyRunning { lock: path.to_owned(), pid })
+            Err(SocketError::AlreadyRunning { lock: path.to_owned(), pid: written_in(&mut file) })
         }
         Err(TryLockError::Error(error)) => Err(io_error("could not lock", path)(error)),
     }
@@ -255,13 +300,19 @@ pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
 
 /// Removes the socket that a daemon left behind. Only called with the lock held.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    if !is_stale(path)? {
+        return Ok(());
+    }
+    std::fs::remove_file(path).map_err(io_error("could not remove the stale socket", path))
+}
+
+/// Returns whether there is a socket, and refuses what is none.
+fn is_stale(path: &Path) -> Result<bool, SocketError> {
     use std::os::unix::fs::FileTypeExt as _;
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(io_error("could not look at", path)(error)),
-        Ok(metadata) if metadata.file_type().is_socket() => {
-            std::fs::remove_file(path).map_err(io_error("could not remove the stale socket", path))
-        }
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
         Ok(_) => Err(SocketError::NotASocket(path.to_owned())),
     }
 }

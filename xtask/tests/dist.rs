@@ -169,6 +169,49 @@ fn an_archive_is_the_same_each_time_and_installs_from_where_it_is() {
 }
 
 #[test]
+fn only_a_daemon_that_was_installed_there_is_spoken_of() {
+    let place = Place::new("running");
+    let (prefix, elsewhere) = (place.join("prefix"), place.join("elsewhere"));
+    for (from, is_told) in [(&prefix, true), (&elsewhere, false)] {
+        for dir in [prefix.join("bin"), prefix.join("share/occ"), elsewhere.join("bin")] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        fs::write(prefix.join("share/occ/installed"), "bin/occ\nbin/occd\n").unwrap();
+        // Something in occd's place that runs, and an occ that finds it.
+        let daemon = from.join("bin/occd");
+        fs::copy("/bin/sleep", &daemon).unwrap();
+        let mut running = command(&daemon).arg("600").spawn().unwrap();
+        let pid = running.id();
+        let said = format!("echo 'occd 1.0 is running: process {pid}, up 1s, socket /s'");
+        fs::write(prefix.join("bin/occ"), format!("#!/bin/sh\n{said}\n")).unwrap();
+        fs::set_permissions(prefix.join("bin/occ"), fs::Permissions::from_mode(0o755)).unwrap();
+        let output = install_sh().arg("--uninstall").arg("--prefix").arg(&prefix).output();
+        running.kill().unwrap();
+        running.wait().unwrap();
+        let said = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert!(said.contains("Removed occ and occd"), "{said}");
+        assert_eq!(
+            said.contains(&format!("occd still runs: kill {pid} ends it.")),
+            is_told,
+            "{said}"
+        );
+        assert_eq!(said.contains("kill"), is_told, "{said}");
+    }
+}
+
+#[test]
+fn an_option_that_the_installer_does_not_know_is_named() {
+    let output = install_sh().arg("--bogus").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.starts_with("Error: --bogus "), "{said}");
+}
+
+/// Returns the installer of this checkout.
+fn install_sh() -> Command {
+    command(Path::new(env!("CARGO_MANIFEST_DIR")).join("../install.sh"))
+}
+
+#[test]
 fn the_debian_package_installs_upgrades_and_leaves_nothing() {
     if !has("dpkg-deb") {
         return;

@@ -48,12 +48,7 @@ impl App {
 
     /// Returns how a sandbox is to be made there.
     fn sandbox_settings(&self, engine: &Engine) -> Result<SandboxSettings, SandboxError> {
-        let places = &self.opencode_config;
-        let place = places.iter().find(|path| path.exists()).or_else(|| places.first());
-        let shared = match place {
-            Some(path) => OpencodeConfig::load(path)?,
-            None => OpencodeConfig::default(),
-        };
+        let shared = OpencodeConfig::find(&self.opencode_config)?;
         let config = self.config.current().config;
         Ok(match engine {
             Engine::Host(host) => {

@@ -85,6 +85,17 @@ pub struct OpencodeConfigError {
 }
 
 impl OpencodeConfig {
+    /// Reads the first file that is there, of the places where it may be.
+    ///
+    /// # Errors
+    /// When it cannot be read or does not parse.
+    pub fn find(places: &[PathBuf]) -> Result<Self, OpencodeConfigError> {
+        match places.iter().find(|path| path.exists()).or_else(|| places.first()) {
+            Some(path) => Self::load(path),
+            None => Ok(Self::default()),
+        }
+    }
+
     /// Reads the file; where there is none, its defaults hold.
     ///
     /// # Errors

@@ -11,11 +11,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use tokio::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::Format;
 use super::record::{self, Record};
+use crate::check::can_make_in;
 
 /// A file that would become larger is put aside as `occd.log.1`, in the place of the one before: 16 MiB in all.
 const LIMIT: u64 = 8 * 1024 * 1024;
@@ -146,6 +148,32 @@ impl Open {
     }
 }
 
+/// Returns why a log could not be written there. Changes nothing.
+pub fn check(path: &Path) -> Result<(), LogError> {
+    // Without waiting for whoever would read a pipe.
+    let mut options = OpenOptions::new();
+    let opened = open_no_link(options.append(true), path, OFlags::NONBLOCK);
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
+            Some(dir) => can_make_in(dir),
+            None => Ok(()),
+        },
+        opened => opened.map(|_| ()),
+    }
+    .map_err(|source| LogError::File { path: path.to_owned(), source })
+}
+
+/// Opens it, and not through a link: somebody else may have chosen where it leads.
+fn open_no_link(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW;
+    options.custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
+        match path.is_symlink() {
+            true => io::Error::other("it is a symbolic link"),
+            false => error,
+        }
+    })
+}
+
 /// Returns where the file before is.
 fn old(path: &Path) -> PathBuf {
     path.with_extension("log.1")
@@ -155,11 +183,9 @@ fn open_at(path: &Path) -> io::Result<Open> {
     if let Some(dir) = path.parent() {
         DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
     }
-    // Not through a link: somebody else may have chosen where it leads.
-    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = OpenOptions::new();
-    options.create(true).append(true).mode(0o600).custom_flags(no_follow);
-    let file = options.open(path)?;
+    options.create(true).append(true).mode(0o600);
+    let file = open_no_link(&mut options, path, OFlags::empty())?;
     let metadata = file.metadata()?;
     if metadata.mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;

@@ -49,6 +49,12 @@ fn nothing_is_done_through_the_read_only_socket() {
     assert_eq!(path, rig.socket().with_file_name("occd-ro.sock"));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
+    // occ says which socket has it.
+    let mut occ = rig.occ(&["host", "remove", "h", "-f"]);
+    let output = occ.env("OCC_SOCKET", &path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("unset OCC_SOCKET"), "{said}");
+
     let document = ask(&rig, "GET", "/v1/openapi.json").json();
     let mut refused = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 use occ_proto::error::{Code, Problem};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ const OURS: [&str; 6] =
 
 /// What a client calls a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an ID is a whole number or a text")]
 pub(super) enum Id {
     Number(i64),
     Text(String),
@@ -180,6 +181,13 @@ pub(super) fn read(number: u64, text: &[u8]) -> Result<Option<Line>, Misread> {
     if text.is_empty() {
         return Ok(None);
     }
+    // serde takes an array for the fields in their order.
+    if !text.trim_ascii_start().starts_with(b"{")
+        && serde_json::from_slice::<IgnoredAny>(text).is_ok()
+    {
+        let what = "a line is a JSON object, such as {\"id\":1,\"method\":\"GET\",\"path\":\"/v1/hosts\"}.";
+        return Err(Misread::at(number, 1, None, what));
+    }
     let written: Written = serde_json::from_slice(text).map_err(|error| {
         // serde_json names the place by itself, within this one line.
         let what = error.to_string();
@@ -193,7 +201,7 @@ pub(super) fn read(number: u64, text: &[u8]) -> Result<Option<Line>, Misread> {
 }
 
 fn understood(written: Written) -> Result<Line, String> {
-    let no_id = || "`id` is missing: a number or a text".to_owned();
+    let no_id = || "`id` is missing: a whole number or a text".to_owned();
     let is_request = written.method.is_some() || written.path.is_some();
     let is_piece = written.send.is_some() || written.send_b64.is_some() || written.close;
     match (is_request, is_piece, written.cancel) {
@@ -259,6 +267,11 @@ mod tests {
             (r#"{"id":1,"method":"GET","path":"v1"}"#, Some(1), 1, "begins with /"),
             (r#"{"id":1,"method":"G T","path":"/"}"#, Some(1), 1, "no method"),
             (r#"{"method":"GET","path":"/"}"#, None, 1, "`id` is missing"),
+            ("[]", None, 1, "a line is a JSON object, such as {"),
+            (r#"[1,"GET","/",{},null,null,false,false]"#, None, 1, "a line is a JSON object"),
+            ("7", None, 1, "a line is a JSON object"),
+            (r#"{"id":1.5}"#, None, 10, "an ID is a whole number or a text."),
+            (r#"{"id":1,"cancel":{}}"#, Some(1), 20, "an ID is a whole number or a text."),
             (r#"{"id":1,"verb":"GET"}"#, Some(1), 14, "unknown field `verb`"),
             (r#"{"id":1}"#, Some(1), 1, "a line has"),
             (r#"{"id":1,"cancel":2,"close":true}"#, Some(1), 1, "a line has"),

@@ -1,11 +1,13 @@
 //! The daemon: its socket, its lock, whether it answers, and which version it is.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
+use occ_proto::paths::Env;
 use occ_proto::policy::PolicyView;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -45,11 +47,9 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
             let text = format!("not running (socket {shown}){left}");
             let forbidden = std::env::var_os("OCC_NO_AUTOSTART")
                 .is_some_and(|value| !value.is_empty() && value != "0");
-            if let Some(why) = cannot_start().await {
+            if let Some((why, hint)) = cannot_start(context, &socket).await {
                 let text = format!("{text}; it would not start: {why}");
-                return vec![
-                    Finding::failed("daemon", text).hint("mend that, then: occ daemon start"),
-                ];
+                return vec![Finding::failed("daemon", text).hint(hint)];
             }
             return vec![match forbidden {
                 true => Finding::warning(
@@ -81,19 +81,53 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Returns why a daemon would not start with the settings there are: occd itself knows best.
-async fn cannot_start() -> Option<String> {
+/// Returns why a daemon would not start as things are, and what to do: occd itself knows best.
+async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, &'static str)> {
     let program = autostart::occd_program();
     let mut check = Command::new(&program);
-    check.arg("--check").stdin(Stdio::null()).kill_on_drop(true);
-    match check.output().await {
-        Ok(output) if output.status.success() => None,
+    check.args(["--check", "--socket"]).arg(socket).stdin(Stdio::null()).kill_on_drop(true);
+    // systemd's logs to the journal.
+    if !autostart::units(context).await.is_some_and(|units| units.installed) {
+        check.arg("--daemonize");
+    }
+    let shown = match autostart::is_named() {
+        true => format!("OCCD_BIN, {}", program.display()),
+        false => program.display().to_string(),
+    };
+    let (why, is_occd) = match check.output().await {
+        Ok(output) if output.status.success() => return None,
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            Some(said.lines().next().unwrap_or("occd says nothing").to_owned())
+            match said.lines().next() {
+                Some(said) if autostart::is_named() => (format!("{said} (says {shown})"), true),
+                Some(said) => (said.to_owned(), true),
+                None => (format!("{shown} says nothing ({})", output.status), false),
+            }
         }
-        Err(error) => Some(format!("{}: {error}", program.display())),
-    }
+        Err(error) => (format!("{shown}: {error}"), false),
+    };
+    Some(match (is_occd, autostart::is_named()) {
+        (false, true) => (why, "unset OCCD_BIN, or have it name an occd"),
+        _ => (why, "mend that, then: occ daemon start"),
+    })
+}
+
+/// Looks at config.json of opencode-cloud, which occd alone can read, and reads no sooner than it makes a sandbox.
+pub(super) async fn config_json() -> Vec<Finding> {
+    const CHECK: &str = "config.json";
+    let mut check = Command::new(autostart::occd_program());
+    check.arg("--check").stdin(Stdio::null()).kill_on_drop(true);
+    // That occd cannot be run is told of the programs.
+    let Ok(output) = check.output().await else { return Vec::new() };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let places = Env::from_process().opencode_config_candidates().unwrap_or_default();
+    let shown = places.iter().map(|place| place.display().to_string());
+    let warnings = shown.filter_map(|place| {
+        let line = said.lines().find(|line| line.starts_with(&place))?;
+        let finding = Finding::warning(CHECK, format!("{line}: no sandbox can be made"));
+        Some(finding.hint(format!("mend it: ${{EDITOR:-vi}} {place}")))
+    });
+    warnings.collect()
 }
 
 async fn version(client: &Client) -> Result<Version, CliError> {
@@ -128,7 +162,7 @@ fn versions(version: &Version) -> Vec<Finding> {
     findings
 }
 
-fn socket_mode(socket: &std::path::Path) -> Finding {
+fn socket_mode(socket: &Path) -> Finding {
     let shown = socket.display();
     match std::fs::symlink_metadata(socket) {
         Ok(meta) if meta.permissions().mode() & 0o177 != 0 => {

@@ -12,7 +12,7 @@ use occ_proto::paths::Env;
 use tokio::process::Command;
 
 use super::Finding;
-use crate::autostart::occd_program;
+use crate::autostart::{is_named, occd_program};
 use crate::unit;
 
 /// How long an agent or an engine may take for a word.
@@ -28,24 +28,36 @@ pub(super) fn programs() -> Vec<Finding> {
         Err(error) => return vec![Finding::warning(CHECK, format!("where occ is: {error}"))],
     };
     let daemon = occd_program();
-    let daemon = in_path(&daemon).into_iter().next();
-    match &daemon {
-        Some(daemon) => findings.push(Finding::ok(
+    let found = in_path(&daemon).into_iter().next();
+    match &found {
+        Some(found) => findings.push(Finding::ok(
             CHECK,
             format!(
-                "occ {} in {}, occd in {}",
+                "occ {} in {}, occd in {}{}",
                 env!("CARGO_PKG_VERSION"),
                 own.display(),
-                daemon.display()
+                found.display(),
+                if is_named() { ", which OCCD_BIN names" } else { "" }
             ),
         )),
+        None if is_named() => findings.push(
+            Finding::failed(
+                CHECK,
+                format!("OCCD_BIN is {}, which is no program", daemon.display()),
+            )
+            .hint("unset OCCD_BIN, or have it name an occd"),
+        ),
         None => findings.push(
             Finding::failed(CHECK, "occd is neither beside occ nor in PATH")
                 .hint("install occd beside occ, or name it in OCCD_BIN"),
         ),
     }
-    let daemon = daemon.and_then(|daemon| daemon.canonicalize().ok());
+    let daemon = found.and_then(|daemon| daemon.canonicalize().ok());
     for (name, ours) in [("occ", Some(&own)), ("occd", daemon.as_ref())] {
+        // Whatever PATH has, OCCD_BIN is the one that counts.
+        if name == "occd" && is_named() {
+            continue;
+        }
         let others: Vec<PathBuf> = in_path(OsStr::new(name))
             .into_iter()
             .filter(|path| path.canonicalize().ok().as_ref() != ours)
