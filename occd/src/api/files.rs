@@ -23,7 +23,7 @@ use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
 use super::permit::place_of;
 use super::problems::OfFile;
 use super::turns::Turn;
-use super::ways::{Looking, Ways, next_piece, open, turn};
+use super::ways::{Looking, Ways, in_turn, next_piece, open, turn};
 use crate::exec::Executor;
 use crate::files::{
     Condition, Download, FileError, FileSystem, Pack, Search, SearchWish, Shown, Unpack, Upload,
@@ -198,17 +198,17 @@ pub(super) async fn read(
         let globs = globs.lines().filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
         let (literal, ignore_case, limit) = (query.literal, query.ignore_case, query.limit);
         let wish = SearchWish { pattern, literal, ignore_case, globs, limit };
-        return search(&fs, &at, wish, &client, turn).await.map_err(failed);
+        return search(&app, &fs, &at, wish, &client, turn).await.map_err(failed);
     }
     if query.tar {
         let pack = Pack::begin(&fs, &at.executor, &at.path, &client).await.map_err(failed)?;
         // The host's tar is in its directory by now; what goes by paths has them to its end.
         let turn = turn.filter(|_| pack.goes_by_paths());
-        let bytes = stream::unfold(Some((pack, turn)), |pack| async {
-            let (mut pack, turn) = pack?;
+        let bytes = stream::unfold(Some(pack), |pack| async {
+            let mut pack = pack?;
             match pack.next().await {
                 Ok(None) => None,
-                Ok(Some(data)) => Some((Ok(data), Some((pack, turn)))),
+                Ok(Some(data)) => Some((Ok(data), Some(pack))),
                 Err(error) => {
                     // As below.
                     tracing::warn!(error = %chain(&error), "a directory could not be read to its end");
@@ -216,7 +216,8 @@ pub(super) async fn read(
                 }
             }
         });
-        return Ok(([(header::CONTENT_TYPE, TAR)], HttpBody::from_stream(bytes)).into_response());
+        let body = in_turn(&app, turn, bytes);
+        return Ok(([(header::CONTENT_TYPE, TAR)], body).into_response());
     }
     let mut download = Download::open(&fs, &at.path).await.map_err(failed)?;
     let attrs = *download.attrs();
@@ -308,6 +309,7 @@ async fn watch(
 
 /// Tells what a search finds.
 async fn search(
+    app: &App,
     fs: &FileSystem,
     at: &FileAt,
     wish: SearchWish,
@@ -317,11 +319,11 @@ async fn search(
     let search = Search::begin(fs, &at.executor, &at.path, wish, client).await?;
     // As with an archive.
     let turn = turn.filter(|_| search.goes_by_paths());
-    let lines = stream::unfold((search, turn), |(mut search, turn)| async move {
+    let lines = stream::unfold(search, |mut search| async move {
         let event = search.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), (search, turn)))
+        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), search))
     });
-    Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
+    Ok(([(header::CONTENT_TYPE, NDJSON)], in_turn(app, turn, lines)).into_response())
 }
 
 /// The header of an answer with a file's permissions, in octal digits.
@@ -419,6 +421,11 @@ pub(super) async fn write(
         let written = unpack.finish().await.map_err(failed)?;
         drop(first_turn);
         return Ok(Json(written).into_response());
+    }
+    // Whether a guess at what is in the file is right is for those who may read it.
+    if query.if_sha256.is_some() {
+        let reads = (false, true);
+        app.permit_file((&asker, &client), &at.executor, &fs, &at.path, reads).await?;
     }
     let absent = tags(&headers, &header::IF_NONE_MATCH);
     if absent.as_ref().is_some_and(|tags| tags != &["*"]) {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{BodyDataStream, Bytes};
+use axum::BoxError;
+use axum::body::{Body as HttpBody, BodyDataStream, Bytes};
 use axum::http::StatusCode;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _, stream};
 use occ_proto::Code;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::App;
@@ -94,6 +96,44 @@ pub(super) async fn next_piece(
         return Err(slow());
     }
     timeout(GRACE, body.next()).await.map_err(|_| slow())
+}
+
+/// Returns the body of an answer that is made in a turn. That ends with what makes the answer, or when the client takes the
+/// answer too slowly: others wait for it.
+pub(super) fn in_turn<E: Into<BoxError> + Send + 'static>(
+    app: &App,
+    turn: Option<Turn>,
+    pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+) -> HttpBody {
+    let Some(turn) = turn else { return HttpBody::from_stream(pieces) };
+    let (send, mut taken) = mpsc::channel::<Result<Bytes, BoxError>>(1);
+    app.tasks.spawn(async move {
+        let mut pieces = Box::pin(pieces);
+        let (mut waited, mut length) = (Duration::ZERO, 0);
+        loop {
+            let next = tokio::select! {
+                () = send.closed() => return,
+                next = pieces.next() => next,
+            };
+            let Some(piece) = next.map(|piece| piece.map_err(Into::into)) else { return };
+            #[expect(clippy::cast_precision_loss, reason = "it is an estimate")]
+            let patience = GRACE + Duration::from_secs_f64(length as f64 / SLOWEST);
+            length += piece.as_ref().map_or(0, Bytes::len);
+            let begun = Instant::now();
+            match timeout(patience.saturating_sub(waited), send.reserve()).await {
+                Ok(Ok(place)) => place.send(piece),
+                Ok(Err(_)) => return,
+                Err(_) => break,
+            }
+            waited += begun.elapsed();
+        }
+        drop((pieces, turn));
+        let why = "an answer was taken too slowly: below a root others wait for its end";
+        tracing::warn!("{why}");
+        // So that it does not look like its end.
+        let _ = send.send(Err(why.into())).await;
+    });
+    HttpBody::from_stream(stream::poll_fn(move |cx| taken.poll_recv(cx)))
 }
 
 /// Whoever looks at a directory time and again.

@@ -306,6 +306,11 @@ fn a_grant_to_write_is_enough_to_copy_there_and_shows_no_content() {
     }
     assert_eq!(std::fs::read(app.join("new")).unwrap(), b"new");
     assert_eq!(std::fs::read(app.join("tree/new")).unwrap(), b"new");
+    // Nor whether a guess at it is right: this one is.
+    let of_new = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
+    let path = format!("/v1/hosts/h/files/{root}/new?if_sha256={of_new}");
+    let guess = ask(&socket, "PUT", &path, Some(json!({})));
+    assert_eq!(guess.status, 403, "{}", guess.text());
     let f = format!("h:{root}/f");
     for args in [["cat", &f], ["ls", &to], ["cat", &format!("h:{root}/none")]] {
         let (code, said) = occ(&args);
@@ -875,6 +880,16 @@ fn where_a_directory_is_read_by_paths_nothing_is_exchanged_meanwhile() {
             std::io::copy(&mut get, &mut std::io::sink()).unwrap();
             assert_eq!(renamed.recv().unwrap(), 200, "{query}");
         });
+        std::fs::rename(app.join("td/old"), app.join("td/sub")).unwrap();
+        // Who does not take the answer is not waited for, and does not take it for a whole one.
+        let mut slow = UnixStream::connect(&socket).unwrap();
+        write!(slow, "GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", at("td") + query).unwrap();
+        slow.read_exact(&mut [0; 500]).unwrap();
+        let to = json!({"action": "rename", "to": format!("{root}/td/old")});
+        assert_eq!(ask(&socket, "POST", &at("td/sub"), Some(to)).status, 200, "{query}");
+        let mut rest = Vec::new();
+        slow.read_to_end(&mut rest).unwrap();
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "{query}");
         std::fs::rename(app.join("td/old"), app.join("td/sub")).unwrap();
     }
 }
