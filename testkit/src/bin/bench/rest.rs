@@ -266,7 +266,8 @@ fn given_back(rig: &DaemonRig, before: u64) -> u64 {
     blocking::wait_for("memory to be given back", GUARD, || {
         let now = rig.daemon_rss_kib();
         (now < before / 4 * 3).then_some(now)
-    })
+    });
+    super::settled(|| rig.daemon_rss_kib())
 }
 
 fn mib(kib: u64) -> String {
