@@ -206,7 +206,10 @@ async fn terminate(pid: i32, socket: &Path) -> Result<Stopped, CliError> {
 pub(super) async fn gone(pid: i32, socket: &Path) -> Result<(), CliError> {
     let gone = async {
         // Only when it has let go of its lock can another one start.
-        while autostart::lock_holder(socket) == Some(pid) || listener(socket).await == Some(pid) {
+        while autostart::lock_holder(socket) == Some(pid)
+            || listener(socket).await == Some(pid)
+            || is_running(pid)
+        {
             tokio::time::sleep(STOP_STEP).await;
         }
     };
@@ -218,6 +221,28 @@ pub(super) async fn gone(pid: i32, socket: &Path) -> Result<(), CliError> {
         STOP_LIMIT.as_secs()
     ))
     .hint(format!("kill -9 {pid}")))
+}
+
+/// Returns whether a process has not ended yet. The kernel closes its files, and with them the lock, a little earlier.
+/// One that only waits to be reaped has ended, which `kill(2)` does not tell: a container may have nobody who reaps.
+#[cfg(target_os = "linux")]
+fn is_running(pid: i32) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+
+    // A kernel without them (before 5.3) leaves it at the lock.
+    let Some(Ok(process)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+    else {
+        return false;
+    };
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    matches!(poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+}
+
+/// Returns whether a process has not ended yet.
+#[cfg(not(target_os = "linux"))]
+fn is_running(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
 }
 
 /// Returns the process that listens on the socket, if one does. A socket that systemd keeps names the last one, which

@@ -588,7 +588,15 @@ fn stopping_a_daemon_is_done_also_where_another_client_starts_it_again() {
     rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
     let rig = rig;
     let done = std::sync::atomic::AtomicBool::new(false);
+    /// Ends the other client also where the test fails: the scope waits for it.
+    struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
+        let ends = Done(&done);
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 // It may meet the daemon that goes.
@@ -607,7 +615,7 @@ fn stopping_a_daemon_is_done_also_where_another_client_starts_it_again() {
             assert!(Process::find(pid.parse().unwrap()).is_none(), "{output:?}");
             Some(rest.strip_prefix("; ")?.to_owned())
         });
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(ends);
         assert!(again.starts_with("another client has started it again (process "), "{again}");
     });
     rig.occ_ok(&["daemon", "stop"]);
