@@ -209,6 +209,7 @@ impl App {
         let hosts = self.pool.configured();
         self.sandboxes.follow(&hosts);
         self.docker_sockets.follow(&hosts);
+        self.files.follow(&hosts);
         self.forwards.follow(&hosts, config.forwards.by_name(), &self.guard);
         self.changes.touch(Topic::Files);
     }

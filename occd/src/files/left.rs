@@ -4,7 +4,7 @@
 //! cleared away over the next connection, and what a killed daemon leaves by the one after it: `left.json` in the state
 //! directory has the list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,6 +66,8 @@ type Saved = BTreeMap<HostName, Vec<Remains>>;
 pub(super) struct Left {
     file: PathBuf,
     book: Mutex<(Book, u64)>,
+    /// The hosts with something from an earlier daemon that nobody sees to yet.
+    unseen: Mutex<BTreeSet<HostName>>,
     /// Held by whoever writes the file.
     saving: Mutex<()>,
     /// Somebody is about to write it.
@@ -100,9 +102,10 @@ impl Left {
                 next += 1;
             }
         }
+        let unseen = Mutex::new(book.keys().cloned().collect());
         let (saving, is_outdated) = (Mutex::default(), AtomicBool::new(false));
         let (book, changed) = (Mutex::new((book, next)), Notify::new());
-        Self { file, book, saving, is_outdated, changed, tasks, stop }
+        Self { file, book, unseen, saving, is_outdated, changed, tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, (Book, u64)> {
@@ -151,6 +154,33 @@ impl Left {
         }
         self.changed.notify_waiters();
         if state.is_none() {
+            self.save();
+        }
+    }
+
+    /// Returns whether an earlier daemon left something on a host. It says so once.
+    pub(super) fn is_unseen(&self, host: &HostName) -> bool {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner).remove(host)
+    }
+
+    /// Follows a directory of a host's that has another path now: what is half written in it has, too.
+    fn moved(self: &Arc<Self>, host: &HostName, from: &[u8], to: &[u8]) {
+        let (from, to) = (trimmed(from), trimmed(to));
+        let mut is_changed = false;
+        {
+            let mut book = self.lock();
+            for (remains, _) in book.0.get_mut(host).into_iter().flat_map(BTreeMap::values_mut) {
+                for path in std::iter::once(&mut remains.path).chain(&mut remains.keep) {
+                    // Not the directory itself: under its new name it may be whole.
+                    let rest = path.0.strip_prefix(from).filter(|rest| rest.starts_with(b"/"));
+                    if let Some(rest) = rest {
+                        path.0 = [to, rest].concat();
+                        is_changed = true;
+                    }
+                }
+            }
+        }
+        if is_changed {
             self.save();
         }
     }
@@ -263,6 +293,32 @@ impl Home {
         self.left.save();
         Claim { home: self.clone(), id, is_over: false }
     }
+
+    /// Follows a directory that has another path now.
+    pub(super) fn moved(&self, from: &[u8], to: &[u8]) {
+        self.left.moved(self.host.name(), from, to);
+    }
+
+    /// Clears away what is left when the host is connected.
+    pub(super) fn clear_when_up(self) {
+        let stop = self.left.stop.clone();
+        self.left.tasks.clone().spawn(async move {
+            stop.run_until_cancelled(async {
+                for _ in 0..ATTEMPTS {
+                    self.host.up().await;
+                    if !self.left.any(self.host.name(), State::Left) {
+                        return;
+                    }
+                    let (tries, client) = (Tries::Retries(0), Client::default());
+                    match self.slot.open(&self.left, &self.host, tries, &client).await {
+                        Ok(fs) => self.left.clear(&fs, self.host.name()).await,
+                        Err(error) => tracing::debug!(%error, "what was left stays for now"),
+                    }
+                }
+            })
+            .await;
+        });
+    }
 }
 
 /// Something half written, until it is done with. Dropped, it is left.
@@ -329,23 +385,12 @@ impl Drop for Claim {
             return;
         }
         self.set(Some(State::Left));
-        let home = self.home.clone();
-        let stop = home.left.stop.clone();
-        home.left.tasks.clone().spawn(async move {
-            stop.run_until_cancelled(async {
-                for _ in 0..ATTEMPTS {
-                    home.host.up().await;
-                    if !home.left.any(home.host.name(), State::Left) {
-                        return;
-                    }
-                    let (tries, client) = (Tries::Retries(0), Client::default());
-                    match home.slot.open(&home.left, &home.host, tries, &client).await {
-                        Ok(fs) => home.left.clear(&fs, home.host.name()).await,
-                        Err(error) => tracing::debug!(%error, "what was left stays for now"),
-                    }
-                }
-            })
-            .await;
-        });
+        self.home.clone().clear_when_up();
     }
+}
+
+/// Returns a path without slashes at its end.
+fn trimmed(path: &[u8]) -> &[u8] {
+    let length = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    &path[..length]
 }

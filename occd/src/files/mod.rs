@@ -55,6 +55,9 @@ use sftp::Sftp;
 /// How long a session for files is kept after it was used: a person's next command comes within it.
 const KEPT: Duration = Duration::from_secs(60);
 
+/// The permissions with which a program runs as its owner or group.
+pub const SET_ID: u32 = 0o6000;
+
 /// What is known of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attrs {
@@ -152,6 +155,19 @@ impl Files {
         Box::pin(self.open(executor, tries, client))
     }
 
+    fn slot(&self, host: &HostHandle) -> Arc<Slot> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(hosts.entry(host.name().clone()).or_default())
+    }
+
+    /// Clears away what an earlier daemon left half written on these hosts, as soon as they are connected.
+    pub fn follow(&self, hosts: &[HostHandle]) {
+        for host in hosts.iter().filter(|host| self.left.is_unseen(host.name())) {
+            let (left, slot) = (Arc::clone(&self.left), self.slot(host));
+            Home { left, slot, host: host.clone() }.clear_when_up();
+        }
+    }
+
     async fn open(
         &self,
         executor: &Executor,
@@ -162,10 +178,7 @@ impl Files {
             Executor::Local(_) => return Ok(FileSystem::Local(Arc::clone(&self.local))),
             Executor::Host(host) => host,
         };
-        let slot = {
-            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(hosts.entry(host.name().clone()).or_default())
-        };
+        let slot = self.slot(host);
         let fs = slot.open(&self.left, host, tries, client).await?;
         self.left.clear(&fs, host.name()).await;
         Ok(fs)
@@ -339,9 +352,14 @@ pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 impl FileSystem {
     /// Notes that something is half written from now on. This machine's is not noted: nothing comes between.
     fn claim(&self, remains: Remains) -> Option<Claim> {
+        self.home().map(|home| home.claim(remains))
+    }
+
+    /// Returns the way to what is left there; on this machine nothing is.
+    fn home(&self) -> Option<&Home> {
         match self {
-            Self::Remote(remote) => Some(remote.home.claim(remains)),
-            Self::Shell(shell) => Some(shell.home().claim(remains)),
+            Self::Remote(remote) => Some(&remote.home),
+            Self::Shell(shell) => Some(shell.home()),
             Self::Local(_) => None,
         }
     }
@@ -485,7 +503,9 @@ impl FileSystem {
             Self::Remote(remote) => remote.rename(from, to, replace).await,
             Self::Shell(shell) => shell.rename(from, to, replace).await,
             Self::Local(local) => local.rename(from, to, replace).await,
-        }
+        }?;
+        self.home().into_iter().for_each(|home| home.moved(from, to));
+        Ok(())
     }
 
     /// Removes a file, a link, or an empty directory.

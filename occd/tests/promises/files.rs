@@ -551,15 +551,43 @@ fn what_a_broken_link_leaves_is_cleared_away() {
             far.rig.kill_daemon();
             assert!(part().is_some());
             far.rig.start_daemon(&[]);
-            assert_eq!(
-                ask(&far.rig, "GET", &url("h", shared.path(), "?list=true"), &[], None).status,
-                200
-            );
+            // Nobody asks for files: to be connected is enough.
+            far.rig.occ_ok(&["exec", "--host", "h", "--", "true"]);
         } else {
             far.link.reset_all();
         }
         drop(stream);
         crate::support::eventually("nothing to be left", || shared.names().is_empty());
+    }
+}
+
+#[test]
+fn what_an_upload_leaves_in_a_directory_with_a_new_name_is_cleared_away() {
+    use std::io::Write as _;
+    let with_sftp = sshd();
+    let without = bare(false);
+    let rigs = [with_sftp.as_ref().map(|(_, rig)| rig), without.as_ref().map(|(_, rig, _)| rig)];
+    for rig in rigs.into_iter().flatten() {
+        let shared = Shared::new();
+        let old = url("h", &shared.at("old"), "");
+        let made = act(rig, &old, json!({"action": "mkdir"}));
+        assert_eq!(made.status, 200, "{}", made.text());
+        let at = url("h", &shared.at("old/f"), "");
+        let mut stream = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+        let head =
+            format!("PUT {at} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&[7; 1_000_000]).unwrap();
+        let names = |dir: &str| {
+            let entries = std::fs::read_dir(shared.at(dir)).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        crate::support::eventually("it to be under way", || names("old").len() == 1);
+        let renamed = act(rig, &old, json!({"action": "rename", "to": shared.at("new")}));
+        assert_eq!(renamed.status, 200, "{}", renamed.text());
+        assert_eq!(names("new").len(), 1);
+        drop(stream);
+        crate::support::eventually("nothing to be left", || names("new").is_empty());
     }
 }
 
