@@ -26,8 +26,8 @@ use super::turns::Turn;
 use super::ways::{Looking, Ways, in_turn, next_piece, open, turn};
 use crate::exec::Executor;
 use crate::files::{
-    Condition, Download, FileError, FileSystem, Pack, Search, SearchWish, Shown, Unpack, Upload,
-    UploadWish, Watch, checked, digest_of,
+    Condition, Download, FileError, FileSystem, Pack, SET_ID, Search, SearchWish, Shown, Unpack,
+    Upload, UploadWish, Watch, checked, digest_of,
 };
 use crate::policy::{self, Asker};
 use crate::prompts::Client;
@@ -49,7 +49,7 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
         FileError::Lost(..) | FileError::Ended(_) | FileError::Silent { .. } => {
             (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
         }
-        FileError::Outside(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
+        FileError::Outside(_) | FileError::SetId(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
         FileError::NotFound(_) | FileError::NoDirectory(_) => {
             (StatusCode::NOT_FOUND, Code::FileNotFound)
         }
@@ -142,6 +142,15 @@ fn octal(mode: Option<&str>) -> ApiResult<Option<u32>> {
     match u32::from_str_radix(mode, 8) {
         Ok(bits) if bits <= 0o7777 => Ok(Some(bits)),
         _ => Err(ApiError::bad_request("A mode has one to four octal digits.")),
+    }
+}
+
+/// Refuses permissions below a root with which a program would run as its owner: whoever may only write there could give
+/// the account to others on the host.
+fn plain_mode(mode: u32, confined: bool, at: &FileAt) -> ApiResult<()> {
+    match confined && mode & SET_ID != 0 {
+        true => Err(problem(&at.executor, &FileError::SetId(Shown::of(&at.path)))),
+        false => Ok(()),
     }
 }
 
@@ -437,8 +446,12 @@ pub(super) async fn write(
         sha256: query.if_sha256.clone(),
     };
     let (mode, new_mode) = (octal(query.mode.as_deref())?, octal(query.new_mode.as_deref())?);
+    for mode in [mode, new_mode].into_iter().flatten() {
+        plain_mode(mode, first_turn.is_some(), &at)?;
+    }
     let (mtime, resume) = (query.mtime, query.resume);
-    let wish = UploadWish { mode, new_mode, mtime, condition, resume, no_sync: false };
+    let no_set_id = first_turn.is_some();
+    let wish = UploadWish { mode, new_mode, mtime, condition, resume, no_set_id, no_sync: false };
     let mut upload = Upload::begin(&fs, &at.path, wish).await.map_err(failed)?;
     // It is open: nobody has to wait for what is still to come.
     drop(first_turn);
@@ -545,14 +558,20 @@ pub(super) async fn act(
         _ => Ways::Keeps,
     };
     let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, ways).await;
-    let (fs, _turn) = opened?;
+    let (fs, turn) = opened?;
     let failed = |error| problem(&at.executor, &error);
     let path = &at.path;
+    // That a directory is to be there is true of a root.
+    if !matches!(action, FileAction::Digest { .. } | FileAction::Mkdir { .. }) {
+        app.keep_roots((&asker, &client), &at.executor, &fs, path).await?;
+    }
+    if let FileAction::Chmod { mode } | FileAction::Mkdir { mode: Some(mode), .. } = &action {
+        plain_mode(*mode, turn.is_some(), &at)?;
+    }
     match action {
         FileAction::Mkdir { mode, parents: true } => fs.mkdir_all(path, mode).await,
         FileAction::Mkdir { mode, parents: false } => fs.mkdir(path, mode).await,
         FileAction::Rename { to, replace } => {
-            app.keep_roots((&asker, &client), &at.executor, &fs, path).await?;
             let to = checked(&to.0).map_err(failed)?;
             let to =
                 app.permit_file((&asker, &client), &at.executor, &fs, &to, (true, false)).await?;

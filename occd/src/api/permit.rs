@@ -186,8 +186,8 @@ impl App {
         Ok(path)
     }
 
-    /// Refuses to take a root away or to give it another name: that changes the directory above it. `path` is as
-    /// [`App::permit_file`] has it.
+    /// Refuses to change a root itself, of which only what is below it was given: its name is of the directory above it, and its
+    /// permissions decide who else gets in. `path` is as [`App::permit_file`] has it.
     pub(super) async fn keep_roots(
         &self,
         by: By<'_>,

@@ -114,6 +114,9 @@ pub enum FileError {
     /// It would be written through a link, which may lead out of where it is to stay.
     #[error("{0} is a link or something unfinished, to which nothing is unpacked here")]
     Outside(Shown),
+    /// It would run as its owner or group, whoever starts it.
+    #[error("{0} has a set-user-ID or set-group-ID bit, which is not given to files here")]
+    SetId(Shown),
     /// Something else.
     #[error("{0}: {1}")]
     Failed(Shown, String),
@@ -207,6 +210,7 @@ impl FileError {
             | Self::Cut(path)
             | Self::BadName(path, _)
             | Self::Outside(path)
+            | Self::SetId(path)
             | Self::Failed(path, _) => Some(path),
             Self::Unreachable(_) | Self::NoSession(_) | Self::NoSftp | Self::BadPath(_) => None,
         }

@@ -18,7 +18,9 @@ use occ_proto::tar::{self, Decoder, Entry, Item, Kind};
 use occ_proto::text::sanitize;
 
 use super::left::{Claim, Remains};
-use super::{Attrs, Download, FileError, FileSystem, Shown, Upload, UploadWish, join, split};
+use super::{
+    Attrs, Download, FileError, FileSystem, SET_ID, Shown, Upload, UploadWish, join, split,
+};
 use crate::exec::{Command, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::prompts::Client;
@@ -379,6 +381,9 @@ impl Confined {
         target: &[u8],
         entry: &Entry,
     ) -> Result<(), FileError> {
+        if entry.kind == Kind::File && entry.mode & SET_ID != 0 {
+            return Err(FileError::SetId(Shown::of(&join(target, &entry.path))));
+        }
         // What is no path is told by whoever writes it.
         let parts = tar::parts(&entry.path).unwrap_or_default();
         if let Kind::Hardlink(to) = &entry.kind {
@@ -405,14 +410,7 @@ impl Confined {
                 // It replaces what is there.
                 self.links.insert(path.clone());
             } else if !self.fresh && self.plain.insert(path.clone()) {
-                match fs.stat(&full, false).await {
-                    Ok(attrs) if attrs.kind == FileKind::Symlink => {
-                        return Err(FileError::Outside(Shown::of(&full)));
-                    }
-                    Ok(_) => {}
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => return Err(error),
-                }
+                no_link(fs, &full).await?;
             }
         }
         Ok(())
@@ -517,7 +515,9 @@ impl Unpack {
                 (Item::Entry(entry), To::Tar { entries, .. }) => {
                     tar::parts(&entry.path).ok_or_else(|| bad_name(&self.target, &entry.path))?;
                     note(&mut self.written, &entry);
-                    entries.push(entry);
+                    if !keeps(self.confined.as_ref(), &entry) {
+                        entries.push(entry);
+                    }
                 }
                 (Item::Data(_), To::Tar { .. }) => {}
                 (Item::Entry(entry), To::Each { .. }) => {
@@ -569,6 +569,7 @@ impl Unpack {
             mode: self.preserve.then_some(entry.mode),
             new_mode: Some(entry.mode),
             mtime: self.preserve.then_some(entry.mtime),
+            no_set_id: self.confined.is_some(),
             no_sync: true,
             ..UploadWish::default()
         }
@@ -581,7 +582,8 @@ impl Unpack {
         let coming = match &entry.kind {
             Kind::Directory => {
                 self.fs.mkdir_all(&path, Some(entry.mode | 0o700)).await?;
-                if let (true, To::Each { directories, .. }) = (self.preserve, &mut self.sink) {
+                let sets = self.preserve && !keeps(self.confined.as_ref(), &entry);
+                if let (true, To::Each { directories, .. }) = (sets, &mut self.sink) {
                     directories.push((path.clone(), entry.mode, entry.mtime));
                 }
                 Coming::Nothing
@@ -669,6 +671,7 @@ impl Unpack {
             mode: self.preserve.then_some(mode),
             new_mode: Some(mode),
             mtime: self.preserve.then_some(mtime),
+            no_set_id: self.confined.is_some(),
             no_sync: true,
             ..UploadWish::default()
         };
@@ -808,6 +811,12 @@ fn bad_name(target: &[u8], path: &[u8]) -> FileError {
     FileError::BadArchive(Shown::of(target), text)
 }
 
+/// Returns whether an entry is the directory that was there before, which may be the root that all has to stay below.
+fn keeps(confined: Option<&Confined>, entry: &Entry) -> bool {
+    confined.is_some_and(|confined| !confined.fresh)
+        && tar::parts(&entry.path).is_some_and(|parts| parts.is_empty())
+}
+
 /// Notes that an entry has come.
 fn note(written: &mut TreeWritten, entry: &Entry) {
     match entry.kind {
@@ -858,17 +867,20 @@ async fn no_links(fs: &FileSystem, target: &[u8], entries: &[Entry]) -> Result<(
             if !plain.insert(full.clone()) {
                 continue;
             }
-            match fs.stat(&full, false).await {
-                Ok(attrs) if attrs.kind == FileKind::Symlink => {
-                    return Err(FileError::Outside(Shown::of(&full)));
-                }
-                Ok(_) => {}
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
+            no_link(fs, &full).await?;
         }
     }
     Ok(())
+}
+
+/// Refuses a path where a link is.
+async fn no_link(fs: &FileSystem, path: &[u8]) -> Result<(), FileError> {
+    match fs.stat(path, false).await {
+        Ok(attrs) if attrs.kind == FileKind::Symlink => Err(FileError::Outside(Shown::of(path))),
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Moves what was unpacked to where it is to be, file by file, many at once.

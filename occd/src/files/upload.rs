@@ -19,7 +19,8 @@ use super::left::{Claim, Remains};
 use super::sftp::{Fault, WireAttrs};
 use super::shell::{Given, Shell, Stream};
 use super::{
-    Attrs, Download, FileError, FileSystem, LocalFiles, Remote, Shown, join, local, remote, split,
+    Attrs, Download, FileError, FileSystem, LocalFiles, Remote, SET_ID, Shown, join, local, remote,
+    split,
 };
 use crate::blocking::blocking;
 
@@ -86,6 +87,8 @@ pub struct UploadWish {
     pub mode: Option<u32>,
     /// Its permissions where nothing is there yet, and nothing else is said.
     pub new_mode: Option<u32>,
+    /// Whatever was there, it does not run as its owner or group.
+    pub no_set_id: bool,
     /// When it was changed last; now, unless said.
     pub mtime: Option<i64>,
     /// When it may take its place.
@@ -326,7 +329,11 @@ impl Upload {
 
     /// Waits until all is written, on the disk where that can be known, with its owner, permissions and time.
     async fn settle(&mut self) -> Result<(), Written> {
-        let mode = self.wish.mode.or(self.replaced.map(|replaced| replaced.mode));
+        let of_replaced = self.replaced.map(|replaced| match self.wish.no_set_id {
+            true => replaced.mode & !SET_ID,
+            false => replaced.mode,
+        });
+        let mode = self.wish.mode.or(of_replaced);
         let (mtime, owner) = (self.wish.mtime, self.replaced.map(|replaced| replaced.owner));
         let no_sync = self.wish.no_sync;
         match &mut self.sink {

@@ -213,6 +213,61 @@ fn where_a_grant_was_no_other_daemon_is_started_and_it_ends_with_its_host() {
 }
 
 #[test]
+fn a_grant_to_write_changes_no_root_and_makes_no_program_that_runs_as_its_owner() {
+    let shared = Shared::new();
+    let app = app(&shared);
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    let root = app.to_str().unwrap();
+    let socket = make(&rig, &["--allow", "write", "--ttl", "2h", "--root", root]);
+    let path = |name: &str| format!("/v1/hosts/h/files/{}{name}", app.display());
+    let act = |name: &str, action: Value| ask(&socket, "POST", &path(name), Some(action));
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+
+    for action in [
+        json!({ "action": "chmod", "mode": 0 }),
+        json!({ "action": "touch", "mtime": 1 }),
+        json!({ "action": "rename", "to": app.join("x") }),
+    ] {
+        denied(&act("", action));
+    }
+    assert_eq!(act("", json!({ "action": "mkdir", "parents": true })).status, 200);
+    assert_eq!(act("/d", json!({ "action": "mkdir", "mode": 0o750 })).status, 200);
+    assert_eq!(act("/d", json!({ "action": "chmod", "mode": 0o1770 })).status, 200);
+    assert_eq!(mode(&app.join("d")), 0o1770);
+    denied(&act("/e", json!({ "action": "mkdir", "mode": 0o2750 })));
+    denied(&act("/d", json!({ "action": "chmod", "mode": 0o4700 })));
+    denied(&ask(&socket, "PUT", &path("/p?mode=4755"), Some(json!(1))));
+    denied(&ask(&socket, "PUT", &path("/p?new_mode=2755"), Some(json!(1))));
+    assert!(!app.join("p").exists());
+    // Nor in the place of one that does.
+    std::fs::set_permissions(app.join("f"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+    assert_eq!(ask(&socket, "PUT", &path("/f"), Some(json!(1))).status, 200);
+    assert_eq!(mode(&app.join("f")), 0o755);
+
+    let source = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(source.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let send = |to: &str, file_mode: u32| {
+        let file = source.path().join("p");
+        std::fs::write(&file, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(file_mode)).unwrap();
+        let mut tar = std::process::Command::new("tar");
+        let archive = tar.arg("-cC").arg(source.path()).arg(".").output().unwrap().stdout;
+        let path = path(&format!("{to}?tar=true&preserve=true"));
+        http::request(&socket, "PUT", &path, &[], Some(&archive)).unwrap()
+    };
+    for to in ["", "/new"] {
+        denied(&send(to, 0o4755));
+        assert!(!app.join("p").exists() && !app.join("new").exists());
+    }
+    assert_eq!(send("", 0o755).status, 200);
+    assert_eq!((mode(&app.join("p")), mode(&app)), (0o755, 0o777));
+    eventually("nothing to be left", || {
+        let names = std::fs::read_dir(&app).unwrap().map(|entry| entry.unwrap().file_name());
+        !names.into_iter().any(|name| name.to_string_lossy().contains(".occ-"))
+    });
+}
+
+#[test]
 fn an_archive_that_comes_keeps_nobody_below_its_root_waiting_and_leads_nobody_out() {
     let shared = Shared::new();
     let app = app(&shared);
