@@ -64,7 +64,9 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
             (StatusCode::INSUFFICIENT_STORAGE, Code::NoSpace)
         }
         FileError::Changed(_) => (StatusCode::PRECONDITION_FAILED, Code::FileChanged),
-        FileError::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, Code::OutOfRange),
+        FileError::Range { .. } | FileError::NotKept(..) => {
+            (StatusCode::RANGE_NOT_SATISFIABLE, Code::OutOfRange)
+        }
         FileError::BadArchive(..) => (StatusCode::BAD_REQUEST, Code::ArchiveInvalid),
         FileError::Cut(_) | FileError::BadPath(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
         FileError::BadName(..) | FileError::Failed(..) => {

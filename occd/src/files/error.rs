@@ -99,6 +99,9 @@ pub enum FileError {
         /// Its length.
         size: u64,
     },
+    /// What is kept of an upload is another length, if anything is.
+    #[error("{0} cannot be gone on with there: another length of it is kept, or nothing")]
+    NotKept(Shown),
     /// The client's bytes did not come to their end.
     #[error("{0}: what was sent ended too early")]
     Cut(Shown),
@@ -169,6 +172,7 @@ impl FileError {
             Self::NameTooLong(_) => Self::NameTooLong(path),
             Self::NoSpace(_) => Self::NoSpace(path),
             Self::Quota(_) => Self::Quota(path),
+            Self::NotKept(_) => Self::NotKept(path),
             Self::Failed(_, text) => Self::Failed(path, text),
             Self::Lost(_, cause) => Self::Lost(path, cause),
             Self::Ended(_) => Self::Ended(path),
@@ -207,6 +211,7 @@ impl FileError {
             | Self::Quota(path)
             | Self::Changed(path)
             | Self::Range { path, .. }
+            | Self::NotKept(path)
             | Self::Cut(path)
             | Self::BadName(path, _)
             | Self::Outside(path)

@@ -300,9 +300,7 @@ impl Stream {
                     self.ended = true;
                     return match exit.status() {
                         0 => Ok(None),
-                        OTHER_LENGTH => {
-                            Err(FileError::Range { path: Shown::of(&self.path), size: 0 })
-                        }
+                        OTHER_LENGTH => Err(FileError::NotKept(Shown::of(&self.path))),
                         status => Err(error_of(&self.path, &self.said, status)),
                     };
                 }

@@ -142,12 +142,13 @@ impl std::fmt::Debug for Sink {
 }
 
 /// Makes sure that what an interrupted copy left is a file of ours: its name can be foreseen, and somebody else may have put a
-/// link there that leads to where nobody wants to write, or a file that they could change later. Such a one is removed.
-async fn own_part(fs: &FileSystem, part: &[u8], kept: &[u8]) -> Result<(), FileError> {
+/// link there that leads to where nobody wants to write, or a file that they could change later. Such a one is removed. Returns
+/// whether it is ours.
+async fn own_part(fs: &FileSystem, part: &[u8], kept: &[u8]) -> Result<bool, FileError> {
     // Under a name that nobody can foresee by now, and not followed.
     let there = fs.stat(part, false).await?;
     if there.kind == FileKind::File && there.owner.0 == own_id(fs, part).await? {
-        return Ok(());
+        return Ok(true);
     }
     match fs.remove(part, there.kind).await {
         Err(error) if error.is_about_link() => return Err(error),
@@ -157,7 +158,7 @@ async fn own_part(fs: &FileSystem, part: &[u8], kept: &[u8]) -> Result<(), FileE
         }
         Ok(()) => {}
     }
-    Err(FileError::Range { path: Shown::of(kept), size: 0 })
+    Ok(false)
 }
 
 /// Returns who owns what we make there. SFTP has no other word for that.
@@ -208,13 +209,9 @@ impl Upload {
             },
             // Of two that would go on with it one has it.
             (Some(kept), _) => match fs.rename(kept, &part, false).await {
-                Err(error) if !error.is_about_link() => {
-                    return Err(FileError::Range { path: Shown::of(kept), size: 0 });
-                }
-                taken => {
-                    taken?;
-                    own_part(fs, &part, kept).await?;
-                }
+                Err(error) if error.is_about_link() => return Err(error),
+                Ok(()) if own_part(fs, &part, kept).await? => {}
+                Ok(()) | Err(_) => return Err(FileError::NotKept(Shown::of(path))),
             },
         }
         let opened = match fs {
@@ -435,8 +432,7 @@ async fn remote_sink(
         let size = sftp.fstat(&handle).await.map_err(|fault| FileError::of(part, fault))?.size;
         if size != Some(offset) {
             sftp.close_behind(handle);
-            let (path, size) = (Shown::of(part), size.unwrap_or(0));
-            return Err(FileError::Range { path, size });
+            return Err(FileError::NotKept(Shown::of(target)));
         }
     }
     Ok(Sink::Remote(Box::new(Lanes::new(part, sftp, handle, offset))))
@@ -465,7 +461,7 @@ async fn local_sink(
     let opened = blocking(move || open_local(full, mode, offset)).await;
     let (file, size) = opened.map_err(|error| FileError::local(target, &error))?;
     if size != offset {
-        return Err(FileError::Range { path: Shown::of(part), size });
+        return Err(FileError::NotKept(Shown::of(target)));
     }
     Ok(Sink::Local { file: Arc::new(file) })
 }

@@ -695,9 +695,28 @@ fn what_somebody_else_made_is_not_gone_on_with_and_keeps_nobody_from_copying() {
         let theirs = std::fs::File::open(&part).unwrap();
         let at = |query: &str| url(place, &shared.at("f"), query);
         let answer = ask(rig, "PUT", &at("?resume=3"), &[], Some(b"ours\n"));
-        assert_eq!(answer.status, 416, "{place}: {}", answer.text());
+        let detail = refused(&answer, 416, Code::OutOfRange).detail;
+        assert!(
+            detail.ends_with(
+                "f cannot be gone on with there: another length of it is kept, or nothing."
+            ),
+            "{place}: {detail}"
+        );
         assert_eq!(theirs.metadata().unwrap().len(), 3, "{place}");
         assert!(shared.names().is_empty(), "{place}: {:?}", shared.names());
+        // Nor is it gone on with where another length is kept.
+        let put = ask(rig, "PUT", &url(place, &part, ""), &[], Some(b"our"));
+        assert_eq!(put.status, 200, "{}", put.text());
+        let answer = ask(rig, "PUT", &at("?resume=2"), &[], Some(b"rs\n"));
+        let detail = refused(&answer, 416, Code::OutOfRange).detail;
+        assert!(
+            detail.ends_with(
+                "f cannot be gone on with there: another length of it is kept, or nothing."
+            ),
+            "{place}: {detail}"
+        );
+        eventually("it to be kept still", || std::fs::read(&part).is_ok_and(|kept| kept == b"our"));
+        std::fs::remove_file(&part).unwrap();
         // What cannot be removed is in nobody's way.
         std::fs::create_dir_all(part.join("x")).unwrap();
         for query in ["?resume=3", "?resume=0"] {
