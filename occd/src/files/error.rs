@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use occ_proto::exec::Exit;
 use occ_proto::text::sanitize;
 
 use super::sftp::Fault;
@@ -160,6 +161,12 @@ impl FileError {
             io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::Quota(path),
             _ => Self::Failed(path, error.to_string()),
         }
+    }
+
+    /// Returns the error where a program that worked on a path ended because its connection had to.
+    pub(super) fn cut_off(path: &[u8], exit: &Exit) -> Option<Self> {
+        let cause = exit.cut_off_by.clone().map_or(LossCause::Ours, LossCause::Hop);
+        exit.cut_off.then(|| Self::Lost(Shown::of(path), cause))
     }
 
     /// Returns the same about another path, where it is about a file that stood in for that.

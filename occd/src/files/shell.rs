@@ -301,7 +301,8 @@ impl Stream {
                     return match exit.status() {
                         0 => Ok(None),
                         OTHER_LENGTH => Err(FileError::NotKept(Shown::of(&self.path))),
-                        status => Err(error_of(&self.path, &self.said, status)),
+                        status => Err(FileError::cut_off(&self.path, &exit)
+                            .unwrap_or_else(|| error_of(&self.path, &self.said, status))),
                     };
                 }
                 Step::Ended(Err(error)) => {

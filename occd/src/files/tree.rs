@@ -781,7 +781,10 @@ impl Unpack {
         let path = Shown::of(&self.target);
         match exit {
             Ok(exit) if exit.status() == 0 => Ok(()),
-            Ok(_) => {
+            Ok(exit) => {
+                if let Some(error) = FileError::cut_off(&self.target, &exit) {
+                    return Err(error);
+                }
                 let text = String::from_utf8_lossy(&said);
                 if text.contains("No space left") || text.contains("quota exceeded") {
                     return Err(FileError::NoSpace(path));

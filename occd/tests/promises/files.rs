@@ -562,6 +562,72 @@ fn what_a_broken_link_leaves_is_cleared_away() {
 }
 
 #[test]
+fn a_copy_that_the_daemons_end_cuts_off_does_not_blame_the_host() {
+    use std::io::{Read as _, Write as _};
+    for with_sftp in [true, false] {
+        let (_sshd, mut rig) = match with_sftp {
+            true => match sshd() {
+                Some((sshd, rig)) => (sshd, rig),
+                None => return,
+            },
+            false => match bare(false) {
+                Some((sshd, rig, _bin)) => (sshd, rig),
+                None => return,
+            },
+        };
+        let shared = Shared::new();
+        let mut tree = Vec::new();
+        let kind = occ_proto::tar::Kind::File;
+        let entry = occ_proto::tar::Entry {
+            path: b"f".to_vec(),
+            kind,
+            mode: 0o644,
+            mtime: 1,
+            size: 9_000_000,
+        };
+        occ_proto::tar::head(&mut tree, &entry);
+        for query in ["?tar=true", ""] {
+            let at = url("h", &shared.at("new"), query);
+            let mut put = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+            let head = format!(
+                "PUT {at} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 9000000\r\n\r\n"
+            );
+            put.write_all(head.as_bytes()).unwrap();
+            put.write_all(&tree).unwrap();
+            put.write_all(&[7; 1_000_000]).unwrap();
+            crate::support::eventually("it to be under way", || shared.names().len() == 1);
+            // It goes on, slowly, until it is told.
+            let mut sender = put.try_clone().unwrap();
+            put.set_nonblocking(true).unwrap();
+            let sending = std::thread::spawn(move || {
+                let mut answer = Vec::new();
+                loop {
+                    match put.read_to_end(&mut answer) {
+                        Ok(_) => return String::from_utf8(answer).unwrap(),
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Err(error) => panic!("{error}: {}", String::from_utf8_lossy(&answer)),
+                    }
+                    if answer.is_empty() {
+                        // It may be refused in this moment.
+                        let _ = sender.write(&[7; 4096]);
+                    } else {
+                        let _ = sender.shutdown(std::net::Shutdown::Write);
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+            });
+            rig.terminate_daemon();
+            let answer = sending.join().unwrap();
+            assert!(answer.contains("file_interrupted"), "{query}: {answer}");
+            assert!(answer.contains("closed by occd"), "{query}: {answer}");
+            rig.start_daemon(&[]);
+            rig.occ_ok(&["exec", "--host", "h", "--", "true"]);
+            crate::support::eventually("nothing to be left", || shared.names().is_empty());
+        }
+    }
+}
+
+#[test]
 fn what_an_upload_leaves_in_a_directory_with_a_new_name_is_cleared_away() {
     use std::io::Write as _;
     let with_sftp = sshd();
