@@ -117,15 +117,22 @@ impl Cli {
 /// Returns the grammar of the first command that the words name, without its siblings.
 fn named_alone(args: &[OsString]) -> Option<clap::Command> {
     let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
-    let whole = Cli::command();
-    let mut named = words.find_map(|word| whole.find_subcommand(word))?.clone();
+    let mut named = take_below(Cli::command(), &mut words)?;
     if named.has_subcommands() {
-        let below = words.find_map(|word| named.find_subcommand(word))?.clone();
         // clap's names live as long as the process.
         let name: &'static str = named.get_name().to_owned().leak();
-        named = clap::Command::new(name).subcommand(below);
+        named = clap::Command::new(name).subcommand(take_below(named, &mut words)?);
     }
     Some(Global::augment_args(clap::Command::new("occ")).subcommand(named))
+}
+
+/// Takes the first command that the words name out of those below another.
+fn take_below<'a>(
+    mut command: clap::Command,
+    words: &mut impl Iterator<Item = &'a str>,
+) -> Option<clap::Command> {
+    let name = words.find(|word| command.find_subcommand(word).is_some())?;
+    command.find_subcommand_mut(name).map(std::mem::take)
 }
 
 /// What every command takes, before or behind its name.
