@@ -126,3 +126,69 @@ impl Shown for Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Checks that what is secret in a document is for whoever may act, and for nobody who only looks.
+    fn masked<T: Shown + Serialize + DeserializeOwned>(document: &Value) {
+        let told = |only_looks| {
+            let value: T = serde_json::from_value(document.clone()).unwrap();
+            let asker = Asker { only_looks, ..Asker::default() };
+            serde_json::to_string(&value.to(&asker)).unwrap()
+        };
+        assert!(told(false).contains("SECRET"), "{document}");
+        assert!(!told(true).contains("SECRET"), "{}", told(true));
+    }
+
+    #[test]
+    fn words_of_commands_questions_and_programs_are_for_those_who_may_act() {
+        const AT: &str = "2026-01-01T00:00:00Z";
+        let host = json!({
+            "name": "h", "state": "connecting", "status": "disconnected", "since": AT, "attempt": 1, "next_retry_at": null,
+            "last_error": null, "question": "SECRET?", "rtt_ms": null, "connections": 0, "open_channels": 0,
+            "config": { "hostname": "h" }, "revision": 1,
+        });
+        let prompt = json!({
+            "id": 1, "kind": "code", "message": "SECRET: ", "note": "SECRET", "secret": true, "at": AT, "expires_at": AT,
+        });
+        let problem = json!({
+            "type": "about:blank", "title": "t", "status": 500, "code": "internal", "detail": "d", "retriable": false,
+            "causes": ["SECRET"],
+        });
+        let operation = json!({
+            "id": "o", "kind": "start", "state": "failed", "started_at": AT, "problem": problem,
+        });
+        masked::<HostStatus>(&host);
+        masked::<Prompt>(&prompt);
+        masked::<Operation>(&operation);
+        masked::<HostList>(
+            &json!({ "revision": 1, "hosts": [host], "via": [], "default_host": null, "warnings": [] }),
+        );
+        masked::<HostList>(
+            &json!({ "revision": 1, "hosts": [], "via": [host], "default_host": null, "warnings": [] }),
+        );
+        for part in [
+            json!({ "hosts": [host] }),
+            json!({ "prompts": [prompt] }),
+            json!({ "operations": [operation] }),
+        ] {
+            masked::<Snapshot>(&part);
+        }
+        for change in [
+            json!({ "event": "host", "host": "h", "status": host }),
+            json!({ "event": "prompt", "prompt_id": 1, "prompt": prompt }),
+            json!({ "event": "operation", "operation_id": "o", "operation": operation }),
+            json!({ "event": "snapshot", "hosts": [host] }),
+        ] {
+            let mut event = json!({ "id": "a-1", "at": AT });
+            event.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            masked::<Event>(&event);
+        }
+    }
+}
