@@ -16,6 +16,7 @@ use crate::client::{Client, host_path};
 use crate::error::CliError;
 use crate::hint::hint_for;
 use crate::output::with_note;
+use crate::terminal;
 
 /// The most hosts that are tried here, one after the other; `occ host test --all` tries more at once.
 const TRIED: usize = 8;
@@ -106,7 +107,18 @@ async fn tried(context: &Context<'_>, client: &Client, name: &HostName) -> Resul
     let ui = context.ui;
     let (path, note) = (host_path(name, "/test"), format!("[{name}] connecting …"));
     loop {
-        let report: TestReport = with_note(ui, &note, client.post(&path)).await?.parse()?;
+        let tested = tokio::select! {
+            tested = with_note(ui, &note, client.post(&path)) => tested,
+            error = terminal::ended() => Err(error),
+        };
+        let report: TestReport = match tested {
+            Ok(reply) => reply.parse()?,
+            // A signal, maybe while a question was open: nobody has seen whether it works.
+            Err(error) => {
+                leave_out(context, client, name).await?;
+                return Err(error);
+            }
+        };
         let Some(problem) = &report.problem else {
             ui.say(&host_edit::connected(context, &report))?;
             return Ok(true);
@@ -128,12 +140,22 @@ async fn tried(context: &Context<'_>, client: &Client, name: &HostName) -> Resul
                 return Ok(false);
             }
             answer => {
-                client.request(Method::DELETE, &host_path(name, ""), None::<&()>, None).await?;
-                ui.note(&format!("[{name}] is left out."));
+                leave_out(context, client, name).await?;
                 return answer.map(|_| false);
             }
         }
     }
+}
+
+/// Removes a host that does not work, or of which nobody has seen whether it does.
+async fn leave_out(
+    context: &Context<'_>,
+    client: &Client,
+    name: &HostName,
+) -> Result<(), CliError> {
+    client.request(Method::DELETE, &host_path(name, ""), None::<&()>, None).await?;
+    context.ui.note(&format!("[{name}] is left out."));
+    Ok(())
 }
 
 /// What is to become of a host that does not work.

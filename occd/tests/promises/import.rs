@@ -143,6 +143,20 @@ fn setup_keeps_no_host_of_ssh_config_that_does_not_work_unless_somebody_says_so(
     let (screen, code) = terminal.finish();
     assert_eq!(code, 130, "{screen}");
     assert_eq!(names(), ["late"]);
+
+    // Nor has who leaves while nobody answers there.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    write_ssh_config(&rig, &format!("Host silent\n  HostName 127.0.0.1\n  Port {port}\n"));
+    let mut terminal = Terminal::control(&rig.occ(&["setup"]), "");
+    terminal.answer("Add [a]ll, [p]ick, [n]one, or names:", "silent");
+    terminal.wait_for("[silent] connecting");
+    drop(silent.accept().map(std::mem::forget));
+    terminal.type_text("\x03");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 130, "{screen}");
+    assert!(screen.contains("[silent] is left out."), "{screen}");
+    assert_eq!(names(), ["late"]);
 }
 
 #[test]
