@@ -6,7 +6,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -303,6 +305,8 @@ async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
             .recursive(true)
             .mode(0o700)
             .create(dir)
+            // Whatever the umask takes away.
+            .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
             .map_err(|error| fail("cannot create", error))?;
         check_directory(socket)?;
     }
@@ -478,7 +482,6 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn only_a_private_directory_of_ours_will_do() {

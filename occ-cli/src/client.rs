@@ -44,6 +44,10 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// this long is stopped or stuck.
 const FROM_MEMORY: Duration = Duration::from_secs(10);
 
+/// How long a daemon that has closed a connection is given to end, and how often that is looked at.
+const DYING: Duration = Duration::from_secs(1);
+const DYING_STEP: Duration = Duration::from_millis(5);
+
 /// The daemon, found and trusted.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -180,6 +184,14 @@ impl Client {
     /// # Errors
     /// With what was given, when there is none.
     pub(crate) async fn find_next(&self, error: CliError) -> Result<(), CliError> {
+        // One that is killed may take connections for some milliseconds more.
+        let until = tokio::time::Instant::now() + DYING;
+        while self.pid.is_some()
+            && autostart::lock_holder(&self.socket) == self.pid
+            && tokio::time::Instant::now() < until
+        {
+            tokio::time::sleep(DYING_STEP).await;
+        }
         let (socket, start) = self.sought.clone();
         let context = Context::plain(&self.ui, socket);
         // Boxed: few requests come this far.

@@ -167,7 +167,12 @@ impl ExecStream {
     pub(crate) async fn start(mut self, request: &ExecRequest) -> Result<(Up, Down), CliError> {
         let text = serde_json::to_string(request)
             .map_err(|error| CliError::failed(format!("the request cannot be written: {error}")))?;
-        self.sink.send(Message::text(text)).await.map_err(|error| broken(&error))?;
+        self.sink.send(Message::text(text)).await.map_err(|error| {
+            let error = broken(&error);
+            let message =
+                format!("{}; the command was not started.", error.message.trim_end_matches('.'));
+            CliError { message, ..error }
+        })?;
         Ok((Up { sink: self.sink }, Down { stream: self.stream }))
     }
 }

@@ -73,6 +73,9 @@ pub enum NoAnswer {
     /// Nobody answered in time.
     #[error("nobody answered within {} s", PATIENCE.as_secs())]
     Timeout,
+    /// The daemon stops.
+    #[error("occd stopped before anybody answered")]
+    Stopping,
     /// The person did not want to.
     #[error("the answer was declined")]
     Declined,

@@ -163,8 +163,8 @@ pub(crate) struct SendArgs {
     /// Nothing comes after it
     #[arg(long)]
     pub(crate) eof: bool,
-    /// The line to send, joined by spaces; else standard input as it is
-    #[arg(trailing_var_arg = true, value_name = "TEXT")]
+    /// The line to send, joined by spaces, behind -- if it begins with a hyphen; else standard input as it is
+    #[arg(value_name = "TEXT")]
     pub(crate) text: Vec<OsString>,
 }
 

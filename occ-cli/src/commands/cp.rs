@@ -22,7 +22,7 @@ use super::group::{End, Group, OnSignal, of_host};
 use crate::cli::{CpArgs, Eol};
 use crate::client::Client;
 use crate::eol::ToLf;
-use crate::error::CliError;
+use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::exchange::{Answer, Ask};
 use crate::local_file::{self, LocalFile};
 use crate::progress::{Progress, size};
@@ -262,12 +262,20 @@ impl Copy<'_> {
             error.daemon_code(),
             Some(Code::FileInterrupted | Code::HostUnreachable | Code::ShuttingDown)
         ) || error.exit == crate::error::INTERRUPTED
-            || error.is_interrupted();
-        if goes_on && !self.args.recursive && self.args.eol.is_none() {
-            let options = if self.args.preserve { "-p --resume" } else { "--resume" };
-            return error.hint(format!("occ cp {options} {} {}", from.word(), to.word()));
+            || error.is_interrupted()
+            // The daemon was killed in mid copy; the next command starts one.
+            || (error.code == DAEMON_UNREACHABLE && !error.unread);
+        if !goes_on {
+            return error;
         }
-        error
+        let preserve = if self.args.preserve { " -p" } else { "" };
+        // Of a directory nothing is kept, nor where line ends are changed.
+        let how = match (self.args.recursive, self.args.eol) {
+            (true, _) => " -r",
+            (false, None) => " --resume",
+            (false, Some(Eol::Lf)) => " --eol lf",
+        };
+        error.hint(format!("occ cp{preserve}{how} {} {}", from.word(), to.word()))
     }
 
     /// Copies one file.

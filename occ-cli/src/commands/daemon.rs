@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -121,11 +122,28 @@ async fn restart(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// Returns what is wrong with the settings, which occd itself knows best.
+async fn settings_fault() -> Option<String> {
+    /// `EX_CONFIG` of sysexits.h.
+    const CONFIG: i32 = 78;
+    let mut check = tokio::process::Command::new(occd_program());
+    check.arg("--check").stdin(Stdio::null()).kill_on_drop(true);
+    // That it cannot be run is told by its start.
+    let output = check.output().await.ok().filter(|output| output.status.code() == Some(CONFIG))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    Some(sanitize(said.lines().next().unwrap_or("its settings cannot be used")))
+}
+
 /// Stops the daemon, if one runs, and starts one. Returns the processes of both.
 pub(super) async fn start_anew(
     context: &Context<'_>,
 ) -> Result<(Option<i32>, Option<i32>), CliError> {
     let socket = socket_path(context)?;
+    // What keeps the next one from starting is no reason to lose the one that works.
+    if let Some(fault) = settings_fault().await {
+        return Err(CliError::daemon(format!("occd is not restarted: {fault}"))
+            .hint("mend that, then: occ daemon restart"));
+    }
     let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {
         let old = autostart::lock_holder(&socket);
@@ -275,7 +293,7 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
         Err(error) if error.code == autostart::ABSENT => {
             if let Some(pid) = autostart::lock_holder(&socket) {
                 let text = format!(
-                    "occd (process {pid}) runs, but its socket {} is gone.",
+                    "occd (process {pid}) runs, but its socket {} is gone: it is just ending, or somebody removed it.",
                     shown(&socket)
                 );
                 return Err(CliError::daemon(text).hint("occ daemon restart"));

@@ -7,6 +7,7 @@ use hyper::Method;
 use occ_proto::HostName;
 use occ_proto::container::DockerSocketPath;
 use occ_proto::paths::docker_socket_name;
+use serde_json::json;
 
 use super::Context;
 use super::group::{End, Group, OnSignal};
@@ -107,7 +108,7 @@ fn document(socket: &DockerSocketPath) -> Result<String, CliError> {
 
 fn removed(context: &Context<'_>, host: &HostName) -> Result<(), CliError> {
     match context.ui.json {
-        true => Ok(()),
+        true => context.ui.value(&json!({ "removed": true, "host": host })),
         false => context.ui.say(&format!("Removed: the Docker socket of '{host}'.")),
     }
 }

@@ -6,6 +6,7 @@ use hyper::Method;
 use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::files::{FileInfo, FileKind, FileList};
+use serde_json::json;
 
 use super::Context;
 use crate::cli::{CatArgs, LsArgs, RmArgs};
@@ -166,6 +167,7 @@ pub(super) async fn cut(client: &Client, spot: &Spot, how_far: &str) -> CliError
 /// Removes files.
 pub(crate) async fn rm(context: &Context<'_>, args: &RmArgs) -> Result<u8, CliError> {
     let (client, home) = home(context, &args.paths).await?;
+    let mut gone = Vec::new();
     for path in &args.paths {
         let spot = Spot::of(path, home.as_ref())?;
         let query = if args.recursive { "?recursive=true" } else { "" };
@@ -176,8 +178,11 @@ pub(crate) async fn rm(context: &Context<'_>, args: &RmArgs) -> Result<u8, CliEr
                 return Err(error.hint(format!("occ rm -r {}", spot.word())));
             }
             Err(error) => return Err(error),
-            Ok(_) => {}
+            Ok(_) => gone.push(spot.to_string()),
         }
+    }
+    if context.ui.json {
+        context.ui.value(&json!({ "removed": gone }))?;
     }
     Ok(0)
 }

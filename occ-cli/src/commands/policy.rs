@@ -9,6 +9,7 @@ use occ_proto::policy::{
     RuleView,
 };
 use occ_proto::text::sanitize;
+use serde_json::json;
 
 use super::Context;
 use crate::cli::{GrantArgs, GrantCommand, PolicyCheckArgs, PolicyCommand};
@@ -145,7 +146,11 @@ pub(crate) async fn grant(context: &Context<'_>, args: GrantArgs) -> Result<u8, 
             let client = context.client().await?;
             let path = format!("/v1/grants/{}", segment(&name));
             client.request(Method::DELETE, &path, None::<&()>, None).await?;
-            context.ui.say(&format!("The grant {} has ended.", sanitize(&name)))?;
+            if context.ui.json {
+                context.ui.value(&json!({ "revoked": name }))?;
+            } else {
+                context.ui.say(&format!("The grant {} has ended.", sanitize(&name)))?;
+            }
             Ok(0)
         }
         None => make(context, args).await,

@@ -14,6 +14,7 @@ use occ_proto::session::{
     SessionState,
 };
 use occ_proto::text::sanitize;
+use serde_json::json;
 
 use super::{Context, exec, session_attach};
 use crate::cli::{Eol, SendArgs, SessionCommand, SessionEditArgs, SessionStartArgs};
@@ -58,7 +59,11 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
                 _ => "",
             };
             let sessions = open(context).await?;
-            explained(sessions.remove_how(&name, query).await.map(|()| 0))
+            explained(sessions.remove_how(&name, query).await)?;
+            if context.ui.json {
+                context.ui.value(&json!({ "removed": name }))?;
+            }
+            Ok(0)
         }
     }
 }

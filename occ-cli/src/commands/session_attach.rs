@@ -465,6 +465,10 @@ pub(super) fn ended(name: &str, left: Left) -> Result<u8, CliError> {
 
 /// Runs `occ session logs`.
 pub(super) async fn logs(sessions: &Sessions, args: &SessionLogsArgs) -> Result<u8, CliError> {
+    if sessions.client().ui().json {
+        let text = "occ session logs writes what the program wrote: --json does not go with it.";
+        return Err(CliError::usage(text).hint("occ api has it as JSON lines, from any offset"));
+    }
     let from = args.lines.map_or_else(|| "0".to_owned(), |lines| format!("lines:{lines}"));
     let none = || Some("none".to_owned());
     let begin = match args.stderr {

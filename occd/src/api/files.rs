@@ -577,7 +577,7 @@ pub(super) async fn act(
             let to = checked(&to.0).map_err(failed)?;
             let to =
                 app.permit_file((&asker, &client), &at.executor, &fs, &to, (true, false)).await?;
-            fs.rename(path, &to, replace).await.map_err(failed)?;
+            fs.move_to(path, &to, replace).await.map_err(failed)?;
             let attrs = fs.stat(&to, false).await.map_err(failed)?;
             return Ok(Json(attrs.info(&to, None)).into_response());
         }

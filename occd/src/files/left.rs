@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use occ_proto::HostName;
-use occ_proto::files::{Bytes, FileKind};
+use occ_proto::files::{Bytes, FileKind, is_unfinished};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{FileError, FileSystem, Shown, Slot};
+use super::{FileError, FileSystem, Shown, Slot, join, split};
 use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
 use crate::state_file;
@@ -97,7 +97,7 @@ impl Left {
         let mut book = Book::new();
         for (host, all) in saved {
             let of_host = book.entry(host).or_default();
-            for remains in all {
+            for remains in all.into_iter().filter(Remains::is_ours) {
                 of_host.insert(next, (remains, State::Left));
                 next += 1;
             }
@@ -163,26 +163,21 @@ impl Left {
         self.unseen.lock().unwrap_or_else(PoisonError::into_inner).remove(host)
     }
 
-    /// Follows a directory of a host's that has another path now: what is half written in it has, too.
-    fn moved(self: &Arc<Self>, host: &HostName, from: &[u8], to: &[u8]) {
-        let (from, to) = (trimmed(from), trimmed(to));
-        let mut is_changed = false;
+    /// Follows what is half written to the directories where it is now.
+    fn moved(self: &Arc<Self>, host: &HostName, moved: &[(u64, Vec<u8>)]) {
         {
             let mut book = self.lock();
-            for (remains, _) in book.0.get_mut(host).into_iter().flat_map(BTreeMap::values_mut) {
+            let Some(all) = book.0.get_mut(host) else { return };
+            for (id, dir) in moved {
+                let Some((remains, _)) = all.get_mut(id) else { continue };
                 for path in std::iter::once(&mut remains.path).chain(&mut remains.keep) {
-                    // Not the directory itself: under its new name it may be whole.
-                    let rest = path.0.strip_prefix(from).filter(|rest| rest.starts_with(b"/"));
-                    if let Some(rest) = rest {
-                        path.0 = [to, rest].concat();
-                        is_changed = true;
+                    if let Ok((_, name)) = split(&path.0) {
+                        path.0 = join(dir, name);
                     }
                 }
             }
         }
-        if is_changed {
-            self.save();
-        }
+        self.save();
     }
 
     /// Returns whether something of a host's is in that state.
@@ -233,6 +228,15 @@ impl Remains {
     /// Returns a directory that is written.
     pub(super) fn tree(path: &[u8]) -> Self {
         Self { path: path.to_vec().into(), tree: true, keep: None, length: None, mark: None }
+    }
+
+    /// Returns whether its names are of those that are given to what is half written. Nothing else is cleared away, whoever
+    /// wrote the list.
+    fn is_ours(&self) -> bool {
+        let of =
+            |path: &Bytes, is: fn(&[u8]) -> bool| split(&path.0).is_ok_and(|(_, name)| is(name));
+        of(&self.path, is_unfinished)
+            && self.keep.as_ref().is_none_or(|keep| of(keep, |name| name.ends_with(b".occ-part")))
     }
 
     /// Clears it away. Returns what is to be done about it still.
@@ -294,9 +298,46 @@ impl Home {
         Claim { home: self.clone(), id, is_over: false }
     }
 
-    /// Follows a directory that has another path now.
-    pub(super) fn moved(&self, from: &[u8], to: &[u8]) {
-        self.left.moved(self.host.name(), from, to);
+    /// Gives something another path, and with it what is half written below it, by whatever names that is known.
+    pub(super) async fn rename(
+        &self,
+        fs: &FileSystem,
+        (from, to): (&[u8], &[u8]),
+        replace: bool,
+    ) -> Result<(), FileError> {
+        let below = self.below(fs, from).await;
+        fs.rename(from, to, replace).await?;
+        if !below.is_empty() {
+            let to = trimmed(to);
+            let moved = below.into_iter().map(|(id, rest)| (id, [to, &rest].concat()));
+            self.left.moved(self.host.name(), &moved.collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+
+    /// Returns what is half written below a directory, and in which directory of those below it.
+    async fn below(&self, fs: &FileSystem, top: &[u8]) -> Vec<(u64, Vec<u8>)> {
+        let known: Vec<(u64, Vec<u8>)> = {
+            let book = self.left.lock();
+            let all = book.0.get(self.host.name()).into_iter().flatten();
+            all.map(|(id, (remains, _))| (*id, remains.path.0.clone())).collect()
+        };
+        let mut below = Vec::new();
+        let Ok((dir, name)) = split(trimmed(top)) else { return below };
+        // Nothing is asked where nothing is written. A link that is renamed takes nothing with it.
+        let Some(dir) = (if known.is_empty() { None } else { fs.real_path(dir).await.ok() }) else {
+            return below;
+        };
+        let top = join(&dir, name);
+        for (id, path) in known {
+            let Ok((dir, _)) = split(&path) else { continue };
+            let Ok(real) = fs.real_path(dir).await else { continue };
+            let rest = real.strip_prefix(top.as_slice());
+            if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with(b"/")) {
+                below.push((id, rest.to_vec()));
+            }
+        }
+        below
     }
 
     /// Clears away what is left when the host is connected.

@@ -475,6 +475,8 @@ impl FileSystem {
         let mut missing = vec![path.to_vec()];
         loop {
             let Some(next) = missing.last() else { return Ok(()) };
+            // Permissions are those of the directory that was asked for.
+            let mode = if missing.len() == 1 { mode } else { None };
             match self.mkdir(next, mode).await {
                 Ok(()) => drop(missing.pop()),
                 Err(FileError::Exists(shown)) => {
@@ -503,9 +505,15 @@ impl FileSystem {
             Self::Remote(remote) => remote.rename(from, to, replace).await,
             Self::Shell(shell) => shell.rename(from, to, replace).await,
             Self::Local(local) => local.rename(from, to, replace).await,
-        }?;
-        self.home().into_iter().for_each(|home| home.moved(from, to));
-        Ok(())
+        }
+    }
+
+    /// Gives something another path, as a person wants it: what is half written below it is followed.
+    pub async fn move_to(&self, from: &[u8], to: &[u8], replace: bool) -> Result<(), FileError> {
+        match self.home() {
+            Some(home) => home.rename(self, (from, to), replace).await,
+            None => self.rename(from, to, replace).await,
+        }
     }
 
     /// Removes a file, a link, or an empty directory.

@@ -381,7 +381,7 @@ impl Confined {
         target: &[u8],
         entry: &Entry,
     ) -> Result<(), FileError> {
-        if entry.kind == Kind::File && entry.mode & SET_ID != 0 {
+        if !matches!(entry.kind, Kind::Symlink(_)) && entry.mode & SET_ID != 0 {
             return Err(FileError::SetId(Shown::of(&join(target, &entry.path))));
         }
         // What is no path is told by whoever writes it.

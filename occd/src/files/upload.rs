@@ -144,10 +144,15 @@ impl std::fmt::Debug for Sink {
 /// Makes sure that what an interrupted copy left is a file of ours: its name can be foreseen, and somebody else may have put a
 /// link there that leads to where nobody wants to write, or a file that they could change later. Such a one is removed. Returns
 /// whether it is ours.
-async fn own_part(fs: &FileSystem, part: &[u8], kept: &[u8]) -> Result<bool, FileError> {
+async fn own_part(
+    fs: &FileSystem,
+    (part, kept): (&[u8], &[u8]),
+    no_set_id: bool,
+) -> Result<bool, FileError> {
     // Under a name that nobody can foresee by now, and not followed.
     let there = fs.stat(part, false).await?;
-    if there.kind == FileKind::File && there.owner.0 == own_id(fs, part).await? {
+    let is_plain = there.kind == FileKind::File && !(no_set_id && there.mode & SET_ID != 0);
+    if is_plain && there.owner.0 == own_id(fs, part).await? {
         return Ok(true);
     }
     match fs.remove(part, there.kind).await {
@@ -210,7 +215,7 @@ impl Upload {
             // Of two that would go on with it one has it.
             (Some(kept), _) => match fs.rename(kept, &part, false).await {
                 Err(error) if error.is_about_link() => return Err(error),
-                Ok(()) if own_part(fs, &part, kept).await? => {}
+                Ok(()) if own_part(fs, (&part, kept), wish.no_set_id).await? => {}
                 Ok(()) | Err(_) => return Err(FileError::NotKept(Shown::of(path))),
             },
         }
@@ -308,13 +313,14 @@ impl Upload {
             Err(error) => return Err(error),
         };
         self.wish.condition.check(&self.fs, &self.target, there.as_ref()).await?;
-        let part = self.fs.stat(&self.part, false).await?;
+        let part = self.fs.stat(&self.part, false).await.map_err(|e| e.about(&self.target))?;
         if part.size != self.offset {
             // Somebody else has written there.
             return Err(FileError::Changed(Shown::of(&self.part)));
         }
         let no_sync = self.wish.no_sync;
-        self.fs.rename(&self.part, &self.target, !self.wish.condition.absent).await?;
+        let renamed = self.fs.rename(&self.part, &self.target, !self.wish.condition.absent).await;
+        renamed.map_err(|e| e.about(&self.target))?;
         self.is_finished = true;
         self.claim.take().into_iter().for_each(Claim::done);
         if self.kept.is_none() && !no_sync {

@@ -209,6 +209,10 @@ impl Watch {
                 let reason = crate::ssh::error::chain(&error);
                 self.resync(reason);
             }
+            // The link had to end, and not the directory.
+            Step::Ended(Ok(exit)) if exit.cut_off => {
+                self.resync("the connection was closed by occd".into());
+            }
             // It is not there, or has no more watches to give: such a tree is looked at.
             Step::Ended(Ok(exit)) if !*ready && exit.status() != 96 => {
                 tracing::debug!(said = %String::from_utf8_lossy(said), "no inotifywait there");

@@ -44,6 +44,9 @@ pub enum Denied {
     /// A person was asked, and said nothing.
     #[error("{0}, and nobody allowed it in time")]
     Unanswered(String),
+    /// The daemon stopped before anybody said anything.
+    #[error("{0}, and occd stopped before anybody allowed it")]
+    Stopping(String),
 }
 
 impl Guard {
@@ -170,6 +173,7 @@ impl Guard {
             Err(NoAnswer::Nobody) => {
                 Err(Denied::Policy(format!("{why}, and too many approvals are waited for")))
             }
+            Err(NoAnswer::Stopping) => Err(Denied::Stopping(why)),
             Err(_) => Err(Denied::Unanswered(why)),
         }
     }

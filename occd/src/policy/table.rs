@@ -96,6 +96,11 @@ fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Err
                 "program and args go with what = [\"exec\"] alone",
             ));
         }
+        if program.as_ref().is_some_and(|program| program.as_str().is_empty()) {
+            return Err(serde::de::Error::custom(
+                "program is empty, which no program is; * is every one",
+            ));
+        }
         Ok(Rule { action, what, program, args, client, place })
     };
     written.into_iter().map(rule).collect()

@@ -88,8 +88,7 @@ impl Prompts {
         told(id, &text);
         let reply = match timeout(patience, answered).await {
             Ok(Ok(reply)) => reply,
-            // The daemon stops.
-            Ok(Err(_)) => return Err(NoAnswer::Declined),
+            Ok(Err(_)) => return Err(NoAnswer::Stopping),
             Err(_) => return Err(NoAnswer::Timeout),
         };
         let answer = reply.answer.ok_or(NoAnswer::Declined)?;

@@ -140,6 +140,18 @@ fn a_timeout_denies_and_names_the_rule() {
 }
 
 #[test]
+fn a_daemon_that_stops_is_no_person_who_says_no() {
+    let Some((_sshd, mut rig)) = sshd_with(ASK) else { return };
+    let mut wants = rig.occ(&["exec", "--host", "h", "--", "touch", "/tmp/occ-never"]);
+    let wants = wants.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    question(&rig);
+    rig.terminate_daemon();
+    let said = wants.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stderr);
+    assert!(said.contains("occd stopped before anybody allowed it"), "{said}");
+}
+
+#[test]
 fn a_kind_of_client_is_what_it_says_and_api_unless_it_says() {
     let config =
         "[[policy.rules]]\naction = \"deny\"\nprogram = \"true\"\nclient = [\"api\", \"mcp\"]\n";

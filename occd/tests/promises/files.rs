@@ -460,6 +460,27 @@ fn a_watch_outlives_the_link_and_nothing_outlives_the_watch() {
 }
 
 #[test]
+fn a_watch_whose_link_is_closed_does_not_say_that_the_directory_is_gone() {
+    for stops in [false, true] {
+        let Some((_sshd, mut rig)) = sshd() else { return };
+        let shared = Shared::new();
+        let mut lines = Lines::of(&rig, &url("h", shared.path(), "?watch=true"));
+        assert_eq!(lines.next(), json!({"event": "ready", "by": "inotify"}));
+        if stops {
+            rig.terminate_daemon();
+        } else {
+            rig.occ_ok(&["disconnect", "--host", "h"]);
+        }
+        let closed = json!({"event": "resync", "reason": "the connection was closed by occd"});
+        assert_eq!(lines.next(), closed, "{stops}");
+        let last = lines.next();
+        assert_eq!(last["event"], "failed", "{last}");
+        let reason = last["reason"].as_str().unwrap();
+        assert!(!reason.contains("gone"), "{reason}");
+    }
+}
+
+#[test]
 fn lines_are_found_whichever_program_looks() {
     both(|rig, shared, place| {
         std::fs::create_dir(shared.at("d")).unwrap();
@@ -562,6 +583,24 @@ fn what_a_broken_link_leaves_is_cleared_away() {
 }
 
 #[test]
+fn nothing_else_is_cleared_away_whatever_the_list_says() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let shared = Shared::new();
+    let (mine, left) = (shared.at("mine"), shared.at(".f.occ-01234567"));
+    for dir in [&mine, &left] {
+        let made = act(&rig, &url("h", dir, ""), json!({"action": "mkdir"}));
+        assert_eq!(made.status, 200, "{}", made.text());
+    }
+    rig.terminate_daemon();
+    let list = json!({"h": [{"path": mine, "tree": true}, {"path": left, "tree": true}]});
+    std::fs::write(rig.root().join("state/occ/left.json"), list.to_string()).unwrap();
+    rig.start_daemon(&[]);
+    rig.occ_ok(&["exec", "--host", "h", "--", "true"]);
+    crate::support::eventually("it to be cleared away", || !left.exists());
+    assert!(mine.is_dir());
+}
+
+#[test]
 fn a_copy_that_the_daemons_end_cuts_off_does_not_blame_the_host() {
     use std::io::{Read as _, Write as _};
     for with_sftp in [true, false] {
@@ -633,12 +672,19 @@ fn what_an_upload_leaves_in_a_directory_with_a_new_name_is_cleared_away() {
     let with_sftp = sshd();
     let without = bare(false);
     let rigs = [with_sftp.as_ref().map(|(_, rig)| rig), without.as_ref().map(|(_, rig, _)| rig)];
-    for rig in rigs.into_iter().flatten() {
+    // By whatever names the two go.
+    let ways =
+        [("", "old", ""), ("in/..", "old", ""), ("link", "old", ""), ("", "link/old", "link")];
+    for (rig, (above, old, beside)) in
+        rigs.into_iter().flatten().flat_map(|rig| ways.map(|way| (rig, way)))
+    {
         let shared = Shared::new();
-        let old = url("h", &shared.at("old"), "");
+        std::os::unix::fs::symlink(".", shared.at("link")).unwrap();
+        std::fs::create_dir(shared.at("in")).unwrap();
+        let old = url("h", &shared.at(old), "");
         let made = act(rig, &old, json!({"action": "mkdir"}));
         assert_eq!(made.status, 200, "{}", made.text());
-        let at = url("h", &shared.at("old/f"), "");
+        let at = url("h", &shared.at(above).join("old/f"), "");
         let mut stream = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
         let head =
             format!("PUT {at} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n");
@@ -649,7 +695,8 @@ fn what_an_upload_leaves_in_a_directory_with_a_new_name_is_cleared_away() {
             entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
         };
         crate::support::eventually("it to be under way", || names("old").len() == 1);
-        let renamed = act(rig, &old, json!({"action": "rename", "to": shared.at("new")}));
+        let renamed =
+            act(rig, &old, json!({"action": "rename", "to": shared.at(beside).join("new")}));
         assert_eq!(renamed.status, 200, "{}", renamed.text());
         assert_eq!(names("new").len(), 1);
         drop(stream);

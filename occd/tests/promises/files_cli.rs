@@ -424,6 +424,28 @@ fn copied_with_holes(rig: &DaemonRig, from: &str, to: &str) -> (i32, String, ser
 }
 
 #[test]
+fn whatever_is_removed_is_told_as_json_where_that_is_asked_for() {
+    let Some(far) = crate::session::Far::start() else { return };
+    let rig = &far.rig;
+    let shared = Shared::new();
+    let json = |args: &[&str]| -> serde_json::Value {
+        let said = rig.occ_ok(&[args, &["--json"]].concat());
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+    };
+    let path = format!("h:{}", shared.at("f").display());
+    std::fs::write(shared.at("f"), "x").unwrap();
+    assert_eq!(json(&["rm", &path]), serde_json::json!({ "removed": [path] }));
+    assert_eq!(json(&["rm", "-f", &path]), serde_json::json!({ "removed": [] }));
+    rig.occ_ok(&["session", "start", "--host", "h", "--name", "s", "--", "true"]);
+    rig.run_occ(&["session", "wait", "s"]);
+    let logs = rig.run_occ(&["session", "logs", "s", "--json"]);
+    assert_eq!(logs.code(), 2, "{logs:?}");
+    assert_eq!(json(&["session", "rm", "s"]), serde_json::json!({ "removed": "s" }));
+    rig.occ_ok(&["grant", "--host", "h", "--allow", "read", "--ttl", "1h", "--name", "g"]);
+    assert_eq!(json(&["grant", "revoke", "g"]), serde_json::json!({ "revoked": "g" }));
+}
+
+#[test]
 fn what_is_left_out_of_a_directory_is_named() {
     let Some((_sshd, rig)) = sshd() else { return };
     let Some((_bare, bare, _bin)) = without_tar() else { return };

@@ -244,6 +244,18 @@ fn a_grant_to_write_changes_no_root_and_makes_no_program_that_runs_as_its_owner(
     assert_eq!(ask(&socket, "PUT", &path("/f"), Some(json!(1))).status, 200);
     assert_eq!(mode(&app.join("f")), 0o755);
 
+    // Nor by going on with one.
+    std::fs::write(app.join("s"), "abc").unwrap();
+    let to = json!({ "action": "rename", "to": app.join(".g.occ-part") });
+    assert_eq!(act("/s", to).status, 200);
+    std::fs::set_permissions(app.join(".g.occ-part"), std::fs::Permissions::from_mode(0o4755))
+        .unwrap();
+    assert_eq!(ask(&socket, "PUT", &path("/g?resume=3"), Some(json!(1))).status, 416);
+    // What is made on the way has no more than it would have had.
+    let deep = json!({ "action": "mkdir", "mode": 0o1777, "parents": true });
+    assert_eq!(act("/x/y", deep).status, 200);
+    assert_eq!((mode(&app.join("x")), mode(&app.join("x/y"))), (0o755, 0o1755));
+
     let source = tempfile::tempdir().unwrap();
     std::fs::set_permissions(source.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let send = |to: &str, file_mode: u32| {
@@ -259,6 +271,11 @@ fn a_grant_to_write_changes_no_root_and_makes_no_program_that_runs_as_its_owner(
         denied(&send(to, 0o4755));
         assert!(!app.join("p").exists() && !app.join("new").exists());
     }
+    std::fs::create_dir(source.path().join("d")).unwrap();
+    std::fs::set_permissions(source.path().join("d"), std::fs::Permissions::from_mode(0o2755))
+        .unwrap();
+    denied(&send("/new", 0o755));
+    std::fs::remove_dir(source.path().join("d")).unwrap();
     assert_eq!(send("", 0o755).status, 200);
     assert_eq!((mode(&app.join("p")), mode(&app)), (0o755, 0o777));
     eventually("nothing to be left", || {

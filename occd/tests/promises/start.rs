@@ -91,6 +91,42 @@ fn a_state_directory_that_cannot_be_written_to_is_told() {
 }
 
 #[test]
+fn a_daemon_that_could_not_start_again_is_not_stopped_for_that() {
+    let mut rig = DaemonRig::new();
+    rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
+    rig.occ_ok(&["daemon", "start"]);
+    let pid = rig.daemon_pid();
+    let config = rig.root().join("config/opencode-cloud/occd.toml");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    fs::write(&config, "[x").unwrap();
+    let output = rig.run_occ(&["daemon", "restart"]);
+    assert_eq!(output.code(), 3, "{output:?}");
+    assert!(output.stderr.contains("occd is not restarted: "), "{output:?}");
+    assert!(output.stderr.contains("occd.toml, line 1"), "{output:?}");
+    assert_eq!(rig.daemon_pid(), pid);
+    fs::remove_file(&config).unwrap();
+    rig.occ_ok(&["daemon", "restart"]);
+    assert_ne!(rig.daemon_pid(), pid);
+    rig.occ_ok(&["daemon", "stop"]);
+}
+
+#[test]
+fn a_umask_that_takes_everything_away_is_in_nobodys_way() {
+    let mut rig = DaemonRig::new();
+    rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
+    let occ = rig.occ(&[]);
+    let variables = occ.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0777; exec \"$0\" host list"]).arg(client_binary());
+    command.env_clear().envs(variables).stdin(Stdio::null());
+    let listed = output(&mut command);
+    assert_eq!(listed.code(), 0, "{listed:?}");
+    let mode = fs::metadata(rig.socket().parent().unwrap()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    rig.occ_ok(&["daemon", "stop"]);
+}
+
+#[test]
 fn a_socket_of_somebody_elses_is_not_used() {
     if !require_root("a process of another user") {
         return;
