@@ -50,6 +50,16 @@ fn without_a_policy_everything_may_be_done() {
 }
 
 #[test]
+fn a_rule_that_can_fit_nothing_is_refused() {
+    let refused = |text: &str| toml::from_str::<Both>(text).err().unwrap().to_string();
+    let rule = "[[own.rules]]\naction = \"deny\"\n";
+    assert!(refused(&format!("{rule}program = \"\"")).contains("program is empty"));
+    assert!(refused(&format!("{rule}what = [\"read\"]\nprogram = \"x\"")).contains("exec"));
+    // No arguments at all is something.
+    both(&format!("{rule}program = \"x\"\nargs = \"\""));
+}
+
+#[test]
 fn the_first_rule_that_fits_decides_and_a_hosts_own_come_first() {
     let tables = both(
         r#"
