@@ -464,7 +464,7 @@ has been allowed, and no more when it says something else. --host, --local and O
     /// Show what waits for an answer, and ask for it
     #[command(after_help = "\
 Examples:
-  occ prompts                           asks for each on a terminal
+  occ prompts                           asks for each on a terminal; Enter leaves a password open
   occ prompts --json
   occ prompts --allow 3                 a command that a policy asks about may be run; --deny 3
 

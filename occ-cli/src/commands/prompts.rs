@@ -68,6 +68,13 @@ pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8,
             if prompt.kind == PromptKind::Approval {
                 answer = answer.map(yes_or_no);
             }
+            // Others may know it. An empty one would cost a try; an empty code can be right.
+            let is_skipped = matches!(prompt.kind, PromptKind::Password | PromptKind::Passphrase)
+                && answer.as_ref().is_some_and(|answer| answer.expose().is_empty());
+            if is_skipped {
+                ui.note("It is left open.");
+                break;
+            }
             let verdict = prompter::send_for_another(&client, prompt.id, answer).await?;
             is_wrong |= verdict.wrong && verdict.again.is_none();
             next = verdict.again;

@@ -675,6 +675,11 @@ fn occ_unlock_and_occ_prompts_ask_and_no_input_asks_nothing() {
         );
         let status = rig.occ_ok(&["status", "--host", "a"]);
         assert!(status.contains("waits for a person (occ prompts): Passphrase"), "{status}");
+        // Enter leaves it to somebody else, and costs no try.
+        let mut terminal = Terminal::control(&rig.occ(&["prompts"]), "");
+        terminal.answer("Passphrase for ~/.ssh/locked", "");
+        let (screen, code) = terminal.finish();
+        assert!(code == 0 && screen.contains("It is left open."), "{screen}");
         let mut terminal = Terminal::control(&rig.occ(&["prompts"]), "");
         terminal.wait_for("Passphrase for ~/.ssh/locked");
         terminal.type_text(&format!("{PASSPHRASE}\n"));
