@@ -115,6 +115,12 @@ impl Client {
         Self { http, socket: found.socket, sought, first, pid, ui, prompter, many }
     }
 
+    /// Returns the same for what another daemon knows nothing of: none is started for it.
+    pub(crate) fn of_this_daemon(mut self) -> Self {
+        self.sought.1 = Start::Never;
+        self
+    }
+
     /// Many requests are made at once from now on, whose questions are answered in one place (`prompter::listening`).
     pub(crate) fn many(&self) {
         self.many.set(true);

@@ -20,7 +20,8 @@ use crate::terminal::Terminal;
 /// Runs `occ prompts` and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8, CliError> {
     let ui = context.ui;
-    let client = context.client().await?;
+    // Questions go with the daemon that asks them.
+    let client = context.client().await?.of_this_daemon();
     if let Some((id, word)) = args.allow.map(|id| (id, "yes")).or(args.deny.map(|id| (id, "no"))) {
         let body = AnswerPrompt { answer: Some(Secret::new(word.to_owned())) };
         let path = format!("/v1/prompts/{id}");

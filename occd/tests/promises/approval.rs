@@ -145,7 +145,13 @@ fn a_daemon_that_stops_is_no_person_who_says_no() {
     let mut wants = rig.occ(&["exec", "--host", "h", "--", "touch", "/tmp/occ-never"]);
     let wants = wants.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     question(&rig);
+    let mut terminal = Terminal::control(&rig.occ(&["prompts"]), "");
+    terminal.wait_for("touch /tmp/occ-never");
     rig.terminate_daemon();
+    // Nor is one started for an answer that nobody waits for any more.
+    terminal.type_text("y\n");
+    let (screen, code) = terminal.finish();
+    assert!(code == 3 && !rig.socket().exists(), "{code}: {screen}");
     let said = wants.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&said.stderr);
     assert!(said.contains("occd stopped before anybody allowed it"), "{said}");
