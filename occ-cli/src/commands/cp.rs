@@ -22,7 +22,7 @@ use super::group::{End, Group, OnSignal, of_host};
 use crate::cli::{CpArgs, Eol};
 use crate::client::Client;
 use crate::eol::ToLf;
-use crate::error::{CliError, DAEMON_UNREACHABLE};
+use crate::error::{CliError, DAEMON_UNREACHABLE, INTERRUPTED, TERMINATED};
 use crate::exchange::{Answer, Ask};
 use crate::local_file::{self, LocalFile};
 use crate::progress::{Progress, size};
@@ -261,10 +261,10 @@ impl Copy<'_> {
         let goes_on = matches!(
             error.daemon_code(),
             Some(Code::FileInterrupted | Code::HostUnreachable | Code::ShuttingDown)
-        ) || error.exit == crate::error::INTERRUPTED
+        ) || matches!(error.exit, INTERRUPTED | TERMINATED)
             || error.is_interrupted()
             // The daemon was killed in mid copy; the next command starts one.
-            || (error.code == DAEMON_UNREACHABLE && !error.unread);
+            || error.code == DAEMON_UNREACHABLE;
         if !goes_on {
             return error;
         }

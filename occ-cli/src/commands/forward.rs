@@ -7,6 +7,7 @@ use occ_proto::forward::{
     AddForward, Direction, Endpoint, Forward, ForwardList, ForwardState, Service, Spec,
 };
 use occ_proto::text::sanitize;
+use serde_json::json;
 
 use super::Context;
 use crate::cli::{ForwardAddArgs, ForwardCommand};
@@ -272,7 +273,7 @@ async fn take_away(
     let path = format!("/v1/forwards/{}", forward.id);
     client.request(Method::DELETE, &path, None::<&()>, None).await?;
     match context.ui.json {
-        true => context.ui.value(forward),
+        true => context.ui.value(&json!({ "removed": forward })),
         false => context.ui.say(&format!("[{}] Removed: {}", forward.host, sentence(forward))),
     }
 }

@@ -115,7 +115,9 @@ async fn tried(context: &Context<'_>, client: &Client, name: &HostName) -> Resul
             Ok(reply) => reply.parse()?,
             // A signal, maybe while a question was open: nobody has seen whether it works.
             Err(error) => {
-                leave_out(context, client, name).await?;
+                if let Err(why) = leave_out(context, client, name).await {
+                    ui.note(&format!("[{name}] stays: {}", why.message));
+                }
                 return Err(error);
             }
         };
@@ -201,7 +203,12 @@ async fn by_address(
         let Some(name) = ask_name(context, suggestion(&to)).await? else { return Ok(Vec::new()) };
         // One that does not work is not kept, and Docker is for later.
         let args = HostAddArgs { yes: true, ..HostAddArgs::new(name.clone(), to) };
-        match Box::pin(host_edit::add(context, args)).await {
+        let added = tokio::select! {
+            added = Box::pin(host_edit::add(context, args)) => added,
+            // Whoever has asked a question catches signals from then on. What is not verified is not saved.
+            error = terminal::ended() => Err(error),
+        };
+        match added {
             Ok(_) => break Ok(vec![name]),
             // The daemon has gone, or somebody wants to leave.
             Err(error) if error.problem.is_none() => break Err(error),

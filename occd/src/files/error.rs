@@ -119,7 +119,7 @@ pub enum FileError {
     #[error("{0} is a link or something unfinished, to which nothing is unpacked here")]
     Outside(Shown),
     /// It would run as its owner or group, whoever starts it.
-    #[error("{0} has a set-user-ID or set-group-ID bit, which is not given to files here")]
+    #[error("{0} has a set-user-ID or set-group-ID bit, which nothing is given here")]
     SetId(Shown),
     /// Something else.
     #[error("{0}: {1}")]

@@ -424,6 +424,39 @@ fn copied_with_holes(rig: &DaemonRig, from: &str, to: &str) -> (i32, String, ser
 }
 
 #[test]
+fn a_copy_that_a_signal_or_the_daemons_death_cuts_off_says_how_to_go_on() {
+    let Some(mut far) = Far::start() else { return };
+    far.link.set_bandwidth(Some(4_000_000));
+    let here = Shared::new();
+    std::fs::write(here.at("f"), random(30_000_000)).unwrap();
+    for dies in [false, true] {
+        let shared = Shared::new();
+        let to = there(&shared.at("f"));
+        let mut cut = far.rig.occ(&["cp", arg(&here.at("f")), &to]);
+        let mut cut = cut.stderr(Stdio::piped()).spawn().unwrap();
+        let size = || {
+            let name = shared.names().into_iter().find(|name| name.starts_with(".f.occ-"));
+            name.and_then(|name| std::fs::metadata(shared.at(name)).ok())
+                .map_or(0, |meta| meta.len())
+        };
+        testkit::wait::blocking::wait_until("some of it to be there", GUARD, size, |len| *len > 0);
+        if dies {
+            far.rig.kill_daemon();
+        } else {
+            let occ = testkit::proc::Process::find(cut.id()).unwrap();
+            occ.signal(testkit::proc::Signal::TERM);
+        }
+        let code = exit_code(&mut cut);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut cut.stderr.take().unwrap(), &mut text).unwrap();
+        assert_eq!(code, if dies { 3 } else { 143 }, "{text}");
+        let hint = format!("hint: occ cp --resume {} {to}", here.at("f").display());
+        assert!(text.contains(&hint), "{text}");
+    }
+    far.rig.start_daemon(&[]);
+}
+
+#[test]
 fn whatever_is_removed_is_told_as_json_where_that_is_asked_for() {
     let Some(far) = crate::session::Far::start() else { return };
     let rig = &far.rig;

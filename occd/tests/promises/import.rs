@@ -176,6 +176,18 @@ fn setup_takes_an_address_and_suggests_a_name() {
     // What does not work is said, and asked for again.
     terminal.answer("(Enter for none):", "deploy@localhost:1");
     terminal.answer("A name for it [localhost]:", "");
+    // Whoever leaves while nobody answers there is out at once.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut leaving = Terminal::control(&rig.occ(&["setup"]), "");
+    let address = format!("deploy@{}", silent.local_addr().unwrap());
+    leaving.answer("(Enter for none):", &address);
+    leaving.answer("A name for it", "silent");
+    leaving.wait_for("connecting");
+    std::mem::forget(silent.accept());
+    leaving.type_text("\x03");
+    let (screen, code) = leaving.finish();
+    assert_eq!(code, 130, "{screen}");
+    assert!(hosts(&rig)["hosts"].get("silent").is_none());
     terminal.answer("(Enter for none):", &format!("deploy@localhost:{}", host.port()));
     terminal.answer("A name for it [localhost]:", "");
     let (screen, code) = terminal.finish();
