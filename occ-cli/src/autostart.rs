@@ -359,6 +359,13 @@ pub(crate) fn occd_program() -> OsString {
         .map_or_else(|| OsString::from("occd"), PathBuf::into_os_string)
 }
 
+/// Returns the command by which the daemon's program says whether it could start as things are.
+pub(crate) fn occd_check() -> tokio::process::Command {
+    let mut check = tokio::process::Command::new(occd_program());
+    check.arg("--check").stdin(std::process::Stdio::null()).kill_on_drop(true);
+    check
+}
+
 /// Returns the error for a daemon's program that cannot be run.
 pub(crate) fn cannot_run(program: &std::ffi::OsStr, error: &io::Error) -> CliError {
     if error.kind() == io::ErrorKind::NotFound {

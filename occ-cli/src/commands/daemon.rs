@@ -2,7 +2,6 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -126,10 +125,12 @@ async fn restart(context: &Context<'_>) -> Result<u8, CliError> {
 async fn settings_fault() -> Option<String> {
     /// `EX_CONFIG` of sysexits.h.
     const CONFIG: i32 = 78;
-    let mut check = tokio::process::Command::new(occd_program());
-    check.arg("--check").stdin(Stdio::null()).kill_on_drop(true);
     // That it cannot be run is told by its start.
-    let output = check.output().await.ok().filter(|output| output.status.code() == Some(CONFIG))?;
+    let output = autostart::occd_check()
+        .output()
+        .await
+        .ok()
+        .filter(|output| output.status.code() == Some(CONFIG))?;
     let said = String::from_utf8_lossy(&output.stderr);
     Some(sanitize(said.lines().next().unwrap_or("its settings cannot be used")))
 }

@@ -2,14 +2,12 @@
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
 use occ_proto::paths::Env;
 use occ_proto::policy::PolicyView;
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::Finding;
@@ -84,8 +82,8 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
 /// Returns why a daemon would not start as things are, and what to do: occd itself knows best.
 async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, &'static str)> {
     let program = autostart::occd_program();
-    let mut check = Command::new(&program);
-    check.args(["--check", "--socket"]).arg(socket).stdin(Stdio::null()).kill_on_drop(true);
+    let mut check = autostart::occd_check();
+    check.arg("--socket").arg(socket);
     // systemd's logs to the journal.
     if !autostart::units(context).await.is_some_and(|units| units.installed) {
         check.arg("--daemonize");
@@ -115,10 +113,8 @@ async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, &
 /// Looks at config.json of opencode-cloud, which occd alone can read, and reads no sooner than it makes a sandbox.
 pub(super) async fn config_json() -> Vec<Finding> {
     const CHECK: &str = "config.json";
-    let mut check = Command::new(autostart::occd_program());
-    check.arg("--check").stdin(Stdio::null()).kill_on_drop(true);
     // That occd cannot be run is told of the programs.
-    let Ok(output) = check.output().await else { return Vec::new() };
+    let Ok(output) = autostart::occd_check().output().await else { return Vec::new() };
     let said = String::from_utf8_lossy(&output.stdout);
     let places = Env::from_process().opencode_config_candidates().unwrap_or_default();
     let shown = places.iter().map(|place| place.display().to_string());
