@@ -1,6 +1,7 @@
 //! `GET /v1/sessions/{id}/attach`: a session over a WebSocket; the frames are in `proto/src/session.rs`.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, join, select};
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt as _, StreamExt as _};
 use occ_proto::Problem;
@@ -16,7 +18,7 @@ use occ_proto::exec::{ExecControl, STDERR, STDIN, STDOUT};
 use occ_proto::session::{OutputStream, SessionEvent, SessionHost};
 use serde::Deserialize;
 use tokio::sync::{OnceCell, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
@@ -38,6 +40,8 @@ const INPUTS: usize = 16;
 const ANSWERS: usize = 4;
 /// Signals that wait for the host. More are a key that is held down.
 const CONTROLS: usize = 4;
+/// How long what a client said last is brought to the host after it has left.
+const LAST_WORDS: Duration = Duration::from_secs(15);
 /// How often it is remembered how far a client has read.
 const NOTE: Duration = Duration::from_secs(5);
 
@@ -235,14 +239,15 @@ async fn serve(
         }
     };
     let working = async {
-        let ((), (), heard) = tokio::join!(
-            feed(work, resent, input, &answers),
-            control_all(work, control, &answers),
-            // The client's side ends first, and with it the other two.
-            listen(source, inputs, controls, answers.clone()),
-        );
-        if heard == Heard::All {
-            std::future::pending::<()>().await;
+        let doing = join(feed(work, resent, input, &answers), control_all(work, control, &answers));
+        let listening = listen(source, inputs, controls, answers.clone());
+        match select(pin!(listening), pin!(doing)).await {
+            Either::Left(((), doing)) => {
+                // What has no answer by then may be lost: its client did not wait for one.
+                let _ = timeout(LAST_WORDS, doing).await;
+            }
+            // The input is over, and signals are not permitted. The client looks on.
+            Either::Right((_, listening)) => listening.await,
         }
     };
     tokio::select! {
@@ -283,26 +288,26 @@ async fn send(sink: &mut Sink, event: &SessionEvent) -> Result<(), axum::Error> 
     sink.send(Message::Text(Utf8Bytes::from(text))).await
 }
 
-/// Sorts what the client says, until it leaves.
+/// Sorts what the client says, until it leaves: after its Close nothing comes any more (RFC 6455, section 5.5.1).
 async fn listen(
     mut source: SplitStream<WebSocket>,
     inputs: mpsc::Sender<Input>,
     controls: mpsc::Sender<Option<String>>,
     answers: mpsc::Sender<SessionEvent>,
-) -> Heard {
+) {
     while let Some(message) = source.next().await {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!(%error, "a client's WebSocket broke");
-                return Heard::Broken;
+                return;
             }
         };
         match message {
             Message::Binary(data) if data.first() == Some(&STDIN) => {
                 let input = if data.len() > 1 { Input::Bytes(data.slice(1..)) } else { Input::End };
                 if inputs.send(input).await.is_err() {
-                    return Heard::All;
+                    tracing::debug!("input after its end");
                 }
             }
             Message::Text(text) => {
@@ -323,20 +328,10 @@ async fn listen(
                     tracing::debug!("a signal was dropped: others wait");
                 }
             }
-            Message::Close(_) => return Heard::All,
-            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) => {}
+            // The answer to a Close goes out as the source is asked for what comes next.
+            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Close(_) => {}
         }
     }
-    Heard::All
-}
-
-/// How it ended what a client has to say.
-#[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    /// The client said no more; it may still listen.
-    All,
-    /// What comes is not understood: a message is too large, or none.
-    Broken,
 }
 
 /// Brings the input to the host, as much at once as is there, and tells how far that is. What may have been sent before, on a

@@ -10,7 +10,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 
 use crate::forward::echo_server;
 use crate::session::{Far, noise, sum};
-use crate::support::{GUARD, exit_code, status};
+use crate::support::{GUARD, Ws, exit_code, no_channels, status};
 
 fn spawn(rig: &DaemonRig, args: &[&str]) -> Child {
     rig.occ(args)
@@ -68,7 +68,7 @@ fn each_command_does_its_part() {
 fn a_program_gets_documents_and_is_told_of_controls_that_are_none() {
     let Some(far) = Far::start() else { return };
     far.begin("work", "echo one; echo err >&2; read x; printf 'got %s \\377' \"$x\"; exit 3");
-    let mut ws = crate::support::Ws::attach(&far.rig, "work");
+    let mut ws = Ws::attach(&far.rig, "work");
     ws.control(&serde_json::json!({ "type": "stop" }));
     let told = std::iter::repeat_with(|| ws.event()).find(|event| event["type"] == "bad_control");
     assert!(told.unwrap()["detail"].as_str().unwrap().contains("stop"));
@@ -87,6 +87,41 @@ fn a_program_gets_documents_and_is_told_of_controls_that_are_none() {
     assert_eq!(bytes("stdout"), b"one\ngot it \xff");
     assert_eq!(bytes("stderr"), b"err\n");
     assert_eq!(lines.last().unwrap(), &serde_json::json!({ "type": "exit", "code": 3 }));
+}
+
+/// Reads on to an event of that type.
+fn event(ws: &mut Ws, kind: &str) -> Value {
+    std::iter::repeat_with(|| ws.event()).find(|event| event["type"] == kind).unwrap()
+}
+
+#[test]
+fn a_client_that_closes_in_order_is_answered_and_nothing_is_kept_for_it() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "exec sleep 1000");
+    let mut ws = Ws::attach(&far.rig, "work");
+    event(&mut ws, "attached");
+    ws.close();
+    ws.closed();
+    // The program says nothing, and what followed it has ended all the same.
+    no_channels(&far.rig, GUARD);
+    let handed_over = || far.rig.http("POST", "/v1/hand-over", &[], None).json();
+    wait_until("nothing in flight", GUARD, handed_over, |answer| answer["in_flight"] == 0);
+}
+
+#[test]
+fn a_program_is_signalled_also_by_a_client_that_sends_input_after_its_end() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "cat; exec sleep 1000");
+    let mut ws = Ws::attach(&far.rig, "work");
+    assert!(ws.input(b"last"));
+    assert!(ws.input(b""));
+    while event(&mut ws, "input")["taken"] != 4 {}
+    // More than could wait for the host.
+    for _ in 0..64 {
+        assert!(ws.input(b"late"));
+    }
+    ws.control(&serde_json::json!({ "type": "signal", "signal": "TERM" }));
+    assert_eq!(event(&mut ws, "exit")["code"], 143);
 }
 
 #[test]

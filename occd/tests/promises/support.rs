@@ -296,6 +296,17 @@ impl Ws {
         self.writer.send(Message::text(control.to_string())).unwrap();
     }
 
+    /// Says that nothing more comes (RFC 6455, section 7.1.2).
+    pub(crate) fn close(&mut self) {
+        self.writer.close(None).unwrap();
+        self.writer.flush().unwrap();
+    }
+
+    /// Reads on to the daemon's own word that nothing more comes.
+    pub(crate) fn closed(&mut self) {
+        while !self.reader.read().unwrap().is_close() {}
+    }
+
     /// Returns what comes next.
     pub(crate) fn next(&mut self) -> Incoming {
         loop {
