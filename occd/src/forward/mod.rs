@@ -120,6 +120,18 @@ impl Entry {
         }
     }
 
+    /// Ends it, waits until what it listened on is free, and returns what it was. It ends also when nobody waits.
+    async fn end(self) -> Forward {
+        let shown = self.show();
+        if let Some(Live { task, end, .. }) = self.live {
+            drop(end);
+            if timeout(END, task).await.is_err() {
+                tracing::warn!(forward = shown.id, "a forward takes long to end");
+            }
+        }
+        shown
+    }
+
     fn is_service(&self, host: &HostName, service: Service) -> bool {
         self.record.service == Some(service) && self.record.host == *host
     }
@@ -268,12 +280,21 @@ impl Forwards {
         let live = self.run(host, &record, listeners, false);
         let id = record.id.clone();
         self.lock().insert(id.clone(), Entry { record, live: Some(live), denied: None });
-        if !is_stopped {
-            self.first_answer(&id).await?;
-        }
         if let Err(error) = self.save() {
-            self.take(&id).await;
+            let taken = self.lock().remove(&id);
+            if let Some(entry) = taken {
+                entry.end().await;
+            }
             return Err(AddError::Save(error));
+        }
+        if !is_stopped {
+            // Goes on when the caller leaves: one that is refused is not to stay.
+            let (forwards, of) = (Arc::clone(self), id.clone());
+            let told = self.tasks.spawn(async move { forwards.first_answer(&of).await });
+            match told.await {
+                Ok(told) => told?,
+                Err(error) => tracing::error!(%error, id, "a forward's first answer is not known"),
+            }
         }
         let shown = self.lock().get(&id).map(Entry::show);
         // Somebody may have taken it away already.
@@ -326,10 +347,12 @@ impl Forwards {
             .map(|live| Arc::clone(&live.running));
         let Some(running) = running else { return Ok(()) };
         // Where it takes longer, the list tells what became of it.
-        let told = timeout(FIRST_ANSWER, running.told()).await;
-        if let Ok(ForwardState::Refused) = told {
+        let told = self.stop.run_until_cancelled(timeout(FIRST_ANSWER, running.told())).await;
+        if let Some(Ok(ForwardState::Refused)) = told {
             let why = running.last_error().unwrap_or_default();
-            self.take(id).await;
+            if let Err(error) = self.remove(id).await {
+                tracing::error!(%error, "the forwards cannot be remembered");
+            }
             return Err(AddError::Refused(why));
         }
         Ok(())
@@ -397,9 +420,11 @@ impl Forwards {
     /// # Errors
     /// When that cannot be remembered.
     pub async fn remove(&self, id: &str) -> io::Result<Option<Forward>> {
-        let Some(taken) = self.take(id).await else { return Ok(None) };
-        self.save()?;
-        Ok(Some(taken))
+        let Some(entry) = self.lock().remove(id) else { return Ok(None) };
+        // First: who asked for it may not wait for its end.
+        let saved = self.save();
+        let shown = entry.end().await;
+        saved.map(|()| Some(shown))
     }
 
     /// Takes those away that are there for a session.
@@ -407,15 +432,13 @@ impl Forwards {
     /// # Errors
     /// When that cannot be remembered.
     pub async fn remove_of_session(&self, session: &str) -> io::Result<()> {
-        let ids: Vec<String> = {
-            let entries = self.lock();
-            let of = |entry: &&Entry| entry.record.session.as_deref() == Some(session);
-            entries.values().filter(of).map(|entry| entry.record.id.clone()).collect()
-        };
-        for id in &ids {
-            self.take(id).await;
+        let of = |_: &String, entry: &mut Entry| entry.record.session.as_deref() == Some(session);
+        let taken: Vec<(String, Entry)> = self.lock().extract_if(.., of).collect();
+        let saved = if taken.is_empty() { Ok(()) } else { self.save() };
+        for (_, entry) in taken {
+            entry.end().await;
         }
-        if ids.is_empty() { Ok(()) } else { self.save() }
+        saved
     }
 
     /// Returns the port of this machine that leads there for a session.
@@ -426,18 +449,6 @@ impl Forwards {
             record.session.as_deref() == Some(session) && record.to.as_ref() == Some(to)
         });
         record.and_then(|record| record.listen.port())
-    }
-
-    async fn take(&self, id: &str) -> Option<Forward> {
-        let entry = self.lock().remove(id)?;
-        let shown = entry.show();
-        if let Some(Live { task, end, .. }) = entry.live {
-            drop(end);
-            if timeout(END, task).await.is_err() {
-                tracing::warn!(forward = id, "a forward takes long to end");
-            }
-        }
-        Some(shown)
     }
 
     /// Returns all of them.

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use occ_proto::forward::{Direction, Forward, ForwardList, ForwardState};
 use serde_json::json;
+use testkit::daemon::Target;
 use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, RealSshd};
+use testkit::{DaemonRig, FaultyLink, RealSshd};
 
 use crate::invariants::Held;
-use crate::support::{GUARD, daemon_for, no_channels, settled, sshd, status};
+use crate::support::{GUARD, daemon_for, eventually, no_channels, settled, sshd, status};
 
 /// Serves each client on a thread of its own, as long as the test runs. Returns the port.
 fn serve(handler: fn(TcpStream) -> io::Result<()>) -> u16 {
@@ -735,4 +736,80 @@ fn a_forward_that_was_just_added_says_that_it_listens() {
         let added = rig.http("POST", "/v1/forwards", &[], Some(request));
         assert_eq!((added.status, &added.json()["state"]), (201, &json!("listening")));
     }
+}
+
+/// Returns a daemon for a server behind a link, once the host is connected.
+fn behind_a_link(sshd: &RealSshd) -> (FaultyLink, DaemonRig) {
+    let link = FaultyLink::start(sshd.addr());
+    let rig = daemon_for(Target::from(sshd).through(&link));
+    rig.occ_ok(&["connect", "--host", "h"]);
+    settled(&rig);
+    (link, rig)
+}
+
+/// Sends a request whose answer nobody waits for, once `begun` holds.
+fn ask_and_leave(rig: &DaemonRig, head: &str, body: &str, begun: impl FnMut() -> bool) {
+    let mut client = UnixStream::connect(rig.socket()).unwrap();
+    let length = body.len();
+    write!(
+        client,
+        "{head} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    eventually("the request to be at work", begun);
+}
+
+/// Returns how many forwards the next daemon would have.
+fn remembered(rig: &DaemonRig) -> usize {
+    let file = rig.paths().state_dir().unwrap().join("forwards.json");
+    // There is none before the first.
+    let all = std::fs::read(file).unwrap_or_else(|_| b"[]".to_vec());
+    serde_json::from_slice::<Vec<serde_json::Value>>(&all).unwrap().len()
+}
+
+#[test]
+fn what_is_removed_is_forgotten_also_when_the_client_does_not_wait() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let (link, rig) = behind_a_link(&sshd);
+    add(&rig, &["-R", "0:localhost:1"]);
+    assert_eq!(remembered(&rig), 1);
+    // The server does not say that it listens no more.
+    link.blackhole(true);
+    let head = format!("DELETE /v1/forwards/{}", the(&rig).id);
+    ask_and_leave(&rig, &head, "", || list(&rig).is_empty());
+    wait_until("it to be forgotten", GUARD, || remembered(&rig), |count| *count == 0);
+}
+
+#[test]
+fn what_is_added_is_remembered_also_when_the_client_does_not_wait() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let (link, rig) = behind_a_link(&sshd);
+    let body = json!({"host": "h", "remote": format!("{}:localhost:1", free_port())}).to_string();
+    link.blackhole(true);
+    ask_and_leave(&rig, "POST /v1/forwards", &body, || !list(&rig).is_empty());
+    wait_until("it to be remembered", GUARD, || remembered(&rig), |count| *count == 1);
+    link.blackhole(false);
+    in_state(&rig, ForwardState::Listening);
+}
+
+#[test]
+fn what_the_server_refuses_is_not_kept_also_when_the_client_does_not_wait() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::builder().config("AllowTcpForwarding local").start();
+    let (link, rig) = behind_a_link(&sshd);
+    let body = json!({"host": "h", "remote": "0:localhost:1"}).to_string();
+    link.blackhole(true);
+    ask_and_leave(&rig, "POST /v1/forwards", &body, || !list(&rig).is_empty());
+    link.blackhole(false);
+    wait_until("it to be taken away", GUARD, || list(&rig), Vec::is_empty);
+    wait_until("it to be forgotten", GUARD, || remembered(&rig), |count| *count == 0);
 }
