@@ -124,14 +124,19 @@ impl SocketFile {
         umask(before);
         let listener = bound.map_err(io_error("could not bind", path))?;
         listener.set_nonblocking(true).map_err(io_error("could not set up", path))?;
-        let metadata =
-            std::fs::symlink_metadata(path).map_err(io_error("could not look at", path))?;
-        let inode = (metadata.dev(), metadata.ino());
-        Ok((Self { path: path.to_owned(), inode }, listener))
+        let file = Self::of(path).map_err(io_error("could not look at", path))?;
+        Ok((file, listener))
     }
-}
 
-impl SocketFile {
+    /// Returns the file of a socket that was bound just now.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
+    }
+
     /// Returns where it lies.
     pub fn path(&self) -> &Path {
         &self.path

@@ -2,14 +2,14 @@
 //!
 //! They are asked for by name and kept until somebody takes them away, also over a restart of the daemon.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dashmap::DashMap;
 use occ_proto::HostName;
 use occ_proto::paths::{MAX_SOCKET_PATH, docker_socket_name};
 use tokio::net::UnixListener;
@@ -21,6 +21,7 @@ use super::relay;
 use crate::host::HostHandle;
 use crate::in_flight::InFlight;
 use crate::policy::Guard;
+use crate::socket::SocketFile;
 use crate::{server, state_file};
 
 /// Clients of one socket at a time. More wait in line.
@@ -34,28 +35,20 @@ pub struct DockerSockets {
     /// Remembers which hosts have one.
     file: PathBuf,
     wanted: Mutex<BTreeSet<HostName>>,
-    open: DashMap<HostName, OpenSocket>,
+    /// Held from the look for a host's socket until it is there: two that were made at once would have one path.
+    open: Mutex<BTreeMap<HostName, OpenSocket>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     guard: Arc<Guard>,
     clients: InFlight,
 }
 
+/// A socket that is served, and its file, until it is dropped.
 #[derive(Debug)]
 struct OpenSocket {
     host: HostHandle,
-    path: PathBuf,
+    file: SocketFile,
     _end: DropGuard,
-}
-
-impl Drop for OpenSocket {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.path.display(), %error, "a Docker socket could not be removed");
-        }
-    }
 }
 
 impl DockerSockets {
@@ -78,7 +71,7 @@ impl DockerSockets {
             BTreeSet::new()
         });
         let dir = dir.to_owned();
-        let (wanted, open) = (Mutex::new(wanted), DashMap::new());
+        let (wanted, open) = (Mutex::new(wanted), Mutex::default());
         Self { dir, file, wanted, open, tasks, stop, guard, clients: InFlight::default() }
     }
 
@@ -86,26 +79,33 @@ impl DockerSockets {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, OpenSocket>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Brings the sockets in line with the hosts there are.
     pub fn follow(&self, hosts: &[HostHandle]) {
-        self.open.retain(|name, open| {
+        let mut all = self.lock();
+        all.retain(|name, open| {
             hosts.iter().any(|host| host.name() == name && host.is_same(&open.host))
         });
         for host in hosts {
-            let missing =
-                !self.open.contains_key(host.name()) && self.wanted().contains(host.name());
-            if missing && let Err(error) = self.listen(host) {
-                tracing::error!(host = %host.name(), %error, "no Docker socket");
+            if all.contains_key(host.name()) || !self.wanted().contains(host.name()) {
+                continue;
+            }
+            match self.listen(host) {
+                Ok(open) => _ = all.insert(host.name().clone(), open),
+                Err(error) => tracing::error!(host = %host.name(), %error, "no Docker socket"),
             }
         }
     }
 
     /// Returns the socket of a host, which is there from now on.
     pub fn open(&self, host: &HostHandle) -> io::Result<PathBuf> {
-        if let Some(open) = self.open.get(host.name()) {
-            return Ok(open.path.clone());
-        }
-        let path = self.listen(host)?;
+        let path = match self.lock().entry(host.name().clone()) {
+            Entry::Occupied(there) => return Ok(there.get().file.path().to_owned()),
+            Entry::Vacant(place) => place.insert(self.listen(host)?).file.path().to_owned(),
+        };
         let is_new = self.wanted().insert(host.name().clone());
         if is_new {
             self.save()?;
@@ -119,12 +119,13 @@ impl DockerSockets {
         if was_wanted {
             self.save()?;
         }
-        Ok(self.open.remove(name).is_some() || was_wanted)
+        let mut all = self.lock();
+        Ok(all.remove(name).is_some() || was_wanted)
     }
 
     /// Returns a host's socket, if there is one.
     pub fn path(&self, name: &HostName) -> Option<PathBuf> {
-        self.open.get(name).map(|open| open.path.clone())
+        self.lock().get(name).map(|open| open.file.path().to_owned())
     }
 
     /// Returns how many clients all of them have.
@@ -136,13 +137,14 @@ impl DockerSockets {
         state_file::save(&self.file, &*self.wanted())
     }
 
-    fn listen(&self, host: &HostHandle) -> io::Result<PathBuf> {
+    /// Makes a host's socket and serves it.
+    fn listen(&self, host: &HostHandle) -> io::Result<OpenSocket> {
         let path = self.dir.join(docker_socket_name(host.name()));
         if path.as_os_str().len() > MAX_SOCKET_PATH {
             let text = format!("the path {} is too long for a socket", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let listener = bind(&path)?;
+        let (file, listener) = bind(&path)?;
         let end = self.stop.child_token();
         let ready = Arc::new(Ready::new(host.clone()));
         self.tasks.spawn({
@@ -165,21 +167,20 @@ impl DockerSockets {
             };
             server::serve_each(CLIENTS, accept, &tasks, &token, client).await;
         });
-        let open = OpenSocket { host: host.clone(), path: path.clone(), _end: end.drop_guard() };
-        self.open.insert(host.name().clone(), open);
-        Ok(path)
+        Ok(OpenSocket { host: host.clone(), file, _end: end.drop_guard() })
     }
 }
 
 /// Binds a socket that only its owner may use. The directory is private, so nobody else comes to it before.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
     match std::fs::remove_file(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let listener = StdListener::bind(path)?;
+    let file = SocketFile::of(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
+    Ok((file, UnixListener::from_std(listener)?))
 }

@@ -398,3 +398,21 @@ fn compose_works_where_a_program_stands_in_for_the_socket() {
     compose(&["down"]);
     assert_eq!(ok(docker_at(&rig, &socket, &["ps", "-aq"])), "");
 }
+
+#[test]
+fn clients_that_ask_at_once_are_given_one_socket_that_is_there() {
+    let mut rig = DaemonRig::new();
+    // Nobody listens there: the socket is there all the same.
+    rig.add_host_to("h", "127.0.0.1", 1, "nobody", std::path::Path::new("/nonexistent"));
+    rig.start_daemon(&[]);
+    for _ in 0..50 {
+        let paths: Vec<PathBuf> = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| open(&rig))).collect();
+            asking.into_iter().map(|asking| asking.join().unwrap()).collect()
+        });
+        for path in paths {
+            std::os::unix::net::UnixStream::connect(&path).unwrap();
+        }
+        assert_eq!(rig.http("DELETE", "/v1/hosts/h/docker-socket", &[], None).status, 204);
+    }
+}
