@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::owner;
 use super::stream::LocalStream;
 use crate::server;
+use crate::ssh::agent::knock;
 
 /// Clients that the system keeps until they are taken.
 const BACKLOG: i32 = 1024;
@@ -152,12 +153,12 @@ fn unix(path: &Path, listen: &Endpoint) -> Result<Listener, BindError> {
         Ok(there) if !there.file_type().is_socket() => {
             return Err(BindError::NoSocket(path.to_owned()));
         }
-        Ok(_) => match StdUnixStream::connect(path) {
+        Ok(_) => match knock(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path).map_err(failed)?;
             }
             Err(error) => return Err(failed(error)),
-            Ok(_) => {
+            Ok(()) => {
                 let by = "a program that listens there".to_owned();
                 return Err(BindError::Taken { listen: listen.clone(), by });
             }
@@ -175,5 +176,39 @@ fn unix(path: &Path, listen: &Endpoint) -> Result<Listener, BindError> {
             let _ = std::fs::remove_file(path);
             Err(failed(error))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against hanging.
+    const GUARD: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_socket_of_a_program_that_takes_no_client_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let address = socket2::SockAddr::unix(&path).unwrap();
+        let socket = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let stopped = socket();
+        stopped.bind(&address).unwrap();
+        stopped.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let client = socket();
+            client.set_nonblocking(true).unwrap();
+            if client.connect(&address).is_err() {
+                break;
+            }
+            waiting.push(client);
+        }
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let listen = Endpoint::Unix { path: path.display().to_string() };
+            tell.send(matches!(unix(&path, &listen), Err(BindError::Taken { .. })))
+        });
+        assert_eq!(told.recv_timeout(GUARD), Ok(true));
     }
 }

@@ -295,7 +295,10 @@ pub(super) fn why_not_there(choice: &AgentChoice, known: &Agents) -> Option<Stri
 }
 
 /// Connects to a socket without waiting: one with a full queue has somebody behind it, too.
-fn knock(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When nobody listens there.
+pub(crate) fn knock(path: &Path) -> io::Result<()> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&socket2::SockAddr::unix(path)?) {
