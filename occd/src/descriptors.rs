@@ -4,6 +4,7 @@
 //! any other time it reads without room for them, and the kernel closes what comes. What is collected is
 //! not looked at here: `exec::Destinations` decides what may be written to.
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -15,8 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-
-use crate::in_flight::Flying;
 
 /// The most descriptors of one client: its standard output and its standard error.
 const MOST: usize = 2;
@@ -45,8 +44,8 @@ pub struct Passed(Arc<Shared>);
 struct Shared {
     accepting: AtomicBool,
     received: Mutex<Vec<OwnedFd>>,
-    /// The connection has become a stream, which is in flight until it ends.
-    stream: Mutex<Vec<Flying>>,
+    /// What is held until the connection ends.
+    kept: Mutex<Vec<Box<dyn Debug + Send>>>,
 }
 
 impl Drop for Shared {
@@ -69,9 +68,9 @@ impl Passed {
         cfg!(target_os = "linux")
     }
 
-    /// Has something in flight for as long as the connection is there.
-    pub fn keep(&self, flying: Flying) {
-        self.0.stream.lock().unwrap_or_else(PoisonError::into_inner).push(flying);
+    /// Holds something for as long as the connection is there, also as a stream.
+    pub fn keep(&self, held: impl Debug + Send + 'static) {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(held));
     }
 
     /// Ends the collecting and returns what has come, in its order: at most two, and none of a client

@@ -14,7 +14,7 @@ use occ_proto::{Code, Problem};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,8 @@ const TOLD: usize = 64;
 const REQUEST: Duration = Duration::from_secs(1);
 /// Clients of the read-only socket at a time. More wait in line.
 const LOOKING: usize = 512;
+/// Clients of a grant at a time. More wait in line.
+const GRANTED: usize = 128;
 /// The pause after a failed accept. It fails when file descriptors run out, and then it fails again at
 /// once: the pause keeps the loop from spinning until some are free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -106,7 +108,8 @@ pub async fn serve(
             }
             continue;
         }
-        let served = client(stream, router.clone(), Asker::default(), stop.clone());
+        let served =
+            client(stream, Passed::default(), router.clone(), Asker::default(), stop.clone());
         let leaving = leaving.clone();
         clients.spawn(async move {
             served.await;
@@ -124,7 +127,8 @@ pub async fn serve_looks(
 ) {
     let looks = |stream| {
         let asker = Asker { only_looks: true, ..Asker::default() };
-        let served = client(stream, router.clone(), asker, CancellationToken::new());
+        let passed = Passed::default();
+        let served = client(stream, passed, router.clone(), asker, CancellationToken::new());
         async {
             served.await;
             Ok(())
@@ -233,7 +237,7 @@ fn is_ours(stream: &UnixStream) -> bool {
     }
 }
 
-/// Serves the clients of a grant until `end` is cancelled; then whatever they have open ends, too.
+/// Serves the clients of a grant, so many at a time, until `end` is cancelled; then whatever they have open ends, too.
 pub async fn serve_grant(
     listener: UnixListener,
     router: Router,
@@ -242,24 +246,29 @@ pub async fn serve_grant(
     tasks: TaskTracker,
     end: CancellationToken,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = end.cancelled() => return,
-            accepted = accept_of(&listener, any_uid) => accepted,
-        };
-        let Some(stream) = accepted else { continue };
-        let (router, grant, end) = (router.clone(), Arc::clone(&grant), end.clone());
-        tasks.spawn(async move {
-            let asker = Asker { grant: Some(grant), ..Asker::default() };
-            let served = client(stream, router, asker, CancellationToken::new());
-            end.run_until_cancelled(served).await;
-        });
-    }
+    let client = |stream| {
+        let asker = Asker { grant: Some(Arc::clone(&grant)), ..Asker::default() };
+        let (passed, (here, gone)) = (Passed::default(), oneshot::channel::<()>());
+        passed.keep(here);
+        let served = client(stream, passed, router.clone(), asker, CancellationToken::new());
+        async {
+            served.await;
+            // What has become a stream has its place until it ends, too.
+            let _ = gone.await;
+            Ok(())
+        }
+    };
+    let accept = || accept_of(&listener, any_uid);
+    serve_each(GRANTED.min(most_clients() / 4), accept, &tasks, &end, client).await;
 }
 
-async fn client(stream: UnixStream, router: Router, asker: Asker, stop: CancellationToken) {
-    let passed = Passed::default();
+async fn client(
+    stream: UnixStream,
+    passed: Passed,
+    router: Router,
+    asker: Asker,
+    stop: CancellationToken,
+) {
     let peer = Peer::of(&stream);
     let asker = Asker { peer, who: Who::of(peer), ..asker };
     let turn = Turn::default();
@@ -303,7 +312,10 @@ async fn client(stream: UnixStream, router: Router, asker: Asker, stop: Cancella
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::sync::mpsc::{self, RecvTimeoutError};
+
+    use axum::extract::ws::WebSocketUpgrade;
 
     use super::*;
 
@@ -357,5 +369,56 @@ mod tests {
         }
         seen.recv_timeout(GUARD).unwrap();
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_grants_clients_are_so_many_at_a_time_and_more_wait_in_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let most = GRANTED.min(most_clients() / 4);
+        let (end, at_work) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let release = Arc::new(Semaphore::new(0));
+        let router = Router::new().fallback({
+            let (at_work, release) = (Arc::clone(&at_work), Arc::clone(&release));
+            async move |upgrade: WebSocketUpgrade| {
+                upgrade.on_upgrade(async move |_stream| {
+                    at_work.fetch_add(1, SeqCst);
+                    release.acquire().await.unwrap().forget();
+                })
+            }
+        });
+        let grant = GrantInForce {
+            name: "g".into(),
+            host: "h".parse().unwrap(),
+            policy: crate::policy::PolicyConfig::of_grant("g", &[], None),
+            ends_at: jiff::Timestamp::now(),
+            over: end.clone(),
+        };
+        let tasks = TaskTracker::new();
+        let serving =
+            serve_grant(listener, router, Arc::new(grant), true, tasks.clone(), end.clone());
+        tasks.spawn(serving);
+        let mut clients = Vec::new();
+        let handshake = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let more = most + 16;
+        for _ in 0..more {
+            let mut client = UnixStream::connect(&path).await.unwrap();
+            client.write_all(handshake.as_bytes()).await.unwrap();
+            clients.push(client);
+        }
+        // Whatever could happen by itself has happened then: this is all one thread.
+        for _ in 0..100_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(at_work.load(SeqCst), most);
+        release.add_permits(more);
+        for mut client in clients {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        }
+        end.cancel();
     }
 }
