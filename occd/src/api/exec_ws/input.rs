@@ -16,17 +16,59 @@ use super::Source;
 use crate::audit::Trail;
 use crate::exec::Control;
 
-/// How much input is read ahead of the program.
-pub(super) const READ_AHEAD: usize = 1024 * 1024;
+/// How much memory input takes that is read ahead of the program, in bytes.
+const READ_AHEAD: usize = 1024 * 1024;
+/// What a message takes beside its bytes, about. Else a client could send empty ones without end.
+const EACH: usize = 64;
+
+/// Input that is read ahead of the program.
+#[derive(Debug, Default)]
+pub(super) struct ReadAhead {
+    /// Bytes for the program, `None` for the end of file.
+    queue: VecDeque<Option<Bytes>>,
+    /// What they take in memory.
+    size: usize,
+}
+
+/// Returns what a piece of input takes in memory.
+fn size_of(piece: Option<&Bytes>) -> usize {
+    EACH + piece.map_or(0, Bytes::len)
+}
+
+impl ReadAhead {
+    /// Returns whether more may be read.
+    pub(super) fn has_room(&self) -> bool {
+        self.size < READ_AHEAD
+    }
+
+    /// Queues a binary message. Returns how many bytes there are in it for the program.
+    pub(super) fn push(&mut self, message: &Bytes) -> usize {
+        if message.first() != Some(&STDIN) {
+            return 0;
+        }
+        let piece = (message.len() > 1).then(|| message.slice(1..));
+        self.size += size_of(piece.as_ref());
+        self.queue.push_back(piece);
+        message.len() - 1
+    }
+
+    fn pop(&mut self) -> Option<Option<Bytes>> {
+        let piece = self.queue.pop_front()?;
+        self.size -= size_of(piece.as_ref());
+        Some(piece)
+    }
+
+    fn bytes(&self) -> usize {
+        self.queue.iter().flatten().map(Bytes::len).sum()
+    }
+}
 
 /// The client's side of a running command.
 pub(super) struct Input {
     control: Control,
     /// Hears how much there is.
     trail: Trail,
-    /// Bytes for the program, `None` for the end of file.
-    queue: VecDeque<Option<Bytes>>,
-    queued: usize,
+    ahead: ReadAhead,
     writing: Option<BoxFuture<'static, ()>>,
     /// Takes what is wrong with the client's controls.
     wrong: mpsc::Sender<String>,
@@ -37,24 +79,11 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn new(
         (control, trail): (Control, Trail),
-        early: VecDeque<Message>,
+        early: ReadAhead,
         wrong: mpsc::Sender<String>,
     ) -> Self {
-        let mut input = Self {
-            control,
-            trail,
-            wrong,
-            queue: VecDeque::new(),
-            queued: 0,
-            writing: None,
-            blocked: Arc::default(),
-        };
-        for message in early {
-            if let Message::Binary(data) = message {
-                input.take(&data);
-            }
-        }
-        input
+        trail.input(early.bytes());
+        Self { control, trail, wrong, ahead: early, writing: None, blocked: Arc::default() }
     }
 
     /// Takes input and controls until the client has gone. A program that takes no input does not keep a
@@ -64,7 +93,7 @@ impl Input {
             if self.writing.is_none() {
                 self.write_next();
             }
-            let room = self.queued < READ_AHEAD;
+            let room = self.ahead.has_room();
             self.blocked.store(!room, Ordering::Relaxed);
             let writing = async {
                 match self.writing.as_mut() {
@@ -87,8 +116,7 @@ impl Input {
     }
 
     fn write_next(&mut self) {
-        let Some(next) = self.queue.pop_front() else { return };
-        self.queued -= next.as_ref().map_or(0, Bytes::len);
+        let Some(next) = self.ahead.pop() else { return };
         let control = self.control.clone();
         self.writing = Some(Box::pin(async move {
             let sent = match next {
@@ -102,15 +130,6 @@ impl Input {
         }));
     }
 
-    /// Queues a binary message.
-    fn take(&mut self, data: &Bytes) {
-        if data.first() == Some(&STDIN) {
-            self.queued += data.len() - 1;
-            self.trail.input(data.len() - 1);
-            self.queue.push_back((data.len() > 1).then(|| data.slice(1..)));
-        }
-    }
-
     /// Has the client told what is wrong with its control.
     fn tell(&self, detail: String) {
         if self.wrong.try_send(detail).is_err() {
@@ -121,7 +140,7 @@ impl Input {
     /// Handles a message. Returns false when it is the client's goodbye.
     async fn message(&mut self, message: Message) -> bool {
         match message {
-            Message::Binary(data) => self.take(&data),
+            Message::Binary(data) => self.trail.input(self.ahead.push(&data)),
             Message::Text(text) => match serde_json::from_str(&text) {
                 Ok(ExecControl::Signal { signal }) => {
                     if !self.control.signal(&signal).await {
@@ -136,5 +155,31 @@ impl Input {
             Message::Ping(_) | Message::Pong(_) => {}
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_without_a_byte_are_not_read_ahead_without_end() {
+        let mut ahead = ReadAhead::default();
+        let end = Bytes::from_static(&[STDIN]);
+        let mut count = 0;
+        while ahead.has_room() {
+            assert_eq!(ahead.push(&end), 0);
+            count += 1;
+            assert!(count < READ_AHEAD / 32, "{count}");
+        }
+        // What is for nobody is not kept.
+        for nothing in [&[][..], &[7]] {
+            let before = ahead.size;
+            assert_eq!(ahead.push(&Bytes::from_static(nothing)), 0);
+            assert_eq!(ahead.size, before);
+        }
+        while ahead.pop().is_some() {}
+        assert_eq!((ahead.size, ahead.push(&Bytes::from_static(b"\0abc"))), (0, 3));
+        assert_eq!((ahead.bytes(), ahead.pop()), (3, Some(Some(Bytes::from_static(b"abc")))));
     }
 }

@@ -4,7 +4,6 @@ mod input;
 mod output;
 mod passing;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use input::{Input, READ_AHEAD};
+use input::{Input, ReadAhead};
 use output::Last;
 use passing::Passing;
 
@@ -187,7 +186,7 @@ async fn begin(
     sink: &mut Sink,
     source: &mut Source,
     by: By<'_>,
-) -> Result<Option<(Running, VecDeque<Message>)>, ApiError> {
+) -> Result<Option<(Running, ReadAhead)>, ApiError> {
     let first = match timeout(REQUEST, source.next()).await {
         Ok(Some(Ok(Message::Text(text)))) => text,
         Ok(Some(Ok(_))) => {
@@ -203,7 +202,7 @@ async fn begin(
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
     }
     let tries = Tries::of(request.retries, request.wait_ms);
-    let mut early = VecDeque::new();
+    let mut early = ReadAhead::default();
     let permitted = permitted(app, executor, (sink, source), by, request, &mut early);
     let Some(request) = permitted.await? else {
         return Ok(None);
@@ -213,7 +212,6 @@ async fn begin(
     let progress = Progress::default();
     let starting = executor.start(&command, tries, client, &progress);
     tokio::pin!(starting);
-    let mut early_bytes = size_of_all(&early);
     let mut is_told = false;
     let late = sleep(AT_ONCE);
     tokio::pin!(late);
@@ -227,15 +225,14 @@ async fn begin(
             }
             () = progress.ready() => ExecEvent::Sending,
             () = &mut late, if !is_told => ExecEvent::Waiting,
-            message = source.next(), if early_bytes < READ_AHEAD => match message {
+            message = source.next(), if early.has_room() => match message {
                 None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
                 // A signal before the start has nobody to go to but us: what may be under way is ended.
                 Some(Ok(Message::Text(_))) => {
                     return Err(error::given_up(executor, progress.may_have_started()));
                 }
                 Some(Ok(Message::Binary(data))) => {
-                    early_bytes += data.len();
-                    early.push_back(Message::Binary(data));
+                    early.push(&data);
                     continue;
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
@@ -254,15 +251,6 @@ async fn begin(
     }
 }
 
-/// Returns how many bytes messages have.
-fn size_of_all(messages: &VecDeque<Message>) -> usize {
-    let size = |message: &Message| match message {
-        Message::Binary(data) => data.len(),
-        _ => 0,
-    };
-    messages.iter().map(size).sum()
-}
-
 /// Returns the request that may be run, once that is decided, which may wait for a person. `None` means that the client has
 /// gone; what it sent meanwhile is `early`.
 async fn permitted(
@@ -271,7 +259,7 @@ async fn permitted(
     (sink, source): (&mut Sink, &mut Source),
     by: By<'_>,
     request: ExecRequest,
-    early: &mut VecDeque<Message>,
+    early: &mut ReadAhead,
 ) -> Result<Option<ExecRequest>, ApiError> {
     if !app.guard.restricts(by.0, &place_of(executor)) {
         return Ok(Some(request));
@@ -291,11 +279,11 @@ async fn permitted(
             biased;
             permitted = &mut permitting => return permitted.map(Some),
             Some(event) = tells.recv() => event,
-            message = source.next(), if size_of_all(early) < READ_AHEAD => match message {
+            message = source.next(), if early.has_room() => match message {
                 None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
                 Some(Ok(Message::Text(_))) => return Err(error::given_up(executor, false)),
                 Some(Ok(Message::Binary(data))) => {
-                    early.push_back(Message::Binary(data));
+                    early.push(&data);
                     continue;
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
