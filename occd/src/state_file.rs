@@ -1,6 +1,8 @@
 //! Small files of what outlives the daemon, as JSON.
 
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,6 +19,19 @@ pub(crate) fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
     staged.write_all(&serde_json::to_vec(value).map_err(io::Error::other)?)?;
     staged.persist(path)?;
     Ok(())
+}
+
+/// Returns whether a file of lines ends with the end of one, or is empty. A line is cut off when the disk is full.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn ends_whole(file: &File) -> io::Result<bool> {
+    let size = file.metadata()?.len();
+    let mut last = *b"\n";
+    if size > 0 {
+        file.read_exact_at(&mut last, size - 1)?;
+    }
+    Ok(last == *b"\n")
 }
 
 /// Moves a file that cannot be read out of the way, since the next one takes its place: `NAME.damaged`. Returns whether it

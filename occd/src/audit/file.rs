@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use occ_proto::audit::{AuditFilter, AuditLine, Joined};
 use occ_proto::paths::audit_files;
 
+use crate::state_file::ends_whole;
+
 /// The longest line that is read: more is none of ours.
 const LONGEST: usize = 1024 * 1024;
 
@@ -47,7 +49,7 @@ impl Log {
                 }
             }
             file = self.open()?;
-        } else if size > 0 && !ends_whole(&file, size)? {
+        } else if !ends_whole(&file)? {
             // The disk was full in the middle of a line.
             file.write_all(b"\n")?;
         }
@@ -77,14 +79,6 @@ impl Log {
         }
         Ok(Reader { old, current, rest: Vec::new() })
     }
-}
-
-/// Returns whether a file ends with the end of a line.
-fn ends_whole(file: &File, size: u64) -> io::Result<bool> {
-    use std::os::unix::fs::FileExt as _;
-    let mut last = [0];
-    file.read_exact_at(&mut last, size - 1)?;
-    Ok(last == *b"\n")
 }
 
 /// Opens a regular file and nothing else: a pipe would hold up whoever reads or writes it, and where a link leads somebody

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
+use crate::state_file::ends_whole;
 
 /// What has begun. Keys and requests are told from others by their digests; what they say is nobody's business.
 #[derive(Debug, Clone)]
@@ -99,9 +100,14 @@ impl Journal {
                     std::fs::create_dir_all(dir)?;
                 }
                 let mut options = OpenOptions::new();
-                none.insert(options.create(true).append(true).mode(0o600).open(&self.path)?)
+                options.create(true).read(true).append(true).mode(0o600);
+                none.insert(options.open(&self.path)?)
             }
         };
+        if !ends_whole(file)? {
+            // The disk was full in the middle of a line.
+            file.write_all(b"\n")?;
+        }
         let mut text = serde_json::to_vec(wire).map_err(io::Error::other)?;
         text.push(b'\n');
         file.write_all(&text)?;
@@ -189,5 +195,21 @@ mod tests {
         }
         let (_, lines) = Journal::open(dir.path(), hour, 3);
         assert_eq!(lines.iter().map(|line| line.key[0]).collect::<Vec<_>>(), [97, 98, 99]);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hour, at) = (Duration::from_hours(1), Timestamp::now());
+        let line = |key| Line { key: [key; 32], at, request: [key + 100; 32] };
+        let (journal, _) = Journal::open(dir.path(), hour, 10);
+        journal.begin(&line(1)).unwrap();
+        // The disk was full in the middle of a line.
+        let mut file = OpenOptions::new().append(true).open(&journal.path).unwrap();
+        file.write_all(b"{\"key\":\"05").unwrap();
+        journal.begin(&line(2)).unwrap();
+        journal.begin(&line(3)).unwrap();
+        let (_, lines) = Journal::open(dir.path(), hour, 10);
+        assert_eq!(lines.iter().map(|line| line.key[0]).collect::<Vec<_>>(), [1, 2, 3]);
     }
 }
