@@ -191,11 +191,7 @@ impl Sessions {
         record.state = SessionState::Running;
         record.exit = None;
         record.read = [0; 2];
-        {
-            let mut entries = self.lock();
-            entries.insert(record.info.id.clone(), Entry::new(record.clone()));
-            self.save(&entries)?;
-        }
+        self.put(&mut self.lock(), &record)?;
         let remote = Remote { place: new, tries: Tries::default(), client };
         let session = self.launch(remote, record, exec, Some(before)).await?;
         if let Some(left) = left
@@ -291,12 +287,26 @@ impl Sessions {
             exit: None,
             read: [0; 2],
         };
-        entries.insert(record.info.id.clone(), Entry::new(record.clone()));
-        if let Err(error) = self.save(&entries) {
-            entries.remove(&record.info.id);
-            return Err(error);
-        }
+        self.put(&mut entries, &record)?;
         Ok(record)
+    }
+
+    /// Puts a session that is to be started into the list, which stays as it was where it cannot be written.
+    fn put(
+        &self,
+        entries: &mut BTreeMap<String, Entry>,
+        record: &Record,
+    ) -> Result<(), SessionError> {
+        let id = &record.info.id;
+        let before = entries.insert(id.clone(), Entry::new(record.clone()));
+        let saved = self.save(entries);
+        if saved.is_err() {
+            match before {
+                Some(before) => entries.insert(id.clone(), before),
+                None => entries.remove(id),
+            };
+        }
+        saved
     }
 
     /// Changes what a session's next start is.
@@ -491,5 +501,25 @@ mod tests {
         assert_eq!(sessions.edit(&id, edit).unwrap().next_host, None);
         let empty = SessionEdit { argv: Some(vec![]), ..Default::default() };
         assert!(matches!(sessions.edit(&id, empty), Err(SessionError::BadCommand(_))));
+    }
+
+    #[tokio::test]
+    async fn a_start_that_cannot_be_noted_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let sessions = Arc::new(sessions(&state));
+        let id = sessions.enter(&request(Some("work"))).unwrap().info.id;
+        sessions.note(&id, SessionState::Ended, Some(3));
+        let before = sessions.known();
+        std::fs::remove_dir_all(&state).unwrap();
+        std::fs::write(&state, "in the way").unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let local = crate::exec::Local::new(dir.path().to_owned(), tasks, stop);
+        let place = Place::new(crate::exec::Executor::Local(Arc::new(local)));
+        let env = BTreeMap::from([("TOKEN".to_owned(), "secret".to_owned())]);
+        let start = SessionStart { env, base_env: BTreeMap::new() };
+        let started = sessions.start_again(&id, None, place, start, Client::default()).await;
+        assert!(matches!(started, Err(SessionError::Store(_))), "{started:?}");
+        assert_eq!(sessions.known(), before);
     }
 }
