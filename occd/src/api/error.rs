@@ -346,6 +346,7 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         | SandboxError::RolledBack { .. }
         | SandboxError::Stuck { .. } => (StatusCode::BAD_GATEWAY, Code::SandboxNotReady),
         SandboxError::Cancelled { .. } => (StatusCode::CONFLICT, Code::Cancelled),
+        SandboxError::Defect => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
         SandboxError::Forward(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::ForwardFailed),
         SandboxError::Install(inner) => install_status(inner),
     };

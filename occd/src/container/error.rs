@@ -160,6 +160,9 @@ pub enum SandboxError {
         /// Whether something had been done, and was undone.
         undone: bool,
     },
+    /// It panicked: a defect of ours.
+    #[error("internal error; the log of occd has more")]
+    Defect,
     /// No port of this machine can be had.
     #[error("no port of this machine can be had for it")]
     Forward(#[source] std::io::Error),

@@ -3,8 +3,10 @@
 //! One at a time on each engine: two that start and update the same sandbox would undo each other.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use occ_proto::HostName;
 use occ_proto::operation::{OperationKind, OperationState, Outcome, PullProgress};
@@ -144,7 +146,9 @@ impl Operations {
         self.tasks.spawn({
             let running = Arc::clone(&running);
             async move {
-                let result = work.await;
+                // A panic is a defect of ours. It fails this operation, and costs nobody else anything.
+                let work = AssertUnwindSafe(work).catch_unwind();
+                let result = work.await.unwrap_or(Err(SandboxError::Defect));
                 match &result {
                     Ok(outcome) => tracing::info!(id = running.id, did = ?outcome.did, "done"),
                     Err(error) => {
@@ -349,5 +353,20 @@ mod tests {
         assert_eq!(events.len(), EVENTS);
         assert_eq!(events.last(), Some(&Event::Output((3 * EVENTS - 1).to_string())));
         assert_eq!(running.state(), OperationState::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_end_and_the_next_one_may_begin() {
+        let operations =
+            Operations::new(Arc::default(), TaskTracker::new(), CancellationToken::new());
+        let running = operations
+            .begin(OperationKind::Start, engine("/a"), async |_| panic!("a defect"))
+            .unwrap();
+        let told = tokio::time::timeout(std::time::Duration::from_secs(30), running.events(0));
+        assert_eq!(told.await.unwrap(), (vec![], 0, true));
+        assert_eq!(running.state(), OperationState::Failed);
+        let next = operations
+            .begin(OperationKind::Stop, engine("/a"), async |_| Ok(outcome(Did::Stopped)));
+        assert!(next.is_ok());
     }
 }
