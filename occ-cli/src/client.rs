@@ -94,6 +94,11 @@ impl Reply {
         std::str::from_utf8(&self.body).map_err(|_| self.misunderstood())
     }
 
+    /// Returns the version of the daemon that answered.
+    pub(crate) fn daemon(&self) -> &str {
+        &self.daemon
+    }
+
     /// Returns that the body is of another version.
     pub(crate) fn misunderstood(&self) -> CliError {
         misunderstood(&self.daemon)

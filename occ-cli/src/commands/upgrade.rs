@@ -15,7 +15,7 @@ use tokio::process::Command as Program;
 use super::{Context, daemon};
 use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command};
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 
@@ -84,9 +84,12 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
     let Some(pid) = autostart::lock_holder(&socket) else { return Ok(None) };
     let asked = async {
         let client = Client::open(context, Start::Never).await?;
-        client.request(Method::POST, "/v1/hand-over", None::<&()>, None).await
+        let path = format!("/v1/hand-over?version={}", segment(other));
+        client.request(Method::POST, &path, None::<&()>, None).await
     };
     let answer: HandOver = match asked.await {
+        // The next one already: another client has had it replaced.
+        Ok(reply) if reply.daemon() == OWN => return Ok(None),
         Ok(reply) => reply.parse()?,
         // It ends already: another client has had it replaced.
         Err(error) if [autostart::ABSENT, DAEMON_UNREACHABLE].contains(&error.code.as_str()) => {

@@ -21,7 +21,7 @@ use super::extract::{Body, Caller, FileAt, Query};
 use super::json::{self, Json};
 use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
 use super::permit::place_of;
-use super::problems::OfFile;
+use super::problems::{OfFile, OfUpload};
 use super::turns::Turn;
 use super::ways::{Looking, Ways, in_turn, next_piece, open, turn};
 use crate::exec::Executor;
@@ -388,7 +388,7 @@ fn range_of(value: &HeaderValue, size: u64) -> Range {
     operation_id = "writeFile",
     params(FilePath, FileQuery, IfMatch, IfNoneMatch),
     request_body(content = Binary, content_type = "application/octet-stream"),
-    responses((status = 200, description = "The file, or with `tar` how many were written", body = FileWritten), OfFile)
+    responses((status = 200, description = "The file, or with `tar` how many were written", body = FileWritten), OfUpload)
 )]
 pub(super) async fn write(
     State(app): State<Arc<App>>,

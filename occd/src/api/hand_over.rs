@@ -8,8 +8,10 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use occ_proto::daemon::HandOver;
 use occ_proto::status::State as LinkState;
+use serde::Deserialize;
 
 use super::App;
+use super::extract::Query;
 use super::json::Json;
 use crate::descriptors::Passed;
 use crate::in_flight::Flying;
@@ -32,21 +34,35 @@ impl App {
     }
 }
 
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HandOverQuery {
+    /// The version of the daemon that is to end: of two clients that ask, the second may come to the next daemon already.
+    /// One of another version goes on.
+    version: Option<String>,
+}
+
 /// Has the daemon end for another one, if nothing would be lost by it.
 #[utoipa::path(
     post,
     path = "/v1/hand-over",
     tag = "daemon",
     operation_id = "handOver",
+    params(HandOverQuery),
     responses((status = 200, description = "Whether it ends, and what is in flight", body = HandOver))
 )]
-pub(super) async fn hand_over(State(app): State<Arc<App>>) -> Json<HandOver> {
+pub(super) async fn hand_over(
+    State(app): State<Arc<App>>,
+    Query(query): Query<HandOverQuery>,
+) -> Json<HandOver> {
     let in_flight = app.in_flight(1);
-    if in_flight == 0 {
+    let is_meant = query.version.is_none_or(|version| version == env!("CARGO_PKG_VERSION"));
+    let ending = is_meant && in_flight == 0;
+    if ending {
         tracing::info!("this daemon hands over to another one");
         app.end.cancel();
     }
-    Json(HandOver { ending: in_flight == 0, in_flight })
+    Json(HandOver { ending, in_flight })
 }
 
 /// A request that counts as in flight.

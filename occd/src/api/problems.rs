@@ -32,8 +32,12 @@ pub(super) const JSON_BODY: &[Codes] = &[
 ];
 /// What a POST may get, which may have an Idempotency-Key.
 #[cfg(test)]
-pub(super) const KEYED: &[Codes] =
-    &[(413, &[Code::TooLarge]), (422, &[Code::KeyReused]), (502, &[Code::OutcomeUnknown])];
+pub(super) const KEYED: &[Codes] = &[
+    (408, &[Code::RequestTimeout]),
+    (413, &[Code::TooLarge]),
+    (422, &[Code::KeyReused]),
+    (502, &[Code::OutcomeUnknown]),
+];
 
 const HOSTS_FILE: &[Codes] = &[(409, &[Code::HostsFileInvalid])];
 const HOST: &[Codes] = &[(404, &[Code::HostNotFound]), (409, &[Code::HostsFileInvalid])];
@@ -170,6 +174,8 @@ pub(super) struct OfSandbox;
 pub(super) struct OfDockerSocket;
 /// What works on files.
 pub(super) struct OfFile;
+/// What writes a file, or an archive that others wait for.
+pub(super) struct OfUpload;
 /// What works on sessions.
 pub(super) struct OfSession;
 /// What adds a forward.
@@ -248,6 +254,12 @@ impl IntoResponses for OfDockerSocket {
 impl IntoResponses for OfFile {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         responses(&[HOST, DIAL, FILE])
+    }
+}
+
+impl IntoResponses for OfUpload {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOST, DIAL, FILE, &[(408, &[Code::RequestTimeout])]])
     }
 }
 

@@ -231,7 +231,11 @@ fn who_waits_for_another_list_keeps_no_daemon_from_handing_over() {
     let mut piece = [0; 4096];
     let length = waiting.read(&mut piece).unwrap();
     assert!(piece[..length].starts_with(b"HTTP/1.1 200 "));
-    let handed_over = rig.http("POST", "/v1/hand-over", &[], None).json();
+    // Not the one that is meant: it has gone already.
+    let meant = format!("/v1/hand-over?version={OLDER}");
+    assert_eq!(rig.http("POST", &meant, &[], None).json()["ending"], false);
+    let meant = format!("/v1/hand-over?version={OWN}");
+    let handed_over = rig.http("POST", &meant, &[], None).json();
     assert_eq!((&handed_over["ending"], &handed_over["in_flight"]), (&true.into(), &0.into()));
     let mut rest = String::new();
     waiting.read_to_string(&mut rest).unwrap();
