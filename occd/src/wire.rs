@@ -222,10 +222,13 @@ impl Wire {
     }
 }
 
+/// When to come again, as a header.
+const AGAIN: &str = "Retry-After: 1\r\n";
+
 /// Returns the answer to a head that comes too slowly.
 fn too_late() -> Bytes {
     let detail = "The request's head came too slowly.";
-    last_answer(&Problem::new(408, Code::RequestTimeout, detail), "").into()
+    last_answer(&Problem::new(408, Code::RequestTimeout, detail), AGAIN).into()
 }
 
 /// Returns what is answered in place of what hyper answers by itself.
@@ -244,7 +247,7 @@ fn by_itself(said: &[u8]) -> Option<Bytes> {
 }
 
 /// Returns a problem as an answer with which the connection ends; `headers` are more of them.
-pub fn last_answer(problem: &Problem, headers: &str) -> String {
+fn last_answer(problem: &Problem, headers: &str) -> String {
     let mut body = serde_json::to_string(problem).unwrap_or_default();
     body.push('\n');
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST);

@@ -4,11 +4,11 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::body::HttpBody as _;
+use axum::body::{Body as RequestBody, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use occ_proto::files::decode_path;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::{Code, HostName, KEY_HEADER, Secret};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::App;
 use super::BODY_LIMIT;
-use super::error::ApiError;
+use super::error::{ApiError, ApiResult};
 use super::strict;
 use crate::container::Engine;
 use crate::exec::Executor;
@@ -40,7 +40,7 @@ pub(super) struct Body<T>(pub(super) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
         // Also what keeps a page's simple form from being taken for a request.
         if !is_json(request.headers()) {
             return Err(ApiError::new(
@@ -49,28 +49,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 "The body must be sent with Content-Type: application/json.",
             ));
         }
-        let too_large = || {
-            let detail = "The body is larger than 1 MiB.";
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, detail)
-        };
-        // One that says so is not waited for.
-        if request.body().size_hint().lower() > BODY_LIMIT as u64 {
-            return Err(too_large());
-        }
-        let read = timeout(BODY_TIME, Bytes::from_request(request, state)).await;
-        let read = read.map_err(|_| {
-            let seconds = BODY_TIME.as_secs();
-            let detail = format!("The body did not come within {seconds} s.");
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail)
-                .after(Duration::from_secs(1))
-        })?;
-        let bytes = read.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                too_large()
-            } else {
-                ApiError::bad_request(format!("The body could not be read: {rejection}."))
-            }
-        })?;
+        let bytes = whole(request.into_body()).await?;
         // Every body is an object, also of a type that serde takes from an array by itself.
         if bytes.trim_ascii_start().first() == Some(&b'[') {
             return Err(ApiError::bad_request(
@@ -80,6 +59,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         strict::from_slice(&bytes)
             .map(Self)
             .map_err(|error| ApiError::bad_request(format!("The body is not valid: {error}.")))
+    }
+}
+
+/// Reads a body as a whole, which has to come in time and may not be too large.
+pub(super) async fn whole(body: RequestBody) -> ApiResult<Bytes> {
+    let too_large = || {
+        let detail = "The body is larger than 1 MiB.";
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, detail)
+    };
+    // One that says so is not waited for.
+    if body.size_hint().lower() > BODY_LIMIT as u64 {
+        return Err(too_large());
+    }
+    let read = Limited::new(body, BODY_LIMIT).collect();
+    let read = timeout(BODY_TIME, read).await.map_err(|_| {
+        let seconds = BODY_TIME.as_secs();
+        let detail = format!("The body did not come within {seconds} s.");
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail)
+            .after(Duration::from_secs(1))
+    })?;
+    match read {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => {
+            let why = innermost(&*error);
+            Err(ApiError::bad_request(format!("The body could not be read: {why}.")))
+        }
     }
 }
 
@@ -318,4 +324,31 @@ pub(super) fn check_match(headers: &HeaderMap, etag: &str) -> Result<(), ApiErro
         Code::EditConflict,
         "The host was changed since you read it.",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_waited_for_for_a_while() {
+        let nothing = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let problem = whole(RequestBody::from_stream(nothing)).await.unwrap_err().0;
+        assert_eq!((problem.status, problem.code), (408, Code::RequestTimeout));
+        assert_eq!(problem.retry_after_ms, Some(1000));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_is_refused_however_it_comes() {
+        let pieces = (0..17).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
+        let piecewise = RequestBody::from_stream(futures_util::stream::iter(pieces));
+        for body in [piecewise, RequestBody::from(vec![b' '; BODY_LIMIT + 1])] {
+            let problem = whole(body).await.unwrap_err().0;
+            assert_eq!((problem.status, problem.code), (413, Code::TooLarge));
+        }
+        assert_eq!(
+            whole(RequestBody::from(vec![b' '; BODY_LIMIT])).await.unwrap().len(),
+            BODY_LIMIT
+        );
+    }
 }

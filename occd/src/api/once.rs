@@ -20,9 +20,10 @@ use occ_proto::{Code, IDEMPOTENCY_HEADER, Problem, REPLAYED_HEADER};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+use super::App;
 use super::error::{ApiError, ApiResult};
 use super::exec::wants_lines;
-use super::{App, BODY_LIMIT};
+use super::extract::whole;
 use crate::blocking::blocking;
 use crate::policy::Asker;
 
@@ -219,10 +220,7 @@ async fn keyed(
         ));
     }
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, BODY_LIMIT).await.map_err(|_| {
-        let detail = "The body could not be read, or is larger than 1 MiB.";
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, detail)
-    })?;
+    let body = whole(body).await?;
     let digest = digest(&[parts.uri.path().as_bytes(), word.as_bytes()]);
     let asked = self::digest(&[parts.uri.query().unwrap_or_default().as_bytes(), &body]);
     let line = Line { key: digest, at: Timestamp::now(), request: asked };
@@ -289,11 +287,15 @@ async fn run(
     }
 }
 
-/// Returns whether something may have been done. A problem says that nothing was, but for one.
+/// Returns whether something may have been done. What is wrong with the request (4xx) or with the moment (503) is told
+/// before anything is, and so are a few others; a command whose output was too much, for one, has run.
 fn has_begun(answer: &Answer) -> bool {
-    answer.status.is_success()
-        || serde_json::from_slice::<Problem>(&answer.body)
-            .is_ok_and(|problem| problem.code == Code::OutcomeUnknown)
+    if answer.status.is_client_error() || answer.status == StatusCode::SERVICE_UNAVAILABLE {
+        return false;
+    }
+    let problem = serde_json::from_slice::<Problem>(&answer.body);
+    let before = [Code::ExecRefused, Code::NoSftp, Code::HostsFileWrite];
+    answer.status.is_success() || !problem.is_ok_and(|problem| before.contains(&problem.code))
 }
 
 fn other_request() -> ApiError {
@@ -315,4 +317,39 @@ fn digest(texts: &[&[u8]]) -> Digest {
         hash.update(text);
     }
     hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_done_keeps_its_key() {
+        let answer = |status: u16, code| Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: serde_json::to_vec(&Problem::new(status, code, "x")).unwrap().into(),
+        };
+        // The command ran, the rename may be done, the image is half there.
+        let done = [
+            (507, Code::OutputOverflow),
+            (502, Code::FileInterrupted),
+            (502, Code::OutcomeUnknown),
+            (502, Code::ImageUnavailable),
+            (500, Code::Internal),
+        ];
+        for (status, code) in done {
+            assert!(has_begun(&answer(status, code)), "{code:?}");
+        }
+        let not_done = [
+            (404, Code::HostNotFound),
+            (429, Code::TooManyRequests),
+            (503, Code::HostUnreachable),
+            (502, Code::ExecRefused),
+            (507, Code::HostsFileWrite),
+        ];
+        for (status, code) in not_done {
+            assert!(!has_begun(&answer(status, code)), "{code:?}");
+        }
+    }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -20,7 +19,7 @@ use tokio::time::timeout;
 
 use super::document::Binary;
 use super::error::{self, ApiError, ApiResult};
-use super::extract::{Body, Caller, OptionalBody, Path, Query, executor_named};
+use super::extract::{Body, Caller, OptionalBody, Path, Query, executor_named, whole};
 use super::json::Json;
 use super::params::SessionPath;
 use super::permit::{By, Line, QUIETLY};
@@ -472,19 +471,9 @@ pub(super) async fn input(
     Query(query): Query<InputQuery>,
     Caller(client): Caller,
     asker: Asker,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: axum::body::Body,
 ) -> ApiResult<Json<InputTaken>> {
-    let body = body.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                occ_proto::Code::TooLarge,
-                "The body is larger than 1 MiB: send it in pieces, or over the WebSocket.",
-            )
-        } else {
-            ApiError::bad_request(format!("The body could not be read: {rejection}."))
-        }
-    })?;
+    let body = whole(body).await?;
     // Beyond what a shell reckons with.
     if query.offset.is_some_and(|offset| offset > MOST) {
         return Err(ApiError::bad_request(format!("An offset is {MOST} at most.")));

@@ -88,7 +88,7 @@ pub(super) async fn next_piece(
     }
     let slow = || {
         let detail = "The archive comes too slowly: below a root others wait for its end.";
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail)
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, detail).after(GRACE)
     };
     let late = begun.elapsed().saturating_sub(GRACE).as_secs_f64() * SLOWEST;
     #[expect(clippy::cast_precision_loss, reason = "it is compared with an estimate")]
