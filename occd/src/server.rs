@@ -10,9 +10,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use occ_proto::{Code, Problem};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{MissedTickBehavior, timeout};
@@ -20,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::api;
 use crate::audit::Who;
 use crate::descriptors::{ClientStream, Passed};
 use crate::metrics::Counter;
 use crate::peer::Peer;
 use crate::policy::{Asker, GrantInForce};
-use crate::wire::{Turn, Wire, last_answer};
+use crate::wire::{Turn, Wire};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
@@ -35,8 +34,8 @@ const SEND_BUFFER: usize = 1024 * 1024;
 /// The most clients, as far as there are file descriptors; and those that are left for hosts and files.
 const CLIENTS: usize = 16 * 1024;
 const RESERVED: usize = 512;
-/// Where there are next to none, some clients all the same.
-const FEW: usize = 64;
+/// Where there are not so many descriptors, clients have one in so many.
+const SHARE: usize = 4;
 /// How many are told at a time that there are too many, and how long one of them may take to ask.
 const TOLD: usize = 64;
 const REQUEST: Duration = Duration::from_secs(1);
@@ -103,8 +102,8 @@ pub async fn serve(
         if clients.len() >= most {
             turned_away.add();
             // Those who are told so take a descriptor for a moment, too.
-            if clients.len() < most + TOLD {
-                clients.spawn(turn_away(stream, most));
+            if clients.len() < most + TOLD.min(most) {
+                clients.spawn(turn_away(stream, router.clone(), most));
             }
             continue;
         }
@@ -142,22 +141,26 @@ pub async fn serve_looks(
 pub fn most_clients() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-    files.saturating_sub(RESERVED).clamp(FEW, CLIENTS)
+    files.saturating_sub(RESERVED).max(files / SHARE).min(CLIENTS)
 }
 
-/// Tells a client that there are too many.
-async fn turn_away(mut stream: UnixStream, most: usize) {
-    let problem = Problem::new(
-        429,
-        Code::TooManyRequests,
-        format!("occd has {most} clients, and takes no more."),
-    );
-    let answer = last_answer(&problem, "Retry-After: 1\r\n");
-    // An answer that comes before its request is none.
-    let mut request = vec![0; 16 * 1024];
-    let _ = timeout(REQUEST, stream.read(&mut request)).await;
-    // One that does not listen is gone, which is as well.
-    let _ = timeout(HEADER_TIME, stream.write_all(answer.as_bytes())).await;
+/// Tells a client that there are too many; a sign of life is given to it all the same.
+async fn turn_away(stream: UnixStream, router: Router, most: usize) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        async move {
+            if request.uri().path() == api::ALIVE {
+                return router.oneshot(request.map(Body::new)).await;
+            }
+            let detail = format!("occd has {most} clients, and takes no more.");
+            Ok::<_, Infallible>(api::no_place(detail))
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // One that does not ask, or does not listen, is gone, which is as well.
+    let _ = timeout(REQUEST, connection).await;
 }
 
 /// Serves clients with `client`, so many at a time, until `end` is cancelled. More wait in line.
@@ -316,6 +319,8 @@ mod tests {
     use std::sync::mpsc::{self, RecvTimeoutError};
 
     use axum::extract::ws::WebSocketUpgrade;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 

@@ -110,6 +110,7 @@ pub use measure::Measured;
 pub use once::Once;
 pub use past::PastOperations;
 pub use publish::publish;
+pub use routes::ALIVE;
 use routes::Routes;
 pub use turns::Turns;
 
@@ -310,6 +311,13 @@ pub fn router(app: Arc<App>) -> Router {
                 .layer(middleware::from_fn_with_state(Arc::clone(&app), around_alive)),
         )
         .with_state(app)
+}
+
+/// Returns the answer to a client for whom there is no place.
+pub fn no_place(detail: String) -> Response {
+    let mut response = limits::too_many(detail).into_response();
+    name_versions(&mut response);
+    response
 }
 
 /// What stands around the routes.

@@ -112,7 +112,7 @@ macro_rules! routes_of {
 }
 
 /// The path of the sign of life.
-const ALIVE: &str = "/healthz";
+pub const ALIVE: &str = "/healthz";
 /// The one path that goes on, and the same without a path, the home directory, which axum takes for another route. A file
 /// that is sent may be of any length.
 const FILES: &str = "/v1/hosts/{host}/files/{*path}";

@@ -234,14 +234,10 @@ fn who_is_one_too_many_is_told_so_and_lookers_leave_room_for_the_owner() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
     rig.add_host("h", Target::from(&host));
-    // Where there are next to no descriptors, there are 64 clients.
-    let few = rig.root().join("few");
-    let script = format!("#!/bin/sh\nulimit -n 256\nexec {} \"$@\"\n", daemon_binary().display());
-    std::fs::write(&few, script).unwrap();
-    std::fs::set_permissions(&few, std::fs::Permissions::from_mode(0o755)).unwrap();
-    rig.set_daemon_binary(few);
+    // Where there are few descriptors, clients have a quarter of them.
+    rig.set_daemon_binary(with_descriptors(&rig, 256));
     rig.start_daemon(&[]);
-    let looks = rig.socket().with_file_name("occd-ro.sock");
+    let looks = socket_beside(&rig);
     let looking: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(&looks).unwrap()).collect();
     assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
     drop(looking);
@@ -257,11 +253,49 @@ fn who_is_one_too_many_is_told_so_and_lookers_leave_room_for_the_owner() {
     );
     assert_eq!(problem(&refused).code, Code::TooManyRequests);
     assert!(refused.header("occ-version").is_some() && refused.header("retry-after").is_some());
+    // A sign of life is there all the same.
+    assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
     let occ = rig.run_occ(&["status", "--host", "h"]);
     assert!(occ.stderr.contains("clients, and takes no more"), "{occ:?}");
     drop(clients);
 }
 
+/// Returns a program that is the daemon with so many file descriptors at most.
+fn with_descriptors(rig: &DaemonRig, most: usize) -> PathBuf {
+    let few = rig.root().join("few");
+    let script =
+        format!("#!/bin/sh\nulimit -n {most}\nexec {} \"$@\"\n", daemon_binary().display());
+    std::fs::write(&few, script).unwrap();
+    std::fs::set_permissions(&few, std::fs::Permissions::from_mode(0o755)).unwrap();
+    few
+}
+
+#[test]
+fn clients_leave_descriptors_to_hosts_where_there_are_next_to_none() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", Target::from(&host));
+    rig.set_daemon_binary(with_descriptors(&rig, 64));
+    rig.start_daemon(&[]);
+    let clients: Vec<UnixStream> =
+        (0..20).map(|_| UnixStream::connect(rig.socket()).unwrap()).collect();
+    let full = || rig.http("GET", "/v1/hosts", &[], None).status;
+    wait_until("no place to be left", GUARD, full, |status| *status == 429);
+    let looks = socket_beside(&rig);
+    let looking: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(&looks).unwrap()).collect();
+    assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
+    // They leave, and a host can be dialled while the others still look.
+    drop(clients);
+    wait_until("a place", GUARD, full, |status| *status == 200);
+    connect(&rig, "h");
+    assert!(!rig.log().contains("could not accept"), "{}", rig.log());
+    drop(looking);
+}
+
+fn socket_beside(rig: &DaemonRig) -> PathBuf {
+    rig.socket().with_file_name("occd-ro.sock")
+}
+
 fn ask_hosts(rig: &DaemonRig) -> Response {
-    request(&rig.socket().with_file_name("occd-ro.sock"), "GET", "/v1/hosts", &[], None).unwrap()
+    request(&socket_beside(rig), "GET", "/v1/hosts", &[], None).unwrap()
 }
