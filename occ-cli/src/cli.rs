@@ -812,15 +812,16 @@ pub(crate) enum DaemonCommand {
 Example:
   occ daemon stop
 
-Commands that run are told to end (TERM) and have ten seconds for that. Sessions go on on their hosts.")]
+Commands that run have two seconds to end by themselves; then they are told to end (TERM), and two seconds later
+killed. Sessions go on on their hosts.")]
     Stop,
     /// Stop occd and start it again; sessions and forwards go on
     #[command(after_help = "\
 Example:
   occ daemon restart
 
-Commands that run are told to end (TERM) and have ten seconds for that. With settings that it could not start with it is
-not stopped.")]
+Commands that run have two seconds to end by themselves; then they are told to end (TERM), and two seconds later
+killed. With settings that it could not start with it is not stopped.")]
     Restart,
     /// Show whether occd runs, its version and its socket; exit 0 or 3
     #[command(after_help = "Examples:\n  occ daemon status\n  occ daemon status --json")]

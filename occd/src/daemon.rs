@@ -55,8 +55,10 @@ use crate::ssh::unlocked::UnlockedKeys;
 use crate::used::UsedFile;
 use crate::wake;
 
-/// How long running requests and connections may take to end.
-const DRAIN: Duration = Duration::from_secs(8);
+/// How long what is nearly done has to end by itself when the daemon stops.
+const MOMENT: Duration = Duration::from_secs(2);
+/// How long running requests and connections may take to end after that.
+const DRAIN: Duration = Duration::from_secs(7);
 /// How long the audit log may take behind that: what waits is little.
 const AUDIT: Duration = Duration::from_secs(1);
 
@@ -363,7 +365,7 @@ impl Daemon {
             }
             None => None,
         };
-        let turned_away = app.measured.turned_away();
+        let (turned_away, in_flight) = (app.measured.turned_away(), app.in_flight.clone());
         drop(app);
         let clients_of = clients.clone();
         let stopping = stop.clone();
@@ -379,12 +381,14 @@ impl Daemon {
         process::notify_stopping();
         prompts.close();
         clients.close();
+        // What ends by itself in a moment is let end.
+        let _ = timeout(MOMENT, in_flight.none()).await;
         // Hosts end at the same time: a command that runs for ever would otherwise hold its client, and
         // the client the daemon.
         hosts_stop.cancel();
-        secrets.lock().await;
         tasks.close();
-        let drained = timeout(DRAIN, async { tokio::join!(clients.wait(), tasks.wait()) }).await;
+        let ended = async { tokio::join!(secrets.lock(), clients.wait(), tasks.wait()) };
+        let drained = timeout(DRAIN, ended).await;
         if drained.is_err() {
             tracing::warn!(
                 clients = clients.len(),

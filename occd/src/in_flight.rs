@@ -1,37 +1,44 @@
 //! What clients have in flight: requests until the last byte of their answer, and streams until they end.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, HttpBody};
 use hyper::body::{Bytes, Frame, SizeHint};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Counts what is in flight.
-#[derive(Debug, Clone, Default)]
-pub struct InFlight(Arc<AtomicUsize>);
+#[derive(Debug, Clone)]
+pub struct InFlight(TaskTracker);
 
 /// Is in flight until dropped.
 #[derive(Debug)]
-pub struct Flying(InFlight);
+pub struct Flying(#[expect(dead_code, reason = "it counts by being there")] TaskTrackerToken);
+
+impl Default for InFlight {
+    fn default() -> Self {
+        let tracker = TaskTracker::new();
+        // One that is closed can be waited for, and goes on counting.
+        tracker.close();
+        Self(tracker)
+    }
+}
 
 impl InFlight {
     /// Counts one more.
     pub fn begin(&self) -> Flying {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Flying(self.clone())
+        Flying(self.0.token())
     }
 
     /// Returns how many there are.
     pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.len()
     }
-}
 
-impl Drop for Flying {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    /// Waits until there is nothing.
+    pub async fn none(&self) {
+        self.0.wait().await;
     }
 }
 

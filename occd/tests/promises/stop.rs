@@ -53,6 +53,25 @@ fn whoever_comes_while_a_daemon_stops_gets_the_next_one() {
     assert_ne!(exit_code(&mut deaf), 0);
 }
 
+#[test]
+fn what_ends_by_itself_in_a_moment_is_let_end() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let daemon = rig.daemon();
+    // It goes on when the daemon has begun to stop, and would not live through TERM.
+    let mut running = spawn_occ(&rig, &["sh", "-c", "echo ready; read line; echo $line; exit 7"]);
+    let mut output = std::io::BufReader::new(running.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    daemon.signal(Signal::TERM);
+    wait_until("it to stop", GUARD, || rig.log(), |log| log.contains("INFO stopping"));
+    std::io::Write::write_all(&mut running.stdin.take().unwrap(), b"done\n").unwrap();
+    line.clear();
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!((line.as_str(), exit_code(&mut running)), ("done\n", 7));
+    assert!(rig.terminate_daemon().success(), "{}", rig.log());
+}
+
 /// A program that hears no signal but KILL, and says so.
 const DEAF: &str = "trap '' TERM HUP INT; echo deaf; while :; do sleep 1; done";
 
