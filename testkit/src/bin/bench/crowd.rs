@@ -98,9 +98,11 @@ impl Bench {
         self.rows(("a command on all, connected", warm), &[(theirs, warm_ssh, "≤ 0.35")]);
     }
 
-    /// Hundreds of idle connections to a server in this process.
+    /// Hundreds of idle connections to a server in this process: when they have just been made, and at rest.
     pub(super) fn thousand(&mut self) {
         const IDLE: Duration = Duration::from_secs(30);
+        // By then occd has given back what it does not need, and asks an engine that does not answer every few minutes.
+        const REST: Duration = Duration::from_secs(130);
         let host = EmbeddedHost::start();
         let mut rows = Vec::new();
         for count in [10, 100, 1000] {
@@ -117,22 +119,33 @@ impl Bench {
             });
             rig.start_daemon(&[]);
             workers(16, count, &|n| post(&rig, &names[n], "connect", ""));
-            let settled = super::settled(|| rig.daemon_rss_kib());
-            let before = rig.daemon().cpu_time();
-            thread::sleep(IDLE);
-            let used = (rig.daemon().cpu_time() - before).as_secs_f64() / IDLE.as_secs_f64();
+            let figures = || {
+                let resident = super::settled(|| rig.daemon_rss_kib()) as f64 / 1024.0;
+                let before = rig.daemon().cpu_time();
+                thread::sleep(IDLE);
+                let used = (rig.daemon().cpu_time() - before).as_secs_f64() / IDLE.as_secs_f64();
+                (resident, used * 100.0)
+            };
+            let fresh = figures();
+            thread::sleep(REST);
+            let at_rest = figures();
             let list: Value = rig.http("GET", "/v1/hosts", &[], None).json();
             let states = list["hosts"].as_array().unwrap().iter();
             assert!(states.filter(|host| host["state"] == "connected").count() == count);
-            rows.push((count, settled as f64 / 1024.0, used * 100.0));
+            rows.extend([(count, "just made", fresh), (count, "at rest", at_rest)]);
         }
         self.say("\n## Idle connections\n");
-        self.say("With keep-alive every 15 s, measured over 30 s.\n");
-        self.say("| connected hosts | resident | of one core | goal |");
-        self.say("| --- | --- | --- | --- |");
-        for (count, mib, percent) in rows {
-            let goal = if count == 1000 { "≤ 130 MiB, < 2 %" } else { "" };
-            self.say(&format!("| {count} | {mib:.1} MiB | {percent:.2} % | {goal} |"));
+        self.say(
+            "With keep-alive every 15 s, measured over 30 s: right after the last was made, and two minutes later. The \
+             hosts have the docker program and no engine that runs, so that each is asked for it again four times in \
+             the first half minute.\n",
+        );
+        self.say("| connected hosts | | resident | of one core | goal |");
+        self.say("| --- | --- | --- | --- | --- |");
+        for (count, when, (mib, percent)) in rows {
+            let is_goal = count == 1000 && when == "at rest";
+            let goal = if is_goal { "≤ 130 MiB, < 2 %" } else { "" };
+            self.say(&format!("| {count} | {when} | {mib:.1} MiB | {percent:.2} % | {goal} |"));
         }
     }
 
