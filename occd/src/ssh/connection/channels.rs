@@ -66,7 +66,6 @@ pub struct Work(Arc<Connection>);
 impl Drop for Work {
     fn drop(&mut self) {
         self.0.one_less();
-        self.0.shared.freed.notify_waiters();
     }
 }
 
@@ -345,8 +344,12 @@ impl Connection {
     }
 
     pub(in crate::ssh) fn one_less(&self) {
-        let left = self.shared.active.fetch_sub(1, Ordering::SeqCst) - 1;
-        if left == 0 && self.shared.retired.load(Ordering::SeqCst) {
+        if self.shared.active.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return;
+        }
+        // Who closes it waits for the last, which may be one that never came to be a channel.
+        self.shared.freed.notify_waiters();
+        if self.shared.retired.load(Ordering::SeqCst) {
             self.kill(LossCause::Ours);
         }
     }
