@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use occ_proto::history::Link;
-use occ_proto::status::Phase;
+use occ_proto::status::{Phase, State};
 use occ_proto::{HostConfig, HostName};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -400,9 +400,17 @@ impl Actor {
                 self.handle(Event::Wanted(demand));
                 Some(done)
             }
-            HostRequest::Adopt { connection } => {
+            HostRequest::Adopt { connection, made_by, done } => {
                 self.watch(&connection);
-                self.connections.push(connection);
+                self.connections.push(Arc::clone(&connection));
+                // It may have taken a while, and somebody has changed the host's address, or disconnected it.
+                let adopted = self.machine.state() != State::Stopped
+                    && self.dials_as(&made_by.config, &made_by.settings);
+                if !adopted {
+                    connection.retire();
+                }
+                // Who wanted it may have left.
+                let _ = done.send(adopted);
                 None
             }
             HostRequest::Reconnect { done } => {
@@ -451,8 +459,7 @@ impl Actor {
     /// Puts a configuration in force. Returns whether it takes another connection than the one before.
     fn configure(&mut self, config: HostConfig, settings: EffectiveSettings) -> bool {
         // What is no part of a dial is in force without a new one.
-        let same =
-            self.config.same_connection(&config) && self.settings.dial.same_dial(&settings.dial);
+        let same = self.dials_as(&config, &settings);
         self.config = config;
         self.settings = settings;
         self.machine.set_limits(self.settings.limits, self.settings.caps);
@@ -464,6 +471,11 @@ impl Actor {
             self.beside().for_each(|connection| connection.retire());
         }
         !same
+    }
+
+    /// Returns whether a configuration leads to the connection that the one in force leads to.
+    fn dials_as(&self, config: &HostConfig, settings: &EffectiveSettings) -> bool {
+        self.config.same_connection(config) && self.settings.dial.same_dial(&settings.dial)
     }
 
     /// Returns the connections beside the shared one, of which the state machine knows nothing.

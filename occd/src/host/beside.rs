@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use occ_proto::status::Phase;
+use occ_proto::status::{Phase, State};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::machine::ConnectionId;
@@ -107,7 +108,24 @@ impl HostHandle {
         if let Some(connection) = current.as_ref().filter(|connection| fits(connection)) {
             return Ok(Arc::clone(connection));
         }
+        let connection = loop {
+            if let Some(connection) = self.dial_beside(lend_agent).await? {
+                break connection;
+            }
+        };
+        connection.spawn(close_unused(Arc::clone(slot), Arc::clone(&connection)));
+        *current = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+}
+
+impl HostHandle {
+    /// Makes a connection; nothing when the host is another one by then.
+    async fn dial_beside(&self, lend_agent: bool) -> Result<Option<Arc<Connection>>, ConnectError> {
         let snapshot = self.snapshot();
+        if snapshot.state == State::Stopped {
+            return Err(ConnectError::Stopped);
+        }
         let id = ConnectionId(FIRST + self.beside.made.fetch_add(1, Ordering::Relaxed));
         let dial = Dial {
             id,
@@ -128,11 +146,12 @@ impl HostHandle {
             host = %self.name, id = id.0, lend_agent, phase = Phase::Established.as_str(),
             class = "success", "connected beside the shared connection"
         );
-        let request = HostRequest::Adopt { connection: Arc::clone(&connection) };
+        let (done, adopted) = oneshot::channel();
+        let adopt = Arc::clone(&connection);
+        let request = HostRequest::Adopt { connection: adopt, made_by: snapshot, done };
         self.requests.send(request).await.map_err(|_| ConnectError::ShuttingDown)?;
-        connection.spawn(close_unused(Arc::clone(slot), Arc::clone(&connection)));
-        *current = Some(Arc::clone(&connection));
-        Ok(connection)
+        let adopted = adopted.await.map_err(|_| ConnectError::ShuttingDown)?;
+        Ok(adopted.then_some(connection))
     }
 }
 

@@ -60,8 +60,13 @@ enum HostRequest {
     Renew { done: oneshot::Sender<()> },
     /// Close the connection and stay away.
     Disconnect { done: oneshot::Sender<()> },
-    /// A connection that lends the agent is the host's.
-    Adopt { connection: Arc<Connection> },
+    /// A connection beside the shared one is the host's, if it is as the host is now; else it is closed.
+    Adopt {
+        connection: Arc<Connection>,
+        /// What it was made by.
+        made_by: Arc<HostSnapshot>,
+        done: oneshot::Sender<bool>,
+    },
     /// The machine woke up, or its network changed.
     Woken,
     /// A defect.

@@ -3,14 +3,18 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use occ_proto::exec::{ExecEvent, STDOUT};
+use occ_proto::status::State;
 use serde_json::json;
+use testkit::daemon::Target;
 use testkit::proc::{Process, Signal};
 use testkit::require::{find_program, require};
 use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, RealSshd, Terminal};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd, Terminal};
 
+use crate::ask::{connect, look};
 use crate::support::{
     GUARD, Incoming, Ws, daemon_for, eventually, no_programs, remote_program, sshd, status,
 };
@@ -295,4 +299,26 @@ fn editors_and_full_screen_programs_behave_in_tmux() {
     tmux.shows("15 60");
     tmux.keys(&["exit", "Enter"]);
     eventually("what is to come", || !tmux.run(&["list-sessions"]).contains("occ"));
+}
+
+#[test]
+fn a_terminal_whose_connection_comes_after_the_host_was_disconnected_has_none() {
+    let host = EmbeddedHost::start();
+    let link = FaultyLink::start(host.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", Target::from(&host).through(&link));
+    rig.start_daemon(&[]);
+    connect(&rig, "far");
+    // A login takes some round trips, and goes on while the host is disconnected.
+    link.set_latency(Duration::from_millis(150));
+    let mut occ = rig.occ(&["exec", "--host", "far", "--tty", "--", "sleep", "1000"]);
+    occ.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let occ = occ.spawn().unwrap();
+    wait_until("its own dial", GUARD, || link.connections(), |count| *count == 2);
+    rig.occ_ok(&["disconnect", "--host", "far"]);
+    let output = occ.wait_with_output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    wait_until("no connection", GUARD, || host.active_connections(), |count| *count == 0);
+    let status = look(&rig, "far");
+    assert_eq!((status.state, status.connections), (State::Stopped, 0));
 }
