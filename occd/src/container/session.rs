@@ -38,9 +38,9 @@ impl Session {
     where
         F: Future<Output = Result<T, BollardError>>,
     {
-        let mut broken_since = None;
+        let mut patience = None;
         loop {
-            let error = match self.client(broken_since.is_some()).await {
+            let error = match self.client(patience.is_some()).await {
                 // In a box: what is asked for can be large.
                 Ok(client) => match Box::pin(question(client)).await {
                     Ok(answer) => return Ok(answer),
@@ -48,24 +48,24 @@ impl Session {
                     Err(error) => error.into(),
                 },
                 // What was said before the first question is said to the one who asks.
-                Err(EngineError::Docker(error))
-                    if broken_since.is_some() && may_come_back(&error) =>
-                {
+                Err(EngineError::Docker(error)) if patience.is_some() && may_come_back(&error) => {
                     error
                 }
                 Err(error) => return Err(error.into()),
             };
             self.docker = None;
-            let since = *broken_since.get_or_insert_with(|| {
+            let patience = patience.get_or_insert_with(|| {
                 self.progress.note("the link to Docker broke; this goes on when it is back");
-                Instant::now()
+                Patience::default()
             });
-            // The link has its own patience.
-            let is_up = match &self.engine {
-                Engine::Host(host) => host.snapshot().usable().is_some(),
-                Engine::Local(_) => true,
+            let link = match &self.engine {
+                Engine::Host(host) => {
+                    let snapshot = host.snapshot();
+                    snapshot.usable().is_some().then_some(snapshot.connects)
+                }
+                Engine::Local(_) => Some(0),
             };
-            if is_up && since.elapsed() > ENGINE {
+            if patience.is_spent(link, Instant::now()) {
                 return Err(error.into());
             }
             sleep(RETRY).await;
@@ -81,6 +81,21 @@ impl Session {
         }
         let docker = self.docker.as_ref().ok_or(DockerError::Lost)?;
         Ok(docker.client().clone())
+    }
+}
+
+/// With an engine that does not answer, on the link that there is: a link that is down has its own, and a host that has just
+/// come back has its engine a while later.
+#[derive(Debug, Default)]
+struct Patience(Option<(u64, Instant)>);
+
+impl Patience {
+    /// Returns whether the engine has been silent for too long; `link` counts the links, and is nothing while there is none.
+    fn is_spent(&mut self, link: Option<u64>, now: Instant) -> bool {
+        let begun = |(same, since)| (Some(same) == link).then_some(since);
+        let since = self.0.and_then(begun).unwrap_or(now);
+        self.0 = link.map(|link| (link, since));
+        now - since > ENGINE
     }
 }
 
@@ -112,4 +127,24 @@ fn may_come_back(error: &DockerError) -> bool {
             | DockerError::Refused { .. }
             | DockerError::Api(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_has_its_time_from_when_its_host_is_back() {
+        let mut patience = Patience::default();
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        assert!(!patience.is_spent(Some(1), begun));
+        // The host is started anew, which takes longer than an engine.
+        assert!(!patience.is_spent(None, after(60)));
+        assert!(!patience.is_spent(Some(2), after(90)));
+        assert!(!patience.is_spent(Some(2), after(100)));
+        assert!(patience.is_spent(Some(2), after(111)));
+        // The link was down and up again between two looks.
+        assert!(!patience.is_spent(Some(3), after(112)));
+    }
 }
