@@ -173,11 +173,21 @@ impl Spilled {
         self.spill.held.fetch_add(written.saturating_sub(self.written), Ordering::Relaxed);
         self.written = written;
     }
+
+    fn set_read(&mut self, read: u64) {
+        self.spill.held.fetch_sub(read.saturating_sub(self.read), Ordering::Relaxed);
+        self.read = read;
+    }
+
+    /// Returns how much its reader has not taken.
+    fn unread(&self) -> u64 {
+        self.written - self.read
+    }
 }
 
 impl Drop for Spilled {
     fn drop(&mut self) {
-        self.spill.held.fetch_sub(self.written, Ordering::Relaxed);
+        self.spill.held.fetch_sub(self.unread(), Ordering::Relaxed);
     }
 }
 
@@ -240,22 +250,28 @@ impl Inbox {
 
     /// Moves the tail to the file.
     async fn write_tail(&self) {
-        let (file, offset, records) = {
+        let (file, offset, held, records) = {
             let mut state = self.lock();
             let frames = std::mem::take(&mut state.tail);
             state.tail_bytes = 0;
             state.writing = true;
-            let (file, offset) = match &state.file {
-                Some(spilled) => (Some(Arc::clone(&spilled.file)), spilled.written),
-                None => (None, 0),
+            let (file, offset, held) = match &state.file {
+                Some(spilled) => {
+                    (Some(Arc::clone(&spilled.file)), spilled.written, spilled.unread())
+                }
+                None => (None, 0, 0),
             };
-            (file, offset, frames)
+            (file, offset, held, frames)
         };
         let policy = Arc::clone(&self.spill);
-        let held = offset;
-        let result = tokio::task::spawn_blocking(move || write(file, offset, &records, &policy))
-            .await
-            .unwrap_or_else(|panic| Err(SpillError::Io(io::Error::other(panic))));
+        let written = tokio::task::spawn_blocking(move || {
+            if held >= policy.limit.load(Ordering::Relaxed) {
+                return Err(SpillError::Full);
+            }
+            write(file, offset, &records, &policy)
+        });
+        let result =
+            written.await.unwrap_or_else(|panic| Err(SpillError::Io(io::Error::other(panic))));
         {
             let mut state = self.lock();
             state.writing = false;
@@ -448,7 +464,7 @@ impl Inbox {
             Ok((frames, end)) => {
                 // Discarded meanwhile: there is no file any more.
                 let Some(spilled) = state.file.as_mut() else { return };
-                spilled.read = end;
+                spilled.set_read(end);
                 state.front_bytes += frames.iter().map(|f| f.len() - 1).sum::<usize>();
                 state.front.extend(frames);
             }
@@ -541,9 +557,6 @@ fn write(
     frames: &VecDeque<BytesMut>,
     policy: &SpillPolicy,
 ) -> Result<(Arc<File>, u64), SpillError> {
-    if offset >= policy.limit.load(Ordering::Relaxed) {
-        return Err(SpillError::Full);
-    }
     let file = match file {
         Some(file) => file,
         None => {
@@ -568,6 +581,7 @@ fn write(
 
 /// Reads whole records from `from`, at most about [`TAIL`] bytes, and returns them with their end.
 fn read(file: &File, from: u64, to: u64) -> io::Result<(Vec<BytesMut>, u64)> {
+    give_back(file, from);
     let want = usize::try_from(to - from).unwrap_or(usize::MAX).min(TAIL + JOIN + 8);
     let mut block = vec![0; want];
     file.read_exact_at(&mut block, from)?;
@@ -583,6 +597,21 @@ fn read(file: &File, from: u64, to: u64) -> io::Result<(Vec<BytesMut>, u64)> {
     }
     Ok((frames, from + at as u64))
 }
+
+/// Gives the disk back what was taken, up to `end`. A file system that cannot do that gives it back with the file.
+#[cfg(target_os = "linux")]
+fn give_back(file: &File, end: u64) {
+    use rustix::fs::{FallocateFlags, fallocate};
+    if end > 0 {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if let Err(error) = fallocate(file, hole, 0, end) {
+            tracing::debug!(%error, "output that was read stays on the disk until all of it is");
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_back(_: &File, _: u64) {}
 
 #[cfg(test)]
 #[path = "inbox_tests.rs"]

@@ -91,6 +91,32 @@ async fn a_new_limit_counts_for_a_stream_that_is_open() {
 }
 
 #[tokio::test]
+async fn what_is_read_counts_no_more_and_takes_no_disk() {
+    use std::os::unix::fs::MetadataExt as _;
+    const LIMIT: u64 = 8 << 20;
+    let (_dir, inbox) = inbox(LIMIT);
+    let chunk = vec![7; 64 * 1024];
+    for _ in 0..96 {
+        inbox.push(STDOUT, &chunk).await;
+    }
+    // The reader is six megabytes behind, and stays so for ten times what may be kept.
+    let mut taken = 0;
+    for pushed in 97..=1280 {
+        inbox.push(STDOUT, &chunk).await;
+        while taken + 96 * chunk.len() < pushed * chunk.len() {
+            taken += inbox.recv().await.unwrap().data().len();
+        }
+    }
+    assert_eq!(inbox.lost(), None);
+    let disk = inbox.lock().file.as_ref().unwrap().file.metadata().unwrap().blocks() * 512;
+    assert!(disk < 2 * LIMIT, "{disk} bytes of disk");
+    assert!(inbox.spill.held() <= LIMIT);
+    inbox.close(Closed::ByServer);
+    assert_eq!(taken + drain(&inbox).await.0.len(), 1280 * chunk.len());
+    assert_eq!(inbox.spill.held(), 0);
+}
+
+#[tokio::test]
 async fn past_the_limit_the_channel_ends_with_a_reason() {
     let (_dir, inbox) = inbox(2 * 1024 * 1024);
     let chunk = vec![0; 64 * 1024];
