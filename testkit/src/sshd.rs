@@ -20,8 +20,8 @@ use crate::proc::{self, Process, Signal};
 use crate::require::{find_program, is_root, require};
 use crate::wait::blocking;
 
-pub use config::RealSshdBuilder;
 pub(crate) use config::free_port;
+pub use config::{RealSshdBuilder, sftp_server};
 
 /// How long sshd may take to listen or to end: it is quick, a loaded machine is not.
 const DEADLINE: Duration = Duration::from_secs(20);

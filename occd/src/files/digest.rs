@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use occ_proto::exec::{ExecRequest, STDOUT};
+use occ_proto::exec::STDOUT;
+use tokio::time::timeout;
 
+use super::script::Script;
 use super::{Download, FileError, FileSystem, upload};
-use crate::exec::{Command, Executor, Progress, Step};
-use crate::host::Tries;
+use crate::exec::{Executor, Step};
 use crate::prompts::Client;
 
 /// GNU and busybox, BSD and macOS, and what is nearly everywhere.
-const SCRIPT: &str = "head -c \"$2\" <\"$1\" | { sha256sum || shasum -a 256 || openssl dgst -r -sha256; } 2>/dev/null";
+const SCRIPT: &str = "say begun; head -c \"$2\" <\"$1\" | { sha256sum || shasum -a 256 || openssl dgst -r -sha256; } 2>/dev/null";
 /// How long a host may take to read its own disk.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -26,7 +27,7 @@ pub async fn digest_of(
     let size = download.attrs().size;
     let length = length.map_or(size, |length| length.min(size));
     if !matches!(fs, FileSystem::Local(_))
-        && let Some(digest) = there(executor, path, length, client).await
+        && let Ok(Some(digest)) = timeout(LIMIT, there(executor, path, length, client)).await
     {
         return Ok((digest, length));
     }
@@ -36,22 +37,11 @@ pub async fn digest_of(
 
 /// Returns what the host's own program says; nothing where it has none.
 async fn there(executor: &Executor, path: &[u8], length: u64, client: &Client) -> Option<String> {
-    let argv = vec![
-        "sh".into(),
-        "-c".into(),
-        SCRIPT.into(),
-        "sh".into(),
-        path.to_vec().into(),
-        length.to_string().as_str().into(),
-    ];
-    let request = ExecRequest { argv, ..ExecRequest::default() };
-    let command = Command::new(request).ok()?.limited(Some(LIMIT));
-    let progress = Progress::default();
-    let started = executor.start(&command, Tries::default(), client, &progress).await;
-    let mut running = started.ok()?;
-    let mut said = Vec::new();
+    let args = [path.to_vec().into(), length.to_string().as_str().into()];
+    let mut script = Script::begin(executor, SCRIPT, args, client).await.ok()?;
+    let mut said = script.output.to_vec();
     loop {
-        match running.next().await {
+        match script.running.next().await {
             Step::Output(frame) if frame.stream() == STDOUT && said.len() < 256 => {
                 said.extend_from_slice(&frame.data());
             }

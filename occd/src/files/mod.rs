@@ -28,6 +28,7 @@ mod lanes;
 mod left;
 mod local;
 mod remote;
+mod script;
 mod search;
 mod sftp;
 mod shell;

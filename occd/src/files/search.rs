@@ -3,36 +3,36 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf as _, BytesMut};
-use occ_proto::exec::{ExecRequest, STDOUT};
+use occ_proto::exec::STDOUT;
 use occ_proto::files::FileKind;
 use occ_proto::files_follow::SearchEvent;
 use occ_proto::text::sanitize;
 
+use super::script::{Script, arg, keep};
 use super::{FileError, FileSystem, Shown, split};
-use crate::exec::{Command, Executor, Progress, Running, Step};
-use crate::host::Tries;
+use crate::exec::{Executor, Running, Step};
 use crate::prompts::Client;
 
 /// `$1` is the directory, `$2` the file or `.`, `$3` the pattern, `$4` `i` where case does not matter, `$5` `F` where the
 /// pattern is a text; the rest are globs. Each line comes as path, NUL, number, colon, (with rg: column, colon,) text. A grep
 /// that knows no `-Z` gets one file after the other.
 const SCRIPT: &str = r#"LC_ALL=C; export LC_ALL
-cd "$1" || exit 96; at=$2 pattern=$3 i=${4:+-i} f=${5:+-F}; shift 5
+cd "$1" || { say closed; exit; }; at=$2 pattern=$3 i=${4:+-i} f=${5:+-F}; shift 5
 if command -v rg >/dev/null 2>&1; then
-  echo rg
+  say rg
   for g; do set -- "$@" -g "$g"; shift; done
   exec rg --null --line-number --column --no-heading --color never --no-messages --no-config -H --sort path $i $f "$@" -e "$pattern" -- "$at"
 fi
-command -v grep >/dev/null 2>&1 || exit 97
+command -v grep >/dev/null 2>&1 || { say none; exit; }
 if grep -V 2>/dev/null | grep -q '(GNU grep)'; then
-  echo grep
+  say grep
   for g; do
     case $g in '!'*) set -- "$@" "--exclude=${g#!}" "--exclude-dir=${g#!}";; *) set -- "$@" "--include=$g";; esac
     shift
   done
   exec grep -rnHIZs --exclude-dir=.git $i ${f:-'-E'} "$@" -e "$pattern" -- "$at"
 fi
-echo grep-each
+say grep-each
 find "$at" -type f -exec sh -c 'pattern=$1 i=$2 f=$3 n=$4; shift 4
   while [ "$n" -gt 0 ]; do globs="$globs
 $1"; shift; n=$((n - 1)); done
@@ -53,8 +53,6 @@ exit 0"#;
 const TEXT: usize = 1000;
 /// The longest line that is taken, in bytes, beyond which the file is no text.
 const LONGEST: usize = 4 * 1024 * 1024;
-/// What is kept of what the program says.
-const SAID: usize = 1024;
 /// The most lines that are found, unless less is asked for.
 const MOST: u64 = 10_000;
 
@@ -79,7 +77,7 @@ pub struct Search {
     wish: SearchWish,
     buffer: BytesMut,
     said: Vec<u8>,
-    by: Option<By>,
+    by: By,
     /// The file whose lines come, where each comes by itself.
     file: Option<Vec<u8>>,
     matches: u64,
@@ -117,78 +115,32 @@ impl Search {
             FileKind::Directory => (path, &b"."[..]),
             _ => split(path)?,
         };
-        let under = |path: &[u8]| match path.starts_with(b"-") {
-            true => [b"./", path].concat(),
-            false => path.to_vec(),
-        };
-        let mut argv: Vec<occ_proto::exec::Bytes> =
-            vec!["sh".into(), "-c".into(), SCRIPT.into(), "sh".into(), under(dir).into()];
-        let flag = |is: bool, letter: &str| if is { letter.to_owned() } else { String::new() };
+        let flag = |is: bool, letter: &str| if is { letter.into() } else { "".into() };
         let (case, text) = (flag(wish.ignore_case, "i"), flag(wish.literal, "F"));
-        argv.push(under(at).into());
-        argv.extend([wish.pattern.as_str().into(), case.as_str().into(), text.as_str().into()]);
-        argv.extend(wish.globs.iter().map(|glob| glob.as_str().into()));
-        let command = Command::new(ExecRequest { argv, ..ExecRequest::default() })
-            .map_err(|error| FileError::Failed(Shown::of(path), error.to_string()))?;
-        let started =
-            executor.start(&command, Tries::default(), client, &Progress::default()).await;
-        let running = started.map_err(|error| super::shell::not_run(path, error))?;
+        let globs = wish.globs.iter().map(|glob| glob.as_str().into());
+        let args = [arg(dir), arg(at), wish.pattern.as_str().into(), case, text];
+        let begun = Script::begin(executor, SCRIPT, args.into_iter().chain(globs), client).await;
+        let script = begun.map_err(|error| error.about(path))?;
+        let by = match &script.word[..] {
+            b"rg" => By::Rg,
+            b"grep" => By::Grep,
+            b"grep-each" => By::Each,
+            b"closed" => return Err(FileError::Permission(Shown::of(path))),
+            _ => {
+                let why = "there is neither rg nor grep".into();
+                return Err(FileError::Failed(Shown::of(path), why));
+            }
+        };
+        let Script { running, output: buffer, said, .. } = script;
         // rg reads standard input where it is told of no path, which it is.
         let _ = running.control().close_input().await;
-        let mut search = Self {
-            running,
-            wish,
-            buffer: BytesMut::new(),
-            said: Vec::new(),
-            by: None,
-            file: None,
-            matches: 0,
-            told: VecDeque::new(),
-            over: false,
-        };
-        search.greeted(path).await?;
-        Ok(search)
+        let (file, matches, told, over) = (None, 0, VecDeque::new(), false);
+        Ok(Self { running, wish, buffer, said, by, file, matches, told, over })
     }
 
     /// Returns whether it opens what is in the directory by paths, and not from within as GNU's grep does.
     pub fn goes_by_paths(&self) -> bool {
-        self.by != Some(By::Grep)
-    }
-
-    /// Waits for the word of who searches.
-    async fn greeted(&mut self, path: &[u8]) -> Result<(), FileError> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let word = self.buffer.split_to(end + 1);
-                self.by = match &word[..end] {
-                    b"rg" => Some(By::Rg),
-                    b"grep" => Some(By::Grep),
-                    _ => Some(By::Each),
-                };
-                return Ok(());
-            }
-            match self.running.next().await {
-                Step::Output(frame) if frame.stream() == STDOUT => {
-                    self.buffer.extend_from_slice(&frame.data());
-                }
-                Step::Output(frame) => self.keep(&frame.data()),
-                Step::Ended(Ok(exit)) => {
-                    return Err(match exit.status() {
-                        96 => FileError::Permission(Shown::of(path)),
-                        _ => FileError::Failed(
-                            Shown::of(path),
-                            "there is neither rg nor grep".into(),
-                        ),
-                    });
-                }
-                Step::Ended(Err(error)) => return Err(super::shell::not_run(path, error)),
-            }
-        }
-    }
-
-    fn keep(&mut self, data: &[u8]) {
-        let room = SAID.saturating_sub(self.said.len());
-        self.said.extend_from_slice(&data[..data.len().min(room)]);
+        self.by != By::Grep
     }
 
     fn limit(&self) -> u64 {
@@ -223,7 +175,7 @@ impl Search {
                         self.buffer.clear();
                     }
                 }
-                Step::Output(frame) => self.keep(&frame.data()),
+                Step::Output(frame) => keep(&mut self.said, &frame.data()),
                 // 1 is that nothing was found.
                 Step::Ended(Ok(exit)) if exit.status() <= 1 => self.done(false, None),
                 Step::Ended(Ok(exit)) => {
@@ -249,8 +201,8 @@ impl Search {
 
     fn done(&mut self, limited: bool, trouble: Option<String>) {
         let by = match self.by {
-            Some(By::Rg) => "rg",
-            _ => "grep",
+            By::Rg => "rg",
+            By::Grep | By::Each => "grep",
         };
         let (matches, by) = (self.matches, by.to_owned());
         self.told.push_back(SearchEvent::Done { matches, limited, by, trouble });
@@ -261,11 +213,11 @@ impl Search {
     fn take(&mut self) -> Option<SearchEvent> {
         loop {
             let path = match (&self.file, self.by) {
-                (Some(file), Some(By::Each)) => file.clone(),
+                (Some(file), By::Each) => file.clone(),
                 _ => {
                     let end = self.buffer.iter().position(|byte| *byte == 0)?;
                     let path = self.buffer[..end].to_vec();
-                    if self.by == Some(By::Each) {
+                    if self.by == By::Each {
                         self.buffer.advance(end + 1);
                         self.file = Some(path.clone());
                         path
@@ -297,11 +249,11 @@ impl Search {
 
     fn found(&self, path: &[u8], line: &[u8]) -> Option<SearchEvent> {
         let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
-        let mut parts = line.splitn(if self.by == Some(By::Rg) { 3 } else { 2 }, |b| *b == b':');
+        let mut parts = line.splitn(if self.by == By::Rg { 3 } else { 2 }, |b| *b == b':');
         let line = number(parts.next()?)?;
         let (column, text) = match self.by {
-            Some(By::Rg) => (Some(number(parts.next()?)?), parts.next()?),
-            _ => {
+            By::Rg => (Some(number(parts.next()?)?), parts.next()?),
+            By::Grep | By::Each => {
                 let text = parts.next()?;
                 (self.wish.literal.then(|| self.column(text)).flatten(), text)
             }

@@ -15,6 +15,7 @@ use occ_proto::text::sanitize;
 
 use super::left::Home;
 use super::remote::kind;
+use super::script::arg;
 use super::{Attrs, Entry, FileError, Shown};
 use crate::exec::{Command, ExecError, Executor, Progress, Running, Step};
 use crate::host::Tries;
@@ -36,11 +37,6 @@ pub struct Shell {
     tries: Tries,
     client: Client,
     home: Home,
-}
-
-/// Returns a path as the script takes it: one that begins with a hyphen would be an option.
-fn arg(path: &[u8]) -> occ_proto::exec::Bytes {
-    if path.starts_with(b"-") { [b"./", path].concat().into() } else { path.to_vec().into() }
 }
 
 impl Shell {

@@ -12,34 +12,27 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, TryStreamExt as _};
-use occ_proto::exec::{ExecRequest, STDOUT};
+use occ_proto::exec::STDOUT;
 use occ_proto::files::{FileKind, Listed, TreeWritten, beside, is_unfinished};
 use occ_proto::tar::{self, Decoder, Entry, Item, Kind};
 use occ_proto::text::sanitize;
 
 use super::left::{Claim, Remains};
+use super::script::{Script, arg, keep};
 use super::{
     Attrs, Download, FileError, FileSystem, SET_ID, Shown, Upload, UploadWish, join, split,
 };
-use crate::exec::{Command, Executor, Progress, Running, Step};
-use crate::host::Tries;
+use crate::exec::{Executor, Running, Step};
 use crate::prompts::Client;
 
-/// What the scripts exit with where there is no tar, and no such directory.
-const NO_TAR: u8 = 97;
-const NO_DIRECTORY: u8 = 96;
-/// `$1` is the directory, `$2` how tar treats permissions and times.
-/// Only GNU's gives directories their times when all is in them. When it says that it is there it is in the directory, whatever
-/// becomes of the path.
-const TAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; \
-    case $2 in -p) tar --version 2>/dev/null | grep -q GNU || echo other;; esac; \
-    echo; exec tar -xof - $2";
+/// Says whose tar is there, unless it gets to no directory `$1`.
+const LOOK: &str = "cd \"$1\" || { say closed; exit; }; command -v tar >/dev/null || { say none; exit; }; \
+    case $(tar --version 2>/dev/null) in *GNU*) say gnu;; *) say other;; esac; ";
+/// `$2` is how tar treats permissions and times. Only GNU's gives directories their times when all is in them. When it has said its
+/// word it is in the directory, whatever becomes of the path.
+const TAKE: &str = "exec tar -xof - $2";
 /// What it says is read. GNU's opens what is below from the directory that it is in, and follows no link; others may.
-const MAKE: &str = "cd \"$1\" || exit 96; command -v tar >/dev/null || exit 97; \
-    case $(tar --version 2>/dev/null) in *GNU*) echo from within >&2;; esac; \
-    export LC_MESSAGES=C; exec tar -cf - .";
-/// How it says so.
-const WITHIN: &[u8] = b"from within\n";
+const MAKE: &str = "export LC_MESSAGES=C; exec tar -cf - .";
 
 /// Files that are written at once.
 const AT_ONCE: usize = 64;
@@ -47,29 +40,22 @@ const AT_ONCE: usize = 64;
 const SMALL: u64 = 256 * 1024;
 /// Bytes of one piece of a stream that is made here.
 const PIECE: usize = 128 * 1024;
-/// What is kept of what tar says: it names all that it cannot read.
-const SAID: usize = 64 * 1024;
 
-/// Starts a script on the host; nothing where it cannot be run.
+/// The words of hosts with a tar: GNU's, and another.
+const GNU: &[u8] = b"gnu";
+const OTHER: &[u8] = b"other";
+
+/// Starts a script with tar on the host; nothing where none runs.
 async fn script(
     executor: &Executor,
     line: &str,
     dir: &[u8],
     option: &str,
     client: &Client,
-) -> Option<Running> {
-    // A name that begins with a hyphen would be an option.
-    let dir = if dir.starts_with(b"-") { [b"./", dir].concat() } else { dir.to_vec() };
-    let argv = vec!["sh".into(), "-c".into(), line.into(), "sh".into(), dir.into(), option.into()];
-    let command = Command::new(ExecRequest { argv, ..ExecRequest::default() }).ok()?;
-    let started = executor.start(&command, Tries::default(), client, &Progress::default()).await;
-    match started {
-        Ok(running) => Some(running),
-        Err(error) => {
-            tracing::debug!(%error, "no tar there");
-            None
-        }
-    }
+) -> Option<Script> {
+    let line = [LOOK, line].concat();
+    let begun = Script::begin(executor, &line, [arg(dir), option.into()], client);
+    begun.await.inspect_err(|error| tracing::debug!(%error, "no tar there")).ok()
 }
 
 /// A tree that is read.
@@ -106,24 +92,20 @@ impl Pack {
             return Err(FileError::NotDirectory(Shown::of(path)));
         }
         if !matches!(fs, FileSystem::Local(_))
-            && let Some(mut running) = script(executor, MAKE, path, "", client).await
+            && let Some(mut script) = script(executor, MAKE, path, "", client).await
         {
-            let mut said = Vec::new();
-            loop {
-                match running.next().await {
-                    Step::Output(frame) if frame.stream() == STDOUT => {
-                        let (running, first) = (Box::new(running), Some(frame.data()));
-                        let within = said.starts_with(WITHIN);
-                        said.drain(..if within { WITHIN.len() } else { 0 });
-                        let source = From::Tar { running, first, said, ended: false, within };
-                        return Ok(Self { path: path.to_vec(), source });
-                    }
-                    Step::Output(frame) => keep(&mut said, &frame.data()),
-                    Step::Ended(Ok(exit)) if exit.status() == NO_DIRECTORY => {
-                        return Err(FileError::Permission(Shown::of(path)));
-                    }
-                    Step::Ended(_) => break,
-                }
+            let within = script.word == GNU;
+            if script.word == b"closed" {
+                return Err(FileError::Permission(Shown::of(path)));
+            }
+            // One that ends before its archive begins cannot be run.
+            if (within || script.word == OTHER)
+                && let Some(first) = script.next().await
+            {
+                let Script { running, said, .. } = script;
+                let (running, first) = (Box::new(running), Some(first));
+                let source = From::Tar { running, first, said, ended: false, within };
+                return Ok(Self { path: path.to_vec(), source });
             }
         }
         let walk = Walk {
@@ -167,10 +149,6 @@ impl Pack {
     }
 }
 
-fn keep(said: &mut Vec<u8>, data: &[u8]) {
-    said.extend_from_slice(&data[..data.len().min(SAID.saturating_sub(said.len()))]);
-}
-
 fn first_line(said: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().find(|line| !line.trim().is_empty())?;
@@ -180,8 +158,6 @@ fn first_line(said: &[u8]) -> Option<String> {
 /// Returns what tar said of what it left out or could not read, as records behind the archive.
 fn told(said: &[u8], status: u8) -> Vec<u8> {
     let (mut out, mut is_explained) = (Vec::new(), false);
-    // It may have come late.
-    let said = said.strip_prefix(WITHIN).unwrap_or(said);
     let text = String::from_utf8_lossy(said);
     for line in text.lines() {
         let line = line.trim();
@@ -474,10 +450,12 @@ impl Unpack {
         }
         if !matches!(fs, FileSystem::Local(_)) {
             let option = if preserve { "-p" } else { "-m" };
-            let running = script(executor, TAKE, &staging, option, client).await;
-            if let Some((running, is_other)) = ready(running).await {
+            let script = script(executor, TAKE, &staging, option, client).await;
+            if let Some(Script { running, word, .. }) = script
+                && (word == GNU || word == OTHER)
+            {
                 let (running, entries) = (Some(running), Vec::new());
-                let retouch = preserve && (is_other || !fresh);
+                let retouch = preserve && (word == OTHER || !fresh);
                 unpack.sink = To::Tar { running, staging, entries, fresh, retouch, claim };
                 return Ok(unpack);
             }
@@ -833,28 +811,6 @@ fn note(written: &mut TreeWritten, entry: &Entry) {
 fn place(root: &[u8], path: &[u8]) -> Vec<u8> {
     let parts = tar::parts(path).unwrap_or_default();
     parts.iter().fold(root.to_vec(), |path, part| join(&path, part))
-}
-
-/// Waits for the word that tar is there. Returns whether it is another one than GNU's, where that matters.
-async fn ready(running: Option<Running>) -> Option<(Running, bool)> {
-    let mut running = running?;
-    let mut said = Vec::new();
-    loop {
-        match running.next().await {
-            Step::Output(frame) if frame.stream() == STDOUT => {
-                said.extend_from_slice(&frame.data());
-                if said.ends_with(b"\n") && said != b"other\n" {
-                    return Some((running, said.starts_with(b"other")));
-                }
-            }
-            Step::Output(_) => {}
-            Step::Ended(ended) => {
-                let is_missing = ended.as_ref().is_ok_and(|exit| exit.status() == NO_TAR);
-                tracing::debug!(is_missing, "no tar there");
-                return None;
-            }
-        }
-    }
 }
 
 /// Makes sure that no directory on the way to an entry has become a link since it came.

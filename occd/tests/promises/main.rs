@@ -75,6 +75,7 @@ mod secrets;
 mod session;
 mod session_face;
 mod settings;
+mod sftp_only;
 mod slow_reader;
 mod soak;
 mod socket;

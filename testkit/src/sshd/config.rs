@@ -12,6 +12,11 @@ const SFTP_SERVERS: [&str; 5] = [
     "/usr/lib/sftp-server",
 ];
 
+/// Returns the path of OpenSSH's `sftp-server`, if it is there.
+pub fn sftp_server() -> Option<PathBuf> {
+    SFTP_SERVERS.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
 /// Settings of a [`RealSshd`]. What is not set is OpenSSH's default.
 #[derive(Debug, Clone)]
 pub struct RealSshdBuilder {

@@ -1,0 +1,148 @@
+//! Scripts of ours that run on a host, told from whatever else a server may run.
+//!
+//! A server may have one program for whatever it is asked (`ForceCommand`, a login shell that is none), and the start-up files
+//! of a login shell may print something before every command. So a script says a word first, which tells what it can do: what
+//! comes before that is passed over, and where it does not come, nothing of ours runs.
+
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use occ_proto::exec::{ExecRequest, Exit, STDOUT};
+use tokio::time::timeout;
+
+use super::{FileError, Shown, shell};
+use crate::exec::{BadCommand, Command, ExecError, Executor, Progress, Running, Step};
+use crate::host::Tries;
+use crate::prompts::Client;
+
+/// What each script begins with: it waits for [`GO`], and has a way to say its word.
+const BEGIN: &str = "read -r go; say() { echo; echo \"occ-files $1\"; }; ";
+/// What is before the word. Servers do not say it by chance, even if they repeat what they were asked, as no line of a script
+/// begins so. Nothing is gained by one that cannot be guessed: a host that wants to lie has the script.
+const MARK: &[u8] = b"\nocc-files ";
+/// What a script reads. A server of SFTP in its place takes it for a packet that is far too long, and ends; it would wait for ever
+/// for one that does not come.
+const GO: &[u8] = b"occ-files\n";
+/// How long a host may take to the word: some login shells read slow start-up files.
+const WAIT: Duration = Duration::from_secs(30);
+/// The most bytes that come before it.
+const BEFORE: usize = 64 * 1024;
+/// What is kept of what is said on standard error, in bytes: tar names all that it cannot read.
+const SAID: usize = 64 * 1024;
+
+/// A script that runs, and has said its word.
+pub(super) struct Script {
+    pub(super) running: Running,
+    pub(super) word: Vec<u8>,
+    /// What has come of its output behind the word.
+    pub(super) output: BytesMut,
+    /// What has come of its standard error.
+    pub(super) said: Vec<u8>,
+}
+
+/// Why no script runs.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotRun {
+    #[error(transparent)]
+    Bad(BadCommand),
+    #[error(transparent)]
+    Exec(ExecError),
+    /// What ran there has ended without the word, or had to be ended.
+    #[error("the host runs no programs of ours: it has one of its own for whatever it is asked")]
+    Other(Option<Exit>),
+}
+
+impl NotRun {
+    /// Returns the error for a path that the script was to be about.
+    pub(super) fn about(self, path: &[u8]) -> FileError {
+        let text = self.to_string();
+        match self {
+            Self::Exec(error) => shell::not_run(path, error),
+            Self::Other(Some(exit)) if exit.cut_off => FileError::cut_off(path, &exit)
+                .unwrap_or_else(|| FileError::Failed(Shown::of(path), text)),
+            Self::Bad(_) | Self::Other(_) => FileError::Failed(Shown::of(path), text),
+        }
+    }
+}
+
+/// Returns a path as a script takes it: one that begins with a hyphen would be an option.
+pub(super) fn arg(path: &[u8]) -> occ_proto::exec::Bytes {
+    if path.starts_with(b"-") { [b"./", path].concat().into() } else { path.to_vec().into() }
+}
+
+/// Keeps what is said on standard error.
+pub(super) fn keep(said: &mut Vec<u8>, data: &[u8]) {
+    said.extend_from_slice(&data[..data.len().min(SAID.saturating_sub(said.len()))]);
+}
+
+impl Script {
+    /// Starts a script and waits for its word, which it says by `say WORD`.
+    pub(super) async fn begin(
+        executor: &Executor,
+        script: &str,
+        args: impl IntoIterator<Item = occ_proto::exec::Bytes>,
+        client: &Client,
+    ) -> Result<Self, NotRun> {
+        let script = [BEGIN, script].concat();
+        let mut argv = vec!["sh".into(), "-c".into(), script.as_str().into(), "sh".into()];
+        argv.extend(args);
+        let command =
+            Command::new(ExecRequest { argv, ..ExecRequest::default() }).map_err(NotRun::Bad)?;
+        let (tries, progress) = (Tries::default(), Progress::default());
+        // Boxed, as its type is deep.
+        let starting = Box::pin(executor.start(&command, tries, client, &progress));
+        let running = starting.await.map_err(NotRun::Exec)?;
+        let (word, output, said) = (Vec::new(), BytesMut::new(), Vec::new());
+        let mut script = Self { running, word, output, said };
+        match timeout(WAIT, script.listen()).await {
+            Ok(heard) => heard.map(|()| script),
+            Err(_) => Err(NotRun::Other(None)),
+        }
+    }
+
+    async fn listen(&mut self) -> Result<(), NotRun> {
+        // It may have ended, as is told below.
+        let _ = self.running.control().write(Bytes::from_static(GO)).await;
+        loop {
+            match self.running.next().await {
+                Step::Output(frame) if frame.stream() == STDOUT => {
+                    self.output.extend_from_slice(&frame.data());
+                    if self.take_word() {
+                        return Ok(());
+                    }
+                    if self.output.len() > BEFORE {
+                        return Err(NotRun::Other(None));
+                    }
+                }
+                Step::Output(frame) => keep(&mut self.said, &frame.data()),
+                Step::Ended(Ok(exit)) => return Err(NotRun::Other(Some(exit))),
+                Step::Ended(Err(error)) => return Err(NotRun::Exec(error)),
+            }
+        }
+    }
+
+    /// Returns the next bytes of its output, as long as it runs.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        if !self.output.is_empty() {
+            return Some(self.output.split().freeze());
+        }
+        loop {
+            match self.running.next().await {
+                Step::Output(frame) if frame.stream() == STDOUT => return Some(frame.data()),
+                Step::Output(frame) => keep(&mut self.said, &frame.data()),
+                Step::Ended(_) => return None,
+            }
+        }
+    }
+
+    fn take_word(&mut self) -> bool {
+        let at = self.output.windows(MARK.len()).position(|part| part == MARK);
+        let Some(start) = at.map(|at| at + MARK.len()) else { return false };
+        let length = self.output[start..].iter().position(|byte| *byte == b'\n');
+        let Some(length) = length else { return false };
+        self.output.advance(start);
+        self.word = self.output.split_to(length).to_vec();
+        self.output.advance(1);
+        true
+    }
+}
