@@ -51,7 +51,7 @@ exit 0"#;
 
 /// The most bytes of a line that are told.
 const TEXT: usize = 1000;
-/// The longest line that is taken, in bytes, beyond which the file is no text.
+/// The longest line that is kept, in bytes; of a longer one the rest is passed over.
 const LONGEST: usize = 4 * 1024 * 1024;
 /// The most lines that are found, unless less is asked for.
 const MOST: u64 = 10_000;
@@ -78,8 +78,10 @@ pub struct Search {
     buffer: BytesMut,
     said: Vec<u8>,
     by: By,
-    /// The file whose lines come, where each comes by itself.
+    /// The file whose line comes, or whose lines, where each comes by itself.
     file: Option<Vec<u8>>,
+    /// What comes is the rest of a line that was too long.
+    skipping: bool,
     matches: u64,
     told: VecDeque<SearchEvent>,
     over: bool,
@@ -134,8 +136,9 @@ impl Search {
         let Script { running, output: buffer, said, .. } = script;
         // rg reads standard input where it is told of no path, which it is.
         let _ = running.control().close_input().await;
-        let (file, matches, told, over) = (None, 0, VecDeque::new(), false);
-        Ok(Self { running, wish, buffer, said, by, file, matches, told, over })
+        let (file, matches, told) = (None, 0, VecDeque::new());
+        let (skipping, over) = (false, false);
+        Ok(Self { running, wish, buffer, said, by, file, skipping, matches, told, over })
     }
 
     /// Returns whether it opens what is in the directory by paths, and not from within as GNU's grep does.
@@ -171,9 +174,6 @@ impl Search {
             match self.running.next().await {
                 Step::Output(frame) if frame.stream() == STDOUT => {
                     self.buffer.extend_from_slice(&frame.data());
-                    if self.buffer.len() > LONGEST {
-                        self.buffer.clear();
-                    }
                 }
                 Step::Output(frame) => keep(&mut self.said, &frame.data()),
                 // 1 is that nothing was found.
@@ -209,40 +209,46 @@ impl Search {
         self.over = true;
     }
 
+    /// Takes what comes before a byte, and that, out of what has come. Of what is too long the beginning is taken, and the rest of
+    /// its line is passed over.
+    fn take_until(&mut self, byte: u8) -> Option<BytesMut> {
+        if let Some(end) = self.buffer.iter().position(|found| *found == byte) {
+            let taken = self.buffer.split_to(end);
+            self.buffer.advance(1);
+            return Some(taken);
+        }
+        self.skipping = self.buffer.len() > LONGEST;
+        self.skipping.then(|| self.buffer.split())
+    }
+
     /// Takes the next line out of what has come.
     fn take(&mut self) -> Option<SearchEvent> {
         loop {
-            let path = match (&self.file, self.by) {
-                (Some(file), By::Each) => file.clone(),
-                _ => {
-                    let end = self.buffer.iter().position(|byte| *byte == 0)?;
-                    let path = self.buffer[..end].to_vec();
-                    if self.by == By::Each {
-                        self.buffer.advance(end + 1);
-                        self.file = Some(path.clone());
-                        path
-                    } else {
-                        // It stays until its line is whole.
-                        let line = self.buffer[end + 1..].iter().position(|byte| *byte == b'\n')?;
-                        self.buffer.advance(end + 1);
-                        let line = self.buffer.split_to(line + 1);
-                        match self.found(&path, &line[..line.len() - 1]) {
-                            Some(found) => return Some(found),
-                            None => continue,
-                        }
-                    }
-                }
-            };
-            // The file's lines end by a NUL byte.
-            if self.buffer.first() == Some(&0) {
+            if self.skipping {
+                let end = self.buffer.iter().position(|byte| *byte == b'\n');
+                self.buffer.advance(end.map_or(self.buffer.len(), |end| end + 1));
+                self.skipping = end.is_none();
+                end?;
+            }
+            // The lines of a file by itself end by a NUL byte.
+            if self.file.is_some() && self.by == By::Each && self.buffer.first() == Some(&0) {
                 self.buffer.advance(1);
                 self.file = None;
-                continue;
             }
-            let line = self.buffer.iter().position(|byte| *byte == b'\n')?;
-            let line = self.buffer.split_to(line + 1);
-            if let Some(found) = self.found(&path, &line[..line.len() - 1]) {
-                return Some(found);
+            let Some(path) = self.file.take() else {
+                let path = self.take_until(0)?;
+                // No path is so long.
+                self.file = (!self.skipping).then(|| path.to_vec());
+                continue;
+            };
+            let line = self.take_until(b'\n');
+            let found = line.as_ref().and_then(|line| self.found(&path, line));
+            if line.is_none() || self.by == By::Each {
+                self.file = Some(path);
+            }
+            line?;
+            if found.is_some() {
+                return found;
             }
         }
     }

@@ -513,6 +513,30 @@ fn lines_are_found_whichever_program_looks() {
 }
 
 #[test]
+fn a_line_that_is_too_long_to_be_kept_is_cut_and_harms_no_other() {
+    both(|rig, shared, place| {
+        let long = [&b"needle "[..], &vec![b'x'; 6_000_000], b"\nneedle 2\n"].concat();
+        std::fs::write(shared.at("a"), long).unwrap();
+        std::fs::write(shared.at("b"), "needle 3\n").unwrap();
+        let answer =
+            ask(rig, "GET", &url(place, shared.path(), "?search=needle&literal=true"), &[], None);
+        let all = answer.text();
+        let all = all.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut told: Vec<_> = all
+            .map(|found| {
+                let text = found["text"].as_str().unwrap_or_default().get(..8).unwrap_or_default();
+                (found["path"].clone(), found["line"].clone(), text.to_owned())
+            })
+            .collect();
+        told.pop();
+        told.sort_by_key(|(path, line, _)| (path.to_string(), line.to_string()));
+        let hit = |path, line, text: &str| (json!(path), json!(line), text.to_owned());
+        let hits = [hit("a", 1, "needle x"), hit("a", 2, "needle 2"), hit("b", 1, "needle 3")];
+        assert_eq!(told, hits, "{place}");
+    });
+}
+
+#[test]
 fn two_uploads_of_one_file_do_not_mix() {
     use std::io::{Read as _, Write as _};
     both(|rig, shared, place| {
