@@ -2,7 +2,7 @@
 //! throw-away host for the demo.
 //!
 //! It runs commands for real with `/bin/sh -c` and forwards to real sockets, on a thread of its own.
-//! It offers no terminal, no environment variables from the client and no subsystem: those are refused.
+//! It offers no terminal, no environment variables from the client and, but for files where it is told to, no subsystem: those are refused.
 //! One limit of the library shows: a program that does not read its input stops its whole connection
 //! once 64 MiB wait for it.
 
@@ -254,6 +254,11 @@ impl EmbeddedHost {
     /// send a status before output, and a link may break between the two.
     pub fn disconnect_before_output(&self, on: bool) {
         self.set(|faults| faults.disconnect_before_output = on);
+    }
+
+    /// Serves files, through OpenSSH's `sftp-server`, and refuses every command.
+    pub fn serve_files_alone(&self, on: bool) {
+        self.set(|faults| faults.files_alone = on);
     }
 
     /// Closes every open connection without a word of SSH; programs in them are killed.

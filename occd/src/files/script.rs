@@ -14,6 +14,7 @@ use super::{FileError, Shown, shell};
 use crate::exec::{BadCommand, Command, ExecError, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::prompts::Client;
+use crate::ssh::ChannelError;
 
 /// What each script begins with: it waits for [`GO`], and has a way to say its word.
 const BEGIN: &str = "read -r go; say() { echo; echo \"occ-files $1\"; }; ";
@@ -63,6 +64,26 @@ impl NotRun {
             Self::Bad(_) | Self::Other(_) => FileError::Failed(Shown::of(path), text),
         }
     }
+
+    /// Returns whether the link had to end, which says nothing of what the host runs.
+    pub(super) fn is_about_link(&self) -> bool {
+        match self {
+            Self::Exec(error) => is_about_link(error),
+            Self::Other(exit) => exit.as_ref().is_some_and(|exit| exit.cut_off),
+            Self::Bad(_) => false,
+        }
+    }
+}
+
+/// Returns whether a command came to nothing because of the link.
+pub(super) fn is_about_link(error: &ExecError) -> bool {
+    matches!(
+        error,
+        ExecError::Unreachable(_)
+            | ExecError::NoSession(ChannelError::Lost(_) | ChannelError::Retired)
+            | ExecError::LinkLost { .. }
+            | ExecError::OutputCut { .. }
+    )
 }
 
 /// Returns a path as a script takes it: one that begins with a hyphen would be an option.

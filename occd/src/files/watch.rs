@@ -8,26 +8,25 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::BoxFuture;
-use occ_proto::exec::{ExecRequest, STDOUT};
+use occ_proto::exec::STDOUT;
 use occ_proto::files::FileKind;
 use occ_proto::files_follow::{WatchEvent, WatchedBy};
 use occ_proto::text::sanitize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
+use super::script::{Script, arg, is_about_link, keep};
 use super::{Attrs, FileError, FileSystem, Files, join, split};
-use crate::exec::{Command, Executor, Progress, Running, Step};
+use crate::exec::{Executor, Running, Step};
 use crate::host::Tries;
 use crate::prompts::Client;
 
 /// `$1` is the directory, `$2` the option for those below it. It ends with its input, so that nothing stays behind on a host
-/// whose link broke. Nobody is in the directory, so that the kernel tells when it is removed. What it tells ends with a NUL byte,
-/// which versions before 3.21 do not know.
-const SCRIPT: &str = "(cd \"$1\") || exit 96; command -v inotifywait >/dev/null 2>&1 || exit 97; \
+/// whose link broke; that gets a number, as in the background it would be /dev/null. Nobody is in the directory, so that the
+/// kernel tells when it is removed. What it tells ends with a NUL byte, which versions before 3.21 do not know.
+const SCRIPT: &str = "say begun; exec 3<&0; (cd \"$1\") || exit 96; command -v inotifywait >/dev/null 2>&1 || exit 97; \
     inotifywait --help 2>&1 | grep -q no-newline || exit 97; \
     inotifywait -m $2 --no-newline --format '%e %w%f%0' -e modify,close_write,attrib,create,delete,move,delete_self,move_self,unmount \"$1\" & \
     p=$!; (cat; kill $p) <&3 >/dev/null 2>&1 & q=$!; wait $p; kill $q 2>/dev/null";
-/// How the script gets its input: in the background it would be /dev/null.
-const START: &str = "exec 3<&0; ";
 /// What inotifywait says when it has begun.
 const BEGUN: &[u8] = b"Watches established.";
 /// Why a watch ends whose directory has no such name any more.
@@ -41,7 +40,7 @@ const MOST: usize = 20_000;
 const LONGEST: usize = 8192;
 /// How long a host is waited for that is down.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
-/// Before it is tried again with a host that is there and does not do it.
+/// Before it is begun again, whatever ended it.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// A directory, or a file, that is watched. Dropping it ends it.
@@ -64,7 +63,7 @@ impl std::fmt::Debug for Watch {
 }
 
 enum Way {
-    Begin,
+    Begin { at: Instant },
     Inotify { running: Box<Running>, buffer: BytesMut, said: Vec<u8>, ready: bool },
     Polling { seen: Option<Seen>, next: Instant },
     Over,
@@ -96,7 +95,7 @@ impl Watch {
         };
         let (executor, client) = (executor.clone(), client.clone());
         let recursive = recursive && only.is_none();
-        let (told, way) = (VecDeque::new(), Way::Begin);
+        let (told, way) = (VecDeque::new(), Way::Begin { at: Instant::now() });
         Ok(Self { executor, client, dir, only, recursive, confined, way, told })
     }
 
@@ -117,20 +116,17 @@ impl Watch {
             }
             match &mut self.way {
                 Way::Over => return None,
-                Way::Begin if self.confined => {
-                    self.way = Way::Polling { seen: None, next: Instant::now() };
+                Way::Begin { at } => {
+                    sleep_until(*at).await;
+                    match self.confined {
+                        true => self.way = Way::Polling { seen: None, next: Instant::now() },
+                        false => self.start().await,
+                    }
                 }
-                Way::Begin => self.start().await,
                 Way::Inotify { .. } => self.follow().await,
                 Way::Polling { .. } => self.look(files, &enter).await,
             }
         }
-    }
-
-    /// Returns it as the host's shell is given it: a name that begins with a hyphen would be an option.
-    fn dir(&self) -> Vec<u8> {
-        let before = if self.dir.starts_with(b"-") { &b"./"[..] } else { b"" };
-        [before, &self.dir].concat()
     }
 
     fn fail(&mut self, reason: String) {
@@ -140,83 +136,84 @@ impl Watch {
 
     fn resync(&mut self, reason: String) {
         self.told.push_back(WatchEvent::Resync { reason });
-        self.way = Way::Begin;
+        self.way = Way::Begin { at: Instant::now() + AGAIN };
+    }
+
+    /// Has the directory looked at, where nothing on the host watches it.
+    fn poll(&mut self, why: &str) {
+        tracing::debug!(why, "no inotifywait there");
+        self.way = Way::Polling { seen: None, next: Instant::now() };
     }
 
     async fn start(&mut self) {
-        let dir = self.dir();
-        let option = if self.recursive { "-r" } else { "" };
-        let script = [START, SCRIPT].concat();
-        let argv = vec![
-            "sh".into(),
-            "-c".into(),
-            script.as_str().into(),
-            "sh".into(),
-            dir.into(),
-            option.into(),
-        ];
-        let command = match Command::new(ExecRequest { argv, ..ExecRequest::default() }) {
-            Ok(command) => command,
-            Err(error) => return self.fail(error.to_string()),
-        };
-        let tries = Tries::Wait(PATIENCE);
-        match self.executor.start(&command, tries, &self.client, &Progress::default()).await {
-            Ok(running) => {
-                let (running, buffer, said) = (Box::new(running), BytesMut::new(), Vec::new());
-                self.way = Way::Inotify { running, buffer, said, ready: false };
+        // The host is waited for, and a session no longer than by a command.
+        if let Executor::Host(host) = &self.executor
+            && let Err(error) = host.connection(Tries::Wait(PATIENCE), &self.client).await
+        {
+            return self.fail(crate::ssh::error::chain(&FileError::Unreachable(error)));
+        }
+        let args = [arg(&self.dir), if self.recursive { "-r" } else { "" }.into()];
+        match Script::begin(&self.executor, SCRIPT, args, &self.client).await {
+            Ok(Script { running, output, said, .. }) => {
+                let (running, buffer) = (Box::new(running), BytesMut::new());
+                self.way = Way::Inotify { running, buffer, said: Vec::new(), ready: false };
+                // What has come with the word.
+                self.hear_events(&output);
+                self.hear_words(&said);
             }
-            Err(error) => {
-                let is_final = matches!(error, crate::exec::ExecError::Unreachable(_));
-                let text = crate::ssh::error::chain(&error);
-                if is_final {
-                    return self.fail(text);
-                }
-                tracing::debug!(error = text, "a watch is not begun");
-                sleep(AGAIN).await;
+            Err(error) if error.is_about_link() => {
+                self.resync(crate::ssh::error::chain(&error));
             }
+            Err(error) => self.poll(&crate::ssh::error::chain(&error)),
+        }
+    }
+
+    /// Takes what inotifywait tells.
+    fn hear_events(&mut self, data: &[u8]) {
+        let Way::Inotify { buffer, .. } = &mut self.way else { return };
+        buffer.extend_from_slice(data);
+        let dir = arg(&self.dir).0;
+        while let Some(end) = buffer.iter().position(|byte| *byte == 0) {
+            let record = buffer.split_to(end + 1);
+            match event(&record[..end], &dir, self.only.as_deref()) {
+                None => {}
+                Some(Told::Event(event)) => self.told.push_back(event),
+                Some(Told::Gone) => return self.fail(GONE.to_owned()),
+            }
+        }
+        if buffer.len() > LONGEST {
+            self.resync("inotifywait says something that is not understood".into());
+        }
+    }
+
+    /// Takes what is said of it.
+    fn hear_words(&mut self, data: &[u8]) {
+        let Way::Inotify { said, ready, .. } = &mut self.way else { return };
+        keep(said, data);
+        if !*ready && said.windows(BEGUN.len()).any(|window| window == BEGUN) {
+            *ready = true;
+            said.clear();
+            self.told.push_back(WatchEvent::Ready { by: WatchedBy::Inotify });
         }
     }
 
     async fn follow(&mut self) {
-        let dir = self.dir();
-        let Way::Inotify { running, buffer, said, ready } = &mut self.way else { return };
+        let Way::Inotify { running, said, ready, .. } = &mut self.way else { return };
         match running.next().await {
-            Step::Output(frame) if frame.stream() == STDOUT => {
-                buffer.extend_from_slice(&frame.data());
-                while let Some(end) = buffer.iter().position(|byte| *byte == 0) {
-                    let record = buffer.split_to(end + 1);
-                    match event(&record[..end], &dir, self.only.as_deref()) {
-                        None => {}
-                        Some(Told::Event(event)) => self.told.push_back(event),
-                        Some(Told::Gone) => return self.fail(GONE.to_owned()),
-                    }
-                }
-                if buffer.len() > LONGEST {
-                    self.resync("inotifywait says something that is not understood".into());
-                }
-            }
-            Step::Output(frame) => {
-                let room = LONGEST.saturating_sub(said.len());
-                let data = frame.data();
-                said.extend_from_slice(&data[..data.len().min(room)]);
-                if !*ready && said.windows(BEGUN.len()).any(|window| window == BEGUN) {
-                    *ready = true;
-                    said.clear();
-                    self.told.push_back(WatchEvent::Ready { by: WatchedBy::Inotify });
-                }
-            }
-            Step::Ended(Err(error)) => {
-                let reason = crate::ssh::error::chain(&error);
-                self.resync(reason);
-            }
+            Step::Output(frame) if frame.stream() == STDOUT => self.hear_events(&frame.data()),
+            Step::Output(frame) => self.hear_words(&frame.data()),
             // The link had to end, and not the directory.
             Step::Ended(Ok(exit)) if exit.cut_off => {
                 self.resync("the connection was closed by occd".into());
             }
+            Step::Ended(Err(error)) if *ready || is_about_link(&error) => {
+                self.resync(crate::ssh::error::chain(&error));
+            }
+            Step::Ended(Err(error)) => self.poll(&crate::ssh::error::chain(&error)),
             // It is not there, or has no more watches to give: such a tree is looked at.
             Step::Ended(Ok(exit)) if !*ready && exit.status() != 96 => {
-                tracing::debug!(said = %String::from_utf8_lossy(said), "no inotifywait there");
-                self.way = Way::Polling { seen: None, next: Instant::now() };
+                let said = String::from_utf8_lossy(said).into_owned();
+                self.poll(&said);
             }
             Step::Ended(Ok(_)) => {
                 let said = String::from_utf8_lossy(said);
@@ -253,9 +250,11 @@ impl Watch {
                 *next = Instant::now() + LOOK.max(begun.elapsed() * SHARE);
             }
             Err(FileError::Lost(_, cause)) => self.resync(cause.to_string()),
-            Err(FileError::Ended(_) | FileError::Silent { .. } | FileError::NoSession(_)) => {
-                sleep(AGAIN).await;
+            Err(FileError::Ended(_) | FileError::Silent { .. }) => {
                 self.resync("the host ended the session for files".into());
+            }
+            Err(error @ FileError::NoSession(_)) => {
+                self.resync(crate::ssh::error::chain(&error));
             }
             Err(FileError::NotFound(_)) => self.fail(GONE.to_owned()),
             Err(error) => self.fail(crate::ssh::error::chain(&error)),

@@ -8,9 +8,9 @@ use occ_proto::files::encode_path;
 use occ_proto::{Code, Problem};
 use serde_json::json;
 use testkit::sshd::sftp_server;
-use testkit::{DaemonRig, RealSshd};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd};
 
-use crate::files::Shared;
+use crate::files::{Lines, Shared};
 use crate::support::daemon_for;
 
 /// Returns a server that runs this whatever it is asked for, and a daemon for it.
@@ -48,6 +48,14 @@ fn not_searched(rig: &DaemonRig, shared: &Shared, why: &str) {
     assert!(problem.detail.contains(why), "{problem:?}");
 }
 
+/// Watches, and is told who does it.
+fn watched_by(rig: &DaemonRig, shared: &Shared, by: &str) {
+    let mut lines = Lines::on(&rig.socket(), &url(shared.path(), "?watch=true"));
+    assert_eq!(lines.next(), json!({"event": "ready", "by": by}));
+    std::fs::write(shared.at("seen"), "1").unwrap();
+    lines.until(&json!({"event": "created", "path": "seen"}));
+}
+
 #[test]
 fn directories_are_copied_file_by_file_where_the_server_runs_no_programs() {
     without_programs(|rig, _| {
@@ -62,6 +70,11 @@ fn a_search_that_no_program_can_do_finds_not_nothing_but_says_so() {
         std::fs::write(shared.at("f"), "needle\n").unwrap();
         not_searched(rig, shared, "runs no programs");
     });
+}
+
+#[test]
+fn a_directory_is_looked_at_where_the_server_runs_no_programs() {
+    without_programs(|rig, shared| watched_by(rig, shared, "polling"));
 }
 
 #[test]
@@ -95,4 +108,17 @@ fn what_a_login_shell_says_before_a_program_is_no_part_of_its_output() {
         rig.occ_ok(&["files", "search", "needle", &format!("h:{}/d", shared.path().display())]);
     assert_eq!(found.lines().count(), 1, "{found}");
     assert!(found.starts_with("f:1:"), "{found}");
+    watched_by(&rig, &shared, "inotify");
+}
+
+#[test]
+fn a_server_that_refuses_commands_is_not_asked_again_and_again() {
+    if sftp_server().is_none() {
+        return;
+    }
+    let (host, shared) = (EmbeddedHost::start(), Shared::new());
+    host.serve_files_alone(true);
+    let rig = daemon_for(&host);
+    watched_by(&rig, &shared, "polling");
+    not_searched(&rig, &shared, "refused");
 }

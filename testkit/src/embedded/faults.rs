@@ -66,4 +66,5 @@ pub(super) struct Faults {
     pub(super) ignore_signals: bool,
     pub(super) exit_without_status: bool,
     pub(super) disconnect_before_output: bool,
+    pub(super) files_alone: bool,
 }

@@ -19,6 +19,7 @@ use super::faults::{Faults, Phase};
 use super::forward;
 use super::stream::EndOnRead;
 use super::{Offer, Shared, Unsolicited};
+use crate::sshd::sftp_server;
 
 /// A channel that is counted: as a channel of the host, and as a session of its connection.
 pub(super) type Guards = (Counted, Option<Counted>);
@@ -312,7 +313,10 @@ impl Handler for HostHandler {
         data: &[u8],
         session: &mut Session,
     ) -> Reply {
-        self.start(channel, Some(data), session)
+        match self.faults().files_alone {
+            true => session.channel_failure(channel),
+            false => self.start(channel, Some(data), session),
+        }
     }
 
     async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Reply {
@@ -322,10 +326,17 @@ impl Handler for HostHandler {
     async fn subsystem_request(
         &mut self,
         channel: ChannelId,
-        _name: &str,
+        name: &str,
         session: &mut Session,
     ) -> Reply {
-        session.channel_failure(channel)
+        let program = sftp_server().filter(|_| name == "sftp" && self.faults().files_alone);
+        match program {
+            Some(program) => {
+                let line = format!("exec {}", program.display());
+                self.start(channel, Some(line.as_bytes()), session)
+            }
+            None => session.channel_failure(channel),
+        }
     }
 
     async fn env_request(
