@@ -46,9 +46,10 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
         }
         FileError::NoSession(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::HostUnreachable),
         FileError::NoSftp => (StatusCode::BAD_GATEWAY, Code::NoSftp),
-        FileError::Lost(..) | FileError::Ended(_) | FileError::Silent { .. } => {
-            (StatusCode::BAD_GATEWAY, Code::FileInterrupted)
-        }
+        FileError::Lost(..)
+        | FileError::Ended(_)
+        | FileError::Silent { .. }
+        | FileError::NoAnswer(_) => (StatusCode::BAD_GATEWAY, Code::FileInterrupted),
         FileError::Outside(_) | FileError::SetId(_) => (StatusCode::FORBIDDEN, Code::PolicyDenied),
         FileError::NotFound(_) | FileError::NoDirectory(_) => {
             (StatusCode::NOT_FOUND, Code::FileNotFound)

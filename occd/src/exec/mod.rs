@@ -17,4 +17,5 @@ pub use executor::Executor;
 pub use local::Local;
 pub use look::look;
 pub use quote::Shell;
+pub(crate) use running::ACCEPT;
 pub use running::{Control, ExecError, Progress, Running, Step, start};

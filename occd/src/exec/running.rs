@@ -26,7 +26,7 @@ use crate::ssh::{ChannelError, Closed, Connection, ExitReport, Frame, LossCause,
 
 /// How long a server may take to answer a request to run a command. It answers when it has forked, before
 /// the login shell reads its files, so this is generous.
-const ACCEPT: Duration = Duration::from_secs(30);
+pub(crate) const ACCEPT: Duration = Duration::from_secs(30);
 /// A background child may hold the output open after the program has ended. So much silence after the
 /// program's end is taken for the end of the output.
 const SILENCE: Duration = Duration::from_secs(1);

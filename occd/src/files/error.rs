@@ -37,6 +37,9 @@ pub enum FileError {
     /// No channel.
     #[error("no session on the host")]
     NoSession(#[source] ChannelError),
+    /// The server did not answer the request.
+    #[error("the server did not say within {} s whether it serves files", tenths(*.0))]
+    NoAnswer(Duration),
     /// The host serves no files.
     #[error(
         "the host has no SFTP, which its server does not offer, and no shell and tools that could stand in for it"
@@ -224,7 +227,11 @@ impl FileError {
             | Self::Outside(path)
             | Self::SetId(path)
             | Self::Failed(path, _) => Some(path),
-            Self::Unreachable(_) | Self::NoSession(_) | Self::NoSftp | Self::BadPath(_) => None,
+            Self::Unreachable(_)
+            | Self::NoSession(_)
+            | Self::NoAnswer(_)
+            | Self::NoSftp
+            | Self::BadPath(_) => None,
         }
     }
 
@@ -234,6 +241,7 @@ impl FileError {
             self,
             Self::Unreachable(_)
                 | Self::NoSession(_)
+                | Self::NoAnswer(_)
                 | Self::NoSftp
                 | Self::Lost(..)
                 | Self::Ended(_)

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use occ_proto::HostName;
 use occ_proto::files::{FileInfo, FileKind, is_plain_name, partial_name};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -213,15 +213,16 @@ impl Slot {
 
     /// Notes that a host has no SFTP, after a look at whether its shell can stand in for it.
     async fn no_sftp(&self, shell: &Shell) -> Result<(), FileError> {
-        let mut slot = self.0.lock().await;
-        if matches!(*slot, Kept::NoSftp(_)) {
+        if matches!(*self.0.lock().await, Kept::NoSftp(_)) {
             return Ok(());
         }
+        // Whoever looks keeps nobody else waiting.
         if !shell.is_there().await? {
             return Err(FileError::NoSftp);
         }
         let connection = shell.connection();
-        *slot = connection.as_ref().map_or(Kept::Nothing, |c| Kept::NoSftp(Arc::downgrade(c)));
+        *self.0.lock().await =
+            connection.as_ref().map_or(Kept::Nothing, |c| Kept::NoSftp(Arc::downgrade(c)));
         Ok(())
     }
 
@@ -231,10 +232,13 @@ impl Slot {
         tries: Tries,
         client: &Client,
     ) -> Result<Arc<Sftp>, FileError> {
-        let mut slot = self.0.lock().await;
         loop {
             let connecting = host.connection(tries, client);
             let connection = connecting.await.map_err(FileError::Unreachable)?;
+            // It is ours only while a session is opened, so that nobody waits longer than for that.
+            let by = Instant::now() + remote::SESSION;
+            let slot = timeout_at(by, self.0.lock()).await;
+            let mut slot = slot.map_err(|_| remote::full())?;
             match &*slot {
                 Kept::Session(sftp)
                     if Arc::ptr_eq(sftp.connection(), &connection) && !sftp.is_over() =>
@@ -249,7 +253,7 @@ impl Slot {
             }
             // What is under way keeps the old one.
             *slot = Kept::Nothing;
-            match remote::open(&connection).await {
+            match remote::open(&connection, by).await {
                 Ok(sftp) => {
                     let sftp = Arc::new(sftp);
                     *slot = Kept::Session(Arc::clone(&sftp));
@@ -259,6 +263,7 @@ impl Slot {
                 // The host has another connection now, or will have.
                 Err(FileError::NoSession(ChannelError::Retired)) => tokio::task::yield_now().await,
                 Err(FileError::NoSession(ChannelError::Lost(_))) if tries.allow(1) => {
+                    drop(slot);
                     connection.closed().cancelled().await;
                 }
                 Err(error) => return Err(error),

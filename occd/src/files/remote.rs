@@ -1,42 +1,46 @@
 //! A host's files over SFTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use occ_proto::files::FileKind;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::sftp::{Fault, Sftp, WireAttrs};
 use super::{Attrs, Entry, FileError, Remote, Shown, lanes};
-use crate::ssh::{Closed, Connection};
+use crate::exec::ACCEPT;
+use crate::host::COMMAND_PATIENCE;
+use crate::ssh::{Channel, ChannelError, Closed, Connection};
 
 /// Where the server of SFTP is, on hosts whose sshd does not offer it: Debian, Red Hat and BSD, SUSE and Arch, Alpine.
 /// A line for any login shell.
 const SERVERS: &str = "exec sh -c 'for p in /usr/lib/openssh /usr/libexec/openssh /usr/libexec /usr/lib/ssh /usr/lib; do \
     [ -x $p/sftp-server ] && exec $p/sftp-server; done; exit 127'";
 
-/// Opens a session for files.
-pub(super) async fn open(connection: &Arc<Connection>) -> Result<Sftp, FileError> {
+/// How long a session is waited for: as long as by a command.
+pub(super) const SESSION: Duration = COMMAND_PATIENCE;
+
+/// Returns that no session became free in that time.
+pub(super) fn full() -> FileError {
+    FileError::NoSession(ChannelError::Full(SESSION))
+}
+
+/// Opens a session for files, for which a place has to become free until then.
+pub(super) async fn open(connection: &Arc<Connection>, by: Instant) -> Result<Sftp, FileError> {
     for way in [Way::Subsystem, Way::Again, Way::Program] {
-        let session = connection.session(matches!(way, Way::Again)).await;
-        let (channel, is_spare) = session.map_err(FileError::NoSession)?;
-        let asked = match way {
-            Way::Subsystem | Way::Again => channel.request_subsystem("sftp").await,
-            Way::Program => channel.request_exec(SERVERS.as_bytes()).await,
-        };
-        let accepted = match asked {
-            Ok(()) => channel.accepted().await,
-            Err(closed) => Err(closed),
-        };
-        match accepted {
-            Ok(true) => match Sftp::start(channel).await {
-                Ok(sftp) => return Ok(sftp),
-                Err(Fault::Closed(Closed::Connection(cause))) => {
-                    return Err(FileError::NoSession(crate::ssh::ChannelError::Lost(cause)));
+        let session = timeout_at(by, connection.session(matches!(way, Way::Again))).await;
+        let (channel, is_spare) = session.map_err(|_| full())?.map_err(FileError::NoSession)?;
+        match way.accepted(&channel).await? {
+            // What runs there and does not speak it has nobody wait for long.
+            Ok(true) => match timeout(ACCEPT, Sftp::start(channel)).await {
+                Ok(Ok(sftp)) => return Ok(sftp),
+                Ok(Err(Fault::Closed(Closed::Connection(cause)))) => {
+                    return Err(FileError::NoSession(ChannelError::Lost(cause)));
                 }
-                // Whatever runs there does not speak it.
-                Err(fault) => tracing::debug!(?fault, "no SFTP this way"),
+                fault => tracing::debug!(?fault, "no SFTP this way"),
             },
             Err(Closed::Connection(cause)) => {
-                return Err(FileError::NoSession(crate::ssh::ChannelError::Lost(cause)));
+                return Err(FileError::NoSession(ChannelError::Lost(cause)));
             }
             // A spare that the server has ended says nothing of SFTP.
             Err(Closed::ByServer) if is_spare => continue,
@@ -50,13 +54,8 @@ pub(super) async fn open(connection: &Arc<Connection>) -> Result<Sftp, FileError
 pub(super) async fn open_beside(connection: &Arc<Connection>) -> Result<Sftp, FileError> {
     for way in [Way::Subsystem, Way::Program] {
         let channel = connection.stream_session(true).await.map_err(FileError::NoSession)?;
-        let asked = match way {
-            Way::Program => channel.request_exec(SERVERS.as_bytes()).await,
-            Way::Subsystem | Way::Again => channel.request_subsystem("sftp").await,
-        };
-        if asked.is_ok()
-            && channel.accepted().await == Ok(true)
-            && let Ok(sftp) = Sftp::start(channel).await
+        if way.accepted(&channel).await? == Ok(true)
+            && let Ok(Ok(sftp)) = timeout(ACCEPT, Sftp::start(channel)).await
         {
             return Ok(sftp);
         }
@@ -69,6 +68,20 @@ enum Way {
     Subsystem,
     Again,
     Program,
+}
+
+impl Way {
+    /// Asks for SFTP this way. Returns whether the server lets it begin, or why the channel ended.
+    async fn accepted(self, channel: &Channel) -> Result<Result<bool, Closed>, FileError> {
+        let asked = async {
+            match self {
+                Self::Subsystem | Self::Again => channel.request_subsystem("sftp").await?,
+                Self::Program => channel.request_exec(SERVERS.as_bytes()).await?,
+            }
+            channel.accepted().await
+        };
+        timeout(ACCEPT, asked).await.map_err(|_| FileError::NoAnswer(ACCEPT))
+    }
 }
 
 /// The type bits of a mode, which version 3 has no other place for (POSIX, sys/stat.h).

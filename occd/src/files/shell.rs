@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use occ_proto::exec::{ExecRequest, STDOUT};
 use occ_proto::files::FileKind;
 use occ_proto::text::sanitize;
+use tokio::time::timeout;
 
 use super::left::Home;
-use super::remote::kind;
+use super::remote::{SESSION, kind};
 use super::script::arg;
 use super::{Attrs, Entry, FileError, Shown};
 use crate::exec::{Command, ExecError, Executor, Progress, Running, Step};
@@ -55,7 +56,9 @@ impl Shell {
 
     /// Returns whether the host has a shell and the tools.
     pub(super) async fn is_there(&self) -> Result<bool, FileError> {
-        match self.ask("stat", b"/", &[b"-L"]).await {
+        // What runs there instead of a shell may have no end.
+        let asked = timeout(SESSION, self.ask("stat", b"/", &[b"-L"])).await;
+        match asked.unwrap_or_else(|_| Err(FileError::NoAnswer(SESSION))) {
             Ok(answer) => Ok(record(answer.trim_ascii_end()).is_some()),
             Err(
                 error @ (FileError::Unreachable(_) | FileError::NoSession(_) | FileError::Lost(..)),

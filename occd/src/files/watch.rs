@@ -253,7 +253,7 @@ impl Watch {
             Err(FileError::Ended(_) | FileError::Silent { .. }) => {
                 self.resync("the host ended the session for files".into());
             }
-            Err(error @ FileError::NoSession(_)) => {
+            Err(error @ (FileError::NoSession(_) | FileError::NoAnswer(_))) => {
                 self.resync(crate::ssh::error::chain(&error));
             }
             Err(FileError::NotFound(_)) => self.fail(GONE.to_owned()),

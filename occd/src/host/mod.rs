@@ -32,6 +32,7 @@ mod waiting;
 
 pub use actor::{HostContext, spawn};
 pub use status::etag;
+pub(crate) use tries::COMMAND_PATIENCE;
 pub use tries::Tries;
 
 use crate::config::EffectiveSettings;

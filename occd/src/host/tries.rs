@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long a command waits for a connection in all.
-pub(super) const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
 /// How many times a command's dial is repeated.
 pub(super) const COMMAND_RETRIES: u32 = 3;
 

@@ -6,7 +6,7 @@ use occ_proto::exec::ExecResult;
 use occ_proto::status::State;
 use occ_proto::{Code, Problem};
 use serde_json::{Value, json};
-use testkit::embedded::{Refusal, UNSOLICITED_KINDS};
+use testkit::embedded::{Phase, Refusal, UNSOLICITED_KINDS};
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost};
 
@@ -189,6 +189,39 @@ fn a_command_does_not_wait_longer_to_begin_than_it_may_last() {
     assert!(second.stderr.contains("The command was not started."), "{second:?}");
     first.kill().unwrap();
     first.wait().unwrap();
+}
+
+#[test]
+fn whoever_wants_files_waits_for_a_session_no_longer_than_a_command() {
+    let full = EmbeddedHost::start();
+    full.max_sessions(Some((1, Refusal::ConnectFailed)));
+    let of_full = daemon_with(&full, "[connection]\nmax_connections = 1\n");
+    let mut first = spawn_occ(&of_full, &["sh", "-c", "echo ran >> ~/ran; exec sleep 1000"]);
+    wait_until("the first command", GUARD, || ran(&full), |n| *n == 1);
+    let silent = EmbeddedHost::start();
+    let of_silent = daemon_for(&silent);
+    settled(&of_silent);
+    silent.stall_at(Phase::Exec);
+    // At once: one that waits for another is not to wait for the sum.
+    thread::scope(|scope| {
+        let full = || scope.spawn(|| of_full.run_occ(&["ls", "h:/"]));
+        let (one, other) = (full(), full());
+        let silent = scope.spawn(|| of_silent.run_occ(&["ls", "h:/"]));
+        for occ in [one, other] {
+            let occ = occ.join().unwrap();
+            assert!(occ.stderr.contains("none became free within 30"), "{occ:?}");
+            assert_eq!(occ.code(), 5, "{occ:?}");
+        }
+        let occ = silent.join().unwrap();
+        assert!(occ.stderr.contains("did not say within 30 s"), "{occ:?}");
+    });
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // Nothing is left in the way of the next one.
+    full.max_sessions(None);
+    of_full.occ_ok(&["ls", "h:/"]);
+    silent.clear_stall();
+    of_silent.occ_ok(&["ls", "h:/"]);
 }
 
 #[test]
