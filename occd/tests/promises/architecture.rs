@@ -1,4 +1,4 @@
-//! ARCHITECTURE.md and docs/russh.md speak of what there is: files, functions, tests.
+//! ARCHITECTURE.md, docs/russh.md and docs/security.md speak of what there is: files, functions, tests.
 
 use testkit::docs::{literals, root, rows, sections, sources, text};
 
@@ -116,6 +116,28 @@ fn every_hazard_is_contained_where_it_is_said_to_be_and_has_a_test() {
     }
     assert!(wrong.is_empty(), "docs/russh.md: {}", wrong.join("\n"));
     assert!(hazards >= 25 && !rows(&document).is_empty(), "{hazards}");
+}
+
+#[test]
+fn every_defence_has_its_test() {
+    let document = text("docs/security.md");
+    let sources = sources();
+    let is_there = |named: &str| {
+        let (module, test) = named.split_once("::").unwrap_or_default();
+        // The beginning of a name tells which, and a whole module may be meant.
+        let function = match test.strip_suffix('…') {
+            Some(begin) => format!("fn {begin}"),
+            None if test == "*" => "#[test]".to_owned(),
+            None => format!("fn {test}("),
+        };
+        let file = format!("occd/tests/promises/{module}.rs");
+        sources.iter().any(|(path, text)| *path == file && text.contains(&function))
+    };
+    let is_test = |word: &&str| word.contains("::") && !word.contains(' ');
+    let named: Vec<&str> = literals(&document).into_iter().filter(is_test).collect();
+    let gone: Vec<&&str> = named.iter().filter(|named| !is_there(named)).collect();
+    assert!(gone.is_empty(), "docs/security.md names tests that are not there: {gone:?}");
+    assert!(named.len() > 40, "only {} tests were found", named.len());
 }
 
 #[test]

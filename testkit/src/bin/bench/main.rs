@@ -61,6 +61,7 @@ fn main() {
         ("parallel", Bench::parallel),
         ("fleet", Bench::fleet),
         ("thousand", Bench::thousand),
+        ("flood", Bench::flood),
         ("beside", Bench::beside),
         ("back", Bench::back),
         ("docker", Bench::docker),
