@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use occ_proto::exec::ExecRequest;
@@ -17,7 +17,8 @@ use super::DockerError;
 use crate::exec::{Command, Shell};
 use crate::host::HostHandle;
 use crate::ssh::{
-    Channel, ChannelError, ChannelStream, Closed, Connection, ExitReport, Stderr, Work,
+    Channel, ChannelError, ChannelStream, Closed, Connection, ExitReport, Preamble, SAY, Stderr,
+    Work,
 };
 
 /// Streams that are kept without a request. More than that are needed for a moment only.
@@ -27,13 +28,19 @@ const SUCCESSOR: Duration = Duration::from_secs(15);
 
 /// Says of a socket that it is not there (3), not open to this user (4; and whose it is), or that somebody listens on it (5), as far
 /// as Linux tells that of this network namespace.
-const LOOK: &str = r#"
+static LOOK: LazyLock<String> = LazyLock::new(|| {
+    let script = r#"
 test -S "$1" || exit 3
 test -r "$1" && test -w "$1" || {
   w=$(stat -Lc %a:%U:%G "$1" 2>/dev/null || stat -Lf %Lp:%Su:%Sg "$1" 2>/dev/null) && echo "$w:$(id -nG)"; exit 4; }
 for p in "$1" "$(readlink -f "$1")"; do
   grep -F -e " $p" /proc/net/unix | grep -q " 00010000 " && exit 5
 done 2>/dev/null; exit 0"#;
+    [SAY, "say look; ", script].concat()
+});
+/// Stands in for a socket.
+static PROGRAM: LazyLock<String> =
+    LazyLock::new(|| [SAY, r#"say stdio; exec docker --host "$1" system dial-stdio"#].concat());
 
 /// The way to an engine.
 #[derive(Debug)]
@@ -103,7 +110,11 @@ impl Way {
                 if host.is_none() || !on.opens_no_sockets() {
                     channel.in_background();
                 }
-                Ok(Opened { stream: Box::new(channel.into_stream()), refusal })
+                let stream = match &refusal {
+                    Some(_) => channel.into_script_stream(),
+                    None => channel.into_stream(),
+                };
+                Ok(Opened { stream: Box::new(stream), refusal })
             }
             Self::Local { path, is_set, .. } => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Opened { stream: Box::new(stream), refusal: None }),
@@ -242,7 +253,7 @@ async fn open(
     stands_by: bool,
 ) -> Result<(Channel, Option<ChannelError>), DockerError> {
     let host = format!("unix://{path}");
-    let program = ["docker", "--host", &host, "system", "dial-stdio"];
+    let program = ["sh", "-c", &PROGRAM, "sh", &host];
     if connection.opens_no_sockets() {
         let refused = || ChannelError::Refused("no Unix socket".to_owned());
         return match start(connection, system, &program, stands_by).await? {
@@ -267,12 +278,14 @@ async fn open(
         return not_there();
     }
     // The server says no more than that it did not open the socket; the host knows why.
-    let looked = start(connection, system, &["sh", "-c", LOOK, "sh", path], stands_by).await?;
+    let looked = start(connection, system, &["sh", "-c", &LOOK, "sh", path], stands_by).await?;
     let mut said = Vec::new();
     let exit = match &looked {
         Some(channel) => {
+            let mut preamble = Preamble::default();
             while let Some(frame) = channel.recv().await {
-                said.extend_from_slice(&frame.data());
+                // Without its word it has not run, and its status is another's.
+                said.extend(preamble.pass(frame.data()).ok().flatten().unwrap_or_default());
             }
             channel.exited().await;
             channel.exit()

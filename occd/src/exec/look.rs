@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::{Command, Progress, Step, start};
 use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
+use crate::ssh::{Preamble, SAY};
 
 /// How long a look may take.
 const LOOK: Duration = Duration::from_secs(10);
@@ -20,21 +21,25 @@ pub async fn look(host: &HostHandle, argv: &[&str]) -> Option<Vec<u8>> {
 }
 
 async fn run(host: &HostHandle, argv: &[&str]) -> Option<Vec<u8>> {
-    let argv = argv.iter().map(|word| (*word).into()).collect();
+    let script = [SAY, "say look; exec \"$@\""].concat();
+    let first = ["sh", "-c", &script, "sh"];
+    let argv = first.iter().chain(argv).map(|word| (*word).into()).collect();
     let request = ExecRequest { argv, ..ExecRequest::default() };
     let command = Command::new(request).ok()?;
     let (tries, client, progress) = (Tries::default(), Client::default(), Progress::default());
     let mut running = start(host, &command, tries, &client, &progress).await.ok()?;
     // Whether it reads its input or not.
     let _ = running.control().close_input().await;
-    let mut said = Vec::new();
+    let (mut preamble, mut said) = (Preamble::default(), Vec::new());
     loop {
         match running.next().await {
             Step::Output(frame) if frame.stream() == STDOUT && said.len() < SAID => {
-                said.extend_from_slice(&frame.data());
+                said.extend_from_slice(&preamble.pass(frame.data()).ok()?.unwrap_or_default());
             }
             Step::Output(_) => {}
-            Step::Ended(Ok(exit)) if exit.code == Some(0) => return Some(said),
+            Step::Ended(Ok(exit)) if exit.code == Some(0) && preamble.is_over() => {
+                return Some(said);
+            }
             Step::Ended(_) => return None,
         }
     }

@@ -1,12 +1,10 @@
 //! Scripts of ours that run on a host, told from whatever else a server may run.
 //!
-//! A server may have one program for whatever it is asked (`ForceCommand`, a login shell that is none), and the start-up files
-//! of a login shell may print something before every command. So a script says a word first, which tells what it can do: what
-//! comes before that is passed over, and where it does not come, nothing of ours runs.
+//! A script says a word first ([`Preamble`]), which tells what it can do: where it does not come, nothing of ours runs.
 
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 use occ_proto::exec::{ExecRequest, Exit, STDOUT};
 use tokio::time::timeout;
 
@@ -14,29 +12,24 @@ use super::{FileError, Shown, shell};
 use crate::exec::{BadCommand, Command, ExecError, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::prompts::Client;
-use crate::ssh::ChannelError;
+use crate::ssh::{ChannelError, Preamble, SAY, TooLong};
 
 /// What each script begins with: it waits for [`GO`], and has a way to say its word.
-const BEGIN: &str = "read -r go; say() { echo; echo \"occ-files $1\"; }; ";
-/// What is before the word. Servers do not say it by chance, even if they repeat what they were asked, as no line of a script
-/// begins so. Nothing is gained by one that cannot be guessed: a host that wants to lie has the script.
-const MARK: &[u8] = b"\nocc-files ";
+const BEGIN: &str = "read -r go; ";
 /// What a script reads. A server of SFTP in its place takes it for a packet that is far too long, and ends; it would wait for ever
 /// for one that does not come.
 const GO: &[u8] = b"occ-files\n";
 /// How long a host may take to the word: some login shells read slow start-up files.
 const WAIT: Duration = Duration::from_secs(30);
-/// The most bytes that come before it.
-const BEFORE: usize = 64 * 1024;
 /// What is kept of what is said on standard error, in bytes: tar names all that it cannot read.
 const SAID: usize = 64 * 1024;
 
 /// A script that runs, and has said its word.
 pub(super) struct Script {
     pub(super) running: Running,
-    pub(super) word: Vec<u8>,
+    pub(super) word: String,
     /// What has come of its output behind the word.
-    pub(super) output: BytesMut,
+    pub(super) output: Bytes,
     /// What has come of its standard error.
     pub(super) said: Vec<u8>,
 }
@@ -104,7 +97,7 @@ impl Script {
         args: impl IntoIterator<Item = occ_proto::exec::Bytes>,
         client: &Client,
     ) -> Result<Self, NotRun> {
-        let script = [BEGIN, script].concat();
+        let script = [BEGIN, SAY, script].concat();
         let mut argv = vec!["sh".into(), "-c".into(), script.as_str().into(), "sh".into()];
         argv.extend(args);
         let command =
@@ -113,7 +106,7 @@ impl Script {
         // Boxed, as its type is deep.
         let starting = Box::pin(executor.start(&command, tries, client, &progress));
         let running = starting.await.map_err(NotRun::Exec)?;
-        let (word, output, said) = (Vec::new(), BytesMut::new(), Vec::new());
+        let (word, output, said) = (String::new(), Bytes::new(), Vec::new());
         let mut script = Self { running, word, output, said };
         match timeout(WAIT, script.listen()).await {
             Ok(heard) => heard.map(|()| script),
@@ -124,15 +117,17 @@ impl Script {
     async fn listen(&mut self) -> Result<(), NotRun> {
         // It may have ended, as is told below.
         let _ = self.running.control().write(Bytes::from_static(GO)).await;
+        let mut preamble = Preamble::default();
         loop {
             match self.running.next().await {
                 Step::Output(frame) if frame.stream() == STDOUT => {
-                    self.output.extend_from_slice(&frame.data());
-                    if self.take_word() {
-                        return Ok(());
-                    }
-                    if self.output.len() > BEFORE {
-                        return Err(NotRun::Other(None));
+                    match preamble.word(&frame.data()) {
+                        Ok(None) => {}
+                        Ok(Some(heard)) => {
+                            (self.word, self.output) = heard;
+                            return Ok(());
+                        }
+                        Err(TooLong) => return Err(NotRun::Other(None)),
                     }
                 }
                 Step::Output(frame) => keep(&mut self.said, &frame.data()),
@@ -145,7 +140,7 @@ impl Script {
     /// Returns the next bytes of its output, as long as it runs.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         if !self.output.is_empty() {
-            return Some(self.output.split().freeze());
+            return Some(std::mem::take(&mut self.output));
         }
         loop {
             match self.running.next().await {
@@ -154,16 +149,5 @@ impl Script {
                 Step::Ended(_) => return None,
             }
         }
-    }
-
-    fn take_word(&mut self) -> bool {
-        let at = self.output.windows(MARK.len()).position(|part| part == MARK);
-        let Some(start) = at.map(|at| at + MARK.len()) else { return false };
-        let length = self.output[start..].iter().position(|byte| *byte == b'\n');
-        let Some(length) = length else { return false };
-        self.output.advance(start);
-        self.word = self.output.split_to(length).to_vec();
-        self.output.advance(1);
-        true
     }
 }

@@ -123,17 +123,18 @@ impl Search {
         let args = [arg(dir), arg(at), wish.pattern.as_str().into(), case, text];
         let begun = Script::begin(executor, SCRIPT, args.into_iter().chain(globs), client).await;
         let script = begun.map_err(|error| error.about(path))?;
-        let by = match &script.word[..] {
-            b"rg" => By::Rg,
-            b"grep" => By::Grep,
-            b"grep-each" => By::Each,
-            b"closed" => return Err(FileError::Permission(Shown::of(path))),
+        let by = match script.word.as_str() {
+            "rg" => By::Rg,
+            "grep" => By::Grep,
+            "grep-each" => By::Each,
+            "closed" => return Err(FileError::Permission(Shown::of(path))),
             _ => {
                 let why = "there is neither rg nor grep".into();
                 return Err(FileError::Failed(Shown::of(path), why));
             }
         };
-        let Script { running, output: buffer, said, .. } = script;
+        let Script { running, output, said, .. } = script;
+        let buffer = BytesMut::from(output);
         // rg reads standard input where it is told of no path, which it is.
         let _ = running.control().close_input().await;
         let (file, matches, told) = (None, 0, VecDeque::new());

@@ -4,7 +4,7 @@
 //! read from the tools' words, which a program has no other way to learn.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -21,9 +21,10 @@ use super::{Attrs, Entry, FileError, Shown};
 use crate::exec::{Command, ExecError, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::prompts::Client;
-use crate::ssh::Connection;
+use crate::ssh::{Connection, Preamble, SAY, TooLong};
 
-const SCRIPT: &str = include_str!("sh/files.sh");
+static SCRIPT: LazyLock<String> =
+    LazyLock::new(|| [SAY, "say files; ", include_str!("sh/files.sh")].concat());
 /// What is kept of what a tool says, in bytes.
 const SAID: usize = 4096;
 /// The longest answer that is no file, in bytes: a directory of some hundred thousand names.
@@ -71,8 +72,14 @@ impl Shell {
     }
 
     async fn start(&self, what: &str, path: &[u8], more: &[&[u8]]) -> Result<Running, FileError> {
-        let mut argv =
-            vec!["sh".into(), "-c".into(), SCRIPT.into(), "sh".into(), what.into(), arg(path)];
+        let mut argv = vec![
+            "sh".into(),
+            "-c".into(),
+            SCRIPT.as_str().into(),
+            "sh".into(),
+            what.into(),
+            arg(path),
+        ];
         argv.extend(more.iter().map(|more| more.to_vec().into()));
         let request = ExecRequest { argv, ..ExecRequest::default() };
         let command = Command::new(request)
@@ -253,6 +260,7 @@ pub(super) struct Stream {
     running: Running,
     path: Vec<u8>,
     said: Vec<u8>,
+    preamble: Preamble,
     first: VecDeque<Bytes>,
     ended: bool,
 }
@@ -260,7 +268,7 @@ pub(super) struct Stream {
 impl Stream {
     fn new(running: Running, path: &[u8]) -> Self {
         let (path, said, first) = (path.to_vec(), Vec::new(), VecDeque::new());
-        Self { running, path, said, first, ended: false }
+        Self { running, path, said, preamble: Preamble::default(), first, ended: false }
     }
 
     /// Waits for the line that says that the file is open.
@@ -289,7 +297,13 @@ impl Stream {
         }
         loop {
             match self.running.next().await {
-                Step::Output(frame) if frame.stream() == STDOUT => return Ok(Some(frame.data())),
+                Step::Output(frame) if frame.stream() == STDOUT => {
+                    match self.preamble.pass(frame.data()) {
+                        Ok(Some(data)) => return Ok(Some(data)),
+                        Ok(None) => {}
+                        Err(TooLong) => return Err(odd(&self.path)),
+                    }
+                }
                 Step::Output(frame) => {
                     let room = SAID.saturating_sub(self.said.len());
                     let data = frame.data();
@@ -298,6 +312,7 @@ impl Stream {
                 Step::Ended(Ok(exit)) => {
                     self.ended = true;
                     return match exit.status() {
+                        0 if !self.preamble.is_over() => Err(odd(&self.path)),
                         0 => Ok(None),
                         OTHER_LENGTH => Err(FileError::NotKept(Shown::of(&self.path))),
                         status => Err(FileError::cut_off(&self.path, &exit)

@@ -31,8 +31,8 @@ const TAKE: &str = "exec tar -xof - $2";
 const MAKE: &str = "export LC_MESSAGES=C; exec tar -cf - .";
 
 /// The words of hosts with a tar: GNU's, and another.
-const GNU: &[u8] = b"gnu";
-const OTHER: &[u8] = b"other";
+const GNU: &str = "gnu";
+const OTHER: &str = "other";
 
 /// Starts a script with tar on the host; nothing where none runs.
 async fn script(

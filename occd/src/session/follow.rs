@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::error::SessionError;
-use super::place::{Failure, Following, Words};
+use super::place::{Failure, Following};
 use super::remote::{self, Remote};
 use crate::host::Tries;
 use crate::ssh::error::chain;
@@ -89,14 +89,13 @@ impl Follow {
         let mut reader = Reader::default();
         let (mut rounds, mut silences) = (0, 0);
         loop {
-            let argv = Remote::follow(&self.id, &self.stdout, &self.stderr, self.on);
+            let words = Remote::follow(&self.id, &self.stdout, &self.stderr, self.on);
             let tries = match (reader.attached, self.retries) {
                 (false, _) => self.remote.tries,
                 (true, Some(retries)) => Tries::Retries(retries),
                 (true, None) => Tries::Wait(STEP),
             };
-            let opened =
-                self.remote.place.open(Words::new(&argv), tries, &self.remote.client).await;
+            let opened = self.remote.place.open(words, tries, &self.remote.client).await;
             let following = match opened {
                 Ok(following) => following,
                 Err(failure) if self.goes_on(&failure, reader.attached, &mut rounds) => {
@@ -186,7 +185,10 @@ impl Reader {
                 Ok(Some(data)) => data,
                 Ok(None) if said => return Broke::Link("the host ended the connection".into()),
                 Ok(None) => return Broke::Silent,
-                Err(failure) => return Broke::Link(chain(&failure.into_inner())),
+                Err(Failure::Exec(error)) => return Broke::Link(chain(&error)),
+                // Nothing of it where the link broke before it began.
+                Err(Failure::NotOurs(said)) if said.is_empty() => return Broke::Silent,
+                Err(failure) => return Broke::End(Event::Failed(failure.into())),
             };
             said = true;
             while !data.is_empty() {

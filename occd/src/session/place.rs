@@ -12,9 +12,12 @@ use crate::exec::{Command, ExecError, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::host::machine::Retry;
 use crate::prompts::Client;
+use crate::ssh::{Preamble, SAY, TooLong};
 
 /// The most that an answer may be, in bytes: a thousand sessions with what is known of each.
 const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+/// What is kept of standard error, in bytes.
+const SAID: usize = 64 * 1024;
 
 /// A place.
 #[derive(Debug, Clone)]
@@ -26,20 +29,22 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// The whole output of a command.
+/// The whole output of a script.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub(super) out: Vec<u8>,
     pub(super) err: Vec<u8>,
 }
 
-/// A command and its arguments.
-#[derive(Debug)]
+/// A script and its arguments, as words that every login shell passes on.
+#[derive(Debug, Clone)]
 pub(super) struct Words(ExecRequest);
 
 impl Words {
-    pub(super) fn new(argv: &[Bytes]) -> Self {
-        let argv = argv.iter().map(|arg| wire::Bytes(arg.to_vec())).collect();
+    pub(super) fn new<'a>(script: &str, args: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let script = [SAY, "say session; ", script].concat();
+        let mut argv: Vec<wire::Bytes> = ["sh", "-c", &script, "occ"].map(Into::into).into();
+        argv.extend(args.into_iter().map(|arg| wire::Bytes(arg.to_vec())));
         Self(ExecRequest { argv, ..ExecRequest::default() })
     }
 
@@ -49,34 +54,36 @@ impl Words {
     }
 }
 
-/// Why a command gave no answer.
-#[derive(Debug)]
-pub(super) struct Failure(ExecError);
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
+/// Why a script gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Exec(ExecError),
+    /// It did not run: something else did, which said this.
+    #[error("the host runs something else than it was asked to: {0:?}")]
+    NotOurs(String),
 }
 
 impl Failure {
     /// Returns whether it may be over soon, without anybody acting: the link.
     pub(super) fn is_passing(&self) -> bool {
         matches!(
-            self.0,
-            ExecError::LinkLost { .. }
-                | ExecError::OutputCut { .. }
-                | ExecError::NoExit
-                | ExecError::NoAnswer { .. }
-                | ExecError::NoSession(_)
-                | ExecError::NotStarted
+            self,
+            Self::Exec(
+                ExecError::LinkLost { .. }
+                    | ExecError::OutputCut { .. }
+                    | ExecError::NoExit
+                    | ExecError::NoAnswer { .. }
+                    | ExecError::NoSession(_)
+                    | ExecError::NotStarted
+            )
         )
     }
 
     /// Returns whether the host may be there later: nobody has to act for that.
     pub(super) fn is_worth_waiting(&self) -> bool {
-        match &self.0 {
-            ExecError::Unreachable(inner) => inner.error.retry() != Retry::Fatal,
+        match self {
+            Self::Exec(ExecError::Unreachable(inner)) => inner.error.retry() != Retry::Fatal,
             _ => self.is_passing(),
         }
     }
@@ -84,17 +91,15 @@ impl Failure {
     /// Returns whether the command may have been run.
     pub(super) fn may_have_run(&self) -> bool {
         let not_sent = matches!(
-            self.0,
-            ExecError::NoSession(_)
-                | ExecError::NotStarted
-                | ExecError::Unreachable(_)
-                | ExecError::NoShell(_)
+            self,
+            Self::Exec(
+                ExecError::NoSession(_)
+                    | ExecError::NotStarted
+                    | ExecError::Unreachable(_)
+                    | ExecError::NoShell(_)
+            )
         );
         !not_sent
-    }
-
-    pub(super) fn into_inner(self) -> ExecError {
-        self.0
     }
 }
 
@@ -113,14 +118,14 @@ impl Place {
     }
 
     async fn start(&self, words: Words, tries: Tries, client: &Client) -> Result<Running, Failure> {
-        let command = Command::new(words.0).map_err(|_| Failure(ExecError::Refused))?;
+        let command = Command::new(words.0).map_err(|_| Failure::Exec(ExecError::Refused))?;
         let progress = Progress::default();
         // Boxed, as its type is deep.
         let starting: BoxFuture<'_, _> = Box::pin(self.0.start(&command, tries, client, &progress));
-        starting.await.map_err(Failure)
+        starting.await.map_err(Failure::Exec)
     }
 
-    /// Runs a command and returns its output.
+    /// Runs a script and returns its output.
     pub(super) async fn run(
         &self,
         words: Words,
@@ -128,7 +133,7 @@ impl Place {
         tries: Tries,
         client: &Client,
     ) -> Result<Answer, Failure> {
-        let mut running = self.start(words, tries, client).await?;
+        let running = self.start(words, tries, client).await?;
         let control = running.control();
         let owner = control.clone();
         // Beside the output: a command may end before it has read all.
@@ -143,50 +148,69 @@ impl Place {
                 tracing::trace!("a command ended before it read its input");
             }
         });
-        let mut answer = Answer::default();
-        loop {
-            match running.next().await {
-                Step::Output(frame) => {
-                    let stdout = frame.stream() == STDOUT;
-                    let kept = if stdout { &mut answer.out } else { &mut answer.err };
-                    let room = ANSWER_LIMIT.saturating_sub(kept.len());
-                    let data = frame.data();
-                    kept.extend_from_slice(&data[..data.len().min(room)]);
-                }
-                Step::Ended(Ok(_)) => return Ok(answer),
-                Step::Ended(Err(failure)) => return Err(Failure(failure)),
-            }
+        let mut following = Following::new(running);
+        let mut out = Vec::new();
+        while let Some(data) = following.next().await? {
+            let room = ANSWER_LIMIT.saturating_sub(out.len());
+            out.extend_from_slice(&data[..data.len().min(room)]);
         }
+        Ok(Answer { out, err: following.said })
     }
 
-    /// Starts a command whose output is read as it comes. It ends when it is dropped.
+    /// Starts a script whose output is read as it comes. It ends when it is dropped.
     pub(super) async fn open(
         &self,
         words: Words,
         tries: Tries,
         client: &Client,
     ) -> Result<Following, Failure> {
-        Ok(Following(self.start(words, tries, client).await?))
+        Ok(Following::new(self.start(words, tries, client).await?))
     }
 }
 
-/// A command whose output is followed.
+/// A script whose output is followed.
 #[derive(Debug)]
-pub(super) struct Following(Running);
+pub(super) struct Following {
+    running: Running,
+    preamble: Preamble,
+    /// What it says on standard error.
+    said: Vec<u8>,
+}
 
 impl Following {
+    fn new(running: Running) -> Self {
+        Self { running, preamble: Preamble::default(), said: Vec::new() }
+    }
+
     /// Returns the next bytes of its standard output, nothing at its end. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
-            match self.0.next().await {
-                Step::Output(frame) if frame.stream() == STDOUT => return Ok(Some(frame.data())),
-                Step::Output(frame) => {
-                    let text = String::from_utf8_lossy(&frame.data()).into_owned();
-                    tracing::debug!(%text, "a host said about a session");
+            match self.running.next().await {
+                Step::Output(frame) if frame.stream() == STDOUT => {
+                    match self.preamble.pass(frame.data()) {
+                        Ok(Some(data)) => return Ok(Some(data)),
+                        Ok(None) => {}
+                        Err(TooLong) => return Err(self.not_ours()),
+                    }
                 }
+                Step::Output(frame) => {
+                    let data = frame.data();
+                    let room = SAID.saturating_sub(self.said.len());
+                    self.said.extend_from_slice(&data[..data.len().min(room)]);
+                    tracing::debug!(text = %String::from_utf8_lossy(&data), "a host said about a session");
+                }
+                // The link broke before the script had begun.
+                Step::Ended(Ok(exit)) if exit.cut_off => return Ok(None),
+                Step::Ended(Ok(_)) if !self.preamble.is_over() => return Err(self.not_ours()),
                 Step::Ended(Ok(_)) => return Ok(None),
-                Step::Ended(Err(failure)) => return Err(Failure(failure)),
+                Step::Ended(Err(failure)) => return Err(Failure::Exec(failure)),
             }
         }
+    }
+
+    fn not_ours(&self) -> Failure {
+        let before = self.preamble.text();
+        let said = String::from_utf8_lossy(&self.said);
+        Failure::NotOurs(if before.is_empty() { said.trim().to_owned() } else { before })
     }
 }

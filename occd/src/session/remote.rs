@@ -73,12 +73,11 @@ pub(super) enum Signalled {
 
 impl Remote {
     /// Asks until there is an answer, as its words line by line.
-    async fn ask(&self, argv: Vec<Bytes>, stdin: Bytes) -> Result<String, SessionError> {
+    async fn ask(&self, mut words: Words, stdin: Bytes) -> Result<String, SessionError> {
+        words.limit(ANSWER);
         let mut rounds = 0;
         loop {
-            let mut words = Words::new(&argv);
-            words.limit(ANSWER);
-            match self.place.run(words, stdin.clone(), self.tries, &self.client).await {
+            match self.place.run(words.clone(), stdin.clone(), self.tries, &self.client).await {
                 Ok(answer) if answer.out.is_empty() => {
                     let said = String::from_utf8_lossy(&answer.err).trim().to_owned();
                     return Err(SessionError::Garbled(occ_proto::text::sanitize(&said)));
@@ -109,15 +108,13 @@ impl Remote {
         let takes = format!("{takes}{}{}", flag(info.tty, "t"), flag(replace, "r"));
         let cwd = request.cwd.clone().unwrap_or_default();
         let keep = keep.to_string();
-        let mut argv =
-            script(&supervisor::START, &[&info.id, &supervisor::RUN, &meta, &keep, &takes, &cwd]);
-        if info.tty {
-            argv.extend(
-                ["sh", "-c", &supervisor::TTY, "sh"].map(|word| Bytes::from(word.to_owned())),
-            );
-        }
-        argv.extend(request.argv.iter().map(|arg| Bytes::from(arg.0.clone())));
-        let answer = self.ask(argv, env.into()).await?;
+        let own = [&info.id, supervisor::RUN.as_str(), &meta, &keep, &takes, &cwd];
+        let own = own.map(str::as_bytes);
+        let terminal = ["sh", "-c", &supervisor::TTY, "sh"].map(str::as_bytes);
+        let terminal = terminal.into_iter().filter(|_| info.tty);
+        let program = request.argv.iter().map(|arg| &arg.0[..]);
+        let words = Words::new(&supervisor::START, own.into_iter().chain(terminal).chain(program));
+        let answer = self.ask(words, env.into()).await?;
         match answer.trim_end().split_once(' ').unwrap_or((answer.trim_end(), "")) {
             // The answer to the first question got lost on the way.
             ("s" | "exists", "") => Ok(()),
@@ -151,13 +148,17 @@ impl Remote {
         let flag = |is| if is { "1" } else { "0" };
         let (from, length) = (from.to_string(), data.len().to_string());
         let args = [id, &from, &length, flag(last), flag(*again)];
-        let argv = script(&supervisor::INPUT, &args);
-        let mut words = Words::new(&argv);
+        let mut words = script(&supervisor::INPUT, &args);
         words.limit(ANSWER);
         let answer = match self.place.run(words, data, self.tries, &self.client).await {
             Ok(answer) => String::from_utf8_lossy(&answer.out).into_owned(),
             Err(failure) if failure.is_passing() => {
                 *again |= failure.may_have_run();
+                return Err(SessionError::LinkLost);
+            }
+            // The link broke before it said anything.
+            Err(Failure::NotOurs(said)) if said.is_empty() => {
+                *again = true;
                 return Err(SessionError::LinkLost);
             }
             Err(failure) => return Err(failure.into()),
@@ -212,7 +213,7 @@ impl Remote {
     }
 
     /// Returns the words that send a session's output.
-    pub(super) fn follow(id: &str, stdout: &str, stderr: &str, on: bool) -> Vec<Bytes> {
+    pub(super) fn follow(id: &str, stdout: &str, stderr: &str, on: bool) -> Words {
         script(&supervisor::FOLLOW, &[id, stdout, stderr, if on { "1" } else { "0" }])
     }
 }
@@ -221,10 +222,8 @@ fn garbled(answer: &str) -> SessionError {
     SessionError::Garbled(occ_proto::text::sanitize(answer.trim_end()))
 }
 
-/// Returns the words that run a script, which every login shell passes on.
-fn script(script: &str, args: &[&str]) -> Vec<Bytes> {
-    let words = ["sh", "-c", script, "occ"].into_iter().chain(args.iter().copied());
-    words.map(|word| Bytes::from(word.to_owned())).collect()
+fn script(script: &str, args: &[&str]) -> Words {
+    Words::new(script, args.iter().map(|arg| arg.as_bytes()))
 }
 
 /// Returns the environment as lines for a shell, which do not show in a list of processes as words would.
@@ -272,7 +271,10 @@ fn told(answer: &str) -> Vec<Told> {
 
 impl From<Failure> for SessionError {
     fn from(failure: Failure) -> Self {
-        Self::Exec(failure.into_inner())
+        match failure {
+            Failure::Exec(error) => Self::Exec(error),
+            Failure::NotOurs(said) => garbled(&said),
+        }
     }
 }
 

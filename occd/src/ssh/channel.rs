@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::connection::Connection;
 use super::inbox::{ANSWERS, Closed, ExitReport, Frame, Inbox, OutputLost};
 use super::marker::Marker;
+use super::preamble::{Preamble, TooLong};
 use super::sessions::StreamPlace;
 
 /// How long a program has between TERM and KILL, and between KILL and end of file.
@@ -338,7 +339,12 @@ impl Channel {
 
     /// Returns the channel as a byte stream, for protocols that run over it. Standard error is no part of it.
     pub fn into_stream(self) -> ChannelStream {
-        ChannelStream::new(self)
+        ChannelStream::new(self, None)
+    }
+
+    /// Returns the stream of a script, which begins behind its word.
+    pub fn into_script_stream(self) -> ChannelStream {
+        ChannelStream::new(self, Some(Preamble::default()))
     }
 }
 
@@ -451,6 +457,8 @@ impl Stderr {
 /// A channel as a byte stream.
 pub struct ChannelStream {
     channel: Arc<Channel>,
+    /// What comes before a script's own output.
+    preamble: Option<Preamble>,
     frame: Bytes,
     stderr: Stderr,
     receiving: Option<Pin<Box<dyn Future<Output = Option<Frame>> + Send>>>,
@@ -465,11 +473,12 @@ impl std::fmt::Debug for ChannelStream {
 }
 
 impl ChannelStream {
-    fn new(channel: Channel) -> Self {
+    fn new(channel: Channel, preamble: Option<Preamble>) -> Self {
         let writer = Box::pin(channel.write_half().make_writer());
         let inbox = Arc::clone(&channel.inbox);
         Self {
             channel: Arc::new(channel),
+            preamble,
             frame: Bytes::new(),
             stderr: Stderr::default(),
             receiving: None,
@@ -505,12 +514,27 @@ impl AsyncRead for ChannelStream {
             self.receiving = None;
             match next {
                 Some(frame) if frame.stream() == occ_proto::exec::STDOUT => {
-                    self.frame = frame.data();
+                    self.frame = match &mut self.preamble {
+                        None => frame.data(),
+                        Some(preamble) => match preamble.pass(frame.data()) {
+                            Ok(passed) => passed.unwrap_or_default(),
+                            Err(TooLong) => {
+                                let text = "the host runs something else than it was asked to";
+                                return Poll::Ready(Err(io::Error::other(text)));
+                            }
+                        },
+                    };
                 }
                 Some(frame) => {
                     self.stderr.take(&frame.data());
                 }
-                None => return Poll::Ready(Ok(())),
+                None => {
+                    // Whatever ran in a script's place has said this.
+                    if let Some(preamble) = self.preamble.take().filter(|one| !one.is_over()) {
+                        self.stderr.take(preamble.text().as_bytes());
+                    }
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
         let n = self.frame.len().min(buf.remaining());

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::inbox::Closed;
+use super::preamble::Preamble;
 
 /// How long a host may take to answer; some login shells read slow start-up files.
 const PROBE: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ const LIMIT: usize = 16 * 1024;
 /// are few. `docker context` is asked only where one is chosen: starting the docker client takes 20 ms and more.
 const SCRIPT: &str = concat!(
     "exec sh -c '",
+    "echo; echo occ-script probe; ",
     "echo occ-probe shell=$SHELL; ",
     "printf \"occ-probe uname=\"; uname -sm; ",
     "command -v docker >/dev/null 2>&1 && echo occ-probe docker=1; ",
@@ -94,11 +96,15 @@ async fn ask(connection: &Arc<Connection>, in_background: bool) -> Result<Vec<u8
         return Err("refused".into());
     }
     channel.eof().await.map_err(|e| format!("{e:?}"))?;
-    let mut answer = Vec::new();
+    let (mut preamble, mut answer) = (Preamble::default(), Vec::new());
     let mut is_whole = false;
     while let Some(frame) = channel.recv().await {
-        if frame.stream() == STDOUT && answer.len() < LIMIT {
-            answer.extend_from_slice(&frame.data());
+        if frame.stream() != STDOUT || answer.len() >= LIMIT {
+            continue;
+        }
+        // What runs something else may say what it likes.
+        if let Ok(Some(data)) = preamble.pass(frame.data()) {
+            answer.extend_from_slice(&data);
         }
         is_whole = answer.windows(END.len()).any(|part| part == END);
         if is_whole {
@@ -184,9 +190,9 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_found_among_a_shells_greetings() {
+    fn an_answer_is_read_line_by_line() {
         let system = parse(
-            b"Welcome!\nocc-probe shell=/bin/bash\nocc-probe uname=Linux x86_64\n\
+            b"occ-probe shell=/bin/bash\nocc-probe uname=Linux x86_64\n\
               occ-probe docker=1\nocc-probe usable=/var/run/docker.sock\n\
               occ-probe usable=/var/run/docker.sock\nocc-probe denied=/run/podman/podman.sock\n\
               occ-probe whose=660:root:podman:me\n",

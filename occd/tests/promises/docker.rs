@@ -14,7 +14,7 @@ use crate::ask::look;
 use crate::support::{daemon_for, daemon_with, settled, status};
 
 /// Returns an engine, unless one of the servers is missing.
-fn engine() -> Option<DockerRig> {
+pub(crate) fn engine() -> Option<DockerRig> {
     (RealSshd::require() && DockerRig::require()).then(DockerRig::start)
 }
 

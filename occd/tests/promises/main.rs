@@ -40,6 +40,7 @@ mod files;
 mod files_cli;
 mod forward;
 mod grants;
+mod greeting;
 mod groups;
 mod history;
 mod host_keys;

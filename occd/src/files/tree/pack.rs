@@ -53,7 +53,7 @@ impl Pack {
             && let Some(mut script) = script(executor, MAKE, path, "", client).await
         {
             let within = script.word == GNU;
-            if script.word == b"closed" {
+            if script.word == "closed" {
                 return Err(FileError::Permission(Shown::of(path)));
             }
             // One that ends before its archive begins cannot be run.
