@@ -41,13 +41,19 @@ send() {
     fi
     k=$f b=$n
   done
+  # There is none yet, or the session was removed.
+  [ "$k" = "$1/*" ] && return
   # Open before its length is known: it may be removed, and what is announced must come.
   { piece "$1"; } <"$k"
+  # Then there is another one.
+  [ -e "$k" ] || w=1
 } 2>/dev/null
 
 piece() {
   size "$k"
-  [ "$p" -lt "$b" ] && [ "$n" -gt 0 ] && p=$b
+  # It has been removed, or is empty.
+  [ "$n" -gt 0 ] || return
+  [ "$p" -lt "$b" ] && p=$b
   c=$((b+n-p))
   [ "$on" = 0 ] && [ "$((p+c))" -gt "$m" ] && c=$((m-p))
   if [ "$c" -gt 0 ]; then

@@ -249,6 +249,37 @@ fn ten_megabytes_come_byte_for_byte_and_old_ones_leave_an_explicit_gap() {
 }
 
 #[test]
+fn output_that_goes_while_it_is_looked_at_is_a_gap_and_nothing_else() {
+    // busybox has an ls of its own, whatever is in the path.
+    for host in ["dash", "bash"].into_iter().filter_map(Host::of) {
+        let session = host.session("work");
+        for dir in ["o", "e", "i"] {
+            std::fs::create_dir_all(session.join(dir)).unwrap();
+        }
+        let segment = |n: u32| session.join(format!("o/{n:016}"));
+        std::fs::write(segment(10), "ten bytes.").unwrap();
+        std::fs::write(segment(20), "all there is").unwrap();
+        for (file, text) in [("e/0000000000000000", ""), ("o.end", ""), ("e.end", "")] {
+            std::fs::write(session.join(file), text).unwrap();
+        }
+        std::fs::write(session.join("exit"), "0000\n").unwrap();
+        // It is removed when it is open already, and its length is looked at.
+        let bin = host.dir.path().join("bin");
+        let ls = found("ls").unwrap();
+        let script = format!(
+            "#!/bin/sh\ncase $2 in o/*10) rm -f \"$2\";; esac\nexec {} \"$@\"\n",
+            ls.display()
+        );
+        std::fs::write(bin.join("ls"), script).unwrap();
+        std::fs::set_permissions(bin.join("ls"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (bytes, from) = host.output("work", "0");
+        assert!(!segment(10).exists());
+        assert_eq!(String::from_utf8_lossy(&bytes), "all there is", "{}", host.shell);
+        assert_eq!(from, [20], "{}", host.shell);
+    }
+}
+
+#[test]
 fn input_is_taken_once_in_order_and_to_its_end() {
     for host in Host::all() {
         host.start("ag", &["sh", "-c", "exec cat"]);
