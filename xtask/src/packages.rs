@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Failed, run};
 
 /// Programs and the package that has them. Tests skip, visibly, what is not there.
-const PROGRAMS: [(&str, &str); 37] = [
+const PROGRAMS: [(&str, &str); 38] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("dropbear", "dropbear-bin"),
@@ -43,6 +43,7 @@ const PROGRAMS: [(&str, &str); 37] = [
     ("fish", "fish"),
     ("mandoc", "mandoc"),
     ("shellcheck", "shellcheck"),
+    ("faketime", "faketime"),
 ];
 
 /// The variable that makes a missing server a failure, and the programs that the server needs.
@@ -66,7 +67,7 @@ pub(crate) const SERVERS: [(&str, &[&str]); 6] = [
     ),
     ("OCC_REQUIRE_TERMINAL", &["tmux", "screen", "vi", "nvim", "top", "tput"]),
     ("OCC_REQUIRE_SHELLS", &["bash", "zsh", "fish", "mandoc", "shellcheck", "dpkg-deb"]),
-    ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount", "ip"]),
+    ("OCC_REQUIRE_SYSTEMD", &["systemctl", "unshare", "mount", "ip", "faketime"]),
 ];
 
 /// Returns whether a program is in the PATH or where servers are, which is not in everybody's PATH.

@@ -17,7 +17,7 @@ use testkit::{DaemonRig, EmbeddedHost};
 use crate::ask::{GUARD, body, echoes, in_state, list};
 
 /// How often it is killed; OCC_KILLS says otherwise.
-const KILLS: usize = 40;
+const KILLS: usize = 200;
 /// Long before the file is written anyway.
 const SOON: Duration = Duration::from_secs(20);
 /// The latest moment of a kill after the start: a daemon is ready, and has written some files, by then.

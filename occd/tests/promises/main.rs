@@ -93,3 +93,4 @@ mod unit;
 mod update_host_keys;
 mod upgrade;
 mod wake;
+mod wall_clock;
