@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    occd::rest::keep_freed();
+    occd::rest::prepare();
     let env = Env::from_process();
     let passed = PassedSocket::take()?;
     let socket = match &passed {

@@ -1,11 +1,15 @@
-//! What the daemon gives back once nothing goes on: the pages of its program that starting and logging in took, and the
-//! memory that was freed.
+//! What the daemon gives back once nothing goes on: the pages of its program and of libraries that starting and logging in
+//! took, and the memory that was freed.
 //!
 //! The kernel maps sixteen pages of a file for each one that is needed, and keeps them as long as there is memory, so
-//! that nearly all of the program's text is resident soon, most of it for what happens once. What is dropped here comes
+//! that nearly all of the program is resident soon, most of it for what happens once. What is dropped here comes
 //! back page by page from the kernel's cache when it is needed: a twentieth of a millisecond for a request after a rest.
 //! What was freed is kept by the C library's allocator for whoever wants it next; after ten thousand clients it is much.
 
+#[cfg(target_os = "linux")]
+use std::ops::Range;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,9 +23,24 @@ const QUIET: Duration = Duration::from_secs(30);
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT: (i32, i32) = (16 << 20, 4 << 20);
 
+/// The files that were mapped at the start, when no other thread could load a library: one that is being loaded is mapped as a
+/// whole before parts of it can be written to, and must not be touched then.
+#[cfg(target_os = "linux")]
+static FILES: OnceLock<Vec<Range<usize>>> = OnceLock::new();
+
+/// Prepares for what is done at rest. To be called when a program starts, before it has other threads.
+pub fn prepare() {
+    keep_freed();
+    #[cfg(target_os = "linux")]
+    match files() {
+        Ok(files) => drop(FILES.set(files)),
+        Err(error) => tracing::debug!(%error, "the pages of files stay where they are"),
+    }
+}
+
 /// Has the allocator keep what is freed, so that a stream does not take it from the system again for each piece: that was a
 /// third of what a forward cost. Others than glibc's do so by themselves.
-pub fn keep_freed() {
+fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: It may be called at any time (mallopt(3)); what it does not take stays as it is.
     #[allow(unsafe_code)]
@@ -63,10 +82,7 @@ pub async fn keep_small(
 #[cfg(target_os = "linux")]
 fn give_back() {
     trim();
-    match text() {
-        Ok(ranges) => ranges.into_iter().for_each(drop_pages),
-        Err(error) => tracing::debug!(%error, "the program's text stays where it is"),
-    }
+    FILES.get().into_iter().flatten().for_each(drop_pages);
 }
 
 /// Gives back what the allocator keeps though it was freed. Others than glibc's do so by themselves.
@@ -85,36 +101,49 @@ fn trim() {}
 #[cfg(not(target_os = "linux"))]
 fn give_back() {}
 
-/// Returns where the program's text is mapped (proc_pid_maps(5)).
+/// Returns where files are mapped of which no page can be written to or has been changed: text and constants of the program and
+/// its libraries (proc_pid_smaps(5)). What the loader has changed before it became read-only is not among them.
 #[cfg(target_os = "linux")]
-fn text() -> std::io::Result<Vec<std::ops::Range<usize>>> {
-    use std::os::unix::fs::MetadataExt as _;
+fn files() -> std::io::Result<Vec<Range<usize>>> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let (mut files, mut mapping) = (Vec::new(), None);
+    for line in smaps.lines() {
+        if let Some(mapped) = file(line) {
+            mapping = Some(mapped);
+        } else if line.starts_with("Anonymous:")
+            && let Some(range) = mapping.take()
+            && line.split_ascii_whitespace().nth(1) == Some("0")
+        {
+            files.push(range);
+        }
+    }
+    Ok(files)
+}
 
-    let program = std::fs::metadata("/proc/self/exe")?.ino().to_string();
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let range = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (range, mode) = (fields.next()?, fields.next()?);
-        let (_offset, _device, inode) = (fields.next()?, fields.next()?, fields.next()?);
-        let (start, end) = range.split_once('-')?;
-        let address = |text| usize::from_str_radix(text, 16).ok();
-        (mode == "r-xp" && inode == program).then_some(address(start)?..address(end)?)
-    };
-    Ok(maps.lines().filter_map(range).collect())
+/// Returns the range of a mapping, from its first line, if it is one of a file that cannot be written to.
+#[cfg(target_os = "linux")]
+fn file(line: &str) -> Option<Range<usize>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (range, mode) = (fields.next()?, fields.next()?);
+    let (_offset, _device, inode) = (fields.next()?, fields.next()?, fields.next()?);
+    let (start, end) = range.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let range = address(start)?..address(end)?;
+    (matches!(mode, "r-xp" | "r--p") && inode != "0").then_some(range)
 }
 
 #[cfg(target_os = "linux")]
-fn drop_pages(range: std::ops::Range<usize>) {
+fn drop_pages(range: &Range<usize>) {
     use rustix::mm::{Advice, madvise};
 
     let start = std::ptr::with_exposed_provenance_mut(range.start);
-    // SAFETY: The kernel has just named the range as a mapping of this program's own file that can be read and executed,
-    // and not written to. Nobody else unmaps it, and what is in it is what is in the file, which cannot be written to
-    // while it runs (ETXTBSY): an access after this finds the same bytes (madvise(2), MADV_DONTNEED).
+    // SAFETY: At the start, the kernel named the range as a private mapping of a file that cannot be written to and of which no
+    // page is this process's own. Nothing changes the protection of such a mapping or unmaps it: the program and what it is linked
+    // to stay. So what is in it is what is in the file, and an access after this finds that (madvise(2), MADV_DONTNEED).
     #[allow(unsafe_code)]
     let dropped = unsafe { madvise(start, range.len(), Advice::LinuxDontNeed) };
     if let Err(error) = dropped {
-        tracing::debug!(%error, "the program's text stays where it is");
+        tracing::debug!(%error, "the pages of files stay where they are");
     }
 }
 
@@ -123,10 +152,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_of_this_program_is_found_and_given_back() {
-        let ranges = text().unwrap();
+    fn the_pages_of_files_are_found_and_given_back() {
+        prepare();
+        let ranges = FILES.get().unwrap();
         let here = give_back as *const () as usize;
         assert!(ranges.iter().any(|range| range.contains(&here)), "{ranges:?}");
+        // The constants, too, and nothing that can be or was written to.
+        let constant = "the pages of files stay where they are".as_ptr().expose_provenance();
+        assert!(ranges.iter().any(|range| range.contains(&constant)), "{ranges:?}");
+        static CHANGED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
+        let changed = std::ptr::from_ref(&CHANGED).expose_provenance();
+        assert!(!ranges.iter().any(|range| range.contains(&changed)), "{ranges:?}");
         let resident = || {
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
