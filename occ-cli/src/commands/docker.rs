@@ -10,10 +10,11 @@ use occ_proto::paths::docker_socket_name;
 use serde_json::json;
 
 use super::Context;
-use super::group::{End, Group, OnSignal};
+use super::group::{End, Group, OnSignal, of_host};
 use crate::cli::{DockerArgs, DockerContextArgs, DockerSocketArgs};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
+use crate::output::removal::{self, Done, Removal};
 use crate::place::Place;
 
 /// Returns the socket of this machine's own engine: the one that the sandbox commands mean, whatever this shell's docker
@@ -75,9 +76,14 @@ pub(crate) async fn run_socket(
     let (client, place) = context.client_and_place().await?;
     let socket = match (&place, args.remove) {
         (Place::Host(host, _), true) => {
-            remove(&client, host).await?;
-            removed(context, host)?;
-            return Ok(0);
+            let removing = async {
+                remove(&client, host).await?;
+                if !ui.json {
+                    ui.say(&removed(host))?;
+                }
+                Ok((Done::Removed, None))
+            };
+            return removal::one(ui, host.as_str(), removing).await;
         }
         (Place::Host(host, _), false) => socket(&client, host).await?,
         (Place::Local, true) => {
@@ -106,11 +112,8 @@ fn document(socket: &DockerSocketPath) -> Result<String, CliError> {
     Ok(format!("{line}\n"))
 }
 
-fn removed(context: &Context<'_>, host: &HostName) -> Result<(), CliError> {
-    match context.ui.json {
-        true => context.ui.value(&json!({ "removed": true, "host": host })),
-        false => context.ui.say(&format!("Removed: the Docker socket of '{host}'.")),
-    }
+fn removed(host: &HostName) -> String {
+    format!("Removed: the Docker socket of '{host}'.")
 }
 
 /// Does the same for each host of a group.
@@ -124,7 +127,13 @@ async fn sockets(
         let done = async {
             if args.remove {
                 remove(client, &host).await?;
-                return removed(context, &host);
+                return match ui.json {
+                    true => {
+                        let text = json!(Removal::of(host.as_str())).to_string();
+                        ui.print(&of_host(&host, text.as_bytes()))
+                    }
+                    false => ui.say(&removed(&host)),
+                };
             }
             let socket = socket(client, &host).await?;
             match ui.json {
@@ -230,21 +239,20 @@ pub(crate) async fn run_context(
     let place = host.map_or_else(|| "local".to_owned(), ToString::to_string);
     let name = format!("occ-{place}");
     if args.remove {
-        let found = docker_context(&["inspect", &name]).map_err(|error| no_docker(&error))?;
-        let is_there = found.status.success();
-        if is_there {
-            remove_context(context, &name)?;
-        } else if !ui.json {
-            ui.say(&format!("Nothing to remove: there is no docker context '{name}'."))?;
-        }
-        if let Some(host) = host {
-            remove(&client, host).await?;
-        }
-        if ui.json {
-            let gone = serde_json::json!({ "host": place, "context": name, "removed": is_there });
-            ui.value(&gone)?;
-        }
-        return Ok(0);
+        let removing = async {
+            let found = docker_context(&["inspect", &name]).map_err(|error| no_docker(&error))?;
+            let is_there = found.status.success();
+            if is_there {
+                remove_context(context, &name)?;
+            } else if !ui.json {
+                ui.say(&format!("Nothing to remove: there is no docker context '{name}'."))?;
+            }
+            if let Some(host) = host {
+                remove(&client, host).await?;
+            }
+            Ok((if is_there { Done::Removed } else { Done::Absent }, None))
+        };
+        return removal::one(ui, &name, removing).await;
     }
     let socket = match host {
         Some(host) => socket(&client, host).await?,

@@ -6,13 +6,13 @@ use hyper::Method;
 use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::files::{FileInfo, FileKind, FileList};
-use serde_json::json;
 
 use super::Context;
 use crate::cli::{CatArgs, LsArgs, RmArgs};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::exchange::{Answer, Ask, bytes_of};
+use crate::output::removal::{self, Done};
 use crate::output::write_stdout;
 use crate::place::Place;
 use crate::spot::Spot;
@@ -167,24 +167,28 @@ pub(super) async fn cut(client: &Client, spot: &Spot, how_far: &str) -> CliError
 /// Removes files.
 pub(crate) async fn rm(context: &Context<'_>, args: &RmArgs) -> Result<u8, CliError> {
     let (client, home) = home(context, &args.paths).await?;
-    let mut gone = Vec::new();
+    let query = if args.recursive { "?recursive=true" } else { "" };
+    let mut spots = Vec::new();
     for path in &args.paths {
+        // All are looked at before the first is removed.
         let spot = Spot::of(path, home.as_ref())?;
-        let query = if args.recursive { "?recursive=true" } else { "" };
-        let removed = client.request(Method::DELETE, &spot.api(query)?, None::<&()>, None).await;
+        let api = spot.api(query)?;
+        spots.push((spot.to_string(), (spot, api)));
+    }
+    removal::each(context.ui, spots, async |(spot, api)| {
+        let removed = client.request(Method::DELETE, &api, None::<&()>, None).await;
         match removed {
-            Err(error) if args.force && error.daemon_code() == Some(Code::FileNotFound) => {}
-            Err(error) if error.daemon_code() == Some(Code::NotEmpty) => {
-                return Err(error.hint(format!("occ rm -r {}", spot.word())));
+            Err(error) if args.force && error.daemon_code() == Some(Code::FileNotFound) => {
+                Ok((Done::Absent, None))
             }
-            Err(error) => return Err(error),
-            Ok(_) => gone.push(spot.to_string()),
+            Err(error) if error.daemon_code() == Some(Code::NotEmpty) => {
+                Err(error.hint(format!("occ rm -r {}", spot.word())))
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok((Done::Removed, None)),
         }
-    }
-    if context.ui.json {
-        context.ui.value(&json!({ "removed": gone }))?;
-    }
-    Ok(0)
+    })
+    .await
 }
 
 #[cfg(test)]

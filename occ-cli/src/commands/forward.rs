@@ -14,6 +14,7 @@ use crate::cli::{ForwardAddArgs, ForwardCommand};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::host::bytes;
+use crate::output::removal::{self, Deed, Done};
 use crate::output::table::Table;
 use crate::output::{Colour, Ui, with_note};
 use crate::target::Target;
@@ -230,6 +231,12 @@ fn table(ui: &Ui, forwards: &[Forward]) -> Table {
 async fn remove(context: &Context<'_>, which: &str) -> Result<u8, CliError> {
     let client = context.client().await?;
     let list = forwards(context, &client).await?;
+    let removing = async { take_away(context, &client, find(&list, which)?).await };
+    removal::one(context.ui, which, removing).await
+}
+
+/// Returns the forward of that port, path or ID.
+fn find<'a>(list: &'a ForwardList, which: &str) -> Result<&'a Forward, CliError> {
     let is_it = |forward: &&Forward| {
         let port = forward.listen.port().map(|port| port.to_string());
         forward.id == which || port.as_deref() == Some(which) || forward.listen.to_string() == which
@@ -238,10 +245,7 @@ async fn remove(context: &Context<'_>, which: &str) -> Result<u8, CliError> {
     match found.as_slice() {
         [] => Err(CliError::failed(format!("There is no forward '{}'.", sanitize(which)))
             .hint("occ forward list shows them")),
-        [one] => {
-            take_away(context, &client, one).await?;
-            Ok(0)
-        }
+        [one] => Ok(one),
         several => {
             let ids: Vec<&str> = several.iter().map(|forward| forward.id.as_str()).collect();
             let text = format!("{} are several forwards: {}.", sanitize(which), ids.join(", "));
@@ -254,26 +258,23 @@ async fn remove_all(context: &Context<'_>) -> Result<u8, CliError> {
     let client = context.client().await?;
     let list = forwards(context, &client).await?;
     let own = list.forwards.iter().filter(|forward| forward.service.is_none());
-    let mut count = 0;
-    for forward in own {
-        take_away(context, &client, forward).await?;
-        count += 1;
-    }
-    if count == 0 && !context.ui.json {
+    let own: Vec<_> = own.map(|forward| (forward.id.clone(), forward)).collect();
+    if own.is_empty() && !context.ui.json {
         context.ui.say("No forwards.")?;
     }
-    Ok(0)
+    let take_away = async |forward: &Forward| take_away(context, &client, forward).await;
+    removal::each(context.ui, own, take_away).await
 }
 
 async fn take_away(
     context: &Context<'_>,
     client: &Client,
     forward: &Forward,
-) -> Result<(), CliError> {
+) -> Result<Deed, CliError> {
     let path = format!("/v1/forwards/{}", forward.id);
     client.request(Method::DELETE, &path, None::<&()>, None).await?;
-    match context.ui.json {
-        true => context.ui.value(&json!({ "removed": forward })),
-        false => context.ui.say(&format!("[{}] Removed: {}", forward.host, sentence(forward))),
+    if !context.ui.json {
+        context.ui.say(&format!("[{}] Removed: {}", forward.host, sentence(forward)))?;
     }
+    Ok((Done::Removed, Some(json!(forward))))
 }

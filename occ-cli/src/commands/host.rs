@@ -17,6 +17,7 @@ use crate::hint::{
     NO_WAY_THROUGH, PROXY_COMMAND, after_test, hint_for, installing_helps, kept_passwords,
     was_asked,
 };
+use crate::output::removal::{self, Deed, Done};
 use crate::output::table::Table;
 use crate::output::{host as show, with_note};
 use crate::parse::DefaultArg;
@@ -55,6 +56,17 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
             .hint(format!("occ host remove {name} -f")));
     }
     let client = context.client().await?;
+    let removing = async { remove_one(context, &client, name, force).await };
+    removal::one(ui, name.as_str(), removing).await
+}
+
+async fn remove_one(
+    context: &Context<'_>,
+    client: &Client,
+    name: &HostName,
+    force: bool,
+) -> Result<Deed, CliError> {
+    let ui = context.ui;
     let list: HostList = client.get("/v1/hosts").await?.parse()?;
     let behind = hosts_behind(name, &list);
     let reached =
@@ -67,12 +79,11 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
         }
         if !ui.ask(&format!("Remove host '{name}'?")).await? {
             ui.say("Cancelled.")?;
-            return Ok(0);
+            return Ok((Done::Untouched, None));
         }
     }
     let delete = |force: bool| {
         let path = host_path(name, if force { "?force=true" } else { "" });
-        let client = &client;
         async move { client.request(Method::DELETE, &path, NO_BODY, None).await }
     };
     match delete(force).await {
@@ -81,7 +92,7 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
             ui.note(&error.message);
             if !ui.ask("End its work and remove it?").await? {
                 ui.say("Cancelled.")?;
-                return Ok(0);
+                return Ok((Done::Untouched, None));
             }
             delete(true).await?;
         }
@@ -90,11 +101,9 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
     if !ui.json {
         ui.say(&format!("Removed: Host '{name}' removed."))?;
     }
-    let kept = still_kept(&client, name).await;
-    if ui.json {
-        let kept = kept.map(|error| error.message);
-        ui.value(&json!({ "removed": name, "passwords_kept": kept }))?;
-    } else {
+    let kept = still_kept(client, name).await;
+    let about = kept.as_ref().map(|error| json!({ "passwords_kept": error.message }));
+    if !ui.json {
         if let Some(error) = kept {
             let hint = error.hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
             ui.note(&format!("Warning: [{name}] {}{hint}", error.message));
@@ -103,10 +112,10 @@ async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u
             ui.note(&format!("Warning: {reached}"));
         }
     }
-    if let Some(docker_context) = docker::own_context(&client, name) {
+    if let Some(docker_context) = docker::own_context(client, name) {
         docker_context.remove(context)?;
     }
-    Ok(0)
+    Ok((Done::Removed, about))
 }
 
 /// Returns the names of the hosts that have a host among their jump hosts.
@@ -164,19 +173,21 @@ async fn forget(client: &Client, name: &HostName) -> Result<Reply, CliError> {
 async fn forget_password(context: &Context<'_>, name: &HostName) -> Result<u8, CliError> {
     let ui = context.ui;
     let client = context.client().await?;
-    let reply = forget(&client, name).await?;
-    if ui.json {
-        return ui.document(&reply.body).map(|()| 0);
-    }
-    let forgotten: Forgotten = reply.parse()?;
-    let text = match forgotten.passwords {
-        0 if forgotten.keyring => "No password is kept.".to_owned(),
-        0 => "No password is kept in a file, and there is no keyring to look into.".to_owned(),
-        1 => "Its password is forgotten.".to_owned(),
-        more => format!("{more} passwords are forgotten."),
+    let forgetting = async {
+        let forgotten: Forgotten = forget(&client, name).await?.parse()?;
+        let text = match forgotten.passwords {
+            0 if forgotten.keyring => "No password is kept.".to_owned(),
+            0 => "No password is kept in a file, and there is no keyring to look into.".to_owned(),
+            1 => "Its password is forgotten.".to_owned(),
+            more => format!("{more} passwords are forgotten."),
+        };
+        if !ui.json {
+            ui.say(&format!("[{name}] {text}"))?;
+        }
+        let done = if forgotten.passwords == 0 { Done::Absent } else { Done::Removed };
+        Ok((done, Some(json!(forgotten))))
     };
-    ui.say(&format!("[{name}] {text}"))?;
-    Ok(0)
+    removal::one(ui, name.as_str(), forgetting).await
 }
 
 async fn list(

@@ -7,6 +7,7 @@ use occ_proto::operation::{
     Operation, OperationEvent, OperationKind, OperationList, OperationState,
 };
 use occ_proto::text::sanitize;
+use serde_json::json;
 
 use super::{Context, sandbox};
 use crate::cli::OperationsCommand;
@@ -15,6 +16,7 @@ use crate::duration::{one_unit, seconds_between};
 use crate::error::{CliError, DAEMON, FAILED};
 use crate::lines::Lines;
 use crate::output::operation::{self as show, ProgressLine};
+use crate::output::removal::{self, Deed, Done};
 use crate::output::table::Table;
 use crate::place::Place;
 use crate::prompter;
@@ -97,24 +99,31 @@ pub(crate) async fn run(
             Ok(code)
         }
         Some(OperationsCommand::Cancel { id }) => {
-            let none = None::<&()>;
-            let reply = client.request(Method::DELETE, &path(id), none, None).await?;
-            let now: Operation = reply.parse()?;
-            let place = place_of(&now);
-            let operation = follow(context, &client, &place, &now.id).await?;
-            match operation.state {
-                OperationState::Cancelled if context.ui.json => {
-                    context.ui.value(&operation).map(|()| 0)
-                }
-                OperationState::Cancelled => {
-                    let said = operation.problem.map(|problem| sanitize(&problem.detail));
-                    context.ui.say(&said.unwrap_or_else(|| "Cancelled.".to_owned()))?;
-                    Ok(0)
-                }
-                _ => finished(context, &place, &operation),
-            }
+            let cancelling = async { cancel(context, &client, id).await };
+            removal::one(context.ui, id, cancelling).await
         }
     }
+}
+
+/// Cancels an operation, which may come to its end before.
+async fn cancel(context: &Context<'_>, client: &Client, id: &str) -> Result<Deed, CliError> {
+    let reply = client.request(Method::DELETE, &path(id), None::<&()>, None).await?;
+    let now: Operation = reply.parse()?;
+    let place = place_of(&now);
+    let operation = follow(context, client, &place, &now.id).await?;
+    if operation.state != OperationState::Cancelled {
+        match &operation.problem {
+            Some(problem) => return Err(failed(&operation, problem)),
+            None if context.ui.json => {}
+            None => drop(finished(context, &place, &operation)?),
+        }
+        return Ok((Done::Absent, Some(json!(operation))));
+    }
+    if !context.ui.json {
+        let said = operation.problem.as_ref().map(|problem| sanitize(&problem.detail));
+        context.ui.say(&said.unwrap_or_else(|| "Cancelled.".to_owned()))?;
+    }
+    Ok((Done::Cancelled, Some(json!(operation))))
 }
 
 fn path(id: &str) -> String {

@@ -9,13 +9,13 @@ use occ_proto::policy::{
     RuleView,
 };
 use occ_proto::text::sanitize;
-use serde_json::json;
 
 use super::Context;
 use crate::cli::{GrantArgs, GrantCommand, PolicyCheckArgs, PolicyCommand};
 use crate::client::segment;
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CONNECTION, CliError, DENIED};
+use crate::output::removal::{self, Done};
 use crate::output::table::Table;
 
 /// Runs `occ policy` and returns its exit code.
@@ -145,13 +145,14 @@ pub(crate) async fn grant(context: &Context<'_>, args: GrantArgs) -> Result<u8, 
         Some(GrantCommand::Revoke { name }) => {
             let client = context.client().await?;
             let path = format!("/v1/grants/{}", segment(&name));
-            client.request(Method::DELETE, &path, None::<&()>, None).await?;
-            if context.ui.json {
-                context.ui.value(&json!({ "revoked": name }))?;
-            } else {
-                context.ui.say(&format!("The grant {} has ended.", sanitize(&name)))?;
-            }
-            Ok(0)
+            let revoking = async {
+                client.request(Method::DELETE, &path, None::<&()>, None).await?;
+                if !context.ui.json {
+                    context.ui.say(&format!("The grant {} has ended.", sanitize(&name)))?;
+                }
+                Ok((Done::Removed, None))
+            };
+            removal::one(context.ui, &name, revoking).await
         }
         None => make(context, args).await,
     }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::Context;
 use crate::autostart;
 use crate::error::CliError;
+use crate::output::removal;
 use crate::unit;
 
 const SERVICE: &str = include_str!("../../../systemd/occd.service");
@@ -188,23 +189,22 @@ pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
         // It may not be loaded.
         let _ = unit::run("launchctl", &["bootout".as_ref(), name.as_ref()]).await;
     }
-    for path in &ours {
+    let named = ours.iter().map(|path| (path.to_string_lossy().into_owned(), path));
+    removal::each(context.ui, named, async |path: &PathBuf| {
         std::fs::remove_file(path).map_err(|error| {
             CliError::failed(format!("{} cannot be removed: {error}", places.shown(path)))
         })?;
-    }
+        Ok((removal::Done::Removed, None))
+    })
+    .await?;
     if units.is_some() {
         let told = unit::tell(&["daemon-reload"]).await;
         told.map_err(|why| CliError::failed(format!("systemd: {why}")))?;
     }
-    let running = autostart::lock_holder(&autostart::socket_path(context)?);
     if context.ui.json {
-        context.ui.value(&json!({
-            "removed": ours.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
-            "running": running.is_some(),
-        }))?;
         return Ok(0);
     }
+    let running = autostart::lock_holder(&autostart::socket_path(context)?);
     for path in &ours {
         context.ui.say(&format!("Removed {}", places.shown(path)))?;
     }

@@ -22,6 +22,7 @@ use crate::client::{Client, Reply, segment};
 use crate::duration::{one_unit, seconds_between};
 use crate::eol::ToLf;
 use crate::error::CliError;
+use crate::output::removal::{self, Deed, Done};
 use crate::output::table::Table;
 use crate::place::Place;
 use crate::session::{Begin, Received, Sessions};
@@ -50,7 +51,9 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
         SessionCommand::Send(args) => explained(send(context, &args).await),
         SessionCommand::Edit(args) => explained(edit(context, args).await),
         SessionCommand::Kill { name, signal } => {
-            explained(kill(context, &name, signal.as_deref()).await)
+            let sessions = open(context).await?;
+            let killing = async { explained(kill(context, &sessions, &name, signal).await) };
+            removal::one(context.ui, &name, killing).await
         }
         SessionCommand::Rm { name, force, forget } => {
             let query = match (force, forget) {
@@ -59,11 +62,11 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
                 _ => "",
             };
             let sessions = open(context).await?;
-            explained(sessions.remove_how(&name, query).await)?;
-            if context.ui.json {
-                context.ui.value(&json!({ "removed": name }))?;
-            }
-            Ok(0)
+            let removing = async {
+                explained(sessions.remove_how(&name, query).await)?;
+                Ok((Done::Removed, None))
+            };
+            removal::one(context.ui, &name, removing).await
         }
     }
 }
@@ -373,17 +376,19 @@ async fn edit(context: &Context<'_>, args: SessionEditArgs) -> Result<u8, CliErr
     Ok(0)
 }
 
-async fn kill(context: &Context<'_>, name: &str, signal: Option<&str>) -> Result<u8, CliError> {
-    let sessions = open(context).await?;
+async fn kill(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    name: &str,
+    signal: Option<String>,
+) -> Result<Deed, CliError> {
     if let Some(signal) = signal {
         let signal = signal.to_ascii_uppercase();
         sessions.signal(name, signal.strip_prefix("SIG").unwrap_or(&signal)).await?;
-        return Ok(0);
+        return Ok((Done::Signalled, None));
     }
     let session = sessions.kill(name).await?;
-    if context.ui.json {
-        context.ui.value(&session)?;
-    } else {
+    if !context.ui.json {
         context.ui.say(&format!(
             "[{}] {}: {}",
             session.host,
@@ -391,7 +396,7 @@ async fn kill(context: &Context<'_>, name: &str, signal: Option<&str>) -> Result
             state(&session)
         ))?;
     }
-    Ok(0)
+    Ok((Done::Ended, Some(json!(session))))
 }
 
 #[cfg(test)]

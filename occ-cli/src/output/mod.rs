@@ -5,6 +5,7 @@ pub(crate) mod host;
 pub(crate) mod json;
 pub(crate) mod operation;
 pub(crate) mod problem;
+pub(crate) mod removal;
 pub(crate) mod rows;
 pub(crate) mod table;
 

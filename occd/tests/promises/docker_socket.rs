@@ -151,7 +151,7 @@ fn the_docker_program_works_as_if_the_engine_were_here() {
     let gone: Value =
         serde_json::from_str(&occ(&["docker-context", "--host", "h", "--remove", "--json"]))
             .unwrap();
-    assert_eq!(gone, json!({ "host": "h", "context": "occ-h", "removed": true }));
+    assert_eq!(gone, json!({ "items": [{ "name": "occ-h", "done": "removed" }] }));
     assert!(!socket.exists());
     assert_eq!(rig.http("GET", "/v1/hosts/h/docker-socket", &[], None).status, 404);
 }

@@ -465,17 +465,64 @@ fn whatever_is_removed_is_told_as_json_where_that_is_asked_for() {
         let said = rig.occ_ok(&[args, &["--json"]].concat());
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
     };
+    let done =
+        |name: &str, done: &str| serde_json::json!({ "items": [{ "name": name, "done": done }] });
     let path = format!("h:{}", shared.at("f").display());
     std::fs::write(shared.at("f"), "x").unwrap();
-    assert_eq!(json(&["rm", &path]), serde_json::json!({ "removed": [path] }));
-    assert_eq!(json(&["rm", "-f", &path]), serde_json::json!({ "removed": [] }));
+    assert_eq!(json(&["rm", &path]), done(&path, "removed"));
+    assert_eq!(json(&["rm", "-f", &path]), done(&path, "absent"));
     rig.occ_ok(&["session", "start", "--host", "h", "--name", "s", "--", "true"]);
     rig.run_occ(&["session", "wait", "s"]);
     let logs = rig.run_occ(&["session", "logs", "s", "--json"]);
     assert_eq!(logs.code(), 2, "{logs:?}");
-    assert_eq!(json(&["session", "rm", "s"]), serde_json::json!({ "removed": "s" }));
+    assert_eq!(json(&["session", "rm", "s"]), done("s", "removed"));
+    for name in ["s", "t"] {
+        rig.occ_ok(&["session", "start", "--host", "h", "--name", name, "--", "sleep", "1000"]);
+    }
+    assert_eq!(json(&["session", "kill", "--signal", "TERM", "t"]), done("t", "signalled"));
+    let killed = json(&["session", "kill", "s"]);
+    let item = &killed["items"][0];
+    assert_eq!((&item["name"], &item["done"]), (&"s".into(), &"ended".into()), "{killed}");
+    assert_eq!(item["about"]["state"], "ended", "{killed}");
     rig.occ_ok(&["grant", "--host", "h", "--allow", "read", "--ttl", "1h", "--name", "g"]);
-    assert_eq!(json(&["grant", "revoke", "g"]), serde_json::json!({ "revoked": "g" }));
+    assert_eq!(json(&["grant", "revoke", "g"]), done("g", "removed"));
+    assert_eq!(json(&["forward", "remove", "--all"]), serde_json::json!({ "items": [] }));
+    let ports = ["-L", "0:localhost:1", "-L", "0:localhost:2"];
+    rig.occ_ok(&[&["forward", "add", "--host", "h"], &ports[..]].concat());
+    let all = json(&["forward", "remove", "--all"]);
+    let items = all["items"].as_array().unwrap();
+    assert!(items.len() == 2 && items.iter().all(|item| item["done"] == "removed"), "{all}");
+    assert_eq!(items[0]["name"], items[0]["about"]["id"], "{all}");
+    rig.occ_ok(&["docker-socket", "--host", "h"]);
+    assert_eq!(json(&["docker-socket", "--host", "h", "--remove"]), done("h", "removed"));
+    let each = json(&["docker-socket", "--all", "--remove"]);
+    assert_eq!((&each["host"], &each["items"][0]["name"]), (&"h".into(), &"h".into()), "{each}");
+    let removed = json(&["host", "remove", "h", "-f"]);
+    let item = &removed["items"][0];
+    assert_eq!((&item["name"], &item["done"]), (&"h".into(), &"removed".into()), "{removed}");
+}
+
+#[test]
+fn what_was_removed_before_something_failed_is_told_as_well() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    let names = ["a", "b", "c"].map(|name| there(&shared.at(name)));
+    std::fs::write(shared.at("a"), "x").unwrap();
+    std::fs::write(shared.at("c"), "x").unwrap();
+    let output = rig.run_occ(&["rm", &names[0], &names[1], &names[2], "--json"]);
+    assert_eq!(output.code(), 1, "{output:?}");
+    let told: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    let items = told["items"].as_array().unwrap();
+    let word = |item: &serde_json::Value| (item["name"].clone(), item["done"].clone());
+    let wanted = ["removed", "failed", "untouched"];
+    for ((item, name), done) in items.iter().zip(&names).zip(wanted) {
+        assert_eq!(word(item), (name.as_str().into(), done.into()), "{told}");
+    }
+    assert_eq!(items.len(), 3, "{told}");
+    assert_eq!(items[1]["problem"]["code"], "file_not_found", "{told}");
+    let problem: serde_json::Value = serde_json::from_str(&output.stderr).unwrap();
+    assert_eq!(problem, items[1]["problem"]);
+    assert!(!shared.at("a").exists() && shared.at("c").exists());
 }
 
 #[test]

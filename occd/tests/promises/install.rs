@@ -119,7 +119,8 @@ fn install_asks_systemd_for_that_alone() {
     fs::remove_file(asked_file(&rig)).unwrap();
     let said = rig.occ_ok(&["daemon", "uninstall", "--json"]);
     let document: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(document["removed"], serde_json::json!(units));
+    let removed = units.map(|unit| serde_json::json!({ "name": unit, "done": "removed" }));
+    assert_eq!(document, serde_json::json!({ "items": removed }));
     assert_eq!(
         asked(&rig),
         ["--user disable --now occd.socket occd.service", "--user daemon-reload"]
