@@ -19,9 +19,12 @@ fn doctor(home: &Path, args: &[&str]) -> Command {
     occ(&[&["doctor"], args].concat(), home)
 }
 
-/// Returns the lines of a check, as `--json` has them.
+/// Returns the lines of a check, as `--json` has them. Whatever is not well has something to do about it.
 fn findings(done: &Done, check: &str) -> Vec<Value> {
     let report: Value = serde_json::from_str(&done.out).unwrap();
+    for found in report["checks"].as_array().unwrap() {
+        assert!(found["level"] == "ok" || found["hint"].is_string(), "{found}");
+    }
     let failed = report["checks"].as_array().unwrap().iter().any(|one| one["level"] == "failed");
     assert_eq!((report["ok"] == true, done.code == 0), (!failed, !failed), "{done:?}");
     let checks = report["checks"].as_array().unwrap().iter();
@@ -373,6 +376,67 @@ fn the_agent_is_asked_for_its_keys() {
     });
     assert_eq!((&ask()["level"], &ask()["level"]), (&json!("warning"), &json!("ok")));
     assert_eq!(ask()["level"], "failed", "an agent that does not answer");
+}
+
+#[test]
+fn what_cannot_be_read_is_told_with_what_to_do() {
+    let home = private_dir();
+    let dir = home.path().join(".config/opencode-cloud");
+    for name in ["hosts.json", "occd.toml"] {
+        std::fs::create_dir_all(dir.join(name)).unwrap();
+    }
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    std::fs::write(ssh.join("known_hosts"), b"\xff\xfe").unwrap();
+    let bin = home.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("ssh"), "#!/bin/sh\nexit 3\n").unwrap();
+    set_mode(&bin.join("ssh"), 0o755);
+    let engine = home.path().join("docker.sock");
+    let listener = UnixListener::bind(&engine).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            stream.unwrap().write_all(b"SSH-2.0-no engine\r\n").unwrap();
+        }
+    });
+    let mut command = doctor(home.path(), &["--json"]);
+    command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+    command.env("DOCKER_HOST", format!("unix://{}", engine.display()));
+    let done = run(&mut command);
+    for check in ["hosts.json", "occd.toml", "known_hosts", "ssh", "docker"] {
+        assert_ne!(only(&done, check)["level"], "ok", "{done:?}");
+    }
+}
+
+#[test]
+fn what_ends_at_logout_is_told_also_without_a_unit() {
+    let home = private_dir();
+    let bin = home.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for (lingers, kills, runtime_dir, level, words, hint) in [
+        ("yes", "no", true, "ok", "occd goes on", ""),
+        ("no", "no", false, "ok", "occd goes on", ""),
+        ("no", "no", true, "warning", "occd's socket", "loginctl enable-linger"),
+        ("no", "yes", true, "warning", "KillUserProcesses", "loginctl enable-linger"),
+        ("yes", "yes", true, "warning", "KillUserProcesses", "occ daemon install"),
+    ] {
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *KillUserProcesses*) echo {kills};; *Linger*) echo {lingers};; *) exit 1;; esac\n"
+        );
+        std::fs::write(bin.join("loginctl"), script).unwrap();
+        set_mode(&bin.join("loginctl"), 0o755);
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        let mut command = doctor(home.path(), &["--json"]);
+        command.env("PATH", path);
+        if runtime_dir {
+            command.env("XDG_RUNTIME_DIR", home.path());
+        }
+        let done = run(&mut command);
+        let found = only(&done, "linger");
+        let told = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        assert_eq!(found["level"], level, "{found}");
+        assert!(told("detail").contains(words) && told("hint").contains(hint), "{found}");
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         Err(error) if error.code == autostart::ABSENT => {
             if let Some(pid) = autostart::lock_holder(&socket) {
                 let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
-                return vec![Finding::failed("daemon", text).hint("occ daemon restart")];
+                return vec![Finding::failed("daemon", text, "occ daemon restart")];
             }
             let is_socket =
                 std::fs::symlink_metadata(&socket).is_ok_and(|meta| meta.file_type().is_socket());
@@ -47,14 +47,14 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
                 .is_some_and(|value| !value.is_empty() && value != "0");
             if let Some((why, hint)) = cannot_start(context, &socket).await {
                 let text = format!("{text}; it would not start: {why}");
-                return vec![Finding::failed("daemon", text).hint(hint)];
+                return vec![Finding::failed("daemon", text, hint)];
             }
             return vec![match forbidden {
                 true => Finding::warning(
                     "daemon",
                     format!("{text}; OCC_NO_AUTOSTART keeps occ from starting it"),
-                )
-                .hint("occ daemon start"),
+                    "occ daemon start",
+                ),
                 false => Finding::ok("daemon", format!("{text}; the next command starts it")),
             }];
         }
@@ -120,8 +120,8 @@ pub(super) async fn config_json() -> Vec<Finding> {
     let shown = places.iter().map(|place| place.display().to_string());
     let warnings = shown.filter_map(|place| {
         let line = said.lines().find(|line| line.starts_with(&place))?;
-        let finding = Finding::warning(CHECK, format!("{line}: no sandbox can be made"));
-        Some(finding.hint(format!("mend it: ${{EDITOR:-vi}} {place}")))
+        let text = format!("{line}: no sandbox can be made");
+        Some(Finding::warning(CHECK, text, format!("mend it: ${{EDITOR:-vi}} {place}")))
     });
     warnings.collect()
 }
@@ -147,13 +147,18 @@ fn versions(version: &Version) -> Vec<Finding> {
     let mut findings = vec![if version.version == own {
         Finding::ok("daemon", text)
     } else {
-        Finding::warning("daemon", format!("{text}; occ is {own}")).hint(remedy(&version.version))
+        Finding::warning("daemon", format!("{text}; occ is {own}"), remedy(&version.version))
     }];
     findings.extend(version.warnings.iter().map(|warning| match warning {
         // Work goes on without it.
-        warning if warning.starts_with("the audit log ") => Finding::warning("audit", warning),
-        // It has the last good ones in force.
-        warning => Finding::failed("config", warning),
+        warning if warning.starts_with("the audit log ") => {
+            let hint = "make room, or mend the directory: df -h and ls -ld ~/.local/state/occ";
+            Finding::warning("audit", warning, hint)
+        }
+        // It has the last good ones in force, and takes the next ones by itself.
+        warning => {
+            Finding::failed("config", warning, "mend that file: occd reads it again at once")
+        }
     }));
     findings
 }
@@ -163,19 +168,16 @@ fn socket_mode(socket: &Path) -> Finding {
     match std::fs::symlink_metadata(socket) {
         Ok(meta) if meta.permissions().mode() & 0o177 != 0 => {
             let mode = meta.permissions().mode() & 0o777;
-            Finding::warning("socket", format!("{shown} has mode {mode:04o} instead of 0600"))
-                .hint(format!("chmod 600 {shown}"))
+            let text = format!("{shown} has mode {mode:04o} instead of 0600");
+            Finding::warning("socket", text, format!("chmod 600 {shown}"))
         }
         Ok(_) => Finding::ok("socket", format!("{shown}, for you alone")),
-        Err(error) => Finding::failed("socket", format!("{shown}: {error}")),
+        Err(error) => Finding::failed("socket", format!("{shown}: {error}"), "occ daemon restart"),
     }
 }
 
 /// Returns an error as a finding.
 pub(super) fn of(check: &'static str, error: CliError) -> Finding {
-    let finding = Finding::failed(check, &error.message);
-    match error.hint {
-        Some(hint) => finding.hint(hint),
-        None => finding,
-    }
+    let hint = error.hint.as_deref().unwrap_or("occ daemon status; occ daemon logs");
+    Finding::failed(check, &error.message, hint)
 }

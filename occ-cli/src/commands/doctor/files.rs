@@ -14,6 +14,8 @@ use super::Finding;
 const LITTLE: u64 = 100 * 1024 * 1024;
 /// Less than this, in bytes, and long outputs may not fit.
 const SCARCE: u64 = 1024 * 1024 * 1024;
+/// What to do where there is no home directory to look into.
+const HOME: &str = "export HOME=…";
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -32,19 +34,19 @@ pub(super) fn check() -> Vec<Finding> {
     let (state, config) = match (env.state_dir(), env.config_dir()) {
         (Ok(state), Ok(config)) => (state, config),
         (Err(error), _) | (_, Err(error)) => {
-            return vec![Finding::failed("files", error.to_string()).hint("export HOME=…")];
+            return vec![Finding::failed("files", error.to_string(), HOME)];
         }
     };
     let mut findings = Vec::new();
     findings.extend(owned("state", &state, Others::Nothing).or_else(|| {
         let lost = "history, sessions and forwards are not remembered";
-        let failed = Finding::failed("state", unwritable(&state, lost)?);
-        Some(failed.hint(format!("ls -ld {}; XDG_STATE_HOME names another place", state.display())))
+        let hint = format!("ls -ld {}; XDG_STATE_HOME names another place", state.display());
+        Some(Finding::failed("state", unwritable(&state, lost)?, hint))
     }));
     findings.extend(owned("config", &config, Others::Read).or_else(|| {
         let lost = "hosts cannot be added or changed";
-        let warning = Finding::warning("config", unwritable(&config, lost)?);
-        Some(warning.hint(format!("ls -ld {}", config.display())))
+        let hint = format!("ls -ld {}", config.display());
+        Some(Finding::warning("config", unwritable(&config, lost)?, hint))
     }));
     for secret in [env.secrets_file(), env.age_identity()].into_iter().flatten() {
         findings.extend(owned("secrets", &secret, Others::Nothing));
@@ -76,20 +78,26 @@ fn system_policy() -> Option<Finding> {
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => return Some(Finding::failed(CHECK, format!("{shown}: {error}"))),
+        Err(error) => return Some(unreadable(CHECK, path, &error)),
     };
     if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
         let text = format!("{shown} can be written by others than root: occd does not start");
         let hint = format!("sudo chown root {shown}; sudo chmod go-w {shown}");
-        return Some(Finding::failed(CHECK, text).hint(hint));
+        return Some(Finding::failed(CHECK, text, hint));
     }
     match File::open(path) {
         Ok(_) => None,
         Err(error) => {
             let text = format!("{shown}: {error}: occd does not start");
-            Some(Finding::failed(CHECK, text).hint(format!("sudo chmod a+r {shown}")))
+            Some(Finding::failed(CHECK, text, format!("sudo chmod a+r {shown}")))
         }
     }
+}
+
+/// Returns that something is there and cannot be looked at.
+fn unreadable(check: &'static str, path: &Path, error: &std::io::Error) -> Finding {
+    let shown = path.display();
+    Finding::failed(check, format!("{shown}: {error}"), format!("ls -ld {shown}"))
 }
 
 /// Looks at whose something is and what others may do with it. What is not there is as it should be.
@@ -99,33 +107,30 @@ fn owned(check: &'static str, path: &Path, others: Others) -> Option<Finding> {
         Ok(meta) => meta,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => {
-            return Some(
-                Finding::failed(check, format!("{shown}: {error}")).hint(format!("ls -ld {shown}")),
-            );
+            return Some(unreadable(check, path, &error));
         }
     };
     let own = rustix::process::geteuid().as_raw();
     if meta.uid() != own {
         let text = format!("{shown} belongs to user {}, not to you ({own})", meta.uid());
-        return Some(Finding::failed(check, text).hint(format!("sudo chown -R {own} {shown}")));
+        return Some(Finding::failed(check, text, format!("sudo chown -R {own} {shown}")));
     }
     let mode = meta.mode() & 0o777;
     if mode & 0o022 != 0 {
         let text = format!("{shown} may be written by others (mode {mode:04o})");
-        return Some(Finding::failed(check, text).hint(format!("chmod go-w {shown}")));
+        return Some(Finding::failed(check, text, format!("chmod go-w {shown}")));
     }
     if others == Others::Nothing && mode & 0o077 != 0 {
         let text = format!("{shown} may be read by others (mode {mode:04o})");
-        let finding = if check == "secrets" {
-            Finding::failed(check, text)
-        } else {
-            Finding::warning(check, text)
-        };
-        return Some(finding.hint(format!("chmod go= {shown}")));
+        let hint = format!("chmod go= {shown}");
+        return Some(match check {
+            "secrets" => Finding::failed(check, text, hint),
+            _ => Finding::warning(check, text, hint),
+        });
     }
     if mode & 0o200 == 0 {
         let text = format!("{shown} cannot be written (mode {mode:04o})");
-        return Some(Finding::warning(check, text).hint(format!("chmod u+w {shown}")));
+        return Some(Finding::warning(check, text, format!("chmod u+w {shown}")));
     }
     None
 }
@@ -150,23 +155,23 @@ fn hosts_json(env: &Env) -> Finding {
     let shown = place.display();
     let text = match read(place) {
         Ok(text) => text,
-        Err(error) => return Finding::failed(CHECK, format!("{shown}: {error}")),
+        Err(error) => return unreadable(CHECK, place, &error),
     };
     match serde_json::from_slice::<HostsFile>(&text) {
         Ok(file)
             if file.default_host.as_ref().is_some_and(|name| !file.hosts.contains_key(name)) =>
         {
-            Finding::failed(CHECK, format!("{shown}: its default_host is none of its hosts"))
-                .hint("occ host default NAME, or occ host default none")
+            let text = format!("{shown}: its default_host is none of its hosts");
+            Finding::failed(CHECK, text, "occ host default NAME, or occ host default none")
         }
         Ok(file) => Finding::ok(CHECK, format!("{shown}, hosts: {}", file.hosts.len())),
         Err(error) => {
-            let finding = Finding::failed(CHECK, format!("{shown}: {error}"));
             let kept = backup(place);
-            match kept.exists() {
-                true => finding.hint(format!("mend it; {} is what it was before", kept.display())),
-                false => finding.hint(format!("mend it: ${{EDITOR:-vi}} {shown}")),
-            }
+            let hint = match kept.exists() {
+                true => format!("mend it; {} is what it was before", kept.display()),
+                false => format!("mend it: ${{EDITOR:-vi}} {shown}"),
+            };
+            Finding::failed(CHECK, format!("{shown}: {error}"), hint)
         }
     }
 }
@@ -186,7 +191,7 @@ fn occd_toml(env: &Env) -> Option<Finding> {
     let text = match read(&place) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => return Some(Finding::failed(CHECK, format!("{shown}: {error}"))),
+        Err(error) => return Some(unreadable(CHECK, &place, &error)),
     };
     if let Some(finding) = owned(CHECK, &place, Others::Read) {
         return Some(finding);
@@ -198,8 +203,8 @@ fn occd_toml(env: &Env) -> Option<Finding> {
             let line = error.span().map_or(1, |span| {
                 1 + text.get(..span.start).unwrap_or_default().matches('\n').count()
             });
-            Finding::failed(CHECK, format!("{shown}:{line}: {}", error.message()))
-                .hint(format!("${{EDITOR:-vi}} +{line} {shown}"))
+            let text = format!("{shown}:{line}: {}", error.message());
+            Finding::failed(CHECK, text, format!("${{EDITOR:-vi}} +{line} {shown}"))
         }
     })
 }
@@ -220,7 +225,7 @@ pub(super) fn known_hosts() -> Vec<Finding> {
     let env = Env::from_process();
     let home = match env.home("it") {
         Ok(home) => home,
-        Err(error) => return vec![Finding::failed(CHECK, error.to_string())],
+        Err(error) => return vec![Finding::failed(CHECK, error.to_string(), HOME)],
     };
     let path = home.join(".ssh/known_hosts");
     let shown = path.display();
@@ -235,7 +240,10 @@ pub(super) fn known_hosts() -> Vec<Finding> {
                     .lines()
                     .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
                     .count(),
-                Err(error) => return vec![Finding::failed(CHECK, format!("{shown}: {error}"))],
+                Err(error) => {
+                    let hint = format!("${{EDITOR:-vi}} {shown}; without it, every server is new");
+                    return vec![Finding::failed(CHECK, format!("{shown}: {error}"), hint)];
+                }
             };
             Finding::ok(CHECK, format!("{shown}, lines: {lines}"))
         }
@@ -246,13 +254,14 @@ pub(super) fn known_hosts() -> Vec<Finding> {
             }
         }
         Err(error) => {
-            let readable = File::open(&path).is_ok();
-            let text = format!("{shown}: {error}");
-            match readable {
-                true => Finding::warning(CHECK, format!("{text}; new host keys are not recorded")),
-                false => Finding::failed(CHECK, text),
+            let (text, hint) = (format!("{shown}: {error}"), format!("ls -l {shown}"));
+            match File::open(&path) {
+                Ok(_) => {
+                    let text = format!("{text}; new host keys are not recorded");
+                    Finding::warning(CHECK, text, hint)
+                }
+                Err(_) => Finding::failed(CHECK, text, hint),
             }
-            .hint(format!("ls -l {shown}"))
         }
     };
     vec![found]
@@ -267,15 +276,15 @@ pub(super) fn disk() -> Vec<Finding> {
     let shown = place.display();
     let room = match rustix::fs::statvfs(place) {
         Ok(room) => room,
-        Err(error) => return vec![Finding::failed(CHECK, format!("{shown}: {error}"))],
+        Err(error) => return vec![unreadable(CHECK, place, &error.into())],
     };
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     let text = format!("{} MB free in {shown}", free / (1024 * 1024));
     let hint = format!("df -h {shown}");
     vec![if free < LITTLE || (room.f_files > 0 && room.f_favail == 0) {
-        Finding::failed(CHECK, text).hint(hint)
+        Finding::failed(CHECK, text, hint)
     } else if free < SCARCE {
-        Finding::warning(CHECK, text).hint(hint)
+        Finding::warning(CHECK, text, hint)
     } else {
         Finding::ok(CHECK, text)
     }]

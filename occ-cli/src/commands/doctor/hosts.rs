@@ -40,23 +40,20 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
 /// Returns what is wrong with a host's link. One that is merely not in use is well.
 fn link(host: &HostStatus) -> Option<Finding> {
     let error = host.last_error.as_ref()?;
+    let hint = format!("occ doctor --host {}", host.name);
     let finding = match host.state {
-        State::Failed => Finding::failed("hosts", &error.message),
-        State::Backoff => Finding::warning("hosts", &error.message),
+        State::Failed => Finding::failed("hosts", &error.message, hint),
+        State::Backoff => Finding::warning("hosts", &error.message, hint),
         _ => return None,
     };
-    let hint = format!("occ doctor --host {}", host.name);
-    Some(finding.of(&host.name).hint(hint))
+    Some(finding.of(&host.name))
 }
 
 fn docker(host: &HostStatus) -> Option<Finding> {
     let fault = host.docker_error.as_ref().filter(|_| host.state == State::Connected)?;
-    let finding = Finding::warning("docker", &fault.message).of(&host.name);
     let hint = hint_for(fault.code, &host.name, &host.config, None, &fault.message);
-    Some(match hint {
-        Some(hint) => finding.hint(hint),
-        None => finding.hint(format!("occ doctor --host {}", host.name)),
-    })
+    let hint = hint.unwrap_or_else(|| format!("occ doctor --host {}", host.name));
+    Some(Finding::warning("docker", &fault.message, hint).of(&host.name))
 }
 
 /// Tests one host with a new connection, and compares its clock with ours.
@@ -70,22 +67,23 @@ pub(super) async fn deep(context: &Context<'_>, host: &HostName) -> Vec<Finding>
 async fn tested(context: &Context<'_>, host: &HostName) -> Result<Vec<Finding>, CliError> {
     let client = context.client().await?;
     let report: TestReport = client.post(&host_path(host, "/test")).await?.parse()?;
+    let list: HostList = client.get("/v1/hosts").await?.parse()?;
+    let config = list.hosts.into_iter().find(|one| one.name == *host).map(|one| one.config);
+    let problem = report.problem.as_ref().or(report.docker_problem.as_ref());
+    let hint = problem
+        .zip(config)
+        .and_then(|(problem, config)| hint_for(problem.code, host, &config, None, &problem.detail));
+    let hint = hint.unwrap_or_else(|| format!("occ history --host {host}; occ daemon logs"));
     let mut findings = Vec::new();
     for step in &report.steps {
         let text = format!("{}: {}", step.name, step.detail);
         let finding = match (step.ok, step.name == "docker") {
             (true, _) => Finding::ok("host", text),
             // A host without Docker is a host all the same.
-            (false, true) => Finding::warning("host", text),
-            (false, false) => Finding::failed("host", text),
+            (false, true) => Finding::warning("host", text, &hint),
+            (false, false) => Finding::failed("host", text, &hint),
         };
         findings.push(finding.of(host));
-    }
-    let list: HostList = client.get("/v1/hosts").await?.parse()?;
-    let config = list.hosts.into_iter().find(|one| one.name == *host).map(|one| one.config);
-    let problem = report.problem.as_ref().or(report.docker_problem.as_ref());
-    if let (Some(problem), Some(config), Some(last)) = (problem, config, findings.last_mut()) {
-        last.hint = hint_for(problem.code, host, &config, None, &problem.detail);
     }
     if report.ssh_ok {
         findings.extend(clock(&client, host).await);
@@ -107,8 +105,7 @@ async fn clock(client: &Client, host: &HostName) -> Option<Finding> {
         Finding::ok("clock", "as ours").of(host)
     } else {
         let word = if apart < 0 { "behind" } else { "ahead of" };
-        Finding::warning("clock", format!("{} s {word} ours", apart.abs()))
-            .of(host)
-            .hint(format!("occ exec --host {host} -- timedatectl"))
+        let hint = format!("occ exec --host {host} -- timedatectl");
+        Finding::warning("clock", format!("{} s {word} ours", apart.abs()), hint).of(host)
     })
 }

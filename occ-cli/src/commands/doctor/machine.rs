@@ -13,8 +13,10 @@ use tokio::process::Command;
 
 use super::Finding;
 use crate::autostart::{is_named, occd_program};
-use crate::unit;
+use crate::unit::{self, Units};
 
+/// What to do where ssh does not work.
+const INSTALL_SSH: &str = "install OpenSSH's client, such as: sudo apt install openssh-client";
 /// How long an agent or an engine may take for a word.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -25,7 +27,9 @@ pub(super) fn programs() -> Vec<Finding> {
     let own = std::env::current_exe().and_then(|path| path.canonicalize());
     let own = match own {
         Ok(own) => own,
-        Err(error) => return vec![Finding::warning(CHECK, format!("where occ is: {error}"))],
+        Err(error) => {
+            return vec![Finding::warning(CHECK, format!("where occ is: {error}"), "type -a occ")];
+        }
     };
     let daemon = occd_program();
     let found = in_path(&daemon).into_iter().next();
@@ -40,17 +44,16 @@ pub(super) fn programs() -> Vec<Finding> {
                 if is_named() { ", which OCCD_BIN names" } else { "" }
             ),
         )),
-        None if is_named() => findings.push(
-            Finding::failed(
-                CHECK,
-                format!("OCCD_BIN is {}, which is no program", daemon.display()),
-            )
-            .hint("unset OCCD_BIN, or have it name an occd"),
-        ),
-        None => findings.push(
-            Finding::failed(CHECK, "occd is neither beside occ nor in PATH")
-                .hint("install occd beside occ, or name it in OCCD_BIN"),
-        ),
+        None if is_named() => findings.push(Finding::failed(
+            CHECK,
+            format!("OCCD_BIN is {}, which is no program", daemon.display()),
+            "unset OCCD_BIN, or have it name an occd",
+        )),
+        None => findings.push(Finding::failed(
+            CHECK,
+            "occd is neither beside occ nor in PATH",
+            "install occd beside occ, or name it in OCCD_BIN",
+        )),
     }
     let daemon = found.and_then(|daemon| daemon.canonicalize().ok());
     for (name, ours) in [("occ", Some(&own)), ("occd", daemon.as_ref())] {
@@ -66,7 +69,7 @@ pub(super) fn programs() -> Vec<Finding> {
             let text = format!("another {name} is in PATH: {}", other.display());
             let hint =
                 format!("type -a {name}; put {} first in PATH", own.with_file_name("").display());
-            findings.push(Finding::warning(CHECK, text).hint(hint));
+            findings.push(Finding::warning(CHECK, text, hint));
         }
     }
     findings
@@ -101,17 +104,18 @@ pub(super) async fn ssh() -> Vec<Finding> {
             let version = String::from_utf8_lossy(&output.stderr);
             Finding::ok(CHECK, version.lines().next().unwrap_or("ssh").trim())
         }
-        Ok(output) => Finding::failed(CHECK, format!("ssh -V ended with {}", output.status)),
+        Ok(output) => {
+            Finding::failed(CHECK, format!("ssh -V ended with {}", output.status), INSTALL_SSH)
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let config = Env::from_process().home.map(|home| home.join(".ssh/config"));
             let text = "there is no ssh program, so nothing of ssh_config applies";
             match config.is_some_and(|config| config.exists()) {
-                true => Finding::failed(CHECK, text),
-                false => Finding::warning(CHECK, text),
+                true => Finding::failed(CHECK, text, INSTALL_SSH),
+                false => Finding::warning(CHECK, text, INSTALL_SSH),
             }
-            .hint("install OpenSSH's client, such as: sudo apt install openssh-client")
         }
-        Err(error) => Finding::failed(CHECK, format!("ssh cannot be run: {error}")),
+        Err(error) => Finding::failed(CHECK, format!("ssh cannot be run: {error}"), "type -a ssh"),
     }]
 }
 
@@ -124,12 +128,13 @@ pub(super) fn agent() -> Vec<Finding> {
     };
     let shown = socket.display();
     vec![match keys(&socket) {
-        Ok(0) => {
-            Finding::warning(CHECK, format!("{shown} answers and has no keys")).hint("ssh-add")
-        }
+        Ok(0) => Finding::warning(CHECK, format!("{shown} answers and has no keys"), "ssh-add"),
         Ok(count) => Finding::ok(CHECK, format!("{shown}, keys: {count}")),
-        Err(error) => Finding::failed(CHECK, format!("{shown}: {error}"))
-            .hint("eval $(ssh-agent); ssh-add. Or unset SSH_AUTH_SOCK"),
+        Err(error) => Finding::failed(
+            CHECK,
+            format!("{shown}: {error}"),
+            "eval $(ssh-agent); ssh-add. Or unset SSH_AUTH_SOCK",
+        ),
     }]
 }
 
@@ -169,16 +174,23 @@ pub(super) async fn docker() -> Vec<Finding> {
     let asked = tokio::task::spawn_blocking(move || ping(&socket)).await;
     vec![match asked.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
         Ok(true) => Finding::ok(CHECK, format!("{shown} answers")),
-        Ok(false) => Finding::warning(CHECK, format!("{shown} answers with something else")),
+        Ok(false) => Finding::warning(
+            CHECK,
+            format!("{shown} answers with something else than Docker does"),
+            format!("docker -H unix://{shown} version; DOCKER_HOST names another"),
+        ),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Finding::ok(CHECK, "none on this machine; only --local needs it")
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            Finding::warning(CHECK, format!("{shown} is not for you: {error}"))
-                .hint("sudo usermod -aG docker $USER, and log in again")
+            let hint = "sudo usermod -aG docker $USER, and log in again";
+            Finding::warning(CHECK, format!("{shown} is not for you: {error}"), hint)
         }
-        Err(error) => Finding::warning(CHECK, format!("{shown}: {error}"))
-            .hint("sudo systemctl start docker, if --local is to be used"),
+        Err(error) => Finding::warning(
+            CHECK,
+            format!("{shown}: {error}"),
+            "sudo systemctl start docker, if --local is to be used",
+        ),
     }]
 }
 
@@ -193,25 +205,27 @@ fn ping(socket: &Path) -> std::io::Result<bool> {
     Ok(head.starts_with(b"HTTP/1.") && head.ends_with(b" 200"))
 }
 
-/// Looks at the unit of the user's systemd, and whether that outlives the login.
+/// Looks at the unit of the user's systemd, and at what is left of occd when the user logs out.
 pub(super) async fn unit(env: &Env) -> Vec<Finding> {
+    let units = unit::units(env.xdg_runtime_dir.as_deref()).await;
+    let is_unit = units.as_ref().is_some_and(|units| units.installed);
+    let mut findings = vec![unit_of(units).await];
+    findings.extend(logout(is_unit, env.xdg_runtime_dir.is_some()).await);
+    findings
+}
+
+async fn unit_of(units: Option<Units>) -> Finding {
     const CHECK: &str = "unit";
-    let manager = env.xdg_runtime_dir.as_deref();
-    let Some(units) = unit::units(manager).await else {
-        return vec![Finding::ok(
-            CHECK,
-            "no systemd of yours runs here; occ starts occd by itself",
-        )];
+    let Some(units) = units else {
+        return Finding::ok(CHECK, "no systemd of yours runs here; occ starts occd by itself");
     };
     if !units.installed {
-        return vec![
-            Finding::ok(CHECK, "not installed; occ starts occd by itself")
-                .hint("occ daemon install"),
-        ];
+        return Finding::ok(CHECK, "not installed; occ starts occd by itself")
+            .hint("occ daemon install");
     }
     if let Some(program) = units.program.filter(|program| !program.is_file()) {
         let text = format!("{} starts {}, which is not there", unit::UNIT, program.display());
-        return vec![Finding::failed(CHECK, text).hint("occ daemon install")];
+        return Finding::failed(CHECK, text, "occ daemon install");
     }
     let enabled = said("systemctl", &["--user", "is-enabled", unit::UNIT]).await;
     let socket = said("systemctl", &["--user", "is-enabled", unit::SOCKET]).await;
@@ -221,20 +235,40 @@ pub(super) async fn unit(env: &Env) -> Vec<Finding> {
             "{} is installed, and starts with the first occ, not with the login",
             unit::UNIT
         );
-        return vec![Finding::ok(CHECK, text).hint("occ daemon install")];
+        return Finding::ok(CHECK, text).hint("occ daemon install");
     }
-    let mut findings = vec![Finding::ok(CHECK, format!("{} is installed and enabled", unit::UNIT))];
+    Finding::ok(CHECK, format!("{} is installed and enabled", unit::UNIT))
+}
+
+/// Looks at what ends when the user logs out. Where the user does not linger, systemd ends the user's manager then, and
+/// with it the unit and the sessions of this machine, and takes the runtime directory away. `KillUserProcesses` ends,
+/// lingering or not, what was started outside of that manager, as occ starts occd where there is no unit; logind.conf(5).
+async fn logout(is_unit: bool, has_runtime_dir: bool) -> Option<Finding> {
+    const CHECK: &str = "linger";
     let user = rustix::process::getuid().as_raw().to_string();
-    let linger = said("loginctl", &["show-user", &user, "--property=Linger", "--value"]).await;
-    match linger.as_deref() {
-        Some("no") => findings.push(
-            Finding::warning("linger", "systemd ends occd when you log out")
-                .hint("loginctl enable-linger"),
+    let linger = said("loginctl", &["show-user", &user, "--property=Linger", "--value"]).await?;
+    let kills = said("loginctl", &["show-user", "--property=KillUserProcesses", "--value"]).await;
+    let kills = kills.as_deref() == Some("yes");
+    let all = "occd and the sessions of this machine end when you log out";
+    let killed = format!("{all} (KillUserProcesses=yes)");
+    let linger = match linger.as_str() {
+        "yes" => true,
+        "no" => false,
+        _ => return None,
+    };
+    Some(match (linger, is_unit, kills) {
+        (true, false, true) => Finding::warning(CHECK, killed, "occ daemon install"),
+        (false, false, true) => {
+            Finding::warning(CHECK, killed, "occ daemon install; loginctl enable-linger")
+        }
+        (false, true, _) => Finding::warning(CHECK, all, "loginctl enable-linger"),
+        (false, false, false) if has_runtime_dir => Finding::warning(
+            CHECK,
+            "occd's socket is taken away when you log out, and nothing reaches occd then",
+            "loginctl enable-linger",
         ),
-        Some("yes") => findings.push(Finding::ok("linger", "occd goes on when you log out")),
-        _ => {}
-    }
-    findings
+        _ => Finding::ok(CHECK, "occd goes on when you log out"),
+    })
 }
 
 /// Looks at the clock: certificates, times of files and histories are by it.
@@ -242,9 +276,9 @@ pub(super) async fn clock() -> Vec<Finding> {
     const CHECK: &str = "clock";
     match said("timedatectl", &["show", "--property=NTPSynchronized", "--value"]).await.as_deref() {
         Some("yes") => vec![Finding::ok(CHECK, "set by the network")],
-        Some("no") => vec![
-            Finding::warning(CHECK, "not set by the network").hint("sudo timedatectl set-ntp true"),
-        ],
+        Some("no") => {
+            vec![Finding::warning(CHECK, "not set by the network", "sudo timedatectl set-ntp true")]
+        }
         // Nobody here knows.
         _ => Vec::new(),
     }

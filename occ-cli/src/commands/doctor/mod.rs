@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How long the test of a host may take: what a dial may, and what Docker may after it.
 const HOST_LIMIT: Duration = Duration::from_secs(60);
 
+/// What to do where a check itself did not come to its end: what hangs is a file system or a program that it asks.
+const AGAIN: &str = "occ doctor looks again; df and mount show a file system that hangs";
+
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,12 +64,13 @@ impl Finding {
         Self::new(check, Level::Ok, detail)
     }
 
-    fn warning(check: &'static str, detail: impl AsRef<str>) -> Self {
-        Self::new(check, Level::Warning, detail)
+    /// Returns what works, though something will not. Whatever is not well comes with what to do about it.
+    fn warning(check: &'static str, detail: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
+        Self::new(check, Level::Warning, detail).hint(hint)
     }
 
-    fn failed(check: &'static str, detail: impl AsRef<str>) -> Self {
-        Self::new(check, Level::Failed, detail)
+    fn failed(check: &'static str, detail: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
+        Self::new(check, Level::Failed, detail).hint(hint)
     }
 
     fn hint(self, hint: impl AsRef<str>) -> Self {
@@ -134,7 +138,8 @@ async fn within(
     work: impl Future<Output = Vec<Finding>>,
 ) -> Vec<Finding> {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        vec![Finding::failed(check, format!("no answer within {} s", limit.as_secs()))]
+        let text = format!("no answer within {} s", limit.as_secs());
+        vec![Finding::failed(check, text, AGAIN)]
     })
 }
 
@@ -143,7 +148,7 @@ async fn apart(check: &'static str, work: fn() -> Vec<Finding>) -> Vec<Finding> 
     let work = tokio::task::spawn_blocking(work);
     let done = async {
         work.await.unwrap_or_else(|error| {
-            vec![Finding::failed(check, format!("it could not be looked at: {error}"))]
+            vec![Finding::failed(check, format!("it could not be looked at: {error}"), AGAIN)]
         })
     };
     within(check, LIMIT, done).await
