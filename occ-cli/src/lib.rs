@@ -88,12 +88,13 @@ fn run(args: Vec<OsString>) -> u8 {
         Ok(runtime) => {
             let upgrade = commands::upgrade::Upgrade::of(&cli);
             let result = runtime.block_on(async {
-                let result = commands::run(cli, &ui).await;
-                // Whoever was interrupted is not to wait.
-                if result.is_ok() {
-                    upgrade.after(&ui).await;
+                match commands::run(cli, &ui).await {
+                    Ok(code) => {
+                        upgrade.after(&ui).await;
+                        Ok(code)
+                    }
+                    Err(error) => Err(upgrade.explained(&ui, error).await),
                 }
-                result
             });
             // The process ends with the exit code: taking the runtime apart first would only take time.
             std::mem::forget(runtime);

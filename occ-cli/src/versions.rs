@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use occ_proto::Code;
+use occ_proto::text::sanitize;
 
 use crate::error::CliError;
 
@@ -28,6 +29,16 @@ pub(crate) fn remedy_of_api(api: Option<u32>, daemon: &str) -> String {
         }
         _ => RESTART.to_owned(),
     }
+}
+
+/// Returns that a daemon needs a newer occ than this one, where it does. `min_client` is the oldest that it serves in full.
+pub(crate) fn too_old(daemon: &str, min_client: &str) -> Option<CliError> {
+    let is_older = compare(OWN, min_client) == Some(Ordering::Less);
+    is_older.then(|| {
+        let (daemon, needed) = (sanitize(daemon), sanitize(min_client));
+        let text = format!("occd {daemon} needs occ {needed} or newer, and this is occ {OWN}.");
+        CliError::incompatible(text).hint(remedy(&daemon))
+    })
 }
 
 /// Completes a daemon's problem that may come from its version alone: a route, or a word in a request, that one of the two
@@ -67,6 +78,9 @@ mod tests {
         for daemon in ["0.0.1", OWN, "of an unknown version", ""] {
             assert_eq!(remedy(daemon), RESTART, "{daemon}");
         }
+        assert!(too_old("99.0.0", OWN).is_none() && too_old("99.0.0", "of no number").is_none());
+        let error = too_old("99.0.0", "98.0.0").unwrap();
+        assert_eq!(error.hint, Some(remedy("99.0.0")));
         assert_eq!(compare("0.10.0", "0.9.9"), Some(Ordering::Greater));
         assert_eq!(compare("1.2.3-dev+7", "1.2.3"), Some(Ordering::Equal));
         assert_eq!(remedy_of_api(None, "?"), RESTART);

@@ -372,3 +372,36 @@ fn a_daemon_that_does_not_answer_is_named() {
         }
     });
 }
+
+#[test]
+fn a_daemon_that_needs_a_newer_client_is_told_as_that() {
+    const NEEDS: &str = "occd 9.9.9 needs occ 9.0.0 or newer, and this is occ 0.1.0.";
+    const HINT: &str = "install occ 9.9.9: this one is older than occd";
+    // What it says of itself is new, too, or is not.
+    let known = json!({"version": "9.9.9", "api_version": 1, "min_client": "9.0.0",
+        "capabilities": [], "pid": 1, "started_at": ago(7830), "socket": "/s"});
+    for itself in [json!({"version": "9.9.9", "min_client": "9.0.0"}), known] {
+        let is_known = itself["pid"] == 1;
+        let fake = Fake::new(move |seen| {
+            let answer = match seen.path.as_str() {
+                "/v1/version" => itself.clone(),
+                _ => json!({"hosts": "in another shape"}),
+            };
+            Answer::ok(answer).header("occ-version", "9.9.9")
+        });
+        let done = fake.occ(&["host", "list"]);
+        assert_eq!((done.code, done.err), (3, format!("Error: {NEEDS}\nhint: {HINT}\n")));
+        let done = fake.occ(&["host", "list", "--json"]);
+        let problem: Value = serde_json::from_str(&done.err).unwrap();
+        assert_eq!(problem["code"], "daemon_incompatible");
+        assert_eq!(problem["detail"], NEEDS);
+        let done = fake.occ(&["daemon", "status"]);
+        assert_eq!(done.code, if is_known { 0 } else { 3 }, "{done:?}");
+        assert!(done.err.contains(NEEDS) && done.err.contains(HINT), "{done:?}");
+        let done = fake.occ(&["doctor", "--json"]);
+        let report: Value = serde_json::from_str(&done.out).unwrap();
+        let all = report["checks"].as_array().unwrap();
+        let found = all.iter().find(|one| one["check"] == "daemon").unwrap();
+        assert_eq!((&found["detail"], &found["hint"]), (&json!(NEEDS), &json!(HINT)));
+    }
+}

@@ -336,7 +336,9 @@ async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, 
         ui.warn(warning);
     }
     let own = env!("CARGO_PKG_VERSION");
-    if version.version != own {
+    if let Some(error) = versions::too_old(&version.version, &version.min_client) {
+        ui.note(&format!("{} hint: {}", error.message, error.hint.unwrap_or_default()));
+    } else if version.version != own {
         let remedy = versions::remedy(&sanitize(&version.version));
         ui.note(&format!("occ is {own}. hint: {remedy}"));
     }

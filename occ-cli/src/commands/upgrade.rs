@@ -10,14 +10,16 @@ use std::time::Duration;
 use hyper::Method;
 use occ_proto::daemon::HandOver;
 use occ_proto::policy::GRANT_SOCKET;
+use serde::Deserialize;
 use tokio::process::Command as Program;
 
 use super::{Context, daemon};
 use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command};
 use crate::client::{Client, segment};
-use crate::error::{CliError, DAEMON_UNREACHABLE};
+use crate::error::{CliError, DAEMON_INCOMPATIBLE, DAEMON_UNREACHABLE};
 use crate::output::Ui;
+use crate::versions;
 
 const OWN: &str = env!("CARGO_PKG_VERSION");
 /// How long a program may take to say its version.
@@ -37,6 +39,22 @@ impl Upgrade {
         Self { socket: cli.global.socket.clone(), wanted }
     }
 
+    /// Returns why an answer was not understood: a daemon that needs a newer occ says so.
+    pub(crate) async fn explained(self, ui: &Ui, error: CliError) -> CliError {
+        let is_newer = |other: &String| is_older(OWN, other);
+        if error.code != DAEMON_INCOMPATIBLE
+            || !ui.other_version.borrow().as_ref().is_some_and(is_newer)
+        {
+            return error;
+        }
+        let context = Context::plain(ui, self.socket);
+        match Client::open(&context, Start::Never).await {
+            Ok(client) => too_old(&client).await.unwrap_or(error),
+            // The first error says more.
+            Err(_) => error,
+        }
+    }
+
     /// Replaces a daemon that is older than this occ, or says what to do.
     pub(crate) async fn after(self, ui: &Ui) {
         let other = ui.other_version.borrow().clone();
@@ -51,6 +69,19 @@ impl Upgrade {
             }
         }
     }
+}
+
+/// The one word of `GET /v1/version` that an older occ has to understand, whatever else is new there.
+#[derive(Debug, Deserialize)]
+struct Serves {
+    min_client: String,
+}
+
+/// Returns that a daemon needs a newer occ than this one, where it does and says so.
+pub(crate) async fn too_old(client: &Client) -> Option<CliError> {
+    let reply = tokio::time::timeout(SAYS, client.get("/v1/version")).await.ok()?.ok()?;
+    let serves: Serves = reply.parse().ok()?;
+    versions::too_old(reply.daemon(), &serves.min_client)
 }
 
 /// Returns what is to be said.

@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use super::Finding;
 use crate::autostart::{self, Start};
 use crate::client::Client;
-use crate::commands::Context;
+use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
-use crate::error::CliError;
-use crate::versions::remedy;
+use crate::error::{CliError, DAEMON_INCOMPATIBLE};
+use crate::versions::{remedy, too_old};
 
 /// How long the daemon may take to answer from memory: less than the whole check, so that there is time to say what to do.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -65,7 +65,12 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     match version(&client).await {
         Ok(version) => findings.extend(versions(&version)),
         Err(error) => {
-            findings.push(of("daemon", error));
+            // What it says may be new in more than that.
+            let too_old = match error.code.as_str() {
+                DAEMON_INCOMPATIBLE => upgrade::too_old(&client).await,
+                _ => None,
+            };
+            findings.push(of("daemon", too_old.unwrap_or(error)));
             return findings;
         }
     }
@@ -144,10 +149,12 @@ fn versions(version: &Version) -> Vec<Finding> {
     let up = two_units(seconds_between(version.started_at, Timestamp::now()));
     let own = env!("CARGO_PKG_VERSION");
     let text = format!("occd {} runs, process {}, up {up}", version.version, version.pid);
-    let mut findings = vec![if version.version == own {
-        Finding::ok("daemon", text)
-    } else {
-        Finding::warning("daemon", format!("{text}; occ is {own}"), remedy(&version.version))
+    let mut findings = vec![match too_old(&version.version, &version.min_client) {
+        Some(error) => of("daemon", error),
+        None if version.version == own => Finding::ok("daemon", text),
+        None => {
+            Finding::warning("daemon", format!("{text}; occ is {own}"), remedy(&version.version))
+        }
     }];
     findings.extend(version.warnings.iter().map(|warning| match warning {
         // Work goes on without it.
