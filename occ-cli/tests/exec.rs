@@ -263,6 +263,24 @@ fn a_daemon_that_goes_away_leaves_the_outcome_unknown() {
 }
 
 #[test]
+fn a_command_is_said_to_have_been_ended_only_where_its_status_is_not_its_own() {
+    for (code, signal, exit, is_said) in [
+        (Some(0), None, 0, false),
+        (Some(3), None, 3, false),
+        (None, Some("TERM"), 143, true),
+        // As a shell tells of that.
+        (Some(143), None, 143, true),
+    ] {
+        let done = exec(&["--", "x"], move |ws, _| {
+            let end = json!({"code": code, "signal": signal, "cut_off": true, "timed_out": false});
+            ended(ws, end);
+        });
+        assert_eq!(done.code, exit, "{done:?}");
+        assert_eq!(done.err.contains("it was ended"), is_said, "{done:?}");
+    }
+}
+
+#[test]
 fn json_is_one_document() {
     let done = exec(&["--json", "--", "x"], |ws, _| {
         started(ws);

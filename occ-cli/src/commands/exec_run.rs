@@ -253,6 +253,9 @@ impl Sent<'_> {
 /// What a failure ends with before a command has started.
 pub(super) const NOT_STARTED: &str = " The command was not started.";
 
+/// What a shell says of a program that HUP, KILL or TERM has ended, by which commands are told to end.
+const BY_SIGNAL: [u32; 3] = [128 + 1, 128 + 9, 128 + 15];
+
 /// Returns the error when the end was of our making, or no end at all.
 pub(super) fn ours(
     args: &ExecArgs,
@@ -282,7 +285,9 @@ pub(super) fn ours(
             },
         );
     }
-    if exit.cut_off {
+    // A program with a status of its own has said itself how it ended.
+    let is_own = exit.code.is_some_and(|code| !BY_SIGNAL.contains(&code));
+    if exit.cut_off && (!is_own || exit.may_still_run) {
         let why = match &exit.cut_off_by {
             Some(hop) => format!("the connection to the jump host {hop} was closed on purpose"),
             None => format!("{host} was disconnected, or occd stopped,"),

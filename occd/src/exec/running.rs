@@ -240,7 +240,8 @@ async fn supervise(
         () = control.cancel.cancelled() => {}
         // The host is disconnected or removed, or the daemon stops.
         () = control.program.ending() => {
-            control.cut_off.store(true, Ordering::Relaxed);
+            // One that has ended by itself was not: what it left behind was.
+            control.cut_off.store(control.program.exit().is_none(), Ordering::Relaxed);
         }
         // The reader may be stuck for ever; the program must not run on for nobody.
         _ = control.program.output_lost() => {}

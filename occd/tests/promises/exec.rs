@@ -647,3 +647,28 @@ fn a_variable_goes_the_protocols_own_way_where_the_server_takes_it() {
     assert_eq!(ran(alone), "exec env -i TAKEN=a true|");
     no_channels(&rig, GUARD);
 }
+
+#[test]
+fn a_program_that_had_ended_by_itself_was_not_cut_off() {
+    let Some((sshd, rig)) = sshd() else { return };
+    // What it leaves behind holds its output, which is waited for.
+    let script = "sleep 1000 & echo $$; exit 3";
+    let request = json!({ "argv": ["sh", "-c", script], "wait_output": true });
+    let mut stream = Ws::start(&rig, &request);
+    stream.started();
+    let Incoming::Bytes(STDOUT, shown) = stream.next() else { panic!("no output") };
+    let pid = String::from_utf8(shown).unwrap();
+    shell(&rig, &format!("while kill -0 {} 2>/dev/null; do sleep 0.02; done", pid.trim()));
+    // The server tells of ends in their order.
+    shell(&rig, "true");
+    assert_eq!(rig.http("POST", "/v1/hosts/h/disconnect", &[], None).status, 200);
+    let exit = loop {
+        match stream.next() {
+            Incoming::Event(ExecEvent::Exit(exit)) => break exit,
+            Incoming::Bytes(..) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((exit.code, exit.cut_off), (Some(3), false), "{exit:?}");
+    remote_program(&sshd, "sleep").signal(Signal::KILL);
+}
