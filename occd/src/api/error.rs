@@ -247,7 +247,7 @@ fn exec_status(error: &ExecError) -> (StatusCode, Code) {
         | ExecError::OutputCut { .. }
         | ExecError::NoExit
         | ExecError::NoAnswer { .. } => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
-        ExecError::Overflow { .. } | ExecError::Spill(_) => {
+        ExecError::Overflow | ExecError::Spill(_) => {
             (StatusCode::INSUFFICIENT_STORAGE, Code::OutputOverflow)
         }
     }

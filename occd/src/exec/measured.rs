@@ -97,6 +97,6 @@ fn end_of_error(error: &ExecError) -> CommandEnd {
         | ExecError::OutputCut { .. }
         | ExecError::NoExit
         | ExecError::NoAnswer { .. } => CommandEnd::Unknown,
-        ExecError::Overflow { .. } | ExecError::Spill(_) => CommandEnd::Unread,
+        ExecError::Overflow | ExecError::Spill(_) => CommandEnd::Unread,
     }
 }

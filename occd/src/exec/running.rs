@@ -87,12 +87,9 @@ pub enum ExecError {
     },
     /// The output was not read and became too much to keep.
     #[error(
-        "the output was not read and passed the limit; {held} bytes were kept, the command was ended"
+        "the output was not read and passed the limit: what was not read is lost, the command was ended"
     )]
-    Overflow {
-        /// Bytes held when the limit was reached.
-        held: u64,
-    },
+    Overflow,
     /// This machine could not start it.
     #[error("it could not be started")]
     Spawn(#[source] std::io::Error),
@@ -642,7 +639,7 @@ impl Running {
 
     fn what_became(&self) -> Result<Exit, ExecError> {
         match self.control.program.lost_output() {
-            Some(OutputLost::Overflow { held }) => return Err(ExecError::Overflow { held }),
+            Some(OutputLost::Overflow { .. }) => return Err(ExecError::Overflow),
             Some(OutputLost::Spill(error)) => return Err(ExecError::Spill(error)),
             None => {}
         }
