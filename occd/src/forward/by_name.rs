@@ -14,7 +14,6 @@ use super::open::open;
 use super::relay::relay;
 use super::stream::LocalStream;
 use super::{Forwards, serve};
-use crate::ssh::error::chain;
 
 /// How long a client may take to send its request's head.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -61,7 +60,7 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
             // A browser keeps a connection for one origin, so what follows is for the same host.
             let (client, begun) = (LocalStream::Tcp(client), Bytes::from(head));
             if let Err(broken) = relay(client, begun, channel, &running.counts).await {
-                running.failed(&chain(&broken));
+                running.broke(&broken);
             }
             Ok(())
         }

@@ -228,7 +228,7 @@ async fn client_there(incoming: Incoming, running: &Arc<Running>) {
             let channel = incoming.accept().await;
             let relayed = relay(stream, bytes::Bytes::new(), channel, &running.counts).await;
             if let Err(broken) = relayed {
-                running.failed(&chain(&broken));
+                running.broke(&broken);
             }
         }
         Err(error) => {

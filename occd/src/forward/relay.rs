@@ -17,13 +17,11 @@ const CHUNK: usize = 64 * 1024;
 const SMALL: usize = 4 * 1024;
 
 /// How a connection ended that did not end well.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub(super) enum Broken {
-    /// The near end.
-    #[error("the client broke off")]
-    Client(#[source] io::Error),
-    /// The far end.
-    #[error("{0}")]
+    /// The near end: a client, or for a host's port what that leads to.
+    Near(io::Error),
+    /// The far end, and why.
     Host(String),
 }
 
@@ -93,7 +91,7 @@ async fn up(
             }
         }
         buffer.reserve(room);
-        let length = read.read_buf(&mut buffer).await.map_err(Broken::Client)?;
+        let length = read.read_buf(&mut buffer).await.map_err(Broken::Near)?;
         if length == 0 {
             let _ = channel.eof().await;
             return Ok(());
@@ -112,7 +110,7 @@ async fn down(
     while let Some(frame) = channel.recv().await {
         if frame.stream() == STDOUT {
             let data = frame.data();
-            write.write_all(&data).await.map_err(Broken::Client)?;
+            write.write_all(&data).await.map_err(Broken::Near)?;
             counts.received(data.len());
         }
     }
@@ -129,5 +127,5 @@ async fn down(
     {
         return Err(Broken::Host(format!("the link broke: {}", chain(&cause))));
     }
-    write.shutdown().await.map_err(Broken::Client)
+    write.shutdown().await.map_err(Broken::Near)
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::open::Whose;
 use super::record::Record;
+use super::relay::Broken;
 use crate::container::Sandboxes;
 use crate::events::{Changes, Topic};
 use crate::host::HostHandle;
@@ -174,6 +175,14 @@ impl Running {
         // Whoever waits for something to listen there tries again and again.
         if before.as_deref() != Some(&why) {
             tracing::info!(forward = id, %host, why, "a connection through a forward failed");
+        }
+    }
+
+    /// A connection through it broke. Whoever hangs up on this machine does as they like, and nothing is wrong with it.
+    pub(super) fn broke(&self, broken: &Broken) {
+        match broken {
+            Broken::Near(error) => tracing::debug!(%error, "a forward's near end hung up"),
+            Broken::Host(why) => self.failed(why),
         }
     }
 

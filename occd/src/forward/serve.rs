@@ -40,7 +40,7 @@ async fn directly(client: LocalStream, to: &Endpoint, running: &Running) {
         Ok(channel) => {
             running.listens();
             if let Err(broken) = relay(client, Bytes::new(), channel, &running.counts).await {
-                running.failed(&crate::ssh::error::chain(&broken));
+                running.broke(&broken);
             }
             return;
         }
@@ -74,7 +74,7 @@ async fn by_socks(mut client: LocalStream, running: &Running) {
             if socks::answer(&mut client, request.version, Answer::Granted).await.is_ok()
                 && let Err(broken) = relay(client, Bytes::new(), channel, &running.counts).await
             {
-                running.failed(&crate::ssh::error::chain(&broken));
+                running.broke(&broken);
             }
             return;
         }

@@ -442,6 +442,35 @@ fn where_nothing_answers_that_connection_is_reset_and_the_forward_stays() {
 }
 
 #[test]
+fn a_client_that_hangs_up_is_no_error_of_its_forward() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let endless = serve(|mut client| {
+        loop {
+            client.write_all(&[b'x'; 65536])?;
+        }
+    });
+    let port = port_of(&add(&rig, &["-L", &format!("0:localhost:{endless}")]));
+    let socks = port_of(&add(&rig, &["-D", "0"]));
+    for (port, hello) in [(port, None), (socks, Some(endless))] {
+        let mut client = connect(port).unwrap();
+        if let Some(to) = hello {
+            // SOCKS 4 to 127.0.0.1 (its protocol has no number of bytes to wait for but eight).
+            let [high, low] = to.to_be_bytes();
+            client.write_all(&[4, 1, high, low, 127, 0, 0, 1, 0]).unwrap();
+            client.read_exact(&mut [0; 8]).unwrap();
+        }
+        client.read_exact(&mut [0; 100_000]).unwrap();
+        drop(client);
+    }
+    let open = || list(&rig).iter().map(|forward| forward.connections).sum::<u64>();
+    wait_until("the connections to end", GUARD, open, |open| *open == 0);
+    for forward in list(&rig) {
+        assert_eq!(forward.last_error, None, "{forward:?}");
+        assert!(forward.bytes_in > 0, "{forward:?}");
+    }
+}
+
+#[test]
 fn what_a_server_forbids_is_said_and_tried_again() {
     if !RealSshd::require() {
         return;
