@@ -73,6 +73,37 @@ fn hosts_of_ssh_config_are_imported_with_one_save() {
 }
 
 #[test]
+fn a_pattern_picks_the_hosts_that_are_imported() {
+    let mut rig = DaemonRig::new();
+    let one = |name: &str| format!("Host {name}\n  HostName 192.0.2.1\n");
+    write_ssh_config(&rig, &["web-1", "web-2", "web-10", "db-1"].map(one).concat());
+    rig.start_daemon(&[]);
+    let dry = rig.occ_ok(&["host", "import", "--match", "web-?", "--dry-run", "--json"]);
+    let dry: Value = serde_json::from_str(&dry).unwrap();
+    let would: Vec<_> = dry["would_add"].as_array().unwrap().iter().map(|h| &h["name"]).collect();
+    assert_eq!(would, ["web-1", "web-2"], "{dry}");
+    assert_eq!(hosts(&rig), Value::Null, "nothing was saved");
+
+    let import = |args: &[&str]| {
+        let output = rig.run_occ(&[&["host", "import", "--yes"], args].concat());
+        let hosts = hosts(&rig);
+        let names = |hosts: &Value| -> Vec<String> {
+            hosts["hosts"].as_object().map_or_else(Vec::new, |all| all.keys().cloned().collect())
+        };
+        (output.code(), output.stdout, names(&hosts))
+    };
+    // `--all` beside it is all that match; a name is added to them.
+    let (code, said, names) = import(&["--all", "--match", "web-??"]);
+    assert_eq!((code, said.as_str()), (0, "Added: 1 host (web-10).\n"));
+    assert_eq!(names, ["web-10"]);
+    let (code, said, names) = import(&["--match", "*-1", "web-2"]);
+    assert_eq!((code, said.as_str()), (0, "Added: 3 hosts (web-1, web-2, db-1).\n"));
+    assert_eq!(names.len(), 4);
+    let (code, said, _) = import(&["--match", "nosuch*"]);
+    assert_eq!((code, said.as_str()), (0, "No host was added.\n"));
+}
+
+#[test]
 fn setup_leads_to_a_host_that_works() {
     if !RealSshd::require() {
         return;
