@@ -72,7 +72,10 @@ pub enum SearchEvent {
         /// Where in the line the match begins, in bytes from 1, where that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         column: Option<u64>,
-        /// The line without its end; of a long one the beginning.
+        /// Where in the line `text` begins, in bytes from 1, where that is not its beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text_column: Option<u64>,
+        /// The line without its end; of one of more than 1000 bytes a piece with the match in it.
         text: Bytes,
     },
     /// It is over.

@@ -138,7 +138,7 @@ async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError
             ui.print(&json::line(&text))?;
         }
         match event {
-            SearchEvent::Match { path, line, column, text } if !ui.json => {
+            SearchEvent::Match { path, line, column, text, .. } if !ui.json => {
                 let column = column.map_or_else(String::new, |column| format!("{column}:"));
                 let mut out = bytes_of(&path, raw || args.null);
                 out.push(if args.null { 0 } else { b':' });

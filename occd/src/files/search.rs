@@ -1,6 +1,7 @@
 //! Searching files for a pattern: by the host's `rg`, else by its `grep`.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::{Buf as _, BytesMut};
 use occ_proto::exec::STDOUT;
@@ -51,6 +52,8 @@ exit 0"#;
 
 /// The most bytes of a line that are told.
 const TEXT: usize = 1000;
+/// So many of them, in bytes, are from before the match, where the line is longer.
+const BEFORE: usize = 200;
 /// The longest line that is kept, in bytes; of a longer one the rest is passed over.
 const LONGEST: usize = 4 * 1024 * 1024;
 /// The most lines that are found, unless less is asked for.
@@ -266,19 +269,73 @@ impl Search {
             }
         };
         let text = text.strip_suffix(b"\r").unwrap_or(text);
-        let text = text[..text.len().min(TEXT)].to_vec().into();
+        let at =
+            column.map(|column| usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX));
+        let at = at.or_else(|| (text.len() > TEXT).then(|| self.likely(text)).flatten());
+        let piece = piece(text, at.unwrap_or(0));
+        let text_column = (piece.start > 0).then_some(piece.start as u64 + 1);
+        let text = text[piece].to_vec().into();
         let path = path.strip_prefix(b"./").unwrap_or(path).to_vec().into();
-        Some(SearchEvent::Match { path, line, column, text })
+        Some(SearchEvent::Match { path, line, column, text_column, text })
     }
 
     /// Returns where a text is in a line, which grep does not tell.
     fn column(&self, text: &[u8]) -> Option<u64> {
-        let wanted = self.wish.pattern.as_bytes();
+        Some(self.place(text, self.wish.pattern.as_bytes())? as u64 + 1)
+    }
+
+    /// Returns where in a line an expression may match: where the longest text that it has is. To know, it would have to be
+    /// understood as grep understands it.
+    fn likely(&self, text: &[u8]) -> Option<usize> {
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '_' | '-' | ':' | '=' | '/');
+        let mut texts: Vec<&str> = self.wish.pattern.split(|c| !plain(c)).collect();
+        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        texts
+            .into_iter()
+            .filter(|wanted| !wanted.is_empty())
+            .find_map(|wanted| self.place(text, wanted.as_bytes()))
+    }
+
+    fn place(&self, text: &[u8], wanted: &[u8]) -> Option<usize> {
         let same = |part: &[u8]| match self.wish.ignore_case {
             true => part.eq_ignore_ascii_case(wanted),
             false => part == wanted,
         };
-        let at = text.windows(wanted.len().max(1)).position(same)?;
-        Some(at as u64 + 1)
+        text.windows(wanted.len().max(1)).position(same)
+    }
+}
+
+/// Returns what of a line is told, if the match begins at a byte of it: no character of UTF-8 is cut.
+fn piece(text: &[u8], at: usize) -> Range<usize> {
+    if text.len() <= TEXT {
+        return 0..text.len();
+    }
+    // No character has more than three bytes that go on with it; what is no UTF-8 is cut where it comes.
+    let goes_on = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    let begin = at.saturating_sub(BEFORE).min(text.len() - TEXT);
+    let begin = (begin..begin + 4).find(|at| !goes_on(at)).unwrap_or(begin);
+    let end = (begin + TEXT).min(text.len());
+    let end = (end - 3..=end).rev().find(|at| !goes_on(at)).unwrap_or(end);
+    begin..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_line_has_the_match_in_it_and_whole_characters() {
+        assert_eq!(piece(b"short", 3), 0..5);
+        for wide in ["x", "\u{e4}", "\u{20ac}", "\u{1f600}"] {
+            let text = format!("{}needle{}", wide.repeat(3000), wide.repeat(3000));
+            for (at, wanted) in [(0, &wide), (wide.len() * 3000, &"needle")] {
+                let piece = std::str::from_utf8(&text.as_bytes()[piece(text.as_bytes(), at)]);
+                assert!(piece.unwrap().contains(wanted) && piece.unwrap().len() <= TEXT, "{wide}");
+            }
+            let end = piece(text.as_bytes(), text.len() - 1);
+            assert_eq!(end.end, text.len());
+        }
+        // What is no UTF-8 is told as well.
+        assert_eq!(piece(&[0x80; 5000], 4000).len(), TEXT);
     }
 }

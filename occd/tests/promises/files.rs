@@ -537,6 +537,25 @@ fn a_line_that_is_too_long_to_be_kept_is_cut_and_harms_no_other() {
 }
 
 #[test]
+fn what_is_told_of_a_long_line_has_the_match_in_it() {
+    both(|rig, shared, place| {
+        let line = format!("{}needle{}\n", "\u{e4}".repeat(5_001), "\u{fc}".repeat(5_000));
+        std::fs::write(shared.at("a"), line).unwrap();
+        for query in ["?search=needle&literal=true", "?search=(needle)x*"] {
+            let answer = ask(rig, "GET", &url(place, shared.path(), query), &[], None);
+            let text = answer.text();
+            let found: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+            let piece = found["text"].as_str().unwrap_or_else(|| panic!("no UTF-8: {found}"));
+            assert!(piece.len() <= 1000 && piece.contains("needle"), "{place} {query}: {found}");
+            if let Some(column) = found["column"].as_u64() {
+                let at = found["text_column"].as_u64().unwrap() - 1;
+                assert_eq!(piece.find("needle").unwrap() as u64 + at, column - 1, "{found}");
+            }
+        }
+    });
+}
+
+#[test]
 fn two_uploads_of_one_file_do_not_mix() {
     use std::io::{Read as _, Write as _};
     both(|rig, shared, place| {
