@@ -374,6 +374,11 @@ pub async fn update(
         }
         return outcome(session, Did::UpToDate, notes).await;
     }
+    // Told before anything is replaced: whoever reads of a failure then knows what failed.
+    if let Some((from, to)) = versions(session, old_image.as_ref(), &new).await? {
+        session.progress.step(format!("going from version {from} to {to}"));
+        notes.push(format!("version {from} -> {to}"));
+    }
     if let Some(before) = &before {
         image::tag(session, before, &repo, PREVIOUS_KEPT).await?;
     }
@@ -423,9 +428,6 @@ pub async fn update(
             }
             return Err(error);
         }
-    }
-    if let Some((from, to)) = versions(session, old_image.as_ref(), &new).await? {
-        notes.push(format!("version {from} -> {to}"));
     }
     if request.rollback {
         notes.push(format!("the image that ran until now is {previous_name}: another --rollback goes back to that one"));

@@ -351,10 +351,17 @@ fn an_update_brings_the_new_image_or_leaves_the_old_one() {
     docker.docker_ok(&["tag", &current, "kept:1"]);
     docker.docker_ok(&["rmi", "-f", &image]);
     publish("2.0", &[]);
-    let updated = rig.occ_ok(&["update", "--host", "h", "-y"]);
+    let output = rig.run_occ(&["update", "--host", "h", "-y"]);
+    let updated = &output.stdout;
     assert!(
         updated.contains("✓ Service updated") && updated.contains("version 1.0 -> 2.0"),
-        "{updated}"
+        "{output:?}"
+    );
+    // It is told before anything is replaced, too: what fails then is known by its version.
+    let at = |step: &str| output.stderr.find(step).unwrap_or_else(|| panic!("{step}: {output:?}"));
+    assert!(
+        at("from version 1.0 to 2.0") < at("putting the new sandbox in its place"),
+        "{output:?}"
     );
     assert_eq!(version(), "2.0");
     let binds = "{{range .Mounts}}{{if eq .Type \"bind\"}}{{.Source}}{{end}}{{end}}";
