@@ -169,6 +169,49 @@ fn an_archive_is_the_same_each_time_and_installs_from_where_it_is() {
 }
 
 #[test]
+fn a_checkout_installs_programs_that_are_built_into_the_home_and_takes_them_away() {
+    let place = Place::new("checkout");
+    programs(&place);
+    // What cargo would build first is this.
+    let bin = place.join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let script = format!("#!/bin/sh\n[ \"$1\" = xtask ] || exit 9\nshift\nexec {XTASK} \"$@\"\n");
+    fs::write(bin.join("cargo"), script).unwrap();
+    fs::set_permissions(bin.join("cargo"), fs::Permissions::from_mode(0o755)).unwrap();
+    let (home, work) = (place.join("home"), place.join("work"));
+    for dir in [&home, &work] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    let path = std::env::var("PATH").unwrap();
+    let install = |args: &[&str]| {
+        let mut command = install_sh();
+        // The directory of the programs is named from where the user is.
+        command.args(args).current_dir(&place.0).env("HOME", &home).env("TMPDIR", &work);
+        command.env("PATH", format!("{}:{path}", bin.display()));
+        command.env("XDG_RUNTIME_DIR", &home).output().unwrap()
+    };
+    let output = install(&["--programs", "programs"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.starts_with("Installed occ "), "{output:?}");
+    let there = files(&home.join(".local"));
+    for file in ["bin/occ", "bin/occd", "share/man/man1/occ.1", "share/occ/installed"] {
+        assert!(there.iter().any(|one| one == file), "{file}: {there:?}");
+    }
+    let built = |name: &str| fs::read(place.join("programs").join(name)).unwrap();
+    for name in ["occ", "occd"] {
+        assert!(fs::read(home.join(".local/bin").join(name)).unwrap() == built(name), "{name}");
+    }
+    assert_eq!(files(&work), [""; 0], "what it was packed in is gone");
+
+    // Programs that are not there leave what is installed as it is.
+    let failed = install(&["--programs", "elsewhere"]);
+    assert!(!failed.status.success(), "{failed:?}");
+    assert_eq!((files(&home.join(".local")), files(&work)), (there, vec![]));
+    assert!(install(&["--uninstall"]).status.success());
+    assert_eq!(files(&home), [""; 0]);
+}
+
+#[test]
 fn only_a_daemon_that_was_installed_there_is_spoken_of() {
     let place = Place::new("running");
     let (prefix, elsewhere) = (place.join("prefix"), place.join("elsewhere"));
