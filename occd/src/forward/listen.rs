@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::owner;
 use super::stream::LocalStream;
 use crate::server;
+use crate::socket::SocketFile;
 use crate::ssh::agent::knock;
 
 /// Clients that the system keeps until they are taken.
@@ -25,24 +26,11 @@ const LOOKUP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(OwnSocket),
-}
-
-/// A socket whose name ends with it.
-#[derive(Debug)]
-pub(super) struct OwnSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Drop for OwnSocket {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.path.display(), %error, "a socket could not be removed");
-        }
-    }
+    /// Its name ends with it.
+    Unix {
+        listener: UnixListener,
+        _file: SocketFile,
+    },
 }
 
 impl Listener {
@@ -50,7 +38,7 @@ impl Listener {
     pub(super) async fn accept(&self) -> Option<LocalStream> {
         match self {
             Self::Tcp(listener) => server::accept_tcp(listener).await.map(LocalStream::Tcp),
-            Self::Unix(own) => server::accept(&own.listener).await.map(LocalStream::Unix),
+            Self::Unix { listener, .. } => server::accept(listener).await.map(LocalStream::Unix),
         }
     }
 }
@@ -165,18 +153,13 @@ fn unix(path: &Path, listen: &Endpoint) -> Result<Listener, BindError> {
         },
     }
     let listener = StdUnixListener::bind(path).map_err(failed)?;
+    let file = SocketFile::of(path).map_err(failed)?;
     // Clients of other users that come before this are refused when they are taken.
-    let own = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| listener.set_nonblocking(true))
-        .and_then(|()| UnixListener::from_std(listener));
-    match own {
-        Ok(listener) => Ok(Listener::Unix(OwnSocket { listener, path: path.to_owned() })),
-        Err(error) => {
-            // It has just been made, and is of no use.
-            let _ = std::fs::remove_file(path);
-            Err(failed(error))
-        }
-    }
+        .and_then(|()| UnixListener::from_std(listener))
+        .map(|listener| Listener::Unix { listener, _file: file })
+        .map_err(failed)
 }
 
 #[cfg(test)]

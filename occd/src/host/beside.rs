@@ -117,9 +117,7 @@ impl HostHandle {
         *current = Some(Arc::clone(&connection));
         Ok(connection)
     }
-}
 
-impl HostHandle {
     /// Makes a connection; nothing when the host is another one by then.
     async fn dial_beside(&self, lend_agent: bool) -> Result<Option<Arc<Connection>>, ConnectError> {
         let snapshot = self.snapshot();
