@@ -207,6 +207,10 @@ async fn keyed(
         // What is done for a grant ends with its client, and with the grant.
         return Err(ApiError::bad_request("On a grant's socket there is no Idempotency-Key."));
     }
+    if request.headers().get_all(IDEMPOTENCY_HEADER).iter().nth(1).is_some() {
+        // Which of them the client would come back with is not known.
+        return Err(ApiError::bad_request("A request has one Idempotency-Key."));
+    }
     let word = key.to_str().unwrap_or_default();
     let visible = word.bytes().all(|byte| byte.is_ascii_graphic());
     if word.is_empty() || word.len() > KEY_LENGTH || !visible {

@@ -76,6 +76,29 @@ fn a_command_with_a_key_runs_once_and_has_one_answer() {
 }
 
 #[test]
+fn two_keys_on_one_request_are_refused_before_anything_is_done() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let dir = Dir::new();
+    let request = dir.request("echo x >>ran");
+    let local = |keys: &[&str]| {
+        let headers: Vec<_> = keys.iter().map(|key| ("idempotency-key", *key)).collect();
+        rig.http("POST", "/v1/hosts/local/exec", &headers, Some(request.clone()))
+    };
+    for keys in [["one", "two"], ["one", "one"]] {
+        let refused = problem(&local(&keys));
+        assert_eq!((refused.status, refused.code), (400, Code::BadRequest), "{keys:?}");
+    }
+    assert_eq!(dir.ran(), "");
+    // None of them was taken.
+    for key in ["one", "two"] {
+        let done = local(&[key]);
+        assert_eq!((done.status, done.header("idempotency-replayed")), (200, None), "{key}");
+    }
+    assert_eq!(dir.ran(), "x\nx\n");
+}
+
+#[test]
 fn many_at_once_with_one_key_run_it_once() {
     let Some((_sshd, rig)) = sshd() else { return };
     let dir = Dir::new();
