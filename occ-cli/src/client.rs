@@ -17,20 +17,22 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderValue};
 use hyper::http::response;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy;
-use hyper_util::rt::TokioIo;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
 use occ_proto::error::Problem;
 use occ_proto::policy::{CLIENT_HEADER, GRANT_SOCKET};
 use occ_proto::prompt::{PROMPTS_HEADER, PromptList};
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
-use occ_proto::{AGENT_HEADER, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER, WARNING_HEADER};
+use occ_proto::{
+    AGENT_HEADER, Code, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER, WARNING_HEADER,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::autostart::{self, Start};
 use crate::commands::Context;
+use crate::connection::Connection;
 use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 use crate::output::host::tell_news;
@@ -48,6 +50,10 @@ const FROM_MEMORY: Duration = Duration::from_secs(10);
 const DYING: Duration = Duration::from_secs(1);
 const DYING_STEP: Duration = Duration::from_millis(5);
 
+/// How long a daemon that has no place is asked again, and after how long that is said.
+const IN_LINE: Duration = Duration::from_secs(30);
+const MOMENT: Duration = Duration::from_millis(500);
+
 /// The daemon, found and trusted.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -64,6 +70,8 @@ pub(crate) struct Client {
     prompter: OnceCell<Option<Prompter>>,
     /// See [`Client::many`].
     many: Cell<bool>,
+    /// It was said that there is no place.
+    told: Cell<bool>,
 }
 
 /// An answer with a status below 400.
@@ -115,9 +123,10 @@ impl Client {
     pub(crate) fn of(found: autostart::Found, ui: &Ui) -> Self {
         let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
         let first = RefCell::new(Some(found.stream));
-        let (ui, prompter, many) = (ui.clone(), OnceCell::new(), Cell::new(false));
+        let (ui, prompter) = (ui.clone(), OnceCell::new());
+        let (many, told) = (Cell::new(false), Cell::new(false));
         let (http, sought) = (legacy::Client::unix(), found.sought);
-        Self { http, socket: found.socket, sought, first, pid, ui, prompter, many }
+        Self { http, socket: found.socket, sought, first, pid, ui, prompter, many, told }
     }
 
     /// Returns the same for what another daemon knows nothing of: none is started for it.
@@ -179,6 +188,14 @@ impl Client {
     /// Asks for something the daemon has in memory. Nothing is changed by asking, so when the daemon goes meanwhile the
     /// next one is asked.
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, CliError> {
+        self.let_in(async |again| {
+            self.renew(again).await?;
+            self.get_now(path).await
+        })
+        .await
+    }
+
+    async fn get_now(&self, path: &str) -> Result<Reply, CliError> {
         let asked = || self.send(Method::GET, path, None, None, None);
         // The daemon's silence is no reason to ask another, only its end.
         match self.at_once(async { Ok(asked().await) }).await? {
@@ -188,6 +205,45 @@ impl Client {
             }
             answer => answer,
         }
+    }
+
+    /// Asks, and again while the daemon has no place: with what it turns away it has not begun. `ask` is told whether
+    /// it is asked again.
+    ///
+    /// # Errors
+    /// With those of `ask`; with that there is no place, when none comes free for long.
+    pub(crate) async fn let_in<T>(
+        &self,
+        ask: impl AsyncFn(bool) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        let begun = tokio::time::Instant::now();
+        let mut again = false;
+        loop {
+            // Boxed: it is large.
+            let error = match Box::pin(ask(again)).await {
+                Err(error) if error.daemon_code() == Some(Code::TooManyRequests) => error,
+                answer => return answer,
+            };
+            let pause = error.problem.as_ref().and_then(|problem| problem.retry_after_ms);
+            let Some(pause) = pause.map(Duration::from_millis) else { return Err(error) };
+            if begun.elapsed() + pause > IN_LINE {
+                return Err(error);
+            }
+            if begun.elapsed() > MOMENT && !self.told.replace(true) {
+                let (why, seconds) = (&error.message, IN_LINE.as_secs());
+                self.ui.note(&format!("{why} Waiting for a place, {seconds} s at most."));
+            }
+            tokio::time::sleep(pause).await;
+            again = true;
+        }
+    }
+
+    /// Makes a new connection for a request that is made again: on one of hyperlocal's the refusal may come too early.
+    async fn renew(&self, again: bool) -> Result<(), CliError> {
+        if again {
+            self.first.replace(Some(self.another_stream().await?));
+        }
+        Ok(())
     }
 
     /// Finds the daemon that follows on one that has gone with that error, as this one was found.
@@ -213,7 +269,11 @@ impl Client {
 
     /// The same of this daemon alone, which may wait for something before it answers.
     pub(crate) async fn get_once(&self, path: &str) -> Result<Reply, CliError> {
-        self.send(Method::GET, path, None, None, None).await
+        self.let_in(async |again| {
+            self.renew(again).await?;
+            self.send(Method::GET, path, None, None, None).await
+        })
+        .await
     }
 
     /// Waits for an answer that takes the daemon a moment; a daemon that does not give it is stuck.
@@ -324,15 +384,21 @@ impl Client {
         if_match: Option<HeaderValue>,
         prompts: Option<HeaderValue>,
     ) -> Result<Reply, CliError> {
-        let first = (method.clone(), body.clone(), if_match.clone(), prompts.clone());
-        let (first_method, first_body, first_match, first_prompts) = first;
-        match self.send(first_method, path, first_body, first_match, first_prompts).await {
-            Err(error) if error.may_ask_next(&method) => {
-                self.find_next(error).await?;
-                Box::pin(self.send(method, path, body, if_match, prompts)).await
+        let send = async || {
+            let (body, if_match, prompts) = (body.clone(), if_match.clone(), prompts.clone());
+            self.send(method.clone(), path, body, if_match, prompts).await
+        };
+        self.let_in(async |again| {
+            self.renew(again).await?;
+            match send().await {
+                Err(error) if error.may_ask_next(&method) => {
+                    self.find_next(error).await?;
+                    Box::pin(send()).await
+                }
+                answer => answer,
             }
-            answer => answer,
-        }
+        })
+        .await
     }
 
     async fn send(
@@ -401,7 +467,7 @@ async fn first_exchange(
     stream: UnixStream,
     request: Request<Full<Bytes>>,
 ) -> Result<(response::Parts, Bytes), CliError> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(Connection::new(stream))
         .await
         .map_err(|error| broken(&error))?;
     let exchange = async move {

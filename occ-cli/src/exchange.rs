@@ -10,7 +10,6 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use occ_proto::files::Bytes as Name;
 use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
@@ -18,6 +17,7 @@ use occ_proto::trust::NewHostKey;
 use occ_proto::{AGENT_HEADER, KEY_HEADER, NEW_HOST_KEY_HEADER};
 
 use crate::client::{self, Client};
+use crate::connection::Connection;
 use crate::error::CliError;
 use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
@@ -79,15 +79,17 @@ impl Answer {
         if ask.body.is_some() {
             return Self::ask(client, ask, prompts).await;
         }
-        let Ask { method, path, headers, .. } = &ask;
-        let (method, path, headers) = (method.clone(), path.clone(), headers.clone());
-        let again = Ask { method, path, headers, body: None };
-        match Self::ask(client, ask, prompts.clone()).await {
-            Err(error) if error.may_ask_next(&again.method) => {
-                Box::pin(Self::ask(client, again, prompts)).await
-            }
-            answer => answer,
-        }
+        let send = async || {
+            let (method, path, headers) =
+                (ask.method.clone(), ask.path.clone(), ask.headers.clone());
+            Self::ask(client, Ask { method, path, headers, body: None }, prompts.clone()).await
+        };
+        client
+            .let_in(async |_| match send().await {
+                Err(error) if error.may_ask_next(&ask.method) => Box::pin(send()).await,
+                answer => answer,
+            })
+            .await
     }
 
     async fn ask(
@@ -181,7 +183,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(Connection::new(stream))
         .await
         .map_err(|error| client::broken(&error))?;
     // Its error is the answer's, too.

@@ -293,6 +293,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::NoSftp => format!(
             "on {h}: Subsystem sftp internal-sftp in sshd_config, or install openssh-sftp-server"
         ),
+        Code::TooManyRequests => {
+            "ss -xp shows which programs have connections to occd.sock; end those that hang, then again"
+                .to_owned()
+        }
         Code::FileInterrupted => format!("occ connect --host {h}, then again"),
         Code::ShuttingDown => "occ daemon start".to_owned(),
         Code::Internal => "occ daemon status names the daemon; its log is occd.log".to_owned(),

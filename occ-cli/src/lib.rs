@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod commands;
 mod complete;
+mod connection;
 pub mod daemon;
 mod descriptors;
 #[cfg(test)]

@@ -7,7 +7,6 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
 use occ_proto::exec::NDJSON;
 use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
@@ -15,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::{self, Client};
+use crate::connection::Connection;
 use crate::error::CliError;
 use crate::prompter::Prompter;
 
@@ -46,10 +46,28 @@ impl Lines {
         let body = body.map(serde_json::to_vec).transpose();
         let body = body
             .map_err(|error| CliError::failed(format!("the request cannot be written: {error}")))?;
-        let stream = client.another_stream().await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        client
+            .let_in(async |_| Self::ask_now(client, method.clone(), path, body.clone()).await)
             .await
-            .map_err(|error| client::broken(&error))?;
+    }
+
+    /// The same of what comes in a moment.
+    pub(crate) async fn get_at_once(client: &Client, path: &str) -> Result<Self, CliError> {
+        let asked = || Self::ask_now(client, Method::GET, path, None);
+        client.let_in(async |_| client.at_once(asked()).await).await
+    }
+
+    async fn ask_now(
+        client: &Client,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Self, CliError> {
+        let stream = client.another_stream().await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(Connection::new(stream))
+                .await
+                .map_err(|error| client::broken(&error))?;
         // Its error is the body's, too.
         let mut connection = Box::pin(async move { drop(connection.await) });
         let mut request = Request::builder()

@@ -12,7 +12,6 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use occ_proto::Secret;
 use occ_proto::error::Code;
 use occ_proto::exec::NDJSON;
@@ -21,6 +20,7 @@ use occ_proto::text::sanitize;
 use tokio::task::JoinSet;
 
 use crate::client::Client;
+use crate::connection::Connection;
 use crate::error::CliError;
 use crate::output::Ui;
 use crate::output::host::host_key_news;
@@ -263,9 +263,10 @@ impl Events {
             .header(ACCEPT, NDJSON)
             .body(Full::<Bytes>::default())
             .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| crate::client::broken(&error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(Connection::new(stream))
+                .await
+                .map_err(|error| crate::client::broken(&error))?;
         let mut connections = JoinSet::new();
         connections.spawn(async move {
             // How it ended shows in the stream.

@@ -21,7 +21,6 @@ use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::trust::NewHostKey;
 use occ_proto::{AGENT_HEADER, KEY_HEADER};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -30,6 +29,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use crate::client::{
     Client, agent, broken, check_version, given_key, is_failure, kind, note_warnings, problem,
 };
+use crate::connection::Connection;
 use crate::descriptors::{Offer, Socket};
 use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::output::fold::Stream;
@@ -53,6 +53,10 @@ pub(crate) type WebSocket = WebSocketStream<Socket>;
 /// Asks the daemon for a WebSocket. The offered descriptors are passed with the first message, if the daemon takes
 /// them. Nothing begins before that message, so when the daemon goes meanwhile the next one is asked.
 pub(crate) async fn open(client: &Client, path: &str, offer: Offer) -> Result<WebSocket, CliError> {
+    client.let_in(async |_| open_now(client, path, offer.clone()).await).await
+}
+
+async fn open_now(client: &Client, path: &str, offer: Offer) -> Result<WebSocket, CliError> {
     let opened = async { Ok(open_once(client, path, offer.clone()).await) };
     // The daemon's silence is no reason to ask another, only its end.
     match client.at_once(opened).await? {
@@ -88,7 +92,7 @@ async fn open_once(client: &Client, path: &str, offer: Offer) -> Result<WebSocke
     let request = request
         .body(Empty::<Bytes>::new())
         .map_err(|error| CliError::failed(format!("the request cannot be made: {error}")))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(Connection::new(stream))
         .await
         .map_err(|error| broken(&error))?;
     let ui = client.ui().clone();
@@ -119,10 +123,10 @@ async fn open_once(client: &Client, path: &str, offer: Offer) -> Result<WebSocke
     // The connection must be driven for the answer to come; its own error is the answer's too.
     let (upgraded, offer) = tokio::join!(connection.with_upgrades(), answer).1?;
     let parts = upgraded
-        .downcast::<TokioIo<UnixStream>>()
+        .downcast::<TokioIo<Connection>>()
         .map_err(|_| CliError::failed("the upgraded connection is of another kind"))?;
     Ok(WebSocketStream::from_partially_read(
-        Socket::new(parts.io.into_inner(), offer),
+        Socket::new(parts.io.into_inner().into_inner(), offer),
         parts.read_buf.to_vec(),
         Role::Client,
         None,

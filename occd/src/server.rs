@@ -10,6 +10,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use occ_proto::Problem;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -24,7 +25,7 @@ use crate::descriptors::{ClientStream, Passed};
 use crate::metrics::Counter;
 use crate::peer::Peer;
 use crate::policy::{Asker, GrantInForce};
-use crate::wire::{Turn, Wire};
+use crate::wire::{self, Turn, Wire};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIME: Duration = Duration::from_secs(5);
@@ -36,7 +37,8 @@ const CLIENTS: usize = 16 * 1024;
 const RESERVED: usize = 512;
 /// Where there are not so many descriptors, clients have one in so many.
 const SHARE: usize = 4;
-/// How many are told at a time that there are too many, and how long one of them may take to ask.
+/// How many are heard at a time though there are too many, and how long one of them may take to ask. The others are told at
+/// once that there are, whatever they want.
 const TOLD: usize = 64;
 const REQUEST: Duration = Duration::from_secs(1);
 /// Clients of the read-only socket at a time. More wait in line.
@@ -73,6 +75,8 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let most = most_clients();
+    let no_place = api::no_place(most);
+    let refusal = wire::last_answer(&no_place);
     let mut next = pulse.as_ref().map(|pulse| {
         let mut next = tokio::time::interval(pulse.period);
         next.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,9 +105,12 @@ pub async fn serve(
         }
         if clients.len() >= most {
             turned_away.add();
-            // Those who are told so take a descriptor for a moment, too.
+            // Those who are heard take a descriptor for a moment, too.
             if clients.len() < most + TOLD.min(most) {
-                clients.spawn(turn_away(stream, router.clone(), most));
+                clients.spawn(turn_away(stream, router.clone(), no_place.clone()));
+            } else if let Err(error) = SockRef::from(&stream).send(&refusal) {
+                // It has gone: what nobody has read anything of yet has room for that.
+                tracing::debug!(%error, "a client was not told that there are too many");
             }
             continue;
         }
@@ -145,15 +152,14 @@ pub fn most_clients() -> usize {
 }
 
 /// Tells a client that there are too many; a sign of life is given to it all the same.
-async fn turn_away(stream: UnixStream, router: Router, most: usize) {
+async fn turn_away(stream: UnixStream, router: Router, no_place: Box<Problem>) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let router = router.clone();
+        let (router, no_place) = (router.clone(), no_place.clone());
         async move {
             if request.uri().path() == api::ALIVE {
                 return router.oneshot(request.map(Body::new)).await;
             }
-            let detail = format!("occd has {most} clients, and takes no more.");
-            Ok::<_, Infallible>(api::no_place(detail))
+            Ok::<_, Infallible>(api::refuse(no_place))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()

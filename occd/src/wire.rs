@@ -222,13 +222,14 @@ impl Wire {
     }
 }
 
-/// When to come again, as a header.
-const AGAIN: &str = "Retry-After: 1\r\n";
+/// When to come again with a request whose head came too slowly, in milliseconds.
+const AGAIN_MS: u64 = 1000;
 
 /// Returns the answer to a head that comes too slowly.
 fn too_late() -> Bytes {
     let detail = "The request's head came too slowly.";
-    last_answer(&Problem::new(408, Code::RequestTimeout, detail), AGAIN).into()
+    let problem = Problem::new(408, Code::RequestTimeout, detail);
+    last_answer(&Problem { retryable: true, retry_after_ms: Some(AGAIN_MS), ..problem })
 }
 
 /// Returns what is answered in place of what hyper answers by itself.
@@ -243,20 +244,24 @@ fn by_itself(said: &[u8]) -> Option<Bytes> {
         _ => return None,
     };
     let status = std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()?;
-    Some(last_answer(&Problem::new(status, code, detail), "").into())
+    Some(last_answer(&Problem::new(status, code, detail)))
 }
 
-/// Returns a problem as an answer with which the connection ends; `headers` are more of them.
-fn last_answer(problem: &Problem, headers: &str) -> String {
+/// Returns a problem as an answer with which the connection ends.
+pub fn last_answer(problem: &Problem) -> Bytes {
     let mut body = serde_json::to_string(problem).unwrap_or_default();
     body.push('\n');
+    // In whole seconds, and not too early (RFC 9110, section 10.2.3).
+    let again = problem.retry_after_ms.map(|time| time.div_ceil(1000));
+    let again = again.map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST);
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM_JSON}\r\nContent-Length: {}\r\n\
-         {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n{headers}Connection: close\r\n\r\n{body}",
+         {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n{again}Connection: close\r\n\r\n{body}",
         body.len(),
         env!("CARGO_PKG_VERSION")
     )
+    .into()
 }
 
 impl AsyncRead for Wire {

@@ -87,9 +87,9 @@ pub fn request_within(
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    stream.write_all(head.as_bytes())?;
-    // A server may answer and close before it has read the body: then its answer counts.
-    let sent = stream.write_all(body.unwrap_or_default());
+    // A server may answer and close before it has read all of that: then its answer counts.
+    let sent =
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.unwrap_or_default()));
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
     match parse(&answer) {

@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
             }
             let path = format!("/v1/events?{}", query.join("&"));
             // Its head comes at once.
-            let ended = match client.at_once(Lines::get(&client, &path)).await {
+            let ended = match Lines::get_at_once(&client, &path).await {
                 Ok(mut lines) => {
                     away = false;
                     let telling = told(context.ui, args, &mut lines, &mut seen);

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use occ_proto::exec::ExecRequest;
 use occ_proto::status::{DockerFault, HostStatus};
 use occ_proto::{
-    AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, HostName, NEW_HOST_KEY_HEADER,
+    AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, HostName, NEW_HOST_KEY_HEADER, Problem,
     VERSION_HEADER, WARNING_HEADER,
 };
 use tokio::time::timeout;
@@ -313,9 +313,14 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Returns the answer to a client for whom there is no place.
-pub fn no_place(detail: String) -> Response {
-    let mut response = limits::too_many(detail).into_response();
+/// Returns the problem of a client for whom there is no place among so many.
+pub fn no_place(most: usize) -> Box<Problem> {
+    limits::too_many(format!("occd has {most} clients, and takes no more.")).into_problem()
+}
+
+/// Returns a problem as the answer to a request that no route sees.
+pub fn refuse(problem: Box<Problem>) -> Response {
+    let mut response = ApiError(problem).into_response();
     name_versions(&mut response);
     response
 }

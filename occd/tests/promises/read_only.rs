@@ -255,8 +255,78 @@ fn who_is_one_too_many_is_told_so_and_lookers_leave_room_for_the_owner() {
     assert!(refused.header("occ-version").is_some() && refused.header("retry-after").is_some());
     // A sign of life is there all the same.
     assert_eq!(rig.http("GET", "/healthz", &[], None).status, 200);
-    let occ = rig.run_occ(&["status", "--host", "h"]);
-    assert!(occ.stderr.contains("clients, and takes no more"), "{occ:?}");
+    drop(clients);
+}
+
+/// Returns clients that take all places and keep them: they wait for a change that does not come.
+fn take_all_places(rig: &DaemonRig) -> Vec<UnixStream> {
+    let revision = rig.http("GET", "/v1/hosts", &[], None).json()["revision"].clone();
+    let path = format!("/v1/hosts?since={revision}&wait=5m");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut clients = Vec::new();
+    let full = || {
+        let mut client = UnixStream::connect(rig.socket()).unwrap();
+        client.write_all(head.as_bytes()).unwrap();
+        clients.push(client);
+        rig.http("GET", "/v1/hosts", &[], None).status
+    };
+    wait_until("the last place to be taken", GUARD, full, |status| *status == 429);
+    clients
+}
+
+#[test]
+fn who_is_far_too_many_is_told_so_too() {
+    let mut rig = DaemonRig::new();
+    rig.set_daemon_binary(with_descriptors(&rig, 256));
+    rig.start_daemon(&[]);
+    let clients = take_all_places(&rig);
+    for _ in 0..3 {
+        // Those that are heard out say nothing, and nothing is left for the others but to be told at once.
+        let silent: Vec<UnixStream> =
+            (0..64).map(|_| UnixStream::connect(rig.socket()).unwrap()).collect();
+        for _ in 0..200 {
+            let refused = rig.http("GET", "/v1/hosts", &[], None);
+            let told = problem(&refused);
+            assert_eq!((told.status, told.code), (429, Code::TooManyRequests));
+            assert_eq!((told.retryable, told.retry_after_ms), (true, Some(1000)));
+            assert_eq!(refused.header("retry-after"), Some("1"));
+            assert_eq!(refused.header("content-type"), Some("application/problem+json"));
+            assert!(refused.header("occ-version").is_some(), "{refused:?}");
+            assert!(refused.header("occ-api-version").is_some(), "{refused:?}");
+        }
+        drop(silent);
+    }
+    drop(clients);
+    let free = || rig.http("GET", "/v1/hosts", &[], None).status;
+    wait_until("a place", GUARD, free, |status| *status == 200);
+    assert!(!rig.log().contains("could not accept"), "{}", rig.log());
+}
+
+#[test]
+fn occ_waits_to_be_let_in_and_says_so_once() {
+    let mut rig = DaemonRig::new();
+    rig.set_daemon_binary(with_descriptors(&rig, 256));
+    rig.start_daemon(&[]);
+    for command in
+        [&["host", "list"][..], &["exec", "--local", "--", "true"], &["events", "--once"]]
+    {
+        let clients = take_all_places(&rig);
+        let mut occ = rig.occ(command);
+        let mut occ = occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(occ.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let line = said.next().unwrap();
+        assert!(line.contains("takes no more") && line.contains("30 s"), "{command:?}: {line}");
+        drop(clients);
+        assert!(occ.wait().unwrap().success(), "{command:?}");
+        let again: Vec<_> = said.filter(|line| line.contains("takes no more")).collect();
+        assert_eq!(again, Vec::<String>::new(), "{command:?}");
+    }
+    // In the end it says what is so, and what to type.
+    let clients = take_all_places(&rig);
+    let refused = rig.run_occ(&["host", "list"]);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(refused.stderr.contains("Error: occd has 64 clients"), "{refused:?}");
+    assert!(refused.stderr.contains("hint: ss -xp"), "{refused:?}");
     drop(clients);
 }
 

@@ -30,6 +30,7 @@ use super::ask::{Content, Id, Piece, Request};
 use super::said::{self, Mouth, Room, Said, is_json, media_type};
 use crate::autostart::{self, ABSENT, Start};
 use crate::client;
+use crate::connection::Connection;
 use crate::error::CliError;
 use crate::output;
 use crate::ws::KEY;
@@ -218,7 +219,7 @@ async fn exchange(
     let request = request
         .body(body)
         .map_err(|error| Failed::Unusable(format!("the request cannot be made: {error}")))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(Connection::new(stream))
         .await
         .map_err(|error| Failed::Broken(reason(&error)))?;
     // Its error is the answer's, too.
