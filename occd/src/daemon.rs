@@ -349,9 +349,9 @@ impl Daemon {
             "ready"
         );
         ready();
-        let router = api::router(Arc::clone(&app));
+        let service = api::service(Arc::clone(&app));
         // Another, so that a grant's clients take no places of the daemon's own.
-        app.grants.serve_all(&api::router(Arc::clone(&app)));
+        app.grants.serve_all(&api::service(Arc::clone(&app)));
         let pulse = process::watchdog_period().map(|period| {
             let pool = Arc::clone(&app.pool);
             Pulse { period, beat: Box::new(move || process::notify_alive(&connected(&pool))) }
@@ -359,18 +359,17 @@ impl Daemon {
         let read_only_file = match self.read_only {
             Some((file, listener)) => {
                 let listener = UnixListener::from_std(listener).map_err(StartError::Listen)?;
-                let router = api::router(Arc::clone(&app));
-                tasks.spawn(server::serve_looks(listener, router, clients.clone(), stop.clone()));
+                let service = api::service(Arc::clone(&app));
+                tasks.spawn(server::serve_looks(listener, service, clients.clone(), stop.clone()));
                 Some(file)
             }
             None => None,
         };
-        let (turned_away, in_flight) = (app.measured.turned_away(), app.in_flight.clone());
+        let in_flight = app.in_flight.clone();
         drop(app);
         let clients_of = clients.clone();
         let stopping = stop.clone();
-        let serving =
-            server::serve(listener, router, clients_of, pulse, turned_away, leaving, stopping);
+        let serving = server::serve(listener, service, clients_of, pulse, leaving, stopping);
         // A task, so that a worker thread accepts: this thread would have to be woken for each client, and
         // then wake a worker.
         if let Err(error) = tasks.spawn(serving).await {

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use jiff::{SignedDuration, Timestamp};
 use occ_proto::HostName;
 use occ_proto::paths::MAX_SOCKET_PATH;
@@ -22,6 +21,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::Service;
 use crate::audit::Audit;
 use crate::policy::{GrantInForce, PolicyConfig, check_root};
 use crate::{server, state_file};
@@ -124,7 +124,7 @@ impl Grants {
     }
 
     /// Serves those that are remembered, with the whole API behind their policies.
-    pub fn serve_all(self: &Arc<Self>, router: &Router) {
+    pub fn serve_all(self: &Arc<Self>, service: &Service) {
         // What is left of others has ended.
         if let Ok(dirs) = std::fs::read_dir(&self.dir) {
             let known = self.lock();
@@ -135,7 +135,7 @@ impl Grants {
             }
         }
         for (grant, over) in self.open() {
-            if let Err(error) = self.serve(&grant, over, router) {
+            if let Err(error) = self.serve(&grant, over, service) {
                 tracing::error!(grant = grant.name, %error, "a grant is not served");
             }
         }
@@ -157,7 +157,7 @@ impl Grants {
     ///
     /// # Errors
     /// See [`GrantError`]; there is none then.
-    pub fn add(self: &Arc<Self>, wish: Wish, router: &Router) -> Result<Grant, GrantError> {
+    pub fn add(self: &Arc<Self>, wish: Wish, service: &Service) -> Result<Grant, GrantError> {
         let bad = |text: String| Err(GrantError::Bad(text));
         let Wish { host, allow, lasts, root, name, any_uid } = wish;
         if allow.is_empty() {
@@ -197,7 +197,7 @@ impl Grants {
             let entry = Entry { grant: grant.clone(), over: over.clone() };
             entries.insert(name.clone(), entry);
         }
-        let served = self.serve(&grant, over, router).and_then(|()| self.save());
+        let served = self.serve(&grant, over, service).and_then(|()| self.save());
         if let Err(source) = served {
             self.take(&name);
             return Err(GrantError::Io {
@@ -255,7 +255,7 @@ impl Grants {
         self: &Arc<Self>,
         grant: &Grant,
         over: CancellationToken,
-        router: &Router,
+        service: &Service,
     ) -> io::Result<()> {
         let listener = self.bind(grant)?;
         let in_force = Arc::new(GrantInForce {
@@ -267,7 +267,7 @@ impl Grants {
         });
         let serving = server::serve_grant(
             listener,
-            router.clone(),
+            service.clone(),
             in_force,
             grant.any_uid,
             self.tasks.clone(),

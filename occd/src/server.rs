@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -19,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::api;
+use crate::api::{self, Service};
 use crate::audit::Who;
 use crate::descriptors::{ClientStream, Passed};
-use crate::metrics::Counter;
+use crate::in_flight::InFlight;
 use crate::peer::Peer;
 use crate::policy::{Asker, GrantInForce};
 use crate::wire::{self, Turn, Wire};
@@ -67,16 +68,16 @@ impl std::fmt::Debug for Pulse {
 /// else: it ends when no client is accepted any more. `leaving` is told of each client that leaves.
 pub async fn serve(
     listener: UnixListener,
-    router: Router,
+    service: Service,
     clients: TaskTracker,
     pulse: Option<Pulse>,
-    turned_away: Arc<Counter>,
     leaving: watch::Sender<()>,
     stop: CancellationToken,
 ) {
     let most = most_clients();
     let no_place = api::no_place(most);
     let refusal = wire::last_answer(&no_place);
+    let heard = InFlight::default();
     let mut next = pulse.as_ref().map(|pulse| {
         let mut next = tokio::time::interval(pulse.period);
         next.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,19 +104,25 @@ pub async fn serve(
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
             tracing::debug!(%error, "the send buffer stays as it is");
         }
-        if clients.len() >= most {
-            turned_away.add();
+        if service.door.clients() >= most {
+            service.door.answered(StatusCode::TOO_MANY_REQUESTS);
             // Those who are heard take a descriptor for a moment, too.
-            if clients.len() < most + TOLD.min(most) {
-                clients.spawn(turn_away(stream, router.clone(), no_place.clone()));
+            if heard.count() < TOLD.min(most) {
+                let (flying, away) = (heard.begin(), no_place.clone());
+                let told = turn_away(stream, service.router.clone(), away);
+                clients.spawn(async move {
+                    told.await;
+                    drop(flying);
+                });
             } else if let Err(error) = SockRef::from(&stream).send(&refusal) {
                 // It has gone: what nobody has read anything of yet has room for that.
                 tracing::debug!(%error, "a client was not told that there are too many");
             }
             continue;
         }
-        let served =
-            client(stream, Passed::default(), router.clone(), Asker::default(), stop.clone());
+        let passed = Passed::default();
+        passed.keep(service.door.let_in());
+        let served = client(stream, passed, service.clone(), Asker::default(), stop.clone());
         let leaving = leaving.clone();
         clients.spawn(async move {
             served.await;
@@ -127,14 +134,15 @@ pub async fn serve(
 /// Serves those who only look, so many at a time, until `stop` is cancelled.
 pub async fn serve_looks(
     listener: UnixListener,
-    router: Router,
+    service: Service,
     clients: TaskTracker,
     stop: CancellationToken,
 ) {
     let looks = |stream| {
         let asker = Asker { only_looks: true, ..Asker::default() };
         let passed = Passed::default();
-        let served = client(stream, passed, router.clone(), asker, CancellationToken::new());
+        passed.keep(service.door.let_in());
+        let served = client(stream, passed, service.clone(), asker, CancellationToken::new());
         async {
             served.await;
             Ok(())
@@ -249,7 +257,7 @@ fn is_ours(stream: &UnixStream) -> bool {
 /// Serves the clients of a grant, so many at a time, until `end` is cancelled; then whatever they have open ends, too.
 pub async fn serve_grant(
     listener: UnixListener,
-    router: Router,
+    service: Service,
     grant: Arc<GrantInForce>,
     any_uid: bool,
     tasks: TaskTracker,
@@ -259,7 +267,7 @@ pub async fn serve_grant(
         let asker = Asker { grant: Some(Arc::clone(&grant)), ..Asker::default() };
         let (passed, (here, gone)) = (Passed::default(), oneshot::channel::<()>());
         passed.keep(here);
-        let served = client(stream, passed, router.clone(), asker, CancellationToken::new());
+        let served = client(stream, passed, service.clone(), asker, CancellationToken::new());
         async {
             served.await;
             // What has become a stream has its place until it ends, too.
@@ -274,15 +282,16 @@ pub async fn serve_grant(
 async fn client(
     stream: UnixStream,
     passed: Passed,
-    router: Router,
+    service: Service,
     asker: Asker,
     stop: CancellationToken,
 ) {
     let peer = Peer::of(&stream);
     let asker = Asker { peer, who: Who::of(peer), ..asker };
+    let Service { router, door } = service;
     let turn = Turn::default();
     let turns = turn.clone();
-    let stream = Wire::new(ClientStream::new(stream, passed.clone()), turn.clone());
+    let stream = Wire::new(ClientStream::new(stream, passed.clone()), turn.clone(), door);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         turn.begin();
         let (router, turn) = (router.clone(), turn.clone());
@@ -346,10 +355,9 @@ mod tests {
         let beat = Box::new(move || beats.send(()).unwrap());
         let listener = runtime.block_on(async { UnixListener::bind(&path) }).unwrap();
         let pulse = Some(Pulse { period: PERIOD, beat });
-        let away = Arc::default();
         let (leaving, _) = watch::channel(());
         let served =
-            serve(listener, Router::new(), clients.clone(), pulse, away, leaving, stop.clone());
+            serve(listener, Service::default(), clients.clone(), pulse, leaving, stop.clone());
         clients.spawn_on(served, runtime.handle());
         for _ in 0..3 {
             seen.recv_timeout(GUARD).unwrap();
@@ -399,6 +407,7 @@ mod tests {
                 })
             }
         });
+        let service = Service { router, ..Service::default() };
         let grant = GrantInForce {
             name: "g".into(),
             host: "h".parse().unwrap(),
@@ -408,7 +417,7 @@ mod tests {
         };
         let tasks = TaskTracker::new();
         let serving =
-            serve_grant(listener, router, Arc::new(grant), true, tasks.clone(), end.clone());
+            serve_grant(listener, service, Arc::new(grant), true, tasks.clone(), end.clone());
         tasks.spawn(serving);
         let mut clients = Vec::new();
         let handshake = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\

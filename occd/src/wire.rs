@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use crate::api::Door;
 use crate::descriptors::ClientStream;
 
 /// How long what a client still sends is read behind the last answer, so that it sees the answer and no broken pipe.
@@ -176,6 +177,7 @@ impl<B: Body + Unpin> Body for Answer<B> {
 pub struct Wire {
     inner: ClientStream,
     turn: Turn,
+    door: Door,
     /// What is being sent in place of hyper's answer, and how long that was.
     instead: Option<(Bytes, usize)>,
     /// Until when it is lingered.
@@ -183,14 +185,15 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Returns a client's connection whose answers `turn` is told of.
-    pub fn new(inner: ClientStream, turn: Turn) -> Self {
-        Self { inner, turn, instead: None, linger: None }
+    /// Returns a client's connection whose answers `turn` is told of; `door` counts those that no route has given.
+    pub fn new(inner: ClientStream, turn: Turn, door: Door) -> Self {
+        Self { inner, turn, door, instead: None, linger: None }
     }
 
     /// Says to who has begun with a request that it comes too slowly, and then reads no more.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.turn.0.heard.swap(false, Ordering::AcqRel) {
+            self.door.answered(StatusCode::REQUEST_TIMEOUT);
             self.instead = Some((too_late(), 0));
         }
         match ready!(self.poll_instead(cx, &[])) {

@@ -63,7 +63,7 @@ pub(super) async fn add(
     let GrantRequest { host: _, allow, ttl_ms, root, name, any_uid } = request;
     let lasts = Duration::from_millis(ttl_ms);
     let wish = Wish { host: host.name().clone(), allow, lasts, root, name, any_uid };
-    let made = app.grants.add(wish, &super::router(Arc::clone(&app)));
+    let made = app.grants.add(wish, &super::service(Arc::clone(&app)));
     if let Ok(grant) = &made {
         asker.trail.set(|line| line.detail = Some(format!("grant {}", grant.name)));
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::App;
 use crate::descriptors::Passed;
-use crate::in_flight::InFlight;
+use crate::in_flight::{Flying, InFlight};
 use crate::metrics::{Counter, Histogram, Times};
 
 /// Bounds of an answer, in seconds: from memory, from a host, and after a command's end.
@@ -38,11 +38,35 @@ pub struct Measured {
     /// Made once: nothing that a client sends adds to it.
     routes: OnceLock<HashMap<String, OfRoute>>,
     no_route: OfRoute,
-    turned_away: [Counter; TURNED_AWAY.len()],
-    /// Clients that were turned away before they asked for anything.
-    not_let_in: Arc<Counter>,
+    door: Door,
     streams: InFlight,
     gaps: [Counter; GAPS.len()],
+}
+
+/// What is counted where clients come in, also of those that no route sees.
+#[derive(Debug, Clone, Default)]
+pub struct Door {
+    turned_away: Arc<[Counter; TURNED_AWAY.len()]>,
+    clients: InFlight,
+}
+
+impl Door {
+    /// Counts a client, until what is returned is dropped.
+    pub fn let_in(&self) -> Flying {
+        self.clients.begin()
+    }
+
+    /// Returns how many clients there are.
+    pub fn clients(&self) -> usize {
+        self.clients.count()
+    }
+
+    /// Counts an answer with which somebody is turned away; others are none.
+    pub fn answered(&self, status: StatusCode) {
+        if let Some(at) = TURNED_AWAY.iter().position(|away| *away == status) {
+            self.turned_away[at].add();
+        }
+    }
 }
 
 /// The times of a route's answers.
@@ -61,9 +85,9 @@ impl Measured {
             .get_or_init(|| routes.map(|route| (route.clone(), OfRoute::default())).collect());
     }
 
-    /// Returns what counts clients that are turned away before they ask for anything.
-    pub fn turned_away(&self) -> Arc<Counter> {
-        Arc::clone(&self.not_let_in)
+    /// Returns what is counted where clients come in.
+    pub fn door(&self) -> &Door {
+        &self.door
     }
 
     /// A client was told that events are lost to it.
@@ -81,9 +105,7 @@ impl Measured {
             method.get_or_init(|| Box::new([const { Histogram::new(ANSWER) }; KINDS.len()]));
         let kind = usize::from(status.as_u16() / 100).clamp(1, KINDS.len()) - 1;
         kinds[kind].add(time);
-        if let Some(at) = TURNED_AWAY.iter().position(|away| *away == status) {
-            self.turned_away[at].add();
-        }
+        self.door.answered(status);
     }
 
     /// Returns the times of all answers, by route.
@@ -107,11 +129,8 @@ impl Measured {
 
     /// Returns how many requests were turned away with which status.
     pub(super) fn refusals(&self) -> impl Iterator<Item = (u16, u64)> {
-        let early = self.not_let_in.get();
-        TURNED_AWAY.into_iter().zip(&self.turned_away).map(move |(status, count)| {
-            let early = if status == StatusCode::TOO_MANY_REQUESTS { early } else { 0 };
-            (status.as_u16(), count.get() + early)
-        })
+        let counts = TURNED_AWAY.into_iter().zip(&*self.door.turned_away);
+        counts.map(|(status, count)| (status.as_u16(), count.get()))
     }
 
     /// Returns how often clients were told of a gap, by its reason.
@@ -190,7 +209,8 @@ mod tests {
     #[test]
     fn who_is_turned_away_is_counted() {
         let measured = Measured::default();
-        measured.turned_away().add();
+        measured.door().answered(StatusCode::TOO_MANY_REQUESTS);
+        measured.door().answered(StatusCode::OK);
         for status in TURNED_AWAY {
             measured.answered(None, &Method::GET, status, Duration::ZERO);
         }

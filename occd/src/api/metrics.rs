@@ -183,6 +183,11 @@ impl Look {
             counted(FORWARD_STATES.map(ForwardState::as_str), states),
         )?;
         page.gauge(
+            "occd_clients",
+            "Clients that are connected, those of grants apart.",
+            app.measured.door().clients() as f64,
+        )?;
+        page.gauge(
             "occd_open_streams",
             "Answers that go on: events, output, files, terminals.",
             app.measured.streams() as f64,

@@ -106,7 +106,7 @@ use doors::Methods;
 use error::ApiError;
 use limits::Places;
 pub use limits::Streams;
-pub use measure::Measured;
+pub use measure::{Door, Measured};
 pub use once::Once;
 pub use past::PastOperations;
 pub use publish::publish;
@@ -291,8 +291,17 @@ impl App {
     }
 }
 
+/// What clients are served with.
+#[derive(Debug, Clone, Default)]
+pub struct Service {
+    /// Answers requests.
+    pub router: Router,
+    /// Counts those who come in.
+    pub door: Door,
+}
+
 /// Returns the service of the whole API.
-pub fn router(app: Arc<App>) -> Router {
+pub fn service(app: Arc<App>) -> Service {
     let Routes { router, alive, methods } = Routes::all();
     app.measured.know(methods.keys());
     let around = Around { app: Arc::clone(&app), methods, places: Places::default() };
@@ -300,8 +309,9 @@ pub fn router(app: Arc<App>) -> Router {
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(Arc::new(around), around_all))
         .layer(DefaultBodyLimit::max(BODY_LIMIT));
+    let door = app.measured.door().clone();
     // The sign of life waits for nothing, whatever else is being done.
-    router
+    let router = router
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
@@ -310,7 +320,8 @@ pub fn router(app: Arc<App>) -> Router {
                 .method_not_allowed_fallback(wrong_method)
                 .layer(middleware::from_fn_with_state(Arc::clone(&app), around_alive)),
         )
-        .with_state(app)
+        .with_state(app);
+    Service { router, door }
 }
 
 /// Returns the problem of a client for whom there is no place among so many.

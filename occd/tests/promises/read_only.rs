@@ -330,6 +330,39 @@ fn occ_waits_to_be_let_in_and_says_so_once() {
     drop(clients);
 }
 
+#[test]
+fn a_websocket_keeps_its_place_among_the_clients() {
+    let mut rig = DaemonRig::new();
+    rig.set_daemon_binary(with_descriptors(&rig, 256));
+    rig.start_daemon(&[]);
+    let handshake = "GET /v1/hosts/local/exec HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n\
+                     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let open = || {
+        let mut client = BufReader::new(UnixStream::connect(rig.socket()).unwrap());
+        client.get_mut().write_all(handshake.as_bytes()).unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(client.read_line(&mut head).unwrap(), 0, "{head}");
+        }
+        (head.starts_with("HTTP/1.1 101 "), client)
+    };
+    let clients = std::iter::repeat_with(open).take(100);
+    let all: Vec<_> = clients.take_while(|(is_open, _)| *is_open).collect();
+    assert_eq!(all.len(), 64);
+    drop(all);
+    let number = || {
+        let text = rig.http("GET", "/metrics", &[], None).text();
+        text.lines().find_map(|line| line.strip_prefix("occd_clients ")?.parse().ok())
+    };
+    wait_until("whoever asks to be the only one", GUARD, number, |count| *count == Some(1.0_f64));
+    let (is_open, one) = open();
+    assert!(is_open);
+    wait_until("it to count", GUARD, number, |count| *count == Some(2.0));
+    drop(one);
+    wait_until("it to count no more", GUARD, number, |count| *count == Some(1.0));
+}
+
 /// Returns a program that is the daemon with so many file descriptors at most.
 fn with_descriptors(rig: &DaemonRig, most: usize) -> PathBuf {
     let few = rig.root().join("few");

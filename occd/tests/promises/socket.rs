@@ -503,6 +503,9 @@ fn a_client_that_is_slow_with_its_head_is_cut_off_and_holds_up_nobody() {
         assert_eq!(answers[0], "");
         assert!(answers[1].starts_with("HTTP/1.1 408 ") && answers[1].contains("request_timeout"));
         assert!(answers[1].to_lowercase().contains("retry-after: 1\r\n"), "{}", answers[1]);
+        let numbers = rig.http("GET", "/metrics", &[], None).text();
+        let counted = "\noccd_requests_turned_away_total{status=\"408\"} 1\n";
+        assert!(numbers.contains(counted), "{numbers}");
     });
 }
 
