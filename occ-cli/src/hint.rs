@@ -54,6 +54,8 @@ const NO_SOCKETS: &str = "forbids forwarding of sockets";
 const OWN_APPROVAL: &str = "Whoever wants it done";
 /// A question is open, elsewhere.
 const ELSEWHERE: &str = "somebody else is asked";
+/// Too much is being done, which is no fault of other clients.
+const OPERATIONS: &str = " operations at work";
 /// It is sudo that asks.
 const SUDO: &str = "the sudo password of ";
 /// What the daemon says where a directory is missing, not a file.
@@ -293,6 +295,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::NoSftp => format!(
             "on {h}: Subsystem sftp internal-sftp in sshd_config, or install openssh-sftp-server"
         ),
+        Code::TooManyRequests if detail.contains(OPERATIONS) => {
+            "wait until some of it is done; [limits] of occd.toml says how much may be done at once"
+                .to_owned()
+        }
         Code::TooManyRequests => {
             "ss -xp shows which programs have connections to occd.sock; end those that hang, then again"
                 .to_owned()

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The audit log.
     pub audit: AuditConfig,
+    /// How much at a time.
+    pub limits: LimitsConfig,
     /// Questions to people.
     pub prompts: PromptsConfig,
     /// Ports of this machine.
@@ -182,6 +185,25 @@ pub struct PromptsConfig {
 impl Default for PromptsConfig {
     fn default() -> Self {
         Self { notify: true }
+    }
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The most operations at a time, on all hosts and this machine.
+    pub max_operations: NonZeroUsize,
+    /// The most on one of them.
+    pub max_operations_per_host: NonZeroUsize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_operations: NonZeroUsize::MIN.saturating_add(4095),
+            max_operations_per_host: NonZeroUsize::MIN.saturating_add(2047),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App, Measured, Once, PastOperations, Streams, Turns};
+use crate::api::{self, App, AtWork, Measured, Once, PastOperations, Streams, Turns};
 use crate::audit;
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig, Stamps};
 use crate::container::{DockerSockets, Operations, Sandboxes};
@@ -305,6 +305,7 @@ impl Daemon {
             files,
             local,
             past: PastOperations::load(&self.env.state_dir()?),
+            at_work: AtWork::default(),
             turns: Turns::default(),
             once: Once::load(&self.env.state_dir()?),
             opencode_config: self.env.opencode_config_candidates()?,

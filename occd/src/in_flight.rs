@@ -1,12 +1,17 @@
 //! What clients have in flight: requests until the last byte of their answer, and streams until they end.
 
+use std::fmt::Debug;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, HttpBody};
+use axum::http::StatusCode;
+use axum::response::Response;
 use hyper::body::{Bytes, Frame, SizeHint};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::descriptors::Passed;
 
 /// Counts what is in flight.
 #[derive(Debug, Clone)]
@@ -42,19 +47,27 @@ impl InFlight {
     }
 }
 
-impl Flying {
-    /// Returns the body, which is in flight until its end.
-    pub fn with(self, body: Body) -> Body {
-        Body::new(Counted { body, _flying: self })
+/// Holds something until the last byte of an answer; with one that becomes a stream, until its connection ends.
+pub fn until_the_end_of<H: Debug + Send + Unpin + 'static>(
+    held: H,
+    response: Response,
+    connection: Option<Passed>,
+) -> Response {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(connection) = connection
+    {
+        connection.keep(held);
+        return response;
     }
+    response.map(|body| Body::new(Holding { body, _held: held }))
 }
 
-struct Counted {
+struct Holding<H> {
     body: Body,
-    _flying: Flying,
+    _held: H,
 }
 
-impl HttpBody for Counted {
+impl<H: Unpin> HttpBody for Holding<H> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -112,6 +112,16 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
     })
 }
 
+/// Returns whether a policy has a say in a request, as it has in whatever is done on a host, and with its files and its Docker.
+pub(super) fn is_work(request: &Request) -> bool {
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let route = request.extensions().get::<MatchedPath>();
+    match route.and_then(|route| door(method, route.as_str())) {
+        Some(Door::Work | Door::OwnerWork | Door::Docker | Door::DockerRead) => true,
+        Some(Door::Open | Door::Host | Door::Owner) | None => false,
+    }
+}
+
 /// Returns what a route is part of that whoever administers this machine may turn off. What ends or removes something
 /// is no part of it.
 fn feature(method: &Method, route: &str) -> Option<Feature> {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use axum::response::Response;
 use occ_proto::daemon::HandOver;
 use occ_proto::status::State as LinkState;
@@ -14,7 +13,7 @@ use super::App;
 use super::extract::Query;
 use super::json::Json;
 use crate::descriptors::Passed;
-use crate::in_flight::Flying;
+use crate::in_flight::{Flying, until_the_end_of};
 
 impl App {
     /// Returns how much would be lost if the daemon ended now, `asking` requests apart. Forwards that nobody uses and
@@ -81,13 +80,9 @@ pub(super) fn count(app: &App, request: &Request) -> Counted {
 impl Counted {
     /// Counts it until the last byte of its answer; one that becomes a stream, until its connection ends.
     pub(super) fn until_the_end_of(self, response: Response) -> Response {
-        let Some((flying, connection)) = self.0 else { return response };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(connection) = connection
-        {
-            connection.keep(flying);
-            return response;
+        match self.0 {
+            Some((flying, connection)) => until_the_end_of(flying, response, connection),
+            None => response,
         }
-        response.map(|body: Body| flying.with(body))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::HttpBody as _;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::App;
 use crate::descriptors::Passed;
-use crate::in_flight::{Flying, InFlight};
+use crate::in_flight::{Flying, InFlight, until_the_end_of};
 use crate::metrics::{Counter, Histogram, Times};
 
 /// Bounds of an answer, in seconds: from memory, from a host, and after a command's end.
@@ -169,17 +169,14 @@ impl Timed {
         let (measured, status) = (&app.measured, response.status());
         let route = route.as_ref().map(MatchedPath::as_str);
         measured.answered(route, &method, status, begun.elapsed());
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            if let Some(connection) = connection {
-                connection.keep(measured.streams.begin());
-            }
-            return response;
-        }
+        let body = response.body();
         // What is there as a whole has a length.
-        if response.body().size_hint().exact().is_some() || response.body().is_end_stream() {
+        if status != StatusCode::SWITCHING_PROTOCOLS
+            && (body.size_hint().exact().is_some() || body.is_end_stream())
+        {
             return response;
         }
-        response.map(|body: Body| measured.streams.begin().with(body))
+        until_the_end_of(measured.streams.begin(), response, connection)
     }
 }
 

@@ -188,6 +188,11 @@ impl Look {
             app.measured.door().clients() as f64,
         )?;
         page.gauge(
+            "occd_operations",
+            "Requests at work on hosts and on this machine.",
+            app.at_work.count() as f64,
+        )?;
+        page.gauge(
             "occd_open_streams",
             "Answers that go on: events, output, files, terminals.",
             app.measured.streams() as f64,

@@ -44,6 +44,7 @@ use crate::prompts::News;
 use crate::session::Sessions;
 use crate::ssh::error::chain;
 
+mod at_work;
 mod audit;
 mod auto_forward;
 mod container;
@@ -101,6 +102,7 @@ mod unread;
 mod ways;
 mod workspaces;
 
+pub use at_work::AtWork;
 pub use auto_forward::restore as restore_auto_forwards;
 use doors::Methods;
 use error::ApiError;
@@ -149,6 +151,8 @@ pub struct App {
     pub operations: Operations,
     /// The same of the daemons before this one.
     pub past: PastOperations,
+    /// How many requests do something on hosts.
+    pub at_work: AtWork,
     /// What changes files below a root.
     pub turns: Turns,
     /// Requests that are not done again.

@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::App;
+use super::at_work;
 use super::error::{ApiError, ApiResult};
 use super::exec::wants_lines;
 use super::extract::whole;
@@ -185,11 +186,11 @@ impl Known {
 /// Does a request once that has a key.
 pub(super) async fn once(app: &Arc<App>, request: Request, next: Next) -> Response {
     let Some(key) = request.headers().get(IDEMPOTENCY_HEADER).cloned() else {
-        return next.run(request).await;
+        return at_work::done(app, request, next).await;
     };
     // The other methods may be repeated as they are.
     if request.method() != Method::POST {
-        return next.run(request).await;
+        return at_work::done(app, request, next).await;
     }
     match keyed(Arc::clone(app), &key, request, next).await {
         Ok(response) => response,
@@ -267,7 +268,7 @@ async fn run(
             "The Idempotency-Key could not be noted, so nothing was begun: {error}."
         )));
     }
-    let (parts, body) = next.run(request).await.into_parts();
+    let (parts, body) = at_work::done(&app, request, next).await.into_parts();
     let read = to_bytes(body, ANSWER).await;
     let answer = read.map(|body| Answer { status: parts.status, headers: parts.headers, body });
     let kept = answer.as_ref().map_or(true, has_begun);

@@ -202,6 +202,8 @@ fn default_of(header: &str, key: &str) -> String {
         ("security", "proxy_commands") => config.security.proxy_commands.to_string(),
         ("security", "keep_passwords") => config.security.keep_passwords.to_string(),
         ("security", "key_lifetime") => set(&config.security.key_lifetime, NOT_SET.into()),
+        ("limits", "max_operations") => config.limits.max_operations.to_string(),
+        ("limits", "max_operations_per_host") => config.limits.max_operations_per_host.to_string(),
         ("prompts", "notify") => config.prompts.notify.to_string(),
         ("log", "format") => format!("{:?}", format!("{:?}", config.log.format).to_lowercase()),
         ("audit", "enabled") => config.audit.enabled.to_string(),
@@ -396,12 +398,13 @@ fn what_the_documents_show_as_settings_is_taken() {
 #[test]
 fn whatever_refuses_unknown_keys_is_compared_here_or_is_no_file() {
     /// Those that are compared, also by `occ-cli/src/project.rs`.
-    const FILES: [&str; 17] = [
+    const FILES: [&str; 18] = [
         "Config",
         "ConnectionConfig",
         "HostSettings",
         "SecurityConfig",
         "OutputConfig",
+        "LimitsConfig",
         "LocalConfig",
         "ForwardsConfig",
         "PolicyConfig",

@@ -53,6 +53,7 @@ mod interrupted;
 mod invariants;
 mod jump;
 mod killed;
+mod limits;
 mod local;
 mod logs;
 mod many_streams;
