@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use occ_proto::HostName;
 use occ_proto::session::SessionHost;
+use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Deserializer};
 
 #[cfg(test)]
@@ -196,6 +197,9 @@ pub struct LimitsConfig {
     pub max_operations: NonZeroUsize,
     /// The most on one of them.
     pub max_operations_per_host: NonZeroUsize,
+    /// How long a client that takes nothing of a stream is waited for, where it can come back for the rest; for ever if none.
+    #[serde(deserialize_with = "duration_or_zero")]
+    pub stream_idle_timeout: Option<Duration>,
 }
 
 impl Default for LimitsConfig {
@@ -203,6 +207,7 @@ impl Default for LimitsConfig {
         Self {
             max_operations: NonZeroUsize::MIN.saturating_add(4095),
             max_operations_per_host: NonZeroUsize::MIN.saturating_add(2047),
+            stream_idle_timeout: Some(Duration::from_secs(600)),
         }
     }
 }
@@ -512,6 +517,17 @@ pub(crate) fn duration<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
     up_to(LONGEST, "ten years", deserializer)
+}
+
+/// The same, or `"0s"`, which is none.
+fn duration_or_zero<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.as_str() {
+        "0s" => Ok(None),
+        _ => duration(text.into_deserializer()),
+    }
 }
 
 /// Reads a time in which nothing is heard of a server.

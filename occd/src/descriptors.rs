@@ -110,6 +110,24 @@ impl ClientStream {
     pub fn new(inner: UnixStream, passed: Passed) -> Self {
         Self { inner, passed }
     }
+
+    /// Returns how much of what was written the client has not read: 0 if nothing, else a number that falls as it reads. It
+    /// is 0 where that cannot be told.
+    #[cfg(target_os = "linux")]
+    pub fn not_taken(&self) -> usize {
+        use rustix::ioctl::{Getter, ioctl};
+        type Queued = Getter<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, libc::c_int>;
+        // SAFETY: SIOCOUTQ, which is the same number, writes an int (unix(7), af_unix.c: unix_ioctl).
+        #[allow(unsafe_code)]
+        let queued = unsafe { ioctl(&self.inner, Queued::new()) };
+        queued.ok().and_then(|queued| usize::try_from(queued).ok()).unwrap_or_default()
+    }
+
+    /// The same: here the system does not tell it.
+    #[cfg(not(target_os = "linux"))]
+    pub fn not_taken(&self) -> usize {
+        0
+    }
 }
 
 /// Reads with room for descriptors.

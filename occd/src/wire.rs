@@ -5,6 +5,8 @@
 //! when it comes: while no request is being answered and all that was said is sent. By the same is told how long a client
 //! has taken for a request's head. hyper can do that, too, with a timer for each request: a third of what an answer from
 //! memory takes.
+//!
+//! A stream that its client does not read costs a place. hyper asks nobody for more then, so it is here that it is seen.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -37,6 +39,10 @@ const MADE: u8 = 2;
 /// The connection is a stream, and not HTTP any more.
 const STREAM: u8 = 3;
 
+/// An answer whose client can come back for the rest of it, and how long a client that takes nothing is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Resumable(pub Duration);
+
 /// Where a connection is.
 #[derive(Debug, Clone, Default)]
 pub struct Turn(Arc<State>);
@@ -46,6 +52,8 @@ struct State {
     at: AtomicU8,
     /// It ends behind the answer, whatever the client still sends.
     ends: AtomicBool,
+    /// How long a client that takes nothing is waited for, in milliseconds; for ever if 0.
+    patience: AtomicU64,
     /// A part of the next request's head has come.
     heard: AtomicBool,
     /// That head comes too slowly: the connection ends.
@@ -63,6 +71,7 @@ impl Default for State {
         Self {
             at: AtomicU8::new(IDLE),
             ends: AtomicBool::new(false),
+            patience: AtomicU64::new(0),
             heard: AtomicBool::new(false),
             late: AtomicBool::new(false),
             begun: Instant::now(),
@@ -100,6 +109,7 @@ impl Turn {
     /// A request is being answered.
     pub fn begin(&self) {
         self.0.heard.store(false, Ordering::Release);
+        self.0.patience.store(0, Ordering::Release);
         self.0.at.store(ANSWERING, Ordering::Release);
     }
 
@@ -107,6 +117,10 @@ impl Turn {
     pub fn answer<B>(&self, response: Response<B>) -> Response<Answer<B>> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.0.at.store(STREAM, Ordering::Release);
+        }
+        if let Some(Resumable(patience)) = response.extensions().get() {
+            let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            self.0.patience.store(patience, Ordering::Release);
         }
         let closes = response.headers().get(header::CONNECTION);
         if closes.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close")) {
@@ -180,6 +194,7 @@ pub struct Wire {
     door: Door,
     /// What is being sent in place of hyper's answer, and how long that was.
     instead: Option<(Bytes, usize)>,
+    reader: Option<Reader>,
     /// Until when it is lingered.
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -187,7 +202,7 @@ pub struct Wire {
 impl Wire {
     /// Returns a client's connection whose answers `turn` is told of; `door` counts those that no route has given.
     pub fn new(inner: ClientStream, turn: Turn, door: Door) -> Self {
-        Self { inner, turn, door, instead: None, linger: None }
+        Self { inner, turn, door, instead: None, reader: None, linger: None }
     }
 
     /// Says to who has begun with a request that it comes too slowly, and then reads no more.
@@ -199,6 +214,37 @@ impl Wire {
         match ready!(self.poll_instead(cx, &[])) {
             Some(Err(error)) => Poll::Ready(Err(error)),
             Some(Ok(_)) | None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Writes to whoever reads, and ends the connection of a client that can come back and takes nothing.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut ClientStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        self.check_reader(cx)?;
+        let sent = write(Pin::new(&mut self.inner), cx);
+        if let Some(reader) = &mut self.reader {
+            reader.left = self.inner.not_taken();
+        }
+        sent
+    }
+
+    /// Looks whether the client of a stream reads.
+    fn check_reader(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let patience = self.turn.0.patience.load(Ordering::Acquire);
+        if patience == 0 {
+            self.reader = None;
+            return Ok(());
+        }
+        let reader = self.reader.get_or_insert_with(Reader::new);
+        reader.look(self.inner.not_taken());
+        match reader.poll_idle(Duration::from_millis(patience), cx) {
+            Poll::Ready(()) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing"))
+            }
+            Poll::Pending => Ok(()),
         }
     }
 
@@ -222,6 +268,43 @@ impl Wire {
         let length = *length;
         self.instead = None;
         Poll::Ready(Some(Ok(length)))
+    }
+}
+
+/// What is known of whoever reads a stream.
+#[derive(Debug)]
+struct Reader {
+    /// When it was last seen to have taken something, or everything.
+    took: Instant,
+    /// What it has not taken, when that was looked at last.
+    left: usize,
+    /// Looks again when nobody writes.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self { took: Instant::now(), left: 0, alarm: Box::pin(sleep(Duration::ZERO)) }
+    }
+
+    /// Takes note of what is left for it to take.
+    fn look(&mut self, left: usize) {
+        if left == 0 || left < self.left {
+            self.took = Instant::now();
+        }
+        self.left = left;
+    }
+
+    /// Ready once it has taken nothing for so long, though there is something.
+    fn poll_idle(&mut self, patience: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        if self.left == 0 {
+            return Poll::Pending;
+        }
+        let end = self.took + patience;
+        if self.alarm.deadline() != end {
+            self.alarm.as_mut().reset(end);
+        }
+        self.alarm.as_mut().poll(cx)
     }
 }
 
@@ -294,7 +377,7 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         match ready!(self.poll_instead(cx, buf)) {
             Some(sent) => Poll::Ready(sent),
-            None => Pin::new(&mut self.inner).poll_write(cx, buf),
+            None => self.poll_send(cx, |stream, cx| stream.poll_write(cx, buf)),
         }
     }
 
@@ -306,7 +389,7 @@ impl AsyncWrite for Wire {
         let first = bufs.iter().find(|buf| !buf.is_empty());
         match ready!(self.poll_instead(cx, first.map_or(&[][..], |buf| buf))) {
             Some(sent) => Poll::Ready(sent),
-            None => Pin::new(&mut self.inner).poll_write_vectored(cx, bufs),
+            None => self.poll_send(cx, |stream, cx| stream.poll_write_vectored(cx, bufs)),
         }
     }
 
@@ -317,6 +400,7 @@ impl AsyncWrite for Wire {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper has written all that it has before it flushes.
         self.turn.sent();
+        self.check_reader(cx)?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

@@ -102,6 +102,7 @@ pub(super) async fn events(
     let heartbeat = Instant::now() + HEARTBEAT;
     let at = app.events.latest();
     let ready = VecDeque::new();
+    let owner = Arc::clone(&app);
     let mut reader =
         Reader { app, asker, filter, lines, latest, at, ready, heartbeat, _place: place };
     let seen = seen.map(|seen| reader.app.events.number(seen));
@@ -113,7 +114,7 @@ pub(super) async fn events(
     let kind = if lines { NDJSON } else { SSE };
     let body = HttpBody::from_stream(stream::unfold(reader, Reader::next));
     let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, body).into_response())
+    Ok(owner.resumable((headers, body).into_response()))
 }
 
 /// One client's place among the events.

@@ -43,6 +43,7 @@ use crate::pool::Pool;
 use crate::prompts::News;
 use crate::session::Sessions;
 use crate::ssh::error::chain;
+use crate::wire::Resumable;
 
 mod at_work;
 mod audit;
@@ -230,6 +231,14 @@ impl App {
         });
         let sandbox = known.status().map(|sandbox| self.with_url(&status.name, sandbox));
         HostStatus { sandbox, docker_error, ..status }
+    }
+
+    /// Returns an answer whose connection ends when its client takes nothing for long: it can come back for the rest.
+    fn resumable(&self, mut response: Response) -> Response {
+        if let Some(patience) = self.config.current().config.limits.stream_idle_timeout {
+            response.extensions_mut().insert(Resumable(patience));
+        }
+        response
     }
 
     /// Puts occd.toml as it is at this moment in force.

@@ -100,10 +100,10 @@ pub(super) async fn output(
             let at = stdout.or(stderr).unwrap_or(0);
             headers.insert(OFFSET, HeaderValue::from(at));
         }
-        return Ok(response);
+        return Ok(app.resumable(response));
     }
-    let lines = HttpBody::from_stream(server_sent(app, id, host, first, events));
-    Ok(([(header::CONTENT_TYPE, SSE)], lines).into_response())
+    let lines = HttpBody::from_stream(server_sent(Arc::clone(&app), id, host, first, events));
+    Ok(app.resumable(([(header::CONTENT_TYPE, SSE)], lines).into_response()))
 }
 
 /// Returns the bytes alone. One that ends before all has come breaks off: a length is not known.

@@ -204,6 +204,9 @@ fn default_of(header: &str, key: &str) -> String {
         ("security", "key_lifetime") => set(&config.security.key_lifetime, NOT_SET.into()),
         ("limits", "max_operations") => config.limits.max_operations.to_string(),
         ("limits", "max_operations_per_host") => config.limits.max_operations_per_host.to_string(),
+        ("limits", "stream_idle_timeout") => {
+            seconds(config.limits.stream_idle_timeout.unwrap_or_default())
+        }
         ("prompts", "notify") => config.prompts.notify.to_string(),
         ("log", "format") => format!("{:?}", format!("{:?}", config.log.format).to_lowercase()),
         ("audit", "enabled") => config.audit.enabled.to_string(),

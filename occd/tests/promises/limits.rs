@@ -1,8 +1,10 @@
-//! How much is done at a time.
+//! How much is done at a time, and how long a client is waited for that takes nothing.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
 
 use occ_proto::Code;
 use serde_json::json;
@@ -103,4 +105,108 @@ fn what_goes_on_without_its_client_keeps_its_place() {
     assert_eq!(runs(&rig).status, 429);
     std::fs::write(dir.at("go"), "").unwrap();
     wait_until("a place", GUARD, || runs(&rig).status, |status| *status == 200);
+}
+
+/// Follows what changes. Returns the connection once the first event has come.
+fn follow(rig: &DaemonRig) -> BufReader<UnixStream> {
+    let stream = UnixStream::connect(rig.socket()).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    let mut stream = BufReader::new(stream);
+    let head = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n";
+    stream.get_mut().write_all(head.as_bytes()).unwrap();
+    until(&mut stream, "\"snapshot\"");
+    stream
+}
+
+/// Reads lines until one has some words in it.
+fn until(stream: &mut impl BufRead, words: &str) {
+    let mut line = String::new();
+    while !line.contains(words) {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the end before {words}");
+    }
+}
+
+#[test]
+fn who_takes_nothing_of_a_stream_loses_it_and_who_reads_on_does_not() {
+    let mut rig = DaemonRig::new();
+    rig.write_config_toml("[limits]\nstream_idle_timeout = \"2s\"\n");
+    rig.start_daemon(&[]);
+    let streams = || number(&rig, "occd_open_streams");
+    let (reads, mut stopped) = (follow(&rig), follow(&rig));
+    assert_eq!(streams(), Some(2.0));
+    let (told, heard) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        reads.lines().map_while(Result::ok).try_for_each(|line| told.send(line))
+    });
+    let hear = |name: &str| {
+        let body =
+            json!({ "name": name, "config": { "hostname": "203.0.113.1" }, "verify": false });
+        assert_eq!(rig.http("POST", "/v1/hosts", &[], Some(body)).status, 201);
+        while !heard.recv_timeout(GUARD).unwrap().contains(name) {}
+    };
+    hear("first-one");
+    wait_until("the end of the stream", GUARD, streams, |now| *now == Some(1.0));
+    // Whoever reads is told on.
+    hear("second-one");
+    assert_eq!(streams(), Some(1.0));
+    // What was sent before can be read still, and has no end as it should have.
+    let mut all = Vec::new();
+    let ended = stopped.read_to_end(&mut all);
+    let text = String::from_utf8_lossy(&all).into_owned();
+    assert!(text.contains("first-one") && !text.contains("second-one"), "{text}");
+    assert!(ended.is_err() || !text.ends_with("0\r\n\r\n"), "{text}");
+    rig.kill_daemon();
+    drop(heard);
+    let _ = reader.join().unwrap();
+}
+
+#[test]
+fn a_sessions_output_that_nobody_takes_ends_and_can_be_had_from_there_on() {
+    let mut rig = DaemonRig::new();
+    rig.write_config_toml("[limits]\nstream_idle_timeout = \"1s\"\n");
+    rig.start_daemon(&[]);
+    let line = "head -c 9000000 /dev/zero; sleep 1000";
+    let request = json!({ "host": "local", "name": "s", "argv": ["sh", "-c", line] });
+    assert_eq!(rig.http("POST", "/v1/sessions", &[], Some(request)).status, 201);
+    let mut stopped = UnixStream::connect(rig.socket()).unwrap();
+    let head = "GET /v1/sessions/s/output HTTP/1.1\r\nHost: localhost\r\n\
+                Accept: application/octet-stream\r\n\r\n";
+    stopped.write_all(head.as_bytes()).unwrap();
+    let streams = || number(&rig, "occd_open_streams");
+    wait_until("the stream", GUARD, streams, |now| *now == Some(1.0));
+    wait_until("its end", GUARD, streams, |now| *now == Some(0.0));
+    let path = "/v1/sessions/s/output?offset=8999990&follow=false";
+    let rest = rig.http("GET", path, &[("accept", "application/octet-stream")], None);
+    assert_eq!((rest.status, rest.body), (200, vec![0; 10]));
+    assert_eq!(rig.http("DELETE", "/v1/sessions/s?force=true", &[], None).status, 204);
+    drop(stopped);
+}
+
+#[test]
+fn a_command_waits_for_whoever_reads_it() {
+    let mut rig = DaemonRig::new();
+    rig.write_config_toml("[limits]\nstream_idle_timeout = \"100ms\"\n");
+    rig.start_daemon(&[]);
+    let stopped = follow(&rig);
+    let body = json!({ "shell": "head -c 50000000 /dev/zero; echo last" }).to_string();
+    let mut client = UnixStream::connect(rig.socket()).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    write!(
+        client,
+        "POST /v1/hosts/local/exec HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         accept: application/x-ndjson\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let begun = || number(&rig, "occd_open_streams");
+    wait_until("both", GUARD, begun, |now| *now == Some(2.0));
+    let change = json!({ "name": "one", "config": { "hostname": "203.0.113.1" }, "verify": false });
+    assert_eq!(rig.http("POST", "/v1/hosts", &[], Some(change)).status, 201);
+    // As long as it takes to lose the other one.
+    wait_until("the end of the other", GUARD, begun, |now| *now == Some(1.0));
+    let mut client = BufReader::new(client);
+    until(&mut client, "last");
+    until(&mut client, "\"exit\"");
+    drop(stopped);
 }
