@@ -197,10 +197,7 @@ impl Slot {
         let (left, slot, handle) = (Arc::clone(left), Arc::clone(self), host.clone());
         let home = Home { left, slot, host: handle };
         match self.session(host, tries, client).await {
-            Ok(sftp) => {
-                let work = Arc::new(sftp.work());
-                Ok(FileSystem::Remote(Remote { sftp, work, home }))
-            }
+            Ok((sftp, work)) => Ok(FileSystem::Remote(Remote { sftp, work: Arc::new(work), home })),
             Err(FileError::NoSftp) => {
                 let executor = Executor::Host(host.clone());
                 let shell = Shell::new(executor, tries, client.clone(), home);
@@ -231,10 +228,17 @@ impl Slot {
         host: &HostHandle,
         tries: Tries,
         client: &Client,
-    ) -> Result<Arc<Sftp>, FileError> {
+    ) -> Result<(Arc<Sftp>, Work), FileError> {
         loop {
             let connecting = host.connection(tries, client);
             let connection = connecting.await.map_err(FileError::Unreachable)?;
+            // From here on it is not closed because nothing goes over it.
+            let work = connection.work();
+            if !connection.takes_work() {
+                // The host has another one in a moment.
+                tokio::task::yield_now().await;
+                continue;
+            }
             // It is ours only while a session is opened, so that nobody waits longer than for that.
             let by = Instant::now() + remote::SESSION;
             let slot = timeout_at(by, self.0.lock()).await;
@@ -243,7 +247,7 @@ impl Slot {
                 Kept::Session(sftp)
                     if Arc::ptr_eq(sftp.connection(), &connection) && !sftp.is_over() =>
                 {
-                    return Ok(Arc::clone(sftp));
+                    return Ok((Arc::clone(sftp), work));
                 }
                 // Another connection of the same host has none either, unless it was made anew.
                 Kept::NoSftp(without) if without.strong_count() > 0 => {
@@ -258,7 +262,7 @@ impl Slot {
                     let sftp = Arc::new(sftp);
                     *slot = Kept::Session(Arc::clone(&sftp));
                     self.keep(&sftp);
-                    return Ok(sftp);
+                    return Ok((sftp, work));
                 }
                 // The host has another connection now, or will have.
                 Err(FileError::NoSession(ChannelError::Retired)) => tokio::task::yield_now().await,

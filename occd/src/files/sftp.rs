@@ -14,7 +14,7 @@ use occ_proto::exec::STDOUT;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::ssh::{Channel, Closed, Connection, Work};
+use crate::ssh::{Channel, Closed, Connection};
 
 mod wire;
 
@@ -185,11 +185,6 @@ impl Sftp {
     /// Returns the connection that it is on.
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
-    }
-
-    /// Counts as work on the connection until it is dropped.
-    pub(crate) fn work(&self) -> Work {
-        self.connection.work()
     }
 
     /// Returns the number of requests so far.
