@@ -208,9 +208,9 @@ mod tests {
     use super::*;
     use crate::ssh::tap::Tap;
 
-    fn piece(kind: &'static str) -> Piece {
+    fn piece(at: Timestamp, kind: &'static str) -> Piece {
         Piece {
-            at: Timestamp::now(),
+            at,
             connection: 1,
             channel: 2,
             direction: Direction::In,
@@ -223,12 +223,12 @@ mod tests {
     #[tokio::test]
     async fn it_ends_when_the_file_is_full_and_counts_what_came_too_fast() {
         let tap = Arc::<Tap>::default();
-        tap.tell(piece("nobody traces"));
+        tap.tell(|at| piece(at, "nobody traces"));
         let tracer = tap.trace().unwrap();
         assert!(tap.trace().is_none(), "one at a time");
         // Nothing takes them yet.
         for _ in 0..20_000 {
-            tap.tell(piece("data"));
+            tap.tell(|at| piece(at, "data"));
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         let (progress, told) = watch::channel(TraceCounts::default());

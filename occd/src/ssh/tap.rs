@@ -115,9 +115,11 @@ impl Tap {
 
     /// Hands a piece to whoever traces.
     #[cold]
-    pub(crate) fn tell(&self, piece: Piece) {
+    pub(crate) fn tell(&self, piece: impl FnOnce(Timestamp) -> Piece) {
         let traced = self.lock();
         let Some(Traced { queue, waiting, .. }) = traced.as_ref() else { return };
+        // By the clock as it is now, so that the times are in the order of the pieces.
+        let piece = piece(Timestamp::now());
         let length = piece.bytes.len();
         let before = waiting.bytes.fetch_add(length, Ordering::Relaxed);
         if before + length > QUEUED_BYTES || queue.try_send(piece).is_err() {
@@ -227,8 +229,8 @@ impl ConnectionTap {
         bytes: &[u8],
         left_out: Option<usize>,
     ) {
-        self.tap.tell(Piece {
-            at: Timestamp::now(),
+        self.tap.tell(|at| Piece {
+            at,
             connection: self.connection.load(Ordering::Relaxed),
             channel: channel.into(),
             direction,
