@@ -80,7 +80,10 @@ impl Events {
     pub fn json(&self, number: u64, change: Change) -> String {
         let event = Event { id: self.id(number), change };
         // Strings, numbers and maps with string keys: this always serialises.
-        serde_json::to_string(&event).unwrap_or_default()
+        let mut json = serde_json::to_string(&event).unwrap_or_default();
+        // Many are kept, for long.
+        json.shrink_to_fit();
+        json
     }
 
     /// Returns the number of the last event.

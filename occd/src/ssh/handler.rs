@@ -600,7 +600,8 @@ impl russh::client::Handler for Handler {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         match self.shared.remote_forwards.tcp(address, port) {
-            Some(owner) => owner.give(channel, reply).await,
+            // Boxed, here and below: the task of every connection has room for the largest of these.
+            Some(owner) => Box::pin(owner.give(channel, reply)).await,
             None => return refuse("forwarded-tcpip", reply).await,
         }
         Ok(())
@@ -614,7 +615,7 @@ impl russh::client::Handler for Handler {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         match self.shared.remote_forwards.unix(path) {
-            Some(owner) => owner.give(channel, reply).await,
+            Some(owner) => Box::pin(owner.give(channel, reply)).await,
             None => return refuse("forwarded-streamlocal", reply).await,
         }
         Ok(())

@@ -8,6 +8,7 @@
 
 use std::future::Future as _;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,11 +24,11 @@ use super::transport::Transport;
 
 /// How much of the peer's first words is kept: RFC 4253 limits the identification line to 255 bytes.
 const HEAD: usize = 255;
-/// The read buffer of a quiet connection. russh reads a packet in two pieces, of which the first has four
-/// or sixteen bytes: without a buffer each would be a system call.
+/// The most that is read at once on a quiet connection. russh reads a packet in two pieces, of which the first has four
+/// or sixteen bytes: without a buffer each would be a system call. What came is kept until it is taken, and no buffer is
+/// kept that waits for more: there would be one for each connection.
 const SMALL_BUFFER: usize = 4 * 1024;
-/// The read buffer while much arrives; given back when it is quiet again, because there is one for each
-/// connection.
+/// The read buffer while much arrives; given back when it is quiet again.
 const LARGE_BUFFER: usize = 128 * 1024;
 /// Reads smaller than this set TCP_QUICKACK again. Larger ones are part of a bulk stream, where the
 /// kernel acknowledges at once by itself and a system call per read would cost.
@@ -138,17 +139,28 @@ impl ReadBuffer {
         let n = (self.end - self.start).min(buf.remaining());
         buf.put_slice(&self.bytes[self.start..self.start + n]);
         self.start += n;
+        if self.is_empty() && !self.grow {
+            *self = Self::default();
+        }
     }
 
     /// Reads anew. The buffer must be empty.
     fn fill(&mut self, cx: &mut Context<'_>, inner: &mut Transport) -> Poll<io::Result<&[u8]>> {
-        let size = if self.grow { LARGE_BUFFER } else { SMALL_BUFFER };
-        if self.bytes.len() != size {
-            self.bytes = vec![0; size].into();
+        if self.grow {
+            if self.bytes.len() != LARGE_BUFFER {
+                self.bytes = vec![0; LARGE_BUFFER].into();
+            }
+            let mut buf = ReadBuf::new(&mut self.bytes);
+            ready!(Pin::new(inner).poll_read(cx, &mut buf))?;
+            self.end = buf.filled().len();
+        } else {
+            let mut small = [MaybeUninit::uninit(); SMALL_BUFFER];
+            let mut buf = ReadBuf::uninit(&mut small);
+            ready!(Pin::new(inner).poll_read(cx, &mut buf))?;
+            self.bytes = buf.filled().into();
+            self.end = self.bytes.len();
         }
-        let mut buf = ReadBuf::new(&mut self.bytes);
-        ready!(Pin::new(inner).poll_read(cx, &mut buf))?;
-        (self.start, self.end) = (0, buf.filled().len());
+        self.start = 0;
         self.grow = self.end >= SMALL_BUFFER;
         Poll::Ready(Ok(&self.bytes[..self.end]))
     }
