@@ -107,8 +107,11 @@ impl DockerSockets {
             Entry::Vacant(place) => place.insert(self.listen(host)?).file.path().to_owned(),
         };
         let is_new = self.wanted().insert(host.name().clone());
-        if is_new {
-            self.save()?;
+        if is_new && let Err(error) = self.save() {
+            // What the next daemon would not open is not open now, either.
+            self.wanted().remove(host.name());
+            self.lock().remove(host.name());
+            return Err(error);
         }
         Ok(path)
     }
@@ -116,8 +119,9 @@ impl DockerSockets {
     /// Takes a host's socket away. Returns whether there was one.
     pub fn close(&self, name: &HostName) -> io::Result<bool> {
         let was_wanted = self.wanted().remove(name);
-        if was_wanted {
-            self.save()?;
+        if was_wanted && let Err(error) = self.save() {
+            self.wanted().insert(name.clone());
+            return Err(error);
         }
         let mut all = self.lock();
         Ok(all.remove(name).is_some() || was_wanted)

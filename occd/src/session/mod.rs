@@ -326,11 +326,18 @@ impl Sessions {
         if let Some(host) = edit.host {
             record.next_host = Some(host).filter(|host| *host != record.host);
         }
-        let session = record.session();
-        if let Some(entry) = entries.get_mut(&record.info.id) {
-            entry.record = record;
+        let (session, id) = (record.session(), record.info.id.clone());
+        let mut swap = |entries: &mut BTreeMap<String, Entry>| {
+            if let Some(entry) = entries.get_mut(&id) {
+                std::mem::swap(&mut entry.record, &mut record);
+            }
+        };
+        swap(&mut entries);
+        if let Err(error) = self.save(&entries) {
+            // The answer is that nothing was changed.
+            swap(&mut entries);
+            return Err(error);
         }
-        self.save(&entries)?;
         Ok(session)
     }
 
