@@ -29,7 +29,7 @@ mod asked;
 mod clients;
 
 pub use approval::Approval;
-pub use asked::{Answer, Asked, Place, Whom, Wrong};
+pub use asked::{Answer, Asked, Fate, Place, Whom};
 pub use clients::{BadToken, Client, News};
 
 use asked::{Last, Reply};
@@ -163,14 +163,14 @@ impl Prompts {
     }
 
     /// Answers a question, or declines to. It must be one that this client is shown. What is returned tells when
-    /// the answer was wrong, and closes otherwise.
+    /// the answer was wrong or something more is asked, and closes otherwise.
     pub fn answer(
         &self,
         id: u64,
         client: Option<&str>,
         by: Option<Peer>,
         answer: AnswerPrompt,
-    ) -> Result<oneshot::Receiver<Wrong>, NotTaken> {
+    ) -> Result<oneshot::Receiver<Fate>, NotTaken> {
         let is_for_all = |id| self.visible(None).iter().any(|prompt| prompt.id == id);
         let is_theirs = |id| self.visible(client).iter().any(|prompt| prompt.id == id);
         if !is_theirs(id) && !is_for_all(id) {
@@ -193,8 +193,8 @@ impl Prompts {
         }
         let open = self.take(id).ok_or(NotTaken::NoSuchPrompt)?;
         let by = client.and_then(|token| open.clients.only(token));
-        let (wrong, told) = oneshot::channel();
-        let reply = Reply { answer: answer.answer, by, wrong };
+        let (fate, told) = oneshot::channel();
+        let reply = Reply { answer: answer.answer, by, fate };
         // Whoever asked may have given up in this moment.
         open.reply.send(reply).map(|()| told).map_err(|_| NotTaken::NoSuchPrompt)
     }

@@ -113,9 +113,9 @@ pub struct AnswerPrompt {
 pub struct PromptVerdict {
     /// The answer was wrong.
     pub wrong: bool,
-    /// What is asked in place of that question.
+    /// What is asked next: the same once more, or the next question of a login that takes more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub again: Option<Prompt>,
+    pub next: Option<Prompt>,
 }
 
 /// The body of `POST /v1/unlock`: which keys to unlock.

@@ -204,6 +204,11 @@ impl EmbeddedHost {
         self.set(|faults| faults.ask_passwords = on);
     }
 
+    /// Asks two questions, one after the other, whose answers are `pin` and `code`.
+    pub fn ask_twice(&self, on: bool) {
+        self.set(|faults| faults.ask_twice = on);
+    }
+
     /// Closes each connection just after it has logged in.
     pub fn drop_after_auth(&self, on: bool) {
         self.set(|faults| faults.drop_after_auth = on);

@@ -77,8 +77,8 @@ pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8,
                 break;
             }
             let verdict = prompter::send_for_another(&client, prompt.id, answer).await?;
-            is_wrong |= verdict.wrong && verdict.again.is_none();
-            next = verdict.again;
+            is_wrong |= verdict.wrong && verdict.next.is_none();
+            next = verdict.next;
         }
     }
     if is_wrong {

@@ -142,9 +142,9 @@ pub(super) async fn answer(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     // Closed means that nobody finds fault with it.
-    let wrong = timeout(VERDICT, told).await.ok().and_then(Result::ok);
-    let again = wrong.and_then(|wrong| wrong.again).and_then(|id| prompts.get(id));
-    Ok(Json(PromptVerdict { wrong: wrong.is_some(), again }).into_response())
+    let fate = timeout(VERDICT, told).await.ok().and_then(Result::ok);
+    let next = fate.and_then(|fate| fate.next).and_then(|id| prompts.get(id));
+    Ok(Json(PromptVerdict { wrong: fate.is_some_and(|fate| fate.wrong), next }).into_response())
 }
 
 /// Asks for the passphrases of the keys of a host, or of a key.

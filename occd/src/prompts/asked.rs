@@ -35,14 +35,16 @@ pub(super) struct Reply {
     pub(super) answer: Option<Secret>,
     /// Which of those who were asked; nothing means somebody else.
     pub(super) by: Option<Clients>,
-    pub(super) wrong: oneshot::Sender<Wrong>,
+    pub(super) fate: oneshot::Sender<Fate>,
 }
 
-/// An answer was wrong.
+/// What became of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wrong {
-    /// The question that is asked in place of that one.
-    pub again: Option<u64>,
+pub struct Fate {
+    /// It was wrong.
+    pub wrong: bool,
+    /// The question that is asked next: in place of that one, or because a login takes more than one.
+    pub next: Option<u64>,
 }
 
 /// An answer.
@@ -70,7 +72,7 @@ impl Whom {
 #[derive(Debug)]
 pub(super) struct Last {
     is_by_other: bool,
-    wrong: oneshot::Sender<Wrong>,
+    fate: oneshot::Sender<Fate>,
 }
 
 impl Questions {
@@ -107,13 +109,14 @@ impl Questions {
         }
         let text: Arc<str> = question.message.as_str().into();
         tracing::info!(kind = ?question.kind, question = %text, "somebody is asked");
-        let last = self.take_last().filter(|_| question.again);
-        // Whoever answers from elsewhere is there now.
+        let wrong = question.again;
+        // Whoever answers from elsewhere is there now, with what is asked once more, or waits for what comes.
+        let last = self.take_last().filter(|last| wrong || !last.fate.is_closed());
         let is_for_all = last.as_ref().is_some_and(|last| last.is_by_other);
         let (id, reply) = self.prompts.open(question, whom.clone(), is_for_all);
         if let Some(last) = last {
             // They may have left.
-            let _ = last.wrong.send(Wrong { again: Some(id) });
+            let _ = last.fate.send(Fate { wrong, next: Some(id) });
         }
         let (prompts, whom) = (Arc::clone(&self.prompts), whom.clone());
         Ok(Asked { prompts, id, text, whom, end: Instant::now() + PATIENCE, reply })
@@ -132,10 +135,10 @@ impl Questions {
                 () = whom.gone() => Err(NoAnswer::Nobody),
             }
         };
-        let Reply { answer, by, wrong } =
+        let Reply { answer, by, fate } =
             timeout_at(end, answered).await.unwrap_or(Err(NoAnswer::Timeout))?;
         let text = answer.ok_or(NoAnswer::Declined)?;
-        let last = Last { is_by_other: by.is_none(), wrong };
+        let last = Last { is_by_other: by.is_none(), fate };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
         Ok(Answer { text, by: Whom(by.unwrap_or(whom)) })
     }
@@ -148,7 +151,7 @@ impl Questions {
     pub fn settle(&self, is_wrong: bool) {
         if let Some(last) = self.take_last().filter(|_| is_wrong) {
             // They may have left.
-            let _ = last.wrong.send(Wrong { again: None });
+            let _ = last.fate.send(Fate { wrong: true, next: None });
         }
     }
 }

@@ -188,12 +188,12 @@ async fn an_answer_from_elsewhere_is_told_its_fate_and_shown_the_next_question_a
     let mut asking = pin!(ask(true));
     assert!(asking.as_mut().now_or_never().is_none());
     let next = prompts.visible(None).remove(0);
-    assert_eq!(told.await, Ok(Wrong { again: Some(next.id) }));
+    assert_eq!(told.await, Ok(Fate { wrong: true, next: Some(next.id) }));
     // One client's answers are that client's tries; those from elsewhere are everybody's.
     let told = prompts.answer(next.id, Some("ours"), None, answer("b")).unwrap();
     asking.await.by.were_wrong(file);
     questions.settle(true);
-    assert_eq!(told.await, Ok(Wrong { again: None }));
+    assert_eq!(told.await, Ok(Fate { wrong: true, next: None }));
     let mut asking = pin!(ask(false));
     assert!(asking.as_mut().now_or_never().is_none());
     assert_eq!(prompts.visible(None), []);
@@ -203,6 +203,18 @@ async fn an_answer_from_elsewhere_is_told_its_fate_and_shown_the_next_question_a
     questions.settle(false);
     assert!(told.await.is_err());
     assert!(!questions.are_spent(file));
+    // A login may take more than one answer: who gave the first, and waits for what comes, is asked for the second.
+    let mut asking = pin!(ask(false));
+    assert!(timeout(FIRST, &mut asking).await.is_err());
+    let shown = prompts.visible(None).remove(0);
+    let told = prompts.answer(shown.id, None, None, answer("d")).unwrap();
+    asking.await;
+    let mut asking = pin!(ask(false));
+    assert!(asking.as_mut().now_or_never().is_none());
+    let next = prompts.visible(None).remove(0);
+    assert_eq!(told.await, Ok(Fate { wrong: false, next: Some(next.id) }));
+    drop(prompts.answer(next.id, None, None, answer("e")).unwrap());
+    asking.await;
     drop(other);
     assert!(questions.are_spent(file));
 }

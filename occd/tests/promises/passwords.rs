@@ -223,6 +223,34 @@ fn a_key_and_then_a_code_log_in_and_are_not_repeated_in_the_background() {
 }
 
 #[test]
+fn who_answers_from_elsewhere_is_asked_all_that_a_login_takes() {
+    let host = EmbeddedHost::start();
+    host.reject_auth(true);
+    host.ask_twice(true);
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &host);
+    rig.write_config_toml("[hosts.a]\nauth = [\"keyboard-interactive\"]\n");
+    rig.start_daemon(&[]);
+    // A client that is asked, and does not answer.
+    let asked = [("occ-prompts", "a-test")];
+    std::thread::scope(|scope| {
+        let connecting =
+            scope.spawn(|| rig.http("POST", "/v1/hosts/a/connect", &asked, None).status);
+        for query in ["?client=a-test", ""] {
+            let path = format!("/v1/prompts{query}");
+            let shown = || rig.http("GET", &path, &[], None).json()["prompts"].clone();
+            wait_until("a question", GUARD, shown, |list| !list[0].is_null());
+        }
+        let mut terminal = Terminal::control(&rig.occ(&["prompts"]), "");
+        terminal.answer("[a] PIN", "pin");
+        terminal.answer("[a] Code", "code");
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 0, "{screen}");
+        assert_eq!(connecting.join().unwrap(), 200);
+    });
+}
+
+#[test]
 fn no_password_is_sent_to_a_server_whose_key_has_changed() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();

@@ -130,10 +130,14 @@ async fn session(
 fn config(shared: &Shared) -> Arc<Config> {
     let host_key = shared.host_key.lock().unwrap().clone();
     let faults = shared.faults.borrow();
-    let methods = [MethodKind::PublicKey, MethodKind::Password];
+    let methods: &[MethodKind] = match (faults.ask_passwords, faults.ask_twice) {
+        (_, true) => &[MethodKind::KeyboardInteractive],
+        (true, false) => &[MethodKind::PublicKey, MethodKind::Password],
+        (false, false) => &[MethodKind::PublicKey],
+    };
     Arc::new(Config {
         server_id: SshId::Standard("SSH-2.0-testkit_1".into()),
-        methods: MethodSet::from(&methods[..if faults.ask_passwords { 2 } else { 1 }]),
+        methods: MethodSet::from(methods),
         // Tests offer wrong keys on purpose, and no attacker is to be slowed down.
         auth_rejection_time: Duration::ZERO,
         max_auth_attempts: 20,

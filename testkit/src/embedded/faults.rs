@@ -57,6 +57,7 @@ pub(super) struct Faults {
     pub(super) banner: Banner,
     pub(super) before_login: Option<String>,
     pub(super) ask_passwords: bool,
+    pub(super) ask_twice: bool,
     pub(super) drop_after_auth: bool,
     pub(super) drop_during_auth: bool,
     pub(super) reject_auth: bool,

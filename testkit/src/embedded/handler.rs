@@ -213,10 +213,24 @@ impl Handler for HostHandler {
         &'a mut self,
         user: &str,
         _submethods: &str,
-        _response: Option<Response<'a>>,
+        response: Option<Response<'a>>,
     ) -> Result<Auth, Self::Error> {
         self.offered(user, "keyboard-interactive", None).await?;
-        Ok(Auth::reject())
+        if !self.faults().ask_twice {
+            return Ok(Auth::reject());
+        }
+        let ask = |question: &'static str| Auth::Partial {
+            name: "".into(),
+            instructions: "".into(),
+            prompts: vec![(question.into(), false)].into(),
+        };
+        let answer = response.and_then(|mut answers| answers.next());
+        Ok(match answer.as_deref() {
+            None => ask("PIN: "),
+            Some(b"pin") => ask("Code: "),
+            Some(b"code") => Auth::Accept,
+            Some(_) => Auth::reject(),
+        })
     }
 
     async fn auth_publickey_offered(
