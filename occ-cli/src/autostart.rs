@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use occ_proto::paths::{Env, PathError};
+use occ_proto::paths::{Env, PathError, is_read_only};
 use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 use occ_proto::{Code, KEY_VARIABLES};
@@ -379,6 +379,14 @@ pub(crate) fn cannot_run(program: &std::ffi::OsStr, error: &io::Error) -> CliErr
 /// Starts the daemon and returns when it accepts connections: through its unit where systemd has one. A
 /// unit that fails is told, and does not keep anybody from working.
 async fn start_daemon(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
+    if is_read_only(socket) {
+        let text = format!(
+            "occd is not running, and {} is where it serves those who only look.",
+            sanitize(&socket.display().to_string())
+        );
+        return Err(CliError::daemon(text)
+            .hint("occ daemon start, without --socket and OCC_SOCKET, starts it"));
+    }
     if units(context).await.is_some_and(|units| units.installed) {
         match unit::start().await {
             Ok(()) => return Ok(()),

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
-use occ_proto::paths::read_only_beside;
+use occ_proto::paths::{is_read_only, read_only_beside};
 use rustix::fs::Mode;
 use rustix::process::umask;
 
@@ -40,6 +40,11 @@ pub enum SocketError {
     /// systemd passed something else than the one socket of occd.socket.
     #[error("the socket that systemd passed cannot be used: {0}")]
     NotUsable(String),
+    /// The path is that of a socket for those who only look.
+    #[error(
+        "{0} has the name of a socket that is read-only (-ro); the control socket needs another one"
+    )]
+    ReadOnlyName(PathBuf),
     /// The path has no directory.
     #[error("the socket path {0} has no directory")]
     NoDirectory(PathBuf),
@@ -246,8 +251,11 @@ fn written_in(lock: &mut File) -> Option<u32> {
     lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok())
 }
 
-/// Returns the directory that a socket is in.
+/// Returns the directory that a control socket is in.
 fn directory(path: &Path) -> Result<&Path, SocketError> {
+    if is_read_only(path) {
+        return Err(SocketError::ReadOnlyName(path.to_owned()));
+    }
     path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .ok_or_else(|| SocketError::NoDirectory(path.to_owned()))

@@ -27,6 +27,12 @@ pub fn read_only_beside(socket: &Path) -> PathBuf {
     socket.with_file_name(name)
 }
 
+/// Returns whether a socket has the name of one that is read-only: `NAME-ro.sock`. A daemon that took it for its control socket
+/// would give all that it can do to whoever may only look.
+pub fn is_read_only(socket: &Path) -> bool {
+    socket.file_stem().is_some_and(|stem| stem.as_encoded_bytes().ends_with(b"-ro"))
+}
+
 /// The variables that decide the paths.
 #[derive(Debug, Clone, Default)]
 pub struct Env {

@@ -402,3 +402,20 @@ fn socket_beside(rig: &DaemonRig) -> PathBuf {
 fn ask_hosts(rig: &DaemonRig) -> Response {
     request(&socket_beside(rig), "GET", "/v1/hosts", &[], None).unwrap()
 }
+
+#[test]
+fn no_daemon_has_its_control_socket_where_others_may_only_look() {
+    let mut rig = DaemonRig::new();
+    let viewers = occ_proto::paths::read_only_beside(&rig.socket());
+    let path = viewers.to_str().unwrap();
+    let asked = rig.run_occ(&["--socket", path, "status", "--all"]);
+    assert_eq!(asked.code(), 3, "{}", asked.stderr);
+    assert!(asked.stderr.contains("occ daemon start"), "{}", asked.stderr);
+    let refused = rig.occd(&["--socket", path]).output().unwrap();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("read-only"), "{said}");
+    assert!(!viewers.exists());
+    rig.start_daemon(&[]);
+    assert!(rig.occ_ok(&["--socket", path, "status", "--all"]).contains("No hosts"));
+}
