@@ -115,7 +115,8 @@ impl Remote {
         let program = request.argv.iter().map(|arg| &arg.0[..]);
         let words = Words::new(&supervisor::START, own.into_iter().chain(terminal).chain(program));
         let answer = self.ask(words, env.into()).await?;
-        match answer.trim_end().split_once(' ').unwrap_or((answer.trim_end(), "")) {
+        let line = first_line(&answer);
+        match line.split_once(' ').unwrap_or((line, "")) {
             // The answer to the first question got lost on the way.
             ("s" | "exists", "") => Ok(()),
             ("r", "") => Err(SessionError::Running(info.name.clone())),
@@ -163,7 +164,8 @@ impl Remote {
             }
             Err(failure) => return Err(failure.into()),
         };
-        let (word, end) = answer.trim_end().split_once(' ').unwrap_or((answer.trim_end(), ""));
+        let line = first_line(&answer);
+        let (word, end) = line.split_once(' ').unwrap_or((line, ""));
         let taken = match word {
             "k" => Taken::All,
             "m" => Taken::Moved,
@@ -191,7 +193,7 @@ impl Remote {
     ) -> Result<Signalled, SessionError> {
         let args = [id, signal.unwrap_or("end")];
         let answer = self.ask(script(&supervisor::SIGNAL, &args), Bytes::new()).await?;
-        match answer.trim_end() {
+        match first_line(&answer) {
             "k" => Ok(Signalled::Sent),
             "a" => Ok(Signalled::Alive),
             "n" => Err(SessionError::Gone),
@@ -205,7 +207,7 @@ impl Remote {
     /// Removes what is kept of a session. Returns false when its program runs.
     pub(super) async fn remove(&self, id: &str) -> Result<bool, SessionError> {
         let answer = self.ask(script(&supervisor::REMOVE, &[id]), Bytes::new()).await?;
-        match answer.trim_end() {
+        match first_line(&answer) {
             "k" | "n" => Ok(true),
             "r" => Ok(false),
             _ => Err(garbled(&answer)),
@@ -216,6 +218,11 @@ impl Remote {
     pub(super) fn follow(id: &str, stdout: &str, stderr: &str, on: bool) -> Words {
         script(&supervisor::FOLLOW, &[id, stdout, stderr, if on { "1" } else { "0" }])
     }
+}
+
+/// Returns an answer of one line. What logs in for a command may print something after it, too.
+fn first_line(answer: &str) -> &str {
+    answer.lines().next().unwrap_or_default().trim_end()
 }
 
 fn garbled(answer: &str) -> SessionError {

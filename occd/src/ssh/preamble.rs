@@ -13,7 +13,9 @@ pub(crate) const SAY: &str = "say() { echo; echo \"occ-script $1\"; }; ";
 /// begins so. Nothing is gained by one that cannot be guessed: a host that wants to lie has the script.
 const MARK: &[u8] = b"\nocc-script ";
 /// The most bytes that come before the word is whole.
-const LIMIT: usize = 64 * 1024;
+const LIMIT: usize = 1024 * 1024;
+/// What is shown of what came in its place, in characters.
+const SHOWN: usize = 200;
 
 /// What comes before the word.
 #[derive(Debug, Default)]
@@ -57,7 +59,7 @@ impl Preamble {
 
     /// Returns what has come instead of the word.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.before).trim().to_owned()
+        String::from_utf8_lossy(&self.before).trim().chars().take(SHOWN).collect()
     }
 }
 

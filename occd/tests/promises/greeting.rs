@@ -20,13 +20,22 @@ struct Greeting {
 impl Greeting {
     /// Starts a server that runs a line of sh before whatever it is asked, its SFTP included.
     fn start(line: &str, with: impl FnOnce(RealSshdBuilder) -> RealSshdBuilder) -> Option<Self> {
+        Self::around(line, "exec sh -c \"$SSH_ORIGINAL_COMMAND\"", with)
+    }
+
+    /// The same with the line that runs what is asked.
+    fn around(
+        line: &str,
+        run: &str,
+        with: impl FnOnce(RealSshdBuilder) -> RealSshdBuilder,
+    ) -> Option<Self> {
         let program = sftp_server().filter(|_| RealSshd::require())?;
         let shell = Shared::new();
         let path = shell.at("shell");
         // sshd gives the name of a subsystem that it runs itself, which no shell knows.
         let script = format!(
             "#!/bin/sh\n{line}\n[ \"$SSH_ORIGINAL_COMMAND\" = {0} ] && exec {0}\n\
-             exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+             {run}\n",
             program.display()
         );
         std::fs::write(&path, script).unwrap();
@@ -42,7 +51,7 @@ impl Greeting {
 
 /// Greetings: a line, one that does not end, and a long one.
 const GREETINGS: [&str; 3] =
-    ["echo Welcome; echo other", "printf Welcome", "head -c 40000 /dev/zero | tr '\\0' x"];
+    ["echo Welcome; echo other", "printf Welcome", "head -c 200000 /dev/zero | tr '\\0' x"];
 
 #[test]
 fn sessions_run_where_every_command_begins_with_a_greeting() {
@@ -62,6 +71,22 @@ fn sessions_run_where_every_command_begins_with_a_greeting() {
         assert_eq!((durable.code(), &durable.stdout[..]), (4, "once\n"), "{durable:?}");
         no_channels(rig, GUARD);
     }
+}
+
+#[test]
+fn sessions_run_where_something_is_said_after_every_command() {
+    let run = "sh -c \"$SSH_ORIGINAL_COMMAND\"; r=$?; echo Goodbye; exit $r";
+    let Some(Greeting { rig, .. }) = &Greeting::around(GREETINGS[0], run, |sshd| sshd) else {
+        return;
+    };
+    rig.occ_ok(&["session", "start", "--host", "h", "--name", "work", "--", "cat"]);
+    assert!(rig.occ_ok(&["session", "list", "--host", "h"]).contains("running"));
+    rig.occ_ok(&["session", "send", "work", "--eof", "it"]);
+    assert_eq!(rig.run_occ(&["session", "attach", "-n", "work"]).stdout, "it\n");
+    rig.occ_ok(&["session", "rm", "work"]);
+    let durable = ["exec", "--durable", "--host", "h", "--", "sh", "-c", "echo once; exit 4"];
+    let durable = rig.run_occ(&durable);
+    assert_eq!((durable.code(), &durable.stdout[..]), (4, "once\n"), "{durable:?}");
 }
 
 #[test]

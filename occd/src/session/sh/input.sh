@@ -18,6 +18,8 @@ fi
 k=0
 # Another that takes input at this moment.
 until ln -s $$ lock 2>/dev/null; do
+  # The session was removed.
+  [ -e meta ] || { echo n; exit 0; }
   k=$((k+1))
   s=$(LC_ALL=C ls -ln lock 2>/dev/null)
   s=${s##* }

@@ -280,6 +280,31 @@ fn output_that_goes_while_it_is_looked_at_is_a_gap_and_nothing_else() {
 }
 
 #[test]
+fn input_for_a_session_that_is_removed_meanwhile_ends() {
+    for host in Host::all() {
+        let session = host.session("work");
+        std::fs::create_dir_all(session.join("i")).unwrap();
+        std::fs::write(session.join("meta"), "{}").unwrap();
+        std::fs::write(session.join("i/0000000000000000"), "").unwrap();
+        // Another takes input, and goes on with it for long.
+        let other = std::process::id().to_string();
+        symlink(other, session.join("lock")).unwrap();
+        let mut command = host.command(&INPUT, &["work", "0", "0", "1", "0"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let (pid, there) = (child.id(), session.clone());
+        wait_until("it to have begun", GUARD, || started(pid, &there), |begun| *begun);
+        std::fs::remove_dir_all(&session).unwrap();
+        let ended = || child.try_wait().unwrap();
+        wait_for("its end", GUARD, ended);
+    }
+}
+
+/// Returns whether a process is in this directory.
+fn started(pid: u32, directory: &std::path::Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == directory)
+}
+
+#[test]
 fn input_is_taken_once_in_order_and_to_its_end() {
     for host in Host::all() {
         host.start("ag", &["sh", "-c", "exec cat"]);
