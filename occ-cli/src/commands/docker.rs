@@ -77,11 +77,12 @@ pub(crate) async fn run_socket(
     let socket = match (&place, args.remove) {
         (Place::Host(host, _), true) => {
             let removing = async {
+                let there = client.directory().join(docker_socket_name(host)).exists();
                 remove(&client, host).await?;
                 if !ui.json {
                     ui.say(&removed(host))?;
                 }
-                Ok((Done::Removed, None))
+                Ok((if there { Done::Removed } else { Done::Absent }, None))
             };
             return removal::one(ui, host.as_str(), removing).await;
         }

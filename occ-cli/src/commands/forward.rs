@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use occ_proto::HostName;
-use occ_proto::error::Code;
+use occ_proto::error::{Code, Problem};
 use occ_proto::forward::{
     AddForward, Direction, Endpoint, Forward, ForwardList, ForwardState, Service, Spec,
 };
@@ -243,8 +243,10 @@ fn find<'a>(list: &'a ForwardList, which: &str) -> Result<&'a Forward, CliError>
     };
     let found: Vec<&Forward> = list.forwards.iter().filter(is_it).collect();
     match found.as_slice() {
-        [] => Err(CliError::failed(format!("There is no forward '{}'.", sanitize(which)))
-            .hint("occ forward list shows them")),
+        [] => {
+            let text = format!("There is no forward '{}'.", sanitize(which));
+            Err(Problem::new(404, Code::ForwardNotFound, text).into())
+        }
         [one] => Ok(one),
         several => {
             let ids: Vec<&str> = several.iter().map(|forward| forward.id.as_str()).collect();
