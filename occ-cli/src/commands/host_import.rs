@@ -38,12 +38,10 @@ pub(crate) async fn run(
         },
     };
     let missing = args.names.iter().filter(|name| !known.iter().any(|host| host.name == **name));
-    let mut skipped: Vec<NotImported> = missing
-        .map(|name| NotImported {
-            name: name.clone(),
-            why: "~/.ssh/config does not name it".to_owned(),
-        })
-        .collect();
+    let mut skipped: Vec<NotImported> =
+        missing.map(|name| not_imported(name, "~/.ssh/config does not name it")).collect();
+    let in_vain = args.matching.iter().filter(|glob| !known.iter().any(|host| is_like(host, glob)));
+    skipped.extend(in_vain.map(|glob| not_imported(glob, "~/.ssh/config names no host like it")));
     skipped
         .extend(picked.iter().filter_map(|host| Some(not_imported(&host.name, obstacle(host)?))));
     let free: Vec<&SshConfigHost> =
@@ -155,12 +153,13 @@ pub(super) async fn ask(
 
 fn is_meant(host: &SshConfigHost, args: &HostImportArgs, all: bool) -> bool {
     let named = args.names.contains(&host.name);
-    let by_pattern = args
-        .matching
-        .as_deref()
-        .map(|pattern| wildcard::matches(pattern.as_bytes(), host.name.as_bytes()));
+    let by_pattern = args.matching.as_deref().map(|glob| is_like(host, glob));
     // `--all --match GLOB` is all that match.
     named || by_pattern.unwrap_or(all || (args.dry_run && args.names.is_empty()))
+}
+
+fn is_like(host: &SshConfigHost, glob: &str) -> bool {
+    wildcard::matches(glob.as_bytes(), host.name.as_bytes())
 }
 
 fn obstacle(host: &SshConfigHost) -> Option<&str> {

@@ -99,8 +99,9 @@ fn a_pattern_picks_the_hosts_that_are_imported() {
     let (code, said, names) = import(&["--match", "*-1", "web-2"]);
     assert_eq!((code, said.as_str()), (0, "Added: 3 hosts (web-1, web-2, db-1).\n"));
     assert_eq!(names.len(), 4);
-    let (code, said, _) = import(&["--match", "nosuch*"]);
-    assert_eq!((code, said.as_str()), (0, "No host was added.\n"));
+    let none = rig.run_occ(&["host", "import", "--yes", "--match", "nosuch*"]);
+    assert_eq!((none.code(), none.stdout.as_str()), (1, "No host was added.\n"), "{none:?}");
+    assert!(none.stderr.contains("nosuch* (~/.ssh/config names no host like it)"), "{none:?}");
 }
 
 #[test]
