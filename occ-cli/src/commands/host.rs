@@ -51,10 +51,6 @@ pub(crate) async fn run(
 
 async fn remove(context: &Context<'_>, name: &HostName, force: bool) -> Result<u8, CliError> {
     let ui = context.ui;
-    if !force && !ui.can_ask() {
-        return Err(CliError::usage(format!("Removing host '{name}' needs a confirmation."))
-            .hint(format!("occ host remove {name} -f")));
-    }
     let client = context.client().await?;
     let removing = async { remove_one(context, &client, name, force).await };
     removal::one(ui, name.as_str(), removing).await
@@ -74,6 +70,10 @@ async fn remove_one(
     if !force {
         // Ask only about a host that is there.
         client.get(&host_path(name, "")).await?;
+        if !ui.can_ask() {
+            return Err(CliError::usage(format!("Removing host '{name}' needs a confirmation."))
+                .hint(format!("occ host remove {name} -f")));
+        }
         if let Some(reached) = &reached {
             ui.note(reached);
         }

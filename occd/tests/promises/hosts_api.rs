@@ -208,6 +208,18 @@ fn a_host_with_work_is_removed_only_by_force() {
 }
 
 #[test]
+fn nobody_confirms_the_removal_of_a_host_that_is_not_there() {
+    let rig = empty_rig();
+    add(&rig, "prod", json!({ "hostname": "192.0.2.1" }));
+    let unconfirmed = rig.run_occ(&["host", "remove", "prod"]);
+    assert_eq!(unconfirmed.code(), 2, "{unconfirmed:?}");
+    assert!(unconfirmed.stderr.contains("hint: occ host remove prod -f"), "{unconfirmed:?}");
+    let absent = rig.run_occ(&["host", "remove", "prd"]);
+    assert_eq!(absent.code(), 4, "{absent:?}");
+    assert!(absent.stderr.contains("prd") && !absent.stderr.contains("confirm"), "{absent:?}");
+}
+
+#[test]
 fn the_default_host_is_set_cleared_and_always_one_that_exists() {
     let rig = empty_rig();
     add(&rig, "prod", json!({ "hostname": "192.0.2.1" }));
