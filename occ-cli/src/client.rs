@@ -301,6 +301,16 @@ impl Client {
         }
     }
 
+    /// Returns when the daemon answers at all.
+    ///
+    /// # Errors
+    /// When it has not for long.
+    pub(crate) async fn alive(&self) -> Result<(), CliError> {
+        let asking = async { Ok(self.send(Method::GET, "/healthz", None, None, None).await) };
+        // What else goes wrong is told by the request that waits.
+        self.at_once(asking).await.map(|_| ())
+    }
+
     /// Asks for something that may wait for a host.
     pub(crate) async fn get_slow(&self, path: &str) -> Result<Reply, CliError> {
         self.send_answering(Method::GET, path, None, None).await

@@ -31,6 +31,8 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// The first look at what is asked elsewhere, and the longest pause between two.
 const LOOK: Duration = Duration::from_millis(300);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a request waits before the daemon is asked whether it still answers at all, and again.
+const QUIET: Duration = Duration::from_secs(3);
 /// The longest line of the daemon's that is taken, in bytes.
 const LONGEST_LINE: usize = 1024 * 1024;
 
@@ -73,6 +75,19 @@ pub(crate) async fn answering<T>(
         done = request => done,
         error = listening(client, std::future::pending()) => Err(error),
         never = Box::pin(telling(client)) => match never {},
+        never = Box::pin(watching(client)) => match never {},
+    }
+}
+
+/// Tells once of a daemon that does not answer at all any more. A request that waits for a host cannot know.
+async fn watching(client: &Client) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(QUIET).await;
+        if let Err(error) = client.alive().await {
+            let hint = error.hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+            client.ui().note(&format!("{} Still waiting.{hint}", error.message));
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::eol::ToLf;
 use crate::error::CliError;
 use crate::output::removal::{self, Deed, Done};
 use crate::output::table::Table;
+use crate::output::with_note;
 use crate::place::Place;
 use crate::session::{Begin, Received, Sessions};
 use crate::target::Target;
@@ -155,7 +156,8 @@ pub(super) async fn begin(
     place: &Place,
     request: SessionRequest,
 ) -> Result<Reply, CliError> {
-    match (sessions.begin(&request).await, place) {
+    let note = format!("{}not connected; trying …", place.prefix());
+    match (with_note(context.ui, &note, sessions.begin(&request)).await, place) {
         (Err(error), Place::Host(host, source)) => {
             Err(super::explain(context, sessions.client(), host, *source, error).await)
         }

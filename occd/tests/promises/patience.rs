@@ -1,13 +1,16 @@
 //! Settings that say how long: for a host that is down, for a command, for a connection that nobody uses.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::thread;
 
 use occ_proto::Code;
 use occ_proto::status::{IdleReason, State};
 use serde_json::json;
 use testkit::embedded::Phase;
+use testkit::proc::Signal;
 use testkit::wait::blocking::{wait_for, wait_until};
-use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, Terminal};
 
 use crate::ask::{GUARD, connect, echoes, exec, in_state, look, post, problem};
 
@@ -129,4 +132,47 @@ fn a_host_that_nobody_uses_is_disconnected_where_the_settings_say_so() {
     assert_eq!(look(&rig, "far").idle_reason, None);
     let answer = problem(&rig.http("POST", "/v1/hosts/far/connect?wait_ms=soon", &[], None));
     assert_eq!(answer.code, Code::BadRequest);
+}
+
+#[test]
+fn who_waits_for_a_host_at_a_terminal_is_told() {
+    let host = EmbeddedHost::start();
+    host.stall_at(Phase::Banner);
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.write_config_toml("[connection]\nconnect_timeout = \"2s\"\n");
+    rig.start_daemon(&[]);
+    for kind in ["--no-stdin", "--durable"] {
+        let command = rig.occ(&["exec", "--host", "far", kind, "--", "true"]);
+        let (screen, code) = Terminal::control(&command, "").finish();
+        assert_eq!(code, 5, "{screen}");
+        assert!(screen.contains("[far] not connected; trying …"), "{screen}");
+    }
+}
+
+#[test]
+fn who_waits_for_a_daemon_that_answers_nobody_is_told() {
+    let host = EmbeddedHost::start();
+    let link = FaultyLink::start(host.addr());
+    link.refuse(true);
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", testkit::daemon::Target::from(&host).through(&link));
+    rig.start_daemon(&[]);
+    let mut waiting = rig.occ(&["connect", "--host", "far", "--wait", "1m"]);
+    let mut waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let dials = || rig.log().matches("the dial failed").count();
+    wait_until("the dials", GUARD, dials, |count| *count > 0);
+    let daemon = rig.daemon();
+    daemon.signal(Signal::STOP);
+    let mut said = BufReader::new(waiting.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let told = said.next();
+    daemon.signal(Signal::CONT);
+    let pid = daemon.pid;
+    let wanted = format!("occd (process {pid}) has not answered for 10 seconds. Still waiting.");
+    assert_eq!(told, Some(wanted));
+    assert!(said.next().is_some_and(|hint| hint.contains(&format!("kill -CONT {pid}"))));
+    // It has lost nothing.
+    link.refuse(false);
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
