@@ -25,7 +25,7 @@ pub struct AtWork(Arc<Mutex<Counts>>);
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    /// On each host and on this machine. Which host a session is on, its path does not say.
+    /// On each host and on this machine. What is about to begin a session or a forward names its host in its body.
     places: BTreeMap<SessionHost, usize>,
 }
 
@@ -89,10 +89,12 @@ fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
 
 /// Has a request done; an operation where there is a place for it.
 pub(super) async fn done(app: &App, request: Request, next: Next) -> Response {
-    if !doors::is_work(&request) {
+    if !doors::takes_place(&request) {
         return next.run(request).await;
     }
-    let place = doors::host_in(request.uri().path());
+    let path = request.uri().path();
+    let of_session = || app.sessions.host_of(&doors::session_in(path)?).ok();
+    let place = doors::host_in(path).or_else(|| of_session().map(|(_, host)| host));
     let operation = match app.at_work.begin(place, &app.config.current().config.limits) {
         Ok(operation) => operation,
         Err(error) => return error.into_response(),

@@ -113,13 +113,24 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
 }
 
 /// Returns whether a policy has a say in a request, as it has in whatever is done on a host, and with its files and its Docker.
-pub(super) fn is_work(request: &Request) -> bool {
+fn is_work(request: &Request) -> bool {
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     let route = request.extensions().get::<MatchedPath>();
     match route.and_then(|route| door(method, route.as_str())) {
         Some(Door::Work | Door::OwnerWork | Door::Docker | Door::DockerRead) => true,
         Some(Door::Open | Door::Host | Door::Owner) | None => false,
     }
+}
+
+/// Returns whether a request is work that needs a place among all that are at work. Whatever ends a session makes one.
+pub(super) fn takes_place(request: &Request) -> bool {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let ends = match route {
+        Some("/v1/sessions/{id}/signal") => true,
+        Some("/v1/sessions/{id}") => *request.method() == Method::DELETE,
+        _ => false,
+    };
+    is_work(request) && !ends
 }
 
 /// Returns what a route is part of that whoever administers this machine may turn off. What ends or removes something
@@ -339,6 +350,15 @@ fn host_of(request: &Request) -> Option<SessionHost> {
 
 /// Returns the host that a path names: `/v1/hosts/{host}` with anything behind it.
 pub(super) fn host_in(path: &str) -> Option<SessionHost> {
-    let name = path.strip_prefix("/v1/hosts/")?.split('/').next()?;
-    String::from_utf8(decode_path(name)?).ok()?.parse().ok()
+    first_after("/v1/hosts/", path)?.parse().ok()
+}
+
+/// Returns the session that a path names: `/v1/sessions/{id}` with anything behind it.
+pub(super) fn session_in(path: &str) -> Option<String> {
+    first_after("/v1/sessions/", path)
+}
+
+fn first_after(start: &str, path: &str) -> Option<String> {
+    let name = path.strip_prefix(start)?.split('/').next()?;
+    String::from_utf8(decode_path(name)?).ok()
 }

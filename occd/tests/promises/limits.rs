@@ -107,6 +107,24 @@ fn what_goes_on_without_its_client_keeps_its_place() {
     wait_until("a place", GUARD, || runs(&rig).status, |status| *status == 200);
 }
 
+#[test]
+fn a_sessions_requests_count_for_its_host_and_its_end_needs_no_place() {
+    let mut rig = DaemonRig::new();
+    rig.write_config_toml("[limits]\nmax_operations_per_host = 2\n");
+    rig.start_daemon(&[]);
+    rig.occ_ok(&["session", "start", "--local", "--name", "s", "--", "sleep", "1000"]);
+    let first = open(&rig, "local");
+    let second = open(&rig, "local");
+    let told = problem(&rig.http("GET", "/v1/sessions/s/output", &[], None));
+    assert_eq!((told.status, told.code), (429, Code::TooManyRequests));
+    assert!(told.detail.contains("2 operations"), "{}", told.detail);
+    let signalled = rig.http("POST", "/v1/sessions/s/signal", &[], Some(json!({})));
+    assert_eq!(signalled.status, 200, "{signalled:?}");
+    let removed = rig.http("DELETE", "/v1/sessions/s?force=true", &[], None);
+    assert_eq!(removed.status, 204, "{removed:?}");
+    drop((first, second));
+}
+
 /// Follows what changes. Returns the connection once the first event has come.
 fn follow(rig: &DaemonRig) -> BufReader<UnixStream> {
     let stream = UnixStream::connect(rig.socket()).unwrap();
