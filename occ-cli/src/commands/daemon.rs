@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::daemon::Version;
+use occ_proto::paths::is_read_only;
 use occ_proto::text::sanitize;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
@@ -162,6 +163,10 @@ pub(super) async fn start_anew(
 /// Stops the daemon and waits until it is there no more. Another client may have started a new one by then.
 async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
     let socket = socket_path(context)?;
+    if is_read_only(&socket) {
+        let text = format!("{} is for those who only look: occd is not stopped.", shown(&socket));
+        return Err(CliError::usage(text).hint("leave out --socket, and unset OCC_SOCKET"));
+    }
     let units = autostart::units(context).await.unwrap_or_default();
     if units.active || units.listens {
         let pid = autostart::lock_holder(&socket);

@@ -55,6 +55,12 @@ fn nothing_is_done_through_the_read_only_socket() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("unset OCC_SOCKET"), "{said}");
 
+    for verb in ["stop", "restart"] {
+        let mut occ = rig.occ(&["daemon", verb]);
+        let output = occ.env("OCC_SOCKET", &path).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+
     let document = ask(&rig, "GET", "/v1/openapi.json").json();
     let mut refused = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
