@@ -1,9 +1,12 @@
 //! The command line, as clap types and nothing else.
 
+mod daemon;
+mod exec;
 mod files;
 mod forward;
 mod help;
 mod host;
+mod link;
 mod policy;
 mod sandbox;
 mod session;
@@ -12,17 +15,17 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use occ_proto::log::LogFilter;
 
-use crate::duration::{parse_ms, parse_since};
-use crate::keys::{EscapeKey, parse_escape};
-use crate::parse::{parse_audited, parse_count, parse_env, parse_fingerprint};
+use crate::parse::parse_count;
 use crate::target::HostArg;
 
+pub(crate) use daemon::*;
+pub(crate) use exec::*;
 pub(crate) use files::*;
 pub(crate) use forward::*;
 pub(crate) use help::help;
 pub(crate) use host::*;
+pub(crate) use link::*;
 pub(crate) use policy::*;
 pub(crate) use sandbox::*;
 pub(crate) use session::*;
@@ -619,241 +622,6 @@ impl Command {
                 | Self::Host(HostCommand::Test { .. })
         )
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Wait for a connection and ask the host, instead of answering from memory
-    #[arg(long)]
-    pub(crate) fresh: bool,
-    /// Go on showing it when something changes
-    #[arg(long, conflicts_with = "fresh")]
-    pub(crate) watch: bool,
-    /// With that: one line about all hosts, or a group, for a status bar
-    #[arg(long, requires = "watch")]
-    pub(crate) summary: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ConnectArgs {
-    /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
-    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
-    pub(crate) wait: Option<u64>,
-}
-
-#[derive(Debug, Default, Args)]
-pub(crate) struct ExecArgs {
-    /// End the command after this long, such as 10s, 1m30s, 500ms; getting a connection
-    /// is part of it, unless --wait says how long that may take
-    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
-    pub(crate) timeout: Option<u64>,
-    /// The directory to run in, on the host
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cwd: Option<String>,
-    /// Set a variable for the command; may be given more than once
-    #[arg(long, value_name = "K=V", value_parser = parse_env)]
-    pub(crate) env: Vec<(String, String)>,
-    /// Hand the words, joined by spaces, to the host's login shell as one line
-    #[arg(long)]
-    pub(crate) shell: bool,
-    /// How many times to dial again when the host cannot be reached [default: 3; 0 with --group or --all]
-    #[arg(long, value_name = "N")]
-    pub(crate) retries: Option<u32>,
-    /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
-    #[arg(long, value_name = "TIME", value_parser = parse_ms, conflicts_with = "retries")]
-    pub(crate) wait: Option<u64>,
-    /// Exit with this code for every failure of occ's own (ssh uses 255)
-    #[arg(long, value_name = "CODE")]
-    pub(crate) own_exit: Option<u8>,
-    /// Give the command no input
-    #[arg(short = 'n', long)]
-    pub(crate) no_stdin: bool,
-    /// Run it as a session, which a broken link does not end
-    #[arg(long, conflicts_with = "retries")]
-    pub(crate) durable: bool,
-    /// Run it in a terminal: its output is one stream, and keys such as Ctrl-C are the program's
-    #[arg(short = 't', long)]
-    pub(crate) tty: bool,
-    /// The key that begins an escape with --tty, or none
-    #[arg(long, value_name = "CHAR", value_parser = parse_escape, requires = "tty")]
-    pub(crate) escape: Option<EscapeKey>,
-    /// Wait for what the program left behind with its output; else a second of silence is the end
-    #[arg(long)]
-    pub(crate) wait_output: bool,
-    /// The program and its arguments, passed exactly
-    #[arg(required = true, trailing_var_arg = true, value_name = "ARGV")]
-    pub(crate) argv: Vec<OsString>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ShellArgs {
-    /// The directory to begin in
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cwd: Option<String>,
-    /// Set a variable; may be given more than once
-    #[arg(long, value_name = "K=V", value_parser = parse_env)]
-    pub(crate) env: Vec<(String, String)>,
-    /// How many times to dial again when the host cannot be reached [default: 3]
-    #[arg(long, value_name = "N")]
-    pub(crate) retries: Option<u32>,
-    /// Wait this long for a host that is down, such as 5m, instead of dialling a few times
-    #[arg(long, value_name = "TIME", value_parser = parse_ms, conflicts_with = "retries")]
-    pub(crate) wait: Option<u64>,
-    /// Exit with this code for every failure of occ's own (ssh uses 255)
-    #[arg(long, value_name = "CODE")]
-    pub(crate) own_exit: Option<u8>,
-    /// The key that begins an escape at a line's beginning, or none [default: ~]
-    #[arg(long, value_name = "CHAR", value_parser = parse_escape)]
-    pub(crate) escape: Option<EscapeKey>,
-    /// A program in place of the login shell, and its arguments
-    #[arg(trailing_var_arg = true, value_name = "ARGV")]
-    pub(crate) argv: Vec<OsString>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AllowArgs {
-    /// Take that back
-    #[arg(long)]
-    pub(crate) remove: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct HistoryArgs {
-    /// From then on: a time before now, such as 24h or 7d, or a moment (RFC 3339)
-    #[arg(long, value_name = "TIME", default_value = "7d")]
-    pub(crate) since: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MetricsArgs {
-    /// Print the text that Prometheus reads
-    #[arg(long)]
-    pub(crate) raw: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TraceArgs {
-    /// How long
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_ms, default_value = "60s")]
-    pub(crate) time: u64,
-    /// The file, which must not be there yet; else a new one where occd keeps its state
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AuditArgs {
-    /// From then on: a time before now, such as 2h or 7d, or a moment (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = parse_since)]
-    pub(crate) since: Option<jiff::Timestamp>,
-    /// How many things, the last ones: 20000 at most
-    #[arg(short = 'n', long, value_name = "N", value_parser = parse_audited, default_value_t = 100)]
-    pub(crate) number: usize,
-    /// Go on with what comes
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PromptsArgs {
-    /// Allow what this question is about
-    #[arg(long, value_name = "N", conflicts_with = "deny")]
-    pub(crate) allow: Option<u64>,
-    /// Refuse it
-    #[arg(long, value_name = "N")]
-    pub(crate) deny: Option<u64>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UnlockArgs {
-    /// A private key; else those that the host's login would offer; without a host, those that hosts wait for
-    #[arg(value_name = "KEY")]
-    pub(crate) key: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TrustArgs {
-    /// Trust the key with this fingerprint without asking, and no other
-    #[arg(long, value_name = "SHA256:…", value_parser = parse_fingerprint)]
-    pub(crate) fingerprint: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DaemonLogsArgs {
-    /// How many lines
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
-    pub(crate) lines: usize,
-    /// Go on with what comes
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DaemonLogLevelArgs {
-    /// What to log from now on: off, error, warn, info, debug or trace, and the same for single modules
-    #[arg(value_name = "LEVEL")]
-    pub(crate) level: Option<LogFilter>,
-    /// Go back by itself after this long, such as 10m; else when occd is started anew
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_ms, requires = "level")]
-    pub(crate) time: Option<u64>,
-}
-
-#[derive(Debug, Subcommand)]
-#[command(defer = true)]
-pub(crate) enum DaemonCommand {
-    /// Run occd in the foreground
-    #[command(after_help = "Example:\n  occ daemon run")]
-    Run,
-    /// Start occd unless it runs
-    #[command(after_help = "Example:\n  occ daemon start")]
-    Start,
-    /// Stop occd, and with it every connection
-    #[command(after_help = "\
-Example:
-  occ daemon stop
-
-Commands that run have two seconds to end by themselves; then they are told to end (TERM), and two seconds later
-killed. Sessions go on on their hosts.")]
-    Stop,
-    /// Stop occd and start it again; sessions and forwards go on
-    #[command(after_help = "\
-Example:
-  occ daemon restart
-
-Commands that run have two seconds to end by themselves; then they are told to end (TERM), and two seconds later
-killed. With settings that it could not start with it is not stopped.")]
-    Restart,
-    /// Show whether occd runs, its version and its socket; exit 0 or 3
-    #[command(after_help = "Examples:\n  occ daemon status\n  occ daemon status --json")]
-    Status,
-    /// Show what occd logs
-    #[command(after_help = "\
-Examples:
-  occ daemon logs
-  occ daemon logs -f
-  occ daemon logs -n 500 --json")]
-    Logs(DaemonLogsArgs),
-    /// Show how much occd logs, or have it log more or less from now on
-    #[command(after_help = "\
-Examples:
-  occ daemon log-level
-  occ daemon log-level debug --for 10m
-  occ daemon log-level warn,occd::ssh=trace")]
-    LogLevel(DaemonLogLevelArgs),
-    /// Have systemd or launchd run this occ's occd from your login on
-    #[command(after_help = "\
-Examples:
-  occ daemon install
-  occ daemon install --xdg-autostart    where there is no systemd: at a graphical login
-  loginctl enable-linger                keeps it while you are logged out")]
-    Install {
-        /// Write an entry for graphical sessions, too
-        #[arg(long)]
-        xdg_autostart: bool,
-    },
-    /// Take away what install has put in place; hosts, settings and sessions stay
-    #[command(after_help = "Example:\n  occ daemon uninstall")]
-    Uninstall,
 }
 
 #[cfg(test)]
