@@ -1,11 +1,13 @@
 //! Asking a rig's daemon, with the wire's own types.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use occ_proto::Problem;
 use occ_proto::status::{HostList, HostStatus, LastError, State};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::DaemonRig;
 use testkit::http::Response;
 use testkit::wait::blocking::{wait_for, wait_until};
@@ -69,6 +71,21 @@ pub(crate) fn connect(rig: &DaemonRig, host: &str) -> HostStatus {
 /// Runs a program on the host.
 pub(crate) fn exec(rig: &DaemonRig, host: &str, argv: &[&str]) -> Response {
     rig.http("POST", &format!("/v1/hosts/{host}/exec"), &[], Some(json!({ "argv": argv })))
+}
+
+/// Asks for a command with one header more, and waits for nothing.
+pub(crate) fn begin_exec(rig: &DaemonRig, host: &str, header: &str, asked: &Value) -> UnixStream {
+    let mut client = UnixStream::connect(rig.socket()).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    let asked = asked.to_string();
+    write!(
+        client,
+        "POST /v1/hosts/{host}/exec HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         {header}\r\ncontent-length: {}\r\n\r\n{asked}",
+        asked.len()
+    )
+    .unwrap();
+    client
 }
 
 /// Runs `echo` on the host and checks that it was that host which answered.

@@ -12,7 +12,7 @@ use testkit::http::Response;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost};
 
-use crate::ask::{GUARD, problem};
+use crate::ask::{GUARD, begin_exec, problem};
 use crate::files::Shared;
 
 fn runs(rig: &DaemonRig) -> Response {
@@ -85,15 +85,8 @@ fn what_goes_on_without_its_client_keeps_its_place() {
     rig.start_daemon(&[]);
     let dir = Shared::new();
     let line = "echo x >ran; while [ ! -e go ]; do sleep 0.02; done";
-    let body = json!({ "shell": line, "cwd": dir.path() }).to_string();
-    let mut client = UnixStream::connect(rig.socket()).unwrap();
-    write!(
-        client,
-        "POST /v1/hosts/local/exec HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         idempotency-key: left\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let asked = json!({ "shell": line, "cwd": dir.path() });
+    let client = begin_exec(&rig, "local", "idempotency-key: left", &asked);
     wait_until("it to run", GUARD, || dir.at("ran").exists(), |ran| *ran);
     drop(client);
     wait_until(
@@ -207,16 +200,8 @@ fn a_command_waits_for_whoever_reads_it() {
     rig.write_config_toml("[limits]\nstream_idle_timeout = \"100ms\"\n");
     rig.start_daemon(&[]);
     let stopped = follow(&rig);
-    let body = json!({ "shell": "head -c 50000000 /dev/zero; echo last" }).to_string();
-    let mut client = UnixStream::connect(rig.socket()).unwrap();
-    client.set_read_timeout(Some(GUARD)).unwrap();
-    write!(
-        client,
-        "POST /v1/hosts/local/exec HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         accept: application/x-ndjson\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let asked = json!({ "shell": "head -c 50000000 /dev/zero; echo last" });
+    let client = begin_exec(&rig, "local", "accept: application/x-ndjson", &asked);
     let begun = || number(&rig, "occd_open_streams");
     wait_until("both", GUARD, begun, |now| *now == Some(2.0));
     let change = json!({ "name": "one", "config": { "hostname": "203.0.113.1" }, "verify": false });

@@ -1,8 +1,6 @@
 //! `Idempotency-Key`: a request that is sent again is not done again.
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
 
 use occ_proto::Code;
 use occ_proto::exec::ExecResult;
@@ -11,7 +9,7 @@ use testkit::DaemonRig;
 use testkit::http::Response;
 use testkit::wait::blocking::wait_until;
 
-use crate::ask::problem;
+use crate::ask::{begin_exec, problem};
 use crate::files::Shared;
 use crate::support::{GUARD, sshd, status};
 
@@ -119,15 +117,7 @@ fn a_client_that_leaves_finds_the_answer_with_its_key() {
     let Some((_sshd, rig)) = sshd() else { return };
     let dir = Dir::new();
     let request = dir.request("echo x >>ran; while [ ! -e go ]; do sleep 0.02; done; wc -l <ran");
-    let body = request.to_string();
-    let mut client = UnixStream::connect(rig.socket()).unwrap();
-    write!(
-        client,
-        "POST /v1/hosts/h/exec HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         idempotency-key: left\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let client = begin_exec(&rig, "h", "idempotency-key: left", &request);
     dir.wait_for("x\n");
     drop(client);
     dir.go();
