@@ -11,7 +11,7 @@ use super::*;
 use crate::container::settings::DEFAULT_IMAGE;
 use crate::container::{OpencodeConfig, SandboxSettings};
 use crate::policy::guard::ASK_TIMEOUT;
-use crate::ssh::dial::{KEEPALIVE_COUNT, KEEPALIVE_INTERVAL, TIMEOUT};
+use crate::ssh::dial::settings::{KEEPALIVE_COUNT, KEEPALIVE_INTERVAL, TIMEOUT};
 
 const DOCUMENT: &str = "docs/configuration.md";
 /// What the document says in place of a default: the key is not set, or it must be.

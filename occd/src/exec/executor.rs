@@ -5,8 +5,10 @@ use std::sync::Arc;
 use occ_proto::HostName;
 
 use super::command::Command;
+use super::error::ExecError;
 use super::local::Local;
-use super::running::{self, ExecError, Progress, Running};
+use super::running::{Progress, Running};
+use super::start;
 use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
 
@@ -50,8 +52,8 @@ impl Executor {
         progress: &Progress,
     ) -> Result<Running, ExecError> {
         match self {
-            Self::Host(host) => running::start(host, command, tries, client, progress).await,
-            Self::Local(local) => running::start_local(local, command, progress).await,
+            Self::Host(host) => start::start(host, command, tries, client, progress).await,
+            Self::Local(local) => start::start_local(local, command, progress).await,
         }
     }
 }

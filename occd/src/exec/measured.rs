@@ -7,7 +7,7 @@ use occ_proto::exec::Exit;
 use tokio::time::Instant;
 
 use super::command::Command;
-use super::running::ExecError;
+use super::error::ExecError;
 use crate::metrics::{CommandEnd, HostMetrics};
 
 /// A command that was started. A client's is counted once: when its end is known, or when it is dropped before.

@@ -2,6 +2,7 @@
 
 mod command;
 mod destination;
+mod error;
 mod executor;
 mod local;
 mod look;
@@ -10,12 +11,15 @@ mod process;
 mod program;
 mod quote;
 mod running;
+mod start;
 
 pub use command::{BadCommand, Command};
 pub use destination::Destinations;
+pub use error::ExecError;
 pub use executor::Executor;
 pub use local::Local;
 pub use look::look;
 pub use quote::Shell;
-pub(crate) use running::ACCEPT;
-pub use running::{Control, ExecError, Progress, Running, Step, start};
+pub use running::{Control, Progress, Running, Step};
+pub(crate) use start::ACCEPT;
+pub use start::start;

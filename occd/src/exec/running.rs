@@ -1,4 +1,4 @@
-//! A command on a host, from its start to its end.
+//! A command that runs, up to its end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,100 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use occ_proto::exec::{Exit, TtySize};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::command::Command;
-use super::local::Local;
-use super::measured::{self, Measured};
+use super::error::ExecError;
+use super::measured::Measured;
 use super::program::Program;
-use super::quote::Shell;
-use crate::host::{HostHandle, Tries, Unreachable};
 use crate::metrics::HostMetrics;
-use crate::prompts::Client;
-use crate::ssh::error::tenths;
-use crate::ssh::marker::{Elsewhere, Marker};
-use crate::ssh::{ChannelError, Closed, Connection, ExitReport, Frame, LossCause, OutputLost};
+use crate::ssh::{Closed, Connection, ExitReport, Frame, OutputLost};
 
-/// How long a server may take to answer a request to run a command. It answers when it has forked, before
-/// the login shell reads its files, so this is generous.
-pub(crate) const ACCEPT: Duration = Duration::from_secs(30);
 /// A background child may hold the output open after the program has ended. So much silence after the
 /// program's end is taken for the end of the output.
 const SILENCE: Duration = Duration::from_secs(1);
-
-/// Why a command did not run, or why its end is not known.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// No connection. The command was not started.
-    #[error("no connection to the host")]
-    Unreachable(Unreachable),
-    /// No channel. The command was not started.
-    #[error("no session on the host")]
-    NoSession(#[source] ChannelError),
-    /// The host did not say in time which shell it has. The command was not started.
-    #[error("the host did not say within {} s which shell it has", tenths(*.0))]
-    NoShell(Duration),
-    /// The command is longer than a server reads, which would end the connection for all who use it.
-    #[error("the command is {length} bytes long, and the server takes {limit} at most")]
-    TooLong {
-        /// Bytes of the line that the login shell would get.
-        length: usize,
-        /// The most.
-        limit: usize,
-    },
-    /// The server refused the request. The command was not started.
-    #[error("the server refused to run the command")]
-    Refused,
-    /// The server closed the channel before it answered, twice. The command was not started.
-    #[error("the server closed the session before it started the command")]
-    NotStarted,
-    /// The link broke while the command may have been running.
-    #[error("the link broke {:.1} s into the command; it may still run or have finished", .after.as_secs_f32())]
-    LinkLost {
-        /// How long after the start.
-        after: Duration,
-        /// Why.
-        #[source]
-        cause: LossCause,
-    },
-    /// The program ended, and the link broke before the end of its output had come: what was received may
-    /// lack its last part, so this is no success whatever the program's status.
-    #[error("the command ended with {exit}, but the link broke before all of its output had come")]
-    OutputCut {
-        /// How the program ended.
-        exit: ExitReport,
-        /// Why the link broke.
-        #[source]
-        cause: LossCause,
-    },
-    /// The server ended the session without saying how the program ended.
-    #[error("the server ended the session without saying how the command ended")]
-    NoExit,
-    /// The server did not answer the request.
-    #[error("the server did not say within {} s whether it started the command", tenths(*.after))]
-    NoAnswer {
-        /// How long it had.
-        after: Duration,
-    },
-    /// The output was not read and became too much to keep.
-    #[error(
-        "the output was not read and passed the limit: what was not read is lost, the command was ended"
-    )]
-    Overflow,
-    /// This machine could not start it.
-    #[error("it could not be started")]
-    Spawn(#[source] std::io::Error),
-    /// The server gives no terminals (`PermitTTY no`).
-    #[error("the server gives no terminal")]
-    NoTerminal,
-    /// The output could not be kept.
-    #[error("the output was not read and could not be kept on disk: {0}")]
-    Spill(String),
-}
 
 /// What [`Running::next`] tells.
 #[derive(Debug)]
@@ -301,7 +222,7 @@ impl Progress {
         self.gate.send_replace(Gate::Open);
     }
 
-    async fn pass(&self) {
+    pub(super) async fn pass(&self) {
         let is_held = self.gate.send_if_modified(|gate| {
             let is_held = *gate != Gate::Open;
             if is_held {
@@ -316,222 +237,9 @@ impl Progress {
         self.set(true);
     }
 
-    fn set(&self, sent: bool) {
+    pub(super) fn set(&self, sent: bool) {
         self.sent.store(sent, Ordering::Relaxed);
     }
-}
-
-/// Starts a command. As long as it has not been sent, a broken connection is made anew, as the tries allow; once
-/// it may have been sent, nothing is repeated.
-pub async fn start(
-    host: &HostHandle,
-    command: &Command,
-    tries: Tries,
-    client: &Client,
-    progress: &Progress,
-) -> Result<Running, ExecError> {
-    let started = start_when_connected(host, command, tries, client, progress).await;
-    started.inspect_err(|error| measured::not_started(host.metrics(), command, error))
-}
-
-async fn start_when_connected(
-    host: &HostHandle,
-    command: &Command,
-    tries: Tries,
-    client: &Client,
-    progress: &Progress,
-) -> Result<Running, ExecError> {
-    let asked = Timestamp::now();
-    let begun = Instant::now();
-    // Its limit is for the connection and the command together, unless somebody wants to wait for the host.
-    let limit = command.limit().filter(|_| matches!(tries, Tries::Retries(_)));
-    let end = limit.map(|limit| begun + limit);
-    let deadline = begun + limit.unwrap_or(Duration::MAX).min(tries.patience());
-    let answering = host.time_for_answers();
-    let before = host.snapshot().dials();
-    let dialled = || u32::try_from(host.snapshot().dials() - before).unwrap_or(u32::MAX);
-    loop {
-        // The time that a person took for an answer counts for nobody.
-        let answered = || host.time_for_answers().saturating_sub(answering);
-        let by = deadline + answered();
-        let connecting = host.connection_by(by, tries.after(dialled()), client);
-        let connecting = host.at_most_until(end.map(|end| end + answered()), begun, connecting);
-        let connection = connecting.await.map_err(ExecError::Unreachable)?;
-        let by = deadline + answered();
-        let terminal = command.request().tty.is_some();
-        let connection =
-            host.for_commands(connection, terminal, by).await.map_err(ExecError::Unreachable)?;
-        let time = Time { by: deadline + answered(), end: end.map(|end| end + answered()) };
-        match start_on(host, &connection, command, asked, time, progress).await {
-            Err(ExecError::NoSession(ChannelError::Lost(cause))) if tries.allow(dialled()) => {
-                tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
-                connection.closed().cancelled().await;
-            }
-            // The host has another connection now.
-            Err(ExecError::NoSession(ChannelError::Retired)) => tokio::task::yield_now().await,
-            result => return result,
-        }
-    }
-}
-
-/// The time of a start.
-#[derive(Debug, Clone, Copy)]
-struct Time {
-    /// When the command has its session.
-    by: Instant,
-    /// When it is over, if that is known before it begins.
-    end: Option<Instant>,
-}
-
-async fn start_on(
-    host: &HostHandle,
-    connection: &Arc<Connection>,
-    command: &Command,
-    asked: Timestamp,
-    time: Time,
-    progress: &Progress,
-) -> Result<Running, ExecError> {
-    let waiting_since = Instant::now();
-    let shell = if command.needs_shell() {
-        match timeout_at(time.by, connection.system()).await {
-            Ok(Some(system)) => Shell::of(&system.shell),
-            Ok(None) => return Err(ExecError::NoSession(ChannelError::Lost(connection.cause()))),
-            Err(_) => return Err(ExecError::NoShell(waiting_since.elapsed())),
-        }
-    } else {
-        // What is known by now, and not worth waiting for.
-        connection.known_system().map_or(Shell::Posix, |system| Shell::of(&system.shell))
-    };
-    let tty = command.request().tty.as_ref();
-    // What runs in a terminal is ended by the terminal's end.
-    let marker = match tty {
-        None => Marker::for_command(connection, elsewhere(host)),
-        Some(_) => None,
-    };
-    for fresh in [false, true] {
-        let (channel, spare) = match timeout_at(time.by, connection.session(fresh)).await {
-            Ok(session) => session.map_err(ExecError::NoSession)?,
-            Err(_) => {
-                return Err(ExecError::NoSession(ChannelError::Full(waiting_since.elapsed())));
-            }
-        };
-        if let Some(marker) = &marker {
-            channel.set_marker(marker.clone());
-        }
-        let offered = channel.offer_variables(command.variables());
-        let taken = match timeout(ACCEPT, offered).await {
-            Ok(Ok(taken)) => taken,
-            Ok(Err(Closed::ByServer)) => {
-                if spare {
-                    connection.spare_failed();
-                }
-                continue;
-            }
-            Ok(Err(Closed::Connection(cause))) => {
-                return Err(ExecError::NoSession(ChannelError::Lost(cause)));
-            }
-            // It has to answer, and does not: on the next channel nothing is offered.
-            Err(_) => {
-                connection.takes_no_variables();
-                continue;
-            }
-        };
-        let line = command.line_beside(
-            &taken,
-            host.name().as_str(),
-            shell,
-            marker.as_ref().map(Marker::id),
-        );
-        let limit = connection.longest_command();
-        if line.len() > limit {
-            return Err(ExecError::TooLong { length: line.len(), limit });
-        }
-        let begun = Instant::now();
-        progress.pass().await;
-        let answer = async {
-            match tty {
-                None => channel.request_exec(&line).await?,
-                Some(tty) => {
-                    let command = (!command.is_bare_login()).then_some(&line[..]);
-                    channel.request_in_terminal(tty, command).await?;
-                    if !channel.accepted().await? {
-                        return Ok(Answer::NoTerminal);
-                    }
-                }
-            }
-            channel.accepted().await.map(Answer::of)
-        };
-        // A command that may last only so long has no more time to begin.
-        let limit = command.limit().map(|limit| (limit, time.end.unwrap_or(begun + limit)));
-        let left = limit.map(|(_, end)| end.saturating_duration_since(begun));
-        let patience = left.map_or(ACCEPT, |left| left.min(ACCEPT));
-        match timeout(patience, answer).await {
-            Ok(Ok(Answer::Started)) => {
-                let new_host_key = channel.connection().host_key_recorded_since(asked);
-                let program = Program::Remote(channel);
-                let times = (begun, limit);
-                return Ok(Running::new(program, command, times, new_host_key, host.metrics()));
-            }
-            Ok(Ok(Answer::Refused)) => return Err(ExecError::Refused),
-            // Dropping the channel ends what may have been started without one.
-            Ok(Ok(Answer::NoTerminal)) => return Err(ExecError::NoTerminal),
-            // No answer, but a sign that it ran.
-            Ok(Err(Closed::ByServer)) if channel.exit().is_some() || channel.has_received() => {
-                return Err(ExecError::NoExit);
-            }
-            // Closed without an answer: the command did not run, and may be sent once more.
-            Ok(Err(Closed::ByServer)) => {
-                if spare {
-                    connection.spare_failed();
-                }
-                progress.set(false);
-                tracing::debug!(spare, "a session was closed before its command started");
-            }
-            Ok(Err(Closed::Connection(cause))) => {
-                return Err(ExecError::LinkLost { after: begun.elapsed(), cause });
-            }
-            Err(_) => return Err(ExecError::NoAnswer { after: patience }),
-        }
-    }
-    Err(ExecError::NotStarted)
-}
-
-/// What a server says to a request to run something.
-enum Answer {
-    Started,
-    Refused,
-    NoTerminal,
-}
-
-impl Answer {
-    fn of(accepted: bool) -> Self {
-        if accepted { Self::Started } else { Self::Refused }
-    }
-}
-
-/// Starts a command on this machine.
-pub(super) async fn start_local(
-    local: &Arc<Local>,
-    command: &Command,
-    progress: &Progress,
-) -> Result<Running, ExecError> {
-    let begun = Instant::now();
-    progress.pass().await;
-    let process = local.spawn(command).await.map_err(ExecError::Spawn);
-    let process =
-        process.inspect_err(|error| measured::not_started(local.metrics(), command, error))?;
-    let limit = command.limit().map(|limit| (limit, begun + limit));
-    let program = Program::Local(process);
-    Ok(Running::new(program, command, (begun, limit), None, local.metrics()))
-}
-
-/// Returns the way to another connection of a host.
-fn elsewhere(host: &HostHandle) -> Elsewhere {
-    let host = host.clone();
-    Arc::new(move || {
-        let host = host.clone();
-        Box::pin(async move { host.connection(Tries::Retries(0), &Client::default()).await.ok() })
-    })
 }
 
 /// Waits for the program's end and then for silence that is the program's and not the link's: what the
@@ -546,7 +254,7 @@ fn silence(program: &Arc<Program>) -> BoxFuture<'static, ()> {
 }
 
 impl Running {
-    fn new(
+    pub(super) fn new(
         program: Program,
         command: &Command,
         (begun, limit): (Instant, Option<(Duration, Instant)>),

@@ -7,9 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use occ_proto::status::{Phase, SystemUnknown, TestStep};
 use occ_proto::{HostConfig, HostName};
-use russh::client::Handle;
 use russh::keys::PrivateKey;
-use russh::{Preferred, SshId};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -17,18 +15,18 @@ use super::agent::Agents;
 use super::agent_forward::AgentLender;
 use super::algorithms::{Compression, Line, preferred};
 use super::allowed::Allowed;
-use super::auth::{self, LoginRequest, Methods};
+use super::auth::{self, LoginRequest};
 use super::connection::{Connection, Facts, identification};
 use super::error::{ConnectError, LossCause, chain};
-use super::handler::{Handler, SessionError, Shared, loss_cause};
+use super::handler::{Handler, Shared};
 use super::hop::{Hop, HopDemand, HopsLink};
-use super::host_key::{HostKeyPolicy, ShownKey, Unknown};
+use super::host_key::{HostKeyPolicy, ShownKey};
 use super::inbox::SpillPolicy;
 use super::limit::Limit;
 use super::proxy_command::{LastWords, ProxyCommand};
 use super::seen::Seen;
-use super::ssh_config::{Resolver, SshConfig};
-use super::stream::{GuardedStream, StreamControl};
+use super::ssh_config::Resolver;
+use super::stream::GuardedStream;
 use super::tap::Taps;
 use super::target::{Route, Target, resolve};
 use super::tcp;
@@ -39,28 +37,18 @@ use crate::host::machine::ConnectionId;
 use crate::prompts::{Prompts, Questions};
 use crate::secrets::Secrets;
 
-/// How long a dial may take.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a server may be silent before it is asked for a sign of life, and how many questions may stay
-/// unanswered: a dead peer is found within 45 s.
-pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-pub(crate) const KEEPALIVE_COUNT: u32 = 2;
-/// The share of the interval after which a sign of life is asked for: so the last of them is missed in time to find
-/// the dead within so many whole intervals, however busy the machine is.
-const EARLY: f64 = 0.96;
+mod handshake;
+pub(crate) mod settings;
+
+use handshake::{KillOnDrop, handshake, session_config, window};
+pub use settings::DialSettings;
+use settings::TIMEOUT;
+
 /// How long after a login the turn is kept at most. sshd says that a login went well before it stops counting it
 /// among those under way (MaxStartups); its answer to anything else comes after that.
 const SETTLED: Duration = Duration::from_secs(2);
-/// The bounds of a channel's receive window, and the rate it should allow. OpenSSH's own 2 MiB allow 40 MB/s
-/// at a round trip of 50 ms. More than is needed costs the server: OpenSSH's buffers grow to the window,
-/// and at 16 MiB on a near host it spends twice the time.
-const WINDOW_MIN: u32 = 2 * 1024 * 1024;
-const WINDOW_MAX: u32 = 16 * 1024 * 1024;
-const WINDOW_BYTES_PER_SECOND: f64 = 330e6;
 /// How long a jump host may take to give a sign of life where a test asks for one.
 const ALIVE: Duration = Duration::from_secs(3);
-/// SSH's usual largest packet, which every server takes (RFC 4254, section 5.2).
-const PACKET: u32 = 32 * 1024;
 
 /// What is the same for all hosts.
 #[derive(Debug)]
@@ -119,53 +107,6 @@ impl DialEnvironment {
             spill: Arc::new(SpillPolicy::new(home.join("spill"), 1 << 30)),
             taps: Taps::default(),
         }
-    }
-}
-
-/// What occd.toml sets for one host; ssh_config stands behind it, and the defaults behind both.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DialSettings {
-    /// The whole dial.
-    pub timeout: Option<Duration>,
-    /// Keep-alive interval.
-    pub keepalive_interval: Option<Duration>,
-    /// Unanswered keep-alives after which the connection is dead.
-    pub keepalive_count: Option<u32>,
-    /// Whether to compress.
-    pub compression: Option<Compression>,
-    /// The host is not asked what it is (`probe = false`).
-    pub no_probe: bool,
-    /// Nor is one that runs one command, whatever is asked for, as earlier connections found out.
-    pub forced: bool,
-    /// The most sessions that the server grants a connection, as far as those before have found out.
-    pub granted: Option<u32>,
-    /// What forbids to run a ProxyCommand, if something does.
-    pub no_proxy_commands: Option<&'static str>,
-    /// Stands for what is allowed to be connected to: whenever that changes, it is asked again.
-    pub allowed: u64,
-    /// Whether commands may use the user's ssh-agent.
-    pub forward_agent: Option<bool>,
-    /// What may be asked of a person to log in.
-    pub methods: Methods,
-    /// What happens to a host key that is not on record.
-    pub unknown_host_key: Option<Unknown>,
-    /// What earlier connections found out about the line to the host.
-    pub line: Line,
-}
-
-impl DialSettings {
-    /// Returns whether a dial would be the same with these.
-    pub fn same_dial(&self, other: &Self) -> bool {
-        // What is allowed to no host at all only gives a refusal other words.
-        let methods = |settings: &Self| Methods { forbidden: None, ..settings.methods };
-        Self { methods: methods(self), ..*self } == Self { methods: methods(other), ..*other }
-    }
-
-    /// Returns the interval of keep-alives, and how many may stay unanswered.
-    pub fn keepalive(&self, ssh_config: &SshConfig) -> (Duration, u32) {
-        let interval = self.keepalive_interval.or(ssh_config.server_alive_interval);
-        let count = self.keepalive_count.or(ssh_config.server_alive_count_max);
-        (interval.unwrap_or(KEEPALIVE_INTERVAL), count.unwrap_or(KEEPALIVE_COUNT))
     }
 }
 
@@ -392,7 +333,7 @@ impl Dial<'_> {
                 (false, true) => Some(SystemUnknown::ForcedCommand),
                 (false, false) => None,
             },
-            keepalive: keepalive_interval(settings, &target.ssh_config),
+            keepalive: settings.asks_after(&target.ssh_config),
             user: target.credentials.user,
             peer: way.peer,
             hop: way.hop,
@@ -552,138 +493,4 @@ struct Way {
 /// Returns the failure of a dial that was cut off with its jump host's connection, if it was.
 fn end_of_hop(hop: &Option<Hop>, phase: Phase) -> Option<ConnectError> {
     hop.as_ref().and_then(|hop| hop.end_during(phase))
-}
-
-/// Kills the stream of a dial that is given up.
-struct KillOnDrop(Option<Arc<StreamControl>>);
-
-impl KillOnDrop {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if let Some(control) = &self.0 {
-            control.kill();
-        }
-    }
-}
-
-/// Returns the receive window for a round trip.
-fn window(rtt: Duration) -> u32 {
-    let bytes = (rtt.as_secs_f64() * WINDOW_BYTES_PER_SECOND) as u32;
-    bytes.clamp(WINDOW_MIN, WINDOW_MAX)
-}
-
-/// Returns the silence after which the server is asked for a sign of life.
-fn keepalive_interval(settings: &DialSettings, ssh_config: &SshConfig) -> Duration {
-    settings.keepalive(ssh_config).0.mul_f64(EARLY)
-}
-
-fn session_config(
-    settings: &DialSettings,
-    ssh_config: &SshConfig,
-    preferred: Preferred,
-    window: u32,
-) -> russh::client::Config {
-    let (_, count) = settings.keepalive(ssh_config);
-    russh::client::Config {
-        client_id: SshId::Standard(concat!("SSH-2.0-occd_", env!("CARGO_PKG_VERSION")).into()),
-        window_size: window,
-        maximum_packet_size: PACKET,
-        preferred,
-        inactivity_timeout: None,
-        keepalive_interval: Some(keepalive_interval(settings, ssh_config)),
-        // Death is seen after (max + 1) intervals without a byte.
-        keepalive_max: count as usize,
-        nodelay: true,
-        ..Default::default()
-    }
-}
-
-/// Exchanges identifications and keys.
-async fn handshake(
-    stream: GuardedStream,
-    control: &Arc<StreamControl>,
-    handler: Handler,
-    config: russh::client::Config,
-    limit: Limit,
-    questions: &Questions,
-) -> Result<Handle<Handler>, ConnectError> {
-    let connecting = russh::client::connect_stream(Arc::new(config), stream, handler);
-    tokio::pin!(connecting);
-    // The error names the phase that failed, so the two waits have limits of their own.
-    let first = async {
-        Ok(tokio::select! {
-            done = &mut connecting => Some(done),
-            () = control.identified() => None,
-        })
-    };
-    let done = match limit.of_a_phase(questions).bound(Phase::Banner, questions, first).await {
-        Ok(Some(done)) => done,
-        Ok(None) => {
-            let second = async { Ok(connecting.await) };
-            limit.of_a_phase(questions).bound(Phase::KeyExchange, questions, second).await?
-        }
-        Err(timeout) => return Err(no_identification(control).unwrap_or(timeout)),
-    };
-    done.map_err(|error| match error {
-        SessionError::HostKey(error) => *error,
-        SessionError::Russh(error) => classify(error, control),
-    })
-}
-
-/// Returns what it means that a peer has said something, and not who it is.
-fn no_identification(control: &StreamControl) -> Option<ConnectError> {
-    let head = control.head();
-    // A slow server may have said only the beginning of its identification.
-    if control.is_identified() || head.is_empty() || is_beginning(&head) {
-        return None;
-    }
-    let text = occ_proto::text::sanitize(&String::from_utf8_lossy(&head));
-    // sshd's words to a client that it penalises, in place of its identification (sshd.c), and to one
-    // that comes when MaxStartups is reached.
-    let penalty = ["Not allowed at this time", "Exceeded MaxStartups"];
-    Some(match penalty.into_iter().find(|word| text.contains(word)) {
-        Some(word) => ConnectError::Penalised(word.into()),
-        None => ConnectError::NotSsh(text.chars().take(60).collect()),
-    })
-}
-
-/// Returns whether these bytes may be the beginning of an identification line.
-fn is_beginning(head: &[u8]) -> bool {
-    let last = head.split_inclusive(|b| *b == b'\n').next_back().unwrap_or_default();
-    !last.ends_with(b"\n") && (last.starts_with(b"SSH-") || b"SSH-".starts_with(last))
-}
-
-/// Finds out what a failed handshake means from the error and the server's first words.
-fn classify(error: russh::Error, control: &StreamControl) -> ConnectError {
-    if let Some(error) = no_identification(control) {
-        return error;
-    }
-    match error {
-        russh::Error::NoCommonAlgo { kind, theirs, .. } => ConnectError::NoCommonAlgorithm {
-            kind: format!("{kind:?}").to_lowercase(),
-            theirs: occ_proto::text::sanitize_short(&theirs.join(","), 300),
-        },
-        // Its reason to disconnect, most likely; what it is nobody knows, so it may be another the next time.
-        russh::Error::SshEncoding(_) => ConnectError::Lost {
-            phase: Phase::KeyExchange,
-            cause: LossCause::Protocol("it sent what cannot be read".into()),
-        },
-        russh::Error::Version => {
-            let text = occ_proto::text::sanitize(&String::from_utf8_lossy(&control.head()));
-            ConnectError::NotSsh(text.chars().take(60).collect())
-        }
-        error @ (russh::Error::IO(_)
-        | russh::Error::HUP
-        | russh::Error::Disconnect
-        | russh::Error::Join(_)) => {
-            let phase = if control.is_identified() { Phase::KeyExchange } else { Phase::Banner };
-            ConnectError::Lost { phase, cause: loss_cause(&error) }
-        }
-        error => ConnectError::KeyExchange(error),
-    }
 }
