@@ -47,6 +47,52 @@ fn a_shell_has_a_terminal_of_this_ones_size_and_kind() {
 }
 
 #[test]
+fn a_terminal_that_is_resized_before_its_program_runs_has_that_size() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let line = "until [ \"$(stty size)\" = '30 100' ]; do sleep 0.02; done; echo re''sized";
+    let tty = json!({ "term": "vt100", "cols": 80, "rows": 24 });
+    let mut ws = Ws::start(&rig, &json!({ "argv": ["sh", "-c", line], "tty": tty }));
+    // All of it is there before the host is connected.
+    ws.control(&json!({ "type": "resize", "cols": 90, "rows": 25 }));
+    ws.control(&json!({ "type": "resize", "cols": 100, "rows": 30 }));
+    ws.control(&json!({ "type": "bogus" }));
+    ws.control(&json!({ "type": "signal", "signal": "NONE" }));
+    ws.started();
+    let (mut seen, mut wrong) = (Vec::new(), 0);
+    let exit = loop {
+        match ws.next() {
+            Incoming::Bytes(_, bytes) => seen.extend_from_slice(&bytes),
+            Incoming::Event(ExecEvent::BadControl { .. }) => wrong += 1,
+            Incoming::Event(ExecEvent::Exit(exit)) => break exit,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((exit.code, wrong), (Some(0), 2), "{}", String::from_utf8_lossy(&seen));
+    // A signal is another matter: whoever sends it wants an end.
+    let mut ws = Ws::start(&rig, &json!({ "argv": ["sleep", "1000"], "cwd": "/" }));
+    ws.control(&json!({ "type": "signal", "signal": "INT" }));
+    let ended = loop {
+        match ws.next() {
+            Incoming::Event(ExecEvent::Started { .. }) => {}
+            ended => break ended,
+        }
+    };
+    let over = matches!(&ended, Incoming::Event(ExecEvent::Error { .. } | ExecEvent::Exit(_)));
+    assert!(over, "{ended:?}");
+}
+
+#[test]
+fn an_error_is_the_last_word_and_the_connection_is_closed_behind_it() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let mut ws = Ws::start(&rig, &json!("nonsense"));
+    // It may not have been read yet when the daemon answers.
+    ws.input(b"more");
+    let last = ws.next();
+    assert!(matches!(&last, Incoming::Event(ExecEvent::Error { .. })), "{last:?}");
+    assert_eq!(ws.next(), Incoming::End);
+}
+
+#[test]
 fn keys_are_the_programs() {
     let Some((sshd, rig)) = sshd() else { return };
     let mut terminal = open(&rig, &[]);

@@ -8,26 +8,46 @@ use axum::extract::ws::Message;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use occ_proto::exec::{ExecControl, STDIN};
+use occ_proto::exec::{ExecControl, STDIN, TtySize};
 
 use tokio::sync::mpsc;
 
-use super::Source;
+use super::{CONTROLS, Source};
 use crate::audit::Trail;
 use crate::exec::Control;
+use crate::ssh::signal;
 
 /// How much memory input takes that is read ahead of the program, in bytes.
 const READ_AHEAD: usize = 1024 * 1024;
 /// What a message takes beside its bytes, about. Else a client could send empty ones without end.
 const EACH: usize = 64;
 
-/// Input that is read ahead of the program.
+/// What is read ahead of the program.
 #[derive(Debug, Default)]
 pub(super) struct ReadAhead {
     /// Bytes for the program, `None` for the end of file.
     queue: VecDeque<Option<Bytes>>,
     /// What they take in memory.
     size: usize,
+    /// The last size of the client's terminal.
+    resized: Option<TtySize>,
+    /// What is wrong with controls of the client.
+    wrong: Vec<String>,
+}
+
+/// What a client wants whose command has not begun.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// The command.
+    It,
+    /// The command no more.
+    GiveUp,
+    /// Nothing: it has gone.
+    Nothing,
+}
+
+fn no_signal(name: &str) -> String {
+    format!("{name:?} is no signal")
 }
 
 /// Returns what a piece of input takes in memory.
@@ -39,6 +59,35 @@ impl ReadAhead {
     /// Returns whether more may be read.
     pub(super) fn has_room(&self) -> bool {
         self.size < READ_AHEAD
+    }
+
+    /// Takes a message to a command that has not begun. Returns what the client wants.
+    pub(super) fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Wants {
+        let text = match message {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Binary(data))) => {
+                self.push(&data);
+                return Wants::It;
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Wants::It,
+            None | Some(Err(_) | Ok(Message::Close(_))) => return Wants::Nothing,
+        };
+        let wrong = match serde_json::from_str(&text) {
+            Ok(ExecControl::Resize(size)) => {
+                self.resized = Some(size);
+                return Wants::It;
+            }
+            Ok(ExecControl::Signal { signal }) if signal::parse(&signal).is_none() => {
+                no_signal(&signal)
+            }
+            // It has nobody to go to but us: what may be under way is ended.
+            Ok(ExecControl::Signal { .. } | ExecControl::Cancel) => return Wants::GiveUp,
+            Err(error) => error.to_string(),
+        };
+        if self.wrong.len() < CONTROLS {
+            self.wrong.push(wrong);
+        }
+        Wants::It
     }
 
     /// Queues a binary message. Returns how many bytes there are in it for the program.
@@ -79,16 +128,23 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn new(
         (control, trail): (Control, Trail),
-        early: ReadAhead,
+        mut early: ReadAhead,
         wrong: mpsc::Sender<String>,
     ) -> Self {
         trail.input(early.bytes());
-        Self { control, trail, wrong, ahead: early, writing: None, blocked: Arc::default() }
+        let told = std::mem::take(&mut early.wrong);
+        let input =
+            Self { control, trail, wrong, ahead: early, writing: None, blocked: Arc::default() };
+        told.into_iter().for_each(|detail| input.tell(detail));
+        input
     }
 
     /// Takes input and controls until the client has gone. A program that takes no input does not keep a
     /// signal from reaching it: some input is read ahead.
     pub(super) async fn run(&mut self, source: &mut Source) {
+        if let Some(size) = self.ahead.resized.take() {
+            self.control.resize(size).await;
+        }
         loop {
             if self.writing.is_none() {
                 self.write_next();
@@ -144,7 +200,7 @@ impl Input {
             Message::Text(text) => match serde_json::from_str(&text) {
                 Ok(ExecControl::Signal { signal }) => {
                     if !self.control.signal(&signal).await {
-                        self.tell(format!("{signal:?} is no signal"));
+                        self.tell(no_signal(&signal));
                     }
                 }
                 Ok(ExecControl::Resize(size)) => self.control.resize(size).await,

@@ -19,7 +19,7 @@ use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use input::{Input, ReadAhead};
+use input::{Input, ReadAhead, Wants};
 use output::Last;
 use passing::Passing;
 
@@ -136,6 +136,7 @@ async fn serve(
             passing.refuse().await;
             let event = ExecEvent::Error { problem: problem.into_problem() };
             let _ = send_event(sink, &event).await;
+            let _ = sink.send(Message::Close(None)).await;
             return;
         }
     };
@@ -225,17 +226,12 @@ async fn begin(
             }
             () = progress.ready() => ExecEvent::Sending,
             () = &mut late, if !is_told => ExecEvent::Waiting,
-            message = source.next(), if early.has_room() => match message {
-                None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
-                // A signal before the start has nobody to go to but us: what may be under way is ended.
-                Some(Ok(Message::Text(_))) => {
+            message = source.next(), if early.has_room() => match early.take(message) {
+                Wants::It => continue,
+                Wants::GiveUp => {
                     return Err(error::given_up(executor, progress.may_have_started()));
                 }
-                Some(Ok(Message::Binary(data))) => {
-                    early.push(&data);
-                    continue;
-                }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Wants::Nothing => return Ok(None),
             },
         };
         is_told = true;
@@ -279,14 +275,10 @@ async fn permitted(
             biased;
             permitted = &mut permitting => return permitted.map(Some),
             Some(event) = tells.recv() => event,
-            message = source.next(), if early.has_room() => match message {
-                None | Some(Err(_) | Ok(Message::Close(_))) => return Ok(None),
-                Some(Ok(Message::Text(_))) => return Err(error::given_up(executor, false)),
-                Some(Ok(Message::Binary(data))) => {
-                    early.push(&data);
-                    continue;
-                }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            message = source.next(), if early.has_room() => match early.take(message) {
+                Wants::It => continue,
+                Wants::GiveUp => return Err(error::given_up(executor, false)),
+                Wants::Nothing => return Ok(None),
             },
         };
         if send_event(sink, &event).await.is_err() {
