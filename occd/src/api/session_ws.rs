@@ -201,6 +201,7 @@ async fn serve(
                 // The daemon stops. The client is not to start another for that.
                 let problem = error::stopping().into_problem();
                 let _ = send(&mut sink, &SessionEvent::Error { problem }).await;
+                let _ = sink.send(Message::Close(None)).await;
                 return;
             };
             if let Event::Output { stream, from, data } = event {
