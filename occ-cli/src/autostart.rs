@@ -331,13 +331,31 @@ async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
 
 /// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file.
 pub(crate) fn lock_holder(socket: &Path) -> Option<i32> {
-    let mut file = std::fs::File::open(socket.with_extension("lock")).ok()?;
+    held(&socket.with_extension("lock"))?.trim().parse().ok()
+}
+
+/// Returns where a daemon of ours serves that has another socket, and what to do about it.
+pub(crate) fn elsewhere(socket: &Path) -> Option<(String, String)> {
+    let text = held(&Env::from_process().state_dir().ok()?.join("occd.lock"))?;
+    let (pid, other) = text.trim_end().split_once('\n')?;
+    let other = shown(Path::new(other));
+    (other != shown(socket)).then(|| {
+        let text = format!("Another occd (process {}) runs on the socket {other}.", sanitize(pid));
+        (text, ways_to(&other))
+    })
+}
+
+/// Returns what is written in a lock that somebody holds. What is in one that nobody holds is a process that is gone.
+fn held(lock: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(lock).ok()?;
     let free = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok();
     let mut text = String::new();
-    // What is in a lock that nobody holds is a process that is gone.
-    (!free && io::Read::read_to_string(&mut file, &mut text).is_ok())
-        .then(|| text.trim().parse().ok())
-        .flatten()
+    (!free && io::Read::read_to_string(&mut file, &mut text).is_ok()).then_some(text)
+}
+
+/// Returns how to use or end a daemon on another socket.
+fn ways_to(socket: &str) -> String {
+    format!("occ --socket {socket} uses that one; occ --socket {socket} daemon stop ends it")
 }
 
 /// Returns whether OCCD_BIN names the daemon's program.
@@ -453,6 +471,21 @@ fn state_dir() -> Option<String> {
     Env::from_process().state_dir().ok().map(|dir| shown(&dir))
 }
 
+/// Returns what to do about another daemon, on another socket, that keeps ours from starting: one that was started with
+/// another XDG_RUNTIME_DIR, or none, as `su` and cron do.
+pub(crate) fn other_daemon(reason: &str) -> Option<String> {
+    let (_, other) = reason.split_once("another occd (process ")?;
+    let (other, _) = other.split_once(") uses the state directory ")?;
+    Some(match other.split_once(", on the socket ") {
+        Some((_, socket)) => {
+            format!(
+                "occ --socket {socket} uses that one; occ --socket {socket} daemon stop ends it"
+            )
+        }
+        None => format!("kill {other} ends it"),
+    })
+}
+
 /// Waits for the daemon's `ready` line, or for its end and its reason.
 async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     if let Some(stdout) = child.stdout.take() {
@@ -484,6 +517,8 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
         error.hint("mend that file, then occ daemon start")
     } else if reason.contains("HOME is not set") {
         error.hint(NO_HOME)
+    } else if let Some(cure) = other_daemon(&reason) {
+        error.hint(cure)
     } else if let Some(dir) = state_dir().filter(|dir| reason.contains(dir)) {
         error.hint(format!("look at the permissions and the free space of {dir}"))
     } else if reason.contains("already running") {

@@ -27,10 +27,10 @@ pub fn check(
     socket::check(socket)?;
     // Of a daemon that runs on this very socket, the lock is as it should be.
     if socket::check_free(&socket::lock_of(socket)).is_ok()
-        && let Err(SocketError::AlreadyRunning { pid, .. }) =
+        && let Err(SocketError::AlreadyRunning { pid, socket, .. }) =
             socket::check_free(&daemon::state_lock(&state))
     {
-        return Err(StartError::StateInUse { path: state, pid });
+        return Err(StartError::StateInUse { path: state, pid, socket });
     }
     Ok(())
 }
@@ -70,14 +70,14 @@ mod tests {
         for dir in [&run, &env.state_dir().unwrap()] {
             DirBuilder::new().mode(0o700).recursive(true).create(dir).unwrap();
         }
-        let _state = socket::lock(&daemon::state_lock(&env.state_dir().unwrap())).unwrap();
+        let _state = socket::lock(&daemon::state_lock(&env.state_dir().unwrap()), None).unwrap();
         let own = std::process::id();
         assert!(matches!(
             check(&env, None, Some(&socket)),
             Err(StartError::StateInUse { pid, .. }) if pid == Some(own)
         ));
         // It may be the one that runs on this socket.
-        let _lock = socket::lock(&socket::lock_of(&socket)).unwrap();
+        let _lock = socket::lock(&socket::lock_of(&socket), None).unwrap();
         check(&env, None, Some(&socket)).unwrap();
     }
 

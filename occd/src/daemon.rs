@@ -77,12 +77,14 @@ pub enum StartError {
         source: Exposed,
     },
     /// Another daemon, on another socket, uses the state directory.
-    #[error("another occd{} uses the state directory {}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .path.display())]
+    #[error("another occd ({}) uses the state directory {}", holder(*.pid, .socket.as_deref()), .path.display())]
     StateInUse {
         /// The directory.
         path: PathBuf,
         /// The other one, as it wrote.
         pid: Option<u32>,
+        /// Where it serves, as it wrote.
+        socket: Option<PathBuf>,
     },
     /// The socket cannot be had.
     #[error(transparent)]
@@ -150,7 +152,7 @@ impl Daemon {
         let read_only = socket.bind_read_only().map_err(|error| {
             tracing::warn!(error = chain(&error), "there is no read-only socket");
         });
-        let state_lock = lock_state_dir(&env.state_dir()?)?;
+        let state_lock = lock_state_dir(&env.state_dir()?, socket.path())?;
         Ok(Self {
             socket,
             read_only: read_only.ok(),
@@ -425,13 +427,22 @@ pub(crate) fn state_lock(path: &Path) -> PathBuf {
     path.join("occd.lock")
 }
 
+/// Returns who another daemon is, for a person.
+fn holder(pid: Option<u32>, socket: Option<&Path>) -> String {
+    let pid = pid.map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}"));
+    match socket {
+        Some(socket) => format!("{pid}, on the socket {}", socket.display()),
+        None => pid,
+    }
+}
+
 /// Makes sure that no other daemon uses the state directory: each would write over what the other remembers.
-fn lock_state_dir(path: &Path) -> Result<Option<File>, StartError> {
+fn lock_state_dir(path: &Path, serves: &Path) -> Result<Option<File>, StartError> {
     let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-    match made.map(|()| socket::lock(&state_lock(path))) {
+    match made.map(|()| socket::lock(&state_lock(path), Some(serves))) {
         Ok(Ok(lock)) => Ok(Some(lock)),
-        Ok(Err(SocketError::AlreadyRunning { pid, .. })) => {
-            Err(StartError::StateInUse { path: path.to_owned(), pid })
+        Ok(Err(SocketError::AlreadyRunning { pid, socket, .. })) => {
+            Err(StartError::StateInUse { path: path.to_owned(), pid, socket })
         }
         // Whoever writes there first says what is wrong. Not every file system has locks.
         Ok(Err(error)) => {

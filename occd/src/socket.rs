@@ -25,6 +25,8 @@ pub enum SocketError {
         lock: PathBuf,
         /// The process that holds it, as it wrote.
         pid: Option<u32>,
+        /// Where it serves, if it wrote that.
+        socket: Option<PathBuf>,
     },
     /// The directory is not private.
     #[error("the directory {path} is not private to you: {why}")]
@@ -205,7 +207,7 @@ impl OwnedSocket {
 /// Takes the lock beside a socket, in a directory that is ours alone.
 fn lock_beside(path: &Path) -> Result<File, SocketError> {
     private_dir(directory(path)?)?;
-    lock(&lock_of(path))
+    lock(&lock_of(path), None)
 }
 
 /// Returns the lock of a socket.
@@ -235,9 +237,7 @@ pub(crate) fn check_free(lock: &Path) -> Result<(), SocketError> {
     // One that cannot be looked at is nobody's, as it is to a daemon that starts.
     let Ok(mut file) = open_lock(OpenOptions::new().read(true), lock) else { return Ok(()) };
     match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => {
-            Err(SocketError::AlreadyRunning { lock: lock.to_owned(), pid: written_in(&mut file) })
-        }
+        Err(TryLockError::WouldBlock) => Err(held_by(lock, &mut file)),
         _ => Ok(()),
     }
 }
@@ -246,9 +246,15 @@ fn open_lock(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path)
 }
 
-fn written_in(lock: &mut File) -> Option<u32> {
+/// Returns that another holds a lock, with what it wrote there.
+fn held_by(path: &Path, lock: &mut File) -> SocketError {
     let mut text = String::new();
-    lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok())
+    // One that cannot be read is held all the same.
+    let _ = lock.read_to_string(&mut text);
+    let mut lines = text.lines();
+    let pid = lines.next().and_then(|line| line.trim().parse().ok());
+    let socket = lines.next().map(PathBuf::from);
+    SocketError::AlreadyRunning { lock: path.to_owned(), pid, socket }
 }
 
 /// Returns the directory that a control socket is in.
@@ -292,7 +298,7 @@ fn check_private(dir: &Path) -> Result<(), SocketError> {
     Ok(())
 }
 
-pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
+pub(crate) fn lock(path: &Path, serves: Option<&Path>) -> Result<File, SocketError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file =
@@ -300,13 +306,13 @@ pub(crate) fn lock(path: &Path) -> Result<File, SocketError> {
     match file.try_lock() {
         Ok(()) => {
             // For whoever finds the lock held and no socket: somebody may have removed that.
-            let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            let serves = serves.map_or_else(String::new, |path| format!("{}\n", path.display()));
+            let line = format!("{}\n{serves}", std::process::id());
+            let written = file.set_len(0).and_then(|()| file.write_all(line.as_bytes()));
             written.map_err(io_error("could not write", path))?;
             Ok(file)
         }
-        Err(TryLockError::WouldBlock) => {
-            Err(SocketError::AlreadyRunning { lock: path.to_owned(), pid: written_in(&mut file) })
-        }
+        Err(TryLockError::WouldBlock) => Err(held_by(path, &mut file)),
         Err(TryLockError::Error(error)) => Err(io_error("could not lock", path)(error)),
     }
 }

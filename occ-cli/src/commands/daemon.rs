@@ -86,6 +86,7 @@ async fn stop(context: &Context<'_>) -> Result<u8, CliError> {
             ui.value(&json!({ "stopped": false, "running": false }))?;
         } else {
             ui.say("occd is not running.")?;
+            tell_elsewhere(context)?;
         }
         return Ok(0);
     };
@@ -276,6 +277,15 @@ async fn listener(socket: &Path) -> Option<i32> {
     test_kill_process(Pid::from_raw(pid)?).is_ok().then_some(pid)
 }
 
+/// Tells of a daemon that runs on another socket. Returns whether there is one.
+fn tell_elsewhere(context: &Context<'_>) -> Result<bool, CliError> {
+    let Some((text, hint)) = autostart::elsewhere(&socket_path(context)?) else {
+        return Ok(false);
+    };
+    context.ui.note(&format!("{text}\nhint: {hint}"));
+    Ok(true)
+}
+
 async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     let socket = socket_path(context)?;
     // To connect would start it.
@@ -310,7 +320,9 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
                     .value(&json!({ "running": false, "socket": socket.to_string_lossy() }))?;
             } else {
                 context.ui.say(&format!("occd is not running (socket {}).", shown(&socket)))?;
-                context.ui.note("hint: occ daemon start");
+                if !tell_elsewhere(context)? {
+                    context.ui.note("hint: occ daemon start");
+                }
             }
             Ok(DAEMON)
         }

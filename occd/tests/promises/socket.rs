@@ -286,10 +286,27 @@ fn a_second_daemon_on_another_socket_is_refused_the_same_state_directory() {
     let other = rig.socket().with_file_name("other.sock");
     let (code, words) = fails_to_start(&rig, &["--socket", other.to_str().unwrap()]);
     assert_eq!(code, Some(1));
-    let said = format!("another occd (process {}) uses the state directory ", first.pid);
+    let (pid, socket) = (first.pid, rig.socket());
+    let who = format!("process {pid}, on the socket {}", socket.display());
+    let said = format!("another occd ({who}) uses the state directory ");
     assert!(words.contains(&said), "{words}");
     assert!(!other.exists());
     assert!(first.is_alive());
+    // Whoever comes with another runtime directory is told how to get at it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut occ = rig.occ(&["host", "list"]);
+    let output = occ.env("XDG_RUNTIME_DIR", elsewhere.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let cure = format!("occ --socket {} daemon stop ends it", socket.display());
+    assert!(output.status.code() == Some(3) && said.contains(&cure), "{said}");
+    for verb in ["status", "stop"] {
+        let mut occ = rig.occ(&["daemon", verb]);
+        let output = occ.env("XDG_RUNTIME_DIR", elsewhere.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&cure) && first.is_alive(), "{said}");
+    }
+    rig.occ_ok(&["--socket", socket.to_str().unwrap(), "daemon", "stop"]);
+    assert!(!first.is_alive());
 }
 
 /// Returns the rig's daemons. The root's name is in the environment of everything started there.
