@@ -467,7 +467,7 @@ async fn spawn(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
 }
 
 /// Returns the daemon's directory, as text that is safe for a terminal.
-fn state_dir() -> Option<String> {
+pub(crate) fn state_dir() -> Option<String> {
     Env::from_process().state_dir().ok().map(|dir| shown(&dir))
 }
 

@@ -11,6 +11,7 @@ use occ_proto::host::HostConfig;
 use occ_proto::text::sanitize;
 use occ_proto::{HostName, UserName};
 
+use crate::autostart;
 use files::{check_key, directory_of, file_of, private, too_open, unsafe_file};
 pub(crate) use files::{damaged_passwords, kept_passwords, shell_word};
 use login::{
@@ -90,6 +91,10 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         }
         Code::HostsFileWrite => {
             "look at the permissions and the free space of hosts.json's directory".to_owned()
+        }
+        Code::StateWrite => {
+            let dir = autostart::state_dir().unwrap_or_else(|| "occd's state directory".to_owned());
+            format!("df -h {dir}; ls -ld {dir}")
         }
         Code::ConfigInvalid => "mend that file, then occ daemon restart".to_owned(),
         Code::HostUnreachable if detail.contains(PROXY_COMMAND) => {

@@ -72,6 +72,8 @@ codes! {
     HostsFileInvalid = "hosts_file_invalid",
     /// hosts.json could not be written.
     HostsFileWrite = "hosts_file_write",
+    /// What occd is to remember could not be written to its state directory.
+    StateWrite = "state_write",
     /// occd.toml is invalid.
     ConfigInvalid = "config_invalid",
     /// The host is not connected and could not be reached: network, DNS, refused, lost.

@@ -8,7 +8,7 @@ use occ_proto::Code;
 use occ_proto::container::DockerSocketPath;
 
 use super::App;
-use super::error::{ApiError, ApiResult};
+use super::error::{self, ApiError, ApiResult};
 use super::extract::{EngineOf, Host};
 use super::json::Json;
 use super::params::{HostPath, PlacePath};
@@ -81,5 +81,6 @@ pub(super) async fn close(State(app): State<Arc<App>>, Host(host): Host) -> ApiR
 
 fn failed(error: &std::io::Error) -> ApiError {
     let detail = format!("The Docker socket cannot be made or taken away: {error}.");
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, detail)
+    let (status, code) = error::unsaved(error);
+    ApiError::new(status, code, detail)
 }

@@ -1,6 +1,7 @@
 //! The one map from errors to problem documents.
 
 use std::error::Error;
+use std::io;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -415,7 +416,7 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
             (StatusCode::BAD_GATEWAY, Code::SessionFailed)
         }
         SessionError::Unwritten => (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed),
-        SessionError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+        SessionError::Store(error) => unsaved(error),
     };
     let text = chain(error);
     let place = host.map_or_else(String::new, |name| format!("{name}: "));
@@ -424,6 +425,16 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
         Some(name) => problem.host(name),
         None => problem,
     }
+}
+
+/// Returns the status and the code of what occd could not write to its state directory.
+pub(super) fn unsaved(error: &io::Error) -> (StatusCode, Code) {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    let status = match error.kind() {
+        StorageFull | QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, Code::StateWrite)
 }
 
 /// Returns the problem of a forward that was not added.
@@ -435,7 +446,7 @@ pub(super) fn forward(name: &HostName, error: &AddError) -> ApiError {
         }
         AddError::Bind(_) => (StatusCode::CONFLICT, Code::ForwardFailed),
         AddError::Refused(_) => (StatusCode::CONFLICT, Code::ForwardRefused),
-        AddError::Save(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::ForwardFailed),
+        AddError::Save(error) => unsaved(error),
     };
     let detail = format!("{}.", chain(error).trim_end_matches('.'));
     ApiError::new(status, code, detail).host(name)

@@ -105,11 +105,11 @@ pub(super) async fn remove(
             Ok(StatusCode::NO_CONTENT)
         }
         Ok(None) => Err(not_found()),
-        Err(failure) => Err(ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            Code::ForwardFailed,
-            format!("The forward is removed, and comes back with the next daemon: {failure}."),
-        )),
+        Err(failure) => {
+            let (status, code) = error::unsaved(&failure);
+            let detail = "The forward is removed, and comes back with the next daemon";
+            Err(ApiError::new(status, code, format!("{detail}: {failure}.")))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use occ_proto::files::FileKind;
 use occ_proto::policy::{Grant, GrantList, GrantRequest};
 
 use super::App;
-use super::error::{ApiError, ApiResult};
+use super::error::{self, ApiError, ApiResult};
 use super::extract::{Body, Caller, Path, host_named};
 use super::files;
 use super::json::Json;
@@ -113,7 +113,7 @@ fn problem(error: &GrantError) -> ApiError {
         GrantError::Bad(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
         GrantError::Taken(_) => (StatusCode::CONFLICT, Code::GrantExists),
         GrantError::Unknown(_) => (StatusCode::NOT_FOUND, Code::GrantNotFound),
-        GrantError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+        GrantError::Io { source, .. } => error::unsaved(source),
     };
     ApiError::new(status, code, format!("{}.", crate::ssh::error::chain(error)))
 }

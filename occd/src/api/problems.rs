@@ -48,6 +48,7 @@ const EDIT: &[Codes] = &[
     (500, &[Code::HostsFileWrite]),
     (507, &[Code::HostsFileWrite]),
 ];
+const STATE: &[Codes] = &[(500, &[Code::StateWrite]), (507, &[Code::StateWrite])];
 const SSH_CONFIG: &[Codes] = &[(409, &[Code::SshConfigInvalid])];
 const WRITE: &[Codes] =
     &[(412, &[Code::EditConflict]), (500, &[Code::HostsFileWrite]), (507, &[Code::HostsFileWrite])];
@@ -134,10 +135,8 @@ const SESSION: &[Codes] = &[
     (502, &[Code::SessionFailed]),
     (507, &[Code::SessionFailed]),
 ];
-const FORWARD: &[Codes] = &[
-    (409, &[Code::LocalPortTaken, Code::ForwardRefused, Code::ForwardFailed]),
-    (500, &[Code::ForwardFailed]),
-];
+const FORWARD: &[Codes] =
+    &[(409, &[Code::LocalPortTaken, Code::ForwardRefused, Code::ForwardFailed])];
 
 fn responses(parts: &[&[Codes]]) -> BTreeMap<String, RefOr<Response>> {
     let mut all: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
@@ -247,7 +246,7 @@ impl IntoResponses for OfSandbox {
 
 impl IntoResponses for OfDockerSocket {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        responses(&[HOST, &[(404, &[Code::NotFound])]])
+        responses(&[HOST, STATE, &[(404, &[Code::NotFound])]])
     }
 }
 
@@ -265,19 +264,19 @@ impl IntoResponses for OfUpload {
 
 impl IntoResponses for OfSession {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        responses(&[HOST, DIAL, EXEC, SESSION])
+        responses(&[HOST, DIAL, EXEC, SESSION, STATE])
     }
 }
 
 impl IntoResponses for OfForward {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        responses(&[HOST, DIAL, FORWARD])
+        responses(&[HOST, DIAL, FORWARD, STATE])
     }
 }
 
 impl IntoResponses for OfForwardId {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        responses(&[&[(404, &[Code::ForwardNotFound]), (500, &[Code::ForwardFailed])]])
+        responses(&[&[(404, &[Code::ForwardNotFound])], STATE])
     }
 }
 
@@ -312,6 +311,7 @@ impl IntoResponses for OfGrant {
             HOST,
             DIAL,
             FILE,
+            STATE,
             &[(404, &[Code::GrantNotFound]), (409, &[Code::GrantExists])],
         ])
     }

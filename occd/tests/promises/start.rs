@@ -6,9 +6,12 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
+use occ_proto::{Code, Problem};
 use testkit::DaemonRig;
 use testkit::daemon::{Output, client_binary};
 use testkit::require::{require_namespaces, require_root};
+
+use crate::support::sshd;
 
 /// Checks that a command failed for the daemon's sake: exit 3, why, and what to type.
 fn told(output: &Output, why: &str, hint: &str) {
@@ -88,6 +91,28 @@ fn a_state_directory_that_cannot_be_written_to_is_told() {
     told(&listed(), &format!("{}", dir.display()), &format!("{}", dir.display()));
     // Nothing runs, and nothing stays in the way of the next.
     rig.occ_ok(&["host", "list"]);
+}
+
+#[test]
+fn what_cannot_be_remembered_is_refused_with_what_to_look_at() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let state = rig.paths().state_dir().unwrap();
+    // What is in the place of a file cannot be replaced by one: root may do the rest.
+    for (file, args) in [
+        ("sessions.json", &["session", "start", "--host", "h", "--", "true"][..]),
+        ("forwards.json", &["forward", "add", "--host", "h", "-L", "0:localhost:1"]),
+        ("grants.json", &["grant", "--host", "h", "--allow", "read", "--ttl", "1h", "--name", "g"]),
+        ("docker-sockets.json", &["docker-socket", "--host", "h"]),
+    ] {
+        fs::create_dir_all(state.join(file).join("in-the-way")).unwrap();
+        let output = rig.run_occ(&[&["--json"], args].concat());
+        assert_eq!(output.code(), 1, "{output:?}");
+        let problem: Problem = serde_json::from_str(&output.stderr).unwrap();
+        assert_eq!(problem.code, Code::StateWrite, "{problem:?}");
+        let output = rig.run_occ(args);
+        let hint = format!("hint: df -h {0}; ls -ld {0}", state.display());
+        assert!(output.stderr.contains(&hint), "{output:?}");
+    }
 }
 
 #[test]
