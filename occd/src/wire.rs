@@ -30,6 +30,9 @@ use crate::descriptors::ClientStream;
 /// How long what a client still sends is read behind the last answer, so that it sees the answer and no broken pipe.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// What a client that speaks HTTP/2 begins with (RFC 9113, section 3.4).
+const HTTP2: &[u8] = b"PRI * HTTP/2";
+
 /// No request is being answered.
 const IDLE: u8 = 0;
 /// One is.
@@ -217,6 +220,18 @@ impl Wire {
         }
     }
 
+    /// Says to who speaks HTTP/2 that nobody does here, and then reads no more. hyper would end without a word.
+    fn poll_http2(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let detail = "This is HTTP/2; the daemon speaks HTTP/1.1.";
+        self.door.answered(StatusCode::BAD_REQUEST);
+        self.instead = Some((last_answer(&Problem::new(400, Code::BadRequest, detail)), 0));
+        let state = &self.turn.0;
+        state.ends.store(true, Ordering::Release);
+        state.heard.store(false, Ordering::Release);
+        state.late.store(true, Ordering::Release);
+        self.poll_late(cx)
+    }
+
     /// Writes to whoever reads, and ends the connection of a client that can come back and takes nothing.
     fn poll_send(
         &mut self,
@@ -363,6 +378,10 @@ impl AsyncRead for Wire {
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         let state = &self.turn.0;
         if buf.filled().len() > before && state.at.load(Ordering::Acquire) == IDLE {
+            if buf.filled()[before..].starts_with(HTTP2) {
+                buf.set_filled(before);
+                return self.poll_http2(cx);
+            }
             state.heard.store(true, Ordering::Release);
         }
         Poll::Ready(Ok(()))

@@ -434,6 +434,8 @@ fn what_is_no_request_gets_a_problem_with_the_versions_too() {
     for (bytes, status, code) in [
         ("nonsense\r\n\r\n".to_owned(), 400, "bad_request"),
         ("\0\u{1}\r\n\r\n".to_owned(), 400, "bad_request"),
+        // What a client of HTTP/2 begins with (RFC 9113, section 3.4).
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0".to_owned(), 400, "bad_request"),
         (format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", long(70_000)), 414, "too_large"),
         (format!("GET / HTTP/1.1\r\n{many}\r\n"), 431, "too_large"),
         (
