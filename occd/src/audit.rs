@@ -256,7 +256,7 @@ impl Audit {
     pub fn problem(&self) -> Option<String> {
         let problem = self.0.problem().clone()?;
         let lost = self.0.lost.load(Ordering::Relaxed);
-        Some(format!("{problem}; {lost} lines are lost so far"))
+        Some(format!("{problem}; lines lost so far: {lost}"))
     }
 
     /// Returns what is in the files, the last `most` that are wanted, and what goes on behind that.
