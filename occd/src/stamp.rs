@@ -1,5 +1,6 @@
 //! How a file looks from outside: another look means other content.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -17,13 +18,23 @@ pub struct Stamp {
 impl Stamp {
     /// Returns how a file looks now.
     pub fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        Ok(Self {
+        std::fs::metadata(path).map(|metadata| Self::from(&metadata))
+    }
+
+    /// Returns the same of a link itself.
+    pub fn of_link(path: &Path) -> io::Result<Self> {
+        std::fs::symlink_metadata(path).map(|metadata| Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
             inode: metadata.ino(),
             length: metadata.len(),
             written: (metadata.mtime(), metadata.mtime_nsec()),
             owner: metadata.uid(),
             mode: metadata.mode(),
-        })
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::ErrorKind::NotFound;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use occ_proto::paths::{Env, PathError, SYSTEM_POLICY};
@@ -94,15 +94,17 @@ impl ConfigFile {
 
     /// Returns how the files look now.
     pub fn stamp(&self) -> Stamps {
-        let system = self.system.iter().map(|(path, _)| Stamp::of(path).ok());
-        ([&self.plain, &self.sealed].map(|path| Stamp::of(path).ok()), system.collect())
+        // One that leads nowhere is a file that cannot be read, not none.
+        let look = |path: &Path| Stamp::of(path).or_else(|_| Stamp::of_link(path)).ok();
+        let system = self.system.iter().map(|(path, _)| look(path));
+        ([&self.plain, &self.sealed].map(|path| look(path)), system.collect())
     }
 }
 
 fn utf8(text: Vec<u8>, path: &Path) -> Result<String, ConfigError> {
     String::from_utf8(text).map_err(|error| ConfigError::Read {
         path: path.to_owned(),
-        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+        source: io::Error::new(io::ErrorKind::InvalidData, error),
     })
 }
 
@@ -133,7 +135,13 @@ fn read_if(
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == NotFound => return Ok(None),
+        Err(error) if error.kind() == NotFound => {
+            // It names a file that is missing, which is not the same as none.
+            let leads_nowhere = |place: &&Path| place.is_symlink() && !place.exists();
+            let Some(link) = path.ancestors().find(leads_nowhere) else { return Ok(None) };
+            let why = format!("{} is a link that leads nowhere", link.display());
+            return Err(failed(io::Error::new(NotFound, why)));
+        }
         Err(error) => return Err(failed(error)),
     };
     check(&file.metadata().map_err(failed)?)

@@ -1,7 +1,7 @@
 //! Whoever administers a machine restricts what occ does there, for all its users: hosts, features, and rules beside
 //! those of occd.toml. The file here stands for /etc/occ/policy.toml, and is in force like it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -276,4 +276,50 @@ fn a_file_that_cannot_be_used_keeps_the_daemon_from_starting_and_changes_nothing
     let (code, said) = machine.refused_start();
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("can be written by others"), "{said}");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_a_file_that_cannot_be_read() {
+    let rule = "[[policy.rules]]\naction = \"deny\"\nprogram = \"rm\"\n";
+    let Some(mut machine) = Machine::start(|_| rule.to_owned()) else { return };
+    let rm = |machine: &Machine| denied(&post(&machine.rig, json!({ "argv": ["rm"] })));
+    let target = machine.rig.root().join("elsewhere.toml");
+    let lead_nowhere = |machine: &Machine| {
+        std::fs::remove_file(&machine.policy).unwrap();
+        symlink(&target, &machine.policy).unwrap();
+    };
+    lead_nowhere(&machine);
+    rm(&machine);
+    let done = machine.rig.run_occ(&["exec", "--host", "h", "--", "true"]);
+    assert!(done.stderr.contains("policy.toml cannot be read"), "{}", done.stderr);
+    assert!(done.stderr.contains("the settings from before stay in force"), "{}", done.stderr);
+    let (code, said) = machine.refused_start();
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("policy.toml cannot be read"), "{said}");
+    // One that leads somewhere is as good as what it leads to.
+    std::fs::write(&target, rule).unwrap();
+    std::fs::set_permissions(&target, PermissionsExt::from_mode(0o644)).unwrap();
+    machine.start_daemon();
+    rm(&machine);
+    std::fs::remove_file(&target).unwrap();
+    rm(&machine);
+    let done = machine.rig.run_occ(&["exec", "--host", "h", "--", "true"]);
+    assert!(done.stderr.contains("policy.toml cannot be read"), "{}", done.stderr);
+
+    // The same of its directory.
+    let dir = machine.rig.root().join("etc");
+    symlink(machine.rig.root().join("nowhere"), &dir).unwrap();
+    machine.policy = dir.join("policy.toml");
+    let (code, said) = machine.refused_start();
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("policy.toml cannot be read"), "{said}");
+    // Where there is nothing there is no policy.
+    std::fs::remove_file(&dir).unwrap();
+    machine.start_daemon();
+    assert_eq!(post(&machine.rig, json!({ "argv": ["true"] })).status, 200);
+    // Nor is one that comes to be without being read.
+    std::fs::create_dir(&dir).unwrap();
+    symlink(&target, &machine.policy).unwrap();
+    let done = machine.rig.run_occ(&["exec", "--host", "h", "--", "true"]);
+    assert!(done.stderr.contains("policy.toml cannot be read"), "{}", done.stderr);
 }

@@ -77,7 +77,12 @@ fn system_policy() -> Option<Finding> {
     let shown = path.display();
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let leads_nowhere = |place: &&Path| place.is_symlink() && !place.exists();
+            let link = path.ancestors().find(leads_nowhere)?.display();
+            let text = format!("{link} is a link that leads nowhere: occd does not start");
+            return Some(Finding::failed(CHECK, text, format!("ls -l {link}")));
+        }
         Err(error) => return Some(unreadable(CHECK, path, &error)),
     };
     if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
