@@ -133,24 +133,25 @@ pub(super) fn takes_place(request: &Request) -> bool {
     is_work(request) && !ends
 }
 
-/// Returns what a route is part of that whoever administers this machine may turn off. What ends or removes something
+/// Returns all that a route is part of that whoever administers this machine may turn off. What ends or removes something
 /// is no part of it.
-fn feature(method: &Method, route: &str) -> Option<Feature> {
+fn features(method: &Method, route: &str) -> &'static [Feature] {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     match route {
-        "/v1/hosts/{host}/exec" => Some(Feature::Exec),
+        "/v1/hosts/{host}/exec" => &[Feature::Exec],
         "/v1/hosts/{host}/files" | "/v1/hosts/{host}/files/" | "/v1/hosts/{host}/files/{*path}" => {
-            Some(Feature::Files)
+            &[Feature::Files]
         }
+        // A session runs a command, and what is typed into it may be more of them.
         "/v1/sessions" | "/v1/sessions/{id}/start" if *method == Method::POST => {
-            Some(Feature::Sessions)
+            &[Feature::Sessions, Feature::Exec]
         }
-        "/v1/sessions/{id}/output" | "/v1/sessions/{id}/input" | "/v1/sessions/{id}/attach" => {
-            Some(Feature::Sessions)
-        }
-        "/v1/grants" if *method == Method::POST => Some(Feature::Grants),
-        "/v1/hosts/{host}/trust" if !is_read => Some(Feature::TrustOnFirstUse),
-        _ => None,
+        "/v1/sessions/{id}/input" => &[Feature::Sessions, Feature::Exec],
+        // Whoever attaches may only look; each word that is typed asks for the rest.
+        "/v1/sessions/{id}/output" | "/v1/sessions/{id}/attach" => &[Feature::Sessions],
+        "/v1/grants" if *method == Method::POST => &[Feature::Grants],
+        "/v1/hosts/{host}/trust" if !is_read => &[Feature::TrustOnFirstUse],
+        _ => &[],
     }
 }
 
@@ -293,9 +294,8 @@ pub(super) fn pass(
             return Err(not_given(grant).into_response().into());
         }
     }
-    if let Some(feature) = feature(method, route.as_str())
-        && let Err(why) = app.guard.check_feature(feature)
-    {
+    for feature in features(method, route.as_str()) {
+        let Err(why) = app.guard.check_feature(*feature) else { continue };
         let refused = match host_of(request) {
             Some(place) => error::denied(&place, &why),
             None => {

@@ -27,6 +27,7 @@ use super::params::SessionPath;
 use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};
 use super::sessions::{MOST, NO_ENV, handle, permit_look, permit_session, says};
+use crate::config::Feature;
 use crate::host::Tries;
 use crate::policy::Asker;
 use crate::prompts::Client;
@@ -144,6 +145,11 @@ struct Work {
 impl Work {
     /// Returns why this client gives the program neither input nor signals: whoever attaches may only look.
     async fn refusal(&self) -> Option<SessionEvent> {
+        // Also where it was on when they attached.
+        if let Err(why) = self.app.guard.check_feature(Feature::Exec) {
+            let problem = error::denied(&self.host, &why).into_problem();
+            return Some(SessionEvent::Error { problem });
+        }
         let ask = || async {
             let (asker, client) = &self.by;
             let known = self.handle.known();

@@ -386,7 +386,7 @@ fn a_session_is_what_its_command_is() {
 }
 
 /// Runs `occ` with a line as its input, and returns its exit code and what it says.
-fn typed(rig: &DaemonRig, args: &[&str]) -> (i32, String) {
+pub(crate) fn typed(rig: &DaemonRig, args: &[&str]) -> (i32, String) {
     use std::io::{Read as _, Write as _};
     let mut occ = rig.occ(args);
     let mut occ = occ.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

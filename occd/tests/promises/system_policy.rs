@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use testkit::{DaemonRig, RealSshd};
 
-use crate::policy::denied;
+use crate::policy::{denied, typed};
 use crate::support::{eventually, exit_code, post};
 
 struct Machine {
@@ -192,8 +192,29 @@ fn what_is_turned_off_is_refused_at_its_door() {
     assert_eq!(rig.http("GET", "/v1/hosts/h", &[], None).status, 200);
     let through = testkit::http::request(grant.trim().as_ref(), "GET", "/v1/hosts/h", &[], None);
     denied(&through.unwrap());
+    // A session runs a command, and takes more of them.
+    off(&["exec"]);
+    assert_eq!(rig.http("GET", "/v1/hosts/h", &[], None).status, 200);
+    let argv = json!({ "host": "h", "argv": ["true"] });
+    for (path, body) in [
+        ("/v1/sessions", argv),
+        ("/v1/sessions/s/start", Value::Null),
+        ("/v1/sessions/s/input", Value::Null),
+    ] {
+        let body = (!body.is_null()).then_some(body);
+        let why = denied(&rig.http("POST", path, &[], body));
+        assert!(why.contains("exec = false"), "{path}: {why}");
+    }
+    let durable = rig.run_occ(&["exec", "--durable", "--host", "h", "--", "true"]);
+    assert_eq!(durable.code(), 7, "{}", durable.stderr);
+    assert!(durable.stderr.contains("exec = false"), "{}", durable.stderr);
+    let (code, said) = typed(rig, &["session", "attach", "s"]);
+    assert_eq!(code, 7, "{said}");
+    assert!(said.contains("exec = false"), "{said}");
+    // What it has written can be looked at.
+    rig.occ_ok(&["session", "logs", "s"]);
     // And what it ends is ended nevertheless.
-    off(&["sessions"]);
+    off(&["exec", "sessions"]);
     rig.occ_ok(&["session", "kill", "s"]);
     rig.occ_ok(&["session", "rm", "s"]);
 }
