@@ -248,11 +248,11 @@ impl Daemon {
             use_changed: Arc::default(),
             stop: hosts_stop.clone(),
         });
-        let used = UsedFile::new(self.env.state_dir()?);
-        let pool = Arc::new(Pool::new(Arc::clone(&context), used.load(), hosts_stop.clone()));
+        let used = Arc::new(UsedFile::open(&self.env.state_dir()?));
+        let pool = Arc::new(Pool::new(Arc::clone(&context), used.saved(), hosts_stop.clone()));
         tasks.spawn(wake::watch(Arc::clone(&pool), Arc::clone(&context.clock), hosts_stop.clone()));
         tasks.spawn(writer.run(Arc::clone(&pool), hosts_stop.clone()));
-        tasks.spawn(used.keep(Arc::clone(&pool), hosts_stop.clone()));
+        tasks.spawn(Arc::clone(&used).keep(Arc::clone(&pool), hosts_stop.clone()));
         let hops: Arc<dyn Hops> = Arc::clone(&pool) as _;
         context.dial.hops.set(Arc::downgrade(&hops));
         context.dial.allowed.set(self.config.allowed());
@@ -314,6 +314,7 @@ impl Daemon {
             tasks: tasks.clone(),
             stop: hosts_stop.child_token(),
             pool,
+            used,
             hosts: hosts.clone(),
             config,
             traces: self.env.state_dir()?.join("traces"),

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -22,8 +22,7 @@ use crate::state_file;
 pub const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How often the file is written at most while the daemon runs, unless a host is used for the first time.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// From the first use of a host to the file: it may be used for its login, and others with it. The same from the moment
-/// when a person disconnects it.
+/// From the first use of a host to the file: it may be used for its login, and others with it.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Which hosts are connected before anybody asks.
@@ -65,38 +64,46 @@ pub type LastUsed = BTreeMap<HostName, LastUse>;
 
 /// The file.
 #[derive(Debug)]
-pub struct UsedFile(PathBuf);
+pub struct UsedFile {
+    path: PathBuf,
+    /// What it has in it. Locked while it is written.
+    saved: Mutex<LastUsed>,
+}
 
 impl UsedFile {
-    /// Returns the file in the state directory.
-    pub fn new(state_dir: PathBuf) -> Self {
-        Self(state_dir.join("used.json"))
+    /// Reads the file in the state directory. One that is missing or damaged says nothing.
+    pub fn open(state_dir: &Path) -> Self {
+        let path = state_dir.join("used.json");
+        Self { saved: Mutex::new(Self::load(&path)), path }
     }
 
-    /// Reads it. One that is missing or damaged says nothing.
-    pub fn load(&self) -> LastUsed {
-        match std::fs::read(&self.0).map(|bytes| serde_json::from_slice(&bytes)) {
+    /// Returns what it has in it.
+    pub fn saved(&self) -> LastUsed {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LastUsed> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn load(path: &Path) -> LastUsed {
+        match std::fs::read(path).map(|bytes| serde_json::from_slice(&bytes)) {
             Ok(Ok(used)) => used,
             Ok(Err(error)) => {
-                tracing::warn!(file = %self.0.display(), %error, "not read");
+                tracing::warn!(file = %path.display(), %error, "not read");
                 LastUsed::new()
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => LastUsed::new(),
             Err(error) => {
-                tracing::warn!(file = %self.0.display(), %error, "not read");
+                tracing::warn!(file = %path.display(), %error, "not read");
                 LastUsed::new()
             }
         }
     }
 
-    fn save(&self, used: &LastUsed) -> io::Result<()> {
-        state_file::save(&self.0, used)
-    }
-
-    /// Writes the file now and then, soon after a host was used for the first time or disconnected, so that a daemon that
-    /// is killed is followed by one that knows, and when `stop` is cancelled.
-    pub async fn keep(self, pool: Arc<Pool>, stop: CancellationToken) {
-        let mut saved = self.load();
+    /// Writes the file now and then, soon after a host was used for the first time, so that a daemon that is killed is
+    /// followed by one that knows, and when `stop` is cancelled.
+    pub async fn keep(self: Arc<Self>, pool: Arc<Pool>, stop: CancellationToken) {
         let changed = Arc::clone(&pool.context().use_changed);
         loop {
             let wait = tokio::select! {
@@ -106,27 +113,35 @@ impl UsedFile {
             };
             let stopped = timeout(wait, stop.cancelled()).await.is_ok();
             pool.let_unused_go();
-            let mut used = saved.clone();
-            for (host, at) in pool.used() {
-                match at {
-                    Some(at) => used.insert(host, at),
-                    None => used.remove(&host),
-                };
-            }
-            used.retain(|host, last| match last {
-                LastUse::At(at) => Timestamp::now().duration_since(*at) <= RECENT,
-                // Another of its name begins anew.
-                LastUse::Disconnected => pool.get(host).is_some(),
-            });
-            if used != saved {
-                match self.save(&used) {
-                    Ok(()) => saved = used,
-                    Err(error) => tracing::warn!(file = %self.0.display(), %error, "not written"),
-                }
-            }
+            self.write(&pool);
             if stopped {
                 return;
             }
+        }
+    }
+
+    /// Writes the file if a host of the pool was used or disconnected since. Where a person asked for that, before the
+    /// answer: the next daemon is to know it, however this one ends.
+    pub fn write(&self, pool: &Pool) {
+        let mut saved = self.lock();
+        let mut used = saved.clone();
+        for (host, at) in pool.used() {
+            match at {
+                Some(at) => used.insert(host, at),
+                None => used.remove(&host),
+            };
+        }
+        used.retain(|host, last| match last {
+            LastUse::At(at) => Timestamp::now().duration_since(*at) <= RECENT,
+            // Another of its name begins anew.
+            LastUse::Disconnected => pool.get(host).is_some(),
+        });
+        if used == *saved {
+            return;
+        }
+        match state_file::save(&self.path, &used) {
+            Ok(()) => *saved = used,
+            Err(error) => tracing::warn!(file = %self.path.display(), %error, "not written"),
         }
     }
 }
@@ -134,7 +149,7 @@ impl UsedFile {
 /// The moment of the last use of one host; shared with its handles.
 #[derive(Debug)]
 pub struct UseClock {
-    last: std::sync::Mutex<Option<LastUse>>,
+    last: Mutex<Option<LastUse>>,
     /// The last login needed a client, so that none is to be tried without one.
     by_client: AtomicBool,
     changed: Arc<Notify>,
@@ -143,7 +158,7 @@ pub struct UseClock {
 impl UseClock {
     /// Returns a clock that stands there, and tells of a first use and of one that is forgotten.
     pub fn at(used: Option<Timestamp>, changed: Arc<Notify>) -> Self {
-        let last = std::sync::Mutex::new(used.map(LastUse::At));
+        let last = Mutex::new(used.map(LastUse::At));
         Self { last, by_client: AtomicBool::new(false), changed }
     }
 
@@ -208,15 +223,17 @@ mod tests {
     #[test]
     fn the_file_is_read_back_and_a_damaged_one_says_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let file = UsedFile::new(dir.path().join("state"));
-        assert_eq!(file.load(), LastUsed::new());
+        let state = dir.path().join("state");
+        let saved = || UsedFile::open(&state).saved();
+        assert_eq!(saved(), LastUsed::new());
         let used = LastUsed::from([
             (HostName::new("a").unwrap(), LastUse::At(Timestamp::now())),
             (HostName::new("b").unwrap(), LastUse::Disconnected),
         ]);
-        file.save(&used).unwrap();
-        assert_eq!(file.load(), used);
-        std::fs::write(dir.path().join("state/used.json"), "{").unwrap();
-        assert_eq!(file.load(), LastUsed::new());
+        let path = state.join("used.json");
+        state_file::save(&path, &used).unwrap();
+        assert_eq!(saved(), used);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(saved(), LastUsed::new());
     }
 }

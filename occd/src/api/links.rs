@@ -1,8 +1,12 @@
 //! Connecting, disconnecting and reconnecting a host on request.
 
+use std::sync::Arc;
+
+use axum::extract::State;
 use occ_proto::status::HostStatus;
 use serde::Deserialize;
 
+use super::App;
 use super::error::{self, ApiResult};
 use super::extract::{Caller, Host, Query};
 use super::json::Json;
@@ -37,11 +41,14 @@ impl TriesQuery {
     responses((status = 200, description = "It is connected", body = HostStatus), OfDial)
 )]
 pub(super) async fn connect(
+    State(app): State<Arc<App>>,
     Host(host): Host,
     Caller(client): Caller,
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<Json<HostStatus>> {
-    host.connect(query.tries(), &client).await.map_err(|e| error::unreachable(host.name(), &e))?;
+    let connected = host.connect(query.tries(), &client).await;
+    app.used.write(&app.pool);
+    connected.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }
 
@@ -54,8 +61,12 @@ pub(super) async fn connect(
     params(HostPath),
     responses((status = 200, description = "It is disconnected", body = HostStatus), OfDial)
 )]
-pub(super) async fn disconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> {
+pub(super) async fn disconnect(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+) -> ApiResult<Json<HostStatus>> {
     host.disconnect().await.map_err(|e| error::unreachable(host.name(), &e))?;
+    app.used.write(&app.pool);
     Ok(Json(host.status()))
 }
 
@@ -69,12 +80,13 @@ pub(super) async fn disconnect(Host(host): Host) -> ApiResult<Json<HostStatus>> 
     responses((status = 200, description = "It is connected", body = HostStatus), OfDial)
 )]
 pub(super) async fn reconnect(
+    State(app): State<Arc<App>>,
     Host(host): Host,
     Caller(client): Caller,
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<Json<HostStatus>> {
-    host.reconnect(query.tries(), &client)
-        .await
-        .map_err(|e| error::unreachable(host.name(), &e))?;
+    let connected = host.reconnect(query.tries(), &client).await;
+    app.used.write(&app.pool);
+    connected.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }

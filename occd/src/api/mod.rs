@@ -43,6 +43,7 @@ use crate::pool::Pool;
 use crate::prompts::News;
 use crate::session::Sessions;
 use crate::ssh::error::chain;
+use crate::used::UsedFile;
 use crate::wire::Resumable;
 
 mod at_work;
@@ -134,6 +135,8 @@ const HOSTS: [&str; 2] = ["localhost", "occd"];
 pub struct App {
     /// The hosts.
     pub pool: Arc<Pool>,
+    /// Which of them the next daemon connects.
+    pub used: Arc<UsedFile>,
     /// Says what has changed.
     pub changes: Arc<Changes>,
     /// Tells of it.

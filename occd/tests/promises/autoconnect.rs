@@ -52,6 +52,27 @@ fn what_was_disconnected_stays_so_over_a_restart_until_it_is_connected() {
 }
 
 #[test]
+fn what_a_person_asked_for_outlives_a_kill_right_after_the_answer() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", &host);
+    rig.start_daemon(&[]);
+    echoes(&rig, "h");
+    for (ask, expected) in [
+        ("disconnect", State::Stopped),
+        ("connect", State::Connected),
+        ("disconnect", State::Stopped),
+        ("reconnect", State::Connected),
+    ] {
+        rig.occ_ok(&[ask, "--host", "h"]);
+        rig.kill_daemon();
+        rig.start_daemon(&[]);
+        let expected = [("h".to_owned(), expected)];
+        wait_until("the state", GUARD, || states(&rig), |seen| *seen == expected);
+    }
+}
+
+#[test]
 fn what_was_used_lately_is_connected_again_unless_the_settings_say_otherwise() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
