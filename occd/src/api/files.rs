@@ -69,7 +69,9 @@ pub(super) fn problem(executor: &Executor, error: &FileError) -> ApiError {
             (StatusCode::RANGE_NOT_SATISFIABLE, Code::OutOfRange)
         }
         FileError::BadArchive(..) => (StatusCode::BAD_REQUEST, Code::ArchiveInvalid),
-        FileError::Cut(_) | FileError::BadPath(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
+        FileError::Cut(_) | FileError::BadPath(_) | FileError::Nameless(_) => {
+            (StatusCode::BAD_REQUEST, Code::BadRequest)
+        }
         FileError::BadName(..) | FileError::Failed(..) => {
             (StatusCode::BAD_GATEWAY, Code::FileError)
         }
@@ -489,11 +491,17 @@ pub(super) async fn remove(
     asker: Asker,
     headers: HeaderMap,
 ) -> ApiResult<StatusCode> {
+    // As it was asked for.
+    let nameless = is_nameless(&at.path).then(|| Shown::of(&at.path));
     let mode = (true, false);
     let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, Ways::Keeps).await;
     let (fs, _turn) = opened?;
     app.keep_roots((&asker, &client), &at.executor, &fs, &at.path).await?;
     let failed = |error| problem(&at.executor, &error);
+    // Before anything in it is gone. A system refuses them as well, but only once they are empty.
+    if let Some(path) = nameless {
+        return Err(failed(FileError::Nameless(path)));
+    }
     let attrs = match fs.stat(&at.path, false).await {
         // What is left of a copy to it goes with it, and may be all that is there.
         Err(FileError::NotFound(_)) if fs.forget_part(&at.path).await.map_err(failed)? => {
@@ -515,6 +523,12 @@ pub(super) async fn remove(
     }
     .map_err(failed)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Returns whether a path ends in no name of its own: in `.`, `..` or `/`, whatever slashes follow.
+fn is_nameless(path: &[u8]) -> bool {
+    let name = path.split(|byte| *byte == b'/').rfind(|name| !name.is_empty());
+    matches!(name, None | Some(b"." | b".."))
 }
 
 /// Makes a directory, renames, sets permissions or times, or tells the SHA-256 of a file.

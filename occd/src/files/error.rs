@@ -83,6 +83,9 @@ pub enum FileError {
     /// There is something in it.
     #[error("{0} is not empty")]
     NotEmpty(Shown),
+    /// Its path ends in no name of its own.
+    #[error("{0}: '.', '..' and '/' are not removed")]
+    Nameless(Shown),
     /// Longer than the file system allows.
     #[error("{0}: the name is too long")]
     NameTooLong(Shown),
@@ -129,14 +132,22 @@ pub enum FileError {
     Failed(Shown, String),
 }
 
+/// The bytes of a name, and of a path, that every host takes; eCryptfs takes the shortest names, macOS the shortest paths.
+const SHORT: usize = 143;
+const SHORT_PATH: usize = 900;
+
 impl FileError {
     /// Returns the error for a path that a server's fault is about.
     pub(super) fn of(path: &[u8], fault: Fault) -> Self {
+        // OpenSSH has one word for that and for whatever its system calls invalid (ENAMETOOLONG, EINVAL).
+        let is_long =
+            path.len() >= SHORT_PATH || path.split(|b| *b == b'/').any(|n| n.len() >= SHORT);
         let path = Shown::of(path);
         match fault {
             Fault::NoSuchFile => Self::NotFound(path),
             Fault::Permission => Self::Permission(path),
-            Fault::BadMessage => Self::NameTooLong(path),
+            Fault::BadMessage if is_long => Self::NameTooLong(path),
+            Fault::BadMessage => Self::Failed(path, "the host says that this cannot be".into()),
             Fault::Unsupported => Self::Failed(path, "the host's SFTP cannot do that".into()),
             Fault::Eof => Self::Failed(path, "it ended too early".into()),
             Fault::Failure(text) => Self::Failed(path, sanitize(&text.to_lowercase())),
@@ -216,6 +227,7 @@ impl FileError {
             | Self::Special(path)
             | Self::Exists(path)
             | Self::NotEmpty(path)
+            | Self::Nameless(path)
             | Self::NameTooLong(path)
             | Self::NoSpace(path)
             | Self::Quota(path)
@@ -252,5 +264,19 @@ impl FileError {
     /// Returns whether it is that something is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_calls_a_bad_message_is_a_long_name_where_there_is_one() {
+        let is_long = |path: &str| {
+            matches!(FileError::of(path.as_bytes(), Fault::BadMessage), FileError::NameTooLong(_))
+        };
+        assert!(is_long(&format!("d/{}", "x".repeat(200))) && is_long(&"x/".repeat(600)));
+        assert!(!is_long("d/."));
     }
 }

@@ -106,6 +106,21 @@ fn what_fails_is_a_sentence_and_the_next_command() {
     std::fs::write(shared.at("dir/f"), "f").unwrap();
     let (_, text) = fails(&rig, &["rm", &there(&shared.at("dir"))]);
     assert!(text.contains("is not empty.\nhint: occ rm -r "), "{text}");
+    // As rm has it, and before anything in it is gone. Never with -r where it is the login directory.
+    std::fs::create_dir(shared.at("dir/sub")).unwrap();
+    let inside = |end: &str| there(&shared.at("dir")) + end;
+    for args in [
+        &["rm", "h:"][..],
+        &["rm", "h:."],
+        &["rm", "-r", &inside("/.")],
+        &["rm", "-r", &inside("/./")],
+        &["rm", "-r", &inside("/sub/..")],
+    ] {
+        let (code, text) = fails(&rig, args);
+        assert_eq!(code, 2, "{args:?}: {text}");
+        assert!(text.contains("'.', '..' and '/' are not removed"), "{args:?}: {text}");
+        assert!(shared.at("dir/f").exists() && shared.at("dir/sub").exists(), "{args:?}");
+    }
 }
 
 /// Mounts a small file system there, unless that is not allowed here.
