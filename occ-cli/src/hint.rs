@@ -174,7 +174,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "name a file in UserKnownHostsFile of ssh_config, or take that line away; then occ trust --host {h}"
         ),
         Code::KnownHostsInvalid => format!(
-            "look at that file and its directory (owner, mode, the line); then occ reconnect --host {h}"
+            "look at that file and its directory (who may read and write them), and at the line that is named; then occ reconnect --host {h}"
         ),
         Code::SshConfigInvalid => match unsafe_file(detail) {
             Some(cure) => format!("{cure}; then occ reconnect --host {h}"),

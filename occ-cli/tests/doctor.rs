@@ -110,6 +110,18 @@ fn a_relative_home_is_told_as_what_it_is() {
 }
 
 #[test]
+fn a_known_hosts_that_others_may_write_is_read_and_warned_of() {
+    let home = private_dir();
+    let file = home.path().join(".ssh/known_hosts");
+    std::fs::create_dir(home.path().join(".ssh")).unwrap();
+    std::fs::write(&file, "").unwrap();
+    set_mode(&file, 0o666);
+    let found = only(&run(&mut doctor(home.path(), &["--json"])), "known_hosts");
+    let hint = format!("chmod go-w {}", file.display());
+    assert_eq!((&found["level"], &found["hint"]), (&json!("warning"), &json!(hint)), "{found}");
+}
+
+#[test]
 fn places_that_cannot_be_written_are_told() {
     if !require_namespaces(&["--mount", "--map-root-user"]) {
         return;

@@ -234,16 +234,23 @@ pub(super) fn known_hosts() -> Vec<Finding> {
     };
     let path = home.join(".ssh/known_hosts");
     let shown = path.display();
+    // Whoever may write it, it is read all the same, as ssh does.
+    let mild = |finding| Finding { level: super::Level::Warning, ..finding };
     let found = match OpenOptions::new().read(true).append(true).open(&path) {
         Ok(mut file) => {
             if let Some(finding) = owned(CHECK, &path, Others::Read) {
-                return vec![finding];
+                return vec![mild(finding)];
             }
-            let mut text = String::new();
-            let lines = match (&mut file).take(MAX_FILE).read_to_string(&mut text) {
+            let mut text = Vec::new();
+            let lines = match (&mut file).take(MAX_FILE).read_to_end(&mut text) {
+                Ok(_) if std::str::from_utf8(&text).is_err() => {
+                    let text = format!("{shown}: some lines are no text, and are passed over");
+                    return vec![Finding::warning(CHECK, text, format!("${{EDITOR:-vi}} {shown}"))];
+                }
                 Ok(_) => text
-                    .lines()
-                    .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+                    .split(|byte| *byte == b'\n')
+                    .map(<[u8]>::trim_ascii)
+                    .filter(|line| !line.is_empty() && !line.starts_with(b"#"))
                     .count(),
                 Err(error) => {
                     let hint = format!("${{EDITOR:-vi}} {shown}; without it, every server is new");
@@ -254,7 +261,7 @@ pub(super) fn known_hosts() -> Vec<Finding> {
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             match owned(CHECK, &home.join(".ssh"), Others::Read) {
-                Some(finding) => finding,
+                Some(finding) => mild(finding),
                 None => Finding::ok(CHECK, format!("{shown} comes with the first host key")),
             }
         }
