@@ -603,6 +603,21 @@ impl Command {
         )
     }
 
+    /// Returns the name of one that `--host` and `--local` do not go with, and what to do in their place.
+    pub(crate) fn without_host(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Sandbox(_) => Some((
+                "occ sandbox",
+                "--from HOST and --to HOST name the two; local is this machine",
+            )),
+            Self::Daemon(_) => Some((
+                "occ daemon",
+                "one occd has the connections of all hosts; occ disconnect --host NAME closes one",
+            )),
+            _ => None,
+        }
+    }
+
     /// Returns whether it goes with `--group` and `--all`.
     pub(crate) fn works_on_many(&self) -> bool {
         matches!(

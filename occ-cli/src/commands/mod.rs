@@ -132,11 +132,11 @@ async fn perform(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     if global.local && global.host.is_some() {
         return Err(CliError::usage("--local cannot be used with --host."));
     }
-    if let Some(Command::Sandbox(_)) = &command
-        && (global.local || global.host.is_some())
+    if (global.local || global.host.is_some())
+        && let Some((name, hint)) = command.as_ref().and_then(Command::without_host)
     {
-        return Err(CliError::usage("--host and --local do not go with occ sandbox.")
-            .hint("--from HOST and --to HOST name the two; local is this machine"));
+        let text = format!("--host and --local do not go with {name}.");
+        return Err(CliError::usage(text).hint(hint));
     }
     if command.as_ref().is_some_and(Command::is_about_the_sandbox) {
         legacy::refuse_instance_of_environment()?;
