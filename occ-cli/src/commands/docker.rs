@@ -29,9 +29,12 @@ async fn socket(client: &Client, host: &HostName) -> Result<DockerSocketPath, Cl
     client.request_among(Method::PUT, &path, None::<&()>).await?.parse()
 }
 
-async fn remove(client: &Client, host: &HostName) -> Result<(), CliError> {
+/// Takes a host's socket away, if there is one.
+async fn remove(client: &Client, host: &HostName) -> Result<Done, CliError> {
+    let is_there = client.directory().join(docker_socket_name(host)).exists();
     let path = host_path(host, "/docker-socket");
-    client.request_among(Method::DELETE, &path, None::<&()>).await.map(drop)
+    client.request_among(Method::DELETE, &path, None::<&()>).await?;
+    Ok(if is_there { Done::Removed } else { Done::Absent })
 }
 
 /// Runs `occ docker`: the docker program takes occ's place.
@@ -77,12 +80,11 @@ pub(crate) async fn run_socket(
     let socket = match (&place, args.remove) {
         (Place::Host(host, _), true) => {
             let removing = async {
-                let there = client.directory().join(docker_socket_name(host)).exists();
-                remove(&client, host).await?;
+                let done = remove(&client, host).await?;
                 if !ui.json {
-                    ui.say(&removed(host))?;
+                    ui.say(&removed(host, done))?;
                 }
-                Ok((if there { Done::Removed } else { Done::Absent }, None))
+                Ok((done, None))
             };
             return removal::one(ui, host.as_str(), removing).await;
         }
@@ -113,8 +115,11 @@ fn document(socket: &DockerSocketPath) -> Result<String, CliError> {
     Ok(format!("{line}\n"))
 }
 
-fn removed(host: &HostName) -> String {
-    format!("Removed: the Docker socket of '{host}'.")
+fn removed(host: &HostName, done: Done) -> String {
+    match done {
+        Done::Absent => format!("Nothing to remove: there is no Docker socket of '{host}'."),
+        _ => format!("Removed: the Docker socket of '{host}'."),
+    }
 }
 
 /// Does the same for each host of a group.
@@ -127,13 +132,13 @@ async fn sockets(
     let work = |host: HostName| async move {
         let done = async {
             if args.remove {
-                remove(client, &host).await?;
+                let done = remove(client, &host).await?;
                 return match ui.json {
                     true => {
-                        let text = json!(Removal::of(host.as_str())).to_string();
+                        let text = json!(Removal::of(host.as_str(), done)).to_string();
                         ui.print(&of_host(&host, text.as_bytes()))
                     }
-                    false => ui.say(&removed(&host)),
+                    false => ui.say(&removed(&host, done)),
                 };
             }
             let socket = socket(client, &host).await?;

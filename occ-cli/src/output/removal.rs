@@ -95,8 +95,8 @@ pub(crate) fn one(
 }
 
 impl Removal {
-    /// Returns the document about one thing that was removed.
-    pub(crate) fn of(name: impl Into<String>) -> Self {
-        Self { items: vec![Item::of(name.into(), Done::Removed)] }
+    /// Returns the document about one thing.
+    pub(crate) fn of(name: impl Into<String>, done: Done) -> Self {
+        Self { items: vec![Item::of(name.into(), done)] }
     }
 }

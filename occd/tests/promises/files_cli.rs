@@ -510,8 +510,15 @@ fn whatever_is_removed_is_told_as_json_where_that_is_asked_for() {
     assert_eq!(items[0]["name"], items[0]["about"]["id"], "{all}");
     rig.occ_ok(&["docker-socket", "--host", "h"]);
     assert_eq!(json(&["docker-socket", "--host", "h", "--remove"]), done("h", "removed"));
+    // There is none any more.
+    assert_eq!(json(&["docker-socket", "--host", "h", "--remove"]), done("h", "absent"));
     let each = json(&["docker-socket", "--all", "--remove"]);
     assert_eq!((&each["host"], &each["items"][0]["name"]), (&"h".into(), &"h".into()), "{each}");
+    assert_eq!(each["items"][0]["done"], "absent", "{each}");
+    for hosts in [&["--host", "h"][..], &["--all"]] {
+        let text = rig.occ_ok(&[&["docker-socket", "--remove"], hosts].concat());
+        assert!(text.contains("Nothing to remove: there is no Docker socket of 'h'."), "{text}");
+    }
     let removed = json(&["host", "remove", "h", "-f"]);
     let item = &removed["items"][0];
     assert_eq!((&item["name"], &item["done"]), (&"h".into(), &"removed".into()), "{removed}");
