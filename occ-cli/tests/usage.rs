@@ -82,7 +82,6 @@ fn usage_errors_exit_2_and_say_why() {
         (&["host", "add", "a", "u@b", "-u", "v"], "two different"),
         (&["host", "edit", "a", "-p", "0"], "1 to 65535"),
         (&["host", "edit", "a"], "Nothing to change"),
-        (&["host", "remove", "a"], "confirmation"),
         (&["connect", "--socket", "relative"], "must be absolute"),
     ] {
         let done = run(&mut occ(args, home.path()));
