@@ -124,7 +124,7 @@ async fn restart(context: &Context<'_>) -> Result<u8, CliError> {
 }
 
 /// Returns what is wrong with the settings, which occd itself knows best.
-async fn settings_fault() -> Option<String> {
+pub(super) async fn settings_fault() -> Option<String> {
     /// `EX_CONFIG` of sysexits.h.
     const CONFIG: i32 = 78;
     // That it cannot be run is told by its start.

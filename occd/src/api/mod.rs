@@ -124,7 +124,7 @@ const BODY_LIMIT: usize = 1024 * 1024;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// The media type of server-sent events (HTML, 9.2.5).
 const SSE: &str = "text/event-stream";
-/// How long a request waits for a look at occd.toml.
+/// How long a request waits for a look at a file of the settings.
 const FILES: Duration = Duration::from_millis(500);
 /// The names under which a client may address the daemon. A browser that was tricked into connecting
 /// (DNS rebinding) sends another one.
@@ -483,9 +483,13 @@ fn concerns_hosts(request: &Request) -> bool {
 }
 
 async fn see_files(app: &App) {
-    // A home directory on a network can hang; what is in force is in memory.
-    if timeout(FILES, app.refresh_config()).await.is_err() {
-        tracing::warn!("occd.toml could not be looked at in time");
+    in_time("occd.toml", app.refresh_config()).await;
+}
+
+/// Waits for a look at a file, but not for long: a home directory on a network can hang, and what is in force is in memory.
+async fn in_time<T>(file: &str, look: impl Future<Output = T>) {
+    if timeout(FILES, look).await.is_err() {
+        tracing::warn!("{file} could not be looked at in time");
     }
 }
 

@@ -28,6 +28,7 @@ mod desktop;
 mod dns;
 mod docker;
 mod docker_socket;
+mod doctor;
 mod dropbear;
 mod edit;
 mod editors;

@@ -8,11 +8,13 @@ use jiff::Timestamp;
 use occ_proto::daemon::Version;
 use occ_proto::paths::Env;
 use occ_proto::policy::PolicyView;
+use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
-use super::Finding;
+use super::{Finding, Level, files};
 use crate::autostart::{self, Start};
 use crate::client::Client;
+use crate::commands::daemon::settings_fault;
 use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON_INCOMPATIBLE};
@@ -115,6 +117,26 @@ async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, &
     })
 }
 
+/// Looks at the settings: at what anybody sees of the file, and then at what occd, which knows its keys, says of it.
+pub(super) async fn occd_toml() -> Vec<Finding> {
+    const CHECK: &str = "occd.toml";
+    let found = super::apart(CHECK, files::occd_toml).await;
+    if found.iter().any(|finding| finding.level != Level::Ok) {
+        return found;
+    }
+    let Some(fault) = settings_fault().await else { return found };
+    let env = Env::from_process();
+    let places = [env.config_file(), env.sealed_config_file()].into_iter().flatten();
+    let shown = places.map(|place| sanitize(&place.to_string_lossy()));
+    // What is wrong with the machine's policy is told elsewhere, and occd looks at that first.
+    let Some(file) = shown.filter(|place| fault.starts_with(place)).max_by_key(String::len) else {
+        return found;
+    };
+    let line = fault.split_once(", line ").and_then(|(_, rest)| rest.split_once(": "));
+    let line = line.map_or_else(String::new, |(line, _)| format!(" +{line}"));
+    vec![Finding::failed(CHECK, &fault, format!("mend it: ${{EDITOR:-vi}}{line} {file}"))]
+}
+
 /// Looks at config.json of opencode-cloud, which occd alone can read, and reads no sooner than it makes a sandbox.
 pub(super) async fn config_json() -> Vec<Finding> {
     const CHECK: &str = "config.json";
@@ -156,18 +178,23 @@ fn versions(version: &Version) -> Vec<Finding> {
             Finding::warning("daemon", format!("{text}; occ is {own}"), remedy(&version.version))
         }
     }];
-    findings.extend(version.warnings.iter().map(|warning| match warning {
-        // Work goes on without it.
-        warning if warning.starts_with("the audit log ") => {
-            let hint = "make room, or mend the directory: df -h and ls -ld ~/.local/state/occ";
-            Finding::warning("audit", warning, hint)
-        }
-        // It has the last good ones in force, and takes the next ones by itself.
-        warning => {
-            Finding::failed("config", warning, "mend that file: occd reads it again at once")
-        }
-    }));
+    findings.extend(version.warnings.iter().map(|warning| told(warning)));
     findings
+}
+
+/// Returns what the daemon itself has to say.
+fn told(warning: &str) -> Finding {
+    // Work goes on without it.
+    if warning.starts_with("the audit log ") {
+        let hint = "make room, or mend the directory: df -h and ls -ld ~/.local/state/occ";
+        return Finding::warning("audit", warning, hint);
+    }
+    // It has the last good settings in force, and takes the next ones by itself.
+    let hint = match warning.contains(" is gone: ") {
+        true => "put that file back or, if it is to be gone: occ daemon restart",
+        false => "mend that file: occd reads it again at once",
+    };
+    Finding::failed("config", warning, hint)
 }
 
 fn socket_mode(socket: &Path) -> Finding {

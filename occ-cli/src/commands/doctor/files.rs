@@ -59,7 +59,6 @@ pub(super) fn check() -> Vec<Finding> {
     }
     findings.push(hosts_json(&env));
     findings.extend(ssh_config(&env));
-    findings.extend(occd_toml(&env));
     findings.extend(system_policy());
     findings
 }
@@ -188,21 +187,21 @@ fn backup(place: &Path) -> PathBuf {
     name.into()
 }
 
-/// Looks at occd.toml as far as it can be told without the daemon, which knows its keys.
-fn occd_toml(env: &Env) -> Option<Finding> {
+/// Looks at occd.toml as far as it can be told without the daemon's program, which knows its keys.
+pub(super) fn occd_toml() -> Vec<Finding> {
     const CHECK: &str = "occd.toml";
-    let place = env.config_file().ok()?;
+    let Ok(place) = Env::from_process().config_file() else { return Vec::new() };
     let shown = place.display();
     let text = match read(&place) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => return Some(unreadable(CHECK, &place, &error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        Err(error) => return vec![unreadable(CHECK, &place, &error)],
     };
     if let Some(finding) = owned(CHECK, &place, Others::Read) {
-        return Some(finding);
+        return vec![finding];
     }
     let text = String::from_utf8_lossy(&text);
-    Some(match text.parse::<toml::Table>() {
+    vec![match text.parse::<toml::Table>() {
         Ok(_) => Finding::ok(CHECK, shown.to_string()),
         Err(error) => {
             let line = error.span().map_or(1, |span| {
@@ -211,7 +210,7 @@ fn occd_toml(env: &Env) -> Option<Finding> {
             let text = format!("{shown}:{line}: {}", error.message());
             Finding::failed(CHECK, text, format!("${{EDITOR:-vi}} +{line} {shown}"))
         }
-    })
+    }]
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -107,6 +107,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         within("daemon", LIMIT, daemon::check(context)),
         apart("programs", machine::programs),
         apart("files", files::check),
+        within("occd.toml", LIMIT, daemon::occd_toml()),
         within("config.json", LIMIT, daemon::config_json()),
         apart("disk", files::disk),
         within("ssh", LIMIT, machine::ssh()),
@@ -118,9 +119,9 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         within("hosts", LIMIT, hosts::check(context)),
         deep,
     );
-    let (a, b, c, d, e, f, g, h, i, j, k, l, m) = all;
+    let (a, b, c, d, e, f, g, h, i, j, k, l, m, n) = all;
     let checks: Vec<Finding> =
-        [a, b, c, d, e, f, g, h, i, j, k, l, m].into_iter().flatten().collect();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n].into_iter().flatten().collect();
     let ok = checks.iter().all(|finding| finding.level != Level::Failed);
     let report = Report { ok, checks };
     if context.ui.json {

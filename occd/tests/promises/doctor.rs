@@ -1,0 +1,61 @@
+//! `occ doctor` beside a daemon that runs: what it says is true at this moment, and can be mended by what it says.
+
+use serde_json::Value;
+use testkit::DaemonRig;
+
+/// Returns what doctor says of a check. Whatever is not well comes with what to type.
+fn looked_at(rig: &DaemonRig, check: &str) -> Vec<Value> {
+    let output = rig.run_occ(&["doctor", "--json"]);
+    let report: Value =
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let checks = report["checks"].as_array().unwrap();
+    assert!(checks.iter().all(|one| one["level"] == "ok" || one["hint"].is_string()), "{report}");
+    checks.iter().filter(|one| one["check"] == check).cloned().collect()
+}
+
+/// Returns the only one that is not well, as its level, its detail and its hint.
+fn wrong(rig: &DaemonRig, check: &str) -> (String, String, String) {
+    let found = looked_at(rig, check);
+    let bad: Vec<_> = found.iter().filter(|one| one["level"] != "ok").collect();
+    let [one] = bad[..] else { panic!("{check}: {found:?}") };
+    let text = |key: &str| one[key].as_str().unwrap().to_owned();
+    (text("level"), text("detail"), text("hint"))
+}
+
+fn is_well(rig: &DaemonRig, check: &str) -> bool {
+    looked_at(rig, check).iter().all(|one| one["level"] == "ok")
+}
+
+#[test]
+fn the_settings_are_told_as_they_are_on_disk_at_this_moment() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let file = rig.config_toml();
+    for (text, words) in [("x = [\n", "unclosed array"), ("\ny = 1\n", "unknown field `y`")] {
+        rig.write_config_toml(text);
+        let (level, detail, _) = wrong(&rig, "config");
+        assert!(level == "failed" && detail.contains(words), "{detail}");
+        rig.write_config_toml("");
+        assert!(is_well(&rig, "config"), "{text}");
+    }
+    rig.write_hosts_json("{");
+    assert!(wrong(&rig, "config").1.contains("hosts.json"));
+    rig.write_hosts_json(r#"{"version":1,"hosts":{}}"#);
+    assert!(is_well(&rig, "config"));
+    // Gone: nothing is there to be mended.
+    std::fs::remove_file(&file).unwrap();
+    let (_, detail, hint) = wrong(&rig, "config");
+    assert!(detail.contains("occd.toml is gone") && hint.contains("occ daemon restart"), "{hint}");
+}
+
+#[test]
+fn the_line_of_the_settings_is_what_the_daemon_would_say_of_them() {
+    let rig = DaemonRig::new();
+    let file = rig.config_toml();
+    rig.write_config_toml("[log]\ny = 1\n");
+    let (level, detail, hint) = wrong(&rig, "occd.toml");
+    assert!(level == "failed" && detail.contains("unknown field `y`"), "{detail}");
+    assert!(hint.ends_with(&format!(" +2 {}", file.display())), "{hint}");
+    rig.write_config_toml("[log]\n");
+    assert!(is_well(&rig, "occd.toml"));
+}
