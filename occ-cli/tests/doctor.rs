@@ -122,6 +122,36 @@ fn a_known_hosts_that_others_may_write_is_read_and_warned_of() {
 }
 
 #[test]
+fn a_configuration_that_ssh_refuses_is_told_in_its_own_words() {
+    let home = private_dir();
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    let file = ssh.join("config");
+    std::fs::write(&file, "Host a\n").unwrap();
+    assert_eq!(only(&run(&mut doctor(home.path(), &["--json"])), "ssh")["level"], "ok");
+    std::fs::write(&file, "Bogus yes\n").unwrap();
+    let found = only(&run(&mut doctor(home.path(), &["--json"])), "ssh");
+    let detail = found["detail"].as_str().unwrap();
+    let words = format!("{}: line 1: Bad configuration option: bogus", file.display());
+    assert!(found["level"] == "failed" && detail.contains(&words), "{found}");
+    assert_eq!(found["hint"], json!(format!("ssh -G -F {} localhost", file.display())));
+}
+
+#[test]
+fn a_configuration_over_which_ssh_hangs_holds_nothing_up() {
+    let home = private_dir();
+    let bin = home.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let script = "#!/bin/sh\ncase \"$1 $2\" in -V*) echo OpenSSH >&2;; '-G -F') ;; *) exec sleep 60;; esac\n";
+    std::fs::write(bin.join("ssh"), script).unwrap();
+    set_mode(&bin.join("ssh"), 0o755);
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let found = only(&run(doctor(home.path(), &["--json"]).env("PATH", path)), "ssh");
+    assert!(found["detail"].as_str().unwrap().contains("does not answer"), "{found}");
+    assert_eq!(found["hint"], "ssh -G localhost");
+}
+
+#[test]
 fn places_that_cannot_be_written_are_told() {
     if !require_namespaces(&["--mount", "--map-root-user"]) {
         return;

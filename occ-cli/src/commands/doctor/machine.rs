@@ -1,6 +1,6 @@
 //! This machine: the programs, the ssh client, the ssh-agent, Docker, systemd and the clock.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use occ_proto::KEY_VARIABLES;
 use occ_proto::paths::Env;
 use tokio::process::Command;
 
 use super::Finding;
 use crate::autostart::{is_named, occd_program};
+use crate::hint::shell_word;
 use crate::unit::{self, Units};
 
 /// What to do where ssh does not work.
@@ -95,14 +97,14 @@ fn in_path(name: &OsStr) -> Vec<PathBuf> {
     found
 }
 
-/// Looks for the ssh client, which alone understands ssh_config.
+/// Looks for the ssh client, which alone understands ssh_config, and whether it does.
 pub(super) async fn ssh() -> Vec<Finding> {
     const CHECK: &str = "ssh";
-    let said = Command::new("ssh").arg("-V").stdin(Stdio::null()).kill_on_drop(true).output().await;
-    vec![match said {
+    vec![match ask_ssh(&["-V".into()]).await {
         Ok(output) if output.status.success() => {
             let version = String::from_utf8_lossy(&output.stderr);
-            Finding::ok(CHECK, version.lines().next().unwrap_or("ssh").trim())
+            let version = version.lines().next().unwrap_or("ssh").trim();
+            refusal().await.unwrap_or_else(|| Finding::ok(CHECK, version))
         }
         Ok(output) => {
             Finding::failed(CHECK, format!("ssh -V ended with {}", output.status), INSTALL_SSH)
@@ -117,6 +119,65 @@ pub(super) async fn ssh() -> Vec<Finding> {
         }
         Err(error) => Finding::failed(CHECK, format!("ssh cannot be run: {error}"), "type -a ssh"),
     }]
+}
+
+/// Returns why ssh tells nothing of any host, as occd asks it before each dial. That `localhost` is asked for makes no
+/// connection.
+async fn refusal() -> Option<Finding> {
+    const CHECK: &str = "ssh";
+    let words = [vec!["-G".into()], config_arguments().await, vec!["localhost".into()]].concat();
+    let typed = words.iter().map(|word: &OsString| shell_word(&word.to_string_lossy()));
+    let hint = format!("ssh {}", typed.collect::<Vec<_>>().join(" "));
+    let Ok(answer) = tokio::time::timeout(ANSWER, ask_ssh(&words)).await else {
+        let text = format!(
+            "ssh -G does not answer within {} s: a Match exec of ssh_config may hang, and no host is dialled",
+            ANSWER.as_secs()
+        );
+        return Some(Finding::failed(CHECK, text, hint));
+    };
+    let why = match answer {
+        Ok(output) if output.status.success() => return None,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            said.lines().next().map_or_else(|| output.status.to_string(), |said| said.trim().into())
+        }
+        Err(error) => error.to_string(),
+    };
+    let text = format!("ssh refuses its configuration, and no host is dialled: {why}");
+    Some(Finding::failed(CHECK, text, hint))
+}
+
+/// Returns how ssh is told of the configuration of `$HOME`, where it would look into another directory: it goes by the
+/// passwd database (ssh(1), FILES).
+async fn config_arguments() -> Vec<OsString> {
+    let arguments = ["-G", "-F", "none", "localhost"].map(OsString::from);
+    let Ok(Ok(output)) = tokio::time::timeout(ANSWER, ask_ssh(&arguments)).await else {
+        return Vec::new();
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let known_hosts = said.lines().find_map(|line| line.strip_prefix("userknownhostsfile "));
+    let theirs = known_hosts.and_then(|files| files.split_once("/.ssh/known_hosts"));
+    let (Some((theirs, _)), Some(home)) = (theirs, Env::from_process().home) else {
+        return Vec::new();
+    };
+    if Path::new(theirs)
+        .canonicalize()
+        .is_ok_and(|dir| home.canonicalize().is_ok_and(|own| own == dir))
+    {
+        return Vec::new();
+    }
+    let file = home.join(".ssh/config");
+    vec!["-F".into(), if file.is_file() { file.into() } else { "none".into() }]
+}
+
+/// Asks ssh for what it tells without a connection.
+async fn ask_ssh(arguments: &[OsString]) -> std::io::Result<std::process::Output> {
+    let mut ssh = Command::new("ssh");
+    // `Match exec` runs programs.
+    for name in KEY_VARIABLES {
+        ssh.env_remove(name);
+    }
+    ssh.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output().await
 }
 
 /// Looks at the ssh-agent of this shell, and how many keys it has.
