@@ -23,6 +23,7 @@ use tokio::process::{Child, Command};
 
 use crate::commands::Context;
 use crate::error::{CliError, DAEMON_UNREACHABLE, DENIED};
+use crate::hint::shell_word;
 use crate::unit;
 
 /// How long a daemon may take to accept connections.
@@ -527,6 +528,13 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     } else {
         error.hint("occ daemon run shows what it does")
     })
+}
+
+/// Returns how something is moved away that is in a socket's place, if that is what the daemon says.
+pub(crate) fn in_the_way(said: &str) -> Option<String> {
+    let (before, _) = said.split_once(" exists and is not a socket")?;
+    let path = before.find('/').and_then(|start| before.get(start..))?;
+    Some(format!("mv {} {}", shell_word(path), shell_word(&format!("{path}.old"))))
 }
 
 #[cfg(test)]

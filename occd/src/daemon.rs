@@ -109,8 +109,8 @@ pub enum Place {
 /// Everything that is decided before the runtime starts.
 #[derive(Debug)]
 pub struct Daemon {
-    /// The read-only socket. It goes before the lock does.
-    read_only: Option<(SocketFile, StdListener)>,
+    /// The read-only socket, or why there is none. It goes before the lock does.
+    read_only: Result<(SocketFile, StdListener), SocketError>,
     socket: OwnedSocket,
     /// Held as long as this process runs.
     state_lock: Option<File>,
@@ -149,13 +149,11 @@ impl Daemon {
             Place::Passed(passed) => OwnedSocket::adopt(passed)?,
         };
         // Nobody needs it as they need the other: a path that is too long by its few letters is no reason to fail.
-        let read_only = socket.bind_read_only().map_err(|error| {
-            tracing::warn!(error = chain(&error), "there is no read-only socket");
-        });
+        let read_only = socket.bind_read_only();
         let state_lock = lock_state_dir(&env.state_dir()?, socket.path())?;
         Ok(Self {
             socket,
-            read_only: read_only.ok(),
+            read_only,
             state_lock,
             listener,
             env,
@@ -266,6 +264,14 @@ impl Daemon {
         let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts), audit.clone()));
         let sandboxes =
             Arc::new(Sandboxes::new(Arc::clone(&changes), tasks.clone(), hosts_stop.child_token()));
+        let no_read_only = self.read_only.as_ref().err();
+        let lacking: Vec<String> = no_read_only
+            .map(|error| format!("there is no read-only socket: {}", chain(error)))
+            .into_iter()
+            .collect();
+        for what in &lacking {
+            tracing::warn!("{what}");
+        }
         let app = Arc::new(App {
             grants: Arc::new(Grants::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
@@ -319,13 +325,14 @@ impl Daemon {
             config,
             traces: self.env.state_dir()?.join("traces"),
             socket: self.socket.path().to_owned(),
-            read_only_socket: self.read_only.as_ref().map(|(file, _)| file.path().to_owned()),
+            read_only_socket: self.read_only.as_ref().ok().map(|(file, _)| file.path().to_owned()),
             archive,
             in_flight: InFlight::default(),
             measured: Measured::default(),
             log: Arc::clone(&log),
             end: stop.clone(),
             started_at: Timestamp::now(),
+            lacking,
         });
 
         let settings = app.config.current().config;
@@ -361,13 +368,13 @@ impl Daemon {
             Pulse { period, beat: Box::new(move || process::notify_alive(&connected(&pool))) }
         });
         let read_only_file = match self.read_only {
-            Some((file, listener)) => {
+            Ok((file, listener)) => {
                 let listener = UnixListener::from_std(listener).map_err(StartError::Listen)?;
                 let service = api::service(Arc::clone(&app));
                 tasks.spawn(server::serve_looks(listener, service, clients.clone(), stop.clone()));
                 Some(file)
             }
-            None => None,
+            Err(_) => None,
         };
         let in_flight = app.in_flight.clone();
         drop(app);

@@ -24,7 +24,7 @@ pub struct Version {
     /// The path of its read-only socket, which tells what is known and does nothing; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only_socket: Option<String>,
-    /// Why the files on disk are not what is in force.
+    /// Why the files on disk are not what is in force, and what the daemon lacks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

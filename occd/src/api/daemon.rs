@@ -57,7 +57,7 @@ pub(super) async fn health() -> Json<Health> {
     Json(Health { status: "ok".into(), tasks: u64::try_from(tasks).unwrap_or(u64::MAX) })
 }
 
-/// Tells what the daemon is, which clients it serves, and why the files on disk are not what is in force.
+/// Tells what the daemon is, which clients it serves, why the files on disk are not what is in force, and what it lacks.
 #[utoipa::path(
     get,
     path = "/v1/version",
@@ -81,6 +81,7 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
             let mut warnings = app.warnings(&app.hosts.current());
             // No reason for anything to fail, so that other answers need not tell it.
             warnings.extend(app.guard.audit().problem());
+            warnings.extend(app.lacking.iter().cloned());
             warnings
         },
     })

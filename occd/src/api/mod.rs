@@ -197,6 +197,8 @@ pub struct App {
     pub end: CancellationToken,
     /// When the daemon started.
     pub started_at: Timestamp,
+    /// What it lacks since then, and until the next one starts.
+    pub lacking: Vec<String>,
 }
 
 impl App {

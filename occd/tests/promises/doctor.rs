@@ -1,7 +1,14 @@
 //! `occ doctor` beside a daemon that runs: what it says is true at this moment, and can be mended by what it says.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use occ_proto::daemon::Version;
 use serde_json::Value;
 use testkit::DaemonRig;
+
+use crate::ask::body;
 
 /// Returns what doctor says of a check. Whatever is not well comes with what to type.
 fn looked_at(rig: &DaemonRig, check: &str) -> Vec<Value> {
@@ -24,6 +31,14 @@ fn wrong(rig: &DaemonRig, check: &str) -> (String, String, String) {
 
 fn is_well(rig: &DaemonRig, check: &str) -> bool {
     looked_at(rig, check).iter().all(|one| one["level"] == "ok")
+}
+
+fn version(rig: &DaemonRig) -> Version {
+    body(&rig.http("GET", "/v1/version", &[], None))
+}
+
+fn private_dir(path: &Path) {
+    DirBuilder::new().mode(0o700).recursive(true).create(path).unwrap();
 }
 
 #[test]
@@ -58,4 +73,28 @@ fn the_line_of_the_settings_is_what_the_daemon_would_say_of_them() {
     assert!(hint.ends_with(&format!(" +2 {}", file.display())), "{hint}");
     rig.write_config_toml("[log]\n");
     assert!(is_well(&rig, "occd.toml"));
+}
+
+#[test]
+fn what_is_in_the_place_of_the_read_only_socket_is_said() {
+    for is_dir in [false, true] {
+        let mut rig = DaemonRig::new();
+        let dir = rig.socket().parent().unwrap().to_owned();
+        private_dir(&dir);
+        let path = dir.join("occd-ro.sock");
+        match is_dir {
+            true => std::fs::create_dir(&path).unwrap(),
+            false => std::fs::write(&path, "").unwrap(),
+        }
+        rig.start_daemon(&[]);
+        let version = version(&rig);
+        assert_eq!(version.read_only_socket, None);
+        let [warning] = &version.warnings[..] else { panic!("{:?}", version.warnings) };
+        assert!(warning.contains("there is no read-only socket"), "{warning}");
+        assert!(rig.log().contains("there is no read-only socket"), "{}", rig.log());
+        let (level, detail, hint) = wrong(&rig, "socket");
+        assert!(level == "warning" && detail.contains("is not a socket"), "{detail}");
+        assert_eq!(hint, format!("mv {0} {0}.old, then: occ daemon restart", path.display()));
+        assert!(is_well(&rig, "config"));
+    }
 }

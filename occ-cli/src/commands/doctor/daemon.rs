@@ -12,7 +12,7 @@ use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
 use super::{Finding, Level, files};
-use crate::autostart::{self, Start};
+use crate::autostart::{self, Start, in_the_way};
 use crate::client::Client;
 use crate::commands::daemon::settings_fault;
 use crate::commands::{Context, upgrade};
@@ -188,6 +188,13 @@ fn told(warning: &str) -> Finding {
     if warning.starts_with("the audit log ") {
         let hint = "make room, or mend the directory: df -h and ls -ld ~/.local/state/occ";
         return Finding::warning("audit", warning, hint);
+    }
+    if warning.starts_with("there is no read-only socket: ") {
+        let hint = match in_the_way(warning) {
+            Some(cure) => format!("{cure}, then: occ daemon restart"),
+            None => "if its path is too long: export OCC_SOCKET=PATH, with a shorter one; then: occ daemon restart".to_owned(),
+        };
+        return Finding::warning("socket", warning, hint);
     }
     // It has the last good settings in force, and takes the next ones by itself.
     let hint = match warning.contains(" is gone: ") {
