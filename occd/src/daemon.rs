@@ -52,6 +52,7 @@ use crate::ssh::hop::{Hops, HopsLink};
 use crate::ssh::ssh_config::Resolver;
 use crate::ssh::tap::Taps;
 use crate::ssh::unlocked::UnlockedKeys;
+use crate::state_file;
 use crate::used::UsedFile;
 use crate::wake;
 
@@ -264,14 +265,6 @@ impl Daemon {
         let guard = Arc::new(Guard::new(config.subscribe(), Arc::clone(&prompts), audit.clone()));
         let sandboxes =
             Arc::new(Sandboxes::new(Arc::clone(&changes), tasks.clone(), hosts_stop.child_token()));
-        let no_read_only = self.read_only.as_ref().err();
-        let lacking: Vec<String> = no_read_only
-            .map(|error| format!("there is no read-only socket: {}", chain(error)))
-            .into_iter()
-            .collect();
-        for what in &lacking {
-            tracing::warn!("{what}");
-        }
         let app = Arc::new(App {
             grants: Arc::new(Grants::new(
                 self.socket.path().parent().unwrap_or(Path::new("/")),
@@ -332,7 +325,8 @@ impl Daemon {
             log: Arc::clone(&log),
             end: stop.clone(),
             started_at: Timestamp::now(),
-            lacking,
+            // Last: what was damaged is known when it has been read.
+            lacking: lacking(self.read_only.as_ref().err(), &self.env.state_dir()?),
         });
 
         let settings = app.config.current().config;
@@ -418,6 +412,17 @@ impl Daemon {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Returns what a daemon lacks that has just read what it remembers, and logs it.
+fn lacking(no_read_only: Option<&SocketError>, state: &Path) -> Vec<String> {
+    let no_read_only =
+        no_read_only.map(|error| format!("there is no read-only socket: {}", chain(error)));
+    let lacking: Vec<String> = no_read_only.into_iter().chain(state_file::damaged(state)).collect();
+    for what in &lacking {
+        tracing::warn!("{what}");
+    }
+    lacking
 }
 
 /// Refuses a state directory that others can write to. One that is not there is made private.

@@ -102,15 +102,7 @@ impl Grants {
         stop: CancellationToken,
     ) -> Self {
         let file = state.join("grants.json");
-        let read = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice::<Vec<Grant>>(&bytes).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        };
-        let remembered = read.unwrap_or_else(|error| {
-            tracing::warn!(file = %file.display(), %error, "not read; there are no grants");
-            Vec::new()
-        });
+        let remembered: Vec<Grant> = state_file::load(&file, "there are no grants");
         let now = Timestamp::now();
         let open = remembered.into_iter().filter(|grant| grant.ends_at > now);
         let entry =

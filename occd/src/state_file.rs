@@ -6,6 +6,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What the name of a file gets that cannot be read.
+const DAMAGED: &str = ".damaged";
 
 /// Writes a value to a file of this user's alone, which has the old or the new content at every moment. Its
 /// directory is made if need be.
@@ -21,6 +25,35 @@ pub(crate) fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads a value from a file. One that is not there says nothing, as does one that cannot be read, which is told with
+/// what is `lost` and moved out of the way, since the next one takes its place.
+pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path, lost: &str) -> T {
+    let read = std::fs::read(path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    read.unwrap_or_else(|error: io::Error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            let kept = std::fs::rename(path, aside(path)).is_ok();
+            tracing::warn!(path = %path.display(), %error, kept, "{lost}");
+        }
+        T::default()
+    })
+}
+
+/// Returns what is to be said of the files in a directory that a daemon has found damaged and kept beside the next one.
+pub(crate) fn damaged(dir: &Path) -> Vec<String> {
+    // One that cannot be looked into has nothing of ours.
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut said: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let file = name.strip_suffix(DAMAGED).filter(|file| file.ends_with(".json"))?;
+            let path = entry.path();
+            Some(format!("{file} was damaged, and is kept as {}", path.display()))
+        })
+        .collect();
+    said.sort();
+    said
+}
+
 /// Returns whether a file of lines ends with the end of one, or is empty. A line is cut off when the disk is full.
 ///
 /// # Errors
@@ -34,13 +67,7 @@ pub(crate) fn ends_whole(file: &File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// Moves a file that cannot be read out of the way, since the next one takes its place: `NAME.damaged`. Returns whether it
-/// is there.
-pub(crate) fn set_aside(path: &Path) -> bool {
-    std::fs::rename(path, aside(path)).is_ok()
-}
-
-/// Copies a file to the same place, of which a part can be read and is used.
+/// Copies a file to `NAME.damaged`, of which a part can be read and is used.
 ///
 /// # Errors
 /// When it cannot be copied.
@@ -50,7 +77,7 @@ pub(crate) fn copy_aside(path: &Path) -> io::Result<()> {
 
 fn aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".damaged");
+    name.push(DAMAGED);
     name.into()
 }
 
@@ -62,10 +89,16 @@ mod tests {
     fn what_cannot_be_read_is_kept_beside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list.json");
-        assert!(!set_aside(&path));
+        let read = || load::<Vec<u8>>(&path, "it is lost");
+        assert_eq!((read(), damaged(dir.path())), (Vec::new(), Vec::new()));
         std::fs::write(&path, "{{{").unwrap();
-        assert!(set_aside(&path));
+        assert_eq!((read(), path.exists()), (Vec::new(), false));
         save(&path, &[1]).unwrap();
+        assert_eq!(read(), [1]);
+        // One that somebody else has put aside is theirs.
+        std::fs::write(dir.path().join("passwords.age.damaged"), "").unwrap();
+        let [said] = &damaged(dir.path())[..] else { panic!() };
+        assert!(said.starts_with("list.json was damaged"), "{said}");
         assert_eq!(std::fs::read_to_string(dir.path().join("list.json.damaged")).unwrap(), "{{{");
     }
 }

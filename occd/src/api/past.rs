@@ -1,7 +1,6 @@
 //! What came of operations, kept over the daemon's end: `operations.json` in the state directory. One that was not at
 //! its end is shown as interrupted. Losing the file loses nothing else.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,15 +31,8 @@ impl PastOperations {
     /// Reads the file in the state directory. One that is missing or damaged says nothing.
     pub fn load(state: &Path) -> Self {
         let file = state.join("operations.json");
-        let read = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        };
-        let mut before: Vec<Operation> = read.unwrap_or_else(|error| {
-            tracing::warn!(file = %file.display(), %error, "not read; earlier operations are forgotten");
-            Vec::new()
-        });
+        let mut before: Vec<Operation> =
+            state_file::load(&file, "earlier operations are forgotten");
         before.iter_mut().for_each(interrupted);
         Self { file, before, writing: Mutex::default() }
     }

@@ -61,15 +61,7 @@ impl DockerSockets {
         stop: CancellationToken,
     ) -> Self {
         let file = state.join("docker-sockets.json");
-        let read = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-            Err(error) => Err(error),
-        };
-        let wanted = read.unwrap_or_else(|error| {
-            tracing::warn!(file = %file.display(), %error, "not read; no Docker socket is opened");
-            BTreeSet::new()
-        });
+        let wanted = state_file::load(&file, "no Docker socket is opened");
         let dir = dir.to_owned();
         let (wanted, open) = (Mutex::new(wanted), Mutex::default());
         Self { dir, file, wanted, open, tasks, stop, guard, clients: InFlight::default() }

@@ -147,12 +147,7 @@ impl Forwards {
         stop: CancellationToken,
     ) -> Self {
         let file = state.join("forwards.json");
-        let remembered = record::load(&file).unwrap_or_else(|error| {
-            let kept = state_file::set_aside(&file);
-            tracing::warn!(path = %file.display(), %error, kept, "the forwards are not remembered");
-            Vec::new()
-        });
-        let entries = remembered
+        let entries = record::load(&file)
             .into_iter()
             .map(|record| (record.id.clone(), Entry { record, live: None, denied: None }));
         let entries = Mutex::new(entries.collect());

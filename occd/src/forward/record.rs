@@ -1,6 +1,5 @@
 //! What is remembered of forwards.
 
-use std::io;
 use std::path::Path;
 
 use occ_proto::HostName;
@@ -73,13 +72,8 @@ impl From<Remembered> for Record {
 
 /// Reads the file. One that is not there remembers nothing; an entry that cannot be read is left out, and the file as it was
 /// is kept beside the next one.
-pub(super) fn load(file: &Path) -> io::Result<Vec<Record>> {
-    let bytes = match std::fs::read(file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let all: Vec<serde_json::Value> = serde_json::from_slice(&bytes)?;
+pub(super) fn load(file: &Path) -> Vec<Record> {
+    let all: Vec<serde_json::Value> = state_file::load(file, "the forwards are not remembered");
     let count = all.len();
     let read = |entry| match serde_json::from_value::<Remembered>(entry) {
         Ok(remembered) => Some(Record::from(remembered)),
@@ -94,7 +88,7 @@ pub(super) fn load(file: &Path) -> io::Result<Vec<Record>> {
     {
         tracing::error!(%error, "{} is not kept beside", file.display());
     }
-    Ok(records)
+    records
 }
 
 #[cfg(test)]
@@ -105,21 +99,21 @@ mod tests {
     fn what_an_older_daemon_remembered_keeps_its_port() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("forwards.json");
-        assert_eq!(load(&file).unwrap(), []);
+        assert_eq!(load(&file), []);
         std::fs::write(
             &file,
             r#"[{"host":"a","service":"sandbox","address":"127.0.0.1","port":3000,"local_port":3001,"open":false}]"#,
         )
         .unwrap();
-        let before = load(&file).unwrap();
+        let before = load(&file);
         assert_eq!(before[0].listen, on_loopback(3001));
         assert_eq!(before[0].to, Some(on_loopback(3000)));
         state_file::save(&file, &before).unwrap();
-        assert_eq!(load(&file).unwrap(), before);
+        assert_eq!(load(&file), before);
         // What is wrong with one is nothing to the others.
         let text = std::fs::read_to_string(&file).unwrap().replacen('[', "[{\"id\": 1},", 1);
         std::fs::write(&file, &text).unwrap();
-        assert_eq!(load(&file).unwrap(), before);
+        assert_eq!(load(&file), before);
         let kept = dir.path().join("forwards.json.damaged");
         assert_eq!(std::fs::read_to_string(kept).unwrap(), text);
     }

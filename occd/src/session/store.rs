@@ -53,14 +53,7 @@ impl Store {
 
     /// Reads the list. One that cannot be read is empty: hosts tell of their sessions when they are asked.
     pub(super) fn load(&self) -> Vec<Record> {
-        let read = std::fs::read(&self.0).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
-        read.unwrap_or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                let kept = state_file::set_aside(&self.0);
-                tracing::warn!(path = %self.0.display(), %error, kept, "the sessions are not remembered");
-            }
-            Vec::new()
-        })
+        state_file::load(&self.0, "the sessions are not remembered")
     }
 
     pub(super) fn save(&self, records: &[&Record]) -> io::Result<()> {

@@ -98,3 +98,36 @@ fn what_is_in_the_place_of_the_read_only_socket_is_said() {
         assert!(is_well(&rig, "config"));
     }
 }
+
+#[test]
+fn a_damaged_state_file_is_said_until_it_is_taken_away() {
+    let names = ["forwards", "sessions", "grants", "operations", "docker-sockets"];
+    let mut rig = DaemonRig::new();
+    let state = rig.paths().state_dir().unwrap();
+    private_dir(&state);
+    for name in names {
+        std::fs::write(state.join(format!("{name}.json")), "{{{").unwrap();
+    }
+    rig.start_daemon(&[]);
+    let damaged = |name| state.join(format!("{name}.json.damaged"));
+    let warnings = version(&rig).warnings;
+    let found = looked_at(&rig, "state");
+    let status = rig.run_occ(&["daemon", "status"]);
+    for name in names {
+        let path = damaged(name).display().to_string();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{{{");
+        assert_eq!(warnings.iter().filter(|text| text.contains(&path)).count(), 1, "{warnings:?}");
+        assert!(status.stderr.contains(&path), "{status:?}");
+        let hint = format!("rm {path}, then: occ daemon restart");
+        let is_said = |one: &Value| one["hint"].as_str().is_some_and(|text| text.contains(&hint));
+        assert!(found.iter().any(is_said), "{found:?}");
+    }
+    // The next one finds it still there.
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    assert_eq!(version(&rig).warnings.len(), names.len());
+    rig.terminate_daemon();
+    names.iter().for_each(|name| std::fs::remove_file(damaged(name)).unwrap());
+    rig.start_daemon(&[]);
+    assert_eq!(version(&rig).warnings, [""; 0]);
+}

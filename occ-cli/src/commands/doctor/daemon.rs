@@ -18,6 +18,7 @@ use crate::commands::daemon::settings_fault;
 use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON_INCOMPATIBLE};
+use crate::hint::shell_word;
 use crate::versions::{remedy, too_old};
 
 /// How long the daemon may take to answer from memory: less than the whole check, so that there is time to say what to do.
@@ -195,6 +196,13 @@ fn told(warning: &str) -> Finding {
             None => "if its path is too long: export OCC_SOCKET=PATH, with a shorter one; then: occ daemon restart".to_owned(),
         };
         return Finding::warning("socket", warning, hint);
+    }
+    if let Some((_, kept)) = warning.split_once(" was damaged, and is kept as ") {
+        let hint = format!(
+            "look into it; when nothing there is needed: rm {}, then: occ daemon restart",
+            shell_word(kept)
+        );
+        return Finding::warning("state", warning, hint);
     }
     // It has the last good settings in force, and takes the next ones by itself.
     let hint = match warning.contains(" is gone: ") {
