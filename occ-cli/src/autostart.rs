@@ -46,6 +46,10 @@ const EX_CONFIG: i32 = 78;
 /// What to do without a home directory.
 const NO_HOME: &str = "export HOME=DIRECTORY, with the directory that has your .ssh";
 
+/// What to do where XDG_RUNTIME_DIR names a directory that is not there, or is not this user's.
+const UNSET_RUNTIME_DIR: &str =
+    "unset XDG_RUNTIME_DIR, or log in anew: the system makes that directory at the login";
+
 /// The word for a daemon that does not run, where none may be started.
 pub(crate) const ABSENT: &str = "daemon_not_running";
 
@@ -308,7 +312,7 @@ async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
             .create(dir)
             // Whatever the umask takes away.
             .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
-            .map_err(|error| fail("cannot create", error))?;
+            .map_err(|error| fail("cannot create", error).hint(cure_of(dir)))?;
         check_directory(socket)?;
     }
     let file = std::fs::OpenOptions::new()
@@ -319,7 +323,7 @@ async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
         .mode(0o600)
         .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
         .open(dir.join("start.lock"))
-        .map_err(|error| fail("cannot open start.lock in", error))?;
+        .map_err(|error| fail("cannot open start.lock in", error).hint(cure_of(dir)))?;
     // The holder waits at most START_LIMIT, so this wait ends; blocking costs the least.
     loop {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
@@ -474,15 +478,11 @@ pub(crate) fn state_dir() -> Option<String> {
 
 /// Returns what to do about another daemon, on another socket, that keeps ours from starting: one that was started with
 /// another XDG_RUNTIME_DIR, or none, as `su` and cron do.
-pub(crate) fn other_daemon(reason: &str) -> Option<String> {
+fn other_daemon(reason: &str) -> Option<String> {
     let (_, other) = reason.split_once("another occd (process ")?;
     let (other, _) = other.split_once(") uses the state directory ")?;
     Some(match other.split_once(", on the socket ") {
-        Some((_, socket)) => {
-            format!(
-                "occ --socket {socket} uses that one; occ --socket {socket} daemon stop ends it"
-            )
-        }
+        Some((_, socket)) => ways_to(socket),
         None => format!("kill {other} ends it"),
     })
 }
@@ -512,13 +512,11 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
         .map_err(|error| CliError::daemon(format!("occd did not start: {error}")))?;
     let reason = String::from_utf8_lossy(&reason);
     let reason = reason.trim().trim_start_matches("Error: ");
-    let reason = if reason.is_empty() { status.to_string() } else { sanitize(reason) };
+    let reason = &if reason.is_empty() { status.to_string() } else { sanitize(reason) };
     let error = CliError::daemon(format!("occd did not start: {reason}"));
     Err(if status.code() == Some(EX_CONFIG) {
         error.hint("mend that file, then occ daemon start")
-    } else if reason.contains("HOME is not set") {
-        error.hint(NO_HOME)
-    } else if let Some(cure) = other_daemon(&reason) {
+    } else if let Some(cure) = cure(reason) {
         error.hint(cure)
     } else if let Some(dir) = state_dir().filter(|dir| reason.contains(dir)) {
         error.hint(format!("look at the permissions and the free space of {dir}"))
@@ -528,6 +526,33 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     } else {
         error.hint("occ daemon run shows what it does")
     })
+}
+
+/// Returns what has a daemon start, for the words with which it does not, where they alone tell.
+pub(crate) fn cure(said: &str) -> Option<String> {
+    let then = |cure: String| format!("{cure}, then: occ daemon start");
+    if said.contains("HOME is ") {
+        return Some(NO_HOME.to_owned());
+    }
+    let unusable = || {
+        let (_, rest) = said.split_once("nothing can be made in ")?;
+        let (dir, _) = rest.split_once(": ")?;
+        is_runtime_dir(Path::new(dir)).then(|| UNSET_RUNTIME_DIR.to_owned())
+    };
+    in_the_way(said).map(then).or_else(unusable).or_else(|| other_daemon(said))
+}
+
+/// Returns what to do about a directory of the socket in which nothing can be made.
+fn cure_of(dir: &Path) -> String {
+    match is_runtime_dir(dir) {
+        true => UNSET_RUNTIME_DIR.to_owned(),
+        false => format!("ls -ld {0} {1}", shown(directory(dir)), shown(dir)),
+    }
+}
+
+/// Returns whether it is XDG_RUNTIME_DIR that names a directory.
+fn is_runtime_dir(dir: &Path) -> bool {
+    Env::from_process().xdg_runtime_dir.is_some_and(|named| dir.starts_with(named))
 }
 
 /// Returns how something is moved away that is in a socket's place, if that is what the daemon says.

@@ -107,6 +107,27 @@ fn a_relative_home_is_told_as_what_it_is() {
         let detail = found["detail"].as_str().unwrap();
         assert!(detail.contains("HOME is \"here\", which is not an absolute path"), "{detail}");
     }
+    // Also where only the daemon's program needs it.
+    let run_dir = private_dir();
+    for home in [Some("here"), None] {
+        let mut start = occ(&["daemon", "start"], Path::new("/"));
+        start.env_remove("HOME").envs(home.map(|home| ("HOME", home)));
+        let done = run(start.env("XDG_RUNTIME_DIR", run_dir.path()));
+        assert!(done.code == 3 && done.err.contains("export HOME="), "{done:?}");
+    }
+}
+
+#[test]
+fn a_runtime_directory_that_cannot_be_made_is_told_with_the_variable() {
+    let (home, closed) = (private_dir(), private_dir());
+    set_mode(closed.path(), 0o500);
+    let set = |mut command: Command| {
+        run(&mut bound_by_modes(command.env("XDG_RUNTIME_DIR", closed.path().join("none"))))
+    };
+    let done = set(occ(&["daemon", "start"], home.path()));
+    assert!(done.code == 3 && done.err.contains("unset XDG_RUNTIME_DIR"), "{done:?}");
+    let found = only(&set(doctor(home.path(), &["--json"])), "daemon");
+    assert!(found["hint"].as_str().unwrap().starts_with("unset XDG_RUNTIME_DIR"), "{found}");
 }
 
 #[test]
@@ -284,6 +305,11 @@ fn what_is_in_the_place_of_the_socket_is_told_before_a_start() {
         }
         let why = would_not_start(home.path());
         assert!(why.ends_with("occd.sock exists and is not a socket; move it away"), "{why}");
+        let hint = format!("mv {0} {0}.old, then: occ daemon start", socket.display());
+        let found = only(&run(&mut doctor(home.path(), &["--json"])), "daemon");
+        assert_eq!(found["hint"], json!(hint));
+        let started = run(&mut occ(&["daemon", "start"], home.path()));
+        assert!(started.err.contains(&hint), "{started:?}");
     }
 }
 
@@ -417,7 +443,10 @@ fn the_agent_is_asked_for_its_keys() {
         }
     });
     assert_eq!((&ask()["level"], &ask()["level"]), (&json!("warning"), &json!("ok")));
-    assert_eq!(ask()["level"], "failed", "an agent that does not answer");
+    let silent = ask();
+    let told = |key: &str| silent[key].as_str().unwrap();
+    assert!(silent["level"] == "failed" && told("detail").contains("does not answer"), "{silent}");
+    assert!(told("hint").starts_with("unset SSH_AUTH_SOCK"), "{silent}");
 }
 
 #[test]

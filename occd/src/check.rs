@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use occ_proto::paths::{Env, PathError};
+use occ_proto::paths::Env;
 use rustix::fs::{Access, access};
 
 use crate::config::ConfigFile;
@@ -19,7 +19,7 @@ pub fn check(
     system_policy: Option<PathBuf>,
     socket: Option<&Path>,
 ) -> Result<(), StartError> {
-    env.home.as_ref().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
+    env.home("ssh keys and known_hosts")?;
     ConfigFile::of(env, system_policy)?.load()?;
     let state = env.state_dir()?;
     daemon::check_state_dir(&state)?;

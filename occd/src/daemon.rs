@@ -139,7 +139,7 @@ impl Daemon {
         agent: Option<PathBuf>,
         given_key: Option<Secret>,
     ) -> Result<Self, StartError> {
-        let home = env.home.clone().ok_or(PathError::NoHome("ssh keys and known_hosts"))?;
+        let home = env.home("ssh keys and known_hosts")?.to_owned();
         let config_file = ConfigFile::of(&env, system_policy)?;
         // A bad file is said before another daemon is disturbed.
         let config_stamp = config_file.stamp();

@@ -78,6 +78,17 @@ pub(super) fn unsafe_file(detail: &str) -> Option<String> {
     Some(format!("{chown}chmod go-w {word}"))
 }
 
+/// Returns the cure for a file of the settings that others may write, if that is what is wrong.
+pub(crate) fn exposed(detail: &str) -> Option<String> {
+    let (before, after) = detail.split_once(" can be written by others, its mode is ")?;
+    // hosts.json is named by its name alone, and then by its place.
+    let place = after.split_once(" (chmod go-w) (").and_then(|(_, rest)| rest.rsplit_once(')'));
+    let file = place.map_or(before, |(place, _)| place);
+    let ours = |meta: std::fs::Metadata| meta.uid() == rustix::process::geteuid().as_raw();
+    let sudo = if std::fs::metadata(file).is_ok_and(ours) { "" } else { "sudo " };
+    Some(format!("{sudo}chmod go-w {}", shell_word(file)))
+}
+
 /// Returns the path that a sentence of the daemon's about a file begins with.
 fn path_of<'a>(host: &str, detail: &'a str) -> &'a str {
     const ENDS: [&str; 9] = [

@@ -1,7 +1,7 @@
 //! `occ doctor` beside a daemon that runs: what it says is true at this moment, and can be mended by what it says.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use occ_proto::daemon::Version;
@@ -130,4 +130,19 @@ fn a_damaged_state_file_is_said_until_it_is_taken_away() {
     names.iter().for_each(|name| std::fs::remove_file(damaged(name)).unwrap());
     rig.start_daemon(&[]);
     assert_eq!(version(&rig).warnings, [""; 0]);
+}
+
+#[test]
+fn hosts_that_others_could_have_written_are_told_with_what_takes_that_away() {
+    let mut rig = DaemonRig::new();
+    rig.write_hosts_json(r#"{"version":1,"hosts":{}}"#);
+    let file = rig.hosts_file();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    rig.start_daemon(&[]);
+    let cure = format!("chmod go-w {}", file.display());
+    let output = rig.run_occ(&["exec", "--host", "a", "--", "true"]);
+    assert!(output.stderr.contains(&cure), "{output:?}");
+    for check in ["hosts.json", "hosts", "config"] {
+        assert!(wrong(&rig, check).2.contains(&cure), "{check}: {:?}", looked_at(&rig, check));
+    }
 }

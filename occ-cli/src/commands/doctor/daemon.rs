@@ -18,7 +18,7 @@ use crate::commands::daemon::settings_fault;
 use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON_INCOMPATIBLE};
-use crate::hint::shell_word;
+use crate::hint::{exposed, shell_word};
 use crate::versions::{remedy, too_old};
 
 /// How long the daemon may take to answer from memory: less than the whole check, so that there is time to say what to do.
@@ -88,7 +88,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
 }
 
 /// Returns why a daemon would not start as things are, and what to do: occd itself knows best.
-async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, &'static str)> {
+async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, String)> {
     let program = autostart::occd_program();
     let mut check = autostart::occd_check();
     check.arg("--socket").arg(socket);
@@ -112,10 +112,13 @@ async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, &
         }
         Err(error) => (format!("{shown}: {error}"), false),
     };
-    Some(match (is_occd, autostart::is_named()) {
-        (false, true) => (why, "unset OCCD_BIN, or have it name an occd"),
-        _ => (why, "mend that, then: occ daemon start"),
-    })
+    let hint = match (is_occd, autostart::is_named()) {
+        (false, true) => "unset OCCD_BIN, or have it name an occd".to_owned(),
+        _ => autostart::cure(&why)
+            .or_else(|| exposed(&why))
+            .unwrap_or_else(|| "mend that, then: occ daemon start".to_owned()),
+    };
+    Some((why, hint))
 }
 
 /// Looks at the settings: at what anybody sees of the file, and then at what occd, which knows its keys, says of it.
@@ -205,10 +208,13 @@ fn told(warning: &str) -> Finding {
         return Finding::warning("state", warning, hint);
     }
     // It has the last good settings in force, and takes the next ones by itself.
-    let hint = match warning.contains(" is gone: ") {
-        true => "put that file back or, if it is to be gone: occ daemon restart",
-        false => "mend that file: occd reads it again at once",
-    };
+    let hint = exposed(warning).unwrap_or_else(|| {
+        match warning.contains(" is gone: ") {
+            true => "put that file back or, if it is to be gone: occ daemon restart",
+            false => "mend that file: occd reads it again at once",
+        }
+        .to_owned()
+    });
     Finding::failed("config", warning, hint)
 }
 

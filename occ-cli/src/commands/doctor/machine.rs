@@ -191,6 +191,11 @@ pub(super) fn agent() -> Vec<Finding> {
     vec![match keys(&socket) {
         Ok(0) => Finding::warning(CHECK, format!("{shown} answers and has no keys"), "ssh-add"),
         Ok(count) => Finding::ok(CHECK, format!("{shown}, keys: {count}")),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            let text = format!("{shown} does not answer within {} s", ANSWER.as_secs());
+            let hint = "unset SSH_AUTH_SOCK, or start another: eval $(ssh-agent); ssh-add";
+            Finding::failed(CHECK, text, hint)
+        }
         Err(error) => Finding::failed(
             CHECK,
             format!("{shown}: {error}"),
