@@ -511,6 +511,43 @@ fn what_ends_at_logout_is_told_also_without_a_unit() {
 }
 
 #[test]
+fn keys_that_others_may_read_are_told() {
+    let home = private_dir();
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    let key = ssh.join("key");
+    std::fs::write(&key, "").unwrap();
+    let host = |key: &str| json!({"hostname": "h", "identity_file": key});
+    let mut hosts =
+        json!({"version": 1, "hosts": {"a": host("~/.ssh/key"), "b": host("~/.ssh/none")}});
+    hosts["hosts"]["c"] = host("~/.ssh/key.pub");
+    std::fs::write(ssh.join("key.pub"), "").unwrap();
+    set_mode(&ssh.join("key.pub"), 0o644);
+    config(home.path(), "hosts.json", &hosts.to_string());
+    for (path, mode, good, cure) in [(&key, 0o644, 0o600, "600"), (&ssh, 0o777, 0o700, "700")] {
+        set_mode(&ssh, 0o700);
+        set_mode(path, mode);
+        let found = only(&run(&mut doctor(home.path(), &["--json"])), "keys");
+        let hint = format!("chmod {cure} {}", path.display());
+        assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(hint)));
+        set_mode(path, good);
+        assert_eq!(findings(&run(&mut doctor(home.path(), &["--json"])), "keys").len(), 0);
+    }
+}
+
+#[test]
+fn a_clock_of_which_nobody_knows_has_a_line() {
+    let home = private_dir();
+    let bin = home.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("timedatectl"), "#!/bin/sh\nexit 1\n").unwrap();
+    set_mode(&bin.join("timedatectl"), 0o755);
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let found = only(&run(doctor(home.path(), &["--json"]).env("PATH", path)), "clock");
+    assert!(found["detail"].as_str().unwrap().contains("not known"), "{found}");
+}
+
+#[test]
 fn another_occ_in_the_path_is_told() {
     let home = private_dir();
     let dir = home.path().join("bin");

@@ -1,12 +1,13 @@
 //! Files: who may read and write them, whether they are valid, and whether there is room for them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use occ_proto::HostsFile;
-use occ_proto::paths::{Env, SYSTEM_POLICY};
+use occ_proto::paths::{Env, SYSTEM_POLICY, expand_tilde};
 
 use super::Finding;
 
@@ -59,6 +60,7 @@ pub(super) fn check() -> Vec<Finding> {
     }
     findings.push(hosts_json(&env));
     findings.extend(ssh_config(&env));
+    findings.extend(keys(&env));
     findings.extend(system_policy());
     findings
 }
@@ -67,6 +69,40 @@ pub(super) fn check() -> Vec<Finding> {
 fn ssh_config(env: &Env) -> Option<Finding> {
     let path = env.home.as_ref()?.join(".ssh/config");
     owned("ssh_config", &path, Others::Read).filter(|finding| finding.level == super::Level::Failed)
+}
+
+/// Looks at whether the keys that hosts.json names are this user's alone, as occd has it of a key that it uses, and at
+/// the directory that they usually are in.
+fn keys(env: &Env) -> Vec<Finding> {
+    const CHECK: &str = "keys";
+    let own = rustix::process::geteuid().as_raw();
+    let mode = |path: &Path| {
+        fs::metadata(path).ok().filter(|meta| meta.uid() == own).map(|meta| meta.mode() & 0o777)
+    };
+    let dir = env.home.as_ref().map(|home| home.join(".ssh"));
+    let dir = dir.iter().filter_map(|dir| {
+        let mode = mode(dir).filter(|mode| mode & 0o022 != 0)?;
+        let shown = dir.display();
+        let text = format!("{shown} may be written by others (mode {mode:04o})");
+        Some(Finding::failed(CHECK, text, format!("chmod 700 {shown}")))
+    });
+    // What is wrong with the file itself has a line of its own.
+    let hosts = env.hosts_file_candidates().unwrap_or_default();
+    let hosts = hosts.iter().find(|place| place.exists()).and_then(|place| read(place).ok());
+    let hosts = hosts.and_then(|text| serde_json::from_slice::<HostsFile>(&text).ok());
+    let named = hosts.iter().flat_map(|file| file.hosts.values());
+    let named = named.filter_map(|host| host.identity_file.as_deref());
+    let named: BTreeSet<PathBuf> =
+        named.map(|path| expand_tilde(path, env.home.as_deref())).collect();
+    // A public one, which chooses among those of an agent, is for everybody.
+    let private = named.iter().filter(|path| path.extension().is_none_or(|end| end != "pub"));
+    let keys = private.filter_map(|path| {
+        let mode = mode(path).filter(|mode| mode & 0o077 != 0)?;
+        let shown = path.display();
+        let text = format!("{shown} is for you alone, and has mode {mode:04o}: it is not used");
+        Some(Finding::failed(CHECK, text, format!("chmod 600 {shown}")))
+    });
+    dir.chain(keys).collect()
 }
 
 /// Looks at what binds all users of this machine: a daemon does not start with one that anybody else could have written.
