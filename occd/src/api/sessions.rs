@@ -235,10 +235,7 @@ pub(super) async fn start(
     if let SessionHost::Host(name) = &host {
         request.cwd = request.cwd.or_else(|| app.settings(name).directory);
     }
-    if request.tty {
-        let allowed = app.guard.check_feature(Feature::Shell);
-        allowed.map_err(|why| error::denied(&host, &why))?;
-    }
+    allow_terminal(&app, &host, request.tty)?;
     let executor = executor_named(&app, host.as_str()).await?;
     if app.guard.restricts(&asker, &host) {
         let line = Line { argv: &request.argv, shell: None, env: &request.env };
@@ -258,6 +255,12 @@ pub(super) async fn start(
         app.guard.remember(&asker, &session.info.id);
     }
     Ok((StatusCode::CREATED, Json(session)).into_response())
+}
+
+/// Refuses a terminal where the administrator of this machine has turned those off.
+fn allow_terminal(app: &App, host: &SessionHost, tty: bool) -> ApiResult<()> {
+    let allowed = if tty { app.guard.check_feature(Feature::Shell) } else { Ok(()) };
+    allowed.map_err(|why| error::denied(host, &why))
 }
 
 /// Starts a session anew that has ended.
@@ -283,6 +286,7 @@ pub(super) async fn start_again(
     says(&asker, &to, &known);
     asker.trail.command(&known.info.argv, request.env.keys());
     asker.trail.begin();
+    allow_terminal(&app, &to, known.info.tty)?;
     permit_session(&app, (&asker, &client), &to, (&known, &request.env), "start again").await?;
     if known.info.forward_urls {
         app.permit((&asker, &client), &to, &policy::Request::Forward, FORWARDS).await?;

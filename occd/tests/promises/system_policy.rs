@@ -135,6 +135,7 @@ fn what_is_turned_off_is_refused_at_its_door() {
     let rig = &machine.rig;
     let grant = rig.occ_ok(&["grant", "-q", "--host", "h", "--allow", "exec", "--ttl", "1h"]);
     rig.occ_ok(&["session", "start", "--host", "h", "--name", "s", "--", "sleep", "1000"]);
+    rig.occ_ok(&["session", "start", "--host", "h", "--name", "t", "--tty", "--", "true"]);
     let off = |features: &[&str]| {
         let lines: Vec<String> = features.iter().map(|key| format!("{key} = false\n")).collect();
         machine.write(&format!("[features]\n{}", lines.concat()));
@@ -144,6 +145,7 @@ fn what_is_turned_off_is_refused_at_its_door() {
     let asks: Vec<Ask<'_>> = vec![
         ("exec", Box::new(|| post(rig, json!({ "argv": ["true"] })))),
         ("shell", Box::new(|| post(rig, json!({ "argv": [] })))),
+        ("shell", Box::new(|| rig.http("POST", "/v1/sessions/t/start", &[], None))),
         (
             "sessions",
             Box::new(|| {

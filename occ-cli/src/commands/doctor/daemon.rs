@@ -190,7 +190,8 @@ fn versions(version: &Version) -> Vec<Finding> {
 fn told(warning: &str) -> Finding {
     // Work goes on without it.
     if warning.starts_with("the audit log ") {
-        let hint = "make room, or mend the directory: df -h and ls -ld ~/.local/state/occ";
+        let dir = autostart::state_dir().unwrap_or_else(|| "~/.local/state/occ".to_owned());
+        let hint = format!("df -h {dir}; ls -ld {dir}");
         return Finding::warning("audit", warning, hint);
     }
     if warning.starts_with("there is no read-only socket: ") {
