@@ -128,7 +128,7 @@ pub(crate) async fn listening(client: &Client, enough: impl Future<Output = ()>)
 
 /// Puts questions to the person until that fails or is interrupted.
 async fn listen(client: &Client, prompter: &Prompter) -> CliError {
-    let Ok(mut events) = Events::open(client, prompter).await else {
+    let Ok(mut events) = Events::open(client, Some(prompter)).await else {
         // A daemon of an older version, or one that is ending: the request itself tells.
         return std::future::pending().await;
     };
@@ -153,31 +153,64 @@ async fn listen(client: &Client, prompter: &Prompter) -> CliError {
             prompter.terminal.write(&format!("{text}\n"));
             continue;
         }
-        let mut asking = std::pin::pin!(ask(client.ui(), &prompter.terminal, &prompt));
-        let answer = loop {
-            tokio::select! {
-                biased;
-                answer = &mut asking => break Some(answer),
-                event = events.next() => match event {
-                    Some(PromptEvent::Opened { prompt }) => waiting.push_back(prompt),
-                    // Somebody else has answered it.
-                    Some(PromptEvent::Closed { id }) if id == prompt.id => break None,
-                    Some(PromptEvent::Closed { id }) => waiting.retain(|p: &Prompt| p.id != id),
-                    Some(PromptEvent::Unknown) => {}
-                    None => break None,
-                },
-            }
-        };
-        match answer {
-            None => {}
-            Some(Err(error)) => return error,
-            Some(Ok((answer, _turn))) => {
+        let asking =
+            ask_while_open(client.ui(), &prompter.terminal, &prompt, &mut events, |event| {
+                match event {
+                    PromptEvent::Opened { prompt } => waiting.push_back(prompt),
+                    PromptEvent::Closed { id } => waiting.retain(|p: &Prompt| p.id != id),
+                    PromptEvent::Unknown => {}
+                }
+            });
+        match asking.await {
+            // Somebody else has answered it, or the request is over: it tells itself.
+            Ok(Asked::Over | Asked::NoDaemon) => {}
+            Err(error) => return error,
+            Ok(Asked::Answered(answer, _turn)) => {
                 if let Err(error) = send(client, prompt.id, answer).await {
                     return error;
                 }
             }
         }
     }
+}
+
+/// What came of a question that was put to the person.
+pub(crate) enum Asked {
+    /// They answered, or, with nothing, declined.
+    Answered(Option<Secret>, Turn),
+    /// Somebody else answered it, or nobody waits for an answer any more.
+    Over,
+    /// The daemon tells no more what becomes of it.
+    NoDaemon,
+}
+
+/// Puts a question to the person as long as it is open. What becomes of other questions meanwhile is told to `other`.
+pub(crate) async fn ask_while_open(
+    ui: &Ui,
+    terminal: &Terminal,
+    prompt: &Prompt,
+    events: &mut Events,
+    mut other: impl FnMut(PromptEvent),
+) -> Result<Asked, CliError> {
+    let over = {
+        let mut asking = std::pin::pin!(ask(ui, terminal, prompt));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut asking => {
+                    return answer.map(|(answer, turn)| Asked::Answered(answer, turn));
+                }
+                event = events.next() => match event {
+                    Some(PromptEvent::Closed { id }) if id == prompt.id => break Asked::Over,
+                    Some(event) => other(event),
+                    None => break Asked::NoDaemon,
+                },
+            }
+        }
+    };
+    // It was to be the answer to that question, and is none to the next.
+    terminal.forget_typed();
+    Ok(over)
 }
 
 /// Returns what is to be told of an approval that is waited for: whoever wants it cannot give it.
@@ -242,27 +275,26 @@ async fn send(client: &Client, id: u64, answer: Option<Secret>) -> Result<(), Cl
     }
 }
 
-/// Sends an answer to a question that is for all, and waits until it is known what became of it.
+/// Sends an answer to a question that is for all, and waits until it is known what became of it. Nothing means that it came
+/// too late.
 pub(crate) async fn send_for_another(
     client: &Client,
     id: u64,
     answer: Option<Secret>,
-) -> Result<PromptVerdict, CliError> {
+) -> Result<Option<PromptVerdict>, CliError> {
     let path = format!("/v1/prompts/{id}?verdict=true");
     let body = AnswerPrompt { answer };
     match client.request(Method::POST, &path, Some(&body), None).await {
         // An older daemon does not say.
-        Ok(reply) if reply.body.is_empty() => Ok(PromptVerdict::default()),
-        Ok(reply) => reply.parse(),
-        Err(error) if error.daemon_code() == Some(Code::PromptNotFound) => {
-            Ok(PromptVerdict::default())
-        }
+        Ok(reply) if reply.body.is_empty() => Ok(Some(PromptVerdict::default())),
+        Ok(reply) => reply.parse().map(Some),
+        Err(error) if error.daemon_code() == Some(Code::PromptNotFound) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// The daemon's stream of questions.
-struct Events {
+pub(crate) struct Events {
     body: Incoming,
     buffer: BytesMut,
     /// Drives the connection as long as the stream is read.
@@ -270,10 +302,15 @@ struct Events {
 }
 
 impl Events {
-    async fn open(client: &Client, prompter: &Prompter) -> Result<Self, CliError> {
+    /// Opens the stream of the prompter's own questions; without one, of those that are for all.
+    pub(crate) async fn open(
+        client: &Client,
+        prompter: Option<&Prompter>,
+    ) -> Result<Self, CliError> {
         let stream = client.another_stream().await?;
-        let token = prompter.token.to_str().unwrap_or_default();
-        let request = Request::get(format!("/v1/prompts?client={token}"))
+        let token = prompter.and_then(|prompter| prompter.token.to_str().ok());
+        let query = token.map_or_else(String::new, |token| format!("?client={token}"));
+        let request = Request::get(format!("/v1/prompts{query}"))
             .header(HOST, "localhost")
             .header(ACCEPT, NDJSON)
             .body(Full::<Bytes>::default())

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use occ_proto::Secret;
 use rustix::fs::OFlags;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetpgrp, tcsetattr,
+};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -56,6 +58,12 @@ impl Terminal {
     pub(crate) fn write(&self, text: &str) {
         // A terminal that is gone shows in the reading.
         let _ = (&self.file).write_all(text.as_bytes());
+    }
+
+    /// Forgets what has been typed and not read.
+    pub(crate) fn forget_typed(&self) {
+        // A terminal that is gone shows in the reading.
+        let _ = tcflush(&self.file, QueueSelector::IFlush);
     }
 
     /// Asks and returns the line that was typed; nothing for the end of input (Ctrl-D). A secret is not shown.

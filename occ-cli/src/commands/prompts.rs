@@ -1,10 +1,14 @@
 //! `occ prompts`: the questions that wait for somebody, and answering them; `occ unlock`.
 
+use std::collections::VecDeque;
+
 use hyper::Method;
 use jiff::Timestamp;
 use occ_proto::Secret;
 use occ_proto::error::Code;
-use occ_proto::prompt::{AnswerPrompt, Prompt, PromptKind, PromptList, Unlock, Unlocked};
+use occ_proto::prompt::{
+    AnswerPrompt, Prompt, PromptEvent, PromptKind, PromptList, Unlock, Unlocked,
+};
 use occ_proto::status::{HostList, State};
 use occ_proto::text::sanitize;
 
@@ -12,10 +16,14 @@ use super::Context;
 use crate::cli::{PromptsArgs, UnlockArgs};
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
-use crate::error::CliError;
+use crate::error::{CliError, FAILED};
 use crate::hint::{shell_word, was_asked};
-use crate::prompter;
+use crate::prompter::{self, Asked, Events};
 use crate::terminal::Terminal;
+
+/// What is told of a question that is open no more, and of an answer that came too late.
+const OVER: &str =
+    "It is asked no more: somebody else answered it, or nobody waits for an answer any more.";
 
 /// Runs `occ prompts` and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8, CliError> {
@@ -57,15 +65,33 @@ pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8,
         ui.note("hint: occ prompts on a terminal asks for the answers");
         return Ok(0);
     };
-    let mut is_wrong = false;
-    for prompt in list.prompts {
+    let mut events = Events::open(&client, None).await?;
+    let mut waiting = VecDeque::from(list.prompts);
+    let (mut is_wrong, mut is_over, mut is_answered) = (false, false, false);
+    while let Some(prompt) = waiting.pop_front() {
         if prompt.kind == PromptKind::Notice {
             ui.say(prompter::notice(&prompt).trim_end())?;
             continue;
         }
         let mut next = Some(prompt);
-        while let Some(prompt) = next {
-            let (mut answer, _turn) = prompter::ask(ui, &terminal, &prompt).await?;
+        while let Some(prompt) = next.take() {
+            let others = |event| {
+                if let PromptEvent::Closed { id } = event {
+                    waiting.retain(|prompt| prompt.id != id);
+                }
+            };
+            let asking = prompter::ask_while_open(ui, &terminal, &prompt, &mut events, others);
+            let (mut answer, _turn) = match asking.await? {
+                Asked::Answered(answer, turn) => (answer, turn),
+                Asked::Over => {
+                    ui.note(OVER);
+                    is_over = true;
+                    break;
+                }
+                Asked::NoDaemon => {
+                    return Err(CliError::daemon("occd has ended, and with it its questions."));
+                }
+            };
             if prompt.kind == PromptKind::Approval {
                 answer = answer.map(yes_or_no);
             }
@@ -76,7 +102,13 @@ pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8,
                 ui.note("It is left open.");
                 break;
             }
-            let verdict = prompter::send_for_another(&client, prompt.id, answer).await?;
+            let Some(verdict) = prompter::send_for_another(&client, prompt.id, answer).await?
+            else {
+                ui.note(OVER);
+                is_over = true;
+                break;
+            };
+            is_answered = true;
             is_wrong |= verdict.wrong && verdict.next.is_none();
             next = verdict.next;
         }
@@ -84,7 +116,8 @@ pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8,
     if is_wrong {
         return Err(CliError::failed("That was wrong, and it is not asked again."));
     }
-    Ok(0)
+    // The person may believe that it was theirs.
+    Ok(if is_over && !is_answered { FAILED } else { 0 })
 }
 
 /// Returns an answer as the daemon takes it.

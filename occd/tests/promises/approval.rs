@@ -140,6 +140,55 @@ fn a_timeout_denies_and_names_the_rule() {
 }
 
 #[test]
+fn whoever_is_at_the_question_is_told_when_it_is_over() {
+    let config = format!("[policy]\nask_timeout = \"3s\"\n{ASK}");
+    let Some((_sshd, rig)) = sshd_with(&config) else { return };
+    for how in ["denied", "left", "late"] {
+        let wants = rig.occ(&["exec", "--host", "h", "--", "touch", "/tmp/occ-never"]);
+        let mut wants = Terminal::control(&wants, "");
+        let id = question(&rig)["id"].to_string();
+        let mut asked = Terminal::control(&rig.occ(&["prompts"]), "");
+        asked.wait_for("[y/N]: ");
+        match how {
+            "denied" => assert_eq!(elsewhere(&rig, &["prompts", "--deny", &id]).1, 0),
+            "left" => wants.type_text("\u{3}"),
+            _ => {}
+        }
+        let (screen, code) = asked.finish();
+        assert!(screen.contains("\nIt is asked no more"), "{how}: {screen}");
+        assert_eq!(code, 1, "{how}: {screen}");
+        wants.finish();
+        nothing_is_asked(&rig);
+    }
+}
+
+#[test]
+fn what_is_typed_for_a_question_that_is_over_is_no_answer_to_the_next() {
+    let Some((_sshd, rig)) = sshd_with(ASK) else { return };
+    let touch = |name: &str| {
+        let wants = rig.occ(&["exec", "--host", "h", "--", "touch", name]);
+        Terminal::control(&wants, "")
+    };
+    let first = touch("/tmp/occ-never-1");
+    let id = question(&rig)["id"].to_string();
+    let second = touch("/tmp/occ-never-2");
+    eventually("both to be asked", || {
+        let list = rig.http("GET", "/v1/prompts", &[], None).json();
+        list["prompts"].as_array().unwrap().len() == 2
+    });
+    let mut asked = Terminal::control(&rig.occ(&["prompts"]), "");
+    asked.wait_for("occ-never-1");
+    asked.wait_for("[y/N]: ");
+    asked.press('y');
+    assert_eq!(elsewhere(&rig, &["prompts", "--deny", &id]).1, 0);
+    asked.answer("occ-never-2", "");
+    let (screen, code) = asked.finish();
+    assert_eq!(code, 0, "one was answered: {screen}");
+    assert_eq!(first.finish().1, 7);
+    assert_eq!(second.finish().1, 7);
+}
+
+#[test]
 fn a_daemon_that_stops_is_no_person_who_says_no() {
     let Some((_sshd, mut rig)) = sshd_with(ASK) else { return };
     let mut wants = rig.occ(&["exec", "--host", "h", "--", "touch", "/tmp/occ-never"]);
@@ -149,9 +198,9 @@ fn a_daemon_that_stops_is_no_person_who_says_no() {
     terminal.wait_for("touch /tmp/occ-never");
     rig.terminate_daemon();
     // Nor is one started for an answer that nobody waits for any more.
-    terminal.type_text("y\n");
-    let (screen, _) = terminal.finish();
-    assert!(!screen.contains("started"), "{screen}");
+    let (screen, code) = terminal.finish();
+    assert!(!screen.contains("started") && screen.contains("occd has ended"), "{screen}");
+    assert_eq!(code, 3, "{screen}");
     let said = wants.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&said.stderr);
     assert!(said.contains("occd stopped before anybody allowed it"), "{said}");
