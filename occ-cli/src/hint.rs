@@ -299,7 +299,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         },
         Code::FileChanged => format!("occ cat {} shows what it is now", file_of(h, detail)),
         Code::NoSftp => format!(
-            "on {h}: Subsystem sftp internal-sftp in sshd_config, or install openssh-sftp-server"
+            "on {h}: Subsystem sftp internal-sftp in sshd_config, or install openssh-sftp-server; a ForceCommand or start-up file must print nothing for it"
         ),
         Code::TooManyRequests if detail.contains(OPERATIONS) => {
             "wait until some of it is done; [limits] of occd.toml says how much may be done at once"

@@ -42,7 +42,7 @@ pub enum FileError {
     NoAnswer(Duration),
     /// The host serves no files.
     #[error(
-        "the host has no SFTP, which its server does not offer, and no shell and tools that could stand in for it"
+        "the host serves no files: SFTP is not offered there or does not work, and no shell with its tools could stand in for it"
     )]
     NoSftp,
     /// The link broke.

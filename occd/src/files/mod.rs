@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 mod digest;
 mod download;
+mod ending;
 mod error;
 mod lanes;
 mod left;

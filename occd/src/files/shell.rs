@@ -14,6 +14,7 @@ use occ_proto::files::FileKind;
 use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
+use super::ending::{BEGIN, END, Ending};
 use super::left::Home;
 use super::remote::{SESSION, kind};
 use super::script::arg;
@@ -24,7 +25,7 @@ use crate::prompts::Client;
 use crate::ssh::{Connection, Preamble, SAY, TooLong};
 
 static SCRIPT: LazyLock<String> =
-    LazyLock::new(|| [SAY, "say files; ", include_str!("sh/files.sh")].concat());
+    LazyLock::new(|| [SAY, "say files; ", BEGIN, include_str!("sh/files.sh"), END].concat());
 /// What is kept of what a tool says, in bytes.
 const SAID: usize = 4096;
 /// The longest answer that is no file, in bytes: a directory of some hundred thousand names.
@@ -71,12 +72,14 @@ impl Shell {
         }
     }
 
-    async fn start(&self, what: &str, path: &[u8], more: &[&[u8]]) -> Result<Running, FileError> {
+    async fn start(&self, what: &str, path: &[u8], more: &[&[u8]]) -> Result<Stream, FileError> {
+        let ending = Ending::new();
         let mut argv = vec![
             "sh".into(),
             "-c".into(),
             SCRIPT.as_str().into(),
             "sh".into(),
+            ending.word().into(),
             what.into(),
             arg(path),
         ];
@@ -88,15 +91,16 @@ impl Shell {
         // Boxed, as its type is deep.
         let starting: BoxFuture<'_, _> =
             Box::pin(self.executor.start(&command, self.tries, &self.client, &progress));
-        starting.await.map_err(|error| not_run(path, error))
+        let running = starting.await.map_err(|error| not_run(path, error))?;
+        Ok(Stream::new(running, path, ending))
     }
 
     /// Runs the script to its end. Returns what it printed.
     async fn ask(&self, what: &str, path: &[u8], more: &[&[u8]]) -> Result<Vec<u8>, FileError> {
-        let running = self.start(what, path, more).await?;
+        let stream = self.start(what, path, more).await?;
         // A tool that asks something gets no answer.
-        let _ = running.control().close_input().await;
-        Stream::new(running, path).rest().await
+        let _ = stream.running.control().close_input().await;
+        stream.rest().await
     }
 
     pub(super) async fn stat(&self, path: &[u8], follow: bool) -> Result<Attrs, FileError> {
@@ -187,9 +191,8 @@ impl Shell {
             Some((start, end)) => ((start + 1).to_string(), (end - start).to_string()),
             None => (String::new(), String::new()),
         };
-        let running = self.start("read", path, &[first.as_bytes(), length.as_bytes()]).await?;
-        let _ = running.control().close_input().await;
-        let mut stream = Stream::new(running, path);
+        let mut stream = self.start("read", path, &[first.as_bytes(), length.as_bytes()]).await?;
+        let _ = stream.running.control().close_input().await;
         // A line feed says that it could be opened.
         stream.begun().await?;
         Ok(stream)
@@ -203,8 +206,8 @@ impl Shell {
         offset: u64,
     ) -> Result<Stream, FileError> {
         let private: &[u8] = if private { b"private" } else { b"" };
-        let running = self.start("write", path, &[private, offset.to_string().as_bytes()]).await?;
-        let mut stream = Stream::new(running, path);
+        let offset = offset.to_string();
+        let mut stream = self.start("write", path, &[private, offset.as_bytes()]).await?;
         stream.begun().await?;
         Ok(stream)
     }
@@ -261,14 +264,15 @@ pub(super) struct Stream {
     path: Vec<u8>,
     said: Vec<u8>,
     preamble: Preamble,
+    ending: Ending,
     first: VecDeque<Bytes>,
     ended: bool,
 }
 
 impl Stream {
-    fn new(running: Running, path: &[u8]) -> Self {
+    fn new(running: Running, path: &[u8], ending: Ending) -> Self {
         let (path, said, first) = (path.to_vec(), Vec::new(), VecDeque::new());
-        Self { running, path, said, preamble: Preamble::default(), first, ended: false }
+        Self { running, path, said, preamble: Preamble::default(), ending, first, ended: false }
     }
 
     /// Waits for the line that says that the file is open.
@@ -299,8 +303,11 @@ impl Stream {
             match self.running.next().await {
                 Step::Output(frame) if frame.stream() == STDOUT => {
                     match self.preamble.pass(frame.data()) {
-                        Ok(Some(data)) => return Ok(Some(data)),
-                        Ok(None) => {}
+                        Ok(data) => {
+                            if let Some(data) = data.and_then(|data| self.ending.pass(data)) {
+                                return Ok(Some(data));
+                            }
+                        }
                         Err(TooLong) => return Err(odd(&self.path)),
                     }
                 }
@@ -311,8 +318,9 @@ impl Stream {
                 }
                 Step::Ended(Ok(exit)) => {
                     self.ended = true;
-                    return match exit.status() {
-                        0 if !self.preamble.is_over() => Err(odd(&self.path)),
+                    // What runs the script may have a status of its own.
+                    return match self.ending.status().unwrap_or(exit.status()) {
+                        0 if self.ending.status().is_none() => Err(odd(&self.path)),
                         0 => Ok(None),
                         OTHER_LENGTH => Err(FileError::NotKept(Shown::of(&self.path))),
                         status => Err(FileError::cut_off(&self.path, &exit)

@@ -104,6 +104,37 @@ fn a_host_is_known_whatever_its_greeting_is() {
 }
 
 #[test]
+fn files_go_through_the_shell_where_something_is_said_before_and_after() {
+    // With the command's exit status, and with one of its own.
+    for end in ["exit $r", "exit 0"] {
+        let run = format!("sh -c \"$SSH_ORIGINAL_COMMAND\"; r=$?; echo Goodbye; {end}");
+        let Some(Greeting { rig, .. }) = &Greeting::around(GREETINGS[0], &run, |sshd| sshd) else {
+            return;
+        };
+        let shared = Shared::new();
+        let (file, copy) = (shared.at("f"), shared.at("copy"));
+        let bytes: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+        std::fs::write(&file, &bytes).unwrap();
+        let far = |path: &std::path::Path| format!("h:{}", path.display());
+        rig.occ_ok(&["cp", file.to_str().unwrap(), &far(&copy)]);
+        assert!(std::fs::read(&copy).unwrap() == bytes);
+        assert_eq!(rig.occ_ok(&["ls", &far(shared.path())]), "copy\nf\n");
+        let read = rig.run_occ(&["cat", &far(&file)]);
+        assert!(read.stdout == String::from_utf8_lossy(&bytes), "{}", read.stderr);
+        let missing = rig.run_occ(&["cat", &far(&shared.at("missing"))]);
+        assert!(missing.stderr.contains("is not there"), "{missing:?}");
+        std::fs::write(&file, "one\ntwo\n").unwrap();
+        let path = format!("/v1/hosts/h/files/{}?search=two", shared.path().display());
+        let found = rig.http("GET", &path, &[], None).text();
+        assert!(found.contains("\"line\":2") && !found.contains("Goodbye"), "{found}");
+        rig.occ_ok(&["rm", &far(&file), &far(&copy)]);
+        assert!(shared.names().is_empty());
+        crate::files_cli::round_trip(rig);
+        no_channels(rig, GUARD);
+    }
+}
+
+#[test]
 fn files_go_through_the_shell_where_a_greeting_damages_sftp() {
     for line in GREETINGS {
         let Some(Greeting { rig, .. }) = &Greeting::start(line, |sshd| sshd) else { return };
