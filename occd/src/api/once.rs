@@ -226,8 +226,10 @@ async fn keyed(
     }
     let (parts, body) = request.into_parts();
     let body = whole(body).await?;
-    let digest = digest(&[parts.uri.path().as_bytes(), word.as_bytes()]);
-    let asked = self::digest(&[parts.uri.query().unwrap_or_default().as_bytes(), &body]);
+    let digest = digest(&[word.as_bytes()]);
+    let query = parts.uri.query().unwrap_or_default();
+    let asked = [parts.method.as_str(), parts.uri.path(), query].map(str::as_bytes);
+    let asked = self::digest(&[&asked[..], &[&body]].concat());
     let line = Line { key: digest, at: Timestamp::now(), request: asked };
     loop {
         let mut running = match app.once.begin(&line)? {

@@ -64,12 +64,19 @@ fn a_command_with_a_key_runs_once_and_has_one_answer() {
     // The key is of that request alone.
     let other = problem(&send(&rig, "one", &dir.request("echo x >>ran")));
     assert_eq!((other.status, other.code), (422, Code::KeyReused));
-    // Of the same path alone, and only where something may be done twice.
+    // Also on another host, with another query, and for something else.
+    let local = "/v1/hosts/local/exec";
+    let same = |path: &str| {
+        let headers = [("idempotency-key", "one")];
+        rig.http("POST", path, &headers, Some(request.clone()))
+    };
+    for path in [local, "/v1/hosts/h/exec?x=1", "/v1/hosts/h/connect", "/v1/sessions"] {
+        let other = problem(&same(path));
+        assert_eq!((other.status, other.code), (422, Code::KeyReused), "{path}");
+    }
+    // Only where something may be done twice.
     let headers = [("idempotency-key", "one")];
     assert_eq!(rig.http("GET", "/v1/hosts", &headers, None).status, 200);
-    let local = json!({ "argv": ["echo", "here"] });
-    let local = rig.http("POST", "/v1/hosts/local/exec", &headers, Some(local));
-    assert_eq!(stdout(&local), "here\n");
     assert_eq!(dir.ran(), "x\nx\n");
 }
 
