@@ -212,7 +212,7 @@ pub enum GapReason {
     Restarted,
     /// They are too long ago, or came faster than they were read.
     Forgotten,
-    /// A reason of a newer daemon.
+    /// What was said to be the last event that was seen is none; or a reason of a newer daemon.
     #[serde(other)]
     Unknown,
 }

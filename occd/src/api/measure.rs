@@ -27,7 +27,7 @@ const NO_ROUTE: &str = "none";
 /// With which statuses a request is turned away, because of what it costs.
 const TURNED_AWAY: [StatusCode; 3] =
     [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
-const GAPS: [GapReason; 2] = [GapReason::Restarted, GapReason::Forgotten];
+const GAPS: [GapReason; 3] = [GapReason::Restarted, GapReason::Forgotten, GapReason::Unknown];
 
 /// The times of one route by method, as far as each is asked for, and by kind of answer.
 type OfRoute = [OnceLock<Box<[Histogram; KINDS.len()]>>; METHODS.len()];

@@ -205,7 +205,8 @@ impl Look {
         let gaps = app.measured.gaps().map(|(reason, count)| {
             let reason = match reason {
                 GapReason::Restarted => "restarted",
-                GapReason::Forgotten | GapReason::Unknown => "forgotten",
+                GapReason::Forgotten => "forgotten",
+                GapReason::Unknown => "unknown",
             };
             ([("reason", reason)], count)
         });

@@ -103,19 +103,19 @@ impl Events {
 
     /// Returns the name of an event.
     pub fn id(&self, number: u64) -> String {
-        format!("{:08x}-{number}", self.epoch)
+        name(self.epoch, number)
     }
 
     /// Returns the number of the event that has that name.
     ///
     /// # Errors
-    /// When it is none of this daemon's.
+    /// When it is none of this daemon's, or no event's at all.
     pub fn number(&self, id: &str) -> Result<u64, Lost> {
-        let number = id.split_once('-').and_then(|(epoch, number)| {
-            let epoch = u32::from_str_radix(epoch, 16).ok()?;
-            (epoch == self.epoch).then(|| number.parse().ok()).flatten()
-        });
-        number.filter(|number| *number <= self.latest()).ok_or(Lost(GapReason::Restarted))
+        match read(id) {
+            Some((epoch, number)) if epoch == self.epoch && number <= self.latest() => Ok(number),
+            Some((epoch, _)) if epoch != self.epoch => Err(Lost(GapReason::Restarted)),
+            _ => Err(Lost(GapReason::Unknown)),
+        }
     }
 
     /// Returns the next events after that number, none when there are none yet.
@@ -132,6 +132,18 @@ impl Events {
         let skip = usize::try_from(number + 1 - oldest).unwrap_or(usize::MAX);
         Ok(log.told.iter().skip(skip).take(BATCH).cloned().collect())
     }
+}
+
+/// Returns what a daemon calls an event.
+fn name(epoch: u32, number: u64) -> String {
+    format!("{epoch:08x}-{number}")
+}
+
+/// Reads such a name as it is written, and no other.
+fn read(id: &str) -> Option<(u32, u64)> {
+    let (epoch, number) = id.split_once('-')?;
+    let (epoch, number) = (u32::from_str_radix(epoch, 16).ok()?, number.parse().ok()?);
+    (name(epoch, number) == id).then_some((epoch, number))
 }
 
 #[cfg(test)]
@@ -170,10 +182,12 @@ mod tests {
         }
         assert_eq!(events.after(9).unwrap_err(), Lost(GapReason::Forgotten));
         assert_eq!(numbers(&events.after(10).unwrap())[0], 11);
-        // Of another daemon, of none, and one that has not been yet.
-        let other = format!("{:08x}-3", events.epoch.wrapping_add(1));
-        for id in [&*other, "", "-", "x", "zz-1", &events.id(100_000)] {
-            assert_eq!(events.number(id), Err(Lost(GapReason::Restarted)), "{id}");
+        let other = name(events.epoch.wrapping_add(1), 3);
+        assert_eq!(events.number(&other), Err(Lost(GapReason::Restarted)));
+        // Of no daemon, and one that has not been yet.
+        let damaged = format!("{}x", events.id(3));
+        for id in ["", "-", "x", "-1", "zz-1", "+1234567-3", &damaged, &events.id(100_000)] {
+            assert_eq!(events.number(id), Err(Lost(GapReason::Unknown)), "{id}");
         }
     }
 
