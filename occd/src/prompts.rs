@@ -30,7 +30,7 @@ mod clients;
 
 pub use approval::Approval;
 pub use asked::{Answer, Asked, Fate, Place, Whom};
-pub use clients::{BadToken, Client, News};
+pub use clients::{BadToken, Client, News, check_token};
 
 use asked::{Last, Reply};
 use clients::Clients;

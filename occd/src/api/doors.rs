@@ -18,7 +18,7 @@ use super::App;
 use super::error::{self, ApiError};
 use crate::config::Feature;
 use crate::policy::{self, Asker, GrantInForce};
-use crate::prompts::Client;
+use crate::prompts::{Client, check_token};
 
 /// What stands before a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,7 +238,9 @@ pub(super) fn know(request: &mut Request) -> Result<(), ApiError> {
             request.headers_mut().remove(header);
         }
     }
-    Ok(())
+    // Also where the request turns out to have no question.
+    let token = request.headers().get(PROMPTS_HEADER).map(|value| value.to_str().unwrap_or("?"));
+    Ok(token.map_or(Ok(()), check_token)?)
 }
 
 /// What a policy is to be asked before a request may pass.

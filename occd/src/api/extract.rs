@@ -303,12 +303,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             })?;
         }
         let news = parts.extensions.get::<Arc<News>>().cloned().unwrap_or_default();
-        let client = Client::new(text(PROMPTS_HEADER), key, news).map_err(|BadToken| {
-            ApiError::bad_request(format!(
-                "{PROMPTS_HEADER} must be 1 to 64 letters, digits and hyphens."
-            ))
-        })?;
-        Ok(Self(client))
+        Ok(Self(Client::new(text(PROMPTS_HEADER), key, news)?))
+    }
+}
+
+impl From<BadToken> for ApiError {
+    fn from(BadToken: BadToken) -> Self {
+        let detail = format!("{PROMPTS_HEADER} must be 1 to 64 letters, digits and hyphens.");
+        Self::bad_request(detail)
     }
 }
 

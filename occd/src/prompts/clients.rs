@@ -62,6 +62,15 @@ impl News {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadToken;
 
+/// Returns whether a client can have that token: 1 to 64 letters, digits and hyphens.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_token(token: &str) -> Result<(), BadToken> {
+    let letters = token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if (1..=64).contains(&token.len()) && letters { Ok(()) } else { Err(BadToken) }
+}
+
 impl Client {
     /// Returns a client that listens for prompts under that token, if any, and brings that key, if any.
     /// What it is to be told of comes into `news`.
@@ -70,13 +79,7 @@ impl Client {
         key: Option<Secret>,
         news: Arc<News>,
     ) -> Result<Self, BadToken> {
-        let valid = |token: &&str| {
-            let letters = token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-            (1..=64).contains(&token.len()) && letters
-        };
-        if token.is_some_and(|token| !valid(&token)) {
-            return Err(BadToken);
-        }
+        token.map_or(Ok(()), check_token)?;
         let token = token.map(str::to_owned);
         Ok(Self(Arc::new(Gifts { token, key, news, wrong: Mutex::default() })))
     }

@@ -482,6 +482,11 @@ fn tokens_and_answers_are_validated() {
         let answer = connect_listening(&rig, "a", token);
         assert_eq!((answer.status, problem(&answer).code), (400, Code::BadRequest), "{token:?}");
     }
+    // Also where nothing is ever asked.
+    for token in ["", "%", long.as_str()] {
+        let answer = rig.http("DELETE", "/v1/default-host", &[("occ-prompts", token)], None);
+        assert_eq!((answer.status, problem(&answer).code), (400, Code::BadRequest), "{token:?}");
+    }
     for id in ["0", "99", "x", "-1"] {
         let path = format!("/v1/prompts/{id}");
         let answer = rig.http("POST", &path, &[], Some(json!({ "answer": "a" })));
