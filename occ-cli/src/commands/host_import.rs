@@ -46,6 +46,9 @@ pub(crate) async fn run(
         .extend(picked.iter().filter_map(|host| Some(not_imported(&host.name, obstacle(host)?))));
     let free: Vec<&SshConfigHost> =
         picked.into_iter().filter(|host| obstacle(host).is_none()).collect();
+    if known.is_empty() && skipped.is_empty() && !ui.json {
+        ui.note("~/.ssh/config names no host.");
+    }
     if args.dry_run {
         return dry_run(context, &free, &skipped);
     }

@@ -73,6 +73,20 @@ fn hosts_of_ssh_config_are_imported_with_one_save() {
 }
 
 #[test]
+fn it_is_said_that_ssh_config_names_no_host() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    for args in [&["--all"][..], &["--all", "--yes"], &["--dry-run"]] {
+        let output = rig.run_occ(&[&["host", "import"], args].concat());
+        assert_eq!(output.code(), 0, "{args:?}: {output:?}");
+        assert_eq!(output.stderr, "~/.ssh/config names no host.\n", "{args:?}");
+    }
+    let none = rig.run_occ(&["host", "import", "--match", "nix*"]);
+    assert_eq!(none.code(), 1, "{none:?}");
+    assert!(none.stderr.contains("nix* (~/.ssh/config names no host like it)"), "{none:?}");
+}
+
+#[test]
 fn a_pattern_picks_the_hosts_that_are_imported() {
     let mut rig = DaemonRig::new();
     let one = |name: &str| format!("Host {name}\n  HostName 192.0.2.1\n");
