@@ -173,7 +173,8 @@ async fn launchd(places: &Places, done: &mut Done) -> Result<(), CliError> {
 
 pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
     let places = Places::new()?;
-    let ours: Vec<PathBuf> = places.all().into_iter().filter(|path| is_marked(path)).collect();
+    let (ours, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        places.all().into_iter().filter(|path| path.exists()).partition(|path| is_marked(path));
     let has = |path: &Path| ours.iter().any(|ours| ours == path);
     let (service, agent) = (places.units.join(unit::UNIT), has(&places.agent));
     let by_systemd = has(&service) || has(&places.units.join(unit::SOCKET));
@@ -189,8 +190,12 @@ pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
         // It may not be loaded.
         let _ = unit::run("launchctl", &["bootout".as_ref(), name.as_ref()]).await;
     }
-    let named = ours.iter().map(|path| (path.to_string_lossy().into_owned(), path));
+    let all = ours.iter().chain(&others);
+    let named = all.map(|path| (path.to_string_lossy().into_owned(), path));
     removal::each(context.ui, named, async |path: &PathBuf| {
+        if others.contains(path) {
+            return Ok((removal::Done::Untouched, None));
+        }
         std::fs::remove_file(path).map_err(|error| {
             CliError::failed(format!("{} cannot be removed: {error}", places.shown(path)))
         })?;
@@ -208,7 +213,7 @@ pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
     for path in &ours {
         context.ui.say(&format!("Removed {}", places.shown(path)))?;
     }
-    for path in places.all().iter().filter(|path| path.exists()) {
+    for path in &others {
         context.ui.note(&format!("{} is not occ's: it stays.", places.shown(path)));
     }
     if ours.is_empty() {

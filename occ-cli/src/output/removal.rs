@@ -19,7 +19,7 @@ pub(crate) enum Done {
     /// It was not there, or was over before.
     Absent,
     Failed,
-    /// Its turn never came, as something before it failed; or somebody said no.
+    /// Its turn never came, as something before it failed; or somebody said no; or it is somebody else's.
     Untouched,
 }
 

@@ -140,6 +140,10 @@ fn what_is_not_occs_is_neither_written_over_nor_removed() {
     assert!(refused.stderr.contains("is there and not occ's"), "{refused:?}");
     let left = rig.run_occ(&["daemon", "uninstall"]);
     assert!(left.stderr.contains("is not occ's: it stays"), "{left:?}");
+    let document: Value =
+        serde_json::from_str(&rig.occ_ok(&["daemon", "uninstall", "--json"])).unwrap();
+    let item = serde_json::json!({ "name": own, "done": "untouched" });
+    assert_eq!(document, serde_json::json!({ "items": [item] }));
     assert_eq!(fs::read_to_string(&own).unwrap(), "[Service]\nExecStart=/my/own\n");
     assert_eq!(files(&rig.root().join("config")).len(), 1, "no other unit is put there");
     // The one that the README had people put there is.
