@@ -164,7 +164,7 @@ fn what_to_type_works_for_a_host_that_is_not_there_yet() {
         ("key_locked", "p: the answers were wrong", "occ host add again asks again"),
         ("ssh_config_invalid", "bad", "ssh -G h shows what applies; then occ host add again"),
         ("no_common_algorithm", "none", "choose what is offered; then occ host add again"),
-        ("known_hosts_invalid", "bad", "the line); then occ host add again"),
+        ("known_hosts_invalid", "bad", "the line that is named; then occ host add again"),
         (
             "identity_too_open",
             "the identity file /k has mode 0644",

@@ -214,6 +214,6 @@ mod tests {
         let counted: Vec<_> = measured.refusals().collect();
         assert_eq!(counted, [(429, 2), (408, 1), (413, 1)]);
         measured.gap(GapReason::Forgotten);
-        assert_eq!(measured.gaps().map(|(_, count)| count).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(measured.gaps().map(|(_, count)| count).collect::<Vec<_>>(), [0, 1, 0]);
     }
 }
