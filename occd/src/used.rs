@@ -113,7 +113,8 @@ impl UsedFile {
             };
             let stopped = timeout(wait, stop.cancelled()).await.is_ok();
             pool.let_unused_go();
-            self.write(&pool);
+            // It has said so.
+            let _ = self.write(&pool);
             if stopped {
                 return;
             }
@@ -122,7 +123,10 @@ impl UsedFile {
 
     /// Writes the file if a host of the pool was used or disconnected since. Where a person asked for that, before the
     /// answer: the next daemon is to know it, however this one ends.
-    pub fn write(&self, pool: &Pool) {
+    ///
+    /// # Errors
+    /// When it cannot be written, which is in the log then, too.
+    pub fn write(&self, pool: &Pool) -> io::Result<()> {
         let mut saved = self.lock();
         let mut used = saved.clone();
         for (host, at) in pool.used() {
@@ -137,12 +141,13 @@ impl UsedFile {
             LastUse::Disconnected => pool.get(host).is_some(),
         });
         if used == *saved {
-            return;
+            return Ok(());
         }
-        match state_file::save(&self.path, &used) {
-            Ok(()) => *saved = used,
-            Err(error) => tracing::warn!(file = %self.path.display(), %error, "not written"),
-        }
+        state_file::save(&self.path, &used).inspect_err(
+            |error| tracing::warn!(file = %self.path.display(), %error, "not written"),
+        )?;
+        *saved = used;
+        Ok(())
     }
 }
 

@@ -82,6 +82,10 @@ impl Run<'_> {
         let (up, down) = stream.start(request).await?;
         let (control, controls) = controls();
         let mut resized = Resized::watch()?;
+        // Between the request and this its terminal may have been resized, of which nobody was told.
+        if request.tty.as_ref().is_some_and(|tty| tty.size != keys::size()) {
+            let _ = control.try_send(ExecControl::Resize(keys::size()));
+        }
         let mut caught: Option<Caught> = None;
         let end = {
             let ready = async {

@@ -7,11 +7,11 @@ use occ_proto::status::HostStatus;
 use serde::Deserialize;
 
 use super::App;
-use super::error::{self, ApiResult};
+use super::error::{self, ApiError, ApiResult};
 use super::extract::{Caller, Host, Query};
 use super::json::Json;
 use super::params::HostPath;
-use super::problems::OfDial;
+use super::problems::{OfDial, OfState};
 use crate::host::Tries;
 
 /// How hard a host that is down is tried for a request.
@@ -47,7 +47,8 @@ pub(super) async fn connect(
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<Json<HostStatus>> {
     let connected = host.connect(query.tries(), &client).await;
-    app.used.write(&app.pool);
+    // Whoever uses it is as well served by a daemon that will not connect it by itself.
+    let _ = app.used.write(&app.pool);
     connected.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }
@@ -59,14 +60,18 @@ pub(super) async fn connect(
     tag = "links",
     operation_id = "disconnect",
     params(HostPath),
-    responses((status = 200, description = "It is disconnected", body = HostStatus), OfDial)
+    responses((status = 200, description = "It is disconnected", body = HostStatus), OfDial, OfState)
 )]
 pub(super) async fn disconnect(
     State(app): State<Arc<App>>,
     Host(host): Host,
 ) -> ApiResult<Json<HostStatus>> {
     host.disconnect().await.map_err(|e| error::unreachable(host.name(), &e))?;
-    app.used.write(&app.pool);
+    app.used.write(&app.pool).map_err(|failure| {
+        let (status, code) = error::unsaved(&failure);
+        let detail = "The host is disconnected, and the next daemon may connect it again";
+        ApiError::new(status, code, format!("{detail}: {failure}.")).host(host.name())
+    })?;
     Ok(Json(host.status()))
 }
 
@@ -86,7 +91,8 @@ pub(super) async fn reconnect(
     Query(query): Query<TriesQuery>,
 ) -> ApiResult<Json<HostStatus>> {
     let connected = host.reconnect(query.tries(), &client).await;
-    app.used.write(&app.pool);
+    // Whoever uses it is as well served by a daemon that will not connect it by itself.
+    let _ = app.used.write(&app.pool);
     connected.map_err(|e| error::unreachable(host.name(), &e))?;
     Ok(Json(host.status()))
 }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::App;
 use super::at_work;
-use super::error::{ApiError, ApiResult};
+use super::error::{self, ApiError, ApiResult};
 use super::exec::wants_lines;
 use super::extract::whole;
 use crate::blocking::blocking;
@@ -266,9 +266,9 @@ async fn run(
     if let Err(error) = blocking(move || owner.once.journal.begin(&line)).await {
         app.once.lock().remove(&key);
         done.send_replace(true);
-        return Err(ApiError::new_internal(format!(
-            "The Idempotency-Key could not be noted, so nothing was begun: {error}."
-        )));
+        let (status, code) = error::unsaved(&error);
+        let detail = "The Idempotency-Key could not be noted, so nothing was begun";
+        return Err(ApiError::new(status, code, format!("{detail}: {error}.")));
     }
     let (parts, body) = at_work::done(&app, request, next).await.into_parts();
     let read = to_bytes(body, ANSWER).await;

@@ -36,7 +36,9 @@ pub(super) const KEYED: &[Codes] = &[
     (408, &[Code::RequestTimeout]),
     (413, &[Code::TooLarge]),
     (422, &[Code::KeyReused]),
+    (500, &[Code::StateWrite]),
     (502, &[Code::OutcomeUnknown]),
+    (507, &[Code::StateWrite]),
 ];
 
 const HOSTS_FILE: &[Codes] = &[(409, &[Code::HostsFileInvalid])];
@@ -165,6 +167,8 @@ pub(super) struct OfImport;
 pub(super) struct OfDial;
 /// What records a host key.
 pub(super) struct OfTrust;
+/// What is to be remembered, beside what else it does.
+pub(super) struct OfState;
 /// What runs commands.
 pub(super) struct OfExec;
 /// What asks Docker.
@@ -223,6 +227,12 @@ impl IntoResponses for OfImport {
 impl IntoResponses for OfDial {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         responses(&[HOST, DIAL])
+    }
+}
+
+impl IntoResponses for OfState {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[STATE])
     }
 }
 

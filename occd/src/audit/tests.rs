@@ -108,7 +108,10 @@ async fn what_cannot_be_written_is_said_and_stops_nobody() {
             tokio::task::yield_now().await;
         }
         let problem = audit.problem().unwrap();
-        assert!(problem.contains("cannot be written") && problem.contains("so far: 1"), "{problem}");
+        assert!(
+            problem.contains("cannot be written") && problem.contains("so far: 1"),
+            "{problem}"
+        );
         std::fs::remove_dir(&path).unwrap();
         audit.note("b", None, String::new());
         stop.cancel();

@@ -7,10 +7,12 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use occ_proto::{Code, Problem};
+use serde_json::json;
 use testkit::DaemonRig;
 use testkit::daemon::{Output, client_binary};
 use testkit::require::{require_namespaces, require_root};
 
+use crate::ask::problem;
 use crate::support::sshd;
 
 /// Checks that a command failed for the daemon's sake: exit 3, why, and what to type.
@@ -103,6 +105,7 @@ fn what_cannot_be_remembered_is_refused_with_what_to_look_at() {
         ("forwards.json", &["forward", "add", "--host", "h", "-L", "0:localhost:1"]),
         ("grants.json", &["grant", "--host", "h", "--allow", "read", "--ttl", "1h", "--name", "g"]),
         ("docker-sockets.json", &["docker-socket", "--host", "h"]),
+        ("used.json", &["disconnect", "--host", "h"]),
     ] {
         fs::create_dir_all(state.join(file).join("in-the-way")).unwrap();
         let output = rig.run_occ(&[&["--json"], args].concat());
@@ -113,6 +116,10 @@ fn what_cannot_be_remembered_is_refused_with_what_to_look_at() {
         let hint = format!("hint: df -h {0}; ls -ld {0}", state.display());
         assert!(output.stderr.contains(&hint), "{output:?}");
     }
+    fs::create_dir_all(state.join("requests.jsonl")).unwrap();
+    let key = [("idempotency-key", "k")];
+    let keyed = rig.http("POST", "/v1/hosts/h/exec", &key, Some(json!({ "argv": ["true"] })));
+    assert_eq!(problem(&keyed).code, Code::StateWrite, "{}", keyed.text());
 }
 
 #[test]

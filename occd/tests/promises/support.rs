@@ -234,10 +234,24 @@ pub(crate) struct Ws {
 impl Ws {
     /// Opens the WebSocket and sends the request.
     pub(crate) fn start(rig: &DaemonRig, request: &Value) -> Self {
-        let (socket, _) = handshake(rig, EXEC, "");
-        let mut ws = Self::over(socket);
-        ws.writer.send(Message::text(request.to_string())).unwrap();
+        let mut ws = Self::open(rig);
+        ws.ask(request);
         ws
+    }
+
+    /// Opens the WebSocket.
+    pub(crate) fn open(rig: &DaemonRig) -> Self {
+        Self::over(handshake(rig, EXEC, "").0)
+    }
+
+    /// Sends the request.
+    pub(crate) fn ask(&mut self, request: &Value) {
+        self.writer.send(Message::text(request.to_string())).unwrap();
+    }
+
+    /// Asks for a sign of life.
+    pub(crate) fn ping(&mut self) {
+        self.writer.send(Message::Ping(Vec::new().into())).unwrap();
     }
 
     /// The same with descriptors attached to the request. Also returns whether the daemon takes up the

@@ -82,6 +82,33 @@ fn a_terminal_that_is_resized_before_its_program_runs_has_that_size() {
 }
 
 #[test]
+fn a_window_that_is_resized_while_the_daemon_is_waited_for_has_that_size() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    connect(&rig, "h");
+    let daemon = rig.daemon();
+    daemon.signal(Signal::STOP);
+    let line = "until [ \"$(stty size)\" = '50 133' ]; do sleep 0.02; done; echo re''sized";
+    let occ = rig.occ(&["exec", "--host", "h", "--tty", "--", "sh", "-c", line]);
+    let terminal = Terminal::control(&occ, "");
+    let asks = || Process::find(std::process::id()).unwrap().descendants();
+    let waits = |all: &Vec<Process>| all.iter().any(|one| one.name() == "occ" && one.is_waiting());
+    wait_until("occ to wait", GUARD, asks, waits);
+    terminal.resize(50, 133);
+    daemon.signal(Signal::CONT);
+    let (screen, code) = terminal.finish();
+    assert!(code == 0 && screen.contains("resized"), "{screen}");
+}
+
+#[test]
+fn a_sign_of_life_may_be_asked_for_before_anything_else() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let mut ws = Ws::open(&rig);
+    ws.ping();
+    ws.ask(&json!({ "argv": ["true"] }));
+    ws.started();
+}
+
+#[test]
 fn an_error_is_the_last_word_and_the_connection_is_closed_behind_it() {
     let Some((_sshd, rig)) = sshd() else { return };
     let mut ws = Ws::start(&rig, &json!("nonsense"));

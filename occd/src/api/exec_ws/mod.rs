@@ -188,7 +188,15 @@ async fn begin(
     source: &mut Source,
     by: By<'_>,
 ) -> Result<Option<(Running, ReadAhead)>, ApiError> {
-    let first = match timeout(REQUEST, source.next()).await {
+    let first = async {
+        loop {
+            match source.next().await {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                message => break message,
+            }
+        }
+    };
+    let first = match timeout(REQUEST, first).await {
         Ok(Some(Ok(Message::Text(text)))) => text,
         Ok(Some(Ok(_))) => {
             return Err(ApiError::bad_request("The first message must be the request, as text."));
