@@ -59,7 +59,7 @@ use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command, ForwardCommand, Global, HostCommand};
 use crate::client::{Client, host_path};
 use crate::error::CliError;
-use crate::hint::PROXY_COMMAND;
+use crate::hint::{PROXY_COMMAND, hint};
 use crate::output::Ui;
 use crate::place::Place;
 use crate::target::{Source, Target};
@@ -241,7 +241,13 @@ async fn explain(
     source: Source,
     error: CliError,
 ) -> CliError {
-    let error = source.explain(host, error);
+    let mut error = source.explain(host, error);
+    // The settings were asked before it was known what it is about.
+    if error.daemon_code() == Some(Code::PolicyDenied)
+        && error.problem.as_ref().is_some_and(|problem| problem.host.is_none())
+    {
+        error.hint = hint(Code::PolicyDenied, Some(host.as_str()), &error.message);
+    }
     let named = matches!(
         error.daemon_code(),
         Some(

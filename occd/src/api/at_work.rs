@@ -92,9 +92,7 @@ pub(super) async fn done(app: &App, request: Request, next: Next) -> Response {
     if !doors::takes_place(&request) {
         return next.run(request).await;
     }
-    let path = request.uri().path();
-    let of_session = || app.sessions.host_of(&doors::session_in(path)?).ok();
-    let place = doors::host_in(path).or_else(|| of_session().map(|(_, host)| host));
+    let place = doors::place_in(app, request.uri().path());
     let operation = match app.at_work.begin(place, &app.config.current().config.limits) {
         Ok(operation) => operation,
         Err(error) => return error.into_response(),

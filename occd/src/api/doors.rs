@@ -298,7 +298,7 @@ pub(super) fn pass(
     }
     for feature in features(method, route.as_str()) {
         let Err(why) = app.guard.check_feature(*feature) else { continue };
-        let refused = match host_of(request) {
+        let refused = match place_in(app, request.uri().path()) {
             Some(place) => error::denied(&place, &why),
             None => {
                 let detail = format!("{}: {why}.", feature.key());
@@ -355,9 +355,10 @@ pub(super) fn host_in(path: &str) -> Option<SessionHost> {
     first_after("/v1/hosts/", path)?.parse().ok()
 }
 
-/// Returns the session that a path names: `/v1/sessions/{id}` with anything behind it.
-pub(super) fn session_in(path: &str) -> Option<String> {
-    first_after("/v1/sessions/", path)
+/// Returns the host that a path is about: the one that it names, or that of the session that it names.
+pub(super) fn place_in(app: &App, path: &str) -> Option<SessionHost> {
+    let of_session = || app.sessions.host_of(&first_after("/v1/sessions/", path)?).ok();
+    host_in(path).or_else(|| of_session().map(|(_, host)| host))
 }
 
 fn first_after(start: &str, path: &str) -> Option<String> {

@@ -209,6 +209,9 @@ fn what_is_turned_off_is_refused_at_its_door() {
     let durable = rig.run_occ(&["exec", "--durable", "--host", "h", "--", "true"]);
     assert_eq!(durable.code(), 7, "{}", durable.stderr);
     assert!(durable.stderr.contains("exec = false"), "{}", durable.stderr);
+    assert!(durable.stderr.contains("occ policy show --host h "), "{}", durable.stderr);
+    let again = rig.run_occ(&["session", "start", "--name", "s"]);
+    assert!(again.stderr.contains("occ policy show --host h "), "{}", again.stderr);
     let (code, said) = typed(rig, &["session", "attach", "s"]);
     assert_eq!(code, 7, "{said}");
     assert!(said.contains("exec = false"), "{said}");
