@@ -249,6 +249,11 @@ impl Ws {
         self.writer.send(Message::text(request.to_string())).unwrap();
     }
 
+    /// Sends bytes that may be no frame.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.writer.get_mut().write_all(bytes).unwrap();
+    }
+
     /// Asks for a sign of life.
     pub(crate) fn ping(&mut self) {
         self.writer.send(Message::Ping(Vec::new().into())).unwrap();

@@ -36,7 +36,7 @@ use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long a client is waited for that is to be told of the end of its grant.
+/// How long a client is waited for that is to be told of the end of its grant, or of the connection.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// A command on a connected host is sent within this time, and nothing is said before it is started.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -90,6 +90,9 @@ pub(super) async fn upgrade(
             {
                 tell_the_end(&mut sink, &grant).await;
             }
+            // Also to who has sent what is no WebSocket's: without it they take occd for dead. One that has gone needs none,
+            // and one that does not read is not waited for.
+            drop(timeout(GOODBYE, sink.send(Message::Close(None))).await);
         });
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
@@ -102,12 +105,8 @@ async fn tell_the_end(sink: &mut Sink, grant: &GrantInForce) {
     let text = format!("The grant {} has ended: the command was ended.", grant.name);
     let problem = ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, text);
     let event = ExecEvent::Error { problem: problem.host(&grant.host).into_problem() };
-    let told = async {
-        send_event(sink, &event).await?;
-        sink.send(Message::Close(None)).await
-    };
     // One that does not read is not waited for.
-    if !matches!(timeout(GOODBYE, told).await, Ok(Ok(()))) {
+    if !matches!(timeout(GOODBYE, send_event(sink, &event)).await, Ok(Ok(()))) {
         tracing::debug!(grant = grant.name, "a client was not told of the end of its grant");
     }
 }
@@ -136,7 +135,6 @@ async fn serve(
             passing.refuse().await;
             let event = ExecEvent::Error { problem: problem.into_problem() };
             let _ = send_event(sink, &event).await;
-            let _ = sink.send(Message::Close(None)).await;
             return;
         }
     };
@@ -170,7 +168,6 @@ async fn serve(
                     Last::Unwritable(errno) => ExecEvent::OutputError { errno },
                 };
                 let _ = send_event(sink, &event).await;
-                let _ = sink.send(Message::Close(None)).await;
             }
         }
         () = input.run(&mut source) => {
