@@ -140,10 +140,9 @@ fn who_waits_for_a_host_at_a_terminal_is_told() {
     host.stall_at(Phase::Banner);
     let mut rig = DaemonRig::new();
     rig.add_host("far", &host);
-    rig.write_config_toml("[connection]\nconnect_timeout = \"2s\"\n");
     rig.start_daemon(&[]);
     for kind in ["--no-stdin", "--durable"] {
-        let command = rig.occ(&["exec", "--host", "far", kind, "--", "true"]);
+        let command = rig.occ(&["exec", "--host", "far", "--wait", "2s", kind, "--", "true"]);
         let (screen, code) = Terminal::control(&command, "").finish();
         assert_eq!(code, 5, "{screen}");
         assert!(screen.contains("[far] not connected; trying …"), "{screen}");
