@@ -23,7 +23,7 @@ use tokio::process::{Child, Command};
 
 use crate::commands::Context;
 use crate::error::{CliError, DAEMON_UNREACHABLE, DENIED};
-use crate::hint::shell_word;
+use crate::hint::{exposed, shell_word, unusable};
 use crate::unit;
 
 /// How long a daemon may take to accept connections.
@@ -270,7 +270,9 @@ fn check_directory(socket: &Path) -> Result<bool, CliError> {
     let meta = match std::fs::symlink_metadata(dir) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return refuse(&format!("cannot be looked at ({error})")),
+        Err(error) => {
+            return Err(refused(&format!("cannot be looked at ({error})")).hint(cure_of(dir)));
+        }
     };
     if meta.file_type().is_symlink() {
         return refuse("is a symbolic link");
@@ -514,10 +516,10 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     let reason = reason.trim().trim_start_matches("Error: ");
     let reason = &if reason.is_empty() { status.to_string() } else { sanitize(reason) };
     let error = CliError::daemon(format!("occd did not start: {reason}"));
-    Err(if status.code() == Some(EX_CONFIG) {
-        error.hint("mend that file, then occ daemon start")
-    } else if let Some(cure) = cure(reason) {
+    Err(if let Some(cure) = cure(reason) {
         error.hint(cure)
+    } else if status.code() == Some(EX_CONFIG) {
+        error.hint("mend that file, then occ daemon start")
     } else if let Some(dir) = state_dir().filter(|dir| reason.contains(dir)) {
         error.hint(format!("look at the permissions and the free space of {dir}"))
     } else if reason.contains("already running") {
@@ -530,23 +532,36 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
 
 /// Returns what has a daemon start, for the words with which it does not, where they alone tell.
 pub(crate) fn cure(said: &str) -> Option<String> {
-    let then = |cure: String| format!("{cure}, then: occ daemon start");
     if said.contains("HOME is ") {
         return Some(NO_HOME.to_owned());
     }
-    let unusable = || {
+    let no_runtime_dir = || {
         let (_, rest) = said.split_once("nothing can be made in ")?;
         let (dir, _) = rest.split_once(": ")?;
         is_runtime_dir(Path::new(dir)).then(|| UNSET_RUNTIME_DIR.to_owned())
     };
-    in_the_way(said).map(then).or_else(unusable).or_else(|| other_daemon(said))
+    let in_place = in_the_way(said).or_else(|| of_state(said)).or_else(|| exposed(said));
+    in_place.map(and_start).or_else(no_runtime_dir).or_else(|| other_daemon(said))
+}
+
+/// Returns what has the state directory be used, for words that name it.
+fn of_state(said: &str) -> Option<String> {
+    let dir = Env::from_process().state_dir().ok().filter(|dir| said.contains(&shown(dir)))?;
+    unusable(&dir).map(|(_, cure)| cure)
+}
+
+fn and_start(cure: String) -> String {
+    format!("{cure}, then: occ daemon start")
 }
 
 /// Returns what to do about a directory of the socket in which nothing can be made.
 fn cure_of(dir: &Path) -> String {
     match is_runtime_dir(dir) {
         true => UNSET_RUNTIME_DIR.to_owned(),
-        false => format!("ls -ld {0} {1}", shown(directory(dir)), shown(dir)),
+        false => of_state(&shown(dir)).map_or_else(
+            || format!("ls -ld {0} {1}", shown(directory(dir)), shown(dir)),
+            and_start,
+        ),
     }
 }
 

@@ -358,6 +358,61 @@ fn a_directory_that_cannot_be_written_is_told_before_a_start() {
 }
 
 #[test]
+fn a_state_directory_that_cannot_be_used_is_told_by_all_with_what_makes_it_usable() {
+    for (place, words, cure) in [
+        ("0777", "written by others (mode 0777)", "chmod go-w STATE"),
+        ("0000", "(mode 0000)", "chmod u+rwx STATE"),
+        ("0200", "(mode 0200)", "chmod u+rwx STATE"),
+        ("file", "is no directory", "mv STATE STATE.old"),
+        ("link", "leads nowhere", "mkdir -p TARGET && chmod 700 TARGET"),
+        ("links", "leads nowhere", "mkdir -p TARGET && chmod 700 TARGET"),
+    ] {
+        let (home, runtime) = (private_dir(), private_dir());
+        let state = home.path().join(".local/state/occ");
+        std::fs::create_dir_all(state.parent().unwrap()).unwrap();
+        match (place, u32::from_str_radix(place, 8)) {
+            (_, Ok(mode)) => {
+                std::fs::create_dir(&state).unwrap();
+                set_mode(&state, mode);
+            }
+            ("file", _) => std::fs::write(&state, "").unwrap(),
+            ("links", _) => {
+                std::os::unix::fs::symlink("between", &state).unwrap();
+                std::os::unix::fs::symlink("away/occ", state.with_file_name("between")).unwrap();
+            }
+            _ => std::os::unix::fs::symlink("away/occ", &state).unwrap(),
+        }
+        let target = state.with_file_name("away").join("occ");
+        let shown = |path: &Path| path.display().to_string();
+        let cure = cure.replace("STATE", &shown(&state)).replace("TARGET", &shown(&target));
+        for has_socket_elsewhere in [true, false] {
+            let bound = |args: &[&str]| {
+                let mut plain = occ(args, home.path());
+                if has_socket_elsewhere {
+                    plain.env("XDG_RUNTIME_DIR", runtime.path());
+                }
+                run(&mut bound_by_modes(&plain))
+            };
+            let done = bound(&["doctor", "--json"]);
+            let found = only(&done, "state");
+            assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(cure)));
+            assert!(found["detail"].as_str().unwrap().contains(words), "{found}");
+            // Where the socket is to be in it, that is what is found first.
+            let then = json!(format!("{cure}, then: occ daemon start"));
+            let daemon = [findings(&done, "daemon"), findings(&done, "socket")].concat();
+            assert_eq!((daemon.len(), &daemon[0]["hint"]), (1, &then), "{place}: {daemon:?}");
+            let started = bound(&["daemon", "start"]);
+            let hint = format!("hint: {}", then.as_str().unwrap());
+            assert!(started.code == 3 && started.err.contains(&hint), "{place}: {started:?}");
+        }
+        // The directory of the test is to be removed.
+        if state.is_dir() {
+            set_mode(&state, 0o700);
+        }
+    }
+}
+
+#[test]
 fn a_socket_that_cannot_be_opened_is_told_with_what_to_look_at() {
     let home = private_dir();
     let socket = home.path().join("occd.sock");

@@ -1,11 +1,16 @@
 //! Hints about files: keys, configuration, kept passwords; and how a path is typed.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use occ_proto::text::sanitize;
+use rustix::fs::{Access, access};
 
 /// The file of kept passwords has changed since occd wrote it.
 const CHANGED: &str = ", which is not as occd wrote it,";
+/// The most links that are followed one after the other, as on Linux (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 /// The keyring is in the way.
 const KEYRING_LOCKED: [&str; 2] = ["the keyring that has one is locked", "the keyring is locked"];
 
@@ -78,12 +83,51 @@ pub(super) fn unsafe_file(detail: &str) -> Option<String> {
     Some(format!("{chown}chmod go-w {word}"))
 }
 
-/// Returns the cure for a file of the settings that others may write, if that is what is wrong.
+/// Returns what keeps a directory of occ's own from being used, or made, and what to type, if what is in its place tells.
+pub(crate) fn unusable(dir: &Path) -> Option<(String, String)> {
+    let place = dir.ancestors().find(|place| place.symlink_metadata().is_ok())?;
+    let (shown, word) = (place.display(), path_word(place));
+    let meta = match place.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let target = path_word(&end_of(place));
+            // Whatever the umask is: where others may write, occd does not start.
+            let cure = format!("mkdir -p {target} && chmod 700 {target}");
+            return Some((format!("{shown} is a link that leads nowhere"), cure));
+        }
+        found => found.ok()?,
+    };
+    if !meta.is_dir() {
+        let cure = format!("mv {word} {}", shell_word(&format!("{shown}.old")));
+        return Some((format!("{shown} is no directory"), cure));
+    }
+    // What is above it is not looked through.
+    let (bits, wanted) = match place == dir {
+        true => (0o700, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK),
+        false => (0o300, Access::WRITE_OK | Access::EXEC_OK),
+    };
+    let mode = meta.mode() & 0o777;
+    let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
+    // The modes do not bind everybody.
+    (is_ours && mode & bits != bits && access(place, wanted).is_err()).then(|| {
+        let text = format!("{shown} cannot be used by you, its owner (mode {mode:04o})");
+        (text, format!("chmod u+rwx {word}"))
+    })
+}
+
+/// Returns what a link that leads nowhere leads to in the end.
+fn end_of(link: &Path) -> PathBuf {
+    let next = |link: &PathBuf| Some(link.parent()?.join(link.read_link().ok()?));
+    let ends = std::iter::successors(Some(link.to_owned()), next).take(MAX_LINKS);
+    ends.last().unwrap_or_default()
+}
+
+/// Returns the cure for something of occ's own that others may write, if that is what is wrong.
 pub(crate) fn exposed(detail: &str) -> Option<String> {
     let (before, after) = detail.split_once(" can be written by others, its mode is ")?;
     // hosts.json is named by its name alone, and then by its place.
     let place = after.split_once(" (chmod go-w) (").and_then(|(_, rest)| rest.rsplit_once(')'));
     let file = place.map_or(before, |(place, _)| place);
+    let file = file.strip_prefix("the directory ").unwrap_or(file);
     let ours = |meta: std::fs::Metadata| meta.uid() == rustix::process::geteuid().as_raw();
     let sudo = if std::fs::metadata(file).is_ok_and(ours) { "" } else { "sudo " };
     Some(format!("{sudo}chmod go-w {}", shell_word(file)))
@@ -136,4 +180,8 @@ pub(crate) fn shell_word(path: &str) -> String {
     }
     let (home, rest) = path.strip_prefix("~/").map_or(("", path.as_str()), |rest| ("~/", rest));
     format!("{home}'{}'", rest.replace('\'', "'\\''"))
+}
+
+fn path_word(path: &Path) -> String {
+    shell_word(&path.to_string_lossy())
 }

@@ -96,6 +96,32 @@ fn a_state_directory_that_cannot_be_written_to_is_told() {
 }
 
 #[test]
+fn what_is_said_of_a_state_directory_has_a_daemon_start() {
+    for place in ["mode", "file", "link"] {
+        let rig = DaemonRig::new();
+        let state = rig.paths().state_dir().unwrap();
+        fs::create_dir_all(state.parent().unwrap()).unwrap();
+        match place {
+            "mode" => {
+                fs::create_dir(&state).unwrap();
+                fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+            }
+            "file" => fs::write(&state, "").unwrap(),
+            _ => std::os::unix::fs::symlink("away/occ", &state).unwrap(),
+        }
+        let refused = rig.run_occ(&["daemon", "start"]);
+        told(&refused, "occd did not start", ", then: occ daemon start");
+        let hint = refused.stderr.lines().nth(1).unwrap();
+        let (cure, _) = hint.strip_prefix("hint: ").unwrap().split_once(", then: ").unwrap();
+        // A person's umask may let a group write.
+        let typed = format!("umask 002; {cure}");
+        assert!(Command::new("sh").args(["-c", &typed]).status().unwrap().success(), "{cure}");
+        rig.occ_ok(&["daemon", "start"]);
+        rig.occ_ok(&["daemon", "stop"]);
+    }
+}
+
+#[test]
 fn what_cannot_be_remembered_is_refused_with_what_to_look_at() {
     let Some((_sshd, rig)) = sshd() else { return };
     let state = rig.paths().state_dir().unwrap();

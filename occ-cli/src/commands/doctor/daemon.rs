@@ -114,9 +114,9 @@ async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, S
     };
     let hint = match (is_occd, autostart::is_named()) {
         (false, true) => "unset OCCD_BIN, or have it name an occd".to_owned(),
-        _ => autostart::cure(&why)
-            .or_else(|| exposed(&why))
-            .unwrap_or_else(|| "mend that, then: occ daemon start".to_owned()),
+        _ => {
+            autostart::cure(&why).unwrap_or_else(|| "mend that, then: occ daemon start".to_owned())
+        }
     };
     Some((why, hint))
 }

@@ -10,6 +10,7 @@ use occ_proto::HostsFile;
 use occ_proto::paths::{Env, SYSTEM_POLICY, expand_tilde};
 
 use super::Finding;
+use crate::hint::unusable;
 
 /// Less than this, in bytes, and what is to be kept cannot be.
 const LITTLE: u64 = 100 * 1024 * 1024;
@@ -39,12 +40,16 @@ pub(super) fn check() -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    findings.extend(owned("state", &state, Others::Nothing).or_else(|| {
+    let unused = unusable(&state).map(|(text, hint)| Finding::failed("state", text, hint));
+    let unused = unused.or_else(|| owned("state", &state, Others::Nothing));
+    findings.extend(unused.or_else(|| {
         let lost = "history, sessions and forwards are not remembered";
         let hint = format!("ls -ld {}; XDG_STATE_HOME names another place", state.display());
         Some(Finding::failed("state", unwritable(&state, lost)?, hint))
     }));
-    findings.extend(owned("config", &config, Others::Read).or_else(|| {
+    let unused = unusable(&config).map(|(text, hint)| Finding::warning("config", text, hint));
+    let unused = unused.or_else(|| owned("config", &config, Others::Read));
+    findings.extend(unused.or_else(|| {
         let lost = "hosts cannot be added or changed";
         let hint = format!("ls -ld {}", config.display());
         Some(Finding::warning("config", unwritable(&config, lost)?, hint))
@@ -170,7 +175,8 @@ fn owned(check: &'static str, path: &Path, others: Others) -> Option<Finding> {
     }
     if mode & 0o200 == 0 {
         let text = format!("{shown} cannot be written (mode {mode:04o})");
-        return Some(Finding::warning(check, text, format!("chmod u+w {shown}")));
+        let bits = if meta.is_dir() { "u+rwx" } else { "u+rw" };
+        return Some(Finding::warning(check, text, format!("chmod {bits} {shown}")));
     }
     None
 }
