@@ -591,6 +591,24 @@ fn keys_that_others_may_read_are_told() {
 }
 
 #[test]
+fn keys_that_a_login_offers_by_itself_are_looked_at_too() {
+    let home = private_dir();
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    set_mode(&ssh, 0o700);
+    for name in ["id_ed25519", "id_ecdsa", "id_rsa"] {
+        let key = ssh.join(name);
+        std::fs::write(&key, "").unwrap();
+        set_mode(&key, 0o644);
+        let found = only(&run(&mut doctor(home.path(), &["--json"])), "keys");
+        let hint = format!("chmod 600 {}", key.display());
+        assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(hint)));
+        set_mode(&key, 0o600);
+        assert_eq!(findings(&run(&mut doctor(home.path(), &["--json"])), "keys").len(), 0);
+    }
+}
+
+#[test]
 fn a_clock_of_which_nobody_knows_has_a_line() {
     let home = private_dir();
     let bin = home.path().join("bin");

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// The policy of this machine's administrator, for all its users. Not to be had by a variable: those are the user's.
 pub const SYSTEM_POLICY: &str = "/etc/occ/policy.toml";
 
+/// The key files in `~/.ssh` that a login offers where none is named.
+pub const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
 /// The longest path that fits a Unix socket address: `sun_path` less its terminating NUL.
 pub const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use occ_proto::HostConfig;
-use occ_proto::paths::expand_tilde;
+use occ_proto::paths::{DEFAULT_KEYS, expand_tilde};
 
 use super::agent::AgentChoice;
 use super::allowed::Server;
@@ -67,13 +67,12 @@ pub(super) async fn resolve(
         Some(user) => user.as_str().to_owned(),
         None => environment.login_user.clone(),
     };
-    let default_files = ["id_ed25519", "id_ecdsa", "id_rsa"];
     let in_ssh_dir = |name| environment.home.join(".ssh").join(name);
     let no_keys = !allows_keys(&ssh_config);
     let configured: Vec<PathBuf> =
         ssh_config.identity_files.iter().map(|path| expand_tilde(path, home)).collect();
     let defaults = if configured.is_empty() && !ssh_config.no_identity_files && !no_keys {
-        default_files.map(in_ssh_dir).into()
+        DEFAULT_KEYS.map(in_ssh_dir).into()
     } else {
         Vec::new()
     };

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use occ_proto::HostsFile;
-use occ_proto::paths::{Env, SYSTEM_POLICY, expand_tilde};
+use occ_proto::paths::{DEFAULT_KEYS, Env, SYSTEM_POLICY, expand_tilde};
 
 use super::Finding;
 use crate::hint::unusable;
@@ -76,16 +76,16 @@ fn ssh_config(env: &Env) -> Option<Finding> {
     owned("ssh_config", &path, Others::Read).filter(|finding| finding.level == super::Level::Failed)
 }
 
-/// Looks at whether the keys that hosts.json names are this user's alone, as occd has it of a key that it uses, and at
-/// the directory that they usually are in.
+/// Looks at whether the keys that hosts.json names, and those that a login offers by itself, are this user's alone, as occd
+/// has it of a key that it uses, and at the directory that they usually are in.
 fn keys(env: &Env) -> Vec<Finding> {
     const CHECK: &str = "keys";
     let own = rustix::process::geteuid().as_raw();
     let mode = |path: &Path| {
         fs::metadata(path).ok().filter(|meta| meta.uid() == own).map(|meta| meta.mode() & 0o777)
     };
-    let dir = env.home.as_ref().map(|home| home.join(".ssh"));
-    let dir = dir.iter().filter_map(|dir| {
+    let ssh = env.home.as_ref().map(|home| home.join(".ssh"));
+    let dir = ssh.iter().filter_map(|dir| {
         let mode = mode(dir).filter(|mode| mode & 0o022 != 0)?;
         let shown = dir.display();
         let text = format!("{shown} may be written by others (mode {mode:04o})");
@@ -97,10 +97,11 @@ fn keys(env: &Env) -> Vec<Finding> {
     let hosts = hosts.and_then(|text| serde_json::from_slice::<HostsFile>(&text).ok());
     let named = hosts.iter().flat_map(|file| file.hosts.values());
     let named = named.filter_map(|host| host.identity_file.as_deref());
-    let named: BTreeSet<PathBuf> =
-        named.map(|path| expand_tilde(path, env.home.as_deref())).collect();
+    let named = named.map(|path| expand_tilde(path, env.home.as_deref()));
+    let default = ssh.iter().flat_map(|dir| DEFAULT_KEYS.map(|name| dir.join(name)));
+    let all: BTreeSet<PathBuf> = named.chain(default).collect();
     // A public one, which chooses among those of an agent, is for everybody.
-    let private = named.iter().filter(|path| path.extension().is_none_or(|end| end != "pub"));
+    let private = all.iter().filter(|path| path.extension().is_none_or(|end| end != "pub"));
     let keys = private.filter_map(|path| {
         let mode = mode(path).filter(|mode| mode & 0o077 != 0)?;
         let shown = path.display();

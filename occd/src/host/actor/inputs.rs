@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
 use occ_proto::Secret;
+use occ_proto::paths::DEFAULT_KEYS;
 
 use super::Actor;
 use crate::ssh::ConnectError;
@@ -18,8 +19,8 @@ impl Inputs {
     pub(super) fn of(files: &[PathBuf], environment: &DialEnvironment) -> Self {
         use std::os::unix::fs::MetadataExt as _;
         let ssh = environment.home.join(".ssh");
-        let always = ["config", "known_hosts", "id_ed25519", "id_ecdsa", "id_rsa"];
-        let paths = always.map(|file| ssh.join(file)).into_iter().chain(files.iter().cloned());
+        let always = ["config", "known_hosts"].into_iter().chain(DEFAULT_KEYS);
+        let paths = always.map(|file| ssh.join(file)).chain(files.iter().cloned());
         let stamp = |path: &PathBuf| {
             let m = std::fs::metadata(path).ok()?;
             // With nanoseconds: a file that is mended at once often keeps its length.
