@@ -609,6 +609,30 @@ fn keys_that_a_login_offers_by_itself_are_looked_at_too() {
 }
 
 #[test]
+fn a_policy_that_cannot_be_read_is_told_as_what_it_is_to_a_daemon_that_runs() {
+    if !require_namespaces(&["--mount", "--map-root-user"]) {
+        return;
+    }
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/version" => Answer::ok(version("0.1.0")),
+        _ => Answer::ok(list(&[], None)),
+    });
+    let plain = fake.command(&["doctor", "--json"]);
+    let mut mounted = Command::new("unshare");
+    mounted.args(["--mount", "--map-root-user", "sh", "-ec"]);
+    mounted.arg(
+        "mount -t tmpfs none /etc; mkdir /etc/occ; ln -s /nowhere /etc/occ/policy.toml; exec \"$@\"",
+    );
+    mounted.arg("sh").arg(plain.get_program()).args(plain.get_args()).env_clear();
+    mounted.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let done = run(&mut mounted);
+    assert_eq!(only(&done, "daemon")["level"], "ok", "{done:?}");
+    let found = only(&done, "policy");
+    let detail = found["detail"].as_str().unwrap();
+    assert!(detail.ends_with("leads nowhere: the next start of occd fails"), "{found}");
+}
+
+#[test]
 fn a_clock_of_which_nobody_knows_has_a_line() {
     let home = private_dir();
     let bin = home.path().join("bin");

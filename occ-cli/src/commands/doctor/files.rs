@@ -16,6 +16,8 @@ use crate::hint::unusable;
 const LITTLE: u64 = 100 * 1024 * 1024;
 /// Less than this, in bytes, and long outputs may not fit.
 const SCARCE: u64 = 1024 * 1024 * 1024;
+/// What comes of a policy of the machine that cannot be used, whether or not a daemon runs.
+const NO_START: &str = "the next start of occd fails";
 /// What to do where there is no home directory to look into.
 const HOME: &str = "export HOME=…";
 /// The largest file that is read, in bytes.
@@ -121,20 +123,20 @@ fn system_policy() -> Option<Finding> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let leads_nowhere = |place: &&Path| place.is_symlink() && !place.exists();
             let link = path.ancestors().find(leads_nowhere)?.display();
-            let text = format!("{link} is a link that leads nowhere: occd does not start");
+            let text = format!("{link} is a link that leads nowhere: {NO_START}");
             return Some(Finding::failed(CHECK, text, format!("ls -l {link}")));
         }
         Err(error) => return Some(unreadable(CHECK, path, &error)),
     };
     if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
-        let text = format!("{shown} can be written by others than root: occd does not start");
+        let text = format!("{shown} can be written by others than root: {NO_START}");
         let hint = format!("sudo chown root {shown}; sudo chmod go-w {shown}");
         return Some(Finding::failed(CHECK, text, hint));
     }
     match File::open(path) {
         Ok(_) => None,
         Err(error) => {
-            let text = format!("{shown}: {error}: occd does not start");
+            let text = format!("{shown}: {error}: {NO_START}");
             Some(Finding::failed(CHECK, text, format!("sudo chmod a+r {shown}")))
         }
     }
