@@ -34,6 +34,7 @@ use crate::autostart::{self, Start};
 use crate::commands::Context;
 use crate::connection::Connection;
 use crate::error::{CliError, DAEMON_UNREACHABLE};
+use crate::hint::wake_or_kill;
 use crate::output::Ui;
 use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
@@ -292,11 +293,10 @@ impl Client {
         let seconds = time.as_secs();
         // Who listens may be systemd, for a daemon that does not come.
         match autostart::lock_holder(&self.socket).or(self.pid) {
-            // It would not hear TERM either: whoever stopped it with SIGSTOP, or it is stuck.
             Some(pid) => CliError::daemon(format!(
                 "occd (process {pid}) has not answered for {seconds} seconds."
             ))
-            .hint(format!("kill -CONT {pid} if it was stopped; else kill -9 {pid}, and the next command starts a new one")),
+            .hint(format!("{}, and the next command starts a new one", wake_or_kill(pid))),
             None => CliError::daemon(format!("occd has not answered for {seconds} seconds.")),
         }
     }

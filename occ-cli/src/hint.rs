@@ -64,6 +64,12 @@ const NO_DIRECTORY: &str = "the directory ";
 /// How that comes to be there.
 pub(crate) const MAKE_PATH: &str = "occ cp --mkpath makes it";
 
+/// Returns what to do about a daemon that does nothing. It does not hear TERM either: somebody has stopped it with SIGSTOP,
+/// or it is stuck.
+pub(crate) fn wake_or_kill(pid: i32) -> String {
+    format!("kill -CONT {pid} if it was stopped; else kill -9 {pid}")
+}
+
 /// Returns what to type next, for the daemon's code and its sentence. `host` is absent where no host is concerned.
 pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<String> {
     let h = host.unwrap_or("HOST");

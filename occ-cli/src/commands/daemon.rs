@@ -18,6 +18,7 @@ use crate::cli::DaemonCommand;
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::{CliError, DAEMON};
+use crate::hint::wake_or_kill;
 use crate::unit;
 use crate::versions;
 
@@ -245,7 +246,7 @@ pub(super) async fn gone(pid: i32, socket: &Path) -> Result<(), CliError> {
         "occd (process {pid}) was told to stop but is still there after {} seconds.",
         STOP_LIMIT.as_secs()
     ))
-    .hint(format!("kill -9 {pid}")))
+    .hint(wake_or_kill(pid)))
 }
 
 /// Returns whether a process has not ended yet. The kernel closes its files, and with them the lock, a little earlier.

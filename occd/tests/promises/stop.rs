@@ -57,6 +57,21 @@ fn whoever_comes_while_a_daemon_stops_gets_the_next_one() {
 }
 
 #[test]
+fn a_daemon_that_somebody_has_stopped_ends_when_it_goes_on_as_is_said() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let daemon = rig.daemon();
+    daemon.signal(Signal::STOP);
+    let output = rig.run_occ(&["daemon", "stop"]);
+    assert_ne!(output.code(), 0, "{output:?}");
+    let pid = daemon.pid;
+    let hint = format!("hint: kill -CONT {pid} if it was stopped; else kill -9 {pid}\n");
+    assert!(output.stderr.ends_with(&hint), "{output:?}");
+    daemon.signal(Signal::CONT);
+    wait_until("it to end", GUARD, || daemon.is_alive(), |is_alive| !is_alive);
+}
+
+#[test]
 fn what_ends_by_itself_in_a_moment_is_let_end() {
     let Some((_sshd, mut rig)) = sshd() else { return };
     let daemon = rig.daemon();
