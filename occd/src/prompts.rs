@@ -95,7 +95,7 @@ pub enum NoAnswer {
 pub enum NotTaken {
     /// There is no such question.
     NoSuchPrompt,
-    /// It comes from whoever wants to do what is asked about, or from what that has started.
+    /// It allows what is asked about, and comes from whoever wants to do that, or from what that has started.
     Own,
 }
 
@@ -113,7 +113,7 @@ struct Open {
     /// When it is shown to all.
     for_all: Instant,
     clients: Clients,
-    /// Who wants to do what it is about, and cannot answer.
+    /// Who wants to do what it is about, and cannot allow it.
     wants: Option<approval::Wants>,
     reply: oneshot::Sender<Reply>,
 }
@@ -182,7 +182,9 @@ impl Prompts {
             .iter()
             .find(|open| open.prompt.id == id)
             .and_then(|open| open.wants.clone());
-        if wants.is_some_and(|wants| wants.are_of(by)) {
+        // Whoever gives up what they want themselves harms nobody.
+        let allows = answer.answer.as_ref().is_some_and(approval::allows);
+        if allows && wants.is_some_and(|wants| wants.are_of(by)) {
             return Err(NotTaken::Own);
         }
         // A notice can be declined, which gives up what it is about; it has no answer.

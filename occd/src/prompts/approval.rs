@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use occ_proto::HostName;
 use occ_proto::prompt::PromptKind;
+use occ_proto::{HostName, Secret};
 use tokio::time::timeout;
 
 use super::clients::{Client, Clients};
@@ -59,6 +59,11 @@ impl Wants {
     }
 }
 
+/// Returns whether an answer allows what is asked about.
+pub(super) fn allows(answer: &Secret) -> bool {
+    answer.expose().trim().eq_ignore_ascii_case("yes")
+}
+
 impl Prompts {
     /// Asks everybody but those who want it. `told` hears of the question.
     ///
@@ -92,7 +97,7 @@ impl Prompts {
             Err(_) => return Err(NoAnswer::Timeout),
         };
         let answer = reply.answer.ok_or(NoAnswer::Declined)?;
-        let allows = answer.expose().trim().eq_ignore_ascii_case("yes");
+        let allows = allows(&answer);
         tracing::info!(question = text, allows, "an approval was answered");
         Ok(allows)
     }

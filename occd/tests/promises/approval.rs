@@ -128,6 +128,27 @@ fn a_client_without_a_terminal_cannot_allow_what_its_relatives_want() {
 }
 
 #[test]
+fn whoever_wants_it_may_give_it_up() {
+    let Some((_sshd, rig)) = sshd_with(ASK) else { return };
+    for answer in ["--deny", "no answer"] {
+        let mut wants = rig.occ(&["exec", "--host", "h", "--", "touch", "/tmp/occ-never"]);
+        let wants = wants.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let id = question(&rig)["id"].to_string();
+        // This test is the parent of both.
+        match answer {
+            "--deny" => _ = rig.occ_ok(&["prompts", "--deny", &id]),
+            _ => {
+                let path = format!("/v1/prompts/{id}");
+                assert_eq!(rig.http("POST", &path, &[], Some(json!({}))).status, 204);
+            }
+        }
+        let done = wants.wait_with_output().unwrap();
+        assert_eq!(done.status.code(), Some(7), "{done:?}");
+        nothing_is_asked(&rig);
+    }
+}
+
+#[test]
 fn a_timeout_denies_and_names_the_rule() {
     let config = format!("[policy]\nask_timeout = \"500ms\"\n{ASK}");
     let Some((_sshd, rig)) = sshd_with(&config) else { return };
