@@ -114,6 +114,11 @@ impl CliError {
         self.code == DAEMON_UNREACHABLE && (self.unread || *method == Method::GET)
     }
 
+    /// Returns whether it is that of a daemon that is not there, and may be there again.
+    pub(crate) fn is_away(&self) -> bool {
+        self.problem.is_none() && self.exit == DAEMON && self.code != DAEMON_INCOMPATIBLE
+    }
+
     /// Returns whether it is that of a copy whose link broke.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.code == Code::FileInterrupted.as_str()

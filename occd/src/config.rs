@@ -123,6 +123,7 @@ pub struct HostSettings {
     /// Settings of the connection.
     pub connection: ConnectionConfig,
     /// The Docker socket on the host, where it is not in a usual place.
+    #[serde(deserialize_with = "absolute")]
     pub docker_socket: Option<String>,
     /// Where commands run on the host that name no directory; where the login begins, unless set. May begin with `~/`.
     #[serde(deserialize_with = "directory")]
@@ -246,6 +247,7 @@ pub struct LogConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct LocalConfig {
     /// The Docker socket; else the one that the docker program would use.
+    #[serde(deserialize_with = "absolute")]
     pub docker_socket: Option<PathBuf>,
     /// How the opencode sandbox is made here, over config.json.
     pub sandbox: SandboxConfig,
@@ -504,6 +506,18 @@ fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String
     Ok(Some(text))
 }
 
+fn absolute<'de, D, P>(deserializer: D) -> Result<Option<P>, D::Error>
+where
+    D: Deserializer<'de>,
+    P: From<String>,
+{
+    let text = String::deserialize(deserializer)?;
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(serde::de::Error::custom(format!("{text:?} is no path that begins with /")));
+    }
+    Ok(Some(text.into()))
+}
+
 fn is_anchored(text: &str) -> bool {
     (text.starts_with('/') || text == "~" || text.starts_with("~/")) && !text.contains('\0')
 }
@@ -610,6 +624,9 @@ mod tests {
             ("[hosts.a]\nworkspaces = { \"src\" = \"/srv\" }\n", 2, "begins with / or ~/"),
             ("x", 1, "expected"),
             ("[connection]\nkeepalive_count = 0\n", 2, "at least 1"),
+            ("[hosts.a.sandbox]\nport = 0\n", 2, "1 to 65535"),
+            ("[local]\ndocker_socket = \"docker.sock\"\n", 2, "begins with /"),
+            ("[hosts.a]\ndocker_socket = \"x\"\n", 2, "begins with /"),
             ("[hosts.a.connection]\n\nkeepalive_interval = \"1ms\"\n", 3, "at least 100ms"),
             ("[connection]\n\nkeepalive_interval = \"100000000000h\"\n", 3, "at most 24h"),
             ("[connection]\nconnect_timeout = \"25h\"\n", 2, "at most 24h"),

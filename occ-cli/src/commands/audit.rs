@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::Path;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use occ_proto::audit::{AuditEvent, AuditFilter, AuditLine, AuditOutcome, Joined};
 use occ_proto::paths::Env;
@@ -12,6 +13,7 @@ use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 
 use super::Context;
+use super::events::AGAIN;
 use crate::autostart::{self, Start};
 use crate::cli::AuditArgs;
 use crate::client::{Client, segment};
@@ -22,6 +24,9 @@ use crate::target::Target;
 
 /// What has begun and not ended, of which a follower remembers as much. Of others the end is told without its beginning.
 const OPEN: usize = 10_000;
+
+/// The most that a daemon tells of what has been.
+const MOST: usize = 20_000;
 
 /// How the name of the read-only socket ends, before its extension.
 const READ_ONLY: &[u8] = b"-ro";
@@ -46,7 +51,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
             Err(error) => return Err(error),
         };
         if let Some(client) = client {
-            let asked = ask(ui, &client, &filter, args);
+            let asked = ask(ui, &client, filter, args);
             return tokio::select! {
                 biased;
                 // It is how following ends.
@@ -72,27 +77,85 @@ fn is_narrow(socket: &Path) -> bool {
     socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || stem.ends_with(READ_ONLY)
 }
 
-/// Tells what the daemon tells.
+/// Tells what the daemon tells, and when it is followed, what the next one does.
 async fn ask(
     ui: &Ui,
     client: &Client,
-    filter: &AuditFilter,
+    mut filter: AuditFilter,
     args: &AuditArgs,
 ) -> Result<u8, CliError> {
-    let mut path = format!("/v1/audit?limit={}", args.number);
+    let mut number = args.number;
+    let mut told = Told::default();
+    loop {
+        let why = match ask_one(ui, client, &filter, (number, args.follow), &mut told).await {
+            Ok(()) if !args.follow => return Ok(0),
+            Ok(()) => CliError::daemon("occd is away"),
+            Err(error) if args.follow && error.is_away() => error,
+            Err(error) => return Err(error),
+        };
+        if !std::mem::replace(&mut told.that_away, true) {
+            ui.note(&format!("{}. It is tried again.", why.message.trim_end_matches('.')));
+        }
+        // Whatever was done meanwhile.
+        if let Some(at) = told.at {
+            (filter.since, number) = (Some(at), MOST);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// What was told last.
+#[derive(Default)]
+struct Told {
+    at: Option<Timestamp>,
+    /// All of that moment.
+    last: Vec<(String, AuditEvent)>,
+    /// That the daemon is away.
+    that_away: bool,
+}
+
+impl Told {
+    /// Notes a line. Returns whether it is new.
+    fn take(&mut self, line: &AuditLine) -> bool {
+        let name = (line.id.clone(), line.event);
+        if self.at == Some(line.at) && self.last.contains(&name) {
+            return false;
+        }
+        if self.at != Some(line.at) {
+            self.last.clear();
+        }
+        self.at = Some(line.at);
+        self.last.push(name);
+        true
+    }
+}
+
+/// The same of one daemon.
+async fn ask_one(
+    ui: &Ui,
+    client: &Client,
+    filter: &AuditFilter,
+    (number, follow): (usize, bool),
+    told: &mut Told,
+) -> Result<(), CliError> {
+    let mut path = format!("/v1/audit?limit={number}");
     if let Some(host) = &filter.host {
         path.push_str(&format!("&host={}", segment(host)));
     }
     if let Some(since) = filter.since {
         path.push_str(&format!("&since={since}"));
     }
-    if args.follow {
+    if follow {
         path.push_str("&follow=true");
     }
     let mut lines = Lines::get(client, &path).await?;
+    told.that_away = false;
     let mut open: HashMap<String, AuditLine> = HashMap::new();
     while let Some(mut line) = lines.next::<AuditLine>().await? {
-        if !ui.json && args.follow {
+        if !told.take(&line) {
+            continue;
+        }
+        if !ui.json && follow {
             match line.event {
                 AuditEvent::Begin if open.len() < OPEN => {
                     open.insert(line.id.clone(), line.clone());
@@ -111,7 +174,7 @@ async fn ask(
         }
         tell(ui, &line)?;
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Reads the files, where there is no daemon to ask.

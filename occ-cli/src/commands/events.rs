@@ -11,12 +11,12 @@ use occ_proto::text::sanitize;
 
 use super::Context;
 use crate::cli::EventsArgs;
-use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
+use crate::error::CliError;
 use crate::lines::Lines;
 use crate::output::{Ui, json};
 
 /// How long until a daemon that is away is looked for again.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs the command until a signal ends it.
 pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, CliError> {
@@ -56,13 +56,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
             let why = match ended {
                 Ok(true) => return Ok(0),
                 Ok(false) => CliError::daemon("occd is away"),
-                Err(error)
-                    if error.problem.is_none()
-                        && error.exit == DAEMON
-                        && error.code != DAEMON_INCOMPATIBLE =>
-                {
-                    error
-                }
+                Err(error) if error.is_away() => error,
                 Err(error) => return Err(error),
             };
             if args.once {

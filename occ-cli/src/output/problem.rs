@@ -34,10 +34,8 @@ pub(crate) fn print_as(json: bool, verbose: u8, error: &CliError) {
         return;
     }
     let mut text = format!("Error: {}\n", error.message);
-    if verbose > 0
-        && let Some(problem) = &error.problem
-    {
-        for cause in &problem.causes {
+    if verbose > 0 {
+        for cause in error.problem.iter().flat_map(|problem| &problem.causes) {
             text.push_str(&format!("  caused by: {}\n", sanitize(cause)));
         }
         text.push_str(&format!("  code: {}\n", error.code));

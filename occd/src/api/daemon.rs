@@ -7,7 +7,7 @@ use occ_proto::API_VERSION;
 use occ_proto::daemon::{Health, Version};
 
 use super::json::Json;
-use super::{App, in_time, see_files};
+use super::{App, see_files};
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
 const CAPABILITIES: [&str; 31] = [
@@ -67,7 +67,7 @@ pub(super) async fn health() -> Json<Health> {
 )]
 pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
     // Whoever asks has perhaps just mended them.
-    tokio::join!(see_files(&app), in_time("hosts.json", app.hosts_now()));
+    see_files(&app).await;
     Json(Version {
         version: env!("CARGO_PKG_VERSION").into(),
         api_version: API_VERSION,

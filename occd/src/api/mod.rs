@@ -486,6 +486,7 @@ fn concerns_hosts(request: &Request) -> bool {
 
 async fn see_files(app: &App) {
     in_time("occd.toml", app.refresh_config()).await;
+    in_time("hosts.json", app.hosts_now()).await;
 }
 
 /// Waits for a look at a file, but not for long: a home directory on a network can hang, and what is in force is in memory.

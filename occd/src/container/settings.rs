@@ -23,6 +23,7 @@ pub struct SandboxConfig {
     /// The image.
     pub image: Option<String>,
     /// The port on the host.
+    #[serde(deserialize_with = "port")]
     pub port: Option<u16>,
     /// The address on the host that the port is bound to; 127.0.0.1 unless set.
     pub bind_address: Option<IpAddr>,
@@ -176,6 +177,13 @@ fn variables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, 
     let variables = Vec::<String>::deserialize(deserializer)?;
     variables.iter().try_for_each(|variable| check_variable(variable)).map_err(D::Error::custom)?;
     Ok(variables)
+}
+
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    match u16::deserialize(deserializer)? {
+        0 => Err(D::Error::custom("a port is a number from 1 to 65535")),
+        port => Ok(Some(port)),
+    }
 }
 
 /// Returns an image's name with its tag.

@@ -200,6 +200,11 @@ fn what_comes_is_followed() {
     let (begin, end) = (next(), next());
     assert_eq!((begin.event, &begin.argv[..]), (AuditEvent::Begin, &["false".into()][..]));
     assert_eq!((end.id, end.exit_code), (begin.id, Some(1)));
+    // Also over a restart, and nothing twice.
+    rig.occ_ok(&["daemon", "restart"]);
+    exec(&rig, json!({"argv": ["test", "x"]}));
+    let then = next();
+    assert_eq!(then.argv, ["test", "x"]);
     occ.kill().unwrap();
     occ.wait().unwrap();
 }

@@ -208,6 +208,28 @@ fn a_host_with_work_is_removed_only_by_force() {
 }
 
 #[test]
+fn an_edit_by_hand_counts_for_the_next_request() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("k", &host);
+    rig.start_daemon(&[]);
+    let file = rig.paths().hosts_file_candidates().unwrap().remove(0);
+    let whole = std::fs::read_to_string(&file).unwrap();
+    for _ in 0..3 {
+        assert_eq!(exec(&rig, "k", &["true"]).status, 200);
+        std::fs::write(&file, r#"{"hosts":{}}"#).unwrap();
+        assert_eq!(problem(&exec(&rig, "k", &["true"])).code, Code::HostNotFound);
+        std::fs::write(&file, "{bad").unwrap();
+        let warned = rig.http("GET", "/v1/hosts", &[], None);
+        assert!(warned.header("occ-warning").is_some(), "{warned:?}");
+        std::fs::write(&file, whole.replace("\"k\"", "\"k9\"")).unwrap();
+        assert_eq!(exec(&rig, "k9", &["true"]).status, 200);
+        assert_eq!(problem(&exec(&rig, "k", &["true"])).code, Code::HostNotFound);
+        std::fs::write(&file, &whole).unwrap();
+    }
+}
+
+#[test]
 fn nobody_confirms_the_removal_of_a_host_that_is_not_there() {
     let rig = empty_rig();
     add(&rig, "prod", json!({ "hostname": "192.0.2.1" }));
