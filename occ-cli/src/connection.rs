@@ -19,7 +19,8 @@ pub(crate) struct Connection {
     asked: bool,
     /// Whoever reads before that.
     reader: Option<Waker>,
-    /// Why nothing can be written any more. It is told once there is nothing left to read.
+    /// Why nothing can be written any more. It is told once there is nothing left to read; until then a write waits, or
+    /// hyper would make all of a long body for nobody before it reads.
     deaf: Option<io::Error>,
 }
 
@@ -73,10 +74,10 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = match self.deaf {
-            Some(_) => Ok(buf.len()),
-            None => ready!(Pin::new(&mut self.inner).poll_write(cx, buf)),
-        };
+        if self.deaf.is_some() {
+            return Poll::Pending;
+        }
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf));
         Poll::Ready(Ok(self.written(written, buf.len())))
     }
 
@@ -85,11 +86,11 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.deaf.is_some() {
+            return Poll::Pending;
+        }
         let length = bufs.iter().map(|buf| buf.len()).sum();
-        let written = match self.deaf {
-            Some(_) => Ok(length),
-            None => ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)),
-        };
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs));
         Poll::Ready(Ok(self.written(written, length)))
     }
 
@@ -108,11 +109,13 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
 
     use bytes::Bytes;
-    use http_body_util::{BodyExt as _, Empty};
+    use futures_util::stream;
+    use http_body_util::{BodyExt as _, Empty, StreamBody};
     use hyper::Request;
+    use hyper::body::Frame;
 
     use super::*;
 
@@ -141,6 +144,35 @@ mod tests {
             ours.set_nonblocking(true).unwrap();
             assert_eq!(ask(UnixStream::from_std(ours).unwrap()).await.unwrap(), "no");
         });
+    }
+
+    #[test]
+    fn an_answer_in_the_middle_of_a_body_without_an_end_is_heard() {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let answers = std::thread::spawn(move || {
+            theirs.read_exact(&mut [0; 64 * 1024]).unwrap();
+            theirs.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").unwrap();
+        });
+        let piece = || Ok::<_, io::Error>(Frame::data(Bytes::from_static(&[0; 4096])));
+        let body = StreamBody::new(stream::repeat_with(piece));
+        runtime().block_on(async {
+            let io = Connection::new(UnixStream::from_std(ours).unwrap());
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            let request = Request::put("/").body(body).unwrap();
+            let answer = async move {
+                let answer = sender.send_request(request).await.unwrap();
+                answer.into_body().collect().await.unwrap().to_bytes()
+            };
+            let mut connection = std::pin::pin!(connection);
+            let mut answer = std::pin::pin!(answer);
+            let said = tokio::select! {
+                said = &mut answer => said,
+                _ = &mut connection => answer.await,
+            };
+            assert_eq!(said, "no");
+        });
+        answers.join().unwrap();
     }
 
     #[test]
