@@ -50,9 +50,6 @@ const NO_HOME: &str = "export HOME=DIRECTORY, with the directory that has your .
 const UNSET_RUNTIME_DIR: &str =
     "unset XDG_RUNTIME_DIR, or log in anew: the system makes that directory at the login";
 
-/// The word for a daemon that does not run, where none may be started.
-pub(crate) const ABSENT: &str = "daemon_not_running";
-
 /// Whether a daemon may be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -119,13 +116,12 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
     // What a daemon of ours would serve there is everything.
     if socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) {
         let message = format!("The grant of {} has ended, or was revoked.", shown(&socket));
-        let error = CliError { code: ABSENT.to_owned(), ..CliError::daemon(message) };
-        return Err(error.hint("occ grant list, where it was made, shows those in force"));
+        return Err(CliError::absent(message)
+            .hint("occ grant list, where it was made, shows those in force"));
     }
     if start == Start::Never || (start == Start::IfNeeded && is_forbidden()) {
         let message = format!("occd is not running (socket {}).", shown(&socket));
-        let error = CliError { code: ABSENT.to_owned(), ..CliError::daemon(message) };
-        return Err(error.hint("occ daemon start"));
+        return Err(CliError::absent(message).hint("occ daemon start"));
     }
     let _lock = lock(&socket).await?;
     // Another occ may have started it while this one waited for the lock, and one that stops still has its own.

@@ -18,6 +18,7 @@ fn own_words() -> BTreeMap<String, u8> {
         CliError::usage("x"),
         CliError::unsupported("x"),
         CliError::daemon("x"),
+        CliError::absent("x"),
         CliError::incompatible("x"),
     ];
     errors.into_iter().map(|error| (error.code, error.exit)).collect()

@@ -36,6 +36,8 @@ pub(crate) const CLOSED_PIPE: u8 = 141;
 
 /// The word for a daemon that cannot be reached, or goes before it answers.
 pub(crate) const DAEMON_UNREACHABLE: &str = "daemon_unreachable";
+/// The word for a daemon that does not run, where none may be started.
+pub(crate) const ABSENT: &str = "daemon_not_running";
 /// The word for a daemon of another API version.
 pub(crate) const DAEMON_INCOMPATIBLE: &str = "daemon_incompatible";
 
@@ -86,6 +88,11 @@ impl CliError {
     /// Returns an error for a daemon that cannot be reached or trusted.
     pub(crate) fn daemon(message: impl Into<String>) -> Self {
         Self::new(DAEMON, DAEMON_UNREACHABLE, message)
+    }
+
+    /// Returns an error for a daemon that does not run, where none may be started.
+    pub(crate) fn absent(message: impl Into<String>) -> Self {
+        Self::new(DAEMON, ABSENT, message)
     }
 
     /// Returns an error for a daemon of another API version.

@@ -17,7 +17,7 @@ use super::events::AGAIN;
 use crate::autostart::{self, Start};
 use crate::cli::AuditArgs;
 use crate::client::{Client, segment};
-use crate::error::CliError;
+use crate::error::{ABSENT, CliError};
 use crate::lines::Lines;
 use crate::output::Ui;
 use crate::target::Target;
@@ -47,7 +47,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
     if is_narrow || autostart::lock_holder(&socket).is_some() {
         let client = match autostart::connect(context, Start::Never).await {
             Ok(found) => Some(Client::of(found, ui)),
-            Err(error) if error.code == autostart::ABSENT && !is_narrow => None,
+            Err(error) if error.code == ABSENT && !is_narrow => None,
             Err(error) => return Err(error),
         };
         if let Some(client) = client {

@@ -17,7 +17,7 @@ use crate::autostart::{self, Start, cannot_run, occd_program, socket_path};
 use crate::cli::DaemonCommand;
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
-use crate::error::{CliError, DAEMON};
+use crate::error::{ABSENT, CliError, DAEMON};
 use crate::hint::wake_or_kill;
 use crate::unit;
 use crate::versions;
@@ -185,7 +185,7 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
     }
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
-        Err(error) if error.code == autostart::ABSENT => {
+        Err(error) if error.code == ABSENT => {
             return match autostart::lock_holder(&socket) {
                 Some(pid) => terminate(pid, &socket).await,
                 None => Ok(Stopped { pid: None, next: None }),
@@ -307,7 +307,7 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     }
     match autostart::connect(context, Start::Never).await {
         Ok(found) => describe(context, found).await,
-        Err(error) if error.code == autostart::ABSENT => {
+        Err(error) if error.code == ABSENT => {
             if let Some(pid) = autostart::lock_holder(&socket) {
                 let text = format!(
                     "occd (process {pid}) runs, but its socket {} is gone: it is just ending, or somebody removed it.",

@@ -17,7 +17,7 @@ use super::{Context, daemon};
 use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command};
 use crate::client::{Client, segment};
-use crate::error::{CliError, DAEMON_INCOMPATIBLE, DAEMON_UNREACHABLE};
+use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 use crate::versions;
 
@@ -123,7 +123,7 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
         Ok(reply) if reply.daemon() == OWN => return Ok(None),
         Ok(reply) => reply.parse()?,
         // It ends already: another client has had it replaced.
-        Err(error) if [autostart::ABSENT, DAEMON_UNREACHABLE].contains(&error.code.as_str()) => {
+        Err(error) if [ABSENT, DAEMON_UNREACHABLE].contains(&error.code.as_str()) => {
             return Ok(None);
         }
         // It does not know how.

@@ -28,10 +28,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::Api;
 use super::ask::{Content, Id, Piece, Request};
 use super::said::{self, Mouth, Room, Said, is_json, media_type};
-use crate::autostart::{self, ABSENT, Start};
+use crate::autostart::{self, Start};
 use crate::client;
 use crate::connection::Connection;
-use crate::error::CliError;
+use crate::error::{ABSENT, CliError};
 use crate::output;
 use crate::ws::KEY;
 

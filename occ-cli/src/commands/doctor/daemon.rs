@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::commands::daemon::settings_fault;
 use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
-use crate::error::{CliError, DAEMON_INCOMPATIBLE};
+use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE};
 use crate::hint::{exposed, shell_word};
 use crate::versions::{remedy, too_old};
 
@@ -33,7 +33,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let shown = socket.display().to_string();
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
-        Err(error) if error.code == autostart::ABSENT => {
+        Err(error) if error.code == ABSENT => {
             if let Some(pid) = autostart::lock_holder(&socket) {
                 let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
                 return vec![Finding::failed("daemon", text, "occ daemon restart")];
