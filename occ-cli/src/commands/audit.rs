@@ -93,7 +93,7 @@ async fn ask(
             Err(error) if args.follow && error.is_away() => error,
             Err(error) => return Err(error),
         };
-        if !std::mem::replace(&mut told.that_away, true) {
+        if !std::mem::replace(&mut told.said_away, true) {
             ui.note(&format!("{}. It is tried again.", why.message.trim_end_matches('.')));
         }
         // Whatever was done meanwhile.
@@ -110,8 +110,8 @@ struct Told {
     at: Option<Timestamp>,
     /// All of that moment.
     last: Vec<(String, AuditEvent)>,
-    /// That the daemon is away.
-    that_away: bool,
+    /// That the daemon is away, since it was there last.
+    said_away: bool,
 }
 
 impl Told {
@@ -149,7 +149,7 @@ async fn ask_one(
         path.push_str("&follow=true");
     }
     let mut lines = Lines::get(client, &path).await?;
-    told.that_away = false;
+    told.said_away = false;
     let mut open: HashMap<String, AuditLine> = HashMap::new();
     while let Some(mut line) = lines.next::<AuditLine>().await? {
         if !told.take(&line) {
