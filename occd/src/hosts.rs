@@ -8,8 +8,8 @@
 //!
 //! Edits are noticed by `stat`, when the kernel says that something has happened to the file or to what
 //! leads there (`watched.rs`). Where it cannot tell (network and FUSE file systems, a used-up limit of
-//! watches) the file is looked at once a second. Who must not be late, such as a command that names an
-//! unknown host, calls [`HostsStore::refresh`] first.
+//! watches) the file is looked at once a second. Who must not be late, as no request that concerns hosts may
+//! be, calls [`HostsStore::refresh`] first.
 
 mod file;
 mod save;

@@ -36,6 +36,11 @@ pub fn is_read_only(socket: &Path) -> bool {
     socket.file_stem().is_some_and(|stem| stem.as_encoded_bytes().ends_with(b"-ro"))
 }
 
+/// Returns the link that leads nowhere, among a path and what it is in, if there is one.
+pub fn dangling_link(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|place| place.is_symlink() && !place.exists())
+}
+
 /// The variables that decide the paths.
 #[derive(Debug, Clone, Default)]
 pub struct Env {

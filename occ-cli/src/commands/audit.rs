@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use occ_proto::audit::{AuditEvent, AuditFilter, AuditLine, AuditOutcome, Joined};
-use occ_proto::paths::Env;
+use occ_proto::paths::{Env, is_read_only};
 use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 
@@ -27,9 +27,6 @@ const OPEN: usize = 10_000;
 
 /// The most that a daemon tells of what has been.
 const MOST: usize = 20_000;
-
-/// How the name of the read-only socket ends, before its extension.
-const READ_ONLY: &[u8] = b"-ro";
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, CliError> {
@@ -73,8 +70,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
 /// Returns whether a socket is that of a grant, or the read-only one: whoever names it does not ask for what the files here
 /// have, and only the daemon behind it knows what may be seen there.
 fn is_narrow(socket: &Path) -> bool {
-    let stem = socket.file_stem().unwrap_or_default().as_encoded_bytes();
-    socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || stem.ends_with(READ_ONLY)
+    socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || is_read_only(socket)
 }
 
 /// Tells what the daemon tells, and when it is followed, what the next one does.

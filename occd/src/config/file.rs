@@ -6,7 +6,7 @@ use std::io::ErrorKind::NotFound;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use occ_proto::paths::{Env, PathError, SYSTEM_POLICY};
+use occ_proto::paths::{Env, PathError, SYSTEM_POLICY, dangling_link};
 
 use super::{Config, ConfigError, SystemPolicy};
 use crate::ownership::{self, Exposed};
@@ -137,8 +137,7 @@ fn read_if(
         Ok(file) => file,
         Err(error) if error.kind() == NotFound => {
             // It names a file that is missing, which is not the same as none.
-            let leads_nowhere = |place: &&Path| place.is_symlink() && !place.exists();
-            let Some(link) = path.ancestors().find(leads_nowhere) else { return Ok(None) };
+            let Some(link) = dangling_link(path) else { return Ok(None) };
             let why = format!("{} is a link that leads nowhere", link.display());
             return Err(failed(io::Error::new(NotFound, why)));
         }

@@ -26,7 +26,8 @@ const LIMIT: usize = 16 * 1024;
 
 /// One line without quotes inside, so that every shell of the sh, csh and fish families hands it to
 /// `sh` unchanged. Each program that it starts is a fork on a host that may log in hundreds at once, so there
-/// are few. Its first line is what `say` of `preamble` says, which has double quotes with an argument inside. `docker context` is asked only where one is chosen: starting the docker client takes 20 ms and more.
+/// are few. Its first line is what `say` of `preamble` says, which has double quotes with an argument inside.
+/// `docker context` is asked only where one is chosen: starting the docker client takes 20 ms and more.
 const SCRIPT: &str = concat!(
     "exec sh -c '",
     "echo; echo occ-script probe; ",

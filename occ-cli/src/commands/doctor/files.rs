@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use occ_proto::HostsFile;
-use occ_proto::paths::{DEFAULT_KEYS, Env, SYSTEM_POLICY, expand_tilde};
+use occ_proto::paths::{DEFAULT_KEYS, Env, SYSTEM_POLICY, dangling_link, expand_tilde};
 
 use super::Finding;
 use crate::hint::unusable;
@@ -121,8 +121,7 @@ fn system_policy() -> Option<Finding> {
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let leads_nowhere = |place: &&Path| place.is_symlink() && !place.exists();
-            let link = path.ancestors().find(leads_nowhere)?.display();
+            let link = dangling_link(path)?.display();
             let text = format!("{link} is a link that leads nowhere: {NO_START}");
             return Some(Finding::failed(CHECK, text, format!("ls -l {link}")));
         }
