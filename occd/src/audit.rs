@@ -42,7 +42,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// `[audit]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct AuditConfig {
     /// Whether there is an audit log.
     pub enabled: bool,

@@ -48,7 +48,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct Config {
     /// Settings for all hosts.
     pub connection: ConnectionConfig,
@@ -79,7 +79,7 @@ pub struct Config {
 
 /// `[connection]`, and the same keys under `[hosts.NAME]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct ConnectionConfig {
     /// The longest a dial may take, such as `"15s"`.
     #[serde(deserialize_with = "silence")]
@@ -118,7 +118,7 @@ pub struct ConnectionConfig {
 
 /// `[hosts.NAME]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct HostSettings {
     /// Settings of the connection.
     pub connection: ConnectionConfig,
@@ -157,7 +157,7 @@ pub enum AuthMethod {
 
 /// `[security]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct SecurityConfig {
     /// Whether any host may be logged in to with a password or keyboard-interactive.
     pub passwords: bool,
@@ -178,7 +178,7 @@ impl Default for SecurityConfig {
 
 /// `[prompts]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct PromptsConfig {
     /// Whether the desktop is told of a question that nobody answers.
     pub notify: bool,
@@ -192,11 +192,13 @@ impl Default for PromptsConfig {
 
 /// `[limits]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct LimitsConfig {
     /// The most operations at a time, on all hosts and this machine.
+    #[serde(deserialize_with = "from_one")]
     pub max_operations: NonZeroUsize,
     /// The most on one of them.
+    #[serde(deserialize_with = "from_one")]
     pub max_operations_per_host: NonZeroUsize,
     /// How long a client that takes nothing of a stream is waited for, where it can come back for the rest; for ever if none.
     #[serde(deserialize_with = "duration_or_zero")]
@@ -215,7 +217,7 @@ impl Default for LimitsConfig {
 
 /// `[output]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct OutputConfig {
     /// The most unread output of one command that is kept on disk, in MiB.
     pub spill_limit_mib: u64,
@@ -236,7 +238,7 @@ impl Default for OutputConfig {
 
 /// `[log]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct LogConfig {
     /// How its lines look: `"text"` or `"json"`. Read when the daemon starts.
     pub format: logging::Format,
@@ -244,7 +246,7 @@ pub struct LogConfig {
 
 /// `[local]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct LocalConfig {
     /// The Docker socket; else the one that the docker program would use.
     #[serde(deserialize_with = "absolute")]
@@ -257,7 +259,7 @@ pub struct LocalConfig {
 
 /// `[forwards]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct ForwardsConfig {
     /// The port of this machine where `http://NAME.localhost` leads to the sandbox of the host NAME; 0 for none.
     pub by_name_port: u16,
@@ -518,6 +520,11 @@ where
     Ok(Some(text.into()))
 }
 
+fn from_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroUsize, D::Error> {
+    NonZeroUsize::new(usize::deserialize(deserializer)?)
+        .ok_or_else(|| serde::de::Error::custom("0 is too small: at least 1"))
+}
+
 fn is_anchored(text: &str) -> bool {
     (text.starts_with('/') || text == "~" || text.starts_with("~/")) && !text.contains('\0')
 }
@@ -569,10 +576,8 @@ fn up_to<'de, D: Deserializer<'de>>(
 }
 
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    match u32::deserialize(deserializer)? {
-        0 => Err(serde::de::Error::custom("0 is too small: at least 1")),
-        number => Ok(Some(number)),
-    }
+    let number = u32::try_from(from_one(deserializer)?.get()).map_err(serde::de::Error::custom)?;
+    Ok(Some(number))
 }
 
 #[cfg(test)]
@@ -634,6 +639,8 @@ mod tests {
             ("[connection]\nstrict_host_key_checking = \"no\"\n", 2, "accept-new"),
             ("[hosts.a]\nauth = [\"gssapi\"]\n", 2, "password"),
             ("[audit]\nmax_size_mib = 0\n", 2, "at least 1"),
+            ("[limits]\nmax_operations = 0\n", 2, "at least 1"),
+            ("[hosts.a]\npolicy = \"none\"\n", 2, "expected a table"),
         ] {
             let error = parse(text).unwrap_err();
             let ConfigError::Invalid { line: at, message, .. } = &error else { panic!() };

@@ -171,7 +171,7 @@ impl Logging {
         }
         self.changed.notify_one();
         let until = until.map(|(_, at)| at.to_string());
-        tracing::info!(level = level.as_str(), until, "what is logged was changed");
+        tracing::info!(filter = level.as_str(), until, "what is logged was changed");
     }
 
     fn put(&self, level: &LogFilter) {
@@ -205,7 +205,7 @@ impl Logging {
                 *now = Now { level: self.at_start.clone(), end: None };
             }
             tracing::info!(
-                level = self.at_start.as_str(),
+                filter = self.at_start.as_str(),
                 "what was logged at the start is logged again"
             );
         }

@@ -25,6 +25,13 @@ pub(crate) fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns whether a file could not be written for want of room: disk full, quota or file size limit reached, or a
+/// read-only file system.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem)
+}
+
 /// Reads a value from a file. One that is not there says nothing, as does one that cannot be read, which is told with
 /// what is `lost` and moved out of the way, since the next one takes its place.
 pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path, lost: &str) -> T {

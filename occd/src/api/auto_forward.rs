@@ -54,7 +54,7 @@ fn begin(app: &Arc<App>, session: &Session, from: &'static str) {
 
 /// Returns when the program has ended.
 async fn watch(app: &Arc<App>, id: &str, name: String, from: &str) {
-    let host = host_named(app, name).await;
+    let host = host_named(app, name);
     let session = handle(app, id, Client::default()).await;
     let (Ok(host), Ok((session, _))) = (host, session) else { return };
     let wanted = Wanted { stdout: from.to_owned(), stderr: from.to_owned(), on: true };

@@ -29,7 +29,7 @@ pub(super) async fn show(
     if let Some(grant) = &asker.grant {
         return Ok(Json(DefaultHost { name: Some(grant.host.clone()) }));
     }
-    let snapshot = app.hosts.refresh().await;
+    let snapshot = app.hosts.current();
     let file = snapshot.usable().map_err(ApiError::from)?;
     Ok(Json(DefaultHost { name: file.default_host.clone() }))
 }

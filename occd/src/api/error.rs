@@ -22,6 +22,7 @@ use crate::policy::Denied;
 use crate::session::SessionError;
 use crate::ssh::error::chain;
 use crate::ssh::{ChannelError, ConnectError};
+use crate::state_file::is_no_space;
 
 /// When a server that has no session to spare is worth another try, in milliseconds: commands that last a moment make
 /// room by themselves.
@@ -429,10 +430,9 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
 
 /// Returns the status and the code of what occd could not write to its state directory.
 pub(super) fn unsaved(error: &io::Error) -> (StatusCode, Code) {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    let status = match error.kind() {
-        StorageFull | QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    let status = match is_no_space(error) {
+        true => StatusCode::INSUFFICIENT_STORAGE,
+        false => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, Code::StateWrite)
 }

@@ -144,7 +144,7 @@ impl FromRequestParts<Arc<App>> for Host {
             let found = app.pool.get(&name).ok_or_else(|| ApiError::host_not_found(&name));
             return found.map(Self);
         }
-        host_named(app, name).await.map(Self)
+        host_named(app, name).map(Self)
     }
 }
 
@@ -170,32 +170,27 @@ async fn name_in_path(parts: &mut Parts, app: &Arc<App>) -> Result<String, ApiEr
 }
 
 /// Returns a host by its name.
-pub(super) async fn host_named(app: &Arc<App>, name: String) -> Result<HostHandle, ApiError> {
+pub(super) fn host_named(app: &Arc<App>, name: String) -> Result<HostHandle, ApiError> {
     let name =
         HostName::new(name).map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
     if let Some(handle) = app.pool.get_or_make_via(&name) {
         return Ok(handle);
     }
-    let snapshot = app.hosts_now().await;
-    match snapshot.usable() {
-        Err(problem) => Err(problem.into()),
-        Ok(file) if file.hosts.contains_key(&name) => {
-            app.pool.get(&name).ok_or_else(|| ApiError::host_not_found(&name))
-        }
-        // It may be in the file that cannot be read: "not found" alone would be a riddle.
-        Ok(_) => Err(match &snapshot.problem {
-            Some(problem) => ApiError::from(problem).host(&name).not_among_the_last_good(&name),
-            None => ApiError::host_not_found(&name),
-        }),
-    }
+    let snapshot = app.hosts.current();
+    snapshot.usable().map_err(ApiError::from)?;
+    // It may be in the file that cannot be read: "not found" alone would be a riddle.
+    Err(match &snapshot.problem {
+        Some(problem) => ApiError::from(problem).host(&name).not_among_the_last_good(&name),
+        None => ApiError::host_not_found(&name),
+    })
 }
 
 /// Returns the engine of a host by its name; `local` is this machine's.
-pub(super) async fn engine_named(app: &Arc<App>, name: &str) -> Result<Engine, ApiError> {
+pub(super) fn engine_named(app: &Arc<App>, name: &str) -> Result<Engine, ApiError> {
     if name == LOCAL {
         return Ok(app.local_engine());
     }
-    host_named(app, name.to_owned()).await.map(Engine::Host)
+    host_named(app, name.to_owned()).map(Engine::Host)
 }
 
 /// The engine of the host named in the path; `local` is this machine's.
@@ -209,16 +204,16 @@ impl FromRequestParts<Arc<App>> for EngineOf {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
-        engine_named(app, &name_in_path(parts, app).await?).await.map(Self)
+        engine_named(app, &name_in_path(parts, app).await?).map(Self)
     }
 }
 
 /// Returns the place to run commands on by its name; `local` is this machine.
-pub(super) async fn executor_named(app: &Arc<App>, name: &str) -> Result<Executor, ApiError> {
+pub(super) fn executor_named(app: &Arc<App>, name: &str) -> Result<Executor, ApiError> {
     if name == LOCAL {
         return Ok(Executor::Local(Arc::clone(&app.local)));
     }
-    host_named(app, name.to_owned()).await.map(Executor::Host)
+    host_named(app, name.to_owned()).map(Executor::Host)
 }
 
 /// The place to run commands on that the path names; `local` is this machine.
@@ -232,7 +227,7 @@ impl FromRequestParts<Arc<App>> for ExecutorOf {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, Self::Rejection> {
-        executor_named(app, &name_in_path(parts, app).await?).await.map(Self)
+        executor_named(app, &name_in_path(parts, app).await?).map(Self)
     }
 }
 
@@ -264,7 +259,7 @@ impl FromRequestParts<Arc<App>> for FileAt {
             .map_err(|_| ApiError::bad_request("The host's name is not UTF-8."))?;
         let executor = match name == LOCAL {
             true => Executor::Local(Arc::clone(&app.local)),
-            false => Executor::Host(host_named(app, name).await?),
+            false => Executor::Host(host_named(app, name)?),
         };
         Ok(Self { executor, path })
     }

@@ -74,7 +74,7 @@ pub(super) async fn add(
             "A forward leads to a host or comes from one; this machine reaches its own ports without.",
         ));
     }
-    let host = host_named(&app, request.host).await?;
+    let host = host_named(&app, request.host)?;
     let place = SessionHost::Host(host.name().clone());
     let allowed = app.guard.check_forward(spec.direction, &spec.listen);
     allowed.map_err(|why| error::denied(&place, &why))?;

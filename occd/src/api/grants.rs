@@ -54,7 +54,7 @@ pub(super) async fn add(
         line.detail = serde_json::to_string(&request).ok();
     });
     asker.trail.begin();
-    let host = host_named(&app, request.host.to_string()).await?;
+    let host = host_named(&app, request.host.to_string())?;
     let mut request = request;
     if let Some(root) = &mut request.root {
         check_root(root).map_err(|why| problem(&GrantError::Bad(why)))?;

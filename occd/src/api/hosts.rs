@@ -61,7 +61,7 @@ pub(super) async fn list(
     Query(query): Query<ListQuery>,
     asker: Asker,
 ) -> ApiResult<Response> {
-    let snapshot = app.hosts_now().await;
+    let snapshot = app.hosts.current();
     let now = listed(&app, &snapshot)?.to(&asker);
     let wait = query.wait.unwrap_or(WAIT);
     if wait > WAIT_MAX {
@@ -188,7 +188,7 @@ pub(super) async fn add(
         refuse_circle(file, &name)
     };
     // Before the test, which may take a while; and again when it is written.
-    insert(&mut app.hosts_now().await.usable().map_err(ApiError::from)?.clone())?;
+    insert(&mut app.hosts.current().usable().map_err(ApiError::from)?.clone())?;
     check_allowed(&app, &name, &config).await?;
     let verified = match verify {
         true => Some(verified(&app, &name, &config, &client).await?),
@@ -220,7 +220,7 @@ pub(super) async fn edit(
     asker.trail.set(|line| line.detail = serde_json::to_string(&patch).ok());
     asker.trail.begin();
     let name = host.name();
-    let before = configured(&app, name).await?;
+    let before = configured(&app, name)?;
     check_match(&headers, &etag(&before))?;
     let after = patch.apply(&before);
     let change = |file: &mut HostsFile| {
@@ -230,7 +230,7 @@ pub(super) async fn edit(
         *config = patch.apply(config);
         if patch.jump_host.is_some() { refuse_circle(file, name) } else { Ok(()) }
     };
-    change(&mut app.hosts_now().await.usable().map_err(ApiError::from)?.clone())?;
+    change(&mut app.hosts.current().usable().map_err(ApiError::from)?.clone())?;
     if !before.same_connection(&after) {
         check_allowed(&app, name, &after).await?;
     }
@@ -331,8 +331,8 @@ async fn check_allowed(app: &App, name: &HostName, config: &HostConfig) -> ApiRe
     }
 }
 
-async fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {
-    let snapshot = app.hosts_now().await;
+fn configured(app: &App, name: &HostName) -> ApiResult<HostConfig> {
+    let snapshot = app.hosts.current();
     let file = snapshot.usable().map_err(ApiError::from)?;
     file.hosts.get(name).cloned().ok_or_else(|| ApiError::host_not_found(name))
 }

@@ -479,9 +479,17 @@ fn note_agent(app: &App, request: &Request) {
 /// what is in force: it may be why it failed.
 fn concerns_hosts(request: &Request) -> bool {
     let path = request.uri().path();
-    ["/v1/hosts", "/v1/sessions", "/v1/forwards", "/v1/grants", "/v1/ssh-config", "/v1/unlock"]
-        .iter()
-        .any(|start| path.starts_with(start))
+    [
+        "/v1/hosts",
+        "/v1/default-host",
+        "/v1/sessions",
+        "/v1/forwards",
+        "/v1/grants",
+        "/v1/ssh-config",
+        "/v1/unlock",
+    ]
+    .iter()
+    .any(|start| path.starts_with(start))
 }
 
 async fn see_files(app: &App) {

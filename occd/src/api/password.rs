@@ -45,7 +45,7 @@ pub(super) async fn forget(
                 count => asker.trail.set(|line| line.detail = Some(deleted(count))),
             }
             let is_known = forgotten.passwords > 0 || name.is_via() || {
-                let snapshot = app.hosts_now().await;
+                let snapshot = app.hosts.current();
                 snapshot.usable().map_err(ApiError::from)?.hosts.contains_key(&name)
             };
             if is_known { Ok(Json(forgotten)) } else { Err(ApiError::host_not_found(&name)) }

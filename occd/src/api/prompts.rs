@@ -178,7 +178,7 @@ pub(super) async fn unlock(
     };
     let paths = match &wish {
         Unlock::Host(name) => {
-            let host = known(&app, name).await?;
+            let host = known(&app, name)?;
             let config = host.snapshot().config.clone();
             auth::locked_keys(&config, environment).await.map_err(failed)?
         }
@@ -200,8 +200,8 @@ pub(super) async fn unlock(
     Ok(Json(unlocked))
 }
 
-async fn known(app: &App, name: &HostName) -> ApiResult<HostHandle> {
-    app.hosts_now().await.usable().map_err(ApiError::from)?;
+fn known(app: &App, name: &HostName) -> ApiResult<HostHandle> {
+    app.hosts.current().usable().map_err(ApiError::from)?;
     app.pool.get_or_make_via(name).ok_or_else(|| ApiError::host_not_found(name))
 }
 

@@ -341,7 +341,7 @@ pub(super) async fn sync(
     Query(query): Query<TriesQuery>,
     Body(request): Body<SyncRequest>,
 ) -> ApiResult<(StatusCode, Json<Operation>)> {
-    let from = engine_named(&app, &request.from).await?;
+    let from = engine_named(&app, &request.from)?;
     if from.is_same(&engine) {
         return Err(ApiError::bad_request("A sandbox is like itself already."));
     }

@@ -53,7 +53,7 @@ pub(super) struct ListQuery {
 
 /// Returns where the sessions of a host run.
 async fn place(app: &Arc<App>, host: &SessionHost) -> ApiResult<Place> {
-    Ok(Place::new(executor_named(app, host.as_str()).await?))
+    Ok(Place::new(executor_named(app, host.as_str())?))
 }
 
 /// Returns a session by its name or ID, and its host.
@@ -87,7 +87,7 @@ pub(super) async fn permit_session(
     let info = &session.info;
     let line = Line { argv: &info.argv, shell: None, env };
     let text = format!("{verb} the session {}: {}", info.name, line.text());
-    let executor = executor_named(app, host.as_str()).await?;
+    let executor = executor_named(app, host.as_str())?;
     // Where it runs: what is not absolute is so to the home directory.
     let cwd = Some(match info.cwd.as_deref() {
         None => "~".to_owned(),
@@ -236,7 +236,7 @@ pub(super) async fn start(
         request.cwd = request.cwd.or_else(|| app.settings(name).directory);
     }
     allow_terminal(&app, &host, request.tty)?;
-    let executor = executor_named(&app, host.as_str()).await?;
+    let executor = executor_named(&app, host.as_str())?;
     if app.guard.restricts(&asker, &host) {
         let line = Line { argv: &request.argv, shell: None, env: &request.env };
         let tries = Tries::of(None, request.wait_ms);

@@ -32,7 +32,7 @@ const AT_ONCE: usize = 8;
     responses((status = 200, description = "The hosts, in its order", body = SshConfigHosts), OfSshConfig)
 )]
 pub(super) async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<SshConfigHosts>> {
-    let snapshot = app.hosts_now().await;
+    let snapshot = app.hosts.current();
     let file = snapshot.usable().map_err(ApiError::from)?;
     let names = aliases(&app).await?;
     let look = |name: String| {

@@ -26,6 +26,7 @@ use super::{App, HEARTBEAT, json};
 use crate::blocking::blocking;
 use crate::policy::Asker;
 use crate::ssh::error::chain;
+use crate::state_file::is_no_space;
 use crate::trace::{self, Ended, FileError, LARGEST};
 
 /// The longest trace: a day.
@@ -131,9 +132,7 @@ fn of_file(error: &FileError) -> ApiError {
         FileError::Exposed { .. } => (StatusCode::FORBIDDEN, Code::PermissionDenied),
         FileError::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, Code::PermissionDenied),
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                (StatusCode::INSUFFICIENT_STORAGE, Code::NoSpace)
-            }
+            _ if is_no_space(source) => (StatusCode::INSUFFICIENT_STORAGE, Code::NoSpace),
             _ => (StatusCode::CONFLICT, Code::FileError),
         },
     };

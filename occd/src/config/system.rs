@@ -90,7 +90,7 @@ impl Feature {
 
 /// The file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub struct SystemPolicy {
     /// Where it was read.
     #[serde(skip)]

@@ -18,7 +18,7 @@ pub(super) const FALLBACK_IMAGE: &str = "prizz/opencode-cloud-sandbox:latest";
 
 /// `[hosts.NAME.sandbox]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct SandboxConfig {
     /// The image.
     pub image: Option<String>,

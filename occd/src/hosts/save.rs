@@ -11,6 +11,7 @@ use occ_proto::host::HostsFile;
 use tempfile::NamedTempFile;
 
 use super::file::{Good, bak_path, encode, load};
+use crate::state_file::is_no_space;
 
 /// Names of temporary files: hidden, beside the file they replace.
 const TEMP_PREFIX: &str = ".hosts.json.";
@@ -33,14 +34,9 @@ pub struct WriteError {
 }
 
 impl WriteError {
-    /// Returns whether there is no room to write: disk full, quota or file size limit reached, or a
-    /// read-only file system.
+    /// Returns whether there is no room to write.
     pub fn is_no_space(&self) -> bool {
-        use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        matches!(
-            self.source.kind(),
-            StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem
-        )
+        is_no_space(&self.source)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Decision, Pattern};
 
 /// `[policy]`, and the same keys under `[hosts.NAME.policy]` and `[local.policy]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct PolicyConfig {
     /// The directory that commands run in and files are below.
     #[serde(deserialize_with = "root")]
@@ -74,7 +74,7 @@ pub enum RulePlace {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 struct RuleRepr {
     action: Action,
     #[serde(default)]

@@ -13,7 +13,7 @@ use super::error::ConnectError;
 
 /// `[hosts]` of a system-wide policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct HostRules {
     /// What may be connected to; everything unless given.
     pub allow: Option<Vec<HostPattern>>,

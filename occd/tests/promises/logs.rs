@@ -322,7 +322,7 @@ fn under_systemd_the_journal_gets_levels_and_fields() {
     drop(journal);
     say(&rig, "info");
     let said = fs::read_to_string(&stderr).unwrap();
-    assert!(said.contains("<6>what is logged was changed level=info\n"), "{said}");
+    assert!(said.contains("<6>what is logged was changed filter=info\n"), "{said}");
     // What it was doing at that moment may come before it.
     assert!(said.lines().all(|line| line.starts_with("<6>")), "{said}");
     daemon.kill().unwrap();
