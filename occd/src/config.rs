@@ -11,6 +11,7 @@ use occ_proto::HostName;
 use occ_proto::session::SessionHost;
 use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Deserializer};
+use toml::de::DeTable;
 
 #[cfg(test)]
 mod documented;
@@ -38,6 +39,7 @@ use crate::ssh::dial::DialSettings;
 use crate::ssh::host_key::Unknown;
 use crate::ssh::{Compression, Line};
 use crate::used::Autoconnect;
+use crate::wording::in_words;
 
 /// The shortest time that can be set: what is shorter would only make work.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -72,6 +74,9 @@ pub struct Config {
     pub local: LocalConfig,
     /// Settings for single hosts, over those for all.
     pub hosts: BTreeMap<HostName, HostSettings>,
+    /// Where the tables of those are: the file, and the line if it is known.
+    #[serde(skip)]
+    pub places: BTreeMap<HostName, String>,
     /// What the administrator of this machine has to say, which goes before all of it.
     #[serde(skip)]
     pub system: Vec<SystemPolicy>,
@@ -361,8 +366,9 @@ impl Config {
         let mut config: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
             path: path.to_owned(),
             line: error.span().map_or(0, |span| line_of(text, span.start)),
-            message: error.message().to_owned(),
+            message: in_words(error.message()),
         })?;
+        config.places = places(text, path);
         let of_hosts = config.hosts.values_mut().map(|host| &mut host.policy);
         for policy in [&mut config.policy, &mut config.local.policy].into_iter().chain(of_hosts) {
             for rule in &mut policy.rules {
@@ -527,6 +533,18 @@ fn from_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroUsize, 
 
 fn is_anchored(text: &str) -> bool {
     (text.starts_with('/') || text == "~" || text.starts_with("~/")) && !text.contains('\0')
+}
+
+/// Returns where each host's table begins.
+fn places(text: &str, path: &Path) -> BTreeMap<HostName, String> {
+    let Ok(table) = DeTable::parse(text) else { return BTreeMap::new() };
+    let hosts = table.get_ref().get("hosts").and_then(|hosts| hosts.get_ref().as_table());
+    let keys = hosts.into_iter().flat_map(|hosts| hosts.keys());
+    keys.filter_map(|key| {
+        let place = format!("{}, line {}", path.display(), line_of(text, key.span().start));
+        Some((HostName::new(key.get_ref().to_string()).ok()?, place))
+    })
+    .collect()
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -45,3 +45,4 @@ pub mod used;
 pub mod wake;
 mod watched;
 pub mod wire;
+mod wording;

@@ -227,7 +227,9 @@ fn the_socket_that_systemd_passes_is_served_and_stays() {
     // Somebody who came before the daemon, as the first client always does.
     let mut first = UnixStream::connect(rig.socket()).unwrap();
     first.set_read_timeout(Some(GUARD)).unwrap();
-    first.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    first
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
     for (variables, redirect) in [
         ("LISTEN_PID=$$ LISTEN_FDS=1", "3<&0"),
         ("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=occd", "3<&0"),
@@ -246,7 +248,9 @@ fn the_socket_that_systemd_passes_is_served_and_stays() {
         // Nobody is refused meanwhile.
         first = UnixStream::connect(rig.socket()).unwrap();
         first.set_read_timeout(Some(GUARD)).unwrap();
-        first.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        first
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
     }
 }
 

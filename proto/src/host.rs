@@ -209,7 +209,8 @@ fn yes() -> bool {
 #[serde(deny_unknown_fields)]
 pub struct PatchHost {
     /// A new address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "set", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Address))]
     pub hostname: Option<Address>,
     /// A new login name, or `null`.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -224,7 +225,8 @@ pub struct PatchHost {
     #[serde(default, deserialize_with = "present_jump", skip_serializing_if = "Option::is_none")]
     pub jump_host: Option<Option<String>>,
     /// The whole new list of groups.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "set", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub groups: Option<Vec<String>>,
     /// A new description, or `null`.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -261,6 +263,15 @@ impl PatchHost {
         }
         new
     }
+}
+
+/// Reads what can be changed and not cleared: `null` is no value of it.
+fn set<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 /// Tells `null` (clear) from absent (keep): called only when the key is there.
@@ -396,6 +407,9 @@ mod tests {
         assert_eq!(new.description.as_deref(), Some("d"));
         assert_eq!(new.groups, ["g"]);
         assert!(serde_json::from_str::<PatchHost>(r#"{"port":0}"#).is_err());
+        // These cannot be cleared.
+        assert!(serde_json::from_str::<PatchHost>(r#"{"hostname":null}"#).is_err());
+        assert!(serde_json::from_str::<PatchHost>(r#"{"groups":null}"#).is_err());
         assert!(serde_json::from_str::<PatchHost>(r#"{"proxy_command":"x"}"#).is_err());
     }
 }

@@ -42,11 +42,14 @@ impl Level {
 )]
 pub struct InvalidFilter(String);
 
+/// The level of whatever a filter does not name: whoever looks at one module does not want the errors of all others gone.
+const REST: &str = "info";
+
 /// The longest text of a filter, in bytes: nobody types as much.
 const LONGEST: usize = 512;
 
-/// What is logged: a level, and levels for single modules, by comma: `debug`, `warn,occd::ssh=trace`. Without a level of its
-/// own the rest is not logged.
+/// What is logged: a level, and levels for single modules, by comma: `debug`, `warn,occd::ssh=trace`. The rest
+/// is logged from `info` on, unless a level without a module says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct LogFilter(String);
@@ -88,6 +91,9 @@ impl FromStr for LogFilter {
             // Cut, since it goes to a terminal.
             Some(wrong) => Err(InvalidFilter(wrong.chars().take(60).collect())),
             None if text.len() > LONGEST => Err(InvalidFilter("so long a text".into())),
+            None if text.split(',').all(|part| part.contains('=')) => {
+                Ok(Self(format!("{REST},{text}")))
+            }
             None => Ok(Self(text.to_owned())),
         }
     }
@@ -137,10 +143,11 @@ mod tests {
 
     #[test]
     fn a_filter_is_levels_with_and_without_targets() {
-        for text in ["off", "debug", "occd::ssh=trace", "warn,occd::ssh=trace,occd=off", "_a=info"]
-        {
+        for text in ["off", "debug", "warn,occd::ssh=trace,occd=off", "_a=info,warn"] {
             assert_eq!(text.parse::<LogFilter>().unwrap().to_string(), text);
         }
+        let module: LogFilter = "occd::ssh=trace".parse().unwrap();
+        assert_eq!(module.to_string(), "info,occd::ssh=trace");
         for bad in [
             "",
             "Debug",

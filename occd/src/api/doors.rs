@@ -1,11 +1,10 @@
 //! What each route asks of the policy: the one list of all doors. A route that is not on it lets nobody in.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use occ_proto::files::decode_path;
@@ -16,6 +15,7 @@ use occ_proto::{AGENT_HEADER, Code, KEY_HEADER};
 
 use super::App;
 use super::error::{self, ApiError};
+use super::taken::{Taken, as_answered};
 use crate::config::Feature;
 use crate::policy::{self, Asker, GrantInForce};
 use crate::prompts::{Client, check_token};
@@ -114,9 +114,9 @@ pub(super) fn door(method: &Method, route: &str) -> Option<Door> {
 
 /// Returns whether a policy has a say in a request, as it has in whatever is done on a host, and with its files and its Docker.
 fn is_work(request: &Request) -> bool {
-    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let method = as_answered(request.method());
     let route = request.extensions().get::<MatchedPath>();
-    match route.and_then(|route| door(method, route.as_str())) {
+    match route.and_then(|route| door(&method, route.as_str())) {
         Some(Door::Work | Door::OwnerWork | Door::Docker | Door::DockerRead) => true,
         Some(Door::Open | Door::Host | Door::Owner) | None => false,
     }
@@ -179,22 +179,6 @@ pub(super) fn is_shown(method: &Method, route: &str) -> bool {
         )
 }
 
-/// The methods that each route takes.
-pub(super) type Methods = HashMap<String, Vec<Method>>;
-
-/// Refuses a method that a route does not take, before anybody is asked about it.
-fn wrong_method(method: &Method, taken: &[Method]) -> Response {
-    let mut response = super::takes_no(method).into_response();
-    let mut words: Vec<&str> = taken.iter().map(Method::as_str).collect();
-    if taken.contains(&Method::GET) {
-        words.push("HEAD");
-    }
-    if let Ok(allow) = HeaderValue::from_str(&words.join(", ")) {
-        response.headers_mut().insert(header::ALLOW, allow);
-    }
-    response
-}
-
 impl Asker {
     /// Refuses what would ask a host or dial one, where somebody only looks.
     pub(super) fn may_ask_hosts(&self) -> Result<(), ApiError> {
@@ -255,7 +239,7 @@ pub(super) struct Asked {
 /// Lets a request pass, if its door does. Returns what its policy is to be asked, if it has one.
 pub(super) fn pass(
     app: &App,
-    methods: &Methods,
+    taken: &Taken,
     request: &Request,
 ) -> Result<Option<Asked>, Box<Response>> {
     let Some(route) = request.extensions().get::<MatchedPath>() else {
@@ -264,13 +248,9 @@ pub(super) fn pass(
     };
     let nobody = Asker::default();
     let asker = Asker::seen(request).unwrap_or(&nobody);
-    // A HEAD is answered as a GET is.
-    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    let taken = methods.get(route.as_str()).map_or(&[][..], Vec::as_slice);
-    if !taken.contains(method) {
-        return Err(wrong_method(method, taken).into());
-    }
-    let Some(door) = door(method, route.as_str()) else {
+    taken.check(route.as_str(), request)?;
+    let method = as_answered(request.method());
+    let Some(door) = door(&method, route.as_str()) else {
         return Err(denied("no policy is known for this route", None).into_response().into());
     };
     if asker.only_looks && !is_shown(request.method(), route.as_str()) {
@@ -296,7 +276,7 @@ pub(super) fn pass(
             return Err(not_given(grant).into_response().into());
         }
     }
-    for feature in features(method, route.as_str()) {
+    for feature in features(&method, route.as_str()) {
         let Err(why) = app.guard.check_feature(*feature) else { continue };
         let refused = match place_in(app, request.uri().path()) {
             Some(place) => error::denied(&place, &why),

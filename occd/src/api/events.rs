@@ -69,7 +69,7 @@ impl Filter {
 
 /// Reads a list that is separated by commas.
 fn list<T: FromStr<Err: std::fmt::Display> + Ord>(text: Option<&str>) -> ApiResult<BTreeSet<T>> {
-    let words = text.unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty());
+    let words = text.into_iter().flat_map(|text| text.split(',')).map(str::trim);
     let all: Result<_, _> = words.map(str::parse).collect();
     all.map_err(|error: T::Err| ApiError::bad_request(format!("{error}.")))
 }

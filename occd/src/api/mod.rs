@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
@@ -96,6 +96,7 @@ mod sessions;
 mod shown;
 mod ssh_config;
 mod strict;
+mod taken;
 mod test;
 mod trace;
 mod trust;
@@ -106,7 +107,6 @@ mod workspaces;
 
 pub use at_work::AtWork;
 pub use auto_forward::restore as restore_auto_forwards;
-use doors::Methods;
 use error::ApiError;
 use limits::Places;
 pub use limits::Streams;
@@ -116,6 +116,7 @@ pub use past::PastOperations;
 pub use publish::publish;
 pub use routes::ALIVE;
 use routes::Routes;
+use taken::Taken;
 pub use turns::Turns;
 
 /// The largest body: hosts, commands and their input are small.
@@ -297,15 +298,12 @@ impl App {
             Err(_) => chain(problem),
         });
         let is_known = |name: &&HostName| name.is_via() || snapshot.file.hosts.contains_key(*name);
-        let nobodys = loaded.config.hosts.keys().filter(|name| !is_known(name));
-        let nobodys: Vec<String> = match snapshot.problem {
-            None => nobodys.map(|name| format!("[hosts.{name}]")).collect(),
-            // They may be in the file that cannot be read.
-            Some(_) => Vec::new(),
-        };
-        let nobodys = (!nobodys.is_empty())
-            .then(|| format!("occd.toml: there is no host for {}", nobodys.join(", ")));
-        hosts.chain(loaded.problem).chain(nobodys).collect()
+        // In a file that cannot be read the host may be, or the table be gone.
+        let is_read = snapshot.problem.is_none() && loaded.problem.is_none();
+        let nobodys = loaded.config.places.iter().filter(|(name, _)| is_read && !is_known(name));
+        let nobodys =
+            nobodys.map(|(name, at)| format!("{at}: there is no host for [hosts.{name}]"));
+        hosts.chain(loaded.problem.clone()).chain(nobodys).collect()
     }
 }
 
@@ -320,9 +318,9 @@ pub struct Service {
 
 /// Returns the service of the whole API.
 pub fn service(app: Arc<App>) -> Service {
-    let Routes { router, alive, methods } = Routes::all();
-    app.measured.know(methods.keys());
-    let around = Around { app: Arc::clone(&app), methods, places: Places::default() };
+    let Routes { router, alive, taken } = Routes::all();
+    app.measured.know(taken.routes());
+    let around = Around { app: Arc::clone(&app), taken, places: Places::default() };
     // One layer: axum copies all that stands behind a layer, for each request and each layer.
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(Arc::new(around), around_all))
@@ -357,7 +355,7 @@ pub fn refuse(problem: Box<Problem>) -> Response {
 /// What stands around the routes.
 struct Around {
     app: Arc<App>,
-    methods: Methods,
+    taken: Taken,
     places: Places,
 }
 
@@ -396,7 +394,7 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
     note_agent(app, &request);
     let concerns_hosts = concerns_hosts(&request);
     let is_granted = Asker::seen(&request).is_some_and(|asker| asker.grant.is_some());
-    let permitted = match doors::pass(app, &around.methods, &request) {
+    let permitted = match doors::pass(app, &around.taken, &request) {
         Ok(None) => Ok(()),
         Ok(Some(asked)) => asked.permit(app).await,
         Err(refusal) => Err(refusal),
@@ -449,6 +447,11 @@ async fn guarded(request: Request, next: impl AsyncFnOnce(Request) -> Response) 
     let forbidden = |detail| ApiError::new(StatusCode::FORBIDDEN, Code::Forbidden, detail);
     if headers.contains_key(header::ORIGIN) || headers.contains_key(header::REFERER) {
         return forbidden("Requests with an Origin or Referer header are refused.").into_response();
+    }
+    // RFC 9112, section 3.2.
+    if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {
+        let detail = "An HTTP/1.1 request has one Host header: localhost or occd.";
+        return ApiError::bad_request(detail).into_response();
     }
     // An absolute target counts like the header (RFC 9112, section 3.2.2).
     let target = request.uri().authority().map(|authority| authority.as_str());
@@ -515,13 +518,5 @@ async fn no_route() -> ApiError {
 }
 
 async fn wrong_method(method: Method) -> ApiError {
-    takes_no(&method)
-}
-
-fn takes_no(method: &Method) -> ApiError {
-    ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        Code::MethodNotAllowed,
-        format!("This route does not take {method}."),
-    )
+    taken::takes_no(&method)
 }

@@ -1,7 +1,6 @@
 //! The list of all routes. Each is a handler that describes itself: path and method are taken from its description, so
 //! that there is no route that the document does not have.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,6 +9,9 @@ use axum::http::Method;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use utoipa::Path;
 use utoipa::openapi::HttpMethod;
+use utoipa::openapi::path::Operation;
+
+use super::taken::Taken;
 
 use super::*;
 
@@ -118,13 +120,13 @@ pub const ALIVE: &str = "/healthz";
 const FILES: &str = "/v1/hosts/{host}/files/{*path}";
 const HOME: [&str; 2] = ["/v1/hosts/{host}/files", "/v1/hosts/{host}/files/"];
 
-/// The routes, and which methods each takes.
+/// The routes, and what each takes.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     pub(super) router: Router<Arc<App>>,
     /// The one that is served without waiting for a place.
     pub(super) alive: Router<Arc<App>>,
-    pub(super) methods: HashMap<String, Vec<Method>>,
+    pub(super) taken: Taken,
 }
 
 impl Routes {
@@ -136,21 +138,27 @@ impl Routes {
     fn add<P: Path>(&mut self, handler: impl FnOnce(MethodFilter) -> MethodRouter<Arc<App>>) {
         let path = P::path();
         let Some((method, filter)) = P::methods().first().and_then(method) else { return };
-        let handler = handler(filter);
+        let (handler, described) = (handler(filter), P::operation());
         if path == FILES {
             let handler = handler.layer(DefaultBodyLimit::disable());
             for path in HOME.into_iter().chain([FILES]) {
-                self.route(path.to_owned(), method.clone(), handler.clone());
+                self.route(path.to_owned(), method.clone(), handler.clone(), &described);
             }
         } else {
-            self.route(path, method, handler);
+            self.route(path, method, handler, &described);
         }
     }
 
-    fn route(&mut self, path: String, method: Method, handler: MethodRouter<Arc<App>>) {
+    fn route(
+        &mut self,
+        path: String,
+        method: Method,
+        handler: MethodRouter<Arc<App>>,
+        described: &Operation,
+    ) {
         let router = if path == ALIVE { &mut self.alive } else { &mut self.router };
         *router = std::mem::take(router).route(&path, handler);
-        self.methods.entry(path).or_default().push(method);
+        self.taken.add(path, method, described);
     }
 }
 

@@ -7,42 +7,14 @@ use serde::de::{
     Unexpected, VariantAccess, Visitor,
 };
 
+use crate::wording::in_words;
+
 /// Reads a body. The error says in words of JSON what was expected and where.
 pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Strict(&mut json)).and_then(|value| json.end().map(|()| value));
     // serde_json's errors name line and column.
     value.map_err(|error| in_words(&error.to_string()))
-}
-
-/// Returns an error without the names that types have in Rust.
-fn in_words(error: &str) -> String {
-    let mut words: Vec<&str> = Vec::new();
-    let mut all = error.split(' ').peekable();
-    while let Some(word) = all.next() {
-        // What is quoted comes from the client, and is its own.
-        let is_expected = words.last() == Some(&"expected") || words.last() == Some(&"of");
-        match (word, is_expected) {
-            ("struct" | "enum", true) => {
-                all.next();
-                words.push("an object");
-            }
-            ("untagged", true) if all.next_if_eq(&"enum").is_some() => {
-                all.next();
-                words.push("those that are known");
-            }
-            ("internally" | "adjacently", true) if all.next_if_eq(&"tagged").is_some() => {
-                // "enum", and its name.
-                all.nth(1);
-                words.push("an object");
-            }
-            ("u8" | "u16" | "u32" | "u64" | "usize", true) => words.push("a number from 0 on"),
-            ("i8" | "i16" | "i32" | "i64" | "f32" | "f64", true) => words.push("a number"),
-            _ => words.push(word),
-        }
-    }
-    let said = words.join(" ").replace("a sequence", "an array").replace("a map", "an object");
-    said.replace("a boolean", "true or false")
 }
 
 /// Something to read from, and what is in it.

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::{ConfigError, line_of};
 use crate::policy::{self, Policy, PolicyConfig, RulePlace};
 use crate::ssh::allowed::{HostPattern, HostRules};
+use crate::wording::in_words;
 
 /// Something that can be turned off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -116,7 +117,7 @@ impl SystemPolicy {
                 path: path.to_owned(),
                 line: line_of(text, at),
                 column: line.chars().count() + 1,
-                message: error.message().to_owned(),
+                message: in_words(error.message()),
             }
         })?;
         path.clone_into(&mut system.path);
@@ -179,7 +180,7 @@ mod tests {
     fn errors_name_line_and_column() {
         for (text, place, word) in [
             ("[features]\nexec = false\nexce = true\n", "line 3, column 1", "exce"),
-            ("[features]\n  exec = \"no\"\n", "line 2, column 10", "boolean"),
+            ("[features]\n  exec = \"no\"\n", "line 2, column 10", "true or false"),
             ("[hosts]\nallow = [\"ok\", \"a:b\"]\n", "line 2, column", "no pattern"),
             ("\n[policy]\nroot = \"srv\"\n", "line 3, column 8", "begins with /"),
             ("[hots]\n", "line 1, column 2", "hots"),

@@ -14,6 +14,7 @@ use occ_proto::name::{Address, HostName, UserName};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ownership::{self, Exposed};
+use crate::wording::in_words;
 
 /// A file written less than this before it was read may be written again without a visible change of
 /// its times, which some file systems keep in whole seconds (two, on FAT).
@@ -237,7 +238,8 @@ fn parse(bytes: &[u8]) -> Result<HostsFile, HostsFault> {
     serde_json::from_slice(bytes).map_err(|error| {
         let text = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
-        let message = occ_proto::text::sanitize(text.strip_suffix(&place).unwrap_or(&text));
+        let message = in_words(text.strip_suffix(&place).unwrap_or(&text));
+        let message = occ_proto::text::sanitize(&message);
         let (line, column) = position(bytes, &error);
         HostsFault::Invalid { message, line, column }
     })

@@ -159,6 +159,31 @@ fn a_method_that_a_route_does_not_take_is_refused_as_such_whatever_the_policy_sa
 }
 
 #[test]
+fn what_a_query_may_not_say_is_refused_and_not_passed_over() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    for (path, takes) in [
+        ("/v1/events?kinds=host", "its query takes host, kind, after."),
+        ("/v1/hosts?since=1&waits=1s", "its query takes since, wait."),
+        ("/v1/version?x", "its query takes nothing."),
+        ("/v1/hosts/local/files?lists=true", "its query takes "),
+    ] {
+        let answer = rig.http("GET", path, &[], None);
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(takes), "{path}: {detail}");
+    }
+    // A list of nothing is not one of everything.
+    for path in ["/v1/events?kind=", "/v1/events?host=", "/v1/events?kind=host,,link"] {
+        let answer = rig.http("GET", path, &[], None);
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+    }
+    // Names may be written in any way.
+    let answer = rig.http("GET", "/v1/hosts?%77ait=1s&", &[], None);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
 fn a_body_is_an_object_and_never_a_list_of_its_fields() {
     let mut rig = DaemonRig::new();
     rig.start_daemon(&[]);

@@ -101,8 +101,9 @@ fn a_file_that_cannot_be_used_is_said_by_every_command() {
     rig.write_config_toml("[hosts.a]\n[hosts.nosuch]\n[hosts.\"via:gate\"]\n");
     for args in [&["status", "--all"][..], &["daemon", "status"]] {
         let output = rig.run_occ(args);
-        let says = "Warning: occd.toml: there is no host for [hosts.nosuch]\n";
+        let says = "occd.toml, line 2: there is no host for [hosts.nosuch]\n";
         assert!(output.stderr.contains(says), "{args:?}: {output:?}");
+        assert_eq!(output.stderr.matches("there is no host").count(), 1, "{output:?}");
     }
     rig.write_config_toml("");
     let output = rig.run_occ(&["connect", "--host", "a"]);

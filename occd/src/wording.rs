@@ -1,0 +1,42 @@
+//! What serde says is wrong with a text, for people who have never heard of the types that it is read into.
+
+/// Returns an error without the names that types have in Rust.
+pub(crate) fn in_words(error: &str) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    let mut all = error.split(' ').peekable();
+    while let Some(word) = all.next() {
+        // What is quoted comes from the client, and is its own.
+        let is_expected = words.last() == Some(&"expected") || words.last() == Some(&"of");
+        match (word, is_expected) {
+            ("struct" | "enum", true) => {
+                all.next();
+                words.push("an object");
+            }
+            ("untagged", true) if all.next_if_eq(&"enum").is_some() => {
+                all.next();
+                words.push("those that are known");
+            }
+            ("internally" | "adjacently", true) if all.next_if_eq(&"tagged").is_some() => {
+                // "enum", and its name.
+                all.nth(1);
+                words.push("an object");
+            }
+            ("u8" | "u16" | "u32" | "u64" | "usize", true) => words.push("a number from 0 on"),
+            ("i8" | "i16" | "i32" | "i64" | "f32" | "f64", true) => words.push("a number"),
+            _ => words.push(word),
+        }
+    }
+    let said = words.join(" ").replace("a sequence", "an array").replace("a map", "an object");
+    said.replace("a boolean", "true or false")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn a_number_is_a_number_by_whatever_type() {
+        let said = in_words("invalid type: string \"24100\", expected u64");
+        assert_eq!(said, "invalid type: string \"24100\", expected a number from 0 on");
+    }
+}
