@@ -58,6 +58,8 @@ struct Flight {
     input: Option<mpsc::Sender<Piece>>,
     /// How many bytes of that wait.
     bytes: Rc<Cell<usize>>,
+    /// What it has is a body, which is none without its end.
+    upload: bool,
 }
 
 impl Flight {
@@ -65,6 +67,14 @@ impl Flight {
     fn end(&mut self, problem: Problem) -> bool {
         self.input = None;
         self.cancel.take().is_some_and(|cancel| cancel.send(problem).is_ok())
+    }
+
+    /// Notes that nothing more can be sent to it.
+    fn input_ended(&mut self) {
+        if self.input.take().is_some() && self.upload {
+            let detail = "The input ended before `close`: what was sent is no whole request, and a file that it was to write is unchanged.";
+            self.end(Problem::new(400, Code::BadRequest, detail));
+        }
     }
 }
 
@@ -111,8 +121,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
             Next::Line(Err(error)) => return Err(failed("standard input", &error)),
             Next::Line(Ok(split::Read::End)) => {
                 open = false;
-                // Nothing more can be sent to them.
-                flights.values_mut().for_each(|flight: &mut Flight| flight.input = None);
+                flights.values_mut().for_each(Flight::input_ended);
             }
             Next::Line(Ok(split::Read::Line { number, text })) => match ask::read(number, &text) {
                 Ok(None) => {}
@@ -206,7 +215,8 @@ fn begin<'a>(
     let (send, input) = mpsc::channel(PIECES);
     let bytes = Rc::new(Cell::new(0));
     let send = request.takes_input().then_some(send);
-    let flight = Flight { cancel: Some(cancel), input: send, bytes: Rc::clone(&bytes) };
+    let (cancel, upload) = (Some(cancel), request.upload);
+    let flight = Flight { cancel, input: send, bytes: Rc::clone(&bytes), upload };
     flights.insert(id.clone(), flight);
     let work = Work::new(api, request, input, bytes);
     tasks.push(Box::pin(async move {

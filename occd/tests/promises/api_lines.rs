@@ -301,6 +301,36 @@ fn a_reader_that_stops_costs_no_memory_and_one_that_is_gone_ends_it() {
 }
 
 #[test]
+fn an_upload_that_the_end_of_the_input_cuts_short_changes_nothing_and_says_so() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let mut lines = Lines::start(&rig);
+    let shared = Shared::new();
+    std::fs::write(shared.at("there"), "before").unwrap();
+    for (id, name) in [(1, "there"), (2, "new")] {
+        let path = format!("/v1/hosts/local/files/{}", shared.at(name).display());
+        lines.ask(json!({"id": id, "method": "PUT", "path": path, "upload": true}));
+        lines.ask(json!({"id": id, "send": "partial", "ack": "taken"}));
+        assert_eq!(lines.of(id)["ack"], "taken");
+    }
+    lines.input = None;
+    for id in [1, 2] {
+        let cut = lines.of(id);
+        assert_eq!(
+            (&cut["status"], &cut["body"]["code"]),
+            (&json!(400), &json!("bad_request")),
+            "{cut}"
+        );
+        let detail = cut["body"]["detail"].as_str().unwrap();
+        assert!(detail.contains("input ended before `close`"), "{cut}");
+        assert!(detail.contains("is unchanged"), "{cut}");
+    }
+    assert_eq!(exit_code(&mut lines.child), 0);
+    assert_eq!(std::fs::read_to_string(shared.at("there")).unwrap(), "before");
+    assert!(!shared.at("new").exists());
+}
+
+#[test]
 fn input_that_nobody_reads_is_refused_at_last() {
     let Some((sshd, rig)) = sshd() else { return };
     let mut lines = Lines::start(&rig);
