@@ -118,9 +118,9 @@ codes! {
     NoCommonAlgorithm = "no_common_algorithm",
     /// The server refuses to open a session channel.
     SessionRefused = "session_refused",
-    /// The connection was lost after the command may have started.
+    /// The connection was lost, or left, after the command may have started.
     OutcomeUnknown = "outcome_unknown",
-    /// The client gave up before the command was started.
+    /// The client gave up: the command was not started, or was ended.
     Cancelled = "cancelled",
     /// The command is longer than the server reads, and was not sent.
     CommandTooLong = "command_too_long",

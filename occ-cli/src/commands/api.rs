@@ -53,20 +53,33 @@ pub(super) struct Api<'a> {
 /// A request in flight.
 struct Flight {
     /// Ends it with that problem; used once. Its ID is taken until its last line has been said.
-    cancel: Option<oneshot::Sender<Problem>>,
+    end: Option<oneshot::Sender<Problem>>,
     /// Takes what is sent to it; nothing where nothing can be sent, or after the end.
     input: Option<mpsc::Sender<Piece>>,
     /// How many bytes of that wait.
     bytes: Rc<Cell<usize>>,
     /// What it has is a body, which is none without its end.
     upload: bool,
+    /// It goes on in the daemon when it is left.
+    goes_on: bool,
 }
 
 impl Flight {
     /// Ends it, and returns whether that is new to it. One that has ended meanwhile has said so.
     fn end(&mut self, problem: Problem) -> bool {
         self.input = None;
-        self.cancel.take().is_some_and(|cancel| cancel.send(problem).is_ok())
+        self.end.take().is_some_and(|end| end.send(problem).is_ok())
+    }
+
+    /// Ends it for somebody who wants it no more, and returns whether that is new to it.
+    fn cancel(&mut self) -> bool {
+        self.end(match self.goes_on {
+            true => {
+                let detail = "The request was left, and goes on in occd if it was there: the same request with its Idempotency-Key fetches its answer.";
+                Problem::new(502, Code::OutcomeUnknown, detail)
+            }
+            false => Problem::new(409, Code::Cancelled, "The request was cancelled."),
+        })
     }
 
     /// Notes that nothing more can be sent to it.
@@ -157,14 +170,13 @@ fn heard<'a>(
     match line {
         Line::Request(request) => begin(api, flights, tasks, number, request),
         Line::Cancel { id, which } => {
-            let problem = Problem::new(409, Code::Cancelled, "The request was cancelled.");
-            let cancelled = flights.get_mut(&which).is_some_and(|flight| flight.end(problem));
+            let cancelled = flights.get_mut(&which).is_some_and(Flight::cancel);
             if let Some(id) = id {
                 tasks.push(say(api, Said::cancelled(&id, cancelled)));
             }
         }
         Line::Piece { id, piece } => {
-            let flight = flights.get_mut(&id).filter(|flight| flight.cancel.is_some());
+            let flight = flights.get_mut(&id).filter(|flight| flight.end.is_some());
             let Some(flight) = flight else {
                 // It may have ended while the line was on its way.
                 tasks.push(say(api, Said::dropped(&id)));
@@ -211,16 +223,16 @@ fn begin<'a>(
         tasks.push(say(api, Said::failure(&id, 429, body)));
         return;
     }
-    let (cancel, cancelled) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
     let (send, input) = mpsc::channel(PIECES);
     let bytes = Rc::new(Cell::new(0));
     let send = request.takes_input().then_some(send);
-    let (cancel, upload) = (Some(cancel), request.upload);
-    let flight = Flight { cancel, input: send, bytes: Rc::clone(&bytes), upload };
+    let (upload, goes_on) = (request.upload, request.goes_on());
+    let flight = Flight { end: Some(end), input: send, bytes: Rc::clone(&bytes), upload, goes_on };
     flights.insert(id.clone(), flight);
     let work = Work::new(api, request, input, bytes);
     tasks.push(Box::pin(async move {
-        work.run(cancelled).await;
+        work.run(ended).await;
         Some(id)
     }));
 }

@@ -331,6 +331,38 @@ fn an_upload_that_the_end_of_the_input_cuts_short_changes_nothing_and_says_so() 
 }
 
 #[test]
+fn a_cancelled_request_with_a_key_goes_on_and_its_key_fetches_the_outcome() {
+    let Some((sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    let go = shared.at("go");
+    let shell = format!("while [ ! -e {} ]; do sleep 0.05; done; echo done", go.display());
+    let exec = |id: i64| {
+        json!({
+            "id": id, "method": "POST", "path": "/v1/hosts/h/exec",
+            "headers": {"idempotency-key": "deploy-17"}, "body": {"shell": shell}
+        })
+    };
+    let mut lines = Lines::start(&rig);
+    lines.ask(exec(1));
+    remote_program(&sshd, "sleep");
+    lines.ask(json!({"id": 2, "cancel": 1}));
+    assert_eq!(lines.of(2), json!({"id": 2, "cancelled": true}));
+    let left = lines.of(1);
+    assert_eq!(
+        (&left["status"], &left["body"]["code"]),
+        (&json!(502), &json!("outcome_unknown")),
+        "{left}"
+    );
+    assert!(left["body"]["detail"].as_str().unwrap().contains("Idempotency-Key"), "{left}");
+    std::fs::write(&go, "").unwrap();
+    lines.ask(exec(3));
+    let answer = lines.of(3);
+    assert_eq!(answer["body"]["stdout"], "done\n", "{answer}");
+    assert_eq!(answer["headers"]["idempotency-replayed"], "true", "{answer}");
+    assert_eq!(lines.finish(), 0);
+}
+
+#[test]
 fn input_that_nobody_reads_is_refused_at_last() {
     let Some((sshd, rig)) = sshd() else { return };
     let mut lines = Lines::start(&rig);

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use occ_proto::error::{Code, Problem};
 use occ_proto::exec::NDJSON;
 use occ_proto::policy::CLIENT_HEADER;
-use occ_proto::{AGENT_HEADER, IDEMPOTENCY_HEADER, KEY_HEADER};
+use occ_proto::{AGENT_HEADER, KEY_HEADER};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -86,9 +86,8 @@ impl<'a> Work<'a> {
     pub(super) async fn run(self, cancelled: oneshot::Receiver<Problem>) {
         let (mouth, id) = (&self.api.mouth, self.request.id.clone());
         let reads = matches!(self.request.method, Method::GET | Method::HEAD);
-        let is_named = self.request.headers.iter().any(|(name, _)| name == IDEMPOTENCY_HEADER);
         // Whether it may be made again without being done twice.
-        let repeatable = (reads && !self.request.websocket) || is_named;
+        let repeatable = (reads && !self.request.websocket) || self.request.has_key();
         let told = Cell::new(Told::Nothing);
         let cancelled = async {
             match cancelled.await {

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
+use occ_proto::IDEMPOTENCY_HEADER;
 use occ_proto::error::{Code, Problem};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,16 @@ impl Request {
     /// Returns whether more may be sent while it is in flight.
     pub(super) fn takes_input(&self) -> bool {
         self.websocket || self.upload
+    }
+
+    /// Returns whether it has a key by which its answer is fetched later.
+    pub(super) fn has_key(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == IDEMPOTENCY_HEADER)
+    }
+
+    /// Returns whether the daemon goes on with it when its client leaves. Keys of other methods mean nothing.
+    pub(super) fn goes_on(&self) -> bool {
+        self.method == Method::POST && self.has_key()
     }
 }
 
