@@ -57,9 +57,13 @@ end
 
 function tests.the_state_is_known_from_events_and_names_are_completed()
   local occ = require('occ')
-  wait('the daemon', function()
-    return occ.status() ~= 'occ: off'
+  same({ occ.status(), occ.status(host) }, { 'occ: …', 'occ: …' })
+  local seen = {}
+  wait('the hosts', function()
+    seen[occ.status()] = true
+    return occ.status():find('^occ: 0/')
   end)
+  same(seen['occ: off'], nil)
   same(vim.fn.getcompletion('OccOpen ' .. host, 'cmdline'), { host .. ':' })
   same(vim.fn.getcompletion('OccExec ' .. host, 'cmdline'), { host .. ' --' })
   local changes = 0

@@ -8,7 +8,8 @@ local M = {}
 local AGAIN = 1000
 
 local hosts = {}
-local available = false
+-- Nothing until it is known.
+local available = nil
 local following = false
 local last_event = nil
 
@@ -43,12 +44,12 @@ function M.follow()
   local path = '/v1/events?kind=host' .. (last_event and ('&after=' .. last_event) or '')
   rpc.request({ method = 'GET', path = path, start = false }, {
     opened = function()
-      -- Else a snapshot comes first.
-      available = last_event ~= nil
+      -- Else a snapshot comes first, and nothing is known until then.
+      available = last_event ~= nil or nil
     end,
     event = event,
     done = function()
-      if available then
+      if available ~= false then
         available = false
         vim.schedule(changed)
       end
@@ -77,7 +78,7 @@ function M.names()
   return names
 end
 
---- Returns whether the daemon tells of changes.
+--- Returns whether the daemon tells of changes; nothing as long as that is not known.
 function M.available()
   return available
 end

@@ -20,8 +20,9 @@ end
 --- Returns a text for the status line, from memory: of a host, or of the current buffer's, else of all.
 function M.status(host)
   local all = M.hosts()
-  if not require('occ.hosts').available() then
-    return 'occ: off'
+  local available = require('occ.hosts').available()
+  if not available then
+    return available == nil and 'occ: …' or 'occ: off'
   end
   host = host or vim.b.occ_host
   if host then
