@@ -174,6 +174,46 @@ function tests.bytes_and_ends_of_lines_stay_as_they_are()
   vim.cmd('bwipeout!')
 end
 
+function tests.a_long_file_is_written()
+  local path = dir .. '/long'
+  local line = string.rep('0123456789abcde', 1024 * 1024 / 15)
+  local all = {}
+  -- In base64 more than one line for `occ api`.
+  for i = 1, 49 do
+    all[i] = i .. line
+  end
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  vim.api.nvim_buf_set_lines(0, 0, -1, false, all)
+  vim.cmd('write')
+  same(failed, {})
+  assert(not vim.bo.modified)
+  assert(read(path) == table.concat(all, '\n') .. '\n', 'it is another file')
+  -- A refusal comes while pieces are on their way.
+  os.remove(path)
+  write(path, 'theirs')
+  vim.cmd('write')
+  assert(failed[1]:find('has changed there since it was read', 1, true), vim.inspect(failed))
+  same(read(path), 'theirs')
+  failed = {}
+  vim.cmd('bwipeout!')
+  os.remove(path)
+end
+
+function tests.nothing_is_waited_for_that_cannot_come()
+  local rpc = require('occ.rpc')
+  local answer = rpc.wait({ method = 'PUT', path = '/v1/hosts', body_b64 = string.rep('QUFB', 17 * 1024 * 1024) }, {}, 60000)
+  same(answer.problem.code, 'too_large')
+  local exec = { method = 'POST', path = '/v1/hosts/' .. host .. '/exec' }
+  exec.body = { shell = 'exec sleep 1000' }
+  answer = rpc.wait(exec, {}, 100)
+  assert(answer.problem.detail:find('No sign', 1, true), vim.inspect(answer))
+  -- What gives signs is waited for.
+  exec.body = { shell = 'for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.5; done' }
+  exec.headers = { accept = 'application/x-ndjson' }
+  answer = rpc.wait(exec, {}, 3000)
+  same(answer.problem, nil)
+end
+
 function tests.a_new_file_is_made_and_one_that_cannot_be_read_is_not_written()
   local path = dir .. '/new'
   vim.cmd('OccOpen ' .. host .. ':' .. path)
@@ -236,6 +276,10 @@ function tests.it_works_again_after_the_daemon_was_stopped_and_does_not_start_it
   vim.cmd('bwipeout!')
   -- The same for the process that carries everything.
   local job = require('occ.rpc').job()
+  vim.fn.chansend(job, 'nonsense\n')
+  wait('what it says', function()
+    return said[#said] and said[#said]:find('expected ident', 1, true)
+  end)
   vim.fn.jobstop(job)
   wait('its end', function()
     return require('occ.rpc').job() ~= job
@@ -259,6 +303,8 @@ local order = {
   'output_goes_into_the_quickfix_list_with_the_hosts_files',
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
   'bytes_and_ends_of_lines_stay_as_they_are',
+  'a_long_file_is_written',
+  'nothing_is_waited_for_that_cannot_come',
   'a_new_file_is_made_and_one_that_cannot_be_read_is_not_written',
   'what_a_login_needs_is_asked_here',
   'it_works_again_after_the_daemon_was_stopped_and_does_not_start_it_by_itself',

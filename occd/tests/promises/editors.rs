@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use testkit::keys::KeyFile;
+use testkit::proc::{Process, Signal};
 use testkit::require::{find_program, require};
 use testkit::wait::blocking::{try_wait_for, wait_until};
 use testkit::{DaemonRig, Terminal};
@@ -73,7 +74,7 @@ fn neovim_shows_hosts_runs_commands_edits_files_and_asks() {
     };
     assert!(status.success(), "{said}");
     let promises = said.lines().filter(|line| line.starts_with("ok ")).count();
-    assert_eq!(promises, 10, "{said}");
+    assert_eq!(promises, 12, "{said}");
 }
 
 #[test]
@@ -102,6 +103,15 @@ fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
     tmux(&["send-keys", ":OccOpen nobody:/etc/hosts", "Enter"]);
     shows("occ: nobody:/etc/hosts: Host 'nobody' not found.");
     assert!(screen().contains("occ://nobody//etc/hosts [RO]"), "{}", screen());
+    // A daemon that says nothing is waited for no longer than somebody likes.
+    let daemon = Process::find(rig.daemon_pid()).unwrap();
+    daemon.signal(Signal::STOP);
+    let waits = ":call timer_start(1, {-> execute('redrawstatus | echo \"it \" . \"waits\"', '')})";
+    tmux(&["send-keys", waits, " | OccOpen local:/etc/hosts", "Enter"]);
+    shows("it waits");
+    tmux(&["send-keys", "C-c"]);
+    shows("occ: local:/etc/hosts: Interrupted.");
+    daemon.signal(Signal::CONT);
     tmux(&["kill-server"]);
 }
 

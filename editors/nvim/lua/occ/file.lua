@@ -150,12 +150,7 @@ function M.write(buffer, name, force)
       headers['if-none-match'] = '*'
     end
   end
-  local answer = rpc.wait({
-    method = 'PUT',
-    path = url(host, path, query),
-    headers = headers,
-    body_b64 = base64.encode(text),
-  })
+  local answer = rpc.wait({ method = 'PUT', path = url(host, path, query), headers = headers }, { upload = text })
   local why = answer.problem
   if why and (why.code == 'file_changed' or why.code == 'file_exists') then
     local what = why.code == 'file_changed' and ' has changed there since it was read' or ' is there already'

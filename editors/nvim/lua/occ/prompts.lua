@@ -7,6 +7,8 @@ local M = {}
 local listening = false
 local queue = {}
 local asking = nil
+-- The IDs of what somebody is to answer, here or in a terminal.
+local open = {}
 
 --- Returns a token that nobody can guess.
 function M.token()
@@ -89,8 +91,10 @@ function M.listen()
       local line = event.data
       if line.type == 'opened' then
         queue[#queue + 1] = line.prompt
+        open[line.prompt.id] = line.prompt.kind ~= 'notice' or nil
         vim.schedule(next_one)
       elseif line.type == 'closed' then
+        open[line.id] = nil
         queue = vim.tbl_filter(function(prompt)
           return prompt.id ~= line.id
         end, queue)
@@ -100,8 +104,14 @@ function M.listen()
     done = function()
       listening = false
       queue = {}
+      open = {}
     end,
   })
+end
+
+--- Returns whether somebody is to answer something.
+function M.open()
+  return next(open) ~= nil
 end
 
 return M

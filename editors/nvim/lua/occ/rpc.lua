@@ -1,6 +1,15 @@
 -- The one `occ api` of this Neovim: requests out, answers back to whoever asked. docs/api.md has the lines.
 
+local base64 = require('occ.base64')
+
 local M = {}
+
+-- How much of an upload is in one line, in bytes: a mebibyte in base64.
+local PIECE = 768 * 1024
+-- How long a request may give no sign of life before it is given up, in milliseconds.
+local SILENCE = 300000
+-- How often it is looked whether an answer has come, in milliseconds.
+local SLICE = 5
 
 -- The token by which the daemon knows whom to ask what our requests need (lua/occ/prompts.lua).
 M.token = nil
@@ -8,6 +17,8 @@ M.token = nil
 local job = nil
 local rest = ''
 local last_id = 0
+-- How many lines `occ api` was sent: by its number it names a line that it cannot read.
+local last_line = 0
 local waiting = {}
 
 --- Returns the program and its arguments.
@@ -18,6 +29,37 @@ end
 
 local function problem(detail)
   return { status = 503, code = 'daemon_unreachable', detail = detail }
+end
+
+local function now()
+  return vim.loop.hrtime() / 1e6
+end
+
+--- Sends a line of a request.
+local function send(id, line)
+  last_line = last_line + 1
+  waiting[id].line = last_line
+  vim.fn.chansend(job, vim.json.encode(line) .. '\n')
+end
+
+--- Sends the next piece of an upload, or its end. The one after it is sent when it was taken.
+local function send_piece(id)
+  local request = waiting[id]
+  local piece = request.upload:sub(request.sent + 1, request.sent + PIECE)
+  if piece == '' then
+    return send(id, { id = id, close = true })
+  end
+  request.sent = request.sent + #piece
+  send(id, { id = id, send_b64 = base64.encode(piece), ack = request.sent })
+end
+
+--- Returns the ID of the request whose last line that is.
+local function id_of(line)
+  for id, request in pairs(waiting) do
+    if request.line == line then
+      return id
+    end
+  end
 end
 
 local function fail_all(detail)
@@ -33,15 +75,26 @@ local function heard(line)
   if not ok or type(message) ~= 'table' then
     return
   end
-  local request = message.id and waiting[message.id]
+  if message.status and message.status >= 400 and not message.stream then
+    message.problem = type(message.body) == 'table' and message.body or problem('no reason is known')
+  end
+  local id = message.id
+  if not id and message.problem then
+    -- It is about a line that could not be read.
+    id = id_of((message.problem.position or {}).line)
+    if not id then
+      return vim.notify('occ: ' .. message.problem.detail, vim.log.levels.ERROR)
+    end
+  end
+  local request = id and waiting[id]
   if not request then
     return
   end
-  if message.status and not message.stream then
-    waiting[message.id] = nil
-    if message.status >= 400 then
-      message.problem = type(message.body) == 'table' and message.body or problem('no reason is known')
-    end
+  request.heard = now()
+  if message.ack then
+    send_piece(id)
+  elseif message.status and not message.stream then
+    waiting[id] = nil
     request.done(message)
   elseif message.stream then
     request.answer = message
@@ -49,7 +102,7 @@ local function heard(line)
       request.opened(message)
     end
   elseif message['end'] then
-    waiting[message.id] = nil
+    waiting[id] = nil
     local answer = request.answer or { status = 503, headers = {} }
     answer.problem = message.problem
     request.done(answer)
@@ -60,6 +113,7 @@ end
 
 local function start()
   rest = ''
+  last_line = 0
   local id
   id = vim.fn.jobstart(vim.list_extend(vim.list_extend({}, M.command()), { 'api' }), {
     env = { OCC_CLIENT = 'editor' },
@@ -89,8 +143,9 @@ end
 
 --- Sends a request. `handlers.done(answer)` is called once, with `status`, `headers`, `body` and, where something went
 --- wrong, `problem`; for a stream `handlers.opened(answer)` comes first and `handlers.event(event)` for each event.
---- Returns the request's ID.
+--- `handlers.upload` are the bytes of its body, of any length. Returns the request's ID.
 function M.request(request, handlers)
+  handlers.heard = now()
   last_id = last_id + 1
   local id = last_id
   if not job and not pcall(start) or not job then
@@ -101,8 +156,13 @@ function M.request(request, handlers)
     return id
   end
   request.id = id
+  request.upload = handlers.upload ~= nil or nil
   waiting[id] = handlers
-  vim.fn.chansend(job, vim.json.encode(request) .. '\n')
+  send(id, request)
+  if handlers.upload then
+    handlers.sent = 0
+    send_piece(id)
+  end
   return id
 end
 
@@ -119,25 +179,33 @@ end
 --- Ends a request.
 function M.cancel(id)
   if job and waiting[id] then
-    vim.fn.chansend(job, vim.json.encode({ cancel = id }) .. '\n')
+    send(id, { cancel = id })
   end
 end
 
---- Asks, and waits for the answer, and asks questions meanwhile. Ctrl-C gives up.
-function M.wait(request, handlers, limit)
+--- Asks, and waits for the answer, and asks questions meanwhile. Ctrl-C gives up, and so does it by itself when nothing
+--- comes for `silence` milliseconds, and nobody is asked anything.
+function M.wait(request, handlers, silence)
   handlers = handlers or {}
+  silence = silence or SILENCE
   local answer
   handlers.done = function(message)
     answer = message
   end
   local id = M.ask(request, handlers)
-  local _, why = vim.wait(limit or 3600000, function()
-    return answer ~= nil
-  end, 5)
+  -- With a condition it would not be interrupted by Ctrl-C.
+  local _, why
+  repeat
+    if require('occ.prompts').open() then
+      handlers.heard = now()
+    end
+    _, why = vim.wait(SLICE)
+  until answer or why == -2 or now() - handlers.heard > silence
   if not answer then
     M.cancel(id)
     waiting[id] = nil
-    answer = { status = 503, headers = {}, problem = problem(why == -2 and 'Interrupted.' or 'No answer in time.') }
+    local silent = string.format('No sign of it for %d s.', silence / 1000)
+    answer = { status = 503, headers = {}, problem = problem(why == -2 and 'Interrupted.' or silent) }
   end
   return answer
 end
