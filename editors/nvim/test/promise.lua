@@ -214,6 +214,29 @@ function tests.nothing_is_waited_for_that_cannot_come()
   same(answer.problem, nil)
 end
 
+function tests.a_file_that_may_not_be_written_is_read_only()
+  local path = dir .. '/locked'
+  write(path, 'one\n')
+  vim.loop.fs_chmod(path, tonumber('444', 8))
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  same({ lines(), vim.bo.readonly }, { { 'one' }, true })
+  vim.api.nvim_buf_set_lines(0, 0, -1, false, { 'two' })
+  local ok, why = pcall(vim.cmd, 'write')
+  assert(not ok and why:find('E45', 1, true), why)
+  same(read(path), 'one\n')
+  vim.cmd('write!')
+  same({ read(path), failed, vim.bo.modified }, { 'two\n', {}, false })
+  same(vim.loop.fs_stat(path).mode % 512, tonumber('444', 8))
+  vim.loop.fs_chmod(path, tonumber('644', 8))
+  vim.cmd('edit!')
+  same(vim.bo.readonly, false)
+  -- What was set by hand stays.
+  vim.bo.readonly = true
+  vim.cmd('edit!')
+  same(vim.bo.readonly, true)
+  vim.cmd('bwipeout!')
+end
+
 function tests.a_new_file_is_made_and_one_that_cannot_be_read_is_not_written()
   local path = dir .. '/new'
   vim.cmd('OccOpen ' .. host .. ':' .. path)
@@ -305,6 +328,7 @@ local order = {
   'bytes_and_ends_of_lines_stay_as_they_are',
   'a_long_file_is_written',
   'nothing_is_waited_for_that_cannot_come',
+  'a_file_that_may_not_be_written_is_read_only',
   'a_new_file_is_made_and_one_that_cannot_be_read_is_not_written',
   'what_a_login_needs_is_asked_here',
   'it_works_again_after_the_daemon_was_stopped_and_does_not_start_it_by_itself',

@@ -3,8 +3,12 @@
 
 local base64 = require('occ.base64')
 local rpc = require('occ.rpc')
+local bit = require('bit')
 
 local M = {}
+
+-- Of the permissions of a file (POSIX, S_IWUSR).
+local OWNER_WRITES = 128
 
 --- Returns host and path of a buffer's name.
 function M.parse(name)
@@ -86,6 +90,20 @@ function M.fill()
   vim.api.nvim_buf_set_lines(buffer, 0, -1, false, lines)
 end
 
+--- Returns whether a file lacks its owner's permission to write, by its mode in octal digits. Replacing it as a whole
+--- takes none.
+local function is_locked(mode)
+  return bit.band(tonumber(mode or '', 8) or OWNER_WRITES, OWNER_WRITES) == 0
+end
+
+--- Sets 'readonly', and takes back what was set here; what somebody has set stays.
+local function set_readonly(buffer, readonly)
+  if readonly or vim.b[buffer].occ_readonly then
+    vim.bo[buffer].readonly = readonly
+  end
+  vim.b[buffer].occ_readonly = readonly
+end
+
 --- Reads the file of a buffer into it (BufReadCmd).
 function M.read(buffer, name)
   local host, path = M.parse(name)
@@ -109,7 +127,7 @@ function M.read(buffer, name)
     afterwards(vim.notify, '"' .. host .. ':' .. path .. '" [New]')
   elseif why then
     -- What is shown is not the file, and must not become it.
-    vim.bo[buffer].readonly = true
+    set_readonly(buffer, true)
     vim.b[buffer].occ_unread = true
     return afterwards(fail, host .. ':' .. path .. ': ' .. why.detail)
   else
@@ -119,9 +137,7 @@ function M.read(buffer, name)
     vim.b[buffer].occ_new = false
     show(buffer, text)
   end
-  if vim.b[buffer].occ_unread then
-    vim.bo[buffer].readonly = false
-  end
+  set_readonly(buffer, is_locked(answer.headers['occ-file-mode']))
   vim.b[buffer].occ_unread = false
   vim.b[buffer].occ_host = host
   vim.api.nvim_buf_call(buffer, function()
