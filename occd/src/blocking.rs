@@ -29,14 +29,17 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use tokio_util::task::TaskTracker;
+
     use super::in_place;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn others_go_on_while_one_waits_for_the_disk() {
         let (disk, answer) = mpsc::channel();
+        let tasks = TaskTracker::new();
         let waits =
-            tokio::spawn(async move { in_place(|| answer.recv_timeout(Duration::from_secs(20))) });
-        let other = tokio::spawn(async move { disk.send(()) });
+            tasks.spawn(async move { in_place(|| answer.recv_timeout(Duration::from_secs(20))) });
+        let other = tasks.spawn(async move { disk.send(()) });
         assert_eq!(waits.await.unwrap(), Ok(()));
         other.await.unwrap().unwrap();
     }
