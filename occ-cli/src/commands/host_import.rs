@@ -117,20 +117,13 @@ pub(super) async fn ask(
     context: &Context<'_>,
     free: &[&SshConfigHost],
 ) -> Result<Choice, CliError> {
-    const SHOWN: usize = 12;
     let ui = context.ui;
     if free.is_empty() {
         ui.note("~/.ssh/config names no host that is not configured.");
         return Ok(Choice::None);
     }
     let names: Vec<&str> = free.iter().map(|host| host.name.as_str()).collect();
-    let more = names.len().saturating_sub(SHOWN);
-    let mut shown =
-        names.iter().take(SHOWN).map(|name| sanitize(name)).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        shown.push_str(&format!(" and {more} more"));
-    }
-    ui.note(&format!("{} in ~/.ssh/config: {shown}.", counted(names.len())));
+    ui.note(&format!("{} in ~/.ssh/config: {}.", counted(names.len()), listed(&names)));
     let answer = ui.ask_text("Add [a]ll, [p]ick, [n]one, or names:").await?;
     Ok(match answer.as_deref().unwrap_or_default() {
         "" | "n" | "none" => Choice::None,
@@ -152,6 +145,18 @@ pub(super) async fn ask(
             }
         }
     })
+}
+
+/// Returns names in a line: the first of them, and how many more there are.
+pub(super) fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    let mut shown =
+        names.iter().take(SHOWN).map(|name| sanitize(name)).collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(SHOWN);
+    if more > 0 {
+        shown.push_str(&format!(" and {more} more"));
+    }
+    shown
 }
 
 fn is_meant(host: &SshConfigHost, args: &HostImportArgs, all: bool) -> bool {
@@ -238,7 +243,8 @@ fn summary(context: &Context<'_>, done: &Imported) -> Result<u8, CliError> {
     Ok(u8::from(failed))
 }
 
-fn tell_skipped(context: &Context<'_>, skipped: &[NotImported]) {
+/// Says what was not taken, and why.
+pub(super) fn tell_skipped(context: &Context<'_>, skipped: &[NotImported]) {
     for NotImported { name, why } in skipped {
         context.ui.note(&format!("Skipped: {} ({}).", sanitize(name), sanitize(why)));
     }

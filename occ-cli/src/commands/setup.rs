@@ -1,20 +1,20 @@
 //! `occ setup`: to a first host that works, by questions.
 
 use hyper::Method;
-use occ_proto::error::Code;
-use occ_proto::host::DefaultHost;
+use occ_proto::error::{Code, Problem};
+use occ_proto::host::{AddHost, DefaultHost};
 use occ_proto::name::Destination;
-use occ_proto::status::{HostList, TestReport};
+use occ_proto::status::{HostList, HostSaved};
 use occ_proto::text::sanitize;
-use occ_proto::{HostConfig, HostName};
+use occ_proto::{Address, HostConfig, HostName};
 
 use super::host_import::{self, Choice};
 use super::{Context, host_edit, service};
 use crate::autostart;
 use crate::cli::HostAddArgs;
-use crate::client::{Client, host_path};
-use crate::error::CliError;
-use crate::hint::hint_for;
+use crate::client::Client;
+use crate::error::{CONNECTION, CliError};
+use crate::hint::{has_own_hint, hint_for};
 use crate::output::with_note;
 use crate::terminal;
 
@@ -77,87 +77,111 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// Adds hosts of ssh_config, tries them, and returns those that work.
+/// Tries hosts of ssh_config, adds them as [`added`] does, and returns those that work.
 async fn from_ssh_config(
     context: &Context<'_>,
     client: &Client,
     names: Vec<String>,
 ) -> Result<Vec<HostName>, CliError> {
     let ui = context.ui;
-    let done = host_import::import(client, names, Vec::new()).await?;
-    for one in &done.skipped {
-        ui.note(&format!("Skipped: {} ({}).", sanitize(&one.name), sanitize(&one.why)));
-    }
     let mut working = Vec::new();
-    for name in done.added.iter().take(TRIED) {
-        if tried(context, client, name).await? {
-            working.push(name.clone());
+    for (before, name) in names.iter().take(TRIED).enumerate() {
+        match added(context, client, name).await {
+            Ok(host) => working.extend(host),
+            // A signal, maybe while a question was open: nobody has said what is to become of these.
+            Err(error) => {
+                let left: Vec<&str> = names.iter().skip(before).map(String::as_str).collect();
+                ui.note(&format!("Left out: {}.", host_import::listed(&left)));
+                return Err(error);
+            }
         }
     }
-    let rest = done.added.len().saturating_sub(TRIED);
-    if rest > 0 {
-        ui.note(&format!("{rest} more are added and not tried: occ host test --all tries them."));
+    let rest = names.into_iter().skip(TRIED).collect();
+    let done = host_import::import(client, rest, Vec::new()).await?;
+    host_import::tell_skipped(context, &done.skipped);
+    if !done.added.is_empty() {
+        let count = done.added.len();
+        ui.note(&format!("{count} more are added and not tried: occ host test --all tries them."));
     }
     Ok(working)
 }
 
-/// Tries a host that was added until it works, somebody keeps it as it is, or it is left out again, as it is when nobody
-/// says anything. Returns whether it works.
-async fn tried(context: &Context<'_>, client: &Client, name: &HostName) -> Result<bool, CliError> {
+/// Tries a host of ssh_config until it works, somebody keeps it as it is, or it is left out, as it is when nobody says
+/// anything. Not before one of the first two is it in hosts.json. Returns it if it works.
+async fn added(
+    context: &Context<'_>,
+    client: &Client,
+    name: &str,
+) -> Result<Option<HostName>, CliError> {
     let ui = context.ui;
-    let (path, note) = (host_path(name, "/test"), format!("[{name}] connecting …"));
+    let skipped = |why: &str| {
+        ui.note(&format!("Skipped: {} ({}).", sanitize(name), sanitize(why)));
+        Ok(None)
+    };
+    let (host, address) = match (HostName::new(name), Address::new(name)) {
+        (Ok(host), Ok(address)) => (host, address),
+        (Err(error), _) | (_, Err(error)) => return skipped(&error.to_string()),
+    };
+    // Its alias and no more, as an import has it: what ssh_config says of it applies, also when it changes.
+    let config = HostConfig::new(address);
+    let mut body = AddHost { name: host.clone(), config, verify: true, force: false };
+    let note = format!("[{host}] connecting …");
     loop {
-        let tested = tokio::select! {
-            tested = with_note(ui, &note, client.post(&path)) => tested,
+        let sent = client.request(Method::POST, "/v1/hosts", Some(&body), None);
+        let saved = tokio::select! {
+            saved = with_note(ui, &note, sent) => saved,
+            // Whoever has asked a question catches signals from then on.
             error = terminal::ended() => Err(error),
         };
-        let report: TestReport = match tested {
-            Ok(reply) => reply.parse()?,
-            // A signal, maybe while a question was open: nobody has seen whether it works.
-            Err(error) => {
-                if let Err(why) = leave_out(context, client, name).await {
-                    ui.note(&format!("[{name}] stays: {}", why.message));
+        let problem = match saved {
+            Ok(reply) => {
+                if let Some(test) = reply.parse::<HostSaved>()?.test {
+                    ui.say(&host_edit::connected(context, &test))?;
+                    return Ok(Some(host));
                 }
-                return Err(error);
+                ui.note(&format!("[{host}] is kept, and does not work yet."));
+                ui.note(&format!("hint: occ host test {host} shows where it stops"));
+                return Ok(None);
             }
+            Err(CliError { exit: CONNECTION, problem: Some(problem), .. }) => problem,
+            Err(error) => match error.daemon_code() {
+                Some(Code::HostExists) => return skipped("a host of this name is configured"),
+                Some(Code::PolicyDenied) => return skipped(&error.message),
+                _ => return Err(error),
+            },
         };
-        let Some(problem) = &report.problem else {
-            ui.say(&host_edit::connected(context, &report))?;
-            return Ok(true);
-        };
-        ui.note(&format!("[{name}] ✗ {}", sanitize(&problem.detail)));
-        let address = name.as_str().parse().ok();
-        let hint = address.and_then(|address| {
-            hint_for(problem.code, name, &HostConfig::new(address), None, &problem.detail)
-        });
-        let again = || format!("occ host test {name} shows where it stops");
-        // The general hint for these would be this very test.
-        let general = matches!(problem.code, Code::HostUnreachable | Code::NotSsh);
-        // While the question is open it is there, for whoever does that in another terminal.
-        ui.note(&format!("hint: {}", hint.filter(|_| !general).unwrap_or_else(again)));
-        match ask_whether_kept(context, name).await {
-            Ok(Failed::Again) => {}
-            Ok(Failed::Keep) => {
-                ui.note(&format!("[{name}] is kept, and does not work yet."));
-                return Ok(false);
-            }
-            answer => {
-                leave_out(context, client, name).await?;
-                return answer.map(|_| false);
+        ui.note(&format!("[{host}] ✗ {}", sanitize(&problem.detail)));
+        if let Some(hint) = before_it_is_kept(&host, &body.config, &problem) {
+            ui.note(&format!("hint: {hint}"));
+        }
+        match ask_whether_kept(context, &host).await? {
+            Failed::Again => {}
+            Failed::Keep => body.verify = false,
+            Failed::LeaveOut => {
+                ui.note(&format!("[{host}] is left out."));
+                return Ok(None);
             }
         }
     }
 }
 
-/// Removes a host that does not work, or of which nobody has seen whether it does.
-async fn leave_out(
-    context: &Context<'_>,
-    client: &Client,
-    name: &HostName,
-) -> Result<(), CliError> {
-    client.request(Method::DELETE, &host_path(name, ""), None::<&()>, None).await?;
-    context.ui.note(&format!("[{name}] is left out."));
-    Ok(())
+/// Returns what to do about a host of ssh_config that occ does not know yet.
+fn before_it_is_kept(host: &HostName, config: &HostConfig, problem: &Problem) -> Option<String> {
+    // What occ's own test shows, ssh does, too.
+    if matches!(problem.code, Code::HostUnreachable | Code::NotSsh)
+        && !has_own_hint(&problem.detail)
+    {
+        return Some(format!("ssh -v {host} shows where it stops"));
+    }
+    let hint = hint_for(problem.code, host, config, None, &problem.detail)?;
+    let again = ["reconnect", "connect"]
+        .into_iter()
+        .find_map(|verb| hint.strip_suffix(&format!("; then occ {verb} --host {host}")));
+    Some(match again {
+        Some(cure) => format!("{cure}; then try again"),
+        None if hint.contains("occ ") => format!("once it is kept: {hint}"),
+        None => hint,
+    })
 }
 
 /// What is to become of a host that does not work.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
 
@@ -23,6 +24,16 @@ fn block(names: &str, host: &EmbeddedHost) -> String {
 fn hosts(rig: &DaemonRig) -> Value {
     let dir = rig.paths().hosts_file_candidates().unwrap().remove(0);
     std::fs::read_to_string(dir).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+}
+
+/// Returns the names of the hosts that are saved.
+fn names(rig: &DaemonRig) -> Vec<String> {
+    let hosts = hosts(rig);
+    hosts["hosts"].as_object().map_or_else(Vec::new, |all| all.keys().cloned().collect())
+}
+
+fn question(host: &str) -> String {
+    format!("[{host}] does not work: [k]eep it, [t]ry again, or")
 }
 
 #[test]
@@ -164,14 +175,11 @@ fn setup_keeps_no_host_of_ssh_config_that_does_not_work_unless_somebody_says_so(
     let dead = "  HostName 127.0.0.1\n  Port 1\n";
     write_ssh_config(&rig, &format!("Host late\n{dead}Host dead\n{dead}"));
     rig.start_daemon(&[]);
-    let names =
-        || -> Vec<String> { hosts(&rig)["hosts"].as_object().unwrap().keys().cloned().collect() };
-    let question = |host: &str| format!("[{host}] does not work: [k]eep it, [t]ry again, or");
     let mut terminal = Terminal::start(rig.occ(&["setup"]));
     terminal.answer("Add [a]ll, [p]ick, [n]one, or names:", "a");
     terminal.answer(&question("late"), "what?");
-    // It is there while somebody thinks about it, so that a hint can be followed.
-    assert_eq!(names(), ["late", "dead"]);
+    // Not even while somebody thinks about it.
+    assert_eq!(names(&rig), [""; 0]);
     write_ssh_config(&rig, &format!("{}Host dead\n{dead}", block("late", &host)));
     terminal.answer(&question("late"), "t");
     terminal.answer(&question("dead"), "");
@@ -179,7 +187,7 @@ fn setup_keeps_no_host_of_ssh_config_that_does_not_work_unless_somebody_says_so(
     assert_eq!(code, 0, "{screen}");
     assert!(screen.contains("[late] ✓ Connected"), "{screen}");
     assert!(screen.contains("[dead] ✗ ") && screen.contains("[dead] is left out."), "{screen}");
-    assert_eq!(names(), ["late"]);
+    assert_eq!(names(&rig), ["late"]);
 
     // Whoever leaves has not said that it is to be kept.
     let mut terminal = Terminal::control(&rig.occ(&["setup"]), "");
@@ -188,7 +196,7 @@ fn setup_keeps_no_host_of_ssh_config_that_does_not_work_unless_somebody_says_so(
     terminal.type_text("\x03");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 130, "{screen}");
-    assert_eq!(names(), ["late"]);
+    assert_eq!(names(&rig), ["late"]);
 
     // Nor has who leaves while nobody answers there.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -201,8 +209,93 @@ fn setup_keeps_no_host_of_ssh_config_that_does_not_work_unless_somebody_says_so(
     terminal.type_text("\x03");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 130, "{screen}");
-    assert!(screen.contains("[silent] is left out."), "{screen}");
-    assert_eq!(names(), ["late"]);
+    assert!(screen.contains("Left out: silent."), "{screen}");
+    assert_eq!(names(&rig), ["late"]);
+}
+
+#[test]
+fn setup_leaves_out_what_nobody_answers_for() {
+    let mut rig = DaemonRig::new();
+    rig.set_env("NO_COLOR", "1");
+    let dead = |name: &str| format!("Host {name}\n  HostName 127.0.0.1\n  Port 1\n");
+    write_ssh_config(&rig, &["one", "two", "three"].map(dead).concat());
+    rig.start_daemon(&[]);
+    let asked = |first: &str| {
+        let mut terminal = Terminal::start(rig.occ(&["setup"]));
+        terminal.answer("Add [a]ll, [p]ick, [n]one, or names:", "one two three");
+        if !first.is_empty() {
+            terminal.answer(&question("one"), first);
+        }
+        terminal.wait_for(&question(if first.is_empty() { "one" } else { "two" }));
+        terminal
+    };
+    let signal = |terminal: &Terminal, signal| {
+        let pid = rustix::process::Pid::from_child(&terminal.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    for (first, how, code, left, kept) in [
+        ("", Signal::INT, 130, "Left out: one, two, three.", &[][..]),
+        ("", Signal::HUP, 129, "Left out: one, two, three.", &[]),
+        ("l", Signal::INT, 130, "Left out: two, three.", &[]),
+        ("k", Signal::TERM, 143, "Left out: two, three.", &["one"]),
+    ] {
+        let terminal = asked(first);
+        signal(&terminal, how);
+        let (screen, ended) = terminal.finish();
+        assert!(ended == code && screen.contains(left), "{ended}: {screen}");
+        assert_eq!(names(&rig), kept, "{how:?}: {screen}");
+    }
+    rig.occ_ok(&["host", "remove", "one", "-f"]);
+    // Nor does one come to be there that no signal can take away again.
+    let terminal = asked("");
+    signal(&terminal, Signal::KILL);
+    let (screen, _) = terminal.finish();
+    assert_eq!(names(&rig), [""; 0], "{screen}");
+    // The end of input is no answer.
+    let mut terminal = asked("");
+    terminal.type_text("\u{4}");
+    terminal.wait_for("[one] is left out.");
+    terminal.wait_for(&question("two"));
+    terminal.type_text("\u{4}");
+    terminal.wait_for(&question("three"));
+    terminal.type_text("\u{4}");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 1, "{screen}");
+    assert_eq!(names(&rig), [""; 0], "{screen}");
+}
+
+#[test]
+fn setup_says_what_to_do_about_a_host_that_is_not_there_yet() {
+    if !RealSshd::require() {
+        return;
+    }
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.set_env("NO_COLOR", "1");
+    let key = rig.home().join("key");
+    let made = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&key)
+        .status();
+    assert!(made.unwrap().success());
+    let wrong = block("wrongkey", &host)
+        .replace(&host.client_key_path().display().to_string(), &key.display().to_string());
+    write_ssh_config(&rig, &format!("{wrong}Host dead\n  HostName 127.0.0.1\n  Port 1\n"));
+    rig.start_daemon(&[]);
+    let mut terminal = Terminal::start(rig.occ(&["setup"]));
+    terminal.answer("Add [a]ll, [p]ick, [n]one, or names:", "a");
+    terminal.answer(&question("wrongkey"), "l");
+    terminal.answer(&question("dead"), "k");
+    let (screen, _) = terminal.finish();
+    assert!(
+        screen.contains("hint: ssh-copy-id ") && screen.contains("; then try again\n"),
+        "{screen}"
+    );
+    assert!(screen.contains("hint: ssh -v dead shows where it stops"), "{screen}");
+    // It is, once it is kept.
+    let (_, kept) = screen.split_once("[dead] is kept, and does not work yet.").unwrap();
+    assert!(kept.contains("hint: occ host test dead shows where it stops"), "{screen}");
+    assert!(!screen.contains("occ reconnect"), "{screen}");
 }
 
 #[test]
