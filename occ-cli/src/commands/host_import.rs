@@ -29,9 +29,12 @@ pub(crate) async fn run(
     let known = known(context, &client).await?;
     let picked: Vec<&SshConfigHost> = match chosen || args.dry_run {
         true => known.iter().filter(|host| is_meant(host, args, all)).collect(),
-        false => match ask(context, &free(&known)).await? {
+        false => match ask(context, &known).await? {
             Choice::Some(names) => known.iter().filter(|host| names.contains(&host.name)).collect(),
-            Choice::Other(_) | Choice::None => {
+            choice => {
+                if let Choice::Other(text) = choice {
+                    ui.note(&format!("~/.ssh/config names no host {}.", sanitize(&text)));
+                }
                 ui.say("Nothing was changed.")?;
                 return Ok(0);
             }
@@ -77,7 +80,7 @@ pub(crate) async fn run(
 pub(super) enum Choice {
     /// These.
     Some(Vec<String>),
-    /// None of them, but this.
+    /// None of them, but this, which ssh_config does not name.
     Other(String),
     /// None of them.
     None,
@@ -112,39 +115,44 @@ pub(super) async fn import(
     client.request(Method::POST, "/v1/ssh-config/import", Some(&body), None).await?.parse()
 }
 
-/// Asks which of the hosts to take.
+/// Asks which of the hosts to take, of those that can be.
 pub(super) async fn ask(
     context: &Context<'_>,
-    free: &[&SshConfigHost],
+    known: &[SshConfigHost],
 ) -> Result<Choice, CliError> {
     let ui = context.ui;
+    let free = free(known);
     if free.is_empty() {
         ui.note("~/.ssh/config names no host that is not configured.");
         return Ok(Choice::None);
     }
     let names: Vec<&str> = free.iter().map(|host| host.name.as_str()).collect();
     ui.note(&format!("{} in ~/.ssh/config: {}.", counted(names.len()), listed(&names)));
-    let answer = ui.ask_text("Add [a]ll, [p]ick, [n]one, or names:").await?;
-    Ok(match answer.as_deref().unwrap_or_default() {
-        "" | "n" | "none" => Choice::None,
-        "a" | "all" => Choice::Some(names.into_iter().map(str::to_owned).collect()),
-        "p" | "pick" => {
-            let mut picked = Vec::new();
-            for host in free {
-                if ui.ask(&format!("{}?", row(host).join(" ").trim_end())).await? {
-                    picked.push(host.name.clone());
+    loop {
+        let answer = ui.ask_text("Add [a]ll, [p]ick, [n]one, or names:").await?;
+        let words: Vec<&str> = match answer.as_deref().unwrap_or_default() {
+            "" | "n" | "none" => return Ok(Choice::None),
+            "a" | "all" => names.clone(),
+            "p" | "pick" => {
+                let mut picked = Vec::new();
+                for host in &free {
+                    if ui.ask(&format!("{}?", row(host).join(" ").trim_end())).await? {
+                        picked.push(host.name.as_str());
+                    }
                 }
+                picked
             }
-            Choice::Some(picked)
+            text => text.split([' ', ',']).filter(|word| !word.is_empty()).collect(),
+        };
+        let is_known = |word: &str| known.iter().any(|host| host.name == word);
+        let unknown: Vec<&str> = words.iter().copied().filter(|word| !is_known(word)).collect();
+        match (unknown.as_slice(), words.as_slice()) {
+            ([], _) => return Ok(Choice::Some(words.into_iter().map(str::to_owned).collect())),
+            ([word], [_]) => return Ok(Choice::Other((*word).to_owned())),
+            // Among others none is an address.
+            _ => ui.note(&format!("~/.ssh/config names none of these: {}.", listed(&unknown))),
         }
-        text => {
-            let words: Vec<&str> = text.split([' ', ',']).filter(|word| !word.is_empty()).collect();
-            match words.iter().all(|word| names.contains(word)) {
-                true => Choice::Some(words.into_iter().map(str::to_owned).collect()),
-                false => Choice::Other(text.to_owned()),
-            }
-        }
-    })
+    }
 }
 
 /// Returns names in a line: the first of them, and how many more there are.

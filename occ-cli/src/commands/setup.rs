@@ -41,14 +41,17 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
             Vec::new()
         }
     };
-    let free = host_import::free(&known);
-    let choice = match free.is_empty() {
+    let choice = match host_import::free(&known).is_empty() {
         true => Choice::None,
-        false => host_import::ask(context, &free).await?,
+        false => host_import::ask(context, &known).await?,
     };
     let working = match choice {
         Choice::Some(names) => from_ssh_config(context, &client, names).await?,
-        Choice::Other(text) => Box::pin(by_address(context, Some(text))).await?,
+        Choice::Other(text) => {
+            let shown = sanitize(&text);
+            ui.note(&format!("~/.ssh/config names no host {shown}: it is taken for an address."));
+            Box::pin(by_address(context, Some(text))).await?
+        }
         Choice::None => Box::pin(by_address(context, None)).await?,
     };
     let Some(host) = working.first() else {

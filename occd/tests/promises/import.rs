@@ -337,6 +337,42 @@ fn setup_takes_an_address_and_suggests_a_name() {
 }
 
 #[test]
+fn a_word_that_ssh_config_does_not_name_is_told() {
+    let mut rig = DaemonRig::new();
+    rig.set_env("NO_COLOR", "1");
+    write_ssh_config(&rig, "Host prod-1\n  HostName 127.0.0.1\n  Port 1\n");
+    rig.start_daemon(&[]);
+    let ask = "Add [a]ll, [p]ick, [n]one, or names:";
+    let mut terminal = Terminal::control(&rig.occ(&["setup"]), "");
+    // Among others it can be no address.
+    terminal.answer(ask, "prod-1, prd-2 prd-3");
+    terminal.wait_for("~/.ssh/config names none of these: prd-2, prd-3.\n");
+    terminal.answer(ask, "prd-1");
+    terminal.wait_for(
+        "~/.ssh/config names no host prd-1: it is taken for an address.\nA name for it [prd-1]:",
+    );
+    terminal.type_text("\u{3}");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 130, "{screen}");
+
+    let mut terminal = Terminal::start(rig.occ(&["host", "import"]));
+    terminal.answer(ask, "prd-1");
+    let (screen, code) = terminal.finish();
+    assert!(
+        screen.contains("~/.ssh/config names no host prd-1.\nNothing was changed."),
+        "{screen}"
+    );
+    assert_eq!(code, 0, "{screen}");
+    // One that is there, and configured already, is no typing error.
+    rig.occ_ok(&["host", "add", "prod-1", "192.0.2.1", "--no-verify"]);
+    write_ssh_config(&rig, "Host prod-1 prod-2\n  HostName 127.0.0.1\n  Port 1\n");
+    let mut terminal = Terminal::start(rig.occ(&["host", "import"]));
+    terminal.answer(ask, "prod-1");
+    let (screen, _) = terminal.finish();
+    assert!(screen.contains("Skipped: prod-1 (a host of this name is configured)."), "{screen}");
+}
+
+#[test]
 fn doctor_looks_at_one_host_more_deeply() {
     if !RealSshd::require() {
         return;
