@@ -211,8 +211,8 @@ fn broken_files_are_named_with_what_to_do() {
     let found = only(&done, "hosts.json");
     assert!(found["level"] == "failed" && found["detail"].as_str().unwrap().contains("line 2"));
     assert!(only(&done, "occd.toml")["detail"].as_str().unwrap().contains("occd.toml:2: "));
-    // On a terminal or in a pipe it is the same, in words.
-    let done = run(&mut doctor(home.path(), &[]));
+    // On a terminal or in a pipe it is the same, in words. This machine's Docker is another matter.
+    let done = run(doctor(home.path(), &[]).env("DOCKER_HOST", "tcp://127.0.0.1:1"));
     assert!(
         done.out.contains("✗ hosts.json") && done.out.contains("  hint: mend it: "),
         "{done:?}"
@@ -476,6 +476,46 @@ fn a_config_json_that_cannot_be_used_is_told_with_and_without_a_daemon() {
     config(fake.dir.path(), "config.json", "{} // as it should be");
     let done = run(fake.command(&["doctor", "--json"]).env("HOME", fake.dir.path()));
     assert_eq!(findings(&done, "config.json"), [] as [Value; 0]);
+}
+
+#[test]
+fn a_docker_that_is_installed_and_does_not_run_is_told_as_that() {
+    let home = private_dir();
+    let bin = home.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let socket = home.path().join("docker.sock");
+    let found = |programs: &[&str]| {
+        for program in programs {
+            std::fs::write(bin.join(program), "").unwrap();
+            set_mode(&bin.join(program), 0o755);
+        }
+        let mut command = doctor(home.path(), &["--json"]);
+        command.env("DOCKER_HOST", format!("unix://{}", socket.display())).env("PATH", &bin);
+        let found = only(&run(&mut command), "docker");
+        programs.iter().for_each(|program| std::fs::remove_file(bin.join(program)).unwrap());
+        found
+    };
+    let none = found(&[]);
+    let detail = "none on this machine; only --local needs it";
+    assert_eq!((&none["level"], &none["detail"]), (&json!("ok"), &json!(detail)));
+    for (programs, named) in [(&["docker"][..], "docker"), (&["dockerd"], "dockerd")] {
+        let stopped = found(programs);
+        assert_eq!(stopped["level"], "warning", "{stopped}");
+        let detail = stopped["detail"].as_str().unwrap();
+        let words = format!("{} is installed, and does not run", bin.join(named).display());
+        assert!(detail.starts_with(&words), "{stopped}");
+        assert!(detail.contains(&socket.display().to_string()), "{stopped}");
+        let hint = stopped["hint"].as_str().unwrap();
+        assert!(hint.contains("sudo systemctl start docker"), "{stopped}");
+    }
+    // One that runs without root listens in another place.
+    std::fs::write(bin.join("docker"), "").unwrap();
+    set_mode(&bin.join("docker"), 0o755);
+    let _engine = UnixListener::bind(&socket).unwrap();
+    let mut command = doctor(home.path(), &["--json"]);
+    command.env("XDG_RUNTIME_DIR", home.path()).env("PATH", &bin);
+    let detail = only(&run(&mut command), "docker")["detail"].as_str().unwrap().to_owned();
+    assert!(!detail.contains("is installed"), "{detail}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use super::Finding;
 use crate::autostart::{is_named, occd_program};
-use crate::hint::shell_word;
+use crate::hint::{shell_word, start_docker};
 use crate::unit::{self, Units};
 
 /// What to do where ssh does not work.
@@ -227,7 +227,7 @@ pub(super) async fn docker() -> Vec<Finding> {
     const CHECK: &str = "docker";
     let named = std::env::var("DOCKER_HOST").ok().filter(|named| !named.is_empty());
     let socket = match named.as_deref().map(|named| named.strip_prefix("unix://").ok_or(named)) {
-        None => PathBuf::from("/var/run/docker.sock"),
+        None => usual_socket(),
         Some(Ok(path)) => PathBuf::from(path),
         Some(Err(other)) => {
             return vec![Finding::ok(
@@ -246,7 +246,20 @@ pub(super) async fn docker() -> Vec<Finding> {
             format!("docker -H unix://{shown} version; DOCKER_HOST names another"),
         ),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Finding::ok(CHECK, "none on this machine; only --local needs it")
+            let program = ["dockerd", "docker"]
+                .into_iter()
+                .find_map(|name| in_path(OsStr::new(name)).into_iter().next());
+            match program {
+                Some(program) => Finding::warning(
+                    CHECK,
+                    format!(
+                        "{} is installed, and does not run: {shown} is not there; only --local needs it",
+                        program.display()
+                    ),
+                    start_docker(None),
+                ),
+                None => Finding::ok(CHECK, "none on this machine; only --local needs it"),
+            }
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let hint = "sudo usermod -aG docker $USER, and log in again";
@@ -258,6 +271,17 @@ pub(super) async fn docker() -> Vec<Finding> {
             "sudo systemctl start docker, if --local is to be used",
         ),
     }]
+}
+
+/// Returns where an engine listens here, as occd has it where nothing is set: the first of the usual places.
+fn usual_socket() -> PathBuf {
+    const USUAL: &str = "/var/run/docker.sock";
+    let runtime = Env::from_process().xdg_runtime_dir;
+    let rootless = runtime
+        .iter()
+        .flat_map(|dir| ["docker.sock", "podman/podman.sock"].map(|name| dir.join(name)));
+    let all = [USUAL, "/run/podman/podman.sock"].map(PathBuf::from).into_iter().chain(rootless);
+    all.into_iter().find(|path| path.exists()).unwrap_or_else(|| USUAL.into())
 }
 
 /// Asks an engine for a sign of life.
