@@ -395,7 +395,15 @@ fn doctor_looks_at_one_host_more_deeply() {
     assert_eq!(of_host("clock")[0]["level"], "ok", "{report}");
     // One that is not there is a line like any other.
     let none = rig.run_occ(&["doctor", "--host", "nosuch"]);
-    assert!(none.code() == 1 && none.stdout.contains("✗ host         [nosuch] "), "{none:?}");
+    assert!(none.code() == 4 && none.stdout.contains("✗ host         [nosuch] "), "{none:?}");
+    // As every command has it.
+    assert_eq!(rig.run_occ(&["host", "test", "nosuch"]).code(), 4);
+    // Also where something else has failed.
+    rig.occ_ok(&["host", "add", "dead", "127.0.0.1:1", "--no-verify"]);
+    assert_eq!(rig.run_occ(&["doctor", "--host", "dead"]).code(), 1);
+    write_ssh_config(&rig, "Bogus yes\n");
+    let none = rig.run_occ(&["doctor", "--host", "nosuch"]);
+    assert!(none.code() == 4 && none.stdout.contains("✗ ssh"), "{none:?}");
 }
 
 #[test]

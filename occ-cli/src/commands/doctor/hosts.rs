@@ -10,7 +10,7 @@ use super::{Finding, daemon};
 use crate::autostart::{self, Start};
 use crate::client::{Client, host_path};
 use crate::commands::Context;
-use crate::error::CliError;
+use crate::error::{CliError, FAILED, NOT_FOUND};
 use crate::hint::hint_for;
 
 /// How far apart two clocks may be, in seconds: what a round trip and a slow login shell may take, and more.
@@ -60,7 +60,10 @@ fn docker(host: &HostStatus) -> Option<Finding> {
 pub(super) async fn deep(context: &Context<'_>, host: &HostName) -> Vec<Finding> {
     match tested(context, host).await {
         Ok(findings) => findings,
-        Err(error) => vec![daemon::of("host", error).of(host)],
+        Err(error) => {
+            let exit = if error.exit == NOT_FOUND { NOT_FOUND } else { FAILED };
+            vec![Finding { exit, ..daemon::of("host", error).of(host) }]
+        }
     }
 }
 

@@ -52,12 +52,16 @@ struct Finding {
     /// What to type.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    /// The exit code where it failed.
+    #[serde(skip)]
+    exit: u8,
 }
 
 impl Finding {
     fn new(check: &'static str, level: Level, detail: impl AsRef<str>) -> Self {
         // It may name files and repeat what other programs say.
-        Self { check, host: None, level, detail: sanitize(detail.as_ref()), hint: None }
+        let detail = sanitize(detail.as_ref());
+        Self { check, host: None, level, detail, hint: None, exit: FAILED }
     }
 
     fn ok(check: &'static str, detail: impl AsRef<str>) -> Self {
@@ -122,14 +126,16 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     let (a, b, c, d, e, f, g, h, i, j, k, l, m, n) = all;
     let checks: Vec<Finding> =
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n].into_iter().flatten().collect();
-    let ok = checks.iter().all(|finding| finding.level != Level::Failed);
-    let report = Report { ok, checks };
+    let failed = checks.iter().filter(|finding| finding.level == Level::Failed);
+    // Whatever else has failed, that there is no such host is what a script can act on.
+    let exit = failed.map(|finding| finding.exit).max();
+    let report = Report { ok: exit.is_none(), checks };
     if context.ui.json {
         context.ui.value(&report)?;
     } else {
         context.ui.print(&shown(context, &report))?;
     }
-    Ok(if ok { 0 } else { FAILED })
+    Ok(exit.unwrap_or(0))
 }
 
 /// Makes a check that waits for others.
