@@ -581,7 +581,8 @@ pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> CliError {
     let what =
         if connecting { "occd went away" } else { "occd closed the connection without an answer" };
     let error = CliError::daemon(format!("{what}: {inner}")).hint("occ daemon status");
-    CliError { unread: connecting || is_unread(inner), ..error }
+    let unanswered = (!connecting).then(|| sanitize(&inner.to_string()).into());
+    CliError { unread: connecting || is_unread(inner), unanswered, ..error }
 }
 
 /// Returns whether a request that ended so has not been read to its end. Linux resets a Unix connection whose other end

@@ -56,6 +56,8 @@ pub(crate) struct CliError {
     pub(crate) problem: Option<Box<Problem>>,
     /// The daemon has gone, and has certainly not begun with what was asked.
     pub(crate) unread: bool,
+    /// Why what listens on the daemon's socket gave no answer, where it did listen.
+    pub(crate) unanswered: Option<Box<str>>,
 }
 
 impl CliError {
@@ -67,6 +69,7 @@ impl CliError {
             hint: None,
             problem: None,
             unread: false,
+            unanswered: None,
         }
     }
 
@@ -180,6 +183,7 @@ impl From<Problem> for CliError {
             ),
             problem: Some(Box::new(problem)),
             unread: false,
+            unanswered: None,
         }
     }
 }
@@ -201,6 +205,7 @@ fn bad_given_key(problem: &Problem) -> Option<CliError> {
         }),
         problem: Some(Box::new(problem.clone())),
         unread: false,
+        unanswered: None,
     })
 }
 

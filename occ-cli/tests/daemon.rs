@@ -373,6 +373,119 @@ fn a_daemon_that_does_not_answer_is_named() {
     });
 }
 
+/// Listens on a socket, reads a bit and says `words`, to each client.
+fn stranger(socket: &Path, words: &'static [u8]) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                // The client may have gone.
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(words);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_program_that_is_no_occd_is_told_with_its_process() {
+    let pid = std::process::id();
+    for words in [&b"SSH-2.0-garbage\r\n\r\n"[..], b""] {
+        let dir = private_dir();
+        let socket = dir.path().join("occd.sock");
+        stranger(&socket, words);
+        let text = format!(
+            "what listens on {} (process {pid}) is no occd, or does not speak",
+            socket.display()
+        );
+        let hint = format!("ps -fp {pid} shows what it is; kill {pid} ends it");
+        for args in [
+            &["host", "list"][..],
+            &["status", "--host", "h"],
+            &["exec", "--host", "h", "--", "true"],
+            &["host", "remove", "h", "-f"],
+            &["ls", "h:/"],
+            &["events", "--once"],
+            &["daemon", "status"],
+            &["daemon", "start"],
+        ] {
+            let done = run(occ(args, dir.path()).env("OCC_SOCKET", &socket));
+            assert_eq!(done.code, 3, "{args:?}: {done:?}");
+            assert!(done.err.contains(&text) && done.err.contains(&hint), "{args:?}: {done:?}");
+            assert!(!done.err.contains("occ daemon status"), "{args:?}: {done:?}");
+        }
+        let done = run(occ(&["doctor"], dir.path()).env("OCC_SOCKET", &socket));
+        let line = format!("✗ daemon       {text}");
+        assert!(done.out.contains(&line) && done.out.contains(&hint), "{done:?}");
+        assert!(!done.out.contains("occ daemon status"), "{done:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_holds_its_lock_and_breaks_is_no_stranger() {
+    let dir = private_dir();
+    let socket = dir.path().join("occd.sock");
+    stranger(&socket, b"");
+    let lock = std::fs::File::create(socket.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(socket.with_extension("lock"), std::process::id().to_string()).unwrap();
+    let done = run(occ(&["host", "list"], dir.path()).env("OCC_SOCKET", &socket));
+    assert!(done.err.contains("occd closed the connection without an answer"), "{done:?}");
+    assert!(done.err.contains("hint: occ daemon status"), "{done:?}");
+}
+
+#[test]
+fn a_daemon_of_another_user_that_says_nothing_is_told_as_that() {
+    const OTHER: u32 = 65534;
+    if !testkit::require::require_root("to be somebody else") {
+        return;
+    }
+    let dir = private_dir();
+    let set_mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let run_dir = dir.path().join("run");
+    std::fs::create_dir(&run_dir).unwrap();
+    // Its own place may be closed to others.
+    let client = dir.path().join("occ");
+    std::fs::copy(env!("CARGO_BIN_EXE_occ"), &client).unwrap();
+    [dir.path(), &run_dir, &client].iter().for_each(|path| set_mode(path, 0o755));
+    std::os::unix::fs::chown(&run_dir, Some(OTHER), None).unwrap();
+    let socket = run_dir.join("occd.sock");
+    let listen = "import os, socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\n\
+                  os.chmod(sys.argv[1], 0o666)\ns.listen()\nprint('up', flush=True)\n\
+                  while True: s.accept()[0].close()";
+    let Ok(mut other) = std::os::unix::process::CommandExt::uid(
+        Command::new("python3").args(["-c", listen]).arg(&socket),
+        OTHER,
+    )
+    .stdout(Stdio::piped())
+    .spawn() else {
+        return;
+    };
+    let mut line = String::new();
+    let stdout = other.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+    assert_eq!(line, "up\n");
+    let mut command = Command::new(&client);
+    command.args(["host", "list"]).current_dir("/").env_clear().env("HOME", "/");
+    command.env("OCC_SOCKET", &socket).env("OCC_NO_AUTOSTART", "1");
+    command.env("OCC_SOCKET_OWNER", OTHER.to_string());
+    let done = run(std::os::unix::process::CommandExt::uid(&mut command, 12345));
+    let pid = other.id();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let text = format!(
+        "user {OTHER}'s program on {} (process {pid}) closed the connection without an answer",
+        socket.display()
+    );
+    assert!(done.code == 3 && done.err.contains(&text), "{done:?}");
+    assert!(done.err.contains("occd serves its own user alone"), "{done:?}");
+    assert!(done.err.contains("hint: have that user type: occ grant "), "{done:?}");
+}
+
 #[test]
 fn a_daemon_that_needs_a_newer_client_is_told_as_that() {
     const NEEDS: &str = "occd 9.9.9 needs occ 9.0.0 or newer, and this is occ 0.1.0.";

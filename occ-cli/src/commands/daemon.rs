@@ -62,8 +62,8 @@ async fn start(context: &Context<'_>) -> Result<u8, CliError> {
     if context.ui.json {
         return describe(context, found).await;
     }
-    if by_systemd {
-        // It is systemd that listens; the daemon is there when it answers.
+    if !found.started {
+        // It may be systemd that listens, or no occd at all; the daemon is there when it answers.
         Client::of(found, context.ui).get("/v1/version").await?;
     }
     let word = if started { "started" } else { "is already running" };

@@ -119,8 +119,11 @@ impl Context<'_> {
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     let context = Context::plain(ui, cli.global.socket.clone());
-    let done = perform(cli, ui).await;
-    done.map_err(|error| match autostart::socket_path(&context) {
+    let error = match perform(cli, ui).await {
+        Err(error) => autostart::of_stranger(&context, error).await,
+        done => return done,
+    };
+    Err(match autostart::socket_path(&context) {
         Ok(socket) => autostart::of_ended_grant(&socket, error),
         Err(_) => error,
     })

@@ -73,7 +73,8 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
                 DAEMON_INCOMPATIBLE => upgrade::too_old(&client).await,
                 _ => None,
             };
-            findings.push(of("daemon", too_old.unwrap_or(error)));
+            let error = autostart::of_stranger(context, too_old.unwrap_or(error)).await;
+            findings.push(of("daemon", error));
             return findings;
         }
     }

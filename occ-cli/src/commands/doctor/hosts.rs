@@ -24,7 +24,9 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let list = async { client.get("/v1/hosts").await?.parse::<HostList>() };
     let list = match list.await {
         Ok(list) => list,
-        Err(error) => return vec![daemon::of("hosts", error)],
+        Err(error) => {
+            return vec![daemon::of("hosts", autostart::of_stranger(context, error).await)];
+        }
     };
     let mut findings = Vec::new();
     let connected = list.hosts.iter().filter(|host| host.state == State::Connected).count();
@@ -61,6 +63,7 @@ pub(super) async fn deep(context: &Context<'_>, host: &HostName) -> Vec<Finding>
     match tested(context, host).await {
         Ok(findings) => findings,
         Err(error) => {
+            let error = autostart::of_stranger(context, error).await;
             let exit = if error.exit == NOT_FOUND { NOT_FOUND } else { FAILED };
             vec![Finding { exit, ..daemon::of("host", error).of(host) }]
         }
