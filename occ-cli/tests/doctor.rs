@@ -519,6 +519,32 @@ fn a_docker_that_is_installed_and_does_not_run_is_told_as_that() {
 }
 
 #[test]
+fn an_ssh_that_does_not_run_says_why() {
+    let home = private_dir();
+    let bin = home.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let found = |script: &str| {
+        std::fs::write(bin.join("ssh"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        set_mode(&bin.join("ssh"), 0o755);
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        only(&run(doctor(home.path(), &["--json"]).env("PATH", path)), "ssh")
+    };
+    let nobody = found("echo 'No user exists for uid 54321' >&2; exit 255");
+    let detail = nobody["detail"].as_str().unwrap();
+    assert_eq!(detail, "ssh does not run: No user exists for uid 54321");
+    let hint = nobody["hint"].as_str().unwrap();
+    assert!(hint.starts_with("getent passwd 54321 "), "{nobody}");
+    let broken = found("echo first >&2; echo 'libcrypto.so.3: not found' >&2; exit 127");
+    let detail = broken["detail"].as_str().unwrap();
+    assert_eq!(detail, "ssh does not run: libcrypto.so.3: not found");
+    let mute = found("exit 3");
+    assert_eq!(mute["detail"], "ssh does not run: exit status: 3");
+    for found in [broken, mute] {
+        assert_eq!(found["hint"], "ssh -V; type -a ssh shows which one that is", "{found}");
+    }
+}
+
+#[test]
 fn the_agent_is_asked_for_its_keys() {
     let home = private_dir();
     let socket = home.path().join("agent");

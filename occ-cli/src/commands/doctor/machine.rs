@@ -17,7 +17,7 @@ use crate::autostart::{is_named, occd_program};
 use crate::hint::{shell_word, start_docker};
 use crate::unit::{self, Units};
 
-/// What to do where ssh does not work.
+/// What to do where there is no ssh.
 const INSTALL_SSH: &str = "install OpenSSH's client, such as: sudo apt install openssh-client";
 /// How long an agent or an engine may take for a word.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -107,7 +107,16 @@ pub(super) async fn ssh() -> Vec<Finding> {
             refusal().await.unwrap_or_else(|| Finding::ok(CHECK, version))
         }
         Ok(output) => {
-            Finding::failed(CHECK, format!("ssh -V ended with {}", output.status), INSTALL_SSH)
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+            let why = last.map_or_else(|| output.status.to_string(), str::to_owned);
+            let hint = match why.strip_prefix("No user exists for uid ") {
+                Some(uid) => format!(
+                    "getent passwd {uid} says nothing, and ssh runs for nobody whom that does not know: add a line for this user to /etc/passwd"
+                ),
+                None => "ssh -V; type -a ssh shows which one that is".to_owned(),
+            };
+            Finding::failed(CHECK, format!("ssh does not run: {why}"), hint)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let config = Env::from_process().home.map(|home| home.join(".ssh/config"));
