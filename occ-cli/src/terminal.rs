@@ -245,15 +245,18 @@ fn is_in_foreground(file: &File) -> bool {
     tcgetpgrp(file).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
-/// Waits until a signal ends the program, and returns how.
-pub(crate) async fn ended() -> CliError {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => return CliError::failed(format!("signals cannot be caught: {error}")),
-    };
-    loop {
-        if let Caught::End(error) = signals.next().await {
-            return error;
+/// Waits until a signal ends the program, and returns how. It listens from the call on, also before it is awaited.
+pub(crate) fn ended() -> impl Future<Output = CliError> {
+    let signals = Signals::new();
+    async {
+        let mut signals = match signals {
+            Ok(signals) => signals,
+            Err(error) => return CliError::failed(format!("signals cannot be caught: {error}")),
+        };
+        loop {
+            if let Caught::End(error) = signals.next().await {
+                return error;
+            }
         }
     }
 }

@@ -187,6 +187,8 @@ impl Ui {
     /// Asks a question and returns the answer, if there is one. Everything else goes on meanwhile: signals, and the
     /// connection to the daemon, which may not last as long as a person thinks.
     pub(crate) async fn ask_text(&self, question: &str) -> Result<Option<String>, CliError> {
+        // First: whoever sees the question may give it up at once.
+        let ended = crate::terminal::ended();
         write_stderr(format!("{question} ").as_bytes());
         let answer = tokio::task::spawn_blocking(|| {
             let mut answer = String::new();
@@ -197,7 +199,7 @@ impl Ui {
                 Ok(Ok(answer)) => Some(answer.trim().to_owned()).filter(|text| !text.is_empty()),
                 _ => None,
             }),
-            error = crate::terminal::ended() => {
+            error = ended => {
                 write_stderr(b"\n");
                 Err(error)
             }
