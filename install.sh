@@ -76,12 +76,13 @@ if [ -n "$uninstall" ]; then
         ;;
     *) pid= ;;
     esac
-    # Another one is none of ours to speak of.
+    # Another one is none of ours to speak of. It is known by its command, with the path that occ starts it by: which
+    # file it runs (/proc/PID/exe) a process that keeps keys shows to nobody but root.
     if [ -n "$pid" ]; then
-        program=$(readlink "/proc/$pid/exe" 2>/dev/null || ps -p "$pid" -o comm= 2>/dev/null || true)
-        case $program in
+        command=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || ps -p "$pid" -o args= 2>/dev/null || true)
+        case $command in
         "$(cd "$prefix" && pwd -P)"/* | "$prefix"/*) ;;
-        *) pid= ;;
+        /*) pid= ;;
         esac
     fi
     while IFS= read -r file; do

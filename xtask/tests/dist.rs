@@ -4,7 +4,8 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -240,6 +241,55 @@ fn only_a_daemon_that_was_installed_there_is_spoken_of() {
         );
         assert_eq!(said.contains("kill"), is_told, "{said}");
     }
+}
+
+#[test]
+fn an_ordinary_user_is_told_of_the_daemon_that_goes_on() {
+    /// Nobody's, on every system.
+    const NOBODY: u32 = 65534;
+    let place = Place::new("ordinary");
+    let (home, prefix) = (place.join("home"), place.join("home/a b"));
+    fs::create_dir_all(prefix.join("bin")).unwrap();
+    fs::create_dir_all(prefix.join("share/occ")).unwrap();
+    fs::write(prefix.join("share/occ/installed"), "bin/occ\nbin/occd\n").unwrap();
+    for name in ["occ", "occd"] {
+        let built = Path::new(XTASK).with_file_name(name);
+        assert!(built.is_file(), "build {name} first: cargo build");
+        fs::copy(&built, prefix.join("bin").join(name)).unwrap();
+    }
+    fs::copy(install_sh().get_program(), home.join("install.sh")).unwrap();
+    // What ends it when the one that was installed is gone.
+    let left = home.join("left");
+    fs::hard_link(prefix.join("bin/occ"), &left).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    // What root may look at nobody else may: where the tests are root's, this is another's.
+    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if is_root {
+        run!("chown", "-R", NOBODY.to_string(), &home);
+    }
+    let as_user = |program: &Path, args: &[&str]| {
+        let mut command = command(program);
+        command.args(args).current_dir("/").env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", &home).env("XDG_RUNTIME_DIR", &home).env("USER", "u");
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let occ = prefix.join("bin/occ");
+    let (started, said) = as_user(&occ, &["daemon", "start"]);
+    assert!(started, "{said}");
+    let (_, status) = as_user(&occ, &["daemon", "status"]);
+    let pid = status.split_once("process ").and_then(|(_, rest)| rest.split_once(',')).unwrap().0;
+    let install_sh = home.join("install.sh");
+    let (done, said) = as_user(&install_sh, &["--uninstall", "--prefix", prefix.to_str().unwrap()]);
+    let (stopped, _) = as_user(&left, &["daemon", "stop"]);
+    assert!(
+        stopped && done && said.contains(&format!("occd still runs: kill {pid} ends it.")),
+        "{said}"
+    );
 }
 
 #[test]
