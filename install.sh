@@ -15,7 +15,7 @@ END
 }
 
 fail() {
-    echo "Error: $1" >&2
+    printf 'Error: %s\n' "$1" >&2
     exit 1
 }
 
@@ -53,9 +53,15 @@ if [ -z "$prefix" ]; then
 fi
 list=$prefix/share/occ/installed
 
-# Removes one installed file, and directories that held nothing else.
+# Writes down what is installed.
+record() {
+    cat >"$list.new"
+    mv -f "$list.new" "$list"
+}
+
+# Removes one installed file, or one that was being put there, and directories that held nothing else.
 take_away() {
-    rm -f "$prefix/$1"
+    rm -f "$prefix/$1" "$prefix/$1.new"
     dir=$(dirname "$1")
     while [ "$dir" != . ] && rmdir "$prefix/$dir" 2>/dev/null; do
         dir=$(dirname "$dir")
@@ -94,6 +100,17 @@ if [ -n "$uninstall" ]; then
     exit 0
 fi
 
+# The unit names occd, and systemd starts no program with these in its path, however they are written.
+impossible() {
+    fail "$prefix has $1 in it, and systemd starts no program below such a directory: --prefix DIR installs elsewhere."
+}
+case $prefix in
+*[[:cntrl:]]*) impossible "a control character" ;;
+*\"*) impossible '"' ;;
+*\'*) impossible "'" ;;
+*\\*) impossible "\\" ;;
+esac
+
 if [ -x "$here/bin/occ" ] && [ -x "$here/bin/occd" ]; then
     tree=$here
 else
@@ -111,11 +128,16 @@ fi
 new=$(cd "$tree" && find bin share -type f | LC_ALL=C sort)
 old=
 [ ! -f "$list" ] || old=$(cat "$list")
+# First of all, so that --uninstall takes away what a failure leaves behind.
+mkdir -p "$prefix/share/occ"
+{ [ -z "$old" ] || echo "$old"; echo "$new"; } | LC_ALL=C sort -u | record
+# As a word of a unit (systemd.syntax(7)), and that in a replacement of sed's.
+occd=$(printf '%s\n' "$prefix/bin/occd" | sed 's/%/%%/g; s/[&|]/\\&/g')
 echo "$new" | while IFS= read -r file; do
     mkdir -p "$prefix/$(dirname "$file")"
     # A new file: a running program cannot be written to.
     case $file in
-    share/systemd/*) sed "s|%h/.local/bin/occd|$prefix/bin/occd|" "$tree/$file" >"$prefix/$file.new" ;;
+    share/systemd/*) sed "s|^ExecStart=.*|ExecStart=\"$occd\"|" "$tree/$file" >"$prefix/$file.new" ;;
     *) cp "$tree/$file" "$prefix/$file.new" ;;
     esac
     case $file in
@@ -128,8 +150,7 @@ done
 echo "$old" | while IFS= read -r file; do
     [ -z "$file" ] || echo "$new" | grep -qxF -- "$file" || take_away "$file"
 done
-mkdir -p "$prefix/share/occ"
-echo "$new" >"$list"
+echo "$new" | record
 
 version=$("$prefix/bin/occ" --version)
 [ -z "$old" ] && did="Installed" || did="Replaced what was installed:"

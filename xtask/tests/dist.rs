@@ -34,15 +34,13 @@ impl Drop for Place {
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen in its output")]
-fn has(program: &str) -> bool {
+fn has(program: &str, variable: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let has = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
-    let required = std::env::var_os("OCC_REQUIRE_SHELLS").is_some_and(|value| value == "1");
+    let required = std::env::var_os(variable).is_some_and(|value| value == "1");
     assert!(has || !required, "{program} is not installed");
     if !has {
-        eprintln!(
-            "SKIPPED: {program} is not installed (OCC_REQUIRE_SHELLS=1 makes this a failure)"
-        );
+        eprintln!("SKIPPED: {program} is not installed ({variable}=1 makes this a failure)");
     }
     has
 }
@@ -77,7 +75,7 @@ fn programs(place: &Place) -> PathBuf {
     let built = Path::new(XTASK).with_file_name("occ");
     assert!(built.is_file(), "build occ first: cargo build");
     fs::copy(&built, dir.join("occ")).unwrap();
-    if has("strip") {
+    if has("strip", "OCC_REQUIRE_SHELLS") {
         run!("strip", dir.join("occ"));
     }
     fs::write(dir.join("occd"), "#!/bin/sh\n# GLIBC_2.17 GLIBC_2.34 GLIBC_2.4\n").unwrap();
@@ -151,7 +149,7 @@ fn an_archive_is_the_same_each_time_and_installs_from_where_it_is() {
     assert!(said.starts_with("Installed occ ") && said.ends_with("Next: occ setup\n"), "{said}");
     let first = files(&prefix);
     let unit = fs::read_to_string(prefix.join("share/systemd/user/occd.service")).unwrap();
-    assert!(unit.contains(&format!("ExecStart={}/bin/occd", prefix.display())), "{unit}");
+    assert!(unit.contains(&format!("ExecStart=\"{}/bin/occd\"\n", prefix.display())), "{unit}");
     run!(prefix.join("bin/occ"), "--version");
     // Something that an older version had, and something that is not ours.
     fs::write(prefix.join("share/man/man1/occ-old.1"), "").unwrap();
@@ -292,6 +290,111 @@ fn an_ordinary_user_is_told_of_the_daemon_that_goes_on() {
     );
 }
 
+/// Returns a directory as the archive has it, with scripts in place of the programs: they are quickly there.
+fn unpacked(place: &Place) -> PathBuf {
+    let tree = place.join("tree");
+    let units = tree.join("share/systemd/user");
+    for dir in [&tree.join("bin"), &units] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    for program in ["bin/occ", "bin/occd"] {
+        fs::write(tree.join(program), "#!/bin/sh\necho occ 1.0\n").unwrap();
+        fs::set_permissions(tree.join(program), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for unit in ["occd.service", "occd.socket"] {
+        fs::copy(root.join("systemd").join(unit), units.join(unit)).unwrap();
+    }
+    fs::copy(root.join("install.sh"), tree.join("install.sh")).unwrap();
+    tree
+}
+
+#[test]
+fn the_unit_starts_the_program_wherever_systemd_can() {
+    let place = Place::new("homes");
+    let tree = unpacked(&place);
+    let verifies = has("systemd-analyze", "OCC_REQUIRE_SYSTEMD");
+    for name in ["a b", "50%h", "a&b", "a|b", "$HOME", "`x`;#", "\u{e9}"] {
+        let home = place.join(name);
+        fs::create_dir_all(&home).unwrap();
+        let install = |args: &[&str]| {
+            let mut command = command(tree.join("install.sh"));
+            let output = command.args(args).env("HOME", &home).output().unwrap();
+            assert!(output.status.success(), "{name}: {output:?}");
+        };
+        install(&[]);
+        let unit = home.join(".local/share/systemd/user/occd.service");
+        let text = fs::read_to_string(&unit).unwrap();
+        let program = home.join(".local/bin/occd").display().to_string().replace('%', "%%");
+        let line = format!("ExecStart=\"{program}\"");
+        assert!(text.lines().any(|other| other == line), "{text}");
+        if verifies {
+            let mut verify = command("systemd-analyze");
+            verify.args(["--user", "verify"]).arg(&unit).env("XDG_RUNTIME_DIR", &place.0);
+            let output = verify.output().unwrap();
+            assert!(output.status.success(), "{name}: {output:?}");
+        }
+        install(&["--uninstall"]);
+        assert_eq!(files(&home), [""; 0]);
+    }
+}
+
+#[test]
+fn where_systemd_starts_nothing_nothing_is_put() {
+    let place = Place::new("refused");
+    let tree = unpacked(&place);
+    for (name, character) in [
+        ("a\"b", "has \" in it"),
+        ("it's", "has ' in it"),
+        ("a\\b", "has \\ in it"),
+        ("a\tb", "has a control character in it"),
+        ("a\nb", "has a control character in it"),
+    ] {
+        let home = place.join(name);
+        fs::create_dir_all(&home).unwrap();
+        let install = |args: &[&str]| {
+            command(tree.join("install.sh")).args(args).env("HOME", &home).output().unwrap()
+        };
+        let output = install(&[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(character), "{output:?}");
+        assert!(said.contains("--prefix DIR"), "{said}");
+        assert_eq!(files(&home), [""; 0]);
+        // What an older version put there goes all the same.
+        assert!(install(&["--uninstall"]).status.success());
+    }
+}
+
+#[test]
+fn what_was_begun_and_failed_can_be_taken_away() {
+    let place = Place::new("begun");
+    let tree = unpacked(&place);
+    let prefix = place.join("prefix");
+    let install = |args: &[&str]| {
+        let mut command = command(tree.join("install.sh"));
+        command.arg("--prefix").arg(&prefix).args(args).output().unwrap()
+    };
+    // Nothing can be put below that.
+    fs::create_dir_all(prefix.join("share")).unwrap();
+    fs::write(prefix.join("share/systemd"), "").unwrap();
+    assert!(!install(&[]).status.success());
+    assert!(prefix.join("bin/occd").exists());
+    let output = install(&["--uninstall"]);
+    assert!(output.stdout.starts_with(b"Removed occ and occd"), "{output:?}");
+    assert_eq!(files(&prefix), ["share/systemd"]);
+
+    // Nor is forgotten what the version before had and this one has no more.
+    fs::remove_file(prefix.join("share/systemd")).unwrap();
+    assert!(install(&[]).status.success());
+    fs::remove_file(tree.join("share/systemd/user/occd.socket")).unwrap();
+    let in_the_way = prefix.join("share/systemd/user/occd.service.new");
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(!install(&[]).status.success());
+    fs::remove_dir(in_the_way).unwrap();
+    assert!(install(&["--uninstall"]).status.success());
+    assert!(!prefix.exists() || files(&prefix).is_empty(), "{:?}", files(&prefix));
+}
+
 #[test]
 fn an_option_that_the_installer_does_not_know_is_named() {
     let output = install_sh().arg("--bogus").output().unwrap();
@@ -306,7 +409,7 @@ fn install_sh() -> Command {
 
 #[test]
 fn the_debian_package_installs_upgrades_and_leaves_nothing() {
-    if !has("dpkg-deb") {
+    if !has("dpkg-deb", "OCC_REQUIRE_SHELLS") {
         return;
     }
     let place = Place::new("deb");
@@ -372,7 +475,7 @@ fn the_debian_package_installs_upgrades_and_leaves_nothing() {
 
 #[test]
 fn shellcheck_finds_no_fault_in_the_installer() {
-    if has("shellcheck") {
+    if has("shellcheck", "OCC_REQUIRE_SHELLS") {
         run!("shellcheck", Path::new(env!("CARGO_MANIFEST_DIR")).join("../install.sh"));
     }
 }
