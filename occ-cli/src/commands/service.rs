@@ -32,6 +32,9 @@ const AGENT_PROGRAM: &str = "\"$HOME/.local/bin/occd\"";
 /// The variables that decide where the daemon's files are. systemd may not know what a shell's files set.
 const PATHS: [&str; 3] = ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "OCCD_AGE_IDENTITY"];
 
+/// What systemd takes in no program's path, however it is quoted.
+const NOT_STARTED: [char; 3] = ['"', '\'', '\\'];
+
 /// Where everything is put.
 struct Places {
     home: PathBuf,
@@ -286,8 +289,15 @@ fn word(text: &str) -> String {
 
 /// Returns the unit that runs a program, with those of [`PATHS`] that are set.
 fn service(program: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<String, CliError> {
-    // Variables are expanded in a command line, and nowhere else.
-    let mut start = format!("ExecStart={}\n", word(text(program)?).replace('$', "$$"));
+    let path = text(program)?;
+    if let Some(odd) = path.chars().find(|c| NOT_STARTED.contains(c)) {
+        return Err(CliError::failed(format!(
+            "{path} has {odd} in it, and systemd starts no such program: nothing is installed."
+        ))
+        .hint("put occ and occd elsewhere: ./install.sh --prefix DIR"));
+    }
+    // A `$` is itself here: no variable is looked for in the path of the program.
+    let mut start = format!("ExecStart={}\n", word(path));
     for name in PATHS {
         if let Some(value) = variable(name).filter(|value| Path::new(value).is_absolute()) {
             let value = text(Path::new(&value))?.to_owned();
@@ -337,12 +347,14 @@ mod tests {
     #[test]
     fn the_unit_runs_that_program_with_those_paths() {
         let set = |name: &str| (name == "XDG_STATE_HOME").then(|| "/s t/50%".to_owned());
-        let unit = service(Path::new(ODD), set).unwrap();
+        let unit = service(Path::new("/a b/50%/$HOME/<&>/occd"), set).unwrap();
         let of = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        assert_eq!(of("ExecStart="), r#""/a b/50%%/$$HOME/it's \"<&>\"/back\\slash/occd""#);
+        assert_eq!(of("ExecStart="), r#""/a b/50%%/$HOME/<&>/occd""#);
         assert_eq!(of("Environment="), r#""XDG_STATE_HOME=/s t/50%%""#);
         assert_eq!(unit.matches("\nExecStart=").count(), 1, "{unit}");
-        assert!(service(Path::new("/a\nb"), |_| None).is_err());
+        for refused in ["/a\nb", "/a\"b", "/it's", "/a\\b"] {
+            assert!(service(Path::new(refused), |_| None).is_err(), "{refused}");
+        }
     }
 
     #[test]

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 use testkit::daemon::{client_binary, daemon_binary};
 use testkit::systemd::units_of;
+use testkit::wait::blocking::wait_for;
 use testkit::{DaemonRig, SystemdRig};
+
+use crate::ask::GUARD;
 
 const UNITS: [&str; 2] = ["occd.service", "occd.socket"];
 
@@ -86,6 +90,84 @@ fn systemd_runs_the_daemon_after_install_and_no_more_after_uninstall() {
     // occ helps itself, as before.
     rig.occ_ok(&["host", "list"]);
     assert_eq!(main_pid(), "0");
+}
+
+/// Puts the daemon's program into a directory of that name.
+fn with_program_in(rig: &mut DaemonRig, name: &str) -> PathBuf {
+    let program = rig.root().join(name).join("occd");
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    fs::hard_link(daemon_binary(), &program)
+        .or_else(|_| fs::copy(daemon_binary(), &program).map(drop))
+        .unwrap();
+    rig.set_env("OCCD_BIN", &program);
+    program.canonicalize().unwrap()
+}
+
+#[test]
+fn systemd_runs_a_program_with_an_odd_path() {
+    if !SystemdRig::require() {
+        return;
+    }
+    let mut rig = DaemonRig::new();
+    let program = with_program_in(&mut rig, "a b/50%h/$HOME ${HOME} $$/`x`;&|#=");
+    let systemd = SystemdRig::start(&rig);
+    rig.occ_ok(&["daemon", "install"]);
+    rig.occ_ok(&["daemon", "start"]);
+    let pid = rig.daemon_pid();
+    assert_eq!(systemd.show("occd.service", "MainPID"), pid.to_string());
+    assert_eq!(fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
+    rig.occ_ok(&["daemon", "uninstall"]);
+}
+
+#[test]
+fn what_systemd_would_not_start_is_not_installed() {
+    let mut rig = DaemonRig::new();
+    with_systemctl(&mut rig, "");
+    answering(&rig);
+    for (name, character) in [("a\"b", "\""), ("it's", "'"), ("a\\b", "\\")] {
+        with_program_in(&mut rig, name);
+        let refused = rig.run_occ(&["daemon", "install", "--xdg-autostart"]);
+        assert_eq!(refused.code(), 1, "{refused:?}");
+        let why = format!("has {character} in it, and systemd starts no such program");
+        assert!(refused.stderr.contains(&why), "{refused:?}");
+        assert!(refused.stderr.contains("hint: put occ and occd elsewhere"), "{refused:?}");
+        assert_eq!(files(&rig.root().join("config")), Vec::<PathBuf>::new());
+        assert_eq!(asked(&rig), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_desktop_starts_a_program_with_an_odd_path() {
+    let gio = testkit::require::find_program("gio").map(drop);
+    if !testkit::require::require("gio", gio, "OCC_REQUIRE_SYSTEMD") {
+        return;
+    }
+    let mut rig = DaemonRig::new();
+    rig.set_env("PATH", rig.root().join("nothing"));
+    // Without a %: GLib looks for the program before it reads the two of them as one.
+    let dir = rig.root().join("a b/$HOME `x` \"q\" it's/back\\slash;&|#");
+    fs::create_dir_all(&dir).unwrap();
+    fs::copy(client_binary(), dir.join("occ")).unwrap();
+    rig.set_env("OCCD_BIN", daemon_binary());
+    let occ = rig.occ(&[]);
+    let set = occ.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut install = Command::new(dir.join("occ"));
+    install.args(["daemon", "install", "--xdg-autostart"]).env_clear().envs(set);
+    assert!(install.output().unwrap().status.success());
+    // What the entry starts.
+    let started = rig.root().join("started");
+    let script = format!("#!/bin/sh\necho \"$*\" >'{}'\n", started.display());
+    fs::remove_file(dir.join("occ")).unwrap();
+    fs::write(dir.join("occ"), script).unwrap();
+    fs::set_permissions(dir.join("occ"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let entry = rig.root().join("config/autostart/occd.desktop");
+    let output = Command::new("gio").arg("launch").arg(entry).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = wait_for("the program", GUARD, || {
+        fs::read_to_string(&started).ok().filter(|said| !said.is_empty())
+    });
+    assert_eq!(said, "daemon start\n");
 }
 
 #[test]
