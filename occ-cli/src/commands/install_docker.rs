@@ -15,9 +15,6 @@ use crate::output::{Colour, with_note};
 use crate::place::Place;
 use crate::target::Source;
 
-/// What is asked before the commands are run.
-const INSTALL: &str = "Install Docker there?";
-
 /// What was decided about the commands.
 enum Verdict {
     /// They are to be run.
@@ -57,7 +54,7 @@ pub(crate) async fn run(
             "occ host install-docker {host} --dry-run shows the commands; --yes runs them"
         )));
     }
-    match decided(context, host, &setup, (!yes).then_some(INSTALL)).await? {
+    match decided(context, host, &setup, !yes).await? {
         Verdict::Done => {}
         Verdict::Declined => ui.say("Cancelled.")?,
         Verdict::Impossible(error) => return Err(error),
@@ -82,9 +79,9 @@ pub(crate) async fn offer(
     else {
         return Ok(());
     };
-    let (how, question) = match has_no_docker(&problem.detail) {
-        true => (format!("occ host install-docker {host} installs it"), INSTALL),
-        false => (start_docker(Some(host.as_str())), "Run these commands there?"),
+    let how = match has_no_docker(&problem.detail) {
+        true => format!("occ host install-docker {host} installs it"),
+        false => start_docker(Some(host.as_str())),
     };
     let how = format!("hint: {how}");
     if !ui.can_ask() {
@@ -93,7 +90,7 @@ pub(crate) async fn offer(
     }
     let offered = async {
         let setup = look(context, client, host).await?;
-        match decided(context, host, &setup, Some(question)).await? {
+        match decided(context, host, &setup, true).await? {
             Verdict::Done => {}
             Verdict::Declined => ui.note(&how),
             Verdict::Impossible(error) => {
@@ -128,7 +125,7 @@ pub(crate) async fn unasked(
         return Ok(None);
     }
     let setup = look(context, client, &report.name).await?;
-    match decided(context, &report.name, &setup, None).await? {
+    match decided(context, &report.name, &setup, false).await? {
         Verdict::Go => install(context, client, &report.name, &setup).await.map(Some),
         Verdict::Impossible(error) => Err(error),
         Verdict::Declined | Verdict::Done => Ok(None),
@@ -155,12 +152,12 @@ async fn look(
     with_note(context.ui, &format!("[{host}] looking …"), asked).await?.parse()
 }
 
-/// Shows the commands and asks whether to run them, if there is a question.
+/// Shows the commands, and asks whether to run them where somebody is to be asked.
 async fn decided(
     context: &Context<'_>,
     host: &HostName,
     setup: &DockerSetup,
-    question: Option<&str>,
+    asks: bool,
 ) -> Result<Verdict, CliError> {
     let ui = context.ui;
     if !ui.json {
@@ -178,9 +175,14 @@ async fn decided(
         let hint = format!("run them as root on {host}; then occ reconnect --host {host}");
         return Ok(Verdict::Impossible(error.hint(hint)));
     }
-    match question {
-        Some(question) if !ui.ask(&format!("[{host}] {question}")).await? => Ok(Verdict::Declined),
-        _ => Ok(Verdict::Go),
+    let question = match setup.commands.len() {
+        0 => "Connect anew?",
+        1 => "Run this command there?",
+        _ => "Run these commands there?",
+    };
+    match asks && !ui.ask(&format!("[{host}] {question}")).await? {
+        true => Ok(Verdict::Declined),
+        false => Ok(Verdict::Go),
     }
 }
 

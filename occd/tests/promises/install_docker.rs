@@ -300,7 +300,7 @@ fn docker_is_installed_as_it_was_shown_and_answers_over_a_connection_that_has_th
 
         let mut terminal = Terminal::control(&world.rig.occ(&["host", "install-docker", "h"]), "");
         terminal.wait_for("[h]   sudo systemctl enable --now docker\n");
-        terminal.answer("[h] Install Docker there? [y/N]", "y");
+        terminal.answer("[h] Run these commands there? [y/N]", "y");
         terminal.wait_for(&format!("[h] Password of {user} for sudo: "));
         terminal.answer("for sudo: ", "wrong one");
         terminal.wait_for("[h] That password is wrong.\n");
