@@ -14,7 +14,7 @@ use super::json::Json;
 use super::params::HostPath;
 use super::problems::OfSandbox;
 use super::sandbox;
-use crate::container::{self, Engine, InstallError, Root, SandboxError};
+use crate::container::{self, Engine, InstallError, Root, Running, SandboxError};
 use crate::host::Tries;
 use crate::policy::Asker;
 
@@ -27,7 +27,17 @@ use crate::policy::Asker;
     params(HostPath),
     responses((status = 200, description = "The commands, or the version of the Docker that answers", body = DockerSetup), OfSandbox)
 )]
-pub(super) async fn show(Host(host): Host, Caller(client): Caller) -> ApiResult<Json<DockerSetup>> {
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Host(host): Host,
+    Caller(client): Caller,
+) -> ApiResult<Json<DockerSetup>> {
+    // What it takes is known when the installation has ended, and nobody confirms for nothing.
+    let engine = Engine::Host(host.clone());
+    let installs = |other: &Arc<Running>| other.kind == OperationKind::InstallDocker;
+    if let Some(other) = app.operations.at_work(&engine).filter(installs) {
+        return Err(sandbox::busy(&engine, &other));
+    }
     let plan = container::plan_install(&host, &client).await;
     let plan = plan.map_err(|failure| error::sandbox(Some(host.name()), &failure))?;
     Ok(Json(plan.setup().clone()))

@@ -440,6 +440,11 @@ fn cancelling_ends_the_step_on_the_host_and_nothing_else_is_begun_there_before()
     // Nobody is asked for a password in vain.
     let busy = problem(&world.rig.http("POST", SETUP, &[LISTENS], None));
     assert_eq!((busy.status, busy.code), (409, Code::OperationRunning));
+    // Nor is a confirmation.
+    let (screen, code) =
+        Terminal::control(&world.rig.occ(&["host", "install-docker", "h"]), "").finish();
+    assert!(code != 0 && screen.contains("is at work"), "{code} {screen}");
+    assert!(!screen.contains("[y/N]"), "{screen}");
     let path = format!("/v1/operations/{}", operation.id);
     assert_eq!(world.rig.http("DELETE", &path, &[], None).status, 202);
     let operation = world.ended(&operation);
