@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use occ_proto::Code;
@@ -593,6 +594,40 @@ fn where_nothing_starts_docker_that_is_said() {
     assert_eq!((outcome.did, outcome.docker_version), (Did::Installed, None));
     assert_eq!(outcome.notes, ["nothing starts it there, and it does not run"]);
     assert_eq!(world.ran().len(), 3);
+}
+
+#[test]
+fn nobody_waits_for_a_docker_that_nothing_starts() {
+    let Some(world) = World::start(None) else { return };
+    ["free", "offline", "joined"].iter().for_each(|name| world.touch(name));
+    if Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let dockerd = world.dir.path().join("sbin/dockerd");
+    fs::write(&dockerd, "").unwrap();
+    fs::set_permissions(&dockerd, fs::Permissions::from_mode(0o755)).unwrap();
+    // Something that is no Docker, and counts how often it is asked.
+    let socket = world.dir.path().join("docker.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (end, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for("the end of the test", GUARD * 2, || {
+                asked.fetch_add(listener.accept().is_ok().into(), Ordering::Relaxed);
+                end.load(Ordering::Relaxed).then_some(())
+            });
+        });
+        let _end = OnDrop(|| end.store(true, Ordering::Relaxed));
+        let mut terminal = Terminal::control(&world.rig.occ(&["host", "install-docker", "h"]), "");
+        terminal.answer("[h] Run this command there? [y/N]", "y");
+        let (screen, code) = terminal.finish();
+        assert!(code == 0 && screen.contains("nothing starts it there"), "{code} {screen}");
+        let all = asked.load(Ordering::Relaxed);
+        assert!(all < 10, "asked {all} times: {screen}");
+        assert_eq!(world.ran().len(), 1);
+    });
 }
 
 #[test]

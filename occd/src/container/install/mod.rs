@@ -86,7 +86,7 @@ pub async fn install(
         progress.step(format!("connecting anew, as a member of the group {}", plan.group));
         host.renew(&client).await.map_err(SandboxError::Unreachable)?;
         progress.step("asking Docker");
-        answered(&host, &client).await
+        answered(&host, &client, if plan.may_come { ANSWERS } else { Duration::ZERO }).await
     };
     let answered = cancel.run_until_cancelled(answering).await;
     match answered.unwrap_or(Err(SandboxError::Cancelled { undone: false })) {
@@ -117,9 +117,13 @@ async fn socket(host: &HostHandle, client: &Client) -> Result<(), SandboxError> 
     remote::ask(host, client, &argv, None, ANSWERS * 2).await.map(drop)
 }
 
-/// Waits until the engine answers.
-async fn answered(host: &HostHandle, client: &Client) -> Result<String, SandboxError> {
-    let deadline = Instant::now() + ANSWERS;
+/// Waits so long until the engine answers. It is asked once in any case.
+async fn answered(
+    host: &HostHandle,
+    client: &Client,
+    limit: Duration,
+) -> Result<String, SandboxError> {
+    let deadline = Instant::now() + limit;
     loop {
         let error = match version(host, client).await {
             Ok(version) => return Ok(version),

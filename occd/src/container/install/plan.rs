@@ -27,6 +27,8 @@ pub struct Plan {
     pub(super) no_root: Option<String>,
     /// Something starts Docker.
     pub(super) is_started: bool,
+    /// Docker may come to answer: something starts it, or its package does, which is new there.
+    pub(super) may_come: bool,
     /// The group whose members may open the socket.
     pub(super) group: String,
 }
@@ -47,12 +49,14 @@ impl Plan {
     pub(super) fn new(facts: &Facts, now: &Now) -> Result<Self, InstallError> {
         let os = &facts.os;
         let mut steps = Steps::default();
-        let mut is_started = true;
+        let (mut is_started, mut may_come) = (true, true);
         if *now == Now::Silent {
-            if !facts.has("dockerd") {
+            let is_there = facts.has("dockerd");
+            if !is_there {
                 packages(facts, &mut steps)?;
             }
             is_started = start(facts.init, &mut steps);
+            may_come = is_started || !is_there;
         }
         let version = match now {
             Now::Answers(version) => Some(version.clone()),
@@ -98,7 +102,8 @@ impl Plan {
             digest,
         };
         let no_root = (sudo == Sudo::None).then(|| facts.why_no_sudo.clone());
-        Ok(Self { setup, steps: commands, no_root, is_started, group: group.to_owned() })
+        let group = group.to_owned();
+        Ok(Self { setup, steps: commands, no_root, is_started, may_come, group })
     }
 
     /// Returns what is shown of it.

@@ -163,6 +163,8 @@ fn what_is_chosen_is_said() {
     let other = plan(DEBIAN_12, "");
     assert!(!other.is_started && other.setup.notes[0].contains("nothing starts Docker"));
     assert_eq!(other.setup.commands.len(), 3);
+    // Its package may do so; where that is there already, nobody waits for what does not come.
+    assert!(other.may_come && !plan(DEBIAN_12, "has=dockerd\n").may_come);
 }
 
 #[test]
