@@ -181,7 +181,7 @@ pub(crate) async fn of_stranger(context: &Context<'_>, error: CliError) -> CliEr
             "user {uid}'s program on {socket}{process} closed the connection without an answer: occd serves its own user alone."
         );
         let hint = "have that user type: occ grant --any-uid, with what it is to give; OCC_SOCKET names its socket in a container (occ grant --help)";
-        return CliError { message, hint: Some(hint.to_owned()), ..error };
+        return CliError::not_occd(message).hint(hint);
     }
     // systemd listens for the daemon that it is to start.
     if units(context).await.is_some_and(|units| units.listens) {
@@ -196,7 +196,7 @@ pub(crate) async fn of_stranger(context: &Context<'_>, error: CliError) -> CliEr
         ),
         None => format!("ss -xlp shows what it is; rm {socket} if it is to have nothing there"),
     };
-    CliError { message, hint: Some(hint), ..error }
+    CliError::not_occd(message).hint(hint)
 }
 
 /// Returns whether occ is to start no daemon by itself.
@@ -262,7 +262,7 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
         .peer_cred()
         .map_err(|error| Failure::Refused(CliError::daemon(format!("occd's user: {error}"))))?;
     let own = rustix::process::geteuid().as_raw();
-    if peer.uid() != own && Some(peer.uid()) != trusted_owner() {
+    if peer.uid() != own && Some(peer.uid()) != trusted_owner().map_err(Failure::Refused)? {
         return Err(Failure::Refused(
             CliError::daemon(format!(
                 "the program behind {} runs as user {}, not as you ({own}): not used.",
@@ -277,8 +277,14 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
 
 /// Returns whose socket is trusted beside this user's: the number that OCC_SOCKET_OWNER has. In a container, a grant's
 /// socket is that of a user whom the container does not know.
-fn trusted_owner() -> Option<u32> {
-    std::env::var("OCC_SOCKET_OWNER").ok()?.parse().ok()
+fn trusted_owner() -> Result<Option<u32>, CliError> {
+    const NAME: &str = "OCC_SOCKET_OWNER";
+    let Some(set) = std::env::var_os(NAME).filter(|set| !set.is_empty()) else { return Ok(None) };
+    let number = set.to_str().and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| {
+        CliError::usage(format!("{NAME} is the number of a user, such as 1000, and that is none."))
+            .hint("id -u NAME tells it")
+    })
 }
 
 /// Returns a path as text that is safe for a terminal.
@@ -314,8 +320,11 @@ fn check_directory(socket: &Path) -> Result<bool, CliError> {
         return refuse("is not a directory");
     }
     // Mounted from another machine, as it were; only its owner can put anything there.
-    if Some(meta.uid()) == trusted_owner() && meta.mode() & 0o022 == 0 {
-        return Ok(true);
+    if Some(meta.uid()) == trusted_owner()? {
+        return match meta.mode() & 0o022 {
+            0 => Ok(true),
+            _ => refuse("can be written to by others than its owner"),
+        };
     }
     if meta.uid() != rustix::process::geteuid().as_raw() {
         let error = refused(&format!("belongs to user {}", meta.uid()));

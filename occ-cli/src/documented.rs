@@ -19,6 +19,7 @@ fn own_words() -> BTreeMap<String, u8> {
         CliError::unsupported("x"),
         CliError::daemon("x"),
         CliError::absent("x"),
+        CliError::not_occd("x"),
         CliError::incompatible("x"),
     ];
     errors.into_iter().map(|error| (error.code, error.exit)).collect()

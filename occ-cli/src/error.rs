@@ -38,6 +38,8 @@ pub(crate) const CLOSED_PIPE: u8 = 141;
 pub(crate) const DAEMON_UNREACHABLE: &str = "daemon_unreachable";
 /// The word for a daemon that does not run, where none may be started.
 pub(crate) const ABSENT: &str = "daemon_not_running";
+/// The word for another program in the daemon's place.
+pub(crate) const NOT_OCCD: &str = "not_occd";
 /// The word for a daemon of another API version.
 pub(crate) const DAEMON_INCOMPATIBLE: &str = "daemon_incompatible";
 
@@ -98,6 +100,11 @@ impl CliError {
         Self::new(DAEMON, ABSENT, message)
     }
 
+    /// Returns an error for another program in the daemon's place.
+    pub(crate) fn not_occd(message: impl Into<String>) -> Self {
+        Self::new(DAEMON, NOT_OCCD, message)
+    }
+
     /// Returns an error for a daemon of another API version.
     pub(crate) fn incompatible(message: impl Into<String>) -> Self {
         Self::new(DAEMON, DAEMON_INCOMPATIBLE, message).hint("occ daemon restart")
@@ -126,7 +133,8 @@ impl CliError {
 
     /// Returns whether it is that of a daemon that is not there, and may be there again.
     pub(crate) fn is_away(&self) -> bool {
-        self.problem.is_none() && self.exit == DAEMON && self.code != DAEMON_INCOMPATIBLE
+        let stays = [DAEMON_INCOMPATIBLE, NOT_OCCD].contains(&self.code.as_str());
+        self.problem.is_none() && self.exit == DAEMON && !stays
     }
 
     /// Returns whether it is that of a copy whose link broke.

@@ -408,6 +408,8 @@ fn a_program_that_is_no_occd_is_told_with_its_process() {
             &["host", "remove", "h", "-f"],
             &["ls", "h:/"],
             &["events", "--once"],
+            &["events"],
+            &["audit", "--follow"],
             &["daemon", "status"],
             &["daemon", "start"],
         ] {
@@ -484,6 +486,25 @@ fn a_daemon_of_another_user_that_says_nothing_is_told_as_that() {
     assert!(done.code == 3 && done.err.contains(&text), "{done:?}");
     assert!(done.err.contains("occd serves its own user alone"), "{done:?}");
     assert!(done.err.contains("hint: have that user type: occ grant "), "{done:?}");
+}
+
+#[test]
+fn whom_one_trusts_is_a_number_and_no_help_where_others_write() {
+    let dir = private_dir();
+    let socket = dir.path().join("occd.sock");
+    stranger(&socket, b"");
+    let with = |owner: &str| {
+        run(occ(&["host", "list"], dir.path())
+            .env("OCC_SOCKET", &socket)
+            .env("OCC_SOCKET_OWNER", owner))
+    };
+    let done = with("abc");
+    assert!(done.code == 2 && done.err.contains("OCC_SOCKET_OWNER is the number"), "{done:?}");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap());
+    let done = with(&own.to_string());
+    assert!(done.err.contains("can be written to by others than its owner"), "{done:?}");
+    assert!(!done.err.contains("OCC_SOCKET_OWNER"), "{done:?}");
 }
 
 #[test]

@@ -271,7 +271,10 @@ where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
 {
-    T::deserialize(deserializer).map(Some)
+    let value = Option::<T>::deserialize(deserializer)?;
+    let value =
+        value.ok_or_else(|| serde::de::Error::custom("null: it can be changed, not cleared"))?;
+    Ok(Some(value))
 }
 
 /// Tells `null` (clear) from absent (keep): called only when the key is there.

@@ -37,7 +37,7 @@ pub(crate) enum Eol {
 
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
-    /// Permissions, size and time of each
+    /// Permissions, owner and group (their numbers), size and time of each
     #[arg(short, long)]
     pub(crate) long: bool,
     /// Names that begin with a dot as well

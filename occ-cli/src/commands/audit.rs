@@ -48,7 +48,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
             Err(error) => return Err(error),
         };
         if let Some(client) = client {
-            let asked = ask(ui, &client, filter, args);
+            let asked = ask(context, &client, filter, args);
             return tokio::select! {
                 biased;
                 // It is how following ends.
@@ -59,7 +59,11 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
     }
     if args.follow {
         let text = "occd is not running: nothing is done through it.";
-        return Err(CliError::daemon(text).hint("occ daemon start"));
+        let error = CliError::daemon(text).hint("occ daemon start");
+        // Nor does systemd's listen for it: somebody else may.
+        let is_systemd = autostart::units(context).await.is_some_and(|units| units.listens);
+        let unanswered = (!is_systemd).then(|| "it does not hold occd's lock".into());
+        return Err(CliError { unanswered, ..error });
     }
     for line in read(ui, filter, args.number)? {
         tell(ui, &line)?;
@@ -75,20 +79,23 @@ fn is_narrow(socket: &Path) -> bool {
 
 /// Tells what the daemon tells, and when it is followed, what the next one does.
 async fn ask(
-    ui: &Ui,
+    context: &Context<'_>,
     client: &Client,
     mut filter: AuditFilter,
     args: &AuditArgs,
 ) -> Result<u8, CliError> {
+    let ui = context.ui;
     let mut number = args.number;
     let mut told = Told::default();
     loop {
         let why = match ask_one(ui, client, &filter, (number, args.follow), &mut told).await {
             Ok(()) if !args.follow => return Ok(0),
             Ok(()) => CliError::daemon("occd is away"),
-            Err(error) if args.follow && error.is_away() => error,
-            Err(error) => return Err(error),
+            Err(error) => autostart::of_stranger(context, error).await,
         };
+        if !args.follow || !why.is_away() {
+            return Err(why);
+        }
         if !std::mem::replace(&mut told.said_away, true) {
             ui.note(&format!("{}. It is tried again.", why.message.trim_end_matches('.')));
         }

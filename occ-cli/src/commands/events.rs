@@ -10,6 +10,7 @@ use occ_proto::status::{HostStatus, State};
 use occ_proto::text::sanitize;
 
 use super::Context;
+use crate::autostart;
 use crate::cli::EventsArgs;
 use crate::error::CliError;
 use crate::lines::Lines;
@@ -56,10 +57,9 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
             let why = match ended {
                 Ok(true) => return Ok(0),
                 Ok(false) => CliError::daemon("occd is away"),
-                Err(error) if error.is_away() => error,
-                Err(error) => return Err(error),
+                Err(error) => autostart::of_stranger(context, error).await,
             };
-            if args.once {
+            if args.once || !why.is_away() {
                 return Err(why);
             }
             if !std::mem::replace(&mut away, true) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use occ_proto::exec::{Bytes, ExecRequest};
 use occ_proto::status::HostStatus;
+use occ_proto::text::sanitize;
 use occ_proto::{HostName, KEY_VARIABLES};
 use tokio::sync::Notify;
 
@@ -18,6 +19,7 @@ use crate::client::{Client, host_path};
 use crate::descriptors::Offer;
 use crate::duration::of_ms;
 use crate::error::CliError;
+use crate::hint::shell_word;
 use crate::keys::{self, Keys};
 use crate::output::host as show;
 use crate::parse::is_variable;
@@ -26,6 +28,9 @@ use crate::project::{Project, Wishes};
 use crate::stdio::{Descriptor, Input};
 use crate::target::{Source, Target};
 use crate::ws::{ExecStream, Output};
+
+/// What a shell ends with where there is no such program (POSIX, 2.8.2).
+const NO_PROGRAM: u8 = 127;
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: ExecArgs) -> Result<u8, CliError> {
@@ -101,12 +106,24 @@ pub(super) async fn on(
     place: &Place,
 ) -> Result<u8, CliError> {
     let result = execute(context, args, request, client, place).await;
+    if let (Ok(NO_PROGRAM), Some(line)) = (&result, line_for_a_shell(args)) {
+        let line = shell_word(&sanitize(line));
+        context.ui.note_if_talking(&format!(
+            "hint: that is one word, the name of a program; a line is for a shell: occ exec --shell -- {line}"
+        ));
+    }
     match (result, place) {
         (Err(error), Place::Host(host, source)) => {
             Err(super::explain(context, client, host, *source, error).await)
         }
         (done, _) => done,
     }
+}
+
+/// Returns what was given as a program, and is a line such as `ls -la`, which ssh would have had a shell read.
+fn line_for_a_shell(args: &ExecArgs) -> Option<&str> {
+    let [line] = args.argv.as_slice() else { return None };
+    line.to_str().filter(|line| !args.shell && line.contains(' '))
 }
 
 /// Returns the request as this machine is to run it: where we are, and with our environment.

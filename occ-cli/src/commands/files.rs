@@ -82,7 +82,10 @@ fn show(context: &Context<'_>, args: &LsArgs, entries: &[FileInfo]) -> Result<()
     // What goes on to a program is as it is on the host.
     let raw = args.null || !context.ui.stdout_terminal;
     let mut out = Vec::new();
+    // By their numbers: which names the host has for them, its files do not say.
+    let owner_of = |entry: &FileInfo| format!("{}:{}", entry.uid, entry.gid);
     let digits = entries.iter().map(|entry| entry.size.to_string().len()).max().unwrap_or(0);
+    let width = entries.iter().map(|entry| owner_of(entry).len()).max().unwrap_or(0);
     for entry in entries {
         let mark = match entry.kind {
             _ if args.null => "",
@@ -94,8 +97,9 @@ fn show(context: &Context<'_>, args: &LsArgs, entries: &[FileInfo]) -> Result<()
             let time = jiff::Timestamp::from_second(entry.mtime).unwrap_or_default();
             let time = time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M");
             let (kind, mode) = (letter(entry.kind), permissions(entry.mode));
-            let size = entry.size;
-            out.extend_from_slice(format!("{kind}{mode}  {size:>digits$}  {time}  ").as_bytes());
+            let (owner, size) = (owner_of(entry), entry.size);
+            let line = format!("{kind}{mode}  {owner:<width$}  {size:>digits$}  {time}  ");
+            out.extend_from_slice(line.as_bytes());
         }
         out.extend(bytes_of(&entry.name, raw));
         out.extend_from_slice(mark.as_bytes());

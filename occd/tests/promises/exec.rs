@@ -205,6 +205,10 @@ fn a_command_runs_where_and_as_it_is_told() {
     let output =
         rig.occ_ok(&["exec", "--host", "h", "--shell", "--", "echo", "$((20+3))", "|", "cat"]);
     assert_eq!(output, "23\n");
+    // Who writes it as ssh takes it is told.
+    let output = rig.run_occ(&["exec", "--host", "h", "-v", "--", "ls -la"]);
+    assert_eq!(output.code(), 127, "{output:?}");
+    assert!(output.stderr.contains("occ exec --shell -- 'ls -la'"), "{output:?}");
 }
 
 #[test]

@@ -667,7 +667,10 @@ fn options_may_be_anywhere_and_one_path_is_too_few() {
         assert_eq!(std::fs::read(shared.at(format!("{n}/f"))).unwrap(), b"f");
     }
     let f = there(&shared.at("0/f"));
-    assert!(rig.occ_ok(&["ls", &f, "-l"]).starts_with("-rw"));
+    let own = std::fs::metadata(shared.at("0/f")).unwrap();
+    let line = rig.occ_ok(&["ls", &f, "-l"]);
+    let owner = format!("  {}:{}  ", own.uid(), own.gid());
+    assert!(line.starts_with("-rw") && line.contains(&owner), "{line}");
     assert_eq!(rig.occ_ok(&["cat", &f, "--no-color", &f]), "ff");
     rig.occ_ok(&["rm", &f, "-f", &there(&shared.at("1")), "-r"]);
     assert_eq!(shared.names(), ["0", "2"]);

@@ -64,16 +64,24 @@ fn a_command_with_a_key_runs_once_and_has_one_answer() {
     // The key is of that request alone.
     let other = problem(&send(&rig, "one", &dir.request("echo x >>ran")));
     assert_eq!((other.status, other.code), (422, Code::KeyReused));
-    // Also on another host, with another query, and for something else.
+    // Also on another host, and for something else.
     let local = "/v1/hosts/local/exec";
     let same = |path: &str| {
         let headers = [("idempotency-key", "one")];
         rig.http("POST", path, &headers, Some(request.clone()))
     };
-    for path in [local, "/v1/hosts/h/exec?x=1", "/v1/hosts/h/connect", "/v1/sessions"] {
+    for path in [local, "/v1/hosts/h/connect", "/v1/sessions"] {
         let other = problem(&same(path));
         assert_eq!((other.status, other.code), (422, Code::KeyReused), "{path}");
     }
+    // And with another query.
+    let connect = |query: &str| {
+        let headers = [("idempotency-key", "three")];
+        rig.http("POST", &format!("/v1/hosts/h/connect{query}"), &headers, None)
+    };
+    assert_eq!(connect("").status, 200);
+    let other = problem(&connect("?retries=1"));
+    assert_eq!((other.status, other.code), (422, Code::KeyReused));
     // Only where something may be done twice.
     let headers = [("idempotency-key", "one")];
     assert_eq!(rig.http("GET", "/v1/hosts", &headers, None).status, 200);
