@@ -204,8 +204,11 @@ pub struct PolicyView {
     pub read_only: bool,
     /// What is done where no rule fits.
     pub default: Action,
-    /// What is done about Docker where no rule fits.
+    /// What is done about changes of Docker's where no rule fits.
     pub docker: Action,
+    /// What is done about reading what Docker tells, where no rule fits. An older daemon does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_read: Option<Action>,
     /// What is done about forwards where no rule fits.
     pub forward: Action,
     /// The rules, of which the first that fits decides.
@@ -237,8 +240,11 @@ pub struct SystemPolicyView {
     pub read_only: bool,
     /// What is done where no rule fits.
     pub default: Action,
-    /// What is done about Docker where no rule fits.
+    /// What is done about changes of Docker's where no rule fits.
     pub docker: Action,
+    /// What is done about reading what Docker tells, where no rule fits. An older daemon does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_read: Option<Action>,
     /// What is done about forwards where no rule fits.
     pub forward: Action,
     /// The rules, of which the first that fits decides.

@@ -40,16 +40,22 @@ async fn show(context: &Context<'_>) -> Result<u8, CliError> {
     }
     let mut lines = Vec::new();
     if view.restricts {
-        let defaults =
-            [("default", view.default), ("docker", view.docker), ("forward", view.forward)];
+        let defaults = [
+            ("default", view.default.as_str().to_owned()),
+            ("docker", of_docker(view.docker, view.docker_read)),
+            ("forward", view.forward.as_str().to_owned()),
+        ];
         lines.extend(lines_of(view.root.as_deref(), view.read_only, &defaults, &view.rules));
     }
     for system in &view.system {
         lines.push(format!("system     {}, which counts as well", system.file));
-        let defaults =
-            [("default", system.default), ("docker", system.docker), ("forward", system.forward)];
+        let defaults = [
+            ("default", system.default.as_str().to_owned()),
+            ("docker", of_docker(system.docker, system.docker_read)),
+            ("forward", system.forward.as_str().to_owned()),
+        ];
         // What it leaves alone is not worth a line.
-        let defaults = defaults.into_iter().filter(|(_, action)| *action != Action::Allow);
+        let defaults = defaults.into_iter().filter(|(_, what)| what != Action::Allow.as_str());
         let defaults: Vec<_> = defaults.collect();
         if let Some(allow) = &system.allow {
             lines.push(format!("allow      {}", allow.join(", ")));
@@ -68,15 +74,26 @@ async fn show(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// Returns what is done about Docker in words: changes, and reading where that differs.
+fn of_docker(changes: Action, reading: Option<Action>) -> String {
+    match (changes, reading) {
+        (Action::Deny, Some(Action::Allow)) => "read only".to_owned(),
+        (_, Some(reading)) if reading != changes => {
+            format!("{}, reading {}", changes.as_str(), reading.as_str())
+        }
+        _ => changes.as_str().to_owned(),
+    }
+}
+
 /// Returns a policy in lines.
 fn lines_of(
     root: Option<&str>,
     read_only: bool,
-    defaults: &[(&str, Action)],
+    defaults: &[(&str, String)],
     rules: &[RuleView],
 ) -> Vec<String> {
     let mut lines: Vec<String> =
-        defaults.iter().map(|(key, action)| format!("{key:<10} {}", action.as_str())).collect();
+        defaults.iter().map(|(key, what)| format!("{key:<10} {what}")).collect();
     if read_only {
         lines.insert(0, "read_only  true".to_owned());
     }

@@ -157,6 +157,7 @@ impl SystemPolicy {
             read_only: view.read_only,
             default: view.default,
             docker: view.docker,
+            docker_read: view.docker_read,
             forward: view.forward,
             rules: view.rules,
         }

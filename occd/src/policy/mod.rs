@@ -143,6 +143,16 @@ impl<'a> Policy<'a> {
         Decision::new(Action::Allow, "nothing is said of Docker")
     }
 
+    /// Returns the refusal where not even reading is let through, which no rule changes.
+    fn docker_closed(&self) -> Option<Decision> {
+        let is_closed = self.own.docker.or(self.all.docker) == Some(Action::Deny);
+        is_closed.then(|| Decision::new(Action::Deny, "docker = \"deny\""))
+    }
+
+    fn docker_read(&self) -> Decision {
+        self.docker_closed().unwrap_or_else(|| self.by_default())
+    }
+
     fn forward(&self) -> Decision {
         if let Some(action) = self.own.forward.or(self.all.forward) {
             return Decision::new(action, format!("forward = \"{}\"", action.as_str()));
@@ -166,10 +176,8 @@ impl<'a> Policy<'a> {
         if let Request::Exec(exec) = request {
             return self.decide_exec(client, exec);
         }
-        if let (Request::DockerRead, Some(Action::Deny)) =
-            (request, self.own.docker.or(self.all.docker))
-        {
-            return Decision::new(Action::Deny, "docker = \"deny\"");
+        if let (Request::DockerRead, Some(closed)) = (request, self.docker_closed()) {
+            return closed;
         }
         let fits = |rule: &&Rule| rule.is_for(client, capability) && !rule.is_about_programs();
         match (self.rules().find(fits), request) {
@@ -265,6 +273,7 @@ impl<'a> Policy<'a> {
             read_only: self.read_only(),
             default: self.default(),
             docker: unless_read_only(self.docker()),
+            docker_read: Some(self.docker_read().action),
             forward: unless_read_only(self.forward()),
             rules: self.rules().map(rule).collect(),
             system: Vec::new(),

@@ -63,6 +63,31 @@ fn what_docker_is_refused_for_is_a_sentence() {
     assert!(why.contains(said), "{why}");
 }
 
+#[test]
+fn what_is_shown_of_docker_is_what_is_in_force() {
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    for (policy, docker, read, shown) in [
+        ("root = \"/srv\"", "deny", "allow", "read only"),
+        ("root = \"/srv\"\ndocker = \"deny\"", "deny", "deny", "deny"),
+        ("root = \"/srv\"\ndocker = \"allow\"", "allow", "allow", "allow"),
+        ("read_only = true", "deny", "allow", "read only"),
+        ("read_only = true\ndocker = \"deny\"", "deny", "deny", "deny"),
+        ("default = \"ask\"", "deny", "ask", "deny, reading ask"),
+        ("docker = \"ask\"", "ask", "allow", "ask, reading allow"),
+    ] {
+        rig.write_config_toml(&format!("[hosts.h.policy]\n{policy}\n"));
+        let view = rig.http("GET", "/v1/hosts/h/policy", &[], None).json();
+        assert_eq!(
+            (&view["docker"], &view["docker_read"]),
+            (&json!(docker), &json!(read)),
+            "{policy}: {view}"
+        );
+        let show = rig.occ_ok(&["policy", "show", "--host", "h"]);
+        let line = format!("[h] docker     {shown}");
+        assert!(show.lines().any(|shown| shown == line), "{policy}: {show}");
+    }
+}
+
 fn argv(words: &[&str]) -> Value {
     json!({ "argv": words })
 }
