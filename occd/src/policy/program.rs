@@ -43,7 +43,7 @@ const fn wrapper(name: &'static str, flags: &'static [u8], values: &'static [u8]
     Wrapper { name, flags, values, before: 0, variables: false }
 }
 
-/// Their options are those of coreutils, util-linux, sudo and busybox.
+/// Their options are those of coreutils, util-linux, sudo, busybox, moreutils and the programs' own.
 const WRAPPERS: &[Wrapper] = &[
     Wrapper { variables: true, ..wrapper("env", b"i0v", b"uC") },
     Wrapper { variables: true, ..wrapper("sudo", b"AbEHnPSkKB", b"ughpCDRTUrt") },
@@ -58,6 +58,10 @@ const WRAPPERS: &[Wrapper] = &[
     Wrapper { before: 1, ..wrapper("taskset", b"a", b"") },
     Wrapper { before: 1, ..wrapper("chrt", b"abfioR", b"TPD") },
     wrapper("command", b"p", b""),
+    wrapper("chronic", b"ve", b""),
+    wrapper("dumb-init", b"cv", b"r"),
+    wrapper("eatmydata", b"", b""),
+    wrapper("tini", b"gsvw", b"ep"),
     wrapper("busybox", b"", b""),
     wrapper("toybox", b"", b""),
 ];
@@ -79,11 +83,26 @@ const SHELLS: &[&str] = &[
     "pwsh",
     "elvish",
     "xonsh",
+    "tclsh",
+    "wish",
     "su",
     "runuser",
+    "sg",
+    "newgrp",
+    "capsh",
+    "gosu",
+    "su-exec",
+    "run0",
+    "machinectl",
     "xargs",
     "parallel",
     "watch",
+    "watchexec",
+    "entr",
+    "hyperfine",
+    "nix-shell",
+    "faketime",
+    "cpulimit",
     "script",
     "expect",
     "tmux",
@@ -149,7 +168,10 @@ const INTERPRETERS: &[(&str, &[&str])] = &[
     ("deno", &["eval", "repl"]),
     ("php", &["-r"]),
     ("lua", &["-e"]),
-    ("tclsh", &[]),
+    ("luajit", &["-e"]),
+    ("julia", &["-e", "-E", "--eval", "--print"]),
+    ("Rscript", &["-e"]),
+    ("guile", &["-c"]),
 ];
 
 /// Options of find(1) that run programs.
@@ -296,7 +318,11 @@ impl Wrapper {
 fn runs_others(name: &[u8], args: Layer<'_>) -> bool {
     // The loader of programs runs the one it is given.
     let loader = [&b"ld-linux"[..], b"ld-musl", b"ld.so"].iter().any(|ld| name.starts_with(ld));
-    if loader || SHELLS.iter().any(|shell| shell.as_bytes() == name) {
+    // python3.11 is python, and guile-3.0 is guile.
+    let is_version = |byte: &u8| byte.is_ascii_digit() || b".-".contains(byte);
+    let end = name.iter().rposition(|byte| !is_version(byte));
+    let plain = &name[..end.map_or(0, |at| at + 1)];
+    if loader || SHELLS.iter().any(|shell| [name, plain].contains(&shell.as_bytes())) {
         return true;
     }
     let has = |options: &[&str]| {
@@ -316,9 +342,6 @@ fn runs_others(name: &[u8], args: Layer<'_>) -> bool {
     if name == b"find" {
         return has(FIND);
     }
-    // python3.11 is python.
-    let end = name.iter().rposition(|byte| !byte.is_ascii_digit() && *byte != b'.');
-    let plain = &name[..end.map_or(0, |at| at + 1)];
     INTERPRETERS
         .iter()
         .find(|(known, _)| known.as_bytes() == plain)
@@ -354,6 +377,8 @@ mod tests {
             ("timeout -k 5 10 rm x", vec!["timeout", "rm"]),
             ("busybox rm x", vec!["busybox", "rm"]),
             ("nohup setsid rm", vec!["nohup", "setsid", "rm"]),
+            ("tini -s -p KILL -- dumb-init -r 15:3 rm", vec!["tini", "dumb-init", "rm"]),
+            ("eatmydata chronic -ve rm", vec!["eatmydata", "chronic", "rm"]),
             ("find . -name x", vec!["find"]),
             ("python3 tool.py", vec!["python3"]),
             ("git status", vec!["git"]),
@@ -379,6 +404,9 @@ mod tests {
             "node --eval=x",
             "awk x",
             "su root",
+            "newgrp users",
+            "bash5.2 script",
+            "guile-3.0 -c x",
         ] {
             assert_eq!(seen(line).1, Hidden::Inside, "{line}");
         }
@@ -421,10 +449,10 @@ mod tests {
     proptest! {
         /// However it is wrapped, rm is one of the programs, or what there is does not show.
         #[test]
-        fn a_wrapped_program_is_seen(wraps in prop::collection::vec(0_usize..9, 0..5)) {
+        fn a_wrapped_program_is_seen(wraps in prop::collection::vec(0_usize..12, 0..5)) {
             let all = [
                 "env", "env A=1", "sudo", "sudo -u x", "nice -n 3", "nohup", "timeout 5", "busybox",
-                "sh -c",
+                "sh -c", "tini -s -p KILL --", "sg users -c", "faketime 0",
             ];
             let mut line: String = wraps.iter().map(|at| format!("{} ", all[*at])).collect();
             line.push_str("rm x");

@@ -88,6 +88,57 @@ fn what_is_shown_of_docker_is_what_is_in_force() {
     }
 }
 
+#[test]
+fn what_runs_programs_that_do_not_show_is_denied_with_them() {
+    let rule = "[[hosts.h.policy.rules]]\naction = \"deny\"\nprogram = \"rm\"\n";
+    let Some((_sshd, rig)) = sshd_with(rule) else { return };
+    let verdict = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let verdict = rig.http("POST", "/v1/hosts/h/policy/check", &[], Some(argv(&words)));
+        verdict.json()["action"].as_str().unwrap().to_owned()
+    };
+    for line in [
+        "sg users -c rm",
+        "/usr/bin/newgrp users",
+        "capsh -- -c rm",
+        "guile -c (system)",
+        "guile-3.0 -c (system)",
+        "tclsh8.6",
+        "tclsh script.tcl",
+        "wish script.tcl",
+        "expect -c x",
+        "bash5.2 script",
+        "lua5.4 -e x",
+        "luajit -e x",
+        "luajit-2.1 -e x",
+        "julia --eval=x",
+        "Rscript -e x",
+        "pwsh -c x",
+        "faketime yesterday rm x",
+        "eatmydata rm x",
+        "cpulimit -l 5 -- rm x",
+        "dumb-init -r 15:3 -- rm x",
+        "tini -s -p KILL -- rm x",
+        "chronic -v rm x",
+        "hyperfine rm",
+        "nix-shell --run rm",
+        "machinectl shell",
+        "entr rm",
+        "watchexec rm",
+        "gosu root rm x",
+        "su-exec root rm x",
+        "run0 rm x",
+    ] {
+        assert_eq!(verdict(line), "deny", "{line}");
+    }
+    // What shows is asked about by itself.
+    for line in ["eatmydata ls", "tini -s -- ls", "dumb-init -- ls", "chronic ls", "lua x.lua"] {
+        assert_eq!(verdict(line), "allow", "{line}");
+    }
+    let group = rig.run_occ(&["exec", "--host", "h", "--", "sg", "root", "-c", "true"]);
+    assert_eq!(group.code(), 7, "{group:?}");
+}
+
 fn argv(words: &[&str]) -> Value {
     json!({ "argv": words })
 }
