@@ -1,12 +1,14 @@
 //! The output of commands on many hosts, on our own two streams: line by line, each with its host before it, or
 //! kept until all have ended, so that what is equal can be shown once (`output/fold.rs`).
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use occ_proto::HostName;
+use occ_proto::text::sanitize_log;
 use tokio::sync::Mutex;
 
 use crate::output::Ui;
@@ -63,12 +65,17 @@ impl Screen {
 
     /// Takes whole lines.
     async fn lines(&self, host: &HostName, stream: Stream, lines: &[u8]) -> io::Result<()> {
-        match self.keep(host, stream, lines) {
+        let is_terminal = match stream {
+            Stream::Out => self.ui.stdout_terminal,
+            Stream::Err => self.ui.stderr_terminal,
+        };
+        let lines = if is_terminal { Cow::Owned(clean(lines)) } else { Cow::Borrowed(lines) };
+        match self.keep(host, stream, &lines) {
             Keeping::Kept => return Ok(()),
             Keeping::Enough => return self.unfold().await,
             Keeping::Over => {}
         }
-        self.write(stream, prefixed(host, lines)).await
+        self.write(stream, prefixed(host, &lines)).await
     }
 
     fn keep(&self, host: &HostName, stream: Stream, lines: &[u8]) -> Keeping {
@@ -140,6 +147,19 @@ enum Keeping {
     Over,
 }
 
+/// Returns lines without what a terminal would act on, since the lines of other hosts stand beside them. Tabs stay, colours
+/// do not; of a line that was written over (`\r`) the last that was written stays.
+fn clean(lines: &[u8]) -> Vec<u8> {
+    let mut text = String::with_capacity(lines.len());
+    for line in String::from_utf8_lossy(lines).lines() {
+        let last = line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+        let cells: Vec<String> = last.split('\t').map(|cell| sanitize_log(cell, false)).collect();
+        text.push_str(&cells.join("\t"));
+        text.push('\n');
+    }
+    text.into_bytes()
+}
+
 /// Returns lines with the host's name before each.
 fn prefixed(host: &HostName, lines: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(lines.len() + 64);
@@ -195,5 +215,25 @@ impl HostLines {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_acts_on_nothing_of_a_line() {
+        for (line, shown) in [
+            ("a\tb\n", "a\tb\n"),
+            ("\n\n", "\n\n"),
+            ("\u{1b}[32mok\u{1b}[0m\n", "ok\n"),
+            ("\u{1b}[1A\u{1b}[2Kx\n", "\u{fffd}[1A\u{fffd}[2Kx\n"),
+            ("10%\r50%\r100%\r\nb\n", "100%\nb\n"),
+            ("[h] \u{202e}x\n", "[h] \u{fffd}x\n"),
+        ] {
+            assert_eq!(String::from_utf8(clean(line.as_bytes())).unwrap(), shown, "{line:?}");
+        }
+        assert_eq!(clean(b"\x9b1A\n"), "\u{fffd}1A\n".as_bytes());
     }
 }

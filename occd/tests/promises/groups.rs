@@ -185,6 +185,38 @@ failed      1 host : eu-2 (every key refused)
 }
 
 #[test]
+fn no_host_moves_the_cursor_below_the_lines_of_another() {
+    let (mut rig, _hosts) = fleet(2);
+    rig.start_daemon(&[]);
+    let print = r"printf 'a\tb\033]0;pwn\007\033[1A\033[2Kfake\n\033[31m1%%\r2%%\r\n\2331A\n'";
+    let both = format!("{print}; {print} >&2");
+    let group = ["exec", "--group", "eu"];
+    let clean = ["a\tb\u{fffd}]0;pwn\u{fffd}\u{fffd}[1A\u{fffd}[2Kfake", "2%", "\u{fffd}1A"];
+    let is_clean = |screen: &str| {
+        let raw = ["\u{7}", "\u{1b}]", "\u{1b}[1A", "\u{1b}[31m", "1%"];
+        raw.iter().all(|raw| !screen.contains(raw))
+            && clean.iter().all(|clean| screen.contains(clean))
+    };
+    // On one stream, since of two the order is not certain.
+    let run = [&group[..], &["--", "sh", "-c", print]].concat();
+    let (screen, _) = Terminal::start(rig.occ(&run)).finish();
+    assert!(is_clean(&screen), "{screen:?}");
+    assert!(screen.contains("2 hosts: eu-1 eu-2"), "{screen:?}");
+    let run = [&group[..], &["-v", "--", "sh", "-c", &both]].concat();
+    let (screen, _) = Terminal::start(rig.occ(&run)).finish();
+    assert!(is_clean(&screen), "{screen:?}");
+    assert!(screen.contains("[eu-1] 2%") && screen.contains("[eu-2] 2%"), "{screen:?}");
+    // What goes to a file stays as it is, also where the other stream is a terminal.
+    let file = rig.root().join("out");
+    let (screen, _) = Terminal::control(&rig.occ(&run), &format!(">{}", file.display())).finish();
+    assert!(is_clean(&screen), "{screen:?}");
+    let bytes = std::fs::read(file).unwrap();
+    let raw = b"] a\tb\x1b]0;pwn\x07\x1b[1A\x1b[2Kfake\n";
+    assert_eq!(bytes.windows(raw.len()).filter(|window| window == raw).count(), 2);
+    assert!(bytes.windows(12).any(|window| window == b"\x1b[31m1%\r2%\r\n"), "{bytes:?}");
+}
+
+#[test]
 fn what_several_hosts_need_is_asked_once() {
     if !RealSshd::require() {
         return;
