@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use occ_proto::exec::ExecRequest;
+use occ_proto::text::sanitize;
 
 use super::quote::{self, Shell};
 use crate::ssh::marker;
@@ -21,8 +22,9 @@ pub struct Command {
 }
 
 /// Goes into a directory and starts the program there. Login shells have words and exit codes of their own for one that is
-/// not there; local.rs has these. Arguments: what the host is called, the directory, the program and its arguments.
-const ENTER: &str = r#"cd "$1" >/dev/null 2>&1 || { w="no such directory"; [ -e "$1" ] && w="not a directory"; [ -d "$1" ] && w="permission denied"; echo "occ: $1 on $0: $w" >&2; exit 1; }; shift; exec "$@""#;
+/// not there; local.rs has these. Arguments: what the host is called, the directory, the same as a terminal may show it, the
+/// program and its arguments. `printf`, since the `echo` of some shells makes control characters of `\033`.
+const ENTER: &str = r#"cd "$1" >/dev/null 2>&1 || { w="no such directory"; [ -e "$1" ] && w="not a directory"; [ -d "$1" ] && w="permission denied"; { printf %s "occ: $2 on $0: $w"; echo; } >&2; exit 1; }; shift 2; exec "$@""#;
 
 impl Command {
     /// Checks a request.
@@ -167,8 +169,10 @@ impl Command {
             line.push(b' ');
             quote::quote(&mut line, host.as_bytes(), shell);
             line.push(b' ');
-            enter(&mut line, cwd, shell);
-            line.push(b' ');
+            for directory in [cwd, &sanitize(cwd)] {
+                enter(&mut line, directory, shell);
+                line.push(b' ');
+            }
         }
         // csh's own exec exits with 1 for a program that is not there.
         if needs_env || (shell == Shell::Csh && request.cwd.is_none()) {
@@ -241,10 +245,10 @@ mod tests {
         full.cwd = Some("~/my src".into());
         full.env.insert("K".into(), "v w".into());
         let enter = |rest: &str| format!("exec sh -c '{ENTER}' h {rest}");
-        assert_eq!(line(full), enter("\"$HOME\"/'my src' env K='v w' make"));
+        assert_eq!(line(full), enter("\"$HOME\"/'my src' \"$HOME\"/'my src' env K='v w' make"));
         let mut dash = request(&["pwd"]);
         dash.cwd = Some("-".into());
-        assert_eq!(line(dash), enter("./- pwd"));
+        assert_eq!(line(dash), enter("./- ./- pwd"));
     }
 
     #[test]
@@ -288,7 +292,7 @@ mod tests {
         let mut raw = ExecRequest { shell: Some("a; b | c".into()), ..Default::default() };
         assert_eq!(line(raw.clone()), "a; b | c");
         raw.cwd = Some("/srv".into());
-        assert_eq!(line(raw), format!("exec sh -c '{ENTER}' h /srv $SHELL -c 'a; b | c'"));
+        assert_eq!(line(raw), format!("exec sh -c '{ENTER}' h /srv /srv $SHELL -c 'a; b | c'"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use occ_proto::KEY_VARIABLES;
 use occ_proto::exec::Tty;
+use occ_proto::text::sanitize;
 use tokio::process::Child;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -175,14 +176,14 @@ impl Local {
         let (program, _, _) = self.words(command);
         let words = match status {
             1 => format!(
-                "occ: {} on this machine: {}\n",
+                "occ: {} on this machine: {}",
                 directory.display(),
                 why_no_directory(&directory)
             ),
-            NOT_FOUND => format!("{}: not found\n", program.display()),
-            _ => format!("{}: {}\n", program.display(), plain(error)),
+            NOT_FOUND => format!("{}: not found", program.display()),
+            _ => format!("{}: {}", program.display(), plain(error)),
         };
-        Some((status, words))
+        Some((status, sanitize(&words) + "\n"))
     }
 }
 

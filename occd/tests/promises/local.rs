@@ -81,9 +81,13 @@ fn what_is_not_there_is_named() {
             assert!(result.stderr.unwrap().contains("no-such-program-here"));
         }
         let ways = [json!({"argv": ["pwd"]}), json!({"shell": "pwd"})];
-        for (cwd, why) in
-            [("/no/such/place", "no such directory"), ("/etc/passwd", "not a directory")]
-        {
+        for (cwd, shown, why) in [
+            ("/no/such/place", "/no/such/place", "no such directory"),
+            ("/etc/passwd", "/etc/passwd", "not a directory"),
+            // No terminal acts on its name, whether it is written out or for a shell's echo to make.
+            ("/no/\u{1b}[31m\u{9b}1m\n", "/no/\u{fffd}[31m\u{fffd}1m ", "no such directory"),
+            (r"/no/\033[31m", r"/no/\033[31m", "no such directory"),
+        ] {
             for way in &ways {
                 let mut request = way.clone();
                 request["cwd"] = json!(cwd);
@@ -95,10 +99,12 @@ fn what_is_not_there_is_named() {
                     })
                     .collect();
                 told.sort();
-                let on = |place: &str| format!("occ: {cwd} on {place}: {why}\n");
+                let on = |place: &str| format!("occ: {shown} on {place}: {why}\n");
                 assert_eq!(told, [on("h"), on("this machine")]);
             }
         }
+        let [_, local] = run(&json!({"argv": ["no\u{1b}[31m"]}));
+        assert_eq!(local.stderr.unwrap(), "no\u{fffd}[31m: not found\n");
     });
 }
 
