@@ -321,6 +321,8 @@ fn removing() -> Fake {
     let list = list(&[connected("prod-1"), behind, connected("web-2")], None);
     Fake::new(move |seen| match seen.line().as_str() {
         "GET /v1/hosts" => Answer::ok(list.clone()),
+        "GET /v1/forwards" => Answer::ok(json!({"forwards": []})),
+        "GET /v1/grants" => Answer::ok(json!({"grants": []})),
         "GET /v1/hosts/prod-1" => Answer::ok(connected("prod-1")),
         "DELETE /v1/hosts/prod-1" => {
             Answer::problem(409, "host_busy", "2 commands run on prod-1.", "prod-1")

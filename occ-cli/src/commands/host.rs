@@ -3,10 +3,13 @@
 use hyper::Method;
 use occ_proto::HostName;
 use occ_proto::error::Code;
+use occ_proto::forward::{Forward, ForwardList};
 use occ_proto::host::{DefaultHost, Forgotten};
+use occ_proto::paths::docker_socket_name;
+use occ_proto::policy::{Grant, GrantList};
 use occ_proto::status::{HostList, HostStatus, TestReport};
 use occ_proto::text::sanitize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::group::{End, Group, OnSignal, cause, of_host};
 use super::{Context, docker, host_edit, host_import, install_docker};
@@ -67,6 +70,8 @@ async fn remove_one(
     let behind = hosts_behind(name, &list);
     let reached =
         behind.as_ref().map(|names| format!("Hosts that are reached through it: {names}."));
+    let leading = Leading::to(client, name).await?;
+    let goes = leading.sentence();
     if !force {
         // Ask only about a host that is there.
         client.get(&host_path(name, "")).await?;
@@ -74,8 +79,8 @@ async fn remove_one(
             return Err(CliError::usage(format!("Removing host '{name}' needs a confirmation."))
                 .hint(format!("occ host remove {name} -f")));
         }
-        if let Some(reached) = &reached {
-            ui.note(reached);
+        for about in [&reached, &goes].into_iter().flatten() {
+            ui.note(about);
         }
         if !ui.ask(&format!("Remove host '{name}'?")).await? {
             ui.say("Cancelled.")?;
@@ -99,10 +104,11 @@ async fn remove_one(
         Err(error) => return Err(error),
     }
     if !ui.json {
-        ui.say(&format!("Removed: Host '{name}' removed."))?;
+        let went = goes.map_or_else(String::new, |goes| format!(" {goes}"));
+        ui.say(&format!("Removed: Host '{name}' removed.{went}"))?;
     }
     let kept = still_kept(client, name).await;
-    let about = kept.as_ref().map(|error| json!({ "passwords_kept": error.message }));
+    let about = leading.about(kept.as_ref());
     if !ui.json {
         if let Some(error) = kept {
             let hint = error.hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
@@ -116,6 +122,60 @@ async fn remove_one(
         docker_context.remove(context)?;
     }
     Ok((Done::Removed, about))
+}
+
+/// What leads to a host, or comes from one, and goes with it.
+struct Leading {
+    forwards: Vec<Forward>,
+    grants: Vec<Grant>,
+    has_docker_socket: bool,
+}
+
+impl Leading {
+    async fn to(client: &Client, name: &HostName) -> Result<Self, CliError> {
+        let ForwardList { mut forwards, .. } = client.get("/v1/forwards").await?.parse()?;
+        forwards.retain(|forward| forward.host == *name);
+        let GrantList { mut grants } = client.get("/v1/grants").await?.parse()?;
+        grants.retain(|grant| grant.host == *name);
+        let has_docker_socket = client.directory().join(docker_socket_name(name)).exists();
+        Ok(Self { forwards, grants, has_docker_socket })
+    }
+
+    /// Returns what there is in words, unless there is nothing.
+    fn sentence(&self) -> Option<String> {
+        let (forwards, grants) = (self.forwards.len(), self.grants.len());
+        let counted = |what: &str, count: usize| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            more => Some(format!("{more} {what}s")),
+        };
+        let socket = self.has_docker_socket.then(|| "its Docker socket".to_owned());
+        let all = [counted("forward", forwards), counted("grant", grants), socket];
+        let mut all: Vec<String> = all.into_iter().flatten().collect();
+        let last = all.pop()?;
+        let is_one = forwards + grants + usize::from(self.has_docker_socket) == 1;
+        let verb = if is_one { "goes" } else { "go" };
+        let before = match all.is_empty() {
+            true => String::new(),
+            false => format!("{} and ", all.join(", ")),
+        };
+        Some(format!("With it {verb} {before}{last}."))
+    }
+
+    /// Returns what scripts are told of it, and of passwords that are still kept.
+    fn about(&self, kept: Option<&CliError>) -> Option<Value> {
+        let mut about = serde_json::Map::new();
+        if !self.forwards.is_empty() {
+            about.insert("forwards".to_owned(), json!(self.forwards));
+        }
+        if !self.grants.is_empty() {
+            about.insert("grants".to_owned(), json!(self.grants));
+        }
+        if let Some(error) = kept {
+            about.insert("passwords_kept".to_owned(), json!(error.message));
+        }
+        (!about.is_empty()).then_some(Value::Object(about))
+    }
 }
 
 /// Returns the names of the hosts that have a host among their jump hosts.

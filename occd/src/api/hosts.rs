@@ -21,7 +21,7 @@ use super::extract::{Body, Caller, Host, Query, check_match};
 use super::json::{self, Json};
 use super::params::{HostPath, IfMatch};
 use super::password::deleted;
-use super::problems::{OfHost, OfHostEdit, OfHostsFile};
+use super::problems::{OfHost, OfHostEdit, OfHostRemoval, OfHostsFile};
 use super::shown::Shown as _;
 use super::test::test;
 use crate::config::duration;
@@ -251,14 +251,14 @@ pub(super) struct RemoveQuery {
     force: bool,
 }
 
-/// Removes a host, and what was kept for it.
+/// Removes a host, and what was kept for it: what leads there, and its grants.
 #[utoipa::path(
     delete,
     path = "/v1/hosts/{host}",
     tag = "hosts",
     operation_id = "removeHost",
     params(HostPath, RemoveQuery, IfMatch),
-    responses((status = 204, description = "It is removed"), OfHostEdit)
+    responses((status = 204, description = "It is removed"), OfHostRemoval)
 )]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
@@ -266,7 +266,7 @@ pub(super) async fn remove(
     headers: HeaderMap,
     Host(host): Host,
 ) -> ApiResult<StatusCode> {
-    let name = host.name();
+    let name = host.name().clone();
     let running = host.snapshot().open_channels();
     if running > 0 && !query.force {
         return Err(ApiError::new(
@@ -274,25 +274,47 @@ pub(super) async fn remove(
             Code::HostBusy,
             format!("{name} has {running} channels in use."),
         )
-        .host(name));
+        .host(&name));
     }
+    // Goes on when its client leaves: a host that is half removed leaves to the next of its name what led to it.
+    let removing = app.tasks.spawn(take_away(Arc::clone(&app), name, headers));
+    removing.await.unwrap_or_else(|_| Err(ApiError::new_internal("The removal failed.")))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a host out of hosts.json, and away what was kept for it.
+async fn take_away(app: Arc<App>, name: HostName, headers: HeaderMap) -> ApiResult<()> {
     app.hosts
         .update(|file| {
-            let config = file.hosts.get(name).ok_or_else(|| ApiError::host_not_found(name))?;
+            let config = file.hosts.get(&name).ok_or_else(|| ApiError::host_not_found(&name))?;
             check_match(&headers, &etag(config))?;
-            file.hosts.shift_remove(name);
+            file.hosts.shift_remove(&name);
             // A default that names nothing would make every command fail.
-            file.default_host.take_if(|default| default == name);
+            file.default_host.take_if(|default| *default == name);
             Ok(())
         })
         .await
         .map_err(ApiError::from)?;
     // Another server may have the name next.
-    app.grants.revoke_all(name);
+    app.grants.revoke_all(&name);
     let config = app.config.current().config;
     app.reload(&app.hosts.current(), &config).await;
+    // After the reload: to a host that is gone none is added any more.
+    let forwards = app.forwards.remove_of_host(&name).await;
+    let socket = app.docker_sockets.close(&name);
+    forget_passwords(&app, name.clone());
+    forwards.and(socket.map(drop)).map_err(|failure| {
+        let (status, code) = error::unsaved(&failure);
+        let detail = format!(
+            "Host '{name}' is removed, but what led to it comes back with the next daemon: {failure}."
+        );
+        ApiError::new(status, code, detail).host(&name)
+    })
+}
+
+/// Forgets the passwords of a host that is no more, in the background: the keyring may take long.
+fn forget_passwords(app: &App, name: HostName) {
     let (context, audit) = (Arc::clone(app.pool.context()), app.guard.audit().clone());
-    let name = name.clone();
     app.pool.context().tasks.spawn(async move {
         // Nobody is asked: what is locked stays, and `forget-password` deletes it by the name.
         let nobody = Questions::new(Arc::clone(&context.dial.prompts));
@@ -306,7 +328,6 @@ pub(super) async fn remove(
             }
         }
     });
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Refuses a host that is reached through itself.

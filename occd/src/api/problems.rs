@@ -159,6 +159,8 @@ pub(super) struct OfHostsFile;
 pub(super) struct OfHost;
 /// What changes hosts.json.
 pub(super) struct OfHostEdit;
+/// What takes a host out of it, and away what leads there.
+pub(super) struct OfHostRemoval;
 /// What reads ssh_config's hosts.
 pub(super) struct OfSshConfig;
 /// What takes them into hosts.json.
@@ -209,6 +211,12 @@ impl IntoResponses for OfHost {
 impl IntoResponses for OfHostEdit {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         responses(&[HOSTS_FILE, EDIT, DIAL])
+    }
+}
+
+impl IntoResponses for OfHostRemoval {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[HOSTS_FILE, EDIT, STATE])
     }
 }
 

@@ -274,7 +274,12 @@ impl Forwards {
         };
         let live = self.run(host, &record, listeners, false);
         let id = record.id.clone();
-        self.lock().insert(id.clone(), Entry { record, live: Some(live), denied: None });
+        {
+            let mut entries = self.lock();
+            // Removed meanwhile: what comes after its forwards were taken away would lead to the next of its name.
+            host.check_there().map_err(AddError::Unreachable)?;
+            entries.insert(id.clone(), Entry { record, live: Some(live), denied: None });
+        }
         if let Err(error) = self.save() {
             let taken = self.lock().remove(&id);
             if let Some(entry) = taken {
@@ -375,6 +380,7 @@ impl Forwards {
         by_name: Option<u16>,
     ) -> io::Result<u16> {
         let mut entries = self.lock();
+        host.check_there().map_err(|gone| io::Error::other(gone.error))?;
         let mut record = Record::of_service(host.name().clone(), service, to, to.1);
         let known = entries.values().find(|entry| entry.is_service(host.name(), service));
         if let Some(entry) = known.filter(|entry| entry.record.to == record.to) {
@@ -427,12 +433,23 @@ impl Forwards {
     /// # Errors
     /// When that cannot be remembered.
     pub async fn remove_of_session(&self, session: &str) -> io::Result<()> {
-        let of = |_: &String, entry: &mut Entry| entry.record.session.as_deref() == Some(session);
-        let taken: Vec<(String, Entry)> = self.lock().extract_if(.., of).collect();
+        self.remove_each(|record| record.session.as_deref() == Some(session)).await
+    }
+
+    /// Takes those away that lead to a host, or from one, its sandbox's included.
+    ///
+    /// # Errors
+    /// When that cannot be remembered.
+    pub async fn remove_of_host(&self, host: &HostName) -> io::Result<()> {
+        self.remove_each(|record| record.host == *host).await
+    }
+
+    async fn remove_each(&self, is_one: impl Fn(&Record) -> bool) -> io::Result<()> {
+        let taken: Vec<(String, Entry)> =
+            self.lock().extract_if(.., |_, entry| is_one(&entry.record)).collect();
         let saved = if taken.is_empty() { Ok(()) } else { self.save() };
-        for (_, entry) in taken {
-            entry.end().await;
-        }
+        // All at once: a server that is silent is waited for.
+        futures_util::future::join_all(taken.into_iter().map(|(_, entry)| entry.end())).await;
         saved
     }
 

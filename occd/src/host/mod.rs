@@ -456,14 +456,25 @@ impl HostHandle {
         &self,
         request: impl FnOnce(oneshot::Sender<()>) -> HostRequest,
     ) -> Result<(), Unreachable> {
-        let gone = || Unreachable {
+        let (done, answered) = oneshot::channel();
+        self.requests.send(request(done)).await.map_err(|_| self.gone())?;
+        answered.await.map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> Unreachable {
+        Unreachable {
             error: self.ended(),
             attempts: 0,
             waited: Duration::ZERO,
             next_retry_at: None,
-        };
-        let (done, answered) = oneshot::channel();
-        self.requests.send(request(done)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+        }
+    }
+
+    /// Checks that it was not removed, as far as the pool knows at this moment.
+    ///
+    /// # Errors
+    /// When it was, or the daemon stops.
+    pub fn check_there(&self) -> Result<(), Unreachable> {
+        if self.stop.is_cancelled() { Err(self.gone()) } else { Ok(()) }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use occ_proto::forward::{Direction, Forward, ForwardList, ForwardState};
 use serde_json::json;
 use testkit::daemon::Target;
+use testkit::terminal::Terminal;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, FaultyLink, RealSshd};
 
@@ -841,4 +842,85 @@ fn what_the_server_refuses_is_not_kept_also_when_the_client_does_not_wait() {
     link.blackhole(false);
     wait_until("it to be taken away", GUARD, || list(&rig), Vec::is_empty);
     wait_until("it to be forgotten", GUARD, || remembered(&rig), |count| *count == 0);
+}
+
+/// Returns the names of the grants.
+fn grants(rig: &DaemonRig) -> Vec<String> {
+    let list = rig.http("GET", "/v1/grants", &[], None).json();
+    let all = list["grants"].as_array().unwrap();
+    all.iter().map(|grant| grant["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_leads_to_a_host_goes_with_it_and_not_to_another_server_of_its_name() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let target = serve(echo);
+    let local = port_of(&add(&rig, &["-L", &format!("0:localhost:{target}")]));
+    let remote = port_of(&add(&rig, &["-R", &format!("0:localhost:{target}")]));
+    let socks = port_of(&add(&rig, &["-D", "0"]));
+    answers(local);
+    answers(remote);
+    rig.occ_ok(&["docker-socket", "--host", "h"]);
+    rig.occ_ok(&["grant", "--host", "h", "--allow", "exec", "--ttl", "2h", "--name", "g"]);
+
+    // Who is asked is told what goes, and it stays as long as nobody says yes.
+    let goes = "With it go 3 forwards, 1 grant and its Docker socket.";
+    let mut terminal = Terminal::control(&rig.occ(&["host", "remove", "h"]), "");
+    terminal.answer("Remove host 'h'?", "n");
+    let (screen, _) = terminal.finish();
+    assert!(screen.contains(goes), "{screen}");
+    assert_eq!((list(&rig).len(), grants(&rig).len()), (3, 1));
+    answers(local);
+
+    let said = rig.occ_ok(&["host", "remove", "h", "-f"]);
+    assert!(said.starts_with("Removed: Host 'h' removed. With it go"), "{said}");
+    assert!(said.contains(goes), "{said}");
+    assert_eq!((list(&rig), remembered(&rig), grants(&rig)), (vec![], 0, vec![]));
+    for port in [local, remote, socks] {
+        wait_until("the port to be free", GUARD, || connect(port).is_err(), |free| *free);
+    }
+
+    let other = RealSshd::start();
+    rig.add_host("h", &other);
+    for _ in 0..2 {
+        rig.occ_ok(&["connect", "--host", "h"]);
+        assert_eq!((list(&rig), grants(&rig)), (vec![], vec![]));
+        assert_eq!(rig.http("GET", "/v1/hosts/h/docker-socket", &[], None).status, 404);
+        assert!(rig.terminate_daemon().success());
+        rig.start_daemon(&[]);
+    }
+    // For scripts it is all there.
+    let port = port_of(&add(&rig, &["-L", &format!("{local}:localhost:{target}")]));
+    assert_eq!(port, local, "its port is free");
+    let said = rig.occ_ok(&["--json", "host", "remove", "h", "-f"]);
+    let about = &serde_json::from_str::<serde_json::Value>(&said).unwrap()["items"][0]["about"];
+    assert_eq!(about["forwards"][0]["listen"], json!(format!("localhost:{local}")), "{said}");
+}
+
+#[test]
+fn what_leads_to_a_host_goes_with_it_also_when_the_client_does_not_wait() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let (link, rig) = behind_a_link(&sshd);
+    add(&rig, &["-R", "0:localhost:1"]);
+    // The server does not say that it listens no more.
+    link.blackhole(true);
+    ask_and_leave(&rig, "DELETE /v1/hosts/h?force=true", "", || list(&rig).is_empty());
+    wait_until("it to be forgotten", GUARD, || remembered(&rig), |count| *count == 0);
+    eventually("the host to go", || rig.http("GET", "/v1/hosts/h", &[], None).status == 404);
+}
+
+#[test]
+fn an_edit_by_hand_keeps_what_leads_to_a_host_for_when_it_is_there_again() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let target = serve(echo);
+    let port = port_of(&add(&rig, &["-L", &format!("0:localhost:{target}")]));
+    answers(port);
+    let whole = std::fs::read_to_string(rig.hosts_file()).unwrap();
+    rig.write_hosts_json(r#"{"hosts":{}}"#);
+    in_state(&rig, ForwardState::Waiting);
+    rig.write_hosts_json(&whole);
+    answers(port);
 }
