@@ -65,6 +65,9 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
             let sessions = open(context).await?;
             let removing = async {
                 explained(sessions.remove_how(&name, query).await)?;
+                if !context.ui.json {
+                    context.ui.say(&format!("Removed: session '{}'.", sanitize(&name)))?;
+                }
                 Ok((Done::Removed, None))
             };
             removal::one(context.ui, &name, removing).await

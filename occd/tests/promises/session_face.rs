@@ -60,7 +60,7 @@ fn each_command_does_its_part() {
     assert_eq!(busy.code(), 1);
     assert!(busy.stderr.contains("occ session kill"), "{}", busy.stderr);
     assert_eq!(rig.occ_ok(&["session", "kill", "job"]), "[h] job: exit 143\n");
-    rig.occ_ok(&["session", "rm", "job"]);
+    assert_eq!(rig.occ_ok(&["session", "rm", "job"]), "Removed: session 'job'.\n");
     assert_eq!(rig.occ_ok(&["session", "list"]), "No sessions.\n");
 }
 
