@@ -284,6 +284,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         }
         Code::OperationNotFound => "occ operations lists them".to_owned(),
         Code::LocalPortTaken => "occ forward list shows occ's own; port 0 takes one that is free".to_owned(),
+        Code::ForwardFailed => "take another port or path; port 0 takes one that is free".to_owned(),
         Code::ForwardRefused => {
             format!("sshd_config of {h} decides that, or another program has it; occ forward list")
         }

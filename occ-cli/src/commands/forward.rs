@@ -121,27 +121,38 @@ fn sentence(forward: &Forward) -> String {
     }
 }
 
+/// The first port that is not root's alone.
+const FIRST_OF_ALL: u16 = 1024;
+
 /// Completes an error with the command that goes on from it.
 fn with_next_command(host: &HostName, spec: &Spec, public: bool, error: CliError) -> CliError {
-    if error.daemon_code() != Some(Code::LocalPortTaken) {
-        return error;
-    }
-    if let Some((_, rest)) = error.message.split_once("by the forward ")
-        && let Some(id) = rest.split_whitespace().next()
-    {
-        let hint = format!("occ forward remove {id} takes that away");
-        return error.hint(hint);
-    }
-    let Endpoint::Tcp { host: address, .. } = &spec.listen else { return error };
-    let listen = match address.as_str() {
-        "localhost" | "*" => "0".to_owned(),
-        _ => Endpoint::Tcp { host: address.clone(), port: 0 }.to_string(),
+    let command_with = |address: &str, port: u16| {
+        let listen = match address {
+            "localhost" | "*" => port.to_string(),
+            _ => Endpoint::Tcp { host: address.to_owned(), port }.to_string(),
+        };
+        let to = spec.to.as_ref().map_or_else(String::new, |to| format!(":{to}"));
+        let public = if public { " -g" } else { "" };
+        format!("occ forward add{public} {} {listen}{to} --host {host}", spec.direction.option())
     };
-    let to = spec.to.as_ref().map_or_else(String::new, |to| format!(":{to}"));
-    let public = if public { " -g" } else { "" };
-    let option = spec.direction.option();
-    let hint =
-        format!("occ forward add{public} {option} {listen}{to} --host {host} takes a free port");
+    let by = error.message.split_once("by the forward ");
+    let id = by.and_then(|(_, rest)| rest.split_whitespace().next());
+    let hint = match (error.daemon_code(), id, &spec.listen) {
+        (Some(Code::LocalPortTaken), Some(id), _) => {
+            format!("occ forward remove {id} takes that away")
+        }
+        (Some(Code::LocalPortTaken), None, Endpoint::Tcp { host: address, .. }) => {
+            format!("{} takes a free port", command_with(address, 0))
+        }
+        (Some(Code::ForwardFailed), _, Endpoint::Tcp { host: address, port })
+            if *port < FIRST_OF_ALL && error.message.contains("Permission denied") =>
+        {
+            // 8080 for 80, as is the custom.
+            let command = command_with(address, 8000 + port);
+            format!("ports below {FIRST_OF_ALL} are root's; {command}")
+        }
+        _ => return error,
+    };
     error.hint(hint)
 }
 

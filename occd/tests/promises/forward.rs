@@ -924,3 +924,30 @@ fn an_edit_by_hand_keeps_what_leads_to_a_host_for_when_it_is_there_again() {
     rig.write_hosts_json(&whole);
     answers(port);
 }
+
+#[test]
+fn a_port_that_is_the_systems_alone_is_refused_with_another_to_type() {
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    // In most containers all ports are everybody's.
+    if !RealSshd::require() || first.is_ok_and(|first| first.trim() != "1024") {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", &sshd);
+    // Root's are to be like anybody's.
+    let path = rig.root().join("occd-without-ports");
+    let text = format!(
+        "#!/bin/sh\nif test $(id -u) = 0; then set -- setpriv {without} {occd} \"$@\"; else set -- {occd} \"$@\"; fi\nexec \"$@\"\n",
+        without = "--inh-caps=-net_bind_service --bounding-set=-net_bind_service",
+        occd = testkit::daemon::daemon_binary().display(),
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    rig.set_daemon_binary(path);
+    rig.start_daemon(&[]);
+    let output = rig.run_occ(&["forward", "add", "--host", "h", "-L", "80:localhost:9"]);
+    assert_eq!(output.code(), 1, "{output:?}");
+    let hint = "hint: ports below 1024 are root's; occ forward add -L 8080:localhost:9 --host h";
+    assert!(output.stderr.contains(hint), "{output:?}");
+}
