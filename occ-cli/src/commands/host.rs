@@ -1,7 +1,6 @@
 //! `occ host`: remove, list, show, test and default. `host_edit` has add and edit.
 
 use hyper::Method;
-use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::forward::{Forward, ForwardList};
 use occ_proto::host::{DefaultHost, Forgotten};
@@ -9,6 +8,8 @@ use occ_proto::paths::docker_socket_name;
 use occ_proto::policy::{Grant, GrantList};
 use occ_proto::status::{HostList, HostStatus, TestReport};
 use occ_proto::text::sanitize;
+use occ_proto::{HostConfig, HostName};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::group::{End, Group, OnSignal, cause, of_host};
@@ -250,6 +251,21 @@ async fn forget_password(context: &Context<'_>, name: &HostName) -> Result<u8, C
     removal::one(ui, name.as_str(), forgetting).await
 }
 
+/// What is listed of `GET /v1/hosts`: reading all that is known of each link takes as long as the rest of the command.
+#[derive(Deserialize)]
+struct Listed {
+    hosts: Vec<ListedHost>,
+    default_host: Option<HostName>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ListedHost {
+    name: HostName,
+    config: HostConfig,
+}
+
 async fn list(
     context: &Context<'_>,
     group: Option<&str>,
@@ -257,8 +273,8 @@ async fn list(
 ) -> Result<u8, CliError> {
     let ui = context.ui;
     let reply = context.client().await?.get("/v1/hosts").await?;
-    let list: HostList = reply.parse()?;
-    let hosts: Vec<&HostStatus> = list
+    let list: Listed = reply.parse()?;
+    let hosts: Vec<&ListedHost> = list
         .hosts
         .iter()
         .filter(|host| group.is_none_or(|group| host.config.groups.iter().any(|g| g == group)))
@@ -294,17 +310,17 @@ async fn list(
         }
         return Ok(0);
     }
-    ui.print(&list_table(&hosts, &list))?;
+    ui.print(&list_table(&hosts, list.default_host.as_ref()))?;
     Ok(0)
 }
 
-fn list_table(hosts: &[&HostStatus], list: &HostList) -> String {
+fn list_table(hosts: &[&ListedHost], default_host: Option<&HostName>) -> String {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let mut table = Table::new(&["NAME", "HOSTNAME", "USER", "PORT", "GROUPS", "DEFAULT"]);
     for host in hosts {
         let config = &host.config;
         let groups = (!config.groups.is_empty()).then(|| sanitize(&config.groups.join(", ")));
-        let default = list.default_host.as_ref() == Some(&host.name);
+        let default = default_host == Some(&host.name);
         table.row(vec![
             host.name.to_string(),
             config.hostname.to_string(),

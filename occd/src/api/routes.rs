@@ -138,14 +138,14 @@ impl Routes {
     fn add<P: Path>(&mut self, handler: impl FnOnce(MethodFilter) -> MethodRouter<Arc<App>>) {
         let path = P::path();
         let Some((method, filter)) = P::methods().first().and_then(method) else { return };
-        let (handler, described) = (handler(filter), P::operation());
+        let handler = handler(filter);
         if path == FILES {
             let handler = handler.layer(DefaultBodyLimit::disable());
             for path in HOME.into_iter().chain([FILES]) {
-                self.route(path.to_owned(), method.clone(), handler.clone(), &described);
+                self.route(path.to_owned(), method.clone(), handler.clone(), P::operation);
             }
         } else {
-            self.route(path, method, handler, &described);
+            self.route(path, method, handler, P::operation);
         }
     }
 
@@ -154,11 +154,11 @@ impl Routes {
         path: String,
         method: Method,
         handler: MethodRouter<Arc<App>>,
-        described: &Operation,
+        describe: fn() -> Operation,
     ) {
         let router = if path == ALIVE { &mut self.alive } else { &mut self.router };
         *router = std::mem::take(router).route(&path, handler);
-        self.taken.add(path, method, described);
+        self.taken.add(path, method, describe);
     }
 }
 

@@ -2,6 +2,7 @@
 //! refused before anybody is asked about it: a filter that is passed over lets everything through.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -16,21 +17,31 @@ use super::error::ApiError;
 #[derive(Debug, Default)]
 pub(super) struct Taken(HashMap<String, Vec<Taking>>);
 
-/// A method of a route, and the names in its query.
+/// A method of a route.
 #[derive(Debug)]
 struct Taking {
     method: Method,
-    query: Vec<String>,
+    /// Describes it, which takes more than a megabyte for all: only what is asked for with a query is described.
+    describe: fn() -> Operation,
+    /// The names in its query.
+    query: OnceLock<Vec<String>>,
+}
+
+impl Taking {
+    fn query(&self) -> &[String] {
+        self.query.get_or_init(|| {
+            let parameters = (self.describe)().parameters.into_iter().flatten();
+            let in_query = |at: &ParameterIn| matches!(at, ParameterIn::Query);
+            parameters.filter(|one| in_query(&one.parameter_in)).map(|one| one.name).collect()
+        })
+    }
 }
 
 impl Taken {
     /// Adds a method of a route.
-    pub(super) fn add(&mut self, route: String, method: Method, described: &Operation) {
-        let parameters = described.parameters.iter().flatten();
-        let in_query = |at: &ParameterIn| matches!(at, ParameterIn::Query);
-        let query = parameters.filter(|one| in_query(&one.parameter_in));
-        let query = query.map(|one| one.name.clone()).collect();
-        self.0.entry(route).or_default().push(Taking { method, query });
+    pub(super) fn add(&mut self, route: String, method: Method, describe: fn() -> Operation) {
+        let taking = Taking { method, describe, query: OnceLock::new() };
+        self.0.entry(route).or_default().push(taking);
     }
 
     /// Returns all routes.
@@ -48,14 +59,15 @@ impl Taken {
         let Some(taking) = all.iter().find(|taking| taking.method == method) else {
             return Err(Box::new(wrong_method(request.method(), all)));
         };
-        let names = request.uri().query().unwrap_or_default().split('&');
+        let Some(query) = request.uri().query() else { return Ok(()) };
+        let names = query.split('&');
         let names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
         let is_taken = |name: &&str| {
             let name = decode_path(name);
-            taking.query.iter().any(|one| name.as_deref() == Some(one.as_bytes()))
+            taking.query().iter().any(|one| name.as_deref() == Some(one.as_bytes()))
         };
         match names.filter(|name| !name.is_empty()).find(|name| !is_taken(name)) {
-            Some(unknown) => Err(Box::new(wrong_query(unknown, &taking.query).into_response())),
+            Some(unknown) => Err(Box::new(wrong_query(unknown, taking.query()).into_response())),
             None => Ok(()),
         }
     }
