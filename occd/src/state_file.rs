@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::blocking::in_place;
-
 /// What the name of a file gets that cannot be read.
 const DAMAGED: &str = ".damaged";
 
@@ -21,13 +19,11 @@ const DAMAGED: &str = ".damaged";
 pub(crate) fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::NotFound)?;
     let content = serde_json::to_vec(value).map_err(io::Error::other)?;
-    in_place(|| {
-        std::fs::create_dir_all(dir)?;
-        let mut staged = tempfile::NamedTempFile::new_in(dir)?;
-        staged.write_all(&content)?;
-        staged.persist(path)?;
-        Ok(())
-    })
+    std::fs::create_dir_all(dir)?;
+    let mut staged = tempfile::NamedTempFile::new_in(dir)?;
+    staged.write_all(&content)?;
+    staged.persist(path)?;
+    Ok(())
 }
 
 /// Returns whether a file could not be written for want of room: disk full, quota or file size limit reached, or a
