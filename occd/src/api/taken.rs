@@ -21,7 +21,7 @@ pub(super) struct Taken(HashMap<String, Vec<Taking>>);
 #[derive(Debug)]
 struct Taking {
     method: Method,
-    /// Describes it, which takes more than a megabyte for all: only what is asked for with a query is described.
+    /// Describes it. Most routes are never asked for with a query, and are then not described at all.
     describe: fn() -> Operation,
     /// The names in its query.
     query: OnceLock<Vec<String>>,
