@@ -14,7 +14,6 @@ use super::DockerError;
 use super::head::{self, Ping};
 use super::way::{Opened, Stream, Way};
 use crate::host::HostHandle;
-use crate::ssh::Work;
 
 /// Streams that are open ahead: a client begins with one or two.
 const AHEAD: usize = 2;
@@ -35,7 +34,7 @@ pub(super) struct Live {
     way: Way,
     /// What the engine answers to `/_ping`.
     pub(super) ping: Ping,
-    ahead: Mutex<VecDeque<Box<dyn Stream>>>,
+    ahead: Mutex<VecDeque<Opened>>,
 }
 
 impl std::fmt::Debug for Live {
@@ -122,51 +121,46 @@ impl Live {
             way.by_program();
             return Ok(Arc::new(Self { way, ping, ahead: Mutex::default() }));
         }
-        let Opened { mut stream, refusal } = way.open().await?;
+        let mut opened = way.open().await?;
         let path = way.path();
-        let asked = timeout(PING, ask(&mut stream)).await;
+        let asked = timeout(PING, ask(&mut opened.stream)).await;
         let Ok(Ok(ping)) = asked else {
-            let source = match (refusal, asked) {
+            let source = match (opened.refusal, asked) {
                 (Some(refusal), _) => refusal.into(),
                 (None, Ok(Err(error))) => error.into(),
                 (None, _) => "it does not answer".into(),
             };
             return Err(DockerError::Down { path, source });
         };
-        way.answered(refusal.as_ref());
-        let ahead = if way.is_program() { VecDeque::new() } else { VecDeque::from([stream]) };
+        way.answered(opened.refusal.as_ref());
+        let ahead = if way.is_program() { VecDeque::new() } else { VecDeque::from([opened]) };
         let live = Arc::new(Self { way, ping, ahead: Mutex::new(ahead) });
         live.refill();
         Ok(live)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Box<dyn Stream>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Opened>> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns a stream on which nothing was sent: one that is open ahead and that the engine has not closed, else a
     /// new one.
-    pub(super) async fn stream(self: &Arc<Self>) -> Result<Box<dyn Stream>, DockerError> {
+    pub(super) async fn stream(self: &Arc<Self>) -> Result<Opened, DockerError> {
         let open = {
             let mut ahead = self.lock();
-            ahead.retain(|stream| !stream.is_ended());
+            ahead.retain(|opened| !opened.stream.is_ended());
             ahead.pop_front()
         };
         self.refill();
         match open {
-            Some(stream) => Ok(stream),
-            None => Ok(self.way.open().await?.stream),
+            Some(opened) => Ok(opened),
+            None => self.way.open().await,
         }
     }
 
     /// Returns whether a program stands in for the socket.
     pub(super) fn is_program(&self) -> bool {
         self.way.is_program()
-    }
-
-    /// Counts as work on the connection until it is dropped.
-    pub(super) fn work(&self) -> Option<Work> {
-        self.way.work()
     }
 
     /// Opens streams ahead, in the background.
@@ -179,7 +173,7 @@ impl Live {
         self.way.spawn(async move {
             while live.lock().len() < AHEAD {
                 match live.way.open().await {
-                    Ok(opened) => live.lock().push_back(opened.stream),
+                    Ok(opened) => live.lock().push_back(opened),
                     Err(error) => {
                         tracing::debug!(%error, "no stream is opened ahead");
                         return;

@@ -199,11 +199,12 @@ async fn stream(
         Some(live) => live,
         None => engine(ready).await?,
     };
-    let mut stream = live.stream().await.map_err(fail)?;
+    let opened = live.stream().await.map_err(fail)?;
+    let (work, mut stream) = (opened.work(), opened.stream);
     if live.is_program() {
         stream = Box::new(Program { stream, name: ready.host().name().clone(), rest: None });
     }
-    Ok((stream, live.is_program(), live.work()))
+    Ok((stream, live.is_program(), work))
 }
 
 /// The program that stands in for the socket. One that ends without a word of the engine's is an answer.

@@ -91,6 +91,15 @@ pub(super) struct Opened {
     pub(super) stream: Box<dyn Stream>,
     /// Why the server did not open the socket, where the docker program stands in for it.
     pub(super) refusal: Option<ChannelError>,
+    /// The connection that carries it, which may be another one than the way's by then.
+    pub(super) on: Option<Arc<Connection>>,
+}
+
+impl Opened {
+    /// Counts as work on its connection until it is dropped.
+    pub(super) fn work(&self) -> Option<Work> {
+        self.on.as_ref().map(Connection::work)
+    }
 }
 
 impl Way {
@@ -114,10 +123,10 @@ impl Way {
                     Some(_) => channel.into_script_stream(),
                     None => channel.into_stream(),
                 };
-                Ok(Opened { stream: Box::new(stream), refusal })
+                Ok(Opened { stream: Box::new(stream), refusal, on: Some(on) })
             }
             Self::Local { path, is_set, .. } => match UnixStream::connect(path).await {
-                Ok(stream) => Ok(Opened { stream: Box::new(stream), refusal: None }),
+                Ok(stream) => Ok(Opened { stream: Box::new(stream), refusal: None, on: None }),
                 Err(error) => Err(local_error(path, *is_set, error)),
             },
         }
@@ -128,14 +137,6 @@ impl Way {
         match self {
             Self::Host { connection, .. } => connection.spawn(task),
             Self::Local { tasks, .. } => drop(tasks.spawn(task)),
-        }
-    }
-
-    /// Counts as work on the connection until it is dropped.
-    pub(super) fn work(&self) -> Option<Work> {
-        match self {
-            Self::Host { connection, .. } => Some(connection.work()),
-            Self::Local { .. } => None,
         }
     }
 

@@ -39,6 +39,15 @@ struct Books {
     known: Option<u32>,
 }
 
+impl Books {
+    /// Returns the most that were granted at once, where the server has refused one more. A connection before this one
+    /// may have learned too little: a server counts a session a moment longer than we do.
+    fn granted(&self) -> Option<u32> {
+        let most = self.most.max(1);
+        if self.full { Some(most) } else { self.known.map(|known| known.max(most)) }
+    }
+}
+
 /// The place of a stream among the sessions, until dropped.
 #[derive(Debug)]
 pub(super) struct StreamPlace(Arc<super::connection::Connection>);
@@ -90,7 +99,7 @@ impl Sessions {
     /// counts it. One session is left for commands, where the server grants more than one.
     pub(super) fn begin_stream(&self) -> bool {
         let mut books = self.lock();
-        let granted = if books.full { Some(books.most) } else { books.known };
+        let granted = books.granted();
         let share = granted.map_or(STREAMS, |granted| granted.saturating_sub(1).clamp(1, STREAMS));
         let free = books.streams < share;
         books.streams += u32::from(free);
@@ -104,8 +113,7 @@ impl Sessions {
 
     /// Returns the most that were granted at once, where the server has refused one more.
     pub(super) fn granted_at_most(&self) -> Option<u32> {
-        let books = self.lock();
-        if books.full { Some(books.most.max(1)) } else { books.known }
+        self.lock().granted()
     }
 
     /// One that was being opened is open.
@@ -214,6 +222,12 @@ mod tests {
             assert_eq!((0..100).filter(|_| sessions.begin_stream()).count(), share as usize);
             assert_eq!(sessions.granted_at_most(), Some(granted));
         }
+        // It had learned too little.
+        let sessions = Sessions::of("OpenSSH_9.2p1", Some(1));
+        assert!((0..3).all(|_| sessions.begin(false)));
+        (0..3).for_each(|_| sessions.granted());
+        assert!(sessions.begin_stream() && sessions.begin_stream() && !sessions.begin_stream());
+        assert_eq!(sessions.granted_at_most(), Some(3));
         let sessions = Sessions::default();
         assert!((0..3).all(|_| sessions.begin(false)));
         sessions.granted();

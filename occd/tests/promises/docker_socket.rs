@@ -307,12 +307,15 @@ fn a_link_that_is_down_is_an_answer_and_comes_back() {
     wait_for("the socket to go", GUARD, || (!socket.exists()).then_some(()));
 }
 
+/// Returns a server that opens no sockets and has so many sessions.
+fn no_sockets(max_sessions: u32) -> RealSshd {
+    let builder = RealSshd::builder().config("AllowStreamLocalForwarding no");
+    builder.max_sessions(max_sessions).start()
+}
+
 /// Thirty requests at once, and more that last, over a server that opens no sockets and has so many sessions.
 fn many_at_once(max_sessions: u32, lasting: usize) {
-    let server = || {
-        let builder = RealSshd::builder().config("AllowStreamLocalForwarding no");
-        builder.max_sessions(max_sessions).start()
-    };
+    let server = || no_sockets(max_sessions);
     let Some((mut engine, _sshd, _link, rig)) = far_engine_behind("busybox:1", server) else {
         return;
     };
@@ -324,13 +327,7 @@ fn many_at_once(max_sessions: u32, lasting: usize) {
     // Streams that last as long as their client wants.
     let mut streams = Vec::new();
     for _ in 0..lasting {
-        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-        stream.set_read_timeout(Some(GUARD)).unwrap();
-        stream.write_all(b"GET /v1.41/events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
-        let mut begin = [0; 12];
-        std::io::Read::read_exact(&mut stream, &mut begin).unwrap();
-        assert_eq!(&begin, b"HTTP/1.1 200");
-        streams.push(stream);
+        streams.push(lasting_stream(&socket));
     }
     std::thread::scope(|scope| {
         let requests: Vec<_> =
@@ -363,6 +360,58 @@ fn many_clients_at_once_get_their_turns_where_a_program_stands_in_for_the_socket
 #[test]
 fn many_clients_at_once_get_their_turns_where_sessions_are_few() {
     many_at_once(3, 3);
+}
+
+/// Begins a stream that lasts as long as its client wants.
+fn lasting_stream(socket: &std::path::Path) -> std::os::unix::net::UnixStream {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    stream.write_all(b"GET /v1.41/events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+    let mut begin = [0; 12];
+    std::io::Read::read_exact(&mut stream, &mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    stream
+}
+
+#[test]
+fn a_stream_holds_the_connection_that_carries_it_and_no_other() {
+    let Some((_engine, _sshd, _link, rig)) = far_engine_behind("busybox:1", || no_sockets(2))
+    else {
+        return;
+    };
+    let socket = open(&rig);
+    // There is one for a stream at most, so the second is asked for on one connection and is carried by another.
+    let first = lasting_stream(&socket);
+    let second = lasting_stream(&socket);
+    wait_until("two connections", GUARD, || look(&rig, "h"), |status| status.connections == 2);
+    drop(first);
+    wait_until("the first to go", GUARD, || look(&rig, "h"), |status| status.connections == 1);
+    drop(second);
+}
+
+#[test]
+fn a_line_that_does_not_move_ends_with_words() {
+    let Some((engine, _sshd, _link, mut rig)) = far_engine_behind("busybox:1", || no_sockets(2))
+    else {
+        return;
+    };
+    let socket = engine.socket().display().to_string();
+    rig.write_config_toml(&format!(
+        "[connection]\nmax_connections = 1\n[hosts.h]\ndocker_socket = {socket:?}\n"
+    ));
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    let socket = open(&rig);
+    let stream = lasting_stream(&socket);
+    let ask = || {
+        let path = "/v1.41/version";
+        http::request_within(&socket, "GET", path, &[("Host", "docker")], None, GUARD).unwrap()
+    };
+    let answer = ask();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.text().contains("MaxSessions"), "{}", answer.text());
+    drop(stream);
+    assert_eq!(ask().status, 200);
 }
 
 #[test]

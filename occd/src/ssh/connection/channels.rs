@@ -22,6 +22,9 @@ const REFILL_AFTER: Duration = Duration::from_millis(3);
 /// How long what stands by waits for a session: less than what has others ask for another connection.
 const STANDS_BY: Duration = Duration::from_millis(800);
 
+/// How long the line for streams stands still until those in it give up: as long as a command waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub(super) enum Kind {
     Session,
@@ -140,14 +143,24 @@ impl Connection {
 
     /// Returns a session for a stream, which may last: it leaves others to commands, and waits in a line in which
     /// each comes in its turn, so that commands meet one of them at a time. What is crowded asks for another
-    /// connection, unless it stands by: that gives up. Beware of [`ChannelError::Retired`], as with every session.
+    /// connection, unless it stands by: that gives up. So does everybody in the line when no stream has ended for
+    /// long. Beware of [`ChannelError::Retired`], as with every session.
     pub async fn stream_session(
         self: &Arc<Self>,
         stands_by: bool,
     ) -> Result<Channel, ChannelError> {
         if !stands_by {
-            let _turn = self.stream_turn.lock().await;
-            return self.next_stream_session(false).await;
+            let in_turn = async {
+                let _turn = self.stream_turn.lock().await;
+                self.next_stream_session(false).await
+            };
+            let nothing_ends =
+                async { while timeout(PATIENCE, self.stream_freed.notified()).await.is_ok() {} };
+            return tokio::select! {
+                biased;
+                session = in_turn => session,
+                () = nothing_ends => Err(ChannelError::Full(PATIENCE)),
+            };
         }
         // No more than is there at once: nobody waits for it.
         let waiting = async {
@@ -165,11 +178,12 @@ impl Connection {
             let freed = self.stream_freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if self.is_closed() {
-                return Err(ChannelError::Lost(self.cause()));
-            }
+            // One that has no channel left is closed as well.
             if self.shared.retired.load(Ordering::SeqCst) {
                 return Err(ChannelError::Retired);
+            }
+            if self.is_closed() {
+                return Err(ChannelError::Lost(self.cause()));
             }
             if self.sessions.begin_stream() {
                 break StreamPlace::new(self);
