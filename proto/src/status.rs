@@ -411,4 +411,8 @@ pub struct HostSaved {
     /// The test that was made before saving; absent when none was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<TestReport>,
+    /// What led to an earlier host of that name, which somebody took out of hosts.json by hand, and is taken away now:
+    /// each as a phrase, such as `the grant ci`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken_away: Vec<String>,
 }

@@ -326,6 +326,13 @@ fn saved(context: &Context<'_>, reply: &Reply, done: &str) -> Result<u8, CliErro
         ui.say(&connected(context, test))?;
     }
     ui.say(done)?;
+    if !saved.taken_away.is_empty() {
+        let what = saved.taken_away.join(", ");
+        ui.note(&format!(
+            "What led to an earlier host of this name is taken away: {}",
+            sanitize(&what)
+        ));
+    }
     Ok(0)
 }
 

@@ -1,6 +1,7 @@
 //! `/v1/hosts`: the configured hosts and their state.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -194,8 +195,9 @@ pub(super) async fn add(
         true => Some(verified(&app, &name, &config, &client).await?),
         false => None,
     };
+    let taken_away = take_away_earlier(&app, &name).await?;
     app.hosts.update(insert).await.map_err(ApiError::from)?;
-    let saved = reload(&app, &name, verified).await?;
+    let saved = HostSaved { taken_away, ..reload(&app, &name, verified).await? };
     Ok((StatusCode::CREATED, Json(saved)).into_response())
 }
 
@@ -295,21 +297,53 @@ async fn take_away(app: Arc<App>, name: HostName, headers: HeaderMap) -> ApiResu
         })
         .await
         .map_err(ApiError::from)?;
-    // Another server may have the name next.
-    app.grants.revoke_all(&name);
     let config = app.config.current().config;
     app.reload(&app.hosts.current(), &config).await;
     // After the reload: to a host that is gone none is added any more.
-    let forwards = app.forwards.remove_of_host(&name).await;
-    let socket = app.docker_sockets.close(&name);
+    let cut_off = cut_off(&app, &name).await;
     forget_passwords(&app, name.clone());
-    forwards.and(socket.map(drop)).map_err(|failure| {
+    cut_off.map_err(|failure| {
         let (status, code) = error::unsaved(&failure);
         let detail = format!(
             "Host '{name}' is removed, but what led to it comes back with the next daemon: {failure}."
         );
         ApiError::new(status, code, detail).host(&name)
     })
+}
+
+/// Takes away what leads to a host, or from one: another server may have the name next.
+async fn cut_off(app: &App, name: &HostName) -> io::Result<()> {
+    app.grants.revoke_all(name);
+    let forwards = app.forwards.remove_of_host(name).await;
+    let socket = app.docker_sockets.close(name);
+    forwards.and(socket.map(drop))
+}
+
+/// Takes away what led to an earlier host of that name, if hosts.json has none, and returns it for people. Whoever took
+/// that host out by hand may have put it back; whoever adds one means another.
+async fn take_away_earlier(app: &App, name: &HostName) -> ApiResult<Vec<String>> {
+    if app.hosts.current().file.hosts.contains_key(name) {
+        return Ok(Vec::new());
+    }
+    let grants = app.grants.list().into_iter().filter(|grant| grant.host == *name);
+    let forwards = app.forwards.list().into_iter().filter(|forward| forward.host == *name);
+    let socket = app.docker_sockets.is_wanted(name).then(|| "the Docker socket".to_owned());
+    let earlier: Vec<String> = grants
+        .map(|grant| format!("the grant {}", grant.name))
+        .chain(forwards.map(|forward| format!("the forward at {}", forward.listen)))
+        .chain(socket)
+        .collect();
+    if !earlier.is_empty() {
+        cut_off(app, name).await.map_err(|failure| {
+            let (status, code) = error::unsaved(&failure);
+            let what = earlier.join(", ");
+            let detail = format!(
+                "Host '{name}' is not added: what led to an earlier one of that name ({what}) cannot be taken away: {failure}."
+            );
+            ApiError::new(status, code, detail).host(name)
+        })?;
+    }
+    Ok(earlier)
 }
 
 /// Forgets the passwords of a host that is no more, in the background: the keyring may take long.
@@ -413,5 +447,5 @@ async fn reload(app: &App, name: &HostName, verified: Option<Verified>) -> ApiRe
         status.etag = etag(config);
         status.config = config.clone();
     }
-    Ok(HostSaved { host: status, test })
+    Ok(HostSaved { host: status, test, taken_away: Vec::new() })
 }

@@ -119,6 +119,11 @@ impl DockerSockets {
         Ok(all.remove(name).is_some() || was_wanted)
     }
 
+    /// Returns whether a host, which need not be there, has a socket as soon as it is.
+    pub fn is_wanted(&self, name: &HostName) -> bool {
+        self.wanted().contains(name)
+    }
+
     /// Returns a host's socket, if there is one.
     pub fn path(&self, name: &HostName) -> Option<PathBuf> {
         self.lock().get(name).map(|open| open.file.path().to_owned())

@@ -926,6 +926,33 @@ fn an_edit_by_hand_keeps_what_leads_to_a_host_for_when_it_is_there_again() {
 }
 
 #[test]
+fn a_host_that_is_added_gets_nothing_of_an_earlier_one_that_an_edit_took_out() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let port = port_of(&add(&rig, &["-L", &format!("0:localhost:{}", serve(echo))]));
+    answers(port);
+    rig.occ_ok(&["docker-socket", "--host", "h"]);
+    rig.occ_ok(&["grant", "--host", "h", "--allow", "exec", "--ttl", "2h", "--name", "g"]);
+    rig.write_hosts_json(r#"{"hosts":{}}"#);
+    in_state(&rig, ForwardState::Waiting);
+    // The next daemon remembers them, too.
+    assert!(rig.terminate_daemon().success());
+    rig.start_daemon(&[]);
+
+    let added = rig.run_occ(&["host", "add", "h", "127.0.0.1", "--no-verify"]);
+    assert!(added.status.success(), "{added:?}");
+    let gone =
+        "What led to an earlier host of this name is taken away: the grant g, the forward at";
+    assert!(added.stderr.contains(gone) && added.stderr.contains("the Docker socket"), "{added:?}");
+    assert_eq!((list(&rig), remembered(&rig), grants(&rig)), (vec![], 0, vec![]));
+    assert_eq!(rig.http("GET", "/v1/hosts/h/docker-socket", &[], None).status, 404);
+    // A host in the place of one that is there has what that one had.
+    rig.occ_ok(&["grant", "--host", "h", "--allow", "exec", "--ttl", "2h", "--name", "kept"]);
+    let again = rig.run_occ(&["host", "add", "h", "localhost", "--no-verify", "--force"]);
+    assert!(again.status.success() && !again.stderr.contains("taken away"), "{again:?}");
+    assert_eq!(grants(&rig), ["kept"]);
+}
+
+#[test]
 fn a_port_that_is_the_systems_alone_is_refused_with_another_to_type() {
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     // In most containers all ports are everybody's.
