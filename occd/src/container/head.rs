@@ -86,9 +86,81 @@ pub(super) fn first_line(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned()
 }
 
-/// What Docker tells of that is more than a state: files out of containers, and secrets.
-const KEPT_BACK: [&str; 6] =
-    ["/archive", "/export", "/attach/ws", "/secrets", "/swarm/unlockkey", "/images/get"];
+/// What of the engine only tells a state, in the terms of its API (v1.41 to v1.47) without the version: `*` is a
+/// name, `**` one that may have slashes. Not among them are files out of containers, whole images, secrets, configs and
+/// the tokens of a swarm, nor whatever a later engine adds.
+const READS: [&str; 31] = [
+    "_ping",
+    "version",
+    "info",
+    "events",
+    "system/df",
+    "containers/json",
+    "containers/*/json",
+    "containers/*/top",
+    "containers/*/logs",
+    "containers/*/changes",
+    "containers/*/stats",
+    "exec/*/json",
+    "images/json",
+    "images/search",
+    "images/**/json",
+    "images/**/history",
+    "distribution/**/json",
+    "networks",
+    "networks/*",
+    "volumes",
+    "volumes/*",
+    "plugins",
+    "plugins/**/json",
+    "nodes",
+    "nodes/*",
+    "services",
+    "services/*",
+    "services/*/logs",
+    "tasks",
+    "tasks/*",
+    "tasks/*/logs",
+];
+
+/// Returns whether a path, with or without a version and a query, is one of [`READS`].
+fn only_tells(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let Some(path) = path.strip_prefix('/') else { return false };
+    let path = match path.split_once('/') {
+        Some((version, path)) if is_version(version) => path,
+        _ => path,
+    };
+    let names: Vec<&str> = path.split('/').collect();
+    // An escape could hide a word, and dots could lead elsewhere.
+    let is_plain = |name: &&str| {
+        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-:@+".contains(&byte);
+        !matches!(*name, "" | "." | "..") && name.bytes().all(is_known)
+    };
+    names.iter().all(|name| is_plain(name))
+        && READS.iter().any(|read| is_like(&read.split('/').collect::<Vec<_>>(), &names))
+}
+
+/// Returns whether names are those of a pattern of [`READS`].
+fn is_like(pattern: &[&str], names: &[&str]) -> bool {
+    match (pattern, names) {
+        ([], []) => true,
+        (["**", pattern @ ..], [_, names @ ..]) => {
+            is_like(pattern, names) || is_like(&[&["**"], pattern].concat(), names)
+        }
+        ([one, pattern @ ..], [name, names @ ..]) => {
+            (*one == "*" || one == name) && is_like(pattern, names)
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a word is a version in a path, such as `v1.44`.
+fn is_version(word: &str) -> bool {
+    word.strip_prefix('v').is_some_and(|version| {
+        !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    })
+}
 
 /// Returns the head of a request that changes nothing, written anew and without anything that could be understood
 /// otherwise; the connection ends with its answer. Nothing where it may change something.
@@ -99,18 +171,13 @@ pub(super) fn read_only(bytes: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let (method, path) = (request.method?, request.path?);
-    let is_kept_back = |path: &str| {
-        let plain = path.split('?').next().unwrap_or_default();
-        // An escape could hide a word.
-        plain.contains('%') || KEPT_BACK.iter().any(|word| plain.contains(word))
-    };
     let has_more = request.headers.iter().any(|header| {
         ["upgrade", "transfer-encoding", "expect"]
             .iter()
             .any(|more| header.name.eq_ignore_ascii_case(more))
             || (header.name.eq_ignore_ascii_case("content-length") && header.value != b"0")
     });
-    if !matches!(method, "GET" | "HEAD") || is_kept_back(path) || has_more {
+    if !matches!(method, "GET" | "HEAD") || !only_tells(path) || has_more {
         return None;
     }
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n").into_bytes();
@@ -157,9 +224,7 @@ fn is_ping(path: &str) -> bool {
     let path = path.strip_prefix("http://docker").unwrap_or(path);
     match path.strip_suffix("/_ping") {
         Some("") => true,
-        Some(version) => version.strip_prefix("/v").is_some_and(|version| {
-            !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-        }),
+        Some(version) => version.strip_prefix('/').is_some_and(is_version),
         None => false,
     }
 }
@@ -205,12 +270,43 @@ mod tests {
             "GET /containers/x/attach/ws HTTP/1.1\r\n\r\n",
             "GET /containers/x/archive?path=/etc/shadow HTTP/1.1\r\n\r\n",
             "GET /containers/x/%61rchive?path=/ HTTP/1.1\r\n\r\n",
+            "GET /v1.44/swarm HTTP/1.1\r\n\r\n",
+            "GET /swarm/unlockkey HTTP/1.1\r\n\r\n",
+            "GET /secrets HTTP/1.1\r\n\r\n",
+            "GET /configs/x HTTP/1.1\r\n\r\n",
+            "GET /images/get?names=x HTTP/1.1\r\n\r\n",
+            "GET /v1.44/images/a/b/get HTTP/1.1\r\n\r\n",
+            "GET /images/x/../../swarm/json HTTP/1.1\r\n\r\n",
+            "GET /containers//json HTTP/1.1\r\n\r\n",
+            "GET http://docker/swarm HTTP/1.1\r\n\r\n",
+            "GET /libpod/secrets/json HTTP/1.1\r\n\r\n",
             "GET /containers/json HTTP/1.1\r\nUpgrade: tcp\r\n\r\n",
             "GET /containers/json HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
             "GET /containers/json HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET /containers/json HTTP/1.1\r\nHost:",
         ] {
             assert_eq!(anew(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_tells_a_state_is_known_by_its_path() {
+        for path in [
+            "/version",
+            "/v1.44/info",
+            "/containers/a-b.c/logs?follow=1",
+            "/images/json",
+            "/v1.41/images/registry.example:5000/a/b:1@sha256:0f/json",
+            "/images/a/history",
+            "/distribution/a/b/json",
+            "/networks/x",
+            "/services/x/logs",
+        ] {
+            assert!(only_tells(path), "{path}");
+        }
+        for path in ["", "/", "/v1.44", "/images//json", "/images/**", "/networks/x/y", "/vx/info"]
+        {
+            assert!(!only_tells(path), "{path}");
         }
     }
 
