@@ -78,7 +78,7 @@ pub enum DockerError {
     Forbidden(String),
     /// The server opens no socket, and has no session free for the docker program.
     #[error(
-        "the server opens no socket for it (AllowStreamLocalForwarding), and all of its sessions are in use (MaxSessions)"
+        "the server opens no socket for it (AllowStreamLocalForwarding), and the sessions that stand in for one are all in use (MaxSessions)"
     )]
     Crowded,
     /// It takes connections, and says nothing in all the time it has.

@@ -53,6 +53,8 @@ pub struct Channel {
     program: AtomicBool,
     /// It has a terminal.
     tty: AtomicBool,
+    /// It is a byte stream: what runs on it ends with its input. The docker program, for one, ignores TERM.
+    stream: bool,
     /// What finds the program where the server refuses signals.
     marker: OnceLock<Marker>,
     ended: AtomicBool,
@@ -71,6 +73,7 @@ impl Channel {
             connection,
             program: AtomicBool::new(false),
             tty: AtomicBool::new(false),
+            stream: false,
             marker: OnceLock::new(),
             ended: AtomicBool::new(false),
             background: AtomicBool::new(false),
@@ -372,13 +375,19 @@ impl Drop for Channel {
         };
         raw.inbox.discard();
         let marker = self.marker.take();
-        let place = self.place.take();
+        let (place, stream) = (self.place.take(), self.stream);
         let task_owner = Arc::clone(&connection);
         task_owner.spawn(async move {
             // A session on which nothing was started has nothing to end, and its server waits for ever.
             // A terminal that is closed says to what runs in it that it is gone, where signals do not reach it.
             let at_once = unused || (tty && connection.signal_fault().is_some());
             if !at_once {
+                if stream {
+                    connection.shared().tap.goes(raw.write.id(), "eof", &[]);
+                    if let Err(error) = raw.write.eof().await {
+                        tracing::debug!(%error, "the connection ended before a stream did");
+                    }
+                }
                 let marker = marker.as_ref();
                 wind_down(&connection, &raw.write, &raw.inbox, signals, marker).await;
             }
@@ -473,7 +482,8 @@ impl std::fmt::Debug for ChannelStream {
 }
 
 impl ChannelStream {
-    fn new(channel: Channel, preamble: Option<Preamble>) -> Self {
+    fn new(mut channel: Channel, preamble: Option<Preamble>) -> Self {
+        channel.stream = true;
         let writer = Box::pin(channel.write_half().make_writer());
         let inbox = Arc::clone(&channel.inbox);
         Self {

@@ -35,6 +35,8 @@ struct Books {
     single: bool,
     /// How many of them carry a stream, see [`Sessions::begin_stream`].
     streams: u32,
+    /// How many more carry one that stands by.
+    standing_by: u32,
     /// The most that were open at once on a connection before this one, where the server had refused one more.
     known: Option<u32>,
 }
@@ -50,18 +52,21 @@ impl Books {
 
 /// The place of a stream among the sessions, until dropped.
 #[derive(Debug)]
-pub(super) struct StreamPlace(Arc<super::connection::Connection>);
+pub(super) struct StreamPlace {
+    connection: Arc<super::connection::Connection>,
+    stands_by: bool,
+}
 
 impl Drop for StreamPlace {
     fn drop(&mut self) {
-        self.0.stream_ended();
+        self.connection.stream_ended(self.stands_by);
     }
 }
 
 impl StreamPlace {
     /// Returns one that [`Sessions::begin_stream`] allowed.
-    pub(super) fn new(connection: &Arc<super::connection::Connection>) -> Self {
-        Self(Arc::clone(connection))
+    pub(super) fn new(connection: &Arc<super::connection::Connection>, stands_by: bool) -> Self {
+        Self { connection: Arc::clone(connection), stands_by }
     }
 }
 
@@ -96,19 +101,31 @@ impl Sessions {
     }
 
     /// Returns whether a session may be asked for that carries a stream, which may last for ever, and then
-    /// counts it. One session is left for commands, where the server grants more than one.
-    pub(super) fn begin_stream(&self) -> bool {
+    /// counts it. One session is left for commands, where the server grants more than one. What stands by takes no
+    /// place from the others: who waits for a session has it leave.
+    pub(super) fn begin_stream(&self, stands_by: bool) -> bool {
         let mut books = self.lock();
         let granted = books.granted();
         let share = granted.map_or(STREAMS, |granted| granted.saturating_sub(1).clamp(1, STREAMS));
-        let free = books.streams < share;
-        books.streams += u32::from(free);
-        free
+        if stands_by {
+            let free = books.streams + books.standing_by < share;
+            books.standing_by += u32::from(free);
+            free
+        } else {
+            let free = books.streams < share;
+            books.streams += u32::from(free);
+            free
+        }
     }
 
     /// A session that carried a stream has ended.
-    pub(super) fn stream_ended(&self) {
-        self.lock().streams -= 1;
+    pub(super) fn stream_ended(&self, stands_by: bool) {
+        let mut books = self.lock();
+        if stands_by {
+            books.standing_by -= 1;
+        } else {
+            books.streams -= 1;
+        }
     }
 
     /// Returns the most that were granted at once, where the server has refused one more.
@@ -212,28 +229,40 @@ mod tests {
     #[test]
     fn streams_leave_a_session_to_commands() {
         let sessions = Sessions::default();
-        assert!((0..STREAMS).all(|_| sessions.begin_stream()));
-        assert!(!sessions.begin_stream());
-        sessions.stream_ended();
-        assert!(sessions.begin_stream());
+        assert!((0..STREAMS).all(|_| sessions.begin_stream(false)));
+        assert!(!sessions.begin_stream(false));
+        sessions.stream_ended(false);
+        assert!(sessions.begin_stream(false));
+        // What stands by is no hindrance, and comes last itself.
+        let sessions = Sessions::default();
+        assert!(sessions.begin_stream(true));
+        assert!((0..STREAMS).all(|_| sessions.begin_stream(false)));
+        assert!(!sessions.begin_stream(false) && !sessions.begin_stream(true));
+        sessions.stream_ended(true);
+        sessions.stream_ended(false);
+        assert!(sessions.begin_stream(true) && !sessions.begin_stream(true));
         // What a connection before has found out.
         for (granted, share) in [(1, 1), (2, 1), (4, 3), (100, STREAMS)] {
             let sessions = Sessions::of("OpenSSH_9.2p1", Some(granted));
-            assert_eq!((0..100).filter(|_| sessions.begin_stream()).count(), share as usize);
+            assert_eq!((0..100).filter(|_| sessions.begin_stream(false)).count(), share as usize);
             assert_eq!(sessions.granted_at_most(), Some(granted));
         }
         // It had learned too little.
         let sessions = Sessions::of("OpenSSH_9.2p1", Some(1));
         assert!((0..3).all(|_| sessions.begin(false)));
         (0..3).for_each(|_| sessions.granted());
-        assert!(sessions.begin_stream() && sessions.begin_stream() && !sessions.begin_stream());
+        assert!(
+            sessions.begin_stream(false)
+                && sessions.begin_stream(false)
+                && !sessions.begin_stream(false)
+        );
         assert_eq!(sessions.granted_at_most(), Some(3));
         let sessions = Sessions::default();
         assert!((0..3).all(|_| sessions.begin(false)));
         sessions.granted();
         sessions.granted();
         sessions.refused();
-        assert!(sessions.begin_stream() && !sessions.begin_stream());
+        assert!(sessions.begin_stream(false) && !sessions.begin_stream(false));
         assert_eq!(sessions.granted_at_most(), Some(2));
     }
 

@@ -390,6 +390,20 @@ fn a_stream_holds_the_connection_that_carries_it_and_no_other() {
 }
 
 #[test]
+fn a_connection_is_filled_with_streams_before_another_is_made() {
+    let Some((_engine, _sshd, _link, rig)) = far_engine_behind("busybox:1", || no_sockets(3))
+    else {
+        return;
+    };
+    let socket = open(&rig);
+    // Three sessions: one is left to commands, and who follows the engine's events gives way.
+    let streams = [lasting_stream(&socket), lasting_stream(&socket)];
+    assert_eq!(look(&rig, "h").connects, 1);
+    assert_eq!(rig.occ_ok(&["exec", "--host", "h", "--", "echo", "in"]).trim(), "in");
+    drop(streams);
+}
+
+#[test]
 fn a_line_that_does_not_move_ends_with_words() {
     let Some((engine, _sshd, _link, mut rig)) = far_engine_behind("busybox:1", || no_sockets(2))
     else {

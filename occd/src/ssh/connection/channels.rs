@@ -185,8 +185,8 @@ impl Connection {
             if self.is_closed() {
                 return Err(ChannelError::Lost(self.cause()));
             }
-            if self.sessions.begin_stream() {
-                break StreamPlace::new(self);
+            if self.sessions.begin_stream(stands_by) {
+                break StreamPlace::new(self, stands_by);
             }
             let waited = tokio::select! {
                 waited = timeout(CROWDED, freed) => waited,
@@ -201,8 +201,8 @@ impl Connection {
         Ok(channel)
     }
 
-    pub(in crate::ssh) fn stream_ended(&self) {
-        self.sessions.stream_ended();
+    pub(in crate::ssh) fn stream_ended(&self, stands_by: bool) {
+        self.sessions.stream_ended(stands_by);
         self.stream_freed.notify_waiters();
     }
 
