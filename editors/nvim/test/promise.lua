@@ -55,6 +55,15 @@ function tests.base64_is_its_own_inverse()
   end
 end
 
+function tests.a_digest_is_that_of_any_bytes()
+  local sha256 = require('occ.sha256')
+  local text = ('0123456789abcdef\n\255'):rep(12)
+  for length = 0, #text do
+    same(sha256.lua(text:sub(1, length)), vim.fn.sha256(text:sub(1, length)))
+  end
+  same(sha256.of('a\0a\n'), 'd7cee3817447cbefd274cc685121ce64ace9706c5517ba6939cb44ccd24f93b1')
+end
+
 function tests.the_state_is_known_from_events_and_names_are_completed()
   local occ = require('occ')
   same({ occ.status(), occ.status(host) }, { 'occ: …', 'occ: …' })
@@ -159,6 +168,25 @@ function tests.a_file_is_edited_and_never_over_what_somebody_else_wrote()
   vim.cmd('write!')
   same(read(path), '4\nzwei ü\nthree\n')
   failed = {}
+  vim.cmd('bwipeout!')
+end
+
+function tests.what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes()
+  local path = dir .. '/nul'
+  write(path, 'a\0a\n')
+  local time = vim.loop.fs_stat(path).mtime.sec
+  vim.loop.fs_utime(path, time, time)
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  write(path, 'b\0b\n')
+  vim.loop.fs_utime(path, time, time)
+  vim.bo.modified = true
+  vim.cmd('write')
+  same(read(path), 'b\0b\n')
+  assert(failed[1]:find('has changed there since it was read; nothing was written', 1, true), vim.inspect(failed))
+  failed = {}
+  -- As it was written from here it may be written over.
+  vim.cmd('write! | set modified | write')
+  same({ read(path), failed }, { 'a\0a\n', {} })
   vim.cmd('bwipeout!')
 end
 
@@ -321,10 +349,12 @@ end
 
 local order = {
   'base64_is_its_own_inverse',
+  'a_digest_is_that_of_any_bytes',
   'the_state_is_known_from_events_and_names_are_completed',
   'output_comes_as_it_is_written_into_a_buffer',
   'output_goes_into_the_quickfix_list_with_the_hosts_files',
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
+  'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',
   'bytes_and_ends_of_lines_stay_as_they_are',
   'a_long_file_is_written',
   'nothing_is_waited_for_that_cannot_come',

@@ -3,6 +3,7 @@
 
 local base64 = require('occ.base64')
 local rpc = require('occ.rpc')
+local sha256 = require('occ.sha256')
 local bit = require('bit')
 
 local M = {}
@@ -36,11 +37,6 @@ local function afterwards(say, text)
     vim.cmd('redraw')
     say(text)
   end)
-end
-
---- Returns the SHA-256 of bytes; nothing for bytes that are no text to Vim.
-local function sha256(bytes)
-  return not bytes:find('%z') and vim.fn.sha256(bytes) or nil
 end
 
 --- Returns what a buffer would be as a file.
@@ -133,7 +129,7 @@ function M.read(buffer, name)
   else
     local text = table.concat(vim.tbl_map(base64.decode, pieces))
     vim.b[buffer].occ_etag = answer.headers.etag
-    vim.b[buffer].occ_sha256 = sha256(text)
+    vim.b[buffer].occ_sha256 = sha256.of(text)
     vim.b[buffer].occ_new = false
     show(buffer, text)
   end
@@ -161,7 +157,7 @@ function M.write(buffer, name, force)
     if is_own and not vim.b[buffer].occ_new then
       headers['if-match'] = vim.b[buffer].occ_etag
       -- A tag has whole seconds, within which as much may have been written.
-      query = vim.b[buffer].occ_sha256 and ('?if_sha256=' .. vim.b[buffer].occ_sha256) or ''
+      query = '?if_sha256=' .. vim.b[buffer].occ_sha256
     else
       headers['if-none-match'] = '*'
     end
@@ -176,7 +172,7 @@ function M.write(buffer, name, force)
   end
   if is_own then
     vim.b[buffer].occ_etag = answer.headers.etag or (answer.body or {}).etag
-    vim.b[buffer].occ_sha256 = sha256(text)
+    vim.b[buffer].occ_sha256 = sha256.of(text)
     vim.b[buffer].occ_new = false
     vim.b[buffer].occ_empty = text == ''
     vim.bo[buffer].modified = false
