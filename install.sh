@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs occ and occd for one user, with completions, man pages and the unit for systemd; from a checkout, which it
-# builds, or from an unpacked archive. Run again, it replaces what it installed. hosts.json, occd.toml and what occd
-# remembers are never touched.
+# builds, or from an unpacked archive. Run again, it replaces what it installed, and nothing else. hosts.json, occd.toml
+# and what occd remembers are never touched.
 set -eu
 
 usage() {
@@ -53,6 +53,42 @@ if [ -z "$prefix" ]; then
 fi
 list=$prefix/share/occ/installed
 
+# Prints a line of the list, for a file's name and its bytes from standard input: checksum, length, name. An older version
+# wrote down names alone.
+line() {
+    printf '%s %s\n' "$(cksum)" "$1"
+}
+
+# Prints the names of what is installed.
+listed() {
+    [ ! -f "$list" ] || sed 's/^[0-9][0-9]* [0-9][0-9]* //' "$list" | LC_ALL=C sort -u
+}
+
+# Tells whether a file is as it was installed.
+is_ours() {
+    [ -f "$list" ] && [ -f "$prefix/$1" ] || return 1
+    grep -qxF -- "$1" "$list" || grep -qxF -- "$(line "$1" <"$prefix/$1")" "$list"
+}
+
+# Tells whether something else has that name.
+is_another() {
+    { [ -e "$prefix/$1" ] || [ -L "$prefix/$1" ]; } && ! is_ours "$1"
+}
+
+# Stops where something else has one of the names that are read.
+keep_off() {
+    others=$(while IFS= read -r file; do
+        ! is_another "$file" || echo "$prefix/$file"
+    done)
+    [ -n "$others" ] || return 0
+    echo "$others" | while IFS= read -r file; do
+        echo "Error: $file is there and not occ's: nothing is written over it." >&2
+    done
+    file=$(echo "$others" | sed 1q)
+    echo "hint: mv '$file' '$file.old'; or --prefix DIR installs elsewhere" >&2
+    exit 1
+}
+
 # Writes down what is installed.
 record() {
     cat >"$list.new"
@@ -74,7 +110,8 @@ if [ -n "$uninstall" ]; then
         exit 0
     fi
     # It goes on without its file, and nothing else could end it by name.
-    pid=$("$prefix/bin/occ" daemon status 2>/dev/null || true)
+    pid=
+    ! is_ours bin/occ || pid=$("$prefix/bin/occ" daemon status 2>/dev/null || true)
     case $pid in
     *"is running: process "*)
         pid=${pid#*"is running: process "}
@@ -91,9 +128,13 @@ if [ -n "$uninstall" ]; then
         /*) pid= ;;
         esac
     fi
-    while IFS= read -r file; do
-        take_away "$file"
-    done <"$list"
+    listed | while IFS= read -r file; do
+        if is_another "$file"; then
+            echo "$prefix/$file is not occ's, and stays."
+        else
+            take_away "$file"
+        fi
+    done
     take_away share/occ/installed
     echo "Removed occ and occd from $prefix. hosts.json, occd.toml and what occd remembers stay."
     [ -z "$pid" ] || echo "occd still runs: kill $pid ends it."
@@ -111,6 +152,8 @@ case $prefix in
 *\\*) impossible "\\" ;;
 esac
 
+# Before minutes of building.
+printf 'bin/occ\nbin/occd\n' | keep_off
 if [ -x "$here/bin/occ" ] && [ -x "$here/bin/occd" ]; then
     tree=$here
 else
@@ -126,20 +169,25 @@ else
 fi
 
 new=$(cd "$tree" && find bin share -type f | LC_ALL=C sort)
-old=
-[ ! -f "$list" ] || old=$(cat "$list")
-# First of all, so that --uninstall takes away what a failure leaves behind.
-mkdir -p "$prefix/share/occ"
-{ [ -z "$old" ] || echo "$old"; echo "$new"; } | LC_ALL=C sort -u | record
+echo "$new" | keep_off
 # As a word of a unit (systemd.syntax(7)), and that in a replacement of sed's.
 occd=$(printf '%s\n' "$prefix/bin/occd" | sed 's/%/%%/g; s/[&|]/\\&/g')
+# Prints a file as it is installed.
+content() {
+    case $1 in
+    share/systemd/*) sed "s|^ExecStart=.*|ExecStart=\"$occd\"|" "$tree/$1" ;;
+    *) cat "$tree/$1" ;;
+    esac
+}
+lines=$(echo "$new" | while IFS= read -r file; do content "$file" | line "$file"; done)
+old=$(listed)
+# First of all, so that --uninstall takes away what a failure leaves behind.
+mkdir -p "$prefix/share/occ"
+{ [ -z "$old" ] || cat "$list"; echo "$lines"; } | LC_ALL=C sort -u | record
 echo "$new" | while IFS= read -r file; do
     mkdir -p "$prefix/$(dirname "$file")"
     # A new file: a running program cannot be written to.
-    case $file in
-    share/systemd/*) sed "s|^ExecStart=.*|ExecStart=\"$occd\"|" "$tree/$file" >"$prefix/$file.new" ;;
-    *) cp "$tree/$file" "$prefix/$file.new" ;;
-    esac
+    content "$file" >"$prefix/$file.new"
     case $file in
     bin/*) chmod 755 "$prefix/$file.new" ;;
     *) chmod 644 "$prefix/$file.new" ;;
@@ -148,9 +196,9 @@ echo "$new" | while IFS= read -r file; do
 done
 # What an older version had and this one has no more.
 echo "$old" | while IFS= read -r file; do
-    [ -z "$file" ] || echo "$new" | grep -qxF -- "$file" || take_away "$file"
+    [ -z "$file" ] || echo "$new" | grep -qxF -- "$file" || is_another "$file" || take_away "$file"
 done
-echo "$new" | record
+echo "$lines" | record
 
 version=$("$prefix/bin/occ" --version)
 [ -z "$old" ] && did="Installed" || did="Replaced what was installed:"

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -393,6 +393,76 @@ fn what_was_begun_and_failed_can_be_taken_away() {
     fs::remove_dir(in_the_way).unwrap();
     assert!(install(&["--uninstall"]).status.success());
     assert!(!prefix.exists() || files(&prefix).is_empty(), "{:?}", files(&prefix));
+}
+
+#[test]
+fn what_is_not_ours_is_neither_written_over_nor_taken_away() {
+    let place = Place::new("theirs");
+    let tree = unpacked(&place);
+    let prefix = place.join("prefix");
+    let install = |args: &[&str]| {
+        let mut command = command(tree.join("install.sh"));
+        let output = command.arg("--prefix").arg(&prefix).args(args).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let refused = |file: &Path| {
+        let before = files(&prefix);
+        let (code, said) = install(&[]);
+        let file = file.display();
+        let words = format!("Error: {file} is there and not occ's: nothing is written over it.\n");
+        assert!(code == Some(1) && said.contains(&words), "{said}");
+        assert!(
+            said.ends_with(&format!(
+                "hint: mv '{file}' '{file}.old'; or --prefix DIR installs elsewhere\n"
+            )),
+            "{said}"
+        );
+        assert_eq!(files(&prefix), before);
+    };
+    let (occ, unit) = (prefix.join("bin/occ"), prefix.join("share/systemd/user/occd.service"));
+    let put = |file: &Path, text: &str| {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    };
+    put(&occ, "theirs");
+    refused(&occ);
+    assert_eq!(fs::read_to_string(&occ).unwrap(), "theirs");
+    // The way that was named.
+    let old = prefix.join("bin/occ.old");
+    fs::rename(&occ, &old).unwrap();
+    put(&unit, "theirs");
+    refused(&unit);
+    fs::remove_file(&unit).unwrap();
+    symlink(place.join("nowhere"), &unit).unwrap();
+    refused(&unit);
+    fs::remove_file(&unit).unwrap();
+    assert_eq!(install(&[]).0, Some(0));
+
+    // Another version of ours is replaced, and so is what one that wrote down names alone had put there.
+    let version = |text: &str| put(&tree.join("bin/occ"), &format!("#!/bin/sh\necho {text}\n"));
+    version("occ 2.0");
+    let (code, said) = install(&[]);
+    assert!(code == Some(0) && said.contains("Replaced what was installed: occ 2.0"), "{said}");
+    let list = prefix.join("share/occ/installed");
+    let lines = fs::read_to_string(&list).unwrap();
+    let names = lines.lines().map(|line| format!("{}\n", line.rsplit(' ').next().unwrap()));
+    fs::write(&list, names.collect::<String>()).unwrap();
+    put(&occ, "an older one of ours");
+    let (code, said) = install(&[]);
+    assert!(code == Some(0) && said.contains("occ 2.0"), "{said}");
+    assert_eq!(fs::read_to_string(&list).unwrap(), lines);
+
+    // Somebody else's has taken its place meanwhile, and is not asked for a daemon either.
+    put(&occ, &format!("#!/bin/sh\ntouch {}\n", place.join("ran").display()));
+    refused(&occ);
+    let (code, said) = install(&["--uninstall"]);
+    assert!(
+        code == Some(0) && said.contains(&format!("{} is not occ's, and stays.", occ.display())),
+        "{said}"
+    );
+    assert_eq!(files(&prefix), ["bin/occ", "bin/occ.old"]);
+    assert!(!place.join("ran").exists());
 }
 
 #[test]
