@@ -202,6 +202,42 @@ function tests.bytes_and_ends_of_lines_stay_as_they_are()
   vim.cmd('bwipeout!')
 end
 
+function tests.a_name_that_was_not_read_is_a_new_file()
+  local path = dir .. '/named'
+  local function name(suffix)
+    return 'occ://' .. host .. '/' .. path .. suffix
+  end
+  write(path, 'one\n')
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  vim.cmd('saveas ' .. name('.as'))
+  same({ read(path .. '.as'), failed, vim.bo.modified }, { 'one\n', {}, false })
+  -- From then on its tag is known.
+  vim.api.nvim_buf_set_lines(0, 0, -1, false, { 'two' })
+  vim.cmd('write')
+  same({ read(path .. '.as'), failed }, { 'two\n', {} })
+  vim.cmd('file ' .. name('.file') .. ' | write')
+  same({ read(path .. '.file'), failed }, { 'two\n', {} })
+  -- One that is there stays, also the second time.
+  write(path .. '.theirs', 'theirs\n')
+  vim.cmd('saveas ' .. name('.theirs'))
+  vim.cmd('write')
+  same(read(path .. '.theirs'), 'theirs\n')
+  same(#failed, 2)
+  for _, why in ipairs(failed) do
+    assert(why:find('is there already; nothing was written', 1, true), why)
+  end
+  vim.cmd('write!')
+  same(read(path .. '.theirs'), 'two\n')
+  same(read(path), 'one\n')
+  vim.cmd('bwipeout!')
+  failed = {}
+  -- The same from a file of this machine.
+  vim.cmd('edit ' .. path .. ' | saveas ' .. name('.here'))
+  same({ read(path .. '.here'), failed }, { 'one\n', {} })
+  same(require('occ').status(), host .. ' connected')
+  vim.cmd('bwipeout!')
+end
+
 function tests.a_long_file_is_written()
   local path = dir .. '/long'
   local line = string.rep('0123456789abcde', 1024 * 1024 / 15)
@@ -356,6 +392,7 @@ local order = {
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
   'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',
   'bytes_and_ends_of_lines_stay_as_they_are',
+  'a_name_that_was_not_read_is_a_new_file',
   'a_long_file_is_written',
   'nothing_is_waited_for_that_cannot_come',
   'a_file_that_may_not_be_written_is_read_only',

@@ -100,6 +100,19 @@ local function set_readonly(buffer, readonly)
   vim.b[buffer].occ_readonly = readonly
 end
 
+--- Notes what is known of the file of that name; of another name of the same buffer nothing is known. `file` has its
+--- entity tag and its digest, or `is_new`, or `is_unread`.
+local function note(buffer, name, file)
+  file.name = name
+  vim.b[buffer].occ_file = file
+end
+
+--- Returns what is known of the file of that name.
+local function known(buffer, name)
+  local file = vim.b[buffer].occ_file
+  return file and file.name == name and file or { is_new = true }
+end
+
 --- Reads the file of a buffer into it (BufReadCmd).
 function M.read(buffer, name)
   local host, path = M.parse(name)
@@ -116,25 +129,20 @@ function M.read(buffer, name)
   })
   local why = answer.problem
   if why and why.code == 'file_not_found' then
-    vim.b[buffer].occ_etag = nil
-    vim.b[buffer].occ_sha256 = nil
-    vim.b[buffer].occ_new = true
+    note(buffer, name, { is_new = true })
     show(buffer, '')
     afterwards(vim.notify, '"' .. host .. ':' .. path .. '" [New]')
   elseif why then
     -- What is shown is not the file, and must not become it.
     set_readonly(buffer, true)
-    vim.b[buffer].occ_unread = true
+    note(buffer, name, { is_unread = true })
     return afterwards(fail, host .. ':' .. path .. ': ' .. why.detail)
   else
     local text = table.concat(vim.tbl_map(base64.decode, pieces))
-    vim.b[buffer].occ_etag = answer.headers.etag
-    vim.b[buffer].occ_sha256 = sha256.of(text)
-    vim.b[buffer].occ_new = false
+    note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(text) })
     show(buffer, text)
   end
   set_readonly(buffer, is_locked(answer.headers['occ-file-mode']))
-  vim.b[buffer].occ_unread = false
   vim.b[buffer].occ_host = host
   vim.api.nvim_buf_call(buffer, function()
     vim.cmd('silent! doautocmd <nomodeline> BufReadPost')
@@ -147,19 +155,19 @@ function M.write(buffer, name, force)
   if not host then
     return fail(name .. ' is not occ://HOST/PATH')
   end
-  local is_own = name == vim.api.nvim_buf_get_name(buffer)
-  if is_own and vim.b[buffer].occ_unread then
+  local file = known(buffer, name)
+  if file.is_unread then
     return fail(host .. ':' .. path .. ' could not be read, and is not written; :e reads it again')
   end
   local text = bytes_of(buffer)
   local headers, query = { ['content-type'] = 'application/octet-stream' }, ''
   if not force then
-    if is_own and not vim.b[buffer].occ_new then
-      headers['if-match'] = vim.b[buffer].occ_etag
-      -- A tag has whole seconds, within which as much may have been written.
-      query = '?if_sha256=' .. vim.b[buffer].occ_sha256
-    else
+    if file.is_new then
       headers['if-none-match'] = '*'
+    else
+      headers['if-match'] = file.etag
+      -- A tag has whole seconds, within which as much may have been written.
+      query = '?if_sha256=' .. file.sha256
     end
   end
   local answer = rpc.wait({ method = 'PUT', path = url(host, path, query), headers = headers }, { upload = text })
@@ -170,10 +178,9 @@ function M.write(buffer, name, force)
   elseif why then
     return fail(host .. ':' .. path .. ': ' .. why.detail .. ' Nothing is known to be written.')
   end
-  if is_own then
-    vim.b[buffer].occ_etag = answer.headers.etag or (answer.body or {}).etag
-    vim.b[buffer].occ_sha256 = sha256.of(text)
-    vim.b[buffer].occ_new = false
+  if name == vim.api.nvim_buf_get_name(buffer) then
+    note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })
+    vim.b[buffer].occ_host = host
     vim.b[buffer].occ_empty = text == ''
     vim.bo[buffer].modified = false
   end
