@@ -238,6 +238,28 @@ function tests.a_name_that_was_not_read_is_a_new_file()
   vim.cmd('bwipeout!')
 end
 
+function tests.what_is_left_of_an_emptied_buffer_is_as_in_vim()
+  local here, there = dir .. '/empty', dir .. '/emptied'
+  for text, edits in pairs({
+    ['one\ntwo\n'] = { '%delete', '%delete | undo', 'normal! dG', 'call setline(1, "") | 2delete' },
+    ['no end'] = { '%delete' },
+    [''] = { 'set modified', 'normal! ix', 'execute "normal! ix" | normal! x', 'normal! ox' },
+  }) do
+    for _, edit in ipairs(edits) do
+      local left = {}
+      for path, name in pairs({ [here] = here, [there] = 'occ://' .. host .. '/' .. there }) do
+        write(path, text)
+        vim.cmd('edit! ' .. name)
+        vim.cmd('silent ' .. edit)
+        vim.cmd('write')
+        left[path] = read(path)
+        vim.cmd('bwipeout!')
+      end
+      same({ edit, left[there], failed }, { edit, left[here], {} })
+    end
+  end
+end
+
 function tests.a_long_file_is_written()
   local path = dir .. '/long'
   local line = string.rep('0123456789abcde', 1024 * 1024 / 15)
@@ -393,6 +415,7 @@ local order = {
   'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',
   'bytes_and_ends_of_lines_stay_as_they_are',
   'a_name_that_was_not_read_is_a_new_file',
+  'what_is_left_of_an_emptied_buffer_is_as_in_vim',
   'a_long_file_is_written',
   'nothing_is_waited_for_that_cannot_come',
   'a_file_that_may_not_be_written_is_read_only',

@@ -39,11 +39,16 @@ local function afterwards(say, text)
   end)
 end
 
+--- Returns whether a buffer has not even the one empty line that is shown.
+local function has_no_line(buffer)
+  return vim.api.nvim_buf_call(buffer, vim.fn.wordcount).bytes == 0
+end
+
 --- Returns what a buffer would be as a file.
 local function bytes_of(buffer)
   local ending = vim.bo[buffer].fileformat == 'dos' and '\r\n' or '\n'
   local lines = vim.api.nvim_buf_get_lines(buffer, 0, -1, false)
-  if #lines == 1 and lines[1] == '' and vim.b[buffer].occ_empty then
+  if #lines == 1 and lines[1] == '' and has_no_line(buffer) then
     return ''
   end
   local last = (vim.bo[buffer].endofline or (vim.bo[buffer].fixendofline and not vim.bo[buffer].binary)) and ending or ''
@@ -51,10 +56,9 @@ local function bytes_of(buffer)
 end
 
 local function show(buffer, text)
-  vim.b[buffer].occ_empty = text == ''
   local has_end = text:sub(-1) == '\n' or text == ''
   local lines = vim.split(text, '\n', { plain = true })
-  if has_end and #lines > 1 then
+  if has_end then
     table.remove(lines)
   end
   local is_dos = text:find('\r\n', 1, true) ~= nil
@@ -181,7 +185,6 @@ function M.write(buffer, name, force)
   if name == vim.api.nvim_buf_get_name(buffer) then
     note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })
     vim.b[buffer].occ_host = host
-    vim.b[buffer].occ_empty = text == ''
     vim.bo[buffer].modified = false
   end
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
