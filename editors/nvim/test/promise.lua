@@ -398,6 +398,17 @@ function tests.it_works_again_after_the_daemon_was_stopped_and_does_not_start_it
   vim.cmd('bwipeout!')
 end
 
+function tests.a_file_is_read_though_the_daemon_was_killed()
+  local path = dir .. '/a.c'
+  for _ = 1, 3 do
+    local status = vim.fn.system({ 'occ', 'daemon', 'status' })
+    vim.loop.kill(tonumber(status:match('process (%d+)')), 'sigkill')
+    vim.cmd('OccOpen ' .. host .. ':' .. path)
+    same({ lines(), vim.bo.readonly }, { { 'one', 'two', 'three' }, false })
+    vim.cmd('bwipeout!')
+  end
+end
+
 function tests.checkhealth_says_that_it_works()
   vim.cmd('checkhealth occ')
   local text = table.concat(lines(), '\n')
@@ -422,6 +433,7 @@ local order = {
   'a_new_file_is_made_and_one_that_cannot_be_read_is_not_written',
   'what_a_login_needs_is_asked_here',
   'it_works_again_after_the_daemon_was_stopped_and_does_not_start_it_by_itself',
+  'a_file_is_read_though_the_daemon_was_killed',
   'checkhealth_says_that_it_works',
 }
 same(#order, #vim.tbl_keys(tests))

@@ -117,6 +117,25 @@ local function known(buffer, name)
   return file and file.name == name and file or { is_new = true }
 end
 
+--- Asks for a file, and returns the answer and its bytes. A daemon that went away meanwhile takes nothing along, and the
+--- next request starts another.
+local function get(host, path)
+  local pieces, answer
+  for _ = 1, 2 do
+    pieces = {}
+    answer = rpc.wait({ method = 'GET', path = url(host, path) }, {
+      event = function(event)
+        pieces[#pieces + 1] = event.data_b64
+      end,
+    })
+    local why = answer.problem
+    if not (why and why.code == 'daemon_unreachable' and why.retryable) then
+      break
+    end
+  end
+  return answer, table.concat(vim.tbl_map(base64.decode, pieces))
+end
+
 --- Reads the file of a buffer into it (BufReadCmd).
 function M.read(buffer, name)
   local host, path = M.parse(name)
@@ -125,12 +144,7 @@ function M.read(buffer, name)
   end
   vim.bo[buffer].buftype = 'acwrite'
   vim.bo[buffer].swapfile = false
-  local pieces = {}
-  local answer = rpc.wait({ method = 'GET', path = url(host, path) }, {
-    event = function(event)
-      pieces[#pieces + 1] = event.data_b64
-    end,
-  })
+  local answer, text = get(host, path)
   local why = answer.problem
   if why and why.code == 'file_not_found' then
     note(buffer, name, { is_new = true })
@@ -142,7 +156,6 @@ function M.read(buffer, name)
     note(buffer, name, { is_unread = true })
     return afterwards(fail, host .. ':' .. path .. ': ' .. why.detail)
   else
-    local text = table.concat(vim.tbl_map(base64.decode, pieces))
     note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(text) })
     show(buffer, text)
   end
