@@ -409,6 +409,26 @@ function tests.a_file_is_read_though_the_daemon_was_killed()
   end
 end
 
+function tests.a_host_that_was_disconnected_is_said_with_the_way_back()
+  local path = dir .. '/a.c'
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  vim.fn.system({ 'occ', 'disconnect', '--host', host })
+  same(vim.v.shell_error, 0)
+  vim.cmd('set modified | write')
+  local way = host .. ' is disconnected on request%. .*`occ connect %-%-host ' .. host .. '` connects it%.'
+  assert(failed[1]:find(way), vim.inspect(failed))
+  vim.cmd('OccExec ' .. host .. ' -- true')
+  wait('why it does not run', function()
+    return said[#said]:find(way)
+  end)
+  vim.cmd('bwipeout!')
+  failed = {}
+  vim.fn.system({ 'occ', 'connect', '--host', host })
+  vim.cmd('write')
+  same({ failed, vim.bo.modified }, { {}, false })
+  vim.cmd('bwipeout!')
+end
+
 function tests.checkhealth_says_that_it_works()
   vim.cmd('checkhealth occ')
   local text = table.concat(lines(), '\n')
@@ -434,6 +454,7 @@ local order = {
   'what_a_login_needs_is_asked_here',
   'it_works_again_after_the_daemon_was_stopped_and_does_not_start_it_by_itself',
   'a_file_is_read_though_the_daemon_was_killed',
+  'a_host_that_was_disconnected_is_said_with_the_way_back',
   'checkhealth_says_that_it_works',
 }
 same(#order, #vim.tbl_keys(tests))

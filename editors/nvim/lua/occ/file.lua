@@ -154,7 +154,7 @@ function M.read(buffer, name)
     -- What is shown is not the file, and must not become it.
     set_readonly(buffer, true)
     note(buffer, name, { is_unread = true })
-    return afterwards(fail, host .. ':' .. path .. ': ' .. why.detail)
+    return afterwards(fail, host .. ':' .. path .. ': ' .. rpc.reason(why))
   else
     note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(text) })
     show(buffer, text)
@@ -193,7 +193,7 @@ function M.write(buffer, name, force)
     local what = why.code == 'file_changed' and ' has changed there since it was read' or ' is there already'
     return fail(host .. ':' .. path .. what .. '; nothing was written. :e! reads it, :w! overwrites it')
   elseif why then
-    return fail(host .. ':' .. path .. ': ' .. why.detail .. ' Nothing is known to be written.')
+    return fail(host .. ':' .. path .. ': ' .. rpc.reason(why) .. ' Nothing is known to be written.')
   end
   if name == vim.api.nvim_buf_get_name(buffer) then
     note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })

@@ -210,6 +210,12 @@ function M.wait(request, handlers, silence)
   return answer
 end
 
+--- Returns what a problem says, and the way out where there is one line for it.
+function M.reason(why)
+  local way = why.code == 'host_stopped' and why.host and (' `occ connect --host ' .. why.host .. '` connects it.')
+  return why.detail .. (way or '')
+end
+
 --- Returns the process's job, for :checkhealth and tests.
 function M.job()
   return job
