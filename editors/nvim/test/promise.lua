@@ -260,6 +260,51 @@ function tests.what_is_left_of_an_emptied_buffer_is_as_in_vim()
   end
 end
 
+function tests.the_encoding_and_the_ends_of_lines_are_those_that_were_set()
+  local path = dir .. '/encoded'
+  write(path, 'ü\n')
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  vim.cmd('setlocal fileencoding=latin1 | write')
+  same({ read(path), failed, vim.bo.modified }, { '\252\n', {}, false })
+  -- What was written there is what is known of it.
+  vim.cmd('write')
+  same({ read(path), failed }, { '\252\n', {} })
+  vim.cmd('write ++enc=utf-8')
+  same({ read(path), failed }, { 'ü\n', {} })
+  vim.cmd('write')
+  -- What it has no letter for is not written as another one.
+  vim.api.nvim_buf_set_lines(0, 0, -1, false, { '€' })
+  vim.cmd('write!')
+  same({ read(path), vim.bo.modified }, { '\252\n', true })
+  assert(failed[1]:find("cannot be written in latin1", 1, true), vim.inspect(failed))
+  failed = {}
+  -- It is read in the encoding that is named, else as it is.
+  vim.cmd('edit! ++enc=latin1')
+  same({ lines(), vim.bo.fileencoding, vim.bo.modified }, { { 'ü' }, 'latin1', false })
+  vim.cmd('set modified | write')
+  same({ read(path), failed }, { '\252\n', {} })
+  vim.cmd('edit!')
+  same({ lines(), vim.bo.fileencoding }, { { '\252' }, '' })
+  vim.cmd('set modified | write')
+  same({ read(path), failed }, { '\252\n', {} })
+  vim.cmd('setlocal fileencoding= fileformat=mac | write')
+  same({ read(path), failed }, { '\252\r', {} })
+  vim.cmd('setlocal fileencoding=utf-16le | call setline(1, "ü") | write')
+  same(read(path), '\252\r')
+  assert(failed[1]:find("cannot be written in utf-16le; nothing was written", 1, true), vim.inspect(failed))
+  failed = {}
+  -- What is not in it is not shown as if it were, nor written.
+  vim.cmd('edit! ++enc=euc-jp')
+  wait('why it cannot be read', function()
+    return #failed > 0
+  end)
+  assert(failed[1]:find('cannot be read as euc-jp', 1, true), vim.inspect(failed))
+  vim.cmd('write!')
+  same(read(path), '\252\r')
+  failed = {}
+  vim.cmd('bwipeout!')
+end
+
 function tests.a_long_file_is_written()
   local path = dir .. '/long'
   local line = string.rep('0123456789abcde', 1024 * 1024 / 15)
@@ -447,6 +492,7 @@ local order = {
   'bytes_and_ends_of_lines_stay_as_they_are',
   'a_name_that_was_not_read_is_a_new_file',
   'what_is_left_of_an_emptied_buffer_is_as_in_vim',
+  'the_encoding_and_the_ends_of_lines_are_those_that_were_set',
   'a_long_file_is_written',
   'nothing_is_waited_for_that_cannot_come',
   'a_file_that_may_not_be_written_is_read_only',

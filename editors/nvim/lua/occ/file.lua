@@ -10,6 +10,7 @@ local M = {}
 
 -- Of the permissions of a file (POSIX, S_IWUSR).
 local OWNER_WRITES = 128
+local ENDINGS = { unix = '\n', dos = '\r\n', mac = '\r' }
 
 --- Returns host and path of a buffer's name.
 function M.parse(name)
@@ -44,9 +45,31 @@ local function has_no_line(buffer)
   return vim.api.nvim_buf_call(buffer, vim.fn.wordcount).bytes == 0
 end
 
---- Returns what a buffer would be as a file.
+local function is_utf8(encoding)
+  return encoding == '' or encoding:find('^utf%-?8$')
+end
+
+--- Returns text in another encoding; nothing where it would not be the same when it comes back. Neovim 0.7 converts no NUL,
+--- and takes every encoding of Unicode for UTF-8.
+local function convert(text, from, to)
+  if is_utf8(from) and is_utf8(to) then
+    return text
+  end
+  if text:find('%z') or vim.fn.iconv('ü', from, to) == 'ü' then
+    return nil
+  end
+  local converted = vim.fn.iconv(text, from, to)
+  return vim.fn.iconv(converted, to, from) == text and converted or nil
+end
+
+--- Returns the encoding that the command names (++enc).
+local function named_encoding()
+  return vim.v.cmdarg:match('%+%+enc=(%S+)')
+end
+
+--- Returns what a buffer would be as a file, in UTF-8.
 local function bytes_of(buffer)
-  local ending = vim.bo[buffer].fileformat == 'dos' and '\r\n' or '\n'
+  local ending = ENDINGS[vim.bo[buffer].fileformat]
   local lines = vim.api.nvim_buf_get_lines(buffer, 0, -1, false)
   if #lines == 1 and lines[1] == '' and has_no_line(buffer) then
     return ''
@@ -144,8 +167,13 @@ function M.read(buffer, name)
   end
   vim.bo[buffer].buftype = 'acwrite'
   vim.bo[buffer].swapfile = false
-  local answer, text = get(host, path)
+  local answer, bytes = get(host, path)
   local why = answer.problem
+  local encoding = named_encoding() or ''
+  local text = convert(bytes, encoding, 'utf-8')
+  if not why and not text then
+    why = { detail = 'It cannot be read as ' .. encoding .. '.' }
+  end
   if why and why.code == 'file_not_found' then
     note(buffer, name, { is_new = true })
     show(buffer, '')
@@ -156,7 +184,8 @@ function M.read(buffer, name)
     note(buffer, name, { is_unread = true })
     return afterwards(fail, host .. ':' .. path .. ': ' .. rpc.reason(why))
   else
-    note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(text) })
+    note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(bytes) })
+    vim.bo[buffer].fileencoding = encoding
     show(buffer, text)
   end
   set_readonly(buffer, is_locked(answer.headers['occ-file-mode']))
@@ -176,7 +205,11 @@ function M.write(buffer, name, force)
   if file.is_unread then
     return fail(host .. ':' .. path .. ' could not be read, and is not written; :e reads it again')
   end
-  local text = bytes_of(buffer)
+  local encoding = named_encoding() or vim.bo[buffer].fileencoding
+  local text = convert(bytes_of(buffer), 'utf-8', vim.bo[buffer].binary and '' or encoding)
+  if not text then
+    return fail(host .. ':' .. path .. ' cannot be written in ' .. encoding .. '; nothing was written')
+  end
   local headers, query = { ['content-type'] = 'application/octet-stream' }, ''
   if not force then
     if file.is_new then
