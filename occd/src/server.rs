@@ -297,6 +297,7 @@ async fn client(
         let (router, turn) = (router.clone(), turn.clone());
         request.extensions_mut().insert(passed.clone());
         request.extensions_mut().insert(asker.clone());
+        request.extensions_mut().insert(turn.clone());
         async move {
             let response: Result<_, Infallible> = router.oneshot(request.map(Body::new)).await;
             response.map(|response| turn.answer(response))

@@ -109,6 +109,11 @@ impl Turn {
         self.0.late.store(true, Ordering::Release);
     }
 
+    /// Ends the connection of a stream once it is flushed: what its client still sends is read first.
+    pub fn end(&self) {
+        self.0.ends.store(true, Ordering::Release);
+    }
+
     /// A request is being answered.
     pub fn begin(&self) {
         self.0.heard.store(false, Ordering::Release);
@@ -420,7 +425,14 @@ impl AsyncWrite for Wire {
         // hyper has written all that it has before it flushes.
         self.turn.sent();
         self.check_reader(cx)?;
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        let state = &self.turn.0;
+        let is_stream = state.at.load(Ordering::Acquire) == STREAM;
+        // Nobody shuts a stream down: it is dropped.
+        match is_stream && state.ends.load(Ordering::Acquire) {
+            true => self.poll_shutdown(cx),
+            false => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -103,6 +103,7 @@ mod trust;
 mod turns;
 mod unread;
 mod ways;
+mod websocket;
 mod workspaces;
 
 pub use at_work::AtWork;

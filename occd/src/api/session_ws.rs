@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use futures_util::SinkExt as _;
 use futures_util::future::{Either, join, select};
-use futures_util::stream::SplitStream;
-use futures_util::{SinkExt as _, StreamExt as _};
 use occ_proto::Problem;
-use occ_proto::exec::{ExecControl, STDERR, STDIN, STDOUT};
+use occ_proto::exec::{ExecControl, STDERR, STDOUT};
 use occ_proto::session::{OutputStream, SessionEvent, SessionHost};
 use serde::Deserialize;
 use tokio::sync::{OnceCell, mpsc};
@@ -27,14 +25,13 @@ use super::params::SessionPath;
 use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};
 use super::sessions::{MOST, NO_ENV, handle, permit_look, permit_session, says};
+use super::websocket::{self, Handshake, Sink, Source, send};
 use crate::config::Feature;
 use crate::host::Tries;
 use crate::policy::Asker;
 use crate::prompts::Client;
 use crate::session::{Event, Forwarded, Handle, PIECE, SessionError, Wanted};
 
-/// The largest message of a client.
-const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
 /// Messages of input that wait for the host. With messages of 64 KiB, as much as goes with one command.
 const INPUTS: usize = 16;
 /// Answers that wait for the client's socket: one at a time comes from the input, others from signals.
@@ -87,11 +84,8 @@ pub(super) async fn upgrade(
     Query(query): Query<AttachQuery>,
     Caller(client): Caller,
     asker: Asker,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    handshake: Handshake,
 ) -> ApiResult<Response> {
-    let upgrade = upgrade.map_err(|rejection| {
-        ApiError::bad_request(format!("This is no WebSocket handshake: {rejection}."))
-    })?;
     let (handle, host) = handle(&app, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
     asker.trail.begin();
@@ -115,15 +109,20 @@ pub(super) async fn upgrade(
         return Err(ApiError::bad_request("stdin and resent go together, and stdin is an offset."));
     }
     let resent = query.stdin.map(|from| from..from.saturating_add(query.resent.unwrap_or(0)));
-    Ok(upgrade.max_message_size(MESSAGE_LIMIT).max_frame_size(MESSAGE_LIMIT).on_upgrade(
-        move |socket| async move {
-            let notes = query.note.unwrap_or(true);
-            let work = Work { app, handle, host, by: (asker, client), may: OnceCell::new() };
-            serve(&work, wanted_output, notes, resent, socket).await;
+    Ok(handshake.accept(move |mut sink, mut source| async move {
+        let notes = query.note.unwrap_or(true);
+        let work = Work { app, handle, host, by: (asker, client), may: OnceCell::new() };
+        serve(&work, wanted_output, notes, resent, (&mut sink, &mut source)).await;
+        let trail = &work.by.0.trail;
+        match source.problem() {
+            Some(problem) => trail.failed(problem.0.code),
             // Whoever leaves has had what they wanted.
-            work.by.0.trail.done();
-        },
-    ))
+            None => trail.done(),
+        }
+        // Nothing of it waits for the client.
+        drop(work);
+        websocket::end(sink, source, |problem| SessionEvent::Error { problem }).await;
+    }))
 }
 
 /// What goes to the host, in one order.
@@ -167,10 +166,9 @@ async fn serve(
     wanted: Wanted,
     notes: bool,
     resent: Option<Range<u64>>,
-    socket: WebSocket,
+    (sink, source): (&mut Sink, &mut Source),
 ) {
     let Work { app, handle, host, .. } = work;
-    let (mut sink, source) = socket.split();
     let mut events = handle.follow(&app.sessions, wanted);
     let mut forwarded = handle.forwarded();
     // What was forwarded before is told as well.
@@ -190,14 +188,14 @@ async fn serve(
                     let news = forwarded.borrow_and_update()[told..].to_vec();
                     told += news.len();
                     for Forwarded { url, here } in news {
-                        if send(&mut sink, &SessionEvent::Forwarded { url, here }).await.is_err() {
+                        if send(sink, &SessionEvent::Forwarded { url, here }).await.is_err() {
                             return;
                         }
                     }
                     continue;
                 }
                 Some(event) = answer.recv() => {
-                    if send(&mut sink, &event).await.is_err() {
+                    if send(sink, &event).await.is_err() {
                         return;
                     }
                     continue;
@@ -206,8 +204,7 @@ async fn serve(
             let Some(event) = event else {
                 // The daemon stops. The client is not to start another for that.
                 let problem = error::stopping().into_problem();
-                let _ = send(&mut sink, &SessionEvent::Error { problem }).await;
-                let _ = sink.send(Message::Close(None)).await;
+                let _ = send(sink, &SessionEvent::Error { problem }).await;
                 return;
             };
             if let Event::Output { stream, from, data } = event {
@@ -235,12 +232,7 @@ async fn serve(
                     | SessionEvent::End
                     | SessionEvent::Error { .. }
             );
-            if send(&mut sink, &event).await.is_err() {
-                return;
-            }
-            if is_last {
-                // The client may have gone by now.
-                let _ = sink.send(Message::Close(None)).await;
+            if send(sink, &event).await.is_err() || is_last {
                 return;
             }
         }
@@ -287,56 +279,47 @@ impl Drop for ReadSoFar<'_> {
     }
 }
 
-type Sink = futures_util::stream::SplitSink<WebSocket, Message>;
-
-async fn send(sink: &mut Sink, event: &SessionEvent) -> Result<(), axum::Error> {
-    // See `json::line`.
-    let text = serde_json::to_string(event).unwrap_or_default();
-    sink.send(Message::Text(Utf8Bytes::from(text))).await
-}
-
 /// Sorts what the client says, until it leaves: after its Close nothing comes any more (RFC 6455, section 5.5.1).
 async fn listen(
-    mut source: SplitStream<WebSocket>,
+    source: &mut Source,
     inputs: mpsc::Sender<Input>,
     controls: mpsc::Sender<Option<String>>,
     answers: mpsc::Sender<SessionEvent>,
 ) {
     while let Some(message) = source.next().await {
-        let message = match message {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::debug!(%error, "a client's WebSocket broke");
-                return;
-            }
-        };
-        match message {
-            Message::Binary(data) if data.first() == Some(&STDIN) => {
-                let input = if data.len() > 1 { Input::Bytes(data.slice(1..)) } else { Input::End };
-                if inputs.send(input).await.is_err() {
-                    tracing::debug!("input after its end");
+        let wrong = match message {
+            Message::Binary(data) => match websocket::input(&data) {
+                Ok(input) => {
+                    if inputs.send(input.map_or(Input::End, Input::Bytes)).await.is_err() {
+                        tracing::debug!("input after its end");
+                    }
+                    continue;
                 }
-            }
+                Err(wrong) => wrong,
+            },
             Message::Text(text) => {
                 let control = match serde_json::from_str(&text) {
-                    Ok(ExecControl::Signal { signal }) => Some(signal),
-                    Ok(ExecControl::Cancel) => None,
+                    Ok(ExecControl::Signal { signal }) => Ok(Some(signal)),
+                    Ok(ExecControl::Cancel) => Ok(None),
                     // A session has no terminal.
                     Ok(ExecControl::Resize(_)) => continue,
-                    Err(error) => {
-                        let event = SessionEvent::BadControl { detail: error.to_string() };
-                        if answers.try_send(event).is_err() {
-                            tracing::debug!("a client is told of no more controls that are none");
+                    Err(error) => Err(error.to_string()),
+                };
+                match control {
+                    Ok(control) => {
+                        if controls.try_send(control).is_err() {
+                            tracing::debug!("a signal was dropped: others wait");
                         }
                         continue;
                     }
-                };
-                if controls.try_send(control).is_err() {
-                    tracing::debug!("a signal was dropped: others wait");
+                    Err(wrong) => wrong,
                 }
             }
             // The answer to a Close goes out as the source is asked for what comes next.
-            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Close(_) => {}
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) => continue,
+        };
+        if answers.try_send(SessionEvent::BadControl { detail: wrong }).is_err() {
+            tracing::debug!("a client is told of no more messages that are none");
         }
     }
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use testkit::daemon::client_binary;
 use testkit::proc::{Process, Signal};
-use testkit::wait::blocking::wait_until;
+use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, RealSshd};
 use tokio::time::Instant;
 
@@ -387,6 +387,55 @@ fn a_websocket_carries_a_command() {
     let mut ws = Ws::start(&rig, &json!({ "argv": [] }));
     let Incoming::Event(ExecEvent::Error { problem }) = ws.next() else { panic!() };
     assert_eq!(problem.code, Code::BadRequest);
+}
+
+/// What is no message of a WebSocket, what is sent, and the code with which the connection ends (RFC 6455, section 7.4.1).
+pub(crate) const NO_MESSAGES: [(&str, &[u8], u16); 4] = [
+    ("unmasked", b"\x81\x02{}", 1002),
+    ("opcode", b"\x83\x80\0\0\0\0", 1002),
+    ("UTF-8", b"\x81\x82\0\0\0\0\xff\xfe", 1007),
+    ("2 MiB", b"", 1009),
+];
+
+/// Sends what is no message, and checks what is said of it.
+pub(crate) fn breaks_off(mut ws: Ws, (words, bytes, code): (&str, &[u8], u16), opcode: u8) {
+    if bytes.is_empty() {
+        // What it still sends is read to the end: it is to see the answer, and no broken pipe.
+        assert!(ws.long(opcode, 3_000_000), "{words}");
+    }
+    ws.raw(bytes);
+    let (problem, told, reason) = ws.broken();
+    assert_eq!(told, code, "{problem:?}");
+    assert!(reason.contains(words) && problem.detail.contains(words), "{reason}: {problem:?}");
+    let expected = if code == 1009 { Code::TooLarge } else { Code::BadRequest };
+    assert_eq!(problem.code, expected, "{problem:?}");
+}
+
+#[test]
+fn a_websocket_that_breaks_the_protocol_is_told_why_it_ends() {
+    let Some((sshd, rig)) = sshd() else { return };
+    for broken in NO_MESSAGES {
+        breaks_off(Ws::open(&rig), broken, 1);
+        let mut ws = Ws::start(&rig, &json!({ "argv": ["sleep", "1000"] }));
+        ws.started();
+        let sleep = remote_program(&sshd, "sleep");
+        breaks_off(ws, broken, 2);
+        wait_for("the command's end", GUARD, || (!sleep.is_alive()).then_some(()));
+    }
+}
+
+#[test]
+fn bytes_for_no_stream_are_told_like_a_control_that_is_none() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let mut ws = Ws::start(&rig, &json!({ "argv": ["cat"] }));
+    ws.started();
+    for bytes in [&[][..], &[7, 1]] {
+        ws.bytes(bytes);
+        let Incoming::Event(ExecEvent::BadControl { detail }) = ws.next() else { panic!() };
+        assert!(detail.contains("binary message"), "{detail}");
+    }
+    assert!(ws.input(b"on") && ws.input(&[]));
+    assert_eq!(ws.next(), Incoming::Bytes(STDOUT, b"on".to_vec()));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use testkit::DaemonRig;
 use testkit::proc::{Process, Signal};
 use testkit::wait::blocking::{wait_for, wait_until};
 
+use crate::exec::{NO_MESSAGES, breaks_off};
 use crate::forward::echo_server;
 use crate::session::{Far, noise, sum};
 use crate::support::{GUARD, Ws, exit_code, no_channels, status};
@@ -87,6 +88,25 @@ fn a_program_gets_documents_and_is_told_of_controls_that_are_none() {
     assert_eq!(bytes("stdout"), b"one\ngot it \xff");
     assert_eq!(bytes("stderr"), b"err\n");
     assert_eq!(lines.last().unwrap(), &serde_json::json!({ "type": "exit", "code": 3 }));
+}
+
+#[test]
+fn who_is_attached_and_breaks_the_protocol_is_told_why_it_ends() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "exec sleep 1000");
+    for broken in NO_MESSAGES {
+        let mut ws = Ws::attach(&far.rig, "work");
+        event(&mut ws, "attached");
+        breaks_off(ws, broken, 2);
+    }
+    let mut ws = Ws::attach(&far.rig, "work");
+    event(&mut ws, "attached");
+    for bytes in [&[][..], &[7, 1]] {
+        ws.bytes(bytes);
+        let told = event(&mut ws, "bad_control");
+        assert!(told["detail"].as_str().unwrap().contains("binary message"), "{told}");
+    }
+    assert!(far.rig.occ_ok(&["session", "list"]).contains("running"));
 }
 
 /// Reads on to an event of that type.

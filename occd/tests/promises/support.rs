@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use occ_proto::Problem;
 use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecResult, STDIN};
 use occ_proto::status::{HostStatus, State};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -254,6 +255,36 @@ impl Ws {
         self.writer.get_mut().write_all(bytes).unwrap();
     }
 
+    /// Sends the head of a message that is so long, and as much of it as the daemon takes. Returns whether it took all.
+    pub(crate) fn long(&mut self, opcode: u8, length: usize) -> bool {
+        let mut frame = vec![0x80 | opcode, 0x80 | 127];
+        frame.extend_from_slice(&u64::try_from(length).unwrap().to_be_bytes());
+        // A mask of zeros changes nothing (RFC 6455, section 5.2).
+        frame.resize(frame.len() + 4 + length, 0);
+        self.writer.get_mut().write_all(&frame).is_ok()
+    }
+
+    /// Reads on to the daemon's last word. Returns the problem before it, and the code and the reason of that.
+    pub(crate) fn broken(&mut self) -> (Problem, u16, String) {
+        let mut problem = None;
+        loop {
+            match self.reader.read().unwrap() {
+                Message::Text(text) => {
+                    let event: Value = serde_json::from_str(&text).unwrap();
+                    if event["type"] == "error" {
+                        problem = Some(serde_json::from_value(event["problem"].clone()).unwrap());
+                    }
+                }
+                Message::Close(frame) => {
+                    let frame = frame.expect("a code");
+                    let problem = problem.expect("a problem before the end");
+                    return (problem, frame.code.into(), frame.reason.to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Asks for a sign of life.
     pub(crate) fn ping(&mut self) {
         self.writer.send(Message::Ping(Vec::new().into())).unwrap();
@@ -308,6 +339,11 @@ impl Ws {
     /// takes them.
     pub(crate) fn input(&mut self, bytes: &[u8]) -> bool {
         self.writer.send(Message::binary([&[STDIN], bytes].concat())).is_ok()
+    }
+
+    /// Sends a binary message as it is.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.writer.send(Message::binary(bytes.to_vec())).unwrap();
     }
 
     /// Sends a control message.

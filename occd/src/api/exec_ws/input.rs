@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::ws::Message;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use occ_proto::exec::{ExecControl, STDIN, TtySize};
-
+use occ_proto::exec::{ExecControl, TtySize};
 use tokio::sync::mpsc;
 
 use super::{CONTROLS, Source};
+use crate::api::websocket;
 use crate::audit::Trail;
 use crate::exec::Control;
 use crate::ssh::signal;
@@ -31,7 +30,7 @@ pub(super) struct ReadAhead {
     size: usize,
     /// The last size of the client's terminal.
     resized: Option<TtySize>,
-    /// What is wrong with controls of the client.
+    /// What is wrong with messages of the client.
     wrong: Vec<String>,
 }
 
@@ -62,27 +61,26 @@ impl ReadAhead {
     }
 
     /// Takes a message to a command that has not begun. Returns what the client wants.
-    pub(super) fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Wants {
-        let text = match message {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Binary(data))) => {
-                self.push(&data);
-                return Wants::It;
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Wants::It,
-            None | Some(Err(_) | Ok(Message::Close(_))) => return Wants::Nothing,
-        };
-        let wrong = match serde_json::from_str(&text) {
-            Ok(ExecControl::Resize(size)) => {
-                self.resized = Some(size);
-                return Wants::It;
-            }
-            Ok(ExecControl::Signal { signal }) if signal::parse(&signal).is_none() => {
-                no_signal(&signal)
-            }
-            // It has nobody to go to but us: what may be under way is ended.
-            Ok(ExecControl::Signal { .. } | ExecControl::Cancel) => return Wants::GiveUp,
-            Err(error) => error.to_string(),
+    pub(super) fn take(&mut self, message: Option<Message>) -> Wants {
+        let wrong = match message {
+            Some(Message::Text(text)) => match serde_json::from_str(&text) {
+                Ok(ExecControl::Resize(size)) => {
+                    self.resized = Some(size);
+                    return Wants::It;
+                }
+                Ok(ExecControl::Signal { signal }) if signal::parse(&signal).is_none() => {
+                    no_signal(&signal)
+                }
+                // It has nobody to go to but us: what may be under way is ended.
+                Ok(ExecControl::Signal { .. } | ExecControl::Cancel) => return Wants::GiveUp,
+                Err(error) => error.to_string(),
+            },
+            Some(Message::Binary(data)) => match self.push(&data) {
+                Ok(_) => return Wants::It,
+                Err(wrong) => wrong,
+            },
+            Some(Message::Ping(_) | Message::Pong(_)) => return Wants::It,
+            None | Some(Message::Close(_)) => return Wants::Nothing,
         };
         if self.wrong.len() < CONTROLS {
             self.wrong.push(wrong);
@@ -91,14 +89,14 @@ impl ReadAhead {
     }
 
     /// Queues a binary message. Returns how many bytes there are in it for the program.
-    pub(super) fn push(&mut self, message: &Bytes) -> usize {
-        if message.first() != Some(&STDIN) {
-            return 0;
-        }
-        let piece = (message.len() > 1).then(|| message.slice(1..));
+    ///
+    /// # Errors
+    /// With words when it is for nobody.
+    pub(super) fn push(&mut self, message: &Bytes) -> Result<usize, String> {
+        let piece = websocket::input(message)?;
         self.size += size_of(piece.as_ref());
         self.queue.push_back(piece);
-        message.len() - 1
+        Ok(message.len() - 1)
     }
 
     fn pop(&mut self) -> Option<Option<Bytes>> {
@@ -119,7 +117,7 @@ pub(super) struct Input {
     trail: Trail,
     ahead: ReadAhead,
     writing: Option<BoxFuture<'static, ()>>,
-    /// Takes what is wrong with the client's controls.
+    /// Takes what is wrong with the client's messages.
     wrong: mpsc::Sender<String>,
     /// The queue is full and the client's side is not read.
     pub(super) blocked: Arc<AtomicBool>,
@@ -160,12 +158,12 @@ impl Input {
             tokio::select! {
                 () = writing => self.writing = None,
                 message = source.next(), if room => match message {
-                    Some(Ok(message)) => {
+                    Some(message) => {
                         if !self.message(message).await {
                             return;
                         }
                     }
-                    None | Some(Err(_)) => return,
+                    None => return,
                 },
             }
         }
@@ -186,7 +184,7 @@ impl Input {
         }));
     }
 
-    /// Has the client told what is wrong with its control.
+    /// Has the client told what is wrong with its message.
     fn tell(&self, detail: String) {
         if self.wrong.try_send(detail).is_err() {
             tracing::debug!("a client is told of no more controls that are none");
@@ -196,7 +194,10 @@ impl Input {
     /// Handles a message. Returns false when it is the client's goodbye.
     async fn message(&mut self, message: Message) -> bool {
         match message {
-            Message::Binary(data) => self.trail.input(self.ahead.push(&data)),
+            Message::Binary(data) => match self.ahead.push(&data) {
+                Ok(bytes) => self.trail.input(bytes),
+                Err(wrong) => self.tell(wrong),
+            },
             Message::Text(text) => match serde_json::from_str(&text) {
                 Ok(ExecControl::Signal { signal }) => {
                     if !self.control.signal(&signal).await {
@@ -216,6 +217,8 @@ impl Input {
 
 #[cfg(test)]
 mod tests {
+    use occ_proto::exec::STDIN;
+
     use super::*;
 
     #[test]
@@ -224,18 +227,18 @@ mod tests {
         let end = Bytes::from_static(&[STDIN]);
         let mut count = 0;
         while ahead.has_room() {
-            assert_eq!(ahead.push(&end), 0);
+            assert_eq!(ahead.push(&end), Ok(0));
             count += 1;
             assert!(count < READ_AHEAD / 32, "{count}");
         }
         // What is for nobody is not kept.
         for nothing in [&[][..], &[7]] {
             let before = ahead.size;
-            assert_eq!(ahead.push(&Bytes::from_static(nothing)), 0);
+            assert!(ahead.push(&Bytes::from_static(nothing)).is_err());
             assert_eq!(ahead.size, before);
         }
         while ahead.pop().is_some() {}
-        assert_eq!((ahead.size, ahead.push(&Bytes::from_static(b"\0abc"))), (0, 3));
+        assert_eq!((ahead.size, ahead.push(&Bytes::from_static(b"\0abc"))), (0, Ok(3)));
         assert_eq!((ahead.bytes(), ahead.pop()), (3, Some(Some(Bytes::from_static(b"abc")))));
     }
 }

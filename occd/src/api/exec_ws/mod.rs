@@ -8,12 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::http::StatusCode;
 use axum::response::Response;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
 use occ_proto::Code;
 use occ_proto::exec::{DESCRIPTORS_HEADER, ExecEvent, ExecRequest};
 use tokio::sync::mpsc;
@@ -29,6 +26,7 @@ use super::extract::{Caller, ExecutorOf};
 use super::params::PlacePath;
 use super::permit::{By, place_of};
 use super::problems::OfExec;
+use super::websocket::{self, GOODBYE, Handshake, Sink, Source, send};
 use crate::exec::{Destinations, Executor, Progress, Running};
 use crate::host::Tries;
 use crate::policy::{Asker, GrantInForce};
@@ -36,19 +34,10 @@ use crate::prompts::Client;
 
 /// How long a client may take to say what to run.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long a client is waited for that is to be told of the end of its grant, or of the connection.
-const GOODBYE: Duration = Duration::from_secs(2);
 /// A command on a connected host is sent within this time, and nothing is said before it is started.
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// Controls that are none and of which the client has not been told. More come of a client that does not read.
 const CONTROLS: usize = 4;
-/// The largest message of a client: a request as large as a body may be, or a piece of input.
-const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
-/// Output is collected up to this size before it is written to the socket.
-const WRITE_BUFFER: usize = 256 * 1024;
-
-type Sink = SplitSink<WebSocket, Message>;
-type Source = SplitStream<WebSocket>;
 
 /// Runs a command over a WebSocket.
 ///
@@ -68,32 +57,28 @@ pub(super) async fn upgrade(
     Caller(client): Caller,
     asker: Asker,
     passing: Passing,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    handshake: Handshake,
 ) -> ApiResult<Response> {
-    let upgrade = upgrade.map_err(|rejection| {
-        ApiError::bad_request(format!("This is no WebSocket handshake: {rejection}."))
-    })?;
     let offer = passing.accept();
-    let mut response = upgrade
-        .max_message_size(MESSAGE_LIMIT)
-        .max_frame_size(MESSAGE_LIMIT)
-        .write_buffer_size(WRITE_BUFFER)
-        .on_upgrade(move |socket| async move {
-            let grant = asker.grant.clone();
-            let (mut sink, source) = socket.split();
-            let stop = app.stop.clone();
-            let served = serve(app, executor, (&mut sink, source), (asker, client), passing);
-            // Boxed: it is large.
-            if !GrantInForce::bound(grant.clone(), Box::pin(served)).await
-                && !stop.is_cancelled()
-                && let Some(grant) = grant
-            {
-                tell_the_end(&mut sink, &grant).await;
-            }
-            // Also to who has sent what is no WebSocket's: without it they take occd for dead. One that has gone needs none,
-            // and one that does not read is not waited for.
-            drop(timeout(GOODBYE, sink.send(Message::Close(None))).await);
-        });
+    let mut response = handshake.accept(move |mut sink, mut source| async move {
+        let (grant, trail) = (asker.grant.clone(), asker.trail.clone());
+        let stop = app.stop.clone();
+        let socket = (&mut sink, &mut source);
+        let served = serve(app, executor, socket, (asker, client), passing);
+        // Boxed: it is large.
+        if !GrantInForce::bound(grant.clone(), Box::pin(served)).await
+            && !stop.is_cancelled()
+            && let Some(grant) = grant
+        {
+            tell_the_end(&mut sink, &grant).await;
+        }
+        if let Some(problem) = source.problem() {
+            trail.failed(problem.0.code);
+        }
+        // Its line does not wait for the client.
+        drop(trail);
+        websocket::end(sink, source, |problem| ExecEvent::Error { problem }).await;
+    });
     if let Some(offer) = offer {
         response.headers_mut().insert(DESCRIPTORS_HEADER, offer);
     }
@@ -106,7 +91,7 @@ async fn tell_the_end(sink: &mut Sink, grant: &GrantInForce) {
     let problem = ApiError::new(StatusCode::FORBIDDEN, Code::PolicyDenied, text);
     let event = ExecEvent::Error { problem: problem.host(&grant.host).into_problem() };
     // One that does not read is not waited for.
-    if !matches!(timeout(GOODBYE, send_event(sink, &event)).await, Ok(Ok(()))) {
+    if !matches!(timeout(GOODBYE, send(sink, &event)).await, Ok(Ok(()))) {
         tracing::debug!(grant = grant.name, "a client was not told of the end of its grant");
     }
 }
@@ -114,16 +99,16 @@ async fn tell_the_end(sink: &mut Sink, grant: &GrantInForce) {
 async fn serve(
     app: Arc<App>,
     executor: Executor,
-    (sink, mut source): (&mut Sink, Source),
+    (sink, source): (&mut Sink, &mut Source),
     (asker, client): (Asker, Client),
     passing: Passing,
 ) {
     // Whatever fails here fails because the client has gone; dropping all of it ends the command.
-    let begun = begin(&app, &executor, sink, &mut source, (&asker, &client)).await;
+    let begun = begin(&app, &executor, sink, source, (&asker, &client)).await;
     let news = client.take_news();
     let is_told = !news.is_empty();
     for key in news {
-        if send_event(sink, &ExecEvent::NewHostKey(key)).await.is_err() {
+        if send(sink, &ExecEvent::NewHostKey(key)).await.is_err() {
             return;
         }
     }
@@ -134,11 +119,11 @@ async fn serve(
             asker.trail.failed(problem.0.code);
             passing.refuse().await;
             let event = ExecEvent::Error { problem: problem.into_problem() };
-            let _ = send_event(sink, &event).await;
+            let _ = send(sink, &event).await;
             return;
         }
     };
-    if send_event(sink, &super::exec::started(&running)).await.is_err() {
+    if send(sink, &super::exec::started(&running)).await.is_err() {
         return;
     }
     // A client that is told of a new host key says so first; its words and the output may share a file.
@@ -167,10 +152,10 @@ async fn serve(
                     }
                     Last::Unwritable(errno) => ExecEvent::OutputError { errno },
                 };
-                let _ = send_event(sink, &event).await;
+                let _ = send(sink, &event).await;
             }
         }
-        () = input.run(&mut source) => {
+        () = input.run(source) => {
             tracing::debug!(host = executor.name(), "the client left before its command ended");
         }
     }
@@ -188,17 +173,17 @@ async fn begin(
     let first = async {
         loop {
             match source.next().await {
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Message::Ping(_) | Message::Pong(_)) => {}
                 message => break message,
             }
         }
     };
     let first = match timeout(REQUEST, first).await {
-        Ok(Some(Ok(Message::Text(text)))) => text,
-        Ok(Some(Ok(_))) => {
+        Ok(Some(Message::Text(text))) => text,
+        Ok(Some(_)) => {
             return Err(ApiError::bad_request("The first message must be the request, as text."));
         }
-        Ok(None | Some(Err(_))) => return Ok(None),
+        Ok(None) => return Ok(None),
         Err(_) => return Err(ApiError::bad_request("No request came within 10 s.")),
     };
     let request: ExecRequest = serde_json::from_str(&first)
@@ -243,7 +228,7 @@ async fn begin(
         if event == ExecEvent::Waiting && !progress.hold() {
             continue;
         }
-        if send_event(sink, &event).await.is_err() {
+        if send(sink, &event).await.is_err() {
             return Ok(None);
         }
         if event == ExecEvent::Sending {
@@ -286,14 +271,8 @@ async fn permitted(
                 Wants::Nothing => return Ok(None),
             },
         };
-        if send_event(sink, &event).await.is_err() {
+        if send(sink, &event).await.is_err() {
             return Ok(None);
         }
     }
-}
-
-async fn send_event(sink: &mut Sink, event: &ExecEvent) -> Result<(), axum::Error> {
-    // See `json::line`.
-    let text = serde_json::to_string(event).unwrap_or_default();
-    sink.send(Message::Text(Utf8Bytes::from(text))).await
 }

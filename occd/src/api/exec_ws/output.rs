@@ -11,7 +11,7 @@ use occ_proto::exec::{ExecEvent, Exit};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::{Sink, send_event};
+use super::{Sink, send};
 use crate::exec::{Control, Destinations, ExecError, Running, Step};
 use crate::ssh::Frame;
 
@@ -48,7 +48,7 @@ pub(super) async fn run(
             biased;
             step = running.next() => step,
             Some(detail) = wrong.recv() => {
-                send_event(sink, &ExecEvent::BadControl { detail }).await.ok()?;
+                send(sink, &ExecEvent::BadControl { detail }).await.ok()?;
                 continue;
             }
             () = alive.check_is_due() => {
