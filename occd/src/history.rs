@@ -23,7 +23,7 @@ use crate::blocking::blocking;
 use crate::pool::Pool;
 
 /// How long the history goes back.
-const KEPT: SignedDuration = SignedDuration::from_hours(90 * 24);
+pub const KEPT: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// How often round trips are measured and the time is noted.
 const SAMPLE: Duration = Duration::from_secs(60);
 /// Samples that are put together into one line.

@@ -15,6 +15,7 @@ use super::extract::{Host, Query};
 use super::json::Json;
 use super::params::HostPath;
 use super::problems::OfHost;
+use crate::history::KEPT;
 
 /// How far back an answer goes unless the client says otherwise.
 const USUAL: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -51,6 +52,11 @@ pub(super) async fn show(
         None => now - USUAL,
         Some(text) => since(text, now).ok_or_else(bad_since)?,
     };
+    if since < now - KEPT {
+        let text =
+            format!("since: the history goes back {} days, no further.", KEPT.as_hours() / 24);
+        return Err(ApiError::bad_request(text));
+    }
     let history = app.archive.read(host.name().clone(), since).await.map_err(|error| {
         let detail = format!("The history of {} cannot be read: {error}.", host.name());
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, detail).host(host.name())

@@ -73,6 +73,16 @@ fn it_tells_why_a_host_was_down_and_survives_the_daemon() {
 
     let bad = rig.http("GET", "/v1/hosts/far/history?since=yesterday", &[], None);
     assert_eq!(problem(&bad).code, Code::BadRequest);
+    // More than is kept is not taken for all that is.
+    for much in ["91d", "400d", "2001-01-01T00:00:00Z"] {
+        let path = format!("/v1/hosts/far/history?since={much}");
+        let much = problem(&rig.http("GET", &path, &[], None));
+        assert_eq!(much.code, Code::BadRequest);
+        assert!(much.detail.contains("90 days"), "{much:?}");
+    }
+    history(&rig, "?since=90d");
+    let much = rig.run_occ(&["history", "--host", "far", "--since", "91d"]);
+    assert!(much.code() == 2 && much.stderr.contains("90 days"), "{much:?}");
     let mode = std::fs::metadata(rig.root().join("state/occ/history")).unwrap().permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
 }
