@@ -41,15 +41,16 @@ pub struct LiveConfig {
 #[derive(Debug)]
 struct Seen {
     stamps: Stamps,
-    /// The settings were there once, and are no more.
-    gone: bool,
+    /// What a file says, or said before it was gone, is in force, and not only the defaults.
+    counted: bool,
 }
 
 impl LiveConfig {
     /// Returns the settings that were read from a file when it looked like `seen`.
     pub fn new(file: ConfigFile, seen: Stamps, config: Config) -> Self {
         let loaded = LoadedConfig { config: Arc::new(config), problem: file.warning() };
-        let seen = Mutex::new(Seen { stamps: seen, gone: false });
+        let counted = is_there(&seen);
+        let seen = Mutex::new(Seen { stamps: seen, counted });
         let watched = Arc::new(Watched::new(file.paths()));
         Self { file: Arc::new(file), watched, seen, loaded: watch::channel(loaded).0 }
     }
@@ -74,9 +75,9 @@ impl LiveConfig {
         let (file, watched) = (Arc::clone(&self.file), Arc::clone(&self.watched));
         let (since, now) = blocking(move || (watched.begin(), file.stamp())).await;
         if seen.stamps != now {
-            let gone = self.read(&seen, &now, apply).await;
+            self.read(&mut seen.counted, &now, apply).await;
             // Last: whoever asked may have left before it was done.
-            *seen = Seen { stamps: now, gone };
+            seen.stamps = now;
         }
         self.watched.looked(since);
     }
@@ -86,12 +87,10 @@ impl LiveConfig {
         self.watched.due(POLL).await;
     }
 
-    /// Reads the files. Returns whether the settings are gone that were there once.
-    async fn read(&self, seen: &Seen, now: &Stamps, apply: impl AsyncFnOnce(&Arc<Config>)) -> bool {
-        // Whoever removes it need not mean to lift a policy; it may be lost.
-        let (before, after) = (&seen.stamps.0, &now.0);
-        let were_there = seen.gone || before.iter().any(Option::is_some);
-        let gone = were_there && after.iter().all(Option::is_none);
+    /// Reads the files. `counted` is whether what one says, or said, is in force.
+    async fn read(&self, counted: &mut bool, now: &Stamps, apply: impl AsyncFnOnce(&Arc<Config>)) {
+        // Whoever removes it need not mean to lift a policy; it may be lost. One that never counted lifts none.
+        let gone = *counted && !is_there(now);
         let old = self.current().config;
         let (file, kept) = (Arc::clone(&self.file), gone.then(|| Config::clone(&old)));
         let load = move || match kept {
@@ -118,6 +117,7 @@ impl LiveConfig {
                 let problem = (!problems.is_empty()).then(|| problems.join("; "));
                 let config = Arc::new(config);
                 self.loaded.send_replace(LoadedConfig { config: Arc::clone(&config), problem });
+                *counted |= is_there(now);
                 apply(&config).await;
             }
             Err(error) => {
@@ -130,6 +130,10 @@ impl LiveConfig {
                 self.loaded.send_modify(|loaded| loaded.problem = Some(problem));
             }
         }
-        gone
     }
+}
+
+/// Returns whether there are settings.
+fn is_there((own, _): &Stamps) -> bool {
+    own.iter().any(Option::is_some)
 }

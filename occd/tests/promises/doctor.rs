@@ -64,6 +64,27 @@ fn the_settings_are_told_as_they_are_on_disk_at_this_moment() {
 }
 
 #[test]
+fn settings_that_never_counted_can_be_taken_away_again() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    assert!(!rig.config_toml().exists());
+    for _ in 0..2 {
+        rig.write_config_toml("[bad");
+        assert_eq!(wrong(&rig, "config").0, "failed");
+        std::fs::remove_file(rig.config_toml()).unwrap();
+        assert!(is_well(&rig, "config"), "the defaults are in force, as before");
+    }
+    // Once some have counted, they are not lifted by a detour.
+    rig.write_config_toml("[policy]\nread_only = true\n");
+    assert!(is_well(&rig, "config"));
+    rig.write_config_toml("[bad");
+    assert_eq!(wrong(&rig, "config").0, "failed");
+    std::fs::remove_file(rig.config_toml()).unwrap();
+    let (_, detail, _) = wrong(&rig, "config");
+    assert!(detail.contains("occd.toml is gone"), "{detail}");
+}
+
+#[test]
 fn the_line_of_the_settings_is_what_the_daemon_would_say_of_them() {
     let rig = DaemonRig::new();
     let file = rig.config_toml();
