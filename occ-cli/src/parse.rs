@@ -34,12 +34,10 @@ pub(crate) fn parse_session(text: &str) -> Result<String, String> {
     }
 }
 
-/// Returns a name for a new host. Those of jump hosts are the daemon's to give.
+/// Returns a name for a new host.
 pub(crate) fn parse_name(text: &str) -> Result<HostName, String> {
     let name = HostName::new(text).map_err(|error| error.to_string())?;
-    if name.is_via() {
-        return Err(HostName::VIA_IS_OURS.to_owned());
-    }
+    name.check_new()?;
     Ok(name)
 }
 

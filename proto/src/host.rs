@@ -190,12 +190,10 @@ pub struct AddHost {
     pub force: bool,
 }
 
-/// Refuses the names that the daemon gives to jump hosts.
+/// Refuses what is no name for a new host.
 fn configurable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostName, D::Error> {
     let name = HostName::deserialize(deserializer)?;
-    if name.is_via() {
-        return Err(serde::de::Error::custom(HostName::VIA_IS_OURS));
-    }
+    name.check_new().map_err(serde::de::Error::custom)?;
     Ok(name)
 }
 

@@ -142,12 +142,26 @@ impl HostName {
     /// behind a plus sign each, the ways there.
     pub const VIA: &str = "via:";
 
-    /// Why a configured host may not have such a name.
+    /// Why no configured host may have such a name.
     pub const VIA_IS_OURS: &str = "names that begin with 'via:' are occd's own";
 
     /// Returns whether this is such a name. No configured host may have one.
     pub fn is_via(&self) -> bool {
         self.0.starts_with(Self::VIA)
+    }
+
+    /// Checks the name of a host that is new. One that hosts.json has already may have a colon.
+    ///
+    /// # Errors
+    /// When no host is given such a name, with words.
+    pub fn check_new(&self) -> Result<(), &'static str> {
+        match self.is_via() {
+            true => Err(Self::VIA_IS_OURS),
+            false if self.0.contains(':') => {
+                Err("the name of a host has no ':', behind which a path begins")
+            }
+            false => Ok(()),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::client::Client;
 use crate::error::{CONNECTION, CliError};
 use crate::hint::{has_own_hint, hint_for};
 use crate::output::with_note;
+use crate::parse::parse_name;
 use crate::terminal;
 
 /// The most hosts that are tried here, one after the other; `occ host test --all` tries more at once.
@@ -121,9 +122,10 @@ async fn added(
         ui.note(&format!("Skipped: {} ({}).", sanitize(name), sanitize(why)));
         Ok(None)
     };
-    let (host, address) = match (HostName::new(name), Address::new(name)) {
+    let address = Address::new(name).map_err(|error| error.to_string());
+    let (host, address) = match (parse_name(name), address) {
         (Ok(host), Ok(address)) => (host, address),
-        (Err(error), _) | (_, Err(error)) => return skipped(&error.to_string()),
+        (Err(error), _) | (_, Err(error)) => return skipped(&error),
     };
     // Its alias and no more, as an import has it: what ssh_config says of it applies, also when it changes.
     let config = HostConfig::new(address);
@@ -263,7 +265,7 @@ async fn ask_name(
         let Some(text) = text.or_else(|| suggested.as_ref().map(ToString::to_string)) else {
             return Ok(None);
         };
-        match crate::parse::parse_name(&text) {
+        match parse_name(&text) {
             Ok(name) => return Ok(Some(name)),
             Err(error) => ui.note(&format!("Error: {}", sanitize(&error))),
         }
@@ -275,5 +277,5 @@ fn suggestion(to: &Destination) -> Option<HostName> {
     let address = to.address.as_str();
     let first = address.split('.').next().unwrap_or(address);
     let is_number = first.chars().all(|letter| letter.is_ascii_digit()) || address.contains(':');
-    crate::parse::parse_name(if is_number { return None } else { first }).ok()
+    parse_name(if is_number { return None } else { first }).ok()
 }

@@ -126,9 +126,7 @@ pub(super) async fn import(
 /// Returns what a host of ssh_config is called here, or why that cannot be.
 fn usable(name: &str) -> Result<(HostName, Address), String> {
     let host = HostName::new(name).map_err(|error| error.to_string())?;
-    if host.is_via() {
-        return Err(HostName::VIA_IS_OURS.to_owned());
-    }
+    host.check_new()?;
     let address = Address::new(name).map_err(|error| error.to_string())?;
     Ok((host, address))
 }

@@ -107,6 +107,23 @@ fn the_connection_that_verified_a_host_is_the_hosts() {
 }
 
 #[test]
+fn a_new_name_has_no_colon_and_an_old_one_is_read() {
+    let rig = empty_rig();
+    let refused = problem(&add(&rig, "a:b", json!({ "hostname": "192.0.2.1" })));
+    assert_eq!((refused.status, refused.code), (400, Code::BadRequest));
+    assert!(refused.detail.contains("':'"), "{refused:?}");
+    let occ = rig.run_occ(&["host", "add", "a:b", "192.0.2.1", "--no-verify"]);
+    assert!(occ.code() == 2 && occ.stderr.contains("':'"), "{occ:?}");
+    // `occ cp` could not name it, but a file may have it.
+    let old = json!({ "version": 1, "hosts": { "a:b": { "hostname": "192.0.2.1" } } });
+    rig.write_hosts_json(&old.to_string());
+    assert_eq!(names(&rig), ["a:b"]);
+    let edited = patch(&rig, "a:b", json!({ "description": "old", "verify": false }));
+    assert_eq!(edited.status, 200, "{}", edited.text());
+    assert_eq!(delete(&rig, "/v1/hosts/a:b").status, 204);
+}
+
+#[test]
 fn a_host_is_added_shown_edited_and_removed() {
     let rig = empty_rig();
     assert!(list(&rig).hosts.is_empty());
