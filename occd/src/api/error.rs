@@ -32,6 +32,10 @@ const SESSION_FREE_MS: u64 = 1000;
 #[derive(Debug)]
 pub(super) struct ApiError(pub Box<Problem>);
 
+/// The host that an answer is a problem of.
+#[derive(Debug, Clone)]
+pub(super) struct About(pub Option<HostName>);
+
 /// The result of a handler.
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
@@ -122,10 +126,12 @@ impl IntoResponse for ApiError {
         let status =
             StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after = self.0.retry_after_ms.map(|ms| ms.div_ceil(1000));
-        let code = self.0.code;
+        let (code, host) = (self.0.code, self.0.host.clone());
         let mut response = (status, Json(self.0)).into_response();
         // For the audit log.
         response.extensions_mut().insert(code);
+        // For the warnings.
+        response.extensions_mut().insert(About(host));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = retry_after {

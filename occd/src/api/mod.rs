@@ -108,7 +108,7 @@ mod workspaces;
 
 pub use at_work::AtWork;
 pub use auto_forward::restore as restore_auto_forwards;
-use error::ApiError;
+use error::{About, ApiError};
 use limits::Places;
 pub use limits::Streams;
 pub use measure::{Door, Measured};
@@ -293,12 +293,19 @@ impl App {
 
     /// Returns why hosts.json or occd.toml on disk is not what is in force, or means nothing.
     fn warnings(&self, snapshot: &HostsSnapshot) -> Vec<String> {
+        self.warnings_beside(snapshot, None)
+    }
+
+    /// The same in an answer about a host, which says itself when that is not there: it may be the one that was to be added.
+    fn warnings_beside(&self, snapshot: &HostsSnapshot, about: Option<&HostName>) -> Vec<String> {
         let loaded = self.config.current();
         let hosts = snapshot.problem.iter().map(|problem| match snapshot.usable() {
             Ok(_) => format!("{}; the hosts from before stay in force", chain(problem)),
             Err(_) => chain(problem),
         });
-        let is_known = |name: &&HostName| name.is_via() || snapshot.file.hosts.contains_key(*name);
+        let is_known = |name: &HostName| {
+            name.is_via() || about == Some(name) || snapshot.file.hosts.contains_key(name)
+        };
         // In a file that cannot be read the host may be, or the table be gone.
         let is_read = snapshot.problem.is_none() && loaded.problem.is_none();
         let nobodys = loaded.config.places.iter().filter(|(name, _)| is_read && !is_known(name));
@@ -411,7 +418,8 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
     };
     // What is wrong with the files is for whoever may mend them, and names other hosts.
     if concerns_hosts && !is_granted {
-        for warning in app.warnings(&app.hosts.current()) {
+        let about = response.extensions().get::<About>().and_then(|about| about.0.clone());
+        for warning in app.warnings_beside(&app.hosts.current(), about.as_ref()) {
             if let Some(value) = header_value(&warning) {
                 response.headers_mut().append(WARNING_HEADER, value);
             }

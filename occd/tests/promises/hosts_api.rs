@@ -124,6 +124,23 @@ fn a_new_name_has_no_colon_and_an_old_one_is_read() {
 }
 
 #[test]
+fn a_host_that_is_being_added_is_not_said_to_be_missing() {
+    let rig = empty_rig();
+    rig.write_config_toml("[hosts.ask]\n[hosts.nosuch]\n");
+    let config = json!({ "hostname": "127.0.0.1", "port": 1 });
+    let failed =
+        rig.http("POST", "/v1/hosts", &[], Some(json!({ "name": "ask", "config": config })));
+    assert_eq!(problem(&failed).code, Code::HostUnreachable);
+    let warned = failed.header("occ-warning").unwrap();
+    assert!(
+        warned.contains("nosuch") && !format!("{failed:?}").contains("hosts.ask"),
+        "{failed:?}"
+    );
+    let added = add(&rig, "ask", config);
+    assert!(!format!("{added:?}").contains("hosts.ask"), "{added:?}");
+}
+
+#[test]
 fn a_host_is_added_shown_edited_and_removed() {
     let rig = empty_rig();
     assert!(list(&rig).hosts.is_empty());
