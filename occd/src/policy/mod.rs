@@ -250,7 +250,8 @@ impl<'a> Policy<'a> {
         let all = all.unwrap_or_else(|| self.by_default());
         let read_only = Decision::new(Action::Deny, "read_only = true");
         let all = if self.read_only() { all.and(read_only) } else { all };
-        let why = format!("what it runs does not show, so the strictest counts: {}", all.why);
+        let hidden = "the strictest that could apply, because what it runs does not show";
+        let why = format!("{}, {hidden}", all.why);
         Decision { why, ..all }
     }
 

@@ -349,7 +349,9 @@ fn a_terminal_and_a_group_are_doors_as_well() {
     let shell = rig.occ(&["shell", "--host", "h"]);
     let (said, code) = testkit::terminal::Terminal::control(&shell, "").finish();
     assert_eq!(code, 7, "{said}");
-    assert!(said.contains("what it runs does not show"), "{said}");
+    let why = "h: refused by the rule deny \"rm\"";
+    let hidden = ", the strictest that could apply, because what it runs does not show.";
+    assert!(said.contains(why) && said.contains(hidden), "{said}");
     let local = rig.run_occ(&["exec", "--local", "--", "rm", "x"]);
     assert_eq!(local.code(), 7, "{}", local.stderr);
     let all = rig.run_occ(&["exec", "--all", "--", "rm", "x"]);
