@@ -63,6 +63,17 @@ fn a_machine_on_which_nothing_is_set_up_is_well_and_stays_as_it_is() {
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing was made");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_disk_of_the_hosts_is_looked_at_where_it_is_another() {
+    let home = private_dir();
+    // A file system without any room (proc(5)).
+    let done = run(doctor(home.path(), &["--json"]).env("XDG_CONFIG_HOME", "/proc"));
+    let found = findings(&done, "disk");
+    assert_eq!(found.len(), 2, "{done:?}");
+    assert_eq!((&found[1]["level"], &found[1]["hint"]), (&json!("failed"), &json!("df -h /proc")));
+}
+
 #[test]
 fn without_home_it_says_so_and_goes_on() {
     let done = run(doctor(Path::new("/"), &["--json"]).env_remove("HOME"));

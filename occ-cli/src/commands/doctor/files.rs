@@ -322,25 +322,43 @@ pub(super) fn known_hosts() -> Vec<Finding> {
     vec![found]
 }
 
-/// Looks at the room for logs, history, and output that nobody has read yet.
+/// Looks at the room for logs, history, and output that nobody has read yet, and for hosts.json.
 pub(super) fn disk() -> Vec<Finding> {
+    let env = Env::from_process();
+    // What is wrong with the places themselves, others tell.
+    disks([env.state_dir(), env.config_dir()].into_iter().flatten())
+}
+
+/// Looks at the room in each of those directories, once on each disk.
+fn disks(wanted: impl Iterator<Item = PathBuf>) -> Vec<Finding> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for wanted in wanted {
+        let place = wanted.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
+        if fs::metadata(place).is_ok_and(|place| !seen.insert(place.dev())) {
+            continue;
+        }
+        found.push(room(place));
+    }
+    found
+}
+
+/// Looks at the room in a directory.
+fn room(place: &Path) -> Finding {
     const CHECK: &str = "disk";
-    // What is wrong with the place itself, others tell.
-    let Ok(state) = Env::from_process().state_dir() else { return Vec::new() };
-    let place = state.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
     let shown = place.display();
     let room = match rustix::fs::statvfs(place) {
         Ok(room) => room,
-        Err(error) => return vec![unreadable(CHECK, place, &error.into())],
+        Err(error) => return unreadable(CHECK, place, &error.into()),
     };
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     let text = format!("{} MB free in {shown}", free / (1024 * 1024));
     let hint = format!("df -h {shown}");
-    vec![if free < LITTLE || (room.f_files > 0 && room.f_favail == 0) {
+    if free < LITTLE || (room.f_files > 0 && room.f_favail == 0) {
         Finding::failed(CHECK, text, hint)
     } else if free < SCARCE {
         Finding::warning(CHECK, text, hint)
     } else {
         Finding::ok(CHECK, text)
-    }]
+    }
 }
