@@ -11,9 +11,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use occ_proto::exec::{Tty, TtySize};
 use rustix::fs::OFlags;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
+
+use crate::terminal::{foreground, set_modes};
 
 /// The character that begins an escape; `~` unless another is named, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,31 +53,26 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Makes standard input raw. Nothing where it is no terminal.
-    pub(crate) fn begin() -> io::Result<Option<Self>> {
+    /// Makes standard input raw, as soon as this process is in its foreground. Nothing where it is no terminal.
+    pub(crate) async fn begin() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Ok(None);
         }
+        foreground(&stdin).await;
         let before = tcgetattr(&stdin)?;
-        let raw = Self { before };
-        raw.enter()?;
-        Ok(Some(raw))
-    }
-
-    /// Makes it raw once more, after the shell had it.
-    pub(crate) fn enter(&self) -> io::Result<()> {
-        let mut raw = self.before.clone();
+        let mut raw = before.clone();
         raw.make_raw();
         // What was typed ahead is for the program.
-        Ok(tcsetattr(io::stdin(), OptionalActions::Drain, &raw)?)
+        set_modes(&stdin, OptionalActions::Drain, &raw)?;
+        Ok(Some(Self { before }))
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
         // There is no better moment to try again.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
+        let _ = set_modes(io::stdin(), OptionalActions::Drain, &self.before);
     }
 }
 
@@ -107,13 +104,19 @@ impl Keys {
         Some(Self { input, escape: Escape::new(escape), left })
     }
 
+    /// Returns the same without an escape: what is typed line by line, as the terminal is.
+    pub(crate) fn plain() -> Option<Self> {
+        Self::open(EscapeKey(None), Arc::default())
+    }
+
     /// Reads keys into the room that `buffer` has and returns how many; 0 is the end. Nothing is lost when the
-    /// future is dropped.
+    /// future is dropped. In the background of the terminal there are none: they are for others.
     pub(crate) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let filled = buffer.len();
         let mut typed = [0; 4096];
         loop {
             self.input.readable().await?;
+            foreground(&self.input).await;
             let read = match self.input.try_read(&mut typed) {
                 Ok(0) => return Ok(0),
                 Ok(read) => read,

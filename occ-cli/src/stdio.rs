@@ -57,7 +57,7 @@ pub(crate) enum Input {
     Direct(File),
     /// A pipe of our own.
     Pipe(pipe::Receiver),
-    /// A terminal that a program elsewhere has.
+    /// The controlling terminal.
     Keys(Keys),
     /// Read by another thread.
     Thread(tokio::io::Stdin),
@@ -74,7 +74,10 @@ impl Input {
             Kind::Pipe => again(&file)
                 .and_then(|path| pipe::OpenOptions::new().open_receiver(path).ok())
                 .map_or_else(|| Self::Thread(tokio::io::stdin()), Self::Pipe),
-            Kind::Other => Self::Thread(tokio::io::stdin()),
+            // A thread that reads in the background of a terminal has the whole process stopped.
+            Kind::Other => {
+                Keys::plain().map_or_else(|| Self::Thread(tokio::io::stdin()), Self::Keys)
+            }
         })
     }
 

@@ -3,8 +3,10 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use occ_proto::Secret;
 use rustix::fs::OFlags;
@@ -18,6 +20,9 @@ use crate::error::{CliError, HUNG_UP, INTERRUPTED, QUIT, TERMINATED};
 
 /// The longest answer, in bytes: what a terminal hands over as one line.
 const LONGEST: usize = 4096;
+
+/// How often it is looked whether this process has come to the foreground, of which nobody tells it.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What the name of a terminal's lock begins and ends with; its session is between.
 const LOCK_START: &str = "terminal-";
@@ -44,7 +49,7 @@ impl Terminal {
             .custom_flags(flags.bits().cast_signed())
             .open("/dev/tty")
             .ok()?;
-        if !is_in_foreground(&file) {
+        if is_in_background(&file) {
             return None;
         }
         // A session has one controlling terminal.
@@ -62,8 +67,10 @@ impl Terminal {
 
     /// Forgets what has been typed and not read.
     pub(crate) fn forget_typed(&self) {
-        // A terminal that is gone shows in the reading.
-        let _ = tcflush(&self.file, QueueSelector::IFlush);
+        if !is_in_background(&self.file) {
+            // A terminal that is gone shows in the reading.
+            let _ = tcflush(&self.file, QueueSelector::IFlush);
+        }
     }
 
     /// Asks and returns the line that was typed; nothing for the end of input (Ctrl-D). A secret is not shown.
@@ -82,24 +89,25 @@ impl Terminal {
             turn = self.turn() => turn,
         };
         let hidden = if secret { Some(Hidden::new(&self.file).map_err(failed)?) } else { None };
-        self.write(question);
         // What comes next begins on a line of its own, also when the question is withdrawn.
-        let mut line = OpenLine { terminal: self, open: true };
+        let mut line = OpenLine { terminal: self, open: false };
+        let mut asked = false;
         let answer = loop {
             tokio::select! {
                 biased;
                 caught = signals.next() => match caught {
                     Caught::End(error) => break Err(error),
                     // The shell has set the terminal as it likes it, and written over the question.
-                    Caught::Continued if is_in_foreground(&self.file) => {
-                        if let Some(hidden) = &hidden {
-                            hidden.hide().map_err(failed)?;
-                        }
-                        self.write(question);
-                    }
-                    Caught::Continued => {}
+                    Caught::Continued => asked = false,
                 },
-                line = self.line() => break line.map_err(failed),
+                () = foreground(&self.file), if !asked => {
+                    if let Some(hidden) = &hidden {
+                        hidden.hide().map_err(failed)?;
+                    }
+                    self.write(question);
+                    (asked, line.open) = (true, true);
+                }
+                line = self.line(), if asked => break line.map_err(failed),
             }
         };
         // The line feed that ended the answer was hidden, too.
@@ -125,6 +133,7 @@ impl Terminal {
         let mut byte = [0];
         while line.len() < LONGEST {
             self.input.readable().await?;
+            foreground(&self.input).await;
             match self.input.try_read(&mut byte) {
                 Ok(0) if line.is_empty() => return Ok(None),
                 Ok(0) => break,
@@ -213,7 +222,7 @@ fn sweep(own: &Path) {
     }
 }
 
-/// A terminal that does not show what is typed, until this is dropped.
+/// A terminal that does not show what is typed once it is told so, until this is dropped.
 struct Hidden<'a> {
     file: &'a File,
     before: Termios,
@@ -221,28 +230,48 @@ struct Hidden<'a> {
 
 impl<'a> Hidden<'a> {
     fn new(file: &'a File) -> io::Result<Self> {
-        let hidden = Self { file, before: tcgetattr(file)? };
-        hidden.hide()?;
-        Ok(hidden)
+        Ok(Self { file, before: tcgetattr(file)? })
     }
 
     fn hide(&self) -> io::Result<()> {
         let mut hidden = self.before.clone();
         hidden.local_modes.remove(LocalModes::ECHO);
         // What was typed before the question is no answer to it.
-        Ok(tcsetattr(self.file, OptionalActions::Flush, &hidden)?)
+        set_modes(self.file, OptionalActions::Flush, &hidden)
     }
 }
 
 impl Drop for Hidden<'_> {
     fn drop(&mut self) {
         // There is no better moment to try again.
-        let _ = tcsetattr(self.file, OptionalActions::Flush, &self.before);
+        let _ = set_modes(self.file, OptionalActions::Flush, &self.before);
     }
 }
 
-fn is_in_foreground(file: &File) -> bool {
-    tcgetpgrp(file).is_ok_and(|group| group == rustix::process::getpgrp())
+/// Returns whether this process is in the background of a terminal: the kernel stops it there as soon as it reads or sets
+/// modes (SIGTTIN, SIGTTOU), time and again, and for ever where the signals are caught that would end it. On a terminal
+/// that is not the controlling one, or has gone, that is nobody's.
+pub(crate) fn is_in_background(terminal: impl AsFd) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|group| group != rustix::process::getpgrp())
+}
+
+/// Returns when this process is not in the background of a terminal.
+pub(crate) async fn foreground(terminal: &impl AsFd) {
+    while is_in_background(terminal) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Sets a terminal's modes, but not in its background: whoever is in the foreground has set them.
+pub(crate) fn set_modes(
+    terminal: impl AsFd,
+    when: OptionalActions,
+    modes: &Termios,
+) -> io::Result<()> {
+    if is_in_background(&terminal) {
+        return Ok(());
+    }
+    Ok(tcsetattr(terminal, when, modes)?)
 }
 
 /// Waits until a signal ends the program, and returns how. It listens from the call on, also before it is awaited.

@@ -69,7 +69,7 @@ impl Run<'_> {
         output: &mut Output,
     ) -> Result<Ended, CliError> {
         let Run { ui, place, request, input, input_waits, left, mut signals, asks } = self;
-        let raw = RefCell::new(None);
+        let mut raw: Option<Raw> = None;
         let started = Cell::new(false);
         let unsent = Cell::new(false);
         let (start, starting) = watch::channel(false);
@@ -104,11 +104,13 @@ impl Run<'_> {
                         show::tell_host_key(ui, host, &key);
                     }
                 }
-                if request.tty.is_some() {
-                    // A terminal that cannot be made raw is used as it is.
-                    *raw.borrow_mut() = Raw::begin().ok().flatten();
-                }
             };
+            let enters = async {
+                starts().await;
+                Raw::begin().await
+            };
+            let mut enters = std::pin::pin!(enters);
+            let mut entered = request.tty.is_none();
             let on_key = |told: NewHostKey| show::tell_news(ui, &told);
             let on_approval = |id: u64, message: &str| {
                 // A person at a terminal is told with all other questions (`prompter`).
@@ -140,12 +142,18 @@ impl Run<'_> {
                     () = &mut cancel => Event::Cancel,
                     () = &mut note, if !noted => Event::Slow,
                     () = left.notified() => Event::Left,
+                    raw = &mut enters, if !entered => Event::Raw(raw),
                     () = resized.next(), if request.tty.is_some() => Event::Resized,
                     () = &mut up, if !up_done => Event::InputDone,
                 };
                 match event {
                     Event::End(end) => break end,
                     Event::InputDone => up_done = true,
+                    Event::Raw(made) => {
+                        entered = true;
+                        // A terminal that cannot be made raw is used as it is.
+                        raw = made.ok().flatten();
+                    }
                     Event::Unanswered(error) => return Err(error),
                     Event::Slow => {
                         noted = true;
@@ -315,6 +323,7 @@ enum Event {
     Slow,
     Resized,
     Left,
+    Raw(io::Result<Option<Raw>>),
     InputDone,
 }
 

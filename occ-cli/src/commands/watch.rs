@@ -13,7 +13,7 @@ use occ_proto::container::ContainerStatus;
 use occ_proto::status::{HostList, HostStatus, State};
 use occ_proto::text::sanitize;
 use rustix::stdio::stdout;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
 use crate::output::{Ui, host as show, json, rows, write_stdout};
 use crate::target::Target;
+use crate::terminal::{foreground, is_in_background, set_modes};
 
 /// How often times that pass are shown anew; this machine's Docker is asked; a daemon that is away is looked for.
 const EVERY: Duration = Duration::from_secs(1);
@@ -88,7 +89,8 @@ impl Watched {
 pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     let client = context.client().await?;
     let watched = Watched::of(context, &client).await?;
-    let screen = context.ui.stdout_terminal && !context.ui.json;
+    // In the background of a terminal the screen is another's.
+    let screen = context.ui.stdout_terminal && !context.ui.json && !is_in_background(stdout());
     let following = async {
         match screen {
             true => on_screen(context.ui, &client, &watched).await,
@@ -297,7 +299,7 @@ impl Drop for Screen {
 
 /// Sets the terminal's modes. Without them the screen is not as tidy, and nothing else.
 fn set(modes: &Termios) {
-    let _ = tcsetattr(stdout(), OptionalActions::Now, modes);
+    let _ = set_modes(stdout(), OptionalActions::Now, modes);
 }
 
 /// Nothing: following has no end of its own.
@@ -346,7 +348,8 @@ async fn on_screen(ui: &Ui, client: &Client, watched: &Watched) -> Result<Never,
                 let own = rustix::process::getpid();
                 rustix::process::kill_process(own, rustix::process::Signal::STOP)
                     .map_err(|error| CliError::failed(format!("occ cannot be stopped: {error}")))?;
-                // Here it goes on.
+                // Here it goes on, and not before it may have the screen.
+                foreground(&stdout()).await;
                 screen.begin()?;
             }
         }

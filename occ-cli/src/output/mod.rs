@@ -13,10 +13,15 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::rc::Rc;
 
+use bytes::BytesMut;
 use occ_proto::text::sanitize;
 
 use crate::cli::Global;
 use crate::error::CliError;
+use crate::stdio::Input;
+
+/// The most of an answer that is read at once, in bytes: what a terminal hands over as one line.
+const LONGEST_ANSWER: usize = 4096;
 
 /// A colour, which is only ever a second way to say what the text says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,15 +195,18 @@ impl Ui {
         // First: whoever sees the question may give it up at once.
         let ended = crate::terminal::ended();
         write_stderr(format!("{question} ").as_bytes());
-        let answer = tokio::task::spawn_blocking(|| {
-            let mut answer = String::new();
-            io::stdin().read_line(&mut answer).map(|_| answer)
-        });
+        let answer = async {
+            let (mut input, mut answer) = (Input::stdin()?, BytesMut::new());
+            while !answer.contains(&b'\n') {
+                answer.reserve(LONGEST_ANSWER);
+                if input.read(&mut answer).await? == 0 {
+                    break;
+                }
+            }
+            io::Result::Ok(String::from_utf8_lossy(&answer).trim().to_owned())
+        };
         tokio::select! {
-            answer = answer => Ok(match answer {
-                Ok(Ok(answer)) => Some(answer.trim().to_owned()).filter(|text| !text.is_empty()),
-                _ => None,
-            }),
+            answer = answer => Ok(answer.ok().filter(|text| !text.is_empty())),
             error = ended => {
                 write_stderr(b"\n");
                 Err(error)

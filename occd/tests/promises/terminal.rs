@@ -405,3 +405,89 @@ fn a_terminal_whose_connection_comes_after_the_host_was_disconnected_has_none() 
     let status = look(&rig, "far");
     assert_eq!((status.state, status.connections), (State::Stopped, 0));
 }
+
+/// Runs a script of a shell at a terminal; `"$@"` in it is `occ` with these arguments.
+fn scripted(rig: &DaemonRig, script: &str, args: &[&str]) -> Terminal {
+    let occ = rig.occ(args);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(occ.get_program()).args(occ.get_args());
+    shell.envs(occ.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Terminal::control(&shell, "")
+}
+
+#[test]
+fn who_is_ended_in_the_background_of_its_terminal_ends() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    // It puts itself and what it runs into a group of their own, which is not the terminal's, and sends TERM and CONT.
+    let script = "timeout 2 \"$@\"; echo code=$?";
+    for args in [
+        &["exec", "--local", "--", "sleep", "1000"][..],
+        &["exec", "--local", "--tty", "--", "sleep", "1000"],
+        &["status", "--all", "--watch"],
+    ] {
+        let terminal = scripted(&rig, script, args);
+        let (screen, _) = terminal.finish();
+        assert!(screen.contains("code=124"), "{args:?}: {screen}");
+    }
+    let mut terminal = scripted(&rig, script, &["host", "add", "x", "203.0.113.1", "--no-verify"]);
+    terminal.wait_for("code=");
+    let mut terminal = scripted(&rig, script, &["host", "remove", "x"]);
+    terminal.wait_for("[y/N]");
+    let (screen, _) = terminal.finish();
+    assert!(screen.contains("code=124"), "{screen}");
+}
+
+#[test]
+fn what_runs_in_the_background_of_its_terminal_does_its_work() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let script = "timeout 60 \"$@\"; echo code=$?";
+    let args = ["exec", "--local", "--", "echo", "hi"];
+    let (screen, _) = scripted(&rig, script, &args).finish();
+    assert!(screen.contains("hi\ncode=0"), "{screen}");
+    // What changes is told in lines: the screen is another's.
+    rig.occ_ok(&["host", "add", "x", "203.0.113.1", "--no-verify"]);
+    let mut terminal = scripted(&rig, script, &["status", "--all", "--watch"]);
+    terminal.wait_for("[x] ");
+    terminal.type_text("\u{3}");
+}
+
+#[test]
+fn a_job_reads_its_terminal_when_it_is_in_the_foreground() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let line = "echo up; read line; echo got-$line";
+    let args = ["exec", "--local", "--", "sh", "-c", line];
+    // In the background first: what is typed is the shell's.
+    let mut terminal =
+        scripted(&rig, "set -m; \"$@\" & read own; echo own-$own; fg; echo code=$?", &args);
+    terminal.wait_for("up");
+    terminal.type_text("one\n");
+    terminal.wait_for("own-one");
+    terminal.type_text("two\n");
+    let (screen, _) = terminal.finish();
+    assert!(screen.contains("got-two\ncode=0"), "{screen}");
+    // Stopped, and gone on with.
+    let mut terminal =
+        scripted(&rig, "set -m; \"$@\"; echo stopped-$?; read own; fg; echo code=$?", &args);
+    terminal.wait_for("up");
+    terminal.type_text("\u{1a}");
+    terminal.wait_for("stopped-");
+    terminal.type_text("one\n");
+    // The shell names the job that it goes on with.
+    terminal.wait_for("${@}");
+    terminal.type_text("two\n");
+    let (screen, _) = terminal.finish();
+    assert!(screen.contains("got-two\ncode=0"), "{screen}");
+    // A program with a terminal of its own has the keys from then on.
+    let args = ["exec", "--local", "--tty", "--", "sh", "-c", line];
+    let mut terminal = scripted(&rig, "set -m; \"$@\" & read own; fg; echo code=$?", &args);
+    terminal.wait_for("up");
+    assert!(terminal.echoes());
+    terminal.type_text("one\n");
+    eventually("a raw terminal", || !terminal.echoes());
+    terminal.type_text("two\r");
+    let (screen, _) = terminal.finish();
+    assert!(screen.contains("got-two") && screen.contains("code=0"), "{screen}");
+}
