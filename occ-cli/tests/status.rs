@@ -480,6 +480,21 @@ fn a_group_is_the_daemons_document_with_its_hosts_alone() {
 }
 
 #[test]
+fn a_default_host_that_is_in_another_group_is_not_said_to_be_missing() {
+    let fake = |default: &'static str| {
+        let mut other = connected("other");
+        other["config"]["groups"] = json!(["g"]);
+        Fake::new(move |_| Answer::ok(list(&[connected("here"), other.clone()], Some(default))))
+    };
+    let done = fake("here").occ(&["status", "--group", "g"]);
+    assert!(done.out.ends_with("\n1 host: 1 connected\n"), "{done:?}");
+    let done = fake("other").occ(&["status", "--group", "g"]);
+    assert!(done.out.ends_with("\n1 host: 1 connected; * default: other\n"), "{done:?}");
+    let done = fake("gone").occ(&["status", "--group", "g"]);
+    assert!(done.out.ends_with("; * default: gone, which does not exist\n"), "{done:?}");
+}
+
+#[test]
 fn documents_keep_the_order_in_which_the_daemon_wrote_them() {
     let fake = Fake::new(|seen| match seen.path.as_str() {
         "/v1/default-host" => Answer::ok(json!({"name": null})),

@@ -62,6 +62,9 @@ impl Selection {
         if !list.hosts.iter().any(is_in) {
             return Err(no_group(name, list));
         }
+        // One that is not in the group is nothing to tell; one that does not exist is.
+        list.default_host
+            .take_if(|default| list.hosts.iter().any(|host| host.name == *default && !is_in(host)));
         list.hosts.retain(is_in);
         list.via.clear();
         Ok(())
