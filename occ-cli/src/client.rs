@@ -44,8 +44,8 @@ use crate::versions;
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// How long an answer from the daemon's memory may take. It takes a millisecond; a daemon that needs
-/// this long is stopped or stuck.
-const FROM_MEMORY: Duration = Duration::from_secs(10);
+/// this long is stopped or stuck. One that has no place for a request says so after 10 s, which must be heard.
+const FROM_MEMORY: Duration = Duration::from_secs(15);
 
 /// How long a daemon that has closed a connection is given to end, and how often that is looked at.
 const DYING: Duration = Duration::from_secs(1);
@@ -273,6 +273,15 @@ impl Client {
         self.let_in(async |again| {
             self.renew(again).await?;
             self.send(Method::GET, path, None, None, None).await
+        })
+        .await
+    }
+
+    /// The same of what it has in memory.
+    pub(crate) async fn get_once_from_memory(&self, path: &str) -> Result<Reply, CliError> {
+        self.let_in(async |again| {
+            self.renew(again).await?;
+            self.at_once(self.send(Method::GET, path, None, None, None)).await
         })
         .await
     }

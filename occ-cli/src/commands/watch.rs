@@ -217,7 +217,7 @@ impl<'a> Looks<'a> {
         let reply = match later.await {
             Some(reply) => reply?,
             // Nothing has been seen yet; or the daemon may be stuck.
-            None => self.client.at_once(self.client.get_once("/v1/hosts")).await?,
+            None => self.client.get_once_from_memory("/v1/hosts").await?,
         };
         let mut list: HostList = reply.parse()?;
         self.watched.narrow(&mut list)?;

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use occ_proto::Code;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use testkit::http::Response;
 use testkit::wait::blocking::wait_until;
@@ -76,6 +77,32 @@ fn operations_are_so_many_on_a_host_and_in_all() {
     assert!(occ.wait().unwrap().success());
     drop(second);
     wait_until("their end", GUARD, || number(&rig, "occd_operations"), |now| *now == Some(0.0));
+}
+
+#[test]
+fn who_finds_all_places_taken_waits_for_one_and_says_so() {
+    // As many as a socket serves at once, each of which waits for the rest of its request.
+    const PLACES: usize = 1024;
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).unwrap();
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let head = "POST /v1/hosts/local/exec HTTP/1.1\r\nHost: localhost\r\n\
+                Content-Type: application/json\r\nContent-Length: 99\r\n\r\n";
+    let waits = || {
+        let mut client = UnixStream::connect(rig.socket()).unwrap();
+        client.write_all(head.as_bytes()).unwrap();
+        client
+    };
+    let clients: Vec<UnixStream> = (0..PLACES).map(|_| waits()).collect();
+    let at_work = || number(&rig, "occd_operations");
+    wait_until("all of them to be there", GUARD, at_work, |count| *count == Some(1024.0));
+    let mut occ = rig.occ(&["host", "list"]);
+    let mut occ = occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let line = BufReader::new(occ.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    assert!(line.contains("1024 requests are being served. Waiting for a place, 30 s"), "{line}");
+    drop(clients);
+    assert!(occ.wait().unwrap().success());
 }
 
 #[test]

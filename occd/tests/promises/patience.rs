@@ -167,7 +167,7 @@ fn who_waits_for_a_daemon_that_answers_nobody_is_told() {
     let told = said.next();
     daemon.signal(Signal::CONT);
     let pid = daemon.pid;
-    let wanted = format!("occd (process {pid}) has not answered for 10 seconds. Still waiting.");
+    let wanted = format!("occd (process {pid}) has not answered for 15 seconds. Still waiting.");
     assert_eq!(told, Some(wanted));
     assert!(said.next().is_some_and(|hint| hint.contains(&format!("kill -CONT {pid}"))));
     // It has lost nothing.
