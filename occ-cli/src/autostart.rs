@@ -162,43 +162,6 @@ pub(crate) fn of_ended_grant(socket: &Path, error: CliError) -> CliError {
         .hint("occ grant list, where it was made, shows those in force")
 }
 
-/// Returns why nothing was answered, where it is no occd of this user's that listens: a daemon of ours has a lock.
-pub(crate) async fn of_stranger(context: &Context<'_>, error: CliError) -> CliError {
-    let (Some(why), Ok(socket)) = (&error.unanswered, socket_path(context)) else { return error };
-    // A daemon has these beside the socket that goes with its lock.
-    let is_beside = socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || is_read_only(&socket);
-    if is_beside || lock_holder(&socket).is_some() {
-        return error;
-    }
-    let Ok(stream) = connect_checked(&socket).await else { return error };
-    let Ok(peer) = stream.peer_cred() else { return error };
-    let (uid, socket) = (peer.uid(), shown(&socket));
-    // One outside of this container has no number here.
-    let pid = peer.pid().filter(|pid| *pid > 0);
-    let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-    if uid != rustix::process::geteuid().as_raw() {
-        let message = format!(
-            "user {uid}'s program on {socket}{process} closed the connection without an answer: occd serves its own user alone."
-        );
-        let hint = "have that user type: occ grant --any-uid, with what it is to give; OCC_SOCKET names its socket in a container (occ grant --help)";
-        return CliError::not_occd(message).hint(hint);
-    }
-    // systemd listens for the daemon that it is to start.
-    if units(context).await.is_some_and(|units| units.listens) {
-        return error;
-    }
-    let message = format!(
-        "what listens on {socket}{process} is no occd, or does not speak its protocol: {why}."
-    );
-    let hint = match pid {
-        Some(pid) => format!(
-            "ps -fp {pid} shows what it is; kill {pid} ends it, and the next command starts occd"
-        ),
-        None => format!("ss -xlp shows what it is; rm {socket} if it is to have nothing there"),
-    };
-    CliError::not_occd(message).hint(hint)
-}
-
 /// Returns whether occ is to start no daemon by itself.
 pub(crate) fn is_forbidden() -> bool {
     std::env::var_os("OCC_NO_AUTOSTART").is_some_and(|v| !v.is_empty() && v != "0")
@@ -288,7 +251,7 @@ fn trusted_owner() -> Result<Option<u32>, CliError> {
 }
 
 /// Returns a path as text that is safe for a terminal.
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     sanitize(&path.to_string_lossy())
 }
 

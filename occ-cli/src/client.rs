@@ -38,6 +38,7 @@ use crate::hint::wake_or_kill;
 use crate::output::Ui;
 use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
+use crate::stranger;
 use crate::versions;
 
 /// The largest answer that is read, in bytes: thousands of hosts, and no end of memory.
@@ -300,13 +301,22 @@ impl Client {
     /// Returns the error about a daemon that has not answered for that time.
     pub(crate) fn stuck(&self, time: Duration) -> CliError {
         let seconds = time.as_secs();
-        // Who listens may be systemd, for a daemon that does not come.
-        match autostart::lock_holder(&self.socket).or(self.pid) {
-            Some(pid) => CliError::daemon(format!(
+        let of_none = || CliError::daemon(format!("occd has not answered for {seconds} seconds."));
+        let of_occd = |pid| {
+            CliError::daemon(format!(
                 "occd (process {pid}) has not answered for {seconds} seconds."
             ))
-            .hint(format!("{}, and the next command starts a new one", wake_or_kill(pid))),
-            None => CliError::daemon(format!("occd has not answered for {seconds} seconds.")),
+            .hint(format!("{}, and the next command starts a new one", wake_or_kill(pid)))
+        };
+        // A daemon of ours has a lock. Who listens may be systemd, for a daemon that does not come.
+        match (autostart::lock_holder(&self.socket), self.pid.filter(|pid| *pid > 0)) {
+            (Some(pid), _) => of_occd(pid),
+            (None, Some(pid)) => match stranger::name(pid).as_deref() {
+                None => of_occd(pid),
+                Some("systemd") => of_none(),
+                Some(name) => stranger::silent(&self.socket, pid, name, seconds),
+            },
+            (None, None) => of_none(),
         }
     }
 
@@ -557,9 +567,16 @@ pub(crate) fn note_warnings(ui: &Ui, headers: &HeaderMap) {
 /// Returns the daemon's program version, after checking that it speaks our API.
 pub(crate) fn check_version(headers: &HeaderMap) -> Result<String, CliError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let daemon = sanitize(text(occ_proto::VERSION_HEADER).unwrap_or("of an unknown version"));
+    let version = text(occ_proto::VERSION_HEADER);
+    let daemon = sanitize(version.unwrap_or("of an unknown version"));
     match text(occ_proto::API_VERSION_HEADER) {
         Some(api) if api.parse() == Ok(occ_proto::API_VERSION) => Ok(daemon),
+        // Whatever an occd answers, of whichever version, it says that.
+        None if version.is_none() => {
+            let why = "its answer names no version of occd";
+            let error = CliError::not_occd(format!("what answers is no occd: {why}."));
+            Err(CliError { unanswered: Some(why.into()), ..error })
+        }
         api => Err(CliError::incompatible(format!(
             "occ {} speaks API version {}, but occd {daemon} speaks {}.",
             env!("CARGO_PKG_VERSION"),

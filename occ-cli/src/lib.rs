@@ -32,6 +32,7 @@ mod prompter;
 pub mod session;
 mod spot;
 mod stdio;
+mod stranger;
 mod target;
 mod terminal;
 mod tree;

@@ -355,19 +355,48 @@ fn stop_ends_a_daemon_whose_answers_are_not_understood() {
 #[test]
 fn a_daemon_that_does_not_answer_is_named() {
     let dir = private_dir();
-    let socket = dir.path().join("s");
+    let socket = dir.path().join("occd.sock");
     // Clients are connected by the kernel; nobody ever answers them.
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let commands: [&[&str]; 3] =
-        [&["status", "--host", "h"], &["exec", "--host", "h", "--", "true"], &["daemon", "stop"]];
+    let _lock = hold_lock(&socket);
+    let pid = std::process::id();
+    let hint = format!("kill -CONT {pid} if it was stopped; else kill -9 {pid}");
+    said_of_silence(dir.path(), &[&format!("occd (process {pid}) has not answered"), &hint]);
+}
+
+#[test]
+fn a_program_that_says_nothing_and_is_no_occd_is_told_as_that() {
+    let dir = private_dir();
+    let socket = dir.path().join("occd.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let pid = std::process::id();
+    let what = format!("what listens on {} (process {pid}, daemon-", socket.display());
+    let hint = format!("ps -fp {pid} shows what it is; kill {pid} ends it");
+    said_of_silence(dir.path(), &[&what, "is no occd, and has said nothing for ", &hint]);
+    let done = run(occ(&["doctor"], dir.path()).env("OCC_SOCKET", &socket));
+    assert!(done.out.contains(&what) && !done.out.contains("kill -9"), "{done:?}");
+}
+
+/// Holds the lock of the daemon behind a socket.
+fn hold_lock(socket: &Path) -> std::fs::File {
+    let lock = std::fs::File::create(socket.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(socket.with_extension("lock"), std::process::id().to_string()).unwrap();
+    lock
+}
+
+/// Looks at what commands say where nobody answers on a directory's socket.
+fn said_of_silence(dir: &Path, words: &[&str]) {
+    let commands: [&[&str]; 2] =
+        [&["status", "--host", "h"], &["exec", "--host", "h", "--", "true"]];
     std::thread::scope(|scope| {
         for args in commands {
-            let (socket, dir) = (&socket, dir.path());
             scope.spawn(move || {
-                let done = run(occ(args, dir).env("OCC_SOCKET", socket));
+                let done = run(occ(args, dir).env("OCC_SOCKET", dir.join("occd.sock")));
                 assert_eq!(done.code, 3, "{done:?}");
-                let pid = std::process::id();
-                assert!(done.err.contains(&format!("kill -9 {pid}")), "{args:?}: {done:?}");
+                for words in words {
+                    assert!(done.err.contains(words), "{args:?}: {done:?}");
+                }
             });
         }
     });
@@ -392,7 +421,12 @@ fn stranger(socket: &Path, words: &'static [u8]) {
 #[test]
 fn a_program_that_is_no_occd_is_told_with_its_process() {
     let pid = std::process::id();
-    for words in [&b"SSH-2.0-garbage\r\n\r\n"[..], b""] {
+    for words in [
+        &b"SSH-2.0-garbage\r\n\r\n"[..],
+        b"",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+    ] {
         let dir = private_dir();
         let socket = dir.path().join("occd.sock");
         stranger(&socket, words);
@@ -430,9 +464,7 @@ fn a_daemon_that_holds_its_lock_and_breaks_is_no_stranger() {
     let dir = private_dir();
     let socket = dir.path().join("occd.sock");
     stranger(&socket, b"");
-    let lock = std::fs::File::create(socket.with_extension("lock")).unwrap();
-    lock.lock().unwrap();
-    std::fs::write(socket.with_extension("lock"), std::process::id().to_string()).unwrap();
+    let _lock = hold_lock(&socket);
     let done = run(occ(&["host", "list"], dir.path()).env("OCC_SOCKET", &socket));
     assert!(done.err.contains("occd closed the connection without an answer"), "{done:?}");
     assert!(done.err.contains("hint: occ daemon status"), "{done:?}");

@@ -775,6 +775,9 @@ fn a_daemon_that_does_not_answer_holds_nothing_up() {
     let dir = private_dir();
     let socket = dir.path().join("occd.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
+    let lock = std::fs::File::create(socket.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(socket.with_extension("lock"), std::process::id().to_string()).unwrap();
     let done = run(doctor(dir.path(), &["--json"]).env("OCC_SOCKET", &socket));
     let daemon = only(&done, "daemon");
     assert_eq!(daemon["level"], "failed");

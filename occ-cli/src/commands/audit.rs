@@ -20,6 +20,7 @@ use crate::client::{Client, segment};
 use crate::error::{ABSENT, CliError};
 use crate::lines::Lines;
 use crate::output::Ui;
+use crate::stranger;
 use crate::target::Target;
 
 /// What has begun and not ended, of which a follower remembers as much. Of others the end is told without its beginning.
@@ -91,7 +92,7 @@ async fn ask(
         let why = match ask_one(ui, client, &filter, (number, args.follow), &mut told).await {
             Ok(()) if !args.follow => return Ok(0),
             Ok(()) => CliError::daemon("occd is away"),
-            Err(error) => autostart::of_stranger(context, error).await,
+            Err(error) => stranger::explained(context, error).await,
         };
         if !args.follow || !why.is_away() {
             return Err(why);

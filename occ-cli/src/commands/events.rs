@@ -10,11 +10,11 @@ use occ_proto::status::{HostStatus, State};
 use occ_proto::text::sanitize;
 
 use super::Context;
-use crate::autostart;
 use crate::cli::EventsArgs;
 use crate::error::CliError;
 use crate::lines::Lines;
 use crate::output::{Ui, json};
+use crate::stranger;
 
 /// How long until a daemon that is away is looked for again.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
             let why = match ended {
                 Ok(true) => return Ok(0),
                 Ok(false) => CliError::daemon("occd is away"),
-                Err(error) => autostart::of_stranger(context, error).await,
+                Err(error) => stranger::explained(context, error).await,
             };
             if args.once || !why.is_away() {
                 return Err(why);

@@ -62,6 +62,7 @@ use crate::error::CliError;
 use crate::hint::{PROXY_COMMAND, hint};
 use crate::output::Ui;
 use crate::place::Place;
+use crate::stranger;
 use crate::target::{Source, Target};
 use group::Selection;
 use occ_proto::HostName;
@@ -120,7 +121,7 @@ impl Context<'_> {
 pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
     let context = Context::plain(ui, cli.global.socket.clone());
     let error = match perform(cli, ui).await {
-        Err(error) => autostart::of_stranger(&context, error).await,
+        Err(error) => stranger::explained(&context, error).await,
         done => return done,
     };
     Err(match autostart::socket_path(&context) {

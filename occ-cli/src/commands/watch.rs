@@ -21,7 +21,7 @@ use super::Context;
 use super::group::{Selection, of_host};
 use crate::autostart::Start;
 use crate::client::Client;
-use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE};
+use crate::error::{CliError, DAEMON, DAEMON_INCOMPATIBLE, NOT_OCCD};
 use crate::output::{Ui, host as show, json, rows, write_stdout};
 use crate::target::Target;
 use crate::terminal::{foreground, is_in_background, set_modes};
@@ -227,7 +227,7 @@ impl<'a> Looks<'a> {
 
 /// Returns whether the daemon is away, and may be there again a moment later.
 fn may_come_back(error: &CliError) -> bool {
-    error.exit == DAEMON && error.code != DAEMON_INCOMPATIBLE
+    error.exit == DAEMON && ![DAEMON_INCOMPATIBLE, NOT_OCCD].contains(&error.code.as_str())
 }
 
 fn away(error: &CliError) -> String {

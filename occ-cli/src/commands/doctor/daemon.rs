@@ -19,6 +19,7 @@ use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE};
 use crate::hint::{exposed, shell_word};
+use crate::stranger;
 use crate::versions::{remedy, too_old};
 
 /// How long the daemon may take to answer from memory: less than the whole check, so that there is time to say what to do.
@@ -73,7 +74,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
                 DAEMON_INCOMPATIBLE => upgrade::too_old(&client).await,
                 _ => None,
             };
-            let error = autostart::of_stranger(context, too_old.unwrap_or(error)).await;
+            let error = stranger::explained(context, too_old.unwrap_or(error)).await;
             findings.push(of("daemon", error));
             return findings;
         }

@@ -12,6 +12,7 @@ use crate::client::{Client, host_path};
 use crate::commands::Context;
 use crate::error::{CliError, FAILED, NOT_FOUND};
 use crate::hint::hint_for;
+use crate::stranger;
 
 /// How far apart two clocks may be, in seconds: what a round trip and a slow login shell may take, and more.
 const APART: i64 = 5;
@@ -25,7 +26,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let list = match list.await {
         Ok(list) => list,
         Err(error) => {
-            return vec![daemon::of("hosts", autostart::of_stranger(context, error).await)];
+            return vec![daemon::of("hosts", stranger::explained(context, error).await)];
         }
     };
     let mut findings = Vec::new();
@@ -63,7 +64,7 @@ pub(super) async fn deep(context: &Context<'_>, host: &HostName) -> Vec<Finding>
     match tested(context, host).await {
         Ok(findings) => findings,
         Err(error) => {
-            let error = autostart::of_stranger(context, error).await;
+            let error = stranger::explained(context, error).await;
             let exit = if error.exit == NOT_FOUND { NOT_FOUND } else { FAILED };
             vec![Finding { exit, ..daemon::of("host", error).of(host) }]
         }
