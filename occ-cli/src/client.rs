@@ -604,9 +604,15 @@ pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> CliError {
     while let Some(source) = inner.source() {
         inner = source;
     }
-    let what =
-        if connecting { "occd went away" } else { "occd closed the connection without an answer" };
-    let error = CliError::daemon(format!("{what}: {inner}")).hint("occ daemon status");
+    let is_end = inner.is::<std::io::Error>()
+        || inner.downcast_ref().is_some_and(hyper::Error::is_incomplete_message);
+    let what = match (connecting, is_end) {
+        (true, _) => format!("occd went away: {inner}"),
+        // That it ended says all.
+        (false, true) => "occd went away before it answered.".to_owned(),
+        (false, false) => format!("occd went away before it answered: {inner}"),
+    };
+    let error = CliError::daemon(what).hint("occ daemon status");
     let unanswered = (!connecting).then(|| sanitize(&inner.to_string()).into());
     CliError { unread: connecting || is_unread(inner), unanswered, ..error }
 }

@@ -467,6 +467,8 @@ fn a_copy_that_a_signal_or_the_daemons_death_cuts_off_says_how_to_go_on() {
         assert_eq!(code, if dies { 3 } else { 143 }, "{text}");
         let hint = format!("hint: occ cp --resume {} {to}", here.at("f").display());
         assert!(text.contains(&hint), "{text}");
+        let went = "Error: occd went away before it answered.\n";
+        assert!(!dies || text.contains(went), "{text}");
     }
     far.rig.start_daemon(&[]);
 }
