@@ -289,7 +289,15 @@ fn check_directory(socket: &Path) -> Result<bool, CliError> {
             _ => refuse("can be written to by others than its owner"),
         };
     }
-    if meta.uid() != rustix::process::geteuid().as_raw() {
+    let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
+    // One for everybody, as /tmp is, is to stay as it is.
+    if meta.mode() & 0o022 != 0 && (!is_ours || meta.mode() & 0o1000 != 0) {
+        let own = shown(&dir.join("occ").join(socket.file_name().unwrap_or_default()));
+        return Err(refused("can be written to by others").hint(format!(
+            "--socket {own}, or export OCC_SOCKET={own}: occ makes that directory, for you alone"
+        )));
+    }
+    if !is_ours {
         let error = refused(&format!("belongs to user {}", meta.uid()));
         return Err(error.hint(format!(
             "ls -ld {}; OCC_SOCKET_OWNER={} if that is whom you trust here",

@@ -540,6 +540,29 @@ fn whom_one_trusts_is_a_number_and_no_help_where_others_write() {
 }
 
 #[test]
+fn a_socket_in_a_directory_for_all_has_a_hint_that_works() {
+    if !testkit::require::require_root("to make a directory somebody else's") {
+        return;
+    }
+    let dir = private_dir();
+    let everybodys = dir.path().join("tmp");
+    std::fs::create_dir(&everybodys).unwrap();
+    std::fs::set_permissions(&everybodys, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    for owner in [0, 65534] {
+        std::os::unix::fs::chown(&everybodys, Some(owner), None).unwrap();
+        let done = run(occ(&["host", "list"], dir.path()).env("OCC_SOCKET", everybodys.join("x")));
+        assert_eq!(done.code, 3, "{done:?}");
+        assert!(done.err.contains("can be written to by others: not used"), "{done:?}");
+        let hint = format!("hint: --socket {}/occ/x, or export OCC_SOCKET=", everybodys.display());
+        assert!(done.err.contains(&hint) && !done.err.contains("chmod"), "{done:?}");
+    }
+    // It makes the directory.
+    let own = everybodys.join("occ/x");
+    let done = run(occ(&["host", "list"], dir.path()).env("OCC_SOCKET", own));
+    assert!(done.err.contains("occd is not running"), "{done:?}");
+}
+
+#[test]
 fn a_daemon_that_needs_a_newer_client_is_told_as_that() {
     const NEEDS: &str = "occd 9.9.9 needs occ 9.0.0 or newer, and this is occ 0.1.0.";
     const HINT: &str = "install occ 9.9.9: this one is older than occd";

@@ -83,6 +83,27 @@ fn without_home_it_says_so_and_goes_on() {
 }
 
 #[test]
+fn the_directory_that_is_in_the_way_is_the_one_to_look_at() {
+    if !testkit::require::require_root("to make a directory somebody else's") {
+        return;
+    }
+    let top = private_dir();
+    let others = top.path().join("others");
+    std::fs::create_dir(&others).unwrap();
+    std::os::unix::fs::chown(&others, Some(65534), None).unwrap();
+    set_mode(&others, 0o755);
+    let done = run(&mut bound_by_modes(&doctor(&others.join("no/where"), &["--json"])));
+    for check in ["state", "config"] {
+        let finding = only(&done, check);
+        let detail = finding["detail"].as_str().unwrap();
+        let hint = finding["hint"].as_str().unwrap();
+        assert!(detail.starts_with(&format!("{} cannot be written", others.display())), "{detail}");
+        let look = format!("ls -ld {}", others.display());
+        assert!(hint == look || hint.starts_with(&format!("{look};")), "{hint}");
+    }
+}
+
+#[test]
 fn a_relative_socket_is_told_with_what_to_set_instead() {
     let home = private_dir();
     let done = run(doctor(home.path(), &["--json"]).env("OCC_SOCKET", "here/occd.sock"));
@@ -784,5 +805,7 @@ fn a_daemon_that_does_not_answer_holds_nothing_up() {
     // It may be one that was stopped, which is this process here.
     let hint = format!("kill -CONT {} if it was stopped; else kill -9", std::process::id());
     assert!(daemon["hint"].as_str().is_some_and(|text| text.starts_with(&hint)), "{daemon}");
+    // It is one thing that is wrong, and no file system.
+    assert!(findings(&done, "hosts").is_empty(), "{done:?}");
     assert_eq!(only(&done, "hosts.json")["level"], "ok");
 }

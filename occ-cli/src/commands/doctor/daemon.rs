@@ -23,7 +23,7 @@ use crate::stranger;
 use crate::versions::{remedy, too_old};
 
 /// How long the daemon may take to answer from memory: less than the whole check, so that there is time to say what to do.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Looks at the socket and at who is behind it, and starts nobody.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {

@@ -46,15 +46,16 @@ pub(super) fn check() -> Vec<Finding> {
     let unused = unused.or_else(|| owned("state", &state, Others::Nothing));
     findings.extend(unused.or_else(|| {
         let lost = "history, sessions and forwards are not remembered";
-        let hint = format!("ls -ld {}; XDG_STATE_HOME names another place", state.display());
-        Some(Finding::failed("state", unwritable(&state, lost)?, hint))
+        let (text, look) = unwritable(&state, lost)?;
+        let hint = format!("{look}; XDG_STATE_HOME names another place");
+        Some(Finding::failed("state", text, hint))
     }));
     let unused = unusable(&config).map(|(text, hint)| Finding::warning("config", text, hint));
     let unused = unused.or_else(|| owned("config", &config, Others::Read));
     findings.extend(unused.or_else(|| {
         let lost = "hosts cannot be added or changed";
-        let hint = format!("ls -ld {}", config.display());
-        Some(Finding::warning("config", unwritable(&config, lost)?, hint))
+        let (text, look) = unwritable(&config, lost)?;
+        Some(Finding::warning("config", text, look))
     }));
     for secret in [env.secrets_file(), env.age_identity()].into_iter().flatten() {
         findings.extend(owned("secrets", &secret, Others::Nothing));
@@ -184,11 +185,12 @@ fn owned(check: &'static str, path: &Path, others: Others) -> Option<Finding> {
 }
 
 /// Returns that a directory, or the place where it is to be, cannot be written, and what of that.
-fn unwritable(path: &Path, lost: &str) -> Option<String> {
+fn unwritable(path: &Path, lost: &str) -> Option<(String, String)> {
     let place = path.ancestors().find(|place| place.exists())?;
     // Also one of root's that is mounted read-only, which its mode does not tell.
     let error = rustix::fs::access(place, rustix::fs::Access::WRITE_OK).err()?;
-    Some(format!("{} cannot be written ({error}): {lost}", place.display()))
+    let shown = place.display();
+    Some((format!("{shown} cannot be written ({error}): {lost}"), format!("ls -ld {shown}")))
 }
 
 fn hosts_json(env: &Env) -> Finding {

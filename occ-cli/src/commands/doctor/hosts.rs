@@ -5,6 +5,7 @@ use occ_proto::HostName;
 use occ_proto::exec::ExecResult;
 use occ_proto::status::{HostList, HostStatus, State, TestReport};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::{Finding, daemon};
 use crate::autostart::{self, Start};
@@ -23,7 +24,9 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let Ok(found) = autostart::connect(context, Start::Never).await else { return Vec::new() };
     let client = Client::of(found, context.ui);
     let list = async { client.get("/v1/hosts").await?.parse::<HostList>() };
-    let list = match list.await {
+    // So is that it does not answer.
+    let Ok(list) = timeout(daemon::PATIENCE, list).await else { return Vec::new() };
+    let list = match list {
         Ok(list) => list,
         Err(error) => {
             return vec![daemon::of("hosts", stranger::explained(context, error).await)];

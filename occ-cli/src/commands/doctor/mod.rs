@@ -28,6 +28,9 @@ const HOST_LIMIT: Duration = Duration::from_secs(60);
 /// What to do where a check itself did not come to its end: what hangs is a file system or a program that it asks.
 const AGAIN: &str = "occ doctor looks again; df and mount show a file system that hangs";
 
+/// What to do where it is the daemon that did not come to an end.
+const OF_DAEMON: &str = "occ daemon status; occ daemon logs shows what occd does";
+
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -103,12 +106,12 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     };
     let deep = async {
         match host {
-            Some(host) => within("host", HOST_LIMIT, hosts::deep(context, host)).await,
+            Some(host) => limited("host", HOST_LIMIT, OF_DAEMON, hosts::deep(context, host)).await,
             None => Vec::new(),
         }
     };
     let all = tokio::join!(
-        within("daemon", LIMIT, daemon::check(context)),
+        limited("daemon", LIMIT, OF_DAEMON, daemon::check(context)),
         apart("programs", machine::programs),
         apart("files", files::check),
         within("occd.toml", LIMIT, daemon::occd_toml()),
@@ -120,7 +123,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         within("docker", LIMIT, machine::docker()),
         within("unit", LIMIT, machine::unit(&env)),
         within("clock", LIMIT, machine::clock()),
-        within("hosts", LIMIT, hosts::check(context)),
+        limited("hosts", LIMIT, OF_DAEMON, hosts::check(context)),
         deep,
     );
     let (a, b, c, d, e, f, g, h, i, j, k, l, m, n) = all;
@@ -138,16 +141,26 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(exit.unwrap_or(0))
 }
 
-/// Makes a check that waits for others.
+/// Makes a check that waits for others, with what to do where they do not come to an end.
+async fn limited(
+    check: &'static str,
+    limit: Duration,
+    hint: &str,
+    work: impl Future<Output = Vec<Finding>>,
+) -> Vec<Finding> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let text = format!("no answer within {} s", limit.as_secs());
+        vec![Finding::failed(check, text, hint)]
+    })
+}
+
+/// Makes a check that waits for programs and files.
 async fn within(
     check: &'static str,
     limit: Duration,
     work: impl Future<Output = Vec<Finding>>,
 ) -> Vec<Finding> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let text = format!("no answer within {} s", limit.as_secs());
-        vec![Finding::failed(check, text, AGAIN)]
-    })
+    limited(check, limit, AGAIN, work).await
 }
 
 /// Makes a check that the file system may hold up. One that hangs is left behind: this process ends without it.
