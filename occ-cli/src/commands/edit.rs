@@ -1,8 +1,9 @@
 //! `occ edit`: a file of a host in the editor here, and back if nobody has changed it meanwhile.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
@@ -71,6 +72,7 @@ impl Drop for Desk {
 
 /// Runs the command and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &EditArgs) -> Result<u8, CliError> {
+    let editor = editor()?;
     let (client, home) = home(context, &[&args.path]).await?;
     let spot = Spot::of(&args.path, home.as_ref())?;
     let Some(name) = spot.name().map(<[u8]>::to_vec) else {
@@ -83,7 +85,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &EditArgs) -> Result<u8, Cl
     };
     let failed = |error: io::Error| local_file::failed(&std::env::temp_dir(), &error);
     let mut desk = Desk::new(&name, text).map_err(failed)?;
-    let edited = edited(&mut desk, text).await?;
+    let edited = edited(&mut desk, text, &editor).await?;
     let edited = if args.eol.is_some() { edited.map(|text| ToLf::whole(&text)) } else { edited };
     let Some(edited) = edited.filter(|edited| edited != text) else {
         context.ui.say(&format!("{spot}: unchanged, nothing was written."))?;
@@ -134,14 +136,24 @@ async fn read(client: &Client, spot: &Spot) -> Result<Option<(Vec<u8>, Option<St
 }
 
 /// Lets the person edit. Returns what the file is then; nothing where it is gone.
-async fn edited(desk: &mut Desk, before: &[u8]) -> Result<Option<Vec<u8>>, CliError> {
-    let editor = editor();
+async fn edited(
+    desk: &mut Desk,
+    before: &[u8],
+    editor: &OsStr,
+) -> Result<Option<Vec<u8>>, CliError> {
     let shown = sanitize(&editor.to_string_lossy());
     // As git runs it: the words of the variable are the shell's, the file is an argument.
     // Ctrl-C is the editor's, and neither ends the shell nor us.
     let script = [b"trap : INT QUIT; ", editor.as_bytes(), b" \"$@\""].concat();
     let mut command = tokio::process::Command::new("sh");
-    command.arg("-c").arg(OsString::from_vec(script)).arg(&editor).arg(&desk.file);
+    command.arg("-c").arg(OsString::from_vec(script)).arg(editor).arg(&desk.file);
+    if !io::stdout().is_terminal() {
+        // Whoever reads our output wants no screen in it.
+        let stderr = io::stderr().as_fd().try_clone_to_owned();
+        let stderr =
+            stderr.map_err(|error| CliError::failed(format!("standard error: {error}.")))?;
+        command.stdout(stderr);
+    }
     let status = {
         // Before there is an editor in which somebody could type it.
         let mut interrupts =
@@ -180,9 +192,18 @@ async fn edited(desk: &mut Desk, before: &[u8]) -> Result<Option<Vec<u8>>, CliEr
     Err(CliError::failed(message).hint("VISUAL or EDITOR names the editor, such as EDITOR=vi"))
 }
 
-fn editor() -> OsString {
+/// Returns the editor that is named, or the usual one, which needs a terminal.
+fn editor() -> Result<OsString, CliError> {
     let set = |name| std::env::var_os(name).filter(|editor| !editor.is_empty());
-    set("VISUAL").or_else(|| set("EDITOR")).unwrap_or_else(|| "vi".into())
+    let has_terminal =
+        io::stdin().is_terminal() && (io::stdout().is_terminal() || io::stderr().is_terminal());
+    match set("VISUAL").or_else(|| set("EDITOR")) {
+        Some(editor) => Ok(editor),
+        None if has_terminal => Ok("vi".into()),
+        None => Err(CliError::usage("There is no terminal for the editor vi.").hint(
+            "VISUAL or EDITOR names one that needs none; occ cp copies a file here and back",
+        )),
+    }
 }
 
 /// Puts the text into its place, if there is still what was read.

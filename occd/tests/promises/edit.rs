@@ -122,6 +122,20 @@ fn an_editor_that_fails_writes_nothing() {
 }
 
 #[test]
+fn what_an_editor_says_is_in_no_document_and_without_a_terminal_one_must_be_named() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    writable(&shared.at("f"), "one");
+    let editor = script(&rig, "echo noise; echo x >\"$1\"");
+    let (code, out, err) = edit(&rig, &editor, &["--json"], &shared.at("f"));
+    assert!(code == 0 && err.contains("noise") && !out.contains("noise"), "{out}{err}");
+    let (code, out, err) = edit(&rig, "", &[], &shared.at("f"));
+    assert_eq!((code, &out[..]), (2, ""), "{err}");
+    assert!(err.contains("no terminal for the editor vi") && err.contains("hint: VISUAL"), "{err}");
+    assert!(is_empty(&desk(&rig)));
+}
+
+#[test]
 fn vi_edits_a_file_of_a_host() {
     if !require("vi", find_program("vi").map(drop), "OCC_REQUIRE_TERMINAL") {
         return;
