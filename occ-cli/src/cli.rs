@@ -48,7 +48,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   trust unlock prompts           a changed host key; locked keys; open questions
   allow                          a project's .occ.toml: the host of its commands
   policy grant                   what may be done on a host; a socket that may do little
-  operations events              what is being done, or was not long ago; what changes
+  operations                     what is being done, or was not long ago
   forward                        add list remove: ports and sockets, as ssh -L -R -D
   docker docker-socket docker-context   the docker program at a host's engine
   events api                     what changes, as it changes; the API in JSON lines

@@ -138,6 +138,14 @@ fn help_and_version_need_no_daemon() {
     }
     let version = run(&mut occ(&["--version"], home.path()));
     assert_eq!(version.out, format!("occ {}\n", env!("CARGO_PKG_VERSION")));
+    // Each command has its one place there.
+    let help = run(&mut occ(&["--help"], home.path())).out;
+    let commands = help.lines().filter_map(|line| line.strip_prefix("  ")?.split_once("  "));
+    let mut names: Vec<&str> = commands.flat_map(|(names, _)| names.split(' ')).collect();
+    names.retain(|name| !name.starts_with('-') && *name != "occ");
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+    assert_eq!(twice, None, "{help}");
     // Alone and not on a terminal: the help.
     assert!(run(&mut occ(&[], home.path())).out.starts_with("occ: your servers"));
 }
