@@ -106,9 +106,14 @@ fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
     // A daemon that says nothing is waited for no longer than somebody likes.
     let daemon = Process::find(rig.daemon_pid()).unwrap();
     daemon.signal(Signal::STOP);
-    let waits = ":call timer_start(1, {-> execute('redrawstatus | echo \"it \" . \"waits\"', '')})";
-    tmux(&["send-keys", waits, " | OccOpen local:/etc/hosts", "Enter"]);
-    shows("it waits");
+    let counts = ":let g:n = 0 | set statusline=%{g:n}\\ turns | call timer_start(20, \
+                  {-> execute('let g:n += 1 | redrawstatus')}, {'repeat': -1})";
+    tmux(&["send-keys", counts, " | OccOpen local:/etc/hosts", "Enter"]);
+    let turns = |screen: &String| {
+        let before = screen.split_once(" turns")?.0;
+        before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
+    };
+    wait_until("the editor to go on", GUARD, screen, |screen| turns(screen) >= Some(3));
     tmux(&["send-keys", "C-c"]);
     shows("occ: local:/etc/hosts: Interrupted.");
     daemon.signal(Signal::CONT);
