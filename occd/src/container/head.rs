@@ -137,7 +137,7 @@ fn only_tells(path: &str) -> bool {
         let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-:@+".contains(&byte);
         !matches!(*name, "" | "." | "..") && name.bytes().all(is_known)
     };
-    names.iter().all(|name| is_plain(name))
+    names.iter().all(is_plain)
         && READS.iter().any(|read| is_like(&read.split('/').collect::<Vec<_>>(), &names))
 }
 
