@@ -194,12 +194,13 @@ pub(crate) fn controls() -> (mpsc::Sender<ExecControl>, mpsc::Receiver<ExecContr
 
 impl Up {
     /// Passes standard input and control messages on, until the socket or the controls end. The input is not
-    /// touched before `ready`.
+    /// touched before `ready`; one that cannot be read ends there, and `on_unreadable` is told why.
     pub(crate) async fn run(
         mut self,
         mut stdin: Option<Input>,
         ready: impl Future<Output = ()>,
         mut controls: mpsc::Receiver<ExecControl>,
+        on_unreadable: impl Fn(&io::Error),
     ) {
         let mut ready = std::pin::pin!(ready);
         let mut is_ready = false;
@@ -238,8 +239,10 @@ impl Up {
                     Ok(text) => self.sink.send(Message::text(text)).await,
                     Err(_) => Ok(()),
                 },
-                Next::Input(Ok(0)) | Next::Input(Err(_)) => {
-                    // An input that cannot be read ends, as it does for a local program's child.
+                Next::Input(read @ (Ok(0) | Err(_))) => {
+                    if let Err(error) = read {
+                        on_unreadable(&error);
+                    }
                     stdin = None;
                     self.send_input(Bytes::from_static(&[STDIN])).await
                 }

@@ -61,7 +61,7 @@ pub(super) async fn run(
         request.retries = request.retries.or(Some(0));
     }
     let note = "reading the input, which each host is given; -n gives none …";
-    let input = with_note(ui, note, input(args)).await?;
+    let input = with_note(ui, note, input(ui, args)).await?;
     let fold = ui.stdout_terminal && ui.stderr_terminal && ui.verbose == 0 && !ui.json;
     let screen = Screen::new(ui, fold).map_err(|error| streams(&error))?;
     let many = Many { context, args, request, group, input, screen };
@@ -81,7 +81,7 @@ fn conclude(context: &Context<'_>, done: &Done, folded: bool) -> Result<u8, CliE
 }
 
 /// Reads what is on standard input to its end, once for all hosts.
-async fn input(args: &ExecArgs) -> Result<Option<Bytes>, CliError> {
+async fn input(ui: &crate::output::Ui, args: &ExecArgs) -> Result<Option<Bytes>, CliError> {
     // What is typed is meant for one program.
     if args.no_stdin || io::stdin().is_terminal() {
         return Ok(None);
@@ -92,8 +92,11 @@ async fn input(args: &ExecArgs) -> Result<Option<Bytes>, CliError> {
     loop {
         all.reserve(CHUNK);
         match stdin.read(&mut all).await {
-            // One that cannot be read ends, as it does for a local program's child.
-            Ok(0) | Err(_) => break,
+            Ok(0) => break,
+            Err(error) => {
+                ui.tell_unreadable(&error);
+                break;
+            }
             Ok(_) if all.len() > MOST_INPUT => {
                 return Err(CliError::usage(
                     "The input is longer than 16 MiB, which is the most for several hosts.",

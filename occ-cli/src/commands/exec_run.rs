@@ -93,7 +93,8 @@ impl Run<'_> {
                     starts().await;
                 }
             };
-            let mut up = std::pin::pin!(up.run(input, ready, controls));
+            let mut up =
+                std::pin::pin!(up.run(input, ready, controls, |error| ui.tell_unreadable(error)));
             let mut up_done = false;
             let on_start = |key: Option<String>| {
                 started.set(true);

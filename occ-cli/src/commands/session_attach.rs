@@ -218,7 +218,10 @@ pub(super) async fn pass(
             }
             Next::Caught(caught) => return Ok((Left::Detached(Some(caught)), timed_out)),
             // An input that cannot be read ends, as it does for a local program's child.
-            Next::Read(Ok(0) | Err(_)) => {
+            Next::Read(read @ (Ok(0) | Err(_))) => {
+                if let Err(error) = read {
+                    ui.tell_unreadable(&error);
+                }
                 typed.input = None;
                 if typed.eof {
                     attached.end_input().await?;

@@ -135,6 +135,13 @@ impl Ui {
         }
     }
 
+    /// Says that standard input has ended before its end, also where only the essential is wanted.
+    pub(crate) fn tell_unreadable(&self, error: &io::Error) {
+        self.clear_progress();
+        let text = format!("Warning: standard input cannot be read, so it ends here: {error}.\n");
+        write_stderr(text.as_bytes());
+    }
+
     /// Shows how far it is, on a terminal, until something else is said. Not beside a question.
     pub(crate) fn show_progress(&self, text: &str) {
         if self.stderr_terminal && !self.json && !self.quiet && !self.asked.get() {

@@ -63,7 +63,7 @@ impl Handshake {
             .write_buffer_size(WRITE_BUFFER)
             .on_upgrade(move |socket| {
                 let (sink, stream) = socket.split();
-                serve(sink, Source { stream, broken: None, turn })
+                serve(sink, Source { stream, closes: false, broken: None, turn })
             })
     }
 }
@@ -72,6 +72,8 @@ impl Handshake {
 #[derive(Debug)]
 pub(super) struct Source {
     stream: SplitStream<WebSocket>,
+    /// The client has said that it closes.
+    closes: bool,
     broken: Option<Broken>,
     turn: Turn,
 }
@@ -80,7 +82,10 @@ impl Source {
     /// Returns the next message; nothing once the client has gone, or has broken the protocol.
     pub(super) async fn next(&mut self) -> Option<Message> {
         match self.stream.next().await? {
-            Ok(message) => Some(message),
+            Ok(message) => {
+                self.closes |= matches!(message, Message::Close(_));
+                Some(message)
+            }
             Err(error) => {
                 tracing::debug!(%error, "a client's WebSocket broke");
                 self.broken = Broken::of(&error);
@@ -147,7 +152,7 @@ pub(super) async fn send(sink: &mut Sink, event: &impl Serialize) -> Result<(), 
 /// Ends a WebSocket; a client that has broken the protocol is told how, in the event that `error` makes and in the close frame.
 pub(super) async fn end<E: Serialize>(
     mut sink: Sink,
-    source: Source,
+    mut source: Source,
     error: impl FnOnce(Box<Problem>) -> E,
 ) {
     let last = async {
@@ -155,6 +160,11 @@ pub(super) async fn end<E: Serialize>(
             send(&mut sink, &error(problem.into_problem())).await?;
         }
         source.turn.end();
+        if source.closes {
+            // The answer to that goes out as what comes next is asked for (RFC 6455, section 5.5.1).
+            while source.next().await.is_some() {}
+            return Ok(());
+        }
         let frame = source
             .broken
             .map(|Broken { close, reason, .. }| CloseFrame { code: close, reason: reason.into() });

@@ -184,7 +184,14 @@ async fn engine(ready: &Ready) -> Result<std::sync::Arc<super::ready::Live>, Una
     };
     let live = timeout(within, ready.until_live()).await;
     live.map_err(|_| {
-        let why = error.map_or_else(|| "Docker does not answer".to_owned(), |error| chain(&error));
+        let why = match error {
+            Some(error) => chain(&error),
+            // Which of the two it is shows only once there is a session.
+            None if connection.opens_no_sockets() => {
+                "Docker does not answer, or the sessions that stand in for its socket are all in use (MaxSessions)".to_owned()
+            }
+            None => "Docker does not answer".to_owned(),
+        };
         Unavailable(format!("{name}: {why}"))
     })
 }

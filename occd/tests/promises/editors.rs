@@ -95,7 +95,10 @@ fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
         String::from_utf8(output.stdout).unwrap()
     };
     let runtime = format!("set runtimepath^={}", editors("nvim").display());
-    let nvim = ["nvim", "--clean", "-n", "--cmd", &runtime];
+    // Only a few times: Ctrl-C would be the timer's.
+    let counts = "command -bar Count call timer_start(20, \
+                  {-> execute('let g:n += 1 | redrawstatus')}, {'repeat': 3})";
+    let nvim = ["nvim", "--clean", "-n", "--cmd", &runtime, "--cmd", counts];
     tmux(&[&["new-session", "-d", "-x", "100", "-y", "24"], &nvim[..]].concat());
     let screen = || tmux(&["capture-pane", "-p"]);
     let shows = |what: &str| wait_until(what, GUARD, screen, |screen| screen.contains(what));
@@ -106,9 +109,8 @@ fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
     // A daemon that says nothing is waited for no longer than somebody likes.
     let daemon = Process::find(rig.daemon_pid()).unwrap();
     daemon.signal(Signal::STOP);
-    let counts = ":let g:n = 0 | set statusline=%{g:n}\\ turns | call timer_start(20, \
-                  {-> execute('let g:n += 1 | redrawstatus')}, {'repeat': -1})";
-    tmux(&["send-keys", counts, " | OccOpen local:/etc/hosts", "Enter"]);
+    tmux(&["send-keys", ":let g:n = 0 | set statusline=%{g:n}\\ turns", "Enter"]);
+    tmux(&["send-keys", ":Count | OccOpen local:/etc/hosts", "Enter"]);
     let turns = |screen: &String| {
         let before = screen.split_once(" turns")?.0;
         before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()

@@ -425,6 +425,29 @@ fn a_websocket_that_breaks_the_protocol_is_told_why_it_ends() {
 }
 
 #[test]
+fn a_close_is_answered() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let mut running = Ws::start(&rig, &json!({ "argv": ["cat"] }));
+    running.started();
+    for mut ws in [Ws::open(&rig), running] {
+        // 1000 and "bye", with a mask of zeros.
+        ws.raw(b"\x88\x85\0\0\0\0\x03\xe8bye");
+        assert_eq!(ws.close_code(), Some(1000));
+    }
+}
+
+#[test]
+fn an_input_that_cannot_be_read_is_told() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    for more in [&[][..], &["--durable"]] {
+        let mut occ = rig.occ(&[&["exec", "--host", "h"], more, &["--", "wc", "-c"]].concat());
+        let output = occ.stdin(std::fs::File::open("/").unwrap()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("standard input cannot be read"), "{more:?}: {output:?}");
+    }
+}
+
+#[test]
 fn bytes_for_no_stream_are_told_like_a_control_that_is_none() {
     let Some((_sshd, rig)) = sshd() else { return };
     let mut ws = Ws::start(&rig, &json!({ "argv": ["cat"] }));

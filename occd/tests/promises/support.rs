@@ -285,6 +285,17 @@ impl Ws {
         }
     }
 
+    /// Reads on to the daemon's close frame, and returns its code; nothing where it ends without one.
+    pub(crate) fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match self.reader.read() {
+                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
     /// Asks for a sign of life.
     pub(crate) fn ping(&mut self) {
         self.writer.send(Message::Ping(Vec::new().into())).unwrap();

@@ -119,13 +119,14 @@ fn an_error_is_the_last_word_and_the_connection_is_closed_behind_it() {
     assert_eq!(ws.next(), Incoming::End);
     // Nor is a frame that is none a reason to hang up: a text that is not UTF-8, and a frame without a mask.
     for wrong in [&b"\x81\x81\0\0\0\0\xff"[..], b"\x81\x01a"] {
-        let mut ws = Ws::open(&rig);
-        ws.raw(wrong);
-        assert_eq!(ws.next(), Incoming::End);
-        let mut ws = Ws::start(&rig, &json!({ "argv": ["sleep", "1000"] }));
-        ws.started();
-        ws.raw(wrong);
-        assert_eq!(ws.next(), Incoming::End);
+        let mut running = Ws::start(&rig, &json!({ "argv": ["sleep", "1000"] }));
+        running.started();
+        for mut ws in [Ws::open(&rig), running] {
+            ws.raw(wrong);
+            let last = ws.next();
+            assert!(matches!(&last, Incoming::Event(ExecEvent::Error { .. })), "{last:?}");
+            assert_eq!(ws.next(), Incoming::End);
+        }
     }
 }
 
