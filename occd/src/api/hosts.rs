@@ -303,12 +303,15 @@ async fn take_away(app: Arc<App>, name: HostName, headers: HeaderMap) -> ApiResu
     let cut_off = cut_off(&app, &name).await;
     forget_passwords(&app, name.clone());
     cut_off.map_err(|failure| {
-        let (status, code) = error::unsaved(&failure);
-        let detail = format!(
-            "Host '{name}' is removed, but what led to it comes back with the next daemon: {failure}."
-        );
-        ApiError::new(status, code, detail).host(&name)
+        let but = "is removed, but what led to it comes back with the next daemon";
+        still_leads(&name, but, &failure)
     })
+}
+
+/// Returns that what leads to a host is not forgotten, with what that means for the host.
+fn still_leads(name: &HostName, but: &str, failure: &io::Error) -> ApiError {
+    let (status, code) = error::unsaved(failure);
+    ApiError::new(status, code, format!("Host '{name}' {but}: {failure}.")).host(name)
 }
 
 /// Takes away what leads to a host, or from one: another server may have the name next.
@@ -335,12 +338,11 @@ async fn take_away_earlier(app: &App, name: &HostName) -> ApiResult<Vec<String>>
         .collect();
     if !earlier.is_empty() {
         cut_off(app, name).await.map_err(|failure| {
-            let (status, code) = error::unsaved(&failure);
             let what = earlier.join(", ");
-            let detail = format!(
-                "Host '{name}' is not added: what led to an earlier one of that name ({what}) cannot be taken away: {failure}."
+            let but = format!(
+                "is not added: what led to an earlier one of that name ({what}) cannot be taken away"
             );
-            ApiError::new(status, code, detail).host(name)
+            still_leads(name, &but, &failure)
         })?;
     }
     Ok(earlier)

@@ -48,6 +48,11 @@ impl Books {
         let most = self.most.max(1);
         if self.full { Some(most) } else { self.known.map(|known| known.max(most)) }
     }
+
+    /// Returns how many carry a stream that stands by, or one that does not.
+    fn streams_that(&mut self, stands_by: bool) -> &mut u32 {
+        if stands_by { &mut self.standing_by } else { &mut self.streams }
+    }
 }
 
 /// The place of a stream among the sessions, until dropped.
@@ -107,25 +112,15 @@ impl Sessions {
         let mut books = self.lock();
         let granted = books.granted();
         let share = granted.map_or(STREAMS, |granted| granted.saturating_sub(1).clamp(1, STREAMS));
-        if stands_by {
-            let free = books.streams + books.standing_by < share;
-            books.standing_by += u32::from(free);
-            free
-        } else {
-            let free = books.streams < share;
-            books.streams += u32::from(free);
-            free
-        }
+        let taken = books.streams + if stands_by { books.standing_by } else { 0 };
+        let free = taken < share;
+        *books.streams_that(stands_by) += u32::from(free);
+        free
     }
 
     /// A session that carried a stream has ended.
     pub(super) fn stream_ended(&self, stands_by: bool) {
-        let mut books = self.lock();
-        if stands_by {
-            books.standing_by -= 1;
-        } else {
-            books.streams -= 1;
-        }
+        *self.lock().streams_that(stands_by) -= 1;
     }
 
     /// Returns the most that were granted at once, where the server has refused one more.
