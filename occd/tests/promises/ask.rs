@@ -51,6 +51,14 @@ pub(crate) fn in_state(rig: &DaemonRig, host: &str, state: State) -> HostStatus 
     wait_until(&what, GUARD, || look(rig, host), |status| status.state == state)
 }
 
+/// Returns the host once what every new connection is asked for has been answered. The question is a command on the
+/// server, and it comes when it suits the other dials: a test that counts commands waits for it first.
+pub(crate) fn probed(rig: &DaemonRig, host: &str) -> HostStatus {
+    let is_probed =
+        |status: &HostStatus| status.connection.as_ref().is_some_and(|c| c.system.is_some());
+    wait_until("the probe's answer", GUARD, || look(rig, host), is_probed)
+}
+
 /// Returns the failure that the host shows once it is in `state`.
 pub(crate) fn failure(rig: &DaemonRig, host: &str, state: State) -> LastError {
     in_state(rig, host, state).last_error.expect("a reason for the state")

@@ -16,6 +16,7 @@ use testkit::terminal::Terminal;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, FaultyLink, RealSshd};
 
+use crate::ask::probed;
 use crate::invariants::Held;
 use crate::support::{GUARD, daemon_for, eventually, no_channels, settled, sshd, status};
 
@@ -698,7 +699,8 @@ fn a_hosts_port_moves_on_from_a_connection_that_a_stream_has_for_itself() {
     let Some((_sshd, rig)) = sshd() else { return };
     let target = serve(echo);
     let port = port_of(&add(&rig, &["-R", &format!("0:localhost:{target}")]));
-    let old = settled_but_for_the_listener(&rig);
+    // Not settled: the listener is a channel in use.
+    let old = probed(&rig, "h").connection.unwrap().id;
     // What makes it a bulk connection goes through the forward itself, and arrives whole.
     let payload: Vec<u8> = (0..12_000_000_u32).map(|n| (n % 251) as u8).collect();
     let client = thread::spawn(move || {
@@ -724,15 +726,6 @@ fn a_hosts_port_moves_on_from_a_connection_that_a_stream_has_for_itself() {
     answers(port);
     assert_eq!(the(&rig).listen.port(), Some(port));
     wait_until("the old one to be closed", GUARD, || status(&rig), |now| now.connections == 1);
-}
-
-/// Waits until the probe has answered, and returns the connection's number.
-fn settled_but_for_the_listener(rig: &DaemonRig) -> u64 {
-    let is_settled = |now: &occ_proto::status::HostStatus| {
-        now.connection.as_ref().is_some_and(|connection| connection.system.is_some())
-    };
-    let now = wait_until("a settled connection", GUARD, || status(rig), is_settled);
-    now.connection.unwrap().id
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::ask::{
     Clock, GUARD, body, connect, echoes, exec, failure, in_state, list, look, meanwhile, post,
-    problem,
+    probed, problem,
 };
 use crate::invariants::Held;
 
@@ -163,17 +163,14 @@ fn a_host_that_flaps_costs_one_dial_each_time_and_leaves_nothing_behind() {
     rig.add_host("far", Target::from(&host).through(&link));
     rig.write_config_toml("[connection]\nmax_backoff = \"100ms\"\n");
     rig.start_daemon(&[]);
-    let settled =
-        |status: &HostStatus| status.connection.as_ref().is_some_and(|c| c.system.is_some());
-    let settle = || wait_until("the probe's answer", GUARD, || look(&rig, "far"), settled);
     connect(&rig, "far");
-    let mut now = settle();
+    let mut now = probed(&rig, "far");
     let held = Held::by(&rig);
     for _ in 0..FLAPS {
         link.reset_all();
         now = back_by_itself(&rig, &now);
     }
-    settle();
+    probed(&rig, "far");
     assert_eq!(now.connects, FLAPS + 1);
     assert_eq!(link.connections(), FLAPS + 1, "one dial for each loss");
     assert_eq!(now.connections, 1);

@@ -21,7 +21,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 use tokio::time::Instant;
 
-use crate::ask::{GUARD, echoes, exec, failure, in_state, look, post, problem};
+use crate::ask::{GUARD, echoes, exec, failure, in_state, look, post, probed, problem};
 use crate::invariants::Held;
 
 /// A daemon that knows an embedded server as `far` and gives a dial one second.
@@ -109,6 +109,7 @@ fn a_stall_when_a_command_is_started_ends_the_command_and_not_the_connection() {
     let (rig, host) = far();
     let held = Held::by(&rig);
     echoes(&rig, "far");
+    probed(&rig, "far");
     let execs = host.execs();
     let spare = wait_until("a spare", GUARD, || host.open_channels(), |n| *n == 1);
     host.stall_at(embedded::Phase::Exec);

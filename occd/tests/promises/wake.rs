@@ -12,7 +12,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 use tokio::time::Instant;
 
-use crate::ask::{GUARD, echoes, exec, failure, in_state, look, problem};
+use crate::ask::{GUARD, echoes, exec, failure, in_state, look, probed, problem};
 
 /// Far below the 45 s after which an idle dead connection is found anyway.
 const SOON: Duration = Duration::from_secs(20);
@@ -104,6 +104,7 @@ fn a_change_of_the_network_finds_the_dead_and_hurries_the_waiting() {
 #[test]
 fn after_a_sleep_no_command_is_sent_on_a_connection_that_nobody_has_looked_at() {
     let (host, link, rig) = rig();
+    probed(&rig, "far");
     let before = host.execs();
     // A process that is stopped for so long is what a machine that sleeps looks like from inside.
     let daemon = rig.daemon();
