@@ -194,9 +194,10 @@ impl Connection {
         self.shared.closed.clone()
     }
 
-    /// Returns whether the connection has ended.
+    /// Returns whether the connection has ended, or is bound to in a moment: what is sent on one that was killed
+    /// goes nowhere, and its sender could not tell.
     pub fn is_closed(&self) -> bool {
-        self.shared.closed.is_cancelled()
+        self.shared.closed.is_cancelled() || self.control.is_killed()
     }
 
     /// Returns why the connection ended. One that ends with its jump host's ends because of it.

@@ -71,6 +71,11 @@ impl StreamControl {
         self.kill.cancel();
     }
 
+    /// Returns whether it was ended so.
+    pub fn is_killed(&self) -> bool {
+        self.kill.is_cancelled()
+    }
+
     /// Returns the bytes received.
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in.load(Ordering::Relaxed)

@@ -55,6 +55,20 @@ async fn a_panic_costs_one_host_its_connections_and_no_more() {
     assert!(!again.is_closed() && !of_b.is_closed());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_a_connection_that_was_found_dead() {
+    let directory = tempfile::tempdir().unwrap();
+    let context = context(directory.path());
+    let server = EmbeddedHost::start();
+    let host = host("a", &server, &context);
+    let dead = host.connection(Tries::Retries(0), &Client::default()).await.unwrap();
+    dead.kill(LossCause::Asleep);
+    // Before the loop that serves it has come round to its end.
+    let found_closed = dead.is_closed();
+    let next = host.connection(Tries::Retries(0), &Client::default()).await.unwrap();
+    assert!(found_closed && !Arc::ptr_eq(&dead, &next));
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_a_host_that_is_down_looks_again_before_the_backoff_does() {
     let directory = tempfile::tempdir().unwrap();
