@@ -32,8 +32,17 @@ vim.notify = function(text)
   said[#said + 1] = text
 end
 local failed = {}
+local err_writeln = vim.api.nvim_err_writeln
 vim.api.nvim_err_writeln = function(text)
   failed[#failed + 1] = text
+end
+local echo = vim.api.nvim_echo
+vim.api.nvim_echo = function(chunks, ...)
+  if chunks[1][2] == 'ErrorMsg' then
+    failed[#failed + 1] = chunks[1][1]
+  else
+    echo(chunks, ...)
+  end
 end
 
 local function lines()
@@ -394,6 +403,47 @@ function tests.a_new_file_is_made_and_one_that_cannot_be_read_is_not_written()
   failed = {}
 end
 
+function tests.an_error_that_comes_while_a_file_is_read_does_not_empty_it()
+  local path = dir .. '/kept'
+  write(path, 'kept\n')
+  local stub = vim.api.nvim_err_writeln
+  -- In a script and in a mapping an error, whosever it is, ends what is under way, without a word.
+  vim.api.nvim_err_writeln = err_writeln
+  for _, before in ipairs({
+    function()
+      vim.cmd('OccOpen ' .. host .. ':' .. dir)
+    end,
+    function()
+      vim.schedule(function()
+        err_writeln('of something else')
+      end)
+    end,
+  }) do
+    before()
+    pcall(vim.cmd, 'OccOpen ' .. host .. ':' .. path)
+    same(vim.api.nvim_buf_get_name(0), 'occ://' .. host .. '/' .. path)
+    same({ lines(), vim.bo.readonly, vim.bo.modified }, { { 'kept' }, false, false })
+    vim.cmd('write')
+    same(read(path), 'kept\n')
+    vim.cmd('bwipeout!')
+  end
+  vim.api.nvim_err_writeln = stub
+  assert(failed[1]:find('directory') and failed[2]:find('of something else'), vim.inspect(failed))
+  failed = {}
+  -- What cannot be shown is not written either.
+  local set_lines = vim.api.nvim_buf_set_lines
+  vim.api.nvim_buf_set_lines = function()
+    error('no')
+  end
+  pcall(vim.cmd, 'OccOpen ' .. host .. ':' .. path)
+  vim.api.nvim_buf_set_lines = set_lines
+  pcall(vim.cmd, 'write')
+  same(read(path), 'kept\n')
+  assert(failed[1]:find('could not be read, and is not written'), vim.inspect(failed))
+  failed = {}
+  vim.cmd('bwipeout!')
+end
+
 function tests.what_a_login_needs_is_asked_here()
   local asked = {}
   local answers = { 'wrong', vim.env.PASSPHRASE }
@@ -497,6 +547,7 @@ local order = {
   'nothing_is_waited_for_that_cannot_come',
   'a_file_that_may_not_be_written_is_read_only',
   'a_new_file_is_made_and_one_that_cannot_be_read_is_not_written',
+  'an_error_that_comes_while_a_file_is_read_does_not_empty_it',
   'what_a_login_needs_is_asked_here',
   'it_works_again_after_the_daemon_was_stopped_and_does_not_start_it_by_itself',
   'a_file_is_read_though_the_daemon_was_killed',

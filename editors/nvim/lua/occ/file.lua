@@ -31,6 +31,11 @@ local function fail(text)
   vim.api.nvim_err_writeln('occ: ' .. text)
 end
 
+--- Says why a buffer was not read.
+local function complain(text)
+  rpc.complain('occ: ' .. text)
+end
+
 --- Calls `say(text)` once the command that reads a buffer has ended: it draws the screen in its end, and with that over
 --- whatever was said before.
 local function afterwards(say, text)
@@ -98,6 +103,10 @@ local function show(buffer, text)
   M.filling = { buffer, lines }
   -- Marks, and places of the quickfix list, are those of the file, and do not move as if it had been typed.
   vim.cmd('lockmarks lua require("occ.file").fill()')
+  if M.filling then
+    -- After an error, whosever it is, the editor leaves commands out without a word until the script has ended.
+    M.fill()
+  end
   vim.bo[buffer].undolevels = levels
   vim.bo[buffer].fileformat = is_dos and 'dos' or 'unix'
   vim.bo[buffer].endofline = has_end
@@ -109,8 +118,8 @@ end
 --- Puts lines into a buffer in place of all there are.
 function M.fill()
   local buffer, lines = unpack(M.filling)
-  M.filling = nil
   vim.api.nvim_buf_set_lines(buffer, 0, -1, false, lines)
+  M.filling = nil
 end
 
 --- Returns whether a file lacks its owner's permission to write, by its mode in octal digits. Replacing it as a whole
@@ -163,10 +172,12 @@ end
 function M.read(buffer, name)
   local host, path = M.parse(name)
   if not host then
-    return afterwards(fail, name .. ' is not occ://HOST/PATH')
+    return afterwards(complain, name .. ' is not occ://HOST/PATH')
   end
   vim.bo[buffer].buftype = 'acwrite'
   vim.bo[buffer].swapfile = false
+  -- Until it is shown: what is shown may not be the file, and must not become it.
+  note(buffer, name, { is_unread = true })
   local answer, bytes = get(host, path)
   local why = answer.problem
   local encoding = named_encoding() or ''
@@ -175,18 +186,16 @@ function M.read(buffer, name)
     why = { detail = 'It cannot be read as ' .. encoding .. '.' }
   end
   if why and why.code == 'file_not_found' then
-    note(buffer, name, { is_new = true })
     show(buffer, '')
+    note(buffer, name, { is_new = true })
     afterwards(vim.notify, '"' .. host .. ':' .. path .. '" [New]')
   elseif why then
-    -- What is shown is not the file, and must not become it.
     set_readonly(buffer, true)
-    note(buffer, name, { is_unread = true })
-    return afterwards(fail, host .. ':' .. path .. ': ' .. rpc.reason(why))
+    return afterwards(complain, host .. ':' .. path .. ': ' .. rpc.reason(why))
   else
-    note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(bytes) })
     vim.bo[buffer].fileencoding = encoding
     show(buffer, text)
+    note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(bytes) })
   end
   set_readonly(buffer, is_locked(answer.headers['occ-file-mode']))
   vim.b[buffer].occ_host = host
@@ -226,7 +235,9 @@ function M.write(buffer, name, force)
     local what = why.code == 'file_changed' and ' has changed there since it was read' or ' is there already'
     return fail(host .. ':' .. path .. what .. '; nothing was written. :e! reads it, :w! overwrites it')
   elseif why then
-    return fail(host .. ':' .. path .. ': ' .. rpc.reason(why) .. ' Nothing is known to be written.')
+    local is_known = why.status and why.status < 500
+    local what = is_known and 'Nothing was written.' or 'Nothing is known to be written.'
+    return fail(host .. ':' .. path .. ': ' .. rpc.reason(why) .. ' ' .. what)
   end
   if name == vim.api.nvim_buf_get_name(buffer) then
     note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })

@@ -71,8 +71,9 @@ local function next_one()
     -- Nothing, or Ctrl-C, declines.
     done(ok and text ~= '' and text or nil)
   else
-    local is_verdict = prompt.kind == 'keep' or prompt.kind == 'host_key'
-    vim.ui.input({ prompt = said(prompt) .. (is_verdict and ' (yes/no): ' or ': ') }, done)
+    local text = said(prompt)
+    local is_said = prompt.kind ~= 'keep' and prompt.kind ~= 'host_key' or text:find('%(yes/no%)$')
+    vim.ui.input({ prompt = text .. (is_said and ': ' or ' (yes/no): ') }, done)
   end
 end
 

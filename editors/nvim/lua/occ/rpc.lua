@@ -183,6 +183,11 @@ function M.cancel(id)
   end
 end
 
+--- Says what went wrong. It is no error of the editor's: that would end whatever it is about to do.
+function M.complain(text)
+  vim.api.nvim_echo({ { text, 'ErrorMsg' } }, true, {})
+end
+
 --- Asks, and waits for the answer, and asks questions meanwhile. Ctrl-C gives up, and so does it by itself when nothing
 --- comes for `silence` milliseconds, and nobody is asked anything.
 function M.wait(request, handlers, silence)
@@ -201,6 +206,11 @@ function M.wait(request, handlers, silence)
     end
     _, why = vim.wait(SLICE)
   until answer or why == -2 or now() - handlers.heard > silence
+  -- An error of something else that ran meanwhile ends whatever the editor is asked for next: it is taken here.
+  local ok, theirs = pcall(vim.cmd, '')
+  if not ok then
+    M.complain(theirs)
+  end
   if not answer then
     M.cancel(id)
     waiting[id] = nil
