@@ -88,8 +88,9 @@ pub(super) fn first_line(bytes: &[u8]) -> String {
 
 /// What of the engine only tells a state, in the terms of its API (v1.41 to v1.47) without the version: `*` is a
 /// name, `**` one that may have slashes. Not among them are files out of containers, whole images, secrets, configs and
-/// the tokens of a swarm, nor whatever a later engine adds.
-const READS: [&str; 31] = [
+/// the tokens of a swarm, what has the engine ask a registry (its address is the client's choice, and may be anything
+/// that the host reaches), nor whatever a later engine adds.
+const READS: [&str; 29] = [
     "_ping",
     "version",
     "info",
@@ -103,10 +104,8 @@ const READS: [&str; 31] = [
     "containers/*/stats",
     "exec/*/json",
     "images/json",
-    "images/search",
     "images/**/json",
     "images/**/history",
-    "distribution/**/json",
     "networks",
     "networks/*",
     "volumes",
@@ -298,14 +297,24 @@ mod tests {
             "/images/json",
             "/v1.41/images/registry.example:5000/a/b:1@sha256:0f/json",
             "/images/a/history",
-            "/distribution/a/b/json",
             "/networks/x",
             "/services/x/logs",
         ] {
             assert!(only_tells(path), "{path}");
         }
-        for path in ["", "/", "/v1.44", "/images//json", "/images/**", "/networks/x/y", "/vx/info"]
-        {
+        for path in [
+            "",
+            "/",
+            "/v1.44",
+            "/images//json",
+            "/images/**",
+            "/networks/x/y",
+            "/vx/info",
+            // They lead from the host to wherever the client says.
+            "/distribution/127.0.0.1:22/x/json",
+            "/images/search?term=127.0.0.1:22/x",
+            "/plugins/privileges?remote=127.0.0.1:22/x",
+        ] {
             assert!(!only_tells(path), "{path}");
         }
     }
