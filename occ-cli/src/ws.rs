@@ -296,7 +296,11 @@ impl Down {
                     Ok(ExecEvent::OutputError { errno }) => {
                         return End::Output(io::Error::from_raw_os_error(errno));
                     }
-                    Ok(ExecEvent::Started { new_host_key }) => on_start(new_host_key),
+                    Ok(ExecEvent::Started { new_host_key }) => {
+                        on_start(new_host_key);
+                        // What the start makes of the terminal is made of it before anything is written there.
+                        tokio::task::yield_now().await;
+                    }
                     Ok(ExecEvent::NewHostKey(key)) => on_key(key),
                     Ok(ExecEvent::Approval { id, message }) => on_approval(id, &message),
                     Ok(ExecEvent::Waiting) => on_unsent(true),
