@@ -12,6 +12,9 @@ use serde_json::json;
 use testkit::require::{find_program, require};
 use testkit::terminal::Terminal;
 
+/// Groups whose names mean something to a shell.
+const ODD: [&str; 6] = ["my grp", "zz;touch pwned", "yy$(touch pwned)!x", "it's", "aa b1", "aa b2"];
+
 /// A daemon with two hosts, a session and a forward.
 fn daemon() -> Fake {
     Fake::new(|seen| match seen.path.as_str() {
@@ -19,7 +22,9 @@ fn daemon() -> Fake {
             let mut eu = connected("prod-1");
             eu["config"]["groups"] = json!(["eu", "web"]);
             eu["config"]["description"] = json!("the shop");
-            Answer::ok(list(&[eu, connected("build")], None))
+            let mut build = connected("build");
+            build["config"]["groups"] = json!(ODD);
+            Answer::ok(list(&[eu, build], None))
         }
         "/v1/hosts/prod-1" => Answer::ok(connected("prod-1")),
         "/v1/sessions" => Answer::ok(json!({"sessions": [
@@ -87,6 +92,69 @@ fn a_tab_in_bash_completes_a_host_that_the_daemon_knows() {
 }
 
 #[test]
+fn what_a_tab_in_bash_inserts_is_one_word_that_means_nothing_to_the_shell() {
+    if !has("bash") {
+        return;
+    }
+    let fake = daemon();
+    std::fs::write(fake.dir.path().join("files of \"$x\".txt"), "").unwrap();
+    std::fs::create_dir(fake.dir.path().join("own dir")).unwrap();
+    std::fs::write(fake.dir.path().join("own dir/f"), "").unwrap();
+    let mut bash = shell("bash", fake.dir.path(), &fake.socket);
+    bash.args(["--norc", "--noprofile", "-i"]);
+    let shown = "occ() { printf '<%s>' \"$@\"; echo; }";
+    for (line, words) in [
+        ("occ status --group my\t", "<status><--group><my grp>"),
+        ("occ status --group \"my\t", "<status><--group><my grp>"),
+        ("occ status --group 'my\t", "<status><--group><my grp>"),
+        ("occ status --group my\\ g\t", "<status><--group><my grp>"),
+        ("occ status --group zz\t", "<status><--group><zz;touch pwned>"),
+        ("occ status --group=zz\t", "<status><--group=zz;touch pwned>"),
+        ("occ status --group='zz\t", "<status><--group=zz;touch pwned>"),
+        ("occ status --group yy\t", "<status><--group><yy$(touch pwned)!x>"),
+        ("occ status --group \"yy\t", "<status><--group><yy$(touch pwned)!x>"),
+        ("occ status --group 'yy\t", "<status><--group><yy$(touch pwned)!x>"),
+        ("occ status --group it\t", "<status><--group><it's>"),
+        ("occ status --group 'it\t", "<status><--group><it's>"),
+        ("occ status --group \"it\t", "<status><--group><it's>"),
+        // What both have in common, and then the rest.
+        ("occ status --group aa\t2", "<status><--group><aa b2>"),
+        ("occ status --group 'aa\t2'", "<status><--group><aa b2>"),
+        ("occ cp fil\t", "<cp><files of \"$x\".txt>"),
+        ("occ cp \"fil\t", "<cp><files of \"$x\".txt>"),
+        ("occ cp own\t\t", "<cp><own dir/f>"),
+        ("occ cp 'own\t\t", "<cp><own dir/f>"),
+        ("occ cp ~/fil\t", "/files of \"$x\".txt>"),
+        // bash knows what stands for what.
+        ("occ cp $HOME/own\t\t", "/own dir/f>"),
+        // No blank comes between a host and a path there.
+        ("occ cat prod-1:\tx", "<cat><prod-1:x>"),
+        ("occ cat prod-\tx", "<cat><prod-1:x>"),
+    ] {
+        let screen = typed(&bash, &["source <(occ completions bash)", shown], line);
+        assert!(screen.contains(words), "{line:?}: {screen}");
+    }
+    assert!(!fake.dir.path().join("pwned").exists());
+}
+
+#[test]
+fn behind_a_host_no_files_of_this_machine_are_offered() {
+    let fake = daemon();
+    std::fs::create_dir(fake.dir.path().join("presents")).unwrap();
+    std::fs::write(fake.dir.path().join("a:b"), "").unwrap();
+    let none = Vec::<String>::new();
+    for command in ["rm", "cat", "ls", "cp", "edit", "files watch"] {
+        for path in ["prod-1:", "prod-1:pr", "C:pr", "a:", "no-host:pr"] {
+            assert_eq!(offered(&fake, &format!("occ {command} {path}")), none, "{command} {path}");
+        }
+        // What occ cp takes for a path here, and this machine by its name.
+        assert_eq!(offered(&fake, &format!("occ {command} ./a:")), ["b"]);
+        assert_eq!(offered(&fake, &format!("occ {command} ./a")), ["./a:b"]);
+        assert_eq!(offered(&fake, &format!("occ {command} local:pr")), ["presents/"]);
+    }
+}
+
+#[test]
 fn a_tab_in_zsh_completes_a_host_that_the_daemon_knows() {
     if !has("zsh") {
         return;
@@ -124,6 +192,16 @@ fn fish_is_offered_hosts_with_what_they_are() {
     assert_eq!(complete("occ status --host=pr"), "--host=prod-1\tthe shop\n");
     assert!(complete("occ hos").starts_with("host\t"));
     assert!(complete("occ cp pr").starts_with("prod-1:\t"));
+    // The host is whole, and what comes behind it is not known: no blank.
+    assert_eq!(complete("occ cat prod-1:"), "");
+    // fish quotes what it inserts; what is there already has its quotes.
+    for begun in ["my", "\"my", "my\\\\ g"] {
+        assert_eq!(
+            complete(&format!("occ status --group {begun}")),
+            "my grp\thosts: 1\n",
+            "{begun}"
+        );
+    }
 }
 
 #[test]
@@ -131,7 +209,7 @@ fn names_of_all_kinds_are_offered() {
     let fake = daemon();
     assert_eq!(offered(&fake, "occ exec --host "), ["prod-1", "build"]);
     assert_eq!(offered(&fake, "occ host show "), ["prod-1", "build"]);
-    assert_eq!(offered(&fake, "occ exec --group "), ["eu", "web"]);
+    assert_eq!(offered(&fake, "occ exec --group w"), ["web"]);
     assert_eq!(offered(&fake, "occ session attach "), ["nightly"]);
     assert_eq!(offered(&fake, "occ forward remove 1f"), ["1f3c9a2b"]);
     assert_eq!(offered(&fake, "occ host default n"), ["none"]);

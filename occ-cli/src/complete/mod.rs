@@ -7,11 +7,13 @@
 mod line;
 mod names;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, Command, CommandFactory as _};
 
 use crate::cli::{Cli, Shell};
+use crate::spot::Spot;
+use line::Line;
 use names::{Kind, Names};
 
 /// The word that the scripts call `occ` with. No command can have it: commands are words of a person.
@@ -22,8 +24,8 @@ pub(crate) const WORD: &str = "__complete";
 struct Answer {
     /// Words and what they are.
     words: Vec<(String, String)>,
-    /// Files of this machine may stand there, too.
-    files: bool,
+    /// Files of this machine may stand there, too, behind these first bytes of the word.
+    files: Option<usize>,
 }
 
 /// Returns the script for a shell.
@@ -38,36 +40,71 @@ pub(crate) fn script(shell: Shell) -> &'static str {
 /// Answers a shell. For bash: the line, the cursor's place in it, and where bash divides words. For the others: the
 /// words before the cursor's, `occ` the first, and what stands before the cursor of its own word.
 ///
-/// The answer's first line is `files` or `words`: whether files of this machine may stand there, too. Each
-/// other line is a word and, for shells that show it, a tab and what it is. No space follows a word that ends in `:` or `=`.
+/// The answer's first line is `files` or `words`: whether the shell is to offer files of this machine, too. Each
+/// other line is a word and, for shells that show it, a tab and what it is. No space follows a word that ends in `:`, `=`
+/// or `/`. bash puts what it is given into the line as it is: its words are quoted, and the files among them.
 pub(crate) fn answer(args: &[String]) -> String {
-    let (words, current, cut) = match args {
+    let (line, is_bash) = match args {
         [shell, line, point, breaks, ..] if shell == "bash" => {
-            let (words, current) = line::split(line, point.parse().unwrap_or(usize::MAX));
-            let cut = line::cut(&current, breaks);
-            (words, current, cut)
+            (Line::split(line, point.parse().unwrap_or(usize::MAX), breaks), true)
         }
-        [_, words @ .., current] => (words.to_vec(), current.clone(), 0),
+        [_, words @ .., current] => (Line::of_words(words.to_vec(), current.clone()), false),
         _ => return String::new(),
     };
-    let mut answer = at(words.get(1..).unwrap_or_default(), &current);
-    answer.words.retain(|(word, _)| word.starts_with(&current));
-    let mut text = String::from(if answer.files { "files\n" } else { "words\n" });
-    let plain = args.first().is_some_and(|shell| shell == "bash");
+    let current = &line.current;
+    let mut answer = at(line.words.get(1..).unwrap_or_default(), current);
+    // bash knows what it puts in the place of a variable, and quotes files itself where nothing else is offered.
+    if let Some(before) = answer.files.filter(|_| is_bash && !line.is_bashs_own()) {
+        let home = if line.is_at_home() { std::env::home_dir() } else { None };
+        answer.words.extend(files(current, before, home.as_deref()));
+        answer.files = None;
+    }
+    answer.words.retain(|(word, _)| word.starts_with(current.as_str()));
+    let mut text = String::from(if answer.files.is_some() { "files\n" } else { "words\n" });
     for (word, what) in &answer.words {
         // A name in a file that nobody has validated could break the line.
         if word.contains(['\n', '\t', '\r']) {
             continue;
         }
-        text.push_str(word.get(cut..).unwrap_or_default());
-        let what = what.lines().next().unwrap_or_default();
-        if !plain && !what.is_empty() {
-            text.push('\t');
-            text.push_str(&occ_proto::text::sanitize(what));
+        if is_bash {
+            text.push_str(&line.put(word));
+        } else {
+            text.push_str(word);
+            let what = what.lines().next().unwrap_or_default();
+            if !what.is_empty() {
+                text.push('\t');
+                text.push_str(&occ_proto::text::sanitize(what));
+            }
         }
         text.push('\n');
     }
     text
+}
+
+/// Returns the files of this machine that a word may go on to, whose first `before` bytes are no path: directories with a
+/// slash. `home` is what `~` at its start means.
+fn files(word: &str, before: usize, home: Option<&Path>) -> Vec<(String, String)> {
+    let (before, path) = word.split_at_checked(before).unwrap_or_default();
+    let (dir, begun) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+    let at = match (home, dir) {
+        (Some(home), dir) => home.join(dir.trim_start_matches('~').trim_start_matches('/')),
+        (None, "") => PathBuf::from("."),
+        (None, dir) => PathBuf::from(dir),
+    };
+    let listed = std::fs::read_dir(at);
+    let mut files: Vec<(String, String)> = listed
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().into_string().ok()?;
+            let slash = if entry.path().is_dir() { "/" } else { "" };
+            let is_meant = name.starts_with(begun);
+            is_meant.then(|| (format!("{before}{dir}{name}{slash}"), String::new()))
+        })
+        .collect();
+    files.sort();
+    files
 }
 
 /// The command line up to the cursor, as far as it has been understood.
@@ -173,19 +210,20 @@ impl Place {
 
     fn complete(&self, current: &str) -> Answer {
         if let Some(option) = &self.option {
-            return self.values(option, "");
+            return self.values(option, "", current);
         }
         if !self.raw && current.starts_with('-') {
             let assigned = current.strip_prefix("--").and_then(|long| long.split_once('='));
             return match assigned {
-                Some((name, _)) => match self.long(name) {
-                    Some(option) => self.values(option, &format!("--{name}=")),
+                Some((name, value)) => match self.long(name) {
+                    Some(option) => self.values(option, &format!("--{name}="), value),
                     None => Answer::default(),
                 },
                 None => self.options(),
             };
         }
-        let mut answer = self.positional().map_or_else(Answer::default, |arg| self.values(arg, ""));
+        let mut answer =
+            self.positional().map_or_else(Answer::default, |arg| self.values(arg, "", current));
         if self.positionals == 0 && !self.raw {
             let subs = self.command.get_subcommands();
             let visible = subs.filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
@@ -206,13 +244,22 @@ impl Place {
                 words.push((format!("-{short}"), what));
             }
         }
-        Answer { words, files: false }
+        Answer { words, files: None }
     }
 
-    /// Returns what an argument may be.
-    fn values(&self, arg: &Arg, before: &str) -> Answer {
+    /// Returns what an argument may be that begins with `typed`, with `before` before it in its word.
+    fn values(&self, arg: &Arg, before: &str, typed: &str) -> Answer {
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         let kind = Kind::of(&path, arg);
+        // Behind a host's name are files that nobody has listed.
+        let files = match kind {
+            Kind::Files => Some(0),
+            Kind::HostPaths => match Spot::of(typed.as_ref(), None) {
+                Ok(Spot { host: None, path }) => Some(typed.len() - path.len()),
+                _ => return Answer::default(),
+            },
+            _ => None,
+        };
         let mut words: Vec<(String, String)> = arg
             .get_possible_values()
             .iter()
@@ -225,7 +272,7 @@ impl Place {
         for (word, _) in &mut words {
             word.insert_str(0, before);
         }
-        Answer { words, files: matches!(kind, Kind::Files | Kind::HostPaths) }
+        Answer { words, files: files.map(|at| before.len() + at) }
     }
 }
 

@@ -1,7 +1,7 @@
 # Completion of occ for bash. occ completions bash prints it; what may stand where is occ's own answer.
 
 _occ() {
-    local kind word file words=()
+    local kind word words=()
     COMPREPLY=()
     {
         read -r kind || return 0
@@ -9,16 +9,11 @@ _occ() {
             words+=("$word")
         done
     } < <(command occ __complete bash "$COMP_LINE" "$COMP_POINT" "$COMP_WORDBREAKS" 2>/dev/null)
-    if [[ $kind == files ]]; then
-        while IFS= read -r file; do
-            [[ -d $file ]] && file+=/
-            printf -v file %q "$file"
-            words+=("$file")
-        done < <(compgen -f -- "${COMP_WORDS[COMP_CWORD]}" 2>/dev/null)
-    fi
     COMPREPLY=("${words[@]+"${words[@]}"}")
-    if [[ ${#words[@]} == 1 && ${words[0]} == *[:=/] ]]; then
-        # bash of macOS has none; there a space follows.
+    # bash of macOS has no compopt; there a space follows, and no files of a variable's directory are offered.
+    if [[ ${#words[@]} == 0 && $kind == files ]]; then
+        compopt -o default 2>/dev/null
+    elif [[ ${#words[@]} == 1 && ${words[0]} == *[:=/] ]]; then
         compopt -o nospace 2>/dev/null
     fi
     return 0
