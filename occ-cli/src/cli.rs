@@ -199,7 +199,10 @@ Examples:
   occ status --group eu
   occ status --watch --group eu         follows; in a pipe a line per change, with --json a document
   occ status --host prod-1 --fresh      connect first, and ask Docker
-  occ status -q --host prod-1           exit 0 if the sandbox runs, 1 if not, 5 if that is not known")]
+  occ status -q --host prod-1           exit 0 if the sandbox runs, 1 if not, 5 if that is not known
+
+Without -q it exits 0 when it could answer, also that a host is down or that Docker does not answer: docker_error
+with --json. With --fresh, a host that cannot be connected to is exit code 5, one of many 1.")]
     Status(StatusArgs),
     /// Start the opencode sandbox, making it if need be
     #[command(after_help = "\

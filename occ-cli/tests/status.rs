@@ -330,12 +330,21 @@ fn without_a_host_it_is_this_machine() {
     });
     assert_eq!(none.occ(&["status"]).code, 0);
     assert_eq!(none.occ(&["status", "-q"]).code, 1);
+    assert_eq!(none.occ(&["status", "-q", "--json"]).code, 1);
     let down = Fake::new(|seen| match seen.path.as_str() {
         "/v1/default-host" => Answer::ok(json!({"name": null})),
         _ => Answer::problem(503, "docker_unavailable", "the Docker daemon does not answer.", "h"),
     });
     assert!(down.occ(&["status"]).out.starts_with("Sandbox   ? unknown"));
+    assert_eq!(down.occ(&["status"]).code, 0);
     assert_eq!(down.occ(&["status", "-q"]).code, 5);
+    // The same question has the same answer for scripts.
+    let done = down.occ(&["status", "--json"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""), "{done:?}");
+    let document: Value = serde_json::from_str(&done.out).unwrap();
+    let fault =
+        json!({"code": "docker_unavailable", "message": "the Docker daemon does not answer."});
+    assert_eq!(document, json!({ "docker_error": fault }));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use occ_proto::HostName;
 use occ_proto::container::ContainerStatus;
 use occ_proto::error::Code;
 use occ_proto::status::{HostList, HostStatus, State};
+use serde_json::json;
 
 use super::group::{End, OnSignal, Selection};
 use super::{Context, watch};
@@ -81,11 +82,18 @@ async fn local(context: &Context<'_>, client: &Client, fresh: bool) -> Result<u8
     let reply = match client.get_slow(&format!("/v1/hosts/local/container{query}")).await {
         Ok(reply) => reply,
         // Docker's troubles are part of the answer.
-        Err(error) if error.daemon_code() == Some(Code::DockerUnavailable) && !ui.json => {
+        Err(error) if error.daemon_code() == Some(Code::DockerUnavailable) => {
             // Without Docker there is no sandbox; of one whose Docker is down nothing is known.
             let none = has_no_docker(&error.message);
-            if ui.quiet {
-                return Ok(if none { FAILED } else { CONNECTION });
+            if ui.json {
+                let fault = json!({ "code": error.code, "message": error.message });
+                ui.value(&json!({ "docker_error": fault }))?;
+            }
+            match (ui.quiet, none) {
+                (true, true) => return Ok(FAILED),
+                (true, false) => return Ok(CONNECTION),
+                (false, _) if ui.json => return Ok(0),
+                (false, _) => {}
             }
             let sign = if none { "○ none   " } else { "? unknown" };
             ui.print(&format!("Sandbox   {sign}    {}\n", error.message))?;
