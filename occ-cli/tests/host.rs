@@ -370,6 +370,36 @@ fn remove_asks_and_names_running_work() {
 }
 
 #[test]
+fn whoever_removes_the_default_host_is_told_what_commands_use_then() {
+    let list = list(&[connected("web-1"), connected("web-2")], Some("web-2"));
+    let fake = Fake::new(move |seen| match seen.line().as_str() {
+        "GET /v1/hosts" => Answer::ok(list.clone()),
+        "GET /v1/forwards" => Answer::ok(json!({"forwards": []})),
+        "GET /v1/grants" => Answer::ok(json!({"grants": []})),
+        "DELETE /v1/hosts/web-1/password" | "DELETE /v1/hosts/web-2/password" => {
+            common::host_not_found("web-2")
+        }
+        line if line.starts_with("GET") => Answer::ok(connected("web-2")),
+        _ => Answer::status(204),
+    });
+    let done = fake.occ(&["host", "remove", "web-2", "-f"]);
+    let expected = "Removed: Host 'web-2' removed. It was the default host: commands without --host \
+                    will use local Docker.\n";
+    assert_eq!((done.code, done.out.as_str()), (0, expected));
+    let done = fake.occ(&["host", "remove", "web-2", "-f", "--json"]);
+    let document: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(document["items"][0]["about"], json!({"default": true}));
+    let done = fake.occ(&["host", "remove", "web-1", "-f"]);
+    assert_eq!(done.out, "Removed: Host 'web-1' removed.\n");
+    let mut terminal = Terminal::start(fake.command(&["host", "remove", "web-2"]));
+    terminal.type_text("n\n");
+    let (screen, _) = terminal.finish();
+    let words = "It is the default host: without it, commands without --host use local Docker.";
+    let said = screen.find(words).unwrap_or_else(|| panic!("{screen}"));
+    assert!(said < screen.find("Remove host 'web-2'?").unwrap(), "{screen}");
+}
+
+#[test]
 fn default_is_shown_set_and_cleared() {
     let fake = Fake::new(|seen| match seen.line().as_str() {
         "GET /v1/default-host" => Answer::ok(json!({"name": null})),

@@ -73,6 +73,7 @@ async fn remove_one(
         behind.as_ref().map(|names| format!("Hosts that are reached through it: {names}."));
     let leading = Leading::to(client, name).await?;
     let goes = leading.sentence();
+    let is_default = list.default_host.as_ref() == Some(name);
     if !force {
         // Ask only about a host that is there.
         client.get(&host_path(name, "")).await?;
@@ -82,6 +83,11 @@ async fn remove_one(
         }
         for about in [&reached, &goes].into_iter().flatten() {
             ui.note(about);
+        }
+        if is_default {
+            ui.note(
+                "It is the default host: without it, commands without --host use local Docker.",
+            );
         }
         if !ui.ask(&format!("Remove host '{name}'?")).await? {
             ui.say("Cancelled.")?;
@@ -106,10 +112,14 @@ async fn remove_one(
     }
     if !ui.json {
         let went = goes.map_or_else(String::new, |goes| format!(" {goes}"));
-        ui.say(&format!("Removed: Host '{name}' removed.{went}"))?;
+        let default = match is_default {
+            true => " It was the default host: commands without --host will use local Docker.",
+            false => "",
+        };
+        ui.say(&format!("Removed: Host '{name}' removed.{went}{default}"))?;
     }
     let kept = still_kept(client, name).await;
-    let about = leading.about(kept.as_ref());
+    let about = leading.about(is_default, kept.as_ref());
     if !ui.json {
         if let Some(error) = kept {
             let hint = error.hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
@@ -163,9 +173,12 @@ impl Leading {
         Some(format!("With it {verb} {before}{last}."))
     }
 
-    /// Returns what scripts are told of it, and of passwords that are still kept.
-    fn about(&self, kept: Option<&CliError>) -> Option<Value> {
+    /// Returns what scripts are told of it, of a host that was the default, and of passwords that are still kept.
+    fn about(&self, is_default: bool, kept: Option<&CliError>) -> Option<Value> {
         let mut about = serde_json::Map::new();
+        if is_default {
+            about.insert("default".to_owned(), json!(true));
+        }
         if !self.forwards.is_empty() {
             about.insert("forwards".to_owned(), json!(self.forwards));
         }
