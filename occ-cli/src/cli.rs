@@ -61,7 +61,7 @@ Usage: occ <command> [--host NAME | --local | --group NAME | --all] [options]
   --group NAME, --all   many hosts, --parallel N at once [default: 32]: exec cp status start stop
                  restart update logs connect disconnect reconnect docker-socket, host test
   --json -q -v   one JSON document; the essential; more
-  --no-input     ask nothing: what needs an answer fails
+  --no-input     ask nothing: what needs an answer fails; what a policy asks others waits
   --no-color     as NO_COLOR does
   --socket PATH  occd's socket; else OCC_SOCKET
   --version      occ <command> --help has examples
@@ -174,7 +174,7 @@ pub(crate) struct Global {
     /// More
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Ask nothing: what needs an answer fails
+    /// Ask nothing: what needs an answer fails; what a policy asks others waits for them
     #[arg(long, global = true)]
     pub(crate) no_input: bool,
     /// No colours

@@ -64,6 +64,24 @@ fn a_person_in_another_terminal_allows_it_and_the_first_answer_wins() {
 }
 
 #[test]
+fn without_questions_here_an_approval_is_waited_for_all_the_same() {
+    let Some((_sshd, rig)) = sshd_with(ASK) else { return };
+    let args = ["--no-input", "exec", "--host", "h", "--", "touch", "/dev/null"];
+    let waiting = rig.occ(&args).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = question(&rig)["id"].to_string();
+    let (said, code) = elsewhere(&rig, &["prompts", "--allow", &id]);
+    assert_eq!(code, 0, "{said}");
+    let done = waiting.wait_with_output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let help = rig.occ_ok(&["exec", "--help"]);
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("what needs an answer fails; what a policy asks others waits for them"),
+        "{help}"
+    );
+}
+
+#[test]
 fn whoever_wants_it_and_what_that_starts_cannot_allow_it() {
     let Some((_sshd, rig)) = sshd_with(ASK) else { return };
     let occ = rig.occ(&[]);
