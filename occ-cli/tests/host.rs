@@ -400,6 +400,16 @@ fn whoever_removes_the_default_host_is_told_what_commands_use_then() {
 }
 
 #[test]
+fn all_of_import_are_those_of_ssh_config() {
+    let fake = Fake::new(|_| panic!("nothing is asked"));
+    let help = fake.occ(&["host", "import", "--help"]).out;
+    let all = help.lines().skip_while(|line| !line.trim_start().starts_with("--all"));
+    let all: String = all.take(2).collect();
+    assert!(all.contains("All hosts that ~/.ssh/config names"), "{help}");
+    assert!(!help.contains("hosts.json lists"), "{help}");
+}
+
+#[test]
 fn default_is_shown_set_and_cleared() {
     let fake = Fake::new(|seen| match seen.line().as_str() {
         "GET /v1/default-host" => Answer::ok(json!({"name": null})),

@@ -186,6 +186,9 @@ pub(crate) struct HostImportArgs {
     /// All whose names match, with * and ?
     #[arg(long = "match", value_name = "GLOB")]
     pub(crate) matching: Option<String>,
+    /// All hosts that ~/.ssh/config names
+    #[arg(long)]
+    pub(crate) all: bool,
     /// A group they are to belong to; may be given more than once
     #[arg(short, long, value_name = "GROUP", value_parser = parse_group)]
     pub(crate) group: Vec<String>,

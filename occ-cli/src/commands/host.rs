@@ -36,7 +36,7 @@ pub(crate) async fn run(
     all: bool,
 ) -> Result<u8, CliError> {
     match command {
-        HostCommand::Import(args) => host_import::run(context, &args, all).await,
+        HostCommand::Import(args) => host_import::run(context, &args, all || args.all).await,
         HostCommand::Add(args) => Box::pin(host_edit::add(context, args)).await,
         HostCommand::Edit(args) => host_edit::edit(context, args).await,
         HostCommand::Remove { name, force } => remove(context, &name, force).await,
