@@ -112,8 +112,9 @@ impl CliError {
 
     /// Returns an error for a name that is not among the hosts.
     pub(crate) fn host_not_found(name: &HostName) -> Self {
-        let error = Self::new(NOT_FOUND, Code::HostNotFound.as_str(), not_found(name.as_str()));
-        Self { hint: hint(Code::HostNotFound, Some(name.as_str()), ""), ..error }
+        let mut problem = Problem::new(404, Code::HostNotFound, not_found(name.as_str()));
+        problem.host = Some(name.clone());
+        problem.into()
     }
 
     /// Returns an error for a command whose end nobody saw.

@@ -348,6 +348,22 @@ fn without_a_host_it_is_this_machine() {
 }
 
 #[test]
+fn a_host_that_is_not_there_gets_the_nearest_that_is() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/hosts" => Answer::ok(list(&[connected("build"), connected("web-1")], None)),
+        path => common::host_not_found(path.rsplit('/').next().unwrap()),
+    });
+    for args in [&["status", "--host", "wbe-1"][..], &["host", "show", "wbe-1"]] {
+        let done = fake.occ(args);
+        let expected = "Error: Host 'wbe-1' not found.\n\
+                        hint: did you mean web-1? occ host list shows the available hosts\n";
+        assert_eq!((done.code, done.err.as_str()), (4, expected), "{args:?}");
+    }
+    let done = fake.occ(&["status", "--host", "nothing"]);
+    assert!(done.err.ends_with("\nhint: occ host list shows the available hosts\n"), "{done:?}");
+}
+
+#[test]
 fn occ_alone_on_a_terminal_is_the_table_and_without_hosts_the_help() {
     let (screen, code) = Terminal::start(many().command(&["--no-color"])).finish();
     assert_eq!((screen.contains(TABLE), code), (true, 0), "{screen}");

@@ -67,7 +67,7 @@ use crate::target::{Source, Target};
 use group::Selection;
 use occ_proto::HostName;
 use occ_proto::error::Code;
-use occ_proto::status::HostStatus;
+use occ_proto::status::{HostList, HostStatus};
 
 /// What every command knows.
 #[derive(Debug)]
@@ -124,10 +124,42 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         Err(error) => stranger::explained(&context, error).await,
         done => return done,
     };
+    let error = with_nearest(&context, error).await;
     Err(match autostart::socket_path(&context) {
         Ok(socket) => autostart::of_ended_grant(&socket, error),
         Err(_) => error,
     })
+}
+
+/// Returns an error about a host that is not there with the nearest name that is: near is what clap takes for it where
+/// a word is unknown to itself. Whatever goes wrong, the hint stays as it is.
+async fn with_nearest(context: &Context<'_>, error: CliError) -> CliError {
+    /// From 0, nothing in common, to 1.
+    const NEAR: f64 = 0.7;
+    let missing = error.problem.as_ref().and_then(|problem| problem.host.as_ref());
+    let (Some(Code::HostNotFound), Some(missing), Some(general)) =
+        (error.daemon_code(), missing, &error.hint)
+    else {
+        return error;
+    };
+    // Another hint says more already.
+    if missing.is_via() || error.hint != hint(Code::HostNotFound, Some(missing.as_str()), "") {
+        return error;
+    }
+    let list = async {
+        let client = Client::open(context, Start::Never).await.ok()?;
+        client.get("/v1/hosts").await.ok()?.parse::<HostList>().ok()
+    };
+    let hosts = list.await.map_or_else(Vec::new, |list| list.hosts);
+    let likeness = |host: &HostStatus| strsim::jaro(missing.as_str(), host.name.as_str());
+    let near = hosts.iter().map(|host| (likeness(host), host)).filter(|(like, _)| *like > NEAR);
+    match near.max_by(|(one, _), (other, _)| one.total_cmp(other)) {
+        Some((_, host)) => {
+            let hint = format!("did you mean {}? {general}", host.name);
+            error.hint(hint)
+        }
+        None => error,
+    }
 }
 
 async fn perform(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
