@@ -343,7 +343,7 @@ fn who_is_meant_is_checked() {
         (
             &["exec", "--group", "asia", "--", "x"][..],
             4,
-            "No host is in a group 'asia'.\nhint: the groups are eu lab us\n",
+            "No host is in a group 'asia'.\nhint: the groups are eu, lab, us\n",
         ),
         (&["--group", "eu", "exec", "--host", "a", "--", "x"], 2, "cannot be used with"),
         (&["exec", "--group", "eu", "--all", "--", "x"], 2, "cannot be used with"),

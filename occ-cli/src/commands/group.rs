@@ -77,7 +77,8 @@ fn no_group(name: &str, list: &HostList) -> CliError {
     groups.dedup();
     let hint = match groups.is_empty() {
         true => "occ host edit NAME --add-group GROUP makes one".to_owned(),
-        false => format!("the groups are {}", sanitize(&names(&groups))),
+        // A group may have blanks in its name.
+        false => format!("the groups are {}", sanitize(&names(&groups, ", "))),
     };
     let error = CliError::failed(format!("No host is in a group '{}'.", sanitize(name)));
     CliError { exit: NOT_FOUND, code: "group_not_found".to_owned(), ..error }.hint(hint)

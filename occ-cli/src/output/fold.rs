@@ -72,20 +72,20 @@ impl Alike<'_> {
             Ending::Ok => String::new(),
             Ending::Exit(why) | Ending::Failed(why) => format!(" ({why})"),
         };
-        let names = names(&self.hosts);
+        let names = names(&self.hosts, " ");
         // In a column of numbers the names line up, too.
         let noun = if width > 0 { format!("{noun:<5}") } else { noun.to_owned() };
         format!("{count:>width$} {noun}: {names}{why}")
     }
 }
 
-/// Returns names, and how many more there are.
-pub(crate) fn names(hosts: &[impl AsRef<str>]) -> String {
-    let mut text: Vec<&str> = hosts.iter().take(NAMES).map(AsRef::as_ref).collect();
-    let more = hosts.len().saturating_sub(NAMES);
+/// Returns names with something between them, and how many more there are.
+pub(crate) fn names(all: &[impl AsRef<str>], between: &str) -> String {
+    let mut text: Vec<&str> = all.iter().take(NAMES).map(AsRef::as_ref).collect();
+    let more = all.len().saturating_sub(NAMES);
     let more = if more > 0 { format!("and {more} more") } else { String::new() };
     text.extend((!more.is_empty()).then_some(more.as_str()));
-    text.join(" ")
+    text.join(between)
 }
 
 /// Returns what the hosts said: the output that most have first, what went wrong last, where it is read first.
