@@ -529,10 +529,18 @@ impl FileSystem {
 
     /// Removes a file, a link, or an empty directory.
     pub async fn remove(&self, path: &[u8], kind: FileKind) -> Result<(), FileError> {
-        match self {
+        let removed = match self {
             Self::Remote(remote) => remote.remove(path, kind).await,
             Self::Shell(shell) => shell.remove(path, kind).await,
             Self::Local(local) => local.remove(path, kind).await,
+        };
+        match removed {
+            // A system looks first whether the user may, and that would hide what keeps it from everybody.
+            Err(FileError::Permission(shown)) if kind == FileKind::Directory => {
+                let is_full = self.list(path).await.is_ok_and(|entries| !entries.is_empty());
+                Err(if is_full { FileError::NotEmpty(shown) } else { FileError::Permission(shown) })
+            }
+            removed => removed,
         }
     }
 

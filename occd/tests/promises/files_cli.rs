@@ -81,6 +81,18 @@ fn times_permissions_and_ends_of_lines() {
 }
 
 #[test]
+fn a_directory_that_may_not_be_removed_is_said_to_be_full() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    // A system refuses that one to everybody, whatever is in it.
+    for (path, shown) in [("h:/proc/sys", "h: /proc/sys"), ("local:/proc/sys", "/proc/sys")] {
+        let (code, text) = fails(&rig, &["rm", path]);
+        let hint = path.strip_prefix("local:").unwrap_or(path);
+        let expected = format!("Error: {shown} is not empty.\nhint: occ rm -r {hint}\n");
+        assert_eq!((code, text), (1, expected));
+    }
+}
+
+#[test]
 fn what_fails_is_a_sentence_and_the_next_command() {
     let Some((_sshd, rig)) = sshd() else { return };
     let (here, shared) = (Shared::new(), Shared::new());
