@@ -410,6 +410,14 @@ fn all_of_import_are_those_of_ssh_config() {
 }
 
 #[test]
+fn without_arguments_and_terminal_add_says_what_setup_says() {
+    let fake = Fake::new(|_| panic!("nothing is asked"));
+    let (add, setup) = (fake.occ(&["host", "add"]), fake.occ(&["setup"]));
+    assert_eq!((add.code, &add.err), (2, &setup.err));
+    assert!(add.err.contains("hint: occ host add NAME USER@ADDRESS"), "{add:?}");
+}
+
+#[test]
 fn default_is_shown_set_and_cleared() {
     let fake = Fake::new(|seen| match seen.line().as_str() {
         "GET /v1/default-host" => Answer::ok(json!({"name": null})),
