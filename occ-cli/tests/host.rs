@@ -418,6 +418,14 @@ fn without_arguments_and_terminal_add_says_what_setup_says() {
 }
 
 #[test]
+fn a_new_name_does_not_begin_with_what_a_shell_expands() {
+    let fake = Fake::new(|_| panic!("nothing is asked"));
+    let done = fake.occ(&["host", "add", "~z", "192.0.2.1"]);
+    assert_eq!(done.code, 2);
+    assert!(done.err.contains("does not begin with '~', which a shell expands"), "{done:?}");
+}
+
+#[test]
 fn default_is_shown_set_and_cleared() {
     let fake = Fake::new(|seen| match seen.line().as_str() {
         "GET /v1/default-host" => Answer::ok(json!({"name": null})),

@@ -150,7 +150,7 @@ impl HostName {
         self.0.starts_with(Self::VIA)
     }
 
-    /// Checks the name of a host that is new. One that hosts.json has already may have a colon.
+    /// Checks the name of a host that is new. One that hosts.json has already may have a colon, or begin with a tilde.
     ///
     /// # Errors
     /// When no host is given such a name, with words.
@@ -159,6 +159,9 @@ impl HostName {
             true => Err(Self::VIA_IS_OURS),
             false if self.0.contains(':') => {
                 Err("the name of a host has no ':', behind which a path begins")
+            }
+            false if self.0.starts_with('~') => {
+                Err("the name of a host does not begin with '~', which a shell expands")
             }
             false => Ok(()),
         }
@@ -321,6 +324,13 @@ mod tests {
             UserName::new(good).unwrap();
         }
         assert!(HostName::new("x".repeat(254)).is_err());
+    }
+
+    #[test]
+    fn what_a_shell_expands_begins_no_new_name() {
+        let old = HostName::new("~z").unwrap();
+        assert!(old.check_new().is_err());
+        HostName::new("a~z").unwrap().check_new().unwrap();
     }
 
     #[test]
