@@ -151,6 +151,10 @@ fn behind_a_host_no_files_of_this_machine_are_offered() {
         assert_eq!(offered(&fake, &format!("occ {command} ./a:")), ["b"]);
         assert_eq!(offered(&fake, &format!("occ {command} ./a")), ["./a:b"]);
         assert_eq!(offered(&fake, &format!("occ {command} local:pr")), ["presents/"]);
+        // A path without a host is on the one that is named.
+        let there = offered(&fake, &format!("occ {command} --host build pr"));
+        let copied: &[&str] = if command == "cp" { &["presents/"] } else { &[] };
+        assert_eq!(there, [&["prod-1:"], copied].concat(), "{command}");
     }
 }
 

@@ -10,6 +10,7 @@ mod names;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, Command, CommandFactory as _};
+use occ_proto::HostName;
 
 use crate::cli::{Cli, Shell};
 use crate::spot::Spot;
@@ -121,6 +122,8 @@ struct Place {
     raw: bool,
     /// `--socket`.
     socket: Option<PathBuf>,
+    /// `--host`.
+    host: Option<HostName>,
     /// What every command takes.
     global: Vec<Arg>,
 }
@@ -137,8 +140,16 @@ impl Place {
     fn new() -> Self {
         let command = Cli::command();
         let global = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
-        let (path, option, socket) = (Vec::new(), None, None);
-        Self { command, path, positionals: 0, option, raw: false, socket, global }
+        Self {
+            command,
+            path: Vec::new(),
+            positionals: 0,
+            option: None,
+            raw: false,
+            socket: None,
+            host: None,
+            global,
+        }
     }
 
     fn arguments(&self) -> impl Iterator<Item = &Arg> {
@@ -203,8 +214,10 @@ impl Place {
     }
 
     fn value(&mut self, option: &Arg, value: &str) {
-        if option.get_id() == "socket" {
-            self.socket = Some(value.into());
+        match option.get_id().as_str() {
+            "socket" => self.socket = Some(value.into()),
+            "host" => self.host = HostName::new(value).ok(),
+            _ => {}
         }
     }
 
@@ -247,6 +260,11 @@ impl Place {
         Answer { words, files: None }
     }
 
+    /// Returns the host that paths without one are on, where the line names it. Those of `occ cp` are here.
+    fn home(&self) -> Option<&HostName> {
+        self.host.as_ref().filter(|_| self.path.first().is_some_and(|name| name != "cp"))
+    }
+
     /// Returns what an argument may be that begins with `typed`, with `before` before it in its word.
     fn values(&self, arg: &Arg, before: &str, typed: &str) -> Answer {
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
@@ -254,8 +272,9 @@ impl Place {
         // Behind a host's name are files that nobody has listed.
         let files = match kind {
             Kind::Files => Some(0),
-            Kind::HostPaths => match Spot::of(typed.as_ref(), None) {
+            Kind::HostPaths => match Spot::of(typed.as_ref(), self.home()) {
                 Ok(Spot { host: None, path }) => Some(typed.len() - path.len()),
+                Ok(_) if !Spot::names_its_place(typed.as_ref()) => None,
                 _ => return Answer::default(),
             },
             _ => None,
