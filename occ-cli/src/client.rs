@@ -24,7 +24,8 @@ use occ_proto::prompt::{PROMPTS_HEADER, PromptList};
 use occ_proto::text::sanitize;
 use occ_proto::trust::NewHostKey;
 use occ_proto::{
-    AGENT_HEADER, Code, KEY_HEADER, KEY_VARIABLES, NEW_HOST_KEY_HEADER, WARNING_HEADER,
+    AGENT_HEADER, Code, KEY_HEADER, KEY_VARIABLES, MIN_CLIENT_HEADER, NEW_HOST_KEY_HEADER,
+    WARNING_HEADER,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,6 +33,7 @@ use tokio::net::UnixStream;
 
 use crate::autostart::{self, Start};
 use crate::commands::Context;
+use crate::commands::upgrade::too_old;
 use crate::connection::Connection;
 use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::hint::wake_or_kill;
@@ -47,6 +49,9 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// How long an answer from the daemon's memory may take. It takes a millisecond; a daemon that needs
 /// this long is stopped or stuck. One that has no place for a request says so after 10 s, which must be heard.
 const FROM_MEMORY: Duration = Duration::from_secs(15);
+
+/// Where the daemon tells its version, and whom it serves.
+const VERSION: &str = "/v1/version";
 
 /// How long a daemon that has closed a connection is given to end, and how often that is looked at.
 const DYING: Duration = Duration::from_secs(1);
@@ -74,6 +79,8 @@ pub(crate) struct Client {
     many: Cell<bool>,
     /// It was said that there is no place.
     told: Cell<bool>,
+    /// A daemon that is newer was asked whom it serves.
+    asked: Cell<bool>,
 }
 
 /// An answer with a status below 400.
@@ -126,9 +133,9 @@ impl Client {
         let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
         let first = RefCell::new(Some(found.stream));
         let (ui, prompter) = (ui.clone(), OnceCell::new());
-        let (many, told) = (Cell::new(false), Cell::new(false));
+        let (many, told, asked) = (Cell::new(false), Cell::new(false), Cell::new(false));
         let (http, sought) = (legacy::Client::unix(), found.sought);
-        Self { http, socket: found.socket, sought, first, pid, ui, prompter, many, told }
+        Self { http, socket: found.socket, sought, first, pid, ui, prompter, many, told, asked }
     }
 
     /// Returns the same for what another daemon knows nothing of: none is started for it.
@@ -320,6 +327,25 @@ impl Client {
         }
     }
 
+    /// Returns the daemon's program version, after checking that it speaks our API and serves this occ: what an answer
+    /// leaves out may be what it is about. A newer one whose answers do not say whom it serves is asked, once.
+    ///
+    /// # Errors
+    /// With what to do about the two versions.
+    pub(crate) async fn serves_us(&self, headers: &HeaderMap) -> Result<String, CliError> {
+        let daemon = check_version(headers)?;
+        let oldest = headers.get(MIN_CLIENT_HEADER).and_then(|value| value.to_str().ok());
+        let refusal = match oldest {
+            Some(oldest) => versions::too_old(&daemon, oldest),
+            // Boxed: it is a request itself.
+            None if versions::is_newer(&daemon) && !self.asked.replace(true) => {
+                Box::pin(too_old(self)).await
+            }
+            None => None,
+        };
+        refusal.map_or(Ok(daemon), Err)
+    }
+
     /// Returns when the daemon answers at all.
     ///
     /// # Errors
@@ -471,7 +497,10 @@ impl Client {
                 collect(answer).await?
             }
         };
-        let daemon = check_version(&head.headers)?;
+        let daemon = match path {
+            VERSION => check_version(&head.headers)?,
+            _ => self.serves_us(&head.headers).await?,
+        };
         note_warnings(&self.ui, &head.headers);
         for value in head.headers.get_all(NEW_HOST_KEY_HEADER) {
             if let Ok(new) = serde_json::from_slice::<NewHostKey>(value.as_bytes()) {
@@ -565,7 +594,7 @@ pub(crate) fn note_warnings(ui: &Ui, headers: &HeaderMap) {
 }
 
 /// Returns the daemon's program version, after checking that it speaks our API.
-pub(crate) fn check_version(headers: &HeaderMap) -> Result<String, CliError> {
+fn check_version(headers: &HeaderMap) -> Result<String, CliError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let version = text(occ_proto::VERSION_HEADER);
     let daemon = sanitize(version.unwrap_or("of an unknown version"));

@@ -196,7 +196,7 @@ where
         () = &mut connection => (asked.await, None),
     };
     let (head, body) = answer.map_err(|error| client::broken(&error))?.into_parts();
-    let daemon = client::check_version(&head.headers)?;
+    let daemon = client.serves_us(&head.headers).await?;
     client::note_warnings(client.ui(), &head.headers);
     for value in head.headers.get_all(NEW_HOST_KEY_HEADER) {
         if let Ok(new) = serde_json::from_slice::<NewHostKey>(value.as_bytes()) {

@@ -95,7 +95,7 @@ impl Lines {
         };
         let answer = answer.map_err(|error| client::broken(&error))?;
         let (head, body) = answer.into_parts();
-        let daemon = client::check_version(&head.headers)?;
+        let daemon = client.serves_us(&head.headers).await?;
         client::note_warnings(client.ui(), &head.headers);
         let connection: Pin<Box<dyn Future<Output = ()>>> = connection;
         let connection = Some(connection);

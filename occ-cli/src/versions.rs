@@ -31,6 +31,11 @@ pub(crate) fn remedy_of_api(api: Option<u32>, daemon: &str) -> String {
     }
 }
 
+/// Returns whether a daemon of that version is newer than this occ, and may need a newer one.
+pub(crate) fn is_newer(daemon: &str) -> bool {
+    compare(daemon, OWN) == Some(Ordering::Greater)
+}
+
 /// Returns that a daemon needs a newer occ than this one, where it does. `min_client` is the oldest that it serves in full.
 pub(crate) fn too_old(daemon: &str, min_client: &str) -> Option<CliError> {
     let is_older = compare(OWN, min_client) == Some(Ordering::Less);

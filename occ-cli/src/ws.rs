@@ -26,9 +26,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::client::{
-    Client, agent, broken, check_version, given_key, is_failure, kind, note_warnings, problem,
-};
+use crate::client::{Client, agent, broken, given_key, is_failure, kind, note_warnings, problem};
 use crate::connection::Connection;
 use crate::descriptors::{Offer, Socket};
 use crate::error::{CliError, DAEMON_UNREACHABLE};
@@ -98,7 +96,7 @@ async fn open_once(client: &Client, path: &str, offer: Offer) -> Result<WebSocke
     let ui = client.ui().clone();
     let answer = async move {
         let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        let daemon = check_version(answer.headers())?;
+        let daemon = client.serves_us(answer.headers()).await?;
         note_warnings(&ui, answer.headers());
         let status = answer.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Answer, Done, Fake, ago, connected, finish, occ, private_dir, run};
+use common::{Answer, Done, Fake, Seen, ago, connected, finish, occ, private_dir, run};
 use serde_json::{Value, json};
 
 fn version(pid: u32, socket: &Path) -> Value {
@@ -197,7 +197,10 @@ fn the_version_of_the_daemon_is_told_by_its_answers_and_costs_none() {
         ("9.9.9", ""),
         ("0.0.9", "occd 0.0.9 is older than occ 0.1.0. hint: occ daemon restart\n"),
     ] {
-        let fake = Fake::new(move |_| Answer::ok(connected("h")).header("occ-version", other));
+        let fake = Fake::new(move |_| {
+            let answer = Answer::ok(connected("h")).header("occ-version", other);
+            answer.header("occ-min-client", "0.1.0")
+        });
         let done = fake.occ(&["status", "--host", "h"]);
         assert_eq!((done.code, done.err.as_str()), (0, says), "{other}");
         assert_eq!(fake.lines(), ["GET /v1/hosts/h"], "{other}");
@@ -592,5 +595,49 @@ fn a_daemon_that_needs_a_newer_client_is_told_as_that() {
         let all = report["checks"].as_array().unwrap();
         let found = all.iter().find(|one| one["check"] == "daemon").unwrap();
         assert_eq!((&found["detail"], &found["hint"]), (&json!(NEEDS), &json!(HINT)));
+    }
+}
+
+#[test]
+fn a_daemon_that_needs_a_newer_client_is_refused_by_every_command() {
+    const NEEDS: &str = "Error: occd 0.2.0 needs occ 0.2.0 or newer, and this is occ 0.1.0.\n\
+                         hint: install occ 0.2.0: this one is older than occd\n";
+    // Its answers say so, or it is asked.
+    let fake = |oldest: &'static str, is_said: bool| {
+        let answered = move |seen: &Seen| {
+            let answer = match seen.path.as_str() {
+                "/v1/version" => json!({"version": "0.2.0", "min_client": oldest}),
+                "/v1/forwards" => json!({"forwards": []}),
+                _ => json!({"hosts": [], "default_host": null, "revision": 1}),
+            };
+            let answer = Answer::ok(answer).header("occ-version", "0.2.0");
+            if is_said { answer.header("occ-min-client", oldest) } else { answer }
+        };
+        Fake::with_exec(answered, |_| {})
+    };
+    for is_said in [true, false] {
+        let newer = fake("0.2.0", is_said);
+        for args in [
+            &["status", "--all"][..],
+            &["status", "--host", "h"],
+            &["host", "list"],
+            &["forward", "list"],
+            &["session", "list"],
+            &["prompts"],
+            &["events"],
+            &["exec", "--host", "h", "--", "true"],
+            &["cp", "h:/a", "/tmp"],
+        ] {
+            let done = newer.occ(args);
+            assert_eq!((done.code, &*done.out, &*done.err), (3, "", NEEDS), "{args:?}");
+        }
+    }
+    // One that serves this occ costs nothing where it says so, and one question where it does not.
+    for (is_said, asked) in
+        [(true, &["GET /v1/hosts"][..]), (false, &["GET /v1/hosts", "GET /v1/version"])]
+    {
+        let good = fake("0.1.0", is_said);
+        assert_eq!(good.occ(&["host", "list"]).out, "No hosts configured.\n");
+        assert_eq!(good.lines(), asked);
     }
 }

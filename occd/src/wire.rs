@@ -19,7 +19,9 @@ use bytes::{Buf as _, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Response, StatusCode, header};
 use occ_proto::error::PROBLEM_JSON;
-use occ_proto::{API_VERSION, API_VERSION_HEADER, Code, Problem, VERSION_HEADER};
+use occ_proto::{
+    API_VERSION, API_VERSION_HEADER, Code, MIN_CLIENT, MIN_CLIENT_HEADER, Problem, VERSION_HEADER,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -363,7 +365,8 @@ pub fn last_answer(problem: &Problem) -> Bytes {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST);
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: {PROBLEM_JSON}\r\nContent-Length: {}\r\n\
-         {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n{again}Connection: close\r\n\r\n{body}",
+         {VERSION_HEADER}: {}\r\n{API_VERSION_HEADER}: {API_VERSION}\r\n\
+         {MIN_CLIENT_HEADER}: {MIN_CLIENT}\r\n{again}Connection: close\r\n\r\n{body}",
         body.len(),
         env!("CARGO_PKG_VERSION")
     )

@@ -60,6 +60,13 @@ pub const VERSION_HEADER: &str = "occ-version";
 /// The response header that carries [`API_VERSION`].
 pub const API_VERSION_HEADER: &str = "occ-api-version";
 
+/// The response header that carries [`MIN_CLIENT`].
+pub const MIN_CLIENT_HEADER: &str = "occ-min-client";
+
+/// The oldest client that this version of the daemon serves in full. It has no third number: what a client understands
+/// does not change with that.
+pub const MIN_CLIENT: &str = "0.1";
+
 /// The response header that tells of a host key which was trusted for the request ([`trust::NewHostKey`]);
 /// one for each key, also when the request failed.
 pub const NEW_HOST_KEY_HEADER: &str = "occ-new-host-key";

@@ -231,13 +231,11 @@ fn serve(stream: UnixStream, handler: &Handler, script: &Script, all: &Mutex<Vec
                 write(out, &answer);
                 continue;
             }
-            let more: String =
-                answer.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let more = head_of(&answer);
             write!(
                 out,
                 "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-                 sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
-                 occ-version: 0.1.0\r\nocc-api-version: 1\r\n{more}\r\n",
+                 sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{more}\r\n",
             )
             .unwrap();
             assert!(reader.buffer().is_empty());
@@ -248,22 +246,22 @@ fn serve(stream: UnixStream, handler: &Handler, script: &Script, all: &Mutex<Vec
     }
 }
 
+/// Returns the headers of an answer, with the versions that it does not name itself.
+fn head_of(answer: &Answer) -> String {
+    let named = |name: &str| answer.headers.iter().any(|(key, _)| key == name);
+    let versions = [("occ-api-version", "1"), ("occ-version", "0.1.0")];
+    let versions = versions.into_iter().filter(|(name, _)| !named(name));
+    let own = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    versions.chain(own).map(|(name, value)| format!("{name}: {value}\r\n")).collect()
+}
+
 fn write(mut out: &UnixStream, answer: &Answer) {
     let kind = if answer.status >= 400 { "application/problem+json" } else { "application/json" };
     let mut text = format!("HTTP/1.1 {} X\r\ncontent-type: {kind}\r\n", answer.status);
     if answer.status != 204 {
         text.push_str(&format!("content-length: {}\r\n", answer.body.len()));
     }
-    let named = |name: &str| answer.headers.iter().any(|(key, _)| key == name);
-    if !named("occ-api-version") {
-        text.push_str("occ-api-version: 1\r\n");
-    }
-    if !named("occ-version") {
-        text.push_str("occ-version: 0.1.0\r\n");
-    }
-    for (name, value) in &answer.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
+    text.push_str(&head_of(answer));
     // The client may have gone, which some tests want.
     let _ = out.write_all(format!("{text}\r\n{}", answer.body).as_bytes());
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use occ_proto::API_VERSION;
 use occ_proto::daemon::{Health, Version};
+use occ_proto::{API_VERSION, MIN_CLIENT};
 
 use super::json::Json;
 use super::{App, see_files};
@@ -71,7 +71,7 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
     Json(Version {
         version: env!("CARGO_PKG_VERSION").into(),
         api_version: API_VERSION,
-        min_client: "0.1.0".into(),
+        min_client: MIN_CLIENT.into(),
         capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
         pid: std::process::id(),
         started_at: app.started_at,

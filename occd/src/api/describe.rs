@@ -8,7 +8,8 @@ use occ_proto::error::PROBLEM_JSON;
 use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::{
-    AGENT_HEADER, API_VERSION_HEADER, IDEMPOTENCY_HEADER, KEY_HEADER, Problem, VERSION_HEADER,
+    AGENT_HEADER, API_VERSION_HEADER, IDEMPOTENCY_HEADER, KEY_HEADER, MIN_CLIENT_HEADER, Problem,
+    VERSION_HEADER,
 };
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
@@ -94,6 +95,10 @@ pub(super) fn document() -> Value {
         API_VERSION_HEADER: {
             "description": "The version of the API.",
             "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        },
+        MIN_CLIENT_HEADER: {
+            "description": "The version of the oldest `occ` that the daemon serves in full.",
+            "schema": {"type": "string"},
         },
     });
     tidy(&mut document);
@@ -202,7 +207,7 @@ fn finish(response: &mut Value) {
         response["content"] = json!({ PROBLEM_JSON: schema });
         response[CODES] = json!(codes);
     }
-    for header in [VERSION_HEADER, API_VERSION_HEADER] {
+    for header in [VERSION_HEADER, API_VERSION_HEADER, MIN_CLIENT_HEADER] {
         response["headers"][header] = json!({"$ref": format!("#/components/headers/{header}")});
     }
 }

@@ -19,8 +19,8 @@ use jiff::Timestamp;
 use occ_proto::exec::ExecRequest;
 use occ_proto::status::{DockerFault, HostStatus};
 use occ_proto::{
-    AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, HostName, NEW_HOST_KEY_HEADER, Problem,
-    VERSION_HEADER, WARNING_HEADER,
+    AGENT_HEADER, API_VERSION, API_VERSION_HEADER, Code, HostName, MIN_CLIENT, MIN_CLIENT_HEADER,
+    NEW_HOST_KEY_HEADER, Problem, VERSION_HEADER, WARNING_HEADER,
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -448,6 +448,7 @@ fn name_versions(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     headers.insert(API_VERSION_HEADER, HeaderValue::from(API_VERSION));
+    headers.insert(MIN_CLIENT_HEADER, HeaderValue::from_static(MIN_CLIENT));
 }
 
 /// Refuses what a browser would send: no page has business with this socket.

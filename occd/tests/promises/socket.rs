@@ -423,6 +423,8 @@ fn every_wrong_request_gets_a_problem_document() {
         assert_eq!(answer.code, code, "{method} {path}: {answer:?}");
         assert!(response.header("occ-version").is_some(), "{method} {path}");
         assert_eq!(response.header("occ-api-version"), Some("1"), "{method} {path}");
+        let oldest = response.header("occ-min-client");
+        assert_eq!(oldest, Some(occ_proto::MIN_CLIENT), "{method} {path}");
         if status == 405 {
             // RFC 9110, section 15.5.6.
             assert!(response.header("allow").is_some_and(|allow| !allow.is_empty()), "{path}");
@@ -454,9 +456,12 @@ fn what_is_no_request_gets_a_problem_with_the_versions_too() {
         let (head, body) = last.split_once("\r\n\r\n").unwrap_or_default();
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?}: {answer}");
         let head = head.to_ascii_lowercase();
-        for header in
-            ["\nocc-version: ", "\nocc-api-version: 1", "\ncontent-type: application/problem+json"]
-        {
+        for header in [
+            "\nocc-version: ",
+            "\nocc-api-version: 1",
+            "\nocc-min-client: ",
+            "\ncontent-type: application/problem+json",
+        ] {
             assert!(head.contains(header), "{shown:?}: {head}");
         }
         let problem: occ_proto::Problem = serde_json::from_str(body).unwrap();
