@@ -265,6 +265,21 @@ fn broken_files_are_named_with_what_to_do() {
 }
 
 #[test]
+fn hosts_that_cannot_be_read_have_failed() {
+    let home = private_dir();
+    let hosts = config(home.path(), "hosts.json", r#"{"version":1,"hosts":{}}"#);
+    set_mode(&hosts, 0);
+    let found = only(&run(&mut bound_by_modes(&doctor(home.path(), &["--json"]))), "hosts.json");
+    let words = format!("{} cannot be read: Permission denied", hosts.display());
+    assert!(found["detail"].as_str().unwrap().starts_with(&words), "{found}");
+    let hint = format!("chmod u+rw {}", hosts.display());
+    assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(hint)));
+    set_mode(&hosts, 0o400);
+    let found = only(&run(&mut bound_by_modes(&doctor(home.path(), &["--json"]))), "hosts.json");
+    assert_eq!((&found["level"], &found["hint"]), (&json!("warning"), &json!(hint)), "{found}");
+}
+
+#[test]
 fn what_keeps_a_daemon_from_starting_and_a_login_from_being_made_is_told_before() {
     let home = private_dir();
     config(home.path(), "occd.toml", "foo = 1\n");

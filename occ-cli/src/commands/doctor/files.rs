@@ -199,14 +199,19 @@ fn hosts_json(env: &Env) -> Finding {
     let Some(place) = places.iter().find(|place| place.exists()) else {
         return Finding::ok(CHECK, "there is none yet").hint("occ setup");
     };
-    if let Some(finding) = owned(CHECK, place, Others::Read) {
-        return finding;
-    }
     let shown = place.display();
+    let others = owned(CHECK, place, Others::Read);
     let text = match read(place) {
         Ok(text) => text,
-        Err(error) => return unreadable(CHECK, place, &error),
+        Err(error) => {
+            let hint = others.and_then(|finding| finding.hint);
+            let hint = hint.unwrap_or_else(|| format!("ls -ld {shown}"));
+            return Finding::failed(CHECK, format!("{shown} cannot be read: {error}"), hint);
+        }
     };
+    if let Some(finding) = others {
+        return finding;
+    }
     match serde_json::from_slice::<HostsFile>(&text) {
         Ok(file)
             if file.default_host.as_ref().is_some_and(|name| !file.hosts.contains_key(name)) =>
