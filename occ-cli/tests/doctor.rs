@@ -175,6 +175,59 @@ fn a_known_hosts_that_others_may_write_is_read_and_warned_of() {
 }
 
 #[test]
+fn a_known_hosts_that_every_connection_refuses_has_failed() {
+    let home = private_dir();
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    let looked = || {
+        let done = run(&mut bound_by_modes(&doctor(home.path(), &["--json"])));
+        only(&done, "known_hosts")
+    };
+    let refused = |file: &Path| {
+        for (kind, words, cure) in [
+            ("directory", "is not a file", "mv FILE FILE.old"),
+            ("pipe", "is not a file", "mv FILE FILE.old"),
+            ("large", "is larger than 16 MiB", "mv FILE FILE.old"),
+            ("closed", "cannot be read: Permission denied", "chmod u+rw FILE"),
+        ] {
+            match kind {
+                "directory" => std::fs::create_dir(file).unwrap(),
+                "pipe" => {
+                    assert!(Command::new("mkfifo").arg(file).status().unwrap().success());
+                }
+                _ => std::fs::write(file, "").unwrap(),
+            }
+            match kind {
+                "large" => {
+                    let opened = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+                    opened.set_len(16 * 1024 * 1024 + 1).unwrap();
+                }
+                "closed" => set_mode(file, 0),
+                _ => {}
+            }
+            let found = looked();
+            let detail = found["detail"].as_str().unwrap();
+            assert!(detail.contains(words) && detail.ends_with("no host is dialled"), "{found}");
+            let hint = cure.replace("FILE", &file.display().to_string());
+            assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(hint)));
+            match kind {
+                "directory" => std::fs::remove_dir(file).unwrap(),
+                _ => std::fs::remove_file(file).unwrap(),
+            }
+            assert_eq!(looked()["level"], "ok", "{kind}");
+        }
+    };
+    refused(&ssh.join("known_hosts"));
+    refused(&ssh.join("known_hosts2"));
+    // Where ssh_config names others, it is they that are read.
+    std::fs::create_dir(ssh.join("known_hosts2")).unwrap();
+    let other = ssh.join("others");
+    let line = format!("UserKnownHostsFile {}\n", other.display());
+    std::fs::write(ssh.join("config"), line).unwrap();
+    refused(&other);
+}
+
+#[test]
 fn a_configuration_that_ssh_refuses_is_told_in_its_own_words() {
     let home = private_dir();
     let ssh = home.path().join(".ssh");

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use occ_proto::HostsFile;
 use occ_proto::paths::{DEFAULT_KEYS, Env, SYSTEM_POLICY, dangling_link, expand_tilde};
 
 use super::Finding;
-use crate::hint::unusable;
+use crate::hint::{shell_word, unusable};
 
 /// Less than this, in bytes, and what is to be kept cannot be.
 const LITTLE: u64 = 100 * 1024 * 1024;
@@ -19,7 +19,7 @@ const SCARCE: u64 = 1024 * 1024 * 1024;
 /// What comes of a policy of the machine that cannot be used, whether or not a daemon runs.
 const NO_START: &str = "the next start of occd fails";
 /// What to do where there is no home directory to look into.
-const HOME: &str = "export HOME=…";
+pub(super) const HOME: &str = "export HOME=…";
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -274,21 +274,19 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Looks at the file of host keys: without it every server is new, and where it cannot be written none is remembered.
-pub(super) fn known_hosts() -> Vec<Finding> {
+/// Looks at the files of host keys, the user's and those of all users: without them every server is new, where one cannot
+/// be read no host is dialled, and where the user's first cannot be written none is remembered.
+pub(super) fn known_hosts(user: &[PathBuf], global: &[PathBuf]) -> Vec<Finding> {
     const CHECK: &str = "known_hosts";
-    let env = Env::from_process();
-    let home = match env.home("it") {
-        Ok(home) => home,
-        Err(error) => return vec![Finding::failed(CHECK, error.to_string(), HOME)],
-    };
-    let path = home.join(".ssh/known_hosts");
+    let refused: Vec<Finding> =
+        user.iter().chain(global).filter_map(|path| refused(CHECK, path)).collect();
+    let Some(path) = user.first().filter(|_| refused.is_empty()) else { return refused };
     let shown = path.display();
     // Whoever may write it, it is read all the same, as ssh does.
     let mild = |finding| Finding { level: super::Level::Warning, ..finding };
-    let found = match OpenOptions::new().read(true).append(true).open(&path) {
+    let found = match OpenOptions::new().read(true).append(true).open(path) {
         Ok(mut file) => {
-            if let Some(finding) = owned(CHECK, &path, Others::Read) {
+            if let Some(finding) = owned(CHECK, path, Others::Read) {
                 return vec![mild(finding)];
             }
             let mut text = Vec::new();
@@ -310,23 +308,39 @@ pub(super) fn known_hosts() -> Vec<Finding> {
             Finding::ok(CHECK, format!("{shown}, lines: {lines}"))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            match owned(CHECK, &home.join(".ssh"), Others::Read) {
+            let dir = path.parent().and_then(|dir| owned(CHECK, dir, Others::Read));
+            match dir {
                 Some(finding) => mild(finding),
                 None => Finding::ok(CHECK, format!("{shown} comes with the first host key")),
             }
         }
         Err(error) => {
-            let (text, hint) = (format!("{shown}: {error}"), format!("ls -l {shown}"));
-            match File::open(&path) {
-                Ok(_) => {
-                    let text = format!("{text}; new host keys are not recorded");
-                    Finding::warning(CHECK, text, hint)
-                }
-                Err(_) => Finding::failed(CHECK, text, hint),
-            }
+            let text = format!("{shown}: {error}; new host keys are not recorded");
+            Finding::warning(CHECK, text, format!("ls -l {shown}"))
         }
     };
     vec![found]
+}
+
+/// Returns why no host is dialled with such a file of host keys, as occd has it: nobody could tell whether a key is the
+/// right one. One that is not there, and a device, say nothing.
+fn refused(check: &'static str, path: &Path) -> Option<Finding> {
+    const SO: &str = "no host is dialled";
+    let (shown, word) = (path.display(), shell_word(&path.to_string_lossy()));
+    let aside = format!("mv {word} {}", shell_word(&format!("{shown}.old")));
+    let (why, hint) = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => (format!("cannot be read: {error}"), format!("ls -ld {word}")),
+        Ok(meta) if meta.file_type().is_char_device() => return None,
+        Ok(meta) if !meta.is_file() => ("is not a file".to_owned(), aside),
+        Ok(meta) if meta.len() > MAX_FILE => ("is larger than 16 MiB".to_owned(), aside),
+        Ok(meta) => {
+            let error = File::open(path).err()?;
+            let sudo = if meta.uid() == rustix::process::geteuid().as_raw() { "" } else { "sudo " };
+            (format!("cannot be read: {error}"), format!("{sudo}chmod u+rw {word}"))
+        }
+    };
+    Some(Finding::failed(check, format!("{shown} {why}: {SO}"), hint))
 }
 
 /// Looks at the room for logs, history, and output that nobody has read yet, and for hosts.json.

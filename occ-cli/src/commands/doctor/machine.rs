@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use occ_proto::KEY_VARIABLES;
-use occ_proto::paths::Env;
+use occ_proto::paths::{Env, expand_tilde};
 use tokio::process::Command;
 
 use super::Finding;
@@ -19,6 +19,8 @@ use crate::unit::{self, Units};
 
 /// What to do where there is no ssh.
 const INSTALL_SSH: &str = "install OpenSSH's client, such as: sudo apt install openssh-client";
+/// The files of host keys of all users, as ssh has them.
+const GLOBAL_KNOWN_HOSTS: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
 /// How long an agent or an engine may take for a word.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -159,11 +161,7 @@ async fn refusal() -> Option<Finding> {
 /// Returns how ssh is told of the configuration of `$HOME`, where it would look into another directory: it goes by the
 /// passwd database (ssh(1), FILES).
 async fn config_arguments() -> Vec<OsString> {
-    let arguments = ["-G", "-F", "none", "localhost"].map(OsString::from);
-    let Ok(Ok(output)) = tokio::time::timeout(ANSWER, ask_ssh(&arguments)).await else {
-        return Vec::new();
-    };
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = told(&["-G", "-F", "none", "localhost"].map(OsString::from)).await;
     let known_hosts = said.lines().find_map(|line| line.strip_prefix("userknownhostsfile "));
     let theirs = known_hosts.and_then(|files| files.split_once("/.ssh/known_hosts"));
     let (Some((theirs, _)), Some(home)) = (theirs, Env::from_process().home) else {
@@ -177,6 +175,42 @@ async fn config_arguments() -> Vec<OsString> {
     }
     let file = home.join(".ssh/config");
     vec!["-F".into(), if file.is_file() { file.into() } else { "none".into() }]
+}
+
+/// Looks at the files of host keys: those that ssh_config names for a host of which it says nothing else, and the usual
+/// ones.
+pub(super) async fn known_hosts(env: &Env) -> Vec<Finding> {
+    const CHECK: &str = "known_hosts";
+    let home = match env.home("it") {
+        Ok(home) => home.to_owned(),
+        Err(error) => return vec![Finding::failed(CHECK, error.to_string(), super::files::HOME)],
+    };
+    let plain = told(&["-G", "-F", "none", "localhost"].map(OsString::from)).await;
+    let set = [vec!["-G".into()], config_arguments().await, vec!["localhost".into()]].concat();
+    let set = told(&set).await;
+    let files = |keyword: &str, usual: [PathBuf; 2]| -> Vec<PathBuf> {
+        let of = |text: &str| {
+            text.lines().find_map(|line| line.strip_prefix(keyword)).map(str::to_owned)
+        };
+        let Some(named) = of(&set).filter(|line| of(&plain).as_ref() != Some(line)) else {
+            return usual.into();
+        };
+        let all = named.split_whitespace().map(|path| expand_tilde(path, Some(&home)));
+        // "none" is a file of no name.
+        all.filter(|path| path.is_absolute()).collect()
+    };
+    let ssh = home.join(".ssh");
+    let user = files("userknownhostsfile ", [ssh.join("known_hosts"), ssh.join("known_hosts2")]);
+    let global = files("globalknownhostsfile ", GLOBAL_KNOWN_HOSTS.map(PathBuf::from));
+    super::apart(CHECK, move || super::files::known_hosts(&user, &global)).await
+}
+
+/// Returns what ssh tells; nothing where it does not.
+async fn told(arguments: &[OsString]) -> String {
+    let Ok(Ok(output)) = tokio::time::timeout(ANSWER, ask_ssh(arguments)).await else {
+        return String::new();
+    };
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Asks ssh for what it tells without a connection.

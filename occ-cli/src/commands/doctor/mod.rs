@@ -119,7 +119,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         apart("disk", files::disk),
         within("ssh", LIMIT, machine::ssh()),
         apart("agent", machine::agent),
-        apart("known_hosts", files::known_hosts),
+        within("known_hosts", LIMIT, machine::known_hosts(&env)),
         within("docker", LIMIT, machine::docker()),
         within("unit", LIMIT, machine::unit(&env)),
         within("clock", LIMIT, machine::clock()),
@@ -164,7 +164,10 @@ async fn within(
 }
 
 /// Makes a check that the file system may hold up. One that hangs is left behind: this process ends without it.
-async fn apart(check: &'static str, work: fn() -> Vec<Finding>) -> Vec<Finding> {
+async fn apart(
+    check: &'static str,
+    work: impl FnOnce() -> Vec<Finding> + Send + 'static,
+) -> Vec<Finding> {
     let work = tokio::task::spawn_blocking(work);
     let done = async {
         work.await.unwrap_or_else(|error| {
