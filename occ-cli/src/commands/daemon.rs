@@ -333,7 +333,12 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
 
 async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, CliError> {
     let ui = context.ui;
-    let reply = Client::of(found, context.ui).get("/v1/version").await?;
+    let socket = found.socket.clone();
+    let client = Client::of(found, context.ui);
+    let reply = match client.get("/v1/version").await {
+        Ok(reply) => reply,
+        Err(error) => return of_grant(context, &socket, granted(&client, &error).ok_or(error)?),
+    };
     let version: Version = reply.parse()?;
     if ui.json {
         let mut document: serde_json::Value = reply.parse()?;
@@ -360,6 +365,32 @@ async fn describe(context: &Context<'_>, found: autostart::Found) -> Result<u8, 
         let remedy = versions::remedy(&sanitize(&version.version));
         ui.note(&format!("occ is {own}. hint: {remedy}"));
     }
+    Ok(0)
+}
+
+/// Returns the grant and its host, where it is a grant's socket that refuses to tell of the daemon: all is well with it.
+pub(super) fn granted(client: &Client, error: &CliError) -> Option<(String, String)> {
+    let problem = error.problem.as_ref().filter(|_| client.is_grants())?;
+    let (_, name) = problem.detail.split_once("refused by the grant ")?;
+    let (name, _) = name.split_once(',')?;
+    Some((sanitize(name), problem.host.as_ref()?.to_string()))
+}
+
+/// Tells of a daemon that is reached through a grant.
+fn of_grant(
+    context: &Context<'_>,
+    socket: &Path,
+    (grant, host): (String, String),
+) -> Result<u8, CliError> {
+    let ui = context.ui;
+    if ui.json {
+        let socket = socket.to_string_lossy();
+        ui.value(&json!({ "running": true, "socket": socket, "grant": grant, "host": host }))?;
+        return Ok(0);
+    }
+    let socket = shown(socket);
+    ui.say(&format!("occd is running: {socket} is the socket of the grant {grant}."))?;
+    ui.note(&format!("hint: occ policy show --host {host} shows what it gives"));
     Ok(0)
 }
 

@@ -167,3 +167,42 @@ fn hosts_that_others_could_have_written_are_told_with_what_takes_that_away() {
         assert!(wrong(&rig, check).2.contains(&cure), "{check}: {:?}", looked_at(&rig, check));
     }
 }
+
+#[test]
+fn the_socket_of_a_grant_is_well_and_said_to_be_one() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    rig.occ_ok(&["host", "add", "h", "u@127.0.0.1:9", "--no-verify"]);
+    let told = |rig: &DaemonRig, args: &[&str], socket: &Path| {
+        let mut occ = rig.occ(args);
+        let output = occ.env("OCC_SOCKET", socket).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    for (name, options) in [("mine", &[][..]), ("anybodys", &["--any-uid"])] {
+        let make = ["grant", "-q", "--host", "h", "--allow", "read", "--ttl", "1h", "--name", name];
+        let socket = rig.occ_ok(&[&make, options].concat());
+        let socket = Path::new(socket.trim());
+        let (_, out) = told(&rig, &["doctor", "--json"], socket);
+        let report: Value = serde_json::from_str(&out).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        for check in ["daemon", "socket", "hosts"] {
+            let mut found = checks.iter().filter(|one| one["check"] == check);
+            assert!(found.all(|one| one["level"] == "ok"), "{check}: {report}");
+        }
+        let daemon = checks.iter().find(|one| one["check"] == "daemon").unwrap();
+        let words = format!("the grant {name}");
+        assert!(daemon["detail"].as_str().unwrap().contains(&words), "{daemon}");
+        let (code, out) = told(&rig, &["daemon", "status"], socket);
+        assert!(code == Some(0) && out.contains(&words), "{out}");
+        let (code, out) = told(&rig, &["daemon", "status", "--json"], socket);
+        let document: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (code, &document["running"], &document["grant"]),
+            (Some(0), &true.into(), &name.into())
+        );
+        // What is wrong with it is.
+        std::fs::remove_file(socket).unwrap();
+        assert_ne!(told(&rig, &["doctor"], socket).0, Some(0));
+        assert_eq!(told(&rig, &["daemon", "status"], socket).0, Some(3));
+    }
+}

@@ -12,9 +12,9 @@ use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
 use super::{Finding, Level, files};
-use crate::autostart::{self, Start, in_the_way};
+use crate::autostart::{self, START, Start, in_the_way};
 use crate::client::Client;
-use crate::commands::daemon::settings_fault;
+use crate::commands::daemon::{granted, settings_fault};
 use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE};
@@ -64,9 +64,17 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         }
         Err(error) => return vec![of("socket", error)],
     };
-    let mut findings = vec![socket_mode(&socket)];
     let client = Client::of(found, context.ui);
-    match version(&client).await {
+    let version = version(&client).await;
+    // The mode of a grant's is as it was made, and of the daemon it tells nothing.
+    if let Err(error) = &version
+        && let Some((grant, host)) = granted(&client, error)
+    {
+        let text = format!("{shown} is the socket of the grant {grant}, and works");
+        return vec![Finding::ok("daemon", text).hint(format!("occ policy show --host {host}"))];
+    }
+    let mut findings = vec![socket_mode(&socket)];
+    match version {
         Ok(version) => findings.extend(versions(&version)),
         Err(error) => {
             // What it says may be new in more than that.
