@@ -7,7 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+    PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -211,13 +212,7 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
                     ))
                     .hint("ss -xp shows which programs they are; try again"),
                 ),
-                _ => {
-                    let text = format!("occd's socket {} cannot be opened: {error}", shown(socket));
-                    Failure::Refused(CliError::daemon(text).hint(format!(
-                        "ls -l {}; move it away if it is not a socket of yours",
-                        shown(socket)
-                    )))
-                }
+                _ => Failure::Refused(cannot_be_opened(socket, &error)),
             });
         }
     };
@@ -236,6 +231,21 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
         ));
     }
     Ok(stream)
+}
+
+/// Returns the error for a socket that is there, and cannot be opened.
+fn cannot_be_opened(socket: &Path, error: &io::Error) -> CliError {
+    let shown = shown(socket);
+    // To open it takes the right to write, unix(7).
+    let is_closed = socket.metadata().is_ok_and(|meta| {
+        let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
+        meta.file_type().is_socket() && is_ours && meta.mode() & 0o200 == 0
+    });
+    let hint = match is_closed {
+        true => format!("chmod 600 {}", shell_word(&shown)),
+        false => format!("ls -l {shown}; move it away if it is not a socket of yours"),
+    };
+    CliError::daemon(format!("occd's socket {shown} cannot be opened: {error}")).hint(hint)
 }
 
 /// Returns whose socket is trusted beside this user's: the number that OCC_SOCKET_OWNER has. In a container, a grant's

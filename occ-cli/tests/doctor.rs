@@ -527,6 +527,28 @@ fn a_socket_that_cannot_be_opened_is_told_with_what_to_look_at() {
 }
 
 #[test]
+fn a_socket_of_ones_own_that_one_may_not_write_to_has_a_cure_that_works() {
+    let fake = Fake::new(|seen| match seen.path.as_str() {
+        "/v1/version" => Answer::ok(version("0.1.0")),
+        _ => Answer::ok(list(&[], None)),
+    });
+    let occ = |args: &[&str]| run(&mut bound_by_modes(&fake.command(args)));
+    let cure = format!("chmod 600 {}", fake.socket.display());
+    for mode in [0, 0o400] {
+        set_mode(&fake.socket, mode);
+        let found = only(&occ(&["doctor", "--json"]), "socket");
+        assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(cure)), "{found}");
+        for args in [&["host", "list"][..], &["exec", "--host", "h", "--", "true"]] {
+            let done = occ(args);
+            let hint = format!("\nhint: {cure}\n");
+            assert!(done.code == 3 && done.err.ends_with(&hint), "{done:?}");
+        }
+    }
+    set_mode(&fake.socket, 0o600);
+    assert_eq!(occ(&["host", "list"]).code, 0);
+}
+
+#[test]
 fn a_program_that_occd_bin_names_and_that_is_no_occd_is_told_as_that() {
     let home = private_dir();
     let path = home.path().join("bin");
