@@ -44,6 +44,11 @@ const MAX_REASON: u64 = 64 * 1024;
 /// EX_CONFIG of sysexits.h: the daemon's exit code for an invalid occd.toml.
 const EX_CONFIG: i32 = 78;
 
+/// What starts a daemon where none runs.
+pub(crate) const START: &str = "occ daemon start";
+/// What starts one in place of the one that runs.
+pub(crate) const RESTART: &str = "occ daemon restart";
+
 /// What to do without a home directory.
 const NO_HOME: &str = "export HOME=DIRECTORY, with the directory that has your .ssh";
 
@@ -204,7 +209,9 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
         Ok(stream) => stream,
         Err(error) => {
             return Err(match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::Absent,
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    displaced(socket).map_or(Failure::Absent, Failure::Refused)
+                }
                 io::ErrorKind::WouldBlock => Failure::Refused(
                     CliError::daemon(format!(
                         "occd takes no more clients at {}: others wait there already.",
@@ -212,7 +219,9 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
                     ))
                     .hint("ss -xp shows which programs they are; try again"),
                 ),
-                _ => Failure::Refused(cannot_be_opened(socket, &error)),
+                _ => Failure::Refused(
+                    displaced(socket).unwrap_or_else(|| cannot_be_opened(socket, &error)),
+                ),
             });
         }
     };
@@ -231,6 +240,20 @@ async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
         ));
     }
     Ok(stream)
+}
+
+/// Returns that a daemon runs and something else has its socket's place, if that is how it is: it serves clients that it
+/// has, and no other reaches it. The next one could not start either.
+pub(crate) fn displaced(socket: &Path) -> Option<CliError> {
+    let pid = lock_holder(socket)?;
+    let meta = socket.symlink_metadata().ok()?;
+    if meta.file_type().is_socket() {
+        return None;
+    }
+    let what = format!("{} exists and is not a socket", shown(socket));
+    let cure = and_then(in_the_way(&what)?, RESTART);
+    let text = format!("occd (process {pid}) runs and cannot be reached: {what}.");
+    Some(CliError::daemon(text).hint(cure))
 }
 
 /// Returns the error for a socket that is there, and cannot be opened.
@@ -414,6 +437,17 @@ pub(crate) fn occd_check() -> tokio::process::Command {
     check
 }
 
+/// Returns the same for a start on that socket, as it would be made.
+pub(crate) async fn start_check(context: &Context<'_>, socket: &Path) -> tokio::process::Command {
+    let mut check = occd_check();
+    check.arg("--socket").arg(socket);
+    // systemd's logs to the journal.
+    if !units(context).await.is_some_and(|units| units.installed) {
+        check.arg("--daemonize");
+    }
+    check
+}
+
 /// Returns the error for a daemon's program that cannot be run.
 pub(crate) fn cannot_run(program: &std::ffi::OsStr, error: &io::Error) -> CliError {
     if error.kind() == io::ErrorKind::NotFound {
@@ -539,7 +573,7 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     let reason = reason.trim().trim_start_matches("Error: ");
     let reason = &if reason.is_empty() { status.to_string() } else { sanitize(reason) };
     let error = CliError::daemon(format!("occd did not start: {reason}"));
-    Err(if let Some(cure) = cure(reason) {
+    Err(if let Some(cure) = cure(reason, START) {
         error.hint(cure)
     } else if status.code() == Some(EX_CONFIG) {
         error.hint("mend that file, then occ daemon start")
@@ -553,8 +587,8 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     })
 }
 
-/// Returns what has a daemon start, for the words with which it does not, where they alone tell.
-pub(crate) fn cure(said: &str) -> Option<String> {
+/// Returns what has a daemon start, for the words with which it does not, where they alone tell. `then` starts it.
+pub(crate) fn cure(said: &str, then: &str) -> Option<String> {
     if said.contains("HOME is ") {
         return Some(NO_HOME.to_owned());
     }
@@ -564,7 +598,7 @@ pub(crate) fn cure(said: &str) -> Option<String> {
         is_runtime_dir(Path::new(dir)).then(|| UNSET_RUNTIME_DIR.to_owned())
     };
     let in_place = in_the_way(said).or_else(|| of_state(said)).or_else(|| exposed(said));
-    in_place.map(and_start).or_else(no_runtime_dir).or_else(|| other_daemon(said))
+    in_place.map(|cure| and_then(cure, then)).or_else(no_runtime_dir).or_else(|| other_daemon(said))
 }
 
 /// Returns what has the state directory be used, for words that name it.
@@ -573,8 +607,8 @@ fn of_state(said: &str) -> Option<String> {
     unusable(&dir).map(|(_, cure)| cure)
 }
 
-fn and_start(cure: String) -> String {
-    format!("{cure}, then: occ daemon start")
+fn and_then(cure: String, then: &str) -> String {
+    format!("{cure}, then: {then}")
 }
 
 /// Returns what to do about a directory of the socket in which nothing can be made.
@@ -583,7 +617,7 @@ fn cure_of(dir: &Path) -> String {
         true => UNSET_RUNTIME_DIR.to_owned(),
         false => of_state(&shown(dir)).map_or_else(
             || format!("ls -ld {0} {1}", shown(directory(dir)), shown(dir)),
-            and_start,
+            |cure| and_then(cure, START),
         ),
     }
 }

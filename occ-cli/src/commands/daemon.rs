@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use super::{Context, daemon_log_level, daemon_logs, service};
-use crate::autostart::{self, Start, cannot_run, occd_program, socket_path};
+use crate::autostart::{self, RESTART, Start, cannot_run, occd_program, socket_path};
 use crate::cli::DaemonCommand;
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
@@ -24,6 +24,10 @@ use crate::versions;
 
 /// How long a daemon may take to stop: it gives running work 10 s, and 2 s more are for the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
+
+/// What occd ends with where it does not start: `EX_CONFIG` of sysexits.h where the settings are to blame, else this.
+const CONFIG: i32 = 78;
+const REFUSED: i32 = 1;
 
 /// How often to look whether it is gone: often enough to feel instant.
 const STOP_STEP: Duration = Duration::from_millis(20);
@@ -126,16 +130,16 @@ async fn restart(context: &Context<'_>) -> Result<u8, CliError> {
 
 /// Returns what is wrong with the settings, which occd itself knows best.
 pub(super) async fn settings_fault() -> Option<String> {
-    /// `EX_CONFIG` of sysexits.h.
-    const CONFIG: i32 = 78;
-    // That it cannot be run is told by its start.
-    let output = autostart::occd_check()
-        .output()
-        .await
-        .ok()
-        .filter(|output| output.status.code() == Some(CONFIG))?;
+    fault(autostart::occd_check(), &[CONFIG]).await
+}
+
+/// Returns what the daemon's program says where it ends with one of those codes. One that knows no such question has
+/// another, and that it cannot be run is told by its start.
+async fn fault(mut check: tokio::process::Command, codes: &[i32]) -> Option<String> {
+    let output = check.output().await.ok()?;
+    output.status.code().filter(|code| codes.contains(code))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    Some(sanitize(said.lines().next().unwrap_or("its settings cannot be used")))
+    said.lines().next().map(sanitize)
 }
 
 /// Stops the daemon, if one runs, and starts one. Returns the processes of both.
@@ -143,10 +147,13 @@ pub(super) async fn start_anew(
     context: &Context<'_>,
 ) -> Result<(Option<i32>, Option<i32>), CliError> {
     let socket = socket_path(context)?;
+    refuse_read_only(&socket)?;
     // What keeps the next one from starting is no reason to lose the one that works.
-    if let Some(fault) = settings_fault().await {
+    let check = autostart::start_check(context, &socket).await;
+    if let Some(fault) = fault(check, &[CONFIG, REFUSED]).await {
+        let cure = autostart::cure(&fault, RESTART);
         return Err(CliError::daemon(format!("occd is not restarted: {fault}"))
-            .hint("mend that, then: occ daemon restart"));
+            .hint(cure.unwrap_or_else(|| format!("mend that, then: {RESTART}"))));
     }
     let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {
@@ -162,13 +169,19 @@ pub(super) async fn start_anew(
     Ok((old, autostart::lock_holder(&socket)))
 }
 
+/// Refuses to stop a daemon by the socket of those who only look.
+fn refuse_read_only(socket: &Path) -> Result<(), CliError> {
+    if !is_read_only(socket) {
+        return Ok(());
+    }
+    let text = format!("{} is for those who only look: occd is not stopped.", shown(socket));
+    Err(CliError::usage(text).hint("leave out --socket, and unset OCC_SOCKET"))
+}
+
 /// Stops the daemon and waits until it is there no more. Another client may have started a new one by then.
 async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
     let socket = socket_path(context)?;
-    if is_read_only(&socket) {
-        let text = format!("{} is for those who only look: occd is not stopped.", shown(&socket));
-        return Err(CliError::usage(text).hint("leave out --socket, and unset OCC_SOCKET"));
-    }
+    refuse_read_only(&socket)?;
     let units = autostart::units(context).await.unwrap_or_default();
     if units.active || units.listens {
         let pid = autostart::lock_holder(&socket);
@@ -185,7 +198,8 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
     }
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
-        Err(error) if error.code == ABSENT => {
+        // Whatever has the place of its socket, it is known by its lock.
+        Err(error) if error.code == ABSENT || autostart::displaced(&socket).is_some() => {
             return match autostart::lock_holder(&socket) {
                 Some(pid) => terminate(pid, &socket).await,
                 None => Ok(Stopped { pid: None, next: None }),

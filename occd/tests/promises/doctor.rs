@@ -169,6 +169,58 @@ fn hosts_that_others_could_have_written_are_told_with_what_takes_that_away() {
 }
 
 #[test]
+fn a_daemon_whose_socket_was_replaced_is_not_stopped_for_one_that_could_not_start() {
+    for is_dir in [false, true] {
+        let mut rig = DaemonRig::new();
+        rig.start_daemon(&[]);
+        let (pid, socket) = (rig.daemon_pid(), rig.socket());
+        let aside = socket.with_extension("aside");
+        std::fs::rename(&socket, &aside).unwrap();
+        match is_dir {
+            true => std::fs::create_dir(&socket).unwrap(),
+            false => std::fs::write(&socket, "").unwrap(),
+        }
+        let words = format!("{} exists and is not a socket", socket.display());
+        let cure = format!("mv {0} {0}.old, then: occ daemon restart", socket.display());
+        let (level, detail, hint) = wrong(&rig, "socket");
+        assert!(level == "failed" && detail.contains(&words), "{detail}");
+        assert!(detail.contains(&format!("process {pid}")), "{detail}");
+        assert_eq!(hint, cure);
+        for args in [&["host", "list"][..], &["daemon", "status"], &["daemon", "restart"]] {
+            let refused = rig.run_occ(args);
+            assert_eq!(refused.code(), 3, "{refused:?}");
+            assert!(refused.stderr.contains(&words), "{refused:?}");
+            assert!(refused.stderr.ends_with(&format!("hint: {cure}\n")), "{refused:?}");
+        }
+        // The same daemon, with all that it has open.
+        std::fs::rename(&socket, socket.with_extension("sock.old")).unwrap();
+        std::fs::rename(&aside, &socket).unwrap();
+        assert_eq!(version(&rig).pid, pid);
+    }
+}
+
+#[test]
+fn a_daemon_whose_socket_was_replaced_can_be_stopped_and_started_again() {
+    let mut rig = DaemonRig::new();
+    rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
+    let (socket, old) = (rig.socket(), rig.socket().with_extension("sock.old"));
+    rig.occ_ok(&["daemon", "start"]);
+    for stops in [false, true] {
+        let pid = rig.daemon_pid();
+        std::fs::remove_file(&socket).unwrap();
+        std::fs::write(&socket, "").unwrap();
+        if stops {
+            let said = rig.occ_ok(&["daemon", "stop"]);
+            assert_eq!(said, format!("occd stopped (process {pid}).\n"));
+        }
+        std::fs::rename(&socket, &old).unwrap();
+        rig.occ_ok(&["daemon", "restart"]);
+        assert_ne!(rig.daemon_pid(), pid);
+    }
+    rig.occ_ok(&["daemon", "stop"]);
+}
+
+#[test]
 fn the_socket_of_a_grant_is_well_and_said_to_be_one() {
     let mut rig = DaemonRig::new();
     rig.start_daemon(&[]);

@@ -100,17 +100,11 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
 /// Returns why a daemon would not start as things are, and what to do: occd itself knows best.
 async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, String)> {
     let program = autostart::occd_program();
-    let mut check = autostart::occd_check();
-    check.arg("--socket").arg(socket);
-    // systemd's logs to the journal.
-    if !autostart::units(context).await.is_some_and(|units| units.installed) {
-        check.arg("--daemonize");
-    }
     let shown = match autostart::is_named() {
         true => format!("OCCD_BIN, {}", program.display()),
         false => program.display().to_string(),
     };
-    let (why, is_occd) = match check.output().await {
+    let (why, is_occd) = match autostart::start_check(context, socket).await.output().await {
         Ok(output) if output.status.success() => return None,
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -125,7 +119,8 @@ async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, S
     let hint = match (is_occd, autostart::is_named()) {
         (false, true) => "unset OCCD_BIN, or have it name an occd".to_owned(),
         _ => {
-            autostart::cure(&why).unwrap_or_else(|| "mend that, then: occ daemon start".to_owned())
+            let mend = || format!("mend that, then: {START}");
+            autostart::cure(&why, START).unwrap_or_else(mend)
         }
     };
     Some((why, hint))
