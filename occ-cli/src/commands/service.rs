@@ -1,7 +1,9 @@
 //! `occ daemon install` and `uninstall`: systemd, launchd or a graphical session runs occd from the login on.
 //!
-//! What is written carries a line that says so. Only such files are written over or taken away.
+//! What is written carries a line that says so. Only such files are written over or taken away, and one that somebody has
+//! changed since is kept under another name.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use occ_proto::paths::{Env, with_tilde};
 use occ_proto::text::sanitize;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::Context;
 use crate::autostart;
@@ -23,6 +26,10 @@ const AGENT: &str = include_str!("../../../launchd/com.occd.agent.plist");
 const LABEL: &str = "com.occd.agent";
 /// The line that says whose a file is.
 const MARK: &str = "Written by `occ daemon install`; `occ daemon uninstall` takes it away.";
+/// What follows it: the beginning of a checksum of the file as it was written, without that.
+const SEAL: [&str; 2] = [" [", "]"];
+/// What is added to the name of one that is kept.
+const ASIDE: &str = "~";
 /// How the units began before there was that line, for whoever has put them in place by hand.
 const BY_HAND: &str = "# The user unit of occd.";
 /// Where the units have the daemon's program.
@@ -67,12 +74,21 @@ impl Places {
     fn shown(&self, path: &Path) -> String {
         sanitize(&with_tilde(path, &self.home))
     }
+
+    /// Returns that a former file is kept there.
+    fn kept(&self, path: &Path) -> String {
+        let shown = self.shown(path);
+        let file = shown.strip_suffix(ASIDE).unwrap_or(&shown);
+        format!("{file} had been changed, or was an older occ's: the former is kept as {shown}")
+    }
 }
 
 /// What an installation came to.
 #[derive(Default)]
 struct Done {
     files: Vec<PathBuf>,
+    /// Where the former ones are that somebody had changed.
+    kept: Vec<PathBuf>,
     /// Who starts it from now on.
     by: Vec<&'static str>,
     lines: Vec<String>,
@@ -106,16 +122,23 @@ pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliE
         done.lines.push("occd is started when you log in to a desktop.".to_owned());
     }
     if context.ui.json {
+        let shown = |paths: &[PathBuf]| -> Vec<String> {
+            paths.iter().map(|path| path.to_string_lossy().into_owned()).collect()
+        };
         context.ui.value(&json!({
             "by": done.by,
             "program": program.to_string_lossy(),
-            "files": done.files.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
+            "files": shown(&done.files),
+            "kept": shown(&done.kept),
             "enabled": done.enabled,
         }))?;
         return Ok(0);
     }
     for path in &done.files {
         context.ui.say(&format!("Wrote {}", places.shown(path)))?;
+    }
+    for path in &done.kept {
+        context.ui.note(&places.kept(path));
     }
     if !done.files.is_empty() {
         context.ui.say(&format!("It runs {}", places.shown(&program)))?;
@@ -195,14 +218,21 @@ pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
     }
     let all = ours.iter().chain(&others);
     let named = all.map(|path| (path.to_string_lossy().into_owned(), path));
+    let former = RefCell::new(Vec::new());
     removal::each(context.ui, named, async |path: &PathBuf| {
         if others.contains(path) {
             return Ok((removal::Done::Untouched, None));
         }
-        std::fs::remove_file(path).map_err(|error| {
+        let kept = keep(path).and_then(|kept| match kept {
+            None => std::fs::remove_file(path).map(|()| None),
+            kept => Ok(kept),
+        });
+        let kept = kept.map_err(|error| {
             CliError::failed(format!("{} cannot be removed: {error}", places.shown(path)))
         })?;
-        Ok((removal::Done::Removed, None))
+        let about = kept.as_ref().map(|kept| json!({ "kept": kept.to_string_lossy() }));
+        former.borrow_mut().extend(kept);
+        Ok((removal::Done::Removed, about))
     })
     .await?;
     if units.is_some() {
@@ -215,6 +245,9 @@ pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
     let running = autostart::lock_holder(&autostart::socket_path(context)?);
     for path in &ours {
         context.ui.say(&format!("Removed {}", places.shown(path)))?;
+    }
+    for path in former.into_inner() {
+        context.ui.note(&places.kept(&path));
     }
     for path in &others {
         context.ui.note(&format!("{} is not occ's: it stays.", places.shown(path)));
@@ -257,11 +290,47 @@ fn write(places: &Places, path: &Path, text: &str, done: &mut Done) -> Result<()
         .hint(format!("mv {shown} {shown}.old; occ daemon install")));
     }
     let written = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    written.and_then(|()| std::fs::write(path, text)).map_err(|error| {
+    let written = written.and_then(|()| {
+        done.kept.extend(keep(path)?);
+        std::fs::write(path, sealed(text))
+    });
+    written.map_err(|error| {
         CliError::failed(format!("{} cannot be written: {error}", places.shown(path)))
     })?;
     done.files.push(path.to_owned());
     Ok(())
+}
+
+/// Puts a file aside that is not as it was written, if there is one, and returns where it is: `occd.service~`, which nobody
+/// reads as a unit, an agent or an entry.
+fn keep(path: &Path) -> io::Result<Option<PathBuf>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    if unsealed(&text).is_some_and(|as_written| sealed(&as_written) == text) {
+        return Ok(None);
+    }
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(ASIDE);
+    std::fs::rename(path, &aside)?;
+    Ok(Some(aside.into()))
+}
+
+/// Returns a text with a checksum behind its mark, by which it is known that nobody has changed it.
+fn sealed(text: &str) -> String {
+    let sum: String =
+        Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let [start, end] = SEAL;
+    text.replacen(MARK, &format!("{MARK}{start}{sum}{end}"), 1)
+}
+
+/// Returns it without.
+fn unsealed(text: &str) -> Option<String> {
+    let [start, end] = SEAL;
+    let (before, after) = text.split_once(MARK)?;
+    let (_, after) = after.strip_prefix(start)?.split_once(end)?;
+    Some(format!("{before}{MARK}{after}"))
 }
 
 fn is_marked(path: &Path) -> bool {

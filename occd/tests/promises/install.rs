@@ -234,6 +234,52 @@ fn what_is_not_occs_is_neither_written_over_nor_removed() {
 }
 
 #[test]
+fn what_somebody_has_changed_is_kept_and_said_to_be() {
+    let mut rig = DaemonRig::new();
+    with_systemctl(&mut rig, "");
+    answering(&rig);
+    let unit = units_of(&rig).join("occd.service");
+    let aside = unit.with_file_name("occd.service~");
+    rig.occ_ok(&["daemon", "install", "--xdg-autostart"]);
+    let written = fs::read_to_string(&unit).unwrap();
+    assert!(written.contains("drop-in") && written.contains("systemctl --user edit occd\n"));
+    // As it was, whichever program it starts.
+    with_program_in(&mut rig, "elsewhere");
+    for verb in ["install", "uninstall", "install"] {
+        let output = rig.run_occ(&["daemon", verb]);
+        assert!(output.code() == 0 && !output.stderr.contains("kept"), "{output:?}");
+        assert!(!aside.exists());
+    }
+    let edit = |path: &Path| {
+        let edited = fs::read_to_string(path).unwrap() + "# mine\n";
+        fs::write(path, &edited).unwrap();
+        edited
+    };
+    for verb in ["install", "uninstall"] {
+        let edited = edit(&unit);
+        let output = rig.run_occ(&["daemon", verb]);
+        assert_eq!(output.code(), 0, "{output:?}");
+        assert!(output.stderr.contains(&aside.display().to_string()), "{output:?}");
+        assert_eq!(fs::read_to_string(&aside).unwrap(), edited);
+        fs::remove_file(&aside).unwrap();
+        assert_eq!(unit.exists(), verb == "install");
+    }
+    // So is whatever else is put somewhere, and programs are told.
+    rig.occ_ok(&["daemon", "install", "--xdg-autostart"]);
+    let entry = rig.root().join("config/autostart/occd.desktop");
+    let kept = entry.with_file_name("occd.desktop~");
+    edit(&entry);
+    let said = rig.occ_ok(&["daemon", "install", "--xdg-autostart", "--json"]);
+    let document: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(document["kept"], serde_json::json!([kept]));
+    edit(&entry);
+    let said = rig.occ_ok(&["daemon", "uninstall", "--json"]);
+    let document: Value = serde_json::from_str(&said).unwrap();
+    let item = serde_json::json!({ "name": entry, "done": "removed", "about": { "kept": kept } });
+    assert!(document["items"].as_array().unwrap().contains(&item), "{document}");
+}
+
+#[test]
 fn what_systemd_does_not_do_is_told() {
     let mut rig = DaemonRig::new();
     // It is there, but not for this login, as after `su`.
