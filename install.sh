@@ -9,7 +9,7 @@ usage() {
 Usage: ./install.sh [--prefix DIR] [--uninstall] [--programs DIR]
 
   --prefix DIR     where to: bin/ and share/ below it [default: ~/.local]
-  --uninstall      take away what was installed there
+  --uninstall      take away what was installed there, and what starts it at the login
   --programs DIR   from a checkout: take occ and occd from there, and build nothing
 END
 }
@@ -104,6 +104,42 @@ take_away() {
     done
 }
 
+# Prints the files of `occ daemon install` that exist: what systemd, launchd and a desktop start.
+starters() {
+    config=${XDG_CONFIG_HOME:-}
+    case $config in /*) ;; *) config=${HOME:-}/.config ;; esac
+    for file in "$config/systemd/user/occd.service" "$config/autostart/occd.desktop" \
+        "${HOME:-}/Library/LaunchAgents/com.occd.agent.plist"; do
+        [ ! -f "$file" ] || printf '%s\n' "$file"
+    done
+}
+
+# Tells whether such a file starts a program of this prefix, whichever way that is written.
+starts_ours() {
+    for dir in "$prefix" "$(cd "$prefix" && pwd -P)"; do
+        # As a word of a unit, of a desktop's entry (`occ daemon install` has the same), and of a shell in XML.
+        unit=$(printf '%s\n' "$dir/bin/occd" | sed 's/%/%%/g')
+        entry=$(printf '%s\n' "$dir/bin/occ" | sed 's/[`$]/\\\\&/g; s/%/%%/g')
+        agent=$(printf '%s\n' "$dir/bin/occd" | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g')
+        if grep -qF -e "ExecStart=\"$unit\"" -e "Exec=\"$entry\" " -e "exec '$agent' " -- "$1" ||
+            # As people write it.
+            grep -qxF -e "ExecStart=$unit" -e "ExecStart=%h${unit#"${HOME:-}"}" -- "$1"; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Says what takes away a file that starts a program which is gone.
+say_left() {
+    case $1 in
+    *.service) how="systemctl --user disable --now occd.socket occd.service; " ;;
+    *.plist) how="launchctl bootout gui/$(id -u)/com.occd.agent; " ;;
+    *) how= ;;
+    esac
+    echo "$1 still starts what was removed: ${how}rm '$1' ends that."
+}
+
 if [ -n "$uninstall" ]; then
     if [ ! -f "$list" ]; then
         echo "Nothing of occ is installed in $prefix."
@@ -128,6 +164,16 @@ if [ -n "$uninstall" ]; then
         /*) pid= ;;
         esac
     fi
+    # While there is an occ that does it. It takes away all that occ has put there, so all must be of this prefix.
+    ours=$(starters | while IFS= read -r file; do ! starts_ours "$file" || echo "$file"; done)
+    if [ -n "$ours" ] && [ "$ours" = "$(starters)" ] && is_ours bin/occ; then
+        # That the daemon goes on is said below.
+        if said=$("$prefix/bin/occ" daemon uninstall 2>&1); then
+            echo "$said" | sed '/^occd (process .*) goes on\./d'
+        else
+            echo "$said" >&2
+        fi
+    fi
     listed | while IFS= read -r file; do
         if is_another "$file"; then
             echo "$prefix/$file is not occ's, and stays."
@@ -137,7 +183,11 @@ if [ -n "$uninstall" ]; then
     done
     take_away share/occ/installed
     echo "Removed occ and occd from $prefix. hosts.json, occd.toml and what occd remembers stay."
-    [ -z "$pid" ] || echo "occd still runs: kill $pid ends it."
+    [ -z "$ours" ] || echo "$ours" | while IFS= read -r file; do
+        [ ! -f "$file" ] || say_left "$file"
+    done
+    # One of the unit's has ended with it.
+    [ -z "$pid" ] || ! kill -0 "$pid" 2>/dev/null || echo "occd still runs: kill $pid ends it."
     exit 0
 fi
 

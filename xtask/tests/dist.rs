@@ -247,14 +247,7 @@ fn an_ordinary_user_is_told_of_the_daemon_that_goes_on() {
     const NOBODY: u32 = 65534;
     let place = Place::new("ordinary");
     let (home, prefix) = (place.join("home"), place.join("home/a b"));
-    fs::create_dir_all(prefix.join("bin")).unwrap();
-    fs::create_dir_all(prefix.join("share/occ")).unwrap();
-    fs::write(prefix.join("share/occ/installed"), "bin/occ\nbin/occd\n").unwrap();
-    for name in ["occ", "occd"] {
-        let built = Path::new(XTASK).with_file_name(name);
-        assert!(built.is_file(), "build {name} first: cargo build");
-        fs::copy(&built, prefix.join("bin").join(name)).unwrap();
-    }
+    put(&prefix);
     fs::copy(install_sh().get_program(), home.join("install.sh")).unwrap();
     // What ends it when the one that was installed is gone.
     let left = home.join("left");
@@ -288,6 +281,98 @@ fn an_ordinary_user_is_told_of_the_daemon_that_goes_on() {
         stopped && done && said.contains(&format!("occd still runs: kill {pid} ends it.")),
         "{said}"
     );
+}
+
+/// Puts the occ and occd of this build below a prefix, as installed there.
+fn put(prefix: &Path) {
+    fs::create_dir_all(prefix.join("bin")).unwrap();
+    fs::create_dir_all(prefix.join("share/occ")).unwrap();
+    fs::write(prefix.join("share/occ/installed"), "bin/occ\nbin/occd\n").unwrap();
+    for name in ["occ", "occd"] {
+        let built = Path::new(XTASK).with_file_name(name);
+        assert!(built.is_file(), "build {name} first: cargo build");
+        fs::copy(&built, prefix.join("bin").join(name)).unwrap();
+    }
+}
+
+#[test]
+fn what_starts_the_programs_at_the_login_goes_with_them_and_nothing_else() {
+    let place = Place::new("starters");
+    // Where there is a systemd, which does as it is told.
+    let asked = place.join("asked");
+    let bin = place.join("tools");
+    fs::create_dir_all(&bin).unwrap();
+    let script = format!("#!/bin/sh\necho \"$*\" >>'{}'\n", asked.display());
+    fs::write(bin.join("systemctl"), script).unwrap();
+    fs::set_permissions(bin.join("systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(place.join("run/systemd/private")).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let as_user = |home: &Path, program: &Path, args: &[&str]| {
+        let mut command = command(program);
+        command.args(args).current_dir("/").env_clear().env("PATH", &path).env("HOME", home);
+        let output = command.env("XDG_RUNTIME_DIR", place.join("run")).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let removes = |home: &Path, prefix: &Path| {
+        let args = ["--uninstall", "--prefix", prefix.to_str().unwrap()];
+        as_user(home, Path::new(install_sh().get_program()), &args)
+    };
+    let installs = |home: &Path, prefix: &Path| {
+        as_user(home, &prefix.join("bin/occ"), &["daemon", "install", "--xdg-autostart"]);
+    };
+    let all = ["autostart/occd.desktop", "systemd/user/occd.service", "systemd/user/occd.socket"];
+    let here = |home: &Path| all.map(|file| home.join(".config").join(file).exists());
+    for (name, linked) in [("a b", false), ("50% $x `y` & |", false), ("plain", true)] {
+        let home = place.join(name);
+        let prefix = home.join(".local");
+        put(&prefix);
+        installs(&home, &prefix);
+        assert_eq!(here(&home), [true; 3]);
+        let given = if linked { place.join("link") } else { prefix.clone() };
+        if linked {
+            symlink(&prefix, &given).unwrap();
+        }
+        fs::remove_file(&asked).unwrap();
+        let said = removes(&home, &given);
+        assert_eq!(here(&home), [false; 3], "{said}");
+        assert!(said.contains("Removed ~/.config/systemd/user/occd.service\n"), "{said}");
+        assert!(!said.contains("still"), "{said}");
+        let asked = fs::read_to_string(&asked).unwrap();
+        assert!(asked.contains("--user disable --now occd.socket occd.service"), "{asked}");
+    }
+
+    // Another's is nobody's to speak of.
+    let home = place.join("two");
+    let (first, second) = (home.join("first"), home.join("second"));
+    put(&first);
+    put(&second);
+    installs(&home, &second);
+    let said = removes(&home, &first);
+    assert_eq!((here(&home), said.contains(".config")), ([true; 3], false), "{said}");
+
+    // Where one of both is, it is left to the user, who cannot be told later.
+    put(&first);
+    let entry = home.join(".config").join(all[0]);
+    let unit = home.join(".config").join(all[1]);
+    let of_first = fs::read_to_string(&entry).unwrap().replace("/second/", "/first/");
+    fs::write(&entry, of_first).unwrap();
+    let said = removes(&home, &first);
+    let words =
+        format!("{0} still starts what was removed: rm '{0}' ends that.\n", entry.display());
+    assert!(said.contains(&words) && !said.contains("occd.service"), "{said}");
+    assert_eq!(here(&home), [true; 3]);
+
+    // So is one that was put there by hand.
+    put(&first);
+    fs::remove_file(&entry).unwrap();
+    fs::write(&unit, "[Service]\nExecStart=%h/first/bin/occd\n").unwrap();
+    let said = removes(&home, &first);
+    let words = format!(
+        "{0} still starts what was removed: systemctl --user disable --now occd.socket occd.service; rm '{0}' ends that.\n",
+        unit.display()
+    );
+    assert!(said.contains(&words) && unit.exists(), "{said}");
 }
 
 /// Returns a directory as the archive has it, with scripts in place of the programs: they are quickly there.
