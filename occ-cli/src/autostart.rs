@@ -80,6 +80,13 @@ pub(crate) struct Found {
     pub(crate) sought: (Option<PathBuf>, Start),
 }
 
+impl Found {
+    /// Returns its process, as the kernel names it.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.stream.peer_cred().ok().and_then(|peer| peer.pid())
+    }
+}
+
 /// Why there is no connection.
 enum Failure {
     /// Nobody listens.

@@ -130,7 +130,7 @@ impl Client {
 
     /// Returns a client of a daemon that was found.
     pub(crate) fn of(found: autostart::Found, ui: &Ui) -> Self {
-        let pid = found.stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let pid = found.pid();
         let first = RefCell::new(Some(found.stream));
         let (ui, prompter) = (ui.clone(), OnceCell::new());
         let (many, told, asked) = (Cell::new(false), Cell::new(false), Cell::new(false));
@@ -260,14 +260,7 @@ impl Client {
     /// # Errors
     /// With what was given, when there is none.
     pub(crate) async fn find_next(&self, error: CliError) -> Result<(), CliError> {
-        // One that is killed may take connections for some milliseconds more.
-        let until = tokio::time::Instant::now() + DYING;
-        while self.pid.is_some()
-            && autostart::lock_holder(&self.socket) == self.pid
-            && tokio::time::Instant::now() < until
-        {
-            tokio::time::sleep(DYING_STEP).await;
-        }
+        ended(&self.socket, self.pid).await;
         let (socket, start) = self.sought.clone();
         let context = Context::plain(&self.ui, socket);
         // Boxed: few requests come this far.
@@ -446,7 +439,7 @@ impl Client {
         self.let_in(async |again| {
             self.renew(again).await?;
             match send().await {
-                Err(error) if error.may_ask_next(&method) => {
+                Err(error) if error.may_ask_next(method == Method::GET) => {
                     self.find_next(error).await?;
                     Box::pin(send()).await
                 }
@@ -511,6 +504,17 @@ impl Client {
             return Err(problem(head.status, &body, &daemon));
         }
         Ok(Reply { etag: head.headers.get(ETAG).cloned(), body, daemon })
+    }
+}
+
+/// Waits for the end of a daemon that has closed a connection: one that is killed may take others for some milliseconds more.
+pub(crate) async fn ended(socket: &Path, pid: Option<i32>) {
+    let until = tokio::time::Instant::now() + DYING;
+    while pid.is_some()
+        && autostart::lock_holder(socket) == pid
+        && tokio::time::Instant::now() < until
+    {
+        tokio::time::sleep(DYING_STEP).await;
     }
 }
 

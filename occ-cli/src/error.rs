@@ -2,7 +2,6 @@
 //!
 //! The daemon's codes become exit codes here and nowhere else.
 
-use hyper::Method;
 use occ_proto::error::{Code, Problem};
 use occ_proto::text::sanitize;
 use occ_proto::{HostName, KEY_VARIABLES};
@@ -38,6 +37,8 @@ pub(crate) const CLOSED_PIPE: u8 = 141;
 pub(crate) const DAEMON_UNREACHABLE: &str = "daemon_unreachable";
 /// The word for a daemon that does not run, where none may be started.
 pub(crate) const ABSENT: &str = "daemon_not_running";
+/// The word for an answer that `occ api` cannot pass on.
+pub(crate) const BAD_ANSWER: &str = "bad_answer";
 /// The word for another program in the daemon's place.
 pub(crate) const NOT_OCCD: &str = "not_occd";
 /// The word for a daemon of another API version.
@@ -127,9 +128,9 @@ impl CliError {
         Self::new(CONNECTION, Code::FileInterrupted.as_str(), message)
     }
 
-    /// Returns whether a request of this method may be sent to the next daemon.
-    pub(crate) fn may_ask_next(&self, method: &Method) -> bool {
-        self.code == DAEMON_UNREACHABLE && (self.unread || *method == Method::GET)
+    /// Returns whether a request may be sent to the next daemon: one that was not read, or may be made again.
+    pub(crate) fn may_ask_next(&self, repeatable: bool) -> bool {
+        self.code == DAEMON_UNREACHABLE && (self.unread || repeatable)
     }
 
     /// Returns whether it is that of a daemon that is not there, and may be there again.

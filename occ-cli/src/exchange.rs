@@ -86,7 +86,9 @@ impl Answer {
         };
         client
             .let_in(async |_| match send().await {
-                Err(error) if error.may_ask_next(&ask.method) => Box::pin(send()).await,
+                Err(error) if error.may_ask_next(ask.method == Method::GET) => {
+                    Box::pin(send()).await
+                }
                 answer => answer,
             })
             .await

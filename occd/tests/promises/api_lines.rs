@@ -12,8 +12,8 @@ use occ_proto::exec::NDJSON;
 use serde_json::{Value, json};
 use testkit::DaemonRig;
 use testkit::daemon::Target;
-use testkit::proc::Process;
-use testkit::wait::blocking::wait_for;
+use testkit::proc::{Process, Signal};
+use testkit::wait::blocking::{wait_for, wait_until};
 
 use crate::files::{Shared, sshd};
 use crate::support::{GUARD, eventually, exit_code, no_programs, remote_program};
@@ -253,6 +253,79 @@ fn a_daemon_that_goes_away_ends_what_is_in_flight_and_the_next_request_starts_an
     lines.ask(json!({"id": 7, "method": "POST", "path": "/v1/hosts/h/exec", "body": body}));
     assert_eq!(lines.of(7)["body"]["stdout"], "again\n");
     assert_eq!(lines.finish(), 0);
+}
+
+#[test]
+fn what_was_not_begun_or_may_be_asked_again_is_asked_of_the_next_daemon() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    rig.kill_daemon();
+    let shared = Shared::new();
+    let (done, file) = (shared.at("done"), shared.at("file"));
+    let run = json!({"shell": format!("echo once >>{}", done.display())});
+    let (exec, put) = ("/v1/hosts/h/exec", format!("/v1/hosts/local/files/{}", file.display()));
+    let key = json!({"idempotency-key": "deploy-17"});
+    let cat = json!({"argv": ["cat", "/dev/null"]});
+    let mut lines = Lines::start(&rig);
+    for (id, request) in [
+        (1, json!({"method": "GET", "path": "/v1/hosts"})),
+        (2, json!({"method": "HEAD", "path": "/v1/version"})),
+        (3, json!({"method": "GET", "path": "/v1/events"})),
+        (4, json!({"method": "POST", "path": exec, "body": run})),
+        (5, json!({"method": "POST", "path": exec, "body": run, "headers": key})),
+        (6, json!({"method": "PUT", "path": put, "upload": true})),
+        (7, json!({"method": "GET", "path": exec, "websocket": true, "body": cat})),
+    ] {
+        rig.start_daemon(&[]);
+        let daemon = rig.daemon();
+        // It takes what is asked, as far as the kernel does that for it, and never answers.
+        daemon.signal(Signal::STOP);
+        wait_until("it to be stopped", GUARD, || daemon.is_stopped(), |stopped| *stopped);
+        let mut request = request.clone();
+        request["id"] = json!(id);
+        lines.ask(request);
+        if id == 6 {
+            lines.ask(json!({"id": id, "send": "whole"}));
+            lines.ask(json!({"id": id, "close": true}));
+        }
+        let asking = Process::find(lines.child.id()).unwrap();
+        let is_asking = || asking.open_files().iter().any(|file| file.starts_with("socket:"));
+        wait_until("it to ask", GUARD, is_asking, |asking| *asking);
+        rig.kill_daemon();
+        let answer = lines.of(id);
+        let status = if id == 7 { 101 } else { 200 };
+        assert_eq!(answer["status"], status, "{answer}");
+        if id == 3 {
+            lines.ask(json!({"cancel": id}));
+        }
+        rig.occ_ok(&["daemon", "stop"]);
+    }
+    assert_eq!(std::fs::read_to_string(&done).unwrap(), "once\nonce\n");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "whole");
+    assert_eq!(lines.finish(), 0);
+}
+
+#[test]
+fn what_had_begun_is_asked_again_only_with_its_key_and_is_not_done_again() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    let shared = Shared::new();
+    let done = shared.at("done");
+    let mut lines = Lines::start(&rig);
+    let exec = |id: i64, headers: Value| {
+        let body = json!({"shell": format!("echo {id} >>{}; exec sleep 600", done.display())});
+        json!({"id": id, "method": "POST", "path": "/v1/hosts/h/exec", "headers": headers, "body": body})
+    };
+    lines.ask(exec(1, json!({})));
+    let read = || std::fs::read_to_string(&done).unwrap_or_default();
+    wait_until("the first to begin", GUARD, read, |text| text == "1\n");
+    lines.ask(exec(2, json!({"idempotency-key": "deploy-18"})));
+    wait_until("the second to begin", GUARD, read, |text| text == "1\n2\n");
+    rig.kill_daemon();
+    for (id, words) in [(1, "went away"), (2, "not done again")] {
+        let told = lines.of(id);
+        assert_eq!(told["body"]["code"], "outcome_unknown", "{told}");
+        assert!(told["body"]["detail"].as_str().unwrap().contains(words), "{told}");
+    }
+    assert_eq!(read(), "1\n2\n");
 }
 
 #[test]

@@ -28,10 +28,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::Api;
 use super::ask::{Content, Id, Piece, Request};
 use super::said::{self, Mouth, Room, Said, is_json, media_type};
-use crate::autostart::{self, Start};
+use crate::autostart::{self, Found, Start};
 use crate::client;
 use crate::connection::Connection;
-use crate::error::{ABSENT, CliError};
+use crate::error::{ABSENT, BAD_ANSWER, CliError, DAEMON_UNREACHABLE};
 use crate::output;
 use crate::ws::KEY;
 
@@ -47,6 +47,8 @@ type Driver = Option<Pin<Box<dyn Future<Output = ()>>>>;
 enum Failed {
     /// No connection, hence nothing was sent.
     Unsent(CliError),
+    /// The connection broke before the answer began.
+    Unanswered(CliError),
     /// The connection broke.
     Broken(String),
     /// The answer cannot be passed on.
@@ -87,7 +89,7 @@ impl<'a> Work<'a> {
         let (mouth, id) = (&self.api.mouth, self.request.id.clone());
         let reads = matches!(self.request.method, Method::GET | Method::HEAD);
         // Whether it may be made again without being done twice.
-        let repeatable = (reads && !self.request.websocket) || self.request.has_key();
+        let repeatable = (reads && !self.request.websocket) || self.request.goes_on();
         let told = Cell::new(Told::Nothing);
         let cancelled = async {
             match cancelled.await {
@@ -117,8 +119,10 @@ impl<'a> Work<'a> {
 
     async fn serve(self, told: &Cell<Told>) -> Result<(), Failed> {
         let Self { api, request, input, bytes } = self;
+        // A WebSocket is opened by a GET, and nothing begins before its first message.
+        let reads = matches!(request.method, Method::GET | Method::HEAD);
+        let repeatable = reads || request.goes_on();
         let Request { id, method, uri, headers, body, websocket, upload, start } = request;
-        let stream = Box::pin(connect(api, start)).await.map_err(Failed::Unsent)?;
         let http = HttpRequest::builder().method(method.clone()).uri(uri);
         let mut http = with_headers(http.header(HOST, "localhost"), headers);
         let has_type = http
@@ -135,37 +139,75 @@ impl<'a> Work<'a> {
             http = http.header(CONTENT_TYPE, kind);
         }
         let mut talk = Talk { mouth: &api.mouth, id, told };
+        if upload {
+            // Its pieces are there once: they are taken when somebody answers.
+            let healthz = made(HttpRequest::get("/healthz").header(HOST, "localhost"))?;
+            let asked = Box::pin(ask(api, start, true, healthz, Bytes::new())).await;
+            asked.map_err(|failed| match failed {
+                Failed::Unanswered(error) => Failed::Unsent(error),
+                failed => failed,
+            })?;
+            let found = Box::pin(connect(api, start)).await.map_err(Failed::Unsent)?;
+            let body = pieces(api.mouth.clone(), talk.id.clone(), input, bytes);
+            let (answer, driver) = exchange(found.stream, made(http)?.map(|()| body)).await?;
+            return talk.answer(answer, driver, false).await;
+        }
         if websocket {
             http = http
                 .header(CONNECTION, "upgrade")
                 .header(UPGRADE, "websocket")
                 .header("sec-websocket-version", "13")
                 .header("sec-websocket-key", KEY);
-            let (answer, driver) = exchange(stream, http, whole(Bytes::new())).await?;
+            let asked = Box::pin(ask(api, start, repeatable, made(http)?, Bytes::new()));
+            let (answer, driver) = asked.await?;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 return talk.answer(answer, driver, false).await;
             }
             return talk.socket(answer, driver, body, input, &bytes).await;
         }
-        let body = match body {
-            _ if upload => pieces(api.mouth.clone(), talk.id.clone(), input, bytes),
-            body => whole(body.map_or_else(Bytes::new, Content::bytes)),
-        };
-        let (answer, driver) = exchange(stream, http, body).await?;
+        let body = body.map_or_else(Bytes::new, Content::bytes);
+        let asked = Box::pin(ask(api, start, repeatable, made(http)?, body));
+        let (answer, driver) = asked.await?;
         talk.answer(answer, driver, method == Method::HEAD).await
     }
 }
 
 /// Returns a connection to the daemon, which is started when it does not run and `start` allows it.
-async fn connect(api: &Api<'_>, start: bool) -> Result<UnixStream, CliError> {
-    let found = match autostart::connect(api.context, Start::Never).await {
+async fn connect(api: &Api<'_>, start: bool) -> Result<Found, CliError> {
+    match autostart::connect(api.context, Start::Never).await {
         Err(error) if start && error.code == ABSENT => {
             let _turn = api.starting.lock().await;
             autostart::connect(api.context, Start::IfNeeded).await
         }
         found => found,
-    };
-    found.map(|found| found.stream)
+    }
+}
+
+/// Sends a request, and once more to the next daemon when this one goes without an answer and that changes nothing.
+async fn ask(
+    api: &Api<'_>,
+    start: bool,
+    repeatable: bool,
+    request: HttpRequest<()>,
+    body: Bytes,
+) -> Result<(Response<Incoming>, Driver), Failed> {
+    let found = connect(api, start).await.map_err(Failed::Unsent)?;
+    let (socket, pid) = (found.socket.clone(), found.pid());
+    let with_body = || request.clone().map(|()| whole(body.clone()));
+    match exchange(found.stream, with_body()).await {
+        Err(Failed::Unanswered(error)) if error.may_ask_next(repeatable) => {
+            client::ended(&socket, pid).await;
+            let next = connect(api, start).await.map_err(Failed::Unsent)?;
+            exchange(next.stream, with_body()).await
+        }
+        answer => answer,
+    }
+}
+
+/// Returns a request without its body.
+fn made(request: request::Builder) -> Result<HttpRequest<()>, Failed> {
+    let bad = |error| Failed::Unusable(format!("the request cannot be made: {error}"));
+    request.body(()).map_err(bad)
 }
 
 /// Adds the headers of a request, and those that every client of this user sends, unless it has its own.
@@ -212,15 +254,11 @@ fn pieces(mouth: Mouth, id: Id, input: mpsc::Receiver<Piece>, bytes: Rc<Cell<usi
 /// Sends a request. The driver has to be polled for the answer's body to come.
 async fn exchange(
     stream: UnixStream,
-    request: request::Builder,
-    body: Body,
+    request: HttpRequest<Body>,
 ) -> Result<(Response<Incoming>, Driver), Failed> {
-    let request = request
-        .body(body)
-        .map_err(|error| Failed::Unusable(format!("the request cannot be made: {error}")))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(Connection::new(stream))
-        .await
-        .map_err(|error| Failed::Broken(reason(&error)))?;
+    let unanswered = |error: hyper::Error| Failed::Unanswered(client::broken(&error));
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(Connection::new(stream)).await.map_err(unanswered)?;
     // Its error is the answer's, too.
     let mut driver: Pin<Box<dyn Future<Output = ()>>> =
         Box::pin(async move { drop(connection.with_upgrades().await) });
@@ -230,8 +268,7 @@ async fn exchange(
         answer = &mut asked => (answer, Some(driver)),
         () = &mut driver => (asked.await, None),
     };
-    let answer = answer.map_err(|error| Failed::Broken(reason(&error)))?;
-    Ok((answer, driver))
+    Ok((answer.map_err(unanswered)?, driver))
 }
 
 /// Polls the connection while something is waited for.
@@ -448,25 +485,25 @@ fn reason(error: &hyper::Error) -> String {
 }
 
 fn described(failed: Failed, repeatable: bool) -> Value {
-    match failed {
+    let why = match failed {
         Failed::Unsent(error) => {
             let text = output::problem::json(&error);
-            serde_json::from_str(&text)
-                .unwrap_or_else(|_| said::problem(503, &error.code, &error.message, true))
-        }
-        Failed::Broken(why) if repeatable => {
-            let detail = format!("occd went away before the end: {why}.");
-            said::problem(503, "daemon_unreachable", &detail, true)
-        }
-        Failed::Broken(why) => {
-            let detail =
-                format!("occd went away before the end, and what came of it is not known: {why}.");
-            json!(Problem::new(502, Code::OutcomeUnknown, detail))
+            return serde_json::from_str(&text)
+                .unwrap_or_else(|_| said::problem(503, &error.code, &error.message, true));
         }
         Failed::Unusable(why) => {
-            said::problem(502, "bad_answer", &format!("It cannot be passed on: {why}."), false)
+            let detail = format!("It cannot be passed on: {why}.");
+            return said::problem(502, BAD_ANSWER, &detail, false);
         }
+        Failed::Unanswered(error) => error.unanswered.unwrap_or(error.message.into()),
+        Failed::Broken(why) => why.into(),
+    };
+    if repeatable {
+        let detail = format!("occd went away before the end: {why}.");
+        return said::problem(503, DAEMON_UNREACHABLE, &detail, true);
     }
+    let detail = format!("occd went away before the end, and what came of it is not known: {why}.");
+    json!(Problem::new(502, Code::OutcomeUnknown, detail))
 }
 
 /// A server-sent event that has not ended (HTML Standard, 9.2.6).
