@@ -22,7 +22,11 @@ fn own_words() -> BTreeMap<String, u8> {
         CliError::not_occd("x"),
         CliError::incompatible("x"),
     ];
-    errors.into_iter().map(|error| (error.code, error.exit)).collect()
+    let mut words: BTreeMap<_, _> =
+        errors.into_iter().map(|error| (error.code, error.exit)).collect();
+    // `occ api` says it in an answer, and goes on.
+    words.insert(error::BAD_ANSWER.to_owned(), 0);
+    words
 }
 
 /// Returns the words that the code gives to an error in its place: `code: "word"`, or a constant's name.
@@ -76,6 +80,18 @@ fn every_code_has_a_section_with_its_exit_code() {
         let is_one = all.contains_key(code) || found.contains(code);
         assert!(is_one, "{TROUBLE} explains {code}, which there is not");
     }
+}
+
+#[test]
+fn what_occ_api_says_by_itself_is_told_where_it_is_described() {
+    let all = sections(&text("docs/api.md"));
+    let section = all.iter().find(|section| section.heading == "JSON lines").unwrap();
+    let (_, own) = section.text.split_once("codes are `occ`'s own").unwrap();
+    let own = literals(own.split_once("troubleshooting.md").unwrap().0);
+    for code in [error::DAEMON_UNREACHABLE, error::ABSENT, error::BAD_ANSWER] {
+        assert!(own.contains(&code), "{code}: {own:?}");
+    }
+    assert!(Code::ALL.iter().all(|code| !own.contains(&code.as_str())), "{own:?}");
 }
 
 #[test]
