@@ -2,7 +2,7 @@
 //!
 //! What all routes have in common is written here once: the headers, and the problems of any request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use occ_proto::error::PROBLEM_JSON;
 use occ_proto::policy::CLIENT_HEADER;
@@ -257,10 +257,22 @@ fn tidy(value: &mut Value) {
             {
                 *to = format!("#/components/schemas/{MOMENT}");
             }
+            any_of(members);
             bound(members);
             members.values_mut().for_each(tidy);
         }
         _ => {}
+    }
+}
+
+/// Says `anyOf` of what utoipa has as `oneOf` for an enum without a tag: nothing keeps a value from being several of those.
+fn any_of(members: &mut Map<String, Value>) {
+    let is_untagged = |all: &Value| {
+        all.as_array().is_some_and(|all| all.iter().all(|one| one["$ref"].is_string()))
+    };
+    if let Some(all) = members.get("oneOf").filter(|all| is_untagged(all)).cloned() {
+        members.remove("oneOf");
+        members.insert("anyOf".to_owned(), all);
     }
 }
 
@@ -357,6 +369,90 @@ mod tests {
         }
         let document = document();
         walk(&document, &document);
+    }
+
+    /// What tells the values of a schema from those of another.
+    #[derive(Default)]
+    struct Shape {
+        types: BTreeSet<String>,
+        known: BTreeSet<String>,
+        required: BTreeSet<String>,
+        /// The words that a required member may have.
+        words: BTreeMap<String, Vec<Value>>,
+    }
+
+    impl Shape {
+        fn of(schema: &Value, document: &Value) -> Self {
+            if let Some(to) = schema["$ref"].as_str() {
+                return Self::of(document.pointer(&to[1..]).unwrap(), document);
+            }
+            let texts = |value: &Value| -> BTreeSet<String> {
+                let all = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+                all.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+            };
+            let (types, required) = (texts(&schema["type"]), texts(&schema["required"]));
+            let known = schema["properties"].as_object().into_iter().flatten();
+            let known = known.map(|(name, _)| name.clone()).collect();
+            let mut shape = Self { types, known, required, words: BTreeMap::new() };
+            for name in &shape.required {
+                if let Some(words) = schema["properties"][name]["enum"].as_array() {
+                    shape.words.insert(name.clone(), words.clone());
+                }
+            }
+            for part in schema["allOf"].as_array().into_iter().flatten() {
+                let Self { types, known, required, words } = Self::of(part, document);
+                shape.types.extend(types);
+                shape.known.extend(known);
+                shape.required.extend(required);
+                shape.words.extend(words);
+            }
+            // What is one of several has a type of theirs.
+            for several in ["oneOf", "anyOf"] {
+                for part in schema[several].as_array().into_iter().flatten() {
+                    shape.types.extend(Self::of(part, document).types);
+                }
+            }
+            shape
+        }
+
+        /// Returns whether no value that the daemon knows is of both: by its type, by a word, or by a member of each that the
+        /// other does not have.
+        fn is_apart_from(&self, other: &Self) -> bool {
+            let has_types = !self.types.is_empty() && !other.types.is_empty();
+            let by_type = has_types && self.types.is_disjoint(&other.types);
+            let by_word = self.words.iter().any(|(name, words)| {
+                let others = other.words.get(name);
+                others.is_some_and(|others| !words.iter().any(|word| others.contains(word)))
+            });
+            let needs_more = |one: &Self, other: &Self| !one.required.is_subset(&other.known);
+            let by_member = needs_more(self, other) && needs_more(other, self);
+            by_type || by_word || by_member
+        }
+    }
+
+    #[test]
+    fn what_can_be_one_of_several_is_never_two() {
+        fn walk(value: &Value, document: &Value, seen: &mut usize) {
+            if let Value::Array(all) = value {
+                all.iter().for_each(|one| walk(one, document, seen));
+            }
+            let Value::Object(members) = value else { return };
+            members.values().for_each(|one| walk(one, document, seen));
+            let Some(Value::Array(all)) = members.get("oneOf") else { return };
+            *seen += 1;
+            let shapes: Vec<Shape> = all.iter().map(|one| Shape::of(one, document)).collect();
+            for (n, shape) in shapes.iter().enumerate() {
+                let apart = |other: &Shape| shape.is_apart_from(other);
+                assert!(shapes[n + 1..].iter().all(apart), "two may match: {value:#}");
+            }
+        }
+        let document = document();
+        let mut seen = 0;
+        walk(&document, &document, &mut seen);
+        assert!(seen > 20, "{seen}");
+        // These two have an event of the same name and members.
+        let of = |name: &str| Shape::of(&document["components"]["schemas"][name], &document);
+        assert!(!of("WatchEvent").is_apart_from(&of("SearchEvent")));
     }
 
     #[test]
