@@ -437,7 +437,11 @@ pub(super) async fn write(
         return Ok(Json(written).into_response());
     }
     // Whether a guess at what is in the file is right is for those who may read it.
-    if query.if_sha256.is_some() {
+    if let Some(hash) = &query.if_sha256 {
+        if hash.len() != 64 || !hash.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            let why = "if_sha256 is no SHA-256: it has 64 hexadecimal digits.";
+            return Err(ApiError::bad_request(why));
+        }
         let reads = (false, true);
         app.permit_file((&asker, &client), &at.executor, &fs, &at.path, reads).await?;
     }

@@ -174,8 +174,14 @@ fn a_file_that_somebody_changed_is_not_overwritten() {
         assert_eq!(std::fs::read(shared.at("f")).unwrap(), b"somebody else's");
         // The same length within the same second has the same tag: its bytes are another matter.
         let wrong = "0".repeat(64);
-        let url = format!("{url}?if_sha256={wrong}");
-        refused(&ask(rig, "PUT", &url, &[], Some(b"two")), 412, Code::FileChanged);
+        let with = |hash: &str| format!("{url}?if_sha256={hash}");
+        refused(&ask(rig, "PUT", &with(&wrong), &[], Some(b"two")), 412, Code::FileChanged);
+        // What is none is no guess at them.
+        for none in ["", "00", &"g".repeat(64), &"0".repeat(65)] {
+            let answer = ask(rig, "PUT", &with(none), &[], Some(b"two"));
+            let problem = refused(&answer, 400, Code::BadRequest);
+            assert!(problem.detail.contains("64 hexadecimal digits"), "{}", problem.detail);
+        }
         assert_eq!(shared.names(), ["f"]);
     });
 }
