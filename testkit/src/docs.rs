@@ -1,6 +1,9 @@
 //! What the documents say, for the tests that compare it with the code.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use serde_json::Value;
 
 /// What follows a heading, up to the next.
 #[derive(Debug)]
@@ -98,6 +101,55 @@ fn collect(dir: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
+/// Returns the headers of an answer that docs/openapi.json does not have, where it has the answer.
+pub fn undocumented_headers<'a>(
+    method: &str,
+    target: &str,
+    status: u16,
+    names: impl Iterator<Item = &'a str>,
+) -> Vec<&'a str> {
+    /// Headers of HTTP itself, which an OpenAPI document leaves out or has elsewhere.
+    const OF_HTTP: [&str; 7] = [
+        "connection",
+        "content-length",
+        "content-type",
+        "date",
+        "sec-websocket-accept",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_str(&text("docs/openapi.json")).unwrap());
+    let path = target.split('?').next().unwrap_or_default();
+    // HEAD is GET without the body.
+    let method = if method == "HEAD" { "get".into() } else { method.to_ascii_lowercase() };
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    // Of two that fit, the one that names more: `/v1/hosts/{host}/files/{path}` fits many.
+    let fitting = paths.iter().filter(|(template, _)| is_at(path, template));
+    let Some((_, item)) = fitting.min_by_key(|(template, _)| template.matches('{').count()) else {
+        return Vec::new();
+    };
+    let mut answer = &item[&method]["responses"][status.to_string()];
+    if let Some(to) = answer["$ref"].as_str() {
+        answer = DOCUMENT.pointer(&to[1..]).unwrap();
+    }
+    let is_unknown = |name: &&str| !OF_HTTP.contains(name) && answer["headers"][*name].is_null();
+    if answer.is_null() { Vec::new() } else { names.filter(is_unknown).collect() }
+}
+
+/// Returns whether a path is one of a template: `{path}` is all that follows, any other name one segment.
+fn is_at(path: &str, template: &str) -> bool {
+    let mut parts = path.split('/');
+    for wanted in template.split('/') {
+        match (wanted, parts.next()) {
+            ("{path}", Some(_)) => return true,
+            (wanted, Some(part)) if wanted == part || wanted.starts_with('{') => {}
+            _ => return false,
+        }
+    }
+    parts.next().is_none()
+}
+
 /// A block of code in a document.
 #[derive(Debug)]
 pub struct Block {
@@ -129,4 +181,20 @@ pub fn blocks(text: &str) -> Vec<Block> {
         }
     }
     blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_the_document_does_not_have_is_found() {
+        let names = || ["occ-version", "content-type", "occ-surprise"].into_iter();
+        let of = |method, path, status| undocumented_headers(method, path, status, names());
+        assert_eq!(of("GET", "/v1/hosts/h/files//etc/hosts?stat=true", 200), ["occ-surprise"]);
+        assert_eq!(of("HEAD", "/v1/hosts", 200), ["occ-surprise"]);
+        assert_eq!(of("GET", "/v1/hosts/none", 404), ["occ-surprise"]);
+        // What is not in it has no headers in it.
+        assert!(of("GET", "/v1/nothing", 404).is_empty());
+    }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::docs;
+
 /// How long one read or write may take: longer than any answer that a test waits for.
 const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -50,6 +52,9 @@ impl Response {
 ///
 /// `Host: localhost` and, with a body, `Content-Type: application/json` are sent unless `headers` has
 /// them.
+///
+/// # Panics
+/// When the answer has a header that docs/openapi.json does not have, where that has the answer.
 pub fn request(
     socket: &Path,
     method: &str,
@@ -57,7 +62,11 @@ pub fn request(
     headers: &[(&str, &str)],
     body: Option<&[u8]>,
 ) -> io::Result<Response> {
-    request_within(socket, method, target, headers, body, IO_TIMEOUT)
+    let answer = request_within(socket, method, target, headers, body, IO_TIMEOUT)?;
+    let names = answer.headers.iter().map(|(name, _)| name.as_str());
+    let unknown = docs::undocumented_headers(method, target, answer.status, names);
+    assert!(unknown.is_empty(), "{method} {target}: docs/openapi.json has no {unknown:?}");
+    Ok(answer)
 }
 
 /// The same with a limit for each read and write.

@@ -244,7 +244,7 @@ pub(super) struct AuditQuery {
     tag = "policy",
     operation_id = "showAudit",
     params(AuditQuery),
-    responses((status = 200, description = "Lines of JSON", body = AuditLine, content_type = "application/x-ndjson"))
+    responses((status = 200, description = "Lines of JSON", body = AuditLine, content_type = "application/x-ndjson", headers(("cache-control" = String, description = "`no-store`"))))
 )]
 pub(super) async fn show(
     State(app): State<Arc<App>>,

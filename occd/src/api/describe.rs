@@ -8,8 +8,8 @@ use occ_proto::error::PROBLEM_JSON;
 use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::prompt::PROMPTS_HEADER;
 use occ_proto::{
-    AGENT_HEADER, API_VERSION_HEADER, IDEMPOTENCY_HEADER, KEY_HEADER, MIN_CLIENT_HEADER, Problem,
-    VERSION_HEADER,
+    AGENT_HEADER, API_VERSION_HEADER, IDEMPOTENCY_HEADER, KEY_HEADER, MIN_CLIENT_HEADER,
+    NEW_HOST_KEY_HEADER, Problem, REPLAYED_HEADER, VERSION_HEADER, WARNING_HEADER,
 };
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
@@ -23,6 +23,19 @@ const ABOUT: &str = "A per-user daemon that keeps SSH connections to hosts. HTTP
     Errors are problem documents (RFC 9457) with a stable `code`. A path that is not here is 404 `not_found`, a method \
     that is not here 405 `method_not_allowed`. New members come into answers, and new words into their enumerations, \
     without a new version: pass over what is not known.";
+
+/// The headers that answers of many routes have.
+const OF_MANY: [&str; 6] = [
+    VERSION_HEADER,
+    API_VERSION_HEADER,
+    MIN_CLIENT_HEADER,
+    WARNING_HEADER,
+    NEW_HOST_KEY_HEADER,
+    REPLAYED_HEADER,
+];
+/// Headers of HTTP's own, as documents write them.
+const RETRY_AFTER: &str = "retry-after";
+const CONTENT_RANGE: &str = "content-range";
 
 /// The schema of a moment.
 const MOMENT: &str = "Timestamp";
@@ -90,17 +103,7 @@ pub(super) fn document() -> Value {
         schemas.insert(MOMENT.to_owned(), moment);
     }
     components["parameters"] = parameters();
-    components["headers"] = json!({
-        VERSION_HEADER: {"description": "The version of the daemon.", "schema": {"type": "string"}},
-        API_VERSION_HEADER: {
-            "description": "The version of the API.",
-            "schema": {"type": "string", "pattern": "^[0-9]+$"},
-        },
-        MIN_CLIENT_HEADER: {
-            "description": "The version of the oldest `occ` that the daemon serves in full.",
-            "schema": {"type": "string"},
-        },
-    });
+    components["headers"] = headers();
     tidy(&mut document);
     // By name, as where to look for something; the handlers' own order says nothing.
     document.sort_all_objects();
@@ -143,6 +146,40 @@ fn parameters() -> Value {
     })
 }
 
+/// Returns the headers that many answers have.
+fn headers() -> Value {
+    let header = |about: &str, schema: Value| json!({"description": about, "schema": schema});
+    json!({
+        VERSION_HEADER: header("The version of the daemon.", json!({"type": "string"})),
+        API_VERSION_HEADER:
+            header("The version of the API.", json!({"type": "string", "pattern": "^[0-9]+$"})),
+        MIN_CLIENT_HEADER: header(
+            "The version of the oldest `occ` that the daemon serves in full.",
+            json!({"type": "string"}),
+        ),
+        WARNING_HEADER: header(
+            "What is wrong with hosts.json or occd.toml on the disk, as a text in JSON; one for each. Where the answer is about hosts.",
+            json!({"type": "string"}),
+        ),
+        NEW_HOST_KEY_HEADER: header(
+            "A host key that was recorded for this request, a `NewHostKey` as JSON; one for each.",
+            json!({"type": "string"}),
+        ),
+        REPLAYED_HEADER: header(
+            "The answer is that of the same request before, by its `Idempotency-Key`.",
+            json!({"type": "string", "enum": ["true"]}),
+        ),
+        RETRY_AFTER: header(
+            "When to come again, in seconds; where that is known.",
+            json!({"type": "string", "pattern": "^[0-9]+$"}),
+        ),
+        CONTENT_RANGE: header(
+            "How many bytes there are: `bytes */N`.",
+            json!({"type": "string", "pattern": "^bytes \\*/[0-9]+$"}),
+        ),
+    })
+}
+
 /// Adds what all routes have in common.
 fn complete(method: &str, operation: &mut Value) {
     let mut body = operation.get_mut("requestBody");
@@ -165,7 +202,9 @@ fn complete(method: &str, operation: &mut Value) {
         names.push("key");
     }
     let codes = &operation["responses"]["503"][CODES];
-    if codes.as_array().is_some_and(|codes| codes.iter().any(|code| code == "host_unreachable")) {
+    let dials =
+        codes.as_array().is_some_and(|codes| codes.iter().any(|code| code == "host_unreachable"));
+    if dials {
         names.extend(["prompts", "agent", "sshKey"]);
     }
     let mut parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
@@ -176,9 +215,27 @@ fn complete(method: &str, operation: &mut Value) {
     let common = |name: &str| json!({"$ref": format!("#/components/parameters/{name}")});
     parameters.extend(names.into_iter().map(common));
     operation["parameters"] = parameters.into();
+    let mut headers = vec![VERSION_HEADER, API_VERSION_HEADER, MIN_CLIENT_HEADER];
+    if !is_for_all {
+        headers.push(WARNING_HEADER);
+    }
+    if dials {
+        headers.push(NEW_HOST_KEY_HEADER);
+    }
+    if method == "post" {
+        headers.push(REPLAYED_HEADER);
+    }
     let responses = operation["responses"].as_object_mut().into_iter().flatten();
-    for (_, response) in responses {
-        finish(response);
+    for (status, response) in responses {
+        let of_status = match status.as_str() {
+            "408" | "429" | "503" => Some(RETRY_AFTER),
+            "416" => Some(CONTENT_RANGE),
+            _ => None,
+        };
+        // Problems have them all, so that one is the same on every route, and is written once.
+        let is_problem = response[CODES].as_array().is_some_and(|codes| !codes.is_empty());
+        let headers = if is_problem { &OF_MANY[..] } else { &headers };
+        finish(response, headers.iter().copied().chain(of_status));
     }
 }
 
@@ -191,8 +248,8 @@ fn add(operation: &mut Value, codes: &[Codes]) {
     }
 }
 
-/// Completes a response: that of a problem gets its words and its body, all get their headers.
-fn finish(response: &mut Value) {
+/// Completes a response: that of a problem gets its words and its body, all get those headers.
+fn finish(response: &mut Value, headers: impl Iterator<Item = &'static str>) {
     let codes = response[CODES].as_array().cloned().unwrap_or_default();
     if let Some(response) = response.as_object_mut().filter(|_| codes.is_empty()) {
         response.remove(CODES);
@@ -207,7 +264,7 @@ fn finish(response: &mut Value) {
         response["content"] = json!({ PROBLEM_JSON: schema });
         response[CODES] = json!(codes);
     }
-    for header in [VERSION_HEADER, API_VERSION_HEADER, MIN_CLIENT_HEADER] {
+    for header in headers {
         response["headers"][header] = json!({"$ref": format!("#/components/headers/{header}")});
     }
 }

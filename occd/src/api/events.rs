@@ -82,7 +82,7 @@ fn list<T: FromStr<Err: std::fmt::Display> + Ord>(text: Option<&str>) -> ApiResu
     tag = "events",
     operation_id = "followEvents",
     params(EventsQuery, LastEvent),
-    responses((status = 200, description = "Events, without an end", content((Event = "text/event-stream"), (Event = "application/x-ndjson"))), OfHost)
+    responses((status = 200, description = "Events, without an end", content((Event = "text/event-stream"), (Event = "application/x-ndjson")), headers(("cache-control" = String, description = "`no-store`"))), OfHost)
 )]
 pub(super) async fn events(
     State(app): State<Arc<App>>,

@@ -169,7 +169,7 @@ fn plain_mode(mode: u32, confined: bool, at: &FileAt) -> ApiResult<()> {
     tag = "files",
     operation_id = "readFile",
     params(FilePath, FileQuery, IfMatch, FileReadHeaders),
-    responses((status = 200, description = "The bytes, or what the query asks for", content((Binary = "application/octet-stream"), (FileRead = "application/json"), (Binary = "application/x-tar"), (FileEvent = "application/x-ndjson"))), (status = 206, description = "The part that `Range` names", content_type = "application/octet-stream", body = Binary), (status = 304, description = "It is as `If-None-Match` has it"), OfFile)
+    responses((status = 200, description = "The bytes, or what the query asks for", content((Binary = "application/octet-stream"), (FileRead = "application/json"), (Binary = "application/x-tar"), (FileEvent = "application/x-ndjson")), headers(("etag" = String, description = "Changes with the file; with its bytes"), ("accept-ranges" = String, description = "`bytes`; with its bytes"), ("occ-file-mode" = String, description = "Its permissions, in octal digits; with its bytes"), ("occ-file-mtime" = i64, description = "When it was changed last, in seconds since 1970; with its bytes"))), (status = 206, description = "The part that `Range` names", content_type = "application/octet-stream", body = Binary, headers(("etag" = String, description = "Changes with the file"), ("accept-ranges" = String, description = "`bytes`"), ("content-range" = String, description = "Which part it is: `bytes FIRST-LAST/SIZE`"), ("occ-file-mode" = String, description = "Its permissions, in octal digits"), ("occ-file-mtime" = i64, description = "When it was changed last, in seconds since 1970"))), (status = 304, description = "It is as `If-None-Match` has it", headers(("etag" = String, description = "That of the file"))), OfFile)
 )]
 pub(super) async fn read(
     State(app): State<Arc<App>>,
@@ -391,7 +391,7 @@ fn range_of(value: &HeaderValue, size: u64) -> Range {
     operation_id = "writeFile",
     params(FilePath, FileQuery, IfMatch, IfNoneMatch),
     request_body(content = Binary, content_type = "application/octet-stream"),
-    responses((status = 200, description = "The file, or with `tar` how many were written", body = FileWritten), OfUpload)
+    responses((status = 200, description = "The file, or with `tar` how many were written", body = FileWritten, headers(("etag" = String, description = "That of the file as it is now; without `tar`"))), OfUpload)
 )]
 pub(super) async fn write(
     State(app): State<Arc<App>>,

@@ -58,7 +58,7 @@ pub(super) fn begin(text: &str) -> ApiResult<String> {
     tag = "sessions",
     operation_id = "readSessionOutput",
     params(SessionPath, OutputQuery, LastEventId),
-    responses((status = 200, description = "The output", content((SessionEvent = "text/event-stream"), (Binary = "application/octet-stream"))), OfSession)
+    responses((status = 200, description = "The output", content((SessionEvent = "text/event-stream"), (Binary = "application/octet-stream")), headers(("occ-offset" = u64, description = "Where the bytes begin; not with server-sent events"))), OfSession)
 )]
 pub(super) async fn output(
     State(app): State<Arc<App>>,

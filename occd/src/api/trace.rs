@@ -43,7 +43,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
     operation_id = "traceHost",
     params(HostPath),
     request_body = TraceRequest,
-    responses((status = 200, description = "Lines of JSON", body = TraceEvent, content_type = "application/x-ndjson"), OfTrace)
+    responses((status = 200, description = "Lines of JSON", body = TraceEvent, content_type = "application/x-ndjson", headers(("cache-control" = String, description = "`no-store`"))), OfTrace)
 )]
 pub(super) async fn start(
     State(app): State<Arc<App>>,

@@ -49,7 +49,7 @@ const CONTROLS: usize = 4;
     tag = "exec",
     operation_id = "execWebSocket",
     params(PlacePath),
-    responses((status = 101, description = "Switches to a WebSocket (RFC 6455)"), OfExec)
+    responses((status = 101, description = "Switches to a WebSocket (RFC 6455)", headers(("occ-descriptors" = String, description = "Which of the descriptors that were offered are taken"))), OfExec)
 )]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
