@@ -19,6 +19,7 @@ use crate::container::{Docker, DockerError};
 use crate::exec::ExecError;
 use crate::host::HostContext;
 use crate::host::machine::ConnectionId;
+use crate::policy::Asker;
 use crate::prompts::{Client, Questions};
 use crate::ssh::Connection;
 use crate::ssh::dial::{Dial, Steps};
@@ -42,12 +43,17 @@ pub(super) async fn run(
     State(app): State<Arc<App>>,
     Host(host): Host,
     Caller(client): Caller,
+    asker: Asker,
 ) -> ApiResult<Json<TestReport>> {
     let (config, settings) = (host.snapshot().config.clone(), app.settings(host.name()));
     let context = app.pool.context();
     let (report, connection) = test(context, host.name(), &config, &settings, &client).await;
     if let Some(connection) = connection {
         connection.close().await;
+    }
+    // The answer itself is no problem.
+    if let Some(problem) = &report.problem {
+        asker.trail.failed(problem.code);
     }
     if report.ssh_ok {
         // What kept the host from connecting has been mended.

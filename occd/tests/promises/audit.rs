@@ -62,6 +62,20 @@ fn whatever_is_done_is_told_with_who_did_it_and_how_it_ended() {
     exec(&rig, json!({"argv": ["sleep", "1000"], "timeout_ms": 200}));
     line(&rig, "the timeout", |line| line.outcome == Some(AuditOutcome::Timeout));
 
+    // A test that stops somewhere, whose answer is a report all the same.
+    rig.occ_ok(&["host", "add", "dead", "127.0.0.1:1", "--no-verify"]);
+    let test = |host: &str| {
+        let answer = rig.http("POST", &format!("/v1/hosts/{host}/test"), &[], None);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let of_it =
+            |line: &AuditLine| line.action == "host.test" && line.host.as_deref() == Some(host);
+        line(&rig, "the test", |line| of_it(line) && line.event == AuditEvent::End)
+    };
+    let (good, bad) = (test("h"), test("dead"));
+    assert_eq!((good.outcome, good.code), (Some(AuditOutcome::Ok), None));
+    let failed = (Some(AuditOutcome::Failed), Some(Code::HostUnreachable));
+    assert_eq!((bad.outcome, bad.code), failed);
+
     // What is refused.
     rig.write_config_toml(RULES);
     assert_eq!(post(&rig, json!({"argv": ["rm", "x"]})).status, 403);
