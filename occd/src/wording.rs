@@ -21,7 +21,10 @@ pub(crate) fn in_words(error: &str) -> String {
                 all.nth(1);
                 words.push("an object");
             }
-            ("u8" | "u16" | "u32" | "u64" | "usize", true) => words.push("a number from 0 on"),
+            ("u8", true) => words.push("a number from 0 to 255"),
+            ("u16", true) => words.push("a number from 0 to 65535"),
+            ("u32", true) => words.push("a number from 0 to 4294967295"),
+            ("u64" | "usize", true) => words.push("a number from 0 on"),
             ("i8" | "i16" | "i32" | "i64" | "f32" | "f64", true) => words.push("a number"),
             _ => words.push(word),
         }
@@ -38,5 +41,19 @@ mod tests {
     fn a_number_is_a_number_by_whatever_type() {
         let said = in_words("invalid type: string \"24100\", expected u64");
         assert_eq!(said, "invalid type: string \"24100\", expected a number from 0 on");
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_is_told_its_limit() {
+        let told = [
+            serde_json::from_str::<u8>("70000000000").unwrap_err(),
+            serde_json::from_str::<u16>("70000000000").unwrap_err(),
+            serde_json::from_str::<u32>("70000000000").unwrap_err(),
+        ];
+        let most = [u64::from(u8::MAX), u64::from(u16::MAX), u64::from(u32::MAX)];
+        for (error, most) in told.iter().zip(most) {
+            let said = in_words(&error.to_string());
+            assert!(said.contains(&format!("expected a number from 0 to {most} at")), "{said}");
+        }
     }
 }
