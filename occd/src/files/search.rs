@@ -97,6 +97,16 @@ enum By {
     Each,
 }
 
+impl By {
+    /// Returns the program's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rg => "rg",
+            Self::Grep | Self::Each => "grep",
+        }
+    }
+}
+
 impl std::fmt::Debug for Search {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Search").field("wish", &self.wish).finish_non_exhaustive()
@@ -185,8 +195,7 @@ impl Search {
                 Step::Ended(Ok(exit)) => {
                     let said = String::from_utf8_lossy(&self.said);
                     let line = said.lines().map(str::trim).rfind(|line| !line.is_empty());
-                    let line =
-                        line.map_or_else(|| format!("it ended with {}", exit.status()), sanitize);
+                    let line = line.map_or_else(|| self.ended_with(exit.status()), sanitize);
                     match self.matches {
                         0 => self.fail(line),
                         // What can be read was searched.
@@ -204,13 +213,18 @@ impl Search {
     }
 
     fn done(&mut self, limited: bool, trouble: Option<String>) {
-        let by = match self.by {
-            By::Rg => "rg",
-            By::Grep | By::Each => "grep",
-        };
-        let (matches, by) = (self.matches, by.to_owned());
+        let (matches, by) = (self.matches, self.by.name().to_owned());
         self.told.push_back(SearchEvent::Done { matches, limited, by, trouble });
         self.over = true;
+    }
+
+    /// Returns the trouble of a program that says none: both are told not to name the files that they cannot read.
+    fn ended_with(&self, status: u8) -> String {
+        let by = self.by.name();
+        match status {
+            2 => format!("some of it could not be read ({by} ended with 2)"),
+            _ => format!("{by} ended with {status}"),
+        }
     }
 
     /// Takes what comes before a byte, and that, out of what has come. Of what is too long the beginning is taken, and the rest of

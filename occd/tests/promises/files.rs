@@ -519,6 +519,23 @@ fn lines_are_found_whichever_program_looks() {
 }
 
 #[test]
+fn a_search_that_could_not_read_everything_names_its_program_and_what_that_says() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    let shared = Shared::new();
+    std::fs::write(shared.at("open"), "needle\n").unwrap();
+    // Another user's, and of no use to the host's.
+    std::fs::write(shared.at("shut"), "needle\n").unwrap();
+    std::fs::set_permissions(shared.at("shut"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let answer = ask(&rig, "GET", &url("h", shared.path(), "?search=needle"), &[], None);
+    let text = answer.text();
+    let done: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&done["event"], &done["matches"]), (&json!("done"), &json!(1)), "{text}");
+    let by = done["by"].as_str().unwrap();
+    let wanted = format!("some of it could not be read ({by} ended with 2)");
+    assert_eq!(done["trouble"], wanted);
+}
+
+#[test]
 fn a_line_that_is_too_long_to_be_kept_is_cut_and_harms_no_other() {
     both(|rig, shared, place| {
         let long = [&b"needle "[..], &vec![b'x'; 6_000_000], b"\nneedle 2\n"].concat();
