@@ -177,7 +177,7 @@ pub(super) async fn add(
         ApiError::new(
             StatusCode::CONFLICT,
             Code::HostExists,
-            format!("Host '{name}' already exists. Use --force to overwrite, or choose a different name."),
+            format!("Host '{name}' already exists. Only `force` overwrites it; or choose a different name."),
         )
         .host(&name)
     };

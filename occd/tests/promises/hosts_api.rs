@@ -159,6 +159,8 @@ fn a_host_is_added_shown_edited_and_removed() {
 
     let again = problem(&add(&rig, "prod-1", json!({ "hostname": "192.0.2.9" })));
     assert_eq!((again.status, again.code), (409, Code::HostExists));
+    // Not everybody who reads this has an option of that name.
+    assert!(again.detail.contains("`force`") && !again.detail.contains("--"), "{}", again.detail);
     let force = json!({
         "name": "prod-2", "config": { "hostname": "192.0.2.3" }, "verify": false, "force": true,
     });
