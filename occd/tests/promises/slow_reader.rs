@@ -177,8 +177,15 @@ fn too_much_unread_output_ends_its_command_alone() {
     if !RealSshd::require() {
         return;
     }
+    // Without a file, too, the memory is what may be kept.
+    for limit in [8, 0] {
+        too_much_unread_output(limit);
+    }
+}
+
+fn too_much_unread_output(limit: u64) {
     let sshd = RealSshd::start();
-    let rig = daemon_with(&sshd, "[output]\nspill_limit_mib = 8\n");
+    let rig = daemon_with(&sshd, &format!("[output]\nspill_limit_mib = {limit}\n"));
     settled(&rig);
     let mut other = Ws::start(&rig, &json!({ "argv": ["cat"] }));
     other.started();
