@@ -144,6 +144,70 @@ function tests.output_goes_into_the_quickfix_list_with_the_hosts_files()
   vim.cmd('cclose | bwipeout!')
 end
 
+function tests.every_place_in_a_file_is_one_of_the_host()
+  write(dir .. '/b.c', 'one\ntwo\n')
+  vim.cmd('OccExec! ' .. host .. ' -- cd ' .. dir .. '; grep -n . $PWD/b.c $PWD/a.c')
+  wait('all entries', function()
+    return #vim.fn.getqflist() == 5
+  end)
+  for _, item in ipairs(vim.fn.getqflist()) do
+    local name = vim.fn.bufname(item.bufnr)
+    same((name:gsub('[ab]%.c$', '')), 'occ://' .. host .. '/' .. dir .. '/')
+  end
+  vim.cmd('cclose')
+end
+
+function tests.what_fails_beside_a_read_takes_nothing_from_it()
+  local text = {}
+  for i = 1, 200000 do
+    text[i] = 'line ' .. i .. ' of a long file\n'
+  end
+  local path = dir .. '/beside'
+  write(path, table.concat(text))
+  local is_over = false
+  require('occ.rpc').request({
+    method = 'POST',
+    path = '/v1/hosts/' .. host .. '/exec',
+    headers = { accept = 'application/x-ndjson' },
+    body = { shell = 'until [ -e ' .. dir .. '/over ]; do echo x; sleep 0.02; done' },
+  }, {
+    event = function()
+      error('of somebody else')
+    end,
+    done = function()
+      is_over = true
+      error('of somebody else')
+    end,
+  })
+  wait('the first error', function()
+    return #failed > 0
+  end)
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  same(#lines(), #text)
+  write(dir .. '/over', '')
+  wait('its end', function()
+    return is_over
+  end)
+  assert(#failed > 0 and failed[1]:find('of somebody else'), vim.inspect(failed))
+  failed = {}
+  vim.cmd('%bwipeout!')
+end
+
+function tests.what_is_changed_while_it_is_written_stays_changed()
+  local path = dir .. '/changing'
+  write(path, 'v1\n')
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  local buffer = vim.api.nvim_get_current_buf()
+  vim.schedule(function()
+    vim.api.nvim_buf_set_lines(buffer, 0, -1, false, { 'v2' })
+  end)
+  vim.cmd('write')
+  same({ read(path), lines(), vim.bo.modified }, { 'v1\n', { 'v2' }, true })
+  vim.cmd('write')
+  same({ read(path), vim.bo.modified }, { 'v2\n', false })
+  vim.cmd('bwipeout!')
+end
+
 function tests.a_file_is_edited_and_never_over_what_somebody_else_wrote()
   local path = dir .. '/a b.conf'
   write(path, 'one\nzwei ü\n')
@@ -537,6 +601,9 @@ local order = {
   'the_state_is_known_from_events_and_names_are_completed',
   'output_comes_as_it_is_written_into_a_buffer',
   'output_goes_into_the_quickfix_list_with_the_hosts_files',
+  'every_place_in_a_file_is_one_of_the_host',
+  'what_fails_beside_a_read_takes_nothing_from_it',
+  'what_is_changed_while_it_is_written_stays_changed',
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
   'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',
   'bytes_and_ends_of_lines_stay_as_they_are',

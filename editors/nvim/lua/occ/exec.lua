@@ -53,19 +53,22 @@ local function quickfix(host, title)
   vim.cmd('botright copen')
   return function(lines)
     local items = vim.fn.getqflist({ lines = lines, efm = format }).items
+    local ours = {}
     for _, item in ipairs(items) do
-      if item.bufnr > 0 then
-        local buffer, name = item.bufnr, vim.fn.bufname(item.bufnr)
-        if not name:find('^occ://') then
-          item.filename = 'occ://' .. host .. '/' .. name
-          item.bufnr = nil
-          if not vim.api.nvim_buf_is_loaded(buffer) then
-            pcall(vim.api.nvim_buf_delete, buffer, {})
-          end
-        end
+      local name = item.bufnr > 0 and vim.fn.bufname(item.bufnr) or ''
+      if name ~= '' and not name:find('^occ://') then
+        ours[item.bufnr] = true
+        item.filename = 'occ://' .. host .. '/' .. name
+        item.bufnr = nil
       end
     end
     vim.fn.setqflist({}, 'a', { id = list, items = items })
+    -- Made for the places alone: this machine's files of the same names are not meant.
+    for buffer in pairs(ours) do
+      if not vim.api.nvim_buf_is_loaded(buffer) then
+        pcall(vim.api.nvim_buf_delete, buffer, {})
+      end
+    end
   end
 end
 

@@ -229,6 +229,7 @@ function M.write(buffer, name, force)
       query = '?if_sha256=' .. file.sha256
     end
   end
+  local tick = vim.api.nvim_buf_get_changedtick(buffer)
   local answer = rpc.wait({ method = 'PUT', path = url(host, path, query), headers = headers }, { upload = text })
   local why = answer.problem
   if why and (why.code == 'file_changed' or why.code == 'file_exists') then
@@ -242,7 +243,10 @@ function M.write(buffer, name, force)
   if name == vim.api.nvim_buf_get_name(buffer) then
     note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })
     vim.b[buffer].occ_host = host
-    vim.bo[buffer].modified = false
+    -- What was changed while it was written is not written.
+    if vim.api.nvim_buf_get_changedtick(buffer) == tick then
+      vim.bo[buffer].modified = false
+    end
   end
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
 end

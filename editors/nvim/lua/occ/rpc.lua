@@ -62,11 +62,19 @@ local function id_of(line)
   end
 end
 
+--- Calls what may call others' functions: what goes wrong with one answer takes nothing from the next.
+local function guarded(take, ...)
+  local ok, why = xpcall(take, debug.traceback, ...)
+  if not ok then
+    M.complain('occ: ' .. why)
+  end
+end
+
 local function fail_all(detail)
   local all = waiting
   waiting = {}
   for _, request in pairs(all) do
-    request.done({ status = 503, headers = {}, body = problem(detail), problem = problem(detail) })
+    guarded(request.done, { status = 503, headers = {}, body = problem(detail), problem = problem(detail) })
   end
 end
 
@@ -124,7 +132,7 @@ local function start()
       data[1] = rest .. data[1]
       rest = table.remove(data)
       for _, line in ipairs(data) do
-        heard(line)
+        guarded(heard, line)
       end
     end,
     on_exit = function()
