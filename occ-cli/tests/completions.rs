@@ -101,7 +101,8 @@ fn what_a_tab_in_bash_inserts_is_one_word_that_means_nothing_to_the_shell() {
     std::fs::create_dir(fake.dir.path().join("own dir")).unwrap();
     std::fs::write(fake.dir.path().join("own dir/f"), "").unwrap();
     let mut bash = shell("bash", fake.dir.path(), &fake.socket);
-    bash.args(["--norc", "--noprofile", "-i"]);
+    bash.args(["--norc", "--noprofile", "-i"]).env("LC_ALL", "C.UTF-8");
+    std::fs::write(fake.dir.path().join("ünx file"), "").unwrap();
     let shown = "occ() { printf '<%s>' \"$@\"; echo; }";
     for (line, words) in [
         ("occ status --group my\t", "<status><--group><my grp>"),
@@ -125,6 +126,9 @@ fn what_a_tab_in_bash_inserts_is_one_word_that_means_nothing_to_the_shell() {
         ("occ cp own\t\t", "<cp><own dir/f>"),
         ("occ cp 'own\t\t", "<cp><own dir/f>"),
         ("occ cp ~/fil\t", "/files of \"$x\".txt>"),
+        // bash counts in characters.
+        ("occ cp 'ü ü' ün\t", "<cp><ü ü><ünx file>"),
+        ("occ status --host 'üüü' --summ\t", "<--host><üüü><--summary>"),
         // bash knows what stands for what.
         ("occ cp $HOME/own\t\t", "/own dir/f>"),
         // No blank comes between a host and a path there.
@@ -147,6 +151,8 @@ fn behind_a_host_no_files_of_this_machine_are_offered() {
         for path in ["prod-1:", "prod-1:pr", "C:pr", "a:", "no-host:pr"] {
             assert_eq!(offered(&fake, &format!("occ {command} {path}")), none, "{command} {path}");
         }
+        // Bare, it would be a host's.
+        assert!(!offered(&fake, &format!("occ {command} a")).contains(&"a:b".to_owned()));
         // What occ cp takes for a path here, and this machine by its name.
         assert_eq!(offered(&fake, &format!("occ {command} ./a:")), ["b"]);
         assert_eq!(offered(&fake, &format!("occ {command} ./a")), ["./a:b"]);

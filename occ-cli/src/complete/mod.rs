@@ -25,8 +25,17 @@ pub(crate) const WORD: &str = "__complete";
 struct Answer {
     /// Words and what they are.
     words: Vec<(String, String)>,
-    /// Files of this machine may stand there, too, behind these first bytes of the word.
-    files: Option<usize>,
+    /// Files of this machine may stand there, too.
+    files: Option<Files>,
+}
+
+/// Where in a word a file of this machine may stand.
+#[derive(Debug)]
+struct Files {
+    /// Behind so many bytes.
+    before: usize,
+    /// What has a colon before any slash is a host's.
+    or_of_hosts: bool,
 }
 
 /// Returns the script for a shell.
@@ -38,7 +47,7 @@ pub(crate) fn script(shell: Shell) -> &'static str {
     }
 }
 
-/// Answers a shell. For bash: the line, the cursor's place in it, and where bash divides words. For the others: the
+/// Answers a shell. For bash: the line up to the cursor, and where bash divides words. For the others: the
 /// words before the cursor's, `occ` the first, and what stands before the cursor of its own word.
 ///
 /// The answer's first line is `files` or `words`: whether the shell is to offer files of this machine, too. Each
@@ -46,19 +55,19 @@ pub(crate) fn script(shell: Shell) -> &'static str {
 /// or `/`. bash puts what it is given into the line as it is: its words are quoted, and the files among them.
 pub(crate) fn answer(args: &[String]) -> String {
     let (line, is_bash) = match args {
-        [shell, line, point, breaks, ..] if shell == "bash" => {
-            (Line::split(line, point.parse().unwrap_or(usize::MAX), breaks), true)
-        }
+        [shell, line, breaks, ..] if shell == "bash" => (Line::split(line, breaks), true),
         [_, words @ .., current] => (Line::of_words(words.to_vec(), current.clone()), false),
         _ => return String::new(),
     };
     let current = &line.current;
     let mut answer = at(line.words.get(1..).unwrap_or_default(), current);
     // bash knows what it puts in the place of a variable, and quotes files itself where nothing else is offered.
-    if let Some(before) = answer.files.filter(|_| is_bash && !line.is_bashs_own()) {
+    if let Some(wanted) = answer.files.take_if(|_| is_bash && !line.is_bashs_own()) {
         let home = if line.is_at_home() { std::env::home_dir() } else { None };
-        answer.words.extend(files(current, before, home.as_deref()));
-        answer.files = None;
+        let mut found = files(current, wanted.before, home.as_deref());
+        let is_a_hosts = |word: &str| wanted.or_of_hosts && Spot::names_its_place(word.as_ref());
+        found.retain(|(word, _)| !is_a_hosts(word));
+        answer.words.extend(found);
     }
     answer.words.retain(|(word, _)| word.starts_with(current.as_str()));
     let mut text = String::from(if answer.files.is_some() { "files\n" } else { "words\n" });
@@ -271,9 +280,12 @@ impl Place {
         let kind = Kind::of(&path, arg);
         // Behind a host's name are files that nobody has listed.
         let files = match kind {
-            Kind::Files => Some(0),
+            Kind::Files => Some(Files { before: 0, or_of_hosts: false }),
             Kind::HostPaths => match Spot::of(typed.as_ref(), self.home()) {
-                Ok(Spot { host: None, path }) => Some(typed.len() - path.len()),
+                Ok(Spot { host: None, path }) => {
+                    let at = typed.len() - path.len();
+                    Some(Files { before: at, or_of_hosts: at == 0 })
+                }
                 Ok(_) if !Spot::names_its_place(typed.as_ref()) => None,
                 _ => return Answer::default(),
             },
@@ -291,7 +303,8 @@ impl Place {
         for (word, _) in &mut words {
             word.insert_str(0, before);
         }
-        Answer { words, files: files.map(|at| before.len() + at) }
+        let files = files.map(|files| Files { before: before.len() + files.before, ..files });
+        Answer { words, files }
     }
 }
 

@@ -8,7 +8,7 @@ _occ() {
         while IFS= read -r word; do
             words+=("$word")
         done
-    } < <(command occ __complete bash "$COMP_LINE" "$COMP_POINT" "$COMP_WORDBREAKS" 2>/dev/null)
+    } < <(command occ __complete bash "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null)
     COMPREPLY=("${words[@]+"${words[@]}"}")
     # bash of macOS has no compopt; there a space follows, and no files of a variable's directory are offered.
     if [[ ${#words[@]} == 0 && $kind == files ]]; then
