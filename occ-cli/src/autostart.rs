@@ -52,6 +52,8 @@ pub(crate) const RESTART: &str = "occ daemon restart";
 /// What to do without a home directory.
 const NO_HOME: &str = "export HOME=DIRECTORY, with the directory that has your .ssh";
 
+/// What to do where there is no occd.
+pub(crate) const INSTALL: &str = "install occd beside occ, or name it in OCCD_BIN";
 /// What to do where XDG_RUNTIME_DIR names a directory that is not there, or is not this user's.
 const UNSET_RUNTIME_DIR: &str =
     "unset XDG_RUNTIME_DIR, or log in anew: the system makes that directory at the login";
@@ -437,29 +439,10 @@ pub(crate) fn occd_program() -> OsString {
         .map_or_else(|| OsString::from("occd"), PathBuf::into_os_string)
 }
 
-/// Returns the command by which the daemon's program says whether it could start as things are.
-pub(crate) fn occd_check() -> tokio::process::Command {
-    let mut check = tokio::process::Command::new(occd_program());
-    check.arg("--check").stdin(std::process::Stdio::null()).kill_on_drop(true);
-    check
-}
-
-/// Returns the same for a start on that socket, as it would be made.
-pub(crate) async fn start_check(context: &Context<'_>, socket: &Path) -> tokio::process::Command {
-    let mut check = occd_check();
-    check.arg("--socket").arg(socket);
-    // systemd's logs to the journal.
-    if !units(context).await.is_some_and(|units| units.installed) {
-        check.arg("--daemonize");
-    }
-    check
-}
-
 /// Returns the error for a daemon's program that cannot be run.
 pub(crate) fn cannot_run(program: &std::ffi::OsStr, error: &io::Error) -> CliError {
     if error.kind() == io::ErrorKind::NotFound {
-        CliError::daemon("occd was not found beside occ nor in PATH.")
-            .hint("install occd beside occ, or name it in OCCD_BIN")
+        CliError::daemon("occd was not found beside occ nor in PATH.").hint(INSTALL)
     } else {
         CliError::daemon(format!("{} cannot be run: {error}", sanitize(&program.to_string_lossy())))
     }
@@ -602,7 +585,7 @@ pub(crate) fn cure(said: &str, then: &str) -> Option<String> {
     let no_runtime_dir = || {
         let (_, rest) = said.split_once("nothing can be made in ")?;
         let (dir, _) = rest.split_once(": ")?;
-        is_runtime_dir(Path::new(dir)).then(|| UNSET_RUNTIME_DIR.to_owned())
+        of_runtime_dir(Path::new(dir), then)
     };
     let in_place = in_the_way(said).or_else(|| of_state(said)).or_else(|| exposed(said));
     in_place.map(|cure| and_then(cure, then)).or_else(no_runtime_dir).or_else(|| other_daemon(said))
@@ -620,18 +603,25 @@ fn and_then(cure: String, then: &str) -> String {
 
 /// Returns what to do about a directory of the socket in which nothing can be made.
 fn cure_of(dir: &Path) -> String {
-    match is_runtime_dir(dir) {
-        true => UNSET_RUNTIME_DIR.to_owned(),
-        false => of_state(&shown(dir)).map_or_else(
+    of_runtime_dir(dir, START).unwrap_or_else(|| {
+        of_state(&shown(dir)).map_or_else(
             || format!("ls -ld {0} {1}", shown(directory(dir)), shown(dir)),
             |cure| and_then(cure, START),
-        ),
-    }
+        )
+    })
 }
 
-/// Returns whether it is XDG_RUNTIME_DIR that names a directory.
-fn is_runtime_dir(dir: &Path) -> bool {
-    Env::from_process().xdg_runtime_dir.is_some_and(|named| dir.starts_with(named))
+/// Returns the same where it is XDG_RUNTIME_DIR that names the directory: one of occ's own that is closed is opened, and
+/// the others are the system's.
+fn of_runtime_dir(dir: &Path, then: &str) -> Option<String> {
+    let named = Env::from_process().xdg_runtime_dir.filter(|named| dir.starts_with(named))?;
+    let own = rustix::process::geteuid().as_raw();
+    let is_closed = |meta: std::fs::Metadata| meta.uid() == own && meta.mode() & 0o300 != 0o300;
+    let closed = dir != named && std::fs::metadata(dir).is_ok_and(is_closed);
+    Some(match closed {
+        true => and_then(format!("chmod 700 {}", shell_word(&dir.to_string_lossy())), then),
+        false => UNSET_RUNTIME_DIR.to_owned(),
+    })
 }
 
 /// Returns how something is moved away that is in a socket's place, if that is what the daemon says.

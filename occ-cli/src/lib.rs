@@ -31,6 +31,7 @@ mod project;
 mod prompter;
 pub mod session;
 mod spot;
+mod start_check;
 mod stdio;
 mod stranger;
 mod target;

@@ -19,15 +19,15 @@ use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
 use crate::error::{ABSENT, CliError, DAEMON};
 use crate::hint::wake_or_kill;
+use crate::start_check;
 use crate::unit;
 use crate::versions;
 
 /// How long a daemon may take to stop: it gives running work 10 s, and 2 s more are for the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
 
-/// What occd ends with where it does not start: `EX_CONFIG` of sysexits.h where the settings are to blame, else this.
+/// What occd ends with where its settings are to blame: `EX_CONFIG` of sysexits.h.
 const CONFIG: i32 = 78;
-const REFUSED: i32 = 1;
 
 /// How often to look whether it is gone: often enough to feel instant.
 const STOP_STEP: Duration = Duration::from_millis(20);
@@ -128,18 +128,11 @@ async fn restart(context: &Context<'_>) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// Returns what is wrong with the settings, which occd itself knows best.
+/// Returns what is wrong with the settings, which occd itself knows best. That it cannot be asked is told elsewhere.
 pub(super) async fn settings_fault() -> Option<String> {
-    fault(autostart::occd_check(), &[CONFIG]).await
-}
-
-/// Returns what the daemon's program says where it ends with one of those codes. One that knows no such question has
-/// another, and that it cannot be run is told by its start.
-async fn fault(mut check: tokio::process::Command, codes: &[i32]) -> Option<String> {
-    let output = check.output().await.ok()?;
-    output.status.code().filter(|code| codes.contains(code))?;
+    let output = start_check::checked(start_check::occd_check()).await.ok()?;
     let said = String::from_utf8_lossy(&output.stderr);
-    said.lines().next().map(sanitize)
+    said.lines().next().filter(|_| output.status.code() == Some(CONFIG)).map(sanitize)
 }
 
 /// Stops the daemon, if one runs, and starts one. Returns the processes of both.
@@ -149,11 +142,8 @@ pub(super) async fn start_anew(
     let socket = socket_path(context)?;
     refuse_read_only(&socket)?;
     // What keeps the next one from starting is no reason to lose the one that works.
-    let check = autostart::start_check(context, &socket).await;
-    if let Some(fault) = fault(check, &[CONFIG, REFUSED]).await {
-        let cure = autostart::cure(&fault, RESTART);
-        return Err(CliError::daemon(format!("occd is not restarted: {fault}"))
-            .hint(cure.unwrap_or_else(|| format!("mend that, then: {RESTART}"))));
+    if let Some((why, cure)) = start_check::cannot_start(context, &socket, RESTART).await {
+        return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
     }
     let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {

@@ -4,6 +4,7 @@
 use std::fs::{File, Metadata};
 use std::io::ErrorKind::NotFound;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use occ_proto::paths::{Env, PathError, SYSTEM_POLICY, dangling_link};
@@ -133,7 +134,9 @@ fn read_if(
     check: fn(&Metadata) -> Result<(), Exposed>,
 ) -> Result<Option<Vec<u8>>, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-    let mut file = match File::open(path) {
+    // A named pipe without a writer does not hang the opening.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == NotFound => {
             // It names a file that is missing, which is not the same as none.
@@ -143,8 +146,11 @@ fn read_if(
         }
         Err(error) => return Err(failed(error)),
     };
-    check(&file.metadata().map_err(failed)?)
-        .map_err(|source| ConfigError::Exposed { path: path.to_owned(), source })?;
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
+        return Err(failed(io::Error::other("it is not a file")));
+    }
+    check(&meta).map_err(|source| ConfigError::Exposed { path: path.to_owned(), source })?;
     let mut content = Vec::new();
     file.read_to_end(&mut content).map_err(failed)?;
     Ok(Some(content))

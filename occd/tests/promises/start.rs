@@ -163,6 +163,28 @@ fn a_daemon_that_could_not_start_again_is_not_stopped_for_that() {
     assert!(output.stderr.contains("occd.toml, line 1"), "{output:?}");
     assert_eq!(rig.daemon_pid(), pid);
     fs::remove_file(&config).unwrap();
+    // It would hang whoever waits for it to be written.
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    let output = rig.run_occ(&["daemon", "restart"]);
+    assert!(output.code() == 3 && output.stderr.contains("it is not a file"), "{output:?}");
+    fs::remove_file(&config).unwrap();
+    // Programs that are none: of a copy that was cut short, for one.
+    let program = rig.root().join("occd");
+    for (text, mode, words) in [
+        ("#!/bin/sh\nexit 1\n", 0o700, "says nothing (exit status: 1)"),
+        ("\u{7f}ELF", 0o700, "Exec format error"),
+        ("", 0o600, "Permission denied"),
+    ] {
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+        rig.set_env("OCCD_BIN", &program);
+        let output = rig.run_occ(&["daemon", "restart"]);
+        assert_eq!(output.code(), 3, "{output:?}");
+        assert!(output.stderr.contains("occd is not restarted: "), "{output:?}");
+        assert!(output.stderr.contains(words), "{output:?}");
+        assert_eq!(rig.daemon_pid(), pid);
+    }
+    rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
     rig.occ_ok(&["daemon", "restart"]);
     assert_ne!(rig.daemon_pid(), pid);
     rig.occ_ok(&["daemon", "stop"]);

@@ -19,6 +19,7 @@ use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE};
 use crate::hint::{exposed, shell_word};
+use crate::start_check;
 use crate::stranger;
 use crate::versions::{remedy, too_old};
 
@@ -49,7 +50,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
             let text = format!("not running (socket {shown}){left}");
             let forbidden = std::env::var_os("OCC_NO_AUTOSTART")
                 .is_some_and(|value| !value.is_empty() && value != "0");
-            if let Some((why, hint)) = cannot_start(context, &socket).await {
+            if let Some((why, hint)) = start_check::cannot_start(context, &socket, START).await {
                 let text = format!("{text}; it would not start: {why}");
                 return vec![Finding::failed("daemon", text, hint)];
             }
@@ -97,35 +98,6 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Returns why a daemon would not start as things are, and what to do: occd itself knows best.
-async fn cannot_start(context: &Context<'_>, socket: &Path) -> Option<(String, String)> {
-    let program = autostart::occd_program();
-    let shown = match autostart::is_named() {
-        true => format!("OCCD_BIN, {}", program.display()),
-        false => program.display().to_string(),
-    };
-    let (why, is_occd) = match autostart::start_check(context, socket).await.output().await {
-        Ok(output) if output.status.success() => return None,
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            match said.lines().next() {
-                Some(said) if autostart::is_named() => (format!("{said} (says {shown})"), true),
-                Some(said) => (said.to_owned(), true),
-                None => (format!("{shown} says nothing ({})", output.status), false),
-            }
-        }
-        Err(error) => (format!("{shown}: {error}"), false),
-    };
-    let hint = match (is_occd, autostart::is_named()) {
-        (false, true) => "unset OCCD_BIN, or have it name an occd".to_owned(),
-        _ => {
-            let mend = || format!("mend that, then: {START}");
-            autostart::cure(&why, START).unwrap_or_else(mend)
-        }
-    };
-    Some((why, hint))
-}
-
 /// Looks at the settings: at what anybody sees of the file, and then at what occd, which knows its keys, says of it.
 pub(super) async fn occd_toml() -> Vec<Finding> {
     const CHECK: &str = "occd.toml";
@@ -150,7 +122,9 @@ pub(super) async fn occd_toml() -> Vec<Finding> {
 pub(super) async fn config_json() -> Vec<Finding> {
     const CHECK: &str = "config.json";
     // That occd cannot be run is told of the programs.
-    let Ok(output) = autostart::occd_check().output().await else { return Vec::new() };
+    let Ok(output) = start_check::checked(start_check::occd_check()).await else {
+        return Vec::new();
+    };
     let said = String::from_utf8_lossy(&output.stdout);
     let places = Env::from_process().opencode_config_candidates().unwrap_or_default();
     let shown = places.iter().map(|place| place.display().to_string());

@@ -13,7 +13,7 @@ use occ_proto::paths::{Env, expand_tilde};
 use tokio::process::Command;
 
 use super::Finding;
-use crate::autostart::{is_named, occd_program};
+use crate::autostart::{INSTALL, is_named, occd_program};
 use crate::hint::{shell_word, start_docker};
 use crate::unit::{self, Units};
 
@@ -53,11 +53,9 @@ pub(super) fn programs() -> Vec<Finding> {
             format!("OCCD_BIN is {}, which is no program", daemon.display()),
             "unset OCCD_BIN, or have it name an occd",
         )),
-        None => findings.push(Finding::failed(
-            CHECK,
-            "occd is neither beside occ nor in PATH",
-            "install occd beside occ, or name it in OCCD_BIN",
-        )),
+        None => {
+            findings.push(Finding::failed(CHECK, "occd is neither beside occ nor in PATH", INSTALL))
+        }
     }
     let daemon = found.and_then(|daemon| daemon.canonicalize().ok());
     for (name, ours) in [("occ", Some(&own)), ("occd", daemon.as_ref())] {
