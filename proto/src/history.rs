@@ -49,6 +49,8 @@ impl Link {
 /// A change of a host's link. While a host is down, each new cause is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+// `Change` is that of an event: a document has one name for one thing.
+#[cfg_attr(feature = "schema", schema(as = LinkChange))]
 pub struct Change {
     /// When.
     pub at: Timestamp,

@@ -512,6 +512,25 @@ mod tests {
         assert!(!of("WatchEvent").is_apart_from(&of("SearchEvent")));
     }
 
+    /// Of two types of one name the document has one, in the place of both.
+    #[test]
+    fn an_event_and_a_change_of_a_link_are_not_taken_for_each_other() {
+        let document = document();
+        let schemas = &document["components"]["schemas"];
+        let words: BTreeSet<&str> = schemas["Change"]["oneOf"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|one| {
+                let parts =
+                    one["allOf"].as_array().map_or(std::slice::from_ref(one), Vec::as_slice);
+                parts.iter().find_map(|part| part["properties"]["event"]["enum"][0].as_str())
+            })
+            .collect();
+        assert!(["snapshot", "gap", "host"].iter().all(|word| words.contains(word)), "{words:?}");
+        assert!(schemas["LinkChange"]["required"].as_array().unwrap().contains(&json!("link")));
+    }
+
     #[test]
     fn links_of_rustdoc_are_taken_out() {
         assert_eq!(plain("see [`A`](crate::a::A) and [`B`]."), "see `A` and `B`.");
