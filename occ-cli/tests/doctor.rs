@@ -175,6 +175,17 @@ fn a_known_hosts_that_others_may_write_is_read_and_warned_of() {
 }
 
 #[test]
+fn a_known_hosts_that_keeps_nothing_is_as_somebody_wants_it() {
+    let home = private_dir();
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    std::fs::write(ssh.join("config"), "UserKnownHostsFile /dev/null\n").unwrap();
+    let found = only(&run(&mut doctor(home.path(), &["--json"])), "known_hosts");
+    assert_eq!((&found["level"], &found["hint"]), (&json!("ok"), &json!(null)), "{found}");
+    assert!(found["detail"].as_str().unwrap().starts_with("/dev/null"), "{found}");
+}
+
+#[test]
 fn a_known_hosts_that_every_connection_refuses_has_failed() {
     let home = private_dir();
     let ssh = home.path().join(".ssh");

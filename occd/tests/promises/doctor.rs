@@ -5,10 +5,11 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use occ_proto::daemon::Version;
+use occ_proto::status::State;
 use serde_json::Value;
-use testkit::DaemonRig;
+use testkit::{DaemonRig, EmbeddedHost};
 
-use crate::ask::body;
+use crate::ask::{body, in_state};
 
 /// Returns what doctor says of a check. Whatever is not well comes with what to type.
 fn looked_at(rig: &DaemonRig, check: &str) -> Vec<Value> {
@@ -39,6 +40,27 @@ fn version(rig: &DaemonRig) -> Version {
 
 fn private_dir(path: &Path) {
     DirBuilder::new().mode(0o700).recursive(true).create(path).unwrap();
+}
+
+#[test]
+fn what_was_wrong_with_a_host_that_is_tested_is_no_news() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("far", &host);
+    rig.start_daemon(&[]);
+    host.reject_auth(true);
+    assert_ne!(rig.run_occ(&["connect", "--host", "far"]).code(), 0);
+    in_state(&rig, "far", State::Failed);
+    let hosts_that_failed = |args: &[&str]| {
+        let report: Value = serde_json::from_str(&rig.run_occ(args).stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap().clone();
+        let of_far = checks.iter().filter(|one| one["host"] == "far" && one["level"] == "failed");
+        of_far.map(|one| one["check"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(hosts_that_failed(&["doctor", "--json"]), ["hosts"]);
+    assert_eq!(hosts_that_failed(&["doctor", "--host", "far", "--json"]), ["host"]);
+    host.reject_auth(false);
+    assert_eq!(hosts_that_failed(&["doctor", "--host", "far", "--json"]), [""; 0]);
 }
 
 #[test]

@@ -282,6 +282,9 @@ pub(super) fn known_hosts(user: &[PathBuf], global: &[PathBuf]) -> Vec<Finding> 
         user.iter().chain(global).filter_map(|path| refused(CHECK, path)).collect();
     let Some(path) = user.first().filter(|_| refused.is_empty()) else { return refused };
     let shown = path.display();
+    if fs::metadata(path).is_ok_and(|meta| meta.file_type().is_char_device()) {
+        return vec![Finding::ok(CHECK, format!("{shown} keeps no host keys"))];
+    }
     // Whoever may write it, it is read all the same, as ssh does.
     let mild = |finding| Finding { level: super::Level::Warning, ..finding };
     let found = match OpenOptions::new().read(true).append(true).open(path) {

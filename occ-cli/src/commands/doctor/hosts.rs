@@ -19,8 +19,9 @@ use crate::stranger;
 /// How far apart two clocks may be, in seconds: what a round trip and a slow login shell may take, and more.
 const APART: i64 = 5;
 
-/// Looks at what a daemon that runs knows of the hosts. None is asked anything.
-pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
+/// Looks at what a daemon that runs knows of the hosts. None is asked anything, and nothing is said of the link of the one
+/// that is tested: what was wrong with it before is no news.
+pub(super) async fn check(context: &Context<'_>, tested: Option<&HostName>) -> Vec<Finding> {
     // What is wrong with the daemon is told elsewhere.
     let Ok(found) = autostart::connect(context, Start::Never).await else { return Vec::new() };
     let client = Client::of(found, context.ui);
@@ -41,7 +42,8 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         "hosts",
         format!("configured: {}, connected: {connected}", list.hosts.len()),
     ));
-    findings.extend(list.hosts.iter().filter_map(link));
+    let others = list.hosts.iter().filter(|host| tested != Some(&host.name));
+    findings.extend(others.filter_map(link));
     findings.extend(list.hosts.iter().filter_map(docker));
     findings
 }

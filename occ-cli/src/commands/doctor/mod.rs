@@ -123,7 +123,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         within("docker", LIMIT, machine::docker()),
         within("unit", LIMIT, machine::unit(&env)),
         within("clock", LIMIT, machine::clock()),
-        limited("hosts", LIMIT, OF_DAEMON, hosts::check(context)),
+        limited("hosts", LIMIT, OF_DAEMON, hosts::check(context, host)),
         deep,
     );
     let (a, b, c, d, e, f, g, h, i, j, k, l, m, n) = all;
