@@ -24,7 +24,7 @@ use super::extract::{Caller, Path, Query};
 use super::params::SessionPath;
 use super::problems::OfSession;
 use super::session_events::{begin, on_the_wire};
-use super::sessions::{MOST, NO_ENV, handle, permit_look, permit_session, says};
+use super::sessions::{MOST, NO_ENV, meant, permit_look, permit_session, says};
 use super::websocket::{self, Handshake, Sink, Source, send};
 use crate::config::Feature;
 use crate::host::Tries;
@@ -86,7 +86,7 @@ pub(super) async fn upgrade(
     asker: Asker,
     handshake: Handshake,
 ) -> ApiResult<Response> {
-    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    let (handle, host) = meant(&app, &asker, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
     asker.trail.begin();
     let handle = handle.with_patience(Tries::of(None, query.wait_ms));

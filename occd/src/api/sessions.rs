@@ -73,6 +73,17 @@ pub(super) async fn handle(
     Ok((handle, host))
 }
 
+/// The same for who does something with it: the audit log names it also where there is none.
+pub(super) async fn meant(
+    app: &Arc<App>,
+    asker: &Asker,
+    wanted: &str,
+    client: Client,
+) -> ApiResult<(Handle, SessionHost)> {
+    asker.trail.set(|line| line.detail = Some(format!("session {wanted}")));
+    handle(app, wanted, client).await
+}
+
 /// Permits to act on a session's program as if it was run anew: its directory and its command must be permitted.
 pub(super) async fn permit_session(
     app: &Arc<App>,
@@ -280,7 +291,7 @@ pub(super) async fn start_again(
     asker: Asker,
     OptionalBody(request): OptionalBody<SessionStart>,
 ) -> ApiResult<Json<Session>> {
-    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    let (handle, host) = meant(&app, &asker, &wanted, client.clone()).await?;
     let known = handle.known();
     let to = known.next_host.clone().unwrap_or_else(|| host.clone());
     says(&asker, &to, &known);
@@ -407,7 +418,7 @@ pub(super) async fn remove(
         forgotten.map_err(|failure| error::session(None, &failure))?;
         return Ok(StatusCode::NO_CONTENT);
     }
-    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    let (handle, host) = meant(&app, &asker, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
     asker.trail.begin();
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "remove").await?;
@@ -432,7 +443,7 @@ pub(super) async fn signal(
     asker: Asker,
     OptionalBody(request): OptionalBody<SessionSignal>,
 ) -> ApiResult<Json<Session>> {
-    let (mut handle, host) = handle(&app, &wanted, client.clone()).await?;
+    let (mut handle, host) = meant(&app, &asker, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
     asker.trail.begin();
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "end or signal")
@@ -482,7 +493,7 @@ pub(super) async fn input(
     if query.offset.is_some_and(|offset| offset > MOST) {
         return Err(ApiError::bad_request(format!("An offset is {MOST} at most.")));
     }
-    let (handle, host) = handle(&app, &wanted, client.clone()).await?;
+    let (handle, host) = meant(&app, &asker, &wanted, client.clone()).await?;
     says(&asker, &host, &handle.known());
     asker.trail.input(body.len());
     permit_session(&app, (&asker, &client), &host, (&handle.known(), &NO_ENV), "write to").await?;

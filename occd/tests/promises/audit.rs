@@ -138,6 +138,10 @@ fn whatever_is_done_is_told_with_who_did_it_and_how_it_ended() {
         "--",
         "true",
     ]);
+    assert_ne!(rig.run_occ(&["session", "rm", "nobody"]).code(), 0);
+    let absent = ended(&rig, "session.remove");
+    let of_absent = (absent.outcome, absent.detail.as_deref());
+    assert_eq!(of_absent, (Some(AuditOutcome::Failed), Some("session nobody")));
     let started = ended(&rig, "session.start");
     assert_eq!((&started.argv[..], &started.env[..]), (&["true".into()][..], &["K".into()][..]));
 
