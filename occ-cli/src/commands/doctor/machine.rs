@@ -54,7 +54,11 @@ pub(super) fn programs() -> Vec<Finding> {
             "unset OCCD_BIN, or have it name an occd",
         )),
         None => {
-            findings.push(Finding::failed(CHECK, "occd is neither beside occ nor in PATH", INSTALL))
+            findings.push(Finding::failed(
+                CHECK,
+                "occd is neither beside occ nor in PATH",
+                INSTALL,
+            ));
         }
     }
     let daemon = found.and_then(|daemon| daemon.canonicalize().ok());
