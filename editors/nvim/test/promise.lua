@@ -203,9 +203,41 @@ function tests.what_is_changed_while_it_is_written_stays_changed()
   end)
   vim.cmd('write')
   same({ read(path), lines(), vim.bo.modified }, { 'v1\n', { 'v2' }, true })
+  -- What was read, or written before, is on the host no more.
+  vim.cmd('write')
+  vim.o.undolevels = vim.o.undolevels
+  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, { 'v3' })
+  vim.schedule(function()
+    vim.cmd('undo')
+  end)
+  vim.cmd('write')
+  same({ read(path), lines(), vim.bo.modified }, { 'v3\n', { 'v2' }, true })
+  vim.cmd('redo | undo')
+  vim.wait(50, function()
+    return vim.bo.modified
+  end, 5)
+  same({ lines(), vim.bo.modified }, { { 'v2' }, true })
   vim.cmd('write')
   same({ read(path), vim.bo.modified }, { 'v2\n', false })
+  vim.cmd('redo')
+  same({ lines(), vim.bo.modified }, { { 'v3' }, true })
+  vim.cmd('undo')
+  same({ read(path), vim.bo.modified }, { 'v2\n', false })
   vim.cmd('bwipeout!')
+end
+
+function tests.a_buffer_that_is_wiped_meanwhile_is_no_error_of_ours()
+  local path = dir .. '/wiped'
+  write(path, 'one\n')
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  local buffer = vim.api.nvim_get_current_buf()
+  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, { 'two' })
+  vim.schedule(function()
+    vim.cmd('bwipeout! ' .. buffer)
+  end)
+  local _, why = pcall(vim.cmd, 'write')
+  assert(not tostring(why):find('Invalid buffer'), why)
+  same(read(path), 'two\n')
 end
 
 function tests.a_file_is_edited_and_never_over_what_somebody_else_wrote()
@@ -604,6 +636,7 @@ local order = {
   'every_place_in_a_file_is_one_of_the_host',
   'what_fails_beside_a_read_takes_nothing_from_it',
   'what_is_changed_while_it_is_written_stays_changed',
+  'a_buffer_that_is_wiped_meanwhile_is_no_error_of_ours',
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
   'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',
   'bytes_and_ends_of_lines_stay_as_they_are',

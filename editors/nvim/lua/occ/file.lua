@@ -179,6 +179,9 @@ function M.read(buffer, name)
   -- Until it is shown: what is shown may not be the file, and must not become it.
   note(buffer, name, { is_unread = true })
   local answer, bytes = get(host, path)
+  if not vim.api.nvim_buf_is_valid(buffer) then
+    return afterwards(complain, host .. ':' .. path .. ': the buffer is gone.')
+  end
   local why = answer.problem
   local encoding = named_encoding() or ''
   local text = convert(bytes, encoding, 'utf-8')
@@ -202,6 +205,27 @@ function M.read(buffer, name)
   vim.api.nvim_buf_call(buffer, function()
     vim.cmd('silent! doautocmd <nomodeline> BufReadPost')
   end)
+end
+
+--- Has a buffer count as modified until it is written again: what was changed while it was written is not written, and
+--- for the editor's undo the text that was read is still what is saved.
+local function stays_modified(buffer, is_behind)
+  vim.b[buffer].occ_behind = is_behind or nil
+  if not is_behind then
+    return
+  end
+  vim.api.nvim_buf_attach(buffer, false, {
+    on_lines = function()
+      if not vim.b[buffer].occ_behind then
+        return true
+      end
+      vim.schedule(function()
+        if vim.api.nvim_buf_is_valid(buffer) and vim.b[buffer].occ_behind then
+          vim.bo[buffer].modified = true
+        end
+      end)
+    end,
+  })
 end
 
 --- Writes a buffer (BufWriteCmd). What somebody else wrote there meanwhile stays, unless `force` (`:w!`).
@@ -232,6 +256,12 @@ function M.write(buffer, name, force)
   local tick = vim.api.nvim_buf_get_changedtick(buffer)
   local answer = rpc.wait({ method = 'PUT', path = url(host, path, query), headers = headers }, { upload = text })
   local why = answer.problem
+  local is_there = vim.api.nvim_buf_is_valid(buffer)
+  local is_its_own = is_there and name == vim.api.nvim_buf_get_name(buffer)
+  if why and is_its_own and file.is_new then
+    -- Under a name that it just got, it has never been saved.
+    vim.bo[buffer].modified = true
+  end
   if why and (why.code == 'file_changed' or why.code == 'file_exists') then
     local what = why.code == 'file_changed' and ' has changed there since it was read' or ' is there already'
     return fail(host .. ':' .. path .. what .. '; nothing was written. :e! reads it, :w! overwrites it')
@@ -240,13 +270,12 @@ function M.write(buffer, name, force)
     local what = is_known and 'Nothing was written.' or 'Nothing is known to be written.'
     return fail(host .. ':' .. path .. ': ' .. rpc.reason(why) .. ' ' .. what)
   end
-  if name == vim.api.nvim_buf_get_name(buffer) then
+  if is_its_own then
     note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })
     vim.b[buffer].occ_host = host
-    -- What was changed while it was written is not written.
-    if vim.api.nvim_buf_get_changedtick(buffer) == tick then
-      vim.bo[buffer].modified = false
-    end
+    local is_behind = vim.api.nvim_buf_get_changedtick(buffer) ~= tick
+    vim.bo[buffer].modified = is_behind
+    stays_modified(buffer, is_behind)
   end
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
 end
