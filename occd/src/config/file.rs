@@ -18,6 +18,9 @@ use crate::stamp::Stamp;
 pub type Stamps = ([Option<Stamp>; 2], Vec<Option<Stamp>>);
 
 /// The two files of the settings, of which the encrypted one counts where there are both, and the policies above them.
+/// No settings are longer, in bytes; what is read is kept, and parsed, in memory.
+const MAX_SIZE: u64 = 1024 * 1024;
+
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
     plain: PathBuf,
@@ -136,7 +139,7 @@ fn read_if(
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     // A named pipe without a writer does not hang the opening.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let mut file = match File::options().read(true).custom_flags(flags).open(path) {
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == NotFound => {
             // It names a file that is missing, which is not the same as none.
@@ -152,13 +155,27 @@ fn read_if(
     }
     check(&meta).map_err(|source| ConfigError::Exposed { path: path.to_owned(), source })?;
     let mut content = Vec::new();
-    file.read_to_end(&mut content).map_err(failed)?;
+    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(failed)?;
+    if content.len() as u64 > MAX_SIZE {
+        return Err(failed(io::Error::other("it is larger than 1 MiB")));
+    }
     Ok(Some(content))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_no_settings_could_be_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("occd.toml");
+        File::create(&path).unwrap().set_len(MAX_SIZE + 1).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(crate::ssh::error::chain(&error).contains("larger than 1 MiB"), "{error:?}");
+        let error = read(Path::new("/dev/zero")).unwrap_err();
+        assert!(crate::ssh::error::chain(&error).contains("not a file"), "{error:?}");
+    }
 
     #[test]
     fn no_file_means_the_defaults() {
