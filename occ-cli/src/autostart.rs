@@ -52,6 +52,8 @@ pub(crate) const RESTART: &str = "occ daemon restart";
 /// What to do without a home directory.
 const NO_HOME: &str = "export HOME=DIRECTORY, with the directory that has your .ssh";
 
+/// What to do where it does not tell by itself.
+pub(crate) const SHOWS: &str = "occ daemon run shows what it does";
 /// What to do where there is no occd.
 pub(crate) const INSTALL: &str = "install occd beside occ, or name it in OCCD_BIN";
 /// What to do where XDG_RUNTIME_DIR names a directory that is not there, or is not this user's.
@@ -515,7 +517,7 @@ async fn spawn(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
                 "occd did not start: not ready after {} seconds.",
                 START_LIMIT.as_secs()
             ))
-            .hint("occ daemon run shows what it does"))
+            .hint(SHOWS))
         }
     }
 }
@@ -573,7 +575,7 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
         // It has lost its socket.
         error.hint("occ daemon stop ends it")
     } else {
-        error.hint("occ daemon run shows what it does")
+        error.hint(SHOWS)
     })
 }
 

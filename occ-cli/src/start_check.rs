@@ -1,5 +1,6 @@
 //! Whether a daemon could start as things are, which its own program knows best.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use occ_proto::text::sanitize;
 use tokio::process::Command;
 
-use crate::autostart::{INSTALL, cure, is_named, occd_program, units};
+use crate::autostart::{INSTALL, SHOWS, cure, is_named, occd_program, units};
 use crate::commands::Context;
 
 /// How long the program may take to say it.
@@ -43,6 +44,13 @@ pub(crate) async fn checked(mut check: Command) -> io::Result<Output> {
     })
 }
 
+/// Returns whether a program calls itself occd.
+async fn is_occd(program: &OsStr) -> bool {
+    let mut version = Command::new(program);
+    version.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+    checked(version).await.is_ok_and(|output| output.stdout.starts_with(b"occd "))
+}
+
 /// Returns why a daemon would not start as things are, and what to do: occd itself knows best. `then` starts it.
 pub(crate) async fn cannot_start(
     context: &Context<'_>,
@@ -56,7 +64,11 @@ pub(crate) async fn cannot_start(
         false => sanitize(&named),
     };
     let (why, is_occd) = match checked(start_check(context, socket).await).await {
-        Ok(output) if output.status.success() => return None,
+        // Whatever else it is, it would say that it goes well.
+        Ok(output) if output.status.success() => match is_occd(&program).await {
+            true => return None,
+            false => (format!("{named} is no occd"), false),
+        },
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
             match said.lines().next().map(sanitize) {
@@ -64,6 +76,9 @@ pub(crate) async fn cannot_start(
                 Some(said) => (said, true),
                 None => (format!("{named} says nothing ({})", output.status), false),
             }
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Some((format!("{named}: {error}"), SHOWS.to_owned()));
         }
         Err(error) => (format!("{named}: {error}"), false),
     };

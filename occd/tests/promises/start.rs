@@ -172,6 +172,7 @@ fn a_daemon_that_could_not_start_again_is_not_stopped_for_that() {
     let program = rig.root().join("occd");
     for (text, mode, words) in [
         ("#!/bin/sh\nexit 1\n", 0o700, "says nothing (exit status: 1)"),
+        ("#!/bin/sh\nexit 0\n", 0o700, "is no occd"),
         ("\u{7f}ELF", 0o700, "Exec format error"),
         ("", 0o600, "Permission denied"),
     ] {
