@@ -2,7 +2,7 @@ use super::*;
 
 /// Returns the words for a line with the cursor at its end, where no names are known.
 fn words(line: &str) -> Vec<String> {
-    let args = ["bash", line, &line.len().to_string(), " =:"].map(str::to_owned);
+    let args = ["bash", line, " =:"].map(str::to_owned);
     answer(&args).lines().skip(1).map(str::to_owned).collect()
 }
 
