@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long nothing goes on before something is given back.
 const QUIET: Duration = Duration::from_secs(30);
+/// How long after that it is given back once more: what follows upon work, such as a first look at each connection and lists
+/// that are saved, comes later than that, and is done with by then.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// What the allocator keeps of what is freed, at most, in bytes, and from which size on memory is taken for one thing alone.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -53,9 +56,18 @@ fn keep_freed() {
 /// Gives back what is not needed at rest each time when no event was told, and no client has left, for a while, until
 /// `stop` is cancelled.
 pub async fn keep_small(
+    events: watch::Receiver<u64>,
+    leaving: watch::Receiver<()>,
+    stop: CancellationToken,
+) {
+    at_rest(events, leaving, stop, give_back).await;
+}
+
+async fn at_rest(
     mut events: watch::Receiver<u64>,
     mut leaving: watch::Receiver<()>,
     stop: CancellationToken,
+    give_back: impl Fn(),
 ) {
     let mut stirs = async || {
         tokio::select! {
@@ -71,7 +83,14 @@ pub async fn keep_small(
                 }
             }
             give_back();
-            if stirs().await.is_err() {
+            let stirred = match timeout(SETTLED, stirs()).await {
+                Ok(stirred) => stirred,
+                Err(_) => {
+                    give_back();
+                    stirs().await
+                }
+            };
+            if stirred.is_err() {
                 return;
             }
         }
@@ -150,6 +169,30 @@ fn drop_pages(range: &Range<usize>) {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_work_brings_back_is_given_back_once_more_and_then_nothing() {
+        let (event, events) = watch::channel(0);
+        let (_left, leaving) = watch::channel(());
+        let (stop, count) = (CancellationToken::new(), std::cell::Cell::new(0));
+        let rest = at_rest(events, leaving, stop.clone(), || count.set(count.get() + 1));
+        let look = async {
+            let mut seen = Vec::new();
+            for (seconds, stirs) in
+                [(29, false), (2, false), (58, false), (3600, true), (31, false)]
+            {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                seen.push(count.get());
+                if stirs {
+                    event.send_replace(1);
+                }
+            }
+            stop.cancel();
+            seen
+        };
+        let ((), seen) = tokio::join!(rest, look);
+        assert_eq!(seen, [0, 1, 1, 2, 3]);
+    }
 
     #[test]
     fn the_pages_of_files_are_found_and_given_back() {
