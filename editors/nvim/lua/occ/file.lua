@@ -178,6 +178,7 @@ function M.read(buffer, name)
   vim.bo[buffer].swapfile = false
   -- Until it is shown: what is shown may not be the file, and must not become it.
   note(buffer, name, { is_unread = true })
+  vim.b[buffer].occ_behind = nil
   local answer, bytes = get(host, path)
   if not vim.api.nvim_buf_is_valid(buffer) then
     return afterwards(complain, host .. ':' .. path .. ': the buffer is gone.')
@@ -207,25 +208,34 @@ function M.read(buffer, name)
   end)
 end
 
---- Has a buffer count as modified until it is written again: what was changed while it was written is not written, and
---- for the editor's undo the text that was read is still what is saved.
+--- Returns what tells a buffer, as a file, from what it was before.
+local function state(buffer)
+  local options = vim.bo[buffer]
+  local tick = vim.api.nvim_buf_get_changedtick(buffer)
+  return { tick, options.fileformat, options.endofline, options.fixendofline, options.fileencoding, options.binary }
+end
+
+--- Has a buffer count as modified, if it `is_behind`, until it is written again: for the editor's undo the text that was
+--- read is still what is saved, and the host may have another.
 local function stays_modified(buffer, is_behind)
+  vim.bo[buffer].modified = is_behind
   vim.b[buffer].occ_behind = is_behind or nil
   if not is_behind then
     return
   end
+  local function modified()
+    if vim.api.nvim_buf_is_valid(buffer) and vim.b[buffer].occ_behind then
+      vim.bo[buffer].modified = true
+    end
+  end
   vim.api.nvim_buf_attach(buffer, false, {
     on_lines = function()
-      if not vim.b[buffer].occ_behind then
-        return true
-      end
-      vim.schedule(function()
-        if vim.api.nvim_buf_is_valid(buffer) and vim.b[buffer].occ_behind then
-          vim.bo[buffer].modified = true
-        end
-      end)
+      vim.schedule(modified)
+      return not vim.b[buffer].occ_behind
     end,
   })
+  -- Keys may have it left before anything that is scheduled runs.
+  vim.api.nvim_create_autocmd('QuitPre', { buffer = buffer, callback = modified })
 end
 
 --- Writes a buffer (BufWriteCmd). What somebody else wrote there meanwhile stays, unless `force` (`:w!`).
@@ -253,7 +263,7 @@ function M.write(buffer, name, force)
       query = '?if_sha256=' .. file.sha256
     end
   end
-  local tick = vim.api.nvim_buf_get_changedtick(buffer)
+  local before = state(buffer)
   local answer = rpc.wait({ method = 'PUT', path = url(host, path, query), headers = headers }, { upload = text })
   local why = answer.problem
   local is_there = vim.api.nvim_buf_is_valid(buffer)
@@ -267,15 +277,16 @@ function M.write(buffer, name, force)
     return fail(host .. ':' .. path .. what .. '; nothing was written. :e! reads it, :w! overwrites it')
   elseif why then
     local is_known = why.status and why.status < 500
+    if is_its_own and not is_known then
+      stays_modified(buffer, true)
+    end
     local what = is_known and 'Nothing was written.' or 'Nothing is known to be written.'
     return fail(host .. ':' .. path .. ': ' .. rpc.reason(why) .. ' ' .. what)
   end
   if is_its_own then
     note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })
     vim.b[buffer].occ_host = host
-    local is_behind = vim.api.nvim_buf_get_changedtick(buffer) ~= tick
-    vim.bo[buffer].modified = is_behind
-    stays_modified(buffer, is_behind)
+    stays_modified(buffer, not vim.deep_equal(state(buffer), before))
   end
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
 end
