@@ -175,6 +175,16 @@ fn a_known_hosts_that_others_may_write_is_read_and_warned_of() {
 }
 
 #[test]
+fn settings_that_are_too_large_are_told_as_that() {
+    let home = private_dir();
+    let file = config(home.path(), "occd.toml", "");
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(8 << 30).unwrap();
+    let found = only(&run(&mut doctor(home.path(), &["--json"])), "occd.toml");
+    assert!(found["detail"].as_str().unwrap().ends_with("is larger than 1 MiB"), "{found}");
+    assert!(found["hint"].as_str().unwrap().starts_with("mv "), "{found}");
+}
+
+#[test]
 fn a_known_hosts_that_keeps_nothing_is_as_somebody_wants_it() {
     let home = private_dir();
     let ssh = home.path().join(".ssh");

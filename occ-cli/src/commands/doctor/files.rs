@@ -240,6 +240,8 @@ fn backup(place: &Path) -> PathBuf {
 
 /// Looks at occd.toml as far as it can be told without the daemon's program, which knows its keys.
 pub(super) fn occd_toml() -> Vec<Finding> {
+    /// What occd reads of it, in bytes.
+    const MAX_SETTINGS: usize = 1024 * 1024;
     const CHECK: &str = "occd.toml";
     let Ok(place) = Env::from_process().config_file() else { return Vec::new() };
     let shown = place.display();
@@ -250,6 +252,11 @@ pub(super) fn occd_toml() -> Vec<Finding> {
     };
     if let Some(finding) = owned(CHECK, &place, Others::Read) {
         return vec![finding];
+    }
+    if text.len() > MAX_SETTINGS {
+        let word = shell_word(&place.to_string_lossy());
+        let aside = format!("mv {word} {}", shell_word(&format!("{shown}.old")));
+        return vec![Finding::failed(CHECK, format!("{shown} is larger than 1 MiB"), aside)];
     }
     let text = String::from_utf8_lossy(&text);
     vec![match text.parse::<toml::Table>() {
