@@ -54,9 +54,11 @@ pub(crate) fn in_state(rig: &DaemonRig, host: &str, state: State) -> HostStatus 
 /// Returns the host once what every new connection is asked for has been answered. The question is a command on the
 /// server, and it comes when it suits the other dials: a test that counts commands waits for it first.
 pub(crate) fn probed(rig: &DaemonRig, host: &str) -> HostStatus {
-    let is_probed =
-        |status: &HostStatus| status.connection.as_ref().is_some_and(|c| c.system.is_some());
     wait_until("the probe's answer", GUARD, || look(rig, host), is_probed)
+}
+
+pub(crate) fn is_probed(status: &HostStatus) -> bool {
+    status.connection.as_ref().is_some_and(|connection| connection.system.is_some())
 }
 
 /// Returns the failure that the host shows once it is in `state`.

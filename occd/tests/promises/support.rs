@@ -20,6 +20,8 @@ use testkit::{DaemonRig, RealSshd};
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
+use crate::ask::is_probed;
+
 /// Guards a test against hanging; nothing takes a tenth of it on an idle machine.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
@@ -108,11 +110,7 @@ pub(crate) fn settled(rig: &DaemonRig) -> HostStatus {
         "a settled connection",
         GUARD,
         || status(rig),
-        |status| {
-            status.state == State::Connected
-                && status.connection.as_ref().is_some_and(|c| c.system.is_some())
-                && status.open_channels == 0
-        },
+        |status| status.state == State::Connected && is_probed(status) && status.open_channels == 0,
     )
 }
 

@@ -218,9 +218,10 @@ end
 --- Has a buffer count as modified, if it `is_behind`, until it is written again: for the editor's undo the text that was
 --- read is still what is saved, and the host may have another.
 local function stays_modified(buffer, is_behind)
+  local is_watched = vim.b[buffer].occ_behind
   vim.bo[buffer].modified = is_behind
   vim.b[buffer].occ_behind = is_behind or nil
-  if not is_behind then
+  if is_watched or not is_behind then
     return
   end
   local function modified()
