@@ -14,9 +14,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::keys::{KeyFile, known_hosts_line_for, run};
+use crate::ports::free_port;
 use crate::proc::{self, Process};
 use crate::require::{find_program, is_root, require};
-use crate::sshd::free_port;
 use crate::user::{home_of, lock, test_user};
 use crate::wait::blocking;
 
@@ -78,8 +78,7 @@ impl Dropbear {
         let line = made.lines().find(|line| line.starts_with("ssh-")).unwrap();
         let host_key = line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
         for _ in 0..PORT_ATTEMPTS {
-            let addr =
-                SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST.into())));
+            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
             if let Some(child) = try_start(dir.path(), addr, &host_key_file, args) {
                 return Self { dir, addr, user, client_key, host_key, child };
             }

@@ -1,12 +1,13 @@
 //! [`Registry`]: a private image registry on a loopback port. Engines take it as it is: what is on loopback needs no
 //! certificate.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::proc::{Process, Signal};
 use crate::require::{find_program, require};
 use crate::wait::blocking;
@@ -35,10 +36,7 @@ impl Registry {
     /// Starts one and waits until it listens.
     pub fn start() -> Self {
         let root = tempfile::Builder::new().prefix("occ-registry-").tempdir_in("/tmp").unwrap();
-        let port = {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            free.local_addr().unwrap().port()
-        };
+        let port = free_port();
         let config = root.path().join("config.yml");
         let data = root.path().join("data");
         let text = format!(

@@ -20,7 +20,6 @@ use crate::proc::{self, Process, Signal};
 use crate::require::{find_program, is_root, require};
 use crate::wait::blocking;
 
-pub(crate) use config::free_port;
 pub use config::{RealSshdBuilder, sftp_server};
 
 /// How long sshd may take to listen or to end: it is quick, a loaded machine is not.

@@ -11,9 +11,8 @@ use serde_json::{Value, json};
 use testkit::fake_model::HALVES;
 use testkit::require::{find_fetched, require};
 use testkit::wait::blocking::wait_until;
-use testkit::{FakeModel, RealSshd};
+use testkit::{FakeModel, RealSshd, free_port};
 
-use crate::forward::free_port;
 use crate::session::Far;
 use crate::support::{GUARD, eventually};
 

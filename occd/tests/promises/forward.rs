@@ -14,7 +14,7 @@ use serde_json::json;
 use testkit::daemon::Target;
 use testkit::terminal::Terminal;
 use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, FaultyLink, RealSshd};
+use testkit::{DaemonRig, FaultyLink, RealSshd, free_port};
 
 use crate::ask::probed;
 use crate::invariants::Held;
@@ -42,11 +42,6 @@ fn echo(mut client: TcpStream) -> io::Result<()> {
 /// Returns the port of a server that sends back what comes.
 pub(crate) fn echo_server() -> u16 {
     serve(echo)
-}
-
-/// Returns a port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn connect(port: u16) -> io::Result<TcpStream> {

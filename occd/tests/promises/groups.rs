@@ -11,7 +11,7 @@ use testkit::embedded::Phase;
 use testkit::keys::KeyFile;
 use testkit::proc::{Process, Signal};
 use testkit::wait::blocking::{wait_for, wait_until};
-use testkit::{DaemonRig, EmbeddedHost, RealSshd, Registry, Terminal};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd, Registry, Terminal, free_port};
 
 use crate::ask::{GUARD, in_state, list, look, post, problem};
 use crate::sandbox::world;
@@ -151,13 +151,11 @@ fn an_interrupt_ends_the_command_on_all_hosts() {
 fn what_happened_to_several_hosts_is_shown_once() {
     let (mut rig, hosts) = fleet(2);
     let key = hosts[0].client_key_path();
-    let closed =
-        || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for name in ["gate", "down-1", "down-2"] {
-        rig.add_host_to(name, "127.0.0.1", closed(), "u", &key);
+        rig.add_host_to(name, "127.0.0.1", free_port(), "u", &key);
     }
     for name in ["behind-1", "behind-2", "behind-3"] {
-        rig.add_host_to(name, "127.0.0.1", closed(), "u", &key);
+        rig.add_host_to(name, "127.0.0.1", free_port(), "u", &key);
     }
     rig.edit_hosts(|file| {
         for name in ["behind-1", "behind-2", "behind-3"] {

@@ -12,10 +12,9 @@ use testkit::daemon::client_binary;
 use testkit::docs::{self, Block};
 use testkit::require::{find_program, require};
 use testkit::wait::blocking::try_wait_for;
-use testkit::{DaemonRig, DockerRig, RealSshd, Registry};
+use testkit::{DaemonRig, DockerRig, RealSshd, Registry, free_port};
 
 use crate::ask::GUARD;
-use crate::sandbox::free_port;
 
 const DOCUMENTS: [&str; 4] =
     ["README.md", "docs/guide.md", "docs/security.md", "docs/troubleshooting.md"];

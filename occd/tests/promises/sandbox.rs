@@ -8,7 +8,7 @@ use occ_proto::container::SANDBOX_CONTAINER;
 use occ_proto::operation::{Did, Operation, OperationList, OperationState};
 use testkit::daemon::{Output, Target};
 use testkit::wait::blocking::{wait_for, wait_until};
-use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Registry};
+use testkit::{DaemonRig, DockerRig, FaultyLink, RealSshd, Registry, free_port};
 
 use crate::ask::{GUARD, body, look};
 use crate::canary::holding;
@@ -59,11 +59,6 @@ pub(crate) fn settings(rig: &DaemonRig, docker: &DockerRig, image: &str, extra: 
         free_port(),
         free_port()
     ));
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// Returns what a URL answers with.

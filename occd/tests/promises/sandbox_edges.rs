@@ -4,10 +4,10 @@
 use occ_proto::container::SANDBOX_CONTAINER;
 use occ_proto::forward::ForwardList;
 use occ_proto::operation::Did;
-use testkit::Registry;
+use testkit::{Registry, free_port};
 
 use crate::ask::body;
-use crate::sandbox::{World, fails, fetch, free_port, get, json, world};
+use crate::sandbox::{World, fails, fetch, get, json, world};
 
 #[test]
 fn a_paused_sandbox_goes_on_where_it_was() {

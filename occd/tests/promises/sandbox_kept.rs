@@ -7,10 +7,10 @@ use occ_proto::Problem;
 use occ_proto::container::{PublishedPort, SANDBOX_CONTAINER};
 use occ_proto::operation::{Operation, OperationList, OperationState};
 use testkit::wait::blocking::wait_until;
-use testkit::{DaemonRig, DockerRig, Registry};
+use testkit::{DaemonRig, DockerRig, Registry, free_port};
 
 use crate::ask::{GUARD, body, connect, look};
-use crate::sandbox::{OURS, World, fails, fetch, free_port, json, world};
+use crate::sandbox::{OURS, World, fails, fetch, json, world};
 
 /// The sandbox while it is replaced.
 const ASIDE: &str = "opencode-cloud-sandbox-before-update";

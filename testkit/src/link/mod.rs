@@ -6,7 +6,7 @@
 
 mod pipe;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::ports;
 use crate::wait::blocking;
 use crate::worker::Worker;
 use pipe::Direction;
@@ -73,13 +74,13 @@ pub struct FaultyLink {
 impl FaultyLink {
     /// Starts a link to `target` on a free loopback port, without any fault.
     pub fn start(target: SocketAddr) -> Self {
-        Self::start_on(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), target)
+        Self::start_on(ports::listen(), target)
     }
 
     /// The same with small buffers in the kernel, so that what the link holds up is soon held up everywhere. They
     /// are otherwise as large as several of SSH's windows.
     pub fn start_narrow(target: SocketAddr) -> Self {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = ports::listen();
         // Inherited by what is accepted.
         rustix::net::sockopt::set_socket_recv_buffer_size(&listener, NARROW).unwrap();
         Self::start_on(listener, target)

@@ -1,6 +1,7 @@
 //! What a [`RealSshd`] is made of: the builder, its files, its port.
 
 use super::*;
+use crate::ports::free_port_at;
 use crate::user::test_user;
 
 /// Where distributions have OpenSSH's `sftp-server`.
@@ -152,7 +153,7 @@ impl RealSshdBuilder {
             sshd.host_keys[0].certify(ca, &args);
         }
         for _ in 0..PORT_ATTEMPTS {
-            sshd.addr = SocketAddr::new(self.listen, free_port(self.listen));
+            sshd.addr = SocketAddr::new(self.listen, free_port_at(self.listen));
             std::fs::write(sshd.dir().join("sshd_config"), self.file(&sshd)).unwrap();
             if sshd.try_start().is_ok() {
                 return sshd;
@@ -197,11 +198,6 @@ impl RealSshdBuilder {
         lines.extend_from_slice(last);
         lines.join("\n") + "\n"
     }
-}
-
-/// Returns a port that was free a moment ago.
-pub(crate) fn free_port(address: IpAddr) -> u16 {
-    std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port()
 }
 
 pub(super) fn generate_host_key(dir: &Path, index: usize, kind: &str) -> KeyFile {

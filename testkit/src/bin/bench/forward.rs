@@ -45,8 +45,7 @@ impl Bench {
             let said = self.rig.occ_ok(&["forward", "add", "-q", "--host", "near", "-L", &spec]);
             said.trim().rsplit(':').next().unwrap().parse::<u16>().unwrap()
         });
-        let theirs =
-            ports.map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+        let theirs = ports.map(|_| testkit::free_port());
         let mut command: Command = self.ssh(&["-N", "-c", CIPHER]);
         for (near, far) in theirs.iter().zip(ports) {
             command.arg("-L").arg(format!("{near}:localhost:{far}"));
