@@ -213,9 +213,6 @@ function tests.what_is_changed_while_it_is_written_stays_changed()
   vim.cmd('write')
   same({ read(path), lines(), vim.bo.modified }, { 'v3\n', { 'v2' }, true })
   vim.cmd('redo | undo')
-  vim.wait(50, function()
-    return vim.bo.modified
-  end, 5)
   same({ lines(), vim.bo.modified }, { { 'v2' }, true })
   vim.cmd('write')
   same({ read(path), vim.bo.modified }, { 'v2\n', false })
@@ -225,14 +222,50 @@ function tests.what_is_changed_while_it_is_written_stays_changed()
   end)
   vim.cmd('write')
   same({ read(path), vim.bo.modified }, { 'v2\n', true })
-  -- Before anything that is scheduled runs, it is left.
-  vim.bo.modified = false
-  local ok, why = pcall(vim.cmd, 'quit')
-  assert(not ok and tostring(why):find('E37'), why)
   vim.cmd('edit!')
   same({ lines(), vim.bo.fileformat, vim.bo.modified }, { { 'v2' }, 'unix', false })
   same({ read(path), vim.bo.modified }, { 'v2\n', false })
   vim.cmd('bwipeout!')
+end
+
+function tests.nothing_that_undo_brings_back_is_left_for_what_the_host_has()
+  local rpc = require('occ.rpc')
+  local wait_for_answer = rpc.wait
+  local path = dir .. '/undone'
+  -- A write during which the buffer changes, and one whose outcome nobody knows.
+  for _, meanwhile in ipairs({
+    function(...)
+      vim.o.undolevels = vim.o.undolevels
+      vim.api.nvim_buf_set_lines(0, 1, -1, false, { 'three' })
+      return wait_for_answer(...)
+    end,
+    function(...)
+      wait_for_answer(...)
+      return { status = 503, headers = {}, problem = { status = 503, detail = 'Cut.' } }
+    end,
+  }) do
+    write(path, 'one\n')
+    vim.cmd('OccOpen ' .. host .. ':' .. path)
+    vim.api.nvim_buf_set_lines(0, 1, -1, false, { 'two' })
+    rpc.wait = meanwhile
+    vim.cmd('write')
+    rpc.wait = wait_for_answer
+    same({ read(path), vim.bo.modified }, { 'one\ntwo\n', true })
+    for _, keys in ipairs({ 'undo 0', 'redo', 'redo', 'undo', 'undo', 'earlier 1f', 'later 1f', 'undo 0' }) do
+      -- In one breath, before anything that is scheduled runs.
+      vim.cmd('silent ' .. keys)
+      for _, leave in ipairs({ 'bdelete', 'bwipeout', 'quit', 'qall' }) do
+        local ok, why = pcall(vim.cmd, leave)
+        assert(not ok and tostring(why):find('No write since last change'), keys .. ' | ' .. leave .. ': ' .. tostring(why))
+      end
+    end
+    same(lines(), { 'one' })
+    -- Written again, it is what the host has.
+    vim.cmd('write!')
+    same({ read(path), vim.bo.modified }, { 'one\n', false })
+    vim.cmd('bdelete')
+  end
+  failed = {}
 end
 
 function tests.a_buffer_that_is_wiped_meanwhile_is_no_error_of_ours()
@@ -645,6 +678,7 @@ local order = {
   'every_place_in_a_file_is_one_of_the_host',
   'what_fails_beside_a_read_takes_nothing_from_it',
   'what_is_changed_while_it_is_written_stays_changed',
+  'nothing_that_undo_brings_back_is_left_for_what_the_host_has',
   'a_buffer_that_is_wiped_meanwhile_is_no_error_of_ours',
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
   'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',

@@ -178,7 +178,6 @@ function M.read(buffer, name)
   vim.bo[buffer].swapfile = false
   -- Until it is shown: what is shown may not be the file, and must not become it.
   note(buffer, name, { is_unread = true })
-  vim.b[buffer].occ_behind = nil
   local answer, bytes = get(host, path)
   if not vim.api.nvim_buf_is_valid(buffer) then
     return afterwards(complain, host .. ':' .. path .. ': the buffer is gone.')
@@ -215,32 +214,24 @@ local function state(buffer)
   return { tick, options.fileformat, options.endofline, options.fixendofline, options.fileencoding, options.binary }
 end
 
---- Has a buffer count as modified, if it `is_behind`, until it is written again: for the editor's undo the text that was
---- read is still what is saved, and the host may have another.
-local function stays_modified(buffer, is_behind)
-  local is_watched = vim.b[buffer].occ_behind
-  vim.bo[buffer].modified = is_behind
-  vim.b[buffer].occ_behind = is_behind or nil
-  if is_watched or not is_behind then
-    return
-  end
-  local function modified()
-    if vim.api.nvim_buf_is_valid(buffer) and vim.b[buffer].occ_behind then
-      vim.bo[buffer].modified = true
-    end
-  end
-  vim.api.nvim_buf_attach(buffer, false, {
-    on_lines = function()
-      vim.schedule(modified)
-      return not vim.b[buffer].occ_behind
-    end,
-  })
-  -- Keys may have it left before anything that is scheduled runs.
-  vim.api.nvim_create_autocmd('QuitPre', { buffer = buffer, callback = modified })
+--- Has a buffer count as modified, in whatever state undo brings it back to: for the editor one of these is the one that is
+--- saved, and the host may have another. It takes none for that after a write that leaves the buffer unmodified.
+local function count_as_modified(buffer)
+  vim.bo[buffer].modified = true
+  M.settling = buffer
+  pcall(vim.api.nvim_buf_call, buffer, function()
+    vim.cmd('silent lockmarks write!')
+  end)
+  M.settling = nil
+  vim.bo[buffer].modified = true
 end
 
 --- Writes a buffer (BufWriteCmd). What somebody else wrote there meanwhile stays, unless `force` (`:w!`).
 function M.write(buffer, name, force)
+  if M.settling == buffer then
+    vim.bo[buffer].modified = false
+    return
+  end
   local host, path = M.parse(name)
   if not host then
     return fail(name .. ' is not occ://HOST/PATH')
@@ -279,7 +270,7 @@ function M.write(buffer, name, force)
   elseif why then
     local is_known = why.status and why.status < 500
     if is_its_own and not is_known then
-      stays_modified(buffer, true)
+      count_as_modified(buffer)
     end
     local what = is_known and 'Nothing was written.' or 'Nothing is known to be written.'
     return fail(host .. ':' .. path .. ': ' .. rpc.reason(why) .. ' ' .. what)
@@ -287,7 +278,11 @@ function M.write(buffer, name, force)
   if is_its_own then
     note(buffer, name, { etag = answer.headers.etag or (answer.body or {}).etag, sha256 = sha256.of(text) })
     vim.b[buffer].occ_host = host
-    stays_modified(buffer, not vim.deep_equal(state(buffer), before))
+    if vim.deep_equal(state(buffer), before) then
+      vim.bo[buffer].modified = false
+    else
+      count_as_modified(buffer)
+    end
   end
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
 end
