@@ -282,6 +282,29 @@ function tests.a_buffer_that_is_wiped_meanwhile_is_no_error_of_ours()
   same(read(path), 'two\n')
 end
 
+function tests.a_session_brings_files_back_with_what_is_in_them()
+  local session = dir .. '/session.vim'
+  for _, name in ipairs({ 'first', 'second', 'hidden' }) do
+    write(dir .. '/' .. name, name .. '\n')
+  end
+  vim.cmd('OccOpen ' .. host .. ':' .. dir .. '/hidden')
+  vim.cmd('OccOpen ' .. host .. ':' .. dir .. '/first')
+  vim.cmd('split | OccOpen ' .. host .. ':' .. dir .. '/second')
+  vim.cmd('mksession! ' .. session .. ' | %bwipeout!')
+  vim.cmd('source ' .. session)
+  local shown = {}
+  for _, window in ipairs(vim.api.nvim_list_wins()) do
+    local buffer = vim.api.nvim_win_get_buf(window)
+    shown[vim.fn.fnamemodify(vim.api.nvim_buf_get_name(buffer), ':t')] = vim.api.nvim_buf_get_lines(buffer, 0, -1, false)
+    same({ vim.bo[buffer].buftype, vim.bo[buffer].modified }, { 'acwrite', false })
+  end
+  same(shown, { first = { 'first' }, second = { 'second' } })
+  vim.cmd('buffer ' .. dir:gsub('.*/', '') .. '/hidden')
+  same(lines(), { 'hidden' })
+  same(failed, {})
+  vim.cmd('%bwipeout! | only')
+end
+
 function tests.a_file_is_edited_and_never_over_what_somebody_else_wrote()
   local path = dir .. '/a b.conf'
   write(path, 'one\nzwei ü\n')
@@ -680,6 +703,7 @@ local order = {
   'what_is_changed_while_it_is_written_stays_changed',
   'nothing_that_undo_brings_back_is_left_for_what_the_host_has',
   'a_buffer_that_is_wiped_meanwhile_is_no_error_of_ours',
+  'a_session_brings_files_back_with_what_is_in_them',
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
   'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',
   'bytes_and_ends_of_lines_stay_as_they_are',

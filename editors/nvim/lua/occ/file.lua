@@ -287,6 +287,19 @@ function M.write(buffer, name, force)
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
 end
 
+--- Reads the buffers that a session made without their files (SessionLoadPost): it gives a name to a new buffer where
+--- 'buftype' was not empty.
+function M.read_restored()
+  for _, buffer in ipairs(vim.api.nvim_list_bufs()) do
+    local is_ours = vim.api.nvim_buf_is_loaded(buffer) and M.parse(vim.api.nvim_buf_get_name(buffer))
+    if is_ours and not vim.b[buffer].occ_file and not vim.bo[buffer].modified then
+      vim.api.nvim_buf_call(buffer, function()
+        vim.cmd('edit')
+      end)
+    end
+  end
+end
+
 --- Opens HOST:PATH.
 function M.open(spot)
   local host, path = spot:match('^([^:/]+):(.+)$')
