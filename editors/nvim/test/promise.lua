@@ -362,13 +362,40 @@ end
 
 function tests.bytes_and_ends_of_lines_stay_as_they_are()
   local path = dir .. '/bytes'
-  for _, text in ipairs({ 'no end', 'dos\r\nlines\r\n', 'mixed\r\nlines\n', '\255\0\1\n', '', '\n', '\n\n' }) do
+  for _, text in ipairs({ 'no end', 'dos\r\nlines\r\n', 'mixed\r\nlines\n', '\255\0\1\n', '', '\n', '\n\n', '\239\187\191mark\n', '\239\187\191' }) do
     write(path, text)
     vim.cmd('edit! occ://' .. host .. '/' .. path)
     vim.bo.modified = true
     vim.cmd('write')
     same({ read(path), failed }, { text, {} })
   end
+  vim.cmd('bwipeout!')
+end
+
+function tests.what_a_command_or_an_option_says_of_the_bytes_is_heeded()
+  local path = dir .. '/said'
+  write(path, 'a\nb\n')
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  vim.cmd('write ++ff=dos')
+  same({ read(path), vim.bo.fileformat, vim.bo.modified }, { 'a\r\nb\r\n', 'unix', false })
+  vim.cmd('edit! ++ff=unix')
+  same({ lines(), vim.bo.fileformat }, { { 'a\r', 'b\r' }, 'unix' })
+  vim.cmd('edit! ++fileformat=mac')
+  same({ lines(), vim.bo.fileformat }, { { 'a', '\rb', '\r' }, 'mac' })
+  vim.cmd('set modified | write')
+  same(read(path), 'a\r\nb\r\n')
+  write(path, 'a\r\nb\n')
+  vim.cmd('edit! ++ff=dos | set modified | write')
+  same({ read(path), lines(), vim.bo.fileformat }, { 'a\r\nb\r\n', { 'a', 'b' }, 'dos' })
+  -- The mark of UTF-8 is an option, not text, and stays as it was.
+  vim.cmd('setlocal bomb fileformat=unix | write')
+  same({ read(path), vim.bo.modified }, { '\239\187\191a\nb\n', false })
+  vim.cmd('edit!')
+  same({ lines(), vim.bo.bomb, vim.bo.modified }, { { 'a', 'b' }, true, false })
+  vim.cmd('set modified | write')
+  same(read(path), '\239\187\191a\nb\n')
+  vim.cmd('setlocal nobomb | write | edit!')
+  same({ read(path), vim.bo.bomb, failed }, { 'a\nb\n', false, {} })
   vim.cmd('bwipeout!')
 end
 
@@ -707,6 +734,7 @@ local order = {
   'a_file_is_edited_and_never_over_what_somebody_else_wrote',
   'what_somebody_else_wrote_within_the_same_second_is_seen_in_any_bytes',
   'bytes_and_ends_of_lines_stay_as_they_are',
+  'what_a_command_or_an_option_says_of_the_bytes_is_heeded',
   'a_name_that_was_not_read_is_a_new_file',
   'what_is_left_of_an_emptied_buffer_is_as_in_vim',
   'the_encoding_and_the_ends_of_lines_are_those_that_were_set',

@@ -10,6 +10,8 @@ local M = {}
 
 -- Of the permissions of a file (POSIX, S_IWUSR).
 local OWNER_WRITES = 128
+-- The mark of UTF-8 at the beginning of a file ('bomb').
+local MARK = '\239\187\191'
 local ENDINGS = { unix = '\n', dos = '\r\n', mac = '\r' }
 
 --- Returns host and path of a buffer's name.
@@ -67,37 +69,61 @@ local function convert(text, from, to)
   return vim.fn.iconv(converted, to, from) == text and converted or nil
 end
 
---- Returns the encoding that the command names (++enc).
-local function named_encoding()
-  return vim.v.cmdarg:match('%+%+enc=(%S+)')
+--- Returns what the command names with `++enc=` or `++ff=`.
+local function named(option)
+  return vim.v.cmdarg:match('%+%+' .. option .. '=(%S+)')
+end
+
+--- Returns a line of a file whose lines end with CR as the editor has it, and the other way round: an LF in it is a CR.
+local function swap(line)
+  return (line:gsub('[\r\n]', { ['\r'] = '\n', ['\n'] = '\r' }))
 end
 
 --- Returns what a buffer would be as a file, in UTF-8.
 local function bytes_of(buffer)
-  local ending = ENDINGS[vim.bo[buffer].fileformat]
+  local format = named('ff') or vim.bo[buffer].fileformat
+  local ending = ENDINGS[format]
   local lines = vim.api.nvim_buf_get_lines(buffer, 0, -1, false)
   if #lines == 1 and lines[1] == '' and has_no_line(buffer) then
     return ''
   end
   local last = (vim.bo[buffer].endofline or (vim.bo[buffer].fixendofline and not vim.bo[buffer].binary)) and ending or ''
+  if format == 'mac' then
+    lines = vim.tbl_map(swap, lines)
+  end
   return table.concat(lines, ending) .. last
 end
 
-local function show(buffer, text)
-  local has_end = text:sub(-1) == '\n' or text == ''
-  local lines = vim.split(text, '\n', { plain = true })
+--- Returns the lines of a file, its 'fileformat', and whether the last of them has an end. Without a format that is named
+--- the lines end as all of them do.
+local function split(text, format)
+  local ending = format == 'mac' and '\r' or '\n'
+  local has_end = text:sub(-1) == ending or text == ''
+  local lines = vim.split(text, ending, { plain = true })
   if has_end then
     table.remove(lines)
   end
-  local is_dos = text:find('\r\n', 1, true) ~= nil
-  for i, line in ipairs(lines) do
-    is_dos = is_dos and (line:sub(-1) == '\r' or (i == #lines and not has_end))
+  if not format then
+    local is_dos = text:find('\r\n', 1, true) ~= nil
+    for i, line in ipairs(lines) do
+      is_dos = is_dos and (line:sub(-1) == '\r' or (i == #lines and not has_end))
+    end
+    format = is_dos and 'dos' or 'unix'
   end
-  if is_dos then
+  if format == 'mac' then
+    lines = vim.tbl_map(swap, lines)
+  elseif format == 'dos' then
     lines = vim.tbl_map(function(line)
       return (line:gsub('\r$', ''))
     end, lines)
   end
+  return lines, format, has_end
+end
+
+local function show(buffer, text, format)
+  local has_mark = text:sub(1, #MARK) == MARK and not vim.bo[buffer].binary
+  local lines, has_end
+  lines, format, has_end = split(has_mark and text:sub(#MARK + 1) or text, format)
   local levels = vim.bo[buffer].undolevels
   vim.bo[buffer].undolevels = -1
   M.filling = { buffer, lines }
@@ -108,7 +134,8 @@ local function show(buffer, text)
     M.fill()
   end
   vim.bo[buffer].undolevels = levels
-  vim.bo[buffer].fileformat = is_dos and 'dos' or 'unix'
+  vim.bo[buffer].fileformat = format
+  vim.bo[buffer].bomb = has_mark
   vim.bo[buffer].endofline = has_end
   -- A file without an end of line at its end stays one.
   vim.bo[buffer].fixendofline = has_end
@@ -183,7 +210,8 @@ function M.read(buffer, name)
     return afterwards(complain, host .. ':' .. path .. ': the buffer is gone.')
   end
   local why = answer.problem
-  local encoding = named_encoding() or ''
+  -- Of this command, which others may follow before the answer comes.
+  local encoding, format = named('enc') or '', named('ff')
   local text = convert(bytes, encoding, 'utf-8')
   if not why and not text then
     why = { detail = 'It cannot be read as ' .. encoding .. '.' }
@@ -197,7 +225,7 @@ function M.read(buffer, name)
     return afterwards(complain, host .. ':' .. path .. ': ' .. rpc.reason(why))
   else
     vim.bo[buffer].fileencoding = encoding
-    show(buffer, text)
+    show(buffer, text, format)
     note(buffer, name, { etag = answer.headers.etag, sha256 = sha256.of(bytes) })
   end
   set_readonly(buffer, is_locked(answer.headers['occ-file-mode']))
@@ -211,7 +239,7 @@ end
 local function state(buffer)
   local options = vim.bo[buffer]
   local tick = vim.api.nvim_buf_get_changedtick(buffer)
-  return { tick, options.fileformat, options.endofline, options.fixendofline, options.fileencoding, options.binary }
+  return { tick, options.fileformat, options.endofline, options.fixendofline, options.fileencoding, options.binary, options.bomb }
 end
 
 --- Has a buffer count as modified, in whatever state undo brings it back to: for the editor one of these is the one that is
@@ -240,10 +268,13 @@ function M.write(buffer, name, force)
   if file.is_unread then
     return fail(host .. ':' .. path .. ' could not be read, and is not written; :e reads it again')
   end
-  local encoding = named_encoding() or vim.bo[buffer].fileencoding
-  local text = convert(bytes_of(buffer), 'utf-8', vim.bo[buffer].binary and '' or encoding)
+  local encoding = vim.bo[buffer].binary and '' or named('enc') or vim.bo[buffer].fileencoding
+  local text = convert(bytes_of(buffer), 'utf-8', encoding)
   if not text then
     return fail(host .. ':' .. path .. ' cannot be written in ' .. encoding .. '; nothing was written')
+  end
+  if vim.bo[buffer].bomb and not vim.bo[buffer].binary and is_utf8(encoding) then
+    text = MARK .. text
   end
   local headers, query = { ['content-type'] = 'application/octet-stream' }, ''
   if not force then
