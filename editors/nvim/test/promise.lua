@@ -144,6 +144,32 @@ function tests.output_goes_into_the_quickfix_list_with_the_hosts_files()
   vim.cmd('cclose | bwipeout!')
 end
 
+function tests.a_command_of_a_quickfix_list_is_ended_from_its_window()
+  local function begin(name)
+    local path = dir .. '/' .. name
+    vim.cmd('OccExec! ' .. host .. ' -- trap "touch ' .. path .. '; exit" TERM HUP; echo on; while :; do sleep 0.05; done')
+    wait('its beginning', function()
+      return #vim.fn.getqflist() == 1
+    end)
+    return path
+  end
+  local first, second = begin('first-ended'), begin('second-ended')
+  same(vim.bo.buftype, 'quickfix')
+  vim.cmd('silent colder')
+  vim.cmd('execute "normal \\<C-c>"')
+  wait('the end of the command whose list is shown', function()
+    return read(first) ~= nil
+  end)
+  same(read(second), nil)
+  vim.cmd('silent cnewer')
+  vim.cmd('execute "normal \\<C-c>"')
+  wait('the end of the other', function()
+    return read(second) ~= nil
+  end)
+  vim.cmd('execute "normal \\<C-c>"')
+  vim.cmd('cclose')
+end
+
 function tests.every_place_in_a_file_is_one_of_the_host()
   write(dir .. '/b.c', 'one\ntwo\n')
   vim.cmd('OccExec! ' .. host .. ' -- cd ' .. dir .. '; grep -n . $PWD/b.c $PWD/a.c')
@@ -725,6 +751,7 @@ local order = {
   'the_state_is_known_from_events_and_names_are_completed',
   'output_comes_as_it_is_written_into_a_buffer',
   'output_goes_into_the_quickfix_list_with_the_hosts_files',
+  'a_command_of_a_quickfix_list_is_ended_from_its_window',
   'every_place_in_a_file_is_one_of_the_host',
   'what_fails_beside_a_read_takes_nothing_from_it',
   'what_is_changed_while_it_is_written_stays_changed',

@@ -5,6 +5,9 @@ local rpc = require('occ.rpc')
 
 local M = {}
 
+-- The requests that write into quickfix lists, by the lists' ids.
+local running = {}
+
 local function bytes(data)
   return type(data) == 'table' and base64.decode(data.b64) or data
 end
@@ -45,13 +48,17 @@ local function scratch(title)
   end
 end
 
---- Returns a function that adds lines to a new quickfix list. Places in files are those of the host.
+--- Returns the id of a new quickfix list, and a function that adds lines to it. Places in files are those of the host.
 local function quickfix(host, title)
   vim.fn.setqflist({}, ' ', { title = title, items = {} })
   local list = vim.fn.getqflist({ id = 0 }).id
   local format = vim.o.errorformat
   vim.cmd('botright copen')
-  return function(lines)
+  -- One buffer shows whichever list is the current one.
+  vim.keymap.set('n', '<C-c>', function()
+    rpc.cancel(running[vim.fn.getqflist({ id = 0 }).id])
+  end, { buffer = true, desc = 'End the command' })
+  return list, function(lines)
     local items = vim.fn.getqflist({ lines = lines, efm = format }).items
     local ours = {}
     for _, item in ipairs(items) do
@@ -76,9 +83,9 @@ end
 function M.run(host, line, options)
   options = options or {}
   local title = 'occ ' .. host .. ': ' .. line
-  local buffer, add
+  local buffer, list, add
   if options.quickfix then
-    add = quickfix(host, title)
+    list, add = quickfix(host, title)
   else
     buffer, add = scratch(title)
   end
@@ -106,6 +113,9 @@ function M.run(host, line, options)
       out(nil)
       err(nil)
       why = why or answer.problem
+      if list then
+        running[list] = nil
+      end
       if buffer and vim.api.nvim_buf_is_valid(buffer) then
         vim.b[buffer].occ_exit = exit and (exit.code or exit.signal) or vim.NIL
       end
@@ -120,6 +130,9 @@ function M.run(host, line, options)
       end
     end,
   })
+  if list then
+    running[list] = id
+  end
   if buffer then
     -- Who closes the window wants no more of it.
     vim.api.nvim_create_autocmd('BufWipeout', {
