@@ -10,6 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,22 @@ use crate::keys::Keys;
 /// What a pipe takes without blocking once it is writable: POSIX's PIPE_BUF, 4096 on Linux and at
 /// least 512 elsewhere.
 const PIPE_BUF: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
+
+/// How often it is looked whether somebody still reads.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Returns when nobody reads standard output any more. What has nothing to say would not notice.
+pub(crate) async fn reader_gone() {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let stdout = io::stdout();
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) {
+            return;
+        }
+    }
+}
 
 /// What a descriptor is, as far as blocking is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{CliError, HUNG_UP, INTERRUPTED, QUIT, TERMINATED};
+use crate::stdio::reader_gone;
 
 /// The longest answer, in bytes: what a terminal hands over as one line.
 const LONGEST: usize = 4096;
@@ -287,6 +288,17 @@ pub(crate) fn ended() -> impl Future<Output = CliError> {
                 return error;
             }
         }
+    }
+}
+
+/// Waits until whatever follows something is to end, and returns how: a signal says so, or nobody reads standard output any
+/// more.
+pub(crate) async fn following_ended() -> CliError {
+    let signal = ended();
+    tokio::select! {
+        biased;
+        error = signal => error,
+        () = reader_gone() => CliError::closed_pipe(),
     }
 }
 

@@ -13,18 +13,16 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use occ_proto::error::{Code, Problem};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::Context;
 use crate::error::CliError;
-use crate::stdio::{Descriptor, Input};
+use crate::stdio::{Descriptor, Input, reader_gone};
 use answer::Work;
 use ask::{Id, Line, Misread, Piece, Request};
 use said::{Mouth, Said};
@@ -39,8 +37,6 @@ const LINES: usize = 64;
 /// How many messages to a WebSocket or an upload may wait, and how many bytes of them.
 const PIECES: usize = 1024;
 const PIECE_BYTES: usize = 16 * 1024 * 1024;
-/// How often a reader that is gone is looked for when there is no more input.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What all requests share.
 pub(super) struct Api<'a> {
@@ -251,17 +247,4 @@ async fn write(mut output: Descriptor, mut said: mpsc::Receiver<Said>) -> io::Re
         output.write(line.text.clone()).await?;
     }
     Ok(())
-}
-
-/// Returns when nobody reads standard output any more. A stream that has nothing to say would not notice.
-async fn reader_gone() {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let stdout = io::stdout();
-        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) {
-            return;
-        }
-    }
 }

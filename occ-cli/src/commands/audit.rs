@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
             return tokio::select! {
                 biased;
                 // It is how following ends.
-                ended = crate::terminal::ended(), if args.follow => Ok(ended.exit),
+                ended = crate::terminal::following_ended(), if args.follow => Ok(ended.exit),
                 done = asked => done,
             };
         }

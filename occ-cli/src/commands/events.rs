@@ -72,7 +72,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
     tokio::select! {
         biased;
         // It is how following ends.
-        ended = crate::terminal::ended() => Ok(ended.exit),
+        ended = crate::terminal::following_ended() => Ok(ended.exit),
         done = following => done,
     }
 }

@@ -30,7 +30,7 @@ pub(crate) async fn run(context: &Context<'_>, command: &FilesCommand) -> Result
     };
     tokio::select! {
         biased;
-        error = crate::terminal::ended() => Err(error),
+        error = crate::terminal::following_ended() => Err(error),
         done = following => done,
     }
 }

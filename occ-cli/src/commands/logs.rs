@@ -38,7 +38,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &LogsArgs) -> Result<u8, Cl
     let read = tokio::select! {
         read = reading => read,
         // It is how following ends.
-        error = crate::terminal::ended() => return if follow { Ok(error.exit) } else { Err(error) },
+        error = crate::terminal::following_ended() => return if follow { Ok(error.exit) } else { Err(error) },
     };
     match (read, &place) {
         (Ok(()), _) => {

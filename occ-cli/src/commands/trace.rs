@@ -44,7 +44,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &TraceArgs) -> Result<u8, C
     let mut trace = Trace { ui: context.ui, lines, file: String::new() };
     let told = tokio::select! {
         biased;
-        ended = crate::terminal::ended() => Err(ended),
+        ended = crate::terminal::following_ended() => Err(ended),
         told = trace.told() => told.map(Some),
     };
     match told {

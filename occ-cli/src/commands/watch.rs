@@ -100,7 +100,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
     tokio::select! {
         biased;
         // It is how watching ends.
-        ended = crate::terminal::ended() => Ok(ended.exit),
+        ended = crate::terminal::following_ended() => Ok(ended.exit),
         failed = following => failed.map(|never| match never {}),
     }
 }
@@ -132,7 +132,7 @@ pub(super) async fn summary(context: &Context<'_>) -> Result<u8, CliError> {
     tokio::select! {
         biased;
         // It is how watching ends.
-        ended = crate::terminal::ended() => Ok(ended.exit),
+        ended = crate::terminal::following_ended() => Ok(ended.exit),
         failed = following => failed,
     }
 }

@@ -12,6 +12,7 @@ use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 
 use crate::ask::{GUARD, connect, echoes, list, post, problem};
+use crate::support::exit_code;
 
 /// A stream of events as a client without a library reads it.
 struct Stream {
@@ -349,4 +350,20 @@ fn a_stream_that_has_nothing_to_say_shows_that_it_lives() {
     let mut stream = Stream::open(&rig, "?kind=session", "");
     snapshot(stream.next());
     assert_eq!(stream.chunk().unwrap(), ":\n\n");
+}
+
+#[test]
+fn what_follows_ends_when_nobody_reads_any_more() {
+    let mut rig = DaemonRig::new();
+    let host = EmbeddedHost::start();
+    rig.add_host("h", &host);
+    rig.start_daemon(&[]);
+    // Each has told something, and then has nothing to say.
+    for words in [&["events"][..], &["status", "--watch"], &["status", "--watch", "--summary"]] {
+        let mut occ = rig.occ(words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = BufReader::new(occ.stdout.take().unwrap());
+        assert_ne!(told.read_line(&mut String::new()).unwrap(), 0, "{words:?}");
+        drop(told);
+        assert_eq!(exit_code(&mut occ), 141, "{words:?}");
+    }
 }
