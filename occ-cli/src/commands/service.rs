@@ -98,6 +98,15 @@ struct Done {
 pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliError> {
     let places = Places::new()?;
     let program = program()?;
+    // Nothing is written where it cannot be written whole.
+    let entry = match xdg {
+        true => {
+            let occ = std::env::current_exe().and_then(|path| path.canonicalize());
+            let occ = occ.map_err(|error| CliError::failed(format!("occ's own path: {error}")))?;
+            Some(entry(&occ)?)
+        }
+        false => None,
+    };
     let mut done = Done::default();
     if cfg!(target_os = "macos") {
         write(&places, &places.agent, &agent(&program)?, &mut done)?;
@@ -114,10 +123,8 @@ pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliE
                 .to_owned(),
         );
     }
-    if xdg {
-        let occ = std::env::current_exe().and_then(|path| path.canonicalize());
-        let occ = occ.map_err(|error| CliError::failed(format!("occ's own path: {error}")))?;
-        write(&places, &places.entry, &entry(&occ)?, &mut done)?;
+    if let Some(entry) = entry {
+        write(&places, &places.entry, &entry, &mut done)?;
         done.by.push("xdg-autostart");
         done.lines.push("occd is started when you log in to a desktop.".to_owned());
     }
@@ -360,10 +367,7 @@ fn word(text: &str) -> String {
 fn service(program: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<String, CliError> {
     let path = text(program)?;
     if let Some(odd) = path.chars().find(|c| NOT_STARTED.contains(c)) {
-        return Err(CliError::failed(format!(
-            "{path} has {odd} in it, and systemd starts no such program: nothing is installed."
-        ))
-        .hint("put occ and occd elsewhere: ./install.sh --prefix DIR"));
+        return Err(not_started(path, odd, "systemd starts"));
     }
     // A `$` is itself here: no variable is looked for in the path of the program.
     let mut start = format!("ExecStart={}\n", word(path));
@@ -374,6 +378,13 @@ fn service(program: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<
         }
     }
     Ok(marked(&SERVICE.replace(EXEC_START, &start)))
+}
+
+fn not_started(path: &str, odd: char, who_starts: &str) -> CliError {
+    CliError::failed(format!(
+        "{path} has {odd} in it, and {who_starts} no such program: nothing is installed."
+    ))
+    .hint("put occ and occd elsewhere: ./install.sh --prefix DIR")
 }
 
 /// Returns the launch agent that runs a program.
@@ -388,15 +399,17 @@ fn agent(program: &Path) -> Result<String, CliError> {
 /// Returns the entry that starts the daemon in a graphical session (Desktop Entry Specification: a quoted argument
 /// within a string, each with escapes of its own).
 fn entry(occ: &Path) -> Result<String, CliError> {
+    let path = text(occ)?;
     let mut word = String::new();
-    for c in text(occ)?.chars() {
+    for c in path.chars() {
         match c {
             '\\' => word += r"\\\\",
             '"' | '`' | '$' => {
                 word += r"\\";
                 word.push(c);
             }
-            '%' => word += "%%",
+            // `%%` means it, but GLib looks for a program whose name has both.
+            '%' => return Err(not_started(path, c, "a desktop starts")),
             c => word.push(c),
         }
     }
@@ -449,8 +462,9 @@ mod tests {
 
     #[test]
     fn the_entry_runs_that_program() {
-        let entry = entry(Path::new("/a b/50%/$x/\\occ")).unwrap();
-        let line = r#"Exec="/a b/50%%/\\$x/\\\\occ" daemon start"#;
-        assert!(entry.lines().any(|other| other == line), "{entry}");
+        let text = entry(Path::new("/a b/$x/\\occ")).unwrap();
+        let line = r#"Exec="/a b/\\$x/\\\\occ" daemon start"#;
+        assert!(text.lines().any(|other| other == line), "{text}");
+        assert!(entry(Path::new("/50%/occ")).is_err());
     }
 }
