@@ -174,6 +174,14 @@ pub enum SshConfigError {
         /// The file.
         file: PathBuf,
     },
+    /// It is there and cannot be read. ssh itself goes on without it.
+    #[error("{file} cannot be read")]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An option has a value that we cannot use.
     #[error("ssh_config has an unusable value for {key}")]
     Invalid {
@@ -294,7 +302,7 @@ impl Resolver {
     /// Returns the hosts that the user's configuration names, in its order; the system's names patterns alone.
     ///
     /// # Errors
-    /// When somebody else may write the file, or there is one and no ssh to read what is in it.
+    /// When somebody else may write the file, or it cannot be read, or there is one and no ssh to read what is in it.
     pub async fn aliases(&self) -> Result<Vec<String>, SshConfigError> {
         let Some(baseline) = self.baseline().await? else {
             return self.without_program().map(|_| Vec::new());
@@ -302,9 +310,10 @@ impl Resolver {
         let file = self.home.join(".ssh/config");
         check_owner(&file)?;
         let ssh_home = baseline.other_home.clone().unwrap_or_else(|| self.home.clone());
+        let shown = file.clone();
         let read = tokio::task::spawn_blocking(move || aliases::aliases(&file, &ssh_home));
-        // It panics nowhere; were it to, no host would be offered.
-        Ok(read.await.unwrap_or_default())
+        let read = read.await.unwrap_or_else(|panicked| Err(panicked.into()));
+        read.map_err(|source| SshConfigError::Unreadable { file: shown, source })
     }
 
     fn without_program(&self) -> Result<SshConfig, SshConfigError> {

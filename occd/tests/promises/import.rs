@@ -98,6 +98,22 @@ fn it_is_said_that_ssh_config_names_no_host() {
 }
 
 #[test]
+fn an_ssh_config_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    let mut rig = DaemonRig::new();
+    // A directory can be read by nobody, not even by root.
+    std::fs::create_dir_all(rig.home().join(".ssh/config")).unwrap();
+    rig.start_daemon(&[]);
+    for words in [&["host", "import", "--all"][..], &["host", "import", "prod-1"]] {
+        let output = rig.run_occ(words);
+        assert_ne!(output.code(), 0, "{output:?}");
+        assert!(output.stderr.contains(".ssh/config cannot be read"), "{output:?}");
+    }
+    let doctor = rig.run_occ(&["doctor"]);
+    let line = doctor.stdout.lines().find(|line| line.contains("ssh_config")).unwrap_or_default();
+    assert!(line.contains("cannot be read"), "{doctor:?}");
+}
+
+#[test]
 fn a_pattern_picks_the_hosts_that_are_imported() {
     let mut rig = DaemonRig::new();
     let one = |name: &str| format!("Host {name}\n  HostName 192.0.2.1\n");

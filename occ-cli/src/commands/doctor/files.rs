@@ -73,10 +73,24 @@ pub(super) fn check() -> Vec<Finding> {
     findings
 }
 
-/// Looks at whether `~/.ssh/config` is obeyed: neither ssh nor occd does what others could have written.
+/// Looks at whether `~/.ssh/config` is obeyed: neither ssh nor occd does what others could have written, and without a word
+/// both go on without one that they cannot read.
 fn ssh_config(env: &Env) -> Option<Finding> {
+    const CHECK: &str = "ssh_config";
     let path = env.home.as_ref()?.join(".ssh/config");
-    owned("ssh_config", &path, Others::Read).filter(|finding| finding.level == super::Level::Failed)
+    let is_failed = |finding: &Finding| finding.level == super::Level::Failed;
+    owned(CHECK, &path, Others::Read).filter(is_failed).or_else(|| {
+        // To open a pipe would wait for somebody who writes.
+        let meta = fs::metadata(&path).ok()?;
+        let why = match meta.is_dir() {
+            true => "it is a directory".to_owned(),
+            false if meta.is_file() => File::open(&path).err()?.to_string(),
+            false => return None,
+        };
+        let shown = path.display();
+        let text = format!("{shown} cannot be read, and nothing in it counts: {why}");
+        Some(Finding::failed(CHECK, text, format!("ls -ld {shown}")))
+    })
 }
 
 /// Looks at whether the keys that hosts.json names, and those that a login offers by itself, are this user's alone, as occd

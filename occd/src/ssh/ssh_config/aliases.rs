@@ -3,7 +3,7 @@
 //! `ssh -G` says everything about a host and lists none, so here, and only here, the files are read. What
 //! a host's options are is asked of ssh all the same.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
 
 use occ_proto::wildcard;
@@ -19,10 +19,16 @@ const MAX_FILES: usize = 1024;
 
 /// Reads `file` and what it includes, and returns the hosts it names, each once, in order. `ssh_home` is what ssh takes
 /// for home: a relative `Include` is below its `.ssh`.
-pub(super) fn aliases(file: &Path, ssh_home: &Path) -> Vec<String> {
+///
+/// # Errors
+/// When `file` is there and cannot be read. ssh goes on without it, as without an included one; who asks what is in it
+/// wants to know.
+pub(super) fn aliases(file: &Path, ssh_home: &Path) -> io::Result<Vec<String>> {
     let mut reading = Reading { ssh_home, found: Vec::new(), files: 0 };
-    reading.file(file, &[], 0);
-    reading.found
+    match reading.file(file, &[], 0) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(reading.found),
+    }
 }
 
 struct Reading<'a> {
@@ -33,20 +39,18 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Reads a file that stands in `blocks`: the patterns of each `Host` around its `Include`.
-    fn file(&mut self, path: &Path, blocks: &[Vec<String>], depth: usize) {
+    fn file(&mut self, path: &Path, blocks: &[Vec<String>], depth: usize) -> io::Result<()> {
         self.files += 1;
         if depth > MAX_DEPTH || self.files > MAX_FILES {
-            return;
+            return Ok(());
         }
-        // As ssh does with a file that it cannot read or that is not there.
-        let Ok(file) = std::fs::File::open(path) else { return };
-        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-            return;
+        // To open a pipe would wait for somebody who writes.
+        let meta = std::fs::metadata(path)?;
+        if !meta.is_file() && !meta.is_dir() {
+            return Ok(());
         }
         let mut content = Vec::new();
-        if file.take(MAX_FILE).read_to_end(&mut content).is_err() {
-            return;
-        }
+        std::fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut content)?;
         // The block that a line stands in: none, a `Host` with its patterns, or one that nobody here can decide.
         let mut inside: Option<Vec<String>> = Some(vec!["*".to_owned()]);
         for line in String::from_utf8_lossy(&content).lines() {
@@ -70,13 +74,15 @@ impl Reading<'_> {
                     around.push(patterns.clone());
                     for pattern in words {
                         for path in self.included(&pattern) {
-                            self.file(&path, &around, depth + 1);
+                            // As ssh does with one that it cannot read or that is not there.
+                            let _ = self.file(&path, &around, depth + 1);
                         }
                     }
                 }
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn found(&mut self, name: &str, own: &[String], blocks: &[Vec<String>]) {
@@ -174,7 +180,7 @@ mod tests {
     }
 
     fn read(home: &Path) -> Vec<String> {
-        aliases(&home.join(".ssh/config"), home)
+        aliases(&home.join(".ssh/config"), home).unwrap()
     }
 
     #[test]
