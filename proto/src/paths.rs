@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// The policy of this machine's administrator, for all its users. Not to be had by a variable: those are the user's.
 pub const SYSTEM_POLICY: &str = "/etc/occ/policy.toml";
 
+/// The largest settings that occd takes, in bytes: what is read is kept, and parsed, in memory.
+pub const MAX_SETTINGS: u64 = 1024 * 1024;
+
 /// The key files in `~/.ssh` that a login offers where none is named.
 pub const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 

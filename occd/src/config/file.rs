@@ -7,7 +7,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use occ_proto::paths::{Env, PathError, SYSTEM_POLICY, dangling_link};
+use occ_proto::paths::{Env, MAX_SETTINGS, PathError, SYSTEM_POLICY, dangling_link};
 
 use super::{Config, ConfigError, SystemPolicy};
 use crate::ownership::{self, Exposed};
@@ -18,9 +18,6 @@ use crate::stamp::Stamp;
 pub type Stamps = ([Option<Stamp>; 2], Vec<Option<Stamp>>);
 
 /// The two files of the settings, of which the encrypted one counts where there are both, and the policies above them.
-/// No settings are longer, in bytes; what is read is kept, and parsed, in memory.
-const MAX_SIZE: u64 = 1024 * 1024;
-
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
     plain: PathBuf,
@@ -155,8 +152,8 @@ fn read_if(
     }
     check(&meta).map_err(|source| ConfigError::Exposed { path: path.to_owned(), source })?;
     let mut content = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(failed)?;
-    if content.len() as u64 > MAX_SIZE {
+    file.take(MAX_SETTINGS + 1).read_to_end(&mut content).map_err(failed)?;
+    if content.len() as u64 > MAX_SETTINGS {
         return Err(failed(io::Error::other("it is larger than 1 MiB")));
     }
     Ok(Some(content))
@@ -170,7 +167,7 @@ mod tests {
     fn a_file_that_no_settings_could_be_is_not_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("occd.toml");
-        File::create(&path).unwrap().set_len(MAX_SIZE + 1).unwrap();
+        File::create(&path).unwrap().set_len(MAX_SETTINGS + 1).unwrap();
         let error = read(&path).unwrap_err();
         assert!(crate::ssh::error::chain(&error).contains("larger than 1 MiB"), "{error:?}");
         let error = read(Path::new("/dev/zero")).unwrap_err();

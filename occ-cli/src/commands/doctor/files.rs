@@ -7,7 +7,9 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use occ_proto::HostsFile;
-use occ_proto::paths::{DEFAULT_KEYS, Env, SYSTEM_POLICY, dangling_link, expand_tilde};
+use occ_proto::paths::{
+    DEFAULT_KEYS, Env, MAX_SETTINGS, SYSTEM_POLICY, dangling_link, expand_tilde,
+};
 
 use super::Finding;
 use crate::hint::{shell_word, unusable};
@@ -254,8 +256,6 @@ fn backup(place: &Path) -> PathBuf {
 
 /// Looks at occd.toml as far as it can be told without the daemon's program, which knows its keys.
 pub(super) fn occd_toml() -> Vec<Finding> {
-    /// What occd reads of it, in bytes.
-    const MAX_SETTINGS: usize = 1024 * 1024;
     const CHECK: &str = "occd.toml";
     let Ok(place) = Env::from_process().config_file() else { return Vec::new() };
     let shown = place.display();
@@ -267,7 +267,7 @@ pub(super) fn occd_toml() -> Vec<Finding> {
     if let Some(finding) = owned(CHECK, &place, Others::Read) {
         return vec![finding];
     }
-    if text.len() > MAX_SETTINGS {
+    if text.len() as u64 > MAX_SETTINGS {
         let word = shell_word(&place.to_string_lossy());
         let aside = format!("mv {word} {}", shell_word(&format!("{shown}.old")));
         return vec![Finding::failed(CHECK, format!("{shown} is larger than 1 MiB"), aside)];
