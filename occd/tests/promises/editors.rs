@@ -8,8 +8,8 @@ use std::time::Duration;
 use testkit::keys::KeyFile;
 use testkit::proc::{Process, Signal};
 use testkit::require::{find_program, require};
-use testkit::wait::blocking::{try_wait_for, wait_until};
-use testkit::{DaemonRig, Terminal};
+use testkit::wait::blocking::{try_wait_for, wait_for, wait_until};
+use testkit::{DaemonRig, EmbeddedHost, Terminal};
 
 use crate::ask::GUARD;
 use crate::files::{Shared, sshd};
@@ -77,49 +77,112 @@ fn neovim_shows_hosts_runs_commands_edits_files_and_asks() {
     assert_eq!(promises, 29, "{said}");
 }
 
-#[test]
-fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
-    let programs = ["nvim", "tmux"].map(|name| find_program(name).map(drop));
-    for found in programs {
-        if !require("Neovim and tmux", found, "OCC_REQUIRE_TERMINAL") {
-            return;
+/// Neovim on a terminal of tmux's.
+struct OnScreen<'a>(&'a DaemonRig);
+
+impl<'a> OnScreen<'a> {
+    /// Starts it; nothing where one of the two is not there.
+    fn start(rig: &'a DaemonRig, arguments: &[&str]) -> Option<Self> {
+        for name in ["nvim", "tmux"] {
+            let found = find_program(name).map(drop);
+            if !require("Neovim and tmux", found, "OCC_REQUIRE_TERMINAL") {
+                return None;
+            }
         }
+        let it = Self(rig);
+        let runtime = format!("set runtimepath^={}", editors("nvim").display());
+        let nvim = ["nvim", "--clean", "-n", "--cmd", &runtime];
+        let size = ["new-session", "-d", "-x", "100", "-y", "24"];
+        it.tmux(&[&size, &nvim[..], arguments].concat());
+        it.shows("[No Name]");
+        Some(it)
     }
-    let mut rig = DaemonRig::new();
-    rig.start_daemon(&[]);
-    let tmux = |args: &[&str]| {
-        let mut tmux = program(&rig, "tmux");
-        tmux.args(["-L", "nvim", "-f", "/dev/null"]).args(args).env("TMUX_TMPDIR", rig.root());
+
+    fn tmux(&self, args: &[&str]) -> String {
+        let mut tmux = program(self.0, "tmux");
+        tmux.args(["-L", "nvim", "-f", "/dev/null"]).args(args).env("TMUX_TMPDIR", self.0.root());
         let output = tmux.output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
-    };
-    let runtime = format!("set runtimepath^={}", editors("nvim").display());
+    }
+
+    fn types(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    fn shows(&self, what: &str) {
+        wait_until(what, GUARD, || self.screen(), |screen| screen.contains(what));
+    }
+}
+
+impl Drop for OnScreen<'_> {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+#[test]
+fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
     // Only a few times: Ctrl-C would be the timer's.
     let counts = "command -bar Count call timer_start(20, \
                   {-> execute('let g:n += 1 | redrawstatus')}, {'repeat': 3})";
-    let nvim = ["nvim", "--clean", "-n", "--cmd", &runtime, "--cmd", counts];
-    tmux(&[&["new-session", "-d", "-x", "100", "-y", "24"], &nvim[..]].concat());
-    let screen = || tmux(&["capture-pane", "-p"]);
-    let shows = |what: &str| wait_until(what, GUARD, screen, |screen| screen.contains(what));
-    shows("[No Name]");
-    tmux(&["send-keys", ":OccOpen nobody:/etc/hosts", "Enter"]);
-    shows("occ: nobody:/etc/hosts: Host 'nobody' not found.");
-    assert!(screen().contains("occ://nobody//etc/hosts [RO]"), "{}", screen());
+    let Some(nvim) = OnScreen::start(&rig, &["--cmd", counts]) else { return };
+    nvim.types(&[":OccOpen nobody:/etc/hosts", "Enter"]);
+    nvim.shows("occ: nobody:/etc/hosts: Host 'nobody' not found.");
+    let screen = nvim.screen();
+    assert!(screen.contains("occ://nobody//etc/hosts [RO]"), "{screen}");
     // A daemon that says nothing is waited for no longer than somebody likes.
     let daemon = Process::find(rig.daemon_pid()).unwrap();
     daemon.signal(Signal::STOP);
-    tmux(&["send-keys", ":let g:n = 0 | set statusline=%{g:n}\\ turns", "Enter"]);
-    tmux(&["send-keys", ":Count | OccOpen local:/etc/hosts", "Enter"]);
+    nvim.types(&[":let g:n = 0 | set statusline=%{g:n}\\ turns", "Enter"]);
+    nvim.types(&[":Count | OccOpen local:/etc/hosts", "Enter"]);
     let turns = |screen: &String| {
         let before = screen.split_once(" turns")?.0;
         before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
     };
-    wait_until("the editor to go on", GUARD, screen, |screen| turns(screen) >= Some(3));
-    tmux(&["send-keys", "C-c"]);
-    shows("occ: local:/etc/hosts: Interrupted.");
+    wait_until("the editor to go on", GUARD, || nvim.screen(), |screen| turns(screen) >= Some(3));
+    nvim.types(&["C-c"]);
+    nvim.shows("occ: local:/etc/hosts: Interrupted.");
     daemon.signal(Signal::CONT);
-    tmux(&["kill-server"]);
+}
+
+#[test]
+fn neovim_takes_no_answer_for_one_and_asks_again() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("new", &host);
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
+    rig.start_daemon(&[]);
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    let question = "Trust it (yes/no):";
+    // The file is read in the command that asks, or in a later one.
+    nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);
+    nvim.shows(question);
+    nvim.types(&["C-c"]);
+    nvim.shows("the answer was declined");
+    assert!(!nvim.screen().contains("traceback"), "{}", nvim.screen());
+    nvim.types(&["Enter", ":edit", "Enter"]);
+    nvim.shows(question);
+    // What somebody has answered elsewhere is asked no more.
+    let id = wait_for("it to be everybody's", GUARD, || {
+        let waiting = rig.occ_ok(&["prompts", "--json"]);
+        let waiting: serde_json::Value = serde_json::from_str(&waiting).unwrap();
+        waiting["prompts"][0]["id"].as_u64()
+    });
+    rig.occ_ok(&["prompts", "--deny", &id.to_string()]);
+    let gone = |screen: &String| !screen.contains(question);
+    wait_until("the question to go", GUARD, || nvim.screen(), gone);
+    nvim.types(&["Enter", ":edit", "Enter"]);
+    nvim.shows(question);
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("localhost");
 }
 
 #[test]

@@ -62,18 +62,42 @@ local function next_one()
   end
   asking = prompt
   local function done(text)
+    if asking ~= prompt then
+      return
+    end
     asking = nil
     answer(prompt, text)
     next_one()
   end
+  -- Nothing, or Ctrl-C, which is an error, declines.
   if prompt.secret then
     local ok, text = pcall(vim.fn.inputsecret, said(prompt) .. ': ')
-    -- Nothing, or Ctrl-C, declines.
     done(ok and text ~= '' and text or nil)
   else
     local text = said(prompt)
     local is_said = prompt.kind ~= 'keep' and prompt.kind ~= 'host_key' or text:find('%(yes/no%)$')
-    vim.ui.input({ prompt = text .. (is_said and ': ' or ' (yes/no): ') }, done)
+    if not pcall(vim.ui.input, { prompt = text .. (is_said and ': ' or ' (yes/no): ') }, done) then
+      done(nil)
+    end
+  end
+end
+
+--- Takes a question back that has expired, that somebody else has answered, or whose asker is gone; all of them without one.
+local function withdraw(id)
+  queue = vim.tbl_filter(function(prompt)
+    return id and prompt.id ~= id
+  end, queue)
+  if id then
+    open[id] = nil
+  else
+    open = {}
+  end
+  if asking and (not id or asking.id == id) then
+    asking = nil
+    if vim.api.nvim_get_mode().mode:find('^c') then
+      vim.api.nvim_input('<Esc>')
+    end
+    vim.schedule(next_one)
   end
 end
 
@@ -95,17 +119,13 @@ function M.listen()
         open[line.prompt.id] = line.prompt.kind ~= 'notice' or nil
         vim.schedule(next_one)
       elseif line.type == 'closed' then
-        open[line.id] = nil
-        queue = vim.tbl_filter(function(prompt)
-          return prompt.id ~= line.id
-        end, queue)
+        withdraw(line.id)
       end
     end,
     -- The next request of ours listens again.
     done = function()
       listening = false
-      queue = {}
-      open = {}
+      withdraw()
     end,
   })
 end
