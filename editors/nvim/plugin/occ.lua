@@ -44,10 +44,3 @@ vim.api.nvim_create_autocmd('BufWriteCmd', {
     require('occ.file').write(event.buf, event.match, vim.v.cmdbang == 1)
   end,
 })
-vim.api.nvim_create_autocmd('SessionLoadPost', {
-  group = group,
-  nested = true,
-  callback = function()
-    require('occ.file').read_restored()
-  end,
-})

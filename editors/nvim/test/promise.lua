@@ -311,24 +311,29 @@ end
 function tests.a_session_brings_files_back_with_what_is_in_them()
   local session = dir .. '/session.vim'
   for _, name in ipairs({ 'first', 'second', 'hidden' }) do
-    write(dir .. '/' .. name, name .. '\n')
+    write(dir .. '/' .. name, name .. '\nlast\n')
   end
   vim.cmd('OccOpen ' .. host .. ':' .. dir .. '/hidden')
   vim.cmd('OccOpen ' .. host .. ':' .. dir .. '/first')
   vim.cmd('split | OccOpen ' .. host .. ':' .. dir .. '/second')
+  vim.cmd('normal! G')
+  -- In two windows, and in two tabs.
+  vim.cmd('split | tab split')
   vim.cmd('mksession! ' .. session .. ' | %bwipeout!')
   vim.cmd('source ' .. session)
   local shown = {}
   for _, window in ipairs(vim.api.nvim_list_wins()) do
     local buffer = vim.api.nvim_win_get_buf(window)
-    shown[vim.fn.fnamemodify(vim.api.nvim_buf_get_name(buffer), ':t')] = vim.api.nvim_buf_get_lines(buffer, 0, -1, false)
-    same({ vim.bo[buffer].buftype, vim.bo[buffer].modified }, { 'acwrite', false })
+    local name = vim.fn.fnamemodify(vim.api.nvim_buf_get_name(buffer), ':t')
+    same(vim.api.nvim_buf_get_lines(buffer, 0, -1, false), { name, 'last' })
+    shown[#shown + 1] = name .. ' ' .. vim.api.nvim_win_get_cursor(window)[1]
   end
-  same(shown, { first = { 'first' }, second = { 'second' } })
+  table.sort(shown)
+  same(shown, { 'first 1', 'second 2', 'second 2', 'second 2' })
   vim.cmd('buffer ' .. dir:gsub('.*/', '') .. '/hidden')
-  same(lines(), { 'hidden' })
+  same({ lines()[1], vim.bo.modified }, { 'hidden', false })
   same(failed, {})
-  vim.cmd('%bwipeout! | only')
+  vim.cmd('tabonly | only | %bwipeout!')
 end
 
 function tests.a_file_is_edited_and_never_over_what_somebody_else_wrote()
@@ -506,7 +511,10 @@ function tests.the_encoding_and_the_ends_of_lines_are_those_that_were_set()
   same({ lines(), vim.bo.fileencoding, vim.bo.modified }, { { 'ü' }, 'latin1', false })
   vim.cmd('set modified | write')
   same({ read(path), failed }, { '\252\n', {} })
-  vim.cmd('edit!')
+  -- Also where its lines and its end are not to be touched.
+  vim.cmd('setlocal binary modified | write')
+  same({ read(path), failed }, { '\252\n', {} })
+  vim.cmd('setlocal nobinary | edit!')
   same({ lines(), vim.bo.fileencoding }, { { '\252' }, '' })
   vim.cmd('set modified | write')
   same({ read(path), failed }, { '\252\n', {} })

@@ -201,7 +201,6 @@ function M.read(buffer, name)
   if not host then
     return afterwards(complain, name .. ' is not occ://HOST/PATH')
   end
-  vim.bo[buffer].buftype = 'acwrite'
   vim.bo[buffer].swapfile = false
   -- Until it is shown: what is shown may not be the file, and must not become it.
   note(buffer, name, { is_unread = true })
@@ -268,7 +267,7 @@ function M.write(buffer, name, force)
   if file.is_unread then
     return fail(host .. ':' .. path .. ' could not be read, and is not written; :e reads it again')
   end
-  local encoding = vim.bo[buffer].binary and '' or named('enc') or vim.bo[buffer].fileencoding
+  local encoding = named('enc') or vim.bo[buffer].fileencoding
   local text = convert(bytes_of(buffer), 'utf-8', encoding)
   if not text then
     return fail(host .. ':' .. path .. ' cannot be written in ' .. encoding .. '; nothing was written')
@@ -316,19 +315,6 @@ function M.write(buffer, name, force)
     end
   end
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
-end
-
---- Reads the buffers that a session made without their files (SessionLoadPost): it gives a name to a new buffer where
---- 'buftype' was not empty.
-function M.read_restored()
-  for _, buffer in ipairs(vim.api.nvim_list_bufs()) do
-    local is_ours = vim.api.nvim_buf_is_loaded(buffer) and M.parse(vim.api.nvim_buf_get_name(buffer))
-    if is_ours and not vim.b[buffer].occ_file and not vim.bo[buffer].modified then
-      vim.api.nvim_buf_call(buffer, function()
-        vim.cmd('edit')
-      end)
-    end
-  end
 end
 
 --- Opens HOST:PATH.
