@@ -369,7 +369,8 @@ impl Questions {
             return Ok(done);
         }
         let text: Arc<str> = notice.message.as_str().into();
-        tracing::info!(notice = %text, "somebody is waited for");
+        let host = notice.host.as_ref().map(HostName::as_str);
+        tracing::info!(host, "somebody is waited for");
         let (id, declined) = self.prompts.open(notice, self.clients.clone(), false);
         let _withdrawn = OnDrop(|| drop(self.prompts.take(id)));
         let _over = OnDrop(|| self.set(None));

@@ -75,8 +75,9 @@ async fn watch(app: &Arc<App>, id: &str, name: String, from: &str) {
                         .guard
                         .check_feature(Feature::LocalForwards)
                         .and_then(|()| app.guard.still_permits(host.name(), &Request::Forward));
+                    // Its address may have a token, which is not for the log.
                     if let Err(denied) = permitted {
-                        tracing::warn!(session = id, url = url.url, %denied, "no forward");
+                        tracing::warn!(session = id, port = url.port, %denied, "no forward");
                         continue;
                     }
                     match forward(app, &host, id, &url).await {
@@ -85,7 +86,7 @@ async fn watch(app: &Arc<App>, id: &str, name: String, from: &str) {
                             session.tell(Forwarded { url: url.url.clone(), here });
                         }
                         Err(error) => {
-                            tracing::warn!(session = id, url = url.url, %error, "no forward");
+                            tracing::warn!(session = id, port = url.port, %error, "no forward");
                         }
                     }
                     found.push(url);

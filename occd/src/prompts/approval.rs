@@ -77,7 +77,6 @@ impl Prompts {
         told: &(dyn Fn(u64, &str) + Send + Sync),
     ) -> Result<bool, NoAnswer> {
         let Approval { host, message, note, by, lineage, patience } = approval;
-        tracing::info!(question = message, "somebody is asked for an approval");
         let kind = PromptKind::Approval;
         if self.lock().iter().filter(|open| open.wants.is_some()).count() >= MOST {
             return Err(NoAnswer::Nobody);
@@ -88,7 +87,11 @@ impl Prompts {
         let clients = Clients::default();
         clients.add(client);
         let wants = Wants { by, lineage };
+        let (place, pid) = (question.host.clone(), by.and_then(|by| by.pid));
         let (id, answered) = self.open_until(question, clients, true, patience, Some(wants));
+        // Its words quote a command, which may have a secret: they are not for the log.
+        let place = place.as_ref().map(HostName::as_str);
+        tracing::info!(id, host = place, pid, "somebody is asked for an approval");
         let _withdrawn = OnDrop(|| drop(self.take(id)));
         told(id, &text);
         let reply = match timeout(patience, answered).await {
@@ -98,7 +101,7 @@ impl Prompts {
         };
         let answer = reply.answer.ok_or(NoAnswer::Declined)?;
         let allows = allows(&answer);
-        tracing::info!(question = text, allows, "an approval was answered");
+        tracing::info!(id, allows, "an approval was answered");
         Ok(allows)
     }
 }

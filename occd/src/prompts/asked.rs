@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use occ_proto::Secret;
+use occ_proto::{HostName, Secret};
 use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -108,7 +108,9 @@ impl Questions {
             return Err(NoAnswer::Nobody);
         }
         let text: Arc<str> = question.message.as_str().into();
-        tracing::info!(kind = ?question.kind, question = %text, "somebody is asked");
+        // Its words may be the server's, with a code or an address for this login: they are not for the log.
+        let host = question.host.as_ref().map(HostName::as_str);
+        tracing::info!(kind = ?question.kind, host, "somebody is asked");
         let wrong = question.again;
         // Whoever answers from elsewhere is there now, with what is asked once more, or waits for what comes.
         let last = self.take_last().filter(|last| wrong || !last.fate.is_closed());

@@ -197,7 +197,8 @@ impl Following {
                     let data = frame.data();
                     let room = SAID.saturating_sub(self.said.len());
                     self.said.extend_from_slice(&data[..data.len().min(room)]);
-                    tracing::debug!(text = %String::from_utf8_lossy(&data), "a host said about a session");
+                    // With `set -x` in a file that its shell reads, that is a command.
+                    tracing::debug!(bytes = data.len(), "a host said something about a session");
                 }
                 // The link broke before the script had begun.
                 Step::Ended(Ok(exit)) if exit.cut_off => return Ok(None),

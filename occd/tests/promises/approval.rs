@@ -14,7 +14,7 @@ use crate::support::{GUARD, eventually, post};
 const ASK: &str = "[[hosts.h.policy.rules]]\naction = \"ask\"\nprogram = \"touch\"\n";
 
 /// Waits for the one question that is open.
-fn question(rig: &DaemonRig) -> Value {
+pub(crate) fn question(rig: &DaemonRig) -> Value {
     wait_for("a question", GUARD, || {
         let list = rig.http("GET", "/v1/prompts", &[], None).json();
         list["prompts"].as_array().unwrap().first().cloned()
@@ -28,7 +28,7 @@ fn nothing_is_asked(rig: &DaemonRig) {
 }
 
 /// Runs `occ` in a terminal of its own to its end.
-fn elsewhere(rig: &DaemonRig, args: &[&str]) -> (String, i32) {
+pub(crate) fn elsewhere(rig: &DaemonRig, args: &[&str]) -> (String, i32) {
     Terminal::control(&rig.occ(args), "").finish()
 }
 

@@ -16,10 +16,12 @@ use base64::engine::general_purpose::STANDARD;
 use occ_proto::prompt::PromptList;
 use serde_json::{Value, json};
 use testkit::keys::KeyFile;
+use testkit::terminal::Terminal;
 use testkit::wait::blocking::wait_for;
-use testkit::{DaemonRig, RealSshd};
+use testkit::{DaemonRig, RealSshd, http};
 
-use crate::support::{GUARD, remote_programs, shell};
+use crate::approval::{elsewhere, question};
+use crate::support::{GUARD, eventually, remote_programs, shell};
 
 const PASSPHRASE: &str = "canary-passphrase-4d1f";
 const WRONG: &str = "canary-wrong-passphrase-90aa";
@@ -252,4 +254,48 @@ fn the_variables_of_a_session_are_in_a_file_of_its_owners_alone_until_it_has_beg
     // Nobody else comes to where it was.
     let modes = shell(&rig, "stat -c %a \"${XDG_CACHE_HOME:-$HOME/.cache}\"/occ/sessions/*").stdout;
     assert!(modes.unwrap().lines().all(|mode| mode == "700"));
+}
+
+#[test]
+fn what_is_asked_about_and_what_is_printed_is_in_no_log() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let mut rig = DaemonRig::new();
+    rig.set_env("OCCD_LOG", "trace");
+    rig.add_host("h", &sshd);
+    rig.add_host("printing", &sshd);
+    let ask = "[[hosts.h.policy.rules]]\naction = \"ask\"\nprogram = \"true\"\n";
+    rig.write_config_toml(ask);
+    rig.start_daemon(&[]);
+    // The last one looks like nothing.
+    let command = ["true", "--token=canary-a1", "https://u:canary-a2@x/", "canary-a3"];
+    let args = [&["exec", "--host", "h", "--"][..], &command].concat();
+    for answer in ["--allow", "--deny"] {
+        let waiting = Terminal::control(&rig.occ(&args), "");
+        let asked = question(&rig);
+        // Whoever decides sees all of it.
+        for word in command {
+            assert!(asked["message"].as_str().unwrap().contains(word), "{asked}");
+        }
+        let (said, code) = elsewhere(&rig, &["prompts", answer, &asked["id"].to_string()]);
+        assert_eq!(code, 0, "{said}");
+        waiting.finish();
+    }
+    // So is the address that a program prints, with what lets its reader in.
+    let line = "read line; echo http://localhost:9/?token=canary-a4; sleep 1000";
+    let start = ["session", "start", "--host", "printing", "--name", "s", "--forward-urls", "--"];
+    rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
+    rig.write_config_toml(&format!("{ask}[hosts.printing.policy]\nforward = \"deny\"\n"));
+    let input = "/v1/sessions/s/input";
+    let input = http::request(&rig.socket(), "POST", input, &[], Some(b"go\n")).unwrap();
+    assert_eq!(input.status, 200, "{}", input.text());
+    eventually("the refusal of a forward", || rig.log().contains("no forward"));
+    rig.occ_ok(&["session", "kill", "s"]);
+    let log = rig.log();
+    assert!(log.contains("an approval was answered"), "{log}");
+    for word in command.iter().skip(1).chain(&["canary-a4"]) {
+        assert!(!log.contains(word), "{word}: {log}");
+    }
 }
