@@ -26,7 +26,7 @@ use crate::container::{
     SandboxSettings, is_running, published,
 };
 use crate::host::Tries;
-use crate::policy::Asker;
+use crate::policy::{Asker, Request};
 use crate::prompts::Client;
 
 fn url(address: &str, port: u16) -> String {
@@ -90,6 +90,10 @@ impl App {
         let Some((address, port)) = published(sandbox, service) else { return Ok(None) };
         let Engine::Host(host) = engine else { return Ok(Some(url(&address, port))) };
         let by_name = self.config.current().config.forwards.by_name();
+        // An operation takes long: the policy may be another than when it began.
+        if self.guard.still_permits(host.name(), &Request::Docker).is_err() {
+            return Ok(None);
+        }
         let local = self.forwards.ensure(host, service, (&address, port), by_name);
         Ok(Some(url("127.0.0.1", local.map_err(SandboxError::Forward)?)))
     }

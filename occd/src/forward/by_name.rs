@@ -2,7 +2,7 @@
 //! its own then, so that a browser keeps their cookies apart.
 
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::open::open;
 use super::relay::relay;
+use super::running::Running;
 use super::stream::LocalStream;
 use super::{Forwards, serve};
 
@@ -53,6 +54,13 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
         );
         return serve::refuse(client, "404 Not Found", &why).await;
     };
+    // The port goes on for the others when this sandbox's forward ends.
+    let served = served(client, head, &running);
+    running.end.run_until_cancelled(served).await.unwrap_or(Ok(()))
+}
+
+/// Serves a client of that sandbox, whose first request has this head.
+async fn served(client: TcpStream, head: Vec<u8>, running: &Arc<Running>) -> io::Result<()> {
     let Some(to) = &running.record.to else { return Ok(()) };
     let _open = running.connection();
     match open(&running.host, to, running.whose()).await {
@@ -66,7 +74,7 @@ pub(super) async fn client(mut client: TcpStream, forwards: Weak<Forwards>) -> i
         }
         Err(no_way) => {
             running.failed(no_way.why());
-            serve::unavailable(client, &running, &no_way).await
+            serve::unavailable(client, running, &no_way).await
         }
     }
 }

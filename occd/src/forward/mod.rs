@@ -170,15 +170,15 @@ impl Forwards {
         let mut entries = self.lock();
         for entry in entries.values_mut() {
             let host = hosts.iter().find(|host| *host.name() == entry.record.host);
-            // What occ forwards by itself belongs to a sandbox, about which Docker's part of the policy was asked.
-            let denied = match entry.record.service {
+            let record = &entry.record;
+            let permitted = match record.service {
                 None => guard
-                    .check_forward(entry.record.direction, &entry.record.listen)
-                    .and_then(|()| guard.still_permits(&entry.record.host, &Request::Forward))
-                    .err(),
-                Some(_) => None,
+                    .check_forward(record.direction, &record.listen)
+                    .and_then(|()| guard.still_permits(&record.host, &Request::Forward)),
+                // What occ forwards by itself belongs to a sandbox: what is said of Docker decides.
+                Some(_) => guard.still_permits(&record.host, &Request::Docker),
             };
-            entry.denied = denied.map(|denied| format!("{denied}."));
+            entry.denied = permitted.err().map(|denied| format!("{denied}."));
             match (host, &entry.live) {
                 (None, _) => entry.live = None,
                 _ if entry.denied.is_some() => entry.live = None,
@@ -226,14 +226,15 @@ impl Forwards {
             Arc::clone(&self.sandboxes),
             Arc::clone(&self.changes),
         );
-        let end = self.stop.child_token();
         let (tasks, token) = (self.tasks.clone(), end.clone());
         // It owns this one.
+        let end = self.stop.child_token();
         let forwards = Arc::downgrade(self);
         let keeping = keep::keep(Arc::clone(&running), listeners, forwards, tasks, token);
         Live { running, task: self.tasks.spawn(keeping), end: end.drop_guard() }
     }
 
+            end.clone(),
     /// Adds a forward, for a session if one is named, connecting its host. Returns it, and whether it is new: one that is there already is as good.
     /// That of a host which a person has disconnected is kept, in whichever direction, and waits for the host.
     ///

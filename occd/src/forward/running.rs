@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use occ_proto::forward::{Direction, Forward, ForwardState};
 use occ_proto::text::sanitize;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::open::Whose;
 use super::record::Record;
@@ -25,6 +26,8 @@ pub(super) struct Running {
     /// Tells whether the sandbox runs whose service is behind it.
     pub(super) sandboxes: Arc<Sandboxes>,
     changes: Arc<Changes>,
+    /// Is cancelled when it is over, for the connections through it.
+    pub(super) end: CancellationToken,
     known: Mutex<Known>,
     changed: Notify,
     pub(super) counts: Counts,
@@ -73,11 +76,12 @@ impl Running {
         restored: bool,
         sandboxes: Arc<Sandboxes>,
         changes: Arc<Changes>,
+        end: CancellationToken,
     ) -> Arc<Self> {
         let known = Mutex::new(Known { state: ForwardState::Waiting, last_error: None });
         let counts = Counts::default();
         let changed = Notify::new();
-        Arc::new(Self { host, record, restored, sandboxes, changes, known, changed, counts })
+        Arc::new(Self { host, record, restored, sandboxes, changes, end, known, changed, counts })
     }
 
     /// Returns whose the connections through it are.

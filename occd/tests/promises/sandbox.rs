@@ -20,7 +20,7 @@ pub(crate) const OURS: &str = "managed-by=opencode-cloud";
 pub(crate) struct World {
     pub(crate) docker: DockerRig,
     /// Ends with the world.
-    _sshd: RealSshd,
+    sshd: RealSshd,
     pub(crate) link: FaultyLink,
     pub(crate) rig: DaemonRig,
 }
@@ -46,7 +46,7 @@ pub(crate) fn world_on(sshd: RealSshd, image: &str, extra: &str) -> Option<World
     settings(&rig, &docker, image, extra);
     rig.set_env("DOCKER_HOST", docker.host());
     rig.start_daemon(&[]);
-    Some(World { docker, _sshd: sshd, link, rig })
+    Some(World { docker, sshd, link, rig })
 }
 
 pub(crate) fn settings(rig: &DaemonRig, docker: &DockerRig, image: &str, extra: &str) {
@@ -225,6 +225,78 @@ fn what_another_program_serves_at_a_stopped_sandboxs_port_is_not_shown_as_the_sa
         || fetch(&url, None).unwrap_or_default(),
         |answer| answer.ends_with("1.0"),
     );
+}
+
+#[test]
+fn the_ports_of_a_sandbox_are_closed_where_docker_is_denied() {
+    let image = "sandbox:1";
+    let Some(mut world) = world(image, "") else { return };
+    let cgi = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\nbegun\\n'\nsleep 1000\n";
+    world.docker.import_sandbox(image, "1.0", &[("www/cgi-bin/slow", 0o755, cgi)]);
+    let World { docker, sshd, rig, .. } = &mut world;
+    // Another host with the same engine, so that the port behind which hosts have names stays.
+    let config = std::fs::read_to_string(rig.config_toml()).unwrap();
+    let socket = docker.socket().display().to_string();
+    let config = format!("{config}[hosts.other]\ndocker_socket = {socket:?}\n");
+    rig.write_config_toml(&config);
+    rig.add_host("other", &*sshd);
+    let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
+    rig.occ_ok(&["start", "--host", "other", "-q"]);
+    let by_name = rig.http("GET", "/v1/forwards", &[], None).json()["by_name_port"].clone();
+    let by_name = format!("http://127.0.0.1:{by_name}");
+    let named = |host: &str| fetch(&by_name, Some(&format!("{host}.localhost"))).unwrap();
+    assert!(named("h").ends_with("1.0") && named("other").ends_with("1.0"));
+    let open = [url.as_str(), &by_name].map(|at| {
+        let mut stream = TcpStream::connect(at.strip_prefix("http://").unwrap()).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        write!(stream, "GET /cgi-bin/slow HTTP/1.1\r\nHost: h.localhost\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"begun\n") {
+            let mut byte = [0];
+            assert_eq!(stream.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&head));
+            head.push(byte[0]);
+        }
+        stream
+    });
+
+    rig.write_config_toml(&format!("{config}[hosts.h.policy]\ndocker = \"deny\"\n"));
+    let refused = wait_until(
+        "the port's end",
+        GUARD,
+        || fetch(&url, None).map_err(|error| error.kind()),
+        Result::is_err,
+    );
+    assert_eq!(refused, Err(std::io::ErrorKind::ConnectionRefused));
+    assert!(named("h").starts_with("HTTP/1.1 404"), "{}", named("h"));
+    assert!(named("other").ends_with("1.0"));
+    for mut stream in open {
+        let ended = stream.read(&mut [0]);
+        assert!(!matches!(&ended, Ok(1..)), "{ended:?}");
+        let kind = ended.err().map(|error| error.kind());
+        assert_ne!(kind, Some(std::io::ErrorKind::WouldBlock), "a connection goes on");
+    }
+    let forwards = rig.http("GET", "/v1/forwards", &[], None).json();
+    let of_h = forwards["forwards"].as_array().unwrap().iter().find(|one| one["host"] == "h");
+    let why = of_h.unwrap()["last_error"].as_str().unwrap();
+    assert!(why.contains("docker = \"deny\""), "{why}");
+
+    // Nor does the next daemon open it, for which the machine's administrator says so.
+    rig.terminate_daemon();
+    rig.write_config_toml(&config);
+    let policy = rig.root().join("policy.toml");
+    std::fs::write(&policy, "[features]\ndocker = false\n").unwrap();
+    rig.start_daemon(&["--system-policy", policy.to_str().unwrap()]);
+    assert!(fetch(&url, None).is_err() && fetch(&by_name, Some("h.localhost")).is_err());
+    // What is said of forwards is nothing to it.
+    let forwards = "[features]\nlocal_forwards = false\n";
+    std::fs::write(&policy, forwards).unwrap();
+    wait_until(
+        "the sandbox that is reached again",
+        GUARD,
+        || fetch(&url, None).unwrap_or_default(),
+        |answer| answer.ends_with("1.0"),
+    );
+    assert!(named("h").ends_with("1.0"), "{}", named("h"));
 }
 
 #[test]
