@@ -37,6 +37,9 @@ pub enum ClientKind {
 }
 
 impl ClientKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Cli, Self::Editor, Self::Api, Self::Mcp];
+
     /// Returns the word used on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,8 +55,7 @@ impl FromStr for ClientKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = [Self::Cli, Self::Editor, Self::Api, Self::Mcp];
-        let found = known.into_iter().find(|kind| kind.as_str() == text);
+        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
         found.ok_or_else(|| format!("{text:?} is none of cli, editor, api and mcp"))
     }
 }

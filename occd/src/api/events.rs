@@ -24,7 +24,7 @@ use super::exec::wants_lines;
 use super::extract::Query;
 use super::params::LastEvent;
 use super::problems::OfHost;
-use super::shown::Shown as _;
+use super::shown::{Shown as _, without_docker};
 use super::{App, HEARTBEAT, SSE};
 use crate::events::{Lost, Told};
 use crate::policy::Asker;
@@ -174,11 +174,16 @@ impl Reader {
 
     /// Returns an event as this client sees it. It was made for those who see all of it.
     fn shown<'a>(&self, told: &'a Told) -> Option<Cow<'a, str>> {
-        if !self.asker.only_looks {
+        let guard = &self.app.guard;
+        let all = told.host.as_ref().is_none_or(|host| guard.shows_docker(&self.asker, host));
+        if all && !self.asker.only_looks {
             return Some(Cow::Borrowed(&told.json));
         }
         let event = serde_json::from_str::<Event>(&told.json);
-        let shown = event.and_then(|event| serde_json::to_string(&event.to(&self.asker)));
+        let shown = event.and_then(|event| {
+            let event = event.to(&self.asker);
+            serde_json::to_string(&if all { event } else { without_docker(event) })
+        });
         match shown {
             Ok(json) => Some(Cow::Owned(json)),
             // Our own words: this does not happen.
@@ -211,27 +216,28 @@ impl Reader {
     /// Tells how everything is. What changes meanwhile is told again.
     fn snapshot(&mut self) {
         self.at = self.app.events.latest();
-        let snapshot = Box::new(self.app.everything(&self.filter).to(&self.asker));
+        let snapshot = Box::new(self.app.everything(&self.filter, &self.asker).to(&self.asker));
         let json = self.app.events.json(self.at, Change::Snapshot(snapshot));
         self.push("snapshot", &json);
     }
 }
 
 impl App {
-    /// Returns how everything is that a client wants to hear of.
-    fn everything(&self, filter: &Filter) -> Snapshot {
+    /// Returns how everything is that a client wants to hear of, with what Docker tells where they may ask it.
+    fn everything(&self, filter: &Filter, asker: &Asker) -> Snapshot {
         let wants = |kind| filter.kinds.contains(&kind);
         let hosts = || {
             let all = self.pool.all().into_iter();
             all.filter(|host| filter.is_about(Some(host.name())))
         };
         let container = |host: HostName| {
-            let container = self.sandboxes.known(&host).status()?;
+            let known = self.guard.shows_docker(asker, &host).then(|| self.sandboxes.known(&host));
+            let container = known?.status()?;
             Some(HostContainer { container: self.with_url(&host, container), host })
         };
         Snapshot {
             hosts: wants(EventKind::Host)
-                .then(|| hosts().map(|host| self.with_sandbox(host.status())).collect()),
+                .then(|| hosts().map(|host| self.with_sandbox_for(asker, host.status())).collect()),
             containers: wants(EventKind::Container)
                 .then(|| hosts().filter_map(|host| container(host.name().clone())).collect()),
             forwards: wants(EventKind::Forward).then(|| {

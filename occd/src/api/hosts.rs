@@ -63,7 +63,7 @@ pub(super) async fn list(
     asker: Asker,
 ) -> ApiResult<Response> {
     let snapshot = app.hosts.current();
-    let now = listed(&app, &snapshot)?.to(&asker);
+    let now = listed(&app, &snapshot, &asker)?.to(&asker);
     let wait = query.wait.unwrap_or(WAIT);
     if wait > WAIT_MAX {
         let text = format!("wait: no more than {} s.", WAIT_MAX.as_secs());
@@ -83,7 +83,8 @@ pub(super) async fn list(
             _ = timeout(wait, changed) => {}
             () = app.stop.cancelled() => {}
         }
-        let list = listed(&app, &app.hosts.current()).map_or(now, |list| list.to(&asker));
+        let list = listed(&app, &app.hosts.current(), &asker);
+        let list = list.map_or(now, |list| list.to(&asker));
         Ok::<_, Infallible>(json::line(&list))
     };
     let kind = HeaderValue::from_static("application/json");
@@ -91,8 +92,8 @@ pub(super) async fn list(
     Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
-/// Returns the hosts of hosts.json as they are.
-fn listed(app: &App, snapshot: &HostsSnapshot) -> ApiResult<HostList> {
+/// Returns the hosts of hosts.json as they are, each with what somebody may know of its sandbox.
+fn listed(app: &App, snapshot: &HostsSnapshot, asker: &Asker) -> ApiResult<HostList> {
     // With a broken file and nothing known, an empty list would be a lie.
     snapshot.usable().map_err(ApiError::from)?;
     // Before anything is looked at: what changes meanwhile counts as after it.
@@ -100,7 +101,7 @@ fn listed(app: &App, snapshot: &HostsSnapshot) -> ApiResult<HostList> {
     let configured = snapshot.file.hosts.keys().filter_map(|name| app.pool.get(name));
     Ok(HostList {
         revision,
-        hosts: configured.map(|host| app.with_sandbox(host.status())).collect(),
+        hosts: configured.map(|host| app.with_sandbox_for(asker, host.status())).collect(),
         via: app.pool.via().iter().map(HostHandle::status).collect(),
         default_host: snapshot.file.default_host.clone(),
         warnings: app.warnings(snapshot),
@@ -146,7 +147,7 @@ pub(super) async fn show(
         // Whoever looks will want to use it, or has done something about it. The answer does not wait.
         host.glance();
     }
-    let mut status = app.with_sandbox(host.full_status()).to(&asker);
+    let mut status = app.with_sandbox_for(&asker, host.full_status()).to(&asker);
     status.warnings = app.warnings(&app.hosts.current());
     Ok(([(header::ETAG, status.etag.clone())], Json(status)).into_response())
 }

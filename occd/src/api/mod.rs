@@ -220,7 +220,8 @@ impl App {
     pub async fn reload(&self, snapshot: &HostsSnapshot, config: &Arc<Config>) {
         self.pool.reload(snapshot, config).await;
         let hosts = self.pool.configured();
-        self.sandboxes.follow(&hosts);
+        let shown = hosts.iter().filter(|host| self.guard.shows_docker_to_anybody(host.name()));
+        self.sandboxes.follow(&shown.cloned().collect::<Vec<_>>());
         self.docker_sockets.follow(&hosts);
         self.files.follow(&hosts);
         self.forwards.follow(&hosts, config.forwards.by_name(), &self.guard);
@@ -238,6 +239,14 @@ impl App {
         });
         let sandbox = known.status().map(|sandbox| self.with_url(&status.name, sandbox));
         HostStatus { sandbox, docker_error, ..status }
+    }
+
+    /// Returns the same for somebody: without the sandbox, unless they may ask Docker about it.
+    fn with_sandbox_for(&self, asker: &Asker, status: HostStatus) -> HostStatus {
+        match self.guard.shows_docker(asker, &status.name) {
+            true => self.with_sandbox(status),
+            false => status,
+        }
     }
 
     /// Returns an answer whose connection ends when its client takes nothing for long: it can come back for the rest.

@@ -1,5 +1,5 @@
-//! What the read-only socket leaves out of what is known. The words of a command may be secret, and so may questions, which
-//! quote commands and servers, and what a program has said.
+//! What is left out of what is known for those who may not know all: on the read-only socket, and of Docker. The words
+//! of a command may be secret, and so may questions, which quote commands and servers, and what a program has said.
 
 use occ_proto::event::{Change, Event, Snapshot};
 use occ_proto::operation::Operation;
@@ -125,6 +125,18 @@ impl Shown for Event {
             | Change::Unknown => {}
         }
     }
+}
+
+/// Takes out of an event what Docker tells: there is nothing then, as where nothing is known.
+pub(super) fn without_docker(mut event: Event) -> Event {
+    match &mut event.change {
+        Change::Host { status: Some(status), .. } => {
+            (status.sandbox, status.docker_error) = (None, None);
+        }
+        Change::Container { container, .. } => *container = None,
+        _ => {}
+    }
+    event
 }
 
 #[cfg(test)]

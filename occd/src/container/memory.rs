@@ -96,11 +96,18 @@ impl Sandboxes {
         Self { hosts: DashMap::new(), changes, tasks, stop }
     }
 
-    /// Follows these hosts and no others.
+    /// Follows these hosts and no others, of which nothing is known from now on.
     pub fn follow(&self, hosts: &[HostHandle]) {
+        let mut forgotten = Vec::new();
         self.hosts.retain(|name, followed| {
-            hosts.iter().any(|host| host.name() == name && host.is_same(&followed.host))
+            let stays =
+                hosts.iter().any(|host| host.name() == name && host.is_same(&followed.host));
+            forgotten.extend((!stays).then(|| name.clone()));
+            stays
         });
+        for name in forgotten {
+            self.changes.touch(Topic::Container(name));
+        }
         for host in hosts.iter().filter(|host| !self.hosts.contains_key(host.name())) {
             let end = self.stop.child_token();
             let (sender, known) = watch::channel(Known::default());

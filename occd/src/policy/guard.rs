@@ -103,6 +103,20 @@ impl Guard {
         }
     }
 
+    /// Returns whether they may be shown what Docker tells of a host, about which no person is asked then.
+    pub fn shows_docker(&self, asker: &Asker, host: &HostName) -> bool {
+        let place = SessionHost::Host(host.clone());
+        let allows = || self.decide(asker, &place, &Request::DockerRead).action == Action::Allow;
+        // A grant gives nothing of Docker's, whatever its policy says of reading.
+        asker.grant.is_none() && (!self.restricts(asker, &place) || allows())
+    }
+
+    /// Returns whether any client may be shown it.
+    pub fn shows_docker_to_anybody(&self, host: &HostName) -> bool {
+        let client = |kind| Asker { kind, ..Asker::default() };
+        ClientKind::ALL.into_iter().any(|kind| self.shows_docker(&client(kind), host))
+    }
+
     /// Returns the directories that work there stays below.
     pub fn roots(&self, asker: &Asker, place: &SessionHost) -> Vec<String> {
         let config = self.config();

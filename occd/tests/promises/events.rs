@@ -15,13 +15,13 @@ use crate::ask::{GUARD, connect, echoes, list, post, problem};
 use crate::support::exit_code;
 
 /// A stream of events as a client without a library reads it.
-struct Stream {
+pub(crate) struct Stream {
     reader: BufReader<UnixStream>,
     head: String,
 }
 
 impl Stream {
-    fn open(rig: &DaemonRig, query: &str, headers: &str) -> Self {
+    pub(crate) fn open(rig: &DaemonRig, query: &str, headers: &str) -> Self {
         let mut socket = UnixStream::connect(rig.socket()).unwrap();
         socket.set_read_timeout(Some(GUARD)).unwrap();
         write!(socket, "GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
@@ -65,12 +65,12 @@ impl Stream {
         }
     }
 
-    fn next(&mut self) -> Event {
+    pub(crate) fn next(&mut self) -> Event {
         self.server_sent().2
     }
 
     /// Returns the first event that is one of those wanted.
-    fn until(&mut self, what: &str, mut wanted: impl FnMut(&Change) -> bool) -> Event {
+    pub(crate) fn until(&mut self, what: &str, mut wanted: impl FnMut(&Change) -> bool) -> Event {
         let mut last = None;
         for _ in 0..1000 {
             let event = self.next();

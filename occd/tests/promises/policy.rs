@@ -1,13 +1,16 @@
 //! A policy in occd.toml is in force at every door, says which rule refuses, and asks a person where it is to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use occ_proto::container::SANDBOX_CONTAINER;
+use occ_proto::event::Change;
 use occ_proto::{Code, Problem};
 use serde_json::{Value, json};
 use testkit::http::{self, Response};
 use testkit::{DaemonRig, RealSshd};
 
+use crate::events::Stream;
 use crate::files::Shared;
 use crate::support::{daemon_with, eventually, exit_code, post};
 
@@ -414,6 +417,75 @@ fn an_engine_behind_a_policy_is_only_read() {
     denied(&rig.http("PUT", "/v1/hosts/h/docker-socket", &[], None));
     with("[hosts.h.policy]\nroot = \"/srv\"\ndocker = \"allow\"\n");
     assert!(docker(&["kill", "web"]).0);
+}
+
+#[test]
+fn what_docker_tells_is_shown_to_those_alone_who_may_ask_it() {
+    let image = "sandbox:1";
+    let Some(world) = crate::sandbox::world(image, "") else { return };
+    let rig = &world.rig;
+    world.docker.import_sandbox(image, "1.0", &[]);
+    let grant = rig.occ_ok(&["grant", "-q", "--host", "h", "--allow", "read", "--ttl", "1h"]);
+    let grant = PathBuf::from(grant.trim());
+    rig.occ_ok(&["start", "--host", "h"]);
+    let config = std::fs::read_to_string(rig.config_toml()).unwrap();
+    let with = |policy: &str| rig.write_config_toml(&format!("{config}{policy}"));
+    let own = rig.socket();
+    let read_only = own.with_file_name("occd-ro.sock");
+    // The host by every way to it, as one kind of client sees it.
+    let shown = |client: &str| {
+        let get = |socket: &Path, path: &str| {
+            http::request(socket, "GET", path, &[("Occ-Client", client)], None).unwrap().json()
+        };
+        let mut events =
+            Stream::open(rig, "?kind=host,container", &format!("Occ-Client: {client}\r\n"));
+        let Change::Snapshot(snapshot) = events.next().change else { panic!("no snapshot") };
+        let snapshot = serde_json::to_value(snapshot).unwrap();
+        [
+            get(&own, "/v1/hosts/h"),
+            get(&read_only, "/v1/hosts/h"),
+            get(&own, "/v1/hosts")["hosts"][0].clone(),
+            get(&read_only, "/v1/hosts")["hosts"][0].clone(),
+            snapshot["hosts"][0].clone(),
+            json!({ "name": "h", "sandbox": snapshot["containers"][0]["container"] }),
+        ]
+    };
+    let knows = |client: &str| {
+        shown(client).map(|host| {
+            assert_eq!(host["name"], "h", "{host}");
+            !host["sandbox"].is_null()
+        })
+    };
+    eventually("the sandbox to be known", || knows("cli") == [true; 6]);
+    let mut events = Stream::open(rig, "?kind=container", "");
+    events.next();
+    let through = http::request(&grant, "GET", "/v1/hosts/h", &[], None).unwrap().json();
+    assert_eq!((&through["name"], &through["sandbox"]), (&json!("h"), &Value::Null));
+
+    with("[hosts.h.policy]\ndocker = \"deny\"\n");
+    denied(&rig.http("GET", "/v1/hosts/h/container", &[], None));
+    assert_eq!(knows("cli"), [false; 6]);
+    // Those who listen are told that there is nothing to be known any more.
+    events.until("the end of what is known", |change| {
+        matches!(change, Change::Container { container: None, .. })
+    });
+    let status = rig.occ_ok(&["status", "--host", "h"]);
+    assert!(!status.contains(image), "{status}");
+    // A rule may be about one kind of client.
+    with("[[hosts.h.policy.rules]]\naction = \"deny\"\nwhat = [\"read\"]\nclient = [\"mcp\"]\n");
+    eventually("the sandbox to be known again", || knows("cli") == [true; 6]);
+    assert_eq!(knows("mcp"), [false; 6]);
+    let mut theirs = Stream::open(rig, "?kind=container", "Occ-Client: mcp\r\n");
+    theirs.next();
+    world.docker.docker_ok(&["stop", "-t", "1", SANDBOX_CONTAINER]);
+    events.until("the stopped sandbox", |change| {
+        matches!(change, Change::Container { container: Some(sandbox), .. }
+            if sandbox.state.as_deref() == Some("exited"))
+    });
+    let told = theirs.next().change;
+    assert!(matches!(told, Change::Container { container: None, .. }), "{told:?}");
+    with("[hosts.h.policy]\ndefault = \"ask\"\n");
+    eventually("what a person is to be asked about to be hidden", || knows("cli") == [false; 6]);
 }
 
 #[test]
