@@ -356,6 +356,7 @@ pub(super) fn sandbox(host: Option<&HostName>, error: &SandboxError) -> ApiError
         SandboxError::Cancelled { .. } => (StatusCode::CONFLICT, Code::Cancelled),
         SandboxError::Defect => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
         SandboxError::Forward(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::ForwardFailed),
+        SandboxError::Unsaved(inner) => unsaved(inner),
         SandboxError::Install(inner) => install_status(inner),
     };
     let text = occ_proto::text::sanitize(&chain(error));

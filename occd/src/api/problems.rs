@@ -114,12 +114,13 @@ const SANDBOX: &[Codes] = &[
         ],
     ),
     (412, &[Code::PlanChanged]),
+    (500, &[Code::StateWrite]),
     (
         502,
         &[Code::ImageUnavailable, Code::SandboxNotReady, Code::InstallFailed, Code::OutcomeUnknown],
     ),
     (503, &[Code::ForwardFailed]),
-    (507, &[Code::ImageUnavailable]),
+    (507, &[Code::ImageUnavailable, Code::StateWrite]),
 ];
 const FILE: &[Codes] = &[
     (400, &[Code::NameTooLong, Code::ArchiveInvalid]),

@@ -25,6 +25,7 @@ use crate::container::{
     self, Docker, Engine, LocalEngine, NotBegun, OpencodeConfig, Progress, Running, SandboxError,
     SandboxSettings, is_running, published,
 };
+use crate::forward::NoPort;
 use crate::host::Tries;
 use crate::policy::{Asker, Request};
 use crate::prompts::Client;
@@ -95,7 +96,11 @@ impl App {
             return Ok(None);
         }
         let local = self.forwards.ensure(host, service, (&address, port), by_name);
-        Ok(Some(url("127.0.0.1", local.map_err(SandboxError::Forward)?)))
+        let local = local.map_err(|failure| match failure {
+            NoPort::Taken(error) => SandboxError::Forward(error),
+            NoPort::Save(error) => SandboxError::Unsaved(error),
+        })?;
+        Ok(Some(url("127.0.0.1", local)))
     }
 
     /// Returns the state of this machine's sandbox with its address.
@@ -114,7 +119,7 @@ impl App {
         let Some(mut sandbox) = outcome.sandbox.take() else { return Ok(outcome) };
         if let (Did::Removed, Some(host)) = (outcome.did, engine.host()) {
             for service in [Service::Sandbox, Service::Cockpit] {
-                self.forwards.remove_service(host, service).map_err(SandboxError::Forward)?;
+                self.forwards.remove_service(host, service).map_err(SandboxError::Unsaved)?;
             }
         }
         if is_running(&sandbox)
@@ -388,7 +393,7 @@ pub(super) async fn cockpit(
         && let Some(host) = engine.host()
     {
         let removed = app.forwards.remove_service(host, Service::Cockpit);
-        removed.map_err(|error| failed(SandboxError::Forward(error)))?;
+        removed.map_err(|error| failed(SandboxError::Unsaved(error)))?;
     }
     let url = answered.flatten().map_err(failed)?;
     Ok(Json(ContainerStatus { url, ..sandbox }))

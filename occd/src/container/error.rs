@@ -166,6 +166,9 @@ pub enum SandboxError {
     /// No port of this machine can be had.
     #[error("no port of this machine can be had for it")]
     Forward(#[source] std::io::Error),
+    /// The forward to it, or its end, cannot be remembered.
+    #[error("the forward cannot be remembered")]
+    Unsaved(#[source] std::io::Error),
     /// Docker is not installed.
     #[error(transparent)]
     Install(#[from] InstallError),

@@ -112,6 +112,15 @@ pub enum AddError {
     Save(#[source] io::Error),
 }
 
+/// Why no port of this machine leads to a service of a host.
+#[derive(Debug)]
+pub enum NoPort {
+    /// None can be had.
+    Taken(io::Error),
+    /// It cannot be remembered.
+    Save(io::Error),
+}
+
 impl Entry {
     fn show(&self) -> Forward {
         match &self.live {
@@ -220,21 +229,21 @@ impl Forwards {
         listeners: Vec<Listener>,
         restored: bool,
     ) -> Live {
+        let end = self.stop.child_token();
         let running = Running::new(
             (host.clone(), record.clone()),
             restored,
             Arc::clone(&self.sandboxes),
             Arc::clone(&self.changes),
+            end.clone(),
         );
         let (tasks, token) = (self.tasks.clone(), end.clone());
         // It owns this one.
-        let end = self.stop.child_token();
         let forwards = Arc::downgrade(self);
         let keeping = keep::keep(Arc::clone(&running), listeners, forwards, tasks, token);
         Live { running, task: self.tasks.spawn(keeping), end: end.drop_guard() }
     }
 
-            end.clone(),
     /// Adds a forward, for a session if one is named, connecting its host. Returns it, and whether it is new: one that is there already is as good.
     /// That of a host which a person has disconnected is kept, in whichever direction, and waits for the host.
     ///
@@ -372,16 +381,16 @@ impl Forwards {
     /// Returns the port of this machine that leads to a port of a host, which is open from now on.
     ///
     /// # Errors
-    /// When no port can be had, or it cannot be remembered.
+    /// When no port can be had, or it cannot be remembered. None is open then.
     pub fn ensure(
         self: &Arc<Self>,
         host: &HostHandle,
         service: Service,
         to: (&str, u16),
         by_name: Option<u16>,
-    ) -> io::Result<u16> {
+    ) -> Result<u16, NoPort> {
         let mut entries = self.lock();
-        host.check_there().map_err(|gone| io::Error::other(gone.error))?;
+        host.check_there().map_err(|gone| NoPort::Taken(io::Error::other(gone.error)))?;
         let mut record = Record::of_service(host.name().clone(), service, to, to.1);
         let known = entries.values().find(|entry| entry.is_service(host.name(), service));
         if let Some(entry) = known.filter(|entry| entry.record.to == record.to) {
@@ -394,13 +403,17 @@ impl Forwards {
         }
         // The port that it had is free from now on.
         entries.retain(|_, entry| !entry.is_service(host.name(), service));
-        let (listeners, listen) = self.listen_for_service(&record)?;
+        let (listeners, listen) = self.listen_for_service(&record).map_err(NoPort::Taken)?;
         let port = listen.port().unwrap_or_default();
         record.listen = listen;
         let live = self.run(host, &record, listeners, false);
-        entries.insert(record.id.clone(), Entry { record, live: Some(live), denied: None });
+        let id = record.id.clone();
+        entries.insert(id.clone(), Entry { record, live: Some(live), denied: None });
         drop(entries);
-        self.save()?;
+        if let Err(error) = self.save() {
+            self.lock().remove(&id);
+            return Err(NoPort::Save(error));
+        }
         self.listen_by_name(by_name);
         Ok(port)
     }

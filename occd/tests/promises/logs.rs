@@ -74,10 +74,10 @@ fn a_large_log_is_put_aside_in_mid_run_and_shown_all_the_same() {
 }
 
 /// A small disk in a directory's place, until dropped.
-struct Disk(PathBuf);
+pub(crate) struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(at: &Path) -> Self {
+    pub(crate) fn mount(at: &Path) -> Self {
         let options = ["-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs"];
         assert!(Command::new("mount").args(options).arg(at).status().unwrap().success());
         Self(at.to_owned())

@@ -3,13 +3,15 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use occ_proto::Problem;
 use occ_proto::container::{PublishedPort, SANDBOX_CONTAINER};
 use occ_proto::operation::{Operation, OperationList, OperationState};
+use occ_proto::{Code, Problem};
+use testkit::require::require_root;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, DockerRig, Registry, free_port};
 
 use crate::ask::{GUARD, body, connect, look};
+use crate::logs::Disk;
 use crate::sandbox::{OURS, World, fails, fetch, json, world};
 
 /// The sandbox while it is replaced.
@@ -355,4 +357,36 @@ fn an_address_that_leads_to_the_port_from_before_is_not_told() {
     let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
     assert!(fetch(&url, None).unwrap().ends_with('1'), "{url}");
     assert_eq!(sandbox().unwrap().url, Some(url));
+}
+
+#[test]
+fn a_port_that_cannot_be_remembered_is_no_port_and_says_why() {
+    if !require_root("a small disk") {
+        return;
+    }
+    let image = "sandbox:1";
+    let Some(world) = world(image, "") else { return };
+    let World { docker, rig, .. } = &world;
+    docker.import_sandbox(image, "1.0", &[]);
+    // Made by the existing tool: nothing is forwarded yet.
+    let publish = format!("127.0.0.1:{}:3000", free_port());
+    let run = ["run", "-d", "--label", OURS, "--name", SANDBOX_CONTAINER, "-p", &publish, image];
+    docker.docker_ok(&run);
+    let state = rig.root().join("state/occ");
+    let disk = Disk::mount(&state);
+    assert!(std::fs::write(state.join("filler"), vec![0; 512 * 1024]).is_err(), "a full disk");
+    for verb in ["start", "restart"] {
+        let said = fails(rig, &[verb, "--host", "h"], 1);
+        assert!(said.contains("the forward cannot be remembered: No space left on"), "{said}");
+        assert!(said.contains("hint: df -h "), "{said}");
+        let list: OperationList = body(&rig.http("GET", "/v1/operations", &[], None));
+        let full = list.operations[0].problem.as_ref().unwrap();
+        assert_eq!((full.code, full.status), (Code::StateWrite, 507), "{full:?}");
+        let forwards = rig.http("GET", "/v1/forwards", &[], None).json();
+        assert_eq!(forwards["forwards"], serde_json::json!([]), "{verb}");
+    }
+    std::fs::remove_file(state.join("filler")).unwrap();
+    let url = rig.occ_ok(&["start", "--host", "h", "-q"]).trim().to_owned();
+    assert!(fetch(&url, None).unwrap().ends_with("1.0"), "{url}");
+    drop(disk);
 }
