@@ -90,11 +90,11 @@ impl App {
     ) -> Result<Option<String>, SandboxError> {
         let Some((address, port)) = published(sandbox, service) else { return Ok(None) };
         let Engine::Host(host) = engine else { return Ok(Some(url(&address, port))) };
-        let by_name = self.config.current().config.forwards.by_name();
         // An operation takes long: the policy may be another than when it began.
         if self.guard.still_permits(host.name(), &Request::Docker).is_err() {
             return Ok(None);
         }
+        let by_name = self.config.current().config.forwards.by_name();
         let local = self.forwards.ensure(host, service, (&address, port), by_name);
         let local = local.map_err(|failure| match failure {
             NoPort::Taken(error) => SandboxError::Forward(error),
@@ -377,10 +377,8 @@ pub(super) async fn cockpit(
     Caller(client): Caller,
 ) -> ApiResult<Json<ContainerStatus>> {
     let (docker, failed) = docker_of(&engine, &client).await?;
+    container::ours(&docker).await.map_err(failed)?;
     let sandbox = container::status(&docker).await.map_err(|e| failed(e.into()))?;
-    if !sandbox.exists {
-        return Err(failed(SandboxError::NoSandbox));
-    }
     let answered = match published(&sandbox, Service::Cockpit).filter(|_| is_running(&sandbox)) {
         Some((address, port)) => container::answers(&engine, &address, port)
             .await

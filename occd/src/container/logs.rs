@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::errors::Error as BollardError;
-use bollard::query_parameters::{InspectContainerOptions, LogsOptions};
+use bollard::query_parameters::LogsOptions;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use occ_proto::container::{LogLine, SANDBOX_CONTAINER};
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::session::is_answer;
-use super::{Docker, Engine, EngineError, SandboxError, objects};
+use super::{Docker, Engine, EngineError, SandboxError, sandbox};
 use crate::host::Tries;
 use crate::prompts::Client;
 
@@ -53,16 +53,7 @@ impl Logs {
         spawn: impl FnOnce(futures_util::future::BoxFuture<'static, ()>),
     ) -> Result<Self, SandboxError> {
         let docker = engine.docker(Tries::default(), client).await?;
-        let inspected = docker
-            .client()
-            .inspect_container(SANDBOX_CONTAINER, None::<InspectContainerOptions>)
-            .await
-            .map_err(SandboxError::from);
-        match inspected {
-            Ok(container) => objects::check_ours(&container, SANDBOX_CONTAINER)?,
-            Err(error) if error.is_not_found() => return Err(SandboxError::NoSandbox),
-            Err(error) => return Err(error),
-        }
+        sandbox::ours(&docker).await?;
         let (sender, lines) = mpsc::channel(AHEAD);
         spawn(Box::pin(async move {
             let gone = sender.clone();

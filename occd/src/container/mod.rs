@@ -44,7 +44,7 @@ pub use memory::{Known, Sandboxes};
 pub use opencode_config::{OpencodeConfig, OpencodeConfigError};
 pub use operations::{End, Event, NotBegun, Operations, Progress, Running};
 pub use password::one_time_password;
-pub use sandbox::{is_running, published, status};
+pub use sandbox::{is_running, ours, published, status};
 pub use settings::{BadSettings, SandboxConfig, SandboxSettings};
 pub use sockets::DockerSockets;
 pub use spec::{spec, sync};

@@ -3,14 +3,13 @@
 
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecResults};
-use bollard::query_parameters::InspectContainerOptions;
 use futures_util::StreamExt as _;
 use occ_proto::Secret;
 use occ_proto::container::SANDBOX_CONTAINER;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Docker, SandboxError};
+use super::{Docker, SandboxError, sandbox};
 
 /// The helper, in the existing tool's image.
 const HELPER: &str = "/usr/local/bin/opencode-cloud-bootstrap";
@@ -30,13 +29,10 @@ struct Said {
 /// Returns the password, as long as nobody has used it. An image without the helper has none.
 ///
 /// # Errors
-/// When there is no sandbox, or Docker cannot be asked.
+/// When there is no sandbox, or it is somebody else's, or Docker cannot be asked.
 pub async fn one_time_password(docker: &Docker) -> Result<Option<Secret>, SandboxError> {
+    sandbox::ours(docker).await?;
     let client = docker.client();
-    let look = client.inspect_container(SANDBOX_CONTAINER, None::<InspectContainerOptions>).await;
-    if let Err(error) = look.map_err(SandboxError::from) {
-        return Err(if error.is_not_found() { SandboxError::NoSandbox } else { error });
-    }
     let options = CreateExecOptions {
         cmd: Some(vec![HELPER, "status", "--include-secret"]),
         attach_stdout: Some(true),

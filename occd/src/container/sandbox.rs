@@ -12,6 +12,7 @@ use occ_proto::text::sanitize;
 
 use super::answer::reached_at;
 use super::docker::{Docker, DockerError};
+use super::error::SandboxError;
 use super::objects::{self, COCKPIT, SET_ASIDE, VERSION_LABEL, WEB};
 
 /// Returns where a service of the sandbox is reached on its host.
@@ -34,6 +35,21 @@ pub async fn status(docker: &Docker) -> Result<ContainerStatus, DockerError> {
     let version = version(docker).await?;
     let status = look(docker, version).await?;
     Ok(ContainerStatus { set_aside: set_aside(docker).await?, ..status })
+}
+
+/// Returns the sandbox as Docker has it.
+///
+/// # Errors
+/// When there is none, somebody else has made the container of its name, or Docker cannot be asked.
+pub async fn ours(docker: &Docker) -> Result<ContainerInspectResponse, SandboxError> {
+    let client = docker.client();
+    let looked = client.inspect_container(SANDBOX_CONTAINER, None::<InspectContainerOptions>).await;
+    let container = looked.map_err(SandboxError::from).map_err(|error| match error {
+        error if error.is_not_found() => SandboxError::NoSandbox,
+        error => error,
+    })?;
+    objects::check_ours(&container, SANDBOX_CONTAINER)?;
+    Ok(container)
 }
 
 /// Returns the name of the sandbox that a replacement has set aside, if there is one.

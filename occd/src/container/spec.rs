@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ImageInspect, MountType};
-use bollard::query_parameters::InspectContainerOptions;
-use occ_proto::container::{SANDBOX_CONTAINER, SandboxMount, SandboxSpec};
+use occ_proto::container::{SandboxMount, SandboxSpec};
 use occ_proto::operation::{Did, Outcome};
 use occ_proto::text::sanitize;
 
@@ -15,7 +14,7 @@ use super::operations::Progress;
 use super::replace::{CutShort, mend, replace};
 use super::session::Session;
 use super::steps::{Undo, answered, has_port, make, outcome, port_is_free};
-use super::{Docker, DockerError, Engine, SandboxError, image, objects, there};
+use super::{Docker, DockerError, Engine, SandboxError, image, objects, sandbox, there};
 
 /// What the name of a variable has in it whose value is nobody else's business.
 const SECRET: [&str; 9] =
@@ -24,16 +23,11 @@ const SECRET: [&str; 9] =
 /// Returns how the sandbox is made.
 ///
 /// # Errors
-/// When there is none, or Docker cannot be asked.
+/// When there is none, or it is somebody else's, or Docker cannot be asked.
 pub async fn spec(docker: &Docker) -> Result<SandboxSpec, SandboxError> {
-    let client = docker.client();
-    let looked = client.inspect_container(SANDBOX_CONTAINER, None::<InspectContainerOptions>).await;
-    let container = looked.map_err(SandboxError::from).map_err(|error| match error {
-        error if error.is_not_found() => SandboxError::NoSandbox,
-        error => error,
-    })?;
+    let container = sandbox::ours(docker).await?;
     let image = match &container.image {
-        Some(image) => client.inspect_image(image).await.map_err(DockerError::from)?,
+        Some(image) => docker.client().inspect_image(image).await.map_err(DockerError::from)?,
         None => ImageInspect::default(),
     };
     Ok(of(&container, &image))

@@ -108,11 +108,17 @@ fn a_container_that_is_somebody_elses_is_left_alone() {
         &["restart", "--host", "h"],
         &["update", "--host", "h", "-y"],
         &["logs", "--host", "h", "--no-follow"],
+        &["sandbox", "diff", "--from", "h", "--to", "local"],
+        &["sandbox", "sync", "--from", "h", "--to", "local", "--yes"],
     ] {
         let refused = fails(rig, args, 1);
         assert!(refused.contains("it belongs to the compose project shop"), "{refused}");
         assert!(refused.contains("is left alone"), "{refused}");
         is_as_it_was(SANDBOX_CONTAINER);
+    }
+    for (method, part) in [("GET", "spec"), ("GET", "password"), ("POST", "cockpit")] {
+        let refused = rig.http(method, &format!("/v1/hosts/h/container/{part}"), &[], None);
+        assert_eq!(refused.json()["code"], "sandbox_foreign", "{part}: {}", refused.text());
     }
     let told = |rig: &DaemonRig| rig.occ_ok(&["status", "--host", "h"]);
     let status = wait_until("the status", GUARD, || told(rig), |text| text.contains("running"));
