@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -315,6 +315,7 @@ impl Daemon {
             pool,
             used,
             hosts: hosts.clone(),
+            besides: Mutex::default(),
             config,
             traces: self.env.state_dir()?.join("traces"),
             socket: self.socket.path().to_owned(),

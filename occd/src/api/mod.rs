@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -175,6 +175,8 @@ pub struct App {
     pub stop: CancellationToken,
     /// hosts.json.
     pub hosts: HostsStore,
+    /// What was told last of what these say besides.
+    pub besides: Mutex<Besides>,
     /// occd.toml.
     pub config: LiveConfig,
     /// What may be done.
@@ -203,6 +205,14 @@ pub struct App {
     pub lacking: Vec<String>,
 }
 
+/// What hosts.json and occd.toml say besides each host, as a list of hosts has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Besides {
+    default_host: Option<HostName>,
+    order: Vec<HostName>,
+    warnings: Vec<String>,
+}
+
 impl App {
     /// Returns the hosts as hosts.json has them at this moment, with the pool in line: somebody may have
     /// just edited it.
@@ -225,7 +235,23 @@ impl App {
         self.docker_sockets.follow(&hosts);
         self.files.follow(&hosts);
         self.forwards.follow(&hosts, config.forwards.by_name(), &self.guard);
-        self.changes.touch(Topic::Files);
+        self.tell_of_files();
+    }
+
+    /// Tells of what a list of hosts has from the files besides the hosts, when that is another than the last time: each
+    /// change of a file is read by whoever makes it and by whoever watches.
+    fn tell_of_files(&self) {
+        let snapshot = self.hosts.current();
+        let now = Besides {
+            default_host: snapshot.file.default_host.clone(),
+            order: snapshot.file.hosts.keys().cloned().collect(),
+            warnings: self.warnings(&snapshot),
+        };
+        let mut told = self.besides.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != now {
+            *told = now;
+            self.changes.touch(Topic::Files);
+        }
     }
 
     /// Returns a host's status with what is known of its sandbox.

@@ -175,9 +175,10 @@ impl Forwards {
     /// Opens those of these hosts and closes those of others. `by_name` is the port behind which hosts are found by
     /// name, if there is to be one. What the policy does not permit any more is closed, and opened when it does.
     pub fn follow(self: &Arc<Self>, hosts: &[HostHandle], by_name: Option<u16>, guard: &Guard) {
-        let mut changed = false;
+        let (mut changed, mut is_news) = (false, false);
         let mut entries = self.lock();
         for entry in entries.values_mut() {
+            let before = entry.show();
             let host = hosts.iter().find(|host| *host.name() == entry.record.host);
             let record = &entry.record;
             let permitted = match record.service {
@@ -201,11 +202,14 @@ impl Forwards {
                     Err(error) => tracing::error!(host = %host.name(), %error, "no forward"),
                 },
             }
+            is_news |= entry.show() != before;
         }
         let any =
             entries.values().any(|entry| entry.record.service.is_some() && entry.live.is_some());
         drop(entries);
-        self.changes.touch(Topic::Forwards);
+        if is_news {
+            self.changes.touch(Topic::Forwards);
+        }
         if changed && let Err(error) = self.save() {
             tracing::error!(%error, "the forwards cannot be remembered");
         }

@@ -131,11 +131,49 @@ pub struct HostSnapshot {
     pub etag: String,
     /// The settings.
     pub settings: EffectiveSettings,
-    /// Grows with every change.
+    /// Grows with every change of what clients are shown.
     pub revision: u64,
 }
 
 impl HostSnapshot {
+    /// Returns whether clients are shown the same (`status.rs`), but for what moves all the time: bytes, channels and
+    /// round trips.
+    fn shows_the_same(&self, other: &Self) -> bool {
+        // All of them by name, so that whoever adds one decides whether clients are shown it.
+        let Self {
+            state,
+            since,
+            attempt,
+            next_retry_at,
+            idle_reason,
+            idle_policy,
+            last_error,
+            awaited_agent: _,
+            primary,
+            retired,
+            connects,
+            dial_failures: _,
+            past_bytes: _,
+            config,
+            etag: _,
+            settings: _,
+            revision: _,
+        } = self;
+        let failed = |error: &Option<(_, Timestamp)>| error.as_ref().map(|(_, at)| *at);
+        let id = |connection: &Arc<Connection>| connection.id();
+        *state == other.state
+            && *since == other.since
+            && *attempt == other.attempt
+            && *next_retry_at == other.next_retry_at
+            && *idle_reason == other.idle_reason
+            && *idle_policy == other.idle_policy
+            && failed(last_error) == failed(&other.last_error)
+            && primary.as_ref().map(id) == other.primary.as_ref().map(id)
+            && retired.len() == other.retired.len()
+            && *connects == other.connects
+            && *config == other.config
+    }
+
     /// Returns the connection if it is up and stays so.
     pub fn usable(&self) -> Option<&Arc<Connection>> {
         self.primary

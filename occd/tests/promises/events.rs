@@ -8,6 +8,7 @@ use occ_proto::event::{Change, Event, GapReason, Snapshot};
 use occ_proto::status::State;
 use serde_json::json;
 use testkit::daemon::Target;
+use testkit::proc::Signal;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 
@@ -257,6 +258,93 @@ fn a_client_without_streams_waits_for_the_next_revision() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert!(answer.json()["revision"].as_u64().unwrap() > revision);
     });
+}
+
+/// Returns the hosts that are told of until that one is.
+fn told_until(stream: &mut Stream, last: &str) -> Vec<String> {
+    let mut told = Vec::new();
+    stream.until(last, |change| match change {
+        Change::Host { host, .. } => {
+            told.push(host.to_string());
+            host.as_str() == last
+        }
+        other => panic!("{other:?}"),
+    });
+    told
+}
+
+#[test]
+fn an_edit_of_one_host_is_told_of_that_host_alone_and_once() {
+    let host = EmbeddedHost::start();
+    let names: Vec<String> = (0..40).map(|n| format!("n{n:02}")).collect();
+    let targets: Vec<_> = names.iter().map(|name| (name.as_str(), Target::from(&host))).collect();
+    let rig = rig_with(&targets);
+    connect(&rig, "n07");
+    let mut all = Stream::open(&rig, "?kind=host", "");
+    let mut other = Stream::open(&rig, "?host=n39", "");
+    snapshot(all.next());
+    snapshot(other.next());
+    // Whoever asks for a host that is idle has it dialled, which is told: none is asked for.
+    let describe = |name: &str| {
+        let change = json!({"description": "by the API"});
+        let answer = rig.http("PATCH", &format!("/v1/hosts/{name}"), &[], Some(change));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    describe("n00");
+    // In their order, in which changes at one moment are told.
+    describe("n01");
+    describe("n07");
+    assert_eq!(told_until(&mut all, "n07"), ["n00", "n01", "n07"]);
+
+    // By hand, and with settings that no answer shows.
+    rig.edit_hosts(|file| file.hosts["n02"].description = Some("by hand".to_owned()));
+    rig.write_config_toml("[connection]\nmax_backoff = \"300ms\"\ncommand_timeout = \"1h\"\n");
+    assert_eq!(told_until(&mut all, "n02"), ["n02"]);
+    wait_until("the settings", GUARD, || rig.log(), |log| log.contains("occd.toml was read anew"));
+    let reloaded = |log: &String| log.contains("hosts.json and occd.toml were looked at");
+    rig.daemon().signal(Signal::HUP);
+    wait_until("the reload", GUARD, || rig.log(), reloaded);
+    describe("n03");
+    assert_eq!(told_until(&mut all, "n03"), ["n03"]);
+
+    // Who listens to another host has heard nothing until now.
+    describe("n39");
+    match other.next().change {
+        Change::Host { status: Some(status), .. } => {
+            assert_eq!(status.config.description.as_deref(), Some("by the API"));
+        }
+        change => panic!("{change:?}"),
+    }
+    rig.http("DELETE", "/v1/hosts/n04?force=true", &[], None);
+    describe("n05");
+    assert_eq!(told_until(&mut all, "n05"), ["n39", "n04", "n05"]);
+}
+
+#[test]
+fn a_look_at_files_that_say_the_same_wakes_nobody() {
+    let host = EmbeddedHost::start();
+    let rig = rig_with(&[("h", Target::from(&host)), ("other", Target::from(&host))]);
+    connect(&rig, "h");
+    let looks = || rig.log().matches("hosts.json and occd.toml were looked at").count();
+    let look = || {
+        let before = looks();
+        rig.daemon().signal(Signal::HUP);
+        wait_until("the look", GUARD, looks, |now| *now > before);
+    };
+    look();
+    // At first there is more to be known of a host that has just been connected.
+    wait_until(
+        "a look after which the revision is as it was",
+        GUARD,
+        || (list(&rig).revision, look(), list(&rig).revision),
+        |(before, (), after)| before == after,
+    );
+    // What a list says besides its hosts is news.
+    let before = list(&rig).revision;
+    rig.write_config_toml("nonsense");
+    let moved = |revision: &u64| *revision > before;
+    wait_until("the problem to be told", GUARD, || list(&rig).revision, moved);
+    assert!(!list(&rig).warnings.is_empty());
 }
 
 /// What a command prints, line by line.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use occ_proto::history::{Change, Link};
 use occ_proto::status::{IdleReason, State};
 use tokio::time::Instant;
@@ -13,8 +13,14 @@ use crate::events::Topic;
 use crate::host::{HostSnapshot, etag};
 use crate::ssh::error::chain;
 
+/// How much two readings of two clocks, one after the other, differ at most: a moment that has moved by less has not.
+const READING: SignedDuration = SignedDuration::from_millis(100);
+
 impl Actor {
+    /// Publishes the host as it is. Whoever waits for its connection looks anew each time, since much of a connection
+    /// is in the connection itself; clients are told of what they are shown, when that is another.
     pub(super) fn publish(&mut self) {
+        let before = Arc::clone(&self.published.borrow());
         let (now, wall) = (Instant::now(), Timestamp::now());
         let primary = self.primary();
         let primary_id = primary.as_ref().map(|connection| connection.id());
@@ -26,10 +32,15 @@ impl Actor {
             (Some(_), Some((_, of_hop))) => of_hop,
             (Some(deadline), None) => {
                 let wait = deadline.saturating_duration_since(now);
-                Some(jiff::SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait))
+                Some(SignedDuration::try_from(wait).map_or(wall, |wait| wall + wait))
             }
         };
-        let snapshot = HostSnapshot {
+        let same = |at: &Timestamp| {
+            let moved = |next: Timestamp| next.duration_since(*at).abs();
+            next_retry_at.is_some_and(|next| moved(next) < READING)
+        };
+        let next_retry_at = before.next_retry_at.filter(same).or(next_retry_at);
+        let mut snapshot = HostSnapshot {
             state: self.machine.state(),
             since: self.since,
             attempt: self.machine.attempt(),
@@ -51,10 +62,17 @@ impl Actor {
             config: self.config.clone(),
             settings: self.settings.clone(),
             etag: etag(&self.config),
-            revision: self.context.changes.next_revision(),
+            revision: before.revision,
         };
+        // Whoever ends the host tells of that.
+        let is_news = !snapshot.shows_the_same(&before) && !self.stop.is_cancelled();
+        if is_news {
+            snapshot.revision = self.context.changes.next_revision();
+        }
         self.published.send_replace(Arc::new(snapshot));
-        self.context.changes.touch(Topic::Host(self.name.clone()));
+        if is_news {
+            self.context.changes.touch(Topic::Host(self.name.clone()));
+        }
         self.record(wall);
     }
 

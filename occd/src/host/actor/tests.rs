@@ -23,6 +23,15 @@ fn context(home: &std::path::Path) -> Arc<HostContext> {
     })
 }
 
+/// The same for a clock that is stopped: a program takes time of its own, of which that knows nothing.
+fn without_programs(home: &std::path::Path) -> Arc<HostContext> {
+    let mut context = Arc::into_inner(context(home)).unwrap();
+    let mut environment = Arc::into_inner(context.dial).unwrap();
+    environment.resolver = Resolver::with_programs(home.to_owned(), Vec::new());
+    context.dial = Arc::new(environment);
+    Arc::new(context)
+}
+
 fn host(name: &str, server: &EmbeddedHost, context: &Arc<HostContext>) -> HostHandle {
     let target = Target::from(server);
     let mut config = HostConfig::new(occ_proto::Address::new(&target.hostname).unwrap());
@@ -70,14 +79,29 @@ async fn nobody_gets_a_connection_that_was_found_dead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn settings_that_stay_are_no_news_of_a_host_that_waits_for_its_next_dial() {
+    let directory = tempfile::tempdir().unwrap();
+    let context = without_programs(directory.path());
+    let server = EmbeddedHost::start();
+    let down = host("down", &server, &context);
+    drop(server);
+    let _ = down.connection(Tries::Retries(0), &Client::default()).await.unwrap_err();
+    let before = down.snapshot();
+    assert_eq!(before.state, State::Backoff);
+    context.changes.take();
+    let configure = async |config: &HostConfig| {
+        down.configure(config.clone(), before.settings.clone()).await;
+        (down.snapshot().revision > before.revision, context.changes.take().len())
+    };
+    assert_eq!(configure(&before.config).await, (false, 0));
+    let described = HostConfig { description: Some("d".to_owned()), ..before.config.clone() };
+    assert_eq!(configure(&described).await, (true, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_for_a_host_that_is_down_looks_again_before_the_backoff_does() {
     let directory = tempfile::tempdir().unwrap();
-    let mut context = Arc::into_inner(context(directory.path())).unwrap();
-    let mut environment = Arc::into_inner(context.dial).unwrap();
-    // A program takes time of its own, of which this clock knows nothing.
-    environment.resolver = Resolver::with_programs(directory.path().to_owned(), Vec::new());
-    context.dial = Arc::new(environment);
-    let context = Arc::new(context);
+    let context = without_programs(directory.path());
     let server = EmbeddedHost::start();
     let down = host("down", &server, &context);
     // Nobody listens there any more.
