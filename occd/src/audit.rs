@@ -27,7 +27,7 @@ mod trail;
 pub use trail::{Trail, Who};
 
 use crate::blocking::blocking;
-use file::{Log, Reader};
+use file::{Log, LostCount, Reader};
 use trail::Entry;
 
 /// So many refusals a minute are written down of each socket.
@@ -83,6 +83,10 @@ struct Shared {
     refusals: Mutex<(Option<Instant>, HashMap<String, u32>)>,
     /// Lines that were not written.
     lost: AtomicU64,
+    /// The same, for the daemon after this one.
+    lost_count: LostCount,
+    /// That this cannot be written was said.
+    said_uncounted: AtomicBool,
     /// That lines of the files are none was said.
     said_broken: AtomicBool,
     /// Why the last ones were not.
@@ -103,6 +107,8 @@ pub struct Writer {
 /// Returns the log in a state directory, and what writes it.
 pub fn open(state_dir: &Path, config: &AuditConfig) -> (Audit, Writer) {
     let (sender, entries) = mpsc::channel(WAITING);
+    let lost_count = LostCount::new(state_dir);
+    let known = lost_count.open();
     let shared = Arc::new(Shared {
         log: Log::new(state_dir),
         entries: sender,
@@ -111,12 +117,15 @@ pub fn open(state_dir: &Path, config: &AuditConfig) -> (Audit, Writer) {
         prefix: format!("{:08x}", fastrand::u32(..)),
         next: AtomicU64::new(1),
         refusals: Mutex::default(),
-        lost: AtomicU64::new(0),
+        lost: AtomicU64::new(known.as_ref().map_or(0, |lost| *lost)),
+        lost_count,
+        said_uncounted: AtomicBool::new(false),
         said_broken: AtomicBool::new(false),
         problem: Mutex::default(),
         written: watch::Sender::default(),
         order: Mutex::default(),
     });
+    shared.say_uncounted(known.err());
     (Audit(Arc::clone(&shared)), Writer { shared, entries })
 }
 
@@ -142,6 +151,19 @@ impl Shared {
                 lines,
                 "the audit log {path} has lines that cannot be read: passed over"
             );
+        }
+    }
+
+    /// Has the daemon after this one know how many lines are lost.
+    fn keep_count(&self, lost: u64) {
+        self.say_uncounted(self.lost_count.set(lost).err());
+    }
+
+    /// Says once that this cannot be kept.
+    fn say_uncounted(&self, error: Option<std::io::Error>) {
+        let Some(error) = error else { return };
+        if !self.said_uncounted.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "how many lines of the audit log are lost is known to this daemon alone");
         }
     }
 
@@ -197,10 +219,15 @@ impl Shared {
                     tracing::info!(lost, "the audit log is written again");
                 }
                 drop(problem);
+                // Behind the line: who is killed in between tells of it twice, and not never.
+                if lost > 0 {
+                    self.keep_count(0);
+                }
                 self.written.send_modify(|times| *times += 1);
             }
             Err(error) => {
-                self.lost.fetch_add(lost + batch.len() as u64, Ordering::Relaxed);
+                let missing = lost + batch.len() as u64;
+                self.keep_count(self.lost.fetch_add(missing, Ordering::Relaxed) + missing);
                 let path = self.log.path().display();
                 let text = format!("the audit log {path} cannot be written: {error}");
                 if problem.as_ref() != Some(&text) {

@@ -118,7 +118,7 @@ pub struct AuditLine {
     /// How long it took, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ms: Option<u64>,
-    /// How many lines were lost.
+    /// How many lines were lost, at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
 }

@@ -220,7 +220,7 @@ fn tell(ui: &Ui, line: &AuditLine) -> Result<(), CliError> {
 fn shown(line: &AuditLine) -> String {
     let at = line.at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S");
     if line.event == AuditEvent::Lost {
-        return format!("{at}  {} lines are lost", line.lost.unwrap_or_default());
+        return format!("{at}  at least {} lines are lost", line.lost.unwrap_or_default());
     }
     let mut what = vec![line.action.clone()];
     what.extend(line.path.clone());
@@ -303,6 +303,6 @@ mod tests {
         assert!(text.contains("  exit 3         prod-1       exec  ls \"a b"), "{text}");
         assert!(text.contains("(curl 17 < ba") && text.ends_with(", api, grant agent)"), "{text}");
         let lost = AuditLine { event: AuditEvent::Lost, lost: Some(3), ..line };
-        assert!(shown(&lost).ends_with("3 lines are lost"));
+        assert!(shown(&lost).ends_with("at least 3 lines are lost"));
     }
 }

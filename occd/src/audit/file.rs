@@ -1,9 +1,9 @@
-//! The files of the audit log: one that is written to, and a few that are full.
+//! The files of the audit log: one that is written to, a few that are full, and how many lines are lost.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,9 @@ use crate::state_file::ends_whole;
 
 /// The longest line that is read: more is none of ours.
 const LONGEST: usize = 1024 * 1024;
+
+/// The length of a number of lost lines, in bytes, with the end of its line.
+const NUMBER: usize = 21;
 
 /// Where the log is.
 #[derive(Debug)]
@@ -78,6 +81,39 @@ impl Log {
             }
         }
         Ok(Reader { old, current, rest: Vec::new() })
+    }
+}
+
+/// How many lines are lost and not told of yet, in a file whose length never changes: what is overwritten in place needs no
+/// room on a full disk.
+#[derive(Debug)]
+pub(super) struct LostCount {
+    path: PathBuf,
+}
+
+impl LostCount {
+    pub(super) fn new(state_dir: &Path) -> Self {
+        Self { path: state_dir.join("audit.lost") }
+    }
+
+    /// Returns the number, after making the file if it is not there: later there may be no room.
+    pub(super) fn open(&self) -> io::Result<u64> {
+        let mut text = String::new();
+        let read = self.file()?.take(NUMBER as u64).read_to_string(&mut text);
+        match read.map(|_| text.trim().parse()) {
+            Ok(Ok(number)) => Ok(number),
+            // New, or nothing of ours.
+            _ => self.set(0).map(|()| 0),
+        }
+    }
+
+    pub(super) fn set(&self, number: u64) -> io::Result<()> {
+        let line = format!("{number:0width$}\n", width = NUMBER - 1);
+        self.file()?.write_all_at(line.as_bytes(), 0)
+    }
+
+    fn file(&self) -> io::Result<File> {
+        regular(File::options().read(true).write(true).create(true).mode(0o600), &self.path)
     }
 }
 

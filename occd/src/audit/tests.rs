@@ -124,6 +124,30 @@ async fn what_cannot_be_written_is_said_and_stops_nobody() {
 }
 
 #[tokio::test]
+async fn what_is_lost_is_counted_from_one_daemon_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, count) = (dir.path().join("audit.jsonl"), dir.path().join("audit.lost"));
+    // Somebody else's is nothing.
+    std::fs::write(&count, b"\xff of more than a number's length").unwrap();
+    std::fs::create_dir(&path).unwrap();
+    for _ in 0..2 {
+        let (audit, writer) = open(dir.path(), &AuditConfig::default());
+        audit.note("a", None, String::new());
+        flush(&audit, writer).await;
+    }
+    std::fs::remove_dir(&path).unwrap();
+    for _ in 0..2 {
+        let (audit, writer) = open(dir.path(), &AuditConfig::default());
+        audit.note("b", None, String::new());
+        flush(&audit, writer).await;
+    }
+    let (audit, _writer) = open(dir.path(), &AuditConfig::default());
+    let (lines, _) = audit.read(all(), 10).await.unwrap();
+    let lost: Vec<_> = lines.iter().map(|line| line.lost).collect();
+    assert_eq!(lost, [Some(2), None, None]);
+}
+
+#[tokio::test]
 async fn where_there_is_to_be_none_there_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let (audit, writer) = open(dir.path(), &AuditConfig { enabled: false, max_size_mib: 1 });

@@ -8,9 +8,11 @@ use std::process::Stdio;
 use occ_proto::Code;
 use occ_proto::audit::{AuditEvent, AuditLine, AuditOutcome};
 use serde_json::json;
+use testkit::require::{require_namespaces, require_root};
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, RealSshd};
 
+use crate::logs::Disk;
 use crate::support::{GUARD, daemon_with, exec, occ_exec, post, remote_program, spawn_occ};
 
 /// What a host may not do.
@@ -253,6 +255,50 @@ fn a_log_that_cannot_be_written_is_said_and_work_goes_on() {
     assert_eq!(rig.run_occ(&["exec", "--local", "--", "true"]).code(), 0);
     line(&rig, "how many were lost", |line| line.event == AuditEvent::Lost);
     assert!(!rig.run_occ(&["daemon", "status"]).stderr.contains(says));
+}
+
+#[test]
+fn what_was_lost_is_counted_over_a_restart() {
+    if !require_root("a small disk") || !require_namespaces(&["--mount"]) {
+        return;
+    }
+    let mut rig = DaemonRig::new();
+    let state = rig.root().join("state/occ");
+    std::fs::create_dir_all(&state).unwrap();
+    let _disk = Disk::mount(&state);
+    rig.start_daemon(&[]);
+    let run = || assert_eq!(rig.run_occ(&["exec", "--local", "--", "true"]).code(), 0);
+    let (filler, kept) = (state.join("filler"), state.join("audit.lost"));
+    assert!(std::fs::write(&filler, vec![0; 512 * 1024]).is_err(), "the disk was to be full");
+    let told = || {
+        let version = rig.http("GET", "/v1/version", &[], None).text();
+        let (_, lost) = version.split_once("lines lost so far: ")?;
+        lost.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+    };
+    let lost = wait_for("twenty lines to be lost", GUARD, || {
+        run();
+        told().filter(|lost| *lost >= 20)
+    });
+    rig.kill_daemon();
+    std::fs::remove_file(&filler).unwrap();
+    rig.start_daemon(&[]);
+    let said = line(&rig, "how many were lost", |line| line.event == AuditEvent::Lost);
+    assert!(said.lost.unwrap() >= lost, "{said:?}, and {lost} were told");
+    // Once.
+    wait_until(
+        "the count",
+        GUARD,
+        || std::fs::read_to_string(&kept).unwrap(),
+        |count| count.trim().parse() == Ok(0),
+    );
+    let mode = std::fs::metadata(&kept).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    rig.terminate_daemon();
+    rig.start_daemon(&[]);
+    assert_eq!(rig.run_occ(&["exec", "--local", "--", "echo", "again"]).code(), 0);
+    line(&rig, "what came next", |line| line.argv.contains(&"again".to_owned()));
+    let all = read(&rig, "").into_iter().filter(|line| line.event == AuditEvent::Lost);
+    assert_eq!(all.count(), 1);
 }
 
 #[test]
