@@ -97,14 +97,6 @@ pub(crate) fn parse_fingerprint(text: &str) -> Result<String, String> {
     }
 }
 
-/// Returns a group's name.
-pub(crate) fn parse_group(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() || text.chars().any(char::is_control) {
-        return Err("a group has a name of printable characters".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
 /// Returns a user name, or none for an empty text.
 pub(crate) fn clearable_user(text: &str) -> Result<Clearable<UserName>, String> {
     clearable(text, |text| UserName::new(text).map_err(|error| error.to_string()))

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::name::{Address, Destination, HostName, UserName, check_jump_hosts};
+use crate::name::{Address, Destination, GroupName, HostName, UserName, check_jump_hosts};
 
 /// One configured host, in the shape of hosts.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct HostConfig {
     pub jump_host: Option<String>,
     /// Groups, for commands on several hosts.
     #[serde(default)]
-    pub groups: Vec<String>,
+    pub groups: Vec<GroupName>,
     /// A label shown beside the name.
     #[serde(default)]
     pub description: Option<String>,
@@ -224,8 +224,8 @@ pub struct PatchHost {
     pub jump_host: Option<Option<String>>,
     /// The whole new list of groups.
     #[serde(default, deserialize_with = "set", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
-    pub groups: Option<Vec<String>>,
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<GroupName>))]
+    pub groups: Option<Vec<GroupName>>,
     /// A new description, or `null`.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub description: Option<Option<String>>,
@@ -406,7 +406,7 @@ mod tests {
         let new = patch.apply(&config);
         assert_eq!(new.port, None);
         assert_eq!(new.description.as_deref(), Some("d"));
-        assert_eq!(new.groups, ["g"]);
+        assert_eq!(new.groups, [GroupName::new("g").unwrap()]);
         assert!(serde_json::from_str::<PatchHost>(r#"{"port":0}"#).is_err());
         // These cannot be cleared.
         assert!(serde_json::from_str::<PatchHost>(r#"{"hostname":null}"#).is_err());

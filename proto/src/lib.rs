@@ -37,7 +37,7 @@ pub mod wildcard;
 
 pub use error::{Code, Problem};
 pub use host::{HostConfig, HostsFile};
-pub use name::{Address, HostName, InvalidName, UserName};
+pub use name::{Address, GroupName, HostName, InvalidName, UserName};
 pub use secret::Secret;
 
 /// The version of the HTTP API: the `v1` in its paths.

@@ -136,6 +136,10 @@ validated! {
     /// The login name on a host.
     UserName, check_user
 }
+validated! {
+    /// The name of a group of hosts. No program and no path takes it, so that it may have blanks.
+    GroupName, check_group
+}
 
 impl HostName {
     /// What the name of a jump host that is not configured begins with; the rest is its destination, and
@@ -213,6 +217,17 @@ fn check_user(value: &str) -> Result<(), InvalidName> {
     check(WHAT, value, SHELL_SYNTAX_USER)?;
     if value.contains('/') || value.ends_with('\\') {
         return Err(InvalidName::new(WHAT, value, "contains '/' or ends in '\\'"));
+    }
+    Ok(())
+}
+
+fn check_group(value: &str) -> Result<(), InvalidName> {
+    let fail = |why| Err(InvalidName::new("group", value, why));
+    if value.trim().is_empty() {
+        return fail("is empty or blank");
+    }
+    if value.chars().any(char::is_control) {
+        return fail("contains a control character");
     }
     Ok(())
 }

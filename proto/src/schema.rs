@@ -11,7 +11,7 @@ use crate::forward::Endpoint;
 use crate::log::LogFilter;
 use crate::policy::Permission;
 use crate::session::SessionHost;
-use crate::{Address, Code, HostName, Secret, UserName};
+use crate::{Address, Code, GroupName, HostName, Secret, UserName};
 
 /// What `is_unprintable` in `name.rs` refuses, as a class of characters; its tail is beyond the basic plane.
 const UNPRINTABLE: &str = r"\u0000-\u0020\u007f-\u00a0\u00ad\u061c\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufe00-\ufe0f\ufeff\ufff9-\ufffb";
@@ -68,6 +68,19 @@ impl PartialSchema for UserName {
 impl ToSchema for UserName {
     fn name() -> Cow<'static, str> {
         "UserName".into()
+    }
+}
+
+impl PartialSchema for GroupName {
+    fn schema() -> RefOr<Schema> {
+        let pattern = r"^(?=.*\S)[^\u0000-\u001f\u007f-\u009f]+$";
+        text("The name of a group of hosts.").min_length(Some(1)).pattern(Some(pattern)).into()
+    }
+}
+
+impl ToSchema for GroupName {
+    fn name() -> Cow<'static, str> {
+        "GroupName".into()
     }
 }
 

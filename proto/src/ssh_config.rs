@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::HostName;
+use crate::name::{GroupName, HostName};
 
 /// A host that ssh_config names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct ImportHosts {
     pub names: Vec<String>,
     /// Groups that each is to belong to.
     #[serde(default)]
-    pub groups: Vec<String>,
+    pub groups: Vec<GroupName>,
 }
 
 /// A host that was not taken.

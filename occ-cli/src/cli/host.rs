@@ -2,11 +2,11 @@
 
 use clap::{Args, Subcommand};
 use occ_proto::name::Destination;
-use occ_proto::{HostName, UserName};
+use occ_proto::{GroupName, HostName, UserName};
 
 use crate::parse::{
     Clearable, DefaultArg, clearable_jump, clearable_port, clearable_user, parse_destination,
-    parse_group, parse_jump, parse_name, parse_port,
+    parse_jump, parse_name, parse_port,
 };
 
 // Not deferred: a --group of its own must be there before the global one would be added.
@@ -131,7 +131,7 @@ pub(crate) struct HostAddArgs {
     #[arg(short = 'J', long, value_name = "HOSTS", value_parser = parse_jump, allow_hyphen_values = true)]
     pub(crate) jump_host: Option<String>,
     /// A group it belongs to; may be given more than once
-    #[arg(short, long, value_name = "GROUP", value_parser = parse_group)]
+    #[arg(short, long, value_name = "GROUP")]
     pub(crate) group: Vec<String>,
     /// A label
     #[arg(short, long, value_name = "TEXT")]
@@ -190,7 +190,7 @@ pub(crate) struct HostImportArgs {
     #[arg(long)]
     pub(crate) all: bool,
     /// A group they are to belong to; may be given more than once
-    #[arg(short, long, value_name = "GROUP", value_parser = parse_group)]
+    #[arg(short, long, value_name = "GROUP")]
     pub(crate) group: Vec<String>,
     /// Show what would be added, and add nothing
     #[arg(long)]
@@ -220,8 +220,8 @@ pub(crate) struct HostEditArgs {
     #[arg(short = 'J', long, value_name = "HOSTS", value_parser = clearable_jump, allow_hyphen_values = true)]
     pub(crate) jump_host: Option<Clearable<String>>,
     /// Add it to a group; may be given more than once
-    #[arg(long, value_name = "GROUP", value_parser = parse_group)]
-    pub(crate) add_group: Vec<String>,
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) add_group: Vec<GroupName>,
     /// Take it out of a group; may be given more than once
     #[arg(long, value_name = "GROUP")]
     pub(crate) remove_group: Vec<String>,

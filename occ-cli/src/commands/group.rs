@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use occ_proto::HostName;
 use occ_proto::error::Code;
 use occ_proto::status::{HostList, HostStatus};
 use occ_proto::text::{sanitize, sanitize_short};
+use occ_proto::{GroupName, HostName};
 use tokio::sync::watch;
 
 use super::Context;
@@ -58,7 +58,8 @@ impl Selection {
     /// When there is no such group.
     pub(crate) fn narrow(&self, list: &mut HostList) -> Result<(), CliError> {
         let Self::Group(name) = self else { return Ok(()) };
-        let is_in = |host: &HostStatus| host.config.groups.contains(name);
+        let is_in =
+            |host: &HostStatus| host.config.groups.iter().any(|group| group.as_str() == name);
         if !list.hosts.iter().any(is_in) {
             return Err(no_group(name, list));
         }
@@ -72,7 +73,8 @@ impl Selection {
 }
 
 fn no_group(name: &str, list: &HostList) -> CliError {
-    let mut groups: Vec<&String> = list.hosts.iter().flat_map(|host| &host.config.groups).collect();
+    let mut groups: Vec<&GroupName> =
+        list.hosts.iter().flat_map(|host| &host.config.groups).collect();
     groups.sort();
     groups.dedup();
     let hint = match groups.is_empty() {

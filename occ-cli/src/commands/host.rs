@@ -290,7 +290,9 @@ async fn list(
     let hosts: Vec<&ListedHost> = list
         .hosts
         .iter()
-        .filter(|host| group.is_none_or(|group| host.config.groups.iter().any(|g| g == group)))
+        .filter(|host| {
+            group.is_none_or(|group| host.config.groups.iter().any(|g| g.as_str() == group))
+        })
         .collect();
     if ui.json {
         if group.is_none() {

@@ -2,12 +2,11 @@
 
 use hyper::Method;
 use hyper::header::HeaderValue;
-use occ_proto::HostConfig;
 use occ_proto::error::Code;
 use occ_proto::host::{AddHost, PatchHost};
 use occ_proto::status::{HostSaved, HostStatus, TestReport};
 use occ_proto::text::sanitize;
-
+use occ_proto::{GroupName, HostConfig};
 use serde_json::json;
 
 use super::{Context, install_docker, operations, ssh_config};
@@ -118,9 +117,15 @@ fn config(args: &HostAddArgs) -> Result<HostConfig, CliError> {
     config.port = one_of("port", args.port, to.port)?;
     config.identity_file = args.identity_file.as_deref().and_then(filled).map(absolute);
     config.jump_host = args.jump_host.clone();
-    config.groups = args.group.clone();
+    config.groups = groups(&args.group)?;
     config.description = args.description.as_deref().and_then(filled).map(str::to_owned);
     Ok(config)
+}
+
+/// Returns the groups that hosts are to belong to. `--group` is an option of every command, where it is any text.
+pub(super) fn groups(names: &[String]) -> Result<Vec<GroupName>, CliError> {
+    let names = names.iter().map(GroupName::new).collect::<Result<_, _>>();
+    names.map_err(|error| CliError::usage(format!("--group: {error}.")))
 }
 
 fn filled(text: &str) -> Option<&str> {
@@ -215,7 +220,7 @@ fn patch(args: &HostEditArgs, config: &HostConfig) -> PatchHost {
     let text = |field: Option<&String>| field.map(|text| filled(text).map(str::to_owned));
     let groups = (!args.add_group.is_empty() || !args.remove_group.is_empty()).then(|| {
         let mut groups = config.groups.clone();
-        groups.retain(|group| !args.remove_group.contains(group));
+        groups.retain(|group| !args.remove_group.iter().any(|name| name == group.as_str()));
         for group in &args.add_group {
             if !groups.contains(group) {
                 groups.push(group.clone());

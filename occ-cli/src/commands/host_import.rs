@@ -1,12 +1,14 @@
 //! `occ host import`: hosts that ssh_config names, taken into hosts.json with one save.
 
 use hyper::Method;
+use occ_proto::GroupName;
 use occ_proto::ssh_config::{ImportHosts, Imported, NotImported, SshConfigHost, SshConfigHosts};
 use occ_proto::text::sanitize;
 use occ_proto::wildcard;
 use serde_json::json;
 
 use super::Context;
+use super::host_edit::groups;
 use crate::cli::HostImportArgs;
 use crate::client::Client;
 use crate::error::CliError;
@@ -25,6 +27,7 @@ pub(crate) async fn run(
         return Err(CliError::usage("occ host import needs names, --match or --all.")
             .hint("occ host import --dry-run shows what there is"));
     }
+    let groups = groups(&args.group)?;
     let client = context.client().await?;
     let known = known(context, &client).await?;
     let picked: Vec<&SshConfigHost> = match chosen || args.dry_run {
@@ -70,7 +73,7 @@ pub(crate) async fn run(
         }
     }
     let names: Vec<String> = free.iter().map(|host| host.name.clone()).collect();
-    let mut done = import(&client, names, args.group.clone()).await?;
+    let mut done = import(&client, names, groups).await?;
     skipped.append(&mut done.skipped);
     done.skipped = skipped;
     summary(context, &done)
@@ -106,7 +109,7 @@ pub(super) fn free(known: &[SshConfigHost]) -> Vec<&SshConfigHost> {
 pub(super) async fn import(
     client: &Client,
     names: Vec<String>,
-    groups: Vec<String>,
+    groups: Vec<GroupName>,
 ) -> Result<Imported, CliError> {
     if names.is_empty() {
         return Ok(Imported { added: Vec::new(), skipped: Vec::new() });

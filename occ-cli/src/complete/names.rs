@@ -236,7 +236,7 @@ fn hosts_on_disk() -> Option<Vec<Host>> {
         name: name.to_string(),
         config: Config {
             hostname: config.hostname.to_string(),
-            groups: config.groups,
+            groups: config.groups.iter().map(ToString::to_string).collect(),
             description: config.description,
         },
     };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use occ_proto::host::{HostConfig, HostsFile};
-use occ_proto::name::{Address, HostName, UserName};
+use occ_proto::name::{Address, GroupName, HostName, UserName};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ownership::{self, Exposed};
@@ -296,7 +296,7 @@ struct HostOnDisk<'a> {
     port: Option<u16>,
     identity_file: Option<&'a str>,
     jump_host: Option<&'a str>,
-    groups: &'a [String],
+    groups: &'a [GroupName],
     description: Option<&'a str>,
 }
 

@@ -186,6 +186,9 @@ fn rig_with_prod() -> DaemonRig {
     rig
 }
 
+/// What is no name of a group.
+const BAD_GROUPS: [&str; 5] = ["", " ", "a\nprod-9", "x\u{1b}[31my", "x\0y"];
+
 /// Returns a text as a path segment with every byte encoded (RFC 3986, section 2.1).
 fn segment(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
@@ -215,6 +218,16 @@ fn the_command_line_refuses_them_as_a_usage_error() {
             let output = add(with(&bad, place));
             assert_eq!(output.code(), 2, "{place:?} {bad:?}: {output:?}");
             assert!(!output.stderr.contains('\u{1b}'), "{place:?} {bad:?}: {output:?}");
+        }
+    }
+    for bad in BAD_GROUPS.into_iter().filter(|bad| !bad.contains('\0')) {
+        for (verb, option) in [("add", "--group"), ("edit", "--add-group")] {
+            let group = format!("{option}={bad}");
+            let address: &[&str] = if verb == "add" { &["example.com"] } else { &[] };
+            let output =
+                rig.run_occ(&[&["host", verb, "prod", "--no-verify", &group], address].concat());
+            assert_eq!(output.code(), 2, "{group:?}: {output:?}");
+            assert!(!output.stderr.contains('\u{1b}'), "{group:?}: {output:?}");
         }
     }
     for port in ["0", "70000", "-1", "22x"] {
@@ -264,6 +277,13 @@ fn the_api_refuses_them_as_bad_requests() {
             let problem = problem(&post(&rig, &path));
             assert_eq!((problem.status, problem.code), (400, Code::BadRequest), "{bad:?}");
         }
+    }
+    for group in BAD_GROUPS {
+        let groups = json!(["eu", group]);
+        let config = json!({ "hostname": "example.com", "groups": groups });
+        refused("POST", "/v1/hosts", json!({ "name": "new", "config": config, "verify": false }));
+        refused("PATCH", "/v1/hosts/prod", json!({ "groups": groups, "verify": false }));
+        refused("POST", "/v1/ssh-config/import", json!({ "names": [], "groups": groups }));
     }
     for port in [json!(0), json!(70000), json!(-1), json!("22"), json!(22.5)] {
         let config = json!({ "hostname": "example.com", "port": port });
@@ -322,7 +342,15 @@ fn hosts_json_with_one_of_them_is_refused_and_the_line_named() {
         let text = hosts_json("prod", "example.com", "deploy", &port);
         assert_eq!(line_of_fault(&text), Some(6), "{text}");
     }
-    assert_eq!(line_of_fault(&hosts_json("prod", "example.com", "deploy", &json!(22))), None);
+    let good = hosts_json("prod", "example.com", "deploy", &json!(22));
+    assert_eq!(line_of_fault(&good), None);
+    let with_group =
+        |group: &str| good.replace("22\n", &format!("22,\n\"groups\": [{}]\n", json!(group)));
+    for bad in BAD_GROUPS {
+        assert_eq!(line_of_fault(&with_group(bad)), Some(7), "{bad:?}");
+    }
+    // Nothing but people reads them.
+    assert_eq!(line_of_fault(&with_group("my group; $(é)")), None);
 }
 
 /// Makes a stand-in for ssh that prints `answer` in its directory, but for the question about its own

@@ -854,7 +854,9 @@ fn a_file_goes_to_every_host_of_a_group() {
         rig.add_host(name, sshd);
     }
     rig.edit_hosts(|file| {
-        file.hosts.values_mut().for_each(|config| config.groups.push("eu".to_owned()));
+        file.hosts
+            .values_mut()
+            .for_each(|config| config.groups.push(occ_proto::GroupName::new("eu").unwrap()));
     });
     rig.start_daemon(&[]);
     down.stop();

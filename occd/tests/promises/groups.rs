@@ -4,8 +4,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use occ_proto::HostName;
 use occ_proto::status::State;
+use occ_proto::{GroupName, HostName};
 use serde_json::{Value, json};
 use testkit::embedded::Phase;
 use testkit::keys::KeyFile;
@@ -21,7 +21,7 @@ fn group(rig: &DaemonRig, group: &str, hosts: &[&str]) {
     rig.edit_hosts(|file| {
         for host in hosts {
             let config = file.hosts.get_mut(&HostName::new(*host).unwrap()).unwrap();
-            config.groups.push(group.to_owned());
+            config.groups.push(GroupName::new(group).unwrap());
         }
     });
 }

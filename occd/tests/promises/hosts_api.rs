@@ -8,7 +8,7 @@ use std::time::Duration;
 use occ_proto::exec::ExecResult;
 use occ_proto::host::DefaultHost;
 use occ_proto::status::{HostSaved, HostStatus, State};
-use occ_proto::{Code, HostsFile};
+use occ_proto::{Code, GroupName, HostsFile};
 use serde_json::{Value, json};
 use testkit::http::Response;
 use testkit::keys::KeyFile;
@@ -408,7 +408,7 @@ fn writers_of_one_host_who_check_what_they_read_lose_nothing() {
             let shown = rig.http("GET", "/v1/hosts/prod", &[], None);
             let etag = shown.header("etag").unwrap().to_owned();
             let mut groups = body::<HostStatus>(&shown).config.groups;
-            groups.push(format!("group-{n}"));
+            groups.push(GroupName::new(format!("group-{n}")).unwrap());
             let change = Some(json!({ "groups": groups }));
             let answer = rig.http("PATCH", "/v1/hosts/prod", &[("If-Match", &etag)], change);
             assert!(matches!(answer.status, 200 | 412), "{}", answer.text());
@@ -421,7 +421,8 @@ fn writers_of_one_host_who_check_what_they_read_lose_nothing() {
     });
     let mut groups = on_disk(&rig).hosts["prod"].groups.clone();
     groups.sort();
-    assert_eq!(groups, (0..WRITERS).map(|n| format!("group-{n}")).collect::<Vec<_>>());
+    let joined = (0..WRITERS).map(|n| GroupName::new(format!("group-{n}")).unwrap());
+    assert_eq!(groups, joined.collect::<Vec<_>>());
 }
 
 /// Broken in line 3: the comma is missing.

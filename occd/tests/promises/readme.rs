@@ -210,7 +210,7 @@ impl World {
         self.rig.edit_hosts(|file| {
             for (name, host) in &mut file.hosts {
                 if name.as_str().starts_with("eu-") {
-                    host.groups = vec!["eu".into()];
+                    host.groups = vec![occ_proto::GroupName::new("eu").unwrap()];
                 }
             }
         });
