@@ -179,7 +179,7 @@ fn heard<'a>(
                 return;
             };
             let Some(input) = &flight.input else {
-                let detail = "Nothing can be sent to that request.";
+                let detail = "nothing can be sent to that request";
                 tasks.push(say(api, Said::misread(&Misread::at(number, 1, None, detail))));
                 return;
             };
@@ -208,7 +208,7 @@ fn begin<'a>(
 ) {
     let id = request.id.clone();
     if flights.contains_key(&id) {
-        let detail = format!("The id {id} is that of a request in flight.");
+        let detail = format!("the id {id} is that of a request in flight");
         tasks.push(say(api, Said::misread(&Misread::at(number, 1, None, detail))));
         return;
     }

@@ -119,6 +119,26 @@ fn fits(shown: &str, line: &str) -> bool {
 }
 
 #[test]
+fn a_path_that_is_too_long_is_told_as_over_http() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let mut lines = Lines::start(&rig);
+    // The last that hyper reads, and the next.
+    for (length, status, code) in [(65_534, 404, "not_found"), (65_535, 414, "too_large")] {
+        let path = format!("/{}", "a".repeat(length - 1));
+        let over_http = rig.http("GET", &path, &[], None).json();
+        let said = lines.get(1, &path);
+        for problem in [&over_http, &said["body"]] {
+            assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)));
+        }
+        assert_eq!(said["body"]["title"], over_http["title"], "{said}");
+        let detail = said["body"]["detail"].as_str().unwrap();
+        assert!(status != 414 || detail.contains("longer than 64 KiB"), "{detail}");
+    }
+    assert_eq!(lines.finish(), 0);
+}
+
+#[test]
 fn the_document_is_what_it_does() {
     let Some((sshd, rig)) = sshd() else { return };
     rig.add_host("prod-1", Target::from(&sshd));

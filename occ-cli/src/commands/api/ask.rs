@@ -17,6 +17,9 @@ use serde_json::Value;
 const OURS: [&str; 6] =
     ["connection", "content-length", "host", "te", "transfer-encoding", "upgrade"];
 
+/// The longest target of a request that hyper reads, in bytes: the daemon answers a longer one with 414, too.
+const LONGEST_TARGET: usize = 65_534;
+
 /// What a client calls a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged, expecting = "an ID is a whole number or a text")]
@@ -167,15 +170,32 @@ pub(super) struct Misread {
     pub(super) column: usize,
 }
 
+/// Why a line means nothing.
+#[derive(Debug)]
+pub(super) struct Why {
+    status: u16,
+    code: Code,
+    /// In words, without the full stop.
+    text: String,
+}
+
+impl From<String> for Why {
+    fn from(text: String) -> Self {
+        Self { status: 400, code: Code::BadRequest, text }
+    }
+}
+
+impl From<&str> for Why {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
 impl Misread {
-    pub(super) fn at(
-        line: u64,
-        column: usize,
-        id: Option<Id>,
-        detail: impl std::fmt::Display,
-    ) -> Self {
-        let detail = format!("Line {line}, column {column}: {detail}");
-        Self { id, problem: Problem::new(400, Code::BadRequest, detail).into(), line, column }
+    pub(super) fn at(line: u64, column: usize, id: Option<Id>, why: impl Into<Why>) -> Self {
+        let Why { status, code, text } = why.into();
+        let detail = format!("Line {line}, column {column}: {text}.");
+        Self { id, problem: Problem::new(status, code, detail).into(), line, column }
     }
 
     pub(super) fn too_long(line: u64) -> Self {
@@ -196,7 +216,8 @@ pub(super) fn read(number: u64, text: &[u8]) -> Result<Option<Line>, Misread> {
     if !text.trim_ascii_start().starts_with(b"{")
         && serde_json::from_slice::<IgnoredAny>(text).is_ok()
     {
-        let what = "a line is a JSON object, such as {\"id\":1,\"method\":\"GET\",\"path\":\"/v1/hosts\"}.";
+        let what =
+            "a line is a JSON object, such as {\"id\":1,\"method\":\"GET\",\"path\":\"/v1/hosts\"}";
         return Err(Misread::at(number, 1, None, what));
     }
     let written: Written = serde_json::from_slice(text).map_err(|error| {
@@ -205,13 +226,13 @@ pub(super) fn read(number: u64, text: &[u8]) -> Result<Option<Line>, Misread> {
         let what = what.split(" at line ").next().unwrap_or_default();
         let id = serde_json::from_slice::<Value>(text).ok();
         let id = id.and_then(|line| serde_json::from_value(line.get("id")?.clone()).ok());
-        Misread::at(number, error.column(), id, format_args!("{what}."))
+        Misread::at(number, error.column(), id, what)
     })?;
     let id = written.id.clone();
-    understood(written).map(Some).map_err(|why| Misread::at(number, 1, id, format_args!("{why}.")))
+    understood(written).map(Some).map_err(|why| Misread::at(number, 1, id, why))
 }
 
-fn understood(written: Written) -> Result<Line, String> {
+fn understood(written: Written) -> Result<Line, Why> {
     let no_id = || "`id` is missing: a whole number or a text".to_owned();
     let is_request = written.method.is_some() || written.path.is_some();
     let is_piece = written.send.is_some() || written.send_b64.is_some() || written.close;
@@ -231,9 +252,7 @@ fn understood(written: Written) -> Result<Line, String> {
             let method = Method::from_bytes(method.as_bytes())
                 .map_err(|_| format!("`{method}` is no method"))?;
             let path = written.path.ok_or("`path` is missing")?;
-            let uri = Some(&path).filter(|path| path.starts_with('/'));
-            let uri = uri.and_then(|path| path.parse().ok());
-            let uri = uri.ok_or("`path` is no path: it begins with / and is percent-encoded")?;
+            let uri = target(&path)?;
             let headers = written.headers.into_iter().map(header).collect::<Result<_, _>>()?;
             let body = Content::of(written.body, written.body_b64)?;
             let (websocket, upload) = (written.websocket, written.upload);
@@ -251,6 +270,17 @@ fn understood(written: Written) -> Result<Line, String> {
                 .into())
         }
     }
+}
+
+/// Reads what a request is sent to.
+fn target(path: &str) -> Result<hyper::Uri, Why> {
+    if path.len() > LONGEST_TARGET {
+        let text = "`path` is longer than 64 KiB".to_owned();
+        return Err(Why { status: 414, code: Code::TooLarge, text });
+    }
+    let uri = Some(path).filter(|path| path.starts_with('/'));
+    let uri = uri.and_then(|path| path.parse().ok());
+    Ok(uri.ok_or("`path` is no path: it begins with / and is percent-encoded")?)
 }
 
 fn header((name, value): (String, String)) -> Result<(HeaderName, HeaderValue), String> {
