@@ -323,7 +323,7 @@ fn what_starts_the_programs_at_the_login_goes_with_them_and_nothing_else() {
     };
     let all = ["autostart/occd.desktop", "systemd/user/occd.service", "systemd/user/occd.socket"];
     let here = |home: &Path| all.map(|file| home.join(".config").join(file).exists());
-    for (name, linked) in [("a b", false), ("50% $x `y` & |", false), ("plain", true)] {
+    for (name, linked) in [("a b", false), ("50 $x `y` & |", false), ("plain", true)] {
         let home = place.join(name);
         let prefix = home.join(".local");
         put(&prefix);
