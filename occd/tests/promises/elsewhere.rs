@@ -15,6 +15,7 @@ use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
 
 use crate::ask::{GUARD, body, failure, in_state, look, post, problem};
 use crate::auth::{Agent, add_with};
+use crate::limits::alone;
 
 /// Makes a program by which an agent asks its user: it notes each question and waits for `answer` in `dir`.
 fn dialog(dir: &Path) -> std::path::PathBuf {
@@ -98,7 +99,8 @@ fn what_a_server_asks_in_its_banner_is_shown_and_waited_for() {
     let (screen, code) = terminal.finish();
     assert_eq!((code, screen.ends_with("in\n")), (0, true), "{screen}");
     assert!(!screen.contains('\u{1b}'), "{screen}");
-    // Who had to do something has to again.
+    // Who had to do something has to again, where nobody is there any more who could.
+    alone(&rig);
     host.drop_connections();
     assert_eq!(failure(&rig, "far", State::Failed).code, Code::InputNeeded);
     assert_eq!(host.connections(), 1);

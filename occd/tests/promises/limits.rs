@@ -21,10 +21,16 @@ fn runs(rig: &DaemonRig) -> Response {
 }
 
 /// Returns a number of `/metrics`, by its name with its labels.
-fn number(rig: &DaemonRig, name: &str) -> Option<f64> {
+pub(crate) fn number(rig: &DaemonRig, name: &str) -> Option<f64> {
     let text = rig.http("GET", "/metrics", &[], None).text();
     let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
     text.lines().find_map(value)
+}
+
+/// Waits until the daemon has noticed that all clients are gone but whoever asks.
+pub(crate) fn alone(rig: &DaemonRig) {
+    let clients = || number(rig, "occd_clients");
+    wait_until("the clients to be gone", GUARD, clients, |count| *count == Some(1.0));
 }
 
 /// Opens a WebSocket for a command, of which nothing is said yet.
@@ -116,12 +122,7 @@ fn what_goes_on_without_its_client_keeps_its_place() {
     let client = begin_exec(&rig, "local", "idempotency-key: left", &asked);
     wait_until("it to run", GUARD, || dir.at("ran").exists(), |ran| *ran);
     drop(client);
-    wait_until(
-        "its client to be gone",
-        GUARD,
-        || number(&rig, "occd_clients"),
-        |n| *n == Some(1.0),
-    );
+    alone(&rig);
     assert_eq!(runs(&rig).status, 429);
     std::fs::write(dir.at("go"), "").unwrap();
     wait_until("a place", GUARD, || runs(&rig).status, |status| *status == 200);

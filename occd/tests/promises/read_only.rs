@@ -16,6 +16,7 @@ use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 
 use crate::ask::{GUARD, connect, list, look, problem};
+use crate::limits::{self, alone};
 use crate::policy::sshd_with;
 
 fn socket(rig: &DaemonRig) -> PathBuf {
@@ -357,11 +358,8 @@ fn a_websocket_keeps_its_place_among_the_clients() {
     let all: Vec<_> = clients.take_while(|(is_open, _)| *is_open).collect();
     assert_eq!(all.len(), 64);
     drop(all);
-    let number = || {
-        let text = rig.http("GET", "/metrics", &[], None).text();
-        text.lines().find_map(|line| line.strip_prefix("occd_clients ")?.parse().ok())
-    };
-    wait_until("whoever asks to be the only one", GUARD, number, |count| *count == Some(1.0_f64));
+    let number = || limits::number(&rig, "occd_clients");
+    alone(&rig);
     let (is_open, one) = open();
     assert!(is_open);
     wait_until("it to count", GUARD, number, |count| *count == Some(2.0));
