@@ -44,3 +44,16 @@ vim.api.nvim_create_autocmd('BufWriteCmd', {
     require('occ.file').write(event.buf, event.match, vim.v.cmdbang == 1)
   end,
 })
+vim.api.nvim_create_autocmd({ 'FileReadCmd', 'FileWriteCmd', 'FileAppendCmd' }, {
+  group = group,
+  pattern = 'occ://*',
+  callback = function(event)
+    require('occ.file').refuse_part(event.match)
+  end,
+})
+vim.api.nvim_create_autocmd('BufFilePost', {
+  group = group,
+  callback = function(event)
+    require('occ.file').renamed(event.buf)
+  end,
+})

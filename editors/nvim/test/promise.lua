@@ -466,6 +466,39 @@ function tests.a_name_that_was_not_read_is_a_new_file()
   vim.cmd('bwipeout!')
 end
 
+function tests.nothing_is_written_here_in_the_place_of_a_hosts_file()
+  local path = dir .. '/part'
+  local name = 'occ://' .. host .. '/' .. path
+  write(path, 'one\ntwo\n')
+  -- Where a directory of this machine has the name.
+  local before = vim.fn.getcwd()
+  vim.cmd('cd ' .. dir)
+  local here = 'occ:/' .. host .. '/' .. dir .. '/part'
+  vim.fn.mkdir(vim.fn.fnamemodify(here, ':h'), 'p')
+  write(here, 'local\n')
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  for _, command in ipairs({ '2write! ' .. name, '2write!', 'write! >> ' .. name, '2write ' .. name .. '.new', 'read ' .. name }) do
+    failed = {}
+    pcall(vim.cmd, command)
+    assert(failed[1] and failed[1]:find('as a whole; nothing was done', 1, true), command .. vim.inspect(failed))
+    same({ lines(), vim.bo.modified }, { { 'one', 'two' }, false })
+  end
+  vim.cmd('edit!')
+  same({ read(path), read(here), read(here .. '.new') }, { 'one\ntwo\n', 'local\n', nil })
+  failed = {}
+  -- Under a name of this machine it is a file like any other.
+  vim.cmd('saveas ' .. dir .. '/taken')
+  same({ read(dir .. '/taken'), vim.b.occ_host, vim.bo.swapfile }, { 'one\ntwo\n', nil, vim.go.swapfile })
+  -- What the editor refuses is said in its words.
+  vim.o.hidden = false
+  vim.bo.modified = true
+  vim.cmd('OccOpen ' .. host .. ':' .. path)
+  assert(failed[1]:find('^occ: E37: '), vim.inspect(failed))
+  failed = {}
+  vim.o.hidden = true
+  vim.cmd('cd ' .. before .. ' | %bwipeout!')
+end
+
 function tests.what_is_left_of_an_emptied_buffer_is_as_in_vim()
   local here, there = dir .. '/empty', dir .. '/emptied'
   for text, edits in pairs({
@@ -771,6 +804,7 @@ local order = {
   'bytes_and_ends_of_lines_stay_as_they_are',
   'what_a_command_or_an_option_says_of_the_bytes_is_heeded',
   'a_name_that_was_not_read_is_a_new_file',
+  'nothing_is_written_here_in_the_place_of_a_hosts_file',
   'what_is_left_of_an_emptied_buffer_is_as_in_vim',
   'the_encoding_and_the_ends_of_lines_are_those_that_were_set',
   'a_long_file_is_written',

@@ -74,7 +74,7 @@ fn neovim_shows_hosts_runs_commands_edits_files_and_asks() {
     };
     assert!(status.success(), "{said}");
     let promises = said.lines().filter(|line| line.starts_with("ok ")).count();
-    assert_eq!(promises, 29, "{said}");
+    assert_eq!(promises, 30, "{said}");
 }
 
 /// Neovim on a terminal of tmux's.

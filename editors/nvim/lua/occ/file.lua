@@ -317,13 +317,33 @@ function M.write(buffer, name, force)
   vim.notify(string.format('"%s:%s" %dB written', host, path, #text))
 end
 
+--- Says that a file is read and written as a whole (FileReadCmd, FileWriteCmd, FileAppendCmd): without this, the editor
+--- would take the name for one of this machine.
+function M.refuse_part(name)
+  local host, path = M.parse(name)
+  local spot = host and (host .. ':' .. path) or name
+  fail(spot .. ': a file of a host is read by :e and written by :w as a whole; nothing was done')
+end
+
+--- Gives a buffer whose name is no longer one of a host's file back what it would have had (BufFilePost).
+function M.renamed(buffer)
+  if vim.b[buffer].occ_file and not M.parse(vim.api.nvim_buf_get_name(buffer)) then
+    vim.b[buffer].occ_file = nil
+    vim.b[buffer].occ_host = nil
+    vim.bo[buffer].swapfile = vim.go.swapfile
+  end
+end
+
 --- Opens HOST:PATH.
 function M.open(spot)
   local host, path = spot:match('^([^:/]+):(.+)$')
   if not host then
     return fail(spot .. ' is not HOST:PATH')
   end
-  vim.cmd('edit ' .. vim.fn.fnameescape('occ://' .. host .. '/' .. path))
+  local ok, why = pcall(vim.cmd, 'edit ' .. vim.fn.fnameescape('occ://' .. host .. '/' .. path))
+  if not ok then
+    fail((why:gsub('^Vim%b():', '')))
+  end
 end
 
 return M
