@@ -1,6 +1,7 @@
 //! The process around the daemon: hardening, the session, and telling whoever started it.
 
 use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -143,9 +144,36 @@ pub fn watchdog_period() -> Option<Duration> {
 }
 
 fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+    let told = abstract_socket().map_or_else(
+        || sd_notify::notify(state),
+        |name| {
+            let lines: String = state.iter().map(|state| format!("{state}\n")).collect();
+            tell_abstract(&name, lines.as_bytes())
+        },
+    );
+    if let Err(error) = told {
         tracing::warn!(%error, "systemd could not be told");
     }
+}
+
+/// Returns the name of the socket where systemd is told, if it is no file (`@` before it; sd_notify(3)). sd-notify knows
+/// files alone.
+fn abstract_socket() -> Option<Vec<u8>> {
+    let socket = std::env::var_os("NOTIFY_SOCKET")?.into_vec();
+    socket.strip_prefix(b"@").map(<[u8]>::to_vec)
+}
+
+#[cfg(target_os = "linux")]
+fn tell_abstract(name: &[u8], text: &[u8]) -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let address = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?.send_to_addr(text, &address).map(drop)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tell_abstract(_name: &[u8], _text: &[u8]) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 /// Points the standard streams at /dev/null, so that whoever started us sees their end.

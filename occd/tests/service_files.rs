@@ -171,6 +171,24 @@ fn the_starter_is_told_when_clients_are_accepted_and_when_it_stops() {
     assert!(!rig.socket().exists());
 }
 
+/// sd_notify(3): a name with `@` before it is one in the abstract namespace.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_starter_may_listen_where_no_file_is() {
+    use std::os::linux::net::SocketAddrExt as _;
+    let mut rig = DaemonRig::new();
+    let name = format!("occ-test-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let notified = UnixDatagram::bind_addr(&address).unwrap();
+    notified.set_read_timeout(Some(GUARD)).unwrap();
+    rig.set_env("NOTIFY_SOCKET", format!("@{name}"));
+    let mut child = rig.spawn_daemon(&[]);
+    assert_eq!(next(&notified), ["READY=1", "STATUS=Clients are accepted."], "{}", rig.log());
+    Process::find(child.id()).unwrap().signal(Signal::TERM);
+    assert_eq!(next(&notified)[0], "STOPPING=1", "{}", rig.log());
+    assert!(blocking::wait_for("its end", GUARD, || child.try_wait().unwrap()).success());
+}
+
 #[test]
 fn the_starter_hears_that_the_daemon_lives_for_as_long_as_it_does() {
     let mut rig = DaemonRig::new();
