@@ -193,7 +193,7 @@ impl Forwards {
                 (None, _) => entry.live = None,
                 _ if entry.denied.is_some() => entry.live = None,
                 (Some(host), Some(live)) if live.running.host.is_same(host) => {}
-                (Some(host), _) => match self.listen_for_service(&entry.record) {
+                (Some(host), _) => match self.listen_for_service(&entry.record, by_name) {
                     Ok((listeners, listen)) => {
                         changed |= entry.record.listen != listen;
                         entry.record.listen = listen;
@@ -216,12 +216,17 @@ impl Forwards {
         self.listen_by_name(by_name.filter(|_| any));
     }
 
-    /// What a person chose is kept, and its port waited for; what occ forwards by itself takes the next that is free.
-    fn listen_for_service(&self, record: &Record) -> io::Result<(Vec<Listener>, Endpoint)> {
+    /// What a person chose is kept, and its port waited for; what occ forwards by itself takes the next that is free, and
+    /// leaves the one behind which hosts are found by their names.
+    fn listen_for_service(
+        &self,
+        record: &Record,
+        by_name: Option<u16>,
+    ) -> io::Result<(Vec<Listener>, Endpoint)> {
         let (Some(_), Some(port)) = (record.service, record.listen.port()) else {
             return Ok((Vec::new(), record.listen.clone()));
         };
-        let (listener, port) = bind_nearby(port)?;
+        let (listener, port) = bind_nearby(port, by_name)?;
         Ok((vec![Listener::Tcp(listener)], record::on_loopback(port)))
     }
 
@@ -407,7 +412,8 @@ impl Forwards {
         }
         // The port that it had is free from now on.
         entries.retain(|_, entry| !entry.is_service(host.name(), service));
-        let (listeners, listen) = self.listen_for_service(&record).map_err(NoPort::Taken)?;
+        let (listeners, listen) =
+            self.listen_for_service(&record, by_name).map_err(NoPort::Taken)?;
         let port = listen.port().unwrap_or_default();
         record.listen = listen;
         let live = self.run(host, &record, listeners, false);
@@ -575,9 +581,9 @@ fn overlap(one: &Endpoint, other: &Endpoint) -> bool {
     }
 }
 
-/// Binds a port of this machine, the wanted one if it is free, else one nearby.
-fn bind_nearby(wanted: u16) -> io::Result<(TcpListener, u16)> {
-    let nearby = wanted..=wanted.saturating_add(NEARBY);
+/// Binds a port of this machine, the wanted one if it is free, else one nearby, but for one that is somebody else's.
+fn bind_nearby(wanted: u16, but: Option<u16>) -> io::Result<(TcpListener, u16)> {
+    let nearby = (wanted..=wanted.saturating_add(NEARBY)).filter(|port| Some(*port) != but);
     let found =
         nearby.filter(|port| *port >= 1024).find_map(|port| Some((bind_to(port).ok()?, port)));
     match found {
@@ -601,10 +607,15 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_is_taken_is_passed_over() {
         let (first, port) =
-            bind_nearby(20_000 + u16::try_from(std::process::id() % 10_000).unwrap()).unwrap();
-        let (_second, other) = bind_nearby(port).unwrap();
+            bind_nearby(20_000 + u16::try_from(std::process::id() % 10_000).unwrap(), None)
+                .unwrap();
+        let (second, other) = bind_nearby(port, None).unwrap();
         assert_ne!(other, port);
+        drop(second);
+        let (_third, another) = bind_nearby(port, Some(other)).unwrap();
+        assert!(another > other, "{another}");
         drop(first);
-        assert_eq!(bind_nearby(port).unwrap().1, port);
+        assert_eq!(bind_nearby(port, None).unwrap().1, port);
+        assert_ne!(bind_nearby(port, Some(port)).unwrap().1, port);
     }
 }
