@@ -110,10 +110,14 @@ pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
             PathError::SocketNotAbsolute(path) => {
                 let given =
                     if context.socket.is_some() { "--socket " } else { "export OCC_SOCKET=" };
-                CliError::usage(format!("{text}.")).hint(format!(
-                    "{given}\"$PWD/{}\", or leave it out for the usual one",
-                    shown(&path)
-                ))
+                // As Docker's variables have it.
+                let of_url = path.to_str().and_then(|path| path.strip_prefix("unix://"));
+                let meant = match of_url.filter(|path| path.starts_with('/')) {
+                    Some(path) => shown(Path::new(path)),
+                    None => format!("\"$PWD/{}\"", shown(&path)),
+                };
+                CliError::usage(format!("{text}."))
+                    .hint(format!("{given}{meant}, or leave it out for the usual one"))
             }
             PathError::SocketPathTooLong { .. } => CliError::usage(format!("{text}."))
                 .hint("export OCC_SOCKET=PATH, with a shorter one in a directory of its own"),

@@ -245,6 +245,14 @@ fn a_socket_path_that_does_not_fit_is_told() {
     rig.set_env("OCC_SOCKET", "relative/occd.sock");
     let (_, words) = fails_to_start(&rig, &[]);
     assert!(words.contains("must be absolute"), "{words}");
+    for (given, meant) in [
+        ("here/occd.sock", "export OCC_SOCKET=\"$PWD/here/occd.sock\""),
+        ("unix:///run/x/occd.sock", "export OCC_SOCKET=/run/x/occd.sock,"),
+    ] {
+        rig.set_env("OCC_SOCKET", given);
+        let output = rig.run_occ(&["host", "list"]);
+        assert!(output.stderr.contains(&format!("hint: {meant}")), "{output:?}");
+    }
 }
 
 #[test]
