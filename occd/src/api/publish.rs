@@ -11,6 +11,7 @@ use occ_proto::forward::Forward;
 use occ_proto::operation::Operation;
 use occ_proto::prompt::Prompt;
 use occ_proto::session::Session;
+use occ_proto::status::DockerFault;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,7 @@ use crate::events::Topic;
 #[derive(Debug, Default)]
 struct Last {
     containers: BTreeMap<HostName, ContainerStatus>,
+    docker_faults: BTreeMap<HostName, DockerFault>,
     forwards: BTreeMap<String, Forward>,
     sessions: BTreeMap<String, Session>,
     prompts: BTreeMap<u64, Prompt>,
@@ -71,6 +73,7 @@ impl Last {
     fn host(&mut self, app: &App, host: HostName) {
         let status = app.pool.get(&host).map(|host| Box::new(app.with_sandbox(host.status())));
         let is_gone = status.is_none();
+        self.is_other_fault(&host, status.as_ref().and_then(|status| status.docker_error.clone()));
         let change = Change::Host { host: host.clone(), status };
         app.events.tell(EventKind::Host, Some(host.clone()), change);
         if is_gone {
@@ -78,7 +81,24 @@ impl Last {
         }
     }
 
+    /// Notes what keeps a host's Docker from being asked, and returns whether that is another than the last time.
+    fn is_other_fault(&mut self, host: &HostName, now: Option<DockerFault>) -> bool {
+        let before = match now.clone() {
+            Some(now) => self.docker_faults.insert(host.clone(), now),
+            None => self.docker_faults.remove(host),
+        };
+        before != now
+    }
+
     fn container(&mut self, app: &App, host: HostName) {
+        // It is part of the host, as its own resource shows it.
+        let status = app.pool.get(&host).map(|host| app.with_sandbox(host.status()));
+        if let Some(status) = status
+            && self.is_other_fault(&host, status.docker_error.clone())
+        {
+            let change = Change::Host { host: host.clone(), status: Some(Box::new(status)) };
+            app.events.tell(EventKind::Host, Some(host.clone()), change);
+        }
         let known = app.pool.get(&host).and_then(|_| app.sandboxes.known(&host).status());
         let known = known.map(|container| app.with_url(&host, container));
         // Its age is no news.

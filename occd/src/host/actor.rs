@@ -74,6 +74,8 @@ enum Signal {
     /// It is about to be closed, by us or because that of its jump host is.
     Ending(Arc<Connection>),
     Bulk(Arc<Connection>),
+    /// The host has said something of itself on it.
+    System(Arc<Connection>),
     /// The jump host that was waited for is there.
     HopUp,
     /// Somebody has unlocked the key that the login failed for.
@@ -180,6 +182,7 @@ pub fn spawn(
         last_error: None,
         awaited_agent: None,
         primary: None,
+        system: None,
         retired: Vec::new(),
         connects: 0,
         dial_failures: 0,
@@ -302,6 +305,7 @@ impl Actor {
                 Input::Signal(Signal::Closed(connection)) => self.closed(&connection),
                 Input::Signal(Signal::Ending(connection)) => self.ending(connection),
                 Input::Signal(Signal::Bulk(connection)) => self.bulk(&connection),
+                Input::Signal(Signal::System(connection)) => self.watch_system(&connection),
                 Input::Signal(Signal::HopUp) => {
                     self.waits_for_hop = false;
                     // By now another dial may have failed for another reason.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use occ_proto::status::{IdleReason, State};
+use occ_proto::status::{IdleReason, RemoteSystem, State};
 use occ_proto::{HostConfig, HostName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -117,6 +117,8 @@ pub struct HostSnapshot {
     pub awaited_agent: Option<AgentChoice>,
     /// The connection that new work goes to.
     pub primary: Option<Arc<Connection>>,
+    /// What the host behind it has said of itself.
+    pub system: Option<Arc<RemoteSystem>>,
     /// Connections that only finish what runs on them.
     pub retired: Vec<Arc<Connection>>,
     /// Connections made so far.
@@ -136,8 +138,8 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    /// Returns whether clients are shown the same (`status.rs`), but for what moves all the time: bytes, channels and
-    /// round trips.
+    /// Returns whether clients are shown the same (`status.rs`), but for what moves all the time: bytes, channels, round
+    /// trips, and whether the server is answering this moment.
     fn shows_the_same(&self, other: &Self) -> bool {
         // All of them by name, so that whoever adds one decides whether clients are shown it.
         let Self {
@@ -150,6 +152,7 @@ impl HostSnapshot {
             last_error,
             awaited_agent: _,
             primary,
+            system,
             retired,
             connects,
             dial_failures: _,
@@ -169,6 +172,7 @@ impl HostSnapshot {
             && *idle_policy == other.idle_policy
             && failed(last_error) == failed(&other.last_error)
             && primary.as_ref().map(id) == other.primary.as_ref().map(id)
+            && *system == other.system
             && retired.len() == other.retired.len()
             && *connects == other.connects
             && *config == other.config

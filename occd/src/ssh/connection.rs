@@ -347,6 +347,11 @@ impl Connection {
         self.sessions.granted_at_most()
     }
 
+    /// Returns what is told of every answer of the host about itself that comes from now on.
+    pub fn system_changes(&self) -> watch::Receiver<Option<Arc<RemoteSystem>>> {
+        self.system.subscribe()
+    }
+
     /// Returns what the probe found, if it has answered.
     pub fn known_system(&self) -> Option<Arc<RemoteSystem>> {
         self.system.borrow().clone()

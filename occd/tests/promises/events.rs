@@ -12,7 +12,7 @@ use testkit::proc::Signal;
 use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd};
 
-use crate::ask::{GUARD, connect, echoes, list, post, problem};
+use crate::ask::{GUARD, connect, echoes, list, look, post, problem};
 use crate::support::exit_code;
 
 /// A stream of events as a client without a library reads it.
@@ -280,6 +280,9 @@ fn an_edit_of_one_host_is_told_of_that_host_alone_and_once() {
     let targets: Vec<_> = names.iter().map(|name| (name.as_str(), Target::from(&host))).collect();
     let rig = rig_with(&targets);
     connect(&rig, "n07");
+    // What it says of itself is news.
+    let system = || look(&rig, "n07").connection.and_then(|connection| connection.system);
+    wait_until("what n07 is", GUARD, system, Option::is_some);
     let mut all = Stream::open(&rig, "?kind=host", "");
     let mut other = Stream::open(&rig, "?host=n39", "");
     snapshot(all.next());
@@ -454,4 +457,28 @@ fn what_follows_ends_when_nobody_reads_any_more() {
         drop(told);
         assert_eq!(exit_code(&mut occ), 141, "{words:?}");
     }
+}
+
+#[test]
+fn what_a_host_says_of_itself_and_what_keeps_docker_from_being_asked_is_told() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let rig = rig_with(&[("h", Target::from(&sshd))]);
+    rig.write_config_toml("[hosts.h]\ndocker_socket = \"/nowhere/docker.sock\"\n");
+    let mut stream = Stream::open(&rig, "?kind=host", "");
+    snapshot(stream.next());
+    connect(&rig, "h");
+    let mut told = None;
+    let is_all = |change: &Change| {
+        let Change::Host { status: Some(status), .. } = change else { return false };
+        let system = status.connection.as_ref().and_then(|connection| connection.system.clone());
+        told = system.zip(status.docker_error.clone());
+        told.is_some()
+    };
+    stream.until("both to be told", is_all);
+    let now = look(&rig, "h");
+    assert_eq!(now.connection.and_then(|connection| connection.system).zip(now.docker_error), told);
+    assert!(told.is_some_and(|(system, _)| system.unknown.is_none()));
 }

@@ -38,6 +38,26 @@ impl Actor {
                 None => std::future::pending().await,
             }
         }));
+        self.watch_system(connection);
+    }
+
+    /// Waits for what the host says of itself next: it is published then.
+    pub(super) fn watch_system(&self, connection: &Arc<Connection>) {
+        if connection.is_closed() {
+            return;
+        }
+        let (mut said, closed) = (connection.system_changes(), connection.closed());
+        let of = Arc::downgrade(connection);
+        self.signals.push(Box::pin(async move {
+            tokio::select! {
+                _ = said.changed() => {}
+                () = closed.cancelled() => {}
+            }
+            match of.upgrade() {
+                Some(connection) => Signal::System(connection),
+                None => std::future::pending().await,
+            }
+        }));
     }
 
     pub(super) fn closed(&mut self, connection: &Arc<Connection>) {

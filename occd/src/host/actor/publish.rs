@@ -49,6 +49,7 @@ impl Actor {
             idle_policy: self.machine.idle_policy(),
             last_error: self.last_error.clone(),
             awaited_agent: self.awaited_agent().cloned(),
+            system: primary.as_ref().and_then(|connection| connection.known_system()),
             primary,
             retired: self
                 .connections
