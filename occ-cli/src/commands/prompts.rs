@@ -25,16 +25,31 @@ use crate::terminal::Terminal;
 const OVER: &str =
     "It is asked no more: somebody else answered it, or nobody waits for an answer any more.";
 
+/// Answers a question that yes or no is an answer to, and declines another.
+async fn answer_at_once(client: &Client, id: u64, allows: bool) -> Result<u8, CliError> {
+    let list: PromptList = client.get("/v1/prompts").await?.parse()?;
+    let kind = list.prompts.iter().find(|prompt| prompt.id == id).map(|prompt| prompt.kind);
+    let word = match kind {
+        // As a passphrase, or to a server, `no` would be tried.
+        Some(PromptKind::Passphrase | PromptKind::Password | PromptKind::Code) => None,
+        _ => Some(if allows { "yes" } else { "no" }),
+    };
+    if allows && word.is_none() {
+        let text = format!("question {id} is not one of yes or no.");
+        return Err(CliError::usage(text).hint("occ prompts asks for the answer"));
+    }
+    let body = AnswerPrompt { answer: word.map(|word| Secret::new(word.to_owned())) };
+    client.request(Method::POST, &format!("/v1/prompts/{id}"), Some(&body), None).await?;
+    Ok(0)
+}
+
 /// Runs `occ prompts` and returns its exit code.
 pub(crate) async fn run(context: &Context<'_>, args: &PromptsArgs) -> Result<u8, CliError> {
     let ui = context.ui;
     // Questions go with the daemon that asks them.
     let client = context.client().await?.of_this_daemon();
-    if let Some((id, word)) = args.allow.map(|id| (id, "yes")).or(args.deny.map(|id| (id, "no"))) {
-        let body = AnswerPrompt { answer: Some(Secret::new(word.to_owned())) };
-        let path = format!("/v1/prompts/{id}");
-        client.request(Method::POST, &path, Some(&body), None).await?;
-        return Ok(0);
+    if let Some(id) = args.allow.or(args.deny) {
+        return answer_at_once(&client, id, args.allow.is_some()).await;
     }
     let reply = client.get("/v1/prompts").await?;
     if ui.json {

@@ -383,6 +383,25 @@ fn occ_prompts_says_that_an_answer_was_wrong_and_asks_again() {
 }
 
 #[test]
+fn a_passphrase_is_refused_from_elsewhere_and_no_is_not_tried_as_one() {
+    let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
+        let id = prompt(&rig, "a-test").id.to_string();
+        // It is everybody's after a while.
+        let is_for_all = |text: &String| text.starts_with("Passphrase for");
+        wait_until("it", GUARD, || rig.occ_ok(&["prompts"]), is_for_all);
+        let allowed = rig.run_occ(&["prompts", "--allow", &id]);
+        assert_eq!(allowed.code(), 2, "{allowed:?}");
+        assert!(allowed.stderr.contains("is not one of yes or no"), "{allowed:?}");
+        rig.occ_ok(&["prompts", "--deny", &id]);
+        let problem = problem(&connecting.join().unwrap());
+        assert!(problem.detail.contains("declined"), "{problem:?}");
+    });
+    assert!(prompts(&rig, "a-test").is_empty());
+}
+
+#[test]
 fn a_command_whose_daemon_dies_at_a_question_was_not_started() {
     let Some((_sshd, mut rig, _key)) = locked(&["a"]) else { return };
     let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "a", "true"]), "");
