@@ -179,7 +179,28 @@ fn neovim_takes_no_answer_for_one_and_asks_again() {
     rig.occ_ok(&["prompts", "--deny", &id.to_string()]);
     let gone = |screen: &String| !screen.contains(question);
     wait_until("the question to go", GUARD, || nvim.screen(), gone);
-    nvim.types(&["Enter", ":edit", "Enter"]);
+    // What somebody is typing meanwhile is no answer.
+    nvim.types(&[
+        "Enter",
+        ":OccExec new -- echo ran",
+        "Enter",
+        "i",
+        "yes",
+        "Enter",
+        "yes",
+        "Enter",
+    ]);
+    let asked = || rig.log().matches("somebody is asked").count();
+    wait_until("the question", GUARD, asked, |count| *count == 3);
+    nvim.types(&["yes", "Enter", "here"]);
+    nvim.shows("here");
+    assert!(!nvim.screen().contains(question), "{}", nvim.screen());
+    nvim.types(&["Escape"]);
+    nvim.shows(question);
+    assert_eq!(fs::read_to_string(rig.known_hosts_file()).unwrap(), "");
+    nvim.types(&["C-c"]);
+    nvim.shows("the answer was declined");
+    nvim.types(&["Enter", ":bwipeout!", "Enter", ":edit", "Enter"]);
     nvim.shows(question);
     nvim.types(&["yes", "Enter"]);
     nvim.shows("localhost");

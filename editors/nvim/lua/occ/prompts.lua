@@ -4,9 +4,18 @@ local rpc = require('occ.rpc')
 
 local M = {}
 
+-- How long nobody may have typed before a question is asked, in milliseconds: what is being typed is no answer.
+local QUIET = 400
+-- How often it is looked whether it may be asked.
+local LOOK = 100
+
 local listening = false
 local queue = {}
 local asking = nil
+local looking = false
+local typed_at = 0
+-- When somebody had typed last before they were told that a question waits: what is typed is drawn over that.
+local told_at = nil
 -- The IDs of what somebody is to answer, here or in a terminal.
 local open = {}
 
@@ -47,7 +56,49 @@ local function said(prompt)
   return table.concat(lines, '\n')
 end
 
-local function next_one()
+local function is_typing()
+  return vim.loop.now() - typed_at < QUIET
+end
+
+--- Returns when somebody will be asked, if not now: whatever is typed must be meant for the question. Who waits for an
+--- answer can type nothing else.
+local function later()
+  if rpc.is_waiting() then
+    return nil
+  end
+  local mode = vim.api.nvim_get_mode().mode
+  if not mode:find('^n') or mode:find('^no') or vim.fn.getcmdwintype() ~= '' then
+    return 'in Normal mode'
+  end
+  if vim.fn.reg_recording() ~= '' then
+    return 'once no macro is recorded'
+  end
+  return is_typing() and 'in a moment' or nil
+end
+
+local next_one
+
+--- Looks again soon whether the next question may be asked.
+local function look_again()
+  if not looking then
+    looking = true
+    vim.defer_fn(function()
+      looking = false
+      next_one()
+    end, LOOK)
+  end
+end
+
+--- Asks, with what has been typed ahead, or is left of a macro, kept for afterwards. Ctrl-C is an error.
+local function ask(input, ...)
+  vim.cmd('redraw')
+  vim.fn.inputsave()
+  local ok, text = pcall(input, ...)
+  vim.fn.inputrestore()
+  return ok, text
+end
+
+next_one = function()
   if asking or #queue == 0 then
     return
   end
@@ -60,6 +111,15 @@ local function next_one()
     vim.notify('occ: ' .. said(prompt) .. '\nIn a terminal: occ prompts --allow ' .. prompt.id .. ', or --deny ' .. prompt.id)
     return next_one()
   end
+  local when = later()
+  if when then
+    table.insert(queue, 1, prompt)
+    if not is_typing() and told_at ~= typed_at then
+      told_at = typed_at
+      vim.notify('occ: ' .. (prompt.host or 'occd') .. ' needs an answer. It is asked for ' .. when .. '.')
+    end
+    return look_again()
+  end
   asking = prompt
   local function done(text)
     if asking ~= prompt then
@@ -70,13 +130,16 @@ local function next_one()
     next_one()
   end
   -- Nothing, or Ctrl-C, which is an error, declines.
-  if prompt.secret then
-    local ok, text = pcall(vim.fn.inputsecret, said(prompt) .. ': ')
+  if prompt.secret and vim.fn.reg_recording() ~= '' then
+    vim.notify('occ: what is secret is not asked for while a macro is recorded: it would be kept in it.', vim.log.levels.ERROR)
+    done(nil)
+  elseif prompt.secret then
+    local ok, text = ask(vim.fn.inputsecret, said(prompt) .. ': ')
     done(ok and text ~= '' and text or nil)
   else
     local text = said(prompt)
     local is_said = prompt.kind ~= 'keep' and prompt.kind ~= 'host_key' or text:find('%(yes/no%)$')
-    if not pcall(vim.ui.input, { prompt = text .. (is_said and ': ' or ' (yes/no): ') }, done) then
+    if not ask(vim.ui.input, { prompt = text .. (is_said and ': ' or ' (yes/no): ') }, done) then
       done(nil)
     end
   end
@@ -107,6 +170,12 @@ function M.listen()
     return
   end
   listening = true
+  vim.on_key(function(key)
+    -- What the editor makes up itself, for an event of ours as well, begins like this (K_SPECIAL, KS_EXTRA).
+    if key:sub(1, 2) ~= '\128\253' then
+      typed_at = vim.loop.now()
+    end
+  end, vim.api.nvim_create_namespace('occ'))
   rpc.request({
     method = 'GET',
     path = '/v1/prompts?client=' .. rpc.token,

@@ -20,6 +20,8 @@ local last_id = 0
 -- How many lines `occ api` was sent: by its number it names a line that it cannot read.
 local last_line = 0
 local waiting = {}
+-- How many requests the editor stands still for.
+local waits = 0
 
 --- Returns the program and its arguments.
 function M.command()
@@ -196,9 +198,7 @@ function M.complain(text)
   vim.api.nvim_echo({ { text, 'ErrorMsg' } }, true, {})
 end
 
---- Asks, and waits for the answer, and asks questions meanwhile. Ctrl-C gives up, and so does it by itself when nothing
---- comes for `silence` milliseconds, and nobody is asked anything.
-function M.wait(request, handlers, silence)
+local function wait_for(request, handlers, silence)
   handlers = handlers or {}
   silence = silence or SILENCE
   local answer
@@ -226,6 +226,20 @@ function M.wait(request, handlers, silence)
     answer = { status = 503, headers = {}, problem = problem(why == -2 and 'Interrupted.' or silent) }
   end
   return answer
+end
+
+--- Asks, and waits for the answer, and asks questions meanwhile. Ctrl-C gives up, and so does it by itself when nothing
+--- comes for `silence` milliseconds, and nobody is asked anything.
+function M.wait(request, handlers, silence)
+  waits = waits + 1
+  local ok, answer = pcall(wait_for, request, handlers, silence)
+  waits = waits - 1
+  return ok and answer or error(answer, 0)
+end
+
+--- Returns whether the editor stands still until an answer comes.
+function M.is_waiting()
+  return waits > 0
 end
 
 --- Returns what a problem says, and the way out where there is one line for it.
