@@ -6,7 +6,7 @@ use std::process::Stdio;
 use occ_proto::container::{DiskUse, SANDBOX_CONTAINER};
 use occ_proto::operation::{Did, Operation, OperationList, OperationState};
 use testkit::wait::blocking::wait_until;
-use testkit::{DockerRig, FaultyLink, RealSshd, Registry};
+use testkit::{DockerRig, FaultyLink, RealSshd, Registry, free_port};
 
 use crate::ask::{GUARD, body, look};
 use crate::sandbox::{OURS, World, fails, fetch, get, json, world, world_on};
@@ -314,7 +314,7 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
         no_model.contains("Error: there is no sandbox.\nhint: occ start --local\n"),
         "{no_model}"
     );
-    rig.occ_ok(&["start", "--local", "-p", "41999", "--no-mounts"]);
+    rig.occ_ok(&["start", "--local", "-p", &free_port().to_string(), "--no-mounts"]);
     let differ = fails(rig, &["sandbox", "diff", "--from", "h", "--to", "local"], 1);
     assert!(
         differ.contains("env COLOUR") && differ.contains("red") && differ.contains("blue"),
@@ -345,13 +345,14 @@ fn a_sandbox_is_made_like_another_one_without_its_secrets() {
     let disk = || -> Option<DiskUse> { look(rig, "h").sandbox?.disk };
     let disk = wait_until("the disk to be looked at", GUARD, disk, Option::is_some).unwrap();
     assert!(disk.image > 0, "{disk:?}");
-    let restarted = json(rig, &["start", "--host", "h", "-p", "41998", "--yes"]);
+    let port = free_port().to_string();
+    let restarted = json(rig, &["start", "--host", "h", "-p", &port, "--yes"]);
     assert_eq!(restarted.outcome.unwrap().did, Did::Started);
     // The mounts are the model's, too.
     let gone = rig.root().join("gone");
     std::fs::create_dir(&gone).unwrap();
     let mount = format!("{}:/work", gone.display());
-    rig.occ_ok(&["start", "--host", "h", "-p", "41998", "--mount", &mount, "--yes"]);
+    rig.occ_ok(&["start", "--host", "h", "-p", &port, "--mount", &mount, "--yes"]);
     std::fs::remove_dir(&gone).unwrap();
     let missing = fails(rig, &["sandbox", "sync", "--from", "h", "--to", "local", "--yes"], 1);
     let hint = "or occ start --host h --no-mounts --yes has the model mount nothing";

@@ -89,12 +89,38 @@ local function look_again()
   end
 end
 
+--- Returns what is typed until nothing is typed for a while, for afterwards.
+local function typed_ahead()
+  local keys, since = {}, vim.loop.now()
+  repeat
+    local key = vim.fn.getcharstr(0)
+    if key ~= '' then
+      keys[#keys + 1], since = key, vim.loop.now()
+    else
+      vim.wait(LOOK / 10)
+    end
+  until vim.loop.now() - since > QUIET
+  return table.concat(keys)
+end
+
 --- Asks, with what has been typed ahead, or is left of a macro, kept for afterwards. Ctrl-C is an error.
 local function ask(input, ...)
   vim.cmd('redraw')
   vim.fn.inputsave()
-  local ok, text = pcall(input, ...)
+  local ok, ahead = true, ''
+  if rpc.is_waiting() then
+    ok, ahead = pcall(typed_ahead)
+    ahead = ok and ahead or ''
+  end
+  local text
+  if ok then
+    ok, text = pcall(input, ...)
+  end
   vim.fn.inputrestore()
+  if ahead ~= '' then
+    -- Behind what was there before it.
+    vim.api.nvim_feedkeys(ahead, 't', false)
+  end
   return ok, text
 end
 
