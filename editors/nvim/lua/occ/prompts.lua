@@ -105,6 +105,7 @@ end
 
 --- Asks, with what has been typed ahead, or is left of a macro, kept for afterwards. Ctrl-C is an error.
 local function ask(input, ...)
+  local of = asking
   vim.cmd('redraw')
   vim.fn.inputsave()
   local ok, ahead = true, ''
@@ -113,7 +114,8 @@ local function ask(input, ...)
     ahead = ok and ahead or ''
   end
   local text
-  if ok then
+  -- Meanwhile it may have been taken back.
+  if ok and asking == of then
     ok, text = pcall(input, ...)
   end
   vim.fn.inputrestore()
