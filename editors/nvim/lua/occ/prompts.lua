@@ -60,8 +60,8 @@ local function is_typing()
   return vim.loop.now() - typed_at < QUIET
 end
 
---- Returns when somebody will be asked, if not now: whatever is typed must be meant for the question. Who waits for an
---- answer can type nothing else.
+--- Returns when somebody will be asked, if not now: whatever is typed must be meant for the question. While the editor
+--- stands still nobody can do as that says, and what is typed is set aside; see `ask`.
 local function later()
   if rpc.is_waiting() then
     return nil
