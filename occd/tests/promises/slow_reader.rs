@@ -20,7 +20,7 @@ pub(crate) use testkit::readers::spilled;
 
 use crate::support::{
     GUARD, Incoming, Ws, daemon_for, daemon_with, exec, no_channels, no_programs, occ_exec,
-    remote_program, settled, sshd, status,
+    settled, sshd, status,
 };
 
 /// How long a server with `ClientAliveInterval 1` and `ClientAliveCountMax 3` is put to the test: more
@@ -189,9 +189,14 @@ fn too_much_unread_output(limit: u64) {
     settled(&rig);
     let mut other = Ws::start(&rig, &json!({ "argv": ["cat"] }));
     other.started();
-    let mut stream = Ws::start(&rig, &json!({ "argv": ["yes"] }));
+    // It floods when it is told to: one that did at once could be gone before it is looked for.
+    let script = "echo $$; read go; exec yes";
+    let mut stream = Ws::start(&rig, &json!({ "argv": ["sh", "-c", script] }));
     stream.started();
-    let yes = remote_program(&sshd, "yes");
+    let Incoming::Bytes(STDOUT, pid) = stream.next() else { panic!("no number of the program") };
+    let pid = String::from_utf8(pid).unwrap().trim().parse().unwrap();
+    let yes = Process::find(pid).expect("the program waits");
+    assert!(stream.input(b"go\n"));
     // Not because the reader says something: it is stopped.
     wait_until("the program to be ended", GUARD, || yes.is_alive(), |alive| !alive);
     short_commands(&rig, 20, Duration::ZERO);
