@@ -110,8 +110,10 @@ pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
             PathError::SocketNotAbsolute(path) => {
                 let given =
                     if context.socket.is_some() { "--socket " } else { "export OCC_SOCKET=" };
-                // As Docker's variables have it.
-                let of_url = path.to_str().and_then(|path| path.strip_prefix("unix://"));
+                // As Docker's variables have it, and D-Bus's.
+                let of_url = ["unix://", "unix:"]
+                    .iter()
+                    .find_map(|scheme| path.to_str()?.strip_prefix(scheme));
                 let meant = match of_url.filter(|path| path.starts_with('/')) {
                     Some(path) => shown(Path::new(path)),
                     None => format!("\"$PWD/{}\"", shown(&path)),

@@ -35,7 +35,7 @@ fn one_request_answers_for_a_connected_host() {
     assert_eq!(
         done.out,
         "[h] Link      ● connected  2h 10m, 12 ms, deploy@203.0.113.10 via bastion-eu\n\
-         [h] Sandbox   ? unknown    Docker has not been heard yet; --fresh asks it\n"
+         [h] Sandbox   ? unknown    Docker has not answered yet, or is closed to you; --fresh says which\n"
     );
     assert_eq!((done.err.as_str(), fake.lines()), ("", vec!["GET /v1/hosts/h".to_owned()]));
 }

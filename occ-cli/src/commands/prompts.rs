@@ -146,8 +146,8 @@ fn line(prompt: &Prompt, now: Timestamp) -> String {
     let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
     let since = two_units(seconds_between(prompt.at, now));
     let number = match prompt.kind {
-        PromptKind::Approval => format!("{}: ", prompt.id),
-        _ => String::new(),
+        PromptKind::Notice => String::new(),
+        _ => format!("{}: ", prompt.id),
     };
     format!("{host}{number}{} (asked {since} ago)\n", sanitize(&prompt.message))
 }

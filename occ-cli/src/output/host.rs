@@ -443,7 +443,11 @@ pub(crate) fn docker_fault(status: &HostStatus, fault: &DockerFault) -> String {
 
 /// Returns the line for a sandbox of which nothing has been heard yet, as in the first moments of a connection.
 pub(crate) fn sandbox_unheard(status: &HostStatus) -> String {
-    line(status, "Sandbox", "? unknown    Docker has not been heard yet; --fresh asks it")
+    line(
+        status,
+        "Sandbox",
+        "? unknown    Docker has not answered yet, or is closed to you; --fresh says which",
+    )
 }
 
 /// Returns the line for a sandbox that Docker could not be asked about.

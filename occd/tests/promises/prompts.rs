@@ -388,8 +388,8 @@ fn a_passphrase_is_refused_from_elsewhere_and_no_is_not_tried_as_one() {
     thread::scope(|scope| {
         let connecting = scope.spawn(|| connect_listening(&rig, "a", "a-test"));
         let id = prompt(&rig, "a-test").id.to_string();
-        // It is everybody's after a while.
-        let is_for_all = |text: &String| text.starts_with("Passphrase for");
+        // It is everybody's after a while, and says which to decline.
+        let is_for_all = |text: &String| text.starts_with(&format!("{id}: Passphrase for "));
         wait_until("it", GUARD, || rig.occ_ok(&["prompts"]), is_for_all);
         let allowed = rig.run_occ(&["prompts", "--allow", &id]);
         assert_eq!(allowed.code(), 2, "{allowed:?}");

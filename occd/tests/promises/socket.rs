@@ -248,6 +248,7 @@ fn a_socket_path_that_does_not_fit_is_told() {
     for (given, meant) in [
         ("here/occd.sock", "export OCC_SOCKET=\"$PWD/here/occd.sock\""),
         ("unix:///run/x/occd.sock", "export OCC_SOCKET=/run/x/occd.sock,"),
+        ("unix:/run/x/occd.sock", "export OCC_SOCKET=/run/x/occd.sock,"),
     ] {
         rig.set_env("OCC_SOCKET", given);
         let output = rig.run_occ(&["host", "list"]);
