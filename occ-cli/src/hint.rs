@@ -5,13 +5,13 @@
 
 mod files;
 mod login;
+mod start;
 
 use occ_proto::error::Code;
 use occ_proto::host::HostConfig;
 use occ_proto::text::sanitize;
 use occ_proto::{HostName, UserName};
 
-use crate::autostart;
 use files::{check_key, directory_of, file_of, private, too_open, unsafe_file};
 pub(crate) use files::{damaged_passwords, exposed, kept_passwords, shell_word, unusable};
 use login::{
@@ -19,6 +19,7 @@ use login::{
     write, write_local,
 };
 pub(crate) use login::{agent_cure, is_closed};
+pub(crate) use start::{NO_HOME, and_then, cure, cure_of, in_the_way, state_dir, ways_to};
 
 /// There are keys that the server has not seen.
 pub(crate) const NOT_OFFERED: &str = "more keys were not offered";
@@ -100,7 +101,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
             "look at the permissions and the free space of hosts.json's directory".to_owned()
         }
         Code::StateWrite => {
-            let dir = autostart::state_dir().unwrap_or_else(|| "occd's state directory".to_owned());
+            let dir = state_dir().unwrap_or_else(|| "occd's state directory".to_owned());
             format!("df -h {dir}; ls -ld {dir}")
         }
         Code::ConfigInvalid => "mend that file, then occ daemon restart".to_owned(),

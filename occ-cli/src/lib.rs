@@ -15,6 +15,7 @@ mod descriptors;
 #[cfg(test)]
 mod documented;
 mod duration;
+mod endpoint;
 mod eol;
 mod error;
 mod exchange;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use occ_proto::text::sanitize;
 use tokio::process::Command;
 
-use crate::autostart::{INSTALL, SHOWS, cure, is_named, occd_program, units};
+use crate::autostart::{INSTALL, SHOWS, is_named, occd_program, units};
 use crate::commands::Context;
+use crate::hint::cure;
 
 /// How long the program may take to say it.
 const CHECK: Duration = Duration::from_secs(10);

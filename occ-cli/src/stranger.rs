@@ -7,8 +7,9 @@ use occ_proto::paths::is_read_only;
 use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 
-use crate::autostart::{connect_checked, lock_holder, occd_program, shown, socket_path, units};
+use crate::autostart::{occd_program, units};
 use crate::commands::Context;
+use crate::endpoint::{connect_checked, lock_holder, shown, socket_path};
 use crate::error::CliError;
 
 /// What the kernel adds to the name of a program that was replaced or removed since it was started (proc(5)).

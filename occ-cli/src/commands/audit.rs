@@ -17,6 +17,7 @@ use super::events::AGAIN;
 use crate::autostart::{self, Start};
 use crate::cli::AuditArgs;
 use crate::client::{Client, segment};
+use crate::endpoint;
 use crate::error::{ABSENT, CliError};
 use crate::lines::Lines;
 use crate::output::Ui;
@@ -39,10 +40,10 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
         Some(target) => Some(target.host("audit")?.0.to_string()),
     };
     let filter = AuditFilter { host, since: args.since };
-    let socket = autostart::socket_path(context)?;
+    let socket = endpoint::socket_path(context)?;
     let is_narrow = is_narrow(&socket);
     // To connect to a socket of systemd's would start a daemon.
-    if is_narrow || autostart::lock_holder(&socket).is_some() {
+    if is_narrow || endpoint::lock_holder(&socket).is_some() {
         let client = match autostart::connect(context, Start::Never).await {
             Ok(found) => Some(Client::of(found, ui)),
             Err(error) if error.code == ABSENT && !is_narrow => None,

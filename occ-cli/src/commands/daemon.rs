@@ -13,10 +13,11 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use super::{Context, daemon_log_level, daemon_logs, service};
-use crate::autostart::{self, RESTART, Start, cannot_run, occd_program, socket_path};
+use crate::autostart::{self, RESTART, Start, cannot_run, occd_program};
 use crate::cli::DaemonCommand;
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
+use crate::endpoint::{self, socket_path};
 use crate::error::{ABSENT, CliError, DAEMON};
 use crate::hint::wake_or_kill;
 use crate::start_check;
@@ -59,7 +60,7 @@ fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
 
 async fn start(context: &Context<'_>) -> Result<u8, CliError> {
     let socket = socket_path(context)?;
-    let by_systemd = autostart::lock_holder(&socket).is_none()
+    let by_systemd = endpoint::lock_holder(&socket).is_none()
         && autostart::units(context).await.is_some_and(|units| units.listens);
     let found = autostart::connect(context, Start::Asked).await?;
     let started = found.started || by_systemd;
@@ -147,7 +148,7 @@ pub(super) async fn start_anew(
     }
     let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {
-        let old = autostart::lock_holder(&socket);
+        let old = endpoint::lock_holder(&socket);
         // systemd holds its socket meanwhile, where it has one: whoever comes waits.
         let told = unit::tell(&["restart", unit::UNIT]).await;
         told.map_err(|why| CliError::daemon(format!("systemd could not restart occd: {why}")))?;
@@ -156,7 +157,7 @@ pub(super) async fn start_anew(
         end(context).await?.pid
     };
     drop(autostart::connect(context, Start::Asked).await?);
-    Ok((old, autostart::lock_holder(&socket)))
+    Ok((old, endpoint::lock_holder(&socket)))
 }
 
 /// Refuses to stop a daemon by the socket of those who only look.
@@ -174,14 +175,14 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
     refuse_read_only(&socket)?;
     let units = autostart::units(context).await.unwrap_or_default();
     if units.active || units.listens {
-        let pid = autostart::lock_holder(&socket);
+        let pid = endpoint::lock_holder(&socket);
         // The socket first, or somebody could have the daemon started again.
         let which = [(units.listens, unit::SOCKET), (units.active, unit::UNIT)];
         let which = which.into_iter().filter(|(active, _)| *active).map(|(_, name)| name);
         let told = unit::tell(&std::iter::once("stop").chain(which).collect::<Vec<_>>()).await;
         told.map_err(|why| CliError::daemon(format!("systemd could not stop occd: {why}")))?;
         // The daemon may be another one, that systemd did not start.
-        let next = autostart::lock_holder(&socket);
+        let next = endpoint::lock_holder(&socket);
         if next.is_none() || next != pid {
             return Ok(Stopped { pid, next });
         }
@@ -189,8 +190,8 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
         // Whatever has the place of its socket, it is known by its lock.
-        Err(error) if error.code == ABSENT || autostart::displaced(&socket).is_some() => {
-            return match autostart::lock_holder(&socket) {
+        Err(error) if error.code == ABSENT || endpoint::displaced(&socket).is_some() => {
+            return match endpoint::lock_holder(&socket) {
                 Some(pid) => terminate(pid, &socket).await,
                 None => Ok(Stopped { pid: None, next: None }),
             };
@@ -202,7 +203,7 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
         .peer_cred()
         .map_err(|error| CliError::daemon(format!("occd's process cannot be told: {error}")))?;
     // Whoever holds the lock and the socket is the daemon, whatever it answers and in which version.
-    if let Some(pid) = autostart::lock_holder(&socket).filter(|pid| Some(*pid) == peer.pid()) {
+    if let Some(pid) = endpoint::lock_holder(&socket).filter(|pid| Some(*pid) == peer.pid()) {
         return terminate(pid, &socket).await;
     }
     let version: Version = Client::of(found, context.ui).get("/v1/version").await?.parse()?;
@@ -228,7 +229,7 @@ async fn terminate(pid: i32, socket: &Path) -> Result<Stopped, CliError> {
     kill_process(process, Signal::TERM)
         .map_err(|error| CliError::failed(format!("occd (process {pid}): {error}")))?;
     gone(pid, socket).await?;
-    let next = autostart::lock_holder(socket).or(listener(socket).await);
+    let next = endpoint::lock_holder(socket).or(listener(socket).await);
     Ok(Stopped { pid: Some(pid), next })
 }
 
@@ -236,7 +237,7 @@ async fn terminate(pid: i32, socket: &Path) -> Result<Stopped, CliError> {
 pub(super) async fn gone(pid: i32, socket: &Path) -> Result<(), CliError> {
     let gone = async {
         // Only when it has let go of its lock can another one start.
-        while autostart::lock_holder(socket) == Some(pid)
+        while endpoint::lock_holder(socket) == Some(pid)
             || listener(socket).await == Some(pid)
             || is_running(pid)
         {
@@ -284,7 +285,7 @@ async fn listener(socket: &Path) -> Option<i32> {
 
 /// Tells of a daemon that runs on another socket. Returns whether there is one.
 fn tell_elsewhere(context: &Context<'_>) -> Result<bool, CliError> {
-    let Some((text, hint)) = autostart::elsewhere(&socket_path(context)?) else {
+    let Some((text, hint)) = endpoint::elsewhere(&socket_path(context)?) else {
         return Ok(false);
     };
     context.ui.note(&format!("{text}\nhint: {hint}"));
@@ -294,7 +295,7 @@ fn tell_elsewhere(context: &Context<'_>) -> Result<bool, CliError> {
 async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     let socket = socket_path(context)?;
     // To connect would start it.
-    if autostart::lock_holder(&socket).is_none()
+    if endpoint::lock_holder(&socket).is_none()
         && autostart::units(context).await.is_some_and(|units| units.listens)
     {
         if context.ui.json {
@@ -312,7 +313,7 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     match autostart::connect(context, Start::Never).await {
         Ok(found) => describe(context, found).await,
         Err(error) if error.code == ABSENT => {
-            if let Some(pid) = autostart::lock_holder(&socket) {
+            if let Some(pid) = endpoint::lock_holder(&socket) {
                 let text = format!(
                     "occd (process {pid}) runs, but its socket {} is gone: it is just ending, or somebody removed it.",
                     shown(&socket)

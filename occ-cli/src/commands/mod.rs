@@ -58,6 +58,7 @@ use std::path::PathBuf;
 use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command, ForwardCommand, Global, HostCommand};
 use crate::client::{Client, host_path};
+use crate::endpoint;
 use crate::error::CliError;
 use crate::hint::{PROXY_COMMAND, hint};
 use crate::output::Ui;
@@ -125,7 +126,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         done => return done,
     };
     let error = with_nearest(&context, error).await;
-    Err(match autostart::socket_path(&context) {
+    Err(match endpoint::socket_path(&context) {
         Ok(socket) => autostart::of_ended_grant(&socket, error),
         Err(_) => error,
     })

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Context;
 use crate::autostart;
+use crate::endpoint;
 use crate::error::CliError;
 use crate::output::removal;
 use crate::unit;
@@ -172,7 +173,7 @@ async fn systemd(context: &Context<'_>, done: &mut Done) -> Result<(), CliError>
     done.enabled = true;
     done.lines.push("systemd starts it at your login, and for whoever uses its socket.".to_owned());
     // Its own socket would be taken from it, and what is open would end.
-    let running = autostart::lock_holder(&autostart::socket_path(context)?);
+    let running = endpoint::lock_holder(&endpoint::socket_path(context)?);
     match running {
         Some(pid) if units.main_pid != Some(pid) => {
             let line =
@@ -249,7 +250,7 @@ pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
     if context.ui.json {
         return Ok(0);
     }
-    let running = autostart::lock_holder(&autostart::socket_path(context)?);
+    let running = endpoint::lock_holder(&endpoint::socket_path(context)?);
     for path in &ours {
         context.ui.say(&format!("Removed {}", places.shown(path)))?;
     }

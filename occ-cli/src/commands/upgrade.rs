@@ -17,6 +17,7 @@ use super::{Context, daemon};
 use crate::autostart::{self, Start};
 use crate::cli::{Cli, Command};
 use crate::client::{Client, segment};
+use crate::endpoint;
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE, DAEMON_UNREACHABLE};
 use crate::output::Ui;
 use crate::versions;
@@ -86,7 +87,7 @@ pub(crate) async fn too_old(client: &Client) -> Option<CliError> {
 
 /// Returns what is to be said.
 async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, CliError> {
-    let socket = autostart::socket_path(context)?;
+    let socket = endpoint::socket_path(context)?;
     // Somebody else's daemon, as it were.
     if socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) {
         return Ok(None);
@@ -112,7 +113,7 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
              hint: install occd {OWN} beside occ, then occ daemon restart"
         )));
     }
-    let Some(pid) = autostart::lock_holder(&socket) else { return Ok(None) };
+    let Some(pid) = endpoint::lock_holder(&socket) else { return Ok(None) };
     let asked = async {
         let client = Client::open(context, Start::Never).await?;
         let path = format!("/v1/hand-over?version={}", segment(other));

@@ -284,7 +284,7 @@ impl World {
                 "alice@127.0.0.1",
             )
             .replace(&format!("{}@", self.sshd.user()), "alice@")
-            .replace("Linux 6.18.44-fc-v595", &self.run("uname -sr").0);
+            .replace("Linux 6.1.0-37-amd64", &self.run("uname -sr").0);
         let lines = text.lines().map(|line| {
             // How a link ends (a close, a reset) is up to the moment.
             let line = line.split_once(" or have finished: ").map_or(line, |(before, _)| before);

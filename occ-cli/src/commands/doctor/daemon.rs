@@ -12,13 +12,14 @@ use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
 use super::{Finding, Level, files};
-use crate::autostart::{self, START, Start, in_the_way};
+use crate::autostart::{self, START, Start};
 use crate::client::Client;
 use crate::commands::daemon::{granted, settings_fault};
 use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
+use crate::endpoint;
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE};
-use crate::hint::{exposed, shell_word};
+use crate::hint::{self, exposed, shell_word};
 use crate::start_check;
 use crate::stranger;
 use crate::versions::{remedy, too_old};
@@ -28,7 +29,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Looks at the socket and at who is behind it, and starts nobody.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
-    let socket = match autostart::socket_path(context) {
+    let socket = match endpoint::socket_path(context) {
         Ok(socket) => socket,
         Err(error) => return vec![of("socket", error)],
     };
@@ -36,7 +37,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
         Err(error) if error.code == ABSENT => {
-            if let Some(pid) = autostart::lock_holder(&socket) {
+            if let Some(pid) = endpoint::lock_holder(&socket) {
                 let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
                 return vec![Finding::failed("daemon", text, "occ daemon restart")];
             }
@@ -169,12 +170,12 @@ fn versions(version: &Version) -> Vec<Finding> {
 fn told(warning: &str) -> Finding {
     // Work goes on without it.
     if warning.starts_with("the audit log ") {
-        let dir = autostart::state_dir().unwrap_or_else(|| "~/.local/state/occ".to_owned());
+        let dir = hint::state_dir().unwrap_or_else(|| "~/.local/state/occ".to_owned());
         let hint = format!("df -h {dir}; ls -ld {dir}");
         return Finding::warning("audit", warning, hint);
     }
     if warning.starts_with("there is no read-only socket: ") {
-        let hint = match in_the_way(warning) {
+        let hint = match hint::in_the_way(warning) {
             Some(cure) => format!("{cure}, then: occ daemon restart"),
             None => "if its path is too long: export OCC_SOCKET=PATH, with a shorter one; then: occ daemon restart".to_owned(),
         };
