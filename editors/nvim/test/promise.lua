@@ -737,8 +737,9 @@ function tests.it_works_again_after_the_daemon_was_stopped_and_does_not_start_it
   local job = require('occ.rpc').job()
   vim.fn.chansend(job, 'nonsense\n')
   wait('what it says', function()
-    return said[#said] and said[#said]:find('expected ident', 1, true)
+    return failed[#failed] and failed[#failed]:find('expected ident', 1, true)
   end)
+  failed = {}
   vim.fn.jobstop(job)
   wait('its end', function()
     return require('occ.rpc').job() ~= job
@@ -767,9 +768,10 @@ function tests.a_host_that_was_disconnected_is_said_with_the_way_back()
   vim.cmd('set modified | write')
   local way = host .. ' is disconnected on request%. .*`occ connect %-%-host ' .. host .. '` connects it%.'
   assert(failed[1]:find(way), vim.inspect(failed))
+  failed = { '' }
   vim.cmd('OccExec ' .. host .. ' -- true')
   wait('why it does not run', function()
-    return said[#said]:find(way)
+    return failed[#failed]:find(way)
   end)
   vim.cmd('bwipeout!')
   failed = {}

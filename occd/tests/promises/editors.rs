@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use testkit::daemon::Target;
 use testkit::keys::KeyFile;
 use testkit::proc::{Process, Signal};
 use testkit::require::{find_program, require};
 use testkit::wait::blocking::{try_wait_for, wait_for, wait_until};
-use testkit::{DaemonRig, EmbeddedHost, Terminal};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, Terminal};
 
 use crate::ask::GUARD;
 use crate::files::{Shared, sshd};
@@ -207,6 +208,42 @@ fn neovim_takes_no_answer_for_one_and_asks_again() {
     nvim.types(&["yes", "Enter"]);
     nvim.shows("TYPED");
     nvim.shows("localhost");
+}
+
+#[test]
+fn neovim_keeps_a_question_through_the_failure_of_something_else() {
+    let hosts = [EmbeddedHost::start(), EmbeddedHost::start(), EmbeddedHost::start()];
+    let link = FaultyLink::start(hosts[1].addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("new", &hosts[0]);
+    rig.add_host("third", &hosts[2]);
+    rig.add_host("far", Target::from(&hosts[1]).through(&link));
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
+    rig.start_daemon(&[]);
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    let question = "Trust it (yes/no):";
+    nvim.types(&[":OccExec far -- echo begun; sleep 1000", "Enter"]);
+    nvim.shows(question);
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("begun");
+    nvim.types(&[":OccExec new -- echo ran", "Enter"]);
+    nvim.shows(question);
+    nvim.types(&["ye"]);
+    nvim.shows("(yes/no): ye");
+    // That is told, and what was being typed is an answer all the same.
+    link.refuse(true);
+    link.reset_all();
+    nvim.shows("occ: far: ");
+    nvim.types(&["s", "Enter"]);
+    let ran = |screen: &String| screen.lines().any(|line| line.trim() == "ran");
+    wait_until("the command to run", GUARD, || nvim.screen(), ran);
+    // So is the end of the daemon, with which its questions go.
+    nvim.types(&[":OccExec third -- echo never", "Enter"]);
+    nvim.shows(question);
+    Process::find(rig.daemon_pid()).unwrap().signal(Signal::KILL);
+    nvim.shows("occd went away before the end");
+    assert!(!nvim.screen().contains(question), "{}", nvim.screen());
 }
 
 #[test]

@@ -120,7 +120,7 @@ function M.run(host, line, options)
         vim.b[buffer].occ_exit = exit and (exit.code or exit.signal) or vim.NIL
       end
       if why and why.code ~= 'cancelled' then
-        vim.notify('occ: ' .. rpc.reason(why), vim.log.levels.ERROR)
+        rpc.complain('occ: ' .. rpc.reason(why))
       elseif exit and exit.code ~= 0 then
         local how = exit.signal and ('ended by ' .. exit.signal) or ('exit ' .. tostring(exit.code))
         vim.notify(title .. ': ' .. how, vim.log.levels.WARN)

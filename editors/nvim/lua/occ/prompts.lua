@@ -37,7 +37,7 @@ local function answer(prompt, text)
     done = function(reply)
       -- Somebody else may have been faster.
       if reply.problem and reply.problem.code ~= 'prompt_not_found' then
-        vim.notify('occ: ' .. reply.problem.detail, vim.log.levels.ERROR)
+        rpc.complain('occ: ' .. reply.problem.detail)
       end
     end,
   })
@@ -159,7 +159,7 @@ next_one = function()
   end
   -- Nothing, or Ctrl-C, which is an error, declines.
   if prompt.secret and vim.fn.reg_recording() ~= '' then
-    vim.notify('occ: what is secret is not asked for while a macro is recorded: it would be kept in it.', vim.log.levels.ERROR)
+    rpc.complain('occ: what is secret is not asked for while a macro is recorded: it would be kept in it.')
     done(nil)
   elseif prompt.secret then
     local ok, text = ask(vim.fn.inputsecret, said(prompt) .. ': ')

@@ -22,6 +22,8 @@ local last_line = 0
 local waiting = {}
 -- How many requests the editor stands still for.
 local waits = 0
+-- What was said last beside a command line.
+local hidden = nil
 
 --- Returns the program and its arguments.
 function M.command()
@@ -93,7 +95,7 @@ local function heard(line)
     -- It is about a line that could not be read.
     id = id_of((message.problem.position or {}).line)
     if not id then
-      return vim.notify('occ: ' .. message.problem.detail, vim.log.levels.ERROR)
+      return M.complain('occ: ' .. message.problem.detail)
     end
   end
   local request = id and waiting[id]
@@ -193,9 +195,28 @@ function M.cancel(id)
   end
 end
 
---- Says what went wrong. It is no error of the editor's: that would end whatever it is about to do.
+--- Says what went wrong. It is no error of the editor's: that would end whatever it is about to do, or is being answered.
+--- Where a question is given up that is shown beside it, both are drawn over: it is shown once more.
 function M.complain(text)
   vim.api.nvim_echo({ { text, 'ErrorMsg' } }, true, {})
+  if not vim.api.nvim_get_mode().mode:find('^c') then
+    return
+  end
+  if not hidden then
+    vim.api.nvim_create_autocmd('CmdlineLeave', {
+      once = true,
+      callback = function()
+        local last = hidden
+        hidden = nil
+        if vim.v.event.abort then
+          vim.schedule(function()
+            vim.api.nvim_echo({ { last, 'ErrorMsg' } }, false, {})
+          end)
+        end
+      end,
+    })
+  end
+  hidden = text
 end
 
 local function wait_for(request, handlers, silence)
