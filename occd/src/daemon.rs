@@ -340,6 +340,7 @@ impl Daemon {
             tasks.spawn(async move { hosts.watch(watchers).await });
         }
         tasks.spawn(api::publish(Arc::clone(&app), watchers.clone()));
+        tasks.spawn(api::notice_ends(Arc::clone(&app)));
         let (leaving, seen_leaving) = watch::channel(());
         tasks.spawn(rest::keep_small(app.events.watch(), seen_leaving, watchers.clone()));
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));

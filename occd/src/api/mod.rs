@@ -117,6 +117,7 @@ pub use past::PastOperations;
 pub use publish::publish;
 pub use routes::ALIVE;
 use routes::Routes;
+pub use sessions::notice_ends;
 use taken::Taken;
 pub use turns::Turns;
 

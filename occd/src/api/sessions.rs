@@ -27,6 +27,7 @@ use super::problems::OfSession;
 use super::shown::Shown as _;
 use super::{App, auto_forward};
 use crate::config::Feature;
+use crate::exec::Executor;
 use crate::host::Tries;
 use crate::policy::{self, Asker, Denied};
 use crate::prompts::Client;
@@ -141,6 +142,15 @@ pub(super) async fn permit_look(
     }
     let text = format!("read the output of the session {}", session.info.name);
     app.abide(by, host, reading, &text).await
+}
+
+/// Notes how programs end to which nobody is attached, until the daemon stops.
+pub async fn notice_ends(app: Arc<App>) {
+    let executor = |host: &SessionHost| match host.host() {
+        None => Some(Executor::Local(Arc::clone(&app.local))),
+        Some(host) => app.pool.get(host).filter(|host| !host.is_ended()).map(Executor::Host),
+    };
+    app.sessions.notice_ends(executor).await;
 }
 
 fn problem(host: &SessionHost) -> impl Fn(SessionError) -> ApiError {

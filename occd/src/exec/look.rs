@@ -1,14 +1,16 @@
 //! A look at a host: a command of ours whose output is small, and without which we can do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use occ_proto::exec::{ExecRequest, STDOUT};
 use tokio::time::timeout;
 
-use super::{Command, Progress, Step, start};
+use super::start::{start_local, start_over};
+use super::{Command, ExecError, Local, Progress, Running, Step, start};
 use crate::host::{HostHandle, Tries};
 use crate::prompts::Client;
-use crate::ssh::{Preamble, SAY};
+use crate::ssh::{Connection, Preamble, SAY};
 
 /// How long a look may take.
 const LOOK: Duration = Duration::from_secs(10);
@@ -17,17 +19,37 @@ const SAID: usize = 64 * 1024;
 
 /// Runs a command on a host and returns what it says; nothing where it does not run, fails or takes long.
 pub async fn look(host: &HostHandle, argv: &[&str]) -> Option<Vec<u8>> {
-    timeout(LOOK, run(host, argv)).await.ok()?
+    let (tries, client, progress) = (Tries::default(), Client::default(), Progress::default());
+    said(argv, async |command| start(host, &command, tries, &client, &progress).await).await
 }
 
-async fn run(host: &HostHandle, argv: &[&str]) -> Option<Vec<u8>> {
+/// The same over a connection that is there, where it has room: that is no use of the host, and no other connection is made.
+pub async fn look_over(
+    host: &HostHandle,
+    connection: &Arc<Connection>,
+    argv: &[&str],
+) -> Option<Vec<u8>> {
+    said(argv, async |command| start_over(host, connection, &command).await).await
+}
+
+/// The same on this machine.
+pub async fn look_here(local: &Arc<Local>, argv: &[&str]) -> Option<Vec<u8>> {
+    said(argv, async |command| start_local(local, &command, &Progress::default()).await).await
+}
+
+async fn said(
+    argv: &[&str],
+    start: impl AsyncFnOnce(Command) -> Result<Running, ExecError>,
+) -> Option<Vec<u8>> {
     let script = [SAY, "say look; exec \"$@\""].concat();
     let first = ["sh", "-c", &script, "sh"];
     let argv = first.iter().chain(argv).map(|word| (*word).into()).collect();
     let request = ExecRequest { argv, ..ExecRequest::default() };
     let command = Command::new(request).ok()?;
-    let (tries, client, progress) = (Tries::default(), Client::default(), Progress::default());
-    let mut running = start(host, &command, tries, &client, &progress).await.ok()?;
+    timeout(LOOK, async { read(start(command).await.ok()?).await }).await.ok()?
+}
+
+async fn read(mut running: Running) -> Option<Vec<u8>> {
     // Whether it reads its input or not.
     let _ = running.control().close_input().await;
     let (mut preamble, mut said) = (Preamble::default(), Vec::new());

@@ -18,7 +18,7 @@ pub use destination::Destinations;
 pub use error::ExecError;
 pub use executor::Executor;
 pub use local::Local;
-pub use look::look;
+pub use look::{look, look_here, look_over};
 pub use quote::Shell;
 pub use running::{Control, Progress, Running, Step};
 pub(crate) use start::ACCEPT;

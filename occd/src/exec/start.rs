@@ -22,6 +22,10 @@ use crate::ssh::{ChannelError, Closed, Connection};
 /// the login shell reads its files, so this is generous.
 pub(crate) const ACCEPT: Duration = Duration::from_secs(30);
 
+/// How long a command that may as well not run waits for its session: not until another connection is asked for, see
+/// [`Connection::session`].
+const AT_ONCE: Duration = Duration::from_millis(900);
+
 /// Starts a command. As long as it has not been sent, a broken connection is made anew, as the tries allow; once
 /// it may have been sent, nothing is repeated.
 pub async fn start(
@@ -73,6 +77,17 @@ async fn start_when_connected(
             result => return result,
         }
     }
+}
+
+/// Starts a command of ours over a connection that is there, where that has room.
+pub(super) async fn start_over(
+    host: &HostHandle,
+    connection: &Arc<Connection>,
+    command: &Command,
+) -> Result<Running, ExecError> {
+    let time = Time { by: Instant::now() + AT_ONCE, end: None };
+    let asked = Timestamp::now();
+    start_on(host, connection, command, asked, time, &Progress::default()).await
 }
 
 /// The time of a start.

@@ -55,7 +55,7 @@ impl HostHandle {
     }
 
     /// Returns whether the host is no more.
-    fn is_ended(&self) -> bool {
+    pub fn is_ended(&self) -> bool {
         self.requests.is_closed()
     }
 

@@ -36,7 +36,11 @@ pub(crate) struct Handle {
 impl Handle {
     /// Returns the session as its host knows it at this moment.
     pub(crate) async fn look(&mut self, sessions: &Sessions) -> Result<Session, SessionError> {
+        let was_starting = sessions.is_starting(&self.record.info.id);
         let told = self.remote.look(&self.record.info.id).await?;
+        if was_starting {
+            return Ok(self.record.session());
+        }
         let session = self.record.learn(told.as_ref());
         sessions.note(&self.record.info.id, self.record.state, self.record.exit);
         Ok(session)

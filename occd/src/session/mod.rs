@@ -2,10 +2,12 @@
 //!
 //! A small supervisor on the host keeps the program's output by offset, takes its input by offset, and notes how it ended
 //! (`supervisor.rs`). The daemon keeps the list of sessions in `sessions.json`, and can do without it: their hosts know
-//! them, too. A session that nobody is attached to costs an entry in that list, and neither a channel nor a task.
+//! them, too. A session that nobody is attached to costs an entry in that list, and no channel; while any runs, its host is
+//! looked at now and then (`ends.rs`).
 //!
 //! The API alone talks to this; it reaches hosts through `place.rs`.
 
+mod ends;
 mod error;
 mod follow;
 mod handle;
@@ -55,6 +57,8 @@ pub struct Sessions {
     store: Store,
     entries: Mutex<BTreeMap<String, Entry>>,
     changes: Arc<Changes>,
+    /// Rings when the list is another.
+    bell: watch::Sender<()>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -72,11 +76,14 @@ struct Entry {
     line: Arc<Line>,
     /// The ports that were forwarded for its URLs.
     forwarded: watch::Sender<Vec<Forwarded>>,
+    /// Its host is being asked to start it, and may know nothing of it, or of the one before it.
+    starting: bool,
 }
 
 impl Entry {
     fn new(record: Record) -> Self {
-        Self { record, line: Arc::default(), forwarded: watch::Sender::default() }
+        let (line, forwarded) = (Arc::default(), watch::Sender::default());
+        Self { record, line, forwarded, starting: false }
     }
 }
 
@@ -91,7 +98,7 @@ impl Sessions {
         let store = Store::new(state);
         let of = |record: Record| (record.info.id.clone(), Entry::new(record));
         let entries = Mutex::new(store.load().into_iter().map(of).collect());
-        Self { store, entries, changes, tasks, stop }
+        Self { store, entries, changes, bell: watch::Sender::default(), tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -100,6 +107,7 @@ impl Sessions {
 
     fn save(&self, entries: &BTreeMap<String, Entry>) -> Result<(), SessionError> {
         self.changes.touch(Topic::Sessions);
+        self.bell.send_modify(|()| {});
         let records: Vec<&Record> = entries.values().map(|entry| &entry.record).collect();
         self.store.save(&records).map_err(SessionError::Store)
     }
@@ -218,6 +226,7 @@ impl Sessions {
             // One that may have been started is kept.
             let unknown = matches!(started, Ok(()) | Err(SessionError::LinkLost))
                 || matches!(&started, Err(SessionError::Exec(error)) if may_have_run(error));
+            sessions.started(&record.info.id);
             if !unknown {
                 match before {
                     Some(before) => sessions.restore(before)?,
@@ -237,6 +246,19 @@ impl Sessions {
             }
         }
         Ok(session)
+    }
+
+    /// Its host was asked to start it.
+    fn started(&self, id: &str) {
+        if let Some(entry) = self.lock().get_mut(id) {
+            entry.starting = false;
+        }
+        self.bell.send_modify(|()| {});
+    }
+
+    /// Returns whether its host knows nothing of it yet.
+    pub(crate) fn is_starting(&self, id: &str) -> bool {
+        self.lock().get(id).is_some_and(|entry| entry.starting)
     }
 
     /// Has a session as it was, unless it was removed meanwhile.
@@ -298,7 +320,8 @@ impl Sessions {
         record: &Record,
     ) -> Result<(), SessionError> {
         let id = &record.info.id;
-        let before = entries.insert(id.clone(), Entry::new(record.clone()));
+        let entry = Entry { starting: true, ..Entry::new(record.clone()) };
+        let before = entries.insert(id.clone(), entry);
         let saved = self.save(entries);
         if saved.is_err() {
             match before {
@@ -400,7 +423,10 @@ impl Sessions {
         let mut sessions = Vec::new();
         for entry in entries.values_mut().filter(|entry| entry.record.host == *host) {
             let of = told.iter().find(|told| told.id == entry.record.info.id);
-            sessions.push(entry.record.learn(of));
+            sessions.push(match entry.starting {
+                true => entry.record.session(),
+                false => entry.record.learn(of),
+            });
         }
         self.save(&entries)?;
         Ok(sessions)

@@ -25,6 +25,8 @@ pub(super) static FOLLOW: LazyLock<String> = LazyLock::new(|| script(include_str
 pub(super) static INPUT: LazyLock<String> = LazyLock::new(|| script(include_str!("sh/input.sh")));
 /// Tells of sessions.
 pub(super) static LIST: LazyLock<String> = LazyLock::new(|| script(include_str!("sh/list.sh")));
+/// Tells whether sessions have ended.
+pub(super) static STATES: LazyLock<String> = LazyLock::new(|| script(include_str!("sh/states.sh")));
 /// Signals a session's program.
 pub(super) static SIGNAL: LazyLock<String> = LazyLock::new(|| script(include_str!("sh/signal.sh")));
 /// Removes a session that has ended.

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use occ_proto::event::Change;
 use occ_proto::session::{Session, SessionList, SessionState};
+use occ_proto::status::State;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use testkit::daemon::Target;
@@ -16,7 +18,8 @@ use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, FaultyLink, RealSshd};
 use tokio::time::Instant;
 
-use crate::support::{GUARD, exit_code, no_channels, remote_programs, shell};
+use crate::events;
+use crate::support::{GUARD, exit_code, no_channels, remote_programs, shell, status};
 
 /// A real server behind a link, and a daemon that knows it as `h`.
 pub(crate) struct Far {
@@ -355,6 +358,61 @@ fn sessions_that_nobody_is_attached_to_cost_no_channel_and_little_memory() {
     wait_until("little memory, in KiB", GUARD, more, |more| *more <= 10 * 1024);
     let list: SessionList = serde_json::from_slice(&far.call("GET", "", None).body).unwrap();
     assert_eq!(list.sessions.iter().filter(|s| s.state == SessionState::Running).count(), 120);
+}
+
+/// Waits until events have told that sessions are in these states, in whatever order.
+fn told(stream: &mut events::Stream, states: &[(&str, SessionState, Option<u8>)]) {
+    let mut missing = states.to_vec();
+    while !missing.is_empty() {
+        stream.until("an end", |change| {
+            let before = missing.len();
+            if let Change::Session { session: Some(now), .. } = change {
+                missing.retain(|wanted| *wanted != (&now.info.name, now.state, now.exit));
+            }
+            missing.len() < before
+        });
+    }
+}
+
+#[test]
+fn who_only_listens_is_told_how_programs_end() {
+    let Some(far) = Far::start() else { return };
+    let mut stream = events::Stream::open(&far.rig, "?kind=session", "");
+    far.begin("here-and-gone", "exit 4");
+    let end = far.sshd.dir().join("end");
+    let waits = format!("while [ ! -e {} ]; do sleep 0.1; done; exit 5", end.display());
+    far.begin("later", &waits);
+    let gone = far.begin("removed", "exec sleep 1000");
+    let local = json!({"host": "local", "name": "here", "argv": ["sh", "-c", "exit 6"]});
+    assert_eq!(far.call("POST", "", Some(local)).status, 201);
+    let ended = |name, status| (name, SessionState::Ended, Some(status));
+    told(&mut stream, &[ended("here-and-gone", 4), ended("here", 6)]);
+    // Also what ends while the link is down, and what somebody else removes.
+    far.link.refuse(true);
+    far.link.reset_all();
+    std::fs::write(&end, "").unwrap();
+    let kept = far.sshd.dir().join("cache/occ/sessions").join(&gone.info.id);
+    std::fs::remove_dir_all(&kept).unwrap();
+    far.link.refuse(false);
+    told(&mut stream, &[ended("later", 5), ("removed", SessionState::Gone, None)]);
+    // Those who only look see the same.
+    let viewers = occ_proto::paths::read_only_beside(&far.rig.socket());
+    let looks = testkit::http::request(&viewers, "GET", "/v1/sessions", &[], None);
+    let list: SessionList = serde_json::from_slice(&looks.unwrap().body).unwrap();
+    assert!(list.sessions.iter().all(|session| session.state != SessionState::Running));
+    no_channels(&far.rig, GUARD);
+}
+
+#[test]
+fn a_look_at_sessions_is_no_use_of_their_host() {
+    let Some(far) = Far::start() else { return };
+    far.rig.write_config_toml("[connection]\nidle_timeout = \"3s\"\n");
+    let started = far.begin("long", "exec sleep 1000");
+    let state = || status(&far.rig).state;
+    wait_until("nobody to use it", GUARD, state, |state| *state == State::Idle);
+    // Nor does anybody dial for it.
+    assert_eq!(status(&far.rig).connects, 1);
+    assert_eq!(started.state, SessionState::Running);
 }
 
 #[test]

@@ -35,6 +35,20 @@ alive() {
   fi
 }
 
+# Whether the session in this directory has ended, which is in the file `exit` then. One whose supervisor is gone without a
+# word was ended by the host.
+has_ended() {
+  [ -e exit ] && return
+  # It may end between two looks.
+  alive && return 1
+  [ -e exit ] && return
+  # It has not begun.
+  [ -e sup ] || return 1
+  printf 'lost\n' 1<>exit.new && mv exit.new exit
+  true >o.end
+  true >e.end
+}
+
 # Waits a little: 20 ms where sleep knows parts of a second.
 rest() {
   sleep 0.02 2>/dev/null || sleep 1

@@ -1,20 +1,13 @@
 # Tells of sessions: of those named, or of all. Prints two lines for each: its ID, `r` for one that runs or `x STATUS`, with
 # `-` in place of a status that is not there, and where input, output and error output end; then what is
-# known of it. The last line is `.`. A session whose supervisor is gone without a word was ended by the host.
+# known of it. The last line is `.`.
 cd "$d" 2>/dev/null || { echo .; exit 0; }
 [ $# -gt 0 ] || set -- *
 for id in "$@"; do
   [ -e "$d/$id/meta" ] || continue
   cd "$d/$id" || continue
   s='r -'
-  if [ -e exit ] || alive || [ -e exit ]; then
-    [ -e exit ] && s="x $(cat exit)"
-  elif [ -e sup ]; then
-    printf 'lost\n' 1<>exit.new && mv exit.new exit
-    true >o.end
-    true >e.end
-    s='x lost'
-  fi
+  has_ended && s="x $(cat exit 2>/dev/null || echo lost)"
   end i
   i=$n
   end o

@@ -146,7 +146,7 @@ fn kill(pid: i32, signal: rustix::process::Signal) {
 
 #[test]
 fn a_script_is_one_line_that_csh_and_fish_pass_on() {
-    for script in [&START, &RUN, &TTY, &FOLLOW, &INPUT, &LIST, &SIGNAL, &REMOVE] {
+    for script in [&START, &RUN, &TTY, &FOLLOW, &INPUT, &LIST, &STATES, &SIGNAL, &REMOVE] {
         assert!(!script.contains(['\n', '!']), "{}", script.as_str());
         assert!(script.len() < 4096, "{}", script.len());
     }
@@ -482,6 +482,25 @@ fn a_list_of_none_is_an_answer() {
         host.wait_for_end("ar");
         assert_eq!(host.ask(&REMOVE, &["ar"]), "k\n");
         assert_eq!(host.ask(&LIST, &[]), ".\n", "{}", host.shell);
+    }
+}
+
+#[test]
+fn it_is_told_at_once_which_have_ended() {
+    for host in Host::all() {
+        assert_eq!(host.ask(&STATES, &["as"]), ".\n", "{}", host.shell);
+        host.start("as", &["sh", "-c", "exit 3"]);
+        host.start("at", &["sleep", "1000"]);
+        host.start("au", &["sleep", "1000"]);
+        host.wait_for_end("as");
+        let program = host.pid("au");
+        let supervisor = std::fs::read_to_string(host.session("au").join("sup")).unwrap();
+        kill(supervisor.trim().parse().unwrap(), rustix::process::Signal::KILL);
+        let states = || host.ask(&STATES, &["as", "at", "none", "au"]);
+        wait_until("one that was killed", GUARD, states, |states| {
+            states == "as x 0003\nat r\nau x lost\n.\n"
+        });
+        kill(program, rustix::process::Signal::KILL);
     }
 }
 
