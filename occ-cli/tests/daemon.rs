@@ -586,7 +586,7 @@ fn a_daemon_that_needs_a_newer_client_is_told_as_that() {
         let done = fake.occ(&["host", "list", "--json"]);
         let problem: Value = serde_json::from_str(&done.err).unwrap();
         assert_eq!(problem["code"], "daemon_incompatible");
-        assert_eq!(problem["detail"], NEEDS);
+        assert_eq!((&problem["detail"], &problem["retryable"]), (&json!(NEEDS), &json!(false)));
         let done = fake.occ(&["daemon", "status"]);
         assert_eq!(done.code, if is_known { 0 } else { 3 }, "{done:?}");
         assert!(done.err.contains(NEEDS) && done.err.contains(HINT), "{done:?}");

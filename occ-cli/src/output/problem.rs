@@ -76,7 +76,7 @@ pub(crate) fn json(error: &CliError) -> String {
                 status,
                 detail: &error.message,
                 code: &error.code,
-                retryable: error.exit == DAEMON,
+                retryable: error.is_away(),
             })
         }
     };

@@ -175,7 +175,10 @@ pub(super) fn connect_error(name: &HostName, error: &ConnectError) -> ApiError {
         _ => format!("{name}: {}.", chain(error).trim_end_matches('.')),
     };
     let mut problem = ApiError::new(status, code, detail).host(name).causes(error);
-    problem.0.phase = Some(error.phase());
+    // What is not to be connected has come nowhere.
+    let is_over =
+        matches!(error, ConnectError::Stopped | ConnectError::Removed | ConnectError::ShuttingDown);
+    problem.0.phase = (!is_over).then(|| error.phase());
     problem.0.hop = hop.cloned();
     problem.0.retryable = status == StatusCode::SERVICE_UNAVAILABLE;
     problem

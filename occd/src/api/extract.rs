@@ -309,18 +309,19 @@ impl From<BadToken> for ApiError {
     }
 }
 
-/// Checks `If-Match` against the current entity tag.
-pub(super) fn check_match(headers: &HeaderMap, etag: &str) -> Result<(), ApiError> {
+/// Checks `If-Match` against a host's current entity tag.
+pub(super) fn check_match(
+    headers: &HeaderMap,
+    name: &HostName,
+    etag: &str,
+) -> Result<(), ApiError> {
     let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
     let wanted = wanted.to_str().unwrap_or_default();
     if wanted.split(',').any(|tag| tag.trim() == etag || tag.trim() == "*") {
         return Ok(());
     }
-    Err(ApiError::new(
-        StatusCode::PRECONDITION_FAILED,
-        Code::EditConflict,
-        "The host was changed since you read it.",
-    ))
+    let detail = format!("Host '{name}' was changed since you read it.");
+    Err(ApiError::new(StatusCode::PRECONDITION_FAILED, Code::EditConflict, detail).host(name))
 }
 
 #[cfg(test)]

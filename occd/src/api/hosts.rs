@@ -224,12 +224,12 @@ pub(super) async fn edit(
     asker.trail.begin();
     let name = host.name();
     let before = configured(&app, name)?;
-    check_match(&headers, &etag(&before))?;
+    check_match(&headers, name, &etag(&before))?;
     let after = patch.apply(&before);
     let change = |file: &mut HostsFile| {
         let config = file.hosts.get_mut(name).ok_or_else(|| ApiError::host_not_found(name))?;
         // Without If-Match the patch applies to whatever is there by now.
-        check_match(&headers, &etag(config))?;
+        check_match(&headers, name, &etag(config))?;
         *config = patch.apply(config);
         if patch.jump_host.is_some() { refuse_circle(file, name) } else { Ok(()) }
     };
@@ -290,7 +290,7 @@ async fn take_away(app: Arc<App>, name: HostName, headers: HeaderMap) -> ApiResu
     app.hosts
         .update(|file| {
             let config = file.hosts.get(&name).ok_or_else(|| ApiError::host_not_found(&name))?;
-            check_match(&headers, &etag(config))?;
+            check_match(&headers, &name, &etag(config))?;
             file.hosts.shift_remove(&name);
             // A default that names nothing would make every command fail.
             file.default_host.take_if(|default| *default == name);

@@ -208,6 +208,7 @@ fn a_writer_who_read_something_else_is_refused() {
     assert_eq!(edit(&etag, "first").status, 200);
     let late = problem(&edit(&etag, "second"));
     assert_eq!((late.status, late.code), (412, Code::EditConflict));
+    assert_eq!(late.host.unwrap().as_str(), "prod");
     let removal = rig.http("DELETE", "/v1/hosts/prod", &[("If-Match", &etag)], None);
     assert_eq!(problem(&removal).status, 412);
     assert_eq!(on_disk(&rig).hosts["prod"].description.as_deref(), Some("first"));
