@@ -97,6 +97,11 @@ impl Process {
         found.split_off(1)
     }
 
+    /// Returns what started it, or has taken that one's place.
+    pub fn parent(self) -> Option<Process> {
+        stat(self.pid).and_then(|stat| Process::find(stat.parent))
+    }
+
     /// Returns its living children.
     pub fn children(self) -> Vec<Process> {
         let is_child = |process: &Process| stat(process.pid).is_some_and(|s| s.parent == self.pid);

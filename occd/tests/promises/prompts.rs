@@ -360,7 +360,8 @@ fn a_question_is_withdrawn_when_the_last_who_waits_for_it_has_gone() {
 fn occ_prompts_says_that_an_answer_was_wrong_and_asks_again() {
     let Some((_sshd, rig, _key)) = locked(&["a"]) else { return };
     let for_all = || {
-        let says = |text: &String| text.starts_with("Passphrase for ~/.ssh/locked");
+        // Before that it says that another client is asked.
+        let says = |text: &String| text.ends_with(" ago)\n");
         wait_until("the question to be for all", GUARD, || rig.occ_ok(&["prompts"]), says);
     };
     // In this order: an open key is asked for no more.
@@ -695,7 +696,7 @@ fn occ_unlock_and_occ_prompts_ask_and_no_input_asks_nothing() {
             "the question to be for all",
             GUARD,
             || rig.occ_ok(&["prompts"]),
-            |text| text.starts_with("Passphrase for ~/.ssh/locked") && text.contains(" ago)\n"),
+            |text| text.starts_with("1: Passphrase for ~/.ssh/locked") && text.contains(" ago)\n"),
         );
         let status = rig.occ_ok(&["status", "--host", "a"]);
         assert!(status.contains("waits for a person (occ prompts): Passphrase"), "{status}");

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 use testkit::daemon::Target;
 use testkit::proc::{self, Signal};
-use testkit::wait::blocking::wait_until;
+use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, FaultyLink, RealSshd};
 use tokio::time::Instant;
 
@@ -275,6 +275,7 @@ fn the_last_words_come_also_where_the_host_is_late_to_keep_them() {
         let reading = scope.spawn(|| far.output("work", 0));
         // More looks than are made where nothing comes after the end.
         wait_until("the reader's looks", GUARD, || rested(&reading), |count| *count > 160);
+        let looks = wait_for("what looks", GUARD, || named("sleep").first()?.parent());
         // What keeps the output stands still, as on a host that has much else to do.
         let keepers = named("dd");
         assert_eq!(keepers.len(), 2);
@@ -286,12 +287,13 @@ fn the_last_words_come_also_where_the_host_is_late_to_keep_them() {
             all.map(Result::unwrap).any(|session| session.path().join("exit").exists())
         };
         wait_until("its end", GUARD, has_ended, |ended| *ended);
-        let so_far = rested(&reading);
+        // Each look waits for what it runs. This is short, beside the time after which nothing more is expected.
+        let so_far = looks.waits();
         wait_until(
-            "another look, or the last",
+            "some more looks, or the last",
             GUARD,
-            || (rested(&reading), reading.is_finished()),
-            |(count, finished)| *finished || *count > so_far,
+            || (looks.waits(), reading.is_finished()),
+            |(waits, finished)| *finished || *waits > so_far + 20,
         );
         keepers.iter().for_each(|keeper| keeper.signal(Signal::CONT));
         assert_eq!(reading.join().unwrap(), b"first\nlast\n");
