@@ -21,7 +21,7 @@ use super::problems::OfSession;
 use super::sessions::{handle, permit_look};
 use super::{App, SSE};
 use crate::policy::Asker;
-use crate::session::{Event, Wanted};
+use crate::session::{Event, Run, Wanted};
 
 /// The media type of output as it is.
 const RAW: &str = "application/octet-stream";
@@ -85,7 +85,7 @@ pub(super) async fn output(
         OutputStream::Stderr => Wanted { stdout: none(), stderr: from, on },
     };
     let mut events = handle.follow(&app.sessions, wanted);
-    let id = handle.known().info.id;
+    let run = handle.run();
     // So that a host that is down is a problem, and no answer that breaks off.
     let first = match events.recv().await {
         None => return Err(ApiError::new_internal("The output ended before it began.")),
@@ -102,7 +102,7 @@ pub(super) async fn output(
         }
         return Ok(app.resumable(response));
     }
-    let lines = HttpBody::from_stream(server_sent(Arc::clone(&app), id, host, first, events));
+    let lines = HttpBody::from_stream(server_sent(Arc::clone(&app), run, host, first, events));
     Ok(app.resumable(([(header::CONTENT_TYPE, SSE)], lines).into_response()))
 }
 
@@ -130,13 +130,13 @@ fn as_it_is(
 
 fn server_sent(
     app: Arc<App>,
-    id: String,
+    run: Run,
     host: SessionHost,
     first: Event,
     events: mpsc::Receiver<Event>,
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
     stream::unfold((Some(first), events, 0), move |(first, mut events, at)| {
-        let (app, id, host) = (Arc::clone(&app), id.clone(), host.clone());
+        let (app, run, host) = (Arc::clone(&app), run.clone(), host.clone());
         async move {
             let event = match first {
                 Some(event) => event,
@@ -154,7 +154,7 @@ fn server_sent(
                         Event::Gap { to, .. } => to,
                         _ => at,
                     };
-                    (on_the_wire(&app, &id, &host, other), at)
+                    (on_the_wire(&app, &run, &host, other), at)
                 }
             };
             let json = serde_json::to_value(&event).unwrap_or_default();
@@ -166,7 +166,7 @@ fn server_sent(
 }
 
 /// Returns an event as clients get it.
-pub(super) fn on_the_wire(app: &App, id: &str, host: &SessionHost, event: Event) -> SessionEvent {
+pub(super) fn on_the_wire(app: &App, run: &Run, host: &SessionHost, event: Event) -> SessionEvent {
     match event {
         Event::Attached { stdin, stdout, stderr } => {
             SessionEvent::Attached { stdin, stdout, stderr }
@@ -180,7 +180,7 @@ pub(super) fn on_the_wire(app: &App, id: &str, host: &SessionHost, event: Event)
             SessionEvent::Paused { message: occ_proto::text::sanitize(&message) }
         }
         Event::Ended(state, exit) => {
-            app.sessions.note(id, state, exit);
+            app.sessions.note(run, state, exit);
             match (state, exit) {
                 (SessionState::Ended, Some(code)) => SessionEvent::Exit { code },
                 _ => SessionEvent::Lost,

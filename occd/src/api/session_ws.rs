@@ -173,6 +173,7 @@ async fn serve(
     let mut forwarded = handle.forwarded();
     // What was forwarded before is told as well.
     forwarded.mark_changed();
+    let run = handle.run();
     let id = handle.known().info.id;
     let (inputs, input) = mpsc::channel(INPUTS);
     let (controls, control) = mpsc::channel(CONTROLS);
@@ -224,7 +225,7 @@ async fn serve(
                 }
                 continue;
             }
-            let event = on_the_wire(app, &id, host, event);
+            let event = on_the_wire(app, &run, host, event);
             let is_last = matches!(
                 event,
                 SessionEvent::Exit { .. }

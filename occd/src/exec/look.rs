@@ -23,12 +23,16 @@ pub async fn look(host: &HostHandle, argv: &[&str]) -> Option<Vec<u8>> {
     said(argv, async |command| start(host, &command, tries, &client, &progress).await).await
 }
 
-/// The same over a connection that is there, where it has room: that is no use of the host, and no other connection is made.
+/// The same over a connection that is there, where it has room at this moment: that is no use of the host, and no other
+/// connection is made. Where the server runs a command of its own instead, there is nothing to look at.
 pub async fn look_over(
     host: &HostHandle,
     connection: &Arc<Connection>,
     argv: &[&str],
 ) -> Option<Vec<u8>> {
+    if connection.is_forced() {
+        return None;
+    }
     said(argv, async |command| start_over(host, connection, &command).await).await
 }
 

@@ -1,5 +1,6 @@
 //! Starting a command, on a host or on this machine.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +22,6 @@ use crate::ssh::{ChannelError, Closed, Connection};
 /// How long a server may take to answer a request to run a command. It answers when it has forked, before
 /// the login shell reads its files, so this is generous.
 pub(crate) const ACCEPT: Duration = Duration::from_secs(30);
-
-/// How long a command that may as well not run waits for its session: not until another connection is asked for, see
-/// [`Connection::session`].
-const AT_ONCE: Duration = Duration::from_millis(900);
 
 /// Starts a command. As long as it has not been sent, a broken connection is made anew, as the tries allow; once
 /// it may have been sent, nothing is repeated.
@@ -79,15 +76,39 @@ async fn start_when_connected(
     }
 }
 
-/// Starts a command of ours over a connection that is there, where that has room.
+/// Starts a command of ours that may as well not run: over a connection that is there, if that has room at this moment. It
+/// ends by itself, or with the connection: nothing is done to end it on the host.
 pub(super) async fn start_over(
     host: &HostHandle,
     connection: &Arc<Connection>,
     command: &Command,
 ) -> Result<Running, ExecError> {
-    let time = Time { by: Instant::now() + AT_ONCE, end: None };
-    let asked = Timestamp::now();
-    start_on(host, connection, command, asked, time, &Progress::default()).await
+    let full = || ExecError::NoSession(ChannelError::Full(Duration::ZERO));
+    let channel = connection.session_at_once().await.ok_or_else(full)?;
+    channel.in_background();
+    let shell = connection.known_system().map_or(Shell::Posix, |system| Shell::of(&system.shell));
+    let line = command.line_beside(&HashSet::new(), host.name().as_str(), shell, None);
+    let limit = connection.longest_command();
+    if line.len() > limit {
+        return Err(ExecError::TooLong { length: line.len(), limit });
+    }
+    let begun = Instant::now();
+    let accepted = async {
+        channel.request_exec(&line).await?;
+        channel.accepted().await
+    };
+    match timeout(ACCEPT, accepted).await {
+        Ok(Ok(true)) => {
+            let program = Program::Remote(channel);
+            Ok(Running::new(program, command, (begun, None), None, host.metrics()))
+        }
+        Ok(Ok(false)) => Err(ExecError::Refused),
+        Ok(Err(Closed::ByServer)) => Err(ExecError::NotStarted),
+        Ok(Err(Closed::Connection(cause))) => {
+            Err(ExecError::LinkLost { after: begun.elapsed(), cause })
+        }
+        Err(_) => Err(ExecError::NoAnswer { after: ACCEPT }),
+    }
 }
 
 /// The time of a start.

@@ -1,8 +1,8 @@
 //! Noticing the end of programs to which nobody is attached.
 //!
 //! Who follows a session's output learns of its end at once. For all others a host on which sessions run is asked now and
-//! then, as long as it is connected, in one short command that takes no channel from anybody: nobody dials for it, and it is no
-//! use of the host.
+//! then, as long as it is connected, in one short command, if the connection has room for it: nobody dials for it, waits for it, or is kept
+//! waiting, and it is no use of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,13 +14,17 @@ use occ_proto::session::{SessionHost, SessionState};
 use tokio::time::{Instant, sleep_until};
 
 use super::remote::status;
-use super::{Entry, Sessions, supervisor};
+use super::{Entry, Run, Sessions, supervisor};
 use crate::exec::{self, Executor};
 
 /// How long until a host is asked again, at least and at most. In between it is a quarter of what its youngest session
 /// has run for: who waits for a program learns of its end soon after it, in proportion.
 const SOON: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(15);
+/// A host is left alone for so many times as long as it took to answer.
+const SHARE: u32 = 10;
+/// How many sessions are asked about at once: their answer is no longer than one may be, [`exec::look`].
+const AT_ONCE: usize = 1000;
 
 impl Entry {
     /// Returns whether its program runs, as far as is known, and its host can tell.
@@ -66,45 +70,46 @@ impl Sessions {
         let mut bell = self.bell.subscribe();
         // What ended while nobody could ask is known soon.
         let mut next = Instant::now() + SOON;
-        let mut looked = None;
+        let mut looked: Option<(Instant, Duration)> = None;
         loop {
             bell.borrow_and_update();
             let Some(pause) = self.pause(host) else { return };
-            if let Some(looked) = looked {
-                next = looked + pause;
+            if let Some((at, took)) = looked {
+                next = at + pause.max(took * SHARE);
             }
             tokio::select! {
                 () = sleep_until(next) => {}
                 // One may have been started.
                 _ = bell.changed() => continue,
             }
-            let asked = self.running(host);
-            let ids: Vec<&str> = asked.keys().map(String::as_str).collect();
-            let argv = [&["sh", "-c", &supervisor::STATES, "occ"], &ids[..]].concat();
-            let said = match executor {
-                Executor::Local(local) => exec::look_here(local, &argv).await,
+            let connection = match executor {
+                Executor::Local(_) => None,
                 Executor::Host(host) => match host.next_connection().await {
-                    Some(connection) => exec::look_over(host, &connection, &argv).await,
+                    Some(connection) => Some(connection),
                     None => return,
                 },
             };
-            looked = Some(Instant::now());
-            // Without an answer nothing is known.
-            let said = said.map(|said| String::from_utf8_lossy(&said).into_owned());
-            if let Some(states) = said.as_deref().and_then(states) {
-                for (id, created) in asked {
-                    let state = states.get(id.as_str()).copied();
-                    self.note_end(&id, created, state.unwrap_or((SessionState::Gone, None)));
+            let begun = Instant::now();
+            for runs in self.running(host).chunks(AT_ONCE) {
+                let ids = runs.iter().map(|run| run.id.as_str());
+                let argv: Vec<&str> =
+                    ["sh", "-c", &supervisor::STATES, "occ"].into_iter().chain(ids).collect();
+                let said = match (executor, &connection) {
+                    (Executor::Local(local), _) => exec::look_here(local, &argv).await,
+                    (Executor::Host(host), Some(connection)) => {
+                        exec::look_over(host, connection, &argv).await
+                    }
+                    (Executor::Host(_), None) => None,
+                };
+                // Without an answer nothing is known.
+                let said = said.map(|said| String::from_utf8_lossy(&said).into_owned());
+                if let Some(states) = said.as_deref().and_then(states) {
+                    let gone = (SessionState::Gone, None);
+                    let state = |run: &Run| states.get(run.id.as_str()).copied().unwrap_or(gone);
+                    self.note_all(runs.iter().map(|run| (run, state(run))));
                 }
             }
-        }
-    }
-
-    /// Notes what a host said of a session that it was asked about, unless that has begun anew since.
-    fn note_end(&self, id: &str, created: Timestamp, (state, exit): (SessionState, Option<u8>)) {
-        let is_meant = |entry: &Entry| entry.is_running() && entry.record.info.created == created;
-        if state != SessionState::Running && self.lock().get(id).is_some_and(is_meant) {
-            self.note(id, state, exit);
+            looked = Some((Instant::now(), begun.elapsed()));
         }
     }
 
@@ -114,20 +119,20 @@ impl Sessions {
         at_work.map(|entry| entry.record.host.clone()).collect()
     }
 
-    /// Returns the sessions that run on a host, and when they were started.
-    fn running(&self, host: &SessionHost) -> BTreeMap<String, Timestamp> {
+    /// Returns what runs on a host.
+    fn running(&self, host: &SessionHost) -> Vec<Run> {
         let entries = self.lock();
-        let there = entries.iter().filter(|(_, entry)| entry.is_running());
-        let there = there.filter(|(_, entry)| entry.record.host == *host);
-        there.map(|(id, entry)| (id.clone(), entry.record.info.created)).collect()
+        let at_work = entries.values().filter(|entry| entry.is_running());
+        let there = at_work.filter(|entry| entry.record.host == *host);
+        there.map(|entry| entry.record.run()).collect()
     }
 
     /// Returns how long a host on which sessions run is left alone.
     fn pause(&self, host: &SessionHost) -> Option<Duration> {
-        let youngest = self.running(host).into_values().max()?;
-        // Nothing where the clock was put back.
-        let age = Duration::try_from(Timestamp::now().duration_since(youngest)).unwrap_or_default();
-        Some((age / 4).clamp(SOON, LATE))
+        let youngest = self.running(host).into_iter().map(|run| run.created).max()?;
+        // One of the future was started by another clock.
+        let age = Duration::try_from(Timestamp::now().duration_since(youngest));
+        Some((age.unwrap_or(Duration::MAX) / 4).clamp(SOON, LATE))
     }
 }
 

@@ -11,7 +11,7 @@ use super::follow::{Event, Follow};
 use super::input::Line;
 use super::remote::{Remote, Signalled};
 use super::store::Record;
-use super::{Forwarded, Sessions};
+use super::{Forwarded, Run, Sessions};
 use crate::host::Tries;
 use crate::ssh::signal;
 
@@ -38,11 +38,12 @@ impl Handle {
     pub(crate) async fn look(&mut self, sessions: &Sessions) -> Result<Session, SessionError> {
         let was_starting = sessions.is_starting(&self.record.info.id);
         let told = self.remote.look(&self.record.info.id).await?;
+        // It may have been asked before it had begun.
         if was_starting {
             return Ok(self.record.session());
         }
         let session = self.record.learn(told.as_ref());
-        sessions.note(&self.record.info.id, self.record.state, self.record.exit);
+        sessions.note(&self.run(), self.record.state, self.record.exit);
         Ok(session)
     }
 
@@ -55,6 +56,11 @@ impl Handle {
     /// Returns the session as it was known last.
     pub(crate) fn known(&self) -> Session {
         self.record.session()
+    }
+
+    /// Returns which run of it this is.
+    pub(crate) fn run(&self) -> Run {
+        self.record.run()
     }
 
     /// Returns where the last client that was attached stopped, in standard output and standard error.
@@ -112,7 +118,7 @@ impl Handle {
             Signalled::Sent => Ok(()),
             Signalled::Alive => Err(SessionError::Immortal),
             Signalled::Over(state, exit) => {
-                sessions.note(&self.record.info.id, state, exit);
+                sessions.note(&self.run(), state, exit);
                 // It was to end, and has.
                 if name.is_none() { Ok(()) } else { Err(SessionError::Ended) }
             }

@@ -70,6 +70,14 @@ pub(crate) struct Forwarded {
     pub(crate) here: String,
 }
 
+/// One run of a session, which may begin anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    id: String,
+    /// When it was started.
+    created: Timestamp,
+}
+
 #[derive(Debug)]
 struct Entry {
     record: Record,
@@ -84,6 +92,11 @@ impl Entry {
     fn new(record: Record) -> Self {
         let (line, forwarded) = (Arc::default(), watch::Sender::default());
         Self { record, line, forwarded, starting: false }
+    }
+
+    /// Returns whether that run is meant, and its host was asked for it: it can tell of it.
+    fn is_at(&self, run: &Run) -> bool {
+        !self.starting && self.record.info.created == run.created
     }
 }
 
@@ -220,18 +233,19 @@ impl Sessions {
     ) -> Result<Session, SessionError> {
         let sessions = Arc::clone(self);
         let session = record.session();
-        let id = record.info.id.clone();
+        let run = record.run();
+        let started_run = run.clone();
         let starting = self.tasks.spawn(async move {
             let started = remote.start(&record.info, &exec, KEEP, before.is_some()).await;
             // One that may have been started is kept.
             let unknown = matches!(started, Ok(()) | Err(SessionError::LinkLost))
                 || matches!(&started, Err(SessionError::Exec(error)) if may_have_run(error));
-            sessions.started(&record.info.id);
+            sessions.started(&started_run);
             if !unknown {
                 match before {
-                    Some(before) => sessions.restore(before)?,
+                    Some(before) => sessions.restore(&started_run, before)?,
                     None => {
-                        sessions.note(&record.info.id, SessionState::Gone, None);
+                        sessions.note(&started_run, SessionState::Gone, None);
                         sessions.forget(&record.info.id)?;
                     }
                 }
@@ -241,30 +255,36 @@ impl Sessions {
         match starting.await {
             Ok(started) => started?,
             Err(error) => {
-                tracing::error!(%error, id, "a session's start ended early");
+                self.started(&run);
+                tracing::error!(%error, id = run.id, "a session's start ended early");
                 return Err(SessionError::LinkLost);
             }
         }
         Ok(session)
     }
 
-    /// Its host was asked to start it.
-    fn started(&self, id: &str) {
-        if let Some(entry) = self.lock().get_mut(id) {
+    /// The host of a run was asked to start it.
+    fn started(&self, run: &Run) {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(&run.id)
+            && entry.record.info.created == run.created
+        {
             entry.starting = false;
         }
         self.bell.send_modify(|()| {});
     }
 
-    /// Returns whether its host knows nothing of it yet.
-    pub(crate) fn is_starting(&self, id: &str) -> bool {
+    /// Returns whether its host may know nothing of it yet.
+    fn is_starting(&self, id: &str) -> bool {
         self.lock().get(id).is_some_and(|entry| entry.starting)
     }
 
-    /// Has a session as it was, unless it was removed meanwhile.
-    fn restore(&self, record: Record) -> Result<(), SessionError> {
+    /// Has a session as it was before a run that did not start, unless it was removed meanwhile, or begun once more.
+    fn restore(&self, run: &Run, record: Record) -> Result<(), SessionError> {
         let mut entries = self.lock();
-        if let Some(entry) = entries.get_mut(&record.info.id) {
+        if let Some(entry) = entries.get_mut(&run.id)
+            && entry.is_at(run)
+        {
             entry.record = record;
             self.save(&entries)?;
         }
@@ -371,15 +391,23 @@ impl Sessions {
         self.save(&entries)
     }
 
-    /// Notes what is known of a session's program by now.
-    pub(crate) fn note(&self, id: &str, state: SessionState, exit: Option<u8>) {
+    /// Notes what is known of a run's program by now.
+    pub(crate) fn note(&self, run: &Run, state: SessionState, exit: Option<u8>) {
+        self.note_all([(run, (state, exit))]);
+    }
+
+    /// The same for several, with one write. What is said of a run that has been followed by another is old.
+    fn note_all<'a>(&self, told: impl IntoIterator<Item = (&'a Run, (SessionState, Option<u8>))>) {
         let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(id) else { return };
-        if (entry.record.state, entry.record.exit) == (state, exit) {
-            return;
+        let mut is_news = false;
+        for (run, now) in told {
+            if let Some(entry) = entries.get_mut(&run.id).filter(|entry| entry.is_at(run)) {
+                let record = &mut entry.record;
+                is_news |= (record.state, record.exit) != now;
+                (record.state, record.exit) = now;
+            }
         }
-        (entry.record.state, entry.record.exit) = (state, exit);
-        if let Err(error) = self.save(&entries) {
+        if is_news && let Err(error) = self.save(&entries) {
             tracing::warn!(%error, "what became of a session is not remembered");
         }
     }
@@ -403,8 +431,16 @@ impl Sessions {
         place: Place,
         client: Client,
     ) -> Result<Vec<Session>, SessionError> {
+        // Which are meant: others may be started meanwhile.
+        let asked: Vec<Run> = {
+            let entries = self.lock();
+            let there = entries.values().filter(|entry| !entry.starting);
+            there.map(|entry| entry.record.run()).collect()
+        };
         let told = Remote { place, tries: Tries::default(), client }.list(&[]).await?;
         let mut entries = self.lock();
+        let mut asked: BTreeMap<String, Run> =
+            asked.into_iter().map(|run| (run.id.clone(), run)).collect();
         for told in &told {
             match (entries.get(&told.id), &told.info) {
                 (None, Some(info)) if info.id == told.id && is_id(&told.id) => {
@@ -415,6 +451,7 @@ impl Sessions {
                     let (state, exit) = (told.state, told.exit);
                     let host = host.clone();
                     let record = Record { info, host, next_host: None, state, exit, read: [0; 2] };
+                    asked.insert(told.id.clone(), record.run());
                     entries.insert(told.id.clone(), Entry::new(record));
                 }
                 _ => {}
@@ -423,9 +460,10 @@ impl Sessions {
         let mut sessions = Vec::new();
         for entry in entries.values_mut().filter(|entry| entry.record.host == *host) {
             let of = told.iter().find(|told| told.id == entry.record.info.id);
-            sessions.push(match entry.starting {
-                true => entry.record.session(),
-                false => entry.record.learn(of),
+            let is_meant = asked.get(&entry.record.info.id).is_some_and(|run| entry.is_at(run));
+            sessions.push(match is_meant {
+                true => entry.record.learn(of),
+                false => entry.record.session(),
             });
         }
         self.save(&entries)?;
@@ -459,6 +497,11 @@ fn may_have_run(error: &crate::exec::ExecError) -> bool {
 }
 
 impl Record {
+    /// Returns which run it is of.
+    fn run(&self) -> Run {
+        Run { id: self.info.id.clone(), created: self.info.created }
+    }
+
     /// Takes in what the host tells of it, or that it knows nothing, and returns the session as it is now.
     fn learn(&mut self, told: Option<&Told>) -> Session {
         (self.state, self.exit) = match told {
@@ -536,13 +579,39 @@ mod tests {
         assert!(matches!(sessions.edit(&id, empty), Err(SessionError::BadCommand(_))));
     }
 
+    #[test]
+    fn what_is_told_of_a_run_is_not_taken_for_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = sessions(dir.path());
+        let record = sessions.enter(&request(Some("work"))).unwrap();
+        let state = || sessions.known()[0].state;
+        // Its host may not have been asked for it yet.
+        let first = record.run();
+        sessions.note(&first, SessionState::Gone, None);
+        assert_eq!(state(), SessionState::Running);
+        sessions.started(&first);
+        sessions.note(&first, SessionState::Ended, Some(1));
+        assert_eq!(state(), SessionState::Ended);
+
+        let mut again = record;
+        again.info.created = Timestamp::from_second(2_000_000_000).unwrap();
+        sessions.put(&mut sessions.lock(), &again).unwrap();
+        sessions.started(&first);
+        sessions.note(&again.run(), SessionState::Gone, None);
+        sessions.started(&again.run());
+        sessions.note(&first, SessionState::Ended, Some(1));
+        assert_eq!(state(), SessionState::Running);
+    }
+
     #[tokio::test]
     async fn a_start_that_cannot_be_noted_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let sessions = Arc::new(sessions(&state));
-        let id = sessions.enter(&request(Some("work"))).unwrap().info.id;
-        sessions.note(&id, SessionState::Ended, Some(3));
+        let run = sessions.enter(&request(Some("work"))).unwrap().run();
+        let id = run.id.clone();
+        sessions.started(&run);
+        sessions.note(&run, SessionState::Ended, Some(3));
         let before = sessions.known();
         std::fs::remove_dir_all(&state).unwrap();
         std::fs::write(&state, "in the way").unwrap();

@@ -28,25 +28,22 @@ end() {
 
 # Whether the supervisor of the session in this directory runs. A process of the same number may be anybody's.
 alive() {
-  v=$(cat sup 2>/dev/null) || return 1
+  { read -r v <sup; } 2>/dev/null || return 1
   kill -0 "$v" 2>/dev/null || return 1
   if [ -r "/proc/$v/cmdline" ]; then
     grep -q "${PWD##*/}" "/proc/$v/cmdline" 2>/dev/null || return 1
   fi
 }
 
-# Whether the session in this directory has ended, which is in the file `exit` then. One whose supervisor is gone without a
-# word was ended by the host.
-has_ended() {
-  [ -e exit ] && return
-  # It may end between two looks.
+# Leaves in s how the session in this directory has ended: its status, or `lost` where its supervisor is gone without a word,
+# since the host ended it. Fails for one that runs, or has not begun.
+ended() {
+  s=$(cat exit 2>/dev/null) && return
   alive && return 1
-  [ -e exit ] && return
-  # It has not begun.
-  [ -e sup ] || return 1
-  printf 'lost\n' 1<>exit.new && mv exit.new exit
-  true >o.end
-  true >e.end
+  # Between the two looks.
+  s=$(cat exit 2>/dev/null) && return
+  s=lost
+  [ -e sup ]
 }
 
 # Waits a little: 20 ms where sleep knows parts of a second.

@@ -6,8 +6,12 @@ cd "$d" 2>/dev/null || { echo .; exit 0; }
 for id in "$@"; do
   [ -e "$d/$id/meta" ] || continue
   cd "$d/$id" || continue
-  s='r -'
-  has_ended && s="x $(cat exit 2>/dev/null || echo lost)"
+  if ended; then
+    [ -e exit ] || { printf 'lost\n' 1<>exit.new && mv exit.new exit; true >o.end; true >e.end; }
+    s="x $s"
+  else
+    s='r -'
+  fi
   end i
   i=$n
   end o

@@ -488,7 +488,8 @@ fn a_list_of_none_is_an_answer() {
 #[test]
 fn it_is_told_at_once_which_have_ended() {
     for host in Host::all() {
-        assert_eq!(host.ask(&STATES, &["as"]), ".\n", "{}", host.shell);
+        // Where it cannot look it says nothing.
+        assert_eq!(host.ask(&STATES, &["as"]), "", "{}", host.shell);
         host.start("as", &["sh", "-c", "exit 3"]);
         host.start("at", &["sleep", "1000"]);
         host.start("au", &["sleep", "1000"]);
@@ -500,6 +501,10 @@ fn it_is_told_at_once_which_have_ended() {
         wait_until("one that was killed", GUARD, states, |states| {
             states == "as x 0003\nat r\nau x lost\n.\n"
         });
+        // That is for the list to write.
+        assert!(!host.session("au").join("exit").exists());
+        assert_eq!(host.state("au").split(' ').nth(2), Some("lost"));
+        assert!(host.session("au").join("exit").exists());
         kill(program, rustix::process::Signal::KILL);
     }
 }

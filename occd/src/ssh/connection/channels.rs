@@ -99,13 +99,8 @@ impl Connection {
             let freed = self.shared.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if !fresh && let Some(raw) = self.take_spare() {
-                let connection = Arc::clone(self);
-                self.spawn(async move {
-                    tokio::time::sleep(REFILL_AFTER).await;
-                    connection.refill_spare().await;
-                });
-                return Ok((Channel::new(raw, Arc::clone(self)), true));
+            if !fresh && let Some(channel) = self.spare_session() {
+                return Ok((channel, true));
             }
             let mut patience = CROWDED;
             if self.is_closed() {
@@ -139,6 +134,33 @@ impl Connection {
                 return Err(ChannelError::Retired);
             }
         }
+    }
+
+    /// Returns the session that stands by, if there is one. Another takes its place soon.
+    fn spare_session(self: &Arc<Self>) -> Option<Channel> {
+        let raw = self.take_spare()?;
+        let connection = Arc::clone(self);
+        self.spawn(async move {
+            tokio::time::sleep(REFILL_AFTER).await;
+            connection.refill_spare().await;
+        });
+        Some(Channel::new(raw, Arc::clone(self)))
+    }
+
+    /// Returns a session if there is room for one at this moment, and nobody waits for it: for what may as well not be done.
+    pub async fn session_at_once(self: &Arc<Self>) -> Option<Channel> {
+        if self.is_closed() || self.waiting.load(Ordering::SeqCst) > 0 {
+            return None;
+        }
+        if self.sessions.begin(false) {
+            match self.open(Kind::Session).await {
+                Ok(raw) => return Some(Channel::new(raw, Arc::clone(self))),
+                // Whoever waits for a session may ask for itself.
+                Err(_) => self.shared.freed.notify_one(),
+            }
+        }
+        // A server that grants few may have none but that.
+        self.spare_session()
     }
 
     /// Returns a session for a stream, which may last: it leaves others to commands, and waits in a line in which
