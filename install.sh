@@ -10,7 +10,7 @@ Usage: ./install.sh [--prefix DIR] [--uninstall] [--programs DIR]
 
   --prefix DIR     where to: bin/ and share/ below it [default: ~/.local]
   --uninstall      take away what was installed there, and what starts it at the login
-  --programs DIR   from a checkout: take occ and occd from there, and build nothing
+  --programs DIR   from a checkout: take occ and occd from there; cargo builds only what packs them
 END
 }
 

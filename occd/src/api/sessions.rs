@@ -14,6 +14,7 @@ use occ_proto::session::{
     InputTaken, Session, SessionEdit, SessionHost, SessionList, SessionRequest, SessionSignal,
     SessionStart, SessionState,
 };
+use occ_proto::status::State as Link;
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -32,6 +33,7 @@ use crate::host::Tries;
 use crate::policy::{self, Asker, Denied};
 use crate::prompts::Client;
 use crate::session::{Handle, Place, SessionError};
+use crate::ssh::ConnectError;
 
 /// How long a list waits for each host: it shows what was known last of one that does not answer.
 const LOOK: Duration = Duration::from_secs(5);
@@ -219,7 +221,11 @@ async fn look(
 ) -> Result<Vec<Session>, ApiError> {
     let place = place(app, host).await?;
     if !place.is_at_hand() {
-        return Err(ApiError::not_connected(host));
+        let known = host.host().and_then(|name| app.pool.get(name));
+        return Err(match known.filter(|known| known.snapshot().state == Link::Stopped) {
+            Some(known) => error::connect_error(known.name(), &ConnectError::Stopped),
+            None => ApiError::not_connected(host),
+        });
     }
     match timeout(LOOK, app.sessions.look_at(host, place, client)).await {
         Ok(looked) => looked.map_err(problem(host)),

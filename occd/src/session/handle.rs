@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use occ_proto::session::Session;
+use occ_proto::session::{Session, SessionState};
 use tokio::sync::{mpsc, watch};
 
 use super::error::SessionError;
@@ -125,14 +125,14 @@ impl Handle {
         }
     }
 
-    /// Removes it, there and here. One that runs is ended first if `force`.
+    /// Removes it, there and here. One that runs is ended first if `force`, and so is what one has left behind that was lost.
     pub(crate) async fn remove(
         &self,
         sessions: &Sessions,
         force: bool,
     ) -> Result<(), SessionError> {
         let id = &self.record.info.id;
-        if force {
+        if force || matches!(self.record.state, SessionState::Lost | SessionState::Gone) {
             match self.signal(sessions, None).await {
                 Ok(()) | Err(SessionError::Gone) => {}
                 Err(error) => return Err(error),

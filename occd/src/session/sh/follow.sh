@@ -109,11 +109,13 @@ follow() {
 wait_on() {
   kill -0 $$ 2>/dev/null || return
   quiet=$((quiet+1))
-  if [ -e exit ] && [ "$quiet" -ge 150 ]; then
-    echo "x $(cat exit)"
-    return 1
-  fi
+  # Since it was seen there: one that has come since the last look is to be looked at.
+  case $before in
+    *' exit'*) [ "$quiet" -lt 150 ] || { echo "x $(cat exit)"; return 1; } ;;
+  esac
   if [ $((quiet%50)) = 1 ]; then
+    # The session was removed.
+    [ -e meta ] || { echo n; return 1; }
     alive || [ -e exit ] || { printf 'lost\n' 1<>exit.new && mv exit.new exit; true >o.end; true >e.end; }
   fi
   rest

@@ -1,7 +1,6 @@
 # Signals the program of a session and what it has started. Arguments: the session's ID, and a signal's name, or `end`: TERM,
 # and KILL 2 s later. Prints `k`, `x STATUS` when it has ended, `a` when it lives in spite of all, `n` when there
 # is no such session.
-cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
 id=$1
 
 # Adds to k the processes whose environment names the session, where the system shows environments. To busybox's grep a NUL
@@ -10,6 +9,17 @@ named() {
   for f in $(grep -lzxF "OCC_SESSION_ID=$id" /proc/[0-9]*/environ 2>/dev/null); do
     f=${f#/proc/}
     k="$k ${f%/environ}"
+  done
+}
+
+# Ends what a session has left behind whose supervisor is gone: the number of its program may be anybody's. What becomes
+# another program at this moment shows no environment, so it is looked for more than once.
+leftovers() {
+  for t in 1 2 3; do
+    k=
+    named
+    [ -n "$k" ] && kill -KILL $k 2>/dev/null
+    rest
   done
 }
 
@@ -37,6 +47,10 @@ until_over() {
   done
 }
 
+cd "$d/$id" 2>/dev/null || { [ "$2" = end ] && leftovers; echo n; exit 0; }
+case $2$(cat exit 2>/dev/null) in
+  endlost) leftovers ;;
+esac
 over
 t=0
 until [ -e pid ] || [ "$t" -ge 50 ]; do
@@ -47,14 +61,7 @@ over
 if alive || [ -e exit ]; then
   :
 else
-  # Its supervisor is gone, and the number of its program may be anybody's. One that becomes another program at this moment
-  # shows no environment, so it is looked for more than once.
-  for t in 1 2 3; do
-    k=
-    named
-    [ -n "$k" ] && kill -KILL $k 2>/dev/null
-    rest
-  done
+  leftovers
   printf 'lost\n' 1<>exit.new && mv exit.new exit
   true >o.end
   true >e.end

@@ -1,6 +1,6 @@
 //! The scripts in real shells, each with the tools that come with it.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -485,27 +485,55 @@ fn a_list_of_none_is_an_answer() {
     }
 }
 
+/// Its sessions have IDs of their own, as leftovers are looked for by those on the whole machine.
 #[test]
 fn it_is_told_at_once_which_have_ended() {
     for host in Host::all() {
         // Where it cannot look it says nothing.
-        assert_eq!(host.ask(&STATES, &["as"]), "", "{}", host.shell);
-        host.start("as", &["sh", "-c", "exit 3"]);
-        host.start("at", &["sleep", "1000"]);
-        host.start("au", &["sleep", "1000"]);
-        host.wait_for_end("as");
-        let program = host.pid("au");
-        let supervisor = std::fs::read_to_string(host.session("au").join("sup")).unwrap();
+        assert_eq!(host.ask(&STATES, &["ca"]), "", "{}", host.shell);
+        host.start("ca", &["sh", "-c", "exit 3"]);
+        host.start("cb", &["sleep", "1000"]);
+        host.start("cc", &["sleep", "1000"]);
+        host.wait_for_end("ca");
+        let program = host.pid("cc");
+        let supervisor = std::fs::read_to_string(host.session("cc").join("sup")).unwrap();
         kill(supervisor.trim().parse().unwrap(), rustix::process::Signal::KILL);
-        let states = || host.ask(&STATES, &["as", "at", "none", "au"]);
+        let states = || host.ask(&STATES, &["ca", "cb", "none", "cc"]);
         wait_until("one that was killed", GUARD, states, |states| {
-            states == "as x 0003\nat r\nau x lost\n.\n"
+            states == "ca x 0003\ncb r\ncc x lost\n.\n"
         });
         // That is for the list to write.
-        assert!(!host.session("au").join("exit").exists());
-        assert_eq!(host.state("au").split(' ').nth(2), Some("lost"));
-        assert!(host.session("au").join("exit").exists());
-        kill(program, rustix::process::Signal::KILL);
+        assert!(!host.session("cc").join("exit").exists());
+        assert_eq!(host.state("cc").split(' ').nth(2), Some("lost"));
+        assert!(host.session("cc").join("exit").exists());
+        // What it has left behind is ended all the same.
+        assert!(is_alive(program), "{}", host.shell);
+        // What waited for it may see that.
+        let ended = host.ask(&SIGNAL, &["cc", "end"]);
+        assert!(["x lost\n", "x 0137\n"].contains(&ended.as_str()), "{}: {ended}", host.shell);
+        wait_until("its end", GUARD, || is_alive(program), |alive| !alive);
+    }
+}
+
+#[test]
+fn who_follows_a_session_that_somebody_removes_is_told() {
+    for host in Host::all() {
+        host.start("cd", &["sleep", "1000"]);
+        let program = host.pid("cd");
+        let mut follow = host.command(&FOLLOW, &["cd", "0", "0", "1"]);
+        let mut follow = follow.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        std::fs::remove_dir_all(host.session("cd")).unwrap();
+        let mut output = std::io::BufReader::new(follow.stdout.take().unwrap());
+        let mut last = String::new();
+        while output.read_line(&mut last).unwrap() > 0 && last != "n\n" {
+            last.clear();
+        }
+        assert_eq!(last, "n\n", "{}", host.shell);
+        drop(follow.stdin.take());
+        assert!(follow.wait().is_ok());
+        assert!(is_alive(program), "{}", host.shell);
+        assert_eq!(host.ask(&SIGNAL, &["cd", "end"]), "n\n", "{}", host.shell);
+        wait_until("its end", GUARD, || is_alive(program), |alive| !alive);
     }
 }
 
