@@ -247,6 +247,43 @@ fn neovim_keeps_a_question_through_the_failure_of_something_else() {
 }
 
 #[test]
+fn neovim_asks_in_its_command_line_where_a_window_could_not_be_typed_into() {
+    let hosts = [EmbeddedHost::start(), EmbeddedHost::start()];
+    let mut rig = DaemonRig::new();
+    rig.add_host("new", &hosts[0]);
+    rig.add_host("other", &hosts[1]);
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
+    rig.start_daemon(&[]);
+    // As with plugins that open a window, whose answer comes later.
+    let later = "lua vim.ui.input = function(_, done) vim.g.n = 1; Answer = done end";
+    let Some(nvim) = OnScreen::start(&rig, &["--cmd", later]) else { return };
+    nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);
+    nvim.shows("Trust it (yes/no):");
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("localhost");
+    // Elsewhere it is asked in that window. What is typed beside it stays when the question is taken back.
+    nvim.types(&[":set statusline=%{get(g:,'n')}\\ asked", "Enter"]);
+    nvim.types(&[":OccExec other -- true", "Enter"]);
+    nvim.shows("1 asked");
+    nvim.types(&[":let g:x = 'one"]);
+    nvim.shows(":let g:x = 'one");
+    let id = wait_for("it to be everybody's", GUARD, || {
+        let waiting = rig.occ_ok(&["prompts", "--json"]);
+        let waiting: serde_json::Value = serde_json::from_str(&waiting).unwrap();
+        waiting["prompts"][0]["id"].as_u64()
+    });
+    rig.occ_ok(&["prompts", "--deny", &id.to_string()]);
+    nvim.shows("occ: other: ");
+    nvim.types(&[" line' | echo 'got' g:x", "Enter"]);
+    nvim.shows("got one line");
+    // An answer there comes too late.
+    nvim.types(&["Enter", ":lua Answer('yes')", "Enter"]);
+    nvim.shows("does not ask that any more");
+    assert_eq!(fs::read_to_string(rig.known_hosts_file()).unwrap().lines().count(), 1);
+}
+
+#[test]
 fn tmux_shows_how_many_hosts_are_connected() {
     if !require("tmux", find_program("tmux").map(drop), "OCC_REQUIRE_TERMINAL") {
         return;

@@ -12,6 +12,8 @@ local LOOK = 100
 local listening = false
 local queue = {}
 local asking = nil
+-- Whether it is asked in the editor's own command line, and not in a window of somebody's vim.ui.input.
+local in_command_line = false
 local looking = false
 local typed_at = 0
 -- When somebody had typed last before they were told that a question waits: what is typed is drawn over that.
@@ -116,7 +118,13 @@ local function ask(input, ...)
   local text
   -- Meanwhile it may have been taken back.
   if ok and asking == of then
+    in_command_line = true
     ok, text = pcall(input, ...)
+    in_command_line = false
+    if rpc.is_waiting() then
+      -- What is said next is not to stand behind the answer.
+      vim.cmd('redraw')
+    end
   end
   vim.fn.inputrestore()
   if ahead ~= '' then
@@ -151,6 +159,9 @@ next_one = function()
   asking = prompt
   local function done(text)
     if asking ~= prompt then
+      if text and text ~= '' then
+        rpc.complain('occ: ' .. (prompt.host or 'occd') .. ' does not ask that any more.')
+      end
       return
     end
     asking = nil
@@ -167,7 +178,12 @@ next_one = function()
   else
     local text = said(prompt)
     local is_said = prompt.kind ~= 'keep' and prompt.kind ~= 'host_key' or text:find('%(yes/no%)$')
-    if not ask(vim.ui.input, { prompt = text .. (is_said and ': ' or ' (yes/no): ') }, done) then
+    text = text .. (is_said and ': ' or ' (yes/no): ')
+    if rpc.is_waiting() then
+      -- While the editor stands still no window could be typed into.
+      local ok, given = ask(vim.fn.input, text)
+      done(ok and given ~= '' and given or nil)
+    elseif not ask(vim.ui.input, { prompt = text }, done) then
       done(nil)
     end
   end
@@ -185,7 +201,7 @@ local function withdraw(id)
   end
   if asking and (not id or asking.id == id) then
     asking = nil
-    if vim.api.nvim_get_mode().mode:find('^c') then
+    if in_command_line and vim.api.nvim_get_mode().mode:find('^c') then
       vim.api.nvim_input('<Esc>')
     end
     vim.schedule(next_one)
