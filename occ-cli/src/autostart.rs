@@ -221,6 +221,8 @@ async fn spawn(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
     for name in KEY_VARIABLES {
         command.env_remove(name);
     }
+    // Nor does it, and what it starts, belong to a session from which it is started.
+    command.env_remove("OCC_SESSION_ID");
     if context.socket.is_some() || std::env::var_os("OCC_SOCKET").is_some_and(|v| !v.is_empty()) {
         command.arg("--socket").arg(socket);
     }

@@ -132,7 +132,11 @@ impl Handle {
         force: bool,
     ) -> Result<(), SessionError> {
         let id = &self.record.info.id;
-        if force || matches!(self.record.state, SessionState::Lost | SessionState::Gone) {
+        let is_lost = async || {
+            let told = self.remote.look(id).await?.map_or(SessionState::Gone, |told| told.state);
+            Ok::<_, SessionError>(matches!(told, SessionState::Lost | SessionState::Gone))
+        };
+        if force || is_lost().await? {
             match self.signal(sessions, None).await {
                 Ok(()) | Err(SessionError::Gone) => {}
                 Err(error) => return Err(error),

@@ -236,8 +236,9 @@ fn script(script: &str, args: &[&str]) -> Words {
 /// Returns the environment as lines for a shell, which do not show in a list of processes as words would.
 fn environment(request: &ExecRequest) -> String {
     let mut lines = String::new();
-    // A shell would end of these, which are its own (bash(1)).
-    const OWN: [&str; 5] = ["UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS"];
+    // A shell would end of the first, which are its own (bash(1)). The last is this session's, and not that of one from which
+    // it is started.
+    const OWN: [&str; 6] = ["UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "OCC_SESSION_ID"];
     for (name, value) in request.env.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
         let value = value.replace('\'', r"'\''");
         lines.push_str(&format!("{name}='{value}'; export {name}\n"));
@@ -309,6 +310,7 @@ mod tests {
     fn an_environment_is_quoted() {
         let mut request = ExecRequest::default();
         request.env.insert("K".into(), "it's $X\n!".into());
+        request.env.insert("OCC_SESSION_ID".into(), "another".into());
         assert_eq!(environment(&request), "K='it'\\''s $X\n!'; export K\n");
     }
 }

@@ -406,6 +406,20 @@ fn who_only_listens_is_told_how_programs_end() {
 }
 
 #[test]
+fn what_a_lost_session_left_behind_goes_with_it_though_nobody_has_asked() {
+    let Some(far) = Far::start() else { return };
+    let session = far.begin("lost", "exec sleep 1000");
+    let kept = far.sshd.dir().join("cache/occ/sessions").join(&session.info.id);
+    let program = wait_for("the program", GUARD, || {
+        proc::Process::find(std::fs::read_to_string(kept.join("pid")).ok()?.trim().parse().ok()?)
+    });
+    let supervisor = std::fs::read_to_string(kept.join("sup")).unwrap();
+    proc::Process::find(supervisor.trim().parse().unwrap()).unwrap().signal(Signal::KILL);
+    assert_eq!(far.call("DELETE", "/lost", None).status, 204);
+    wait_until("its end", GUARD, || program.is_alive(), |alive| !alive);
+}
+
+#[test]
 fn a_look_at_sessions_is_no_use_of_their_host() {
     let Some(far) = Far::start() else { return };
     far.rig.write_config_toml("[connection]\nidle_timeout = \"3s\"\n");
