@@ -164,6 +164,8 @@ codes! {
     PlanChanged = "plan_changed",
     /// There is no such session.
     SessionNotFound = "session_not_found",
+    /// The host keeps nothing of the session any more.
+    SessionGone = "session_gone",
     /// Another session has that name.
     SessionExists = "session_exists",
     /// The session's program runs, and what was asked for takes one that has ended.

@@ -130,7 +130,8 @@ pub enum SessionState {
     Running,
     /// It has ended.
     Ended,
-    /// The host has ended it, and nobody saw how: it was rebooted, or it ends what a user has left running at logout.
+    /// Nobody saw how it ended, or whether: the host was rebooted, ends what a user has left running at logout, or the
+    /// program's supervisor was killed.
     Lost,
     /// Nothing is kept of it on its host.
     Gone,

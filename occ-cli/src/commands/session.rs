@@ -214,25 +214,42 @@ async fn list(context: &Context<'_>) -> Result<u8, CliError> {
         Some(Target::Local) => "/v1/sessions?host=local".to_owned(),
         _ => "/v1/sessions".to_owned(),
     };
-    let reply = client.get_slow(&path).await?;
+    let reply = client.get_slow(&path).await;
     if context.ui.json {
-        context.ui.document(&reply.body)?;
+        context.ui.document(&reply?.body)?;
         return Ok(0);
     }
-    let list: SessionList = reply.parse()?;
+    let (sessions, asked) = match reply {
+        Ok(reply) => (reply.parse::<SessionList>()?.sessions, Ok(0)),
+        // What is known of them is better than nothing.
+        Err(error) => (known(context, &client).await, Err(error)),
+    };
     if context.ui.quiet {
-        for session in &list.sessions {
+        for session in &sessions {
             context.ui.print(&format!("{}\n", sanitize(&session.info.name)))?;
         }
-        return Ok(0);
-    }
-    if list.sessions.is_empty() {
+    } else if sessions.is_empty() && asked.is_ok() {
         context.ui.say("No sessions.")?;
-        return Ok(0);
+    } else if !sessions.is_empty() {
+        print_table(context, &sessions)?;
     }
+    asked
+}
+
+/// Returns the sessions of the host that is meant, as they were known last.
+async fn known(context: &Context<'_>, client: &Client) -> Vec<Session> {
+    let Some(Target::Host(host, _)) = &context.named else { return Vec::new() };
+    let reply =
+        client.get_slow("/v1/sessions").await.and_then(|reply| reply.parse::<SessionList>());
+    let mut sessions = reply.map(|list| list.sessions).unwrap_or_default();
+    sessions.retain(|session| session.host.host() == Some(host));
+    sessions
+}
+
+fn print_table(context: &Context<'_>, sessions: &[Session]) -> Result<(), CliError> {
     let now = Timestamp::now();
     let mut table = Table::new(&["NAME", "ID", "HOST", "STATE", "AGE", "COMMAND"]);
-    for session in &list.sessions {
+    for session in sessions {
         let info = &session.info;
         table.row(vec![
             sanitize(&info.name),
@@ -246,7 +263,7 @@ async fn list(context: &Context<'_>) -> Result<u8, CliError> {
     for line in table.lines() {
         context.ui.print(&format!("{line}\n"))?;
     }
-    Ok(0)
+    Ok(())
 }
 
 fn place(session: &Session) -> String {

@@ -419,10 +419,12 @@ impl Attached {
     }
 }
 
-/// Returns the error for a session that its host has ended.
+/// Returns the error for a session whose supervisor is gone.
 pub(crate) fn lost(session: &str) -> CliError {
     CliError::outcome_unknown(format!(
-        "The host ended session '{session}' before its program had: it was rebooted, or it ends what a user leaves running at logout."
+        "Session '{session}' was lost, and how its program ended is not known: the host was rebooted, ends what a user leaves running at logout, or what watched over the program was killed."
     ))
-    .hint("loginctl enable-linger, on the host, keeps programs running after logout")
+    .hint(format!(
+        "occ session kill {session} ends what may be left of it; loginctl enable-linger, on the host, keeps programs running after logout"
+    ))
 }

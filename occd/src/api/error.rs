@@ -412,7 +412,7 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
         SessionError::LinkLost => (StatusCode::BAD_GATEWAY, Code::OutcomeUnknown),
         SessionError::NotFound { .. } => (StatusCode::NOT_FOUND, Code::SessionNotFound),
         SessionError::NoHost(_) => (StatusCode::NOT_FOUND, Code::HostNotFound),
-        SessionError::Gone => (StatusCode::NOT_FOUND, Code::SessionNotFound),
+        SessionError::Gone => (StatusCode::GONE, Code::SessionGone),
         SessionError::Taken(_) => (StatusCode::CONFLICT, Code::SessionExists),
         SessionError::BadName(_) | SessionError::BadCommand(_) | SessionError::NoSignal(_) => {
             (StatusCode::BAD_REQUEST, Code::BadRequest)

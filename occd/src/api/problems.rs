@@ -135,6 +135,7 @@ const FILE: &[Codes] = &[
 const SESSION: &[Codes] = &[
     (404, &[Code::SessionNotFound]),
     (409, &[Code::SessionExists, Code::SessionRunning, Code::SessionEnded, Code::InputRefused]),
+    (410, &[Code::SessionGone]),
     (502, &[Code::SessionFailed]),
     (507, &[Code::SessionFailed]),
 ];

@@ -469,11 +469,7 @@ pub(super) async fn signal(
     if request.signal.is_some() {
         return Ok(Json(handle.known()));
     }
-    let session = handle.look(&app.sessions).await.map_err(problem(&host))?;
-    if session.state == SessionState::Gone {
-        return Err(problem(&host)(SessionError::Gone));
-    }
-    Ok(Json(session))
+    Ok(Json(handle.look(&app.sessions).await.map_err(problem(&host))?))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

@@ -43,7 +43,7 @@ pub enum SessionError {
     #[error("the program of the session did not end, even by KILL")]
     Immortal,
     /// The host has nothing of it any more.
-    #[error("the host keeps nothing of the session any more")]
+    #[error("the host keeps nothing of the session any more, and its program may run on")]
     Gone,
     /// The host could not start it.
     #[error("the session could not be started: {0}")]

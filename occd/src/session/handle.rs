@@ -115,6 +115,12 @@ impl Handle {
             return Err(SessionError::NoSignal(name.to_owned()));
         }
         match self.remote.signal(&self.record.info.id, name).await? {
+            // What was left of it has been ended.
+            Signalled::Gone if name.is_none() => {
+                sessions.note(&self.run(), SessionState::Gone, self.record.exit);
+                Ok(())
+            }
+            Signalled::Gone => Err(SessionError::Gone),
             Signalled::Sent => Ok(()),
             Signalled::Alive => Err(SessionError::Immortal),
             Signalled::Over(state, exit) => {
@@ -137,10 +143,7 @@ impl Handle {
             Ok::<_, SessionError>(matches!(told, SessionState::Lost | SessionState::Gone))
         };
         if force || is_lost().await? {
-            match self.signal(sessions, None).await {
-                Ok(()) | Err(SessionError::Gone) => {}
-                Err(error) => return Err(error),
-            }
+            self.signal(sessions, None).await?;
         }
         if !self.remote.remove(id).await? {
             return Err(SessionError::Running(self.record.info.name.clone()));

@@ -17,6 +17,7 @@ mod place;
 mod remote;
 mod store;
 mod supervisor;
+mod told;
 mod urls;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ pub(crate) use follow::Event;
 pub(crate) use handle::{Handle, Wanted};
 pub(crate) use input::PIECE;
 pub(crate) use place::Place;
+pub(crate) use told::Run;
 pub(crate) use urls::{LocalUrl, Scanner};
 
 use crate::events::{Changes, Topic};
@@ -45,7 +47,7 @@ use crate::host::Tries;
 use crate::prompts::Client;
 use input::Line;
 use names::{check, find, free_name};
-use remote::{Remote, Told};
+use remote::Remote;
 use store::{Record, Store};
 
 /// How much is kept of each stream of a session, in bytes.
@@ -70,14 +72,6 @@ pub(crate) struct Forwarded {
     pub(crate) here: String,
 }
 
-/// One run of a session, which may begin anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Run {
-    id: String,
-    /// When it was started.
-    created: Timestamp,
-}
-
 #[derive(Debug)]
 struct Entry {
     record: Record,
@@ -92,11 +86,6 @@ impl Entry {
     fn new(record: Record) -> Self {
         let (line, forwarded) = (Arc::default(), watch::Sender::default());
         Self { record, line, forwarded, starting: false }
-    }
-
-    /// Returns whether that run is meant, and its host was asked for it: it can tell of it.
-    fn is_at(&self, run: &Run) -> bool {
-        !self.starting && self.record.info.created == run.created
     }
 }
 
@@ -234,18 +223,18 @@ impl Sessions {
         let sessions = Arc::clone(self);
         let session = record.session();
         let run = record.run();
-        let started_run = run.clone();
         let starting = self.tasks.spawn(async move {
+            let run = record.run();
             let started = remote.start(&record.info, &exec, KEEP, before.is_some()).await;
             // One that may have been started is kept.
             let unknown = matches!(started, Ok(()) | Err(SessionError::LinkLost))
                 || matches!(&started, Err(SessionError::Exec(error)) if may_have_run(error));
-            sessions.started(&started_run);
+            sessions.started(&run);
             if !unknown {
                 match before {
-                    Some(before) => sessions.restore(&started_run, before)?,
+                    Some(before) => sessions.restore(&run, before)?,
                     None => {
-                        sessions.note(&started_run, SessionState::Gone, None);
+                        sessions.note(&run, SessionState::Gone, None);
                         sessions.forget(&record.info.id)?;
                     }
                 }
@@ -261,34 +250,6 @@ impl Sessions {
             }
         }
         Ok(session)
-    }
-
-    /// The host of a run was asked to start it.
-    fn started(&self, run: &Run) {
-        let mut entries = self.lock();
-        if let Some(entry) = entries.get_mut(&run.id)
-            && entry.record.info.created == run.created
-        {
-            entry.starting = false;
-        }
-        self.bell.send_modify(|()| {});
-    }
-
-    /// Returns whether its host may know nothing of it yet.
-    fn is_starting(&self, id: &str) -> bool {
-        self.lock().get(id).is_some_and(|entry| entry.starting)
-    }
-
-    /// Has a session as it was before a run that did not start, unless it was removed meanwhile, or begun once more.
-    fn restore(&self, run: &Run, record: Record) -> Result<(), SessionError> {
-        let mut entries = self.lock();
-        if let Some(entry) = entries.get_mut(&run.id)
-            && entry.is_at(run)
-        {
-            entry.record = record;
-            self.save(&entries)?;
-        }
-        Ok(())
     }
 
     /// Enters a session into the list, which is written before anything is started.
@@ -390,85 +351,6 @@ impl Sessions {
         entries.remove(id);
         self.save(&entries)
     }
-
-    /// Notes what is known of a run's program by now.
-    pub(crate) fn note(&self, run: &Run, state: SessionState, exit: Option<u8>) {
-        self.note_all([(run, (state, exit))]);
-    }
-
-    /// The same for several, with one write. What is said of a run that has been followed by another is old.
-    fn note_all<'a>(&self, told: impl IntoIterator<Item = (&'a Run, (SessionState, Option<u8>))>) {
-        let mut entries = self.lock();
-        let mut is_news = false;
-        for (run, now) in told {
-            if let Some(entry) = entries.get_mut(&run.id).filter(|entry| entry.is_at(run)) {
-                let record = &mut entry.record;
-                is_news |= (record.state, record.exit) != now;
-                (record.state, record.exit) = now;
-            }
-        }
-        if is_news && let Err(error) = self.save(&entries) {
-            tracing::warn!(%error, "what became of a session is not remembered");
-        }
-    }
-
-    /// Notes how far a client has read standard output and standard error.
-    pub(crate) fn note_read(&self, id: &str, read: [u64; 2]) {
-        let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(id).filter(|entry| entry.record.read != read) else {
-            return;
-        };
-        entry.record.read = read;
-        if let Err(error) = self.save(&entries) {
-            tracing::warn!(%error, "how far a session was read is not remembered");
-        }
-    }
-
-    /// Returns the sessions of a host as it knows them, also those that are not in the list: they are from now on.
-    pub(crate) async fn look_at(
-        &self,
-        host: &SessionHost,
-        place: Place,
-        client: Client,
-    ) -> Result<Vec<Session>, SessionError> {
-        // Which are meant: others may be started meanwhile.
-        let asked: Vec<Run> = {
-            let entries = self.lock();
-            let there = entries.values().filter(|entry| !entry.starting);
-            there.map(|entry| entry.record.run()).collect()
-        };
-        let told = Remote { place, tries: Tries::default(), client }.list(&[]).await?;
-        let mut entries = self.lock();
-        let mut asked: BTreeMap<String, Run> =
-            asked.into_iter().map(|run| (run.id.clone(), run)).collect();
-        for told in &told {
-            match (entries.get(&told.id), &told.info) {
-                (None, Some(info)) if info.id == told.id && is_id(&told.id) => {
-                    let mut info = info.clone();
-                    if check(&entries, &info.name, None).is_err() {
-                        info.name = free_name(&entries, &info.name);
-                    }
-                    let (state, exit) = (told.state, told.exit);
-                    let host = host.clone();
-                    let record = Record { info, host, next_host: None, state, exit, read: [0; 2] };
-                    asked.insert(told.id.clone(), record.run());
-                    entries.insert(told.id.clone(), Entry::new(record));
-                }
-                _ => {}
-            }
-        }
-        let mut sessions = Vec::new();
-        for entry in entries.values_mut().filter(|entry| entry.record.host == *host) {
-            let of = told.iter().find(|told| told.id == entry.record.info.id);
-            let is_meant = asked.get(&entry.record.info.id).is_some_and(|run| entry.is_at(run));
-            sessions.push(match is_meant {
-                true => entry.record.learn(of),
-                false => entry.record.session(),
-            });
-        }
-        self.save(&entries)?;
-        Ok(sessions)
-    }
 }
 
 /// Returns a checked command.
@@ -486,43 +368,16 @@ fn exec_request(
     Ok(Command::new(request)?.request().clone())
 }
 
-/// Returns whether a host's word is an ID as we make them.
-fn is_id(text: &str) -> bool {
-    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
 fn may_have_run(error: &crate::exec::ExecError) -> bool {
     use crate::exec::ExecError as E;
     matches!(error, E::LinkLost { .. } | E::OutputCut { .. } | E::NoExit | E::NoAnswer { .. })
-}
-
-impl Record {
-    /// Returns which run it is of.
-    fn run(&self) -> Run {
-        Run { id: self.info.id.clone(), created: self.info.created }
-    }
-
-    /// Takes in what the host tells of it, or that it knows nothing, and returns the session as it is now.
-    fn learn(&mut self, told: Option<&Told>) -> Session {
-        (self.state, self.exit) = match told {
-            Some(told) => (told.state, told.exit),
-            None => (SessionState::Gone, self.exit),
-        };
-        let mut session = self.session();
-        if let Some(told) = told {
-            session.stdin = Some(told.stdin);
-            session.stdout = Some(told.stdout);
-            session.stderr = Some(told.stderr);
-        }
-        session
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(name: Option<&str>) -> SessionRequest {
+    pub(super) fn request(name: Option<&str>) -> SessionRequest {
         SessionRequest {
             host: "h".parse().unwrap(),
             name: name.map(Into::into),
@@ -537,7 +392,7 @@ mod tests {
         }
     }
 
-    fn sessions(dir: &Path) -> Sessions {
+    pub(super) fn sessions(dir: &Path) -> Sessions {
         Sessions::new(dir, Arc::default(), TaskTracker::new(), CancellationToken::new())
     }
 
@@ -577,30 +432,6 @@ mod tests {
         assert_eq!(sessions.edit(&id, edit).unwrap().next_host, None);
         let empty = SessionEdit { argv: Some(vec![]), ..Default::default() };
         assert!(matches!(sessions.edit(&id, empty), Err(SessionError::BadCommand(_))));
-    }
-
-    #[test]
-    fn what_is_told_of_a_run_is_not_taken_for_the_next_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let sessions = sessions(dir.path());
-        let record = sessions.enter(&request(Some("work"))).unwrap();
-        let state = || sessions.known()[0].state;
-        // Its host may not have been asked for it yet.
-        let first = record.run();
-        sessions.note(&first, SessionState::Gone, None);
-        assert_eq!(state(), SessionState::Running);
-        sessions.started(&first);
-        sessions.note(&first, SessionState::Ended, Some(1));
-        assert_eq!(state(), SessionState::Ended);
-
-        let mut again = record;
-        again.info.created = Timestamp::from_second(2_000_000_000).unwrap();
-        sessions.put(&mut sessions.lock(), &again).unwrap();
-        sessions.started(&first);
-        sessions.note(&again.run(), SessionState::Gone, None);
-        sessions.started(&again.run());
-        sessions.note(&first, SessionState::Ended, Some(1));
-        assert_eq!(state(), SessionState::Running);
     }
 
     #[tokio::test]

@@ -69,6 +69,8 @@ pub(super) enum Signalled {
     Over(SessionState, Option<u8>),
     /// The program lives in spite of KILL.
     Alive,
+    /// The host has nothing of it any more.
+    Gone,
 }
 
 impl Remote {
@@ -196,7 +198,7 @@ impl Remote {
         match first_line(&answer) {
             "k" => Ok(Signalled::Sent),
             "a" => Ok(Signalled::Alive),
-            "n" => Err(SessionError::Gone),
+            "n" => Ok(Signalled::Gone),
             over => match over.strip_prefix("x ").map(status) {
                 Some((state, exit)) => Ok(Signalled::Over(state, exit)),
                 None => Err(garbled(&answer)),

@@ -420,6 +420,41 @@ fn what_a_lost_session_left_behind_goes_with_it_though_nobody_has_asked() {
 }
 
 #[test]
+fn a_session_whose_directory_was_removed_says_how_to_end_what_is_left_of_it() {
+    let Some(far) = Far::start() else { return };
+    let session = far.begin("work", "exec sleep 1000");
+    let kept = far.sshd.dir().join("cache/occ/sessions").join(&session.info.id);
+    let program = wait_for("the program", GUARD, || {
+        proc::Process::find(std::fs::read_to_string(kept.join("pid")).ok()?.trim().parse().ok()?)
+    });
+    std::fs::remove_dir_all(&kept).unwrap();
+    let input = far.input("work", "", b"x");
+    assert_eq!((&input["code"], &input["status"]), (&json!("session_gone"), &json!(410)));
+    let waited = far.rig.run_occ(&["session", "wait", "work"]);
+    assert_eq!(waited.code(), 1, "{}", waited.stderr);
+    assert!(waited.stderr.contains("occ session kill "), "{}", waited.stderr);
+    assert_eq!(far.rig.occ_ok(&["session", "kill", "work"]), "[h] work: gone\n");
+    wait_until("its end", GUARD, || program.is_alive(), |alive| !alive);
+}
+
+#[test]
+fn sessions_of_a_host_that_is_down_are_listed_as_they_were_known() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "exec sleep 1000");
+    far.link.refuse(true);
+    far.link.reset_all();
+    let listed = far.rig.run_occ(&["session", "list", "--host", "h"]);
+    assert_eq!(listed.code(), 5, "{}", listed.stderr);
+    let row = listed.stdout.lines().find(|line| line.starts_with("work "));
+    assert!(row.is_some_and(|row| row.contains(" running? ")), "{}", listed.stdout);
+    assert!(listed.stderr.contains("refused"), "{}", listed.stderr);
+    // A document is whole, or none.
+    let listed = far.rig.run_occ(&["session", "list", "--host", "h", "--json"]);
+    assert!(!listed.stdout.contains("\"sessions\""), "{}", listed.stdout);
+    far.link.refuse(false);
+}
+
+#[test]
 fn a_look_at_sessions_is_no_use_of_their_host() {
     let Some(far) = Far::start() else { return };
     far.rig.write_config_toml("[connection]\nidle_timeout = \"3s\"\n");

@@ -46,6 +46,13 @@ ended() {
   [ -e sup ]
 }
 
+# Notes that the session in this directory was lost: in the place of what is there already, which a full disk has room for.
+note_lost() {
+  printf 'lost\n' 1<>exit.new && mv exit.new exit
+  true >o.end
+  true >e.end
+}
+
 # Waits a little: 20 ms where sleep knows parts of a second.
 rest() {
   sleep 0.02 2>/dev/null || sleep 1

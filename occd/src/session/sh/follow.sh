@@ -116,7 +116,7 @@ wait_on() {
   if [ $((quiet%50)) = 1 ]; then
     # The session was removed.
     [ -e meta ] || { echo n; return 1; }
-    alive || [ -e exit ] || { printf 'lost\n' 1<>exit.new && mv exit.new exit; true >o.end; true >e.end; }
+    alive || [ -e exit ] || note_lost
   fi
   rest
 }

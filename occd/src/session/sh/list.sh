@@ -7,7 +7,7 @@ for id in "$@"; do
   [ -e "$d/$id/meta" ] || continue
   cd "$d/$id" || continue
   if ended; then
-    [ -e exit ] || { printf 'lost\n' 1<>exit.new && mv exit.new exit; true >o.end; true >e.end; }
+    [ -e exit ] || note_lost
     s="x $s"
   else
     s='r -'

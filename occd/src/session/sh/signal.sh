@@ -12,23 +12,28 @@ named() {
   done
 }
 
-# Ends what a session has left behind whose supervisor is gone: the number of its program may be anybody's. What becomes
-# another program at this moment shows no environment, so it is looked for more than once.
-leftovers() {
-  for t in 1 2 3; do
-    k=
-    named
-    [ -n "$k" ] && kill -KILL $k 2>/dev/null
-    rest
-  done
+# Leaves in k the process $1 and its descendants, and those that have left the family; without $1 what is left of the supervisor
+# and of what it has started.
+tree() {
+  k=$( { ps -A -o pid= -o ppid= -o args= 2>/dev/null || ps -o pid= -o ppid= -o args= 2>/dev/null; } | awk -v r="$1" -v s="/sessions/$id/" '{ p[$1] = $2; if (r == "" && $3 ~ /sh$/ && index($0, s "run ")) k[$1] = 1 } END { if (r) k[r] = 1; do { n = 0; for (i in p) if ((p[i] in k) && (i in k) == 0) { k[i] = 1; n = 1 } } while (n); for (i in k) print i }')
+  k=${k:-$1}
+  named
 }
 
-# Leaves the processes in k: the program, its descendants, and those that have left the family.
-tree() {
-  read -r r <pid
-  k=$( { ps -A -o pid= -o ppid= 2>/dev/null || ps -o pid= -o ppid= 2>/dev/null; } | awk -v r="$r" '{ p[$1] = $2 } END { k[r] = 1; do { n = 0; for (i in p) if ((p[i] in k) && (i in k) == 0) { k[i] = 1; n = 1 } } while (n); for (i in k) print i }')
-  k=${k:-$r}
-  named
+# Ends what a session has left behind whose supervisor is gone: the number of its program may be anybody's. What becomes
+# another program at this moment shows no environment, so it is looked for until nothing is found three times.
+leftovers() {
+  t=0 q=0
+  while [ "$q" -lt 3 ]; do
+    tree
+    if [ -n "$k" ]; then
+      [ "$t" -lt 20 ] || { echo a; exit 0; }
+      kill -KILL $k 2>/dev/null
+      q=0
+    fi
+    t=$((t+1)) q=$((q+1))
+    rest
+  done
 }
 
 over() {
@@ -58,21 +63,15 @@ until [ -e pid ] || [ "$t" -ge 50 ]; do
   rest
 done
 over
-if alive || [ -e exit ]; then
-  :
-else
-  leftovers
-  printf 'lost\n' 1<>exit.new && mv exit.new exit
-  true >o.end
-  true >e.end
-fi
+alive || [ -e exit ] || { leftovers; note_lost; }
 over
-tree
+read -r r <pid
+tree "$r"
 if [ "$2" = end ]; then
   kill -TERM $k 2>/dev/null
   until_over
   old=$k
-  tree
+  tree "$r"
   kill -KILL $old $k 2>/dev/null
   until_over
   echo a

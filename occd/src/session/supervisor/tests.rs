@@ -576,14 +576,34 @@ fn a_start_in_the_place_of_another_that_fails_leaves_that_as_it_was() {
 #[test]
 fn what_a_dead_supervisor_leaves_running_is_ended_with_the_session() {
     for host in Host::all() {
-        host.start("au", &["sleep", "1000"]);
-        let program = host.pid("au");
-        let supervisor = std::fs::read_to_string(host.session("au").join("sup")).unwrap();
-        kill(supervisor.trim().parse().unwrap(), rustix::process::Signal::KILL);
-        // What waited for the program may have been left, and see it end.
-        let ended = host.ask(&SIGNAL, &["au", "end"]);
-        assert!(["x lost\n", "x 0137\n"].contains(&ended.as_str()), "{}: {ended}", host.shell);
-        wait_until("the program's end", GUARD, || is_alive(program), |alive| !alive);
+        // One of them knows nothing of the session.
+        for (id, argv) in [
+            ("au", &["sleep", "1000"][..]),
+            ("ax", &["env", "-i", "sh", "-c", "PATH=/usr/bin:/bin; sleep 1000; echo"]),
+        ] {
+            host.start(id, argv);
+            let program = host.pid(id);
+            let supervisor = std::fs::read_to_string(host.session(id).join("sup")).unwrap();
+            kill(supervisor.trim().parse().unwrap(), rustix::process::Signal::KILL);
+            // What waited for the program may have been left, and see it end.
+            let ended = host.ask(&SIGNAL, &[id, "end"]);
+            assert!(["x lost\n", "x 0137\n"].contains(&ended.as_str()), "{}: {ended}", host.shell);
+            wait_until("the program's end", GUARD, || is_alive(program), |alive| !alive);
+        }
+    }
+}
+
+#[test]
+fn a_program_whose_session_was_removed_is_ended_whatever_its_environment_is() {
+    for host in Host::all() {
+        host.start("ce", &["env", "-i", "sh", "-c", "PATH=/usr/bin:/bin; sleep 1000; echo"]);
+        let program = host.pid("ce");
+        let all = || family(program);
+        let all = wait_until("what it starts", GUARD, all, |all| all.len() > 1);
+        std::fs::remove_dir_all(host.session("ce")).unwrap();
+        assert_eq!(host.ask(&SIGNAL, &["ce", "end"]), "n\n", "{}", host.shell);
+        let alive = || all.iter().any(|pid| is_alive(*pid));
+        wait_until("the end of all", GUARD, alive, |alive| !alive);
     }
 }
 
