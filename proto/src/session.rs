@@ -353,7 +353,7 @@ pub enum SessionEvent {
         /// Its exit status as a shell gives it, 128 + n for a signal.
         code: u8,
     },
-    /// The host ended it, and nobody saw how. The last event.
+    /// Nobody saw how it ended, or whether. The last event.
     Lost,
     /// Nothing more can be said. The last event.
     Error {

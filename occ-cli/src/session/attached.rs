@@ -69,7 +69,7 @@ pub enum Received {
     Taken,
     /// The program has ended, with this status as a shell gives it. The last.
     Exit(u8),
-    /// The host ended the program, and nobody saw how. The last.
+    /// Nobody saw how the program ended, or whether. The last.
     Lost,
     /// That was all there is so far, and more was not asked for. The last.
     End,
