@@ -702,6 +702,14 @@ end
 function tests.what_a_login_needs_is_asked_here()
   local asked = {}
   local answers = { 'wrong', vim.env.PASSPHRASE }
+  -- Without a screen it is declined.
+  vim.cmd('OccOpen ' .. vim.env.LOCKED .. ':' .. dir .. '/a.c')
+  assert(failed[#failed]:find('nobody is here to answer', 1, true) or failed[#failed - 1]:find('nobody is here to answer', 1, true), vim.inspect(failed))
+  failed = {}
+  vim.cmd('bwipeout!')
+  require('occ.prompts').has_person = function()
+    return true
+  end
   vim.fn.inputsecret = function(question)
     asked[#asked + 1] = question
     return table.remove(answers, 1)

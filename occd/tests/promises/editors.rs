@@ -248,6 +248,65 @@ fn neovim_keeps_a_question_through_the_failure_of_something_else() {
 }
 
 #[test]
+fn neovim_shows_what_must_be_answered_elsewhere_while_a_file_is_written() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("new", &host);
+    rig.write_config_toml(
+        "[policy]\nask_timeout = \"10m\"\n[[policy.rules]]\nwhat = [\"write\"]\naction = \"ask\"\n",
+    );
+    rig.start_daemon(&[]);
+    let file = rig.root().join("file");
+    fs::write(&file, "before\n").unwrap();
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    nvim.types(&[&format!(":OccOpen new:{}", file.display()), "Enter"]);
+    nvim.shows("before");
+    nvim.types(&["ccafter", "Escape", ":w", "Enter"]);
+    // It is drawn while the editor stands still.
+    nvim.shows("occ prompts --allow ");
+    let id = wait_for("the question", GUARD, || {
+        let waiting: serde_json::Value =
+            serde_json::from_str(&rig.occ_ok(&["prompts", "--json"])).unwrap();
+        waiting["prompts"][0]["id"].as_u64()
+    });
+    rig.occ_ok(&["prompts", "--allow", &id.to_string()]);
+    wait_until("the file", GUARD, || fs::read_to_string(&file).unwrap(), |text| text == "after\n");
+}
+
+#[test]
+fn neovim_draws_a_question_once_and_asks_again_after_a_slip() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("new", &host);
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
+    rig.start_daemon(&[]);
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    nvim.tmux(&["resize-window", "-x", "50", "-y", "24"]);
+    nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);
+    nvim.shows("Trust it");
+    nvim.shows("(yes/no):");
+    assert_eq!(nvim.screen().matches("The server shows").count(), 1, "{}", nvim.screen());
+    nvim.types(&["ys", "Enter"]);
+    nvim.shows("Type yes or no");
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("localhost");
+}
+
+#[test]
+fn neovim_tells_of_a_host_key_that_was_recorded() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("new", &host);
+    fs::write(rig.known_hosts_file(), "").unwrap();
+    rig.start_daemon(&[]);
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);
+    nvim.shows("localhost");
+    nvim.shows("occ: recorded: new SHA256:");
+}
+
+#[test]
 fn neovim_asks_in_its_command_line_where_a_window_could_not_be_typed_into() {
     let hosts = [EmbeddedHost::start(), EmbeddedHost::start()];
     let mut rig = DaemonRig::new();

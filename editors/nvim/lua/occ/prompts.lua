@@ -12,12 +12,16 @@ local LOOK = 100
 local listening = false
 local queue = {}
 local asking = nil
+-- What a window of somebody's vim.ui.input asks, which may stay open for long.
+local window = nil
 -- Whether it is asked in the editor's own command line, and not in a window of somebody's vim.ui.input.
 local in_command_line = false
 local looking = false
 local typed_at = 0
 -- When somebody had typed last before they were told that a question waits: what is typed is drawn over that.
 local told_at = nil
+-- The hosts whose key somebody has just trusted here.
+local trusted = {}
 -- The IDs of what somebody is to answer, here or in a terminal.
 local open = {}
 
@@ -43,6 +47,16 @@ local function answer(prompt, text)
       end
     end,
   })
+end
+
+--- Says something, also while the editor stands still.
+local function say(text)
+  if not rpc.is_waiting() then
+    return vim.notify(text)
+  end
+  vim.notify(rpc.wrapped(text))
+  -- What draws it.
+  vim.cmd('sleep 1m')
 end
 
 local function said(prompt)
@@ -121,8 +135,8 @@ local function ask(input, ...)
     in_command_line = true
     ok, text = pcall(input, ...)
     in_command_line = false
-    if rpc.is_waiting() then
-      -- What is said next is not to stand behind the answer.
+    if rpc.is_waiting() or input == vim.fn.inputsecret then
+      -- What is said next is not to stand behind the answer, and no secret to stay, however it is shown.
       vim.cmd('redraw')
     end
   end
@@ -134,17 +148,29 @@ local function ask(input, ...)
   return ok, text
 end
 
+--- Returns whether an answer to whether a host is to be trusted is one: a slip of the finger decides nothing.
+local function is_verdict(text)
+  local word = vim.trim(text)
+  return word:lower() == 'yes' or word:lower() == 'no' or word:find('^SHA256:') ~= nil
+end
+
 next_one = function()
-  if asking or #queue == 0 then
+  -- While the editor stands still nobody can get to that window.
+  if asking or window and not rpc.is_waiting() or #queue == 0 then
     return
   end
   local prompt = table.remove(queue, 1)
   if prompt.kind == 'notice' then
-    vim.notify('occ: ' .. said(prompt))
+    say('occ: ' .. said(prompt))
     return next_one()
   end
   if prompt.kind == 'approval' then
-    vim.notify('occ: ' .. said(prompt) .. '\nIn a terminal: occ prompts --allow ' .. prompt.id .. ', or --deny ' .. prompt.id)
+    say('occ: ' .. said(prompt) .. '\nIn a terminal: occ prompts --allow ' .. prompt.id .. ', or --deny ' .. prompt.id)
+    return next_one()
+  end
+  if not M.has_person() then
+    rpc.complain('occ: nobody is here to answer: ' .. said(prompt))
+    answer(prompt, nil)
     return next_one()
   end
   local when = later()
@@ -158,13 +184,27 @@ next_one = function()
   end
   asking = prompt
   local function done(text)
-    if asking ~= prompt then
+    if asking ~= prompt and window ~= prompt then
       if text and text ~= '' then
-        rpc.complain('occ: ' .. (prompt.host or 'occd') .. ' does not ask that any more.')
+        -- Once the window is gone, whose end draws over it.
+        vim.schedule(function()
+          vim.cmd('redraw')
+          rpc.complain('occ: ' .. (prompt.host or 'occd') .. ' does not ask that any more.')
+        end)
       end
       return
     end
-    asking = nil
+    asking = asking ~= prompt and asking or nil
+    window = window ~= prompt and window or nil
+    if prompt.kind == 'host_key' and text and text ~= '' and not is_verdict(text) then
+      prompt.note = 'Type yes or no, or the fingerprint that you have from elsewhere.'
+      table.insert(queue, 1, prompt)
+      vim.schedule(next_one)
+      return
+    end
+    if prompt.kind == 'host_key' and prompt.host and text and text ~= '' then
+      trusted[prompt.host] = true
+    end
     answer(prompt, text)
     next_one()
   end
@@ -173,7 +213,7 @@ next_one = function()
     rpc.complain('occ: what is secret is not asked for while a macro is recorded: it would be kept in it.')
     done(nil)
   elseif prompt.secret then
-    local ok, text = ask(vim.fn.inputsecret, said(prompt) .. ': ')
+    local ok, text = ask(vim.fn.inputsecret, rpc.wrapped(said(prompt) .. ': '))
     done(ok and text ~= '' and text or nil)
   else
     local text = said(prompt)
@@ -181,12 +221,31 @@ next_one = function()
     text = text .. (is_said and ': ' or ' (yes/no): ')
     if rpc.is_waiting() then
       -- While the editor stands still no window could be typed into.
-      local ok, given = ask(vim.fn.input, text)
+      local ok, given = ask(vim.fn.input, rpc.wrapped(text))
       done(ok and given ~= '' and given or nil)
     elseif not ask(vim.ui.input, { prompt = text }, done) then
       done(nil)
+    elseif asking == prompt then
+      asking, window = nil, prompt
     end
   end
+end
+
+--- Returns whether somebody sees this Neovim.
+function M.has_person()
+  return #vim.api.nvim_list_uis() > 0
+end
+
+--- Returns whether somebody has just trusted a host's key here, and forgets it.
+function M.was_trusted(host)
+  local was = trusted[host]
+  trusted[host] = nil
+  return was
+end
+
+--- Asks what waits for a window, as the editor stands still from now on.
+function M.stand_still()
+  vim.schedule(next_one)
 end
 
 --- Takes a question back that has expired, that somebody else has answered, or whose asker is gone; all of them without one.
@@ -198,6 +257,10 @@ local function withdraw(id)
     open[id] = nil
   else
     open = {}
+  end
+  if window and (not id or window.id == id) then
+    window = nil
+    vim.schedule(next_one)
   end
   if asking and (not id or asking.id == id) then
     asking = nil
@@ -214,6 +277,8 @@ function M.listen()
     return
   end
   listening = true
+  -- What was typed last was not heard.
+  typed_at = vim.loop.now()
   vim.on_key(function(key)
     -- What the editor makes up itself, for an event of ours as well, begins like this (K_SPECIAL, KS_EXTRA).
     if key:sub(1, 2) ~= '\128\253' then

@@ -82,6 +82,22 @@ local function fail_all(detail)
   end
 end
 
+--- Tells of host keys that were recorded for an answer, unless somebody has just said so here.
+local function tell(headers)
+  local values = headers['occ-new-host-key'] or {}
+  for _, value in ipairs(type(values) == 'table' and values or { values }) do
+    local ok, new = pcall(vim.json.decode, value)
+    if ok and not require('occ.prompts').was_trusted(new.host) then
+      local how = new.not_recorded and 'not recorded (' .. new.not_recorded .. ')' or 'recorded'
+      -- Behind what is drawn for the answer itself, and short: a line more has to be waved away.
+      vim.schedule(function()
+        vim.cmd('redraw')
+        vim.notify('occ: ' .. how .. ': ' .. new.host .. ' ' .. new.key:gsub('^%S+ ', ''))
+      end)
+    end
+  end
+end
+
 local function heard(line)
   local ok, message = pcall(vim.json.decode, line, { luanil = { object = true, array = true } })
   if not ok or type(message) ~= 'table' then
@@ -103,6 +119,9 @@ local function heard(line)
     return
   end
   request.heard = now()
+  if message.headers then
+    guarded(tell, message.headers)
+  end
   if message.ack then
     send_piece(id)
   elseif message.status and not message.stream then
@@ -195,6 +214,26 @@ function M.cancel(id)
   end
 end
 
+--- Returns text with an end of line wherever it would be wrapped: what it wraps itself is drawn
+--- twice while it stands still, and beside a command line that was given up.
+function M.wrapped(text)
+  local width = vim.o.columns - 1
+  local lines = {}
+  for _, line in ipairs(vim.split(text, '\n', { plain = true })) do
+    while vim.fn.strdisplaywidth(line) > width do
+      local head = vim.fn.strcharpart(line, 0, width)
+      while vim.fn.strdisplaywidth(head) > width do
+        head = vim.fn.strcharpart(head, 0, vim.fn.strchars(head) - 1)
+      end
+      head = head:match('^(.*%s)%S*$') or head
+      lines[#lines + 1] = head
+      line = line:sub(#head + 1)
+    end
+    lines[#lines + 1] = line
+  end
+  return table.concat(lines, '\n')
+end
+
 --- Says what went wrong. It is no error of the editor's: that would end whatever it is about to do, or is being answered.
 --- Where a question is given up that is shown beside it, both are drawn over: it is shown once more.
 function M.complain(text)
@@ -210,7 +249,7 @@ function M.complain(text)
         hidden = nil
         if vim.v.event.abort then
           vim.schedule(function()
-            vim.api.nvim_echo({ { last, 'ErrorMsg' } }, false, {})
+            vim.api.nvim_echo({ { M.wrapped(last), 'ErrorMsg' } }, false, {})
           end)
         end
       end,
@@ -227,6 +266,7 @@ local function wait_for(request, handlers, silence)
     answer = message
   end
   local id = M.ask(request, handlers)
+  require('occ.prompts').stand_still()
   -- With a condition it would not be interrupted by Ctrl-C.
   local _, why
   repeat
