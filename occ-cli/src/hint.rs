@@ -203,7 +203,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::OutcomeUnknown => format!("look on {h} before running it again"),
         Code::CommandTooLong => "give it the rest as input, or in a file on the host".to_owned(),
         Code::SessionNotFound => "occ session list shows the sessions".to_owned(),
-        Code::SessionGone => "occ session kill NAME ends what may be left of it; occ session rm NAME forgets it".to_owned(),
+        Code::SessionGone => "occ session kill NAME ends what may be left of it; occ session rm NAME does, and forgets it".to_owned(),
         Code::SessionExists => "occ session list shows the names; choose another with --name".to_owned(),
         Code::SessionRunning => "occ session kill NAME ends its program".to_owned(),
         Code::SessionEnded => "occ session logs NAME shows its output; occ session start --name NAME starts it again".to_owned(),

@@ -41,6 +41,9 @@ pub(crate) struct ExecArgs {
     /// Run it in a terminal: its output is one stream, and keys such as Ctrl-C are the program's
     #[arg(short = 't', long)]
     pub(crate) tty: bool,
+    /// What runs shows the screen of a session, which goes on without it
+    #[arg(skip)]
+    pub(crate) shows_a_screen: bool,
     /// The key that begins an escape with --tty, or none
     #[arg(long, value_name = "CHAR", value_parser = parse_escape, requires = "tty")]
     pub(crate) escape: Option<EscapeKey>,

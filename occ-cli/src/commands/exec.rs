@@ -212,7 +212,8 @@ async fn execute(
     let input = if args.no_stdin { None } else { keys().or_else(|| Input::stdin().ok()) };
     let asks = Some(client);
     let input_waits = io::stdin().is_terminal() && (client.prompter().is_some() || args.tty);
-    let run = Run { ui, place, request, input, input_waits, left, signals, asks };
+    let shows_a_screen = args.shows_a_screen;
+    let run = Run { ui, place, request, input, input_waits, left, shows_a_screen, signals, asks };
     let ended = run.complete(stream, &mut output).await;
     if ui.asked.get()
         && !ui.json

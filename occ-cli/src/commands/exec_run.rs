@@ -49,6 +49,8 @@ pub(super) struct Run<'a> {
     pub(super) input_waits: bool,
     /// Told when the person leaves the terminal that the command has.
     pub(super) left: Arc<Notify>,
+    /// What ends with the terminal only shows a screen.
+    pub(super) shows_a_screen: bool,
     pub(super) signals: Signals,
     /// Whose questions are put to the person; nobody's where that is done for many at once.
     pub(super) asks: Option<&'a Client>,
@@ -68,7 +70,8 @@ impl Run<'_> {
         stream: ExecStream,
         output: &mut Output,
     ) -> Result<Ended, CliError> {
-        let Run { ui, place, request, input, input_waits, left, mut signals, asks } = self;
+        let Run { ui, place, request, input, input_waits, left, shows_a_screen, mut signals, asks } =
+            self;
         let mut raw: Option<Raw> = None;
         let started = Cell::new(false);
         let unsent = Cell::new(false);
@@ -179,7 +182,9 @@ impl Run<'_> {
                     }
                     Event::Left => {
                         drop(raw.take());
-                        ui.note(&format!("Left: the program on {place} is hung up."));
+                        if !shows_a_screen {
+                            ui.note(&format!("Left: the program on {place} is hung up."));
+                        }
                         return Err(quiet(HUNG_UP));
                     }
                     Event::Caught(Caught::HangUp) => return Err(quiet(HUNG_UP)),

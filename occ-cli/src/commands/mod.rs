@@ -79,6 +79,8 @@ pub(crate) struct Context<'a> {
     pub(crate) socket: Option<PathBuf>,
     /// The target, as far as the command line and the environment tell it.
     named: Option<Target>,
+    /// Whether the command line does.
+    is_given: bool,
     /// `--group` or `--all`.
     selection: Option<Selection>,
     /// `--parallel`.
@@ -88,7 +90,7 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     /// Returns one for somebody who names no host.
     pub(crate) fn plain(ui: &'a Ui, socket: Option<PathBuf>) -> Self {
-        Self { ui, socket, named: None, selection: None, parallel: None }
+        Self { ui, socket, named: None, is_given: false, selection: None, parallel: None }
     }
 }
 
@@ -179,9 +181,10 @@ async fn perform(cli: Cli, ui: &Ui) -> Result<u8, CliError> {
         legacy::refuse_instance_of_environment()?;
     }
     let selection = selection(&global, command.as_ref())?;
+    let is_given = global.local || global.host.is_some();
     let named = Target::named(&global, std::env::var_os("OCC_HOST").as_deref())?;
     let parallel = global.parallel;
-    let context = Context { ui, socket: global.socket, named, selection, parallel };
+    let context = Context { ui, socket: global.socket, named, is_given, selection, parallel };
     match command {
         None => status::bare(&context).await,
         Some(Command::Status(args)) => status::run(&context, &args).await,

@@ -38,21 +38,21 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
         SessionCommand::Start(args) => start(context, args).await,
         SessionCommand::List => list(context).await,
         SessionCommand::Attach(args) => {
-            let sessions = open(context).await?;
+            let sessions = open_for(context, &args.name).await?;
             explained(session_attach::attach(context, &sessions, &args).await)
         }
         SessionCommand::Logs(args) => {
-            let sessions = open(context).await?;
+            let sessions = open_for(context, &args.name).await?;
             explained(session_attach::logs(&sessions, &args).await)
         }
         SessionCommand::Wait { name } => {
-            let sessions = open(context).await?;
+            let sessions = open_for(context, &name).await?;
             explained(session_attach::wait(context, &sessions, &name).await)
         }
         SessionCommand::Send(args) => explained(send(context, &args).await),
         SessionCommand::Edit(args) => explained(edit(context, args).await),
         SessionCommand::Kill { name, signal } => {
-            let sessions = open(context).await?;
+            let sessions = open_for(context, &name).await?;
             let killing = async { explained(kill(context, &sessions, &name, signal).await) };
             removal::one(context.ui, &name, killing).await
         }
@@ -62,7 +62,7 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
                 (_, true) => "?forget=true",
                 _ => "",
             };
-            let sessions = open(context).await?;
+            let sessions = open_for(context, &name).await?;
             let removing = async {
                 explained(sessions.remove_how(&name, query).await)?;
                 if !context.ui.json {
@@ -77,6 +77,31 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
 
 async fn open(context: &Context<'_>) -> Result<Sessions, CliError> {
     Ok(Sessions::of(context, context.client().await?))
+}
+
+/// The same for what is done with a session: it must be on the host that was given, if one was.
+async fn open_for(context: &Context<'_>, name: &str) -> Result<Sessions, CliError> {
+    let sessions = open(context).await?;
+    if context.is_given {
+        let session = explained(sessions.show(name).await.map_err(CliError::from))?;
+        is_meant(context, name, &session.host)?;
+    }
+    Ok(sessions)
+}
+
+/// Refuses what is said of another host than the one that a session is, or will be, on.
+fn is_meant(context: &Context<'_>, name: &str, host: &SessionHost) -> Result<(), CliError> {
+    let given = match &context.named {
+        Some(Target::Host(given, _)) if context.is_given => SessionHost::Host(given.clone()),
+        Some(Target::Local) if context.is_given => SessionHost::Local,
+        _ => return Ok(()),
+    };
+    if *host == given {
+        return Ok(());
+    }
+    let name = sanitize(name);
+    Err(CliError::usage(format!("session '{name}' is on {host}, and not on {given}."))
+        .hint(format!("occ session edit {name} --host {given} has its next start there")))
 }
 
 /// Returns a failure with what to type next, where that takes knowing that it is about sessions.
@@ -176,10 +201,11 @@ async fn again(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
         .hint("occ session start --host NAME -- PROGRAM ARGUMENTS"));
     };
     let sessions = open(context).await?;
+    let session = explained(sessions.show(&name).await.map_err(CliError::from))?;
+    let host = session.next_host.unwrap_or(session.host);
+    is_meant(context, &name, &host)?;
     // Here, it gets our environment, as at first.
-    let is_here = explained(sessions.show(&name).await.map_err(CliError::from))?;
-    let is_here = is_here.next_host.unwrap_or(is_here.host) == SessionHost::Local;
-    let base_env = match is_here {
+    let base_env = match host == SessionHost::Local {
         true => exec::here(&Place::Local, ExecRequest::default())?.env,
         false => BTreeMap::new(),
     };
@@ -295,7 +321,7 @@ fn command(argv: &[Arg]) -> String {
 
 /// Sends input over an attached session, which knows after a lost daemon what it has sent.
 async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
-    let sessions = open(context).await?;
+    let sessions = open_for(context, &args.name).await?;
     let mut source = if args.text.is_empty() {
         Source::Stdin(ToLf::default())
     } else {
@@ -309,7 +335,12 @@ async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
     let mut attached = sessions.look(&args.name, begin, true).await?;
     // Also where nothing is sent, it is known to be there.
     let mut is_over = is_over(attached.receive().await?);
-    while let Some(piece) = source.next(args.eol)?.filter(|_| !is_over) {
+    let mut is_left = args.eof;
+    while let Some(piece) = source.next(args.eol)? {
+        if is_over {
+            is_left = true;
+            break;
+        }
         attached.send(&piece).await?;
         while attached.is_full() && !is_over {
             is_over = self::is_over(attached.receive().await?);
@@ -321,9 +352,9 @@ async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
     while !attached.is_taken() && !is_over {
         is_over = self::is_over(attached.receive().await?);
     }
-    if is_over {
+    if is_over && (is_left || !attached.is_taken()) {
         // The daemon has the words for a program that takes nothing any more.
-        let path = format!("/v1/sessions/{}/input?eof={}", segment(&args.name), args.eof);
+        let path = format!("/v1/sessions/{}/input", segment(&args.name));
         sessions.client().post_bytes(&path, Bytes::new()).await?;
     }
     if context.ui.json {

@@ -348,7 +348,7 @@ async fn in_terminal(
         SessionHost::Host(host) => Place::Host(host.clone(), Source::Named),
     };
     let words = ["sh", "-c", SHOW_SCREEN, "sh", &session.info.id];
-    let mut args = ExecArgs { tty: true, wait, ..ExecArgs::default() };
+    let mut args = ExecArgs { tty: true, wait, shows_a_screen: true, ..ExecArgs::default() };
     args.argv = words.map(Into::into).to_vec();
     let mut next: Option<Sessions> = None;
     let mut left = false;

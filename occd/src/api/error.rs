@@ -418,8 +418,10 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
             (StatusCode::BAD_REQUEST, Code::BadRequest)
         }
         SessionError::NoValues(_) => (StatusCode::BAD_REQUEST, Code::BadRequest),
-        SessionError::Running(_) => (StatusCode::CONFLICT, Code::SessionRunning),
-        SessionError::Ended => (StatusCode::CONFLICT, Code::SessionEnded),
+        SessionError::Running(_) | SessionError::Busy(_) => {
+            (StatusCode::CONFLICT, Code::SessionRunning)
+        }
+        SessionError::Ended | SessionError::Lost => (StatusCode::CONFLICT, Code::SessionEnded),
         SessionError::Hole { .. } | SessionError::Closed { .. } => {
             (StatusCode::CONFLICT, Code::InputRefused)
         }

@@ -59,6 +59,14 @@ async fn place(app: &Arc<App>, host: &SessionHost) -> ApiResult<Place> {
     Ok(Place::new(executor_named(app, host.as_str())?))
 }
 
+/// The same for a session's own host, which may have been removed.
+async fn own_place(app: &Arc<App>, host: &SessionHost) -> ApiResult<Place> {
+    place(app, host).await.map_err(|error| match error.0.code {
+        Code::HostNotFound => error::session(None, &SessionError::NoHost(host.to_string())),
+        _ => error,
+    })
+}
+
 /// Returns a session by its name or ID, and its host.
 pub(super) async fn handle(
     app: &Arc<App>,
@@ -67,10 +75,7 @@ pub(super) async fn handle(
 ) -> ApiResult<(Handle, SessionHost)> {
     let found = app.sessions.host_of(wanted).map_err(|failure| error::session(None, &failure));
     let (id, host) = found?;
-    let place = place(app, &host).await.map_err(|error| match error.0.code {
-        Code::HostNotFound => error::session(None, &SessionError::NoHost(host.to_string())),
-        _ => error,
-    })?;
+    let place = own_place(app, &host).await?;
     let handle = app.sessions.handle(&id, place, client);
     let handle = handle.map_err(|failure| error::session(None, &failure))?;
     Ok((handle, host))
@@ -181,7 +186,7 @@ pub(super) async fn list(
         let name: SessionHost =
             host.parse().map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
         let place = place(&app, &name).await?;
-        let looked = app.sessions.look_at(&name, place, client).await;
+        let looked = app.sessions.look_at(&name, place, client, true).await;
         return Ok(Json(SessionList { sessions: looked.map_err(problem(&name))? }));
     }
     // Hosts that are connected are asked; the others are not dialled for a list.
@@ -227,7 +232,7 @@ async fn look(
             None => ApiError::not_connected(host),
         });
     }
-    match timeout(LOOK, app.sessions.look_at(host, place, client)).await {
+    match timeout(LOOK, app.sessions.look_at(host, place, client, false)).await {
         Ok(looked) => looked.map_err(problem(host)),
         Err(_) => Err(ApiError::not_connected(host)),
     }
@@ -307,8 +312,9 @@ pub(super) async fn start_again(
     asker: Asker,
     OptionalBody(request): OptionalBody<SessionStart>,
 ) -> ApiResult<Json<Session>> {
-    let (handle, host) = meant(&app, &asker, &wanted, client.clone()).await?;
-    let known = handle.known();
+    asker.trail.set(|line| line.detail = Some(format!("session {wanted}")));
+    let known = app.sessions.known_as(&wanted).map_err(|failure| error::session(None, &failure))?;
+    let host = known.host.clone();
     let to = known.next_host.clone().unwrap_or_else(|| host.clone());
     says(&asker, &to, &known);
     asker.trail.command(&known.info.argv, request.env.keys());
@@ -318,7 +324,7 @@ pub(super) async fn start_again(
     if known.info.forward_urls {
         app.permit((&asker, &client), &to, &policy::Request::Forward, FORWARDS).await?;
     }
-    let new = place(&app, &to).await?;
+    let new = own_place(&app, &to).await?;
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
     let started = app.sessions.start_again(&known.info.id, old, new, request, client).await;
@@ -344,7 +350,15 @@ pub(super) async fn show(
     Path(wanted): Path<String>,
     Caller(client): Caller,
 ) -> ApiResult<Json<Session>> {
-    let (mut handle, host) = handle(&app, &wanted, client).await?;
+    let (mut handle, host) = match handle(&app, &wanted, client).await {
+        Ok(found) => found,
+        Err(error) if error.0.code == Code::HostNotFound => {
+            let known = app.sessions.known_as(&wanted);
+            let known = known.map_err(|failure| error::session(None, &failure))?;
+            return Ok(Json(Session { problem: Some(error.into_problem()), ..known }));
+        }
+        Err(error) => return Err(error),
+    };
     let session = match handle.look(&app.sessions).await {
         Ok(session) => session,
         // What was known last is still worth telling.

@@ -36,6 +36,14 @@ pub enum SessionError {
     /// Its program runs.
     #[error("session '{0}' runs")]
     Running(String),
+    /// Somebody else is at it.
+    #[error("session '{0}' is being started, ended or removed by somebody else")]
+    Busy(String),
+    /// Nothing is known of its program.
+    #[error(
+        "the session was lost: what may be left of its program can be ended, and not be signalled"
+    )]
+    Lost,
     /// Its program has ended.
     #[error("the program of the session has ended")]
     Ended,

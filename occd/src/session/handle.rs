@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use occ_proto::session::{Session, SessionState};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 use super::error::SessionError;
 use super::follow::{Event, Follow};
@@ -109,26 +109,44 @@ impl Handle {
         sessions: &Sessions,
         name: Option<&str>,
     ) -> Result<(), SessionError> {
-        if let Some(name) = name
-            && signal::parse(name).is_none()
-        {
+        let Some(name) = name else {
+            let _turn = self.turn(sessions).await?;
+            return self.end(sessions).await;
+        };
+        if signal::parse(name).is_none() {
             return Err(SessionError::NoSignal(name.to_owned()));
         }
-        match self.remote.signal(&self.record.info.id, name).await? {
-            // What was left of it has been ended.
-            Signalled::Gone if name.is_none() => {
-                sessions.note(&self.run(), SessionState::Gone, self.record.exit);
-                Ok(())
-            }
-            Signalled::Gone => Err(SessionError::Gone),
+        match self.remote.signal(&self.record.info.id, Some(name)).await? {
             Signalled::Sent => Ok(()),
             Signalled::Alive => Err(SessionError::Immortal),
+            Signalled::Gone => Err(SessionError::Gone),
             Signalled::Over(state, exit) => {
                 sessions.note(&self.run(), state, exit);
-                // It was to end, and has.
-                if name.is_none() { Ok(()) } else { Err(SessionError::Ended) }
+                let is_lost = state == SessionState::Lost;
+                Err(if is_lost { SessionError::Lost } else { SessionError::Ended })
             }
         }
+    }
+
+    /// Waits until nobody else acts on it, and it is where it was.
+    async fn turn(&self, sessions: &Sessions) -> Result<OwnedMutexGuard<()>, SessionError> {
+        let turn = sessions.turn(&self.record.info.id).await?;
+        match sessions.host_of(&self.record.info.id)?.1 == self.record.host {
+            true => Ok(turn),
+            false => Err(SessionError::Busy(self.record.info.name.clone())),
+        }
+    }
+
+    /// Ends its program and what that has started, also what is left of it where the host knows nothing of it any more.
+    async fn end(&self, sessions: &Sessions) -> Result<(), SessionError> {
+        let (state, exit) = match self.remote.signal(&self.record.info.id, None).await? {
+            Signalled::Sent => return Ok(()),
+            Signalled::Alive => return Err(SessionError::Immortal),
+            Signalled::Gone => (SessionState::Gone, self.record.exit),
+            Signalled::Over(state, exit) => (state, exit),
+        };
+        sessions.note(&self.run(), state, exit);
+        Ok(())
     }
 
     /// Removes it, there and here. One that runs is ended first if `force`, and so is what one has left behind that was lost.
@@ -138,14 +156,15 @@ impl Handle {
         force: bool,
     ) -> Result<(), SessionError> {
         let id = &self.record.info.id;
+        let _turn = self.turn(sessions).await?;
         let is_lost = async || {
             let told = self.remote.look(id).await?.map_or(SessionState::Gone, |told| told.state);
             Ok::<_, SessionError>(matches!(told, SessionState::Lost | SessionState::Gone))
         };
         if force || is_lost().await? {
-            self.signal(sessions, None).await?;
+            self.end(sessions).await?;
         }
-        if !self.remote.remove(id).await? {
+        if !self.remote.remove(id, None).await? {
             return Err(SessionError::Running(self.record.info.name.clone()));
         }
         sessions.forget(id)

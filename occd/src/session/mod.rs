@@ -23,13 +23,15 @@ mod urls;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::exec::ExecRequest;
 use occ_proto::session::{
     Session, SessionEdit, SessionHost, SessionInfo, SessionRequest, SessionStart, SessionState,
 };
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +54,12 @@ use store::{Record, Store};
 
 /// How much is kept of each stream of a session, in bytes.
 const KEEP: u64 = 64 * 1024 * 1024;
+
+/// How long one who would start, end or remove a session waits for another who does: longer than it takes to end one.
+const TURN: Duration = Duration::from_secs(60);
+
+/// What only one at a time may do.
+type Turn = tokio::sync::Mutex<()>;
 
 /// All sessions.
 #[derive(Debug)]
@@ -78,14 +86,16 @@ struct Entry {
     line: Arc<Line>,
     /// The ports that were forwarded for its URLs.
     forwarded: watch::Sender<Vec<Forwarded>>,
+    /// Whoever starts, ends or removes it has this meanwhile.
+    turn: Arc<Turn>,
     /// Its host is being asked to start it, and may know nothing of it, or of the one before it.
     starting: bool,
 }
 
 impl Entry {
     fn new(record: Record) -> Self {
-        let (line, forwarded) = (Arc::default(), watch::Sender::default());
-        Self { record, line, forwarded, starting: false }
+        let (line, turn) = (Arc::default(), Arc::default());
+        Self { record, line, forwarded: watch::Sender::default(), turn, starting: false }
     }
 }
 
@@ -119,6 +129,11 @@ impl Sessions {
         let entries = self.lock();
         let entry = find(&entries, wanted)?;
         Ok((entry.record.info.id.clone(), entry.record.host.clone()))
+    }
+
+    /// Returns a session as it was known last, by its name or its ID.
+    pub(crate) fn known_as(&self, wanted: &str) -> Result<Session, SessionError> {
+        Ok(find(&self.lock(), wanted)?.record.session())
     }
 
     /// Returns a session for a client that reaches its host.
@@ -158,8 +173,9 @@ impl Sessions {
         let env = env.map(|(name, value)| (name.clone(), value.clone())).collect();
         let exec = exec_request(&request.argv, request.cwd.as_deref(), env)?;
         let record = self.enter(&request)?;
+        let turn = self.turn(&record.info.id).await?;
         let tries = Tries::of(None, request.wait_ms);
-        self.launch(Remote { place, tries, client }, record, exec, None).await
+        self.launch(Remote { place, tries, client }, (record, turn), exec, None).await
     }
 
     /// Starts a session that has ended once more, where it is to be now. `old` is where it was.
@@ -172,6 +188,7 @@ impl Sessions {
         client: Client,
     ) -> Result<Session, SessionError> {
         let SessionStart { env, base_env } = request;
+        let turn = self.turn(id).await?;
         let mut record = {
             let entries = self.lock();
             find(&entries, id)?.record.clone()
@@ -184,7 +201,7 @@ impl Sessions {
         record.info.env = env.keys().cloned().collect();
         let env = base_env.into_iter().chain(env).collect();
         let exec = exec_request(&record.info.argv, record.info.cwd.as_deref(), env)?;
-        let before = record.clone();
+        let (before, last) = (record.clone(), record.run());
         let to = record.next_host.take().unwrap_or_else(|| record.host.clone());
         // In its own place it replaces itself there, when it has started.
         let left = old.filter(|_| to != record.host);
@@ -203,20 +220,35 @@ impl Sessions {
         record.read = [0; 2];
         self.put(&mut self.lock(), &record)?;
         let remote = Remote { place: new, tries: Tries::default(), client };
-        let session = self.launch(remote, record, exec, Some(before)).await?;
+        let session = self.launch(remote, (record, turn), exec, Some(before)).await?;
+        // Another name of the same machine has the new one there.
         if let Some(left) = left
-            && let Err(error) = left.remove(&session.info.id).await
+            && let Err(error) = left.remove(&session.info.id, Some(&last)).await
         {
             tracing::warn!(%error, id = session.info.id, "what a session left behind stays");
         }
         Ok(session)
     }
 
+    /// Waits until nobody else starts, ends or removes a session: each finds what the one before has left.
+    async fn turn(&self, id: &str) -> Result<OwnedMutexGuard<()>, SessionError> {
+        let (turn, name) = {
+            let entries = self.lock();
+            let entry = find(&entries, id)?;
+            (Arc::clone(&entry.turn), entry.record.info.name.clone())
+        };
+        let taken = timeout(TURN, turn.lock_owned()).await;
+        let taken = taken.map_err(|_| SessionError::Busy(name))?;
+        // It may have been removed by the one before.
+        find(&self.lock(), id)?;
+        Ok(taken)
+    }
+
     /// Starts it on its host. `before` is what it was, and is again when it does not start.
     async fn launch(
         self: &Arc<Self>,
         remote: Remote,
-        record: Record,
+        (record, turn): (Record, OwnedMutexGuard<()>),
         exec: ExecRequest,
         before: Option<Record>,
     ) -> Result<Session, SessionError> {
@@ -239,6 +271,7 @@ impl Sessions {
                     }
                 }
             }
+            drop(turn);
             started
         });
         match starting.await {
@@ -301,7 +334,10 @@ impl Sessions {
         record: &Record,
     ) -> Result<(), SessionError> {
         let id = &record.info.id;
-        let entry = Entry { starting: true, ..Entry::new(record.clone()) };
+        let mut entry = Entry { starting: true, ..Entry::new(record.clone()) };
+        if let Some(before) = entries.get(id) {
+            entry.turn = Arc::clone(&before.turn);
+        }
         let before = entries.insert(id.clone(), entry);
         let saved = self.save(entries);
         if saved.is_err() {

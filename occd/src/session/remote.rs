@@ -12,6 +12,7 @@ use occ_proto::session::{SessionInfo, SessionState};
 use super::error::SessionError;
 use super::place::{Failure, Place, Words};
 use super::supervisor;
+use super::told::Run;
 use crate::host::Tries;
 use crate::prompts::Client;
 
@@ -206,9 +207,11 @@ impl Remote {
         }
     }
 
-    /// Removes what is kept of a session. Returns false when its program runs.
-    pub(super) async fn remove(&self, id: &str) -> Result<bool, SessionError> {
-        let answer = self.ask(script(&supervisor::REMOVE, &[id]), Bytes::new()).await?;
+    /// Removes what is kept of a session, of whichever run or of this one. Returns false when its program runs.
+    pub(super) async fn remove(&self, id: &str, run: Option<&Run>) -> Result<bool, SessionError> {
+        let created = run.map(|run| serde_json::to_string(&run.created).unwrap_or_default());
+        let args = [id, created.as_deref().unwrap_or_default()];
+        let answer = self.ask(script(&supervisor::REMOVE, &args), Bytes::new()).await?;
         match first_line(&answer) {
             "k" | "n" => Ok(true),
             "r" => Ok(false),

@@ -94,12 +94,13 @@ impl Sessions {
         }
     }
 
-    /// Returns the sessions of a host as it knows them, also those that are not in the list: they are from now on.
+    /// Returns the sessions of a host as it knows them. If `all`, also those that are not in the list: they are from now on.
     pub(crate) async fn look_at(
         &self,
         host: &SessionHost,
         place: Place,
         client: Client,
+        all: bool,
     ) -> Result<Vec<Session>, SessionError> {
         // Which are meant: others may be started meanwhile.
         let mut asked: BTreeMap<String, Run> = {
@@ -110,7 +111,8 @@ impl Sessions {
         let told = Remote { place, tries: Tries::default(), client }.list(&[]).await?;
         let mut entries = self.lock();
         for told in &told {
-            if !entries.contains_key(&told.id)
+            if all
+                && !entries.contains_key(&told.id)
                 && is_id(&told.id)
                 && let Some(mut info) = told.info.clone().filter(|info| info.id == told.id)
             {

@@ -33,7 +33,9 @@ read -r fed <in.offset
 fed=${fed:-$n}
 known=$((n-from))
 r=k
-if [ "$known" -ge "$length" ] && { [ "$again" = 1 ] || [ "$known" = 0 ]; } && { [ -e in.eof ] || [ "$last" = 0 ]; }; then
+if [ -e exit ] && [ "$length$last" = 00 ]; then
+  r=x
+elif [ "$known" -ge "$length" ] && { [ "$again" = 1 ] || [ "$known" = 0 ]; } && { [ -e in.eof ] || [ "$last" = 0 ]; }; then
   r=k
 elif [ -e exit ]; then
   r=x

@@ -1,5 +1,10 @@
-# Removes what is kept of a session that has ended. Argument: its ID. Prints `k`, `r` when it runs, `n` when there is none.
+# Removes what is kept of a session that has ended. Arguments: its ID, and when the run was started that is meant, or nothing.
+# Prints `k`, `r` when it runs, `n` when there is none.
 cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
+case $(cat meta 2>/dev/null) in
+  *"$2"*) : ;;
+  *) echo n; exit 0 ;;
+esac
 if [ -e exit ] || { [ -e sup ] && alive; [ $? -gt 0 ]; }; then
   cd "$d"
   rm -rf "./$1"

@@ -607,6 +607,67 @@ fn a_program_whose_session_was_removed_is_ended_whatever_its_environment_is() {
     }
 }
 
+/// Returns how many processes have a session's ID in their environment.
+fn named(id: &str) -> usize {
+    let variable = format!("OCC_SESSION_ID={id}");
+    let is_named = |entry: &std::fs::DirEntry| {
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|word| word == variable.as_bytes())
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter(is_named).count()
+}
+
+#[test]
+fn what_starts_others_while_it_is_ended_leaves_none_of_them() {
+    for host in Host::all() {
+        let loops = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do (trap '' TERM; while :; do sleep 0.3; done) & done; wait";
+        host.start("cf", &["sh", "-c", loops]);
+        wait_until("all of them", GUARD, || named("cf"), |n| *n >= 25);
+        let ended = host.ask(&SIGNAL, &["cf", "end"]);
+        assert!(ended.starts_with("x "), "{}: {ended}", host.shell);
+        wait_until("the end of all", GUARD, || named("cf"), |n| *n == 0);
+        assert_eq!(host.ask(&REMOVE, &["cf"]), "k\n", "{}", host.shell);
+    }
+}
+
+#[test]
+fn what_has_left_its_family_and_its_environment_is_known_by_its_output() {
+    for host in Host::all() {
+        let line = "(env -i sh -c 'PATH=/usr/bin:/bin; echo $$; sleep 1000; echo' &); sleep 1000";
+        host.start("cg", &["sh", "-c", line]);
+        let said = || String::from_utf8(host.output("cg", "0").0).unwrap();
+        let said = wait_until("its number", GUARD, said, |said| said.ends_with('\n'));
+        let orphan: i32 = said.trim().parse().unwrap();
+        assert!(is_alive(orphan), "{}", host.shell);
+        let ended = host.ask(&SIGNAL, &["cg", "end"]);
+        assert_eq!(ended, "x 0143\n", "{}", host.shell);
+        wait_until("its end", GUARD, || is_alive(orphan), |alive| !alive);
+        // What carried its output has ended with it.
+        wait_until(
+            "the end of its output",
+            GUARD,
+            || host.session("cg").join("o.end"),
+            |p| p.exists(),
+        );
+    }
+}
+
+#[test]
+fn a_signal_comes_once() {
+    let script = "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: print('got', flush=True))\nprint('ready', flush=True)\nwhile True: signal.pause()";
+    let python = "/usr/bin/python3";
+    for host in Host::all().into_iter().filter(|_| std::path::Path::new(python).exists()) {
+        host.start("ch", &[python, "-c", script]);
+        let said = || host.output("ch", "0").0;
+        wait_until("its readiness", GUARD, said, |said| said == b"ready\n");
+        for n in 1..=10 {
+            assert_eq!(host.ask(&SIGNAL, &["ch", "USR1"]), "k\n", "{}", host.shell);
+            wait_until("the signal", GUARD, said, |said| said.len() >= 6 + 4 * n);
+        }
+        assert_eq!(said(), [&b"ready\n"[..], &b"got\n".repeat(10)].concat(), "{}", host.shell);
+    }
+}
+
 #[test]
 fn a_full_disk_costs_output_and_nothing_else() {
     // Mounting is root's, and not everywhere even root's.
