@@ -138,7 +138,8 @@ fn a_program_goes_on_through_cuts_and_every_byte_comes_once() {
 }
 
 fn every_byte_comes_once(far: &Far) {
-    // 3 MB, slowly enough that the cuts fall into it.
+    // 3 MB, slowly enough that the cuts fall into it, also where they come all at once after one.
+    far.link.set_bandwidth(Some(2_000_000));
     let line = "i=0; while [ $i -lt 30 ]; do head -c 100000 /dev/zero | tr '\\0' a; echo $i; i=$((i+1)); sleep 0.05; done; exit 7";
     far.begin("long", line);
     let mut expected = Vec::new();
