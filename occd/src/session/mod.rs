@@ -56,7 +56,7 @@ use store::{Record, Store};
 const KEEP: u64 = 64 * 1024 * 1024;
 
 /// How long one who would start, end or remove a session waits for another who does: longer than it takes to end one.
-const TURN: Duration = Duration::from_secs(60);
+const TURN: Duration = Duration::from_secs(15);
 
 /// What only one at a time may do.
 type Turn = tokio::sync::Mutex<()>;

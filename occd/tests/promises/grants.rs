@@ -933,7 +933,7 @@ fn where_a_directory_is_read_by_paths_nothing_is_exchanged_meanwhile() {
     std::fs::write(app.join("td/sub/s"), "inside needle\n").unwrap();
     let socket = make(&rig, &["--allow", "read,write", "--ttl", "2h", "--root", root]);
     let at = |path: &str| format!("/v1/hosts/h/files/{root}/{path}");
-    for query in ["?tar=true", "?search=needle&limit=900000"] {
+    for query in ["?tar=true", "?search=needle&limit=200000"] {
         let mut get = UnixStream::connect(&socket).unwrap();
         write!(
             get,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use occ_proto::Code;
 use occ_proto::status::State;
+use serde_json::json;
 use testkit::daemon::Target;
 use testkit::proc::Signal;
 use testkit::require::{find_program, require, require_namespaces};
@@ -12,7 +13,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 use tokio::time::Instant;
 
-use crate::ask::{GUARD, echoes, exec, failure, in_state, look, probed, problem};
+use crate::ask::{GUARD, begin_exec, echoes, exec, failure, in_state, look, probed, problem};
 
 /// Far below the 45 s after which an idle dead connection is found anyway.
 const SOON: Duration = Duration::from_secs(20);
@@ -105,10 +106,20 @@ fn a_change_of_the_network_finds_the_dead_and_hurries_the_waiting() {
 fn after_a_sleep_no_command_is_sent_on_a_connection_that_nobody_has_looked_at() {
     let (host, link, rig) = rig();
     probed(&rig, "far");
+    let go = rig.root().join("go");
+    let line =
+        format!("until [ -e {} ]; do sleep 0.01; done; echo more; exec sleep 1000", go.display());
+    let asked = json!({"argv": ["sh", "-c", line]});
+    let _running = begin_exec(&rig, "far", "accept: application/x-ndjson", &asked);
+    wait_until("it to run", GUARD, || host.execs(), |execs| *execs == 2);
     let before = host.execs();
     // A process that is stopped for so long is what a machine that sleeps looks like from inside.
     let daemon = rig.daemon();
     daemon.signal(Signal::STOP);
+    // What has come by the end of the sleep, and is read after it, is no sign of life.
+    let seen = link.bytes().1;
+    std::fs::write(&go, "").unwrap();
+    wait_until("more", GUARD, || link.bytes().1, |bytes| *bytes > seen);
     link.blackhole(true);
     let begun = Instant::now();
     wait_until("the sleep", GUARD, || begun.elapsed(), |time| *time > Duration::from_secs(26));

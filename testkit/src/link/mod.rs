@@ -223,8 +223,14 @@ async fn accept_loop(
         }
         if *refuse.borrow() {
             drop(listener);
-            // The port is held meanwhile, so that no other test gets it.
-            let held = hold(addr).unwrap();
+            // Whoever looks at this process's files in /proc at this moment keeps the listener for as long as that takes.
+            let held = loop {
+                match hold(addr) {
+                    Ok(held) => break held,
+                    Err(_) if stop.is_cancelled() => return,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            };
             shared.refusing.store(true, Ordering::SeqCst);
             tokio::select! {
                 () = stop.cancelled() => break,

@@ -1,12 +1,13 @@
 //! Whether a connection lives, and how it ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use occ_proto::HostName;
 use russh::Disconnect;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
@@ -21,6 +22,8 @@ const PROOF: Duration = Duration::from_secs(10);
 const CHECK: Duration = Duration::from_secs(3);
 /// The same on a connection that a slow reader slows down: a full window is drained within 10 s.
 const CHECK_RETIRED: Duration = Duration::from_secs(15);
+/// In so long what had come before a check, and nobody had read, is read: it is no sign of life.
+const UNREAD: Duration = Duration::from_millis(250);
 /// How long an answer to a keep-alive may take before anybody is told that there is none.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long programs have to end before their connection is closed: TERM, 2 s, KILL, and the way back.
@@ -96,13 +99,19 @@ impl Connection {
         }
         let connection = Arc::clone(self);
         self.spawn(async move {
-            let before = connection.control.bytes_in();
             // One that is read no faster than its reader reads may be so long behind with the answer.
             let retired = connection.shared.retired.load(Ordering::SeqCst);
             let patience = if retired { CHECK_RETIRED } else { CHECK };
-            let answered = timeout(patience, connection.round_trip()).await.is_ok();
-            // What is on its way before the answer is as good.
-            if !answered && connection.control.bytes_in() == before {
+            let mut asked = pin!(timeout(patience, connection.round_trip()));
+            let is_alive = tokio::select! {
+                answered = &mut asked => answered.is_ok(),
+                () = sleep(UNREAD) => {
+                    let before = connection.control.bytes_in();
+                    // What is on its way before the answer is as good.
+                    asked.await.is_ok() || connection.control.bytes_in() != before
+                }
+            };
+            if !is_alive {
                 connection.kill(LossCause::Asleep);
             }
             connection.checking.send_replace(false);
