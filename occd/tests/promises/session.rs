@@ -395,7 +395,8 @@ fn who_only_listens_is_told_how_programs_end() {
     far.link.reset_all();
     std::fs::write(&end, "").unwrap();
     let kept = far.sshd.dir().join("cache/occ/sessions").join(&gone.info.id);
-    std::fs::remove_dir_all(&kept).unwrap();
+    // Others may write there at this moment.
+    wait_for("its removal", GUARD, || std::fs::remove_dir_all(&kept).ok());
     far.link.refuse(false);
     told(&mut stream, &[ended("later", 5), ("removed", SessionState::Gone, None)]);
     // Those who only look see the same.
@@ -428,7 +429,8 @@ fn a_session_whose_directory_was_removed_says_how_to_end_what_is_left_of_it() {
     let program = wait_for("the program", GUARD, || {
         proc::Process::find(std::fs::read_to_string(kept.join("pid")).ok()?.trim().parse().ok()?)
     });
-    std::fs::remove_dir_all(&kept).unwrap();
+    // Others may write there at this moment.
+    wait_for("its removal", GUARD, || std::fs::remove_dir_all(&kept).ok());
     let input = far.input("work", "", b"x");
     assert_eq!((&input["code"], &input["status"]), (&json!("session_gone"), &json!(410)));
     let waited = far.rig.run_occ(&["session", "wait", "work"]);

@@ -124,6 +124,11 @@ impl Host {
         (bytes, from)
     }
 
+    /// Removes a session's directory, in which others may write at this moment.
+    fn lose(&self, id: &str) {
+        wait_for("its removal", GUARD, || std::fs::remove_dir_all(self.session(id)).ok());
+    }
+
     fn pid(&self, id: &str) -> i32 {
         wait_for("the program", GUARD, || {
             std::fs::read_to_string(self.session(id).join("pid")).ok()?.trim().parse().ok()
@@ -522,7 +527,7 @@ fn who_follows_a_session_that_somebody_removes_is_told() {
         let program = host.pid("cd");
         let mut follow = host.command(&FOLLOW, &["cd", "0", "0", "1"]);
         let mut follow = follow.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        std::fs::remove_dir_all(host.session("cd")).unwrap();
+        host.lose("cd");
         let mut output = std::io::BufReader::new(follow.stdout.take().unwrap());
         let mut last = String::new();
         while output.read_line(&mut last).unwrap() > 0 && last != "n\n" {
@@ -600,7 +605,7 @@ fn a_program_whose_session_was_removed_is_ended_whatever_its_environment_is() {
         let program = host.pid("ce");
         let all = || family(program);
         let all = wait_until("what it starts", GUARD, all, |all| all.len() > 1);
-        std::fs::remove_dir_all(host.session("ce")).unwrap();
+        host.lose("ce");
         assert_eq!(host.ask(&SIGNAL, &["ce", "end"]), "n\n", "{}", host.shell);
         let alive = || all.iter().any(|pid| is_alive(*pid));
         wait_until("the end of all", GUARD, alive, |alive| !alive);
