@@ -327,7 +327,7 @@ pub(super) async fn start_again(
     let new = own_place(&app, &to).await?;
     // A host that is not known any more cannot be asked, and need not be.
     let old = place(&app, &host).await.ok();
-    let started = app.sessions.start_again(&known.info.id, old, new, request, client).await;
+    let started = app.sessions.start_again(&known, old, new, request, client).await;
     let session = started.map_err(|failure| match failure {
         SessionError::Running(_) => problem(&host)(failure),
         failure => problem(&to)(failure),

@@ -37,7 +37,7 @@ pub enum SessionError {
     #[error("session '{0}' runs")]
     Running(String),
     /// Somebody else is at it.
-    #[error("session '{0}' is being started, ended or removed by somebody else")]
+    #[error("session '{0}' is being started, changed, ended or removed by somebody else")]
     Busy(String),
     /// Nothing is known of its program.
     #[error(

@@ -178,21 +178,26 @@ impl Sessions {
         self.launch(Remote { place, tries, client }, (record, turn), exec, None).await
     }
 
-    /// Starts a session that has ended once more, where it is to be now. `old` is where it was.
+    /// Starts a session that has ended once more, where it is to be now. `old` is where it was, and `known` what was
+    /// permitted: somebody may change it meanwhile.
     pub(crate) async fn start_again(
         self: &Arc<Self>,
-        id: &str,
+        known: &Session,
         old: Option<Place>,
         new: Place,
         request: SessionStart,
         client: Client,
     ) -> Result<Session, SessionError> {
         let SessionStart { env, base_env } = request;
-        let turn = self.turn(id).await?;
+        let turn = self.turn(&known.info.id).await?;
         let mut record = {
             let entries = self.lock();
-            find(&entries, id)?.record.clone()
+            find(&entries, &known.info.id)?.record.clone()
         };
+        let (info, host, next) = (&record.info, &record.host, &record.next_host);
+        if (info, host, next) != (&known.info, &known.host, &known.next_host) {
+            return Err(SessionError::Busy(record.info.name));
+        }
         let given = |name: &&String| !env.contains_key(*name);
         let missing: Vec<String> = record.info.env.iter().filter(given).cloned().collect();
         if !missing.is_empty() {
@@ -471,12 +476,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_changed_since_it_was_permitted_is_not_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = Arc::new(sessions(dir.path()));
+        let run = sessions.enter(&request(Some("work"))).unwrap().run();
+        sessions.started(&run);
+        sessions.note(&run, SessionState::Ended, Some(3));
+        let permitted = sessions.known().remove(0);
+        let turn = sessions.turn("work").await.unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let local = crate::exec::Local::new(dir.path().to_owned(), tasks, stop);
+        let place = Place::new(crate::exec::Executor::Local(Arc::new(local)));
+        let env = BTreeMap::from([("TOKEN".to_owned(), "secret".to_owned())]);
+        let start = SessionStart { env, base_env: BTreeMap::new() };
+        let starting = sessions.start_again(&permitted, None, place, start, Client::default());
+        let changing = async {
+            let argv = Some(vec!["/bin/rm".into()]);
+            sessions.edit("work", SessionEdit { argv, ..Default::default() }).unwrap();
+            drop(turn);
+        };
+        let (started, ()) = tokio::join!(starting, changing);
+        assert!(matches!(started, Err(SessionError::Busy(_))), "{started:?}");
+    }
+
+    #[tokio::test]
     async fn a_start_that_cannot_be_noted_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let sessions = Arc::new(sessions(&state));
         let run = sessions.enter(&request(Some("work"))).unwrap().run();
-        let id = run.id.clone();
         sessions.started(&run);
         sessions.note(&run, SessionState::Ended, Some(3));
         let before = sessions.known();
@@ -487,7 +515,7 @@ mod tests {
         let place = Place::new(crate::exec::Executor::Local(Arc::new(local)));
         let env = BTreeMap::from([("TOKEN".to_owned(), "secret".to_owned())]);
         let start = SessionStart { env, base_env: BTreeMap::new() };
-        let started = sessions.start_again(&id, None, place, start, Client::default()).await;
+        let started = sessions.start_again(&before[0], None, place, start, Client::default()).await;
         assert!(matches!(started, Err(SessionError::Store(_))), "{started:?}");
         assert_eq!(sessions.known(), before);
     }
