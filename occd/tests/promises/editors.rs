@@ -153,14 +153,20 @@ fn neovim_says_on_its_screen_why_a_file_cannot_be_had() {
     daemon.signal(Signal::CONT);
 }
 
-#[test]
-fn neovim_takes_no_answer_for_one_and_asks_again() {
+/// Returns a host whose key nobody knows, and a daemon that asks whether to trust it.
+fn asking() -> (EmbeddedHost, DaemonRig) {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
     rig.add_host("new", &host);
     fs::write(rig.known_hosts_file(), "").unwrap();
     rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
     rig.start_daemon(&[]);
+    (host, rig)
+}
+
+#[test]
+fn neovim_takes_no_answer_for_one_and_asks_again() {
+    let (_host, rig) = asking();
     let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
     let question = "Trust it (yes/no):";
     // The file is read in the command that asks, or in a later one.
@@ -275,12 +281,7 @@ fn neovim_shows_what_must_be_answered_elsewhere_while_a_file_is_written() {
 
 #[test]
 fn neovim_draws_a_question_once_and_asks_again_after_a_slip() {
-    let host = EmbeddedHost::start();
-    let mut rig = DaemonRig::new();
-    rig.add_host("new", &host);
-    fs::write(rig.known_hosts_file(), "").unwrap();
-    rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
-    rig.start_daemon(&[]);
+    let (_host, rig) = asking();
     let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
     nvim.tmux(&["resize-window", "-x", "50", "-y", "24"]);
     nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);

@@ -26,16 +26,21 @@ fn list(far: &Far) -> Vec<Session> {
     list.sessions
 }
 
+/// Has a session that has ended, whose next start runs a line of sh.
+fn ended(far: &Far, name: &str, line: &str) {
+    far.begin(name, "echo precious");
+    far.wait_for_end(name);
+    let edit = json!({"argv": ["sh", "-c", line]});
+    assert_eq!(far.call("PATCH", &format!("/{name}"), Some(edit)).status, 200);
+}
+
 #[test]
 fn a_session_that_several_start_again_at_once_is_started_once() {
     let Some(far) = Far::start() else { return };
     let line = "sleep 1000; echo end";
     for round in 0..5 {
         let name = format!("work-{round}");
-        far.begin(&name, "echo precious");
-        far.wait_for_end(&name);
-        let edit = json!({"argv": ["sh", "-c", line]});
-        assert_eq!(far.call("PATCH", &format!("/{name}"), Some(edit)).status, 200);
+        ended(&far, &name, line);
         let start = || far.call("POST", &format!("/{name}/start"), None).status;
         let mut answers = thread::scope(|scope| {
             let all: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
@@ -56,10 +61,7 @@ fn a_session_that_is_removed_while_it_is_started_again_is_there_or_is_not() {
     let line = "sleep 1000; echo end";
     for round in 0..8 {
         let name = format!("work-{round}");
-        far.begin(&name, "exit 0");
-        far.wait_for_end(&name);
-        let edit = json!({"argv": ["sh", "-c", line]});
-        assert_eq!(far.call("PATCH", &format!("/{name}"), Some(edit)).status, 200);
+        ended(&far, &name, line);
         let (started, removed) = thread::scope(|scope| {
             let start = scope.spawn(|| far.call("POST", &format!("/{name}/start"), None).status);
             let remove = far.call("DELETE", &format!("/{name}?force=true"), None).status;

@@ -38,15 +38,6 @@ local function complain(text)
   rpc.complain('occ: ' .. text)
 end
 
---- Calls `say(text)` once the command that reads a buffer has ended: it draws the screen in its end, and with that over
---- whatever was said before.
-local function afterwards(say, text)
-  vim.schedule(function()
-    vim.cmd('redraw')
-    say(text)
-  end)
-end
-
 --- Returns whether a buffer has not even the one empty line that is shown.
 local function has_no_line(buffer)
   return vim.api.nvim_buf_call(buffer, vim.fn.wordcount).bytes == 0
@@ -199,14 +190,14 @@ end
 function M.read(buffer, name)
   local host, path = M.parse(name)
   if not host then
-    return afterwards(complain, name .. ' is not occ://HOST/PATH')
+    return rpc.afterwards(complain, name .. ' is not occ://HOST/PATH')
   end
   vim.bo[buffer].swapfile = false
   -- Until it is shown: what is shown may not be the file, and must not become it.
   note(buffer, name, { is_unread = true })
   local answer, bytes = get(host, path)
   if not vim.api.nvim_buf_is_valid(buffer) then
-    return afterwards(complain, host .. ':' .. path .. ': the buffer is gone.')
+    return rpc.afterwards(complain, host .. ':' .. path .. ': the buffer is gone.')
   end
   local why = answer.problem
   -- Of this command, which others may follow before the answer comes.
@@ -218,10 +209,10 @@ function M.read(buffer, name)
   if why and why.code == 'file_not_found' then
     show(buffer, '')
     note(buffer, name, { is_new = true })
-    afterwards(vim.notify, '"' .. host .. ':' .. path .. '" [New]')
+    rpc.afterwards(vim.notify, '"' .. host .. ':' .. path .. '" [New]')
   elseif why then
     set_readonly(buffer, true)
-    return afterwards(complain, host .. ':' .. path .. ': ' .. rpc.reason(why))
+    return rpc.afterwards(complain, host .. ':' .. path .. ': ' .. rpc.reason(why))
   else
     vim.bo[buffer].fileencoding = encoding
     show(buffer, text, format)

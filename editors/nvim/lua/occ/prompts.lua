@@ -186,11 +186,7 @@ next_one = function()
   local function done(text)
     if asking ~= prompt and window ~= prompt then
       if text and text ~= '' then
-        -- Once the window is gone, whose end draws over it.
-        vim.schedule(function()
-          vim.cmd('redraw')
-          rpc.complain('occ: ' .. (prompt.host or 'occd') .. ' does not ask that any more.')
-        end)
+        rpc.afterwards(rpc.complain, 'occ: ' .. (prompt.host or 'occd') .. ' does not ask that any more.')
       end
       return
     end

@@ -82,6 +82,15 @@ local function fail_all(detail)
   end
 end
 
+--- Calls `say(text)` once what goes on has ended, such as the command that reads a buffer, or somebody's window: it draws the
+--- screen in its end, and with that over whatever was said before.
+function M.afterwards(say, text)
+  vim.schedule(function()
+    vim.cmd('redraw')
+    say(text)
+  end)
+end
+
 --- Tells of host keys that were recorded for an answer, unless somebody has just said so here.
 local function tell(headers)
   local values = headers['occ-new-host-key'] or {}
@@ -89,11 +98,8 @@ local function tell(headers)
     local ok, new = pcall(vim.json.decode, value)
     if ok and not require('occ.prompts').was_trusted(new.host) then
       local how = new.not_recorded and 'not recorded (' .. new.not_recorded .. ')' or 'recorded'
-      -- Behind what is drawn for the answer itself, and short: a line more has to be waved away.
-      vim.schedule(function()
-        vim.cmd('redraw')
-        vim.notify('occ: ' .. how .. ': ' .. new.host .. ' ' .. new.key:gsub('^%S+ ', ''))
-      end)
+      -- Short: a line more has to be waved away.
+      M.afterwards(vim.notify, 'occ: ' .. how .. ': ' .. new.host .. ' ' .. new.key:gsub('^%S+ ', ''))
     end
   end
 end
