@@ -29,9 +29,9 @@ pump() {
     if [ $((b+n)) -le "$t" ]; then
       [ "$r" = 0 ] && break
       [ -d "$1" ] || return
-      # The disk is full, or broken: what was read is lost, and the program must not stand still for that.
+      # The disk is full, or broken: what was read, 64 KiB at most, is lost, and the program must not stand still for that.
       true >"$1.lost"
-      sleep 1
+      rest
       continue
     fi
     t=$((b+n))
