@@ -3,6 +3,7 @@
 //! As with ssh(1), the escape character counts at the beginning of a line only: `~.` ends it, `~?` lists what
 //! there is, `~~` sends the character itself.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -73,6 +74,31 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // There is no better moment to try again.
         let _ = set_modes(io::stdin(), OptionalActions::Drain, &self.before);
+    }
+}
+
+/// What is on the terminal that shows another's screen, which alone would put back how the terminal was: where that cannot
+/// come to it any more, it is done when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct OtherScreen(Cell<bool>);
+
+impl OtherScreen {
+    /// The screen is shown from now on, or has gone by itself.
+    pub(crate) fn is_shown(&self, is: bool) {
+        self.0.set(is);
+    }
+}
+
+impl Drop for OtherScreen {
+    fn drop(&mut self) {
+        /// What full-screen programs turn on (xterm's control sequences): the alternate screen, keys for applications,
+        /// brackets around what is pasted, words of the mouse and of the focus, a hidden cursor, colours.
+        const OFF: &str = "\x1b[?1049l\x1b[?1l\x1b>\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?25h\x1b[0m";
+        if self.0.get() && io::stdout().is_terminal() {
+            let mut out = io::stdout();
+            // A terminal that is gone needs nothing.
+            let _ = out.write_all(OFF.as_bytes()).and_then(|()| out.flush());
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::cli::ExecArgs;
 use crate::client::Client;
 use crate::duration::of_ms;
 use crate::error::{CLOSED_PIPE, CliError, HUNG_UP, INTERRUPTED, OUTCOME_UNKNOWN, TERMINATED};
-use crate::keys::{self, Raw};
+use crate::keys::{self, OtherScreen, Raw};
 use crate::output::Ui;
 use crate::output::host as show;
 use crate::place::Place;
@@ -72,6 +72,7 @@ impl Run<'_> {
     ) -> Result<Ended, CliError> {
         let Run { ui, place, request, input, input_waits, left, shows_a_screen, mut signals, asks } =
             self;
+        let screen = OtherScreen::default();
         let mut raw: Option<Raw> = None;
         let started = Cell::new(false);
         let unsent = Cell::new(false);
@@ -101,6 +102,7 @@ impl Run<'_> {
             let mut up_done = false;
             let on_start = |key: Option<String>| {
                 started.set(true);
+                screen.is_shown(shows_a_screen);
                 start.send_replace(true);
                 if let Some(key) = key {
                     *new_host_key.borrow_mut() = Some(key.clone());
@@ -188,6 +190,8 @@ impl Run<'_> {
                         return Err(quiet(HUNG_UP));
                     }
                     Event::Caught(Caught::HangUp) => return Err(quiet(HUNG_UP)),
+                    // The program is another one, and goes on.
+                    Event::Caught(_) if shows_a_screen => return Err(quiet(HUNG_UP)),
                     Event::Caught(signal) if caught.is_some() => {
                         return Err(signal.error(place, Seen::of(started.get())));
                     }
@@ -206,7 +210,10 @@ impl Run<'_> {
         drop(raw.take());
         let seen = Sent { place, started: started.get(), unsent: unsent.get(), caught };
         match end {
-            End::Exit(exit) => Ok(Ended { exit, caught, new_host_key: new_host_key.take() }),
+            End::Exit(exit) => {
+                screen.is_shown(false);
+                Ok(Ended { exit, caught, new_host_key: new_host_key.take() })
+            }
             End::Problem(problem) => Err(seen.problem(*problem)),
             End::Lost => Err(seen.lost()),
             End::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {

@@ -77,6 +77,7 @@ mod sandbox_more;
 mod secrets;
 mod session;
 mod session_face;
+mod session_terminal;
 mod session_together;
 mod settings;
 mod sftp_only;

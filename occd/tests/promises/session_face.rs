@@ -13,7 +13,7 @@ use crate::forward::echo_server;
 use crate::session::{Far, noise, sum};
 use crate::support::{GUARD, Ws, exit_code, no_channels, status};
 
-fn spawn(rig: &DaemonRig, args: &[&str]) -> Child {
+pub(crate) fn spawn(rig: &DaemonRig, args: &[&str]) -> Child {
     rig.occ(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -22,7 +22,7 @@ fn spawn(rig: &DaemonRig, args: &[&str]) -> Child {
         .unwrap()
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub(crate) fn signal(child: &Child, signal: Signal) {
     Process::find(child.id()).unwrap().signal(signal);
 }
 
@@ -400,7 +400,7 @@ fn a_screen_outlives_daemons_that_are_killed() {
 }
 
 /// A host with these programs and no others.
-fn far_with(tools: &[&str]) -> Option<(Far, tempfile::TempDir)> {
+pub(crate) fn far_with(tools: &[&str]) -> Option<(Far, tempfile::TempDir)> {
     if !testkit::RealSshd::require() {
         return None;
     }
@@ -417,7 +417,7 @@ fn far_with(tools: &[&str]) -> Option<(Far, tempfile::TempDir)> {
     Some((far, dir))
 }
 
-const POSIX: [&str; 23] = [
+pub(crate) const POSIX: [&str; 23] = [
     "sh", "id", "mkdir", "mkfifo", "cat", "ls", "dd", "tail", "head", "rm", "mv", "ln", "sleep",
     "find", "grep", "ps", "awk", "stty", "env", "kill", "wc", "test", "true",
 ];

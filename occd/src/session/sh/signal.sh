@@ -18,9 +18,10 @@ writers() {
 }
 
 # Leaves in k what the session has started: the process $1 with its descendants, and whatever has left the family but is known by
-# its environment or its output; not the supervisor, which notes the end. Without $1 that too, and what descends from it.
+# its environment or its output, unless $2; not the supervisor, which notes the end. Without $1 that too, and what descends
+# from it.
 tree() {
-  k=$( { ps -A -o pid= -o ppid= -o args= 2>/dev/null || ps -o pid= -o ppid= -o args= 2>/dev/null; } | awk -v r="$1" -v e="$(echo $(named; writers))" -v s="/sessions/$id/" '{ p[$1] = $2; if ($3 ~ /sh$/ && index($0, s "run ")) o[$1] = 1 } END { if (r > 0 && (r in p || NR == 0)) k[r] = 1; if (r == "") for (i in o) k[i] = 1; do { n = 0; for (i in p) if ((p[i] in k) && (i in k) == 0) { k[i] = 1; n = 1 } } while (n); n = split(e, q, " "); while (n) k[q[n--]] = 1; if (r) for (i in o) delete k[i]; for (i in k) print i }')
+  k=$( { ps -A -o pid= -o ppid= -o args= 2>/dev/null || ps -o pid= -o ppid= -o args= 2>/dev/null; } | awk -v r="$1" -v e="$([ -n "$2" ] || echo $(named; writers))" -v s="/sessions/$id/" '{ p[$1] = $2; if ($3 ~ /sh$/ && index($0, s "run ")) o[$1] = 1 } END { if (r > 0 && (r in p || NR == 0)) k[r] = 1; if (r == "") for (i in o) k[i] = 1; do { n = 0; for (i in p) if ((p[i] in k) && (i in k) == 0) { k[i] = 1; n = 1 } } while (n); n = split(e, q, " "); while (n) k[q[n--]] = 1; if (r) for (i in o) delete k[i]; for (i in k) print i }')
 }
 
 # Ends all that, until nothing is found three times: what is about to start another process, or to become one, may not have been
@@ -77,8 +78,12 @@ case $2$(cat exit 2>/dev/null) in
   end?*) end_all - ;;
 esac
 over
+f=pid
+case $(cat meta 2>/dev/null) in
+  *'"tty":true'*) f=tty.pid ;;
+esac
 t=0
-until [ -e pid ] || [ "$t" -ge 50 ]; do
+until [ -e "$f" ] || [ "$t" -ge 50 ]; do
   t=$((t+1))
   rest
 done
@@ -86,7 +91,8 @@ over
 alive || [ -e exit ] || { [ "$2" = end ] && end_all; note_lost; }
 over
 read -r r <pid
-tree "$r"
+# In a terminal the program is one of others, which have to see how it ends.
+[ -e tty.pid ] && read -r p <tty.pid && tree "$p" alone || tree "$r"
 if [ "$2" = end ]; then
   kill -TERM $k 2>/dev/null
   before=$k

@@ -7,9 +7,12 @@ mkfifo "$t/tty" "$t/tty.go" || exit 126
 tm() { tmux -L "occ-$OCC_SESSION_ID" -f /dev/null "$@"; }
 sc() { SCREENDIR=$t/screen screen -S occ "$@"; }
 
-# The program waits until what it writes is read.
+# Runs the program in the terminal, once what it writes is read, and notes its number and its status. What is typed to
+# interrupt it comes to this shell as well, which must outlive it: a trap is no program's, as ignoring would be.
+p='trap : INT QUIT; read -r x <"$0.go"; sh -c '"'"'echo $$ >"$0.new" && mv "$0.new" "$0.pid"; exec "$@"'"'"' "$0" "$@" 9>&-; echo $? >"$0.status"'
+
 in_tmux() {
-  tm new-session -d -s occ -x 80 -y 24 sh -c 'read -r x <"$0.go"; "$@"; echo $? >"$0.status"' "$t/tty" "$@" || exit 126
+  tm new-session -d -s occ -x 80 -y 24 sh -c "$p" "$t/tty" "$@" || exit 126
   tm set-option -g status off
   tm pipe-pane -t occ "exec cat >'$t/tty'"
 }
@@ -26,7 +29,7 @@ in_screen() {
   exec 6<>"$t/tty" 7<>"$t/tty.end" 8<"$t/tty.end"
   exec 7>&-
   printf '%s\n' "logfile $t/tty" 'logfile flush 0' 'deflog on' 'startup_message off' 'vbell off' 'deflogin off' >"$t/screen.rc"
-  sc -c "$t/screen.rc" -d -m sh -c 'exec 9>"$0.end"; read -r x <"$0.go"; "$@" 9>&-; echo $? >"$0.status"' "$t/tty" "$@" 6>&- 8<&- || exit 126
+  sc -c "$t/screen.rc" -d -m sh -c 'exec 9>"$0.end"; '"$p" "$t/tty" "$@" 6>&- 8<&- || exit 126
 }
 # Waits for screen's end, when all that was written is in its log.
 out_of_screen() {

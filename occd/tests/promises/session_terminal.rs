@@ -1,0 +1,101 @@
+//! Sessions with a terminal of their own: what is typed and what is sent reaches the program and nothing around it, how it
+//! ends is the program's affair, and who leaves has their terminal as it was.
+
+use testkit::Terminal;
+use testkit::proc::{Process, Signal};
+use testkit::wait::blocking::wait_until;
+
+use crate::session::Far;
+use crate::session_face::{POSIX, far_with};
+use crate::support::GUARD;
+
+/// Says what comes to it, and ends in its own time with a status of its own.
+const STUBBORN: &str = "for s in INT QUIT HUP USR1 TERM; do trap \"echo caught $s; n=x\\$n\" $s; done; echo ready; \
+                        while [ ${#n} -lt 5 ]; do sleep 0.05; done; exit 9";
+
+fn start(far: &Far, name: &str, line: &str) {
+    let start =
+        ["session", "start", "--host", "h", "--tty", "--name", name, "--", "sh", "-c", line];
+    far.rig.occ_ok(&start);
+}
+
+fn wait_for_words(far: &Far, name: &str, words: &str) {
+    let logs = || far.rig.occ_ok(&["session", "logs", name]);
+    wait_until(words, GUARD, logs, |out| out.contains(words));
+}
+
+fn attach(far: &Far, name: &str) -> Terminal {
+    let mut occ = far.rig.occ(&["session", "attach", name]);
+    occ.env("TERM", "xterm");
+    let terminal = Terminal::control(&occ, "");
+    terminal.resize(24, 80);
+    terminal
+}
+
+/// Keys and signals, with the tools of that host.
+fn reaches_the_program(far: &Far) {
+    start(far, "work", STUBBORN);
+    wait_for_words(far, "work", "ready");
+    let mut terminal = attach(far, "work");
+    terminal.wait_for("ready");
+    for (key, words) in [("\u{3}", "caught INT"), ("\u{1c}", "caught QUIT")] {
+        terminal.type_text(key);
+        wait_for_words(far, "work", words);
+    }
+    for signal in ["HUP", "USR1"] {
+        far.rig.occ_ok(&["session", "kill", "work", "--signal", signal]);
+        wait_for_words(far, "work", &format!("caught {signal}"));
+    }
+    let list = far.rig.occ_ok(&["session", "list"]);
+    assert!(list.contains("running"), "{list}");
+    far.rig.occ_ok(&["session", "kill", "work", "--signal", "TERM"]);
+    assert_eq!(far.rig.run_occ(&["session", "wait", "work"]).code(), 9);
+    assert_eq!(terminal.finish().1, 9);
+    // One that does nothing about it.
+    start(far, "plain", "echo ready; exec sleep 1000");
+    wait_for_words(far, "plain", "ready");
+    let mut terminal = attach(far, "plain");
+    terminal.wait_for("ready");
+    terminal.type_text("\u{3}");
+    assert_eq!(terminal.finish().1, 130);
+    // An end has a way out for whoever wants one.
+    start(far, "polite", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done");
+    wait_for_words(far, "polite", "ready");
+    assert_eq!(far.rig.occ_ok(&["session", "kill", "polite"]), "[h] polite: exit 7\n");
+    far.rig.occ_ok(&["session", "rm", "polite"]);
+}
+
+#[test]
+fn what_is_typed_and_sent_reaches_the_program_in_tmux() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    reaches_the_program(&far);
+}
+
+#[test]
+fn what_is_typed_and_sent_reaches_the_program_in_screen() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["screen"]].concat()) else { return };
+    reaches_the_program(&far);
+}
+
+#[test]
+fn who_leaves_a_screen_has_their_terminal_as_it_was() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    start(&far, "work", "echo ready; exec sleep 1000");
+    wait_for_words(&far, "work", "ready");
+    let leaves: [&dyn Fn(&mut Terminal); 2] =
+        [&|terminal| terminal.type_text("\r~."), &|terminal| {
+            Process::find(terminal.child.id()).unwrap().signal(Signal::TERM);
+        }];
+    for leave in leaves {
+        let mut terminal = attach(&far, "work");
+        terminal.wait_for("ready");
+        leave(&mut terminal);
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 0, "{screen}");
+        // The alternate screen, and then the usual one with what is said.
+        let off = screen.rfind("\u{1b}[?1049l").unwrap_or_else(|| panic!("{screen:?}"));
+        assert!(screen.find("\u{1b}[?1049h").is_some_and(|on| on < off), "{screen:?}");
+        assert!(screen[off..].contains("detached; work goes on"), "{screen:?}");
+        assert!(!screen.contains("terminated"), "{screen:?}");
+    }
+}
