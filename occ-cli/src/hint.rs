@@ -205,6 +205,9 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::SessionNotFound => "occ session list shows the sessions".to_owned(),
         Code::SessionGone => "occ session kill NAME ends what may be left of it; occ session rm NAME does, and forgets it".to_owned(),
         Code::SessionExists => "occ session list shows the names; choose another with --name".to_owned(),
+        Code::SessionRunning if detail.contains("by somebody else") => {
+            "the same again, in a moment; occ session list shows how it is".to_owned()
+        }
         Code::SessionRunning => "occ session kill NAME ends its program".to_owned(),
         Code::SessionEnded => "occ session logs NAME shows its output; occ session start --name NAME starts it again".to_owned(),
         Code::OutputOverflow => "write it to a file on the host, or read it faster".to_owned(),

@@ -54,7 +54,9 @@ Examples:
 Examples:
   occ session logs build
   occ session logs build -n 50 -f
-  occ session logs build --stderr")]
+  occ session logs build --stderr
+
+Ctrl-C ends the looking, and not the program.")]
     Logs(SessionLogsArgs),
     /// Wait for the end of a session's program; the exit code is the program's
     #[command(after_help = "Example:\n  occ session wait build && occ session logs build -n 5")]
@@ -79,7 +81,7 @@ Examples:
         /// The session's name or ID
         #[arg(value_parser = parse_session)]
         name: String,
-        /// Send this signal, and nothing else
+        /// Send this signal, and nothing else; in a terminal (--tty) to the program and its descendants
         #[arg(long, value_name = "NAME")]
         signal: Option<String>,
     },

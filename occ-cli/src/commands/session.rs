@@ -39,21 +39,24 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
         SessionCommand::List => list(context).await,
         SessionCommand::Attach(args) => {
             let sessions = open_for(context, &args.name).await?;
-            explained(session_attach::attach(context, &sessions, &args).await)
+            explained(&args.name, session_attach::attach(context, &sessions, &args).await)
         }
         SessionCommand::Logs(args) => {
             let sessions = open_for(context, &args.name).await?;
-            explained(session_attach::logs(&sessions, &args).await)
+            explained(&args.name, session_attach::logs(&sessions, &args).await)
         }
         SessionCommand::Wait { name } => {
             let sessions = open_for(context, &name).await?;
-            explained(session_attach::wait(context, &sessions, &name).await)
+            explained(&name, session_attach::wait(context, &sessions, &name).await)
         }
-        SessionCommand::Send(args) => explained(send(context, &args).await),
-        SessionCommand::Edit(args) => explained(edit(context, args).await),
+        SessionCommand::Send(args) => explained(&args.name, send(context, &args).await),
+        SessionCommand::Edit(args) => {
+            let name = args.session.clone();
+            explained(&name, edit(context, args).await)
+        }
         SessionCommand::Kill { name, signal } => {
             let sessions = open_for(context, &name).await?;
-            let killing = async { explained(kill(context, &sessions, &name, signal).await) };
+            let killing = async { explained(&name, kill(context, &sessions, &name, signal).await) };
             removal::one(context.ui, &name, killing).await
         }
         SessionCommand::Rm { name, force, forget } => {
@@ -64,7 +67,7 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
             };
             let sessions = open_for(context, &name).await?;
             let removing = async {
-                explained(sessions.remove_how(&name, query).await)?;
+                explained(&name, sessions.remove_how(&name, query).await)?;
                 if !context.ui.json {
                     context.ui.say(&format!("Removed: session '{}'.", sanitize(&name)))?;
                 }
@@ -83,14 +86,19 @@ async fn open(context: &Context<'_>) -> Result<Sessions, CliError> {
 async fn open_for(context: &Context<'_>, name: &str) -> Result<Sessions, CliError> {
     let sessions = open(context).await?;
     if context.is_given {
-        let session = explained(sessions.show(name).await.map_err(CliError::from))?;
-        is_meant(context, name, &session.host)?;
+        let session = explained(name, sessions.show(name).await.map_err(CliError::from))?;
+        is_meant(context, name, &session.host, |_| "leave out --host".to_owned())?;
     }
     Ok(sessions)
 }
 
 /// Refuses what is said of another host than the one that a session is, or will be, on.
-fn is_meant(context: &Context<'_>, name: &str, host: &SessionHost) -> Result<(), CliError> {
+fn is_meant(
+    context: &Context<'_>,
+    name: &str,
+    host: &SessionHost,
+    way: impl FnOnce(&SessionHost) -> String,
+) -> Result<(), CliError> {
     let given = match &context.named {
         Some(Target::Host(given, _)) if context.is_given => SessionHost::Host(given.clone()),
         Some(Target::Local) if context.is_given => SessionHost::Local,
@@ -101,16 +109,27 @@ fn is_meant(context: &Context<'_>, name: &str, host: &SessionHost) -> Result<(),
     }
     let name = sanitize(name);
     Err(CliError::usage(format!("session '{name}' is on {host}, and not on {given}."))
-        .hint(format!("occ session edit {name} --host {given} has its next start there")))
+        .hint(way(&given)))
 }
 
 /// Returns a failure with what to type next, where that takes knowing that it is about sessions.
-pub(super) fn explained<T>(result: Result<T, CliError>) -> Result<T, CliError> {
+pub(super) fn explained<T>(name: &str, result: Result<T, CliError>) -> Result<T, CliError> {
+    let name = sanitize(name);
     result.map_err(|error| match error.daemon_code() {
         Some(Code::SessionNotFound) => error.hint("occ session list"),
-        Some(Code::HostNotFound) => error.hint(
-            "occ session edit NAME --host HOST moves its next start; occ session rm --forget NAME forgets it",
-        ),
+        Some(Code::HostNotFound) => error.hint(format!(
+            "occ session edit {name} --host HOST moves its next start; occ session rm --forget {name} forgets it"
+        )),
+        // What the code stands for has a hint, which says NAME.
+        Some(Code::SessionGone | Code::SessionRunning | Code::SessionEnded) => {
+            match &error.hint {
+                Some(hint) => {
+                    let hint = hint.replace("NAME", &name);
+                    error.hint(hint)
+                }
+                None => error,
+            }
+        }
         _ => error,
     })
 }
@@ -200,10 +219,29 @@ async fn again(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
         )
         .hint("occ session start --host NAME -- PROGRAM ARGUMENTS"));
     };
+    let others = [
+        ("--cwd", args.cwd.is_some()),
+        ("--retries", args.retries.is_some()),
+        ("--forward-urls", args.forward_urls),
+        ("--tty", args.tty),
+    ];
+    if let Some((option, _)) = others.into_iter().find(|(_, is)| *is) {
+        let name = sanitize(&name);
+        let way = match option {
+            "--cwd" | "--retries" => {
+                format!("occ session edit {name} {option} … changes its next start")
+            }
+            _ => format!("occ session rm {name} removes it; then start it anew, with its program"),
+        };
+        let text = "without a program, a session is started again as it was, which {option} does not change.";
+        return Err(CliError::usage(text.replace("{option}", option)).hint(way));
+    }
     let sessions = open(context).await?;
-    let session = explained(sessions.show(&name).await.map_err(CliError::from))?;
+    let session = explained(&name, sessions.show(&name).await.map_err(CliError::from))?;
     let host = session.next_host.unwrap_or(session.host);
-    is_meant(context, &name, &host)?;
+    is_meant(context, &name, &host, |given| {
+        format!("occ session edit {} --host {given} has its next start there", sanitize(&name))
+    })?;
     // Here, it gets our environment, as at first.
     let base_env = match host == SessionHost::Local {
         true => exec::here(&Place::Local, ExecRequest::default())?.env,
@@ -211,7 +249,7 @@ async fn again(context: &Context<'_>, args: SessionStartArgs) -> Result<u8, CliE
     };
     let request = SessionStart { env: args.env.into_iter().collect(), base_env };
     let started = sessions.start_again(&name, &request).await;
-    let session = explained(started.map_err(CliError::from))?;
+    let session = explained(&name, started.map_err(CliError::from))?;
     if args.attach {
         return session_attach::follow(context, &sessions, &session, Begin::start()).await;
     }
@@ -425,6 +463,8 @@ async fn edit(context: &Context<'_>, args: SessionEditArgs) -> Result<u8, CliErr
     let session = sessions.edit(&args.session, &edit).await?;
     if context.ui.json {
         context.ui.value(&session)?;
+    } else {
+        context.ui.say(&format!("Changed: session '{}'.", session.info.name))?;
     }
     Ok(0)
 }
@@ -440,6 +480,8 @@ async fn kill(
         sessions.signal(name, signal.strip_prefix("SIG").unwrap_or(&signal)).await?;
         return Ok((Done::Signalled, None));
     }
+    // What has ended before may have left something behind, which ends now.
+    let was_over = context.ui.json && is_ended(&sessions.show(name).await?);
     let session = sessions.kill(name).await?;
     if !context.ui.json {
         context.ui.say(&format!(
@@ -449,7 +491,12 @@ async fn kill(
             state(&session)
         ))?;
     }
-    Ok((Done::Ended, Some(json!(session))))
+    let done = if was_over { Done::Absent } else { Done::Ended };
+    Ok((done, Some(json!(session))))
+}
+
+fn is_ended(session: &Session) -> bool {
+    session.state == SessionState::Ended
 }
 
 #[cfg(test)]

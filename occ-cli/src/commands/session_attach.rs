@@ -114,6 +114,8 @@ pub(super) struct Typed {
     pub(super) eof: bool,
     /// `~.` at the beginning of a line detaches.
     pub(super) escape: bool,
+    /// Ctrl-C goes to the program; who only looks on leaves by it.
+    pub(super) interrupts: bool,
 }
 
 /// Passes output and input until one of them ends it.
@@ -211,7 +213,7 @@ pub(super) async fn pass(
                 attached.kill().await?;
             }
             Next::Caught(Caught::Interrupt)
-                if interrupted.is_none_or(|then| then.elapsed() > TWICE) =>
+                if typed.interrupts && interrupted.is_none_or(|then| then.elapsed() > TWICE) =>
             {
                 interrupted = Some(Instant::now());
                 attached.signal("INT").await?;
@@ -314,6 +316,7 @@ pub(super) async fn attach(
         input: if args.no_stdin { None } else { Input::stdin().ok() },
         eof: (terminal && !args.no_stdin) || args.eof,
         escape: terminal,
+        interrupts: true,
     };
     passing(context, sessions, &args.name, begin, typed, args.wait).await
 }
@@ -330,7 +333,8 @@ pub(super) async fn follow(
         return in_terminal(context, sessions, session, None).await;
     }
     let name = &session.info.name;
-    let typed = Typed { input: Input::stdin().ok(), eof: terminal, escape: terminal };
+    let input = Input::stdin().ok();
+    let typed = Typed { input, eof: terminal, escape: terminal, interrupts: true };
     passing(context, sessions, name, begin, typed, None).await
 }
 
@@ -480,7 +484,7 @@ pub(super) async fn logs(sessions: &Sessions, args: &SessionLogsArgs) -> Result<
     };
     let mut attached = sessions.look(&args.name, begin, args.follow).await?;
     let mut sink = OnlyOut(Streams::open()?);
-    let typed = Typed { input: None, eof: false, escape: false };
+    let typed = Typed { input: None, eof: false, escape: false, interrupts: false };
     let ui = sessions.client().ui().clone();
     let passing = Box::pin(pass(&ui, &args.name, &mut attached, typed, &mut sink, None));
     match prompter::answering(sessions.client(), passing).await?.0 {

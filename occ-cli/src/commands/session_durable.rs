@@ -80,7 +80,7 @@ pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, Cl
         false => Output::Streams(Streams::open()?),
     };
     let input = if args.no_stdin { None } else { Input::stdin().ok() };
-    let typed = Typed { input, eof: true, escape: false };
+    let typed = Typed { input, eof: true, escape: false, interrupts: true };
     let deadline = args.timeout.map(|ms| begun + std::time::Duration::from_millis(ms));
     let passing = Box::pin(pass(ui, name, &mut attached, typed, &mut output, deadline));
     let (left, timed_out) = prompter::answering(sessions.client(), passing).await?;

@@ -425,15 +425,20 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
         SessionError::Hole { .. } | SessionError::Closed { .. } => {
             (StatusCode::CONFLICT, Code::InputRefused)
         }
-        SessionError::Immortal | SessionError::NotStarted(_) | SessionError::Garbled(_) => {
-            (StatusCode::BAD_GATEWAY, Code::SessionFailed)
-        }
+        SessionError::Immortal
+        | SessionError::NotStarted(_)
+        | SessionError::Unlisted(_)
+        | SessionError::Garbled(_) => (StatusCode::BAD_GATEWAY, Code::SessionFailed),
         SessionError::Unwritten => (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed),
         SessionError::Store(error) => unsaved(error),
     };
     let text = chain(error);
     let place = host.map_or_else(String::new, |name| format!("{name}: "));
     let problem = ApiError::new(status, code, format!("{place}{}.", text.trim_end_matches('.')));
+    let problem = match error {
+        SessionError::Busy(_) => problem.may_come_back(),
+        _ => problem,
+    };
     match host {
         Some(name) => problem.host(name),
         None => problem,

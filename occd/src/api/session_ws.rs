@@ -30,7 +30,7 @@ use crate::config::Feature;
 use crate::host::Tries;
 use crate::policy::Asker;
 use crate::prompts::Client;
-use crate::session::{Event, Forwarded, Handle, PIECE, SessionError, Wanted};
+use crate::session::{Event, Forwarded, Handle, PIECE, Run, SessionError, Wanted};
 
 /// Messages of input that wait for the host. With messages of 64 KiB, as much as goes with one command.
 const INPUTS: usize = 16;
@@ -174,11 +174,10 @@ async fn serve(
     // What was forwarded before is told as well.
     forwarded.mark_changed();
     let run = handle.run();
-    let id = handle.known().info.id;
     let (inputs, input) = mpsc::channel(INPUTS);
     let (controls, control) = mpsc::channel(CONTROLS);
     let (answers, mut answer) = mpsc::channel(ANSWERS);
-    let mut read = ReadSoFar { app, id: &id, next: handle.read_so_far(), noted: Instant::now() };
+    let mut read = ReadSoFar { app, run: &run, next: [None; 2], noted: Instant::now() };
     // Whatever fails here fails because the client has gone; the program goes on without it.
     let output = async {
         let mut told = 0;
@@ -256,19 +255,20 @@ async fn serve(
     }
 }
 
-/// Where the client has come to, which is remembered now and then, and when it leaves.
+/// Where the client has come to in each stream that it has read anything of, which is remembered now and then, and when it
+/// leaves.
 struct ReadSoFar<'a> {
     app: &'a App,
-    id: &'a str,
-    next: [u64; 2],
+    run: &'a Run,
+    next: [Option<u64>; 2],
     noted: Instant,
 }
 
 impl ReadSoFar<'_> {
     fn note(&mut self, stream: OutputStream, to: u64) {
-        self.next[usize::from(stream == OutputStream::Stderr)] = to;
+        self.next[usize::from(stream == OutputStream::Stderr)] = Some(to);
         if self.noted.elapsed() >= NOTE {
-            self.app.sessions.note_read(self.id, self.next);
+            self.app.sessions.note_read(self.run, self.next);
             self.noted = Instant::now();
         }
     }
@@ -276,7 +276,7 @@ impl ReadSoFar<'_> {
 
 impl Drop for ReadSoFar<'_> {
     fn drop(&mut self) {
-        self.app.sessions.note_read(self.id, self.next);
+        self.app.sessions.note_read(self.run, self.next);
     }
 }
 
@@ -357,7 +357,7 @@ async fn feed(
         let event = match bring(handle, &mut resent, data.freeze(), last).await {
             Ok(end) => SessionEvent::Input { end, taken },
             // Its end comes with the output.
-            Err(SessionError::Ended | SessionError::Gone) => return,
+            Err(SessionError::Ended | SessionError::Lost | SessionError::Gone) => return,
             Err(failure) => {
                 SessionEvent::Error { problem: error::session(Some(host), &failure).into_problem() }
             }

@@ -41,7 +41,7 @@ pub enum SessionError {
     Busy(String),
     /// Nothing is known of its program.
     #[error(
-        "the session was lost: what may be left of its program can be ended, and not be signalled"
+        "the session was lost: what may be left of its program can be ended, and is neither signalled nor written to"
     )]
     Lost,
     /// Its program has ended.
@@ -56,6 +56,9 @@ pub enum SessionError {
     /// The host could not start it.
     #[error("the session could not be started: {0}")]
     NotStarted(String),
+    /// The host does not show its sessions.
+    #[error("the host's sessions cannot be listed: {0}")]
+    Unlisted(String),
     /// Variables whose values are kept nowhere.
     #[error("the values of {} are kept nowhere and have to be given again", .0.join(", "))]
     NoValues(Vec<String>),

@@ -92,6 +92,7 @@ fn refused(taken: Taken, end: u64) -> SessionError {
         Taken::Closed => SessionError::Closed { end },
         Taken::Unwritten => SessionError::Unwritten,
         Taken::Ended => SessionError::Ended,
+        Taken::Lost => SessionError::Lost,
         Taken::All | Taken::Moved | Taken::Hole | Taken::Busy => SessionError::Hole { end },
     }
 }

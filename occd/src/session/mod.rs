@@ -196,7 +196,11 @@ impl Sessions {
         };
         let (info, host, next) = (&record.info, &record.host, &record.next_host);
         if (info, host, next) != (&known.info, &known.host, &known.next_host) {
-            return Err(SessionError::Busy(record.info.name));
+            return Err(match record.state {
+                // Somebody was faster.
+                SessionState::Running => SessionError::Running(record.info.name),
+                _ => SessionError::Busy(record.info.name),
+            });
         }
         let given = |name: &&String| !env.contains_key(*name);
         let missing: Vec<String> = record.info.env.iter().filter(given).cloned().collect();
@@ -243,10 +247,13 @@ impl Sessions {
             (Arc::clone(&entry.turn), entry.record.info.name.clone())
         };
         let taken = timeout(TURN, turn.lock_owned()).await;
-        let taken = taken.map_err(|_| SessionError::Busy(name))?;
+        let taken = taken.map_err(|_| SessionError::Busy(name.clone()))?;
+        let entries = self.lock();
         // It may have been removed by the one before.
-        find(&self.lock(), id)?;
-        Ok(taken)
+        match find(&entries, id) {
+            Ok(_) => Ok(taken),
+            Err(_) => Err(names::not_found(&entries, &name)),
+        }
     }
 
     /// Starts it on its host. `before` is what it was, and is again when it does not start.

@@ -13,10 +13,14 @@ pub(super) fn find<'a>(
     wanted: &str,
 ) -> Result<&'a Entry, SessionError> {
     let named = entries.values().find(|entry| entry.record.info.name == wanted);
-    named.or_else(|| entries.get(wanted)).ok_or_else(|| SessionError::NotFound {
-        wanted: occ_proto::text::sanitize(wanted),
-        names: entries.values().map(|entry| entry.record.info.name.clone()).collect(),
-    })
+    named.or_else(|| entries.get(wanted)).ok_or_else(|| not_found(entries, wanted))
+}
+
+/// Returns that there is no such session, and which there are.
+pub(super) fn not_found(entries: &BTreeMap<String, Entry>, wanted: &str) -> SessionError {
+    let mut names: Vec<_> = entries.values().map(|entry| entry.record.info.name.clone()).collect();
+    names.sort();
+    SessionError::NotFound { wanted: occ_proto::text::sanitize(wanted), names }
 }
 
 /// Checks that a name is one, and that no session has it but the one with this ID.

@@ -59,6 +59,8 @@ pub(super) enum Taken {
     Unwritten,
     /// The program has ended.
     Ended,
+    /// Nothing is known of the program any more.
+    Lost,
 }
 
 /// What came of a signal.
@@ -136,7 +138,10 @@ impl Remote {
     /// Returns what the host tells of these sessions, or of all.
     pub(super) async fn list(&self, ids: &[&str]) -> Result<Vec<Told>, SessionError> {
         let answer = self.ask(script(&supervisor::LIST, ids), Bytes::new()).await?;
-        Ok(told(&answer))
+        match first_line(&answer).strip_prefix("f ") {
+            Some(why) => Err(SessionError::Unlisted(occ_proto::text::sanitize(why))),
+            None => Ok(told(&answer)),
+        }
     }
 
     /// Gives input from an offset on. `again` says, and is told, that it may have been given before. Also returns where
@@ -177,6 +182,7 @@ impl Remote {
             "b" => Taken::Busy,
             "f" => Taken::Unwritten,
             "x" => Taken::Ended,
+            "g" => Taken::Lost,
             "n" => return Err(SessionError::Gone),
             // The link broke in the middle of it.
             "short" | "" => {

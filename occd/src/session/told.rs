@@ -82,13 +82,16 @@ impl Sessions {
         }
     }
 
-    /// Notes how far a client has read standard output and standard error.
-    pub(crate) fn note_read(&self, id: &str, read: [u64; 2]) {
+    /// Notes how far a client has read standard output and standard error of a run, as far as it has read any.
+    pub(crate) fn note_read(&self, run: &Run, read: [Option<u64>; 2]) {
         let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(id).filter(|entry| entry.record.read != read) else {
+        let Some(entry) = entries.get_mut(&run.id).filter(|entry| entry.is_at(run)) else { return };
+        let before = entry.record.read;
+        let [out, err] = read;
+        entry.record.read = [out.unwrap_or(before[0]), err.unwrap_or(before[1])];
+        if entry.record.read == before {
             return;
-        };
-        entry.record.read = read;
+        }
         if let Err(error) = self.save(&entries) {
             tracing::warn!(%error, "how far a session was read is not remembered");
         }

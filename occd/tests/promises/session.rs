@@ -434,6 +434,7 @@ fn a_session_whose_directory_was_removed_says_how_to_end_what_is_left_of_it() {
     wait_for("its removal", GUARD, || std::fs::remove_dir_all(&kept).ok());
     let input = far.input("work", "", b"x");
     assert_eq!((&input["code"], &input["status"]), (&json!("session_gone"), &json!(410)));
+    assert_eq!(input["title"], "Gone");
     let waited = far.rig.run_occ(&["session", "wait", "work"]);
     assert_eq!(waited.code(), 1, "{}", waited.stderr);
     assert!(waited.stderr.contains("occ session kill "), "{}", waited.stderr);

@@ -1,16 +1,18 @@
 //! Sessions that several clients act on at the same time, and sessions whose host is another one by now.
 
+use std::io::{BufRead as _, BufReader};
 use std::thread;
 
 use occ_proto::session::{Session, SessionList, SessionState};
 use serde_json::{Value, json};
 use testkit::RealSshd;
 use testkit::daemon::Target;
-use testkit::proc::Process;
+use testkit::proc::{Process, Signal};
 use testkit::wait::blocking::{wait_for, wait_until};
 
 use crate::session::Far;
-use crate::support::{GUARD, remote_programs};
+use crate::session_face::{signal, spawn};
+use crate::support::{GUARD, exit_code, remote_programs};
 
 /// Returns the programs of sessions that run this line of sh.
 fn programs(far: &Far, line: &str) -> Vec<Process> {
@@ -158,9 +160,105 @@ fn a_lost_session_is_not_signalled() {
     wait_for("the program", GUARD, || std::fs::read_to_string(kept.join("pid")).ok());
     let supervisor = std::fs::read_to_string(kept.join("sup")).unwrap();
     let supervisor = Process::find(supervisor.trim().parse().unwrap()).unwrap();
-    supervisor.signal(testkit::proc::Signal::KILL);
+    supervisor.signal(Signal::KILL);
     let signalled = far.call("POST", "/work/signal", Some(json!({"signal": "INT"})));
     let problem: Value = signalled.json();
     assert_eq!((signalled.status, &problem["code"]), (409, &json!("session_ended")));
     assert!(problem["detail"].as_str().unwrap().contains("was lost"), "{problem}");
+    let sent = far.rig.run_occ(&["session", "send", "work", "hello"]);
+    assert_eq!(sent.code(), 1, "{}", sent.stdout);
+    assert!(sent.stderr.contains("was lost"), "{}", sent.stderr);
+}
+
+#[test]
+fn who_only_looks_on_leaves_by_ctrl_c_and_the_program_goes_on() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "echo ready; exec sleep 1000");
+    let mut occ = spawn(&far.rig, &["session", "logs", "-f", "work"]);
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    signal(&occ, Signal::INT);
+    assert_eq!(exit_code(&mut occ), 130);
+    assert_eq!(far.look("work").state, SessionState::Running);
+}
+
+#[test]
+fn who_waits_or_looks_on_takes_nobody_their_place_in_the_output() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "echo one; read x; echo two");
+    // These two began while nothing had been read.
+    let mut others = [&["session", "wait", "work"][..], &["session", "logs", "-f", "work"]]
+        .map(|args| spawn(&far.rig, args));
+    let mut lines = BufReader::new(others[1].stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    let mut occ = spawn(&far.rig, &["session", "attach", "work"]);
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    // Its second Ctrl-C would be for the program as well: this is how a terminal goes away.
+    signal(&occ, Signal::HUP);
+    exit_code(&mut occ);
+    far.rig.occ_ok(&["session", "send", "work", "go"]);
+    for other in &mut others {
+        assert_eq!(exit_code(other), 0);
+    }
+    let attached = far.rig.run_occ(&["session", "attach", "-n", "work"]);
+    assert_eq!((attached.code(), &attached.stdout[..]), (0, "two\n"));
+}
+
+#[test]
+fn what_starting_again_does_not_change_is_refused_with_what_does() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "pwd");
+    far.wait_for_end("work");
+    for (option, way) in [
+        (&["--cwd", "/tmp"][..], "occ session edit work --cwd"),
+        (&["--retries", "2"], "occ session edit work --retries"),
+        (&["--tty"], "occ session rm work"),
+        (&["--forward-urls"], "occ session rm work"),
+    ] {
+        let args = [&["session", "start", "--name", "work"], option].concat();
+        let refused = far.rig.run_occ(&args);
+        assert_eq!(refused.code(), 2, "{option:?}: {}", refused.stdout);
+        assert!(refused.stderr.contains(option[0]), "{}", refused.stderr);
+        assert!(refused.stderr.contains(way), "{}", refused.stderr);
+    }
+    far.rig.occ_ok(&["session", "edit", "work", "--cwd", "/tmp"]);
+    far.rig.occ_ok(&["session", "start", "--name", "work"]);
+    assert_eq!(far.rig.run_occ(&["session", "wait", "work"]).code(), 0);
+    assert_eq!(far.rig.occ_ok(&["session", "logs", "work"]), "/tmp\n");
+}
+
+#[test]
+fn what_was_over_before_it_was_to_be_ended_is_told_as_that() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "exec sleep 1000");
+    let done = || {
+        let json = far.rig.occ_ok(&["session", "kill", "work", "--json"]);
+        serde_json::from_str::<Value>(&json).unwrap()["items"][0]["done"].clone()
+    };
+    assert_eq!((done(), done()), (json!("ended"), json!("absent")));
+}
+
+/// A directory that somebody has taken away is no empty one.
+#[test]
+fn sessions_that_a_host_does_not_show_are_told_as_that() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "exec sleep 1000");
+    let kept = far.sshd.dir().join("cache/occ/sessions");
+    let allow = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&kept, mode).unwrap();
+    };
+    // To whom nothing is forbidden.
+    if far.sshd.user() == "root" {
+        return;
+    }
+    allow(0o000);
+    let listed = far.rig.run_occ(&["session", "list", "--host", "h"]);
+    let started = far.rig.run_occ(&["session", "start", "--host", "h", "--", "true"]);
+    allow(0o700);
+    for refused in [listed, started] {
+        assert_eq!(refused.code(), 1, "{}", refused.stdout);
+        assert!(refused.stderr.contains("sessions: permission denied"), "{}", refused.stderr);
+    }
 }

@@ -1,7 +1,11 @@
 # Tells of sessions: of those named, or of all. Prints two lines for each: its ID, `r` for one that runs or `x STATUS`, with
 # `-` in place of a status that is not there, and where input, output and error output end; then what is
-# known of it. The last line is `.`.
-cd "$d" 2>/dev/null || { echo .; exit 0; }
+# known of it. The last line is `.`; before it comes `f` with a reason where the host keeps some, and does not show them.
+cd "$d" 2>/dev/null || {
+  [ -d "$d" ] && echo "f $d: permission denied"
+  echo .
+  exit 0
+}
 [ $# -gt 0 ] || set -- *
 for id in "$@"; do
   [ -e "$d/$id/meta" ] || continue

@@ -7,6 +7,7 @@ case $(cat meta 2>/dev/null) in
 esac
 if [ -e exit ] || { [ -e sup ] && alive; [ $? -gt 0 ]; }; then
   cd "$d"
+  [ -p "$1/tty" ] && rm -f "${TMUX_TMPDIR:-/tmp}/tmux-$(id -u)/occ-$1"
   rm -rf "./$1"
   echo k
 else

@@ -23,7 +23,7 @@ esac
   exit 1
 }
 r=$(mkdir -p "$d" 2>&1) || { echo "f $r"; exit 1; }
-cd "$d" || { echo "f $d: no such directory"; exit 1; }
+cd "$d" 2>/dev/null || { echo "f $d: permission denied"; exit 1; }
 # Making the directory is what decides: a start that is asked for twice happens once.
 old=
 if [ -e "$id" ]; then
