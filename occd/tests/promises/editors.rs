@@ -344,6 +344,96 @@ fn neovim_asks_in_its_command_line_where_a_window_could_not_be_typed_into() {
     assert_eq!(fs::read_to_string(rig.known_hosts_file()).unwrap().lines().count(), 1);
 }
 
+/// What the remote end of a Neovim with `--listen` says to an expression.
+fn evaluated(nvim: &OnScreen<'_>, socket: &Path, expression: &str) -> String {
+    let mut remote = program(nvim.0, "nvim");
+    remote.arg("--server").arg(socket).args(["--remote-expr", expression]);
+    let output = remote.output().unwrap();
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn neovim_keeps_a_question_whole_whatever_becomes_of_other_hosts() {
+    let (_host, rig) = asking();
+    let other = EmbeddedHost::start();
+    rig.add_host("other", &other);
+    let socket = rig.root().join("nvim.sock");
+    let listen = socket.display().to_string();
+    let Some(nvim) = OnScreen::start(&rig, &["--listen", &listen]) else { return };
+    nvim.types(&[":set laststatus=2 statusline=%{v:lua.require'occ'.status()}", "Enter"]);
+    nvim.shows("occ: 0/2");
+    nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);
+    nvim.shows("Trust it (yes/no):");
+    rig.occ_ok(&["connect", "--host", "other"]);
+    let status = || evaluated(&nvim, &socket, "luaeval('require(\"occ\").status()')");
+    wait_until("the change", GUARD, status, |status| status.contains("1/2"));
+    // By now what it has led to has happened.
+    status();
+    let screen = nvim.screen();
+    assert!(screen.contains("SHA256:") && screen.contains("new"), "{screen}");
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("localhost");
+    nvim.shows("new connected");
+    assert!(!nvim.screen().contains("Trust it"), "{}", nvim.screen());
+}
+
+#[test]
+fn neovim_asks_aloud_also_where_a_command_is_to_be_silent() {
+    let (_host, rig) = asking();
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    nvim.types(&[":silent! edit occ://new//etc/hosts", "Enter"]);
+    nvim.shows("Trust it (yes/no):");
+    let screen = nvim.screen();
+    assert!(screen.contains("SHA256:"), "{screen}");
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("localhost");
+}
+
+#[test]
+fn neovim_runs_no_answer_to_a_question_that_was_taken_back() {
+    let (_host, rig) = asking();
+    let runs = "nnoremap x :let g:ran = 'it'<CR>";
+    let Some(nvim) = OnScreen::start(&rig, &["--cmd", runs]) else { return };
+    nvim.types(&[":OccExec new -- echo ran", "Enter"]);
+    nvim.shows("Trust it (yes/no):");
+    nvim.types(&["x"]);
+    nvim.shows("(yes/no): x");
+    let id = wait_for("it to be everybody's", GUARD, || {
+        let waiting = rig.occ_ok(&["prompts", "--json"]);
+        let waiting: serde_json::Value = serde_json::from_str(&waiting).unwrap();
+        waiting["prompts"][0]["id"].as_u64()
+    });
+    rig.occ_ok(&["prompts", "--deny", &id.to_string()]);
+    // Somebody goes on to type as it goes.
+    for _ in 0..40 {
+        nvim.types(&["x"]);
+    }
+    // What comes after a pause is meant.
+    let said = wait_for("the editor", GUARD, || {
+        nvim.types(&["Escape", ":echo get(g:, 'ran', 'nothing') . ' ran'", "Enter"]);
+        try_wait_for(Duration::from_secs(2), || {
+            let screen = nvim.screen();
+            ["it ran", "nothing ran"].into_iter().find(|said| screen.contains(said))
+        })
+    });
+    assert_eq!(said, "nothing ran");
+}
+
+#[test]
+fn neovim_says_what_fails_in_a_window_of_somebodys_own() {
+    let (_host, rig) = asking();
+    let fails = "lua vim.ui.input = function() error('boom') end";
+    let Some(nvim) = OnScreen::start(&rig, &["--cmd", fails]) else { return };
+    nvim.types(&[":OccExec new -- true", "Enter"]);
+    nvim.shows("the answer was declined");
+    nvim.types(&["Enter", ":messages", "Enter"]);
+    nvim.shows("boom");
+}
+
 #[test]
 fn tmux_shows_how_many_hosts_are_connected() {
     if !require("tmux", find_program("tmux").map(drop), "OCC_REQUIRE_TERMINAL") {

@@ -12,10 +12,20 @@ local hosts = {}
 local available = nil
 local following = false
 local last_event = nil
+-- Something has changed that is not shown yet.
+local stale = false
 
-local function changed()
+local function show()
+  stale = false
   vim.cmd('silent! doautocmd <nomodeline> User OccChanged')
   vim.cmd('redrawstatus!')
+end
+
+local function changed()
+  if not stale then
+    stale = true
+    rpc.when_drawn(show)
+  end
 end
 
 local function event(message)

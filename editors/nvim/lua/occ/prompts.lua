@@ -16,6 +16,8 @@ local asking = nil
 local window = nil
 -- Whether it is asked in the editor's own command line, and not in a window of somebody's vim.ui.input.
 local in_command_line = false
+-- Whether it was taken back there, and what is still typed is meant for it.
+local taken_back = false
 local looking = false
 local typed_at = 0
 -- When somebody had typed last before they were told that a question waits: what is typed is drawn over that.
@@ -49,21 +51,35 @@ local function answer(prompt, text)
   })
 end
 
+-- What `aloud` calls.
+M.call = nil
+
+--- Calls `call` so that all it says is shown: under `:silent` only the last line of a question would be.
+local function aloud(call)
+  M.call = call
+  vim.cmd("unsilent lua require('occ.prompts').call()")
+end
+
 --- Says something, also while the editor stands still.
 local function say(text)
   if not rpc.is_waiting() then
     return vim.notify(text)
   end
-  vim.notify(rpc.wrapped(text))
-  -- What draws it.
-  vim.cmd('sleep 1m')
+  aloud(function()
+    vim.notify(rpc.wrapped(text))
+    -- What draws it.
+    vim.cmd('sleep 1m')
+  end)
 end
 
 local function said(prompt)
   local host = prompt.host and ('[' .. prompt.host .. '] ') or ''
   local lines = {}
   for _, key in ipairs(prompt.new_host_keys or {}) do
-    lines[#lines + 1] = '[' .. key.host .. '] New host key recorded: ' .. key.key
+    -- Nobody is told what they have just said.
+    if not trusted[key.host] then
+      lines[#lines + 1] = '[' .. key.host .. '] New host key recorded: ' .. key.key
+    end
   end
   if prompt.note then
     lines[#lines + 1] = host .. prompt.note
@@ -105,36 +121,53 @@ local function look_again()
   end
 end
 
---- Returns what is typed until nothing is typed for a while, for afterwards.
-local function typed_ahead()
+--- Returns what is typed until nothing is typed for a while, for afterwards; without what is left of an answer, which ends with
+--- Enter, if there is one.
+local function typed_until_quiet(answers)
   local keys, since = {}, vim.loop.now()
   repeat
     local key = vim.fn.getcharstr(0)
-    if key ~= '' then
+    if answers and key == '\r' then
+      keys, since, answers = {}, vim.loop.now(), false
+    elseif key ~= '' then
       keys[#keys + 1], since = key, vim.loop.now()
     else
       vim.wait(LOOK / 10)
     end
   until vim.loop.now() - since > QUIET
-  return table.concat(keys)
+  return answers and '' or table.concat(keys)
 end
 
---- Asks, with what has been typed ahead, or is left of a macro, kept for afterwards. Ctrl-C is an error.
+--- Asks, with what has been typed ahead, or is left of a macro, kept for afterwards. Ctrl-C is an error; another one is
+--- somebody's vim.ui.input's.
 local function ask(input, ...)
   local of = asking
   vim.cmd('redraw')
   vim.fn.inputsave()
   local ok, ahead = true, ''
   if rpc.is_waiting() then
-    ok, ahead = pcall(typed_ahead)
+    ok, ahead = pcall(typed_until_quiet)
     ahead = ok and ahead or ''
   end
   local text
   -- Meanwhile it may have been taken back.
   if ok and asking == of then
-    in_command_line = true
-    ok, text = pcall(input, ...)
+    local arguments = { ... }
+    in_command_line, taken_back = true, false
+    aloud(function()
+      ok, text = pcall(input, unpack(arguments))
+    end)
     in_command_line = false
+    if not ok and not tostring(text):find('nterrupt') then
+      rpc.complain('occ: ' .. tostring(text))
+    end
+    if taken_back then
+      -- The rest of what was meant for it is no command.
+      local is_kept, more = pcall(typed_until_quiet, true)
+      ahead = ahead .. (is_kept and more or '')
+      taken_back = false
+      vim.schedule(next_one)
+    end
     if rpc.is_waiting() or input == vim.fn.inputsecret then
       -- What is said next is not to stand behind the answer, and no secret to stay, however it is shown.
       vim.cmd('redraw')
@@ -156,7 +189,7 @@ end
 
 next_one = function()
   -- While the editor stands still nobody can get to that window.
-  if asking or window and not rpc.is_waiting() or #queue == 0 then
+  if asking or taken_back or window and not rpc.is_waiting() or #queue == 0 then
     return
   end
   local prompt = table.remove(queue, 1)
@@ -261,6 +294,7 @@ local function withdraw(id)
   if asking and (not id or asking.id == id) then
     asking = nil
     if in_command_line and vim.api.nvim_get_mode().mode:find('^c') then
+      taken_back = true
       vim.api.nvim_input('<Esc>')
     end
     vim.schedule(next_one)

@@ -20,8 +20,9 @@ local last_id = 0
 -- How many lines `occ api` was sent: by its number it names a line that it cannot read.
 local last_line = 0
 local waiting = {}
--- How many requests the editor stands still for.
+-- How many requests the editor stands still for, and what is put off until then.
 local waits = 0
+local put_off = {}
 -- What was said last beside a command line.
 local hidden = nil
 
@@ -301,7 +302,23 @@ function M.wait(request, handlers, silence)
   waits = waits + 1
   local ok, answer = pcall(wait_for, request, handlers, silence)
   waits = waits - 1
+  if waits == 0 then
+    local all = put_off
+    put_off = {}
+    for _, call in ipairs(all) do
+      vim.schedule(call)
+    end
+  end
   return ok and answer or error(answer, 0)
+end
+
+--- Calls what draws something as soon as the editor does not stand still: what is said or asked then is nowhere but on the
+--- screen, and would be drawn over.
+function M.when_drawn(call)
+  if waits == 0 then
+    return call()
+  end
+  put_off[#put_off + 1] = call
 end
 
 --- Returns whether the editor stands still until an answer comes.
@@ -309,10 +326,13 @@ function M.is_waiting()
   return waits > 0
 end
 
+-- What `occ connect --host` does about it, and nothing that is done here.
+local CONNECTS = { host_stopped = 'connects it', login_refused = 'asks again' }
+
 --- Returns what a problem says, and the way out where there is one line for it.
 function M.reason(why)
-  local way = why.code == 'host_stopped' and why.host and (' `occ connect --host ' .. why.host .. '` connects it.')
-  return why.detail .. (way or '')
+  local does = why.host and CONNECTS[why.code]
+  return why.detail .. (does and ' `occ connect --host ' .. why.host .. '` ' .. does .. '.' or '')
 end
 
 --- Returns the process's job, for :checkhealth and tests.
