@@ -122,13 +122,8 @@ pub(super) fn explained<T>(name: &str, result: Result<T, CliError>) -> Result<T,
         )),
         // What the code stands for has a hint, which says NAME.
         Some(Code::SessionGone | Code::SessionRunning | Code::SessionEnded) => {
-            match &error.hint {
-                Some(hint) => {
-                    let hint = hint.replace("NAME", &name);
-                    error.hint(hint)
-                }
-                None => error,
-            }
+            let hint = error.hint.map(|hint| hint.replace("NAME", &name));
+            CliError { hint, ..error }
         }
         _ => error,
     })

@@ -58,7 +58,7 @@ pub(super) fn begin(text: &str) -> ApiResult<String> {
     tag = "sessions",
     operation_id = "readSessionOutput",
     params(SessionPath, OutputQuery, LastEventId),
-    responses((status = 200, description = "The output", content((SessionEvent = "text/event-stream"), (Binary = "application/octet-stream")), headers(("occ-offset" = u64, description = "Where the bytes begin; not with server-sent events"))), OfSession)
+    responses((status = 200, description = "The output", content((SessionEvent = "text/event-stream"), (Binary = "application/octet-stream")), headers(("occ-offset" = u64, description = "Where the bytes begin: further on than was asked for where that is kept no more; not with server-sent events"))), OfSession)
 )]
 pub(super) async fn output(
     State(app): State<Arc<App>>,
@@ -79,6 +79,9 @@ pub(super) async fn output(
     permit_look(&app, (&asker, &client), &host, &handle.known()).await?;
     let stream = query.stream.unwrap_or(OutputStream::Stdout);
     let none = || "-".to_owned();
+    // As it is, nothing but where it begins can tell of what is kept no more.
+    let is_offset = raw && from.bytes().all(|byte| byte.is_ascii_digit());
+    let from = if is_offset { format!("kept:{from}") } else { from };
     let on = query.follow.unwrap_or(true);
     let wanted = match stream {
         OutputStream::Stdout => Wanted { stdout: from, stderr: none(), on },

@@ -56,7 +56,7 @@ pub(crate) enum Event {
 pub(crate) struct Follow {
     pub(super) remote: Remote,
     pub(super) id: String,
-    /// Where to begin: an offset, `end`, `lines:N`, or `-` for not at all.
+    /// Where to begin: an offset, `kept:N` for that or the first byte that is kept, `end`, `lines:N`, or `-` for not at all.
     pub(super) stdout: String,
     pub(super) stderr: String,
     /// Go on with what comes.

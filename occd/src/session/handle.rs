@@ -15,8 +15,8 @@ use super::{Forwarded, Run, Sessions};
 use crate::host::Tries;
 use crate::ssh::signal;
 
-/// Where to begin in a session's output: an offset, `end`, `lines:N`, or `-` for not at all; and whether to go on with what
-/// comes.
+/// Where to begin in a session's output: an offset, `kept:N` for that or the first byte that is kept, `end`, `lines:N`, or `-`
+/// for not at all; and whether to go on with what comes.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) stdout: String,

@@ -1,5 +1,5 @@
-# Sends the output of a session. Arguments: its ID, where to begin in standard output and in standard error (an offset, `end`,
-# `lines:N` for the last lines, `-` for not at all), and whether to go on with what comes (1 or 0). Prints first
+# Sends the output of a session. Arguments: its ID, where to begin in standard output and in standard error (an offset, `kept:N`
+# for that or the first byte that is kept, `end`, `lines:N` for the last lines, `-` for not at all), and whether to go on with what comes (1 or 0). Prints first
 # `a INPUT OUTPUT ERROR`, where the input ends and the output begins; before bytes of a stream, `o FROM LENGTH` or
 # `e FROM LENGTH`; `l o` or `l e` where some of a stream was not kept, since the disk was full; in the end `x STATUS`, or `.`
 # where it does not go on; `n` when there is no such session.
@@ -13,17 +13,23 @@ begin() {
   case $2 in
     end) : ;;
     lines:*) lines "$1" "${2#lines:}" ;;
+    kept:*) first "$1" && [ "$n" -ge "${2#kept:}" ] || n=${2#kept:} ;;
     *) n=$2 ;;
   esac
 }
 
-# Leaves in n where the last lines ($2) of a stream begin.
-lines() {
-  k=
+# Leaves in n, and in k, the first byte of a stream that is kept.
+first() {
   for f in "$1"/*; do
     number "$f"
-    k=${k:-$n}
+    break
   done
+  k=$n
+}
+
+# Leaves in n where the last lines ($2) of a stream begin.
+lines() {
+  first "$1"
   n=$((m-$(cat "$1"/* | head -c $((m-k)) | tail -n "$2" | wc -c)))
 }
 

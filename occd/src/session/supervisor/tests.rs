@@ -250,6 +250,12 @@ fn ten_megabytes_come_byte_for_byte_and_old_ones_leave_an_explicit_gap() {
         assert_eq!(out, all[first..], "{} {ended}", host.shell);
         assert!(first > 0 && out.len() >= 1_000_000, "{} {first}", host.shell);
         assert_eq!(host.output("af", "9999999").0, b"Yend of all!");
+        let begins = |from: &str| {
+            let said = host.ask(&FOLLOW, &["af", from, "-", "0"]);
+            said.lines().next().unwrap().split(' ').nth(2).unwrap().to_owned()
+        };
+        assert_eq!(begins("kept:0"), first.to_string(), "{}", host.shell);
+        assert_eq!(begins("kept:9999999"), "9999999", "{}", host.shell);
     }
 }
 
