@@ -170,7 +170,7 @@ impl Keys {
 }
 
 fn help() {
-    let text = "~?\r\n  ~.  leave: the program is hung up\r\n  ~~  send the escape character\r\n  ~?  this\r\n";
+    let text = "~?\r\n  ~.  leave: the program is hung up; a session's goes on\r\n  ~~  send the escape character\r\n  ~?  this\r\n";
     // A terminal that is gone shows in the reading.
     let _ = io::stderr().write_all(text.as_bytes());
 }

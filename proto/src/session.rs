@@ -24,9 +24,11 @@ use crate::name::{HostName, InvalidName};
 pub const LONGEST_NAME: usize = 64;
 
 /// A script for `sh -c` on a session's host that shows the screen of one with a terminal, in a terminal. `$1` is the ID.
-/// Within another tmux or screen, either would refuse.
-pub const SHOW_SCREEN: &str = "s=${XDG_CACHE_HOME:-$HOME/.cache}/occ/sessions/$1/screen; unset TMUX STY; \
-    if [ -d \"$s\" ]; then SCREENDIR=$s exec screen -x occ; fi; \
+/// Within another tmux or screen, either would refuse. One that was just started is waited for, until its program runs.
+pub const SHOW_SCREEN: &str = "d=${XDG_CACHE_HOME:-$HOME/.cache}/occ/sessions/$1; unset TMUX STY; n=0; \
+    until [ -e \"$d/tty.pid\" ] || [ -e \"$d/exit\" ] || [ $n -ge 100 ]; do \
+    n=$((n+1)); sleep 0.05 2>/dev/null || sleep 1; done; \
+    if [ -d \"$d/screen\" ]; then SCREENDIR=$d/screen exec screen -x occ; fi; \
     exec tmux -L \"occ-$1\" -f /dev/null attach -t occ";
 
 /// Where a session runs.

@@ -190,8 +190,6 @@ impl Run<'_> {
                         return Err(quiet(HUNG_UP));
                     }
                     Event::Caught(Caught::HangUp) => return Err(quiet(HUNG_UP)),
-                    // The program is another one, and goes on.
-                    Event::Caught(_) if shows_a_screen => return Err(quiet(HUNG_UP)),
                     Event::Caught(signal) if caught.is_some() => {
                         return Err(signal.error(place, Seen::of(started.get())));
                     }

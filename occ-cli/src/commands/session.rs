@@ -117,6 +117,9 @@ pub(super) fn explained<T>(name: &str, result: Result<T, CliError>) -> Result<T,
     let name = sanitize(name);
     result.map_err(|error| match error.daemon_code() {
         Some(Code::SessionNotFound) => error.hint("occ session list"),
+        Some(Code::BadRequest) if error.message.contains("kept nowhere") => {
+            error.hint(format!("occ session start --name {name} --env NAME=VALUE"))
+        }
         Some(Code::HostNotFound) => error.hint(format!(
             "occ session edit {name} --host HOST moves its next start; occ session rm --forget {name} forgets it"
         )),

@@ -347,6 +347,36 @@ async fn in_terminal(
     wait: Option<u64>,
 ) -> Result<u8, CliError> {
     let name = &session.info.name;
+    // One for all of it: a signal that comes between two of them would be nobody's.
+    let mut signals = Signals::catch()?;
+    let now = tokio::select! {
+        biased;
+        _ = signals.next() => None,
+        now = Box::pin(screens(context, sessions, session, wait)) => now?,
+    };
+    match now.map(|now| (now.state, now.exit)) {
+        Some((SessionState::Ended, Some(code))) => Ok(code),
+        Some((SessionState::Lost, _)) => Err(crate::session::lost(name)),
+        Some((SessionState::Gone, _)) => Err(removed(name)),
+        _ => {
+            context.ui.note_if_talking(&format!("detached; {name} goes on"));
+            Ok(0)
+        }
+    }
+}
+
+fn removed(name: &str) -> CliError {
+    CliError::failed(format!("session '{name}' was removed"))
+}
+
+/// Shows it as often as it takes. Returns the session as it is after its program's end; nothing when the person leaves.
+async fn screens(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    session: &Session,
+    wait: Option<u64>,
+) -> Result<Option<Session>, CliError> {
+    let name = &session.info.name;
     let place = match &session.host {
         SessionHost::Local => Place::Local,
         SessionHost::Host(host) => Place::Host(host.clone(), Source::Named),
@@ -355,28 +385,13 @@ async fn in_terminal(
     let mut args = ExecArgs { tty: true, wait, shows_a_screen: true, ..ExecArgs::default() };
     args.argv = words.map(Into::into).to_vec();
     let mut next: Option<Sessions> = None;
-    let mut left = false;
-    let now = loop {
+    loop {
         let sessions = next.as_ref().unwrap_or(sessions);
-        let shown = async {
-            let request = exec::here(&place, exec::request(&args)?)?;
-            match Box::pin(exec::on(context, &args, &request, sessions.client(), &place)).await {
-                Err(error) if !error.is_quiet() => return Err(error),
-                // The escape, or a signal.
-                Err(_) => left = true,
-                Ok(_) => {}
+        let why = match screen(context, sessions, session, (&args, &place)).await {
+            Ok(now) => return Ok(now),
+            Err(error) if error.daemon_code() == Some(Code::SessionNotFound) => {
+                return Err(removed(name));
             }
-            let now = sessions.show(&session.info.id).await?;
-            if now.state != SessionState::Running {
-                return Ok(now);
-            }
-            // Its screen ends a moment before it does.
-            tokio::time::sleep(SCREEN).await;
-            Ok(sessions.show(&session.info.id).await?)
-        };
-        let why = match shown.await {
-            Ok(now) => break now,
-            Err(error) if left => return Err(error),
             Err(error) if is_of_no_daemon(&error) => "occd went away".to_owned(),
             Err(error) if error.exit == OUTCOME_UNKNOWN => error.message,
             Err(error) => return Err(error),
@@ -384,20 +399,42 @@ async fn in_terminal(
         context.ui.note(&format!("[{name}] paused: {why}"));
         args.wait = Some(AGAIN);
         // This daemon may be another already.
-        let back = tokio::select! {
-            biased;
-            error = crate::terminal::ended() => Err(error),
-            back = sessions.back() => back,
-        };
+        let back = sessions.back().await;
         next = Some(back.map_err(|error| error.hint(format!("occ session attach {name}")))?);
+    }
+}
+
+/// Shows it once.
+async fn screen(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    session: &Session,
+    (args, place): (&ExecArgs, &Place),
+) -> Result<Option<Session>, CliError> {
+    let request = exec::here(place, exec::request(args)?)?;
+    let shown = exec::on(context, args, &request, sessions.client(), place);
+    let code = match Box::pin(shown).await {
+        // The escape. A host that is down is not waited for to say how it is.
+        Err(error) if error.is_quiet() => return Ok(None),
+        shown => shown?,
     };
-    match (now.state, now.exit) {
-        (SessionState::Ended, Some(code)) => Ok(code),
-        (SessionState::Lost, _) => Err(crate::session::lost(name)),
-        _ => {
-            context.ui.note_if_talking(&format!("detached; {name} goes on"));
-            Ok(0)
+    let now = sessions.show(&session.info.id).await?;
+    if now.state != SessionState::Running {
+        return Ok(Some(now));
+    }
+    // Its screen ends a moment before it does.
+    tokio::time::sleep(SCREEN).await;
+    let now = sessions.show(&session.info.id).await?;
+    match (now.state, code) {
+        // Somebody has detached by tmux's or screen's own keys.
+        (SessionState::Running, 0) => Ok(None),
+        (SessionState::Running, _) => {
+            let name = &session.info.name;
+            let text = format!("the screen of session '{name}' could not be shown");
+            let way = format!("occ session attach {name}; occ session logs {name}");
+            Err(CliError::failed(text).hint(way))
         }
+        _ => Ok(Some(now)),
     }
 }
 

@@ -425,6 +425,9 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
         SessionError::Hole { .. } | SessionError::Closed { .. } => {
             (StatusCode::CONFLICT, Code::InputRefused)
         }
+        SessionError::NotStarted(why) if why.ends_with("is the disk full?") => {
+            (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed)
+        }
         SessionError::Immortal
         | SessionError::NotStarted(_)
         | SessionError::Unlisted(_)

@@ -222,13 +222,23 @@ impl Sessions {
         {
             return Err(SessionError::Running(record.info.name));
         }
+        let remote = Remote { place: new, tries: Tries::default(), client };
+        let there = left.as_ref().unwrap_or(&remote);
+        if record.state != SessionState::Ended
+            && there
+                .look(&record.info.id)
+                .await?
+                .is_none_or(|told| told.state == SessionState::Lost)
+        {
+            // What is left of its program would run beside the next one, and has its terminal.
+            there.signal(&record.info.id, None).await?;
+        }
         record.host = to;
         record.info.created = Timestamp::now();
         record.state = SessionState::Running;
         record.exit = None;
         record.read = [0; 2];
         self.put(&mut self.lock(), &record)?;
-        let remote = Remote { place: new, tries: Tries::default(), client };
         let session = self.launch(remote, (record, turn), exec, Some(before)).await?;
         // Another name of the same machine has the new one there.
         if let Some(left) = left

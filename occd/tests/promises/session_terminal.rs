@@ -1,13 +1,14 @@
 //! Sessions with a terminal of their own: what is typed and what is sent reaches the program and nothing around it, how it
 //! ends is the program's affair, and who leaves has their terminal as it was.
 
+use occ_proto::session::SessionState;
 use testkit::Terminal;
 use testkit::proc::{Process, Signal};
-use testkit::wait::blocking::wait_until;
+use testkit::wait::blocking::{try_wait_for, wait_until};
 
 use crate::session::Far;
 use crate::session_face::{POSIX, far_with};
-use crate::support::GUARD;
+use crate::support::{GUARD, remote_programs};
 
 /// Says what comes to it, and ends in its own time with a status of its own.
 const STUBBORN: &str = "for s in INT QUIT HUP USR1 TERM; do trap \"echo caught $s; n=x\\$n\" $s; done; echo ready; \
@@ -97,5 +98,75 @@ fn who_leaves_a_screen_has_their_terminal_as_it_was() {
         assert!(screen.find("\u{1b}[?1049h").is_some_and(|on| on < off), "{screen:?}");
         assert!(screen[off..].contains("detached; work goes on"), "{screen:?}");
         assert!(!screen.contains("terminated"), "{screen:?}");
+    }
+}
+
+#[test]
+fn who_attaches_at_once_sees_the_screen() {
+    for with in ["tmux", "screen"] {
+        let Some((far, _dir)) = far_with(&[&POSIX[..], &[with]].concat()) else { return };
+        for round in 0..5 {
+            let name = format!("work-{round}");
+            let start = ["session", "start", "--host", "h", "--tty", "--attach", "--name", &name];
+            let line = ["--", "sh", "-c", "echo ready; read x; exit 4"];
+            let mut occ = far.rig.occ(&[&start[..], &line].concat());
+            occ.env("TERM", "xterm");
+            let mut terminal = Terminal::control(&occ, "");
+            terminal.resize(24, 80);
+            terminal.wait_for("ready");
+            terminal.type_text("x\r");
+            let (screen, code) = terminal.finish();
+            assert_eq!(code, 4, "{with}: {screen}");
+        }
+    }
+}
+
+/// Nobody waits for the host to say how the program is.
+#[test]
+fn who_leaves_while_the_host_is_down_leaves_at_once() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    start(&far, "work", "echo ready; exec sleep 1000");
+    let mut terminal = attach(&far, "work");
+    terminal.wait_for("ready");
+    // A question to such a host is given up after some 14 s.
+    far.link.refuse(true);
+    far.link.reset_all();
+    terminal.wait_for("paused");
+    Process::find(terminal.child.id()).unwrap().signal(Signal::INT);
+    let left = try_wait_for(GUARD / 6, || terminal.child.try_wait().unwrap());
+    let (screen, code) = terminal.finish();
+    assert!(left.is_some_and(|status| status.success()), "{code}: {screen}");
+    assert!(screen.contains("detached; work goes on"), "{screen}");
+}
+
+#[test]
+fn a_lost_session_with_a_terminal_starts_again() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    start(&far, "work", "echo ready; exec sleep 1000");
+    wait_for_words(&far, "work", "ready");
+    let kept = far.sshd.dir().join("cache/occ/sessions").join(far.look("work").info.id);
+    let supervisor = std::fs::read_to_string(kept.join("sup")).unwrap();
+    Process::find(supervisor.trim().parse().unwrap()).unwrap().signal(Signal::KILL);
+    wait_until("its loss", GUARD, || far.look("work").state, |state| *state == SessionState::Lost);
+    far.rig.occ_ok(&["session", "start", "--name", "work"]);
+    wait_for_words(&far, "work", "ready");
+    assert_eq!(far.look("work").state, SessionState::Running);
+    let programs = || {
+        let of = |process: &Process| {
+            std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default()
+                == b"sleep\x001000\0"
+        };
+        remote_programs(&far.sshd).into_iter().filter(of).count()
+    };
+    wait_until("one program", GUARD, programs, |count| *count == 1);
+}
+
+#[test]
+fn the_end_of_the_input_is_typed() {
+    for with in ["tmux", "screen"] {
+        let Some((far, _dir)) = far_with(&[&POSIX[..], &[with]].concat()) else { return };
+        start(&far, "work", "cat >/dev/null; echo over; exit 3");
+        far.rig.occ_ok(&["session", "send", "work", "--eof", "hello"]);
+        assert_eq!(far.rig.run_occ(&["session", "wait", "work"]).code(), 3, "{with}");
     }
 }

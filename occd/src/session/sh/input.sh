@@ -8,7 +8,12 @@ umask 077
 cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
 from=$2 length=$3 last=$4 again=$5
 t=in.$$
-cat >"$t"
+cat >"$t" 2>/dev/null || {
+  rm -f "$t"
+  end i
+  echo "f $n"
+  exit 0
+}
 size "$t"
 if [ "$n" -lt "$length" ]; then
   rm -f "$t"

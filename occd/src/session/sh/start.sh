@@ -46,7 +46,12 @@ failed() {
 }
 r=$(mkdir "$id" 2>&1) || failed "$r"
 cd "$id" || failed "$d/$id: no such directory"
-r=$({ mkdir o e i && true >i/0000000000000000 && mkfifo of ef wake && printf '%s\n' "$run" >run && printf '%s\n' "$meta" >meta && echo 0 >in.offset && [ -s in.offset ]; } 2>&1) || failed "${r:-$d cannot be written to: is the disk full?}"
+r=$({ mkdir o e i && true >i/0000000000000000 && mkfifo of ef wake && printf '%s\n' "$run" >run && printf '%s\n' "$meta" >meta && echo 0 >in.offset && [ -s in.offset ]; } 2>&1) || {
+  case $r in
+    '' | *'I/O error'* | *'rite error'* | *'No space'*) r="$d cannot be written to: is the disk full?" ;;
+  esac
+  failed "$r"
+}
 case $env in
   1*) cat >env ;;
 esac

@@ -4,12 +4,14 @@ t=${XDG_CACHE_HOME:-$HOME/.cache}/occ/sessions/$OCC_SESSION_ID
 # What interrupts the program is typed, and not sent to what is around it.
 trap '' INT QUIT
 mkfifo "$t/tty" "$t/tty.go" || exit 126
+# Written over, which a full disk has room for.
+echo 0137 >"$t/tty.status"
 tm() { tmux -L "occ-$OCC_SESSION_ID" -f /dev/null "$@"; }
 sc() { SCREENDIR=$t/screen screen -S occ "$@"; }
 
 # Runs the program in the terminal, once what it writes is read, and notes its number and its status. What is typed to
 # interrupt it comes to this shell as well, which must outlive it: a trap is no program's, as ignoring would be.
-p='trap : INT QUIT; read -r x <"$0.go"; sh -c '"'"'echo $$ >"$0.new" && mv "$0.new" "$0.pid"; exec "$@"'"'"' "$0" "$@" 9>&-; echo $? >"$0.status"'
+p='trap : INT QUIT; read -r x <"$0.go"; sh -c '"'"'echo $$ >"$0.new" && mv "$0.new" "$0.pid"; exec "$@"'"'"' "$0" "$@" 9>&-; printf "%04d\n" $? 1<>"$0.status"'
 
 in_tmux() {
   tm new-session -d -s occ -x 80 -y 24 sh -c "$p" "$t/tty" "$@" || exit 126
@@ -19,6 +21,9 @@ in_tmux() {
 type_in_tmux() {
   tm send-keys -t occ -l -- "$1"
   tm send-keys -t occ Enter
+}
+end_in_tmux() {
+  tm send-keys -t occ C-d
 }
 
 # Screen opens its log anew when it finds it changed, as it does now and then by itself, and would stand still for ever
@@ -44,11 +49,17 @@ out_of_screen() {
   done
   exec 6>&- 8<&-
 }
-# A line goes by a file, since screen would read signs of its own from arguments. It may be slower than we are.
 type_in_screen() {
+  paste_in_screen '%s\r' "$1"
+}
+end_in_screen() {
+  paste_in_screen '\004'
+}
+# A line goes by a file, since screen would read signs of its own from arguments. It may be slower than we are.
+paste_in_screen() {
   k=$((k+1))
   rm -f "$t/screen.in.$((k-20))"
-  printf '%s\r' "$1" >"$t/screen.in.$k"
+  printf "$@" >"$t/screen.in.$k"
   sc -X readreg p "$t/screen.in.$k"
   sc -p 0 -X paste p
 }
@@ -60,14 +71,19 @@ cat "$t/tty" >&4 &
 exec 4>&-
 "in_$with" "$@"
 exec 3<&0
-# Nobody's child, so that it is not waited for.
+# Nobody's child, so that it is not waited for. The end of the input is typed as well.
 (
-  while IFS= read -r l; do
-    "type_in_$with" "$l"
-  done <&3 >/dev/null 2>&1 6>&- 8<&- &
+  {
+    while IFS= read -r l; do
+      "type_in_$with" "$l"
+    done
+    "end_in_$with"
+  } <&3 >/dev/null 2>&1 6>&- 8<&- &
 )
 echo >"$t/tty.go"
 exec 3<&-
 [ "$with" = tmux ] || out_of_screen
 wait
-exit "$(cat "$t/tty.status" 2>/dev/null || echo 137)"
+s=$(cat "$t/tty.status" 2>/dev/null || echo 137)
+s=${s#"${s%%[1-9]*}"}
+exit "${s:-0}"

@@ -694,6 +694,17 @@ fn a_full_disk_costs_output_and_nothing_else() {
             return;
         }
         let full = Mounted(cache.clone());
+        // These run when it comes to be full.
+        host.start("ci", &["sh", "-c", "read x; exit 6"]);
+        let has_tmux = host.shell != "busybox" && found("tmux").is_some();
+        if has_tmux {
+            let line = "while [ ! -e go ]; do sleep 0.05; done; exit 5";
+            let args = ["cj", RUN.as_str(), r#"{"tty":true}"#, "1000", "0t", "", "sh", "-c", &TTY];
+            let args = [&args[..], &["sh", "sh", "-c", line]].concat();
+            assert_eq!(host.ask(&START, &args), "s\n", "{}", host.shell);
+            let begun = host.session("cj").join("tty.pid");
+            wait_for("its terminal", GUARD, || begun.exists().then_some(()));
+        }
         let line = "head -c 3000000 /dev/zero; echo over >&2; exit 5";
         host.start("av", &["sh", "-c", line]);
         let ended = host.wait_for_end("av");
@@ -705,7 +716,14 @@ fn a_full_disk_costs_output_and_nothing_else() {
         std::fs::write(cache.join("rest"), vec![0; 2_000_000]).unwrap_err();
         let start = ["aw", RUN.as_str(), "{}", "1", "0", "", "true"];
         let answer = host.ask(&START, &start);
-        assert!(answer.starts_with("f ") && answer.trim().len() > 5, "{}: {answer}", host.shell);
+        assert!(answer.ends_with("is the disk full?\n"), "{}: {answer}", host.shell);
+        assert_eq!(host.input("ci", 0, b"hello\n", false, false), "f 0\n", "{}", host.shell);
+        if has_tmux {
+            std::fs::write(host.dir.path().join("go"), "").unwrap();
+            let ended = host.wait_for_end("cj");
+            assert_eq!(ended.split(' ').nth(2), Some("0005"), "{}: {ended}", host.shell);
+        }
+        host.ask(&SIGNAL, &["ci", "end"]);
         assert_eq!(host.ask(&REMOVE, &["av"]), "k\n", "{}", host.shell);
         drop(full);
     }
