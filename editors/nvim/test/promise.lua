@@ -711,6 +711,13 @@ function tests.what_a_login_needs_is_asked_here()
     return true
   end
   vim.fn.inputsecret = function(question)
+    -- What is above the command line comes first.
+    for _, view in ipairs(vim.api.nvim_list_wins()) do
+      if vim.api.nvim_win_get_config(view).relative ~= '' then
+        local above = vim.api.nvim_buf_get_lines(vim.api.nvim_win_get_buf(view), 0, -1, false)
+        question = table.concat(above, '\n') .. '\n' .. question
+      end
+    end
     asked[#asked + 1] = question
     return table.remove(answers, 1)
   end

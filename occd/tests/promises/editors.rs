@@ -101,7 +101,9 @@ impl<'a> OnScreen<'a> {
 
     fn tmux(&self, args: &[&str]) -> String {
         let mut tmux = program(self.0, "tmux");
-        tmux.args(["-L", "nvim", "-f", "/dev/null"]).args(args).env("TMUX_TMPDIR", self.0.root());
+        tmux.args(["-u", "-L", "nvim", "-f", "/dev/null"])
+            .args(args)
+            .env("TMUX_TMPDIR", self.0.root());
         let output = tmux.output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -208,11 +210,11 @@ fn neovim_takes_no_answer_for_one_and_asks_again() {
     nvim.types(&["C-c"]);
     nvim.shows("the answer was declined");
     // Nor what is typed while the editor stands still: it comes behind that.
-    nvim.types(&["Enter", ":bwipeout!", "Enter", ":edit", "Enter", "iTYPED"]);
+    nvim.types(&["Enter", ":bwipeout!", "Enter", ":edit", "Enter", "iTYPED — À", "Left", "!"]);
     nvim.shows(question);
     assert!(!nvim.screen().contains("TYPED"), "{}", nvim.screen());
     nvim.types(&["yes", "Enter"]);
-    nvim.shows("TYPED");
+    nvim.shows("TYPED — !À");
     nvim.shows("localhost");
 }
 
@@ -344,6 +346,22 @@ fn neovim_asks_in_its_command_line_where_a_window_could_not_be_typed_into() {
     assert_eq!(fs::read_to_string(rig.known_hosts_file()).unwrap().lines().count(), 1);
 }
 
+#[test]
+fn neovim_asks_again_for_the_next_daemon() {
+    let (_host, rig) = asking();
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);
+    nvim.shows("Trust it (yes/no):");
+    Process::find(rig.daemon_pid()).unwrap().signal(Signal::KILL);
+    let asked = || rig.log().matches("somebody is asked").count();
+    wait_until("the question of the next", GUARD, asked, |count| *count == 2);
+    let answered = || {
+        nvim.types(&["yes", "Enter"]);
+        try_wait_for(Duration::from_secs(2), || nvim.screen().contains("localhost").then_some(()))
+    };
+    wait_for("the file", GUARD, answered);
+}
+
 /// What the remote end of a Neovim with `--listen` says to an expression.
 fn evaluated(nvim: &OnScreen<'_>, socket: &Path, expression: &str) -> String {
     let mut remote = program(nvim.0, "nvim");
@@ -366,6 +384,8 @@ fn neovim_keeps_a_question_whole_whatever_becomes_of_other_hosts() {
     let Some(nvim) = OnScreen::start(&rig, &["--listen", &listen]) else { return };
     nvim.types(&[":set laststatus=2 statusline=%{v:lua.require'occ'.status()}", "Enter"]);
     nvim.shows("occ: 0/2");
+    // Others draw their status line whenever they like.
+    nvim.types(&[":call timer_start(20, {-> execute('redrawstatus!')}, {'repeat': -1})", "Enter"]);
     nvim.types(&[":OccOpen new:/etc/hosts", "Enter"]);
     nvim.shows("Trust it (yes/no):");
     rig.occ_ok(&["connect", "--host", "other"]);

@@ -121,8 +121,8 @@ local function look_again()
   end
 end
 
---- Returns what is typed until nothing is typed for a while, for afterwards; without what is left of an answer, which ends with
---- Enter, if there is one.
+--- Returns the keys that are typed until nothing is typed for a while, for afterwards; without what is left of an answer, which
+--- ends with Enter, if there is one.
 local function typed_until_quiet(answers)
   local keys, since = {}, vim.loop.now()
   repeat
@@ -135,50 +135,106 @@ local function typed_until_quiet(answers)
       vim.wait(LOOK / 10)
     end
   until vim.loop.now() - since > QUIET
-  return answers and '' or table.concat(keys)
+  return answers and {} or keys
 end
 
---- Asks, with what has been typed ahead, or is left of a macro, kept for afterwards. Ctrl-C is an error; another one is
---- somebody's vim.ui.input's.
-local function ask(input, ...)
+--- Types keys, behind what is there already.
+local function type_again(keys)
+  for _, key in ipairs(keys) do
+    -- What begins like this is a key's own code (K_SPECIAL); in a character that byte stands for itself.
+    vim.api.nvim_feedkeys(key, 't', key:sub(1, 1) ~= '\128')
+  end
+end
+
+--- Shows all lines of a question but the last, above the command line. As messages they would be drawn over by whatever draws
+--- a status line, and by themselves where they are wrapped. Returns what takes them away.
+local function shown(lines)
+  if #lines == 0 then
+    return function() end
+  end
+  local height = math.max(1, math.min(#lines, vim.o.lines - vim.o.cmdheight - 2))
+  local buffer = vim.api.nvim_create_buf(false, true)
+  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, vim.list_slice(lines, #lines - height + 1))
+  local ok, view = pcall(vim.api.nvim_open_win, buffer, false, {
+    relative = 'editor',
+    anchor = 'SW',
+    row = vim.o.lines - vim.o.cmdheight - (vim.o.laststatus > 0 and 1 or 0),
+    col = 0,
+    width = vim.o.columns,
+    height = height,
+    style = 'minimal',
+    focusable = false,
+    noautocmd = true,
+    zindex = 250,
+  })
+  if ok then
+    vim.api.nvim_win_set_option(view, 'winhighlight', 'NormalFloat:MsgArea')
+  end
+  return function()
+    pcall(vim.api.nvim_win_close, view, true)
+    pcall(vim.api.nvim_buf_delete, buffer, { force = true })
+  end
+end
+
+--- Returns the line that a question ends with, and what takes away the others.
+local function last_line(text)
+  local lines = vim.split(rpc.wrapped(text), '\n', { plain = true })
+  local last = table.remove(lines)
+  return last, shown(lines)
+end
+
+--- Asks, with what has been typed ahead, or is left of a macro, kept for afterwards. `input` takes the question, where it is asked
+--- in the command line. Ctrl-C is an error; another one is somebody's vim.ui.input's.
+local function ask(input, question)
   local of = asking
   vim.cmd('redraw')
   vim.fn.inputsave()
-  local ok, ahead = true, ''
+  local ok, ahead = true, {}
   if rpc.is_waiting() then
     ok, ahead = pcall(typed_until_quiet)
-    ahead = ok and ahead or ''
+    ahead = ok and ahead or {}
   end
   local text
   -- Meanwhile it may have been taken back.
   if ok and asking == of then
-    local arguments = { ... }
+    local take_away = function() end
+    if question then
+      question, take_away = last_line(question)
+      vim.cmd('redraw')
+    end
     in_command_line, taken_back = true, false
+    local since = vim.loop.now()
     aloud(function()
-      ok, text = pcall(input, unpack(arguments))
+      ok, text = pcall(input, question)
     end)
     in_command_line = false
+    take_away()
     if not ok and not tostring(text):find('nterrupt') then
       rpc.complain('occ: ' .. tostring(text))
     end
     if taken_back then
       -- The rest of what was meant for it is no command.
       local is_kept, more = pcall(typed_until_quiet, true)
-      ahead = ahead .. (is_kept and more or '')
+      vim.list_extend(ahead, is_kept and more or {})
       taken_back = false
+      rpc.complain_again(since)
       vim.schedule(next_one)
     end
-    if rpc.is_waiting() or input == vim.fn.inputsecret then
+    if question then
       -- What is said next is not to stand behind the answer, and no secret to stay, however it is shown.
-      vim.cmd('redraw')
+      aloud(function()
+        vim.cmd("redraw | echo ''")
+      end)
     end
   end
   vim.fn.inputrestore()
-  if ahead ~= '' then
-    -- Behind what was there before it.
-    vim.api.nvim_feedkeys(ahead, 't', false)
-  end
+  type_again(ahead)
   return ok, text
+end
+
+--- Returns whether questions are asked in the editor's own command line.
+local function asks_itself()
+  return debug.getinfo(vim.ui.input, 'S').source:find('vim/ui%.lua$') ~= nil
 end
 
 --- Returns whether an answer to whether a host is to be trusted is one: a slip of the finger decides nothing.
@@ -238,21 +294,25 @@ next_one = function()
     next_one()
   end
   -- Nothing, or Ctrl-C, which is an error, declines.
-  if prompt.secret and vim.fn.reg_recording() ~= '' then
-    rpc.complain('occ: what is secret is not asked for while a macro is recorded: it would be kept in it.')
+  if vim.fn.reg_recording() ~= '' then
+    rpc.complain('occ: nothing is asked while a macro is recorded: the answer would be kept in it.')
     done(nil)
   elseif prompt.secret then
-    local ok, text = ask(vim.fn.inputsecret, rpc.wrapped(said(prompt) .. ': '))
+    local ok, text = ask(vim.fn.inputsecret, said(prompt) .. ': ')
     done(ok and text ~= '' and text or nil)
   else
     local text = said(prompt)
     local is_said = prompt.kind ~= 'keep' and prompt.kind ~= 'host_key' or text:find('%(yes/no%)$')
     text = text .. (is_said and ': ' or ' (yes/no): ')
-    if rpc.is_waiting() then
-      -- While the editor stands still no window could be typed into.
-      local ok, given = ask(vim.fn.input, rpc.wrapped(text))
-      done(ok and given ~= '' and given or nil)
-    elseif not ask(vim.ui.input, { prompt = text }, done) then
+    if rpc.is_waiting() or asks_itself() then
+      -- While the editor stands still no window of somebody's could be typed into.
+      local ok, given = ask(vim.fn.input, text)
+      return done(ok and given ~= '' and given or nil)
+    end
+    local ok = ask(function()
+      vim.ui.input({ prompt = text }, done)
+    end)
+    if not ok then
       done(nil)
     elseif asking == prompt then
       asking, window = nil, prompt
@@ -301,8 +361,8 @@ local function withdraw(id)
   end
 end
 
---- Listens for questions from now on.
-function M.listen()
+--- Listens for questions from now on; of a daemon that runs already, if `start` is false.
+function M.listen(start)
   if listening then
     return
   end
@@ -319,6 +379,7 @@ function M.listen()
     method = 'GET',
     path = '/v1/prompts?client=' .. rpc.token,
     headers = { accept = 'application/x-ndjson' },
+    start = start,
   }, {
     event = function(event)
       local line = event.data
@@ -330,10 +391,15 @@ function M.listen()
         withdraw(line.id)
       end
     end,
-    -- The next request of ours listens again.
+    -- The next request of ours listens again; now, if one waits for the next daemon, which asks anew.
     done = function()
       listening = false
       withdraw()
+      if rpc.is_asking() then
+        vim.defer_fn(function()
+          M.listen(false)
+        end, LOOK)
+      end
     end,
   })
 end

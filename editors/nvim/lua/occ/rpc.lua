@@ -25,6 +25,8 @@ local waits = 0
 local put_off = {}
 -- What was said last beside a command line.
 local hidden = nil
+-- What went wrong last, and when.
+local complained, complained_at = nil, 0
 
 --- Returns the program and its arguments.
 function M.command()
@@ -211,7 +213,18 @@ function M.ask(request, handlers)
   prompts.listen()
   request.headers = request.headers or vim.empty_dict()
   request.headers['occ-prompts'] = M.token
+  handlers.asks = true
   return M.request(request, handlers)
+end
+
+--- Returns whether a request of somebody's is under way.
+function M.is_asking()
+  for _, request in pairs(waiting) do
+    if request.asks then
+      return true
+    end
+  end
+  return false
 end
 
 --- Ends a request.
@@ -244,6 +257,7 @@ end
 --- Says what went wrong. It is no error of the editor's: that would end whatever it is about to do, or is being answered.
 --- Where a question is given up that is shown beside it, both are drawn over: it is shown once more.
 function M.complain(text)
+  complained, complained_at = text, vim.loop.now()
   vim.api.nvim_echo({ { text, 'ErrorMsg' } }, true, {})
   if not vim.api.nvim_get_mode().mode:find('^c') then
     return
@@ -263,6 +277,15 @@ function M.complain(text)
     })
   end
   hidden = text
+end
+
+--- Says once more what went wrong since then, if anything: it was drawn over.
+function M.complain_again(since)
+  if complained_at >= since then
+    M.afterwards(function(text)
+      vim.api.nvim_echo({ { text, 'ErrorMsg' } }, false, {})
+    end, complained)
+  end
 end
 
 local function wait_for(request, handlers, silence)
