@@ -106,12 +106,14 @@ fn a_change_of_the_network_finds_the_dead_and_hurries_the_waiting() {
 fn after_a_sleep_no_command_is_sent_on_a_connection_that_nobody_has_looked_at() {
     let (host, link, rig) = rig();
     probed(&rig, "far");
-    let go = rig.root().join("go");
+    let [begun, go] = ["begun", "go"].map(|name| rig.root().join(name));
+    let (b, g) = (begun.display(), go.display());
     let line =
-        format!("until [ -e {} ]; do sleep 0.01; done; echo more; exec sleep 1000", go.display());
+        format!("true >{b}; until [ -e {g} ]; do sleep 0.01; done; echo more; exec sleep 1000");
     let asked = json!({"argv": ["sh", "-c", line]});
     let _running = begin_exec(&rig, "far", "accept: application/x-ndjson", &asked);
-    wait_until("it to run", GUARD, || host.execs(), |execs| *execs == 2);
+    // Not only a look at the host, which is a command as well.
+    wait_for("it to run", GUARD, || begun.exists().then_some(()));
     let before = host.execs();
     // A process that is stopped for so long is what a machine that sleeps looks like from inside.
     let daemon = rig.daemon();
