@@ -28,6 +28,7 @@ pub const LONGEST_NAME: usize = 64;
 pub const SHOW_SCREEN: &str = "d=${XDG_CACHE_HOME:-$HOME/.cache}/occ/sessions/$1; unset TMUX STY; n=0; \
     until [ -e \"$d/tty.pid\" ] || [ -e \"$d/exit\" ] || [ $n -ge 100 ]; do \
     n=$((n+1)); sleep 0.05 2>/dev/null || sleep 1; done; \
+    if [ -e \"$d/exit\" ]; then exit 1; fi; \
     if [ -d \"$d/screen\" ]; then SCREENDIR=$d/screen exec screen -x occ; fi; \
     exec tmux -L \"occ-$1\" -f /dev/null attach -t occ";
 

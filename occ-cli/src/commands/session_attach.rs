@@ -418,8 +418,12 @@ async fn screen(
         Err(error) if error.is_quiet() => return Ok(None),
         shown => shown?,
     };
+    let name = &session.info.name;
     let now = sessions.show(&session.info.id).await?;
     if now.state != SessionState::Running {
+        if code != 0 {
+            context.ui.note_if_talking(&format!("hint: occ session logs {name} has what it wrote"));
+        }
         return Ok(Some(now));
     }
     // Its screen ends a moment before it does.
@@ -429,7 +433,6 @@ async fn screen(
         // Somebody has detached by tmux's or screen's own keys.
         (SessionState::Running, 0) => Ok(None),
         (SessionState::Running, _) => {
-            let name = &session.info.name;
             let text = format!("the screen of session '{name}' could not be shown");
             let way = format!("occ session attach {name}; occ session logs {name}");
             Err(CliError::failed(text).hint(way))

@@ -165,8 +165,15 @@ fn a_lost_session_with_a_terminal_starts_again() {
 fn the_end_of_the_input_is_typed() {
     for with in ["tmux", "screen"] {
         let Some((far, _dir)) = far_with(&[&POSIX[..], &[with]].concat()) else { return };
-        start(&far, "work", "cat >/dev/null; echo over; exit 3");
-        far.rig.occ_ok(&["session", "send", "work", "--eof", "hello"]);
+        start(&far, "work", "stty -echo; cat; exit 3");
+        let id = far.look("work").info.id;
+        let kind = [("content-type", "application/octet-stream")];
+        let path = format!("/v1/sessions/{id}/input?eof=true");
+        let sent =
+            testkit::http::request(&far.rig.socket(), "POST", &path, &kind, Some(b"one\ntwo"));
+        assert_eq!(sent.unwrap().status, 200, "{with}");
         assert_eq!(far.rig.run_occ(&["session", "wait", "work"]).code(), 3, "{with}");
+        let logs = far.rig.occ_ok(&["session", "logs", "work"]);
+        assert!(logs.contains("one") && logs.contains("two"), "{with}: {logs}");
     }
 }

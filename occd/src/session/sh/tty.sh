@@ -20,7 +20,7 @@ in_tmux() {
 }
 type_in_tmux() {
   tm send-keys -t occ -l -- "$1"
-  tm send-keys -t occ Enter
+  tm send-keys -t occ "${2:-Enter}"
 }
 end_in_tmux() {
   tm send-keys -t occ C-d
@@ -50,7 +50,11 @@ out_of_screen() {
   exec 6>&- 8<&-
 }
 type_in_screen() {
-  paste_in_screen '%s\r' "$1"
+  if [ -n "$2" ]; then
+    paste_in_screen '%s\004' "$1"
+  else
+    paste_in_screen '%s\r' "$1"
+  fi
 }
 end_in_screen() {
   paste_in_screen '\004'
@@ -71,12 +75,14 @@ cat "$t/tty" >&4 &
 exec 4>&-
 "in_$with" "$@"
 exec 3<&0
-# Nobody's child, so that it is not waited for. The end of the input is typed as well.
+# Nobody's child, so that it is not waited for. The end of the input is typed as well: twice behind a line without an end, which
+# the first one hands over.
 (
   {
     while IFS= read -r l; do
       "type_in_$with" "$l"
     done
+    [ -z "$l" ] || "type_in_$with" "$l" C-d
     "end_in_$with"
   } <&3 >/dev/null 2>&1 6>&- 8<&- &
 )
