@@ -366,6 +366,29 @@ fn neovim_asks_again_for_the_next_daemon() {
     wait_for("the file", GUARD, answered);
 }
 
+#[test]
+fn neovim_shows_a_question_also_as_it_leaves() {
+    let (_host, rig) = asking();
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    let file = rig.root().join("file");
+    fs::write(&file, "before\n").unwrap();
+    nvim.types(&[&format!(":OccOpen new:{}", file.display()), "Enter"]);
+    nvim.shows("Trust it (yes/no):");
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("before");
+    for leaves in [":wq", ":x"] {
+        fs::write(rig.known_hosts_file(), "").unwrap();
+        rig.occ_ok(&["daemon", "restart"]);
+        nvim.types(&["ccafter", "Escape", leaves, "Enter"]);
+        nvim.shows("Trust it (yes/no):");
+        assert!(nvim.screen().contains("SHA256:"), "{}", nvim.screen());
+        nvim.types(&["no", "Enter"]);
+        nvim.shows("declined");
+        nvim.types(&["Enter", "Enter"]);
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "before\n");
+}
+
 /// What the remote end of a Neovim with `--listen` says to an expression.
 fn evaluated(nvim: &OnScreen<'_>, socket: &Path, expression: &str) -> String {
     let mut remote = program(nvim.0, "nvim");

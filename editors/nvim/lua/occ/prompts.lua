@@ -176,9 +176,24 @@ local function shown(lines)
   end
 end
 
---- Returns the line that a question ends with, and what takes away the others.
+--- Returns whether the editor writes in order to leave, as `:wq` does, or may do so: it draws no window then. Nothing but its own
+--- variable tells.
+local function is_leaving()
+  local ok, is = pcall(function()
+    local ffi = require('ffi')
+    pcall(ffi.cdef, 'bool exiting;')
+    return ffi.C.exiting
+  end)
+  return not ok or is
+end
+
+--- Returns what to ask for a question in the command line, and what takes away the rest of it.
 local function last_line(text)
-  local lines = vim.split(rpc.wrapped(text), '\n', { plain = true })
+  text = rpc.wrapped(text)
+  if is_leaving() then
+    return text, function() end
+  end
+  local lines = vim.split(text, '\n', { plain = true })
   local last = table.remove(lines)
   return last, shown(lines)
 end
