@@ -1,5 +1,6 @@
 # Sends the output of a session. Arguments: its ID, where to begin in standard output and in standard error (an offset, `kept:N`
-# for that or the first byte that is kept, `end`, `lines:N` for the last lines, `-` for not at all), and whether to go on with what comes (1 or 0). Prints first
+# for that or the first byte that is kept, `end`, `lines:N` for the last lines, `-` for not at all), and whether to go on with
+# what comes (1 or 0). Prints first
 # `a INPUT OUTPUT ERROR`, where the input ends and the output begins; before bytes of a stream, `o FROM LENGTH` or
 # `e FROM LENGTH`; `l o` or `l e` where some of a stream was not kept, since the disk was full; in the end `x STATUS`, or `.`
 # where it does not go on; `n` when there is no such session.
