@@ -425,14 +425,13 @@ pub(super) fn session(place: Option<&SessionHost>, error: &SessionError) -> ApiE
         SessionError::Hole { .. } | SessionError::Closed { .. } => {
             (StatusCode::CONFLICT, Code::InputRefused)
         }
-        SessionError::NotStarted(why) if why.ends_with("is the disk full?") => {
-            (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed)
-        }
         SessionError::Immortal
         | SessionError::NotStarted(_)
         | SessionError::Unlisted(_)
         | SessionError::Garbled(_) => (StatusCode::BAD_GATEWAY, Code::SessionFailed),
-        SessionError::Unwritten => (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed),
+        SessionError::Unwritten | SessionError::NoRoom(_) => {
+            (StatusCode::INSUFFICIENT_STORAGE, Code::SessionFailed)
+        }
         SessionError::Store(error) => unsaved(error),
     };
     let text = chain(error);

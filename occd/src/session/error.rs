@@ -56,6 +56,9 @@ pub enum SessionError {
     /// The host could not start it.
     #[error("the session could not be started: {0}")]
     NotStarted(String),
+    /// The same, since the host's disk is full.
+    #[error("the session could not be started: {0}")]
+    NoRoom(String),
     /// The host does not show its sessions.
     #[error("the host's sessions cannot be listed: {0}")]
     Unlisted(String),

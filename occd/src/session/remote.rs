@@ -126,6 +126,7 @@ impl Remote {
             ("s" | "exists", "") => Ok(()),
             ("r", "") => Err(SessionError::Running(info.name.clone())),
             ("f", why) => Err(SessionError::NotStarted(occ_proto::text::sanitize(why))),
+            ("d", why) => Err(SessionError::NoRoom(occ_proto::text::sanitize(why))),
             _ => Err(garbled(&answer)),
         }
     }

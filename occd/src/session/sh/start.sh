@@ -1,7 +1,7 @@
 # Starts a session. Arguments: its ID, the supervisor's script, what is known of the session as one line, the bytes to be
 # kept of each stream, whether its environment comes on standard input (1 or 0; behind it `t` for one that takes tmux, `r` for
 # one that takes the place of one that has ended), the directory, the program and its arguments. Prints `s`, `exists`, `r` when
-# the one in its place runs, or `f` with a reason: then what was in its place is there as before.
+# the one in its place runs, or `f` with a reason, `d` where the disk is full: then what was in its place is there as before.
 mask=$(umask)
 umask 077
 id=$1 run=$2 meta=$3 keep=$4 env=$5 dir=$6
@@ -41,14 +41,14 @@ failed() {
   cd "$d"
   rm -rf "./$id"
   [ -n "$old" ] && mv "$old" "$id"
-  echo "f $1"
+  echo "${2:-f} $1"
   exit 1
 }
 r=$(mkdir "$id" 2>&1) || failed "$r"
 cd "$id" || failed "$d/$id: no such directory"
 r=$({ mkdir o e i && true >i/0000000000000000 && mkfifo of ef wake && printf '%s\n' "$run" >run && printf '%s\n' "$meta" >meta && echo 0 >in.offset && [ -s in.offset ]; } 2>&1) || {
   case $r in
-    '' | *'I/O error'* | *'rite error'* | *'No space'*) r="$d cannot be written to: is the disk full?" ;;
+    '' | *'I/O error'* | *'rite error'* | *'No space'*) failed "$d cannot be written to: is the disk full?" d ;;
   esac
   failed "$r"
 }
