@@ -166,6 +166,16 @@ fn asking() -> (EmbeddedHost, DaemonRig) {
     (host, rig)
 }
 
+/// Answers the question that waits in a terminal, as soon as it is everybody's.
+fn answer_elsewhere(rig: &DaemonRig, how: &str) {
+    let id = wait_for("it to be everybody's", GUARD, || {
+        let waiting = rig.occ_ok(&["prompts", "--json"]);
+        let waiting: serde_json::Value = serde_json::from_str(&waiting).unwrap();
+        waiting["prompts"][0]["id"].as_u64()
+    });
+    rig.occ_ok(&["prompts", how, &id.to_string()]);
+}
+
 #[test]
 fn neovim_takes_no_answer_for_one_and_asks_again() {
     let (_host, rig) = asking();
@@ -180,12 +190,7 @@ fn neovim_takes_no_answer_for_one_and_asks_again() {
     nvim.types(&["Enter", ":edit", "Enter"]);
     nvim.shows(question);
     // What somebody has answered elsewhere is asked no more.
-    let id = wait_for("it to be everybody's", GUARD, || {
-        let waiting = rig.occ_ok(&["prompts", "--json"]);
-        let waiting: serde_json::Value = serde_json::from_str(&waiting).unwrap();
-        waiting["prompts"][0]["id"].as_u64()
-    });
-    rig.occ_ok(&["prompts", "--deny", &id.to_string()]);
+    answer_elsewhere(&rig, "--deny");
     let gone = |screen: &String| !screen.contains(question);
     wait_until("the question to go", GUARD, || nvim.screen(), gone);
     // What somebody is typing meanwhile is no answer.
@@ -276,12 +281,7 @@ fn neovim_shows_what_must_be_answered_elsewhere_while_a_file_is_written() {
     nvim.types(&["ccafter", "Escape", ":w", "Enter"]);
     // It is drawn while the editor stands still.
     nvim.shows("occ prompts --allow ");
-    let id = wait_for("the question", GUARD, || {
-        let waiting: serde_json::Value =
-            serde_json::from_str(&rig.occ_ok(&["prompts", "--json"])).unwrap();
-        waiting["prompts"][0]["id"].as_u64()
-    });
-    rig.occ_ok(&["prompts", "--allow", &id.to_string()]);
+    answer_elsewhere(&rig, "--allow");
     wait_until("the file", GUARD, || fs::read_to_string(&file).unwrap(), |text| text == "after\n");
 }
 
@@ -335,12 +335,7 @@ fn neovim_asks_in_its_command_line_where_a_window_could_not_be_typed_into() {
     nvim.shows("1 asked");
     nvim.types(&[":let g:x = 'one"]);
     nvim.shows(":let g:x = 'one");
-    let id = wait_for("it to be everybody's", GUARD, || {
-        let waiting = rig.occ_ok(&["prompts", "--json"]);
-        let waiting: serde_json::Value = serde_json::from_str(&waiting).unwrap();
-        waiting["prompts"][0]["id"].as_u64()
-    });
-    rig.occ_ok(&["prompts", "--deny", &id.to_string()]);
+    answer_elsewhere(&rig, "--deny");
     nvim.shows("occ: other: ");
     nvim.types(&[" line' | echo 'got' g:x", "Enter"]);
     nvim.shows("got one line");
@@ -449,12 +444,7 @@ fn neovim_runs_no_answer_to_a_question_that_was_taken_back() {
     nvim.shows("Trust it (yes/no):");
     nvim.types(&["x"]);
     nvim.shows("(yes/no): x");
-    let id = wait_for("it to be everybody's", GUARD, || {
-        let waiting = rig.occ_ok(&["prompts", "--json"]);
-        let waiting: serde_json::Value = serde_json::from_str(&waiting).unwrap();
-        waiting["prompts"][0]["id"].as_u64()
-    });
-    rig.occ_ok(&["prompts", "--deny", &id.to_string()]);
+    answer_elsewhere(&rig, "--deny");
     // Somebody goes on to type as it goes.
     for _ in 0..40 {
         nvim.types(&["x"]);

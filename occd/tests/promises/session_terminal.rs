@@ -8,7 +8,8 @@ use testkit::wait::blocking::{try_wait_for, wait_until};
 
 use crate::session::Far;
 use crate::session_face::{POSIX, far_with};
-use crate::support::{GUARD, remote_programs};
+use crate::session_together::programs;
+use crate::support::GUARD;
 
 /// Says what comes to it, and ends in its own time with a status of its own.
 const STUBBORN: &str = "for s in INT QUIT HUP USR1 TERM; do trap \"echo caught $s; n=x\\$n\" $s; done; echo ready; \
@@ -26,7 +27,11 @@ fn wait_for_words(far: &Far, name: &str, words: &str) {
 }
 
 fn attach(far: &Far, name: &str) -> Terminal {
-    let mut occ = far.rig.occ(&["session", "attach", name]);
+    on_terminal(far, &["session", "attach", name])
+}
+
+fn on_terminal(far: &Far, args: &[&str]) -> Terminal {
+    let mut occ = far.rig.occ(args);
     occ.env("TERM", "xterm");
     let terminal = Terminal::control(&occ, "");
     terminal.resize(24, 80);
@@ -109,10 +114,7 @@ fn who_attaches_at_once_sees_the_screen() {
             let name = format!("work-{round}");
             let start = ["session", "start", "--host", "h", "--tty", "--attach", "--name", &name];
             let line = ["--", "sh", "-c", "echo ready; read x; exit 4"];
-            let mut occ = far.rig.occ(&[&start[..], &line].concat());
-            occ.env("TERM", "xterm");
-            let mut terminal = Terminal::control(&occ, "");
-            terminal.resize(24, 80);
+            let mut terminal = on_terminal(&far, &[&start[..], &line].concat());
             terminal.wait_for("ready");
             terminal.type_text("x\r");
             let (screen, code) = terminal.finish();
@@ -142,7 +144,8 @@ fn who_leaves_while_the_host_is_down_leaves_at_once() {
 #[test]
 fn a_lost_session_with_a_terminal_starts_again() {
     let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
-    start(&far, "work", "echo ready; exec sleep 1000");
+    let line = "echo ready; sleep 1000; echo end";
+    start(&far, "work", line);
     wait_for_words(&far, "work", "ready");
     let kept = far.sshd.dir().join("cache/occ/sessions").join(far.look("work").info.id);
     let supervisor = std::fs::read_to_string(kept.join("sup")).unwrap();
@@ -151,14 +154,7 @@ fn a_lost_session_with_a_terminal_starts_again() {
     far.rig.occ_ok(&["session", "start", "--name", "work"]);
     wait_for_words(&far, "work", "ready");
     assert_eq!(far.look("work").state, SessionState::Running);
-    let programs = || {
-        let of = |process: &Process| {
-            std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default()
-                == b"sleep\x001000\0"
-        };
-        remote_programs(&far.sshd).into_iter().filter(of).count()
-    };
-    wait_until("one program", GUARD, programs, |count| *count == 1);
+    wait_until("one program", GUARD, || programs(&far, line).len(), |count| *count == 1);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::session_face::{signal, spawn};
 use crate::support::{GUARD, exit_code, remote_programs};
 
 /// Returns the programs of sessions that run this line of sh.
-fn programs(far: &Far, line: &str) -> Vec<Process> {
+pub(crate) fn programs(far: &Far, line: &str) -> Vec<Process> {
     let runs_it = |process: &Process| {
         let words = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
         words == format!("sh\0-c\0{line}\0").as_bytes()

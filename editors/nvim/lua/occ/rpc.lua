@@ -254,6 +254,11 @@ function M.wrapped(text)
   return table.concat(lines, '\n')
 end
 
+--- Says once more what was drawn over.
+local function say_again(text)
+  vim.api.nvim_echo({ { M.wrapped(text), 'ErrorMsg' } }, false, {})
+end
+
 --- Says what went wrong. It is no error of the editor's: that would end whatever it is about to do, or is being answered.
 --- Where a question is given up that is shown beside it, both are drawn over: it is shown once more.
 function M.complain(text)
@@ -270,7 +275,7 @@ function M.complain(text)
         hidden = nil
         if vim.v.event.abort then
           vim.schedule(function()
-            vim.api.nvim_echo({ { M.wrapped(last), 'ErrorMsg' } }, false, {})
+            say_again(last)
           end)
         end
       end,
@@ -282,9 +287,7 @@ end
 --- Says once more what went wrong since then, if anything: it was drawn over.
 function M.complain_again(since)
   if complained_at >= since then
-    M.afterwards(function(text)
-      vim.api.nvim_echo({ { text, 'ErrorMsg' } }, false, {})
-    end, complained)
+    M.afterwards(say_again, complained)
   end
 end
 
