@@ -73,7 +73,8 @@ fn a_command_raises_the_counters_and_a_cut_the_reconnects() {
     assert_eq!(number(&after, "occd_host_exec_first_byte_seconds_count", of_h), 1.0);
     assert_eq!(number(&after, "occd_host_exec_seconds_count", of_h), 3.0);
     let spent = number(&after, "occd_host_exec_seconds_sum", of_h);
-    assert!((0.3..30.0).contains(&spent), "{spent}");
+    // The limit counts from a moment before it is sent.
+    assert!((0.2..30.0).contains(&spent), "{spent}");
     assert_eq!(count("occd_host_connect_seconds_count", ("outcome", "ok")), 1.0);
     for phase in ["resolve", "connect", "key_exchange", "login"] {
         assert_eq!(
