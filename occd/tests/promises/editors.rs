@@ -52,18 +52,30 @@ fn neovim_shows_hosts_runs_commands_edits_files_and_asks() {
         config.identity_file = Some(key.path.display().to_string());
     });
     let shared = Shared::new();
-    let said = rig.root().join("nvim.log");
-    let mut nvim = program(&rig, "nvim");
-    nvim.args(["--clean", "--headless", "-n"])
-        .arg("--cmd")
-        .arg(format!("set runtimepath^={}", editors("nvim").display()))
-        .arg("-S")
+    let mut nvim = headless(&rig);
+    nvim.arg("-S")
         .arg(editors("nvim/test/promise.lua"))
         .env("DIR", shared.path())
         .env("HOST", "h")
         .env("LOCKED", "locked")
-        .env("PASSPHRASE", "open sesame")
-        .stdin(Stdio::null())
+        .env("PASSPHRASE", "open sesame");
+    let said = runs_to_its_end(&rig, nvim);
+    let promises = said.lines().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!(promises, 30, "{said}");
+}
+
+fn headless(rig: &DaemonRig) -> Command {
+    let mut nvim = program(rig, "nvim");
+    nvim.args(["--clean", "--headless", "-n"])
+        .arg("--cmd")
+        .arg(format!("set runtimepath^={}", editors("nvim").display()));
+    nvim
+}
+
+/// Returns what it said.
+fn runs_to_its_end(rig: &DaemonRig, mut nvim: Command) -> String {
+    let said = rig.root().join("nvim.log");
+    nvim.stdin(Stdio::null())
         .stdout(File::create(rig.root().join("nvim.out")).unwrap())
         .stderr(File::create(&said).unwrap());
     let mut nvim = nvim.spawn().unwrap();
@@ -74,8 +86,29 @@ fn neovim_shows_hosts_runs_commands_edits_files_and_asks() {
         panic!("Neovim hangs:\n{said}");
     };
     assert!(status.success(), "{said}");
-    let promises = said.lines().filter(|line| line.starts_with("ok ")).count();
-    assert_eq!(promises, 30, "{said}");
+    said
+}
+
+/// While it ends its jobs, what is asked starts none: for that one it would wait for ever.
+#[test]
+fn neovim_ends_while_another_job_takes_its_time() {
+    if !require("Neovim", find_program("nvim").map(drop), "OCC_REQUIRE_TERMINAL") {
+        return;
+    }
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let mut nvim = headless(&rig);
+    for line in [
+        // `occ api` has ended by then, and whoever lost it asks again.
+        "lua vim.fn.jobstart({ 'sh', '-c', 'trap \"sleep 1.5; exit\" TERM; echo; while :; do sleep 0.1; done' }, \
+         { on_stdout = function() slow = true end, on_exit = function() require('occ.hosts').follow() end })",
+        "lua require('occ.hosts').follow()",
+        "lua assert(vim.wait(60000, function() return slow and require('occ.hosts').available() end, 5))",
+        "qa!",
+    ] {
+        nvim.args(["-c", line]);
+    }
+    runs_to_its_end(&rig, nvim);
 }
 
 /// Neovim on a terminal of tmux's.

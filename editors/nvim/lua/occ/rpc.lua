@@ -20,6 +20,8 @@ local last_id = 0
 -- How many lines `occ api` was sent: by its number it names a line that it cannot read.
 local last_line = 0
 local waiting = {}
+-- Neovim ends all jobs; for one that is started now it would wait for ever.
+local is_ending = false
 -- How many requests the editor stands still for, and what is put off until then.
 local waits = 0
 local put_off = {}
@@ -151,7 +153,16 @@ local function heard(line)
   end
 end
 
+vim.api.nvim_create_autocmd('VimLeave', {
+  callback = function()
+    is_ending = true
+  end,
+})
+
 local function start()
+  if is_ending then
+    return false
+  end
   rest = ''
   last_line = 0
   local id
