@@ -3,10 +3,11 @@
 //! As with ssh(1), the escape character counts at the beginning of a line only: `~.` ends it, `~?` lists what
 //! there is, `~~` sends the character itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -14,7 +15,7 @@ use occ_proto::exec::{Tty, TtySize};
 use rustix::fs::OFlags;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize};
 use tokio::net::unix::pipe;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use crate::terminal::{foreground, set_modes};
 
@@ -27,6 +28,12 @@ impl Default for EscapeKey {
         Self(Some(b'~'))
     }
 }
+
+/// What Ctrl-C is where the terminal makes no signal of it.
+const CTRL_C: u8 = 3;
+
+/// The most that is kept of what is typed in a pause, in bytes: more than anybody types.
+const KEPT: usize = 64 * 1024;
 
 /// The size of a terminal that does not tell.
 const USUAL: TtySize = TtySize { cols: 80, rows: 24 };
@@ -56,6 +63,20 @@ pub(crate) struct Raw {
 impl Raw {
     /// Makes standard input raw, as soon as this process is in its foreground. Nothing where it is no terminal.
     pub(crate) async fn begin() -> io::Result<Option<Self>> {
+        Self::with(Termios::make_raw).await
+    }
+
+    /// Does the same, but what is written is for a terminal as usual.
+    async fn for_keys_only() -> io::Result<Option<Self>> {
+        let modes = |modes: &mut Termios| {
+            let output = modes.output_modes;
+            modes.make_raw();
+            modes.output_modes = output;
+        };
+        Self::with(modes).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Termios)) -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Ok(None);
@@ -63,7 +84,7 @@ impl Raw {
         foreground(&stdin).await;
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
-        raw.make_raw();
+        change(&mut raw);
         // What was typed ahead is for the program.
         set_modes(&stdin, OptionalActions::Drain, &raw)?;
         Ok(Some(Self { before }))
@@ -74,6 +95,47 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // There is no better moment to try again.
         let _ = set_modes(io::stdin(), OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Who has the keys of this terminal: one at a time, and a pause only as long as nobody else wants them. One for all
+/// copies.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Keyboard {
+    wanted: Rc<Notify>,
+    turn: Arc<Mutex<()>>,
+    /// What was typed in a pause, and is for the program behind it.
+    kept: Rc<RefCell<BytesMut>>,
+}
+
+impl Keyboard {
+    /// Takes the keys for a program or a question, with the terminal as it was before a pause, until this is dropped.
+    pub(crate) async fn take(&self) -> OwnedMutexGuard<()> {
+        self.wanted.notify_one();
+        Arc::clone(&self.turn).lock_owned().await
+    }
+
+    /// Reads the keys whenever nobody else does, and keeps them for the program, until the escape is typed that leaves
+    /// or Ctrl-C.
+    pub(crate) async fn pause(&self) {
+        let left = Arc::new(Notify::new());
+        let Some(mut keys) = Keys::open(EscapeKey::default(), Arc::clone(&left), self) else {
+            return std::future::pending().await;
+        };
+        loop {
+            let _turn = self.turn.lock().await;
+            let reading = async {
+                // A terminal that cannot be made raw is used as it is.
+                let _raw = Raw::for_keys_only().await;
+                keys.keep().await;
+            };
+            tokio::select! {
+                biased;
+                () = self.wanted.notified() => {}
+                () = left.notified() => return,
+                () = reading => return,
+            }
+        }
     }
 }
 
@@ -109,12 +171,13 @@ pub(crate) struct Keys {
     escape: Escape,
     /// Told when the escape was typed that ends it.
     left: Arc<Notify>,
+    keyboard: Keyboard,
 }
 
 impl Keys {
     /// Returns the keys of the controlling terminal, opened once more so that only our own reading does not
     /// block; nothing where standard input is another one or none.
-    pub(crate) fn open(escape: EscapeKey, left: Arc<Notify>) -> Option<Self> {
+    pub(crate) fn open(escape: EscapeKey, left: Arc<Notify>, keyboard: &Keyboard) -> Option<Self> {
         if !io::stdin().is_terminal() {
             return None;
         }
@@ -127,17 +190,46 @@ impl Keys {
             return None;
         }
         let input = pipe::Receiver::from_file_unchecked(file).ok()?;
-        Some(Self { input, escape: Escape::new(escape), left })
+        let keyboard = keyboard.clone();
+        Some(Self { input, escape: Escape::new(escape), left, keyboard })
     }
 
     /// Returns the same without an escape: what is typed line by line, as the terminal is.
     pub(crate) fn plain() -> Option<Self> {
-        Self::open(EscapeKey(None), Arc::default())
+        Self::open(EscapeKey(None), Arc::default(), &Keyboard::default())
     }
 
     /// Reads keys into the room that `buffer` has and returns how many; 0 is the end. Nothing is lost when the
     /// future is dropped. In the background of the terminal there are none: they are for others.
     pub(crate) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let kept = self.keyboard.kept.take();
+        if !kept.is_empty() {
+            buffer.extend_from_slice(&kept);
+            return Ok(kept.len());
+        }
+        self.read_new(buffer).await
+    }
+
+    /// Keeps the keys for whoever reads them next, until one of them is Ctrl-C.
+    async fn keep(&mut self) {
+        let mut typed = BytesMut::new();
+        loop {
+            if !matches!(self.read_new(&mut typed).await, Ok(1..)) {
+                // The terminal is gone, of which a signal tells.
+                return std::future::pending().await;
+            }
+            if typed.contains(&CTRL_C) {
+                return;
+            }
+            let mut kept = self.keyboard.kept.borrow_mut();
+            if kept.len() + typed.len() <= KEPT {
+                kept.extend_from_slice(&typed);
+            }
+            typed.clear();
+        }
+    }
+
+    async fn read_new(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let filled = buffer.len();
         let mut typed = [0; 4096];
         loop {

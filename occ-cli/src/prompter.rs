@@ -235,6 +235,7 @@ pub(crate) async fn ask(
     prompt: &Prompt,
 ) -> Result<(Option<Secret>, Turn), CliError> {
     ui.asked.set(true);
+    let _keys = ui.keyboard.take().await;
     let host = prompt.host.as_ref().map_or_else(String::new, |host| format!("[{host}] "));
     let keys = prompt.new_host_keys.iter();
     let keys: String = keys.filter_map(|new| host_key_news(ui, new)).collect();

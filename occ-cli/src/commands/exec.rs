@@ -207,7 +207,8 @@ async fn execute(
     let left = Arc::new(Notify::new());
     let keys = || {
         let escape = args.escape.unwrap_or_default();
-        args.tty.then(|| Keys::open(escape, Arc::clone(&left)).map(Input::Keys)).flatten()
+        let open = || Keys::open(escape, Arc::clone(&left), &ui.keyboard);
+        args.tty.then(open).flatten().map(Input::Keys)
     };
     let input = if args.no_stdin { None } else { keys().or_else(|| Input::stdin().ok()) };
     let asks = Some(client);

@@ -9,7 +9,7 @@ use occ_proto::error::{Code, Problem};
 use occ_proto::exec::{ExecControl, ExecRequest, Exit};
 use occ_proto::trust::NewHostKey;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::cli::ExecArgs;
@@ -73,7 +73,7 @@ impl Run<'_> {
         let Run { ui, place, request, input, input_waits, left, shows_a_screen, mut signals, asks } =
             self;
         let screen = OtherScreen::default();
-        let mut raw: Option<Raw> = None;
+        let mut raw = None;
         let started = Cell::new(false);
         let unsent = Cell::new(false);
         let (start, starting) = watch::channel(false);
@@ -113,7 +113,10 @@ impl Run<'_> {
             };
             let enters = async {
                 starts().await;
-                Raw::begin().await
+                let keys = ui.keyboard.take().await;
+                // A terminal that cannot be made raw is used as it is. In this order they are dropped: the terminal is
+                // as it was before somebody else has the keys.
+                (Raw::begin().await.ok().flatten(), keys)
             };
             let mut enters = std::pin::pin!(enters);
             let mut entered = request.tty.is_none();
@@ -157,8 +160,7 @@ impl Run<'_> {
                     Event::InputDone => up_done = true,
                     Event::Raw(made) => {
                         entered = true;
-                        // A terminal that cannot be made raw is used as it is.
-                        raw = made.ok().flatten();
+                        raw = Some(made);
                     }
                     Event::Unanswered(error) => return Err(error),
                     Event::Slow => {
@@ -334,7 +336,7 @@ enum Event {
     Slow,
     Resized,
     Left,
-    Raw(io::Result<Option<Raw>>),
+    Raw((Option<Raw>, OwnedMutexGuard<()>)),
     InputDone,
 }
 

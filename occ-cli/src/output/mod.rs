@@ -18,6 +18,7 @@ use occ_proto::text::sanitize;
 
 use crate::cli::Global;
 use crate::error::CliError;
+use crate::keys::Keyboard;
 use crate::stdio::Input;
 
 /// The most of an answer that is read at once, in bytes: what a terminal hands over as one line.
@@ -57,6 +58,7 @@ pub(crate) struct Ui {
     pub(crate) input: bool,
     /// A person has been asked, so nobody has to be told what is waited for. One for all copies.
     pub(crate) asked: Rc<Cell<bool>>,
+    pub(crate) keyboard: Keyboard,
     /// A line about how far it is stands unfinished on standard error. One for all copies.
     progress: Rc<Cell<bool>>,
     /// What is said once only.
@@ -82,6 +84,7 @@ impl Ui {
             stderr_terminal: io::stderr().is_terminal(),
             input: !global.no_input,
             asked: Rc::default(),
+            keyboard: Keyboard::default(),
             progress: Rc::default(),
             said: Rc::default(),
             warnings: Rc::default(),

@@ -2,9 +2,11 @@
 //! ends is the program's affair, and who leaves has their terminal as it was.
 
 use occ_proto::session::SessionState;
-use testkit::Terminal;
+use testkit::daemon::Target;
 use testkit::proc::{Process, Signal};
+use testkit::user::password_user;
 use testkit::wait::blocking::{try_wait_for, wait_until};
+use testkit::{DaemonRig, FaultyLink, RealSshd, Terminal};
 
 use crate::session::Far;
 use crate::session_face::{POSIX, far_with};
@@ -128,17 +130,69 @@ fn who_attaches_at_once_sees_the_screen() {
 fn who_leaves_while_the_host_is_down_leaves_at_once() {
     let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
     start(&far, "work", "echo ready; exec sleep 1000");
-    let mut terminal = attach(&far, "work");
+    let leaves: [&dyn Fn(&mut Terminal); 4] = [
+        &|terminal| {
+            Process::find(terminal.child.id()).unwrap().signal(Signal::INT);
+        },
+        &|terminal| terminal.type_text("\u{3}"),
+        &|terminal| terminal.type_text("~."),
+        &|terminal| terminal.type_text("ls\r~."),
+    ];
+    for leave in leaves {
+        let mut terminal = attach(&far, "work");
+        terminal.wait_for("ready");
+        // A question to such a host is given up after some 14 s.
+        far.link.refuse(true);
+        far.link.reset_all();
+        terminal.wait_for("paused");
+        wait_until("the keys to be read", GUARD, || terminal.echoes(), |echoes| !echoes);
+        leave(&mut terminal);
+        let left = try_wait_for(GUARD / 6, || terminal.child.try_wait().unwrap());
+        let echoes = terminal.echoes();
+        let (screen, code) = terminal.finish();
+        assert!(left.is_some_and(|status| status.success()), "{code}: {screen}");
+        assert!(screen.contains("detached; work goes on"), "{screen}");
+        assert!(echoes, "{screen}");
+        far.link.refuse(false);
+    }
+}
+
+/// What is typed in a pause is the answer where something is asked, and else for the program behind it.
+#[test]
+fn what_is_typed_while_the_host_is_down_is_lost_to_nobody() {
+    if !RealSshd::require() {
+        return;
+    }
+    let Some((user, password)) = password_user() else { return };
+    let builder = RealSshd::builder().user(user).config("PasswordAuthentication yes");
+    let sshd = builder.config("AuthenticationMethods password").start();
+    let link = FaultyLink::start(sshd.addr());
+    let mut rig = DaemonRig::new();
+    rig.add_host("h", Target::from(&sshd).through(&link));
+    rig.write_config_toml("[hosts.h]\nauth = [\"password\"]\n");
+    rig.start_daemon(&[]);
+    let far = Far { rig, link, sshd };
+    let question = format!("[h] Password for {user} on h: ");
+    let line = "echo ready; while read -r x; do echo got $x; test $x = end && exit 6; done";
+    let start = ["session", "start", "--host", "h", "--tty", "--attach", "--name", "work"];
+    let mut terminal = on_terminal(&far, &[&start[..], &["--", "sh", "-c", line]].concat());
+    terminal.answer(&question, password);
+    terminal.answer("Keep the password", "n");
     terminal.wait_for("ready");
-    // A question to such a host is given up after some 14 s.
+    terminal.type_text("before\r");
+    terminal.wait_for("got before");
     far.link.refuse(true);
     far.link.reset_all();
     terminal.wait_for("paused");
-    Process::find(terminal.child.id()).unwrap().signal(Signal::INT);
-    let left = try_wait_for(GUARD / 6, || terminal.child.try_wait().unwrap());
+    wait_until("the keys to be read", GUARD, || terminal.echoes(), |echoes| !echoes);
+    terminal.type_text("meanwhile\r");
+    far.link.refuse(false);
+    terminal.answer(&question, password);
+    terminal.wait_for("got meanwhile");
+    terminal.type_text("end\r");
     let (screen, code) = terminal.finish();
-    assert!(left.is_some_and(|status| status.success()), "{code}: {screen}");
-    assert!(screen.contains("detached; work goes on"), "{screen}");
+    assert_eq!(code, 6, "{screen}");
+    assert!(!screen.contains(password), "{screen}");
 }
 
 #[test]
