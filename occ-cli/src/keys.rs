@@ -119,7 +119,7 @@ impl Keyboard {
     /// or Ctrl-C.
     pub(crate) async fn pause(&self) {
         let left = Arc::new(Notify::new());
-        let Some(mut keys) = Keys::open(EscapeKey::default(), Arc::clone(&left), self) else {
+        let Some(mut keys) = Keys::open(EscapeKey::default(), Arc::clone(&left), self, None) else {
             return std::future::pending().await;
         };
         loop {
@@ -127,7 +127,7 @@ impl Keyboard {
             let reading = async {
                 // A terminal that cannot be made raw is used as it is.
                 let _raw = Raw::for_keys_only().await;
-                keys.keep().await;
+                while !keys.keep().await {}
             };
             tokio::select! {
                 biased;
@@ -142,12 +142,28 @@ impl Keyboard {
 /// What is on the terminal that shows another's screen, which alone would put back how the terminal was: where that cannot
 /// come to it any more, it is done when this is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct OtherScreen(Cell<bool>);
+pub(crate) struct OtherScreen {
+    is_shown: Cell<bool>,
+    /// Told when it is shown.
+    shown: Arc<Notify>,
+}
 
 impl OtherScreen {
-    /// The screen is shown from now on, or has gone by itself.
-    pub(crate) fn is_shown(&self, is: bool) {
-        self.0.set(is);
+    /// It is shown from now on: what shows it has written something.
+    pub(crate) fn begins(&self) {
+        if !self.is_shown.replace(true) {
+            self.shown.notify_one();
+        }
+    }
+
+    /// It has gone by itself.
+    pub(crate) fn is_gone(&self) {
+        self.is_shown.set(false);
+    }
+
+    /// Returns what is told when it is shown.
+    pub(crate) fn shown(&self) -> Arc<Notify> {
+        Arc::clone(&self.shown)
     }
 }
 
@@ -156,7 +172,7 @@ impl Drop for OtherScreen {
         /// What full-screen programs turn on (xterm's control sequences): the alternate screen, keys for applications,
         /// brackets around what is pasted, words of the mouse and of the focus, a hidden cursor, colours.
         const OFF: &str = "\x1b[?1049l\x1b[?1l\x1b>\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?25h\x1b[0m";
-        if self.0.get() && io::stdout().is_terminal() {
+        if self.is_shown.get() && io::stdout().is_terminal() {
             let mut out = io::stdout();
             // A terminal that is gone needs nothing.
             let _ = out.write_all(OFF.as_bytes()).and_then(|()| out.flush());
@@ -172,12 +188,20 @@ pub(crate) struct Keys {
     /// Told when the escape was typed that ends it.
     left: Arc<Notify>,
     keyboard: Keyboard,
+    /// Until it is told they are kept: the other terminal would take them for a line, and some for signals, before its
+    /// screen is shown.
+    held: Option<Arc<Notify>>,
 }
 
 impl Keys {
     /// Returns the keys of the controlling terminal, opened once more so that only our own reading does not
     /// block; nothing where standard input is another one or none.
-    pub(crate) fn open(escape: EscapeKey, left: Arc<Notify>, keyboard: &Keyboard) -> Option<Self> {
+    pub(crate) fn open(
+        escape: EscapeKey,
+        left: Arc<Notify>,
+        keyboard: &Keyboard,
+        held: Option<Arc<Notify>>,
+    ) -> Option<Self> {
         if !io::stdin().is_terminal() {
             return None;
         }
@@ -191,17 +215,27 @@ impl Keys {
         }
         let input = pipe::Receiver::from_file_unchecked(file).ok()?;
         let keyboard = keyboard.clone();
-        Some(Self { input, escape: Escape::new(escape), left, keyboard })
+        Some(Self { input, escape: Escape::new(escape), left, keyboard, held })
     }
 
     /// Returns the same without an escape: what is typed line by line, as the terminal is.
     pub(crate) fn plain() -> Option<Self> {
-        Self::open(EscapeKey(None), Arc::default(), &Keyboard::default())
+        Self::open(EscapeKey(None), Arc::default(), &Keyboard::default(), None)
     }
 
     /// Reads keys into the room that `buffer` has and returns how many; 0 is the end. Nothing is lost when the
     /// future is dropped. In the background of the terminal there are none: they are for others.
     pub(crate) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        if let Some(shown) = self.held.clone() {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = shown.notified() => break,
+                    _ = self.keep() => {}
+                }
+            }
+            self.held = None;
+        }
         let kept = self.keyboard.kept.take();
         if !kept.is_empty() {
             buffer.extend_from_slice(&kept);
@@ -210,23 +244,18 @@ impl Keys {
         self.read_new(buffer).await
     }
 
-    /// Keeps the keys for whoever reads them next, until one of them is Ctrl-C.
-    async fn keep(&mut self) {
+    /// Keeps what is typed next for whoever reads then. Returns whether Ctrl-C was among it.
+    async fn keep(&mut self) -> bool {
         let mut typed = BytesMut::new();
-        loop {
-            if !matches!(self.read_new(&mut typed).await, Ok(1..)) {
-                // The terminal is gone, of which a signal tells.
-                return std::future::pending().await;
-            }
-            if typed.contains(&CTRL_C) {
-                return;
-            }
-            let mut kept = self.keyboard.kept.borrow_mut();
-            if kept.len() + typed.len() <= KEPT {
-                kept.extend_from_slice(&typed);
-            }
-            typed.clear();
+        if !matches!(self.read_new(&mut typed).await, Ok(1..)) {
+            // The terminal is gone, of which a signal tells.
+            return std::future::pending().await;
         }
+        let mut kept = self.keyboard.kept.borrow_mut();
+        if kept.len() + typed.len() <= KEPT {
+            kept.extend_from_slice(&typed);
+        }
+        typed.contains(&CTRL_C)
     }
 
     async fn read_new(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {

@@ -271,13 +271,15 @@ pub(crate) struct Down {
 
 impl Down {
     /// Passes the command's output to `output` until its end. `on_start` is called when the host has
-    /// accepted the command, with its host key if that was recorded just now; `on_key` for each key that was
+    /// accepted the command, with its host key if that was recorded just now; `on_output` when something of its was written;
+    /// `on_key` for each key that was
     /// recorded, also of jump hosts; `on_approval` with the question that a person is to answer first; `on_unsent` with whether the command is certain not to have been sent.
     pub(crate) async fn run(
         mut self,
         output: &mut Output,
         on_unsent: impl Fn(bool),
         on_start: impl Fn(Option<String>),
+        on_output: impl Fn(),
         on_key: impl Fn(NewHostKey),
         on_approval: impl Fn(u64, &str),
     ) -> End {
@@ -287,6 +289,7 @@ impl Down {
                     if let Err(error) = output.write(bytes).await {
                         return End::Output(error);
                     }
+                    on_output();
                 }
                 Ok(Message::Text(text)) => match serde_json::from_str(text.as_str()) {
                     Ok(ExecEvent::Exit(exit)) => return End::Exit(exit),

@@ -20,7 +20,7 @@ use crate::descriptors::Offer;
 use crate::duration::of_ms;
 use crate::error::CliError;
 use crate::hint::shell_word;
-use crate::keys::{self, Keys};
+use crate::keys::{self, Keys, OtherScreen};
 use crate::output::host as show;
 use crate::parse::is_variable;
 use crate::place::Place;
@@ -188,8 +188,9 @@ async fn execute(
 ) -> Result<u8, CliError> {
     let ui = context.ui;
     let asked = Timestamp::now();
-    // One document is made of the output, so it must come to us.
-    let offer = if ui.json { Offer::default() } else { Offer::of_standard_streams() };
+    // It must come to us where one document is made of it, and where it tells that a screen is shown.
+    let to_us = ui.json || args.shows_a_screen;
+    let offer = if to_us { Offer::default() } else { Offer::of_standard_streams() };
     let stream = ExecStream::open(client, place, offer).await?;
     let signals = Signals::catch()?;
     let mut output = if ui.json {
@@ -205,16 +206,17 @@ async fn execute(
     };
     // An input that was closed is no input.
     let left = Arc::new(Notify::new());
+    let screen = args.shows_a_screen.then(OtherScreen::default);
     let keys = || {
         let escape = args.escape.unwrap_or_default();
-        let open = || Keys::open(escape, Arc::clone(&left), &ui.keyboard);
+        let held = screen.as_ref().map(OtherScreen::shown);
+        let open = || Keys::open(escape, Arc::clone(&left), &ui.keyboard, held);
         args.tty.then(open).flatten().map(Input::Keys)
     };
     let input = if args.no_stdin { None } else { keys().or_else(|| Input::stdin().ok()) };
     let asks = Some(client);
     let input_waits = io::stdin().is_terminal() && (client.prompter().is_some() || args.tty);
-    let shows_a_screen = args.shows_a_screen;
-    let run = Run { ui, place, request, input, input_waits, left, shows_a_screen, signals, asks };
+    let run = Run { ui, place, request, input, input_waits, left, screen, signals, asks };
     let ended = run.complete(stream, &mut output).await;
     if ui.asked.get()
         && !ui.json

@@ -155,9 +155,8 @@ impl Many<'_> {
         let input = self.input.clone().map(Input::Kept);
         let (ui, request, signals) = (self.context.ui, &self.request, Signals::Told(told));
         let left = Arc::default();
-        let (input_waits, shows_a_screen, asks) = (false, false, None);
-        let run =
-            Run { ui, place, request, input, input_waits, left, shows_a_screen, signals, asks };
+        let (input_waits, screen, asks) = (false, None, None);
+        let run = Run { ui, place, request, input, input_waits, left, screen, signals, asks };
         run.complete(stream, output).await
     }
 

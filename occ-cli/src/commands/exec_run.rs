@@ -49,8 +49,8 @@ pub(super) struct Run<'a> {
     pub(super) input_waits: bool,
     /// Told when the person leaves the terminal that the command has.
     pub(super) left: Arc<Notify>,
-    /// What ends with the terminal only shows a screen.
-    pub(super) shows_a_screen: bool,
+    /// What it shows, if it only shows a screen: it ends with the terminal, and what is behind it goes on.
+    pub(super) screen: Option<OtherScreen>,
     pub(super) signals: Signals,
     /// Whose questions are put to the person; nobody's where that is done for many at once.
     pub(super) asks: Option<&'a Client>,
@@ -70,9 +70,7 @@ impl Run<'_> {
         stream: ExecStream,
         output: &mut Output,
     ) -> Result<Ended, CliError> {
-        let Run { ui, place, request, input, input_waits, left, shows_a_screen, mut signals, asks } =
-            self;
-        let screen = OtherScreen::default();
+        let Run { ui, place, request, input, input_waits, left, screen, mut signals, asks } = self;
         let mut raw = None;
         let started = Cell::new(false);
         let unsent = Cell::new(false);
@@ -102,7 +100,6 @@ impl Run<'_> {
             let mut up_done = false;
             let on_start = |key: Option<String>| {
                 started.set(true);
-                screen.is_shown(shows_a_screen);
                 start.send_replace(true);
                 if let Some(key) = key {
                     *new_host_key.borrow_mut() = Some(key.clone());
@@ -129,7 +126,8 @@ impl Run<'_> {
                 ui.asked.set(true);
             };
             let on_unsent = |is| unsent.set(is);
-            let running = down.run(output, on_unsent, on_start, on_key, on_approval);
+            let on_output = || screen.iter().for_each(OtherScreen::begins);
+            let running = down.run(output, on_unsent, on_start, on_output, on_key, on_approval);
             let mut down = std::pin::pin!(running);
             let answering = async {
                 match asks {
@@ -186,7 +184,7 @@ impl Run<'_> {
                     }
                     Event::Left => {
                         drop(raw.take());
-                        if !shows_a_screen {
+                        if screen.is_none() {
                             ui.note(&format!("Left: the program on {place} is hung up."));
                         }
                         return Err(quiet(HUNG_UP));
@@ -211,7 +209,7 @@ impl Run<'_> {
         let seen = Sent { place, started: started.get(), unsent: unsent.get(), caught };
         match end {
             End::Exit(exit) => {
-                screen.is_shown(false);
+                screen.iter().for_each(OtherScreen::is_gone);
                 Ok(Ended { exit, caught, new_host_key: new_host_key.take() })
             }
             End::Problem(problem) => Err(seen.problem(*problem)),

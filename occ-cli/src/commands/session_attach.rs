@@ -9,7 +9,6 @@ use occ_proto::exec::{Bytes, ExecEvent};
 use occ_proto::session::{
     OutputStream, SHOW_SCREEN, Session, SessionEvent, SessionHost, SessionState,
 };
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::exec_run::{Caught, Signals};
@@ -350,16 +349,11 @@ async fn in_terminal(
     let name = &session.info.name;
     // One for all of it: a signal that comes between two of them would be nobody's.
     let mut signals = Signals::catch()?;
-    let paused = Notify::new();
-    let left_in_a_pause = async {
-        paused.notified().await;
-        context.ui.keyboard.pause().await;
-    };
     let now = tokio::select! {
         biased;
         _ = signals.next() => None,
-        () = left_in_a_pause => None,
-        now = Box::pin(screens(context, sessions, session, wait, &paused)) => now?,
+        () = context.ui.keyboard.pause() => None,
+        now = Box::pin(screens(context, sessions, session, wait)) => now?,
     };
     match now.map(|now| (now.state, now.exit)) {
         Some((SessionState::Ended, Some(code))) => Ok(code),
@@ -376,14 +370,12 @@ fn removed(name: &str) -> CliError {
     CliError::failed(format!("session '{name}' was removed"))
 }
 
-/// Shows it as often as it takes, and tells `paused` of the first pause. Returns the session as it is after its program's
-/// end; nothing when the person leaves.
+/// Shows it as often as it takes. Returns the session as it is after its program's end; nothing when the person leaves.
 async fn screens(
     context: &Context<'_>,
     sessions: &Sessions,
     session: &Session,
     wait: Option<u64>,
-    paused: &Notify,
 ) -> Result<Option<Session>, CliError> {
     let name = &session.info.name;
     let place = match &session.host {
@@ -406,7 +398,6 @@ async fn screens(
             Err(error) => return Err(error),
         };
         context.ui.note(&format!("[{name}] paused: {why}"));
-        paused.notify_one();
         args.wait = Some(AGAIN);
         // This daemon may be another already.
         let back = sessions.back().await;

@@ -155,6 +155,45 @@ fn who_leaves_while_the_host_is_down_leaves_at_once() {
         assert!(echoes, "{screen}");
         far.link.refuse(false);
     }
+    // Who comes while it is down.
+    far.link.refuse(true);
+    far.link.reset_all();
+    let mut terminal = on_terminal(&far, &["session", "attach", "work", "--wait", "1h"]);
+    wait_until("the keys to be read", GUARD, || terminal.echoes(), |echoes| !echoes);
+    terminal.type_text("~.");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("detached; work goes on"), "{screen}");
+}
+
+#[test]
+fn keys_that_are_typed_while_the_host_is_down_reach_the_program_as_they_are() {
+    for with in ["tmux", "screen"] {
+        let Some((far, _dir)) = far_with(&[&POSIX[..], &[with]].concat()) else { return };
+        start(&far, "work", "stty raw -echo; echo ready; exec cat -v");
+        wait_for_words(&far, "work", "ready");
+        let down = || {
+            far.link.refuse(true);
+            far.link.reset_all();
+        };
+        let types = |terminal: &mut Terminal, name: &str| {
+            wait_until("the keys to be read", GUARD, || terminal.echoes(), |echoes| !echoes);
+            // Of a terminal as it usually is the most would be read by nobody, or end something.
+            terminal.type_text(&format!("{name}\ra\u{1a}\u{1c}b\u{15}\u{7f}\u{4}c\u{16}d"));
+            far.link.refuse(false);
+            wait_for_words(&far, "work", &format!("{name}^Ma^Z^\\b^U^?^Dc^Vd"));
+        };
+        let mut terminal = attach(&far, "work");
+        terminal.wait_for("ready");
+        down();
+        terminal.wait_for("paused");
+        types(&mut terminal, "one");
+        down();
+        types(&mut on_terminal(&far, &["session", "attach", "work", "--wait", "1h"]), "two");
+        far.rig.occ_ok(&["session", "kill", "work", "--signal", "KILL"]);
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 137, "{with}: {screen}");
+    }
 }
 
 /// What is typed in a pause is the answer where something is asked, and else for the program behind it.
