@@ -226,6 +226,16 @@ impl std::fmt::Display for Code {
     }
 }
 
+/// A place in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Position {
+    /// The line, from 1.
+    pub line: u64,
+    /// The column, in bytes, from 1; 0 where the line ends before it.
+    pub column: u64,
+}
+
 /// An RFC 9457 problem document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -258,6 +268,9 @@ pub struct Problem {
     /// The phase of connecting that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<crate::status::Phase>,
+    /// Where the body, or the line of `occ api`, is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// The chain of causes, outermost first, without secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
@@ -277,6 +290,7 @@ impl Problem {
             host: None,
             hop: None,
             phase: None,
+            position: None,
             causes: Vec::new(),
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use occ_proto::error::PROBLEM_JSON;
+use occ_proto::error::{PROBLEM_JSON, Position};
 use occ_proto::session::SessionHost;
 use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
@@ -75,6 +75,12 @@ impl ApiError {
     /// Names the host concerned.
     pub(super) fn host(mut self, name: &HostName) -> Self {
         self.0.host = Some(name.clone());
+        self
+    }
+
+    /// Says where what was sent is wrong.
+    pub(super) fn at(mut self, position: Option<Position>) -> Self {
+        self.0.position = position;
         self
     }
 

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::App;
 use super::BODY_LIMIT;
 use super::error::{ApiError, ApiResult};
-use super::strict;
+use super::strict::{self, Unfit};
 use crate::container::Engine;
 use crate::exec::Executor;
 use crate::files;
@@ -56,9 +56,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 "The body is not valid: it is an array, not an object.",
             ));
         }
-        strict::from_slice(&bytes)
-            .map(Self)
-            .map_err(|error| ApiError::bad_request(format!("The body is not valid: {error}.")))
+        strict::from_slice(&bytes).map(Self).map_err(|Unfit { text, position }| {
+            ApiError::bad_request(format!("The body is not valid: {text}.")).at(position)
+        })
     }
 }
 

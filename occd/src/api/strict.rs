@@ -7,14 +7,36 @@ use serde::de::{
     Unexpected, VariantAccess, Visitor,
 };
 
+use occ_proto::error::Position;
+
 use crate::wording::in_words;
 
-/// Reads a body. The error says in words of JSON what was expected and where.
-pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+/// What is wrong with a body.
+#[derive(Debug)]
+pub(super) struct Unfit {
+    /// What was expected and where, in words of JSON.
+    pub(super) text: String,
+    /// Where; nothing where it is no place of the body.
+    pub(super) position: Option<Position>,
+}
+
+impl From<serde_json::Error> for Unfit {
+    fn from(error: serde_json::Error) -> Self {
+        let place = (u64::try_from(error.line()), u64::try_from(error.column()));
+        let position = match place {
+            (Ok(line @ 1..), Ok(column)) => Some(Position { line, column }),
+            _ => None,
+        };
+        // serde_json's errors name line and column.
+        Self { text: in_words(&error.to_string()), position }
+    }
+}
+
+/// Reads a body.
+pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unfit> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Strict(&mut json)).and_then(|value| json.end().map(|()| value));
-    // serde_json's errors name line and column.
-    value.map_err(|error| in_words(&error.to_string()))
+    value.map_err(Unfit::from)
 }
 
 /// Something to read from, and what is in it.
@@ -235,7 +257,7 @@ mod tests {
     use super::*;
 
     fn add(json: &str) -> String {
-        from_slice::<AddHost>(json.as_bytes()).unwrap_err()
+        from_slice::<AddHost>(json.as_bytes()).unwrap_err().text
     }
 
     #[test]
@@ -262,11 +284,22 @@ mod tests {
             r#"{"argv":["a"],"tty":[1,2]}"#,
             r#"{"argv":["a"],"tty":1}"#,
         ] {
-            let error = from_slice::<ExecRequest>(json.as_bytes()).unwrap_err();
+            let error = from_slice::<ExecRequest>(json.as_bytes()).unwrap_err().text;
             assert!(
                 !["struct", "enum", "Tty", "Arg"].iter().any(|name| error.contains(name)),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn where_a_body_is_wrong_is_said_for_programs_too() {
+        for (json, line, column) in
+            [("{\"name\":\"a\",\n \"config\":{,}}", 2, 12), ("{", 1, 1), ("", 1, 0)]
+        {
+            let unfit = from_slice::<AddHost>(json.as_bytes()).unwrap_err();
+            assert_eq!(unfit.position, Some(Position { line, column }), "{json}: {}", unfit.text);
+            assert!(unfit.text.ends_with(&format!("at line {line} column {column}")), "{unfit:?}");
         }
     }
 

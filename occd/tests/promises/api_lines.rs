@@ -324,6 +324,25 @@ fn what_was_not_begun_or_may_be_asked_again_is_asked_of_the_next_daemon() {
     assert_eq!(lines.finish(), 0);
 }
 
+/// Its head has come by then.
+#[test]
+fn a_change_that_is_waited_for_is_waited_for_at_the_next_daemon() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let mut lines = Lines::start(&rig);
+    lines.ask(json!({"id": 1, "method": "GET", "path": "/v1/hosts"}));
+    let revision = lines.of(1)["body"]["revision"].clone();
+    let path = format!("/v1/hosts?since={revision}&wait=5m");
+    lines.ask(json!({"id": 2, "method": "GET", "path": path}));
+    let metrics = || rig.http("GET", "/metrics", &[], None).text();
+    wait_until("it to wait", GUARD, metrics, |text| text.contains("\noccd_open_streams 1.0\n"));
+    rig.kill_daemon();
+    let answer = lines.of(2);
+    assert_eq!(answer["status"], 200, "{answer}");
+    assert_ne!(answer["body"]["revision"], revision, "{answer}");
+    assert_eq!(lines.finish(), 0);
+}
+
 #[test]
 fn what_had_begun_is_asked_again_only_with_its_key_and_is_not_done_again() {
     let Some((_sshd, mut rig)) = sshd() else { return };

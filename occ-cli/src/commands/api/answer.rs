@@ -165,10 +165,19 @@ impl<'a> Work<'a> {
             }
             return talk.socket(answer, driver, body, input, &bytes).await;
         }
-        let body = body.map_or_else(Bytes::new, Content::bytes);
-        let asked = Box::pin(ask(api, start, repeatable, made(http)?, body));
+        let (http, body) = (made(http)?, body.map_or_else(Bytes::new, Content::bytes));
+        let is_head = method == Method::HEAD;
+        let asked = Box::pin(ask(api, start, repeatable, http.clone(), body.clone()));
         let (answer, driver) = asked.await?;
-        talk.answer(answer, driver, method == Method::HEAD).await
+        match talk.answer(answer, driver, is_head).await {
+            // One that waits for a change has its head at once, and nothing else for long.
+            Err(Failed::Broken(_)) if repeatable && told.get() == Told::Nothing => {
+                let asked = Box::pin(ask(api, start, repeatable, http, body));
+                let (answer, driver) = asked.await?;
+                talk.answer(answer, driver, is_head).await
+            }
+            answered => answered,
+        }
     }
 }
 
@@ -477,6 +486,9 @@ async fn next(driver: &mut Driver, body: &mut Incoming) -> Result<Option<Bytes>,
 
 /// Returns the innermost text of an error of hyper's: the outermost says nothing.
 fn reason(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() || error.is_body_write_aborted() {
+        return "its answer breaks off".to_owned();
+    }
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;

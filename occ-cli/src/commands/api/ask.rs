@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 use occ_proto::IDEMPOTENCY_HEADER;
-use occ_proto::error::{Code, Problem};
+use occ_proto::error::{Code, Position, Problem};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -166,8 +166,6 @@ pub(super) struct Misread {
     /// The request's, where it may be told so.
     pub(super) id: Option<Id>,
     pub(super) problem: Box<Problem>,
-    pub(super) line: u64,
-    pub(super) column: usize,
 }
 
 /// Why a line means nothing.
@@ -195,14 +193,19 @@ impl Misread {
     pub(super) fn at(line: u64, column: usize, id: Option<Id>, why: impl Into<Why>) -> Self {
         let Why { status, code, text } = why.into();
         let detail = format!("Line {line}, column {column}: {text}.");
-        Self { id, problem: Problem::new(status, code, detail).into(), line, column }
+        Self { id, problem: placed(line, column, Problem::new(status, code, detail)) }
     }
 
     pub(super) fn too_long(line: u64) -> Self {
         let detail = format!("Line {line} is longer than 64 MiB; send it in pieces.");
-        let problem = Problem::new(413, Code::TooLarge, detail).into();
-        Self { id: None, problem, line, column: 1 }
+        let problem = placed(line, 1, Problem::new(413, Code::TooLarge, detail));
+        Self { id: None, problem }
     }
+}
+
+fn placed(line: u64, column: usize, problem: Problem) -> Box<Problem> {
+    let column = u64::try_from(column).unwrap_or(u64::MAX);
+    Box::new(Problem { position: Some(Position { line, column }), ..problem })
 }
 
 /// Reads a line; an empty one asks for nothing.
@@ -334,10 +337,11 @@ mod tests {
             let detail = &misread.problem.detail;
             assert!(detail.contains(words), "{text}: {detail}");
             assert!(detail.starts_with(&format!("Line 7, column {column}: ")), "{detail}");
-            assert_eq!((misread.line, misread.column), (7, column), "{text}");
+            assert_eq!(misread.problem.position, Some(Position { line: 7, column }), "{text}");
             assert_eq!(misread.id, id.map(Id::Number), "{text}");
         }
-        assert_eq!(read(1, b"{\"id\":1,\n").unwrap_err().column, 8);
+        let place = read(1, b"{\"id\":1,\n").unwrap_err().problem.position;
+        assert_eq!(place, Some(Position { line: 1, column: 8 }));
         assert!(read(1, b" \r\n").unwrap().is_none());
     }
 }

@@ -73,8 +73,7 @@ impl Said {
 
     /// Says that a line means nothing.
     pub(super) fn misread(misread: &Misread) -> Self {
-        let mut body = json!(misread.problem);
-        body["position"] = json!({"line": misread.line, "column": misread.column});
+        let body = json!(misread.problem);
         let status = misread.problem.status.into();
         Self::object(&[
             ("id", json!(misread.id)),
