@@ -60,16 +60,20 @@ fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
 
 async fn start(context: &Context<'_>) -> Result<u8, CliError> {
     let socket = socket_path(context)?;
-    let by_systemd = endpoint::lock_holder(&socket).is_none()
-        && autostart::units(context).await.is_some_and(|units| units.listens);
+    let before = endpoint::lock_holder(&socket);
+    let by_systemd =
+        before.is_none() && autostart::units(context).await.is_some_and(|units| units.listens);
     let found = autostart::connect(context, Start::Asked).await?;
-    let started = found.started || by_systemd;
+    let mut started = found.started || by_systemd;
     if context.ui.json {
         return describe(context, found).await;
     }
     if !found.started {
         // It may be systemd that listens, or no occd at all; the daemon is there when it answers.
-        Client::of(found, context.ui).get("/v1/version").await?;
+        let reply = Client::of(found, context.ui).get("/v1/version").await?;
+        let pid = i32::try_from(reply.parse::<Version>()?.pid).ok();
+        // Another one than the one that was about to end.
+        started |= before.is_some() && before != pid;
     }
     let word = if started { "started" } else { "is already running" };
     context.ui.say(&format!("occd {word} (socket {}).", shown(&socket)))?;

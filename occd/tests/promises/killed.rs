@@ -132,6 +132,8 @@ fn what_was_not_begun_is_asked_of_the_next_daemon_and_is_done_once() {
         &["host", "test", "h"],
         &["host", "default", "h"],
         &["exec", "--host", "h", "--", "sh", "-c", &command],
+        // It says that it has started one.
+        &["daemon", "start"],
     ] {
         rig.start_daemon(&[]);
         let daemon = rig.daemon();
@@ -151,6 +153,8 @@ fn what_was_not_begun_is_asked_of_the_next_daemon_and_is_done_once() {
         let output = occ.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+        let is_start = *args == ["daemon", "start"];
+        assert_eq!(String::from_utf8_lossy(&output.stdout).contains("occd started"), is_start);
         rig.run_occ(&["daemon", "stop"]);
     }
     assert_eq!(fs::read_to_string(&done).unwrap(), "once\n");
