@@ -1,9 +1,11 @@
 //! `occ events`: what changes, as it changes.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use occ_proto::HostName;
 use occ_proto::event::{Change, Event};
 use occ_proto::forward::Forward;
 use occ_proto::status::{HostStatus, State};
@@ -33,6 +35,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
     }
     let following = async {
         let mut seen = args.after.clone();
+        let mut shown = Shown::default();
         let mut away = false;
         loop {
             let mut query = query.clone();
@@ -46,7 +49,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &EventsArgs) -> Result<u8, 
             let ended = match Lines::get_at_once(&client, &path).await {
                 Ok(mut lines) => {
                     away = false;
-                    let telling = told(context.ui, args, &mut lines, &mut seen);
+                    let telling = told(context.ui, args, &mut lines, (&mut seen, &mut shown));
                     match args.once {
                         true => client.at_once(telling).await,
                         false => telling.await,
@@ -82,7 +85,7 @@ async fn told(
     ui: &Ui,
     args: &EventsArgs,
     lines: &mut Lines,
-    seen: &mut Option<String>,
+    (seen, shown): (&mut Option<String>, &mut Shown),
 ) -> Result<bool, CliError> {
     while let Some(line) = lines.next_line().await? {
         let event: Event = lines.parse(&line)?;
@@ -90,7 +93,7 @@ async fn told(
         if ui.json {
             ui.print(&json::line(&line))?;
         } else {
-            for line in said(&event.change) {
+            for line in shown.lines(&event.change) {
                 let time = Timestamp::now().to_zoned(TimeZone::system()).strftime("%H:%M:%S");
                 ui.print(&format!("{time}  {line}\n"))?;
             }
@@ -100,6 +103,25 @@ async fn told(
         }
     }
     Ok(false)
+}
+
+/// What was said last of each host: a state is told also where something has changed of which a line says nothing.
+#[derive(Default)]
+struct Shown(HashMap<HostName, String>);
+
+impl Shown {
+    /// Returns the lines of an event that say something new.
+    fn lines(&mut self, change: &Change) -> Vec<String> {
+        if let Change::Snapshot(all) = change {
+            let hosts = all.hosts.iter().flatten();
+            self.0 = hosts.map(|status| (status.name.clone(), host_line(status))).collect();
+        }
+        let mut lines = said(change);
+        if let Change::Host { host, .. } = change {
+            lines.retain(|line| self.0.insert(host.clone(), line.clone()).as_ref() != Some(line));
+        }
+        lines
+    }
 }
 
 fn line(host: Option<&str>, what: &str) -> String {
@@ -200,6 +222,22 @@ fn said(change: &Change) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_of_which_nothing_new_is_to_be_said_is_not_spoken_of() {
+        let mut shown = Shown::default();
+        let mut told = |state: &str| {
+            let status = serde_json::json!({
+                "name": "h", "state": state, "status": "disconnected", "config": {"hostname": "h"},
+                "since": "2026-01-01T00:00:00Z", "attempt": 0, "connections": 0, "open_channels": 0,
+                "revision": 1
+            });
+            let change = serde_json::json!({"event": "host", "host": "h", "status": status});
+            shown.lines(&serde_json::from_value(change).unwrap()).len()
+        };
+        let told = ["stopped", "stopped", "connected", "connected", "stopped"].map(&mut told);
+        assert_eq!(told, [1, 0, 1, 0, 1]);
+    }
 
     #[test]
     fn what_a_host_says_cannot_draw_on_the_terminal() {

@@ -203,7 +203,7 @@ async fn ask_whether_kept(context: &Context<'_>, name: &HostName) -> Result<Fail
             Some("k" | "keep") => break Ok(Failed::Keep),
             Some("t" | "try" | "try again" | "again") => break Ok(Failed::Again),
             None | Some("l" | "leave" | "leave out") => break Ok(Failed::LeaveOut),
-            Some(_) => {}
+            Some(_) => context.ui.note("Type k, t or l."),
         }
     }
 }

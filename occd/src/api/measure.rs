@@ -25,8 +25,13 @@ const KINDS: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The word for a path that is no route.
 const NO_ROUTE: &str = "none";
 /// With which statuses a request is turned away, because of what it costs.
-const TURNED_AWAY: [StatusCode; 3] =
-    [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
+const TURNED_AWAY: [StatusCode; 5] = [
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::URI_TOO_LONG,
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+];
 const GAPS: [GapReason; 3] = [GapReason::Restarted, GapReason::Forgotten, GapReason::Unknown];
 
 /// The times of one route by method, as far as each is asked for, and by kind of answer.
@@ -212,7 +217,7 @@ mod tests {
             measured.answered(None, &Method::GET, status, Duration::ZERO);
         }
         let counted: Vec<_> = measured.refusals().collect();
-        assert_eq!(counted, [(429, 2), (408, 1), (413, 1)]);
+        assert_eq!(counted, [(429, 2), (408, 1), (413, 1), (414, 1), (431, 1)]);
         measured.gap(GapReason::Forgotten);
         assert_eq!(measured.gaps().map(|(_, count)| count).collect::<Vec<_>>(), [0, 1, 0]);
     }

@@ -179,12 +179,14 @@ pub(super) async fn list(
     Caller(client): Caller,
     asker: Asker,
 ) -> ApiResult<Json<SessionList>> {
+    let host = query.host.map(|host| host.parse::<SessionHost>()).transpose();
+    let host = host.map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
     if asker.only_looks {
-        return Ok(Json(SessionList { sessions: app.sessions.known().to(&asker) }));
+        let mut sessions = app.sessions.known();
+        sessions.retain(|session| host.as_ref().is_none_or(|host| *host == session.host));
+        return Ok(Json(SessionList { sessions: sessions.to(&asker) }));
     }
-    if let Some(host) = query.host {
-        let name: SessionHost =
-            host.parse().map_err(|error| ApiError::bad_request(format!("The {error}.")))?;
+    if let Some(name) = host {
         let place = place(&app, &name).await?;
         let looked = app.sessions.look_at(&name, place, client, true).await;
         return Ok(Json(SessionList { sessions: looked.map_err(problem(&name))? }));

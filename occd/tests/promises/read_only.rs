@@ -152,6 +152,15 @@ fn the_words_of_commands_and_of_questions_stay_out_of_it() {
     wait_until("the question", GUARD, open, |text| text.contains("touch /tmp/hunter2"));
     let sessions = ask(&rig, "GET", "/v1/sessions");
     assert_eq!(sessions.json()["sessions"][0]["argv"], json!(["sleep"]), "{}", sessions.text());
+    for (of, count) in [("h", 1), ("local", 0)] {
+        let list = ask(&rig, "GET", &format!("/v1/sessions?host={of}"));
+        assert_eq!(
+            list.json()["sessions"].as_array().map(Vec::len),
+            Some(count),
+            "{}",
+            list.text()
+        );
+    }
     let asked = ask(&rig, "GET", "/v1/prompts").json();
     assert_eq!(
         (&asked["prompts"][0]["kind"], &asked["prompts"][0]["host"]),

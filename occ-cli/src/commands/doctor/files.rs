@@ -66,7 +66,11 @@ pub(super) fn check() -> Vec<Finding> {
     let all_well = !findings.iter().any(bad);
     findings.retain(bad);
     if all_well {
-        findings.push(Finding::ok("files", format!("{}, {}", config.display(), state.display())));
+        let shown = [&config, &state].map(|dir| match dir.exists() {
+            true => dir.display().to_string(),
+            false => format!("{} (not there yet)", dir.display()),
+        });
+        findings.push(Finding::ok("files", shown.join(", ")));
     }
     findings.push(hosts_json(&env));
     findings.extend(ssh_config(&env));
@@ -235,7 +239,13 @@ fn hosts_json(env: &Env) -> Finding {
             let text = format!("{shown}: its default_host is none of its hosts");
             Finding::failed(CHECK, text, "occ host default NAME, or occ host default none")
         }
-        Ok(file) => Finding::ok(CHECK, format!("{shown}, hosts: {}", file.hosts.len())),
+        Ok(file) => {
+            let others = places.first().filter(|first| *first != place);
+            let others = others.map_or_else(String::new, |first| {
+                format!(" (the other tool's, as {} is not there)", first.display())
+            });
+            Finding::ok(CHECK, format!("{shown}{others}, hosts: {}", file.hosts.len()))
+        }
         Err(error) => {
             let kept = backup(place);
             let hint = match kept.exists() {
