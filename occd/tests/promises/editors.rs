@@ -333,6 +333,38 @@ fn neovim_draws_a_question_once_and_asks_again_after_a_slip() {
     nvim.shows("localhost");
 }
 
+/// Nobody is to trust a key that was never on the screen.
+#[test]
+fn neovim_shows_a_question_page_by_page_where_it_has_no_room() {
+    let (_host, rig) = asking();
+    let Some(nvim) = OnScreen::start(&rig, &[]) else { return };
+    nvim.tmux(&["resize-window", "-x", "30", "-y", "5"]);
+    let file = rig.root().join("file");
+    fs::write(&file, "text\n").unwrap();
+    nvim.types(&[&format!(":OccOpen new:{}", file.display()), "Enter"]);
+    let mut seen = String::new();
+    for _ in 0..20 {
+        wait_until(
+            "a page",
+            GUARD,
+            || nvim.screen(),
+            |screen| screen.contains("-- More --") || screen.contains("(yes/no):"),
+        );
+        let screen = nvim.screen();
+        seen.push_str(&screen);
+        if screen.contains("(yes/no):") {
+            break;
+        }
+        nvim.types(&["Space"]);
+        wait_until("another page", GUARD, || nvim.screen(), |other| *other != screen);
+    }
+    for words in ["[new]", "SHA256:", "(yes/no):"] {
+        assert!(seen.contains(words), "{words}: {seen}");
+    }
+    nvim.types(&["yes", "Enter"]);
+    nvim.shows("text");
+}
+
 #[test]
 fn neovim_tells_of_a_host_key_that_was_recorded() {
     let host = EmbeddedHost::start();

@@ -152,16 +152,15 @@ local function shown(lines)
   if #lines == 0 then
     return function() end
   end
-  local height = math.max(1, math.min(#lines, vim.o.lines - vim.o.cmdheight - 2))
   local buffer = vim.api.nvim_create_buf(false, true)
-  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, vim.list_slice(lines, #lines - height + 1))
+  vim.api.nvim_buf_set_lines(buffer, 0, -1, false, lines)
   local ok, view = pcall(vim.api.nvim_open_win, buffer, false, {
     relative = 'editor',
     anchor = 'SW',
     row = vim.o.lines - vim.o.cmdheight - (vim.o.laststatus > 0 and 1 or 0),
     col = 0,
     width = vim.o.columns,
-    height = height,
+    height = #lines,
     style = 'minimal',
     focusable = false,
     noautocmd = true,
@@ -190,10 +189,12 @@ end
 --- Returns what to ask for a question in the command line, and what takes away the rest of it.
 local function last_line(text)
   text = rpc.wrapped(text)
-  if is_leaving() then
+  local lines = vim.split(text, '\n', { plain = true })
+  -- As a whole it is shown page by page.
+  local is_long = #lines > vim.o.lines - vim.o.cmdheight - 1
+  if is_leaving() or is_long then
     return text, function() end
   end
-  local lines = vim.split(text, '\n', { plain = true })
   local last = table.remove(lines)
   return last, shown(lines)
 end
