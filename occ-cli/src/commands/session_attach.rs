@@ -15,7 +15,7 @@ use super::exec_run::{Caught, Signals};
 use super::{Context, exec};
 use crate::cli::{AttachArgs, ExecArgs, SessionLogsArgs};
 use crate::error::{CLOSED_PIPE, CliError, DAEMON_UNREACHABLE, OUTCOME_UNKNOWN};
-use crate::output::Ui;
+use crate::output::{Ui, with_note};
 use crate::place::Place;
 use crate::prompter;
 use crate::session::{Attached, Begin, Received, Sessions};
@@ -307,7 +307,9 @@ pub(super) async fn attach(
     let terminal = io::stdin().is_terminal();
     let plain = args.no_stdin || args.from_start || args.offset.is_some();
     if terminal && !plain && !context.ui.json {
-        let session = sessions.show(&args.name).await?;
+        let note = format!("[{}] its host does not answer yet; trying …", args.name);
+        let shown = async { Ok::<_, CliError>(sessions.show(&args.name).await?) };
+        let session = with_note(context.ui, &note, shown).await?;
         if session.info.tty && session.state == SessionState::Running {
             return in_terminal(context, sessions, &session, args.wait).await;
         }
@@ -431,7 +433,7 @@ async fn screen(
     tokio::time::sleep(SCREEN).await;
     let now = sessions.show(&session.info.id).await?;
     match (now.state, code) {
-        // Somebody has detached by tmux's or screen's own keys.
+        // Somebody has detached it by a command of tmux's or screen's.
         (SessionState::Running, 0) => Ok(None),
         (SessionState::Running, _) => {
             let text = format!("the screen of session '{name}' could not be shown");

@@ -163,6 +163,7 @@ fn who_leaves_while_the_host_is_down_leaves_at_once() {
     terminal.type_text("~.");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("[work] its host does not answer yet; trying …"), "{screen}");
     assert!(screen.contains("detached; work goes on"), "{screen}");
 }
 
@@ -179,9 +180,10 @@ fn keys_that_are_typed_while_the_host_is_down_reach_the_program_as_they_are() {
         let types = |terminal: &mut Terminal, name: &str| {
             wait_until("the keys to be read", GUARD, || terminal.echoes(), |echoes| !echoes);
             // Of a terminal as it usually is the most would be read by nobody, or end something.
-            terminal.type_text(&format!("{name}\ra\u{1a}\u{1c}b\u{15}\u{7f}\u{4}c\u{16}d"));
+            terminal
+                .type_text(&format!("{name}\ra\u{1a}\u{1c}b\u{15}\u{7f}\u{4}c\u{16}\u{1}d\u{2}d"));
             far.link.refuse(false);
-            wait_for_words(&far, "work", &format!("{name}^Ma^Z^\\b^U^?^Dc^Vd"));
+            wait_for_words(&far, "work", &format!("{name}^Ma^Z^\\b^U^?^Dc^V^Ad^Bd"));
         };
         let mut terminal = attach(&far, "work");
         terminal.wait_for("ready");

@@ -16,6 +16,8 @@ p='trap : INT QUIT; read -r x <"$0.go"; sh -c '"'"'echo $$ >"$0.new" && mv "$0.n
 in_tmux() {
   tm new-session -d -s occ -x 80 -y 24 sh -c "$p" "$t/tty" "$@" || exit 126
   tm set-option -g status off
+  # Every key is the program's.
+  tm set-option -g prefix None
   tm pipe-pane -t occ "exec cat >'$t/tty'"
 }
 type_in_tmux() {
@@ -33,7 +35,7 @@ in_screen() {
   mkfifo "$t/tty.end" || exit 126
   exec 6<>"$t/tty" 7<>"$t/tty.end" 8<"$t/tty.end"
   exec 7>&-
-  printf '%s\n' "logfile $t/tty" 'logfile flush 0' 'deflog on' 'startup_message off' 'vbell off' 'deflogin off' >"$t/screen.rc"
+  printf '%s\n' "logfile $t/tty" 'logfile flush 0' 'deflog on' 'startup_message off' 'vbell off' 'deflogin off' 'escape ""' >"$t/screen.rc"
   sc -c "$t/screen.rc" -d -m sh -c 'exec 9>"$0.end"; '"$p" "$t/tty" "$@" 6>&- 8<&- || exit 126
 }
 # Waits for screen's end, when all that was written is in its log.
