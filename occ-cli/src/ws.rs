@@ -270,10 +270,10 @@ pub(crate) struct Down {
 }
 
 impl Down {
-    /// Passes the command's output to `output` until its end. `on_start` is called when the host has
-    /// accepted the command, with its host key if that was recorded just now; `on_output` when something of its was written;
-    /// `on_key` for each key that was
-    /// recorded, also of jump hosts; `on_approval` with the question that a person is to answer first; `on_unsent` with whether the command is certain not to have been sent.
+    /// Passes the command's output to `output` until its end. `on_start` is called when the host has accepted the command,
+    /// with its host key if that was recorded just now; `on_output` when something of it was written; `on_key` for each key
+    /// that was recorded, also of jump hosts; `on_approval` with the question that a person is to answer first; `on_unsent`
+    /// with whether the command is certain not to have been sent.
     pub(crate) async fn run(
         mut self,
         output: &mut Output,
