@@ -46,7 +46,7 @@ use occ_proto::session::{
 
 use tokio::time::{Instant, sleep};
 
-pub(crate) use attached::lost;
+pub(crate) use attached::{AGAIN, lost};
 pub use attached::{Attached, Received};
 
 pub use crate::daemon::DaemonError as SessionError;

@@ -18,7 +18,7 @@ use crate::error::{CLOSED_PIPE, CliError, DAEMON_UNREACHABLE, OUTCOME_UNKNOWN};
 use crate::output::{Ui, with_note};
 use crate::place::Place;
 use crate::prompter;
-use crate::session::{Attached, Begin, Received, Sessions};
+use crate::session::{AGAIN, Attached, Begin, Received, Sessions};
 use crate::stdio::{Descriptor, Input};
 use crate::target::Source;
 
@@ -27,8 +27,6 @@ const TWICE: Duration = Duration::from_secs(2);
 /// How much is read from standard input at once.
 const CHUNK: usize = 64 * 1024;
 
-/// How long a host that is lost is waited for by whoever looks at a screen there, in milliseconds.
-const AGAIN: u64 = 3_600_000;
 /// How long a program may take to end when its screen has.
 const SCREEN: Duration = Duration::from_millis(500);
 

@@ -25,6 +25,8 @@ use crate::ws::{self, WebSocket};
 const MESSAGES: usize = 12;
 /// The largest message of input.
 const PIECE: usize = 64 * 1024;
+/// How long a host that is lost is waited for by whoever is attached, in milliseconds.
+pub(crate) const AGAIN: u64 = 3_600_000;
 /// How long a daemon that went away may take to come back.
 pub(super) const BACK: Duration = Duration::from_secs(30);
 /// How long it is left alone in between.
@@ -85,8 +87,10 @@ pub struct Attached {
     on: bool,
     /// Where this one stops is where the next one goes on.
     notes: bool,
-    /// How long a host is waited for that is down, in milliseconds, before anything has come of it.
+    /// How long a host is waited for that is down, in milliseconds, before it is attached to.
     wait: Option<u64>,
+    /// It is attached to, or was when the daemon went away.
+    live: bool,
     /// Whether a daemon may be started when there is none.
     start: Start,
     stream: Option<WebSocket>,
@@ -126,6 +130,7 @@ impl Attached {
             on,
             notes,
             wait,
+            live: false,
             start: Start::IfNeeded,
             stream: None,
             waiting: VecDeque::new(),
@@ -300,7 +305,14 @@ impl Attached {
                     }
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Close(_)) | Err(_)) | None => self.stream = None,
+                Some(Ok(Message::Close(_)) | Err(_)) | None => {
+                    self.stream = None;
+                    if std::mem::take(&mut self.live) {
+                        // That the host is down as well is no reason to leave it: the link is broken, by whichever end.
+                        self.wait = Some(AGAIN);
+                        return Ok(Received::Paused { message: "occd went away".to_owned() });
+                    }
+                }
             }
         }
     }
@@ -332,6 +344,7 @@ impl Attached {
                 if self.doubtful == 0 && self.sent == 0 {
                     self.base = Some(stdin);
                 }
+                self.live = true;
                 Some(Received::Live)
             }
             SessionEvent::Input { end, taken } => {

@@ -322,14 +322,14 @@ fn keeps_its_screen(far: &Far) {
     assert_eq!(terminal.finish().1, 6);
     // Lines that are sent are typed, whatever is in them.
     let odd = "^A \\ $HOME '\" ~x";
-    let line = "stty -echo; echo ready; for i in 1 2 3; do read -r x; echo \"got $x\"; done";
+    let line = "stty -echo; echo ready; for i in 1 2 3 4 5; do read -r x; echo \"got $x\"; done";
     let start = ["session", "start", "--host", "h", "--name", "typed", "--tty", "--"];
     far.rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
     let logs = || far.rig.occ_ok(&["session", "logs", "typed"]);
     wait_until("it to be ready", GUARD, logs, |out| out.contains("ready"));
     let sessions = far.sshd.dir().join("cache/occ/sessions");
     let log = sessions.join(&far.look("typed").info.id).join("tty");
-    for line in [odd, "two", "three"] {
+    for line in [odd, "two;", ";", "three\\;", "four;;"] {
         // Screen opens its log anew when its times are others than they were, which happens by itself, too.
         let touched = std::process::Command::new("touch").args(["-d", "@0"]).arg(&log).status();
         assert!(touched.unwrap().success(), "{}", log.display());
@@ -338,7 +338,7 @@ fn keeps_its_screen(far: &Far) {
     let waited = far.rig.run_occ(&["session", "wait", "typed"]);
     assert_eq!(waited.code(), 0, "{}", waited.stderr);
     let said: Vec<String> = logs().lines().map(|line| line.trim().to_owned()).collect();
-    for expected in [odd, "two", "three"] {
+    for expected in [odd, "two;", ";", "three\\;", "four;;"] {
         assert!(said.contains(&format!("got {expected}")), "{said:?}");
     }
 }
@@ -362,6 +362,35 @@ fn a_host_that_is_down_is_waited_for_by_whoever_wishes_it() {
     assert_eq!(lines.next().unwrap().unwrap(), "out");
     signal(&occ, Signal::TERM);
     exit_code(&mut occ);
+}
+
+#[test]
+fn who_is_attached_waits_for_a_host_that_is_down_also_at_the_next_daemon() {
+    let Some(mut far) = Far::start() else { return };
+    let go = far.rig.root().join("go");
+    let line =
+        format!("echo one; until [ -e {} ]; do sleep 0.05; done; echo two; exit 3", go.display());
+    far.begin("work", &line);
+    let mut occ = spawn(&far.rig, &["session", "attach", "-n", "work"]);
+    let mut lines = BufReader::new(occ.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    far.link.refuse(true);
+    far.link.reset_all();
+    far.rig.kill_daemon();
+    let root = far.rig.root().display().to_string();
+    let daemon = || testkit::proc::marked(&root).into_iter().find(|it| it.name() == "occd");
+    wait_for("another daemon", GUARD, daemon);
+    // More often than for somebody who has just come.
+    let attempts = || {
+        let answer =
+            testkit::http::request(&far.rig.socket(), "GET", "/v1/hosts/h", &[], None).ok()?;
+        answer.json()["attempt"].as_u64()
+    };
+    wait_until("it to be dialled", GUARD, attempts, |count| count.is_some_and(|count| count > 5));
+    far.link.refuse(false);
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "two");
+    assert_eq!(exit_code(&mut occ), 3);
 }
 
 #[test]

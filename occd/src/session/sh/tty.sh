@@ -20,8 +20,12 @@ in_tmux() {
   tm set-option -g prefix None
   tm pipe-pane -t occ "exec cat >'$t/tty'"
 }
+# At the end of an argument tmux takes a semicolon for the end of its command.
 type_in_tmux() {
-  tm send-keys -t occ -l -- "$1"
+  case $1 in
+    *\;) tm send-keys -t occ -l -- "${1%;}\\;" ;;
+    *) tm send-keys -t occ -l -- "$1" ;;
+  esac
   tm send-keys -t occ "${2:-Enter}"
 }
 end_in_tmux() {
