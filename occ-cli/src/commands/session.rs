@@ -371,27 +371,39 @@ async fn send(context: &Context<'_>, args: &SendArgs) -> Result<u8, CliError> {
     let mut attached = sessions.look(&args.name, begin, true).await?;
     // Also where nothing is sent, it is known to be there.
     let mut is_over = is_over(attached.receive().await?);
-    let mut is_left = args.eof;
+    let (mut is_left, mut is_sent) = (false, false);
     while let Some(piece) = source.next(args.eol)? {
         if is_over {
             is_left = true;
             break;
         }
         attached.send(&piece).await?;
+        is_sent = true;
         while attached.is_full() && !is_over {
             is_over = self::is_over(attached.receive().await?);
         }
     }
     if args.eof && !is_over {
         attached.end_input().await?;
+    } else if !is_sent {
+        is_left |= args.eof;
     }
     while !attached.is_taken() && !is_over {
         is_over = self::is_over(attached.receive().await?);
     }
     if is_over && (is_left || !attached.is_taken()) {
-        // The daemon has the words for a program that takes nothing any more.
         let path = format!("/v1/sessions/{}/input", segment(&args.name));
-        sessions.client().post_bytes(&path, Bytes::new()).await?;
+        // The end may be told before what was taken is, by a program that ends with what it was sent. Its host knows; and the
+        // daemon has the words for one that takes nothing any more.
+        let asked = match attached.untaken().filter(|_| !is_left) {
+            // All but the end, of which a program that has ended itself needs no word.
+            Some((_, bytes)) if is_sent && bytes.is_empty() => None,
+            Some((from, bytes)) => Some((format!("{path}?offset={from}"), bytes)),
+            None => Some((path, Bytes::new())),
+        };
+        if let Some((path, bytes)) = asked {
+            sessions.client().post_bytes(&path, bytes).await?;
+        }
     }
     if context.ui.json {
         context.ui.value(&InputTaken { end: attached.input_end() })?;

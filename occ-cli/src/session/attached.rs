@@ -196,6 +196,12 @@ impl Attached {
         self.waiting.is_empty() && self.ends == self.end_taken
     }
 
+    /// Returns the input that is not known to be taken, and its offset, once that is known.
+    pub(crate) fn untaken(&self) -> Option<(u64, Bytes)> {
+        let bytes: Vec<u8> = self.waiting.iter().flatten().copied().collect();
+        Some((self.base?, bytes.into()))
+    }
+
     /// Returns where the input ends that the host has taken, as far as that is known: the offset of what comes next.
     pub fn input_end(&self) -> u64 {
         self.base.unwrap_or(0)

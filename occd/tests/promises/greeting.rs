@@ -62,7 +62,13 @@ fn sessions_run_where_every_command_begins_with_a_greeting() {
         // What this daemon knows of it is not asked for: the host tells.
         let listed = rig.occ_ok(&["session", "list", "--host", "h"]);
         assert!(listed.contains("work") && listed.contains("running"), "{listed}");
-        rig.occ_ok(&["session", "send", "work", "--eol", "lf", "it"]);
+        let sent = rig.run_occ(&["session", "send", "work", "--eol", "lf", "it"]);
+        assert_eq!(
+            sent.code(),
+            0,
+            "{sent:?}: {:?}",
+            rig.run_occ(&["session", "attach", "-n", "work"])
+        );
         let attached = rig.run_occ(&["session", "attach", "-n", "work"]);
         assert_eq!((attached.code(), &attached.stdout[..]), (3, "got it\n"), "{attached:?}");
         rig.occ_ok(&["session", "rm", "work"]);

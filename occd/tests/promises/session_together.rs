@@ -86,6 +86,22 @@ fn input_for_a_program_that_has_ended_is_refused() {
     assert!(sent.stderr.contains("has ended"), "{}", sent.stderr);
 }
 
+/// Its end may be told before what it was sent is known to be taken.
+#[test]
+fn input_that_a_program_ends_with_is_no_failure() {
+    let Some(far) = Far::start() else { return };
+    let rig = &far.rig;
+    for round in 0..15 {
+        let name = format!("work-{round}");
+        let run = ["--", "sh", "-c", "read x; echo got $x; exit 3"];
+        rig.occ_ok(&[&["session", "start", "--host", "h", "--name", &name][..], &run].concat());
+        let eof: &[&str] = if round % 3 == 0 { &["--eof"] } else { &[] };
+        rig.occ_ok(&[&["session", "send", &name][..], eof, &["it"]].concat());
+        assert_eq!(rig.run_occ(&["session", "wait", &name]).code(), 3);
+        assert_eq!(rig.occ_ok(&["session", "logs", &name]), "got it\n");
+    }
+}
+
 #[test]
 fn what_was_forgotten_is_found_by_whoever_asks_for_it_alone() {
     let Some(far) = Far::start() else { return };
