@@ -276,8 +276,12 @@ impl Wire {
         cx: &mut Context<'_>,
         said: &[u8],
     ) -> Poll<Option<io::Result<usize>>> {
-        if self.instead.is_none() && self.turn.0.at.load(Ordering::Acquire) == IDLE {
-            self.instead = by_itself(said).map(|answer| (answer, said.len()));
+        if self.instead.is_none()
+            && self.turn.0.at.load(Ordering::Acquire) == IDLE
+            && let Some(problem) = by_itself(said)
+        {
+            self.door.answered(StatusCode::from_u16(problem.status).unwrap_or_default());
+            self.instead = Some((last_answer(&problem), said.len()));
         }
         let Some((answer, length)) = &mut self.instead else { return Poll::Ready(None) };
         while answer.has_remaining() {
@@ -340,8 +344,8 @@ fn too_late() -> Bytes {
     last_answer(&Problem { retryable: true, retry_after_ms: Some(AGAIN_MS), ..problem })
 }
 
-/// Returns what is answered in place of what hyper answers by itself.
-fn by_itself(said: &[u8]) -> Option<Bytes> {
+/// Returns the problem that is answered in place of what hyper answers by itself.
+fn by_itself(said: &[u8]) -> Option<Problem> {
     let line = said.strip_prefix(b"HTTP/1.1 ")?;
     let (code, detail) = match line.get(..3)? {
         b"400" => (Code::BadRequest, "The request is not valid HTTP/1.1."),
@@ -352,7 +356,7 @@ fn by_itself(said: &[u8]) -> Option<Bytes> {
         _ => return None,
     };
     let status = std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()?;
-    Some(last_answer(&Problem::new(status, code, detail)))
+    Some(Problem::new(status, code, detail))
 }
 
 /// Returns a problem as an answer with which the connection ends.

@@ -478,6 +478,11 @@ fn what_is_no_request_gets_a_problem_with_the_versions_too() {
         assert!(head.contains(&problem.title.to_ascii_lowercase()), "{shown:?}: {problem:?}");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
     }
+    let numbers = rig.http("GET", "/metrics", &[], None).text();
+    for status in [414, 431] {
+        let counted = format!("\noccd_requests_turned_away_total{{status=\"{status}\"}} 1\n");
+        assert!(numbers.contains(&counted), "{numbers}");
+    }
 }
 
 #[test]
