@@ -278,10 +278,10 @@ impl Wire {
     ) -> Poll<Option<io::Result<usize>>> {
         if self.instead.is_none()
             && self.turn.0.at.load(Ordering::Acquire) == IDLE
-            && let Some(problem) = by_itself(said)
+            && let Some((status, answer)) = by_itself(said)
         {
-            self.door.answered(StatusCode::from_u16(problem.status).unwrap_or_default());
-            self.instead = Some((last_answer(&problem), said.len()));
+            self.door.answered(status);
+            self.instead = Some((answer, said.len()));
         }
         let Some((answer, length)) = &mut self.instead else { return Poll::Ready(None) };
         while answer.has_remaining() {
@@ -344,19 +344,19 @@ fn too_late() -> Bytes {
     last_answer(&Problem { retryable: true, retry_after_ms: Some(AGAIN_MS), ..problem })
 }
 
-/// Returns the problem that is answered in place of what hyper answers by itself.
-fn by_itself(said: &[u8]) -> Option<Problem> {
+/// Returns what is answered in place of what hyper answers by itself, and its status.
+fn by_itself(said: &[u8]) -> Option<(StatusCode, Bytes)> {
     let line = said.strip_prefix(b"HTTP/1.1 ")?;
-    let (code, detail) = match line.get(..3)? {
-        b"400" => (Code::BadRequest, "The request is not valid HTTP/1.1."),
-        b"414" => (Code::TooLarge, "The request's target is longer than 64 KiB."),
-        b"431" => {
+    let status = StatusCode::from_bytes(line.get(..3)?).ok()?;
+    let (code, detail) = match status {
+        StatusCode::BAD_REQUEST => (Code::BadRequest, "The request is not valid HTTP/1.1."),
+        StatusCode::URI_TOO_LONG => (Code::TooLarge, "The request's target is longer than 64 KiB."),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
             (Code::TooLarge, "The request's head is too large, or has more than 100 headers.")
         }
         _ => return None,
     };
-    let status = std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()?;
-    Some(Problem::new(status, code, detail))
+    Some((status, last_answer(&Problem::new(status.as_u16(), code, detail))))
 }
 
 /// Returns a problem as an answer with which the connection ends.

@@ -3,8 +3,7 @@
 # dropped; else it is another's. Nothing may be missing before the first byte.
 # Prints a word and where the input ends now: `k` taken, `m` another's is there, `h` a hole, `c` closed before, `b` busy
 # (too much waits for the program), `f` not written, `x` the program has ended, `g` it was lost; `short` when not
-# all of it came, `n` when
-# there is no such session.
+# all of it came, `n` when there is no such session.
 umask 077
 cd "$d/$1" 2>/dev/null || { echo n; exit 0; }
 from=$2 length=$3 last=$4 again=$5
