@@ -1,5 +1,13 @@
 //! What serde says is wrong with a text, for people who have never heard of the types that it is read into.
 
+/// What the standard library says of a number or a switch that it reads from a query, and the same for people.
+const OF_QUERIES: [(&str, &str); 4] = [
+    ("invalid digit found in string", "expected a whole number from 0 on"),
+    ("cannot parse integer from empty string", "expected a whole number from 0 on"),
+    ("number too large to fit in target type", "the number is too large"),
+    ("provided string was not `true` or `false`", "expected true or false"),
+];
+
 /// Returns an error without the names that types have in Rust.
 pub(crate) fn in_words(error: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
@@ -30,7 +38,9 @@ pub(crate) fn in_words(error: &str) -> String {
         }
     }
     let said = words.join(" ").replace("a sequence", "an array").replace("a map", "an object");
-    said.replace("a boolean", "true or false")
+    OF_QUERIES.iter().fold(said.replace("a boolean", "true or false"), |said, (rusts, ours)| {
+        said.replace(rusts, ours)
+    })
 }
 
 #[cfg(test)]
@@ -41,6 +51,17 @@ mod tests {
     fn a_number_is_a_number_by_whatever_type() {
         let said = in_words("invalid type: string \"24100\", expected u64");
         assert_eq!(said, "invalid type: string \"24100\", expected a number from 0 on");
+    }
+
+    #[test]
+    fn what_a_query_has_in_place_of_a_number_is_told_in_words_of_queries() {
+        let number = |text: &str| in_words(&text.parse::<u16>().unwrap_err().to_string());
+        assert_eq!(number("abc"), "expected a whole number from 0 on");
+        assert_eq!(number(""), "expected a whole number from 0 on");
+        assert_eq!(number("-1"), "expected a whole number from 0 on");
+        assert_eq!(number("70000"), "the number is too large");
+        let switch = "maybe".parse::<bool>().unwrap_err();
+        assert_eq!(in_words(&switch.to_string()), "expected true or false");
     }
 
     #[test]

@@ -129,10 +129,16 @@ impl From<Vec<u8>> for Bytes {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a string, or {\"b64\": \"…\"}")]
 enum BytesRepr<'a> {
     Text(std::borrow::Cow<'a, str>),
     Base64 { b64: String },
+}
+
+/// Says what is wrong with a member's base64: a part of a sentence, without a full stop.
+pub fn not_base64(member: &str, error: &base64::DecodeError) -> String {
+    let said = error.to_string();
+    format!("{member} is not base64: {}", said.trim_end_matches('.').to_lowercase())
 }
 
 impl Serialize for Bytes {
@@ -150,7 +156,8 @@ impl<'de> Deserialize<'de> for Bytes {
         match BytesRepr::deserialize(deserializer)? {
             BytesRepr::Text(text) => Ok(Self(text.into_owned().into_bytes())),
             BytesRepr::Base64 { b64 } => {
-                STANDARD.decode(b64).map(Self).map_err(serde::de::Error::custom)
+                let bytes = STANDARD.decode(b64).map_err(|error| not_base64("b64", &error));
+                bytes.map(Self).map_err(serde::de::Error::custom)
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::host::HostHandle;
 use crate::policy::Asker;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
+use crate::wording::in_words;
 
 /// What stands for this machine in place of a host's name.
 pub(super) const LOCAL: &str = "local";
@@ -50,12 +51,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             ));
         }
         let bytes = whole(request.into_body()).await?;
-        // Every body is an object, also of a type that serde takes from an array by itself.
-        if bytes.trim_ascii_start().first() == Some(&b'[') {
-            return Err(ApiError::bad_request(
-                "The body is not valid: it is an array, not an object.",
-            ));
-        }
         strict::from_slice(&bytes).map(Self).map_err(|Unfit { text, position }| {
             ApiError::bad_request(format!("The body is not valid: {text}.")).at(position)
         })
@@ -118,6 +113,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(rejection) => {
                 let why = rejection.source().map_or_else(|| rejection.to_string(), innermost);
+                let why = in_words(&why);
                 Err(ApiError::bad_request(format!("The query is not valid: {why}.")))
             }
         }

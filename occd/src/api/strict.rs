@@ -32,11 +32,25 @@ impl From<serde_json::Error> for Unfit {
     }
 }
 
-/// Reads a body.
+/// Reads a body, which is an object, also of a type that serde takes from an array through a buffer of its own.
 pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unfit> {
+    let content = bytes.trim_ascii_start();
+    if content.first() == Some(&b'[') {
+        let position = end_of(bytes.strip_suffix(content).unwrap_or_default());
+        let Position { line, column } = position;
+        let text = format!("it is an array, not an object, at line {line} column {column}");
+        return Err(Unfit { text, position: Some(position) });
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Strict(&mut json)).and_then(|value| json.end().map(|()| value));
     value.map_err(Unfit::from)
+}
+
+/// Returns the place of what comes next after that much of a text, as serde_json counts: bytes, from 1.
+fn end_of(text: &[u8]) -> Position {
+    let lines = text.split(|byte| *byte == b'\n');
+    let column = lines.clone().next_back().map_or(1, |last| last.len() + 1);
+    Position { line: lines.count() as u64, column: column as u64 }
 }
 
 /// Something to read from, and what is in it.
@@ -269,7 +283,7 @@ mod tests {
                 r#"{"name":"a","config":["h"]}"#,
                 "invalid type: an array, expected an object at line 1",
             ),
-            (r#"["a",["h"]]"#, "invalid type: an array, expected an object at line 1"),
+            (r#"["a",["h"]]"#, "it is an array, not an object, at line 1 column 1"),
             (r#"{"name":"a","config":{"hostname":"h","port":"x"}}"#, "number"),
             (r#"{"name":"a","config":{"hostname":"h"},"verify":1}"#, "expected true or false at"),
             (r#"{"name":"a","config":{"hostname":"h"}} x"#, "trailing characters at line 1"),
@@ -285,6 +299,7 @@ mod tests {
             r#"{"argv":["a"],"tty":1}"#,
         ] {
             let error = from_slice::<ExecRequest>(json.as_bytes()).unwrap_err().text;
+            assert!(!error.contains("variant"), "{error}");
             assert!(
                 !["struct", "enum", "Tty", "Arg"].iter().any(|name| error.contains(name)),
                 "{error}"
@@ -294,9 +309,12 @@ mod tests {
 
     #[test]
     fn where_a_body_is_wrong_is_said_for_programs_too() {
-        for (json, line, column) in
-            [("{\"name\":\"a\",\n \"config\":{,}}", 2, 12), ("{", 1, 1), ("", 1, 0)]
-        {
+        for (json, line, column) in [
+            ("{\"name\":\"a\",\n \"config\":{,}}", 2, 12),
+            ("{", 1, 1),
+            ("", 1, 0),
+            ("\n\n  [1]", 3, 3),
+        ] {
             let unfit = from_slice::<AddHost>(json.as_bytes()).unwrap_err();
             assert_eq!(unfit.position, Some(Position { line, column }), "{json}: {}", unfit.text);
             assert!(unfit.text.ends_with(&format!("at line {line} column {column}")), "{unfit:?}");

@@ -189,7 +189,9 @@ fn a_body_is_an_object_and_never_a_list_of_its_fields() {
     rig.start_daemon(&[]);
     let list = rig.http("POST", "/v1/hosts", &[], Some(json!(["h", null])));
     assert_eq!(list.status, 400, "{}", list.text());
-    assert_eq!(list.json()["detail"], "The body is not valid: it is an array, not an object.");
+    let said = "The body is not valid: it is an array, not an object, at line 1 column 1.";
+    assert_eq!(list.json()["detail"], said);
+    assert_eq!(list.json()["position"], json!({ "line": 1, "column": 1 }));
     // Nor is what is in it.
     let inner = json!({ "name": "h", "config": ["203.0.113.1"] });
     let inner = rig.http("POST", "/v1/hosts", &[], Some(inner));

@@ -9,6 +9,7 @@ use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 use occ_proto::IDEMPOTENCY_HEADER;
 use occ_proto::error::{Code, Position, Problem};
+use occ_proto::exec::not_base64;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -113,13 +114,16 @@ pub(super) enum Content {
 }
 
 impl Content {
-    fn of(value: Option<Value>, b64: Option<String>) -> Result<Option<Self>, String> {
+    /// Returns what a line has in `member`, or as base64 in `member_b64`.
+    fn of(member: &str, value: Option<Value>, b64: Option<String>) -> Result<Option<Self>, String> {
         Ok(match (value, b64) {
             (Some(_), Some(_)) => return Err("one of the two bodies is too many".into()),
             (Some(Value::String(text)), None) => Some(Self::Text(text)),
             (Some(value), None) => Some(Self::Json(value.to_string())),
             (None, Some(b64)) => {
-                let bytes = STANDARD.decode(b64).map_err(|error| format!("base64: {error}"))?;
+                let bytes = STANDARD.decode(b64);
+                let bytes =
+                    bytes.map_err(|error| not_base64(&format!("`{member}_b64`"), &error))?;
                 Some(Self::Bytes(bytes.into()))
             }
             (None, None) => None,
@@ -242,7 +246,7 @@ fn understood(written: Written) -> Result<Line, Why> {
     match (is_request, is_piece, written.cancel) {
         (false, false, Some(which)) => Ok(Line::Cancel { id: written.id, which }),
         (false, true, None) => {
-            let content = Content::of(written.send, written.send_b64)?;
+            let content = Content::of("send", written.send, written.send_b64)?;
             if content.is_some() && written.close {
                 return Err("`close` is a line of its own".into());
             }
@@ -257,7 +261,7 @@ fn understood(written: Written) -> Result<Line, Why> {
             let path = written.path.ok_or("`path` is missing")?;
             let uri = target(&path)?;
             let headers = written.headers.into_iter().map(header).collect::<Result<_, _>>()?;
-            let body = Content::of(written.body, written.body_b64)?;
+            let body = Content::of("body", written.body, written.body_b64)?;
             let (websocket, upload) = (written.websocket, written.upload);
             let start = written.start.unwrap_or(true);
             if upload && (websocket || body.is_some()) {
@@ -319,7 +323,7 @@ mod tests {
             (r#"{"id":1,"verb":"GET"}"#, Some(1), 14, "unknown field `verb`"),
             (r#"{"id":1}"#, Some(1), 1, "a line has"),
             (r#"{"id":1,"cancel":2,"close":true}"#, Some(1), 1, "a line has"),
-            (r#"{"id":1,"send_b64":"*"}"#, Some(1), 1, "base64"),
+            (r#"{"id":1,"send_b64":"*"}"#, Some(1), 1, "`send_b64` is not base64: "),
             (
                 r#"{"id":1,"method":"GET","path":"/","headers":{"Host":"x"}}"#,
                 Some(1),
@@ -337,6 +341,7 @@ mod tests {
             let detail = &misread.problem.detail;
             assert!(detail.contains(words), "{text}: {detail}");
             assert!(detail.starts_with(&format!("Line 7, column {column}: ")), "{detail}");
+            assert!(!detail.ends_with(".."), "{detail}");
             assert_eq!(misread.problem.position, Some(Position { line: 7, column }), "{text}");
             assert_eq!(misread.id, id.map(Id::Number), "{text}");
         }
