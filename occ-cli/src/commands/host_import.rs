@@ -56,7 +56,7 @@ pub(crate) async fn run(
         ui.note("~/.ssh/config names no host.");
     }
     if args.dry_run {
-        return dry_run(context, &free, &skipped);
+        return dry_run(context, &free, &skipped, args);
     }
     if chosen && !args.yes && !free.is_empty() {
         if !ui.can_ask() {
@@ -76,7 +76,7 @@ pub(crate) async fn run(
     let mut done = import(&client, names, groups).await?;
     skipped.append(&mut done.skipped);
     done.skipped = skipped;
-    summary(context, &done)
+    summary(context, &done, args)
 }
 
 /// What somebody has picked.
@@ -213,22 +213,23 @@ fn dry_run(
     context: &Context<'_>,
     free: &[&SshConfigHost],
     skipped: &[NotImported],
+    args: &HostImportArgs,
 ) -> Result<u8, CliError> {
     let ui = context.ui;
     if ui.json {
         ui.value(&json!({ "dry_run": true, "would_add": free, "skipped": skipped }))?;
-        return Ok(0);
-    }
-    if free.is_empty() {
-        ui.print("No host would be added.\n")?;
     } else {
-        ui.print(&format!("{}\n", table(free)))?;
+        if free.is_empty() {
+            ui.print("No host would be added.\n")?;
+        } else {
+            ui.print(&format!("{}\n", table(free)))?;
+        }
+        tell_skipped(context, skipped);
     }
-    tell_skipped(context, skipped);
-    Ok(0)
+    Ok(u8::from(in_vain(skipped, args)))
 }
 
-fn summary(context: &Context<'_>, done: &Imported) -> Result<u8, CliError> {
+fn summary(context: &Context<'_>, done: &Imported, args: &HostImportArgs) -> Result<u8, CliError> {
     let ui = context.ui;
     if ui.json {
         ui.value(done)?;
@@ -248,10 +249,23 @@ fn summary(context: &Context<'_>, done: &Imported) -> Result<u8, CliError> {
             });
         }
     }
-    // Nothing of what was asked for came to be.
-    let failed =
-        done.added.is_empty() && done.skipped.iter().any(|one| !one.why.contains("is configured"));
-    Ok(u8::from(failed))
+    // Or nothing of what was asked for came to be.
+    let failed = done.added.is_empty() && done.skipped.iter().any(is_missing);
+    Ok(u8::from(failed || in_vain(&done.skipped, args)))
+}
+
+/// Returns whether something that was asked for by its name, or by a pattern, is not there as a host now.
+fn in_vain(skipped: &[NotImported], args: &HostImportArgs) -> bool {
+    let is_asked = |one: &&NotImported| {
+        args.names.contains(&one.name)
+            || args.matching.as_ref().is_some_and(|glob| *glob == one.name)
+    };
+    skipped.iter().filter(is_asked).any(is_missing)
+}
+
+/// Returns whether a host that was not taken is none by another way: one that was configured before is there.
+fn is_missing(skipped: &NotImported) -> bool {
+    !skipped.why.contains("is configured")
 }
 
 /// Says what was not taken, and why.

@@ -146,6 +146,28 @@ fn a_pattern_picks_the_hosts_that_are_imported() {
 }
 
 #[test]
+fn a_host_that_was_asked_for_and_is_not_there_is_a_failure_beside_those_that_were_added() {
+    let mut rig = DaemonRig::new();
+    write_ssh_config(&rig, "Host web-1 web-2\n  HostName 192.0.2.1\n");
+    rig.start_daemon(&[]);
+    for (args, added) in [
+        (&["--dry-run", "web-1", "nope"][..], false),
+        (&["--yes", "web-1", "nope"], true),
+        (&["--yes", "web-2", "--match", "nope*"], true),
+    ] {
+        let output = rig.run_occ(&[&["host", "import"], args].concat());
+        assert_eq!(
+            (output.code(), output.stdout.contains("Added: 1 host")),
+            (1, added),
+            "{output:?}"
+        );
+        assert!(output.stderr.contains("Skipped: nope"), "{output:?}");
+    }
+    // What is there already is as it was asked for.
+    assert_eq!(rig.run_occ(&["host", "import", "--yes", "web-1", "web-2"]).code(), 0);
+}
+
+#[test]
 fn setup_leads_to_a_host_that_works() {
     if !RealSshd::require() {
         return;
