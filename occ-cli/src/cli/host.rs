@@ -27,7 +27,7 @@ Examples:
         /// The host's name
         name: HostName,
         /// Do not ask, and end work that runs there
-        #[arg(short, long)]
+        #[arg(short, long, visible_alias = "yes", visible_short_alias = 'y')]
         force: bool,
     },
     /// List the hosts
