@@ -160,6 +160,15 @@ impl CliError {
         self
     }
 
+    /// Returns the error with something else that can be typed beside what its hint says.
+    pub(crate) fn or_type(self, other: &str) -> Self {
+        let hint = match &self.hint {
+            Some(hint) => format!("{hint}; {other}"),
+            None => other.to_owned(),
+        };
+        self.hint(hint)
+    }
+
     /// Returns the daemon's code, when the error came from there.
     pub(crate) fn daemon_code(&self) -> Option<Code> {
         self.problem.as_ref().map(|problem| problem.code)

@@ -21,7 +21,7 @@ use crate::cli::{Eol, SendArgs, SessionCommand, SessionEditArgs, SessionStartArg
 use crate::client::{Client, Reply, segment};
 use crate::duration::{one_unit, seconds_between};
 use crate::eol::ToLf;
-use crate::error::CliError;
+use crate::error::{CONNECTION, CliError};
 use crate::output::removal::{self, Deed, Done};
 use crate::output::table::Table;
 use crate::output::with_note;
@@ -67,7 +67,14 @@ pub(crate) async fn run(context: &Context<'_>, command: SessionCommand) -> Resul
             };
             let sessions = open_for(context, &name).await?;
             let removing = async {
-                explained(&name, sessions.remove_how(&name, query).await)?;
+                let removed = sessions.remove_how(&name, query).await;
+                explained(&name, removed).map_err(|error| match error.exit == CONNECTION {
+                    true => error.or_type(&format!(
+                        "occ session rm --forget {} forgets it without its host",
+                        sanitize(&name)
+                    )),
+                    false => error,
+                })?;
                 if !context.ui.json {
                     context.ui.say(&format!("Removed: session '{}'.", sanitize(&name)))?;
                 }

@@ -555,6 +555,12 @@ fn a_restart_that_fails_leaves_what_there_was() {
     assert!(rig.occ_ok(&["session", "list", "--host", "h"]).contains("No sessions"));
     rig.occ_ok(&["session", "start", "--host", "h", "--name", "orphan", "--", "true"]);
     far.wait_for_end("orphan");
+    // A host that is down.
+    far.link.refuse(true);
+    far.link.reset_all();
+    let down = rig.run_occ(&["session", "rm", "orphan"]);
+    assert!(down.code() == 5 && down.stderr.contains("rm --forget orphan"), "{down:?}");
+    far.link.refuse(false);
     rig.occ_ok(&["host", "remove", "h", "--force"]);
     let stuck = rig.run_occ(&["session", "rm", "orphan"]);
     assert!(stuck.stderr.contains("rm --forget"), "{}", stuck.stderr);
