@@ -2,6 +2,7 @@
 //!
 //! Process ids are reused, so what outlives a call is kept as a [`Process`] with its start time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,18 @@ pub struct Process {
     pub pid: u32,
     /// When it started, in clock ticks since boot (`proc(5)`, field 22 of `stat`).
     started: u64,
+}
+
+/// How often each thread of a process has waited, by its id.
+#[derive(Debug, Clone)]
+pub struct Waits(BTreeMap<u32, u64>);
+
+impl Waits {
+    /// Returns how often they have waited since: of a thread that ended meanwhile nothing is known.
+    pub fn since(&self, earlier: &Self) -> u64 {
+        let before = |thread: &u32| earlier.0.get(thread).copied().unwrap_or(0);
+        self.0.iter().map(|(thread, waits)| waits.saturating_sub(before(thread))).sum()
+    }
 }
 
 struct Stat {
@@ -133,15 +146,16 @@ impl Process {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
-    /// Returns how often its threads that run now have waited for something (proc(5), `voluntary_ctxt_switches`).
-    pub fn waits(self) -> u64 {
+    /// Returns how often each of its threads that run now has waited for something (proc(5), `voluntary_ctxt_switches`).
+    pub fn waits(self) -> Waits {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten();
-        let of_task = |task: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
-            let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| -> Option<(u32, u64)> {
+            let task = task.ok()?;
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
             let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
-            line?.trim().parse().ok()
+            Some((task.file_name().to_str()?.parse().ok()?, line?.trim().parse().ok()?))
         };
-        tasks.filter_map(of_task).sum()
+        Waits(tasks.filter_map(of_task).collect())
     }
 
     /// Returns a line of `smaps_rollup` such as `Rss` or `Private_Dirty`, in KiB.

@@ -75,7 +75,7 @@ fn a_daemon_that_nobody_asks_sleeps() {
     let woken = || {
         let (before, begun) = (waits(), Instant::now());
         wait_until("a while", GUARD, || begun.elapsed(), |time| *time > WINDOW);
-        waits() - before
+        waits().since(&before)
     };
     let few = wait_until("the daemon to sleep", 3 * GUARD, woken, |woken| *woken <= WAITS);
     assert!(few <= WAITS, "{few} in {WINDOW:?}");

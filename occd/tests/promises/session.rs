@@ -294,8 +294,8 @@ fn the_last_words_come_also_where_the_host_is_late_to_keep_them() {
         wait_until(
             "some more looks, or the last",
             GUARD,
-            || (looks.waits(), reading.is_finished()),
-            |(waits, finished)| *finished || *waits > so_far + 20,
+            || (looks.waits().since(&so_far), reading.is_finished()),
+            |(waits, finished)| *finished || *waits > 20,
         );
         keepers.iter().for_each(|keeper| keeper.signal(Signal::CONT));
         assert_eq!(reading.join().unwrap(), b"first\nlast\n");

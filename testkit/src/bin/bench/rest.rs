@@ -205,7 +205,7 @@ impl Bench {
             let busy = super::settled(|| rig.daemon_rss_kib());
             let before = rig.daemon().waits();
             thread::sleep(WINDOW);
-            let woken = (rig.daemon().waits() - before) as f64 / WINDOW.as_secs_f64() * 60.0;
+            let woken = rig.daemon().waits().since(&before) as f64 / WINDOW.as_secs_f64() * 60.0;
             let (rest, goal) =
                 (rig.daemon_rss_kib(), if connected == 10 { "≤ 12 MiB" } else { "" });
             self.say(&format!(
