@@ -13,7 +13,9 @@ use occ_proto::text::sanitize;
 use occ_proto::{HostName, UserName};
 
 use files::{check_key, directory_of, file_of, private, too_open, unsafe_file};
-pub(crate) use files::{damaged_passwords, exposed, kept_passwords, shell_word, unusable};
+pub(crate) use files::{
+    damaged_passwords, exposed, is_out_of_reach, kept_passwords, shell_word, unusable,
+};
 use login::{
     address_if_via, address_of, allow, authorize, certificate, copy_id, key, name_a_key, new_key,
     write, write_local,

@@ -534,6 +534,44 @@ fn a_state_directory_that_cannot_be_used_is_told_by_all_with_what_makes_it_usabl
 }
 
 #[test]
+fn a_closed_directory_of_settings_is_told_as_such_and_not_by_each_file_in_it() {
+    // Whose it is, whether it is the usual one, and the cure.
+    for (owner, is_usual, cure) in [
+        (0, true, "chmod u+rwx DIR"),
+        (0, false, "chmod u+rwx DIR"),
+        (1, true, "sudo chown -R \"$(id -un)\" DIR"),
+        (1, false, "export XDG_CONFIG_HOME=DIRECTORY, with one of yours"),
+    ] {
+        let (home, elsewhere) = (private_dir(), private_dir());
+        let dir = match is_usual {
+            true => home.path().join(".config"),
+            false => elsewhere.path().join("config"),
+        };
+        std::fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::chown(&dir, Some(owner), None).unwrap();
+        set_mode(&dir, if owner == 0 { 0 } else { 0o700 });
+        let bound = |args: &[&str]| {
+            let mut plain = occ(args, home.path());
+            if !is_usual {
+                plain.env("XDG_CONFIG_HOME", &dir);
+            }
+            run(&mut bound_by_modes(&plain))
+        };
+        let cure = cure.replace(" DIR", &format!(" {}", dir.display()));
+        let done = bound(&["doctor", "--json"]);
+        let found = only(&done, "config");
+        assert_eq!((&found["level"], &found["hint"]), (&json!("failed"), &json!(cure)));
+        let then = format!("{cure}, then: occ daemon start");
+        assert_eq!(only(&done, "daemon")["hint"], json!(then));
+        for file in ["secrets", "hosts.json", "occd.toml", "config.json"] {
+            assert!(findings(&done, file).is_empty(), "{done:?}");
+        }
+        let started = bound(&["daemon", "start"]);
+        assert!(started.code == 3 && started.err.contains(&format!("hint: {then}")), "{started:?}");
+    }
+}
+
+#[test]
 fn a_socket_that_cannot_be_opened_is_told_with_what_to_look_at() {
     let home = private_dir();
     let socket = home.path().join("occd.sock");

@@ -44,6 +44,11 @@ pub fn dangling_link(path: &Path) -> Option<&Path> {
     path.ancestors().find(|place| place.is_symlink() && !place.exists())
 }
 
+/// The variable that names the directory of settings, as the XDG base directory specification has it.
+pub const CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// The variable that names the directory of state, of the same specification.
+pub const STATE_HOME: &str = "XDG_STATE_HOME";
+
 /// The variables that decide the paths.
 #[derive(Debug, Clone, Default)]
 pub struct Env {
@@ -103,8 +108,8 @@ impl Env {
                 .map(PathBuf::from)
                 .filter(|home| home.is_relative()),
             xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
-            xdg_config_home: absolute("XDG_CONFIG_HOME"),
-            xdg_state_home: absolute("XDG_STATE_HOME"),
+            xdg_config_home: absolute(CONFIG_HOME),
+            xdg_state_home: absolute(STATE_HOME),
             // Kept when relative, so that it is an error instead of being ignored.
             occ_socket: lookup("OCC_SOCKET").filter(|v| !v.is_empty()).map(PathBuf::from),
             age_identity: absolute("OCCD_AGE_IDENTITY"),

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use occ_proto::paths::{Env, with_tilde};
+use occ_proto::paths::{CONFIG_HOME, Env, STATE_HOME, with_tilde};
 use occ_proto::text::sanitize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -38,7 +38,7 @@ const EXEC_START: &str = "ExecStart=%h/.local/bin/occd\n";
 /// Where the launch agent has it.
 const AGENT_PROGRAM: &str = "\"$HOME/.local/bin/occd\"";
 /// The variables that decide where the daemon's files are. systemd may not know what a shell's files set.
-const PATHS: [&str; 3] = ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "OCCD_AGE_IDENTITY"];
+const PATHS: [&str; 3] = [CONFIG_HOME, STATE_HOME, "OCCD_AGE_IDENTITY"];
 
 /// What systemd takes in no program's path, however it is quoted.
 const NOT_STARTED: [char; 3] = ['"', '\'', '\\'];

@@ -4,8 +4,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use occ_proto::paths::Env;
 use occ_proto::text::sanitize;
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 /// The file of kept passwords has changed since occd wrote it.
 const CHANGED: &str = ", which is not as occd wrote it,";
@@ -83,8 +85,14 @@ pub(super) fn unsafe_file(detail: &str) -> Option<String> {
     Some(format!("{chown}chmod go-w {word}"))
 }
 
+/// Returns whether nothing in a directory can be reached by this user, or could be if it were there.
+pub(crate) fn is_out_of_reach(dir: &Path) -> bool {
+    access(dir, Access::EXEC_OK) == Err(Errno::ACCESS)
+}
+
 /// Returns what keeps a directory of occ's own from being used, or made, and what to type, if what is in its place tells.
-pub(crate) fn unusable(dir: &Path) -> Option<(String, String)> {
+/// The environment's `variable` says where it is, below another directory.
+pub(crate) fn unusable(dir: &Path, variable: &str) -> Option<(String, String)> {
     let place = dir.ancestors().find(|place| place.symlink_metadata().is_ok())?;
     let (shown, word) = (place.display(), path_word(place));
     let meta = match place.metadata() {
@@ -106,9 +114,20 @@ pub(crate) fn unusable(dir: &Path) -> Option<(String, String)> {
         false => (0o300, Access::WRITE_OK | Access::EXEC_OK),
     };
     let mode = meta.mode() & 0o777;
-    let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own && is_out_of_reach(place) {
+        let home = Env::from_process().home;
+        let cure = match home.is_some_and(|home| place.starts_with(home)) {
+            true => format!("sudo chown -R \"$(id -un)\" {word}"),
+            false => format!("export {variable}=DIRECTORY, with one of yours"),
+        };
+        return Some((
+            format!("{shown} belongs to user {}, and is closed to you", meta.uid()),
+            cure,
+        ));
+    }
     // The modes do not bind everybody.
-    (is_ours && mode & bits != bits && access(place, wanted).is_err()).then(|| {
+    (meta.uid() == own && mode & bits != bits && access(place, wanted).is_err()).then(|| {
         let text = format!("{shown} cannot be used by you, its owner (mode {mode:04o})");
         (text, format!("chmod u+rwx {word}"))
     })

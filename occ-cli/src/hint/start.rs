@@ -1,11 +1,11 @@
 //! What to type where a daemon does not start, or its socket cannot be used.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use occ_proto::paths::Env;
+use occ_proto::paths::{CONFIG_HOME, Env, STATE_HOME};
 
-use super::files::{exposed, shell_word, unusable};
+use super::files::{exposed, is_out_of_reach, shell_word, unusable};
 use crate::autostart::START;
 use crate::endpoint::{directory, shown};
 
@@ -41,14 +41,20 @@ pub(crate) fn cure(said: &str, then: &str) -> Option<String> {
         let (dir, _) = rest.split_once(": ")?;
         of_runtime_dir(Path::new(dir), then)
     };
-    let in_place = in_the_way(said).or_else(|| of_state(said)).or_else(|| exposed(said));
+    let in_place = in_the_way(said).or_else(|| of_own(said)).or_else(|| exposed(said));
     in_place.map(|cure| and_then(cure, then)).or_else(no_runtime_dir).or_else(|| other_daemon(said))
 }
 
-/// Returns what has the state directory be used, for words that name it.
-fn of_state(said: &str) -> Option<String> {
-    let dir = Env::from_process().state_dir().ok().filter(|dir| said.contains(&shown(dir)))?;
-    unusable(&dir).map(|(_, cure)| cure)
+/// Returns what has a directory of occ's own be used, for words that name it: the daemon's, or that of the settings, whose
+/// files are to blame unless it is closed.
+fn of_own(said: &str) -> Option<String> {
+    let env = Env::from_process();
+    let is_named = |dir: &PathBuf| said.contains(&shown(dir));
+    let state = env.state_dir().ok().filter(is_named);
+    let config = env.config_dir().ok().filter(|dir| is_named(dir) && is_out_of_reach(dir));
+    let state = state.and_then(|dir| unusable(&dir, STATE_HOME));
+    let unused = state.or_else(|| unusable(&config?, CONFIG_HOME))?;
+    Some(unused.1)
 }
 
 /// Returns a cure, and what comes after it.
@@ -59,7 +65,7 @@ pub(crate) fn and_then(cure: String, then: &str) -> String {
 /// Returns what to do about a directory of the socket in which nothing can be made.
 pub(crate) fn cure_of(dir: &Path) -> String {
     of_runtime_dir(dir, START).unwrap_or_else(|| {
-        of_state(&shown(dir)).map_or_else(
+        of_own(&shown(dir)).map_or_else(
             || format!("ls -ld {0} {1}", shown(directory(dir)), shown(dir)),
             |cure| and_then(cure, START),
         )
@@ -71,8 +77,9 @@ pub(crate) fn cure_of(dir: &Path) -> String {
 fn of_runtime_dir(dir: &Path, then: &str) -> Option<String> {
     let named = Env::from_process().xdg_runtime_dir.filter(|named| dir.starts_with(named))?;
     let own = rustix::process::geteuid().as_raw();
-    let is_closed = |meta: std::fs::Metadata| meta.uid() == own && meta.mode() & 0o300 != 0o300;
-    let closed = dir != named && std::fs::metadata(dir).is_ok_and(is_closed);
+    let is_out_of_reach =
+        |meta: std::fs::Metadata| meta.uid() == own && meta.mode() & 0o300 != 0o300;
+    let closed = dir != named && std::fs::metadata(dir).is_ok_and(is_out_of_reach);
     Some(match closed {
         true => and_then(format!("chmod 700 {}", shell_word(&dir.to_string_lossy())), then),
         false => UNSET_RUNTIME_DIR.to_owned(),

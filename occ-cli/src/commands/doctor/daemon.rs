@@ -102,12 +102,15 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
 /// Looks at the settings: at what anybody sees of the file, and then at what occd, which knows its keys, says of it.
 pub(super) async fn occd_toml() -> Vec<Finding> {
     const CHECK: &str = "occd.toml";
+    let env = Env::from_process();
+    if env.config_file().is_ok_and(|file| files::in_closed(&file)) {
+        return Vec::new();
+    }
     let found = super::apart(CHECK, files::occd_toml).await;
     if found.iter().any(|finding| finding.level != Level::Ok) {
         return found;
     }
     let Some(fault) = settings_fault().await else { return found };
-    let env = Env::from_process();
     let places = [env.config_file(), env.sealed_config_file()].into_iter().flatten();
     let shown = places.map(|place| sanitize(&place.to_string_lossy()));
     // What is wrong with the machine's policy is told elsewhere, and occd looks at that first.
@@ -128,7 +131,10 @@ pub(super) async fn config_json() -> Vec<Finding> {
     };
     let said = String::from_utf8_lossy(&output.stdout);
     let places = Env::from_process().opencode_config_candidates().unwrap_or_default();
-    let shown = places.iter().map(|place| place.display().to_string());
+    let shown = places
+        .iter()
+        .filter(|place| !files::in_closed(place))
+        .map(|place| place.display().to_string());
     let warnings = shown.filter_map(|place| {
         let line = said.lines().find(|line| line.starts_with(&place))?;
         let text = format!("{line}: no sandbox can be made");

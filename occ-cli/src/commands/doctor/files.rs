@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use occ_proto::HostsFile;
 use occ_proto::paths::{
-    DEFAULT_KEYS, Env, MAX_SETTINGS, SYSTEM_POLICY, dangling_link, expand_tilde,
+    CONFIG_HOME, DEFAULT_KEYS, Env, MAX_SETTINGS, STATE_HOME, SYSTEM_POLICY, dangling_link,
+    expand_tilde,
 };
 
 use super::Finding;
-use crate::hint::{shell_word, unusable};
+use crate::hint::{is_out_of_reach, shell_word, unusable};
 
 /// Less than this, in bytes, and what is to be kept cannot be.
 const LITTLE: u64 = 100 * 1024 * 1024;
@@ -44,7 +45,8 @@ pub(super) fn check() -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    let unused = unusable(&state).map(|(text, hint)| Finding::failed("state", text, hint));
+    let unused =
+        unusable(&state, STATE_HOME).map(|(text, hint)| Finding::failed("state", text, hint));
     let unused = unused.or_else(|| owned("state", &state, Others::Nothing));
     findings.extend(unused.or_else(|| {
         let lost = "history, sessions and forwards are not remembered";
@@ -52,14 +54,20 @@ pub(super) fn check() -> Vec<Finding> {
         let hint = format!("{look}; XDG_STATE_HOME names another place");
         Some(Finding::failed("state", text, hint))
     }));
-    let unused = unusable(&config).map(|(text, hint)| Finding::warning("config", text, hint));
+    let unused =
+        unusable(&config, CONFIG_HOME).map(|(text, hint)| match is_out_of_reach(&config) {
+            // A daemon does not start without knowing whether it has settings.
+            true => Finding::failed("config", text, hint),
+            false => Finding::warning("config", text, hint),
+        });
     let unused = unused.or_else(|| owned("config", &config, Others::Read));
     findings.extend(unused.or_else(|| {
         let lost = "hosts cannot be added or changed";
         let (text, look) = unwritable(&config, lost)?;
         Some(Finding::warning("config", text, look))
     }));
-    for secret in [env.secrets_file(), env.age_identity()].into_iter().flatten() {
+    let secrets = [env.secrets_file(), env.age_identity()].into_iter().flatten();
+    for secret in secrets.filter(|file| !in_closed(file)) {
         findings.extend(owned("secrets", &secret, Others::Nothing));
     }
     let bad = |finding: &Finding| finding.level != super::Level::Ok;
@@ -72,7 +80,9 @@ pub(super) fn check() -> Vec<Finding> {
         });
         findings.push(Finding::ok("files", shown.join(", ")));
     }
-    findings.push(hosts_json(&env));
+    if !is_out_of_reach(&config) {
+        findings.push(hosts_json(&env));
+    }
     findings.extend(ssh_config(&env));
     findings.extend(keys(&env));
     findings.extend(system_policy());
@@ -166,6 +176,11 @@ fn system_policy() -> Option<Finding> {
 fn unreadable(check: &'static str, path: &Path, error: &std::io::Error) -> Finding {
     let shown = path.display();
     Finding::failed(check, format!("{shown}: {error}"), format!("ls -ld {shown}"))
+}
+
+/// Returns whether the directory of a file is closed, which is told of the directory.
+pub(super) fn in_closed(file: &Path) -> bool {
+    file.parent().is_some_and(is_out_of_reach)
 }
 
 /// Looks at whose something is and what others may do with it. What is not there is as it should be.
