@@ -1,7 +1,4 @@
 //! The person's terminal while a program elsewhere has it: every key goes there, but for the escape.
-//!
-//! As with ssh(1), the escape character counts at the beginning of a line only: `~.` ends it, `~?` lists what
-//! there is, `~~` sends the character itself.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -17,17 +14,8 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize};
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
+use crate::escape::{Escape, EscapeKey};
 use crate::terminal::{foreground, set_modes};
-
-/// The character that begins an escape; `~` unless another is named, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct EscapeKey(Option<u8>);
-
-impl Default for EscapeKey {
-    fn default() -> Self {
-        Self(Some(b'~'))
-    }
-}
 
 /// What Ctrl-C is where the terminal makes no signal of it.
 const CTRL_C: u8 = 3;
@@ -220,7 +208,7 @@ impl Keys {
 
     /// Returns the same without an escape: what is typed line by line, as the terminal is.
     pub(crate) fn plain() -> Option<Self> {
-        Self::open(EscapeKey(None), Arc::default(), &Keyboard::default(), None)
+        Self::open(EscapeKey::NONE, Arc::default(), &Keyboard::default(), None)
     }
 
     /// Reads keys into the room that `buffer` has and returns how many; 0 is the end. Nothing is lost when the
@@ -271,133 +259,13 @@ impl Keys {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            for byte in &typed[..read] {
-                match self.escape.push(*byte) {
-                    Typed::Send(bytes) => buffer.extend_from_slice(bytes.as_slice()),
-                    Typed::Held => {}
-                    Typed::Help => help(),
-                    Typed::Leave => {
-                        self.left.notify_one();
-                        // What was typed behind it is for nobody.
-                        return std::future::pending().await;
-                    }
-                }
+            if self.escape.pass(&typed[..read], buffer) {
+                self.left.notify_one();
+                return std::future::pending().await;
             }
             if buffer.len() > filled {
                 return Ok(buffer.len() - filled);
             }
         }
-    }
-}
-
-fn help() {
-    let text = "~?\r\n  ~.  leave: the program is hung up; a session's goes on\r\n  ~~  send the escape character\r\n  ~?  this\r\n";
-    // A terminal that is gone shows in the reading.
-    let _ = io::stderr().write_all(text.as_bytes());
-}
-
-/// What becomes of a key.
-#[derive(Debug, PartialEq, Eq)]
-enum Typed {
-    Send(Bytes2),
-    Held,
-    Help,
-    Leave,
-}
-
-/// One or two bytes.
-#[derive(Debug, PartialEq, Eq)]
-struct Bytes2([u8; 2], usize);
-
-impl Bytes2 {
-    fn as_slice(&self) -> &[u8] {
-        &self.0[..self.1]
-    }
-}
-
-/// Finds the escape among keys.
-#[derive(Debug)]
-struct Escape {
-    character: Option<u8>,
-    at_line_start: bool,
-    escaped: bool,
-}
-
-impl Escape {
-    fn new(EscapeKey(character): EscapeKey) -> Self {
-        Self { character, at_line_start: true, escaped: false }
-    }
-
-    fn push(&mut self, byte: u8) -> Typed {
-        let send = |bytes: [u8; 2], count| Typed::Send(Bytes2(bytes, count));
-        let Some(character) = self.character else { return send([byte, 0], 1) };
-        if std::mem::take(&mut self.escaped) {
-            return match byte {
-                b'.' => Typed::Leave,
-                b'?' => {
-                    self.at_line_start = true;
-                    Typed::Help
-                }
-                _ if byte == character => {
-                    self.at_line_start = false;
-                    send([byte, 0], 1)
-                }
-                _ => {
-                    self.at_line_start = matches!(byte, b'\r' | b'\n');
-                    send([character, byte], 2)
-                }
-            };
-        }
-        if self.at_line_start && byte == character {
-            self.escaped = true;
-            return Typed::Held;
-        }
-        self.at_line_start = matches!(byte, b'\r' | b'\n');
-        send([byte, 0], 1)
-    }
-}
-
-/// Reads `--escape`: one character, or `none`.
-pub(crate) fn parse_escape(text: &str) -> Result<EscapeKey, String> {
-    match text.as_bytes() {
-        b"none" => Ok(EscapeKey(None)),
-        [byte] if byte.is_ascii_graphic() => Ok(EscapeKey(Some(*byte))),
-        _ => Err("must be one ASCII character, or none".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Returns what is sent, and whether it was left.
-    fn typed(keys: &[u8]) -> (Vec<u8>, bool) {
-        let mut escape = Escape::new(EscapeKey::default());
-        let mut sent = Vec::new();
-        for key in keys {
-            match escape.push(*key) {
-                Typed::Send(bytes) => sent.extend_from_slice(bytes.as_slice()),
-                Typed::Held | Typed::Help => {}
-                Typed::Leave => return (sent, true),
-            }
-        }
-        (sent, false)
-    }
-
-    #[test]
-    fn the_escape_counts_at_the_beginning_of_a_line() {
-        assert_eq!(typed(b"~."), (vec![], true));
-        assert_eq!(typed(b"ls\r~.x"), (b"ls\r".to_vec(), true));
-        assert_eq!(typed(b"cp ~.bak"), (b"cp ~.bak".to_vec(), false));
-        assert_eq!(typed(b"~~/x"), (b"~/x".to_vec(), false));
-        assert_eq!(typed(b"~/x"), (b"~/x".to_vec(), false));
-        assert_eq!(typed(b"~?~."), (vec![], true));
-        assert_eq!(typed(b"\x03\x1a\x04\xff"), (b"\x03\x1a\x04\xff".to_vec(), false));
-    }
-
-    #[test]
-    fn without_an_escape_every_key_is_sent() {
-        let mut escape = Escape::new(EscapeKey(None));
-        assert_eq!(escape.push(b'~'), Typed::Send(Bytes2([b'~', 0], 1)));
     }
 }

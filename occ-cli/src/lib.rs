@@ -18,6 +18,7 @@ mod duration;
 mod endpoint;
 mod eol;
 mod error;
+mod escape;
 mod exchange;
 mod hint;
 mod keys;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 
 use crate::duration::parse_ms;
-use crate::keys::{EscapeKey, parse_escape};
+use crate::escape::{EscapeKey, parse_escape};
 use crate::parse::parse_env;
 
 #[derive(Debug, Default, Args)]

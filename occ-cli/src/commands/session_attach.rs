@@ -15,6 +15,7 @@ use super::exec_run::{Caught, Signals};
 use super::{Context, exec};
 use crate::cli::{AttachArgs, ExecArgs, SessionLogsArgs};
 use crate::error::{CLOSED_PIPE, CliError, DAEMON_UNREACHABLE, OUTCOME_UNKNOWN};
+use crate::escape::{Escape, EscapeKey};
 use crate::output::{Ui, with_note};
 use crate::place::Place;
 use crate::prompter;
@@ -110,8 +111,8 @@ pub(super) struct Typed {
     pub(super) input: Option<Input>,
     /// Its end is the end of the program's input.
     pub(super) eof: bool,
-    /// `~.` at the beginning of a line detaches.
-    pub(super) escape: bool,
+    /// What detaches, with a dot at the beginning of a line.
+    pub(super) escape: EscapeKey,
     /// Ctrl-C goes to the program; who only looks on leaves by it.
     pub(super) interrupts: bool,
 }
@@ -133,7 +134,7 @@ pub(super) async fn pass(
     }
     let mut signals = Signals::catch()?;
     let mut buffer = BytesMut::new();
-    let mut escape = Escape::default();
+    let mut escape = Escape::new(typed.escape);
     let mut interrupted: Option<Instant> = None;
     let mut paused = false;
     let mut timed_out = false;
@@ -229,14 +230,11 @@ pub(super) async fn pass(
             }
             Next::Read(Ok(_)) => {
                 let read = buffer.split();
-                if typed.escape {
-                    let (bytes, leaves) = escape.pass(&read);
-                    attached.send(&bytes).await?;
-                    if leaves {
-                        return Ok((Left::Detached(None), timed_out));
-                    }
-                } else {
-                    attached.send(&read).await?;
+                let mut sent = BytesMut::with_capacity(read.len());
+                let leaves = escape.pass(&read, &mut sent);
+                attached.send(&sent).await?;
+                if leaves {
+                    return Ok((Left::Detached(None), timed_out));
                 }
             }
         }
@@ -255,40 +253,9 @@ fn written(written: io::Result<()>) -> Result<Option<Left>, CliError> {
     }
 }
 
-/// Looks for `~.` at the beginning of a line; `~~` there is one `~`.
-#[derive(Debug)]
-struct Escape {
-    line_begins: bool,
-    tilde: bool,
-}
-
-impl Default for Escape {
-    fn default() -> Self {
-        Self { line_begins: true, tilde: false }
-    }
-}
-
-impl Escape {
-    /// Returns what is to be sent, and whether the person leaves.
-    fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
-        let mut out = Vec::with_capacity(typed.len());
-        for byte in typed {
-            if std::mem::take(&mut self.tilde) {
-                match byte {
-                    b'.' => return (out, true),
-                    b'~' => {}
-                    _ => out.push(b'~'),
-                }
-            } else if self.line_begins && *byte == b'~' {
-                self.tilde = true;
-                self.line_begins = false;
-                continue;
-            }
-            out.push(*byte);
-            self.line_begins = matches!(byte, b'\n' | b'\r');
-        }
-        (out, false)
-    }
+/// Returns what detaches: with a terminal a person types it, and what comes out of a file or a program is all for the session.
+fn of_terminal(is_terminal: bool) -> EscapeKey {
+    if is_terminal { EscapeKey::default() } else { EscapeKey::NONE }
 }
 
 /// Runs `occ session attach`.
@@ -315,7 +282,7 @@ pub(super) async fn attach(
     let typed = Typed {
         input: if args.no_stdin { None } else { Input::stdin().ok() },
         eof: (terminal && !args.no_stdin) || args.eof,
-        escape: terminal,
+        escape: of_terminal(terminal),
         interrupts: true,
     };
     passing(context, sessions, &args.name, begin, typed, args.wait).await
@@ -334,7 +301,7 @@ pub(super) async fn follow(
     }
     let name = &session.info.name;
     let input = Input::stdin().ok();
-    let typed = Typed { input, eof: terminal, escape: terminal, interrupts: true };
+    let typed = Typed { input, eof: terminal, escape: of_terminal(terminal), interrupts: true };
     passing(context, sessions, name, begin, typed, None).await
 }
 
@@ -525,7 +492,7 @@ pub(super) async fn logs(sessions: &Sessions, args: &SessionLogsArgs) -> Result<
     };
     let mut attached = sessions.look(&args.name, begin, args.follow).await?;
     let mut sink = OnlyOut(Streams::open()?);
-    let typed = Typed { input: None, eof: false, escape: false, interrupts: false };
+    let typed = Typed { input: None, eof: false, escape: EscapeKey::NONE, interrupts: false };
     let ui = sessions.client().ui().clone();
     let passing = Box::pin(pass(&ui, &args.name, &mut attached, typed, &mut sink, None));
     match prompter::answering(sessions.client(), passing).await?.0 {
@@ -570,25 +537,4 @@ pub(super) async fn wait(
         context.ui.value(&sessions.show(name).await?)?;
     }
     ended(name, left)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tilde_and_a_dot_leave_at_the_beginning_of_a_line_only() {
-        let pass = |typed: &str| {
-            let (out, leaves) = Escape::default().pass(typed.as_bytes());
-            (String::from_utf8(out).unwrap(), leaves)
-        };
-        assert_eq!(pass("~."), (String::new(), true));
-        assert_eq!(pass("a\n~.b"), ("a\n".into(), true));
-        assert_eq!(pass("a~.\n"), ("a~.\n".into(), false));
-        assert_eq!(pass("~~.\n"), ("~.\n".into(), false));
-        assert_eq!(pass("~x\n"), ("~x\n".into(), false));
-        let mut escape = Escape::default();
-        assert_eq!(escape.pass(b"~"), (vec![], false));
-        assert_eq!(escape.pass(b"."), (vec![], true));
-    }
 }

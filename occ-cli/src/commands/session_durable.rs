@@ -12,6 +12,7 @@ use super::{Context, Kept, exec, exec_result, session};
 use crate::cli::ExecArgs;
 use crate::duration::of_ms;
 use crate::error::CliError;
+use crate::escape::EscapeKey;
 use crate::prompter;
 use crate::session::{Begin, Received, Sessions};
 use crate::stdio::Input;
@@ -80,7 +81,7 @@ pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, Cl
         false => Output::Streams(Streams::open()?),
     };
     let input = if args.no_stdin { None } else { Input::stdin().ok() };
-    let typed = Typed { input, eof: true, escape: false, interrupts: true };
+    let typed = Typed { input, eof: true, escape: EscapeKey::NONE, interrupts: true };
     let deadline = args.timeout.map(|ms| begun + std::time::Duration::from_millis(ms));
     let passing = Box::pin(pass(ui, name, &mut attached, typed, &mut output, deadline));
     let (left, timed_out) = prompter::answering(sessions.client(), passing).await?;
