@@ -19,7 +19,8 @@ use occ_proto::prompt::{
     AnswerPrompt, Prompt, PromptEvent, PromptList, PromptVerdict, Unlock, Unlocked,
 };
 use occ_proto::{Code, HostName};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -32,7 +33,7 @@ use super::shown::Shown as _;
 use super::{App, HEARTBEAT, doors};
 use crate::host::HostHandle;
 use crate::policy::Asker;
-use crate::prompts::{NotTaken, Prompts, Questions};
+use crate::prompts::{NotTaken, Prompts, Questions, check_token};
 use crate::ssh::error::chain;
 use crate::ssh::{ConnectError, auth};
 
@@ -44,10 +45,18 @@ const VERDICT: Duration = Duration::from_secs(30);
 pub(super) struct ListQuery {
     /// Only the questions that requests with this token raised, which are shown at once; else those that are
     /// for all.
+    #[serde(default, deserialize_with = "token")]
     client: Option<String>,
     /// Only the approvals that other requests of the same process wait for; through a grant there are no others.
     #[serde(default)]
     own: bool,
+}
+
+/// Reads what a client calls itself, as its requests do.
+fn token<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let token = String::deserialize(from)?;
+    check_token(&token).map_err(D::Error::custom)?;
+    Ok(Some(token))
 }
 
 /// Lists the questions that wait for a person; with `Accept: application/x-ndjson` a `PromptEvent` a line as they come and go.
@@ -84,6 +93,8 @@ pub(super) async fn list(
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AnswerQuery {
+    /// The token of the request that raised it, where it is not for all yet.
+    #[serde(default, deserialize_with = "token")]
     client: Option<String>,
     /// Wait until it is known what became of the answer.
     #[serde(default)]

@@ -59,7 +59,8 @@ impl News {
 }
 
 /// A token is 1 to 64 letters, digits and hyphens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 64 letters, digits and hyphens")]
 pub struct BadToken;
 
 /// Returns whether a client can have that token: 1 to 64 letters, digits and hyphens.

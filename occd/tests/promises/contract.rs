@@ -173,6 +173,12 @@ fn what_a_query_may_not_say_is_refused_and_not_passed_over() {
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains(takes), "{path}: {detail}");
     }
+    // A token that no request can have is a slip.
+    for token in ["", "a%20b", "!!", &"x".repeat(65)] {
+        let answer = rig.http("GET", &format!("/v1/prompts?client={token}"), &[], None);
+        assert_eq!(answer.status, 400, "{token}: {}", answer.text());
+        assert!(answer.text().contains("client: must be 1 to 64 letters"), "{}", answer.text());
+    }
     // A list of nothing is not one of everything.
     for path in ["/v1/events?kind=", "/v1/events?host=", "/v1/events?kind=host,,link"] {
         let answer = rig.http("GET", path, &[], None);
