@@ -129,7 +129,7 @@ impl From<Vec<u8>> for Bytes {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a string, or {\"b64\": \"…\"}")]
+#[serde(untagged, deny_unknown_fields, expecting = "expected a string, or {\"b64\": \"…\"}")]
 enum BytesRepr<'a> {
     Text(std::borrow::Cow<'a, str>),
     Base64 { b64: String },

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::exec::Bytes;
+pub use crate::files_action::FileAction;
 
 /// The media type of a tree of files, in the form of GNU tar.
 pub const TAR: &str = "application/x-tar";
@@ -59,46 +60,6 @@ pub struct FileList {
     pub path: Bytes,
     /// What is in it.
     pub entries: Vec<FileInfo>,
-}
-
-/// What a POST does with a path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
-pub enum FileAction {
-    /// Makes a directory.
-    Mkdir {
-        /// Its permissions; the host's own way unless said.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        mode: Option<u32>,
-        /// Those above it as well, and one that is there is no error.
-        #[serde(default)]
-        parents: bool,
-    },
-    /// Gives it another path.
-    Rename {
-        /// That path.
-        to: Bytes,
-        /// In the place of what is there.
-        #[serde(default)]
-        replace: bool,
-    },
-    /// Sets its permissions.
-    Chmod {
-        /// They.
-        mode: u32,
-    },
-    /// Sets when it was changed last.
-    Touch {
-        /// In seconds since 1970.
-        mtime: i64,
-    },
-    /// Computes the SHA-256 of its beginning, on the host where that has a program for it.
-    Digest {
-        /// So many bytes; all unless said.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        length: Option<u64>,
-    },
 }
 
 /// The answer to [`FileAction::Digest`].

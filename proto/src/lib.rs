@@ -12,6 +12,7 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod files;
+mod files_action;
 pub mod files_follow;
 pub mod forward;
 pub mod history;

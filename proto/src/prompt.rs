@@ -121,12 +121,32 @@ pub struct PromptVerdict {
 /// The body of `POST /v1/unlock`: which keys to unlock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields, try_from = "WrittenUnlock")]
 pub enum Unlock {
     /// Those that the host's login would offer.
     Host(HostName),
     /// That file.
     IdentityFile(String),
+}
+
+/// The same as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenUnlock {
+    host: Option<HostName>,
+    identity_file: Option<String>,
+}
+
+impl TryFrom<WrittenUnlock> for Unlock {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenUnlock) -> Result<Self, Self::Error> {
+        match (written.host, written.identity_file) {
+            (Some(host), None) => Ok(Self::Host(host)),
+            (None, Some(file)) => Ok(Self::IdentityFile(file)),
+            _ => Err("it has either `host` or `identity_file`"),
+        }
+    }
 }
 
 /// The answer to [`Unlock`].

@@ -6,12 +6,13 @@ use std::io;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use occ_proto::error::{PROBLEM_JSON, Position};
+use occ_proto::error::PROBLEM_JSON;
 use occ_proto::session::SessionHost;
 use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
 use super::json::Json;
+use super::strict::Unfit;
 use crate::container::{BadSettings, DockerError, InstallError, SandboxError};
 use crate::exec::{BadCommand, ExecError, Executor};
 use crate::forward::{AddError, BindError};
@@ -78,10 +79,11 @@ impl ApiError {
         self
     }
 
-    /// Says where what was sent is wrong.
-    pub(super) fn at(mut self, position: Option<Position>) -> Self {
-        self.0.position = position;
-        self
+    /// A request whose JSON is not what it is to be; `what` begins the sentence.
+    pub(super) fn unfit(what: &str, Unfit { text, position }: Unfit) -> Self {
+        let mut error = Self::bad_request(format!("{what} is not valid: {text}."));
+        error.0.position = Some(position);
+        error
     }
 
     /// Says that the hosts in force, the last good ones, have no such host.

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::App;
 use super::BODY_LIMIT;
 use super::error::{ApiError, ApiResult};
-use super::strict::{self, Unfit};
+use super::strict;
 use crate::container::Engine;
 use crate::exec::Executor;
 use crate::files;
@@ -51,9 +51,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             ));
         }
         let bytes = whole(request.into_body()).await?;
-        strict::from_slice(&bytes).map(Self).map_err(|Unfit { text, position }| {
-            ApiError::bad_request(format!("The body is not valid: {text}.")).at(position)
-        })
+        strict::from_slice(&bytes).map(Self).map_err(|unfit| ApiError::unfit("The body", unfit))
     }
 }
 
@@ -299,9 +297,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 impl From<BadToken> for ApiError {
-    fn from(BadToken: BadToken) -> Self {
-        let detail = format!("{PROMPTS_HEADER} must be 1 to 64 letters, digits and hyphens.");
-        Self::bad_request(detail)
+    fn from(bad: BadToken) -> Self {
+        Self::bad_request(format!("{PROMPTS_HEADER} {bad}."))
     }
 }
 

@@ -299,12 +299,12 @@ async fn listen(
                 Err(wrong) => wrong,
             },
             Message::Text(text) => {
-                let control = match serde_json::from_str(&text) {
+                let control = match websocket::control(&text) {
                     Ok(ExecControl::Signal { signal }) => Ok(Some(signal)),
                     Ok(ExecControl::Cancel) => Ok(None),
                     // A session has no terminal.
                     Ok(ExecControl::Resize(_)) => continue,
-                    Err(error) => Err(error.to_string()),
+                    Err(wrong) => Err(wrong),
                 };
                 match control {
                     Ok(control) => {

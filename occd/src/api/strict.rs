@@ -16,34 +16,35 @@ use crate::wording::in_words;
 pub(super) struct Unfit {
     /// What was expected and where, in words of JSON.
     pub(super) text: String,
-    /// Where; nothing where it is no place of the body.
-    pub(super) position: Option<Position>,
+    /// Where.
+    pub(super) position: Position,
 }
 
-impl From<serde_json::Error> for Unfit {
-    fn from(error: serde_json::Error) -> Self {
-        let place = (u64::try_from(error.line()), u64::try_from(error.column()));
-        let position = match place {
-            (Ok(line @ 1..), Ok(column)) => Some(Position { line, column }),
-            _ => None,
-        };
-        // serde_json's errors name line and column.
-        Self { text: in_words(&error.to_string()), position }
+impl Unfit {
+    fn at(position: Position, text: &str) -> Self {
+        let Position { line, column } = position;
+        Self { text: format!("{text} at line {line} column {column}"), position }
     }
 }
 
 /// Reads a body, which is an object, also of a type that serde takes from an array through a buffer of its own.
 pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unfit> {
     let content = bytes.trim_ascii_start();
+    let begin = || end_of(bytes.strip_suffix(content).unwrap_or_default());
     if content.first() == Some(&b'[') {
-        let position = end_of(bytes.strip_suffix(content).unwrap_or_default());
-        let Position { line, column } = position;
-        let text = format!("it is an array, not an object, at line {line} column {column}");
-        return Err(Unfit { text, position: Some(position) });
+        return Err(Unfit::at(begin(), "it is an array, not an object,"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Strict(&mut json)).and_then(|value| json.end().map(|()| value));
-    value.map_err(Unfit::from)
+    value.map_err(|error| {
+        let text = in_words(&error.to_string());
+        match (u64::try_from(error.line()), u64::try_from(error.column())) {
+            // serde_json's errors name line and column.
+            (Ok(line @ 1..), Ok(column)) => Unfit { text, position: Position { line, column } },
+            // It is about the object as a whole.
+            _ => Unfit::at(begin(), &text),
+        }
+    })
 }
 
 /// Returns the place of what comes next after that much of a text, as serde_json counts: bytes, from 1.
@@ -266,7 +267,9 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Strict<A> {
 #[cfg(test)]
 mod tests {
     use occ_proto::exec::ExecRequest;
+    use occ_proto::files::FileAction;
     use occ_proto::host::AddHost;
+    use occ_proto::prompt::Unlock;
 
     use super::*;
 
@@ -316,8 +319,25 @@ mod tests {
             ("\n\n  [1]", 3, 3),
         ] {
             let unfit = from_slice::<AddHost>(json.as_bytes()).unwrap_err();
-            assert_eq!(unfit.position, Some(Position { line, column }), "{json}: {}", unfit.text);
+            assert_eq!(unfit.position, Position { line, column }, "{json}: {}", unfit.text);
             assert!(unfit.text.ends_with(&format!("at line {line} column {column}")), "{unfit:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_whole_body_is_told_where_it_begins() {
+        for (json, line, column, said) in [
+            (r#"{"action":"chmod","mode":"x"}"#, 1, 28, "expected a number from 0 to 4294967295"),
+            (" \n {\"action\":\"rename\"}", 2, 2, "rename needs `to` at line 2 column 2"),
+        ] {
+            let unfit = from_slice::<FileAction>(json.as_bytes()).unwrap_err();
+            assert_eq!(unfit.position, Position { line, column }, "{json}: {}", unfit.text);
+            assert!(unfit.text.contains(said), "{unfit:?}");
+        }
+        for json in ["{}", r#"{"host":"h","identity_file":"/x"}"#] {
+            let unfit = from_slice::<Unlock>(json.as_bytes()).unwrap_err();
+            let said = "it has either `host` or `identity_file` at line 1 column 1";
+            assert_eq!(unfit.text, said);
         }
     }
 

@@ -11,13 +11,14 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use occ_proto::exec::STDIN;
+use occ_proto::exec::{ExecControl, STDIN};
 use occ_proto::{Code, Problem};
 use serde::Serialize;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 
 use super::error::ApiError;
+use super::strict;
 use crate::wire::Turn;
 
 /// The largest message of a client, in bytes: a request as large as a body may be, or a piece of input.
@@ -140,6 +141,14 @@ pub(super) fn input(message: &Bytes) -> Result<Option<Bytes>, String> {
         Some(stream) => Err(format!("a binary message begins with {STDIN}, not with {stream}")),
         None => Err(format!("a binary message begins with {STDIN}, and this one is empty")),
     }
+}
+
+/// Returns what a text message asks for while a program runs.
+///
+/// # Errors
+/// With words when it is none of that.
+pub(super) fn control(message: &str) -> Result<ExecControl, String> {
+    strict::from_slice(message.as_bytes()).map_err(|unfit| unfit.text)
 }
 
 /// Sends an event.

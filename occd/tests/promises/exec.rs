@@ -373,20 +373,35 @@ fn a_websocket_carries_a_command() {
     ws.started();
     assert_eq!(ws.next(), Incoming::Bytes(STDOUT, b"ready\n".to_vec()));
     // What is no control is told, and nothing comes of it.
-    for bad in [json!({ "type": "stop" }), json!({ "type": "signal", "signal": "NONE" })] {
+    for (bad, word) in [
+        (json!({ "type": "stop" }), "stop"),
+        (json!({ "type": "signal", "signal": "NONE" }), "NONE"),
+        (json!(["cancel"]), "an array"),
+        (json!(["signal", "USR1"]), "an array"),
+    ] {
         ws.control(&bad);
         let Incoming::Event(ExecEvent::BadControl { detail }) = ws.next() else { panic!("{bad}") };
-        assert!(detail.contains("stop") || detail.contains("NONE"), "{detail}");
+        assert!(detail.contains(word), "{detail}");
     }
     ws.control(&json!({ "type": "signal", "signal": "USR1" }));
     assert_eq!(ws.next(), Incoming::Bytes(STDOUT, b"got\n".to_vec()));
     let Incoming::Event(ExecEvent::Exit(exit)) = ws.next() else { panic!() };
     assert_eq!(exit.code, Some(5));
 
-    // A request that cannot be run is answered by a problem.
-    let mut ws = Ws::start(&rig, &json!({ "argv": [] }));
-    let Incoming::Event(ExecEvent::Error { problem }) = ws.next() else { panic!() };
-    assert_eq!(problem.code, Code::BadRequest);
+    // A request that cannot be run is answered by a problem, with the words that a body would get.
+    for (bad, place) in [
+        (json!({ "argv": [] }), None),
+        (json!([["echo", "ran"]]), Some(1)),
+        (json!({ "argv": [7] }), Some(11)),
+    ] {
+        let mut ws = Ws::start(&rig, &bad);
+        let Incoming::Event(ExecEvent::Error { problem }) = ws.next() else { panic!("{bad}") };
+        assert_eq!(problem.code, Code::BadRequest);
+        assert_eq!(problem.position.map(|place| place.column), place, "{problem:?}");
+        let by_http = rig.http("POST", "/v1/hosts/h/exec", &[], Some(bad)).json();
+        let said = by_http["detail"].as_str().unwrap().replace("The body", "The request");
+        assert_eq!(problem.detail, said);
+    }
 }
 
 /// What is no message of a WebSocket, what is sent, and the code with which the connection ends (RFC 6455, section 7.4.1).

@@ -63,7 +63,7 @@ impl ReadAhead {
     /// Takes a message to a command that has not begun. Returns what the client wants.
     pub(super) fn take(&mut self, message: Option<Message>) -> Wants {
         let wrong = match message {
-            Some(Message::Text(text)) => match serde_json::from_str(&text) {
+            Some(Message::Text(text)) => match websocket::control(&text) {
                 Ok(ExecControl::Resize(size)) => {
                     self.resized = Some(size);
                     return Wants::It;
@@ -73,7 +73,7 @@ impl ReadAhead {
                 }
                 // It has nobody to go to but us: what may be under way is ended.
                 Ok(ExecControl::Signal { .. } | ExecControl::Cancel) => return Wants::GiveUp,
-                Err(error) => error.to_string(),
+                Err(wrong) => wrong,
             },
             Some(Message::Binary(data)) => match self.push(&data) {
                 Ok(_) => return Wants::It,
@@ -198,7 +198,7 @@ impl Input {
                 Ok(bytes) => self.trail.input(bytes),
                 Err(wrong) => self.tell(wrong),
             },
-            Message::Text(text) => match serde_json::from_str(&text) {
+            Message::Text(text) => match websocket::control(&text) {
                 Ok(ExecControl::Signal { signal }) => {
                     if !self.control.signal(&signal).await {
                         self.tell(no_signal(&signal));
@@ -206,7 +206,7 @@ impl Input {
                 }
                 Ok(ExecControl::Resize(size)) => self.control.resize(size).await,
                 Ok(ExecControl::Cancel) => self.control.cancel(),
-                Err(error) => self.tell(error.to_string()),
+                Err(wrong) => self.tell(wrong),
             },
             Message::Close(_) => return false,
             Message::Ping(_) | Message::Pong(_) => {}

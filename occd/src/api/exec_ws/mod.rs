@@ -26,6 +26,7 @@ use super::extract::{Caller, ExecutorOf};
 use super::params::PlacePath;
 use super::permit::{By, place_of};
 use super::problems::OfExec;
+use super::strict;
 use super::websocket::{self, GOODBYE, Handshake, Sink, Source, send};
 use crate::exec::{Destinations, Executor, Progress, Running};
 use crate::host::Tries;
@@ -186,8 +187,8 @@ async fn begin(
         Ok(None) => return Ok(None),
         Err(_) => return Err(ApiError::bad_request("No request came within 10 s.")),
     };
-    let request: ExecRequest = serde_json::from_str(&first)
-        .map_err(|error| ApiError::bad_request(format!("The request is not valid: {error}.")))?;
+    let request: ExecRequest = strict::from_slice(first.as_bytes())
+        .map_err(|unfit| ApiError::unfit("The request", unfit))?;
     by.0.trail.begin_exec(&request);
     if request.stdin.is_some() {
         return Err(ApiError::bad_request("On a WebSocket, stdin is sent as binary messages."));
