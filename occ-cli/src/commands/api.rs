@@ -78,6 +78,19 @@ impl Flight {
         })
     }
 
+    /// Ends it if it is an upload that is not whole, and may have lost a piece to that problem. Returns whether it was.
+    fn spoiled(&mut self, problem: &Problem) -> bool {
+        let is_open = self.upload && self.input.is_some();
+        is_open
+            && {
+                let detail = format!(
+                    "{} It may have been a piece of what was sent: a file that it was to write is unchanged.",
+                    problem.detail
+                );
+                self.end(Problem { detail, ..problem.clone() })
+            }
+    }
+
     /// Notes that nothing more can be sent to it.
     fn input_ended(&mut self) {
         if self.input.take().is_some() && self.upload {
@@ -135,15 +148,10 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
             Next::Line(Ok(split::Read::Line { number, text })) => match ask::read(number, &text) {
                 Ok(None) => {}
                 Ok(Some(line)) => heard(&api, &mut flights, &tasks, number, line),
-                Err(mut misread) => {
-                    // What a request in flight is told is its own end.
-                    misread.id = misread.id.filter(|id| !flights.contains_key(id));
-                    tasks.push(say(&api, Said::misread(&misread)));
-                }
+                Err(misread) => misheard(&api, &mut flights, &tasks, misread),
             },
             Next::Line(Ok(split::Read::TooLong { number })) => {
-                let misread = Misread::too_long(number);
-                tasks.push(say(&api, Said::misread(&misread)));
+                misheard(&api, &mut flights, &tasks, Misread::too_long(number));
             }
         }
     }
@@ -153,6 +161,29 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         Ok(()) => Ok(0),
         Err(_) => Err(CliError::closed_pipe()),
     }
+}
+
+/// Says what is wrong with a line. It may have been a piece of an upload, and a file is not to be replaced by what is left.
+fn misheard<'a>(
+    api: &'a Api<'a>,
+    flights: &mut HashMap<Id, Flight>,
+    tasks: &FuturesUnordered<LocalBoxFuture<'a, Option<Id>>>,
+    mut misread: Misread,
+) {
+    match misread.id.as_ref().map(|id| flights.get_mut(id)) {
+        // What a request in flight is told is its own end.
+        Some(Some(flight)) => {
+            if flight.spoiled(&misread.problem) {
+                return;
+            }
+            misread.id = None;
+        }
+        Some(None) => {}
+        None => flights.values_mut().for_each(|flight| {
+            flight.spoiled(&misread.problem);
+        }),
+    }
+    tasks.push(say(api, Said::misread(&misread)));
 }
 
 /// Does what a line asks for.

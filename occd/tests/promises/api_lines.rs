@@ -448,6 +448,48 @@ fn an_upload_that_the_end_of_the_input_cuts_short_changes_nothing_and_says_so() 
 }
 
 #[test]
+fn an_upload_that_may_have_lost_a_piece_changes_nothing_and_says_so() {
+    let mut rig = DaemonRig::new();
+    rig.start_daemon(&[]);
+    let shared = Shared::new();
+    // What is wrong, and whether it is known of which of them.
+    for (piece, is_told) in [
+        (r#"{"id":1,"send_b64":"c2Vjb25kOw"}"#, true),
+        (r#"{"id":1,"send_b64":7}"#, true),
+        (r#"{"id":1,"send":"b",}"#, false),
+        ("nonsense", false),
+    ] {
+        let mut lines = Lines::start(&rig);
+        for id in [1, 2] {
+            let file = shared.at(id.to_string());
+            std::fs::write(&file, "before").unwrap();
+            let path = format!("/v1/hosts/local/files/{}", file.display());
+            lines.ask(json!({"id": id, "method": "PUT", "path": path, "upload": true}));
+            lines.ask(json!({"id": id, "send": "first;", "ack": "taken"}));
+            assert_eq!(lines.of(id)["ack"], "taken");
+        }
+        lines.line(piece);
+        for id in [1, 2] {
+            lines.ask(json!({"id": id, "send": "third"}));
+            lines.ask(json!({"id": id, "close": true}));
+            let whole = id == 2 && is_told;
+            // What comes behind its end is told as dropped, before or after that.
+            let mut answer = lines.of(id);
+            while answer["dropped"] == true {
+                answer = lines.of(id);
+            }
+            assert_eq!(answer["status"], if whole { 200 } else { 400 }, "{piece}: {answer}");
+            let content = if whole { "first;third" } else { "before" };
+            assert_eq!(std::fs::read_to_string(shared.at(id.to_string())).unwrap(), content);
+            if !whole {
+                assert_eq!(answer["body"]["code"], "bad_request", "{answer}");
+                assert_eq!(answer["body"]["position"]["line"], 5, "{answer}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_cancelled_request_with_a_key_goes_on_and_its_key_fetches_the_outcome() {
     let Some((sshd, rig)) = sshd() else { return };
     let shared = Shared::new();
