@@ -52,6 +52,7 @@ async fn start_when_connected(
     let answering = host.time_for_answers();
     let before = host.snapshot().dials();
     let dialled = || u32::try_from(host.snapshot().dials() - before).unwrap_or(u32::MAX);
+    let mut connected = None;
     loop {
         // The time that a person took for an answer counts for nobody.
         let answered = || host.time_for_answers().saturating_sub(answering);
@@ -63,7 +64,9 @@ async fn start_when_connected(
         let terminal = command.request().tty.is_some();
         let connection =
             host.for_commands(connection, terminal, by).await.map_err(ExecError::Unreachable)?;
-        let time = Time { by: deadline + answered(), end: end.map(|end| end + answered()) };
+        // On however many connections it has waited for a session since.
+        let since = *connected.get_or_insert_with(Instant::now);
+        let time = Time { since, by: deadline + answered(), end: end.map(|end| end + answered()) };
         match start_on(host, &connection, command, asked, time, progress).await {
             Err(ExecError::NoSession(ChannelError::Lost(cause))) if tries.allow(dialled()) => {
                 tracing::info!(host = %host.name(), %cause, "the connection broke before a command was sent");
@@ -114,6 +117,8 @@ pub(super) async fn start_over(
 /// The time of a start.
 #[derive(Debug, Clone, Copy)]
 struct Time {
+    /// Since when it has waited for a session.
+    since: Instant,
     /// When the command has its session.
     by: Instant,
     /// When it is over, if that is known before it begins.
@@ -128,12 +133,11 @@ async fn start_on(
     time: Time,
     progress: &Progress,
 ) -> Result<Running, ExecError> {
-    let waiting_since = Instant::now();
     let shell = if command.needs_shell() {
         match timeout_at(time.by, connection.system()).await {
             Ok(Some(system)) => Shell::of(&system.shell),
             Ok(None) => return Err(ExecError::NoSession(ChannelError::Lost(connection.cause()))),
-            Err(_) => return Err(ExecError::NoShell(waiting_since.elapsed())),
+            Err(_) => return Err(ExecError::NoShell(time.since.elapsed())),
         }
     } else {
         // What is known by now, and not worth waiting for.
@@ -149,7 +153,7 @@ async fn start_on(
         let (channel, spare) = match timeout_at(time.by, connection.session(fresh)).await {
             Ok(session) => session.map_err(ExecError::NoSession)?,
             Err(_) => {
-                return Err(ExecError::NoSession(ChannelError::Full(waiting_since.elapsed())));
+                return Err(ExecError::NoSession(ChannelError::Full(time.since.elapsed())));
             }
         };
         if let Some(marker) = &marker {
