@@ -648,6 +648,8 @@ mod tests {
             ("x", 1, "expected"),
             ("[connection]\nkeepalive_count = 0\n", 2, "at least 1"),
             ("[hosts.a.sandbox]\nport = 0\n", 2, "1 to 65535"),
+            ("[hosts.a.sandbox]\nimage = \"\"\n", 2, "no name of an image"),
+            ("[hosts.a.sandbox]\nimage = \"a b\"\n", 2, "no name of an image"),
             ("[local]\ndocker_socket = \"docker.sock\"\n", 2, "begins with /"),
             ("[hosts.a]\ndocker_socket = \"x\"\n", 2, "begins with /"),
             ("[hosts.a.connection]\n\nkeepalive_interval = \"1ms\"\n", 3, "at least 100ms"),

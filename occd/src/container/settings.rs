@@ -21,6 +21,7 @@ pub(super) const FALLBACK_IMAGE: &str = "prizz/opencode-cloud-sandbox:latest";
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub struct SandboxConfig {
     /// The image.
+    #[serde(deserialize_with = "image")]
     pub image: Option<String>,
     /// The port on the host.
     #[serde(deserialize_with = "port")]
@@ -177,6 +178,12 @@ fn variables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, 
     let variables = Vec::<String>::deserialize(deserializer)?;
     variables.iter().try_for_each(|variable| check_variable(variable)).map_err(D::Error::custom)?;
     Ok(variables)
+}
+
+fn image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let image = String::deserialize(deserializer)?;
+    tagged(&image).ok_or_else(|| D::Error::custom(BadSettings::Image(image.clone())))?;
+    Ok(Some(image))
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
