@@ -14,11 +14,13 @@ use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 use tokio::net::UnixStream;
 
-use crate::autostart::RESTART;
+use crate::autostart::{RESTART, START};
 use crate::commands::Context;
 use crate::error::CliError;
 use crate::hint::{NO_HOME, and_then, cure_of, in_the_way, shell_word, ways_to};
 
+/// The lock of whoever starts a daemon, in the directory of the socket.
+const START_LOCK: &str = "start.lock";
 /// How long to wait in line to be let in.
 const IN_LINE: Duration = Duration::from_secs(10);
 
@@ -248,15 +250,11 @@ pub(crate) async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
             .map_err(|error| fail("cannot create", error).hint(cure_of(dir)))?;
         check_directory(socket)?;
     }
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
-        .open(dir.join("start.lock"))
-        .map_err(|error| fail("cannot open start.lock in", error).hint(cure_of(dir)))?;
+    let path = dir.join(START_LOCK);
+    let file = open_lock(&path, true).map_err(|error| {
+        let hint = lock_cure(&path).unwrap_or_else(|| cure_of(dir));
+        fail("cannot open start.lock in", error).hint(hint)
+    })?;
     // The holder waits at most START_LIMIT, so this wait ends; blocking costs the least.
     loop {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
@@ -265,6 +263,33 @@ pub(crate) async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
             Err(error) => return Err(fail("cannot lock start.lock in", error.into())),
         }
     }
+}
+
+fn open_lock(path: &Path, make: bool) -> io::Result<std::fs::File> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(make)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+        .open(path)
+}
+
+/// Returns what to do about something in the lock's place that cannot be opened. In a directory of ours it is ours to move, and
+/// nothing is in it.
+fn lock_cure(path: &Path) -> Option<String> {
+    path.symlink_metadata().ok()?;
+    let word = shell_word(&path.to_string_lossy());
+    Some(and_then(format!("mv {word} {word}.old"), START))
+}
+
+/// Returns why the lock that a starter takes cannot be had, and what to do.
+pub(crate) fn unusable_lock(socket: &Path) -> Option<(String, String)> {
+    let path = directory(socket).join(START_LOCK);
+    let cure = lock_cure(&path)?;
+    let error = open_lock(&path, false).err()?;
+    Some((format!("{} cannot be opened: {error}", shown(&path)), cure))
 }
 
 /// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file.

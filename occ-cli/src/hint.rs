@@ -14,7 +14,7 @@ use occ_proto::{HostName, UserName};
 
 use files::{check_key, directory_of, file_of, private, too_open, unsafe_file};
 pub(crate) use files::{
-    damaged_passwords, exposed, is_out_of_reach, kept_passwords, shell_word, unusable,
+    damaged_passwords, denied, exposed, is_out_of_reach, kept_passwords, shell_word, unusable,
 };
 use login::{
     address_if_via, address_of, allow, authorize, certificate, copy_id, key, name_a_key, new_key,
@@ -95,7 +95,11 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::GrantExists | Code::GrantNotFound => "occ grant list shows them".to_owned(),
         Code::HostBusy => format!("occ host remove {h} -f ends its work"),
         Code::EditConflict => format!("occ host show {h}, then edit again"),
-        Code::HostsFileInvalid | Code::ConfigInvalid if let Some(cure) = exposed(detail) => cure,
+        Code::HostsFileInvalid | Code::ConfigInvalid
+            if let Some(cure) = exposed(detail).or_else(|| denied(detail)) =>
+        {
+            cure
+        }
         Code::HostsFileInvalid => {
             "mend hosts.json by hand; hosts.json.bak, if there is one, is how it was before occ changed it last".to_owned()
         }

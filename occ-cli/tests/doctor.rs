@@ -14,6 +14,7 @@ use std::thread;
 use common::{Answer, Done, Fake, ago, broken, connected, list, occ, private_dir, run};
 use serde_json::{Value, json};
 use testkit::require::require_namespaces;
+use testkit::user::bound_by_modes;
 
 fn doctor(home: &Path, args: &[&str]) -> Command {
     occ(&[&["doctor"], args].concat(), home)
@@ -367,19 +368,6 @@ fn what_keeps_a_daemon_from_starting_and_a_login_from_being_made_is_told_before(
     assert!(found["level"] == "failed" && detail.contains("unknown field `foo`"), "{detail}");
     let found = only(&done, "ssh_config");
     assert_eq!(found["hint"], json!(format!("chmod go-w {}", ssh.join("config").display())));
-}
-
-/// Returns the command as somebody runs it whom the modes of files bind, which they do not bind root.
-fn bound_by_modes(plain: &Command) -> Command {
-    let mut command = Command::new(plain.get_program());
-    if rustix::process::geteuid().is_root() {
-        command = Command::new("setpriv");
-        command.args(["--bounding-set", "-dac_override,-dac_read_search"]);
-        command.arg(plain.get_program());
-    }
-    command.args(plain.get_args()).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command
 }
 
 /// Returns what the daemon's line says of a home in which none would start, having checked that a start says the same.

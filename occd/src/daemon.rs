@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use occ_proto::Secret;
 use occ_proto::paths::{Env, PathError};
 use occ_proto::status::State;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -76,6 +78,15 @@ pub enum StartError {
         path: PathBuf,
         /// Who.
         source: Exposed,
+    },
+    /// What is remembered there is closed to this user, as root's is after `sudo occ`: taken for damaged, it would be lost.
+    #[error("{} cannot be read and written", .path.display())]
+    Closed {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// Another daemon, on another socket, uses the state directory.
     #[error("another occd ({}) uses the state directory {}", holder(*.pid, .socket.as_deref()), .path.display())]
@@ -427,14 +438,28 @@ fn lacking(no_read_only: Option<&SocketError>, state: &Path) -> Vec<String> {
     lacking
 }
 
-/// Refuses a state directory that others can write to. One that is not there is made private.
+/// Refuses a state directory that others can write to, or in which something is closed to this user. One that is not there
+/// is made private.
 pub(crate) fn check_state_dir(path: &Path) -> Result<(), StartError> {
-    match std::fs::metadata(path) {
-        Ok(metadata) => ownership::check_strictly(&metadata)
-            .map_err(|source| StartError::State { path: path.to_owned(), source }),
-        // Whoever writes there first says what is wrong.
-        Err(_) => Ok(()),
+    // Whoever writes there first says what is wrong.
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
+    ownership::check_strictly(&metadata)
+        .map_err(|source| StartError::State { path: path.to_owned(), source })?;
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let path = entry.path();
+        // No daemon reads it again.
+        if state_file::is_aside(&path) {
+            continue;
+        }
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let search = if is_dir { Access::EXEC_OK } else { Access::empty() };
+        if let Err(error @ Errno::ACCESS) =
+            access(&path, Access::READ_OK | Access::WRITE_OK | search)
+        {
+            return Err(StartError::Closed { path, source: error.into() });
+        }
     }
+    Ok(())
 }
 
 /// Returns the lock of a state directory.
@@ -458,6 +483,11 @@ fn lock_state_dir(path: &Path, serves: &Path) -> Result<Option<File>, StartError
         Ok(Ok(lock)) => Ok(Some(lock)),
         Ok(Err(SocketError::AlreadyRunning { pid, socket, .. })) => {
             Err(StartError::StateInUse { path: path.to_owned(), pid, socket })
+        }
+        Ok(Err(SocketError::Io { path, source, .. }))
+            if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) =>
+        {
+            Err(StartError::Closed { path, source })
         }
         // Whoever writes there first says what is wrong. Not every file system has locks.
         Ok(Err(error)) => {

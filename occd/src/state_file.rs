@@ -83,6 +83,11 @@ pub(crate) fn copy_aside(path: &Path) -> io::Result<()> {
     std::fs::copy(path, aside(path)).map(drop)
 }
 
+/// Returns whether a file is one that was moved out of the way.
+pub(crate) fn is_aside(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(DAMAGED.as_bytes())
+}
+
 fn aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(DAMAGED);

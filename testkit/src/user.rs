@@ -146,6 +146,19 @@ impl Drop for OwnLogin {
     }
 }
 
+/// Returns the command as somebody runs it whom the modes of files bind, which they do not bind root.
+pub fn bound_by_modes(plain: &Command) -> Command {
+    let mut command = Command::new(plain.get_program());
+    if is_root() {
+        command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search"]);
+        command.arg(plain.get_program());
+    }
+    command.args(plain.get_args()).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 /// Returns the name of the user who runs this process.
 pub fn current_user() -> String {
     run(Command::new("id").arg("-un")).trim().to_owned()

@@ -163,6 +163,8 @@ async fn systemd(context: &Context<'_>, done: &mut Done) -> Result<(), CliError>
     let Some(units) = autostart::systemd_units().await else {
         done.lines.push("systemd --user does not answer here. After your next login:".to_owned());
         done.lines.push(format!("  systemctl --user enable --now {} {}", unit::SOCKET, unit::UNIT));
+        let other = "Where there is no systemd: occ daemon install --xdg-autostart; occ starts occd by itself, too.";
+        done.lines.push(other.to_owned());
         return Ok(());
     };
     let failed = |why| {

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use occ_proto::paths::Env;
+use occ_proto::paths::{CONFIG_HOME, Env, STATE_HOME};
 use occ_proto::text::sanitize;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
@@ -88,6 +88,31 @@ pub(super) fn unsafe_file(detail: &str) -> Option<String> {
 /// Returns whether nothing in a directory can be reached by this user, or could be if it were there.
 pub(crate) fn is_out_of_reach(dir: &Path) -> bool {
     access(dir, Access::EXEC_OK) == Err(Errno::ACCESS)
+}
+
+/// Returns what opens a file of occ's own that is closed to this user, if that is what a sentence says: one that is root's
+/// after `sudo occ`, or that its owner has closed.
+pub(crate) fn denied(detail: &str) -> Option<String> {
+    const ENDS: [&str; 3] = [" cannot be ", "): ", ": Permission denied"];
+    let (before, _) = detail.split_once(": Permission denied")?;
+    let path = before.get(before.find('/')?..)?;
+    let end = ENDS.iter().filter_map(|end| path.find(end)).min().unwrap_or(path.len());
+    let path = Path::new(path.get(..end)?.trim_end_matches(')'));
+    let env = Env::from_process();
+    let own = [(env.state_dir(), STATE_HOME), (env.config_dir(), CONFIG_HOME)];
+    let mut own = own.into_iter().filter_map(|(dir, variable)| Some((dir.ok()?, variable)));
+    let (dir, variable) = own.find(|(dir, _)| path.starts_with(dir))?;
+    let Ok(meta) = path.symlink_metadata() else {
+        return is_out_of_reach(&dir).then(|| unusable(&dir, variable))?.map(|(_, cure)| cure);
+    };
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        // What else it has left there is no better.
+        return Some(format!("sudo chown -R \"$(id -un)\" {}", path_word(&dir)));
+    }
+    let bits = if meta.is_dir() { "u+rwx" } else { "u+rw" };
+    access(path, Access::READ_OK | Access::WRITE_OK)
+        .is_err()
+        .then(|| format!("chmod {bits} {}", path_word(path)))
 }
 
 /// Returns what keeps a directory of occ's own from being used, or made, and what to type, if what is in its place tells.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use occ_proto::paths::{CONFIG_HOME, Env, STATE_HOME};
 
-use super::files::{exposed, is_out_of_reach, shell_word, unusable};
+use super::files::{denied, exposed, is_out_of_reach, shell_word, unusable};
 use crate::autostart::START;
 use crate::endpoint::{directory, shown};
 
@@ -41,7 +41,8 @@ pub(crate) fn cure(said: &str, then: &str) -> Option<String> {
         let (dir, _) = rest.split_once(": ")?;
         of_runtime_dir(Path::new(dir), then)
     };
-    let in_place = in_the_way(said).or_else(|| of_own(said)).or_else(|| exposed(said));
+    let in_place = in_the_way(said).or_else(|| of_own(said)).or_else(|| denied(said));
+    let in_place = in_place.or_else(|| exposed(said));
     in_place.map(|cure| and_then(cure, then)).or_else(no_runtime_dir).or_else(|| other_daemon(said))
 }
 
@@ -86,9 +87,11 @@ fn of_runtime_dir(dir: &Path, then: &str) -> Option<String> {
     })
 }
 
-/// Returns how something is moved away that is in a socket's place, if that is what the daemon says.
+/// Returns how something is moved away that is in the place of a socket or a lock, if that is what the daemon says.
 pub(crate) fn in_the_way(said: &str) -> Option<String> {
-    let (before, _) = said.split_once(" exists and is not a socket")?;
+    let is_closed = said.contains(": Permission denied");
+    let no_file = || said.split_once(" cannot be read and written: ").filter(|_| !is_closed);
+    let (before, _) = said.split_once(" exists and is not a socket").or_else(no_file)?;
     let path = before.find('/').and_then(|start| before.get(start..))?;
     Some(format!("mv {} {}", shell_word(path), shell_word(&format!("{path}.old"))))
 }

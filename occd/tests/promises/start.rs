@@ -1,7 +1,7 @@
 //! Starting where something is in the way: it works, or one sentence says what is wrong and what to type.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -11,6 +11,7 @@ use serde_json::json;
 use testkit::DaemonRig;
 use testkit::daemon::{Output, client_binary};
 use testkit::require::{require_namespaces, require_root};
+use testkit::user::bound_by_modes;
 
 use crate::ask::problem;
 use crate::support::sshd;
@@ -119,6 +120,71 @@ fn what_is_said_of_a_state_directory_has_a_daemon_start() {
         rig.occ_ok(&["daemon", "start"]);
         rig.occ_ok(&["daemon", "stop"]);
     }
+}
+
+#[test]
+fn what_is_remembered_and_closed_to_this_user_is_not_taken_for_damaged() {
+    let rig = DaemonRig::new();
+    let state = rig.paths().state_dir().unwrap();
+    DirBuilder::new().mode(0o700).recursive(true).create(&state).unwrap();
+    fs::create_dir(state.join("history")).unwrap();
+    let bound = |args: &[&str]| output(&mut bound_by_modes(&rig.occ(args)));
+    for name in ["forwards.json", "occd.lock", "occd.log", "audit.jsonl", "history"] {
+        let file = state.join(name);
+        if name != "history" {
+            fs::write(&file, "").unwrap();
+        }
+        for (owner, cure) in [(0, "chmod u+rw"), (1, "sudo chown -R \"$(id -un)\" ")] {
+            std::os::unix::fs::chown(&file, Some(owner), None).unwrap();
+            fs::set_permissions(
+                &file,
+                fs::Permissions::from_mode(if owner == 0 { 0 } else { 0o700 }),
+            )
+            .unwrap();
+            let refused = bound(&["daemon", "start"]);
+            assert_eq!(refused.code(), 3, "{name}: {refused:?}");
+            told(&refused, &format!("{} cannot be read and written", file.display()), cure);
+            let doctor = bound(&["doctor"]);
+            assert!(doctor.stdout.contains(cure), "{name}: {doctor:?}");
+        }
+        std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
+        if name != "history" {
+            fs::remove_file(&file).unwrap();
+        }
+    }
+    // A lock that is none.
+    fs::create_dir(state.join("occd.lock")).unwrap();
+    told(&bound(&["daemon", "start"]), "occd.lock cannot be read and written", "mv ");
+    fs::remove_dir(state.join("occd.lock")).unwrap();
+    // What nobody reads any more keeps nobody from starting.
+    fs::write(state.join("forwards.json.damaged"), "").unwrap();
+    fs::set_permissions(state.join("forwards.json.damaged"), fs::Permissions::from_mode(0o000))
+        .unwrap();
+    let started = bound(&["daemon", "start"]);
+    assert_eq!(started.code(), 0, "{started:?}");
+    rig.occ_ok(&["daemon", "stop"]);
+}
+
+#[test]
+fn a_lock_of_whoever_starts_that_cannot_be_opened_is_told() {
+    let rig = DaemonRig::new();
+    let dir = rig.socket().parent().unwrap().to_owned();
+    DirBuilder::new().mode(0o700).recursive(true).create(&dir).unwrap();
+    let lock = dir.join("start.lock");
+    fs::write(&lock, "").unwrap();
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o000)).unwrap();
+    let bound = |args: &[&str]| output(&mut bound_by_modes(&rig.occ(args)));
+    let cure = format!("mv {0} {0}.old, then: occ daemon start", lock.display());
+    told(&bound(&["host", "list"]), "start.lock", &cure);
+    let doctor = bound(&["doctor"]);
+    assert!(
+        doctor.stdout.contains("occ would not start it") && doctor.stdout.contains(&cure),
+        "{doctor:?}"
+    );
+    fs::rename(&lock, dir.join("start.lock.old")).unwrap();
+    assert_eq!(bound(&["host", "list"]).code(), 0);
+    rig.occ_ok(&["daemon", "stop"]);
 }
 
 #[test]

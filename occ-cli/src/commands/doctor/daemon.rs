@@ -19,7 +19,7 @@ use crate::commands::{Context, upgrade};
 use crate::duration::{seconds_between, two_units};
 use crate::endpoint;
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE};
-use crate::hint::{self, exposed, shell_word};
+use crate::hint::{self, denied, exposed, shell_word};
 use crate::start_check;
 use crate::stranger;
 use crate::versions::{remedy, too_old};
@@ -51,6 +51,10 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
             let text = format!("not running (socket {shown}){left}");
             let forbidden = std::env::var_os("OCC_NO_AUTOSTART")
                 .is_some_and(|value| !value.is_empty() && value != "0");
+            if let Some((why, cure)) = endpoint::unusable_lock(&socket) {
+                let text = format!("{text}; occ would not start it: {why}");
+                return vec![Finding::failed("daemon", text, cure)];
+            }
             if let Some((why, hint)) = start_check::cannot_start(context, &socket, START).await {
                 let text = format!("{text}; it would not start: {why}");
                 return vec![Finding::failed("daemon", text, hint)];
@@ -122,25 +126,29 @@ pub(super) async fn occd_toml() -> Vec<Finding> {
     vec![Finding::failed(CHECK, &fault, format!("mend it: ${{EDITOR:-vi}}{line} {file}"))]
 }
 
-/// Looks at config.json of opencode-cloud, which occd alone can read, and reads no sooner than it makes a sandbox.
-pub(super) async fn config_json() -> Vec<Finding> {
-    const CHECK: &str = "config.json";
+/// Has occd say what it alone knows to look at: config.json of opencode-cloud, which it reads no sooner than it makes a
+/// sandbox, and what it remembers. What is closed to it when it starts is closed to the one that runs.
+pub(super) async fn checked_by_occd() -> Vec<Finding> {
     // That occd cannot be run is told of the programs.
     let Ok(output) = start_check::checked(start_check::occd_check()).await else {
         return Vec::new();
     };
     let said = String::from_utf8_lossy(&output.stdout);
     let places = Env::from_process().opencode_config_candidates().unwrap_or_default();
-    let shown = places
-        .iter()
-        .filter(|place| !files::in_closed(place))
-        .map(|place| place.display().to_string());
+    let shown = places.iter().filter(|place| !files::in_closed(place));
+    let shown = shown.map(|place| place.display().to_string());
     let warnings = shown.filter_map(|place| {
         let line = said.lines().find(|line| line.starts_with(&place))?;
         let text = format!("{line}: no sandbox can be made");
-        Some(Finding::warning(CHECK, text, format!("mend it: ${{EDITOR:-vi}} {place}")))
+        Some(Finding::warning("config.json", text, format!("mend it: ${{EDITOR:-vi}} {place}")))
     });
-    warnings.collect()
+    let why = String::from_utf8_lossy(&output.stderr);
+    let closed = why.lines().next().filter(|why| why.contains(" cannot be read and written: "));
+    let closed = closed.map(|why| {
+        let cure = denied(why).unwrap_or_else(|| "ls -ld, of it and of what it is in".to_owned());
+        Finding::failed("state", why, cure)
+    });
+    warnings.chain(closed).collect()
 }
 
 async fn version(client: &Client) -> Result<Version, CliError> {
@@ -195,7 +203,7 @@ fn told(warning: &str) -> Finding {
         return Finding::warning("state", warning, hint);
     }
     // It has the last good settings in force, and takes the next ones by itself.
-    let hint = exposed(warning).unwrap_or_else(|| {
+    let hint = exposed(warning).or_else(|| denied(warning)).unwrap_or_else(|| {
         match warning.contains(" is gone: ") {
             true => "put that file back or, if it is to be gone: occ daemon restart",
             false => "mend that file: occd reads it again at once",

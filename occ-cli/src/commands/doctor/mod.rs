@@ -115,7 +115,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<u8, CliError> {
         apart("programs", machine::programs),
         apart("files", files::check),
         within("occd.toml", LIMIT, daemon::occd_toml()),
-        within("config.json", LIMIT, daemon::config_json()),
+        within("occd", LIMIT, daemon::checked_by_occd()),
         apart("disk", files::disk),
         within("ssh", LIMIT, machine::ssh()),
         apart("agent", machine::agent),
