@@ -39,7 +39,7 @@ use crate::ssh::dial::DialSettings;
 use crate::ssh::host_key::Unknown;
 use crate::ssh::{Compression, Line};
 use crate::used::Autoconnect;
-use crate::wording::in_words;
+use occ_proto::wording::in_words;
 
 /// The shortest time that can be set: what is shorter would only make work.
 const SHORTEST: Duration = Duration::from_millis(100);

@@ -45,4 +45,3 @@ pub mod used;
 pub mod wake;
 mod watched;
 pub mod wire;
-mod wording;

@@ -35,6 +35,7 @@ pub mod text;
 pub mod trace;
 pub mod trust;
 pub mod wildcard;
+pub mod wording;
 
 pub use error::{Code, Problem};
 pub use host::{HostConfig, HostsFile};

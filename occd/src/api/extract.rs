@@ -26,7 +26,7 @@ use crate::host::HostHandle;
 use crate::policy::Asker;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
-use crate::wording::in_words;
+use occ_proto::wording::in_words;
 
 /// What stands for this machine in place of a host's name.
 pub(super) const LOCAL: &str = "local";

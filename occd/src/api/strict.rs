@@ -9,7 +9,7 @@ use serde::de::{
 
 use occ_proto::error::Position;
 
-use crate::wording::in_words;
+use occ_proto::wording::in_words;
 
 /// What is wrong with a body.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unfit> 
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Strict(&mut json)).and_then(|value| json.end().map(|()| value));
     value.map_err(|error| {
-        let text = in_words(&error.to_string());
+        let text = without_value(in_words(&error.to_string()));
         match (u64::try_from(error.line()), u64::try_from(error.column())) {
             // serde_json's errors name line and column.
             (Ok(line @ 1..), Ok(column)) => Unfit { text, position: Position { line, column } },
@@ -45,6 +45,21 @@ pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unfit> 
             _ => Unfit::at(begin(), &text),
         }
     })
+}
+
+/// Returns what is said of a value of a wrong type without the value: it may be an answer, or somebody's secret.
+fn without_value(text: String) -> String {
+    const KINDS: [&str; 5] = ["integer", "floating point", "string", "boolean", "character"];
+    let kind = || {
+        let rest = text.strip_prefix("invalid type: ")?;
+        KINDS.into_iter().find(|kind| rest.starts_with(&format!("{kind} ")))
+    };
+    match (kind(), text.rsplit_once(", expected ")) {
+        (Some(kind), Some((_, expected))) => {
+            format!("invalid type: {kind}, expected {expected}")
+        }
+        _ => text,
+    }
 }
 
 /// Returns the place of what comes next after that much of a text, as serde_json counts: bytes, from 1.
@@ -269,7 +284,7 @@ mod tests {
     use occ_proto::exec::ExecRequest;
     use occ_proto::files::FileAction;
     use occ_proto::host::AddHost;
-    use occ_proto::prompt::Unlock;
+    use occ_proto::prompt::{AnswerPrompt, Unlock};
 
     use super::*;
 
@@ -280,7 +295,7 @@ mod tests {
     #[test]
     fn what_is_expected_is_said_in_words_of_json() {
         for (json, said) in [
-            ("3", "invalid type: integer `3`, expected an object at line 1 column 1"),
+            ("3", "invalid type: integer, expected an object at line 1 column 1"),
             (r#"{"name":"a","config":"x"}"#, "expected an object at line 1 column 24"),
             (
                 r#"{"name":"a","config":["h"]}"#,
@@ -321,6 +336,14 @@ mod tests {
             let unfit = from_slice::<AddHost>(json.as_bytes()).unwrap_err();
             assert_eq!(unfit.position, Position { line, column }, "{json}: {}", unfit.text);
             assert!(unfit.text.ends_with(&format!("at line {line} column {column}")), "{unfit:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_not_repeated() {
+        for json in [r#"{"answer":482913}"#, r#"{"answer":482913.5}"#, r#""482913, expected x""#] {
+            let said = from_slice::<AnswerPrompt>(json.as_bytes()).unwrap_err().text;
+            assert!(!said.contains("482913") && said.contains(", expected "), "{json}: {said}");
         }
     }
 

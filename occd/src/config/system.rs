@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{ConfigError, line_of};
 use crate::policy::{self, Policy, PolicyConfig, RulePlace};
 use crate::ssh::allowed::{HostPattern, HostRules};
-use crate::wording::in_words;
+use occ_proto::wording::in_words;
 
 /// Something that can be turned off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]

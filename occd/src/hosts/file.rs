@@ -14,7 +14,7 @@ use occ_proto::name::{Address, GroupName, HostName, UserName};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ownership::{self, Exposed};
-use crate::wording::in_words;
+use occ_proto::wording::in_words;
 
 /// A file written less than this before it was read may be written again without a visible change of
 /// its times, which some file systems keep in whole seconds (two, on FAT).

@@ -10,6 +10,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use occ_proto::IDEMPOTENCY_HEADER;
 use occ_proto::error::{Code, Position, Problem};
 use occ_proto::exec::not_base64;
+use occ_proto::wording::in_words;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -229,7 +230,7 @@ pub(super) fn read(number: u64, text: &[u8]) -> Result<Option<Line>, Misread> {
     }
     let written: Written = serde_json::from_slice(text).map_err(|error| {
         // serde_json names the place by itself, within this one line.
-        let what = error.to_string();
+        let what = in_words(&error.to_string());
         let what = what.split(" at line ").next().unwrap_or_default();
         let id = serde_json::from_slice::<Value>(text).ok();
         let id = id.and_then(|line| serde_json::from_value(line.get("id")?.clone()).ok());
@@ -320,6 +321,8 @@ mod tests {
             ("7", None, 1, "a line is a JSON object"),
             (r#"{"id":1.5}"#, None, 10, "an ID is a whole number or a text."),
             (r#"{"id":1,"cancel":{}}"#, Some(1), 20, "an ID is a whole number or a text."),
+            (r#"{"id":1,"headers":7}"#, Some(1), 19, "expected an object."),
+            (r#"{"id":1,"close":7}"#, Some(1), 17, "expected true or false."),
             (r#"{"id":1,"verb":"GET"}"#, Some(1), 14, "unknown field `verb`"),
             (r#"{"id":1}"#, Some(1), 1, "a line has"),
             (r#"{"id":1,"cancel":2,"close":true}"#, Some(1), 1, "a line has"),

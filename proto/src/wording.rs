@@ -9,7 +9,7 @@ const OF_QUERIES: [(&str, &str); 4] = [
 ];
 
 /// Returns an error without the names that types have in Rust.
-pub(crate) fn in_words(error: &str) -> String {
+pub fn in_words(error: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     let mut all = error.split(' ').peekable();
     while let Some(word) = all.next() {
