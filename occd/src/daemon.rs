@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use occ_proto::Secret;
-use occ_proto::paths::{Env, PathError};
+use occ_proto::paths::{Env, PathError, RUN_DIR};
 use occ_proto::status::State;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, App, AtWork, Measured, Once, PastOperations, Streams, Turns};
+use crate::api::{self, App, AtWork, Changing, Measured, Once, PastOperations, Streams, Turns};
 use crate::audit;
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig, Stamps};
 use crate::container::{DockerSockets, Operations, Sandboxes};
@@ -319,6 +319,7 @@ impl Daemon {
             past: PastOperations::load(&self.env.state_dir()?),
             at_work: AtWork::default(),
             turns: Turns::default(),
+            changing: Changing::default(),
             once: Once::load(&self.env.state_dir()?),
             opencode_config: self.env.opencode_config_candidates()?,
             tasks: tasks.clone(),
@@ -447,8 +448,8 @@ pub(crate) fn check_state_dir(path: &Path) -> Result<(), StartError> {
         .map_err(|source| StartError::State { path: path.to_owned(), source })?;
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
         let path = entry.path();
-        // No daemon reads it again.
-        if state_file::is_aside(&path) {
+        // No daemon reads it again; and the directory of sockets is looked at by those who need it.
+        if state_file::is_aside(&path) || path.ends_with(RUN_DIR) {
             continue;
         }
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());

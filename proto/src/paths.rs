@@ -44,6 +44,8 @@ pub fn dangling_link(path: &Path) -> Option<&Path> {
     path.ancestors().find(|place| place.is_symlink() && !place.exists())
 }
 
+/// The directory of sockets in that of state, where there is no XDG_RUNTIME_DIR.
+pub const RUN_DIR: &str = "run";
 /// The variable that names the directory of settings, as the XDG base directory specification has it.
 pub const CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 /// The variable that names the directory of state, of the same specification.
@@ -138,7 +140,7 @@ impl Env {
     pub fn runtime_dir(&self) -> Result<PathBuf, PathError> {
         match &self.xdg_runtime_dir {
             Some(dir) => Ok(dir.join("occ")),
-            None => Ok(self.state_dir()?.join("run")),
+            None => Ok(self.state_dir()?.join(RUN_DIR)),
         }
     }
 

@@ -381,7 +381,11 @@ impl Copy<'_> {
         progress: &Progress,
     ) -> Result<(), CliError> {
         let mut query = match self.args.preserve {
-            true => format!("?mode={:o}&mtime={}", source.mode, source.mtime),
+            // As near as all systems can have it.
+            true => {
+                let mtime = source.mtime.clamp(0, u32::MAX.into());
+                format!("?mode={:o}&mtime={mtime}", source.mode)
+            }
             false => format!("?new_mode={:o}", source.mode & 0o777 & !umask()),
         };
         if let Some(offset) = offset {

@@ -23,11 +23,11 @@ use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
 use super::permit::place_of;
 use super::problems::{OfFile, OfUpload};
 use super::turns::Turn;
-use super::ways::{Looking, Ways, in_turn, next_piece, open, turn};
+use super::ways::{Looking, Ways, in_turn, next_piece, open, server_of, turn};
 use crate::exec::Executor;
 use crate::files::{
-    Condition, Download, FileError, FileSystem, Pack, SET_ID, Search, SearchWish, Shown, Unpack,
-    Upload, UploadWish, Watch, checked, digest_of,
+    Attrs, Condition, Download, FileError, FileSystem, Pack, SET_ID, Search, SearchWish, Shown,
+    Unpack, Upload, UploadWish, Watch, checked, digest_of,
 };
 use crate::policy::{self, Asker};
 use crate::prompts::Client;
@@ -147,6 +147,14 @@ fn octal(mode: Option<&str>) -> ApiResult<Option<u32>> {
     match u32::from_str_radix(mode, 8) {
         Ok(bits) if bits <= 0o7777 => Ok(Some(bits)),
         _ => Err(ApiError::bad_request("A mode has one to four octal digits.")),
+    }
+}
+
+/// Returns a time in seconds since 1970, if all systems have it: SFTP counts up to the year 2106.
+fn since_1970(mtime: i64) -> ApiResult<i64> {
+    match u32::try_from(mtime) {
+        Ok(_) => Ok(mtime),
+        Err(_) => Err(ApiError::bad_request("mtime is a number from 0 to 4294967295.")),
     }
 }
 
@@ -458,7 +466,7 @@ pub(super) async fn write(
     for mode in [mode, new_mode].into_iter().flatten() {
         plain_mode(mode, first_turn.is_some(), &at)?;
     }
-    let (mtime, resume) = (query.mtime, query.resume);
+    let (mtime, resume) = (query.mtime.map(since_1970).transpose()?, query.resume);
     let no_set_id = first_turn.is_some();
     let wish = UploadWish { mode, new_mode, mtime, condition, resume, no_set_id, no_sync: false };
     let mut upload = Upload::begin(&fs, &at.path, wish).await.map_err(failed)?;
@@ -472,6 +480,8 @@ pub(super) async fn write(
     }
     let _turn = turn(&app, &asker, &at.executor, Ways::Keeps).await?;
     app.leads_there((&asker, &client), &at.executor, &fs, &at.path).await?;
+    // Of several that were to change the same file only one has the right one before it.
+    let _changing = app.changing.alone(server_of(&at.executor), upload.target()).await;
     let attrs = upload.finish().await.map_err(failed)?;
     let mut answer = Json(attrs.info(&at.path, None)).into_response();
     put(answer.headers_mut(), header::ETAG, &attrs.etag());
@@ -506,6 +516,7 @@ pub(super) async fn remove(
     if let Some(path) = nameless {
         return Err(failed(FileError::Nameless(path)));
     }
+    let _changing = app.changing.alone(server_of(&at.executor), &at.path).await;
     let attrs = match fs.stat(&at.path, false).await {
         // What is left of a copy to it goes with it, and may be all that is there.
         Err(FileError::NotFound(_)) if fs.forget_part(&at.path).await.map_err(failed)? => {
@@ -513,11 +524,7 @@ pub(super) async fn remove(
         }
         attrs => attrs.map_err(failed)?,
     };
-    if let Some(tags) = tags(&headers, &header::IF_MATCH)
-        && !tags.iter().any(|tag| *tag == attrs.etag() || tag == "*")
-    {
-        return Err(failed(FileError::Changed(Shown::of(&at.path))));
-    }
+    check_match(&headers, &at, &attrs)?;
     if attrs.kind == FileKind::File {
         fs.forget_part(&at.path).await.map_err(failed)?;
     }
@@ -527,6 +534,16 @@ pub(super) async fn remove(
     }
     .map_err(failed)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Checks `If-Match` against a file as it is.
+fn check_match(headers: &HeaderMap, at: &FileAt, attrs: &Attrs) -> ApiResult<()> {
+    match tags(headers, &header::IF_MATCH) {
+        Some(tags) if !tags.iter().any(|tag| *tag == attrs.etag() || tag == "*") => {
+            Err(problem(&at.executor, &FileError::Changed(Shown::of(&at.path))))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns whether a path ends in no name of its own: in `.`, `..` or `/`, whatever slashes follow.
@@ -541,7 +558,7 @@ fn is_nameless(path: &[u8]) -> bool {
     path = "/v1/hosts/{host}/files/{*path}",
     tag = "files",
     operation_id = "changeFile",
-    params(FilePath, FileQuery),
+    params(FilePath, FileQuery, IfMatch),
     request_body = FileAction,
     responses((status = 200, description = "The file, or its digest", body = FileChanged), OfFile)
 )]
@@ -551,8 +568,18 @@ pub(super) async fn act(
     Query(query): Query<FileQuery>,
     Caller(client): Caller,
     asker: Asker,
+    headers: HeaderMap,
     Body(action): Body<FileAction>,
 ) -> ApiResult<Response> {
+    match &action {
+        FileAction::Chmod { mode } | FileAction::Mkdir { mode: Some(mode), .. }
+            if *mode > 0o7777 =>
+        {
+            return Err(ApiError::bad_request("mode has twelve bits."));
+        }
+        FileAction::Touch { mtime } => _ = since_1970(*mtime)?,
+        _ => {}
+    }
     let mode = match &action {
         FileAction::Digest { .. } => (false, true),
         FileAction::Chmod { .. } | FileAction::Touch { .. } => (true, true),
@@ -589,6 +616,14 @@ pub(super) async fn act(
     if let FileAction::Chmod { mode } | FileAction::Mkdir { mode: Some(mode), .. } = &action {
         plain_mode(*mode, turn.is_some(), &at)?;
     }
+    // A digest only reads, and may take long.
+    let _changing = match &action {
+        FileAction::Digest { .. } => None,
+        _ => Some(app.changing.alone(server_of(&at.executor), path).await),
+    };
+    if headers.contains_key(header::IF_MATCH) {
+        check_match(&headers, &at, &fs.stat(path, false).await.map_err(failed)?)?;
+    }
     match action {
         FileAction::Mkdir { mode, parents: true } => fs.mkdir_all(path, mode).await,
         FileAction::Mkdir { mode, parents: false } => fs.mkdir(path, mode).await,
@@ -599,9 +634,6 @@ pub(super) async fn act(
             fs.move_to(path, &to, replace).await.map_err(failed)?;
             let attrs = fs.stat(&to, false).await.map_err(failed)?;
             return Ok(Json(attrs.info(&to, None)).into_response());
-        }
-        FileAction::Chmod { mode } if mode > 0o7777 => {
-            return Err(ApiError::bad_request("mode has twelve bits."));
         }
         FileAction::Chmod { mode } => fs.chmod(path, mode).await,
         FileAction::Touch { mtime } => fs.touch(path, mtime).await,

@@ -49,6 +49,7 @@ use crate::wire::Resumable;
 mod at_work;
 mod audit;
 mod auto_forward;
+mod changing;
 mod container;
 mod daemon;
 mod default_host;
@@ -108,6 +109,7 @@ mod workspaces;
 
 pub use at_work::AtWork;
 pub use auto_forward::restore as restore_auto_forwards;
+pub use changing::Changing;
 use error::{About, ApiError};
 use limits::Places;
 pub use limits::Streams;
@@ -162,6 +164,8 @@ pub struct App {
     pub at_work: AtWork,
     /// What changes files below a root.
     pub turns: Turns,
+    /// What changes a file.
+    pub changing: Changing,
     /// Requests that are not done again.
     pub once: Once,
     /// Where config.json of the existing tool may be, the preferred place first.

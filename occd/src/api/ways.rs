@@ -48,6 +48,17 @@ pub(super) async fn open(
     Ok((files, turn))
 }
 
+/// Returns what a server is known by: it may have several names.
+pub(super) fn server_of(executor: &Executor) -> String {
+    let key = match executor {
+        Executor::Host(host) => {
+            host.snapshot().primary.as_ref().and_then(|connection| connection.host_key())
+        }
+        Executor::Local(_) => None,
+    };
+    key.unwrap_or_else(|| executor.name().to_owned())
+}
+
 /// Waits for a turn, where there is a root.
 pub(super) async fn turn(
     app: &App,
@@ -58,14 +69,7 @@ pub(super) async fn turn(
     if app.guard.roots(asker, &place_of(executor)).is_empty() {
         return Ok(None);
     }
-    // One server may have several names.
-    let server = match executor {
-        Executor::Host(host) => {
-            host.snapshot().primary.as_ref().and_then(|connection| connection.host_key())
-        }
-        Executor::Local(_) => None,
-    };
-    let server = server.unwrap_or_else(|| executor.name().to_owned());
+    let server = server_of(executor);
     let turn = match ways {
         Ways::Keeps => app.turns.among(&server).await,
         Ways::Moves => app.turns.alone(&server).await,

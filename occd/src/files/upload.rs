@@ -249,6 +249,11 @@ impl Upload {
         })
     }
 
+    /// Returns the place that it is to take.
+    pub fn target(&self) -> &[u8] {
+        &self.target
+    }
+
     /// Writes more of it.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), FileError> {
         self.buffer.extend_from_slice(data);

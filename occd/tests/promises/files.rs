@@ -187,6 +187,70 @@ fn a_file_that_somebody_changed_is_not_overwritten() {
 }
 
 #[test]
+fn of_many_that_change_a_file_at_the_same_time_one_has_it() {
+    const CLIENTS: usize = 10;
+    /// SHA-256 of "a".
+    const OF_A: &str = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
+    both(|rig, shared, place| {
+        for by_tag in [true, false] {
+            std::fs::write(shared.at("f"), "a").unwrap();
+            std::fs::set_permissions(shared.at("f"), std::fs::Permissions::from_mode(0o666))
+                .unwrap();
+            let plain = url(place, &shared.at("f"), "");
+            let etag = ask(rig, "GET", &plain, &[], None).header("etag").unwrap().to_owned();
+            let put = |length: usize| {
+                // No two of them have the same tag afterwards.
+                let body = vec![b'x'; length + 2];
+                match by_tag {
+                    true => ask(rig, "PUT", &plain, &[("If-Match", &etag)], Some(&body)),
+                    false => {
+                        ask(rig, "PUT", &format!("{plain}?if_sha256={OF_A}"), &[], Some(&body))
+                    }
+                }
+            };
+            let answers: Vec<u16> = std::thread::scope(|scope| {
+                let put = &put;
+                let all: Vec<_> =
+                    (0..CLIENTS).map(|length| scope.spawn(move || put(length).status)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let won: Vec<usize> = (0..CLIENTS).filter(|client| answers[*client] == 200).collect();
+            let lost = answers.iter().filter(|status| **status == 412).count();
+            assert_eq!((won.len(), lost), (1, CLIENTS - 1), "{place}: {answers:?}");
+            assert_eq!(std::fs::metadata(shared.at("f")).unwrap().len(), won[0] as u64 + 2);
+        }
+        assert_eq!(shared.names(), ["f"]);
+    });
+}
+
+#[test]
+fn what_cannot_be_as_it_is_asked_for_is_refused() {
+    both(|rig, shared, place| {
+        std::fs::write(shared.at("f"), "a").unwrap();
+        std::fs::set_permissions(shared.at("f"), std::fs::Permissions::from_mode(0o666)).unwrap();
+        let (file, dir) = (url(place, &shared.at("f"), ""), url(place, &shared.at("d"), ""));
+        for (url, action) in [
+            (&file, json!({ "action": "chmod", "mode": 0o10000 })),
+            (&dir, json!({ "action": "mkdir", "mode": 99999 })),
+            (&file, json!({ "action": "touch", "mtime": -5 })),
+            (&file, json!({ "action": "touch", "mtime": 99_999_999_999_u64 })),
+        ] {
+            refused(&act(rig, url, action), 400, Code::BadRequest);
+        }
+        for mtime in ["-5", "99999999999"] {
+            let answer = ask(rig, "PUT", &format!("{file}?mtime={mtime}"), &[], Some(b"b"));
+            refused(&answer, 400, Code::BadRequest);
+        }
+        let body = json!({ "action": "rename", "to": shared.at("g") }).to_string();
+        let headers = [("If-Match", "\"zz\""), ("Content-Type", "application/json")];
+        let moved = ask(rig, "POST", &file, &headers, Some(body.as_bytes()));
+        refused(&moved, 412, Code::FileChanged);
+        assert_eq!(std::fs::read(shared.at("f")).unwrap(), b"a");
+        assert_eq!(shared.names(), ["f"]);
+    });
+}
+
+#[test]
 fn permissions_stay_and_links_lead_to_what_is_written() {
     both(|rig, shared, place| {
         std::fs::write(shared.at("real"), "one").unwrap();
