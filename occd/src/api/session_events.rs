@@ -1,6 +1,5 @@
 //! `GET /v1/sessions/{id}/output`: one stream of a session's output, as server-sent events or as it is.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
@@ -115,7 +114,10 @@ fn as_it_is(
 ) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> {
     stream::unfold(events, |mut events| async move {
         loop {
-            match events.recv().await? {
+            let Some(event) = events.recv().await else {
+                return Some((Err(cut_off()), events));
+            };
+            match event {
                 Event::Output { data, .. } => return Some((Ok(data), events)),
                 Event::Gap { from, to, .. } => {
                     let text = format!("bytes {from} to {to} are kept no more");
@@ -131,20 +133,30 @@ fn as_it_is(
     })
 }
 
+/// The daemon stops: what came was not all, and is not to look as if it were.
+fn cut_off() -> std::io::Error {
+    std::io::Error::other("occd is stopping")
+}
+
 fn server_sent(
     app: Arc<App>,
     run: Run,
     host: SessionHost,
     first: Event,
     events: mpsc::Receiver<Event>,
-) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
-    stream::unfold((Some(first), events, 0), move |(first, mut events, at)| {
+) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> {
+    stream::unfold((Some(first), events, 0, false), move |(first, mut events, at, is_over)| {
         let (app, run, host) = (Arc::clone(&app), run.clone(), host.clone());
         async move {
             let event = match first {
                 Some(event) => event,
-                None => events.recv().await?,
+                None => match events.recv().await {
+                    Some(event) => event,
+                    None if is_over => return None,
+                    None => return Some((Err(cut_off()), (None, events, at, true))),
+                },
             };
+            let is_over = matches!(event, Event::Ended(..) | Event::CaughtUp | Event::Failed(_));
             let (event, at) = match event {
                 Event::Output { from, data, .. } => {
                     let at = from + data.len() as u64;
@@ -163,7 +175,7 @@ fn server_sent(
             let json = serde_json::to_value(&event).unwrap_or_default();
             let name = json["type"].as_str().unwrap_or_default();
             let text = format!("id: {at}\nevent: {name}\ndata: {json}\n\n");
-            Some((Ok(Bytes::from(text)), (None, events, at)))
+            Some((Ok(Bytes::from(text)), (None, events, at, is_over)))
         }
     })
 }

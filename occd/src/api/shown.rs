@@ -82,6 +82,13 @@ impl Shown for HostStatus {
         if let Some(question) = &mut self.question {
             "A question waits for a person.".clone_into(question);
         }
+        // Where a key is helps nobody who may not use it, but whoever is after it.
+        self.config.identity_file = None;
+        if let Some(connection) = &mut self.connection {
+            let method = connection.auth.split(' ').next().unwrap_or_default();
+            connection.auth = method.to_owned();
+            connection.agent = None;
+        }
     }
 }
 
@@ -164,7 +171,7 @@ mod tests {
         let host = json!({
             "name": "h", "state": "connecting", "status": "disconnected", "since": AT, "attempt": 1, "next_retry_at": null,
             "last_error": null, "question": "SECRET?", "rtt_ms": null, "connections": 0, "open_channels": 0,
-            "config": { "hostname": "h" }, "revision": 1,
+            "config": { "hostname": "h", "identity_file": "~/SECRET" }, "revision": 1,
         });
         let prompt = json!({
             "id": 1, "kind": "code", "message": "SECRET: ", "note": "SECRET", "secret": true, "at": AT, "expires_at": AT,

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 
 use super::error::ApiError;
 use super::strict;
+use crate::ssh::signal;
 use crate::wire::Turn;
 
 /// The largest message of a client, in bytes: a request as large as a body may be, or a piece of input.
@@ -148,7 +149,12 @@ pub(super) fn input(message: &Bytes) -> Result<Option<Bytes>, String> {
 /// # Errors
 /// With words when it is none of that.
 pub(super) fn control(message: &str) -> Result<ExecControl, String> {
-    strict::from_slice(message.as_bytes()).map_err(|unfit| unfit.text)
+    match strict::from_slice(message.as_bytes()) {
+        Ok(ExecControl::Signal { signal }) if signal::parse(&signal).is_none() => {
+            Err(format!("{signal:?} is no signal"))
+        }
+        control => control.map_err(|unfit| unfit.text),
+    }
 }
 
 /// Sends an event.

@@ -73,6 +73,10 @@ fn a_program_gets_documents_and_is_told_of_controls_that_are_none() {
     ws.control(&serde_json::json!({ "type": "stop" }));
     let told = std::iter::repeat_with(|| ws.event()).find(|event| event["type"] == "bad_control");
     assert!(told.unwrap()["detail"].as_str().unwrap().contains("stop"));
+    // As with a command of exec.
+    ws.control(&serde_json::json!({ "type": "signal", "signal": "SIGINT" }));
+    let told = event(&mut ws, "bad_control");
+    assert_eq!(told["detail"], "\"SIGINT\" is no signal");
     far.rig.occ_ok(&["session", "send", "work", "it"]);
     let attached = far.rig.run_occ(&["session", "attach", "-n", "work", "--from-start", "--json"]);
     assert_eq!(attached.code(), 3, "{attached:?}");
@@ -88,6 +92,24 @@ fn a_program_gets_documents_and_is_told_of_controls_that_are_none() {
     assert_eq!(bytes("stdout"), b"one\ngot it \xff");
     assert_eq!(bytes("stderr"), b"err\n");
     assert_eq!(lines.last().unwrap(), &serde_json::json!({ "type": "exit", "code": 3 }));
+}
+
+#[test]
+fn output_that_the_end_of_the_daemon_cuts_off_does_not_look_whole() {
+    let Some(far) = Far::start() else { return };
+    far.begin("work", "echo ready; exec sleep 1000");
+    for accept in ["application/octet-stream", "text/event-stream"] {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-sSN", "-H", &format!("accept: {accept}"), "--unix-socket"]);
+        curl.arg(far.rig.socket()).arg("http://localhost/v1/sessions/work/output?from=0");
+        let mut curl = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines();
+        let is_there = |line: std::io::Result<String>| line.unwrap().contains("ready");
+        assert!(lines.by_ref().any(is_there), "{accept}");
+        far.rig.occ_ok(&["daemon", "restart"]);
+        // "Transferred a partial file", as curl(1) has it.
+        assert_eq!(exit_code(&mut curl), 18, "{accept}");
+    }
 }
 
 #[test]

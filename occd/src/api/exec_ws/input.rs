@@ -14,7 +14,6 @@ use super::{CONTROLS, Source};
 use crate::api::websocket;
 use crate::audit::Trail;
 use crate::exec::Control;
-use crate::ssh::signal;
 
 /// How much memory input takes that is read ahead of the program, in bytes.
 const READ_AHEAD: usize = 1024 * 1024;
@@ -45,10 +44,6 @@ pub(super) enum Wants {
     Nothing,
 }
 
-fn no_signal(name: &str) -> String {
-    format!("{name:?} is no signal")
-}
-
 /// Returns what a piece of input takes in memory.
 fn size_of(piece: Option<&Bytes>) -> usize {
     EACH + piece.map_or(0, Bytes::len)
@@ -67,9 +62,6 @@ impl ReadAhead {
                 Ok(ExecControl::Resize(size)) => {
                     self.resized = Some(size);
                     return Wants::It;
-                }
-                Ok(ExecControl::Signal { signal }) if signal::parse(&signal).is_none() => {
-                    no_signal(&signal)
                 }
                 // It has nobody to go to but us: what may be under way is ended.
                 Ok(ExecControl::Signal { .. } | ExecControl::Cancel) => return Wants::GiveUp,
@@ -199,11 +191,7 @@ impl Input {
                 Err(wrong) => self.tell(wrong),
             },
             Message::Text(text) => match websocket::control(&text) {
-                Ok(ExecControl::Signal { signal }) => {
-                    if !self.control.signal(&signal).await {
-                        self.tell(no_signal(&signal));
-                    }
-                }
+                Ok(ExecControl::Signal { signal }) => _ = self.control.signal(&signal).await,
                 Ok(ExecControl::Resize(size)) => self.control.resize(size).await,
                 Ok(ExecControl::Cancel) => self.control.cancel(),
                 Err(wrong) => self.tell(wrong),
