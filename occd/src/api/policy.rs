@@ -58,6 +58,9 @@ pub(super) async fn check(
         Capability::Exec if check.argv.is_empty() && check.shell.is_none() => {
             return Err(ApiError::bad_request("argv is empty; name a program, or use shell."));
         }
+        Capability::Exec if !check.argv.is_empty() && check.shell.is_some() => {
+            return Err(ApiError::bad_request("argv and shell exclude each other."));
+        }
         Capability::Exec => {
             let line = Line { argv: &check.argv, shell: check.shell.as_deref(), env: &check.env };
             line.with(decide)

@@ -177,6 +177,9 @@ async fn start_on(
                 continue;
             }
         };
+        if too_late(command, time) {
+            return Err(ExecError::NoSession(ChannelError::Full(time.since.elapsed())));
+        }
         let line = command.line_beside(
             &taken,
             host.name().as_str(),
@@ -235,6 +238,13 @@ async fn start_on(
         }
     }
     Err(ExecError::NotStarted)
+}
+
+/// Returns whether the wait for a session has left a command so little of its time that nobody would hear whether it began.
+fn too_late(command: &Command, time: Time) -> bool {
+    let little = command.limit().map(|limit| limit / 10);
+    let left = time.end.map(|end| end.saturating_duration_since(Instant::now()));
+    little.zip(left).is_some_and(|(little, left)| left < little && time.since.elapsed() > little)
 }
 
 /// What a server says to a request to run something.

@@ -100,6 +100,9 @@ fn what_runs_programs_that_do_not_show_is_denied_with_them() {
         let verdict = rig.http("POST", "/v1/hosts/h/policy/check", &[], Some(argv(&words)));
         verdict.json()["action"].as_str().unwrap().to_owned()
     };
+    // Nobody could tell which of the two was judged.
+    let both = json!({ "argv": ["rm"], "shell": "true" });
+    assert_eq!(rig.http("POST", "/v1/hosts/h/policy/check", &[], Some(both)).status, 400);
     for line in [
         "sg users -c rm",
         "/usr/bin/newgrp users",
