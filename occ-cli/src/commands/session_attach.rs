@@ -28,6 +28,8 @@ const TWICE: Duration = Duration::from_secs(2);
 /// How much is read from standard input at once.
 const CHUNK: usize = 64 * 1024;
 
+/// A host that is connected and well answers in that time.
+const SOON: Duration = Duration::from_millis(300);
 /// How long a program may take to end when its screen has.
 const SCREEN: Duration = Duration::from_millis(500);
 
@@ -272,9 +274,9 @@ pub(super) async fn attach(
     let terminal = io::stdin().is_terminal();
     let plain = args.no_stdin || args.from_start || args.offset.is_some();
     if terminal && !plain && !context.ui.json {
-        let note = format!("[{}] its host does not answer yet; trying …", args.name);
-        let shown = async { Ok::<_, CliError>(sessions.show(&args.name).await?) };
-        let session = with_note(context.ui, &note, shown).await?;
+        let Some(session) = Box::pin(met(context, sessions, &args.name)).await? else {
+            return Ok(detached(context, &args.name));
+        };
         if session.info.tty && session.state == SessionState::Running {
             return in_terminal(context, sessions, &session, args.wait).await;
         }
@@ -286,6 +288,45 @@ pub(super) async fn attach(
         interrupts: true,
     };
     passing(context, sessions, &args.name, begin, typed, args.wait).await
+}
+
+/// Returns a session as its host has it, which may take seconds to answer: where the daemon knows that the session has a
+/// screen, the keys are its program's meanwhile. Nothing where the person leaves before.
+async fn met(
+    context: &Context<'_>,
+    sessions: &Sessions,
+    name: &str,
+) -> Result<Option<Session>, CliError> {
+    let note = format!("[{name}] its host does not answer yet; trying …");
+    let shown = async { Ok::<_, CliError>(sessions.show(name).await?) };
+    let mut shown = std::pin::pin!(with_note(context.ui, &note, shown));
+    let has_screen = async {
+        tokio::time::sleep(SOON).await;
+        // Without an answer the terminal stays as it is.
+        let known = sessions.list().await.unwrap_or_default();
+        let is_it = |session: &Session| session.info.name == name || session.info.id == name;
+        if !known.iter().any(|session| is_it(session) && session.info.tty) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        session = &mut shown => return session.map(Some),
+        () = has_screen => {}
+    }
+    let mut signals = Signals::catch()?;
+    tokio::select! {
+        biased;
+        _ = signals.next() => Ok(None),
+        () = context.ui.keyboard.pause() => Ok(None),
+        session = shown => session.map(Some),
+    }
+}
+
+/// Says that the person has left, and returns the exit code.
+fn detached(context: &Context<'_>, name: &str) -> u8 {
+    context.ui.note_if_talking(&format!("detached; {name} goes on"));
+    0
 }
 
 /// Attaches to a session that was just started, with what is typed.
@@ -326,10 +367,7 @@ async fn in_terminal(
         Some((SessionState::Ended, Some(code))) => Ok(code),
         Some((SessionState::Lost, _)) => Err(crate::session::lost(name)),
         Some((SessionState::Gone, _)) => Err(removed(name)),
-        _ => {
-            context.ui.note_if_talking(&format!("detached; {name} goes on"));
-            Ok(0)
-        }
+        _ => Ok(detached(context, name)),
     }
 }
 

@@ -159,11 +159,11 @@ fn who_leaves_while_the_host_is_down_leaves_at_once() {
     far.link.refuse(true);
     far.link.reset_all();
     let mut terminal = on_terminal(&far, &["session", "attach", "work", "--wait", "1h"]);
+    terminal.wait_for("[work] its host does not answer yet; trying …");
     wait_until("the keys to be read", GUARD, || terminal.echoes(), |echoes| !echoes);
     terminal.type_text("~.");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
-    assert!(screen.contains("[work] its host does not answer yet; trying …"), "{screen}");
     assert!(screen.contains("detached; work goes on"), "{screen}");
 }
 
@@ -196,6 +196,36 @@ fn keys_that_are_typed_while_the_host_is_down_reach_the_program_as_they_are() {
         let (screen, code) = terminal.finish();
         assert_eq!(code, 137, "{with}: {screen}");
     }
+}
+
+#[test]
+fn keys_that_are_typed_before_the_host_has_answered_reach_the_program_as_they_are() {
+    let Some((far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    start(&far, "work", "stty raw -echo; echo ready; exec cat -v");
+    wait_for_words(&far, "work", "ready");
+    // It is dialled, which is given up after some 14 s.
+    far.link.blackhole(true);
+    far.link.reset_all();
+    let mut terminal = attach(&far, "work");
+    let is_read = try_wait_for(GUARD / 6, || (!terminal.echoes()).then_some(()));
+    assert!(is_read.is_some(), "{}", terminal.finish().0);
+    terminal.type_text("one\ra\u{1c}b");
+    far.link.blackhole(false);
+    wait_for_words(&far, "work", "one^Ma^\\b");
+    terminal.type_text("\r~.");
+    let (screen, code) = terminal.finish();
+    assert!(code == 0 && screen.contains("detached; work goes on"), "{code}: {screen}");
+    // Who does not want to wait.
+    far.link.blackhole(true);
+    far.link.reset_all();
+    let mut terminal = attach(&far, "work");
+    wait_until("the keys to be read", GUARD, || terminal.echoes(), |echoes| !echoes);
+    terminal.type_text("~.");
+    let left = try_wait_for(GUARD / 6, || terminal.child.try_wait().unwrap());
+    let echoes = terminal.echoes();
+    let (screen, code) = terminal.finish();
+    assert!(left.is_some() && echoes, "{screen}");
+    assert!(code == 0 && screen.contains("detached; work goes on"), "{code}: {screen}");
 }
 
 /// What is typed in a pause is the answer where something is asked, and else for the program behind it.
