@@ -427,7 +427,9 @@ fn the_sandbox_comes_from_memory_with_the_time_it_was_seen() {
     let mut down = broken("h", "backoff", "host_unreachable", "no route to host.");
     down["sandbox"] = sandbox("running", 52, true);
     let (out, _) = text(down.clone());
-    assert!(out.contains("[h] Sandbox   ? running    as of 52s ago, stale, healthy\n"), "{out}");
+    // A loaded machine takes its time between the document and the look.
+    let aged = |age| format!("[h] Sandbox   ? running    as of {age}s ago, stale, healthy\n");
+    assert!((52..60).any(|age| out.contains(&aged(age))), "{out}");
 
     value["docker_error"] = json!({"code": "docker_unavailable", "message": "nobody answers"});
     value["sandbox"]["stale"] = json!(true);
@@ -441,7 +443,7 @@ fn the_sandbox_comes_from_memory_with_the_time_it_was_seen() {
     let out = fake.occ(&["status", "--all"]).out;
     let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0][..7], ["HOST", "LINK", "FOR", "RTT", "SANDBOX", "AS", "OF"]);
-    assert!(out.contains("running?  52s"), "{out}");
+    assert!((52..60).any(|age| out.contains(&format!("running?  {age}s"))), "{out}");
     assert!(out.contains("exited    now"), "{out}");
 }
 

@@ -150,15 +150,18 @@ fn every_byte_comes_once(far: &Far) {
     let out = std::thread::scope(|scope| {
         let reading = scope.spawn(|| far.output("long", 0));
         let (mut seen, mut cuts) = (0, 0);
-        while cuts < 4 && !reading.is_finished() {
-            let now = far.link.bytes().1;
+        while cuts < 4 {
             // Each after so much more has come.
-            if now > seen + 300_000 {
-                far.link.reset_all();
-                seen = now;
-                cuts += 1;
+            let look = || (far.link.bytes().1, reading.is_finished());
+            let (now, finished) = wait_until("more, or the end", GUARD, look, |(now, finished)| {
+                *finished || *now > seen + 300_000
+            });
+            if finished {
+                break;
             }
-            std::thread::yield_now();
+            far.link.reset_all();
+            seen = now;
+            cuts += 1;
         }
         let out = reading.join().unwrap();
         assert!(cuts >= 2, "only {cuts} cuts");
