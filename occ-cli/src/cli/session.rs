@@ -38,8 +38,8 @@ Examples:
   occ session attach build --json       a document a line: stdout, stderr, gap, and exit at the end
   cat requests | occ session attach agent --eof
 
-Ctrl-C goes to the program; a second one within 2 s detaches, and so does ~. at the beginning of a line.
-With --tty every key goes to the program, Ctrl-C too, but ~.; while the host is down Ctrl-C leaves as well.
+Ctrl-C goes to the program; a second one within 2 s detaches, and so does a line that is ~. and nothing else.
+With --tty every key goes to the program, Ctrl-C too, but ~. at the beginning of a line; while the host is down Ctrl-C leaves as well.
 Ctrl-D on a terminal is the end of the program's input; the end of a pipe is only with --eof.
 The exit code is the program's own; 0 after detaching.")]
     Attach(AttachArgs),

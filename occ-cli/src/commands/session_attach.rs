@@ -136,7 +136,7 @@ pub(super) async fn pass(
     }
     let mut signals = Signals::catch()?;
     let mut buffer = BytesMut::new();
-    let mut escape = Escape::new(typed.escape);
+    let mut escape = Escape::by_lines(typed.escape);
     let mut interrupted: Option<Instant> = None;
     let mut paused = false;
     let mut timed_out = false;
@@ -325,7 +325,9 @@ async fn met(
 
 /// Says that the person has left, and returns the exit code.
 fn detached(context: &Context<'_>, name: &str) -> u8 {
-    context.ui.note_if_talking(&format!("detached; {name} goes on"));
+    context.ui.note_if_talking(&format!(
+        "detached; {name} goes on\nhint: occ session attach {name}; occ session kill {name}"
+    ));
     0
 }
 
@@ -492,12 +494,7 @@ async fn passing(
         passed.map_err(|error| waitable(name, error))?.0
     };
     match left {
-        Left::Detached(_) => {
-            context.ui.note_if_talking(&format!(
-                "detached; {name} goes on\nhint: occ session attach {name}; occ session kill {name}"
-            ));
-            Ok(0)
-        }
+        Left::Detached(_) => Ok(detached(context, name)),
         left => ended(name, left),
     }
 }
