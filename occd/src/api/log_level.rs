@@ -43,7 +43,9 @@ pub(super) async fn set(
 ) -> ApiResult<Json<LogLevel>> {
     asker.trail.set(|line| line.detail = Some(wanted.level.to_string()));
     if wanted.for_ms.is_some_and(|ms| ms == 0 || ms > LONGEST) {
-        return Err(ApiError::bad_request("for_ms must be from 1 to 604800000, 7 days."));
+        return Err(ApiError::bad_request(
+            "The time must be from 1 ms to 7 days: for_ms is at most 604800000.",
+        ));
     }
     app.log.set(wanted.level, wanted.for_ms.map(Duration::from_millis));
     Ok(Json(app.log.level()))

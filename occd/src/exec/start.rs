@@ -177,7 +177,7 @@ async fn start_on(
                 continue;
             }
         };
-        if too_late(command, time) {
+        if too_late(command.limit(), time) {
             return Err(ExecError::NoSession(ChannelError::Full(time.since.elapsed())));
         }
         let line = command.line_beside(
@@ -241,8 +241,8 @@ async fn start_on(
 }
 
 /// Returns whether the wait for a session has left a command so little of its time that nobody would hear whether it began.
-fn too_late(command: &Command, time: Time) -> bool {
-    let little = command.limit().map(|limit| limit / 10);
+fn too_late(limit: Option<Duration>, time: Time) -> bool {
+    let little = limit.map(|limit| limit / 10);
     let left = time.end.map(|end| end.saturating_duration_since(Instant::now()));
     little.zip(left).is_some_and(|(little, left)| left < little && time.since.elapsed() > little)
 }
@@ -283,4 +283,26 @@ fn elsewhere(host: &HostHandle) -> Elsewhere {
         let host = host.clone();
         Box::pin(async move { host.connection(Tries::Retries(0), &Client::default()).await.ok() })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_has_waited_nearly_all_its_time_is_not_sent() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let begun = Instant::now();
+        let after = |waited: u64, left: u64| {
+            let (waited, left) = (Duration::from_millis(waited), Duration::from_millis(left));
+            let time = Time { since: begun - waited, by: begun, end: Some(begun + left) };
+            too_late(Some(SECOND), time)
+        };
+        assert!(after(950, 50) && after(1000, 0));
+        assert!(!after(500, 500) && !after(0, 1000));
+        // What took its time was something else.
+        assert!(!after(50, 50));
+        let time = Time { since: begun - SECOND, by: begun, end: None };
+        assert!(!too_late(None, time));
+    }
 }

@@ -101,7 +101,7 @@ fn output_that_the_end_of_the_daemon_cuts_off_does_not_look_whole() {
     for accept in ["application/octet-stream", "text/event-stream"] {
         let mut curl = std::process::Command::new("curl");
         curl.args(["-sSN", "-H", &format!("accept: {accept}"), "--unix-socket"]);
-        curl.arg(far.rig.socket()).arg("http://localhost/v1/sessions/work/output?from=0");
+        curl.arg(far.rig.socket()).arg("http://localhost/v1/sessions/work/output?offset=0");
         let mut curl = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines();
         let is_there = |line: std::io::Result<String>| line.unwrap().contains("ready");
