@@ -12,6 +12,7 @@ use std::time::Duration;
 use occ_proto::paths::{Env, PathError};
 use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
+use rustix::fs::{Access, access};
 use tokio::net::UnixStream;
 
 use crate::autostart::{RESTART, START};
@@ -32,8 +33,19 @@ pub(crate) enum Failure {
     Refused(CliError),
 }
 
-/// Returns where the daemon's socket is.
+/// Returns where the daemon's socket is. Where nobody names one, and there is none at the usual place, it is that of the daemon
+/// which has this user's state: that may have been started with another XDG_RUNTIME_DIR, or none, as cron and `su` do.
 pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
+    let usual = named_socket(context)?;
+    let env = Env::from_process();
+    if context.socket.is_some() || env.occ_socket.is_some() || usual.symlink_metadata().is_ok() {
+        return Ok(usual);
+    }
+    let other = holder_of_state(&env).map(|(_, socket)| socket);
+    Ok(other.filter(|other| other.symlink_metadata().is_ok()).unwrap_or(usual))
+}
+
+fn named_socket(context: &Context<'_>) -> Result<PathBuf, CliError> {
     Env::from_process().socket(context.socket.as_deref()).map_err(|error| {
         let text = sanitize(&error.to_string());
         match error {
@@ -240,6 +252,7 @@ pub(crate) async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
     let dir = directory(socket);
     let fail =
         |what: &str, error: io::Error| CliError::daemon(format!("{what} {}: {error}", shown(dir)));
+    refuse_as_root()?;
     if !check_directory(socket)? {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -252,7 +265,7 @@ pub(crate) async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
     }
     let path = dir.join(START_LOCK);
     let file = open_lock(&path, true).map_err(|error| {
-        let hint = lock_cure(&path).unwrap_or_else(|| cure_of(dir));
+        let hint = lock_cure(&path, START).unwrap_or_else(|| cure_of(dir));
         fail("cannot open start.lock in", error).hint(hint)
     })?;
     // The holder waits at most START_LIMIT, so this wait ends; blocking costs the least.
@@ -263,6 +276,29 @@ pub(crate) async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
             Err(error) => return Err(fail("cannot lock start.lock in", error.into())),
         }
     }
+}
+
+/// Refuses to start a daemon as root whose files would lie in what is another user's, as with `sudo` that keeps HOME: that user
+/// could not use them afterwards.
+pub(crate) fn refuse_as_root() -> Result<(), CliError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let env = Env::from_process();
+    for dir in [env.state_dir(), env.config_dir()].into_iter().flatten() {
+        let there = dir.ancestors().find_map(|place| Some((place, place.metadata().ok()?.uid())));
+        // One that is closed to root as well is told as that.
+        if let Some((place, owner)) = there.filter(|(_, owner)| *owner != 0)
+            && access(place, Access::WRITE_OK).is_ok()
+        {
+            return Err(CliError::daemon(format!(
+                "{} belongs to user {owner}, who could not use what root leaves there: no occd is started.",
+                shown(place)
+            ))
+            .hint("run it as that user, without sudo, or with root's own HOME: sudo -H"));
+        }
+    }
+    Ok(())
 }
 
 fn open_lock(path: &Path, make: bool) -> io::Result<std::fs::File> {
@@ -278,32 +314,49 @@ fn open_lock(path: &Path, make: bool) -> io::Result<std::fs::File> {
 
 /// Returns what to do about something in the lock's place that cannot be opened. In a directory of ours it is ours to move, and
 /// nothing is in it.
-fn lock_cure(path: &Path) -> Option<String> {
+fn lock_cure(path: &Path, then: &str) -> Option<String> {
     path.symlink_metadata().ok()?;
     let word = shell_word(&path.to_string_lossy());
-    Some(and_then(format!("mv {word} {word}.old"), START))
+    Some(and_then(format!("mv {word} {word}.old"), then))
 }
 
-/// Returns why the lock that a starter takes cannot be had, and what to do.
-pub(crate) fn unusable_lock(socket: &Path) -> Option<(String, String)> {
-    let path = directory(socket).join(START_LOCK);
-    let cure = lock_cure(&path)?;
-    let error = open_lock(&path, false).err()?;
-    Some((format!("{} cannot be opened: {error}", shown(&path)), cure))
+/// Returns why a lock that a start takes cannot be had, the starter's or the daemon's, and what to do. `then` starts it.
+pub(crate) fn unusable_lock(socket: &Path, then: &str) -> Option<(String, String)> {
+    [directory(socket).join(START_LOCK), lock_of(socket)].iter().find_map(|path| {
+        let cure = lock_cure(path, then)?;
+        let error = open_lock(path, false).err()?;
+        Some((format!("{} cannot be opened: {error}", shown(path)), cure))
+    })
 }
 
-/// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file.
+/// Returns the lock of the daemon that has that socket.
+fn lock_of(socket: &Path) -> PathBuf {
+    socket.with_extension("lock")
+}
+
+/// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file, or the directory with
+/// the lock that is beside it.
 pub(crate) fn lock_holder(socket: &Path) -> Option<i32> {
-    held(&socket.with_extension("lock"))?.trim().parse().ok()
+    let beside = held(&lock_of(socket)).and_then(|text| text.trim().parse().ok());
+    beside.or_else(|| {
+        let (pid, serves) = holder_of_state(&Env::from_process())?;
+        (serves == socket).then_some(pid)
+    })
+}
+
+/// Returns the process of the daemon that has this user's state, and its socket, as it wrote them.
+pub(crate) fn holder_of_state(env: &Env) -> Option<(i32, PathBuf)> {
+    let text = held(&env.state_dir().ok()?.join("occd.lock"))?;
+    let (pid, socket) = text.trim_end().split_once('\n')?;
+    Some((pid.trim().parse().ok()?, PathBuf::from(socket)))
 }
 
 /// Returns where a daemon of ours serves that has another socket, and what to do about it.
 pub(crate) fn elsewhere(socket: &Path) -> Option<(String, String)> {
-    let text = held(&Env::from_process().state_dir().ok()?.join("occd.lock"))?;
-    let (pid, other) = text.trim_end().split_once('\n')?;
-    let other = shown(Path::new(other));
-    (other != shown(socket)).then(|| {
-        let text = format!("Another occd (process {}) runs on the socket {other}.", sanitize(pid));
+    let (pid, other) = holder_of_state(&Env::from_process())?;
+    (other != socket).then(|| {
+        let other = shown(&other);
+        let text = format!("Another occd (process {pid}) runs on the socket {other}.");
         (text, ways_to(&other))
     })
 }

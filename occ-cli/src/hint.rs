@@ -103,6 +103,7 @@ pub(crate) fn hint(code: Code, host: Option<&str>, detail: &str) -> Option<Strin
         Code::HostsFileInvalid => {
             "mend hosts.json by hand; hosts.json.bak, if there is one, is how it was before occ changed it last".to_owned()
         }
+        Code::HostsFileWrite | Code::StateWrite if let Some(cure) = denied(detail) => cure,
         Code::HostsFileWrite => {
             "look at the permissions and the free space of hosts.json's directory".to_owned()
         }

@@ -375,20 +375,20 @@ fn occ_alone_on_a_terminal_is_the_table_and_without_hosts_the_help() {
 #[test]
 fn colours_are_for_terminals_only_and_can_be_refused() {
     let fake = one(connected("h"));
-    let screen = |args: &[&str], no_color: bool| {
+    let screen = |args: &[&str], variables: &[(&str, &str)]| {
         let mut command = fake.command(args);
-        if no_color {
-            command.env("NO_COLOR", "1");
-        }
+        command.env("TERM", "xterm").envs(variables.iter().copied());
         Terminal::start(command).finish().0
     };
     let args = ["status", "--host", "h"];
-    assert!(screen(&args, false).contains("\u{1b}[32m● connected"));
-    assert!(!screen(&args, true).contains('\u{1b}'));
-    assert!(!screen(&["status", "--host", "h", "--no-color"], false).contains('\u{1b}'));
+    assert!(screen(&args, &[]).contains("\u{1b}[32m● connected"));
+    for refused in [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "")] {
+        assert!(!screen(&args, &[refused]).contains('\u{1b}'), "{refused:?}");
+    }
+    assert!(!screen(&["status", "--host", "h", "--no-color"], &[]).contains('\u{1b}'));
     assert!(!fake.occ(&args).out.contains('\u{1b}'));
     // A document on a terminal is indented and has the same keys in the same order.
-    let screen = screen(&["status", "--host", "h", "--json"], false);
+    let screen = screen(&["status", "--host", "h", "--json"], &[]);
     assert!(screen.contains("\n  \"name\": \"h\",\n"), "{screen}");
 }
 

@@ -23,12 +23,15 @@ pub fn check(
     ConfigFile::of(env, system_policy)?.load()?;
     let state = env.state_dir()?;
     daemon::check_state_dir(&state)?;
+    let to_make = socket;
     let Some(socket) = socket else { return Ok(()) };
     socket::check(socket)?;
     // Of a daemon that runs on this very socket, the lock is as it should be.
     if socket::check_free(&socket::lock_of(socket)).is_ok()
         && let Err(SocketError::AlreadyRunning { pid, socket, .. }) =
             socket::check_free(&daemon::state_lock(&state))
+        // It has lost its socket's directory, and is the one that is to go.
+        && socket.as_deref() != to_make
     {
         return Err(StartError::StateInUse { path: state, pid, socket });
     }

@@ -50,6 +50,7 @@ pub(crate) async fn run(context: &Context<'_>, command: &DaemonCommand) -> Resul
 
 /// Becomes occd; returns the error if that fails.
 fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
+    endpoint::refuse_as_root()?;
     let program = occd_program();
     let mut command = std::process::Command::new(&program);
     if context.socket.is_some() {
@@ -150,6 +151,10 @@ pub(super) async fn start_anew(
     if let Some((why, cure)) = start_check::cannot_start(context, &socket, RESTART).await {
         return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
     }
+    if let Some((why, cure)) = endpoint::unusable_lock(&socket, RESTART) {
+        return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
+    }
+    endpoint::refuse_as_root()?;
     let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {
         let old = endpoint::lock_holder(&socket);
@@ -161,7 +166,8 @@ pub(super) async fn start_anew(
         end(context).await?.pid
     };
     drop(autostart::connect(context, Start::Asked).await?);
-    Ok((old, endpoint::lock_holder(&socket)))
+    // It may be at another place than the one before.
+    Ok((old, endpoint::lock_holder(&socket_path(context)?)))
 }
 
 /// Refuses to stop a daemon by the socket of those who only look.

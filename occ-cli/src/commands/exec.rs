@@ -256,9 +256,10 @@ fn finish(
     }
 }
 
-/// Says that a password was not kept, if a person wanted that. That it cannot be asked is no reason to fail.
+/// Says that a password was not kept, if a person wanted that. That it cannot be asked is no reason to fail, nor to start
+/// another daemon, which would not know.
 async fn tell_not_kept(context: &Context<'_>, client: &Client, host: &HostName, asked: Timestamp) {
-    let Ok(reply) = client.get(&host_path(host, "")).await else { return };
+    let Ok(reply) = client.get_once_from_memory(&host_path(host, "")).await else { return };
     let status = reply.parse::<HostStatus>().ok();
     if let Some(line) = status.and_then(|status| show::not_kept_since(&status, asked)) {
         context.ui.note(&line);

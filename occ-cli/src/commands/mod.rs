@@ -304,7 +304,7 @@ async fn explain(
     };
     // Without the status the general hint stays.
     let blamed = error.problem.as_ref().and_then(|problem| problem.hop.as_ref()).unwrap_or(host);
-    let status = match client.get(&host_path(blamed, "")).await {
+    let status = match client.get_once_from_memory(&host_path(blamed, "")).await {
         Ok(reply) => reply.parse::<HostStatus>().ok(),
         Err(_) => None,
     };

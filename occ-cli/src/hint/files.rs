@@ -109,10 +109,12 @@ pub(crate) fn denied(detail: &str) -> Option<String> {
         // What else it has left there is no better.
         return Some(format!("sudo chown -R \"$(id -un)\" {}", path_word(&dir)));
     }
-    let bits = if meta.is_dir() { "u+rwx" } else { "u+rw" };
-    access(path, Access::READ_OK | Access::WRITE_OK)
-        .is_err()
-        .then(|| format!("chmod {bits} {}", path_word(path)))
+    access(path, Access::READ_OK | Access::WRITE_OK).err()?;
+    // Where one is closed, others are: a home that was restored may have all of them so.
+    Some(match variable == STATE_HOME {
+        true => format!("chmod -R u+rwX {}", path_word(&dir)),
+        false => format!("chmod u+rw {}", path_word(path)),
+    })
 }
 
 /// Returns what keeps a directory of occ's own from being used, or made, and what to type, if what is in its place tells.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use occ_proto::paths::{CONFIG_HOME, Env, STATE_HOME};
 
 use super::files::{denied, exposed, is_out_of_reach, shell_word, unusable};
-use crate::autostart::START;
+use crate::autostart::{RESTART, START};
 use crate::endpoint::{directory, shown};
 
 /// What to do without a home directory.
@@ -26,6 +26,15 @@ fn other_daemon(reason: &str) -> Option<String> {
     let (_, other) = reason.split_once("another occd (process ")?;
     let (other, _) = other.split_once(") uses the state directory ")?;
     Some(match other.split_once(", on the socket ") {
+        // Whoever removed it, or its directory, has left a daemon that nobody reaches.
+        Some((_, socket)) if Path::new(socket).symlink_metadata().is_err() => {
+            let is_usual =
+                Env::from_process().socket(None).is_ok_and(|usual| shown(&usual) == socket);
+            match is_usual {
+                true => format!("its socket is gone: {RESTART}"),
+                false => format!("its socket is gone: occ --socket {socket} daemon stop ends it"),
+            }
+        }
         Some((_, socket)) => ways_to(socket),
         None => format!("kill {other} ends it"),
     })
@@ -90,6 +99,13 @@ fn of_runtime_dir(dir: &Path, then: &str) -> Option<String> {
 /// Returns how something is moved away that is in the place of a socket or a lock, if that is what the daemon says.
 pub(crate) fn in_the_way(said: &str) -> Option<String> {
     let is_closed = said.contains(": Permission denied");
+    // Nor can one of that kind be opened that root has made: the directory is ours, and it is for a process that is no more.
+    let lock =
+        said.split_once("could not open the lock ").and_then(|(_, rest)| rest.split_once(": "));
+    if let Some((path, _)) = lock.filter(|(path, _)| Path::new(path).symlink_metadata().is_ok()) {
+        let word = shell_word(path);
+        return Some(format!("mv {word} {word}.old"));
+    }
     let no_file = || said.split_once(" cannot be read and written: ").filter(|_| !is_closed);
     let (before, _) = said.split_once(" exists and is not a socket").or_else(no_file)?;
     let path = before.find('/').and_then(|start| before.get(start..))?;

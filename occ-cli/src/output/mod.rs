@@ -75,11 +75,13 @@ impl Ui {
         let stdout_terminal = io::stdout().is_terminal();
         // https://no-color.org: present and not empty.
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let term = std::env::var_os("TERM").unwrap_or_default();
+        let knows_colours = !term.is_empty() && term != "dumb";
         Self {
             json: global.json,
             quiet: global.quiet,
             verbose: global.verbose,
-            colour: stdout_terminal && !no_color && !global.no_color,
+            colour: stdout_terminal && knows_colours && !no_color && !global.no_color,
             stdout_terminal,
             stderr_terminal: io::stderr().is_terminal(),
             input: !global.no_input,

@@ -305,18 +305,14 @@ fn a_second_daemon_on_another_socket_is_refused_the_same_state_directory() {
     assert!(words.contains(&said), "{words}");
     assert!(!other.exists());
     assert!(first.is_alive());
-    // Whoever comes with another runtime directory is told how to get at it.
-    let elsewhere = tempfile::tempdir().unwrap();
-    let mut occ = rig.occ(&["host", "list"]);
-    let output = occ.env("XDG_RUNTIME_DIR", elsewhere.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    // Whoever names another one is told how to get at it.
+    let other = other.to_str().unwrap();
+    let listed = rig.run_occ(&["--socket", other, "host", "list"]);
     let cure = format!("occ --socket {} daemon stop ends it", socket.display());
-    assert!(output.status.code() == Some(3) && said.contains(&cure), "{said}");
+    assert!(listed.code() == 3 && listed.stderr.contains(&cure), "{listed:?}");
     for verb in ["status", "stop"] {
-        let mut occ = rig.occ(&["daemon", verb]);
-        let output = occ.env("XDG_RUNTIME_DIR", elsewhere.path()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(&cure) && first.is_alive(), "{said}");
+        let told = rig.run_occ(&["--socket", other, "daemon", verb]);
+        assert!(told.stderr.contains(&cure) && first.is_alive(), "{told:?}");
     }
     rig.occ_ok(&["--socket", socket.to_str().unwrap(), "daemon", "stop"]);
     assert!(!first.is_alive());

@@ -134,7 +134,7 @@ fn what_is_remembered_and_closed_to_this_user_is_not_taken_for_damaged() {
         if name != "history" {
             fs::write(&file, "").unwrap();
         }
-        for (owner, cure) in [(0, "chmod u+rw"), (1, "sudo chown -R \"$(id -un)\" ")] {
+        for (owner, cure) in [(0, "chmod -R u+rwX "), (1, "sudo chown -R \"$(id -un)\" ")] {
             std::os::unix::fs::chown(&file, Some(owner), None).unwrap();
             fs::set_permissions(
                 &file,
@@ -185,6 +185,94 @@ fn a_lock_of_whoever_starts_that_cannot_be_opened_is_told() {
     fs::rename(&lock, dir.join("start.lock.old")).unwrap();
     assert_eq!(bound(&["host", "list"]).code(), 0);
     rig.occ_ok(&["daemon", "stop"]);
+}
+
+#[test]
+fn a_daemon_is_found_whether_it_was_started_with_a_runtime_directory_or_without() {
+    let rig = DaemonRig::new();
+    let run = |has_runtime_dir: bool, args: &[&str]| {
+        let mut occ = rig.occ(args);
+        if !has_runtime_dir {
+            occ.env_remove("XDG_RUNTIME_DIR");
+        }
+        let done = output(&mut occ);
+        assert!(done.code() == 0 || args == ["daemon", "status"], "{args:?}: {done:?}");
+        done.stdout
+    };
+    // As from a login and then by cron, and the other way round.
+    for first in [true, false] {
+        let second = !first;
+        run(first, &["daemon", "start"]);
+        let process = |status: &str| {
+            status.split_once("process ").unwrap().1.split(',').next().unwrap().to_owned()
+        };
+        let status = run(first, &["daemon", "status"]);
+        assert_eq!(process(&run(second, &["daemon", "status"])), process(&status));
+        run(second, &["host", "list"]);
+        assert!(run(second, &["daemon", "start"]).contains("is already running"));
+        let doctor = run(second, &["doctor"]);
+        assert!(doctor.contains(&format!("runs, process {}", process(&status))), "{doctor}");
+        run(second, &["daemon", "restart"]);
+        run(first, &["host", "list"]);
+        assert!(run(first, &["daemon", "stop"]).starts_with("occd stopped"));
+        assert!(run(second, &["daemon", "status"]).starts_with("occd is not running"));
+    }
+}
+
+#[test]
+fn a_daemon_that_has_lost_the_directory_of_its_socket_is_replaced_as_is_said() {
+    let rig = DaemonRig::new();
+    for command in ["restart", "stop"] {
+        rig.occ_ok(&["daemon", "start"]);
+        fs::remove_dir_all(rig.socket().parent().unwrap()).unwrap();
+        told(
+            &rig.run_occ(&["host", "list"]),
+            "another occd",
+            "its socket is gone: occ daemon restart",
+        );
+        let doctor = rig.run_occ(&["doctor"]).stdout;
+        assert!(
+            doctor.contains("nobody listens on") && doctor.contains("occ daemon restart"),
+            "{doctor}"
+        );
+        rig.occ_ok(&["daemon", command]);
+        rig.occ_ok(&["host", "list"]);
+        rig.occ_ok(&["daemon", "stop"]);
+    }
+}
+
+#[test]
+fn a_restart_that_could_not_start_leaves_the_daemon_that_works() {
+    let rig = DaemonRig::new();
+    rig.occ_ok(&["daemon", "start"]);
+    let before = rig.occ_ok(&["daemon", "status", "--json"]);
+    let lock = rig.socket().with_file_name("start.lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let cure = format!("mv {0} {0}.old, then: occ daemon restart", lock.display());
+    told(&rig.run_occ(&["daemon", "restart"]), "occd is not restarted", &cure);
+    assert!(rig.run_occ(&["doctor"]).stdout.contains(&cure));
+    assert_eq!(rig.occ_ok(&["daemon", "status", "--json"]), before);
+    fs::rename(&lock, lock.with_extension("old")).unwrap();
+    rig.occ_ok(&["daemon", "restart"]);
+    rig.occ_ok(&["daemon", "stop"]);
+}
+
+#[test]
+fn root_starts_no_daemon_in_what_is_another_users() {
+    if !require_root("a directory of another user's") {
+        return;
+    }
+    let rig = DaemonRig::new();
+    let state = rig.paths().state_dir().unwrap();
+    let place = state.parent().unwrap();
+    fs::create_dir_all(place).unwrap();
+    std::os::unix::fs::chown(place, Some(1), None).unwrap();
+    for args in [&["host", "list"][..], &["daemon", "start"], &["daemon", "run"]] {
+        told(&rig.run_occ(args), "belongs to user 1", "without sudo");
+        assert!(!state.exists() && !rig.socket().exists());
+    }
+    std::os::unix::fs::chown(place, Some(0), None).unwrap();
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use testkit::daemon::Target;
 use testkit::proc::Signal;
 use testkit::wait::blocking::{wait_for, wait_until};
-use testkit::{DaemonRig, EmbeddedHost};
+use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
 use tokio::time::Instant;
 
 use crate::ask::{GUARD, exec, look};
@@ -55,6 +56,29 @@ fn whoever_comes_while_a_daemon_stops_gets_the_next_one() {
     // It lets go of its socket a moment before its process ends.
     wait_until("it to end", GUARD, || first.is_alive(), |is_alive| !is_alive);
     assert_ne!(exit_code(&mut deaf), 0);
+}
+
+#[test]
+fn a_daemon_that_is_stopped_is_not_started_again_by_whoever_is_at_a_question() {
+    if !RealSshd::require() {
+        return;
+    }
+    let sshd = RealSshd::start();
+    let rig = DaemonRig::new();
+    rig.add_host("h", Target::from(&sshd));
+    std::fs::remove_file(rig.home().join(".ssh/known_hosts")).unwrap();
+    rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
+    rig.occ_ok(&["daemon", "start"]);
+    let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "h", "--", "true"]), "");
+    terminal.wait_for("Trust it (yes/no)");
+    rig.occ_ok(&["daemon", "stop"]);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 3, "{screen}");
+    assert!(
+        screen.contains("The command was not started") && !screen.contains("started (socket"),
+        "{screen}"
+    );
+    assert_eq!(rig.run_occ(&["daemon", "status"]).code(), 3);
 }
 
 #[test]

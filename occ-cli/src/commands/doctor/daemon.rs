@@ -12,7 +12,7 @@ use occ_proto::text::sanitize;
 use tokio::time::timeout;
 
 use super::{Finding, Level, files};
-use crate::autostart::{self, START, Start};
+use crate::autostart::{self, RESTART, START, Start};
 use crate::client::Client;
 use crate::commands::daemon::{granted, settings_fault};
 use crate::commands::{Context, upgrade};
@@ -51,7 +51,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
             let text = format!("not running (socket {shown}){left}");
             let forbidden = std::env::var_os("OCC_NO_AUTOSTART")
                 .is_some_and(|value| !value.is_empty() && value != "0");
-            if let Some((why, cure)) = endpoint::unusable_lock(&socket) {
+            if let Some((why, cure)) = endpoint::unusable_lock(&socket, START) {
                 let text = format!("{text}; occ would not start it: {why}");
                 return vec![Finding::failed("daemon", text, cure)];
             }
@@ -80,8 +80,19 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
         return vec![Finding::ok("daemon", text).hint(format!("occ policy show --host {host}"))];
     }
     let mut findings = vec![socket_mode(&socket)];
+    // It takes neither again, but the next one does.
+    if let Some((why, cure)) = endpoint::unusable_lock(&socket, RESTART) {
+        findings.push(Finding::failed(
+            "socket",
+            format!("{why}: the next occd cannot be started"),
+            cure,
+        ));
+    }
     match version {
-        Ok(version) => findings.extend(versions(&version)),
+        Ok(version) => {
+            findings.extend(versions(&version));
+            findings.extend(of_another_home(&version));
+        }
         Err(error) => {
             // What it says may be new in more than that.
             let too_old = match error.code.as_str() {
@@ -211,6 +222,22 @@ fn told(warning: &str) -> Finding {
         .to_owned()
     });
     Finding::failed("config", warning, hint)
+}
+
+/// Returns that the daemon has its files elsewhere than where they are looked at here.
+fn of_another_home(version: &Version) -> Option<Finding> {
+    let env = Env::from_process();
+    let holder = endpoint::holder_of_state(&env).and_then(|(pid, _)| u32::try_from(pid).ok());
+    if holder == Some(version.pid) {
+        return None;
+    }
+    let dir = endpoint::shown(&env.state_dir().ok()?);
+    let text = format!(
+        "process {} does not have its state in {dir}: it was started with another HOME or XDG_STATE_HOME, and what is said here of files is not of its files",
+        version.pid
+    );
+    let hint = "the HOME with which it was started, or export XDG_RUNTIME_DIR=DIRECTORY for one of your own";
+    Some(Finding::warning("state", text, hint))
 }
 
 fn socket_mode(socket: &Path) -> Finding {
