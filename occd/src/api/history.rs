@@ -15,7 +15,9 @@ use super::extract::{Host, Query};
 use super::json::Json;
 use super::params::HostPath;
 use super::problems::OfHost;
+use super::shown::Shown as _;
 use crate::history::KEPT;
+use crate::policy::Asker;
 
 /// How far back an answer goes unless the client says otherwise.
 const USUAL: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -46,6 +48,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<HistoryQuery>,
     Host(host): Host,
+    asker: Asker,
 ) -> ApiResult<Json<History>> {
     let now = Timestamp::now();
     let since = match &query.since {
@@ -61,7 +64,7 @@ pub(super) async fn show(
         let detail = format!("The history of {} cannot be read: {error}.", host.name());
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, detail).host(host.name())
     })?;
-    Ok(Json(history))
+    Ok(Json(history.to(&asker)))
 }
 
 pub(super) fn since(text: &str, now: Timestamp) -> Option<Timestamp> {

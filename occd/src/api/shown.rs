@@ -2,6 +2,7 @@
 //! of a command may be secret, and so may questions, which quote commands and servers, and what a program has said.
 
 use occ_proto::event::{Change, Event, Snapshot};
+use occ_proto::history::History;
 use occ_proto::operation::Operation;
 use occ_proto::prompt::{Prompt, PromptKind};
 use occ_proto::session::Session;
@@ -82,6 +83,10 @@ impl Shown for HostStatus {
         if let Some(question) = &mut self.question {
             "A question waits for a person.".clone_into(question);
         }
+        if let Some(error) = &mut self.last_error {
+            // Which names keys, and quotes programs and servers. The code says what it is about.
+            error.message = error.code.as_str().replace('_', " ");
+        }
         // Where a key is helps nobody who may not use it, but whoever is after it.
         self.config.identity_file = None;
         if let Some(connection) = &mut self.connection {
@@ -89,6 +94,13 @@ impl Shown for HostStatus {
             connection.auth = method.to_owned();
             connection.agent = None;
         }
+    }
+}
+
+impl Shown for History {
+    /// The codes stay.
+    fn hide(&mut self) {
+        self.changes.iter_mut().for_each(|change| change.message = None);
     }
 }
 
@@ -170,7 +182,8 @@ mod tests {
         const AT: &str = "2026-01-01T00:00:00Z";
         let host = json!({
             "name": "h", "state": "connecting", "status": "disconnected", "since": AT, "attempt": 1, "next_retry_at": null,
-            "last_error": null, "question": "SECRET?", "rtt_ms": null, "connections": 0, "open_channels": 0,
+            "last_error": { "code": "auth_failed", "phase": "authentication", "message": "SECRET", "at": AT, "retryable": false },
+            "question": "SECRET?", "rtt_ms": null, "connections": 0, "open_channels": 0,
             "config": { "hostname": "h", "identity_file": "~/SECRET" }, "revision": 1,
         });
         let prompt = json!({
@@ -184,6 +197,10 @@ mod tests {
             "id": "o", "kind": "start", "state": "failed", "started_at": AT, "problem": problem,
         });
         masked::<HostStatus>(&host);
+        masked::<History>(&json!({
+            "name": "h", "since": AT, "up_s": 0, "down_s": 1, "rtt_ms": null,
+            "changes": [{ "at": AT, "link": "failed", "code": "auth_failed", "message": "SECRET" }],
+        }));
         masked::<Prompt>(&prompt);
         masked::<Operation>(&operation);
         masked::<HostList>(
