@@ -132,7 +132,7 @@ fn test(args: &[&str]) -> Result<(), Failed> {
     if !given(["--test-threads", "-j"]) && !given(["--no-capture", "--nocapture"]) {
         // Many tests wait for a time limit to pass, which takes no processor.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        nextest.args(["--test-threads", &(cores + 1).to_string()]);
+        nextest.args(["--test-threads", &(cores + 2).to_string()]);
     }
     nextest.args(args).envs(settings);
     let status = announce(&mut nextest).status()?;
