@@ -116,7 +116,16 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         }
         tokio::time::sleep(STEP).await;
     }
-    start_daemon(context, &socket).await?;
+    if let Err(error) = start_daemon(context, &socket).await {
+        // Somebody may have been faster, with another runtime directory.
+        let other = socket_path(context)?;
+        return match try_connect(&other).await {
+            Ok(stream) if other != socket => {
+                Ok(Found { socket: other, stream, started: false, sought })
+            }
+            _ => Err(error),
+        };
+    }
     let stream = connect_checked(&socket).await?;
     if start == Start::IfNeeded {
         context.ui.note_if_talking(&format!(

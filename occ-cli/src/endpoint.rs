@@ -33,12 +33,14 @@ pub(crate) enum Failure {
     Refused(CliError),
 }
 
-/// Returns where the daemon's socket is. Where nobody names one, and there is none at the usual place, it is that of the daemon
-/// which has this user's state: that may have been started with another XDG_RUNTIME_DIR, or none, as cron and `su` do.
+/// Returns where the daemon's socket is. Where nobody names one, and no daemon has the usual one, it is that of the daemon which
+/// has this user's state: that may have been started with another XDG_RUNTIME_DIR, or none, as cron and `su` do.
 pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
     let usual = named_socket(context)?;
     let env = Env::from_process();
-    if context.socket.is_some() || env.occ_socket.is_some() || usual.symlink_metadata().is_ok() {
+    // One that was left behind is nobody's.
+    let is_had = || usual.symlink_metadata().is_ok() && held(&lock_of(&usual)).is_some();
+    if context.socket.is_some() || env.occ_socket.is_some() || is_had() {
         return Ok(usual);
     }
     let other = holder_of_state(&env).map(|(_, socket)| socket);
@@ -292,7 +294,7 @@ pub(crate) fn refuse_as_root() -> Result<(), CliError> {
             && access(place, Access::WRITE_OK).is_ok()
         {
             return Err(CliError::daemon(format!(
-                "{} belongs to user {owner}, who could not use what root leaves there: no occd is started.",
+                "{} belongs to user {owner}, who could not use what root leaves there.",
                 shown(place)
             ))
             .hint("run it as that user, without sudo, or with root's own HOME: sudo -H"));

@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use occ_proto::paths::{is_read_only, read_only_beside};
 use rustix::fs::Mode;
@@ -298,12 +299,25 @@ fn check_private(dir: &Path) -> Result<(), SocketError> {
     Ok(())
 }
 
+/// How often, and after which pause, a lock is tried again: whoever asks who holds it has it for a moment.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Takes a lock, and writes there who has it and what it serves.
 pub(crate) fn lock(path: &Path, serves: Option<&Path>) -> Result<File, SocketError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file =
         open_lock(&mut options, path).map_err(io_error("could not open the lock", path))?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    for _ in 0..LOOKS {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(LOOK);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {
             // For whoever finds the lock held and no socket: somebody may have removed that.
             let serves = serves.map_or_else(String::new, |path| format!("{}\n", path.display()));

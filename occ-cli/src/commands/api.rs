@@ -80,15 +80,14 @@ impl Flight {
 
     /// Ends it if it is an upload that is not whole, and may have lost a piece to that problem. Returns whether it was.
     fn spoiled(&mut self, problem: &Problem) -> bool {
-        let is_open = self.upload && self.input.is_some();
-        is_open
-            && {
-                let detail = format!(
-                    "{} It may have been a piece of what was sent: a file that it was to write is unchanged.",
-                    problem.detail
-                );
-                self.end(Problem { detail, ..problem.clone() })
-            }
+        if !self.upload || self.input.is_none() {
+            return false;
+        }
+        let detail = format!(
+            "{} It may have been a piece of what was sent: a file that it was to write is unchanged.",
+            problem.detail
+        );
+        self.end(Problem { detail, ..problem.clone() })
     }
 
     /// Notes that nothing more can be sent to it.

@@ -165,9 +165,16 @@ pub(super) async fn start_anew(
     } else {
         end(context).await?.pid
     };
-    drop(autostart::connect(context, Start::Asked).await?);
-    // It may be at another place than the one before.
-    Ok((old, endpoint::lock_holder(&socket_path(context)?)))
+    start_at(context, &socket).await?;
+    Ok((old, endpoint::lock_holder(&socket)))
+}
+
+/// Starts a daemon where the one before it was, which may not be the usual place here: what leads to its sockets stays.
+pub(super) async fn start_at(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
+    let is_usual = socket_path(context)? == socket;
+    let there = Context::plain(context.ui, Some(socket.to_owned()));
+    let context = if is_usual { context } else { &there };
+    autostart::connect(context, Start::Asked).await.map(drop)
 }
 
 /// Refuses to stop a daemon by the socket of those who only look.

@@ -97,6 +97,7 @@ struct Done {
 }
 
 pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliError> {
+    endpoint::refuse_as_root()?;
     let places = Places::new()?;
     let program = program()?;
     // Nothing is written where it cannot be written whole.
@@ -116,7 +117,7 @@ pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliE
         let service = service(&program, |name| std::env::var(name).ok())?;
         write(&places, &places.units.join(unit::UNIT), &service, &mut done)?;
         write(&places, &places.units.join(unit::SOCKET), &marked(SOCKET), &mut done)?;
-        systemd(context, &mut done).await?;
+        systemd(context, &mut done, xdg).await?;
     } else if !xdg {
         done.lines.push("There is no systemd here: occ starts occd when it is needed.".to_owned());
         done.lines.push(
@@ -158,13 +159,15 @@ pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliE
 }
 
 /// Has systemd know the units, and start them from now on.
-async fn systemd(context: &Context<'_>, done: &mut Done) -> Result<(), CliError> {
+async fn systemd(context: &Context<'_>, done: &mut Done, xdg: bool) -> Result<(), CliError> {
     done.by.push("systemd");
     let Some(units) = autostart::systemd_units().await else {
         done.lines.push("systemd --user does not answer here. After your next login:".to_owned());
         done.lines.push(format!("  systemctl --user enable --now {} {}", unit::SOCKET, unit::UNIT));
-        let other = "Where there is no systemd: occ daemon install --xdg-autostart; occ starts occd by itself, too.";
-        done.lines.push(other.to_owned());
+        if !xdg {
+            let other = "Where there is no systemd: occ daemon install --xdg-autostart; occ starts occd by itself, too.";
+            done.lines.push(other.to_owned());
+        }
         return Ok(());
     };
     let failed = |why| {

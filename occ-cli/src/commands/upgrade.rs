@@ -136,7 +136,7 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
         )));
     }
     daemon::gone(pid, &socket).await?;
-    drop(autostart::connect(context, Start::Asked).await?);
+    daemon::start_at(context, &socket).await?;
     Ok(Some(format!("occd {other} was older than occ {OWN}: started anew.")))
 }
 

@@ -10,10 +10,12 @@ use occ_proto::{Code, Problem};
 use serde_json::json;
 use testkit::DaemonRig;
 use testkit::daemon::{Output, client_binary};
+use testkit::proc::{Process, Signal};
 use testkit::require::{require_namespaces, require_root};
 use testkit::user::bound_by_modes;
+use testkit::wait::blocking::wait_until;
 
-use crate::ask::problem;
+use crate::ask::{GUARD, problem};
 use crate::support::sshd;
 
 /// Checks that a command failed for the daemon's sake: exit 3, why, and what to type.
@@ -212,10 +214,41 @@ fn a_daemon_is_found_whether_it_was_started_with_a_runtime_directory_or_without(
         assert!(run(second, &["daemon", "start"]).contains("is already running"));
         let doctor = run(second, &["doctor"]);
         assert!(doctor.contains(&format!("runs, process {}", process(&status))), "{doctor}");
+        // What leads to its sockets stays where it is.
         run(second, &["daemon", "restart"]);
+        let socket = |status: &str| status.split_once("socket ").unwrap().1.to_owned();
+        assert_eq!(socket(&run(first, &["daemon", "status"])), socket(&status));
+        // One that is killed leaves a socket behind, which hides nobody.
+        let pid = process(&run(first, &["daemon", "status"])).parse().unwrap();
+        let killed = Process::find(pid).unwrap();
+        killed.signal(Signal::KILL);
+        wait_until("its end", GUARD, || killed.is_alive(), |is_alive| !is_alive);
+        run(second, &["host", "list"]);
         run(first, &["host", "list"]);
+        let status = run(second, &["daemon", "status"]);
+        assert_eq!(process(&run(first, &["daemon", "status"])), process(&status));
         assert!(run(first, &["daemon", "stop"]).starts_with("occd stopped"));
         assert!(run(second, &["daemon", "status"]).starts_with("occd is not running"));
+    }
+}
+
+#[test]
+fn clients_with_a_runtime_directory_and_without_start_one_daemon() {
+    let rig = DaemonRig::new();
+    for _ in 0..2 {
+        let codes: Vec<i32> = std::thread::scope(|scope| {
+            let list = |client: usize| {
+                let mut occ = rig.occ(&["host", "list"]);
+                if client.is_multiple_of(2) {
+                    occ.env_remove("XDG_RUNTIME_DIR");
+                }
+                scope.spawn(move || output(&mut occ))
+            };
+            let all: Vec<_> = (0..16).map(list).collect();
+            all.into_iter().map(|one| one.join().unwrap().code()).collect()
+        });
+        assert_eq!(codes, [0; 16]);
+        rig.occ_ok(&["daemon", "stop"]);
     }
 }
 
@@ -268,7 +301,13 @@ fn root_starts_no_daemon_in_what_is_another_users() {
     let place = state.parent().unwrap();
     fs::create_dir_all(place).unwrap();
     std::os::unix::fs::chown(place, Some(1), None).unwrap();
-    for args in [&["host", "list"][..], &["daemon", "start"], &["daemon", "run"]] {
+    fs::write(rig.root().join(".occ.toml"), "host = \"h\"\n").unwrap();
+    let in_project = |args: &[&str]| output(rig.occ(args).current_dir(rig.root()));
+    told(&in_project(&["allow"]), "belongs to user 1", "without sudo");
+    assert!(!state.exists());
+    for args in
+        [&["host", "list"][..], &["daemon", "start"], &["daemon", "run"], &["daemon", "install"]]
+    {
         told(&rig.run_occ(args), "belongs to user 1", "without sudo");
         assert!(!state.exists() && !rig.socket().exists());
     }

@@ -156,7 +156,8 @@ pub(super) async fn checked_by_occd() -> Vec<Finding> {
     let why = String::from_utf8_lossy(&output.stderr);
     let closed = why.lines().next().filter(|why| why.contains(" cannot be read and written: "));
     let closed = closed.map(|why| {
-        let cure = denied(why).unwrap_or_else(|| "ls -ld, of it and of what it is in".to_owned());
+        let look = || format!("ls -la {}", hint::state_dir().unwrap_or_default());
+        let cure = denied(why).or_else(|| hint::in_the_way(why)).unwrap_or_else(look);
         Finding::failed("state", why, cure)
     });
     warnings.chain(closed).collect()

@@ -196,6 +196,14 @@ fn owned(check: &'static str, path: &Path, others: Others) -> Option<Finding> {
     let own = rustix::process::geteuid().as_raw();
     if meta.uid() != own {
         let text = format!("{shown} belongs to user {}, not to you ({own})", meta.uid());
+        if own == 0 {
+            // What is a user's is not to become root's.
+            return Some(Finding::failed(
+                check,
+                text,
+                "run it as that user, without sudo, or with root's own HOME: sudo -H",
+            ));
+        }
         return Some(Finding::failed(check, text, format!("sudo chown -R {own} {shown}")));
     }
     let mode = meta.mode() & 0o777;
