@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 
 use crate::commands::Context;
 use crate::endpoint::{
-    Failure, connect_checked, lock, lock_holder, shown, socket_path, try_connect,
+    Failure, connect_checked, lock, lock_holder, named_socket, shown, socket_path, try_connect,
 };
 use crate::error::{CliError, DAEMON_UNREACHABLE, DENIED};
 use crate::hint::{cure, state_dir};
@@ -84,9 +84,15 @@ impl Found {
 
 /// Returns a checked connection to the daemon, starting one where that is allowed.
 pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found, CliError> {
-    let socket = socket_path(context)?;
     let sought = (context.socket.clone(), start);
-    match try_connect(&socket).await {
+    let mut socket = named_socket(context)?;
+    let mut found = try_connect(&socket).await;
+    // Who has which lock is asked only where nobody listens.
+    if matches!(found, Err(Failure::Absent)) {
+        socket = socket_path(context)?;
+        found = try_connect(&socket).await;
+    }
+    match found {
         Ok(stream) => return Ok(Found { socket, stream, started: false, sought }),
         Err(Failure::Refused(error)) => return Err(error),
         Err(Failure::Absent) => {}

@@ -36,6 +36,12 @@ pub(crate) enum Failure {
 /// Returns where the daemon's socket is. Where nobody names one, and no daemon has the usual one, it is that of the daemon which
 /// has this user's state: that may have been started with another XDG_RUNTIME_DIR, or none, as cron and `su` do.
 pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
+    let socket = lasting_socket(context)?;
+    if socket.symlink_metadata().is_ok() { Ok(socket) } else { named_socket(context) }
+}
+
+/// Returns the same also where the daemon has lost its socket: it can be told to end by its lock alone.
+pub(crate) fn lasting_socket(context: &Context<'_>) -> Result<PathBuf, CliError> {
     let usual = named_socket(context)?;
     let env = Env::from_process();
     // One that was left behind is nobody's.
@@ -43,11 +49,11 @@ pub(crate) fn socket_path(context: &Context<'_>) -> Result<PathBuf, CliError> {
     if context.socket.is_some() || env.occ_socket.is_some() || is_had() {
         return Ok(usual);
     }
-    let other = holder_of_state(&env).map(|(_, socket)| socket);
-    Ok(other.filter(|other| other.symlink_metadata().is_ok()).unwrap_or(usual))
+    Ok(holder_of_state(&env).map_or(usual, |(_, socket)| socket))
 }
 
-fn named_socket(context: &Context<'_>) -> Result<PathBuf, CliError> {
+/// Returns where it is by what is named: `--socket`, OCC_SOCKET, else the usual place.
+pub(crate) fn named_socket(context: &Context<'_>) -> Result<PathBuf, CliError> {
     Env::from_process().socket(context.socket.as_deref()).map_err(|error| {
         let text = sanitize(&error.to_string());
         match error {
@@ -110,7 +116,10 @@ pub(crate) async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
         Ok(stream) => stream,
         Err(error) => {
             return Err(match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                // Whoever listened may end at this moment.
+                io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionReset => {
                     displaced(socket).map_or(Failure::Absent, Failure::Refused)
                 }
                 io::ErrorKind::WouldBlock => Failure::Refused(
@@ -365,7 +374,9 @@ pub(crate) fn elsewhere(socket: &Path) -> Option<(String, String)> {
 
 /// Returns what is written in a lock that somebody holds. What is in one that nobody holds is a process that is gone.
 fn held(lock: &Path) -> Option<String> {
-    let mut file = std::fs::File::open(lock).ok()?;
+    // A named pipe without a writer does not hang the opening.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(lock).ok()?;
     let free = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok();
     let mut text = String::new();
     (!free && io::Read::read_to_string(&mut file, &mut text).is_ok()).then_some(text)

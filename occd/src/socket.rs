@@ -244,7 +244,9 @@ pub(crate) fn check_free(lock: &Path) -> Result<(), SocketError> {
 }
 
 fn open_lock(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path)
+    // A named pipe without a writer does not hang the opening.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    options.custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 /// Returns that another holds a lock, with what it wrote there.

@@ -17,7 +17,7 @@ use crate::autostart::{self, RESTART, Start, cannot_run, occd_program};
 use crate::cli::DaemonCommand;
 use crate::client::Client;
 use crate::duration::{seconds_between, two_units};
-use crate::endpoint::{self, socket_path};
+use crate::endpoint::{self, lasting_socket, socket_path};
 use crate::error::{ABSENT, CliError, DAEMON};
 use crate::hint::wake_or_kill;
 use crate::start_check;
@@ -145,7 +145,7 @@ pub(super) async fn settings_fault() -> Option<String> {
 pub(super) async fn start_anew(
     context: &Context<'_>,
 ) -> Result<(Option<i32>, Option<i32>), CliError> {
-    let socket = socket_path(context)?;
+    let socket = lasting_socket(context)?;
     refuse_read_only(&socket)?;
     // What keeps the next one from starting is no reason to lose the one that works.
     if let Some((why, cure)) = start_check::cannot_start(context, &socket, RESTART).await {
@@ -188,7 +188,7 @@ fn refuse_read_only(socket: &Path) -> Result<(), CliError> {
 
 /// Stops the daemon and waits until it is there no more. Another client may have started a new one by then.
 async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
-    let socket = socket_path(context)?;
+    let socket = lasting_socket(context)?;
     refuse_read_only(&socket)?;
     let units = autostart::units(context).await.unwrap_or_default();
     if units.active || units.listens {
@@ -310,7 +310,7 @@ fn tell_elsewhere(context: &Context<'_>) -> Result<bool, CliError> {
 }
 
 async fn status(context: &Context<'_>) -> Result<u8, CliError> {
-    let socket = socket_path(context)?;
+    let socket = lasting_socket(context)?;
     // To connect would start it.
     if endpoint::lock_holder(&socket).is_none()
         && autostart::units(context).await.is_some_and(|units| units.listens)

@@ -28,12 +28,7 @@ fn other_daemon(reason: &str) -> Option<String> {
     Some(match other.split_once(", on the socket ") {
         // Whoever removed it, or its directory, has left a daemon that nobody reaches.
         Some((_, socket)) if Path::new(socket).symlink_metadata().is_err() => {
-            let is_usual =
-                Env::from_process().socket(None).is_ok_and(|usual| shown(&usual) == socket);
-            match is_usual {
-                true => format!("its socket is gone: {RESTART}"),
-                false => format!("its socket is gone: occ --socket {socket} daemon stop ends it"),
-            }
+            format!("its socket is gone: {RESTART}")
         }
         Some((_, socket)) => ways_to(socket),
         None => format!("kill {other} ends it"),

@@ -307,13 +307,14 @@ fn watching_tells_each_change_and_dials_nobody() {
     let mut terminal = Terminal::control(&rig.occ(&["status", "--watch", "--all"]), "");
     terminal.wait_for("3 hosts: ");
     rig.occ_ok(&["connect", "--host", "us-1"]);
-    terminal.wait_for("1 connected");
+    // Beside the one from before.
+    terminal.wait_for("2 connected");
     terminal.type_text("\u{3}");
     let (screen, code) = terminal.finish();
     assert_eq!(code, 130, "{screen}");
     assert!(screen.starts_with("\u{1b}[?1049h"), "{screen:?}");
     let (_, after) = screen.rsplit_once("\u{1b}[?1049l").unwrap();
-    assert!(after.contains("us-1") && after.contains("1 connected"), "{screen:?}");
+    assert!(after.contains("us-1") && after.contains("2 connected"), "{screen:?}");
 }
 
 #[test]

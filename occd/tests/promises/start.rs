@@ -155,7 +155,11 @@ fn what_is_remembered_and_closed_to_this_user_is_not_taken_for_damaged() {
             fs::remove_file(&file).unwrap();
         }
     }
-    // A lock that is none.
+    // A lock that is none, and one that nobody opens.
+    let fifo = Command::new("mkfifo").arg(state.join("occd.lock")).status();
+    assert!(fifo.unwrap().success());
+    told(&bound(&["daemon", "start"]), "occd.lock cannot be read and written", "mv ");
+    fs::remove_file(state.join("occd.lock")).unwrap();
     fs::create_dir(state.join("occd.lock")).unwrap();
     told(&bound(&["daemon", "start"]), "occd.lock cannot be read and written", "mv ");
     fs::remove_dir(state.join("occd.lock")).unwrap();
@@ -268,8 +272,17 @@ fn a_daemon_that_has_lost_the_directory_of_its_socket_is_replaced_as_is_said() {
             doctor.contains("nobody listens on") && doctor.contains("occ daemon restart"),
             "{doctor}"
         );
-        rig.occ_ok(&["daemon", command]);
-        rig.occ_ok(&["host", "list"]);
+        // Whoever comes without a runtime directory can do so as well.
+        for has_runtime_dir in [true, false] {
+            let mut occ = rig.occ(&["daemon", command]);
+            if !has_runtime_dir {
+                occ.env_remove("XDG_RUNTIME_DIR");
+            }
+            let done = output(&mut occ);
+            assert!(done.code() == 0 && !done.stdout.contains("is not running"), "{done:?}");
+            rig.occ_ok(&["host", "list"]);
+            fs::remove_dir_all(rig.socket().parent().unwrap()).unwrap();
+        }
         rig.occ_ok(&["daemon", "stop"]);
     }
 }
