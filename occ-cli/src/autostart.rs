@@ -89,8 +89,11 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
     let mut found = try_connect(&socket).await;
     // Who has which lock is asked only where nobody listens.
     if matches!(found, Err(Failure::Absent)) {
-        socket = socket_path(context)?;
-        found = try_connect(&socket).await;
+        let other = socket_path(context)?;
+        if other != socket {
+            found = try_connect(&other).await;
+            socket = other;
+        }
     }
     match found {
         Ok(stream) => return Ok(Found { socket, stream, started: false, sought }),
