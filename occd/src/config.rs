@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use occ_proto::HostName;
 use occ_proto::session::SessionHost;
+use occ_proto::wording::in_words;
 use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
@@ -39,7 +40,6 @@ use crate::ssh::dial::DialSettings;
 use crate::ssh::host_key::Unknown;
 use crate::ssh::{Compression, Line};
 use crate::used::Autoconnect;
-use occ_proto::wording::in_words;
 
 /// The shortest time that can be set: what is shorter would only make work.
 const SHORTEST: Duration = Duration::from_millis(100);

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use occ_proto::files::decode_path;
 use occ_proto::prompt::PROMPTS_HEADER;
+use occ_proto::wording::in_words;
 use occ_proto::{Code, HostName, KEY_HEADER, Secret};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -26,7 +27,6 @@ use crate::host::HostHandle;
 use crate::policy::Asker;
 use crate::prompts::{BadToken, Client, News};
 use crate::ssh::given_key;
-use occ_proto::wording::in_words;
 
 /// What stands for this machine in place of a host's name.
 pub(super) const LOCAL: &str = "local";

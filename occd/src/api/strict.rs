@@ -8,7 +8,6 @@ use serde::de::{
 };
 
 use occ_proto::error::Position;
-
 use occ_proto::wording::in_words;
 
 /// What is wrong with a body.

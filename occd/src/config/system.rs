@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use occ_proto::policy::SystemPolicyView;
 use occ_proto::session::SessionHost;
+use occ_proto::wording::in_words;
 use serde::Deserialize;
 
 use super::{ConfigError, line_of};
 use crate::policy::{self, Policy, PolicyConfig, RulePlace};
 use crate::ssh::allowed::{HostPattern, HostRules};
-use occ_proto::wording::in_words;
 
 /// Something that can be turned off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]

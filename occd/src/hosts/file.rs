@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use occ_proto::host::{HostConfig, HostsFile};
 use occ_proto::name::{Address, GroupName, HostName, UserName};
+use occ_proto::wording::in_words;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ownership::{self, Exposed};
-use occ_proto::wording::in_words;
 
 /// A file written less than this before it was read may be written again without a visible change of
 /// its times, which some file systems keep in whole seconds (two, on FAT).
