@@ -1,8 +1,7 @@
 //! Starting the daemon when it is not there.
 //!
-//! Fifty `occ` at once start one daemon: whoever holds `start.lock` in the socket's directory starts
-//! it, the others find it running when they get the lock. It is started through its systemd unit where
-//! there is one (`unit`), else as a process of its own.
+//! Fifty `occ` at once start one daemon: one has its turn (`locks`) and starts it, the others find it running when theirs
+//! comes. It is started through its systemd unit where there is one (`unit`), else as a process of its own.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,10 +19,11 @@ use tokio::process::{Child, Command};
 
 use crate::commands::Context;
 use crate::endpoint::{
-    Failure, connect_checked, lock, lock_holder, named_socket, shown, socket_path, try_connect,
+    Failure, connect_checked, make_directory, named_socket, shown, socket_path, try_connect,
 };
 use crate::error::{CliError, DAEMON_UNREACHABLE, DENIED};
 use crate::hint::{cure, state_dir};
+use crate::locks::{self, Turn};
 use crate::unit;
 
 /// How long a daemon may take to accept connections.
@@ -110,8 +110,20 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         let message = format!("occd is not running (socket {}).", shown(&socket));
         return Err(CliError::absent(message).hint("occ daemon start"));
     }
-    let _lock = lock(&socket).await?;
-    // Another occ may have started it while this one waited for the lock, and one that stops still has its own.
+    let turn = locks::turn().await?;
+    start_in_turn(context, start, &turn).await
+}
+
+/// Returns a checked connection to the daemon, started where none runs, for whoever has the turn to do so.
+pub(crate) async fn start_in_turn(
+    context: &Context<'_>,
+    start: Start,
+    _turn: &Turn,
+) -> Result<Found, CliError> {
+    let sought = (context.socket.clone(), start);
+    // Another occ may have started it while this one waited for its turn, in another place; and one that stops still has
+    // its lock.
+    let socket = socket_path(context)?;
     let going = tokio::time::Instant::now() + GOING;
     loop {
         match try_connect(&socket).await {
@@ -119,20 +131,19 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
             Err(Failure::Refused(error)) => return Err(error),
             Err(Failure::Absent) => {}
         }
-        let is_going = socket.symlink_metadata().is_ok() && lock_holder(&socket).is_some();
+        let is_going = socket.symlink_metadata().is_ok() && locks::holder(&socket).is_some();
         if !is_going || tokio::time::Instant::now() > going {
             break;
         }
         tokio::time::sleep(STEP).await;
     }
+    make_directory(&socket)?;
     if let Err(error) = start_daemon(context, &socket).await {
-        // Somebody may have been faster, with another runtime directory.
-        let other = socket_path(context)?;
-        return match try_connect(&other).await {
-            Ok(stream) if other != socket => {
-                Ok(Found { socket: other, stream, started: false, sought })
-            }
-            _ => Err(error),
+        // Somebody may have been faster without a turn, as systemd is, or with another HOME.
+        let socket = socket_path(context)?;
+        return match try_connect(&socket).await {
+            Ok(stream) => Ok(Found { socket, stream, started: false, sought }),
+            Err(_) => Err(error),
         };
     }
     let stream = connect_checked(&socket).await?;

@@ -38,6 +38,7 @@ use crate::connection::Connection;
 use crate::endpoint;
 use crate::error::{CliError, DAEMON_UNREACHABLE};
 use crate::hint::wake_or_kill;
+use crate::locks;
 use crate::output::Ui;
 use crate::output::host::tell_news;
 use crate::prompter::{self, Prompter};
@@ -268,7 +269,7 @@ impl Client {
             .hint(format!("{}, and the next command starts a new one", wake_or_kill(pid)))
         };
         // A daemon of ours has a lock. Who listens may be systemd, for a daemon that does not come.
-        match (endpoint::lock_holder(&self.socket), self.pid.filter(|pid| *pid > 0)) {
+        match (locks::holder(&self.socket), self.pid.filter(|pid| *pid > 0)) {
             (Some(pid), _) => of_occd(pid),
             (None, Some(pid)) => match stranger::name(pid).as_deref() {
                 None => of_occd(pid),
@@ -469,10 +470,7 @@ impl Client {
 /// Waits for the end of a daemon that has closed a connection: one that is killed may take others for some milliseconds more.
 pub(crate) async fn ended(socket: &Path, pid: Option<i32>) {
     let until = tokio::time::Instant::now() + DYING;
-    while pid.is_some()
-        && endpoint::lock_holder(socket) == pid
-        && tokio::time::Instant::now() < until
-    {
+    while pid.is_some() && locks::holder(socket) == pid && tokio::time::Instant::now() < until {
         tokio::time::sleep(DYING_STEP).await;
     }
 }

@@ -1,10 +1,9 @@
-//! The daemon's socket: where it is, whether who serves it is to be trusted, and who holds its locks.
+//! The daemon's socket: where it is, and whether who serves it is to be trusted.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
-    PermissionsExt as _,
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,16 +11,14 @@ use std::time::Duration;
 use occ_proto::paths::{Env, PathError};
 use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
-use rustix::fs::{Access, access};
 use tokio::net::UnixStream;
 
-use crate::autostart::{RESTART, START};
+use crate::autostart::RESTART;
 use crate::commands::Context;
 use crate::error::CliError;
-use crate::hint::{NO_HOME, and_then, cure_of, in_the_way, shell_word, ways_to};
+use crate::hint::{NO_HOME, and_then, cure_of, in_the_way, shell_word};
+use crate::locks;
 
-/// The lock of whoever starts a daemon, in the directory of the socket.
-const START_LOCK: &str = "start.lock";
 /// How long to wait in line to be let in.
 const IN_LINE: Duration = Duration::from_secs(10);
 
@@ -45,11 +42,11 @@ pub(crate) fn lasting_socket(context: &Context<'_>) -> Result<PathBuf, CliError>
     let usual = named_socket(context)?;
     let env = Env::from_process();
     // One that was left behind is nobody's.
-    let is_had = || usual.symlink_metadata().is_ok() && held(&lock_of(&usual)).is_some();
+    let is_had = || usual.symlink_metadata().is_ok() && locks::is_had(&usual);
     if context.socket.is_some() || env.occ_socket.is_some() || is_had() {
         return Ok(usual);
     }
-    Ok(holder_of_state(&env).map_or(usual, |(_, socket)| socket))
+    Ok(locks::holder_of_state(&env).map_or(usual, |(_, socket)| socket))
 }
 
 /// Returns where it is by what is named: `--socket`, OCC_SOCKET, else the usual place.
@@ -155,7 +152,7 @@ pub(crate) async fn try_connect(socket: &Path) -> Result<UnixStream, Failure> {
 /// Returns that a daemon runs and something else has its socket's place, if that is how it is: it serves clients that it
 /// has, and no other reaches it. The next one could not start either.
 pub(crate) fn displaced(socket: &Path) -> Option<CliError> {
-    let pid = lock_holder(socket)?;
+    let pid = locks::holder(socket)?;
     let meta = socket.symlink_metadata().ok()?;
     if meta.file_type().is_socket() {
         return None;
@@ -258,128 +255,22 @@ fn check_directory(socket: &Path) -> Result<bool, CliError> {
     Ok(true)
 }
 
-/// Takes the lock that makes one daemon out of many starters; it is released when the file is dropped.
-pub(crate) async fn lock(socket: &Path) -> Result<std::fs::File, CliError> {
-    let dir = directory(socket);
-    let fail =
-        |what: &str, error: io::Error| CliError::daemon(format!("{what} {}: {error}", shown(dir)));
-    refuse_as_root()?;
-    if !check_directory(socket)? {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            // Whatever the umask takes away.
-            .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
-            .map_err(|error| fail("cannot create", error).hint(cure_of(dir)))?;
-        check_directory(socket)?;
-    }
-    let path = dir.join(START_LOCK);
-    let file = open_lock(&path, true).map_err(|error| {
-        let hint = lock_cure(&path, START).unwrap_or_else(|| cure_of(dir));
-        fail("cannot open start.lock in", error).hint(hint)
-    })?;
-    // The holder waits at most START_LIMIT, so this wait ends; blocking costs the least.
-    loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(fail("cannot lock start.lock in", error.into())),
-        }
-    }
-}
-
-/// Refuses to start a daemon as root whose files would lie in what is another user's, as with `sudo` that keeps HOME: that user
-/// could not use them afterwards.
-pub(crate) fn refuse_as_root() -> Result<(), CliError> {
-    if !rustix::process::geteuid().is_root() {
+/// Makes the directory of a socket, where it is not there.
+pub(crate) fn make_directory(socket: &Path) -> Result<(), CliError> {
+    if check_directory(socket)? {
         return Ok(());
     }
-    let env = Env::from_process();
-    for dir in [env.state_dir(), env.config_dir()].into_iter().flatten() {
-        let there = dir.ancestors().find_map(|place| Some((place, place.metadata().ok()?.uid())));
-        // One that is closed to root as well is told as that.
-        if let Some((place, owner)) = there.filter(|(_, owner)| *owner != 0)
-            && access(place, Access::WRITE_OK).is_ok()
-        {
-            return Err(CliError::daemon(format!(
-                "{} belongs to user {owner}, who could not use what root leaves there.",
-                shown(place)
-            ))
-            .hint("run it as that user, without sudo, or with root's own HOME: sudo -H"));
-        }
-    }
-    Ok(())
-}
-
-fn open_lock(path: &Path, make: bool) -> io::Result<std::fs::File> {
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(make)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
-        .open(path)
-}
-
-/// Returns what to do about something in the lock's place that cannot be opened. In a directory of ours it is ours to move, and
-/// nothing is in it.
-fn lock_cure(path: &Path, then: &str) -> Option<String> {
-    path.symlink_metadata().ok()?;
-    let word = shell_word(&path.to_string_lossy());
-    Some(and_then(format!("mv {word} {word}.old"), then))
-}
-
-/// Returns why a lock that a start takes cannot be had, the starter's or the daemon's, and what to do. `then` starts it.
-pub(crate) fn unusable_lock(socket: &Path, then: &str) -> Option<(String, String)> {
-    [directory(socket).join(START_LOCK), lock_of(socket)].iter().find_map(|path| {
-        let cure = lock_cure(path, then)?;
-        let error = open_lock(path, false).err()?;
-        Some((format!("{} cannot be opened: {error}", shown(path)), cure))
-    })
-}
-
-/// Returns the lock of the daemon that has that socket.
-fn lock_of(socket: &Path) -> PathBuf {
-    socket.with_extension("lock")
-}
-
-/// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file, or the directory with
-/// the lock that is beside it.
-pub(crate) fn lock_holder(socket: &Path) -> Option<i32> {
-    let beside = held(&lock_of(socket)).and_then(|text| text.trim().parse().ok());
-    beside.or_else(|| {
-        let (pid, serves) = holder_of_state(&Env::from_process())?;
-        (serves == socket).then_some(pid)
-    })
-}
-
-/// Returns the process of the daemon that has this user's state, and its socket, as it wrote them.
-pub(crate) fn holder_of_state(env: &Env) -> Option<(i32, PathBuf)> {
-    let text = held(&env.state_dir().ok()?.join("occd.lock"))?;
-    let (pid, socket) = text.trim_end().split_once('\n')?;
-    Some((pid.trim().parse().ok()?, PathBuf::from(socket)))
-}
-
-/// Returns where a daemon of ours serves that has another socket, and what to do about it.
-pub(crate) fn elsewhere(socket: &Path) -> Option<(String, String)> {
-    let (pid, other) = holder_of_state(&Env::from_process())?;
-    (other != socket).then(|| {
-        let other = shown(&other);
-        let text = format!("Another occd (process {pid}) runs on the socket {other}.");
-        (text, ways_to(&other))
-    })
-}
-
-/// Returns what is written in a lock that somebody holds. What is in one that nobody holds is a process that is gone.
-fn held(lock: &Path) -> Option<String> {
-    // A named pipe without a writer does not hang the opening.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(lock).ok()?;
-    let free = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok();
-    let mut text = String::new();
-    (!free && io::Read::read_to_string(&mut file, &mut text).is_ok()).then_some(text)
+    let dir = directory(socket);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        // Whatever the umask takes away.
+        .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
+        .map_err(|error| {
+            CliError::daemon(format!("cannot create {}: {error}", shown(dir))).hint(cure_of(dir))
+        })?;
+    check_directory(socket).map(drop)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod hint;
 mod keys;
 mod lines;
 mod local_file;
+mod locks;
 mod man;
 mod output;
 mod parse;

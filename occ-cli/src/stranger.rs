@@ -9,8 +9,9 @@ use occ_proto::text::sanitize;
 
 use crate::autostart::{occd_program, units};
 use crate::commands::Context;
-use crate::endpoint::{connect_checked, lock_holder, shown, socket_path};
+use crate::endpoint::{connect_checked, shown, socket_path};
 use crate::error::CliError;
+use crate::locks;
 
 /// What the kernel adds to the name of a program that was replaced or removed since it was started (proc(5)).
 const DELETED: &str = " (deleted)";
@@ -20,7 +21,7 @@ pub(crate) async fn explained(context: &Context<'_>, error: CliError) -> CliErro
     let (Some(why), Ok(socket)) = (&error.unanswered, socket_path(context)) else { return error };
     // A daemon has these beside the socket that goes with its lock.
     let is_beside = socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) || is_read_only(&socket);
-    if is_beside || lock_holder(&socket).is_some() {
+    if is_beside || locks::holder(&socket).is_some() {
         return error;
     }
     let Ok(stream) = connect_checked(&socket).await else { return error };

@@ -86,7 +86,7 @@ fn fifty_at_once_start_one_daemon() {
     assert_eq!(std::fs::read_to_string(home.join("log")).unwrap(), "--daemonize\n");
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&home.join("run/occ")), 0o700);
-    assert_eq!(mode(&home.join("run/occ/start.lock")), 0o600);
+    assert_eq!(mode(&home.join(".local/state/occ/start.lock")), 0o600);
 }
 
 #[test]

@@ -83,9 +83,10 @@ pub(crate) fn copy_aside(path: &Path) -> io::Result<()> {
     std::fs::copy(path, aside(path)).map(drop)
 }
 
-/// Returns whether a file is one that was moved out of the way.
+/// Returns whether a file is one that was moved out of the way, by a daemon or as occ's hints have it.
 pub(crate) fn is_aside(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().ends_with(DAMAGED.as_bytes())
+    let path = path.as_os_str().as_encoded_bytes();
+    path.ends_with(DAMAGED.as_bytes()) || path.ends_with(b".old")
 }
 
 fn aside(path: &Path) -> PathBuf {

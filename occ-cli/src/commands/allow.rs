@@ -1,8 +1,8 @@
 //! `occ allow`: what a project's `.occ.toml` says counts from now on, or no more.
 
 use crate::cli::AllowArgs;
-use crate::endpoint;
 use crate::error::CliError;
+use crate::locks;
 use crate::project::Project;
 
 use super::Context;
@@ -14,7 +14,7 @@ pub(crate) fn run(context: &Context<'_>, args: &AllowArgs) -> Result<u8, CliErro
         return Err(CliError::usage("There is no .occ.toml here, nor in a directory above.")
             .hint("echo 'host = \"NAME\"' > .occ.toml; occ allow"));
     };
-    endpoint::refuse_as_root()?;
+    locks::refuse_as_root()?;
     project.allow(!args.remove)?;
     if ui.json {
         let wishes = &project.wishes;

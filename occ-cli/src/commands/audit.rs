@@ -20,6 +20,7 @@ use crate::client::{Client, segment};
 use crate::endpoint;
 use crate::error::{ABSENT, CliError};
 use crate::lines::Lines;
+use crate::locks;
 use crate::output::Ui;
 use crate::stranger;
 use crate::target::Target;
@@ -43,7 +44,7 @@ pub(crate) async fn run(context: &Context<'_>, args: &AuditArgs) -> Result<u8, C
     let socket = endpoint::socket_path(context)?;
     let is_narrow = is_narrow(&socket);
     // To connect to a socket of systemd's would start a daemon.
-    if is_narrow || endpoint::lock_holder(&socket).is_some() {
+    if is_narrow || locks::holder(&socket).is_some() {
         let client = match autostart::connect(context, Start::Never).await {
             Ok(found) => Some(Client::of(found, ui)),
             Err(error) if error.code == ABSENT && !is_narrow => None,

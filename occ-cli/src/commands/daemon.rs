@@ -20,6 +20,7 @@ use crate::duration::{seconds_between, two_units};
 use crate::endpoint::{self, lasting_socket, socket_path};
 use crate::error::{ABSENT, CliError, DAEMON};
 use crate::hint::wake_or_kill;
+use crate::locks::{self, Turn};
 use crate::start_check;
 use crate::unit;
 use crate::versions;
@@ -50,7 +51,7 @@ pub(crate) async fn run(context: &Context<'_>, command: &DaemonCommand) -> Resul
 
 /// Becomes occd; returns the error if that fails.
 fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
-    endpoint::refuse_as_root()?;
+    locks::refuse_as_root()?;
     let program = occd_program();
     let mut command = std::process::Command::new(&program);
     if context.socket.is_some() {
@@ -61,7 +62,7 @@ fn foreground(context: &Context<'_>) -> Result<CliError, CliError> {
 
 async fn start(context: &Context<'_>) -> Result<u8, CliError> {
     let socket = socket_path(context)?;
-    let before = endpoint::lock_holder(&socket);
+    let before = locks::holder(&socket);
     let by_systemd =
         before.is_none() && autostart::units(context).await.is_some_and(|units| units.listens);
     let found = autostart::connect(context, Start::Asked).await?;
@@ -151,13 +152,15 @@ pub(super) async fn start_anew(
     if let Some((why, cure)) = start_check::cannot_start(context, &socket, RESTART).await {
         return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
     }
-    if let Some((why, cure)) = endpoint::unusable_lock(&socket, RESTART) {
+    if let Some((why, cure)) = locks::unusable(&socket, RESTART) {
         return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
     }
-    endpoint::refuse_as_root()?;
+    // Nobody starts one in between, in another place.
+    let turn = locks::turn().await?;
+    let socket = lasting_socket(context)?;
     let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {
-        let old = endpoint::lock_holder(&socket);
+        let old = locks::holder(&socket);
         // systemd holds its socket meanwhile, where it has one: whoever comes waits.
         let told = unit::tell(&["restart", unit::UNIT]).await;
         told.map_err(|why| CliError::daemon(format!("systemd could not restart occd: {why}")))?;
@@ -165,16 +168,20 @@ pub(super) async fn start_anew(
     } else {
         end(context).await?.pid
     };
-    start_at(context, &socket).await?;
-    Ok((old, endpoint::lock_holder(&socket)))
+    start_at(context, &socket, &turn).await?;
+    Ok((old, locks::holder(&socket)))
 }
 
 /// Starts a daemon where the one before it was, which may not be the usual place here: what leads to its sockets stays.
-pub(super) async fn start_at(context: &Context<'_>, socket: &Path) -> Result<(), CliError> {
+pub(super) async fn start_at(
+    context: &Context<'_>,
+    socket: &Path,
+    turn: &Turn,
+) -> Result<(), CliError> {
     let is_usual = socket_path(context)? == socket;
     let there = Context::plain(context.ui, Some(socket.to_owned()));
     let context = if is_usual { context } else { &there };
-    autostart::connect(context, Start::Asked).await.map(drop)
+    autostart::start_in_turn(context, Start::Asked, turn).await.map(drop)
 }
 
 /// Refuses to stop a daemon by the socket of those who only look.
@@ -192,14 +199,14 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
     refuse_read_only(&socket)?;
     let units = autostart::units(context).await.unwrap_or_default();
     if units.active || units.listens {
-        let pid = endpoint::lock_holder(&socket);
+        let pid = locks::holder(&socket);
         // The socket first, or somebody could have the daemon started again.
         let which = [(units.listens, unit::SOCKET), (units.active, unit::UNIT)];
         let which = which.into_iter().filter(|(active, _)| *active).map(|(_, name)| name);
         let told = unit::tell(&std::iter::once("stop").chain(which).collect::<Vec<_>>()).await;
         told.map_err(|why| CliError::daemon(format!("systemd could not stop occd: {why}")))?;
         // The daemon may be another one, that systemd did not start.
-        let next = endpoint::lock_holder(&socket);
+        let next = locks::holder(&socket);
         if next.is_none() || next != pid {
             return Ok(Stopped { pid, next });
         }
@@ -208,7 +215,7 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
         Ok(found) => found,
         // Whatever has the place of its socket, it is known by its lock.
         Err(error) if error.code == ABSENT || endpoint::displaced(&socket).is_some() => {
-            return match endpoint::lock_holder(&socket) {
+            return match locks::holder(&socket) {
                 Some(pid) => terminate(pid, &socket).await,
                 None => Ok(Stopped { pid: None, next: None }),
             };
@@ -220,7 +227,7 @@ async fn end(context: &Context<'_>) -> Result<Stopped, CliError> {
         .peer_cred()
         .map_err(|error| CliError::daemon(format!("occd's process cannot be told: {error}")))?;
     // Whoever holds the lock and the socket is the daemon, whatever it answers and in which version.
-    if let Some(pid) = endpoint::lock_holder(&socket).filter(|pid| Some(*pid) == peer.pid()) {
+    if let Some(pid) = locks::holder(&socket).filter(|pid| Some(*pid) == peer.pid()) {
         return terminate(pid, &socket).await;
     }
     let version: Version = Client::of(found, context.ui).get("/v1/version").await?.parse()?;
@@ -246,7 +253,7 @@ async fn terminate(pid: i32, socket: &Path) -> Result<Stopped, CliError> {
     kill_process(process, Signal::TERM)
         .map_err(|error| CliError::failed(format!("occd (process {pid}): {error}")))?;
     gone(pid, socket).await?;
-    let next = endpoint::lock_holder(socket).or(listener(socket).await);
+    let next = locks::holder(socket).or(listener(socket).await);
     Ok(Stopped { pid: Some(pid), next })
 }
 
@@ -254,7 +261,7 @@ async fn terminate(pid: i32, socket: &Path) -> Result<Stopped, CliError> {
 pub(super) async fn gone(pid: i32, socket: &Path) -> Result<(), CliError> {
     let gone = async {
         // Only when it has let go of its lock can another one start.
-        while endpoint::lock_holder(socket) == Some(pid)
+        while locks::holder(socket) == Some(pid)
             || listener(socket).await == Some(pid)
             || is_running(pid)
         {
@@ -302,7 +309,7 @@ async fn listener(socket: &Path) -> Option<i32> {
 
 /// Tells of a daemon that runs on another socket. Returns whether there is one.
 fn tell_elsewhere(context: &Context<'_>) -> Result<bool, CliError> {
-    let Some((text, hint)) = endpoint::elsewhere(&socket_path(context)?) else {
+    let Some((text, hint)) = locks::elsewhere(&socket_path(context)?) else {
         return Ok(false);
     };
     context.ui.note(&format!("{text}\nhint: {hint}"));
@@ -312,7 +319,7 @@ fn tell_elsewhere(context: &Context<'_>) -> Result<bool, CliError> {
 async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     let socket = lasting_socket(context)?;
     // To connect would start it.
-    if endpoint::lock_holder(&socket).is_none()
+    if locks::holder(&socket).is_none()
         && autostart::units(context).await.is_some_and(|units| units.listens)
     {
         if context.ui.json {
@@ -330,7 +337,7 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     match autostart::connect(context, Start::Never).await {
         Ok(found) => describe(context, found).await,
         Err(error) if error.code == ABSENT => {
-            if let Some(pid) = endpoint::lock_holder(&socket) {
+            if let Some(pid) = locks::holder(&socket) {
                 let text = format!(
                     "occd (process {pid}) runs, but its socket {} is gone: it is just ending, or somebody removed it.",
                     shown(&socket)

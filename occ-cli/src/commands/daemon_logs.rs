@@ -15,6 +15,7 @@ use crate::autostart;
 use crate::cli::DaemonLogsArgs;
 use crate::endpoint;
 use crate::error::CliError;
+use crate::locks;
 use crate::output::write_stdout;
 use crate::unit::UNIT;
 
@@ -84,7 +85,7 @@ pub(super) async fn run(context: &Context<'_>, args: &DaemonLogsArgs) -> Result<
 /// Returns what to say where there is no log. A daemon that runs may have been told to log to where nobody finds it.
 fn no_file(context: &Context<'_>, path: &Path) -> Result<CliError, CliError> {
     let path = shown(path);
-    Ok(match endpoint::lock_holder(&endpoint::socket_path(context)?) {
+    Ok(match locks::holder(&endpoint::socket_path(context)?) {
         Some(pid) => CliError::failed(format!(
             "There is no {path}: occd (process {pid}) logs to its standard error, or the file was removed and comes \
              back with the next line."
@@ -128,7 +129,7 @@ fn print(lines: &[Vec<u8>]) -> Result<(), CliError> {
 /// Returns where the daemon that runs logs to; where none runs, the one that would be started.
 async fn source(context: &Context<'_>) -> Result<Source, CliError> {
     let units = autostart::units(context).await.unwrap_or_default();
-    let of_systemd = match endpoint::lock_holder(&endpoint::socket_path(context)?) {
+    let of_systemd = match locks::holder(&endpoint::socket_path(context)?) {
         Some(pid) => units.main_pid == Some(pid),
         None => units.installed,
     };

@@ -17,6 +17,7 @@ use super::Context;
 use crate::autostart;
 use crate::endpoint;
 use crate::error::CliError;
+use crate::locks;
 use crate::output::removal;
 use crate::unit;
 
@@ -97,7 +98,7 @@ struct Done {
 }
 
 pub(super) async fn install(context: &Context<'_>, xdg: bool) -> Result<u8, CliError> {
-    endpoint::refuse_as_root()?;
+    locks::refuse_as_root()?;
     let places = Places::new()?;
     let program = program()?;
     // Nothing is written where it cannot be written whole.
@@ -178,7 +179,7 @@ async fn systemd(context: &Context<'_>, done: &mut Done, xdg: bool) -> Result<()
     done.enabled = true;
     done.lines.push("systemd starts it at your login, and for whoever uses its socket.".to_owned());
     // Its own socket would be taken from it, and what is open would end.
-    let running = endpoint::lock_holder(&endpoint::socket_path(context)?);
+    let running = locks::holder(&endpoint::socket_path(context)?);
     match running {
         Some(pid) if units.main_pid != Some(pid) => {
             let line =
@@ -255,7 +256,7 @@ pub(super) async fn uninstall(context: &Context<'_>) -> Result<u8, CliError> {
     if context.ui.json {
         return Ok(0);
     }
-    let running = endpoint::lock_holder(&endpoint::socket_path(context)?);
+    let running = locks::holder(&endpoint::socket_path(context)?);
     for path in &ours {
         context.ui.say(&format!("Removed {}", places.shown(path)))?;
     }

@@ -19,6 +19,7 @@ use crate::cli::{Cli, Command};
 use crate::client::{Client, segment};
 use crate::endpoint;
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE, DAEMON_UNREACHABLE};
+use crate::locks;
 use crate::output::Ui;
 use crate::versions;
 
@@ -87,9 +88,8 @@ pub(crate) async fn too_old(client: &Client) -> Option<CliError> {
 
 /// Returns what is to be said.
 async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, CliError> {
-    let socket = endpoint::socket_path(context)?;
     // Somebody else's daemon, as it were.
-    if socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) {
+    if endpoint::socket_path(context)?.file_name() == Some(OsStr::new(GRANT_SOCKET)) {
         return Ok(None);
     }
     let older = format!("occd {other} is older than occ {OWN}");
@@ -113,7 +113,10 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
              hint: install occd {OWN} beside occ, then occ daemon restart"
         )));
     }
-    let Some(pid) = endpoint::lock_holder(&socket) else { return Ok(None) };
+    // Nobody starts another one in between, in another place.
+    let turn = locks::turn().await?;
+    let socket = endpoint::socket_path(context)?;
+    let Some(pid) = locks::holder(&socket) else { return Ok(None) };
     let asked = async {
         let client = Client::open(context, Start::Never).await?;
         let path = format!("/v1/hand-over?version={}", segment(other));
@@ -136,7 +139,7 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
         )));
     }
     daemon::gone(pid, &socket).await?;
-    daemon::start_at(context, &socket).await?;
+    daemon::start_at(context, &socket, &turn).await?;
     Ok(Some(format!("occd {other} was older than occ {OWN}: started anew.")))
 }
 

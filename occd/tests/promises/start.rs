@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use occ_proto::{Code, Problem};
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::DaemonRig;
 use testkit::daemon::{Output, client_binary};
 use testkit::proc::{Process, Signal};
@@ -175,7 +175,7 @@ fn what_is_remembered_and_closed_to_this_user_is_not_taken_for_damaged() {
 #[test]
 fn a_lock_of_whoever_starts_that_cannot_be_opened_is_told() {
     let rig = DaemonRig::new();
-    let dir = rig.socket().parent().unwrap().to_owned();
+    let dir = rig.paths().state_dir().unwrap();
     DirBuilder::new().mode(0o700).recursive(true).create(&dir).unwrap();
     let lock = dir.join("start.lock");
     fs::write(&lock, "").unwrap();
@@ -257,6 +257,52 @@ fn clients_with_a_runtime_directory_and_without_start_one_daemon() {
 }
 
 #[test]
+fn a_restart_keeps_the_socket_whoever_comes_meanwhile() {
+    let rig = DaemonRig::new();
+    let own = rig.root().join("own/occd.sock");
+    let occ = |place: usize, args: &[&str]| {
+        let mut occ = rig.occ(args);
+        match place {
+            0 => _ = occ.env_remove("XDG_RUNTIME_DIR"),
+            1 => {}
+            _ => _ = occ.env("OCC_SOCKET", &own),
+        }
+        occ
+    };
+    // From a login, by cron, and with a socket that somebody chose.
+    for (first, second) in [(1, 0), (0, 1), (2, 0), (2, 1)] {
+        let status = |place| {
+            let status = output(&mut occ(place, &["daemon", "status", "--json"])).stdout;
+            let status: Value = serde_json::from_str(&status).unwrap();
+            (status["socket"].clone(), status["pid"].clone())
+        };
+        assert_eq!(output(&mut occ(first, &["daemon", "start"])).code(), 0);
+        let (socket, mut pid) = status(first);
+        std::thread::scope(|scope| {
+            let (done, is_done) = std::sync::mpsc::channel::<()>();
+            let clients = scope.spawn(move || {
+                let (mut count, going) = (0, std::sync::mpsc::TryRecvError::Empty);
+                while count == 0 || is_done.try_recv() == Err(going) {
+                    let listed = output(&mut occ(second, &["host", "list"]));
+                    assert_eq!(listed.code(), 0, "{listed:?}");
+                    count += 1;
+                }
+            });
+            for _ in 0..4 {
+                let restarted = output(&mut occ(second, &["daemon", "restart"]));
+                assert!(restarted.stdout.starts_with("occd restarted"), "{restarted:?}");
+                let before = std::mem::replace(&mut pid, status(first).1);
+                assert_eq!(status(second), (socket.clone(), pid.clone()));
+                assert_ne!(pid, before);
+            }
+            drop(done);
+            clients.join().unwrap();
+        });
+        assert_eq!(output(&mut occ(first, &["daemon", "stop"])).code(), 0);
+    }
+}
+
+#[test]
 fn a_daemon_that_has_lost_the_directory_of_its_socket_is_replaced_as_is_said() {
     let rig = DaemonRig::new();
     for command in ["restart", "stop"] {
@@ -292,7 +338,7 @@ fn a_restart_that_could_not_start_leaves_the_daemon_that_works() {
     let rig = DaemonRig::new();
     rig.occ_ok(&["daemon", "start"]);
     let before = rig.occ_ok(&["daemon", "status", "--json"]);
-    let lock = rig.socket().with_file_name("start.lock");
+    let lock = rig.paths().state_dir().unwrap().join("start.lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
     let cure = format!("mv {0} {0}.old, then: occ daemon restart", lock.display());

@@ -20,6 +20,7 @@ use crate::duration::{seconds_between, two_units};
 use crate::endpoint;
 use crate::error::{ABSENT, CliError, DAEMON_INCOMPATIBLE};
 use crate::hint::{self, denied, exposed, shell_word};
+use crate::locks;
 use crate::start_check;
 use crate::stranger;
 use crate::versions::{remedy, too_old};
@@ -37,7 +38,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
         Err(error) if error.code == ABSENT => {
-            if let Some(pid) = endpoint::lock_holder(&socket) {
+            if let Some(pid) = locks::holder(&socket) {
                 let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
                 return vec![Finding::failed("daemon", text, "occ daemon restart")];
             }
@@ -49,9 +50,12 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
                 ""
             };
             let text = format!("not running (socket {shown}){left}");
-            let forbidden = std::env::var_os("OCC_NO_AUTOSTART")
-                .is_some_and(|value| !value.is_empty() && value != "0");
-            if let Some((why, cure)) = endpoint::unusable_lock(&socket, START) {
+            if let Err(error) = locks::refuse_as_root() {
+                let hint = error.hint.unwrap_or_default();
+                let text = format!("{text}; occ would not start it: {}", error.message);
+                return vec![Finding::failed("daemon", text, hint)];
+            }
+            if let Some((why, cure)) = locks::unusable(&socket, START) {
                 let text = format!("{text}; occ would not start it: {why}");
                 return vec![Finding::failed("daemon", text, cure)];
             }
@@ -59,7 +63,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
                 let text = format!("{text}; it would not start: {why}");
                 return vec![Finding::failed("daemon", text, hint)];
             }
-            return vec![match forbidden {
+            return vec![match autostart::is_forbidden() {
                 true => Finding::warning(
                     "daemon",
                     format!("{text}; OCC_NO_AUTOSTART keeps occ from starting it"),
@@ -81,7 +85,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     }
     let mut findings = vec![socket_mode(&socket)];
     // It takes neither again, but the next one does.
-    if let Some((why, cure)) = endpoint::unusable_lock(&socket, RESTART) {
+    if let Some((why, cure)) = locks::unusable(&socket, RESTART) {
         findings.push(Finding::failed(
             "socket",
             format!("{why}: the next occd cannot be started"),
@@ -228,7 +232,7 @@ fn told(warning: &str) -> Finding {
 /// Returns that the daemon has its files elsewhere than where they are looked at here.
 fn of_another_home(version: &Version) -> Option<Finding> {
     let env = Env::from_process();
-    let holder = endpoint::holder_of_state(&env).and_then(|(pid, _)| u32::try_from(pid).ok());
+    let holder = locks::holder_of_state(&env).and_then(|(pid, _)| u32::try_from(pid).ok());
     if holder == Some(version.pid) {
         return None;
     }

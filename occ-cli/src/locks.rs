@@ -1,0 +1,165 @@
+//! The locks of the daemon and of whoever starts it.
+//!
+//! A daemon holds one beside its socket and one in this user's state, `occd.lock`: it is known by them also where nobody
+//! reaches it. Who starts, or replaces, one holds `start.lock` meanwhile. That is one for each state, as the daemon is,
+//! whatever the socket: an `occ` that looks for it elsewhere, as without XDG_RUNTIME_DIR, starts none beside it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use occ_proto::paths::Env;
+use rustix::fs::{Access, FlockOperation, OFlags, access, flock};
+
+use crate::autostart::START;
+use crate::endpoint::{directory, shown};
+use crate::error::CliError;
+use crate::hint::{and_then, shell_word, ways_to};
+
+/// The lock of whoever starts a daemon.
+const START_LOCK: &str = "start.lock";
+
+/// The right to start a daemon, or to replace the one there is, which one `occ` has at a time. It ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// Nothing where the state has no place for it: an occd that has none there either says so.
+    _lock: Option<File>,
+}
+
+/// Waits until it is our turn to start a daemon. Where it is may be another place then: whoever was before us may have
+/// started it.
+pub(crate) async fn turn() -> Result<Turn, CliError> {
+    refuse_as_root()?;
+    let Some(path) = start_lock() else { return Ok(Turn { _lock: None }) };
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(directory(&path));
+    let lock = match made.and_then(|()| open(&path, true)) {
+        Ok(lock) => lock,
+        Err(error) => {
+            return match cure_of_lock(&path, START) {
+                Some(cure) => Err(cannot_be_opened(&path, &error).hint(cure)),
+                None => Ok(Turn { _lock: None }),
+            };
+        }
+    };
+    // Who has it stops a daemon and starts one, and both have their limits: this ends.
+    let locked = tokio::task::spawn_blocking(|| {
+        loop {
+            match flock(&lock, FlockOperation::LockExclusive) {
+                Err(rustix::io::Errno::INTR) => {}
+                done => return done.map(|()| lock),
+            }
+        }
+    });
+    // Not every file system has locks.
+    Ok(Turn { _lock: locked.await.ok().and_then(Result::ok) })
+}
+
+/// Returns the lock of whoever starts a daemon.
+fn start_lock() -> Option<PathBuf> {
+    Env::from_process().state_dir().ok().map(|state| state.join(START_LOCK))
+}
+
+/// Refuses to start a daemon as root whose files would lie in what is another user's, as with `sudo` that keeps HOME: that user
+/// could not use them afterwards.
+pub(crate) fn refuse_as_root() -> Result<(), CliError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let env = Env::from_process();
+    for dir in [env.state_dir(), env.config_dir()].into_iter().flatten() {
+        let there = dir.ancestors().find_map(|place| Some((place, place.metadata().ok()?.uid())));
+        // One that is closed to root as well is told as that.
+        if let Some((place, owner)) = there.filter(|(_, owner)| *owner != 0)
+            && access(place, Access::WRITE_OK).is_ok()
+        {
+            return Err(CliError::daemon(format!(
+                "{} belongs to user {owner}, who could not use what root leaves there.",
+                shown(place)
+            ))
+            .hint("run it as that user, without sudo, or with root's own HOME: sudo -H"));
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path, make: bool) -> io::Result<File> {
+    // A named pipe without a writer does not hang the opening.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(make)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+/// Returns what to do about something in the lock's place that cannot be opened. In a directory of ours it is ours to move, and
+/// nothing is in it.
+fn cure_of_lock(path: &Path, then: &str) -> Option<String> {
+    path.symlink_metadata().ok()?;
+    let word = shell_word(&path.to_string_lossy());
+    Some(and_then(format!("mv {word} {word}.old"), then))
+}
+
+/// Returns why a lock that a start takes cannot be had, the starter's or the daemon's, and what to do. `then` starts it.
+pub(crate) fn unusable(socket: &Path, then: &str) -> Option<(String, String)> {
+    [start_lock(), Some(lock_of(socket))].iter().flatten().find_map(|path| {
+        let cure = cure_of_lock(path, then)?;
+        let error = open(path, false).err()?;
+        Some((cannot_be_opened(path, &error).message, cure))
+    })
+}
+
+fn cannot_be_opened(path: &Path, error: &io::Error) -> CliError {
+    CliError::daemon(format!("{} cannot be opened: {error}", shown(path)))
+}
+
+/// Returns the lock of the daemon that has that socket.
+fn lock_of(socket: &Path) -> PathBuf {
+    socket.with_extension("lock")
+}
+
+/// Returns whether a daemon has that socket.
+pub(crate) fn is_had(socket: &Path) -> bool {
+    held(&lock_of(socket)).is_some()
+}
+
+/// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file, or the directory with
+/// the lock that is beside it.
+pub(crate) fn holder(socket: &Path) -> Option<i32> {
+    let beside = held(&lock_of(socket)).and_then(|text| text.trim().parse().ok());
+    beside.or_else(|| {
+        let (pid, serves) = holder_of_state(&Env::from_process())?;
+        (serves == socket).then_some(pid)
+    })
+}
+
+/// Returns the process of the daemon that has this user's state, and its socket, as it wrote them.
+pub(crate) fn holder_of_state(env: &Env) -> Option<(i32, PathBuf)> {
+    let text = held(&env.state_dir().ok()?.join("occd.lock"))?;
+    let (pid, socket) = text.trim_end().split_once('\n')?;
+    Some((pid.trim().parse().ok()?, PathBuf::from(socket)))
+}
+
+/// Returns where a daemon of ours serves that has another socket, and what to do about it.
+pub(crate) fn elsewhere(socket: &Path) -> Option<(String, String)> {
+    let (pid, other) = holder_of_state(&Env::from_process())?;
+    (other != socket).then(|| {
+        let other = shown(&other);
+        let text = format!("Another occd (process {pid}) runs on the socket {other}.");
+        (text, ways_to(&other))
+    })
+}
+
+/// Returns what is written in a lock that somebody holds. What is in one that nobody holds is a process that is gone.
+fn held(lock: &Path) -> Option<String> {
+    // A named pipe without a writer does not hang the opening.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(lock).ok()?;
+    let free = flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+    let mut text = String::new();
+    (!free && io::Read::read_to_string(&mut file, &mut text).is_ok()).then_some(text)
+}
