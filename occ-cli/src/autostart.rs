@@ -310,8 +310,7 @@ async fn until_ready(child: &mut Child) -> Result<(), CliError> {
     } else if let Some(dir) = state_dir().filter(|dir| reason.contains(dir)) {
         error.hint(format!("look at the permissions and the free space of {dir}"))
     } else if reason.contains("already running") {
-        // It has lost its socket.
-        error.hint("occ daemon stop ends it")
+        error.hint(format!("its socket is gone: {RESTART}"))
     } else {
         error.hint(SHOWS)
     })

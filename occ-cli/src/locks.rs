@@ -6,11 +6,12 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use occ_proto::paths::Env;
 use rustix::fs::{Access, FlockOperation, OFlags, access, flock};
+use rustix::process::geteuid;
 
 use crate::autostart::START;
 use crate::endpoint::{directory, shown};
@@ -19,6 +20,9 @@ use crate::hint::{and_then, shell_word, ways_to};
 
 /// The lock of whoever starts a daemon.
 const START_LOCK: &str = "start.lock";
+
+/// What to do where root would leave its files in another user's place.
+const NOT_AS_ROOT: &str = "run it as that user, without sudo, or with root's own HOME: sudo -H";
 
 /// The right to start a daemon, or to replace the one there is, which one `occ` has at a time. It ends when it is dropped.
 #[derive(Debug)]
@@ -63,24 +67,21 @@ fn start_lock() -> Option<PathBuf> {
 /// Refuses to start a daemon as root whose files would lie in what is another user's, as with `sudo` that keeps HOME: that user
 /// could not use them afterwards.
 pub(crate) fn refuse_as_root() -> Result<(), CliError> {
-    if !rustix::process::geteuid().is_root() {
+    if !geteuid().is_root() {
         return Ok(());
     }
-    let env = Env::from_process();
-    for dir in [env.state_dir(), env.config_dir()].into_iter().flatten() {
-        let there = dir.ancestors().find_map(|place| Some((place, place.metadata().ok()?.uid())));
-        // One that is closed to root as well is told as that.
-        if let Some((place, owner)) = there.filter(|(_, owner)| *owner != 0)
-            && access(place, Access::WRITE_OK).is_ok()
-        {
-            return Err(CliError::daemon(format!(
+    // One that is closed to root as well is told as that.
+    let is_open = |(place, _): &(PathBuf, u32)| access(place, Access::WRITE_OK).is_ok();
+    match Env::from_process().of_others(0).find(is_open) {
+        Some((place, owner)) => {
+            let text = format!(
                 "{} belongs to user {owner}, who could not use what root leaves there.",
-                shown(place)
-            ))
-            .hint("run it as that user, without sudo, or with root's own HOME: sudo -H"));
+                shown(&place)
+            );
+            Err(CliError::daemon(text).hint(NOT_AS_ROOT))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn open(path: &Path, make: bool) -> io::Result<File> {
@@ -142,6 +143,14 @@ pub(crate) fn holder_of_state(env: &Env) -> Option<(i32, PathBuf)> {
     let text = held(&env.state_dir().ok()?.join("occd.lock"))?;
     let (pid, socket) = text.trim_end().split_once('\n')?;
     Some((pid.trim().parse().ok()?, PathBuf::from(socket)))
+}
+
+/// Returns the process of a daemon that has that socket and not this user's state, and where this is.
+pub(crate) fn holder_with_other_state(socket: &Path) -> Option<(i32, PathBuf)> {
+    let env = Env::from_process();
+    let pid = held(&lock_of(socket))?.trim().parse().ok()?;
+    let is_ours = holder_of_state(&env).is_some_and(|(holder, _)| holder == pid);
+    if is_ours { None } else { Some((pid, env.state_dir().ok()?)) }
 }
 
 /// Returns where a daemon of ours serves that has another socket, and what to do about it.

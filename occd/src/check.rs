@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use occ_proto::paths::Env;
 use rustix::fs::{Access, access};
+use rustix::process::geteuid;
 
 use crate::config::ConfigFile;
 use crate::daemon::{self, StartError};
@@ -20,6 +21,7 @@ pub fn check(
     socket: Option<&Path>,
 ) -> Result<(), StartError> {
     env.home("ssh keys and known_hosts")?;
+    refuse_as_root(env)?;
     ConfigFile::of(env, system_policy)?.load()?;
     let state = env.state_dir()?;
     daemon::check_state_dir(&state)?;
@@ -36,6 +38,19 @@ pub fn check(
         return Err(StartError::StateInUse { path: state, pid, socket });
     }
     Ok(())
+}
+
+/// Refuses to run as root on what is another user's, as with `sudo` that keeps HOME.
+pub(crate) fn refuse_as_root(env: &Env) -> Result<(), StartError> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    // One that is closed to root as well is told as that.
+    let is_open = |(place, _): &(PathBuf, u32)| access(place, Access::WRITE_OK).is_ok();
+    match env.of_others(0).find(is_open) {
+        Some((path, owner)) => Err(StartError::OfAnother { path, owner }),
+        None => Ok(()),
+    }
 }
 
 /// Returns why nothing could be made in a directory, which may itself have to be made first.

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App, AtWork, Changing, Measured, Once, PastOperations, Streams, Turns};
 use crate::audit;
+use crate::check::refuse_as_root;
 use crate::config::{Config, ConfigError, ConfigFile, LiveConfig, Stamps};
 use crate::container::{DockerSockets, Operations, Sandboxes};
 use crate::events::{Changes, Events};
@@ -88,6 +89,16 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Run by root, it would leave files there that the user cannot use.
+    #[error(
+        "{} belongs to user {owner}, who could not use what root leaves there: run it as that user, without sudo, or with root's own HOME (sudo -H)", .path.display()
+    )]
+    OfAnother {
+        /// Whose directory it is, or the nearest one above that is there.
+        path: PathBuf,
+        /// The user's number.
+        owner: u32,
+    },
     /// Another daemon, on another socket, uses the state directory.
     #[error("another occd ({}) uses the state directory {}", holder(*.pid, .socket.as_deref()), .path.display())]
     StateInUse {
@@ -151,6 +162,7 @@ impl Daemon {
         given_key: Option<Secret>,
     ) -> Result<Self, StartError> {
         let home = env.home("ssh keys and known_hosts")?.to_owned();
+        refuse_as_root(&env)?;
         let config_file = ConfigFile::of(&env, system_policy)?;
         // A bad file is said before another daemon is disturbed.
         let config_stamp = config_file.stamp();

@@ -1,8 +1,10 @@
 //! Where things are, as pure functions of the environment.
 //!
-//! Both programs compute the same paths from the same variables; nothing here touches the disk.
+//! Both programs compute the same paths from the same variables. Whose they are is the one thing here for which the disk
+//! is looked at.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The policy of this machine's administrator, for all its users. Not to be had by a variable: those are the user's.
@@ -166,6 +168,16 @@ impl Env {
         Ok(match &self.xdg_config_home {
             Some(dir) => dir.join("opencode-cloud"),
             None => self.home("configuration")?.join(".config/opencode-cloud"),
+        })
+    }
+
+    /// Returns which of a daemon's own directories are another user's than `user`, by its number, and whose. Of one that is
+    /// not there yet, the nearest above it counts.
+    pub fn of_others(&self, user: u32) -> impl Iterator<Item = (PathBuf, u32)> {
+        let dirs = [self.state_dir(), self.config_dir()];
+        dirs.into_iter().flatten().filter_map(move |dir| {
+            let owned = |place: &Path| Some((place.to_owned(), place.metadata().ok()?.uid()));
+            dir.ancestors().find_map(owned).filter(|(_, owner)| *owner != user)
         })
     }
 

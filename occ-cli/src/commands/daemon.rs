@@ -155,6 +155,15 @@ pub(super) async fn start_anew(
     if let Some((why, cure)) = locks::unusable(&socket, RESTART) {
         return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
     }
+    if let Some((pid, state)) = locks::holder_with_other_state(&socket) {
+        let text = format!(
+            "occd is not restarted: process {pid} does not have its state in {}: it was started with another HOME or XDG_STATE_HOME, and one from here would have other hosts.",
+            shown(&state)
+        );
+        return Err(CliError::daemon(text).hint(
+            "occ daemon restart where it was started, or occ daemon stop; occ daemon start for one from here",
+        ));
+    }
     // Nobody starts one in between, in another place.
     let turn = locks::turn().await?;
     let socket = lasting_socket(context)?;

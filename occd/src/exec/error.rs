@@ -16,7 +16,7 @@ pub enum ExecError {
     #[error("no session on the host")]
     NoSession(#[source] ChannelError),
     /// The host did not say in time which shell it has. The command was not started.
-    #[error("the host did not say within {} s which shell it has", tenths(*.0))]
+    #[error("the host did not say within {} s which shell it has", tenths(*.0).max(0.1))]
     NoShell(Duration),
     /// The command is longer than a server reads, which would end the connection for all who use it.
     #[error("the command is {length} bytes long, and the server takes {limit} at most")]
@@ -55,7 +55,7 @@ pub enum ExecError {
     #[error("the server ended the session without saying how the command ended")]
     NoExit,
     /// The server did not answer the request.
-    #[error("the server did not say within {} s whether it started the command", tenths(*.after))]
+    #[error("the server did not say within {} s whether it started the command", tenths(*.after).max(0.1))]
     NoAnswer {
         /// How long it had.
         after: Duration,

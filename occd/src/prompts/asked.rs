@@ -132,7 +132,8 @@ impl Questions {
         let answered = async {
             tokio::select! {
                 biased;
-                reply = &mut asked.reply => reply.map_err(|_| NoAnswer::Nobody),
+                // All questions are withdrawn when the daemon stops, and no other is.
+                reply = &mut asked.reply => reply.map_err(|_| NoAnswer::Stopping),
                 // Whoever else waits gets no answer to somebody's question, and can ask anew.
                 () = whom.gone() => Err(NoAnswer::Nobody),
             }

@@ -47,6 +47,17 @@ async fn the_client_that_raised_it_sees_it_first_and_all_after_five_seconds() {
     assert_eq!(questions.open(), None);
 }
 
+#[tokio::test]
+async fn whoever_asks_when_the_daemon_stops_is_told_that() {
+    let prompts = Arc::new(Prompts::default());
+    let ours = client("ours");
+    let questions = Questions::of(Arc::clone(&prompts), &ours);
+    let mut asking = pin!(questions.ask(question("q")));
+    assert!((&mut asking).now_or_never().is_none());
+    prompts.close();
+    assert_eq!(asking.await.unwrap_err(), NoAnswer::Stopping);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_client_that_listens_there_is_nobody() {
     let prompts = Arc::new(Prompts::default());

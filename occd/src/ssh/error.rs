@@ -459,7 +459,8 @@ impl ConnectError {
     /// Returns whether that is all there is to it: nobody who waited then could be asked.
     pub fn asked_nobody(&self) -> bool {
         let error = self.blame().0;
-        matches!(error, Self::Unanswered { why: NoAnswer::Nobody | NoAnswer::Elsewhere, .. })
+        let nobody = [NoAnswer::Nobody, NoAnswer::Elsewhere, NoAnswer::Stopping];
+        matches!(error, Self::Unanswered { why, .. } if nobody.contains(why))
     }
 
     /// Returns whether it is only that the jump host's connection ended: nobody refused anything.
@@ -541,6 +542,7 @@ impl ConnectError {
             Self::Identity(IdentityError::NotInAgent { .. }) => Code::NoIdentity,
             Self::Identity(_) | Self::NoIdentity { is_of_files: true, .. } => Code::IdentityInvalid,
             Self::NoIdentity { .. } => Code::NoIdentity,
+            Self::Unanswered { why: NoAnswer::Stopping, .. } => Code::ShuttingDown,
             // Whoever asks again from a terminal is asked.
             Self::Unanswered { why: NoAnswer::Nobody | NoAnswer::Elsewhere, .. } => {
                 Code::InputNeeded

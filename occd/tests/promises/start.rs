@@ -303,6 +303,26 @@ fn a_restart_keeps_the_socket_whoever_comes_meanwhile() {
 }
 
 #[test]
+fn a_restart_replaces_no_daemon_of_another_home() {
+    let rig = DaemonRig::new();
+    rig.occ_ok(&["daemon", "start"]);
+    let before = rig.occ_ok(&["daemon", "status", "--json"]);
+    let home = rig.root().join("other");
+    fs::create_dir(&home).unwrap();
+    let elsewhere = |args: &[&str]| {
+        let mut occ = rig.occ(args);
+        output(occ.env("HOME", &home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME"))
+    };
+    told(&elsewhere(&["daemon", "restart"]), "another HOME", "occ daemon restart where it was");
+    assert_eq!(rig.occ_ok(&["daemon", "status", "--json"]), before);
+    // Whoever means it can have one from there.
+    assert!(elsewhere(&["daemon", "stop"]).stdout.starts_with("occd stopped"));
+    assert_eq!(elsewhere(&["daemon", "start"]).code(), 0);
+    assert!(elsewhere(&["daemon", "restart"]).stdout.starts_with("occd restarted"));
+    assert!(elsewhere(&["daemon", "stop"]).stdout.starts_with("occd stopped"));
+}
+
+#[test]
 fn a_daemon_that_has_lost_the_directory_of_its_socket_is_replaced_as_is_said() {
     let rig = DaemonRig::new();
     for command in ["restart", "stop"] {
@@ -370,6 +390,11 @@ fn root_starts_no_daemon_in_what_is_another_users() {
         told(&rig.run_occ(args), "belongs to user 1", "without sudo");
         assert!(!state.exists() && !rig.socket().exists());
     }
+    let doctor = rig.run_occ(&["doctor"]);
+    assert!(doctor.code() == 1 && doctor.stdout.contains("belongs to user 1"), "{doctor:?}");
+    let occd = output(&mut rig.occd(&[]));
+    assert!(occd.code() == 1 && occd.stderr.contains("without sudo"), "{occd:?}");
+    assert!(!state.exists() && !rig.socket().exists());
     std::os::unix::fs::chown(place, Some(0), None).unwrap();
 }
 

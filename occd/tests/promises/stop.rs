@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use testkit::daemon::Target;
+use testkit::keys::KeyFile;
 use testkit::proc::Signal;
 use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
@@ -68,17 +69,29 @@ fn a_daemon_that_is_stopped_is_not_started_again_by_whoever_is_at_a_question() {
     rig.add_host("h", Target::from(&sshd));
     std::fs::remove_file(rig.home().join(".ssh/known_hosts")).unwrap();
     rig.write_config_toml("[connection]\nstrict_host_key_checking = \"ask\"\n");
-    rig.occ_ok(&["daemon", "start"]);
-    let mut terminal = Terminal::control(&rig.occ(&["exec", "--host", "h", "--", "true"]), "");
-    terminal.wait_for("Trust it (yes/no)");
-    rig.occ_ok(&["daemon", "stop"]);
-    let (screen, code) = terminal.finish();
-    assert_eq!(code, 3, "{screen}");
-    assert!(
-        screen.contains("The command was not started") && !screen.contains("started (socket"),
-        "{screen}"
-    );
-    assert_eq!(rig.run_occ(&["daemon", "status"]).code(), 3);
+    let locked = KeyFile::generate_with(rig.root().join("key"), "ed25519", "secret").path;
+    let key = locked.to_str().unwrap();
+    let address = format!("127.0.0.1:{}", Target::from(&sshd).port);
+    let commands: [(&[&str], &str, &str); 3] = [
+        (
+            &["exec", "--host", "h", "--", "true"],
+            "Trust it (yes/no)",
+            "The command was not started",
+        ),
+        (&["unlock", key], "Passphrase for", "occd stopped before anybody answered"),
+        (&["host", "add", "new", &address], "Trust it (yes/no)", ""),
+    ];
+    for (args, question, told) in commands {
+        rig.occ_ok(&["daemon", "start"]);
+        let mut terminal = Terminal::control(&rig.occ(args), "");
+        terminal.wait_for(question);
+        rig.occ_ok(&["daemon", "stop"]);
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 3, "{screen}");
+        assert!(screen.contains(told) && !screen.contains("started (socket"), "{screen}");
+        assert!(!screen.contains("nobody to ask"), "{screen}");
+        assert_eq!(rig.run_occ(&["daemon", "status"]).code(), 3);
+    }
 }
 
 #[test]
