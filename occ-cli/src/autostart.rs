@@ -110,7 +110,7 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         let message = format!("occd is not running (socket {}).", shown(&socket));
         return Err(CliError::absent(message).hint("occ daemon start"));
     }
-    let turn = locks::turn().await?;
+    let turn = locks::turn(context.ui).await?;
     start_in_turn(context, start, &turn).await
 }
 

@@ -5,11 +5,13 @@
 //! whatever the socket: an `occ` that looks for it elsewhere, as without XDG_RUNTIME_DIR, starts none beside it.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use occ_proto::paths::Env;
+use occ_proto::text::sanitize;
 use rustix::fs::{Access, FlockOperation, OFlags, access, flock};
 use rustix::process::geteuid;
 
@@ -17,9 +19,13 @@ use crate::autostart::START;
 use crate::endpoint::{directory, shown};
 use crate::error::CliError;
 use crate::hint::{and_then, shell_word, ways_to};
+use crate::output::Ui;
 
 /// The lock of whoever starts a daemon.
 const START_LOCK: &str = "start.lock";
+
+/// How long whoever waits for a turn says nothing.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What to do where root would leave its files in another user's place.
 const NOT_AS_ROOT: &str = "run it as that user, without sudo, or with root's own HOME: sudo -H";
@@ -33,7 +39,7 @@ pub(crate) struct Turn {
 
 /// Waits until it is our turn to start a daemon. Where it is may be another place then: whoever was before us may have
 /// started it.
-pub(crate) async fn turn() -> Result<Turn, CliError> {
+pub(crate) async fn turn(ui: &Ui) -> Result<Turn, CliError> {
     refuse_as_root()?;
     let Some(path) = start_lock() else { return Ok(Turn { _lock: None }) };
     let made = DirBuilder::new().mode(0o700).recursive(true).create(directory(&path));
@@ -47,7 +53,7 @@ pub(crate) async fn turn() -> Result<Turn, CliError> {
         }
     };
     // Who has it stops a daemon and starts one, and both have their limits: this ends.
-    let locked = tokio::task::spawn_blocking(|| {
+    let mut locking = tokio::task::spawn_blocking(|| {
         loop {
             match flock(&lock, FlockOperation::LockExclusive) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -55,8 +61,26 @@ pub(crate) async fn turn() -> Result<Turn, CliError> {
             }
         }
     });
+    let locked = match tokio::time::timeout(AT_ONCE, &mut locking).await {
+        Ok(locked) => locked,
+        Err(_) => {
+            let who = held(&path).filter(|text| !text.trim().is_empty());
+            let who = who.map_or_else(
+                || "another program".to_owned(),
+                |pid| format!("process {}", sanitize(pid.trim())),
+            );
+            let path = shown(&path);
+            ui.note(&format!("Waiting: {who} starts or replaces occd (it holds {path})."));
+            locking.await
+        }
+    };
     // Not every file system has locks.
-    Ok(Turn { _lock: locked.await.ok().and_then(Result::ok) })
+    let lock = locked.ok().and_then(Result::ok);
+    if let Some(mut lock) = lock.as_ref() {
+        // For whoever waits, and sees that it takes long. That it cannot be written is no reason not to start.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    }
+    Ok(Turn { _lock: lock })
 }
 
 /// Returns the lock of whoever starts a daemon.
@@ -131,7 +155,7 @@ pub(crate) fn is_had(socket: &Path) -> bool {
 /// Returns the process of a daemon that holds its lock. It may have no socket: somebody removed the file, or the directory with
 /// the lock that is beside it.
 pub(crate) fn holder(socket: &Path) -> Option<i32> {
-    let beside = held(&lock_of(socket)).and_then(|text| text.trim().parse().ok());
+    let beside = held(&lock_of(socket)).and_then(|text| text.lines().next()?.trim().parse().ok());
     beside.or_else(|| {
         let (pid, serves) = holder_of_state(&Env::from_process())?;
         (serves == socket).then_some(pid)
@@ -140,17 +164,21 @@ pub(crate) fn holder(socket: &Path) -> Option<i32> {
 
 /// Returns the process of the daemon that has this user's state, and its socket, as it wrote them.
 pub(crate) fn holder_of_state(env: &Env) -> Option<(i32, PathBuf)> {
-    let text = held(&env.state_dir().ok()?.join("occd.lock"))?;
-    let (pid, socket) = text.trim_end().split_once('\n')?;
-    Some((pid.trim().parse().ok()?, PathBuf::from(socket)))
+    holder_of(&env.state_dir().ok()?.join("occd.lock"))
 }
 
-/// Returns the process of a daemon that has that socket and not this user's state, and where this is.
+/// Returns who has a lock, with the other path by which that daemon is known.
+fn holder_of(lock: &Path) -> Option<(i32, PathBuf)> {
+    let text = held(lock)?;
+    let (pid, other) = text.trim_end().split_once('\n')?;
+    Some((pid.trim().parse().ok()?, PathBuf::from(other)))
+}
+
+/// Returns the process of a daemon that has that socket, and its state where that is not the one of this environment: it
+/// was started with another HOME or XDG_STATE_HOME, and has other hosts.
 pub(crate) fn holder_with_other_state(socket: &Path) -> Option<(i32, PathBuf)> {
-    let env = Env::from_process();
-    let pid = held(&lock_of(socket))?.trim().parse().ok()?;
-    let is_ours = holder_of_state(&env).is_some_and(|(holder, _)| holder == pid);
-    if is_ours { None } else { Some((pid, env.state_dir().ok()?)) }
+    let own = Env::from_process().state_dir().ok()?;
+    holder_of(&lock_of(socket)).filter(|(_, state)| *state != own)
 }
 
 /// Returns where a daemon of ours serves that has another socket, and what to do about it.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use occ_proto::HostName;
 use occ_proto::paths::Env;
+use occ_proto::wording::in_words;
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -63,7 +64,7 @@ impl Project {
         let wishes = toml::from_str(&text).map_err(|error| {
             let before = error.span().map_or(0, |span| span.start).min(text.len());
             let line = text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1;
-            bad(format!("line {line}: {}", error.message()))
+            bad(format!("line {line}: {}", in_words(error.message())))
         })?;
         Ok(Some(Self { path, text, wishes }))
     }

@@ -30,7 +30,7 @@ pub fn check(
     socket::check(socket)?;
     // Of a daemon that runs on this very socket, the lock is as it should be.
     if socket::check_free(&socket::lock_of(socket)).is_ok()
-        && let Err(SocketError::AlreadyRunning { pid, socket, .. }) =
+        && let Err(SocketError::AlreadyRunning { pid, other: socket, .. }) =
             socket::check_free(&daemon::state_lock(&state))
         // It has lost its socket's directory, and is the one that is to go.
         && socket.as_deref() != to_make

@@ -44,7 +44,7 @@ use crate::rest;
 use crate::secrets::Secrets;
 use crate::server::{self, Pulse};
 use crate::session::Sessions;
-use crate::socket::{self, OwnedSocket, PassedSocket, SocketError, SocketFile};
+use crate::socket::{self, OwnedSocket, PassedSocket, SocketError, SocketFile, SocketLock};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::allowed::Allowed;
@@ -129,6 +129,16 @@ pub enum Place {
     Passed(PassedSocket),
 }
 
+impl Place {
+    /// Returns where it is.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) => path,
+            Self::Passed(passed) => passed.path(),
+        }
+    }
+}
+
 /// Everything that is decided before the runtime starts.
 #[derive(Debug)]
 pub struct Daemon {
@@ -150,7 +160,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Takes the lock and the socket. Called before the runtime exists: see [`OwnedSocket::bind`].
+    /// Takes the lock and the socket. Called before the runtime exists: see [`SocketLock::bind`].
     ///
     /// `system_policy` is a policy as the system-wide one, beside that.
     pub fn bind(
@@ -167,14 +177,17 @@ impl Daemon {
         // A bad file is said before another daemon is disturbed.
         let config_stamp = config_file.stamp();
         let config = config_file.load()?;
-        check_state_dir(&env.state_dir()?)?;
+        let state = env.state_dir()?;
+        check_state_dir(&state)?;
+        let lock = SocketLock::take(place.path(), &state)?;
+        // Before the socket is there: nobody is to come to a daemon that ends for want of this.
+        let state_lock = lock_state_dir(&state, place.path())?;
         let (socket, listener) = match place {
-            Place::Path(path) => OwnedSocket::bind(&path)?,
-            Place::Passed(passed) => OwnedSocket::adopt(passed)?,
+            Place::Path(_) => lock.bind()?,
+            Place::Passed(passed) => lock.adopt(passed)?,
         };
         // Nobody needs it as they need the other: a path that is too long by its few letters is no reason to fail.
         let read_only = socket.bind_read_only();
-        let state_lock = lock_state_dir(&env.state_dir()?, socket.path())?;
         Ok(Self {
             socket,
             read_only,
@@ -494,7 +507,7 @@ fn lock_state_dir(path: &Path, serves: &Path) -> Result<Option<File>, StartError
     let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
     match made.map(|()| socket::lock(&state_lock(path), Some(serves))) {
         Ok(Ok(lock)) => Ok(Some(lock)),
-        Ok(Err(SocketError::AlreadyRunning { pid, socket, .. })) => {
+        Ok(Err(SocketError::AlreadyRunning { pid, other: socket, .. })) => {
             Err(StartError::StateInUse { path: path.to_owned(), pid, socket })
         }
         Ok(Err(SocketError::Io { path, source, .. }))

@@ -26,8 +26,8 @@ pub enum SocketError {
         lock: PathBuf,
         /// The process that holds it, as it wrote.
         pid: Option<u32>,
-        /// Where it serves, if it wrote that.
-        socket: Option<PathBuf>,
+        /// The path that it wrote there: in the lock of a state its socket, in that of a socket its state.
+        other: Option<PathBuf>,
     },
     /// The directory is not private.
     #[error("the directory {path} is not private to you: {why}")]
@@ -172,43 +172,53 @@ pub struct OwnedSocket {
     _lock: File,
 }
 
-impl OwnedSocket {
-    /// Takes the lock and binds the socket. Called before any thread exists, because the file mode that
-    /// the socket is born with comes from the process's umask.
-    pub fn bind(path: &Path) -> Result<(Self, StdListener), SocketError> {
-        let lock = lock_beside(path)?;
-        let (file, listener) = SocketFile::bind(path)?;
-        Ok((Self { path: path.to_owned(), _file: Some(file), _lock: lock }, listener))
+/// The lock beside a socket.
+#[derive(Debug)]
+pub struct SocketLock {
+    path: PathBuf,
+    lock: File,
+}
+
+impl SocketLock {
+    /// Takes the lock of a socket, in a directory that is ours alone, and writes there who has it and the directory of its
+    /// state.
+    pub fn take(path: &Path, state: &Path) -> Result<Self, SocketError> {
+        private_dir(directory(path)?)?;
+        Ok(Self { path: path.to_owned(), lock: lock(&lock_of(path), Some(state))? })
     }
 
-    /// Binds the read-only socket, which lies beside this one: `occd-ro.sock` beside `occd.sock`.
-    pub fn bind_read_only(&self) -> Result<(SocketFile, StdListener), SocketError> {
-        SocketFile::bind(&read_only_beside(&self.path))
+    /// Binds the socket. Called before any thread exists, because the file mode that the socket is born with comes from
+    /// the process's umask.
+    pub fn bind(self) -> Result<(OwnedSocket, StdListener), SocketError> {
+        let Self { path, lock } = self;
+        let (file, listener) = SocketFile::bind(&path)?;
+        Ok((OwnedSocket { path, _file: Some(file), _lock: lock }, listener))
     }
 
-    /// Takes the lock for a socket that systemd bound. It stays systemd's: it is not removed, and clients may wait
-    /// there for the next daemon.
-    pub fn adopt(passed: PassedSocket) -> Result<(Self, StdListener), SocketError> {
-        let PassedSocket { listener, path } = passed;
-        let lock = lock_beside(&path)?;
+    /// Has the socket that systemd bound. It stays systemd's: it is not removed, and clients may wait there for the next
+    /// daemon.
+    pub fn adopt(self, passed: PassedSocket) -> Result<(OwnedSocket, StdListener), SocketError> {
+        let Self { path, lock } = self;
+        let listener = passed.listener;
         listener.set_nonblocking(true).map_err(io_error("could not set up", &path))?;
         // Whoever listens last is whom a client takes for its peer (SO_PEERCRED): us, and not systemd.
         socket2::SockRef::from(&listener)
             .listen(BACKLOG)
             .map_err(io_error("could not listen on", &path))?;
-        Ok((Self { path, _file: None, _lock: lock }, listener))
+        Ok((OwnedSocket { path, _file: None, _lock: lock }, listener))
+    }
+}
+
+impl OwnedSocket {
+    /// Binds the read-only socket, which lies beside this one: `occd-ro.sock` beside `occd.sock`.
+    pub fn bind_read_only(&self) -> Result<(SocketFile, StdListener), SocketError> {
+        SocketFile::bind(&read_only_beside(&self.path))
     }
 
     /// Returns the socket's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// Takes the lock beside a socket, in a directory that is ours alone.
-fn lock_beside(path: &Path) -> Result<File, SocketError> {
-    private_dir(directory(path)?)?;
-    lock(&lock_of(path), None)
 }
 
 /// Returns the lock of a socket.
@@ -256,8 +266,8 @@ fn held_by(path: &Path, lock: &mut File) -> SocketError {
     let _ = lock.read_to_string(&mut text);
     let mut lines = text.lines();
     let pid = lines.next().and_then(|line| line.trim().parse().ok());
-    let socket = lines.next().map(PathBuf::from);
-    SocketError::AlreadyRunning { lock: path.to_owned(), pid, socket }
+    let other = lines.next().map(PathBuf::from);
+    SocketError::AlreadyRunning { lock: path.to_owned(), pid, other }
 }
 
 /// Returns the directory that a control socket is in.
@@ -305,8 +315,8 @@ fn check_private(dir: &Path) -> Result<(), SocketError> {
 const LOOKS: u32 = 20;
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Takes a lock, and writes there who has it and what it serves.
-pub(crate) fn lock(path: &Path, serves: Option<&Path>) -> Result<File, SocketError> {
+/// Takes a lock, and writes there who has it, and another path by which it is known.
+pub(crate) fn lock(path: &Path, other: Option<&Path>) -> Result<File, SocketError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file =
@@ -321,9 +331,9 @@ pub(crate) fn lock(path: &Path, serves: Option<&Path>) -> Result<File, SocketErr
     }
     match locked {
         Ok(()) => {
-            // For whoever finds the lock held and no socket: somebody may have removed that.
-            let serves = serves.map_or_else(String::new, |path| format!("{}\n", path.display()));
-            let line = format!("{}\n{serves}", std::process::id());
+            // For whoever finds the lock held and no socket, or no state: somebody may have removed that.
+            let other = other.map_or_else(String::new, |path| format!("{}\n", path.display()));
+            let line = format!("{}\n{other}", std::process::id());
             let written = file.set_len(0).and_then(|()| file.write_all(line.as_bytes()));
             written.map_err(io_error("could not write", path))?;
             Ok(file)
@@ -358,6 +368,10 @@ mod tests {
 
     use super::*;
 
+    fn bind(path: &Path) -> Result<(OwnedSocket, StdListener), SocketError> {
+        SocketLock::take(path, Path::new("/state"))?.bind()
+    }
+
     fn mode(path: &Path) -> u32 {
         std::fs::symlink_metadata(path).unwrap().mode() & 0o777
     }
@@ -370,7 +384,7 @@ mod tests {
     fn the_socket_and_its_directory_are_private_whatever_the_umask() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("occ/occd.sock");
-        let (owned, _listener) = OwnedSocket::bind(&path).unwrap();
+        let (owned, _listener) = bind(&path).unwrap();
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
         drop(owned);
@@ -381,9 +395,9 @@ mod tests {
     fn a_second_daemon_is_refused_and_a_stale_socket_is_not_in_the_way() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("occ/occd.sock");
-        let (owned, _listener) = OwnedSocket::bind(&path).unwrap();
+        let (owned, _listener) = bind(&path).unwrap();
         let own = std::process::id();
-        let refused = OwnedSocket::bind(&path);
+        let refused = bind(&path);
         assert!(
             matches!(refused, Err(SocketError::AlreadyRunning { pid, .. }) if pid == Some(own))
         );
@@ -392,15 +406,14 @@ mod tests {
         std::mem::drop(owned);
         drop(StdListener::bind(&path).unwrap());
         assert!(path.exists());
-        OwnedSocket::bind(&path).unwrap();
+        bind(&path).unwrap();
     }
 
     #[test]
     fn a_directory_that_others_could_use_is_refused() {
         let root = tempfile::tempdir().unwrap();
-        let refused = |dir: &Path| {
-            matches!(OwnedSocket::bind(&dir.join("s.sock")), Err(SocketError::NotPrivate { .. }))
-        };
+        let refused =
+            |dir: &Path| matches!(bind(&dir.join("s.sock")), Err(SocketError::NotPrivate { .. }));
         let open = root.path().join("open");
         std::fs::create_dir(&open).unwrap();
         set_mode(&open, 0o755);
@@ -430,7 +443,7 @@ mod tests {
         set_mode(&dir, 0o700);
         let path = dir.join("s.sock");
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(OwnedSocket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(bind(&path), Err(SocketError::NotASocket(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

@@ -171,10 +171,10 @@ impl Env {
         })
     }
 
-    /// Returns which of a daemon's own directories are another user's than `user`, by its number, and whose. Of one that is
-    /// not there yet, the nearest above it counts.
+    /// Returns which of the directories that a daemon writes to are another user's than `user`, by its number, and whose.
+    /// Of one that is not there yet, the nearest above it counts.
     pub fn of_others(&self, user: u32) -> impl Iterator<Item = (PathBuf, u32)> {
-        let dirs = [self.state_dir(), self.config_dir()];
+        let dirs = [self.state_dir().ok(), self.config_dir().ok(), self.home.clone()];
         dirs.into_iter().flatten().filter_map(move |dir| {
             let owned = |place: &Path| Some((place.to_owned(), place.metadata().ok()?.uid()));
             dir.ancestors().find_map(owned).filter(|(_, owner)| *owner != user)

@@ -8,8 +8,15 @@ const OF_QUERIES: [(&str, &str); 4] = [
     ("provided string was not `true` or `false`", "expected true or false"),
 ];
 
-/// Returns an error without the names that types have in Rust.
+/// What serde says of a value that does not fit, before it names the value.
+const UNFIT: [&str; 2] = ["invalid type: ", "invalid value: "];
+/// The kinds of value that it names with the value itself.
+const KINDS: [&str; 5] = ["integer", "floating point", "string", "boolean", "character"];
+
+/// Returns an error without the names that types have in Rust, and without a value that does not fit: that may be
+/// somebody's secret.
 pub fn in_words(error: &str) -> String {
+    let error = &without_value(error);
     let mut words: Vec<&str> = Vec::new();
     let mut all = error.split(' ').peekable();
     while let Some(word) = all.next() {
@@ -43,14 +50,44 @@ pub fn in_words(error: &str) -> String {
     })
 }
 
+/// Returns what is said of a value that does not fit without the value.
+fn without_value(error: &str) -> String {
+    let Some((unfit, rest)) =
+        UNFIT.iter().find_map(|unfit| Some((*unfit, error.strip_prefix(*unfit)?)))
+    else {
+        return error.to_owned();
+    };
+    let kind = KINDS.iter().find(|kind| rest.starts_with(&format!("{kind} ")));
+    match (kind, rest.rsplit_once(", expected ")) {
+        (Some(kind), Some((_, expected))) => format!("{unfit}{kind}, expected {expected}"),
+        _ => error.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::in_words;
 
     #[test]
+    fn a_value_that_does_not_fit_is_not_repeated() {
+        for (said, told) in [
+            (
+                "invalid type: string \"a, expected b\", expected u64",
+                "string, expected a number from 0 on",
+            ),
+            ("invalid type: boolean `true`, expected a string", "boolean, expected a string"),
+            ("invalid type: null, expected a string", "null, expected a string"),
+        ] {
+            assert_eq!(in_words(said), format!("invalid type: {told}"));
+        }
+        let said = "invalid value: string \"a\", expected b at line 3 column 4";
+        assert_eq!(in_words(said), "invalid value: string, expected b at line 3 column 4");
+    }
+
+    #[test]
     fn a_number_is_a_number_by_whatever_type() {
         let said = in_words("invalid type: string \"24100\", expected u64");
-        assert_eq!(said, "invalid type: string \"24100\", expected a number from 0 on");
+        assert_eq!(said, "invalid type: string, expected a number from 0 on");
     }
 
     #[test]

@@ -381,9 +381,13 @@ impl Copy<'_> {
         progress: &Progress,
     ) -> Result<(), CliError> {
         let mut query = match self.args.preserve {
-            // As near as all systems can have it.
             true => {
                 let mtime = source.mtime.clamp(0, u32::MAX.into());
+                if mtime != source.mtime {
+                    self.context.ui.note(
+                        "Its time is not between 1970 and 2106, as SFTP has it: the nearest is kept.",
+                    );
+                }
                 format!("?mode={:o}&mtime={mtime}", source.mode)
             }
             false => format!("?new_mode={:o}", source.mode & 0o777 & !umask()),

@@ -148,16 +148,18 @@ pub(super) async fn start_anew(
 ) -> Result<(Option<i32>, Option<i32>), CliError> {
     let socket = lasting_socket(context)?;
     refuse_read_only(&socket)?;
+    locks::refuse_as_root()?;
     // What keeps the next one from starting is no reason to lose the one that works.
-    if let Some((why, cure)) = start_check::cannot_start(context, &socket, RESTART).await {
-        return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
-    }
-    if let Some((why, cure)) = locks::unusable(&socket, RESTART) {
+    let reason = match locks::unusable(&socket, RESTART) {
+        None => start_check::cannot_start(context, &socket, RESTART).await,
+        reason => reason,
+    };
+    if let Some((why, cure)) = reason {
         return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
     }
     if let Some((pid, state)) = locks::holder_with_other_state(&socket) {
         let text = format!(
-            "occd is not restarted: process {pid} does not have its state in {}: it was started with another HOME or XDG_STATE_HOME, and one from here would have other hosts.",
+            "occd is not restarted: process {pid} has its state in {}: it was started with another HOME or XDG_STATE_HOME, and one from here would have other hosts.",
             shown(&state)
         );
         return Err(CliError::daemon(text).hint(
@@ -165,7 +167,7 @@ pub(super) async fn start_anew(
         ));
     }
     // Nobody starts one in between, in another place.
-    let turn = locks::turn().await?;
+    let turn = locks::turn(context.ui).await?;
     let socket = lasting_socket(context)?;
     let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {
@@ -360,6 +362,8 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
             } else {
                 context.ui.say(&format!("occd is not running (socket {}).", shown(&socket)))?;
                 if !tell_elsewhere(context)? {
+                    // What would start none is no hint.
+                    locks::refuse_as_root()?;
                     context.ui.note("hint: occ daemon start");
                 }
             }

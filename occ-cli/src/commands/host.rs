@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 
 use super::group::{End, Group, OnSignal, cause, of_host};
 use super::{Context, docker, host_edit, host_import, install_docker};
+use crate::autostart::START;
 use crate::cli::HostCommand;
 use crate::client::{Client, Reply, host_path};
-use crate::error::{CONNECTION, CliError, FAILED};
+use crate::error::{CONNECTION, CliError, DAEMON, FAILED};
 use crate::hint::{
     NO_WAY_THROUGH, PROXY_COMMAND, after_test, hint_for, installing_helps, kept_passwords,
     was_asked,
@@ -407,9 +408,12 @@ async fn test(context: &Context<'_>, name: Option<HostName>) -> Result<u8, CliEr
     let path = host_path(name, "/test");
     let reply = with_note(ui, &format!("[{name}] testing …"), client.post(&path)).await?;
     let report: TestReport = reply.parse()?;
+    let is_stopped =
+        report.problem.as_ref().is_some_and(|problem| problem.code == Code::ShuttingDown);
     let code = match (report.ssh_ok, ui.quiet) {
         (true, _) => 0,
         (false, true) => FAILED,
+        (false, false) if is_stopped => DAEMON,
         (false, false) => CONNECTION,
     };
     if ui.json {
@@ -456,6 +460,10 @@ async fn test_many(context: &Context<'_>, group: &Group) -> Result<u8, CliError>
 async fn test_hint(client: &Client, report: &TestReport) -> Option<String> {
     let problem = report.problem.as_ref().or(report.docker_problem.as_ref())?;
     let (code, detail) = (problem.code, problem.detail.as_str());
+    // There is none to ask more.
+    if code == Code::ShuttingDown {
+        return Some(START.to_owned());
+    }
     // It is offered, in words of its own.
     if installing_helps(detail) {
         return None;

@@ -118,7 +118,7 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
         )));
     }
     // Nobody starts another one in between, in another place.
-    let turn = locks::turn().await?;
+    let turn = locks::turn(context.ui).await?;
     let socket = endpoint::socket_path(context)?;
     let Some(pid) = locks::holder(&socket) else { return Ok(None) };
     let asked = async {

@@ -7,7 +7,8 @@ use occ_proto::daemon::{Health, Version};
 use occ_proto::{API_VERSION, MIN_CLIENT};
 
 use super::json::Json;
-use super::{App, see_files};
+use super::{App, see_files, shown};
+use crate::policy::Asker;
 
 /// Words for what this daemon can do; none is ever taken away within an API version.
 const CAPABILITIES: [&str; 31] = [
@@ -65,7 +66,7 @@ pub(super) async fn health() -> Json<Health> {
     operation_id = "version",
     responses((status = 200, description = "The daemon", body = Version))
 )]
-pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
+pub(super) async fn version(State(app): State<Arc<App>>, asker: Asker) -> Json<Version> {
     // Whoever asks has perhaps just mended them.
     see_files(&app).await;
     Json(Version {
@@ -82,7 +83,7 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<Version> {
             // No reason for anything to fail, so that other answers need not tell it.
             warnings.extend(app.guard.audit().problem());
             warnings.extend(app.lacking.iter().cloned());
-            warnings
+            shown::warnings(&asker)(warnings)
         },
     })
 }

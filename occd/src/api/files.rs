@@ -6,7 +6,7 @@ use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{FutureExt as _, stream};
 use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
 use occ_proto::policy::Action;
@@ -23,7 +23,7 @@ use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
 use super::permit::place_of;
 use super::problems::{OfFile, OfUpload};
 use super::turns::Turn;
-use super::ways::{Looking, Ways, in_turn, next_piece, open, server_of, turn};
+use super::ways::{Looking, Ways, in_turn, next_of_archive, next_piece, open, server_of, turn};
 use crate::exec::Executor;
 use crate::files::{
     Attrs, Condition, Download, FileError, FileSystem, Pack, SET_ID, Search, SearchWish, Shown,
@@ -430,7 +430,9 @@ pub(super) async fn write(
         }
         let mut body = body.into_data_stream();
         let (begun, mut taken) = (Instant::now(), 0);
-        while let Some(data) = next_piece(&mut body, (begun, taken), first_turn.is_some()).await? {
+        while let Some(data) =
+            next_of_archive(&app, &mut body, (begun, taken), first_turn.is_some()).await?
+        {
             let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
             taken += data.len() as u64;
             unpack.write(data).await.map_err(failed)?;
@@ -473,7 +475,7 @@ pub(super) async fn write(
     // It is open: nobody has to wait for what is still to come.
     drop(first_turn);
     let mut body = body.into_data_stream();
-    while let Some(data) = body.next().await {
+    while let Some(data) = next_piece(&app, &mut body).await? {
         // The client has left, or its connection broke.
         let data = data.map_err(|_| failed(FileError::Cut(Shown::of(&at.path))))?;
         upload.write(&data).await.map_err(failed)?;

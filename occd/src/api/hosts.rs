@@ -23,7 +23,7 @@ use super::json::{self, Json};
 use super::params::{HostPath, IfMatch};
 use super::password::deleted;
 use super::problems::{OfHost, OfHostEdit, OfHostRemoval, OfHostsFile};
-use super::shown::Shown as _;
+use super::shown::{self, Shown as _};
 use super::test::test;
 use crate::config::duration;
 use crate::host::{HostHandle, Tries, etag};
@@ -104,7 +104,7 @@ fn listed(app: &App, snapshot: &HostsSnapshot, asker: &Asker) -> ApiResult<HostL
         hosts: configured.map(|host| app.with_sandbox_for(asker, host.status())).collect(),
         via: app.pool.via().iter().map(HostHandle::status).collect(),
         default_host: snapshot.file.default_host.clone(),
-        warnings: app.warnings(snapshot),
+        warnings: shown::warnings(asker)(app.warnings(snapshot)),
     })
 }
 
@@ -148,7 +148,7 @@ pub(super) async fn show(
         host.glance();
     }
     let mut status = app.with_sandbox_for(&asker, host.full_status()).to(&asker);
-    status.warnings = app.warnings(&app.hosts.current());
+    status.warnings = shown::warnings(&asker)(app.warnings(&app.hosts.current()));
     Ok(([(header::ETAG, status.etag.clone())], Json(status)).into_response())
 }
 

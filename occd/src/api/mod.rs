@@ -441,7 +441,7 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
     }
     note_agent(app, &request);
     let concerns_hosts = concerns_hosts(&request);
-    let is_granted = Asker::seen(&request).is_some_and(|asker| asker.grant.is_some());
+    let seen_by = shown::warnings(Asker::seen(&request).unwrap_or(&Asker::default()));
     let permitted = match doors::pass(app, &around.taken, &request) {
         Ok(None) => Ok(()),
         Ok(Some(asked)) => asked.permit(app).await,
@@ -456,10 +456,10 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
         }
         Err(refusal) => *refusal,
     };
-    // What is wrong with the files is for whoever may mend them, and names other hosts.
-    if concerns_hosts && !is_granted {
+    if concerns_hosts {
         let about = response.extensions().get::<About>().and_then(|about| about.0.clone());
-        for warning in app.warnings_beside(&app.hosts.current(), about.as_ref()) {
+        let warnings = app.warnings_beside(&app.hosts.current(), about.as_ref());
+        for warning in seen_by(warnings) {
             if let Some(value) = header_value(&warning) {
                 response.headers_mut().append(WARNING_HEADER, value);
             }

@@ -146,6 +146,19 @@ impl Shown for Event {
     }
 }
 
+/// What those who only look are told of what is wrong with the files.
+const LOOKED_AT: &str = "something is wrong with the settings: occ doctor tells their owner what";
+
+/// Returns what makes of the warnings about the files what somebody may know of them. They quote the files, and name other
+/// hosts: they are for whoever may mend them.
+pub(super) fn warnings(asker: &Asker) -> fn(Vec<String>) -> Vec<String> {
+    match (&asker.grant, asker.only_looks) {
+        (Some(_), _) => |_| Vec::new(),
+        (None, true) => |all| all.first().map(|_| LOOKED_AT.to_owned()).into_iter().collect(),
+        (None, false) => |all| all,
+    }
+}
+
 /// Takes out of an event what Docker tells: there is nothing then, as where nothing is known.
 pub(super) fn without_docker(mut event: Event) -> Event {
     match &mut event.change {

@@ -36,7 +36,7 @@ pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unfit> 
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Strict(&mut json)).and_then(|value| json.end().map(|()| value));
     value.map_err(|error| {
-        let text = without_value(in_words(&error.to_string()));
+        let text = in_words(&error.to_string());
         match (u64::try_from(error.line()), u64::try_from(error.column())) {
             // serde_json's errors name line and column.
             (Ok(line @ 1..), Ok(column)) => Unfit { text, position: Position { line, column } },
@@ -44,21 +44,6 @@ pub(super) fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unfit> 
             _ => Unfit::at(begin(), &text),
         }
     })
-}
-
-/// Returns what is said of a value of a wrong type without the value: it may be an answer, or somebody's secret.
-fn without_value(text: String) -> String {
-    const KINDS: [&str; 5] = ["integer", "floating point", "string", "boolean", "character"];
-    let kind = || {
-        let rest = text.strip_prefix("invalid type: ")?;
-        KINDS.into_iter().find(|kind| rest.starts_with(&format!("{kind} ")))
-    };
-    match (kind(), text.rsplit_once(", expected ")) {
-        (Some(kind), Some((_, expected))) => {
-            format!("invalid type: {kind}, expected {expected}")
-        }
-        _ => text,
-    }
 }
 
 /// Returns the place of what comes next after that much of a text, as serde_json counts: bytes, from 1.

@@ -81,14 +81,39 @@ pub(super) async fn turn(
 const SLOWEST: f64 = 64.0 * 1024.0;
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Returns the next piece of an archive. One that others wait for has to come at a pace.
+/// How long what is sent may pause when the daemon stops. The hosts are there a little longer: what has come so far is
+/// cleared away.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Returns the next piece of what a client sends. When the daemon stops, one that does not come is not waited for.
 pub(super) async fn next_piece(
+    app: &App,
+    body: &mut BodyDataStream,
+) -> ApiResult<Option<Result<Bytes, axum::Error>>> {
+    let over = async {
+        app.end.cancelled().await;
+        // Either way it is over.
+        let _ = timeout(LAST_PAUSE, app.stop.cancelled()).await;
+    };
+    tokio::select! {
+        biased;
+        () = over => {
+            let detail = "occd stops, and not all that was to be written has come.";
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code::ShuttingDown, detail))
+        }
+        piece = body.next() => Ok(piece),
+    }
+}
+
+/// Returns the next piece of an archive. One that others wait for has to come at a pace.
+pub(super) async fn next_of_archive(
+    app: &App,
     body: &mut BodyDataStream,
     (begun, taken): (Instant, u64),
     is_awaited: bool,
 ) -> ApiResult<Option<Result<Bytes, axum::Error>>> {
     if !is_awaited {
-        return Ok(body.next().await);
+        return next_piece(app, body).await;
     }
     let slow = || {
         let detail = "The archive comes too slowly: below a root others wait for its end.";
@@ -99,7 +124,7 @@ pub(super) async fn next_piece(
     if (taken as f64) < late {
         return Err(slow());
     }
-    timeout(GRACE, body.next()).await.map_err(|_| slow())
+    timeout(GRACE, next_piece(app, body)).await.map_err(|_| slow())?
 }
 
 /// Returns the body of an answer that is made in a turn. That ends with what makes the answer, or when the client takes the

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use jsonc_parser::ParseOptions;
+use occ_proto::wording::in_words;
 use serde::Deserialize;
 
 /// The largest config.json that is read, in bytes.
@@ -136,7 +137,7 @@ impl OpencodeConfig {
 fn placed(text: &str, error: String) -> String {
     match serde_json::from_str::<OpencodeConfig>(&plain_json(text)) {
         // Its own words end with the place.
-        Err(found) if found.is_data() => found.to_string(),
+        Err(found) if found.is_data() => in_words(&found.to_string()),
         _ => error,
     }
 }

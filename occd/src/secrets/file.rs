@@ -8,6 +8,7 @@ use std::sync::Arc;
 use occ_proto::paths::with_tilde;
 use occ_proto::prompt::PromptKind;
 use occ_proto::text::sanitize;
+use occ_proto::wording::in_words;
 use occ_proto::{HostName, Secret};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -42,13 +43,12 @@ pub(super) enum FileError {
         source: SealError,
     },
     /// What is in it is not ours.
-    #[error("{} has other content than expected", path.display())]
+    #[error("{} has other content than expected: {why}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
+        /// Why, without any of it.
+        why: String,
     },
     /// Nobody gave its passphrase.
     #[error("the passphrase for {}{} is needed", path.display(), changed_text(*.changed))]
@@ -65,6 +65,12 @@ pub(super) enum FileError {
 
 fn changed_text(changed: bool) -> &'static str {
     if changed { ", which is not as occd wrote it," } else { "" }
+}
+
+impl FileError {
+    fn unexpected(path: &Path, error: &serde_json::Error) -> Self {
+        Self::Content { path: path.to_owned(), why: in_words(&error.to_string()) }
+    }
 }
 
 /// What is in the file: for each host the password of each login there.
@@ -346,8 +352,7 @@ impl SecretsFile {
     }
 
     fn parse(&self, content: &[u8]) -> Result<Content, FileError> {
-        serde_json::from_slice(content)
-            .map_err(|source| FileError::Content { path: self.path.clone(), source })
+        serde_json::from_slice(content).map_err(|error| FileError::unexpected(&self.path, &error))
     }
 
     async fn ask_new(&self, whom: &Whom) -> Result<Secret, FileError> {
@@ -384,7 +389,7 @@ impl SecretsFile {
             let failed = |source| FileError::Io { path: path.clone(), source };
             let text = serde_json::to_vec(&content)
                 .map(Zeroizing::new)
-                .map_err(|source| FileError::Content { path: path.clone(), source })?;
+                .map_err(|error| FileError::unexpected(&path, &error))?;
             let sealed = sealed::seal(&text, &key)
                 .map_err(|source| FileError::Sealed { path: path.clone(), source })?;
             let stamp = write(&path, &sealed).map_err(failed)?;

@@ -78,6 +78,12 @@ fn times_permissions_and_ends_of_lines() {
     assert_ne!(meta.mode() & 0o100, 0);
     assert_ne!(meta.mtime(), 1_000_000_000);
     assert_eq!(std::fs::read(shared.at("x")).unwrap(), b"#!/bin/sh\necho\n");
+    // SFTP has no time before 1970.
+    let touched = Command::new("touch").args(["-d", "@-1000"]).arg(here.at("f")).status();
+    assert!(touched.unwrap().success());
+    let copied = rig.run_occ(&["cp", "-p", arg(&here.at("f")), &there(&shared.at("f"))]);
+    assert!(copied.code() == 0 && copied.stderr.contains("the nearest is kept"), "{copied:?}");
+    assert_eq!(std::fs::metadata(shared.at("f")).unwrap().mtime(), 0);
 }
 
 #[test]

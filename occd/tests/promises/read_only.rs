@@ -113,6 +113,45 @@ fn nothing_is_done_through_the_read_only_socket() {
 }
 
 #[test]
+fn what_is_wrong_with_the_settings_is_told_without_a_value_and_to_their_owner_alone() {
+    const SECRET: &str = "hunter2";
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    rig.occ_ok(&["exec", "--host", "h", "--", "true"]);
+    let granted = rig.occ_ok(&["grant", "-q", "--host", "h", "--allow", "read", "--ttl", "1h"]);
+    let granted = granted.trim();
+    let config = rig.paths().config_dir().unwrap();
+    for (file, text) in [
+        ("occd.toml", "[hosts.h.sandbox]\nenv = \"TOKEN=hunter2\"\n"),
+        ("hosts.json", "{\"version\": 1, \"hosts\": {\"h\": \"hunter2\"}}"),
+        ("config.json", "{\"version\": 1, \"container_env\": \"TOKEN=hunter2\"}"),
+    ] {
+        let path = config.join(file);
+        let before = std::fs::read(&path).unwrap_or_default();
+        std::fs::write(&path, text).unwrap();
+        let is_seen = || rig.run_occ(&["doctor"]).stdout.contains(file);
+        wait_until("it to be read", GUARD, is_seen, |is_seen| *is_seen);
+        for args in [&["host", "list"][..], &["doctor"], &["daemon", "status"], &["status", "h"]] {
+            let said = rig.run_occ(args);
+            assert!(!format!("{said:?}").contains(SECRET), "{args:?}: {said:?}");
+        }
+        for path in ["/v1/version", "/v1/hosts", "/v1/hosts/h"] {
+            let answer = ask(&rig, "GET", path);
+            let said = format!("{answer:?}{}", answer.text());
+            assert!(!said.contains(SECRET) && !said.contains(file), "{path}: {said}");
+        }
+        let answer = request(granted.as_ref(), "GET", "/v1/hosts/h", &[], None).unwrap();
+        let said = format!("{answer:?}{}", answer.text());
+        assert!(!said.contains(SECRET) && !said.contains(file), "{said}");
+        // To be without occd.toml would be wrong as well.
+        match (file, before.is_empty()) {
+            ("config.json", true) => std::fs::remove_file(&path).unwrap(),
+            _ => std::fs::write(&path, before).unwrap(),
+        }
+    }
+    assert!(!rig.log().contains(SECRET), "{}", rig.log());
+}
+
+#[test]
 fn what_it_refuses_does_not_fill_the_audit_log() {
     let Some((_sshd, rig)) = sshd_with("") else { return };
     for _ in 0..100 {

@@ -1,6 +1,7 @@
 //! Starting where something is in the way: it works, or one sentence says what is wrong and what to type.
 
 use std::fs::{self, DirBuilder};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
@@ -320,6 +321,60 @@ fn a_restart_replaces_no_daemon_of_another_home() {
     assert_eq!(elsewhere(&["daemon", "start"]).code(), 0);
     assert!(elsewhere(&["daemon", "restart"]).stdout.starts_with("occd restarted"));
     assert!(elsewhere(&["daemon", "stop"]).stdout.starts_with("occd stopped"));
+}
+
+#[test]
+fn whoever_wants_a_daemon_at_another_socket_is_told_of_the_one_there_is() {
+    let rig = DaemonRig::new();
+    rig.occ_ok(&["daemon", "start"]);
+    let own = rig.root().join("own/occd.sock");
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let list = |_| {
+                let mut occ = rig.occ(&["host", "list"]);
+                occ.env("OCC_SOCKET", &own);
+                scope.spawn(move || output(&mut occ))
+            };
+            for client in (0..8).map(list).collect::<Vec<_>>() {
+                told(&client.join().unwrap(), "another occd", "uses that one");
+            }
+        });
+        assert!(!own.exists());
+    }
+    rig.occ_ok(&["daemon", "stop"]);
+}
+
+#[test]
+fn a_daemon_that_has_lost_its_state_is_replaced() {
+    let rig = DaemonRig::new();
+    rig.occ_ok(&["daemon", "start"]);
+    fs::remove_dir_all(rig.paths().state_dir().unwrap()).unwrap();
+    assert!(rig.occ_ok(&["daemon", "restart"]).starts_with("occd restarted"));
+    assert!(rig.occ_ok(&["daemon", "stop"]).starts_with("occd stopped"));
+}
+
+#[test]
+fn whoever_waits_for_another_to_start_it_says_so() {
+    let rig = DaemonRig::new();
+    rig.occ_ok(&["daemon", "start"]);
+    rig.occ_ok(&["daemon", "stop"]);
+    let path = rig.paths().state_dir().unwrap().join("start.lock");
+    // Who had it last.
+    fs::write(&path, "7\n").unwrap();
+    let lock = fs::File::open(&path).unwrap();
+    lock.lock().unwrap();
+    let mut occ = rig.occ(&["host", "list"]);
+    let mut occ = occ.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(occ.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(
+        said,
+        format!("Waiting: process 7 starts or replaces occd (it holds {}).\n", path.display())
+    );
+    drop(lock);
+    assert!(occ.wait().unwrap().success());
+    assert_ne!(fs::read_to_string(&path).unwrap(), "7\n");
+    rig.occ_ok(&["daemon", "stop"]);
 }
 
 #[test]

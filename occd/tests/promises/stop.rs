@@ -72,7 +72,7 @@ fn a_daemon_that_is_stopped_is_not_started_again_by_whoever_is_at_a_question() {
     let locked = KeyFile::generate_with(rig.root().join("key"), "ed25519", "secret").path;
     let key = locked.to_str().unwrap();
     let address = format!("127.0.0.1:{}", Target::from(&sshd).port);
-    let commands: [(&[&str], &str, &str); 3] = [
+    let commands: [(&[&str], &str, &str); 4] = [
         (
             &["exec", "--host", "h", "--", "true"],
             "Trust it (yes/no)",
@@ -80,6 +80,7 @@ fn a_daemon_that_is_stopped_is_not_started_again_by_whoever_is_at_a_question() {
         ),
         (&["unlock", key], "Passphrase for", "occd stopped before anybody answered"),
         (&["host", "add", "new", &address], "Trust it (yes/no)", ""),
+        (&["host", "test", "h"], "Trust it (yes/no)", "hint: occ daemon start"),
     ];
     for (args, question, told) in commands {
         rig.occ_ok(&["daemon", "start"]);

@@ -95,7 +95,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     match version {
         Ok(version) => {
             findings.extend(versions(&version));
-            findings.extend(of_another_home(&version));
+            findings.extend(of_another_home(&socket));
         }
         Err(error) => {
             // What it says may be new in more than that.
@@ -230,16 +230,11 @@ fn told(warning: &str) -> Finding {
 }
 
 /// Returns that the daemon has its files elsewhere than where they are looked at here.
-fn of_another_home(version: &Version) -> Option<Finding> {
-    let env = Env::from_process();
-    let holder = locks::holder_of_state(&env).and_then(|(pid, _)| u32::try_from(pid).ok());
-    if holder == Some(version.pid) {
-        return None;
-    }
-    let dir = endpoint::shown(&env.state_dir().ok()?);
+fn of_another_home(socket: &Path) -> Option<Finding> {
+    let (pid, state) = locks::holder_with_other_state(socket)?;
     let text = format!(
-        "process {} does not have its state in {dir}: it was started with another HOME or XDG_STATE_HOME, and what is said here of files is not of its files",
-        version.pid
+        "process {pid} has its state in {}: it was started with another HOME or XDG_STATE_HOME, and what is said here of files is not of its files",
+        endpoint::shown(&state)
     );
     let hint = "the HOME with which it was started, or export XDG_RUNTIME_DIR=DIRECTORY for one of your own";
     Some(Finding::warning("state", text, hint))

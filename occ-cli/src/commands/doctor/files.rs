@@ -11,6 +11,7 @@ use occ_proto::paths::{
     CONFIG_HOME, DEFAULT_KEYS, Env, MAX_SETTINGS, STATE_HOME, SYSTEM_POLICY, dangling_link,
     expand_tilde,
 };
+use occ_proto::wording::in_words;
 
 use super::Finding;
 use crate::hint::{is_out_of_reach, shell_word, unusable};
@@ -275,7 +276,8 @@ fn hosts_json(env: &Env) -> Finding {
                 true => format!("mend it; {} is what it was before", kept.display()),
                 false => format!("mend it: ${{EDITOR:-vi}} {shown}"),
             };
-            Finding::failed(CHECK, format!("{shown}: {error}"), hint)
+            let why = in_words(&error.to_string());
+            Finding::failed(CHECK, format!("{shown}: {why}"), hint)
         }
     }
 }
