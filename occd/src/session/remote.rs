@@ -218,10 +218,16 @@ impl Remote {
     pub(super) async fn remove(&self, id: &str, run: Option<&Run>) -> Result<bool, SessionError> {
         let created = run.map(|run| serde_json::to_string(&run.created).unwrap_or_default());
         let args = [id, created.as_deref().unwrap_or_default()];
-        let answer = self.ask(script(&supervisor::REMOVE, &args), Bytes::new()).await?;
+        let remove = || self.ask(script(&supervisor::REMOVE, &args), Bytes::new());
+        let mut answer = remove().await?;
+        if first_line(&answer) == "l" {
+            // What is known of it would be gone, and its program run on.
+            self.signal(id, None).await?;
+            answer = remove().await?;
+        }
         match first_line(&answer) {
             "k" | "n" => Ok(true),
-            "r" => Ok(false),
+            "r" | "l" => Ok(false),
             _ => Err(garbled(&answer)),
         }
     }

@@ -223,6 +223,25 @@ fn the_environment_and_the_directory_are_the_programs_and_are_kept_nowhere() {
 }
 
 #[test]
+fn what_is_lost_is_removed_when_nothing_of_it_runs_any_more() {
+    for host in Host::all() {
+        host.start("ck", &["sleep", "1000"]);
+        wait_until("its program", GUARD, || host.session("ck").join("pid").exists(), |is| *is);
+        let supervisor = std::fs::read_to_string(host.session("ck").join("sup")).unwrap();
+        let supervisor = testkit::proc::Process::find(supervisor.trim().parse().unwrap());
+        supervisor.unwrap().signal(testkit::proc::Signal::KILL);
+        let remove = || host.ask(&REMOVE, &["ck"]);
+        wait_until("the supervisor's end", GUARD, remove, |said| said == "l\n");
+        assert!(host.session("ck").exists());
+        assert!(named("ck") > 0, "{}", host.shell);
+        host.ask(&SIGNAL, &["ck", "end"]);
+        wait_until("the end of all", GUARD, || named("ck"), |n| *n == 0);
+        assert_eq!(remove(), "k\n", "{}", host.shell);
+        assert!(!host.session("ck").exists());
+    }
+}
+
+#[test]
 fn a_start_that_is_asked_for_twice_happens_once() {
     for host in Host::all() {
         host.start("ae", &["sh", "-c", "echo x; sleep 1000"]);
