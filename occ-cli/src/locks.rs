@@ -164,21 +164,30 @@ pub(crate) fn holder(socket: &Path) -> Option<i32> {
 
 /// Returns the process of the daemon that has this user's state, and its socket, as it wrote them.
 pub(crate) fn holder_of_state(env: &Env) -> Option<(i32, PathBuf)> {
-    holder_of(&env.state_dir().ok()?.join("occd.lock"))
+    let text = held(&env.state_dir().ok()?.join("occd.lock"))?;
+    let (pid, socket) = text.trim_end().split_once('\n')?;
+    Some((pid.trim().parse().ok()?, PathBuf::from(socket)))
 }
 
-/// Returns who has a lock, with the other path by which that daemon is known.
-fn holder_of(lock: &Path) -> Option<(i32, PathBuf)> {
-    let text = held(lock)?;
-    let (pid, other) = text.trim_end().split_once('\n')?;
-    Some((pid.trim().parse().ok()?, PathBuf::from(other)))
-}
-
-/// Returns the process of a daemon that has that socket, and its state where that is not the one of this environment: it
-/// was started with another HOME or XDG_STATE_HOME, and has other hosts.
-pub(crate) fn holder_with_other_state(socket: &Path) -> Option<(i32, PathBuf)> {
-    let own = Env::from_process().state_dir().ok()?;
-    holder_of(&lock_of(socket)).filter(|(_, state)| *state != own)
+/// Returns what is to be said of a daemon that has that socket, and its state, settings or keys elsewhere than one that is
+/// started in this environment: that would have other hosts.
+pub(crate) fn holder_of_another_home(socket: &Path) -> Option<String> {
+    const HAS: [&str; 3] = ["state", "settings", "home"];
+    let env = Env::from_process();
+    let own = [env.state_dir().ok()?, env.config_dir().ok()?, env.home.clone()?];
+    let text = held(&lock_of(socket))?;
+    let mut lines = text.lines();
+    let pid = lines.next()?.trim();
+    let theirs = HAS.iter().zip(lines).zip(own);
+    let (what, there) =
+        theirs.filter(|((_, line), own)| Path::new(line) != own).map(|(of, _)| of).next()?;
+    let (pid, there) = (sanitize(pid), sanitize(there));
+    let variable = match *what {
+        "state" => "HOME or XDG_STATE_HOME",
+        "settings" => "HOME or XDG_CONFIG_HOME",
+        _ => "HOME",
+    };
+    Some(format!("process {pid} has its {what} in {there}: it was started with another {variable}"))
 }
 
 /// Returns where a daemon of ours serves that has another socket, and what to do about it.

@@ -88,14 +88,14 @@ mod tests {
         for dir in [&run, &env.state_dir().unwrap()] {
             DirBuilder::new().mode(0o700).recursive(true).create(dir).unwrap();
         }
-        let _state = socket::lock(&daemon::state_lock(&env.state_dir().unwrap()), None).unwrap();
+        let _state = socket::lock(&daemon::state_lock(&env.state_dir().unwrap()), &[]).unwrap();
         let own = std::process::id();
         assert!(matches!(
             check(&env, None, Some(&socket)),
             Err(StartError::StateInUse { pid, .. }) if pid == Some(own)
         ));
         // It may be the one that runs on this socket.
-        let _lock = socket::lock(&socket::lock_of(&socket), None).unwrap();
+        let _lock = socket::lock(&socket::lock_of(&socket), &[]).unwrap();
         check(&env, None, Some(&socket)).unwrap();
     }
 

@@ -44,7 +44,9 @@ use crate::rest;
 use crate::secrets::Secrets;
 use crate::server::{self, Pulse};
 use crate::session::Sessions;
-use crate::socket::{self, OwnedSocket, PassedSocket, SocketError, SocketFile, SocketLock};
+use crate::socket::{
+    self, LockFile, OwnedSocket, PassedSocket, SocketError, SocketFile, SocketLock,
+};
 use crate::ssh::SpillPolicy;
 use crate::ssh::agent::Agents;
 use crate::ssh::allowed::Allowed;
@@ -147,6 +149,8 @@ pub struct Daemon {
     socket: OwnedSocket,
     /// Held as long as this process runs.
     state_lock: Option<File>,
+    /// The files of that and of the socket's lock.
+    locks: Vec<LockFile>,
     listener: StdListener,
     env: Env,
     config: Config,
@@ -179,9 +183,11 @@ impl Daemon {
         let config = config_file.load()?;
         let state = env.state_dir()?;
         check_state_dir(&state)?;
-        let lock = SocketLock::take(place.path(), &state)?;
+        let lock = SocketLock::take(place.path(), [&state, &env.config_dir()?, &home])?;
         // Before the socket is there: nobody is to come to a daemon that ends for want of this.
-        let state_lock = lock_state_dir(&state, place.path())?;
+        let held = lock_state_dir(&state, place.path())?;
+        let locks = [lock.file(), LockFile::of(&state_lock(&state))];
+        let locks = locks.into_iter().flatten().collect();
         let (socket, listener) = match place {
             Place::Path(_) => lock.bind()?,
             Place::Passed(passed) => lock.adopt(passed)?,
@@ -191,7 +197,8 @@ impl Daemon {
         Ok(Self {
             socket,
             read_only,
-            state_lock,
+            state_lock: held,
+            locks,
             listener,
             env,
             config,
@@ -383,7 +390,14 @@ impl Daemon {
         tasks.spawn(watch_config(Arc::clone(&app), watchers.clone()));
         tasks.spawn(log.keep(watchers.clone()));
         tasks.spawn(follow(Arc::clone(&app), watchers.clone()));
-        tasks.spawn(reload_on(reload, Arc::clone(&app), watchers));
+        tasks.spawn(reload_on(reload, Arc::clone(&app), watchers.clone()));
+        let (ticks, end) = (context.clock.ticks(), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = watchers.cancelled() => {}
+                () = lost(&self.locks, ticks) => end.cancel(),
+            }
+        });
 
         let listener = UnixListener::from_std(self.listener).map_err(StartError::Listen)?;
         let clients = TaskTracker::new();
@@ -505,7 +519,7 @@ fn holder(pid: Option<u32>, socket: Option<&Path>) -> String {
 /// Makes sure that no other daemon uses the state directory: each would write over what the other remembers.
 fn lock_state_dir(path: &Path, serves: &Path) -> Result<Option<File>, StartError> {
     let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-    match made.map(|()| socket::lock(&state_lock(path), Some(serves))) {
+    match made.map(|()| socket::lock(&state_lock(path), &[serves])) {
         Ok(Ok(lock)) => Ok(Some(lock)),
         Ok(Err(SocketError::AlreadyRunning { pid, other: socket, .. })) => {
             Err(StartError::StateInUse { path: path.to_owned(), pid, socket })
@@ -547,6 +561,19 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
         let settings = Arc::clone(&config.borrow_and_update().config);
         app.apply(&snapshot, &settings).await;
     }
+}
+
+/// Waits until the files of all locks are gone, as when somebody has removed what is beside the socket and the state: no
+/// client finds the daemon any more, and another one can start beside it.
+async fn lost(locks: &[LockFile], mut ticks: watch::Receiver<()>) {
+    while !locks.iter().all(LockFile::is_lost) {
+        if ticks.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+    tracing::error!(
+        "the socket and the state were removed: nobody finds this daemon any more, and it ends"
+    );
 }
 
 /// Returns how many hosts are connected, for a person.

@@ -26,7 +26,7 @@ pub enum SocketError {
         lock: PathBuf,
         /// The process that holds it, as it wrote.
         pid: Option<u32>,
-        /// The path that it wrote there: in the lock of a state its socket, in that of a socket its state.
+        /// The path that it wrote there first: in the lock of a state its socket, in that of a socket its state.
         other: Option<PathBuf>,
     },
     /// The directory is not private.
@@ -172,6 +172,30 @@ pub struct OwnedSocket {
     _lock: File,
 }
 
+/// The file of a lock that is held. Somebody may remove it, or have another one in its place: the lock keeps nobody out
+/// then.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl LockFile {
+    /// Returns the one that is there now.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Returns whether it is gone for certain.
+    pub(crate) fn is_lost(&self) -> bool {
+        match Self::of(&self.path) {
+            Ok(now) => now.inode != self.inode,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+}
+
 /// The lock beside a socket.
 #[derive(Debug)]
 pub struct SocketLock {
@@ -180,11 +204,16 @@ pub struct SocketLock {
 }
 
 impl SocketLock {
-    /// Takes the lock of a socket, in a directory that is ours alone, and writes there who has it and the directory of its
-    /// state.
-    pub fn take(path: &Path, state: &Path) -> Result<Self, SocketError> {
+    /// Takes the lock of a socket, in a directory that is ours alone, and writes there who has it and where that has its
+    /// state, its settings and its keys: the directory of each.
+    pub fn take(path: &Path, has: [&Path; 3]) -> Result<Self, SocketError> {
         private_dir(directory(path)?)?;
-        Ok(Self { path: path.to_owned(), lock: lock(&lock_of(path), Some(state))? })
+        Ok(Self { path: path.to_owned(), lock: lock(&lock_of(path), &has)? })
+    }
+
+    /// Returns the file as it is now.
+    pub(crate) fn file(&self) -> io::Result<LockFile> {
+        LockFile::of(&lock_of(&self.path))
     }
 
     /// Binds the socket. Called before any thread exists, because the file mode that the socket is born with comes from
@@ -315,8 +344,8 @@ fn check_private(dir: &Path) -> Result<(), SocketError> {
 const LOOKS: u32 = 20;
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Takes a lock, and writes there who has it, and another path by which it is known.
-pub(crate) fn lock(path: &Path, other: Option<&Path>) -> Result<File, SocketError> {
+/// Takes a lock, and writes there who has it, and other paths by which it is known.
+pub(crate) fn lock(path: &Path, others: &[&Path]) -> Result<File, SocketError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file =
@@ -332,9 +361,9 @@ pub(crate) fn lock(path: &Path, other: Option<&Path>) -> Result<File, SocketErro
     match locked {
         Ok(()) => {
             // For whoever finds the lock held and no socket, or no state: somebody may have removed that.
-            let other = other.map_or_else(String::new, |path| format!("{}\n", path.display()));
-            let line = format!("{}\n{other}", std::process::id());
-            let written = file.set_len(0).and_then(|()| file.write_all(line.as_bytes()));
+            let mut lines = format!("{}\n", std::process::id());
+            lines.extend(others.iter().map(|path| format!("{}\n", path.display())));
+            let written = file.set_len(0).and_then(|()| file.write_all(lines.as_bytes()));
             written.map_err(io_error("could not write", path))?;
             Ok(file)
         }
@@ -369,7 +398,7 @@ mod tests {
     use super::*;
 
     fn bind(path: &Path) -> Result<(OwnedSocket, StdListener), SocketError> {
-        SocketLock::take(path, Path::new("/state"))?.bind()
+        SocketLock::take(path, [Path::new("/home"); 3])?.bind()
     }
 
     fn mode(path: &Path) -> u32 {

@@ -68,6 +68,11 @@ impl SleepClock {
         }
     }
 
+    /// Returns what changes with each look at the clock: for what is looked at as seldom, and wakes nothing for it.
+    pub fn ticks(&self) -> watch::Receiver<()> {
+        self.ticked.subscribe()
+    }
+
     /// Waits until it is time to look at the clock.
     async fn due(&self) {
         tokio::select! {

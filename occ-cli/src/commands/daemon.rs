@@ -31,6 +31,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(12);
 /// What occd ends with where its settings are to blame: `EX_CONFIG` of sysexits.h.
 const CONFIG: i32 = 78;
 
+/// How long a daemon that is to be replaced may take to say how it is.
+const SAYS: Duration = Duration::from_secs(2);
+
 /// How often to look whether it is gone: often enough to feel instant.
 const STOP_STEP: Duration = Duration::from_millis(20);
 
@@ -70,15 +73,16 @@ async fn start(context: &Context<'_>) -> Result<u8, CliError> {
     if context.ui.json {
         return describe(context, found).await;
     }
-    if !found.started {
-        // It may be systemd that listens, or no occd at all; the daemon is there when it answers.
-        let reply = Client::of(found, context.ui).get("/v1/version").await?;
-        let pid = i32::try_from(reply.parse::<Version>()?.pid).ok();
-        // Another one than the one that was about to end.
-        started |= before.is_some() && before != pid;
-    }
+    // It may be systemd that listens, or no occd at all; the daemon is there when it answers, and tells what is wrong.
+    let reply = Client::of(found, context.ui).get("/v1/version").await?;
+    let version = reply.parse::<Version>()?;
+    // Another one than the one that was about to end.
+    started |= before.is_some() && before != i32::try_from(version.pid).ok();
     let word = if started { "started" } else { "is already running" };
     context.ui.say(&format!("occd {word} (socket {}).", shown(&socket)))?;
+    for warning in &version.warnings {
+        context.ui.warn(warning);
+    }
     Ok(0)
 }
 
@@ -157,19 +161,25 @@ pub(super) async fn start_anew(
     if let Some((why, cure)) = reason {
         return Err(CliError::daemon(format!("occd is not restarted: {why}")).hint(cure));
     }
-    if let Some((pid, state)) = locks::holder_with_other_state(&socket) {
-        let text = format!(
-            "occd is not restarted: process {pid} has its state in {}: it was started with another HOME or XDG_STATE_HOME, and one from here would have other hosts.",
-            shown(&state)
-        );
+    let units = autostart::units(context).await.unwrap_or_default();
+    // systemd starts it as it did before.
+    if !units.active
+        && let Some(other) = locks::holder_of_another_home(&socket)
+    {
+        let text =
+            format!("occd is not restarted: {other}, and one from here would have other hosts.");
         return Err(CliError::daemon(text).hint(
             "occ daemon restart where it was started, or occ daemon stop; occ daemon start for one from here",
+        ));
+    }
+    if let Some(warning) = would_lose(context).await {
+        return Err(CliError::daemon(format!("occd is not restarted: {warning}")).hint(
+            "mend that file; or occ daemon stop; occ daemon start, which has no hosts then",
         ));
     }
     // Nobody starts one in between, in another place.
     let turn = locks::turn(context.ui).await?;
     let socket = lasting_socket(context)?;
-    let units = autostart::units(context).await.unwrap_or_default();
     let old = if units.active {
         let old = locks::holder(&socket);
         // systemd holds its socket meanwhile, where it has one: whoever comes waits.
@@ -181,6 +191,18 @@ pub(super) async fn start_anew(
     };
     start_at(context, &socket, &turn).await?;
     Ok((old, locks::holder(&socket)))
+}
+
+/// Returns what the daemon says of hosts that it alone still knows, since their file cannot be used. One that says nothing
+/// in time is no reason to keep it.
+async fn would_lose(context: &Context<'_>) -> Option<String> {
+    let asked = async {
+        let client = Client::open(context, Start::Never).await.ok()?;
+        client.get_once("/v1/version").await.ok()?.parse::<Version>().ok()
+    };
+    let version = tokio::time::timeout(SAYS, asked).await.ok()??;
+    let is_of_hosts = |warning: &&String| warning.ends_with("the hosts from before stay in force");
+    version.warnings.iter().find(is_of_hosts).map(|warning| sanitize(warning))
 }
 
 /// Starts a daemon where the one before it was, which may not be the usual place here: what leads to its sockets stays.

@@ -97,13 +97,13 @@ async fn replace(context: &Context<'_>, other: &str) -> Result<Option<String>, C
     if autostart::is_forbidden() {
         return Ok(Some(by_hand));
     }
-    // The next one would have other hosts.
-    if locks::holder_with_other_state(&endpoint::socket_path(context)?).is_some() {
-        return Ok(Some(by_hand));
-    }
     // The one that would be started may be an old one, too: to replace one by the other would not end.
     let program = match autostart::units(context).await {
         Some(units) if units.installed => units.program.map(PathBuf::into_os_string),
+        // The next one would have other hosts.
+        _ if locks::holder_of_another_home(&endpoint::socket_path(context)?).is_some() => {
+            return Ok(Some(by_hand));
+        }
         _ => Some(autostart::occd_program()),
     };
     let next = match program {

@@ -152,14 +152,15 @@ impl IntoResponse for ApiError {
 /// Returns the problem of what a policy refuses.
 pub(super) fn denied(place: &SessionHost, why: &Denied) -> ApiError {
     let detail = match why {
-        Denied::Policy(_) => format!("{place}: {why}."),
+        Denied::Policy(_) | Denied::Stopping(_) => format!("{place}: {why}."),
         _ => format!("{place}: refused: {why}."),
     };
-    let problem = ApiError::new(
-        StatusCode::FORBIDDEN,
-        Code::PolicyDenied,
-        occ_proto::text::sanitize(&detail),
-    );
+    let (status, code) = match why {
+        // Nobody has refused it.
+        Denied::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::ShuttingDown),
+        _ => (StatusCode::FORBIDDEN, Code::PolicyDenied),
+    };
+    let problem = ApiError::new(status, code, occ_proto::text::sanitize(&detail));
     match place.host() {
         Some(host) => problem.host(host),
         None => problem,

@@ -183,8 +183,12 @@ pub(super) async fn unlock(
     let failed = |failure: ConnectError| match &wish {
         Unlock::Host(name) => error::connect_error(name, &failure),
         Unlock::IdentityFile(_) => {
-            let detail = format!("{}.", chain(&failure));
-            ApiError::new(StatusCode::CONFLICT, failure.code(), detail)
+            let (code, detail) = (failure.code(), format!("{}.", chain(&failure)));
+            let status = match code {
+                Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::CONFLICT,
+            };
+            ApiError::new(status, code, detail)
         }
     };
     let paths = match &wish {

@@ -37,20 +37,25 @@ impl Hops for Pool {
         questions: &'a Questions,
     ) -> BoxFuture<'a, Result<Hop, ConnectError>> {
         Box::pin(async move {
-            let hop = self.hop(chain)?;
-            self.check_way(host, &hop).await?;
-            if hop.name().is_via() {
-                hop.note_use();
-            }
-            let connection = match demand {
-                HopDemand::Command => hop.connection_behind(questions, deadline).await,
-                HopDemand::Background => hop.connection_if_due(deadline).await,
-            };
-            let name = hop.name().clone();
-            match connection {
-                Ok(connection) => Ok(Hop { name, connection }),
-                Err(Unreachable { error, next_retry_at, .. }) => {
-                    Err(ConnectError::Hop { name, source: error, next_retry_at })
+            loop {
+                let hop = self.hop(chain)?;
+                self.check_way(host, &hop).await?;
+                if hop.name().is_via() {
+                    hop.note_use();
+                }
+                let connection = match demand {
+                    HopDemand::Command => hop.connection_behind(questions, deadline).await,
+                    HopDemand::Background => hop.connection_if_due(deadline).await,
+                };
+                let name = hop.name().clone();
+                let Unreachable { error, next_retry_at, .. } = match connection {
+                    Ok(connection) => return Ok(Hop { name, connection }),
+                    Err(unreachable) => unreachable,
+                };
+                // It was let go right when it was found, as one that nobody uses: it is made anew.
+                let is_let_go = name.is_via() && matches!(*error, ConnectError::Removed);
+                if !is_let_go || self.stop.is_cancelled() || Instant::now() >= deadline {
+                    return Err(ConnectError::Hop { name, source: error, next_retry_at });
                 }
             }
         })

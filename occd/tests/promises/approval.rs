@@ -241,8 +241,10 @@ fn a_daemon_that_stops_is_no_person_who_says_no() {
     assert!(!screen.contains("started") && screen.contains("occd has ended"), "{screen}");
     assert_eq!(code, 3, "{screen}");
     let said = wants.wait_with_output().unwrap();
+    assert_eq!(said.status.code(), Some(3));
     let said = String::from_utf8_lossy(&said.stderr);
     assert!(said.contains("occd stopped before anybody allowed it"), "{said}");
+    assert!(!said.contains("refused") && said.contains("hint: occ daemon start"), "{said}");
 }
 
 #[test]

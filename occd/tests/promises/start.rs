@@ -315,6 +315,10 @@ fn a_restart_replaces_no_daemon_of_another_home() {
         output(occ.env("HOME", &home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME"))
     };
     told(&elsewhere(&["daemon", "restart"]), "another HOME", "occ daemon restart where it was");
+    let settings = output(rig.occ(&["daemon", "restart"]).env("XDG_CONFIG_HOME", &home));
+    told(&settings, "its settings in", "occ daemon restart where it was");
+    let keys = output(rig.occ(&["daemon", "restart"]).env("HOME", &home));
+    told(&keys, "its home in", "occ daemon restart where it was");
     assert_eq!(rig.occ_ok(&["daemon", "status", "--json"]), before);
     // Whoever means it can have one from there.
     assert!(elsewhere(&["daemon", "stop"]).stdout.starts_with("occd stopped"));
@@ -351,6 +355,40 @@ fn a_daemon_that_has_lost_its_state_is_replaced() {
     fs::remove_dir_all(rig.paths().state_dir().unwrap()).unwrap();
     assert!(rig.occ_ok(&["daemon", "restart"]).starts_with("occd restarted"));
     assert!(rig.occ_ok(&["daemon", "stop"]).starts_with("occd stopped"));
+}
+
+#[test]
+fn a_restart_loses_no_hosts_whose_file_is_broken() {
+    let Some((_sshd, rig)) = sshd() else { return };
+    rig.occ_ok(&["daemon", "start"]);
+    let before = rig.occ_ok(&["daemon", "status", "--json"]);
+    let file = rig.paths().config_dir().unwrap().join("hosts.json");
+    let hosts = fs::read(&file).unwrap();
+    fs::write(&file, "{").unwrap();
+    told(&rig.run_occ(&["daemon", "restart"]), "hosts.json does not parse", "mend that file");
+    assert!(rig.occ_ok(&["host", "list"]).contains("h "));
+    fs::write(&file, hosts).unwrap();
+    let status: Value = serde_json::from_str(&before).unwrap();
+    let now = rig.occ_ok(&["daemon", "status", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&now).unwrap()["pid"], status["pid"]);
+    rig.occ_ok(&["daemon", "restart"]);
+}
+
+#[test]
+fn a_daemon_that_nobody_finds_any_more_ends() {
+    let rig = DaemonRig::new();
+    for _ in 0..2 {
+        rig.occ_ok(&["daemon", "start"]);
+        let daemon = Process::find(rig.daemon_pid()).unwrap();
+        let run = rig.socket().parent().unwrap().to_owned();
+        fs::remove_dir_all(&run).unwrap();
+        fs::remove_dir_all(rig.paths().state_dir().unwrap()).unwrap();
+        // Another one starts beside it.
+        rig.occ_ok(&["host", "list"]);
+        wait_until("its end", GUARD, || daemon.is_alive(), |is_alive| !is_alive);
+        assert!(rig.socket().exists());
+        rig.occ_ok(&["daemon", "stop"]);
+    }
 }
 
 #[test]

@@ -231,11 +231,8 @@ fn told(warning: &str) -> Finding {
 
 /// Returns that the daemon has its files elsewhere than where they are looked at here.
 fn of_another_home(socket: &Path) -> Option<Finding> {
-    let (pid, state) = locks::holder_with_other_state(socket)?;
-    let text = format!(
-        "process {pid} has its state in {}: it was started with another HOME or XDG_STATE_HOME, and what is said here of files is not of its files",
-        endpoint::shown(&state)
-    );
+    let other = locks::holder_of_another_home(socket)?;
+    let text = format!("{other}, and what is said here of files is not of its files");
     let hint = "the HOME with which it was started, or export XDG_RUNTIME_DIR=DIRECTORY for one of your own";
     Some(Finding::warning("state", text, hint))
 }
