@@ -37,6 +37,7 @@ use crate::sealed::SealError;
 use crate::ssh::allowed::AllRules;
 use crate::ssh::auth::Methods;
 use crate::ssh::dial::DialSettings;
+use crate::ssh::error::chain;
 use crate::ssh::host_key::Unknown;
 use crate::ssh::{Compression, Line};
 use crate::used::Autoconnect;
@@ -359,6 +360,18 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+}
+
+impl ConfigError {
+    /// Returns it for the log, where nothing is that stands in the file: the place of what is wrong with it.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::System { path, line, .. } | Self::Invalid { path, line, .. } => {
+                format!("{}, line {line}; occ doctor says what is wrong there", path.display())
+            }
+            _ => chain(self),
+        }
+    }
 }
 
 impl Config {

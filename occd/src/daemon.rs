@@ -554,7 +554,7 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
         let snapshot = Arc::clone(&hosts.borrow_and_update());
         if let Some(problem) = &snapshot.problem {
             tracing::error!(
-                error = chain(problem),
+                error = problem.for_log(),
                 "hosts.json cannot be used; the last good one stays"
             );
         }

@@ -278,7 +278,7 @@ impl Shared {
                 self.replace(good.file.clone(), None, path);
             }
             Err(problem) => {
-                tracing::warn!(%problem, "the hosts stay as they were");
+                tracing::warn!(problem = problem.for_log(), "the hosts stay as they were");
                 let file = self.state.borrow().file.clone();
                 self.replace(file, Some(problem.clone()), path);
             }

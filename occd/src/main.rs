@@ -26,7 +26,8 @@ struct Arguments {
     /// The control socket, in place of $XDG_RUNTIME_DIR/occ/occd.sock
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Leave the terminal, log to a file, and print "ready" on stdout once clients are accepted
+    /// Leave the terminal, log to a file, and print "ready" on stdout once clients are accepted; occ daemon start does
+    /// this and comes back
     #[arg(long)]
     daemonize: bool,
     /// Log to this file, which is put aside when it is large, and not to stderr

@@ -12,6 +12,7 @@ use occ_proto::status::Phase;
 use occ_proto::{Code, HostName, Problem};
 
 use super::json::Json;
+use super::shown::Shown as _;
 use super::strict::Unfit;
 use crate::container::{BadSettings, DockerError, InstallError, SandboxError};
 use crate::exec::{BadCommand, ExecError, Executor};
@@ -129,17 +130,38 @@ impl ApiError {
     }
 }
 
+/// The problem of a dial that failed, beside the answer that tells of it.
+#[derive(Debug, Clone)]
+pub(super) struct OfDial(Box<Problem>);
+
+/// Returns an answer as somebody may see it.
+pub(super) fn shown_to(asker_hides: bool, response: Response) -> Response {
+    match response.extensions().get::<OfDial>() {
+        Some(OfDial(problem)) if asker_hides => {
+            let mut problem = problem.clone();
+            problem.hide();
+            ApiError(problem).into_response()
+        }
+        _ => response,
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status =
             StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after = self.0.retry_after_ms.map(|ms| ms.div_ceil(1000));
         let (code, host) = (self.0.code, self.0.host.clone());
+        // Not everybody may know all of it.
+        let of_dial = self.0.phase.is_some().then(|| self.0.clone());
         let mut response = (status, Json(self.0)).into_response();
         // For the audit log.
         response.extensions_mut().insert(code);
         // For the warnings.
         response.extensions_mut().insert(About(host));
+        if let Some(problem) = of_dial {
+            response.extensions_mut().insert(OfDial(problem));
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = retry_after {

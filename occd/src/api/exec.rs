@@ -20,7 +20,7 @@ use super::json::{self, Json};
 use super::params::PlacePath;
 use super::permit::QUIETLY;
 use super::problems::OfExec;
-use crate::audit::Trail;
+use super::shown::Shown as _;
 use crate::exec::{self, Control, Executor, Progress, Running, Step};
 use crate::host::Tries;
 use crate::policy::Asker;
@@ -57,7 +57,7 @@ pub(super) async fn run(
         .map_err(|failure| error::exec_at(&executor, &failure))?;
     feed(running.control(), stdin.0.into());
     if wants_lines(&headers) {
-        let lines = HttpBody::from_stream(lines(executor, running, asker.trail));
+        let lines = HttpBody::from_stream(lines(executor, running, asker));
         return Ok(([(header::CONTENT_TYPE, NDJSON)], lines).into_response());
     }
     let result = collect(running).await.map_err(|failure| error::exec_at(&executor, &failure))?;
@@ -158,14 +158,14 @@ impl Excerpt {
 fn lines(
     executor: Executor,
     running: Running,
-    trail: Trail,
+    asker: Asker,
 ) -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     enum At {
         Start(Running),
         Output(Running),
         End,
     }
-    stream::unfold((At::Start(running), executor, trail), |(at, executor, trail)| async move {
+    stream::unfold((At::Start(running), executor, asker), |(at, executor, asker)| async move {
         let (event, next) = match at {
             At::End => return None,
             At::Start(running) => (started(&running), At::Output(running)),
@@ -179,17 +179,17 @@ fn lines(
                     (event, At::Output(running))
                 }
                 Step::Ended(Ok(exit)) => {
-                    trail.exited(&exit);
+                    asker.trail.exited(&exit);
                     (ExecEvent::Exit(exit), At::End)
                 }
                 Step::Ended(Err(failure)) => {
-                    let problem = error::exec_at(&executor, &failure).into_problem();
-                    trail.failed(problem.code);
+                    let problem = error::exec_at(&executor, &failure).into_problem().to(&asker);
+                    asker.trail.failed(problem.code);
                     (ExecEvent::Error { problem }, At::End)
                 }
             },
         };
-        Some((Ok(json::line(&event)), (next, executor, trail)))
+        Some((Ok(json::line(&event)), (next, executor, asker)))
     })
 }
 

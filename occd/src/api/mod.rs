@@ -441,7 +441,9 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
     }
     note_agent(app, &request);
     let concerns_hosts = concerns_hosts(&request);
-    let seen_by = shown::warnings(Asker::seen(&request).unwrap_or(&Asker::default()));
+    let nobody = Asker::default();
+    let asker = Asker::seen(&request).unwrap_or(&nobody);
+    let (seen_by, hides) = (shown::warnings(asker), asker.sees_less());
     let permitted = match doors::pass(app, &around.taken, &request) {
         Ok(None) => Ok(()),
         Ok(Some(asked)) => asked.permit(app).await,
@@ -456,6 +458,7 @@ async fn checked(around: &Around, mut request: Request, next: Next) -> Response 
         }
         Err(refusal) => *refusal,
     };
+    response = error::shown_to(hides, response);
     if concerns_hosts {
         let about = response.extensions().get::<About>().and_then(|about| about.0.clone());
         let warnings = app.warnings_beside(&app.hosts.current(), about.as_ref());

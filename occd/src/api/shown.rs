@@ -1,6 +1,7 @@
-//! What is left out of what is known for those who may not know all: on the read-only socket, and of Docker. The words
-//! of a command may be secret, and so may questions, which quote commands and servers, and what a program has said.
+//! What is left out of what is known for those who may not know all: on the read-only socket, through a grant, and of Docker.
+//! The words of a command may be secret, and so may questions, which quote commands and servers, and what a program has said.
 
+use occ_proto::Problem;
 use occ_proto::event::{Change, Event, Snapshot};
 use occ_proto::history::History;
 use occ_proto::operation::Operation;
@@ -15,12 +16,17 @@ pub(super) trait Shown {
     /// Takes those out.
     fn hide(&mut self);
 
+    /// Returns whether somebody does not see them. What else comes through a grant is of those who have it.
+    fn is_hidden_from(asker: &Asker) -> bool {
+        asker.only_looks
+    }
+
     /// Returns what somebody sees.
     fn to(mut self, asker: &Asker) -> Self
     where
         Self: Sized,
     {
-        if asker.only_looks {
+        if Self::is_hidden_from(asker) {
             self.hide();
         }
         self
@@ -42,6 +48,10 @@ impl<T: Shown> Shown for Vec<T> {
 impl<T: Shown> Shown for Box<T> {
     fn hide(&mut self) {
         (**self).hide();
+    }
+
+    fn is_hidden_from(asker: &Asker) -> bool {
+        T::is_hidden_from(asker)
     }
 }
 
@@ -78,6 +88,21 @@ impl Shown for Prompt {
     }
 }
 
+impl Shown for Problem {
+    /// What is wrong with a dial names keys and files of this machine, and quotes programs and servers.
+    fn hide(&mut self) {
+        if self.phase.is_some() {
+            let of = self.host.as_ref().map_or_else(String::new, |host| format!("{host}: "));
+            self.detail = format!("{of}{}.", self.code.as_str().replace('_', " "));
+            self.causes.clear();
+        }
+    }
+
+    fn is_hidden_from(asker: &Asker) -> bool {
+        asker.sees_less()
+    }
+}
+
 impl Shown for HostStatus {
     fn hide(&mut self) {
         if let Some(question) = &mut self.question {
@@ -87,6 +112,9 @@ impl Shown for HostStatus {
             // Which names keys, and quotes programs and servers. The code says what it is about.
             error.message = error.code.as_str().replace('_', " ");
         }
+        if let Some(error) = &mut self.docker_error {
+            error.message = error.code.as_str().replace('_', " ");
+        }
         // Where a key is helps nobody who may not use it, but whoever is after it.
         self.config.identity_file = None;
         if let Some(connection) = &mut self.connection {
@@ -94,6 +122,10 @@ impl Shown for HostStatus {
             connection.auth = method.to_owned();
             connection.agent = None;
         }
+    }
+
+    fn is_hidden_from(asker: &Asker) -> bool {
+        asker.sees_less()
     }
 }
 
@@ -197,6 +229,7 @@ mod tests {
             "name": "h", "state": "connecting", "status": "disconnected", "since": AT, "attempt": 1, "next_retry_at": null,
             "last_error": { "code": "auth_failed", "phase": "authentication", "message": "SECRET", "at": AT, "retryable": false },
             "question": "SECRET?", "rtt_ms": null, "connections": 0, "open_channels": 0,
+            "docker_error": { "code": "docker_error", "message": "SECRET", "at": AT },
             "config": { "hostname": "h", "identity_file": "~/SECRET" }, "revision": 1,
         });
         let prompt = json!({

@@ -79,12 +79,17 @@ const SHORT: [(&str, &str, bool); 15] = [
     ("ldapsearch", "-w", true),
 ];
 
+/// Programs to which `-c LINE` is a line.
+const SHELLS: [&str; 8] = ["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish"];
+
 /// Returns a command's words for the log.
 pub(super) fn argv(words: &[Vec<u8>]) -> Vec<String> {
     let mut shorts = Shorts::default();
     let mut hidden = false;
+    let mut shell = Shell::default();
     let show = |word: &Vec<u8>| {
         let word = String::from_utf8_lossy(word);
+        let is_line = shell.is_line(&word);
         if std::mem::take(&mut hidden) && !is_option(&word) {
             shorts.next = false;
             return MASK.to_owned();
@@ -94,8 +99,9 @@ pub(super) fn argv(words: &[Vec<u8>]) -> Vec<String> {
         if let Some(from) = from {
             return format!("{}{MASK}", &word[..from]);
         }
-        // A word that is one assignment ends where it ends, whatever is in it.
-        if let Some((name, value)) = word.split_once('=')
+        // A word that is one assignment ends where it ends, whatever is in it; a line goes on behind it.
+        if !is_line
+            && let Some((name, value)) = word.split_once('=')
             && name.bytes().all(is_name)
             && names_secret(name)
             && !value.is_empty()
@@ -185,6 +191,33 @@ fn value(text: &str, start: usize, is_line: bool) -> Range<usize> {
     start..end.map_or(text.len(), |end| start + end)
 }
 
+/// Returns where a value is that begins there in a line for a shell, outside of quotes: up to the end of its word, which
+/// quotes and backslashes may hold together. Where it is in quotes as a whole, it is what is in them.
+fn word_of_shell(text: &str, start: usize) -> Range<usize> {
+    let bytes = text.as_bytes();
+    let (mut at, mut quote) = (start, None);
+    while let Some(byte) = bytes.get(at) {
+        match (quote, byte) {
+            (None | Some(b'"'), b'\\') => at += 1,
+            (Some(open), _) if open == *byte => quote = None,
+            (Some(_), _) => {}
+            (None, b'"' | b'\'') => quote = Some(*byte),
+            (None, _) if byte.is_ascii_whitespace() || b"&;|()<>".contains(byte) => break,
+            (None, _) => {}
+        }
+        at += 1;
+    }
+    let end = text.floor_char_boundary(at);
+    let whole = value(text, start, false);
+    if whole.start > start && whole.end + 1 == end { whole } else { start..end }
+}
+
+/// Returns whether what follows on a text is in no quotes.
+fn is_outside_of_quotes(before: &str) -> bool {
+    let count = |quote: u8| before.bytes().filter(|byte| *byte == quote).count();
+    count(b'"').is_multiple_of(2) && count(b'\'').is_multiple_of(2)
+}
+
 fn hide(hidden: &mut Vec<Range<usize>>, range: Range<usize>) {
     if !range.is_empty() {
         hidden.push(range);
@@ -261,7 +294,11 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
             false => is_option(name) && start > end && bytes.get(start) != Some(&b'-'),
         };
         if has_value && start < bytes.len() {
-            let range = value(text, start, is_header);
+            let is_word = sign == end + 1 && start == sign && bytes[end] == b'=';
+            let range = match is_word && !is_header && is_outside_of_quotes(&text[..end]) {
+                true => word_of_shell(text, start),
+                false => value(text, start, is_header),
+            };
             // What is hidden is not looked at again, nor taken for a name.
             at = range.end.max(end);
             hide(hidden, range);
@@ -294,6 +331,29 @@ fn keys(text: &str, hidden: &mut Vec<Range<usize>>) {
         if !text.as_bytes()[..at].last().copied().is_some_and(is_name) {
             hide(hidden, value(text, at + begins.len(), false));
         }
+    }
+}
+
+/// Looks for the lines that shells are given, word by word: `sh -c LINE`.
+#[derive(Debug, Default)]
+struct Shell {
+    /// A shell was named.
+    is_named: bool,
+    /// The next word is its line.
+    next: bool,
+}
+
+impl Shell {
+    /// Returns whether a word is such a line.
+    fn is_line(&mut self, word: &str) -> bool {
+        let is_line = std::mem::take(&mut self.next);
+        let base = word.rsplit('/').next().unwrap_or_default();
+        if SHELLS.contains(&base) {
+            self.is_named = true;
+        }
+        self.next =
+            self.is_named && is_option(word) && !word.starts_with("--") && word.ends_with('c');
+        is_line
     }
 }
 
@@ -364,7 +424,13 @@ mod tests {
                 &["curl", "-d", "{\"password\": \"hunter2\", \"a\": 1}"],
                 "curl -d {\"password\": \"***\", \"a\": 1}",
             ),
-            (&["sh", "-c", "PGPASSWORD=hunter2 psql"], "sh -c PGPASSWORD=***"),
+            (&["sh", "-c", "PGPASSWORD=hunter2 psql"], "sh -c PGPASSWORD=*** psql"),
+            (&["sh", "-c", "A_TOKEN=hunter2; rm -f /x"], "sh -c A_TOKEN=***; rm -f /x"),
+            (&["bash", "-lc", "PASSWORD='hun ter2' id -u"], "bash -lc PASSWORD='***' id -u"),
+            (&["sh", "-c", "PASS=a\"hun ter2\"'x y' id"], "sh -c PASS=*** id"),
+            (&["sh", "-c", "PASS=hun\\ ter2 id; uname"], "sh -c PASS=*** id; uname"),
+            (&["sh", "-c", "PASS='hunter2"], "sh -c PASS=***"),
+            (&["sh", "-c", "sh -c 'TOKEN=hunter2; id'"], "sh -c sh -c 'TOKEN=***; id'"),
             (
                 &["sh", "-c", "cd /x; PGPASSWORD='hun ter2' psql"],
                 "sh -c cd /x; PGPASSWORD='***' psql",
@@ -413,7 +479,7 @@ mod tests {
         let long = format!("a=1&token={}&b", "s".repeat(3000));
         assert_eq!(argv(&[long.into_bytes()]), ["a=1&token=***&b"]);
         // Not text, and no end of a quote.
-        assert_eq!(argv(&[b"\xff password='x".to_vec()]), ["\u{fffd} password='***"]);
+        assert_eq!(argv(&[b"\xff password='x".to_vec()]), ["\u{fffd} password=***"]);
     }
 
     proptest::proptest! {

@@ -121,12 +121,11 @@ impl LiveConfig {
                 apply(&config).await;
             }
             Err(error) => {
-                let problem = chain(&error);
                 tracing::error!(
-                    error = problem,
+                    error = error.for_log(),
                     "the settings cannot be used; the last good ones stay"
                 );
-                let problem = format!("{problem}; the settings from before stay in force");
+                let problem = format!("{}; the settings from before stay in force", chain(&error));
                 self.loaded.send_modify(|loaded| loaded.problem = Some(problem));
             }
         }

@@ -67,6 +67,18 @@ pub enum HostsFault {
     Read(#[source] Arc<io::Error>),
 }
 
+impl HostsFileError {
+    /// Returns it for the log, where nothing is that stands in the file.
+    pub(crate) fn for_log(&self) -> String {
+        match &self.fault {
+            HostsFault::Invalid { line, column, .. } => {
+                format!("{} does not parse at line {line} column {column}", self.path.display())
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for HostsFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "hosts.json {} ({})", self.fault, self.path.display())

@@ -57,6 +57,11 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// Returns whether it is not told all that the owner is: on the read-only socket, and through a grant.
+    pub fn sees_less(&self) -> bool {
+        self.only_looks || self.grant.is_some()
+    }
+
     /// Returns the name of the socket that it came by, for the audit log.
     pub fn via(&self) -> String {
         match &self.grant {

@@ -17,7 +17,7 @@ use super::algorithms::{Compression, Line, preferred};
 use super::allowed::Allowed;
 use super::auth::{self, LoginRequest};
 use super::connection::{Connection, Facts, identification};
-use super::error::{ConnectError, LossCause, chain};
+use super::error::{ConnectError, LossCause};
 use super::handler::{Handler, Shared};
 use super::hop::{Hop, HopDemand, HopsLink};
 use super::host_key::{HostKeyPolicy, ShownKey};
@@ -188,7 +188,7 @@ impl Dial<'_> {
                 phase = error.phase().as_str(),
                 class = error.class(),
                 code = error.code().as_str(),
-                error = chain(error),
+                error = error.for_log(),
                 "the dial failed"
             );
         }

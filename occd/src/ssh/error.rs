@@ -363,6 +363,15 @@ fn files_text(passed_over: &[String]) -> String {
     }
 }
 
+/// Returns how a program ended without what it said.
+fn unsaid(how: &str) -> &str {
+    let end = how.find("says: ").unwrap_or(how.len());
+    match how[..end].trim_end().trim_end_matches(" and") {
+        "" => "ended",
+        end => end,
+    }
+}
+
 /// Why an established connection ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LossCause {
@@ -402,6 +411,16 @@ pub enum LossCause {
     /// We closed it.
     #[error("closed by occd")]
     Ours,
+}
+
+impl LossCause {
+    /// Returns it for the log, as [`ConnectError::for_log`].
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::ProxyCommand(how) => format!("the ProxyCommand {}", unsaid(how)),
+            cause => cause.to_string(),
+        }
+    }
 }
 
 impl ConnectError {
@@ -449,6 +468,24 @@ impl ConnectError {
             (error, hop) = (source, Some(name));
         }
         (error, hop)
+    }
+
+    /// Returns it for the log, without the words of what ssh_config runs, and of a peer that is no server: a shell quotes the
+    /// whole of a command that it cannot read, with whatever password is in it.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::Hop { name, source, .. } => {
+                format!("waiting for the jump host {name}: {}", source.for_log())
+            }
+            Self::SshConfig(SshConfigError::Failed { status, .. }) => {
+                format!("{self}: ssh -G failed ({status})")
+            }
+            Self::ProxyCommandEnded { how, .. } => format!("the ProxyCommand {}", unsaid(how)),
+            Self::Lost { cause, .. } => format!("{self}: {}", cause.for_log()),
+            Self::RetriesExhausted { last, .. } => format!("{self}: {}", last.for_log()),
+            Self::NotSsh(_) => "the peer does not speak SSH".to_owned(),
+            _ => chain(self),
+        }
     }
 
     /// Returns whether somebody who can answer would bring it further.

@@ -18,6 +18,7 @@ use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 use crate::ask::{GUARD, connect, list, look, problem};
 use crate::limits::{self, alone};
 use crate::policy::sshd_with;
+use crate::start::output;
 
 fn socket(rig: &DaemonRig) -> PathBuf {
     let version = rig.http("GET", "/v1/version", &[], None).json();
@@ -149,6 +150,60 @@ fn what_is_wrong_with_the_settings_is_told_without_a_value_and_to_their_owner_al
         }
     }
     assert!(!rig.log().contains(SECRET), "{}", rig.log());
+}
+
+#[test]
+fn what_stands_in_files_and_what_programs_say_is_for_their_owner_alone() {
+    const SECRET: &str = "hunter2";
+    let Some((_sshd, rig)) = sshd_with("") else { return };
+    // A shell quotes the whole line that it cannot read.
+    let proxy = "Host 127.0.0.9\n  ProxyCommand connect -H user:hunter2@proxy (x) %h %p\n";
+    let broken = "Host 127.0.0.8\n  Port hunter2\n";
+    std::fs::write(rig.home().join(".ssh/config"), [proxy, broken].concat()).unwrap();
+    std::fs::set_permissions(
+        rig.home().join(".ssh/config"),
+        std::fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
+    for (name, address) in [("proxied", "127.0.0.9"), ("odd", "127.0.0.8")] {
+        rig.occ_ok(&["host", "add", "--no-verify", name, address]);
+        let granted =
+            rig.occ_ok(&["grant", "-q", "--host", name, "--allow", "exec,read", "--ttl", "1h"]);
+        let exec = rig.run_occ(&["exec", "--host", name, "--retries", "0", "--", "true"]);
+        assert!(exec.stderr.contains(SECRET), "the owner is told: {exec:?}");
+        for args in [&["exec", "--retries", "0", "--", "true"][..], &["ls", "/"], &["status"]] {
+            let said = output(rig.occ(args).env("OCC_SOCKET", granted.trim()));
+            assert!(!format!("{said:?}").contains(SECRET), "{args:?}: {said:?}");
+            assert!(!format!("{said:?}").contains(".ssh/config"), "{args:?}: {said:?}");
+        }
+        for lines in ["application/json", "application/x-ndjson"] {
+            let body = br#"{"argv": ["true"], "retries": 0}"#;
+            let path = format!("/v1/hosts/{name}/exec");
+            let headers = [("Accept", lines)];
+            let answer = request(granted.trim().as_ref(), "POST", &path, &headers, Some(body));
+            let said = answer.unwrap().text();
+            assert!(!said.contains(SECRET) && said.contains("urn:occ:problem"), "{said}");
+        }
+        let seen = ask(&rig, "GET", "/v1/hosts").text();
+        assert!(!seen.contains(SECRET), "{seen}");
+    }
+    let config = rig.paths().config_dir().unwrap();
+    for (file, text) in [
+        ("occd.toml", "[local]\ndocker_socket = \"tcp://u:hunter2@h\"\n"),
+        ("hosts.json", "{\"hosts\": {\"h\": {\"hostname\": \"ssh://u:hunter2@h\"}}}"),
+    ] {
+        let before = std::fs::read(config.join(file)).unwrap_or_default();
+        std::fs::write(config.join(file), text).unwrap();
+        let said = || rig.run_occ(&["doctor"]).stdout;
+        wait_until("its owner to be told", GUARD, said, |said| said.contains(SECRET));
+        std::fs::write(config.join(file), before).unwrap();
+    }
+    let log = rig.log();
+    assert!(!log.contains(SECRET), "{log}");
+    assert!(
+        log.contains("the dial failed") && log.contains("occd.toml, line 2; occ doctor"),
+        "{log}"
+    );
 }
 
 #[test]

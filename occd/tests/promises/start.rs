@@ -35,7 +35,7 @@ fn list_without(rig: &DaemonRig, variables: &[&str]) -> Output {
     output(&mut occ)
 }
 
-fn output(command: &mut Command) -> Output {
+pub(crate) fn output(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     Output {
         status: output.status,

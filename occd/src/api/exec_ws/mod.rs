@@ -26,6 +26,7 @@ use super::extract::{Caller, ExecutorOf};
 use super::params::PlacePath;
 use super::permit::{By, place_of};
 use super::problems::OfExec;
+use super::shown::Shown as _;
 use super::strict;
 use super::websocket::{self, GOODBYE, Handshake, Sink, Source, send};
 use crate::exec::{Destinations, Executor, Progress, Running};
@@ -119,7 +120,7 @@ async fn serve(
         Err(problem) => {
             asker.trail.failed(problem.0.code);
             passing.refuse().await;
-            let event = ExecEvent::Error { problem: problem.into_problem() };
+            let event = ExecEvent::Error { problem: problem.into_problem().to(&asker) };
             let _ = send(sink, &event).await;
             return;
         }
@@ -147,7 +148,7 @@ async fn serve(
                         ExecEvent::Exit(exit)
                     }
                     Last::Ended(Err(failure)) => {
-                        let problem = error::exec_at(&executor, &failure).into_problem();
+                        let problem = error::exec_at(&executor, &failure).into_problem().to(&asker);
                         asker.trail.failed(problem.code);
                         ExecEvent::Error { problem }
                     }

@@ -72,7 +72,8 @@ impl Actor {
         let cause = connection.cause();
         let class = if cause == LossCause::Ours { "asked" } else { "transient" };
         tracing::info!(
-            host = %self.name, id = id.0, phase = Phase::Established.as_str(), class, %cause,
+            host = %self.name, id = id.0, phase = Phase::Established.as_str(), class,
+            cause = %cause.for_log(),
             "the connection ended"
         );
         connection.doubt_hop();
