@@ -566,7 +566,7 @@ async fn follow(app: Arc<App>, stop: CancellationToken) {
 /// Waits until the files of all locks are gone, as when somebody has removed what is beside the socket and the state: no
 /// client finds the daemon any more, and another one can start beside it.
 async fn lost(locks: &[LockFile], mut ticks: watch::Receiver<()>) {
-    while !locks.iter().all(LockFile::is_lost) {
+    while locks.is_empty() || !locks.iter().all(LockFile::is_lost) {
         if ticks.changed().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use occ_proto::policy::CLIENT_HEADER;
 use occ_proto::{Code, IDEMPOTENCY_HEADER, Problem, REPLAYED_HEADER};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -228,8 +229,10 @@ async fn keyed(
     let body = whole(body).await?;
     let digest = digest(&[word.as_bytes()]);
     let query = parts.uri.query().unwrap_or_default();
+    // Another kind of client may be refused what this one was not.
+    let kind = parts.headers.get(CLIENT_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
     let asked = [parts.method.as_str(), parts.uri.path(), query].map(str::as_bytes);
-    let asked = self::digest(&[&asked[..], &[&body]].concat());
+    let asked = self::digest(&[&asked[..], &[kind, &body]].concat());
     let line = Line { key: digest, at: Timestamp::now(), request: asked };
     loop {
         let mut running = match app.once.begin(&line)? {

@@ -80,7 +80,8 @@ const SHORT: [(&str, &str, bool); 15] = [
 ];
 
 /// Programs to which `-c LINE` is a line.
-const SHELLS: [&str; 8] = ["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish"];
+const SHELLS: [&str; 10] =
+    ["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "su", "runuser"];
 
 /// Returns a command's words for the log.
 pub(super) fn argv(words: &[Vec<u8>]) -> Vec<String> {
@@ -180,8 +181,15 @@ fn value(text: &str, start: usize, is_line: bool) -> Range<usize> {
     }
     if let Some(quote @ (b'"' | b'\'')) = bytes.get(at) {
         let from = at + 1;
-        let end = bytes[from..].iter().position(|byte| byte == quote);
-        return from..end.map_or(text.len(), |end| from + end);
+        let mut end = from;
+        while bytes.get(end).is_some_and(|byte| byte != quote) {
+            // In quotes that are escaped themselves so is their end.
+            let is_escape = bytes[end] == b'\\' && at == start && *quote == b'"';
+            end += if is_escape { 2 } else { 1 };
+        }
+        let end = text.floor_char_boundary(end);
+        let is_escaped = at > start && end > from && bytes.get(end - 1) == Some(&b'\\');
+        return from..if is_escaped { end - 1 } else { end };
     }
     let ends = |byte: &u8| match is_line {
         true => b"\n\r\"'".contains(byte),
@@ -192,18 +200,28 @@ fn value(text: &str, start: usize, is_line: bool) -> Range<usize> {
 }
 
 /// Returns where a value is that begins there in a line for a shell, outside of quotes: up to the end of its word, which
-/// quotes and backslashes may hold together. Where it is in quotes as a whole, it is what is in them.
+/// quotes, backslashes and substitutions may hold together. Where it is in quotes as a whole, it is what is in them.
 fn word_of_shell(text: &str, start: usize) -> Range<usize> {
     let bytes = text.as_bytes();
-    let (mut at, mut quote) = (start, None);
+    // What ends what is open, the innermost last; `$` stands for the end of `$'…'`.
+    let (mut at, mut open) = (start, Vec::new());
     while let Some(byte) = bytes.get(at) {
-        match (quote, byte) {
-            (None | Some(b'"'), b'\\') => at += 1,
-            (Some(open), _) if open == *byte => quote = None,
-            (Some(_), _) => {}
-            (None, b'"' | b'\'') => quote = Some(*byte),
+        let before = if at > start { bytes[at - 1] } else { b' ' };
+        match (open.last(), byte) {
+            (Some(b'\''), b'\'') | (Some(b'$'), b'\'') => _ = open.pop(),
+            (Some(b'\''), _) => {}
+            (_, b'\\') => at += 1,
+            (Some(b'$'), _) => {}
+            (Some(end), _) if end == byte => _ = open.pop(),
+            (_, b'"' | b'`') => open.push(*byte),
+            (_, b'(') if before == b'$' || at == start => open.push(b')'),
+            (Some(b')'), b'(') => open.push(b')'),
+            (_, b'{') if before == b'$' => open.push(b'}'),
+            (Some(b'"'), _) => {}
+            (_, b'\'') if before == b'$' => open.push(b'$'),
+            (_, b'\'') => open.push(b'\''),
             (None, _) if byte.is_ascii_whitespace() || b"&;|()<>".contains(byte) => break,
-            (None, _) => {}
+            _ => {}
         }
         at += 1;
     }
@@ -212,10 +230,38 @@ fn word_of_shell(text: &str, start: usize) -> Range<usize> {
     if whole.start > start && whole.end + 1 == end { whole } else { start..end }
 }
 
-/// Returns whether what follows on a text is in no quotes.
-fn is_outside_of_quotes(before: &str) -> bool {
-    let count = |quote: u8| before.bytes().filter(|byte| *byte == quote).count();
-    count(b'"').is_multiple_of(2) && count(b'\'').is_multiple_of(2)
+/// Returns the quote that is open where a text ends that is the beginning of a line for a shell, and where it was opened.
+fn open_quote(before: &str) -> Option<(u8, usize)> {
+    let bytes = before.as_bytes();
+    let (mut at, mut open) = (0, None);
+    while let Some(byte) = bytes.get(at) {
+        match (open, byte) {
+            (None | Some((b'"', _)), b'\\') => at += 1,
+            (Some((quote, _)), _) if quote == *byte => open = None,
+            (None, b'"' | b'\'') => open = Some((*byte, at)),
+            // A comment ends with its line.
+            (None, b'#') if at == 0 || bytes[at - 1].is_ascii_whitespace() => {
+                let line = bytes[at..].iter().position(|byte| *byte == b'\n');
+                at = line.map_or(bytes.len(), |length| at + length);
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    open
+}
+
+/// Returns where the value of an assignment is in a line for a shell, whose name begins at `name`.
+fn value_of_assignment(text: &str, name: usize, start: usize) -> Range<usize> {
+    match open_quote(&text[..name]) {
+        None => word_of_shell(text, start),
+        // A word that is an assignment, as env(1) takes it: but for what another shell is given.
+        Some((quote, at)) if at + 1 == name && !text[..at].trim_end().ends_with("-c") => {
+            let end = text[start..].find(char::from(quote));
+            start..end.map_or(text.len(), |length| start + length)
+        }
+        Some(_) => value(text, start, false),
+    }
 }
 
 fn hide(hidden: &mut Vec<Range<usize>>, range: Range<usize>) {
@@ -274,7 +320,7 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
         }
         let length = bytes[at..].iter().position(|byte| !is_name(*byte));
         let end = length.map_or(bytes.len(), |length| at + length);
-        let name = &text[at..end];
+        let (name, name_at) = (&text[at..end], at);
         let plain = name.to_ascii_lowercase();
         let is_header = HEADERS.contains(&plain.as_str());
         at = end;
@@ -285,7 +331,7 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
         if !is_header && !names_secret(name) {
             continue;
         }
-        let behind = skip(skip(end, b"\\\"'"), b" \t");
+        let behind = skip(skip(end_of_name(text, end), b"\\\"'"), b" \t");
         let sign = skip(behind, b":=");
         let start = skip(sign, b" \t");
         let has_value = match sign > behind {
@@ -294,16 +340,28 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
             false => is_option(name) && start > end && bytes.get(start) != Some(&b'-'),
         };
         if has_value && start < bytes.len() {
-            let is_word = sign == end + 1 && start == sign && bytes[end] == b'=';
-            let range = match is_word && !is_header && is_outside_of_quotes(&text[..end]) {
-                true => word_of_shell(text, start),
-                false => value(text, start, is_header),
+            let is_assigned = start == sign && bytes[sign - 1] == b'=' && !is_header;
+            // Of a file in a line, such as YAML.
+            let is_line = text[..name_at].ends_with('\n') && bytes[sign - 1] == b':';
+            let range = match (is_assigned, is_option(name) && open_quote(&text[..end]).is_none()) {
+                (true, _) => value_of_assignment(text, name_at, start),
+                (false, true) => word_of_shell(text, start),
+                (false, false) => value(text, start, is_header || is_line),
             };
             // What is hidden is not looked at again, nor taken for a name.
             at = range.end.max(end);
             hide(hidden, range);
         }
     }
+}
+
+/// Returns where what is assigned to ends, whose name ends there: `NAME[0]` and `NAME+` of an assignment in a shell do so
+/// later.
+fn end_of_name(text: &str, end: usize) -> usize {
+    let rest = &text[end..];
+    let index = rest.strip_prefix('[').and_then(|rest| rest.find(']')).map_or(0, |at| at + 2);
+    let plus = usize::from(rest[index..].starts_with("+="));
+    if rest[index + plus..].starts_with('=') { end + index + plus } else { end }
 }
 
 /// Options of one letter, in a line for a shell.
@@ -317,7 +375,14 @@ fn options(text: &str, hidden: &mut Vec<Range<usize>>) {
         let plain = piece.trim_start_matches(['"', '\'', '(', '`', '$']);
         let skipped = piece.len() - plain.len();
         if let Some(from) = shorts.see(plain) {
-            hide(hidden, value(text, start + skipped + from, false));
+            let from = start + skipped + from;
+            hide(
+                hidden,
+                match open_quote(&text[..start]) {
+                    None if skipped == 0 => word_of_shell(text, from),
+                    _ => value(text, from, false),
+                },
+            );
         }
     }
 }
@@ -344,16 +409,16 @@ struct Shell {
 }
 
 impl Shell {
-    /// Returns whether a word is such a line.
+    /// Returns whether a word is such a line: the first that is no option behind one with a `c`.
     fn is_line(&mut self, word: &str) -> bool {
-        let is_line = std::mem::take(&mut self.next);
-        let base = word.rsplit('/').next().unwrap_or_default();
-        if SHELLS.contains(&base) {
-            self.is_named = true;
+        if is_option(word) {
+            let is_short = !word.starts_with("--");
+            self.next |= self.is_named && is_short && word.contains('c');
+            return false;
         }
-        self.next =
-            self.is_named && is_option(word) && !word.starts_with("--") && word.ends_with('c');
-        is_line
+        let base = word.rsplit('/').next().unwrap_or_default();
+        self.is_named |= SHELLS.contains(&base);
+        std::mem::take(&mut self.next)
     }
 }
 
@@ -430,6 +495,39 @@ mod tests {
             (&["sh", "-c", "PASS=a\"hun ter2\"'x y' id"], "sh -c PASS=*** id"),
             (&["sh", "-c", "PASS=hun\\ ter2 id; uname"], "sh -c PASS=*** id; uname"),
             (&["sh", "-c", "PASS='hunter2"], "sh -c PASS=***"),
+            (&["bash", "-c", "--", "A_TOKEN=hunter2; id"], "bash -c -- A_TOKEN=***; id"),
+            (&["bash", "-cx", "A_TOKEN=hunter2; id"], "bash -cx A_TOKEN=***; id"),
+            (&["bash", "-c", "-x", "A_TOKEN=hunter2; id"], "bash -c -x A_TOKEN=***; id"),
+            (&["su", "-c", "A_TOKEN=hunter2 id", "root"], "su -c A_TOKEN=*** id root"),
+            (&["sh", "-c", "env 'A_TOKEN=hun ter2' id"], "sh -c env 'A_TOKEN=***' id"),
+            (
+                &["sh", "-c", "echo \"it's\"; PASS=hun\\ ter2 id"],
+                "sh -c echo \"it's\"; PASS=*** id",
+            ),
+            (&["sh", "-c", "echo it\\'s; PASS=a\"hun ter2\" id"], "sh -c echo it\\'s; PASS=*** id"),
+            (&["sh", "-c", "# don't\nPASS=\"hun\\\"ter2 x\" id"], "sh -c # don't\nPASS=\"***\" id"),
+            (&["bash", "-c", "PASS=$'it\\'s hunter2' id"], "bash -c PASS=*** id"),
+            (
+                &["bash", "-c", "PASS+=hunter2; PASS[0]=hunter2; id"],
+                "bash -c PASS+=***; PASS[0]=***; id",
+            ),
+            (&["bash", "-c", "PASS=(hunter2 ter2); id"], "bash -c PASS=***; id"),
+            (&["bash", "-c", "PASS=$(echo hunter2) id"], "bash -c PASS=*** id"),
+            (&["bash", "-c", "PASS=`echo hunter2` id"], "bash -c PASS=*** id"),
+            (&["bash", "-c", "PASS=\"$(echo \"hun ter2\")\" id"], "bash -c PASS=*** id"),
+            (&["bash", "-c", "PASS=${X:-hun ter2} id"], "bash -c PASS=*** id"),
+            (&["sh", "-c", "app --password hun\\ ter2 id"], "sh -c app --password *** id"),
+            (&["sh", "-c", "app --password ab'hun ter2' id"], "sh -c app --password *** id"),
+            (&["sh", "-c", "mysql -phun\\ ter2 db"], "sh -c mysql -p*** db"),
+            (&["echo", "{\"secret\": \"a\\\"b hunter2\"}"], "echo {\"secret\": \"***\"}"),
+            (
+                &["bash", "-c", "sh -c \"PASS=\\\"hun ter2\\\" id\""],
+                "bash -c sh -c \"PASS=\\\"***\\\" id\"",
+            ),
+            (
+                &["sh", "-c", "cat <<E\ndb_password: hun ter2\nE"],
+                "sh -c cat <<E\ndb_password: ***\nE",
+            ),
             (&["sh", "-c", "sh -c 'TOKEN=hunter2; id'"], "sh -c sh -c 'TOKEN=***; id'"),
             (
                 &["sh", "-c", "cd /x; PGPASSWORD='hun ter2' psql"],
@@ -469,6 +567,43 @@ mod tests {
             if !words.iter().any(|word| word.contains("token:")) {
                 assert_eq!(shown, expected);
             }
+        }
+    }
+
+    #[test]
+    fn whatever_a_line_is_made_of_it_is_shown() {
+        const PIECES: [&str; 24] = [
+            "PASS",
+            "=",
+            "+=",
+            "[0]",
+            "'",
+            "\"",
+            "\\",
+            "$",
+            "(",
+            ")",
+            "{",
+            "}",
+            "`",
+            "#",
+            " ",
+            "\n",
+            ";",
+            "é",
+            "\u{1f600}",
+            "--token",
+            ":",
+            "-p",
+            "mysql ",
+            "x",
+        ];
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let line: String =
+                (0..random.usize(0..16)).map(|_| PIECES[random.usize(0..24)]).collect();
+            // It does not panic in the middle of a letter.
+            argv(&[b"sh".to_vec(), b"-c".to_vec(), line.into_bytes()]);
         }
     }
 

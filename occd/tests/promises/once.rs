@@ -82,6 +82,10 @@ fn a_command_with_a_key_runs_once_and_has_one_answer() {
     assert_eq!(connect("").status, 200);
     let other = problem(&connect("?retries=1"));
     assert_eq!((other.status, other.code), (422, Code::KeyReused));
+    // And by another kind of client, which a policy may refuse.
+    let headers = [("idempotency-key", "one"), ("occ-client", "mcp")];
+    let other = rig.http("POST", "/v1/hosts/h/exec", &headers, Some(request.clone()));
+    assert_eq!(problem(&other).code, Code::KeyReused);
     // Only where something may be done twice.
     let headers = [("idempotency-key", "one")];
     assert_eq!(rig.http("GET", "/v1/hosts", &headers, None).status, 200);
