@@ -28,7 +28,8 @@ const START_LOCK: &str = "start.lock";
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What to do where root would leave its files in another user's place.
-const NOT_AS_ROOT: &str = "run it as that user, without sudo, or with root's own HOME: sudo -H";
+pub(crate) const NOT_AS_ROOT: &str =
+    "run it as that user, without sudo, or with root's own HOME: sudo -H";
 
 /// The right to start a daemon, or to replace the one there is, which one `occ` has at a time. It ends when it is dropped.
 #[derive(Debug)]

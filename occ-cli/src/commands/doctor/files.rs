@@ -15,6 +15,7 @@ use occ_proto::wording::in_words;
 
 use super::Finding;
 use crate::hint::{is_out_of_reach, shell_word, unusable};
+use crate::locks::NOT_AS_ROOT;
 
 /// Less than this, in bytes, and what is to be kept cannot be.
 const LITTLE: u64 = 100 * 1024 * 1024;
@@ -199,11 +200,7 @@ fn owned(check: &'static str, path: &Path, others: Others) -> Option<Finding> {
         let text = format!("{shown} belongs to user {}, not to you ({own})", meta.uid());
         if own == 0 {
             // What is a user's is not to become root's.
-            return Some(Finding::failed(
-                check,
-                text,
-                "run it as that user, without sudo, or with root's own HOME: sudo -H",
-            ));
+            return Some(Finding::failed(check, text, NOT_AS_ROOT));
         }
         return Some(Finding::failed(check, text, format!("sudo chown -R {own} {shown}")));
     }
