@@ -79,6 +79,11 @@ pub struct HostsSnapshot {
 }
 
 impl HostsSnapshot {
+    /// Returns whether the hosts are those from before, and gone when the daemon ends: their file cannot be used.
+    pub fn is_unsaved(&self) -> bool {
+        self.problem.is_some() && self.usable().is_ok()
+    }
+
     /// Returns the hosts for a command to use: the last good ones, or the problem where there are
     /// none, because taking a broken file for an empty one would send commands to the local Docker.
     pub fn usable(&self) -> Result<&HostsFile, &HostsFileError> {

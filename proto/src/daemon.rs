@@ -27,6 +27,10 @@ pub struct Version {
     /// Why the files on disk are not what is in force, and what the daemon lacks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Its hosts are those from before, since hosts.json on disk cannot be used: they are gone when it ends. The first of the
+    /// warnings says why.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hosts_unsaved: bool,
 }
 
 /// The answer of `POST /v1/hand-over`.

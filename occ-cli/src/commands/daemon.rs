@@ -172,7 +172,7 @@ pub(super) async fn start_anew(
             "occ daemon restart where it was started, or occ daemon stop; occ daemon start for one from here",
         ));
     }
-    if let Some(warning) = would_lose(context).await {
+    if let Some(warning) = would_lose_hosts(context).await {
         return Err(CliError::daemon(format!("occd is not restarted: {warning}")).hint(
             "mend that file; or occ daemon stop; occ daemon start, which has no hosts then",
         ));
@@ -195,14 +195,14 @@ pub(super) async fn start_anew(
 
 /// Returns what the daemon says of hosts that it alone still knows, since their file cannot be used. One that says nothing
 /// in time is no reason to keep it.
-async fn would_lose(context: &Context<'_>) -> Option<String> {
+async fn would_lose_hosts(context: &Context<'_>) -> Option<String> {
     let asked = async {
         let client = Client::open(context, Start::Never).await.ok()?;
         client.get_once("/v1/version").await.ok()?.parse::<Version>().ok()
     };
-    let version = tokio::time::timeout(SAYS, asked).await.ok()??;
-    let is_of_hosts = |warning: &&String| warning.ends_with("the hosts from before stay in force");
-    version.warnings.iter().find(is_of_hosts).map(|warning| sanitize(warning))
+    let version = tokio::time::timeout(SAYS, asked).await.ok().flatten()?;
+    // What is wrong with that file comes first.
+    version.hosts_unsaved.then(|| version.warnings.first().map(|first| sanitize(first)))?
 }
 
 /// Starts a daemon where the one before it was, which may not be the usual place here: what leads to its sockets stays.

@@ -69,6 +69,7 @@ pub(super) async fn health() -> Json<Health> {
 pub(super) async fn version(State(app): State<Arc<App>>, asker: Asker) -> Json<Version> {
     // Whoever asks has perhaps just mended them.
     see_files(&app).await;
+    let hosts = app.hosts.current();
     Json(Version {
         version: env!("CARGO_PKG_VERSION").into(),
         api_version: API_VERSION,
@@ -79,11 +80,12 @@ pub(super) async fn version(State(app): State<Arc<App>>, asker: Asker) -> Json<V
         socket: app.socket.display().to_string(),
         read_only_socket: app.read_only_socket.as_ref().map(|path| path.display().to_string()),
         warnings: {
-            let mut warnings = app.warnings(&app.hosts.current());
+            let mut warnings = app.warnings(&hosts);
             // No reason for anything to fail, so that other answers need not tell it.
             warnings.extend(app.guard.audit().problem());
             warnings.extend(app.lacking.iter().cloned());
             shown::warnings(&asker)(warnings)
         },
+        hosts_unsaved: hosts.is_unsaved() && !asker.sees_less(),
     })
 }

@@ -339,9 +339,9 @@ impl App {
     /// The same in an answer about a host, which says itself when that is not there: it may be the one that was to be added.
     fn warnings_beside(&self, snapshot: &HostsSnapshot, about: Option<&HostName>) -> Vec<String> {
         let loaded = self.config.current();
-        let hosts = snapshot.problem.iter().map(|problem| match snapshot.usable() {
-            Ok(_) => format!("{}; the hosts from before stay in force", chain(problem)),
-            Err(_) => chain(problem),
+        let hosts = snapshot.problem.iter().map(|problem| match snapshot.is_unsaved() {
+            true => format!("{}; the hosts from before stay in force", chain(problem)),
+            false => chain(problem),
         });
         let is_known = |name: &HostName| {
             name.is_via() || about == Some(name) || snapshot.file.hosts.contains_key(name)
