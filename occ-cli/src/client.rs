@@ -19,6 +19,7 @@ use hyper::http::response;
 use hyper::{Method, Request};
 use hyper_util::client::legacy;
 use hyperlocal::{UnixClientExt as _, UnixConnector};
+use occ_proto::paths::is_read_only;
 use occ_proto::policy::{CLIENT_HEADER, GRANT_SOCKET};
 use occ_proto::prompt::{PROMPTS_HEADER, PromptList};
 use occ_proto::trust::NewHostKey;
@@ -117,6 +118,11 @@ impl Client {
     /// Returns who answers the questions that requests raise, if somebody can.
     pub(crate) fn prompter(&self) -> Option<&Prompter> {
         self.prompter.get_or_init(|| Prompter::new(&self.ui, self.directory())).as_ref()
+    }
+
+    /// Returns whether the socket is the one for those who only look.
+    pub(crate) fn only_looks(&self) -> bool {
+        is_read_only(&self.socket)
     }
 
     /// Returns the socket's directory, which is private to this user.

@@ -66,7 +66,7 @@ fn tell(context: &Context<'_>, status: &HostStatus, asked: Timestamp) -> Result<
     if let Some(line) = show::not_kept_since(status, asked) {
         context.ui.note(&line);
     }
-    context.ui.say(&show::link(context.ui, status, Timestamp::now()))
+    context.ui.say(&show::link(context.ui, status, Timestamp::now(), true))
 }
 
 /// Does the same with each host of a group.

@@ -152,7 +152,7 @@ async fn one(
         return Ok(quiet_code(&status));
     }
     let now = Timestamp::now();
-    let mut text = show::link(ui, &status, now);
+    let mut text = show::link(ui, &status, now, !client.only_looks());
     text.push('\n');
     let mut hint = show::hint(&status);
     let connected = status.state == State::Connected;

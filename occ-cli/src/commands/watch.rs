@@ -374,7 +374,7 @@ fn picture(ui: &Ui, watched: &Watched, seen: &Seen) -> String {
     };
     match (watched, list.hosts.first()) {
         (Watched::One(_), Some(status)) => {
-            let mut lines = vec![show::link(ui, status, now)];
+            let mut lines = vec![show::link(ui, status, now, false)];
             lines.extend(super::status::remembered(ui, status, now).0);
             lines.iter().map(|line| format!("{line}\n")).collect()
         }

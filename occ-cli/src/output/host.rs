@@ -122,16 +122,16 @@ pub(crate) fn not_kept_since(status: &HostStatus, asked: Timestamp) -> Option<St
     Some(format!("[{}] The password was not kept: {}.{hint}", status.name, sanitize(why)))
 }
 
-/// Returns the line about a host's link.
-pub(crate) fn link(ui: &Ui, status: &HostStatus, now: Timestamp) -> String {
+/// Returns the line about a host's link. `dials` is whether asking for it has an idle host dialled.
+pub(crate) fn link(ui: &Ui, status: &HostStatus, now: Timestamp, dials: bool) -> String {
     let state = ui.paint(
         colour(status.state),
         &format!("{} {:<10}", sign(status.state), status.state.as_str()),
     );
-    line(status, "Link", format!("{state} {}", link_detail(status, now)).trim_end())
+    line(status, "Link", format!("{state} {}", link_detail(status, now, dials)).trim_end())
 }
 
-fn link_detail(status: &HostStatus, now: Timestamp) -> String {
+fn link_detail(status: &HostStatus, now: Timestamp, dials: bool) -> String {
     let age = two_units(seconds_between(status.since, now));
     let message = status.last_error.as_ref().map_or_else(|| "no reason given".to_owned(), said);
     match status.state {
@@ -166,7 +166,11 @@ fn link_detail(status: &HostStatus, now: Timestamp) -> String {
         State::Failed => format!("{age}, {message}"),
         State::Idle => {
             let why = idle_reason(status).map_or_else(String::new, |why| format!("{why}; "));
-            format!("{why}connecting on this request; --fresh waits for it")
+            let next = match dials {
+                true => "connecting on this request; --fresh waits for it",
+                false => "connected when somebody uses it",
+            };
+            format!("{why}{next}")
         }
         State::Stopped => format!("{age}, disconnected on request"),
         State::Unknown => age,

@@ -15,6 +15,7 @@ use super::json::Json;
 use super::links::TriesQuery;
 use super::params::ForwardPath;
 use super::problems::{OfForward, OfForwardId};
+use super::shown::Shown as _;
 use crate::policy::{self, Asker};
 
 /// Lists the forwards, each with its state and what went through it.
@@ -25,9 +26,9 @@ use crate::policy::{self, Asker};
     operation_id = "listForwards",
     responses((status = 200, description = "The forwards", body = ForwardList))
 )]
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<ForwardList> {
+pub(super) async fn list(State(app): State<Arc<App>>, asker: Asker) -> Json<ForwardList> {
     let by_name_port = app.forwards.by_name();
-    Json(ForwardList { forwards: app.forwards.list(), by_name_port })
+    Json(ForwardList { forwards: app.forwards.list(), by_name_port }.to(&asker))
 }
 
 /// Tells the state of a forward.
@@ -42,8 +43,9 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<ForwardList> {
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    asker: Asker,
 ) -> ApiResult<Json<Forward>> {
-    app.forwards.get(&id).map(Json).ok_or_else(not_found)
+    app.forwards.get(&id).map(|forward| Json(forward.to(&asker))).ok_or_else(not_found)
 }
 
 /// Adds a forward: 201. One that is there already is as good: 200.

@@ -139,7 +139,7 @@ pub(super) async fn show(
         // The state says what went wrong, so a failed dial is an answer too.
         let tries = Tries::of(query.retries, None);
         if let Err(unreachable) = host.connection(tries, &client).await {
-            tracing::debug!(host = %host.name(), error = %unreachable.error, "asked for a fresh status");
+            tracing::debug!(host = %host.name(), error = unreachable.error.for_log(), "asked for a fresh status");
         }
     } else if !asker.only_looks
         && matches!(host.snapshot().state, LinkState::Idle | LinkState::Failed)
@@ -435,7 +435,7 @@ async fn reload(app: &App, name: &HostName, verified: Option<Verified>) -> ApiRe
             (Some(saved), Some(connection), Some(host)) => {
                 let taken = host.take(saved.clone(), app.settings(name), connection).await;
                 if let Err(gone) = taken {
-                    tracing::debug!(host = %name, error = %gone.error, "removed meanwhile");
+                    tracing::debug!(host = %name, error = gone.error.for_log(), "removed meanwhile");
                 }
             }
             (_, Some(connection), _) => connection.close().await,

@@ -3,6 +3,7 @@
 
 use occ_proto::Problem;
 use occ_proto::event::{Change, Event, Snapshot};
+use occ_proto::forward::{Forward, ForwardList};
 use occ_proto::history::History;
 use occ_proto::operation::Operation;
 use occ_proto::prompt::{Prompt, PromptKind};
@@ -92,15 +93,20 @@ impl Shown for Problem {
     /// What is wrong with a dial names keys and files of this machine, and quotes programs and servers.
     fn hide(&mut self) {
         if self.phase.is_some() {
-            let of = self.host.as_ref().map_or_else(String::new, |host| format!("{host}: "));
-            self.detail = format!("{of}{}.", self.code.as_str().replace('_', " "));
-            self.causes.clear();
+            kind_alone(self);
         }
     }
 
     fn is_hidden_from(asker: &Asker) -> bool {
         asker.sees_less()
     }
+}
+
+/// Leaves of a problem its kind and its host.
+fn kind_alone(problem: &mut Problem) {
+    let of = problem.host.as_ref().map_or_else(String::new, |host| format!("{host}: "));
+    problem.detail = format!("{of}{}.", problem.code.as_str().replace('_', " "));
+    problem.causes.clear();
 }
 
 impl Shown for HostStatus {
@@ -144,11 +150,26 @@ impl Shown for HostList {
 }
 
 impl Shown for Operation {
-    /// What programs said is among the causes.
+    /// What Docker and programs have said is in the problem.
     fn hide(&mut self) {
         if let Some(problem) = &mut self.problem {
-            problem.causes.clear();
+            kind_alone(problem);
         }
+    }
+}
+
+impl Shown for Forward {
+    /// What is wrong quotes servers, and names programs of this machine. The state stays.
+    fn hide(&mut self) {
+        if let Some(error) = &mut self.last_error {
+            "occ forward list tells its owner what is wrong".clone_into(error);
+        }
+    }
+}
+
+impl Shown for ForwardList {
+    fn hide(&mut self) {
+        self.forwards.hide();
     }
 }
 
@@ -158,6 +179,7 @@ impl Shown for Snapshot {
         self.sessions.hide();
         self.prompts.hide();
         self.operations.hide();
+        self.forwards.hide();
     }
 }
 
@@ -169,11 +191,9 @@ impl Shown for Event {
             Change::Session { session, .. } => session.hide(),
             Change::Prompt { prompt, .. } => prompt.hide(),
             Change::Operation { operation, .. } => operation.hide(),
+            Change::Forward { forward, .. } => forward.hide(),
             // They have neither.
-            Change::Gap { .. }
-            | Change::Container { .. }
-            | Change::Forward { .. }
-            | Change::Unknown => {}
+            Change::Gap { .. } | Change::Container { .. } | Change::Unknown => {}
         }
     }
 }
@@ -236,7 +256,7 @@ mod tests {
             "id": 1, "kind": "code", "message": "SECRET: ", "note": "SECRET", "secret": true, "at": AT, "expires_at": AT,
         });
         let problem = json!({
-            "type": "about:blank", "title": "t", "status": 500, "code": "internal", "detail": "d", "retriable": false,
+            "type": "about:blank", "title": "t", "status": 500, "code": "internal", "detail": "SECRET", "retriable": false,
             "causes": ["SECRET"],
         });
         let operation = json!({
@@ -247,6 +267,12 @@ mod tests {
             "name": "h", "since": AT, "up_s": 0, "down_s": 1, "rtt_ms": null,
             "changes": [{ "at": AT, "link": "failed", "code": "auth_failed", "message": "SECRET" }],
         }));
+        let forward = json!({
+            "id": "f", "host": "h", "direction": "local", "listen": "127.0.0.1:1", "to": "h:2", "state": "refused",
+            "last_error": "SECRET", "connections": 0, "connections_total": 0, "bytes_in": 0, "bytes_out": 0,
+        });
+        masked::<Forward>(&forward);
+        masked::<ForwardList>(&json!({ "forwards": [forward] }));
         masked::<Prompt>(&prompt);
         masked::<Operation>(&operation);
         masked::<HostList>(
@@ -259,6 +285,7 @@ mod tests {
             json!({ "hosts": [host] }),
             json!({ "prompts": [prompt] }),
             json!({ "operations": [operation] }),
+            json!({ "forwards": [forward] }),
         ] {
             masked::<Snapshot>(&part);
         }
@@ -266,6 +293,7 @@ mod tests {
             json!({ "event": "host", "host": "h", "status": host }),
             json!({ "event": "prompt", "prompt_id": 1, "prompt": prompt }),
             json!({ "event": "operation", "operation_id": "o", "operation": operation }),
+            json!({ "event": "forward", "forward_id": "f", "host": "h", "forward": forward }),
             json!({ "event": "snapshot", "hosts": [host] }),
         ] {
             let mut event = json!({ "id": "a-1", "at": AT });

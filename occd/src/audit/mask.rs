@@ -32,7 +32,7 @@ const PARTS: [&str; 15] = [
     "signature",
 ];
 /// What they are, or end with behind a `-` or `_`.
-const ENDS: [&str; 6] = ["pass", "pwd", "auth", "otp", "pw", "psk"];
+const ENDS: [&str; 7] = ["pass", "pwd", "auth", "otp", "pw", "psk", "pat"];
 /// What only looks like one: where it is, or how it is named.
 const NOT: [&str; 8] = ["file", "path", "stdin", "dir", "name", "fd", "env", "pwd"];
 /// Headers whose whole line is one.
@@ -65,7 +65,7 @@ const TOKENS: [&str; 22] = [
 /// The shortest rest of a token: what is shorter is a word.
 const TOKEN_REST: usize = 16;
 /// Programs with an option of one letter for a password, which may be the next word where that is said.
-const SHORT: [(&str, &str, bool); 15] = [
+const SHORT: [(&str, &str, bool); 18] = [
     ("mysql", "-p", false),
     ("mysqldump", "-p", false),
     ("mysqladmin", "-p", false),
@@ -79,6 +79,9 @@ const SHORT: [(&str, &str, bool); 15] = [
     ("curl", "-u", true),
     ("curl", "-U", true),
     ("curl", "--user", true),
+    ("curl", "--proxy-user", true),
+    ("curl", "--oauth2-bearer", true),
+    ("smbclient", "-U", true),
     ("login", "-p", true),
     ("ldapsearch", "-w", true),
 ];
@@ -230,10 +233,19 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
         let end = length.map_or(bytes.len(), |length| at + length);
         let (name, name_at) = (&text[at..end], at);
         let plain = name.to_ascii_lowercase();
-        let is_header = HEADERS.contains(&plain.as_str());
+        let is_header = HEADERS.contains(&plain.strip_prefix("-h").unwrap_or(&plain));
         at = end;
+        // What begins behind a blank with a backslash is the rest of a word of a shell.
+        let is_rest = |start: usize| bytes[start..].starts_with(b"\\ ");
         if plain == "bearer" {
-            hide(hidden, value(text, skip(end, b" "), false));
+            let start = skip(end, b" ");
+            hide(
+                hidden,
+                match is_rest(start) {
+                    true => word_of_shell(text, start),
+                    false => value(text, start, false),
+                },
+            );
             continue;
         }
         if !is_header && !names_secret(name) {
@@ -254,6 +266,7 @@ fn names(text: &str, hidden: &mut Vec<Range<usize>>) {
             let range = match (is_assigned, is_option(name) && open_quote(&text[..end]).is_none()) {
                 (true, _) => value_of_assignment(text, name_at, start),
                 (false, true) => word_of_shell(text, start),
+                (false, false) if is_rest(start) => word_of_shell(text, start),
                 (false, false) => value(text, start, is_header || is_line),
             };
             // What is hidden is not looked at again, nor taken for a name.
@@ -275,11 +288,13 @@ fn options(text: &str, hidden: &mut Vec<Range<usize>>) {
         let skipped = piece.len() - plain.len();
         if let Some(from) = shorts.see(plain) {
             let from = start + skipped + from;
+            // The quotes of a whole word hold it together.
+            let begin = if from == start + skipped { start } else { from };
             hide(
                 hidden,
                 match open_quote(&text[..start]) {
-                    None if skipped == 0 => word_of_shell(text, from),
-                    _ => value(text, from, false),
+                    None => word_of_shell(text, begin),
+                    Some(_) => value(text, begin, false),
                 },
             );
         }
@@ -404,6 +419,15 @@ mod tests {
                 &["sh", "-c", "cat <<E\ndb_password: hun ter2\nE"],
                 "sh -c cat <<E\ndb_password: ***\nE",
             ),
+            (&["sh", "-c", "curl -u \"me:hun ter2\" h"], "sh -c curl -u \"***\" h"),
+            (&["sh", "-c", "sh -c \"curl -u 'me:hun ter2' h\""], "sh -c sh -c \"curl -u '***' h\""),
+            (&["sh", "-c", "curl --proxy-user 'me:hun ter2' h"], "sh -c curl --proxy-user '***' h"),
+            (
+                &["sh", "-c", "curl -HAuthorization:\\ Bearer\\ hunter2 h"],
+                "sh -c curl -HAuthorization:*** h",
+            ),
+            (&["sh", "-c", "curl -H X:\\ Bearer\\ hunter2 h"], "sh -c curl -H X:\\ Bearer*** h"),
+            (&["env", "GITHUB_PAT=hunter2", "id"], "env GITHUB_PAT=*** id"),
             (&["sh", "-c", "sh -c 'TOKEN=hunter2; id'"], "sh -c sh -c 'TOKEN=***; id'"),
             (
                 &["sh", "-c", "cd /x; PGPASSWORD='hun ter2' psql"],

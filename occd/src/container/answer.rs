@@ -228,7 +228,7 @@ pub(super) async fn last_words(session: &mut Session, lines: usize) -> Vec<Strin
             .filter(|line| !line.trim().is_empty())
             .collect(),
         Err(error) => {
-            tracing::debug!(%error, "the sandbox's last words cannot be read");
+            tracing::debug!(error = error.for_log(), "the sandbox's last words cannot be read");
             Vec::new()
         }
     }

@@ -117,6 +117,14 @@ impl From<BollardError> for DockerError {
 }
 
 impl DockerError {
+    /// Returns it for the log, without what the other side has said.
+    pub(super) fn for_log(&self) -> String {
+        match self {
+            Self::Refused { status, .. } => format!("Docker answered with status {status}"),
+            error => error.to_string(),
+        }
+    }
+
     /// Returns whether another socket may be the engine's by now.
     fn is_of_the_socket(&self) -> bool {
         matches!(self, Self::Missing | Self::Permission(_) | Self::Down { .. })

@@ -10,6 +10,7 @@ use super::opencode_config::OpencodeConfigError;
 use super::settings::BadSettings;
 use super::{DockerError, EngineError, InstallError};
 use crate::host::Unreachable;
+use crate::ssh::error::chain;
 
 /// Why something with the sandbox did not work.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +198,24 @@ impl From<BollardError> for SandboxError {
 }
 
 impl SandboxError {
+    /// Returns it for the log, without what Docker, its sandboxes and commands have said: whoever began the work is told.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::Unreachable(unreachable) => unreachable.error.for_log(),
+            Self::Docker(error) => error.for_log(),
+            Self::NoImage { source, .. } => format!("{self}: {}", source.for_log()),
+            Self::Ended { code, .. } => format!("the sandbox ended with exit code {code}"),
+            Self::Unhealthy { .. } => "the sandbox is unhealthy".to_owned(),
+            Self::RolledBack { source, .. } => format!("{self}: {}", source.for_log()),
+            Self::Stuck { container, source, .. } => format!(
+                "the new sandbox failed, and so did going back; the one from before is the container {container}: {}",
+                source.for_log()
+            ),
+            Self::Install(error) => error.for_log(),
+            error => chain(error),
+        }
+    }
+
     /// Returns the status and the words with which Docker refused, if it did.
     pub(super) fn refusal(&self) -> Option<(u16, &str)> {
         match self {

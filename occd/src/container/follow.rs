@@ -67,7 +67,7 @@ async fn on(host: &HostHandle, connection: &Arc<Connection>, known: &Keeper, ans
         let error = Box::pin(events(host, connection, known, &mut was_live)).await.err();
         let is_missing = matches!(error, Some(DockerError::Missing));
         if let Some(error) = error {
-            tracing::debug!(host = %host.name(), %error, "the sandbox is not followed");
+            tracing::debug!(host = %host.name(), error = error.for_log(), "the sandbox is not followed");
             known.modify(|known| {
                 if std::mem::take(&mut known.live)
                     && let Some(status) = &mut known.status
@@ -167,7 +167,7 @@ async fn follow_disk(docker: &Docker, known: &Keeper) {
         let measured = image_of(&known.borrow());
         match Box::pin(disk::measure(docker)).await {
             Ok(disk) => known.modify(|known| known.disk = disk),
-            Err(error) => tracing::debug!(%error, "the disk was not looked at"),
+            Err(error) => tracing::debug!(error = error.for_log(), "the disk was not looked at"),
         }
         sleep(DISK_MIN).await;
         let mut changes = known.subscribe();

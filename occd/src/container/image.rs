@@ -84,7 +84,7 @@ pub(super) async fn remove_left(
         .ask(async |docker| docker.remove_image(id, Some(options.clone()), None).await.map(drop));
     match removed.await {
         Err(error) if error.refusal().is_some_and(|(status, _)| [404, 409].contains(&status)) => {
-            tracing::debug!(id, %error, "an image stays");
+            tracing::debug!(id, error = error.for_log(), "an image stays");
             Ok(())
         }
         removed => removed,

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::session::is_answer;
-use super::{Docker, Engine, EngineError, SandboxError, sandbox};
+use super::{Docker, DockerError, Engine, EngineError, SandboxError, sandbox};
 use crate::host::Tries;
 use crate::prompts::Client;
 
@@ -98,13 +98,18 @@ impl Reader {
             match self.read(&docker, query).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_answer(&error) || !query.follow => return Err(error.into()),
-                Err(error) => tracing::debug!(%error, "the lines of a sandbox broke off"),
+                Err(error) => tracing::debug!(
+                    error = DockerError::from(error).for_log(),
+                    "the lines of a sandbox broke off"
+                ),
             }
             docker = loop {
                 sleep(RETRY).await;
                 match engine.docker(Tries::Wait(LINK), &Client::default()).await {
                     Ok(docker) => break docker,
-                    Err(EngineError::Docker(error)) => tracing::debug!(%error, "no engine yet"),
+                    Err(EngineError::Docker(error)) => {
+                        tracing::debug!(error = error.for_log(), "no engine yet");
+                    }
                     Err(EngineError::Unreachable(lost)) if lost.next_retry_at.is_some() => {}
                     Err(error) => return Err(error.into()),
                 }

@@ -152,7 +152,7 @@ impl Operations {
                 match &result {
                     Ok(outcome) => tracing::info!(id = running.id, did = ?outcome.did, "done"),
                     Err(error) => {
-                        let error = crate::ssh::error::chain(error);
+                        let error = error.for_log();
                         tracing::warn!(id = running.id, kind, place, error, "an operation failed");
                     }
                 }

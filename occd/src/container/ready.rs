@@ -85,9 +85,16 @@ impl Ready {
                     match Way::to_host(&connection, socket.as_deref(), host.clone()).await {
                         Ok(way) => match Live::over(way, known.clone()).await {
                             Ok(live) => return live,
-                            Err(error) => tracing::debug!(%error, "the engine is not ready"),
+                            Err(error) => {
+                                tracing::debug!(error = error.for_log(), "the engine is not ready");
+                            }
                         },
-                        Err(error) => tracing::debug!(%error, "there is no way to an engine"),
+                        Err(error) => {
+                            tracing::debug!(
+                                error = error.for_log(),
+                                "there is no way to an engine"
+                            );
+                        }
                     }
                     sleep(RETRY).await;
                 }

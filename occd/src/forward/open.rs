@@ -63,8 +63,8 @@ pub(super) async fn open(
             Whose::Browsers(..) => host.connection_if_due(deadline).await,
         };
         let connection = connected.map_err(|unreachable| {
-            let error = unreachable.error.as_ref();
-            let why = chain(error);
+            // It is in the log, and shown to whoever looks at the forward: occ status tells the rest.
+            let why = unreachable.error.for_log();
             NoWay::Down(format!("{name} is not connected: {}.", why.trim_end_matches('.')))
         })?;
         if let Whose::Browsers(sandboxes, service) = whose

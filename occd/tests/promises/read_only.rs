@@ -1,9 +1,10 @@
 //! The read-only socket tells what is known, and nothing can be done through it.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use occ_proto::Code;
@@ -16,6 +17,7 @@ use testkit::wait::blocking::wait_until;
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink};
 
 use crate::ask::{GUARD, connect, list, look, problem};
+use crate::files::Shared;
 use crate::limits::{self, alone};
 use crate::policy::sshd_with;
 use crate::start::output;
@@ -97,6 +99,9 @@ fn nothing_is_done_through_the_read_only_socket() {
     }
     // A look at an idle host dials it on the other socket, and not here.
     assert_eq!(ask(&rig, "GET", "/v1/hosts/h").json()["state"], "idle");
+    let seen =
+        crate::start::output(rig.occ(&["status", "--host", "h"]).env("OCC_SOCKET", &path)).stdout;
+    assert!(seen.contains("connected when somebody uses it"), "{seen}");
     assert_eq!(look(&rig, "h").state, State::Idle);
     assert_eq!(host.connections(), 0);
     // Nor does a jump host come to be that nobody has.
@@ -152,10 +157,43 @@ fn what_is_wrong_with_the_settings_is_told_without_a_value_and_to_their_owner_al
     assert!(!rig.log().contains(SECRET), "{}", rig.log());
 }
 
+/// Serves as a Docker would that refuses whatever it is asked with some words.
+fn docker_that_says(socket: &Path, words: &'static str) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(client) = client else { return };
+            let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
+            let Some(Ok(asked)) = lines.next() else { continue };
+            // A sandbox's body is of no interest, and the connection is closed.
+            let _ = lines.find(|line| line.as_ref().is_ok_and(String::is_empty));
+            let (status, body) = match asked.contains("/version ") || asked.contains("/_ping ") {
+                true => (200, json!({ "ApiVersion": "1.43", "MinAPIVersion": "1.24" })),
+                false => (500, json!({ "message": words })),
+            };
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nApi-Version: 1.43\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = (&client).write_all([head, body].concat().as_bytes());
+        }
+    });
+}
+
 #[test]
 fn what_stands_in_files_and_what_programs_say_is_for_their_owner_alone() {
     const SECRET: &str = "hunter2";
     let Some((_sshd, rig)) = sshd_with("") else { return };
+    rig.occ_ok(&["daemon", "log-level", "trace"]);
+    // A server of Docker's words.
+    let shared = Shared::new();
+    let docker = shared.at("docker.sock");
+    docker_that_says(&docker, SECRET);
+    rig.write_config_toml(&format!("[hosts.h]\ndocker_socket = {docker:?}\n"));
+    let started = rig.run_occ(&["start", "--host", "h", "--yes"]);
+    assert!(started.stderr.contains(SECRET), "the owner is told: {started:?}");
     // A shell quotes the whole line that it cannot read.
     let proxy = "Host 127.0.0.9\n  ProxyCommand connect -H user:hunter2@proxy (x) %h %p\n";
     let broken = "Host 127.0.0.8\n  Port hunter2\n";
@@ -184,8 +222,22 @@ fn what_stands_in_files_and_what_programs_say_is_for_their_owner_alone() {
             let said = answer.unwrap().text();
             assert!(!said.contains(SECRET) && said.contains("urn:occ:problem"), "{said}");
         }
-        let seen = ask(&rig, "GET", "/v1/hosts").text();
-        assert!(!seen.contains(SECRET), "{seen}");
+        let fresh = format!("/v1/hosts/{name}?fresh=true");
+        assert_eq!(rig.http("GET", &fresh, &[], None).status, 200);
+        // A client of a forward has it dialled.
+        rig.occ_ok(&["disconnect", "--host", name]);
+        let forward = rig.occ_ok(&["forward", "add", "-q", "-L", "0:127.0.0.1:9", "--host", name]);
+        let port = forward.trim().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+        rig.run_occ(&["connect", "--host", name]);
+        drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
+        let error = || rig.http("GET", "/v1/forwards", &[], None).text();
+        let is_told = |text: &String| text.contains("is not connected: ");
+        wait_until("why the forward does not work", GUARD, error, is_told);
+        rig.occ_ok(&["forward", "remove", &port.to_string(), "--host", name]);
+        for path in ["/v1/hosts", "/v1/operations", "/v1/forwards"] {
+            let seen = ask(&rig, "GET", path).text();
+            assert!(!seen.contains(SECRET), "{path}: {seen}");
+        }
     }
     let config = rig.paths().config_dir().unwrap();
     for (file, text) in [
@@ -201,7 +253,10 @@ fn what_stands_in_files_and_what_programs_say_is_for_their_owner_alone() {
     let log = rig.log();
     assert!(!log.contains(SECRET), "{log}");
     assert!(
-        log.contains("the dial failed") && log.contains("occd.toml, line 2; occ doctor"),
+        log.contains("Docker answered with status 500")
+            && log.contains("asked for a fresh status")
+            && log.contains("the dial failed")
+            && log.contains("occd.toml, line 2; occ doctor"),
         "{log}"
     );
 }

@@ -74,3 +74,16 @@ pub enum InstallError {
     #[error("every command went well, but Docker does not answer")]
     Silent(#[source] DockerError),
 }
+
+impl InstallError {
+    /// Returns it for the log, without what commands have said.
+    pub fn for_log(&self) -> String {
+        match self {
+            Self::NoRoot { user, .. } => format!("{user} cannot become root there"),
+            Self::Look(_) => "the host cannot be looked at".to_owned(),
+            Self::Failed { command, how, .. } => format!("`{command}` ended with {how}"),
+            Self::Silent(error) => format!("{self}: {}", error.for_log()),
+            error => error.to_string(),
+        }
+    }
+}
