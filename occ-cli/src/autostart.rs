@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use tokio::process::{Child, Command};
 
 use crate::commands::Context;
 use crate::endpoint::{
-    Failure, connect_checked, make_directory, named_socket, shown, socket_path, try_connect,
+    Failure, connect_checked, directory, make_directory, named_socket, shown, socket_path,
+    try_connect,
 };
 use crate::error::{CliError, DAEMON_UNREACHABLE, DENIED};
 use crate::hint::{cure, state_dir};
@@ -101,10 +103,14 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         Err(Failure::Absent) => {}
     }
     // What a daemon of ours would serve there is everything.
-    if socket.file_name() == Some(OsStr::new(GRANT_SOCKET)) {
-        let message = format!("The grant of {} has ended, or was revoked.", shown(&socket));
-        return Err(CliError::absent(message)
-            .hint("occ grant list, where it was made, shows those in force"));
+    if is_grants(&socket) {
+        if has_ended(&socket) {
+            return Err(CliError::absent(of_ended(&socket)).hint(IN_FORCE));
+        }
+        let message = format!("Nobody serves the grant of {}: occd is stopped.", shown(&socket));
+        return Err(CliError::absent(message).hint(
+            "occ daemon start, by whoever made it; it goes on then, unless its time is over",
+        ));
     }
     if start == Start::Never || (start == Start::IfNeeded && is_forbidden()) {
         let message = format!("occd is not running (socket {}).", shown(&socket));
@@ -158,15 +164,32 @@ pub(crate) async fn start_in_turn(
 
 /// Returns why something was cut off: what was open through a grant ends with it, and its socket has gone by then.
 pub(crate) fn of_ended_grant(socket: &Path, error: CliError) -> CliError {
-    let is_grants = socket.file_name() == Some(OsStr::new(GRANT_SOCKET));
     let is_cut = error.code == DAEMON_UNREACHABLE || error.is_interrupted();
-    if !is_grants || !is_cut || socket.symlink_metadata().is_ok() {
+    if !is_grants(socket) || !is_cut || !has_ended(socket) {
         return error;
     }
     let code = Code::PolicyDenied.as_str().to_owned();
-    let message = format!("The grant of {} has ended, or was revoked.", shown(socket));
-    CliError { exit: DENIED, code, ..CliError::failed(message) }
-        .hint("occ grant list, where it was made, shows those in force")
+    CliError { exit: DENIED, code, ..CliError::failed(of_ended(socket)) }.hint(IN_FORCE)
+}
+
+/// What shows which grants there are.
+const IN_FORCE: &str = "occ grant list, where it was made, shows those in force";
+
+fn is_grants(socket: &Path) -> bool {
+    socket.file_name() == Some(OsStr::new(GRANT_SOCKET))
+}
+
+/// Returns whether a grant is no more: its directory goes with it, where a daemon that stops takes the socket alone. Where that
+/// is mounted, as in a container, it has no name any more.
+fn has_ended(socket: &Path) -> bool {
+    match directory(socket).metadata() {
+        Ok(meta) => meta.nlink() == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn of_ended(socket: &Path) -> String {
+    format!("The grant of {} has ended, or was revoked.", shown(socket))
 }
 
 /// Returns whether occ is to start no daemon by itself.

@@ -105,10 +105,14 @@ impl Grants {
         let remembered: Vec<Grant> = state_file::load(&file, "there are no grants");
         let now = Timestamp::now();
         let open = remembered.into_iter().filter(|grant| grant.ends_at > now);
-        let entry =
-            |grant: Grant| (grant.name.clone(), Entry { grant, over: CancellationToken::new() });
+        let dir = dir.join("grants");
+        let entry = |mut grant: Grant| {
+            // The daemon before may have had its sockets in another place.
+            grant.socket = socket_in(&dir.join(&grant.name)).display().to_string();
+            (grant.name.clone(), Entry { grant, over: CancellationToken::new() })
+        };
         let entries = Mutex::new(open.map(entry).collect());
-        Self { dir: dir.join("grants"), file, entries, audit, tasks, stop }
+        Self { dir, file, entries, audit, tasks, stop }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -173,7 +177,7 @@ impl Grants {
             .ok()
             .and_then(|lasts| created.checked_add(lasts).ok())
             .ok_or_else(|| GrantError::Bad("the end is out of range".into()))?;
-        let socket = self.dir.join(&name).join(GRANT_SOCKET);
+        let socket = socket_in(&self.dir.join(&name));
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             return bad(format!("the path {} is too long for a socket", socket.display()));
         }
@@ -268,7 +272,7 @@ impl Grants {
         self.tasks.spawn(serving);
         let (name, ends_at) = (grant.name.clone(), grant.ends_at);
         let (grants, stop) = (Arc::downgrade(self), self.stop.clone());
-        let socket = self.dir.join(&name).join(GRANT_SOCKET);
+        let socket = socket_in(&self.dir.join(&name));
         self.tasks.spawn(async move {
             let ended = async {
                 while let Ok(left) = Duration::try_from(ends_at.duration_since(Timestamp::now()))
@@ -312,7 +316,7 @@ impl Grants {
         let dir = self.dir.join(&grant.name);
         let (dir_mode, mode) = if grant.any_uid { (0o711, 0o666) } else { (0o700, 0o600) };
         make(&dir, dir_mode)?;
-        let socket = dir.join(GRANT_SOCKET);
+        let socket = socket_in(&dir);
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -324,8 +328,13 @@ impl Grants {
     }
 }
 
+/// Returns the socket of the grant whose directory that is.
+fn socket_in(dir: &Path) -> PathBuf {
+    dir.join(GRANT_SOCKET)
+}
+
 fn remove(dir: &Path) {
-    let socket = dir.join(GRANT_SOCKET);
+    let socket = socket_in(dir);
     for removed in [std::fs::remove_file(&socket), std::fs::remove_dir(dir)] {
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -34,6 +34,13 @@ pub fn check_strictly(metadata: &Metadata) -> Result<(), Exposed> {
     check_bits(metadata, 0o022)
 }
 
+/// Refuses a directory in which somebody else could put another directory in the place of one of ours. A group may write: where
+/// the user of a container is any number, it is root's. In one for everybody, as /tmp is, each has what is their own.
+pub fn check_above(metadata: &Metadata) -> Result<(), Exposed> {
+    const STICKY: u32 = 0o1000;
+    check_bits(metadata, if metadata.mode() & STICKY == 0 { 0o002 } else { 0 })
+}
+
 /// Refuses a file that anybody but root could have written.
 pub fn check_roots(metadata: &Metadata) -> Result<(), Exposed> {
     if metadata.uid() != 0 {

@@ -15,6 +15,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 
 use crate::check::can_make_in;
+use crate::ownership;
 
 /// Why the daemon cannot have its socket.
 #[derive(Debug, thiserror::Error)]
@@ -337,7 +338,12 @@ fn check_private(dir: &Path) -> Result<(), SocketError> {
     if mode & 0o077 != 0 {
         return not_private(format!("it has mode {mode:04o}; chmod 700 it"));
     }
-    Ok(())
+    match dir.parent().map(Path::metadata) {
+        Some(Ok(above)) => ownership::check_above(&above)
+            .or_else(|why| not_private(format!("the one above it {why}"))),
+        // Whatever is there can be reached by its path.
+        Some(Err(_)) | None => Ok(()),
+    }
 }
 
 /// How often, and after which pause, a lock is tried again: whoever asks who holds it has it for a moment.
@@ -461,6 +467,20 @@ mod tests {
             set_mode(&foreign, 0o700);
             std::os::unix::fs::chown(&foreign, Some(65534), None).unwrap();
             assert!(refused(&foreign));
+        }
+
+        // Whoever may write to the one above could put another in its place.
+        let above = root.path().join("above");
+        let within = above.join("occ");
+        std::fs::create_dir(&above).unwrap();
+        set_mode(&above, 0o777);
+        assert!(refused(&within));
+        set_mode(&above, 0o1777);
+        assert!(!refused(&within));
+        if rustix::process::geteuid().is_root() {
+            set_mode(&above, 0o755);
+            std::os::unix::fs::chown(&above, Some(65534), None).unwrap();
+            assert!(refused(&within));
         }
     }
 

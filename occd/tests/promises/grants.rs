@@ -1,5 +1,6 @@
 //! A grant's socket serves one host, with a policy that is fixed, until its end. Mounted into a container, that is a wall.
 
+use std::fs::Permissions;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
@@ -11,10 +12,12 @@ use serde_json::{Value, json};
 use testkit::http::{self, Response};
 use testkit::{DaemonRig, DockerRig};
 
+use testkit::user::bound_by_modes;
 use testkit::wait::blocking::wait_until;
 
 use crate::files::{Lines, Shared, bare};
 use crate::policy::{denied, sshd_with};
+use crate::start::output;
 use crate::support::{GUARD, eventually, exit_code};
 
 fn ask(socket: &Path, method: &str, path: &str, body: Option<Value>) -> Response {
@@ -210,6 +213,41 @@ fn where_a_grant_was_no_other_daemon_is_started_and_it_ends_with_its_host() {
     rig.occ_ok(&["host", "remove", "h", "--force"]);
     assert!(!socket.exists());
     assert_eq!(rig.http("GET", "/v1/grants", &[], None).json()["grants"], json!([]));
+}
+
+#[test]
+fn a_grant_that_nobody_serves_for_now_has_not_ended() {
+    let Some((_sshd, mut rig)) = sshd_with("") else { return };
+    let socket = make(&rig, &["--allow", "exec", "--ttl", "2h", "--name", "g"]);
+    rig.terminate_daemon();
+    let asked = |rig: &DaemonRig| {
+        let said = output(rig.occ(&["exec", "--", "true"]).env("OCC_SOCKET", &socket));
+        (said.code(), said.stderr)
+    };
+    let (code, said) = asked(&rig);
+    assert!(code == 3 && said.contains("Nobody serves the grant"), "{said}");
+    assert!(said.contains("hint: occ daemon start"), "{said}");
+    // Nor has one whose directory is closed to whoever asks.
+    let run_dir = rig.socket().parent().unwrap().to_owned();
+    let mode = |mode| std::fs::set_permissions(&run_dir, Permissions::from_mode(mode)).unwrap();
+    mode(0o600);
+    let mut occ = rig.occ(&["exec", "--", "true"]);
+    let said = output(&mut bound_by_modes(occ.env("OCC_SOCKET", &socket)));
+    assert!(said.code() == 3 && said.stderr.contains("Permission denied"), "{said:?}");
+    mode(0o700);
+    rig.start_daemon(&[]);
+    assert_eq!(asked(&rig).0, 0);
+
+    // The next daemon may have it in another place.
+    rig.terminate_daemon();
+    let elsewhere = rig.root().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    rig.set_env("XDG_RUNTIME_DIR", &elsewhere);
+    rig.start_daemon(&[]);
+    let listed = rig.http("GET", "/v1/grants", &[], None).json();
+    let listed = PathBuf::from(listed["grants"][0]["socket"].as_str().unwrap());
+    assert!(listed.starts_with(&elsewhere), "{listed:?}");
+    assert_eq!(run(&listed, "h", &["true"]).status, 200);
 }
 
 #[test]

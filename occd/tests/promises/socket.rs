@@ -620,6 +620,14 @@ fn a_state_directory_that_others_could_write_to_is_refused() {
     let expected = format!("the directory {} can be written by others", dir.display());
     assert!(words.starts_with(&expected), "{words}");
     set_mode(&dir, 0o755);
+    // Nor may they put another one in its place.
+    let above = dir.parent().unwrap();
+    set_mode(above, 0o777);
+    let (code, words) = fails_to_start(&rig, &[]);
+    assert_eq!(code, Some(1));
+    let expected = format!("the directory {} can be written by others", above.display());
+    assert!(words.starts_with(&expected), "{words}");
+    set_mode(above, 0o1777);
     let mut rig = rig;
     rig.start_daemon(&[]);
 }
