@@ -72,6 +72,9 @@ fn page(command: &Command, is_whole: bool, dir: &Path) -> io::Result<()> {
         // They are on the page of occ, to which this one leads.
         shown = shown.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg });
     }
+    // As --help has it: which options take a value, and whether words may be repeated.
+    let usage = shown.render_usage().to_string();
+    shown = shown.override_usage(usage.trim_start_matches("Usage:").trim().to_owned());
     let name = shown.get_display_name().unwrap_or(shown.get_name()).to_owned();
     let title = name.to_uppercase();
     let version = concat!("occ ", env!("CARGO_PKG_VERSION"));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Arg;
+use occ_proto::log::Level;
 use occ_proto::paths::Env;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -36,6 +37,8 @@ pub(super) enum Kind {
     Operations,
     /// A grant.
     Grants,
+    /// How much is logged.
+    Levels,
     /// A file here.
     Files,
     /// `HOST:PATH`, or a file here.
@@ -57,6 +60,7 @@ impl Kind {
             (["forward", "remove"], "which") => Self::Forwards,
             (["operations", ..], "id") => Self::Operations,
             (["grant", "revoke"], "name") => Self::Grants,
+            (["daemon", "log-level"], "level") => Self::Levels,
             (["cp" | "ls" | "cat" | "rm" | "edit" | "files", ..], "path" | "paths") => {
                 Self::HostPaths
             }
@@ -140,6 +144,7 @@ impl Names {
                 let none = [("none".to_owned(), "no default host".to_owned())];
                 self.hosts().iter().map(Host::described).chain(none).collect()
             }
+            Kind::Levels => Level::ALL.map(|(_, word)| (word.to_owned(), String::new())).to_vec(),
             Kind::HostPaths => {
                 let named = |host: &Host| (format!("{}:", host.name), host.described().1);
                 self.hosts().iter().map(named).collect()

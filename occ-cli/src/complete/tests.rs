@@ -17,6 +17,7 @@ fn commands_and_options_come_from_the_grammar() {
     assert_eq!(words("occ exec -- make --js"), Vec::<String>::new());
     assert_eq!(words("occ exec make --js"), Vec::<String>::new());
     assert_eq!(words("occ completions "), ["bash", "zsh", "fish"]);
+    assert_eq!(words("occ daemon log-level d"), ["debug"]);
     assert_eq!(words("occ cp --eol "), ["lf"]);
     assert_eq!(words("occ cp --eol="), ["lf"]);
     assert_eq!(words("occ cp --eol lf --rec"), ["--recursive"]);

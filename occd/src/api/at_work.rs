@@ -2,6 +2,7 @@
 //! the end of the connection that it has become. Whoever floods one host leaves places for the others.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::Request;
@@ -42,14 +43,15 @@ impl AtWork {
         let mut counts = lock(&self.0);
         if counts.all >= most.get() {
             return Err(too_many(format!(
-                "occd has {most} operations at work, and takes no more."
+                "occd has {} at work, and takes no more.",
+                operations(most)
             )));
         }
         if let Some(place) = &place {
             let count = counts.places.get(place).copied().unwrap_or_default();
             if count >= most_per_host.get() {
-                let detail =
-                    format!("{place} has {most_per_host} operations at work, and takes no more.");
+                let count = operations(most_per_host);
+                let detail = format!("{place} has {count} at work, and takes no more.");
                 let error = too_many(detail);
                 return Err(match place.host() {
                     Some(host) => error.host(host),
@@ -81,6 +83,11 @@ impl Drop for Operation {
             counts.places.remove(place);
         }
     }
+}
+
+/// Returns how many there are, in words.
+fn operations(count: NonZeroUsize) -> String {
+    format!("{count} {}", if count.get() == 1 { "operation" } else { "operations" })
 }
 
 fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {

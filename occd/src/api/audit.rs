@@ -188,6 +188,10 @@ impl Noted {
                     trail.forget();
                 }
                 let status = response.status();
+                if status == StatusCode::TOO_MANY_REQUESTS {
+                    // It had no place, and comes again: a command that waits for one asks each second.
+                    trail.forget();
+                }
                 if status != StatusCode::SWITCHING_PROTOCOLS {
                     let is_error = status.is_client_error() || status.is_server_error();
                     trail.answered(code_of(response), is_error);

@@ -38,10 +38,10 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Self::Rejection> {
         // Also what keeps a page's simple form from being taken for a request.
         if !is_json(request.headers()) {
             return Err(ApiError::new(
@@ -50,13 +50,25 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 "The body must be sent with Content-Type: application/json.",
             ));
         }
-        let bytes = whole(request.into_body()).await?;
+        let bytes = whole(app, request.into_body()).await?;
         strict::from_slice(&bytes).map(Self).map_err(|unfit| ApiError::unfit("The body", unfit))
     }
 }
 
-/// Reads a body as a whole, which has to come in time and may not be too large.
-pub(super) async fn whole(body: RequestBody) -> ApiResult<Bytes> {
+/// Reads a body as a whole, which has to come in time and may not be too large. When the daemon stops, one that does not come
+/// is not waited for.
+pub(super) async fn whole(app: &App, body: RequestBody) -> ApiResult<Bytes> {
+    tokio::select! {
+        biased;
+        read = read(body) => read,
+        () = app.reads_no_more() => {
+            let detail = "occd stops, and not all of the body has come. Nothing was done.";
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code::ShuttingDown, detail))
+        }
+    }
+}
+
+async fn read(body: RequestBody) -> ApiResult<Bytes> {
     let too_large = || {
         let detail = "The body is larger than 1 MiB.";
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, detail)
@@ -263,12 +275,12 @@ impl FromRequestParts<Arc<App>> for FileAt {
 #[derive(Debug)]
 pub(super) struct OptionalBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
+impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Self::Rejection> {
         if request.headers().contains_key(header::CONTENT_TYPE) || !request.body().is_end_stream() {
-            let Body(body) = Body::from_request(request, state).await?;
+            let Body(body) = Body::from_request(request, app).await?;
             return Ok(Self(body));
         }
         Ok(Self(T::default()))
@@ -324,7 +336,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_waited_for_for_a_while() {
         let nothing = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
-        let problem = whole(RequestBody::from_stream(nothing)).await.unwrap_err().0;
+        let problem = read(RequestBody::from_stream(nothing)).await.unwrap_err().0;
         assert_eq!((problem.status, problem.code), (408, Code::RequestTimeout));
         assert_eq!(problem.retry_after_ms, Some(1000));
     }
@@ -334,11 +346,11 @@ mod tests {
         let pieces = (0..17).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
         let piecewise = RequestBody::from_stream(futures_util::stream::iter(pieces));
         for body in [piecewise, RequestBody::from(vec![b' '; BODY_LIMIT + 1])] {
-            let problem = whole(body).await.unwrap_err().0;
+            let problem = read(body).await.unwrap_err().0;
             assert_eq!((problem.status, problem.code), (413, Code::TooLarge));
         }
         assert_eq!(
-            whole(RequestBody::from(vec![b' '; BODY_LIMIT])).await.unwrap().len(),
+            read(RequestBody::from(vec![b' '; BODY_LIMIT])).await.unwrap().len(),
             BODY_LIMIT
         );
     }

@@ -218,7 +218,18 @@ pub struct Besides {
     warnings: Vec<String>,
 }
 
+/// How long what is sent may pause when the daemon stops. The hosts are there a little longer: what has come so far is
+/// cleared away.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
 impl App {
+    /// Waits until the daemon stops, and then a little for what clients still send.
+    async fn reads_no_more(&self) {
+        self.end.cancelled().await;
+        // Either way it is over.
+        let _ = timeout(LAST_PAUSE, self.stop.cancelled()).await;
+    }
+
     /// Returns the hosts as hosts.json has them at this moment, with the pool in line: somebody may have
     /// just edited it.
     async fn hosts_now(&self) -> Arc<HostsSnapshot> {

@@ -226,7 +226,7 @@ async fn keyed(
         ));
     }
     let (parts, body) = request.into_parts();
-    let body = whole(body).await?;
+    let body = whole(&app, body).await?;
     let digest = digest(&[word.as_bytes()]);
     let query = parts.uri.query().unwrap_or_default();
     // Another kind of client may be refused what this one was not.

@@ -29,6 +29,7 @@ pub(super) const JSON_BODY: &[Codes] = &[
     (408, &[Code::RequestTimeout]),
     (413, &[Code::TooLarge]),
     (415, &[Code::UnsupportedMediaType]),
+    (503, &[Code::ShuttingDown]),
 ];
 /// What a POST may get, which may have an Idempotency-Key.
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub(super) const KEYED: &[Codes] = &[
     (422, &[Code::KeyReused]),
     (500, &[Code::StateWrite]),
     (502, &[Code::OutcomeUnknown]),
+    (503, &[Code::ShuttingDown]),
     (507, &[Code::StateWrite]),
 ];
 

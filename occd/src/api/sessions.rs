@@ -516,7 +516,7 @@ pub(super) async fn input(
     asker: Asker,
     body: axum::body::Body,
 ) -> ApiResult<Json<InputTaken>> {
-    let body = whole(body).await?;
+    let body = whole(&app, body).await?;
     // Beyond what a shell reckons with.
     if query.offset.is_some_and(|offset| offset > MOST) {
         return Err(ApiError::bad_request(format!("An offset is {MOST} at most.")));

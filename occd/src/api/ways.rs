@@ -81,23 +81,14 @@ pub(super) async fn turn(
 const SLOWEST: f64 = 64.0 * 1024.0;
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How long what is sent may pause when the daemon stops. The hosts are there a little longer: what has come so far is
-/// cleared away.
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-
 /// Returns the next piece of what a client sends. When the daemon stops, one that does not come is not waited for.
 pub(super) async fn next_piece(
     app: &App,
     body: &mut BodyDataStream,
 ) -> ApiResult<Option<Result<Bytes, axum::Error>>> {
-    let over = async {
-        app.end.cancelled().await;
-        // Either way it is over.
-        let _ = timeout(LAST_PAUSE, app.stop.cancelled()).await;
-    };
     tokio::select! {
         biased;
-        () = over => {
+        () = app.reads_no_more() => {
             let detail = "occd stops, and not all that was to be written has come.";
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code::ShuttingDown, detail))
         }

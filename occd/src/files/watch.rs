@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::BoxFuture;
+use occ_proto::Code;
 use occ_proto::exec::STDOUT;
 use occ_proto::files::FileKind;
 use occ_proto::files_follow::{WatchEvent, WatchedBy};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::script::{Script, arg, is_about_link, keep};
 use super::{Attrs, FileError, FileSystem, Files, join, split};
 use crate::exec::{Executor, Running, Step};
-use crate::host::Tries;
+use crate::host::{Tries, Unreachable};
 use crate::prompts::Client;
 
 /// `$1` is the directory, `$2` the option for those below it. It ends with its input, so that nothing stays behind on a host
@@ -150,7 +151,7 @@ impl Watch {
         if let Executor::Host(host) = &self.executor
             && let Err(error) = host.connection(Tries::Wait(PATIENCE), &self.client).await
         {
-            return self.fail(crate::ssh::error::chain(&FileError::Unreachable(error)));
+            return self.fail(unreachable(&error));
         }
         let args = [arg(&self.dir), if self.recursive { "-r" } else { "" }.into()];
         match Script::begin(&self.executor, SCRIPT, args, &self.client).await {
@@ -257,8 +258,17 @@ impl Watch {
                 self.resync(crate::ssh::error::chain(&error));
             }
             Err(FileError::NotFound(_)) => self.fail(GONE.to_owned()),
+            Err(FileError::Unreachable(error)) => self.fail(unreachable(&error)),
             Err(error) => self.fail(crate::ssh::error::chain(&error)),
         }
+    }
+}
+
+/// Returns why there is no connection, without the words of programs and servers: whoever has a grant may watch.
+fn unreachable(error: &Unreachable) -> String {
+    match error.error.code() {
+        Code::ShuttingDown => "occd is stopping".to_owned(),
+        code => format!("no connection to the host: {}", code.as_str().replace('_', " ")),
     }
 }
 

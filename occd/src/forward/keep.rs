@@ -18,6 +18,7 @@ use super::serve;
 use super::stream::LocalStream;
 use crate::ssh::error::chain;
 use crate::ssh::{Connection, Incoming, ListenError, RemoteListener};
+use crate::used::Autoconnect;
 use crate::{exec, server};
 
 /// Clients of one forward at a time. More wait in line; on a host, they are turned away.
@@ -53,8 +54,11 @@ pub(super) async fn keep(
         listeners
     };
     running.listens();
-    // Whoever wants it will use it.
-    running.host.glance();
+    // Whoever wants it will use it; where nothing is to be connected at the start, that is waited for.
+    let autoconnect = running.host.snapshot().settings.autoconnect;
+    if !running.restored || autoconnect != Autoconnect::None {
+        running.host.glance();
+    }
     let each = listeners.iter().map(|listener| {
         let client = |stream| serve::client(stream, Arc::clone(&running));
         server::serve_each(CLIENTS, || listener.accept(), &tasks, &end, client)

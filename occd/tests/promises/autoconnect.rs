@@ -82,6 +82,7 @@ fn what_was_used_lately_is_connected_again_unless_the_settings_say_otherwise() {
     rig.start_daemon(&[]);
     echoes(&rig, "used");
     rig.occ_ok(&["status", "--host", "looked-at"]);
+    rig.occ_ok(&["forward", "add", "-L", "0:127.0.0.1:9", "--host", "used"]);
     for (setting, expected) in [
         ("", [State::Connected, State::Idle, State::Idle]),
         ("[connection]\nautoconnect = \"all\"\n", [State::Connected; 3]),
@@ -98,7 +99,7 @@ fn what_was_used_lately_is_connected_again_unless_the_settings_say_otherwise() {
         let names = ["used", "looked-at", "new"].map(str::to_owned);
         let expected: Vec<(String, State)> = names.into_iter().zip(expected).collect();
         wait_until("the states", GUARD, || states(&rig), |seen| *seen == expected);
-        // Nobody else follows.
+        // Nobody else follows, nor the host of a forward that listens here: that waits for a client.
         rig.occ_ok(&["host", "list"]);
         assert_eq!(states(&rig), expected);
     }

@@ -732,6 +732,35 @@ fn nothing_else_is_cleared_away_whatever_the_list_says() {
 }
 
 #[test]
+fn a_request_whose_body_does_not_come_is_answered_when_the_daemon_stops() {
+    use std::io::{Read as _, Write as _};
+    let mut rig = DaemonRig::new();
+    for (path, more) in [
+        ("/v1/hosts/local/exec", ""),
+        ("/v1/hosts", "Idempotency-Key: k\r\n"),
+        ("/v1/sessions/s/input", ""),
+    ] {
+        rig.start_daemon(&[]);
+        let mut post = std::os::unix::net::UnixStream::connect(rig.socket()).unwrap();
+        post.set_read_timeout(Some(crate::support::GUARD)).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}Content-Length: 1000\r\n\r\n{{"
+        );
+        post.write_all(head.as_bytes()).unwrap();
+        eventually("it to be read", || {
+            let asked = rig.http("POST", "/v1/hand-over?version=none", &[], None);
+            asked.json()["in_flight"] == 1
+        });
+        rig.terminate_daemon();
+        let mut answer = String::new();
+        post.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{path}: {answer}");
+        assert!(answer.contains("\"shutting_down\""), "{path}: {answer}");
+        assert!(!rig.log().contains("not everything ended in time"), "{path}");
+    }
+}
+
+#[test]
 fn an_upload_that_does_not_go_on_is_answered_when_the_daemon_stops_and_leaves_nothing() {
     use std::io::{Read as _, Write as _};
     let Some((_sshd, mut rig)) = sshd() else { return };

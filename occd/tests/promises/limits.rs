@@ -123,9 +123,14 @@ fn what_goes_on_without_its_client_keeps_its_place() {
     wait_until("it to run", GUARD, || dir.at("ran").exists(), |ran| *ran);
     drop(client);
     alone(&rig);
-    assert_eq!(runs(&rig).status, 429);
+    let told = problem(&runs(&rig));
+    assert_eq!((told.status, told.code), (429, Code::TooManyRequests));
+    assert!(told.detail.contains("1 operation at work"), "{}", told.detail);
     std::fs::write(dir.at("go"), "").unwrap();
     wait_until("a place", GUARD, || runs(&rig).status, |status| *status == 200);
+    // What found none is not told of as done.
+    let audit = rig.occ_ok(&["audit", "--json"]);
+    assert!(audit.contains("\"exec\"") && !audit.contains("too_many_requests"), "{audit}");
 }
 
 #[test]

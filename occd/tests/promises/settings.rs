@@ -13,6 +13,33 @@ fn warns(output: &Output, warning: &str) -> bool {
 }
 
 #[test]
+fn each_file_that_is_kept_is_told_of() {
+    let host = EmbeddedHost::start();
+    let mut rig = DaemonRig::new();
+    rig.add_host("a", &host);
+    rig.start_daemon(&[]);
+    echoes(&rig, "a");
+    let key = [("Idempotency-Key", "k"), ("Content-Type", "application/json")];
+    let body = serde_json::json!({ "argv": ["true"] });
+    assert_eq!(rig.http("POST", "/v1/hosts/a/exec", &key, Some(body)).status, 200);
+    rig.occ_ok(&["forward", "add", "-L", "0:127.0.0.1:9", "--host", "a"]);
+    rig.occ_ok(&["grant", "--host", "a", "--allow", "read", "--ttl", "1h"]);
+    rig.occ_ok(&["session", "start", "--local", "--", "true"]);
+    // Of operations those that fail are remembered as well.
+    rig.run_occ(&["start", "--host", "a", "--yes"]);
+    rig.terminate_daemon();
+    let docs = testkit::docs::text("docs/configuration.md");
+    let (_, places) = docs.split_once("## Where everything is").unwrap();
+    let mut kept = 0;
+    for entry in std::fs::read_dir(rig.paths().state_dir().unwrap()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(places.contains(&name), "{name}");
+        kept += 1;
+    }
+    assert!(kept > 8, "{kept}");
+}
+
+#[test]
 fn an_edit_counts_for_the_next_command() {
     let host = EmbeddedHost::start();
     let mut rig = DaemonRig::new();
