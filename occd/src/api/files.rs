@@ -1,4 +1,4 @@
-//! `/v1/hosts/{host}/files/{path}`: files of hosts, and of this machine.
+//! `/v1/hosts/{host}/files/{path}`: files of hosts, and of this machine. What reads them is in `file_reads`.
 
 use std::sync::Arc;
 
@@ -6,31 +6,24 @@ use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::{FutureExt as _, stream};
-use occ_proto::exec::NDJSON;
-use occ_proto::files::{FileAction, FileDigest, FileKind, FileList, TAR};
-use occ_proto::policy::Action;
+use occ_proto::files::{FileAction, FileDigest, FileKind};
 use occ_proto::{Code, HostName};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::App;
-use super::document::{Binary, FileChanged, FileEvent, FileRead, FileWritten};
+use super::document::{Binary, FileChanged, FileWritten};
 use super::error::{ApiError, ApiResult, soon, unreachable};
 use super::extract::{Body, Caller, FileAt, Query};
-use super::json::{self, Json};
-use super::params::{FilePath, FileReadHeaders, IfMatch, IfNoneMatch};
-use super::permit::place_of;
+use super::json::Json;
+use super::params::{FilePath, IfMatch, IfNoneMatch};
 use super::problems::{OfFile, OfUpload};
-use super::turns::Turn;
-use super::ways::{Looking, Ways, in_turn, next_of_archive, next_piece, open, server_of, turn};
+use super::ways::{Ways, next_of_archive, next_piece, open, server_of, turn};
 use crate::exec::Executor;
 use crate::files::{
-    Attrs, Condition, Download, FileError, FileSystem, Pack, SET_ID, Search, SearchWish, Shown,
-    Unpack, Upload, UploadWish, Watch, checked, digest_of,
+    Attrs, Condition, FileError, SET_ID, Shown, Unpack, Upload, UploadWish, checked, digest_of,
 };
-use crate::policy::{self, Asker};
-use crate::prompts::Client;
+use crate::policy::Asker;
 use crate::ssh::ChannelError;
 use crate::ssh::error::chain;
 
@@ -96,16 +89,16 @@ pub(super) fn about(error: ApiError, host: Option<&HostName>) -> ApiError {
 pub(super) struct FileQuery {
     /// What is known of the file, not its bytes.
     #[serde(default)]
-    stat: bool,
+    pub(super) stat: bool,
     /// With that: of a link itself.
     #[serde(default)]
-    no_follow: bool,
+    pub(super) no_follow: bool,
     /// What is in the directory.
     #[serde(default)]
-    list: bool,
+    pub(super) list: bool,
     /// The directory with everything in it, as an archive.
     #[serde(default)]
-    tar: bool,
+    pub(super) tar: bool,
     /// Keep permissions and times of the archive.
     #[serde(default)]
     preserve: bool,
@@ -121,24 +114,24 @@ pub(super) struct FileQuery {
     if_sha256: Option<String>,
     /// With everything in it.
     #[serde(default)]
-    recursive: bool,
+    pub(super) recursive: bool,
     /// What happens there from now on.
     #[serde(default)]
-    watch: bool,
+    pub(super) watch: bool,
     /// The lines of files there that match this.
-    search: Option<String>,
+    pub(super) search: Option<String>,
     /// With that: it is the text itself.
     #[serde(default)]
-    literal: bool,
+    pub(super) literal: bool,
     /// Letters match in either case.
     #[serde(default)]
-    ignore_case: bool,
+    pub(super) ignore_case: bool,
     /// Names of files that are searched, one a line; those behind `!` are not.
-    globs: Option<String>,
+    pub(super) globs: Option<String>,
     /// So many lines at most.
-    limit: Option<u64>,
+    pub(super) limit: Option<u64>,
     /// How many times to dial a host again that is down.
-    retries: Option<u32>,
+    pub(super) retries: Option<u32>,
 }
 
 /// Returns permissions that are written in octal digits.
@@ -167,193 +160,8 @@ fn plain_mode(mode: u32, confined: bool, at: &FileAt) -> ApiResult<()> {
     }
 }
 
-/// Reads a file.
-///
-/// Its bytes; with `stat` a `FileInfo`, with `list` the `FileList` of a directory, with `tar` an archive of it, with `watch` a `WatchEvent` a
-/// line, with `search` a `SearchEvent` a line.
-#[utoipa::path(
-    get,
-    path = "/v1/hosts/{host}/files/{*path}",
-    tag = "files",
-    operation_id = "readFile",
-    params(FilePath, FileQuery, IfMatch, FileReadHeaders),
-    responses((status = 200, description = "The bytes, or what the query asks for", content((Binary = "application/octet-stream"), (FileRead = "application/json"), (Binary = "application/x-tar"), (FileEvent = "application/x-ndjson")), headers(("etag" = String, description = "Changes with the file; with its bytes"), ("accept-ranges" = String, description = "`bytes`; with its bytes"), ("occ-file-mode" = String, description = "Its permissions, in octal digits; with its bytes"), ("occ-file-mtime" = i64, description = "When it was changed last, in seconds since 1970; with its bytes"))), (status = 206, description = "The part that `Range` names", content_type = "application/octet-stream", body = Binary, headers(("etag" = String, description = "Changes with the file"), ("accept-ranges" = String, description = "`bytes`"), ("content-range" = String, description = "Which part it is: `bytes FIRST-LAST/SIZE`"), ("occ-file-mode" = String, description = "Its permissions, in octal digits"), ("occ-file-mtime" = i64, description = "When it was changed last, in seconds since 1970"))), (status = 304, description = "It is as `If-None-Match` has it", headers(("etag" = String, description = "That of the file"))), OfFile)
-)]
-pub(super) async fn read(
-    State(app): State<Arc<App>>,
-    mut at: FileAt,
-    Query(query): Query<FileQuery>,
-    Caller(client): Caller,
-    asker: Asker,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    // Whoever may write may see what is there to be replaced, though not what is in it.
-    let place = place_of(&at.executor);
-    let action = |request| app.guard.decide(&asker, &place, &request).action;
-    let as_writer = query.stat
-        && action(policy::Request::Read) == Action::Deny
-        && action(policy::Request::Write) == Action::Allow;
-    let mode = (as_writer, !(query.stat && query.no_follow));
-    let opened = open(&app, (&asker, &client), &mut at, query.retries, mode, Ways::Keeps).await;
-    let (fs, turn) = opened?;
-    let failed = |error| problem(&at.executor, &error);
-    if query.stat {
-        let attrs = fs.stat(&at.path, !query.no_follow).await.map_err(failed)?;
-        let target = match attrs.kind {
-            FileKind::Symlink => Some(fs.read_link(&at.path).await.map_err(failed)?),
-            _ => None,
-        };
-        return Ok(Json(attrs.info(&at.path, target)).into_response());
-    }
-    if query.list {
-        let entries = fs.list(&at.path).await.map_err(failed)?;
-        let path = fs.real_path(&at.path).await.map_err(failed)?;
-        let entries = entries.iter().map(|entry| entry.attrs.info(&entry.name, None)).collect();
-        return Ok(Json(FileList { path: path.into(), entries }).into_response());
-    }
-    if query.watch {
-        let watching = watch(Arc::clone(&app), asker, &fs, &at, query.recursive, &client);
-        return watching.await.map_err(failed);
-    }
-    if let Some(pattern) = query.search {
-        let globs = query.globs.unwrap_or_default();
-        let globs = globs.lines().filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
-        let (literal, ignore_case, limit) = (query.literal, query.ignore_case, query.limit);
-        let wish = SearchWish { pattern, literal, ignore_case, globs, limit };
-        return search(&app, &fs, &at, wish, &client, turn).await.map_err(failed);
-    }
-    if query.tar {
-        let pack = Pack::begin(&fs, &at.executor, &at.path, &client).await.map_err(failed)?;
-        // The host's tar is in its directory by now; what goes by paths has them to its end.
-        let turn = turn.filter(|_| pack.goes_by_paths());
-        let bytes = stream::unfold(Some(pack), |pack| async {
-            let mut pack = pack?;
-            match pack.next().await {
-                Ok(None) => None,
-                Ok(Some(data)) => Some((Ok(data), Some(pack))),
-                Err(error) => {
-                    // As below.
-                    tracing::warn!(error = %chain(&error), "a directory could not be read to its end");
-                    Some((Err(error), None))
-                }
-            }
-        });
-        let body = in_turn(&app, turn, bytes);
-        return Ok(([(header::CONTENT_TYPE, TAR)], body).into_response());
-    }
-    let mut download = Download::open(&fs, &at.path).await.map_err(failed)?;
-    let attrs = *download.attrs();
-    let etag = attrs.etag();
-    if let Some(tags) = tags(&headers, &header::IF_NONE_MATCH)
-        && tags.iter().any(|tag| *tag == etag || tag == "*")
-    {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
-    }
-    if let Some(tags) = tags(&headers, &header::IF_MATCH)
-        && !tags.iter().any(|tag| *tag == etag || tag == "*")
-    {
-        return Err(failed(FileError::Changed(Shown::of(&at.path))));
-    }
-    let mut answer = HeaderMap::new();
-    put(&mut answer, header::ETAG, &etag);
-    put(&mut answer, header::ACCEPT_RANGES, "bytes");
-    put(&mut answer, header::CONTENT_TYPE, "application/octet-stream");
-    put(&mut answer, HeaderName::from_static(MODE_HEADER), &format!("{:o}", attrs.mode));
-    put(&mut answer, HeaderName::from_static(MTIME_HEADER), &attrs.mtime.to_string());
-    let mut status = StatusCode::OK;
-    let mut length = (attrs.size > 0).then_some(attrs.size);
-    // Another representation than the client has begins anew (RFC 9110, section 13.1.5).
-    let fits = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
-    if let Some(range) = headers.get(header::RANGE).filter(|_| fits && attrs.size > 0) {
-        match range_of(range, attrs.size) {
-            Range::Of(start, end) => {
-                download.set_range(start, end).await.map_err(failed)?;
-                status = StatusCode::PARTIAL_CONTENT;
-                length = Some(end - start);
-                let range = format!("bytes {start}-{}/{}", end - 1, attrs.size);
-                put(&mut answer, header::CONTENT_RANGE, &range);
-            }
-            Range::All => {}
-            Range::None => {
-                let (path, size) = (Shown::of(&at.path), attrs.size);
-                let mut answer = failed(FileError::Range { path, size }).into_response();
-                put(answer.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{size}"));
-                return Ok(answer);
-            }
-        }
-    }
-    if let Some(length) = length {
-        answer.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    let name = at.executor.name().to_owned();
-    let bytes = stream::unfold(Some(download), move |download| {
-        let name = name.clone();
-        async move {
-            let mut download = download?;
-            match download.next().await {
-                Ok(None) => None,
-                Ok(Some(data)) => Some((Ok(data), Some(download))),
-                Err(error) => {
-                    // The answer is under way: that it ends too early is all that the client is told.
-                    tracing::warn!(host = name, error = %chain(&error), "a file could not be read to its end");
-                    Some((Err(error), None))
-                }
-            }
-        }
-    });
-    Ok((status, answer, HttpBody::from_stream(bytes)).into_response())
-}
-
-/// Tells what happens in a directory, until the client leaves. Below a root each look has its turn, and the watch ends when
-/// another directory has the name, or a link.
-async fn watch(
-    app: Arc<App>,
-    asker: Asker,
-    fs: &FileSystem,
-    at: &FileAt,
-    recursive: bool,
-    client: &Client,
-) -> Result<Response, FileError> {
-    let confined = !app.guard.roots(&asker, &place_of(&at.executor)).is_empty();
-    let watch = Watch::begin(fs, &at.executor, &at.path, (recursive, confined), client).await?;
-    let (executor, dir) = (at.executor.clone(), watch.directory().to_vec());
-    let looking = Arc::new(Looking { app, asker, executor, dir, confined });
-    let lines = stream::unfold((looking, watch), |(looking, mut watch)| async move {
-        let enter = |fs: &FileSystem| {
-            let (looking, fs) = (Arc::clone(&looking), fs.clone());
-            async move { looking.enter(&fs).await }.boxed()
-        };
-        let event = watch.next(&looking.app.files, enter).await?;
-        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), (looking, watch)))
-    });
-    Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
-}
-
-/// Tells what a search finds.
-async fn search(
-    app: &App,
-    fs: &FileSystem,
-    at: &FileAt,
-    wish: SearchWish,
-    client: &Client,
-    turn: Option<Turn>,
-) -> Result<Response, FileError> {
-    let search = Search::begin(fs, &at.executor, &at.path, wish, client).await?;
-    // As with an archive.
-    let turn = turn.filter(|_| search.goes_by_paths());
-    let lines = stream::unfold(search, |mut search| async move {
-        let event = search.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), search))
-    });
-    Ok(([(header::CONTENT_TYPE, NDJSON)], in_turn(app, turn, lines)).into_response())
-}
-
-/// The header of an answer with a file's permissions, in octal digits.
-const MODE_HEADER: &str = "occ-file-mode";
-/// The header of an answer with the time a file was changed last, in seconds since 1970.
-const MTIME_HEADER: &str = "occ-file-mtime";
-
-fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+/// Sets a header.
+pub(super) fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // All are digits and the like.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
@@ -361,34 +169,9 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 /// Returns the entity tags of a header.
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
+pub(super) fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
     let text = headers.get(name)?.to_str().unwrap_or_default();
     Some(text.split(',').map(|tag| tag.trim().to_owned()).collect())
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Range {
-    /// From there up to before there.
-    Of(u64, u64),
-    /// What is not understood, or has several parts, is passed over (RFC 9110, section 14.2).
-    All,
-    /// Nothing of it is there.
-    None,
-}
-
-fn range_of(value: &HeaderValue, size: u64) -> Range {
-    let parts = value.to_str().ok().and_then(|text| text.strip_prefix("bytes="));
-    let Some((first, last)) = parts.and_then(|range| range.trim().split_once('-')) else {
-        return Range::All;
-    };
-    let (start, end) = match (first.parse::<u64>(), last.parse::<u64>()) {
-        (Ok(first), Ok(last)) if first <= last => (first, last.saturating_add(1).min(size)),
-        (Ok(first), Err(_)) if last.is_empty() => (first, size),
-        (Err(_), Ok(last)) if first.is_empty() && last > 0 => (size.saturating_sub(last), size),
-        (Err(_), Ok(0)) if first.is_empty() => return Range::None,
-        _ => return Range::All,
-    };
-    if start < size { Range::Of(start, end) } else { Range::None }
 }
 
 /// Writes a file, whose place the bytes take when all of them are there; with `tar` unpacks an archive into a directory.
@@ -648,24 +431,4 @@ pub(super) async fn act(
     .map_err(failed)?;
     let attrs = fs.stat(path, true).await.map_err(failed)?;
     Ok(Json(attrs.info(path, None)).into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_those_of_http() {
-        let range = |text| range_of(&HeaderValue::from_static(text), 10);
-        assert_eq!(range("bytes=0-0"), Range::Of(0, 1));
-        assert_eq!(range("bytes=4-"), Range::Of(4, 10));
-        assert_eq!(range("bytes=4-99"), Range::Of(4, 10));
-        assert_eq!(range("bytes=-3"), Range::Of(7, 10));
-        assert_eq!(range("bytes=-30"), Range::Of(0, 10));
-        assert_eq!(range("bytes=10-"), Range::None);
-        assert_eq!(range("bytes=-0"), Range::None);
-        for odd in ["bytes=3-2", "bytes=a-", "lines=1-2", "bytes=0-1,3-4", "bytes=-"] {
-            assert_eq!(range(odd), Range::All, "{odd}");
-        }
-    }
 }

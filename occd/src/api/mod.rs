@@ -66,6 +66,7 @@ mod events;
 mod exec;
 mod exec_ws;
 mod extract;
+mod file_reads;
 mod files;
 mod forwards;
 mod grants;

@@ -61,7 +61,7 @@ macro_rules! all {
             docker_socket::close
             docker_setup::show
             docker_setup::install
-            files::read
+            file_reads::read
             files::write
             files::act
             files::remove
