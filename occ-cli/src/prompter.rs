@@ -246,7 +246,7 @@ pub(crate) async fn ask(
     let end = if is_yes_or_no { " [y/N]: " } else { ": " };
     let question = format!("{keys}{note}{host}{}{end}", sanitize(&prompt.message));
     loop {
-        let (answer, turn) = terminal.ask(&question, prompt.secret).await?;
+        let (answer, turn) = terminal.ask(&question, prompt.secret, &ui.question).await?;
         let Some(text) = &answer else { return Ok((None, turn)) };
         // A slip of the finger must not decide whom to trust.
         let word = text.expose().trim();

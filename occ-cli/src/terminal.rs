@@ -1,11 +1,13 @@
 //! The controlling terminal, for questions to the person at it: as with ssh, also where standard input and
 //! output are something else.
 
+use std::cell::RefCell;
 use std::fs::{File, Metadata};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use occ_proto::Secret;
@@ -81,6 +83,7 @@ impl Terminal {
         &self,
         question: &str,
         secret: bool,
+        stands: &Standing,
     ) -> Result<(Option<Secret>, Turn), CliError> {
         let failed = |error| CliError::failed(format!("the terminal: {error}"));
         let mut signals = Signals::new().map_err(failed)?;
@@ -91,7 +94,7 @@ impl Terminal {
         };
         let hidden = if secret { Some(Hidden::new(&self.file).map_err(failed)?) } else { None };
         // What comes next begins on a line of its own, also when the question is withdrawn.
-        let mut line = OpenLine { terminal: self, open: false };
+        let mut line = OpenLine { terminal: self, stands, open: false };
         let mut asked = false;
         let answer = loop {
             tokio::select! {
@@ -107,6 +110,7 @@ impl Terminal {
                     }
                     self.write(question);
                     (asked, line.open) = (true, true);
+                    stands.set(question);
                 }
                 line = self.line(), if asked => break line.map_err(failed),
             }
@@ -157,13 +161,35 @@ impl Terminal {
 /// A question that waits for its answer on the same line.
 struct OpenLine<'a> {
     terminal: &'a Terminal,
+    stands: &'a Standing,
     open: bool,
 }
 
 impl Drop for OpenLine<'_> {
     fn drop(&mut self) {
+        self.stands.0.take();
         if self.open {
             self.terminal.write("\n");
+        }
+    }
+}
+
+/// The question that stands on the terminal, whose last line has the cursor: what else is said goes above it, so that
+/// nobody types a secret without seeing what it is for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standing(Rc<RefCell<Option<String>>>);
+
+impl Standing {
+    fn set(&self, question: &str) {
+        let last = question.rsplit('\n').next().unwrap_or_default();
+        self.0.replace(Some(last.to_owned()));
+    }
+
+    /// Returns whole lines as they are written to the terminal: over the question, which comes again below them.
+    pub(crate) fn above(&self, lines: &str) -> String {
+        match self.0.borrow().as_ref().filter(|_| lines.ends_with('\n')) {
+            Some(question) => format!("\r\u{1b}[K{lines}{question}"),
+            None => lines.to_owned(),
         }
     }
 }

@@ -67,6 +67,9 @@ pub enum NoAnswer {
     /// No client that waits for it can ask a person.
     #[error("there is nobody to ask")]
     Nobody,
+    /// Whoever was asked has gone, and nobody else can be asked.
+    #[error("there is nobody to ask any more: whoever was asked has left")]
+    Left,
     /// Somebody else is asked, and has not answered yet.
     #[error("somebody else is asked")]
     Elsewhere,

@@ -126,7 +126,9 @@ impl Secrets {
         match questions.ask_in(&mut None, question).await {
             Ok(answer) if says_yes(&answer.text) => Some(answer.by),
             // Nobody has said anything.
-            Err(NoAnswer::Nobody | NoAnswer::Elsewhere | NoAnswer::Timeout) => None,
+            Err(NoAnswer::Nobody | NoAnswer::Left | NoAnswer::Elsewhere | NoAnswer::Timeout) => {
+                None
+            }
             Ok(_) | Err(_) => {
                 lock(&self.declined).insert(account.clone());
                 None

@@ -19,7 +19,7 @@ use crate::error::{CliError, FAILED, NOT_FOUND};
 use crate::hint::is_closed;
 use crate::output::fold::names;
 use crate::output::host::status_hint;
-use crate::output::{Ui, json, problem, write_stderr};
+use crate::output::{Ui, json, problem};
 use crate::prompter;
 
 /// How many hosts are worked on at once, unless `--parallel` says otherwise: what one terminal and the daemon's
@@ -255,8 +255,7 @@ impl Group {
         if ui.json {
             ui.print(&json::line(&failure(host, error)))?;
         } else {
-            ui.clear_progress();
-            write_stderr(self.sentences(host, error).as_bytes());
+            ui.complain(&self.sentences(host, error));
         }
         Ok(End::Failed(cause(host, error)))
     }

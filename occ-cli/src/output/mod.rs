@@ -20,6 +20,7 @@ use crate::cli::Global;
 use crate::error::CliError;
 use crate::keys::Keyboard;
 use crate::stdio::Input;
+use crate::terminal::Standing;
 
 /// The most of an answer that is read at once, in bytes: what a terminal hands over as one line.
 const LONGEST_ANSWER: usize = 4096;
@@ -58,6 +59,8 @@ pub(crate) struct Ui {
     pub(crate) input: bool,
     /// A person has been asked, so nobody has to be told what is waited for. One for all copies.
     pub(crate) asked: Rc<Cell<bool>>,
+    /// The question that stands on the terminal.
+    pub(crate) question: Standing,
     pub(crate) keyboard: Keyboard,
     /// A line about how far it is stands unfinished on standard error. One for all copies.
     progress: Rc<Cell<bool>>,
@@ -86,6 +89,7 @@ impl Ui {
             stderr_terminal: io::stderr().is_terminal(),
             input: !global.no_input,
             asked: Rc::default(),
+            question: Standing::default(),
             keyboard: Keyboard::default(),
             progress: Rc::default(),
             said: Rc::default(),
@@ -106,7 +110,19 @@ impl Ui {
     /// Writes text to standard output.
     pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
         self.clear_progress();
-        write_stdout(text.as_bytes())
+        match self.stdout_terminal {
+            true => write_stdout(self.question.above(text).as_bytes()),
+            false => write_stdout(text.as_bytes()),
+        }
+    }
+
+    /// Writes text to standard error, also where only the essential is wanted.
+    pub(crate) fn complain(&self, text: &str) {
+        self.clear_progress();
+        match self.stderr_terminal {
+            true => write_stderr(self.question.above(text).as_bytes()),
+            false => write_stderr(text.as_bytes()),
+        }
     }
 
     /// Writes one line to standard output, unless only the essential is wanted.
@@ -135,16 +151,15 @@ impl Ui {
     /// Writes one line to standard error, unless only the essential is wanted.
     pub(crate) fn note(&self, line: &str) {
         if !self.quiet {
-            self.clear_progress();
-            write_stderr(format!("{line}\n").as_bytes());
+            self.complain(&format!("{line}\n"));
         }
     }
 
     /// Says that standard input has ended before its end, also where only the essential is wanted.
     pub(crate) fn tell_unreadable(&self, error: &io::Error) {
-        self.clear_progress();
-        let text = format!("Warning: standard input cannot be read, so it ends here: {error}.\n");
-        write_stderr(text.as_bytes());
+        self.complain(&format!(
+            "Warning: standard input cannot be read, so it ends here: {error}.\n"
+        ));
     }
 
     /// Shows how far it is, on a terminal, until something else is said. Not beside a question.

@@ -135,7 +135,7 @@ impl Questions {
                 // All questions are withdrawn when the daemon stops, and no other is.
                 reply = &mut asked.reply => reply.map_err(|_| NoAnswer::Stopping),
                 // Whoever else waits gets no answer to somebody's question, and can ask anew.
-                () = whom.gone() => Err(NoAnswer::Nobody),
+                () = whom.gone() => Err(NoAnswer::Left),
             }
         };
         let Reply { answer, by, fate } =

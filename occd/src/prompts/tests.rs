@@ -175,7 +175,7 @@ async fn who_is_lent_anew_at_once_keeps_the_question_open() {
         lent = Some(hop.clients.lend(&host.clients));
     }
     drop(lent);
-    assert_eq!(timeout(look * 3, &mut asking).await.unwrap().unwrap_err(), NoAnswer::Nobody);
+    assert_eq!(timeout(look * 3, &mut asking).await.unwrap().unwrap_err(), NoAnswer::Left);
 }
 
 #[tokio::test(start_paused = true)]

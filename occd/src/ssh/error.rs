@@ -418,6 +418,7 @@ impl LossCause {
     pub fn for_log(&self) -> String {
         match self {
             Self::ProxyCommand(how) => format!("the ProxyCommand {}", unsaid(how)),
+            Self::Disconnected(_) => "the server disconnected".to_owned(),
             cause => cause.to_string(),
         }
     }
@@ -496,7 +497,7 @@ impl ConnectError {
     /// Returns whether that is all there is to it: nobody who waited then could be asked.
     pub fn asked_nobody(&self) -> bool {
         let error = self.blame().0;
-        let nobody = [NoAnswer::Nobody, NoAnswer::Elsewhere, NoAnswer::Stopping];
+        let nobody = [NoAnswer::Nobody, NoAnswer::Left, NoAnswer::Elsewhere, NoAnswer::Stopping];
         matches!(error, Self::Unanswered { why, .. } if nobody.contains(why))
     }
 
@@ -581,9 +582,10 @@ impl ConnectError {
             Self::NoIdentity { .. } => Code::NoIdentity,
             Self::Unanswered { why: NoAnswer::Stopping, .. } => Code::ShuttingDown,
             // Whoever asks again from a terminal is asked.
-            Self::Unanswered { why: NoAnswer::Nobody | NoAnswer::Elsewhere, .. } => {
-                Code::InputNeeded
-            }
+            Self::Unanswered {
+                why: NoAnswer::Nobody | NoAnswer::Left | NoAnswer::Elsewhere,
+                ..
+            } => Code::InputNeeded,
             Self::Unanswered { key: Some(_), .. } => Code::KeyLocked,
             Self::Unanswered { .. } => Code::InputNeeded,
             Self::Hop { source, .. } => source.code(),

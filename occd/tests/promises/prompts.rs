@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use testkit::http::Response;
 use testkit::keys::KeyFile;
 use testkit::wait::blocking::{wait_for, wait_until};
-use testkit::{DaemonRig, EmbeddedHost, RealSshd, Terminal};
+use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd, Terminal};
 
 use crate::ask::{GUARD, echoes, failure, look, post, problem};
 
@@ -277,6 +277,30 @@ fn a_bastions_passphrase_is_asked_for_when_the_daemon_found_nobody_at_its_start(
     assert_eq!(code, 0, "{screen}");
     // It would have said so after a second.
     assert!(!screen.contains("not connected"), "{screen}");
+}
+
+#[test]
+fn what_is_said_of_other_hosts_goes_above_the_question() {
+    let host = EmbeddedHost::start();
+    let link = FaultyLink::start(host.addr());
+    let Some((_sshd, rig, _key)) = locked(&["asks"]) else { return };
+    rig.add_host("ready", &host);
+    rig.edit_hosts(|file| {
+        file.hosts.get_mut("ready").unwrap().port = Some(link.port());
+        for host in file.hosts.values_mut() {
+            host.groups = vec!["g".parse().unwrap()];
+        }
+    });
+    // It connects when the question stands there.
+    link.blackhole(true);
+    let mut terminal = Terminal::control(&rig.occ(&["connect", "--group", "g"]), "");
+    terminal.wait_for("Passphrase for ");
+    link.blackhole(false);
+    terminal.wait_for("[ready] Link");
+    terminal.answer("Passphrase for ", PASSPHRASE);
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("\u{1b}[K[ready] Link"), "{screen:?}");
 }
 
 #[test]
