@@ -175,7 +175,8 @@ pub(crate) fn of_ended_grant(socket: &Path, error: CliError) -> CliError {
 /// What shows which grants there are.
 const IN_FORCE: &str = "occ grant list, where it was made, shows those in force";
 
-fn is_grants(socket: &Path) -> bool {
+/// Returns whether a socket is that of a grant.
+pub(crate) fn is_grants(socket: &Path) -> bool {
     socket.file_name() == Some(OsStr::new(GRANT_SOCKET))
 }
 

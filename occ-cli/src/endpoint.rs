@@ -1,6 +1,5 @@
 //! The daemon's socket: where it is, and whether who serves it is to be trusted.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
@@ -9,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use occ_proto::paths::{Env, PathError};
-use occ_proto::policy::GRANT_SOCKET;
 use occ_proto::text::sanitize;
 use tokio::net::UnixStream;
 
-use crate::autostart::RESTART;
+use crate::autostart::{RESTART, is_grants};
 use crate::commands::Context;
 use crate::error::CliError;
 use crate::hint::{NO_HOME, and_then, cure_of, in_the_way, shell_word};
@@ -213,7 +211,9 @@ fn check_directory(socket: &Path) -> Result<bool, CliError> {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => {
-            return Err(refused(&format!("cannot be looked at ({error})")).hint(cure_of(dir)));
+            let refused = refused(&format!("cannot be looked at ({error})"));
+            // That of a grant is wherever whoever made it put it.
+            return Err(if is_grants(socket) { refused } else { refused.hint(cure_of(dir)) });
         }
     };
     if meta.file_type().is_symlink() {
@@ -246,7 +246,7 @@ fn check_directory(socket: &Path) -> Result<bool, CliError> {
         )));
     }
     // Through that of a grant for any user others may pass, and can neither look nor put anything there.
-    let is_grants = socket.file_name() == Some(OsStr::new(GRANT_SOCKET));
+    let is_grants = is_grants(socket);
     let mode = meta.mode() & 0o777;
     if mode != 0o700 && !(is_grants && mode == 0o711) {
         let why = format!("has mode {:04o} instead of 0700", meta.mode() & 0o7777);
@@ -275,6 +275,8 @@ pub(crate) fn make_directory(socket: &Path) -> Result<(), CliError> {
 
 #[cfg(test)]
 mod tests {
+    use occ_proto::policy::GRANT_SOCKET;
+
     use super::*;
 
     #[test]

@@ -369,7 +369,7 @@ async fn status(context: &Context<'_>) -> Result<u8, CliError> {
     }
     match autostart::connect(context, Start::Never).await {
         Ok(found) => describe(context, found).await,
-        Err(error) if error.code == ABSENT => {
+        Err(error) if error.code == ABSENT && !autostart::is_grants(&socket) => {
             if let Some(pid) = locks::holder(&socket) {
                 let text = format!(
                     "occd (process {pid}) runs, but its socket {} is gone: it is just ending, or somebody removed it.",

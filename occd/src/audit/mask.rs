@@ -14,7 +14,7 @@ const SHOWN: usize = 1024;
 const MASK: &str = "***";
 
 /// What names of secrets contain.
-const PARTS: [&str; 15] = [
+const PARTS: [&str; 17] = [
     "password",
     "passwd",
     "passphrase",
@@ -30,6 +30,8 @@ const PARTS: [&str; 15] = [
     "private_key",
     "credential",
     "signature",
+    "storepass",
+    "keypass",
 ];
 /// What they are, or end with behind a `-` or `_`.
 const ENDS: [&str; 7] = ["pass", "pwd", "auth", "otp", "pw", "psk", "pat"];
@@ -65,7 +67,7 @@ const TOKENS: [&str; 22] = [
 /// The shortest rest of a token: what is shorter is a word.
 const TOKEN_REST: usize = 16;
 /// Programs with an option of one letter for a password, which may be the next word where that is said.
-const SHORT: [(&str, &str, bool); 18] = [
+const SHORT: [(&str, &str, bool); 38] = [
     ("mysql", "-p", false),
     ("mysqldump", "-p", false),
     ("mysqladmin", "-p", false),
@@ -81,7 +83,27 @@ const SHORT: [(&str, &str, bool); 18] = [
     ("curl", "--user", true),
     ("curl", "--proxy-user", true),
     ("curl", "--oauth2-bearer", true),
+    ("curl", "-b", true),
+    ("curl", "--cookie", true),
     ("smbclient", "-U", true),
+    ("smbclient", "--user", true),
+    ("http", "-a", true),
+    ("https", "-a", true),
+    ("twine", "-p", true),
+    ("zip", "-P", true),
+    ("unzip", "-P", true),
+    ("mosquitto_pub", "-P", true),
+    ("mosquitto_sub", "-P", true),
+    ("sqlcmd", "-P", true),
+    ("ipmitool", "-P", true),
+    ("etcdctl", "--user", true),
+    ("ssh-keygen", "-N", true),
+    ("ssh-keygen", "-P", true),
+    ("lftp", "-u", true),
+    ("ncftpput", "-p", true),
+    ("ncftpget", "-p", true),
+    ("snmpget", "-A", true),
+    ("snmpget", "-X", true),
     ("login", "-p", true),
     ("ldapsearch", "-w", true),
 ];
@@ -320,6 +342,8 @@ struct Shorts {
     program: String,
     /// The next word is a secret.
     next: bool,
+    /// The next word is a name, as in `config set NAME VALUE`.
+    names: bool,
 }
 
 impl Shorts {
@@ -333,6 +357,8 @@ impl Shorts {
             if SHORT.iter().any(|(program, ..)| *program == base) {
                 base.clone_into(&mut self.program);
             }
+            self.next = self.names && !word.contains('=') && names_secret(word);
+            self.names = word == "set";
             return None;
         }
         for (program, option, may_be_next) in SHORT {
@@ -427,6 +453,18 @@ mod tests {
                 "sh -c curl -HAuthorization:*** h",
             ),
             (&["sh", "-c", "curl -H X:\\ Bearer\\ hunter2 h"], "sh -c curl -H X:\\ Bearer*** h"),
+            (&["keytool", "-storepass", "hunter2", "-list"], "keytool -storepass *** -list"),
+            (&["curl", "-b", "sid=hunter2", "h"], "curl -b *** h"),
+            (&["sh", "-c", "unzip -P 'hun ter2' x"], "sh -c unzip -P '***' x"),
+            (&["smbclient", "--user=u%hunter2", "h"], "smbclient --user=*** h"),
+            (
+                &["aws", "configure", "set", "aws_secret_access_key", "hunter2"],
+                "aws configure set aws_secret_access_key ***",
+            ),
+            (
+                &["sh", "-c", "npm config set //r/:_authToken hunter2; id"],
+                "sh -c npm config set //r/:_authToken ***; id",
+            ),
             (&["env", "GITHUB_PAT=hunter2", "id"], "env GITHUB_PAT=*** id"),
             (&["sh", "-c", "sh -c 'TOKEN=hunter2; id'"], "sh -c sh -c 'TOKEN=***; id'"),
             (

@@ -141,8 +141,8 @@ impl Watch {
     }
 
     /// Has the directory looked at, where nothing on the host watches it.
-    fn poll(&mut self, why: &str) {
-        tracing::debug!(why, "no inotifywait there");
+    fn poll(&mut self) {
+        tracing::debug!("no inotifywait there");
         self.way = Way::Polling { seen: None, next: Instant::now() };
     }
 
@@ -165,7 +165,7 @@ impl Watch {
             Err(error) if error.is_about_link() => {
                 self.resync(crate::ssh::error::chain(&error));
             }
-            Err(error) => self.poll(&crate::ssh::error::chain(&error)),
+            Err(_) => self.poll(),
         }
     }
 
@@ -210,12 +210,9 @@ impl Watch {
             Step::Ended(Err(error)) if *ready || is_about_link(&error) => {
                 self.resync(crate::ssh::error::chain(&error));
             }
-            Step::Ended(Err(error)) => self.poll(&crate::ssh::error::chain(&error)),
+            Step::Ended(Err(_)) => self.poll(),
             // It is not there, or has no more watches to give: such a tree is looked at.
-            Step::Ended(Ok(exit)) if !*ready && exit.status() != 96 => {
-                let said = String::from_utf8_lossy(said).into_owned();
-                self.poll(&said);
-            }
+            Step::Ended(Ok(exit)) if !*ready && exit.status() != 96 => self.poll(),
             Step::Ended(Ok(_)) => {
                 let said = String::from_utf8_lossy(said);
                 let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();

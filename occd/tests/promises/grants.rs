@@ -207,6 +207,12 @@ fn where_a_grant_was_no_other_daemon_is_started_and_it_ends_with_its_host() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("has ended, or was revoked"), "{said}");
     assert!(!socket.exists());
+    // Nor is the daemon that runs told of as another one, that might be stopped.
+    for args in [&["daemon", "status"][..], &["doctor"]] {
+        let said = crate::start::output(rig.occ(args).env("OCC_SOCKET", &socket));
+        let said = format!("{}{}", said.stdout, said.stderr);
+        assert!(said.contains("has ended, or was revoked") && !said.contains("stop"), "{said}");
+    }
 
     let socket = make(&rig, &["--allow", "exec", "--ttl", "2h", "--name", "g"]);
     assert_eq!(run(&socket, "h", &["true"]).status, 200);

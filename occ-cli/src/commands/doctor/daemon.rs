@@ -37,7 +37,7 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let shown = socket.display().to_string();
     let found = match autostart::connect(context, Start::Never).await {
         Ok(found) => found,
-        Err(error) if error.code == ABSENT => {
+        Err(error) if error.code == ABSENT && !autostart::is_grants(&socket) => {
             if let Some(pid) = locks::holder(&socket) {
                 let text = format!("process {pid} holds the lock, and nobody listens on {shown}");
                 return vec![Finding::failed("daemon", text, "occ daemon restart")];

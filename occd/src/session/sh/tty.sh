@@ -13,8 +13,14 @@ sc() { SCREENDIR=$t/screen screen -S occ "$@"; }
 # interrupt it comes to this shell as well, which must outlive it: a trap is no program's, as ignoring would be.
 p='trap : INT QUIT; read -r x <"$0.go"; sh -c '"'"'echo $$ >"$0.new" && mv "$0.new" "$0.pid"; exec "$@"'"'"' "$0" "$@" 9>&-; printf "%04d\n" $? 1<>"$0.status"'
 
+# Without a terminal nobody else comes to write to the one who reads.
+none() {
+  : >"$t/tty"
+  exit 126
+}
+
 in_tmux() {
-  tm new-session -d -s occ -x 80 -y 24 sh -c "$p" "$t/tty" "$@" || exit 126
+  tm new-session -d -s occ -x 80 -y 24 sh -c "$p" "$t/tty" "$@" || none
   tm set-option -g status off
   # Every key is the program's.
   tm set-option -g prefix None
@@ -35,12 +41,12 @@ end_in_tmux() {
 # Screen opens its log anew when it finds it changed, as it does now and then by itself, and would stand still for ever
 # where nobody has it open at that moment: so it is open here until screen is gone. Of its window's end fd 8 tells.
 in_screen() {
-  mkdir -m 700 "$t/screen" || exit 126
-  mkfifo "$t/tty.end" || exit 126
+  mkdir -m 700 "$t/screen" || none
+  mkfifo "$t/tty.end" || none
   exec 6<>"$t/tty" 7<>"$t/tty.end" 8<"$t/tty.end"
   exec 7>&-
   printf '%s\n' "logfile $t/tty" 'logfile flush 0' 'deflog on' 'startup_message off' 'vbell off' 'deflogin off' 'escape ""' >"$t/screen.rc"
-  sc -c "$t/screen.rc" -d -m sh -c 'exec 9>"$0.end"; '"$p" "$t/tty" "$@" 6>&- 8<&- || exit 126
+  sc -c "$t/screen.rc" -d -m sh -c 'exec 9>"$0.end"; '"$p" "$t/tty" "$@" 6>&- 8<&- || none
 }
 # Waits for screen's end, when all that was written is in its log.
 out_of_screen() {

@@ -1,5 +1,6 @@
 //! The scripts in real shells, each with the tools that come with it.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
@@ -447,7 +448,7 @@ fn the_start_holds_nothing_of_its_caller_and_leaves_no_signal_behind() {
 }
 
 #[test]
-fn live_output_is_followed_within_fifty_milliseconds() {
+fn live_output_is_followed_at_once() {
     use std::io::{BufRead as _, BufReader};
     for host in Host::all() {
         host.start("am", &["sh", "-c", "while read x; do cat /proc/uptime; done"]);
@@ -466,8 +467,9 @@ fn live_output_is_followed_within_fifty_milliseconds() {
             delays.push(now - then);
         }
         delays.sort_by(f64::total_cmp);
-        // In hundredths of a second; a busy machine may spoil some of them.
-        assert!(delays[10] <= 0.06, "{} {delays:?}", host.shell);
+        // In hundredths of a second. Whoever looked once a second would be half a second late; what it takes on a machine
+        // that has nothing else to do is for the benchmark to say.
+        assert!(delays[10] <= 0.25, "{} {delays:?}", host.shell);
         drop(child.stdin.take());
         assert!(child.wait().is_ok());
     }
@@ -645,6 +647,28 @@ fn named(id: &str) -> usize {
         environment.split(|byte| *byte == 0).any(|word| word == variable.as_bytes())
     };
     std::fs::read_dir("/proc").unwrap().flatten().filter(is_named).count()
+}
+
+#[test]
+fn where_no_terminal_comes_about_nothing_of_it_stays() {
+    for host in Host::all() {
+        for (with, id) in [("tmux", "cl"), ("screen", "cm")] {
+            let broken = host.dir.path().join("bin").join(with);
+            std::fs::write(&broken, "#!/bin/sh\nexit 3\n").unwrap();
+            std::fs::set_permissions(&broken, Permissions::from_mode(0o700)).unwrap();
+            // Where there is no tmux at all, screen is taken.
+            if with == "screen" && (host.shell != "busybox" && found("tmux").is_some()) {
+                continue;
+            }
+            let args = [id, RUN.as_str(), r#"{"tty":true}"#, "1000", "0t", "", "sh", "-c", &TTY];
+            let args = [&args[..], &["sh", "true"]].concat();
+            assert_eq!(host.ask(&START, &args), "s\n", "{}", host.shell);
+            let ended = host.wait_for_end(id);
+            assert_eq!(ended.split(' ').nth(2), Some("0126"), "{}: {ended}", host.shell);
+            wait_until("the end of all", GUARD, || named(id), |n| *n == 0);
+            std::fs::remove_file(&broken).unwrap();
+        }
+    }
 }
 
 #[test]
