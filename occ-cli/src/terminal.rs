@@ -186,10 +186,10 @@ impl Standing {
     }
 
     /// Returns whole lines as they are written to the terminal: over the question, which comes again below them.
-    pub(crate) fn above(&self, lines: &str) -> String {
-        match self.0.borrow().as_ref().filter(|_| lines.ends_with('\n')) {
-            Some(question) => format!("\r\u{1b}[K{lines}{question}"),
-            None => lines.to_owned(),
+    pub(crate) fn above(&self, lines: Vec<u8>) -> Vec<u8> {
+        match self.0.borrow().as_ref().filter(|_| lines.ends_with(b"\n")) {
+            Some(question) => [b"\r\x1b[K", &lines[..], question.as_bytes()].concat(),
+            None => lines,
         }
     }
 }

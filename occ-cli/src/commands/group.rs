@@ -187,7 +187,7 @@ impl Group {
             Tick,
         }
         let mut answering =
-            std::pin::pin!(prompter::listening(&self.client, std::future::pending()));
+            Some(Box::pin(prompter::listening(&self.client, std::future::pending())));
         let mut tick = tokio::time::interval(PATIENCE);
         // The first one comes at once.
         tick.tick().await;
@@ -209,7 +209,12 @@ impl Group {
                     Some((host, end)) => Event::Ended(host, end),
                     None => break,
                 },
-                error = &mut answering, if done.caught.is_none() => Event::Unanswered(error),
+                error = async {
+                    match &mut answering {
+                        Some(answering) => answering.await,
+                        None => std::future::pending().await,
+                    }
+                } => Event::Unanswered(error),
                 _ = tick.tick() => Event::Tick,
             };
             match event {
@@ -221,6 +226,8 @@ impl Group {
                 Event::Caught(Caught::HangUp) => return Err(quiet(Caught::HangUp.exit())),
                 Event::Caught(caught) => {
                     done.caught = Some(caught);
+                    // A question that stands there is withdrawn.
+                    answering = None;
                     match &on_signal {
                         OnSignal::Tell(tell) => drop(tell.send_replace(Some(caught))),
                         OnSignal::Leave => break,

@@ -60,16 +60,28 @@ impl Screen {
         };
         let mut descriptor = descriptor.lock().await;
         self.ui.clear_progress();
-        descriptor.write(text.into()).await
+        descriptor.write(self.shown(stream, text)).await
+    }
+
+    fn is_terminal(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Out => self.ui.stdout_terminal,
+            Stream::Err => self.ui.stderr_terminal,
+        }
+    }
+
+    /// Returns text as it is written to a stream: above a question that stands there.
+    fn shown(&self, stream: Stream, text: Vec<u8>) -> Bytes {
+        match self.is_terminal(stream) {
+            true => self.ui.question.above(text).into(),
+            false => text.into(),
+        }
     }
 
     /// Takes whole lines.
     async fn lines(&self, host: &HostName, stream: Stream, lines: &[u8]) -> io::Result<()> {
-        let is_terminal = match stream {
-            Stream::Out => self.ui.stdout_terminal,
-            Stream::Err => self.ui.stderr_terminal,
-        };
-        let lines = if is_terminal { Cow::Owned(clean(lines)) } else { Cow::Borrowed(lines) };
+        let lines =
+            if self.is_terminal(stream) { Cow::Owned(clean(lines)) } else { Cow::Borrowed(lines) };
         match self.keep(host, stream, &lines) {
             Keeping::Kept => return Ok(()),
             Keeping::Enough => return self.unfold().await,
@@ -98,15 +110,18 @@ impl Screen {
         let Some(kept) = self.kept.take() else { return Ok(()) };
         self.ui.clear_progress();
         for told in kept {
-            for (stream, line) in &told.lines {
-                let text = prefixed(&told.host, line).into();
+            for lines in told.lines.chunk_by(|one, next| one.0 == next.0) {
+                let stream = lines[0].0;
+                let text = lines.iter().flat_map(|(_, line)| prefixed(&told.host, line)).collect();
+                let text = self.shown(stream, text);
                 match stream {
                     Stream::Out => out.write(text).await?,
                     Stream::Err => err.write(text).await?,
                 }
             }
             if let Some(Ending::Failed(why)) = &told.ending {
-                err.write(format!("[{}] Error: {why}\n", told.host).into()).await?;
+                let text = format!("[{}] Error: {why}\n", told.host);
+                err.write(self.shown(Stream::Err, text.into())).await?;
             }
         }
         Ok(())

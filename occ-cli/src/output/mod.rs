@@ -111,7 +111,7 @@ impl Ui {
     pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
         self.clear_progress();
         match self.stdout_terminal {
-            true => write_stdout(self.question.above(text).as_bytes()),
+            true => write_stdout(&self.question.above(text.into())),
             false => write_stdout(text.as_bytes()),
         }
     }
@@ -120,7 +120,7 @@ impl Ui {
     pub(crate) fn complain(&self, text: &str) {
         self.clear_progress();
         match self.stderr_terminal {
-            true => write_stderr(self.question.above(text).as_bytes()),
+            true => write_stderr(&self.question.above(text.into())),
             false => write_stderr(text.as_bytes()),
         }
     }

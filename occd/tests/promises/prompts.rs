@@ -16,6 +16,7 @@ use testkit::wait::blocking::{wait_for, wait_until};
 use testkit::{DaemonRig, EmbeddedHost, FaultyLink, RealSshd, Terminal};
 
 use crate::ask::{GUARD, echoes, failure, look, post, problem};
+use crate::files::Shared;
 
 const PASSPHRASE: &str = "open sesame";
 /// The header of a client that listens.
@@ -283,7 +284,7 @@ fn a_bastions_passphrase_is_asked_for_when_the_daemon_found_nobody_at_its_start(
 fn what_is_said_of_other_hosts_goes_above_the_question() {
     let host = EmbeddedHost::start();
     let link = FaultyLink::start(host.addr());
-    let Some((_sshd, rig, _key)) = locked(&["asks"]) else { return };
+    let Some((_sshd, mut rig, _key)) = locked(&["asks"]) else { return };
     rig.add_host("ready", &host);
     rig.edit_hosts(|file| {
         file.hosts.get_mut("ready").unwrap().port = Some(link.port());
@@ -301,6 +302,40 @@ fn what_is_said_of_other_hosts_goes_above_the_question() {
     let (screen, code) = terminal.finish();
     assert_eq!(code, 0, "{screen}");
     assert!(screen.contains("\u{1b}[K[ready] Link"), "{screen:?}");
+
+    // So are the lines of commands, whether they come at once or when they are too many to be kept.
+    let restarted = |rig: &mut DaemonRig| {
+        rig.terminate_daemon();
+        rig.start_daemon(&[]);
+    };
+    let shared = Shared::new();
+    for (args, last) in [(&["exec", "-v"][..], "2"), (&["exec"], "400")] {
+        restarted(&mut rig);
+        let asked = shared.at(last);
+        let line = format!("until [ -e {} ]; do sleep 0.02; done; seq {last}", asked.display());
+        let all = [args, &["--group", "g", "--", "sh", "-c", &line]].concat();
+        let mut terminal = Terminal::control(&rig.occ(&all), "");
+        terminal.wait_for("Passphrase for ");
+        fs::write(&asked, "").unwrap();
+        terminal.wait_for(&format!("[ready] {last}"));
+        terminal.answer("Passphrase for ", PASSPHRASE);
+        let (screen, code) = terminal.finish();
+        assert_eq!(code, 0, "{screen}");
+        assert!(screen.contains("\u{1b}[K[ready] 1"), "{screen:?}");
+        assert!(!screen.contains("hosts): [ready]"), "{screen:?}");
+    }
+    // One that is withdrawn does not come back.
+    restarted(&mut rig);
+    let all = ["exec", "-v", "--group", "g", "--", "sh", "-c", "echo begun; exec sleep 1000"];
+    let mut terminal = Terminal::control(&rig.occ(&all), "");
+    terminal.wait_for("[ready] begun");
+    terminal.wait_for("Passphrase for ");
+    terminal.type_text("\u{3}");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 130, "{screen}");
+    let (_, after) = screen.rsplit_once("Passphrase for ").unwrap();
+    assert!(after.contains("[ready] Error: interrupted"), "{screen:?}");
+    assert!(!after.contains("hosts): ["), "{screen:?}");
 }
 
 #[test]
