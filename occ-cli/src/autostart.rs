@@ -107,9 +107,12 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
         if has_ended(&socket) {
             return Err(CliError::absent(of_ended(&socket)).hint(IN_FORCE));
         }
-        let message = format!("Nobody serves the grant of {}: occd is stopped.", shown(&socket));
+        let message = format!(
+            "Nobody serves the grant of {}: occd is stopped, or has its sockets in another place.",
+            shown(&socket)
+        );
         return Err(CliError::absent(message).hint(
-            "occ daemon start, by whoever made it; it goes on then, unless its time is over",
+            "by whoever made it: occ grant list says where it is; after occ daemon start it goes on",
         ));
     }
     if start == Start::Never || (start == Start::IfNeeded && is_forbidden()) {

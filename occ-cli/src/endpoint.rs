@@ -230,8 +230,9 @@ fn check_directory(socket: &Path) -> Result<bool, CliError> {
         };
     }
     let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
-    // One for everybody, as /tmp is, is to stay as it is.
-    if meta.mode() & 0o022 != 0 && (!is_ours || meta.mode() & 0o1000 != 0) {
+    // One for everybody, as /tmp is, is to stay as it is; in another user's there is nothing for us.
+    let is_for_all = meta.uid() == 0 && !is_ours || meta.mode() & 0o1000 != 0;
+    if meta.mode() & 0o022 != 0 && is_for_all {
         let own = shown(&dir.join("occ").join(socket.file_name().unwrap_or_default()));
         return Err(refused("can be written to by others").hint(format!(
             "--socket {own}, or export OCC_SOCKET={own}: occ makes that directory, for you alone"

@@ -481,12 +481,7 @@ fn lacking(no_read_only: Option<&SocketError>, state: &Path) -> Vec<String> {
 /// Refuses a state directory that others can write to, or exchange, or in which something is closed to this user. One that is
 /// not there is made private.
 pub(crate) fn check_state_dir(path: &Path) -> Result<(), StartError> {
-    if let Some(above) = path.parent()
-        && let Ok(metadata) = above.metadata()
-    {
-        ownership::check_above(&metadata)
-            .map_err(|source| StartError::State { path: above.to_owned(), source })?;
-    }
+    ownership::check_way_to(path).map_err(|(path, source)| StartError::State { path, source })?;
     // Whoever writes there first says what is wrong.
     let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
     ownership::check_strictly(&metadata)

@@ -108,7 +108,22 @@ impl Grants {
         let dir = dir.join("grants");
         let entry = |mut grant: Grant| {
             // The daemon before may have had its sockets in another place.
-            grant.socket = socket_in(&dir.join(&grant.name)).display().to_string();
+            let socket = socket_in(&dir.join(&grant.name)).display().to_string();
+            let before = std::mem::replace(&mut grant.socket, socket);
+            if before != grant.socket {
+                tracing::warn!(
+                    grant = grant.name,
+                    before,
+                    now = grant.socket,
+                    "a grant has its socket in another place now"
+                );
+                if let Some(dir) = Path::new(&before)
+                    .parent()
+                    .filter(|dir| dir.ends_with(Path::new("grants").join(&grant.name)))
+                {
+                    remove(dir);
+                }
+            }
             (grant.name.clone(), Entry { grant, over: CancellationToken::new() })
         };
         let entries = Mutex::new(open.map(entry).collect());

@@ -2,6 +2,9 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use occ_proto::paths::Env;
 
 use crate::process::login_user;
 
@@ -34,11 +37,57 @@ pub fn check_strictly(metadata: &Metadata) -> Result<(), Exposed> {
     check_bits(metadata, 0o022)
 }
 
-/// Refuses a directory in which somebody else could put another directory in the place of one of ours. A group may write: where
-/// the user of a container is any number, it is root's. In one for everybody, as /tmp is, each has what is their own.
-pub fn check_above(metadata: &Metadata) -> Result<(), Exposed> {
+/// Refuses a directory in whose place somebody else could put another one: by a directory above it, or by a link on the way
+/// to it. Like sshd on the way to ~/.ssh, it looks no further than the home directory (sshd_config(5), StrictModes). Returns
+/// what is wrong with which.
+pub fn check_way_to(dir: &Path) -> Result<(), (PathBuf, Exposed)> {
+    let home = Env::from_process().home;
+    let me = rustix::process::geteuid().as_raw();
+    let real = dir.ancestors().find_map(|place| Some((place, place.canonicalize().ok()?)));
+    // Of one that is not there yet, what is there is above it.
+    let real = real.map(|(place, real)| if place == dir { real } else { real.join("new") });
+    for way in [Some(dir.to_owned()), real].into_iter().flatten() {
+        for place in way.ancestors().skip(1) {
+            // Whatever is not there is made, and is ours.
+            let Ok(metadata) = place.symlink_metadata() else { continue };
+            exchanged_in(&metadata, me).map_err(|exposed| (place.to_owned(), exposed))?;
+            if home.as_deref() == Some(place) {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a directory in which others can exchange what is there, or a link that they can turn elsewhere. In one for
+/// everybody, as /tmp is, each has what is their own. What root lets a group do is its affair; in a container whose user is
+/// any number, root's group is all that there is.
+fn exchanged_in(metadata: &Metadata, me: u32) -> Result<(), Exposed> {
     const STICKY: u32 = 0o1000;
-    check_bits(metadata, if metadata.mode() & STICKY == 0 { 0o002 } else { 0 })
+    let (owner, mode, group) = (metadata.uid(), metadata.mode() & 0o7777, metadata.gid());
+    if owner != me && owner != 0 && !is_from_outside(owner) {
+        return Err(Exposed::Owner(owner));
+    }
+    if metadata.is_symlink() || mode & STICKY != 0 {
+        return Ok(());
+    }
+    let by_group = mode & 0o020 != 0 && owner == me && me != 0 && group != 0;
+    match mode & 0o002 != 0 || by_group && !is_own_group(group) {
+        true => Err(Exposed::Mode(mode)),
+        false => Ok(()),
+    }
+}
+
+/// Returns whether an owner is one whom a user namespace does not know, as root is of the directories that a rootless
+/// container has from outside (user_namespaces(7), "Unmapped user and group IDs").
+fn is_from_outside(owner: u32) -> bool {
+    let number = |text: &str| text.trim().parse::<u32>().ok();
+    let unmapped = std::fs::read_to_string("/proc/sys/fs/overflowuid").ok();
+    unmapped.as_deref().and_then(number) == Some(owner)
+        && std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+            let all: Vec<&str> = map.split_whitespace().collect();
+            all != ["0", "0", "4294967295"]
+        })
 }
 
 /// Refuses a file that anybody but root could have written.
@@ -101,6 +150,43 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_directory_that_others_could_exchange_is_refused() {
+        let top = tempfile::tempdir().unwrap();
+        let above = top.path().join("above");
+        let dir = above.join("between/dir");
+        std::fs::create_dir_all(&dir).unwrap();
+        let mode = |mode| std::fs::set_permissions(&above, Permissions::from_mode(mode)).unwrap();
+        let refused = |dir: &Path| check_way_to(dir).err();
+        for (bits, good) in [(0o755, true), (0o1777, true), (0o777, false), (0o702, false)] {
+            mode(bits);
+            let exposed = (!good).then(|| (above.clone(), Exposed::Mode(bits)));
+            assert_eq!(refused(&dir), exposed, "{bits:o}");
+            // Nor one that is to be made there, or that a link leads to.
+            assert_eq!(refused(&dir.join("new/er")), exposed, "{bits:o}");
+            let link = top.path().join(format!("link-{bits:o}"));
+            std::os::unix::fs::symlink(&dir, &link).unwrap();
+            assert_eq!(refused(&link), exposed, "{bits:o}");
+        }
+        mode(0o755);
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let link = top.path().join("anothers");
+        std::os::unix::fs::symlink(&above, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+        let other = Exposed::Owner(65534);
+        assert_eq!(refused(&link.join("between/dir")), Some((link.clone(), other)));
+        std::os::unix::fs::chown(&above, Some(65534), Some(4242)).unwrap();
+        mode(0o1755);
+        assert_eq!(refused(&dir), Some((above.clone(), other)));
+        // As their owner sees a directory that a group of others may write to.
+        for (bits, good) in [(0o770, false), (0o1770, true), (0o750, true)] {
+            mode(bits);
+            assert_eq!(exchanged_in(&above.metadata().unwrap(), 65534).is_ok(), good, "{bits:o}");
+        }
+    }
 
     #[test]
     fn a_file_that_others_can_write_is_refused() {

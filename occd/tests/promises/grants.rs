@@ -232,7 +232,7 @@ fn a_grant_that_nobody_serves_for_now_has_not_ended() {
     };
     let (code, said) = asked(&rig);
     assert!(code == 3 && said.contains("Nobody serves the grant"), "{said}");
-    assert!(said.contains("hint: occ daemon start"), "{said}");
+    assert!(said.contains("after occ daemon start it goes on"), "{said}");
     // Nor has one whose directory is closed to whoever asks.
     let run_dir = rig.socket().parent().unwrap().to_owned();
     let mode = |mode| std::fs::set_permissions(&run_dir, Permissions::from_mode(mode)).unwrap();
@@ -253,6 +253,11 @@ fn a_grant_that_nobody_serves_for_now_has_not_ended() {
     let listed = rig.http("GET", "/v1/grants", &[], None).json();
     let listed = PathBuf::from(listed["grants"][0]["socket"].as_str().unwrap());
     assert!(listed.starts_with(&elsewhere), "{listed:?}");
+    assert!(
+        !socket.parent().unwrap().exists(),
+        "what is left of it where it was leads nobody astray"
+    );
+    assert!(rig.log().contains("a grant has its socket in another place now"), "{}", rig.log());
     assert_eq!(run(&listed, "h", &["true"]).status, 200);
 }
 
