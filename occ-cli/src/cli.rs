@@ -486,9 +486,7 @@ Examples:
     )]
     Policy(PolicyCommand),
     /// Make a socket that may do little, for an agent's container
-    #[command(
-        args_conflicts_with_subcommands = true,
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   occ grant --host prod-1 --allow read,exec:git,exec:ls --ttl 2h --root /srv/app
   dir=$(dirname $(occ grant -q --host prod-1 --allow read --ttl 8h --name agent))
@@ -497,8 +495,7 @@ Examples:
 
 Mount the directory as a whole: the socket in it is made anew when occd starts.
 The client inside trusts the owner that OCC_SOCKET_OWNER names by its number, where that is another user.
-exec:PROGRAM gives all that the program can do: git, make and editors run others."
-    )]
+exec:PROGRAM gives all that the program can do: git, make and editors run others.")]
     Grant(GrantArgs),
     /// Run the docker program here against a host's engine, over the pooled connection
     #[command(after_help = "\

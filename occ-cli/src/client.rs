@@ -120,6 +120,12 @@ impl Client {
         self.prompter.get_or_init(|| Prompter::new(&self.ui, self.directory())).as_ref()
     }
 
+    /// Returns whether the daemon that this client has talked to is gone. That of a grant cannot be told from others.
+    pub(crate) async fn has_gone(&self) -> bool {
+        ended(&self.socket, self.pid).await;
+        !self.is_grants() && self.pid.is_some() && locks::holder(&self.socket) != self.pid
+    }
+
     /// Returns whether the socket is the one for those who only look.
     pub(crate) fn only_looks(&self) -> bool {
         is_read_only(&self.socket)

@@ -122,9 +122,10 @@ fn run(args: Vec<OsString>) -> u8 {
 
 /// Returns `occ setup` in place of `occ host add` without anything more.
 fn first_steps(mut args: Vec<OsString>) -> Vec<OsString> {
-    if let [.., host, add] = &args[..]
+    if let [before @ .., host, add] = &args[..]
         && host == "host"
         && add == "add"
+        && !before.iter().any(|arg| arg == "help")
     {
         args.truncate(args.len() - 2);
         args.push("setup".into());

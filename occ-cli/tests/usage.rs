@@ -37,6 +37,16 @@ fn global_flags_work_on_both_sides_of_the_verb_and_under_both_names() {
 }
 
 #[test]
+fn what_a_new_grant_gives_does_not_go_with_list_and_revoke() {
+    let fake = Fake::new(|_| Answer::ok(serde_json::json!({ "grants": [] })));
+    assert_eq!(fake.occ(&["grant", "-v", "list"]).code, 0);
+    for args in [&["grant", "--ttl", "2h", "list"][..], &["grant", "--any-uid", "revoke", "g"]] {
+        let done = fake.occ(args);
+        assert!(done.code == 2 && done.err.contains("does not go with list"), "{done:?}");
+    }
+}
+
+#[test]
 fn usage_errors_exit_2_and_say_why() {
     let home = private_dir();
     for (args, words) in [
@@ -135,6 +145,10 @@ fn help_and_version_need_no_daemon() {
             done.out.contains("occ exec --host") || done.out.contains("occ host add"),
             "{done:?}"
         );
+    }
+    for args in [["help", "host", "add"], ["host", "help", "add"]] {
+        let done = run(&mut occ(&args, home.path()));
+        assert!(done.code == 0 && done.out.contains("Usage: occ host add"), "{done:?}");
     }
     let version = run(&mut occ(&["--version"], home.path()));
     assert_eq!(version.out, format!("occ {}\n", env!("CARGO_PKG_VERSION")));

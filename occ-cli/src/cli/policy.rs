@@ -68,6 +68,14 @@ pub(crate) struct GrantArgs {
     pub(crate) any_uid: bool,
 }
 
+impl GrantArgs {
+    /// Returns whether they say what is to be given.
+    pub(crate) fn says_something(&self) -> bool {
+        let Self { command: _, allow, ttl, root, name, any_uid } = self;
+        !allow.is_empty() || ttl.is_some() || root.is_some() || name.is_some() || *any_uid
+    }
+}
+
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum GrantCommand {

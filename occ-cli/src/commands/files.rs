@@ -157,6 +157,11 @@ pub(crate) async fn cat(context: &Context<'_>, args: &CatArgs) -> Result<u8, Cli
 /// Returns the error for a file whose bytes ended too early: why, as far as the daemon can tell by now.
 pub(super) async fn cut(client: &Client, spot: &Spot, how_far: &str) -> CliError {
     let name = spot.to_string();
+    // To ask another daemon would start one that somebody has just stopped.
+    if client.has_gone().await {
+        return CliError::daemon(format!("{name}: occd stopped{how_far}."))
+            .hint(format!("occ cat {}", spot.word()));
+    }
     let error = match stat(client, spot).await {
         Ok(_) => CliError::interrupted(format!("{name}: the link broke{how_far}.")),
         Err(error) => {

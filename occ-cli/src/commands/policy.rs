@@ -158,6 +158,10 @@ async fn check(context: &Context<'_>, args: PolicyCheckArgs) -> Result<u8, CliEr
 /// Runs `occ grant` and returns its exit code.
 pub(crate) async fn grant(context: &Context<'_>, args: GrantArgs) -> Result<u8, CliError> {
     match args.command {
+        Some(_) if args.says_something() => {
+            Err(CliError::usage("What a new grant is to give does not go with list and revoke.")
+                .hint("occ grant --help"))
+        }
         Some(GrantCommand::List) => list(context).await,
         Some(GrantCommand::Revoke { name }) => {
             let client = context.client().await?;

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::{FutureExt as _, stream};
 use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileKind, FileList, TAR};
+use occ_proto::files_follow::WatchEvent;
 use occ_proto::policy::Action;
 
 use super::App;
@@ -183,13 +184,21 @@ async fn watch(
     let watch = Watch::begin(fs, &at.executor, &at.path, (recursive, confined), client).await?;
     let (executor, dir) = (at.executor.clone(), watch.directory().to_vec());
     let looking = Arc::new(Looking { app, asker, executor, dir, confined });
-    let lines = stream::unfold((looking, watch), |(looking, mut watch)| async move {
+    let lines = stream::unfold(Some((looking, watch)), |watching| async move {
+        let (looking, mut watch) = watching?;
         let enter = |fs: &FileSystem| {
             let (looking, fs) = (Arc::clone(&looking), fs.clone());
             async move { looking.enter(&fs).await }.boxed()
         };
-        let event = watch.next(&looking.app.files, enter).await?;
-        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), (looking, watch)))
+        let line = |event| Ok::<_, std::convert::Infallible>(json::line(&event));
+        let event = tokio::select! {
+            event = watch.next(&looking.app.files, enter) => event?,
+            () = looking.app.end.cancelled() => {
+                let reason = "occd is stopping".to_owned();
+                return Some((line(WatchEvent::Failed { reason }), None));
+            }
+        };
+        Some((line(event), Some((looking, watch))))
     });
     Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
 }

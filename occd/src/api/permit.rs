@@ -1,11 +1,13 @@
 //! Decisions about what the body or the path of a request asks for: commands, files, sessions, forwards.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use occ_proto::exec::{Bytes, ExecRequest};
 use occ_proto::files::is_unfinished;
 use occ_proto::policy::Action;
 use occ_proto::session::SessionHost;
+use tokio::time::timeout;
 
 use super::App;
 use super::error::{self, ApiError, ApiResult};
@@ -93,7 +95,8 @@ impl App {
         };
         let line = Line { argv: &request.argv, shell: request.shell.as_deref(), env: &request.env };
         let cwd = request.cwd.clone().or(directory);
-        let cwd = self.permit_line(by, executor, &line, cwd, tries, told).await?;
+        let within = request.timeout_ms.map(Duration::from_millis);
+        let cwd = self.permit_line(by, executor, &line, cwd, (tries, within), told).await?;
         request.cwd = cwd;
         Ok(request)
     }
@@ -105,7 +108,7 @@ impl App {
         executor: &Executor,
         line: &Line<'_>,
         cwd: Option<String>,
-        tries: Tries,
+        (tries, within): (Tries, Option<Duration>),
         told: Told<'_>,
     ) -> ApiResult<Option<String>> {
         let place = place_of(executor);
@@ -119,7 +122,11 @@ impl App {
             if let Some(cwd) = &cwd {
                 text.push_str(&format!(" (in {cwd})"));
             }
-            let asked = self.guard.ask(by, &place, decision.why, &text, told).await;
+            let why = decision.why.clone();
+            let asked = self.guard.ask(by, &place, decision.why, &text, told);
+            // Whoever wants an end of the command by then waits for no answer longer than that.
+            let asked = timeout(within.unwrap_or(Duration::MAX), asked).await;
+            let asked = asked.unwrap_or(Err(Denied::Unanswered(why)));
             asked.map_err(|denied| error::denied(&place, &denied))?;
         }
         Ok(cwd)

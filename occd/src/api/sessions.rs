@@ -276,7 +276,7 @@ pub(super) async fn start(
         let tries = Tries::of(None, request.wait_ms);
         let cwd = request.cwd.clone();
         let by = (&asker, &client);
-        request.cwd = app.permit_line(by, &executor, &line, cwd, tries, QUIETLY).await?;
+        request.cwd = app.permit_line(by, &executor, &line, cwd, (tries, None), QUIETLY).await?;
     }
     if request.forward_urls {
         app.permit((&asker, &client), &host, &policy::Request::Forward, FORWARDS).await?;

@@ -63,7 +63,7 @@ pub(super) async fn open(
             Whose::Browsers(..) => host.connection_if_due(deadline).await,
         };
         let connection = connected.map_err(|unreachable| {
-            // It is in the log, and shown to whoever looks at the forward: occ status tells the rest.
+            // It is told to whoever comes through the forward: occ status has the rest.
             let why = unreachable.error.for_log();
             NoWay::Down(format!("{name} is not connected: {}.", why.trim_end_matches('.')))
         })?;

@@ -33,6 +33,17 @@ pub(crate) fn elsewhere(rig: &DaemonRig, args: &[&str]) -> (String, i32) {
 }
 
 #[test]
+fn who_wants_an_end_by_then_waits_for_no_answer_longer_than_that() {
+    let Some((_sshd, rig)) = sshd_with(ASK) else { return };
+    let file = format!("/tmp/occ-never-{}", std::process::id());
+    let said = rig.run_occ(&["exec", "--host", "h", "--timeout", "200ms", "--", "touch", &file]);
+    assert_eq!(said.code(), 7, "{said:?}");
+    assert!(said.stderr.contains("nobody allowed it in time"), "{said:?}");
+    assert!(!std::path::Path::new(&file).exists());
+    nothing_is_asked(&rig);
+}
+
+#[test]
 fn a_person_in_another_terminal_allows_it_and_the_first_answer_wins() {
     let Some((_sshd, rig)) = sshd_with(ASK) else { return };
     for (answer, exit) in [("--allow", 0), ("--deny", 7)] {

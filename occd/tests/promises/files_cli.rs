@@ -32,6 +32,27 @@ fn random(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_download_starts_no_daemon_that_somebody_has_stopped() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
+    let shared = Shared::new();
+    let file = std::fs::File::create(shared.at("f")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let mut cat = rig.occ(&["cat", &there(&shared.at("f"))]);
+    let mut cat = cat.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = cat.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut stdout, &mut [0; 1000]).unwrap();
+    let reading = std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    rig.occ_ok(&["daemon", "stop"]);
+    let (code, mut said) = (exit_code(&mut cat), String::new());
+    std::io::Read::read_to_string(&mut cat.stderr.take().unwrap(), &mut said).unwrap();
+    let _ = reading.join().unwrap();
+    assert!(code == 3 && said.contains("/f: occd stopped"), "{code}: {said}");
+    assert!(said.contains("hint: occ cat h:"), "{said}");
+    assert_eq!(rig.run_occ(&["daemon", "status"]).code(), 3);
+}
+
+#[test]
 fn a_file_goes_there_and_back() {
     let Some((_sshd, rig)) = sshd() else { return };
     let (here, shared) = (Shared::new(), Shared::new());

@@ -14,6 +14,7 @@ use crate::commands::Context;
 use crate::commands::daemon::granted;
 use crate::error::{CliError, FAILED, NOT_FOUND};
 use crate::hint::hint_for;
+use crate::output::host::status_hint;
 use crate::stranger;
 
 /// How far apart two clocks may be, in seconds: what a round trip and a slow login shell may take, and more.
@@ -51,10 +52,13 @@ pub(super) async fn check(context: &Context<'_>, tested: Option<&HostName>) -> V
 /// Returns what is wrong with a host's link. One that is merely not in use is well.
 fn link(host: &HostStatus) -> Option<Finding> {
     let error = host.last_error.as_ref()?;
-    let hint = format!("occ doctor --host {}", host.name);
+    let look = format!("occ doctor --host {}", host.name);
     let finding = match host.state {
-        State::Failed => Finding::failed("hosts", &error.message, hint),
-        State::Backoff => Finding::warning("hosts", &error.message, hint),
+        State::Failed => {
+            let hint = status_hint(host, error.code, &error.message);
+            Finding::failed("hosts", &error.message, hint.unwrap_or(look))
+        }
+        State::Backoff => Finding::warning("hosts", &error.message, look),
         _ => return None,
     };
     Some(finding.of(&host.name))
