@@ -88,10 +88,9 @@ impl Agents {
         None
     }
 
-    /// Waits until the agent of a choice is another, or has come back, and holds keys. Returns what it holds, as a
+    /// Waits until the agent of a choice is another than it was, or has come back, and holds keys. Returns what it holds, as a
     /// hash. Agents are not asked again and again: some ask their user to be unlocked then.
-    pub async fn comes(&self, choice: &AgentChoice) -> u64 {
-        let mut before = choice.look(self);
+    pub async fn comes(&self, choice: &AgentChoice, mut before: AgentLook) -> u64 {
         loop {
             tokio::time::sleep(GLANCE).await;
             let now = choice.look(self);
@@ -174,14 +173,18 @@ pub(super) fn digest(identities: &[AgentIdentity]) -> Option<u64> {
     Some(hasher.finish())
 }
 
+/// How the sockets of a choice look: others are other agents.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AgentLook(Vec<(PathBuf, Option<Stamp>)>);
+
 impl AgentChoice {
-    /// Returns how the sockets look: others are other agents.
-    fn look(&self, known: &Agents) -> Vec<(PathBuf, Option<Stamp>)> {
+    /// Returns how the sockets look.
+    pub fn look(&self, known: &Agents) -> AgentLook {
         let look = |socket: PathBuf| {
             let stamp = Stamp::of(&socket).ok();
             (socket, stamp)
         };
-        self.sockets(known).into_iter().map(look).collect()
+        AgentLook(self.sockets(known).into_iter().map(look).collect())
     }
 
     /// Returns the sockets to try, in that order.

@@ -142,8 +142,10 @@ impl Actor {
         let over = CancellationToken::new();
         self.agent_watch = Some(over.clone().drop_guard());
         let environment = Arc::clone(&self.context.dial);
+        // Before anybody is told that the login failed, and does something about it.
+        let before = choice.look(&environment.agents);
         self.signals.push(Box::pin(async move {
-            let coming = environment.agents.comes(&choice);
+            let coming = environment.agents.comes(&choice, before);
             match over.run_until_cancelled(coming).await {
                 Some(held) => Signal::AgentCame(held),
                 None => Signal::AgentHolds(None),
