@@ -58,6 +58,8 @@ pub(crate) const INSTALL: &str = "install occd beside occ, or name it in OCCD_BI
 pub(crate) enum Start {
     /// When none runs, unless OCC_NO_AUTOSTART says no.
     IfNeeded,
+    /// The same for whoever goes on with the next one, where the one before was killed, and not stopped by somebody.
+    IfKilled,
     /// When none runs: the user asked for it.
     Asked,
     /// Never.
@@ -115,7 +117,13 @@ pub(crate) async fn connect(context: &Context<'_>, start: Start) -> Result<Found
             "by whoever made it: occ grant list says where it is; after occ daemon start it goes on",
         ));
     }
-    if start == Start::Never || (start == Start::IfNeeded && is_forbidden()) {
+    let is_refused = match start {
+        Start::Asked => false,
+        Start::IfNeeded => is_forbidden(),
+        Start::IfKilled => is_forbidden() || !locks::was_killed(&socket),
+        Start::Never => true,
+    };
+    if is_refused {
         let message = format!("occd is not running (socket {}).", shown(&socket));
         return Err(CliError::absent(message).hint("occ daemon start"));
     }
@@ -156,7 +164,7 @@ pub(crate) async fn start_in_turn(
         };
     }
     let stream = connect_checked(&socket).await?;
-    if start == Start::IfNeeded {
+    if matches!(start, Start::IfNeeded | Start::IfKilled) {
         context.ui.note_if_talking(&format!(
             "occd was not running: started (socket {}).",
             shown(&socket)

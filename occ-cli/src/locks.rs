@@ -163,6 +163,12 @@ pub(crate) fn holder(socket: &Path) -> Option<i32> {
     })
 }
 
+/// Returns whether the last daemon that had that socket was killed: one that ends takes its name out of the lock.
+pub(crate) fn was_killed(socket: &Path) -> bool {
+    let has_name = std::fs::metadata(lock_of(socket)).is_ok_and(|meta| meta.len() > 0);
+    has_name && holder(socket).is_none()
+}
+
 /// Returns the process of the daemon that has this user's state, and its socket, as it wrote them.
 pub(crate) fn holder_of_state(env: &Env) -> Option<(i32, PathBuf)> {
     let text = held(&env.state_dir().ok()?.join("occd.lock"))?;

@@ -23,6 +23,7 @@
 //!     forward_urls: false,
 //!     retries: None,
 //!     wait_ms: None,
+//!     ask_ms: None,
 //! };
 //! let session = sessions.start(&request).await?;
 //! let mut attached = sessions.attach(&session.info.id, Begin::start()).await?;
@@ -117,7 +118,7 @@ impl Sessions {
     pub(crate) async fn back(&self) -> Result<Self, CliError> {
         let until = Instant::now() + attached::BACK;
         loop {
-            match reach(&self.ui, self.socket.clone(), Start::IfNeeded).await {
+            match reach(&self.ui, self.socket.clone(), Start::IfKilled).await {
                 Ok(client) => {
                     return Ok(Self { ui: self.ui.clone(), socket: self.socket.clone(), client });
                 }

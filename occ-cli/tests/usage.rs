@@ -38,8 +38,15 @@ fn global_flags_work_on_both_sides_of_the_verb_and_under_both_names() {
 
 #[test]
 fn what_a_new_grant_gives_does_not_go_with_list_and_revoke() {
-    let fake = Fake::new(|_| Answer::ok(serde_json::json!({ "grants": [] })));
-    assert_eq!(fake.occ(&["grant", "-v", "list"]).code, 0);
+    let grant = |host| {
+        serde_json::json!({ "name": format!("for-{host}"), "host": host, "allow": ["read"],
+            "created": common::ago(1), "ends_at": common::ago(-9000), "any_uid": false, "socket": "/s" })
+    };
+    let grants = serde_json::json!({ "grants": [grant("a"), grant("b")] });
+    let fake = Fake::new(move |_| Answer::ok(grants.clone()));
+    assert!(fake.occ(&["grant", "-v", "list"]).out.contains("for-b"));
+    let done = fake.occ(&["grant", "--host", "a", "list"]);
+    assert!(done.out.contains("for-a") && !done.out.contains("for-b"), "{done:?}");
     for args in [&["grant", "--ttl", "2h", "list"][..], &["grant", "--any-uid", "revoke", "g"]] {
         let done = fake.occ(args);
         assert!(done.code == 2 && done.err.contains("does not go with list"), "{done:?}");

@@ -178,7 +178,7 @@ pub struct OwnedSocket {
     path: PathBuf,
     /// That we made.
     _file: Option<SocketFile>,
-    _lock: File,
+    lock: File,
 }
 
 /// The file of a lock that is held. Somebody may remove it, or have another one in its place: the lock keeps nobody out
@@ -230,7 +230,7 @@ impl SocketLock {
     pub fn bind(self) -> Result<(OwnedSocket, StdListener), SocketError> {
         let Self { path, lock } = self;
         let (file, listener) = SocketFile::bind(&path)?;
-        Ok((OwnedSocket { path, _file: Some(file), _lock: lock }, listener))
+        Ok((OwnedSocket { path, _file: Some(file), lock }, listener))
     }
 
     /// Has the socket that systemd bound. It stays systemd's: it is not removed, and clients may wait there for the next
@@ -243,7 +243,16 @@ impl SocketLock {
         socket2::SockRef::from(&listener)
             .listen(BACKLOG)
             .map_err(io_error("could not listen on", &path))?;
-        Ok((OwnedSocket { path, _file: None, _lock: lock }, listener))
+        Ok((OwnedSocket { path, _file: None, lock }, listener))
+    }
+}
+
+impl Drop for OwnedSocket {
+    /// Takes its name out of the lock: one that is killed leaves it, by which clients know that nobody wanted its end.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.set_len(0) {
+            tracing::warn!(%error, "the lock keeps this daemon's name");
+        }
     }
 }
 

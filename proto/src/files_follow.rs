@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Code;
 use crate::exec::Bytes;
 
 /// What happens in a directory that is watched.
@@ -38,6 +39,9 @@ pub enum WatchEvent {
     Failed {
         /// Why.
         reason: String,
+        /// Which problem that is, where it is not the directory's: `shutting_down`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Code>,
     },
     /// One of a newer daemon that this program does not know.
     #[serde(other)]
@@ -94,6 +98,9 @@ pub enum SearchEvent {
     Failed {
         /// Why.
         reason: String,
+        /// Which problem that is, where it is not the directory's: `shutting_down`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Code>,
     },
     /// One of a newer daemon that this program does not know.
     #[serde(other)]

@@ -122,6 +122,9 @@ pub struct SessionRequest {
     /// How many milliseconds to wait for a host that is down when the session is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
+    /// How many milliseconds to wait for a person whom the policy asks, where that is less than its `ask_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask_ms: Option<u64>,
 }
 
 /// What a session's program is doing.

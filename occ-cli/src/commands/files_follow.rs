@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use bytes::BytesMut;
 use hyper::Method;
+use occ_proto::Code;
 use occ_proto::files_follow::{SearchEvent, WatchEvent, WatchedBy};
 use occ_proto::text::sanitize;
 use serde::de::DeserializeOwned;
@@ -77,12 +78,12 @@ async fn watch(context: &Context<'_>, args: &WatchArgs) -> Result<u8, CliError> 
     let mut lines = Lines::of(&client, spot.api(&query)?).await?;
     let ui = context.ui;
     while let Some((text, event)) = lines.next::<WatchEvent>().await? {
-        if let WatchEvent::Failed { reason } = &event {
-            return Err(CliError::failed(format!(
-                "{spot}: {}.",
-                sanitize(reason.trim_end_matches('.'))
-            ))
-            .hint(format!("occ ls {}", spot.word())));
+        if let WatchEvent::Failed { reason, code } = &event {
+            let error = failed(&spot, reason, *code);
+            return Err(match code {
+                Some(_) => error,
+                None => error.hint(format!("occ ls {}", spot.word())),
+            });
         }
         if ui.json {
             ui.print(&json::line(&text))?;
@@ -111,6 +112,15 @@ async fn watch(context: &Context<'_>, args: &WatchArgs) -> Result<u8, CliError> 
         write_stdout(&out.concat())?;
     }
     Err(CliError::failed(format!("{spot}: occd has ended the watch.")))
+}
+
+/// Returns why a watch or a search has ended.
+fn failed(spot: &Spot, reason: &str, code: Option<Code>) -> CliError {
+    let text = format!("{spot}: {}.", sanitize(reason.trim_end_matches('.')));
+    match code {
+        Some(Code::ShuttingDown) => CliError::daemon(text),
+        _ => CliError::failed(text),
+    }
 }
 
 async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError> {
@@ -157,12 +167,7 @@ async fn search(context: &Context<'_>, args: &SearchArgs) -> Result<u8, CliError
                 }
                 return Ok(if matches == 0 { FAILED } else { 0 });
             }
-            SearchEvent::Failed { reason } => {
-                return Err(CliError::failed(format!(
-                    "{spot}: {}.",
-                    sanitize(reason.trim_end_matches('.'))
-                )));
-            }
+            SearchEvent::Failed { reason, code } => return Err(failed(&spot, &reason, code)),
         }
     }
     Err(CliError::failed(format!("{spot}: occd has ended the search.")))

@@ -100,6 +100,14 @@ impl Context<'_> {
         Client::open(self, Start::IfNeeded).await
     }
 
+    /// Returns the host that the command line names, which narrows a list down.
+    fn given_host(&self) -> Option<&HostName> {
+        match &self.named {
+            Some(Target::Host(host, _)) if self.is_given => Some(host),
+            _ => None,
+        }
+    }
+
     /// Returns a client and the host to work on.
     async fn client_and_host(&self, command: &str) -> Result<(Client, HostName, Source), CliError> {
         if self.named == Some(Target::Local) {

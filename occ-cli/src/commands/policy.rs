@@ -207,11 +207,13 @@ async fn make(context: &Context<'_>, args: GrantArgs) -> Result<u8, CliError> {
 async fn list(context: &Context<'_>) -> Result<u8, CliError> {
     let ui = context.ui;
     let client = context.client().await?;
-    let reply = client.get("/v1/grants").await?;
-    if ui.json {
-        return ui.document(&reply.body).map(|()| 0);
+    let mut list: GrantList = client.get("/v1/grants").await?.parse()?;
+    if let Some(host) = context.given_host() {
+        list.grants.retain(|grant| grant.host == *host);
     }
-    let list: GrantList = reply.parse()?;
+    if ui.json {
+        return ui.value(&list).map(|()| 0);
+    }
     if list.grants.is_empty() {
         ui.say("There are no grants.")?;
         return Ok(0);

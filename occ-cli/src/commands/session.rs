@@ -190,6 +190,7 @@ fn asked(place: &Place, args: SessionStartArgs) -> Result<SessionRequest, CliErr
         forward_urls: args.forward_urls,
         retries: args.retries,
         wait_ms: None,
+        ask_ms: None,
     })
 }
 

@@ -71,6 +71,7 @@ pub(super) async fn run(context: &Context<'_>, args: &ExecArgs) -> Result<u8, Cl
         forward_urls: false,
         retries: None,
         wait_ms: request.wait_ms,
+        ask_ms: args.timeout,
     };
     let begun = Instant::now();
     let session: Session = session::begin(context, &sessions, &place, asked).await?.parse()?;

@@ -9,6 +9,8 @@ use occ_proto::text::sanitize;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
+use super::start::UNSET_RUNTIME_DIR;
+
 /// The file of kept passwords has changed since occd wrote it.
 const CHANGED: &str = ", which is not as occd wrote it,";
 /// The most links that are followed one after the other, as on Linux (path_resolution(7)).
@@ -177,6 +179,21 @@ pub(crate) fn exposed(detail: &str) -> Option<String> {
     let ours = |meta: std::fs::Metadata| meta.uid() == rustix::process::geteuid().as_raw();
     let sudo = if std::fs::metadata(file).is_ok_and(ours) { "" } else { "sudo " };
     Some(format!("{sudo}chmod go-w {}", shell_word(file)))
+}
+
+/// Returns what to do about a directory, or a link, of another user's on the way to occd's own, if that is what is wrong.
+pub(crate) fn anothers_way(detail: &str) -> Option<String> {
+    let (before, _) = detail.split_once(" belongs to user id ")?;
+    let path = before.strip_prefix("the directory ")?;
+    let looks = format!("ls -ld {}", shell_word(path));
+    let env = Env::from_process();
+    let is_on_the_way = |dir: Option<&PathBuf>| dir.is_some_and(|dir| dir.starts_with(path));
+    Some(match () {
+        () if is_on_the_way(env.xdg_runtime_dir.as_ref()) => {
+            format!("{looks}; {UNSET_RUNTIME_DIR}")
+        }
+        () => format!("{looks}; export {STATE_HOME}=DIR, to which nothing of that user's leads"),
+    })
 }
 
 /// Returns the path that a sentence of the daemon's about a file begins with.

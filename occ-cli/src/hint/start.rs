@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use occ_proto::paths::{CONFIG_HOME, Env, STATE_HOME};
 
-use super::files::{denied, exposed, is_out_of_reach, shell_word, unusable};
+use super::files::{anothers_way, denied, exposed, is_out_of_reach, shell_word, unusable};
 use crate::autostart::{RESTART, START};
 use crate::endpoint::{directory, shown};
 
 /// What to do without a home directory.
 pub(crate) const NO_HOME: &str = "export HOME=DIRECTORY, with the directory that has your .ssh";
 /// What to do where XDG_RUNTIME_DIR names a directory that is not there, or is not this user's.
-const UNSET_RUNTIME_DIR: &str =
+pub(super) const UNSET_RUNTIME_DIR: &str =
     "unset XDG_RUNTIME_DIR, or log in anew: the system makes that directory at the login";
 
 /// Returns the daemon's directory, as text that is safe for a terminal.
@@ -46,7 +46,7 @@ pub(crate) fn cure(said: &str, then: &str) -> Option<String> {
         of_runtime_dir(Path::new(dir), then)
     };
     let in_place = in_the_way(said).or_else(|| of_own(said)).or_else(|| denied(said));
-    let in_place = in_place.or_else(|| exposed(said));
+    let in_place = in_place.or_else(|| exposed(said)).or_else(|| anothers_way(said));
     in_place.map(|cure| and_then(cure, then)).or_else(no_runtime_dir).or_else(|| other_daemon(said))
 }
 

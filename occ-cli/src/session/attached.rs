@@ -131,7 +131,7 @@ impl Attached {
             notes,
             wait,
             live: false,
-            start: Start::IfNeeded,
+            start: Start::IfKilled,
             stream: None,
             waiting: VecDeque::new(),
             sent: 0,
@@ -181,7 +181,7 @@ impl Attached {
             }
         };
         self.stream = Some(stream);
-        self.start = Start::IfNeeded;
+        self.start = Start::IfKilled;
         (self.sent, self.taken, self.end_sent) = (0, 0, false);
         Ok(())
     }

@@ -7,9 +7,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{FutureExt as _, stream};
+use occ_proto::Code;
 use occ_proto::exec::NDJSON;
 use occ_proto::files::{FileKind, FileList, TAR};
-use occ_proto::files_follow::WatchEvent;
+use occ_proto::files_follow::{SearchEvent, WatchEvent};
 use occ_proto::policy::Action;
 
 use super::App;
@@ -194,13 +195,18 @@ async fn watch(
         let event = tokio::select! {
             event = watch.next(&looking.app.files, enter) => event?,
             () = looking.app.end.cancelled() => {
-                let reason = "occd is stopping".to_owned();
-                return Some((line(WatchEvent::Failed { reason }), None));
+                let (reason, code) = stopping();
+                return Some((line(WatchEvent::Failed { reason, code }), None));
             }
         };
         Some((line(event), Some((looking, watch))))
     });
     Ok(([(header::CONTENT_TYPE, NDJSON)], HttpBody::from_stream(lines)).into_response())
+}
+
+/// Returns why what follows a host ends when the daemon does.
+fn stopping() -> (String, Option<Code>) {
+    ("occd is stopping".to_owned(), Some(Code::ShuttingDown))
 }
 
 /// Tells what a search finds.
@@ -215,9 +221,17 @@ async fn search(
     let search = Search::begin(fs, &at.executor, &at.path, wish, client).await?;
     // As with an archive.
     let turn = turn.filter(|_| search.goes_by_paths());
-    let lines = stream::unfold(search, |mut search| async move {
-        let event = search.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(json::line(&event)), search))
+    let lines = stream::unfold(Some((search, app.end.clone())), |searching| async move {
+        let (mut search, end) = searching?;
+        let line = |event| Ok::<_, std::convert::Infallible>(json::line(&event));
+        let event = tokio::select! {
+            event = search.next() => event?,
+            () = end.cancelled() => {
+                let (reason, code) = stopping();
+                return Some((line(SearchEvent::Failed { reason, code }), None));
+            }
+        };
+        Some((line(event), Some((search, end))))
     });
     Ok(([(header::CONTENT_TYPE, NDJSON)], in_turn(app, turn, lines)).into_response())
 }

@@ -276,7 +276,8 @@ pub(super) async fn start(
         let tries = Tries::of(None, request.wait_ms);
         let cwd = request.cwd.clone();
         let by = (&asker, &client);
-        request.cwd = app.permit_line(by, &executor, &line, cwd, (tries, None), QUIETLY).await?;
+        let within = request.ask_ms.map(Duration::from_millis);
+        request.cwd = app.permit_line(by, &executor, &line, cwd, (tries, within), QUIETLY).await?;
     }
     if request.forward_urls {
         app.permit((&asker, &client), &host, &policy::Request::Forward, FORWARDS).await?;

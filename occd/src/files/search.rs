@@ -208,7 +208,7 @@ impl Search {
     }
 
     fn fail(&mut self, reason: String) {
-        self.told.push_back(SearchEvent::Failed { reason });
+        self.told.push_back(SearchEvent::Failed { reason, code: None });
         self.over = true;
     }
 

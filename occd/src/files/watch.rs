@@ -131,7 +131,7 @@ impl Watch {
     }
 
     fn fail(&mut self, reason: String) {
-        self.told.push_back(WatchEvent::Failed { reason });
+        self.told.push_back(WatchEvent::Failed { reason, code: None });
         self.way = Way::Over;
     }
 

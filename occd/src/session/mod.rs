@@ -447,6 +447,7 @@ mod tests {
             forward_urls: false,
             retries: None,
             wait_ms: None,
+            ask_ms: None,
         }
     }
 

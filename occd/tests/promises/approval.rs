@@ -39,6 +39,9 @@ fn who_wants_an_end_by_then_waits_for_no_answer_longer_than_that() {
     let said = rig.run_occ(&["exec", "--host", "h", "--timeout", "200ms", "--", "touch", &file]);
     assert_eq!(said.code(), 7, "{said:?}");
     assert!(said.stderr.contains("nobody allowed it in time"), "{said:?}");
+    let durable = ["exec", "--durable", "--host", "h", "--timeout", "200ms", "--", "touch", &file];
+    let said = rig.run_occ(&durable);
+    assert_eq!(said.code(), 7, "{said:?}");
     assert!(!std::path::Path::new(&file).exists());
     nothing_is_asked(&rig);
 }

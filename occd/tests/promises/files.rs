@@ -539,7 +539,9 @@ fn a_watch_whose_link_is_closed_does_not_say_that_the_directory_is_gone() {
         assert_eq!(lines.next(), json!({"event": "ready", "by": "inotify"}));
         if stops {
             rig.terminate_daemon();
-            let failed = json!({"event": "failed", "reason": "occd is stopping"});
+            let failed = json!({
+                "event": "failed", "reason": "occd is stopping", "code": "shutting_down",
+            });
             assert_eq!(lines.next(), failed);
             continue;
         }

@@ -53,6 +53,29 @@ fn a_download_starts_no_daemon_that_somebody_has_stopped() {
 }
 
 #[test]
+fn a_watch_and_a_search_say_that_the_daemon_is_stopped() {
+    let Some((_sshd, mut rig)) = sshd() else { return };
+    rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
+    let shared = Shared::new();
+    // It is looked through for ever.
+    std::fs::File::create(shared.at("f")).unwrap().set_len(1 << 40).unwrap();
+    let dir = there(shared.path());
+    for args in [&["files", "watch", &dir][..], &["files", "search", "x", &dir]] {
+        rig.occ_ok(&["exec", "--host", "h", "--", "true"]);
+        let mut occ = rig.occ(args);
+        let mut occ = occ.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        crate::support::eventually("it to be under way", || {
+            let asked = rig.http("POST", "/v1/hand-over?version=none", &[], None);
+            asked.json()["in_flight"] == 1
+        });
+        rig.occ_ok(&["daemon", "stop"]);
+        let (code, mut said) = (exit_code(&mut occ), String::new());
+        std::io::Read::read_to_string(&mut occ.stderr.take().unwrap(), &mut said).unwrap();
+        assert!(code == 3 && said.contains("occd is stopping"), "{args:?} {code}: {said}");
+    }
+}
+
+#[test]
 fn a_file_goes_there_and_back() {
     let Some((_sshd, rig)) = sshd() else { return };
     let (here, shared) = (Shared::new(), Shared::new());

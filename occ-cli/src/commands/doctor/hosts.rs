@@ -1,9 +1,9 @@
 //! Hosts: all of them from the daemon's memory, and one of them by a new connection.
 
 use hyper::Method;
-use occ_proto::HostName;
 use occ_proto::exec::ExecResult;
 use occ_proto::status::{HostList, HostStatus, State, TestReport};
+use occ_proto::{Code, HostName};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -55,7 +55,9 @@ fn link(host: &HostStatus) -> Option<Finding> {
     let look = format!("occ doctor --host {}", host.name);
     let finding = match host.state {
         State::Failed => {
-            let hint = status_hint(host, error.code, &error.message);
+            // A look would ask for the same.
+            let asks = matches!(error.code, Code::KeyLocked | Code::InputNeeded);
+            let hint = asks.then(|| status_hint(host, error.code, &error.message)).flatten();
             Finding::failed("hosts", &error.message, hint.unwrap_or(look))
         }
         State::Backoff => Finding::warning("hosts", &error.message, look),
