@@ -67,7 +67,7 @@ pub(crate) struct Client {
     http: legacy::Client<UnixConnector, Full<Bytes>>,
     socket: PathBuf,
     /// How it was found: `--socket`, and whether one may be started.
-    sought: (Option<PathBuf>, Start),
+    sought: (Option<PathBuf>, Cell<Start>),
     /// The connection on which the peer was checked.
     first: RefCell<Option<UnixStream>>,
     /// The daemon's process, as the kernel names it.
@@ -95,13 +95,14 @@ impl Client {
         let first = RefCell::new(Some(found.stream));
         let (ui, prompter) = (ui.clone(), OnceCell::new());
         let (many, told, asked) = (Cell::new(false), Cell::new(false), Cell::new(false));
-        let (http, sought) = (legacy::Client::unix(), found.sought);
+        let http = legacy::Client::unix();
+        let sought = (found.sought.0, Cell::new(found.sought.1));
         Self { http, socket: found.socket, sought, first, pid, ui, prompter, many, told, asked }
     }
 
     /// Returns the same for what another daemon knows nothing of: none is started for it.
-    pub(crate) fn of_this_daemon(mut self) -> Self {
-        self.sought.1 = Start::Never;
+    pub(crate) fn of_this_daemon(self) -> Self {
+        self.sought.1.set(Start::Never);
         self
     }
 
@@ -118,6 +119,14 @@ impl Client {
     /// Returns who answers the questions that requests raise, if somebody can.
     pub(crate) fn prompter(&self) -> Option<&Prompter> {
         self.prompter.get_or_init(|| Prompter::new(&self.ui, self.directory())).as_ref()
+    }
+
+    /// From now on another daemon is started only where this one was killed: what goes on for long outlives those that
+    /// somebody stops.
+    pub(crate) fn goes_on(&self) {
+        if self.sought.1.get() == Start::IfNeeded {
+            self.sought.1.set(Start::IfKilled);
+        }
     }
 
     /// Returns whether the daemon that this client has talked to is gone. That of a grant cannot be told from others.
@@ -233,7 +242,7 @@ impl Client {
     /// With what was given, when there is none.
     pub(crate) async fn find_next(&self, error: CliError) -> Result<(), CliError> {
         ended(&self.socket, self.pid).await;
-        let (socket, start) = self.sought.clone();
+        let (socket, start) = (self.sought.0.clone(), self.sought.1.get());
         let context = Context::plain(&self.ui, socket);
         // Boxed: few requests come this far.
         let found = Box::pin(autostart::connect(&context, start)).await.map_err(|_| error)?;

@@ -381,7 +381,9 @@ pub(crate) fn lock(path: &Path, others: &[&Path]) -> Result<File, SocketError> {
             // For whoever finds the lock held and no socket, or no state: somebody may have removed that.
             let mut lines = format!("{}\n", std::process::id());
             lines.extend(others.iter().map(|path| format!("{}\n", path.display())));
-            let written = file.set_len(0).and_then(|()| file.write_all(lines.as_bytes()));
+            // In this order it is never empty, as one that has ended leaves it.
+            let written = file.write_all(lines.as_bytes());
+            let written = written.and_then(|()| file.set_len(lines.len() as u64));
             written.map_err(io_error("could not write", path))?;
             Ok(file)
         }

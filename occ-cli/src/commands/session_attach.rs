@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::exec_run::{Caught, Signals};
 use super::{Context, exec};
 use crate::cli::{AttachArgs, ExecArgs, SessionLogsArgs};
-use crate::error::{CLOSED_PIPE, CliError, DAEMON_UNREACHABLE, OUTCOME_UNKNOWN};
+use crate::error::{ABSENT, CLOSED_PIPE, CliError, DAEMON_UNREACHABLE, OUTCOME_UNKNOWN};
 use crate::escape::{Escape, EscapeKey};
 use crate::output::{Ui, with_note};
 use crate::place::Place;
@@ -395,6 +395,7 @@ async fn screens(
     let mut next: Option<Sessions> = None;
     loop {
         let sessions = next.as_ref().unwrap_or(sessions);
+        sessions.client().goes_on();
         let why = match screen(context, sessions, session, (&args, &place)).await {
             Ok(now) => return Ok(now),
             Err(error) if error.daemon_code() == Some(Code::SessionNotFound) => {
@@ -460,7 +461,7 @@ fn waitable(name: &str, error: CliError) -> CliError {
 /// Returns whether there was no daemon any more to say anything: the screen is where it was.
 fn is_of_no_daemon(error: &CliError) -> bool {
     let is_silent = error.problem.is_none() && error.exit == OUTCOME_UNKNOWN;
-    is_silent || error.code == DAEMON_UNREACHABLE
+    is_silent || [DAEMON_UNREACHABLE, ABSENT].contains(&error.code.as_str())
 }
 
 async fn passing(

@@ -450,6 +450,30 @@ fn a_screen_outlives_daemons_that_are_killed() {
     assert!(!screen.contains("Outcome unknown"), "{screen}");
 }
 
+#[test]
+fn who_looks_at_a_screen_starts_no_daemon_that_somebody_stops() {
+    let Some((mut far, _dir)) = far_with(&[&POSIX[..], &["tmux"]].concat()) else { return };
+    far.rig.set_env("OCCD_BIN", testkit::daemon::daemon_binary());
+    let line = "while read -r x; do echo got $x; test $x = end && exit 6; done";
+    let start = ["session", "start", "--host", "h", "--name", "work", "--tty", "--"];
+    far.rig.occ_ok(&[&start[..], &["sh", "-c", line]].concat());
+    let mut occ = far.rig.occ(&["session", "attach", "work"]);
+    occ.env("TERM", "xterm");
+    let mut terminal = testkit::Terminal::control(&occ, "");
+    terminal.type_text("first\r");
+    terminal.wait_for("got first");
+    let stopped = far.rig.occ_ok(&["daemon", "stop"]);
+    assert!(!stopped.contains("started it again"), "{stopped}");
+    terminal.wait_for("[work] paused: ");
+    assert_eq!(far.rig.run_occ(&["daemon", "status"]).code(), 3);
+    // With the one that somebody starts it goes on.
+    far.rig.occ_ok(&["daemon", "start"]);
+    terminal.type_text("end\r");
+    let (screen, code) = terminal.finish();
+    assert_eq!(code, 6, "{screen}");
+    far.rig.occ_ok(&["daemon", "stop"]);
+}
+
 /// A host with these programs and no others.
 pub(crate) fn far_with(tools: &[&str]) -> Option<(Far, tempfile::TempDir)> {
     if !testkit::RealSshd::require() {
